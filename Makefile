@@ -1,0 +1,38 @@
+# Everything runs in .venv, which the first target makes from the pinned and hashed requirements.lock.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lint bench docs lock clean
+
+run: .venv/ready
+	$(BIN)/fpswitch flow preempt --strategy xstate-guest --cpu sapphire-rapids --kernel v6.18 --no-trace
+	$(BIN)/fpswitch strategies --cpu sapphire-rapids --kernel v6.18
+
+test: .venv/ready
+	$(BIN)/pytest -n auto
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/kernel_model.py
+
+docs: .venv/ready
+	$(BIN)/python -m sim.kernel.versions > docs/kernel-versions.md
+
+lock: .venv/ready
+	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --all-extras --strip-extras --no-emit-index-url \
+		--no-emit-trusted-host --no-emit-find-links --output-file=requirements.lock pyproject.toml
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fpswitch needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
