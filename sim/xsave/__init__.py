@@ -1,0 +1,1 @@
+"""The processor: XSAVE state components, areas and instructions."""

@@ -1,0 +1,372 @@
+"""One logical processor's XSAVE feature set: what it tracks, and its save and restore instructions.
+
+Intel SDM vol. 1, chapter 13 "Managing State Using the XSAVE Feature Set", and the Operation sections of XSAVE,
+XSAVEOPT, XSAVEC, XSAVES, XRSTOR and XRSTORS in vol. 2.  AMD documents the same behaviour (APM vol. 4, XRSTOR); where
+the texts leave a choice to the hardware, the choice is a field of :class:`Freedoms`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sim.xsave.area import ALIGNMENT, CONTENTS, INIT, Area
+from sim.xsave.components import (
+    ALL,
+    AVX,
+    CET_S,
+    CET_U,
+    COMPACTED,
+    MXCSR_INIT,
+    PASID,
+    PKRU,
+    SSE,
+    ZMM_HI256,
+    bits,
+)
+
+
+class Fault(Exception):
+    """An instruction that did not complete: ``vector`` as "#GP(0)", "#UD", "#NM", "#AC" or "VM exit", and why."""
+
+    def __init__(self, vector: str, why: str) -> None:
+        super().__init__(f"{vector}: {why}")
+        self.vector = vector
+
+
+@dataclass(frozen=True, slots=True)
+class Freedoms:
+    """What the architecture leaves to a processor (SDM vol. 1, section 13.6: XINUSE and XMODIFIED "may" be 1).
+
+    Masks are of state components.  No vendor documents its choices; the defaults are the ones that the text of the
+    SDM's Operation sections describes, with XINUSE of the small MSR-like components following their value.
+    """
+
+    init_optimisation: bool = True
+    """False: XINUSE is always 1, so nothing is ever skipped because it is initial."""
+    modified_optimisation: bool = True
+    """False: XMODIFIED is always 1, so nothing is ever skipped because it is unmodified."""
+    xinuse_by_value: int = PKRU | PASID | CET_U | CET_S
+    """Components whose XINUSE a write of initial values clears; the others stay in use until they are initialised."""
+    xinuse_always: int = 0
+    """Components whose XINUSE is always 1."""
+    loading_initial_values_sets_xinuse: bool = True
+    """False: a restore that loads initial values from memory clears XINUSE, as if it had initialised them."""
+    mxcsr_sets_xstate_bv: bool = False
+    """XSAVE and XSAVEOPT store XSTATE_BV[1] = 1 when of SSE only MXCSR is not initial (Bochs does, Zen 4 does not)."""
+    zmm_write_group: int = 0
+    """Components that a write of ZMM0-15 also marks in use and modified (Zen 4: SSE, AVX and ZMM_Hi256; a 256-bit write
+    does not: kernel traces of a Zen 4 show AVX in use without ZMM_Hi256)."""
+    vm_transition_clears_xrstor_info: bool = False
+    """The SDM does not say that VM entry or VM exit changes XRSTOR_INFO."""
+
+
+DEFAULT_FREEDOMS = Freedoms()
+
+CPL = 3
+NONROOT = 4
+UNALIGNED = ALIGNMENT - 1
+QUADWORD = (1 << 64) - 1
+
+
+class Unit:
+    """The XSAVE state of one logical processor.
+
+    ``regs[i]`` is the content of component i: :data:`~sim.xsave.area.INIT` or any value that stands for what was
+    written.  MXCSR and PKRU are kept as the 32-bit values that they are.  ``mode`` is CPL | non-root << 2.  XRSTOR_INFO
+    (SDM vol. 1, section 13.6) is held as ``info_mode`` (w and x), ``info_address`` (y) and ``info_xcomp_bv`` (z).
+
+    A save returns the mask of components that it wrote, a restore the mask of those that it loaded; RFBM, XSTATE_BV and
+    XCOMP_BV are then in the area or follow from the arguments.
+    """
+
+    __slots__ = (
+        "_by_value",
+        "_loading_sets_xinuse",
+        "_xinuse_floor",
+        "_xmodified_floor",
+        "cr0_ts",
+        "cr4_osxsave",
+        "freedoms",
+        "info_address",
+        "info_mode",
+        "info_xcomp_bv",
+        "mode",
+        "mxcsr",
+        "mxcsr_written",
+        "pkru",
+        "regs",
+        "xcr0",
+        "xfd",
+        "xfd_err",
+        "xinuse",
+        "xmodified",
+        "xsaves_in_guest",
+        "xss",
+        "xss_exiting",
+    )
+
+    def __init__(self, xcr0: int, xss: int = 0, freedoms: Freedoms = DEFAULT_FREEDOMS) -> None:
+        self.freedoms = freedoms
+        self._by_value = freedoms.xinuse_by_value
+        self._loading_sets_xinuse = freedoms.loading_initial_values_sets_xinuse
+        self._xinuse_floor = freedoms.xinuse_always if freedoms.init_optimisation else ALL
+        self._xmodified_floor = 0 if freedoms.modified_optimisation else ALL
+        self.xcr0 = xcr0
+        self.xss = xss
+        self.xfd = 0
+        self.xfd_err = 0
+        self.mode = 0
+        self.cr0_ts = False
+        self.cr4_osxsave = True
+        self.xsaves_in_guest = True
+        self.xss_exiting = 0
+        self.regs: list[Any] = [INIT] * CONTENTS
+        self.mxcsr = MXCSR_INIT
+        self.mxcsr_written = False
+        self.pkru = 0
+        self.xinuse = self._xinuse_floor
+        self.xmodified = ALL
+        self.info_mode = self.info_address = self.info_xcomp_bv = -1  # no restore yet: nothing matches
+
+    def xgetbv1(self) -> int:
+        """XGETBV with ECX = 1: XCR0 & XINUSE, and bit 1 also while MXCSR is not 1F80H (SDM vol. 1, section 13.6)."""
+        in_use = self.xcr0 & self.xinuse
+        return in_use | SSE & self.xcr0 if self.mxcsr != MXCSR_INIT else in_use
+
+    # Writes of registers by software that runs on this processor.
+
+    def touch(self, components: int, content: object) -> None:
+        """Non-initial values are written to all of ``components``: XINUSE and XMODIFIED become 1."""
+        regs = self.regs
+        for i in bits[components]:
+            regs[i] = content
+        self.mark_written(components)
+
+    def mark_written(self, components: int) -> None:
+        """XINUSE and XMODIFIED of ``components`` become 1, whose contents the caller has set."""
+        marked = components | self.freedoms.zmm_write_group if components & ZMM_HI256 else components
+        self.xinuse |= marked
+        self.xmodified |= marked
+
+    def write(self, i: int, content: object) -> None:
+        """Component ``i`` gets ``content``, which may be initial; XINUSE then follows :class:`Freedoms`."""
+        component = 1 << i
+        self.regs[i] = content
+        self.xmodified |= component
+        if content != INIT or not self._by_value & component:
+            self.xinuse |= component
+        else:
+            self.xinuse &= ~component | self._xinuse_floor
+
+    def ldmxcsr(self, value: int) -> None:
+        """LDMXCSR; XINUSE[1] and XMODIFIED[1] are about the XMM registers and stay as they are."""
+        self.mxcsr = value
+        self.mxcsr_written = True
+
+    def write_pkru(self, value: int) -> None:
+        """WRPKRU; XINUSE[9] is whether the value is not 0."""
+        self.pkru = value
+        self.xmodified |= PKRU
+        if value:
+            self.xinuse |= PKRU
+        else:
+            self.xinuse &= ~PKRU | self._xinuse_floor
+
+    def initialise(self, components: int) -> None:
+        """VZEROUPPER, TILERELEASE and other instructions that put whole components into their initial configuration."""
+        regs = self.regs
+        for i in bits[components]:
+            regs[i] = INIT
+        self.xmodified |= components
+        self.xinuse &= ~components | self._xinuse_floor
+
+    def enter_mode(self, cpl: int, nonroot: bool) -> None:
+        """The privilege level and VMX/SVM mode in which the next instructions run."""
+        if nonroot != bool(self.mode & NONROOT) and self.freedoms.vm_transition_clears_xrstor_info:
+            self.info_mode = self.info_address = self.info_xcomp_bv = -1
+        self.mode = cpl | NONROOT * nonroot
+
+    # Save instructions.
+
+    def xsave(self, area: Area, mask: int) -> int:
+        """XSAVE: standard format, no optimisation (SDM vol. 1, section 13.7)."""
+        self._check(area, "XSAVE")
+        rfbm = self.xcr0 & mask
+        self._store(area.standard, area, rfbm, mxcsr=rfbm & (SSE | AVX))
+        for i in bits[rfbm & self.xfd]:
+            area.standard[i] = INIT
+        self._merge_xstate_bv(area, rfbm)
+        return rfbm
+
+    def xsaveopt(self, area: Area, mask: int) -> int:
+        """XSAVEOPT: standard format, init and modified optimisation; neither applies to MXCSR (section 13.9)."""
+        self._check(area, "XSAVEOPT")
+        rfbm = self.xcr0 & mask
+        written = rfbm & self.xinuse & ~self.xfd
+        if self._restored_from(area, 0):
+            written &= self.xmodified
+        self._store(area.standard, area, written, mxcsr=rfbm & (SSE | AVX))
+        self._merge_xstate_bv(area, rfbm)
+        return written
+
+    def xsavec(self, area: Area, mask: int) -> int:
+        """XSAVEC: compacted format, init optimisation only (section 13.10)."""
+        self._check(area, "XSAVEC")
+        rfbm = self.xcr0 & mask
+        written = rfbm & self.xinuse & ~self.xfd
+        if self.mxcsr != MXCSR_INIT:
+            written |= rfbm & SSE
+        area.xcomp_bv = rfbm | COMPACTED
+        area.xstate_bv = written
+        self._store(area.compacted, area, written, mxcsr=written & SSE)
+        return written
+
+    def xsaves(self, area: Area, mask: int) -> int:
+        """XSAVES: compacted format, supervisor components too, init and modified optimisation (section 13.11)."""
+        if self.mode or area.address & UNALIGNED or self.cr0_ts or not self.cr4_osxsave:
+            self._check(area, "XSAVES", mask)
+        rfbm = (self.xcr0 | self.xss) & mask
+        in_use = rfbm & self.xinuse
+        if self.xfd:
+            in_use &= ~self.xfd
+        written = in_use
+        xcomp_bv = rfbm | COMPACTED
+        if self.info_address == area.address and self.info_xcomp_bv == xcomp_bv and self.info_mode == self.mode:
+            written &= self.xmodified
+        # After the modified optimisation: with MXCSR not initial all of SSE is written (SDM vol. 2, XSAVES, Operation).
+        # If it became 1F80H since the restore, an in-use SSE cannot be skipped either: memory has the old value.
+        if (self.mxcsr != MXCSR_INIT or self.mxcsr_written) and rfbm & SSE:
+            in_use |= SSE if self.mxcsr != MXCSR_INIT else 0
+            written |= in_use & SSE
+        area.xcomp_bv = xcomp_bv
+        area.xstate_bv = in_use
+        contents, regs = area.compacted, self.regs
+        for i in bits[written]:
+            contents[i] = regs[i]
+        if written & SSE:
+            area.mxcsr = self.mxcsr
+        if written & PKRU:
+            area.pkru = self.pkru
+        return written
+
+    # Restore instructions.
+
+    def xrstor(self, area: Area, mask: int) -> int:
+        """XRSTOR: either format, user components only (section 13.8)."""
+        self._check(area, "XRSTOR")
+        rfbm = self.xcr0 & mask
+        loaded = rfbm & area.xstate_bv
+        if area.xcomp_bv >= COMPACTED:
+            self._check_compacted_header(area, self.xcr0)
+            self._restore(area, area.compacted, rfbm, loaded, area.xcomp_bv)
+            return loaded
+        if area.xstate_bv & ~self.xcr0:
+            raise Fault("#GP(0)", "standard format: XSTATE_BV has a bit that XCR0 lacks")
+        if area.xcomp_bv or area.header_rest & QUADWORD:
+            raise Fault("#GP(0)", "standard format: header bytes 8-23 are not all zero")
+        if area.check and rfbm & (SSE | AVX):
+            area.check(self, loaded | SSE)
+        self._restore(area, area.standard, rfbm, loaded, 0)
+        if rfbm & (SSE | AVX):
+            self.mxcsr = area.mxcsr  # whatever XSTATE_BV says
+        return loaded
+
+    def xrstors(self, area: Area, mask: int) -> int:
+        """XRSTORS: compacted format, supervisor components too (section 13.12).
+
+        RFBM may hold components that XCOMP_BV lacks; they are initialised.  That is how a fpstate without CET_S clears
+        the one that the registers hold.
+        """
+        if self.mode or area.address & UNALIGNED or self.cr0_ts or not self.cr4_osxsave:
+            self._check(area, "XRSTORS", mask)
+        enabled = self.xcr0 | self.xss
+        xcomp_bv = area.xcomp_bv
+        components = xcomp_bv ^ COMPACTED
+        if components & ~enabled or area.xstate_bv & ~components or area.header_rest:
+            self._check_compacted_header(area, enabled)
+        rfbm = enabled & mask
+        loaded = rfbm & area.xstate_bv
+        self._restore(area, area.compacted, rfbm, loaded, xcomp_bv)
+        return loaded
+
+    # What the instructions share.
+
+    def _check(self, area: Area, instruction: str, mask: int = 0) -> None:
+        """Raises the fault that comes before any access to memory (SDM vol. 2, exceptions of each instruction)."""
+        supervisor = instruction in ("XSAVES", "XRSTORS")
+        nonroot = self.mode & NONROOT
+        if not self.cr4_osxsave:
+            raise Fault("#UD", f"{instruction} with CR4.OSXSAVE = 0")
+        if supervisor and nonroot and not self.xsaves_in_guest:
+            raise Fault("#UD", f'{instruction} in non-root operation with "enable XSAVES/XRSTORS" = 0')
+        if self.cr0_ts:
+            raise Fault("#NM", f"{instruction} with CR0.TS = 1")
+        if supervisor and self.mode & CPL:
+            raise Fault("#GP(0)", f"{instruction} at CPL {self.mode & CPL}")
+        if supervisor and nonroot and mask & self.xss & self.xss_exiting:
+            raise Fault("VM exit", f"{instruction} of a component in the XSS-exiting bitmap")
+        if area.address & UNALIGNED:
+            raise Fault("#GP(0)", f"{instruction} of an area that is not 64-byte aligned")
+
+    @staticmethod
+    def _check_compacted_header(area: Area, enabled: int) -> None:
+        components = area.xcomp_bv & ~COMPACTED
+        if area.xcomp_bv < COMPACTED:
+            raise Fault("#GP(0)", "XRSTORS of an area with XCOMP_BV[63] = 0")
+        if components & ~enabled:
+            raise Fault("#GP(0)", "XCOMP_BV has a bit that is not enabled in XCR0 (XRSTORS: nor in IA32_XSS)")
+        if area.xstate_bv & ~components:
+            raise Fault("#GP(0)", "XSTATE_BV has a bit that XCOMP_BV lacks")
+        if area.header_rest:
+            raise Fault("#GP(0)", "header bytes 16-63 are not all zero")
+
+    def _restored_from(self, area: Area, xcomp_bv: int) -> bool:
+        """Whether XRSTOR_INFO matches, so that the modified optimisation may skip components."""
+        return self.info_address == area.address and self.info_xcomp_bv == xcomp_bv and self.info_mode == self.mode
+
+    def _store(self, contents: list[Any], area: Area, written: int, mxcsr: int) -> None:
+        for i in bits[written]:
+            contents[i] = self.regs[i]
+        if mxcsr:
+            area.mxcsr = self.mxcsr
+        if written & PKRU:
+            area.pkru = self.pkru
+
+    def _merge_xstate_bv(self, area: Area, rfbm: int) -> None:
+        in_use = self.xinuse & ~self.xfd
+        if self.freedoms.mxcsr_sets_xstate_bv and self.mxcsr != MXCSR_INIT:
+            in_use |= SSE
+        area.xstate_bv = area.xstate_bv & ~rfbm | in_use & rfbm
+
+    def _restore(self, area: Area, contents: list[Any], rfbm: int, loaded: int, xcomp_bv: int) -> None:
+        """Loads and initialises, then updates XINUSE, XMODIFIED and XRSTOR_INFO (section 13.8 and 13.12)."""
+        if loaded & self.xfd:
+            self.xfd_err = loaded & self.xfd
+            raise Fault("#NM", f"a restore loads components that IA32_XFD disables: {loaded & self.xfd:#x}")
+        if area.check:
+            area.check(self, loaded)
+        regs = self.regs
+        initialised = rfbm ^ loaded
+        for i in bits[loaded]:
+            regs[i] = contents[i]
+        for i in bits[initialised & self.xinuse]:  # XINUSE[i] = 0: known to be initial already
+            regs[i] = INIT
+        if rfbm & SSE:
+            self.mxcsr = area.mxcsr if loaded & SSE else MXCSR_INIT
+            self.mxcsr_written = False
+        if rfbm & PKRU:
+            self.pkru = area.pkru if loaded & PKRU else 0
+        in_use = loaded if self._loading_sets_xinuse else self._not_initial(loaded)
+        floor = self._xinuse_floor
+        self.xinuse = self.xinuse & ~rfbm | in_use | floor
+        # Memory may hold something else than what was initialised: where XINUSE stays 1, XMODIFIED must be 1 as well.
+        self.xmodified = ALL ^ rfbm | initialised & floor | self._xmodified_floor
+        self.info_mode = self.mode
+        self.info_address = area.address
+        self.info_xcomp_bv = xcomp_bv
+
+    def _not_initial(self, components: int) -> int:
+        regs, held = self.regs, components
+        for i in bits[components]:
+            if regs[i] == INIT:
+                held ^= 1 << i
+        return held | PKRU if components & PKRU and self.pkru else held

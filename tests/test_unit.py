@@ -1,0 +1,697 @@
+"""Rules of the processor model that recorded vectors do not cover; chapters and sections are those of the Intel SDM."""
+
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.xsave.area import INIT, Area
+from sim.xsave.components import (
+    ALL,
+    AVX,
+    CET_S,
+    CET_U,
+    COMPACTED,
+    FP,
+    HI16_ZMM,
+    MXCSR_INIT,
+    PKRU,
+    SSE,
+    SUPERVISOR,
+    USER,
+    XTILE,
+    XTILECFG,
+    XTILEDATA,
+    ZMM_HI256,
+    bits,
+)
+from sim.xsave.unit import DEFAULT_FREEDOMS, Fault, Freedoms, Unit
+
+XCR0 = FP | SSE | AVX | ZMM_HI256 | HI16_ZMM | PKRU | XTILE
+XSS = CET_U | CET_S
+ENABLED = XCR0 | XSS
+MXCSR = 0x3F80
+
+
+def unit(freedoms: Freedoms = DEFAULT_FREEDOMS) -> Unit:
+    return Unit(XCR0, XSS, freedoms)
+
+
+def area(number: int = 1, xcomp_bv: int = ENABLED | COMPACTED) -> Area:
+    return Area(number << 12, xcomp_bv)
+
+
+def restored(mask: int = ENABLED, freedoms: Freedoms = DEFAULT_FREEDOMS) -> tuple[Unit, Area]:
+    """A unit that has just loaded every component of ``mask`` from an area, so that nothing is modified."""
+    cpu, memory = unit(freedoms), area()
+    memory.xstate_bv = ENABLED
+    for i in bits[ENABLED]:
+        memory.compacted[i] = f"old {i}"
+    memory.pkru = 4
+    cpu.xrstors(memory, mask)
+    return cpu, memory
+
+
+# XSAVES: the modified optimisation and XRSTOR_INFO (vol. 1, sections 13.6 and 13.11).
+
+
+def test_xsaves_to_the_restored_area_writes_only_what_was_modified() -> None:
+    cpu, memory = restored()
+    cpu.touch(AVX, "new")
+    assert cpu.xsaves(memory, ENABLED) == AVX
+    assert memory.compacted[2] == "new"
+    assert memory.compacted[0] == "old 0"
+
+
+def test_a_component_skipped_as_unmodified_is_in_xstate_bv_and_one_skipped_as_initial_is_not() -> None:
+    cpu, memory = restored()
+    cpu.initialise(AVX)
+    assert cpu.xsaves(memory, ENABLED) == 0
+    assert memory.xstate_bv == ENABLED & ~AVX
+
+
+def test_saving_again_skips_again_because_a_save_changes_no_tracking() -> None:
+    cpu, memory = restored()
+    cpu.touch(AVX, "new")
+    before = (cpu.xinuse, cpu.xmodified, cpu.info_address, cpu.info_mode, cpu.info_xcomp_bv)
+    assert [cpu.xsaves(memory, ENABLED), cpu.xsaves(memory, ENABLED)] == [AVX, AVX]
+    assert (cpu.xinuse, cpu.xmodified, cpu.info_address, cpu.info_mode, cpu.info_xcomp_bv) == before
+
+
+def test_another_address_writes_all_that_is_in_use() -> None:
+    cpu, _ = restored()
+    assert cpu.xsaves(area(2), ENABLED) == ENABLED
+
+
+def test_another_set_of_components_writes_all_that_is_in_use() -> None:
+    cpu, memory = restored()
+    assert cpu.xsaves(memory, ENABLED & ~CET_S) == ENABLED & ~CET_S
+
+
+def test_the_set_compared_is_the_enabled_part_of_the_mask() -> None:
+    cpu, memory = restored()
+    assert cpu.xsaves(memory, ALL) == 0
+
+
+@pytest.mark.parametrize("instruction", [Unit.xsaves, Unit.xrstors])
+def test_compacted_areas_of_a_narrower_xcr0_or_xss_are_another_set(instruction: object) -> None:
+    cpu, memory = restored()
+    cpu.xss = CET_U
+    if instruction is Unit.xsaves:
+        assert cpu.xsaves(memory, ENABLED) == ENABLED & ~CET_S
+    else:
+        with pytest.raises(Fault, match="XCOMP_BV"):
+            cpu.xrstors(memory, ENABLED)
+
+
+@pytest.mark.parametrize(("cpl", "nonroot"), [(0, True), (3, True)])
+def test_another_mode_writes_all_that_is_in_use(cpl: int, nonroot: bool) -> None:
+    cpu, memory = restored()
+    cpu.enter_mode(cpl, nonroot)
+    memory.xstate_bv = memory.xcomp_bv = 0
+    cpu.info_xcomp_bv = 0  # as after a standard-format XRSTOR from the same address, so that only the mode differs
+    assert cpu.xsaveopt(memory, USER) == XCR0
+
+
+def test_another_privilege_level_writes_all_that_is_in_use() -> None:
+    cpu, memory = unit(), Area(1 << 12)
+    memory.xstate_bv, memory.pkru = XCR0, 4
+    cpu.xrstor(memory, XCR0)
+    assert cpu.xsaveopt(memory, XCR0) == 0
+    cpu.enter_mode(3, False)
+    assert cpu.xsaveopt(memory, XCR0) == XCR0
+
+
+def test_a_restore_in_the_guest_ends_the_hosts_match_and_one_only_entered_does_not() -> None:
+    cpu, memory = restored()
+    cpu.enter_mode(0, True)
+    cpu.enter_mode(0, False)
+    assert cpu.xsaves(memory, ENABLED) == 0
+    cpu.enter_mode(0, True)
+    guest = area(1)  # even at the same linear address
+    guest.xstate_bv, guest.pkru = ENABLED, 4
+    cpu.xrstors(guest, ENABLED)
+    assert cpu.xsaves(guest, ENABLED) == 0
+    cpu.enter_mode(0, False)
+    assert cpu.xsaves(memory, ENABLED) == ENABLED
+
+
+def test_a_vm_transition_clears_xrstor_info_where_the_processor_does_that() -> None:
+    cpu, memory = restored(freedoms=Freedoms(vm_transition_clears_xrstor_info=True))
+    cpu.enter_mode(0, False)
+    assert cpu.xsaves(memory, ENABLED) == 0
+    cpu.enter_mode(0, True)
+    cpu.enter_mode(0, False)
+    assert cpu.xsaves(memory, ENABLED) == ENABLED
+
+
+def test_a_compacted_restore_is_no_match_for_xsaveopt_and_a_standard_one_none_for_xsaves() -> None:
+    cpu, memory = restored()
+    assert cpu.xsaveopt(memory, XCR0) == XCR0
+    memory.xcomp_bv, memory.xstate_bv = 0, XCR0
+    cpu.xrstor(memory, XCR0)
+    assert cpu.xsaves(memory, XCR0) == XCR0
+
+
+def test_components_outside_the_restores_mask_count_as_modified() -> None:
+    cpu, memory = restored()
+    cpu.xrstors(memory, AVX)
+    assert cpu.xsaves(memory, ENABLED) == ENABLED & ~AVX
+
+
+def test_xsavec_and_xsave_have_no_modified_optimisation() -> None:
+    cpu, memory = unit(), area(1, XCR0 | COMPACTED)
+    memory.xstate_bv, memory.pkru = XCR0, 4
+    cpu.xrstor(memory, XCR0)
+    assert cpu.xsavec(memory, XCR0) == XCR0
+    assert cpu.xsave(memory, XCR0) == XCR0
+
+
+def test_with_mxcsr_not_initial_xsaves_writes_sse_though_it_is_unmodified() -> None:
+    cpu, memory = restored()
+    cpu.mxcsr = MXCSR
+    assert cpu.xsaves(memory, ENABLED) == SSE
+    assert memory.mxcsr == MXCSR
+    assert cpu.xsaves(memory, ENABLED & ~SSE) == ENABLED & ~SSE
+
+
+def test_with_mxcsr_not_initial_xsaves_and_xsavec_store_sse_though_it_is_not_in_use() -> None:
+    for save in (Unit.xsaves, Unit.xsavec):
+        cpu, memory = unit(), area()
+        cpu.mxcsr = MXCSR
+        assert save(cpu, memory, ENABLED) == SSE
+        assert [memory.xstate_bv, memory.mxcsr] == [SSE, MXCSR]
+
+
+def test_xsaveopt_always_stores_mxcsr_with_sse_or_avx_and_never_without() -> None:
+    for mask, stored in ((SSE, MXCSR), (AVX, MXCSR), (FP, MXCSR_INIT)):
+        cpu, memory = unit(), Area(0)
+        cpu.mxcsr = MXCSR
+        assert cpu.xsaveopt(memory, mask) == 0
+        assert memory.mxcsr == stored
+
+
+@pytest.mark.parametrize("stores", [False, True])
+def test_xstate_bv_of_sse_while_only_mxcsr_is_not_initial_is_the_processors_choice(stores: bool) -> None:
+    cpu, memory = unit(Freedoms(mxcsr_sets_xstate_bv=stores)), Area(0)
+    cpu.mxcsr = MXCSR
+    cpu.xsave(memory, XCR0)
+    assert memory.xstate_bv == (SSE if stores else 0)
+    assert cpu.xgetbv1() == SSE
+
+
+# XFD (vol. 1, section 13.14).
+
+
+def tiles_disabled() -> Unit:
+    cpu = unit()
+    cpu.touch(XTILE, "tile")
+    cpu.xfd = XTILEDATA
+    return cpu
+
+
+@pytest.mark.parametrize("save", [Unit.xsaveopt, Unit.xsavec, Unit.xsaves])
+def test_optimised_saves_act_as_if_a_disabled_component_were_not_in_use(save) -> None:
+    cpu, memory = tiles_disabled(), area()
+    assert save(cpu, memory, ENABLED) == XTILECFG
+    assert memory.xstate_bv & XTILE == XTILECFG
+    assert memory.compacted[18] == INIT
+
+
+def test_xsave_writes_the_initial_values_of_a_disabled_component() -> None:
+    cpu, memory = tiles_disabled(), Area(0)
+    memory.standard[18] = "stale"
+    cpu.xsave(memory, XCR0)
+    assert memory.standard[18] == INIT
+    assert memory.xstate_bv & XTILE == XTILECFG
+    assert cpu.regs[18] == "tile"
+
+
+@pytest.mark.parametrize("restore", [Unit.xrstor, Unit.xrstors])
+def test_a_restore_that_loads_a_disabled_component_is_nm_and_sets_xfd_err(restore) -> None:
+    cpu, memory = tiles_disabled(), area(1, XCR0 | COMPACTED)
+    memory.xstate_bv = AVX | XTILEDATA
+    memory.compacted[2] = "loaded"
+    with pytest.raises(Fault) as fault:
+        restore(cpu, memory, ENABLED)
+    assert fault.value.vector == "#NM"
+    assert cpu.xfd_err == XTILEDATA
+    assert cpu.regs[2] == INIT
+
+
+def test_a_restore_that_initialises_a_disabled_component_is_no_fault() -> None:
+    cpu, memory = tiles_disabled(), area()
+    cpu.xrstors(memory, ENABLED)
+    assert cpu.regs[18] == INIT
+    assert cpu.xfd_err == 0
+
+
+def test_a_disabled_component_outside_the_mask_is_neither_loaded_nor_a_fault() -> None:
+    cpu, memory = tiles_disabled(), area()
+    memory.xstate_bv = XTILEDATA
+    cpu.xrstors(memory, ENABLED & ~XTILEDATA)
+    assert cpu.regs[18] == "tile"
+
+
+# Restores (vol. 1, sections 13.8 and 13.12).
+
+
+def test_components_of_the_mask_that_xcomp_bv_lacks_are_initialised_without_a_fault() -> None:
+    cpu, memory = restored()
+    normal = area(2, (ENABLED & ~CET_S) | COMPACTED)
+    normal.xstate_bv = AVX
+    assert cpu.xrstors(normal, ENABLED) == AVX
+    assert cpu.regs[12] == INIT
+    assert cpu.xinuse == AVX
+    assert cpu.info_xcomp_bv == normal.xcomp_bv
+    assert memory.address != cpu.info_address
+
+
+def test_components_outside_the_mask_keep_content_and_xinuse() -> None:
+    cpu, _ = restored()
+    cpu.xrstors(area(2), AVX)
+    assert cpu.regs[0] == "old 0"
+    assert cpu.regs[2] == INIT
+    assert cpu.xinuse == ENABLED & ~AVX
+
+
+def test_mxcsr_goes_with_component_1_in_the_compacted_format_and_with_1_or_2_in_the_standard_one() -> None:
+    for mask, xstate_bv, mxcsr in ((SSE, SSE, MXCSR), (SSE, 0, MXCSR_INIT), (AVX, AVX, 0x1FA0)):
+        cpu, memory = unit(), area()
+        cpu.mxcsr, memory.mxcsr, memory.xstate_bv = 0x1FA0, MXCSR, xstate_bv
+        cpu.xrstors(memory, mask)
+        assert cpu.mxcsr == mxcsr
+    for mask, mxcsr in ((SSE, MXCSR), (AVX, MXCSR), (FP, 0x1FA0)):
+        cpu, memory = unit(), Area(0)
+        cpu.mxcsr, memory.mxcsr = 0x1FA0, MXCSR
+        cpu.xrstor(memory, mask)
+        assert cpu.mxcsr == mxcsr
+
+
+def test_a_check_that_refuses_leaves_every_register_and_xrstor_info() -> None:
+    cpu, memory = restored()
+
+    def refuse(_: Unit, loaded: int) -> None:
+        if loaded & CET_U:
+            raise Fault("#GP(0)", "refused")
+
+    other = area(2)
+    other.xstate_bv, other.check = ENABLED, refuse
+    before = (list(cpu.regs), cpu.xinuse, cpu.xmodified, cpu.info_address)
+    with pytest.raises(Fault, match="refused"):
+        cpu.xrstors(other, ENABLED)
+    assert (list(cpu.regs), cpu.xinuse, cpu.xmodified, cpu.info_address) == before
+    cpu.xrstors(other, ENABLED & ~CET_U)
+    assert memory.address != cpu.info_address
+
+
+# Faults (vol. 2, the exceptions of each instruction; vol. 3, section 26.1.3 and 26.5.6 for VMX).
+
+INSTRUCTIONS = [Unit.xsave, Unit.xsaveopt, Unit.xsavec, Unit.xsaves, Unit.xrstor, Unit.xrstors]
+SUPERVISOR_FORMS = [Unit.xsaves, Unit.xrstors]
+USER_FORMS = [f for f in INSTRUCTIONS if f not in SUPERVISOR_FORMS]
+
+
+def fault_of(instruction, cpu: Unit, memory: Area | None = None, mask: int = XCR0) -> str | None:
+    if memory is None:
+        memory = area(1, XCR0 | COMPACTED)
+    try:
+        instruction(cpu, memory, mask)
+    except Fault as fault:
+        return fault.vector
+    return None
+
+
+@pytest.mark.parametrize("instruction", INSTRUCTIONS)
+def test_no_instruction_faults_without_a_cause(instruction) -> None:
+    assert fault_of(instruction, unit()) is None
+
+
+@pytest.mark.parametrize("instruction", INSTRUCTIONS)
+def test_without_osxsave_every_instruction_is_ud_even_with_ts(instruction) -> None:
+    cpu = unit()
+    cpu.cr4_osxsave = False
+    cpu.cr0_ts = True
+    assert fault_of(instruction, cpu) == "#UD"
+
+
+@pytest.mark.parametrize("instruction", INSTRUCTIONS)
+def test_with_ts_every_instruction_is_nm(instruction) -> None:
+    cpu = unit()
+    cpu.cr0_ts = True
+    assert fault_of(instruction, cpu) == "#NM"
+
+
+@pytest.mark.parametrize("instruction", INSTRUCTIONS)
+@pytest.mark.parametrize("offset", [1, 8, 32, 63])
+def test_an_area_that_is_not_64_byte_aligned_is_gp(instruction, offset: int) -> None:
+    assert fault_of(instruction, unit(), Area(0x1000 + offset, XCR0 | COMPACTED)) == "#GP(0)"
+
+
+@pytest.mark.parametrize("instruction", INSTRUCTIONS)
+@pytest.mark.parametrize("cpl", [1, 2, 3])
+def test_only_the_supervisor_forms_need_cpl_0(instruction, cpl: int) -> None:
+    cpu = unit()
+    cpu.enter_mode(cpl, False)
+    assert fault_of(instruction, cpu) == ("#GP(0)" if instruction in SUPERVISOR_FORMS else None)
+
+
+@pytest.mark.parametrize("instruction", INSTRUCTIONS)
+def test_without_the_execution_control_the_supervisor_forms_are_ud_in_the_guest_only(instruction) -> None:
+    cpu = unit()
+    cpu.xsaves_in_guest = False
+    assert fault_of(instruction, cpu) is None
+    cpu.enter_mode(0, True)
+    assert fault_of(instruction, cpu) == ("#UD" if instruction in SUPERVISOR_FORMS else None)
+
+
+@pytest.mark.parametrize("instruction", INSTRUCTIONS)
+def test_a_component_of_the_xss_exiting_bitmap_exits_in_the_guest_only(instruction) -> None:
+    cpu = unit()
+    cpu.xss_exiting = CET_S
+    memory = area(1, XCR0 | COMPACTED)
+    assert fault_of(instruction, cpu, memory, XCR0 | CET_S) is None
+    cpu.enter_mode(0, True)
+    expected = "VM exit" if instruction in SUPERVISOR_FORMS else None
+    assert fault_of(instruction, cpu, area(1, XCR0 | COMPACTED), XCR0 | CET_S) == expected
+    assert fault_of(instruction, cpu, area(1, XCR0 | COMPACTED), XCR0 | CET_U) is None
+    cpu.xss = CET_U
+    assert fault_of(instruction, cpu, area(1, XCR0 | COMPACTED), XCR0 | CET_S) is None
+
+
+def header(xstate_bv: int = 0, xcomp_bv: int = 0, rest: int = 0) -> Area:
+    memory = Area(0x1000, xcomp_bv)
+    memory.xstate_bv, memory.header_rest = xstate_bv, rest
+    return memory
+
+
+HEADERS = [
+    # instruction, XSTATE_BV, XCOMP_BV, header bytes 16-63, fault
+    (Unit.xrstor, XCR0, 0, 0, None),
+    (Unit.xrstor, CET_U, 0, 0, "#GP(0)"),
+    (Unit.xrstor, COMPACTED, 0, 0, "#GP(0)"),
+    (Unit.xrstor, 0, FP, 0, "#GP(0)"),
+    (Unit.xrstor, 0, 0, 1 << 63, "#GP(0)"),
+    (Unit.xrstor, 0, 0, 1 << 64, None),
+    (Unit.xrstor, AVX, AVX | COMPACTED, 0, None),
+    (Unit.xrstor, AVX, SSE | COMPACTED, 0, "#GP(0)"),
+    (Unit.xrstor, 0, CET_U | COMPACTED, 0, "#GP(0)"),
+    (Unit.xrstor, 0, COMPACTED, 1 << 64, "#GP(0)"),
+    (Unit.xrstors, ENABLED, ENABLED | COMPACTED, 0, None),
+    (Unit.xrstors, 0, 0, 0, "#GP(0)"),
+    (Unit.xrstors, 0, ENABLED, 0, "#GP(0)"),
+    (Unit.xrstors, AVX, SSE | COMPACTED, 0, "#GP(0)"),
+    (Unit.xrstors, 0, 1 << 8 | COMPACTED, 0, "#GP(0)"),
+    (Unit.xrstors, 0, 1 << 62 | COMPACTED, 0, "#GP(0)"),
+    (Unit.xrstors, 0, COMPACTED, 1 << 383, "#GP(0)"),
+]
+
+
+@pytest.mark.parametrize(("instruction", "xstate_bv", "xcomp_bv", "rest", "fault"), HEADERS)
+def test_a_bad_header_is_gp_and_a_near_miss_is_not(
+    instruction, xstate_bv: int, xcomp_bv: int, rest: int, fault: str | None
+) -> None:
+    for mask in (ALL, 0):  # whether the mask asks for the component does not matter
+        assert fault_of(instruction, unit(), header(xstate_bv, xcomp_bv, rest), mask) == fault
+
+
+# XINUSE and XMODIFIED: the processor's choices (vol. 1, section 13.6).
+
+
+def test_without_the_init_optimisation_everything_enabled_is_written() -> None:
+    cpu, memory = unit(Freedoms(init_optimisation=False)), area()
+    assert cpu.xgetbv1() == XCR0
+    assert cpu.xsaves(memory, ENABLED) == ENABLED
+    assert memory.xstate_bv == ENABLED
+    cpu.initialise(AVX)
+    cpu.xrstors(area(2), ENABLED)
+    assert cpu.xgetbv1() == XCR0
+
+
+def test_without_the_modified_optimisation_everything_in_use_is_written() -> None:
+    cpu, memory = restored(freedoms=Freedoms(modified_optimisation=False))
+    assert cpu.xsaves(memory, ENABLED) == ENABLED
+
+
+@pytest.mark.parametrize("component", [2, 12])
+def test_xinuse_of_a_zero_that_was_written_depends_on_the_component(component: int) -> None:
+    cpu = unit()
+    cpu.write(component, "value")
+    assert cpu.xinuse == 1 << component
+    cpu.write(component, INIT)
+    assert cpu.xinuse == (AVX if component == 2 else 0)
+
+
+def test_xinuse_may_be_1_always() -> None:
+    cpu = unit(Freedoms(xinuse_always=AVX | CET_S))
+    cpu.write(12, INIT)
+    cpu.initialise(AVX)
+    cpu.xrstors(area(), ENABLED)
+    assert cpu.xinuse == AVX | CET_S
+
+
+@pytest.mark.parametrize("sets", [False, True])
+def test_loading_initial_values_sets_xinuse_or_not(sets: bool) -> None:
+    cpu, memory = unit(Freedoms(loading_initial_values_sets_xinuse=sets)), area()
+    memory.xstate_bv = AVX | HI16_ZMM
+    memory.compacted[7] = "loaded"
+    cpu.xrstors(memory, ENABLED)
+    assert cpu.xinuse == (AVX | HI16_ZMM if sets else HI16_ZMM)
+
+
+@pytest.mark.parametrize(("written", "marked"), [(ZMM_HI256, SSE | AVX | ZMM_HI256), (AVX, AVX), (SSE, SSE)])
+def test_a_write_of_zmm_hi256_marks_the_group_of_the_processor(written: int, marked: int) -> None:
+    cpu, memory = restored(freedoms=Freedoms(zmm_write_group=SSE | AVX | ZMM_HI256))
+    cpu.touch(written, "new")
+    assert cpu.xsaves(memory, ENABLED) == marked
+    assert cpu.regs[0] == "old 0"
+
+
+def test_vzeroupper_initialises_avx_and_zmm_hi256_and_counts_as_a_modification() -> None:
+    cpu, memory = restored()
+    cpu.initialise(AVX | ZMM_HI256)
+    assert cpu.xinuse == ENABLED & ~(AVX | ZMM_HI256)
+    assert cpu.regs[1] == "old 1"
+    cpu.touch(AVX, "again")
+    assert cpu.xsaves(memory, ENABLED) == AVX
+    assert memory.xstate_bv == ENABLED & ~ZMM_HI256
+
+
+def test_tilerelease_initialises_both_tile_components() -> None:
+    cpu, memory = restored()
+    cpu.initialise(XTILE)
+    assert [cpu.regs[17], cpu.regs[18]] == [INIT, INIT]
+    cpu.xsaves(memory, ENABLED)
+    assert memory.xstate_bv == ENABLED & ~XTILE
+
+
+def test_pkru_is_in_use_while_it_is_not_zero_and_is_saved_and_restored_as_a_value() -> None:
+    cpu, memory = unit(), area()
+    cpu.write_pkru(0x55555554)
+    assert cpu.xgetbv1() == PKRU
+    cpu.xsaves(memory, ENABLED)
+    cpu.write_pkru(0)
+    assert cpu.xgetbv1() == 0
+    cpu.xrstors(memory, ENABLED)
+    assert cpu.pkru == 0x55555554
+    cpu.xrstors(area(2), ENABLED)
+    assert cpu.pkru == 0
+
+
+def test_xgetbv1_shows_user_components_only_and_sse_while_mxcsr_is_not_initial() -> None:
+    cpu = unit()
+    cpu.touch(AVX | CET_U, "value")
+    assert cpu.xgetbv1() == AVX
+    cpu.mxcsr = MXCSR
+    assert cpu.xgetbv1() == AVX | SSE
+    assert Unit(FP).xgetbv1() == 0
+
+
+# Properties, under any masks and any of the processor's choices.
+
+masks = st.integers(0, ALL)
+freedoms = st.builds(
+    Freedoms,
+    init_optimisation=st.booleans(),
+    xinuse_by_value=masks,
+    xinuse_always=masks,
+    loading_initial_values_sets_xinuse=st.booleans(),
+    mxcsr_sets_xstate_bv=st.booleans(),
+    zmm_write_group=st.sampled_from([0, SSE | AVX | ZMM_HI256]),
+)
+
+
+def content(cpu: Unit, i: int) -> object:
+    """What component i holds, MXCSR and PKRU among it."""
+    return {1: (cpu.regs[1], cpu.mxcsr), 9: cpu.pkru}.get(i, cpu.regs[i])
+
+
+def held(memory: Area, i: int) -> object:
+    return {1: (memory.compacted[1], memory.mxcsr), 9: memory.pkru}.get(i, memory.compacted[i])
+
+
+def load_mxcsr(cpu: Unit, value: int) -> None:
+    cpu.mxcsr = value
+    cpu.xmodified |= SSE
+
+
+@given(
+    freedoms, masks, masks, st.sampled_from([(Unit.xsaves, Unit.xrstors), (Unit.xsavec, Unit.xrstor)]), st.booleans()
+)
+def test_a_compacted_save_then_restore_returns_every_component(choice, written, mask, forms, mxcsr) -> None:
+    save, restore = forms
+    cpu, memory = unit(choice), area()
+    cpu.touch(written & ENABLED & ~PKRU, "mine")
+    cpu.write_pkru(4 if written & PKRU else 0)
+    load_mxcsr(cpu, MXCSR if mxcsr else MXCSR_INIT)
+    rfbm = mask & (ENABLED if save is Unit.xsaves else XCR0)
+    before = {i: content(cpu, i) for i in bits[rfbm]}
+    save(cpu, memory, mask)
+    cpu.touch(ENABLED & ~PKRU, "other")
+    cpu.write_pkru(8)
+    load_mxcsr(cpu, 0x1FA0)
+    restore(cpu, memory, mask)
+    assert {i: content(cpu, i) for i in bits[rfbm]} == before
+    assert all(cpu.regs[i] == "other" for i in bits[ENABLED & ~rfbm & ~PKRU])
+
+
+@given(freedoms, masks, masks, st.sampled_from([Unit.xsave, Unit.xsaveopt]), st.booleans())
+def test_a_standard_save_then_restore_returns_every_component(choice, written, mask, save, mxcsr) -> None:
+    cpu, memory = unit(choice), Area(0x1000)
+    cpu.touch(written & XCR0 & ~PKRU, "mine")
+    cpu.write_pkru(4 if written & PKRU else 0)
+    load_mxcsr(cpu, MXCSR if mxcsr else MXCSR_INIT)
+    rfbm = mask & XCR0
+    before = {i: content(cpu, i) for i in bits[rfbm]}
+    save(cpu, memory, mask)
+    cpu.touch(XCR0 & ~PKRU, "other")
+    cpu.write_pkru(8)
+    load_mxcsr(cpu, 0x1FA0)
+    cpu.xrstor(memory, mask)
+    assert {i: content(cpu, i) for i in bits[rfbm]} == before
+
+
+EVENTS = (
+    "touch",
+    "write",
+    "initialise",
+    "pkru",
+    "mxcsr",
+    "mode",
+    "saveopt",
+    "rstor",
+    "clear",
+    *["save", "restore"] * 4,
+)
+events = st.lists(
+    st.tuples(
+        st.sampled_from(EVENTS),
+        st.sampled_from([ENABLED, ENABLED, XCR0, AVX, CET_S]) | masks,
+        st.sampled_from([0, 0, 0, 1]),
+    ),
+    min_size=4,
+    max_size=25,
+)
+
+
+def play(cpu: Unit, memory: list[Area], event: tuple[str, int, int], token: str) -> None:
+    """One event; areas 0 and 1 are for the compacted format, 2 and 3 for the standard one."""
+    what, mask, number = event
+    compacted, standard = memory[number], memory[number + 2]
+    components = mask & ENABLED & ~PKRU
+    with suppress(Fault):  # at other privilege levels and in areas of other components
+        match what:
+            case "touch":
+                cpu.touch(components, token)
+            case "write":
+                for i in bits[components]:
+                    cpu.write(i, token if number else INIT)
+            case "initialise":
+                cpu.initialise(components)
+            case "pkru":
+                cpu.write_pkru(mask & 12)
+            case "mxcsr":
+                load_mxcsr(cpu, MXCSR if number else MXCSR_INIT)
+            case "mode":
+                cpu.enter_mode(3 * number, bool(mask & 1))
+            case "save":
+                cpu.xsaves(compacted, mask)
+            case "restore":
+                cpu.xrstors(compacted, mask)
+            case "saveopt":
+                cpu.xsaveopt(standard, mask)
+            case "rstor":
+                cpu.xrstor(standard, mask)
+            case "clear":  # software clears bits of XSTATE_BV, as Linux does to initialise components
+                compacted.xstate_bv &= ~mask
+                standard.xstate_bv &= ~mask
+
+
+def test_what_a_restore_initialised_but_counts_as_in_use_is_written_though_not_modified() -> None:
+    """XSTATE_BV[i] becomes 1 with the save, so memory must hold the initial value and not what it held before."""
+    cpu, memory = unit(Freedoms(init_optimisation=False)), area()
+    memory.compacted[2] = "stale"
+    cpu.xrstors(memory, ENABLED)
+    cpu.xsaves(memory, ENABLED)
+    assert memory.xstate_bv & AVX
+    assert memory.compacted[2] == INIT
+
+
+def test_an_initialisation_of_what_is_always_in_use_is_a_modification() -> None:
+    cpu, memory = restored(freedoms=Freedoms(init_optimisation=False))
+    cpu.initialise(AVX)
+    assert cpu.xsaves(memory, ENABLED) == AVX
+    assert memory.compacted[2] == INIT
+
+
+@settings(max_examples=300)
+@given(freedoms, events)
+def test_skipping_what_is_unmodified_never_loses_content(choice, sequence) -> None:
+    """After any events, areas and registers are those of a processor without the modified optimisation."""
+    lazy, eager = unit(choice), unit(replace(choice, modified_optimisation=False))
+    lazy_memory = [area(1), area(2), Area(0x3000), Area(0x4000)]
+    eager_memory = [area(1), area(2), Area(0x3000), Area(0x4000)]
+    for number, event in zip(count(), sequence, strict=False):
+        play(lazy, lazy_memory, event, f"token {number}")
+        play(eager, eager_memory, event, f"token {number}")
+        assert [content(lazy, i) for i in bits[ALL]] == [content(eager, i) for i in bits[ALL]]
+        assert lazy.xinuse == eager.xinuse
+        for mine, theirs in zip(lazy_memory, eager_memory, strict=True):
+            assert mine.xstate_bv == theirs.xstate_bv
+            assert [held(mine, i) for i in bits[mine.xstate_bv]] == [held(theirs, i) for i in bits[mine.xstate_bv]]
+
+
+@given(freedoms, events)
+def test_a_component_that_is_not_in_use_is_initial(choice, sequence) -> None:
+    cpu, memory = unit(choice), [area(1), area(2), Area(0x3000), Area(0x4000)]
+    for number, event in enumerate(sequence):
+        play(cpu, memory, event, f"token {number}")
+        assert all(cpu.regs[i] == INIT for i in bits[ALL & ~cpu.xinuse])
+        assert cpu.xinuse & PKRU or cpu.pkru == 0
+
+
+@given(events)
+def test_a_user_instruction_never_changes_a_supervisor_component(sequence) -> None:
+    cpu, memory = unit(), [area(1, XCR0 | COMPACTED), Area(0x2000)]
+    cpu.touch(XSS, "supervisor")
+    cpu.enter_mode(3, False)
+    for what, mask, number in sequence:
+        instruction = {"save": Unit.xsavec, "restore": Unit.xrstor, "saveopt": Unit.xsaveopt}.get(what, Unit.xsave)
+        with suppress(Fault):
+            instruction(cpu, memory[number], mask)
+        assert [cpu.regs[i] for i in bits[SUPERVISOR & XSS]] == ["supervisor"] * 2
+
+
+def test_xsaves_writes_sse_if_mxcsr_became_initial_since_the_restore():
+    cpu = Unit(xcr0=7)
+    area = Area(0x1000)
+    cpu.touch(2, "xmm")
+    cpu.ldmxcsr(0x1FA0)
+    cpu.xsaves(area, 7)
+    cpu.xrstors(area, 7)
+    cpu.ldmxcsr(0x1F80)
+    assert cpu.xsaves(area, 7) == 2
+    assert area.mxcsr == 0x1F80
