@@ -1,0 +1,341 @@
+"""Named sequences of the flow, from a stated starting point: what `fpswitch flow` shows and what tests compare.
+
+A flow is a generator over a :class:`Scene`: it yields the name of each step just before it takes it.  What runs before
+the first yield sets the scene and is not shown.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from sim.errors import unknown
+from sim.kernel import fpu, guest, kvm, process, signal
+from sim.kernel.config import Settings, boot
+from sim.kernel.integrity import Finding
+from sim.kernel.kernel import Kernel
+from sim.kernel.operations import Log, Operation, TracePoint
+from sim.kernel.state import KTHREAD, Cpu, Task
+from sim.xsave.components import AVX, FP, SSE
+
+USED: Final = SSE | AVX
+"""What threads and guests of a flow write whenever they run."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestUse:
+    """What the guest of a flow does while it runs: its own XRSTORS (a task switch of its kernel), its SSPs."""
+
+    xrstors: bool = False
+    ssp: bool = True
+
+
+QUIET_GUEST: Final = GuestUse()
+
+
+class Scene:
+    """A kernel with two CPUs, a vCPU thread V, busy user tasks A, B and N, and a kernel thread K."""
+
+    def __init__(self, kernel: Kernel, use: GuestUse) -> None:
+        self.k = kernel
+        self.use = use
+        self.cpu, self.other_cpu = kernel.cpus
+        self.vcpu = kernel.new_vcpu("V")
+        self.v = self.vcpu.task
+        self.a, self.b, self.n = (kernel.new_task(name) for name in "ABN")
+        self.kthread = kernel.new_task("K", KTHREAD)
+
+    def run_user(self, task: Task, cpu: Cpu | None = None) -> None:
+        """``task`` is switched in, returns to user mode and writes registers."""
+        cpu = cpu or self.cpu
+        process.schedule(self.k, cpu, task)
+        self.back_to_user(cpu)
+
+    def back_to_user(self, cpu: Cpu | None = None) -> None:
+        """The current task returns to user mode and writes registers."""
+        cpu = cpu or self.cpu
+        process.return_to_user(self.k, cpu)
+        process.user_writes(self.k, cpu, USED)
+
+    def enter_kvm_run(self) -> None:
+        """The VMM calls KVM_RUN: up to the run loop."""
+        kvm.kvm_run(self.k, self.cpu)
+        kvm.kvm_load_guest_fpu(self.k, self.cpu)
+        kvm.kvm_run_entry(self.k, self.cpu)
+
+    def leave_kvm_run(self, reason: str) -> None:
+        """From the run loop to the exit to user space."""
+        kvm.kvm_run_exit(self.k, self.cpu)
+        kvm.kvm_put_guest_fpu(self.k, self.cpu)
+        kvm.vcpu_put(self.k, self.cpu)
+        kvm.kvm_userspace_exit(self.k, self.cpu, reason)
+
+    def run_guest(self, cpu: Cpu | None = None) -> None:
+        """VM entry, and the guest does what :class:`GuestUse` says."""
+        cpu = cpu or self.cpu
+        kvm.vcpu_enter_guest(self.k, cpu)
+        self.guest_works(cpu)
+
+    def guest_works(self, cpu: Cpu | None = None) -> None:
+        """The guest runs for a while."""
+        cpu = cpu or self.cpu
+        if self.use.xrstors:
+            guest.switches_task(self.k, cpu, FP | USED, carried=len(self.k.carried_names) if self.use.ssp else 0)
+        guest.writes(self.k, cpu, USED)
+
+    def start_in_guest(self) -> None:
+        """N and A have run; V is in its guest, entered for the second time since KVM_RUN."""
+        self.run_user(self.a)
+        self.run_user(self.n)
+        self.run_user(self.v)
+        self.enter_kvm_run()
+        self.run_guest()
+        if self.use.ssp:
+            for index in range(len(self.k.carried_names)):
+                guest.writes_carried(self.k, self.cpu, index)
+        kvm.vm_exit(self.k, self.cpu, "external-interrupt")
+        process.schedule(self.k, self.cpu, self.n)
+        self.back_to_user()
+        process.schedule(self.k, self.cpu, self.v)
+        self.run_guest()
+
+
+Steps = Iterator[str]
+
+
+def preempt(s: Scene) -> Steps:
+    """A vCPU is preempted by a busy user task and comes back on the same CPU."""
+    s.start_in_guest()
+    yield "VM exit: external interrupt"
+    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
+    yield "schedule: V -> N"
+    process.schedule(s.k, s.cpu, s.n)
+    yield "N returns to user mode and runs"
+    s.back_to_user()
+    yield "schedule: N -> V"
+    process.schedule(s.k, s.cpu, s.v)
+    yield "V enters the guest"
+    s.run_guest()
+
+
+def kernel_preempt(s: Scene) -> Steps:
+    """A vCPU is preempted by a kernel thread and comes back on the same CPU."""
+    s.start_in_guest()
+    yield "VM exit: external interrupt"
+    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
+    yield "schedule: V -> K"
+    process.schedule(s.k, s.cpu, s.kthread)
+    yield "schedule: K -> V"
+    process.schedule(s.k, s.cpu, s.v)
+    yield "V enters the guest"
+    s.run_guest()
+
+
+def halt(s: Scene) -> Steps:
+    """A vCPU halts, the CPU idles, and the vCPU is woken on the same CPU."""
+    s.start_in_guest()
+    yield "VM exit: HLT"
+    kvm.vm_exit(s.k, s.cpu, "hlt")
+    yield "schedule: V -> idle"
+    process.schedule(s.k, s.cpu, s.cpu.idle)
+    fpu.fpu_idle_fpregs(s.k, s.cpu)
+    yield "schedule: idle -> V"
+    process.schedule(s.k, s.cpu, s.v)
+    yield "V enters the guest"
+    s.run_guest()
+
+
+def userspace_exit(s: Scene) -> Steps:
+    """A vCPU exits to the VMM, which runs user code and calls KVM_RUN again."""
+    s.start_in_guest()
+    yield "VM exit: I/O"
+    kvm.vm_exit(s.k, s.cpu, "io")
+    yield "KVM_RUN returns"
+    s.leave_kvm_run("KVM_EXIT_IO")
+    yield "the VMM runs in user mode"
+    s.back_to_user()
+    yield "KVM_RUN is called"
+    s.enter_kvm_run()
+    yield "V enters the guest"
+    s.run_guest()
+
+
+def ping_pong(s: Scene) -> Steps:
+    """Two user tasks hand work to each other on one CPU (will-it-scale context_switch1); no vCPU."""
+    s.run_user(s.a)
+    s.run_user(s.n)
+    s.run_user(s.a)
+    yield "schedule: A -> N"
+    process.schedule(s.k, s.cpu, s.n)
+    yield "N returns to user mode and runs"
+    s.back_to_user()
+    yield "schedule: N -> A"
+    process.schedule(s.k, s.cpu, s.a)
+    yield "A returns to user mode and runs"
+    s.back_to_user()
+
+
+def migrate(s: Scene) -> Steps:
+    """A vCPU is preempted on CPU 0 and goes on on CPU 1."""
+    s.run_user(s.b, s.other_cpu)
+    s.start_in_guest()
+    yield "VM exit: external interrupt"
+    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
+    yield "CPU 0, schedule: V -> N"
+    process.schedule(s.k, s.cpu, s.n)
+    yield "CPU 1, schedule: B -> V"
+    process.schedule(s.k, s.other_cpu, s.v)
+    yield "V enters the guest on CPU 1"
+    s.run_guest(s.other_cpu)
+
+
+def signal_flow(s: Scene) -> Steps:
+    """A signal arrives while a vCPU is scheduled out: KVM_RUN ends with -EINTR, the handler runs, KVM_RUN again."""
+    s.start_in_guest()
+    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
+    process.schedule(s.k, s.cpu, s.n)
+    s.back_to_user()
+    yield "schedule: N -> V, with a signal pending"
+    process.schedule(s.k, s.cpu, s.v)
+    yield "KVM_RUN returns -EINTR"
+    s.leave_kvm_run("restart (4)")
+    yield "the signal is delivered"
+    signal.deliver(s.k, s.cpu)
+    yield "the handler runs in user mode"
+    s.back_to_user()
+    yield "sigreturn"
+    signal.sigreturn(s.k, s.cpu)
+    s.back_to_user()
+    yield "KVM_RUN is called"
+    s.enter_kvm_run()
+    yield "V enters the guest"
+    s.run_guest()
+
+
+def kernel_fpu(s: Scene) -> Steps:
+    """An interrupt that uses kernel_fpu_begin() hits a vCPU between VM exit and VM entry."""
+    s.start_in_guest()
+    yield "VM exit: external interrupt"
+    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
+    yield "softirq: kernel_fpu_begin(), crypto on SSE and AVX, kernel_fpu_end()"
+    fpu.kernel_fpu_begin(s.k, s.cpu, SSE | AVX)
+    yield "V enters the guest"
+    s.run_guest()
+
+
+def fork(s: Scene) -> Steps:
+    """A user task forks, and the child runs."""
+    s.run_user(s.a)
+    yield "A forks"
+    child = process.fork(s.k, s.cpu, "C")
+    yield "schedule: A -> C"
+    process.schedule(s.k, s.cpu, child)
+    yield "C returns to user mode and runs"
+    s.back_to_user()
+
+
+def fastpath_exit(s: Scene) -> Steps:
+    """A TSC-deadline write by the guest, which some kernels handle without leaving the fastpath."""
+    s.start_in_guest()
+    yield "VM exit: WRMSR(TSC_DEADLINE)"
+    if kvm.vm_exit(s.k, s.cpu, "wrmsr-tsc-deadline"):
+        s.guest_works()
+        return
+    yield "V enters the guest (this kernel has no fastpath for it here)"
+    s.run_guest()
+
+
+def init(s: Scene) -> Steps:
+    """The guest's CPU gets an INIT inside KVM_RUN."""
+    s.start_in_guest()
+    yield "VM exit: another vCPU's INIT"
+    kvm.vm_exit(s.k, s.cpu, "init")
+    yield "kvm_xstate_reset()"
+    kvm.guest_init(s.k, s.cpu)
+    yield "V enters the guest"
+    s.run_guest()
+
+
+def short_ioctl(s: Scene) -> Steps:
+    """A vCPU ioctl other than KVM_RUN is preempted between vcpu_load and vcpu_put; then KVM_RUN."""
+    s.start_in_guest()
+    kvm.vm_exit(s.k, s.cpu, "io")
+    s.leave_kvm_run("KVM_EXIT_IO")
+    s.back_to_user()
+    yield "KVM_GET_REGS: vcpu_load"
+    kvm.vcpu_load(s.k, s.cpu)
+    yield "schedule: V -> N"
+    process.schedule(s.k, s.cpu, s.n)
+    yield "N returns to user mode and runs"
+    s.back_to_user()
+    yield "schedule: N -> V"
+    process.schedule(s.k, s.cpu, s.v)
+    yield "KVM_GET_REGS: vcpu_put"
+    kvm.vcpu_put(s.k, s.cpu)
+    yield "the VMM runs in user mode"
+    s.back_to_user()
+    yield "KVM_RUN is called"
+    s.enter_kvm_run()
+    yield "V enters the guest"
+    s.run_guest()
+
+
+FLOWS: Final[dict[str, Callable[[Scene], Steps]]] = {
+    "preempt": preempt,
+    "halt": halt,
+    "userspace-exit": userspace_exit,
+    "ping-pong": ping_pong,
+    "kernel-preempt": kernel_preempt,
+    "migrate": migrate,
+    "signal": signal_flow,
+    "kernel-fpu": kernel_fpu,
+    "fork": fork,
+    "fastpath-exit": fastpath_exit,
+    "init": init,
+    "short-ioctl": short_ioctl,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a flow and what ran in it, in order, with the CPU on which it ran."""
+
+    name: str
+    events: tuple[tuple[int, Operation | TracePoint], ...]
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """The operations alone."""
+        return tuple(event for _, event in self.events if isinstance(event, Operation))
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRun:
+    """A flow that has been run: its steps, and what the integrity check and the kernel's WARNs said."""
+
+    kernel: Kernel
+    steps: tuple[Step, ...]
+    findings: tuple[Finding, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """All operations in order."""
+        return tuple(op for step in self.steps for op in step.operations)
+
+
+def run(name: str, settings: Settings, use: GuestUse = QUIET_GUEST) -> FlowRun:
+    """Runs the flow ``name``; :class:`~sim.errors.InputError` for an unknown name or settings that do not fit."""
+    if name not in FLOWS:
+        raise unknown("flow", name, FLOWS)
+    events: list[tuple[int, Operation | TracePoint]] = []
+    kernel = Kernel(boot(settings), 2, ledger=lambda cpu: Log(cpu, events), tracing=True)
+    scene = Scene(kernel, use)
+    marks: list[tuple[str, int]] = []
+    for step in FLOWS[name](scene):
+        if not marks:
+            events.clear()
+        marks.append((step, len(events)))
+    ends = [start for _, start in marks[1:]] + [len(events)]
+    steps = tuple(Step(step, tuple(events[start:end])) for (step, start), end in zip(marks, ends, strict=True))
+    integrity = kernel.integrity
+    return FlowRun(kernel, steps, tuple(integrity.findings) if integrity else (), tuple(kernel.warnings))

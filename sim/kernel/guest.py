@@ -1,0 +1,81 @@
+"""What a guest does to the registers between VM entry and VM exit, as far as the host can tell the difference.
+
+The guest's own XSAVE instructions are not the host's operations: they are run on the XSAVE unit, because they change
+XINUSE and XRSTOR_INFO, and are not recorded.
+"""
+
+from sim.kernel import kvm
+from sim.kernel.kernel import IllegalFlow, Kernel
+from sim.kernel.state import Cpu, Vcpu
+from sim.xsave.components import MXCSR_INIT, PKRU, bits
+
+
+def _running(cpu: Cpu) -> Vcpu:
+    if cpu.guest is None:
+        raise IllegalFlow(f"{cpu!r} is not in a guest")
+    return cpu.guest
+
+
+def writes(k: Kernel, cpu: Cpu, components: int) -> None:
+    """The guest writes registers of user components that its XCR0 enables."""
+    _running(cpu).context.write(cpu.unit, components & cpu.unit.xcr0 & ~PKRU)
+
+
+def wrpkru(k: Kernel, cpu: Cpu, value: int) -> None:
+    """The guest runs WRPKRU."""
+    vcpu = _running(cpu)
+    if k.pkru_switched(vcpu):
+        vcpu.pkru = value
+        cpu.unit.write_pkru(value)
+
+
+def switches_task(k: Kernel, cpu: Cpu, components: int, carried: int = 0) -> None:
+    """The guest's kernel switches between its tasks: XRSTORS of what the next one had in ``components``.
+
+    With XSS[12] and ``carried`` > 0 the first ``carried`` of the carried MSRs get new values by that XRSTORS, without
+    an exit; with ``carried`` = 0 they keep the ones that they have.
+    """
+    vcpu = _running(cpu)
+    unit, context = cpu.unit, vcpu.context
+    enabled = (unit.xcr0 | unit.xss) & ~PKRU
+    area = k.new_area(enabled)
+    area.xstate_bv = components & enabled & ~k.carried_mask
+    for i in bits[area.xstate_bv]:
+        area.compacted[i] = context.token()
+    if k.carried_mask & enabled:
+        values = [k.carried_value(cpu, each) for each in range(len(k.carried_names))]
+        values[:carried] = [context.token() for _ in values[:carried]]
+        if any(values):
+            area.compacted[k.carried_mask.bit_length() - 1] = tuple(values)
+            area.xstate_bv |= k.carried_mask
+    unit.xrstors(area, enabled)
+    for i in bits[enabled]:
+        context.regs[i] = area.compacted[i]
+    context.mxcsr = MXCSR_INIT
+
+
+def writes_carried(k: Kernel, cpu: Cpu, index: int, zero: bool = False) -> None:
+    """The guest writes a carried MSR by WRMSR, which is passed through unless a lazy strategy still intercepts it."""
+    vcpu = _running(cpu)
+    if k.carried.xfeature is not None and not vcpu.has_cet:
+        return
+    value = 0 if zero else vcpu.context.token()
+    if k.strategy.lazy and not vcpu.carried_active:
+        kvm.vm_exit(k, cpu, "wrmsr")
+        if value:
+            vcpu.carried_active = True
+            # The guest state is loaded already, so no load would follow at the next entry.
+            vcpu.carried_loaded = True
+            k.wrmsr_carried(cpu, index, value, "wrmsr-exit")
+        _note_truth(k, cpu, vcpu)
+        kvm.vcpu_enter_guest(k, cpu)
+        return
+    k.set_carried_value(cpu, index, value)
+    _note_truth(k, cpu, vcpu)
+
+
+def _note_truth(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
+    if k.carried.xfeature is None:
+        vcpu.context.carried = tuple(k.carried_value(cpu, i) for i in range(len(k.carried_names)))
+    else:
+        vcpu.context.regs[k.carried.xfeature] = cpu.unit.regs[k.carried.xfeature]

@@ -1,0 +1,196 @@
+"""A booted kernel: its CPUs, tasks and vCPUs, and what the functions of the flow ask again and again.
+
+The flow itself is in :mod:`sim.kernel.fpu`, :mod:`sim.kernel.process`, :mod:`sim.kernel.signal` and
+:mod:`sim.kernel.kvm`, as functions that take the kernel first and the CPU second.
+"""
+
+from collections.abc import Callable
+
+from sim.kernel.carriers import hooks
+from sim.kernel.config import CET, VMSCAPE_CPUS, Config
+from sim.kernel.integrity import Integrity
+from sim.kernel.operations import Ledger, LedgerFactory
+from sim.kernel.state import IDLE_TASK, USER_TASK, VCPU_TASK, Context, Cpu, Fpstate, Task, Vcpu
+from sim.xsave.area import INIT, Area
+from sim.xsave.components import CET_S, COMPACTED, PKRU
+from sim.xsave.unit import Unit
+
+Hook = Callable[["Kernel", Cpu, Vcpu], None]
+BufferLevel = Callable[[Cpu, Area], str]
+
+AREA_BYTES = 0x4000
+"""Distance between the made-up addresses of areas: more than any area's size, and aligned."""
+
+
+class IllegalFlow(Exception):
+    """A step that a kernel cannot take in the state in which it is."""
+
+
+class Kernel:
+    """One booted kernel with ``cpus`` CPUs, all idle.
+
+    ``ledger`` makes the ledger of each CPU; ``buffer_level``, if given, says where an area is (L1, L2, memory) when an
+    instruction uses it.  ``integrity`` is None when the check is off.  ``tracing`` passes tracepoints to the ledgers.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        cpus: int = 1,
+        *,
+        ledger: LedgerFactory = lambda cpu: Ledger(),
+        buffer_level: BufferLevel | None = None,
+        integrity: bool = True,
+        tracing: bool = False,
+    ) -> None:
+        self.config = config
+        self.version = config.version
+        self.strategy = config.strategy
+        self.buffer_level = buffer_level
+        self.tracing = tracing
+        self.pku = config.pku
+        self.xfd_features = config.xfd
+        self.tif_set_on_prev = config.version.need_fpu_load_set_on == "prev"
+        self.restore_mask = config.masks.restore_mask
+        self.restore_mask_normal = config.restore_mask_normal
+        self.warn_mask = CET_S if config.patched and config.patched.warns and config.settings.debug_fpu else 0
+        self.warnings: list[str] = []
+        self.swaps_in_vcpu_run = config.version.xfeatures_swapped == "vcpu_run"
+        self.fastpath = frozenset(config.version.fastpath[config.vendor])
+        self.kvm_supported_xss = CET if config.kvm_offers_cet or config.guest_has_cet else 0
+        self.vmscape = (
+            config.version.ibpb_exit_to_user and config.settings.mitigations and config.cpu.name in VMSCAPE_CPUS
+        )
+
+        carried, strategy = config.carried, config.strategy
+        self.carried = carried
+        self.carried_mask = carried.mask
+        self.carried_names = tuple(carried.msrs)
+        self.carried_numbers = tuple(carried.msrs.values())
+        self.carried_consumed = carried.mask if strategy.carries else 0
+        self.carried_msrs_per_task = carried.per_task_msr
+        self.host_consumes_carried = config.settings.host_shadow_stacks != "off"
+        self.host_writes_at_user_return = carried.per_task_msr or config.settings.host_shadow_stacks == "return-to-user"
+
+        self.contexts: dict[int, Context] = {}
+        self.kernel_context = self._new_context("kernel", guest=False)
+        self._areas = 0
+        self.init_area = self.new_area(config.masks.host_default)
+        """init_fpstate: everything initial."""
+        self.integrity = Integrity(self) if integrity else None
+        self.at: dict[str, tuple[Hook, ...]] = hooks(self)
+        self.cpus = [self._new_cpu(i, ledger(i)) for i in range(cpus)]
+
+    # Making things.
+
+    def _new_context(self, name: str, guest: bool) -> Context:
+        context = Context(len(self.contexts) + 1, name, guest)
+        self.contexts[context.id] = context
+        return context
+
+    def new_area(self, xfeatures: int = 0) -> Area:
+        """An area of its own, empty: XSTATE_BV = 0, XCOMP_BV as init_fpstate's for ``xfeatures``."""
+        self._areas += 1
+        return Area(self._areas * AREA_BYTES, xfeatures | COMPACTED if xfeatures else 0)
+
+    def _new_cpu(self, i: int, ledger: Ledger) -> Cpu:
+        masks = self.config.masks
+        unit = Unit(masks.xcr0, masks.xss, self.config.cpu.freedoms)
+        unit.xfd = masks.xfd
+        idle = self.new_task(f"swapper/{i}", IDLE_TASK)
+        cpu = Cpu(i, unit, idle, ledger)
+        if self.pku:
+            unit.write_pkru(idle.pkru)
+        idle.cpu = cpu
+        return cpu
+
+    def new_normal_fpstate(self, context: Context, extra: int = 0) -> Fpstate:
+        """A task's fpstate as fpstate_reset() leaves it; ``extra`` are features enabled later (AMX), with XFD = 0."""
+        masks = self.config.masks
+        xfeatures = masks.host_default | extra
+        size = self.config.cpu.compacted(xfeatures).size
+        return Fpstate(self.new_area(xfeatures), xfeatures, masks.xfd & ~extra, size, context, is_guest=False)
+
+    def new_task(self, name: str, kind: str = USER_TASK) -> Task:
+        """A task that is on no CPU, with everything initial."""
+        context = self._new_context(name, guest=False)
+        task = Task(context.id, name, kind, self.new_normal_fpstate(context), context)
+        if (task.user_fpu and self.host_writes_at_user_return) or self.host_consumes_carried:
+            task.host_value = context.token()
+        self.host_ssp0_into_fpstate(task)
+        return task
+
+    def new_vcpu(self, name: str) -> Vcpu:
+        """A vCPU thread (in user mode, in the VMM) and its vCPU, as KVM_CREATE_VCPU and KVM_SET_CPUID2 leave them."""
+        config = self.config
+        task = self.new_task(name, VCPU_TASK)
+        context = self._new_context(f"guest {name}", guest=True)
+        area = self.new_area(config.guest_xfeatures)
+        fpstate = Fpstate(area, config.guest_xfeatures, 0, config.guest_fpstate_size, context, is_guest=True)
+        vcpu = Vcpu(context.id, task, fpstate, context)
+        task.vcpu = vcpu
+        vcpu.has_cet = config.guest_has_cet
+        vcpu.xcr0 = config.guest_xcr0
+        vcpu.xss = config.guest_xss
+        # LSTAR differs between kernels (KASLR), TSC_AUX between CPUs; the host's value is 0 here.
+        vcpu.uret = dict.fromkeys(config.guest_uret_msrs, context.id)
+        vcpu.carried = context.carried = (0,) * len(self.carried_numbers)
+        return vcpu
+
+    def host_ssp0_into_fpstate(self, task: Task) -> None:
+        """With host shadow stacks, a task's SSP0 is there from the start, also in a fpstate that has room for it."""
+        if not self.host_consumes_carried or not task.user_fpu:
+            return
+        i = CET_S.bit_length() - 1
+        task.context.regs[i] = (task.host_value, 0, 0)
+        if task.fpstate.xfeatures & CET_S:
+            task.fpstate.area.compacted[i] = task.context.regs[i]
+            task.fpstate.area.xstate_bv |= CET_S
+
+    # Questions and notes.
+
+    def pkru_switched(self, vcpu: Vcpu) -> bool:
+        """Whether KVM switches PKRU for this guest, which then consumes it."""
+        return self.pku and not vcpu.protected and bool(vcpu.xcr0 & PKRU or vcpu.cr4_pke)
+
+    def carried_value(self, cpu: Cpu, index: int) -> int:
+        """What carried MSR number ``index`` holds on this CPU."""
+        if self.carried.xfeature is None:
+            return cpu.msrs.get(self.carried_numbers[index], 0)
+        content = cpu.unit.regs[self.carried.xfeature]
+        return content[index] if isinstance(content, tuple) else 0
+
+    def set_carried_value(self, cpu: Cpu, index: int, value: int) -> None:
+        """Carried MSR number ``index`` gets ``value`` on this CPU."""
+        i = self.carried.xfeature
+        if i is None:
+            cpu.msrs[self.carried_numbers[index]] = value
+            return
+        values = [self.carried_value(cpu, each) for each in range(len(self.carried_numbers))]
+        values[index] = value
+        cpu.unit.write(i, tuple(values) if any(values) else INIT)
+
+    def wrmsr_carried(self, cpu: Cpu, index: int, value: int, phase: str) -> None:
+        """Software writes carried MSR number ``index``, by the instruction that the settings name."""
+        instruction = "WRMSRNS" if self.config.settings.msr_access == "wrmsrns" else "WRMSR"
+        name = self.carried_names[index]
+        cpu.record((cpu.current.kind, phase, f"{instruction}({name})"))
+        self.set_carried_value(cpu, index, value)
+        if self.tracing:
+            cpu.ledger.trace("msr:write_msr", msr=name, value=f"{value:x}")
+
+    def warn_on_fpu(self, fpstate: Fpstate) -> None:
+        """WARN_ON_FPU(!is_guest && mask & dynamic) in os_xsave(), the RFC's patch 8: warns once, changes nothing."""
+        if not self.warnings:
+            self.warnings.append(f"save of {fpstate!r} has a guest-only feature in its mask")
+
+    def trace_fpu(self, cpu: Cpu, event: str, task: Task) -> None:
+        """An x86_fpu event: current's flag, and the header in memory of the active fpstate (asm/trace/fpu.h)."""
+        area = task.fpstate.area
+        cpu.ledger.trace(
+            f"x86_fpu:x86_fpu_{event}",
+            fpu=task.name,
+            load=int(cpu.current.need_fpu_load),
+            xfeatures=f"{area.xstate_bv:x}",
+            xcomp_bv=f"{area.xcomp_bv:x}",
+        )

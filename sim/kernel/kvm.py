@@ -1,0 +1,282 @@
+"""KVM's run loop: KVM_RUN, vcpu_load and vcpu_put, VM entry and VM exit, and what is switched where.
+
+Source: arch/x86/kvm/x86.c and virt/kvm/kvm_main.c, Linux v6.19; what v6.6 and v6.18 do elsewhere is a field of
+:class:`~sim.kernel.versions.KernelVersion`.  What differs between VMX and SVM is in :mod:`sim.kernel.vendor`.
+
+Each function is a step that nothing preempts; between two calls preemption is on, unless the CPU is in the guest.
+"""
+
+from sim.kernel import carriers, fpu, vendor
+from sim.kernel.kernel import IllegalFlow, Kernel
+from sim.kernel.operations import (
+    GUEST_ENTRY,
+    GUEST_EXIT,
+    IBPB,
+    KVM_FPU_GET,
+    KVM_RUN,
+    MSR_IOCTL,
+    RDMSR_XFD,
+    RDPKRU,
+    VCPU_LOAD,
+    WRMSR_XFD_ERR,
+    WRMSR_XSS,
+    WRPKRU,
+    XSETBV,
+    XSS_PHASE,
+)
+from sim.kernel.state import Cpu, Vcpu
+from sim.xsave.area import INIT
+from sim.xsave.components import bits
+
+
+def _vcpu_of_current(cpu: Cpu, *, loaded: bool = True, in_guest: bool = False) -> Vcpu:
+    vcpu = cpu.current.vcpu
+    if vcpu is None or (cpu.current.notifier is vcpu) != loaded or (cpu.guest is vcpu) != in_guest:
+        raise IllegalFlow(f"{cpu!r}, {vcpu!r}: expected loaded={loaded}, in guest={in_guest}")
+    return vcpu
+
+
+# vcpu_load, vcpu_put and the preempt notifiers.
+
+
+def vcpu_load(k: Kernel, cpu: Cpu) -> None:
+    """The start of every vCPU ioctl: registers the preempt notifier, then kvm_arch_vcpu_load()."""
+    vcpu = _vcpu_of_current(cpu, loaded=False)
+    cpu.current.notifier = vcpu
+    kvm_arch_vcpu_load(k, cpu, vcpu)
+
+
+def kvm_arch_vcpu_load(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
+    """The vendor's part, the IBPB if another vCPU ran here last, host_pkru = RDPKRU."""
+    vendor.vcpu_load(k, cpu, vcpu)
+    if cpu.last_vcpu is not vcpu:
+        if k.config.settings.mitigations and k.version.vcpu_switch_ibpb == "kvm_arch_vcpu_load":
+            cpu.record((cpu.current.kind, VCPU_LOAD, IBPB))
+        cpu.last_vcpu = vcpu
+    if k.pku:
+        cpu.record((cpu.current.kind, VCPU_LOAD, RDPKRU))
+        vcpu.host_pkru = cpu.unit.pkru
+
+
+def vcpu_put(k: Kernel, cpu: Cpu) -> None:
+    """The end of every vCPU ioctl."""
+    vcpu = _vcpu_of_current(cpu)
+    vendor.prepare_switch_to_host(k, cpu, vcpu)
+    cpu.current.notifier = None
+
+
+def kvm_sched_out(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
+    """The preempt notifier, before the XSAVES of __switch_to()."""
+    run_hooks(k, "sched_out", cpu, vcpu)
+    vendor.prepare_switch_to_host(k, cpu, vcpu)
+
+
+def kvm_sched_in(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
+    """The preempt notifier of the task that has just been switched to."""
+    run_hooks(k, "sched_in", cpu, vcpu)
+    kvm_arch_vcpu_load(k, cpu, vcpu)
+
+
+def run_hooks(k: Kernel, point: str, cpu: Cpu, vcpu: Vcpu) -> None:
+    """Whatever the strategy does at this point."""
+    for hook in k.at.get(point, ()):
+        hook(k, cpu, vcpu)
+
+
+# ioctl(KVM_RUN): vcpu_load, kvm_load_guest_fpu, the loop, kvm_put_guest_fpu, vcpu_put.
+
+
+def kvm_run(k: Kernel, cpu: Cpu) -> None:
+    """ioctl(KVM_RUN) is called: the system call itself, and vcpu_load."""
+    cpu.record((cpu.current.kind, VCPU_LOAD, KVM_RUN))
+    vcpu_load(k, cpu)
+
+
+def kvm_load_guest_fpu(k: Kernel, cpu: Cpu) -> None:
+    """The swap to the guest fpstate."""
+    vcpu = _vcpu_of_current(cpu)
+    if vcpu.fpstate.in_use:
+        raise IllegalFlow(f"{vcpu!r}: the guest fpstate is loaded already")
+    fpu.fpu_swap_kvm_fpstate(k, cpu, vcpu, enter_guest=True)
+    if k.tracing:
+        cpu.ledger.trace("kvm:kvm_fpu", load="load")
+
+
+def kvm_put_guest_fpu(k: Kernel, cpu: Cpu) -> None:
+    """The swap back to the task's fpstate."""
+    vcpu = _vcpu_of_current(cpu)
+    if not vcpu.fpstate.in_use:
+        raise IllegalFlow(f"{vcpu!r}: the guest fpstate is not loaded")
+    fpu.fpu_swap_kvm_fpstate(k, cpu, vcpu, enter_guest=False)
+    if k.tracing:
+        cpu.ledger.trace("kvm:kvm_fpu", load="unload")
+
+
+def kvm_run_entry(k: Kernel, cpu: Cpu) -> None:
+    """Right after kvm_load_guest_fpu() in kvm_arch_vcpu_ioctl_run()."""
+    run_hooks(k, "kvm_run_entry", cpu, _vcpu_of_current(cpu))
+
+
+def kvm_run_exit(k: Kernel, cpu: Cpu) -> None:
+    """Right before kvm_put_guest_fpu() in kvm_arch_vcpu_ioctl_run()."""
+    run_hooks(k, "kvm_run_exit", cpu, _vcpu_of_current(cpu))
+
+
+def kvm_userspace_exit(k: Kernel, cpu: Cpu, reason: str) -> None:
+    """The tracepoint after vcpu_put."""
+    if k.tracing:
+        cpu.ledger.trace("kvm:kvm_userspace_exit", reason=reason)
+
+
+# One iteration of vcpu_run: vcpu_enter_guest.
+
+
+def vcpu_enter_guest(k: Kernel, cpu: Cpu) -> None:
+    """From prepare_switch_to_guest() to the VM entry."""
+    vcpu = _vcpu_of_current(cpu)
+    if not vcpu.fpstate.in_use:
+        raise IllegalFlow(f"{vcpu!r}: VM entry outside KVM_RUN")
+    vendor.prepare_switch_to_guest(k, cpu, vcpu)
+    if cpu.current.need_fpu_load:
+        fpu.switch_fpu_return(k, cpu, GUEST_ENTRY)
+    run_hooks(k, "fpu_loaded", cpu, vcpu)
+    if vcpu.xfd_err:
+        cpu.record((cpu.current.kind, GUEST_ENTRY, WRMSR_XFD_ERR))
+        cpu.unit.xfd_err = vcpu.xfd_err
+    if not k.swaps_in_vcpu_run:
+        load_xfeatures(k, cpu, vcpu, guest=True)
+        load_guest_pkru(k, cpu, vcpu)
+    _vcpu_run_entry(k, cpu, vcpu)
+
+
+def vm_exit(k: Kernel, cpu: Cpu, reason: str) -> bool:
+    """A VM exit, up to the point where interrupts and preemption are on again; True if the fastpath re-entered.
+
+    ``reason`` is one of :data:`~sim.kernel.versions.Exit` for what some kernel handles in the fastpath, or anything
+    else.
+    """
+    vcpu = _vcpu_of_current(cpu, in_guest=True)
+    _vcpu_run_exit(k, cpu, vcpu, reason)
+    if reason in k.fastpath:
+        _vcpu_run_entry(k, cpu, vcpu)
+        return True
+    if not k.swaps_in_vcpu_run:
+        load_host_pkru(k, cpu, vcpu)
+        load_xfeatures(k, cpu, vcpu, guest=False)
+    if vcpu.xfd_passthrough:
+        cpu.record((cpu.current.kind, GUEST_EXIT, RDMSR_XFD))
+        vcpu.fpstate.xfd = cpu.xfd_state = cpu.unit.xfd
+    if vcpu.xfd_err:
+        cpu.record((cpu.current.kind, GUEST_EXIT, WRMSR_XFD_ERR))
+        cpu.unit.xfd_err = 0
+    cpu.ibpb_exit_to_user = k.vmscape
+    return False
+
+
+def _vcpu_run_entry(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
+    """The vendor's vcpu_run(), first half."""
+    if k.tracing:
+        cpu.ledger.trace("kvm:kvm_entry", vcpu=vcpu.name)
+    if k.swaps_in_vcpu_run:
+        load_xfeatures(k, cpu, vcpu, guest=True)
+        load_guest_pkru(k, cpu, vcpu)
+    run_hooks(k, "vm_entry", cpu, vcpu)
+    vendor.vm_entry(k, cpu)
+    cpu.unit.enter_mode(cpl=0, nonroot=True)
+    cpu.guest = vcpu
+    if k.host_consumes_carried:
+        cpu.carried_cache = None  # the guest may write SSP0 without an exit
+    if k.integrity:
+        k.integrity.vm_entry(cpu, vcpu)
+
+
+def _vcpu_run_exit(k: Kernel, cpu: Cpu, vcpu: Vcpu, reason: str) -> None:
+    """The vendor's vcpu_run(), second half; the tracepoint's place against XCR0 and XSS differs between versions."""
+    cpu.guest = None
+    cpu.unit.enter_mode(cpl=0, nonroot=False)
+    vendor.vm_exit(k, cpu)
+    run_hooks(k, "vm_exit", cpu, vcpu)
+    if k.swaps_in_vcpu_run:
+        load_host_pkru(k, cpu, vcpu)
+        load_xfeatures(k, cpu, vcpu, guest=False)
+    if k.tracing:
+        cpu.ledger.trace("kvm:kvm_exit", vcpu=vcpu.name, reason=reason)
+
+
+def load_xfeatures(k: Kernel, cpu: Cpu, vcpu: Vcpu, guest: bool) -> None:
+    """XCR0 and IA32_XSS, each only where guest and host differ, and only for a guest with CR4.OSXSAVE."""
+    if not vcpu.cr4_osxsave or vcpu.protected:
+        return
+    host, unit, kind = k.config.masks, cpu.unit, cpu.current.kind
+    if vcpu.xcr0 != host.xcr0:
+        unit.xcr0 = vcpu.xcr0 if guest else host.xcr0
+        cpu.record((kind, GUEST_ENTRY if guest else GUEST_EXIT, XSETBV))
+    if vcpu.xss != host.xss:
+        unit.xss = vcpu.xss if guest else host.xss
+        cpu.record((kind, XSS_PHASE, WRMSR_XSS))
+        if k.tracing:
+            cpu.ledger.trace("msr:write_msr", msr="da0", value=f"{unit.xss:x}")
+
+
+def load_guest_pkru(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
+    """WRPKRU if the guest's value differs from the host's."""
+    if vcpu.pkru != vcpu.host_pkru and k.pkru_switched(vcpu):
+        cpu.record((cpu.current.kind, GUEST_ENTRY, WRPKRU))
+        cpu.unit.write_pkru(vcpu.pkru)
+
+
+def load_host_pkru(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
+    """RDPKRU into the vCPU, and WRPKRU if that is not the host's value."""
+    if k.pkru_switched(vcpu):
+        cpu.record((cpu.current.kind, GUEST_EXIT, RDPKRU))
+        vcpu.pkru = cpu.unit.pkru
+        if vcpu.pkru != vcpu.host_pkru:
+            cpu.record((cpu.current.kind, GUEST_EXIT, WRPKRU))
+            cpu.unit.write_pkru(vcpu.host_pkru)
+
+
+# What else KVM does to guest state.
+
+
+def guest_init(k: Kernel, cpu: Cpu) -> None:
+    """An INIT inside KVM_RUN: kvm_xstate_reset() swaps the guest fpstate out, zeroes components in memory, and back."""
+    vcpu = _vcpu_of_current(cpu)
+    supported = k.config.masks.xcr0 | (k.kvm_supported_xss)
+    components = k.version.init_reset_components & supported
+    if not components:
+        return
+    kvm_put_guest_fpu(k, cpu)
+    vcpu.fpstate.area.xstate_bv &= ~components
+    for i in bits[components & ~k.carried_mask]:
+        vcpu.context.regs[i] = INIT
+    if components & k.carried_mask:
+        vcpu.context.regs[k.carried_mask.bit_length() - 1] = INIT
+        carriers.reset(k, cpu, vcpu)
+    kvm_load_guest_fpu(k, cpu)
+
+
+def access_carried_msr(k: Kernel, cpu: Cpu, index: int, write: bool) -> int:
+    """KVM_GET_MSRS or KVM_SET_MSRS on a carried MSR, between vcpu_load and vcpu_put; the value that is there then.
+
+    A state that lives in the guest fpstate is accessed in the registers, between kvm_load_guest_fpu() and
+    kvm_put_guest_fpu() (v6.18: kvm_access_xstate_msr()); one that software keeps, in KVM's copy.
+    """
+    vcpu = _vcpu_of_current(cpu)
+    context, mechanism = vcpu.context, k.strategy.mechanism
+    if mechanism != "fpstate":
+        return carriers.access_copy(k, vcpu, index, context.token() if write else None)
+    if not vcpu.fpstate.in_use:
+        raise IllegalFlow(f"{vcpu!r}: CET MSR access without the guest FPU")
+    if cpu.current.need_fpu_load:
+        fpu.switch_fpu_return(k, cpu, KVM_FPU_GET)
+    if write:
+        k.wrmsr_carried(cpu, index, context.token(), MSR_IOCTL)
+        context.regs[k.carried_mask.bit_length() - 1] = cpu.unit.regs[k.carried_mask.bit_length() - 1]
+    else:
+        cpu.record((cpu.current.kind, MSR_IOCTL, f"RDMSR({k.carried_names[index]})"))
+    return k.carried_value(cpu, index)
+
+
+def msr_ioctl_loads_fpu(k: Kernel, vcpu: Vcpu) -> bool:
+    """Whether KVM_GET_MSRS and KVM_SET_MSRS on the carried MSRs swap the fpstate."""
+    return k.strategy.mechanism == "fpstate" and k.version.cet_msr_ioctl_loads_fpu and vcpu.has_cet

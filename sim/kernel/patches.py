@@ -1,0 +1,142 @@
+"""The eight patches of "[RFC PATCH 0/8] Introduce CET supervisor xstate support", and what a subset of them is.
+
+Yang Weijiang, 14 Sep 2023, on v6.6-rc1, Message-Ids 20230914032334.75212-(n+1)-weijiang.yang@intel.com.  Patch 3 was
+read in its next posting, v7 03/26 of 24 Nov 2023 (20231124055330.138870-4-weijiang.yang@intel.com), whose diffstat
+is the same.  Nobody has posted the patches one by one: what a subset builds and does follows from the hunks.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from sim.errors import InputError
+
+ALL_PATCHES: Final = frozenset(range(1, 9))
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One patch: its title, what it changes, and which patches it needs."""
+
+    number: int
+    title: str
+    does: str
+    needs: tuple[int, ...] = ()
+    why: str = ""
+
+
+PATCHES: Final = (
+    Patch(
+        1,
+        "x86/fpu/xstate: Manually check and add XFEATURE_CET_USER xstate bit",
+        "CET_U stays in fpu_kernel_cfg.max_features if the CPU has SHSTK or IBT, no longer only with SHSTK",
+    ),
+    Patch(
+        2,
+        "x86/fpu/xstate: Fix guest fpstate allocation size calculation",
+        "guest fpstates are allocated with fpu_kernel_cfg.default_size instead of fpu_user_cfg.default_size",
+    ),
+    Patch(
+        3,
+        "x86/fpu/xstate: Add CET supervisor mode state support",
+        "CET_S is enabled: in max_features, IA32_XSS and the restore mask, and in every default fpstate",
+    ),
+    Patch(
+        4,
+        "x86/fpu/xstate: Introduce kernel dynamic xfeature set",
+        "fpu_kernel_dynamic_xfeatures names CET_S; nothing uses it yet",
+        needs=(3,),
+        why="it names XFEATURE_CET_KERNEL, which patch 3 defines",
+    ),
+    Patch(
+        5,
+        "x86/fpu/xstate: Remove kernel dynamic xfeatures from kernel default_features",
+        "fpu_kernel_cfg.default_features loses CET_S, and with it every normal and, until patch 7, guest fpstate",
+        needs=(4,),
+        why="it uses fpu_kernel_dynamic_xfeatures, which patch 4 defines",
+    ),
+    Patch(
+        6,
+        "x86/fpu/xstate: Opt-in kernel dynamic bits when calculate guest xstate size",
+        "the size that a guest's permission request (AMX) leads to counts CET_S",
+        needs=(4,),
+        why="it uses fpu_kernel_dynamic_xfeatures, which patch 4 defines",
+    ),
+    Patch(
+        7,
+        "x86/fpu/xstate: Tweak guest fpstate to support kernel dynamic xfeatures",
+        "guest fpstates get CET_S in xfeatures and in their size, which overrides what patch 2 changed",
+        needs=(4,),
+        why="it uses fpu_kernel_dynamic_xfeatures, which patch 4 defines",
+    ),
+    Patch(
+        8,
+        "x86/fpu/xstate: WARN if normal fpstate contains kernel dynamic xfeatures",
+        "with CONFIG_X86_DEBUG_FPU, WARN_ON_FPU at a save of a normal fpstate whose mask has CET_S; the mask stays",
+        needs=(4,),
+        why="it uses fpu_kernel_dynamic_xfeatures, which patch 4 defines",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a subset of the patches does to v6.6: the patches that take part, and why others do not."""
+
+    patches: frozenset[int]
+    notes: tuple[str, ...]
+
+    @property
+    def cet_u_needs(self) -> tuple[str, ...]:
+        """CPU features of which any one keeps CET_U."""
+        return ("SHSTK", "IBT") if 1 in self.patches else ("SHSTK",)
+
+    @property
+    def allocates_user_size(self) -> bool:
+        """Whether guest fpstates are still allocated with the standard format's size."""
+        return not self.patches & {2, 7}
+
+    @property
+    def enables(self) -> bool:
+        """Whether CET_S is in max_features, IA32_XSS and the restore mask."""
+        return 3 in self.patches
+
+    @property
+    def in_normal_fpstates(self) -> bool:
+        """Whether tasks save CET_S."""
+        return self.enables and 5 not in self.patches
+
+    @property
+    def in_guest_fpstates(self) -> bool:
+        """Whether guest fpstates save CET_S."""
+        return self.enables and (5 not in self.patches or 7 in self.patches)
+
+    @property
+    def in_guest_permission_size(self) -> bool:
+        """Whether the size computed for a guest with AMX counts CET_S."""
+        return self.in_normal_fpstates or (self.enables and 6 in self.patches)
+
+    @property
+    def warns(self) -> bool:
+        """Whether a normal fpstate with CET_S in its save mask sets off WARN_ON_FPU."""
+        return 8 in self.patches
+
+
+def effect(patches: frozenset[int]) -> Effect:
+    """The subset as it builds: a patch whose prerequisite is missing is left out, and a note says so."""
+    if wrong := sorted(patches - ALL_PATCHES):
+        raise InputError(f"RFC patch {wrong[0]}: allowed are 1-8")
+    built = set(patches)
+    notes = []
+    for patch in PATCHES:
+        if patch.number in built and (missing := [need for need in patch.needs if need not in built]):
+            built.discard(patch.number)
+            notes.append(f"{patch.number} does not build without {missing[0]}: {patch.why}")
+    if 4 in built and not built & {5, 6, 7, 8}:
+        notes.append("4 has no effect without one of 5-8")
+    if 8 in built and 7 not in built:
+        notes.append("8 needs the declaration in fpu/xstate.h that 7 adds; only that line of 7 is taken along")
+    if 2 in built and 7 in built:
+        notes.append("2 has no effect with 7, which computes the allocation anew")
+    if 6 in built and 5 not in built:
+        notes.append("6 has no effect without 5: the default features still have CET_S")
+    return Effect(frozenset(built), tuple(notes))

@@ -1,0 +1,118 @@
+"""Signal delivery, sigreturn and ptrace: the paths that use XSAVE and XRSTOR on user memory.
+
+Source: arch/x86/kernel/fpu/signal.c copy_fpstate_to_sigframe(), fpu__restore_sig(); arch/x86/kernel/fpu/core.c
+fpu__clear_user_states(), fpu_sync_fpstate(); arch/x86/kernel/signal.c get_sigframe(); Linux v6.19, 64-bit frames.
+"""
+
+from sim.kernel import fpu
+from sim.kernel.kernel import Kernel
+from sim.kernel.operations import PTRACE, RDPKRU, SIGNAL, WRPKRU, XRSTOR, XRSTORS, XSAVE
+from sim.kernel.state import PKRU_DEFAULT, Cpu, SignalFrame, Task
+from sim.xsave.area import INIT
+from sim.xsave.components import MXCSR_INIT, PKRU, SUPERVISOR, USER, XTILE, bits
+
+
+def deliver(k: Kernel, cpu: Cpu) -> None:
+    """A signal is delivered to the current task on its way to user mode; the handler starts with initial registers.
+
+    Never inside KVM_RUN, which returns -EINTR first.
+    """
+    task, unit = cpu.current, cpu.unit
+    context, pkru = task.context, unit.pkru
+    if k.version.signal_opens_pkru and k.pku:  # the write to the signal stack cannot fail on a protection key
+        cpu.record((task.kind, SIGNAL, RDPKRU))
+        if pkru:
+            cpu.record((task.kind, SIGNAL, WRPKRU))
+            unit.write_pkru(0)
+    if task.need_fpu_load:
+        fpu.fpregs_restore_userregs(k, cpu, SIGNAL)
+    frame = k.new_area()
+    mask = task.fpstate.xfeatures & USER
+    if k.xfd_features:
+        mask &= unit.xgetbv1() | ~XTILE
+    written = unit.xsave(frame, mask)
+    cpu.record((task.kind, SIGNAL, XSAVE, mask & unit.xcr0, written))
+    if k.pku:
+        frame.pkru = pkru
+        frame.xstate_bv |= PKRU
+    frame.xstate_bv |= 3
+    task.frames.append(SignalFrame(frame, mask, list(context.regs), context.mxcsr, pkru))
+    _clear_user_states(k, cpu, task)
+
+
+def _clear_user_states(k: Kernel, cpu: Cpu, task: Task) -> None:
+    """fpu__clear_user_states(): XRSTOR_INFO names init_fpstate afterwards, so the next save has no match."""
+    unit = cpu.unit
+    if unit.xss & k.restore_mask & SUPERVISOR and not fpu.fpregs_state_valid(cpu, task):
+        fpu.restore_fpregs_from_fpstate(k, cpu, task.fpstate, SIGNAL, k.restore_mask & SUPERVISOR)
+    if k.version.clear_user_states_updates_xfd:
+        fpu.xfd_update_state(k, cpu, task.fpstate, SIGNAL)
+    _restore_init(k, cpu, k.restore_mask & USER)
+    context = task.context
+    for i in bits[k.restore_mask & USER]:
+        context.regs[i] = INIT
+    context.mxcsr = MXCSR_INIT
+    if k.pku:
+        cpu.record((task.kind, SIGNAL, WRPKRU))
+        unit.write_pkru(PKRU_DEFAULT)
+        task.pkru = PKRU_DEFAULT
+    fpu.fpregs_activate(k, cpu, task)
+    task.last_cpu = cpu.id
+    task.need_fpu_load = False
+
+
+def _restore_init(k: Kernel, cpu: Cpu, mask: int) -> None:
+    """XRSTORS of init_fpstate: everything in ``mask`` becomes initial."""
+    unit = cpu.unit
+    loaded = unit.xrstors(k.init_area, mask)
+    rfbm = mask & (unit.xcr0 | unit.xss)
+    level = k.buffer_level(cpu, k.init_area) if k.buffer_level else ""
+    cpu.record((cpu.current.kind, SIGNAL, XRSTORS, rfbm, loaded, rfbm & ~loaded, level))
+
+
+def sigreturn(k: Kernel, cpu: Cpu) -> None:
+    """The handler returns: XRSTOR from user memory, then init for what the frame lacks."""
+    task, unit = cpu.current, cpu.unit
+    frame = task.frames.pop()
+    fpu.xfd_update_state(k, cpu, task.fpstate, SIGNAL)
+    features = task.fpstate.xfeatures & USER
+    mask = frame.features & features
+    loaded = unit.xrstor(frame.area, mask)
+    rfbm = mask & unit.xcr0
+    cpu.record((task.kind, SIGNAL, XRSTOR, rfbm, loaded, rfbm & ~loaded))
+    left_out = features & ~mask
+    if left_out:
+        _restore_init(k, cpu, left_out)
+    if task.need_fpu_load and unit.xss & k.restore_mask & SUPERVISOR:
+        fpu.restore_fpregs_from_fpstate(k, cpu, task.fpstate, SIGNAL, k.restore_mask & SUPERVISOR)
+    context = task.context
+    for i in bits[features & ~PKRU]:
+        context.regs[i] = frame.regs[i]
+    context.mxcsr = frame.mxcsr
+    task.pkru = frame.pkru
+    fpu.fpregs_activate(k, cpu, task)
+    task.last_cpu = cpu.id
+    task.need_fpu_load = False
+
+
+def sync_fpstate(k: Kernel, cpu: Cpu) -> None:
+    """fpu_sync_fpstate(): ptrace reads and core dumps of the current task."""
+    task = cpu.current
+    if k.tracing:
+        k.trace_fpu(cpu, "before_save", task)
+    if not task.need_fpu_load:
+        fpu.save_fpregs_to_fpstate(k, cpu, task.fpstate, PTRACE)
+    if k.tracing:
+        k.trace_fpu(cpu, "after_save", task)
+
+
+def ptrace_write(k: Kernel, task: Task, components: int) -> None:
+    """Another task writes the registers of ``task``, which is off the CPU: in memory; last_cpu makes it load them."""
+    token = task.context.token()
+    area = task.fpstate.area
+    components &= task.fpstate.xfeatures & USER & ~PKRU
+    for i in bits[components]:
+        area.compacted[i] = token
+    area.xstate_bv |= components
+    task.context.written_in_memory(components, token)
+    task.last_cpu = -1

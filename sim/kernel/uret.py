@@ -1,0 +1,45 @@
+"""KVM's user-return MSRs: guest values stay in the CPU until some task returns to user mode there.
+
+Source: arch/x86/kvm/x86.c kvm_set_user_return_msr(), kvm_on_user_return(), Linux v6.19.  The host's value of every slot
+is 0 here; a CPU's current value is in ``cpu.uret``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sim.kernel.operations import URET
+from sim.kernel.state import Cpu
+
+if TYPE_CHECKING:
+    from sim.kernel.kernel import Kernel
+
+
+def kvm_set_user_return_msr(k: Kernel, cpu: Cpu, msr: str, value: int, phase: str) -> None:
+    """WRMSR unless the CPU's noted value is the same; neither the hardware nor the host's value is looked at."""
+    if cpu.uret.get(msr, 0) == value:
+        return
+    _wrmsr(k, cpu, msr, value, phase)
+    cpu.user_return_notify = True
+
+
+def note_current(cpu: Cpu, msr: str, value: int) -> None:
+    """The MSR was found to hold ``value``: no WRMSR, but the note is right again, and the host's value comes back."""
+    cpu.uret[msr] = value
+    cpu.user_return_notify = cpu.user_return_notify or value != 0
+
+
+def kvm_on_user_return(k: Kernel, cpu: Cpu) -> None:
+    """The notifier: every slot gets the host's value, WRMSR only where the noted value differs."""
+    cpu.user_return_notify = False
+    for msr, value in list(cpu.uret.items()):
+        if value:
+            _wrmsr(k, cpu, msr, 0, URET)
+
+
+def _wrmsr(k: Kernel, cpu: Cpu, msr: str, value: int, phase: str) -> None:
+    if msr in k.carried_names:
+        k.wrmsr_carried(cpu, k.carried_names.index(msr), value, phase)
+    else:
+        cpu.record((cpu.current.kind, phase, f"WRMSR({msr})"))
+    cpu.uret[msr] = value
