@@ -1,0 +1,167 @@
+"""`fpswitch flow`: the operations of a named sequence, in kernel order, and why."""
+
+from typing import Any
+
+import click
+
+from sim.cli.common import emit, json_option
+
+MASKED = ("XSAVES", "XSAVE", "XRSTORS", "XRSTOR")
+
+
+def parse_mask(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """A mask given as 0x1800 or decimal."""
+    if value is None:
+        return None
+    try:
+        return int(value, 0)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a mask such as 0x1800") from None
+
+
+def parse_patches(context: click.Context, parameter: click.Parameter, value: str | None) -> frozenset[int] | None:
+    """Patch numbers given as 1-3,5."""
+    if value is None:
+        return None
+    numbers: set[int] = set()
+    try:
+        for part in value.split(","):
+            first, _, last = part.partition("-")
+            numbers.update(range(int(first), int(last or first) + 1))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list such as 1-3,5") from None
+    return frozenset(numbers)
+
+
+@click.command(epilog="Example: fpswitch flow preempt --strategy xstate-guest --cpu sapphire-rapids --kernel v6.18")
+@click.argument("name", metavar="FLOW")
+@click.option("--strategy", default="xstate-guest", show_default=True, help="A shipped strategy, or a TOML file.")
+@click.option("--cpu", default="sapphire-rapids", show_default=True, help="A CPU profile.")
+@click.option("--kernel", default="v6.18", show_default=True, help="v6.6, rfc, v6.18 or v6.19.")
+@click.option("--carried", default="cet-s", show_default=True, help="The carried state: shipped, or a TOML file.")
+@click.option(
+    "--patches", callback=parse_patches, metavar="LIST", help="The RFC's patches to apply (kernel rfc): 1-3,5."
+)
+@click.option("--guest-xss", callback=parse_mask, metavar="MASK", help="The guest's IA32_XSS; default: all of CET.")
+@click.option("--guest-ssp/--no-guest-ssp", default=True, show_default=True, help="The guest has written PL0-2_SSP.")
+@click.option("--guest-xrstors", is_flag=True, help="The guest's kernel runs XRSTORS (a task switch) while it runs.")
+@click.option("--guest-amx", is_flag=True, help="AMX is given to the guest.")
+@click.option("--host-shadow-stacks", default="off", show_default=True, metavar="MODE",
+              help="off, fpstate or return-to-user; no kernel has the last two.")  # fmt: skip
+@click.option("--msr-access", default="rdmsr-wrmsr", show_default=True, metavar="HOW",
+              help="rdmsr-wrmsr, wrmsrns or msr-list, for strategies that copy MSRs.")  # fmt: skip
+@click.option("--no-mitigations", is_flag=True, help="No IBPB at vCPU switches and returns to user mode.")
+@click.option("--no-init-optimisation", is_flag=True, help="A CPU whose XINUSE is always 1.")
+@click.option("--no-modified-optimisation", is_flag=True, help="A CPU whose XMODIFIED is always 1.")
+@click.option("--hypothetical", is_flag=True, help="Allow what the CPU lacks.")
+@click.option("--trace/--no-trace", default=True, show_default=True, help="Show tracepoints between the operations.")
+@json_option
+def flow(name: str, trace: bool, as_json: bool, **options: Any) -> None:
+    """Show which operations FLOW consists of, in kernel order, and why.
+
+    FLOW is preempt, halt, userspace-exit, ping-pong, kernel-preempt, migrate, signal, kernel-fpu, fork, fastpath-exit,
+    init or short-ioctl.  V is the vCPU's thread, A, B and N are busy user tasks, K is a kernel thread.
+
+    For a save, "initial" components were skipped by the init optimisation and "unmodified" ones by the modified
+    optimisation; for a restore, "initial" ones were set to their initial configuration.
+    """
+    from sim.kernel.config import Settings
+    from sim.kernel.flows import GuestUse, run
+
+    use = GuestUse(xrstors=options.pop("guest_xrstors"), ssp=options.pop("guest_ssp"))
+    off: dict[str, Any] = {
+        f"{what}_optimisation": False for what in ("init", "modified") if options.pop(f"no_{what}_optimisation")
+    }
+    settings = Settings(mitigations=not options.pop("no_mitigations"), **off, **options)
+    result = run(name, settings, use)
+    document = _document(name, settings, result)
+    emit(document, _text(document, trace), as_json)
+
+
+def _document(name: str, settings: Any, result: Any) -> dict[str, Any]:
+    config = result.kernel.config
+    integrity = result.kernel.integrity
+    return {
+        "flow": name,
+        "cpu": config.cpu.name,
+        "kernel": config.version.name,
+        "strategy": config.strategy.name,
+        "carried": config.carried.name,
+        "host_xss": f"{config.masks.xss:#x}",
+        "guest_xss": f"{config.guest_xss:#x}",
+        "guest_has_cet": config.guest_has_cet,
+        "hypothetical": list(config.hypothetical),
+        "steps": [
+            {"step": step.name, "events": [_event(cpu, event) for cpu, event in step.events]} for step in result.steps
+        ],
+        "integrity": {"violations": integrity.violations, "kinds": dict(integrity.counts)},
+        "findings": [
+            {"kind": each.kind, "who": each.who, "what": each.what, "cpu": each.cpu} for each in result.findings
+        ],
+        "warnings": list(result.warnings),
+    }
+
+
+def _event(cpu: int, event: Any) -> dict[str, Any]:
+    from sim.kernel.operations import RESTORE_SKIPPED, TracePoint
+
+    if isinstance(event, TracePoint):
+        return {"cpu": cpu, "trace": event.event, **event.fields}
+    entry: dict[str, Any] = {
+        "cpu": cpu,
+        "thread_kind": event.thread_kind,
+        "phase": event.phase,
+        "operation": event.operation,
+    }
+    if event.operation in MASKED:
+        entry |= {
+            "rfbm": f"{event.rfbm:#x}",
+            "components": f"{event.components:#x}",
+            "initialised": f"{event.initialised:#x}",
+            "unmodified": f"{event.rfbm & ~event.components & ~event.initialised:#x}",
+        }
+        entry["why"] = _why(event)
+    elif event.operation == RESTORE_SKIPPED:
+        entry["why"] = "the registers still hold this thread's state: it is fpregs_owner here and last_cpu is this CPU"
+    return entry
+
+
+def _why(event: Any) -> str:
+    from sim.xsave.components import names
+
+    saves = event.operation.startswith("XSAVE")
+    unmodified = event.rfbm & ~event.components & ~event.initialised
+    parts = [f"{'written' if saves else 'loaded'}: {names(event.components)}"]
+    if event.initialised:
+        verb = "initial, not written" if saves else "initialised"
+        parts.append(f"{verb}: {names(event.initialised)}")
+    if unmodified:
+        parts.append(f"unmodified, not written: {names(unmodified)}")
+    return "; ".join(parts)
+
+
+def _text(document: dict[str, Any], trace: bool) -> str:
+    lines = [
+        f"{document['flow']}: {document['strategy']} on {document['cpu']}, Linux {document['kernel']}"
+        f" (host XSS {document['host_xss']}, guest XSS {document['guest_xss']})",
+        *(f"hypothetical: {note}" for note in document["hypothetical"]),
+    ]
+    cpus = {event["cpu"] for step in document["steps"] for event in step["events"]}
+    for step in document["steps"]:
+        lines += ["", step["step"]]
+        for event in step["events"]:
+            where = f"cpu{event['cpu']} " if len(cpus) > 1 else ""
+            if "trace" in event:
+                if trace:
+                    fields = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("cpu", "trace"))
+                    lines.append(f"  {where}~ {event['trace']} {fields}")
+                continue
+            masks = f" rfbm={event['rfbm'][2:]}" if "rfbm" in event else ""
+            lines.append(f"  {where}{event['operation'] + masks:32} [{event['phase']}]")
+            if "why" in event:
+                lines += [f"  {where}    {part}" for part in event["why"].split("; ")]
+    kinds = document["integrity"]["kinds"]
+    lines += ["", "integrity: " + (", ".join(f"{n} {kind}" for kind, n in kinds.items()) if kinds else "nothing found")]
+    lines += [f"  {each['kind']}: {each['who']}, {each['what']}, cpu {each['cpu']}" for each in document["findings"]]
+    lines += [f"WARN: {warning}" for warning in document["warnings"]]
+    return "\n".join(lines)

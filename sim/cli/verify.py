@@ -1,0 +1,70 @@
+"""``fpswitch verify``: the model against what was recorded elsewhere."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sim.cli.common import emit, json_option, table
+
+if TYPE_CHECKING:
+    from sim.xsave.vectors.drive import FileResult
+
+SHOWN = 20
+
+
+@click.group()
+def verify() -> None:
+    """Check the model against recordings of processors."""
+
+
+@verify.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.jsonl ...")
+@click.option("--all", "show_all", is_flag=True, help=f"Print every departure, not only the first {SHOWN}.")
+@json_option
+def vectors(files: tuple[Path, ...], show_all: bool, as_json: bool) -> None:
+    """Run recorded XSAVE instructions and compare all that the recordings guarantee.
+
+    A departure names a vector, a step (from 0) and a field; "expected" is the recorded value, "got" the model's.  What
+    the architecture leaves to a processor is no departure.  Fields of disputed steps are not compared.
+
+    \b
+    Example:
+      fpswitch verify vectors tests/data/vectors/*.jsonl
+    """
+    from sim.xsave.vectors.drive import verify as verify_file  # here, since the schema's library takes long to import
+
+    results = [verify_file(path) for path in files]
+    departures = sum(len(result.departures) for result in results)
+    document = {
+        "files": [_as_document(result) for result in results],
+        "vectors": sum(result.vectors for result in results),
+        "disputed": sum(result.disputed for result in results),
+        "departures": departures,
+    }
+    emit(document, _as_text(results, None if show_all else SHOWN), as_json)
+    sys.exit(1 if departures else 0)
+
+
+def _as_document(result: "FileResult") -> dict[str, Any]:
+    return {
+        "file": str(result.path),
+        "vectors": result.vectors,
+        "steps": result.steps,
+        "disputed": result.disputed,
+        "departures": [departure._asdict() for departure in result.departures],
+    }
+
+
+def _as_text(results: "list[FileResult]", limit: int | None) -> str:
+    rows = [(str(r.path), r.vectors, r.steps, r.disputed, len(r.departures)) for r in results]
+    text = table(rows, ("file", "vectors", "steps", "disputed", "departures"))
+    found = [departure for result in results for departure in result.departures]
+    if found:
+        rows_found = [(d.id, d.step, d.field, json.dumps(d.expected), json.dumps(d.got)) for d in found[:limit]]
+        text += "\n\n" + table(rows_found, ("id", "step", "field", "expected", "got"))
+    if limit is not None and len(found) > limit:
+        text += f"\n\n{len(found) - limit} more departures: --all prints them."
+    return text

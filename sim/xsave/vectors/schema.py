@@ -1,0 +1,354 @@
+"""The schema of the vector files, one JSON object per line, and reading them.
+
+The fields are described in tests/data/vectors/README.md.  Masks and values are hexadecimal strings in the files and
+integers here.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+
+from sim.errors import InputError
+from sim.xsave.area import EXTENDED_OFFSET
+from sim.xsave.components import CET_S, CET_U, FP
+from sim.xsave.vectors.values import BUFFER_BYTES, COMPONENTS, MSRS, REGISTERS, SIZES, same
+
+_HEX = re.compile("0x[0-9a-fA-F]{1,16}")
+_FNINIT = re.compile("fninit:[0-9]+")
+_FOUND_LENGTH = 60
+_XCR0 = sum(1 << i for i in COMPONENTS if i not in MSRS)
+
+
+def _hexadecimal(value: Any) -> int:
+    if not isinstance(value, str) or not _HEX.fullmatch(value):
+        raise ValueError('allowed: a hexadecimal string of at most 64 bits, as "0x1f80"')
+    return int(value, 16)
+
+
+def _content(value: Any) -> Any:
+    """A content field: quadwords become integers, and a list of one tag is that tag."""
+    if (isinstance(value, str) and _FNINIT.fullmatch(value)) or type(value) is int:
+        return value
+    if isinstance(value, list) and value and all(isinstance(v, str) and _HEX.fullmatch(v) for v in value):
+        return [int(v, 16) for v in value]
+    if isinstance(value, list) and value and all(v is None or type(v) is int for v in value):
+        return same(value)
+    raise ValueError('allowed: a tag, a list of one tag or null per register, "fninit:<tag>", or hexadecimal quadwords')
+
+
+Quadword = Annotated[int, BeforeValidator(_hexadecimal)]
+Doubleword = Annotated[int, BeforeValidator(_hexadecimal), Field(lt=1 << 32)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Tag = Byte
+Buffer = Annotated[int, Field(ge=0, le=2)]
+Content = Annotated[Any, PlainValidator(_content)]
+Register = Literal["0", "1", "2", "5", "6", "7"]
+Cet = Literal["11", "12"]
+HeaderByte = Annotated[str, Field(pattern="^(1[6-9]|[2-5][0-9]|6[0-3])$")]
+SubLeaf = Annotated[str, Field(pattern="^[0-9]+$")]
+Written = Literal["F", "N", "P"]
+Piece = (
+    Literal["x87", "mxcsr", "mxcsr_mask", "xmm", "tail", "hdr_rest", "beyond"] | Literal["2", "5", "6", "7", "11", "12"]
+)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Msrs(_Strict):
+    """The CET MSRs."""
+
+    U_CET: Quadword
+    PL0_SSP: Quadword
+    PL1_SSP: Quadword
+    PL2_SSP: Quadword
+    PL3_SSP: Quadword
+
+
+class State(_Strict):
+    """Register contents that are recorded but never compared."""
+
+    regs: dict[Register, Content] | None = None
+    mxcsr: Quadword | None = None
+    msrs: Msrs | None = None
+
+
+class Expected(_Strict):
+    """What was recorded after a step."""
+
+    fault: Annotated[str, Field(pattern=r"^#[A-Z]{2}(\(0\))?$")] | None
+    noninit: Quadword
+    xinuse: Quadword | None = None
+    bv: Quadword | None = None
+    cv: Quadword | None = None
+    w: dict[Piece, Written] | None = None
+    wr: dict[Piece, list[list[int]]] | None = None
+    off: dict[Literal["2", "5", "6", "7", "11", "12"], int] | None = None
+    c: dict[Register | Cet, Content] | None = None
+    mxcsr_saved: Quadword | None = None
+    mxcsr_mask_saved: Quadword | None = None
+    regs: dict[Register, Content] | None = None
+    mxcsr: Quadword | None = None
+    msrs: Msrs | None = None
+    emulator_state_after_fault: State | None = None
+    disputed: str | None = None
+
+
+class _Step(_Strict):
+    exp: Expected
+
+
+class Touch(_Step):
+    """All registers of a component are loaded with one tag."""
+
+    op: Literal["touch"]
+    comp: Literal[0, 1, 2, 5, 6, 7]
+    tag: Tag
+
+
+class Touch1(_Step):
+    """One register of a component is loaded with a tag."""
+
+    op: Literal["touch1"]
+    comp: Literal[1, 2, 5, 6, 7]
+    reg: int
+    tag: Tag
+
+    @model_validator(mode="after")
+    def _register_exists(self) -> Self:
+        if not 0 <= self.reg < REGISTERS[self.comp]:
+            raise ValueError(f"reg {self.reg}, allowed in component {self.comp}: 0 to {REGISTERS[self.comp] - 1}")
+        return self
+
+
+class Reinit(_Step):
+    """An instruction that puts components into their initial configuration."""
+
+    op: Literal["reinit"]
+    how: Literal["fninit", "xorps", "avxhi0", "vzeroupper", "vzeroall", "kxor", "zmmhi0", "hi160"]
+
+
+class Ldmxcsr(_Step):
+    """LDMXCSR."""
+
+    op: Literal["ldmxcsr"]
+    value: Doubleword
+
+
+class Wrmsr(_Step):
+    """WRMSR of a CET MSR or of IA32_XSS."""
+
+    op: Literal["wrmsr"]
+    msr: Literal["U_CET", "PL0_SSP", "PL1_SSP", "PL2_SSP", "PL3_SSP", "XSS"]
+    value: Quadword
+
+
+class _OfArea(_Step):
+    buf: Buffer
+    rfbm: Quadword
+    misalign: Annotated[int, Field(ge=0, lt=4096)] = 0
+
+
+class Save(_OfArea):
+    """A save instruction, before which the buffer is filled with known contents."""
+
+    op: Literal["xsave", "xsaveopt", "xsavec", "xsaves"]
+    pre_bv: Quadword
+    pre_cv: Quadword
+    pre_rest: Byte
+
+
+class Image(_Strict):
+    """A crafted XSAVE area."""
+
+    fmt: Literal["s", "c"]
+    bv: Quadword
+    cv: Quadword
+    mxcsr: Doubleword
+    tags: dict[Register, Tag]
+    hdr_bytes: dict[HeaderByte, Byte] = {}
+    cet: dict[Cet, list[Quadword]] = {}
+    cet_kind: str | None = None
+
+    @model_validator(mode="after")
+    def _cet_is_complete(self) -> Self:
+        for component, values in self.cet.items():
+            names = MSRS[int(component)]
+            if len(values) != len(names):
+                raise ValueError(f"{len(values)} values in cet.{component}, allowed: {len(names)} ({', '.join(names)})")
+        return self
+
+
+class Header(_Strict):
+    """The first two fields of an XSAVE header; the other bytes are 0."""
+
+    bv: Quadword
+    cv: Quadword
+
+
+class Restore(_OfArea):
+    """A restore instruction, before which the buffer or its header may be overwritten."""
+
+    op: Literal["xrstor", "xrstors"]
+    image: Image | None = None
+    hdr: Header | None = None
+
+
+Step = Touch | Touch1 | Reinit | Ldmxcsr | Wrmsr | Save | Restore
+
+
+class Vector(_Strict):
+    """One recorded sequence of operations."""
+
+    id: str
+    src: Literal["silicon", "bochs"]
+    cat: str
+    xcr0: Quadword
+    xss: Quadword | None = None
+    x0: Quadword
+    steps: Annotated[list[Annotated[Step, Field(discriminator="op")]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _fits_its_source(self) -> Self:
+        if not self.xcr0 & FP or self.xcr0 & ~_XCR0:
+            raise ValueError(f"xcr0 is {self.xcr0:#x}, allowed: bit 0 and any other bits of {_XCR0:#x}")
+        if (self.xss is None) is (self.src == "bochs"):
+            found = "missing" if self.xss is None else "given"
+            raise ValueError(f"xss is {found}, allowed: in every vector from bochs and in no other")
+        if self.xss is not None and self.xss & ~(CET_U | CET_S):
+            raise ValueError(f"xss is {self.xss:#x}, allowed: bits of {CET_U | CET_S:#x}")
+        if self.src == "silicon" and any(isinstance(step, Wrmsr) for step in self.steps):
+            raise ValueError("op is wrmsr, allowed: in vectors from bochs, only")
+        return self
+
+
+class Meta(_Strict):
+    """The emulated processor: CPUID leaf 0DH, EAX to EDX by sub-leaf."""
+
+    id: str
+    src: Literal["silicon", "bochs"]
+    cat: Literal["meta"]
+    model: str
+    info: list[str]
+    cpuid_0d: dict[SubLeaf, Annotated[list[Doubleword], Field(min_length=4, max_length=4)]]
+
+    @model_validator(mode="after")
+    def _standard_format_fits(self) -> Self:
+        for i, size in SIZES.items():
+            offset = self.cpuid_0d[str(i)][1] if str(i) in self.cpuid_0d and i not in MSRS else EXTENDED_OFFSET
+            if not EXTENDED_OFFSET <= offset <= BUFFER_BYTES - size:
+                allowed = f"{EXTENDED_OFFSET:#x} to {BUFFER_BYTES - size:#x}"
+                raise ValueError(f"EBX of cpuid_0d.{i} is {offset:#x}, allowed as an offset: {allowed}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class VectorFile:
+    """One file: its vectors, and the CPUID registers of its meta lines by source."""
+
+    path: Path
+    vectors: list[Vector] = field(default_factory=list)
+    cpuid_0d: dict[str, Mapping[str, list[int]]] = field(default_factory=dict)
+
+
+def read(path: Path) -> VectorFile:
+    """Reads one file; the first thing in it that is not of the schema is an :class:`InputError`."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}), allowed: a file of test vectors") from error
+    result = VectorFile(path)
+    for number, line in enumerate(raw.splitlines(), 1):
+        try:
+            value = _parse(line)
+        except ValueError as error:
+            raise InputError(f"{path}:{number}: {error}") from error
+        if isinstance(value, Meta):
+            result.cpuid_0d[value.src] = value.cpuid_0d
+        else:
+            result.vectors.append(value)
+    if not result.vectors:
+        raise InputError(f"{path}:1: no vector found, allowed: at least one, as a JSON object on a line of its own")
+    return result
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of the JSON text; of two fields with one name, json.loads would drop the first silently."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice}: found twice in one object, allowed: once")
+    return result
+
+
+def _parse(line: bytes) -> Vector | Meta:
+    try:
+        value = json.loads(line.decode(), object_pairs_hook=_object)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start}: found bytes that are not UTF-8, allowed: text") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"column {error.colno}: found no JSON ({error.msg}), allowed: one object per line") from error
+    except RecursionError as error:
+        raise ValueError("found JSON that is nested too deeply, allowed: one object of the schema") from error
+    model = Meta if isinstance(value, dict) and value.get("cat") == "meta" else Vector
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(_explain(error)) from error
+
+
+_OPERATIONS = {
+    op: model
+    for model in (Touch, Touch1, Reinit, Ldmxcsr, Wrmsr, Save, Restore)
+    for op in model.model_fields["op"].annotation.__args__  # type: ignore[union-attr]
+}
+_OBJECTS: dict[str, type[BaseModel]] = {
+    **_OPERATIONS,
+    "exp": Expected,
+    "image": Image,
+    "hdr": Header,
+    "msrs": Msrs,
+    "emulator_state_after_fault": State,
+}
+
+
+def _explain(error: ValidationError) -> str:
+    """The first complaint as "where: found what, allowed: what"."""
+    first = error.errors(include_url=False)[0]
+    kind, context = first["type"], first.get("ctx", {})
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    location = [part for part in first["loc"] if part != "[key]"]
+    found = f"found {_shortened(first['input'])}"
+    if kind == "missing":
+        found, message = "found nothing", "this field is required"
+    elif kind == "extra_forbidden":
+        inside = [part for part in location[:-1] if part in _OBJECTS]
+        model = _OBJECTS[str(inside[-1])] if inside else (Meta if error.title == "Meta" else Vector)
+        message = "unknown field, allowed: " + ", ".join(model.model_fields)
+    elif kind in ("union_tag_invalid", "union_tag_not_found"):
+        location.append("op")
+        found = f"found {context['tag']!r}" if "tag" in context else "found nothing"
+        message = "allowed: " + ", ".join(_OPERATIONS)
+    elif kind == "value_error":
+        message = str(context["error"])
+    where = ""
+    for index, part in enumerate(location):
+        if isinstance(part, int):
+            where += f"[{part}]"
+        elif index != 2 or location[0] != "steps":  # there pydantic names the branch of the union
+            where += f".{part}" if where else part
+        elif part == "op" and index == len(location) - 1:
+            where += ".op"
+    return f"{where or 'the object'}: {found}, {message}"
+
+
+def _shortened(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _FOUND_LENGTH else text[: _FOUND_LENGTH - 3] + "..."

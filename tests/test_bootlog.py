@@ -1,0 +1,314 @@
+"""Boot logs of real kernels against our layout, and what happens with logs that are wrong."""
+
+import gzip
+import io
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.cli import main
+from sim.errors import InputError
+from sim.kernel.bootlog import check, parse, read
+from sim.xsave.components import ALL, EXTENDED, bits
+from sim.xsave.profiles import GENERIC, names, profile
+
+LOGS = Path(__file__).parent / "data" / "bootlogs"
+
+AVX512 = {2: 576, 5: 832, 6: 896, 7: 1408}
+CET_S = AVX512 | {9: 2432, 11: 2440, 12: 2456}
+
+# Typed from the logs by hand: mask, size, format, offsets.
+PUBLISHED = {
+    "core-i7-11390h": (0x1AE7, 2480, "compacted", CET_S),
+    "core-ultra-7-265k": (0x1A07, 880, "compacted", {2: 576, 9: 832, 11: 840, 12: 856}),
+    "intel-standard-format": (0x2E7, 2696, "standard", {2: 576, 5: 1088, 6: 1152, 7: 1664, 9: 2688}),
+    "linux-4.2": (0x7, 832, "standard", {2: 576}),
+    "ryzen-9-7945hx": (0x1AE7, 2480, "compacted", CET_S),
+    "ryzen-ai-7-pro-350": (0x1AE7, 2480, "compacted", CET_S),
+    "sapphire-rapids-pasid": (0x606E7, 10752, "compacted", AVX512 | {9: 2432, 10: 2440, 17: 2496, 18: 2560}),
+    "xeon-8480c": (0x602E7, 10752, "compacted", AVX512 | {9: 2432, 17: 2496, 18: 2560}),
+    "xeon-8573c-no-pku": (0x600E7, 10688, "compacted", AVX512 | {17: 2432, 18: 2496}),
+    "zen4-vm-6.18": (0x18E7, 2472, "compacted", AVX512 | {11: 2432, 12: 2448}),
+}
+
+
+def text_of(name: str) -> str:
+    return (LOGS / f"{name}.txt").read_text()
+
+
+def parse_text(text: str):
+    return parse(text.splitlines(keepends=True), "the log")
+
+
+def printed(mask, layout, sizes, form="compacted", prefix="x86/fpu: "):
+    """What Linux prints for a mask; used where no real log has the case."""
+    lines = [f"{prefix}Supporting XSAVE feature 0x{1 << i:03x}: 'some registers'" for i in bits[mask]]
+    lines += [
+        f"{prefix}xstate_offset[{i}]: {at:4d}, xstate_sizes[{i}]: {sizes[i]:4d}" for i, at in layout.offsets.items()
+    ]
+    lines += [
+        f"{prefix}Enabled xstate features 0x{mask:x}, context size is {layout.size} bytes, using '{form}' format."
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(["layout", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return stop.value.code or 0, out, err
+
+
+# Reading.
+
+
+def test_every_sample_has_its_numbers_written_down():
+    assert {path.stem for path in LOGS.iterdir()} == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_log_says_what_a_person_reads_in_it(name):
+    log = parse_text(text_of(name))
+    assert (log.mask, log.size, log.format, log.offsets) == PUBLISHED[name]
+    assert log.supporting == log.mask
+    assert log.boots == 1
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_boot_logs_have_our_offsets(name):
+    mask, size, form, offsets = PUBLISHED[name]
+    ours = GENERIC.compacted(mask) if form == "compacted" else GENERIC.standard(mask)
+    assert (ours.offsets, ours.size) == (offsets, size)
+    assert check(parse_text(text_of(name))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "cpu"),
+    [
+        ("ryzen-9-7945hx", "zen4"),
+        ("ryzen-ai-7-pro-350", "zen5"),
+        ("zen4-vm-6.18", "zen4"),
+        ("xeon-8480c", "sapphire-rapids"),
+        ("sapphire-rapids-pasid", "sapphire-rapids"),
+        ("xeon-8573c-no-pku", "emerald-rapids"),
+        ("intel-standard-format", "ice-lake-sp"),
+    ],
+)
+def test_published_boot_logs_agree_with_the_profile_of_their_cpu(name, cpu):
+    assert check(parse_text(text_of(name)), profile(cpu)) == []
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "[    0.000000] ", "kernel: ", "# ", "> > [  +0.000000] ", "<6>[    0.07] ", "\t"]
+)
+def test_whatever_stands_before_a_line_is_not_in_the_way(prefix):
+    bare = "".join(line.removeprefix("# ") + "\n" for line in text_of("zen4-vm-6.18").splitlines())
+    decorated = "".join(prefix + line + "\n" for line in bare.splitlines())
+    assert parse_text(decorated) == parse_text(bare)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\n\n"])
+def test_line_ends_do_not_matter(ending):
+    text = text_of("ryzen-9-7945hx")
+    stream = io.BytesIO(text.replace("\n", ending).encode())
+    assert read(stream, "the log") == parse_text(text)
+
+
+def test_a_log_with_several_boots_counts_as_its_last():
+    log = parse_text(text_of("xeon-8480c") + "much else\n" * 5 + text_of("ryzen-9-7945hx"))
+    assert (log.mask, log.boots) == (0x1AE7, 2)
+    assert check(log) == []
+
+
+def test_a_log_may_be_gzipped():
+    text = text_of("xeon-8480c")
+    assert read(io.BytesIO(gzip.compress(text.encode())), "the log") == parse_text(text)
+
+
+@given(st.integers(0, ALL), st.sampled_from([GENERIC, *map(profile, names())]))
+def test_any_layout_survives_being_printed_and_read(mask, geometry):
+    mask &= geometry.components
+    text = printed(mask, geometry.compacted(mask), geometry.sizes)
+    log = parse_text(text)
+    assert log.mask == mask
+    assert log.offsets == geometry.compacted(mask).offsets
+    assert log.sizes == {i: geometry.sizes[i] for i in bits[mask & EXTENDED]}
+    assert check(log, geometry) == []
+
+
+# Disagreements.
+
+
+def disagreements(name: str, old: str, new: str, geometry=GENERIC) -> list[str]:
+    text = text_of(name)
+    assert text.count(old) == 1
+    return check(parse_text(text.replace(old, new)), geometry)
+
+
+def test_a_moved_component_is_named_with_both_offsets():
+    (found,) = disagreements("ryzen-9-7945hx", "xstate_offset[12]: 2456", "xstate_offset[12]: 2464")
+    assert found == "12 (CET_KERNEL): the log has offset 2464, our layout has 2456"
+
+
+def test_a_wrong_total_is_named_with_both_sizes():
+    (found,) = disagreements("xeon-8480c", "context size is 10752", "context size is 10744")
+    assert found == "context size: the log has 10744, our layout has 10752"
+
+
+def test_a_component_of_another_size_moves_those_after_it():
+    found = disagreements("ryzen-9-7945hx", "xstate_sizes[9]:    8", "xstate_sizes[9]:   16")
+    assert found[0] == "9 (PKRU): the log has size 16, generic has 8"
+    assert "11 (CET_USER): the log has offset 2440, our layout has 2448" in found
+    assert "context size: the log has 2480, our layout has 2488" in found
+
+
+def test_an_enabled_component_without_lines_is_missed():
+    lines = text_of("ryzen-9-7945hx").splitlines(keepends=True)
+    found = check(parse_text("".join(line for line in lines if "[9]" not in line and "0x200" not in line)))
+    assert found == [
+        "enabled, but without an xstate_offset line: 9 (PKRU)",
+        'enabled, but without a "Supporting XSAVE feature" line: 9 (PKRU)',
+    ]
+
+
+def test_a_component_that_is_placed_but_not_enabled_is_noticed():
+    found = disagreements("ryzen-9-7945hx", "features 0x1ae7", "features 0xae7")
+    assert "with an xstate_offset line, but not enabled: 12 (CET_KERNEL)" in found
+    assert 'with a "Supporting XSAVE feature" line, but not enabled: 12 (CET_KERNEL)' in found
+    assert "context size: the log has 2480, our layout has 2456" in found
+
+
+def test_a_log_without_supporting_lines_is_no_disagreement():
+    lines = text_of("ryzen-9-7945hx").splitlines(keepends=True)
+    assert check(parse_text("".join(line for line in lines if "Supporting" not in line))) == []
+
+
+def test_a_component_that_the_named_cpu_lacks_is_a_disagreement():
+    assert "enabled, but zen4 does not have it: 17 (XTILE_CFG), 18 (XTILE_DATA)" in check(
+        parse_text(text_of("xeon-8480c")), profile("zen4")
+    )
+
+
+def test_intels_standard_offsets_are_not_amds():
+    found = check(parse_text(text_of("intel-standard-format")), profile("zen4"))
+    assert "9 (PKRU): the log has offset 2688, our layout has 2432" in found
+    assert "context size: the log has 2696, our layout has 2440" in found
+
+
+def test_overlapping_components_of_the_standard_format_are_noticed():
+    found = disagreements("intel-standard-format", "xstate_offset[6]: 1152", "xstate_offset[6]: 1144")
+    assert found == ["6 (ZMM_Hi256) at 1144 overlaps 5 (OPMASK), which ends at 1152"]
+
+
+def test_a_component_from_the_future_is_not_guessed():
+    (found,) = disagreements("linux-4.2", "features 0x7", "features 0x200007")[:1]
+    assert found == "components above 19 are not known here: 0x200000"
+
+
+# Wrong input.
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", 'no "Enabled xstate features" line'),
+        (b"nothing of the kind\n", 'no "Enabled xstate features" line'),
+        (b"\x7fELF\0\0\0", "is not text"),
+        (b"\xff\xfe" + "x86/fpu: Enabled".encode("utf-16-le"), "is not text"),
+        (b"\x80\x81\x82", 'no "Enabled xstate features" line'),
+        (b"\x1f\x8b\x08\x00broken", "cannot read the log"),
+        (gzip.compress(b"x86/fpu")[:-6], "cannot read the log"),
+        (gzip.compress(b"\0\0"), "is not text"),
+        (b"Enabled xstate features 0x7, context size is many bytes", 'no "Enabled xstate features" line'),
+        (b"xstate_offset[2]:  576, xstate_sizes[2]:  256\n", 'no "Enabled xstate features" line'),
+        (b"Enabled xstate features 0x%llx, context size is %d bytes, using '%s' format.", "no "),
+    ],
+)
+def test_a_file_that_is_no_boot_log_is_answered_with_the_lines_expected(content, message):
+    with pytest.raises(InputError) as error:
+        read(io.BytesIO(content), "the log")
+    assert message in str(error.value)
+    for line in ("Supporting XSAVE feature", "xstate_offset[2]", "Enabled xstate features 0x1ae7"):
+        assert line in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "line", ["xstate_offset[2]:  576, xstate_sizes[3]:  256", "xstate_offset[9]: 2440, xstate_sizes[9]:    8"]
+)
+def test_garbled_or_contradictory_lines_are_refused(line):
+    with pytest.raises(InputError, match="garbled or contradictory"):
+        parse_text(line + "\n" + text_of("ryzen-9-7945hx"))
+
+
+@given(st.text(alphabet="x0123456789abcdef[]:,'\n E", max_size=80), st.integers(0, 40))
+def test_garbage_among_the_lines_is_wrong_input_at_worst(garbage, place):
+    lines = text_of("ryzen-9-7945hx").splitlines(keepends=True)
+    lines.insert(place, "xstate_offset[2]: " + garbage)
+    with suppress(InputError):
+        check(parse_text("".join(lines)))
+
+
+# The command.
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_command_agrees_with_a_real_log(capsys, name):
+    status, out, _ = run(capsys, "--boot-log", LOGS / f"{name}.txt", "--json")
+    document = json.loads(out)
+    mask, size, form, offsets = PUBLISHED[name]
+    assert status == 0
+    assert document["agrees"] is True
+    assert document["disagreements"] == []
+    assert (document["mask"], document["size"], document["format"]) == (hex(mask), size, form)
+    assert document["offsets"] == {str(i): offset for i, offset in offsets.items()}
+    assert document["computed"] == {"size": size, "offsets": document["offsets"]}
+
+
+def test_a_log_that_disagrees_ends_with_status_1(capsys, tmp_path):
+    wrong = tmp_path / "dmesg"
+    wrong.write_text(text_of("ryzen-9-7945hx").replace("2456", "2464"))
+    status, out, _ = run(capsys, "--boot-log", wrong, "--json")
+    document = json.loads(out)
+    assert (status, document["agrees"], len(document["disagreements"])) == (1, False, 1)
+    assert (document["offsets"]["12"], document["computed"]["offsets"]["12"]) == (2464, 2456)
+
+    status, out, _ = run(capsys, "--boot-log", wrong)
+    assert status == 1
+    assert "the log has offset 2464, our layout has 2456" in out
+
+
+def test_the_text_says_that_a_log_agrees(capsys):
+    status, out, _ = run(capsys, "--boot-log", LOGS / "zen4-vm-6.18.txt", "--cpu", "zen4")
+    assert status == 0
+    assert "the log agrees with our layout" in out
+    assert "2472 bytes" in out
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_log_comes_through_a_pipe(packed):
+    content = text_of("xeon-8480c").encode()
+    command = [sys.executable, "-m", "sim.cli", "layout", "--boot-log", "-", "--json"]
+    done = subprocess.run(command, input=gzip.compress(content) if packed else content, capture_output=True, check=True)
+    assert json.loads(done.stdout)["agrees"] is True
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_an_unreadable_file_is_wrong_input(capsys, tmp_path, missing):
+    path = tmp_path / "gone" if missing else tmp_path
+    status, out, err = run(capsys, "--boot-log", path)
+    assert (status, out) == (2, "")
+    assert f"cannot read {path}" in err
+
+
+def test_a_file_without_boot_lines_is_wrong_input(capsys, tmp_path):
+    path = tmp_path / "dmesg"
+    path.write_text("[    0.000000] Linux version 6.18.0\n")
+    status, _, err = run(capsys, "--boot-log", path)
+    assert status == 2
+    assert "expected lines" in err
