@@ -4,12 +4,16 @@ The expected lists are written down from Linux's source order (v6.19: __schedule
 fpu_swap_kvm_fpstate), not from the model.  Notation: a save is NAME RFBM written, a restore NAME RFBM loaded.
 """
 
+from collections import Counter
+
 import pytest
 
-from sim.kernel import flows
-from sim.kernel.config import Settings
+from sim.kernel import flows, guest, kvm
+from sim.kernel.config import Settings, boot
 from sim.kernel.flows import GuestUse
+from sim.kernel.kernel import Kernel
 from sim.kernel.operations import Operation, TracePoint
+from sim.xsave.components import XTILE, XTILEDATA
 
 SPR = Settings(cpu="sapphire-rapids", kernel="v6.19", mitigations=False)
 GENOA = Settings(cpu="zen4", kernel="v6.19", mitigations=False)
@@ -347,3 +351,27 @@ def test_wrmsr_xss_vanishes_on_zen4_for_a_guest_with_1800h_and_appears_for_one_w
         "free-ssp": (2, 0),
         "xstate-guest": (0, 2),
     }
+
+
+def test_a_guest_that_uses_xfd_costs_a_read_at_every_exit_and_two_writes_around_user_space():
+    scene = flows.Scene(Kernel(boot(Settings(cpu="sapphire-rapids", kernel="v6.19", guest_amx=True)), 2), QUIET)
+    scene.start_in_guest()
+    k, cpu = scene.k, scene.cpu
+    guest.writes_xfd(k, cpu, XTILEDATA)
+    before = Counter(cpu.ledger.counts)
+    kvm.vm_exit(k, cpu, "io")
+    kvm.vcpu_enter_guest(k, cpu)
+    ran = Counter(key[2] for key in (Counter(cpu.ledger.counts) - before).elements())
+    assert (ran["RDMSR(XFD)"], ran["WRMSR(XFD)"]) == (1, 0)  # the guest's value stays, as all registers do
+    guest.uses_disabled_amx(k, cpu)
+    guest.writes(k, cpu, XTILE)
+    kvm.vm_exit(k, cpu, "io")
+    assert (scene.vcpu.fpstate.xfd, cpu.unit.xfd) == (0, 0)
+    scene.leave_kvm_run("KVM_EXIT_IO")
+    assert cpu.unit.xfd == XTILEDATA
+    assert scene.vcpu.fpstate.area.xstate_bv & XTILE == XTILE
+    scene.back_to_user()
+    scene.enter_kvm_run()
+    scene.run_guest()
+    assert k.integrity is not None
+    assert not k.integrity.findings

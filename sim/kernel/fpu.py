@@ -129,7 +129,7 @@ def fpu_swap_kvm_fpstate(k: Kernel, cpu: Cpu, vcpu: Vcpu, enter_guest: bool) -> 
     task, guest = vcpu.task, vcpu.fpstate
     phase = SWAP_LOAD if enter_guest else SWAP_PUT
     current = task.fpstate
-    if not current.is_confidential and not task.need_fpu_load:
+    if not task.need_fpu_load:
         save_fpregs_to_fpstate(k, cpu, current, phase)
     if enter_guest:
         task.saved_fpstate = current
@@ -139,11 +139,7 @@ def fpu_swap_kvm_fpstate(k: Kernel, cpu: Cpu, vcpu: Vcpu, enter_guest: bool) -> 
         task.fpstate = task.saved_fpstate
         task.saved_fpstate = None
     guest.in_use = enter_guest
-    new = task.fpstate
-    if new.is_confidential:
-        xfd_update_state(k, cpu, new, phase)
-    else:
-        restore_fpregs_from_fpstate(k, cpu, new, phase)
+    restore_fpregs_from_fpstate(k, cpu, task.fpstate, phase)
     fpregs_activate(k, cpu, task)
     task.last_cpu = cpu.id
     task.need_fpu_load = False
@@ -239,10 +235,10 @@ def handle_xfd_event(k: Kernel, cpu: Cpu) -> None:
 def fpu_update_guest_xfd(k: Kernel, cpu: Cpu, vcpu: Vcpu, xfd: int) -> None:
     """An intercepted guest write of IA32_XFD."""
     guest = vcpu.fpstate
-    if k.version.guest_xfd_write_clears_xstate_bv and xfd and vcpu.task.need_fpu_load:
-        guest.area.xstate_bv &= (
-            ~xfd
-        )  # else a later XRSTORS of a disabled, non-initial component would be #NM in the host
+    if k.version.guest_xfd_write_clears_xstate_bv and vcpu.task.need_fpu_load:
+        # A later XRSTORS of a disabled component that memory says is in use would be #NM in the host.
+        guest.area.xstate_bv &= ~xfd
+        vcpu.context.written_in_memory(xfd, INIT)
     guest.xfd = xfd
     if guest.in_use:
         xfd_update_state(k, cpu, guest, AMX)

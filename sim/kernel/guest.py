@@ -4,10 +4,10 @@ The guest's own XSAVE instructions are not the host's operations: they are run o
 XINUSE and XRSTOR_INFO, and are not recorded.
 """
 
-from sim.kernel import kvm
+from sim.kernel import fpu, kvm
 from sim.kernel.kernel import IllegalFlow, Kernel
 from sim.kernel.state import Cpu, Vcpu
-from sim.xsave.components import MXCSR_INIT, PKRU, bits
+from sim.xsave.components import MXCSR_INIT, PKRU, XTILEDATA, bits
 
 
 def _running(cpu: Cpu) -> Vcpu:
@@ -52,6 +52,33 @@ def switches_task(k: Kernel, cpu: Cpu, components: int, carried: int = 0) -> Non
     for i in bits[enabled]:
         context.regs[i] = area.compacted[i]
     context.mxcsr = MXCSR_INIT
+
+
+def writes_xfd(k: Kernel, cpu: Cpu, xfd: int) -> None:
+    """The guest writes IA32_XFD, which is intercepted until the first non-zero value and passed through after it.
+
+    Source: arch/x86/kvm/x86.c kvm_set_msr_common(), arch/x86/kvm/vmx/vmx.c vmx_set_msr(), Linux v6.19.
+    """
+    vcpu = _running(cpu)
+    if vcpu.xfd_passthrough:
+        cpu.unit.xfd = xfd
+        return
+    kvm.vm_exit(k, cpu, "wrmsr")
+    fpu.fpu_update_guest_xfd(k, cpu, vcpu, xfd)
+    vcpu.xfd_passthrough = bool(xfd)
+    kvm.vcpu_enter_guest(k, cpu)
+
+
+def uses_disabled_amx(k: Kernel, cpu: Cpu) -> None:
+    """The guest uses AMX while its XFD forbids it: #NM, which KVM intercepts and injects; its handler clears XFD."""
+    vcpu = _running(cpu)
+    cpu.unit.xfd_err = XTILEDATA
+    kvm.vm_exit(k, cpu, "nm")
+    kvm.vcpu_enter_guest(k, cpu)
+    kvm.vm_exit(k, cpu, "wrmsr")  # of XFD_ERR, which is intercepted
+    vcpu.xfd_err = 0
+    kvm.vcpu_enter_guest(k, cpu)
+    cpu.unit.xfd = 0
 
 
 def writes_carried(k: Kernel, cpu: Cpu, index: int, zero: bool = False) -> None:

@@ -151,7 +151,7 @@ class Kernel:
 
     def pkru_switched(self, vcpu: Vcpu) -> bool:
         """Whether KVM switches PKRU for this guest, which then consumes it."""
-        return self.pku and not vcpu.protected and bool(vcpu.xcr0 & PKRU or vcpu.cr4_pke)
+        return self.pku and bool(vcpu.xcr0 & PKRU or vcpu.cr4_pke)
 
     def carried_value(self, cpu: Cpu, index: int) -> int:
         """What carried MSR number ``index`` holds on this CPU."""

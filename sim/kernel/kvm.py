@@ -16,6 +16,7 @@ from sim.kernel.operations import (
     KVM_RUN,
     MSR_IOCTL,
     RDMSR_XFD,
+    RDMSR_XFD_ERR,
     RDPKRU,
     VCPU_LOAD,
     WRMSR_XFD_ERR,
@@ -166,6 +167,9 @@ def vm_exit(k: Kernel, cpu: Cpu, reason: str) -> bool:
     if vcpu.xfd_passthrough:
         cpu.record((cpu.current.kind, GUEST_EXIT, RDMSR_XFD))
         vcpu.fpstate.xfd = cpu.xfd_state = cpu.unit.xfd
+    if reason == "nm":
+        cpu.record((cpu.current.kind, GUEST_EXIT, RDMSR_XFD_ERR))
+        vcpu.xfd_err = cpu.unit.xfd_err
     if vcpu.xfd_err:
         cpu.record((cpu.current.kind, GUEST_EXIT, WRMSR_XFD_ERR))
         cpu.unit.xfd_err = 0
@@ -205,7 +209,7 @@ def _vcpu_run_exit(k: Kernel, cpu: Cpu, vcpu: Vcpu, reason: str) -> None:
 
 def load_xfeatures(k: Kernel, cpu: Cpu, vcpu: Vcpu, guest: bool) -> None:
     """XCR0 and IA32_XSS, each only where guest and host differ, and only for a guest with CR4.OSXSAVE."""
-    if not vcpu.cr4_osxsave or vcpu.protected:
+    if not vcpu.cr4_osxsave:
         return
     host, unit, kind = k.config.masks, cpu.unit, cpu.current.kind
     if vcpu.xcr0 != host.xcr0:

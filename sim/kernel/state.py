@@ -71,7 +71,7 @@ class Fpstate:
     ``xfeatures`` is the RFBM of every save into it; ``xfd`` the value of IA32_XFD while its owner runs.
     """
 
-    __slots__ = ("area", "context", "in_use", "is_confidential", "is_guest", "size", "xfd", "xfeatures")
+    __slots__ = ("area", "context", "in_use", "is_guest", "size", "xfd", "xfeatures")
 
     def __init__(self, area: Area, xfeatures: int, xfd: int, size: int, context: Context, is_guest: bool) -> None:
         self.area = area
@@ -80,7 +80,6 @@ class Fpstate:
         self.size = size
         self.context = context
         self.is_guest = is_guest
-        self.is_confidential = False
         self.in_use = False
 
     def __repr__(self) -> str:
@@ -174,7 +173,6 @@ class Vcpu:
         "id",
         "name",
         "pkru",
-        "protected",
         "task",
         "uret",
         "vmcs_cpu",
@@ -199,7 +197,6 @@ class Vcpu:
         self.cr4_pke = True
         self.xfd_err = 0
         self.xfd_passthrough = False
-        self.protected = False
         self.guest_state_loaded = False
         self.guest_uret_msrs_loaded = False
         self.uret: dict[str, int] = {}
