@@ -1,0 +1,129 @@
+"""Boot-time masks and sizes, against numbers worked out from fpu__init_system_xstate() and CPUID dumps by hand."""
+
+import pytest
+
+from sim.errors import InputError
+from sim.kernel.config import Settings, boot, boot_masks
+from sim.kernel.versions import version
+from sim.xsave.components import CET_S, PKRU
+from sim.xsave.profiles import profile
+
+# cpu, kernel: max_features, host default, guest default, restore mask, IA32_XSS, XCR0
+MASKS = {
+    ("skylake-sp", "v6.6"): (0x2FF, 0x2FF, 0x2FF, 0xFF, 0x0, 0x2FF),
+    ("skylake-sp", "v6.18"): (0x2FF, 0x2FF, 0x2FF, 0xFF, 0x0, 0x2FF),
+    ("sapphire-rapids", "v6.6"): (0x60EE7, 0x20EE7, 0x20EE7, 0x60CE7, 0x8C00, 0x602E7),
+    ("sapphire-rapids", "rfc"): (0x61EE7, 0x20EE7, 0x21EE7, 0x61CE7, 0x9C00, 0x602E7),
+    ("sapphire-rapids", "v6.18"): (0x61EE7, 0x20EE7, 0x21EE7, 0x61CE7, 0x9C00, 0x602E7),
+    ("zen4", "v6.6"): (0xAE7, 0xAE7, 0xAE7, 0x8E7, 0x800, 0x2E7),
+    ("zen4", "v6.18"): (0x1AE7, 0xAE7, 0x1AE7, 0x18E7, 0x1800, 0x2E7),
+    ("zen4", "v6.19"): (0x1AE7, 0xAE7, 0x1AE7, 0x18E7, 0x1800, 0x2E7),
+}
+
+
+def booted(cpu: str, kernel: str):
+    cet = kernel != "v6.6" and "SHSTK" in profile(cpu).features
+    return boot(Settings(cpu=cpu, kernel=kernel, strategy="xstate-guest" if cet else "no-cet")).masks
+
+
+@pytest.mark.parametrize(("cpu", "kernel"), MASKS)
+def test_boot_masks_are_those_of_the_kernel(cpu, kernel):
+    masks = booted(cpu, kernel)
+    assert MASKS[cpu, kernel] == (
+        masks.max_features, masks.host_default, masks.guest_default, masks.restore_mask, masks.xss, masks.xcr0,
+    )  # fmt: skip
+
+
+# cpu, kernel: normal fpstate, guest fpstate, user (standard) bytes
+SIZES = {
+    ("skylake-sp", "v6.18"): (2568, 2568, 2696),
+    ("sapphire-rapids", "v6.6"): (2560, 2560, 2816),
+    ("sapphire-rapids", "v6.18"): (2560, 2560, 2816),
+    ("zen4", "v6.6"): (2456, 2456, 2440),
+    ("zen4", "v6.18"): (2456, 2480, 2440),
+}
+
+
+@pytest.mark.parametrize(("cpu", "kernel"), SIZES)
+def test_fpstate_sizes_are_those_of_the_kernel(cpu, kernel):
+    masks = booted(cpu, kernel)
+    assert (masks.host_size, masks.guest_size, masks.user_size) == SIZES[cpu, kernel]
+
+
+def test_the_table_of_differences_says_of_rfc_what_the_eight_patches_make_of_v6_6():
+    for cpu in ("sapphire-rapids", "zen4", "granite-rapids"):
+        table = version("rfc")
+        by_table = boot_masks(profile(cpu), table, enabled=table.guest_only, normal=0, guest=table.guest_only)
+        assert by_table == boot(Settings(cpu=cpu, kernel="rfc")).masks
+
+
+def test_without_pasid_the_guest_fpstate_still_fits():
+    masks = boot(Settings(cpu="sapphire-rapids", kernel="v6.18", pasid=False)).masks
+    assert (masks.host_default, masks.guest_default, masks.host_size) == (0x20AE7, 0x21AE7, 2560)
+
+
+def test_a_guest_with_amx_has_xtiledata_in_its_fpstate_and_tasks_do_not():
+    config = boot(Settings(cpu="sapphire-rapids", kernel="v6.18", guest_amx=True))
+    assert (config.guest_xfeatures, config.guest_fpstate_size) == (0x61EE7, 10752)
+    assert config.masks.host_default == 0x20EE7
+
+
+@pytest.mark.parametrize(("cpu", "kernel"), MASKS)
+def test_pkru_is_saved_and_never_restored(cpu, kernel):
+    masks = booted(cpu, kernel)
+    assert masks.host_default & PKRU
+    assert not masks.restore_mask & PKRU
+
+
+@pytest.mark.parametrize("cpu", ["sapphire-rapids", "emerald-rapids", "granite-rapids", "zen3", "zen4", "zen5"])
+def test_guest_only_cet_s_costs_a_task_no_byte_and_a_guest_no_page(cpu):
+    without, guest_only, everywhere = (
+        boot(Settings(cpu=cpu, kernel="v6.18", strategy=name)).masks
+        for name in ("free-ssp", "xstate-guest", "xstate-all")
+    )
+    assert without.task_bytes == guest_only.task_bytes == everywhere.task_bytes
+    assert without.guest_bytes == guest_only.guest_bytes == everywhere.guest_bytes
+    assert everywhere.host_default == without.host_default | CET_S
+
+
+WRONG = {
+    "unknown CPU 'zen9'": {"cpu": "zen9"},
+    "unknown kernel version 'v7.0'": {"kernel": "v7.0"},
+    "unknown strategy 'xstate'": {"strategy": "xstate"},
+    "unknown carried state 'lbr'": {"carried": "lbr"},
+    "has no supervisor shadow stacks": {"cpu": "ice-lake-sp"},
+    "KVM has no CET": {"kernel": "v6.6"},
+    "SVM has no MSR load and store lists": {"cpu": "zen4", "strategy": "msr-autoload"},
+    "does not enumerate WRMSRNS": {"strategy": "manual-load", "msr_access": "wrmsrns"},
+    "does not enumerate MSRLIST": {"strategy": "manual-load", "msr_access": "msr-list"},
+    "has no AMX": {"cpu": "zen4", "guest_amx": True},
+    "allowed are bits of 0x1800": {"guest_xss": 0x8000},
+    "this guest has no CET": {"strategy": "no-cet", "guest_xss": 0x1800},
+    "guest XCR0": {"guest_xcr0": 1 << 19},
+    "needs an xfeature": {"carried": "fred-rsp0"},
+    "allowed: off, fpstate, return-to-user": {"host_shadow_stacks": "on"},
+    "allowed: rdmsr-wrmsr, wrmsrns, msr-list": {"msr_access": "rdmsr"},
+    "in no fpstate": {"strategy": "independent", "host_shadow_stacks": "fpstate"},
+    "needs kernel rfc": {"patches": frozenset((3,))},
+    "allowed are 1-8": {"kernel": "rfc", "patches": frozenset((9,))},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_pairs_that_make_no_sense_are_one_clear_error(message):
+    with pytest.raises(InputError, match=message) as error:
+        boot(Settings(**WRONG[message]))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cpu": "zen4", "strategy": "msr-autoload"},
+        {"strategy": "manual-load", "msr_access": "wrmsrns"},
+        {"strategy": "user-return", "msr_access": "msr-list"},
+    ],
+)
+def test_what_a_cpu_lacks_is_allowed_as_hypothetical_and_said(settings):
+    notes = boot(Settings(**settings, hypothetical=True)).hypothetical
+    assert any(note.startswith(settings.get("cpu", "sapphire-rapids")) for note in notes)
