@@ -139,7 +139,7 @@ def test_without_supervisor_shadow_stacks_only_a_guest_without_cet_makes_sense(c
 
 
 def test_msr_lists_on_amd_make_sense_only_as_a_hypothesis():
-    assert "SVM has no MSR lists" in row_of("v6.18", "zen4", "msr-autoload").refused
+    assert "SVM has no MSR load" in row_of("v6.18", "zen4", "msr-autoload").refused
     row = row_of("v6.18", "zen4", "msr-autoload", hypothetical=True)
     assert row.masks
     assert row.overrides
@@ -180,7 +180,7 @@ def test_text_names_every_strategy_and_fits_100_columns(capsys, cpu):
 def test_text_shows_masks_as_the_kernel_prints_them_and_the_reason_for_what_is_refused(capsys):
     _, out, _ = run(capsys, "--kernel", "v6.18", "--cpu", "zen4")
     assert "0xae7/0x18e7" in out
-    assert "SVM has no MSR lists" in out
+    assert "SVM has no MSR load" in out
     assert "overridden here" in out
     assert "UNSOUND" in out
 

@@ -114,7 +114,8 @@ def switch_fpu(k: Kernel, cpu: Cpu, prev: Task) -> None:
     The owner is left as it is: the registers still hold prev's state.
     """
     if prev.user_fpu and not prev.need_fpu_load:
-        prev.need_fpu_load = k.tif_set_on_prev
+        if k.tif_set_on_prev:
+            prev.need_fpu_load = True
         save_fpregs_to_fpstate(k, cpu, prev.fpstate, SWITCH)
         prev.last_cpu = cpu.id
         if k.tracing:
@@ -175,7 +176,7 @@ def fpu_clone(k: Kernel, cpu: Cpu, child: Task) -> None:
     child.context.mxcsr = parent.context.mxcsr
     save_fpregs_to_fpstate(k, cpu, child.fpstate, FORK)
     child.fpstate.area.xstate_bv &= ~PASID
-    child.context.regs[PASID.bit_length() - 1] = INIT
+    child.context.written_in_memory(PASID | XTILEDATA, INIT)  # dynamic features count as caller-saved
     child.pkru = cpu.unit.pkru
     k.host_ssp0_into_fpstate(child)
     if k.tracing:
@@ -185,7 +186,10 @@ def fpu_clone(k: Kernel, cpu: Cpu, child: Task) -> None:
 def fpu_flush_thread(k: Kernel, cpu: Cpu) -> None:
     """exec: everything initial in memory, and nothing in the registers is the task's any more."""
     task = cpu.current
-    task.fpstate = k.new_normal_fpstate(task.context)
+    if task.fpstate.xfeatures == k.config.masks.host_default:
+        task.fpstate.area.xstate_bv = 0
+    else:  # one that was enlarged for AMX is given up for the embedded one
+        task.fpstate = k.new_normal_fpstate(task.context)
     task.context.regs = [INIT] * CONTENTS
     task.context.mxcsr = MXCSR_INIT
     k.host_ssp0_into_fpstate(task)
