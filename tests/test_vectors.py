@@ -124,6 +124,10 @@ def a_bit_of_noninit(record: Json, number: int, rng: random.Random) -> int | Non
     return None if faulting_emulated_restore(record["steps"][number]) else rng.choice(sorted(CONTENTS))
 
 
+def a_bit_outside_xcr0(record: Json, number: int, rng: random.Random) -> int:
+    return rng.choice([i for i in range(64) if not int(record["xcr0"], 16) >> i & 1])
+
+
 def any_bit(width: int) -> Callable[[Json, int, random.Random], int]:
     return lambda record, number, rng: rng.randrange(width)
 
@@ -261,6 +265,7 @@ CORRUPTIONS: dict[str, Corruption] = {
     "no cv": drop("cv"),
     "noninit": flip("noninit", a_bit_of_noninit),
     "xinuse": corrupt_xinuse,
+    "xinuse outside XCR0": flip("xinuse", a_bit_outside_xcr0),
     "no xinuse": drop("xinuse", lambda s: not s["exp"]["fault"]),
     "mxcsr": flip("mxcsr", any_bit(32)),
     "mxcsr_saved": flip("mxcsr_saved", any_bit(32)),
