@@ -14,6 +14,7 @@ COMMANDS = {
     "patches": "sim.cli.strategies:patches",
     "layout": "sim.cli.layout:layout",
     "verify": "sim.cli.verify:verify",
+    "costs": "sim.cli.costs:costs",
 }
 
 

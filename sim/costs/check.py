@@ -1,0 +1,132 @@
+"""What is wrong with a cost table: rows that nobody could review, price or believe."""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from sim.costs.table import ANY, COMPONENT_NAMES, RATIO, CostRow, CostTable
+from sim.kernel import operations as op
+
+DISTRIBUTIONS: Final = ("triangular", "uniform", "fixed")
+GRADES: Final = ("measured", "published", "derived", "assumed")
+CLOCKS: Final = ("core", "tsc")
+LEVELS: Final = ("", "L2", "memory")
+
+SAVES: Final = (op.XSAVES, op.XSAVE, "XSAVEC", "XSAVEOPT")
+RESTORES: Final = (op.XRSTORS, op.XRSTOR)
+MSR_OPERATION: Final = re.compile(
+    r"(RDMSR|WRMSR|WRMSRNS|VM-entry MSR load|VM-exit MSR load|VM-exit MSR store)\((\w+|\*)\)"
+)
+MSR_LIST: Final = re.compile(r"(RDMSRLIST|WRMSRLIST)\((\d+)\)")
+LISTS: Final = ("RDMSRLIST", "WRMSRLIST")
+PLAIN: Final = (
+    op.RESTORE_SKIPPED, op.RDPKRU, op.WRPKRU, op.XSETBV, op.IBPB, op.LDMXCSR, op.FNINIT, op.FWAIT, op.TILERELEASE,
+    op.VMPTRLD, op.VMCLEAR, op.IPI, op.VMLOAD, op.VMSAVE, op.VMENTRY, op.VMEXIT, op.CONTEXT_SWITCH, op.KVM_RUN,
+)  # fmt: skip
+
+SAVE_TERMS: Final = ("base", "written", "initial", "unmodified")
+RESTORE_TERMS: Final = ("base", "loaded", "initialised")
+LIST_TERMS: Final = ("base", "msr")
+PLAIN_TERMS: Final = ("base", "software", "in", "out")
+
+OPENABLE: Final = re.compile(r"https?://|github\.com/|\b[0-9a-f]{7,40}\b|arXiv|doi|\b(?:19|20)\d\d\b", re.IGNORECASE)
+"""A source that a reader can find: a link, a commit, a mail, a repository, a dated paper."""
+DATE: Final = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
+NOT_SEEN: Final = re.compile(r"\b(recalled|assum\w+|nobody has|guess\w*|stands in|stand-in)\b", re.IGNORECASE)
+
+
+def known_terms(operation: str) -> tuple[str, ...]:
+    """The terms that an operation is composed of; none for an unknown operation."""
+    if operation in SAVES:
+        return SAVE_TERMS if operation != op.XSAVE else SAVE_TERMS[:2]
+    if operation in RESTORES:
+        return RESTORE_TERMS
+    if operation in LISTS:
+        return LIST_TERMS
+    return PLAIN_TERMS if operation in PLAIN or MSR_OPERATION.fullmatch(operation) else ()
+
+
+def check(table: CostTable) -> list[str]:
+    """A sentence for each defect, with the row that has it; empty for a table that is in order."""
+    found = [f"{table.name}: two rows with the key {key}" for key in table.duplicates]
+    if RATIO not in table.rows:
+        found.append(f"{table.name}: no row {RATIO}, so core cycles cannot be converted")
+    for row in table.rows.values():
+        found += [f"{table.name}: {row.id}: {defect}" for defect in _defects(row, table)]
+    return found
+
+
+def _defects(row: CostRow, table: CostTable) -> Iterator[str]:
+    yield from _key_defects(row)
+    yield from _number_defects(row)
+    yield from _grade_defects(row, table)
+
+
+def _key_defects(row: CostRow) -> Iterator[str]:
+    names = row.component.split()
+    if row.id != RATIO and row.term != "reference":
+        terms = known_terms(row.operation)
+        if not terms:
+            yield f"unknown operation {row.operation!r}"
+        elif row.term not in (*terms, "total"):
+            yield f"unknown term {row.term!r} (allowed for {row.operation}: {', '.join((*terms, 'total'))})"
+        if row.priced and (len(names) == 1) != (row.term in _PER_COMPONENT):
+            yield f"term {row.term!r} takes {'one component' if row.term in _PER_COMPONENT else 'no component'}"
+    for name in (*names, *row.requested.split()):
+        if name not in COMPONENT_NAMES and not (name == ANY and row.priced):
+            yield f"unknown component {name!r}"
+    if row.level not in LEVELS:
+        yield f"unknown level {row.level!r} (allowed: L2, memory; L1 is without)"
+    if row.level and row.operation not in (*SAVES, *RESTORES) and row.term != "reference":
+        yield f"level {row.level!r}: {row.operation} has no buffer"
+    if row.requested and row.term != "total":
+        yield "'requested' belongs to rows of term 'total'"
+
+
+def _number_defects(row: CostRow) -> Iterator[str]:
+    numbers = (row.value, row.low, row.high)
+    if not all(math.isfinite(number) for number in numbers):
+        yield "value, low and high must be finite"
+    elif row.low > row.high:
+        yield f"low {row.low} is above high {row.high}"
+    elif not row.low <= row.value <= row.high:
+        yield f"value {row.value} is outside its range {row.low} to {row.high}"
+    if min(numbers) < 0 or (row.id == RATIO and min(numbers) <= 0):
+        yield "a cost cannot be negative, nor a ratio zero"
+    if row.clock not in (*CLOCKS, "ns") or (row.clock == "ns" and row.term != "reference"):
+        yield f"unknown clock {row.clock!r} (allowed: core, tsc; ns in a reference)"
+    if row.distribution not in DISTRIBUTIONS:
+        yield f"unknown distribution {row.distribution!r} (allowed: {', '.join(DISTRIBUTIONS)})"
+
+
+def _grade_defects(row: CostRow, table: CostTable) -> Iterator[str]:
+    where, told = row.source.strip(), f"{row.source} {row.conditions}"
+    if row.grade not in GRADES:
+        yield f"unknown grade {row.grade!r} (allowed: {', '.join(GRADES)})"
+    if not where:
+        yield "no source"
+    if not DATE.fullmatch(row.date):
+        yield f"date {row.date!r} is not like 2026, 2026-11 or 2026-11-22"
+    if row.grade in ("measured", "published") and (match := NOT_SEEN.search(told)):
+        yield f"graded {row.grade}, but it says {match[0]!r}"
+    if row.grade == "measured":
+        for label in ("CPU: ", "kernel: ", "method: "):
+            if label not in row.conditions:
+                yield f"graded measured, but the conditions do not say {label.strip()!r}"
+    if row.grade == "published" and where and not OPENABLE.search(where):
+        yield f"graded published, but a reader cannot open {where!r}"
+    if row.grade == "assumed" and "because" not in told:
+        yield 'graded assumed, but it does not say why this range ("because ...")'
+    if row.grade == "assumed" and row.low == row.high:
+        yield "graded assumed, but without a range"
+    if row.grade == "derived" and not row.origin:
+        yield "graded derived, but without an origin"
+    for origin in row.origin:
+        if ":" not in origin and origin not in table.rows:
+            yield f"origin {origin!r} is no row of this table"
+        if origin == row.id:
+            yield "is its own origin"
+
+
+_PER_COMPONENT: Final = ("written", "initial", "unmodified", "loaded", "initialised")

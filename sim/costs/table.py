@@ -1,0 +1,324 @@
+"""Cost tables: one TOML file per CPU, one row per cost, and for each row where its number comes from.
+
+A row is one term of the composition in :mod:`sim.costs.price`.  Beside those there are rows that are never priced:
+``total``, a whole instruction as it was measured, against which the composition is tested, and ``reference``, a number
+as somebody published it, from which other rows are derived.
+
+A table may be derived from another (``derived_from``): it has the rows of that one, except those of the same key that
+it has itself.  An inherited row says where it was written; what was measured or published for the other CPU is no more
+than "derived" for this one, and its range is widened by ``inherited_spread``; an assumption stays what it is.
+Measured rows that are not priced stay with the CPU on which they were measured.  ``stand_ins`` name an instruction
+whose rows are used for another that nobody has measured; those rows, too, say so.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from sim.errors import InputError, unknown
+from sim.xsave.components import COMPONENTS
+
+Number = int | float
+STRICT: Final[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+COMPONENT_NAMES: Final = tuple(component.name for component in COMPONENTS)
+ANY: Final = "*"
+"""The component of a row for every component, or the MSR of a row for every MSR, that has no row of its own."""
+
+RATIO: Final = "core cycles per TSC cycle/ratio"
+UNPRICED: Final = ("total", "reference")
+
+
+@dataclass(frozen=True, slots=True)
+class _RawRow:
+    """A row as it is written in the file."""
+
+    __pydantic_config__ = STRICT
+
+    operation: str
+    term: str
+    value: Number
+    low: Number
+    high: Number
+    grade: str
+    source: str
+    conditions: str
+    component: str = ""
+    level: str = ""
+    requested: str = ""
+    clock: str = "core"
+    distribution: str = ""
+    date: str = ""
+    origin: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _RawTable:
+    """A file as it is written."""
+
+    __pydantic_config__ = STRICT
+
+    title: str
+    date: str
+    rows: tuple[_RawRow, ...]
+    derived_from: str = ""
+    inherited_spread: float = 0.0
+    inherited_because: str = ""
+    stand_ins: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CostRow:
+    """One cost.
+
+    ``component`` is one of Linux's names (:data:`COMPONENT_NAMES`), "*" or empty; in a ``total`` or ``reference`` row
+    the list of all that were in use, of ``requested`` ones.  ``level`` is empty, or L2 or memory for what is added when
+    the buffer is there.  ``clock`` is core or tsc, in a reference row also ns.  ``origin`` are the rows from which a
+    derived one comes, as ids of this table or as TABLE:ID.  ``factor`` is the row whose uncertainty this one shares;
+    ``table`` the file in which the row was written.
+    """
+
+    operation: str
+    term: str
+    component: str
+    level: str
+    requested: str
+    value: Number
+    low: Number
+    high: Number
+    distribution: str
+    clock: str
+    grade: str
+    source: str
+    conditions: str
+    date: str
+    origin: tuple[str, ...]
+    table: str
+    factor: str
+
+    @property
+    def id(self) -> str:
+        """The key as text: operation/term, then component and level if there are any."""
+        return row_id(self.operation, self.term, self.component, self.level)
+
+    @property
+    def priced(self) -> bool:
+        """Whether the composition may use the row."""
+        return self.term not in UNPRICED and self.id != RATIO
+
+
+@dataclass(frozen=True, slots=True)
+class CostTable:
+    """A table as it is used: complete, by the ids of the rows, in the order of the files."""
+
+    name: str
+    title: str
+    derived_from: str
+    rows: Mapping[str, CostRow]
+    duplicates: tuple[str, ...] = ()
+
+    @property
+    def ratio(self) -> float:
+        """Core cycles per TSC cycle."""
+        if RATIO not in self.rows:
+            raise InputError(f"cost table {self.name}: no row {RATIO!r}, so core cycles cannot be converted")
+        return float(self.rows[RATIO].value)
+
+    def scale(self, row: CostRow, ratio: float | None = None) -> float:
+        """What a value of the row is multiplied by to be in TSC cycles."""
+        return 1.0 / (self.ratio if ratio is None else ratio) if row.clock == "core" else 1.0
+
+
+def usual_distribution(grade: str) -> str:
+    """The distribution of a row that names none."""
+    return "uniform" if grade == "assumed" else "triangular"
+
+
+def row_id(operation: str, term: str, component: str = "", level: str = "") -> str:
+    """The id of a row with this key."""
+    return f"{operation}/{term}" + (f"/{component}" if component else "") + (f"@{level}" if level else "")
+
+
+def names() -> list[str]:
+    """The tables that are shipped."""
+    return sorted(f.name.removesuffix(".toml") for f in _folder().iterdir() if f.name.endswith(".toml"))
+
+
+def load(name: str | Path, *, checked: bool = True) -> CostTable:
+    """The shipped table ``name``, or the one in the file ``name`` (anything that ends in .toml).
+
+    Raises :class:`InputError` for a table that is not there, a file that is not TOML, an unknown or missing key, a
+    value of the wrong type; and, unless ``checked`` is False, for the first thing that :func:`sim.costs.check.check`
+    finds.
+    """
+    table = _load(str(name))
+    if checked:
+        from sim.costs.check import check
+
+        if problems := check(table):
+            more = f" (and {len(problems) - 1} more: fpswitch costs check)" if len(problems) > 1 else ""
+            raise InputError(f"cost table {name}: {problems[0]}{more}")
+    return table
+
+
+def _folder() -> Path:
+    return Path(str(files("sim.costs") / "tables"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Resolved:
+    """A file and all that it is derived from, before stand-ins and factors."""
+
+    raw: _RawTable
+    rows: dict[str, CostRow]
+    stand_ins: dict[str, str]
+    duplicates: tuple[str, ...]
+
+
+def _load(name: str) -> CostTable:
+    resolved = _resolve(name, ())
+    rows = dict(resolved.rows)
+    for missing, measured in resolved.stand_ins.items():
+        for row in resolved.rows.values():
+            if row.operation == measured and row.priced:
+                stand_in = _stand_in(row, missing)
+                rows.setdefault(stand_in.id, stand_in)
+    rows = {key: replace(row, factor=_factor(row, rows)) for key, row in rows.items()}
+    return CostTable(_own_name(name), resolved.raw.title, resolved.raw.derived_from, rows, resolved.duplicates)
+
+
+def _resolve(name: str, children: tuple[str, ...]) -> _Resolved:
+    if name in children:
+        raise InputError(f"cost table {children[0]}: derived from itself ({' from '.join((*children, name))})")
+    raw = _read(name)
+    rows: dict[str, CostRow] = {}
+    stand_ins: dict[str, str] = {}
+    if raw.derived_from:
+        parent = _resolve(raw.derived_from, (*children, name))
+        kept = (row for row in parent.rows.values() if row.grade != "measured" or row.term not in UNPRICED)
+        rows.update((row.id, _inherited(row, raw)) for row in kept)
+        stand_ins.update(parent.stand_ins)
+    stand_ins.update(raw.stand_ins)
+    duplicates: list[str] = []
+    own: set[str] = set()
+    for number, each in enumerate(raw.rows, 1):
+        row = _complete(each, raw, _own_name(name), f"cost table {name}: row {number}")
+        if row.id in own:
+            duplicates.append(row.id)
+        own.add(row.id)
+        rows[row.id] = row
+    return _Resolved(raw, rows, stand_ins, tuple(duplicates))
+
+
+def _own_name(name: str) -> str:
+    return Path(name).stem if name.endswith(".toml") else name
+
+
+def _complete(raw: _RawRow, table: _RawTable, name: str, where: str) -> CostRow:
+    """The row with its texts filled in and what it leaves to the table and the house."""
+    given = {each.name: getattr(raw, each.name) for each in fields(raw)}
+    for key in ("component", "requested", "source", "conditions"):
+        given[key] = _expand(given[key], table.texts, f"{where}, {key}")
+    given["date"] = raw.date or table.date
+    given["distribution"] = raw.distribution or usual_distribution(raw.grade)
+    return CostRow(**given, table=name, factor="")
+
+
+def _expand(text: str, texts: Mapping[str, str], where: str) -> str:
+    """``{name}`` stands for an entry of ``texts``."""
+
+    def entry(match: re.Match[str]) -> str:
+        if match[1] not in texts:
+            raise InputError(f"{where}: {unknown('text', match[1], texts)}")
+        return texts[match[1]]
+
+    return re.sub(r"\{([^{}]*)\}", entry, text)
+
+
+def _inherited(row: CostRow, child: _RawTable) -> CostRow:
+    """The row in a table for another CPU."""
+    if row.term == "reference":
+        return row  # what somebody published stays what it is
+    if row.grade == "assumed":
+        return replace(row, origin=(f"{row.table}:{row.id}",), factor=row.factor or row.id)
+    spread = child.inherited_spread
+    low, high = row.low, row.high
+    if spread:
+        low, high = min(low, round(row.value * (1 - spread), 2)), max(high, round(row.value * (1 + spread), 2))
+    return replace(
+        row,
+        low=low,
+        high=high,
+        grade="derived",
+        conditions=f"{child.inherited_because}: {row.conditions}" if child.inherited_because else row.conditions,
+        origin=(f"{row.table}:{row.id}",),
+        factor=row.factor or row.id,
+    )
+
+
+def _stand_in(row: CostRow, operation: str) -> CostRow:
+    """The row for an instruction that nobody has measured, in place of which ``row`` stands."""
+    return replace(
+        row,
+        operation=operation,
+        grade="derived" if row.grade in ("measured", "published") else row.grade,
+        conditions=f"{row.operation} stands in for {operation}: {row.conditions}",
+        origin=(row.id,),
+        factor="",
+    )
+
+
+def _factor(row: CostRow, rows: Mapping[str, CostRow]) -> str:
+    """The row at the root of a chain of rows that have one origin each; a row with several is a factor by itself."""
+    seen = [row.id]
+    while not row.factor and len(row.origin) == 1 and row.origin[0] in rows and row.origin[0] not in seen:
+        row = rows[row.origin[0]]
+        seen.append(row.id)
+    return row.factor or seen[-1]
+
+
+def _read(name: str) -> _RawTable:
+    from pydantic import TypeAdapter, ValidationError  # a tenth of a second, which --help need not wait for
+
+    if name.endswith(".toml"):
+        source = Path(name)
+    elif name in names():
+        source = _folder() / f"{name}.toml"
+    else:
+        raise unknown("cost table", name, names())
+    try:
+        data = tomllib.loads(source.read_text(encoding="utf-8"))
+        # By way of JSON because only there does pydantic's strict mode take a list for a tuple.
+        return TypeAdapter(_RawTable).validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        # A key that is wrong makes another missing: the wrong one is the one to name.
+        first = min(error.errors(), key=lambda each: each["type"] != "unexpected_keyword_argument")
+        raise InputError(f"cost table {name}: {_explain(dict(first), data)}") from error
+    except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML
+        raise InputError(f"cost table {name}: {error}") from error
+
+
+def _explain(error: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """What pydantic found, with the row that has it and the nearest key that there is."""
+    place = list(error["loc"])
+    in_row = len(place) > 1 and place[0] == "rows"
+    where = ""
+    if in_row:
+        row = data["rows"][place[1]]
+        key = (
+            " ".join(str(row[k]) for k in ("operation", "term", "component") if k in row) if type(row) is dict else row
+        )
+        where = f"row {place[1] + 1} ({key}): "
+    last = str(place[2 if in_row and len(place) > 2 else -1])
+    if error["type"] == "unexpected_keyword_argument":
+        allowed: Iterable[str] = (each.name for each in fields(_RawRow if in_row else _RawTable))
+        return f"{where}{unknown('key', last, allowed)}"
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{where}key {last!r} is missing"
+    return f"{where}{last}: {error['msg']}, found {error.get('input')!r}"
