@@ -203,7 +203,10 @@ def fpu_flush_thread(k: Kernel, cpu: Cpu) -> None:
 
 
 def fpu_drop(k: Kernel, cpu: Cpu) -> None:
-    """exit (fpu__drop()): the registers are nobody's; the last __switch_to() of the task still saves them."""
+    """exit (fpu__drop()): the registers are nobody's.
+
+    TIF_NEED_FPU_LOAD stays clear, so the task's last __switch_to() still saves them, unless kernel_fpu_begin() has run.
+    """
     task = cpu.current
     if task.need_fpu_load and not k.version.drop_ignores_need_fpu_load:
         return
