@@ -53,6 +53,12 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
 @click.option("--no-mitigations", is_flag=True, help="No IBPB at vCPU switches and returns to user mode.")
 @click.option("--no-init-optimisation", is_flag=True, help="A CPU whose XINUSE is always 1.")
 @click.option("--no-modified-optimisation", is_flag=True, help="A CPU whose XMODIFIED is always 1.")
+@click.option(
+    "--vm-transition-clears-xrstor-info",
+    is_flag=True,
+    default=None,
+    help="A CPU on which VM entry and VM exit do.",
+)
 @click.option("--hypothetical", is_flag=True, help="Allow what the CPU lacks.")
 @click.option("--trace/--no-trace", default=True, show_default=True, help="Show tracepoints between the operations.")
 @json_option
