@@ -3,11 +3,16 @@
 The state says what there is to carry; a strategy (:mod:`sim.kernel.strategies`) says where in the flow and how.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from sim.kernel.datafile import STRICT, load, shipped
+from sim.errors import InputError
+from sim.kernel.datafile import STRICT, is_name, load, shipped, shortened
+
+XFEATURE = 12
+"""The only state component that the model can place: CET_S, three MSRs in 24 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +23,7 @@ class CarriedState:
     component that holds them all (in that order, one quadword each), or None.  ``per_task_msr``: the host has a value
     per task, which it writes on return to user mode if the CPU's cached value differs, as fred_update_rsp0()
     (arch/x86/include/asm/fred.h) does.  ``size_bytes`` is the size of the component, or of the MSRs.
+    ``cpu_feature`` is the CPU feature without which the MSRs do not exist.
     """
 
     __pydantic_config__ = STRICT
@@ -29,6 +35,38 @@ class CarriedState:
     per_task_msr: bool
     source: str
     xfeature: int | None = None
+    cpu_feature: str = ""
+
+    def __post_init__(self) -> None:
+        for problem in self._problems():
+            raise InputError(f"carried state {shortened(self.name)}: {problem}")
+
+    def _problems(self) -> Iterator[str]:
+        if not is_name(self.name):
+            yield "name is empty or not one line of text"
+        if not self.msrs:
+            yield "msrs is empty (allowed: one MSR or more)"
+        names: dict[int, str] = {}
+        for name, number in self.msrs.items():
+            if not is_name(name):
+                yield f"msrs has the name {shortened(name)}, which is empty or not one line of text"
+            if not 0 <= number <= 0xFFFFFFFF:
+                yield f"msrs.{name} = {shortened(number)} (allowed: 0 to 0xffffffff)"
+            if number in names:
+                yield f"msrs.{name} and msrs.{names[number]} are both {number:#x} (allowed: each MSR once)"
+            names[number] = name
+        if self.size_bytes <= 0:
+            yield f"size_bytes = {shortened(self.size_bytes)} (allowed: 1 or more)"
+        if self.xfeature not in (None, XFEATURE):
+            yield (
+                f"xfeature = {shortened(self.xfeature)} (allowed: {XFEATURE}, which is CET_S, or no xfeature at all: "
+                "the model places no other)"
+            )
+        if self.xfeature == XFEATURE and (len(self.msrs) != 3 or self.size_bytes != 24):
+            yield (
+                f"{len(self.msrs)} MSRs and {shortened(self.size_bytes)} bytes (allowed with xfeature {XFEATURE}: "
+                "3 MSRs and 24 bytes)"
+            )
 
     @property
     def mask(self) -> int:

@@ -2,17 +2,41 @@
 
 import json
 import tomllib
+from collections.abc import Iterable
 from dataclasses import fields
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sim.errors import InputError, unknown
+from sim.errors import InputError
 
 T = TypeVar("T")
 
 STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}
 """For a dataclass that is read by :func:`load`: ``__pydantic_config__ = STRICT``."""
+
+
+_SHOWN = 60
+"""Characters of a value that an error repeats."""
+
+
+def shortened(value: object) -> str:
+    """A value of the user's for an error message, which is one line and not a long one."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of something: one line, and not empty."""
+    return bool(text.strip()) and text.isprintable()
+
+
+def _unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
+    names = sorted(allowed)
+    near = get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return InputError(f"unknown {kind} {shortened(name)}{hint} (allowed: {', '.join(names)})")
 
 
 def shipped(folder: str) -> list[str]:
@@ -23,26 +47,33 @@ def shipped(folder: str) -> list[str]:
 def load(kind: type[T], what: str, folder: str, name: str) -> T:
     """An instance of the dataclass ``kind`` from the shipped file ``name``.toml or from the path ``name``.
 
-    Raises :class:`InputError` for a name that is neither, a file that is not TOML, an unknown or missing key, or a
-    value of the wrong type.
+    A path has a slash in it or ends in .toml.  Raises :class:`InputError`, in one line, for a name that is neither, a
+    file that is not TOML, an unknown or missing key, a value of the wrong type, and what ``kind`` itself refuses.
     """
     from pydantic import TypeAdapter, ValidationError  # a tenth of a second, which --help need not wait for
 
-    if name.endswith(".toml"):
+    if is_path := "/" in name or name.endswith(".toml"):
         source = Path(name)
     elif f"{name}.toml" in shipped(folder):
         source = Path(str(resources.files("sim.kernel"))) / "data" / folder / f"{name}.toml"
     else:
-        raise unknown(what, name, (file.removesuffix(".toml") for file in shipped(folder)))
+        raise _unknown(what, name, (file.removesuffix(".toml") for file in shipped(folder)))
     try:
         table = tomllib.loads(source.read_text(encoding="utf-8"))
         # By way of JSON because only there does pydantic's strict mode take a list for a tuple.
         return TypeAdapter(kind).validate_json(json.dumps(table, default=str))
+    except InputError as error:
+        raise InputError(f"{name}: {error}" if is_path else str(error)) from error
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
+        where = where if where.isprintable() else repr(where)
         if first["type"] == "unexpected_keyword_argument":
-            raise InputError(f"{name}: {unknown('key', where, (f.name for f in fields(kind)))}") from error  # type: ignore[arg-type]
-        raise InputError(f"{name}: {where}: {first['msg']}, found {first.get('input')!r}") from error
+            raise InputError(f"{name}: {_unknown('key', where, (f.name for f in fields(kind)))}") from error  # type: ignore[arg-type]
+        if first["type"] == "missing":
+            raise InputError(f"{name}: missing key {where!r}") from error
+        raise InputError(f"{name}: {where}: {first['msg']}, found {shortened(first.get('input'))}") from error
+    except RecursionError as error:
+        raise InputError(f"{what} file {name}: nested too deeply") from error
     except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML
         raise InputError(f"{what} file {name}: {error}") from error

@@ -5,13 +5,14 @@ A strategy is a mechanism and the named points of the flow at which it saves and
 same kind is a new file, shipped or given by its path.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 from sim.errors import InputError
-from sim.kernel.datafile import STRICT, load, shipped
+from sim.kernel.datafile import STRICT, is_name, load, shipped, shortened
 
 MECHANISMS: Final = ("none", "msr", "msr-list", "user-return", "fpstate", "independent")
 """none: nothing is carried; msr: RDMSR/WRMSR by software; msr-list: the VMX MSR areas; user-return: MSRs whose host
@@ -20,6 +21,23 @@ its own."""
 
 SAVE_POINTS: Final = ("vm_exit", "kvm_run_exit", "sched_out", "prepare_switch_to_host")
 LOAD_POINTS: Final = ("vm_entry", "kvm_run_entry", "sched_in", "prepare_switch_to_guest")
+
+WITHOUT_POINTS: Final = ("none", "fpstate")
+"""Mechanisms that save and load at no point of their own: the second where the kernel handles its fpstates anyway."""
+
+BELONGS_TO: Final = {
+    "zero": "msr",
+    "lazy": "msr",
+    "normal_fpstates": "fpstate",
+    "guest_fpstates": "fpstate",
+    "resident": "fpstate",
+    "late": "independent",
+    "sets_cache": "user-return",
+}
+"""Keys that have a meaning for one mechanism only."""
+
+MAX_ZERO: Final = 64
+"""No carried state has as many MSRs; whether this one has ``zero`` of them is checked where both are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +75,12 @@ class Strategy:
     unsound: str = ""
 
     def __post_init__(self) -> None:
+        for problem in self._problems():
+            raise InputError(f"strategy {shortened(self.name)}: {problem}")
+
+    def _problems(self) -> Iterator[str]:
+        if not is_name(self.name):
+            yield "name is empty or not one line of text"
         for value, allowed, key in (
             ((self.mechanism,), MECHANISMS, "mechanism"),
             (self.save_at, SAVE_POINTS, "save_at"),
@@ -65,17 +89,27 @@ class Strategy:
         ):
             for each in value:
                 if each not in allowed:
-                    raise InputError(f"strategy {self.name}: {key} = {each!r} (allowed: {', '.join(allowed)})")
+                    yield f"{key} = {shortened(each)} (allowed: {', '.join(one or 'nothing' for one in allowed)})"
+            if len(set(value)) < len(value):
+                yield f"{key} has a point twice (allowed: each once)"
+        if not 0 <= self.zero <= MAX_ZERO:
+            yield f"zero = {shortened(self.zero)} (allowed: 0 to {MAX_ZERO}, and no more than there are MSRs)"
+        for points, allowed, key in ((self.save_at, SAVE_POINTS, "save_at"), (self.load_at, LOAD_POINTS, "load_at")):
+            if points and self.mechanism in WITHOUT_POINTS:
+                yield f"{key} does not go with mechanism {self.mechanism!r}, which has no points of its own"
+            if not points and self.mechanism not in WITHOUT_POINTS:
+                yield f"mechanism {self.mechanism!r} needs {key} (allowed: one or more of {', '.join(allowed)})"
+        for field in fields(self):
+            mechanism = BELONGS_TO.get(field.name, self.mechanism)
+            if mechanism != self.mechanism and getattr(self, field.name) != field.default:
+                yield f"{field.name} goes with mechanism {mechanism!r} only, and this one is {self.mechanism!r}"
+        if self.mechanism == "fpstate" and not (self.normal_fpstates or self.guest_fpstates):
+            yield "mechanism 'fpstate' needs normal_fpstates or guest_fpstates, or both"
 
     @property
     def carries(self) -> bool:
         """Whether the guest's values survive at all."""
         return self.mechanism != "none"
-
-    @property
-    def by_software(self) -> bool:
-        """Whether software copies the MSRs one by one."""
-        return self.mechanism in ("msr", "user-return", "msr-list")
 
 
 @cache
