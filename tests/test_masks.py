@@ -101,6 +101,8 @@ WRONG = {
     "this guest has no CET": {"strategy": "no-cet", "guest_xss": 0x1800},
     "guest XCR0": {"guest_xcr0": 1 << 19},
     "needs an xfeature": {"carried": "fred-rsp0"},
+    "does not enumerate FRED": {"carried": "fred-rsp0", "strategy": "manual-load"},
+    "which needs its own": {"carried": "fred-rsp0", "strategy": "free-ssp"},
     "allowed: off, fpstate, return-to-user": {"host_shadow_stacks": "on"},
     "allowed: rdmsr-wrmsr, wrmsrns, msr-list": {"msr_access": "rdmsr"},
     "in no fpstate": {"strategy": "independent", "host_shadow_stacks": "fpstate"},

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from sim.kernel import flows, guest, kvm
+from sim.kernel import flows, guest, kvm, process
 from sim.kernel.config import Settings, boot
 from sim.kernel.flows import GuestUse
 from sim.kernel.kernel import Kernel
@@ -243,6 +243,7 @@ def test_kernel_fpu_begin_between_exit_and_entry_costs_a_save_and_a_restore():
 def test_fork_saves_the_parent_into_the_child_and_the_child_restores_what_it_got():
     assert sequence("fork", GENOA) == lines(
         """XSAVES ae7 206
+        RDPKRU
         context switch
         XSAVES ae7 206
         RDPKRU
@@ -250,18 +251,24 @@ def test_fork_saves_the_parent_into_the_child_and_the_child_restores_what_it_got
     )
 
 
-def test_a_guest_init_costs_two_swaps_and_loses_cet_s():
+def test_a_guest_init_costs_two_swaps_and_loads_zeroes_into_cet_s():
+    # fpstate_clear_xstate_component() zeroes the bytes and leaves XSTATE_BV[12] = 1.
     run = flows.run("init", SPR)
-    reset = next(step for step in run.steps if step.name.startswith("kvm_xstate_reset"))
+    reset = next(step for step in run.steps if step.name == "kvm_vcpu_reset()")
     assert [written(op) for op in reset.operations] == [
-        "XSAVES 21ee7 206", "WRMSR(XFD)", "XRSTORS 61ce7 6", "XSAVES 20ee7 200", "WRMSR(XFD)", "XRSTORS 61ce7 6",
+        "XSAVES 21ee7 206", "WRMSR(XFD)", "XRSTORS 61ce7 6", "XSAVES 20ee7 200", "WRMSR(XFD)", "XRSTORS 61ce7 1006",
     ]  # fmt: skip
     assert not run.findings
 
 
+def test_after_an_init_the_guest_is_entered_without_xcr0_and_xss_because_cr4_osxsave_is_0():
+    entry = flows.run("init", SPR).steps[-1]
+    assert [written(op) for op in entry.operations] == ["WRMSR(KERNEL_GS_BASE)", "restore skipped", "VM entry"]
+
+
 def test_a_guest_init_costs_nothing_where_neither_cet_nor_mpx_is_supported():
     run = flows.run("init", Settings(cpu="zen4", kernel="v6.6", strategy="no-cet"))
-    assert [step.operations for step in run.steps if step.name.startswith("kvm_xstate_reset")] == [()]
+    assert [step.operations for step in run.steps if step.name == "kvm_vcpu_reset()"] == [()]
 
 
 def test_a_short_ioctl_swaps_no_fpstate():
@@ -317,8 +324,9 @@ def test_the_tracepoints_of_one_preemption_come_in_the_order_of_a_real_trace():
     ]
     assert events == [
         "kvm_exit", "write_msr da0", "sched_switch", "read_msr c0000102", "write_msr c0000102",
-        "x86_fpu_regs_deactivated 1", "write_msr 1c4", "x86_fpu_regs_activated 1",
-        "sched_switch", "x86_fpu_regs_deactivated 1", "write_msr c0000102", "write_msr 1c4",
+        "x86_fpu_regs_deactivated 1", "write_msr c0000082", "write_msr c0000103", "write_msr 1c4",
+        "x86_fpu_regs_activated 1", "sched_switch", "x86_fpu_regs_deactivated 1",
+        "write_msr c0000082", "write_msr c0000103", "write_msr c0000102", "write_msr 1c4",
         "x86_fpu_regs_activated 1", "write_msr da0", "kvm_entry",
     ]  # fmt: skip
 
@@ -375,3 +383,106 @@ def test_a_guest_that_uses_xfd_costs_a_read_at_every_exit_and_two_writes_around_
     scene.run_guest()
     assert k.integrity is not None
     assert not k.integrity.findings
+
+
+def test_sigreturn_is_one_xrstor_of_all_user_features():
+    # save_sw_bytes() notes user_xfeatures, not what XGETBV(1) let the XSAVE leave out.
+    run = flows.run("signal", SPR)
+    back = next(step for step in run.steps if step.name == "sigreturn")
+    assert [written(op) for op in back.operations[:1]] == ["XRSTOR 202e7 207"]
+    assert [op.operation for op in back.operations if op.rfbm] == ["XRSTOR"]
+
+
+def test_opening_pkru_for_the_signal_frame_reads_it_twice_since_v6_18():
+    def delivered(kernel: str, **more: str) -> list[str]:
+        run = flows.run("signal", Settings(cpu="zen4", kernel=kernel, mitigations=False, **more))
+        return [op.operation for step in run.steps if "delivered" in step.name for op in step.operations]
+
+    assert delivered("v6.18") == ["RDPKRU", "RDPKRU", "WRPKRU", "XSAVE", "XRSTORS", "WRPKRU"]
+    assert delivered("v6.6", strategy="no-cet") == ["XSAVE", "XRSTORS", "WRPKRU"]
+
+
+@pytest.mark.parametrize(("kernel", "reads"), [("v6.6", 3), ("v6.18", 1)])
+def test_kvm_reads_pkru_again_before_each_write_in_v6_6(kernel, reads):
+    scene = flows.Scene(Kernel(boot(Settings(cpu="zen4", kernel=kernel, strategy="no-cet")), 2), QUIET)
+    scene.start_in_guest()
+    k, cpu = scene.k, scene.cpu
+    guest.wrpkru(k, cpu, 0)
+    before = Counter(cpu.ledger.counts)
+    kvm.vm_exit(k, cpu, "io")
+    kvm.vcpu_enter_guest(k, cpu)
+    ran = Counter(key[2] for key in (Counter(cpu.ledger.counts) - before).elements())
+    assert (ran["RDPKRU"], ran["WRPKRU"]) == (reads, 2)
+
+
+@pytest.mark.parametrize(("kernel", "evicted"), [("v6.6", True), ("v6.18", False)])
+def test_a_task_killed_in_its_sleep_evicts_whoever_owns_the_registers_only_in_v6_6(kernel, evicted):
+    scene = flows.Scene(Kernel(boot(Settings(cpu="zen4", kernel=kernel, strategy="no-cet")), 2), QUIET)
+    scene.run_user(scene.a)
+    scene.run_user(scene.b)
+    process.schedule(scene.k, scene.cpu, scene.a)  # woken by the signal, it never returns to user mode
+    process.exit(scene.k, scene.cpu)
+    assert scene.cpu.ledger.count("FWAIT") == evicted
+    process.schedule(scene.k, scene.cpu, scene.b)
+    process.return_to_user(scene.k, scene.cpu)
+    assert scene.cpu.ledger.count("restore skipped") == (not evicted)
+
+
+def test_exec_restores_initial_state_and_saves_nothing():
+    scene = flows.Scene(Kernel(boot(Settings(cpu="zen4", kernel="v6.18")), 2), QUIET)
+    scene.run_user(scene.a)
+    before = Counter(scene.cpu.ledger.counts)
+    process.exec(scene.k, scene.cpu)
+    process.return_to_user(scene.k, scene.cpu)
+    ran = {key[2:] for key in (Counter(scene.cpu.ledger.counts) - before)}
+    assert ran == {("WRPKRU",), ("XRSTORS", 0x18E7, 0, 0x18E7)}
+
+
+def test_an_exit_that_kvm_handles_runs_no_save_and_no_restore():
+    assert sequence("in-kernel-exit", SPR) == lines(EXIT_SPR + ENTRY_SPR)
+
+
+def test_two_vcpus_on_a_cpu_save_and_restore_each_and_load_no_normal_fpstate():
+    settings = Settings(cpu="zen4", kernel="v6.19")
+    assert sequence("vcpu-switch", settings) == lines(
+        """VM exit
+        VMSAVE
+        VMLOAD
+        RDPKRU
+        context switch
+        XSAVES 1ae7 206
+        RDPKRU
+        IBPB
+        RDPKRU
+        VMSAVE
+        WRMSR(TSC_AUX)
+        XRSTORS 18e7 1006
+        VMLOAD
+        VM entry
+        VM exit
+        VMSAVE
+        VMLOAD
+        RDPKRU
+        context switch
+        XSAVES 1ae7 206
+        RDPKRU
+        IBPB
+        RDPKRU
+        VMSAVE
+        WRMSR(TSC_AUX)
+        XRSTORS 18e7 1006
+        VMLOAD
+        VM entry"""
+    )
+
+
+def test_a_guest_without_cet_on_a_kernel_with_guest_only_cet_s_has_its_masks_and_no_guest_xss():
+    config = boot(Settings(cpu="zen4", kernel="v6.18", guest_cet=False))
+    assert (config.masks.xss, config.guest_xfeatures, config.guest_xss) == (0x1800, 0x1AE7, 0)
+    assert not config.hypothetical
+
+
+def test_no_cet_on_a_kernel_that_would_carry_cet_s_is_hypothetical():
+    assert boot(Settings(cpu="zen4", kernel="v6.18", strategy="no-cet")).hypothetical
+    assert not boot(Settings(cpu="zen4", kernel="v6.6", strategy="no-cet")).hypothetical
+    assert not boot(Settings(cpu="ice-lake-sp", kernel="v6.18", strategy="no-cet")).hypothetical

@@ -1,5 +1,7 @@
 """`fpswitch flow`: the operations of a named sequence, in kernel order, and why."""
 
+from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -21,16 +23,9 @@ def parse_mask(context: click.Context, parameter: click.Parameter, value: str | 
 
 def parse_patches(context: click.Context, parameter: click.Parameter, value: str | None) -> frozenset[int] | None:
     """Patch numbers given as 1-3,5."""
-    if value is None:
-        return None
-    numbers: set[int] = set()
-    try:
-        for part in value.split(","):
-            first, _, last = part.partition("-")
-            numbers.update(range(int(first), int(last or first) + 1))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a list such as 1-3,5") from None
-    return frozenset(numbers)
+    from sim.kernel.report import parse_subset
+
+    return None if value is None else parse_subset(value)
 
 
 @click.command(epilog="Example: fpswitch flow preempt --strategy xstate-guest --cpu sapphire-rapids --kernel v6.18")
@@ -43,7 +38,16 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
     "--patches", callback=parse_patches, metavar="LIST", help="The RFC's patches to apply (kernel rfc): 1-3,5."
 )
 @click.option("--guest-xss", callback=parse_mask, metavar="MASK", help="The guest's IA32_XSS; default: all of CET.")
-@click.option("--guest-ssp/--no-guest-ssp", default=True, show_default=True, help="The guest has written PL0-2_SSP.")
+@click.option(
+    "--no-guest-cet", "guest_cet", flag_value=False, default=True, type=bool, help="The guest's CPUID has no CET."
+)
+@click.option(
+    "--guest-ssp",
+    type=click.Choice(["none", "wrmsr", "xrstors"]),
+    default="wrmsr",
+    show_default=True,
+    help="How the guest writes PL0-2_SSP: not, once by WRMSR, or by its own XRSTORS alone.",
+)
 @click.option("--guest-xrstors", is_flag=True, help="The guest's kernel runs XRSTORS (a task switch) while it runs.")
 @click.option("--guest-amx", is_flag=True, help="AMX is given to the guest.")
 @click.option("--host-shadow-stacks", default="off", show_default=True, metavar="MODE",
@@ -65,11 +69,34 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
 def flow(name: str, trace: bool, as_json: bool, **options: Any) -> None:
     """Show which operations FLOW consists of, in kernel order, and why.
 
-    FLOW is preempt, halt, userspace-exit, ping-pong, kernel-preempt, migrate, signal, kernel-fpu, fork, fastpath-exit,
-    init or short-ioctl.  V is the vCPU's thread, A, B and N are busy user tasks, K is a kernel thread.
+    \b
+    FLOW is one of
+      preempt          a vCPU is preempted by a busy user task and comes back
+      kernel-preempt   the same by a kernel thread
+      vcpu-switch      two vCPUs share a CPU
+      migrate          a vCPU is preempted and goes on on another CPU
+      halt             HLT, idle, wake-up
+      in-kernel-exit   an exit that KVM handles while the vCPU keeps its CPU
+      fastpath-exit    one that some kernels handle in the fastpath
+      userspace-exit   an exit to the VMM, and KVM_RUN again
+      short-ioctl      another vCPU ioctl, preempted, and KVM_RUN
+      signal           a signal to a vCPU that is scheduled out
+      init             an INIT and a SIPI of the guest's CPU
+      kernel-fpu       kernel_fpu_begin() in an interrupt
+      ping-pong        two user tasks, no vCPU
+      fork             a user task forks
+
+    V and W are vCPU threads, A, B and N are busy user tasks, K is a kernel thread.
 
     For a save, "initial" components were skipped by the init optimisation and "unmodified" ones by the modified
-    optimisation; for a restore, "initial" ones were set to their initial configuration.
+    optimisation; for a restore, "initialised" ones were set to their initial configuration.
+
+    The integrity check reports wrong-value (a consumer gets what is not its own), guest-to-guest (what another guest
+    wrote), foreign-in-fpstate (a fpstate holds what is not its owner's) and residue (a guest's value in a register that
+    nobody consumes, which is no violation).  Findings do not change the exit status.
+
+    JSON: flow, cpu, kernel, strategy, carried, host_xss, guest_xss, guest_has_cet, hypothetical, patches (the RFC's,
+    with notes), steps (step, events), operations (count by name), integrity (violations, kinds), findings, warnings.
     """
     from sim.kernel.config import Settings
     from sim.kernel.flows import GuestUse, run
@@ -97,13 +124,13 @@ def _document(name: str, settings: Any, result: Any) -> dict[str, Any]:
         "guest_xss": f"{config.guest_xss:#x}",
         "guest_has_cet": config.guest_has_cet,
         "hypothetical": list(config.hypothetical),
+        "patches": config.patched and {"built": sorted(config.patched.patches), "notes": list(config.patched.notes)},
         "steps": [
             {"step": step.name, "events": [_event(cpu, event) for cpu, event in step.events]} for step in result.steps
         ],
+        "operations": dict(Counter(op.operation for op in result.operations)),
         "integrity": {"violations": integrity.violations, "kinds": dict(integrity.counts)},
-        "findings": [
-            {"kind": each.kind, "who": each.who, "what": each.what, "cpu": each.cpu} for each in result.findings
-        ],
+        "findings": [{"step": step, **asdict(finding)} for step, finding in result.findings],
         "warnings": list(result.warnings),
     }
 
@@ -152,6 +179,13 @@ def _text(document: dict[str, Any], trace: bool) -> str:
         f" (host XSS {document['host_xss']}, guest XSS {document['guest_xss']})",
         *(f"hypothetical: {note}" for note in document["hypothetical"]),
     ]
+    if document["carried"] != "cet-s":
+        lines.append(f"carried state: {document['carried']}")
+    if not document["guest_has_cet"]:
+        lines.append("the guest has no CET")
+    if document["patches"]:
+        lines.append("RFC patches: " + (", ".join(map(str, document["patches"]["built"])) or "none"))
+        lines += [f"  {note}" for note in document["patches"]["notes"]]
     cpus = {event["cpu"] for step in document["steps"] for event in step["events"]}
     for step in document["steps"]:
         lines += ["", step["step"]]
@@ -166,8 +200,12 @@ def _text(document: dict[str, Any], trace: bool) -> str:
             lines.append(f"  {where}{event['operation'] + masks:32} [{event['phase']}]")
             if "why" in event:
                 lines += [f"  {where}    {part}" for part in event["why"].split("; ")]
+    counts = ", ".join(f"{n} {operation}" for operation, n in document["operations"].items())
+    lines += ["", f"operations: {counts}"]
     kinds = document["integrity"]["kinds"]
-    lines += ["", "integrity: " + (", ".join(f"{n} {kind}" for kind, n in kinds.items()) if kinds else "nothing found")]
-    lines += [f"  {each['kind']}: {each['who']}, {each['what']}, cpu {each['cpu']}" for each in document["findings"]]
+    lines.append("integrity: " + (", ".join(f"{n} {kind}" for kind, n in kinds.items()) if kinds else "nothing found"))
+    for each in document["findings"]:
+        lines.append(f"  {each['kind']} at '{each['step']}': {each['what']} of {each['who']}, cpu {each['cpu']}")
+        lines.append(f"    expected {each['expected']}, got {each['got']}")
     lines += [f"WARN: {warning}" for warning in document["warnings"]]
     return "\n".join(lines)

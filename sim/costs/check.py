@@ -21,7 +21,7 @@ MSR_OPERATION: Final = re.compile(
 MSR_LIST: Final = re.compile(r"(RDMSRLIST|WRMSRLIST)\((\d+)\)")
 LISTS: Final = ("RDMSRLIST", "WRMSRLIST")
 PLAIN: Final = (
-    op.RESTORE_SKIPPED, op.RDPKRU, op.WRPKRU, op.XSETBV, op.IBPB, op.LDMXCSR, op.FNINIT, op.FWAIT, op.TILERELEASE,
+    op.RESTORE_SKIPPED, op.RDPKRU, op.WRPKRU, op.XSETBV, op.IBPB, op.LDMXCSR, op.XGETBV1, op.FWAIT, op.TILERELEASE,
     op.VMPTRLD, op.VMCLEAR, op.IPI, op.VMLOAD, op.VMSAVE, op.VMENTRY, op.VMEXIT, op.CONTEXT_SWITCH, op.KVM_RUN,
 )  # fmt: skip
 

@@ -17,12 +17,10 @@ from sim.kernel.operations import (
     TRANSITION,
     VCPU_LOAD,
     VCPU_PUT,
-    XRSTORS,
-    XSAVES,
 )
 from sim.kernel.state import Cpu, Vcpu
 from sim.kernel.uret import kvm_set_user_return_msr, note_current
-from sim.xsave.components import COMPACTED
+from sim.kernel.xstate import os_xrstor, os_xsave
 
 if TYPE_CHECKING:
     from sim.kernel.kernel import Hook, Kernel
@@ -93,9 +91,7 @@ def _rdmsrs(k: Kernel, cpu: Cpu, phase: str) -> Values:
     else:
         for name in k.carried_names:
             cpu.record((kind, phase, f"RDMSR({name})"))
-    if k.tracing:
-        for name in k.carried_names:
-            cpu.ledger.trace("msr:read_msr", msr=name)
+            k.trace_msr(cpu, "read", name)
     return tuple(k.carried_value(cpu, index) for index in range(len(k.carried_names)))
 
 
@@ -163,20 +159,14 @@ def _load_independent(k: Kernel, cpu: Cpu, vcpu: Vcpu, phase: str) -> None:
     area = vcpu.carried_area
     if area is None:
         area = vcpu.carried_area = k.new_area(k.carried_mask)
-    loaded = cpu.unit.xrstors(area, k.carried_mask)
-    level = k.buffer_level(cpu, area) if k.buffer_level else ""
-    cpu.record((cpu.current.kind, phase, XRSTORS, k.carried_mask, loaded, k.carried_mask & ~loaded, level))
-    cpu.carried_cache = None
+    os_xrstor(k, cpu, area, k.carried_mask, phase)
 
 
 def _save_independent(k: Kernel, cpu: Cpu, vcpu: Vcpu, phase: str) -> None:
     """xsaves(buffer, mask)."""
     area = vcpu.carried_area
     assert area is not None
-    written = cpu.unit.xsaves(area, k.carried_mask)
-    rfbm = area.xcomp_bv ^ COMPACTED
-    level = k.buffer_level(cpu, area) if k.buffer_level else ""
-    cpu.record((cpu.current.kind, phase, XSAVES, rfbm, written, rfbm & ~area.xstate_bv, level))
+    os_xsave(k, cpu, area, k.carried_mask, phase)
 
 
 def update_host_msr(k: Kernel, cpu: Cpu, phase: str) -> None:

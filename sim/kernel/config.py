@@ -47,11 +47,6 @@ XSAVE_CPUID_FEATURES: Final = (
 NEVER: Final = sum(1 << i for i in (13, 14, 15, 16))
 """Components without an entry in xsave_cpuid_features[], which are always dropped."""
 
-VMSCAPE_CPUS: Final = frozenset(
-    ("skylake-sp", "sapphire-rapids", "emerald-rapids", "granite-rapids", "zen3", "zen4", "zen5", "ibt-no-shstk")
-)
-"""CPUs with X86_BUG_VMSCAPE (arch/x86/kernel/cpu/common.c cpu_vuln_blacklist[], v6.18); Ice Lake is not in the list."""
-
 ALIGN_STRUCT: Final = 64
 PAGE: Final = 4096
 
@@ -73,6 +68,7 @@ class Settings:
     strategy: str = "xstate-guest"
     carried: str = "cet-s"
     patches: frozenset[int] | None = None
+    guest_cet: bool = True
     guest_xss: int | None = None
     guest_xcr0: int | None = None
     guest_amx: bool = False
@@ -237,9 +233,9 @@ def boot(settings: Settings) -> Config:
         patched=patched,
     )
     kvm_rule = kernel.kvm_cet[vendor] and "SHSTK" in cpu.features and masks.xss & CET == CET
-    overrides_kvm = how.guest_has_cet and what.mask == CET_S and settings.patches is None
-    has_cet = how.guest_has_cet and (kvm_rule or overrides_kvm)
-    guest_xss = _guest_xss(settings, kernel, has_cet, cpu)
+    overrides_kvm = what.mask == CET_S and settings.patches is None
+    has_cet = settings.guest_cet and how.guest_has_cet and (kvm_rule or overrides_kvm)
+    guest_xss = _guest_xss(settings, kernel.guest_xss[vendor] & masks.xss if kvm_rule else CET, has_cet)
     guest_xcr0 = masks.xcr0 if settings.guest_amx else masks.xcr0 & ~XTILE
     if settings.guest_xcr0 is not None:
         if settings.guest_xcr0 & ~masks.xcr0 or not settings.guest_xcr0 & 1:
@@ -293,6 +289,10 @@ def _check_pair(
         effect(settings.patches)
     if what.xfeature is None and how.mechanism in ("fpstate", "independent"):
         raise InputError(f"strategy {how.name} needs an xfeature, and {what.name} has none")
+    if how.zero > len(what.msrs):
+        raise InputError(f"strategy {how.name}: zero = {how.zero}, and {what.name} has {len(what.msrs)} MSRs")
+    if what.per_task_msr and not how.carries:
+        raise InputError(f"strategy {how.name} leaves a guest's {what.name} to the host, which needs its own")
     if what.per_task_msr and settings.host_shadow_stacks != "off":
         raise InputError(f"host shadow stacks are about CET_S; carrying {what.name} leaves them off")
     needs_cet = how.guest_has_cet and what.mask & CET
@@ -310,24 +310,26 @@ def _check_pair(
         raise InputError("host shadow stacks need a kernel with CET_S; no-cet is one without")
     if settings.host_shadow_stacks == "fpstate" and how.mechanism == "independent":
         raise InputError("an independent feature is in no fpstate, so SSP0 cannot live in the normal one")
-    if (lacking := _lacking(settings, cpu, how)) and not settings.hypothetical:
+    if (lacking := _lacking(settings, cpu, how, what)) and not settings.hypothetical:
         raise InputError(f"strategy {how.name} on {cpu.name}: {lacking} (--hypothetical overrides)")
     if settings.guest_amx and "AMX_TILE" not in cpu.features:
         raise InputError(f"{cpu.name} has no AMX to give to a guest")
 
 
-def _lacking(settings: Settings, cpu: CpuProfile, how: Strategy) -> str:
+def _lacking(settings: Settings, cpu: CpuProfile, how: Strategy, what: CarriedState) -> str:
     """What the strategy needs and the CPU does not have, or nothing."""
     if how.needs == "vmx" and cpu.vendor != "intel":
         return "SVM has no MSR load and store lists"
+    if what.cpu_feature and what.cpu_feature not in cpu.features:
+        return f"CPUID does not enumerate {what.cpu_feature}, which {what.name} belongs to"
     needed = {"wrmsrns": "WRMSRNS", "msr-list": "MSRLIST"}.get(settings.msr_access)
     if how.mechanism in ("msr", "user-return") and needed and needed not in cpu.features:
         return f"CPUID does not enumerate {needed}"
     return ""
 
 
-def _guest_xss(settings: Settings, kernel: KernelVersion, has_cet: bool, cpu: CpuProfile) -> int:
-    most = CET & cpu.xss_supported if has_cet else 0
+def _guest_xss(settings: Settings, offered: int, has_cet: bool) -> int:
+    most = offered if has_cet else 0
     if settings.guest_xss is None:
         return most
     if settings.guest_xss & ~most:
@@ -353,6 +355,10 @@ def _hypothetical(
 ) -> list[str]:
     """What about this pair no kernel does, in sentences."""
     notes = [f"{how.name}: {how.hypothetical}"] if how.hypothetical else []
+    if how.guest_has_cet and not how.carries:
+        notes.append("nothing carries the state, so the integrity check leaves it out")
+    if not how.guest_has_cet and kernel.guest_only and "SHSTK" in cpu.features:
+        notes.append(f"{kernel.name} would carry CET_S on this CPU; here it is as on a kernel that cannot")
     if overrides_kvm:
         if kernel.kvm_cet[vendor]:  # type: ignore[index]
             notes.append("KVM gives CET to guests only if host XSS has bits 11 and 12; overridden here")
@@ -364,6 +370,6 @@ def _hypothetical(
         notes.append(f"KVM of {kernel.name} does not give {what.name} to guests")
     elif what.per_task_msr:
         notes.append(f"KVM does not give {what.name} to guests; the series that would is not merged")
-    if lacking := _lacking(settings, cpu, how):
+    if lacking := _lacking(settings, cpu, how, what):
         notes.append(f"{cpu.name}: {lacking}")
     return notes

@@ -6,7 +6,8 @@ the first yield sets the scene and is not shown.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from itertools import pairwise
+from typing import Final, Literal
 
 from sim.errors import unknown
 from sim.kernel import fpu, guest, kvm, process, signal
@@ -23,24 +24,28 @@ USED: Final = SSE | AVX
 
 @dataclass(frozen=True, slots=True)
 class GuestUse:
-    """What the guest of a flow does while it runs: its own XRSTORS (a task switch of its kernel), its SSPs."""
+    """What the guests of a flow do while they run.
+
+    ``xrstors``: the guest's kernel switches tasks by an XRSTORS of its own.  ``ssp``: it has written the carried MSRs
+    once, by WRMSR, or it loads new values by that XRSTORS alone, or neither.
+    """
 
     xrstors: bool = False
-    ssp: bool = True
+    ssp: Literal["none", "wrmsr", "xrstors"] = "wrmsr"
 
 
 QUIET_GUEST: Final = GuestUse()
 
 
 class Scene:
-    """A kernel with two CPUs, a vCPU thread V, busy user tasks A, B and N, and a kernel thread K."""
+    """A kernel with two CPUs, vCPU threads V and W, busy user tasks A, B and N, and a kernel thread K."""
 
     def __init__(self, kernel: Kernel, use: GuestUse) -> None:
         self.k = kernel
         self.use = use
         self.cpu, self.other_cpu = kernel.cpus
-        self.vcpu = kernel.new_vcpu("V")
-        self.v = self.vcpu.task
+        self.vcpu, self.other_vcpu = kernel.new_vcpu("V"), kernel.new_vcpu("W")
+        self.v, self.w = self.vcpu.task, self.other_vcpu.task
         self.a, self.b, self.n = (kernel.new_task(name) for name in "ABN")
         self.kthread = kernel.new_task("K", KTHREAD)
 
@@ -78,20 +83,25 @@ class Scene:
     def guest_works(self, cpu: Cpu | None = None) -> None:
         """The guest runs for a while."""
         cpu = cpu or self.cpu
-        if self.use.xrstors:
-            guest.switches_task(self.k, cpu, FP | USED, carried=len(self.k.carried_names) if self.use.ssp else 0)
+        if self.use.xrstors or self.use.ssp == "xrstors":
+            loads = len(self.k.carried_names) if self.use.ssp == "xrstors" else 0
+            guest.switches_task(self.k, cpu, FP | USED, carried=loads)
         guest.writes(self.k, cpu, USED)
+
+    def run_first(self, task: Task) -> None:
+        """A vCPU thread gets to its guest for the first time, and the guest writes its SSPs."""
+        self.run_user(task)
+        self.enter_kvm_run()
+        self.run_guest()
+        if self.use.ssp == "wrmsr":
+            for index in range(len(self.k.carried_names)):
+                guest.writes_carried(self.k, self.cpu, index)
 
     def start_in_guest(self) -> None:
         """N and A have run; V is in its guest, entered for the second time since KVM_RUN."""
         self.run_user(self.a)
         self.run_user(self.n)
-        self.run_user(self.v)
-        self.enter_kvm_run()
-        self.run_guest()
-        if self.use.ssp:
-            for index in range(len(self.k.carried_names)):
-                guest.writes_carried(self.k, self.cpu, index)
+        self.run_first(self.v)
         kvm.vm_exit(self.k, self.cpu, "external-interrupt")
         process.schedule(self.k, self.cpu, self.n)
         self.back_to_user()
@@ -137,7 +147,6 @@ def halt(s: Scene) -> Steps:
     kvm.vm_exit(s.k, s.cpu, "hlt")
     yield "schedule: V -> idle"
     process.schedule(s.k, s.cpu, s.cpu.idle)
-    fpu.fpu_idle_fpregs(s.k, s.cpu)
     yield "schedule: idle -> V"
     process.schedule(s.k, s.cpu, s.v)
     yield "V enters the guest"
@@ -172,6 +181,34 @@ def ping_pong(s: Scene) -> Steps:
     process.schedule(s.k, s.cpu, s.a)
     yield "A returns to user mode and runs"
     s.back_to_user()
+
+
+def in_kernel_exit(s: Scene) -> Steps:
+    """An exit that KVM handles while the vCPU keeps its CPU: the most frequent of all."""
+    s.start_in_guest()
+    yield "VM exit: CPUID"
+    kvm.vm_exit(s.k, s.cpu, "cpuid")
+    yield "V enters the guest"
+    s.run_guest()
+
+
+def vcpu_switch(s: Scene) -> Steps:
+    """Two vCPUs share a CPU: V is preempted by W in its run loop, and comes back."""
+    s.run_first(s.w)
+    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
+    s.start_in_guest()
+    yield "VM exit: external interrupt"
+    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
+    yield "schedule: V -> W"
+    process.schedule(s.k, s.cpu, s.w)
+    yield "W enters its guest"
+    s.run_guest()
+    yield "VM exit: external interrupt"
+    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
+    yield "schedule: W -> V"
+    process.schedule(s.k, s.cpu, s.v)
+    yield "V enters the guest"
+    s.run_guest()
 
 
 def migrate(s: Scene) -> Steps:
@@ -245,14 +282,18 @@ def fastpath_exit(s: Scene) -> Steps:
 
 
 def init(s: Scene) -> Steps:
-    """The guest's CPU gets an INIT inside KVM_RUN."""
+    """The guest's CPU gets an INIT inside KVM_RUN, and later a SIPI; the CPU idles in between."""
     s.start_in_guest()
-    yield "VM exit: another vCPU's INIT"
-    kvm.vm_exit(s.k, s.cpu, "init")
-    yield "kvm_xstate_reset()"
+    yield "VM exit: kicked by another vCPU"
+    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
+    yield "kvm_vcpu_reset()"
     kvm.guest_init(s.k, s.cpu)
-    yield "V enters the guest"
-    s.run_guest()
+    yield "schedule: V -> idle, until the SIPI"
+    process.schedule(s.k, s.cpu, s.cpu.idle)
+    yield "schedule: idle -> V"
+    process.schedule(s.k, s.cpu, s.v)
+    yield "V enters the guest, whose CR4.OSXSAVE is 0"
+    kvm.vcpu_enter_guest(s.k, s.cpu)
 
 
 def short_ioctl(s: Scene) -> Steps:
@@ -285,6 +326,8 @@ FLOWS: Final[dict[str, Callable[[Scene], Steps]]] = {
     "userspace-exit": userspace_exit,
     "ping-pong": ping_pong,
     "kernel-preempt": kernel_preempt,
+    "in-kernel-exit": in_kernel_exit,
+    "vcpu-switch": vcpu_switch,
     "migrate": migrate,
     "signal": signal_flow,
     "kernel-fpu": kernel_fpu,
@@ -310,11 +353,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class FlowRun:
-    """A flow that has been run: its steps, and what the integrity check and the kernel's WARNs said."""
+    """A flow that has been run: its steps, and what the kernel's WARNs and, by step, the integrity check said."""
 
     kernel: Kernel
     steps: tuple[Step, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[tuple[str, Finding], ...]
     warnings: tuple[str, ...]
 
     @property
@@ -330,12 +373,18 @@ def run(name: str, settings: Settings, use: GuestUse = QUIET_GUEST) -> FlowRun:
     events: list[tuple[int, Operation | TracePoint]] = []
     kernel = Kernel(boot(settings), 2, ledger=lambda cpu: Log(cpu, events), tracing=True)
     scene = Scene(kernel, use)
-    marks: list[tuple[str, int]] = []
-    for step in FLOWS[name](scene):
-        if not marks:
-            events.clear()
-        marks.append((step, len(events)))
-    ends = [start for _, start in marks[1:]] + [len(events)]
-    steps = tuple(Step(step, tuple(events[start:end])) for (step, start), end in zip(marks, ends, strict=True))
     integrity = kernel.integrity
-    return FlowRun(kernel, steps, tuple(integrity.findings) if integrity else (), tuple(kernel.warnings))
+    assert integrity is not None
+    marks: list[tuple[str, int, int]] = []
+    for step in FLOWS[name](scene):
+        if not marks:  # what set the scene is not shown, and neither is what was found there
+            events.clear()
+            integrity.clear()
+            kernel.warnings.clear()
+        marks.append((step, len(events), len(integrity.findings)))
+    marks.append(("", len(events), len(integrity.findings)))
+    steps, findings = [], []
+    for (step, start, found), (_, end, found_then) in pairwise(marks):
+        steps.append(Step(step, tuple(events[start:end])))
+        findings += [(step, finding) for finding in integrity.findings[found:found_then]]
+    return FlowRun(kernel, tuple(steps), tuple(findings), tuple(kernel.warnings))

@@ -1,7 +1,7 @@
 """struct fpu and its fpstates: save, lazy restore, the KVM swap, kernel_fpu_begin, and what fork, exec and exit do.
 
-Functions have the names of arch/x86/kernel/fpu/core.c, arch/x86/kernel/fpu/context.h and
-arch/x86/include/asm/fpu/sched.h and do, in the same order, what those of Linux v6.19 do; what differs in other versions
+Functions have the names of arch/x86/kernel/fpu/{core,xstate,context}.[ch], arch/x86/include/asm/fpu/sched.h and
+arch/x86/kernel/traps.c and do, in the same order, what those of Linux v6.19 do; what differs in other versions
 is a field of :class:`~sim.kernel.versions.KernelVersion`.  The instruction behind save is XSAVES, behind restore
 XRSTORS (arch/x86/kernel/fpu/xstate.h os_xsave(), os_xrstor()).
 """
@@ -25,10 +25,10 @@ from sim.kernel.operations import (
     WRMSR_XFD,
     WRMSR_XFD_ERR,
     WRPKRU,
-    XRSTORS,
-    XSAVES,
+    XGETBV1,
 )
 from sim.kernel.state import PKRU_DEFAULT, Cpu, Fpstate, Task, Vcpu
+from sim.kernel.xstate import os_xrstor, os_xsave
 from sim.xsave.area import CONTENTS, INIT
 from sim.xsave.components import MXCSR_INIT, PASID, XTILE, XTILEDATA
 
@@ -37,13 +37,7 @@ def save_fpregs_to_fpstate(k: Kernel, cpu: Cpu, fpstate: Fpstate, phase: str) ->
     """XSAVES with RFBM = fpstate->xfeatures; the registers stay as they are."""
     if fpstate.xfeatures & k.warn_mask and not fpstate.is_guest:
         k.warn_on_fpu(fpstate)
-    area = fpstate.area
-    written = cpu.unit.xsaves(area, fpstate.xfeatures)
-    rfbm = fpstate.xfeatures  # all of them are enabled in XCR0 and IA32_XSS while the host's values are loaded
-    if k.buffer_level:
-        cpu.record((cpu.current.kind, phase, XSAVES, rfbm, written, rfbm ^ area.xstate_bv, k.buffer_level(cpu, area)))
-    else:
-        cpu.record((cpu.current.kind, phase, XSAVES, rfbm, written, rfbm ^ area.xstate_bv))
+    written = os_xsave(k, cpu, fpstate.area, fpstate.xfeatures, phase)
     if k.integrity and cpu.unit.regs != fpstate.context.regs:
         k.integrity.saved(cpu, fpstate, written)
 
@@ -53,29 +47,18 @@ def xfd_update_state(k: Kernel, cpu: Cpu, fpstate: Fpstate, phase: str) -> None:
     if k.xfd_features and cpu.xfd_state != fpstate.xfd:
         cpu.record((cpu.current.kind, phase, WRMSR_XFD))
         cpu.xfd_state = cpu.unit.xfd = fpstate.xfd
-        if k.tracing:
-            cpu.ledger.trace("msr:write_msr", msr="1c4", value=f"{fpstate.xfd:x}")
+        k.trace_msr(cpu, "write", "XFD")
 
 
-def restore_fpregs_from_fpstate(k: Kernel, cpu: Cpu, fpstate: Fpstate, phase: str, mask: int | None = None) -> None:
-    """XRSTORS with RFBM = fpu_kernel_cfg.max_features & ``mask`` (default XFEATURE_MASK_FPSTATE, all but PKRU).
+def restore_fpregs_from_fpstate(k: Kernel, cpu: Cpu, fpstate: Fpstate, phase: str) -> None:
+    """XRSTORS with RFBM = fpu_kernel_cfg.max_features & XFEATURE_MASK_FPSTATE (all but PKRU).
 
-    The mask is not fpstate->xfeatures: what this fpstate lacks and the last owner used must go to its initial
+    That is not fpstate->xfeatures: what this fpstate lacks and the last owner used must go to its initial
     configuration.
     """
     if k.xfd_features:
         xfd_update_state(k, cpu, fpstate, phase)
-    if mask is None:
-        mask = k.restore_mask if fpstate.is_guest else k.restore_mask_normal
-    area = fpstate.area
-    loaded = cpu.unit.xrstors(area, mask)
-    rfbm = mask  # all of it is enabled, as above
-    if k.buffer_level:
-        cpu.record((cpu.current.kind, phase, XRSTORS, rfbm, loaded, rfbm ^ loaded, k.buffer_level(cpu, area)))
-    else:
-        cpu.record((cpu.current.kind, phase, XRSTORS, rfbm, loaded, rfbm ^ loaded))
-    if rfbm & k.carried_mask:
-        cpu.carried_cache = None
+    os_xrstor(k, cpu, fpstate.area, k.restore_mask if fpstate.is_guest else k.restore_mask_normal, phase)
 
 
 def fpregs_state_valid(cpu: Cpu, task: Task) -> bool:
@@ -170,16 +153,15 @@ def fpu_clone(k: Kernel, cpu: Cpu, child: Task) -> None:
         return
     if parent.need_fpu_load:
         fpregs_restore_userregs(k, cpu, FORK)
-    if k.version.fork_copies_parent_area and k.tracing:
-        k.trace_fpu(cpu, "copy_src", parent)
     child.context.regs = list(parent.context.regs)
     child.context.mxcsr = parent.context.mxcsr
     save_fpregs_to_fpstate(k, cpu, child.fpstate, FORK)
     child.fpstate.area.xstate_bv &= ~PASID
     child.context.written_in_memory(PASID | XTILEDATA, INIT)  # dynamic features count as caller-saved
-    child.pkru = cpu.unit.pkru
     k.host_ssp0_into_fpstate(child)
     if k.tracing:
+        if k.version.fork_copies_parent_area:
+            k.trace_fpu(cpu, "copy_src", parent)
         k.trace_fpu(cpu, "copy_dst", child)
 
 
@@ -202,25 +184,27 @@ def fpu_flush_thread(k: Kernel, cpu: Cpu) -> None:
         task.pkru = PKRU_DEFAULT
 
 
-def fpu_drop(k: Kernel, cpu: Cpu) -> None:
-    """exit (fpu__drop()): the registers are nobody's.
+def fpu__drop(k: Kernel, cpu: Cpu) -> None:
+    """exit: the registers are nobody's, whoever's they were.
 
-    TIF_NEED_FPU_LOAD stays clear, so the task's last __switch_to() still saves them, unless kernel_fpu_begin() has run.
+    TIF_NEED_FPU_LOAD stays as it is, so the task's last __switch_to() still saves them if it was clear and
+    kernel_fpu_begin() has not run.
     """
     task = cpu.current
     if task.need_fpu_load and not k.version.drop_ignores_need_fpu_load:
         return
-    if cpu.fpregs_owner is task:
-        cpu.record((task.kind, EXIT, FWAIT))
-        cpu.fpregs_owner = None
-        if k.tracing:
-            k.trace_fpu(cpu, "regs_deactivated", task)
+    cpu.record((task.kind, EXIT, FWAIT))
+    cpu.fpregs_owner = None
     if k.tracing:
+        k.trace_fpu(cpu, "regs_deactivated", task)
         k.trace_fpu(cpu, "dropped", task)
 
 
 def fpu_idle_fpregs(k: Kernel, cpu: Cpu) -> None:
     """Entry of a C-state that flushes AMX state (intel_idle's xstate states): TILERELEASE if tiles are in use."""
+    if not k.xfd_features:
+        return
+    cpu.record((cpu.current.kind, IDLE, XGETBV1))
     if cpu.unit.xgetbv1() & XTILE:
         cpu.record((cpu.current.kind, IDLE, TILERELEASE))
         cpu.unit.initialise(XTILE)
@@ -231,7 +215,9 @@ def handle_xfd_event(k: Kernel, cpu: Cpu) -> None:
     """#NM at the first use of AMX in user mode: a larger fpstate and XFD = 0 (arch/x86/kernel/traps.c)."""
     task = cpu.current
     cpu.record((task.kind, AMX, RDMSR_XFD_ERR))
+    k.trace_msr(cpu, "read", "XFD_ERR")
     cpu.record((task.kind, AMX, WRMSR_XFD_ERR))
+    k.trace_msr(cpu, "write", "XFD_ERR")
     cpu.unit.xfd_err = 0
     if task.need_fpu_load:
         fpregs_restore_userregs(k, cpu, AMX)

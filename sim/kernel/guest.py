@@ -6,8 +6,10 @@ XINUSE and XRSTOR_INFO, and are not recorded.
 
 from sim.kernel import fpu, kvm
 from sim.kernel.kernel import IllegalFlow, Kernel
+from sim.kernel.operations import GUEST_EXIT
 from sim.kernel.state import Cpu, Vcpu
-from sim.xsave.components import MXCSR_INIT, PKRU, XTILEDATA, bits
+from sim.xsave.area import INIT
+from sim.xsave.components import FP, MXCSR_INIT, PKRU, SSE, XTILEDATA, bits
 
 
 def _running(cpu: Cpu) -> Vcpu:
@@ -16,8 +18,19 @@ def _running(cpu: Cpu) -> Vcpu:
     return cpu.guest
 
 
+def _enable_xsave(k: Kernel, cpu: Cpu) -> None:
+    """After an INIT the guest's kernel sets CR4.OSXSAVE and CR4.PKE again, which is intercepted."""
+    vcpu = _running(cpu)
+    if not vcpu.cr4_osxsave:
+        kvm.vm_exit(k, cpu, "cr-access")
+        vcpu.cr4_osxsave = vcpu.cr4_pke = True
+        kvm.vcpu_enter_guest(k, cpu)
+
+
 def writes(k: Kernel, cpu: Cpu, components: int) -> None:
     """The guest writes registers of user components that its XCR0 enables."""
+    if components & ~(FP | SSE):
+        _enable_xsave(k, cpu)
     _running(cpu).context.write(cpu.unit, components & cpu.unit.xcr0 & ~PKRU)
 
 
@@ -36,6 +49,7 @@ def switches_task(k: Kernel, cpu: Cpu, components: int, carried: int = 0) -> Non
     an exit; with ``carried`` = 0 they keep the ones that they have.
     """
     vcpu = _running(cpu)
+    _enable_xsave(k, cpu)
     unit, context = cpu.unit, vcpu.context
     enabled = (unit.xcr0 | unit.xss) & ~PKRU
     area = k.new_area(enabled)
@@ -93,16 +107,21 @@ def writes_carried(k: Kernel, cpu: Cpu, index: int, zero: bool = False) -> None:
             vcpu.carried_active = True
             # The guest state is loaded already, so no load would follow at the next entry.
             vcpu.carried_loaded = True
-            k.wrmsr_carried(cpu, index, value, "wrmsr-exit")
-        _note_truth(k, cpu, vcpu)
+            k.wrmsr_carried(cpu, index, value, GUEST_EXIT)
+        _note_truth(k, vcpu, index, value)
         kvm.vcpu_enter_guest(k, cpu)
         return
     k.set_carried_value(cpu, index, value)
-    _note_truth(k, cpu, vcpu)
+    _note_truth(k, vcpu, index, value)
 
 
-def _note_truth(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
-    if k.carried.xfeature is None:
-        vcpu.context.carried = tuple(k.carried_value(cpu, i) for i in range(len(k.carried_names)))
+def _note_truth(k: Kernel, vcpu: Vcpu, index: int, value: int) -> None:
+    """What the guest must find from now on: also where an interception dropped the write, as the lazy one does of 0."""
+    context, i = vcpu.context, k.carried.xfeature
+    held = context.carried if i is None else context.regs[i]
+    values = list(held) if isinstance(held, tuple) else [0] * len(k.carried_names)
+    values[index] = value
+    if i is None:
+        context.carried = tuple(values)
     else:
-        vcpu.context.regs[k.carried.xfeature] = cpu.unit.regs[k.carried.xfeature]
+        context.regs[i] = tuple(values) if any(values) else INIT

@@ -32,12 +32,17 @@ REMEMBERED = 100
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding: what kind, who was to have the value, in which component or MSR, on which CPU."""
+    """One finding: what kind, who was to have the value, in which component or MSR, on which CPU.
+
+    ``expected`` and ``got`` name the writer and the version of the contents, or "initial".
+    """
 
     kind: str
     who: str
     what: str
     cpu: int
+    expected: str
+    got: str
 
 
 def _writers(content: object) -> set[int]:
@@ -63,10 +68,24 @@ class Integrity:
         """How many findings are violations, which residue is not."""
         return sum(self.counts[kind] for kind in VIOLATIONS)
 
-    def _report(self, kind: str, who: str, what: str, cpu: Cpu) -> None:
+    def _report(self, kind: str, who: str, what: str, cpu: Cpu, expected: object, got: object) -> None:
         self.counts[kind] += 1
         if len(self.findings) < REMEMBERED:
-            self.findings.append(Finding(kind, who, what, cpu.id))
+            self.findings.append(Finding(kind, who, what, cpu.id, self.described(expected), self.described(got)))
+
+    def clear(self) -> None:
+        """Forgets what was found."""
+        self.counts.clear()
+        self.findings.clear()
+
+    def described(self, content: object) -> str:
+        """A content in words: who wrote it, and his how manieth write it was."""
+        if isinstance(content, tuple):
+            return "(" + ", ".join(map(self.described, content)) + ")"
+        if not isinstance(content, int) or not content:
+            return "initial"
+        context = self.kernel.contexts.get(content >> 32)
+        return f"{context.name} #{content & 0xFFFFFFFF}" if context else f"{content:#x}"
 
     def _is_guest(self, writer: int) -> bool:
         context = self.kernel.contexts.get(writer)
@@ -77,15 +96,19 @@ class Integrity:
         return GUEST_TO_GUEST if context.guest and any(map(self._is_guest, foreign)) else WRONG_VALUE
 
     def consume(self, cpu: Cpu, context: Context, consumed: int) -> None:
-        """``context`` is about to run with what the registers hold, and uses the components in ``consumed``."""
+        """``context`` is about to run with what the registers hold, and uses the components in ``consumed``.
+
+        Not those that IA32_XFD disables: sigreturn, for one, leaves another task's tiles in the registers of a task
+        that has not enabled AMX, where nothing can read them.
+        """
         unit = cpu.unit
-        for i in bits[consumed]:
+        for i in bits[consumed & ~unit.xfd]:
             got = unit.regs[i]
             if got != context.regs[i]:
-                self._report(self._kind(context, got), context.name, COMPONENTS[i].name, cpu)
+                self._report(self._kind(context, got), context.name, COMPONENTS[i].name, cpu, context.regs[i], got)
                 context.regs[i] = got
         if consumed & SSE and unit.mxcsr != context.mxcsr:
-            self._report(WRONG_VALUE, context.name, "MXCSR", cpu)
+            self._report(WRONG_VALUE, context.name, "MXCSR", cpu, context.mxcsr, unit.mxcsr)
             context.mxcsr = unit.mxcsr
 
     def return_to_user(self, cpu: Cpu, task: Task) -> None:
@@ -96,12 +119,12 @@ class Integrity:
             if kernel.carried_mask:
                 self._carried_at_user_return(cpu, task)
         if unit.pkru != task.pkru and kernel.pku:
-            self._report(WRONG_VALUE, context.name, "PKRU", cpu)
+            self._report(WRONG_VALUE, context.name, "PKRU", cpu, task.pkru, unit.pkru)
             unit.write_pkru(task.pkru)
         if kernel.carried_msrs_per_task:
-            want = task.host_value
-            if cpu.msrs.get(kernel.carried_numbers[0], 0) != want:
-                self._report(WRONG_VALUE, context.name, kernel.carried_names[0], cpu)
+            want, got = task.host_value, cpu.msrs.get(kernel.carried_numbers[0], 0)
+            if got != want:
+                self._report(WRONG_VALUE, context.name, kernel.carried_names[0], cpu, want, got)
                 cpu.msrs[kernel.carried_numbers[0]] = want
 
     def _carried_at_user_return(self, cpu: Cpu, task: Task) -> None:
@@ -113,10 +136,10 @@ class Integrity:
         if kernel.host_consumes_carried:
             first = got[0] if isinstance(got, tuple) else INIT
             if first != task.host_value:
-                self._report(WRONG_VALUE, task.name, kernel.carried_names[0], cpu)
+                self._report(WRONG_VALUE, task.name, kernel.carried_names[0], cpu, task.host_value, first)
                 kernel.set_carried_value(cpu, 0, task.host_value)
         if any(map(self._is_guest, _writers(got))):
-            self._report(RESIDUE, task.name, COMPONENTS[i].name, cpu)
+            self._report(RESIDUE, task.name, COMPONENTS[i].name, cpu, task.context.regs[i], got)
 
     def vm_entry(self, cpu: Cpu, vcpu: Vcpu) -> None:
         """The guest consumes the registers."""
@@ -127,13 +150,13 @@ class Integrity:
                 consumed |= CET_U | kernel.carried_consumed
             self.consume(cpu, context, consumed)
         if unit.pkru != vcpu.pkru and kernel.pkru_switched(vcpu):
-            self._report(WRONG_VALUE, context.name, "PKRU", cpu)
+            self._report(WRONG_VALUE, context.name, "PKRU", cpu, vcpu.pkru, unit.pkru)
             unit.write_pkru(vcpu.pkru)
         if kernel.carried_numbers and not kernel.carried_mask and kernel.strategy.carries:
             for number, name, want in zip(kernel.carried_numbers, kernel.carried_names, context.carried, strict=True):
                 got = cpu.msrs.get(number, 0)
                 if got != want:
-                    self._report(self._kind(context, got), context.name, name, cpu)
+                    self._report(self._kind(context, got), context.name, name, cpu, want, got)
             context.carried = tuple(cpu.msrs.get(number, 0) for number in kernel.carried_numbers)
 
     def saved(self, cpu: Cpu, fpstate: Fpstate, written: int) -> None:
@@ -144,4 +167,5 @@ class Integrity:
             return
         for i in bits[written & ~PKRU]:
             if regs[i] != context.regs[i] and any(w != context.id for w in _writers(regs[i])):
-                self._report(FOREIGN_IN_FPSTATE, repr(fpstate), COMPONENTS[i].name, cpu)
+                where = f"{'guest' if fpstate.is_guest else 'normal'} fpstate of {context.name}"
+                self._report(FOREIGN_IN_FPSTATE, where, COMPONENTS[i].name, cpu, context.regs[i], regs[i])

@@ -5,9 +5,10 @@ The flow itself is in :mod:`sim.kernel.fpu`, :mod:`sim.kernel.process`, :mod:`si
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from sim.kernel.carriers import hooks
-from sim.kernel.config import CET, VMSCAPE_CPUS, Config
+from sim.kernel.config import CET, Config
 from sim.kernel.integrity import Integrity
 from sim.kernel.operations import Ledger, LedgerFactory
 from sim.kernel.state import IDLE_TASK, USER_TASK, VCPU_TASK, Context, Cpu, Fpstate, Task, Vcpu
@@ -17,6 +18,19 @@ from sim.xsave.unit import Unit
 
 Hook = Callable[["Kernel", Cpu, Vcpu], None]
 BufferLevel = Callable[[Cpu, Area], str]
+
+MSRS: Final = {
+    "XFD": 0x1C4,
+    "XFD_ERR": 0x1C5,
+    "XSS": 0xDA0,
+    "TSX_CTRL": 0x122,
+    "STAR": 0xC0000081,
+    "LSTAR": 0xC0000082,
+    "SYSCALL_MASK": 0xC0000084,
+    "KERNEL_GS_BASE": 0xC0000102,
+    "TSC_AUX": 0xC0000103,
+}
+"""MSR numbers (arch/x86/include/asm/msr-index.h)."""
 
 AREA_BYTES = 0x4000
 """Distance between the made-up addresses of areas: more than any area's size, and aligned."""
@@ -58,9 +72,7 @@ class Kernel:
         self.swaps_in_vcpu_run = config.version.xfeatures_swapped == "vcpu_run"
         self.fastpath = frozenset(config.version.fastpath[config.vendor])
         self.kvm_supported_xss = CET if config.kvm_offers_cet or config.guest_has_cet else 0
-        self.vmscape = (
-            config.version.ibpb_exit_to_user and config.settings.mitigations and config.cpu.name in VMSCAPE_CPUS
-        )
+        self.vmscape = config.version.ibpb_exit_to_user and config.settings.mitigations and "VMSCAPE" in config.cpu.bugs
 
         carried, strategy = config.carried, config.strategy
         self.carried = carried
@@ -68,6 +80,8 @@ class Kernel:
         self.carried_names = tuple(carried.msrs)
         self.carried_numbers = tuple(carried.msrs.values())
         self.carried_consumed = carried.mask if strategy.carries else 0
+        if carried.mask != CET_S:  # the kernel carries CET_S by itself
+            self.carried_consumed |= config.masks.guest_default & CET_S
         self.carried_msrs_per_task = carried.per_task_msr
         self.host_consumes_carried = config.settings.host_shadow_stacks != "off"
         self.host_writes_at_user_return = carried.per_task_msr or config.settings.host_shadow_stacks == "return-to-user"
@@ -176,13 +190,23 @@ class Kernel:
         name = self.carried_names[index]
         cpu.record((cpu.current.kind, phase, f"{instruction}({name})"))
         self.set_carried_value(cpu, index, value)
-        if self.tracing:
-            cpu.ledger.trace("msr:write_msr", msr=name, value=f"{value:x}")
+        self.trace_msr(cpu, "write", name)
 
     def warn_on_fpu(self, fpstate: Fpstate) -> None:
         """WARN_ON_FPU(!is_guest && mask & dynamic) in os_xsave(), the RFC's patch 8: warns once, changes nothing."""
         if not self.warnings:
             self.warnings.append(f"save of {fpstate!r} has a guest-only feature in its mask")
+
+    def run_hooks(self, point: str, cpu: Cpu, vcpu: Vcpu) -> None:
+        """Whatever the strategy does at this point of the flow."""
+        for hook in self.at.get(point, ()):
+            hook(self, cpu, vcpu)
+
+    def trace_msr(self, cpu: Cpu, access: str, name: str) -> None:
+        """msr:read_msr or msr:write_msr, with the number as the kernel prints it; values are tokens and left out."""
+        if self.tracing:
+            number = MSRS[name] if name in MSRS else self.carried.msrs[name]
+            cpu.ledger.trace(f"msr:{access}_msr", msr=f"{number:x}")
 
     def trace_fpu(self, cpu: Cpu, event: str, task: Task) -> None:
         """An x86_fpu event: current's flag, and the header in memory of the active fpstate (asm/trace/fpu.h)."""

@@ -68,20 +68,14 @@ def vcpu_put(k: Kernel, cpu: Cpu) -> None:
 
 def kvm_sched_out(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
     """The preempt notifier, before the XSAVES of __switch_to()."""
-    run_hooks(k, "sched_out", cpu, vcpu)
+    k.run_hooks("sched_out", cpu, vcpu)
     vendor.prepare_switch_to_host(k, cpu, vcpu)
 
 
 def kvm_sched_in(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
     """The preempt notifier of the task that has just been switched to."""
-    run_hooks(k, "sched_in", cpu, vcpu)
+    k.run_hooks("sched_in", cpu, vcpu)
     kvm_arch_vcpu_load(k, cpu, vcpu)
-
-
-def run_hooks(k: Kernel, point: str, cpu: Cpu, vcpu: Vcpu) -> None:
-    """Whatever the strategy does at this point."""
-    for hook in k.at.get(point, ()):
-        hook(k, cpu, vcpu)
 
 
 # ioctl(KVM_RUN): vcpu_load, kvm_load_guest_fpu, the loop, kvm_put_guest_fpu, vcpu_put.
@@ -115,12 +109,12 @@ def kvm_put_guest_fpu(k: Kernel, cpu: Cpu) -> None:
 
 def kvm_run_entry(k: Kernel, cpu: Cpu) -> None:
     """Right after kvm_load_guest_fpu() in kvm_arch_vcpu_ioctl_run()."""
-    run_hooks(k, "kvm_run_entry", cpu, _vcpu_of_current(cpu))
+    k.run_hooks("kvm_run_entry", cpu, _vcpu_of_current(cpu))
 
 
 def kvm_run_exit(k: Kernel, cpu: Cpu) -> None:
     """Right before kvm_put_guest_fpu() in kvm_arch_vcpu_ioctl_run()."""
-    run_hooks(k, "kvm_run_exit", cpu, _vcpu_of_current(cpu))
+    k.run_hooks("kvm_run_exit", cpu, _vcpu_of_current(cpu))
 
 
 def kvm_userspace_exit(k: Kernel, cpu: Cpu, reason: str) -> None:
@@ -140,14 +134,23 @@ def vcpu_enter_guest(k: Kernel, cpu: Cpu) -> None:
     vendor.prepare_switch_to_guest(k, cpu, vcpu)
     if cpu.current.need_fpu_load:
         fpu.switch_fpu_return(k, cpu, GUEST_ENTRY)
-    run_hooks(k, "fpu_loaded", cpu, vcpu)
+    k.run_hooks("fpu_loaded", cpu, vcpu)
     if vcpu.xfd_err:
         cpu.record((cpu.current.kind, GUEST_ENTRY, WRMSR_XFD_ERR))
+        k.trace_msr(cpu, "write", "XFD_ERR")
         cpu.unit.xfd_err = vcpu.xfd_err
     if not k.swaps_in_vcpu_run:
-        load_xfeatures(k, cpu, vcpu, guest=True)
-        load_guest_pkru(k, cpu, vcpu)
+        kvm_load_xfeatures(k, cpu, vcpu, guest=True)
+        kvm_load_guest_pkru(k, cpu, vcpu)
     _vcpu_run_entry(k, cpu, vcpu)
+
+
+def cancel_entry(k: Kernel, cpu: Cpu) -> None:
+    """vcpu_enter_guest() that finds an exit request after prepare_switch_to_guest(), and goes back to the loop."""
+    vcpu = _vcpu_of_current(cpu)
+    if not vcpu.fpstate.in_use:
+        raise IllegalFlow(f"{vcpu!r}: VM entry outside KVM_RUN")
+    vendor.prepare_switch_to_guest(k, cpu, vcpu)
 
 
 def vm_exit(k: Kernel, cpu: Cpu, reason: str) -> bool:
@@ -162,16 +165,19 @@ def vm_exit(k: Kernel, cpu: Cpu, reason: str) -> bool:
         _vcpu_run_entry(k, cpu, vcpu)
         return True
     if not k.swaps_in_vcpu_run:
-        load_host_pkru(k, cpu, vcpu)
-        load_xfeatures(k, cpu, vcpu, guest=False)
+        kvm_load_host_pkru(k, cpu, vcpu)
+        kvm_load_xfeatures(k, cpu, vcpu, guest=False)
     if vcpu.xfd_passthrough:
         cpu.record((cpu.current.kind, GUEST_EXIT, RDMSR_XFD))
+        k.trace_msr(cpu, "read", "XFD")
         vcpu.fpstate.xfd = cpu.xfd_state = cpu.unit.xfd
     if reason == "nm":
         cpu.record((cpu.current.kind, GUEST_EXIT, RDMSR_XFD_ERR))
+        k.trace_msr(cpu, "read", "XFD_ERR")
         vcpu.xfd_err = cpu.unit.xfd_err
     if vcpu.xfd_err:
         cpu.record((cpu.current.kind, GUEST_EXIT, WRMSR_XFD_ERR))
+        k.trace_msr(cpu, "write", "XFD_ERR")
         cpu.unit.xfd_err = 0
     cpu.ibpb_exit_to_user = k.vmscape
     return False
@@ -182,9 +188,9 @@ def _vcpu_run_entry(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
     if k.tracing:
         cpu.ledger.trace("kvm:kvm_entry", vcpu=vcpu.name)
     if k.swaps_in_vcpu_run:
-        load_xfeatures(k, cpu, vcpu, guest=True)
-        load_guest_pkru(k, cpu, vcpu)
-    run_hooks(k, "vm_entry", cpu, vcpu)
+        kvm_load_xfeatures(k, cpu, vcpu, guest=True)
+        kvm_load_guest_pkru(k, cpu, vcpu)
+    k.run_hooks("vm_entry", cpu, vcpu)
     vendor.vm_entry(k, cpu)
     cpu.unit.enter_mode(cpl=0, nonroot=True)
     cpu.guest = vcpu
@@ -199,15 +205,15 @@ def _vcpu_run_exit(k: Kernel, cpu: Cpu, vcpu: Vcpu, reason: str) -> None:
     cpu.guest = None
     cpu.unit.enter_mode(cpl=0, nonroot=False)
     vendor.vm_exit(k, cpu)
-    run_hooks(k, "vm_exit", cpu, vcpu)
+    k.run_hooks("vm_exit", cpu, vcpu)
     if k.swaps_in_vcpu_run:
-        load_host_pkru(k, cpu, vcpu)
-        load_xfeatures(k, cpu, vcpu, guest=False)
+        kvm_load_host_pkru(k, cpu, vcpu)
+        kvm_load_xfeatures(k, cpu, vcpu, guest=False)
     if k.tracing:
         cpu.ledger.trace("kvm:kvm_exit", vcpu=vcpu.name, reason=reason)
 
 
-def load_xfeatures(k: Kernel, cpu: Cpu, vcpu: Vcpu, guest: bool) -> None:
+def kvm_load_xfeatures(k: Kernel, cpu: Cpu, vcpu: Vcpu, guest: bool) -> None:
     """XCR0 and IA32_XSS, each only where guest and host differ, and only for a guest with CR4.OSXSAVE."""
     if not vcpu.cr4_osxsave:
         return
@@ -218,45 +224,63 @@ def load_xfeatures(k: Kernel, cpu: Cpu, vcpu: Vcpu, guest: bool) -> None:
     if vcpu.xss != host.xss:
         unit.xss = vcpu.xss if guest else host.xss
         cpu.record((kind, XSS_PHASE, WRMSR_XSS))
-        if k.tracing:
-            cpu.ledger.trace("msr:write_msr", msr="da0", value=f"{unit.xss:x}")
+        k.trace_msr(cpu, "write", "XSS")
 
 
-def load_guest_pkru(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
+def kvm_load_guest_pkru(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
     """WRPKRU if the guest's value differs from the host's."""
     if vcpu.pkru != vcpu.host_pkru and k.pkru_switched(vcpu):
-        cpu.record((cpu.current.kind, GUEST_ENTRY, WRPKRU))
-        cpu.unit.write_pkru(vcpu.pkru)
+        _write_pkru(k, cpu, vcpu.pkru, GUEST_ENTRY)
 
 
-def load_host_pkru(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
+def kvm_load_host_pkru(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
     """RDPKRU into the vCPU, and WRPKRU if that is not the host's value."""
     if k.pkru_switched(vcpu):
         cpu.record((cpu.current.kind, GUEST_EXIT, RDPKRU))
         vcpu.pkru = cpu.unit.pkru
         if vcpu.pkru != vcpu.host_pkru:
-            cpu.record((cpu.current.kind, GUEST_EXIT, WRPKRU))
-            cpu.unit.write_pkru(vcpu.host_pkru)
+            _write_pkru(k, cpu, vcpu.host_pkru, GUEST_EXIT)
+
+
+def _write_pkru(k: Kernel, cpu: Cpu, value: int, phase: str) -> None:
+    if k.version.write_pkru_reads:
+        cpu.record((cpu.current.kind, phase, RDPKRU))
+    cpu.record((cpu.current.kind, phase, WRPKRU))
+    cpu.unit.write_pkru(value)
 
 
 # What else KVM does to guest state.
 
 
 def guest_init(k: Kernel, cpu: Cpu) -> None:
-    """An INIT inside KVM_RUN: kvm_xstate_reset() swaps the guest fpstate out, zeroes components in memory, and back."""
+    """kvm_vcpu_reset() for an INIT inside KVM_RUN; the guest fpstate is swapped out and back to be reset in memory."""
+    swaps = xstate_reset_components(k) != 0
+    if swaps:
+        kvm_put_guest_fpu(k, cpu)
+    vcpu_reset(k, cpu)
+    if swaps:
+        kvm_load_guest_fpu(k, cpu)
+
+
+def xstate_reset_components(k: Kernel) -> int:
+    """What a guest INIT makes initial: asked of what KVM supports, not of what this guest has."""
+    return k.version.init_reset_components & (k.config.masks.xcr0 | k.kvm_supported_xss)
+
+
+def vcpu_reset(k: Kernel, cpu: Cpu) -> None:
+    """kvm_vcpu_reset() between the two swaps: zeroes in the guest fpstate, and CR4 = 0.
+
+    fpstate_clear_xstate_component() (fpu/xstate.c) zeroes the bytes and leaves XSTATE_BV as it is, so the next restore
+    loads the zeroes.
+    """
     vcpu = _vcpu_of_current(cpu)
-    supported = k.config.masks.xcr0 | (k.kvm_supported_xss)
-    components = k.version.init_reset_components & supported
-    if not components:
-        return
-    kvm_put_guest_fpu(k, cpu)
-    vcpu.fpstate.area.xstate_bv &= ~components
-    for i in bits[components & ~k.carried_mask]:
-        vcpu.context.regs[i] = INIT
+    components = xstate_reset_components(k)
+    for i in bits[components & vcpu.fpstate.area.xstate_bv]:
+        vcpu.fpstate.area.compacted[i] = INIT
+    vcpu.context.written_in_memory(components, INIT)
+    vcpu.cr4_osxsave = vcpu.cr4_pke = False
     if components & k.carried_mask:
-        vcpu.context.regs[k.carried_mask.bit_length() - 1] = INIT
         carriers.reset(k, cpu, vcpu)
-    kvm_load_guest_fpu(k, cpu)
 
 
 def access_carried_msr(k: Kernel, cpu: Cpu, index: int, write: bool) -> int:
@@ -282,5 +306,5 @@ def access_carried_msr(k: Kernel, cpu: Cpu, index: int, write: bool) -> int:
 
 
 def msr_ioctl_loads_fpu(k: Kernel, vcpu: Vcpu) -> bool:
-    """Whether KVM_GET_MSRS and KVM_SET_MSRS on the carried MSRs swap the fpstate."""
-    return k.strategy.mechanism == "fpstate" and k.version.cet_msr_ioctl_loads_fpu and vcpu.has_cet
+    """Whether KVM_GET_MSRS and KVM_SET_MSRS of the CET MSRs swap the fpstate, whoever carries PL0-2_SSP."""
+    return bool(k.carried_mask) and k.version.cet_msr_ioctl_loads_fpu and vcpu.has_cet

@@ -9,7 +9,7 @@ from typing import Final
 from sim.kernel import fpu, kvm
 from sim.kernel.carriers import update_host_msr
 from sim.kernel.kernel import IllegalFlow, Kernel
-from sim.kernel.operations import CONTEXT_SWITCH, FOLD_AT, IBPB, RDPKRU, SWITCH, USER_RETURN, WRPKRU
+from sim.kernel.operations import CONTEXT_SWITCH, FOLD_AT, FORK, IBPB, RDPKRU, SWITCH, USER_RETURN, WRPKRU
 from sim.kernel.state import TASK_KINDS, USER_TASK, Cpu, Task
 from sim.kernel.uret import kvm_on_user_return
 
@@ -27,7 +27,7 @@ def schedule(k: Kernel, cpu: Cpu, next: Task) -> None:
         cpu.ledger.fold()
     cpu.record(CONTEXT_SWITCH_BY[prev.kind])
     if k.tracing:
-        cpu.ledger.trace("sched:sched_switch", prev=prev.name, next=next.name)
+        cpu.ledger.trace("sched:sched_switch", prev_comm=prev.name, next_comm=next.name)
     if prev.notifier is not None:
         kvm.kvm_sched_out(k, cpu, prev.notifier)
     fpu.switch_fpu(k, cpu, prev)
@@ -90,6 +90,9 @@ def fork(k: Kernel, cpu: Cpu, name: str, kind: str = USER_TASK) -> Task:
     """fork() by the current task; the child is on no CPU yet."""
     child = k.new_task(name, kind)
     fpu.fpu_clone(k, cpu, child)
+    if k.pku:  # copy_thread()
+        cpu.record((cpu.current.kind, FORK, RDPKRU))
+        child.pkru = cpu.unit.pkru
     return child
 
 
@@ -100,5 +103,5 @@ def exec(k: Kernel, cpu: Cpu) -> None:
 
 def exit(k: Kernel, cpu: Cpu) -> None:
     """do_exit() by the current task, up to its last __schedule()."""
-    fpu.fpu_drop(k, cpu)
+    fpu.fpu__drop(k, cpu)
     cpu.current.runnable = False

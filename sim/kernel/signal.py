@@ -6,10 +6,11 @@ fpu__clear_user_states(), fpu_sync_fpstate(); arch/x86/kernel/signal.c get_sigfr
 
 from sim.kernel import fpu
 from sim.kernel.kernel import Kernel
-from sim.kernel.operations import PTRACE, RDPKRU, SIGNAL, WRPKRU, XRSTOR, XRSTORS, XSAVE
+from sim.kernel.operations import PTRACE, RDPKRU, SIGNAL, WRPKRU, XGETBV1, XRSTOR, XSAVE
 from sim.kernel.state import PKRU_DEFAULT, Cpu, SignalFrame, Task
+from sim.kernel.xstate import os_xrstor
 from sim.xsave.area import INIT
-from sim.xsave.components import MXCSR_INIT, PKRU, SUPERVISOR, USER, XTILE, bits
+from sim.xsave.components import MXCSR_INIT, PKRU, SSE, SUPERVISOR, USER, XTILE, bits
 
 
 def deliver(k: Kernel, cpu: Cpu) -> None:
@@ -20,6 +21,7 @@ def deliver(k: Kernel, cpu: Cpu) -> None:
     task, unit = cpu.current, cpu.unit
     context, pkru = task.context, unit.pkru
     if k.version.signal_opens_pkru and k.pku:  # the write to the signal stack cannot fail on a protection key
+        cpu.record((task.kind, SIGNAL, RDPKRU))  # read_pkru(), and again in write_pkru()
         cpu.record((task.kind, SIGNAL, RDPKRU))
         if pkru:
             cpu.record((task.kind, SIGNAL, WRPKRU))
@@ -27,8 +29,9 @@ def deliver(k: Kernel, cpu: Cpu) -> None:
     if task.need_fpu_load:
         fpu.fpregs_restore_userregs(k, cpu, SIGNAL)
     frame = k.new_area()
-    mask = task.fpstate.xfeatures & USER
+    features = mask = task.fpstate.xfeatures & USER
     if k.xfd_features:
+        cpu.record((task.kind, SIGNAL, XGETBV1))
         mask &= unit.xgetbv1() | ~XTILE
     written = unit.xsave(frame, mask)
     cpu.record((task.kind, SIGNAL, XSAVE, mask & unit.xcr0, written))
@@ -36,18 +39,17 @@ def deliver(k: Kernel, cpu: Cpu) -> None:
         frame.pkru = pkru
         frame.xstate_bv |= PKRU
     frame.xstate_bv |= 3
-    task.frames.append(SignalFrame(frame, mask, list(context.regs), context.mxcsr, pkru))
+    # save_sw_bytes() notes all of user_xfeatures, also what was left out because it is initial.
+    task.frames.append(SignalFrame(frame, features, list(context.regs), context.mxcsr, pkru))
     _clear_user_states(k, cpu, task)
 
 
 def _clear_user_states(k: Kernel, cpu: Cpu, task: Task) -> None:
     """fpu__clear_user_states(): XRSTOR_INFO names init_fpstate afterwards, so the next save has no match."""
     unit = cpu.unit
-    if unit.xss & k.restore_mask & SUPERVISOR and not fpu.fpregs_state_valid(cpu, task):
-        fpu.restore_fpregs_from_fpstate(k, cpu, task.fpstate, SIGNAL, k.restore_mask & SUPERVISOR)
     if k.version.clear_user_states_updates_xfd:
         fpu.xfd_update_state(k, cpu, task.fpstate, SIGNAL)
-    _restore_init(k, cpu, k.restore_mask & USER)
+    os_xrstor(k, cpu, k.init_area, k.restore_mask & USER, SIGNAL)
     context = task.context
     for i in bits[k.restore_mask & USER]:
         context.regs[i] = INIT
@@ -59,15 +61,6 @@ def _clear_user_states(k: Kernel, cpu: Cpu, task: Task) -> None:
     fpu.fpregs_activate(k, cpu, task)
     task.last_cpu = cpu.id
     task.need_fpu_load = False
-
-
-def _restore_init(k: Kernel, cpu: Cpu, mask: int) -> None:
-    """XRSTORS of init_fpstate: everything in ``mask`` becomes initial."""
-    unit = cpu.unit
-    loaded = unit.xrstors(k.init_area, mask)
-    rfbm = mask & (unit.xcr0 | unit.xss)
-    level = k.buffer_level(cpu, k.init_area) if k.buffer_level else ""
-    cpu.record((cpu.current.kind, SIGNAL, XRSTORS, rfbm, loaded, rfbm & ~loaded, level))
 
 
 def sigreturn(k: Kernel, cpu: Cpu) -> None:
@@ -82,9 +75,9 @@ def sigreturn(k: Kernel, cpu: Cpu) -> None:
     cpu.record((task.kind, SIGNAL, XRSTOR, rfbm, loaded, rfbm & ~loaded))
     left_out = features & ~mask
     if left_out:
-        _restore_init(k, cpu, left_out)
+        os_xrstor(k, cpu, k.init_area, left_out & ~PKRU, SIGNAL)
     if task.need_fpu_load and unit.xss & k.restore_mask & SUPERVISOR:
-        fpu.restore_fpregs_from_fpstate(k, cpu, task.fpstate, SIGNAL, k.restore_mask & SUPERVISOR)
+        os_xrstor(k, cpu, task.fpstate.area, k.restore_mask & SUPERVISOR, SIGNAL)
     context = task.context
     for i in bits[features & ~PKRU]:
         context.regs[i] = frame.regs[i]
@@ -95,8 +88,8 @@ def sigreturn(k: Kernel, cpu: Cpu) -> None:
     task.need_fpu_load = False
 
 
-def sync_fpstate(k: Kernel, cpu: Cpu) -> None:
-    """fpu_sync_fpstate(): ptrace reads and core dumps of the current task."""
+def fpu_sync_fpstate(k: Kernel, cpu: Cpu) -> None:
+    """Ptrace reads and core dumps of the current task."""
     task = cpu.current
     if k.tracing:
         k.trace_fpu(cpu, "before_save", task)
@@ -113,6 +106,8 @@ def ptrace_write(k: Kernel, task: Task, components: int) -> None:
     components &= task.fpstate.xfeatures & USER & ~PKRU
     for i in bits[components]:
         area.compacted[i] = token
+    if components & SSE & ~area.xstate_bv:
+        area.mxcsr = MXCSR_INIT  # what the debugger read for initial SSE, and writes back; memory has an old one
     area.xstate_bv |= components
     task.context.written_in_memory(components, token)
     task.last_cpu = -1

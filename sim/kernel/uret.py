@@ -42,4 +42,5 @@ def _wrmsr(k: Kernel, cpu: Cpu, msr: str, value: int, phase: str) -> None:
         k.wrmsr_carried(cpu, k.carried_names.index(msr), value, phase)
     else:
         cpu.record((cpu.current.kind, phase, f"WRMSR({msr})"))
+        k.trace_msr(cpu, "write", msr)
     cpu.uret[msr] = value

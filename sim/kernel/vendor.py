@@ -57,13 +57,11 @@ def prepare_switch_to_guest(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
         return
     if vmx:
         cpu.record((cpu.current.kind, GUEST_ENTRY, WRMSR_KERNEL_GS_BASE))
-        if k.tracing:
-            cpu.ledger.trace("msr:write_msr", msr="c0000102")
+        k.trace_msr(cpu, "write", "KERNEL_GS_BASE")
     else:
         cpu.record((cpu.current.kind, GUEST_ENTRY, VMSAVE))
         _load_user_return_msrs(k, cpu, vcpu)
-    for hook in k.at.get("prepare_switch_to_guest", ()):
-        hook(k, cpu, vcpu)
+    k.run_hooks("prepare_switch_to_guest", cpu, vcpu)
     vcpu.guest_state_loaded = True
 
 
@@ -73,12 +71,10 @@ def prepare_switch_to_host(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
         return
     if k.config.vendor == "vmx":
         cpu.record((cpu.current.kind, VCPU_PUT, RDMSR_KERNEL_GS_BASE))
+        k.trace_msr(cpu, "read", "KERNEL_GS_BASE")
         cpu.record((cpu.current.kind, VCPU_PUT, WRMSR_KERNEL_GS_BASE))
-        if k.tracing:
-            cpu.ledger.trace("msr:read_msr", msr="c0000102")
-            cpu.ledger.trace("msr:write_msr", msr="c0000102")
-    for hook in k.at.get("prepare_switch_to_host", ()):
-        hook(k, cpu, vcpu)
+        k.trace_msr(cpu, "write", "KERNEL_GS_BASE")
+    k.run_hooks("prepare_switch_to_host", cpu, vcpu)
     vcpu.guest_state_loaded = vcpu.guest_uret_msrs_loaded = False
 
 

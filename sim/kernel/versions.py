@@ -70,6 +70,8 @@ class KernelVersion:
     """Row 7: the most that KVM can offer a guest in IA32_XSS."""
     xfeatures_swapped: Literal["vcpu_run", "vcpu_enter_guest"]
     """Row 8: the function that switches XCR0, XSS and PKRU; in vcpu_run, every re-entry does so again."""
+    write_pkru_reads: bool
+    """Row 8: KVM writes PKRU by write_pkru(), which reads it once more to compare, and not by WRPKRU alone."""
     fastpath: ByVendor[tuple[Exit, ...]]
     """Row 9: exits after which the fastpath re-enters the guest."""
     fastpath_handled: ByVendor[tuple[Exit, ...]]

@@ -138,6 +138,8 @@ class CpuProfile(Geometry):
     """The bits that IA32_XFD may have."""
     standard_size: int
     """What CPUID reports for all of ``xcr0_supported`` in the standard format."""
+    bugs: tuple[str, ...]
+    """X86_BUG_* that Linux sees in it and the model asks for."""
     features: frozenset[str]
     """Those of :data:`FEATURES` that CPUID reports."""
     freedoms: Freedoms
@@ -181,6 +183,7 @@ def _decode(name: str, data: Mapping[str, Any]) -> CpuProfile:
         title=data["title"],
         vendor=data["vendor"],
         source=data["source"],
+        bugs=tuple(data["bugs"]),
         synthetic=data.get("synthetic", False),
         xcr0_supported=xcr0,
         xss_supported=xss,
