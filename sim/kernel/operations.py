@@ -5,7 +5,7 @@ makes operations; it hands them to the :class:`Ledger` of the CPU on which they 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
 XSAVES: Final = "XSAVES"
@@ -64,11 +64,6 @@ SIGNAL: Final = "signal"
 PTRACE: Final = "ptrace"
 IDLE: Final = "idle"
 AMX: Final = "amx"
-
-PHASES: Final = (
-    SWITCH, USER_RETURN, URET, SWAP_LOAD, SWAP_PUT, VCPU_LOAD, VCPU_PUT, GUEST_ENTRY, GUEST_EXIT, XSS_PHASE, TRANSITION,
-    KVM_FPU_GET, MSR_IOCTL, KERNEL_FPU, FORK, EXEC, EXIT, SIGNAL, PTRACE, IDLE, AMX,
-)  # fmt: skip
 
 
 class Operation(NamedTuple):
@@ -162,11 +157,3 @@ class LedgerFactory(Protocol):
     """Makes the ledger of a CPU; the simulated host passes one whose ledgers also know prices."""
 
     def __call__(self, cpu: int) -> Ledger: ...
-
-
-def merged(ledgers: Iterable[Ledger]) -> Ledger:
-    """The sum of several CPUs' ledgers."""
-    total = Ledger()
-    for ledger in ledgers:
-        total.counts.update(ledger.counts)
-    return total

@@ -21,7 +21,7 @@ RDPKRU_BY: Final = {kind: (kind, SWITCH, RDPKRU) for kind in TASK_KINDS}
 def schedule(k: Kernel, cpu: Cpu, next: Task) -> None:
     """__schedule() from the current task to ``next``: notifiers, XSAVES if the registers are live, PKRU; no restore."""
     prev = cpu.current
-    if next.cpu is not None or cpu.guest is not None:
+    if next.cpu is not None or cpu.guest is not None or not next.runnable:
         raise IllegalFlow(f"{cpu!r} cannot switch to {next!r}")
     if len(cpu.pending) > FOLD_AT:
         cpu.ledger.fold()

@@ -91,8 +91,11 @@ class Fpstate:
 class Task:
     """A thread and its struct fpu, of which there is one per task also for vCPU threads.
 
-    ``need_fpu_load`` is TIF_NEED_FPU_LOAD.  ``user_fpu`` is False for PF_KTHREAD and PF_USER_WORKER, which never return
-    to user mode.  ``notifier`` is the vCPU whose preempt notifier is registered (between vcpu_load and vcpu_put).
+    ``need_fpu_load`` is TIF_NEED_FPU_LOAD; ``runnable`` is False once the task has exited.  ``user_fpu`` is False for
+    PF_KTHREAD and PF_USER_WORKER, which never return to user mode.  ``saved_fpstate`` is __task_fpstate: the normal one
+    while the guest's is active.  ``notifier`` is the vCPU whose preempt notifier is registered (between vcpu_load and
+    vcpu_put).  ``host_value`` is what the host wants in a carried MSR while this task is in user mode (SSP0 with host
+    shadow stacks, FRED_RSP0).
     """
 
     __slots__ = (

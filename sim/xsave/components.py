@@ -1,7 +1,8 @@
 """The XSAVE state components 0-19: bits, names, and which of them are supervisor components.
 
 Intel SDM vol. 1, section 13.1 "XSAVE-Supported Features and State-Component Bitmaps"; component 19 from the APX
-specification.  Names are Linux's (arch/x86/include/asm/fpu/types.h, enum xfeature).  Sizes, offsets and alignment are
+specification.  Names are Linux's (arch/x86/include/asm/fpu/types.h, enum xfeature, v6.19) without XFEATURE_, and the
+SDM's for 13, 14 and 16, which Linux reserves.  Sizes, offsets and alignment are
 not here: CPUID reports them, see :mod:`sim.xsave.profiles`.
 """
 

@@ -239,7 +239,7 @@ class Unit:
             written |= in_use & SSE
         area.xcomp_bv = xcomp_bv
         area.xstate_bv = in_use
-        contents, regs = area.compacted, self.regs
+        contents, regs = area.compacted, self.regs  # as _store(); open-coded like the test above, for speed
         for i in bits[written]:
             contents[i] = regs[i]
         if written & SSE:
