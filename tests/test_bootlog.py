@@ -203,12 +203,55 @@ def test_intels_standard_offsets_are_not_amds():
 
 def test_overlapping_components_of_the_standard_format_are_noticed():
     found = disagreements("intel-standard-format", "xstate_offset[6]: 1152", "xstate_offset[6]: 1144")
-    assert found == ["6 (ZMM_Hi256) at 1144 overlaps 5 (OPMASK), which ends at 1152"]
+    assert found == [
+        "6 (ZMM_Hi256): the log has offset 1144, our layout has 1152",
+        "6 (ZMM_Hi256) at 1144 overlaps 5 (OPMASK), which ends at 1152",
+    ]
+
+
+def test_offsets_of_the_standard_format_are_not_copied_from_the_log():
+    found = disagreements("intel-standard-format", "xstate_offset[9]: 2688", "xstate_offset[9]: 2752")
+    assert found == ["9 (PKRU): the log has offset 2752, our layout has 2688"]
+
+
+def test_supervisor_components_in_a_standard_format_log_are_a_disagreement():
+    found = disagreements("intel-standard-format", "features 0x2e7", "features 0x1ae7")
+    assert "the standard format has no place for supervisor components: 11 (CET_USER), 12 (CET_KERNEL)" in found
+    text = printed(0x802, GENERIC.compacted(0x802), GENERIC.sizes, "standard")
+    assert check(parse_text(text)) == [
+        "the standard format has no place for supervisor components: 11 (CET_USER)",
+        "context size: the log has 592, our layout has 576",
+    ]
 
 
 def test_a_component_from_the_future_is_not_guessed():
     (found,) = disagreements("linux-4.2", "features 0x7", "features 0x200007")[:1]
     assert found == "components above 19 are not known here: 0x200000"
+
+
+# Boots.
+
+
+def enabled_line(name: str) -> str:
+    (line,) = (line for line in text_of(name).splitlines(keepends=True) if "Enabled xstate features" in line)
+    return line
+
+
+@pytest.mark.parametrize("place", ["before", "after", "twice after"])
+def test_two_identical_enabled_lines_in_one_boot_are_not_two_boots(place):
+    text, line = text_of("ryzen-9-7945hx"), enabled_line("ryzen-9-7945hx")
+    log = parse_text(line + text if place == "before" else text + line * (2 if "twice" in place else 1))
+    assert log == parse_text(text)
+    assert log.boots == 1
+
+
+def test_the_same_boot_again_with_all_its_lines_is_a_second_boot():
+    assert parse_text(text_of("ryzen-9-7945hx") * 2).boots == 2
+
+
+def test_another_enabled_line_is_another_boot():
+    log = parse_text(text_of("ryzen-9-7945hx") + enabled_line("xeon-8480c"))
+    assert (log.mask, log.boots) == (0x602E7, 2)
 
 
 # Wrong input.
@@ -223,12 +266,16 @@ def test_a_component_from_the_future_is_not_guessed():
         (b"\xff\xfe" + "x86/fpu: Enabled".encode("utf-16-le"), "is not text"),
         (b"\x80\x81\x82", 'no "Enabled xstate features" line'),
         (b"\x1f\x8b\x08\x00broken", "cannot read the log"),
-        (gzip.compress(b"x86/fpu")[:-6], "cannot read the log"),
-        (gzip.compress(b"\0\0"), "is not text"),
-        (b"Enabled xstate features 0x7, context size is many bytes", 'no "Enabled xstate features" line'),
+        (gzip.compress(b"x86/fpu", mtime=0)[:-6], "cannot read the log"),
+        (gzip.compress(b"\0\0", mtime=0), "is not text"),
+        (b"Enabled xstate features 0x7, context size is many bytes", "not as a kernel prints it: 'Enabled xstate"),
         (b"xstate_offset[2]:  576, xstate_sizes[2]:  256\n", 'no "Enabled xstate features" line'),
-        (b"Enabled xstate features 0x%llx, context size is %d bytes, using '%s' format.", "no "),
+        (
+            b"Enabled xstate features 0x%llx, context size is %d bytes, using '%s' format.",
+            'not as a kernel prints it: "Enabled xstate features 0x%',
+        ),
     ],
+    ids=range(11),
 )
 def test_a_file_that_is_no_boot_log_is_answered_with_the_lines_expected(content, message):
     with pytest.raises(InputError) as error:
@@ -244,6 +291,48 @@ def test_a_file_that_is_no_boot_log_is_answered_with_the_lines_expected(content,
 def test_garbled_or_contradictory_lines_are_refused(line):
     with pytest.raises(InputError, match="garbled or contradictory"):
         parse_text(line + "\n" + text_of("ryzen-9-7945hx"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("is 2480 bytes", "is 2480"),
+        ("'compacted' format", "'compressed' format"),
+        ("'compacted' format", "compacted format"),
+        ("is 2480 bytes", "is -2480 bytes"),
+        ("0x1ae7,", "1ae7,"),
+        ("0x1ae7,", "0x11112222333344445,"),
+        ("xstate_offset[12]: 2456", "xstate_offset[12]: -2456"),
+        ("xstate_offset[12]: 2456", "xstate_offset[12]: 4294967290"),
+        ("xstate_sizes[12]:   24", "xstate_sizes[12]:  -24"),
+        ("xstate_offset[12]: 2456", "xstate_offset[99]: 2456"),
+        ("feature 0x1000:", "feature CET:"),
+        ("is 2480 bytes", "is ２４８０ bytes"),
+        ("xstate_offset[12]: 2456", "xstate_offset[12]: ٢٤٥٦"),
+        ("xstate_offset[12]: 2456", "xstate_offset[١٢]: 2456"),
+    ],
+)
+def test_a_line_that_is_not_as_printed_is_reported_with_the_line(old, new):
+    text = text_of("ryzen-9-7945hx")
+    assert text.count(old) == 1
+    (wrong,) = (line for line in text.replace(old, new).splitlines() if new in line)
+    with pytest.raises(InputError) as error:
+        parse_text(text.replace(old, new))
+    assert f"not as a kernel prints it: {wrong!r}" in str(error.value)
+
+
+def test_an_offset_that_no_area_has_is_a_disagreement():
+    (found, *_) = disagreements("ryzen-9-7945hx", "xstate_offset[12]: 2456", "xstate_offset[12]: 99999999")
+    assert found == "12 (CET_KERNEL): the log has offset 99999999, our layout has 2456"
+
+
+def test_a_garbled_line_counts_in_the_last_boot_only():
+    wrong, right = text_of("ryzen-9-7945hx").replace("2456", "-2456"), text_of("ryzen-9-7945hx")
+    assert parse_text(wrong + right).boots == 2
+    with pytest.raises(InputError, match="not as a kernel prints it"):
+        parse_text(right + wrong)
+    with pytest.raises(InputError, match="not as a kernel prints it"):
+        parse_text(right + "Enabled xstate features 0x1ae7, context")
 
 
 @given(st.text(alphabet="x0123456789abcdef[]:,'\n E", max_size=80), st.integers(0, 40))
@@ -288,6 +377,21 @@ def test_the_text_says_that_a_log_agrees(capsys):
     assert status == 0
     assert "the log agrees with our layout" in out
     assert "2472 bytes" in out
+
+
+def standard_log_of_an_amd_cpu() -> str:
+    return printed(0x2E7, profile("zen4").standard(0x2E7), GENERIC.sizes, "standard")
+
+
+def test_without_a_cpu_our_offsets_of_the_standard_format_are_intels(capsys, tmp_path):
+    path = tmp_path / "dmesg"
+    path.write_text(standard_log_of_an_amd_cpu())
+    status, out, _ = run(capsys, "--boot-log", path, "--json")
+    assert status == 1
+    assert json.loads(out)["computed"]["offsets"] == {"2": 576, "5": 1088, "6": 1152, "7": 1664, "9": 2688}
+    status, out, _ = run(capsys, "--boot-log", path)
+    assert "Intel's offsets; AMD's differ, see --cpu" in out
+    assert run(capsys, "--boot-log", path, "--cpu", "zen4")[0] == 0
 
 
 @pytest.mark.parametrize("packed", [False, True])

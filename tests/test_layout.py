@@ -1,6 +1,10 @@
 """The layout of XSAVE areas, and the command that prints it."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +14,7 @@ from sim.cli import main
 from sim.xsave.components import ALL, COMPACTED, EXTENDED, SUPERVISOR, XTILE, bits
 from sim.xsave.profiles import GENERIC, names, profile
 
+LOGS = Path(__file__).parent / "data" / "bootlogs"
 GEOMETRIES = [GENERIC, *map(profile, names())]
 
 
@@ -154,6 +159,13 @@ def test_the_table_names_every_component_and_the_total(capsys):
         (("--", "-1"), "components 0 to 19"),
         (("1ae7",), "not a number"),
         (("",), "not a number"),
+        (("0x1_ae7",), "not a number"),
+        (("+5",), "not a number"),
+        ((" 5",), "not a number"),
+        (("٥",), "not a number"),
+        (("0x１",), "not a number"),
+        (("0b11",), "not a number"),
+        (("9" * 5000,), "not a number"),
         (("0x1ae7", "--standard"), "supervisor"),
         ((hex(SUPERVISOR), "--standard", "--cpu", "zen4"), "supervisor"),
         (("0x20007", "--cpu", "zen4"), "zen4 has no state component XTILE_CFG"),
@@ -175,3 +187,26 @@ def test_the_help_has_an_example_of_each_form(capsys):
     _, out, _ = run(capsys, "--help")
     for form in ("layout 0x1ae7", "--cpu sapphire-rapids --json", "--standard --cpu zen4", "--boot-log dmesg.txt"):
         assert form in out
+
+
+@pytest.mark.parametrize("arguments", [["0x7"], ["--boot-log", LOGS / "zen4-vm-6.18.txt"]])
+def test_the_help_names_every_json_key(capsys, arguments):
+    document = run_json(capsys, *arguments)
+    _, out, _ = run(capsys, "--help")
+    assert [key for key in document if f'"{key}"' not in out] == []
+
+
+@pytest.mark.parametrize("arguments", [["layout", "0x7"], ["layout", "0x7", "--json"], ["--help"]])
+def test_output_that_cannot_be_written_is_one_line_and_status_1(arguments):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "sim.cli", *arguments], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.decode() == "fpswitch: cannot write the output: No space left on device\n"
+
+
+def test_a_broken_pipe_stays_quiet():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "sim.cli", "layout", "0x7"], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -238,6 +238,12 @@ def test_text_fits_100_columns(capsys, cpu):
         assert max(map(len, out.splitlines())) <= 100
 
 
+def test_text_says_that_later_patches_use_what_patch_4_defines(capsys):
+    _, out, _ = run(capsys)
+    assert "fpu_kernel_dynamic_xfeatures names CET_S; patches 5-8 use it" in out
+    assert "nothing uses it" not in out
+
+
 def test_text_of_a_subset_says_what_does_not_build_and_what_was_found(capsys):
     _, out, _ = run(capsys, "--subset", "1-3,5")
     assert "5 does not build without 4" in out

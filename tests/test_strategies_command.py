@@ -207,6 +207,24 @@ def test_json_says_what_the_guest_has(capsys):
     assert (row["host_xss"], row["guest_xss"], row["swaps_xss"]) == ("0x1800", "0x800", True)
 
 
+def test_guest_xss_applies_to_guests_with_cet_only(capsys):
+    document = run_json(capsys, "--kernel", "v6.18", "--guest-xss", "0x1800")
+    assert [row["strategy"] for row in document["rows"] if row["refused"]] == []
+    xss = {row["strategy"]: row["guest_xss"] for row in document["rows"]}
+    assert xss.pop("no-cet") == "0x0"
+    assert set(xss.values()) == {"0x1800"}
+
+
+@pytest.mark.parametrize("arguments", [[], ["--guest-xss", "0x800"]])
+def test_a_reason_that_many_share_is_printed_once_with_the_list_of_them(capsys, arguments):
+    _, out, _ = run(capsys, "--kernel", "v6.6", *arguments)
+    text = " ".join(out.split())
+    assert text.count("its KVM has no CET for guests") == 1
+    assert f"{', '.join(strategies.names()[1:])}: this strategy on v6.6: its KVM has no CET" in text
+    document = run_json(capsys, "--kernel", "v6.6", *arguments)
+    assert sum(bool(row["refused"]) for row in document["rows"]) == 14
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -215,6 +233,10 @@ def test_json_says_what_the_guest_has(capsys):
         (["--strategy", "xstate-gest"], "did you mean 'xstate-guest'"),
         (["--strategy", "nowhere.toml"], "nowhere.toml"),
         (["--guest-xss", "cet"], "cet"),
+        (["--guest-xss", ""], "not a number"),
+        (["--guest-xss", "0x1_800"], "not a number"),
+        (["--guest-xss", "+6144"], "not a number"),
+        (["--guest-xss", "٦"], "not a number"),
         (["--guest-xss", "0x8000"], "0x8000"),
         (["--host-shadow-stacks", "on"], "off, fpstate, return-to-user"),
         (["--kernel", ""], "kernel"),

@@ -1,8 +1,11 @@
 """The processor model against recorded XSAVE instructions, and the comparison against corrupted recordings."""
 
 import copy
+import gzip
 import json
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -595,7 +598,6 @@ def line(**changes: Any) -> str:
 
 WRONG = {
     "not JSON": ("{", "column 2", "no JSON"),
-    "a blank line": ("", "no JSON", "one object per line"),
     "not an object": ("[1]", "the object", "[1]"),
     "no id": (line(id=None), "id", "required"),
     "an unknown field": (line(colour="red"), "colour", "allowed: id, src"),
@@ -725,6 +727,84 @@ def test_the_text_shows_20_departures_unless_all_are_wanted(capsys: pytest.Captu
     _, everything, _ = command(capsys, "--all", path)
     assert len(list(shown(everything))) > 20
     assert "--all" not in everything
+
+
+def test_the_text_of_departures_names_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = str(corrupted_file(tmp_path))
+    _, out, _ = command(capsys, str(FILES[0]), path)
+    assert f"\n\n{path}:\nid " in out
+    assert f"{FILES[0]}:" not in out
+
+
+def json_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> Json:
+    status, out, _ = command(capsys, "--json", *arguments)
+    assert status == 0
+    document = json.loads(out)
+    for file in document["files"]:
+        del file["file"]
+    return document
+
+
+FIRST = FILES[0].read_bytes()
+SAME = {
+    "BOM": b"\xef\xbb\xbf" + FIRST,
+    "blank lines at the end": FIRST + b"\n\r\n  \n",
+    "blank lines elsewhere": b"\n" + FIRST.replace(b"\n", b"\n\n"),
+    "gzip": gzip.compress(FIRST),
+    "gzip with BOM": gzip.compress(b"\xef\xbb\xbf" + FIRST),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_a_bom_blank_lines_and_gzip_do_not_matter(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "same"
+    path.write_bytes(SAME[name])
+    assert json_of(capsys, str(path)) == json_of(capsys, str(FILES[0]))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_vectors_come_through_standard_input(packed: bool) -> None:
+    arguments = [sys.executable, "-m", "sim.cli", "verify", "vectors", "-", "--json"]
+    done = subprocess.run(arguments, input=gzip.compress(FIRST) if packed else FIRST, capture_output=True, check=True)
+    (file,) = json.loads(done.stdout)["files"]
+    assert (file["file"], file["vectors"]) == ("-", len(read(FILES[0]).vectors))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\n\n{\n", ":3: column 2"),
+        (b"\xef\xbb\xbf\n", ":1: no vector found"),
+        (b"\x1f\x8b\x08\x00broken", ": cannot be read"),
+        (gzip.compress(b"[1]", mtime=0)[:-6], ": cannot be read"),
+        (gzip.compress(b"\n[1]", mtime=0), ":2: the object"),
+    ],
+    ids=range(5),
+)
+def test_what_is_wrong_in_such_a_file_is_one_line_with_its_place(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes, says: str
+) -> None:
+    path = tmp_path / "wrong"
+    path.write_bytes(content)
+    status, out, err = command(capsys, str(path))
+    assert (status, out) == (2, "")
+    assert err.startswith(f"fpswitch: {path}{says}")
+    assert err.count("\n") == 1
+
+
+def test_the_help_of_verify_has_an_example_and_that_of_vectors_every_json_key(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["verify", "--help"])
+    assert "fpswitch verify vectors tests/data/vectors/*.jsonl" in capsys.readouterr().out
+    _, text, _ = command(capsys, "--help")
+    document = json.loads(command(capsys, "--json", str(corrupted_file(tmp_path)))[1])
+    file = document["files"][0]
+    keys = {*document, *file, *file["departures"][0]}
+    assert {key for key in keys if f'"{key}"' not in text} == set()
 
 
 def test_a_wrong_file_is_status_2_and_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

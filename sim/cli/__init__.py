@@ -46,9 +46,17 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Runs the command line; a wrong input is one message on standard error and exit status 2."""
+    """Runs the command line; a wrong input is one message on standard error and exit status 2.
+
+    A broken pipe ends it quietly (click sees to that); if the output cannot be written for another reason, that is one
+    message and exit status 1.
+    """
     try:
         return cli.main(args=arguments, prog_name="fpswitch")
     except InputError as error:
         click.echo(f"fpswitch: {error}", err=True)
         sys.exit(2)
+    except OSError as error:
+        what = "cannot write the output" if error.filename is None else error.filename
+        click.echo(f"fpswitch: {what}: {error.strerror or error}", err=True)
+        sys.exit(1)

@@ -21,7 +21,13 @@ DRAWN = (
 
 @click.group()
 def costs() -> None:
-    """Show and check what operations cost, and where each number comes from."""
+    """Show and check what operations cost, and where each number comes from.
+
+    \b
+    Examples:
+      fpswitch costs list
+      fpswitch costs show zen4
+    """
 
 
 @costs.command("list")

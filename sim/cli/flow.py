@@ -6,19 +6,14 @@ from typing import Any
 
 import click
 
-from sim.cli.common import emit, json_option
+from sim.cli.common import emit, json_option, parse_mask
 
 MASKED = ("XSAVES", "XSAVE", "XRSTORS", "XRSTOR")
 
 
-def parse_mask(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+def mask_option(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     """A mask given as 0x1800 or decimal."""
-    if value is None:
-        return None
-    try:
-        return int(value, 0)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a mask such as 0x1800") from None
+    return None if value is None else parse_mask(value, parameter.opts[0])
 
 
 def parse_patches(context: click.Context, parameter: click.Parameter, value: str | None) -> frozenset[int] | None:
@@ -37,7 +32,7 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
 @click.option(
     "--patches", callback=parse_patches, metavar="LIST", help="The RFC's patches to apply (kernel rfc): 1-3,5."
 )
-@click.option("--guest-xss", callback=parse_mask, metavar="MASK", help="The guest's IA32_XSS; default: all of CET.")
+@click.option("--guest-xss", callback=mask_option, metavar="MASK", help="The guest's IA32_XSS; default: all of CET.")
 @click.option(
     "--no-guest-cet", "guest_cet", flag_value=False, default=True, type=bool, help="The guest's CPUID has no CET."
 )

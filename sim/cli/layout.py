@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from sim.cli.common import emit, json_option, table
+from sim.cli.common import emit, json_option, parse_mask, table
 from sim.errors import InputError
 from sim.kernel import bootlog
 from sim.xsave.area import ALIGNMENT, Layout
@@ -33,7 +33,12 @@ def layout(mask: str | None, cpu_name: str | None, standard: bool, boot_log: str
     give them, and in the standard format Intel's offsets.
 
     With --boot-log, what a kernel printed at boot is compared with our layout of the same mask; the exit status is 1
-    if they disagree.
+    if they disagree. Of several boots in a log, the last counts.
+
+    With --json: {"mask" (hexadecimal), "format", "cpu" (null without --cpu), "size", "offsets" and "sizes" (in bytes,
+    by component), "aligned" (the components that start on a 64-byte boundary), "cache_lines", "guest_allocation"
+    (bytes)}. With --boot-log: {"agrees", "disagreements" (sentences), "mask", "format", "size", "offsets" and "sizes"
+    (all as the log has them), "boots" (how many are in the log), "cpu", "computed": {"size", "offsets"} (our layout)}.
 
     \b
     Examples:
@@ -58,10 +63,7 @@ def layout(mask: str | None, cpu_name: str | None, standard: bool, boot_log: str
 
 
 def _components(text: str) -> int:
-    try:
-        mask = int(text, 0)
-    except ValueError:
-        raise InputError(f"MASK is {text!r}: not a number (0x1ae7 and 6887 are)") from None
+    mask = parse_mask(text, "MASK")
     if mask < 0 or mask & ~ALL:
         hint = "; bit 63 of an XCOMP_BV stands for the format, leave it out" if mask & COMPACTED and mask > 0 else ""
         raise InputError(f"MASK is {text}: its bits stand for components 0 to {len(COMPONENTS) - 1}{hint}")
@@ -91,7 +93,7 @@ def _mask(mask: int, geometry: Geometry, standard: bool) -> tuple[dict[str, Any]
         for i, at in _places(mask, where).items()
     ]
     text = (
-        f"{mask:#x} in the {form} format, {_title(geometry)}\n\n"
+        f"{mask:#x} in the {form} format, {_title(geometry, form)}\n\n"
         + table(rows, ("component", "Linux name", "offset", "size", "aligned to"))
         + f"\n\nsize              {where.size} bytes"
         + f"\n64-byte lines     {lines}"
@@ -132,7 +134,7 @@ def _boot_log(name: str, geometry: Geometry) -> tuple[dict[str, Any], str]:
         else "the log agrees with our layout"
     )
     text = (
-        f"{log.mask:#x} in the {log.format} format, from the log{which}, against {_title(geometry)}\n\n"
+        f"{log.mask:#x} in the {log.format} format, from the log{which}, against {_title(geometry, log.format)}\n\n"
         + table(rows, ("component", "Linux name", "offset in log", "our offset", "size"))
         + f"\n\nsize in log  {log.size} bytes\nour size     {ours.size} bytes\n\n{verdict}"
     )
@@ -148,5 +150,7 @@ def _cpu(geometry: Geometry) -> str | None:
     return geometry.name if isinstance(geometry, CpuProfile) else None
 
 
-def _title(geometry: Geometry) -> str:
-    return geometry.title if isinstance(geometry, CpuProfile) else "no CPU named"
+def _title(geometry: Geometry, form: str) -> str:
+    if isinstance(geometry, CpuProfile):
+        return geometry.title
+    return "no CPU named" + (" (Intel's offsets; AMD's differ, see --cpu)" if form == "standard" else "")

@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from sim.cli.common import emit, json_option, table
-from sim.errors import InputError
+from sim.cli.common import emit, json_option, parse_mask, table
 from sim.kernel import report, versions
 from sim.kernel.patches import PATCHES, Patch
 from sim.kernel.report import Allocation, AllocationRow, PatchRow, StrategyMasks, StrategyRow
@@ -25,7 +24,7 @@ PLAIN = ("swaps_xcr0", "swaps_xss", "kvm_offers_cet", "guest_has_cet", "normal_b
 @click.option("--kernel", metavar="NAME", help="Only on this kernel; without it, on each of the four.")
 @click.option("--cpu", "cpu_name", metavar="NAME", default="sapphire-rapids", show_default=True)
 @click.option("--strategy", "names", metavar="NAME", multiple=True, help="Only this one (or a file); may be repeated.")
-@click.option("--guest-xss", metavar="MASK", help="IA32_XSS of the guest; without it, all that KVM offers.")
+@click.option("--guest-xss", metavar="MASK", help="IA32_XSS of guests with CET; without it, all that KVM offers.")
 @click.option(
     "--host-shadow-stacks", metavar="MODE", default="off", show_default=True, help="off, fpstate or return-to-user."
 )
@@ -57,28 +56,22 @@ def strategies(
       fpswitch strategies --kernel v6.18 --cpu zen4 --guest-xss 0x800
       fpswitch strategies --strategy xstate-guest --strategy manual-load --json
     """
+    xss = None if guest_xss is None else parse_mask(guest_xss, "--guest-xss")
     rows = report.strategy_rows(
         [kernel] if kernel is not None else (),
         cpu_name,
         names=names,
-        guest_xss=None if guest_xss is None else _mask(guest_xss),
+        guest_xss=xss,
         host_shadow_stacks=host_shadow_stacks,
         hypothetical=hypothetical,
     )
     document = {
         "cpu": cpu_name,
-        "guest_xss": guest_xss and f"{_mask(guest_xss):#x}",
+        "guest_xss": None if xss is None else f"{xss:#x}",
         "host_shadow_stacks": host_shadow_stacks,
         "rows": [_strategy_document(row) for row in rows],
     }
     emit(document, _strategies_text(rows, cpu_name), as_json)
-
-
-def _mask(text: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise InputError(f"--guest-xss {text!r}: not a number (0x1800 and 6144 are)") from None
 
 
 def _strategy_document(row: StrategyRow) -> dict[str, Any]:

@@ -17,7 +17,12 @@ SHOWN = 20
 
 @click.group()
 def verify() -> None:
-    """Check the model against recordings of processors."""
+    """Check the model against recordings of processors.
+
+    \b
+    Example:
+      fpswitch verify vectors tests/data/vectors/*.jsonl
+    """
 
 
 @verify.command()
@@ -30,13 +35,19 @@ def vectors(files: tuple[Path, ...], show_all: bool, as_json: bool) -> None:
     A departure names a vector, a step (from 0) and a field; "expected" is the recorded value, "got" the model's.  What
     the architecture leaves to a processor is no departure.  Fields of disputed steps are not compared.
 
-    \b
-    Example:
-      fpswitch verify vectors tests/data/vectors/*.jsonl
-    """
-    from sim.xsave.vectors.drive import verify as verify_file  # here, since the schema's library takes long to import
+    A file has one JSON object per line and may be gzipped; - is standard input.  Exit status 1 if anything departs.
 
-    results = [verify_file(path) for path in files]
+    With --json: {"files": [{"file", "vectors", "steps", "disputed" (steps), "departures": [{"id", "step", "field",
+    "expected", "got"}]}], "vectors", "disputed", "departures"}; the last three are totals.
+
+    \b
+    Examples:
+      fpswitch verify vectors tests/data/vectors/*.jsonl
+      zcat recorded.jsonl.gz | fpswitch verify vectors - --json
+    """
+    from sim.xsave.vectors.drive import verify as run_file  # here, since the schema's library takes long to import
+
+    results = [run_file(path) for path in files]
     departures = sum(len(result.departures) for result in results)
     document = {
         "files": [_as_document(result) for result in results],
@@ -61,10 +72,13 @@ def _as_document(result: "FileResult") -> dict[str, Any]:
 def _as_text(results: "list[FileResult]", limit: int | None) -> str:
     rows = [(str(r.path), r.vectors, r.steps, r.disputed, len(r.departures)) for r in results]
     text = table(rows, ("file", "vectors", "steps", "disputed", "departures"))
-    found = [departure for result in results for departure in result.departures]
-    if found:
-        rows_found = [(d.id, d.step, d.field, json.dumps(d.expected), json.dumps(d.got)) for d in found[:limit]]
-        text += "\n\n" + table(rows_found, ("id", "step", "field", "expected", "got"))
-    if limit is not None and len(found) > limit:
-        text += f"\n\n{len(found) - limit} more departures: --all prints them."
+    left = limit
+    for result in results:
+        if found := result.departures[:left]:
+            rows_found = [(d.id, d.step, d.field, json.dumps(d.expected), json.dumps(d.got)) for d in found]
+            text += f"\n\n{result.path}:\n" + table(rows_found, ("id", "step", "field", "expected", "got"))
+            left = None if left is None else left - len(found)
+    total = sum(len(result.departures) for result in results)
+    if limit is not None and total > limit:
+        text += f"\n\n{total - limit} more departures: --all prints them."
     return text

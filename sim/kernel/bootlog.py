@@ -10,14 +10,14 @@ import io
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any, Final, Literal
 
 from sim.errors import InputError
 from sim.xsave.area import EXTENDED_OFFSET, Layout, compacted_layout, standard_layout
-from sim.xsave.components import ALL, COMPONENTS, EXTENDED, bits
+from sim.xsave.components import ALL, COMPONENTS, EXTENDED, SUPERVISOR, bits
 from sim.xsave.components import names as component_names
-from sim.xsave.profiles import GENERIC, CpuProfile, Geometry
+from sim.xsave.profiles import GENERIC, Geometry
 
 EXPECTED: Final = """\
 expected lines as a kernel prints them at boot (dmesg | grep x86/fpu):
@@ -27,17 +27,23 @@ expected lines as a kernel prints them at boot (dmesg | grep x86/fpu):
 
 _MAYBE = re.compile(r"Supporting XSAVE feature|xstate_offset\[|Enabled xstate features")
 
+_START = re.compile(r"Supporting\s+XSAVE\s+feature\b|xstate_offset\[|Enabled\s+xstate\s+features\b", re.ASCII)
+
 _NUMBER = r"0[0-9a-f]{3}|\d{1,8}"  # "%04x" before Linux v4.4, "%4d" since; below 1000H the former starts with a 0
 
 # Blanks may be line ends: mail programs wrap these lines.
 _LINE = re.compile(
     r"Supporting\s+XSAVE\s+feature\s+0x(?P<supporting>[0-9a-f]{1,16}):"
-    r"|xstate_offset\[(?P<i>\d\d?)\]:\s*(?P<offset>" + _NUMBER + r"),"
+    r"|xstate_offset\[(?P<i>[1-5]?\d|6[0-2])\]:\s*(?P<offset>" + _NUMBER + r"),"
     r"\s*xstate_sizes\[(?P<j>\d\d?)\]:\s*(?P<size>" + _NUMBER + r")\b"
     r"|Enabled\s+xstate\s+features\s+0x(?P<mask>[0-9a-f]{1,16}),"
     r"\s+context\s+size\s+is\s+(?P<total>0x[0-9a-f]{1,8}|\d{1,8})\s+bytes,"
-    r"\s+using\s+'(?P<format>compacted|standard)'\s+format"
+    r"\s+using\s+'(?P<format>compacted|standard)'\s+format",
+    re.ASCII,
 )
+
+_SHOWN = 160
+"""Characters of a garbled line that an error repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,19 @@ class BootLog:
     """How many boots the log holds; this is the last of them."""
 
 
+@dataclass(slots=True)
+class _Boot:
+    """The lines of one boot, the last of them its Enabled line, and what looks like one but is not as printed."""
+
+    lines: list[re.Match[str]] = field(default_factory=list)
+    garbled: list[str] = field(default_factory=list)
+
+    def repeats(self, other: "_Boot") -> bool:
+        """Whether both end with the same Enabled line, and one of them is nothing else."""
+        said, again = (boot.lines[-1].group("mask", "total", "format") for boot in (self, other))
+        return said == again and 1 in (len(self.lines), len(other.lines))
+
+
 def read(stream: IO[bytes], name: str) -> BootLog:
     """The last boot in a log, which may be gzipped; ``name`` is what an error calls it."""
     buffered: io.BufferedReader[Any] = io.BufferedReader(stream)  # for peek(), which not every stream has
@@ -70,16 +89,28 @@ def read(stream: IO[bytes], name: str) -> BootLog:
 
 def parse(lines: Iterable[str], name: str) -> BootLog:
     """The last boot in the lines of a log, whatever stands before each line (timestamps, "kernel:", "#")."""
-    boots: list[list[re.Match[str]]] = [[]]
-    for match in _LINE.finditer("".join(_candidates(lines))):
-        boots[-1].append(match)
+    text = "".join(_candidates(lines))
+    boots: list[_Boot] = []
+    current = _Boot()
+    for start in _START.finditer(text):
+        match = _LINE.match(text, start.start())
+        if match is None:
+            current.garbled.append(_line_at(text, start.start()))
+            continue
+        current.lines.append(match)
         if match["mask"]:
-            boots.append([])
-    rest = boots.pop()
+            if boots and current.repeats(boots[-1]):
+                boots[-1].lines += current.lines
+                boots[-1].garbled += current.garbled
+            else:
+                boots.append(current)
+            current = _Boot()
+    if garbled := [*(boots[-1].garbled if boots else ()), *current.garbled]:
+        raise InputError(f"{name} has a line that is not as a kernel prints it: {garbled[0]!r}; {EXPECTED}")
     if not boots:
         raise InputError(f'{name} has no "Enabled xstate features" line; {EXPECTED}')
     # One boot may have its lines in any order; with several, the Enabled line ends each.
-    return _boot(boots[-1] if len(boots) > 1 else boots[0] + rest, name, len(boots))
+    return _boot(boots[-1].lines if len(boots) > 1 else boots[0].lines + current.lines, name, len(boots))
 
 
 def _candidates(lines: Iterable[str]) -> Iterator[str]:
@@ -90,6 +121,11 @@ def _candidates(lines: Iterable[str]) -> Iterator[str]:
         if found or keep:
             yield line
         keep = found
+
+
+def _line_at(text: str, place: int) -> str:
+    line = text[text.rfind("\n", 0, place) + 1 :].partition("\n")[0].strip()
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
 
 
 def _boot(matches: Iterable[re.Match[str]], name: str, boots: int) -> BootLog:
@@ -116,14 +152,13 @@ def _number(text: str) -> int:
 def layout(log: BootLog, geometry: Geometry = GENERIC) -> Layout:
     """Our layout of the mask that the log says is enabled, from the component sizes in the log.
 
-    Alignment comes from ``geometry``.  So do sizes that the log lacks, and the offsets of the standard format if
-    ``geometry`` is that of a CPU; else they are the log's, since vendors differ.
+    Alignment, sizes that the log lacks and the offsets of the standard format come from ``geometry``.  In the latter
+    vendors differ: those of :data:`~sim.xsave.profiles.GENERIC` are Intel's.
     """
     sizes = {**geometry.sizes, **log.sizes}
     if log.format == "compacted":
         return compacted_layout(log.mask & _sum(sizes), sizes, geometry.aligned)
-    offsets = geometry.offsets if isinstance(geometry, CpuProfile) else log.offsets
-    return standard_layout(log.mask & _sum(offsets), sizes, offsets)
+    return standard_layout(log.mask & _sum(geometry.offsets), sizes, geometry.offsets)
 
 
 def check(log: BootLog, geometry: Geometry = GENERIC) -> list[str]:
@@ -133,6 +168,8 @@ def check(log: BootLog, geometry: Geometry = GENERIC) -> list[str]:
         found.append(f"components above {len(COMPONENTS) - 1} are not known here: {unknown:#x}")
     if missing := log.mask & ALL & ~geometry.components:
         found.append(f"enabled, but {geometry.name} does not have it: {_list(missing)}")
+    if log.format == "standard" and (supervisor := log.mask & SUPERVISOR):
+        found.append(f"the standard format has no place for supervisor components: {_list(supervisor)}")
     placed = _sum(log.offsets)
     if missing := log.mask & EXTENDED & ~placed:
         found.append(f"enabled, but without an xstate_offset line: {_list(missing)}")

@@ -43,7 +43,7 @@ PATCHES: Final = (
     Patch(
         4,
         "x86/fpu/xstate: Introduce kernel dynamic xfeature set",
-        "fpu_kernel_dynamic_xfeatures names CET_S; nothing uses it yet",
+        "fpu_kernel_dynamic_xfeatures names CET_S; patches 5-8 use it",
         needs=(3,),
         why="it names XFEATURE_CET_KERNEL, which patch 3 defines",
     ),

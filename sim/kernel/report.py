@@ -87,6 +87,7 @@ def strategy_rows(
 ) -> list[StrategyRow]:
     """Every strategy on every kernel; without ``kernels`` and ``names``, all that are shipped.
 
+    ``guest_xss`` is the IA32_XSS of guests with CET; it says nothing of a strategy whose guest has none.
     Raises :class:`InputError` for what no strategy could make sense of; what some cannot is a row of its own.
     """
     profiles.profile(cpu)
@@ -106,7 +107,7 @@ def strategy_rows(
                 cpu=cpu,
                 kernel=kernel,
                 strategy=name,
-                guest_xss=guest_xss,
+                guest_xss=guest_xss if strategies.strategy(name).guest_has_cet else None,
                 host_shadow_stacks=host_shadow_stacks,  # type: ignore[arg-type]  # checked above
                 hypothetical=hypothetical,
             )

@@ -4,8 +4,12 @@ The fields are described in tests/data/vectors/README.md.  Masks and values are 
 integers here.
 """
 
+import codecs
+import gzip
 import json
 import re
+import sys
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +23,7 @@ from sim.xsave.components import CET_S, CET_U, FP
 from sim.xsave.vectors.values import BUFFER_BYTES, COMPONENTS, MSRS, REGISTERS, SIZES, same
 
 _HEX = re.compile("0x[0-9a-fA-F]{1,16}")
+GZIP_MAGIC = b"\x1f\x8b"
 _FNINIT = re.compile("fninit:[0-9]+")
 _FOUND_LENGTH = 60
 _XCR0 = sum(1 << i for i in COMPONENTS if i not in MSRS)
@@ -258,23 +263,32 @@ class VectorFile:
 
 
 def read(path: Path) -> VectorFile:
-    """Reads one file; the first thing in it that is not of the schema is an :class:`InputError`."""
+    """Reads one file, gzipped or not; the first thing in it that is not of the schema is an :class:`InputError`.
+
+    "-" is standard input.  A byte order mark and blank lines are no matter.
+    """
+    name = "standard input" if str(path) == "-" else str(path)
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}), allowed: a file of test vectors") from error
+        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        if raw.startswith(GZIP_MAGIC):
+            raw = gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{name}: cannot be read ({why}), allowed: a file of test vectors") from error
     result = VectorFile(path)
-    for number, line in enumerate(raw.splitlines(), 1):
+    for number, line in enumerate(raw.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
+        if not line.strip():
+            continue
         try:
             value = _parse(line)
         except ValueError as error:
-            raise InputError(f"{path}:{number}: {error}") from error
+            raise InputError(f"{name}:{number}: {error}") from error
         if isinstance(value, Meta):
             result.cpuid_0d[value.src] = value.cpuid_0d
         else:
             result.vectors.append(value)
     if not result.vectors:
-        raise InputError(f"{path}:1: no vector found, allowed: at least one, as a JSON object on a line of its own")
+        raise InputError(f"{name}:1: no vector found, allowed: at least one, as a JSON object on a line of its own")
     return result
 
 
