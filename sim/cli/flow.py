@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import asdict
+from textwrap import fill
 from typing import Any
 
 import click
@@ -196,7 +197,7 @@ def _text(document: dict[str, Any], trace: bool) -> str:
             if "why" in event:
                 lines += [f"  {where}    {part}" for part in event["why"].split("; ")]
     counts = ", ".join(f"{n} {operation}" for operation, n in document["operations"].items())
-    lines += ["", f"operations: {counts}"]
+    lines += ["", fill(f"operations: {counts}", 100, subsequent_indent="  ")]
     kinds = document["integrity"]["kinds"]
     lines.append("integrity: " + (", ".join(f"{n} {kind}" for kind, n in kinds.items()) if kinds else "nothing found"))
     for each in document["findings"]:

@@ -15,7 +15,7 @@ from sim.kernel.config import Settings, boot
 from sim.kernel.integrity import Finding
 from sim.kernel.kernel import Kernel
 from sim.kernel.operations import Log, Operation, TracePoint
-from sim.kernel.state import KTHREAD, Cpu, Task
+from sim.kernel.state import IDLE_TASK, KTHREAD, Cpu, Task
 from sim.xsave.components import AVX, FP, SSE
 
 USED: Final = SSE | AVX
@@ -112,84 +112,88 @@ class Scene:
 Steps = Iterator[str]
 
 
+def _exits(s: Scene, what: str, reason: str = "external-interrupt") -> Steps:
+    yield f"VM exit: {what}"
+    kvm.vm_exit(s.k, s.cpu, reason)
+
+
+def _switches(s: Scene, next: Task, note: str = "") -> Steps:
+    yield f"schedule: {_name(s.cpu.current)} -> {_name(next)}{note}"
+    process.schedule(s.k, s.cpu, next)
+
+
+def _name(task: Task) -> str:
+    return "idle" if task.kind == IDLE_TASK else task.name
+
+
+def _runs(s: Scene, who: str = "") -> Steps:
+    yield f"{who or s.cpu.current.name} returns to user mode and runs"
+    s.back_to_user()
+
+
+def _enters(s: Scene) -> Steps:
+    yield f"{s.cpu.current.name} enters the guest"
+    s.run_guest()
+
+
+def _calls_kvm_run(s: Scene) -> Steps:
+    yield "KVM_RUN is called"
+    s.enter_kvm_run()
+    yield from _enters(s)
+
+
 def preempt(s: Scene) -> Steps:
     """A vCPU is preempted by a busy user task and comes back on the same CPU."""
     s.start_in_guest()
-    yield "VM exit: external interrupt"
-    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
-    yield "schedule: V -> N"
-    process.schedule(s.k, s.cpu, s.n)
-    yield "N returns to user mode and runs"
-    s.back_to_user()
-    yield "schedule: N -> V"
-    process.schedule(s.k, s.cpu, s.v)
-    yield "V enters the guest"
-    s.run_guest()
+    yield from _exits(s, "external interrupt")
+    yield from _switches(s, s.n)
+    yield from _runs(s)
+    yield from _switches(s, s.v)
+    yield from _enters(s)
 
 
 def kernel_preempt(s: Scene) -> Steps:
     """A vCPU is preempted by a kernel thread and comes back on the same CPU."""
     s.start_in_guest()
-    yield "VM exit: external interrupt"
-    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
-    yield "schedule: V -> K"
-    process.schedule(s.k, s.cpu, s.kthread)
-    yield "schedule: K -> V"
-    process.schedule(s.k, s.cpu, s.v)
-    yield "V enters the guest"
-    s.run_guest()
+    yield from _exits(s, "external interrupt")
+    yield from _switches(s, s.kthread)
+    yield from _switches(s, s.v)
+    yield from _enters(s)
 
 
 def halt(s: Scene) -> Steps:
     """A vCPU halts, the CPU idles, and the vCPU is woken on the same CPU."""
     s.start_in_guest()
-    yield "VM exit: HLT"
-    kvm.vm_exit(s.k, s.cpu, "hlt")
-    yield "schedule: V -> idle"
-    process.schedule(s.k, s.cpu, s.cpu.idle)
-    yield "schedule: idle -> V"
-    process.schedule(s.k, s.cpu, s.v)
-    yield "V enters the guest"
-    s.run_guest()
+    yield from _exits(s, "HLT", "hlt")
+    yield from _switches(s, s.cpu.idle)
+    yield from _switches(s, s.v)
+    yield from _enters(s)
 
 
 def userspace_exit(s: Scene) -> Steps:
     """A vCPU exits to the VMM, which runs user code and calls KVM_RUN again."""
     s.start_in_guest()
-    yield "VM exit: I/O"
-    kvm.vm_exit(s.k, s.cpu, "io")
+    yield from _exits(s, "I/O", "io")
     yield "KVM_RUN returns"
     s.leave_kvm_run("KVM_EXIT_IO")
-    yield "the VMM runs in user mode"
-    s.back_to_user()
-    yield "KVM_RUN is called"
-    s.enter_kvm_run()
-    yield "V enters the guest"
-    s.run_guest()
+    yield from _runs(s, "the VMM")
+    yield from _calls_kvm_run(s)
 
 
 def ping_pong(s: Scene) -> Steps:
     """Two user tasks hand work to each other on one CPU (will-it-scale context_switch1); no vCPU."""
-    s.run_user(s.a)
-    s.run_user(s.n)
-    s.run_user(s.a)
-    yield "schedule: A -> N"
-    process.schedule(s.k, s.cpu, s.n)
-    yield "N returns to user mode and runs"
-    s.back_to_user()
-    yield "schedule: N -> A"
-    process.schedule(s.k, s.cpu, s.a)
-    yield "A returns to user mode and runs"
-    s.back_to_user()
+    for task in (s.a, s.n, s.a):
+        s.run_user(task)
+    for task in (s.n, s.a):
+        yield from _switches(s, task)
+        yield from _runs(s)
 
 
 def in_kernel_exit(s: Scene) -> Steps:
     """An exit that KVM handles while the vCPU keeps its CPU: the most frequent of all."""
     s.start_in_guest()
-    yield "VM exit: CPUID"
-    kvm.vm_exit(s.k, s.cpu, "cpuid")
-    yield "V enters the guest"
-    s.run_guest()
+    yield from _exits(s, "CPUID", "cpuid")
+    yield from _enters(s)
 
 
 def vcpu_switch(s: Scene) -> Steps:
@@ -197,29 +201,19 @@ def vcpu_switch(s: Scene) -> Steps:
     s.run_first(s.w)
     kvm.vm_exit(s.k, s.cpu, "external-interrupt")
     s.start_in_guest()
-    yield "VM exit: external interrupt"
-    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
-    yield "schedule: V -> W"
-    process.schedule(s.k, s.cpu, s.w)
-    yield "W enters its guest"
-    s.run_guest()
-    yield "VM exit: external interrupt"
-    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
-    yield "schedule: W -> V"
-    process.schedule(s.k, s.cpu, s.v)
-    yield "V enters the guest"
-    s.run_guest()
+    for task in (s.w, s.v):
+        yield from _exits(s, "external interrupt")
+        yield from _switches(s, task)
+        yield from _enters(s)
 
 
 def migrate(s: Scene) -> Steps:
     """A vCPU is preempted on CPU 0 and goes on on CPU 1."""
     s.run_user(s.b, s.other_cpu)
     s.start_in_guest()
-    yield "VM exit: external interrupt"
-    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
-    yield "CPU 0, schedule: V -> N"
-    process.schedule(s.k, s.cpu, s.n)
-    yield "CPU 1, schedule: B -> V"
+    yield from _exits(s, "external interrupt")
+    yield from _switches(s, s.n, " on CPU 0")
+    yield "schedule: B -> V on CPU 1"
     process.schedule(s.k, s.other_cpu, s.v)
     yield "V enters the guest on CPU 1"
     s.run_guest(s.other_cpu)
@@ -231,8 +225,7 @@ def signal_flow(s: Scene) -> Steps:
     kvm.vm_exit(s.k, s.cpu, "external-interrupt")
     process.schedule(s.k, s.cpu, s.n)
     s.back_to_user()
-    yield "schedule: N -> V, with a signal pending"
-    process.schedule(s.k, s.cpu, s.v)
+    yield from _switches(s, s.v, ", with a signal pending")
     yield "KVM_RUN returns -EINTR"
     s.leave_kvm_run("restart (4)")
     yield "the signal is delivered"
@@ -242,21 +235,16 @@ def signal_flow(s: Scene) -> Steps:
     yield "sigreturn"
     signal.sigreturn(s.k, s.cpu)
     s.back_to_user()
-    yield "KVM_RUN is called"
-    s.enter_kvm_run()
-    yield "V enters the guest"
-    s.run_guest()
+    yield from _calls_kvm_run(s)
 
 
 def kernel_fpu(s: Scene) -> Steps:
     """An interrupt that uses kernel_fpu_begin() hits a vCPU between VM exit and VM entry."""
     s.start_in_guest()
-    yield "VM exit: external interrupt"
-    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
+    yield from _exits(s, "external interrupt")
     yield "softirq: kernel_fpu_begin(), crypto on SSE and AVX, kernel_fpu_end()"
     fpu.kernel_fpu_begin(s.k, s.cpu, SSE | AVX)
-    yield "V enters the guest"
-    s.run_guest()
+    yield from _enters(s)
 
 
 def fork(s: Scene) -> Steps:
@@ -264,10 +252,8 @@ def fork(s: Scene) -> Steps:
     s.run_user(s.a)
     yield "A forks"
     child = process.fork(s.k, s.cpu, "C")
-    yield "schedule: A -> C"
-    process.schedule(s.k, s.cpu, child)
-    yield "C returns to user mode and runs"
-    s.back_to_user()
+    yield from _switches(s, child)
+    yield from _runs(s)
 
 
 def fastpath_exit(s: Scene) -> Steps:
@@ -284,14 +270,11 @@ def fastpath_exit(s: Scene) -> Steps:
 def init(s: Scene) -> Steps:
     """The guest's CPU gets an INIT inside KVM_RUN, and later a SIPI; the CPU idles in between."""
     s.start_in_guest()
-    yield "VM exit: kicked by another vCPU"
-    kvm.vm_exit(s.k, s.cpu, "external-interrupt")
+    yield from _exits(s, "kicked by another vCPU")
     yield "kvm_vcpu_reset()"
     kvm.guest_init(s.k, s.cpu)
-    yield "schedule: V -> idle, until the SIPI"
-    process.schedule(s.k, s.cpu, s.cpu.idle)
-    yield "schedule: idle -> V"
-    process.schedule(s.k, s.cpu, s.v)
+    yield from _switches(s, s.cpu.idle, ", until the SIPI")
+    yield from _switches(s, s.v)
     yield "V enters the guest, whose CR4.OSXSAVE is 0"
     kvm.vcpu_enter_guest(s.k, s.cpu)
 
@@ -304,20 +287,13 @@ def short_ioctl(s: Scene) -> Steps:
     s.back_to_user()
     yield "KVM_GET_REGS: vcpu_load"
     kvm.vcpu_load(s.k, s.cpu)
-    yield "schedule: V -> N"
-    process.schedule(s.k, s.cpu, s.n)
-    yield "N returns to user mode and runs"
-    s.back_to_user()
-    yield "schedule: N -> V"
-    process.schedule(s.k, s.cpu, s.v)
+    yield from _switches(s, s.n)
+    yield from _runs(s)
+    yield from _switches(s, s.v)
     yield "KVM_GET_REGS: vcpu_put"
     kvm.vcpu_put(s.k, s.cpu)
-    yield "the VMM runs in user mode"
-    s.back_to_user()
-    yield "KVM_RUN is called"
-    s.enter_kvm_run()
-    yield "V enters the guest"
-    s.run_guest()
+    yield from _runs(s, "the VMM")
+    yield from _calls_kvm_run(s)
 
 
 FLOWS: Final[dict[str, Callable[[Scene], Steps]]] = {
