@@ -12,7 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from machine import Sequences, World
 
 from sim.errors import InputError
-from sim.kernel import fpu, process, strategies
+from sim.kernel import fpu, kvm, process, strategies
 from sim.kernel.config import Config, Settings, boot
 from sim.kernel.integrity import FOREIGN_IN_FPSTATE, GUEST_TO_GUEST, RESIDUE, WRONG_VALUE
 from sim.kernel.kernel import Kernel
@@ -602,3 +602,44 @@ def test_integrity_catches_a_ptrace_write_that_does_not_invalidate():
     w.tasks[3].last_cpu = 0
     w.to_user(0, 3)
     assert w.findings() == [(WRONG_VALUE, "task0", "YMM")]
+
+
+def in_guest_with_pkru(value: int) -> World:
+    w = world("xstate-guest")
+    w.to_user(0, 0)
+    w.enter_kernel(0)
+    for step in (w.kvm_run, w.load_guest_fpu, w.run_entry, w.enter_guest):
+        step(0)
+    w.guest_wrpkru(0, value)
+    return w
+
+
+def test_integrity_catches_an_exit_that_leaves_the_guest_s_pkru(monkeypatch):
+    w = in_guest_with_pkru(0x1234)
+    monkeypatch.setattr(kvm, "kvm_load_host_pkru", lambda k, cpu, vcpu: None)
+    for step in (w.exit_guest, w.run_exit, w.put_guest_fpu, w.vcpu_put, w.return_to_user):
+        step(0)
+    assert w.findings() == [(WRONG_VALUE, "vcpu0", "PKRU")]
+
+
+def test_integrity_catches_an_entry_without_the_guest_s_pkru(monkeypatch):
+    w = in_guest_with_pkru(0x1234)
+    w.exit_guest(0)
+    monkeypatch.setattr(kvm, "kvm_load_guest_pkru", lambda k, cpu, vcpu: None)
+    w.enter_guest(0)
+    assert w.findings() == [(WRONG_VALUE, "guest vcpu0", "PKRU")]
+
+
+def test_integrity_catches_a_signal_frame_with_another_task_s_registers(monkeypatch):
+    w = world("xstate-guest")
+    w.to_user(0, 3)
+    w.user_writes(0, AVX)
+    w.enter_kernel(0)
+    w.to_user(0, 4)
+    w.user_writes(0, AVX)
+    w.enter_kernel(0)
+    w.schedule(0, 3)
+    w.signal(3)
+    monkeypatch.setattr(fpu, "fpregs_restore_userregs", lambda k, cpu, phase: None)
+    w.deliver(0)
+    assert w.findings() == [(FOREIGN_IN_FPSTATE, "signal frame of task0", "YMM")]

@@ -8,12 +8,12 @@ from collections import Counter
 
 import pytest
 
-from sim.kernel import flows, guest, kvm, process
+from sim.kernel import flows, guest, kvm, process, signal
 from sim.kernel.config import Settings, boot
 from sim.kernel.flows import GuestUse
 from sim.kernel.kernel import Kernel
 from sim.kernel.operations import Operation, TracePoint
-from sim.xsave.components import XTILE, XTILEDATA
+from sim.xsave.components import AVX, PKRU, XTILE, XTILEDATA
 
 SPR = Settings(cpu="sapphire-rapids", kernel="v6.19", mitigations=False)
 GENOA = Settings(cpu="zen4", kernel="v6.19", mitigations=False)
@@ -486,3 +486,34 @@ def test_no_cet_on_a_kernel_that_would_carry_cet_s_is_hypothetical():
     assert boot(Settings(cpu="zen4", kernel="v6.18", strategy="no-cet")).hypothetical
     assert not boot(Settings(cpu="zen4", kernel="v6.6", strategy="no-cet")).hypothetical
     assert not boot(Settings(cpu="ice-lake-sp", kernel="v6.18", strategy="no-cet")).hypothetical
+
+
+@pytest.mark.parametrize(("kernel", "loaded"), [("v6.6", False), ("v6.18", True)])
+def test_a_pkru_of_0_is_initial_in_the_signal_frame_of_v6_6_and_patched_in_since_v6_18(kernel, loaded):
+    scene = flows.Scene(Kernel(boot(Settings(kernel=kernel, strategy="no-cet")), 2), QUIET)
+    scene.run_user(scene.a)
+    process.user_wrpkru(scene.cpu, 0)
+    signal.deliver(scene.k, scene.cpu)
+    assert bool(scene.a.frames[-1].area.xstate_bv & PKRU) == loaded
+
+
+def test_after_an_init_a_vmx_guest_s_syscall_msrs_wait_until_it_is_in_long_mode_again():
+    scene = flows.Scene(Kernel(boot(SPR), 2), QUIET)
+    scene.start_in_guest()
+    k, cpu = scene.k, scene.cpu
+    kvm.vm_exit(k, cpu, "external-interrupt")
+    kvm.guest_init(k, cpu)
+    process.schedule(k, cpu, scene.n)
+    scene.back_to_user()
+    process.schedule(k, cpu, scene.v)
+    before = cpu.ledger.count("WRMSR(LSTAR)")
+    kvm.vcpu_enter_guest(k, cpu)
+    assert cpu.ledger.count("WRMSR(LSTAR)") == before
+    guest.writes(k, cpu, AVX)
+    assert cpu.ledger.count("WRMSR(LSTAR)") == before + 1
+
+
+@pytest.mark.parametrize(("kernel", "loads"), [("rfc", True), ("v6.18", False)])
+def test_the_msr_ioctl_of_the_rfc_loads_the_fpu_whatever_the_guest_s_cpuid(kernel, loads):
+    k = Kernel(boot(Settings(kernel=kernel, guest_cet=False)))
+    assert kvm.msr_ioctl_loads_fpu(k, k.new_vcpu("V")) == loads

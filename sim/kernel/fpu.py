@@ -39,7 +39,7 @@ def save_fpregs_to_fpstate(k: Kernel, cpu: Cpu, fpstate: Fpstate, phase: str) ->
         k.warn_on_fpu(fpstate)
     written = os_xsave(k, cpu, fpstate.area, fpstate.xfeatures, phase)
     if k.integrity and cpu.unit.regs != fpstate.context.regs:
-        k.integrity.saved(cpu, fpstate, written)
+        k.integrity.saved(cpu, fpstate.context, written, "guest fpstate" if fpstate.is_guest else "normal fpstate")
 
 
 def xfd_update_state(k: Kernel, cpu: Cpu, fpstate: Fpstate, phase: str) -> None:
@@ -155,6 +155,7 @@ def fpu_clone(k: Kernel, cpu: Cpu, child: Task) -> None:
         fpregs_restore_userregs(k, cpu, FORK)
     child.context.regs = list(parent.context.regs)
     child.context.mxcsr = parent.context.mxcsr
+    child.context.pkru = parent.context.pkru
     save_fpregs_to_fpstate(k, cpu, child.fpstate, FORK)
     child.fpstate.area.xstate_bv &= ~PASID
     child.context.written_in_memory(PASID | XTILEDATA, INIT)  # dynamic features count as caller-saved
@@ -181,7 +182,7 @@ def fpu_flush_thread(k: Kernel, cpu: Cpu) -> None:
     if k.pku:
         cpu.record((task.kind, EXEC, WRPKRU))
         cpu.unit.write_pkru(PKRU_DEFAULT)
-        task.pkru = PKRU_DEFAULT
+        task.pkru = task.context.pkru = PKRU_DEFAULT
 
 
 def fpu__drop(k: Kernel, cpu: Cpu) -> None:

@@ -19,11 +19,12 @@ def _running(cpu: Cpu) -> Vcpu:
 
 
 def _enable_xsave(k: Kernel, cpu: Cpu) -> None:
-    """After an INIT the guest's kernel sets CR4.OSXSAVE and CR4.PKE again, which is intercepted."""
+    """After an INIT the guest's kernel sets CR4.OSXSAVE, CR4.PKE and EFER.SCE again, which is intercepted."""
     vcpu = _running(cpu)
     if not vcpu.cr4_osxsave:
         kvm.vm_exit(k, cpu, "cr-access")
-        vcpu.cr4_osxsave = vcpu.cr4_pke = True
+        vcpu.cr4_osxsave = vcpu.cr4_pke = vcpu.efer_sce = True
+        vcpu.guest_uret_msrs_loaded = False
         kvm.vcpu_enter_guest(k, cpu)
 
 
@@ -38,7 +39,7 @@ def wrpkru(k: Kernel, cpu: Cpu, value: int) -> None:
     """The guest runs WRPKRU."""
     vcpu = _running(cpu)
     if k.pkru_switched(vcpu):
-        vcpu.pkru = value
+        vcpu.context.pkru = value
         cpu.unit.write_pkru(value)
 
 
@@ -74,6 +75,9 @@ def writes_xfd(k: Kernel, cpu: Cpu, xfd: int) -> None:
     Source: arch/x86/kvm/x86.c kvm_set_msr_common(), arch/x86/kvm/vmx/vmx.c vmx_set_msr(), Linux v6.19.
     """
     vcpu = _running(cpu)
+    if xfd:  # its state i can become initial at once (fpu_update_guest_xfd()); a guest releases its tiles first
+        cpu.unit.initialise(xfd)
+        vcpu.context.written_in_memory(xfd, INIT)
     if vcpu.xfd_passthrough:
         cpu.unit.xfd = xfd
         return

@@ -1,7 +1,7 @@
 """Whose values are where: a consumer must find his own, and nobody must get another's.
 
 Each component has a rule about who consumes it and when.  User components and CET_U are consumed at return to user mode
-and at VM entry; PKRU likewise, against the task's or the vCPU's PKRU and never inside a fpstate; the carried state at
+and at VM entry; PKRU likewise, and never from a fpstate; the carried state at
 VM entry, and at return to user mode only if the host has a value of its own there.
 """
 
@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sim.kernel.state import Context, Cpu, Fpstate, Task, Vcpu
+from sim.kernel.state import Context, Cpu, Task, Vcpu
 from sim.xsave.area import INIT
 from sim.xsave.components import CET_U, COMPONENTS, PASID, PKRU, SSE, USER, bits
 
@@ -118,9 +118,9 @@ class Integrity:
             self.consume(cpu, context, CONSUMED)
             if kernel.carried_mask:
                 self._carried_at_user_return(cpu, task)
-        if unit.pkru != task.pkru and kernel.pku:
-            self._report(WRONG_VALUE, context.name, "PKRU", cpu, task.pkru, unit.pkru)
-            unit.write_pkru(task.pkru)
+        if unit.pkru != context.pkru and kernel.pku:
+            self._report(WRONG_VALUE, context.name, "PKRU", cpu, context.pkru, unit.pkru)
+            context.pkru = unit.pkru
         if kernel.carried_msrs_per_task:
             want, got = task.host_value, cpu.msrs.get(kernel.carried_numbers[0], 0)
             if got != want:
@@ -149,9 +149,9 @@ class Integrity:
             if vcpu.has_cet:
                 consumed |= CET_U | kernel.carried_consumed
             self.consume(cpu, context, consumed)
-        if unit.pkru != vcpu.pkru and kernel.pkru_switched(vcpu):
-            self._report(WRONG_VALUE, context.name, "PKRU", cpu, vcpu.pkru, unit.pkru)
-            unit.write_pkru(vcpu.pkru)
+        if unit.pkru != context.pkru and kernel.pkru_switched(vcpu):
+            self._report(WRONG_VALUE, context.name, "PKRU", cpu, context.pkru, unit.pkru)
+            context.pkru = unit.pkru
         if kernel.carried_numbers and not kernel.carried_mask and kernel.strategy.carries:
             for number, name, want in zip(kernel.carried_numbers, kernel.carried_names, context.carried, strict=True):
                 got = cpu.msrs.get(number, 0)
@@ -159,13 +159,10 @@ class Integrity:
                     self._report(self._kind(context, got), context.name, name, cpu, want, got)
             context.carried = tuple(cpu.msrs.get(number, 0) for number in kernel.carried_numbers)
 
-    def saved(self, cpu: Cpu, fpstate: Fpstate, written: int) -> None:
-        """``written`` components have just been saved into ``fpstate``; they must be its owner's."""
-        context = fpstate.context
+    def saved(self, cpu: Cpu, context: Context, written: int, where: str) -> None:
+        """``written`` components have just been saved ``where``; they must be those of ``context``."""
         regs = cpu.unit.regs
-        if regs == context.regs:
-            return
         for i in bits[written & ~PKRU]:
-            if regs[i] != context.regs[i] and any(w != context.id for w in _writers(regs[i])):
-                where = f"{'guest' if fpstate.is_guest else 'normal'} fpstate of {context.name}"
-                self._report(FOREIGN_IN_FPSTATE, where, COMPONENTS[i].name, cpu, context.regs[i], regs[i])
+            if regs[i] != context.regs[i] and any(writer != context.id for writer in _writers(regs[i])):
+                who = f"{where} of {context.name}"
+                self._report(FOREIGN_IN_FPSTATE, who, COMPONENTS[i].name, cpu, context.regs[i], regs[i])

@@ -268,7 +268,7 @@ def xstate_reset_components(k: Kernel) -> int:
 
 
 def vcpu_reset(k: Kernel, cpu: Cpu) -> None:
-    """kvm_vcpu_reset() between the two swaps: zeroes in the guest fpstate, and CR4 = 0.
+    """kvm_vcpu_reset() between the two swaps: zeroes in the guest fpstate, CR4 = 0 and EFER = 0.
 
     fpstate_clear_xstate_component() (fpu/xstate.c) zeroes the bytes and leaves XSTATE_BV as it is, so the next restore
     loads the zeroes.
@@ -278,7 +278,8 @@ def vcpu_reset(k: Kernel, cpu: Cpu) -> None:
     for i in bits[components & vcpu.fpstate.area.xstate_bv]:
         vcpu.fpstate.area.compacted[i] = INIT
     vcpu.context.written_in_memory(components, INIT)
-    vcpu.cr4_osxsave = vcpu.cr4_pke = False
+    vcpu.cr4_osxsave = vcpu.cr4_pke = vcpu.efer_sce = False
+    vcpu.guest_uret_msrs_loaded = False  # vmx_setup_uret_msrs()
     if components & k.carried_mask:
         carriers.reset(k, cpu, vcpu)
 
@@ -307,4 +308,6 @@ def access_carried_msr(k: Kernel, cpu: Cpu, index: int, write: bool) -> int:
 
 def msr_ioctl_loads_fpu(k: Kernel, vcpu: Vcpu) -> bool:
     """Whether KVM_GET_MSRS and KVM_SET_MSRS of the CET MSRs swap the fpstate, whoever carries PL0-2_SSP."""
-    return bool(k.carried_mask) and k.version.cet_msr_ioctl_loads_fpu and vcpu.has_cet
+    if k.version.cet_msr_ioctl_asks_cpuid and not vcpu.has_cet:
+        return False
+    return k.version.cet_msr_ioctl_loads_fpu and k.kvm_supported_xss != 0

@@ -10,7 +10,7 @@ from sim.kernel import fpu, kvm
 from sim.kernel.carriers import update_host_msr
 from sim.kernel.kernel import IllegalFlow, Kernel
 from sim.kernel.operations import CONTEXT_SWITCH, FOLD_AT, FORK, IBPB, RDPKRU, SWITCH, USER_RETURN, WRPKRU
-from sim.kernel.state import TASK_KINDS, USER_TASK, Cpu, Task
+from sim.kernel.state import TASK_KINDS, Cpu, Task
 from sim.kernel.uret import kvm_on_user_return
 
 # One object per operation, because the ledger counts the same object faster than an equal one.
@@ -69,7 +69,7 @@ def return_to_user(k: Kernel, cpu: Cpu) -> None:
         if (
             unit.regs != context.regs
             or unit.mxcsr != context.mxcsr
-            or unit.pkru != task.pkru
+            or unit.pkru != context.pkru
             or k.carried_msrs_per_task
         ):
             k.integrity.return_to_user(cpu, task)
@@ -83,12 +83,12 @@ def user_writes(k: Kernel, cpu: Cpu, components: int) -> None:
 def user_wrpkru(cpu: Cpu, value: int) -> None:
     """User code of the current task runs WRPKRU."""
     cpu.unit.write_pkru(value)
-    cpu.current.pkru = value
+    cpu.current.context.pkru = value
 
 
-def fork(k: Kernel, cpu: Cpu, name: str, kind: str = USER_TASK) -> Task:
+def fork(k: Kernel, cpu: Cpu, name: str) -> Task:
     """fork() by the current task; the child is on no CPU yet."""
-    child = k.new_task(name, kind)
+    child = k.new_task(name)
     fpu.fpu_clone(k, cpu, child)
     if k.pku:  # copy_thread()
         cpu.record((cpu.current.kind, FORK, RDPKRU))

@@ -35,7 +35,9 @@ def deliver(k: Kernel, cpu: Cpu) -> None:
         mask &= unit.xgetbv1() | ~XTILE
     written = unit.xsave(frame, mask)
     cpu.record((task.kind, SIGNAL, XSAVE, mask & unit.xcr0, written))
-    if k.pku:
+    if k.integrity and unit.regs != context.regs:
+        k.integrity.saved(cpu, context, written, "signal frame")
+    if k.version.signal_opens_pkru and k.pku:  # update_pkru_in_sigframe()
         frame.pkru = pkru
         frame.xstate_bv |= PKRU
     frame.xstate_bv |= 3
@@ -57,7 +59,7 @@ def _clear_user_states(k: Kernel, cpu: Cpu, task: Task) -> None:
     if k.pku:
         cpu.record((task.kind, SIGNAL, WRPKRU))
         unit.write_pkru(PKRU_DEFAULT)
-        task.pkru = PKRU_DEFAULT
+        context.pkru = PKRU_DEFAULT
     fpu.fpregs_activate(k, cpu, task)
     task.last_cpu = cpu.id
     task.need_fpu_load = False
@@ -75,14 +77,14 @@ def sigreturn(k: Kernel, cpu: Cpu) -> None:
     cpu.record((task.kind, SIGNAL, XRSTOR, rfbm, loaded, rfbm & ~loaded))
     left_out = features & ~mask
     if left_out:
-        os_xrstor(k, cpu, k.init_area, left_out & ~PKRU, SIGNAL)
-    if task.need_fpu_load and unit.xss & k.restore_mask & SUPERVISOR:
+        os_xrstor(k, cpu, k.init_area, left_out, SIGNAL)
+    if task.need_fpu_load and k.restore_mask & SUPERVISOR:
         os_xrstor(k, cpu, task.fpstate.area, k.restore_mask & SUPERVISOR, SIGNAL)
     context = task.context
     for i in bits[features & ~PKRU]:
         context.regs[i] = frame.regs[i]
     context.mxcsr = frame.mxcsr
-    task.pkru = frame.pkru
+    context.pkru = frame.pkru
     fpu.fpregs_activate(k, cpu, task)
     task.last_cpu = cpu.id
     task.need_fpu_load = False

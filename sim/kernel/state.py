@@ -31,7 +31,7 @@ class Context:
     writer << 32 | version.
     """
 
-    __slots__ = ("carried", "guest", "id", "mxcsr", "name", "regs", "version")
+    __slots__ = ("carried", "guest", "id", "mxcsr", "name", "pkru", "regs", "version")
 
     def __init__(self, id: int, name: str, guest: bool) -> None:
         self.id = id
@@ -40,6 +40,7 @@ class Context:
         self.version = 0
         self.regs: list[Any] = [INIT] * CONTENTS
         self.mxcsr = MXCSR_INIT
+        self.pkru = PKRU_DEFAULT
         self.carried: tuple[int, ...] = ()
 
     def token(self) -> int:
@@ -168,6 +169,7 @@ class Vcpu:
         "context",
         "cr4_osxsave",
         "cr4_pke",
+        "efer_sce",
         "fpstate",
         "guest_state_loaded",
         "guest_uret_msrs_loaded",
@@ -197,6 +199,7 @@ class Vcpu:
         self.pkru = PKRU_DEFAULT
         self.host_pkru = PKRU_DEFAULT
         self.cr4_osxsave = True
+        self.efer_sce = True
         self.cr4_pke = True
         self.xfd_err = 0
         self.xfd_passthrough = False

@@ -8,6 +8,8 @@ IA32_S_CET, SSP and the interrupt SSP table are VMCS fields (VMX) or VMCB fields
 hardware switches in the VM entry and the VM exit; they cost no operation of their own.  PL0-2_SSP are in neither.
 """
 
+from typing import Final
+
 from sim.kernel.kernel import Kernel
 from sim.kernel.operations import (
     GUEST_ENTRY,
@@ -27,6 +29,9 @@ from sim.kernel.operations import (
 )
 from sim.kernel.state import Cpu, Vcpu
 from sim.kernel.uret import kvm_set_user_return_msr
+
+SYSCALL_MSRS: Final = ("STAR", "LSTAR", "SYSCALL_MASK")
+"""Loaded for a guest in long mode with EFER.SCE only (vmx_setup_uret_msrs())."""
 
 
 def vcpu_load(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
@@ -95,4 +100,6 @@ def vm_exit(k: Kernel, cpu: Cpu) -> None:
 
 def _load_user_return_msrs(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
     for msr, value in vcpu.uret.items():
+        if msr in SYSCALL_MSRS and not vcpu.efer_sce:
+            continue
         kvm_set_user_return_msr(k, cpu, msr, value, GUEST_ENTRY)

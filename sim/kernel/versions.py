@@ -86,6 +86,8 @@ class KernelVersion:
     """Row 12: KVM can give guests CET."""
     cet_msr_ioctl_loads_fpu: bool
     """Row 12: KVM_GET_MSRS and KVM_SET_MSRS load the guest FPU for CET MSRs."""
+    cet_msr_ioctl_asks_cpuid: bool
+    """Row 12: they do so only for a guest whose CPUID has CET."""
     init_reset_components: int
     """Row 12: components that a guest INIT zeroes, as far as KVM supports them."""
     preempted_needs_wants_to_run: bool
