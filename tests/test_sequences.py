@@ -517,3 +517,9 @@ def test_after_an_init_a_vmx_guest_s_syscall_msrs_wait_until_it_is_in_long_mode_
 def test_the_msr_ioctl_of_the_rfc_loads_the_fpu_whatever_the_guest_s_cpuid(kernel, loads):
     k = Kernel(boot(Settings(kernel=kernel, guest_cet=False)))
     assert kvm.msr_ioctl_loads_fpu(k, k.new_vcpu("V")) == loads
+
+
+def test_a_violation_while_the_scene_is_set_is_not_lost():
+    # The RFC's patches 3-5 without 7: V was preempted once before the first step that is shown, and lost its SSPs.
+    run = flows.run("preempt", Settings(kernel="rfc", patches=frozenset((3, 4, 5))))
+    assert [(step, finding.kind) for step, finding in run.findings] == [(flows.SCENE_SETTING, "wrong-value")]

@@ -108,8 +108,10 @@ def flow(name: str, trace: bool, as_json: bool, **options: Any) -> None:
 
 
 def _document(name: str, settings: Any, result: Any) -> dict[str, Any]:
+    from sim.kernel.integrity import VIOLATIONS
+
     config = result.kernel.config
-    integrity = result.kernel.integrity
+    kinds = Counter(finding.kind for _, finding in result.findings)
     return {
         "flow": name,
         "cpu": config.cpu.name,
@@ -125,7 +127,7 @@ def _document(name: str, settings: Any, result: Any) -> dict[str, Any]:
             {"step": step.name, "events": [_event(cpu, event) for cpu, event in step.events]} for step in result.steps
         ],
         "operations": dict(Counter(op.operation for op in result.operations)),
-        "integrity": {"violations": integrity.violations, "kinds": dict(integrity.counts)},
+        "integrity": {"violations": sum(kinds[kind] for kind in VIOLATIONS), "kinds": dict(kinds)},
         "findings": [{"step": step, **asdict(finding)} for step, finding in result.findings],
         "warnings": list(result.warnings),
     }
@@ -199,7 +201,10 @@ def _text(document: dict[str, Any], trace: bool) -> str:
     counts = ", ".join(f"{n} {operation}" for operation, n in document["operations"].items())
     lines += ["", fill(f"operations: {counts}", 100, subsequent_indent="  ")]
     kinds = document["integrity"]["kinds"]
-    lines.append("integrity: " + (", ".join(f"{n} {kind}" for kind, n in kinds.items()) if kinds else "nothing found"))
+    lines.append(
+        "integrity: "
+        + (", ".join(f"{n} {kind}" for kind, n in kinds.items()) if kinds else "nothing found in this sequence")
+    )
     for each in document["findings"]:
         lines.append(f"  {each['kind']} at '{each['step']}': {each['what']} of {each['who']}, cpu {each['cpu']}")
         lines.append(f"    expected {each['expected']}, got {each['got']}")

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from sim.errors import unknown
 from sim.kernel import fpu, guest, kvm, process, signal
 from sim.kernel.config import Settings, boot
-from sim.kernel.integrity import Finding
+from sim.kernel.integrity import VIOLATIONS, Finding
 from sim.kernel.kernel import Kernel
 from sim.kernel.operations import Log, Operation, TracePoint
 from sim.kernel.state import IDLE_TASK, KTHREAD, Cpu, Task
@@ -35,6 +35,9 @@ class GuestUse:
 
 
 QUIET_GUEST: Final = GuestUse()
+
+SCENE_SETTING: Final = "before the first step"
+"""The step of a violation that was found while the scene was set."""
 
 
 class Scene:
@@ -352,14 +355,16 @@ def run(name: str, settings: Settings, use: GuestUse = QUIET_GUEST) -> FlowRun:
     integrity = kernel.integrity
     assert integrity is not None
     marks: list[tuple[str, int, int]] = []
+    before: list[tuple[str, Finding]] = []
     for step in FLOWS[name](scene):
-        if not marks:  # what set the scene is not shown, and neither is what was found there
+        if not marks:  # what set the scene is not shown, but a violation in it is
+            before = [(SCENE_SETTING, each) for each in integrity.findings if each.kind in VIOLATIONS]
             events.clear()
             integrity.clear()
             kernel.warnings.clear()
         marks.append((step, len(events), len(integrity.findings)))
     marks.append(("", len(events), len(integrity.findings)))
-    steps, findings = [], []
+    steps, findings = [], before
     for (step, start, found), (_, end, found_then) in pairwise(marks):
         steps.append(Step(step, tuple(events[start:end])))
         findings += [(step, finding) for finding in integrity.findings[found:found_then]]
