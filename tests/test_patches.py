@@ -1,13 +1,12 @@
 """fpswitch patches: the RFC's patches, alone and together, and what the model finds when it runs them."""
 
-import json
 from itertools import chain, combinations
 
+import command
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.cli import main
 from sim.errors import InputError
 from sim.kernel.config import PAGE, Settings, boot
 from sim.kernel.patches import ALL_PATCHES, effect
@@ -23,17 +22,11 @@ subsets = st.frozensets(st.integers(1, 8))
 
 
 def run(capsys, *arguments):
-    """Exit status, standard output and standard error of a command."""
-    with pytest.raises(SystemExit) as stop:
-        main(["patches", *arguments])
-    out, err = capsys.readouterr()
-    return stop.value.code or 0, out, err
+    return command.run(capsys, "patches", *arguments)
 
 
 def run_json(capsys, *arguments):
-    status, out, err = run(capsys, *arguments, "--json")
-    assert (status, err) == (0, "")
-    return json.loads(out)  # fails on anything but one document
+    return command.run_json(capsys, "patches", *arguments)
 
 
 def row_of(*patches, cpu="sapphire-rapids"):

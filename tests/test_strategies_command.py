@@ -1,10 +1,8 @@
 """fpswitch strategies: what each strategy sets up on each kernel."""
 
-import json
-
+import command
 import pytest
 
-from sim.cli import main
 from sim.errors import InputError
 from sim.kernel import strategies, versions
 from sim.kernel.report import strategy_rows
@@ -18,17 +16,11 @@ SIZES = ("normal_bytes", "guest_bytes")
 
 
 def run(capsys, *arguments):
-    """Exit status, standard output and standard error of a command."""
-    with pytest.raises(SystemExit) as stop:
-        main(["strategies", *arguments])
-    out, err = capsys.readouterr()
-    return stop.value.code or 0, out, err
+    return command.run(capsys, "strategies", *arguments)
 
 
 def run_json(capsys, *arguments):
-    status, out, err = run(capsys, *arguments, "--json")
-    assert (status, err) == (0, "")
-    return json.loads(out)  # fails on anything but one document
+    return command.run_json(capsys, "strategies", *arguments)
 
 
 def row_of(kernel, cpu, name, **options):

@@ -103,11 +103,11 @@ def flow(name: str, trace: bool, as_json: bool, **options: Any) -> None:
     }
     settings = Settings(mitigations=not options.pop("no_mitigations"), **off, **options)
     result = run(name, settings, use)
-    document = _document(name, settings, result)
+    document = _document(name, result)
     emit(document, _text(document, trace), as_json)
 
 
-def _document(name: str, settings: Any, result: Any) -> dict[str, Any]:
+def _document(name: str, result: Any) -> dict[str, Any]:
     from sim.kernel.integrity import VIOLATIONS
 
     config = result.kernel.config

@@ -57,11 +57,12 @@ def switches_task(k: Kernel, cpu: Cpu, components: int, carried: int = 0) -> Non
     area.xstate_bv = components & enabled & ~k.carried_mask
     for i in bits[area.xstate_bv]:
         area.compacted[i] = context.token()
-    if k.carried_mask & enabled:
+    xfeature = k.carried.xfeature
+    if xfeature is not None and k.carried_mask & enabled:
         values = [k.carried_value(cpu, each) for each in range(len(k.carried_names))]
         values[:carried] = [context.token() for _ in values[:carried]]
         if any(values):
-            area.compacted[k.carried_mask.bit_length() - 1] = tuple(values)
+            area.compacted[xfeature] = tuple(values)
             area.xstate_bv |= k.carried_mask
     unit.xrstors(area, enabled)
     for i in bits[enabled]:

@@ -128,10 +128,7 @@ def kvm_userspace_exit(k: Kernel, cpu: Cpu, reason: str) -> None:
 
 def vcpu_enter_guest(k: Kernel, cpu: Cpu) -> None:
     """From prepare_switch_to_guest() to the VM entry."""
-    vcpu = _vcpu_of_current(cpu)
-    if not vcpu.fpstate.in_use:
-        raise IllegalFlow(f"{vcpu!r}: VM entry outside KVM_RUN")
-    vendor.prepare_switch_to_guest(k, cpu, vcpu)
+    vcpu = _prepare_entry(k, cpu)
     if cpu.current.need_fpu_load:
         fpu.switch_fpu_return(k, cpu, GUEST_ENTRY)
     k.run_hooks("fpu_loaded", cpu, vcpu)
@@ -147,10 +144,15 @@ def vcpu_enter_guest(k: Kernel, cpu: Cpu) -> None:
 
 def cancel_entry(k: Kernel, cpu: Cpu) -> None:
     """vcpu_enter_guest() that finds an exit request after prepare_switch_to_guest(), and goes back to the loop."""
+    _prepare_entry(k, cpu)
+
+
+def _prepare_entry(k: Kernel, cpu: Cpu) -> Vcpu:
     vcpu = _vcpu_of_current(cpu)
     if not vcpu.fpstate.in_use:
         raise IllegalFlow(f"{vcpu!r}: VM entry outside KVM_RUN")
     vendor.prepare_switch_to_guest(k, cpu, vcpu)
+    return vcpu
 
 
 def vm_exit(k: Kernel, cpu: Cpu, reason: str) -> bool:
@@ -300,9 +302,12 @@ def access_carried_msr(k: Kernel, cpu: Cpu, index: int, write: bool) -> int:
         fpu.switch_fpu_return(k, cpu, KVM_FPU_GET)
     if write:
         k.wrmsr_carried(cpu, index, context.token(), MSR_IOCTL)
-        context.regs[k.carried_mask.bit_length() - 1] = cpu.unit.regs[k.carried_mask.bit_length() - 1]
+        xfeature = k.carried.xfeature
+        assert xfeature is not None
+        context.regs[xfeature] = cpu.unit.regs[xfeature]
     else:
         cpu.record((cpu.current.kind, MSR_IOCTL, f"RDMSR({k.carried_names[index]})"))
+        k.trace_msr(cpu, "read", k.carried_names[index])
     return k.carried_value(cpu, index)
 
 
