@@ -9,13 +9,18 @@ import click
 from sim.errors import InputError
 
 COMMANDS = {
-    "flow": "sim.cli.flow:flow",
-    "strategies": "sim.cli.strategies:strategies",
-    "patches": "sim.cli.strategies:patches",
-    "layout": "sim.cli.layout:layout",
-    "verify": "sim.cli.verify:verify",
-    "costs": "sim.cli.costs:costs",
+    "flow": ("sim.cli.flow:flow", "The operations of one sequence, in kernel order, and why."),
+    "strategies": ("sim.cli.strategies:strategies", "Each strategy on each kernel: masks and what KVM offers."),
+    "patches": ("sim.cli.strategies:patches", "The RFC's eight patches, one by one and together."),
+    "layout": ("sim.cli.layout:layout", "Where components lie in an XSAVE area."),
+    "verify": ("sim.cli.verify:verify", "The model against what others recorded and published."),
+    "costs": ("sim.cli.costs:costs", "What operations cost, and where each number comes from."),
 }
+"""Each command's place, and its line in the help, for which nothing is imported."""
+
+
+INTERRUPTED_STATUS = 130
+"""128 + SIGINT, as a shell has it."""
 
 
 class _LazyGroup(click.Group):
@@ -27,9 +32,21 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module, attribute = COMMANDS[name].split(":")
+        module, attribute = COMMANDS[name][0].split(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Click itself would make "Aborted!" and exit status 1 of an interrupt, also of one during imports."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("fpswitch: interrupted", err=True)
+            ctx.exit(INTERRUPTED_STATUS)
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -37,10 +54,11 @@ class _LazyGroup(click.Group):
 def cli() -> None:
     """What does carrying FPU and CET state across vCPU context switches cost on x86 Linux/KVM?
 
-    Exit status: 0 done, 1 a check did not hold, 2 the input is wrong.
+    Exit status: 0 done, 1 a check did not hold, 2 the input is wrong, 130 interrupted.
 
     \b
-    Example:
+    Examples:
+      fpswitch run scenarios/rfc-question.toml
       fpswitch flow preempt --strategy xstate-guest --cpu sapphire-rapids --kernel v6.18
     """
 
