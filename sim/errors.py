@@ -11,6 +11,10 @@ class InputError(Exception):
     """
 
 
+class RunError(Exception):
+    """A run that did not get to its end, through no fault of the input; the command line exits with status 1."""
+
+
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     """The error for a name that is not one of ``allowed``, with the nearest one that is."""
     names = sorted(allowed)

@@ -76,6 +76,23 @@ def test_the_standard_size_of_all_of_xcr0_is_what_cpuid_reports(name):
 
 
 @pytest.mark.parametrize(
+    ("name", "l1d_kib", "l2_kib"),
+    [
+        ("skylake-sp", 32, 1024),
+        ("ice-lake-sp", 48, 1280),
+        ("sapphire-rapids", 48, 2048),
+        ("emerald-rapids", 48, 2048),
+        ("granite-rapids", 48, 2048),
+        ("zen3", 32, 512),
+        ("zen4", 32, 1024),
+        ("zen5", 48, 1024),
+    ],
+)
+def test_cache_sizes_are_those_that_the_vendors_publish(name, l1d_kib, l2_kib):
+    assert (profile(name).l1d_size, profile(name).l2_size) == (l1d_kib << 10, l2_kib << 10)
+
+
+@pytest.mark.parametrize(
     ("name", "xcr0", "xss"),
     [
         # What was enabled when the dumps were made follows from the sizes themselves: an OS without protection keys

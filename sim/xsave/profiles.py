@@ -2,7 +2,7 @@
 
 One data file per CPU in ``sim/xsave/cpus`` holds the registers of a CPUID dump as they were printed; what they mean is
 decoded here (Intel SDM vol. 1, section 13.2 "Enumeration of CPU Support for XSAVE Instructions and XSAVE-Supported
-Features"; vol. 2, CPUID, leaves 07H and 0DH).  Linux reads the same leaves (arch/x86/kernel/fpu/xstate.c,
+Features"; vol. 2, CPUID, leaves 04H, 07H and 0DH).  Linux reads the same leaves (arch/x86/kernel/fpu/xstate.c,
 setup_xstate_cache).
 """
 
@@ -142,6 +142,10 @@ class CpuProfile(Geometry):
     """X86_BUG_* that Linux sees in it and the model asks for."""
     features: frozenset[str]
     """Those of :data:`FEATURES` that CPUID reports."""
+    l1d_size: int
+    """Bytes of a core's L1 data cache."""
+    l2_size: int
+    """Bytes of a core's L2 cache."""
     freedoms: Freedoms
 
     @property
@@ -175,6 +179,8 @@ def _decode(name: str, data: Mapping[str, Any]) -> CpuProfile:
     def leaf(number: int, sub: int) -> Sequence[int]:
         return cpuid[str(number)].get(str(sub), (0, 0, 0, 0))  # a sub-leaf that a CPU lacks reads as zero
 
+    caches = cpuid["4" if data["vendor"] == "intel" else "0x8000001d"]
+
     xcr0 = leaf(0xD, 0)[EAX] | leaf(0xD, 0)[EDX] << 32
     xss = leaf(0xD, 1)[ECX] | leaf(0xD, 1)[EDX] << 32
     places = {i: leaf(0xD, i) for i in bits[(xcr0 | xss) & EXTENDED & ALL]}
@@ -197,5 +203,16 @@ def _decode(name: str, data: Mapping[str, Any]) -> CpuProfile:
             for feature, (number, sub, register, bit) in FEATURES.items()
             if leaf(number, sub)[register] >> bit & 1
         ),
+        l1d_size=_cache_size(caches["0"]),
+        l2_size=_cache_size(caches["2"]),
         freedoms=Freedoms(**data["freedoms"]),
     )
+
+
+def _cache_size(registers: Sequence[int]) -> int:
+    """Bytes of a cache: ways x partitions x line size x sets, each enumerated less 1.
+
+    Intel SDM vol. 2, CPUID, leaf 04H; AMD APM vol. 3, appendix E, function 8000_001Dh, which has the same fields.
+    """
+    ebx, sets = registers[EBX], registers[ECX] + 1
+    return ((ebx >> 22) + 1) * ((ebx >> 12 & 0x3FF) + 1) * ((ebx & 0xFFF) + 1) * sets
