@@ -224,6 +224,18 @@ def test_a_name_is_suggested_only_if_it_is_close(name, near):
     assert f"did you mean {near!r}?" in message if near else "did you mean" not in message
 
 
+def test_why_a_strategy_is_unsound_is_told_by_what_the_host_does(tmp_path):
+    sentences = 'unsound = "always"\nunsound_with_host_shadow_stacks = {{ {} = "there" }}\n'.format
+    path = Path(strategy_file(tmp_path, "none"))
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text + sentences("fpstate"), encoding="utf-8")
+    how = strategy(str(path))
+    assert [how.why_unsound(host) for host in ("off", "fpstate", "return-to-user")] == ["always", "there", "always"]
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(text + sentences("fpstates"), encoding="utf-8")
+    assert "'fpstate' or 'return-to-user'" in refusal(strategy, str(wrong))
+
+
 @pytest.mark.parametrize("command", [["strategies", "--strategy"], ["flow", "preempt", "--strategy"]])
 def test_a_wrong_file_is_exit_2_and_one_line_on_standard_error(capsys, tmp_path, command):
     with pytest.raises(SystemExit) as stop:

@@ -109,6 +109,13 @@ With a guest XSS of 800H only manual-lazy has a reason to differ, and does not: 
 """
 
 
+@pytest.mark.parametrize(("strategy", "host"), VERDICTS)
+def test_who_is_unsound_is_documented_as_that_and_nobody_else(strategy, host):
+    assert bool(strategies.strategy(strategy).why_unsound(host)) == (
+        VERDICTS[strategy, host].is_ not in (SOUND, IMPOSSIBLE)
+    )
+
+
 def config(strategy: str, cpu: str = "sapphire-rapids", kernel: str = "v6.18", **more) -> Config:
     return boot(Settings(cpu=cpu, kernel=kernel, strategy=strategy, **more))
 

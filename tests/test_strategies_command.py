@@ -117,6 +117,8 @@ def test_the_v6_series_of_kvm_gives_no_cet_on_svm():
 def test_unsound_strategies_are_those_that_are_known_to_be():
     unsound = {row.strategy for row in strategy_rows(["v6.18"]) if row.unsound}
     assert unsound == {"manual-run", "manual-lazy", "xstate-all-resident"}
+    with_stacks = {row.strategy for row in strategy_rows(["v6.18"], host_shadow_stacks="return-to-user") if row.unsound}
+    assert with_stacks == unsound | {"user-return"}
 
 
 def test_on_v6_6_only_a_guest_without_cet_makes_sense():

@@ -44,11 +44,11 @@ def strategies(
     A pair that makes no sense is listed with the reason.
 
     With --json: {"cpu", "guest_xss", "host_shadow_stacks", "rows"}. A row has "kernel", "strategy", "mechanism",
-    "title", "refused" (the reason, or null), "hypothetical" (sentences), "unsound" (a sentence, or null); as
-    hexadecimal strings "host_xcr0", "host_xss", "normal_save", "normal_restore", "guest_save", "guest_restore" (RFBM of
-    XSAVES and XRSTORS), "guest_xcr0", "guest_xss"; as booleans "swaps_xcr0", "swaps_xss", "kvm_offers_cet",
-    "guest_has_cet"; and in bytes "normal_bytes", "guest_bytes". From "host_xcr0" on, all are null in a row that is
-    refused.
+    "title", "refused" (the reason, or null), "hypothetical" (sentences), "unsound" (with these host shadow stacks; a
+    sentence, or null); as hexadecimal strings "host_xcr0", "host_xss", "normal_save", "normal_restore", "guest_save",
+    "guest_restore" (RFBM of XSAVES and XRSTORS), "guest_xcr0", "guest_xss"; as booleans "swaps_xcr0", "swaps_xss",
+    "kvm_offers_cet", "guest_has_cet"; and in bytes "normal_bytes", "guest_bytes". From "host_xcr0" on, all are null in
+    a row that is refused.
 
     \b
     Examples:

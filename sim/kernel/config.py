@@ -146,6 +146,11 @@ class Config:
     guest_uret_msrs: tuple[str, ...]
     hypothetical: tuple[str, ...] = field(default=())
 
+    @property
+    def guest_fpstate_bytes(self) -> int:
+        """Bytes of pages that vzalloc() takes for this guest's fpstate; AMX needs a larger one (fpstate_realloc())."""
+        return round_up(ALIGN_STRUCT + max(self.masks.guest_allocated, self.guest_fpstate_size), PAGE)
+
 
 def boot_masks(
     cpu: CpuProfile,
@@ -204,9 +209,12 @@ def boot_masks(
     )
 
 
-def boot(settings: Settings) -> Config:
-    """Checks ``settings`` and completes them; :class:`InputError` says what does not go together and why."""
-    cpu, kernel = profile(settings.cpu), version(settings.kernel)
+def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
+    """Checks ``settings`` and completes them; :class:`InputError` says what does not go together and why.
+
+    ``cpu`` stands in for the profile that ``settings`` name: a machine that is known from its boot log.
+    """
+    cpu, kernel = cpu or profile(settings.cpu), version(settings.kernel)
     how, what = strategy(settings.strategy), carried_state(settings.carried)
     vendor: Literal["vmx", "svm"] = "vmx" if cpu.vendor == "intel" else "svm"
     _check_pair(settings, cpu, kernel, how, what, vendor)
@@ -242,9 +250,7 @@ def boot(settings: Settings) -> Config:
             raise InputError(f"guest XCR0 {settings.guest_xcr0:#x}: allowed are bit 0 and bits of {masks.xcr0:#x}")
         guest_xcr0 = settings.guest_xcr0
     guest_xfeatures = masks.guest_default | (XTILEDATA & masks.max_features if settings.guest_amx else 0)
-    uret = settings.guest_uret_msrs
-    if uret is None:
-        uret = ("LSTAR", "TSC_AUX") if vendor == "vmx" else ("TSC_AUX",)
+    uret = default_uret_msrs(vendor) if settings.guest_uret_msrs is None else settings.guest_uret_msrs
     return Config(
         settings=settings,
         cpu=_with_knobs(cpu, settings),
@@ -266,6 +272,11 @@ def boot(settings: Settings) -> Config:
         guest_uret_msrs=uret,
         hypothetical=tuple(_hypothetical(settings, cpu, kernel, how, what, vendor, has_cet and not kvm_rule)),
     )
+
+
+def default_uret_msrs(vendor: str) -> tuple[str, ...]:
+    """The user-return MSRs in which a guest differs from the host if nothing else is said."""
+    return ("LSTAR", "TSC_AUX") if vendor == "vmx" else ("TSC_AUX",)
 
 
 def _patches_for(how: Strategy) -> frozenset[int]:

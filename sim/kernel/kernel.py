@@ -87,18 +87,22 @@ class Kernel:
         self.host_writes_at_user_return = carried.per_task_msr or config.settings.host_shadow_stacks == "return-to-user"
 
         self.contexts: dict[int, Context] = {}
+        self._contexts_made = 0
         self.kernel_context = self._new_context("kernel", guest=False)
         self._areas = 0
         self.init_area = self.new_area(config.masks.host_default)
         """init_fpstate: everything initial."""
         self.integrity = Integrity(self) if integrity else None
         self.at: dict[str, tuple[Hook, ...]] = hooks(self)
-        self.cpus = [self._new_cpu(i, ledger(i)) for i in range(cpus)]
+        self.cpus: list[Cpu] = []
+        for i in range(cpus):
+            self.new_cpu(i, ledger(i))
 
     # Making things.
 
     def _new_context(self, name: str, guest: bool) -> Context:
-        context = Context(len(self.contexts) + 1, name, guest)
+        self._contexts_made += 1
+        context = Context(self._contexts_made, name, guest)
         self.contexts[context.id] = context
         return context
 
@@ -107,7 +111,8 @@ class Kernel:
         self._areas += 1
         return Area(self._areas * AREA_BYTES, xfeatures | COMPACTED if xfeatures else 0)
 
-    def _new_cpu(self, i: int, ledger: Ledger) -> Cpu:
+    def new_cpu(self, i: int, ledger: Ledger) -> Cpu:
+        """One more CPU, idle."""
         masks = self.config.masks
         unit = Unit(masks.xcr0, masks.xss, self.config.cpu.freedoms)
         unit.xfd = masks.xfd
@@ -116,6 +121,7 @@ class Kernel:
         if self.pku:
             unit.write_pkru(idle.pkru)
         idle.cpu = cpu
+        self.cpus.append(cpu)
         return cpu
 
     def new_normal_fpstate(self, context: Context, extra: int = 0) -> Fpstate:
@@ -133,6 +139,10 @@ class Kernel:
             task.host_value = context.token()
         self.host_ssp0_into_fpstate(task)
         return task
+
+    def forget(self, task: Task) -> None:
+        """A task has been freed (free_task()); what it left in registers stays somebody's whose name is gone."""
+        del self.contexts[task.context.id]
 
     def new_vcpu(self, name: str) -> Vcpu:
         """A vCPU thread (in user mode, in the VMM) and its vCPU, as KVM_CREATE_VCPU and KVM_SET_CPUID2 leave them."""

@@ -62,7 +62,8 @@ class StrategyMasks:
 class StrategyRow:
     """A strategy on a kernel; a pair that makes no sense has a reason in ``refused`` and no masks.
 
-    ``hypothetical`` and ``unsound`` are about the strategy anywhere, ``overrides`` about this pair.
+    ``hypothetical`` is about the strategy anywhere, ``unsound`` about it with these host shadow stacks, ``overrides``
+    about this pair.
     """
 
     kernel: str
@@ -117,14 +118,16 @@ def strategy_rows(
 
 def _strategy_row(settings: Settings) -> StrategyRow:
     how = strategies.strategy(settings.strategy)
-    general = (settings.kernel, how.name, how.mechanism, how.title, how.hypothetical, how.unsound)
+    general = (settings.kernel, how.name, how.mechanism, how.title, how.hypothetical)
+    unsound = how.why_unsound(settings.host_shadow_stacks)
     try:
         config = boot(settings)
     except InputError as error:
-        return StrategyRow(*general, refused=str(error))
+        return StrategyRow(*general, unsound, refused=str(error))
     of_strategy = f"{how.name}: {how.hypothetical}"
     return StrategyRow(
         *general,
+        unsound,
         overrides=tuple(note for note in config.hypothetical if note != of_strategy),
         masks=_strategy_masks(config),
     )

@@ -6,10 +6,10 @@ same kind is a new file, shipped or given by its path.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from sim.errors import InputError
 from sim.kernel.datafile import STRICT, is_name, load, shipped, shortened
@@ -50,7 +50,7 @@ class Strategy:
     the xfeature; ``resident`` takes it out of the mask with which normal fpstates are restored.  ``late`` loads an
     independent feature after the guest fpstate instead of before.  ``sets_cache`` is False for a user-return strategy
     that forgets to note what it found in the MSRs at deschedule.  ``hypothetical`` and ``unsound`` say why,
-    and are empty otherwise.
+    and are empty otherwise; ``unsound_with_host_shadow_stacks`` says why by the host's use of shadow stacks of its own.
     """
 
     __pydantic_config__ = STRICT
@@ -73,6 +73,9 @@ class Strategy:
     needs: str = ""
     hypothetical: str = ""
     unsound: str = ""
+    unsound_with_host_shadow_stacks: dict[Literal["fpstate", "return-to-user"], str] = field(
+        default_factory=dict, hash=False
+    )
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -99,12 +102,17 @@ class Strategy:
                 yield f"{key} does not go with mechanism {self.mechanism!r}, which has no points of its own"
             if not points and self.mechanism not in WITHOUT_POINTS:
                 yield f"mechanism {self.mechanism!r} needs {key} (allowed: one or more of {', '.join(allowed)})"
-        for field in fields(self):
-            mechanism = BELONGS_TO.get(field.name, self.mechanism)
-            if mechanism != self.mechanism and getattr(self, field.name) != field.default:
-                yield f"{field.name} goes with mechanism {mechanism!r} only, and this one is {self.mechanism!r}"
+        for own in fields(self):
+            mechanism = BELONGS_TO.get(own.name, self.mechanism)
+            if mechanism != self.mechanism and getattr(self, own.name) != own.default:
+                yield f"{own.name} goes with mechanism {mechanism!r} only, and this one is {self.mechanism!r}"
         if self.mechanism == "fpstate" and not (self.normal_fpstates or self.guest_fpstates):
             yield "mechanism 'fpstate' needs normal_fpstates or guest_fpstates, or both"
+
+    def why_unsound(self, host_shadow_stacks: str) -> str:
+        """Why it is unsound on a host that does this with shadow stacks of its own; empty if it is not."""
+        there = (why for host, why in self.unsound_with_host_shadow_stacks.items() if host == host_shadow_stacks)
+        return next(there, self.unsound)
 
     @property
     def carries(self) -> bool:
