@@ -15,6 +15,7 @@ COMMANDS = {
     "layout": ("sim.cli.layout:layout", "Where components lie in an XSAVE area."),
     "verify": ("sim.cli.verify:verify", "The model against what others recorded and published."),
     "costs": ("sim.cli.costs:costs", "What operations cost, and where each number comes from."),
+    "calibrate": ("sim.cli.calibrate:calibrate", "Measure this machine and write a cost table."),
 }
 """Each command's place, and its line in the help, for which nothing is imported."""
 

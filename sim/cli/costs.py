@@ -70,8 +70,8 @@ def show(name: str, as_json: bool) -> None:
     """Every row of the table NAME (shipped, or a file that ends in .toml).
 
     A row is a term of a price: fpswitch adds the base of an instruction, a term for each component that it wrote,
-    loaded, initialised or skipped, and more at @L2 or @memory.  Rows of term "total" or "reference" are evidence and
-    never priced.  The number in the last column names the source and the conditions below the table.
+    loaded, initialised or skipped, and more at @L2 or @memory.  Rows of term "total", "reference" or "difference" are
+    evidence and never priced.  The number in the last column names the source and the conditions below the table.
 
     With --json: {"name", "rows": [{"id", "operation", "term", "component", "level", "requested", "value", "low",
     "high", "distribution", "clock", "grade", "source", "conditions", "date", "origin", "table", "factor"}]}. Rows
@@ -162,16 +162,7 @@ def _shown(costs: "CostTable") -> str:
         grade = row.grade if row.distribution == usual(row.grade) else f"{row.grade}, {row.distribution}"
         line = (_shortened(row.id), f"{row.value:g}", f"{row.low:g} - {row.high:g}", row.clock, grade, str(note))
         rows.append((*line, row.table) if derived else line)
-    headers = (
-        "row",
-        " value",
-        "        range",
-        "clock",
-        "drawn",
-        "grade",
-        "note",
-        *(("written in",) if derived else ()),
-    )
+    headers = ("row", " value", "        range", "clock", "grade", "note", *(("written in",) if derived else ()))
     head = f"{costs.name}: {costs.title}" + (f", derived from {costs.derived_from}" if costs.derived_from else "")
     below = (
         textwrap.fill(f"{number}. {text}", WIDTH, subsequent_indent=" " * len(f"{number}. "), break_long_words=False)

@@ -1,11 +1,11 @@
 """What is wrong with a cost table: rows that nobody could review, price or believe."""
 
-import math
 import re
 from collections.abc import Iterator
 from typing import Final
 
 from sim.costs.table import ANY, COMPONENT_NAMES, RATIO, CostRow, CostTable
+from sim.errors import unknown
 from sim.kernel import operations as op
 
 DISTRIBUTIONS: Final = ("triangular", "uniform", "fixed")
@@ -25,15 +25,35 @@ PLAIN: Final = (
     op.VMPTRLD, op.VMCLEAR, op.IPI, op.VMLOAD, op.VMSAVE, op.VMENTRY, op.VMEXIT, op.CONTEXT_SWITCH, op.KVM_RUN,
 )  # fmt: skip
 
+ALL: Final = (
+    *SAVES, *RESTORES, *PLAIN, *LISTS, "RDMSR(...)", "WRMSR(...)", "WRMSRNS(...)", "VM-entry MSR load(...)",
+    "VM-exit MSR load(...)", "VM-exit MSR store(...)",
+)  # fmt: skip
+"""What a message names; an MSR goes into the parentheses."""
+
 SAVE_TERMS: Final = ("base", "written", "initial", "unmodified")
 RESTORE_TERMS: Final = ("base", "loaded", "initialised")
 LIST_TERMS: Final = ("base", "msr")
 PLAIN_TERMS: Final = ("base", "software", "in", "out")
 
-OPENABLE: Final = re.compile(r"https?://|github\.com/|\b[0-9a-f]{7,40}\b|arXiv|doi|\b(?:19|20)\d\d\b", re.IGNORECASE)
-"""A source that a reader can find: a link, a commit, a mail, a repository, a dated paper."""
-DATE: Final = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
-NOT_SEEN: Final = re.compile(r"\b(recalled|assum\w+|nobody has|guess\w*|stands in|stand-in)\b", re.IGNORECASE)
+NAMED_FREELY: Final = ("reference", "difference")
+"""Terms of rows that are never priced, and may be of anything."""
+
+OPENABLE: Final = re.compile(
+    r"https?://|github\.com/|\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*[0-9])[0-9a-f]{7,40}\b|arXiv:?\s?\d|doi:?\s?10\.|\S+@\S+\.\S+",
+    re.IGNORECASE,
+)
+"""A source that a reader can open: a link, a repository, a commit, a paper's number, a mail's message id."""
+OWN: Final = ("measured by `fpswitch calibrate`", "measured by fpswitch_bench")
+"""How the source of a row begins that the user's own machine gave: in user mode, and by the kernel module."""
+MOST: Final = 1e12
+"""Cycles; no operation takes minutes."""
+DATE: Final = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
+NOT_SEEN: Final = re.compile(
+    r"\b(recalled|assum\w+|nobody has|guess\w*|stands in|stand-in|estimate[ds]?|(?:inter|extra)polated"
+    r"|not (?:been )?measured|unmeasured|derived from)\b",
+    re.IGNORECASE,
+)
 
 
 def known_terms(operation: str) -> tuple[str, ...]:
@@ -65,20 +85,20 @@ def _defects(row: CostRow, table: CostTable) -> Iterator[str]:
 
 def _key_defects(row: CostRow) -> Iterator[str]:
     names = row.component.split()
-    if row.id != RATIO and row.term != "reference":
+    if row.id != RATIO and row.term not in NAMED_FREELY:
         terms = known_terms(row.operation)
         if not terms:
-            yield f"unknown operation {row.operation!r}"
+            yield str(unknown("operation", row.operation, ALL))
         elif row.term not in (*terms, "total"):
             yield f"unknown term {row.term!r} (allowed for {row.operation}: {', '.join((*terms, 'total'))})"
         if row.priced and (len(names) == 1) != (row.term in _PER_COMPONENT):
             yield f"term {row.term!r} takes {'one component' if row.term in _PER_COMPONENT else 'no component'}"
     for name in (*names, *row.requested.split()):
         if name not in COMPONENT_NAMES and not (name == ANY and row.priced):
-            yield f"unknown component {name!r}"
+            yield f"unknown component {name!r} (allowed: {', '.join(COMPONENT_NAMES)})"
     if row.level not in LEVELS:
         yield f"unknown level {row.level!r} (allowed: L2, memory; L1 is without)"
-    if row.level and row.operation not in (*SAVES, *RESTORES) and row.term != "reference":
+    if row.level and row.operation not in (*SAVES, *RESTORES) and row.term not in NAMED_FREELY:
         yield f"level {row.level!r}: {row.operation} has no buffer"
     if row.requested and row.term != "total":
         yield "'requested' belongs to rows of term 'total'"
@@ -86,13 +106,13 @@ def _key_defects(row: CostRow) -> Iterator[str]:
 
 def _number_defects(row: CostRow) -> Iterator[str]:
     numbers = (row.value, row.low, row.high)
-    if not all(math.isfinite(number) for number in numbers):
-        yield "value, low and high must be finite"
+    if not all(-MOST <= number <= MOST for number in numbers):  # a comparison, because an integer may have any size
+        yield f"value, low and high must be finite (at most {MOST:g})"
     elif row.low > row.high:
         yield f"low {row.low} is above high {row.high}"
     elif not row.low <= row.value <= row.high:
         yield f"value {row.value} is outside its range {row.low} to {row.high}"
-    if min(numbers) < 0 or (row.id == RATIO and min(numbers) <= 0):
+    if (min(numbers) < 0 and row.term != "difference") or (row.id == RATIO and min(numbers) <= 0):
         yield "a cost cannot be negative, nor a ratio zero"
     if row.clock not in (*CLOCKS, "ns") or (row.clock == "ns" and row.term != "reference"):
         yield f"unknown clock {row.clock!r} (allowed: core, tsc; ns in a reference)"
@@ -110,12 +130,14 @@ def _grade_defects(row: CostRow, table: CostTable) -> Iterator[str]:
         yield f"date {row.date!r} is not like 2026, 2026-11 or 2026-11-22"
     if row.grade in ("measured", "published") and (match := NOT_SEEN.search(told)):
         yield f"graded {row.grade}, but it says {match[0]!r}"
+    if row.grade == "measured" and where and not (OPENABLE.search(where) or where.startswith(OWN)):
+        yield f"graded measured, but {where!r} is nothing that a reader can open (allowed also: {', or '.join(OWN)})"
     if row.grade == "measured":
         for label in ("CPU: ", "kernel: ", "method: "):
             if label not in row.conditions:
                 yield f"graded measured, but the conditions do not say {label.strip()!r}"
-    if row.grade == "published" and where and not OPENABLE.search(where):
-        yield f"graded published, but a reader cannot open {where!r}"
+    if row.grade in ("published", "derived") and where and not _openable(row, table):
+        yield f"graded {row.grade}, but a reader cannot open {where!r}"
     if row.grade == "assumed" and "because" not in told:
         yield 'graded assumed, but it does not say why this range ("because ...")'
     if row.grade == "assumed" and row.low == row.high:
@@ -127,6 +149,21 @@ def _grade_defects(row: CostRow, table: CostTable) -> Iterator[str]:
             yield f"origin {origin!r} is no row of this table"
         if origin == row.id:
             yield "is its own origin"
+
+
+def _openable(row: CostRow, table: CostTable) -> bool:
+    """Whether a reader can open the source, or it is that of measured rows from which a derived row comes."""
+    if OPENABLE.search(row.source):
+        return True
+    seen: set[str] = set()
+    waiting = [row] if row.grade == "derived" else []
+    while waiting:
+        each = waiting.pop()
+        if each.grade == "measured" or any(":" in origin for origin in each.origin):  # another table has been checked
+            return True
+        seen.add(each.id)
+        waiting += [table.rows[origin] for origin in each.origin if origin in table.rows and origin not in seen]
+    return False
 
 
 _PER_COMPONENT: Final = ("written", "initial", "unmodified", "loaded", "initialised")

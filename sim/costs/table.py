@@ -1,8 +1,9 @@
 """Cost tables: one TOML file per CPU, one row per cost, and for each row where its number comes from.
 
 A row is one term of the composition in :mod:`sim.costs.price`.  Beside those there are rows that are never priced:
-``total``, a whole instruction as it was measured, against which the composition is tested, and ``reference``, a number
-as somebody published it, from which other rows are derived.
+``total``, a whole instruction as it was measured, against which the composition is tested; ``reference``, a number
+as somebody published or measured it, from which other rows are derived; and ``difference``, what something costs more
+with some components in use than with none, which may be negative.
 
 A table may be derived from another (``derived_from``): it has the rows of that one, except those of the same key that
 it has itself.  An inherited row says where it was written; what was measured or published for the other CPU is no more
@@ -31,7 +32,7 @@ ANY: Final = "*"
 """The component of a row for every component, or the MSR of a row for every MSR, that has no row of its own."""
 
 RATIO: Final = "core cycles per TSC cycle/ratio"
-UNPRICED: Final = ("total", "reference")
+UNPRICED: Final = ("total", "reference", "difference")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,11 @@ def _load(name: str) -> CostTable:
                 stand_in = _stand_in(row, missing)
                 rows.setdefault(stand_in.id, stand_in)
     rows = {key: replace(row, factor=_factor(row, rows)) for key, row in rows.items()}
+    # A root that was not inherited gives its name to the first row that it has here.
+    named: dict[str, str] = {}
+    for key, row in rows.items():
+        named.setdefault(row.factor, row.factor if row.factor in rows else key)
+    rows = {key: replace(row, factor=named[row.factor]) for key, row in rows.items()}
     return CostTable(_own_name(name), resolved.raw.title, resolved.raw.derived_from, rows, resolved.duplicates)
 
 
@@ -200,9 +206,9 @@ def _resolve(name: str, children: tuple[str, ...]) -> _Resolved:
     rows: dict[str, CostRow] = {}
     stand_ins: dict[str, str] = {}
     if raw.derived_from:
-        parent = _resolve(raw.derived_from, (*children, name))
+        parent = _resolve(_beside(name, raw.derived_from), (*children, name))
         kept = (row for row in parent.rows.values() if row.grade != "measured" or row.term not in UNPRICED)
-        rows.update((row.id, _inherited(row, raw)) for row in kept)
+        rows.update((row.id, _inherited(row, raw, _factor(row, parent.rows))) for row in kept)
         stand_ins.update(parent.stand_ins)
     stand_ins.update(raw.stand_ins)
     duplicates: list[str] = []
@@ -214,6 +220,15 @@ def _resolve(name: str, children: tuple[str, ...]) -> _Resolved:
         own.add(row.id)
         rows[row.id] = row
     return _Resolved(raw, rows, stand_ins, tuple(duplicates))
+
+
+def _beside(name: str, parent: str) -> str:
+    """The table from which ``name`` is derived: a shipped one, or a file whose path is relative to that of ``name``."""
+    if not parent.endswith(".toml"):
+        if parent not in names():
+            raise InputError(f"cost table {name}: derived_from: {unknown('cost table', parent, names())}")
+        return parent
+    return str(Path(name).parent / parent) if name.endswith(".toml") else str(_folder() / parent)
 
 
 def _own_name(name: str) -> str:
@@ -241,12 +256,12 @@ def _expand(text: str, texts: Mapping[str, str], where: str) -> str:
     return re.sub(r"\{([^{}]*)\}", entry, text)
 
 
-def _inherited(row: CostRow, child: _RawTable) -> CostRow:
-    """The row in a table for another CPU."""
+def _inherited(row: CostRow, child: _RawTable, factor: str) -> CostRow:
+    """The row in a table for another CPU; rows that were one factor stay one."""
     if row.term == "reference":
         return row  # what somebody published stays what it is
     if row.grade == "assumed":
-        return replace(row, origin=(f"{row.table}:{row.id}",), factor=row.factor or row.id)
+        return replace(row, origin=(f"{row.table}:{row.id}",), factor=factor)
     spread = child.inherited_spread
     low, high = row.low, row.high
     if spread:
@@ -258,7 +273,7 @@ def _inherited(row: CostRow, child: _RawTable) -> CostRow:
         grade="derived",
         conditions=f"{child.inherited_because}: {row.conditions}" if child.inherited_because else row.conditions,
         origin=(f"{row.table}:{row.id}",),
-        factor=row.factor or row.id,
+        factor=factor,
     )
 
 
@@ -290,6 +305,8 @@ def _read(name: str) -> _RawTable:
         source = Path(name)
     elif name in names():
         source = _folder() / f"{name}.toml"
+    elif Path(name).exists():
+        raise InputError(f"cost table {name}: the name of a file must end in .toml")
     else:
         raise unknown("cost table", name, names())
     try:
@@ -321,4 +338,7 @@ def _explain(error: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         return f"{where}{unknown('key', last, allowed)}"
     if error["type"] in ("missing", "missing_argument"):
         return f"{where}key {last!r} is missing"
-    return f"{where}{last}: {error['msg']}, found {error.get('input')!r}"
+    # A number may be an integer or not; pydantic says of which of the two it was told last, or first.
+    number = "int" in error["type"] or "float" in error["type"]
+    wanted = "Input should be a number" if number else error["msg"]
+    return f"{where}{last}: {wanted}, found {error.get('input')!r}"

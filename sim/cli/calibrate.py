@@ -1,0 +1,124 @@
+"""`fpswitch calibrate`: measures this machine and writes a cost table."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sim.cli.common import emit, json_option
+from sim.errors import InputError
+
+if TYPE_CHECKING:
+    from sim.costs.calibrate import Result
+    from sim.costs.calibrate.rounds import Progress
+
+STAGES = {"xsave": "XSAVE instructions", "switch": "context switches", "vm": "KVM_RUN"}
+
+
+@click.command()
+@click.option("-o", "--output", required=True, metavar="FILE", help="The table to write; its name ends in .toml.")
+@click.option("--force", is_flag=True, help="Overwrite FILE and the list of measurements beside it.")
+@click.option("--quick", is_flag=True, help="Ten seconds: fewer in-use sets, wider intervals.")
+@click.option(
+    "--budget", type=float, metavar="SECONDS", help="Measure for at most so long (default 120, or 8 if quick)."
+)
+@click.option("--on", "cpu", type=int, metavar="N", help="The CPU to measure on (default: the last one allowed).")
+@click.option("--derived-from", default="", metavar="NAME", help="The table for what cannot be measured.")
+@json_option
+def calibrate(
+    output: str, force: bool, quick: bool, budget: float | None, cpu: int | None, derived_from: str, as_json: bool
+) -> None:
+    """Measure this machine and write a cost table with `measured` rows.
+
+    It needs a C compiler and no privileges.  XSAVE, XSAVEC, XSAVEOPT and XRSTOR are timed in user mode for every in-use
+    set; what runs in ring 0 is seen by difference only: hand-offs between two processes, and KVM_RUN round trips where
+    /dev/kvm can be used.  What cannot be measured is derived from the shipped table that is nearest to this CPU.
+    All timings of the XSAVE instructions go to a list beside FILE, its name ending in .csv.
+
+    Leave the machine alone meanwhile.  Disturbed samples are rejected, but a busy neighbour is not always seen.
+
+    With --json: {"table", "measurements", "cpu", "derived_from", "rows", "processes", "rejected" (a part of 1, by
+    stage), "misfit" (by instruction and level), "differences", "spanning_zero", "left_out" (reasons)}.
+
+    \b
+    Examples:
+      fpswitch calibrate -o my-machine.toml
+      fpswitch costs check my-machine.toml
+    """
+    from sim.costs import calibrate as measuring
+    from sim.costs.calibrate.writing import refuse_existing, refuse_unwritable, write
+
+    path = Path(output)
+    if path.suffix != ".toml":
+        raise InputError(f"calibrate: --output {output!r}: the name of a cost table ends in .toml")
+    beside = path.with_suffix(".csv")
+    (refuse_unwritable if force else refuse_existing)([path, beside])
+    seconds = _budget(budget, measuring.QUICK_BUDGET_S if quick else measuring.BUDGET_S, measuring.BUDGET_MOST_S)
+    result = measuring.calibrate(_cpu(cpu), seconds, quick, derived_from, _bar)
+    write(beside, result.measurements)
+    write(path, result.table)
+    emit(_document(result, path, beside), _text(result, path, beside), as_json)
+
+
+def _budget(given: float | None, usual: float, most: float) -> float:
+    if given is None:
+        return usual
+    if not 1 <= given <= most:
+        raise InputError(f"calibrate: --budget {given:g}: between 1 and {most:g} seconds are allowed")
+    return given
+
+
+def _cpu(given: int | None) -> int:
+    """The CPU to measure on: the last allowed one sees the fewest interrupts."""
+    allowed = sorted(os.sched_getaffinity(0))
+    if given is None:
+        return allowed[-1]
+    if given not in allowed:
+        raise InputError(f"calibrate: --on {given}: this process may run on {', '.join(map(str, allowed))}")
+    return given
+
+
+@contextmanager
+def _bar(seconds: float) -> "Iterator[Progress]":
+    from tqdm import tqdm
+
+    form = "measuring: {percentage:3.0f}%|{bar}| at most {remaining} left"
+    with tqdm(total=seconds, bar_format=form, disable=None) as bar:
+        yield bar
+
+
+def _document(result: "Result", path: Path, beside: Path) -> dict[str, Any]:
+    machine = result.machine
+    return {
+        "table": str(path),
+        "measurements": str(beside),
+        "cpu": machine.where,
+        "derived_from": result.derived_from,
+        "rows": result.rows,
+        "processes": result.processes,
+        "rejected": result.rejected,
+        "misfit": {f"{name}{'@' + level if level else ''}": off for (name, level), off in result.misfit.items()},
+        "differences": result.spans_zero[1],
+        "spanning_zero": result.spans_zero[0],
+        "left_out": result.left_out,
+    }
+
+
+def _text(result: "Result", path: Path, beside: Path) -> str:
+    lines = [
+        result.machine.where,
+        f"{path}: {result.rows} rows, the rest from {result.derived_from}; all timings: {beside}",
+        "",
+        *(
+            f"{STAGES[name]}: {count} processes, {result.rejected[name]:.1%} of the samples rejected"
+            for name, count in result.processes.items()
+        ),
+        *(f"{STAGES[name]}: not measured ({reason})" for name, reason in result.left_out.items()),
+        "largest misfit of the composed prices: "
+        + ", ".join(f"{name} {level or 'L1'} {off:.0%}" for (name, level), off in result.misfit.items()),
+        f"differences in ring 0 whose interval spans zero: {result.spans_zero[0]} of {result.spans_zero[1]}",
+    ]
+    return "\n".join(lines)

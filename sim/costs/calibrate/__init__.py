@@ -1,0 +1,158 @@
+"""Measures the machine on which it runs, and writes a cost table with `measured` rows.
+
+User mode: XSAVE, XSAVEC, XSAVEOPT and XRSTOR, timed by C programs that the system's compiler makes when they are
+needed, in the manner of nanoBench (Abel and Reineke, "nanoBench: A Low-Overhead Tool for Running Microbenchmarks on x86
+Systems", ISPASS 2020).  Ring 0 by difference: hand-offs between two processes and KVM_RUN round trips.
+``docs/calibrate.md`` has the method.
+"""
+
+import datetime
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from sim.costs.calibrate import differences, rounds, rows, samples, writing
+from sim.costs.calibrate.machine import Machine, components, refuse_other_machines, this_machine
+from sim.costs.calibrate.plan import COLD_REPETITIONS, WARM_REPETITIONS, plan
+from sim.costs.calibrate.programs import Programs, compiled
+from sim.costs.calibrate.rounds import Measured, Progress, Stage, Unavailable
+from sim.costs.calibrate.rows import Line
+from sim.costs.table import names
+from sim.errors import InputError, unknown
+
+BUDGET_S: Final = 120.0
+QUICK_BUDGET_S: Final = 8.0
+BUDGET_MOST_S: Final = 280.0
+"""The whole command is to end within five minutes."""
+SHARES: Final = {"xsave": 0.5, "switch": 0.25, "vm": 0.25}
+PASSES: Final = 9
+"""Blocks of each row in a process."""
+OTHER_CPU_SPREAD: Final = 0.3
+"""Of rows that come from the table of another CPU: a choice, as in the shipped tables."""
+
+Bar = Callable[[float], AbstractContextManager[Progress]]
+"""Opens a progress bar of so many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The texts to write, and what to tell the user."""
+
+    table: str
+    measurements: str
+    machine: Machine
+    derived_from: str
+    rows: int
+    processes: dict[str, int]
+    rejected: dict[str, float]
+    misfit: dict[tuple[str, str], float]
+    spans_zero: tuple[int, int]
+    left_out: dict[str, str]
+
+
+def calibrate(cpu: int, budget_s: float, quick: bool, derived_from: str, bar: Bar) -> Result:
+    """Measures this machine on CPU number ``cpu`` for at most ``budget_s`` seconds.
+
+    ``derived_from`` names the table for what cannot be measured, or is empty: the one that is nearest to the CPU.
+    Raises :class:`~sim.errors.InputError` if there is no compiler, if the CPU lacks XSAVE, for an unknown table.
+    """
+    refuse_other_machines()
+    if derived_from and derived_from not in names():
+        raise unknown("cost table", derived_from, names())
+    with compiled() as made:
+        return _Calibration(made, this_machine(made), cpu, budget_s, quick, bar).result(derived_from)
+
+
+class _Calibration:
+    def __init__(self, made: Programs, machine: Machine, cpu: int, budget_s: float, quick: bool, bar: Bar) -> None:
+        self.machine = machine
+        self.timings = plan(machine, quick)
+        budgets = {name: budget_s * share for name, share in SHARES.items()}
+        stages = {
+            "xsave": self._xsave_stage(made, budgets["xsave"], quick),
+            "switch": differences.switch_stage(made, machine, budgets["switch"], quick),
+            "vm": differences.vm_stage(made, machine, budgets["vm"], quick),
+        }
+        with bar(budget_s) as progress:
+            found = rounds.measure(stages, cpu, progress)
+        self.measured = {name: each for name, each in found.items() if isinstance(each, Measured)}
+        self.left_out = {name: str(each) for name, each in found.items() if isinstance(each, Unavailable)}
+        if "xsave" in self.left_out:
+            raise InputError(f"calibrate: the XSAVE instructions could not be timed: {self.left_out['xsave']}")
+
+    def _xsave_stage(self, made: Programs, budget_s: float, quick: bool) -> Stage:
+        reduce = rounds.by_row(len(self.timings), [each.variant.repetitions for each in self.timings], core=True)
+        passes = "3" if quick else str(PASSES)
+        in_use = np.array([each.in_use for each in self.timings], np.uint64)
+        text = "".join(f"{each.line}\n" for each in self.timings)
+        arguments = (passes, str(self.machine.l1d_bytes))
+        return Stage(made.xsave, arguments, text, in_use, reduce, budget_s, 6 if quick else 16, rounds.small)
+
+    def result(self, derived_from: str) -> Result:
+        found = rows.Instructions(self.machine, self.timings, self.measured["xsave"])
+        xsave = rows.of_instructions(found)
+        apart: list[Line] = []
+        if "switch" in self.measured:
+            apart += differences.of_switches(differences.switch_sets(self.machine), self.measured["switch"])
+        if "vm" in self.measured:
+            apart += differences.of_vm(differences.vm_plan(self.machine), self.measured["vm"])
+        lines = [rows.clock(self.measured["xsave"]), *xsave.lines, *apart]
+        nearest, own = self.machine.nearest
+        parent = derived_from or nearest
+        header = self._header(parent, own and parent == nearest)
+        shown = [each.number.spans_zero for each in apart if each.term == "difference"]
+        return Result(
+            writing.table(header, lines), writing.measurements(found), self.machine, parent, len(lines),
+            {name: each.processes for name, each in self.measured.items()},
+            {name: each.rejected / each.samples for name, each in self.measured.items()},
+            dict(xsave.misfit), (sum(shown), len(shown)), self.left_out,
+        )  # fmt: skip
+
+    def _header(self, parent: str, own: bool) -> writing.Header:
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        machine = self.machine
+        because = "" if own else f"a row of {parent}, +-30 % (a choice: this CPU has no table of its own)"
+        comment = [
+            f"{machine.name} (family {machine.family:x}h, model {machine.model:x}h), written by `fpswitch calibrate`.",
+            "",
+            f"Measured rows are of this machine; what it cannot measure comes from {parent}.  docs/calibrate.md has",
+            "the method.  Rows of term total, reference and difference are evidence and never priced.",
+        ]
+        return writing.Header(
+            comment, machine.name, today, parent, 0.0 if own else OTHER_CPU_SPREAD, because, self._texts(today)
+        )
+
+    def _texts(self, today: str) -> dict[str, str]:
+        where = f"{self.machine.where}; measured {today}; method: "
+        processes = {name: each.processes for name, each in self.measured.items()}
+        counted = {name: f"{count} processes" for name, count in processes.items()}
+        interval = "median of the medians of {} and the 95 % interval of that median (order statistics)"
+        epochs = f"median of the medians of {{}} and the range of such medians in {samples.EPOCHS} parts of the time"
+        xsave = interval.format(counted["xsave"])
+        mask = f"RFBM {self.machine.xcr0:#x}"
+        texts = {
+            "all": components(self.machine.xcr0),
+            "own": f"{rows.SOURCE}, {self.machine.name}, Linux {self.machine.kernel}, {today}",
+            "clocks": f"{where}{2 * samples.CHAIN_ADDS} dependent adds against the TSC beside each block; "
+            f"range: that of {counted['xsave']}, and down to 1, no boost at all, as on a busy machine",
+            "warm": f"{where}user mode, {mask}, area in L1, {WARM_REPETITIONS} repetitions with LFENCE less as many of "
+            f"nothing, core cycles by chains of adds before and after; {xsave}",
+        }
+        cold = f"user mode, {mask}, {COLD_REPETITIONS} single shots, each after"
+        by = f"less as many of nothing, core cycles by chains of adds; {xsave}"
+        texts["l2"] = f"{where}{cold} reading four times L1d, {by}"
+        texts["cold"] = f"{where}{cold} CLFLUSH of every line of the area and MFENCE, {by}"
+        if "switch" in counted:
+            texts["switches"] = (
+                f"{where}two processes on one CPU, a byte over a pipe and back, per context switch "
+                f"({differences.SWITCHES} in a block); {epochs.format(counted['switch'])}"
+            )
+        if "vm" in counted:
+            texts["vm"] = (
+                f"{where}KVM by {self.machine.kvm or 'an unnamed module'}, a guest in real mode that does OUT, "
+                f"{differences.ROUND_TRIPS} round trips in a block; {epochs.format(counted['vm'])}"
+            )
+        return texts
