@@ -9,6 +9,7 @@ import click
 from sim.errors import InputError
 
 COMMANDS = {
+    "show": ("sim.cli.show:show", "Check a scenario and show every value that it sets."),
     "flow": ("sim.cli.flow:flow", "The operations of one sequence, in kernel order, and why."),
     "strategies": ("sim.cli.strategies:strategies", "Each strategy on each kernel: masks and what KVM offers."),
     "patches": ("sim.cli.strategies:patches", "The RFC's eight patches, one by one and together."),

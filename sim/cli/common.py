@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import click
 from tabulate import tabulate
@@ -15,6 +15,40 @@ _MASK = re.compile("-?(0[xX][0-9a-fA-F]{1,32}|0|[1-9][0-9]{0,38})")
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on standard output and nothing else there."
 )
+
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def scenario_options(command: _Command) -> _Command:
+    """The options that take the place of keys of a scenario file; :func:`overrides` makes keys of them again."""
+    for option in reversed(
+        (
+            click.option("--strategies", metavar="LIST", help="Strategies or their files, with commas, or all."),
+            click.option("--reference", metavar="NAME", help="The strategy from which differences are taken."),
+            click.option("--replications", metavar="N", type=int, help="How often each strategy runs."),
+            click.option("--seed", metavar="N", type=int, help="Of all random streams."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def overrides(
+    strategies: str | None, reference: str | None, replications: int | None, seed: int | None
+) -> dict[str, Any]:
+    """What :func:`sim.scenario.reading.read` takes: the values of the options that were given, by path.
+
+    A file among the strategies is relative to the current directory, unlike one that a scenario file names.
+    """
+    names = None if strategies is None else [each.strip() for each in strategies.split(",")]
+    given = {
+        "run.strategies": "all" if names == ["all"] else names,
+        "run.reference": reference,
+        "run.replications": replications,
+        "run.seed": seed,
+    }
+    return {path: value for path, value in given.items() if value is not None}
 
 
 def parse_mask(text: str, what: str) -> int:

@@ -1,0 +1,359 @@
+"""Cases: a scenario with one host CPU, one kernel and one point of the sweep, in cycles of that CPU's TSC."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from sim.costs import table
+from sim.errors import InputError, unknown
+from sim.kernel import strategies, versions
+from sim.kernel.carried import carried_state
+from sim.kernel.config import Config, Settings, boot, default_uret_msrs
+from sim.kernel.strategies import ORDER, strategy
+from sim.scenario.checks import MASKS, check
+from sim.scenario.explain import ScenarioError, explain, path_text
+from sim.scenario.schema import KernelSettings, Run, Scenario
+from sim.scenario.units import FROM_FILE
+from sim.xsave import profiles
+from sim.xsave.components import XTILE
+from sim.xsave.profiles import CpuProfile
+
+Value = bool | int | float | str
+
+MOST_CASES: Final = 1000
+
+NOT_SWEPT: Final = (
+    "title", "question", "sweep", "host.cpu", "host.kernel", "run.replications", "run.seed", "run.strategies",
+    "run.reference",
+)  # fmt: skip
+"""What is the same in all cases, or makes cases by itself."""
+
+REFERENCE: Final[str] = Run.model_fields["reference"].default
+"""The reference of a scenario that does not name one; nobody has asked for it where it is not possible."""
+FALLBACK: Final = "no-cet"
+"""The reference where the scenario's cannot be had."""
+
+SETTLED: Final = ("guest_xss", "guest_amx", "msr_access")
+"""Settings that say what a scenario is about: a strategy that cannot have them is an error even with "all"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One host that is simulated, complete and checked.
+
+    ``sweep`` holds the values of the sweep's paths at this point; ``scenario`` has them already, and has one CPU
+    profile, one kernel and all that the model takes from them: TSC frequency, cost table, cache sizes, base slice,
+    strategies and reference.  ``tsc_hz`` are TSC cycles per second, ``costs`` the cost table (a name or a file),
+    ``strategies`` those that this case has, in the order of :data:`sim.kernel.strategies.ORDER`, with ``reference``.
+    """
+
+    name: str
+    cpu: str
+    kernel: str
+    sweep: Mapping[str, Value]
+    scenario: Scenario
+    tsc_hz: float
+    costs: str
+    strategies: tuple[str, ...]
+    reference: str
+
+    def cycles(self, seconds: float) -> int:
+        """A time in whole TSC cycles."""
+        return round(seconds * self.tsc_hz)
+
+    def settings(self, strategy: str) -> Settings:
+        """What the kernel is booted with."""
+        return _settings(self.scenario, self.cpu, self.kernel, strategy)
+
+
+def cases(scenario: Scenario) -> tuple[Case, ...]:
+    """All cases of a scenario: host.cpu x host.kernel x the combinations of the sweep's values, in that order.
+
+    Raises :class:`~sim.scenario.explain.ScenarioError` for whatever does not go together in one of them.
+    """
+    check(scenario)
+    _check_names(scenario)
+    points = [(point, _at(scenario, point)) for point in _points(scenario)]
+    found = [
+        _case(each, cpu, kernel, point)
+        for cpu, kernel in product(scenario.host.cpu, scenario.host.kernel)
+        for point, each in points
+    ]
+    for name, count in Counter(case.name for case in found).items():
+        if count > 1:
+            raise ScenarioError("sweep", f"the case {name!r} is there twice; allowed: each value once")
+    asked = scenario.run.reference
+    if asked != REFERENCE and all(case.reference != asked for case in found):
+        why = refused(found[0].settings(asked))
+        raise ScenarioError("run.reference", why.text if why else f"no case has {asked!r}")
+    return tuple(found)
+
+
+def _check_names(scenario: Scenario) -> None:
+    """CPU profiles, kernels, strategies and the carried state are there, whatever they go with."""
+    run, host = scenario.run, scenario.host
+    named: list[tuple[str, str, Callable[[str], object]]] = [
+        *(("host.cpu", name, profiles.profile) for name in host.cpu),
+        *(("host.kernel", name, versions.version) for name in host.kernel),
+        *(("run.strategies", name, strategy) for name in run.strategies if run.strategies != "all"),
+        ("run.reference", run.reference, strategy),
+        ("kernel.carried", scenario.kernel.carried, carried_state),
+        *((f"host.costs.{cpu}", name, _checked) for cpu, name in host.costs.items()),
+    ]
+    for path, name, load in named:
+        try:
+            load(name)
+        except InputError as error:
+            raise ScenarioError(path, str(error)) from error
+
+
+def _points(scenario: Scenario) -> Iterator[dict[str, Value]]:
+    number = len(scenario.host.cpu) * len(scenario.host.kernel)
+    for path, values in scenario.sweep.items():
+        number *= len(values)
+        if not values:
+            raise ScenarioError(_swept(path), "found an empty list; allowed: one value or more")
+    if number > MOST_CASES:
+        raise ScenarioError("sweep", f"makes {number} cases; allowed: {MOST_CASES} at most")
+    for values in product(*scenario.sweep.values()):
+        yield dict(zip(scenario.sweep, values, strict=True))
+
+
+def _swept(path: str) -> str:
+    return path_text(("sweep", path))
+
+
+def _at(scenario: Scenario, point: Mapping[str, Value]) -> Scenario:
+    """The scenario at a point of its sweep."""
+    if not point:
+        return scenario
+    written = scenario.written()
+    for path, value in point.items():
+        _set(written, path, value)
+    written["sweep"] = {}
+    try:
+        swept = Scenario.model_validate(written, context={FROM_FILE: True})
+    except ValidationError as error:
+        problem = explain(error, written)
+        guilty = next((path for path in point if problem.path.startswith(path)), "")
+        raise ScenarioError(_swept(guilty) if guilty else "sweep", f"{problem.path}: {problem.text}") from error
+    try:
+        check(swept)
+    except ScenarioError as error:
+        raise ScenarioError(error.path, f"{error.text} (with {_point_text(point)})") from error
+    return swept
+
+
+def _set(written: dict[str, Any], path: str, value: Value) -> None:
+    """Puts a value where the path says; a last key that there is not is found when the scenario is checked."""
+    if any(path == each or path.startswith(f"{each}.") for each in NOT_SWEPT):
+        raise ScenarioError(_swept(path), f"{path} cannot be swept (nor can {', '.join(NOT_SWEPT)})")
+    *parents, last = path.split(".")
+    at: Any = written
+    for depth, key in enumerate(parents):
+        if not isinstance(at, dict) or key not in at:
+            here = ".".join(parents[:depth]) or "the file"
+            allowed = list(at) if isinstance(at, dict) else []
+            raise ScenarioError(_swept(path), _no_such(key, here, allowed))
+        at = at[key]
+    if not isinstance(at, dict):
+        raise ScenarioError(_swept(path), f"{'.'.join(parents)} is no table, so it has no key {last!r}")
+    at[last] = value
+
+
+def _no_such(key: str, here: str, allowed: list[str]) -> str:
+    return f"{unknown('key', key, allowed)} in {here}" if allowed else f"{here} has no key {key!r}, nor any other"
+
+
+def _point_text(point: Mapping[str, Value]) -> str:
+    return " ".join(f"{path}={_value_text(path, value)}" for path, value in point.items())
+
+
+def _value_text(path: str, value: Value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:#x}" if isinstance(value, int) and path.endswith("xss") else str(value)
+
+
+def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value]) -> Case:
+    name = f"{cpu} {kernel} {_point_text(point)}".rstrip()
+    profile = profiles.profile(cpu)
+    try:
+        costs = _cost_table(scenario, cpu)
+        _check_features(scenario, profile)
+        chosen, reference = _strategies(scenario, cpu, kernel)
+        _check_guest_xss(scenario, cpu, kernel, chosen)
+    except ScenarioError as error:
+        raise ScenarioError(error.path, f"{error.text} (case {name!r})") from error
+    host = scenario.host
+    tsc = host.tsc[cpu] if isinstance(host.tsc, dict) else host.tsc
+    complete = scenario.model_copy(
+        update={
+            "run": scenario.run.model_copy(update={"strategies": chosen, "reference": reference}),
+            "host": host.model_copy(
+                update={
+                    "cpu": (cpu,),
+                    "kernel": (kernel,),
+                    "tsc": tsc,
+                    "costs": {cpu: costs},
+                    "base_slice": base_slice(host.cpus) if host.base_slice is None else host.base_slice,
+                    "l1": float(profile.l1d_size) if host.l1 is None else host.l1,
+                    "l2": float(profile.l2_size) if host.l2 is None else host.l2,
+                }
+            ),
+            "kernel": scenario.kernel.model_copy(update=_defaults(scenario.kernel, profile)),
+            "sweep": {},
+        }
+    )
+    return Case(name, cpu, kernel, dict(point), complete, tsc, costs, chosen, reference)
+
+
+def _defaults(kernel: KernelSettings, profile: CpuProfile) -> dict[str, Any]:
+    """What the CPU profile decides of what the scenario leaves open; IA32_XSS of guests depends on the strategy."""
+    decided = {
+        "guest_uret_msrs": default_uret_msrs("vmx" if profile.vendor == "intel" else "svm"),
+        "init_optimisation": profile.freedoms.init_optimisation,
+        "modified_optimisation": profile.freedoms.modified_optimisation,
+        "vm_transition_clears_xrstor_info": profile.freedoms.vm_transition_clears_xrstor_info,
+    }
+    return {key: value for key, value in decided.items() if getattr(kernel, key) is None}
+
+
+def base_slice(cpus: int) -> float:
+    """The default of sysctl_sched_base_slice in seconds.
+
+    Source: kernel/sched/fair.c, Linux v6.18: normalized_sysctl_sched_base_slice is 0.70 ms since commit 2ae891b82695
+    ("sched: Reduce the default slice to avoid tasks getting an extra tick"); update_sysctl() multiplies it by
+    1 + ilog2(min(cpus, 8)) with SCHED_TUNABLESCALING_LOG, the default.
+    """
+    return 700_000 * min(cpus, 8).bit_length() / 1e9
+
+
+def _cost_table(scenario: Scenario, cpu: str) -> str:
+    name = scenario.host.costs.get(cpu, cpu)
+    try:
+        _checked(name)
+    except InputError as error:
+        raise ScenarioError(f"host.costs.{cpu}", str(error)) from error
+    return name
+
+
+@cache
+def _checked(name: str) -> None:
+    if name.endswith(".toml") and not Path(name).is_file():
+        raise InputError(f"cost table {name}: there is no such file (allowed: a shipped table, or a file)")
+    table.load(name)
+
+
+def _check_features(scenario: Scenario, profile: CpuProfile) -> None:
+    """What the scenario needs of the CPU must be there; the default components, SSE and AVX, are on every CPU."""
+    named = [(f"guests.{name}.fpu.components", each.fpu.components) for name, each in scenario.guests.items()]
+    named += [(f"guests.{name}.vmm_fpu", each.vmm_fpu) for name, each in scenario.guests.items()]
+    named += [(f"threads.{name}.fpu.components", each.fpu.components) for name, each in scenario.threads.items()]
+    named += [(f"interrupts.{name}.components", each.components) for name, each in scenario.interrupts.items()]
+    there = [name for name, mask in MASKS.items() if mask & profile.xcr0_supported]
+    for path, components in named:
+        for each in components:
+            if each not in there:
+                raise ScenarioError(path, f"found {each}, which {profile.name} lacks (allowed: {', '.join(there)})")
+    for msr in scenario.kernel.guest_uret_msrs or ():
+        if profile.vendor == "amd" and msr != "TSC_AUX":
+            raise ScenarioError(
+                "kernel.guest_uret_msrs", f"found {msr!r}; allowed on {profile.name}, with SVM: TSC_AUX"
+            )
+    if "SHSTK" not in profile.features:
+        stacks = [(f"guests.{name}.shadow_stacks", each.shadow_stacks) for name, each in scenario.guests.items()]
+        for path, found in stacks:
+            if found != "none":
+                raise ScenarioError(path, f"found {found!r}, which {profile.name} lacks (SHSTK); allowed: 'none'")
+        masks = [(f"guests.{name}.xss", each.xss) for name, each in scenario.guests.items()]
+        for path, mask in [("kernel.guest_xss", scenario.kernel.guest_xss), *masks]:
+            if mask:
+                raise ScenarioError(
+                    path, f"found {mask:#x}, and {profile.name} has no CET to give to a guest; allowed: 0"
+                )
+    if scenario.kernel.guest_amx and not profile.xcr0_supported & XTILE:
+        raise ScenarioError("kernel.guest_amx", f"found true, and {profile.name} has no AMX to give to a guest")
+
+
+def _settings(scenario: Scenario, cpu: str, kernel: str, name: str) -> Settings:
+    """A strategy whose guest has no CET has no use for a guest IA32_XSS either."""
+    chosen = scenario.kernel.model_dump()
+    if not strategy(name).guest_has_cet:
+        chosen["guest_xss"] = None
+    return Settings(cpu=cpu, kernel=kernel, strategy=name, **chosen)
+
+
+def _strategies(scenario: Scenario, cpu: str, kernel: str) -> tuple[tuple[str, ...], str]:
+    """The strategies of a case with its reference among them, and the reference."""
+    run = scenario.run
+    named = () if run.strategies == "all" else run.strategies
+    for name in named:
+        if why := refused(_settings(scenario, cpu, kernel, name)):
+            raise why
+    chosen = list(named) or _possible(scenario, cpu, kernel)
+    reference = run.reference
+    if reference not in chosen:
+        why = refused(_settings(scenario, cpu, kernel, reference))
+        if why and refused(_settings(scenario, cpu, kernel, FALLBACK)):
+            raise ScenarioError("run.reference", why.text)
+        reference = FALLBACK if why else reference
+    return tuple(sorted({*chosen, reference}, key=_rank)), reference
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return (ORDER.index(name) if name in ORDER else len(ORDER), name)
+
+
+def _possible(scenario: Scenario, cpu: str, kernel: str) -> list[str]:
+    """The shipped strategies that this case can have."""
+    possible, why = [], Counter[str]()
+    vendor = profiles.profile(cpu).vendor
+    for name in strategies.names():
+        if strategy(name).needs == "vmx" and vendor != "intel":
+            continue  # hypothetical here, so only if it is named
+        refusal = refused(_settings(scenario, cpu, kernel, name))
+        if refusal is None:
+            possible.append(name)
+        elif refusal.path in [f"kernel.{key}" for key in SETTLED]:
+            raise refusal
+        else:
+            why[refusal.text.replace(f"strategy {name}", "each strategy")] += 1
+    if not possible:
+        raise ScenarioError("run.strategies", f"none is possible: {why.most_common(1)[0][0]}")
+    return possible
+
+
+def refused(settings: Settings) -> ScenarioError | None:
+    """Why a strategy is not possible, or None; the path is that of a setting without which it would be."""
+    try:
+        boot(settings)
+    except InputError as error:
+        text = str(error).replace("(--hypothetical overrides)", "(kernel.hypothetical = true overrides)")
+        for field in fields(Settings):
+            if getattr(settings, field.name) != field.default and field.name not in ("cpu", "kernel", "strategy"):
+                try:
+                    boot(replace(settings, **{field.name: field.default}))  # type: ignore[arg-type]
+                except InputError:
+                    continue
+                return ScenarioError(f"kernel.{field.name}", text)
+        return ScenarioError("run.strategies", text)
+    return None
+
+
+def _check_guest_xss(scenario: Scenario, cpu: str, kernel: str, chosen: tuple[str, ...]) -> None:
+    """IA32_XSS of a kind of guests is part of what guests are offered, with every strategy that gives them CET."""
+    for name, guest in scenario.guests.items():
+        for each in chosen if guest.xss is not None else ():
+            config: Config = boot(_settings(scenario, cpu, kernel, each))
+            if config.guest_has_cet and guest.xss is not None and guest.xss & ~config.guest_xss:
+                raise ScenarioError(
+                    f"guests.{name}.xss",
+                    f"found {guest.xss:#x}; allowed: bits of {config.guest_xss:#x}, which these guests are offered",
+                )

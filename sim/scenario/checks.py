@@ -1,0 +1,242 @@
+"""What a scenario may not say although each of its keys is right by itself."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from sim.errors import unknown
+from sim.scenario.distribution import Distribution
+from sim.scenario.explain import ScenarioError
+from sim.scenario.schema import FASTPATH, Exit, Guest, Scenario, Thread
+from sim.scenario.units import rate_text, time_text
+from sim.xsave import profiles
+from sim.xsave.components import AVX, CET_S, FP, HI16_ZMM, OPMASK, SSE, XTILEDATA, ZMM_HI256
+
+MASKS: Final[Mapping[str, int]] = {
+    "FP": FP,
+    "SSE": SSE,
+    "AVX": AVX,
+    "OPMASK": OPMASK,
+    "ZMM_Hi256": ZMM_HI256,
+    "Hi16_ZMM": HI16_ZMM,
+    "XTILEDATA": XTILEDATA,
+}
+"""The state component by its name in a scenario."""
+
+MOST_THREADS: Final = 65536
+LEAST_TSC: Final = 1e6
+"""Hz."""
+
+URET_MSRS: Final = ("LSTAR", "CSTAR", "STAR", "SYSCALL_MASK", "EFER", "TSC_AUX", "TSX_CTRL")
+"""arch/x86/kvm/vmx/vmx.c, vmx_uret_msrs_list, Linux v6.18; of them SVM has TSC_AUX (svm.c, svm_hardware_setup())."""
+
+Problem = tuple[str, str]
+
+
+def check(scenario: Scenario) -> None:
+    """Raises :class:`ScenarioError` for the first thing that does not go together."""
+    for path, text in problems(scenario):
+        raise ScenarioError(path, text)
+
+
+def problems(scenario: Scenario) -> Iterator[Problem]:
+    """All that does not go together, each with its path; what depends on CPU and kernel is checked case by case."""
+    if not scenario.title.isprintable():
+        yield "title", "found more than one line; allowed: one line of text"
+    yield from _run(scenario)
+    yield from _host(scenario)
+    number = sum(each.vms * each.vcpus for each in scenario.guests.values())
+    number += sum(each.count * (2 if each.kind == "pipe" else 1) for each in scenario.threads.values())
+    if number > MOST_THREADS:
+        yield "guests", f"found {number} vCPUs and threads in all; allowed: {MOST_THREADS} at most"
+    if not scenario.guests and not scenario.threads:
+        yield "guests", "there are neither guests nor threads; allowed: one kind of either, or more"
+    for each in scenario.kernel.guest_uret_msrs or ():
+        if each not in URET_MSRS:
+            yield "kernel.guest_uret_msrs", str(unknown("user-return MSR", each, URET_MSRS))
+    for name, guest in scenario.guests.items():
+        yield from _guest(f"guests.{name}", guest, scenario)
+    for name, thread in scenario.threads.items():
+        yield from _thread(f"threads.{name}", thread)
+        yield from _affinity(f"threads.{name}", thread, scenario)
+    for name, interrupt in scenario.interrupts.items():
+        where = f"interrupts.{name}"
+        yield from _positive(f"{where}.every", interrupt.every)
+        yield from _components(f"{where}.components", interrupt.components)
+        if "XTILEDATA" in interrupt.components:
+            yield f"{where}.components", "found XTILEDATA, which kernel_fpu_begin() does not make room for"
+        if interrupt.kernel_fpu and not interrupt.components:
+            yield f"{where}.components", "found none; allowed with kernel_fpu: one component or more"
+    yield from _interrupt_load(scenario)
+
+
+def _interrupt_load(scenario: Scenario) -> Iterator[Problem]:
+    """A CPU on which interrupts come faster than it can serve them does nothing else for ever.
+
+    A request for a guest is one, except to a guest that runs with posted interrupts; so many would not let it run.
+    """
+    host = scenario.host
+    interrupt = host.interrupt_time.mean
+    loads = {"host.interrupt_time": interrupt * host.hz}
+    loads |= {
+        f"guests.{name}.arrivals": each.vms * each.vcpus * interrupt / each.arrivals.mean / host.cpus
+        for name, each in scenario.guests.items()
+        if each.arrivals is not None and each.arrivals.mean
+    }
+    loads |= {
+        f"interrupts.{name}.time": each.time.mean / each.every.mean
+        for name, each in scenario.interrupts.items()
+        if each.every.mean
+    }
+    if sum(loads.values()) >= 1:
+        yield (
+            max(loads, key=lambda path: loads[path]),
+            f"interrupts, ticks and arrivals together take {sum(loads.values()):.0%} of a CPU; allowed: less than 100%",
+        )
+
+
+def _run(scenario: Scenario) -> Iterator[Problem]:
+    run = scenario.run
+    if run.measure == 0:
+        yield "run.measure", "found '0 ns'; allowed: a time above 0"
+    if run.strategies != "all":
+        yield from _list("run.strategies", run.strategies, "names of strategies, or 'all'")
+    if not run.reference:
+        yield "run.reference", "found ''; allowed: the name of a strategy"
+
+
+def _host(scenario: Scenario) -> Iterator[Problem]:
+    host = scenario.host
+    yield from _list("host.cpu", host.cpu, "names of CPU profiles")
+    yield from _list("host.kernel", host.kernel, "names of kernels")
+    if isinstance(host.tsc, dict):
+        for cpu in host.tsc:
+            if cpu not in profiles.names():
+                yield f"host.tsc.{cpu}", str(unknown("CPU", cpu, profiles.names()))
+        for cpu in host.cpu:
+            if cpu not in host.tsc:
+                yield "host.tsc", f"{cpu} is missing; allowed: a rate, or a table with a rate for each of host.cpu"
+    for cpu in host.costs:
+        if cpu not in profiles.names():
+            yield f"host.costs.{cpu}", str(unknown("CPU", cpu, profiles.names()))
+    for cpu, hertz in host.tsc.items() if isinstance(host.tsc, dict) else [("", host.tsc)]:
+        if hertz < LEAST_TSC:
+            found, least = rate_text(hertz), rate_text(LEAST_TSC)
+            yield (
+                f"host.tsc{cpu and '.'}{cpu}",
+                f"found {found!r}; allowed: {least} or more, since times are whole cycles",
+            )
+    for key, time in (("base_slice", host.base_slice), ("l1", host.l1), ("l2", host.l2)):
+        if time == 0:
+            yield f"host.{key}", "found 0; allowed: more than 0"
+    if host.base_slice is not None and not 1e-6 <= host.base_slice <= 10:
+        yield "host.base_slice", f"found {time_text(host.base_slice)!r}; allowed: 1 us to 10 s"
+
+
+def _guest(where: str, guest: Guest, scenario: Scenario) -> Iterator[Problem]:
+    yield from _affinity(where, guest, scenario)
+    if guest.demand is None:
+        for key in ("arrivals", "sleep"):
+            if getattr(guest, key) is not None:
+                yield f"{where}.{key}", "goes with demand, the guest CPU time of a request, which is missing"
+    else:
+        yield from _positive(f"{where}.demand", guest.demand)
+        if guest.arrivals is None and guest.sleep is None:
+            yield f"{where}.demand", "needs arrivals (open) or sleep (closed), and neither is there"
+        if guest.arrivals is not None and guest.sleep is not None:
+            yield f"{where}.sleep", "found beside arrivals; allowed: arrivals (open) or sleep (closed), not both"
+    yield from _positive(f"{where}.arrivals", guest.arrivals)
+    yield from _positive(f"{where}.task_switch", guest.task_switch)
+    for name, each in guest.exits.items():
+        yield from _exit(f"{where}.exits.{name}", each, guest)
+    yield from _guest_fpu(where, guest, scenario)
+    yield from _shadow_stacks(where, guest, scenario)
+
+
+def _guest_fpu(where: str, guest: Guest, scenario: Scenario) -> Iterator[Problem]:
+    fpu = guest.fpu
+    yield from _components(f"{where}.fpu.components", fpu.components)
+    yield from _components(f"{where}.vmm_fpu", guest.vmm_fpu)
+    yield from _positive(f"{where}.fpu.every", fpu.every)
+    if fpu.every is not None and not fpu.components:
+        yield f"{where}.fpu.every", "goes with fpu.components, which are missing"
+    if fpu.components and fpu.every is None and guest.task_switch is None:
+        yield (
+            f"{where}.fpu.components",
+            "need fpu.every (the guest writes them) or task_switch (XRSTORS loads them)",
+        )
+    if "XTILEDATA" in fpu.components and not scenario.kernel.guest_amx:
+        yield f"{where}.fpu.components", "found XTILEDATA, which needs kernel.guest_amx = true"
+
+
+def _shadow_stacks(where: str, guest: Guest, scenario: Scenario) -> Iterator[Problem]:
+    if guest.shadow_stacks == "rewritten" and guest.task_switch is None:
+        yield f"{where}.shadow_stacks", "found 'rewritten', which needs task_switch, when the guest's kernel does it"
+    if guest.shadow_stacks == "none":
+        return
+    if not scenario.kernel.guest_cet:
+        yield f"{where}.shadow_stacks", f"found {guest.shadow_stacks!r}, which needs kernel.guest_cet = true"
+    if guest.shadow_stacks == "rewritten":
+        for path, xss in ((f"{where}.xss", guest.xss), ("kernel.guest_xss", scenario.kernel.guest_xss)):
+            if xss is not None and not xss & CET_S:
+                yield path, f"found {xss:#x}; allowed with shadow_stacks = 'rewritten': masks with bit 12 (0x1000)"
+
+
+def _exit(where: str, exit_: Exit, guest: Guest) -> Iterator[Problem]:
+    yield from _positive(f"{where}.every", exit_.every)
+    if exit_.effect == "ipi" and guest.vcpus == 1:
+        yield f"{where}.effect", "found 'ipi' in a VM with one vCPU; allowed: 'none', or vcpus of 2 or more"
+    if exit_.handled == "kernel" and exit_.vmm.mean > 0:
+        yield f"{where}.vmm", "goes with handled = 'userspace'; here it is 'kernel'"
+    if exit_.handled == "userspace" and exit_.reason in FASTPATH:
+        yield (
+            f"{where}.reason",
+            f"found {exit_.reason!r}, which KVM handles itself; allowed with userspace: io and the like",
+        )
+
+
+def _thread(where: str, thread: Thread) -> Iterator[Problem]:
+    fpu, kind = thread.fpu, thread.kind
+    yield from _components(f"{where}.fpu.components", fpu.components)
+    if kind == "pipe":
+        if thread.compute.mean + thread.syscall.mean == 0:
+            yield f"{where}.compute", "found 0 beside syscall = 0; allowed: a hand-off that takes time"
+        if thread.sleep is not None:
+            yield f"{where}.sleep", "does not go with kind 'pipe', whose threads sleep until the other hands over"
+    else:
+        yield from _positive(f"{where}.compute", thread.compute)
+    if kind == "fork" and thread.sleep is None:
+        yield f"{where}.sleep", "the key is missing; allowed with kind 'fork': the wall time between two children"
+    if kind != "fork" and not thread.exec:
+        yield f"{where}.exec", f"goes with kind 'fork'; here it is {kind!r}"
+    if kind == "kthread" and fpu.components:
+        yield f"{where}.fpu.components", "found some; a kthread has no FPU state of its own (allowed: none)"
+    if fpu.every is not None:
+        yield f"{where}.fpu.every", "is for guests; a thread writes in each burst with probability fpu.share"
+
+
+def _affinity(where: str, who: Guest | Thread, scenario: Scenario) -> Iterator[Problem]:
+    if isinstance(who.affinity, str):
+        return
+    last = scenario.host.cpus - 1
+    yield from _list(f"{where}.affinity", who.affinity, "CPUs, or 'any' or 'pinned'")
+    for cpu in who.affinity:
+        if cpu > last:
+            yield f"{where}.affinity", f"found CPU {cpu}; allowed: 0 to {last}, since host.cpus = {last + 1}"
+
+
+def _list(where: str, found: tuple[object, ...], what: str) -> Iterator[Problem]:
+    if not found:
+        yield where, f"found an empty list; allowed: a list of {what}"
+    for each in found:
+        if found.count(each) > 1:
+            yield where, f"found {each!r} twice; allowed: each once"
+
+
+def _components(where: str, components: tuple[str, ...]) -> Iterator[Problem]:
+    if components:
+        yield from _list(where, components, "components")
+
+
+def _positive(where: str, times: Distribution | None) -> Iterator[Problem]:
+    if times is not None and times.mean == 0:
+        yield where, "found a mean of 0; allowed: more than 0"

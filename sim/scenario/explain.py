@@ -1,0 +1,156 @@
+"""What pydantic found in a scenario, as one line: the path in the file, what was found and what is allowed."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from types import UnionType
+from typing import Any, Final, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from sim.errors import InputError, unknown
+from sim.kernel.datafile import shortened
+from sim.scenario.schema import Scenario
+
+Key = str | int
+
+_ALLOWED: Final = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text in quotes",
+    "tuple_type": "a list in [ ]",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "string_too_short": "a text that is not empty",
+    "greater_than_equal": "{ge} or more",
+    "less_than_equal": "{le} or less",
+    "less_than": "less than {lt}",
+    "string_too_long": "up to {max_length} characters",
+    "string_pattern_mismatch": "a name of letters, digits, - and _ that begins with a letter or a digit",
+}
+"""By pydantic's type of error."""
+
+_TABLES: Final[Mapping[tuple[Key, ...], str]] = {("host", "costs"): '{ PROFILE = "NAME or FILE" }'}
+"""What is in a table whose keys are the user's, by its path."""
+
+MOST_SHOWN: Final = 100
+"""Characters of a table that an error repeats."""
+
+_LITERAL: Final = re.compile(r"'([^']*)'|\b(\d+)\b")
+"""A value in pydantic's text for what a Literal allows."""
+
+
+class ScenarioError(InputError):
+    """What is wrong with a scenario: the path of the key, and the rest of the sentence."""
+
+    def __init__(self, path: str, text: str) -> None:
+        super().__init__(f"{path}: {text}" if path else text)
+        self.path = path
+        self.text = text
+
+
+def path_text(keys: Iterable[Key]) -> str:
+    """The path as a person would write it: guests.web.exits.io, host.cpu[1]."""
+    text = ""
+    for key in keys:
+        if isinstance(key, int):
+            text += f"[{key}]"
+        else:
+            name = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else shortened(key)
+            text += f".{name}" if text else name
+    return text
+
+
+def shown(value: Any) -> str:
+    """A value as the file has it, in short."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        plain = value and not any(isinstance(each, Mapping | list) for each in value.values())
+        text = ", ".join(f"{key} = {shown(each)}" for key, each in value.items()) if plain else ""
+        return f"{{{text}}}" if 0 < len(text) <= MOST_SHOWN and text.isprintable() else "a table"
+    if isinstance(value, list | tuple) and any(isinstance(each, Mapping | list) for each in value):
+        return "a list of tables or lists"
+    return shortened(value) if isinstance(value, str | int | float | list | tuple) else shortened(str(value))
+
+
+def explain(error: ValidationError, data: Any, model: type[BaseModel] = Scenario) -> ScenarioError:
+    """The first thing that is wrong in ``data``; an unknown key before the key that is missing because of it."""
+    groups: dict[tuple[Key, ...], list[Mapping[str, Any]]] = {}
+    for each in error.errors(include_url=False):
+        groups.setdefault(_keys(each, data), []).append(dict(each))
+    # Of a value that may be a list, it is the wrong item that is named, and not that the list is no text either.
+    deepest = [keys for keys in groups if not any(keys == other[: len(keys)] != other for other in groups)]
+    keys = min(deepest, key=lambda keys: groups[keys][0]["type"] != "extra_forbidden")
+    return ScenarioError(path_text(keys), _text(keys, groups[keys], model))
+
+
+def _keys(error: Mapping[str, Any], data: Any) -> tuple[Key, ...]:
+    """The part of pydantic's location that is in the file; it also names members of unions and validators."""
+    keys: list[Key] = []
+    for each in error["loc"]:
+        inside = each in data if isinstance(data, Mapping) else isinstance(data, list) and each in range(len(data))
+        if inside:
+            data = data[each]
+        elif error["type"] == "missing" and each == error["loc"][-1]:
+            pass
+        else:
+            continue
+        keys.append(each)
+    return tuple(keys)
+
+
+def _text(keys: Sequence[Key], errors: Sequence[Mapping[str, Any]], model: type[BaseModel]) -> str:
+    first = errors[0]
+    if first["type"] == "extra_forbidden":
+        fields = list(_model_at(keys[:-1], model).model_fields)
+        return str(unknown("key", str(keys[-1]), [*fields, "extends"] if len(keys) == 1 else fields))
+    if first["type"] == "missing":
+        about = _model_at(keys[:-1], model).model_fields[str(keys[-1])].description
+        return f"the key is missing; allowed: {about}"
+    names: list[str] = []
+    pieces: list[str] = []
+    for each in errors:
+        if each["type"] == "literal_error":
+            names += [quoted or number for quoted, number in _LITERAL.findall(each["ctx"]["expected"])]
+        elif each["type"] == "value_error":
+            pieces.append(str(each["ctx"]["error"]))
+        elif each["type"] == "dict_type" and tuple(keys) in _TABLES:
+            pieces.append(_TABLES[tuple(keys)])
+        elif bounds := _bounds(keys, each["type"], model):
+            pieces.append(bounds)
+        else:
+            pieces.append(_ALLOWED.get(each["type"], each["msg"]).format(**each.get("ctx", {})))
+    found = f"found {shown(first['input'])}"
+    if not names and pieces[0].startswith("unknown "):
+        return f"{found}; {pieces[0]}"
+    near = get_close_matches(str(first["input"]), names, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    allowed = " or ".join([*([", ".join(dict.fromkeys(names))] if names else []), *dict.fromkeys(pieces)])
+    return f"{found}{hint}; allowed: {allowed}"
+
+
+def _bounds(keys: Sequence[Key], kind: str, model: type[BaseModel]) -> str:
+    """Both bounds of a number of which only one is violated."""
+    if kind not in ("greater_than_equal", "less_than_equal") or isinstance(keys[-1], int):
+        return ""
+    bounds = _model_at(keys[:-1], model).model_fields[keys[-1]].metadata
+    low, high = (next((getattr(each, key) for each in bounds if hasattr(each, key)), None) for key in ("ge", "le"))
+    return "" if low is None or high is None else f"{low:g} to {high:g}"
+
+
+def _model_at(keys: Sequence[Key], model: type[BaseModel]) -> type[BaseModel]:
+    """The model of the table at a path; the path exists."""
+    kind: Any = model
+    for key in keys:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            kind = kind.model_fields[str(key)].annotation
+        else:
+            kind = get_args(kind)[-1]  # dict[Name, Guest]
+        if get_origin(kind) in (Union, UnionType):
+            kind = next(each for each in get_args(kind) if each is not type(None))
+    assert isinstance(kind, type)
+    return kind

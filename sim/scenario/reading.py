@@ -1,0 +1,175 @@
+"""Reading a scenario file: TOML, with ``extends``, checked and complete, or one message that says what is wrong."""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from sim.errors import InputError
+from sim.scenario.cases import cases
+from sim.scenario.distribution import is_distribution
+from sim.scenario.explain import ScenarioError, explain, shown
+from sim.scenario.schema import Scenario
+from sim.scenario.units import FROM_FILE
+
+EXTENDS: Final = "extends"
+
+OPTIONS: Final = {
+    "run.strategies": "--strategies",
+    "run.reference": "--reference",
+    "run.replications": "--replications",
+    "run.seed": "--seed",
+}
+"""The options of the commands that stand for a key."""
+
+Table = dict[str, Any]
+Files = list[tuple[str, Table]]
+"""A file's name and what it says, from the one that was asked for to the one at the root of its ``extends``."""
+
+
+def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
+    """The scenario in a file, checked in all of its cases.
+
+    ``overrides`` maps dotted paths to values that take the place of the file's, such as {"run.seed": 7}.  A file that a
+    scenario names (a base, a cost table, a strategy, a CSV file) lies relative to the scenario file that names it; in
+    the result its path is absolute.
+
+    Raises :class:`InputError` with one line: the file, the path in it, what was found and what is allowed.
+    """
+    files = _files(str(path), ())
+    data: Table = {}
+    for _, raw in reversed(files):
+        data = _merged(data, raw)
+    if not data:
+        raise InputError(
+            f"{files[0][0]}: the file is empty; allowed: a scenario with title, run, host and guests or threads"
+        )
+    for dotted, value in (overrides or {}).items():
+        _override(data, dotted, value)
+    try:
+        try:
+            scenario = Scenario.model_validate(data, context={FROM_FILE: True})
+        except ValidationError as error:
+            raise explain(error, data) from error
+        cases(scenario)
+    except ScenarioError as error:
+        if option := _option(error.path, overrides or {}):
+            raise InputError(f"{option}: {error.text}") from error
+        raise InputError(f"{_whose(error.path, files)}: {error}") from error
+    return scenario
+
+
+def _files(name: str, children: tuple[str, ...]) -> Files:
+    here = os.path.abspath(name)
+    shown_name = name if name.isprintable() else repr(name)
+    if here in children:
+        chain = " extends ".join(os.path.basename(each) for each in (*children, here))
+        raise InputError(f"{shown_name}: {EXTENDS}: the file extends itself ({chain})")
+    raw = _toml(name, shown_name)
+    base = raw.pop(EXTENDS, None)
+    folder = os.path.dirname(here)
+    _settle(raw, folder)
+    if base is None:
+        return [(shown_name, raw)]
+    if not isinstance(base, str) or not base:
+        raise InputError(
+            f"{shown_name}: {EXTENDS}: found {shown(base)}; allowed: the path of a scenario file, in quotes"
+        )
+    beside = os.path.join(os.path.dirname(name), base)
+    if not os.path.isfile(beside):
+        raise InputError(f"{shown_name}: {EXTENDS}: found {shown(base)}; there is no file {shown(beside)}")
+    return [(shown_name, raw), *_files(beside, (*children, here))]
+
+
+def _toml(name: str, shown_name: str) -> Table:
+    try:
+        content = Path(name).read_bytes()
+    except (OSError, ValueError) as error:  # the latter for a null character
+        why = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        raise InputError(f"{shown_name}: cannot be read: {why}; allowed: a scenario file (TOML)") from error
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))  # some editors write a byte order mark
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{shown_name}: not UTF-8 text (line {line}); allowed: a scenario file (TOML)") from error
+    except RecursionError as error:
+        raise InputError(f"{shown_name}: nested too deeply; allowed: a scenario file (TOML)") from error
+    except ValueError as error:
+        raise InputError(f"{shown_name}: not TOML: {error}") from error
+
+
+def _settle(raw: Table, folder: str) -> None:
+    """Makes the paths absolute that a file names, since they are relative to it."""
+    for table in _tables(raw):
+        if isinstance(table.get("empirical"), str):
+            table["empirical"] = os.path.abspath(os.path.join(folder, table["empirical"]))
+    for section, key in (("run", "strategies"), ("run", "reference"), ("host", "costs"), ("kernel", "carried")):
+        there = raw.get(section)
+        if isinstance(there, dict) and key in there:
+            there[key] = _settled(there[key], folder)
+
+
+def _settled(value: Any, folder: str) -> Any:
+    if isinstance(value, list):
+        return [_settled(each, folder) for each in value]
+    if isinstance(value, dict):
+        return {key: _settled(each, folder) for key, each in value.items()}
+    if isinstance(value, str) and ("/" in value or value.endswith(".toml")):
+        return os.path.abspath(os.path.join(folder, value))
+    return value
+
+
+def _tables(value: Any) -> Iterator[Table]:
+    if isinstance(value, dict):
+        yield value
+        for each in value.values():
+            yield from _tables(each)
+
+
+def _merged(base: Table, over: Table) -> Table:
+    """``over`` on top of ``base``: tables are merged, all else is replaced, and so is a distribution as a whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and not is_distribution(value):
+            merged[key] = _merged(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _override(data: Table, dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for key in parents:
+        data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            return  # the file is wrong there, which is found when it is checked
+    data[last] = _settled(value, "") if dotted in OPTIONS else value
+
+
+def _option(path: str, overrides: Mapping[str, Any]) -> str:
+    """The option from which the value at a path comes, or nothing."""
+    for dotted in overrides:
+        if path == dotted or path.startswith((f"{dotted}.", f"{dotted}[")):
+            return OPTIONS.get(dotted, dotted)
+    return ""
+
+
+def _whose(path: str, files: Files) -> str:
+    """The file that has the key at a path, or the one that was asked for."""
+    for name, raw in files:
+        if _has(raw, path):
+            return name
+    return files[0][0]
+
+
+def _has(raw: Table, path: str) -> bool:
+    table: Any = raw
+    for key in path.split("[")[0].split("."):
+        if not isinstance(table, dict) or key not in table:
+            return False
+        table = table[key]
+    return True

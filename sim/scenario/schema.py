@@ -1,0 +1,293 @@
+"""What a scenario file may say: every key, its unit, its default and what it means.
+
+Times are kept in seconds, rates per second, sizes in bytes; a case (:mod:`sim.scenario.cases`) turns them into cycles
+of its CPU's TSC.  A default that nobody has published is an assumption, and says so.  The descriptions are those of the
+JSON Schema and of docs/scenarios.md, which :mod:`sim.scenario.document` makes from this module.
+"""
+
+from typing import Annotated, Any, Final, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sim.kernel.config import HostShadowStacks, MsrAccess
+from sim.kernel.versions import Exit as FastpathExit
+from sim.scenario.distribution import Distribution, Intervals, Times
+from sim.scenario.units import Flow, Rate, Size, Time
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Count = Annotated[int, Field(ge=1, le=65536, strict=True)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
+Nice = Annotated[int, Field(ge=-20, le=19, strict=True)]
+Switch = Annotated[bool, Field(strict=True)]
+Mask = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
+Component = Literal["FP", "SSE", "AVX", "OPMASK", "ZMM_Hi256", "Hi16_ZMM", "XTILEDATA"]
+Affinity = Literal["any", "pinned"] | tuple[Annotated[int, Field(ge=0, strict=True)], ...]
+"""any CPU; pinned: the n-th thread of this entry to CPU n modulo the number of CPUs; or a list of CPUs."""
+
+Reason = (
+    FastpathExit
+    | Literal[
+        "apic-access", "cpuid", "cr-access", "ept-misconfig", "ept-violation", "external-interrupt", "io", "msr-read",
+        "msr-write", "pause", "vmcall", "other",
+    ]
+)  # fmt: skip
+
+FASTPATH: Final = get_args(FastpathExit)
+"""Reasons that the fastpath of some kernel handles."""
+
+NO_TIME: Final = Distribution(kind="constant", mean=0.0)
+
+AFFINITY: Final = (
+    "any CPU; pinned: the n-th of this entry (of pipes: the n-th pair, both ends) on CPU n modulo the number of CPUs; "
+    "or a list of CPUs, from 0"
+)
+
+
+class Section(BaseModel):
+    """A table of the scenario file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Run(Section):
+    """How long, how often, and with which strategies."""
+
+    measure: Time = Field(description="simulated time of the measurement, per replication")
+    warmup: Time | Literal["auto"] = Field(
+        "auto", description="simulated time before the measurement; auto: by the rule of docs/host.md"
+    )
+    replications: Annotated[int, Field(ge=1, le=100_000, strict=True)] = Field(
+        10, description="how often each strategy meets the same host with other random numbers"
+    )
+    seed: Annotated[int, Field(ge=0, lt=1 << 63, strict=True)] = Field(
+        1, description="of all random streams; the same seed gives the same results"
+    )
+    strategies: tuple[str, ...] | Literal["all"] = Field(
+        "all",
+        description="names or files of strategies (fpswitch strategies); all: those that each case can have without "
+        "kernel.hypothetical",
+    )
+    reference: str = Field(
+        "free-ssp",
+        description="the strategy from which the others' differences are taken, and which is always run; in a case "
+        "whose CPU or kernel cannot have it, no-cet takes its place",
+    )
+    batch: Switch = Field(True, description="false: one event per VM exit; slower, with the identical ledger")
+    integrity: Switch = Field(True, description="whether contents of registers are checked where they are consumed")
+
+
+class Host(Section):
+    """The machine and its scheduler."""
+
+    cpus: Count = Field(description="logical CPUs of the host")
+    cpu: tuple[str, ...] = Field(
+        description="CPU profiles, such as zen4 (all of them: fpswitch costs list); each is a case"
+    )
+    tsc: Rate | dict[str, Rate] = Field(
+        description="TSC frequency, of all CPU profiles or by profile: a cycle of the results is one of the TSC"
+    )
+    kernel: tuple[str, ...] = Field(("v6.18",), description="kernels (docs/kernel-versions.md); each is a case")
+    costs: dict[str, str] = Field(
+        default_factory=dict,
+        description="cost table by CPU profile: a name (fpswitch costs list) or a file; the profile's own where absent",
+    )
+    scheduler: Literal["eevdf", "round-robin"] = Field("eevdf", description="how a CPU chooses the next thread")
+    hz: Literal[100, 250, 300, 1000] = Field(250, description="CONFIG_HZ")
+    base_slice: Time | None = Field(
+        None,
+        description="sysctl_sched_base_slice, or the quantum of round-robin; absent: 0.70 ms x (1 + floor(log2 of the "
+        "CPUs, 8 at most)), as kernel/sched/fair.c scales it",
+    )
+    wakeup_preemption: Switch = Field(True, description="whether a thread that wakes may preempt the running one")
+    idle_balancing: Switch = Field(True, description="whether a CPU that runs out of threads takes some of another's")
+    halt_poll: Time = Field(
+        200e-6, description="kvm.halt_poll_ns, the most that a vCPU polls after HLT; 0 ns: it blocks at once"
+    )
+    interrupt_time: Times = Field(
+        Distribution(kind="constant", mean=1e-6),
+        description="kernel time of a tick or an IPI beside the listed operations (assumed)",
+    )
+    wakeup_time: Times = Field(
+        Distribution(kind="constant", mean=500e-9),
+        description="kernel time of try_to_wake_up() for the waker (assumed)",
+    )
+    buffer_level: Literal["touched", "L1", "memory"] = Field(
+        "touched",
+        description="where an fpstate is when it is used: touched: by what ran on the CPU since (docs/host.md); L1, "
+        "memory: always there",
+    )
+    l1: Size | None = Field(None, description="L1 data cache of a core; absent: what CPUID of the CPU profile says")
+    l2: Size | None = Field(None, description="L2 cache of a core; absent: what CPUID of the CPU profile says")
+
+
+class KernelSettings(Section):
+    """What is chosen about the kernel and KVM."""
+
+    carried: str = Field("cet-s", description="the carried state: a name or a file (docs/strategy-files.md)")
+    guest_cet: Switch = Field(True, description="whether KVM is asked to give CET to guests")
+    guest_xss: Mask | None = Field(
+        None, description="IA32_XSS of guests with CET, such as 0x800; absent: all that KVM offers"
+    )
+    guest_amx: Switch = Field(False, description="whether guests have AMX, and so the 8 KiB of XTILEDATA")
+    host_shadow_stacks: HostShadowStacks = Field(
+        "off",
+        description="the host's own supervisor shadow stacks (no kernel has them): SSP0 in every fpstate, or written "
+        "on return to user mode",
+    )
+    msr_access: MsrAccess = Field(
+        "rdmsr-wrmsr", description="instructions by which the carried MSRs are accessed one by one"
+    )
+    guest_uret_msrs: tuple[str, ...] | None = Field(
+        None, description="user-return MSRs in which guest and host differ; absent: LSTAR (on Intel) and TSC_AUX"
+    )
+    mitigations: Switch = Field(True, description="IBPB at vCPU switches and at return to user mode")
+    pasid: Switch = Field(True, description="whether the kernel enables PASID where the CPU has it")
+    hypothetical: Switch = Field(
+        False, description="true: strategies that are named in run.strategies may need what the CPU lacks"
+    )
+    init_optimisation: Switch | None = Field(None, description="of XSAVES; absent: as the CPU profile says")
+    modified_optimisation: Switch | None = Field(None, description="of XSAVES; absent: as the CPU profile says")
+    vm_transition_clears_xrstor_info: Switch | None = Field(
+        None, description="whether VM entry and exit end the modified optimisation; absent: as the CPU profile says"
+    )
+
+
+class FpuUse(Section):
+    """Which components are written, and how often."""
+
+    components: tuple[Component, ...] = Field((), description="state components, as XSAVE names them")
+    every: Intervals | None = Field(
+        None,
+        description="guest CPU time between writes (guests only: a thread writes in its bursts)",
+    )
+    share: Share = Field(
+        1.0,
+        description="threads: probability that a burst writes them; guests: that the task to which the guest's kernel "
+        "switches has them in use",
+    )
+
+
+class Exit(Section):
+    """A kind of VM exit; its exits are drawn in guest CPU time, so that they do not come while the vCPU waits."""
+
+    every: Intervals = Field(description="guest CPU time between two of them on one vCPU")
+    reason: Reason = Field("other", description="KVM's reason; a kernel that has a fastpath for it takes the fastpath")
+    handled: Literal["kernel", "userspace"] = Field(
+        "kernel",
+        description="kernel: in KVM, the vCPU keeps its CPU; userspace: KVM_RUN returns, the VMM runs, KVM_RUN again",
+    )
+    time: Times = Field(
+        NO_TIME,
+        description="kernel time of its handler, beside the listed operations",
+    )
+    vmm: Times = Field(
+        NO_TIME,
+        description="user time of the VMM between two KVM_RUNs (handled = userspace only)",
+    )
+    effect: Literal["none", "ipi"] = Field(
+        "none",
+        description="ipi: an interrupt to another vCPU of the VM, which is work like a request (those that are "
+        "pending together are one), wakes it from HLT and, without posted interrupts, takes it out of the guest",
+    )
+    target: Literal["next", "random"] = Field("random", description="ipi: which of the VM's other vCPUs")
+    kernel_fpu: Share = Field(
+        0.0, description="probability that an interrupt is taken in its handler that uses kernel_fpu_begin()"
+    )
+
+
+class Guest(Section):
+    """Virtual machines of one kind."""
+
+    vms: Count = Field(1, description="how many such VMs")
+    vcpus: Count = Field(1, description="vCPUs of each")
+    nice: Nice = Field(0, description="of the vCPU threads")
+    affinity: Affinity = Field("any", description=AFFINITY)
+    demand: Times | None = Field(
+        None,
+        description="guest CPU time of a request; the vCPU runs HLT when it is done and no other waits; absent: the "
+        "guest is always busy",
+    )
+    arrivals: Intervals | None = Field(
+        None, description="wall time between requests to a vCPU, which queue (open; with demand)"
+    )
+    sleep: Times | None = Field(None, description="wall time from HLT to the next request (closed; with demand)")
+    exits: dict[Name, Exit] = Field(default_factory=dict, description="kinds of VM exits beside HLT, by a name")
+    fpu: FpuUse = Field(FpuUse(), description="what the guest does with its FPU")
+    task_switch: Intervals | None = Field(
+        None,
+        description="guest CPU time between context switches of the guest's kernel, each an XRSTORS in the guest that "
+        "loads fpu.components with probability fpu.share; absent: none",
+    )
+    shadow_stacks: Literal["none", "constant", "rewritten"] = Field(
+        "none",
+        description="the guest's supervisor shadow stacks: none: SSPs initial; constant: written once; rewritten: new "
+        "SSPs at each context switch of the guest's kernel, by its XRSTORS",
+    )
+    xss: Mask | None = Field(None, description="IA32_XSS of these guests, if less than kernel.guest_xss")
+    posted_interrupts: Switch = Field(
+        True, description="an interrupt for a running vCPU needs no VM exit (APICv, AVIC)"
+    )
+    touches: Flow = Field(
+        1e9,
+        description="cache filled with lines that the guest had not touched shortly before, per second (assumed)",
+    )
+    vmm_touches: Flow = Field(1e9, description="the same of the VMM and of KVM on behalf of this vCPU (assumed)")
+    vmm_fpu: tuple[Component, ...] = Field(
+        ("SSE", "AVX"), description="what the VMM writes between two KVM_RUNs, as by memcpy() (assumed)"
+    )
+
+
+class Thread(Section):
+    """Threads of the host of one kind."""
+
+    kind: Literal["compute", "kthread", "pipe", "fork"] = Field(
+        "compute",
+        description="compute: bursts in user mode; kthread: bursts in the kernel, without FPU state of its own; "
+        "pipe: pairs that hand a byte to and fro; fork: a parent that sleeps and forks children",
+    )
+    count: Count = Field(1, description="how many; of kind pipe: pairs")
+    nice: Nice = Field(0, description="of the threads")
+    affinity: Affinity = Field("any", description=AFFINITY)
+    compute: Times = Field(description="CPU time of a burst; pipe: user time of each hand-off; fork: of a child")
+    sleep: Times | None = Field(
+        None, description="wall time between bursts, absent: none; fork: between two children; pipe: never"
+    )
+    syscall: Times = Field(
+        NO_TIME,
+        description="kernel time of the system calls of a burst or hand-off, beside the listed operations",
+    )
+    fpu: FpuUse = Field(FpuUse(), description="what the thread does with its FPU")
+    exec: Switch = Field(True, description="fork: whether the child runs execve() first")
+    touches: Flow = Field(
+        1e9, description="cache filled with lines that it had not touched shortly before, per second (assumed)"
+    )
+
+
+class Interrupt(Section):
+    """Interrupt work that arrives on each CPU in wall time."""
+
+    every: Intervals = Field(description="wall time between two on one CPU")
+    time: Times = Field(description="kernel time of one, beside the listed operations")
+    kernel_fpu: Share = Field(0.0, description="probability that it uses kernel_fpu_begin()")
+    components: tuple[Component, ...] = Field(("SSE", "AVX"), description="what it writes then")
+
+
+class Scenario(Section):
+    """A scenario file."""
+
+    title: Annotated[str, Field(min_length=1, max_length=200)] = Field(description="one line")
+    question: str = Field("", description="what is asked of it")
+    run: Run = Field(description="how long, how often, and with which strategies")
+    host: Host = Field(description="the machine and its scheduler")
+    kernel: KernelSettings = Field(KernelSettings(), description="what is chosen about the kernel and KVM")
+    guests: dict[Name, Guest] = Field(default_factory=dict, description="virtual machines, by a name")
+    threads: dict[Name, Thread] = Field(default_factory=dict, description="threads of the host, by a name")
+    interrupts: dict[Name, Interrupt] = Field(default_factory=dict, description="interrupt work, by a name")
+    sweep: dict[str, tuple[bool | int | float | str, ...]] = Field(
+        default_factory=dict,
+        description='values by the path of a key, such as "guests.web.exits.io.every"; each combination is a case',
+    )
+
+    def written(self) -> dict[str, Any]:
+        """The scenario with all its defaults as a file would have it; what is absent has no default."""
+        return self.model_dump(mode="json", exclude_none=True)
