@@ -1,0 +1,200 @@
+"""A result directory: started with its manifest, filled part by part, and complete only in one last step.
+
+``manifest.json``, ``costs.json`` and the four Parquet tables; while a run is going on also ``parts/``, a file for each
+replication that is finished.  A later run of the same scenario, costs, seed and code that finds an unfinished directory
+takes its parts over; a directory with something else in it is set aside until the new run is complete.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from sim.errors import InputError
+from sim.kernel.operations import Operation
+from sim.results import manifest as manifests
+from sim.results import tables
+from sim.results.record import Part, Record
+from sim.results.tables import SCHEMAS, Results
+
+COSTS: Final = "costs.json"
+PARTS: Final = "parts"
+
+
+class ResultDirectory:
+    """A directory in which a run is going on.
+
+    Raises :class:`InputError`, before anything is touched, if ``path`` is empty, the current directory or one above it,
+    something else than a directory, or holds files and is not one of ours; or if that holds of where it would be set
+    aside.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike[str], manifest: Mapping[str, Any], costs: Mapping[str, Any]
+    ) -> None:
+        if not os.fspath(directory):
+            raise InputError(
+                "result directory '': a path is empty (allowed: a directory that is empty or not yet there)"
+            )
+        path = self.path = Path(os.path.realpath(directory)) if os.path.islink(directory) else Path(directory)
+        if Path.cwd().is_relative_to(os.path.realpath(path)):
+            raise InputError(f"{path}: the current directory, or one above it, cannot be a result directory")
+        self._started = time.monotonic()
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.manifest: dict[str, Any] = {
+            "format": manifests.FORMAT, "status": manifests.RUNNING, **manifest, "started": started, "wall_s": None,
+            "error": None,
+        }  # fmt: skip
+        self.set_aside = _set_aside(path)
+        if not self._continues():
+            self._make_room()
+        manifests.write(path, self.manifest)
+        manifests.write_text(path / COSTS, json.dumps(costs, indent=1) + "\n")
+        (path / PARTS).mkdir(exist_ok=True)
+
+    def _continues(self) -> bool:
+        """Whether an unfinished run of the same things lies here."""
+        if not self.path.is_dir() or not (self.path / manifests.NAME).exists():
+            return False
+        found = manifests.read(self.path)
+        unfinished = found["status"] != manifests.COMPLETE and (self.path / PARTS).is_dir()
+        return bool(unfinished and found["fingerprint"] == self.manifest["fingerprint"])
+
+    def _make_room(self) -> None:
+        path, aside = self.path, _previous(self.path)
+        try:
+            if path.is_dir() and any(path.iterdir()):
+                status = manifests.read(path)["status"]
+                if aside.exists() and status != manifests.COMPLETE:
+                    shutil.rmtree(path)  # what is set aside is a complete result, and this one is not
+                else:
+                    if aside.exists():
+                        shutil.rmtree(aside)
+                    path.rename(aside)
+                    self.set_aside = aside
+            path.mkdir(parents=True, exist_ok=True)
+        except InputError as error:
+            raise InputError(f"{error}; it is not empty, and nothing in it is overwritten") from error
+        except OSError as error:
+            raise InputError(f"{path}: cannot be made a result directory ({error.strerror})") from error
+
+    def keep(self, record: Record) -> None:
+        """Keeps a finished replication, for a later run if this one does not get to its end."""
+        part = (record.case, record.strategy, record.replication)
+        manifests.write_text(self._part(part), json.dumps(_as_json(record)))
+
+    def kept(self, parts: Iterable[Part]) -> Iterator[Record]:
+        """Those of ``parts`` that are finished."""
+        for part in parts:
+            if self._part(part).exists():
+                yield _from_json(self._part(part))
+
+    def _part(self, part: Part) -> Path:
+        name = sha256(json.dumps(part).encode()).hexdigest()[:32]
+        return self.path / PARTS / f"{name}.json"
+
+    def complete(self, results: Results) -> Results:
+        """Writes the tables, and then says in the manifest that they are there; what was set aside is deleted."""
+        for name in SCHEMAS:
+            temporary = self.path / f".{name}.parquet"
+            tables.write(getattr(results, name), name, temporary)
+            os.replace(temporary, self.path / f"{name}.parquet")
+        self.end(manifests.COMPLETE)
+        shutil.rmtree(self.path / PARTS)
+        if self.set_aside is not None:
+            shutil.rmtree(self.set_aside)
+        return replace(results, manifest=self.manifest, directory=self.path)
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """Says in the manifest how the run ended."""
+        self.manifest |= {"status": status, "wall_s": round(time.monotonic() - self._started, 3), "error": error}
+        manifests.write(self.path, self.manifest)
+
+
+def _previous(path: Path) -> Path:
+    """Where the contents of ``path`` are while a new run fills it."""
+    whole = Path(os.path.normpath(path))
+    return whole.with_name(f"{whole.name}.previous")
+
+
+def _set_aside(path: Path) -> Path | None:
+    """What an earlier run set aside; :class:`InputError` if something lies there that no run can have put there."""
+    aside = _previous(path)
+    if not os.path.lexists(aside):
+        return None
+    try:
+        if aside.is_symlink():
+            raise InputError(f"{aside}: a symbolic link")
+        manifests.read(aside)
+    except InputError as error:
+        raise InputError(
+            f"{error}; earlier results in {path} would be set aside as {aside}, and what is there is not overwritten: "
+            "move it, or give another directory"
+        ) from error
+    return aside
+
+
+def _as_json(record: Record) -> dict[str, Any]:
+    return {
+        "case": record.case,
+        "strategy": record.strategy,
+        "replication": record.replication,
+        "ledger": [[*operation, count, cycles] for operation, count, cycles in record.ledger],
+        "metrics": {name: [value, unit] for name, (value, unit) in record.metrics.items()},
+        "latency": {
+            name: [[low, high, count] for (low, high), count in buckets.items()]
+            for name, buckets in record.latency.items()
+        },
+        "integrity": dict(record.integrity),
+    }
+
+
+def _from_json(path: Path) -> Record:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return Record(
+        case=found["case"],
+        strategy=found["strategy"],
+        replication=found["replication"],
+        ledger=tuple((Operation(*row[:-2]), row[-2], row[-1]) for row in found["ledger"]),
+        metrics={name: (value, unit) for name, (value, unit) in found["metrics"].items()},
+        latency={
+            name: {(low, high): count for low, high, count in buckets} for name, buckets in found["latency"].items()
+        },
+        integrity=found["integrity"],
+    )
+
+
+def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> Results:
+    """See :func:`sim.results.load`."""
+    path = Path(directory)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such directory" if not path.exists() else f"{path}: not a directory")
+    manifest = manifests.read(path)
+    status = manifest["status"]
+    try:
+        costs = json.loads((path / COSTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path / COSTS}: cannot be read ({error})") from error
+    if status == manifests.COMPLETE:
+        found = {name: tables.read(name, path / f"{name}.parquet") for name in SCHEMAS}
+    elif incomplete_ok:
+        records = [_from_json(part) for part in sorted((path / PARTS).glob("*.json"))]
+        known = {(case["case"], strategy) for case in manifest["cases"] for strategy in case["strategies"]}
+        asked = [r for r in records if (r.case, r.strategy) in known and r.replication < manifest["replications"]]
+        found = tables.frames(asked, manifest["cases"])
+    else:
+        ended = {
+            manifests.RUNNING: "has not ended, or was killed",
+            manifests.FAILED: "failed",
+            manifests.INTERRUPTED: "was interrupted",
+        }[status]
+        raise InputError(
+            f"{path}: the run {ended} (status {status!r}), so these are not its results; the same command continues it"
+        )
+    return Results.of(found, manifest, costs, path)

@@ -1,0 +1,174 @@
+"""The four tables of a run: their columns, and how records become rows.
+
+Rows are in an order that depends on nothing but their contents, so that the number of jobs cannot be seen in them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sim.errors import InputError
+from sim.results.record import Record
+
+RUN_COLUMNS: Final = ("case", "strategy", "replication")
+"""What identifies a replication; the first columns of every table."""
+
+KEY_COLUMNS: Final = ("thread_kind", "phase", "operation", "rfbm", "components", "initialised", "level")
+"""What identifies an operation; the fields of :class:`sim.kernel.operations.Operation`."""
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    run = [("case", pa.string()), ("strategy", pa.string()), ("replication", pa.int64())]
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in (*run, *columns.items())])
+
+
+SCHEMAS: Final[Mapping[str, pa.Schema]] = {
+    "ledger": _schema(
+        thread_kind=pa.string(),
+        phase=pa.string(),
+        operation=pa.string(),
+        rfbm=pa.int64(),
+        components=pa.int64(),
+        initialised=pa.int64(),
+        level=pa.string(),
+        count=pa.int64(),
+        cycles=pa.int64(),
+    ),
+    "metrics": _schema(metric=pa.string(), unit=pa.string(), value=pa.float64()),
+    "latency": _schema(histogram=pa.string(), low=pa.int64(), high=pa.int64(), count=pa.int64()),
+    "integrity": _schema(kind=pa.string(), count=pa.int64()),
+}
+"""Columns and types of each table.  Values of metrics are 64-bit floats: whole numbers up to 2^53 are exact."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Results:
+    """The results of a run.
+
+    ``ledger``: one row per replication and operation: case, strategy, replication, thread_kind, phase, operation, rfbm,
+    components (of a save: written; of a restore: loaded), initialised, level, count, cycles (TSC; count x price).
+    ``metrics``: case, strategy, replication, metric, unit, value, as the simulated host counted them.
+    ``latency``: case, strategy, replication, histogram, low, high, count; a bucket is [low, high) in TSC cycles.
+    ``integrity``: case, strategy, replication, kind, count; no row where nothing was found.
+
+    All are about the measurement phase.  ``manifest`` says what was run, and with what; ``costs`` holds the cost tables
+    by name, as they were.  ``directory`` is where it all lies, or None.
+    """
+
+    ledger: pd.DataFrame
+    metrics: pd.DataFrame
+    latency: pd.DataFrame
+    integrity: pd.DataFrame
+    manifest: Mapping[str, Any]
+    costs: Mapping[str, Any]
+    directory: Path | None = None
+
+    @classmethod
+    def of(
+        cls,
+        tables: Mapping[str, pd.DataFrame],
+        manifest: Mapping[str, Any],
+        costs: Mapping[str, Any],
+        directory: Path | None = None,
+    ) -> "Results":
+        """Results from the four tables by name."""
+        return cls(
+            tables["ledger"], tables["metrics"], tables["latency"], tables["integrity"], manifest, costs, directory
+        )
+
+    def __repr__(self) -> str:
+        manifest = self.manifest
+        rows = ", ".join(f"{name} {len(getattr(self, name))}" for name in SCHEMAS)
+        return (
+            f"<Results of {manifest['scenario']}, {manifest['status']}: {len(self.cases)} cases, "
+            f"{manifest['replications']} replications; rows: {rows}>"
+        )
+
+    @property
+    def cases(self) -> tuple[Mapping[str, Any], ...]:
+        """The cases in the order of the scenario, each as the manifest has it."""
+        return tuple(self.manifest["cases"])
+
+    def case(self, name: str) -> Mapping[str, Any]:
+        """The case called ``name``."""
+        return next(case for case in self.cases if case["case"] == name)
+
+
+def _ledger_rows(record: Record) -> Iterator[tuple[Any, ...]]:
+    return ((*operation, count, cycles) for operation, count, cycles in record.ledger)
+
+
+def _metric_rows(record: Record) -> Iterator[tuple[Any, ...]]:
+    return ((metric, unit, float(value)) for metric, (value, unit) in record.metrics.items())
+
+
+def _latency_rows(record: Record) -> Iterator[tuple[Any, ...]]:
+    return (
+        (histogram, low, high, count)
+        for histogram, buckets in record.latency.items()
+        for (low, high), count in buckets.items()
+        if count
+    )
+
+
+def _integrity_rows(record: Record) -> Iterator[tuple[Any, ...]]:
+    return ((kind, count) for kind, count in record.integrity.items() if count)
+
+
+_ROWS: Final = {
+    "ledger": _ledger_rows,
+    "metrics": _metric_rows,
+    "latency": _latency_rows,
+    "integrity": _integrity_rows,
+}
+
+
+def frames(records: Iterable[Record], cases: Iterable[Mapping[str, Any]]) -> dict[str, pd.DataFrame]:
+    """The four tables by name, in the order of ``cases``, of their strategies, of replications, and then of all else.
+
+    ``cases`` are entries of the manifest; of each the keys "case" and "strategies" are read.
+    """
+    order = {
+        (case["case"], strategy): (i, j)
+        for i, case in enumerate(cases)
+        for j, strategy in enumerate(case["strategies"])
+    }
+    ordered = sorted(records, key=lambda record: (order[record.case, record.strategy], record.replication))
+    tables = {}
+    for name, rows_of in _ROWS.items():
+        schema = SCHEMAS[name]
+        rows = [
+            (record.case, record.strategy, record.replication, *row)
+            for record in ordered
+            for row in sorted(rows_of(record))
+        ]
+        columns = zip(*rows, strict=True) if rows else [()] * len(schema.names)
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
+        tables[name] = pa.Table.from_arrays(arrays, schema=schema).to_pandas()
+    return tables
+
+
+def write(frame: pd.DataFrame, name: str, path: Path) -> None:
+    """Writes table ``name`` as Parquet; equal tables give equal bytes (with the same version of pyarrow)."""
+    table = pa.Table.from_pandas(frame, schema=SCHEMAS[name], preserve_index=False).replace_schema_metadata(None)
+    pq.write_table(table, path, compression="zstd")
+
+
+def read(name: str, path: Path) -> pd.DataFrame:
+    """Table ``name``; :class:`InputError` if the file cannot be read or has other columns."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not a Parquet file that can be read ({str(error).splitlines()[0]})") from error
+    schema = SCHEMAS[name]
+    if table.schema.names != schema.names or table.schema.types != schema.types:
+        found = ", ".join(f"{n}: {t}" for n, t in zip(table.schema.names, table.schema.types, strict=True))
+        wanted = ", ".join(f"{n}: {t}" for n, t in zip(schema.names, schema.types, strict=True))
+        raise InputError(f"{path}: columns are ({found}), and those of a {name} table are ({wanted})")
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
