@@ -1,0 +1,1 @@
+"""The host in time: CPUs, the scheduler, threads and vCPUs, on SimPy."""

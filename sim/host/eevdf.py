@@ -1,0 +1,276 @@
+"""The fair scheduler's run queue: EEVDF, as in Linux v6.18.
+
+Source: kernel/sched/fair.c and features.h, Linux v6.18, whose function names are used.  The features have their
+defaults: PLACE_LAG, PLACE_DEADLINE_INITIAL, PLACE_REL_DEADLINE, RUN_TO_PARITY, PREEMPT_SHORT, DELAY_DEQUEUE, DELAY_ZERO
+and WAKEUP_PREEMPTION on, NEXT_BUDDY off.  docs/scheduler.md has what differs from Linux, and what is left out.
+
+A queue is a plain list in the order of insertion, because it is short; the sums over it are kept as in Linux.
+"""
+
+from __future__ import annotations
+
+from sim.host.runqueue import Entity
+
+
+class EevdfRunQueue:
+    """struct cfs_rq at the root, without groups.
+
+    ``base_slice`` is the request of an entity without a custom slice, ``tick`` the period of the tick (TICK_NSEC), both
+    in TSC cycles.
+    """
+
+    __slots__ = ("_base_slice", "_load", "_queue", "_tick", "_weighted", "current", "need_resched", "nr_running")
+
+    def __init__(self, base_slice: int, tick: int) -> None:
+        self._base_slice = base_slice
+        self._tick = tick
+        self._queue: list[Entity] = []
+        self._load = 0  # sums over _queue, which current is not in: of weight, and of weight * vruntime
+        self._weighted = 0
+        self.current: Entity | None = None
+        self.nr_running = 0
+        self.need_resched = False
+
+    def avg_vruntime(self) -> int:
+        """V, the weighted mean of vruntime, rounded down, so that vruntime <= V is entity_eligible().
+
+        0 in an empty queue: nothing depends on where the first entity is placed, so that no min_vruntime is kept.
+        """
+        load = self._load
+        weighted = self._weighted
+        current = self.current
+        if current is not None:
+            load += current.weight
+            weighted += current.weight * current.vruntime
+        return weighted // load if load else 0
+
+    def update_current(self, now: int) -> None:
+        """update_curr() and update_deadline(): renew the request if it is used up.
+
+        Its end and that of the protection both reschedule, since Linux commit 0b9ca2dcabc3 ("sched/fair: Always trigger
+        resched at the end of a protected period").
+        """
+        current = self.current
+        if current is None:
+            return
+        delta_exec = now - current.exec_start
+        if delta_exec <= 0:
+            return
+        current.exec_start = now
+        current.sum_exec_runtime += delta_exec
+        vruntime = current.vruntime = current.vruntime + delta_exec * current.inv_weight
+        if vruntime >= current.deadline:
+            current.slice = current.custom_slice or self._base_slice
+            current.deadline = vruntime + current.slice * current.inv_weight
+        elif vruntime < current.vprot:
+            return
+        if self._queue:
+            self.need_resched = True
+
+    def enqueue(
+        self, now: int, entity: Entity, *, wakeup: bool = False, initial: bool = False, migrated: bool = False
+    ) -> None:
+        """enqueue_task_fair(): the wake-up of one that is still queued here as delayed ends its delay.
+
+        ``migrated`` makes it cache-cold: exec_start becomes 0.  Placement does not ask whether it is a wake-up.
+        """
+        if entity.sched_delayed:
+            self._requeue_delayed(entity)
+            return
+        self.update_current(now)
+        self._place(entity, initial)
+        if migrated:
+            entity.exec_start = 0
+        entity.on_rq = True
+        self._insert(entity)
+        self.nr_running += 1
+
+    def dequeue(self, now: int, entity: Entity, *, sleep: bool, special: bool = False) -> None:
+        """dequeue_entity(): one that blocks with negative lag stays queued as delayed, except in a special state.
+
+        ``special`` is DEQUEUE_SPECIAL: the task exits, or is stopped, parked or frozen.  A current that is delayed
+        stays current, with its protection, until the pick: if it is eligible by then, it goes at last.
+        """
+        if entity.sched_delayed:
+            self.dequeue_delayed(now, entity)
+            return
+        self.update_current(now)
+        self.nr_running -= 1
+        average = self.avg_vruntime()
+        if sleep and not special and entity.vruntime > average:
+            entity.sched_delayed = True
+            return
+        self._update_lag(entity, average)
+        if not sleep:
+            entity.deadline -= entity.vruntime
+            entity.rel_deadline = True
+        if entity is self.current:
+            self.current = None
+        else:
+            self._remove(entity)
+        entity.on_rq = False
+
+    def dequeue_delayed(self, now: int, entity: Entity) -> None:
+        """dequeue_entities(DEQUEUE_SLEEP | DEQUEUE_DELAYED): a delayed entity leaves at last, with no lag in credit."""
+        self.update_current(now)
+        self._update_lag(entity, self.avg_vruntime())
+        entity.vlag = min(entity.vlag, 0)
+        if entity is self.current:
+            self.current = None
+        else:
+            self._remove(entity)
+        entity.on_rq = False
+        entity.sched_delayed = False
+
+    def pick_next(self, now: int) -> Entity | None:
+        """pick_next_task_fair(): delayed entities that come up are dequeued, and the previous current is put back.
+
+        A current that is picked again keeps the protection it has.  set_protect_slice() is Linux commit 052c3d87c82e
+        ("sched/fair: Limit run to parity to the min slice of enqueued entities").
+        """
+        self.update_current(now)
+        entity = self._pick_eevdf(protect=True)
+        while entity is not None and entity.sched_delayed:
+            self.dequeue_delayed(now, entity)
+            entity = self._pick_eevdf(protect=True)
+        self.need_resched = False
+        previous = self.current
+        if entity is None or entity is previous:
+            return entity
+        if previous is not None:
+            self._insert(previous)
+        self._remove(entity)
+        shortest = self._min_slice(entity.slice)
+        entity.vprot = min(entity.deadline, entity.vruntime + shortest * entity.inv_weight)
+        entity.exec_start = now
+        self.current = entity
+        return entity
+
+    def wakeup_preempts(self, now: int, entity: Entity) -> bool:
+        """check_preempt_wakeup_fair(); of an idle CPU, always.
+
+        Linux commits 9de74a9850b9 ("sched/fair: Remove spurious shorter slice preemption") and 3a0baa8e6c57
+        ("sched/fair: Fix entity's lag with run to parity").
+        """
+        current = self.current
+        if current is None:
+            return True
+        if self.need_resched or entity is current:
+            return self.need_resched
+        self.update_current(now)
+        short = entity.slice < current.slice
+        if self._pick_eevdf(protect=not short) is entity:
+            if short:
+                current.vprot = min(current.vprot, current.vruntime)
+            self.need_resched = True
+        elif short:
+            shortest = self._min_slice(current.slice)
+            current.vprot = min(current.vprot, current.vruntime + shortest * current.inv_weight)
+        return self.need_resched
+
+    def preempt_time(self) -> int | None:
+        """When update_curr() would first find the request or the protection of ``current`` used up.
+
+        Delayed entities count as others: Linux looks at nr_queued.
+        """
+        current = self.current
+        if current is None:
+            return None
+        if self.need_resched:
+            return current.exec_start
+        if not self._queue:
+            return None
+        left = min(current.vprot, current.deadline) - current.vruntime
+        return current.exec_start + max(1, -(-left // current.inv_weight))
+
+    def renewal_time(self) -> int | None:
+        """When the request of a ``current`` that is alone in the queue is used up; the next tick renews it."""
+        current = self.current
+        if current is None or self._queue:
+            return None
+        return current.exec_start + max(1, -((current.vruntime - current.deadline) // current.inv_weight))
+
+    @property
+    def alone(self) -> bool:
+        """single_task_running(): nothing but ``current`` is queued, not even a delayed sleeper."""
+        return not self._queue
+
+    def tick(self, now: int) -> bool:
+        """task_tick_fair(), without HRTICK."""
+        self.update_current(now)
+        return self.need_resched
+
+    def waiting(self) -> list[Entity]:
+        """What can_migrate_task() lets another CPU pull: neither the running nor the delayed."""
+        return [entity for entity in self._queue if not entity.sched_delayed]
+
+    def _place(self, entity: Entity, initial: bool) -> None:
+        """place_entity(): at its lag from V, inflated so that its own weight in V does not eat it up."""
+        entity.slice = entity.custom_slice or self._base_slice
+        lag = entity.vlag
+        current = self.current
+        if lag:
+            load = self._load if current is None else self._load + current.weight
+            lag = lag * (load + entity.weight) // load if load else 0
+        vruntime = entity.vruntime = self.avg_vruntime() - lag
+        if entity.rel_deadline:
+            entity.deadline += vruntime
+            entity.rel_deadline = False
+            return
+        vslice = entity.slice * entity.inv_weight
+        entity.deadline = vruntime + (vslice // 2 if initial else vslice)
+
+    def _requeue_delayed(self, entity: Entity) -> None:
+        """requeue_delayed_entity(): positive lag that it got while it slept is taken away."""
+        self._update_lag(entity, self.avg_vruntime())
+        if entity.vlag > 0:
+            self._remove(entity)
+            entity.vlag = 0
+            self._place(entity, initial=False)
+            self._insert(entity)
+        entity.sched_delayed = False
+        self.nr_running += 1
+
+    def _update_lag(self, entity: Entity, average: int) -> None:
+        """update_entity_lag()."""
+        limit = max(2 * entity.slice, self._tick) * entity.inv_weight
+        entity.vlag = max(-limit, min(average - entity.vruntime, limit))
+
+    def _pick_eevdf(self, protect: bool) -> Entity | None:
+        """__pick_eevdf(): the eligible entity with the earliest deadline, or a current that is still protected."""
+        current = self.current
+        queue = self._queue
+        if not queue:
+            return current
+        average = self.avg_vruntime()
+        if current is not None:
+            if current.vruntime > average:
+                current = None
+            elif protect and current.vruntime < current.vprot:
+                return current
+        best = None
+        for entity in queue:
+            if entity.vruntime <= average and (best is None or entity.deadline < best.deadline):
+                best = entity
+        if best is None or (current is not None and current.deadline < best.deadline):
+            return current
+        return best
+
+    def _min_slice(self, shortest: int) -> int:
+        """cfs_rq_min_slice(), ``shortest`` being the slice of the entity that is not in the list."""
+        for entity in self._queue:
+            if entity.slice < shortest:
+                shortest = entity.slice
+        return shortest
+
+    def _insert(self, entity: Entity) -> None:
+        """__enqueue_entity()."""
+        self._queue.append(entity)
+        self._load += entity.weight
+        self._weighted += entity.weight * entity.vruntime
+
+    def _remove(self, entity: Entity) -> None:
+        """__dequeue_entity()."""
+        self._queue.remove(entity)
+        self._load -= entity.weight
+        self._weighted -= entity.weight * entity.vruntime

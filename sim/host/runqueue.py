@@ -1,0 +1,102 @@
+"""What a CPU's run queue is to the simulated host, whatever its policy, and what it queues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sim.host.weights import NICE_0_LOAD, inverse
+
+
+class Entity:
+    """struct sched_entity: the base of whatever can be scheduled.
+
+    Times are wall time in TSC cycles; ``vruntime``, ``deadline``, ``vprot`` and ``vlag`` are virtual time, of which
+    ``inv_weight`` units pass in a cycle of execution: 2^32 at nice 0.  ``slice`` is the length of a request;
+    ``custom_slice`` one that was asked for with sched_setattr(), or 0 for the queue's.  ``vprot`` is the vruntime up to
+    which the running entity is protected from preemption.  ``exec_start`` is when it last was accounted for,
+    ``sum_exec_runtime`` its service so far.  ``on_rq`` is true also while ``sched_delayed``: blocked, but not yet
+    dequeued.  With ``rel_deadline``, ``deadline`` is relative to ``vruntime``.  The weight is fixed for life.
+    """
+
+    __slots__ = (
+        "custom_slice",
+        "deadline",
+        "exec_start",
+        "inv_weight",
+        "on_rq",
+        "rel_deadline",
+        "sched_delayed",
+        "slice",
+        "sum_exec_runtime",
+        "vlag",
+        "vprot",
+        "vruntime",
+        "weight",
+    )
+
+    def __init__(self, weight: int = NICE_0_LOAD, custom_slice: int = 0) -> None:
+        self.weight = weight
+        self.inv_weight = inverse(weight)
+        self.custom_slice = custom_slice
+        self.slice = custom_slice
+        self.vruntime = 0
+        self.deadline = 0
+        self.vprot = 0
+        self.vlag = 0
+        self.exec_start = 0
+        self.sum_exec_runtime = 0
+        self.on_rq = False
+        self.sched_delayed = False
+        self.rel_deadline = False
+
+
+class RunQueue(Protocol):
+    """One CPU's run queue.  ``now`` never goes back; every method may be called any number of times at one instant.
+
+    ``current`` is what runs: it stays counted in ``nr_running``, the number of runnable entities.  ``need_resched`` is
+    TIF_NEED_RESCHED of the CPU: any accounting of ``current`` may set it, and ``pick_next`` clears it.
+    """
+
+    current: Entity | None
+    nr_running: int
+    need_resched: bool
+
+    def update_current(self, now: int) -> None:
+        """Account the wall time since the last accounting to ``current``."""
+
+    def enqueue(
+        self, now: int, entity: Entity, *, wakeup: bool = False, initial: bool = False, migrated: bool = False
+    ) -> None:
+        """Make ``entity`` runnable here: after a sleep, for the first time (fork), or coming from another queue."""
+
+    def dequeue(self, now: int, entity: Entity, *, sleep: bool, special: bool = False) -> None:
+        """Take ``entity`` off: it blocks (``sleep``), or moves to another queue; ``special``: it exits.
+
+        When that was ``current``, ``pick_next`` must follow at the same instant, before anything else.
+        """
+
+    def pick_next(self, now: int) -> Entity | None:
+        """What runs from now on, which becomes ``current``; None is the idle task."""
+
+    def wakeup_preempts(self, now: int, entity: Entity) -> bool:
+        """Whether ``current`` has to be rescheduled at once now that ``entity`` has been enqueued."""
+
+    def preempt_time(self) -> int | None:
+        """The first wall time at which ``tick`` would return true, if ``current`` runs on and the queue stays as it is.
+
+        None if it never will.
+        """
+
+    def renewal_time(self) -> int | None:
+        """When ticks would do something to a ``current`` that runs alone; None if they never do."""
+
+    @property
+    def alone(self) -> bool:
+        """single_task_running(): nothing but ``current`` is queued."""
+
+    def tick(self, now: int) -> bool:
+        """The scheduler's tick; whether ``current`` has to be rescheduled."""
+
+    def waiting(self) -> Sequence[Entity]:
+        """The runnable entities that do not run: what another CPU may pull."""
