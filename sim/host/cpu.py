@@ -1,0 +1,351 @@
+"""One CPU of the host in time: a SimPy process that drives the thread that runs there.
+
+``clock`` is the time up to which this CPU has done its work; it runs ahead of the simulation's by kernel work that
+nothing preempts, and the process waits for it (``sync``) before it does anything to others.  Each cycle of the clock
+goes to exactly one account.
+"""
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import simpy
+
+from sim.host.accounts import Accounts
+from sim.host.clock import Clock
+from sim.host.exits import INF
+from sim.host.interrupts import Devices, TickTimes
+from sim.host.ledger import PricedLedger, Repeated
+from sim.kernel import fpu, process
+from sim.kernel.kernel import Kernel
+from sim.kernel.state import Cpu, Vcpu
+
+if TYPE_CHECKING:
+    from sim.host.host import Host
+    from sim.host.runqueue import RunQueue
+    from sim.host.thread import Thread
+
+SPAN: Final = 1 << 24
+"""The longest span that is planned at once, in cycles: it bounds how far interrupts are drawn ahead, and for how long
+an event that nobody waits for any more stays in SimPy's queue."""
+
+
+LATE: Final = 1 << 20
+"""Added to the priority of the end of a span: at the same time, what other CPUs and timers ask comes first."""
+
+
+class Work(NamedTuple):
+    """What another CPU or a timer asks of a CPU: an interrupt with these cycles, then ``action``.
+
+    ``keys`` are operations that run in the interrupt; ``action`` may have more to do in it.
+    """
+
+    interrupt: int
+    wakeup: int = 0
+    action: Callable[["HostCpu"], "Work | None"] | None = None
+    keys: tuple[tuple[Any, ...], ...] = ()
+
+
+class Until(simpy.Event):
+    """An event at a given time; of those at the same time, the one with the lower priority comes first."""
+
+    def __init__(self, env: Clock, at: int, priority: int) -> None:
+        # As simpy.Timeout does it, without the call of Event.__init__().
+        self.env = env
+        self.callbacks = []
+        self._value = None
+        self._ok = True
+        env.schedule(self, priority, at - env.now)  # type: ignore[arg-type]  # simpy's priorities are any integers
+
+
+class HostCpu(Accounts):
+    """A CPU of the host: its accounts, its run queue, and what is to be done on it."""
+
+    __slots__ = (
+        "boundary", "clock", "cpu", "devices", "due", "env", "host", "id", "idle_thread", "kernel",
+        "ledger", "measuring", "need_resched", "next_tick", "on_boundary", "posted", "priority", "process",
+        "rq", "span_begin", "thread", "tick_period", "tick_times", "touched", "waiting",
+    )  # fmt: skip
+
+    def __init__(
+        self, host: "Host", cpu: Cpu, ledger: PricedLedger, rq: "RunQueue", devices: Devices, ticks: TickTimes,
+        tick_period: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.host = host
+        self.env = host.env
+        self.kernel: Kernel = host.kernel
+        self.cpu = cpu
+        self.id = cpu.id
+        self.ledger = ledger
+        self.rq = rq
+        self.devices = devices
+        self.tick_times = ticks
+        self.tick_period = tick_period
+        self.next_tick = INF
+        self.due = devices.time(0)
+        self.priority = 2 + cpu.id
+        self.clock = 0
+        self.touched = 0
+        self.posted: list[Work] = []
+        self.need_resched = False
+        self.waiting = False
+        self.span_begin = 0
+        self.boundary = False
+        self.measuring = False
+        self.on_boundary: Callable[[HostCpu], None] = lambda cpu: None
+
+    def start(self, idle: "Thread") -> None:
+        """The CPU begins to run, idle."""
+        self.idle_thread = self.thread = idle
+        self.process = self.env.process(self._run())
+
+    # Spending time.
+
+    def charge(self) -> None:
+        """The operations that the kernel model has recorded since the last call take their time."""
+        ledger = self.ledger
+        if ledger.charged < len(ledger.pending):
+            cycles = ledger.charge()
+            self.clock += cycles
+            self.operations += cycles
+
+    def spend(self, account: str, cycles: int) -> None:
+        """Kernel work beside operations."""
+        setattr(self, account, getattr(self, account) + cycles)
+        self.clock += cycles
+        self.touched += cycles * self.thread.kernel_flow
+
+    def repeat(self, what: Repeated, times: int) -> None:
+        """Operations that ran ``times`` times in a span; the span's settling has their time."""
+        self.ledger.repeat(what, times)
+        self.operations += times * what.cycles
+
+    def tick_cycles(self, n: int) -> int:
+        """How long the ``n``-th tick from now is served."""
+        return self.tick_times.cycles(n)
+
+    def absorbed(self, ticks: int, devices: int, cycles: int) -> None:
+        """Ticks and device interrupts that were served within a span, for which its settling accounts no time."""
+        self.interrupt += cycles
+        self.touched += cycles * self.thread.kernel_flow
+        self.count_ticks += ticks
+        self.count_interrupts += devices
+        self.next_tick += ticks * self.tick_period
+        self.tick_times.serve(ticks)
+        self.devices.serve(devices)
+        self._note_due()
+
+    def sync(self) -> Generator[simpy.Event, None, None]:
+        """Waits until the simulation's time is this CPU's."""
+        self.charge()
+        if self.clock > self.env.now:
+            yield Until(self.env, self.clock, self.priority)
+
+    # What others ask of it.
+
+    def post(self, work: Work) -> None:
+        """An interrupt for this CPU, now."""
+        self.posted.append(work)
+        self.kick()
+
+    def kick(self) -> None:
+        """Something has changed that a span in progress must take note of."""
+        if self.waiting:
+            self.waiting = False
+            self.process.interrupt()
+
+    def block(self, thread: "Thread") -> None:
+        """The running thread goes to sleep."""
+        self.rq.dequeue(self.env.now, thread, sleep=True, special=thread.ended)
+        thread.blocked = True
+        self.need_resched = True
+
+    def catch_up_ticks(self, now: int) -> None:
+        """What the ticks of a thread that ran alone have done to its request: they renew it when it is used up."""
+        while (time := self.rq.renewal_time()) is not None:
+            late = time - self.host.first_tick(self.id)
+            tick = self.host.first_tick(self.id) + max(0, -(-late // self.tick_period)) * self.tick_period
+            if tick > now:
+                return
+            self.rq.update_current(tick)
+
+    # The process.
+
+    def _run(self) -> Generator[simpy.Event, None, None]:
+        while True:
+            self.charge()
+            if not self._can_go_on():
+                yield from self._kernel_work()
+            thread = self.thread
+            thread.enter(self)
+            stays = True
+            while stays:
+                stays = False
+                if (yield from self._span(thread)):
+                    stays = yield from thread.event(self)
+                else:
+                    thread.leave(self)
+
+    def _span(self, thread: "Thread") -> Generator[simpy.Event, None, bool]:
+        """User mode, the guest, polling or idle, until its own end (True) or something else's."""
+        self.charge()
+        env, begin = self.env, self.clock
+        if self.boundary:
+            self._pass_boundary()
+        while True:
+            if self.posted or self.need_resched:
+                self.clock = thread.settle(self, begin, env.now, soft=True)
+                return False
+            longest = begin + SPAN
+            limit = min(self.next_tick, longest)
+            if thread.may_last(begin, limit):  # before a tick, nothing of the scheduler's ends a slice
+                limit = min(self._resched_tick(), longest)
+            end, reached = thread.plan(self, begin, limit)
+            if not self._undisturbed(end):
+                self.span_begin = begin
+                self.waiting = True
+                try:
+                    yield Until(env, max(end, env.now), LATE + self.priority)
+                    self.waiting = False
+                except simpy.Interrupt:
+                    if self.boundary and not (self.posted or self.need_resched):
+                        begin = self.clock = thread.settle(self, begin, env.now, soft=True)
+                        if begin < env.now:
+                            return False
+                        self._pass_boundary()
+                    continue
+            soft = not reached and end == longest
+            begin = self.clock = thread.settle(self, begin, end, soft)
+            if reached:
+                return True
+            if begin < end or self.due <= end:
+                return False
+
+    def _undisturbed(self, until: int) -> bool:
+        """Whether nothing else happens in the simulation up to then, so that this CPU can go on without waiting."""
+        return self.host.batch and self.env.peek() > until
+
+    def _note_due(self) -> None:
+        """Another tick or device interrupt is the next."""
+        self.due = min(self.next_tick, self.devices.time(0))
+
+    def _resched_tick(self) -> int:
+        """The first tick that finds the thread's slice over."""
+        time = self.rq.preempt_time()
+        if time is None:
+            return INF
+        late = time - self.next_tick
+        return self.next_tick if late <= 0 else self.next_tick + -(-late // self.tick_period) * self.tick_period
+
+    def _can_go_on(self) -> bool:
+        """Whether there is nothing to do in the kernel, not even to wait for what others may ask meanwhile."""
+        clock = self.clock
+        return not (self.posted or self.need_resched or self.thread.blocked) and (
+            self.due > clock and (clock <= self.env.now or self._undisturbed(clock))
+        )
+
+    def _kernel_work(self) -> Generator[simpy.Event, None, None]:
+        """Serves what is due and schedules, until a thread can go on."""
+        env = self.env
+        while True:
+            self.charge()
+            if self.clock > env.now and not self._undisturbed(self.clock):
+                yield Until(env, self.clock, self.priority)
+            if self.thread.blocked:  # __schedule() at once: nothing comes between
+                self._switch()
+                continue
+            if self.due <= self.clock:
+                self._serve_due()
+                continue
+            if not (self.posted or self.need_resched):
+                return
+            if self.clock > env.now:
+                yield Until(env, self.clock, self.priority)
+            if self.posted:
+                work = self.posted.pop(0)
+                for key in work.keys:
+                    self.cpu.record(key)
+                self.spend("interrupt", work.interrupt)
+                self.spend("wakeup", work.wakeup)
+                self.count_interrupts += work.interrupt > 0
+                yield from self.sync()
+                if work.action is not None and (more := work.action(self)) is not None:
+                    self.posted.insert(0, more)
+            else:
+                self.thread.before_switch(self)
+                self._switch()
+
+    def _serve_due(self) -> None:
+        """One tick or device interrupt, in the kernel."""
+        if self.next_tick <= self.devices.time(0):
+            time = self.rq.preempt_time()
+            if time is not None and time <= self.next_tick:
+                self.need_resched = True
+            self.next_tick += self.tick_period
+            self.count_ticks += 1
+            self.spend("interrupt", self.tick_times.cycles(0))
+            self.tick_times.serve(1)
+            self._note_due()
+            return
+        components = self.devices.components(0)
+        if components is not None:
+            self.use_kernel_fpu(components)
+        self.count_interrupts += 1
+        self.spend("interrupt", self.devices.cycles(0))
+        self.devices.serve(1)
+        self._note_due()
+
+    def use_kernel_fpu(self, components: int) -> None:
+        """kernel_fpu_begin() in an interrupt, whose code writes ``components``."""
+        self.count_kernel_fpu += 1
+        fpu.kernel_fpu_begin(self.kernel, self.cpu, components)
+
+    def _switch(self) -> None:
+        """__schedule(): picks, pulls from another CPU before going idle, and switches."""
+        self.need_resched = False
+        host, prev, now = self.host, self.thread, self.env.now
+        next = self.rq.pick_next(now)
+        if next is None and host.pull(self, now):
+            next = self.rq.pick_next(now)
+        host.note_queue(self)
+        thread: Thread = self.idle_thread if next is None else next  # type: ignore[assignment]
+        if thread is prev:
+            return
+        self.count_switches += 1
+        if not prev.blocked and prev is not self.idle_thread:
+            self.count_preemptions += 1
+        if prev is self.idle_thread:
+            self._end_tickless(now)
+        elif thread is self.idle_thread:
+            self.next_tick = INF
+            self._note_due()
+        old = self.vmcs_elsewhere(thread.task.notifier)
+        self.charge()  # __schedule() may fold what is pending
+        process.schedule(self.kernel, self.cpu, thread.task)
+        self.send_vmclear(old)
+        self.thread = thread
+        if prev.ended:
+            host.forget(prev)
+
+    def vmcs_elsewhere(self, vcpu: Vcpu | None) -> Cpu | None:
+        """The CPU on which a vCPU's VMCS is still current, if that is another one."""
+        if vcpu is None or vcpu.vmcs_cpu is self.cpu or self.kernel.config.vendor != "vmx":
+            return None
+        return vcpu.vmcs_cpu
+
+    def send_vmclear(self, elsewhere: Cpu | None) -> None:
+        """vcpu_load has just asked another CPU for VMCLEAR: it runs there, in an interrupt."""
+        if elsewhere is not None:
+            there = self.host.cpus[elsewhere.id]
+            there.post(Work(self.host.interrupt_cycles(), keys=(there.ledger.take_back(),)))
+
+    def _end_tickless(self, now: int) -> None:
+        """The tick goes on where its period has it."""
+        first = self.host.first_tick(self.id)
+        self.next_tick = first + max(0, -(-(now - first) // self.tick_period)) * self.tick_period
+        self._note_due()
+
+    def _pass_boundary(self) -> None:
+        """Warm-up or measurement is over on this CPU."""
+        self.boundary = False
+        self.on_boundary(self)

@@ -1,0 +1,212 @@
+"""The host: its CPUs, who is woken where, and what CPUs do for each other.
+
+Source of the rules: kernel/sched/fair.c select_task_rq_fair(), wake_affine_idle(), select_idle_sibling(),
+sched_balance_newidle(); kernel/sched/core.c ttwu_runnable(); Linux v6.18.  All CPUs share one last-level cache and one
+scheduling domain.  What is left out is in docs/host.md.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from sim.host.caches import Level, Touched
+from sim.host.clock import Clock
+from sim.host.cpu import HostCpu, Until, Work
+from sim.host.exits import ExitKind
+from sim.host.histogram import Histogram
+from sim.host.interrupts import Devices, TickTimes
+from sim.host.ledger import PricedLedger
+from sim.host.runqueue import RunQueue
+from sim.host.streams import Draws
+from sim.host.thread import IdleThread, Thread
+from sim.kernel.kernel import Kernel
+from sim.kernel.state import Cpu
+from sim.xsave.components import AVX, SSE
+
+if TYPE_CHECKING:
+    from sim.host.vcpu import VcpuThread
+
+TIMER: Final = 1
+"""Priority of timers: before every CPU at the same time."""
+
+
+class Host:
+    """A host, to which :meth:`add_cpu` adds its CPUs.
+
+    ``interrupt_draws`` and ``wakeup_draws`` give the kernel's cycles for an IPI or timer interrupt and for
+    try_to_wake_up(); ``batch`` is whether exits without effect are counted together.
+    """
+
+    exit_fpu_components: Final = SSE | AVX
+
+    def __init__(
+        self, env: Clock, kernel: Kernel, level: Level, interrupt_draws: Draws, wakeup_draws: Draws,
+        batch: bool, wakeup_preemption: bool, idle_balancing: bool,
+    ) -> None:  # fmt: skip
+        self.env = env
+        self.kernel = kernel
+        self.level = level
+        self.interrupt_cycles: Callable[[], int] = interrupt_draws.next
+        self.wakeup_cycles: Callable[[], int] = wakeup_draws.next
+        self.batch = batch
+        self.wakeup_preemption = wakeup_preemption
+        self.idle_balancing = idle_balancing
+        self.cpus: list[HostCpu] = []
+        self.latency = {"vcpu": Histogram(), "thread": Histogram()}
+        self.first_ticks: list[int] = []
+        self._idle = 0
+        self._overloaded = 0
+
+    def add_cpu(
+        self, cpu: Cpu, rq: RunQueue, devices: Devices, ticks: TickTimes, tick_period: int, first_tick: int
+    ) -> None:
+        """A CPU, idle."""
+        ledger = cpu.ledger
+        assert isinstance(ledger, PricedLedger)
+        added = HostCpu(self, cpu, ledger, rq, devices, ticks, tick_period)
+        self.cpus.append(added)
+        self.first_ticks.append(first_tick)
+        self._idle |= 1 << cpu.id
+        added.start(IdleThread(self, cpu.idle))
+
+    # Wake-ups.
+
+    def begin(self, thread: Thread, cpu: HostCpu) -> None:
+        """A thread that is runnable on ``cpu`` when the simulation begins."""
+        thread.cpu = cpu
+        thread.blocked = False
+        self._enqueue(thread, cpu, initial=True)
+
+    def start(self, thread: Thread, cpu: HostCpu) -> None:
+        """A new thread is runnable: on an idle CPU if there is one, else on ``cpu``."""
+        thread.cpu = cpu
+        thread.cpu = self._select(thread, cpu)
+        thread.blocked = False
+        self._enqueue(thread, cpu, initial=True)
+
+    def wake(self, thread: Thread, waker: HostCpu, sync: bool = False) -> None:
+        """try_to_wake_up() on ``waker``; ``sync``: the waker is about to sleep (WF_SYNC)."""
+        waker.count_wakeups += 1
+        thread.blocked = False
+        thread.woken_at = self.env.now
+        # One that is still queued (ttwu_runnable()), or has not left its CPU yet (ttwu_queue_wakelist()), stays there.
+        if not thread.sched_delayed and thread.cpu.thread is not thread:
+            target = waker if sync and waker.rq.nr_running == 1 and thread.allowed >> waker.id & 1 else thread.cpu
+            cpu = self._select(thread, target)
+            if cpu is not thread.cpu:
+                waker.count_migrations += 1
+                thread.cpu = cpu
+        self._enqueue(thread, waker)
+
+    def _select(self, thread: Thread, target: HostCpu) -> HostCpu:
+        """select_idle_sibling(): the target, where it was, the next idle one; else the target."""
+        idle = self._idle & thread.allowed
+        if not thread.allowed >> target.id & 1:
+            target = thread.cpu if thread.allowed >> thread.cpu.id & 1 else self.cpus[_lowest(thread.allowed)]
+        if not idle or idle >> target.id & 1:
+            return target
+        if idle >> thread.cpu.id & 1:
+            return thread.cpu
+        return self.cpus[_next(idle, target.id)]
+
+    def _enqueue(self, thread: Thread, waker: HostCpu, initial: bool = False) -> None:
+        cpu, now = thread.cpu, self.env.now
+        was_idle = cpu.thread is cpu.idle_thread and cpu.rq.nr_running == 0
+        cpu.catch_up_ticks(now)
+        cpu.rq.enqueue(now, thread, wakeup=not initial, initial=initial)
+        self.note_queue(cpu)
+        if was_idle:
+            cpu.need_resched = True
+            cpu.kick()
+        elif cpu.rq.need_resched or (self.wakeup_preemption and cpu.rq.wakeup_preempts(now, thread)):
+            cpu.need_resched = True
+            if cpu is not waker:
+                cpu.post(Work(self.interrupt_cycles()))
+        else:
+            cpu.kick()
+
+    # Balancing.
+
+    def note_queue(self, cpu: HostCpu) -> None:
+        """Keeps the masks of idle CPUs and of those from which a thread could be pulled."""
+        bit = 1 << cpu.id
+        if cpu.rq.nr_running:
+            self._idle &= ~bit
+        else:
+            self._idle |= bit
+        if cpu.rq.nr_running > 1 and any(thread.allowed & (thread.allowed - 1) for thread in cpu.rq.waiting()):  # type: ignore[attr-defined]
+            self._overloaded |= bit
+        else:
+            self._overloaded &= ~bit
+
+    def pull(self, cpu: HostCpu, now: int) -> bool:
+        """sched_balance_newidle(): takes a waiting thread from the next CPU that has one which may run here."""
+        busy = self._overloaded & ~(1 << cpu.id) if self.idle_balancing else 0
+        i = cpu.id
+        while busy:
+            i = _next(busy, i)
+            busy &= ~(1 << i)
+            other = self.cpus[i]
+            for thread in other.rq.waiting():
+                if thread.allowed >> cpu.id & 1:  # type: ignore[attr-defined]
+                    other.rq.dequeue(now, thread, sleep=False)
+                    self.note_queue(other)
+                    if other.rq.need_resched:  # its slice was over, which the accounting has just found
+                        other.need_resched = True
+                        other.post(Work(self.interrupt_cycles()))
+                    other.kick()
+                    thread.cpu = cpu  # type: ignore[attr-defined]
+                    cpu.count_migrations += 1
+                    cpu.rq.enqueue(now, thread, migrated=True)
+                    return True
+        return False
+
+    # Timers.
+
+    def after(self, cycles: int, action: Callable[[], None]) -> None:
+        """``action`` in ``cycles`` from now."""
+        Until(self.env, self.env.now + cycles, TIMER).callbacks.append(lambda event: action())
+
+    def wake_after(self, cycles: int, thread: Thread) -> None:
+        """A timer on the thread's CPU wakes it in ``cycles``."""
+        self.after(cycles, lambda: thread.cpu.post(
+            Work(self.interrupt_cycles(), self.wakeup_cycles(), lambda cpu: self.wake(thread, cpu))
+        ))  # fmt: skip
+
+    def keep_asking(self, thread: "VcpuThread", gaps: Draws) -> None:
+        """Requests for a vCPU, ``gaps`` apart, whatever becomes of them."""
+
+        def arrive() -> None:
+            thread.request()
+            self.after(gaps.next(), arrive)
+
+        self.after(gaps.next(), arrive)
+
+    # What threads ask.
+
+    def ipi_target(self, sender: "VcpuThread", kind: ExitKind) -> "VcpuThread":
+        """Another vCPU of the sender's VM."""
+        vm = sender.vm
+        me = vm.index(sender)
+        if kind.target == "next":
+            return vm[(me + 1) % len(vm)]
+        return vm[(me + 1 + int(sender.others.next())) % len(vm)]
+
+    def forget(self, thread: Thread) -> None:
+        """A thread has exited for good."""
+        self.kernel.forget(thread.task)
+        if isinstance(self.level, Touched):
+            self.level.forget(thread.task.fpstate.area)
+
+    def first_tick(self, cpu: int) -> int:
+        """The first tick of a CPU; ticks of different CPUs are spread over the period."""
+        return self.first_ticks[cpu]
+
+
+def _lowest(mask: int) -> int:
+    return (mask & -mask).bit_length() - 1
+
+
+def _next(mask: int, after: int) -> int:
+    """The lowest bit of ``mask`` above ``after``, or else the lowest."""
+    above = mask >> (after + 1) << (after + 1)
+    return _lowest(above or mask)

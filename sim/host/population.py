@@ -1,0 +1,287 @@
+"""From a case to a host with its CPUs, threads, guests and interrupts; nothing has run yet."""
+
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import numpy as np
+
+from sim.costs.price import Prices
+from sim.host.caches import L1, MEMORY, Level, Touched, always
+from sim.host.clock import Clock
+from sim.host.eevdf import EevdfRunQueue
+from sim.host.exits import EXTERNAL_INTERRUPT, ExitKind, ExitStream, Flags
+from sim.host.guest_span import GuestUse
+from sim.host.halt_polling import GROW_START_S, HaltPolling
+from sim.host.host import Host
+from sim.host.interrupts import Devices, DeviceSource, TickTimes
+from sim.host.ledger import PricedLedger
+from sim.host.round_robin import RoundRobinRunQueue
+from sim.host.streams import Draws, Instants, Sample, Streams, sampler
+from sim.host.thread import ComputeThread, ForkThread, KernelThread, Pipe, PipeThread, Thread
+from sim.host.vcpu import Requests, VcpuThread
+from sim.host.weights import weight_of
+from sim.kernel.config import boot
+from sim.kernel.kernel import Kernel
+from sim.kernel.operations import LedgerFactory
+from sim.kernel.state import KTHREAD, USER_TASK
+from sim.scenario.cases import Case
+from sim.scenario.checks import MASKS
+from sim.scenario.distribution import Distribution
+from sim.scenario.schema import Affinity, Component, Exit, Guest, Interrupt
+from sim.scenario.schema import Thread as ThreadEntry
+
+
+def populate(
+    case: Case, strategy: str, replication: int, env: Clock, prices: Prices,
+    watched: LedgerFactory | None = None,
+) -> Host:  # fmt: skip
+    """The host of ``case`` under ``strategy``, with everything that will run on it, at time 0.
+
+    ``watched`` makes the :class:`PricedLedger` of each CPU in a host that is watched; it is told tracepoints, too.
+    """
+    scenario = case.scenario
+    build = _Builder(case, replication)
+    level = _level(case)
+    kernel = Kernel(
+        boot(case.settings(strategy)),
+        scenario.host.cpus,
+        ledger=watched or (lambda cpu: PricedLedger(prices)),
+        buffer_level=level,
+        integrity=scenario.run.integrity,
+        tracing=watched is not None,
+    )
+    hooked = any(kernel.at.get(point) for point in ("vm_exit", "vm_entry"))
+    batch = scenario.run.batch and not (hooked and kernel.strategy.mechanism not in STATELESS)
+    host = Host(
+        env,
+        kernel,
+        level,
+        build.draws(scenario.host.interrupt_time, "host", "interrupt"),
+        build.draws(scenario.host.wakeup_time, "host", "wake-up"),
+        batch,
+        wakeup_preemption=scenario.host.wakeup_preemption,
+        idle_balancing=scenario.host.idle_balancing,
+    )
+    _add_cpus(host, build)
+    for name, guest in scenario.guests.items():
+        _add_guests(host, build, name, guest)
+    for name, entry in scenario.threads.items():
+        _add_threads(host, build, name, entry)
+    return host
+
+
+STATELESS: Final = ("msr", "msr-list")
+"""Mechanisms whose operations at each VM exit and entry are always the same, so that exits can be counted together."""
+
+
+class _Builder:
+    """What the parts of a population need again and again; random streams get their names here."""
+
+    def __init__(self, case: Case, replication: int) -> None:
+        self.case = case
+        self.streams = Streams(case.scenario.run.seed, replication)
+
+    def sampler(self, times: Distribution, *name: object, least: int = 0) -> Sample:
+        """Draws many of ``times`` at once, from the stream ``name``."""
+        return sampler(times, self.case.tsc_hz, self.streams.generator(*name), least)
+
+    def draws(self, times: Distribution, *name: object) -> Draws:
+        """Draws ``times`` one by one."""
+        constant = self.case.cycles(times.mean) if times.kind == "constant" else None
+        return Draws(self.sampler(times, *name), constant)
+
+    def optional(self, times: Distribution | None, *name: object) -> Draws | None:
+        """The same, for times that a scenario may leave out."""
+        return None if times is None else self.draws(times, *name)
+
+    def instants(self, gaps: Distribution | None, *name: object) -> Instants | None:
+        """Instants with ``gaps`` between them."""
+        return None if gaps is None else Instants(self.sampler(gaps, *name, least=1))
+
+    def flags(self, share: float, *name: object) -> Callable[[int], Flags]:
+        """Draws many times whether something of this probability is so."""
+        if share in (0.0, 1.0):
+            return lambda n: np.full(n, bool(share))
+        rng = self.streams.generator(*name)
+        return lambda n: rng.random(n) < share
+
+    def mask(self, names: tuple[Component, ...]) -> int:
+        """The components of these names."""
+        return sum(MASKS[name] for name in names)
+
+
+def _level(case: Case) -> Level:
+    host = case.scenario.host
+    if host.buffer_level != "touched":
+        return always({"L1": L1, "memory": MEMORY}[host.buffer_level])
+    assert host.l1 is not None, "cases are complete"
+    assert host.l2 is not None, "cases are complete"
+    return Touched(host.l1, host.l2, case.tsc_hz)
+
+
+def _add_cpus(host: Host, build: _Builder) -> None:
+    case, settings = build.case, build.case.scenario.host
+    period = case.cycles(1 / settings.hz)
+    assert settings.base_slice is not None, "cases are complete"
+    base_slice = case.cycles(settings.base_slice)
+    for cpu in host.kernel.cpus:
+        first_tick = period + period * cpu.id // settings.cpus
+        sources = [
+            _device(build, entry, "cpu", cpu.id, "interrupts", name) for name, entry in case.scenario.interrupts.items()
+        ]
+        ticks = build.draws(settings.interrupt_time, "cpu", cpu.id, "tick")
+        rq = EevdfRunQueue(base_slice, period) if settings.scheduler == "eevdf" else RoundRobinRunQueue(base_slice)
+        host.add_cpu(cpu, rq, Devices(sources), TickTimes(ticks), period, first_tick)
+    if isinstance(host.level, Touched):
+        host.level.cpus = host.cpus
+
+
+def _device(build: _Builder, entry: Interrupt, *name: object) -> DeviceSource:
+    instants = build.instants(entry.every, *name, "every")
+    assert instants is not None
+    uses_fpu = Draws(build.flags(entry.kernel_fpu, *name, "kernel_fpu"))
+    return DeviceSource(instants, build.draws(entry.time, *name, "time"), uses_fpu, build.mask(entry.components))
+
+
+def _allowed(affinity: Affinity, n: int, cpus: int) -> int:
+    """The CPUs on which the ``n``-th of an entry may run, as a mask."""
+    if affinity == "any":
+        return (1 << cpus) - 1
+    if affinity == "pinned":
+        return 1 << n % cpus
+    return sum(1 << cpu for cpu in set(affinity))
+
+
+def _start(host: Host, thread: Thread) -> None:
+    """Runnable from time 0, on the one with the fewest threads of the CPUs on which it may run."""
+    cpus = [cpu for cpu in host.cpus if thread.allowed >> cpu.id & 1]
+    host.begin(thread, min(cpus, key=lambda cpu: cpu.rq.nr_running))
+
+
+# Guests.
+
+
+def _add_guests(host: Host, build: _Builder, group: str, guest: Guest) -> None:
+    n = 0
+    for number in range(guest.vms):
+        vm: list[VcpuThread] = []
+        for i in range(guest.vcpus):
+            vm.append(_vcpu(host, build, guest, (group, number, i), n, vm))
+            n += 1
+
+
+def _vcpu(
+    host: Host, build: _Builder, guest: Guest, name: tuple[str, int, int], n: int, vm: list[VcpuThread]
+) -> VcpuThread:
+    case, kernel = build.case, host.kernel
+    text = f"{name[0]}/{name[1]}/vcpu{name[2]}"
+    vcpu = kernel.new_vcpu(text)
+    if guest.xss is not None:
+        vcpu.xss &= guest.xss
+    own = ("guests", *name)
+    kinds = [_exit_kind(build, each, exit, *own, "exits", each) for each, exit in guest.exits.items()]
+    use = GuestUse(
+        build.mask(guest.fpu.components),
+        build.instants(guest.fpu.every, *own, "fpu"),
+        build.instants(guest.task_switch, *own, "task switch"),
+        Draws(build.flags(guest.fpu.share, *own, "fpu tasks")),
+        guest.shadow_stacks,
+    )
+    requests = Requests(
+        build.optional(guest.demand, *own, "demand"),
+        build.optional(guest.arrivals, *own, "arrivals"),
+        build.optional(guest.sleep, *own, "sleep"),
+    )
+    others = build.streams.generator(*own, "IPI targets")
+    thread = VcpuThread(
+        host,
+        text,
+        vcpu.task,
+        weight_of(guest.nice),
+        _allowed(guest.affinity, n, len(host.cpus)),
+        round(guest.touches),
+        vcpu=vcpu,
+        vm=vm,
+        stream=ExitStream(kinds, host.batch),
+        use=use,
+        requests=requests,
+        polling=HaltPolling(
+            case.cycles(case.scenario.host.halt_poll), case.cycles(GROW_START_S), kernel.version.halt_poll_ns_shrink
+        ),
+        posted_interrupts=guest.posted_interrupts,
+        vmm_components=build.mask(guest.vmm_fpu),
+        vmm_flow=round(guest.vmm_touches),
+        interrupt=_plain_exit(EXTERNAL_INTERRUPT, effect=False),
+        hlt=_plain_exit("hlt", effect=True),
+        others=Draws(lambda n: others.integers(0, max(guest.vcpus - 1, 1), n)),
+    )
+    _start(host, thread)
+    if requests.arrivals is not None:
+        host.keep_asking(thread, requests.arrivals)
+    return thread
+
+
+def _exit_kind(build: _Builder, name: str, exit: Exit, *stream: object) -> ExitKind:
+    userspace = exit.handled == "userspace"
+    ipi = exit.effect == "ipi"
+    return ExitKind(
+        name=name,
+        reason=exit.reason,
+        gaps=build.sampler(exit.every, *stream, "every", least=1),
+        times=build.sampler(exit.time, *stream, "time"),
+        uses_fpu=build.flags(exit.kernel_fpu, *stream, "kernel_fpu"),
+        effect=userspace or ipi,
+        userspace=userspace,
+        target=exit.target if ipi else None,
+        vmm=build.draws(exit.vmm, *stream, "vmm") if userspace else None,
+    )
+
+
+def _plain_exit(reason: str, *, effect: bool) -> ExitKind:
+    """A kind of exit that is in no stream."""
+
+    def none(n: int) -> NoReturn:
+        raise AssertionError(f"{reason}: exits of this kind are not drawn")
+
+    return ExitKind(reason, reason, none, none, none, effect, userspace=False, target=None, vmm=None)
+
+
+# Threads.
+
+
+def _add_threads(host: Host, build: _Builder, group: str, entry: ThreadEntry) -> None:
+    pairs = entry.kind == "pipe"
+    for n in range(entry.count):
+        allowed = _allowed(entry.affinity, n, len(host.cpus))
+        if pairs:
+            pipe = Pipe()
+            for side in (0, 1):
+                _thread(host, build, entry, (group, n, side), allowed, pipe)
+        else:
+            _thread(host, build, entry, (group, n), allowed, None)
+
+
+def _thread(
+    host: Host, build: _Builder, entry: ThreadEntry, name: tuple[object, ...], allowed: int, pipe: Pipe | None
+) -> None:
+    text = "/".join(map(str, name))
+    task = host.kernel.new_task(text, KTHREAD if entry.kind == "kthread" else USER_TASK)
+    place: tuple[Any, ...] = (host, text, task, weight_of(entry.nice), allowed, round(entry.touches))
+    own = ("threads", *name)
+    use: dict[str, Any] = {
+        "bursts": build.draws(entry.compute, *own, "compute"),
+        "sleeps": build.optional(entry.sleep, *own, "sleep"),
+        "syscalls": build.draws(entry.syscall, *own, "syscall"),
+        "components": build.mask(entry.fpu.components),
+        "uses_fpu": Draws(build.flags(entry.fpu.share, *own, "fpu")),
+    }
+    if pipe is not None:
+        end = PipeThread(*place, pipe=pipe, **use)
+        if len(pipe.ends) == 1:
+            _start(host, end)
+        else:
+            end.cpu = pipe.ends[0].cpu
+    elif entry.kind == "fork":
+        _start(host, ForkThread(*place, execs=entry.exec, **use))
+    else:
+        _start(host, (KernelThread if entry.kind == "kthread" else ComputeThread)(*place, **use))

@@ -1,0 +1,160 @@
+"""One replication of one strategy on one host: built from a case, run, and measured."""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from sim.costs.price import Prices
+from sim.costs.table import load
+from sim.errors import InputError
+from sim.host.accounts import ACCOUNTS, COUNTS
+from sim.host.clock import Clock
+from sim.host.cpu import HostCpu
+from sim.host.host import Host
+from sim.host.population import populate
+from sim.host.warmup import warmup_seconds
+from sim.kernel.operations import Operation
+from sim.results import Record
+from sim.scenario.cases import Case
+from sim.scenario.units import time_text
+
+PATIENCE_S: Final = 0.02
+"""A CPU that is still in the kernel so long after the measurement, or as long as that took, does not get out of it."""
+
+
+class Measurement:
+    """What the CPUs have counted between the end of warm-up and the end of the measurement.
+
+    Each CPU's window begins and ends where that CPU is between two pieces of its work, at the first such instant that
+    is not before the nominal one; so its accounts add up to its window exactly.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._begun: dict[int, int] = {}
+        self._left = len(host.cpus)
+        self.over = host.env.event()
+        self.elapsed = 0
+        self.totals: Counter[str] = Counter()
+        self.counts: Counter[tuple[Any, ...]] = Counter()
+
+    def begin(self, cpu: HostCpu) -> None:
+        """Warm-up is over on this CPU."""
+        cpu.restart()
+        cpu.ledger.restart()
+        cpu.measuring = True
+        self._begun[cpu.id] = cpu.clock
+
+    def end(self, cpu: HostCpu) -> None:
+        """The measurement is over on this CPU; it may have been in the kernel during all of it."""
+        if cpu.id not in self._begun:
+            self.begin(cpu)
+        cpu.measuring = False
+        self.elapsed += cpu.clock - self._begun[cpu.id]
+        for name in (*ACCOUNTS, *COUNTS):
+            self.totals[name] += getattr(cpu, name)
+        self.counts.update(cpu.ledger.counts)
+        self._left -= 1
+        if not self._left:
+            self.over.succeed()
+
+    def finish(self, case: Case) -> None:
+        """Runs the host until the measurement is over on all CPUs, the nominal end of which is now.
+
+        Raises :class:`~sim.errors.InputError` if a CPU does not come out of the kernel, or none has measured a cycle.
+        """
+        env, measure = self._host.env, case.scenario.run.measure
+        patience = env.timeout(case.cycles(max(PATIENCE_S, measure)))
+        patience.callbacks.append(lambda event: self._refuse(case))
+        env.run(until=self.over)
+        if not self.elapsed:
+            raise InputError(
+                f"run.measure: found {time_text(measure)!r}, during all of which every CPU was in the kernel; "
+                f"allowed: a longer time (case {case.name!r})"
+            )
+
+    def _refuse(self, case: Case) -> None:
+        """The measurement should have been over long ago."""
+        if self._left:
+            busy = next(cpu.id for cpu in self._host.cpus if cpu.boundary)
+            raise InputError(
+                f"run.measure: found {time_text(case.scenario.run.measure)!r}, after which CPU {busy} did not come out "
+                "of the kernel; allowed: interrupts, wake-ups and system calls that leave a CPU time for something "
+                f"else (case {case.name!r})"
+            )
+
+
+def simulate(case: Case, strategy: str, replication: int) -> Record:
+    """Runs one replication; the same arguments give the same record.
+
+    Time and costs are in TSC cycles.  Raises :class:`~sim.errors.InputError` for what only shows when the host is
+    built or runs: a cost table that lacks the price of an operation, a strategy that the CPU cannot have, a CPU that
+    gets nothing done but interrupts.
+    """
+    env = Clock(initial_time=0)
+    prices = current_prices(case.costs)
+    host = populate(case, strategy, replication, env, prices)
+    measurement = Measurement(host)
+    run = case.scenario.run
+    warmup = case.cycles(warmup_seconds(case))
+    for at, what in ((warmup, measurement.begin), (warmup + case.cycles(run.measure), measurement.end)):
+        if at > env.now:
+            env.run(until=at)
+        cross(host, what)
+    measurement.finish(case)
+    return _record(case, strategy, replication, host, measurement, prices)
+
+
+def cross(host: Host, what: Callable[[HostCpu], None]) -> None:
+    """The nominal end of warm-up or measurement is now: ``what`` happens on each CPU once that is between two pieces
+    of its work."""
+    for cpu in host.cpus:
+        cpu.on_boundary = what
+        cpu.boundary = True
+        cpu.kick()
+
+
+def current_prices(costs: str) -> Prices:
+    """The prices of a cost table, as it is now."""
+    return _prices(costs, _stamp(costs))
+
+
+def _stamp(costs: str) -> tuple[int, int] | None:
+    """What tells whether a cost table of the user's has changed."""
+    if not costs.endswith(".toml") or not Path(costs).exists():
+        return None
+    stat = Path(costs).stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
+@lru_cache(maxsize=16)
+def _prices(costs: str, stamp: tuple[int, int] | None) -> Prices:
+    return Prices(load(costs))
+
+
+def _record(
+    case: Case, strategy: str, replication: int, host: Host, measurement: Measurement, prices: Prices
+) -> Record:
+    totals = measurement.totals
+    rows = sorted((Operation(*key), n, n * prices[key]) for key, n in measurement.counts.items())
+    accounted, priced = sum(totals[name] for name in ACCOUNTS), sum(cycles for *_, cycles in rows)
+    if accounted != measurement.elapsed or priced != totals["operations"]:
+        raise AssertionError(
+            f"{case.name}, {strategy}: {measurement.elapsed} cycles elapsed, {accounted} are accounted for; "
+            f"operations took {totals['operations']}, the ledger says {priced}"
+        )
+    metrics: dict[str, tuple[int | float, str]] = {"elapsed_cycles": (measurement.elapsed, "TSC cycles")}
+    metrics |= {metric: (totals[name], "TSC cycles") for name, metric in ACCOUNTS.items()}
+    metrics |= {metric: (totals[name], "count") for name, metric in COUNTS.items()}
+    integrity = host.kernel.integrity
+    return Record(
+        case=case.name,
+        strategy=strategy,
+        replication=replication,
+        ledger=tuple(rows),
+        metrics=metrics,
+        latency={name: histogram.buckets() for name, histogram in host.latency.items()},
+        integrity=dict(sorted(integrity.counts.items())) if integrity else {},
+    )

@@ -1,0 +1,116 @@
+"""Random numbers: a stream of its own for each entity and purpose, named by both and never by the strategy.
+
+So every strategy meets the same guests, exits and wake-ups, and what one thread draws does not depend on when another
+one draws.  Numbers are drawn in blocks; a block's size does not change the sequence.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.scenario.distribution import Distribution
+
+Cycles = NDArray[np.int64]
+Sample = Callable[[int], Cycles]
+
+FIRST_BLOCK: Final = 16
+LARGEST_BLOCK: Final = 1024
+
+
+class Streams:
+    """The streams of one replication."""
+
+    def __init__(self, seed: int, replication: int) -> None:
+        self.seed = seed
+        self.replication = replication
+
+    def generator(self, *name: object) -> np.random.Generator:
+        """The stream called ``name``: words like a thread's name and what is drawn."""
+        digest = sha256("\x1f".join(map(str, name)).encode()).digest()
+        words = [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]
+        return np.random.Generator(
+            np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(self.replication, *words)))
+        )
+
+
+def sampler(distribution: Distribution, tsc_hz: float, rng: np.random.Generator, least: int = 0) -> Sample:
+    """A function that draws n times in whole TSC cycles, each at least ``least``."""
+    mean = distribution.mean * tsc_hz
+    draw: Callable[[int], Any]
+    match distribution.kind:
+        case "constant":
+            constant = max(round(mean), least)
+            return lambda n: np.full(n, constant, dtype=np.int64)
+        case "exponential":
+            draw = lambda n: rng.exponential(mean, n)  # noqa: E731
+        case "lognormal":
+            mu = np.log(mean) - distribution.sigma**2 / 2
+            draw = lambda n: rng.lognormal(mu, distribution.sigma, n)  # noqa: E731
+        case "empirical":
+            values = np.asarray(distribution.values) * tsc_hz
+            draw = lambda n: values[rng.integers(0, len(values), n)]  # noqa: E731
+
+    def sample(n: int) -> Cycles:
+        cycles: Cycles = (draw(n) + 0.5).astype(np.int64)  # times are not negative, so this rounds
+        return np.maximum(cycles, least, out=cycles) if least else cycles
+
+    return sample
+
+
+class Draws:
+    """Numbers of one stream, one by one; ``constant`` if they are all the same."""
+
+    __slots__ = ("_left", "_sample", "_size", "constant")
+
+    def __init__(self, sample: Callable[[int], NDArray[Any]], constant: int | None = None) -> None:
+        self._sample = sample
+        self.constant = constant
+        self._left: list[Any] = []
+        self._size = FIRST_BLOCK
+
+    def next(self) -> Any:
+        """The next number, a Python one."""
+        left = self._left
+        if not left:
+            left.extend(self._sample(self._size)[::-1].tolist())
+            self._size = min(2 * self._size, LARGEST_BLOCK)
+        return left.pop()
+
+
+class Instants:
+    """Instants with independent times between them, on some clock of whole cycles that starts at 0."""
+
+    __slots__ = ("_i", "_last", "_sample", "_size", "_times")
+
+    def __init__(self, sample: Sample) -> None:
+        self._sample = sample
+        self._times: list[int] = []
+        self._i = 0
+        self._last = 0
+        self._size = FIRST_BLOCK
+
+    @property
+    def next(self) -> int:
+        """The first instant that :meth:`upto` has not passed."""
+        while self._i == len(self._times):
+            times = self._last + np.cumsum(self._sample(self._size))
+            self._times = times.tolist()
+            self._i = 0
+            self._last = self._times[-1]
+            self._size = min(2 * self._size, LARGEST_BLOCK)
+        return self._times[self._i]
+
+    def upto(self, time: int) -> tuple[int, int]:
+        """Passes all instants up to and including ``time``: how many there were, and when the last was (-1: none)."""
+        count, last = 0, -1
+        while self.next <= time:
+            times = self._times
+            i = bisect_right(times, time, self._i)
+            count += i - self._i
+            last = times[i - 1]
+            self._i = i
+        return count, last

@@ -1,0 +1,334 @@
+"""Threads of the host: what they do between two calls of the scheduler.
+
+A CPU drives its thread through spans in which interrupts come at any time (user code, guest code, polling) and through
+kernel work between them that nothing preempts:
+
+- ``enter``: kernel work up to the span, return to user mode or VM entry;
+- ``plan``: when the span will end, if nothing else happens; ``settle``: it has run up to now;
+- ``leave``: something else has ended it; ``event``: it has come to its own end.
+
+``event`` is a process (``yield from``), because what it does to others must happen at the right time.
+"""
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from sim.host.exits import INF
+from sim.host.runqueue import Entity
+from sim.host.streams import Draws
+from sim.kernel import fpu, process
+from sim.kernel.state import Task
+from sim.xsave.components import XTILEDATA
+
+if TYPE_CHECKING:
+    from sim.host.cpu import HostCpu
+    from sim.host.host import Host
+
+Steps = Generator[Any, None, bool]
+"""A process that says at its end whether the thread is still in its user or guest mode."""
+
+
+class Thread(Entity):
+    """A thread of the host, and the span that it is in.
+
+    ``allowed`` are the CPUs on which it may run, as a mask; ``flow`` how much it touches, in bytes/s, and
+    ``kernel_flow`` the kernel on its behalf; ``left`` what is left of the span in cycles; ``account`` the attribute of
+    the CPU to which the span's time goes.
+    """
+
+    __slots__ = (
+        "_planned",
+        "account",
+        "allowed",
+        "blocked",
+        "cpu",
+        "ended",
+        "flow",
+        "host",
+        "kernel_flow",
+        "left",
+        "name",
+        "task",
+        "woken_at",
+    )
+
+    def __init__(self, host: "Host", name: str, task: Task, weight: int, allowed: int, flow: int) -> None:
+        super().__init__(weight)
+        self.host = host
+        self.name = name
+        self.task = task
+        self.allowed = allowed
+        self.flow = self.kernel_flow = flow
+        self.cpu: HostCpu
+        self.blocked = True
+        self.ended = False
+        self.woken_at = -1
+        self.left = 0
+        self.account = "user"
+        self._planned: Any = None
+
+    # The span, for threads whose span is a number of cycles.
+
+    def enter(self, cpu: "HostCpu") -> None:
+        """Return to user mode."""
+        process.return_to_user(cpu.kernel, cpu.cpu)
+        if self.woken_at >= 0:
+            self._has_woken(cpu, "thread")
+
+    def _has_woken(self, cpu: "HostCpu", histogram: str) -> None:
+        cpu.charge()
+        if cpu.measuring:
+            self.host.latency[histogram].add(cpu.clock - self.woken_at)
+        self.woken_at = -1
+
+    def may_last(self, begin: int, until: int) -> bool:
+        """Whether a span that begins now may go on beyond ``until``."""
+        return begin + self.left > until
+
+    def plan(self, cpu: "HostCpu", begin: int, limit: int) -> tuple[int, bool]:
+        """When a span that begins now ends, at the latest at ``limit``, and whether by itself."""
+        self._planned = planned = self._follow(cpu, begin, limit)
+        return planned[0], planned[1]
+
+    def settle(self, cpu: "HostCpu", begin: int, until: int, soft: bool = False) -> int:
+        """The span has run up to ``until``: when the thread can be taken from it.
+
+        That is later while interrupts are off or being served, and earlier where something had begun that now has to be
+        done step by step.  ``soft``: nothing happens at ``until`` that could be under way.
+        """
+        planned, self._planned = self._planned, None
+        if planned is None or planned[0] != until:
+            planned = self._follow(cpu, begin, until)
+        end: int
+        end, _, left, ticks, devices, served = planned
+        ran = self.left - left
+        self.left = left
+        setattr(cpu, self.account, getattr(cpu, self.account) + ran)
+        cpu.touched += ran * self.flow
+        if ticks or devices:
+            cpu.absorbed(ticks, devices, served)
+        return end
+
+    def _follow(self, cpu: "HostCpu", begin: int, until: int) -> tuple[int, bool, int, int, int, int]:
+        """The end, whether by itself, what is left then, and the ticks, device interrupts and their cycles within.
+
+        Interrupts that are due and use no FPU are served inside the span and make it longer; ``until`` is not.
+        """
+        now, left = begin, self.left
+        tick, devices = cpu.next_tick, cpu.devices
+        ticks = n = served = 0
+        while True:
+            device = devices.time(n)
+            at = tick if tick < device else device
+            if now + left <= at or at >= until:
+                break
+            if tick <= device:
+                cycles = cpu.tick_cycles(ticks)
+                ticks += 1
+                tick += cpu.tick_period
+            else:
+                if devices.components(n) is not None:
+                    until = at
+                    break
+                cycles = devices.cycles(n)
+                n += 1
+            if at > now:
+                left -= at - now
+                now = at
+            now += cycles
+            served += cycles
+        if now + left <= until:
+            return now + left, True, 0, ticks, n, served
+        if until > now:
+            left -= until - now
+            now = until
+        return now, False, left, ticks, n, served
+
+    def leave(self, cpu: "HostCpu") -> None:
+        """An interrupt, or the scheduler, takes the CPU from the span: into the kernel."""
+
+    def event(self, cpu: "HostCpu") -> Steps:
+        """The span has come to its end."""
+        raise NotImplementedError
+
+    def before_switch(self, cpu: "HostCpu") -> None:
+        """The scheduler is about to take the CPU away."""
+
+
+class ComputeThread(Thread):
+    """Bursts of computing, with the system calls of each, and sleep between them."""
+
+    __slots__ = ("_bursts", "_components", "_sleeps", "_syscalls", "_uses_fpu", "_wrote")
+
+    def __init__(self, host: "Host", name: str, task: Task, weight: int, allowed: int, flow: int, *, bursts: Draws,
+                 sleeps: Draws | None, syscalls: Draws, components: int, uses_fpu: Draws) -> None:  # fmt: skip
+        super().__init__(host, name, task, weight, allowed, flow)
+        self._bursts = bursts
+        self._sleeps = sleeps
+        self._syscalls = syscalls
+        self._components = components
+        self._uses_fpu = uses_fpu
+        self._begin_burst()
+
+    def _begin_burst(self) -> None:
+        self.left = self._bursts.next()
+        self._wrote = not (self._components and self._uses_fpu.next())
+
+    def enter(self, cpu: "HostCpu") -> None:
+        super().enter(cpu)
+        if not self._wrote:
+            self._wrote = True
+            user_writes(cpu, self._components)
+
+    def event(self, cpu: "HostCpu") -> Steps:
+        cpu.count_bursts += 1
+        syscall = self._syscalls.next()
+        self._begin_burst()
+        if self._sleeps is None and not syscall:
+            if not self._wrote:
+                self._wrote = True
+                user_writes(cpu, self._components)
+            return True
+        cpu.spend("syscall", syscall)
+        yield from cpu.sync()
+        if self._sleeps is not None:
+            self.host.wake_after(self._sleeps.next(), self)
+            cpu.block(self)
+        return False
+
+
+def user_writes(cpu: "HostCpu", components: int) -> None:
+    """User code writes registers; the first use of AMX faults."""
+    if components & XTILEDATA and not cpu.cpu.current.fpstate.xfeatures & XTILEDATA:
+        cpu.cpu.unit.xfd_err = XTILEDATA
+        fpu.handle_xfd_event(cpu.kernel, cpu.cpu)
+    process.user_writes(cpu.kernel, cpu.cpu, components)
+
+
+class KernelThread(ComputeThread):
+    """The same, in the kernel: it never returns to user mode and has no FPU state."""
+
+    __slots__ = ()
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        super().__init__(*args, **given)
+        self.account = "syscall"
+
+    def enter(self, cpu: "HostCpu") -> None:
+        if self.woken_at >= 0:
+            self._has_woken(cpu, "thread")
+
+
+class Pipe:
+    """What two threads hand to each other: a byte in one of two pipes."""
+
+    __slots__ = ("bytes", "ends")
+
+    def __init__(self) -> None:
+        self.ends: list[PipeThread] = []
+        self.bytes = [0, 0]
+
+
+class PipeThread(ComputeThread):
+    """One end of a pair that hands one byte to and fro, as will-it-scale's context_switch1 does."""
+
+    __slots__ = ("_pipe", "_side")
+
+    def __init__(self, *args: Any, pipe: Pipe, **given: Any) -> None:
+        super().__init__(*args, **given)
+        self._pipe = pipe
+        self._side = len(pipe.ends)
+        pipe.ends.append(self)
+
+    def event(self, cpu: "HostCpu") -> Steps:
+        pipe, side = self._pipe, self._side
+        cpu.count_handoffs += 1
+        cpu.spend("syscall", self._syscalls.next())
+        self._begin_burst()
+        other = pipe.ends[1 - side]
+        yield from cpu.sync()
+        if other.blocked:  # in read(), which takes the byte
+            cpu.spend("wakeup", self.host.wakeup_cycles())
+            yield from cpu.sync()
+            self.host.wake(other, cpu, sync=True)
+        else:
+            pipe.bytes[1 - side] += 1
+        if pipe.bytes[side]:
+            pipe.bytes[side] -= 1
+        else:
+            cpu.block(self)
+        return False
+
+
+class ForkThread(ComputeThread):
+    """A parent that forks a child every now and then; the child may exec, computes, and exits."""
+
+    __slots__ = ("_children", "_execs")
+
+    def __init__(self, *args: Any, execs: bool, **given: Any) -> None:
+        super().__init__(*args, **given)
+        self._execs = execs
+        self._children = 0
+        self.left = 0
+
+    def event(self, cpu: "HostCpu") -> Steps:
+        cpu.count_forks += 1
+        self._children += 1
+        task = process.fork(cpu.kernel, cpu.cpu, f"{self.name}.{self._children}")
+        cpu.spend("syscall", self._syscalls.next())
+        child = ChildThread(
+            self.host, task.name, task, self.weight, self.allowed, self.flow, bursts=self._bursts, sleeps=None,
+            syscalls=self._syscalls, components=self._components, uses_fpu=self._uses_fpu, execs=self._execs,
+        )  # fmt: skip
+        yield from cpu.sync()
+        self.host.start(child, cpu)
+        if self._sleeps is not None:
+            self.host.wake_after(self._sleeps.next(), self)
+            cpu.block(self)
+        self._wrote = True
+        self.left = 0
+        return False
+
+
+class ChildThread(ComputeThread):
+    """A child: one burst."""
+
+    __slots__ = ("_execs",)
+
+    def __init__(self, *args: Any, execs: bool, **given: Any) -> None:
+        super().__init__(*args, **given)
+        self._execs = execs
+
+    def enter(self, cpu: "HostCpu") -> None:
+        if self._execs:
+            self._execs = False
+            process.exec(cpu.kernel, cpu.cpu)
+        super().enter(cpu)
+
+    def event(self, cpu: "HostCpu") -> Steps:
+        cpu.count_bursts += 1
+        process.exit(cpu.kernel, cpu.cpu)
+        self.ended = True
+        yield from cpu.sync()
+        cpu.block(self)
+        return False
+
+
+class IdleThread(Thread):
+    """What a CPU runs when there is nothing to run; never in a run queue."""
+
+    __slots__ = ()
+
+    def __init__(self, host: "Host", task: Task) -> None:
+        super().__init__(host, task.name, task, 1024, 0, 0)
+        self.account = "idle"
+        self.left = INF
+        self.blocked = False
+
+    def enter(self, cpu: "HostCpu") -> None:
+        """Idle stays in the kernel."""
+
+    def settle(self, cpu: "HostCpu", begin: int, until: int, soft: bool = False) -> int:
+        end = super().settle(cpu, begin, until)
+        self.left = INF
+        return end

@@ -1,0 +1,303 @@
+"""vCPU threads: the guest, its exits, HLT and polling, the VMM between two KVM_RUNs."""
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sim.host.cpu import Work
+from sim.host.exits import INF, ExitCost, ExitKind
+from sim.host.guest_span import GUEST, GuestSpan
+from sim.host.halt_polling import HaltPolling
+from sim.host.ledger import Keys
+from sim.host.streams import Draws
+from sim.host.thread import Steps, user_writes
+from sim.kernel import guest, kvm
+from sim.kernel.state import Cpu
+
+if TYPE_CHECKING:
+    from sim.host.cpu import HostCpu
+
+
+POLLING: Final = "halt_poll"
+VMM: Final = "vmm"
+"""The accounts of a vCPU thread's spans that are not in the guest; they say what it is doing."""
+
+
+class Requests:
+    """When a guest has something to do: ``demand`` of guest CPU time a request; None: always.
+
+    They come ``arrivals`` apart in wall time (open) or ``sleeps`` after HLT (closed).
+    """
+
+    __slots__ = ("arrivals", "demand", "sleeps")
+
+    def __init__(self, demand: Draws | None, arrivals: Draws | None, sleeps: Draws | None) -> None:
+        self.demand = demand
+        self.arrivals = arrivals
+        self.sleeps = sleeps
+
+
+class VcpuThread(GuestSpan):
+    """A vCPU thread, from its first KVM_RUN on."""
+
+    __slots__ = (
+        "_armed", "_begun", "_exit_keys", "_guest_flow", "_halted_at", "_hlt", "_ipi_pending", "_learning",
+        "_polling", "_posted_interrupts", "_requests", "_slept", "_vmm_components", "_vmm_flow", "_waiting", "others",
+        "vm",
+    )  # fmt: skip
+
+    def __init__(
+        self, *args: Any, vm: "list[VcpuThread]", requests: Requests, polling: HaltPolling, posted_interrupts: bool,
+        vmm_components: int, vmm_flow: int, hlt: ExitKind, others: Draws, **given: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(*args, demand_end=requests.demand.next() if requests.demand else INF, **given)
+        self.vm = vm
+        self._requests = requests
+        self._polling = polling
+        self._posted_interrupts = posted_interrupts
+        self._vmm_components = vmm_components
+        self._guest_flow = self.flow
+        self.kernel_flow = self._vmm_flow = vmm_flow
+        self._hlt = hlt
+        self.others = others
+        self._begun = self._slept = self._armed = self._ipi_pending = False
+        self._waiting = 0
+        self._halted_at = 0
+        self._learning: ExitKind | None = None
+        self._exit_keys: Keys = ()
+        self._does(VMM)
+
+    # Into the span.
+
+    def plan(self, cpu: "HostCpu", begin: int, limit: int) -> tuple[int, bool]:
+        """Polling goes on for the window, in wall time, and as long as nobody else is queued (kvm_vcpu_can_poll())."""
+        if self.account != POLLING:
+            return super().plan(cpu, begin, limit)
+        over = max(begin, self._halted_at + self._polling.window if cpu.rq.alone else cpu.env.now)
+        end, _ = super().plan(cpu, begin, min(limit, over))
+        return end, end >= over
+
+    def enter(self, cpu: "HostCpu") -> None:
+        if self.account == VMM:
+            super().enter(cpu)
+            user_writes(cpu, self._vmm_components)
+            return
+        if self.account == POLLING:
+            if not self._take_pending():
+                return
+            cpu.count_polled += self._polling.window > 0 and not self._slept
+            self._slept = False
+            self._polling.end(cpu.clock - self._halted_at)
+            self._does(GUEST)
+        learning, clean = self._learning, self.vcpu.guest_state_loaded and not self.task.need_fpu_load
+        before = cpu.ledger.mark
+        kvm.vcpu_enter_guest(cpu.kernel, cpu.cpu)
+        if learning is not None:
+            self._learning = None
+            if clean:
+                self._learn(cpu, learning, cpu.ledger.recorded_since(before))
+        if self.woken_at >= 0:
+            self._has_woken(cpu, "vcpu")
+        if not self._begun:
+            self._begin(cpu)
+
+    def _learn(self, cpu: "HostCpu", kind: ExitKind, entry: Keys) -> None:
+        """An exit and the entry after it have been run with nothing between: what one of this kind takes."""
+        keys, price = self._exit_keys + entry, cpu.ledger.price
+        kind.cost = ExitCost(keys, price(keys), price(entry))
+        if kind is not self._interrupt:
+            self._stream.learn()
+
+    def _begin(self, cpu: "HostCpu") -> None:
+        """The guest's first instructions."""
+        self._begun = True
+        if self._use.constant:
+            guest.writes_carried(cpu.kernel, cpu.cpu, 0)
+
+    # Out of the span.
+
+    def leave(self, cpu: "HostCpu") -> None:
+        if self.account != GUEST:
+            return
+        kind = self._ongoing
+        if kind is None:
+            self._vm_exit(cpu, self._interrupt)
+            return
+        self._ongoing = None
+        self._vm_exit(cpu, kind)
+        stream = self._stream
+        n = stream.next
+        cpu.spend("handler", stream.time(n))
+        stream.skip(n)
+        self._wall = stream.wall[n]
+
+    def _vm_exit(self, cpu: "HostCpu", kind: ExitKind) -> bool:
+        """The VM exit; True if the fastpath has entered the guest again."""
+        ledger = cpu.ledger
+        before = ledger.mark
+        again = kvm.vm_exit(cpu.kernel, cpu.cpu, kind.reason)
+        cpu.count_exits += 1
+        if kind.cost is None and not kind.effect and cpu.host.batch:
+            keys = ledger.recorded_since(before)
+            if again:
+                cycles = ledger.price(keys)
+                kind.cost = ExitCost(keys, cycles, cycles, fastpath=True)
+            else:
+                self._learning, self._exit_keys = kind, keys
+        return again
+
+    def event(self, cpu: "HostCpu") -> Steps:
+        if self.account == VMM:
+            if (elsewhere := cpu.vmcs_elsewhere(self.vcpu)) is not None:
+                yield from cpu.sync()
+            self._kvm_run(cpu, elsewhere)
+            return False
+        if self.account == POLLING:
+            yield from cpu.sync()
+            if not self._is_pending:
+                self._block(cpu)
+            return False
+        if self._guest_time == self._demand_end:
+            return (yield from self._request_done(cpu))
+        return (yield from self._exit(cpu))
+
+    def _exit(self, cpu: "HostCpu") -> Steps:
+        """An exit of the stream, for itself."""
+        stream = self._stream
+        n = stream.next
+        kind, time, uses_fpu = stream.kind(n), stream.time(n), stream.uses_fpu(n)
+        again = self._vm_exit(cpu, kind)
+        if uses_fpu and not again:
+            cpu.use_kernel_fpu(cpu.host.exit_fpu_components)
+        cpu.spend("handler", time)
+        stream.skip(n)
+        self._wall = stream.wall[n]
+        stream.refill()
+        if again and kind.cost is not None and not kind.effect:
+            stream.learn()
+        if kind.target:
+            yield from cpu.sync()
+            target = cpu.host.ipi_target(self, kind)
+            if target.deliver_ipi():
+                cpu.spend("wakeup", cpu.host.wakeup_cycles())
+                yield from cpu.sync()
+                target.wake_up(cpu)
+        elif kind.userspace:
+            self._to_user_space(cpu, kind)
+        return again
+
+    def _to_user_space(self, cpu: "HostCpu", kind: ExitKind) -> None:
+        assert kind.vmm is not None
+        kernel, c = cpu.kernel, cpu.cpu
+        kvm.kvm_run_exit(kernel, c)
+        kvm.kvm_put_guest_fpu(kernel, c)
+        kvm.vcpu_put(kernel, c)
+        cpu.count_round_trips += 1
+        self._does(VMM)
+        self.left = kind.vmm.next()
+
+    def _kvm_run(self, cpu: "HostCpu", vmcs_on: Cpu | None) -> None:
+        kernel, c = cpu.kernel, cpu.cpu
+        kvm.kvm_run(kernel, c)
+        cpu.send_vmclear(vmcs_on)
+        kvm.kvm_load_guest_fpu(kernel, c)
+        kvm.kvm_run_entry(kernel, c)
+        self._does(GUEST)
+
+    # Requests, HLT and interrupts for the guest.
+
+    def _request_done(self, cpu: "HostCpu") -> Steps:
+        demand = self._requests.demand
+        assert demand is not None
+        cpu.count_requests += 1
+        self._demand_end += demand.next()
+        if self._take_pending():
+            return True
+        self._vm_exit(cpu, self._hlt)
+        cpu.count_halts += 1
+        yield from cpu.sync()
+        self._halted_at = cpu.clock
+        if self._requests.sleeps is not None and not self._armed:
+            self._armed = True
+            cpu.host.after(self._requests.sleeps.next(), self._timer)
+        window = self._polling.begin()
+        self._does(POLLING)
+        self.left = INF
+        if not window and not self._is_pending:
+            self._block(cpu)
+        return False
+
+    def before_switch(self, cpu: "HostCpu") -> None:
+        """kvm_vcpu_can_poll() says no when the CPU is wanted: the vCPU blocks instead."""
+        if self.account == POLLING and not self.blocked and not self._is_pending:
+            self._block(cpu)
+
+    def _block(self, cpu: "HostCpu") -> None:
+        self._slept = True
+        cpu.block(self)
+
+    def _does(self, account: str) -> None:
+        """The next span is in the guest, polls, or is the VMM's."""
+        self.account = account
+        self.flow = self._guest_flow if account == GUEST else self._vmm_flow if account == VMM else 0
+
+    @property
+    def _is_pending(self) -> bool:
+        return self._waiting > 0 or self._ipi_pending
+
+    def _take_pending(self) -> bool:
+        """The guest takes a request that waits, or the IPIs that are pending as one; False: nothing is pending."""
+        if self._waiting:
+            self._waiting -= 1
+        elif self._ipi_pending:
+            self._ipi_pending = False
+        else:
+            return False
+        return True
+
+    def _deliver(self) -> bool:
+        """An interrupt has become pending for the guest: ends its polling or kicks it; True: it has to be woken up."""
+        if self.blocked:
+            return True
+        if self.account == POLLING:
+            if self.woken_at < 0:
+                self.woken_at = self.host.env.now
+            if self.cpu.thread is self:
+                self.cpu.post(Work(0))
+        elif not self._posted_interrupts and self._in_guest():
+            self.cpu.post(Work(self.host.interrupt_cycles()))
+        return False
+
+    def deliver_ipi(self) -> bool:
+        """An IPI from another vCPU; those that are pending together are one (a bit of the IRR).  True as above."""
+        self._ipi_pending = True
+        return self._deliver()
+
+    def wake_up(self, cpu: "HostCpu") -> None:
+        """kvm_vcpu_wake_up() on ``cpu``, unless another CPU was faster."""
+        if self.blocked:
+            self.host.wake(self, cpu)
+
+    def _in_guest(self) -> bool:
+        """Whether the guest runs right now (IN_GUEST_MODE), and KVM is not handling one of its exits."""
+        cpu = self.cpu
+        if cpu.cpu.guest is not self.vcpu:
+            return False
+        if not cpu.waiting:
+            return True
+        now = self.host.env.now
+        return self._follow_guest(cpu, cpu.span_begin, now, soft=False).end >= now
+
+    def request(self) -> None:
+        """A request arrives for the guest: a device interrupt, which the host need not see while the guest runs."""
+        if self._posted_interrupts and self._in_guest():
+            self._waiting += 1
+        else:
+            self.cpu.post(Work(self.host.interrupt_cycles(), action=self._requested))
+
+    def _requested(self, cpu: "HostCpu") -> Work | None:
+        self._waiting += 1
+        return Work(0, self.host.wakeup_cycles(), self.wake_up) if self._deliver() else None
+
+    def _timer(self) -> None:
+        """The guest's timer, which it arms at HLT if it is not armed yet."""
+        self._armed = False
+        self.request()
