@@ -1,1 +1,32 @@
-"""fpswitch: what carrying FPU and CET state across vCPU context switches costs on x86 Linux/KVM."""
+"""fpswitch: what carrying FPU and CET state across vCPU context switches costs on x86 Linux/KVM.
+
+    import sim
+    results = sim.run("scenarios/overcommit.toml")
+    results.ledger, results.metrics
+    sim.compare(results)
+
+``run``, ``compare`` and ``load`` are imported when they are first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from sim.analysis.comparison import compare
+    from sim.experiment import run
+    from sim.results import load
+
+_LAZY: Final = {"run": "sim.experiment", "compare": "sim.analysis.comparison", "load": "sim.results"}
+
+__all__ = ["compare", "load", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """PEP 562."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""What results say: categories, metrics with intervals, paired differences, what they rest on, and figures."""

@@ -1,0 +1,229 @@
+"""A comparison: results as statements, each as a data frame (``df_*``) and, where it helps, a figure (``plot_*``)."""
+
+from __future__ import annotations
+
+import html
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from sim.analysis import document, estimates, figures, metrics, pricing, rate_figure, rates, summary
+from sim.analysis.categories import CATEGORIES
+from sim.analysis.latency import quantiles, resolution
+from sim.errors import InputError, unknown
+from sim.kernel.integrity import VIOLATIONS
+from sim.kernel.strategies import strategy as strategy_named
+from sim.results.tables import Results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def compare(results: Results, reference: str | None = None) -> Comparison:
+    """Compares the strategies of each case with ``reference``, by default the scenario's.
+
+    Raises :class:`~sim.errors.InputError` if a case has no results of that strategy.
+    """
+    return Comparison(results, reference)
+
+
+class Comparison:
+    """Statements about ``results``; printed, it is the summary that ``fpswitch run`` prints.
+
+    ``references`` is the reference strategy of each case.  Frames are in the order of the scenario.  "mean", "low" and
+    "high" are over replications: the t interval of 95 %, absent (NaN) for a single replication and for what is not a
+    mean over replications.
+    """
+
+    def __init__(self, results: Results, reference: str | None = None) -> None:
+        if results.metrics.empty:
+            raise InputError("results without a single finished replication: nothing to compare")
+        self.results = results
+        self.references: dict[str, str] = {}
+        for case in results.cases:
+            name = reference or case["reference"]
+            if name not in case["strategies"]:
+                raise unknown(f"reference of case {case['case']}", name, case["strategies"])
+            self.references[case["case"]] = name
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {self.results!r}; print() it, or see its df_* and plot_* methods>"
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: the summary."""
+        return f"<pre>{html.escape(self.summary())}</pre>"
+
+    def summary(self) -> str:
+        """The comparison as plain text, at most 72 columns wide."""
+        return summary.text(self)
+
+    def document(self) -> dict[str, Any]:
+        """The comparison as what ``fpswitch run --json`` prints."""
+        return document.document(self)
+
+    @cached_property
+    def _replications(self) -> pd.DataFrame:
+        return metrics.per_replication(self.results)
+
+    def df_replications(self) -> pd.DataFrame:
+        """Every metric of every replication: case, strategy, replication, metric, unit, value."""
+        return self._replications.copy()
+
+    @cached_property
+    def _metrics(self) -> pd.DataFrame:
+        found = estimates.with_intervals(self._replications, ["case", "strategy", "metric", "unit"])
+        bucket = resolution(found["metric"], found["mean"])
+        found["low"], found["high"] = found["low"] - bucket, found["high"] + bucket
+        frames = [found.drop(columns="sd"), self._pooled_latency(found)]
+        return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+
+    def _pooled_latency(self, found: pd.DataFrame) -> pd.DataFrame:
+        """Quantiles for which single replications have too few samples, without an interval."""
+        there = set(zip(found["case"], found["strategy"], found["metric"], strict=True))
+        pooled = self.df_latency()
+        pooled["metric"] = [
+            metrics.latency_metric(h, q) for h, q in zip(pooled["histogram"], pooled["quantile"], strict=True)
+        ]
+        keys = zip(pooled["case"], pooled["strategy"], pooled["metric"], strict=True)
+        pooled = pooled[np.array([key not in there for key in keys], dtype=bool)]
+        return pooled.assign(unit="us", n=1, mean=pooled["us"], low=float("nan"), high=float("nan"))[
+            ["case", "strategy", "metric", "unit", "n", "mean", "low", "high"]
+        ]
+
+    def df_metrics(self) -> pd.DataFrame:
+        """Every metric of every strategy: case, strategy, metric, unit, n, mean, low, high."""
+        return self._metrics.copy()
+
+    @cached_property
+    def _differences(self) -> pd.DataFrame:
+        differences = estimates.paired(self._replications, pd.Series(self.references))
+        return estimates.compared(differences)
+
+    def df_differences(self) -> pd.DataFrame:
+        """Paired differences against the reference, for every metric.
+
+        case, strategy, metric, unit, n, mean, low, high, percent, percent_low, percent_high, p, verdict; see
+        :func:`sim.analysis.estimates.compared`.
+        """
+        return self._differences.copy()
+
+    def df_categories(self) -> pd.DataFrame:
+        """Where the operations' cycles go: case, strategy, category, unit, mean, low, high."""
+        names = {f"cost_{name.lower()}": name for name in CATEGORIES}
+        found = self._metrics[self._metrics["metric"].isin(names)].copy()
+        found["category"] = found["metric"].map(names)
+        return found[["case", "strategy", "category", "unit", "mean", "low", "high"]].reset_index(drop=True)
+
+    def df_levels(self) -> pd.DataFrame:
+        """The difference in cost against the reference with all buffers warm, as modelled, and all in memory.
+
+        case, strategy, xss (whether the cycles of IA32_XSS are in), level, unit, mean, low, high.
+        """
+        names = {
+            f"{cost}{suffix}": (cost == metrics.COST, level)
+            for cost in (metrics.COST, metrics.COST_WITHOUT_XSS)
+            for level, suffix in zip(pricing.LEVELS, ("_all_warm", "", "_all_memory"), strict=True)
+        }
+        found = self._differences[self._differences["metric"].isin(names)].copy()
+        found["xss"] = found["metric"].map({name: xss for name, (xss, _) in names.items()})
+        found["level"] = found["metric"].map({name: level for name, (_, level) in names.items()})
+        return found[["case", "strategy", "xss", "level", "unit", "mean", "low", "high"]].reset_index(drop=True)
+
+    @cached_property
+    def _grades(self) -> pd.DataFrame:
+        return pricing.grades_of_differences(pricing.by_cost_row(self.results), self.references)
+
+    def df_grades(self) -> pd.DataFrame:
+        """How much of the difference in cycles rests on cost rows of each grade: case, strategy, grade, percent."""
+        return self._grades.copy()
+
+    def df_latency(self) -> pd.DataFrame:
+        """Wake-up latencies, all replications together: case, strategy, histogram, quantile, us, samples."""
+        tsc_hz = pd.Series({case["case"]: case["tsc_hz"] for case in self.results.cases})
+        return quantiles(self.results.latency, ["case", "strategy"], tsc_hz)
+
+    @cached_property
+    def _integrity(self) -> pd.DataFrame:
+        lines = [(case["case"], strategy) for case in self.results.cases for strategy in case["strategies"]]
+        index = pd.MultiIndex.from_tuples(lines, names=["case", "strategy"])
+        counts = self.results.integrity.groupby(["case", "strategy", "kind"])["count"].sum()
+        kinds = counts.unstack("kind", fill_value=0).reindex(index, fill_value=0)
+        violations = kinds[[kind for kind in VIOLATIONS if kind in kinds]].sum(axis=1).astype("int64")
+        documented = [
+            strategy_named(strategy).why_unsound(metrics.settings_of(case, strategy).host_shadow_stacks)
+            for case in self.results.cases
+            for strategy in case["strategies"]
+        ]
+        return kinds.assign(violations=violations, documented=documented).reset_index().rename_axis(columns=None)
+
+    def df_integrity(self) -> pd.DataFrame:
+        """What the integrity check found: case, strategy, violations, and a column for each kind that was found.
+
+        "documented" says why a strategy is known to be unsound with the case's host shadow stacks, and is empty for the
+        others.
+        """
+        return self._integrity.copy()
+
+    def violating(self, case: str) -> frozenset[str]:
+        """The strategies that were caught violating integrity in ``case``: they have no cost that could be compared."""
+        found = self._integrity[(self._integrity["case"] == case) & (self._integrity["violations"] > 0)]
+        return frozenset(found["strategy"])
+
+    def unexpected_violations(self) -> list[tuple[str, str, int]]:
+        """Case, strategy and number of violations, of strategies that are not documented as unsound."""
+        found = self.df_integrity().to_dict("records")
+        return [
+            (row["case"], row["strategy"], int(row["violations"]))
+            for row in found
+            if row["violations"] and not row["documented"]
+        ]
+
+    @cached_property
+    def _law(self) -> pd.DataFrame:
+        return rates.df_law(self.results)
+
+    @cached_property
+    def _law_check(self) -> pd.DataFrame:
+        return rates.df_law_check(self)
+
+    @cached_property
+    def _break_even(self) -> pd.DataFrame:
+        return rates.df_break_even(self)
+
+    def df_law(self) -> pd.DataFrame:
+        """The linear law of :mod:`sim.analysis.law`: see :func:`sim.analysis.rates.df_law`."""
+        return self._law.copy()
+
+    def df_law_check(self) -> pd.DataFrame:
+        """Whether the law agrees with what was simulated: see :func:`sim.analysis.rates.df_law_check`."""
+        return self._law_check.copy()
+
+    def df_break_even(self) -> pd.DataFrame:
+        """Rates at which a strategy costs what the reference costs: see :func:`sim.analysis.rates.df_break_even`."""
+        return self._break_even.copy()
+
+    def plot_cost(self) -> Figure:
+        """Cost by strategy, with intervals."""
+        return figures.cost(self)
+
+    def plot_categories(self) -> Figure:
+        """Where the cycles go."""
+        return figures.categories(self)
+
+    def plot_rates(self) -> Figure:
+        """Cost against the rates of VM exits and of context switches, with break-even points."""
+        return rate_figure.against_rates(self)
+
+    def plot_latency(self) -> Figure:
+        """Wake-up latencies."""
+        return figures.latency(self)
+
+    def write_figures(self, directory: Path) -> list[Path]:
+        """Draws all figures that the results have data for into ``directory``, as PNG and SVG."""
+        return figures.write(self, directory)

@@ -1,0 +1,205 @@
+"""The metrics of each replication: what the host counted, as rates and shares that can be compared between hosts.
+
+A metric is there where it means something: a ratio per VM exit is absent, and not NaN, where there were no exits.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import pandas as pd
+
+from sim.analysis.categories import CARRYING, CATEGORIES, FPU, MSR, XSS, category, instructions
+from sim.analysis.latency import quantiles
+from sim.analysis.pricing import by_cost_row, repriced
+from sim.costs.check import GRADES
+from sim.errors import InputError
+from sim.kernel import operations as op
+from sim.kernel.config import Settings, boot
+from sim.results.tables import RUN_COLUMNS, Results
+
+PARTS: Final = (
+    "operations", "guest", "user", "vmm", "exit_handler", "syscall", "interrupt", "wakeup", "halt_poll", "idle",
+)  # fmt: skip
+"""The parts of a host's time, which sum to all of it."""
+
+COUNTS: Final = (
+    "context_switches", "preemptions", "migrations", "wakeups", "vm_exits", "kvm_run_round_trips", "halts",
+    "halts_polled", "requests", "handoffs", "bursts", "forks", "guest_task_switches", "ticks", "interrupts",
+    "kernel_fpu_uses",
+)  # fmt: skip
+
+EVENTS: Final = {"context_switch": "context_switches", "kvm_run": "kvm_run_round_trips", "vm_exit": "vm_exits"}
+"""Events to which operations are related, by the name that the metric has for one of them."""
+
+PHASES: Final = {
+    "context_switch": (op.SWITCH, op.VCPU_LOAD, op.VCPU_PUT, op.USER_RETURN, op.URET),
+    "kvm_run": (op.SWAP_LOAD, op.SWAP_PUT),
+    "vm_exit": (op.GUEST_ENTRY, op.GUEST_EXIT, op.XSS_PHASE, op.TRANSITION),
+}
+"""The phases whose operations are related to each event.  vcpu-load, vcpu-put and the return to user mode belong to
+round trips, too, and guest-entry has what is done once per vcpu-load: a phase is the finest that the ledger knows."""
+
+COST: Final = "cost"
+COST_WITHOUT_XSS: Final = "cost_without_xss"
+CARRYING_COST: Final = "cost_carrying"
+"""FPU, MSR and XSS: what a strategy does by itself; the rest is how the host reacts, and chance."""
+CARRYING_COST_WITHOUT_XSS: Final = "cost_carrying_without_xss"
+
+COLUMNS: Final = (*RUN_COLUMNS, "metric", "unit", "value")
+
+Column = tuple[str, str, pd.Series]
+"""A metric, its unit, and its values by replication."""
+
+
+def per_replication(results: Results) -> pd.DataFrame:
+    """All metrics of all replications: case, strategy, replication, metric, unit, value."""
+    raw = results.metrics.pivot(index=list(RUN_COLUMNS), columns="metric", values="value")
+    raw = raw.reindex(pd.MultiIndex.from_frame(results.metrics[list(RUN_COLUMNS)].drop_duplicates()))
+    lacking = [name for name in (*(f"{part}_cycles" for part in PARTS), "elapsed_cycles", *COUNTS) if name not in raw]
+    if lacking:
+        raise InputError(f"metrics of the results lack {', '.join(lacking)}")
+    cases = pd.DataFrame([dict(case) for case in results.cases]).set_index("case")
+    host = cases.loc[raw.index.get_level_values("case")].set_axis(raw.index)
+    host["seconds"] = raw["elapsed_cycles"] / (host["cpus"] * host["tsc_hz"])
+    units = (host["vcpus"] == 0).map({True: "cycles/CPU-s", False: "cycles/vCPU-s"})
+    frames = [_long(column, units) for column in _columns(results, raw, host)]
+    frames += [_latency(results, cases), _bytes(results, raw.index)]
+    return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
+
+
+def _long(column: Column, cost_units: pd.Series) -> pd.DataFrame:
+    metric, unit, values = column
+    frame = values.rename("value").to_frame()
+    frame["metric"] = metric
+    frame["unit"] = unit or cost_units
+    return frame.dropna(subset="value").reset_index()[list(COLUMNS)]
+
+
+def _columns(results: Results, raw: pd.DataFrame, host: pd.DataFrame) -> Iterator[Column]:
+    """Unit "" is cycles per vCPU-second, or per CPU-second of a host without vCPUs."""
+    seconds = host["seconds"] * host["vcpus"].where(host["vcpus"] > 0, host["cpus"])
+    cycles, counted = _by_category(results, raw.index)
+    total = cycles.sum(axis=1)
+    yield COST, "", total / seconds
+    yield COST_WITHOUT_XSS, "", (total - cycles[XSS]) / seconds
+    yield CARRYING_COST, "", cycles[list(CARRYING)].sum(axis=1) / seconds
+    yield CARRYING_COST_WITHOUT_XSS, "", (cycles[FPU] + cycles[MSR]) / seconds
+    for name in CATEGORIES:
+        yield f"cost_{name.lower()}", "", cycles[name] / seconds
+    yield "cpu_share", "%", 100 * total / raw["elapsed_cycles"]
+    yield "cpu_share_without_xss", "%", 100 * (total - cycles[XSS]) / raw["elapsed_cycles"]
+    for name in CATEGORIES:
+        yield f"cpu_share_{name.lower()}", "%", 100 * cycles[name] / raw["elapsed_cycles"]
+    yield from _repriced(results, raw.index, seconds)
+    yield from _grades(results, total)
+    for event, count in EVENTS.items():
+        events = raw[count].where(raw[count] > 0)
+        yield f"operations_per_{event}", "operations", counted[event].sum(axis=1) / events
+        for name in CARRYING:
+            yield f"{name.lower()}_operations_per_{event}", "operations", counted[event][name] / events
+    yield from _throughput(raw, host)
+    for part in PARTS:
+        yield f"time_{part}", "%", 100 * raw[f"{part}_cycles"] / raw["elapsed_cycles"]
+    for count in COUNTS:
+        yield f"{count}_per_second", "1/s", raw[count] / host["seconds"]
+
+
+def _by_category(results: Results, index: pd.Index) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Cycles by category, and by event how many operations of its phases carry state."""
+    ledger = results.ledger
+    pairs = ledger[["phase", "operation"]].drop_duplicates()
+    of: Mapping[Any, str] = {pair: category(*pair) for pair in pairs.itertuples(index=False, name=None)}
+    counts: Mapping[Any, int] = {pair: instructions(*pair) for pair in of}
+    keys = list(zip(ledger["phase"], ledger["operation"], strict=True))
+    frame = ledger[[*RUN_COLUMNS, "phase"]].assign(
+        category=[of[key] for key in keys],
+        cycles=ledger["cycles"],
+        counted=ledger["count"] * pd.Series([counts[key] for key in keys], index=ledger.index, dtype="int64"),
+    )
+
+    def by_category(rows: pd.DataFrame, column: str, columns: tuple[str, ...]) -> pd.DataFrame:
+        summed = rows.groupby([*RUN_COLUMNS, "category"], sort=False)[column].sum().unstack("category", fill_value=0)
+        return summed.reindex(index=index, columns=list(columns), fill_value=0)
+
+    counted = {
+        event: by_category(frame[frame["phase"].isin(phases)], "counted", CARRYING) for event, phases in PHASES.items()
+    }
+    return by_category(frame, "cycles", CATEGORIES), counted
+
+
+def _repriced(results: Results, index: pd.Index, seconds: pd.Series) -> Iterator[Column]:
+    ledger = results.ledger
+    of = pd.Series(
+        [category(*pair) for pair in zip(ledger["phase"], ledger["operation"], strict=True)],
+        index=ledger.index,
+        dtype=object,
+    )
+    for level, name in (("L1", "all_warm"), ("memory", "all_memory")):
+        again = ledger[list(RUN_COLUMNS)].assign(cycles=repriced(results, level))
+        for metric, rows in (
+            (COST, again),
+            (COST_WITHOUT_XSS, again[of != XSS]),
+            (CARRYING_COST, again[of.isin(CARRYING)]),
+        ):
+            cycles = rows.groupby(list(RUN_COLUMNS), sort=False)["cycles"].sum().reindex(index, fill_value=0)
+            yield f"{metric}_{name}", "", cycles / seconds
+
+
+def _grades(results: Results, total: pd.Series) -> Iterator[Column]:
+    """How much of the operations' cycles rests on rows of each grade, before rounding."""
+    rows = by_cost_row(results)
+    by_grade = rows.groupby([*RUN_COLUMNS, "grade"], sort=False)["cycles"].sum().unstack("grade")
+    by_grade = by_grade.reindex(index=total.index, columns=list(GRADES)).fillna(0.0)
+    everything = by_grade.sum(axis=1)
+    for grade in GRADES:
+        yield f"cost_on_{grade}", "%", 100 * by_grade[grade] / everything.where(everything > 0)
+
+
+def _throughput(raw: pd.DataFrame, host: pd.DataFrame) -> Iterator[Column]:
+    vcpus, pipes, seconds = host["vcpus"], host["pipes"], host["seconds"]
+    yield "guest_cycles", "cycles/vCPU-s", raw["guest_cycles"] / (seconds * vcpus.where(vcpus > 0))
+    handoffs = raw["handoffs"].where(raw["handoffs"] > 0)
+    yield "us_per_handoff", "us", 1e6 * seconds * pipes.where(pipes > 0) / handoffs
+
+
+def _latency(results: Results, cases: pd.DataFrame) -> pd.DataFrame:
+    """Wake-up latencies of a strategy whose every replication has enough samples for the quantile."""
+    found = quantiles(results.latency, list(RUN_COLUMNS), cases["tsc_hz"])
+    found["metric"] = [latency_metric(h, q) for h, q in zip(found["histogram"], found["quantile"], strict=True)]
+    replications = results.metrics.groupby(["case", "strategy"])["replication"].nunique()
+    stated = found.groupby(["case", "strategy", "metric"])["replication"].transform("nunique")
+    wanted = pd.Series(list(zip(found["case"], found["strategy"], strict=True)), dtype=object).map(replications)
+    everywhere = found[(stated.to_numpy() == wanted.to_numpy())]
+    renamed: pd.DataFrame = everywhere.assign(unit="us").rename(columns={"us": "value"})
+    return renamed[list(COLUMNS)]
+
+
+def latency_metric(histogram: str, quantile: str) -> str:
+    """The metric of a quantile of a histogram."""
+    return f"{histogram}_wakeup_{quantile}"
+
+
+def _bytes(results: Results, index: pd.Index) -> pd.DataFrame:
+    """Sizes that follow from the masks alone, and so are the same in all replications."""
+    lines = []
+    for case, strategy in dict.fromkeys((case, strategy) for case, strategy, _ in index):
+        document = results.case(case)
+        settings = settings_of(document, strategy)
+        config = boot(settings)
+        sizes = {
+            "task_fpstate_bytes": config.masks.task_bytes,
+            "task_fpstate_size": config.masks.host_size,
+            "guest_fpstate_bytes": config.guest_fpstate_bytes,
+            "guest_fpstate_size": config.guest_fpstate_size,
+        }
+        shown = {name: size for name, size in sizes.items() if document["vcpus"] or name.startswith("task")}
+        replications = [r for c, s, r in index if (c, s) == (case, strategy)]
+        lines += [(case, strategy, r, name, "B", float(size)) for r in replications for name, size in shown.items()]
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def settings_of(case: Mapping[str, Any], strategy: str) -> Settings:
+    """What the kernel of a case (an entry of the manifest) is booted with."""
+    chosen: Mapping[str, Any] = case["settings"][strategy]
+    typed: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()}
+    return Settings(**typed)

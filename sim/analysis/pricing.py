@@ -1,0 +1,94 @@
+"""The ledger priced again: with every buffer in L1 or in memory, and apart by the grade of the rows behind a price.
+
+Only prices change.  On a host where restores come from memory there would also be fewer of them per second; repricing
+does not say so, a run with ``host.buffer_level = "memory"`` does.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from sim.costs.check import GRADES
+from sim.costs.price import Prices, terms
+from sim.costs.table import CostRow, CostTable
+from sim.results.tables import KEY_COLUMNS, RUN_COLUMNS, Results
+
+LEVELS: Final = ("L1", "modelled", "memory")
+"""Where buffers are: all of them warm, as the host's rule has it, all of them in memory."""
+
+
+def cost_table(document: Mapping[str, Any]) -> CostTable:
+    """A cost table as a result directory has it."""
+    rows = [CostRow(**{**row, "origin": tuple(row["origin"])}) for row in document["rows"]]
+    return CostTable(document["name"], document["title"], document["derived_from"], {row.id: row for row in rows})
+
+
+def with_tables(results: Results) -> dict[str, CostTable]:
+    """The cost table of each case."""
+    tables = {name: cost_table(document) for name, document in results.costs.items()}
+    return {case["case"]: tables[case["cost_table"]] for case in results.cases}
+
+
+def repriced(results: Results, level: str = "modelled") -> pd.Series:
+    """TSC cycles of each row of the ledger, whole cycles, with all buffers at ``level``.
+
+    "modelled" leaves them where they were, and then gives the ledger's own cycles again.
+    """
+    ledger = results.ledger
+    cycles = np.zeros(len(ledger), dtype=np.int64)
+    for case, table in with_tables(results).items():
+        prices = Prices(table)
+        here = (ledger["case"] == case).to_numpy()
+        keys = ledger.loc[here, list(KEY_COLUMNS)].copy()
+        if level != "modelled":
+            keys["level"] = keys["level"].where(keys["level"] == "", level)
+        price = [prices[key] for key in keys.itertuples(index=False, name=None)]
+        cycles[here] = ledger.loc[here, "count"].to_numpy() * np.array(price, dtype=np.int64)
+    return pd.Series(cycles, index=ledger.index, name="cycles")
+
+
+def by_cost_row(results: Results) -> pd.DataFrame:
+    """What each row of the cost tables contributes to the operations' cycles of each replication.
+
+    Columns: case, strategy, replication, row, grade, cycles (TSC, not rounded: coefficient x value x count).
+    """
+    frames = []
+    for case, table in with_tables(results).items():
+        ledger = results.ledger[results.ledger["case"] == case]
+        keys = ledger[list(KEY_COLUMNS)].drop_duplicates()
+        lines = [
+            (*key, row, table.rows[row].grade, n * table.rows[row].value * table.scale(table.rows[row]))
+            for key in keys.itertuples(index=False, name=None)
+            for row, n in terms(key, table).items()
+        ]
+        worth = pd.DataFrame(lines, columns=[*KEY_COLUMNS, "row", "grade", "worth"])
+        joined = ledger.merge(worth, on=list(KEY_COLUMNS))
+        joined["cycles"] = joined["count"] * joined["worth"]
+        grouped = joined.groupby([*RUN_COLUMNS, "row", "grade"], sort=False)["cycles"].sum()
+        frames.append(grouped.reset_index())
+    return pd.concat(frames, ignore_index=True)
+
+
+def grades_of_differences(rows: pd.DataFrame, references: Mapping[str, str]) -> pd.DataFrame:
+    """How much of each strategy's difference in cycles against the reference rests on rows of each grade.
+
+    ``rows`` are those of :func:`by_cost_row`, ``references`` the reference by case.  The share of a grade is the sum of
+    \\|difference of a row\\| over its rows, divided by that sum over all rows; means over replications.  Columns: case,
+    strategy, grade, percent.  A strategy that differs in nothing has no lines.
+    """
+    means = rows.groupby(["case", "strategy", "row", "grade"])["cycles"].sum()
+    means = means / rows.groupby(["case", "strategy"])["replication"].nunique()
+    found = []
+    for case, reference in references.items():
+        if case not in means.index.get_level_values("case"):
+            continue
+        table = means[case].unstack("strategy", fill_value=0.0)
+        if reference not in table:
+            continue
+        moved = table.sub(table[reference], axis=0).abs().groupby("grade").sum()
+        for strategy, by_grade in moved.items():
+            if strategy != reference and (total := by_grade.sum()) > 0:
+                found += [(case, strategy, grade, 100 * by_grade.get(grade, 0.0) / total) for grade in GRADES]
+    return pd.DataFrame(found, columns=["case", "strategy", "grade", "percent"])

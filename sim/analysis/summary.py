@@ -1,0 +1,409 @@
+"""A comparison as plain text, ready for a mailing list: nothing wider than 72 columns."""
+
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+from tabulate import tabulate
+
+from sim.analysis.categories import CATEGORIES
+from sim.analysis.estimates import CONFIDENCE, ENOUGH
+from sim.analysis.metrics import (
+    CARRYING_COST,
+    CARRYING_COST_WITHOUT_XSS,
+    COST,
+    COST_WITHOUT_XSS,
+    PHASES,
+    latency_metric,
+)
+from sim.analysis.rates import MISS, missed_by_law
+from sim.kernel.strategies import strategy as strategy_named
+
+if TYPE_CHECKING:
+    from sim.analysis.comparison import Comparison
+
+WIDTH: Final = 72
+LABEL: Final = 22
+"""Characters for a strategy's name, which of the shipped ones none exceeds."""
+
+SHORT: Final = {"FPU": "FPU", "MSR": "MSR", "XSS": "XSS", "virtualisation": "virt.", "scheduling": "sched."}
+
+Cells = Mapping[str, "pd.Series"]
+
+
+def text(comparison: "Comparison") -> str:
+    """The summary; sections of all cases, then what is needed to repeat it."""
+    manifest = comparison.results.manifest
+    parts = [_heading(manifest), _how_to_read(manifest)]
+    for case in comparison.results.cases:
+        parts += _case(comparison, case)
+    parts += [_integrity(comparison), _hypothetical(comparison), _provenance(comparison)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _heading(manifest: Mapping[str, Any]) -> str:
+    resolved = manifest["resolved"]
+    title = f"{manifest['scenario']}: {resolved['title']}" if manifest["scenario"] else resolved["title"]
+    lines = textwrap.wrap(title, WIDTH)
+    rule = "=" * max(map(len, lines))
+    question = resolved.get("question", "").strip()
+    return "\n".join([*lines, rule, *(["", _wrapped(question)] if question else [])])
+
+
+def _how_to_read(manifest: Mapping[str, Any]) -> str:
+    n = manifest["replications"]
+    texts = [
+        "Cost: TSC cycles of the listed FPU, MSR, XSS, virtualisation and scheduling operations, per second and vCPU "
+        "of the host (per CPU, if it has no vCPUs); k, M, G are thousands, millions, billions. "
+        f"+-: half the {CONFIDENCE:.0%} t interval over {n} replication{'s' * (n != 1)}. Differences are paired: in "
+        "one replication all strategies meet the same world. p: two-sided paired t test, adjusted for the number of "
+        "strategies (Holm). (*): the reference. (!): violates integrity, so its cost is no cost to compare."
+    ]
+    if manifest["status"] != "complete":
+        texts.append(f"THE RUN IS NOT COMPLETE (status {manifest['status']}): only what was finished is here.")
+    if n < ENOUGH:
+        texts.append(
+            f"WARNING: {n} replication{'s' * (n != 1)}. Intervals and p-values over fewer than {ENOUGH} say little."
+        )
+    return "\n\n".join(map(_wrapped, texts))
+
+
+def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
+    name, reference = case["case"], comparison.references[case["case"]]
+    metrics = comparison.df_metrics()
+    metrics = metrics[metrics["case"] == name]
+    if metrics.empty:
+        return [_case_heading(case), "No replication was finished."]
+    means = _cells(metrics, "mean")
+    half = _cells(metrics.assign(half=(metrics["high"] - metrics["low"]) / 2), "half")
+    differences = comparison.df_differences()
+    differences = differences[differences["case"] == name]
+    moved = {column: _cells(differences, column) for column in ("mean", "p", "verdict", "percent")}
+    for name_of, low, high in (("half", "low", "high"), ("percent_half", "percent_low", "percent_high")):
+        moved[name_of] = _cells(differences.assign(half=(differences[high] - differences[low]) / 2), "half")
+    latency = comparison.df_latency()
+    latency = latency[latency["case"] == name]
+    histograms = zip(latency["histogram"], latency["quantile"], strict=True)
+    pooled = _cells(latency.assign(metric=[latency_metric(*each) for each in histograms]), "us")
+    grades = comparison.df_grades()
+    assumed = grades[(grades["case"] == name) & (grades["grade"] == "assumed")].set_index("strategy")["percent"]
+    rates = comparison.df_break_even()
+    rates = rates[(rates["case"] == name) & (rates["source"] == "law")]
+    break_even = _cells(rates.rename(columns={"rate": "metric"}), "value")
+    strategies = [s for s in case["strategies"] if s in means[COST]]
+    others = [s for s in strategies if s != reference]
+    violating = comparison.violating(name)
+    per = "vCPU" if case["vcpus"] else "CPU"
+    where = f"[{name}] " if len(comparison.results.cases) > 1 else ""
+
+    def table(title: str, columns: Sequence[tuple[str, Callable[[str], str]]], of: Iterable[str]) -> str:
+        rows = [[_label(s, reference, violating), *(cell(s) for _, cell in columns)] for s in of]
+        used = [i for i in range(len(columns)) if any(row[i + 1] != "-" for row in rows)]
+        if not used or not rows:
+            return ""
+        head = ["strategy", *(columns[i][0] for i in used)]
+        return f"{_wrapped(where + title)}\n\n{_table(head, [[row[0], *(row[i + 1] for i in used)] for row in rows])}"
+
+    def value(frame: Mapping[str, Any], metric: str, form: Callable[[float], str]) -> Callable[[str], str]:
+        return lambda strategy: form(_at(frame, metric, strategy))
+
+    def difference(metric: str) -> list[tuple[str, Callable[[str], str]]]:
+        return [
+            ("diff", value(moved["mean"], metric, _signed)),
+            ("+-", value(moved["half"], metric, _si)),
+            ("p", value(moved["p"], metric, _p)),
+        ]
+
+    return [
+        _case_heading(case),
+        table(
+            f"Cost, cycles per {per}-second; its share of all CPU time; and how much of the cost, and of the "
+            "difference from the reference, rests on cost-table rows that are assumed (in %):",
+            [
+                ("cost", value(means, COST, _si4)),
+                ("+-", value(half, COST, _si)),
+                ("% CPU", value(means, "cpu_share", partial(_fixed, decimals=3))),
+                ("cost\nassumed", value(means, "cost_on_assumed", _fixed)),
+                ("diff.\nassumed", lambda strategy: _fixed(float(assumed.get(strategy, math.nan)))),
+            ],
+            strategies,
+        ),
+        table(
+            f"Where it goes, cycles per {per}-second:",
+            [(SHORT[c], value(means, f"cost_{c.lower()}", _si4)) for c in CATEGORIES],
+            strategies,
+        ),
+        table(
+            f"Difference from {short(reference)}, cycles per {per}-second: with the writes of IA32_XSS (left), and "
+            "without (right):",
+            [*difference(COST), *difference(COST_WITHOUT_XSS)],
+            others,
+        ),
+        _verdicts(moved["verdict"], others, reference, violating, (COST, COST_WITHOUT_XSS)),
+        table(
+            "The part of it that a strategy does by itself, FPU, MSR and XSS operations (left), and without XSS "
+            "(right); the other part, virtualisation and scheduling, is how the host reacts, and chance:",
+            [*difference(CARRYING_COST), *difference(CARRYING_COST_WITHOUT_XSS)],
+            others,
+        ),
+        _verdicts(moved["verdict"], others, reference, violating, (CARRYING_COST, CARRYING_COST_WITHOUT_XSS)),
+        table(
+            "The whole difference with all fpstate buffers in L1 (warm), where the model has them, and all in memory: "
+            "with XSS (left), and without (right); the ledger priced again, not simulated again:",
+            [
+                (head, value(moved["mean"], f"{metric}{suffix}", _signed))
+                for metric in (COST, COST_WITHOUT_XSS)
+                for head, suffix in (("warm", "_all_warm"), ("model", ""), ("memory", "_all_memory"))
+            ],
+            others,
+        ),
+        table(
+            f"Break-even with {short(reference)}, by a linear law of the model's sequences with warm buffers (not "
+            "simulated): rates per vCPU-second at which both cost the same, the other rate being as simulated:",
+            [(rate, value(break_even, rate, _si)) for rate in ("exits", "switches")],
+            [s for s in others if any(s in of for of in break_even.values())],
+        ),
+        _missed(missed_by_law(comparison, name)),
+        table(
+            f"FPU, MSR and XSS operations per context switch ({_phases('context_switch')}), per KVM_RUN round trip "
+            f"({_phases('kvm_run')}) and per VM exit ({_phases('vm_exit')}), each of these phases alone; and bytes of "
+            "an fpstate as allocated:",
+            [
+                ("per\nswitch", value(means, "operations_per_context_switch", partial(_fixed, decimals=2))),
+                ("per\nKVM_RUN", value(means, "operations_per_kvm_run", partial(_fixed, decimals=2))),
+                ("per\nexit", value(means, "operations_per_vm_exit", partial(_fixed, decimals=2))),
+                ("bytes\nper task", value(means, "task_fpstate_bytes", _fixed)),
+                ("bytes\nper vCPU", value(means, "guest_fpstate_bytes", _fixed)),
+            ],
+            strategies,
+        ),
+        table(
+            "Throughput: guest cycles per vCPU-second; per second of the host, requests, threads' bursts, hand-offs; "
+            "and microseconds per hand-off:",
+            [
+                ("guest", value(means, "guest_cycles", _si4)),
+                ("requests", _if_any(means, "requests_per_second")),
+                ("bursts", _if_any(means, "bursts_per_second")),
+                ("hand-offs", _if_any(means, "handoffs_per_second")),
+                ("us/h-off", value(means, "us_per_handoff", partial(_fixed, decimals=4))),
+            ],
+            strategies,
+        ),
+        table(
+            "Wake-up latency in us, of vCPUs to VM entry (v) and of threads to user mode (t), all replications "
+            "together; a quantile only with 20 samples beyond it, and known to a bucket (1/16 of itself):",
+            [
+                (f"{h[0]} {q}", value(pooled, latency_metric(h, q), _us))
+                for h in ("vcpu", "thread")
+                for q in ("p50", "p99", "p99.9")
+            ],
+            strategies,
+        ),
+        table(
+            f"Paired differences from {short(reference)} in %: guest cycles, time per hand-off, and the median wake-up "
+            "of vCPUs (v) and threads (t), replication by replication, +- with a bucket's width:",
+            [
+                column
+                for head, metric, decimals in (
+                    ("guest", "guest_cycles", 3),
+                    ("us/h-off", "us_per_handoff", 3),
+                    ("v p50", latency_metric("vcpu", "p50"), 1),
+                    ("t p50", latency_metric("thread", "p50"), 1),
+                )
+                for column in (
+                    (head, value(moved["percent"], metric, partial(_fixed, decimals=decimals, sign="+"))),
+                    ("+-", value(moved["percent_half"], metric, partial(_fixed, decimals=decimals))),
+                )
+            ],
+            others,
+        ),
+    ]
+
+
+def _missed(strategies: Sequence[str]) -> str:
+    if not strategies:
+        return ""
+    return _wrapped(
+        f"The linear law does not hold for {', '.join(map(short, strategies))}: at the simulated rates it is beside "
+        f"the simulated difference by more than {MISS:.0%} and outside its interval, so there is no break-even by it."
+    )
+
+
+def _phases(event: str) -> str:
+    return ", ".join(PHASES[event])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The head is a row like the others, since tabulate makes columns wider than their heads."""
+    lines = tabulate(
+        [head, *rows], tablefmt="plain", disable_numparse=True, colalign=("left", *("right" for _ in head[1:]))
+    ).splitlines()
+    end_of_head = max(text.count("\n") for text in head) + 1
+    rule = "-" * max(map(len, lines))
+    return "\n".join([*lines[:end_of_head], rule, *lines[end_of_head:]])
+
+
+def _case_heading(case: Mapping[str, Any]) -> str:
+    line = (
+        f"Case {case['case']}: {case['cpus']} CPUs ({case['cpu']}, TSC {case['tsc_hz'] / 1e9:.4g} GHz), "
+        f"{case['vcpus']} vCPUs, Linux {case['kernel']}, cost table {case['cost_table']}, {case['measure_s']:.4g} s "
+        "measured"
+    )
+    return f"{'-' * WIDTH}\n{_wrapped(line)}"
+
+
+def _cells(frame: pd.DataFrame, column: str) -> dict[str, dict[str, Any]]:
+    """The values of a column by metric and strategy."""
+    found: dict[str, dict[str, Any]] = {}
+    for metric, strategy, value in zip(frame["metric"], frame["strategy"], frame[column], strict=True):
+        found.setdefault(metric, {})[strategy] = value
+    return found
+
+
+def _at(frame: Mapping[str, Any], metric: str, strategy: str) -> float:
+    return float(frame.get(metric, {}).get(strategy, math.nan))
+
+
+def _if_any(means: Mapping[str, Mapping[str, float]], metric: str) -> Callable[[str], str]:
+    """The metric, unless it is 0 for every strategy."""
+    some = any(means.get(metric, {}).values())
+    return lambda strategy: _si4(_at(means, metric, strategy)) if some else "-"
+
+
+def _verdicts(
+    verdicts: Mapping[str, Mapping[str, str]],
+    strategies: Sequence[str],
+    reference: str,
+    violating: frozenset[str],
+    metrics: tuple[str, str],
+) -> str:
+    if reference in violating:
+        return _wrapped(f"{short(reference)} violates integrity, so there is no cost to compare with.", indent="  ")
+    lines = []
+    caught = [short(s) for s in strategies if s in violating]
+    strategies = [s for s in strategies if s not in violating]
+    for metric, title in zip(metrics, ("with XSS", "without XSS"), strict=True):
+        of = verdicts.get(metric, {})
+        said = [
+            f"{word}: {', '.join(short(s) for s in strategies if of.get(s) == verdict)}"
+            for verdict, word in (
+                ("lower", "cheaper"),
+                ("higher", "dearer"),
+                ("same", "exactly the same"),
+                ("not shown", "no difference shown"),
+            )
+            if any(of.get(s) == verdict for s in strategies)
+        ]
+        if said:
+            lines.append(_wrapped(f"Than {short(reference)}, {title}: {'; '.join(said)}.", indent="  "))
+    if caught:
+        lines.append(_wrapped(f"Violates integrity, so no cost to compare: {', '.join(caught)}.", indent="  "))
+    return "\n".join(lines)
+
+
+def _integrity(comparison: "Comparison") -> str:
+    found = comparison.df_integrity()
+    kinds = [column for column in found.columns if column not in ("case", "strategy", "violations", "documented")]
+    lines = []
+    for row in found.to_dict("records"):
+        counts = ", ".join(f"{row[kind]} {kind}" for kind in kinds if row[kind])
+        if not counts:
+            continue
+        where = f"{row['case']}, {short(row['strategy'])}: {counts}"
+        if row["violations"]:
+            known = row["documented"]
+            where += f" (documented as unsound: {known})" if known else " - UNEXPECTED: not documented as unsound"
+        lines.append(_wrapped(where, indent="  "))
+    checked = comparison.results.manifest["resolved"]["run"].get("integrity", True)
+    if not checked:
+        return "Integrity: not checked (run.integrity = false)."
+    if not lines:
+        return "Integrity: every consumer found its own values."
+    return "Integrity (residue is left for nobody to read, and is no violation):\n" + "\n".join(lines)
+
+
+def _hypothetical(comparison: "Comparison") -> str:
+    names = dict.fromkeys(name for case in comparison.results.cases for name in case["strategies"])
+    why = {name: strategy_named(name).hypothetical for name in names}
+    lines = [_wrapped(f"{short(name)}: {text}", indent="  ") for name, text in why.items() if text]
+    return "Hypothetical:\n" + "\n".join(lines) if lines else ""
+
+
+def _provenance(comparison: "Comparison") -> str:
+    results = comparison.results
+    manifest = results.manifest
+    versions = manifest["versions"]
+    lines = [
+        f"Seed {manifest['seed']}, {manifest['replications']} replications; fpswitch {versions['fpswitch']} (source "
+        f"{versions['source_sha256'][:12]}), scenario {manifest['scenario_sha256'][:12]}, Python {versions['python']}, "
+        f"numpy {versions['numpy']}."
+    ]
+    if results.directory:
+        lines.append(f"Tables, manifest and figures: {results.directory}")
+    return "\n".join(map(_wrapped, lines))
+
+
+# Words and numbers.
+
+
+def _wrapped(line: str, indent: str = "") -> str:
+    return textwrap.fill(
+        line, WIDTH, initial_indent=indent, subsequent_indent=indent * 2, break_on_hyphens=False, break_long_words=True
+    )
+
+
+def short(strategy: str) -> str:
+    """A strategy's name as it fits into a column; of one that was given as a file, that of the file."""
+    name = Path(strategy).stem if strategy.endswith(".toml") else strategy
+    return name if len(name) <= LABEL else name[: LABEL - 2] + ".."
+
+
+def marked(strategy: str, violating: Iterable[str], more: str = "") -> str:
+    """A strategy's name as it fits into a column, with a mark if it violates integrity."""
+    marks = more + ("(!)" if strategy in violating else "")
+    return short(strategy)[: LABEL - len(marks)].rstrip() + marks
+
+
+def _label(strategy: str, reference: str, violating: Iterable[str]) -> str:
+    return marked(strategy, violating, "(*)" if strategy == reference else "")
+
+
+def _si(value: float, digits: int = 3, sign: str = "") -> str:
+    """Six characters or fewer, with a sign seven."""
+    if not math.isfinite(value):
+        return "-"
+    if value == 0:
+        return "0"
+    size = 0
+    while size < 4 and float(f"{abs(value):.{digits}g}") >= 1000:
+        value /= 1000
+        size += 1
+    decimals = max(digits - 1 - max(math.floor(math.log10(abs(value))), 0), 0)
+    shown = f"{value:{sign}.{decimals}f}"
+    return shown + ("", "k", "M", "G", "T")[size]
+
+
+def _si4(value: float) -> str:
+    return _si(value, 4)
+
+
+def _signed(value: float) -> str:
+    return _si(value, 3, "+")
+
+
+def _fixed(value: float, decimals: int = 0, sign: str = "") -> str:
+    return "-" if math.isnan(value) else f"{value:{sign}.{decimals}f}"
+
+
+def _us(value: float) -> str:
+    return _si(value)
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return "<1e-4" if value < 1e-4 else f"{value:.4f}"

@@ -1,0 +1,115 @@
+"""What a run did, as numbers by which the rows of its cost table are multiplied."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from sim.costs.price import design_matrix, in_tsc
+from sim.costs.table import CostTable
+from sim.errors import InputError
+from sim.kernel.operations import XSS_PHASE
+
+Array = NDArray[np.float64]
+
+KEY: Final = ["thread_kind", "phase", "operation", "rfbm", "components", "initialised", "level"]
+HALF_A_CYCLE: Final = 0.5
+"""What rounding may take from or add to the price of one operation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """One case: coefficients of the rows of ``table``, strategies x replications x rows.
+
+    A coefficient is how often the row counts per unit of ``per`` (vCPU-second, or CPU-second in a case without vCPUs);
+    ``xss`` is the part of it that is IA32_XSS switching.  ``operations`` are the operations per unit of ``per``, by
+    strategy, which bound what rounding does; ``seconds`` are the vCPU-seconds (or CPU-seconds) of a replication.
+    """
+
+    case: str
+    cpu: str
+    kernel: str
+    table: CostTable
+    strategies: tuple[str, ...]
+    reference: str
+    per: str
+    total: Array
+    xss: Array
+    operations: Array
+    seconds: float
+
+    @property
+    def replications(self) -> int:
+        """Replications of each strategy."""
+        return int(self.total.shape[1])
+
+    def of(self, *, with_xss: bool) -> Array:
+        """The coefficients with the phase in which IA32_XSS is switched, or without it."""
+        return self.total if with_xss else self.total - self.xss
+
+
+def values(table: CostTable) -> Array:
+    """The rows' values, in their own clocks."""
+    return np.array([row.value for row in table.rows.values()], dtype=np.float64)
+
+
+def from_ledger(ledger: pd.DataFrame, case: Mapping[str, Any], replications: int, table: CostTable) -> Coefficients:
+    """The coefficients of one case.
+
+    ``ledger``: the columns case, strategy, replication, :data:`KEY`, count and cycles; ``case``: the entry of the
+    manifest.  Raises :class:`InputError` for a strategy that lacks a replication, and for a table that is not the one
+    the run was priced with.
+    """
+    name = str(case["case"])
+    ledger = ledger[ledger["case"] == name]
+    strategies = tuple(str(each) for each in case["strategies"])
+    units = pd.MultiIndex.from_product([strategies, range(replications)], names=["strategy", "replication"])
+    unit = units.get_indexer(pd.MultiIndex.from_arrays([ledger["strategy"].astype(str), ledger["replication"]]))
+    if missing := sorted(set(range(len(units))) - set(unit.tolist())):
+        strategy, replication = units[missing[0]]
+        raise InputError(f"case {name}: no ledger of strategy {strategy}, replication {replication}")
+    ledger, unit = ledger[unit >= 0], unit[unit >= 0]
+    keys = ledger[KEY].astype(dict.fromkeys(("thread_kind", "phase", "operation", "level"), str))
+    # Neither the thread nor, but for the XSS, the phase has a part in a price: what remains are a few dozen keys.
+    keys = keys.assign(thread_kind="", phase=keys["phase"].where(keys["phase"] == XSS_PHASE, ""))
+    number = keys.groupby(KEY, sort=True).ngroup().to_numpy()
+    distinct = keys.assign(number=number).drop_duplicates("number").sort_values("number")[KEY]
+    design = csr_array(design_matrix(distinct.itertuples(index=False, name=None), table))
+    count, cycles = (ledger[column].to_numpy(dtype=np.float64) for column in ("count", "cycles"))
+    counts = csr_array((count, (unit, number)), shape=(len(units), len(distinct)))
+    is_xss = csr_array(np.diag((distinct["phase"] == XSS_PHASE).to_numpy(dtype=np.float64)))
+    shape = (len(strategies), replications, len(table.rows))
+    total = (counts @ design).toarray()
+    _check_table(total, np.bincount(unit, count), np.bincount(unit, cycles), name, table)
+    per, seconds = ("vCPU-second", case["vcpus"]) if case["vcpus"] else ("CPU-second", case["cpus"])
+    seconds *= case["measure_s"]
+    return Coefficients(
+        case=name,
+        cpu=str(case["cpu"]),
+        kernel=str(case["kernel"]),
+        table=table,
+        strategies=strategies,
+        reference=str(case["reference"]),
+        per=per,
+        total=total.reshape(shape) / seconds,
+        xss=(counts @ is_xss @ design).toarray().reshape(shape) / seconds,
+        operations=np.bincount(unit, count).reshape(shape[:2]).mean(axis=1) / seconds,
+        seconds=float(seconds),
+    )
+
+
+def _check_table(
+    coefficients: Array, operations: NDArray[Any], cycles: NDArray[Any], case: str, table: CostTable
+) -> None:
+    """A run's own prices differ from those of its table by rounding alone."""
+    repriced = coefficients @ in_tsc(table, values(table))
+    if np.any(np.abs(repriced - cycles) > HALF_A_CYCLE * operations + 1e-9 * cycles):
+        worst = int(np.argmax(np.abs(repriced - cycles)))
+        raise InputError(
+            f"case {case}: cost table {table.name} is not the one of the run: "
+            f"{repriced[worst]:.0f} TSC cycles by the table, {cycles[worst]:.0f} in the ledger"
+        )

@@ -1,0 +1,129 @@
+"""Draws of a cost table: each row from its own range, rows of one factor together.
+
+A factor is a row at the root of others that are derived from it or stand for another instruction
+(:attr:`~sim.costs.table.CostRow.factor`).  All rows of a factor are drawn at the same quantile of their ranges; factors
+are independent.  The ratio of the clocks is a factor of its own.
+
+A Latin hypercube (McKay, Beckman and Conover 1979, Technometrics 21) takes each of n strata of each factor once, so
+that an estimate has at most about the standard error of n independent draws, and a much smaller one where the result
+is nearly linear.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, Literal
+
+import numpy as np
+from scipy.stats import chi2, norm, qmc, triang
+
+from sim.analysis.uncertainty.coefficients import Array, values
+from sim.costs.price import in_tsc
+from sim.costs.table import RATIO, CostRow, CostTable
+
+Distributions = Literal["table", "uniform"]
+"""table: as each row says; uniform: every row uniform over low to high."""
+DISTRIBUTIONS: Final[tuple[Distributions, ...]] = ("table", "uniform")
+
+GRID: Final = 4096
+"""Quantiles over which moments are taken; a midpoint rule, whose variances are good to a millionth."""
+
+
+def factor(row: CostRow) -> str:
+    """The name of the factor that a row belongs to."""
+    return row.id if row.factor == RATIO else row.factor
+
+
+def quantile(row: CostRow, at: Array, distributions: Distributions) -> Array:
+    """The row's quantiles ``at`` (0 to 1), in its own clock."""
+    if row.low == row.high or row.distribution == "fixed":
+        return np.full_like(at, row.value)
+    width = row.high - row.low
+    if distributions == "uniform" or row.distribution == "uniform":
+        return row.low + width * at
+    found: Array = triang.ppf(at, (row.value - row.low) / width, loc=row.low, scale=width)
+    return found
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """The rows of a table that a run uses, as random variables."""
+
+    table: CostTable
+    used: tuple[bool, ...]
+    distributions: Distributions
+
+    @cached_property
+    def factors(self) -> tuple[str, ...]:
+        """The factors of all rows, used or not, so that the draws of a row do not depend on which others are used."""
+        return tuple(dict.fromkeys(factor(row) for row in self.table.rows.values()))
+
+    @cached_property
+    def factor_of(self) -> dict[str, int]:
+        """The number of the factor of each row, by the row's id."""
+        number = {name: i for i, name in enumerate(self.factors)}
+        return {row.id: number[factor(row)] for row in self.table.rows.values()}
+
+    @cached_property
+    def ratio(self) -> int:
+        """The column of the ratio of the clocks."""
+        return list(self.table.rows).index(RATIO)
+
+    @cached_property
+    def core(self) -> Array:
+        """1 for a row in core cycles, 0 for one in TSC cycles."""
+        return np.array([row.clock == "core" and row.id != RATIO for row in self.table.rows.values()], dtype=np.float64)
+
+    def at(self, quantiles: Array) -> Array:
+        """Values of all rows, lines x rows in their own clocks, from quantiles of the factors, lines x factors."""
+        found = np.tile(values(self.table), (len(quantiles), 1))
+        for i, row in enumerate(self.table.rows.values()):
+            if self.used[i] or i == self.ratio:
+                found[:, i] = quantile(row, quantiles[:, self.factor_of[row.id]], self.distributions)
+        return found
+
+    @cached_property
+    def grid(self) -> Array:
+        """Values of all rows at :data:`GRID` midpoints, the same quantile in every factor."""
+        midpoints = (np.arange(GRID) + 0.5) / GRID
+        return self.at(np.repeat(midpoints[:, None], len(self.factors), axis=1))
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """``rows``: draws x rows in TSC cycles; ``ratio``: core cycles per TSC cycle; ``weights``: draws x replications.
+
+    A line of ``weights`` sums to 1; the weighted mean of any difference of strategies over the replications is a draw
+    from the t distribution about its mean that its t interval is taken from (:func:`replication_weights`).
+    """
+
+    ranges: Ranges
+    rows: Array
+    ratio: Array
+    weights: Array
+
+
+def draw(ranges: Ranges, draws: int, replications: int, seed: int) -> Draws:
+    """Costs and weights of replications, drawn together; the same seed gives the same draws."""
+    n = len(ranges.factors)
+    sample = qmc.LatinHypercube(n + replications + 1, rng=np.random.default_rng(seed)).random(draws)
+    rows = ranges.at(sample[:, :n])
+    weights = replication_weights(sample[:, n:-1], sample[:, -1])
+    return Draws(ranges, in_tsc(ranges.table, rows), rows[:, ranges.ratio], weights)
+
+
+def replication_weights(normal: Array, spread: Array) -> Array:
+    """Weights w of replications such that sum(w x) is a t draw for the mean of x, whatever the linear combination x is.
+
+    With z standard normal, s^2 a chi-squared over its n - 1 degrees of freedom: w = 1/n + (z - mean z) / (s sqrt(n
+    (n - 1))), so that sum(w x) is mean x + (standard error) x (standard normal / s), which is Student's t with n - 1
+    degrees of freedom.  All strategies share the weights: pairing is kept.  One replication weighs 1.
+
+    ``normal``: draws x n, ``spread``: draws, both uniform in (0, 1).
+    """
+    n = normal.shape[1]
+    if n == 1:
+        return np.ones_like(normal)
+    z = norm.ppf(normal)
+    scale = np.sqrt((n - 1) / chi2.ppf(spread, n - 1))
+    found: Array = 1 / n + (z - z.mean(axis=1, keepdims=True)) * scale[:, None] / np.sqrt(n * (n - 1))
+    return found

@@ -1,0 +1,101 @@
+"""What to measure next: the factor whose exact value would take most doubt from the ranking.
+
+The doubt of a pair is the probability that the order one would name is the wrong one: min(p, 1 - p), where p is the
+probability that the first is cheaper.  The doubt of the ranking is the sum over all pairs, the expected number of pairs
+in the wrong order.  If a factor were known to be at its quantile u, p would be P(first cheaper | u), and one would name
+the order that is likelier then: the doubt that is left is the mean over u of min(p(u), 1 - p(u)), never more than
+before.  Knowing the replications' means exactly, by running more of them, is treated as a factor like the others.
+"""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import numpy as np
+from scipy.stats import t as student
+
+from sim.analysis.uncertainty.coefficients import Array
+from sim.analysis.uncertainty.draws import quantile
+from sim.analysis.uncertainty.pricing import Pricing
+from sim.costs.table import RATIO
+
+REPLICATIONS: Final = "more replications"
+NODES: Final = 16
+"""Quantiles at which a factor is taken to be known; midpoints of equal parts."""
+LITTLE: Final = 1e-3
+"""A pair with less doubt is decided."""
+
+
+class Gain(NamedTuple):
+    """``reduction``: what is expected to go from the doubt ``before`` if ``factor`` is known; ``pairs``: of which."""
+
+    factor: str
+    before: float
+    reduction: float
+    pairs: dict[tuple[str, str], float]
+
+
+def measure_next(pricing: Pricing) -> list[Gain]:
+    """Every factor that would take doubt from the ranking, the one that takes most first."""
+    names = pricing.coefficients.strategies
+    before, gains = 0.0, dict[str, dict[tuple[str, str], float]]()
+    for a, b in pricing.pairs():
+        if np.array_equal(pricing.used[a], pricing.used[b]):
+            continue
+        doubt = _doubt(pricing.joint[:, a] - pricing.joint[:, b])
+        before += doubt
+        if doubt < LITTLE:
+            continue
+        for factor, taken in _reductions(pricing, a, b):
+            if taken > 0:
+                gains.setdefault(factor, {})[names[a], names[b]] = taken
+    found = [
+        Gain(factor, before, sum(pairs.values()), dict(sorted(pairs.items(), key=lambda item: -item[1])))
+        for factor, pairs in gains.items()
+    ]
+    return sorted(found, key=lambda gain: -gain.reduction)
+
+
+def _doubt(differences: Array) -> float:
+    p = float(np.mean(differences < 0))
+    return min(p, 1 - p)
+
+
+def _reductions(pricing: Pricing, a: int, b: int) -> Iterator[tuple[str, float]]:
+    """By factor, what knowing it takes from the doubt of one pair, all else drawn as before."""
+    draws, ranges = pricing.draws, pricing.draws.ranges
+    rows, ratio = draws.rows, draws.ratio
+    difference = pricing.used[a] - pricing.used[b]
+    columns = np.flatnonzero(np.any(difference != 0, axis=0))
+    coefficients = draws.weights @ difference[:, columns]  # draws x columns: the replications' part is drawn, too
+    parts = rows[:, columns] * coefficients
+    whole = parts.sum(axis=1)
+    doubt = _doubt(whole)
+    nodes = (np.arange(NODES) + 0.5) / NODES
+    table = ranges.table
+    row_of = list(table.rows.values())
+    numbers = list(ranges.factor_of.values())
+    of_column = np.array([numbers[i] for i in columns])
+    core = ranges.core[columns].astype(bool)
+    for number in dict.fromkeys(of_column.tolist()):
+        mine = np.flatnonzero(of_column == number)
+        rest = whole - parts[:, mine].sum(axis=1)
+        at = np.array([quantile(row_of[columns[i]], nodes, ranges.distributions) for i in mine])
+        scale = np.where(core[mine], 1 / ratio[:, None], 1.0)
+        yield ranges.factors[number], doubt - _left(rest[:, None] + (coefficients[:, mine] * scale) @ at)
+    if core.any():
+        in_core = parts[:, core].sum(axis=1)
+        at = quantile(table.rows[RATIO], nodes, ranges.distributions)
+        known = (whole - in_core)[:, None] + (in_core * ratio)[:, None] / at
+        yield RATIO, doubt - _left(known)
+    if len(difference) > 1:
+        by_replication = rows[:, columns] @ difference[:, columns].T
+        mean = by_replication.mean(axis=1)
+        error = by_replication.std(axis=1, ddof=1) / np.sqrt(len(difference))
+        at = student.ppf(nodes, len(difference) - 1)
+        yield REPLICATIONS, doubt - _left(mean[:, None] + error[:, None] * at)
+
+
+def _left(known: Array) -> float:
+    """The mean doubt over the columns, each of them draws of a difference with something known."""
+    p = np.mean(known < 0, axis=0)
+    return float(np.mean(np.minimum(p, 1 - p)))

@@ -1,0 +1,354 @@
+"""An experiment: every replication of every strategy in every case of a scenario, in parallel, with what came out.
+
+A replication is a pure function of case, strategy and number, so that neither the number of jobs nor the order in which
+they end can be seen in the results.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from sim.costs.table import CostTable
+from sim.costs.table import load as load_costs
+from sim.errors import InputError, RunError
+from sim.kernel.config import Settings
+from sim.kernel.strategies import names, strategy
+from sim.results import manifest as manifests
+from sim.results.record import Part, Record
+from sim.scenario.cases import Case, cases
+from sim.scenario.explain import explain
+from sim.scenario.reading import read
+from sim.scenario.schema import Scenario
+from sim.scenario.units import FROM_FILE
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from sim.results.directory import ResultDirectory
+    from sim.results.tables import Results
+
+Simulate = Callable[[Case, str, int], Record]
+
+MOST_JOBS: Final = 1024
+
+
+class Interrupted(RunError):
+    """The user ended the run."""
+
+
+def run(
+    scenario: Scenario | str | os.PathLike[str],
+    *,
+    strategies: Sequence[str] | None = None,
+    replications: int | None = None,
+    seed: int | None = None,
+    jobs: int | None = None,
+    reference: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    command: Sequence[str] = (),
+    simulate: Simulate | None = None,
+) -> Results:
+    """Runs a scenario, or the one in a file, and returns its results.
+
+    ``strategies`` (a list, or "all"), ``replications``, ``seed`` and ``reference`` take the place of what the
+    scenario says; a reference that is not among the strategies is run, too. ``jobs`` is the number of processes, by
+    default one per CPU that this process may use; with 1 everything runs in this process. ``out`` is the result
+    directory; without it the results are in memory only. An unfinished run of the same scenario, costs, seed and
+    code in ``out`` is continued. ``progress`` shows a bar on standard error. ``command`` goes into the manifest.
+    ``simulate`` takes the place of :func:`sim.host.simulation.simulate`.
+
+    Raises :class:`~sim.errors.InputError` for a wrong scenario or option, :class:`~sim.errors.RunError` for a run that
+    could not be finished, and :class:`Interrupted` for one that got a KeyboardInterrupt.
+    """
+    overrides = {
+        "run.strategies": strategies if strategies is None or isinstance(strategies, str) else list(strategies),
+        "run.replications": replications,
+        "run.seed": seed,
+        "run.reference": reference,
+    }
+    given = {path: value for path, value in overrides.items() if value is not None}
+    if isinstance(scenario, Scenario):
+        asked, source = _with(scenario, given), ""
+    else:
+        asked, source = read(os.fspath(scenario), given), os.fspath(scenario)
+    return run_cases(
+        asked,
+        cases(asked),
+        source=source,
+        jobs=jobs,
+        out=out,
+        progress=progress,
+        command=command,
+        simulate=simulate,
+    )
+
+
+def _with(scenario: Scenario, given: Mapping[str, Any]) -> Scenario:
+    """The scenario with other values at these paths, checked as if they had been in its file."""
+    if not given:
+        return scenario
+    written = scenario.written()
+    for path, value in given.items():
+        section, key = path.split(".")
+        written[section][key] = value
+    try:
+        return Scenario.model_validate(written, context={FROM_FILE: True})
+    except ValidationError as error:
+        raise explain(error, written) from error
+
+
+def run_cases(
+    scenario: Scenario,
+    of_scenario: Sequence[Case],
+    *,
+    source: str = "",
+    jobs: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    command: Sequence[str] = (),
+    simulate: Simulate | None = None,
+) -> Results:
+    """Runs the cases ``of_scenario``; the rest is as in :func:`run`."""
+    from sim.results.directory import ResultDirectory  # here, since workers import this module and need no pandas
+    from sim.results.tables import Results, frames
+
+    if jobs is not None and not 1 <= jobs <= MOST_JOBS:
+        raise InputError(f"jobs {jobs} (allowed: 1 to {MOST_JOBS})")
+    tables = {name: load_costs(name) for name in dict.fromkeys(case.costs for case in of_scenario)}
+    costs = {name: _cost_document(table) for name, table in tables.items()}
+    manifest = _manifest(scenario, of_scenario, costs, source, command)
+    parts = [
+        (case.name, strategy, replication)
+        for case in of_scenario
+        for strategy in case.strategies
+        for replication in range(scenario.run.replications)
+    ]
+    directory = ResultDirectory(out, manifest, costs) if out is not None else None
+    done = {(r.case, r.strategy, r.replication): r for r in (directory.kept(parts) if directory else ())}
+    left = [part for part in parts if part not in done]
+    bar = _progress_bar(len(parts), len(done), progress)
+    try:
+        for record in _records(of_scenario, left, jobs, simulate):
+            done[record.case, record.strategy, record.replication] = record
+            if directory:
+                directory.keep(record)
+            bar.update()
+        bar.close()
+        complete = manifest | {"status": manifests.COMPLETE}
+        results = Results.of(frames(done.values(), manifest["cases"]), complete, costs)
+        return directory.complete(results) if directory else results
+    except KeyboardInterrupt:
+        bar.close()
+        if directory:
+            directory.end(manifests.INTERRUPTED)
+        raise Interrupted(f"interrupted after {len(done)} of {len(parts)} replications{_how_on(directory)}") from None
+    except BaseException as error:
+        bar.close()
+        if directory:
+            directory.end(manifests.FAILED, "".join(traceback.format_exception(error)))
+        if isinstance(error, BrokenProcessPool):
+            raise RunError(
+                f"a worker process died (killed, or out of memory?) after {len(done)} of {len(parts)} "
+                f"replications{_how_on(directory)}"
+            ) from error
+        raise
+
+
+def _how_on(directory: ResultDirectory | None) -> str:
+    if directory is None:
+        return ""
+    aside = f"; what was there before is in {directory.set_aside}" if directory.set_aside else ""
+    return f"; {directory.path} keeps them, and the same command continues from there{aside}"
+
+
+def _cost_document(table: CostTable) -> dict[str, Any]:
+    return {
+        "name": table.name,
+        "title": table.title,
+        "derived_from": table.derived_from,
+        "rows": [asdict(row) for row in table.rows.values()],
+    }
+
+
+def _manifest(
+    scenario: Scenario, cases: Sequence[Case], costs: Mapping[str, Any], source: str, command: Sequence[str]
+) -> dict[str, Any]:
+    resolved = scenario.written()
+    hashes = {name: manifests.sha256(document) for name, document in costs.items()}
+    versions = manifests.versions()
+    world = resolved | {"run": {k: v for k, v in resolved["run"].items() if k not in _NOT_OF_THE_WORLD}}
+    same = {
+        "scenario": world,
+        "costs": hashes,
+        "strategies": [asdict(strategy(name)) for name in _of_users(cases)],
+        "source": versions["source_sha256"],
+    }
+    return {
+        "scenario": Path(source).stem if source else scenario.title,
+        "scenario_file": source or None,
+        "scenario_sha256": manifests.sha256(resolved),
+        "fingerprint": manifests.sha256(same),
+        "resolved": resolved,
+        "seed": scenario.run.seed,
+        "replications": scenario.run.replications,
+        "cases": [_case_document(case, hashes[case.costs]) for case in cases],
+        "versions": versions,
+        "command": list(command),
+    }
+
+
+_NOT_OF_THE_WORLD: Final = ("replications", "strategies", "reference")
+"""Settings that say how many replications there are and not what happens in one."""
+
+
+def _of_users(cases: Sequence[Case]) -> list[str]:
+    """Strategies that are files of the user's, and so no part of our own source."""
+    shipped = names()
+    return sorted({name for case in cases for name in case.strategies if name not in shipped})
+
+
+def _case_document(case: Case, cost_table_sha256: str) -> dict[str, Any]:
+    scenario = case.scenario
+    return {
+        "case": case.name,
+        "cpu": case.cpu,
+        "kernel": case.kernel,
+        "sweep": dict(case.sweep),
+        "cost_table": case.costs,
+        "cost_table_sha256": cost_table_sha256,
+        "tsc_hz": case.tsc_hz,
+        "cpus": scenario.host.cpus,
+        "vcpus": sum(guest.vms * guest.vcpus for guest in scenario.guests.values()),
+        "pipes": sum(thread.count for thread in scenario.threads.values() if thread.kind == "pipe"),
+        "measure_s": scenario.run.measure,
+        "strategies": list(case.strategies),
+        "reference": case.reference,
+        "resolved": scenario.written(),
+        "settings": {name: _settings_document(case.settings(name)) for name in case.strategies},
+    }
+
+
+def _settings_document(settings: Settings) -> dict[str, Any]:
+    """What the kernel is booted with, without what has its default."""
+    chosen = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return {key: value for key, value in chosen.items() if value != getattr(_DEFAULTS, key)}
+
+
+_DEFAULTS: Final = Settings()
+
+
+def _progress_bar(total: int, done: int, shown: bool) -> tqdm[Any]:
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total, initial=done, disable=not shown, file=sys.stderr, unit="rep", desc="replications", ncols=72
+    )
+
+
+# Where replications run.
+
+
+def _records(
+    cases: Sequence[Case], parts: Sequence[Part], jobs: int | None, simulate: Simulate | None
+) -> Iterator[Record]:
+    """The records of ``parts``, in any order."""
+    jobs = min(jobs or _cpus(), len(parts))
+    if jobs <= 1:
+        model = simulate or _model()
+        by_name = {case.name: case for case in cases}
+        for case, strategy, replication in parts:
+            yield _replicate(model, by_name[case], strategy, replication)
+        return
+    earlier = set(multiprocessing.active_children())
+    executor = ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(cases, simulate)
+    )
+    try:
+        with _without_main():
+            futures: list[Future[Record]] = [executor.submit(_replicate_part, part) for part in parts]
+        for future in as_completed(futures):
+            yield future.result()
+    except BaseException:
+        # Nobody waits for what is running: a replication may take minutes.
+        executor.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - earlier:
+            process.terminate()
+        raise
+    executor.shutdown()
+
+
+def _cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _model() -> Simulate:
+    from sim.host.simulation import simulate
+
+    model: Simulate = simulate
+    return model
+
+
+def _replicate(model: Simulate, case: Case, strategy: str, replication: int) -> Record:
+    try:
+        return model(case, strategy, replication)
+    except InputError:
+        raise
+    except Exception as error:
+        where = f"case {case.name}, strategy {strategy}, replication {replication}"
+        raise RunError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hides ``__main__`` from the processes that are started meanwhile.
+
+    They need nothing of it, and would run a script again that calls :func:`run` without a guard.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+_worker: dict[str, Any] = {}
+"""What a worker process was started with."""
+
+
+def _start_worker(cases: Sequence[Case], simulate: Simulate | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    _worker["cases"] = {case.name: case for case in cases}
+    _worker["model"] = simulate or _model()
+
+
+def _end_with(sentinel: int) -> None:
+    """A worker does not outlive a parent that was killed."""
+    wait([sentinel])
+    os._exit(1)
+
+
+def _replicate_part(part: Part) -> Record:
+    case, strategy, replication = part
+    return _replicate(_worker["model"], _worker["cases"][case], strategy, replication)

@@ -1,0 +1,92 @@
+"""A stand-in for the simulated host: records that are plausible, at once, and a pure function of their arguments.
+
+The operations are those of the kernel model's own sequences; how often each sequence runs is drawn per replication, the
+same for all strategies.
+"""
+
+from collections import Counter
+from functools import cache
+
+import numpy as np
+
+from sim.costs.price import Prices
+from sim.costs.table import load
+from sim.kernel import flows
+from sim.kernel.strategies import strategy as strategy_named
+from sim.results import Record
+
+RATES = {"in-kernel-exit": 20_000, "preempt": 400, "userspace-exit": 300, "halt": 250}
+"""Sequences per vCPU-second."""
+
+
+@cache
+def _operations(name, settings):
+    return Counter(flows.run(name, settings).operations)
+
+
+@cache
+def _prices(table):
+    return Prices(load(table))
+
+
+def simulate(case, strategy, replication):
+    world = np.random.default_rng(np.random.SeedSequence([case.scenario.run.seed, replication, len(case.name)]))
+    scenario = case.scenario
+    vcpus = sum(guest.vms * guest.vcpus for guest in scenario.guests.values())
+    busy = scenario.run.measure * max(vcpus, 1)
+    rates = RATES if vcpus else {"ping-pong": 5_000}
+    times = {name: int(world.poisson(rate * busy)) for name, rate in rates.items()}
+    settings, prices = case.settings(strategy), _prices(case.costs)
+    ledger = Counter()
+    for name, n in times.items():
+        for operation, each in _operations(name, settings).items():
+            if operation.operation in ("XSAVES", "XRSTORS"):
+                cold = n // 4
+                ledger[operation._replace(level="memory")] += each * cold
+                ledger[operation._replace(level="L1")] += each * (n - cold)
+            else:
+                ledger[operation] += each * n
+    rows = tuple((op, count, count * prices[op]) for op, count in ledger.items() if count)
+    operations = sum(cycles for _, _, cycles in rows)
+    elapsed = case.cycles(scenario.run.measure) * scenario.host.cpus
+    parts = dict.fromkeys(("user", "vmm", "exit_handler", "syscall", "interrupt", "wakeup", "halt_poll"), elapsed // 50)
+    parts["idle"] = elapsed // 5
+    parts["guest"] = elapsed - operations - sum(parts.values())
+    switches = 2 * (times.get("preempt", 0) + times.get("halt", 0) + times.get("ping-pong", 0))
+    counts = {
+        "context_switches": switches,
+        "preemptions": times.get("preempt", 0),
+        "migrations": 0,
+        "wakeups": times.get("halt", 0),
+        "vm_exits": sum(times.values()) if vcpus else 0,
+        "kvm_run_round_trips": times.get("userspace-exit", 0),
+        "halts": times.get("halt", 0),
+        "halts_polled": 0,
+        "requests": times.get("halt", 0),
+        "handoffs": switches if not vcpus else 0,
+        "bursts": 0,
+        "forks": 0,
+        "guest_task_switches": 0,
+        "ticks": round(scenario.run.measure * 250),
+        "interrupts": 0,
+        "kernel_fpu_uses": 0,
+    }
+    waits = np.floor(world.exponential(40_000, size=times.get("halt", 0))).astype(int)
+    shift = np.maximum(np.ceil(np.log2(waits + 1)).astype(int) - 5, 0)
+    lows = (waits >> shift) << shift
+    buckets = Counter(zip(lows.tolist(), (lows + (1 << shift)).tolist(), strict=True))
+    caught = {"wrong-value": int(world.integers(1, 9))} if strategy_named(strategy).unsound else {}
+    return Record(
+        case=case.name,
+        strategy=strategy,
+        replication=replication,
+        ledger=rows,
+        metrics={
+            "elapsed_cycles": (elapsed, "cycles"),
+            "operations_cycles": (operations, "cycles"),
+            **{f"{name}_cycles": (value, "cycles") for name, value in parts.items()},
+            **{name: (value, "count") for name, value in counts.items()},
+        },
+        latency={"vcpu": dict(buckets)} if vcpus else {},
+        integrity=caught | ({"residue": 3} if strategy == "manual-load-nozero" else {}),
+    )
