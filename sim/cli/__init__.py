@@ -11,6 +11,7 @@ from sim.errors import InputError
 COMMANDS = {
     "run": ("sim.cli.run:run", "Simulate a scenario and compare its strategies."),
     "compare": ("sim.cli.run:compare", "Print the comparison again, from a result directory."),
+    "uncertainty": ("sim.cli.uncertainty:uncertainty", "How sure a ranking is, and which cost decides it."),
     "show": ("sim.cli.show:show", "Check a scenario and show every value that it sets."),
     "flow": ("sim.cli.flow:flow", "The operations of one sequence, in kernel order, and why."),
     "strategies": ("sim.cli.strategies:strategies", "Each strategy on each kernel: masks and what KVM offers."),

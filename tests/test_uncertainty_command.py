@@ -1,0 +1,168 @@
+"""fpswitch uncertainty, on a run of a stand-in for the simulated host."""
+
+import json
+
+import fake_host
+import pytest
+from command import run, run_json
+
+from sim import experiment
+from sim.cli.uncertainty import _again
+from sim.scenario.reading import read
+
+SCENARIO = "scenarios/rfc-question.toml"
+STRATEGIES = ["free-ssp", "manual-run", "manual-load", "xstate-guest", "xstate-all", "xstate-all-resident"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results") / "run"
+    experiment.run(SCENARIO, strategies=STRATEGIES, replications=4, jobs=1, out=folder, simulate=fake_host.simulate)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return read(SCENARIO).host.cpu
+
+
+def test_the_document_says_everything_for_every_case(capsys, results, cases):
+    document = run_json(capsys, "uncertainty", str(results), "--draws", "1000")
+    assert [each["cpu"] for each in document["cases"]] == list(cases)
+    for case in document["cases"]:
+        assert [(view["xss"], view["distributions"]) for view in case["views"]] == [
+            (True, "table"), (True, "uniform"), (False, "table"), (False, "uniform"),
+        ]  # fmt: skip
+        for view in case["views"]:
+            assert set(view["strategies"]) == set(STRATEGIES)
+            for one in STRATEGIES:
+                for other in set(STRATEGIES) - {one}:
+                    assert 0 <= view["cheaper"][one][other] + view["cheaper"][other][one] <= 1
+            assert view["cheaper"]["xstate-guest"]["manual-load"] == 1
+            assert view["cheaper"]["manual-run"]["manual-load"] == view["cheaper"]["manual-load"]["manual-run"] == 0
+            for share in view["variance"]:
+                parts = sum(share["factors"].values()) + share["interaction"] + share["replications"]
+                assert parts == pytest.approx(1 if share["deviation"] else 0)
+        assert {turn["xss"] for turn in case["break_even"]} == {True, False}
+        assert case["departure"] is None
+
+
+def test_without_the_xss_phase_no_row_of_it_explains_anything(capsys, results):
+    document = run_json(capsys, "uncertainty", str(results), "--draws", "200", "--case", "zen4 v6.18")
+    (case,) = document["cases"]
+    for view in case["views"]:
+        named = {name for share in view["variance"] for name in share["factors"]}
+        assert ("WRMSR(XSS)/base" in named) == view["xss"]
+
+
+def test_the_text_fits_a_mail(capsys, results):
+    status, out, err = run(capsys, "uncertainty", str(results), "--draws", "500", "--pair", "manual-load,xstate-guest")
+    assert (status, err) == (0, "")
+    assert max(len(line) for line in out.splitlines()) <= 72
+    for part in (
+        "How sure is the ranking",
+        "What explains the variance",
+        "Where an order turns",
+        "What to measure next",
+    ):
+        assert part in out
+    assert "Break-even of manual-load and xstate-guest, row by row" in out
+    assert "Not asked for (--resimulate N)" in out
+
+
+def test_a_pair_is_left_out_where_a_case_has_not_both(capsys, results):
+    from sim.analysis.uncertainty.report import read_cases, report
+    from sim.analysis.uncertainty.text import as_text
+    from sim.results import load
+
+    each = report(read_cases(load(results))[0], draws=100, seed=1)
+    assert "row by row" not in as_text(each, [("manual-load", "msr-autoload")])
+
+
+def test_the_same_seed_prints_the_same_and_another_seed_does_not(capsys, results):
+    first, again, other = (
+        run(capsys, "uncertainty", str(results), "--draws", "300", "--seed", seed)[1] for seed in ("1", "1", "2")
+    )
+    assert first == again
+    assert first != other
+
+
+def test_out_has_the_report_its_json_and_a_figure_for_each_part(capsys, results, tmp_path):
+    run(capsys, "uncertainty", str(results), "--draws", "300", "--case", "zen4 v6.18", "--out", str(tmp_path / "u"))
+    there = {path.name for path in (tmp_path / "u").iterdir()}
+    parts = ("probability", "intervals", "variance", "break-even", "measure-next")
+    assert there == {"uncertainty.json", "uncertainty.txt", *(f"zen4-v6.18-{part}.png" for part in parts)}
+    assert json.loads((tmp_path / "u" / "uncertainty.json").read_text())["draws"] == 300
+
+
+def test_out_that_is_no_directory_is_one_message(capsys, results, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    status, out, err = run(capsys, "uncertainty", str(results), "--out", str(tmp_path / "file"))
+    assert (status, out) == (2, "")
+    assert err == f"fpswitch: --out {tmp_path / 'file'}: this directory cannot be made (File exists)\n"
+
+
+def test_where_no_row_turns_an_order_the_figure_says_what_all_of_them_would_have_to_be(results, monkeypatch):
+    from sim.analysis.uncertainty import figures
+    from sim.analysis.uncertainty.report import View, read_cases, report
+    from sim.results import load
+
+    each = report(read_cases(load(results))[0], draws=100, seed=1)
+    monkeypatch.setattr(View, "break_even", lambda *_: [])
+    figure = figures.plot_break_even(each)
+    assert figure is not None
+    assert "no value of one row" in figure.axes[0].get_title()
+    assert len(figure.axes[0].patches) == len([g for g in each.views[0].groups if g[0] in each.views[0].carrying]) - 1
+
+
+def test_simulating_again_uses_the_drawn_tables_and_the_scenario_of_the_run(results, monkeypatch, tmp_path):
+    from sim.analysis.uncertainty.report import as_document, read_cases, report
+    from sim.analysis.uncertainty.text import as_text
+    from sim.results import load
+
+    monkeypatch.setattr(experiment, "_model", lambda: fake_host.simulate)
+    kept = load(results)
+    one = report(read_cases(kept)[0], draws=100, seed=1)
+    again = _again(kept, one, 2, 1, 1, tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["draw-0.toml", "draw-1.toml"]
+    assert len(again.feedback) == 2 * len(STRATEGIES)
+    # The stand-in's counts do not depend on costs: what is left is rounding, half a cycle per operation.
+    for feedback in again.feedback:
+        assert feedback.cost_simulated == pytest.approx(feedback.cost_repriced, rel=2e-3)
+    found = as_document(again)["departure"]
+    assert found["turned"] <= found["pairs"]
+    assert "pairs of strategies" in " ".join(as_text(again).split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--draws", "0"), "draws 0 (allowed: 100 to 100000)"),
+        (("--seed", "-1"), "seed -1 (allowed: 0 to "),
+        (("--resimulate", "-1"), "resimulate -1 (allowed: 0 to 1000)"),
+        (("--case", "zen5"), "unknown case 'zen5'; did you mean 'zen4 v6.18'?"),
+        (("--pair", "manual-load"), "pair 'manual-load' (allowed: two strategies with a comma between them)"),
+        (("--pair", "manual-load,xstate"), "unknown strategy 'xstate'; did you mean "),
+    ],
+)
+def test_a_wrong_option_is_one_message(capsys, results, arguments, message):
+    status, out, err = run(capsys, "uncertainty", str(results), *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_directory_without_results_is_one_message(capsys, tmp_path):
+    status, _, err = run(capsys, "uncertainty", str(tmp_path))
+    assert status == 2
+    assert err.count("\n") == 1
+
+
+def test_one_strategy_has_no_ranking(capsys, tmp_path):
+    experiment.run(
+        SCENARIO, strategies=["free-ssp"], replications=1, jobs=1, out=tmp_path / "run", simulate=fake_host.simulate
+    )
+    status, _, err = run(capsys, "uncertainty", str(tmp_path / "run"))
+    assert status == 2
+    assert "one strategy alone has no ranking (needed: two or more)" in err
