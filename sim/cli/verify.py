@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sim.cli.anchors import anchors
 from sim.cli.common import emit, json_option, table
 
 if TYPE_CHECKING:
@@ -17,12 +18,16 @@ SHOWN = 20
 
 @click.group()
 def verify() -> None:
-    """Check the model against recordings of processors.
+    """Check the model against what others recorded and published.
 
     \b
-    Example:
+    Examples:
       fpswitch verify vectors tests/data/vectors/*.jsonl
+      fpswitch verify anchors
     """
+
+
+verify.add_command(anchors)
 
 
 @verify.command()
