@@ -20,6 +20,7 @@ COMMANDS = {
     "verify": ("sim.cli.verify:verify", "The model against what others recorded and published."),
     "costs": ("sim.cli.costs:costs", "What operations cost, and where each number comes from."),
     "calibrate": ("sim.cli.calibrate:calibrate", "Measure this machine and write a cost table."),
+    "replay": ("sim.cli.replay:replay", "Check a recorded trace, and ask what-if."),
 }
 """Each command's place, and its line in the help, for which nothing is imported."""
 

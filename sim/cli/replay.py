@@ -1,0 +1,274 @@
+"""``fpswitch replay``: a recorded trace of a real host, checked and priced."""
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from sim.cli.common import emit, json_option, table
+from sim.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sim.trace.replay import Replayed
+    from sim.trace.whatif import Priced
+
+SHOWN = 20
+ENOUGH = 0.999
+"""The agreement below which ``replay --check`` says that the check did not hold."""
+INFERRED = 0.005
+"""The share of events that may be inferred without being signals."""
+
+cpu_option = click.option(
+    "--cpu", help="The CPU profile and cost table; default: the recorded machine, without prices."
+)
+kernel_option = click.option(
+    "--kernel", help="rfc, v6.6, v6.18 or v6.19 instead of the recorded kernel; the check is always of that one."
+)
+
+
+@contextmanager
+def opened(trace: str) -> "Iterator[tuple[IO[bytes], str]]":
+    """The stream of a trace, and what errors call it."""
+    if trace == "-":
+        yield sys.stdin.buffer, "standard input"
+        return
+    try:
+        with Path(trace).open("rb") as stream:
+            yield stream, trace
+    except OSError as error:
+        raise InputError(f"cannot read {trace}: {error.strerror}") from error
+
+
+@click.command(epilog="Example: fpswitch replay trace.txt.gz --cpu zen4 --strategies free-ssp,xstate-guest,manual-load")
+@click.argument("trace")
+@cpu_option
+@kernel_option
+@click.option(
+    "--strategies", metavar="LIST", help="Names or files, separated by commas; default: all that the CPU has."
+)
+@click.option("--reference", default="free-ssp", show_default=True, help="From which differences are taken; runs, too.")
+@click.option(
+    "--guest-ssp",
+    default="constant",
+    show_default=True,
+    help="What guests do with PL0-2_SSP: none, constant (written once) or rewritten (each time that they run).",
+)
+@click.option(
+    "--touched",
+    default="common",
+    show_default=True,
+    help="Components in use that are written in each run: common (SSE, AVX), all, or changed (none).",
+)
+@click.option("--check", "check_only", is_flag=True, help="Check the trace and do nothing else.")
+@click.option("--out", type=click.Path(path_type=Path), help="A directory for the ledger and the check as files.")
+@json_option
+def replay(
+    trace: str,
+    cpu: str | None,
+    kernel: str | None,
+    strategies: str | None,
+    reference: str,
+    guest_ssp: str,
+    touched: str,
+    check_only: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Replay a recorded TRACE on the kernel model: check it, and price every strategy on its schedule.
+
+    TRACE is text of perf script, of ftrace's trace file or of trace-cmd report, plain or gzipped; - is standard input.
+
+    The check explains every x86_fpu event or says which rule of the kernel it contradicts (docs/traces.md).  Exit
+    status 1 if fewer than 99.9 % of the events agree, or if more than 0.5 % of them are restores that only
+    kernel_fpu_begin() or a task outside the recording would explain.
+
+    What-if: all strategies meet the recorded schedule.  Without --cpu, masks are the trace's and nothing is priced.
+
+    JSON with --check: events, explained, inferred, agreement, by_kind, unexplained (line, event, rule, likely).
+    Without: trace (what was read), machine, check, and strategies (by name: operations, cycles_per_second, difference).
+    """
+    from sim.costs.table import load
+    from sim.kernel.strategies import strategy as find_strategy
+    from sim.trace import whatif
+    from sim.trace.replay import Recorded
+    from sim.trace.replay import replay as run
+    from sim.trace.replica import Replica
+
+    named = tuple(each for each in (strategies or "").split(",") if each)
+    find_strategy(reference)
+    choices = whatif.Choices(cpu, kernel, named, guest_ssp, touched, reference)  # type: ignore[arg-type]  # checked there
+    costs = load(cpu) if cpu and not check_only else None
+    made: dict[str, Replica] = {}
+
+    def make(recorded: Recorded) -> list[Replica]:
+        made.update({} if check_only else whatif.replicas(recorded, choices))
+        return list(made.values())
+
+    with opened(trace) as (stream, name):
+        result = run(stream, name, make_replicas=make)
+    results = whatif.priced(made, costs)
+    check = result.verdict.document()
+    document: dict[str, Any] = check
+    if not check_only:
+        document = {
+            "trace": _read_document(result, name),
+            "machine": _machine(result, results, cpu),
+            "check": check,
+            "strategies": whatif.document(results, result, reference),
+        }
+    if out is not None:
+        _write(out, document, results, name)
+    text = _text(result, name) + ("" if check_only else "\n\n" + _what_if_text(results, result, reference, cpu))
+    emit(document, text, as_json)
+    sys.exit(0 if _holds(result) else 1)
+
+
+def _holds(result: "Replayed") -> bool:
+    verdict = result.verdict
+    return verdict.agreement >= ENOUGH and _doubtful(result) <= max(3, INFERRED * verdict.events)
+
+
+def _doubtful(result: "Replayed") -> int:
+    return sum(count for kind, count in result.verdict.inferred.items() if kind != "signal")
+
+
+def _read_document(result: "Replayed", name: str) -> dict[str, Any]:
+    report = result.report
+    return {
+        "name": name,
+        "lines": report.lines,
+        "seconds": result.seconds,
+        "cpus": sorted(report.cpus),
+        "events": dict(sorted(report.events.items())),
+        "other_events": report.others.total(),
+        "foreign_lines": report.foreign,
+        "truncated": report.truncated,
+        "lost": {"times": report.lost_times, "events": report.lost_events},
+        "recordings": report.recordings,
+        "steps_back": report.steps_back,
+        "out_of_order": report.out_of_order,
+        "notes": result.recorded.notes,
+    }
+
+
+def _machine(result: "Replayed", results: "list[Priced]", cpu: str | None) -> dict[str, Any]:
+    masks = result.recorded.config.masks
+    return {
+        "kernel": result.recorded.config.version.name,
+        "max_features": f"{masks.max_features:#x}",
+        "normal": f"{masks.host_default:#x}",
+        "guest": f"{masks.guest_default:#x}",
+        "tsc_hz": result.recorded.header.tsc_hz,
+        "what_if_cpu": cpu,
+        "what_if_max_features": f"{max(map(_enabled, results)):#x}" if results else None,
+    }
+
+
+def _enabled(priced: "Priced") -> int:
+    return priced.config.masks.max_features
+
+
+def _text(result: "Replayed", name: str) -> str:
+    report, verdict, recorded = result.report, result.verdict, result.recorded
+    masks = recorded.config.masks
+    lines = [
+        f"{name}: {report.events.total()} events on {len(report.cpus)} CPUs in {result.seconds:.3f} s; "
+        f"followed as Linux {recorded.config.version.name}, fpstates {masks.host_default:#x}, guests' "
+        f"{masks.guest_default:#x}",
+        *_amiss(result),
+        "",
+        f"{verdict.events} x86_fpu events: {verdict.explained.total()} explained, {verdict.inferred.total()} inferred, "
+        f"{verdict.events - verdict.explained.total() - verdict.inferred.total()} unexplained; "
+        f"agreement {verdict.agreement:.3%}",
+    ]
+    for what, counts in (
+        ("explained", verdict.explained),
+        ("inferred", verdict.inferred),
+        ("assumed between events", verdict.assumed),
+    ):
+        if counts := +counts:
+            lines.append(f"  {what}: " + ", ".join(f"{n} {kind}" for kind, n in counts.most_common()))
+    if verdict.contradictions:
+        from sim.trace.rules import RULES
+
+        lines.append("")
+        for found in verdict.contradictions[:SHOWN]:
+            lines.append(f"line {found.line}, {found.event}: {found.likely}")
+            rule = RULES[found.rule]
+            lines.append(f"    rule {found.rule}: {rule.says}")
+            lines.append(f"    ({rule.source})")
+        if verdict.found > SHOWN:
+            lines.append(f"and {verdict.found - SHOWN} more contradictions")
+    if _doubtful(result) > max(3, INFERRED * verdict.events):
+        lines.append(
+            f"{_doubtful(result)} inferred restores are more than {INFERRED:.1%} of the events: either the kernel uses "
+            "the FPU itself a lot (crypto, RAID), or events are missing"
+        )
+    return "\n".join(lines)
+
+
+def _amiss(result: "Replayed") -> list[str]:
+    report, recorded = result.report, result.recorded
+    lines = [f"note: {note}" for note in recorded.notes]
+    if recorded.partial:
+        lines.append("note: not all CPUs of the machine are in the recording; what ran there is unknown")
+    if report.lost_times:
+        lines.append(f"events were lost {report.lost_times} times ({report.lost_events} as far as the tool says)")
+    if report.recordings > 1:
+        lines.append(f"{report.recordings} recordings follow one another")
+    if report.foreign:
+        lines.append(f"{report.foreign} lines are no events, the first: {report.first_foreign!r}")
+    if report.truncated:
+        lines.append("the end is cut off")
+    if report.steps_back:
+        lines.append(f"the clock of a CPU steps back {report.steps_back} times")
+    if report.out_of_order:
+        lines.append(f"events of different CPUs are out of order {report.out_of_order} times")
+    return lines
+
+
+def _what_if_text(results: "list[Priced]", result: "Replayed", reference: str, cpu: str | None) -> str:
+    from sim.trace.whatif import GROUPS
+
+    seconds = result.seconds or 1.0
+    base = next((each.cycles for each in results if each.strategy == reference), None)
+    headers = ["strategy", *(f"{name}/s" for name in GROUPS), "SSP MSRs/s", "cycles/s", "difference"]
+    rows = []
+    for each in results:
+        counts = [each.count(*operations) for operations in GROUPS.values()]
+        row = [each.strategy, *(f"{count / seconds:.0f}" for count in (*counts, each.count_msrs()))]
+        row.append("-" if each.cycles is None else f"{each.cycles / seconds:.0f}")
+        row.append("-" if each.cycles is None or base is None else f"{(each.cycles - base) / seconds:+.0f}")
+        rows.append(row)
+    recorded = result.recorded.config.masks.max_features
+    where = f"on {cpu}" if cpu else "on the recorded machine (--cpu NAME prices them)"
+    masks = max(results, key=_enabled).config.masks if results else None
+    text = f"What if, on this schedule {where}:\n" + table(rows, headers)
+    if masks and masks.max_features != recorded:
+        text += f"\nnote: {cpu} enables {masks.max_features:#x}, and the recorded machine {recorded:#x}"
+    return text
+
+
+def _write(out: Path, document: dict[str, Any], results: "list[Priced]", name: str) -> None:
+    import pandas as pd
+
+    out.mkdir(parents=True, exist_ok=True)
+    manifest = out / "manifest.json"
+    manifest.write_text(json.dumps({"status": "running", "trace": name, "command": sys.argv[1:]}) + "\n")
+    (out / "replay.json").write_text(json.dumps(document, indent=1) + "\n")
+    rows = [
+        (name, each.strategy, 0, *operation, count, cycles)
+        for each in results
+        for operation, count, cycles in each.rows
+    ]
+    columns = ["case", "strategy", "replication", "thread_kind", "phase", "operation", "rfbm", "components"]
+    columns += ["initialised", "level", "count", "cycles"]
+    ledger = pd.DataFrame(rows, columns=columns)
+    ledger["cycles"] = ledger["cycles"].astype("Int64")
+    ledger.to_parquet(out / "ledger.parquet", index=False)
+    manifest.write_text(json.dumps({"status": "complete", "trace": name, "command": sys.argv[1:]}) + "\n")

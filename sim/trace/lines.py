@@ -1,0 +1,72 @@
+"""One line of a trace at a time: slow, and right for every format; :mod:`sim.trace.columns` is the fast way.
+
+Formats: ``perf script`` (tools/perf/builtin-script.c perf_sample__fprintf_start()), the ftrace ``trace`` file
+(kernel/trace/trace_output.c trace_print_context(), kernel/trace/trace.c print_trace_line()), and ``trace-cmd report``
+(trace-cmd's tracecmd/trace-read.c show_data()).
+"""
+
+import re
+from typing import Final, NamedTuple
+
+from sim.trace.events import CODE, TABLE_OF, Kind
+
+HEADER: Final = re.compile(
+    rb" *(?P<comm>.*?)(?:-| +(?:-?\d+/)?)(?P<tid>-?\d+) *(?:\( *[-\d]+\) *)?"  # comm-tid or comm [pid/]tid
+    rb"(?:\[(?P<cpu>\d{3,5})\] +(?:[^\s:]{4,8} +)?"  # ftrace: irqs-off, need-resched, ... preempt depth
+    rb"|(?P<bare_cpu>\d{1,4})[^\s\d:][^\s:]{3,7} +)"  # the same with trace-cmd report -l
+    rb"(?P<seconds>\d{1,12})\.(?P<fraction>\d{9}|\d{6}): +(?:\d+ +)?"  # perf script -F +period
+    rb"(?:\w+:)?(?P<event>\w+)(?::[A-Za-z]{1,8})? *: *(?P<payload>.*)",  # perf: event modifiers
+    re.ASCII | re.DOTALL,
+)
+
+LOST: Final = re.compile(
+    rb"CPU:(?P<cpu>\d+) \[(?:LOST )?(?P<number>\d+)? ?EVENTS(?: DROPPED)?\]"
+    rb"|.*\bPERF_RECORD_LOST(?:_SAMPLES)?\b:? lost (?P<perf>\d+)"
+    rb"|[^:]*\b(?:LOST|lost) (?P<plain>\d+) (?:EVENTS|events|chunks)\b",
+    re.ASCII,
+)
+"""Lost events: ftrace, trace-cmd, ``perf script --show-lost-events``, and perf's warning."""
+
+FILLER: Final = re.compile(rb"\s*$|##### CPU \d+ buffer started ####|version = \d+\s*$|cpus=\d+\s*$", re.ASCII)
+"""What the tools print between events: no event, and nothing amiss."""
+
+
+class Event(NamedTuple):
+    """A line that holds an event: its common columns, and the values of its table's fields, names as bytes."""
+
+    time_ns: int
+    cpu: int
+    tid: int
+    comm: bytes
+    event: int
+    values: tuple[int | bytes, ...]
+
+
+def parse(line: bytes) -> Event | str | None:
+    """The event on a line; the name of an event that is not read here; or None for a line that holds none."""
+    match = HEADER.match(line)
+    if match is None:
+        return None
+    name = match["event"].decode()
+    table = TABLE_OF.get(name)
+    if table is None:
+        return name
+    payload = table.pattern.match(match["payload"])
+    if payload is None and table.plugin is not None:
+        payload = table.plugin.match(match["payload"])
+    if payload is None:
+        return None
+    fraction = match["fraction"]
+    time_ns = int(match["seconds"]) * 1_000_000_000 + int(fraction) * (1 if len(fraction) == 9 else 1000)
+    values = tuple(_value(kind, text) for (_, kind), text in zip(table.fields, payload.groups(), strict=True))
+    return Event(time_ns, int(match["cpu"] or match["bare_cpu"]), int(match["tid"]), match["comm"], CODE[name], values)
+
+
+def _value(kind: Kind, text: bytes) -> int | bytes:
+    match kind:
+        case "name":
+            return text
+        case "letter":
+            return ord(text)
+        case _:
+            return int(text, 16 if kind == "hex" else 10)

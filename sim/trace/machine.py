@@ -1,0 +1,120 @@
+"""The machine on which a trace was recorded: its feature masks, its kernel, and a kernel model booted like it."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from sim.errors import InputError
+from sim.kernel import bootlog
+from sim.kernel.config import XSAVE_CPUID_FEATURES, Config, Settings, boot
+from sim.xsave.components import ALL, CET_S, CET_U, COMPACTED, SUPERVISOR, USER, XTILEDATA
+from sim.xsave.profiles import GENERIC, CpuProfile, names, profile
+
+_KERNEL: Final = re.compile(r"^#\s*(?:kernel|os release\s*:|uname[^:]*:?)\s*v?(\d+)\.(\d+)", re.ASCII)
+_CPUS: Final = re.compile(r"^#.*?(?:\b(\d+) cpus\b|nrcpus online\s*:\s*(\d+)|#P:(\d+))", re.ASCII)
+_TSC: Final = re.compile(r"TSC (\d+(?:\.\d+)?) MHz", re.ASCII)
+
+DEFAULT_KERNEL: Final = "v6.18"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the comments of a trace say: masks and layout, kernel version, number of CPUs, TSC frequency in Hz."""
+
+    log: bootlog.BootLog | None = None
+    kernel: tuple[int, int] | None = None
+    cpus: int | None = None
+    tsc_hz: float | None = None
+
+
+def header(comments: Iterable[str], name: str) -> Header:
+    """Reads the comment lines of a trace; :class:`InputError` if its boot lines are garbled."""
+    lines = list(comments)
+    log = bootlog.parse(lines, name) if any("Enabled xstate features" in line for line in lines) else None
+    kernel = cpus = tsc = None
+    for line in lines:
+        if kernel is None and (match := _KERNEL.match(line)):
+            kernel = int(match[1]), int(match[2])
+        if cpus is None and (match := _CPUS.match(line)):
+            cpus = int(next(filter(None, match.groups())))
+        if tsc is None and (match := _TSC.search(line)):
+            tsc = float(match[1]) * 1e6
+    return Header(log, kernel, cpus, tsc)
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """The xfeatures of normal and of guest fpstates, and all that the kernel enabled."""
+
+    normal: int
+    guest: int
+    maximum: int
+
+
+def masks(head: Header, seen: Iterable[int]) -> tuple[Masks, list[str]]:
+    """Masks from the boot log, or without one from the xcomp_bv ``seen``; and what the two disagree in.
+
+    A normal fpstate has neither CET_S, which is guest-only since v6.17, nor, before its task has used AMX, XTILEDATA.
+    """
+    found = {mask & ~COMPACTED for mask in seen if mask & COMPACTED}
+    normal = {mask & ~XTILEDATA for mask in found if not mask & CET_S}
+    if head.log is not None:
+        maximum = head.log.mask & ALL
+        stated = Masks(maximum & ~XTILEDATA & ~CET_S, maximum & ~XTILEDATA, maximum)
+        conflicts = []
+        if normal and stated.normal not in normal:
+            shown = ", ".join(f"{mask:#x}" for mask in sorted(normal))
+            conflicts.append(f"the boot lines enable {maximum:#x}, but fpstates show xcomp_bv masks {shown}")
+        return stated, conflicts
+    if not normal:
+        normal = {mask & ~(CET_S | XTILEDATA) for mask in found} or {0}
+    common = max(normal, key=lambda mask: (mask.bit_count(), mask))
+    every = common
+    for mask in found:
+        every |= mask
+    return Masks(common, common | every & CET_S, every), []
+
+
+def kernel_name(head: Header, load_at_save: int | None) -> str:
+    """The modelled kernel that is nearest to the recorded one, by its version or by ``load`` at the first save."""
+    if head.kernel is not None:
+        if head.kernel >= (6, 19):
+            return "v6.19"
+        return "v6.18" if head.kernel >= (6, 16) else "v6.6"
+    return "v6.6" if load_at_save == 0 else DEFAULT_KERNEL
+
+
+def cpu_profile(found: Masks, head: Header) -> CpuProfile:
+    """A profile with the masks of the trace, and for the rest that of the first shipped CPU that has all of them."""
+    fitting = [each for each in map(profile, names()) if not found.maximum & ~each.components & ~CET_S]
+    base = (fitting or [profile("zen4")])[0]
+    features = {feature for components, feature in XSAVE_CPUID_FEATURES if found.maximum & components}
+    if found.maximum & (CET_U | CET_S):
+        features.add("SHSTK")
+    if found.maximum & XTILEDATA:
+        features.add("XFD")
+    kept = base.features - {feature for _, feature in XSAVE_CPUID_FEATURES} - {"XFD"}
+    sizes = {**GENERIC.sizes, **base.sizes, **(head.log.sizes if head.log else {})}
+    offsets = {**GENERIC.offsets, **base.offsets}
+    return replace(
+        base,
+        name=f"{base.name} as recorded",
+        sizes=sizes,
+        offsets=offsets,
+        xcr0_supported=found.maximum & USER | 1,
+        xss_supported=found.maximum & SUPERVISOR,
+        features=frozenset(kept | features),
+    )
+
+
+def config(found: Masks, head: Header, kernel: str) -> Config:
+    """The kernel model booted as the recorded kernel was."""
+    strategy = "xstate-guest" if found.guest & CET_S and kernel != "v6.6" else "no-cet"
+    booted = boot(Settings(kernel=kernel, strategy=strategy, hypothetical=True), cpu_profile(found, head))
+    if booted.masks.host_default != found.normal:
+        raise InputError(
+            f"the trace shows fpstates with xcomp_bv mask {found.normal:#x}, and the model of Linux {kernel} has "
+            f"{booted.masks.host_default:#x} on such a CPU"
+        )
+    return booted

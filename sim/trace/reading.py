@@ -1,0 +1,322 @@
+"""Reads a trace: text in, chunks of columns out, in bounded memory, and a report of what was found amiss.
+
+Text of ``perf script``, of the ftrace ``trace`` file or of ``trace-cmd report``, plain or gzipped, from a file or a
+stream.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import IO, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.errors import InputError
+from sim.trace import lines
+from sim.trace.columns import CODES, PARSERS, Columns, Interner, Lines
+from sim.trace.digits import PADDING, Block
+from sim.trace.events import EVENTS, TABLE_OF, TABLES, Table
+from sim.trace.known import Step
+
+BLOCK: Final = 2 << 20
+"""Bytes of text that are read at a time; a line that is longer is foreign."""
+
+JUMP_NS: Final = 1_000_000_000
+"""A CPU's clock that steps back by so much shows two recordings in one file."""
+
+COMMENTS: Final = 10_000
+
+
+@dataclass(slots=True)
+class Gap:
+    """Events are missing before ``row`` of a chunk: lost, or because another recording begins."""
+
+    row: int
+    why: str
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Events in the order of the trace.
+
+    ``line`` counts from 1; ``time_ns`` is the trace's clock; ``comm`` and columns of names hold codes into the reader's
+    ``names``; ``event`` are codes of :data:`sim.trace.events.EVENTS`.  ``tables`` holds, by table, the rows that its
+    events have in this chunk, and their fields.
+    """
+
+    line: NDArray[np.int64]
+    time_ns: NDArray[np.int64]
+    cpu: NDArray[np.int32]
+    tid: NDArray[np.int32]
+    comm: NDArray[np.int32]
+    event: NDArray[np.int8]
+    tables: dict[str, tuple[NDArray[np.int64], Columns]]
+    gaps: list[Gap] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Report:
+    """What a trace held, beside its events.
+
+    ``lost_events`` are those of ``lost_times`` of which the tool said how many; ``steps_back`` of the clock are within
+    one CPU, ``out_of_order`` between CPUs; ``foreign`` lines are no events and no comments, the first of them is kept.
+    """
+
+    lines: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
+    foreign: int = 0
+    first_foreign: str = ""
+    truncated: bool = False
+    lost_times: int = 0
+    lost_events: int = 0
+    recordings: int = 1
+    steps_back: int = 0
+    out_of_order: int = 0
+    cpus: set[int] = field(default_factory=set)
+    named_cpus: set[int] = field(default_factory=set)
+    first_ns: int | None = None
+    last_ns: int = 0
+
+
+class Reader:
+    """Reads one trace, once; :attr:`report` is complete when :meth:`chunks` has ended."""
+
+    def __init__(self, stream: IO[bytes], name: str, block: int = BLOCK) -> None:
+        self.name = name
+        self.report = Report()
+        self.comments: list[str] = []
+        self._stream = stream
+        self._block = block
+        self._interner = Interner()
+        self._line = 0
+        self._clock: dict[int, int] = {}
+        self._seen_event = False
+
+    @property
+    def names(self) -> list[str]:
+        """The names that codes stand for; grows while the trace is read."""
+        return self._interner.names
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The events, in chunks; :class:`InputError` if the stream cannot be read or is not text."""
+        for text in self._blocks():
+            yield self._chunk(text)
+
+    def _blocks(self) -> Iterator[bytes]:
+        rest = b""
+        for data in self._pieces():
+            cut = data.rfind(b"\n") + 1
+            if not cut:
+                rest += data
+                if len(rest) > 2 * self._block:  # no line of a trace is that long
+                    self.report.foreign += 1
+                    rest = b""
+                continue
+            yield rest + data[:cut]
+            rest = data[cut:]
+        if rest:  # a last line without its end may be cut in the middle of a number
+            self.report.truncated = True
+            self.report.lines += 1
+
+    def _pieces(self) -> Iterator[bytes]:
+        """Up to a block at a time; of a gzip file that is cut off or damaged, all that comes before that place."""
+        parts: list[bytes] = []
+        size, any_before = 0, False
+        try:
+            stream = _plain(self._stream, self.name)
+            while part := stream.read1(self._block - size):
+                parts.append(part)
+                size += len(part)
+                if size == self._block:
+                    yield b"".join(parts)
+                    parts, size, any_before = [], 0, True
+        except (OSError, EOFError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise InputError(f"cannot read {self.name}: {error.strerror}") from error
+            if not (parts or any_before):
+                raise InputError(f"cannot read {self.name}: {error}") from error
+            self.report.truncated = True
+        if parts:
+            yield b"".join(parts)
+
+    # One block.
+
+    def _chunk(self, text: bytes) -> Chunk:
+        block = Block(text)
+        found = Lines(block, PADDING)
+        count = len(found.ends)
+        parts: dict[str, list[tuple[NDArray[np.int64], Columns]]] = {}
+        for name, codes in CODES.items():
+            rows = np.flatnonzero(np.isin(found.event, codes) if len(codes) > 1 else found.event == codes[0])
+            if not len(rows):
+                continue
+            ok, columns, names = PARSERS[name](block, found.payload[rows], found.ends[rows])
+            if not ok.all():
+                found.event[rows[~ok]] = -1
+                rows = rows[ok]
+                columns = {key: values[ok] for key, values in columns.items()}
+                names = {key: (places[ok], lengths[ok], words) for key, (places, lengths, words) in names.items()}
+            for column, (places, lengths, words) in names.items():
+                columns[column] = self._interner.codes(block.text_words(places, lengths, words))
+            parts.setdefault(name, []).append((rows, columns))
+
+        comm = np.zeros(count, dtype=np.int32)
+        fast = np.flatnonzero(found.event >= 0)
+        comm[fast] = self._interner.codes(found.comms(fast))
+        gaps = self._slowly(found, comm, parts)
+        return self._assembled(found, comm, parts, gaps)
+
+    def _slowly(
+        self, found: Lines, comm: NDArray[np.int32], parts: dict[str, list[tuple[NDArray[np.int64], Columns]]]
+    ) -> list[Gap]:
+        """The lines that are left, one by one; the places where events are missing."""
+        gaps: list[Gap] = []
+        slow: dict[str, tuple[list[int], list[tuple[Any, ...]]]] = {}
+        text, report = found.block.text, self.report
+        for row in np.flatnonzero(found.event < 0).tolist():
+            line = text[found.starts[row] : found.ends[row]]
+            event = lines.parse(line)
+            if isinstance(event, lines.Event):
+                found.time_ns[row], found.cpu[row], found.tid[row] = event.time_ns, event.cpu, event.tid
+                found.event[row] = event.event
+                comm[row] = self._interner.code(event.comm.strip(b" ").decode("utf-8", "replace"))
+                table = TABLE_OF[EVENTS[event.event]]
+                rows, values = slow.setdefault(table.name, ([], []))
+                rows.append(row)
+                values.append(event.values)
+            elif isinstance(event, str):
+                report.others[event] += 1
+            else:
+                self._other_line(line, row, found, gaps)
+        for table in TABLES:
+            if table.name in slow:
+                rows, values = slow[table.name]
+                parts.setdefault(table.name, []).append((np.array(rows, dtype=np.int64), self._columns(table, values)))
+        return gaps
+
+    def _other_line(self, line: bytes, row: int, found: Lines, gaps: list[Gap]) -> None:
+        report = self.report
+        if line.startswith(b"#") and not line.startswith(b"#####"):
+            begins = b"Enabled xstate features" in line or b"# tracer:" in line
+            if begins and (self._seen_event or (found.event[:row] >= 0).any()):
+                report.recordings += 1
+                gaps.append(Gap(row, "another recording begins"))
+            if len(self.comments) < COMMENTS:
+                self.comments.append(line.decode("utf-8", "replace"))
+        elif lost := lines.LOST.match(line):
+            number = int(lost["number"] or lost["perf"] or lost["plain"] or 0)
+            report.lost_times += 1
+            report.lost_events += number
+            gaps.append(Gap(row, "lost events"))
+        elif not lines.FILLER.match(line):
+            report.foreign += 1
+            if not report.first_foreign:
+                report.first_foreign = line[:160].decode("utf-8", "replace").strip()
+
+    def _columns(self, table: Table, values: list[tuple[Any, ...]]) -> Columns:
+        columns: Columns = {}
+        for (name, kind), column in zip(table.fields, zip(*values, strict=True), strict=True):
+            if kind == "name":
+                codes = [self._interner.code(text.strip(b" ").decode("utf-8", "replace")) for text in column]
+                columns[name] = np.array(codes, dtype=np.int32)
+            else:
+                columns[name] = np.array(column, dtype=np.uint64 if kind == "hex" else np.int64)
+        return columns
+
+    def _assembled(
+        self,
+        found: Lines,
+        comm: NDArray[np.int32],
+        parts: dict[str, list[tuple[NDArray[np.int64], Columns]]],
+        gaps: list[Gap],
+    ) -> Chunk:
+        is_event = found.event >= 0
+        rows = np.flatnonzero(is_event)
+        place = np.cumsum(is_event) - 1
+        tables = {}
+        for name, several in parts.items():
+            at = np.concatenate([part[0] for part in several])
+            columns = {key: np.concatenate([part[1][key] for part in several]) for key in several[0][1]}
+            if len(several) > 1:
+                order = np.argsort(at, kind="stable")
+                at, columns = at[order], {key: values[order] for key, values in columns.items()}
+            tables[name] = (place[at], columns)
+        chunk = Chunk(
+            line=rows + self._line + 1,
+            time_ns=found.time_ns[rows],
+            cpu=found.cpu[rows],
+            tid=found.tid[rows],
+            comm=comm[rows],
+            event=found.event[rows],
+            tables=tables,
+            gaps=[Gap(int(place[gap.row]) + 1 if gap.row < len(place) else len(rows), gap.why) for gap in gaps],
+        )
+        self._line += len(found.ends)
+        self._note(chunk)
+        return chunk
+
+    def _note(self, chunk: Chunk) -> None:
+        report = self.report
+        report.lines = self._line
+        counts = np.bincount(chunk.event, minlength=len(EVENTS)).tolist()
+        report.events.update({EVENTS[code]: number for code, number in enumerate(counts) if number})
+        if not len(chunk.line):
+            return
+        self._seen_event = True
+        if report.first_ns is None:
+            report.first_ns = int(chunk.time_ns[0])
+        report.last_ns = max(report.last_ns, int(chunk.time_ns.max()))
+        report.out_of_order += int((np.diff(chunk.time_ns) < 0).sum())
+        present = np.flatnonzero(np.bincount(chunk.cpu)).tolist()
+        report.cpus.update(present)
+        for cpu in present:
+            rows = np.flatnonzero(chunk.cpu == cpu)
+            times = np.concatenate(([self._clock.get(cpu, 0)], chunk.time_ns[rows]))
+            self._clock[cpu] = int(times[-1])
+            steps = np.diff(times)
+            report.steps_back += int((steps < 0).sum())
+            for row in rows[steps < -JUMP_NS].tolist():
+                report.recordings += 1
+                chunk.gaps.append(Gap(row, "the clock steps back"))
+        for name, column in (("sched_wakeup", "target_cpu"), ("sched_migrate_task", "dest_cpu")):
+            if name in chunk.tables:
+                report.named_cpus.update(np.unique(chunk.tables[name][1][column]).tolist())
+        chunk.gaps.sort(key=lambda gap: gap.row)
+
+
+def _plain(stream: IO[bytes], name: str) -> io.BufferedReader[Any] | gzip.GzipFile:
+    """The stream itself, or what is gzipped in it; an error for what is neither text nor gzip."""
+    found: io.BufferedReader[Any] | gzip.GzipFile = io.BufferedReader(stream)  # for peek() and read1()
+    if found.peek(2)[:2] == b"\x1f\x8b":
+        found = gzip.GzipFile(fileobj=found)
+    if b"\0" in found.peek(256)[:256]:
+        raise InputError(f"{name} is not text (perf.data and trace.dat are read by perf script and trace-cmd report)")
+    return found
+
+
+def steps(chunk: Chunk, names: list[str]) -> Iterator[Step]:
+    """The events of a chunk one by one, with names as text."""
+    values: list[tuple[Any, ...]] = [()] * len(chunk.line)
+    for table in TABLES:
+        if table.name not in chunk.tables:
+            continue
+        rows, columns = chunk.tables[table.name]
+        lists = []
+        for name, kind in table.fields:
+            column = columns[name].tolist()
+            lists.append([names[code] for code in column] if kind == "name" else column)
+        for row, payload in zip(rows.tolist(), zip(*lists, strict=True), strict=True):
+            values[row] = payload
+    common = (chunk.line, chunk.time_ns, chunk.cpu, chunk.tid)
+    comms = [names[code] for code in chunk.comm.tolist()]
+    return map(
+        Step._make,
+        zip(*(column.tolist() for column in common), comms, chunk.event.tolist(), values, strict=True),
+    )

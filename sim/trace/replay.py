@@ -1,0 +1,172 @@
+"""Replays a trace: reads it, boots the kernel model as the recorded machine, and leads it and what-if models along."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any, Final
+
+import numpy as np
+
+from sim.errors import InputError
+from sim.kernel.config import Config
+from sim.trace import machine
+from sim.trace.events import DEACTIVATED, RECORD, full_name
+from sim.trace.follow import Follower
+from sim.trace.known import Clock, Step
+from sim.trace.reading import Chunk, Reader, Report, steps
+from sim.trace.replica import Replica
+from sim.trace.verdict import AT_LIFE, ELSEWHERE, Verdict
+from sim.xsave.components import CET_S
+
+REGS: Final = ("x86_fpu_regs_activated", "x86_fpu_regs_deactivated")
+
+TELLING: Final = 10
+"""So many contradictions or assumptions show that an event was not recorded."""
+
+
+@dataclass(slots=True)
+class Recorded:
+    """The machine of a trace, as far as its first events and its comments tell."""
+
+    header: machine.Header
+    config: Config
+    partial: bool
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Replayed:
+    """A replay that has ended: the verdict, what the trace held, and the machine; times in ns of the trace's clock."""
+
+    recorded: Recorded
+    verdict: Verdict
+    report: Report
+    replicas: Sequence[Replica]
+
+    @property
+    def seconds(self) -> float:
+        """From the first event to the last."""
+        return 0.0 if self.report.first_ns is None else (self.report.last_ns - self.report.first_ns) * 1e-9
+
+
+MakeReplicas = Callable[[Recorded], Sequence[Replica]]
+
+
+class Replay:
+    """A replay under way; :meth:`steps` drives it, and :attr:`result` is there when that has ended."""
+
+    def __init__(
+        self,
+        stream: IO[bytes],
+        name: str,
+        *,
+        make_replicas: MakeReplicas = lambda recorded: (),
+        clock: Clock | None = None,
+    ) -> None:
+        self.reader = Reader(stream, name)
+        self.result: Replayed | None = None
+        self._make_replicas = make_replicas
+        self._clock = clock
+
+    def chunks(self) -> Iterator[tuple[Chunk, Follower]]:
+        """The chunks of the trace, and the follower that is to follow them."""
+        reader, follower, recorded = self.reader, None, None
+        replicas: Sequence[Replica] = ()
+        of_guests = 0
+        for chunk in reader.chunks():
+            if follower is None or recorded is None:
+                if "x86_fpu" not in chunk.tables:
+                    continue  # before the first event that says anything about registers
+                recorded = _recorded(reader, chunk)
+                replicas = self._make_replicas(recorded)
+                follower = Follower(recorded.config, replicas, partial=recorded.partial, clock=self._clock)
+            if "x86_fpu" in chunk.tables:
+                of_guests += int(np.count_nonzero(chunk.tables["x86_fpu"][1]["xcomp_bv"] & np.uint64(CET_S)))
+            yield chunk, follower
+        report = reader.report
+        if missing := _missing(report):
+            raise missing_events(reader.name, missing, report)
+        assert follower is not None
+        assert recorded is not None
+        follower.finish()
+        # A guest runs on for many events; one alone is a broken line, and contradicts.
+        if follower.verdict.unswapped > 1 and of_guests > 1 and not report.events["kvm_fpu"]:
+            raise missing_events(reader.name, ["kvm_fpu"], report)
+        if missing := _missed(follower.verdict, report):
+            raise missing_events(reader.name, missing, report)
+        recorded.notes += _notes(report)
+        self.result = Replayed(recorded, follower.verdict, report, replicas)
+
+    def steps(self) -> Iterator[Step]:
+        """Each event of the trace, when it has been followed."""
+        for chunk, follower in self.chunks():
+            gaps = deque(chunk.gaps)
+            for row, step in enumerate(steps(chunk, self.reader.names)):
+                while gaps and gaps[0].row <= row:
+                    gaps.popleft()
+                    follower.gap()
+                follower.follow(step)
+                yield step
+            if gaps:
+                follower.gap()
+
+
+def replay(stream: IO[bytes], name: str, **options: Any) -> Replayed:
+    """Replays the trace in ``stream``, which errors call ``name``.
+
+    ``make_replicas`` makes what-if models when the machine is known, ``clock`` shows the time of the event that is
+    judged.  Raises :class:`~sim.errors.InputError` if the trace lacks the events that this needs.
+    """
+    run = Replay(stream, name, **options)
+    for _ in run.steps():
+        pass
+    assert run.result is not None
+    return run.result
+
+
+def _recorded(reader: Reader, chunk: Chunk) -> Recorded:
+    head = machine.header(reader.comments, reader.name)
+    rows, columns = chunk.tables["x86_fpu"]
+    seen = set(columns["xcomp_bv"].tolist())
+    found, notes = machine.masks(head, seen)
+    saves = columns["load"][chunk.event[rows] == DEACTIVATED]
+    # A drop shows 0 on every kernel; a save 1 since v6.16.
+    kernel = machine.kernel_name(head, int(saves.max()) if len(saves) else None)
+    config = machine.config(found, head, kernel)
+    report = reader.report
+    unseen = report.named_cpus - report.cpus
+    partial = bool(unseen) or (head.cpus or 0) > len(report.cpus)
+    return Recorded(head, config, partial, notes)
+
+
+def _missing(report: Report) -> list[str]:
+    missing = [] if report.events["sched_switch"] else ["sched_switch"]
+    return missing + ([] if any(report.events[event] for event in REGS) else list(REGS))
+
+
+def _missed(verdict: Verdict, report: Report) -> list[str]:
+    """Events whose absence shows in what had to be found or assumed; a short trace may rightly have none of them."""
+    activated, deactivated = (report.events[event] for event in REGS)
+    unsaved = verdict.assumed[ELSEWHERE] + verdict.assumed[AT_LIFE]
+    missing = [REGS[0]] if not activated and verdict.found > TELLING else []
+    return missing + ([REGS[1]] if not deactivated and unsaved > TELLING else [])
+
+
+def missing_events(name: str, events: Sequence[str], report: Report) -> InputError:
+    """The error for a trace that lacks events, or in which they cannot be told, because lines lack what is needed."""
+    listed = ", ".join(map(full_name, events))
+    unread = ""
+    if report.foreign:
+        unread = (
+            f"\n{report.foreign} of its {report.lines} lines are none that perf script, ftrace or trace-cmd report "
+            f"print with task, CPU, time and event, the first: {report.first_foreign!r}"
+        )
+    return InputError(f"{name} has no {listed} events; this records them:\n  {RECORD}{unread}")
+
+
+def _notes(report: Report) -> Iterator[str]:
+    """Events whose absence makes a replay weaker, not wrong."""
+    if report.events["x86_fpu_copy_dst"] and not report.events["sched_process_fork"]:
+        yield "no sched:sched_process_fork events: children are known from their first event on only"
+    if report.events["x86_fpu_dropped"] and not report.events["sched_process_exec"]:
+        yield "no sched:sched_process_exec events: an execve() looks like a restore of something that was never saved"

@@ -1,0 +1,131 @@
+"""What if: strategies on a recorded schedule."""
+
+import json
+
+import pandas as pd
+import pytest
+from command import run, run_json
+from corruption import ACTIVATED, KVM_FPU, TRACES, Trace, text
+
+by_trace = pytest.mark.parametrize("path", TRACES, ids=lambda path: path.name.split(".")[0])
+HALTS = next(path for path in TRACES if "halt-wakeup" in path.name)
+
+
+def counts(document, strategy):
+    return {name: entry["count"] for name, entry in document["strategies"][strategy]["operations"].items()}
+
+
+@by_trace
+def test_the_model_runs_the_operations_that_the_trace_shows(path, capsys):
+    """Every x86_fpu event is an instruction, but for a drop; and a save comes without an event in a swap."""
+    document = run_json(capsys, "replay", str(path), "--strategies", "xstate-guest")
+    found, recorded = counts(document, "xstate-guest"), document["trace"]["events"]
+    assert found["context switch"] == recorded["sched_switch"]
+    assert found.get("KVM_RUN", 0) == text(path).count("kvm:kvm_fpu: load")
+    assert found["XRSTORS"] + found["XRSTOR"] == recorded["x86_fpu_regs_activated"]
+    saves = recorded["x86_fpu_regs_deactivated"] - recorded["x86_fpu_dropped"] + recorded["x86_fpu_copy_dst"]
+    trace = Trace.read(path)
+    for step, i in zip(trace.steps, trace.next_on_cpu, strict=True):
+        saves += step.event == ACTIVATED and step.values[1] == 0 and i is not None and trace.steps[i].event == KVM_FPU
+    assert 0 <= found["XSAVES"] - saves <= found["LDMXCSR"]  # kernel_fpu_begin() saves without an event
+
+
+@by_trace
+def test_strategies_meet_the_same_world(path, capsys):
+    document = run_json(capsys, "replay", str(path), "--cpu", "zen4")
+    same = ("context switch", "KVM_RUN", "XRSTOR", "XSAVE", "restore skipped", "LDMXCSR", "FWAIT", "IBPB")
+    worlds = {
+        name: tuple(counts(document, name).get(operation) for operation in same) for name in document["strategies"]
+    }
+    assert len(worlds) > 10
+    assert len(set(worlds.values())) == 1
+    assert document["strategies"]["free-ssp"]["difference"] == 0
+
+
+def test_prices_add_up_and_masks_are_those_of_the_cpu(tmp_path, capsys):
+    out = tmp_path / "out"
+    document = run_json(capsys, "replay", str(HALTS), "--cpu", "sapphire-rapids", "--out", str(out))
+    assert document["machine"]["what_if_max_features"] == "0x61ee7"
+    assert document["machine"]["max_features"] == "0x18e7"
+    ledger = pd.read_parquet(out / "ledger.parquet")
+    seconds = document["trace"]["seconds"]
+    for name, entry in document["strategies"].items():
+        cycles = ledger[ledger.strategy == name].cycles.sum()
+        assert entry["cycles_per_second"] == pytest.approx(cycles / seconds)
+        assert cycles == sum(each["cycles"] for each in entry["operations"].values())
+    saves = ledger[(ledger.operation == "XSAVES") & (ledger.strategy == "xstate-guest")]
+    assert set(saves.rfbm) == {0x20EE7, 0x21EE7}
+    assert json.loads((out / "manifest.json").read_text())["status"] == "complete"
+    assert json.loads((out / "replay.json").read_text()) == document
+
+
+def test_the_reference_runs_too_where_others_are_named(capsys):
+    options = ["--cpu", "zen4", "--strategies", "manual-load"]
+    document = run_json(capsys, "replay", str(HALTS), *options, "--reference", "no-cet")
+    assert set(document["strategies"]) == {"no-cet", "manual-load"}
+    assert document["strategies"]["manual-load"]["difference"] > 0
+    document = run_json(capsys, "replay", str(HALTS), "--cpu", "skylake-sp", "--strategies", "no-cet")
+    assert set(document["strategies"]) == {"no-cet"}
+
+
+def test_settings_say_what_the_trace_cannot(tmp_path, capsys):
+    def cycles(*options):
+        document = run_json(capsys, "replay", str(HALTS), "--cpu", "zen4", "--strategies", "xstate-guest", *options)
+        return document["strategies"]["xstate-guest"]["cycles_per_second"]
+
+    assert cycles("--guest-ssp", "none") < cycles("--guest-ssp", "constant") < cycles("--guest-ssp", "rewritten")
+
+    written = []
+    for touched in ("changed", "common", "all"):
+        out = tmp_path / touched
+        run_json(capsys, "replay", str(HALTS), "--strategies", "xstate-guest", "--touched", touched, "--out", str(out))
+        ledger = pd.read_parquet(out / "ledger.parquet")
+        saves = ledger[ledger.operation == "XSAVES"]
+        written.append(sum(saves.components.map(int.bit_count) * saves["count"]))
+    assert written[0] < written[1] < written[2]
+
+
+def test_without_a_cpu_nothing_is_priced(capsys):
+    document = run_json(capsys, "replay", str(HALTS), "--strategies", "free-ssp,manual-load")
+    assert list(document["strategies"]) == ["free-ssp", "manual-load"]
+    assert document["strategies"]["manual-load"]["cycles_per_second"] is None
+    per_second = document["strategies"]["manual-load"]["operations"]["RDMSR(PL0_SSP)"]["per_second"]
+    assert per_second == pytest.approx(1977 / document["trace"]["seconds"])
+
+
+def test_the_text_shows_check_and_table(capsys):
+    status, out, err = run(capsys, "replay", str(HALTS), "--cpu", "zen4", "--strategies", "free-ssp,xstate-guest")
+    assert (status, err) == (0, "")
+    assert "14293 x86_fpu events" in out
+    assert "agreement 100.000%" in out
+    assert "note: zen4 enables 0x1ae7, and the recorded machine 0x18e7" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cpu", "zen44"], "did you mean 'zen4'"),
+        (["--kernel", "v6.17"], "v6.18"),
+        (["--strategies", "xstate-gest"], "xstate-guest"),
+        (["--guest-ssp", "constnt"], "did you mean 'constant'"),
+        (["--touched", "everything"], "allowed: all, changed, common"),
+        (["--cpu", "skylake-sp", "--strategies", "xstate-guest"], "has no supervisor shadow stacks"),
+        (["--reference", "nobody"], "unknown strategy 'nobody'"),
+    ],
+)
+def test_a_wrong_option_is_one_message(options, message, capsys):
+    status, out, err = run(capsys, "replay", str(TRACES[0]), *options)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_file_that_is_not_there_or_no_trace_is_one_message(tmp_path, capsys):
+    status, _, err = run(capsys, "replay", str(tmp_path / "none"))
+    assert (status, err) == (2, f"fpswitch: cannot read {tmp_path / 'none'}: No such file or directory\n")
+    for data in (b"PERFILE2\0\0", b"", b"hello\n"):
+        path = tmp_path / "some"
+        path.write_bytes(data)
+        status, _, err = run(capsys, "replay", str(path), "--check")
+        assert status == 2
+        assert str(path) in err
