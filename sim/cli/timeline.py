@@ -1,0 +1,141 @@
+"""``fpswitch timeline``: a recorded trace or a simulated run, drawn for the Perfetto UI."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import click
+from click.core import ParameterSource
+
+from sim.cli.common import emit, json_option
+from sim.cli.replay import cpu_option, kernel_option, opened
+from sim.errors import InputError
+
+OF_TRACES = ("cpu", "kernel")
+OF_SCENARIOS = ("case", "replication", "duration")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  fpswitch timeline trace.txt.gz --cpu zen4 -o run.pftrace
+  fpswitch timeline scenarios/overcommit.toml --strategy manual-load --duration "5 ms" -o run.pftrace
+"""
+)
+@click.argument("source", metavar="TRACE|SCENARIO.toml")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write.")
+@click.option("--force", is_flag=True, help="Overwrite it.")
+@click.option(
+    "--strategy",
+    metavar="NAME",
+    help="Whose operations to draw; default: those of the recorded kernel; in a simulation xstate-guest, or the "
+    "reference where the case does not have that.",
+)
+@cpu_option
+@kernel_option
+@click.option("--case", metavar="NAME", help="Of a scenario (fpswitch show lists them); default: the first.")
+@click.option(
+    "--replication", metavar="N", type=int, default=0, show_default=True, help="Of a scenario, as in fpswitch run."
+)
+@click.option(
+    "--duration",
+    metavar="TIME",
+    default="20 ms",
+    show_default=True,
+    help="Of a scenario: how much to draw, from the end of its warm-up on.",
+)
+@json_option
+@click.pass_context
+def timeline(context: click.Context, /, source: str, output: Path, force: bool, as_json: bool, **options: Any) -> None:
+    """Write a recorded TRACE, or a simulated run of a SCENARIO, as a Perfetto trace, to open at https://ui.perfetto.dev.
+
+    One track per CPU shows who runs, one beside it the FPU and MSR operations of the kernel model with their masks, and
+    one per vCPU thread whether it runs its guest, is in KVM (exit), in the VMM, blocked, woken or preempted.
+
+    TRACE is as for fpswitch replay; - is standard input.  Operations begin at the event in which they ran, one after
+    the other.  Their width is their price if --cpu names a cost table and the trace its TSC frequency, and else means
+    nothing.
+
+    A SCENARIO is a file whose name ends with .toml.  What is drawn is the beginning of the measurement of a replication
+    of fpswitch run, with the same seed.  Every VM exit is drawn, and every operation, with its place and its price in
+    simulated time, also the software cost of a context switch and of KVM_RUN.
+
+    JSON: output, records; of a scenario also case, strategy, replication, begin_ns, end_ns.
+    """
+    simulated = source.endswith(".toml")
+    _check_options(context, simulated)
+    _check_output(output, force)
+    if simulated:
+        document = _draw_scenario(source, output, **{each: options[each] for each in ("strategy", *OF_SCENARIOS)})
+    else:
+        document = _draw_trace(source, output, **{each: options[each] for each in ("strategy", *OF_TRACES)})
+    what = f" of {document['case']}, {document['strategy']}" if simulated else ""
+    emit(document, f"{output}: {document['records']} records{what}", as_json)
+
+
+def _check_options(context: click.Context, simulated: bool) -> None:
+    foreign, own = (OF_TRACES, OF_SCENARIOS) if simulated else (OF_SCENARIOS, OF_TRACES)
+    why = "a scenario has that itself" if simulated else "that is for scenarios, whose names end with .toml"
+    allowed = ", ".join(f"--{name}" for name in ("strategy", *own))
+    for name in foreign:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise InputError(f"--{name}: {why}; allowed with {'a scenario' if simulated else 'a trace'}: {allowed}")
+
+
+def _draw_scenario(
+    scenario: str, output: Path, strategy: str | None, case: str | None, replication: int, duration: str
+) -> dict[str, Any]:
+    from sim.cli.simulated import begin_ns, choose, end_ns, records
+    from sim.trace.timeline import write
+
+    shown = choose(scenario, case, strategy, replication, duration)
+    with _whole(output) as out:
+        count = write(records(shown), out, end_ns(shown))
+    return {
+        "output": str(output),
+        "records": count,
+        "case": shown.case.name,
+        "strategy": shown.strategy,
+        "replication": shown.replication,
+        "begin_ns": begin_ns(shown),
+        "end_ns": end_ns(shown),
+    }
+
+
+def _draw_trace(trace: str, output: Path, strategy: str | None, cpu: str | None, kernel: str | None) -> dict[str, Any]:
+    from sim.costs.table import load
+    from sim.trace.timeline import write
+    from sim.trace.watching import records
+
+    costs = load(cpu) if cpu else None
+    with opened(trace) as (stream, name), _whole(output) as out:
+        count = write(records(stream, name, cpu=cpu, kernel=kernel, strategy=strategy, costs=costs), out)
+    return {"output": str(output), "records": count}
+
+
+def _check_output(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise InputError(f"{path} is there already; --force overwrites it")
+    if path.exists() and not path.is_file():
+        raise InputError(f"cannot write {path}: found no regular file there; allowed: the name of a file")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[IO[bytes]]:
+    """A stream whose file is there as a whole or not at all: a temporary file beside it, then a rename."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,225 @@
+"""Timelines of simulated runs, read back with Perfetto's decoder, against the record of the same replication."""
+
+import re
+from collections import Counter, defaultdict
+from itertools import pairwise
+
+import pytest
+from command import run, run_json
+from corruption import TRACES
+from hosts import RICH, SHIPPED, changed, from_text, value
+from test_timeline import decoded
+
+from sim.cli.simulated import choose, records
+from sim.host.simulation import simulate
+from sim.host.warmup import warmup_seconds
+from sim.kernel.operations import IPI, KVM_RUN, VMCLEAR, VMENTRY, VMEXIT
+from sim.scenario.cases import cases
+from sim.scenario.reading import read
+from sim.trace.timeline import Ran, VcpuState
+from sim.xsave.components import names
+
+MS = 1e-3
+EDGE_NS = 30_000
+"""By how much the window of a CPU may begin or end later than the nominal one here."""
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scenario") / "rich.toml"
+    path.write_text(RICH, encoding="utf-8")
+    return path
+
+
+def drawn(capsys, tmp_path, scenario, *options):
+    """What the command says, and the slices by track."""
+    out = tmp_path / "run.pftrace"
+    document = run_json(capsys, "timeline", str(scenario), "-o", str(out), *options)
+    assert list(tmp_path.iterdir()) == [out]  # and no temporary file
+    return document, decoded(out.read_bytes())
+
+
+def cpu_tracks(slices):
+    return {track: slices[track] for track in slices if re.fullmatch(r"CPU \d+", track)}
+
+
+def operations(slices):
+    return [each for track in slices if track.endswith(" operations") for each in slices[track]]
+
+
+def vcpu_tracks(slices):
+    return {track: slices[track] for track in slices if "/vcpu" in track}
+
+
+def assert_equal(document, slices, case, record):
+    """The timeline has what the record of the same window has."""
+    tracks = cpu_tracks(slices)
+    assert len(tracks) == case.scenario.host.cpus
+    assert sum(len(track) - 1 for track in tracks.values()) == value(record, "context_switches")
+
+    counted = Counter()
+    for _, _, name, notes in operations(slices):
+        counted[name, notes["phase"], notes.get("rfbm"), notes.get("written", notes.get("loaded"))] += 1
+    ledger = Counter()
+    for op, count, _ in record.ledger:
+        mask = f"{op.rfbm:#x}" if op.rfbm else None
+        ledger[op.operation, op.phase, mask, names(op.components) if mask else None] += count
+    assert counted == ledger
+
+    shown_ns = sum(end - begin for begin, end, _, _ in operations(slices))
+    cycles = sum(cycles for *_, cycles in record.ledger)
+    assert abs(shown_ns - cycles * 1e9 / case.tsc_hz) <= sum(counted.values())  # each end is rounded to 1 ns
+
+    for track in slices.values():
+        assert all(after[0] >= before[1] for before, after in pairwise(track))
+    for track in (*tracks.values(), *vcpu_tracks(slices).values()):
+        assert all(after[0] == before[1] for before, after in pairwise(track))  # no gap
+        assert abs(track[-1][1] - document["end_ns"]) <= EDGE_NS
+    assert all(0 <= track[0][0] - document["begin_ns"] <= EDGE_NS for track in tracks.values())
+    for track in vcpu_tracks(slices).values():
+        assert (track[0][0], track[-1][1]) == (document["begin_ns"], document["end_ns"])
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("strategy", ["xstate-guest", "manual-load", "lazy"])
+def test_a_timeline_has_every_switch_and_operation_of_the_run(number, strategy, rich, tmp_path, capsys):
+    case = from_text(RICH)[number]
+    if strategy == "lazy":
+        strategy = next((name for name in case.strategies if "lazy" in name), case.reference)
+    options = ("--case", case.name, "--strategy", strategy, "--replication", "2", "--duration", "6 ms")
+    document, slices = drawn(capsys, tmp_path, rich, *options)
+    assert (document["case"], document["strategy"], document["replication"]) == (case.name, strategy, 2)
+    assert document["end_ns"] - document["begin_ns"] == pytest.approx(6e6, abs=1)
+    record = simulate(changed(case, measure=6 * MS), strategy, 2)  # with exits in batches
+    assert value(record, "context_switches") > 100
+    assert_equal(document, slices, case, record)
+    shown = {name for _, _, name, _ in operations(slices)}
+    assert {VMENTRY, VMEXIT, KVM_RUN, "XSAVES", "XRSTORS"} <= shown
+
+
+def test_the_guest_begins_and_ends_with_the_operations_around_its_transitions(rich, tmp_path, capsys):
+    _, slices = drawn(capsys, tmp_path, rich, "--duration", "3 ms")
+    guests = [each for track in vcpu_tracks(slices).values() for each in track if each[2] == "guest"]
+    begins, ends = {each[0] for each in guests}, {each[1] for each in guests}
+    seen = Counter()
+    for track in slices:
+        ran = slices[track] if track.endswith(" operations") else []
+        for i, (_, _, name, _) in enumerate(ran):
+            if name in (VMENTRY, VMEXIT):
+                seen[name] += 1
+                # kvm_entry, XCR0 and IA32_XSS, VM entry; VM exit, XCR0 and IA32_XSS, kvm_exit
+                seen[name, "found"] += bool(
+                    begins & {each[0] for each in ran[max(i - 2, 0) : i + 1]}
+                    if name == VMENTRY
+                    else ends & {each[1] for each in ran[i : i + 4]}
+                )
+    edge = len(cpu_tracks(slices))  # slices that the window cuts
+    for name in (VMENTRY, VMEXIT):
+        assert seen[name] > 100
+        assert seen[name] - seen[name, "found"] <= edge
+
+
+def test_what_the_host_tells_is_in_order_on_each_track(rich):
+    until = Counter()
+    for record in records(choose(str(rich), None, None, 0, "3 ms")):
+        track = (type(record), record.vcpu if isinstance(record, VcpuState) else record.cpu)
+        assert record.time_ns >= until[track]
+        until[track] = record.time_ns + (record.duration_ns if isinstance(record, Ran) else 0)
+
+
+def test_a_vmclear_is_drawn_on_the_cpu_on_which_it_runs(tmp_path, capsys):
+    path = next(path for path in SHIPPED if path.stem == "idle-fleet")
+    _, slices = drawn(capsys, tmp_path, path, "--duration", "4 ms")
+    times = {
+        name: [(track, begin) for track in slices for begin, _, each, _ in slices[track] if each == name]
+        for name in (IPI, VMCLEAR)
+    }
+    assert len(times[VMCLEAR]) > 5
+    for track, begin in times[VMCLEAR]:
+        assert any(other != track and abs(begin - asked) < 20_000 for other, asked in times[IPI])
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_what_a_vcpu_does_agrees_with_who_runs_and_with_the_accounts(path, tmp_path, capsys):
+    document, slices = drawn(capsys, tmp_path, path, "--duration", "4 ms")
+    case = cases(read(path))[0]
+    record = simulate(changed(case, warmup=warmup_seconds(case), measure=4 * MS), document["strategy"], 0)
+    assert_equal(document, slices, case, record)
+    on_cpu, states = Counter(), defaultdict(Counter)
+    for track in cpu_tracks(slices).values():
+        for begin, end, name, _ in track:
+            on_cpu[name] += end - begin
+    for vcpu, track in vcpu_tracks(slices).items():
+        for begin, end, state, _ in track:
+            states[vcpu][state] += end - begin
+    for vcpu, times in states.items():
+        assert set(times) <= {"guest", "exit", "VMM", "blocked", "woken", "preempted"}
+        assert times["guest"] + times["exit"] + times["VMM"] == pytest.approx(on_cpu[vcpu], abs=2 * EDGE_NS)
+    if not case.scenario.threads:  # what is counted is of vCPU threads alone; 2 for the edges of the windows
+        changes = Counter(each[2] for track in vcpu_tracks(slices).values() for each in track[1:])
+        assert abs(changes["preempted"] - value(record, "preemptions")) <= 2
+        assert abs(changes["woken"] - value(record, "wakeups")) <= 2
+    transitions = sum(cycles for op, _, cycles in record.ledger if op.operation in (VMENTRY, VMEXIT))
+    guest_ns = (value(record, "guest_cycles") + transitions) * 1e9 / case.tsc_hz
+    shown_ns = sum(times["guest"] for times in states.values())
+    # The rest is what strategies do between the tracepoint and the transition, and the edges of the windows.
+    assert shown_ns == pytest.approx(guest_ns, rel=0.03, abs=len(states) * EDGE_NS)
+
+
+def test_the_default_is_the_first_case_and_xstate_guest_or_else_the_reference(rich, tmp_path, capsys):
+    document, _ = drawn(capsys, tmp_path, rich, "--duration", "100 us")
+    assert (document["case"], document["strategy"]) == (from_text(RICH)[0].name, "xstate-guest")
+    text = RICH.replace("[run]", '[run]\nstrategies = ["free-ssp", "no-cet"]')
+    other = tmp_path.parent / "without.toml"
+    other.write_text(text, encoding="utf-8")
+    (tmp_path / "run.pftrace").unlink()
+    assert drawn(capsys, tmp_path, other, "--duration", "100 us")[0]["strategy"] == "free-ssp"
+
+
+WRONG = {
+    ("--case", "zen5"): "--case: unknown case 'zen5'",
+    ("--replication", "-1"): "--replication: found -1; allowed: 0",
+    ("--duration", "20"): "--duration: found '20'; allowed: a time like '2 ms'",
+    ("--duration", "0 ms"): "--duration: found '0 ms'; allowed: a time above 0",
+    ("--strategy", "xstate-gest"): "--strategy: unknown strategy 'xstate-gest'; did you mean 'xstate-guest'?",
+    ("--cpu", "zen4"): "--cpu: a scenario has that itself",
+    ("--kernel", "v6.6"): "--kernel: a scenario has that itself",
+}
+
+
+@pytest.mark.parametrize("options", WRONG, ids=" ".join)
+def test_a_wrong_option_is_one_message_and_leaves_no_file(options, rich, tmp_path, capsys):
+    status, out, err = run(capsys, "timeline", str(rich), "-o", str(tmp_path / "x"), *options)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"fpswitch: {WRONG[options]}")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--case", "--replication", "--duration"])
+def test_an_option_of_scenarios_is_refused_with_a_trace(option, tmp_path, capsys):
+    status, _, err = run(capsys, "timeline", str(TRACES[0]), "-o", str(tmp_path / "x"), option, "1")
+    assert (status, err) == (
+        2,
+        f"fpswitch: {option}: that is for scenarios, whose names end with .toml; allowed with a trace: "
+        "--strategy, --cpu, --kernel\n",
+    )
+
+
+def test_a_file_that_is_there_is_kept_unless_forced(rich, tmp_path, capsys):
+    out = tmp_path / "run.pftrace"
+    out.write_text("mine", encoding="utf-8")
+    command = ("timeline", str(rich), "-o", str(out), "--duration", "100 us")
+    status, _, err = run(capsys, *command)
+    assert (status, err) == (2, f"fpswitch: {out} is there already; --force overwrites it\n")
+    assert out.read_text(encoding="utf-8") == "mine"
+    assert run(capsys, *command, "--force", "--case", "nothing")[0] == 2
+    assert out.read_text(encoding="utf-8") == "mine"
+    assert run(capsys, *command, "--force")[0] == 0
+    assert cpu_tracks(decoded(out.read_bytes()))
+
+
+def test_a_directory_that_is_not_there_is_one_message(rich, tmp_path, capsys):
+    status, _, err = run(capsys, "timeline", str(rich), "-o", str(tmp_path / "no" / "x"), "--duration", "100 us")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "No such file or directory" in err
