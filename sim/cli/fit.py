@@ -1,0 +1,128 @@
+"""``fpswitch fit``: a recorded trace in, a scenario out, and the two side by side."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sim.cli.common import emit, json_option, table
+from sim.cli.replay import opened
+
+if TYPE_CHECKING:
+    from sim.analysis.fitness import Compared
+    from sim.trace.fit.estimate import Fitted
+
+
+@click.command(epilog="Example: fpswitch fit trace.txt.gz -o my-host.toml --cpu zen4")
+@click.argument("trace")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="FILE.toml", help="The scenario.")
+@click.option("--cpu", help="The CPU profile and cost table; default: the nearest by its state components.")
+@click.option("--force", is_flag=True, help="Replace FILE.toml and its samples.")
+@click.option("--no-check", is_flag=True, help="Do not simulate the scenario.")
+@click.option("--replications", default=5, show_default=True, type=click.IntRange(1, 1000), help="Of the check.")
+@click.option("--jobs", type=int, metavar="N", help="Processes; by default one per CPU.")
+@json_option
+def fit(
+    trace: str,
+    out: Path,
+    cpu: str | None,
+    force: bool,
+    no_check: bool,
+    replications: int,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Fit a scenario to a recorded TRACE, and show how the two compare.
+
+    TRACE is as for fpswitch replay; - is standard input.  FILE.toml gets threads, vCPUs, bursts, sleeps, exits to user
+    space, halts, FPU use and affinity; the samples are CSV files in FILE.samples beside it (docs/traces.md).
+
+    The scenario is then simulated with the recorded kernel's strategy.  Exit status 1 if context switches or KVM_RUN
+    round trips per second are off by more than 15 % (or the 95 % interval of the trace's count, if that is wider), the
+    share of skipped restores by more than 2 percentage points, or CPU utilisation by more than 5.
+
+    JSON: scenario, cpu, strategy, seconds, groups (name, kind, threads, simulated, samples), notes, and with the check:
+    compared (figure, unit, trace, simulated, low, high, samples, holds), holds.
+    """
+    from sim.trace.fit import estimate, writing
+
+    writing.check_target(out, force=force)
+    with opened(trace) as (stream, name):
+        fitted = estimate.fit(stream, name, cpu=cpu)
+    writing.write(fitted, out, force=force)
+    compared = None if no_check else _simulated(fitted, out, replications, jobs)
+    document: dict[str, Any] = {
+        "scenario": str(out),
+        "cpu": fitted.cpu,
+        "strategy": fitted.strategy,
+        "seconds": fitted.figures.seconds,
+        "groups": [
+            {
+                "name": group.key[1],
+                "kind": group.key[0],
+                "threads": group.threads,
+                "simulated": group.rows,
+                "samples": len(group.compute),
+            }
+            for group in fitted.groups
+        ],
+        "notes": list(fitted.notes),
+    }
+    text = _text(fitted, out)
+    held = True
+    if compared is not None:
+        from sim.analysis.fitness import holds
+
+        held = holds(compared)
+        document |= {"compared": [each.document() for each in compared], "holds": held}
+        text += "\n\n" + _compared_text(compared, replications)
+    emit(document, text, as_json)
+    sys.exit(0 if held else 1)
+
+
+def _simulated(fitted: "Fitted", out: Path, replications: int, jobs: int | None) -> "list[Compared]":
+    from sim import experiment
+    from sim.analysis import fitness
+    from sim.kernel.operations import Operation
+    from sim.trace.fit.estimate import restores
+
+    results = experiment.run(
+        out, strategies=[fitted.strategy], reference=fitted.strategy, replications=replications, jobs=jobs
+    )
+    metrics = results.metrics.groupby("metric")["value"].sum()
+    ledger = results.ledger
+    operations = map(Operation, ledger["thread_kind"], ledger["phase"], ledger["operation"])
+    restored, skipped = restores(zip(operations, ledger["count"].tolist(), strict=True))
+    sums = {str(metric): float(value) for metric, value in metrics.items()}
+    simulated = fitness.figures(sums, restored, skipped, len(fitted.cpus), fitted.tsc_hz)
+    return fitness.side_by_side(fitted.figures, simulated)
+
+
+def _text(fitted: "Fitted", out: Path) -> str:
+    from sim.trace.fit.groups import ENOUGH
+
+    threads = sum(group.threads for group in fitted.groups)
+    rows = sum(group.rows for group in fitted.groups)
+    lines = [
+        f"{fitted.name}: {threads} threads in {fitted.figures.seconds:.3f} s, in {out} as {rows} in "
+        f"{len(fitted.groups)} entries; Linux {fitted.kernel}, {fitted.strategy}, {fitted.cpu}",
+        *(f"note: {note}" for note in fitted.notes),
+    ]
+    few = [group.key[1] for group in fitted.groups if len(group.compute) < ENOUGH]
+    if few:
+        lines.append(f"note: fewer than {ENOUGH} samples, so the mean alone: {', '.join(few)}")
+    lines += [f"note: {note}" for group in fitted.groups for note in group.notes]
+    return "\n".join(lines)
+
+
+def _compared_text(compared: "list[Compared]", replications: int) -> str:
+    words = {True: "holds", False: "MISSES", None: "too few samples"}
+    rows = []
+    for each in compared:
+        show = "{:.1%}".format if each.unit == "share" else "{:.0f}".format
+        allowed = "-" if each.low is None or each.high is None else f"{show(each.low)} to {show(each.high)}"
+        unit = "" if each.unit == "share" else "/s"
+        rows.append([each.what + unit, show(each.trace), show(each.simulated), allowed, words[each.holds]])
+    head = f"The trace, and {replications} replications of the scenario:\n"
+    return head + table(rows, ["", "trace", "simulated", "allowed", ""])

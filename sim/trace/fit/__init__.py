@@ -1,0 +1,1 @@
+"""From a trace to a scenario: what its threads and vCPUs do, as empirical distributions."""

@@ -1,0 +1,227 @@
+"""Estimates the entries of a scenario from a trace, and the figures that the simulated scenario has to show."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import IO, Any, Final
+
+from sim.costs.price import Prices
+from sim.costs.table import load
+from sim.errors import InputError
+from sim.kernel.config import Config
+from sim.kernel.operations import (
+    CONTEXT_SWITCH,
+    GUEST_ENTRY,
+    GUEST_EXIT,
+    RESTORE_SKIPPED,
+    SWAP_LOAD,
+    SWAP_PUT,
+    SWITCH,
+    TRANSITION,
+    URET,
+    USER_RETURN,
+    VCPU_LOAD,
+    VCPU_PUT,
+    XRSTOR,
+    XRSTORS,
+    XSS_PHASE,
+    Operation,
+)
+from sim.trace.fit.groups import Charges, Group, grouped
+from sim.trace.fit.lives import Seen, Watcher
+from sim.trace.replay import TELLING, Recorded, Replay, Replayed, missing_events
+from sim.trace.replica import Replica
+from sim.trace.whatif import Choices, replicas
+from sim.xsave.profiles import names, profile
+
+WAKEUP_NS: Final = 500.0
+"""host.wakeup_time of a scenario that does not say another."""
+TICKS_HZ: Final = (100, 250, 300, 1000)
+ASSUMED_TSC_HZ: Final = 2.5e9
+
+_GUEST_SIDE: Final = (GUEST_ENTRY, GUEST_EXIT, TRANSITION, XSS_PHASE, SWAP_PUT)
+_VMM_SIDE: Final = (VCPU_PUT, VCPU_LOAD, URET, SWAP_LOAD)
+
+WOKEN: Final = ("sched_wakeup", "sched_waking", "sched_wakeup_new")
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What trace and simulation are compared in: counts in ``seconds`` of wall time, ``busy`` as a share of all CPUs.
+
+    ``restored`` and ``skipped`` are the restores at return to user mode and at guest entry that ran and that the
+    registers' owner saved.  ``unsure`` is by how much the trace leaves ``busy`` open, up and down.
+    """
+
+    seconds: float
+    switches: float
+    round_trips: float
+    restored: float
+    skipped: float
+    busy: float
+    unsure: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a trace was found to be: the machine, the entries of a scenario, and the figures to compare with."""
+
+    name: str
+    replayed: Replayed
+    seen: Seen
+    groups: tuple[Group, ...]
+    figures: Figures
+    cpu: str
+    strategy: str
+    tsc_hz: float
+    cpus: tuple[int, ...]
+    hz: int
+    notes: tuple[str, ...]
+
+    @property
+    def kernel(self) -> str:
+        """The modelled kernel that is nearest to the recorded one."""
+        return self.replayed.recorded.config.version.name
+
+
+def fit(stream: IO[bytes], name: str, *, cpu: str | None = None) -> Fitted:
+    """Estimates from the trace in ``stream``, which errors call ``name``.
+
+    ``cpu`` is the CPU profile and cost table of the scenario; by default the shipped one whose state components exceed
+    those of the trace the least.  Raises :class:`~sim.errors.InputError` if the trace lacks the events that this needs.
+    """
+    made: dict[str, Replica] = {}
+    notes: list[str] = []
+    chosen: list[str] = []
+
+    def make(recorded: Recorded) -> list[Replica]:
+        config = recorded.config
+        chosen.append(profile(cpu).name if cpu else _nearest(config))
+        if not cpu:
+            notes.append(f"the trace does not name its CPU; {chosen[0]} is the nearest by its state components (--cpu)")
+        made.update(replicas(recorded, Choices(strategies=(config.strategy.name,))))
+        made["priced"] = on_cpu = _on(recorded, chosen[0])
+        if (simulated := on_cpu.kernel.config.strategy.name) != config.strategy.name:
+            notes.append(f"{chosen[0]} cannot have the recorded strategy, {config.strategy.name}: {simulated} instead")
+        return list(made.values())
+
+    replay, watcher = Replay(stream, name, make_replicas=make), Watcher()
+    for step in replay.steps():
+        watcher.see(step)
+    watcher.finish()
+    replayed = replay.result
+    assert replayed is not None
+    report, seen = replayed.report, watcher.seen
+    if report.recordings > 1:
+        raise InputError(f"{name} holds {report.recordings} recordings, one behind the other; allowed: one")
+    if seen.switches > TELLING and not any(report.events[event] for event in WOKEN):
+        raise missing_events(name, WOKEN[:1], report)
+    tsc_hz = replayed.recorded.header.tsc_hz
+    if tsc_hz is None:
+        tsc_hz = ASSUMED_TSC_HZ
+        notes.append("the trace does not say the TSC frequency: 2.5 GHz is assumed")
+    if replayed.verdict.found:
+        notes.append(
+            f"{replayed.verdict.found} contradictions (fpswitch replay --check): shares of restores may be wrong"
+        )
+    if report.lost_times:
+        notes.append(f"events were lost {report.lost_times} times; bursts and sleeps across them are wrong")
+    recorded, on_cpu = made.values()
+    ledger = _ledger(recorded)
+    charges = _charges(_ledger(on_cpu), Prices(load(chosen[0])), tsc_hz, seen.round_trips)
+    groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges)
+    cpus = tuple(sorted(report.cpus))
+    seconds = (seen.last_ns - seen.first_ns) * 1e-9
+    restored, skipped = restores((Operation(*key), count) for key, count in ledger.items())
+    all_ns = max(1, seen.last_ns - seen.first_ns) * len(cpus)
+    busy, unsure = 1 - seen.idle_ns / all_ns, seen.unknown_idle_ns / 2 / all_ns
+    figures = Figures(seconds, seen.switches, seen.round_trips, restored, skipped, busy, unsure)
+    if seen.missing > 0.01 * seen.switches:
+        notes.append(
+            f"{seen.missing} of {seen.switches} context switches are not in the trace, and were inferred from who ran "
+            "next; CPU utilisation is known to within "
+            f"{unsure:.1%}"
+        )
+    return Fitted(
+        name=name,
+        replayed=replayed,
+        seen=seen,
+        groups=tuple(groups),
+        figures=figures,
+        cpu=chosen[0],
+        strategy=on_cpu.kernel.config.strategy.name,
+        tsc_hz=tsc_hz,
+        cpus=cpus,
+        hz=_hz(seen, notes),
+        notes=tuple(notes),
+    )
+
+
+def restores(rows: Iterable[tuple[Operation, int]]) -> tuple[int, int]:
+    """How many restores at return to user mode and at guest entry ran, and how many were skipped."""
+    restored = skipped = 0
+    for operation, count in rows:
+        if operation.phase in (USER_RETURN, GUEST_ENTRY):
+            if operation.operation in (XRSTORS, XRSTOR):
+                restored += count
+            elif operation.operation == RESTORE_SKIPPED:
+                skipped += count
+    return restored, skipped
+
+
+def _on(recorded: Recorded, cpu: str) -> Replica:
+    """The recorded strategy on ``cpu``, or none of them if that CPU cannot have it."""
+    strategy = recorded.config.strategy.name
+    try:
+        return replicas(recorded, Choices(cpu, strategies=(strategy,)))[strategy]
+    except InputError:
+        return replicas(recorded, Choices(cpu, strategies=("no-cet",)))["no-cet"]
+
+
+def _nearest(config: Config) -> str:
+    wanted = config.masks.max_features
+    excess = {each: (profile(each).components & ~wanted).bit_count() for each in names()}
+    fitting = [each for each in names() if not wanted & ~profile(each).components & ~(1 << 12)]
+    return min(fitting or ["zen4"], key=lambda each: excess[each])
+
+
+def _ledger(replica: Replica) -> Counter[tuple[Any, ...]]:
+    total: Counter[tuple[Any, ...]] = Counter()
+    for cpu in replica.cpus.values():
+        total.update(cpu.ledger.counts)
+    return total
+
+
+def _charges(ledger: Mapping[tuple[Any, ...], int], prices: Prices, tsc_hz: float, round_trips: int) -> Charges:
+    """What the model's own operations of the recorded schedule take, spread over what they belong to."""
+    cycles: Counter[str] = Counter()
+    switches = vcpu_switches = 0
+    for key, count in ledger.items():
+        operation = Operation(*key)
+        if operation.operation == CONTEXT_SWITCH:
+            switches += count
+            vcpu_switches += count if operation.thread_kind == "vcpu" else 0
+        cycles[operation.phase] += count * prices[key]
+    ns = 1e9 / tsc_hz
+    around = max(1, round_trips + vcpu_switches)
+    return Charges(
+        stint=(cycles[SWITCH] + cycles[USER_RETURN]) * ns / max(1, switches),
+        wakeup=WAKEUP_NS,
+        guest=sum(cycles[phase] for phase in _GUEST_SIDE) * ns / around,
+        vmm=sum(cycles[phase] for phase in _VMM_SIDE) * ns / around,
+    )
+
+
+def _hz(seen: Seen, notes: list[str]) -> int:
+    """The lowest CONFIG_HZ at whose ticks half of the longer preempted stints end that end at ticks of 1000 Hz."""
+    stints = [ns * 1e-9 for ns in seen.stint_ns if ns > 0.5e-3]
+    share = {hz: sum(_at_tick(each, hz) for each in stints) for hz in TICKS_HZ}
+    if share[1000] < 20:
+        notes.append(f"{share[1000]} stints ended at a tick, too few to tell CONFIG_HZ: 250 is assumed")
+        return 250
+    return next(hz for hz in TICKS_HZ if share[hz] >= 0.5 * share[1000])
+
+
+def _at_tick(seconds: float, hz: int) -> bool:
+    ticks = seconds * hz
+    return round(ticks) > 0 and abs(ticks - round(ticks)) / hz < 0.05e-3

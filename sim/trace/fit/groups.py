@@ -1,0 +1,257 @@
+"""Threads that are alike, as one entry of a scenario: how many, where, and the samples of what they do."""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final, Literal
+
+from sim.trace.fit.lives import Burst, Life, slots
+
+Kind = Literal["compute", "kthread", "pipe", "fork", "vcpu"]
+Key = tuple[Kind, str, int, tuple[int, ...]]
+"""Kind, name, nice, and the CPUs to which it is pinned (none: any)."""
+
+ENOUGH: Final = 10
+"""Samples from which on an entry has a distribution of its own."""
+ENOUGH_STINTS: Final = 5
+"""Stints on one CPU and no other from which on a thread counts as pinned."""
+ENOUGH_HANDOFFS: Final = 50
+CONTENDED: Final = 0.8
+"""The share of its runnable time that a thread was on the CPU below which others had it meanwhile."""
+ABSENT: Final = 0.05
+"""The share of a trace for which a vCPU may be absent without its absence being modelled."""
+LIGHT: Final = 0.01
+"""Threads that were on a CPU for less of the trace do not show their weight: they wait for other reasons."""
+NICE_STEP: Final = 1.25
+"""What one step of nice changes the weight by (sched_prio_to_weight[], kernel/sched/core.c, Linux v6.18)."""
+LEAST_NS: Final = 100
+"""A burst has at least so much that is its own."""
+
+_NUMBERED: Final = re.compile(r"[-_:/.]?\d+$")
+"""What the numbered threads of a series differ in."""
+_ANONYMOUS: Final = re.compile(r"task-\d+$")
+_ON_A_CPU: Final = re.compile(r"/(\d+)(?!\d)")
+
+
+@dataclass(frozen=True, slots=True)
+class Charges:
+    """What the simulated host itself takes, in ns: for each stint, each wake-up of another, each side of KVM_RUN."""
+
+    stint: float = 0.0
+    wakeup: float = 0.0
+    guest: float = 0.0
+    vmm: float = 0.0
+
+
+@dataclass(slots=True)
+class Group:
+    """An entry of the scenario; samples in ns.
+
+    ``rows`` threads are simulated for ``threads`` in the trace.  ``sleep`` of a group that never sleeps is empty.  For
+    vCPUs ``compute`` is the guest time between returns to user space, and ``demand``, ``halt``, ``vmm`` are theirs.
+    """
+
+    key: Key
+    threads: int
+    rows: int
+    saves: Counter[int]
+    on_ns: int = 0
+    wanted_ns: int = 0
+    nice: int = 0
+    compute: list[float] = field(default_factory=list)
+    sleep: list[float] = field(default_factory=list)
+    syscall: list[float] = field(default_factory=list)
+    vmm: list[float] = field(default_factory=list)
+    demand: list[float] = field(default_factory=list)
+    halt: list[float] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def grouped(lives: Iterable[Life], first_ns: int, last_ns: int, charges: Charges) -> list[Group]:
+    """All threads of a trace as groups, those with the most time on the CPU first."""
+    lives = [life for life in lives if life.bursts]
+    found: list[Group] = []
+    vcpus = [life for life in lives if life.vcpu is not None]
+    rest = [life for life in lives if life.vcpu is None]
+    for key, members in _by_key(vcpus, "vcpu").items():
+        found.append(_vcpus(key, members, first_ns, last_ns, charges))
+    pairs = _pairs(rest)
+    for one, other in pairs:
+        found.append(_pipe(one, other, charges))
+    paired = {id(life) for pair in pairs for life in pair}
+    rest = [life for life in rest if id(life) not in paired]
+    children = [life for life in rest if life.forked_ns >= 0 and life.execs and life.bursts]
+    if len(children) >= ENOUGH:
+        found.append(_forks(children, rest, first_ns, last_ns, charges))
+        rest = [life for life in rest if life.bursts]
+    groups: dict[Key, list[Life]] = defaultdict(list)
+    kinds: tuple[tuple[Kind, str, list[Life]], ...] = (
+        ("compute", "others", [life for life in rest if life.user]),
+        ("kthread", "kernel-others", [life for life in rest if not life.user]),
+    )
+    for kind, others, members in kinds:
+        few: list[Life] = []
+        for key, alike in _by_key(members, kind).items():
+            if sum(len(life.bursts) for life in alike) >= ENOUGH or _on_ns(alike) > LIGHT * (last_ns - first_ns):
+                groups[key] += alike
+            else:
+                few += alike
+        if few:
+            groups[kind, others, 0, ()] += few
+    found += [_threads(key, members, first_ns, last_ns, charges) for key, members in groups.items()]
+    _set_nice(found, LIGHT * (last_ns - first_ns))
+    return sorted(found, key=lambda group: -sum(group.compute))
+
+
+def _set_nice(groups: Sequence[Group], least_ns: float) -> None:
+    """Where threads had to wait, nice values are those with which the CPU would be shared out as it was.
+
+    The thread's own nice says little on a host that schedules by control groups, which the simulated one does not.
+    """
+    shares = {id(group): group.on_ns / group.wanted_ns for group in groups if group.on_ns >= least_ns}
+    contended = {key: share for key, share in shares.items() if share < CONTENDED}
+    most = max(contended.values(), default=1.0)
+    for group in groups:
+        group.nice = group.key[2]
+        if (share := contended.get(id(group))) is not None:
+            group.nice = min(19, round(math.log(most / share) / math.log(NICE_STEP)))
+
+
+def _share_out(group: Group, lives: Iterable[Life]) -> None:
+    for life in lives:
+        for burst in life.bursts:
+            group.on_ns += burst.on_ns
+            group.wanted_ns += burst.end_ns - burst.ready_ns
+
+
+def _on_ns(lives: Iterable[Life]) -> int:
+    return sum(burst.on_ns for life in lives for burst in life.bursts)
+
+
+def _by_key(lives: Sequence[Life], kind: Kind) -> dict[Key, list[Life]]:
+    series: dict[str, set[str]] = defaultdict(set)
+    for life in lives:
+        series[_NUMBERED.sub("", life.name)].add(life.name)
+    found: dict[Key, list[Life]] = defaultdict(list)
+    for life in lives:
+        stem = _NUMBERED.sub("", life.name)
+        alike = len(series[stem]) > 1 and not _ANONYMOUS.match(life.name)
+        found[kind, _key(stem if alike else life.name), life.nice, _pinned(life)].append(life)
+    return found
+
+
+def _key(name: str) -> str:
+    """The name in letters that a key of the scenario takes."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name.replace("+", "p")).strip("-_") or "unnamed"
+
+
+def _pinned(life: Life) -> tuple[int, ...]:
+    if not life.user and (match := _ON_A_CPU.search(life.name)):
+        return (int(match[1]),)
+    if len(life.cpus) == 1 and sum(life.cpus.values()) >= ENOUGH_STINTS:
+        return (next(iter(life.cpus)),)
+    return ()
+
+
+def _own(burst: Burst, charges: Charges) -> float:
+    return max(LEAST_NS, burst.on_ns - burst.stints * charges.stint - burst.wakes * charges.wakeup)
+
+
+def _threads(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges) -> Group:
+    """Each row is one simulated thread; what lies between two lives in it counts as sleep, at its ends as one."""
+    rows = slots([life for life in lives if life.bursts])
+    group = Group(key, len(lives), len(rows), _saves(lives), names=_names(lives))
+    _share_out(group, lives)
+    for row in rows:
+        bursts = [burst for life in row for burst in life.bursts]
+        group.compute += [_own(burst, charges) for burst in bursts]
+        group.sleep += [max(0, after.ready_ns - before.end_ns) for before, after in pairwise(bursts)]
+        around = bursts[0].ready_ns - first_ns + last_ns - bursts[-1].end_ns
+        if around > 0.001 * (last_ns - first_ns) or len(bursts) > 1:
+            group.sleep.append(around)
+    return group
+
+
+def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges) -> Group:
+    """A vCPU that is not there all the time counts as halted meanwhile."""
+    group = Group(key, len(lives), len(lives), _saves(lives), names=_names(lives))
+    _share_out(group, lives)
+    for life in lives:
+        vcpu = life.vcpu
+        assert vcpu is not None
+        group.compute += [max(LEAST_NS, each - charges.guest) for each in vcpu.guest]
+        group.vmm += [max(LEAST_NS, each - charges.vmm) for each in vcpu.vmm]
+        group.demand += [max(LEAST_NS, each - charges.stint) for each in vcpu.demand]
+        group.halt += map(float, vcpu.halt)
+        absent = max(0, life.bursts[0].ready_ns - first_ns) + last_ns - life.bursts[-1].end_ns
+        if absent > ABSENT * (last_ns - first_ns) or vcpu.halt:
+            group.demand.append(max(LEAST_NS, vcpu.since_halt))
+            group.halt.append(absent)
+        if vcpu.blocked_outside:
+            group.notes.append(f"{life.name} slept {vcpu.blocked_outside} times outside KVM_RUN, which is left out")
+    return group
+
+
+def _pairs(lives: Sequence[Life]) -> list[tuple[Life, Life]]:
+    """Pairs that wake each other, and nearly nobody else wakes them."""
+    by_tid = {life.tid: life for life in lives}
+    found, used = [], set()
+    for life in lives:
+        if life.tid in used or not life.wakers or life.wakers.total() < ENOUGH_HANDOFFS:
+            continue
+        tid, count = life.wakers.most_common(1)[0]
+        other = by_tid.get(tid)
+        if other is None or other is life or other.wakers.get(life.tid, 0) < 0.8 * other.wakers.total():
+            continue
+        if count >= 0.8 * life.wakers.total() and other.wakers.total() >= ENOUGH_HANDOFFS:
+            found.append((life, other))
+            used |= {life.tid, tid}
+    return found
+
+
+def _pipe(one: Life, other: Life, charges: Charges) -> Group:
+    pinned = _pinned(one)
+    key: Key = ("pipe", _key(one.name), one.nice, pinned if pinned == _pinned(other) else ())
+    group = Group(key, 2, 1, _saves((one, other)), names=_names((one, other)))
+    group.on_ns = _on_ns((one, other))
+    group.wanted_ns = max(one.last_ns, other.last_ns) - min(one.first_ns, other.first_ns)
+    wakes = sum(burst.wakes for life in (one, other) for burst in life.bursts)
+    handoffs = one.handoffs + other.handoffs
+    wakeup = charges.wakeup * wakes / max(1, len(handoffs))
+    group.compute = [max(LEAST_NS, each - charges.stint - wakeup) for each in handoffs]
+    return group
+
+
+def _forks(children: Sequence[Life], lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges) -> Group:
+    """What children do up to their first sleep, and the bursts in which their parents fork, which are taken from them.
+
+    A simulated child ends with its first sleep; what it does later is left to the threads of its name.
+    """
+    group = Group(("fork", "forks", 0, ()), len(children), 1, _saves(children), names=_names(children))
+    for child in children:
+        burst = child.bursts.pop(0)
+        group.compute.append(_own(burst, charges))
+        group.on_ns += burst.on_ns
+        group.wanted_ns += burst.end_ns - burst.ready_ns
+    for life in lives:
+        group.syscall += [_own(burst, charges) / burst.forks for burst in life.bursts if burst.forks]
+        life.bursts = [burst for burst in life.bursts if not burst.forks]
+    times = sorted(child.forked_ns for child in children)
+    group.sleep = [after - before for before, after in pairwise(times)]
+    group.sleep.append(times[0] - first_ns + last_ns - times[-1])
+    return group
+
+
+def _saves(lives: Iterable[Life]) -> Counter[int]:
+    total: Counter[int] = Counter()
+    for life in lives:
+        total += life.saves
+    return total
+
+
+def _names(lives: Iterable[Life]) -> list[str]:
+    return sorted({life.name for life in lives})

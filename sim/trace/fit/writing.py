@@ -1,0 +1,256 @@
+"""Writes what was fitted as a scenario: a TOML file with comments, and beside it the samples as CSV files."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import tomlkit
+from tomlkit.items import Table
+
+from sim.errors import InputError
+from sim.scenario.checks import MASKS
+from sim.scenario.reading import read
+from sim.scenario.units import rate_text, time_text
+from sim.trace.fit.estimate import Fitted
+from sim.trace.fit.groups import ENOUGH, Group
+from sim.xsave.profiles import profile
+
+MOST_SAMPLES: Final = 2000
+"""Of more samples as many quantiles are written, scaled to the mean of all."""
+
+MEASURE_S: Final = 5.0
+COUNTED: Final = 60_000
+"""A replication is as long as the trace, and longer, up to MEASURE_S, until so much has been counted in it."""
+
+
+def check_target(out: Path, *, force: bool = False) -> None:
+    """Raises :class:`~sim.errors.InputError` if ``out`` cannot be written or, without ``force``, exists."""
+    if out.suffix != ".toml":
+        raise InputError(f"-o {out}: found a name that ends in {out.suffix!r}; allowed: a name that ends in '.toml'")
+    if not out.parent.is_dir():
+        raise InputError(f"-o {out}: there is no directory {out.parent}")
+    for each in (out, _samples(out)):
+        if each.exists() and not force:
+            raise InputError(f"{each} exists; --force replaces it")
+
+
+def _samples(out: Path) -> Path:
+    return out.with_name(out.stem + ".samples")
+
+
+def write(fitted: Fitted, out: Path, *, force: bool = False) -> None:
+    """Writes ``out`` and, in a directory beside it, its CSV files: both or neither.
+
+    Raises :class:`~sim.errors.InputError` if one of them exists (without ``force``) or cannot be written.
+    """
+    check_target(out, force=force)
+    samples = _samples(out)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{out.stem}-", dir=out.parent) as temporary:
+            made = Path(temporary)
+            text, columns = scenario_text(fitted, samples.name)
+            (made / samples.name).mkdir()
+            for name, values in columns.items():
+                lines = "".join(f"{value:.3f}\n" for value in values)
+                (made / samples.name / f"{name}.csv").write_text(f"us\n{lines}")
+            (made / out.name).write_text(text)
+            read(made / out.name)
+            _replace(made, out, samples)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}") from error
+
+
+def _replace(made: Path, out: Path, samples: Path) -> None:
+    """Moves the new files into their places; if the second cannot be moved, the first is as it was."""
+    old = made / "old"
+    if samples.is_dir():
+        samples.rename(old)
+    elif samples.exists():
+        raise InputError(f"{samples} is no directory")
+    try:
+        (made / samples.name).rename(samples)
+        os.replace(made / out.name, out)
+    except OSError:
+        shutil.rmtree(samples, ignore_errors=True)
+        if old.exists():
+            old.rename(samples)
+        raise
+
+
+Columns = dict[str, Sequence[float]]
+"""Samples in us, by the name of their file."""
+
+
+def scenario_text(fitted: Fitted, folder: str) -> tuple[str, Columns]:
+    """The scenario as TOML whose CSV files are in ``folder``, and their samples."""
+    columns: Columns = {}
+    figures = fitted.figures
+    document = tomlkit.document()
+    for line in (
+        f"Fitted to {Path(fitted.name).name}: {fitted.seen.switches} context switches, {fitted.seen.round_trips} "
+        f"KVM_RUN round trips, {fitted.seen.forks} forks",
+        f"in {figures.seconds:.3f} s on {len(fitted.cpus)} CPUs that were {figures.busy:.1%} busy.",
+        "Bursts are times on the CPU less what the simulated host charges itself.",
+        *fitted.notes,
+    ):
+        document.add(tomlkit.comment(line))
+    document.add("title", tomlkit.item(f"Fitted to {Path(fitted.name).name}"[:200]))
+    run = tomlkit.table()
+    run.add("measure", time_text(_measure(fitted)))
+    document.add("run", run)
+    host = tomlkit.table()
+    host.add("cpus", len(fitted.cpus))
+    host.add("cpu", [fitted.cpu])
+    host.add("tsc", rate_text(fitted.tsc_hz))
+    host.add("kernel", [fitted.kernel])
+    host.add("hz", fitted.hz)
+    if any(group.halt for group in fitted.groups):
+        host.add(
+            tomlkit.comment(f"{fitted.seen.polled} polls of a halted vCPU succeeded, {fitted.seen.waited} did not")
+        )
+        if not fitted.seen.polled:
+            host.add("halt_poll", "0 ns")
+    document.add("host", host)
+    used: set[str] = set()
+    for section in ("guests", "threads"):
+        tables = tomlkit.table(is_super_table=True)
+        for group in fitted.groups:
+            if (group.key[0] == "vcpu") != (section == "guests"):
+                continue
+            name = _name(group, used)
+            used.add(name)
+            tables.add(name, _entry(fitted, group, name, folder, columns))
+        if tables:
+            document.add(section, tables)
+    return tomlkit.dumps(document), columns
+
+
+def _measure(fitted: Fitted) -> float:
+    figures = fitted.figures
+    enough = COUNTED * figures.seconds / max(1.0, figures.switches + figures.round_trips)
+    return round(max(figures.seconds, min(MEASURE_S, enough)), 2)
+
+
+def _name(group: Group, used: set[str]) -> str:
+    _, stem, nice, pinned = group.key
+    name = stem
+    if name in used and nice:
+        name = f"{stem}-nice{nice}".replace("nice-", "nice-minus-")
+    if name in used and pinned:
+        name += "-cpu" + "-".join(map(str, pinned))
+    base, number = name, 2
+    while name in used:
+        name, number = f"{base}-{number}", number + 1
+    return name
+
+
+def _entry(fitted: Fitted, group: Group, name: str, folder: str, columns: Columns) -> Table:
+    kind, _, _, pinned = group.key
+    table = tomlkit.table()
+    for line in _comments(group):
+        table.add(tomlkit.comment(line))
+    writer = _Samples(folder, name, columns)
+    if kind == "vcpu":
+        table.add("vcpus", group.rows)
+    else:
+        if kind != "compute":
+            table.add("kind", kind)
+        if group.rows > 1:
+            table.add("count", group.rows)
+    if group.nice:
+        table.add("nice", group.nice)
+    if affinity := [fitted.cpus.index(cpu) for cpu in pinned if cpu in fitted.cpus]:
+        table.add("affinity", affinity)
+    if kind == "vcpu":
+        _guest(table, fitted, group, writer)
+        return table
+    table.add("compute", writer.times("compute", group.compute))
+    if kind != "pipe" and group.sleep and sum(group.sleep) > 0:
+        table.add("sleep", writer.times("sleep", group.sleep))
+    if group.syscall:
+        table.add("syscall", writer.times("syscall", group.syscall))
+    if kind != "kthread" and (components := _components(fitted, group.saves)):
+        table.add("fpu", _inline({"components": components}))
+    return table
+
+
+def _guest(table: Table, fitted: Fitted, group: Group, writer: "_Samples") -> None:
+    if group.halt:
+        table.add("demand", writer.times("demand", group.demand))
+        table.add("sleep", writer.times("halt", group.halt))
+    if components := _components(fitted, group.saves):
+        table.add("fpu", _inline({"components": components, "every": time_text(1e-3)}))
+    if len(group.compute) >= ENOUGH:
+        exits = tomlkit.table(is_super_table=True)
+        exit_ = tomlkit.table()
+        exit_.add("every", writer.times("exit", group.compute))
+        exit_.add("reason", "io")
+        exit_.add("handled", "userspace")
+        exit_.add("vmm", writer.times("vmm", group.vmm))
+        exits.add("userspace", exit_)
+        table.add("exits", exits)
+
+
+def _comments(group: Group) -> list[str]:
+    kind = group.key[0]
+    shown = ", ".join(group.names[:6]) + (", ..." if len(group.names) > 6 else "")
+    lines = [f"{group.threads} in the trace, {group.rows} here: {shown}" if group.threads != group.rows else shown]
+    found = {"bursts": group.compute, "sleeps": group.sleep}
+    if kind == "fork":
+        found = {"children up to their first sleep": group.compute, "bursts of parents that fork": group.syscall}
+    if kind == "pipe":
+        found = {"hand-offs": group.compute}
+    if kind == "vcpu":
+        found = {
+            "times between returns to user space": group.compute,
+            "times outside KVM_RUN": group.vmm,
+            "halts": group.halt,
+        }
+    lines.append(", ".join(f"{len(values)} {what}" for what, values in found.items()))
+    if group.nice != group.key[2]:
+        share = group.on_ns / group.wanted_ns
+        lines.append(f"nice {group.key[2]} in the trace; fitted to {share:.0%} of its runnable time on a CPU")
+    few = [what for what, values in found.items() if 0 < len(values) < ENOUGH]
+    if few:
+        lines.append(f"too few samples: {' and '.join(few)}")
+    return lines + group.notes
+
+
+class _Samples:
+    """Makes distributions of the samples of one entry; those that need a file go into ``columns``."""
+
+    def __init__(self, folder: str, name: str, columns: Columns) -> None:
+        self._folder = folder
+        self._name = name
+        self._columns = columns
+
+    def times(self, what: str, ns: Sequence[float]) -> Any:
+        """A few samples are their mean, more are a file."""
+        values = np.array(ns) / 1e3
+        if len(values) < ENOUGH:
+            return time_text(max(1e-9, round(float(values.mean()) * 1e-6, 9)))
+        if len(values) > MOST_SAMPLES:
+            mean = values.mean()
+            values = np.quantile(values, (np.arange(MOST_SAMPLES) + 0.5) / MOST_SAMPLES)
+            values *= mean / values.mean()
+        file = f"{self._name}-{what}"
+        self._columns[file] = values.tolist()
+        return _inline({"empirical": f"{self._folder}/{file}.csv", "column": "us", "unit": "us"})
+
+
+def _inline(values: Mapping[str, Any]) -> Any:
+    table = tomlkit.inline_table()
+    table.update(values)
+    return table
+
+
+def _components(fitted: Fitted, saves: Mapping[int, int]) -> list[str]:
+    """Those that the most frequent save has in use, as far as the CPU has them."""
+    if not saves:
+        return []
+    mask = max(saves, key=lambda each: saves[each]) & profile(fitted.cpu).components
+    return [name for name, bit in MASKS.items() if mask & bit and name != "XTILEDATA"]

@@ -1,0 +1,264 @@
+"""Fitting: what a trace shows is estimated exactly, and the fitted scenario, simulated, shows it again."""
+
+import json
+import os
+
+import pytest
+from click.testing import CliRunner
+from command import run_json
+from corruption import TRACES, text
+
+from sim.analysis.fitness import holds, side_by_side
+from sim.cli import cli, main
+from sim.scenario.reading import read
+from sim.trace.events import CODE
+from sim.trace.fit.estimate import Figures
+from sim.trace.fit.groups import Charges, grouped
+from sim.trace.fit.lives import Watcher
+from sim.trace.known import Step
+
+NAMED = {path.name.split(".")[0]: path for path in TRACES}
+US = 1000
+
+
+class Trace:
+    """Steps of a constructed trace on one CPU, times in us."""
+
+    def __init__(self):
+        self.steps = []
+
+    def add(self, us, event, tid, values):
+        self.steps.append(Step(len(self.steps), us * US, 0, tid, f"t{tid}", CODE[event], values))
+
+    def switch(self, us, prev, state, tid, prio=120):
+        name = "other" if tid == 9 else f"worker{tid}"
+        self.add(us, "sched_switch", prev, (prev, prio, ord(state), name, tid, prio))
+
+    def wakes(self, us, tid, by=0):
+        self.add(us, "sched_wakeup", by, (tid, 120, 0))
+
+    def kvm(self, us, tid, what):
+        self.add(us, "kvm_fpu", tid, (what,))
+
+    def groups(self, charges=None):
+        watcher = Watcher()
+        for step in self.steps:
+            watcher.see(step)
+        watcher.finish()
+        seen = watcher.seen
+        return watcher, grouped(watcher.lives, seen.first_ns, seen.last_ns, charges or Charges())
+
+
+def periodic(burst=300, sleep=700, times=30):
+    """One thread that runs for ``burst`` and sleeps for ``sleep``, and whose bursts another one interrupts."""
+    trace, now = Trace(), 0
+    trace.switch(0, 0, "R", 7)
+    for _ in range(times):
+        trace.switch(now + burst // 2, 7, "R", 9)
+        trace.switch(now + burst // 2 + 50, 9, "S", 7)
+        trace.switch(now + burst + 50, 7, "S", 0)
+        now += burst + 50 + sleep
+        trace.wakes(now, 7)
+        trace.switch(now, 0, "R", 7)
+    return trace
+
+
+def test_a_burst_spans_preemption_and_a_sleep_ends_at_its_wakeup():
+    _, groups = periodic().groups()
+    (group,) = (each for each in groups if each.names == ["worker7"])
+    assert group.compute[:30] == [300 * US] * 30
+    assert group.sleep[:29] == [700 * US] * 29
+    assert group.key[3] == (0,)
+
+
+def test_what_the_model_charges_is_taken_from_bursts_by_stint():
+    _, groups = periodic().groups(Charges(stint=10 * US))
+    (group,) = (each for each in groups if each.names == ["worker7"])
+    assert group.compute[:30] == [280 * US] * 30
+
+
+def test_idle_time_and_switches_are_those_of_the_trace():
+    watcher, _ = periodic().groups()
+    assert watcher.seen.switches == 1 + 4 * 30
+    assert watcher.seen.idle_ns == 700 * US * 30
+    assert watcher.seen.missing == 0
+
+
+def test_a_switch_that_is_not_in_the_trace_is_inferred_and_said():
+    trace = periodic()
+    gone = [i for i, step in enumerate(trace.steps) if step.values[:3] == (0, 120, ord("R"))][3]
+    del trace.steps[gone]
+    watcher, groups = trace.groups()
+    assert watcher.seen.missing == 1
+    assert watcher.seen.switches == 1 + 4 * 30
+    (group,) = (each for each in groups if each.names == ["worker7"])
+    assert group.compute[:30] == [300 * US] * 30
+
+
+def test_guest_vmm_and_halted_time_of_a_vcpu_are_told_apart():
+    trace, now = Trace(), 0
+    trace.switch(0, 0, "R", 5)
+    trace.kvm(0, 5, "load")
+    for _ in range(20):
+        trace.kvm(now + 100, 5, "unload")
+        trace.kvm(now + 130, 5, "load")
+        trace.switch(now + 330, 5, "S", 0)  # HLT, 200 us after the entry
+        trace.wakes(now + 1330, 5)
+        trace.switch(now + 1330, 0, "R", 5)
+        now += 1330
+    watcher, (group,) = trace.groups()
+    assert group.key[0] == "vcpu"
+    assert group.vmm == [30 * US] * 20
+    assert group.compute[1:] == [300 * US] * 19
+    assert group.demand[:20] == [300 * US] * 20
+    assert group.halt[:20] == [1000 * US] * 20
+    assert watcher.seen.round_trips == 20
+
+
+def test_threads_that_were_never_there_at_once_are_simulated_as_one():
+    trace, now = Trace(), 0
+    trace.switch(0, 0, "R", 0)
+    for tid in range(100, 130):
+        trace.wakes(now, tid)
+        trace.switch(now, 0, "R", tid)
+        trace.switch(now + 50, tid, "Z", 0)
+        now += 200
+    _, (group,) = trace.groups()
+    assert (group.threads, group.rows) == (30, 1)
+    assert sum(group.sleep) + sum(group.compute) == pytest.approx((now - 150) * US)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """Each sample trace's scenario, without its check."""
+    folder = tmp_path_factory.mktemp("fitted")
+    for name, path in NAMED.items():
+        result = CliRunner().invoke(cli, ["fit", str(path), "-o", str(folder / f"{name}.toml"), "--no-check"])
+        assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_every_sample_trace_becomes_a_scenario_that_says_its_samples(fitted):
+    for name in NAMED:
+        scenario = read(fitted / f"{name}.toml")
+        assert scenario.host.cpus == 2
+        assert "bursts" in (fitted / f"{name}.toml").read_text()
+    assert read(fitted / "host-pipe.toml").threads["sched-pipe"].kind == "pipe"
+    assert read(fitted / "host-builds.toml").threads["forks"].kind == "fork"
+    assert read(fitted / "vcpu-halt-wakeup.toml").host.halt_poll == 0
+    assert "userspace" in next(iter(read(fitted / "vcpu-out-exits.toml").guests.values())).exits
+
+
+@pytest.mark.parametrize(
+    "name", ["host-threads", "host-pipe", "vcpu-out-exits", "vcpu-halt-wakeup", "vcpu-spin-overcommit"]
+)
+def test_the_simulated_scenario_shows_what_the_trace_shows(name, tmp_path):
+    command = [
+        "fit",
+        str(NAMED[name]),
+        "-o",
+        str(tmp_path / "fit.toml"),
+        "--replications",
+        "1",
+        "--jobs",
+        "1",
+        "--json",
+    ]
+    result = CliRunner().invoke(cli, command)
+    document = json.loads(result.stdout)
+    assert document["holds"], document["compared"]
+    assert result.exit_code == 0
+    assert sum(each["holds"] is True for each in document["compared"]) >= 3
+
+
+def test_rates_may_differ_by_15_percent_or_the_interval_of_the_count_and_shares_by_points():
+    trace = Figures(1.0, 10_000, 100, 900, 100, 0.5)
+    assert holds(side_by_side(trace, Figures(1.0, 11_490, 121, 881, 119, 0.549)))
+    for worse in (
+        Figures(1.0, 11_510, 100, 900, 100, 0.5),
+        Figures(1.0, 10_000, 125, 900, 100, 0.5),
+        Figures(1.0, 10_000, 100, 879, 121, 0.5),
+        Figures(1.0, 10_000, 100, 900, 100, 0.56),
+    ):
+        assert not holds(side_by_side(trace, worse))
+    few = side_by_side(Figures(1.0, 99, 99, 90, 9, 0.5), Figures(1.0, 1, 1, 9, 90, 0.5))
+    assert [each.holds for each in few] == [None, None, None, True]
+
+
+def refused(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_an_existing_scenario_is_replaced_only_by_force(tmp_path, capsys):
+    out = tmp_path / "mine.toml"
+    out.write_text("precious")
+    command = ["fit", str(NAMED["host-builds"]), "-o", str(out), "--no-check"]
+    assert f"{out} exists; --force replaces it" in refused(command, capsys)
+    assert out.read_text() == "precious"
+    assert CliRunner().invoke(cli, [*command, "--force"]).exit_code == 0
+    assert read(out).title == "Fitted to host-builds.txt.gz"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mine.samples", "mine.toml"]
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "mine.toml"
+    samples = tmp_path / "mine.samples"
+    out.write_text("precious")
+    samples.mkdir()
+    (samples / "old.csv").write_text("us\n1\n")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    message = refused(["fit", str(NAMED["host-builds"]), "-o", str(out), "--no-check", "--force"], capsys)
+    assert "No space left on device" in message
+    assert out.read_text() == "precious"
+    assert [each.name for each in samples.iterdir()] == ["old.csv"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mine.samples", "mine.toml"]
+
+
+@pytest.mark.parametrize("event", ["sched_switch", "sched_wakeup"])
+def test_a_trace_without_the_events_says_how_to_record_them_and_writes_nothing(event, tmp_path, capsys):
+    trace = tmp_path / "trace.txt"
+    trace.write_text("\n".join(line for line in text(NAMED["host-builds"]).split("\n") if event not in line))
+    message = refused(["fit", str(trace), "-o", str(tmp_path / "mine.toml")], capsys)
+    assert f"has no sched:{event} events; this records them" in message
+    assert [each.name for each in tmp_path.iterdir()] == ["trace.txt"]
+
+
+def test_a_cpu_without_the_recorded_strategy_is_said(tmp_path, capsys):
+    arguments = ["fit", str(NAMED["vcpu-halt-wakeup"]), "-o", str(tmp_path / "mine.toml"), "--no-check"]
+    document = run_json(capsys, *arguments, "--cpu", "skylake-sp")
+    assert document["strategy"] == "no-cet"
+    assert "skylake-sp cannot have the recorded strategy, xstate-guest: no-cet instead" in document["notes"]
+
+
+def test_recordings_that_follow_one_another_are_refused(tmp_path, capsys):
+    both = tmp_path / "both.txt"
+    both.write_text(text(NAMED["host-builds"]) * 2)
+    message = refused(["fit", str(both), "-o", str(tmp_path / "mine.toml")], capsys)
+    assert "holds 2 recordings" in message
+    assert [each.name for each in tmp_path.iterdir()] == ["both.txt"]
+
+
+def test_a_clock_that_steps_back_makes_no_burst_shorter_than_its_time_on_the_cpu():
+    trace = Trace()
+    trace.switch(0, 0, "S", 7)
+    trace.switch(100, 7, "S", 0)
+    trace.wakes(9000, 7)
+    for begin in range(200, 2200, 200):
+        trace.switch(begin, 0, "R", 7)
+        trace.switch(begin + 100, 7, "S", 0)
+        trace.wakes(begin + 5000, 7)
+    watcher, _ = trace.groups()
+    (life,) = watcher.lives
+    assert len(life.bursts) == 11
+    assert all(burst.end_ns - burst.ready_ns >= burst.on_ns for burst in life.bursts)
+
+
+def test_the_scenario_must_be_named_as_one(tmp_path, capsys):
+    assert "'.toml'" in refused(["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.txt")], capsys)
