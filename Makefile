@@ -2,11 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint bench docs lock clean
+.PHONY: run test lint bench docs lock kmod clean
 
 run: .venv/ready
-	$(BIN)/fpswitch flow preempt --strategy xstate-guest --cpu sapphire-rapids --kernel v6.18 --no-trace
-	$(BIN)/fpswitch strategies --cpu sapphire-rapids --kernel v6.18
+	$(BIN)/fpswitch run scenarios/rfc-question.toml
 
 test: .venv/ready
 	$(BIN)/pytest -n auto
@@ -19,9 +18,16 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/kernel_model.py
+	$(BIN)/python benchmarks/host.py
+	$(BIN)/python benchmarks/trace_reading.py
 
 docs: .venv/ready
 	$(BIN)/python -m sim.kernel.versions > docs/kernel-versions.md
+	$(BIN)/python -m sim.scenario.document
+
+# The kernel module, against the headers of the running kernel or of KDIR.
+kmod:
+	$(MAKE) -C kmod/fpswitch_bench $(if $(KDIR),KDIR=$(KDIR))
 
 lock: .venv/ready
 	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --all-extras --strip-extras --no-emit-index-url \
