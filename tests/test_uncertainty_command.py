@@ -47,6 +47,18 @@ def test_the_document_says_everything_for_every_case(capsys, results, cases):
         assert case["departure"] is None
 
 
+def test_a_strategy_that_violates_integrity_is_never_the_cheapest(capsys, results):
+    document = run_json(capsys, "uncertainty", str(results), "--draws", "200")
+    for case in document["cases"]:
+        assert case["violating"] == ["manual-run", "xstate-all-resident"]
+        for view in case["views"]:
+            first = {name: found["cheapest"] for name, found in view["strategies"].items()}
+            assert [first.pop(name) for name in ("manual-run", "xstate-all-resident", "free-ssp")] == [None] * 3
+            assert sum(first.values()) >= 1
+    _, out, _ = run(capsys, "uncertainty", str(results), "--draws", "200")
+    assert "no cost to compare: manual-run, xstate-all-resident." in " ".join(out.split())
+
+
 def test_without_the_xss_phase_no_row_of_it_explains_anything(capsys, results):
     document = run_json(capsys, "uncertainty", str(results), "--draws", "200", "--case", "zen4 v6.18")
     (case,) = document["cases"]

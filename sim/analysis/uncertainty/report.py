@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from sim.analysis.uncertainty.resimulation import Feedback, departure
 from sim.analysis.uncertainty.shares import Shares, moments, shares
 from sim.costs.table import CostRow, CostTable
 from sim.errors import InputError
+from sim.kernel.integrity import RESIDUE
 from sim.kernel.strategies import names as shipped_strategies
 from sim.kernel.strategies import strategy
 
@@ -54,9 +55,10 @@ class View:
 
     @cached_property
     def carrying(self) -> list[int]:
-        """The strategies that carry the guest's values at all, in order; all of them if none does."""
-        names = self.pricing.coefficients.strategies
-        return [i for i in self.order if _carries(names[i])] or self.order
+        """The strategies that carry the guest's values, and soundly, in order; all of them if none does."""
+        case = self.pricing.coefficients
+        sound = [i for i in self.order if case.strategies[i] not in case.violating]
+        return [i for i in sound if _carries(case.strategies[i])] or self.order
 
     @cached_property
     def groups(self) -> list[list[int]]:
@@ -120,8 +122,14 @@ def read_cases(results: "Results") -> list[Coefficients]:
         if case["reference"] not in case["strategies"]:
             raise InputError(f"case {case['case']}: the reference {case['reference']!r} was not run")
         replications = int(results.manifest["replications"])
-        found.append(from_ledger(results.ledger, case, replications, tables[case["cost_table"]]))
+        numbers = from_ledger(results.ledger, case, replications, tables[case["cost_table"]])
+        found.append(replace(numbers, violating=_violating(results, numbers.case)))
     return found
+
+
+def _violating(results: "Results", case: str) -> frozenset[str]:
+    found = results.integrity
+    return frozenset(found[(found["case"] == case) & (found["kind"] != RESIDUE)]["strategy"].astype(str))
 
 
 def _table(document: Mapping[str, Any]) -> CostTable:
@@ -149,6 +157,7 @@ def as_document(each: CaseReport) -> dict[str, Any]:
         "cost_table": case.table.name,
         "unit": f"TSC cycles per {case.per}",
         "reference": case.reference,
+        "violating": sorted(case.violating),
         "replications": case.replications,
         "views": [_view(view) for view in each.views],
         "break_even": [

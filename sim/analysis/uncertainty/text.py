@@ -9,6 +9,7 @@ import numpy as np
 from tabulate import tabulate
 
 from sim.analysis.uncertainty.breakeven import together
+from sim.analysis.uncertainty.coefficients import Coefficients
 from sim.analysis.uncertainty.pricing import Interval
 from sim.analysis.uncertainty.report import CaseReport, View, factor_rows
 from sim.analysis.uncertainty.resimulation import departure
@@ -45,8 +46,8 @@ def _case(each: CaseReport, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
         + "\n\n"
         + _fill(
             "'at values': each row at its value, '+-' half of the t interval over the replications alone. 'joint': "
-            "the middle 95 % of the draws. 'first': probability, in %, that no strategy that carries the state is "
-            "cheaper. =: does the same as the one above."
+            "the middle 95 % of the draws. 'first': probability, in %, that no strategy that carries the state, and "
+            "soundly, is cheaper. =: does the same as the one above." + _unsound(case)
         )
     )
     if np.array_equal(case.xss, np.broadcast_to(case.xss[:1], case.xss.shape)):
@@ -63,6 +64,13 @@ def _case(each: CaseReport, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
         )
     yield "What to measure next\n\n" + _next(view)
     yield "Repricing against simulating again\n\n" + _feedback(each)
+
+
+def _unsound(case: Coefficients) -> str:
+    if not case.violating:
+        return ""
+    names = [name for name in case.strategies if name in case.violating]
+    return f" Violates integrity, so its cost is no cost to compare: {', '.join(names)}."
 
 
 def _ranking(view: View) -> str:
