@@ -112,6 +112,12 @@ def test_categories_partition_the_cycles_of_the_operations(results, comparison):
     assert np.allclose(wide[[f"time_{part}" for part in metrics.PARTS]].sum(axis=1), 100, rtol=1e-12)
 
 
+def test_the_frame_of_categories_adds_up_to_the_cost(comparison):
+    parts = comparison.df_categories().groupby(["case", "strategy"])["mean"].sum()
+    costs = comparison.df_metrics().query("metric == 'cost'").set_index(["case", "strategy"])["mean"]
+    assert parts.to_dict() == pytest.approx(costs.to_dict())
+
+
 def test_shares_of_the_cpu_are_those_of_the_cost_with_and_without_xss(comparison):
     values = comparison.df_replications().pivot_table(
         index=["case", "strategy", "replication"], columns="metric", values="value"

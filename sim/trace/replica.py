@@ -281,10 +281,6 @@ class Replica:
         """The handler of the current task returns."""
         signal.sigreturn(self.kernel, self.cpu(cpu))
 
-    def syncs(self, cpu: int) -> None:
-        """Ptrace or a core dump reads the current task's registers."""
-        signal.fpu_sync_fpstate(self.kernel, self.cpu(cpu))
-
     def vm_entry(self, cpu: int) -> None:
         """A VM entry that the trace shows."""
         here = self.cpu(cpu)

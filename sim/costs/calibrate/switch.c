@@ -11,13 +11,12 @@
 #include "timing.h"
 #include "state.h"
 #include "order.h"
+#include "round_trips.h"
 #include "syscalls.h"
 
 #include <sys/prctl.h>
 #include <signal.h>
 
-#define ROUND_TRIPS 20
-#define UNTIMED_ROUND_TRIPS 3
 #define ROWS_MAX 64
 
 struct shared {
@@ -69,21 +68,10 @@ static void round_trip(void)
 
 static void measure(size_t row, struct sample *sample)
 {
-	uint64_t begin;
-
 	sample->row = row;
 	shared->row = row;
 	xrstor(images[row], rfbm);
-	for (int i = 0; i < UNTIMED_ROUND_TRIPS; i++)
-		round_trip();
-	tsc_end(&sample->cpu_before);
-	sample->chain_before = chain(timer);
-	begin = tsc_begin();
-	for (int i = 0; i < ROUND_TRIPS; i++)
-		round_trip();
-	sample->ticks = tsc_end(&sample->cpu_after) - begin;
-	sample->chain_after = chain(timer);
-	sample->in_use = in_use();
+	time_round_trips(round_trip, timer, sample);
 	if (shared->in_use != sample->in_use)
 		sample->in_use = ~0ull;
 	clear_state(images[0], rfbm);

@@ -13,14 +13,13 @@
 #include "timing.h"
 #include "state.h"
 #include "order.h"
+#include "round_trips.h"
 #include "syscalls.h"
 
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
 
-#define ROUND_TRIPS 20
-#define UNTIMED_ROUND_TRIPS 3
 #define ROWS_MAX 128
 #define CODE_AT 0x1000
 #define MEMORY 0x10000
@@ -132,20 +131,9 @@ static uint64_t guest_in_use(void)
 
 static void measure(const struct row *row, struct sample *sample)
 {
-	uint64_t begin;
-
 	set_guest(row);
 	xrstor(row->vmm_image, rfbm);
-	for (int i = 0; i < UNTIMED_ROUND_TRIPS; i++)
-		round_trip();
-	tsc_end(&sample->cpu_before);
-	sample->chain_before = chain(timer);
-	begin = tsc_begin();
-	for (int i = 0; i < ROUND_TRIPS; i++)
-		round_trip();
-	sample->ticks = tsc_end(&sample->cpu_after) - begin;
-	sample->chain_after = chain(timer);
-	sample->in_use = in_use();
+	time_round_trips(round_trip, timer, sample);
 	clear_state(initial, rfbm);
 	if (guest_in_use() != row->guest)
 		sample->in_use = ~0ull;
