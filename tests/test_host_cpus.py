@@ -3,11 +3,13 @@
 import random
 
 import pytest
-from hosts import MS, RICH, changed, from_text, hosted, only, simulate, threads
+from hosts import MS, RICH, SHIPPED, changed, from_text, hosted, only, shipped, simulate, threads
 
 from sim.costs.price import price
 from sim.costs.table import load
+from sim.host.cpu import HostCpu
 from sim.host.weights import weight_of
+from sim.kernel.operations import VMCLEAR
 
 FOUR = """
 title = "four CPUs"
@@ -316,3 +318,51 @@ def test_a_guest_saves_what_it_wrote_after_its_last_context_switch_and_not_what_
     saves = [op for op, *_ in record.ledger if op.operation == "XSAVES" and op.phase == "kvm-put-guest-fpu"]
     assert {bool(op.components & 6) for op in saves} == {True, False}
     assert all(op.initialised & 6 == 6 for op in saves if not op.components & 6)
+
+
+AWAY = """
+title = "vCPU threads that other CPUs pull while their VMM runs"
+[run]
+measure = "50 ms"
+strategies = ["xstate-guest"]
+reference = "xstate-guest"
+[host]
+cpus = 2
+cpu = ["sapphire-rapids"]
+tsc = "2 GHz"
+[guests.io]
+vms = 5
+demand = { exponential = "1 ms" }
+sleep = { exponential = "1 ms" }
+[guests.io.exits.io]
+every = { exponential = "50 us" }
+time = "1 us"
+handled = "userspace"
+vmm = { exponential = "300 us" }
+"""
+
+
+@pytest.mark.parametrize(
+    "case", [shipped(path)[0] for path in SHIPPED if path.stem == "idle-fleet"] + [*from_text(AWAY)]
+)
+def test_every_vmclear_that_vcpu_load_asks_for_is_an_interrupt_at_that_time_where_the_vmcs_was(case, monkeypatch):
+    """Linux's loaded_vmcs_clear() runs on the other CPU, in smp_call_function_single()."""
+    served = []
+    env, host = hosted(case)
+    post = HostCpu.post
+
+    def posted(cpu, work):
+        for key in work.keys:
+            if VMCLEAR in key:
+                served.append(cpu.id)
+                assert work.interrupt > 0
+                assert env.now in {other.clock for other in host.cpus if other is not cpu}
+        post(cpu, work)
+
+    monkeypatch.setattr(HostCpu, "post", posted)
+    env.run(until=case.cycles(150 * MS))
+    for cpu in host.cpus:
+        cpu.charge()
+        waiting = sum(VMCLEAR in key for work in cpu.posted for key in work.keys)
+        assert cpu.ledger.count(VMCLEAR) + waiting == served.count(cpu.id)
+    assert len(served) > 2
