@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 from command import run, run_json
 
-from sim.analysis.anchors import predictions as module
-from sim.analysis.anchors.data import Anchors, Setup, read
-from sim.analysis.anchors.experiments import EXPERIMENTS, operations
-from sim.analysis.anchors.predictions import count, predict
 from sim.costs.table import load
 from sim.errors import InputError
+from sim.verification.anchors import predictions as module
+from sim.verification.anchors.data import Anchors, Setup, read
+from sim.verification.anchors.experiments import EXPERIMENTS, operations
+from sim.verification.anchors.predictions import count, predict
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ import pytest
 
 from sim.cli import main
 from sim.errors import InputError
-from sim.xsave.vectors.drive import run, verify
-from sim.xsave.vectors.schema import Vector, VectorFile, read
-from sim.xsave.vectors.values import after_fninit, content_of, describe, in_memory
+from sim.verification.vectors.drive import run, verify
+from sim.verification.vectors.schema import Vector, VectorFile, read
+from sim.verification.vectors.values import after_fninit, content_of, describe, in_memory
 
 DATA = Path(__file__).parent / "data" / "vectors"
 FILES = sorted(DATA.glob("*.jsonl"))

@@ -10,8 +10,8 @@ from tabulate import tabulate
 from sim.cli.common import emit, json_option
 
 if TYPE_CHECKING:
-    from sim.analysis.anchors.data import Anchors
-    from sim.analysis.anchors.predictions import Prediction
+    from sim.verification.anchors.data import Anchors
+    from sim.verification.anchors.predictions import Prediction
 
 WIDTH = 72
 MARKS = {"untouched": "", "input": "input", "same as an input": "same", "difference of others": "diff."}
@@ -47,8 +47,8 @@ def anchors(as_json: bool) -> None:
     Example:
       fpswitch verify anchors
     """
-    from sim.analysis.anchors.data import read
-    from sim.analysis.anchors.predictions import count, predict
+    from sim.verification.anchors.data import read
+    from sim.verification.anchors.predictions import count, predict
 
     data = read()
     predictions = predict(data)

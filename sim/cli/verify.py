@@ -11,7 +11,7 @@ from sim.cli.anchors import anchors
 from sim.cli.common import emit, json_option, table
 
 if TYPE_CHECKING:
-    from sim.xsave.vectors.drive import FileResult
+    from sim.verification.vectors.drive import FileResult
 
 SHOWN = 20
 
@@ -50,7 +50,9 @@ def vectors(files: tuple[Path, ...], show_all: bool, as_json: bool) -> None:
       fpswitch verify vectors tests/data/vectors/*.jsonl
       zcat recorded.jsonl.gz | fpswitch verify vectors - --json
     """
-    from sim.xsave.vectors.drive import verify as run_file  # here, since the schema's library takes long to import
+    from sim.verification.vectors.drive import (
+        verify as run_file,  # here, since the schema's library takes long to import
+    )
 
     results = [run_file(path) for path in files]
     departures = sum(len(result.departures) for result in results)

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, assert_never
 
-from sim.xsave.area import INIT, Area
-from sim.xsave.components import ALL, AVX, COMPACTED, FP, HI16_ZMM, MXCSR_INIT, OPMASK, SSE, ZMM_HI256, bits
-from sim.xsave.unit import Fault, Freedoms, Unit
-from sim.xsave.vectors import refusals
-from sim.xsave.vectors.compare import Departure, Outcome, compare
-from sim.xsave.vectors.memory import Buffer, compacted_offsets
-from sim.xsave.vectors.schema import (
+from sim.verification.vectors import refusals
+from sim.verification.vectors.compare import Departure, Outcome, compare
+from sim.verification.vectors.memory import Buffer, compacted_offsets
+from sim.verification.vectors.schema import (
     Expected,
     Ldmxcsr,
     Reinit,
@@ -29,7 +26,18 @@ from sim.xsave.vectors.schema import (
     Wrmsr,
     read,
 )
-from sim.xsave.vectors.values import MSRS, after_fninit, content_of, from_quadwords, in_memory, quadwords, with_register
+from sim.verification.vectors.values import (
+    MSRS,
+    after_fninit,
+    content_of,
+    from_quadwords,
+    in_memory,
+    quadwords,
+    with_register,
+)
+from sim.xsave.area import INIT, Area
+from sim.xsave.components import ALL, AVX, COMPACTED, FP, HI16_ZMM, MXCSR_INIT, OPMASK, SSE, ZMM_HI256, bits
+from sim.xsave.unit import Fault, Freedoms, Unit
 
 STANDARD_OFFSETS: Final[Mapping[str, Mapping[int, int]]] = {
     "silicon": {2: 576, 5: 832, 6: 896, 7: 1408},

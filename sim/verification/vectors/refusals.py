@@ -6,8 +6,8 @@ Technology (CET)"; vol. 4 for the MSRs.  XRSTORS checks the values of supervisor
 
 from typing import Final
 
+from sim.verification.vectors.values import MSRS
 from sim.xsave.components import USER
-from sim.xsave.vectors.values import MSRS
 
 LEGAL_MXCSR: Final = {"silicon": 0x2FFFF, "bochs": 0xFFFF}
 """MXCSR_MASK by source: the silicon knows bit 17."""

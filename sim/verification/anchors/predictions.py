@@ -7,13 +7,13 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from sim.analysis.anchors.data import Anchor, Anchors, Setup
-from sim.analysis.anchors.experiments import operations
 from sim.analysis.uncertainty.coefficients import Array, values
 from sim.analysis.uncertainty.draws import Ranges, draw
 from sim.costs.price import design_matrix, in_tsc
 from sim.costs.table import CostRow, CostTable, load
 from sim.errors import InputError, unknown
+from sim.verification.anchors.data import Anchor, Anchors, Setup
+from sim.verification.anchors.experiments import operations
 
 DRAWS: Final = 4000
 SEED: Final = 1

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from sim.verification.vectors.schema import Expected, Reinit, Restore, Step, Vector
+from sim.verification.vectors.values import COMPONENTS, MSRS, Content, describe, quadwords
 from sim.xsave.area import INIT
 from sim.xsave.components import FP, SSE, bits
 from sim.xsave.unit import Unit
-from sim.xsave.vectors.schema import Expected, Reinit, Restore, Step, Vector
-from sim.xsave.vectors.values import COMPONENTS, MSRS, Content, describe, quadwords
 
 
 class Departure(NamedTuple):

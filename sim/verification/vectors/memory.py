@@ -6,10 +6,8 @@ Intel SDM vol. 1, section 13.4: legacy region, XSAVE header, and the extended re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sim.xsave.area import CONTENTS, EXTENDED_OFFSET, INIT, LEGACY_BYTES, Area, compacted_layout
-from sim.xsave.components import bits
-from sim.xsave.vectors.schema import Header, Image
-from sim.xsave.vectors.values import (
+from sim.verification.vectors.schema import Header, Image
+from sim.verification.vectors.values import (
     BUFFER_BYTES,
     SIZES,
     X87_PIECES,
@@ -20,6 +18,8 @@ from sim.xsave.vectors.values import (
     from_quadwords,
     in_memory,
 )
+from sim.xsave.area import CONTENTS, EXTENDED_OFFSET, INIT, LEGACY_BYTES, Area, compacted_layout
+from sim.xsave.components import bits
 
 UNWRITTEN: Final = None
 """Stands in an area for what a save has not written."""

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from sim.analysis.anchors.data import Setup
 from sim.errors import InputError, unknown
 from sim.kernel import guest, kvm, process
 from sim.kernel.config import Settings, boot
 from sim.kernel.kernel import Kernel
 from sim.kernel.operations import KVM_RUN, RDPKRU, VMENTRY, VMEXIT, VMLOAD, VMSAVE, WRPKRU, XRSTORS, XSAVES, Operation
 from sim.kernel.state import Cpu, Task
+from sim.verification.anchors.data import Setup
 from sim.xsave.components import AVX, COMPONENTS, SSE
 
 Counts = Counter[Operation]

@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from sim.errors import InputError
+from sim.verification.vectors.values import BUFFER_BYTES, COMPONENTS, MSRS, REGISTERS, SIZES, same
 from sim.xsave.area import EXTENDED_OFFSET
 from sim.xsave.components import CET_S, CET_U, FP
-from sim.xsave.vectors.values import BUFFER_BYTES, COMPONENTS, MSRS, REGISTERS, SIZES, same
 
 _HEX = re.compile("0x[0-9a-fA-F]{1,16}")
 GZIP_MAGIC = b"\x1f\x8b"

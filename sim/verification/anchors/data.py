@@ -18,7 +18,7 @@ STRICT: Final[dict[str, Any]] = {"extra": "forbid", "strict": True}
 class Setup:
     """What of the kernel model an experiment runs: fields of :class:`~sim.kernel.config.Settings` and of the guest.
 
-    ``experiment`` is one of :data:`~sim.analysis.anchors.experiments.EXPERIMENTS`.  ``without`` are phases or
+    ``experiment`` is one of :data:`~sim.verification.anchors.experiments.EXPERIMENTS`.  ``without`` are phases or
     operations that the kernel of the experiment did not have, ``without_rows`` rows of the cost table that are outside
     what was measured.  ``operation``, ``components`` and ``requested`` are for
     the experiment "instruction" alone.
@@ -111,7 +111,7 @@ def read(path: Path | None = None) -> Anchors:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    source = path or Path(str(files("sim.analysis.anchors") / "anchors.toml"))
+    source = path or Path(str(files("sim.verification.anchors") / "anchors.toml"))
     try:
         document = tomllib.loads(source.read_text(encoding="utf-8"))
         found = TypeAdapter(Anchors).validate_json(json.dumps(document, default=str))

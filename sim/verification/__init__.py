@@ -1,0 +1,1 @@
+"""The model against the truth: recorded vectors, published numbers."""
