@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sim import calibrate
+from sim.calibrate import differences, fit, machine, programs, rounds, samples, writing
+from sim.calibrate.plan import LEVELS, OPERATIONS, Timing, Variant, ladder, plan
+from sim.calibrate.rows import Instructions, Line, of_instructions
+from sim.calibrate.samples import Interval, median_interval
 from sim.cli import main
-from sim.costs import calibrate
-from sim.costs.calibrate import differences, fit, machine, programs, rounds, samples, writing
-from sim.costs.calibrate.plan import LEVELS, OPERATIONS, Timing, Variant, ladder, plan
-from sim.costs.calibrate.rows import Instructions, Line, of_instructions
-from sim.costs.calibrate.samples import Interval, median_interval
 from sim.costs.check import check
 from sim.costs.price import Prices, composed, terms
 from sim.costs.table import RATIO, load

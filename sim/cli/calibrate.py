@@ -12,8 +12,8 @@ from sim.cli.common import emit, json_option
 from sim.errors import InputError
 
 if TYPE_CHECKING:
-    from sim.costs.calibrate import Result
-    from sim.costs.calibrate.rounds import Progress
+    from sim.calibrate import Result
+    from sim.calibrate.rounds import Progress
 
 STAGES = {"xsave": "XSAVE instructions", "switch": "context switches", "vm": "KVM_RUN"}
 
@@ -48,8 +48,8 @@ def calibrate(
       fpswitch calibrate -o my-machine.toml
       fpswitch costs check my-machine.toml
     """
-    from sim.costs import calibrate as measuring
-    from sim.costs.calibrate.writing import refuse_existing, refuse_unwritable, write
+    from sim import calibrate as measuring
+    from sim.calibrate.writing import refuse_existing, refuse_unwritable, write
 
     path = Path(output)
     if path.suffix != ".toml":

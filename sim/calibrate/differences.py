@@ -11,13 +11,13 @@ from typing import Final
 
 import numpy as np
 
-from sim.costs.calibrate import rounds
-from sim.costs.calibrate.machine import Machine, components
-from sim.costs.calibrate.plan import ladder
-from sim.costs.calibrate.programs import Programs
-from sim.costs.calibrate.rounds import Measured, Stage
-from sim.costs.calibrate.rows import Line
-from sim.costs.calibrate.samples import Floats, Interval, epoch_interval
+from sim.calibrate import rounds
+from sim.calibrate.machine import Machine, components
+from sim.calibrate.plan import ladder
+from sim.calibrate.programs import Programs
+from sim.calibrate.rounds import Measured, Stage
+from sim.calibrate.rows import Line
+from sim.calibrate.samples import Floats, Interval, epoch_interval
 from sim.xsave.components import AVX, FP, SSE, XTILE
 
 SWITCHES: Final = 40

@@ -49,7 +49,7 @@ def compiled() -> Iterator[Programs]:
     Raises :class:`InputError` if there is no compiler, or if it refuses a source: with what it said first.
     """
     command = compiler()
-    with tempfile.TemporaryDirectory(prefix="fpswitch-") as folder, as_file(files("sim.costs.calibrate")) as sources:
+    with tempfile.TemporaryDirectory(prefix="fpswitch-") as folder, as_file(files("sim.calibrate")) as sources:
         paths = {}
         for name in Programs.__dataclass_fields__:
             paths[name] = Path(folder) / name

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sim.costs.calibrate.programs import Programs
+from sim.calibrate.programs import Programs
 from sim.costs.table import COMPONENT_NAMES
 from sim.errors import InputError
 

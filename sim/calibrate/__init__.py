@@ -14,12 +14,12 @@ from typing import Final
 
 import numpy as np
 
-from sim.costs.calibrate import differences, rounds, rows, samples, writing
-from sim.costs.calibrate.machine import Machine, components, refuse_other_machines, this_machine
-from sim.costs.calibrate.plan import COLD_REPETITIONS, WARM_REPETITIONS, plan
-from sim.costs.calibrate.programs import Programs, compiled
-from sim.costs.calibrate.rounds import Measured, Progress, Stage, Unavailable
-from sim.costs.calibrate.rows import Line
+from sim.calibrate import differences, rounds, rows, samples, writing
+from sim.calibrate.machine import Machine, components, refuse_other_machines, this_machine
+from sim.calibrate.plan import COLD_REPETITIONS, WARM_REPETITIONS, plan
+from sim.calibrate.programs import Programs, compiled
+from sim.calibrate.rounds import Measured, Progress, Stage, Unavailable
+from sim.calibrate.rows import Line
 from sim.costs.table import names
 from sim.errors import InputError, unknown
 

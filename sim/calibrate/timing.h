@@ -15,7 +15,7 @@
 
 #define CHAIN_ADDS 4000
 
-/* What a measuring program writes to standard output, many times; sim/costs/calibrate/samples.py reads it. */
+/* What a measuring program writes to standard output, many times; sim/calibrate/samples.py reads it. */
 struct sample {
 	uint64_t row;		/* line of the plan */
 	uint64_t chain_before;	/* TSC cycles of CHAIN_ADDS dependent adds */

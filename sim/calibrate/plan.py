@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Final
 
-from sim.costs.calibrate.machine import Machine
+from sim.calibrate.machine import Machine
 from sim.kernel.operations import XGETBV1
 from sim.xsave.components import bits
 

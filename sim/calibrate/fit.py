@@ -21,7 +21,7 @@ from typing import Final
 
 import numpy as np
 
-from sim.costs.calibrate.samples import CONFIDENCE, Floats, Interval, median_interval
+from sim.calibrate.samples import CONFIDENCE, Floats, Interval, median_interval
 from sim.xsave.components import bits
 
 DRAWS: Final = 200

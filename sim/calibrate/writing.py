@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sim.costs.calibrate.machine import components
-from sim.costs.calibrate.rows import STANDS_IN, Instructions, Line
-from sim.costs.calibrate.samples import Interval
+from sim.calibrate.machine import components
+from sim.calibrate.rows import STANDS_IN, Instructions, Line
+from sim.calibrate.samples import Interval
 from sim.errors import InputError
 
 

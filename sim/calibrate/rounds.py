@@ -10,8 +10,8 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.costs.calibrate import samples
-from sim.costs.calibrate.samples import Floats
+from sim.calibrate import samples
+from sim.calibrate.samples import Floats
 
 LEAST_ROUNDS: Final = 6
 """The fewest processes whose range is a 95 % interval for their median."""

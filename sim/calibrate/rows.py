@@ -6,11 +6,11 @@ from typing import Final
 
 import numpy as np
 
-from sim.costs.calibrate import fit
-from sim.costs.calibrate.machine import Machine, components
-from sim.costs.calibrate.plan import LEVELS, Timing, Variant, ladder
-from sim.costs.calibrate.rounds import Measured
-from sim.costs.calibrate.samples import Floats, Interval, median_interval
+from sim.calibrate import fit
+from sim.calibrate.machine import Machine, components
+from sim.calibrate.plan import LEVELS, Timing, Variant, ladder
+from sim.calibrate.rounds import Measured
+from sim.calibrate.samples import Floats, Interval, median_interval
 from sim.costs.table import ANY, COMPONENT_NAMES, RATIO, row_id
 from sim.errors import InputError
 from sim.kernel.operations import XGETBV1
