@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from sim.trace.events import TABLE_OF
-from sim.trace.reading import Reader
+from sim.trace.reading.events import TABLE_OF
+from sim.trace.reading.reader import Reader
 
 LIMIT = 3.0
 ROUNDS = 5

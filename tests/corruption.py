@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from sim.trace import machine
-from sim.trace.events import CODE, EVENTS, TABLE_OF
-from sim.trace.follow import Follower
-from sim.trace.known import Thread
-from sim.trace.reading import Reader, steps
+from sim.trace.following import machine
+from sim.trace.following.follow import Follower
+from sim.trace.following.known import Thread
+from sim.trace.reading.events import CODE, EVENTS, TABLE_OF
+from sim.trace.reading.reader import Reader, steps
 
 TRACES = sorted((Path(__file__).parent / "data" / "traces").glob("*.txt.gz"))
 

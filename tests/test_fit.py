@@ -11,11 +11,11 @@ from corruption import TRACES, text
 from sim.analysis.fitness import holds, side_by_side
 from sim.cli import cli, main
 from sim.scenario.reading import read
-from sim.trace.events import CODE
 from sim.trace.fit.estimate import Figures
 from sim.trace.fit.groups import Charges, grouped
 from sim.trace.fit.lives import Watcher
-from sim.trace.known import Step
+from sim.trace.following.known import Step
+from sim.trace.reading.events import CODE
 
 NAMED = {path.name.split(".")[0]: path for path in TRACES}
 US = 1000

@@ -10,9 +10,9 @@ import pytest
 from command import run, run_json
 from corruption import CLASSES, TRACES, Trace, break_places, counted, text
 
-from sim.trace.events import EVENTS
-from sim.trace.follow import Follower
-from sim.trace.rules import RULES
+from sim.trace.following.follow import Follower
+from sim.trace.following.rules import RULES
+from sim.trace.reading.events import EVENTS
 
 by_trace = pytest.mark.parametrize("path", TRACES, ids=lambda path: path.name.split(".")[0])
 

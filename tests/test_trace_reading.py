@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.errors import InputError
-from sim.trace import lines
-from sim.trace.events import CODE, EVENTS
-from sim.trace.reading import Reader, steps
+from sim.trace.reading import lines
+from sim.trace.reading.events import CODE, EVENTS
+from sim.trace.reading.reader import Reader, steps
 
 FORMATS = Path(__file__).parent / "data" / "traces" / "formats"
 PERF, FTRACE, TRACE_CMD = ((FORMATS / f"{name}.txt").read_bytes() for name in ("perf", "ftrace", "trace-cmd"))
@@ -123,7 +123,7 @@ def test_the_fast_way_reads_what_the_slow_way_reads_whatever_the_blocks(trace):
 
 def test_nearly_every_line_is_read_the_fast_way(monkeypatch):
     slow = []
-    monkeypatch.setattr("sim.trace.reading.lines.parse", lambda line: slow.append(line))
+    monkeypatch.setattr("sim.trace.reading.reader.lines.parse", lambda line: slow.append(line))
     for trace in TRACES:
         read(gzip.decompress(trace.read_bytes()))
     assert [line for line in slow if not line.startswith(b"#")] == []

@@ -8,9 +8,9 @@ from itertools import count
 import pytest
 
 from sim.kernel.config import Settings, boot
-from sim.trace.events import CODE
-from sim.trace.follow import Follower
-from sim.trace.known import Step
+from sim.trace.following.follow import Follower
+from sim.trace.following.known import Step
+from sim.trace.reading.events import CODE
 
 ZEN4 = boot(Settings(cpu="zen4", kernel="v6.18", strategy="xstate-guest"))
 V66 = boot(Settings(cpu="zen4", kernel="v6.6", strategy="no-cet"))

@@ -14,7 +14,7 @@ from sim.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sim.trace.replay import Replayed
+    from sim.trace.following.replay import Replayed
     from sim.trace.whatif import Priced
 
 SHOWN = 20
@@ -95,9 +95,9 @@ def replay(
     from sim.costs.table import load
     from sim.kernel.strategies import strategy as find_strategy
     from sim.trace import whatif
-    from sim.trace.replay import Recorded
-    from sim.trace.replay import replay as run
-    from sim.trace.replica import Replica
+    from sim.trace.following.replay import Recorded
+    from sim.trace.following.replay import replay as run
+    from sim.trace.following.replica import Replica
 
     named = tuple(each for each in (strategies or "").split(",") if each)
     find_strategy(reference)
@@ -194,7 +194,7 @@ def _text(result: "Replayed", name: str) -> str:
         if counts := +counts:
             lines.append(f"  {what}: " + ", ".join(f"{n} {kind}" for kind, n in counts.most_common()))
     if verdict.contradictions:
-        from sim.trace.rules import RULES
+        from sim.trace.following.rules import RULES
 
         lines.append("")
         for found in verdict.contradictions[:SHOWN]:

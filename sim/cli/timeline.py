@@ -107,8 +107,8 @@ def _draw_scenario(
 
 def _draw_trace(trace: str, output: Path, strategy: str | None, cpu: str | None, kernel: str | None) -> dict[str, Any]:
     from sim.costs.table import load
+    from sim.trace.following.watching import records
     from sim.trace.timeline import write
-    from sim.trace.watching import records
 
     costs = load(cpu) if cpu else None
     with opened(trace) as (stream, name), _whole(output) as out:

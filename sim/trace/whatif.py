@@ -25,8 +25,8 @@ from sim.kernel.operations import (
 )
 from sim.kernel.strategies import names as strategy_names
 from sim.kernel.versions import version
-from sim.trace.replay import Recorded, Replayed
-from sim.trace.replica import Replica, Uses, changed_and_common
+from sim.trace.following.replay import Recorded, Replayed
+from sim.trace.following.replica import Replica, Uses, changed_and_common
 from sim.xsave.profiles import profile
 
 Ssp = Literal["none", "constant", "rewritten"]

@@ -29,8 +29,8 @@ from sim.kernel.operations import (
 )
 from sim.trace.fit.groups import Charges, Group, grouped
 from sim.trace.fit.lives import Seen, Watcher
-from sim.trace.replay import TELLING, Recorded, Replay, Replayed, missing_events
-from sim.trace.replica import Replica
+from sim.trace.following.replay import TELLING, Recorded, Replay, Replayed, missing_events
+from sim.trace.following.replica import Replica
 from sim.trace.whatif import Choices, replicas
 from sim.xsave.profiles import names, profile
 

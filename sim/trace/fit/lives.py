@@ -5,8 +5,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from sim.trace.events import CODE, DEACTIVATED, EXEC, EXIT, FORK, IS_FPU, KVM_FPU, SWITCH
-from sim.trace.known import Step
+from sim.trace.following.known import Step
+from sim.trace.reading.events import CODE, DEACTIVATED, EXEC, EXIT, FORK, IS_FPU, KVM_FPU, SWITCH
 
 WAKEUPS: Final = (CODE["sched_wakeup"], CODE["sched_waking"], CODE["sched_wakeup_new"])
 VCPU_WAKEUP: Final = CODE["kvm_vcpu_wakeup"]

@@ -1,7 +1,8 @@
 """A kernel model that is led along a trace: flow points in, operations and tracepoints out.
 
-The follower (:mod:`sim.trace.follow`) leads one replica to check the trace, and what-if replicas, one per strategy,
-through the same flow points.  Threads are named by the follower's numbers; a replica makes its own tasks for them.
+The follower (:mod:`sim.trace.following.follow`) leads one replica to check the trace, and what-if replicas, one per
+strategy, through the same flow points.  Threads are named by the follower's numbers; a replica makes its own tasks for
+them.
 """
 
 from collections.abc import Callable

@@ -9,13 +9,13 @@ import numpy as np
 
 from sim.errors import InputError
 from sim.kernel.config import Config
-from sim.trace import machine
-from sim.trace.events import DEACTIVATED, RECORD, full_name
-from sim.trace.follow import Follower
-from sim.trace.known import Clock, Step
-from sim.trace.reading import Chunk, Reader, Report, steps
-from sim.trace.replica import Replica
-from sim.trace.verdict import AT_LIFE, ELSEWHERE, Verdict
+from sim.trace.following import machine
+from sim.trace.following.follow import Follower
+from sim.trace.following.known import Clock, Step
+from sim.trace.following.replica import Replica
+from sim.trace.following.verdict import AT_LIFE, ELSEWHERE, Verdict
+from sim.trace.reading.events import DEACTIVATED, RECORD, full_name
+from sim.trace.reading.reader import Chunk, Reader, Report, steps
 from sim.xsave.components import CET_S
 
 REGS: Final = ("x86_fpu_regs_activated", "x86_fpu_regs_deactivated")

@@ -1,7 +1,7 @@
 """Whose event it is: who runs on its CPU, and what a sched_switch that is not there means."""
 
-from sim.trace.known import Known, Place, Step, Thread, named
-from sim.trace.verdict import UNSEEN_SWITCH
+from sim.trace.following.known import Known, Place, Step, Thread, named
+from sim.trace.following.verdict import UNSEEN_SWITCH
 
 
 def who(f: Known, place: Place, step: Step) -> Thread | None:

@@ -1,10 +1,10 @@
 """x86_fpu_regs_activated: a restore, the end of a fpstate swap (kvm_fpu follows), or a signal."""
 
-from sim.trace.events import KVM_FPU, SWITCH
-from sim.trace.judging import clears_load, done, fields, hold, owes_kvm_fpu, same
-from sim.trace.known import Known, Place, Step, Thread, named
-from sim.trace.verdict import ELSEWHERE
-from sim.trace.whose import who
+from sim.trace.following.judging import clears_load, done, fields, hold, owes_kvm_fpu, same
+from sim.trace.following.known import Known, Place, Step, Thread, named
+from sim.trace.following.verdict import ELSEWHERE
+from sim.trace.following.whose import who
+from sim.trace.reading.events import KVM_FPU, SWITCH
 from sim.xsave.components import CET_S
 
 

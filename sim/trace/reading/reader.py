@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.errors import InputError
-from sim.trace import lines
-from sim.trace.columns import CODES, PARSERS, Columns, Interner, Lines
-from sim.trace.digits import PADDING, Block
-from sim.trace.events import EVENTS, TABLE_OF, TABLES, Table
-from sim.trace.known import Step
+from sim.trace.following.known import Step
+from sim.trace.reading import lines
+from sim.trace.reading.columns import CODES, PARSERS, Columns, Interner, Lines
+from sim.trace.reading.digits import PADDING, Block
+from sim.trace.reading.events import EVENTS, TABLE_OF, TABLES, Table
 
 BLOCK: Final = 2 << 20
 """Bytes of text that are read at a time; a line that is longer is foreign."""
@@ -46,8 +46,8 @@ class Chunk:
     """Events in the order of the trace.
 
     ``line`` counts from 1; ``time_ns`` is the trace's clock; ``comm`` and columns of names hold codes into the reader's
-    ``names``; ``event`` are codes of :data:`sim.trace.events.EVENTS`.  ``tables`` holds, by table, the rows that its
-    events have in this chunk, and their fields.
+    ``names``; ``event`` are codes of :data:`sim.trace.reading.events.EVENTS`.  ``tables`` holds, by table, the rows
+    that its events have in this chunk, and their fields.
     """
 
     line: NDArray[np.int64]

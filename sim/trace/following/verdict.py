@@ -22,7 +22,7 @@ SHOWN: Final = 1000
 
 
 class Contradiction(NamedTuple):
-    """``line`` is that of the event that proves it; ``rule`` a key of :data:`sim.trace.rules.RULES`."""
+    """``line`` is that of the event that proves it; ``rule`` a key of :data:`sim.trace.following.rules.RULES`."""
 
     line: int
     event: str

@@ -1,9 +1,9 @@
 """KVM's events beside the swap, and the x86_fpu events that only read."""
 
-from sim.trace.events import AFTER_SAVE, COPY_SRC, EVENTS
-from sim.trace.judging import clears_load, fields
-from sim.trace.known import Known, Place, Step, named
-from sim.trace.whose import who
+from sim.trace.following.judging import clears_load, fields
+from sim.trace.following.known import Known, Place, Step, named
+from sim.trace.following.whose import who
+from sim.trace.reading.events import AFTER_SAVE, COPY_SRC, EVENTS
 
 
 def on_kvm_entry(f: Known, place: Place, step: Step) -> None:

@@ -8,10 +8,10 @@ from sim.costs.price import Prices
 from sim.costs.table import CostTable
 from sim.kernel.config import Config
 from sim.kernel.operations import CONTEXT_SWITCH, KVM_RUN, RESTORE_SKIPPED, Ledger, Operation
-from sim.trace.events import CODE
-from sim.trace.known import Clock, Step
-from sim.trace.replay import Recorded, Replay
-from sim.trace.replica import Replica
+from sim.trace.following.known import Clock, Step
+from sim.trace.following.replay import Recorded, Replay
+from sim.trace.following.replica import Replica
+from sim.trace.reading.events import CODE
 from sim.trace.timeline import Ran, Record, Runs, State, VcpuState
 
 DEACTIVATED: Final = CODE["x86_fpu_regs_deactivated"]

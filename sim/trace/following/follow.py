@@ -8,9 +8,10 @@ whether x86_fpu_regs_deactivated belongs to an exit (x86_fpu_dropped follows).  
 from collections.abc import Callable
 from typing import Final
 
-from sim.trace import events, guests, lives, restoring, switching
-from sim.trace.events import ACTIVATED, EVENTS, IS_FPU, SWITCH
-from sim.trace.known import Known, Place, Step
+from sim.trace.following import guests, lives, restoring, switching
+from sim.trace.following.known import Known, Place, Step
+from sim.trace.reading import events
+from sim.trace.reading.events import ACTIVATED, EVENTS, IS_FPU, SWITCH
 
 
 class Follower(Known):

@@ -1,9 +1,9 @@
 """What several rules ask of an event: its fields, and whether TIF_NEED_FPU_LOAD may have been cleared before it."""
 
-from sim.trace.events import EVENTS
-from sim.trace.known import Known, Place, Step, Thread, named
-from sim.trace.verdict import SILENT_SAVE
-from sim.trace.whose import who
+from sim.trace.following.known import Known, Place, Step, Thread, named
+from sim.trace.following.verdict import SILENT_SAVE
+from sim.trace.following.whose import who
+from sim.trace.reading.events import EVENTS
 from sim.xsave.components import COMPACTED, XTILEDATA
 
 

@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from sim.trace.events import DEACTIVATED
-from sim.trace.judging import clears_load, fields
-from sim.trace.known import Known, Place, Step, Thread
-from sim.trace.verdict import AT_LIFE, ELSEWHERE, NO_USER_MODE
-from sim.trace.whose import leaves_elsewhere, misses_switch, speaks
+from sim.trace.following.judging import clears_load, fields
+from sim.trace.following.known import Known, Place, Step, Thread
+from sim.trace.following.verdict import AT_LIFE, ELSEWHERE, NO_USER_MODE
+from sim.trace.following.whose import leaves_elsewhere, misses_switch, speaks
+from sim.trace.reading.events import DEACTIVATED
 
 SKEW_NS: Final = 20_000
 """A CPU whose next event is more than so much later than another CPU's will not show an earlier one any more."""

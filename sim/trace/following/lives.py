@@ -1,9 +1,9 @@
 """Fork, exec and exit: what they do to the registers, and to who is known."""
 
-from sim.trace.events import DROPPED
-from sim.trace.judging import clears_load, fields, hold, owes_kvm_fpu, same
-from sim.trace.known import Known, Place, Step, named
-from sim.trace.whose import who
+from sim.trace.following.judging import clears_load, fields, hold, owes_kvm_fpu, same
+from sim.trace.following.known import Known, Place, Step, named
+from sim.trace.following.whose import who
+from sim.trace.reading.events import DROPPED
 
 
 def on_deactivated(f: Known, place: Place, step: Step) -> None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sim.kernel.config import Config
-from sim.trace.events import EVENTS, full_name
-from sim.trace.replica import Passed, PassedEvent, Replica, passed
-from sim.trace.rules import RULES
-from sim.trace.verdict import Verdict
+from sim.trace.following.replica import Passed, PassedEvent, Replica, passed
+from sim.trace.following.rules import RULES
+from sim.trace.following.verdict import Verdict
+from sim.trace.reading.events import EVENTS, full_name
 from sim.xsave.components import CET_S
 
 

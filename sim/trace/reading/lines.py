@@ -1,4 +1,4 @@
-"""One line of a trace at a time: slow, and right for every format; :mod:`sim.trace.columns` is the fast way.
+"""One line of a trace at a time: slow, and right for every format; :mod:`sim.trace.reading.columns` is the fast way.
 
 Formats: ``perf script`` (tools/perf/builtin-script.c perf_sample__fprintf_start()), the ftrace ``trace`` file
 (kernel/trace/trace_output.c trace_print_context(), kernel/trace/trace.c print_trace_line()), and ``trace-cmd report``
@@ -8,7 +8,7 @@ Formats: ``perf script`` (tools/perf/builtin-script.c perf_sample__fprintf_start
 import re
 from typing import Final, NamedTuple
 
-from sim.trace.events import CODE, TABLE_OF, Kind
+from sim.trace.reading.events import CODE, TABLE_OF, Kind
 
 HEADER: Final = re.compile(
     rb" *(?P<comm>.*?)(?:-| +(?:-?\d+/)?)(?P<tid>-?\d+) *(?:\( *[-\d]+\) *)?"  # comm-tid or comm [pid/]tid

@@ -1,8 +1,8 @@
 """Many lines of a trace at once, into columns.
 
 Lines as the tools print them are found by the places of a few characters, and their fields are read for all lines
-together (:mod:`sim.trace.digits`).  Every character between the fields is compared, so a line is read here exactly as
-:mod:`sim.trace.lines` reads it, or left to that.
+together (:mod:`sim.trace.reading.digits`).  Every character between the fields is compared, so a line is read here
+exactly as :mod:`sim.trace.reading.lines` reads it, or left to that.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sim.trace.digits import Block, Mask, Places, Words, word
-from sim.trace.events import CODE, EVENTS, SUBSYSTEM, TABLE_OF
+from sim.trace.reading.digits import Block, Mask, Places, Words, word
+from sim.trace.reading.events import CODE, EVENTS, SUBSYSTEM, TABLE_OF
 
 Columns = dict[str, NDArray[Any]]
 Name = tuple[Places, NDArray[np.intp], int]

@@ -1,0 +1,1 @@
+"""The kernel model led along a trace, event for event."""

@@ -1,0 +1,1 @@
+"""The text of a trace as tables of numbers."""
