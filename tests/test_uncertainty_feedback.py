@@ -6,7 +6,7 @@ from sim.analysis.uncertainty.coefficients import values
 from sim.analysis.uncertainty.report import read_cases
 from sim.analysis.uncertainty.resimulation import departure, resimulate
 from sim.costs.price import in_tsc
-from sim.experiment import run_cases
+from sim.experiment.runs import run_cases
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
 

@@ -1,0 +1,5 @@
+"""Experiments: every replication of every strategy in every case of a scenario, here or elsewhere."""
+
+from sim.experiment.runs import Interrupted, Simulate, run, run_cases
+
+__all__ = ["Interrupted", "Simulate", "run", "run_cases"]
