@@ -12,11 +12,11 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from sim.analysis.comparison import compare
     from sim.experiment import run
+    from sim.report.comparison import compare
     from sim.results import load
 
-_LAZY: Final = {"run": "sim.experiment", "compare": "sim.analysis.comparison", "load": "sim.results"}
+_LAZY: Final = {"run": "sim.experiment", "compare": "sim.report.comparison", "load": "sim.results"}
 
 __all__ = ["compare", "load", "run"]
 

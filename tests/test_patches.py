@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from sim.errors import InputError
 from sim.kernel.config import PAGE, Settings, boot
 from sim.kernel.patches import ALL_PATCHES, effect
-from sim.kernel.report import Allocation, allocation_rows, interesting_subsets, parse_subset, patch_rows, subset_name
+from sim.report.kernel_tables import (
+    Allocation,
+    allocation_rows,
+    interesting_subsets,
+    parse_subset,
+    patch_rows,
+    subset_name,
+)
 from sim.xsave import profiles
 
 CET_U, CET_S = 0x800, 0x1000

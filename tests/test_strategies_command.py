@@ -5,7 +5,7 @@ import pytest
 
 from sim.errors import InputError
 from sim.kernel import strategies, versions
-from sim.kernel.report import strategy_rows
+from sim.report.kernel_tables import strategy_rows
 from sim.xsave import profiles
 
 MASKS = (

@@ -21,13 +21,13 @@ from sim.analysis.uncertainty.pricing import Interval, Pricing, draw_case, price
 from sim.analysis.uncertainty.report import as_document, report
 from sim.analysis.uncertainty.resimulation import Feedback, departure, drawn_values, resimulate, write_drawn
 from sim.analysis.uncertainty.shares import shares
-from sim.analysis.uncertainty.text import as_text
 from sim.costs import table as costs
 from sim.costs.check import check
 from sim.costs.price import Prices, in_tsc
 from sim.costs.table import RATIO, CostRow, CostTable
 from sim.errors import InputError
 from sim.kernel.operations import Operation
+from sim.report.uncertainty_text import as_text
 
 A, B, C = "WRMSR(PLx_SSP)/base", "RDMSR(PLx_SSP)/base", "IBPB/base"
 OPERATIONS = {A: "WRMSR(PL0_SSP)", B: "RDMSR(PL0_SSP)", C: "IBPB"}

@@ -84,7 +84,7 @@ def test_the_text_fits_a_mail(capsys, results):
 
 def test_a_pair_is_left_out_where_a_case_has_not_both(capsys, results):
     from sim.analysis.uncertainty.report import read_cases, report
-    from sim.analysis.uncertainty.text import as_text
+    from sim.report.uncertainty_text import as_text
     from sim.results import load
 
     each = report(read_cases(load(results))[0], draws=100, seed=1)
@@ -115,13 +115,13 @@ def test_out_that_is_no_directory_is_one_message(capsys, results, tmp_path):
 
 
 def test_where_no_row_turns_an_order_the_figure_says_what_all_of_them_would_have_to_be(results, monkeypatch):
-    from sim.analysis.uncertainty import figures
     from sim.analysis.uncertainty.report import View, read_cases, report
+    from sim.report import uncertainty_figures
     from sim.results import load
 
     each = report(read_cases(load(results))[0], draws=100, seed=1)
     monkeypatch.setattr(View, "break_even", lambda *_: [])
-    figure = figures.plot_break_even(each)
+    figure = uncertainty_figures.plot_break_even(each)
     assert figure is not None
     assert "no value of one row" in figure.axes[0].get_title()
     assert len(figure.axes[0].patches) == len([g for g in each.views[0].groups if g[0] in each.views[0].carrying]) - 1
@@ -129,7 +129,7 @@ def test_where_no_row_turns_an_order_the_figure_says_what_all_of_them_would_have
 
 def test_simulating_again_uses_the_drawn_tables_and_the_scenario_of_the_run(results, monkeypatch, tmp_path):
     from sim.analysis.uncertainty.report import as_document, read_cases, report
-    from sim.analysis.uncertainty.text import as_text
+    from sim.report.uncertainty_text import as_text
     from sim.results import load
 
     monkeypatch.setattr("sim.experiment.runs._model", lambda: fake_host.simulate)

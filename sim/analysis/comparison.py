@@ -1,16 +1,13 @@
-"""A comparison: results as statements, each as a data frame (``df_*``) and, where it helps, a figure (``plot_*``)."""
+"""A comparison: results as statements, each as a data frame (``df_*``)."""
 
 from __future__ import annotations
 
-import html
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from sim.analysis import document, estimates, figures, metrics, pricing, rate_figure, rates, summary
+from sim.analysis import estimates, metrics, pricing, rates
 from sim.analysis.categories import CATEGORIES
 from sim.analysis.latency import quantiles, resolution
 from sim.errors import InputError, unknown
@@ -18,24 +15,15 @@ from sim.kernel.integrity import VIOLATIONS
 from sim.kernel.strategies import strategy as strategy_named
 from sim.results.tables import Results
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-def compare(results: Results, reference: str | None = None) -> Comparison:
-    """Compares the strategies of each case with ``reference``, by default the scenario's.
-
-    Raises :class:`~sim.errors.InputError` if a case has no results of that strategy.
-    """
-    return Comparison(results, reference)
-
 
 class Comparison:
-    """Statements about ``results``; printed, it is the summary that ``fpswitch run`` prints.
+    """Statements about ``results``: the strategies of each case beside ``reference``, by default the scenario's.
 
     ``references`` is the reference strategy of each case.  Frames are in the order of the scenario.  "mean", "low" and
     "high" are over replications: the t interval of 95 %, absent (NaN) for a single replication and for what is not a
     mean over replications.
+
+    Raises :class:`~sim.errors.InputError` if a case has no results of that reference.
     """
 
     def __init__(self, results: Results, reference: str | None = None) -> None:
@@ -48,24 +36,6 @@ class Comparison:
             if name not in case["strategies"]:
                 raise unknown(f"reference of case {case['case']}", name, case["strategies"])
             self.references[case["case"]] = name
-
-    def __str__(self) -> str:
-        return self.summary()
-
-    def __repr__(self) -> str:
-        return f"<Comparison of {self.results!r}; print() it, or see its df_* and plot_* methods>"
-
-    def _repr_html_(self) -> str:
-        """What Jupyter shows: the summary."""
-        return f"<pre>{html.escape(self.summary())}</pre>"
-
-    def summary(self) -> str:
-        """The comparison as plain text, at most 72 columns wide."""
-        return summary.text(self)
-
-    def document(self) -> dict[str, Any]:
-        """The comparison as what ``fpswitch run --json`` prints."""
-        return document.document(self)
 
     @cached_property
     def _replications(self) -> pd.DataFrame:
@@ -207,23 +177,3 @@ class Comparison:
     def df_break_even(self) -> pd.DataFrame:
         """Rates at which a strategy costs what the reference costs: see :func:`sim.analysis.rates.df_break_even`."""
         return self._break_even.copy()
-
-    def plot_cost(self) -> Figure:
-        """Cost by strategy, with intervals."""
-        return figures.cost(self)
-
-    def plot_categories(self) -> Figure:
-        """Where the cycles go."""
-        return figures.categories(self)
-
-    def plot_rates(self) -> Figure:
-        """Cost against the rates of VM exits and of context switches, with break-even points."""
-        return rate_figure.against_rates(self)
-
-    def plot_latency(self) -> Figure:
-        """Wake-up latencies."""
-        return figures.latency(self)
-
-    def write_figures(self, directory: Path) -> list[Path]:
-        """Draws all figures that the results have data for into ``directory``, as PNG and SVG."""
-        return figures.write(self, directory)

@@ -12,7 +12,7 @@ from sim.cli.common import emit, json_option
 from sim.errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from sim.analysis.comparison import Comparison
+    from sim.report.comparison import Comparison
 
 
 @click.command()
@@ -72,7 +72,7 @@ def run(
     except RunError as error:
         click.echo(f"fpswitch: {error}", err=True)
         sys.exit(INTERRUPTED_STATUS if isinstance(error, experiment.Interrupted) else 1)
-    from sim.analysis.comparison import compare as comparison_of
+    from sim.report.comparison import compare as comparison_of
 
     comparison = comparison_of(results)
     if not no_figures:
@@ -94,7 +94,7 @@ def compare(directory: str, reference: str | None, as_json: bool) -> None:
       fpswitch compare results/rfc-question
       fpswitch compare results/rfc-question --reference manual-load --json
     """
-    from sim.analysis.comparison import compare as comparison_of
+    from sim.report.comparison import compare as comparison_of
     from sim.results import load
 
     _finish(comparison_of(load(directory), reference), as_json)

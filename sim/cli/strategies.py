@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from sim.cli.common import emit, json_option, parse_mask, table
-from sim.kernel import report, versions
+from sim.kernel import versions
 from sim.kernel.patches import PATCHES, Patch
-from sim.kernel.report import Allocation, AllocationRow, PatchRow, StrategyMasks, StrategyRow
+from sim.report import kernel_tables
+from sim.report.kernel_tables import Allocation, AllocationRow, PatchRow, StrategyMasks, StrategyRow
 from sim.xsave.profiles import profile
 
 WIDTH = 100
@@ -57,7 +58,7 @@ def strategies(
       fpswitch strategies --strategy xstate-guest --strategy manual-load --json
     """
     xss = None if guest_xss is None else parse_mask(guest_xss, "--guest-xss")
-    rows = report.strategy_rows(
+    rows = kernel_tables.strategy_rows(
         [kernel] if kernel is not None else (),
         cpu_name,
         names=names,
@@ -193,8 +194,8 @@ def patches(cpu_name: str, subset: str | None, as_json: bool) -> None:
       fpswitch patches --subset 1-5
       fpswitch patches --cpu ibt-no-shstk --json
     """
-    rows = report.patch_rows(cpu_name, None if subset is None else [report.parse_subset(subset)])
-    allocation = report.allocation_rows()
+    rows = kernel_tables.patch_rows(cpu_name, None if subset is None else [kernel_tables.parse_subset(subset)])
+    allocation = kernel_tables.allocation_rows()
     document = {
         "cpu": cpu_name,
         "patches": [{"number": p.number, "title": p.title, "does": p.does, "needs": list(p.needs)} for p in PATCHES],
@@ -250,9 +251,9 @@ def _allocation(allocation: Allocation) -> dict[str, Any]:
 
 def _patches_text(rows: list[PatchRow], allocation: list[AllocationRow], cpu_name: str) -> str:
     title = "[RFC PATCH 0/8] Introduce CET supervisor xstate support, on v6.6-rc1"
-    not_run = _by_text((report.subset_name(row.asked), row.verdict.not_run) for row in rows)
+    not_run = _by_text((kernel_tables.subset_name(row.asked), row.verdict.not_run) for row in rows)
     not_run.pop("", None)
-    notes = _by_text((report.subset_name(row.asked), note) for row in rows for note in row.effect.notes)
+    notes = _by_text((kernel_tables.subset_name(row.asked), note) for row in rows for note in row.effect.notes)
     parts = [
         f"{title}\n{'=' * len(title)}",
         table([_patch_cells(patch) for patch in PATCHES], ("patch", "what it does", "needs")),
@@ -303,8 +304,8 @@ def _mask_cells(row: PatchRow) -> tuple[Any, ...]:
     if row.cet_s_in_normal_fpstates:
         found += "; CET_S in every task"
     return (
-        report.subset_name(row.asked),
-        "all" if row.effect.patches == row.asked else report.subset_name(row.effect.patches),
+        kernel_tables.subset_name(row.asked),
+        "all" if row.effect.patches == row.asked else kernel_tables.subset_name(row.effect.patches),
         *(f"{mask:#x}" for mask in (masks.xss, masks.host_default, masks.guest_default, masks.restore_mask)),
         _yes(row.kvm_offers_cet),
         textwrap.fill(found, 35),
@@ -313,7 +314,7 @@ def _mask_cells(row: PatchRow) -> tuple[Any, ...]:
 
 def _subset_sizes(row: PatchRow) -> tuple[Any, ...]:
     amx = _size_cells(row.amx)[:3] if row.amx else ("-", "-", "-")
-    return (report.subset_name(row.asked), row.masks.host_size, *_size_cells(row.allocation), *amx)
+    return (kernel_tables.subset_name(row.asked), row.masks.host_size, *_size_cells(row.allocation), *amx)
 
 
 def _size_cells(allocation: Allocation) -> tuple[Any, ...]:
@@ -328,12 +329,12 @@ def _pages(allocation: Allocation) -> str:
 
 def _subset_text(row: PatchRow, cpu_name: str) -> str:
     masks = row.masks
-    title = f"RFC patches {report.subset_name(row.asked)} on v6.6-rc1"
+    title = f"RFC patches {kernel_tables.subset_name(row.asked)} on v6.6-rc1"
     parts = [f"{title}\n{'=' * len(title)}", profile(cpu_name).title]
     if row.asked:
         parts.append("\n".join(_wrapped(f"{p.number} {p.does}", "  ") for p in PATCHES if p.number in row.asked))
     fields: list[tuple[str, str]] = [
-        ("builds", report.subset_name(row.effect.patches)),
+        ("builds", kernel_tables.subset_name(row.effect.patches)),
         *(("note", note) for note in row.effect.notes),
         ("IA32_XSS", f"{masks.xss:#x}"),
         ("normal save", f"{masks.host_default:#x}, {masks.host_size} bytes"),

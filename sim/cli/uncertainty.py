@@ -73,7 +73,7 @@ def uncertainty(
     _check(seed, 0, 2**63, "seed")
     _check(resimulate, 0, MOST_AGAIN, "resimulate")
     from sim.analysis.uncertainty.report import as_document, read_cases, report
-    from sim.analysis.uncertainty.text import as_text, heading
+    from sim.report.uncertainty_text import as_text, heading
     from sim.results import load
 
     run = load(results)
@@ -89,7 +89,7 @@ def uncertainty(
             documents.append(as_document(each))
         texts.append(as_text(each, asked))
         if folder:
-            from sim.analysis.uncertainty.figures import write_figures
+            from sim.report.uncertainty_figures import write_figures
 
             write_figures(each, folder)
     head = {"results": results, "scenario": run.manifest["scenario"], "draws": draws, "seed": seed}

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 import pandas as pd
 
-from sim.analysis import figures, rates
+from sim.analysis import rates
 from sim.analysis.law import Law
-from sim.analysis.summary import marked, short
+from sim.report import figures
+from sim.report.summary import marked, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import numpy as np
@@ -17,7 +16,7 @@ import pandas as pd
 from sim.analysis import metrics
 from sim.analysis.categories import CARRYING, CATEGORIES
 from sim.analysis.latency import QUANTILES
-from sim.analysis.summary import marked
+from sim.report.summary import marked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -279,24 +278,3 @@ def _time_axis(axes: Axes, values: pd.Series) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.tick_params(axis="x", labelsize=9)
-
-
-def write(comparison: Comparison, directory: Path) -> list[Path]:
-    """All figures as PNG and SVG, that of rates where there are vCPUs; returns the files."""
-    from matplotlib import rc_context
-
-    from sim.analysis.rate_figure import against_rates  # it needs this module
-
-    directory.mkdir(parents=True, exist_ok=True)
-    drawn = {"cost": cost, "categories": categories, "rates": against_rates, "latency": latency}
-    if not any(case["vcpus"] for case in comparison.results.cases):
-        del drawn["rates"]
-    written = []
-    for name, draw in drawn.items():
-        figure = draw(comparison)
-        png, svg = directory / f"{name}.png", directory / f"{name}.svg"
-        figure.savefig(png, dpi=130)
-        with rc_context({"svg.hashsalt": "fpswitch"}):  # the same figure is the same file
-            figure.savefig(svg, metadata={"Date": None})
-        written += [png, svg]
-    return written

@@ -1,0 +1,83 @@
+"""A comparison that can be looked at: printed, as JSON, in Jupyter, drawn (``plot_*``)."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.analysis import comparison
+from sim.report import document, figures, rate_figure, summary
+from sim.results.tables import Results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def compare(results: Results, reference: str | None = None) -> Comparison:
+    """Compares the strategies of each case with ``reference``, by default the scenario's.
+
+    Raises :class:`~sim.errors.InputError` if a case has no results of that strategy.
+    """
+    return Comparison(results, reference)
+
+
+class Comparison(comparison.Comparison):
+    """Statements about ``results``; printed, it is the summary that ``fpswitch run`` prints."""
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {self.results!r}; print() it, or see its df_* and plot_* methods>"
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: the summary."""
+        return f"<pre>{html.escape(self.summary())}</pre>"
+
+    def summary(self) -> str:
+        """The comparison as plain text, at most 72 columns wide."""
+        return summary.text(self)
+
+    def document(self) -> dict[str, Any]:
+        """The comparison as what ``fpswitch run --json`` prints."""
+        return document.document(self)
+
+    def plot_cost(self) -> Figure:
+        """Cost by strategy, with intervals."""
+        return figures.cost(self)
+
+    def plot_categories(self) -> Figure:
+        """Where the cycles go."""
+        return figures.categories(self)
+
+    def plot_rates(self) -> Figure:
+        """Cost against the rates of VM exits and of context switches, with break-even points."""
+        return rate_figure.against_rates(self)
+
+    def plot_latency(self) -> Figure:
+        """Wake-up latencies."""
+        return figures.latency(self)
+
+    def write_figures(self, directory: Path) -> list[Path]:
+        """Draws all figures that the results have data for into ``directory``, as PNG and SVG; returns the files."""
+        from matplotlib import rc_context
+
+        directory.mkdir(parents=True, exist_ok=True)
+        drawn = {
+            "cost": self.plot_cost,
+            "categories": self.plot_categories,
+            "rates": self.plot_rates,
+            "latency": self.plot_latency,
+        }
+        if not any(case["vcpus"] for case in self.results.cases):
+            del drawn["rates"]
+        written = []
+        for name, draw in drawn.items():
+            figure = draw()
+            png, svg = directory / f"{name}.png", directory / f"{name}.svg"
+            figure.savefig(png, dpi=130)
+            with rc_context({"svg.hashsalt": "fpswitch"}):  # the same figure is the same file
+                figure.savefig(svg, metadata={"Date": None})
+            written += [png, svg]
+        return written
