@@ -59,6 +59,7 @@ class Kernel:
     ) -> None:
         self.config = config
         self.version = config.version
+        self.vendor = config.vendor
         self.strategy = config.strategy
         self.buffer_level = buffer_level
         self.tracing = tracing

@@ -1,12 +1,16 @@
 """KVM's run loop: KVM_RUN, vcpu_load and vcpu_put, VM entry and VM exit, and what is switched where.
 
 Source: arch/x86/kvm/x86.c and virt/kvm/kvm_main.c, Linux v6.19; what v6.6 and v6.18 do elsewhere is a field of
-:class:`~sim.kernel.versions.KernelVersion`.  What differs between VMX and SVM is in :mod:`sim.kernel.vendor`.
+:class:`~sim.kernel.versions.KernelVersion`.  What differs between VMX and SVM
+is in :mod:`sim.kernel.vmx` and :mod:`sim.kernel.svm`.
 
 Each function is a step that nothing preempts; between two calls preemption is on, unless the CPU is in the guest.
 """
 
-from sim.kernel import carriers, fpu, vendor
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from sim.kernel import carriers, fpu, svm, vmx
 from sim.kernel.kernel import IllegalFlow, Kernel
 from sim.kernel.operations import (
     GUEST_ENTRY,
@@ -30,6 +34,19 @@ from sim.xsave.area import INIT
 from sim.xsave.components import bits
 
 
+class KvmX86Ops(Protocol):
+    """What a vendor's module has (struct kvm_x86_ops)."""
+
+    def vcpu_load(self, k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None: ...
+    def prepare_switch_to_guest(self, k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None: ...
+    def prepare_switch_to_host(self, k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None: ...
+    def vm_entry(self, k: Kernel, cpu: Cpu) -> None: ...
+    def vm_exit(self, k: Kernel, cpu: Cpu) -> None: ...
+
+
+KVM_X86_OPS: Final[Mapping[str, KvmX86Ops]] = {"vmx": vmx, "svm": svm}
+
+
 def _vcpu_of_current(cpu: Cpu, *, loaded: bool = True, in_guest: bool = False) -> Vcpu:
     vcpu = cpu.current.vcpu
     if vcpu is None or (cpu.current.notifier is vcpu) != loaded or (cpu.guest is vcpu) != in_guest:
@@ -49,7 +66,7 @@ def vcpu_load(k: Kernel, cpu: Cpu) -> None:
 
 def kvm_arch_vcpu_load(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
     """The vendor's part, the IBPB if another vCPU ran here last, host_pkru = RDPKRU."""
-    vendor.vcpu_load(k, cpu, vcpu)
+    KVM_X86_OPS[k.vendor].vcpu_load(k, cpu, vcpu)
     if cpu.last_vcpu is not vcpu:
         if k.config.settings.mitigations and k.version.vcpu_switch_ibpb == "kvm_arch_vcpu_load":
             cpu.record((cpu.current.kind, VCPU_LOAD, IBPB))
@@ -62,14 +79,14 @@ def kvm_arch_vcpu_load(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
 def vcpu_put(k: Kernel, cpu: Cpu) -> None:
     """The end of every vCPU ioctl."""
     vcpu = _vcpu_of_current(cpu)
-    vendor.prepare_switch_to_host(k, cpu, vcpu)
+    KVM_X86_OPS[k.vendor].prepare_switch_to_host(k, cpu, vcpu)
     cpu.current.notifier = None
 
 
 def kvm_sched_out(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
     """The preempt notifier, before the XSAVES of __switch_to()."""
     k.run_hooks("sched_out", cpu, vcpu)
-    vendor.prepare_switch_to_host(k, cpu, vcpu)
+    KVM_X86_OPS[k.vendor].prepare_switch_to_host(k, cpu, vcpu)
 
 
 def kvm_sched_in(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
@@ -151,7 +168,7 @@ def _prepare_entry(k: Kernel, cpu: Cpu) -> Vcpu:
     vcpu = _vcpu_of_current(cpu)
     if not vcpu.fpstate.in_use:
         raise IllegalFlow(f"{vcpu!r}: VM entry outside KVM_RUN")
-    vendor.prepare_switch_to_guest(k, cpu, vcpu)
+    KVM_X86_OPS[k.vendor].prepare_switch_to_guest(k, cpu, vcpu)
     return vcpu
 
 
@@ -193,7 +210,7 @@ def _vcpu_run_entry(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
         kvm_load_xfeatures(k, cpu, vcpu, guest=True)
         kvm_load_guest_pkru(k, cpu, vcpu)
     k.run_hooks("vm_entry", cpu, vcpu)
-    vendor.vm_entry(k, cpu)
+    KVM_X86_OPS[k.vendor].vm_entry(k, cpu)
     cpu.unit.enter_mode(cpl=0, nonroot=True)
     cpu.guest = vcpu
     if k.host_consumes_carried:
@@ -206,7 +223,7 @@ def _vcpu_run_exit(k: Kernel, cpu: Cpu, vcpu: Vcpu, reason: str) -> None:
     """The vendor's vcpu_run(), second half; the tracepoint's place against XCR0 and XSS differs between versions."""
     cpu.guest = None
     cpu.unit.enter_mode(cpl=0, nonroot=False)
-    vendor.vm_exit(k, cpu)
+    KVM_X86_OPS[k.vendor].vm_exit(k, cpu)
     k.run_hooks("vm_exit", cpu, vcpu)
     if k.swaps_in_vcpu_run:
         kvm_load_host_pkru(k, cpu, vcpu)

@@ -6,13 +6,25 @@ is 0 here; a CPU's current value is in ``cpu.uret``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from sim.kernel.operations import URET
-from sim.kernel.state import Cpu
+from sim.kernel.operations import GUEST_ENTRY, URET
+from sim.kernel.state import Cpu, Vcpu
 
 if TYPE_CHECKING:
     from sim.kernel.kernel import Kernel
+
+
+SYSCALL_MSRS: Final = ("STAR", "LSTAR", "SYSCALL_MASK")
+"""Loaded for a guest in long mode with EFER.SCE only (vmx_setup_uret_msrs())."""
+
+
+def load_user_return_msrs(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
+    """The guest's values of all user-return MSRs that it has, before it is entered."""
+    for msr, value in vcpu.uret.items():
+        if msr in SYSCALL_MSRS and not vcpu.efer_sce:
+            continue
+        kvm_set_user_return_msr(k, cpu, msr, value, GUEST_ENTRY)
 
 
 def kvm_set_user_return_msr(k: Kernel, cpu: Cpu, msr: str, value: int, phase: str) -> None:

@@ -1,0 +1,78 @@
+"""Intel VMX around vcpu_load, VM entry and VM exit.
+
+Source: arch/x86/kvm/vmx/vmx.c vmx_vcpu_load(), vmx_prepare_switch_to_guest(), vmx_prepare_switch_to_host(); Linux v6.19
+and, for the IBPB, v6.6.
+
+IA32_S_CET, SSP and the interrupt SSP table are VMCS fields, which hardware switches in the VM entry and the VM exit;
+they cost no operation of their own.  PL0-2_SSP are not among them.
+"""
+
+from sim.kernel.kernel import Kernel
+from sim.kernel.operations import (
+    GUEST_ENTRY,
+    IBPB,
+    IPI,
+    RDMSR_KERNEL_GS_BASE,
+    TRANSITION,
+    VCPU_LOAD,
+    VCPU_PUT,
+    VMCLEAR,
+    VMENTRY,
+    VMEXIT,
+    VMPTRLD,
+    WRMSR_KERNEL_GS_BASE,
+)
+from sim.kernel.state import Cpu, Vcpu
+from sim.kernel.uret import load_user_return_msrs
+
+
+def vcpu_load(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
+    """The VMCS becomes current here, after a VMCLEAR where it was; before v6.16, the IBPB."""
+    kind = cpu.current.kind
+    elsewhere = vcpu.vmcs_cpu
+    if elsewhere is not None and elsewhere is not cpu:
+        cpu.record((kind, VCPU_LOAD, IPI))
+        elsewhere.record((elsewhere.current.kind, VCPU_LOAD, VMCLEAR))
+        if elsewhere.current_vmcs is vcpu:
+            elsewhere.current_vmcs = None
+    vcpu.vmcs_cpu = cpu
+    if cpu.current_vmcs is not vcpu:
+        cpu.current_vmcs = vcpu
+        cpu.record((kind, VCPU_LOAD, VMPTRLD))
+        if k.config.settings.mitigations and k.version.vcpu_switch_ibpb == "vendor vcpu_load":
+            cpu.record((kind, VCPU_LOAD, IBPB))
+
+
+def prepare_switch_to_guest(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
+    """Costs something only before the first entry after vcpu_load or sched-in."""
+    if not vcpu.guest_uret_msrs_loaded:
+        vcpu.guest_uret_msrs_loaded = True
+        load_user_return_msrs(k, cpu, vcpu)
+    if vcpu.guest_state_loaded:
+        return
+    cpu.record((cpu.current.kind, GUEST_ENTRY, WRMSR_KERNEL_GS_BASE))
+    k.trace_msr(cpu, "write", "KERNEL_GS_BASE")
+    k.run_hooks("prepare_switch_to_guest", cpu, vcpu)
+    vcpu.guest_state_loaded = True
+
+
+def prepare_switch_to_host(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
+    """From vcpu_put and the sched-out notifier."""
+    if not vcpu.guest_state_loaded:
+        return
+    cpu.record((cpu.current.kind, VCPU_PUT, RDMSR_KERNEL_GS_BASE))
+    k.trace_msr(cpu, "read", "KERNEL_GS_BASE")
+    cpu.record((cpu.current.kind, VCPU_PUT, WRMSR_KERNEL_GS_BASE))
+    k.trace_msr(cpu, "write", "KERNEL_GS_BASE")
+    k.run_hooks("prepare_switch_to_host", cpu, vcpu)
+    vcpu.guest_state_loaded = vcpu.guest_uret_msrs_loaded = False
+
+
+def vm_entry(k: Kernel, cpu: Cpu) -> None:
+    """VMLAUNCH or VMRESUME."""
+    cpu.record((cpu.current.kind, TRANSITION, VMENTRY))
+
+
+def vm_exit(k: Kernel, cpu: Cpu) -> None:
+    """The VM exit itself."""
+    cpu.record((cpu.current.kind, TRANSITION, VMEXIT))
