@@ -64,7 +64,7 @@ def timed(case: Case) -> tuple[Record, float]:
     """The record, and the seconds of CPU time that it took."""
     gc.collect()
     start = process_time()
-    record = simulate(case, STRATEGY, 0)
+    (record,) = simulate(case, STRATEGY, (), 0)
     return record, process_time() - start
 
 
@@ -73,7 +73,7 @@ def batch_ratio(rounds: int) -> float:
     case = cases(read(SCENARIOS / "exit-storm.toml"))[0]
     batched = with_run(case, warmup=0.2, measure=1.0)
     single = with_run(case, warmup=0.04, measure=0.2, batch=False)
-    simulate(with_run(case, measure=0.01), STRATEGY, 0)
+    simulate(with_run(case, measure=0.01), STRATEGY, (), 0)
 
     def rate(case: Case) -> float:
         record, seconds = timed(case)
@@ -124,7 +124,7 @@ def memory_ratio(folder: str) -> float:
         case = with_run(load(folder, 1, 100.0, exits_khz=50), measure=measure)
         gc.collect()
         tracemalloc.start()
-        simulate(case, STRATEGY, 0)
+        simulate(case, STRATEGY, (), 0)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most

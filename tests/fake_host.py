@@ -29,7 +29,21 @@ def _prices(table):
     return Prices(load(table))
 
 
-def simulate(case, strategy, replication):
+def simulate(case, timed_by, strategies, replication):
+    names = dict.fromkeys((timed_by, *strategies))
+    return [_record(case, timed_by, strategy, replication) for strategy in names]
+
+
+def altered(change):
+    """The same, with each record as ``change(case, record)`` makes it."""
+
+    def simulate_altered(case, timed_by, strategies, replication):
+        return [change(case, record) for record in simulate(case, timed_by, strategies, replication)]
+
+    return simulate_altered
+
+
+def _record(case, timed_by, strategy, replication):
     world = np.random.default_rng(np.random.SeedSequence([case.scenario.run.seed, replication, len(case.name)]))
     scenario = case.scenario
     vcpus = sum(guest.vms * guest.vcpus for guest in scenario.guests.values())
@@ -60,6 +74,7 @@ def simulate(case, strategy, replication):
         "wakeups": times.get("halt", 0),
         "vm_exits": sum(times.values()) if vcpus else 0,
         "kvm_run_round_trips": times.get("userspace-exit", 0),
+        "vcpu_loads": sum(times.get(name, 0) for name in ("userspace-exit", "preempt", "halt")),
         "halts": times.get("halt", 0),
         "halts_polled": 0,
         "requests": times.get("halt", 0),
@@ -78,6 +93,7 @@ def simulate(case, strategy, replication):
     caught = {"wrong-value": int(world.integers(1, 9))} if strategy_named(strategy).unsound else {}
     return Record(
         case=case.name,
+        timed_by=timed_by,
         strategy=strategy,
         replication=replication,
         ledger=rows,
@@ -86,7 +102,9 @@ def simulate(case, strategy, replication):
             "operations_cycles": (operations, "cycles"),
             **{f"{name}_cycles": (value, "cycles") for name, value in parts.items()},
             **{name: (value, "count") for name, value in counts.items()},
-        },
-        latency={"vcpu": dict(buckets)} if vcpus else {},
+        }
+        if strategy == timed_by
+        else {},
+        latency={"vcpu": dict(buckets)} if vcpus and strategy == timed_by else {},
         integrity=caught | ({"residue": 3} if strategy == "manual-load-nozero" else {}),
     )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sim.costs.price import Prices
 from sim.costs.table import load
+from sim.host import simulation
 from sim.host.clock import Clock
 from sim.host.population import populate
-from sim.host.simulation import simulate
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
 from sim.scenario.schema import Scenario
@@ -122,6 +122,12 @@ def shipped(path, measure="8 ms", warmup="3 ms"):
     return cases(read(path, {"run.measure": measure, "run.warmup": warmup}))
 
 
+def simulate(case, strategy, replication):
+    """The record of a strategy that times its own host, with nobody else on its schedule."""
+    (record,) = simulation.simulate(case, strategy, (), replication)
+    return record
+
+
 @functools.cache
 def short(path, number, strategy, batch=True):
     """A short replication of case ``number`` of a shipped scenario."""
@@ -144,10 +150,10 @@ def value(record, metric):
     return record.metrics[metric][0]
 
 
-def hosted(case, strategy=None, replication=0):
+def hosted(case, strategy=None, replication=0, others=()):
     """A host at time 0, and its clock; ``env.run(until=...)`` and ``env.step()`` move it."""
     env = Clock(initial_time=0)
-    host = populate(case, strategy or case.reference, replication, env, Prices(load(case.costs)))
+    host = populate(case, strategy or case.reference, others, replication, env, Prices(load(case.costs)))
     return env, host
 
 

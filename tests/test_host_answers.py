@@ -6,10 +6,9 @@ from statistics import mean, stdev
 
 import pytest
 import scipy.stats
-from hosts import MS, RICH, SHIPPED, changed, only, value
+from hosts import MS, RICH, SHIPPED, changed, only, simulate, value
 
 from sim.costs.table import load
-from sim.host.simulation import simulate
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
 

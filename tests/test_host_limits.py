@@ -7,13 +7,12 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from hosts import MS, RICH, SHIPPED, changed, from_text, hosted, on_host, only, threads, value
+from hosts import MS, RICH, SHIPPED, changed, from_text, hosted, on_host, only, simulate, threads, value
 from test_host_cpus import FOUR
 
 from sim.errors import InputError
 from sim.host.exits import LARGEST_BLOCK, ExitStream
 from sim.host.interrupts import Devices, TickTimes
-from sim.host.simulation import simulate
 from sim.host.streams import Draws, Instants
 from sim.host.warmup import warmup_seconds
 from sim.host.watching import watch
@@ -119,7 +118,17 @@ def test_what_is_held_does_not_grow_with_simulated_time_though_thousands_of_chil
     assert sum(cpu.count_forks for cpu in host.cpus) > 2000
     assert later <= 2 * once  # what is between two instructions at that instant varies; three children in four are new
     assert len(host.kernel.contexts) <= 5 + 4 + 4  # kernel, idle, parents, and a child of each
-    assert len(host.level._used) <= 4 + 4
+    assert len(host.kernel.buffer_level._used) <= 4 + 4
+
+
+def test_walkers_hold_no_more_either_however_many_children_come_and_go():
+    env, host = hosted(only(FORKING), others=["no-cet", "xstate-all"])
+    env.run(until=host.cpus[0].host.env.now + 300_000_000)
+    host.schedule.walk()
+    for walker in host.schedule.walkers:
+        assert len(walker.kernel.contexts) == len(host.kernel.contexts) <= 5 + 4 + 4
+        assert len(walker.tasks) <= 4 + 4 + 4
+        assert len(walker.kernel.buffer_level._used) <= 4 + 4
 
 
 def test_what_is_held_does_not_grow_with_simulated_time_on_a_host_with_everything():

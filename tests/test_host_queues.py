@@ -8,10 +8,9 @@ import math
 from statistics import mean, stdev
 
 import pytest
-from hosts import hosted, on_host, only, threads, value
+from hosts import hosted, on_host, only, simulate, threads, value
 from scipy import stats
 
-from sim.host.simulation import simulate
 from sim.host.vcpu import POLLING, VcpuThread
 from sim.scenario.distribution import Distribution
 

@@ -5,14 +5,13 @@ import re
 from importlib import resources
 
 import pytest
-from hosts import MS, RICH, SHIPPED, changed, differences, from_text, shipped, short, value
+from hosts import MS, RICH, SHIPPED, changed, differences, from_text, shipped, short, simulate, value
 from test_host_cpus import FOUR
 
 import sim.kernel
 from sim.costs.price import price
 from sim.costs.table import load
 from sim.host.accounts import ACCOUNTS
-from sim.host.simulation import simulate
 
 CASES = [
     pytest.param(path, number, id=f"{path.stem}: {case.name}")

@@ -7,11 +7,10 @@ from itertools import pairwise
 import pytest
 from command import run, run_json
 from corruption import TRACES
-from hosts import RICH, SHIPPED, changed, from_text, value
+from hosts import RICH, SHIPPED, changed, from_text, simulate, value
 from test_timeline import decoded
 
 from sim.cli.simulated import choose, records
-from sim.host.simulation import simulate
 from sim.host.warmup import warmup_seconds
 from sim.kernel.operations import IPI, KVM_RUN, VMCLEAR, VMENTRY, VMEXIT
 from sim.scenario.cases import cases

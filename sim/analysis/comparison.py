@@ -10,6 +10,7 @@ import pandas as pd
 from sim.analysis import estimates, metrics, pricing, rates
 from sim.analysis.categories import CATEGORIES
 from sim.analysis.latency import quantiles, resolution
+from sim.analysis.schedules import has_feedback, independent, walked
 from sim.errors import InputError, unknown
 from sim.kernel.integrity import VIOLATIONS
 from sim.kernel.strategies import strategy as strategy_named
@@ -23,13 +24,18 @@ class Comparison:
     "high" are over replications: the t interval of 95 %, absent (NaN) for a single replication and for what is not a
     mean over replications.
 
+    ``results`` are those of the schedules that all strategies walked, ``independent`` those of independent runs, from
+    which the feedback is taken; None if there are none.
+
     Raises :class:`~sim.errors.InputError` if a case has no results of that reference.
     """
 
     def __init__(self, results: Results, reference: str | None = None) -> None:
         if results.metrics.empty:
             raise InputError("results without a single finished replication: nothing to compare")
-        self.results = results
+        self.whole = results
+        self.results = walked(results)
+        self.independent = independent(results) if has_feedback(results) else None
         self.references: dict[str, str] = {}
         for case in results.cases:
             name = reference or case["reference"]
@@ -38,8 +44,27 @@ class Comparison:
             self.references[case["case"]] = name
 
     @cached_property
-    def _replications(self) -> pd.DataFrame:
+    def _everything(self) -> pd.DataFrame:
         return metrics.per_replication(self.results)
+
+    @cached_property
+    def _replications(self) -> pd.DataFrame:
+        asked = {(case["case"], strategy) for case in self.results.cases for strategy in case["strategies"]}
+        found = self._everything
+        return found[[key in asked for key in zip(found["case"], found["strategy"], strict=True)]]
+
+    @cached_property
+    def _schedule(self) -> pd.DataFrame:
+        found = self._everything
+        of_host = found[~found["metric"].map(metrics.is_of_operations).astype(bool)]
+        return estimates.with_intervals(of_host, ["case", "metric", "unit"]).drop(columns="sd")
+
+    def df_schedule(self) -> pd.DataFrame:
+        """What the host did in each case, whoever walks its schedule: case, metric, unit, n, mean, low, high.
+
+        Rates, shares of time, throughput and latencies, as the strategy that times the schedule has them.
+        """
+        return self._schedule.copy()
 
     def df_replications(self) -> pd.DataFrame:
         """Every metric of every replication: case, strategy, replication, metric, unit, value."""
@@ -72,11 +97,12 @@ class Comparison:
 
     @cached_property
     def _differences(self) -> pd.DataFrame:
-        differences = estimates.paired(self._replications, pd.Series(self.references))
+        of_operations = self._replications["metric"].map(metrics.is_of_operations)
+        differences = estimates.paired(self._replications[of_operations], pd.Series(self.references))
         return estimates.compared(differences)
 
     def df_differences(self) -> pd.DataFrame:
-        """Paired differences against the reference, for every metric.
+        """Differences against the reference on one schedule, for every metric that is made of operations.
 
         case, strategy, metric, unit, n, mean, low, high, percent, percent_low, percent_high, p, verdict; see
         :func:`sim.analysis.estimates.compared`.

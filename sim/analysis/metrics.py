@@ -3,6 +3,7 @@
 A metric is there where it means something: a ratio per VM exit is absent, and not NaN, where there were no exits.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -23,8 +24,8 @@ PARTS: Final = (
 """The parts of a host's time, which sum to all of it."""
 
 COUNTS: Final = (
-    "context_switches", "preemptions", "migrations", "wakeups", "vm_exits", "kvm_run_round_trips", "halts",
-    "halts_polled", "requests", "handoffs", "bursts", "forks", "guest_task_switches", "ticks", "interrupts",
+    "context_switches", "preemptions", "migrations", "wakeups", "vm_exits", "kvm_run_round_trips", "vcpu_loads",
+    "halts", "halts_polled", "requests", "handoffs", "bursts", "forks", "guest_task_switches", "ticks", "interrupts",
     "kernel_fpu_uses",
 )  # fmt: skip
 
@@ -45,33 +46,52 @@ CARRYING_COST: Final = "cost_carrying"
 """FPU, MSR and XSS: what a strategy does by itself; the rest is how the host reacts, and chance."""
 CARRYING_COST_WITHOUT_XSS: Final = "cost_carrying_without_xss"
 
-COLUMNS: Final = (*RUN_COLUMNS, "metric", "unit", "value")
+COLUMNS: Final = ("case", "strategy", "replication", "metric", "unit", "value")
+
+OF_OPERATIONS: Final = re.compile(r"cost\b.*|cost_.*|cpu_share.*|(\w+_)?operations_per_\w+|(task|guest)_fpstate_\w+")
+"""Metrics that follow from a strategy's own operations; all others only the host shows that it times."""
 
 Column = tuple[str, str, pd.Series]
-"""A metric, its unit, and its values by replication."""
+"""A metric, its unit, and its values by record."""
+
+
+def is_of_operations(metric: str) -> bool:
+    """Whether strategies that walked one schedule may be compared by this metric."""
+    return OF_OPERATIONS.fullmatch(metric) is not None
 
 
 def per_replication(results: Results) -> pd.DataFrame:
-    """All metrics of all replications: case, strategy, replication, metric, unit, value."""
-    raw = results.metrics.pivot(index=list(RUN_COLUMNS), columns="metric", values="value")
-    raw = raw.reindex(pd.MultiIndex.from_frame(results.metrics[list(RUN_COLUMNS)].drop_duplicates()))
-    lacking = [name for name in (*(f"{part}_cycles" for part in PARTS), "elapsed_cycles", *COUNTS) if name not in raw]
+    """All metrics of all replications: case, strategy, replication, metric, unit, value.
+
+    ``results`` are those of one schedule a replication (:func:`sim.analysis.schedules.walked`), or of independent runs
+    (:func:`~sim.analysis.schedules.independent`).  Metrics that only a host shows are there for the strategy that timed
+    it; what operations are related to (seconds, events) is the schedule's.
+    """
+    index = pd.MultiIndex.from_frame(
+        pd.concat([results.ledger[list(RUN_COLUMNS)], results.metrics[list(RUN_COLUMNS)]]).drop_duplicates()
+    )
+    raw = results.metrics.pivot(index=["case", "timed_by", "replication"], columns="metric", values="value")
+    lacking = [name for name in (*(f"{part}_cycles" for part in PARTS), "elapsed_cycles") if name not in raw]
     if lacking:
         raise InputError(f"metrics of the results lack {', '.join(lacking)}")
+    raw = raw.reindex(columns=raw.columns.union(list(COUNTS)))
+    raw = raw.loc[index.droplevel("strategy")].set_axis(index)
     cases = pd.DataFrame([dict(case) for case in results.cases]).set_index("case")
-    host = cases.loc[raw.index.get_level_values("case")].set_axis(raw.index)
+    host = cases.loc[index.get_level_values("case")].set_axis(index)
     host["seconds"] = raw["elapsed_cycles"] / (host["cpus"] * host["tsc_hz"])
     units = (host["vcpus"] == 0).map({True: "cycles/CPU-s", False: "cycles/vCPU-s"})
     frames = [_long(column, units) for column in _columns(results, raw, host)]
-    frames += [_latency(results, cases), _bytes(results, raw.index)]
+    frames += [_latency(results, cases), _bytes(results, index)]
     return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
 
 
 def _long(column: Column, cost_units: pd.Series) -> pd.DataFrame:
     metric, unit, values = column
+    if not is_of_operations(metric):
+        values = values[values.index.get_level_values("timed_by") == values.index.get_level_values("strategy")]
     frame = values.rename("value").to_frame()
     frame["metric"] = metric
-    frame["unit"] = unit or cost_units
+    frame["unit"] = unit or cost_units.loc[values.index]
     return frame.dropna(subset="value").reset_index()[list(COLUMNS)]
 
 
@@ -164,7 +184,7 @@ def _throughput(raw: pd.DataFrame, host: pd.DataFrame) -> Iterator[Column]:
 
 def _latency(results: Results, cases: pd.DataFrame) -> pd.DataFrame:
     """Wake-up latencies of a strategy whose every replication has enough samples for the quantile."""
-    found = quantiles(results.latency, list(RUN_COLUMNS), cases["tsc_hz"])
+    found = quantiles(results.latency, ["case", "strategy", "replication"], cases["tsc_hz"])
     found["metric"] = [latency_metric(h, q) for h, q in zip(found["histogram"], found["quantile"], strict=True)]
     replications = results.metrics.groupby(["case", "strategy"])["replication"].nunique()
     stated = found.groupby(["case", "strategy", "metric"])["replication"].transform("nunique")
@@ -182,7 +202,7 @@ def latency_metric(histogram: str, quantile: str) -> str:
 def _bytes(results: Results, index: pd.Index) -> pd.DataFrame:
     """Sizes that follow from the masks alone, and so are the same in all replications."""
     lines = []
-    for case, strategy in dict.fromkeys((case, strategy) for case, strategy, _ in index):
+    for case, strategy in dict.fromkeys((case, strategy) for case, _, strategy, _ in index):
         document = results.case(case)
         settings = settings_of(document, strategy)
         config = boot(settings)
@@ -193,7 +213,7 @@ def _bytes(results: Results, index: pd.Index) -> pd.DataFrame:
             "guest_fpstate_size": config.guest_fpstate_size,
         }
         shown = {name: size for name, size in sizes.items() if document["vcpus"] or name.startswith("task")}
-        replications = [r for c, s, r in index if (c, s) == (case, strategy)]
+        replications = [r for c, _, s, r in index if (c, s) == (case, strategy)]
         lines += [(case, strategy, r, name, "B", float(size)) for r in replications for name, size in shown.items()]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 

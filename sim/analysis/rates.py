@@ -46,17 +46,17 @@ def laws(comparison: "Comparison") -> dict[str, dict[str, Law]]:
 
 
 def df_rates(comparison: "Comparison") -> pd.DataFrame:
-    """Rates per vCPU-second as simulated, means over replications: case, strategy, exits, switches, round_trips."""
+    """Rates per vCPU-second of each case's schedule, means over replications: case, exits, switches, round_trips."""
     names = {
         "vm_exits_per_second": "exits",
         "context_switches_per_second": "switches",
         "kvm_run_round_trips_per_second": "round_trips",
     }
-    found = comparison.df_metrics()
+    found = comparison.df_schedule()
     found = found[found["metric"].isin(names)]
-    table = found.pivot(index=["case", "strategy"], columns="metric", values="mean").rename(columns=names)
+    table = found.pivot(index="case", columns="metric", values="mean").rename(columns=names)
     vcpus = pd.Series({case["case"]: case["vcpus"] for case in comparison.results.cases})
-    here = vcpus.loc[table.index.get_level_values("case")].to_numpy()
+    here = vcpus.loc[table.index].to_numpy()
     table = table[here > 0].div(here[here > 0], axis=0)
     return table.reset_index().rename_axis(columns=None)
 
@@ -66,7 +66,7 @@ MISS: Final = 0.1
 
 
 def df_law_check(comparison: "Comparison") -> pd.DataFrame:
-    """The law's difference from the reference at the reference's simulated rates, and the simulated one.
+    """The law's difference from the reference at the rates of the schedule, and the simulated one.
 
     Columns: case, strategy, law, mean, low, high (per vCPU-second; FPU, MSR and XSS operations priced warm, which is
     what the law is about), holds.  The law does not hold if it is outside the interval, and beside the mean by more
@@ -74,15 +74,15 @@ def df_law_check(comparison: "Comparison") -> pd.DataFrame:
     """
     moved = comparison.df_differences()
     moved = moved[moved["metric"] == f"{CARRYING_COST}_all_warm"]
-    rates = {(row["case"], row["strategy"]): row for row in df_rates(comparison).to_dict("records")}
+    rates = {row["case"]: row for row in df_rates(comparison).to_dict("records")}
     prices = laws(comparison)
     lines = []
     for row in moved.to_dict("records"):
         case, strategy = row["case"], row["strategy"]
         reference = comparison.references[case]
-        if case not in prices or (case, reference) not in rates:
+        if case not in prices or case not in rates:
             continue
-        at = {name: value for name, value in rates[case, reference].items() if name in _RATES}
+        at = {name: value for name, value in rates[case].items() if name in _RATES}
         of_law = prices[case][strategy].cost(**at) - prices[case][reference].cost(**at)
         low, high = (row["mean"] if np.isnan(row[end]) else row[end] for end in ("low", "high"))
         holds = low <= of_law <= high or abs(of_law - row["mean"]) <= MISS * abs(row["mean"])
@@ -103,8 +103,8 @@ def df_break_even(comparison: "Comparison") -> pd.DataFrame:
     """Rates per vCPU-second at which a strategy costs what the reference costs; none if one violates integrity.
 
     Columns: case, strategy, rate (exits or switches), value, source.  Source "law": the linear law, the other rates
-    being those of the reference in this case; none where the law does not hold (:func:`df_law_check`).  Source "sweep":
-    between two simulated points of a sweep, by linear interpolation of the paired difference over the reference's rate;
+    being those of the case's schedule; none where the law does not hold (:func:`df_law_check`).  Source "sweep":
+    between two simulated points of a sweep, by linear interpolation of the paired difference over the schedule's rate;
     case is then the first point's.
     """
     lines = [*_by_sweep(comparison), *_by_law(comparison)]
@@ -118,12 +118,12 @@ def comparable(comparison: "Comparison", case: str, strategy: str) -> bool:
 
 def _by_law(comparison: "Comparison") -> list[tuple[Any, ...]]:
     lines = []
-    rates = {(row["case"], row["strategy"]): row for row in df_rates(comparison).to_dict("records")}
+    rates = {row["case"]: row for row in df_rates(comparison).to_dict("records")}
     for case, prices in laws(comparison).items():
         reference = comparison.references[case]
-        if (case, reference) not in rates:
+        if case not in rates:
             continue
-        at = rates[case, reference]
+        at = rates[case]
         missed = missed_by_law(comparison, case)
         for strategy, price in prices.items():
             if strategy in missed or not comparable(comparison, case, strategy):
@@ -144,16 +144,14 @@ def _by_law(comparison: "Comparison") -> list[tuple[Any, ...]]:
 def sweep_points(comparison: "Comparison") -> pd.DataFrame:
     """Simulated differences in cost along a sweep: host, case, strategy, exits, switches, mean, low, high.
 
-    "host" is what the points of a line have in common (CPU and kernel); the rates are the reference's.  Empty without a
+    "host" is what the points of a line have in common (CPU and kernel); the rates are the schedule's.  Empty without a
     sweep of one quantity over at least two values that moves a rate.
     """
     cases = [case for case in comparison.results.cases if case["vcpus"] and _is_quantity(case["sweep"])]
     host = {case["case"]: f"{case['cpu']}, {case['kernel']}" for case in cases}
     moved = comparison.df_differences()
     moved = moved[(moved["metric"] == COST) & moved["case"].isin(host)]
-    rates = df_rates(comparison)
-    of_reference = rates[rates["strategy"] == rates["case"].map(comparison.references)].drop(columns="strategy")
-    points = moved.merge(of_reference, on="case").assign(host=lambda frame: frame["case"].map(host))
+    points = moved.merge(df_rates(comparison), on="case").assign(host=lambda frame: frame["case"].map(host))
     of_line = points.groupby(["host", "strategy"])
     moved_by_sweep = pd.Series(False, index=points.index)
     for rate in EVENTS:

@@ -43,7 +43,11 @@ if TYPE_CHECKING:
     from sim.results.directory import ResultDirectory
     from sim.results.tables import Results
 
-Simulate = Callable[[Case, str, int], Record]
+Simulate = Callable[[Case, str, Sequence[str], int], list[Record]]
+"""Runs one replication of a case, timed by one strategy and walked by others (:func:`sim.host.simulation.simulate`)."""
+
+Work = tuple[str, str, tuple[str, ...], int]
+"""Arguments of :data:`Simulate`, with the name of the case."""
 
 MOST_JOBS: Final = 1024
 
@@ -135,21 +139,25 @@ def run_cases(
     costs = {name: _cost_document(table) for name, table in tables.items()}
     manifest = _manifest(scenario, of_scenario, costs, source, command)
     parts = [
-        (case.name, strategy, replication)
+        (case.name, timed_by, strategy, replication)
         for case in of_scenario
-        for strategy in case.strategies
+        for timed_by, strategies in _schedules(case)
+        for strategy in strategies
         for replication in range(scenario.run.replications)
     ]
     directory = ResultDirectory(out, manifest, costs) if out is not None else None
-    done = {(r.case, r.strategy, r.replication): r for r in (directory.kept(parts) if directory else ())}
+    done = {record.part: record for record in (directory.kept(parts) if directory else ())}
     left = [part for part in parts if part not in done]
     bar = _progress_bar(len(parts), len(done), progress)
     try:
-        for record in _records(of_scenario, left, jobs, simulate):
-            done[record.case, record.strategy, record.replication] = record
-            if directory:
-                directory.keep(record)
-            bar.update()
+        for records in _records(of_scenario, _works(left), jobs, simulate):
+            for record in records:
+                if record.part in done:
+                    continue
+                done[record.part] = record
+                if directory:
+                    directory.keep(record)
+                bar.update()
         bar.close()
         complete = manifest | {"status": manifests.COMPLETE}
         results = Results.of(frames(done.values(), manifest["cases"]), complete, costs)
@@ -169,6 +177,19 @@ def run_cases(
                 f"replications{_how_on(directory)}"
             ) from error
         raise
+
+
+def _schedules(case: Case) -> list[tuple[str, tuple[str, ...]]]:
+    """The schedules of a case: which strategy times each, and which are wanted on it."""
+    return [(case.timed_by, tuple(dict.fromkeys((case.timed_by, *case.strategies))))]
+
+
+def _works(parts: Sequence[Part]) -> list[Work]:
+    """What has to be run for these parts: each schedule once, walked by all that lack it."""
+    walking: dict[tuple[str, str, int], list[str]] = {}
+    for case, timed_by, name, replication in parts:
+        walking.setdefault((case, timed_by, replication), []).append(name)
+    return [(case, timed_by, tuple(names), replication) for (case, timed_by, replication), names in walking.items()]
 
 
 def _how_on(directory: ResultDirectory | None) -> str:
@@ -238,10 +259,13 @@ def _case_document(case: Case, cost_table_sha256: str) -> dict[str, Any]:
         "vcpus": sum(guest.vms * guest.vcpus for guest in scenario.guests.values()),
         "pipes": sum(thread.count for thread in scenario.threads.values() if thread.kind == "pipe"),
         "measure_s": scenario.run.measure,
+        "timed_by": case.timed_by,
         "strategies": list(case.strategies),
         "reference": case.reference,
         "resolved": scenario.written(),
-        "settings": {name: _settings_document(case.settings(name)) for name in case.strategies},
+        "settings": {
+            name: _settings_document(case.settings(name)) for name in dict.fromkeys((case.timed_by, *case.strategies))
+        },
     }
 
 
@@ -266,15 +290,15 @@ def _progress_bar(total: int, done: int, shown: bool) -> tqdm[Any]:
 
 
 def _records(
-    cases: Sequence[Case], parts: Sequence[Part], jobs: int | None, simulate: Simulate | None
-) -> Iterator[Record]:
-    """The records of ``parts``, in any order."""
-    jobs = min(jobs or _cpus(), len(parts))
+    cases: Sequence[Case], works: Sequence[Work], jobs: int | None, simulate: Simulate | None
+) -> Iterator[list[Record]]:
+    """The records of each of ``works``, in any order."""
+    jobs = min(jobs or _cpus(), len(works))
     if jobs <= 1:
         model = simulate or _model()
         by_name = {case.name: case for case in cases}
-        for case, strategy, replication in parts:
-            yield _replicate(model, by_name[case], strategy, replication)
+        for case, timed_by, strategies, replication in works:
+            yield _replicate(model, by_name[case], timed_by, strategies, replication)
         return
     earlier = set(multiprocessing.active_children())
     executor = ProcessPoolExecutor(
@@ -282,7 +306,7 @@ def _records(
     )
     try:
         with _without_main():
-            futures: list[Future[Record]] = [executor.submit(_replicate_part, part) for part in parts]
+            futures: list[Future[list[Record]]] = [executor.submit(_replicate_work, work) for work in works]
         for future in as_completed(futures):
             yield future.result()
     except BaseException:
@@ -306,13 +330,13 @@ def _model() -> Simulate:
     return model
 
 
-def _replicate(model: Simulate, case: Case, strategy: str, replication: int) -> Record:
+def _replicate(model: Simulate, case: Case, timed_by: str, strategies: Sequence[str], replication: int) -> list[Record]:
     try:
-        return model(case, strategy, replication)
+        return model(case, timed_by, strategies, replication)
     except InputError:
         raise
     except Exception as error:
-        where = f"case {case.name}, strategy {strategy}, replication {replication}"
+        where = f"case {case.name}, timed by {timed_by}, replication {replication}"
         raise RunError(f"{where}: {type(error).__name__}: {error}") from error
 
 
@@ -349,6 +373,6 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _replicate_part(part: Part) -> Record:
-    case, strategy, replication = part
-    return _replicate(_worker["model"], _worker["cases"][case], strategy, replication)
+def _replicate_work(work: Work) -> list[Record]:
+    case, timed_by, strategies, replication = work
+    return _replicate(_worker["model"], _worker["cases"][case], timed_by, strategies, replication)

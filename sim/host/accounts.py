@@ -23,6 +23,7 @@ COUNTS: Final = {
     "count_wakeups": "wakeups",
     "count_exits": "vm_exits",
     "count_round_trips": "kvm_run_round_trips",
+    "count_loads": "vcpu_loads",
     "count_halts": "halts",
     "count_polled": "halts_polled",
     "count_requests": "requests",
@@ -58,6 +59,7 @@ class Accounts:
     count_wakeups: int
     count_exits: int
     count_round_trips: int
+    count_loads: int
     count_halts: int
     count_polled: int
     count_requests: int

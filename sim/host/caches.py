@@ -10,39 +10,42 @@ level for a shared last-level cache, because no cost table has a row for it; "me
 The sum is kept in bytes x TSC Hz, an integer, so that it does not depend on how a time was split.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 from sim.kernel.state import Cpu
 from sim.xsave.area import Area
-
-if TYPE_CHECKING:
-    from sim.host.cpu import HostCpu
 
 L1: Final = "L1"
 L2: Final = "L2"
 MEMORY: Final = "memory"
 
-Level = Callable[[Cpu, Area], str]
 
-
-def always(level: str) -> Level:
+class Always:
     """The rule that every buffer is at ``level``."""
-    return lambda cpu, area: level
+
+    def __init__(self, level: str) -> None:
+        self._level = level
+
+    def __call__(self, cpu: Cpu, area: Area) -> str:
+        return self._level
+
+    def forget(self, area: Area) -> None:
+        """The buffer has been freed."""
 
 
 class Touched:
-    """The rule of this module, for CPUs with caches of ``l1`` and ``l2`` bytes."""
+    """The rule of this module, for CPUs with caches of ``l1`` and ``l2`` bytes; ``touched`` has the sum of each CPU."""
 
-    def __init__(self, l1: float, l2: float, tsc_hz: float) -> None:
+    def __init__(self, l1: float, l2: float, tsc_hz: float, touched: Sequence[int]) -> None:
         self._l1 = round(l1 * tsc_hz)
         self._l2 = round(l2 * tsc_hz)
+        self._touched = touched
         self._used: dict[int, tuple[int, int]] = {}
-        self.cpus: list[HostCpu] = []
 
     def __call__(self, cpu: Cpu, area: Area) -> str:
         """The level of ``area`` on ``cpu``, where it is then used."""
-        touched = self.cpus[cpu.id].touched
+        touched = self._touched[cpu.id]
         where, before = self._used.get(area.address, (-1, 0))
         self._used[area.address] = (cpu.id, touched)
         if where != cpu.id:

@@ -12,12 +12,13 @@ import simpy
 
 from sim.host.accounts import Accounts
 from sim.host.clock import Clock
-from sim.host.exits import INF
+from sim.host.exits import INF, ExitKind
 from sim.host.interrupts import Devices, TickTimes
-from sim.host.ledger import PricedLedger, Repeated
-from sim.kernel import fpu, process
+from sim.host.ledger import PricedLedger
+from sim.host.schedule import BLOCK
 from sim.kernel.kernel import Kernel
 from sim.kernel.state import Cpu, Vcpu
+from sim.kernel.walker import Walker
 
 if TYPE_CHECKING:
     from sim.host.host import Host
@@ -36,13 +37,13 @@ LATE: Final = 1 << 20
 class Work(NamedTuple):
     """What another CPU or a timer asks of a CPU: an interrupt with these cycles, then ``action``.
 
-    ``keys`` are operations that run in the interrupt; ``action`` may have more to do in it.
+    ``call``: a call_function_single() of another CPU is served in it; ``action`` may have more to do in it.
     """
 
     interrupt: int
     wakeup: int = 0
     action: Callable[["HostCpu"], "Work | None"] | None = None
-    keys: tuple[tuple[Any, ...], ...] = ()
+    call: bool = False
 
 
 class Until(simpy.Event):
@@ -63,7 +64,7 @@ class HostCpu(Accounts):
     __slots__ = (
         "boundary", "clock", "cpu", "devices", "due", "env", "host", "id", "idle_thread", "kernel",
         "ledger", "measuring", "need_resched", "next_tick", "on_boundary", "posted", "priority", "process",
-        "rq", "span_begin", "thread", "tick_period", "tick_times", "touched", "waiting",
+        "rq", "schedule", "span_begin", "thread", "tick_period", "tick_times", "touched", "waiting", "walker",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +75,8 @@ class HostCpu(Accounts):
         self.host = host
         self.env = host.env
         self.kernel: Kernel = host.kernel
+        self.schedule = host.schedule
+        self.walker = host.schedule.timing
         self.cpu = cpu
         self.id = cpu.id
         self.ledger = ledger
@@ -99,6 +102,22 @@ class HostCpu(Accounts):
         self.idle_thread = self.thread = idle
         self.process = self.env.process(self._run())
 
+    # The flow.
+
+    def passes(self, what: Callable[..., Any], *arguments: Any) -> Any:
+        """A flow point, a method of :class:`~sim.kernel.walker.Walker`, is passed on this CPU; what it returns."""
+        self.tell(what, *arguments)
+        self.walker.touched[self.id] = self.touched
+        return what(self.walker, self.cpu, *arguments)
+
+    def tell(self, what: Callable[..., Any], *arguments: Any) -> None:
+        """The same for all strategies but the one that times the host, which knows already."""
+        schedule = self.schedule
+        if schedule.points is not None:
+            schedule.points.append((what, self.id, self.touched, arguments))
+            if len(schedule.points) >= BLOCK:
+                schedule.walk()
+
     # Spending time.
 
     def charge(self) -> None:
@@ -115,10 +134,12 @@ class HostCpu(Accounts):
         self.clock += cycles
         self.touched += cycles * self.thread.kernel_flow
 
-    def repeat(self, what: Repeated, times: int) -> None:
-        """Operations that ran ``times`` times in a span; the span's settling has their time."""
-        self.ledger.repeat(what, times)
-        self.operations += times * what.cycles
+    def repeat(self, kind: ExitKind, times: int) -> None:
+        """Exits of a kind whose cost is known came ``times`` times in a span; the span's settling has their time."""
+        assert kind.cost is not None
+        self.ledger.repeat(kind.cost.keys, times)
+        self.operations += times * kind.cost.cycles
+        self.tell(Walker.exits, kind.reason, times)
 
     def tick_cycles(self, n: int) -> int:
         """How long the ``n``-th tick from now is served."""
@@ -263,8 +284,8 @@ class HostCpu(Accounts):
                 yield Until(env, self.clock, self.priority)
             if self.posted:
                 work = self.posted.pop(0)
-                for key in work.keys:
-                    self.cpu.record(key)
+                if work.call:
+                    self.passes(Walker.serve_call)
                 self.spend("interrupt", work.interrupt)
                 self.spend("wakeup", work.wakeup)
                 self.count_interrupts += work.interrupt > 0
@@ -298,7 +319,7 @@ class HostCpu(Accounts):
     def use_kernel_fpu(self, components: int) -> None:
         """kernel_fpu_begin() in an interrupt, whose code writes ``components``."""
         self.count_kernel_fpu += 1
-        fpu.kernel_fpu_begin(self.kernel, self.cpu, components)
+        self.passes(Walker.kernel_fpu, components)
 
     def _switch(self) -> None:
         """__schedule(): picks, pulls from another CPU before going idle, and switches."""
@@ -319,25 +340,16 @@ class HostCpu(Accounts):
         elif thread is self.idle_thread:
             self.next_tick = INF
             self._note_due()
-        old = self.vmcs_elsewhere(thread.task.notifier)
         self.charge()  # __schedule() may fold what is pending
-        process.schedule(self.kernel, self.cpu, thread.task)
-        self.send_vmclear(old)
+        self.passes(Walker.schedule, thread.number)
+        self.count_loads += thread.task.notifier is not None
         self.thread = thread
         if prev.ended:
-            host.forget(prev)
+            self.passes(Walker.free, prev.number)
 
-    def vmcs_elsewhere(self, vcpu: Vcpu | None) -> Cpu | None:
-        """The CPU on which a vCPU's VMCS is still current, if that is another one."""
-        if vcpu is None or vcpu.vmcs_cpu is self.cpu or self.kernel.config.vendor != "vmx":
-            return None
-        return vcpu.vmcs_cpu
-
-    def send_vmclear(self, elsewhere: Cpu | None) -> None:
-        """vcpu_load has just asked another CPU for VMCLEAR: it runs there, in an interrupt."""
-        if elsewhere is not None:
-            there = self.host.cpus[elsewhere.id]
-            there.post(Work(self.host.interrupt_cycles(), keys=(there.ledger.take_back(),)))
+    def vmcs_is_elsewhere(self, vcpu: Vcpu) -> bool:
+        """Whether a vCPU's VMCS is still current on another CPU, which vcpu_load then asks for VMCLEAR."""
+        return vcpu.vmcs_cpu not in (None, self.cpu) and self.kernel.vendor == "vmx"
 
     def _end_tickless(self, now: int) -> None:
         """The tick goes on where its period has it."""

@@ -16,8 +16,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.host.ledger import Keys, Repeated
 from sim.host.streams import Cycles, Draws
+from sim.kernel.operations import Keys
 
 INF: Final = 1 << 62
 EXTERNAL_INTERRUPT: Final = "external-interrupt"
@@ -28,19 +28,18 @@ LARGEST_BLOCK: Final = 4096
 Flags = NDArray[np.bool_]
 
 
-class ExitCost(Repeated):
-    """What leaving and entering the guest again takes, once the kernel model has shown it.
+@dataclass(frozen=True, slots=True)
+class ExitCost:
+    """What leaving and entering the guest again takes, once the kernel model has shown it: ``keys`` in ``cycles``.
 
     ``entry`` is the part of the cycles in which interrupts are off.  With ``fastpath`` they are off also while the exit
     is handled.
     """
 
-    __slots__ = ("entry", "fastpath")
-
-    def __init__(self, keys: Keys, cycles: int, entry: int, *, fastpath: bool = False) -> None:
-        super().__init__(keys, cycles)
-        self.entry = entry
-        self.fastpath = fastpath
+    keys: Keys
+    cycles: int
+    entry: int
+    fastpath: bool = False
 
 
 @dataclass(slots=True)
@@ -212,12 +211,11 @@ class ExitStream:
         """Cycles of KVM's handlers of the exits after ``first`` up to ``last``."""
         return self._handled[last] - self._handled[first]
 
-    def counts(self, first: int, last: int) -> Iterator[tuple[ExitCost, int]]:
-        """How many of each kind there are among the exits after ``first`` up to ``last``, and what one costs."""
+    def counts(self, first: int, last: int) -> Iterator[tuple[ExitKind, int]]:
+        """How many of each kind there are among the exits after ``first`` up to ``last``."""
         for kind, counts in zip(self.kinds, self._counts, strict=True):
             if n := counts[last] - counts[first]:
-                assert kind.cost is not None
-                yield kind.cost, n
+                yield kind, n
 
     def guest_at(self, wall: int, n: int) -> int:
         """The guest time at ``wall``, where exit ``n`` is the last one over and the guest runs."""

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sim.host.exits import INF, ExitKind, ExitStream
 from sim.host.streams import Draws, Instants
 from sim.host.thread import Thread
-from sim.kernel import guest
 from sim.kernel.state import Vcpu
+from sim.kernel.walker import Walker
 
 if TYPE_CHECKING:
     from sim.host.cpu import HostCpu
@@ -108,10 +108,10 @@ class GuestSpan(Thread):
             cpu.handler += handled
             cpu.touched += handled * self.kernel_flow
             cpu.count_exits += last - first
-            for cost, n in stream.counts(first, last):
-                cpu.repeat(cost, n)
-        if hits and interrupt.cost is not None:
-            cpu.repeat(interrupt.cost, hits)
+            for kind, n in stream.counts(first, last):
+                cpu.repeat(kind, n)
+        if hits:
+            cpu.repeat(interrupt, hits)
             cpu.count_exits += hits
             cpu.absorbed(hits - devices, devices, passage.served)
         stream.skip(last)
@@ -199,14 +199,8 @@ class GuestSpan(Thread):
             for _ in range(n):
                 has_fpu = use.fpu_tasks.next()
             if n:
-                self._switch_task(cpu, use.components if has_fpu else 0)
+                cpu.passes(Walker.guest_switches_task, use.components if has_fpu else 0, use.carried)
         if use.writes is not None:
             _, wrote = use.writes.upto(now)
             if wrote > switched:
-                guest.writes(cpu.kernel, cpu.cpu, use.components)
-
-    def _switch_task(self, cpu: "HostCpu", components: int) -> None:
-        kernel, carried = cpu.kernel, self._use.carried
-        guest.switches_task(kernel, cpu.cpu, components, carried)
-        if carried and not kernel.carried_mask & self.vcpu.xss:  # its XRSTORS does not reach them
-            guest.writes_carried(kernel, cpu.cpu, 0)
+                cpu.passes(Walker.guest_writes, use.components)

@@ -8,7 +8,6 @@ scheduling domain.  What is left out is in docs/host.md.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from sim.host.caches import Level, Touched
 from sim.host.clock import Clock
 from sim.host.cpu import HostCpu, Until, Work
 from sim.host.exits import ExitKind
@@ -16,10 +15,12 @@ from sim.host.histogram import Histogram
 from sim.host.interrupts import Devices, TickTimes
 from sim.host.ledger import PricedLedger
 from sim.host.runqueue import RunQueue
+from sim.host.schedule import Schedule
 from sim.host.streams import Draws
 from sim.host.thread import IdleThread, Thread
-from sim.kernel.kernel import Kernel
+from sim.kernel.operations import Key
 from sim.kernel.state import Cpu
+from sim.kernel.walker import idle_number
 from sim.xsave.components import AVX, SSE
 
 if TYPE_CHECKING:
@@ -39,12 +40,13 @@ class Host:
     exit_fpu_components: Final = SSE | AVX
 
     def __init__(
-        self, env: Clock, kernel: Kernel, level: Level, interrupt_draws: Draws, wakeup_draws: Draws,
-        batch: bool, wakeup_preemption: bool, idle_balancing: bool,
+        self, env: Clock, schedule: Schedule, interrupt_draws: Draws, wakeup_draws: Draws, batch: bool,
+        wakeup_preemption: bool, idle_balancing: bool,
     ) -> None:  # fmt: skip
         self.env = env
-        self.kernel = kernel
-        self.level = level
+        self.schedule = schedule
+        self.kernel = schedule.timing.kernel
+        self.kernel.call_function_single = self._call_function_single
         self.interrupt_cycles: Callable[[], int] = interrupt_draws.next
         self.wakeup_cycles: Callable[[], int] = wakeup_draws.next
         self.batch = batch
@@ -66,7 +68,7 @@ class Host:
         self.cpus.append(added)
         self.first_ticks.append(first_tick)
         self._idle |= 1 << cpu.id
-        added.start(IdleThread(self, cpu.idle))
+        added.start(IdleThread(self, idle_number(cpu.id), cpu.idle))
 
     # Wake-ups.
 
@@ -191,11 +193,10 @@ class Host:
             return vm[(me + 1) % len(vm)]
         return vm[(me + 1 + int(sender.others.next())) % len(vm)]
 
-    def forget(self, thread: Thread) -> None:
-        """A thread has exited for good."""
-        self.kernel.forget(thread.task)
-        if isinstance(self.level, Touched):
-            self.level.forget(thread.task.fpstate.area)
+    def _call_function_single(self, cpu: Cpu, key: Key) -> None:
+        """What one CPU asks another to run waits there for an interrupt."""
+        self.schedule.timing.defer_call(cpu, key)
+        self.cpus[cpu.id].post(Work(self.interrupt_cycles(), call=True))
 
     def first_tick(self, cpu: int) -> int:
         """The first tick of a CPU; ticks of different CPUs are spread over the period."""

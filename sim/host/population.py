@@ -1,12 +1,12 @@
 """From a case to a host with its CPUs, threads, guests and interrupts; nothing has run yet."""
 
-from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
 from sim.costs.price import Prices
-from sim.host.caches import L1, MEMORY, Level, Touched, always
+from sim.host.caches import L1, MEMORY, Always, Touched
 from sim.host.clock import Clock
 from sim.host.eevdf import EevdfRunQueue
 from sim.host.exits import EXTERNAL_INTERRUPT, ExitKind, ExitStream, Flags
@@ -16,14 +16,16 @@ from sim.host.host import Host
 from sim.host.interrupts import Devices, DeviceSource, TickTimes
 from sim.host.ledger import PricedLedger
 from sim.host.round_robin import RoundRobinRunQueue
+from sim.host.schedule import Schedule
 from sim.host.streams import Draws, Instants, Sample, Streams, sampler
 from sim.host.thread import ComputeThread, ForkThread, KernelThread, Pipe, PipeThread, Thread
 from sim.host.vcpu import Requests, VcpuThread
 from sim.host.weights import weight_of
 from sim.kernel.config import boot
-from sim.kernel.kernel import Kernel
-from sim.kernel.operations import LedgerFactory
+from sim.kernel.kernel import BufferLevel
+from sim.kernel.operations import Ledger, LedgerFactory
 from sim.kernel.state import KTHREAD, USER_TASK
+from sim.kernel.walker import Walker
 from sim.scenario.cases import Case
 from sim.scenario.checks import MASKS
 from sim.scenario.distribution import Distribution
@@ -32,33 +34,23 @@ from sim.scenario.schema import Thread as ThreadEntry
 
 
 def populate(
-    case: Case, strategy: str, replication: int, env: Clock, prices: Prices,
+    case: Case, timed_by: str, others: Sequence[str], replication: int, env: Clock, prices: Prices,
     watched: LedgerFactory | None = None,
 ) -> Host:  # fmt: skip
-    """The host of ``case`` under ``strategy``, with everything that will run on it, at time 0.
+    """The host of ``case``, timed by one strategy and walked by others, with everything that will run on it, at time 0.
 
     ``watched`` makes the :class:`PricedLedger` of each CPU in a host that is watched; it is told tracepoints, too.
     """
     scenario = case.scenario
     build = _Builder(case, replication)
-    level = _level(case)
-    kernel = Kernel(
-        boot(case.settings(strategy)),
-        scenario.host.cpus,
-        ledger=watched or (lambda cpu: PricedLedger(prices)),
-        buffer_level=level,
-        integrity=scenario.run.integrity,
-        tracing=watched is not None,
-    )
-    hooked = any(kernel.at.get(point) for point in ("vm_exit", "vm_entry"))
-    batch = scenario.run.batch and not (hooked and kernel.strategy.mechanism not in STATELESS)
+    timing = _walker(case, timed_by, watched or (lambda cpu: PricedLedger(prices)), tracing=watched is not None)
+    schedule = Schedule(timing, [_walker(case, other, lambda cpu: Ledger()) for other in others])
     host = Host(
         env,
-        kernel,
-        level,
+        schedule,
         build.draws(scenario.host.interrupt_time, "host", "interrupt"),
         build.draws(scenario.host.wakeup_time, "host", "wake-up"),
-        batch,
+        scenario.run.batch and all(walker.batches for walker in schedule.walkers),
         wakeup_preemption=scenario.host.wakeup_preemption,
         idle_balancing=scenario.host.idle_balancing,
     )
@@ -70,8 +62,17 @@ def populate(
     return host
 
 
-STATELESS: Final = ("msr", "msr-list")
-"""Mechanisms whose operations at each VM exit and entry are always the same, so that exits can be counted together."""
+def _walker(case: Case, strategy: str, ledger: LedgerFactory, *, tracing: bool = False) -> Walker:
+    scenario = case.scenario
+    return Walker(
+        boot(case.settings(strategy)),
+        scenario.host.cpus,
+        ledger=ledger,
+        buffer_level=lambda touched: _level(case, touched),
+        integrity=scenario.run.integrity,
+        tracing=tracing,
+        defers_calls=True,
+    )
 
 
 class _Builder:
@@ -110,13 +111,13 @@ class _Builder:
         return sum(MASKS[name] for name in names)
 
 
-def _level(case: Case) -> Level:
+def _level(case: Case, touched: Sequence[int]) -> BufferLevel:
     host = case.scenario.host
     if host.buffer_level != "touched":
-        return always({"L1": L1, "memory": MEMORY}[host.buffer_level])
+        return Always({"L1": L1, "memory": MEMORY}[host.buffer_level])
     assert host.l1 is not None, "cases are complete"
     assert host.l2 is not None, "cases are complete"
-    return Touched(host.l1, host.l2, case.tsc_hz)
+    return Touched(host.l1, host.l2, case.tsc_hz, touched)
 
 
 def _add_cpus(host: Host, build: _Builder) -> None:
@@ -132,8 +133,6 @@ def _add_cpus(host: Host, build: _Builder) -> None:
         ticks = build.draws(settings.interrupt_time, "cpu", cpu.id, "tick")
         rq = EevdfRunQueue(base_slice, period) if settings.scheduler == "eevdf" else RoundRobinRunQueue(base_slice)
         host.add_cpu(cpu, rq, Devices(sources), TickTimes(ticks), period, first_tick)
-    if isinstance(host.level, Touched):
-        host.level.cpus = host.cpus
 
 
 def _device(build: _Builder, entry: Interrupt, *name: object) -> DeviceSource:
@@ -175,9 +174,8 @@ def _vcpu(
 ) -> VcpuThread:
     case, kernel = build.case, host.kernel
     text = f"{name[0]}/{name[1]}/vcpu{name[2]}"
-    vcpu = kernel.new_vcpu(text)
-    if guest.xss is not None:
-        vcpu.xss &= guest.xss
+    number = host.schedule.number()
+    vcpu = host.schedule.new_vcpu(number, text, guest.xss)
     own = ("guests", *name)
     kinds = [_exit_kind(build, each, exit, *own, "exits", each) for each, exit in guest.exits.items()]
     use = GuestUse(
@@ -196,6 +194,7 @@ def _vcpu(
     thread = VcpuThread(
         host,
         text,
+        number,
         vcpu.task,
         weight_of(guest.nice),
         _allowed(guest.affinity, n, len(host.cpus)),
@@ -265,8 +264,9 @@ def _thread(
     host: Host, build: _Builder, entry: ThreadEntry, name: tuple[object, ...], allowed: int, pipe: Pipe | None
 ) -> None:
     text = "/".join(map(str, name))
-    task = host.kernel.new_task(text, KTHREAD if entry.kind == "kthread" else USER_TASK)
-    place: tuple[Any, ...] = (host, text, task, weight_of(entry.nice), allowed, round(entry.touches))
+    number = host.schedule.number()
+    task = host.schedule.new_task(number, text, KTHREAD if entry.kind == "kthread" else USER_TASK)
+    place: tuple[Any, ...] = (host, text, number, task, weight_of(entry.nice), allowed, round(entry.touches))
     own = ("threads", *name)
     use: dict[str, Any] = {
         "bursts": build.draws(entry.compute, *own, "compute"),

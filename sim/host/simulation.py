@@ -1,10 +1,11 @@
-"""One replication of one strategy on one host: built from a case, run, and measured."""
+"""One replication on one host: built from a case, run once, timed by one strategy, walked by all, and measured."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sim.costs.price import Prices
 from sim.costs.table import load
@@ -16,6 +17,7 @@ from sim.host.host import Host
 from sim.host.population import populate
 from sim.host.warmup import warmup_seconds
 from sim.kernel.operations import Operation
+from sim.kernel.walker import Walker
 from sim.results import Record
 from sim.scenario.cases import Case
 from sim.scenario.units import time_text
@@ -38,12 +40,11 @@ class Measurement:
         self.over = host.env.event()
         self.elapsed = 0
         self.totals: Counter[str] = Counter()
-        self.counts: Counter[tuple[Any, ...]] = Counter()
 
     def begin(self, cpu: HostCpu) -> None:
         """Warm-up is over on this CPU."""
         cpu.restart()
-        cpu.ledger.restart()
+        cpu.passes(Walker.begin)
         cpu.measuring = True
         self._begun[cpu.id] = cpu.clock
 
@@ -55,7 +56,7 @@ class Measurement:
         self.elapsed += cpu.clock - self._begun[cpu.id]
         for name in (*ACCOUNTS, *COUNTS):
             self.totals[name] += getattr(cpu, name)
-        self.counts.update(cpu.ledger.counts)
+        cpu.passes(Walker.end)
         self._left -= 1
         if not self._left:
             self.over.succeed()
@@ -86,8 +87,12 @@ class Measurement:
             )
 
 
-def simulate(case: Case, strategy: str, replication: int) -> Record:
-    """Runs one replication; the same arguments give the same record.
+def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: int) -> list[Record]:
+    """Runs one replication; the same arguments give the same records.
+
+    The host is timed by the strategy ``timed_by``, whose record comes first and has the metrics and latencies of the
+    schedule.  The others of ``strategies`` walk the same schedule; their records have a ledger and what the integrity
+    check found.  No record depends on which others there are.
 
     Time and costs are in TSC cycles.  Raises :class:`~sim.errors.InputError` for what only shows when the host is
     built or runs: a cost table that lacks the price of an operation, a strategy that the CPU cannot have, a CPU that
@@ -95,7 +100,8 @@ def simulate(case: Case, strategy: str, replication: int) -> Record:
     """
     env = Clock(initial_time=0)
     prices = current_prices(case.costs)
-    host = populate(case, strategy, replication, env, prices)
+    others = [strategy for strategy in dict.fromkeys(strategies) if strategy != timed_by]
+    host = populate(case, timed_by, others, replication, env, prices)
     measurement = Measurement(host)
     run = case.scenario.run
     warmup = case.cycles(warmup_seconds(case))
@@ -104,7 +110,14 @@ def simulate(case: Case, strategy: str, replication: int) -> Record:
             env.run(until=at)
         cross(host, what)
     measurement.finish(case)
-    return _record(case, strategy, replication, host, measurement, prices)
+    host.schedule.walk()
+    return [
+        _timing_record(case, timed_by, replication, host, measurement, prices),
+        *(
+            _record(case, timed_by, strategy, replication, walker, prices)
+            for strategy, walker in zip(others, host.schedule.others, strict=True)
+        ),
+    ]
 
 
 def cross(host: Host, what: Callable[[HostCpu], None]) -> None:
@@ -134,27 +147,35 @@ def _prices(costs: str, stamp: tuple[int, int] | None) -> Prices:
     return Prices(load(costs))
 
 
-def _record(
-    case: Case, strategy: str, replication: int, host: Host, measurement: Measurement, prices: Prices
+def _timing_record(
+    case: Case, timed_by: str, replication: int, host: Host, measurement: Measurement, prices: Prices
 ) -> Record:
+    """The record of the strategy that timed the host, whose accounts add up to the time that passed."""
+    record = _record(case, timed_by, timed_by, replication, host.schedule.timing, prices)
     totals = measurement.totals
-    rows = sorted((Operation(*key), n, n * prices[key]) for key, n in measurement.counts.items())
-    accounted, priced = sum(totals[name] for name in ACCOUNTS), sum(cycles for *_, cycles in rows)
+    accounted, priced = sum(totals[name] for name in ACCOUNTS), sum(cycles for *_, cycles in record.ledger)
     if accounted != measurement.elapsed or priced != totals["operations"]:
         raise AssertionError(
-            f"{case.name}, {strategy}: {measurement.elapsed} cycles elapsed, {accounted} are accounted for; "
+            f"{case.name}, {record.strategy}: {measurement.elapsed} cycles elapsed, {accounted} are accounted for; "
             f"operations took {totals['operations']}, the ledger says {priced}"
         )
     metrics: dict[str, tuple[int | float, str]] = {"elapsed_cycles": (measurement.elapsed, "TSC cycles")}
     metrics |= {metric: (totals[name], "TSC cycles") for name, metric in ACCOUNTS.items()}
     metrics |= {metric: (totals[name], "count") for name, metric in COUNTS.items()}
-    integrity = host.kernel.integrity
+    return replace(
+        record, metrics=metrics, latency={name: histogram.buckets() for name, histogram in host.latency.items()}
+    )
+
+
+def _record(case: Case, timed_by: str, strategy: str, replication: int, walker: Walker, prices: Prices) -> Record:
+    integrity = walker.kernel.integrity
     return Record(
         case=case.name,
+        timed_by=timed_by,
         strategy=strategy,
         replication=replication,
-        ledger=tuple(rows),
-        metrics=metrics,
-        latency={name: histogram.buckets() for name, histogram in host.latency.items()},
+        ledger=tuple(sorted((Operation(*key), n, n * prices[key]) for key, n in walker.measured.items())),
+        metrics={},
+        latency={},
         integrity=dict(sorted(integrity.counts.items())) if integrity else {},
     )

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from sim.host.exits import INF
 from sim.host.runqueue import Entity
 from sim.host.streams import Draws
-from sim.kernel import fpu, process
 from sim.kernel.state import Task
-from sim.xsave.components import XTILEDATA
+from sim.kernel.walker import Walker
 
 if TYPE_CHECKING:
     from sim.host.cpu import HostCpu
@@ -31,9 +30,10 @@ Steps = Generator[Any, None, bool]
 class Thread(Entity):
     """A thread of the host, and the span that it is in.
 
-    ``allowed`` are the CPUs on which it may run, as a mask; ``flow`` how much it touches, in bytes/s, and
-    ``kernel_flow`` the kernel on its behalf; ``left`` what is left of the span in cycles; ``account`` the attribute of
-    the CPU to which the span's time goes.
+    ``number`` is what walkers know it by, ``task`` what the strategy that times the host has of it.  ``allowed`` are
+    the CPUs on which it may run, as a mask; ``flow`` how much it touches, in bytes/s, and ``kernel_flow`` the kernel on
+    its behalf; ``left`` what is left of the span in cycles; ``account`` the attribute of the CPU to which the span's
+    time goes.
     """
 
     __slots__ = (
@@ -48,14 +48,16 @@ class Thread(Entity):
         "kernel_flow",
         "left",
         "name",
+        "number",
         "task",
         "woken_at",
     )
 
-    def __init__(self, host: "Host", name: str, task: Task, weight: int, allowed: int, flow: int) -> None:
+    def __init__(self, host: "Host", name: str, number: int, task: Task, weight: int, allowed: int, flow: int) -> None:
         super().__init__(weight)
         self.host = host
         self.name = name
+        self.number = number
         self.task = task
         self.allowed = allowed
         self.flow = self.kernel_flow = flow
@@ -71,7 +73,7 @@ class Thread(Entity):
 
     def enter(self, cpu: "HostCpu") -> None:
         """Return to user mode."""
-        process.return_to_user(cpu.kernel, cpu.cpu)
+        cpu.passes(Walker.return_to_user)
         if self.woken_at >= 0:
             self._has_woken(cpu, "thread")
 
@@ -160,9 +162,9 @@ class ComputeThread(Thread):
 
     __slots__ = ("_bursts", "_components", "_sleeps", "_syscalls", "_uses_fpu", "_wrote")
 
-    def __init__(self, host: "Host", name: str, task: Task, weight: int, allowed: int, flow: int, *, bursts: Draws,
-                 sleeps: Draws | None, syscalls: Draws, components: int, uses_fpu: Draws) -> None:  # fmt: skip
-        super().__init__(host, name, task, weight, allowed, flow)
+    def __init__(self, *place: Any, bursts: Draws, sleeps: Draws | None, syscalls: Draws, components: int,
+                 uses_fpu: Draws) -> None:  # fmt: skip
+        super().__init__(*place)
         self._bursts = bursts
         self._sleeps = sleeps
         self._syscalls = syscalls
@@ -176,18 +178,20 @@ class ComputeThread(Thread):
 
     def enter(self, cpu: "HostCpu") -> None:
         super().enter(cpu)
+        self._writes(cpu)
+
+    def _writes(self, cpu: "HostCpu") -> None:
+        """What the burst does to the registers, once."""
         if not self._wrote:
             self._wrote = True
-            user_writes(cpu, self._components)
+            cpu.passes(Walker.user_writes, self._components)
 
     def event(self, cpu: "HostCpu") -> Steps:
         cpu.count_bursts += 1
         syscall = self._syscalls.next()
         self._begin_burst()
         if self._sleeps is None and not syscall:
-            if not self._wrote:
-                self._wrote = True
-                user_writes(cpu, self._components)
+            self._writes(cpu)
             return True
         cpu.spend("syscall", syscall)
         yield from cpu.sync()
@@ -195,14 +199,6 @@ class ComputeThread(Thread):
             self.host.wake_after(self._sleeps.next(), self)
             cpu.block(self)
         return False
-
-
-def user_writes(cpu: "HostCpu", components: int) -> None:
-    """User code writes registers; the first use of AMX faults."""
-    if components & XTILEDATA and not cpu.cpu.current.fpstate.xfeatures & XTILEDATA:
-        cpu.cpu.unit.xfd_err = XTILEDATA
-        fpu.handle_xfd_event(cpu.kernel, cpu.cpu)
-    process.user_writes(cpu.kernel, cpu.cpu, components)
 
 
 class KernelThread(ComputeThread):
@@ -274,10 +270,11 @@ class ForkThread(ComputeThread):
     def event(self, cpu: "HostCpu") -> Steps:
         cpu.count_forks += 1
         self._children += 1
-        task = process.fork(cpu.kernel, cpu.cpu, f"{self.name}.{self._children}")
+        number = cpu.schedule.number()
+        task: Task = cpu.passes(Walker.fork, number, f"{self.name}.{self._children}")
         cpu.spend("syscall", self._syscalls.next())
         child = ChildThread(
-            self.host, task.name, task, self.weight, self.allowed, self.flow, bursts=self._bursts, sleeps=None,
+            self.host, task.name, number, task, self.weight, self.allowed, self.flow, bursts=self._bursts, sleeps=None,
             syscalls=self._syscalls, components=self._components, uses_fpu=self._uses_fpu, execs=self._execs,
         )  # fmt: skip
         yield from cpu.sync()
@@ -302,12 +299,12 @@ class ChildThread(ComputeThread):
     def enter(self, cpu: "HostCpu") -> None:
         if self._execs:
             self._execs = False
-            process.exec(cpu.kernel, cpu.cpu)
+            cpu.passes(Walker.exec)
         super().enter(cpu)
 
     def event(self, cpu: "HostCpu") -> Steps:
         cpu.count_bursts += 1
-        process.exit(cpu.kernel, cpu.cpu)
+        cpu.passes(Walker.exit)
         self.ended = True
         yield from cpu.sync()
         cpu.block(self)
@@ -319,8 +316,8 @@ class IdleThread(Thread):
 
     __slots__ = ()
 
-    def __init__(self, host: "Host", task: Task) -> None:
-        super().__init__(host, task.name, task, 1024, 0, 0)
+    def __init__(self, host: "Host", number: int, task: Task) -> None:
+        super().__init__(host, task.name, number, task, 1024, 0, 0)
         self.account = "idle"
         self.left = INF
         self.blocked = False

@@ -6,11 +6,10 @@ from sim.host.cpu import Work
 from sim.host.exits import INF, ExitCost, ExitKind
 from sim.host.guest_span import GUEST, GuestSpan
 from sim.host.halt_polling import HaltPolling
-from sim.host.ledger import Keys
 from sim.host.streams import Draws
-from sim.host.thread import Steps, user_writes
-from sim.kernel import guest, kvm
-from sim.kernel.state import Cpu
+from sim.host.thread import Steps
+from sim.kernel.operations import Keys
+from sim.kernel.walker import Walker
 
 if TYPE_CHECKING:
     from sim.host.cpu import HostCpu
@@ -78,7 +77,7 @@ class VcpuThread(GuestSpan):
     def enter(self, cpu: "HostCpu") -> None:
         if self.account == VMM:
             super().enter(cpu)
-            user_writes(cpu, self._vmm_components)
+            cpu.passes(Walker.user_writes, self._vmm_components)
             return
         if self.account == POLLING:
             if not self._take_pending():
@@ -89,7 +88,7 @@ class VcpuThread(GuestSpan):
             self._does(GUEST)
         learning, clean = self._learning, self.vcpu.guest_state_loaded and not self.task.need_fpu_load
         before = cpu.ledger.mark
-        kvm.vcpu_enter_guest(cpu.kernel, cpu.cpu)
+        cpu.passes(Walker.vm_entry)
         if learning is not None:
             self._learning = None
             if clean:
@@ -110,7 +109,7 @@ class VcpuThread(GuestSpan):
         """The guest's first instructions."""
         self._begun = True
         if self._use.constant:
-            guest.writes_carried(cpu.kernel, cpu.cpu, 0)
+            cpu.passes(Walker.guest_writes_carried)
 
     # Out of the span.
 
@@ -133,7 +132,7 @@ class VcpuThread(GuestSpan):
         """The VM exit; True if the fastpath has entered the guest again."""
         ledger = cpu.ledger
         before = ledger.mark
-        again = kvm.vm_exit(cpu.kernel, cpu.cpu, kind.reason)
+        again: bool = cpu.passes(Walker.vm_exit, kind.reason)
         cpu.count_exits += 1
         if kind.cost is None and not kind.effect and cpu.host.batch:
             keys = ledger.recorded_since(before)
@@ -146,9 +145,11 @@ class VcpuThread(GuestSpan):
 
     def event(self, cpu: "HostCpu") -> Steps:
         if self.account == VMM:
-            if (elsewhere := cpu.vmcs_elsewhere(self.vcpu)) is not None:
+            if cpu.vmcs_is_elsewhere(self.vcpu):
                 yield from cpu.sync()
-            self._kvm_run(cpu, elsewhere)
+            cpu.passes(Walker.enter_kvm_run)
+            cpu.count_loads += 1
+            self._does(GUEST)
             return False
         if self.account == POLLING:
             yield from cpu.sync()
@@ -186,21 +187,10 @@ class VcpuThread(GuestSpan):
 
     def _to_user_space(self, cpu: "HostCpu", kind: ExitKind) -> None:
         assert kind.vmm is not None
-        kernel, c = cpu.kernel, cpu.cpu
-        kvm.kvm_run_exit(kernel, c)
-        kvm.kvm_put_guest_fpu(kernel, c)
-        kvm.vcpu_put(kernel, c)
+        cpu.passes(Walker.leave_kvm_run)
         cpu.count_round_trips += 1
         self._does(VMM)
         self.left = kind.vmm.next()
-
-    def _kvm_run(self, cpu: "HostCpu", vmcs_on: Cpu | None) -> None:
-        kernel, c = cpu.kernel, cpu.cpu
-        kvm.kvm_run(kernel, c)
-        cpu.send_vmclear(vmcs_on)
-        kvm.kvm_load_guest_fpu(kernel, c)
-        kvm.kvm_run_entry(kernel, c)
-        self._does(GUEST)
 
     # Requests, HLT and interrupts for the guest.
 

@@ -153,10 +153,6 @@ class _WatchedLedger(PricedLedger):
         self._begun.append((self._watch.cpus[self._number].clock + self._ahead, key, cycles))
         self._ahead += cycles
 
-    def take_back(self) -> tuple[Any, ...]:
-        self._ahead -= self._begun.pop()[2]
-        return super().take_back()
-
     def charge(self) -> int:
         if self._watch.cpus[self._number].measuring:
             for time, key, cycles in self._begun:
@@ -188,7 +184,7 @@ def watch(case: Case, strategy: str, replication: int, watcher: Watcher) -> Iter
     env, prices = Clock(initial_time=0), current_prices(case.costs)
     begin, end = window(case)
     seen = _Watch(watcher, begin, end)
-    host = populate(case, strategy, replication, env, prices, lambda cpu: _WatchedLedger(prices, seen, cpu))
+    host = populate(case, strategy, (), replication, env, prices, lambda cpu: _WatchedLedger(prices, seen, cpu))
     seen.attach(host)
     measurement = Measurement(host)
 

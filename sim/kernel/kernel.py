@@ -5,19 +5,28 @@ The flow itself is in :mod:`sim.kernel.fpu`, :mod:`sim.kernel.process`, :mod:`si
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from sim.kernel.carriers import hooks
 from sim.kernel.config import CET, Config
 from sim.kernel.integrity import Integrity
-from sim.kernel.operations import Ledger, LedgerFactory
+from sim.kernel.operations import Key, Ledger, LedgerFactory
 from sim.kernel.state import IDLE_TASK, USER_TASK, VCPU_TASK, Context, Cpu, Fpstate, Task, Vcpu
 from sim.xsave.area import INIT, Area
 from sim.xsave.components import CET_S, COMPACTED, PKRU
 from sim.xsave.unit import Unit
 
 Hook = Callable[["Kernel", Cpu, Vcpu], None]
-BufferLevel = Callable[[Cpu, Area], str]
+
+
+class BufferLevel(Protocol):
+    """Says where an area is (L1, L2, memory) when an instruction uses it."""
+
+    def __call__(self, cpu: Cpu, area: Area) -> str: ...
+
+    def forget(self, area: Area) -> None:
+        """The area has been freed."""
+
 
 MSRS: Final = {
     "XFD": 0x1C4,
@@ -43,8 +52,9 @@ class IllegalFlow(Exception):
 class Kernel:
     """One booted kernel with ``cpus`` CPUs, all idle.
 
-    ``ledger`` makes the ledger of each CPU; ``buffer_level``, if given, says where an area is (L1, L2, memory) when an
-    instruction uses it.  ``integrity`` is None when the check is off.  ``tracing`` passes tracepoints to the ledgers.
+    ``ledger`` makes the ledger of each CPU; with ``buffer_level`` operations know where their buffer is.  ``integrity``
+    is None when the check is off.  ``tracing`` passes tracepoints to the ledgers.  ``call_function_single`` runs an
+    operation on another CPU (smp_call_function_single()), by default at once.
     """
 
     def __init__(
@@ -63,6 +73,7 @@ class Kernel:
         self.strategy = config.strategy
         self.buffer_level = buffer_level
         self.tracing = tracing
+        self.call_function_single: Callable[[Cpu, Key], None] = lambda cpu, key: cpu.record(key)
         self.pku = config.pku
         self.xfd_features = config.xfd
         self.tif_set_on_prev = config.version.need_fpu_load_set_on == "prev"
@@ -144,6 +155,8 @@ class Kernel:
     def forget(self, task: Task) -> None:
         """A task has been freed (free_task()); what it left in registers stays somebody's whose name is gone."""
         del self.contexts[task.context.id]
+        if self.buffer_level is not None:
+            self.buffer_level.forget(task.fpstate.area)
 
     def new_vcpu(self, name: str) -> Vcpu:
         """A vCPU thread (in user mode, in the VMM) and its vCPU, as KVM_CREATE_VCPU and KVM_SET_CPUID2 leave them."""

@@ -85,6 +85,10 @@ class Operation(NamedTuple):
     level: str = ""
 
 
+Key = tuple[Any, ...]
+"""The fields of an :class:`Operation` without those that have their default: what a ledger counts by."""
+Keys = tuple[Key, ...]
+
 FOLD_AT: Final = 256
 """How many operations may be pending in a :class:`Ledger` before a context switch folds them."""
 
@@ -96,12 +100,13 @@ class Ledger:
     the append of a list, which :meth:`fold` counts now and then, faster than one by one.
     """
 
-    __slots__ = ("_counts", "pending", "record")
+    __slots__ = ("_counts", "_repeated", "pending", "record")
 
     def __init__(self) -> None:
-        self._counts: Counter[tuple[Any, ...]] = Counter()
-        self.pending: list[tuple[Any, ...]] = []
-        self.record: Callable[[tuple[Any, ...]], None] = self.pending.append
+        self._counts: Counter[Key] = Counter()
+        self._repeated: dict[int, tuple[Keys, int]] = {}
+        self.pending: list[Key] = []
+        self.record: Callable[[Key], None] = self.pending.append
 
     def trace(self, event: str, **fields: object) -> None:
         """A tracepoint was passed; a ledger does not keep it."""
@@ -111,11 +116,25 @@ class Ledger:
         self._counts.update(self.pending)
         self.pending.clear()
 
+    def repeat(self, keys: Keys, times: int) -> None:
+        """The operations ``keys`` ran ``times`` more times."""
+        # By identity: to hash the whole sequence takes longer than to add.
+        _, before = self._repeated.get(id(keys), (keys, 0))
+        self._repeated[id(keys)] = keys, before + times
+
     @property
-    def counts(self) -> Counter[tuple[Any, ...]]:
+    def counts(self) -> Counter[Key]:
         """The number of times that each operation ran, by the tuples given to ``record``."""
         self.fold()
+        for keys, times in self._repeated.values():
+            for key in keys:
+                self._counts[key] += times
+        self._repeated.clear()
         return self._counts
+
+    def restart(self) -> None:
+        """Forgets what was counted: a measurement begins."""
+        self.counts.clear()
 
     def rows(self) -> Iterator[tuple[Operation, int]]:
         """Every operation that ran, with its count."""

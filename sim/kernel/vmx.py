@@ -32,7 +32,7 @@ def vcpu_load(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
     elsewhere = vcpu.vmcs_cpu
     if elsewhere is not None and elsewhere is not cpu:
         cpu.record((kind, VCPU_LOAD, IPI))
-        elsewhere.record((elsewhere.current.kind, VCPU_LOAD, VMCLEAR))
+        k.call_function_single(elsewhere, (elsewhere.current.kind, VCPU_LOAD, VMCLEAR))
         if elsewhere.current_vmcs is vcpu:
             elsewhere.current_vmcs = None
     vcpu.vmcs_cpu = cpu

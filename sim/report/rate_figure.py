@@ -63,11 +63,11 @@ def _laws(comparison: Comparison, styles: Mapping[str, Style]) -> Figure:
         2,
         per_strategy=False,
     )
-    found = {(row["case"], row["strategy"]): row for row in rates.df_rates(comparison).to_dict("records")}
+    found = {row["case"]: row for row in rates.df_rates(comparison).to_dict("records")}
     laws = rates.laws(comparison)
     for case, axes_of_case in zip(cases, panels, strict=False):
         name = case["case"]
-        at = found.get((name, comparison.references[name]))
+        at = found.get(name)
         for axes, rate in zip(axes_of_case, NAMES, strict=True):
             if case["strategies"] == [comparison.references[name]]:
                 figures.nothing(axes, figures.ONLY_THE_REFERENCE)

@@ -86,8 +86,7 @@ class ResultDirectory:
 
     def keep(self, record: Record) -> None:
         """Keeps a finished replication, for a later run if this one does not get to its end."""
-        part = (record.case, record.strategy, record.replication)
-        manifests.write_text(self._part(part), json.dumps(_as_json(record)))
+        manifests.write_text(self._part(record.part), json.dumps(_as_json(record)))
 
     def kept(self, parts: Iterable[Part]) -> Iterator[Record]:
         """Those of ``parts`` that are finished."""
@@ -143,6 +142,7 @@ def _set_aside(path: Path) -> Path | None:
 def _as_json(record: Record) -> dict[str, Any]:
     return {
         "case": record.case,
+        "timed_by": record.timed_by,
         "strategy": record.strategy,
         "replication": record.replication,
         "ledger": [[*operation, count, cycles] for operation, count, cycles in record.ledger],
@@ -159,6 +159,7 @@ def _from_json(path: Path) -> Record:
     found = json.loads(path.read_text(encoding="utf-8"))
     return Record(
         case=found["case"],
+        timed_by=found["timed_by"],
         strategy=found["strategy"],
         replication=found["replication"],
         ledger=tuple((Operation(*row[:-2]), row[-2], row[-1]) for row in found["ledger"]),
@@ -185,8 +186,7 @@ def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> R
         found = {name: tables.read(name, path / f"{name}.parquet") for name in SCHEMAS}
     elif incomplete_ok:
         records = [_from_json(part) for part in sorted((path / PARTS).glob("*.json"))]
-        known = {(case["case"], strategy) for case in manifest["cases"] for strategy in case["strategies"]}
-        asked = [r for r in records if (r.case, r.strategy) in known and r.replication < manifest["replications"]]
+        asked = [r for r in records if r.replication < manifest["replications"]]
         found = tables.frames(asked, manifest["cases"])
     else:
         ended = {

@@ -1,17 +1,20 @@
-"""One replication of one strategy in one case, as the simulated host gives it."""
+"""One strategy on one replication's schedule of one case, as the simulated host gives it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sim.kernel.operations import Operation
 
-Part = tuple[str, str, int]
-"""What is one replication: case, strategy and number."""
+Part = tuple[str, str, str, int]
+"""What is one record: case, the strategy that times the schedule, the strategy that walks it, replication."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One replication of one strategy in one case, over the measurement phase only.
+    """One strategy on one schedule, over the measurement phase only.
+
+    ``timed_by`` is the strategy whose operations took the host's time.  Only the record in which that is the strategy
+    itself has metrics and latencies, which are the schedule's.
 
     ``ledger``: every operation that ran, with its count and the TSC cycles that it took (count x price).
     ``metrics``: by name, a value and its unit.  ``latency``: by name of the histogram, the number of samples by bucket;
@@ -20,9 +23,15 @@ class Record:
     """
 
     case: str
+    timed_by: str
     strategy: str
     replication: int
     ledger: tuple[tuple[Operation, int, int], ...]
     metrics: Mapping[str, tuple[int | float, str]]
     latency: Mapping[str, Mapping[tuple[int, int], int]]
     integrity: Mapping[str, int]
+
+    @property
+    def part(self) -> Part:
+        """What identifies it."""
+        return (self.case, self.timed_by, self.strategy, self.replication)

@@ -3,7 +3,7 @@
 Rows are in an order that depends on nothing but their contents, so that the number of jobs cannot be seen in them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,15 +15,16 @@ import pyarrow.parquet as pq
 from sim.errors import InputError
 from sim.results.record import Record
 
-RUN_COLUMNS: Final = ("case", "strategy", "replication")
-"""What identifies a replication; the first columns of every table."""
+RUN_COLUMNS: Final = ("case", "timed_by", "strategy", "replication")
+"""What identifies a record: a case, the strategy that timed its schedule, the one that walked it, the replication; the
+first columns of every table."""
 
 KEY_COLUMNS: Final = ("thread_kind", "phase", "operation", "rfbm", "components", "initialised", "level")
 """What identifies an operation; the fields of :class:`sim.kernel.operations.Operation`."""
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
-    run = [("case", pa.string()), ("strategy", pa.string()), ("replication", pa.int64())]
+    run = [(name, pa.int64() if name == "replication" else pa.string()) for name in RUN_COLUMNS]
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in (*run, *columns.items())])
 
 
@@ -50,11 +51,15 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
 class Results:
     """The results of a run.
 
-    ``ledger``: one row per replication and operation: case, strategy, replication, thread_kind, phase, operation, rfbm,
-    components (of a save: written; of a restore: loaded), initialised, level, count, cycles (TSC; count x price).
-    ``metrics``: case, strategy, replication, metric, unit, value, as the simulated host counted them.
-    ``latency``: case, strategy, replication, histogram, low, high, count; a bucket is [low, high) in TSC cycles.
-    ``integrity``: case, strategy, replication, kind, count; no row where nothing was found.
+    Every row begins with case, timed_by, strategy, replication: in one replication of a case all strategies walk the
+    schedule of a host that one of them times.  An independent run of a strategy is one that it times itself.
+
+    ``ledger``: one row per operation: thread_kind, phase, operation, rfbm, components (of a save: written; of a
+    restore: loaded), initialised, level, count, cycles (TSC; count x price).
+    ``metrics``: metric, unit, value, as the simulated host counted them; they are the schedule's, so strategy is
+    timed_by.
+    ``latency``: histogram, low, high, count, likewise; a bucket is [low, high) in TSC cycles.
+    ``integrity``: kind, count; no row where nothing was found.
 
     All are about the measurement phase.  ``manifest`` says what was run, and with what; ``costs`` holds the cost tables
     by name, as they were.  ``directory`` is where it all lies, or None.
@@ -128,25 +133,30 @@ _ROWS: Final = {
 }
 
 
-def frames(records: Iterable[Record], cases: Iterable[Mapping[str, Any]]) -> dict[str, pd.DataFrame]:
-    """The four tables by name, in the order of ``cases``, of their strategies, of replications, and then of all else.
+def _place(record: Record, cases: Iterable[Mapping[str, Any]]) -> tuple[int, int, int, int] | None:
+    """Where a record stands among those of ``cases``; None if nobody asked for it."""
+    for i, case in enumerate(cases):
+        if case["case"] != record.case:
+            continue
+        names = list(dict.fromkeys((*case["strategies"], case["timed_by"])))
+        independent = record.timed_by != case["timed_by"]
+        if record.strategy in names and (not independent or record.timed_by == record.strategy):
+            return i, int(independent), names.index(record.strategy), record.replication
+    return None
 
-    ``cases`` are entries of the manifest; of each the keys "case" and "strategies" are read.
+
+def frames(records: Iterable[Record], cases: Sequence[Mapping[str, Any]]) -> dict[str, pd.DataFrame]:
+    """The four tables by name: by case, what walked its schedule before independent runs, by strategy, by replication.
+
+    ``cases`` are entries of the manifest; of each the keys "case", "timed_by" and "strategies" are read.  Records that
+    nobody asked for there are left out.
     """
-    order = {
-        (case["case"], strategy): (i, j)
-        for i, case in enumerate(cases)
-        for j, strategy in enumerate(case["strategies"])
-    }
-    ordered = sorted(records, key=lambda record: (order[record.case, record.strategy], record.replication))
+    placed = [(where, record) for record in records if (where := _place(record, cases)) is not None]
+    ordered = [record for _, record in sorted(placed, key=lambda each: each[0])]
     tables = {}
     for name, rows_of in _ROWS.items():
         schema = SCHEMAS[name]
-        rows = [
-            (record.case, record.strategy, record.replication, *row)
-            for record in ordered
-            for row in sorted(rows_of(record))
-        ]
+        rows = [(*record.part, *row) for record in ordered for row in sorted(rows_of(record))]
         columns = zip(*rows, strict=True) if rows else [()] * len(schema.names)
         arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
         tables[name] = pa.Table.from_arrays(arrays, schema=schema).to_pandas()

@@ -63,6 +63,11 @@ class Case:
     strategies: tuple[str, ...]
     reference: str
 
+    @property
+    def timed_by(self) -> str:
+        """The strategy whose costs time the schedule."""
+        return REFERENCE if refused(self.settings(REFERENCE)) is None else FALLBACK
+
     def cycles(self, seconds: float) -> int:
         """A time in whole TSC cycles."""
         return round(seconds * self.tsc_hz)

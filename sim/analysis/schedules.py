@@ -1,0 +1,43 @@
+"""The two estimates that results may hold: strategies on one schedule, and independent runs of each.
+
+In each replication of a case one strategy times the host, and all walk its schedule: what they differ in are their own
+operations.  In an independent run a strategy times a host of its own: what differs besides is how the host reacts.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pandas as pd
+
+from sim.results.tables import SCHEMAS, Results
+
+
+def walked(results: Results) -> Results:
+    """The records of the schedules that all strategies walked.
+
+    Results of version 0.1.0 have none (the case's "timed_by" is None): there each strategy timed its own.
+    """
+    timed_by = {case["case"]: case["timed_by"] for case in results.cases}
+
+    def wanted(frame: pd.DataFrame) -> pd.Series:
+        of_case = frame["case"].map(timed_by)
+        return (frame["timed_by"] == of_case) | of_case.isna()
+
+    return _only(results, wanted)
+
+
+def independent(results: Results) -> Results:
+    """The records of strategies that timed a host of their own."""
+    return _only(results, lambda frame: frame["timed_by"] == frame["strategy"])
+
+
+def has_feedback(results: Results) -> bool:
+    """Whether there are independent runs of all strategies that are compared."""
+    found = independent(results).metrics
+    there = set(zip(found["case"], found["strategy"], strict=True))
+    return all((case["case"], strategy) in there for case in results.cases for strategy in case["strategies"])
+
+
+def _only(results: Results, wanted: Callable[[pd.DataFrame], pd.Series]) -> Results:
+    tables = {name: getattr(results, name) for name in SCHEMAS}
+    return replace(results, **{name: frame[wanted(frame)].reset_index(drop=True) for name, frame in tables.items()})
