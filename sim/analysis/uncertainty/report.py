@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sim.analysis.schedules import walked
 from sim.analysis.uncertainty.breakeven import BreakEven, break_even, together
 from sim.analysis.uncertainty.coefficients import Coefficients, from_ledger
 from sim.analysis.uncertainty.draws import DISTRIBUTIONS, Distributions, factor
@@ -114,6 +115,7 @@ def read_cases(results: "Results") -> list[Coefficients]:
 
     Raises :class:`InputError` for a run of one strategy, which has no ranking.
     """
+    results = walked(results)
     tables = {name: _table(document) for name, document in results.costs.items()}
     found = []
     for case in results.cases:

@@ -1,0 +1,167 @@
+"""The answer of a run, case by case: what each strategy's own operations cost, how sure that is, and under which load.
+
+Own operations are the difference in operations on one schedule, priced at the values of the cost table.  Two things are
+not known exactly: the rates of a longer run (an interval over the replications) and the costs (a range over draws from
+the table's rows).  They are stated apart.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+
+from sim.analysis import estimates
+from sim.analysis.pricing import with_tables
+from sim.analysis.uncertainty.coefficients import Array, Coefficients, from_ledger, values
+from sim.analysis.uncertainty.draws import Ranges, draw
+from sim.costs.price import in_tsc
+
+if TYPE_CHECKING:
+    from sim.analysis.comparison import Comparison
+
+DRAWS: Final = 10_000
+SEED: Final = 1
+LEVEL: Final = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over ``n`` replications with its 95 % t interval, in ``unit``; no interval (NaN) for one replication."""
+
+    mean: float
+    low: float
+    high: float
+    unit: str
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The middle 95 % of draws of the costs, and their median."""
+
+    low: float
+    median: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Own operations of ``a`` less those of ``b`` in a case, in TSC cycles per vCPU-second (CPU-second, without vCPUs).
+
+    Prices are not rounded to whole cycles here, as those of the ledger are, so that draws of the costs are beside them.
+    ``cheaper`` is the share of the draws in which ``a`` costs less than ``b``; ``assumed`` the share of the difference
+    that rests on assumed cost rows; ``rows`` are the cost rows behind it, the one with most cycles first.
+    """
+
+    case: str
+    a: str
+    b: str
+    own: Estimate
+    own_without_xss: Estimate
+    range: Range
+    range_without_xss: Range
+    p: float
+    p_without_xss: float
+    cheaper: float
+    assumed: float
+    rows: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the schedule was, per vCPU-second or CPU-second, and the share of all CPU time that was not idle."""
+
+    exits: float
+    switches: float
+    kvm_runs: float
+    halts: float
+    load_puts: float
+    busy: float
+
+
+class Answers:
+    """The answers of a comparison; draws of a case's costs are made once."""
+
+    def __init__(self, comparison: "Comparison") -> None:
+        self._comparison = comparison
+        self._drawn: dict[str, tuple[Coefficients, Array]] = {}
+        self._tables = with_tables(comparison.results)
+
+    def _case(self, name: str) -> tuple[Coefficients, Array]:
+        """The coefficients of a case (strategies x replications x rows), and draws of the rows in TSC cycles."""
+        if name not in self._drawn:
+            results = self._comparison.results
+            case, table = results.case(name), self._tables[name]
+            coefficients = from_ledger(results.ledger, case, int(results.manifest["replications"]), table)
+            used = tuple(bool(each) for each in np.any(coefficients.total != 0, axis=(0, 1)))
+            drawn = draw(Ranges(table, used, "table"), DRAWS, 1, SEED)
+            self._drawn[name] = coefficients, drawn.rows
+        return self._drawn[name]
+
+    def difference(self, case: str, a: str, b: str) -> Difference:
+        """``a`` less ``b`` in ``case``, both walked there."""
+        coefficients, draws = self._case(case)
+        i, j = (coefficients.strategies.index(name) for name in (a, b))
+        table = coefficients.table
+        at_values = in_tsc(table, values(table))
+        moved = coefficients.total[i] - coefficients.total[j]
+        without = moved - (coefficients.xss[i] - coefficients.xss[j])
+        by_row = np.abs(moved.mean(axis=0) * at_values)
+        order = [row for row in np.argsort(-by_row, kind="stable") if by_row[row] > 0]
+        rows = list(table.rows.values())
+        assumed = sum(by_row[row] for row in order if rows[row].grade == "assumed")
+        unit = "cycles/vCPU-s" if coefficients.per == "vCPU-second" else "cycles/CPU-s"
+        drawn = draws @ moved.mean(axis=0)
+        with_xss, without_xss = moved @ at_values, without @ at_values
+        return Difference(
+            case=case,
+            a=a,
+            b=b,
+            own=_estimate(with_xss, unit),
+            own_without_xss=_estimate(without_xss, unit),
+            range=_range(drawn),
+            range_without_xss=_range(draws @ without.mean(axis=0)),
+            p=_p(with_xss),
+            p_without_xss=_p(without_xss),
+            cheaper=float(np.mean(drawn < 0)),
+            assumed=float(assumed / by_row.sum()) if by_row.any() else 0.0,
+            rows=tuple(rows[row].id for row in order),
+        )
+
+    def load(self, case: str) -> Load:
+        """The load that was realised in ``case``."""
+        document = self._comparison.results.case(case)
+        found = self._comparison.df_schedule()
+        means = found[found["case"] == case].set_index("metric")["mean"]
+        per = document["vcpus"] or document["cpus"]
+
+        def rate(metric: str) -> float:
+            return float(means.get(f"{metric}_per_second", np.nan) / per)
+
+        return Load(
+            exits=rate("vm_exits"),
+            switches=rate("context_switches"),
+            kvm_runs=rate("kvm_run_round_trips"),
+            halts=rate("halts"),
+            load_puts=rate("vcpu_loads"),
+            busy=float(1 - means["time_idle"] / 100),
+        )
+
+
+def _estimate(by_replication: Array, unit: str) -> Estimate:
+    frame = pd.DataFrame({"all": "", "value": by_replication})
+    found = estimates.with_intervals(frame, ["all"]).iloc[0]
+    return Estimate(float(found["mean"]), float(found["low"]), float(found["high"]), unit, int(found["n"]))
+
+
+def _p(by_replication: Array) -> float:
+    n = len(by_replication)
+    spread = by_replication.std(ddof=1) if n > 1 else np.nan
+    found = estimates.p_values(np.array([by_replication.mean()]), np.array([spread]), np.array([n]))
+    return float(found[0])
+
+
+def _range(draws: Array) -> Range:
+    low, median, high = np.quantile(draws, ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2))
+    return Range(float(low), float(median), float(high))
