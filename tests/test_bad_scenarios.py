@@ -91,6 +91,64 @@ WRONG = {
     "share above 1": (also(EXIT, "kernel_fpu = 1.5"), "guests.web.exits.io.kernel_fpu", "found 1.5", "0 to 1"),
     "share that is no number": (also(EXIT, "kernel_fpu = nan"), "io.kernel_fpu", "found nan", "0 to 1"),
     "no replications": (also(RUN, "replications = 0"), "run.replications", "found 0", "1 to 100000"),
+    "replications beside precision": (
+        also(RUN, 'replications = 3\nprecision = "2 %"'), "run.precision", "beside replications", "one or the other",
+    ),
+    "replications beside their bounds": (
+        also(RUN, "replications = 3\nmax_replications = 5"), "run.max_replications", "beside replications", "exact",
+    ),
+    "precision of 0": (also(RUN, 'precision = "0 %"'), "run.precision", "found '0 %'", "a share above 0"),
+    "precision without unit": (also(RUN, "precision = 0.02"), "run.precision", "found 0.02", "a share like '2 %'"),
+    "precision of the whole and more": (also(RUN, 'precision = "101 %"'), "run.precision", "'101 %'", "at most 100 %"),
+    "more replications at least than at most": (
+        also(RUN, "min_replications = 30\nmax_replications = 20"), "run.min_replications", "found 30", "which is 20",
+    ),
+    "more replications at least than the default has at most": (
+        also(RUN, "min_replications = 101"), "run.min_replications", "found 101", "which is 100",
+    ),
+    "no replication at least": (also(RUN, "min_replications = 0"), "run.min_replications", "found 0", "1 to 100000"),
+    "a time that is a share": (also(RUN, 'warmup = "2 %"'), "run.warmup", "found '2 %'", "a time like"),
+    "timed by nobody": (also(RUN, 'timed_by = "free-sp"'), "run.timed_by", "'free-sp'", "did you mean 'free-ssp'?"),
+    "timed by the empty name": (also(RUN, 'timed_by = ""'), "run.timed_by", "found ''", "the name of a strategy"),
+    "contrast that is no pair": (also(RUN, 'contrasts = ["a", "b"]'), "run.contrasts[0]", "found 'a'", "a list"),
+    "contrast of one": (
+        also(RUN, 'contrasts = [["no-cet"]]'), "run.contrasts[0]", "found ['no-cet']", "a list of 2 or more",
+    ),
+    "contrast of three": (
+        also(RUN, 'contrasts = [["no-cet", "free-ssp", "xstate-all"]]'), "run.contrasts[0]", "found", "up to 2",
+    ),
+    "contrast with an unknown strategy": (
+        also(RUN, 'contrasts = [["no-cet", "xstate-gest"]]'), "run.contrasts", "'xstate-gest'", "'xstate-guest'?",
+    ),
+    "contrast with itself": (
+        also(RUN, 'contrasts = [["no-cet", "no-cet"]]'), "run.contrasts[0]", "'no-cet' twice", "two that differ",
+    ),
+    "a contrast the other way round": (
+        also(RUN, 'contrasts = [["no-cet", "free-ssp"], ["free-ssp", "no-cet"]]'),
+        "run.contrasts[1]", "a second time", "each pair once",
+    ),
+    "contrast with a case on one side": (
+        also(RUN, 'contrasts = [["no-cet@sapphire-rapids v6.18", "free-ssp"]]'),
+        "run.contrasts[0]", "'no-cet@sapphire-rapids v6.18'", "without a case", "for both or none",
+    ),
+    "contrast in a case that there is not": (
+        also(RUN, 'contrasts = [["no-cet@sapphire-rapids v6.18", "no-cet@sapphire-rapids v6.19"]]'),
+        "run.contrasts[0]", "unknown case 'sapphire-rapids v6.19'", "did you mean 'sapphire-rapids v6.18'?",
+    ),
+    "contrast that is possible nowhere": (
+        also(RUN, 'contrasts = [["no-cet", "free-ssp"]]').replace(HOST, HOST + '\nkernel = ["v6.6"]'),
+        "run.contrasts[0]", "strategy free-ssp on v6.6", "no-cet",
+    ),
+    "contrast that is impossible in the case that it names": (
+        also(RUN, 'contrasts = [["no-cet@sapphire-rapids v6.18", "free-ssp@sapphire-rapids v6.6"]]').replace(
+            HOST, HOST + '\nkernel = ["v6.18", "v6.6"]'
+        ),
+        "run.contrasts", "strategy free-ssp on v6.6", "no-cet",
+    ),
+    "a case that there is not": (
+        also(RUN, 'cases = ["sapphire-rapids"]'), "run.cases[0]", "unknown case 'sapphire-rapids'", "v6.18'?",
+    ),
+    "no case": (also(RUN, "cases = []"), "run.cases", "an empty list", "names of cases"),
     "negative seed": (also(RUN, "seed = -1"), "run.seed", "found -1", "0 or more"),
     "measure of 0": (instead(RUN, 'measure = "0 ms"'), "run.measure", "found '0 ns'", "a time above 0"),
     "HZ that no kernel has": (also(HOST, "hz = 200"), "host.hz", "found 200", "100, 250, 300, 1000"),
@@ -210,9 +268,8 @@ WRONG = {
         also(HOST, 'costs = { zen44 = "zen4" }'),
         "host.costs.zen44", "'zen44'", "'zen4'?",
     ),
-    "TSC of another CPU only": (
-        instead(TSC, 'tsc = { zen4 = "2 GHz" }'),
-        "host.tsc", "sapphire-rapids is missing", "a rate",
+    "TSC of a CPU that there is not": (
+        instead(TSC, 'tsc = { zen6 = "2 GHz" }'), "host.tsc.zen6", "unknown CPU 'zen6'", "did you mean 'zen",
     ),
     "unknown carried state": (also(KERNEL, 'carried = "cet"'), "kernel.carried", "'cet'", "did you mean 'cet-s'?"),
     "unknown component": (

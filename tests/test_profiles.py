@@ -93,6 +93,24 @@ def test_cache_sizes_are_those_that_the_vendors_publish(name, l1d_kib, l2_kib):
 
 
 @pytest.mark.parametrize(
+    ("name", "ghz"),
+    [
+        ("skylake-sp", 2.1),
+        ("ice-lake-sp", 2.4),
+        ("sapphire-rapids", 2.592),
+        ("emerald-rapids", 2.1),
+        ("granite-rapids", 3.0),
+        ("zen3", 2.45),
+        ("zen4", 2.596),
+        ("zen5", 2.6),
+        ("ibt-no-shstk", 2.592),
+    ],
+)
+def test_the_tsc_counts_at_the_base_frequency_or_at_what_the_crystal_makes_of_it(name, ghz):
+    assert profile(name).tsc_hz == pytest.approx(ghz * 1e9)
+
+
+@pytest.mark.parametrize(
     ("name", "xcr0", "xss"),
     [
         # What was enabled when the dumps were made follows from the sizes themselves: an OS without protection keys

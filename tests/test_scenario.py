@@ -19,10 +19,23 @@ from sim.errors import InputError
 from sim.kernel.config import boot
 from sim.kernel.strategies import ORDER
 from sim.scenario import document
-from sim.scenario.cases import base_slice, cases
+from sim.scenario.cases import base_slice, cases, contrasts
+from sim.scenario.contrasts import Contrast, Operand
 from sim.scenario.distribution import Distribution, Intervals, Times
-from sim.scenario.reading import read
-from sim.scenario.units import FLOWS, RATES, SIZES, TIMES, flow_text, parsed, rate_text, size_text, time_text
+from sim.scenario.reading import read, vary
+from sim.scenario.units import (
+    FLOWS,
+    PERCENT,
+    RATES,
+    SIZES,
+    TIMES,
+    flow_text,
+    parsed,
+    percent_text,
+    rate_text,
+    size_text,
+    time_text,
+)
 from sim.scenario.writing import toml_text
 
 ROOT = Path(__file__).parent.parent
@@ -130,7 +143,13 @@ def test_a_case_goes_to_another_process():
 
 @pytest.mark.parametrize(
     ("text", "units", "most"),
-    [(time_text, TIMES, 3600.0), (rate_text, RATES, 1e12), (size_text, SIZES, 2.0**40), (flow_text, FLOWS, 1e12)],
+    [
+        (time_text, TIMES, 3600.0),
+        (rate_text, RATES, 1e12),
+        (size_text, SIZES, 2.0**40),
+        (flow_text, FLOWS, 1e12),
+        (percent_text, PERCENT, 1.0),
+    ],
 )
 @given(data=st.data())
 def test_a_quantity_that_is_written_is_read_as_the_same_double(text, units, most, data):
@@ -285,6 +304,130 @@ def test_the_reference_is_always_run(tmp_path):
     assert case.strategies == ("no-cet", "xstate-guest")
 
 
+# What times the schedule, how many replications, and what is asked about
+
+
+def case_by_name(text, tmp_path, **overrides):
+    return {case.name: case for case in cases(read(written(tmp_path, text), overrides))}
+
+
+ERAS = SMALL.replace('tsc = "2 GHz"', 'kernel = ["v6.6", "v6.18"]')
+NEW, OLD = "sapphire-rapids v6.18", "sapphire-rapids v6.6"
+
+
+def test_the_tsc_is_that_of_the_cpu_profile_where_the_scenario_does_not_say(tmp_path):
+    text = SMALL.replace('["sapphire-rapids"]', '["sapphire-rapids", "zen4"]')
+    by_profile = text.replace('tsc = "2 GHz"', 'tsc = { zen4 = "2 GHz" }')
+    assert [case.tsc_hz for case in cases(read(written(tmp_path, text)))] == [2e9, 2e9]
+    assert [case.tsc_hz for case in cases(read(written(tmp_path, by_profile)))] == [2.592e9, 2e9]
+    by_none = text.replace('tsc = "2 GHz"', "")
+    assert [case.tsc_hz for case in cases(read(written(tmp_path, by_none)))] == [2.592e9, 2.596e9]
+
+
+def test_free_ssp_times_the_schedule_and_no_cet_where_the_case_lacks_it(tmp_path):
+    found = case_by_name(ERAS, tmp_path)
+    assert (found[OLD].timed_by, found[NEW].timed_by) == ("no-cet", "free-ssp")
+
+
+def test_neither_the_reference_nor_the_strategies_change_what_times_the_schedule(tmp_path):
+    found = case_by_name(ERAS, tmp_path, **{"run.reference": "xstate-all"})
+    assert (found[OLD].timed_by, found[NEW].timed_by) == ("no-cet", "free-ssp")
+    (case,) = cases(read(written(tmp_path, SMALL), {"run.strategies": ["no-cet"], "run.reference": "no-cet"}))
+    assert (case.timed_by, case.strategies) == ("free-ssp", ("no-cet",))
+
+
+def test_a_strategy_that_is_named_times_the_schedule_of_each_case_that_can_have_it(tmp_path):
+    found = case_by_name(ERAS, tmp_path, **{"run.timed_by": "manual-load"})
+    assert (found[OLD].timed_by, found[NEW].timed_by) == ("no-cet", "manual-load")
+    with pytest.raises(InputError, match=r"timed_by: strategy manual-load on v6\.6"):
+        read(written(tmp_path, ERAS), {"host.kernel": ["v6.6"], "run.timed_by": "manual-load"})
+
+
+def bounds(path, **overrides):
+    return read(path, overrides).run.replication_bounds
+
+
+def test_replications_are_exact_where_they_are_given_and_else_follow_from_precision(tmp_path):
+    path = written(tmp_path, SMALL)
+    run_ = read(path).run
+    assert (run_.replications, run_.precision, run_.replication_bounds) == (None, 0.02, (10, 100))
+    run_ = read(path, {"run.replications": 3}).run
+    assert (run_.replications, run_.precision, run_.replication_bounds) == (3, None, (3, 3))
+    assert bounds(path, **{"run.max_replications": 20}) == (10, 20)
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "found", "precision"),
+    [
+        ("replications = 3", 'precision = "1 %"', (10, 100), 0.01),
+        ('precision = "1 %"\nmin_replications = 5', "replications = 3", (3, 3), None),
+        ("replications = 3", 'warmup = "1 ms"', (3, 3), None),
+        ('precision = "1 %"', "min_replications = 5", (5, 100), 0.01),
+    ],
+)
+def test_what_a_variant_says_of_replications_takes_the_place_of_what_its_base_says(
+    tmp_path, below, above, found, precision
+):
+    written(tmp_path, SMALL.replace("[run]", f"[run]\n{below}"), "base.toml")
+    variant = written(tmp_path, f'extends = "base.toml"\n[run]\n{above}\n')
+    assert bounds(variant) == found
+    assert read(variant).run.precision == precision
+
+
+def test_an_option_takes_the_place_of_either_way_to_say_how_many_replications(tmp_path):
+    exact = written(tmp_path, SMALL.replace("[run]", "[run]\nreplications = 3"), "exact.toml")
+    rule = written(tmp_path, SMALL.replace("[run]", '[run]\nprecision = "1 %"'), "rule.toml")
+    assert bounds(exact, **{"run.precision": "1 %"}) == (10, 100)
+    assert bounds(rule, **{"run.replications": 7}) == (7, 7)
+    with pytest.raises(InputError, match="beside replications"):
+        bounds(rule, **{"run.replications": 7, "run.precision": "1 %"})
+
+
+def test_a_scenario_is_varied_as_its_file_would_be(tmp_path):
+    path = written(tmp_path, SMALL)
+    for over in ({"run.replications": 7}, {"run.precision": "1 %"}, {"guests.web.vcpus": 3, "host.cpu": ["zen4"]}):
+        assert vary(read(path), over) == read(path, over)
+    with pytest.raises(InputError, match="unknown key 'vcpu'"):
+        vary(read(path), {"guests.web.vcpu": 3})
+
+
+def test_what_contrasts_name_is_run_in_each_case_that_can_have_both(tmp_path):
+    pair = ("manual-load", "xstate-guest")
+    asked = {"run.contrasts": [list(pair)], "run.strategies": ["no-cet"]}
+    found = case_by_name(ERAS, tmp_path, **asked)
+    assert (found[OLD].strategies, found[OLD].contrasts) == (("no-cet",), ())
+    assert (found[NEW].strategies, found[NEW].contrasts) == (("no-cet", "free-ssp", *pair), (pair,))
+    scenario = read(tmp_path / "scenario.toml", asked)
+    assert contrasts(scenario, cases(scenario)) == (Contrast(Operand(pair[0], NEW), Operand(pair[1], NEW)),)
+
+
+def test_a_contrast_between_two_cases_runs_each_strategy_where_it_is_named(tmp_path):
+    asked = {"run.contrasts": [[f"xstate-guest@{NEW}", f"no-cet@{OLD}"]], "run.strategies": ["no-cet"]}
+    scenario = read(written(tmp_path, ERAS), asked)
+    old, new = cases(scenario)
+    assert (old.strategies, old.contrasts) == (("no-cet",), ())
+    assert (new.strategies, new.contrasts) == (("no-cet", "free-ssp", "xstate-guest"), ())
+    assert contrasts(scenario, (old, new)) == (Contrast(Operand("xstate-guest", NEW), Operand("no-cet", OLD)),)
+    assert contrasts(scenario, (new,)) == ()
+
+
+def test_a_contrast_may_name_a_file_which_is_relative_to_the_scenario_and_a_case(tmp_path):
+    (tmp_path / "mine@home.toml").write_text(
+        'name = "mine"\ntitle = "t"\nsource = "s"\nmechanism = "fpstate"\nguest_fpstates = true\n', encoding="utf-8"
+    )
+    pair = f'contrasts = [["mine@home.toml@{NEW}", "no-cet@{NEW}"], ["mine@home.toml", "free-ssp"]]'
+    scenario = read(written(tmp_path, SMALL.replace("[run]", f"[run]\n{pair}")))
+    mine, (case,) = str(tmp_path / "mine@home.toml"), cases(scenario)
+    assert case.contrasts == ((mine, "no-cet"), (mine, "free-ssp"))
+    assert mine in case.strategies
+
+
+def test_the_cases_that_run_names_are_simulated_and_no_others(tmp_path):
+    path = written(tmp_path, ERAS)
+    assert names(path, **{"run.cases": [NEW]}) == [NEW]
+    assert names(path, **{"run.cases": [NEW, OLD]}) == [OLD, NEW]
+
+
 def test_a_guest_without_cet_has_no_use_for_an_xss(tmp_path):
     (case,) = cases(read(written(tmp_path, SMALL + "[kernel]\nguest_xss = 0x800\n")))
     assert boot(case.settings("no-cet")).guest_xss == 0
@@ -357,9 +500,12 @@ def test_a_variant_may_leave_out_what_its_base_has_to_say():
 def test_the_examples_of_the_manual_are_scenarios(tmp_path):
     text = document.PAGE.read_text(encoding="utf-8")
     blocks = [block.partition("```")[0] for block in text.split("```toml\n")[1:]]
-    web, sweep, variant = blocks
+    web, sweep, asked, between, variant = blocks
     read(written(tmp_path, web, "web.toml"))
     assert len(cases(read(written(tmp_path, web + sweep)))) == 2 * 3 * 2
+    for block in (asked, between):
+        scenario = read(written(tmp_path, f'extends = "web.toml"\n{block}'), {"host.kernel": ["v6.18", "v6.19"]})
+        assert contrasts(scenario, cases(scenario))
     assert names(written(tmp_path, variant)) == ["zen5 v6.18"]
 
 

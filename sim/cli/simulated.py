@@ -11,7 +11,8 @@ from sim.host.warmup import warmup_seconds
 from sim.host.watching import State, watch, window
 from sim.kernel.operations import Operation
 from sim.kernel.strategies import strategy as find_strategy
-from sim.scenario.cases import Case, cases, refused
+from sim.scenario.cases import Case, cases
+from sim.scenario.possible import refused
 from sim.scenario.reading import read
 from sim.scenario.units import parsed_time
 from sim.trace.timeline import Ran, Record, Runs, VcpuState

@@ -22,8 +22,6 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import ValidationError
-
 from sim.costs.table import CostTable
 from sim.costs.table import load as load_costs
 from sim.errors import InputError, RunError
@@ -32,10 +30,8 @@ from sim.kernel.strategies import names, strategy
 from sim.results import manifest as manifests
 from sim.results.record import Part, Record
 from sim.scenario.cases import Case, cases
-from sim.scenario.explain import explain
-from sim.scenario.reading import read
+from sim.scenario.reading import read, vary
 from sim.scenario.schema import Scenario
-from sim.scenario.units import FROM_FILE
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -89,7 +85,7 @@ def run(
     }
     given = {path: value for path, value in overrides.items() if value is not None}
     if isinstance(scenario, Scenario):
-        asked, source = _with(scenario, given), ""
+        asked, source = vary(scenario, given) if given else scenario, ""
     else:
         asked, source = read(os.fspath(scenario), given), os.fspath(scenario)
     return run_cases(
@@ -102,20 +98,6 @@ def run(
         command=command,
         simulate=simulate,
     )
-
-
-def _with(scenario: Scenario, given: Mapping[str, Any]) -> Scenario:
-    """The scenario with other values at these paths, checked as if they had been in its file."""
-    if not given:
-        return scenario
-    written = scenario.written()
-    for path, value in given.items():
-        section, key = path.split(".")
-        written[section][key] = value
-    try:
-        return Scenario.model_validate(written, context={FROM_FILE: True})
-    except ValidationError as error:
-        raise explain(error, written) from error
 
 
 def run_cases(
@@ -143,7 +125,7 @@ def run_cases(
         for case in of_scenario
         for timed_by, strategies in _schedules(case)
         for strategy in strategies
-        for replication in range(scenario.run.replications)
+        for replication in range(scenario.run.replication_bounds[0])
     ]
     directory = ResultDirectory(out, manifest, costs) if out is not None else None
     done = {record.part: record for record in (directory.kept(parts) if directory else ())}
@@ -228,15 +210,18 @@ def _manifest(
         "fingerprint": manifests.sha256(same),
         "resolved": resolved,
         "seed": scenario.run.seed,
-        "replications": scenario.run.replications,
+        "replications": scenario.run.replication_bounds[0],
         "cases": [_case_document(case, hashes[case.costs]) for case in cases],
         "versions": versions,
         "command": list(command),
     }
 
 
-_NOT_OF_THE_WORLD: Final = ("replications", "strategies", "reference")
-"""Settings that say how many replications there are and not what happens in one."""
+_NOT_OF_THE_WORLD: Final = (
+    "replications", "precision", "min_replications", "max_replications", "strategies", "reference", "contrasts",
+    "cases", "feedback",
+)  # fmt: skip
+"""Settings that say what runs and how often, and not what happens in a replication."""
 
 
 def _of_users(cases: Sequence[Case]) -> list[str]:

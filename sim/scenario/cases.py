@@ -1,8 +1,8 @@
 """Cases: a scenario with one host CPU, one kernel and one point of the sweep, in cycles of that CPU's TSC."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -12,13 +12,15 @@ from pydantic import ValidationError
 
 from sim.costs import table
 from sim.errors import InputError, unknown
-from sim.kernel import strategies, versions
+from sim.kernel import versions
 from sim.kernel.carried import carried_state
 from sim.kernel.config import Config, Settings, boot, default_uret_msrs
-from sim.kernel.strategies import ORDER, strategy
+from sim.kernel.strategies import strategy
 from sim.scenario.checks import MASKS, check
+from sim.scenario.contrasts import Contrast, operand
 from sim.scenario.explain import ScenarioError, explain, path_text
-from sim.scenario.schema import KernelSettings, Run, Scenario
+from sim.scenario.possible import REFERENCE, choose, refused, settings
+from sim.scenario.schema import KernelSettings, Scenario
 from sim.scenario.units import FROM_FILE
 from sim.xsave import profiles
 from sim.xsave.components import XTILE
@@ -29,18 +31,11 @@ Value = bool | int | float | str
 MOST_CASES: Final = 1000
 
 NOT_SWEPT: Final = (
-    "title", "question", "sweep", "host.cpu", "host.kernel", "run.replications", "run.seed", "run.strategies",
-    "run.reference",
+    "title", "question", "sweep", "host.cpu", "host.kernel", "run.replications", "run.precision",
+    "run.min_replications", "run.max_replications", "run.seed", "run.strategies", "run.reference", "run.timed_by",
+    "run.contrasts", "run.feedback", "run.cases",
 )  # fmt: skip
 """What is the same in all cases, or makes cases by itself."""
-
-REFERENCE: Final[str] = Run.model_fields["reference"].default
-"""The reference of a scenario that does not name one; nobody has asked for it where it is not possible."""
-FALLBACK: Final = "no-cet"
-"""The reference where the scenario's cannot be had."""
-
-SETTLED: Final = ("guest_xss", "guest_amx", "msr_access")
-"""Settings that say what a scenario is about: a strategy that cannot have them is an error even with "all"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +45,9 @@ class Case:
     ``sweep`` holds the values of the sweep's paths at this point; ``scenario`` has them already, and has one CPU
     profile, one kernel and all that the model takes from them: TSC frequency, cost table, cache sizes, base slice,
     strategies and reference.  ``tsc_hz`` are TSC cycles per second, ``costs`` the cost table (a name or a file),
-    ``strategies`` those that this case has, in the order of :data:`sim.kernel.strategies.ORDER`, with ``reference``.
+    ``strategies`` those that this case has, in the order of :data:`sim.kernel.strategies.ORDER`, with ``reference``
+    and those of ``contrasts``, the pairs that are asked about within this case.  ``timed_by``, which need not be among
+    them, is the strategy whose costs time the schedule.
     """
 
     name: str
@@ -62,11 +59,8 @@ class Case:
     costs: str
     strategies: tuple[str, ...]
     reference: str
-
-    @property
-    def timed_by(self) -> str:
-        """The strategy whose costs time the schedule."""
-        return REFERENCE if refused(self.settings(REFERENCE)) is None else FALLBACK
+    timed_by: str
+    contrasts: tuple[tuple[str, str], ...]
 
     def cycles(self, seconds: float) -> int:
         """A time in whole TSC cycles."""
@@ -74,13 +68,14 @@ class Case:
 
     def settings(self, strategy: str) -> Settings:
         """What the kernel is booted with."""
-        return _settings(self.scenario, self.cpu, self.kernel, strategy)
+        return settings(self.scenario, self.cpu, self.kernel, strategy)
 
 
 def cases(scenario: Scenario) -> tuple[Case, ...]:
     """All cases of a scenario: host.cpu x host.kernel x the combinations of the sweep's values, in that order.
 
-    Raises :class:`~sim.scenario.explain.ScenarioError` for whatever does not go together in one of them.
+    Of them only those that run.cases names, if it does.  Raises :class:`~sim.scenario.explain.ScenarioError` for
+    whatever does not go together in one of them.
     """
     check(scenario)
     _check_names(scenario)
@@ -93,11 +88,59 @@ def cases(scenario: Scenario) -> tuple[Case, ...]:
     for name, count in Counter(case.name for case in found).items():
         if count > 1:
             raise ScenarioError("sweep", f"the case {name!r} is there twice; allowed: each value once")
-    asked = scenario.run.reference
-    if asked != REFERENCE and all(case.reference != asked for case in found):
-        why = refused(found[0].settings(asked))
-        raise ScenarioError("run.reference", why.text if why else f"no case has {asked!r}")
+    run = scenario.run
+    for path, asked, there in (
+        ("run.reference", None if run.reference == REFERENCE else run.reference, [case.reference for case in found]),
+        ("run.timed_by", run.timed_by, [case.timed_by for case in found]),
+    ):
+        if asked is not None and asked not in there:
+            why = refused(found[0].settings(asked))
+            raise ScenarioError(path, why.text if why else f"no case has {asked!r}")
+    _check_contrasts(scenario, found)
+    return tuple(_only(found, run.cases)) if run.cases is not None else tuple(found)
+
+
+def contrasts(scenario: Scenario, of_scenario: Sequence[Case]) -> tuple[Contrast, ...]:
+    """What run.contrasts asks about in these cases, both operands with their case, in the order of the file.
+
+    A pair without cases is a contrast in each case that has both strategies; a pair that names a case which is not
+    among these is left out.
+    """
+    found: list[Contrast] = []
+    for a, b in (map(operand, pair) for pair in scenario.run.contrasts):
+        if a.case:
+            names = {case.name for case in of_scenario}
+            found += [Contrast(a, b)] if {a.case, b.case} <= names else []
+        else:
+            found += [
+                Contrast(a._replace(case=case.name), b._replace(case=case.name))
+                for case in of_scenario
+                if (a.strategy, b.strategy) in case.contrasts
+            ]
     return tuple(found)
+
+
+def _check_contrasts(scenario: Scenario, found: Sequence[Case]) -> None:
+    """Each pair is possible somewhere, and each case that a pair names is there."""
+    names = [case.name for case in found]
+    for number, pair in enumerate(scenario.run.contrasts):
+        path = f"run.contrasts[{number}]"
+        a, b = map(operand, pair)
+        for each in (a, b):
+            if each.case and each.case not in names:
+                raise ScenarioError(path, str(unknown("case", each.case, names)))
+        if not a.case and not any((a.strategy, b.strategy) in case.contrasts for case in found):
+            reasons = (refused(found[0].settings(each.strategy)) for each in (a, b))
+            why = next((reason.text for reason in reasons if reason), f"no case has {a} and {b}")
+            raise ScenarioError(path, why)
+
+
+def _only(found: Sequence[Case], names: Sequence[str]) -> list[Case]:
+    by_name = {case.name: case for case in found}
+    for number, name in enumerate(names):
+        if name not in by_name:
+            raise ScenarioError(f"run.cases[{number}]", str(unknown("case", name, by_name)))
+    return [case for case in found if case.name in names]
 
 
 def _check_names(scenario: Scenario) -> None:
@@ -108,6 +151,8 @@ def _check_names(scenario: Scenario) -> None:
         *(("host.kernel", name, versions.version) for name in host.kernel),
         *(("run.strategies", name, strategy) for name in run.strategies if run.strategies != "all"),
         ("run.reference", run.reference, strategy),
+        *(("run.timed_by", name, strategy) for name in (run.timed_by,) if name is not None),
+        *(("run.contrasts", operand(text).strategy, strategy) for pair in run.contrasts for text in pair),
         ("kernel.carried", scenario.kernel.carried, carried_state),
         *((f"host.costs.{cpu}", name, _checked) for cpu, name in host.costs.items()),
     ]
@@ -192,15 +237,16 @@ def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value])
     try:
         costs = _cost_table(scenario, cpu)
         _check_features(scenario, profile)
-        chosen, reference = _strategies(scenario, cpu, kernel)
-        _check_guest_xss(scenario, cpu, kernel, chosen)
+        chosen = choose(scenario, cpu, kernel, name)
+        _check_guest_xss(scenario, cpu, kernel, chosen.strategies)
     except ScenarioError as error:
         raise ScenarioError(error.path, f"{error.text} (case {name!r})") from error
     host = scenario.host
-    tsc = host.tsc[cpu] if isinstance(host.tsc, dict) else host.tsc
+    tsc = host.tsc.get(cpu) if isinstance(host.tsc, dict) else host.tsc
+    tsc = profile.tsc_hz if tsc is None else tsc
     complete = scenario.model_copy(
         update={
-            "run": scenario.run.model_copy(update={"strategies": chosen, "reference": reference}),
+            "run": scenario.run.model_copy(update=chosen._asdict() | {"cases": None}),
             "host": host.model_copy(
                 update={
                     "cpu": (cpu,),
@@ -216,7 +262,7 @@ def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value])
             "sweep": {},
         }
     )
-    return Case(name, cpu, kernel, dict(point), complete, tsc, costs, chosen, reference)
+    return Case(name, cpu, kernel, dict(point), complete, tsc, costs, *chosen)
 
 
 def _defaults(kernel: KernelSettings, profile: CpuProfile) -> dict[str, Any]:
@@ -287,76 +333,11 @@ def _check_features(scenario: Scenario, profile: CpuProfile) -> None:
         raise ScenarioError("kernel.guest_amx", f"found true, and {profile.name} has no AMX to give to a guest")
 
 
-def _settings(scenario: Scenario, cpu: str, kernel: str, name: str) -> Settings:
-    """A strategy whose guest has no CET has no use for a guest IA32_XSS either."""
-    chosen = scenario.kernel.model_dump()
-    if not strategy(name).guest_has_cet:
-        chosen["guest_xss"] = None
-    return Settings(cpu=cpu, kernel=kernel, strategy=name, **chosen)
-
-
-def _strategies(scenario: Scenario, cpu: str, kernel: str) -> tuple[tuple[str, ...], str]:
-    """The strategies of a case with its reference among them, and the reference."""
-    run = scenario.run
-    named = () if run.strategies == "all" else run.strategies
-    for name in named:
-        if why := refused(_settings(scenario, cpu, kernel, name)):
-            raise why
-    chosen = list(named) or _possible(scenario, cpu, kernel)
-    reference = run.reference
-    if reference not in chosen:
-        why = refused(_settings(scenario, cpu, kernel, reference))
-        if why and refused(_settings(scenario, cpu, kernel, FALLBACK)):
-            raise ScenarioError("run.reference", why.text)
-        reference = FALLBACK if why else reference
-    return tuple(sorted({*chosen, reference}, key=_rank)), reference
-
-
-def _rank(name: str) -> tuple[int, str]:
-    return (ORDER.index(name) if name in ORDER else len(ORDER), name)
-
-
-def _possible(scenario: Scenario, cpu: str, kernel: str) -> list[str]:
-    """The shipped strategies that this case can have."""
-    possible, why = [], Counter[str]()
-    vendor = profiles.profile(cpu).vendor
-    for name in strategies.names():
-        if strategy(name).needs == "vmx" and vendor != "intel":
-            continue  # hypothetical here, so only if it is named
-        refusal = refused(_settings(scenario, cpu, kernel, name))
-        if refusal is None:
-            possible.append(name)
-        elif refusal.path in [f"kernel.{key}" for key in SETTLED]:
-            raise refusal
-        else:
-            why[refusal.text.replace(f"strategy {name}", "each strategy")] += 1
-    if not possible:
-        raise ScenarioError("run.strategies", f"none is possible: {why.most_common(1)[0][0]}")
-    return possible
-
-
-def refused(settings: Settings) -> ScenarioError | None:
-    """Why a strategy is not possible, or None; the path is that of a setting without which it would be."""
-    try:
-        boot(settings)
-    except InputError as error:
-        text = str(error).replace("(--hypothetical overrides)", "(kernel.hypothetical = true overrides)")
-        for field in fields(Settings):
-            if getattr(settings, field.name) != field.default and field.name not in ("cpu", "kernel", "strategy"):
-                try:
-                    boot(replace(settings, **{field.name: field.default}))  # type: ignore[arg-type]
-                except InputError:
-                    continue
-                return ScenarioError(f"kernel.{field.name}", text)
-        return ScenarioError("run.strategies", text)
-    return None
-
-
 def _check_guest_xss(scenario: Scenario, cpu: str, kernel: str, chosen: tuple[str, ...]) -> None:
     """IA32_XSS of a kind of guests is part of what guests are offered, with every strategy that gives them CET."""
     for name, guest in scenario.guests.items():
         for each in chosen if guest.xss is not None else ():
-            config: Config = boot(_settings(scenario, cpu, kernel, each))
+            config: Config = boot(settings(scenario, cpu, kernel, each))
             if config.guest_has_cet and guest.xss is not None and guest.xss & ~config.guest_xss:
                 raise ScenarioError(
                     f"guests.{name}.xss",

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from sim.errors import unknown
+from sim.scenario.contrasts import operand
 from sim.scenario.distribution import Distribution
 from sim.scenario.explain import ScenarioError
-from sim.scenario.schema import FASTPATH, Exit, Guest, Scenario, Thread
+from sim.scenario.schema import FASTPATH, PRECISION, Exit, Guest, Run, Scenario, Thread
 from sim.scenario.units import rate_text, time_text
 from sim.xsave import profiles
 from sim.xsave.components import AVX, CET_S, FP, HI16_ZMM, OPMASK, SSE, XTILEDATA, ZMM_HI256
@@ -100,8 +101,39 @@ def _run(scenario: Scenario) -> Iterator[Problem]:
         yield "run.measure", "found '0 ns'; allowed: a time above 0"
     if run.strategies != "all":
         yield from _list("run.strategies", run.strategies, "names of strategies, or 'all'")
-    if not run.reference:
-        yield "run.reference", "found ''; allowed: the name of a strategy"
+    for key in ("reference", "timed_by"):
+        if getattr(run, key) == "":
+            yield f"run.{key}", "found ''; allowed: the name of a strategy"
+    yield from _replications(run)
+    yield from _contrasts(run)
+    if run.cases is not None:
+        yield from _list("run.cases", run.cases, "names of cases")
+
+
+def _replications(run: Run) -> Iterator[Problem]:
+    for key in PRECISION:
+        if run.replications is not None and getattr(run, key) is not None:
+            yield f"run.{key}", "found beside replications, which is exact; allowed: one or the other"
+    if run.precision == 0:
+        yield "run.precision", "found '0 %'; allowed: a share above 0"
+    fewest, most = run.replication_bounds
+    if fewest > most:
+        yield "run.min_replications", f"found {fewest}; allowed: up to run.max_replications, which is {most}"
+
+
+def _contrasts(run: Run) -> Iterator[Problem]:
+    for number, pair in enumerate(run.contrasts):
+        where = f"run.contrasts[{number}]"
+        a, b = map(operand, pair)
+        if a == b:
+            yield where, f"found {str(a)!r} twice; allowed: two that differ"
+        if bool(a.case) != bool(b.case):
+            yield (
+                where,
+                f"found {str(a if a.case else b)!r} beside one without a case; allowed: a case for both or none",
+            )
+        if {a, b} in [set(map(operand, other)) for other in run.contrasts[:number]]:
+            yield where, f"found {str(a)!r} and {str(b)!r} a second time; allowed: each pair once"
 
 
 def _host(scenario: Scenario) -> Iterator[Problem]:
@@ -112,13 +144,12 @@ def _host(scenario: Scenario) -> Iterator[Problem]:
         for cpu in host.tsc:
             if cpu not in profiles.names():
                 yield f"host.tsc.{cpu}", str(unknown("CPU", cpu, profiles.names()))
-        for cpu in host.cpu:
-            if cpu not in host.tsc:
-                yield "host.tsc", f"{cpu} is missing; allowed: a rate, or a table with a rate for each of host.cpu"
     for cpu in host.costs:
         if cpu not in profiles.names():
             yield f"host.costs.{cpu}", str(unknown("CPU", cpu, profiles.names()))
     for cpu, hertz in host.tsc.items() if isinstance(host.tsc, dict) else [("", host.tsc)]:
+        if hertz is None:
+            continue
         if hertz < LEAST_TSC:
             found, least = rate_text(hertz), rate_text(LEAST_TSC)
             yield (

@@ -15,13 +15,16 @@ from pydantic import BaseModel, TypeAdapter
 
 from sim.scenario.distribution import Intervals, Times
 from sim.scenario.schema import Exit, FpuUse, Guest, Host, Interrupt, KernelSettings, Run, Scenario, Thread
-from sim.scenario.units import Flow, Rate, Size, Time
+from sim.scenario.units import Flow, Percent, Rate, Size, Time
 
 SCHEMA_FILE: Final = Path(__file__).with_name("scenario.schema.json")
 PAGE: Final = Path(__file__).parents[2] / "docs" / "scenarios.md"
 MARKER: Final = "<!-- what follows is made by: make docs -->\n"
 
-_QUANTITIES: Final = {"Time": Time, "Rate": Rate, "Size": Size, "Flow": Flow, "Duration": Times, "Interval": Intervals}
+_QUANTITIES: Final = {
+    "Time": Time, "Rate": Rate, "Size": Size, "Flow": Flow, "Percent": Percent, "Duration": Times,
+    "Interval": Intervals,
+}  # fmt: skip
 """What the schema has once, under $defs, and the manual by a word."""
 
 _TABLES: Final[Mapping[str, type[BaseModel]]] = {
@@ -149,7 +152,10 @@ def _value(node: Schema, whole: Schema) -> str:
     if "enum" in node or "const" in node:
         return ", ".join(f"`{json.dumps(each)}`" for each in node.get("enum", [node.get("const")]))
     if node["type"] == "array":
-        return "list of components" if "enum" in node["items"] else f"list of {_value(node['items'], whole)}s"
+        items = node["items"]
+        if items.get("type") == "array":
+            return f"list of {_value(items, whole).replace('list', 'lists', 1)}"
+        return "list of components" if "enum" in items else f"list of {_value(items, whole)}s"
     if node["type"] == "object":
         return "tables" if "patternProperties" in node else "table"
     word = {"integer": "integer", "number": "number", "boolean": "true or false", "string": "text"}[node["type"]]

@@ -1,6 +1,7 @@
 """What pydantic found in a scenario, as one line: the path in the file, what was found and what is allowed."""
 
 import re
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from types import UnionType
@@ -28,6 +29,8 @@ _ALLOWED: Final = {
     "greater_than_equal": "{ge} or more",
     "less_than_equal": "{le} or less",
     "less_than": "less than {lt}",
+    "too_short": "a list of {min_length} or more",
+    "too_long": "a list of up to {max_length}",
     "string_too_long": "up to {max_length} characters",
     "string_pattern_mismatch": "a name of letters, digits, - and _ that begins with a letter or a digit",
 }
@@ -62,6 +65,16 @@ def path_text(keys: Iterable[Key]) -> str:
             name = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else shortened(key)
             text += f".{name}" if text else name
     return text
+
+
+def keys(path: str) -> tuple[str, ...]:
+    """The keys of a path that a person wrote, as TOML has them: guests.web, sweep."host.cpus"."""
+    table: Any = tomllib.loads(f"{path} = 0")
+    found: list[str] = []
+    while isinstance(table, dict):
+        ((key, table),) = table.items()
+        found.append(key)
+    return tuple(found)
 
 
 def shown(value: Any) -> str:
@@ -127,7 +140,7 @@ def _text(keys: Sequence[Key], errors: Sequence[Mapping[str, Any]], model: type[
     found = f"found {shown(first['input'])}"
     if not names and pieces[0].startswith("unknown "):
         return f"{found}; {pieces[0]}"
-    near = get_close_matches(str(first["input"]), names, n=1, cutoff=0.4)
+    near = get_close_matches(str(first["input"]), names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     allowed = " or ".join([*([", ".join(dict.fromkeys(names))] if names else []), *dict.fromkeys(pieces)])
     return f"{found}{hint}; allowed: {allowed}"
@@ -137,7 +150,9 @@ def _bounds(keys: Sequence[Key], kind: str, model: type[BaseModel]) -> str:
     """Both bounds of a number of which only one is violated."""
     if kind not in ("greater_than_equal", "less_than_equal") or isinstance(keys[-1], int):
         return ""
-    bounds = _model_at(keys[:-1], model).model_fields[keys[-1]].metadata
+    field = _model_at(keys[:-1], model).model_fields[keys[-1]]
+    optional = [info for each in get_args(field.annotation) for info in getattr(each, "__metadata__", ())]
+    bounds = [*field.metadata, *(bound for info in optional for bound in info.metadata)]
     low, high = (next((getattr(each, key) for each in bounds if hasattr(each, key)), None) for key in ("ge", "le"))
     return "" if low is None or high is None else f"{low:g} to {high:g}"
 

@@ -2,7 +2,7 @@
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from sim.errors import InputError
 from sim.scenario.cases import cases
+from sim.scenario.contrasts import operand
 from sim.scenario.distribution import is_distribution
-from sim.scenario.explain import ScenarioError, explain, shown
-from sim.scenario.schema import Scenario
+from sim.scenario.explain import ScenarioError, explain, keys, shown
+from sim.scenario.schema import PRECISION, Scenario
 from sim.scenario.units import FROM_FILE
 
 EXTENDS: Final = "extends"
@@ -25,40 +26,65 @@ OPTIONS: Final = {
 }
 """The options of the commands that stand for a key."""
 
+INSTEAD: Final = {"replications": tuple(PRECISION), **dict.fromkeys(PRECISION, ("replications",))}
+"""Keys of [run] that take the place of others, so that a variant or an option may use either."""
+
+NAMING_FILES: Final = (
+    ("run", "strategies"), ("run", "reference"), ("run", "timed_by"), ("run", "contrasts"), ("host", "costs"),
+    ("kernel", "carried"),
+)  # fmt: skip
+"""Keys whose values may be files, which are relative to the file that names them."""
+
 Table = dict[str, Any]
 Files = list[tuple[str, Table]]
 """A file's name and what it says, from the one that was asked for to the one at the root of its ``extends``."""
 
 
-def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Scenario:
+def read(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, options: Mapping[str, str] = OPTIONS
+) -> Scenario:
     """The scenario in a file, checked in all of its cases.
 
-    ``overrides`` maps dotted paths to values that take the place of the file's, such as {"run.seed": 7}.  A file that a
-    scenario names (a base, a cost table, a strategy, a CSV file) lies relative to the scenario file that names it; in
-    the result its path is absolute.
+    ``overrides`` maps dotted paths to values that take the place of the file's, such as {"run.seed": 7}, as those of a
+    file that extends it would; ``options`` says what the user calls such a path in his own words, such as --seed.  A
+    file that a scenario names (a base, a cost table, a strategy, a CSV file) lies relative to the scenario file that
+    names it, one of ``overrides`` to the current directory; in the result its path is absolute.
 
     Raises :class:`InputError` with one line: the file, the path in it, what was found and what is allowed.
     """
     files = _files(str(path), ())
     data: Table = {}
     for _, raw in reversed(files):
-        data = _merged(data, raw)
+        data = _varied(data, raw)
     if not data:
         raise InputError(
             f"{files[0][0]}: the file is empty; allowed: a scenario with title, run, host and guests or threads"
         )
-    for dotted, value in (overrides or {}).items():
-        _override(data, dotted, value)
+    data = _varied(data, _as_file(overrides or {}))
     try:
-        try:
-            scenario = Scenario.model_validate(data, context={FROM_FILE: True})
-        except ValidationError as error:
-            raise explain(error, data) from error
-        cases(scenario)
+        return _checked(data)
     except ScenarioError as error:
-        if option := _option(error.path, overrides or {}):
+        if option := _option(error.path, overrides or {}, options):
             raise InputError(f"{option}: {error.text}") from error
         raise InputError(f"{_whose(error.path, files)}: {error}") from error
+
+
+def vary(scenario: Scenario, overrides: Mapping[str, Any], options: Mapping[str, str] = OPTIONS) -> Scenario:
+    """The scenario with other values at these paths, as :func:`read` would have read it with them."""
+    try:
+        return _checked(_varied(scenario.written(), _as_file(overrides)))
+    except ScenarioError as error:
+        if option := _option(error.path, overrides, options):
+            raise InputError(f"{option}: {error.text}") from error
+        raise
+
+
+def _checked(data: Table) -> Scenario:
+    try:
+        scenario = Scenario.model_validate(data, context={FROM_FILE: True})
+    except ValidationError as error:
+        raise explain(error, data) from error
+    cases(scenario)
     return scenario
 
 
@@ -106,20 +132,27 @@ def _settle(raw: Table, folder: str) -> None:
     for table in _tables(raw):
         if isinstance(table.get("empirical"), str):
             table["empirical"] = os.path.abspath(os.path.join(folder, table["empirical"]))
-    for section, key in (("run", "strategies"), ("run", "reference"), ("host", "costs"), ("kernel", "carried")):
+    for section, key in NAMING_FILES:
         there = raw.get(section)
         if isinstance(there, dict) and key in there:
-            there[key] = _settled(there[key], folder)
+            there[key] = _settled(there[key], folder, _settled_operand if key == "contrasts" else _settled_name)
 
 
-def _settled(value: Any, folder: str) -> Any:
+def _settled(value: Any, folder: str, settle: Callable[[str, str], str]) -> Any:
     if isinstance(value, list):
-        return [_settled(each, folder) for each in value]
+        return [_settled(each, folder, settle) for each in value]
     if isinstance(value, dict):
-        return {key: _settled(each, folder) for key, each in value.items()}
-    if isinstance(value, str) and ("/" in value or value.endswith(".toml")):
-        return os.path.abspath(os.path.join(folder, value))
-    return value
+        return {key: _settled(each, folder, settle) for key, each in value.items()}
+    return settle(value, folder) if isinstance(value, str) else value
+
+
+def _settled_name(name: str, folder: str) -> str:
+    return os.path.abspath(os.path.join(folder, name)) if "/" in name or name.endswith(".toml") else name
+
+
+def _settled_operand(text: str, folder: str) -> str:
+    each = operand(text)
+    return str(each._replace(strategy=_settled_name(each.strategy, folder)))
 
 
 def _tables(value: Any) -> Iterator[Table]:
@@ -141,20 +174,33 @@ def _merged(base: Table, over: Table) -> Table:
     return merged
 
 
-def _override(data: Table, dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    for key in parents:
-        data = data.setdefault(key, {})
-        if not isinstance(data, dict):
-            return  # the file is wrong there, which is found when it is checked
-    data[last] = _settled(value, "") if dotted in OPTIONS else value
+def _varied(base: Table, over: Table) -> Table:
+    """What a file says on top of ``base``, which it extends."""
+    below, above = base.get("run"), over.get("run")
+    if isinstance(below, dict) and isinstance(above, dict):
+        replaced = {key for said in above for key in INSTEAD.get(said, ())} - above.keys()
+        base = base | {"run": {key: value for key, value in below.items() if key not in replaced}}
+    return _merged(base, over)
 
 
-def _option(path: str, overrides: Mapping[str, Any]) -> str:
-    """The option from which the value at a path comes, or nothing."""
+def _as_file(overrides: Mapping[str, Any]) -> Table:
+    """What a file in the current directory would say in order to have these values at these paths."""
+    raw: Table = {}
+    for dotted, value in overrides.items():
+        *parents, last = keys(dotted)
+        table = raw
+        for key in parents:
+            table = table.setdefault(key, {})
+        table[last] = value
+    _settle(raw, "")
+    return raw
+
+
+def _option(path: str, overrides: Mapping[str, Any], options: Mapping[str, str]) -> str:
+    """What the user calls the override from which the value at a path comes, or nothing."""
     for dotted in overrides:
         if path == dotted or path.startswith((f"{dotted}.", f"{dotted}[")):
-            return OPTIONS.get(dotted, dotted)
+            return options.get(dotted, dotted)
     return ""
 
 

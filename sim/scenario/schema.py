@@ -5,16 +5,19 @@ of its CPU's TSC.  A default that nobody has published is an assumption, and say
 JSON Schema and of docs/scenarios.md, which :mod:`sim.scenario.document` makes from this module.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim.kernel.config import HostShadowStacks, MsrAccess
 from sim.kernel.versions import Exit as FastpathExit
 from sim.scenario.distribution import Distribution, Intervals, Times
-from sim.scenario.units import Flow, Rate, Size, Time
+from sim.scenario.units import Flow, Percent, Rate, Size, Time
 
+Replications = Annotated[int, Field(ge=1, le=100_000, strict=True)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Pair = Annotated[tuple[str, ...], Field(min_length=2, max_length=2)]
 Count = Annotated[int, Field(ge=1, le=65536, strict=True)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Nice = Annotated[int, Field(ge=-20, le=19, strict=True)]
@@ -43,6 +46,15 @@ AFFINITY: Final = (
 )
 
 
+PRECISION: Final[Mapping[str, Any]] = {"precision": "2 %", "min_replications": 10, "max_replications": 100}
+"""The rule by which replications end where a scenario does not say how many there are.
+
+At 2 % a difference has two digits.  Student's t with fewer than ten says little, and heavy tails show in none.  A
+hundred halve the interval of 25 twice; where they do not reach 2 %, the load is rare in what is measured, and a longer
+run.measure is the better way.
+"""
+
+
 class Section(BaseModel):
     """A table of the scenario file."""
 
@@ -56,8 +68,24 @@ class Run(Section):
     warmup: Time | Literal["auto"] = Field(
         "auto", description="simulated time before the measurement; auto: by the rule of docs/host.md"
     )
-    replications: Annotated[int, Field(ge=1, le=100_000, strict=True)] = Field(
-        10, description="how often each strategy meets the same host with other random numbers"
+    replications: Replications | None = Field(
+        None,
+        description="how often each strategy meets the same host with other random numbers, exactly; absent: as often "
+        "as precision needs",
+    )
+    precision: Percent | None = Field(
+        None,
+        description="replications end when the largest difference asked about (of contrasts, or from the reference) is "
+        "known to +- this share of it, at 95 %",
+        json_schema_extra={"default": PRECISION["precision"]},
+    )
+    min_replications: Replications | None = Field(
+        None, description="with precision: the fewest", json_schema_extra={"default": PRECISION["min_replications"]}
+    )
+    max_replications: Replications | None = Field(
+        None,
+        description="with precision: the most, whatever was reached by then",
+        json_schema_extra={"default": PRECISION["max_replications"]},
     )
     seed: Annotated[int, Field(ge=0, lt=1 << 63, strict=True)] = Field(
         1, description="of all random streams; the same seed gives the same results"
@@ -72,8 +100,41 @@ class Run(Section):
         description="the strategy from which the others' differences are taken, and which is always run; in a case "
         "whose CPU or kernel cannot have it, no-cet takes its place",
     )
+    timed_by: str | None = Field(
+        None,
+        description="the strategy whose costs time the schedule that all strategies are walked over; absent: free-ssp, "
+        "or no-cet in a case that cannot have it",
+    )
+    contrasts: tuple[Pair, ...] = Field(
+        (),
+        description='pairs whose difference is asked about, such as ["manual-load", "xstate-guest"], in each case that '
+        'can have both; or of two cases, as "STRATEGY@CASE"; they are run if run.strategies lacks them',
+    )
+    cases: tuple[str, ...] | None = Field(
+        None, description="names of the cases to simulate (fpswitch show lists them); absent: all"
+    )
+    feedback: Switch = Field(
+        False,
+        description="whether each strategy also runs on a schedule of its own, which shows what the host does "
+        "otherwise because operations take another time (throughput, latency)",
+    )
     batch: Switch = Field(True, description="false: one event per VM exit; slower, with the identical ledger")
     integrity: Switch = Field(True, description="whether contents of registers are checked where they are consumed")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, data: Any) -> Any:
+        """The rule of precision is complete where it applies, and is not there where replications are exact."""
+        return {**PRECISION, **data} if isinstance(data, dict) and "replications" not in data else data
+
+    @property
+    def replication_bounds(self) -> tuple[int, int]:
+        """The fewest and the most replications; where they are exact, that number twice."""
+        exact = self.replications
+        fewest, most = (exact, exact) if exact is not None else (self.min_replications, self.max_replications)
+        assert fewest is not None
+        assert most is not None
+        return fewest, most
 
 
 class Host(Section):
@@ -83,8 +144,10 @@ class Host(Section):
     cpu: tuple[str, ...] = Field(
         description="CPU profiles, such as zen4 (all of them: fpswitch costs list); each is a case"
     )
-    tsc: Rate | dict[str, Rate] = Field(
-        description="TSC frequency, of all CPU profiles or by profile: a cycle of the results is one of the TSC"
+    tsc: Rate | dict[str, Rate] | None = Field(
+        None,
+        description="TSC frequency, of all CPU profiles or by profile: a cycle of the results is one of the TSC; "
+        "absent: that of the CPU profile",
     )
     kernel: tuple[str, ...] = Field(("v6.18",), description="kernels (docs/kernel-versions.md); each is a case")
     costs: dict[str, str] = Field(

@@ -20,6 +20,7 @@ TIMES: Final = {
 }
 RATES: Final = {"/s": Decimal(1), "Hz": Decimal(1), "kHz": Decimal(1000), "MHz": Decimal(10**6), "GHz": Decimal(10**9)}
 SIZES: Final = {"B": Decimal(1), "KiB": Decimal(1 << 10), "MiB": Decimal(1 << 20), "GiB": Decimal(1 << 30)}
+PERCENT: Final = {"%": Decimal("0.01")}
 FLOWS: Final = {f"{unit}/s": worth for unit, worth in SIZES.items()} | {
     "kB/s": Decimal(1000),
     "MB/s": Decimal(10**6),
@@ -30,7 +31,7 @@ MOST_TIME: Final = 3600.0
 """Seconds.  No time of a scenario is longer."""
 
 NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,2})?"
-_QUANTITY = re.compile(rf"({NUMBER}) *([A-Za-z/]+)", re.ASCII)
+_QUANTITY = re.compile(rf"({NUMBER}) *([A-Za-z/%]+)", re.ASCII)
 
 FROM_FILE: Final = "from a file"
 """Key of a validation context that says so: a bare number is refused there.  Python code may give one in SI units."""
@@ -91,6 +92,11 @@ def flow_text(flow: float) -> str:
     return written(flow, {unit: worth for unit, worth in FLOWS.items() if "i" not in unit})
 
 
+def percent_text(share: float) -> str:
+    """A share as a scenario would have it."""
+    return written(share, PERCENT)
+
+
 def parsed_time(text: str) -> float:
     """A time in seconds."""
     return parsed(text, "a time", TIMES, "2 ms", MOST_TIME)
@@ -122,6 +128,10 @@ def _parsed_flow(text: Any) -> float:
     return parsed(text, "a flow", FLOWS, "1 GB/s", 1e12)
 
 
+def _parsed_percent(text: Any) -> float:
+    return parsed(text, "a share", PERCENT, "2 %", 1.0)
+
+
 def _schema(units: Mapping[str, Decimal], example: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": pattern(units), "examples": [example]})
 
@@ -134,3 +144,5 @@ Size = Annotated[float, _quantity(_parsed_size), PlainSerializer(size_text), _sc
 """Bytes."""
 Flow = Annotated[float, _quantity(_parsed_flow), PlainSerializer(flow_text), _schema(FLOWS, "1 GB/s")]
 """Bytes per second."""
+Percent = Annotated[float, _quantity(_parsed_percent), PlainSerializer(percent_text), _schema(PERCENT, "2 %")]
+"""A share, 1 at most."""

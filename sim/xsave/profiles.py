@@ -2,8 +2,8 @@
 
 One data file per CPU in ``sim/xsave/cpus`` holds the registers of a CPUID dump as they were printed; what they mean is
 decoded here (Intel SDM vol. 1, section 13.2 "Enumeration of CPU Support for XSAVE Instructions and XSAVE-Supported
-Features"; vol. 2, CPUID, leaves 04H, 07H and 0DH).  Linux reads the same leaves (arch/x86/kernel/fpu/xstate.c,
-setup_xstate_cache).
+Features"; vol. 2, CPUID, leaves 04H, 07H, 0DH, 15H and 16H).  Linux reads the same leaves
+(arch/x86/kernel/fpu/xstate.c, setup_xstate_cache).
 """
 
 import tomllib
@@ -146,6 +146,8 @@ class CpuProfile(Geometry):
     """Bytes of a core's L1 data cache."""
     l2_size: int
     """Bytes of a core's L2 cache."""
+    tsc_hz: float
+    """TSC cycles per second."""
     freedoms: Freedoms
 
     @property
@@ -205,8 +207,17 @@ def _decode(name: str, data: Mapping[str, Any]) -> CpuProfile:
         ),
         l1d_size=_cache_size(caches["0"]),
         l2_size=_cache_size(caches["2"]),
+        tsc_hz=data["tsc_hz"] if data["vendor"] == "amd" else _tsc_hz(leaf(0x15, 0), leaf(0x16, 0)),
         freedoms=Freedoms(**data["freedoms"]),
     )
+
+
+def _tsc_hz(ratio: Sequence[int], base: Sequence[int]) -> float:
+    """The crystal clock times the TSC's ratio to it; where CPUID does not say the clock, the base frequency.
+
+    Intel SDM vol. 2, CPUID, leaves 15H and 16H, as Linux reads them (arch/x86/kernel/tsc.c, native_calibrate_tsc()).
+    """
+    return ratio[ECX] * ratio[EBX] / ratio[EAX] if ratio[ECX] else base[EAX] * 1e6
 
 
 def _cache_size(registers: Sequence[int]) -> int:

@@ -1,0 +1,116 @@
+"""Which strategies a case has: those that its CPU, its kernel and its settings allow, of those that are asked for."""
+
+from collections import Counter
+from dataclasses import fields, replace
+from typing import Final, NamedTuple
+
+from sim.errors import InputError
+from sim.kernel import strategies
+from sim.kernel.config import Settings, boot
+from sim.kernel.strategies import ORDER, strategy
+from sim.scenario.contrasts import in_case, named_for
+from sim.scenario.explain import ScenarioError
+from sim.scenario.schema import Run, Scenario
+from sim.xsave import profiles
+
+REFERENCE: Final[str] = Run.model_fields["reference"].default
+"""The reference of a scenario that does not name one; nobody has asked for it where it is not possible."""
+TIMED_BY: Final = "free-ssp"
+"""The strategy that times the schedule of a scenario that does not name one."""
+FALLBACK: Final = "no-cet"
+"""What takes their place in a case that cannot have them."""
+
+SETTLED: Final = ("guest_xss", "guest_amx", "msr_access")
+"""Settings that say what a scenario is about: a strategy that cannot have them is an error even with "all"."""
+
+
+class Chosen(NamedTuple):
+    """What a case runs: its strategies in the order of :data:`~sim.kernel.strategies.ORDER`, and what is asked."""
+
+    strategies: tuple[str, ...]
+    reference: str
+    timed_by: str
+    contrasts: tuple[tuple[str, str], ...]
+
+
+def settings(scenario: Scenario, cpu: str, kernel: str, name: str) -> Settings:
+    """What the kernel of a strategy is booted with.
+
+    A strategy whose guest has no CET has no use for a guest IA32_XSS either.
+    """
+    chosen = scenario.kernel.model_dump()
+    if not strategy(name).guest_has_cet:
+        chosen["guest_xss"] = None
+    return Settings(cpu=cpu, kernel=kernel, strategy=name, **chosen)
+
+
+def choose(scenario: Scenario, cpu: str, kernel: str, case: str) -> Chosen:
+    """What the case of that name runs: what run.strategies asks for, the reference, and what contrasts name.
+
+    Raises :class:`ScenarioError` for a strategy that is named for this case, or for each, and is not possible.
+    """
+    run = scenario.run
+
+    def why_not(name: str) -> ScenarioError | None:
+        return refused(settings(scenario, cpu, kernel, name))
+
+    def or_fallback(name: str, path: str) -> str:
+        why = why_not(name)
+        if why and why_not(FALLBACK):
+            raise ScenarioError(path, why.text)
+        return FALLBACK if why else name
+
+    named = () if run.strategies == "all" else run.strategies
+    for name in named:
+        if why := why_not(name):
+            raise why
+    chosen = list(named) or _possible(scenario, cpu, kernel)
+    reference = run.reference if run.reference in chosen else or_fallback(run.reference, "run.reference")
+    timed_by = or_fallback(run.timed_by or TIMED_BY, "run.timed_by")
+    there = list(named_for(run.contrasts, case))
+    for name in there:
+        if why := why_not(name):
+            raise ScenarioError("run.contrasts", why.text)
+    pairs = tuple(pair for pair in in_case(run.contrasts, case) if not any(map(why_not, pair)))
+    every = {*chosen, reference, *there, *(name for pair in pairs for name in pair)}
+    return Chosen(tuple(sorted(every, key=_rank)), reference, timed_by, pairs)
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return (ORDER.index(name) if name in ORDER else len(ORDER), name)
+
+
+def _possible(scenario: Scenario, cpu: str, kernel: str) -> list[str]:
+    """The shipped strategies that this case can have."""
+    possible, why = [], Counter[str]()
+    vendor = profiles.profile(cpu).vendor
+    for name in strategies.names():
+        if strategy(name).needs == "vmx" and vendor != "intel":
+            continue  # hypothetical here, so only if it is named
+        refusal = refused(settings(scenario, cpu, kernel, name))
+        if refusal is None:
+            possible.append(name)
+        elif refusal.path in [f"kernel.{key}" for key in SETTLED]:
+            raise refusal
+        else:
+            why[refusal.text.replace(f"strategy {name}", "each strategy")] += 1
+    if not possible:
+        raise ScenarioError("run.strategies", f"none is possible: {why.most_common(1)[0][0]}")
+    return possible
+
+
+def refused(booted: Settings) -> ScenarioError | None:
+    """Why a strategy is not possible, or None; the path is that of a setting without which it would be."""
+    try:
+        boot(booted)
+    except InputError as error:
+        text = str(error).replace("(--hypothetical overrides)", "(kernel.hypothetical = true overrides)")
+        for field in fields(Settings):
+            if getattr(booted, field.name) != field.default and field.name not in ("cpu", "kernel", "strategy"):
+                try:
+                    boot(replace(booted, **{field.name: field.default}))  # type: ignore[arg-type]
+                except InputError:
+                    continue
+                return ScenarioError(f"kernel.{field.name}", text)
+        return ScenarioError("run.strategies", text)
+    return None
