@@ -278,6 +278,42 @@ def test_a_sweep_reaches_keys_that_the_file_leaves_to_their_defaults(tmp_path):
     assert [case.name.split()[2] for case in found] == ["kernel.guest_xss=0x800", "kernel.guest_xss=0x1800"]
 
 
+TILES = """
+title = "tiles"
+run = { measure = "5 ms", replications = 1 }
+[host]
+cpus = 1
+cpu = ["sapphire-rapids"]
+[guests.g]
+fpu = { components = ["XTILEDATA"], every = "100 us" }
+[sweep]
+"""
+
+
+def test_what_a_value_needs_may_be_set_by_the_sweep_alone(tmp_path):
+    (case,) = cases(read(written(tmp_path, TILES + '"kernel.guest_amx" = [true]\n')))
+    assert case.scenario.kernel.guest_amx
+    with pytest.raises(InputError, match=r"components: found XTILEDATA.*\(with kernel.guest_amx=false\)"):
+        read(written(tmp_path, TILES + '"kernel.guest_amx" = [true, false]\n'))
+
+
+def test_a_required_key_may_be_set_by_the_sweep_alone(tmp_path):
+    text = SMALL.replace("cpus = 4\n", "").replace('every = "20 kHz"\n', "")
+    text += '[sweep]\n"host.cpus" = [2, 8]\n"guests.web.exits.io.every" = ["1 kHz", "1 ms"]\n'
+    path = written(tmp_path, text)
+    assert [case.scenario.host.cpus for case in cases(read(path))] == [2, 2, 8, 8]
+    assert read(written(tmp_path, toml_text(read(path)), "again.toml")) == read(path)
+    assert schema_errors(text) == []
+    with pytest.raises(InputError, match=r"host\.cpus: the key is missing"):
+        read(written(tmp_path, text.replace("host.cpus", "host.hz").replace("[2, 8]", "[250, 1000]")))
+
+
+def test_what_is_wrong_at_each_point_of_a_sweep_is_not_put_down_to_one(tmp_path):
+    text = SMALL + 'vmm = "1 ms"\n[sweep]\n"host.cpus" = [2, 8]\n'
+    with pytest.raises(InputError, match=r"'userspace'; here it is 'kernel'$"):
+        read(written(tmp_path, text))
+
+
 @pytest.mark.parametrize(("cpus", "ms"), [(1, 0.7), (2, 1.4), (3, 1.4), (4, 2.1), (7, 2.1), (8, 2.8), (256, 2.8)])
 def test_the_base_slice_grows_with_the_logarithm_of_the_cpus(cpus, ms):
     assert base_slice(cpus) == pytest.approx(ms / 1000)

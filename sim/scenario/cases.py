@@ -16,7 +16,7 @@ from sim.kernel import versions
 from sim.kernel.carried import carried_state
 from sim.kernel.config import Config, Settings, boot, default_uret_msrs
 from sim.kernel.strategies import strategy
-from sim.scenario.checks import MASKS, check
+from sim.scenario.checks import MASKS, problems
 from sim.scenario.contrasts import Contrast, operand
 from sim.scenario.explain import ScenarioError, explain, path_text
 from sim.scenario.possible import REFERENCE, choose, refused, settings
@@ -77,9 +77,8 @@ def cases(scenario: Scenario) -> tuple[Case, ...]:
     Of them only those that run.cases names, if it does.  Raises :class:`~sim.scenario.explain.ScenarioError` for
     whatever does not go together in one of them.
     """
-    check(scenario)
-    _check_names(scenario)
     points = [(point, _at(scenario, point)) for point in _points(scenario)]
+    _check(points)
     found = [
         _case(each, cpu, kernel, point)
         for cpu, kernel in product(scenario.host.cpu, scenario.host.kernel)
@@ -143,6 +142,17 @@ def _only(found: Sequence[Case], names: Sequence[str]) -> list[Case]:
     return [case for case in found if case.name in names]
 
 
+def _check(points: Sequence[tuple[Mapping[str, Value], Scenario]]) -> None:
+    """What does not go together at a point of the sweep; the point is named if all is well at another."""
+    found = [list(problems(scenario)) for _, scenario in points]
+    for (point, _), wrong in zip(points, found, strict=True):
+        for path, text in wrong[:1]:
+            everywhere = all((path, text) in each for each in found)
+            raise ScenarioError(path, text if everywhere else f"{text} (with {_point_text(point)})")
+    for _, scenario in points:
+        _check_names(scenario)
+
+
 def _check_names(scenario: Scenario) -> None:
     """CPU profiles, kernels, strategies and the carried state are there, whatever they go with."""
     run, host = scenario.run, scenario.host
@@ -188,16 +198,11 @@ def _at(scenario: Scenario, point: Mapping[str, Value]) -> Scenario:
         _set(written, path, value)
     written["sweep"] = {}
     try:
-        swept = Scenario.model_validate(written, context={FROM_FILE: True})
+        return Scenario.model_validate(written, context={FROM_FILE: True})
     except ValidationError as error:
         problem = explain(error, written)
         guilty = next((path for path in point if problem.path.startswith(path)), "")
         raise ScenarioError(_swept(guilty) if guilty else "sweep", f"{problem.path}: {problem.text}") from error
-    try:
-        check(swept)
-    except ScenarioError as error:
-        raise ScenarioError(error.path, f"{error.text} (with {_point_text(point)})") from error
-    return swept
 
 
 def _set(written: dict[str, Any], path: str, value: Value) -> None:

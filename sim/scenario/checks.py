@@ -6,7 +6,6 @@ from typing import Final
 from sim.errors import unknown
 from sim.scenario.contrasts import operand
 from sim.scenario.distribution import Distribution
-from sim.scenario.explain import ScenarioError
 from sim.scenario.schema import FASTPATH, PRECISION, Exit, Guest, Run, Scenario, Thread
 from sim.scenario.units import rate_text, time_text
 from sim.xsave import profiles
@@ -31,12 +30,6 @@ URET_MSRS: Final = ("LSTAR", "CSTAR", "STAR", "SYSCALL_MASK", "EFER", "TSC_AUX",
 """arch/x86/kvm/vmx/vmx.c, vmx_uret_msrs_list, Linux v6.18; of them SVM has TSC_AUX (svm.c, svm_hardware_setup())."""
 
 Problem = tuple[str, str]
-
-
-def check(scenario: Scenario) -> None:
-    """Raises :class:`ScenarioError` for the first thing that does not go together."""
-    for path, text in problems(scenario):
-        raise ScenarioError(path, text)
 
 
 def problems(scenario: Scenario) -> Iterator[Problem]:

@@ -52,7 +52,8 @@ Schema = dict[str, Any]
 def schema() -> Schema:
     """The JSON Schema (draft 2020-12) of a scenario file.
 
-    A file with ``extends`` may leave out what its base has, so that keys are required only without it.
+    A file with ``extends`` may leave out what its base has, and one with a sweep what that sets, so that keys are
+    required only without them.
     """
     full = _tidy(Scenario.model_json_schema())
     definitions = full.pop("$defs") | {name: TypeAdapter(kind).json_schema() for name, kind in _QUANTITIES.items()}
@@ -64,7 +65,7 @@ def schema() -> Schema:
         "title": "fpswitch scenario",
         **{key: value for key, value in full.items() if key not in ("title", "properties")},
         "properties": {"extends": _EXTENDS, **full["properties"]},
-        "if": {"required": ["extends"]},
+        "if": {"anyOf": [{"required": ["extends"]}, {"required": ["sweep"]}]},
         "else": required,
         "$defs": definitions,
     }

@@ -101,6 +101,11 @@ def explain(error: ValidationError, data: Any, model: type[BaseModel] = Scenario
     return ScenarioError(path_text(keys), _text(keys, groups[keys], model))
 
 
+def missing(error: ValidationError, data: Any) -> list[str]:
+    """The paths of keys that are required and not there."""
+    return [path_text(_keys(dict(each), data)) for each in error.errors() if each["type"] == "missing"]
+
+
 def _keys(error: Mapping[str, Any], data: Any) -> tuple[Key, ...]:
     """The part of pydantic's location that is in the file; it also names members of unions and validators."""
     keys: list[Key] = []

@@ -2,7 +2,7 @@
 
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from sim.errors import InputError
 from sim.scenario.cases import cases
 from sim.scenario.contrasts import operand
 from sim.scenario.distribution import is_distribution
-from sim.scenario.explain import ScenarioError, explain, keys, shown
+from sim.scenario.explain import ScenarioError, explain, keys, missing, shown
 from sim.scenario.schema import PRECISION, Scenario
 from sim.scenario.units import FROM_FILE
 
@@ -83,9 +83,27 @@ def _checked(data: Table) -> Scenario:
     try:
         scenario = Scenario.model_validate(data, context={FROM_FILE: True})
     except ValidationError as error:
-        raise explain(error, data) from error
+        if not _swept_only(data, missing(error, data)):
+            raise explain(error, data) from error
+        return _checked(data)
     cases(scenario)
     return scenario
+
+
+def _swept_only(data: Table, paths: Iterable[str]) -> bool:
+    """Gives required keys that only the sweep sets the first of their values there; False if there is none."""
+    sweep = data.get("sweep")
+    found = False
+    for path in paths:
+        values = sweep.get(path) if isinstance(sweep, dict) else None
+        if isinstance(values, list) and values:
+            *parents, last = keys(path)
+            table = data
+            for key in parents:
+                table = table[key]
+            table[last] = values[0]
+            found = True
+    return found
 
 
 def _files(name: str, children: tuple[str, ...]) -> Files:
