@@ -323,6 +323,22 @@ WRONG = {
         also(INTERRUPT, 'components = ["XTILEDATA"]'), "interrupts.network.components", "XTILEDATA", "kernel_fpu_begin",
     ),
     "XSS that KVM does not offer": (also(KERNEL, "guest_xss = 0x4"), "kernel.guest_xss", "0x4", "bits of 0x1800"),
+    "XCR0 that the host has not": (
+        also(KERNEL, "guest_xcr0 = 0x8000000000001"), "kernel.guest_xcr0", "0x8000000000001", "bits of",
+    ),
+    "XCR0 without x87": (also(KERNEL, "guest_xcr0 = 0x2"), "kernel.guest_xcr0", "found 0x2", "bit 0"),
+    "XCR0 of 0": (also(KERNEL, "guest_xcr0 = 0"), "kernel.guest_xcr0", "0x0", "bit 0"),
+    "AVX without SSE": (also(KERNEL, "guest_xcr0 = 0x5"), "kernel.guest_xcr0", "found 0x5", "SSE"),
+    "half of AVX-512": (also(KERNEL, "guest_xcr0 = 0x27"), "kernel.guest_xcr0", "found 0x27", "5 to 7 together"),
+    "tiles without guest_amx": (
+        also(KERNEL, "guest_xcr0 = 0x60007"), "kernel.guest_xcr0", "found 0x60007", "guest_amx = true",
+    ),
+    "use of what XCR0 lacks": (
+        also(KERNEL, "guest_xcr0 = 0x3").replace(
+            GUEST, GUEST + '\nfpu = { components = ["AVX"], every = "1 ms" }'
+        ),
+        "guests.web.fpu.components", "found AVX", "kernel.guest_xcr0 = 0x3",
+    ),
     "XSS of guests beyond the offered": (
         also(KERNEL, "guest_xss = 0x800").replace(GUEST, GUEST + "\nxss = 0x1800"),
         "guests.web.xss", "found 0x1800", "bits of 0x800",

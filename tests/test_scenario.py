@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+import sim
 from sim.errors import InputError
 from sim.kernel.config import boot
 from sim.kernel.strategies import ORDER
@@ -468,6 +469,16 @@ def test_a_guest_without_cet_has_no_use_for_an_xss(tmp_path):
     (case,) = cases(read(written(tmp_path, SMALL + "[kernel]\nguest_xss = 0x800\n")))
     assert boot(case.settings("no-cet")).guest_xss == 0
     assert boot(case.settings("xstate-guest")).guest_xss == 0x800
+
+
+def test_a_guest_without_pku_costs_two_xsetbv_per_exit(tmp_path):
+    """The question: linux-kernel, 30 May 2023, "x86/fpu/xstate: clear XSAVE features if DISABLED_MASK set"."""
+    text = SMALL.replace("sapphire-rapids", "ice-lake-sp").replace("cpus = 4", 'cpus = 1\nkernel = ["v6.6"]')
+    path = written(tmp_path, text.replace("[run]", "[run]\nreplications = 1") + "[kernel]\nguest_xcr0 = 0xe7\n")
+    count, cycles = (sim.run(path).ledger.groupby("operation")[each].sum() for each in ("count", "cycles"))
+    assert count["XSETBV"] == 2 * count["VM exit"] > 100
+    assert cycles["XSETBV"] / count["VM exit"] == 200
+    assert "guest_xcr0 = 0xe7" in toml_text(read(path))
 
 
 def test_a_time_in_cycles_is_whole(tmp_path):

@@ -20,7 +20,7 @@ from sim.scenario.checks import MASKS, problems
 from sim.scenario.contrasts import Contrast, operand
 from sim.scenario.explain import ScenarioError, explain, path_text
 from sim.scenario.possible import REFERENCE, choose, refused, settings
-from sim.scenario.schema import KernelSettings, Scenario
+from sim.scenario.schema import KernelSettings, Scenario, is_mask
 from sim.scenario.units import FROM_FILE
 from sim.xsave import profiles
 from sim.xsave.components import XTILE
@@ -233,7 +233,7 @@ def _point_text(point: Mapping[str, Value]) -> str:
 def _value_text(path: str, value: Value) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:#x}" if isinstance(value, int) and path.endswith("xss") else str(value)
+    return f"{value:#x}" if isinstance(value, int) and is_mask(path) else str(value)
 
 
 def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value]) -> Case:

@@ -9,7 +9,20 @@ from sim.scenario.distribution import Distribution
 from sim.scenario.schema import FASTPATH, PRECISION, Exit, Guest, Run, Scenario, Thread
 from sim.scenario.units import rate_text, time_text
 from sim.xsave import profiles
-from sim.xsave.components import AVX, CET_S, FP, HI16_ZMM, OPMASK, SSE, XTILEDATA, ZMM_HI256
+from sim.xsave.components import (
+    ALL,
+    AVX,
+    AVX512,
+    CET_S,
+    FP,
+    HI16_ZMM,
+    MPX,
+    OPMASK,
+    SSE,
+    XTILE,
+    XTILEDATA,
+    ZMM_HI256,
+)
 
 MASKS: Final[Mapping[str, int]] = {
     "FP": FP,
@@ -47,6 +60,7 @@ def problems(scenario: Scenario) -> Iterator[Problem]:
     for each in scenario.kernel.guest_uret_msrs or ():
         if each not in URET_MSRS:
             yield "kernel.guest_uret_msrs", str(unknown("user-return MSR", each, URET_MSRS))
+    yield from _guest_xcr0(scenario)
     for name, guest in scenario.guests.items():
         yield from _guest(f"guests.{name}", guest, scenario)
     for name, thread in scenario.threads.items():
@@ -61,6 +75,28 @@ def problems(scenario: Scenario) -> Iterator[Problem]:
         if interrupt.kernel_fpu and not interrupt.components:
             yield f"{where}.components", "found none; allowed with kernel_fpu: one component or more"
     yield from _interrupt_load(scenario)
+
+
+def _guest_xcr0(scenario: Scenario) -> Iterator[Problem]:
+    """What XSETBV refuses (arch/x86/kvm/x86.c, __kvm_set_xcr(), Linux v6.18), and what guests use without having it."""
+    path, xcr0 = "kernel.guest_xcr0", scenario.kernel.guest_xcr0
+    if xcr0 is None:
+        return
+    for mask, needs, why in (
+        (ALL, FP, "bit 0, x87"),
+        (AVX, SSE, "bit 1 with bit 2, SSE with AVX"),
+        (AVX512, AVX512 | AVX, "bits 2 and 5 to 7 together, AVX with AVX-512"),
+        (MPX, MPX, "bits 3 and 4 together, MPX"),
+        (XTILE, XTILE, "bits 17 and 18 together, AMX"),
+    ):
+        if xcr0 & mask and needs & ~xcr0:
+            yield path, f"found {xcr0:#x}; allowed: masks that have {why}"
+    if xcr0 & XTILE and not scenario.kernel.guest_amx:
+        yield path, f"found {xcr0:#x} with AMX (bits 17 and 18), which needs kernel.guest_amx = true"
+    for name, guest in scenario.guests.items():
+        for each in guest.fpu.components:
+            if MASKS[each] & ~xcr0:
+                yield f"guests.{name}.fpu.components", f"found {each}, which kernel.guest_xcr0 = {xcr0:#x} lacks"
 
 
 def _interrupt_load(scenario: Scenario) -> Iterator[Problem]:

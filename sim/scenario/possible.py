@@ -20,7 +20,7 @@ TIMED_BY: Final = "free-ssp"
 FALLBACK: Final = "no-cet"
 """What takes their place in a case that cannot have them."""
 
-SETTLED: Final = ("guest_xss", "guest_amx", "msr_access")
+SETTLED: Final = ("guest_xss", "guest_xcr0", "guest_amx", "msr_access")
 """Settings that say what a scenario is about: a strategy that cannot have them is an error even with "all"."""
 
 

@@ -55,6 +55,11 @@ run.measure is the better way.
 """
 
 
+def is_mask(path: str) -> bool:
+    """Whether the value of a key is a mask, which is written in hexadecimal."""
+    return path.endswith(("xss", "xcr0"))
+
+
 class Section(BaseModel):
     """A table of the scenario file."""
 
@@ -190,6 +195,11 @@ class KernelSettings(Section):
     guest_cet: Switch = Field(True, description="whether KVM is asked to give CET to guests")
     guest_xss: Mask | None = Field(
         None, description="IA32_XSS of guests with CET, such as 0x800; absent: all that KVM offers"
+    )
+    guest_xcr0: Mask | None = Field(
+        None,
+        description="XCR0 of guests, such as 0xe7 where they have no PKU (0x200): where it is not the host's, KVM runs "
+        "XSETBV at entry and at exit; absent: all that KVM offers",
     )
     guest_amx: Switch = Field(False, description="whether guests have AMX, and so the 8 KiB of XTILEDATA")
     host_shadow_stacks: HostShadowStacks = Field(

@@ -7,7 +7,7 @@ import tomlkit
 from tomlkit.items import Integer, Item, Trivia
 
 from sim.scenario.distribution import is_distribution
-from sim.scenario.schema import Scenario
+from sim.scenario.schema import Scenario, is_mask
 
 
 def toml_text(scenario: Scenario) -> str:
@@ -36,11 +36,11 @@ def _plain(key: str, value: Any) -> Item:
         inline = tomlkit.inline_table()
         inline.update(value)
         return inline
-    if isinstance(value, list) and key.endswith("xss"):
+    if isinstance(value, list) and is_mask(key):
         array = tomlkit.array()
         array.extend(_plain(key, each) for each in value)
         return array
-    if isinstance(value, int) and not isinstance(value, bool) and key.endswith("xss"):
+    if isinstance(value, int) and not isinstance(value, bool) and is_mask(key):
         return Integer(value, Trivia(), f"{value:#x}")
     item: Item = tomlkit.item(value)
     return item
