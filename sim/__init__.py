@@ -1,7 +1,7 @@
 """fpswitch: what carrying FPU and CET state across vCPU context switches costs on x86 Linux/KVM.
 
     import sim
-    results = sim.run("scenarios/overcommit.toml")
+    results = sim.run("overcommit")
     results.ledger, results.metrics
     sim.compare(results)
 

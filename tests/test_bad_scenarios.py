@@ -433,6 +433,9 @@ WRONG = {
     ),
     # extends
     "base that is not there": (f'extends = "no.toml"\n{GOOD}', "extends", "found 'no.toml'", "there is no file"),
+    "base that is not shipped": (
+        f'extends = "rfc-qestion"\n{GOOD}', "extends", "unknown scenario 'rfc-qestion'", "did you mean 'rfc-question'?",
+    ),
     "base that is no path": (f"extends = 3\n{GOOD}", "extends", "found 3", "the path of a scenario file"),
     "file that extends itself": (
         f'extends = "wrong.toml"\n{GOOD}',
@@ -508,11 +511,16 @@ def test_a_wrong_file_is_one_line_with_the_path_what_was_found_and_what_is_allow
     ("name", "says"),
     [
         ("no.toml", "No such file or directory"),
-        (".", "Is a directory"),
+        ("./", "Is a directory"),
         ("good.csv/x.toml", "Not a directory"),
-        ("a\0b", "null"),
-        ("", "Is a directory"),
-        ("two\nlines", "'two\\nlines': cannot be read"),
+        ("./a\0b", "null"),
+        ("./two\nlines", "'./two\\nlines': cannot be read"),
+        ("", "unknown scenario ''"),
+        (".", "unknown scenario '.'"),
+        ("a\0b", "unknown scenario 'a\\x00b'"),
+        ("good", "unknown scenario 'good'"),
+        ("rfc-qestion", "did you mean 'rfc-question'?"),
+        ("rfc_question", "the path of a file ends in .toml or has a /"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(name, says, folder, capsys):
@@ -530,7 +538,26 @@ def test_a_file_that_cannot_be_read_is_one_line(name, says, folder, capsys):
         (("--reference", ""), "--reference: found ''"),
         (("--replications", "0"), "--replications: found 0; allowed: 1 to 100000"),
         (("--seed", "-1"), "--seed: found -1; allowed: 0 or more"),
-        (("--case", "sapphire-rapids v6.19"), "did you mean 'sapphire-rapids v6.18'?"),
+        (("--case", "sapphire-rapids v6.19"), "--case: unknown case 'sapphire-rapids v6.19'; did you mean 'sapphire-"),
+        (("--contrast", "no-cet"), "--contrast: found ['no-cet']; allowed: a list of 2 or more"),
+        (("--contrast", "no-cet,fre-ssp"), "--contrast: unknown strategy 'fre-ssp'; did you mean 'free-ssp'?"),
+        (("--contrast", "no-cet@x,free-ssp@y"), "--contrast: unknown case 'x'"),
+        (("--cpu", "zen4,zen6"), "--cpu: unknown CPU 'zen6'; did you mean 'zen"),
+        (("--kernel", "v6.18,v6.18"), "--kernel: found 'v6.18' twice"),
+        (("--measure", "10"), "--measure: found '10'; allowed: a time like '2 ms'"),
+        (("--precision", "0 %"), "--precision: found '0 %'; allowed: a share above 0"),
+        (("--precision", "1 %", "--replications", "3"), "--precision: found beside replications"),
+        (("--set", "guests.web.vcpus=0"), "--set guests.web.vcpus: found 0; allowed: 1 to 65536"),
+        (("--set", "guests.wbe.vcpus=2"), "--set guests.wbe.vcpus: unknown name in guests 'wbe'; did you mean 'web'?"),
+        (("--set", "guests.web.exits.oi.every=1 ms"), "unknown name in exits 'oi'; did you mean 'io'?"),
+        (("--set", "guests.web.vcpu=2"), "--set guests.web.vcpu: unknown key 'vcpu'; did you mean 'vcpus'?"),
+        (("--set", "guest.web.vcpus=2"), "unknown key 'guest'; did you mean 'guests'?"),
+        (("--set", "host.cpu=zen4"), "--set host.cpu: found 'zen4'; allowed: a list in [ ], such as ['zen4']"),
+        (("--set", "host.cpu=[zen4]"), "--set host.cpu: found '[zen4]', which is not TOML"),
+        (("--set", "host.cpus"), "--set: found 'host.cpus'; allowed: KEY=VALUE"),
+        (("--set", "=3"), "--set: found '=3'; allowed: KEY=VALUE"),
+        (("--set", "host..cpus=3"), "--set: found 'host..cpus=3'; allowed: KEY=VALUE"),
+        (("--set", "run.seed=3", "--seed", "4"), "--set run.seed: found beside --seed; allowed: one of them"),
     ],
 )
 def test_an_option_goes_through_the_same_checks(options, says, folder, capsys):

@@ -559,7 +559,7 @@ def test_all_is_all_strategies_also_as_an_option(small, tmp_path, capsys, monkey
     assert status == 0
     assert {"no-cet", "manual-exit"} <= json.loads(document)["cases"][0]["strategies"].keys()
     assert len(experiment.run(small, strategies="all", jobs=1).cases[0]["strategies"]) > 10
-    with pytest.raises(InputError, match=r"found 'manual-load'.*allowed: all or a list"):
+    with pytest.raises(InputError, match=r"found 'manual-load'.*allowed: all or a list in \[ \], such as \["):
         experiment.run(small, strategies="manual-load", jobs=1)
 
 

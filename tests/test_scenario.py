@@ -496,6 +496,81 @@ def test_options_take_the_place_of_keys(tmp_path, capsys):
     assert run_json(capsys, "show", path, "--strategies", "all")["scenario"]["run"]["strategies"] == "all"
 
 
+def resolved(capsys, *arguments):
+    return run_json(capsys, "show", *arguments)["scenario"]
+
+
+def test_any_key_may_be_set_with_a_toml_value_or_a_bare_word(tmp_path, capsys):
+    path = str(written(tmp_path, SMALL))
+    settings = (
+        "host.cpus = 64",
+        "host.scheduler=round-robin",
+        "guests.web.demand=1 ms",
+        "guests.web.arrivals=1 kHz",
+        "guests.web.affinity=[1, 63]",
+        "kernel.guest_xss=0x800",
+        "run.integrity=false",
+        'threads.noise={ compute = { exponential = "1 ms" }, sleep = "2 ms" }',
+        'sweep."host.hz"=[250, 1000]',
+    )
+    found = resolved(capsys, path, *(text for each in settings for text in ("--set", each)))
+    assert (found["host"]["cpus"], found["host"]["scheduler"]) == (64, "round-robin")
+    assert (found["guests"]["web"]["demand"], found["guests"]["web"]["affinity"]) == ("1 ms", [1, 63])
+    assert (found["kernel"]["guest_xss"], found["run"]["integrity"]) == (0x800, False)
+    assert found["threads"]["noise"]["compute"] == {"exponential": "1 ms"}
+    assert found["sweep"] == {"host.hz": [250, 1000]}
+
+
+def test_each_option_stands_for_a_key(tmp_path, capsys):
+    path = str(written(tmp_path, SMALL))
+    found = resolved(
+        capsys, path, "--cpu", "zen4, zen5", "--kernel", "v6.18,v6.19", "--measure", "3 ms", "--precision", "1 %",
+        "--feedback", "--contrast", "manual-load,xstate-guest", "--contrast", "no-cet@zen4 v6.18,no-cet@zen4 v6.19",
+        "--case", "zen4 v6.19", "--case", "zen4 v6.18",
+    )  # fmt: skip
+    assert (found["host"]["cpu"], found["host"]["kernel"]) == (["zen4", "zen5"], ["v6.18", "v6.19"])
+    of_run = {key: found["run"][key] for key in ("measure", "precision", "feedback", "contrasts", "cases")}
+    assert of_run == {
+        "measure": "3 ms",
+        "precision": "1 %",
+        "feedback": True,
+        "contrasts": [["manual-load", "xstate-guest"], ["no-cet@zen4 v6.18", "no-cet@zen4 v6.19"]],
+        "cases": ["zen4 v6.19", "zen4 v6.18"],
+    }
+
+
+def test_the_same_options_run_what_they_show(tmp_path, capsys):
+    options = ("--set", "guests.web.vcpus=2", "--measure", "1 ms", "--replications", "1", "--strategies", "no-cet")
+    path, out = str(written(tmp_path, SMALL)), tmp_path / "out"
+    assert run(capsys, "run", path, *options, "--out", str(out), "--no-figures")[0] == 0
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["resolved"] == resolved(capsys, path, *options)
+
+
+def test_in_python_any_key_may_be_set_and_errors_name_the_argument(tmp_path):
+    path = str(written(tmp_path, SMALL))
+    over = {"guests.web.vcpus": 2, "run.measure": "1 ms"}
+    results = sim.run(path, overrides=over, strategies=["no-cet"], reference="no-cet", replications=1)
+    assert results.manifest["resolved"]["guests"]["web"]["vcpus"] == 2
+    for what in (path, read(path)):
+        with pytest.raises(InputError, match=r"^strategies: found 'no-cet'; .* a list in \[ \], such as \['no-cet'\]"):
+            sim.run(what, strategies="no-cet")
+        with pytest.raises(InputError, match=r"^guests\.web\.vcpus: found 0; allowed: 1 to 65536"):
+            sim.run(what, overrides={"guests.web.vcpus": 0})
+
+
+# Shipped scenarios by name
+
+
+def test_a_shipped_scenario_is_read_by_its_name_from_anywhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert read("rfc-question") == read(ROOT / "scenarios/rfc-question.toml")
+    (tmp_path / "rfc-question").write_text(SMALL, encoding="utf-8")
+    assert read("rfc-question") != read("./rfc-question") == read(Path("rfc-question"))
+    variant = written(tmp_path, 'extends = "rfc-question"\ntitle = "more CPUs"\n[host]\ncpus = 8\n')
+    assert read(variant).guests == read("rfc-question").guests
+
+
 # The JSON Schema and the manual
 
 

@@ -120,7 +120,7 @@ def test_the_guest_begins_and_ends_with_the_operations_around_its_transitions(ri
 
 def test_what_the_host_tells_is_in_order_on_each_track(rich):
     until = Counter()
-    for record in records(choose(str(rich), None, None, 0, "3 ms")):
+    for record in records(choose(str(rich), (), None, None, 0, "3 ms")):
         track = (type(record), record.vcpu if isinstance(record, VcpuState) else record.cpu)
         assert record.time_ns >= until[track]
         until[track] = record.time_ns + (record.duration_ns if isinstance(record, Ran) else 0)
@@ -177,6 +177,7 @@ def test_the_default_is_the_first_case_and_xstate_guest_or_else_the_reference(ri
 
 WRONG = {
     ("--case", "zen5"): "--case: unknown case 'zen5'",
+    ("--set", "host.cpus=0"): "--set host.cpus: found 0; allowed: 1 to 65536",
     ("--replication", "-1"): "--replication: found -1; allowed: 0",
     ("--duration", "20"): "--duration: found '20'; allowed: a time like '2 ms'",
     ("--duration", "0 ms"): "--duration: found '0 ms'; allowed: a time above 0",
@@ -195,7 +196,7 @@ def test_a_wrong_option_is_one_message_and_leaves_no_file(options, rich, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("option", ["--case", "--replication", "--duration"])
+@pytest.mark.parametrize("option", ["--set", "--case", "--replication", "--duration"])
 def test_an_option_of_scenarios_is_refused_with_a_trace(option, tmp_path, capsys):
     status, _, err = run(capsys, "timeline", str(TRACES[0]), "-o", str(tmp_path / "x"), option, "1")
     assert (status, err) == (

@@ -66,7 +66,7 @@ def cli() -> None:
 
     \b
     Examples:
-      fpswitch run scenarios/rfc-question.toml
+      fpswitch run rfc-question
       fpswitch flow preempt --strategy xstate-guest --cpu sapphire-rapids --kernel v6.18
     """
 

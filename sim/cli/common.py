@@ -1,9 +1,10 @@
-"""What the commands share: the --json option, and how a result is printed."""
+"""What the commands share: the --json option, those that stand for keys of a scenario, and how a result is printed."""
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import click
 from tabulate import tabulate
@@ -16,39 +17,107 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on standard output and nothing else there."
 )
 
+set_option = click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Any key of the scenario, such as host.cpus=64; VALUE as in TOML, or a bare word.  May be repeated.",
+)
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Overrides(NamedTuple):
+    """What :func:`sim.scenario.reading.read` takes: values by the path of the key, and what the user calls each."""
+
+    values: dict[str, Any]
+    options: dict[str, str]
 
 
 def scenario_options(command: _Command) -> _Command:
     """The options that take the place of keys of a scenario file; :func:`overrides` makes keys of them again."""
     for option in reversed(
         (
-            click.option("--strategies", metavar="LIST", help="Strategies or their files, with commas, or all."),
-            click.option("--reference", metavar="NAME", help="The strategy from which differences are taken."),
-            click.option("--replications", metavar="N", type=int, help="How often each strategy runs."),
+            click.option("--strategies", metavar="A,B", help="Only these (or their files), and what is compared with."),
+            click.option("--reference", metavar="STRATEGY", help="The strategy from which differences are taken."),
+            click.option(
+                "--contrast", metavar="A,B", multiple=True, help="A pair that is asked about.  May be repeated."
+            ),
+            click.option("--cpu", metavar="A,B", help="CPU profiles."),
+            click.option("--kernel", metavar="A,B", help="Kernels."),
+            click.option("--case", metavar="NAME", multiple=True, help="Only this case.  May be repeated."),
+            click.option("--measure", metavar="TIME", help="Simulated time of a replication."),
+            click.option("--replications", metavar="N", type=int, help="Exactly so many."),
+            click.option("--precision", metavar="SHARE", help='As many as this needs, such as "1 %".'),
+            click.option("--feedback", is_flag=True, default=None, help="Also each strategy on a schedule of its own."),
             click.option("--seed", metavar="N", type=int, help="Of all random streams."),
+            set_option,
         )
     ):
         command = option(command)
     return command
 
 
-def overrides(
-    strategies: str | None, reference: str | None, replications: int | None, seed: int | None
-) -> dict[str, Any]:
-    """What :func:`sim.scenario.reading.read` takes: the values of the options that were given, by path.
+def overrides(given: Mapping[str, Any]) -> Overrides:
+    """The values of :func:`scenario_options` that were given.
 
-    A file among the strategies is relative to the current directory, unlike one that a scenario file names.
+    A file among them is relative to the current directory, unlike one that a scenario file names.
     """
-    names = None if strategies is None else [each.strip() for each in strategies.split(",")]
-    given = {
-        "run.strategies": "all" if names == ["all"] else names,
-        "run.reference": reference,
-        "run.replications": replications,
-        "run.seed": seed,
+    keys = {
+        "strategies": ("run.strategies", _names),
+        "reference": ("run.reference", None),
+        "contrast": ("run.contrasts", lambda pairs: [_listed(pair) for pair in pairs]),
+        "cpu": ("host.cpu", _listed),
+        "kernel": ("host.kernel", _listed),
+        "case": ("run.cases", list),
+        "measure": ("run.measure", None),
+        "replications": ("run.replications", None),
+        "precision": ("run.precision", None),
+        "feedback": ("run.feedback", None),
+        "seed": ("run.seed", None),
     }
-    return {path: value for path, value in given.items() if value is not None}
+    values: dict[str, Any] = {}
+    options: dict[str, str] = {}
+    for name, (path, parse) in keys.items():
+        value = given.get(name)
+        if value is not None and value != ():
+            values[path] = parse(value) if parse else value
+            options[path] = f"--{name}"
+    for text in given["settings"]:
+        path, value = _setting(text)
+        if path in options:
+            raise InputError(f"--set {path}: found beside {options[path]}; allowed: one of them")
+        values[path], options[path] = value, f"--set {path}"
+    return Overrides(values, options)
+
+
+def _listed(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",")]
+
+
+def _names(text: str) -> list[str] | str:
+    return "all" if text.strip() == "all" else _listed(text)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Path and value of --set."""
+    from sim.scenario.explain import keys, path_text
+
+    key, equals, written = text.partition("=")
+    try:
+        path = path_text(keys(key.strip())) if equals else ""
+    except ValueError:
+        path = ""
+    if not path:
+        raise InputError(f"--set: found {text!r}; allowed: KEY=VALUE, such as host.cpus=64 or guests.web.demand='1 ms'")
+    try:
+        document = tomllib.loads(f"value = {written}")
+    except ValueError as error:
+        if written.lstrip().startswith(("[", "{", '"', "'")):
+            raise InputError(f"--set {path}: found {written!r}, which is not TOML: {error}") from error
+        return path, written.strip()
+    return path, document["value"] if len(document) == 1 else written
 
 
 def parse_mask(text: str, what: str) -> int:

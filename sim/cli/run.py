@@ -1,42 +1,31 @@
 """`fpswitch run` and `fpswitch compare`: a scenario in, a comparison and a result directory out."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sim.cli import INTERRUPTED_STATUS
-from sim.cli.common import emit, json_option
-from sim.errors import InputError, RunError
+from sim.cli.common import emit, json_option, overrides, scenario_options
+from sim.errors import RunError
 
 if TYPE_CHECKING:
     from sim.report.comparison import Comparison
 
 
 @click.command()
-@click.argument("scenario", metavar="SCENARIO.toml")
-@click.option("--strategies", metavar="A,B", help="Only these strategies, and the reference; or all.")
-@click.option("--replications", type=int, metavar="N", help="In place of what the scenario says.")
-@click.option("--seed", type=int, metavar="N", help="In place of what the scenario says.")
+@click.argument("scenario", metavar="SCENARIO")
+@scenario_options
 @click.option("--jobs", type=int, metavar="N", help="Processes; by default one per CPU.")
-@click.option("--reference", metavar="STRATEGY", help="The strategy from which differences are taken.")
 @click.option("--out", metavar="DIR", help="Result directory; by default results/ and the name of the scenario.")
 @click.option("--no-figures", is_flag=True, help="Write the tables only.")
 @json_option
-def run(
-    scenario: str,
-    strategies: str | None,
-    replications: int | None,
-    seed: int | None,
-    jobs: int | None,
-    reference: str | None,
-    out: str | None,
-    no_figures: bool,
-    as_json: bool,
-) -> None:
-    """Simulate all cases and strategies of a scenario, compare them, and leave a result directory.
+def run(scenario: str, jobs: int | None, out: str | None, no_figures: bool, as_json: bool, **options: Any) -> None:
+    """Simulate all cases and strategies of SCENARIO, compare them, and leave a result directory.
+
+    SCENARIO is the name of a shipped one (fpswitch scenarios), or a path: what ends in .toml or has a /.  Options take
+    the place of its keys (docs/scenarios.md), and pass the same checks.
 
     Progress goes to standard error, the summary (plain text, at most 72 columns) to standard output.  An unfinished run
     of the same scenario, costs, seed and code in DIR is continued; a finished one there is replaced when the new one is
@@ -51,20 +40,20 @@ def run(
 
     \b
     Examples:
-      fpswitch run scenarios/rfc-question.toml
-      fpswitch run scenarios/overcommit.toml --strategies manual-load,xstate-guest --replications 20 --seed 7
+      fpswitch run rfc-question
+      fpswitch run rfc-question --strategies manual-load,xstate-guest --contrast manual-load,xstate-guest
+      fpswitch run my-host.toml --set host.cpus=64 --replications 20 --seed 7
     """
     from sim import experiment
 
     directory = out if out is not None else str(Path("results") / Path(scenario).stem)
+    given = overrides(options)
     try:
         results = experiment.run(
             scenario,
-            strategies=_names(strategies),
-            replications=replications,
-            seed=seed,
+            overrides=given.values,
+            options=given.options,
             jobs=jobs,
-            reference=reference,
             out=directory,
             progress=True,
             command=["fpswitch", *sys.argv[1:]],
@@ -98,15 +87,6 @@ def compare(directory: str, reference: str | None, as_json: bool) -> None:
     from sim.results import load
 
     _finish(comparison_of(load(directory), reference), as_json)
-
-
-def _names(text: str | None) -> Sequence[str] | None:
-    if text is None or text.strip() == "all":
-        return text and text.strip()
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise InputError(f"strategies {text!r}: a name is empty (allowed: names with commas between them)")
-    return names
 
 
 def _finish(comparison: "Comparison", as_json: bool) -> None:

@@ -1,11 +1,11 @@
 """A simulated run as records of a timeline: the host tells what happens, in cycles; the timeline shows it in ns."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
+from sim.cli.common import overrides
 from sim.errors import InputError, unknown
 from sim.host.warmup import warmup_seconds
 from sim.host.watching import State, watch, window
@@ -28,7 +28,9 @@ class Shown(NamedTuple):
     replication: int
 
 
-def choose(scenario: str, case: str | None, strategy: str | None, replication: int, duration: str) -> Shown:
+def choose(
+    scenario: str, settings: Sequence[str], case: str | None, strategy: str | None, replication: int, duration: str
+) -> Shown:
     """The part of a scenario that the options name; its measurement is ``duration``, after the scenario's warm-up.
 
     Raises :class:`~sim.errors.InputError` for an option that does not go with the scenario.
@@ -41,7 +43,7 @@ def choose(scenario: str, case: str | None, strategy: str | None, replication: i
         raise InputError(f"--duration: found {duration!r}; allowed: a time above 0")
     if replication < 0:
         raise InputError(f"--replication: found {replication}; allowed: 0 (the first of fpswitch run) or more")
-    found = {each.name: each for each in cases(read(Path(scenario)))}
+    found = {each.name: each for each in cases(read(scenario, *overrides({"settings": settings})))}
     if case is not None and case not in found:
         raise InputError(f"--case: {unknown('case', case, found)}")
     chosen = found[case] if case is not None else next(iter(found.values()))

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -10,22 +10,23 @@ from typing import IO, Any
 import click
 from click.core import ParameterSource
 
-from sim.cli.common import emit, json_option
+from sim.cli.common import emit, json_option, set_option
 from sim.cli.replay import cpu_option, kernel_option, opened
 from sim.errors import InputError
+from sim.scenario.shipped import names
 
 OF_TRACES = ("cpu", "kernel")
-OF_SCENARIOS = ("case", "replication", "duration")
+OF_SCENARIOS = ("settings", "case", "replication", "duration")
 
 
 @click.command(
     epilog="""\b
 Examples:
   fpswitch timeline trace.txt.gz --cpu zen4 -o run.pftrace
-  fpswitch timeline scenarios/overcommit.toml --strategy manual-load --duration "5 ms" -o run.pftrace
+  fpswitch timeline overcommit --strategy manual-load --duration "5 ms" -o run.pftrace
 """
 )
-@click.argument("source", metavar="TRACE|SCENARIO.toml")
+@click.argument("source", metavar="TRACE|SCENARIO")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write.")
 @click.option("--force", is_flag=True, help="Overwrite it.")
 @click.option(
@@ -47,6 +48,7 @@ Examples:
     show_default=True,
     help="Of a scenario: how much to draw, from the end of its warm-up on.",
 )
+@set_option
 @json_option
 @click.pass_context
 def timeline(context: click.Context, /, source: str, output: Path, force: bool, as_json: bool, **options: Any) -> None:
@@ -59,13 +61,13 @@ def timeline(context: click.Context, /, source: str, output: Path, force: bool, 
     the other.  Their width is their price if --cpu names a cost table and the trace its TSC frequency, and else means
     nothing.
 
-    A SCENARIO is a file whose name ends with .toml.  What is drawn is the beginning of the measurement of a replication
-    of fpswitch run, with the same seed.  Every VM exit is drawn, and every operation, with its place and its price in
-    simulated time, also the software cost of a context switch and of KVM_RUN.
+    A SCENARIO is a file whose name ends with .toml, or the name of a shipped one.  What is drawn is the beginning of
+    the measurement of a replication of fpswitch run, with the same seed.  Every VM exit is drawn, and every operation,
+    with its place and its price in simulated time, also the software cost of a context switch and of KVM_RUN.
 
     JSON: output, records; of a scenario also case, strategy, replication, begin_ns, end_ns.
     """
-    simulated = source.endswith(".toml")
+    simulated = source.endswith(".toml") or source in names()
     _check_options(context, simulated)
     _check_output(output, force)
     if simulated:
@@ -79,19 +81,30 @@ def timeline(context: click.Context, /, source: str, output: Path, force: bool, 
 def _check_options(context: click.Context, simulated: bool) -> None:
     foreign, own = (OF_TRACES, OF_SCENARIOS) if simulated else (OF_SCENARIOS, OF_TRACES)
     why = "a scenario has that itself" if simulated else "that is for scenarios, whose names end with .toml"
-    allowed = ", ".join(f"--{name}" for name in ("strategy", *own))
+    what = "a scenario" if simulated else "a trace"
+    allowed = ", ".join(_option(name) for name in ("strategy", *own))
     for name in foreign:
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise InputError(f"--{name}: {why}; allowed with {'a scenario' if simulated else 'a trace'}: {allowed}")
+            raise InputError(f"{_option(name)}: {why}; allowed with {what}: {allowed}")
+
+
+def _option(name: str) -> str:
+    return "--set" if name == "settings" else f"--{name}"
 
 
 def _draw_scenario(
-    scenario: str, output: Path, strategy: str | None, case: str | None, replication: int, duration: str
+    scenario: str,
+    output: Path,
+    strategy: str | None,
+    settings: Sequence[str],
+    case: str | None,
+    replication: int,
+    duration: str,
 ) -> dict[str, Any]:
     from sim.cli.simulated import begin_ns, choose, end_ns, records
     from sim.trace.timeline import write
 
-    shown = choose(scenario, case, strategy, replication, duration)
+    shown = choose(scenario, settings, case, strategy, replication, duration)
     with _whole(output) as out:
         count = write(records(shown), out, end_ns(shown))
     return {

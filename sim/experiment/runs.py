@@ -55,6 +55,8 @@ class Interrupted(RunError):
 def run(
     scenario: Scenario | str | os.PathLike[str],
     *,
+    overrides: Mapping[str, Any] | None = None,
+    options: Mapping[str, str] | None = None,
     strategies: Sequence[str] | None = None,
     replications: int | None = None,
     seed: int | None = None,
@@ -65,29 +67,33 @@ def run(
     command: Sequence[str] = (),
     simulate: Simulate | None = None,
 ) -> Results:
-    """Runs a scenario, or the one in a file, and returns its results.
+    """Runs a scenario, a shipped one by its name, or the one in a file, and returns its results.
 
-    ``strategies`` (a list, or "all"), ``replications``, ``seed`` and ``reference`` take the place of what the
-    scenario says; a reference that is not among the strategies is run, too. ``jobs`` is the number of processes, by
-    default one per CPU that this process may use; with 1 everything runs in this process. ``out`` is the result
-    directory; without it the results are in memory only. An unfinished run of the same scenario, costs, seed and
-    code in ``out`` is continued. ``progress`` shows a bar on standard error. ``command`` goes into the manifest.
-    ``simulate`` takes the place of :func:`sim.host.simulation.simulate`.
+    ``overrides`` maps the paths of keys to what takes the place of the scenario's values, such as {"host.cpus": 64},
+    and ``options`` to what an error calls them; ``strategies`` (a list, or "all"), ``replications``, ``seed`` and
+    ``reference`` are short for those of [run]. A reference that is not among the strategies is run, too. ``jobs`` is
+    the number of processes, by default one per CPU that this process may use; with 1 everything runs in this process.
+    ``out`` is the result directory; without it the results are in memory only. An unfinished run of the same scenario,
+    costs, seed and code in ``out`` is continued. ``progress`` shows a bar on standard error. ``command`` goes into the
+    manifest. ``simulate`` takes the place of :func:`sim.host.simulation.simulate`.
 
     Raises :class:`~sim.errors.InputError` for a wrong scenario or option, :class:`~sim.errors.RunError` for a run that
     could not be finished, and :class:`Interrupted` for one that got a KeyboardInterrupt.
     """
-    overrides = {
-        "run.strategies": strategies if strategies is None or isinstance(strategies, str) else list(strategies),
-        "run.replications": replications,
-        "run.seed": seed,
-        "run.reference": reference,
+    short = {
+        "strategies": strategies if strategies is None or isinstance(strategies, str) else list(strategies),
+        "replications": replications,
+        "seed": seed,
+        "reference": reference,
     }
-    given = {path: value for path, value in overrides.items() if value is not None}
+    keywords = {f"run.{name}": name for name, value in short.items() if value is not None}
+    given = {**(overrides or {}), **{path: short[name] for path, name in keywords.items()}}
+    named = {**keywords, **(options or {})}
     if isinstance(scenario, Scenario):
-        asked, source = vary(scenario, given) if given else scenario, ""
+        asked, source = vary(scenario, given, named) if given else scenario, ""
     else:
-        asked, source = read(os.fspath(scenario), given), os.fspath(scenario)
+        path = scenario if isinstance(scenario, str) else Path(scenario)
+        asked, source = read(path, given, named), str(path)
     return run_cases(
         asked,
         cases(asked),

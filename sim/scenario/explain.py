@@ -140,6 +140,8 @@ def _text(keys: Sequence[Key], errors: Sequence[Mapping[str, Any]], model: type[
             pieces.append(_TABLES[tuple(keys)])
         elif bounds := _bounds(keys, each["type"], model):
             pieces.append(bounds)
+        elif each["type"] == "tuple_type" and isinstance(each["input"], str):
+            pieces.append(f"{_ALLOWED['tuple_type']}, such as [{shortened(each['input'])}]")
         else:
             pieces.append(_ALLOWED.get(each["type"], each["msg"]).format(**each.get("ctx", {})))
     found = f"found {shown(first['input'])}"

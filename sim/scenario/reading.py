@@ -3,28 +3,26 @@
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from sim.errors import InputError
+from sim.errors import InputError, unknown
+from sim.scenario import shipped
 from sim.scenario.cases import cases
 from sim.scenario.contrasts import operand
 from sim.scenario.distribution import is_distribution
 from sim.scenario.explain import ScenarioError, explain, keys, missing, shown
 from sim.scenario.schema import PRECISION, Scenario
+from sim.scenario.shipped import is_path
 from sim.scenario.units import FROM_FILE
 
 EXTENDS: Final = "extends"
 
-OPTIONS: Final = {
-    "run.strategies": "--strategies",
-    "run.reference": "--reference",
-    "run.replications": "--replications",
-    "run.seed": "--seed",
-}
-"""The options of the commands that stand for a key."""
+NAMED: Final = ("guests", "threads", "interrupts", "exits")
+"""Tables whose keys are names that the user gives."""
 
 INSTEAD: Final = {"replications": tuple(PRECISION), **dict.fromkeys(PRECISION, ("replications",))}
 """Keys of [run] that take the place of others, so that a variant or an option may use either."""
@@ -41,18 +39,20 @@ Files = list[tuple[str, Table]]
 
 
 def read(
-    path: str | Path, overrides: Mapping[str, Any] | None = None, options: Mapping[str, str] = OPTIONS
+    path: str | Path, overrides: Mapping[str, Any] | None = None, options: Mapping[str, str] | None = None
 ) -> Scenario:
-    """The scenario in a file, checked in all of its cases.
+    """The scenario of that name, or in that file, checked in all of its cases.
 
-    ``overrides`` maps dotted paths to values that take the place of the file's, such as {"run.seed": 7}, as those of a
-    file that extends it would; ``options`` says what the user calls such a path in his own words, such as --seed.  A
-    file that a scenario names (a base, a cost table, a strategy, a CSV file) lies relative to the scenario file that
-    names it, one of ``overrides`` to the current directory; in the result its path is absolute.
+    A text is a path if it has a / or ends in .toml or .json, and else the name of a shipped scenario.  ``overrides``
+    maps dotted paths to values that take the place of the file's, such as {"run.seed": 7}, as those of a file that
+    extends it would, but a key of a guest or thread that is not there makes no new one; ``options`` says what the user
+    calls such a path, such as --seed.  A file that a scenario names (a base, a cost table, a strategy, a CSV file) lies
+    relative to the scenario file that names it, one of ``overrides`` to the current directory; in the result its path
+    is absolute.
 
     Raises :class:`InputError` with one line: the file, the path in it, what was found and what is allowed.
     """
-    files = _files(str(path), ())
+    files = _files(str(path), isinstance(path, Path) or is_path(path), ())
     data: Table = {}
     for _, raw in reversed(files):
         data = _varied(data, raw)
@@ -60,21 +60,20 @@ def read(
         raise InputError(
             f"{files[0][0]}: the file is empty; allowed: a scenario with title, run, host and guests or threads"
         )
-    data = _varied(data, _as_file(overrides or {}))
     try:
-        return _checked(data)
+        return _checked(_overridden(data, overrides or {}))
     except ScenarioError as error:
-        if option := _option(error.path, overrides or {}, options):
+        if option := _option(error.path, overrides or {}, options or {}):
             raise InputError(f"{option}: {error.text}") from error
         raise InputError(f"{_whose(error.path, files)}: {error}") from error
 
 
-def vary(scenario: Scenario, overrides: Mapping[str, Any], options: Mapping[str, str] = OPTIONS) -> Scenario:
+def vary(scenario: Scenario, overrides: Mapping[str, Any], options: Mapping[str, str] | None = None) -> Scenario:
     """The scenario with other values at these paths, as :func:`read` would have read it with them."""
     try:
-        return _checked(_varied(scenario.written(), _as_file(overrides)))
+        return _checked(_overridden(scenario.written(), overrides))
     except ScenarioError as error:
-        if option := _option(error.path, overrides, options):
+        if option := _option(error.path, overrides, options or {}):
             raise InputError(f"{option}: {error.text}") from error
         raise
 
@@ -106,13 +105,14 @@ def _swept_only(data: Table, paths: Iterable[str]) -> bool:
     return found
 
 
-def _files(name: str, children: tuple[str, ...]) -> Files:
-    here = os.path.abspath(name)
+def _files(name: str, by_path: bool, children: tuple[str, ...]) -> Files:
+    file = name if by_path else str(shipped.file(name))
+    here = os.path.abspath(file)
     shown_name = name if name.isprintable() else repr(name)
     if here in children:
         chain = " extends ".join(os.path.basename(each) for each in (*children, here))
         raise InputError(f"{shown_name}: {EXTENDS}: the file extends itself ({chain})")
-    raw = _toml(name, shown_name)
+    raw = _toml(file, shown_name)
     base = raw.pop(EXTENDS, None)
     folder = os.path.dirname(here)
     _settle(raw, folder)
@@ -122,10 +122,16 @@ def _files(name: str, children: tuple[str, ...]) -> Files:
         raise InputError(
             f"{shown_name}: {EXTENDS}: found {shown(base)}; allowed: the path of a scenario file, in quotes"
         )
-    beside = os.path.join(os.path.dirname(name), base)
+    if not is_path(base):
+        try:
+            shipped.file(base)
+        except InputError as error:
+            raise InputError(f"{shown_name}: {EXTENDS}: {error}") from error
+        return [(shown_name, raw), *_files(base, False, (*children, here))]
+    beside = os.path.join(os.path.dirname(file), base)
     if not os.path.isfile(beside):
         raise InputError(f"{shown_name}: {EXTENDS}: found {shown(base)}; there is no file {shown(beside)}")
-    return [(shown_name, raw), *_files(beside, (*children, here))]
+    return [(shown_name, raw), *_files(beside, True, (*children, here))]
 
 
 def _toml(name: str, shown_name: str) -> Table:
@@ -199,6 +205,17 @@ def _varied(base: Table, over: Table) -> Table:
         replaced = {key for said in above for key in INSTEAD.get(said, ())} - above.keys()
         base = base | {"run": {key: value for key, value in below.items() if key not in replaced}}
     return _merged(base, over)
+
+
+def _overridden(data: Table, overrides: Mapping[str, Any]) -> Table:
+    for dotted in overrides:
+        at: Any = data
+        *parents, _ = keys(dotted)
+        for depth, (parent, key) in enumerate(pairwise(parents)):
+            at = at.get(parent) if isinstance(at, dict) else None
+            if depth in (0, 2) and parent in NAMED and isinstance(at, dict) and key not in at:
+                raise ScenarioError(dotted, str(unknown(f"name in {parent}", key, at)))
+    return _varied(data, _as_file(overrides))
 
 
 def _as_file(overrides: Mapping[str, Any]) -> Table:
