@@ -5,7 +5,7 @@
     results.ledger, results.metrics
     sim.compare(results)
 
-``run``, ``compare`` and ``load`` are imported when they are first used.
+``run``, ``compare``, ``load`` and ``decode`` are imported when they are first used.
 """
 
 import importlib
@@ -15,10 +15,18 @@ if TYPE_CHECKING:
     from sim.experiment import run
     from sim.report.comparison import compare
     from sim.results import load
+    from sim.xsave.components import decode
 
-_LAZY: Final = {"run": "sim.experiment", "compare": "sim.report.comparison", "load": "sim.results"}
+__version__ = "0.1.0"
 
-__all__ = ["compare", "load", "run"]
+_LAZY: Final = {
+    "run": "sim.experiment",
+    "compare": "sim.report.comparison",
+    "load": "sim.results",
+    "decode": "sim.xsave.components",
+}
+
+__all__ = ["__version__", "compare", "decode", "load", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from sim import __version__
 from sim.errors import InputError
 
 COMMANDS = {
@@ -13,6 +14,8 @@ COMMANDS = {
     "compare": ("sim.cli.run:compare", "Print the comparison again, from a result directory."),
     "uncertainty": ("sim.cli.uncertainty:uncertainty", "How sure a ranking is, and which cost decides it."),
     "show": ("sim.cli.show:show", "Check a scenario and show every value that it sets."),
+    "scenarios": ("sim.cli.scenarios:scenarios", "The shipped scenarios, and what each asks."),
+    "new": ("sim.cli.scenarios:new", "Write a scenario of one's own to start from."),
     "flow": ("sim.cli.flow:flow", "The operations of one sequence, in kernel order, and why."),
     "strategies": ("sim.cli.strategies:strategies", "Each strategy on each kernel: masks and what KVM offers."),
     "patches": ("sim.cli.strategies:patches", "The RFC's eight patches, one by one and together."),
@@ -58,7 +61,7 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="fpswitch")
+@click.version_option(__version__, prog_name="fpswitch")
 def cli() -> None:
     """What does carrying FPU and CET state across vCPU context switches cost on x86 Linux/KVM?
 

@@ -9,6 +9,8 @@ not here: CPUID reports them, see :mod:`sim.xsave.profiles`.
 from dataclasses import dataclass
 from typing import Final
 
+from sim.errors import InputError
+
 
 @dataclass(frozen=True, slots=True)
 class Component:
@@ -90,7 +92,17 @@ class _Bits(dict[int, tuple[int, ...]]):
 bits: Final = _Bits()
 
 
+def decode(mask: int) -> tuple[str, ...]:
+    """The Linux names of the components in ``mask``, such as an XCR0, IA32_XSS, RFBM, XSTATE_BV or XCOMP_BV.
+
+    A bit without a component is "bit N"; bit 63, by which XCOMP_BV says that the area is compacted, is left out.
+    Raises :class:`~sim.errors.InputError` for what is no mask of 64 bits.
+    """
+    if isinstance(mask, bool) or not isinstance(mask, int) or not 0 <= mask < 1 << 64:
+        raise InputError(f"mask: found {mask!r}; allowed: a whole number from 0 to {(1 << 64) - 1:#x}")
+    return tuple(COMPONENTS[i].name if i < len(COMPONENTS) else f"bit {i}" for i in bits[mask & ~COMPACTED])
+
+
 def names(mask: int) -> str:
     """The Linux names of the components in ``mask``, as "FP SSE PKRU"; unknown bits by number, nothing as "-"."""
-    known = [COMPONENTS[i].name if i < len(COMPONENTS) else f"bit {i}" for i in bits[mask & ~COMPACTED]]
-    return " ".join(known) or "-"
+    return " ".join(decode(mask)) or "-"
