@@ -82,7 +82,40 @@ WRONG = {
     "text for a table": ('title = "t"\nrun = "x"\n', "run", "found 'x'", "a table"),
     "list for a table": (GOOD.replace("[kernel]", "[[kernel]]"), "kernel", "a list of tables", "a table"),
     "number for a text": (instead('title = "good"', "title = 3"), "title", "found 3", "a text in quotes"),
-    "two lines of title": (instead('"good"', '"a\\nb"'), "title", "more than one line", "one line"),
+    "two lines of title": (instead('"good"', '"a\\nb"'), "title", "found 'a\\nb'", "one line of text"),
+    "an escape sequence in the question": (
+        instead('title = "good"', 'title = "good"\nquestion = "a\\u001b[31mRED\\u001b]0;x\\u0007"'),
+        "question", "found 'a\\x1b[31mRED\\x1b]0;x\\x07'", "without control characters",
+    ),
+    "requests that take no time": (
+        GOOD.replace(HOST, HOST + '\ninterrupt_time = "0 ns"').replace(
+            GUEST, GUEST + '\ndemand = "1 us"\narrivals = "0.2 ns"'
+        ),
+        "guests.web.arrivals", "together take", "less than 100%",
+    ),
+    "interrupts that take no time": (
+        GOOD.replace(HOST, HOST + '\ninterrupt_time = "0 ns"').replace(
+            'every = "1 kHz"\ntime = "1 us"', 'every = "1 GHz"\ntime = "0 ns"'
+        ),
+        "interrupts.network.time", "together take", "less than 100%",
+    ),
+    "bursts of less than a cycle": (
+        instead(TSC, 'tsc = "1 MHz"').replace(THREAD, 'kind = "kthread"\ncompute = "400 ns"'),
+        "threads.daemon.compute", "found 400 ns a burst", "1 us (1 MHz) or more without sleep",
+    ),
+    "bursts without end": (
+        instead(THREAD, 'compute = { exponential = "1 ns" }'),
+        "threads.daemon.compute", "found 1 ns a burst", "100 ns (10 MHz) or more without sleep",
+    ),
+    "task switches without end": (
+        also(GUEST, 'task_switch = "1 ns"'), "guests.web.task_switch", "found '1 ns'", "100 ns (10 MHz) or more",
+    ),
+    "exits without end": (
+        instead(EXIT, 'every = "100 MHz"'), "guests.web.exits.io.every", "found a mean of 10 ns", "100 ns (10 MHz)",
+    ),
+    "writes without end": (
+        also(GUEST, 'fpu = { components = ["AVX"], every = "1 ns" }'), "guests.web.fpu.every", "'1 ns'", "100 ns",
+    ),
     "date": (instead(GUEST, "vcpus = 2024-01-01"), "guests.web.vcpus", "found '2024-01-01'", "a whole number"),
     # bounds
     "no vCPU": (instead(GUEST, "vcpus = 0"), "guests.web.vcpus", "found 0", "1 to 65536"),

@@ -16,6 +16,7 @@ from sim.kernel import versions
 from sim.kernel.carried import carried_state
 from sim.kernel.config import Config, Settings, boot, default_uret_msrs
 from sim.kernel.strategies import strategy
+from sim.scenario import pace
 from sim.scenario.checks import MASKS, problems
 from sim.scenario.contrasts import Contrast, operand
 from sim.scenario.explain import ScenarioError, explain, path_text
@@ -238,17 +239,18 @@ def _value_text(path: str, value: Value) -> str:
 
 def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value]) -> Case:
     name = f"{cpu} {kernel} {_point_text(point)}".rstrip()
-    profile = profiles.profile(cpu)
+    profile, host = profiles.profile(cpu), scenario.host
+    tsc = host.tsc.get(cpu) if isinstance(host.tsc, dict) else host.tsc
+    tsc = profile.tsc_hz if tsc is None else tsc
     try:
         costs = _cost_table(scenario, cpu)
         _check_features(scenario, profile)
+        for path, text in pace.problems(scenario, tsc):
+            raise ScenarioError(path, text)
         chosen = choose(scenario, cpu, kernel, name)
         _check_guest_xss(scenario, cpu, kernel, chosen.strategies)
     except ScenarioError as error:
         raise ScenarioError(error.path, f"{error.text} (case {name!r})") from error
-    host = scenario.host
-    tsc = host.tsc.get(cpu) if isinstance(host.tsc, dict) else host.tsc
-    tsc = profile.tsc_hz if tsc is None else tsc
     complete = scenario.model_copy(
         update={
             "run": scenario.run.model_copy(update=chosen._asdict() | {"cases": None}),

@@ -1,11 +1,14 @@
 """What a scenario may not say although each of its keys is right by itself."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from sim.errors import unknown
 from sim.scenario.contrasts import operand
 from sim.scenario.distribution import Distribution
+from sim.scenario.explain import shown
+from sim.scenario.pace import SHORTEST
 from sim.scenario.schema import FASTPATH, PRECISION, Exit, Guest, Run, Scenario, Thread
 from sim.scenario.units import rate_text, time_text
 from sim.xsave import profiles
@@ -48,7 +51,9 @@ Problem = tuple[str, str]
 def problems(scenario: Scenario) -> Iterator[Problem]:
     """All that does not go together, each with its path; what depends on CPU and kernel is checked case by case."""
     if not scenario.title.isprintable():
-        yield "title", "found more than one line; allowed: one line of text"
+        yield "title", f"found {shown(scenario.title)}; allowed: one line of text without control characters"
+    if not re.sub(r"[\n\t]", "", scenario.question).isprintable():
+        yield "question", f"found {shown(scenario.question)}; allowed: lines of text without control characters"
     yield from _run(scenario)
     yield from _host(scenario)
     number = sum(each.vms * each.vcpus for each in scenario.guests.values())
@@ -102,10 +107,11 @@ def _guest_xcr0(scenario: Scenario) -> Iterator[Problem]:
 def _interrupt_load(scenario: Scenario) -> Iterator[Problem]:
     """A CPU on which interrupts come faster than it can serve them does nothing else for ever.
 
-    A request for a guest is one, except to a guest that runs with posted interrupts; so many would not let it run.
+    None takes less than :data:`SHORTEST`, whatever the scenario says.  A request for a guest is one, except to a guest
+    that runs with posted interrupts; so many would not let it run.
     """
     host = scenario.host
-    interrupt = host.interrupt_time.mean
+    interrupt = max(host.interrupt_time.mean, SHORTEST)
     loads = {"host.interrupt_time": interrupt * host.hz}
     loads |= {
         f"guests.{name}.arrivals": each.vms * each.vcpus * interrupt / each.arrivals.mean / host.cpus
@@ -113,7 +119,7 @@ def _interrupt_load(scenario: Scenario) -> Iterator[Problem]:
         if each.arrivals is not None and each.arrivals.mean
     }
     loads |= {
-        f"interrupts.{name}.time": each.time.mean / each.every.mean
+        f"interrupts.{name}.time": max(each.time.mean, SHORTEST) / each.every.mean
         for name, each in scenario.interrupts.items()
         if each.every.mean
     }
