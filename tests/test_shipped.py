@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -141,3 +142,31 @@ def test_a_mask_is_decoded_into_the_names_of_its_components():
     for wrong in (-1, 1 << 64, "0x7", True, 7.0):
         with pytest.raises(InputError, match="allowed: a whole number from 0 to 0xffffffffffffffff"):
             sim.decode(wrong)
+
+
+def test_the_licence_and_the_version_are_the_same_in_all_that_says_them(unpacked):
+    (metadata,) = unpacked.glob("*.dist-info/METADATA")
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert "\nLicense-Expression: MIT\n" in metadata.read_text(encoding="utf-8")
+    assert {"license: MIT", f"version: {sim.__version__}", "cff-version: 1.2.0"} <= set(citation.splitlines())
+    (text,) = unpacked.glob("*.dist-info/licenses/LICENSE")
+    assert text.read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert text.read_text(encoding="utf-8").startswith("MIT License\n")
+
+
+def test_every_source_of_the_kernel_module_says_its_licence():
+    for path in (ROOT / "kmod/fpswitch_bench").iterdir():
+        if path.name in ("Makefile", "Kbuild") or path.suffix == ".c":
+            first = path.read_text(encoding="utf-8").partition("\n")[0]
+            assert first[2:].strip() == "SPDX-License-Identifier: MIT OR GPL-2.0-only", path
+    source = (ROOT / "kmod/fpswitch_bench/fpswitch_bench.c").read_text(encoding="utf-8")
+    assert 'MODULE_LICENSE("Dual MIT/GPL")' in source
+
+
+def test_what_contributing_names_is_there_and_it_names_every_package():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:sim|tests|benchmarks|docs|kmod)/[\w./-]*)", text))
+    missing = {path for path in named if not (ROOT / path).exists()}
+    assert missing == {"sim/costs/tables/CPU.toml"}  # stands for one
+    packages = {f"sim/{path.parent.name}" for path in ROOT.glob("sim/*/__init__.py")}
+    assert packages <= named

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
 /*
  * fpswitch_bench: what XSAVES, XRSTORS, RDMSR, WRMSR and WRMSRNS cost, with and without CET_S (IA32_XSS[12]).
  *
@@ -594,4 +594,4 @@ module_init(fpswitch_bench_init);
 module_exit(fpswitch_bench_exit);
 
 MODULE_DESCRIPTION("Cycles of XSAVES, XRSTORS, RDMSR, WRMSR and WRMSRNS, with and without CET_S; not yet run on hardware");
-MODULE_LICENSE("GPL");
+MODULE_LICENSE("Dual MIT/GPL");
