@@ -14,6 +14,7 @@ from sim.calibrate.samples import Floats, Interval, median_interval
 from sim.costs.table import ANY, COMPONENT_NAMES, RATIO, row_id
 from sim.errors import InputError
 from sim.kernel.operations import XGETBV1
+from sim.xsave.components import bits
 
 SOURCE: Final = "measured by `fpswitch calibrate`"
 BUSY_RATIO: Final = 1.0
@@ -215,7 +216,11 @@ def _sum(a: Interval, b: Interval) -> Interval:
 
 
 def _save_flat(found: Instructions, operation: str) -> tuple[list[Line], dict[tuple[str, str], float]]:
-    """XSAVE writes all that is requested, in use or not: a base for each level, and nothing per component."""
+    """XSAVE writes all that is requested, in use or not: a base for each level, and nothing per component.
+
+    Each component has its row, since a row for all of them does not replace one that is inherited for one of them.
+    """
+    names = (ANY, *(COMPONENT_NAMES[number] for number in bits[found.machine.xcr0]))
     lines, misfit = [], {}
     warm = found.intervals[Timing(Variant(operation), 0)]
     for level in LEVELS:
@@ -232,7 +237,9 @@ def _save_flat(found: Instructions, operation: str) -> tuple[list[Line], dict[tu
         how = f"the measured row; it depends on what is in use by at most {off:.0%}"
         nothing = Interval(0, 0, SHARED_BASE_MARGIN)
         lines.append(Line(operation, "base", number, "derived", how, level=level, origin=tuple(origin)))
-        lines.append(Line(operation, "written", nothing, "derived", how, ANY, level, origin=(origin[0],)))
+        lines += [
+            Line(operation, "written", nothing, "derived", how, each, level, origin=(origin[0],)) for each in names
+        ]
     return _headed(lines, f"{operation}, the terms of a price."), misfit
 
 
