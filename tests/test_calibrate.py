@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,11 @@ def measured(tmp_path_factory):
             main(["calibrate", "-o", str(path), "--quick", "--budget", "5", "--json"])
     assert not stop.value.code
     return path, json.loads(said[0])
+
+
+def mine(path):
+    """The rows of the table itself, without those that it inherits."""
+    return [row for row in load(path, checked=False).rows.values() if row.table == path.stem]
 
 
 # Samples.
@@ -220,6 +226,56 @@ def test_a_machine_that_is_too_busy_is_one_message():
         of_instructions(found)
 
 
+@pytest.fixture
+def flat(monkeypatch):
+    """What `calibrate` makes of a machine with AMX on which all takes 100 cycles and no sample of KVM_RUN counts."""
+
+    def found(stages, *_):
+        flat = {name: np.full((len(each.in_use), 6), 100.0) for name, each in stages.items()}
+        beside = {name: np.concatenate([values, 0 * values]) for name, values in flat.items()}
+        numbers = {"xsave": flat["xsave"], "switch": beside["switch"], "vm": np.full_like(beside["vm"], np.nan)}
+        return {name: rounds.Measured(values, np.ones(6), 100, 0) for name, values in numbers.items()}
+
+    here = machine.Machine("", "GenuineIntel", 6, 0x8F, 0, "", "", "", "kvm_intel", 0x600E7, (), 32768)
+    monkeypatch.setattr(calibrate, "this_machine", lambda _: here)
+    monkeypatch.setattr(calibrate, "refuse_other_machines", lambda: None)
+    monkeypatch.setattr(calibrate, "compiled", lambda: nullcontext(programs.Programs(*[Path("none")] * 4)))
+    monkeypatch.setattr(rounds, "measure", found)
+    return calibrate.calibrate(CPU, 1, True, "", lambda _: nullcontext(Spent()))
+
+
+def test_a_stage_without_one_undisturbed_sample_is_left_out_and_the_table_says_why(flat):
+    """As on a machine where something brings SSE into use within every round trip."""
+    why = "every sample of exit to KVM (CPUID) was disturbed, or left other components in use"
+    assert flat.left_out == {"vm": why}
+    assert list(flat.processes) == ["xsave", "switch"]
+    assert f"# No rows of KVM_RUN: {why}.\n" in flat.table
+    rows = [line for line in flat.table.splitlines() if line.startswith("  {")]
+    assert any("pipe hand-off" in line for line in rows)
+    assert not any("KVM" in line for line in rows)
+
+
+def test_no_row_that_is_inherited_adds_to_what_was_measured(flat, tmp_path):
+    """Sapphire Rapids' table has terms of AMX tiles, also of XSAVE."""
+    path = tmp_path / "flat.toml"
+    path.write_text(flat.table)
+    table = load(path, checked=False)
+    assert table.derived_from == "sapphire-rapids"
+    whole = [row for row in table.rows.values() if row.term == "total"]
+    assert {row.operation for row in whole} == {"XSAVE", "XSAVEC", "XSAVEOPT", "XRSTOR"}
+    assert [composed(row, table) for row in whole] == pytest.approx([100] * len(whole))
+
+
+def test_exits_that_cost_what_nested_ones_do_are_said_to_be_in_every_row():
+    here = machine.Machine("", "", 6, 0, 0, "", "", "", "", 7, tuple(range(8)), 32768)
+    plan_ = differences.vm_plan(here)
+    exits = next(row.cpuids for row in plan_ if row.cpuids)
+    for cost, nested in ((1500.0, False), (9000.0, True)):
+        values = np.full((2 * len(plan_), 6), exits * cost)
+        lines = differences.of_vm(plan_, rounds.Measured(values, np.ones(6), 100, 0))
+        assert {"nested" in line.conditions for line in lines} == {nested}
+
+
 # The terms of a price.
 
 SETS = tuple(range(32))
@@ -252,8 +308,7 @@ def test_components_that_a_restore_initialises_dearer_than_it_loads_become_terms
 def test_a_set_without_a_number_does_not_disturb_the_fit():
     values = instruction(139, (19, 0, 7, 18, 31))
     values[[5, 9]] = np.nan
-    with pytest.warns(RuntimeWarning, match="All-NaN"):
-        found = fit.warm(SETS, values)
+    found = fit.warm(SETS, values)
     assert found.components[4].value == pytest.approx(31, abs=1)
 
 
@@ -335,10 +390,10 @@ def test_a_quick_run_gives_a_table_that_passes_the_check(measured):
     assert check(table) == []
     assert said["table"] == str(path)
     assert table.derived_from == said["derived_from"]
-    mine = [row for row in table.rows.values() if row.table == "mine" and row.grade == "measured"]
-    assert {"XSAVE", "XRSTOR"} <= {row.operation for row in mine if row.term == "total"}
-    assert {row.level for row in mine if row.term == "total"} == set(LEVELS)
-    for row in mine:
+    measured_rows = [row for row in mine(path) if row.grade == "measured"]
+    assert {"XSAVE", "XRSTOR"} <= {row.operation for row in measured_rows if row.term == "total"}
+    assert {row.level for row in measured_rows if row.term == "total"} == set(LEVELS)
+    for row in measured_rows:
         assert row.source.startswith("measured by `fpswitch calibrate`")
         assert all(word in row.conditions for word in ("microcode", "kernel: Linux", "method: ", "processes"))
     assert not list(path.parent.glob(".*"))
@@ -427,7 +482,38 @@ def test_a_plan_that_is_not_understood_is_refused():
         assert (done.returncode, done.stdout) == (2, b"")
 
 
+@measures
+@pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no access to /dev/kvm")
+def test_a_guest_whose_adds_are_slower_than_may_be_is_refused_in_one_sentence():
+    def vm(slower):
+        command = [made_programs.vm, str(max(os.sched_getaffinity(0))), "1", str(slower)]
+        return subprocess.run(command, input=b"0 0 0\n", capture_output=True, check=False)
+
+    with programs.compiled() as made_programs:
+        refused, patient = vm(0), vm(10**9)
+    said = refused.stderr.decode()
+    assert (refused.returncode, refused.stdout, said.count("\n")) == (3, b"", 1)
+    assert re.fullmatch(r"KVM interprets its guests here: an add takes \d+ TSC cycles in a guest, \d+ times .*\n", said)
+    assert (patient.returncode, len(patient.stdout), patient.stderr) == (0, samples.SAMPLE.itemsize, b"")
+
+
+@measures
+@pytest.mark.skipif(not Path("/sys/module/kvm_pvm").exists(), reason="KVM by another module than kvm_pvm")
+def test_under_kvm_pvm_there_are_no_rows_of_kvm_and_the_reason_is_told(measured):
+    path, said = measured
+    assert "KVM interprets its guests here" in said["left_out"]["vm"]
+    assert f"# No rows of KVM_RUN: {said['left_out']['vm']}.\n" in path.read_text()
+    assert not any(row.operation.startswith(differences.ROUND_TRIP) for row in mine(path))
+
+
 # Other machines.
+
+
+def test_an_emulated_machine_is_refused(monkeypatch):
+    probed = json.dumps({"hypervisor": machine.EMULATOR, "vendor": "AuthenticAMD"})
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, probed))
+    with pytest.raises(InputError, match="emulated by QEMU's TCG"):
+        machine.this_machine(programs.Programs(*[Path("none")] * 4))
 
 
 def test_without_a_compiler_it_says_so_and_ends_with_status_2(tmp_path, capsys, monkeypatch):
@@ -525,7 +611,7 @@ def kernel_headers() -> Path | None:
 def test_the_kernel_module_builds_without_a_warning(tmp_path):
     folder = tmp_path / "fpswitch_bench"
     shutil.copytree(
-        SOURCES.parents[2] / "kmod" / "fpswitch_bench", folder, ignore=shutil.ignore_patterns("*.o", "*.ko")
+        SOURCES.parents[1] / "kmod" / "fpswitch_bench", folder, ignore=shutil.ignore_patterns("*.o", "*.ko")
     )
     command = ["make", "-C", folder, f"KDIR={kernel_headers()}", "W=1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -535,7 +621,7 @@ def test_the_kernel_module_builds_without_a_warning(tmp_path):
 
 
 def test_the_module_says_that_it_has_not_been_run_on_hardware():
-    source = (SOURCES.parents[2] / "kmod" / "fpswitch_bench" / "fpswitch_bench.c").read_text()
+    source = (SOURCES.parents[1] / "kmod" / "fpswitch_bench" / "fpswitch_bench.c").read_text()
     assert "NOT YET RUN ON HARDWARE" in source
     assert "not yet run on hardware" in source[source.index("MODULE_DESCRIPTION") :]
 
@@ -549,14 +635,14 @@ def test_the_table_that_the_module_writes_passes_the_check_and_prices_its_msrs()
     assert len(measured) == 9
     assert terms(("", "", "WRMSR(XSS)"), table) == {"WRMSR(XSS)/base": 1}
     assert table.rows["WRMSR(XSS)/base"].value == 52
-    source = (SOURCES.parents[2] / "kmod" / "fpswitch_bench" / "fpswitch_bench.c").read_text()
+    source = (SOURCES.parents[1] / "kmod" / "fpswitch_bench" / "fpswitch_bench.c").read_text()
     written = re.search(r'texts\.own = \\"([^%]*)', source)
     assert written
     assert all(row.source.startswith(written[1]) for row in measured)
 
 
 def test_a_build_without_kernel_headers_says_what_to_install(tmp_path):
-    folder = SOURCES.parents[2] / "kmod" / "fpswitch_bench"
+    folder = SOURCES.parents[1] / "kmod" / "fpswitch_bench"
     done = subprocess.run(["make", "-C", folder, f"KDIR={tmp_path}"], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert f"no kernel headers in {tmp_path}: install linux-headers-amd64" in done.stderr

@@ -28,8 +28,11 @@ QUICK_BUDGET_S: Final = 8.0
 BUDGET_MOST_S: Final = 280.0
 """The whole command is to end within five minutes."""
 SHARES: Final = {"xsave": 0.5, "switch": 0.25, "vm": 0.25}
+STAGES: Final = {"xsave": "XSAVE instructions", "switch": "context switches", "vm": "KVM_RUN"}
 PASSES: Final = 9
 """Blocks of each row in a process."""
+QUICK_PASSES: Final = 5
+"""With so many, two of a row may be disturbed and the process still says something about it."""
 OTHER_CPU_SPREAD: Final = 0.3
 """Of rows that come from the table of another CPU: a choice, as in the shipped tables."""
 
@@ -85,7 +88,7 @@ class _Calibration:
 
     def _xsave_stage(self, made: Programs, budget_s: float, quick: bool) -> Stage:
         reduce = rounds.by_row(len(self.timings), [each.variant.repetitions for each in self.timings], core=True)
-        passes = "3" if quick else str(PASSES)
+        passes = str(QUICK_PASSES if quick else PASSES)
         in_use = np.array([each.in_use for each in self.timings], np.uint64)
         text = "".join(f"{each.line}\n" for each in self.timings)
         arguments = (passes, str(self.machine.l1d_bytes))
@@ -94,11 +97,7 @@ class _Calibration:
     def result(self, derived_from: str) -> Result:
         found = rows.Instructions(self.machine, self.timings, self.measured["xsave"])
         xsave = rows.of_instructions(found)
-        apart: list[Line] = []
-        if "switch" in self.measured:
-            apart += differences.of_switches(differences.switch_sets(self.machine), self.measured["switch"])
-        if "vm" in self.measured:
-            apart += differences.of_vm(differences.vm_plan(self.machine), self.measured["vm"])
+        apart = [*self._apart("switch"), *self._apart("vm")]
         lines = [rows.clock(self.measured["xsave"]), *xsave.lines, *apart]
         nearest, own = self.machine.nearest
         parent = derived_from or nearest
@@ -111,6 +110,20 @@ class _Calibration:
             dict(xsave.misfit), (sum(shown), len(shown)), self.left_out,
         )  # fmt: skip
 
+    def _apart(self, stage: str) -> list[Line]:
+        """The rows of a stage in ring 0; none if it could not be measured, and then ``left_out`` has the reason."""
+        if stage not in self.measured:
+            return []
+        measured = self.measured[stage]
+        try:
+            if stage == "vm":
+                return differences.of_vm(differences.vm_plan(self.machine), measured)
+            return differences.of_switches(differences.switch_sets(self.machine), measured)
+        except Unavailable as reason:
+            self.left_out[stage] = str(reason)
+            del self.measured[stage]
+            return []
+
     def _header(self, parent: str, own: bool) -> writing.Header:
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         machine = self.machine
@@ -120,6 +133,7 @@ class _Calibration:
             "",
             f"Measured rows are of this machine; what it cannot measure comes from {parent}.  docs/calibrate.md has",
             "the method.  Rows of term total, reference and difference are evidence and never priced.",
+            *(f"No rows of {STAGES[name]}: {reason}." for name, reason in self.left_out.items()),
         ]
         return writing.Header(
             comment, machine.name, today, parent, 0.0 if own else OTHER_CPU_SPREAD, because, self._texts(today)

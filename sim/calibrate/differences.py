@@ -24,6 +24,14 @@ SWITCHES: Final = 40
 """Context switches in a sample of switch.c: two in each of its 20 round trips."""
 ROUND_TRIPS: Final = 20
 """KVM_RUN round trips in a sample of vm.c."""
+SLOWER: Final = 4
+"""An add in a guest that takes more than so many times as long as outside is interpreted: a choice.
+
+A processor runs both alike; an interpreter took more than 1,000 times as long."""
+NESTED_EXIT: Final = 4000.0
+"""TSC cycles of a CPUID exit beyond which KVM runs under another hypervisor, or without VMX and SVM: a choice.
+
+Published exits of VMX and SVM take 1,000 to 2,500, those of nested guests 10,000 and more."""
 EXITS: Final = 8
 """CPUID instructions in a row of vm.c that tells what an exit to KVM costs."""
 NARROW_DIFFERENCE: Final = 10.0
@@ -75,7 +83,8 @@ def vm_stage(programs: Programs, machine: Machine, budget_s: float, quick: bool)
     reduce = rounds.beside_the_first(len(plan), ROUND_TRIPS)
     text = "".join(f"{each.guest:x} {each.vmm:x} {each.cpuids}\n" for each in plan)
     in_use = np.array([each.vmm for each in plan], np.uint64)
-    return Stage(programs.vm, ("10" if quick else "100",), text, in_use, reduce, budget_s, 6 if quick else 12, _settled)
+    arguments = ("10" if quick else "100", str(SLOWER))
+    return Stage(programs.vm, arguments, text, in_use, reduce, budget_s, 6 if quick else 12, _settled)
 
 
 def _settled(values: Floats) -> bool:
@@ -85,7 +94,10 @@ def _settled(values: Floats) -> bool:
 
 
 def of_switches(sets: Sequence[int], measured: Measured) -> list[Line]:
-    """The rows of the hand-offs: one with nothing in use, and the difference to it of each set."""
+    """The rows of the hand-offs: one with nothing in use, and the difference to it of each set.
+
+    Raises :class:`~sim.calibrate.rounds.Unavailable` if no sample of the one with nothing in use counts.
+    """
     lines = [_whole(HAND_OFF, measured.values[0], "{switches}")]
     for i, each in enumerate(sets[1:], len(sets) + 1):
         lines += _difference(HAND_OFF if each else f"{HAND_OFF}, {CONTROL}", each, measured.values[i], "{switches}")
@@ -93,21 +105,30 @@ def of_switches(sets: Sequence[int], measured: Measured) -> list[Line]:
 
 
 def of_vm(plan: Sequence[VmRow], measured: Measured) -> list[Line]:
-    """The rows of KVM_RUN: a round trip, an exit to KVM, and the differences by what was in use."""
-    lines = [_whole(ROUND_TRIP, measured.values[0], "{vm}")]
+    """The rows of KVM_RUN: a round trip, an exit to KVM, and the differences by what was in use.
+
+    Raises :class:`~sim.calibrate.rounds.Unavailable` if no sample of a round trip with nothing in use counts, or of one
+    with exits.
+    """
+    exits = next(i for i, row in enumerate(plan) if row.cpuids)
+    exit_to_kvm = _whole(EXIT, measured.values[len(plan) + exits] / plan[exits].cpuids, "{vm}")
+    method = "{vm}"
+    if exit_to_kvm.number.value > NESTED_EXIT:
+        method += f"; an exit takes more than {NESTED_EXIT:.0f} TSC cycles: nested, or without VMX and SVM"
+    lines = [_whole(ROUND_TRIP, measured.values[0], method)]
     for i, row in enumerate(plan[1:], len(plan) + 1):
         if row.cpuids:
-            lines.append(_whole(EXIT, measured.values[i] / row.cpuids, "{vm}"))
+            lines.append(replace(exit_to_kvm, conditions=method))
             continue
         who = " and ".join(name for name, mine in (("guest", row.guest), ("VMM", row.vmm)) if mine) or CONTROL
-        lines += _difference(f"{ROUND_TRIP}, {who}", row.guest | row.vmm, measured.values[i], "{vm}")
+        lines += _difference(f"{ROUND_TRIP}, {who}", row.guest | row.vmm, measured.values[i], method)
     return _headed(lines, "KVM_RUN: the fpstate swap by difference.  Not priced.")
 
 
 def _whole(operation: str, values: Floats, method: str) -> Line:
     number = epoch_interval(values)
     if number is None:
-        raise rounds.Unavailable(f"no undisturbed sample of {operation}")
+        raise rounds.Unavailable(f"every sample of {operation} was disturbed, or left other components in use")
     return Line(operation, "reference", number, "measured", method, clock="tsc")
 
 

@@ -46,7 +46,7 @@ def warm(sets: Sequence[int], values: Floats, base_set: int | None = 0) -> Terms
     ``base_set`` None: the components of which the absence costs more than the presence, or the nearest set that
     programs leave.
     """
-    medians = np.nanmedian(values, axis=1)
+    medians = _medians(values)
     numbers = bits[sum_of(sets)]
     if base_set is None:
         presence = np.column_stack([np.ones(len(sets)), _columns(sets, numbers, 0)])
@@ -54,7 +54,7 @@ def warm(sets: Sequence[int], values: Floats, base_set: int | None = 0) -> Terms
         wanted = sum(1 << number for number, slope in zip(numbers, slopes, strict=True) if slope < 0)
         base_set = min(nested(sets), key=lambda each: (each ^ wanted).bit_count())
     columns, at = _columns(sets, numbers, base_set), list(sets).index(base_set)
-    draws = np.array([_pinned(columns, draw, at) for draw in _resampled(values)])
+    draws = np.array([_pinned(columns, draw, at) for draw in _resampled(values) if not np.isnan(draw[at])])
     fitted = _pinned(columns, medians, at)
     base = median_interval(values[at])
     assert base is not None
@@ -68,7 +68,7 @@ def colder(sets: Sequence[int], values: Floats, warmer: Floats) -> Terms:
     added = values - warmer
     numbers = bits[sum_of(sets)]
     columns = np.column_stack([np.ones(len(sets)), _columns(sets, numbers, 0)])
-    whole, medians = np.nanmedian(values, axis=1), np.nanmedian(added, axis=1)
+    whole, medians = _medians(values), _medians(added)
     fitted = _nnls(columns, medians, whole)
     draws = np.array([_nnls(columns, draw, whole) for draw in _resampled(added)])
     residual = columns @ fitted - medians
@@ -116,7 +116,15 @@ def _nnls(columns: Floats, values: Floats, scale: Floats | float = 1.0) -> Float
 def _resampled(values: Floats) -> list[Floats]:
     rng = np.random.default_rng(SEED)
     processes = values.shape[1]
-    return [np.nanmedian(values[:, rng.integers(processes, size=processes)], axis=1) for _ in range(DRAWS)]
+    return [_medians(values[:, rng.integers(processes, size=processes)]) for _ in range(DRAWS)]
+
+
+def _medians(values: Floats) -> Floats:
+    """The median of each row without its NaN; NaN for a row that has nothing else."""
+    found = np.full(len(values), np.nan)
+    some = ~np.isnan(values).all(axis=1)
+    found[some] = np.nanmedian(values[some], axis=1)
+    return found
 
 
 def _intervals(numbers: Sequence[int], fitted: Floats, draws: Floats, margin: float) -> dict[int, Interval]:

@@ -29,6 +29,8 @@ TABLES: Final[tuple[tuple[str, int, tuple[range, ...], str], ...]] = (
 )
 OTHERWISE: Final = {"AuthenticAMD": "zen4", "HygonGenuine": "zen3"}
 LAST_RESORT: Final = "sapphire-rapids"
+EMULATOR: Final = "TCGTCGTCGTCG"
+"""QEMU without KVM: target/i386/cpu.c, TCG_SIGNATURE."""
 HYPERVISORS: Final = {"KVMKVMKVM": "KVM", "Microsoft Hv": "Hyper-V", "VMwareVMware": "VMware", "XenVMMXenVMM": "Xen"}
 
 
@@ -88,12 +90,15 @@ def refuse_other_machines() -> None:
 def this_machine(programs: Programs) -> Machine:
     """What the machine on which this runs is.
 
-    Raises :class:`InputError` for a CPU without XSAVE, XSAVEOPT, XSAVEC, or XGETBV with ECX = 1 (what is in use).
+    Raises :class:`InputError` for an emulated CPU, and for one without XSAVE, XSAVEOPT, XSAVEC, or XGETBV with ECX = 1
+    (what is in use).
     """
     probed = json.loads(subprocess.run([programs.probe], capture_output=True, check=True, timeout=60).stdout)
     if missing := probed.get("missing"):
         raise InputError(f"calibrate: this CPU has no {missing}, without which nothing can be measured")
     signature = probed["hypervisor"]
+    if signature == EMULATOR:
+        raise InputError("calibrate: this machine is emulated by QEMU's TCG, whose times are not those of a CPU")
     return Machine(
         name=" ".join(_cpuinfo("model name").split()) or probed["vendor"],
         vendor=probed["vendor"],

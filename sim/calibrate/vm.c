@@ -1,14 +1,17 @@
 /*
  * Times KVM_RUN round trips, with different state components in use by the guest and by the VMM.
  *
- *     vm CPU PASSES < plan
+ *     vm CPU PASSES SLOWER < plan
  *
  * A line of the plan: the guest's in-use set, the VMM's (both hexadecimal), and how many CPUID instructions, each of which
  * exits to KVM and no further, the guest runs before the OUT that exits to user space.  The fpstate swap of a round trip is
  * an XSAVES of the VMM, an XRSTORS of the guest, and the reverse (Linux arch/x86/kernel/fpu/core.c,
  * fpu_swap_kvm_fpstate()); the guest's components come from KVM_SET_XSAVE, and the guest, in real mode, leaves them alone.
  *
- * Exit status 3: no virtual machine can be made here; the reason is on standard error.
+ * Before the first row the guest runs dependent adds.  Where one takes more than SLOWER times as long as outside, the guest
+ * is interpreted and not run by VMX or SVM, and its round trips are no measure of theirs.
+ *
+ * Exit status 3: no virtual machine can be made here, or it is interpreted; the reason is on standard error.
  */
 #include "timing.h"
 #include "state.h"
@@ -22,6 +25,10 @@
 
 #define ROWS_MAX 128
 #define CODE_AT 0x1000
+#define ADDS_AT 0x2000
+#define ADDS 20000		/* many times the exit that ends them, where an add takes a cycle */
+#define ADDS_IN_A_LOOP 10
+#define TRIES 5
 #define MEMORY 0x10000
 #define UNAVAILABLE 3
 #define CPUID_ENTRIES 256
@@ -36,6 +43,19 @@ static const uint8_t code[] = {
 	0xeb, 0xf2,		/* jmp 3 */
 	0xe6, 0x10,		/* 0x11: out 0x10, al */
 	0xeb, 0xeb,		/* jmp 0 */
+};
+
+/* EDI times 10 dependent adds, as adds() in timing.h, and the OUT. */
+static const uint8_t adds_code[] = {
+	0x66, 0x85, 0xff,	/* 0: test edi, edi */
+	0x74, 0x22,		/* jz 0x27 */
+	0x66, 0x01, 0xd0,	/* 5: add eax, edx, 10 times */
+	0x66, 0x01, 0xd0, 0x66, 0x01, 0xd0, 0x66, 0x01, 0xd0,
+	0x66, 0x01, 0xd0, 0x66, 0x01, 0xd0, 0x66, 0x01, 0xd0,
+	0x66, 0x01, 0xd0, 0x66, 0x01, 0xd0, 0x66, 0x01, 0xd0,
+	0x66, 0x4f,		/* 0x23: dec edi */
+	0x75, 0xde,		/* jnz 5 */
+	0xe6, 0x10,		/* 0x27: out 0x10, al */
 };
 
 struct row {
@@ -71,6 +91,7 @@ static void make_vm(void)
 	if (vm < 0)
 		unavailable("KVM_CREATE_VM");
 	memcpy(memory + CODE_AT, code, sizeof(code));
+	memcpy(memory + ADDS_AT, adds_code, sizeof(adds_code));
 	region.userspace_addr = (uintptr_t)memory;
 	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
 		unavailable("KVM_SET_USER_MEMORY_REGION");
@@ -103,6 +124,49 @@ static void round_trip(void)
 		fprintf(stderr, "KVM_RUN: exit reason %u in place of %u (I/O)\n", shared->exit_reason, KVM_EXIT_IO);
 		exit(UNAVAILABLE);
 	}
+}
+
+/* TSC cycles of the shortest of some runs of so many adds in the guest, with the exit that ends them. */
+static uint64_t guest_adds(uint32_t count)
+{
+	struct kvm_regs regs = { .rip = ADDS_AT, .rflags = 2, .rdx = 1, .rdi = count / ADDS_IN_A_LOOP };
+	uint64_t least = UINT64_MAX;
+
+	for (int i = 0; i < TRIES; i++) {
+		uint64_t aux, begin, taken;
+
+		if (ioctl(vcpu, KVM_SET_REGS, &regs))
+			die("KVM_SET_REGS");
+		begin = tsc_begin();
+		round_trip();
+		taken = tsc_end(&aux) - begin;
+		if (taken < least)
+			least = taken;
+	}
+	return least;
+}
+
+static void refuse_interpreted(uint64_t slower)
+{
+	struct kvm_regs regs = { .rip = CODE_AT, .rflags = 2 };
+	uint64_t none = guest_adds(0), some = guest_adds(ADDS), outside = UINT64_MAX;
+	uint64_t inside = some > none ? some - none : 0;
+
+	for (int i = 0; i < TRIES; i++) {
+		uint64_t taken = chain(timer);
+
+		if (taken < outside)
+			outside = taken;
+	}
+	if (inside * CHAIN_ADDS > slower * outside * ADDS) {
+		fprintf(stderr, "KVM interprets its guests here: an add takes %llu TSC cycles in a guest, %llu times as long as "
+			"outside, so a round trip is not one of VMX or SVM\n", (unsigned long long)(inside / ADDS),
+			(unsigned long long)(inside * CHAIN_ADDS / (outside * ADDS)));
+		exit(UNAVAILABLE);
+	}
+	if (ioctl(vcpu, KVM_SET_REGS, &regs))
+		die("KVM_SET_REGS");
+	round_trip();
 }
 
 /* The guest's registers and components; the OUT of the last round trip is completed by the next KVM_RUN. */
@@ -146,8 +210,8 @@ int main(int argc, char **argv)
 	unsigned long long guest, vmm;
 	unsigned int cpuids;
 
-	if (argc != 3) {
-		fprintf(stderr, "usage: vm CPU PASSES\n");
+	if (argc != 4) {
+		fprintf(stderr, "usage: vm CPU PASSES SLOWER\n");
 		return 2;
 	}
 	pin(atoi(argv[1]));
@@ -156,6 +220,7 @@ int main(int argc, char **argv)
 	initial = pages(AREA_SIZE);
 	image(initial, 0);
 	make_vm();
+	refuse_interpreted(strtoull(argv[3], NULL, 10));
 	while (count < ROWS_MAX && scanf("%llx %llx %u", &guest, &vmm, &cpuids) == 3) {
 		struct row *row = &rows[count];
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from sim.calibrate import Result
     from sim.calibrate.rounds import Progress
 
-STAGES = {"xsave": "XSAVE instructions", "switch": "context switches", "vm": "KVM_RUN"}
-
 
 @click.command()
 @click.option("-o", "--output", required=True, metavar="FILE", help="The table to write; its name ends in .toml.")
@@ -35,8 +33,8 @@ def calibrate(
 
     It needs a C compiler and no privileges.  XSAVE, XSAVEC, XSAVEOPT and XRSTOR are timed in user mode for every in-use
     set; what runs in ring 0 is seen by difference only: hand-offs between two processes, and KVM_RUN round trips where
-    /dev/kvm can be used.  What cannot be measured is derived from the shipped table that is nearest to this CPU.
-    All timings of the XSAVE instructions go to a list beside FILE, its name ending in .csv.
+    /dev/kvm can be used and does not interpret its guests.  What cannot be measured is derived from the shipped table
+    that is nearest to this CPU.  All timings of the XSAVE instructions go to a list beside FILE, with a name in .csv.
 
     Leave the machine alone meanwhile.  Disturbed samples are rejected, but a busy neighbour is not always seen.
 
@@ -108,6 +106,8 @@ def _document(result: "Result", path: Path, beside: Path) -> dict[str, Any]:
 
 
 def _text(result: "Result", path: Path, beside: Path) -> str:
+    from sim.calibrate import STAGES
+
     lines = [
         result.machine.where,
         f"{path}: {result.rows} rows, the rest from {result.derived_from}; all timings: {beside}",
