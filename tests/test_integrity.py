@@ -17,7 +17,7 @@ from sim.kernel.config import Config, Settings, boot
 from sim.kernel.integrity import FOREIGN_IN_FPSTATE, GUEST_TO_GUEST, RESIDUE, WRONG_VALUE
 from sim.kernel.kernel import Kernel
 from sim.kernel.state import Cpu, Task
-from sim.xsave.components import AVX, CET_S, CET_U, PKRU, SSE, XTILE
+from sim.xsave.components import AVX, CET_S, CET_U, PKRU, SSE, XTILE, ZMM_HI256
 
 CPUS = ("sapphire-rapids", "zen4")
 KERNELS = ("rfc", "v6.18", "v6.19")
@@ -117,7 +117,9 @@ def test_who_is_unsound_is_documented_as_that_and_nobody_else(strategy, host):
 
 
 def config(strategy: str, cpu: str = "sapphire-rapids", kernel: str = "v6.18", **more) -> Config:
-    return boot(Settings(cpu=cpu, kernel=kernel, strategy=strategy, **more))
+    """A kernel to judge a strategy by: on a processor that keeps to the architecture."""
+    keeps = {"legacy_sse_write_marks_avx_in_use": False}
+    return boot(Settings(cpu=cpu, kernel=kernel, strategy=strategy, **(keeps | more)))
 
 
 def world(strategy: str, cpu: str = "sapphire-rapids", kernel: str = "v6.18", **more) -> World:
@@ -609,6 +611,30 @@ def test_integrity_catches_a_ptrace_write_that_does_not_invalidate():
     w.tasks[3].last_cpu = 0
     w.to_user(0, 3)
     assert w.findings() == [(WRONG_VALUE, "task0", "YMM")]
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_legacy_sse_write_on_zen4_may_change_ymm_under_any_kernel(legacy):
+    """What a real one does (docs/model.md): the fpstate holds an old AVX area, and ZMM_Hi256 alone is in use."""
+    w = world("xstate-guest", "zen4", legacy_sse_write_marks_avx_in_use=legacy)
+    w.to_user(0, 3)
+    w.user_writes(0, AVX)
+    w.enter_kernel(0)
+    w.to_user(0, 4)  # the old area
+    w.enter_kernel(0)
+    w.to_user(0, 3)
+    w.user_xrstor(0, ZMM_HI256)
+    w.enter_kernel(0)
+    w.to_user(0, 4)  # XSTATE_BV[2] = 0, and the area stays
+    w.enter_kernel(0)
+    w.to_user(0, 3)
+    w.user_writes(0, SSE)
+    w.enter_kernel(0)
+    w.to_user(0, 4)
+    w.enter_kernel(0)
+    assert w.findings() == []
+    w.to_user(0, 3)
+    assert w.findings() == ([(WRONG_VALUE, "task0", "YMM")] if legacy else [])
 
 
 def in_guest_with_pkru(value: int) -> World:

@@ -480,6 +480,97 @@ def test_vzeroupper_initialises_avx_and_zmm_hi256_and_counts_as_a_modification()
     assert memory.xstate_bv == ENABLED & ~ZMM_HI256
 
 
+def test_vzeroupper_writes_the_zmm_registers_and_so_the_group_of_the_processor() -> None:
+    cpu, memory = restored(freedoms=Freedoms(zmm_write_group=SSE | AVX | ZMM_HI256))
+    cpu.initialise(AVX | ZMM_HI256)
+    assert cpu.xsaves(memory, ENABLED) == SSE
+
+
+# What a Zen 4 does at CPL 0 (tests/data/vectors/ring0).
+
+GROUP = SSE | AVX | ZMM_HI256
+
+
+def test_mxcsr_apart_from_xmm_is_stored_with_xstate_bv_and_xmm_only_if_modified() -> None:
+    cpu, memory = restored(freedoms=Freedoms(mxcsr_apart_from_xmm=True))
+    cpu.ldmxcsr(MXCSR)
+    assert cpu.xsaves(memory, ENABLED) == 0
+    assert (memory.mxcsr, memory.xstate_bv & SSE) == (MXCSR, SSE)
+    cpu.ldmxcsr(MXCSR_INIT)
+    assert cpu.xsaves(memory, ENABLED) == 0
+    assert memory.mxcsr == MXCSR_INIT
+
+
+def test_mxcsr_apart_from_xmm_brings_initial_xmm_registers_along() -> None:
+    cpu, memory = unit(Freedoms(mxcsr_apart_from_xmm=True)), area()
+    memory.compacted[1] = "stale"
+    cpu.xrstors(memory, ENABLED)
+    cpu.ldmxcsr(MXCSR)
+    assert cpu.xsaves(memory, ENABLED) == SSE
+    assert (memory.compacted[1], memory.mxcsr) == (INIT, MXCSR)
+
+
+@pytest.mark.parametrize("mask", [SSE, AVX, ZMM_HI256, GROUP])
+def test_a_restore_of_any_of_the_group_sets_xinuse_of_all_by_value(mask: int) -> None:
+    cpu = unit(Freedoms(zmm_write_group=GROUP, restore_group=GROUP))
+    cpu.touch(ZMM_HI256, "value")
+    assert cpu.xinuse == GROUP
+    cpu.xrstors(area(), FP)
+    assert cpu.xinuse == GROUP
+    cpu.xrstors(area(), mask)
+    assert cpu.xinuse == ZMM_HI256 & ~mask
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_stale_avx_area_is_zen4s_and_no_architecture(legacy: bool) -> None:
+    """XINUSE[2] without XMODIFIED[2]: the save leaves the area alone, and the next restore loads what lies there."""
+    cpu, memory = unit(Freedoms(legacy_sse_write_marks_avx_in_use=legacy)), area()
+    memory.compacted[2], memory.compacted[6] = "another's", "mine"
+    memory.xstate_bv = ZMM_HI256
+    cpu.xrstors(memory, ENABLED)
+    cpu.touch(SSE, "mine, too")
+    cpu.xsaves(memory, ENABLED)
+    assert memory.xstate_bv == (GROUP if legacy else SSE | ZMM_HI256)
+    cpu.xrstors(memory, ENABLED)
+    assert cpu.regs[2] == ("another's" if legacy else INIT)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda cpu: cpu.write(1, "value"),
+        lambda cpu: cpu.write(1, INIT),
+        lambda cpu: cpu.touch(SSE, "value"),
+        lambda cpu: cpu.initialise(SSE),
+    ],
+)
+def test_only_legacy_sse_with_zmm_hi256_in_use_marks_avx(write) -> None:
+    for zmm, marked in ((0, 0), (ZMM_HI256, AVX)):
+        cpu = unit(Freedoms(legacy_sse_write_marks_avx_in_use=True))
+        cpu.touch(zmm, "value")
+        write(cpu)
+        assert cpu.xinuse & AVX == marked
+    cpu = unit(Freedoms(legacy_sse_write_marks_avx_in_use=True))
+    cpu.touch(ZMM_HI256, "value")
+    for other in (lambda: cpu.initialise(SSE | ZMM_HI256), lambda: cpu.ldmxcsr(MXCSR), lambda: cpu.touch(FP, "value")):
+        other()
+        assert not cpu.xinuse & AVX
+
+
+def test_an_exit_to_a_hypervisor_underneath_disturbs_only_where_the_host_does_that() -> None:
+    cpu, memory = restored()
+    cpu.exit_to_outer_hypervisor()
+    assert cpu.xsaves(memory, ENABLED) == 0
+    cpu, memory = restored(freedoms=Freedoms(outer_exit_disturbs=True))
+    cpu.exit_to_outer_hypervisor()
+    assert cpu.xsaves(memory, ENABLED) == ENABLED
+    for held, found in ((0, SSE), (AVX, SSE | AVX), (ZMM_HI256, GROUP), (FP, FP | SSE)):
+        cpu = unit(Freedoms(outer_exit_disturbs=True))
+        cpu.touch(held, "value")
+        cpu.exit_to_outer_hypervisor()
+        assert cpu.xinuse == found
+
+
 def test_tilerelease_initialises_both_tile_components() -> None:
     cpu, memory = restored()
     cpu.initialise(XTILE)
@@ -520,7 +611,9 @@ freedoms = st.builds(
     xinuse_always=masks,
     loading_initial_values_sets_xinuse=st.booleans(),
     mxcsr_sets_xstate_bv=st.booleans(),
+    mxcsr_apart_from_xmm=st.booleans(),
     zmm_write_group=st.sampled_from([0, SSE | AVX | ZMM_HI256]),
+    restore_group=st.sampled_from([0, SSE | AVX | ZMM_HI256]),
 )
 
 

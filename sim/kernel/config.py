@@ -82,6 +82,7 @@ class Settings:
     init_optimisation: bool | None = None
     modified_optimisation: bool | None = None
     vm_transition_clears_xrstor_info: bool | None = None
+    legacy_sse_write_marks_avx_in_use: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +351,12 @@ def _guest_xss(settings: Settings, offered: int, has_cet: bool) -> int:
 
 
 def _with_knobs(cpu: CpuProfile, settings: Settings) -> CpuProfile:
-    knobs = ("init_optimisation", "modified_optimisation", "vm_transition_clears_xrstor_info")
+    knobs = (
+        "init_optimisation",
+        "modified_optimisation",
+        "vm_transition_clears_xrstor_info",
+        "legacy_sse_write_marks_avx_in_use",
+    )
     chosen = {knob: getattr(settings, knob) for knob in knobs if getattr(settings, knob) is not None}
     return replace(cpu, freedoms=replace(cpu.freedoms, **chosen)) if chosen else cpu
 

@@ -279,6 +279,7 @@ def _defaults(kernel: KernelSettings, profile: CpuProfile) -> dict[str, Any]:
         "init_optimisation": profile.freedoms.init_optimisation,
         "modified_optimisation": profile.freedoms.modified_optimisation,
         "vm_transition_clears_xrstor_info": profile.freedoms.vm_transition_clears_xrstor_info,
+        "legacy_sse_write_marks_avx_in_use": profile.freedoms.legacy_sse_write_marks_avx_in_use,
     }
     return {key: value for key, value in decided.items() if getattr(kernel, key) is None}
 

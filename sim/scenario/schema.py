@@ -223,6 +223,9 @@ class KernelSettings(Section):
     vm_transition_clears_xrstor_info: Switch | None = Field(
         None, description="whether VM entry and exit end the modified optimisation; absent: as the CPU profile says"
     )
+    legacy_sse_write_marks_avx_in_use: Switch | None = Field(
+        None, description="whether XSAVES may leave a stale AVX area (docs/model.md); absent: as the CPU profile says"
+    )
 
 
 class FpuUse(Section):

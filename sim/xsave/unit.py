@@ -37,7 +37,8 @@ class Freedoms:
     """What the architecture leaves to a processor (SDM vol. 1, section 13.6: XINUSE and XMODIFIED "may" be 1).
 
     Masks are of state components.  No vendor documents its choices; the defaults are the ones that the text of the
-    SDM's Operation sections describes, with XINUSE of the small MSR-like components following their value.
+    SDM's Operation sections describes, with XINUSE of the small MSR-like components following their value.  What is
+    said of Zen 4 was recorded from one, at CPL 3 and at CPL 0 (tests/data/vectors).
     """
 
     init_optimisation: bool = True
@@ -52,11 +53,32 @@ class Freedoms:
     """False: a restore that loads initial values from memory clears XINUSE, as if it had initialised them."""
     mxcsr_sets_xstate_bv: bool = False
     """XSAVE and XSAVEOPT store XSTATE_BV[1] = 1 when of SSE only MXCSR is not initial (Bochs does, Zen 4 does not)."""
+    mxcsr_apart_from_xmm: bool = False
+    """XSAVES stores MXCSR whenever it stores XSTATE_BV[1] = 1, and skips unmodified XMM whatever MXCSR is (Zen 4).
+
+    False: MXCSR is stored with XMM, and XMM whenever MXCSR is not 1F80H (SDM vol. 2, XSAVES, Operation).
+    """
     zmm_write_group: int = 0
     """Components that a write of ZMM0-15 also marks in use and modified (Zen 4: SSE, AVX and ZMM_Hi256; a 256-bit write
-    does not: kernel traces of a Zen 4 show AVX in use without ZMM_Hi256)."""
+    does not: kernel traces of a Zen 4 show AVX in use without ZMM_Hi256).  VZEROUPPER, too, marks them modified."""
+    restore_group: int = 0
+    """A restore of any of these components sets XINUSE of all of them by value, also of those outside RFBM.
+
+    Zen 4: SSE, AVX and ZMM_Hi256, which so lose a 1 that a write of zeros or of a neighbour left.
+    """
+    legacy_sse_write_marks_avx_in_use: bool = False
+    """A legacy SSE write while ZMM_Hi256 is in use sets XINUSE[2], and XMODIFIED[2] stays 0 (Zen 4).
+
+    So a save to the area of the last restore may store XSTATE_BV[2] = 1 and leave there what the registers do not hold:
+    against the architecture.
+    """
     vm_transition_clears_xrstor_info: bool = False
     """The SDM does not say that VM entry or VM exit changes XRSTOR_INFO."""
+    outer_exit_disturbs: bool = False
+    """An exit to a hypervisor underneath clears XRSTOR_INFO and brings SSE into use, and AVX with ZMM_Hi256.
+
+    A property of the host and not of the processor: the one on which the Zen 4 was recorded does that.
+    """
 
 
 DEFAULT_FREEDOMS = Freedoms()
@@ -64,6 +86,7 @@ DEFAULT_FREEDOMS = Freedoms()
 CPL = 3
 NONROOT = 4
 UNALIGNED = ALIGNMENT - 1
+_VECTORS = SSE | AVX | ZMM_HI256
 QUADWORD = (1 << 64) - 1
 
 
@@ -81,6 +104,9 @@ class Unit:
     __slots__ = (
         "_by_value",
         "_loading_sets_xinuse",
+        "_mxcsr_apart",
+        "_restore_group",
+        "_sse_marks",
         "_xinuse_floor",
         "_xmodified_floor",
         "cr0_ts",
@@ -108,6 +134,9 @@ class Unit:
         self.freedoms = freedoms
         self._by_value = freedoms.xinuse_by_value
         self._loading_sets_xinuse = freedoms.loading_initial_values_sets_xinuse
+        self._mxcsr_apart = freedoms.mxcsr_apart_from_xmm
+        self._restore_group = freedoms.restore_group
+        self._sse_marks = AVX if freedoms.legacy_sse_write_marks_avx_in_use else 0
         self._xinuse_floor = freedoms.xinuse_always if freedoms.init_optimisation else ALL
         self._xmodified_floor = 0 if freedoms.modified_optimisation else ALL
         self.xcr0 = xcr0
@@ -142,16 +171,26 @@ class Unit:
         self.mark_written(components)
 
     def mark_written(self, components: int) -> None:
-        """XINUSE and XMODIFIED of ``components`` become 1, whose contents the caller has set."""
+        """XINUSE and XMODIFIED of ``components`` become 1, whose contents the caller has set.
+
+        SSE without AVX is a legacy SSE write: one with a VEX prefix clears the upper halves.
+        """
         marked = components | self.freedoms.zmm_write_group if components & ZMM_HI256 else components
+        if self.xinuse & ZMM_HI256 and marked & _VECTORS == SSE:
+            self.xinuse |= self._sse_marks
         self.xinuse |= marked
         self.xmodified |= marked
 
     def write(self, i: int, content: object) -> None:
-        """Component ``i`` gets ``content``, which may be initial; XINUSE then follows :class:`Freedoms`."""
+        """Component ``i`` gets ``content``, which may be initial; XINUSE then follows :class:`Freedoms`.
+
+        SSE is written by legacy SSE instructions.
+        """
         component = 1 << i
         self.regs[i] = content
         self.xmodified |= component
+        if component == SSE and self.xinuse & ZMM_HI256:
+            self.xinuse |= self._sse_marks
         if content != INIT or not self._by_value & component:
             self.xinuse |= component
         else:
@@ -172,11 +211,16 @@ class Unit:
             self.xinuse &= ~PKRU | self._xinuse_floor
 
     def initialise(self, components: int) -> None:
-        """VZEROUPPER, TILERELEASE and other instructions that put whole components into their initial configuration."""
+        """VZEROUPPER, TILERELEASE and other instructions that put whole components into their initial configuration.
+
+        SSE alone is XORPS of each register, a legacy SSE instruction.
+        """
         regs = self.regs
         for i in bits[components]:
             regs[i] = INIT
-        self.xmodified |= components
+        if components == SSE and self.xinuse & ZMM_HI256:
+            self.xinuse |= self._sse_marks
+        self.xmodified |= components | self.freedoms.zmm_write_group if components & ZMM_HI256 else components
         self.xinuse &= ~components | self._xinuse_floor
 
     def enter_mode(self, cpl: int, nonroot: bool) -> None:
@@ -184,6 +228,12 @@ class Unit:
         if nonroot != bool(self.mode & NONROOT) and self.freedoms.vm_transition_clears_xrstor_info:
             self.info_mode = self.info_address = self.info_xcomp_bv = -1
         self.mode = cpl | NONROOT * nonroot
+
+    def exit_to_outer_hypervisor(self) -> None:
+        """The processor is that of a guest, and exits from it to the hypervisor underneath and comes back."""
+        if self.freedoms.outer_exit_disturbs:
+            self.info_mode = self.info_address = self.info_xcomp_bv = -1
+            self.xinuse |= SSE | AVX if self.xinuse & ZMM_HI256 else SSE
 
     # Save instructions.
 
@@ -232,17 +282,25 @@ class Unit:
         xcomp_bv = rfbm | COMPACTED
         if self.info_address == area.address and self.info_xcomp_bv == xcomp_bv and self.info_mode == self.mode:
             written &= self.xmodified
-        # After the modified optimisation: with MXCSR not initial all of SSE is written (SDM vol. 2, XSAVES, Operation).
-        # If it became 1F80H since the restore, an in-use SSE cannot be skipped either: memory has the old value.
-        if (self.mxcsr != MXCSR_INIT or self.mxcsr_written) and rfbm & SSE:
-            in_use |= SSE if self.mxcsr != MXCSR_INIT else 0
-            written |= in_use & SSE
+        mxcsr_in_use = rfbm & SSE if self.mxcsr != MXCSR_INIT else 0
+        if self._mxcsr_apart:
+            if mxcsr_in_use and not in_use & SSE:  # XMM registers that are initial are stored with it
+                in_use |= SSE
+                written |= SSE
+            stores_mxcsr = in_use & SSE
+        else:
+            # After the modified optimisation: with MXCSR not initial all of SSE is written (SDM vol. 2, Operation).
+            # If it became 1F80H since the restore, an in-use SSE cannot be skipped either: memory has the old value.
+            if mxcsr_in_use or self.mxcsr_written:
+                in_use |= mxcsr_in_use
+                written |= in_use & SSE
+            stores_mxcsr = written & SSE
         area.xcomp_bv = xcomp_bv
         area.xstate_bv = in_use
         contents, regs = area.compacted, self.regs  # as _store(); open-coded like the test above, for speed
         for i in bits[written]:
             contents[i] = regs[i]
-        if written & SSE:
+        if stores_mxcsr:
             area.mxcsr = self.mxcsr
         if written & PKRU:
             area.pkru = self.pkru
@@ -358,6 +416,9 @@ class Unit:
         in_use = loaded if self._loading_sets_xinuse else self._not_initial(loaded)
         floor = self._xinuse_floor
         self.xinuse = self.xinuse & ~rfbm | in_use | floor
+        if rfbm & self._restore_group:
+            group = self._restore_group & ~floor
+            self.xinuse ^= self.xinuse & group & ~self._not_initial(group)
         # Memory may hold something else than what was initialised: where XINUSE stays 1, XMODIFIED must be 1 as well.
         self.xmodified = ALL ^ rfbm | initialised & floor | self._xmodified_floor
         self.info_mode = self.mode
