@@ -620,7 +620,7 @@ WRONG = {
     "no steps": (line(steps=[]), "steps", "at least 1 item"),
     "an XCR0 without x87": (line(xcr0="0xe6"), "0xe6", "bit 0"),
     "an XCR0 with PKRU": (line(xcr0="0x2e7"), "0x2e7", "0xe7"),
-    "IA32_XSS on silicon": (line(xss="0x0"), "xss is given", "bochs"),
+    "an IA32_XSS with PASID": (line(xss="0x400"), "xss is 0x400", "0x1800"),
     "another source": (line(src="qemu"), "src", "'silicon' or 'bochs'"),
     "a field twice": ('{"id": "a", "id": "b"}', "id", "twice"),
 }

@@ -1,18 +1,21 @@
-"""Runs test vectors against the processor model, driven: after each step the model's XINUSE is set to the recorded one.
+"""Runs test vectors against the processor model, driven or free.
 
-What the recordings guarantee, and what they leave to a processor, is in tests/data/vectors/README.md.  Where a
-processor may choose, the model follows the record, so that memory stays what it was on the recorded machine.
+Driven: after each step the model's XINUSE is set to the recorded one, and where a processor may choose, the model
+follows the record, so that memory stays what it was on the recorded machine.  Free: the model is told nothing, and does
+what the freedoms of a CPU profile say.  What the recordings guarantee, and what they leave to a processor, is in
+tests/data/vectors/README.md.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, assert_never
 
 from sim.verification.vectors import refusals
-from sim.verification.vectors.compare import Departure, Outcome, compare
+from sim.verification.vectors.compare import Comparison, Departure, Outcome
 from sim.verification.vectors.memory import Buffer, compacted_offsets
 from sim.verification.vectors.schema import (
+    Cpuid,
     Expected,
     Ldmxcsr,
     Reinit,
@@ -28,6 +31,7 @@ from sim.verification.vectors.schema import (
 )
 from sim.verification.vectors.values import (
     MSRS,
+    Content,
     after_fninit,
     content_of,
     from_quadwords,
@@ -46,17 +50,24 @@ STANDARD_OFFSETS: Final[Mapping[str, Mapping[int, int]]] = {
 """Offsets of the standard format by source (AMD's and Intel's), unless a meta line has the CPUID registers."""
 
 MODE: Final = {"silicon": 3, "bochs": 0}
-"""CPL by source."""
+"""CPL by source, of a step that does not give it."""
+
+RECORDED: Final[Mapping[str, Any]] = {
+    "silicon": {"outer_exit_disturbs": True},
+    "bochs": {"modified_optimisation": False},
+}
+"""What a free processor has from the recorded machine: its host, and what its instructions leave of a prefill."""
 
 _REINIT: Final = {
     "xorps": SSE,
-    "avxhi0": AVX,
     "vzeroupper": AVX | ZMM_HI256,
     "vzeroall": SSE | AVX | ZMM_HI256,
     "kxor": OPMASK,
-    "zmmhi0": ZMM_HI256,
     "hi160": HI16_ZMM,
 }
+_INSERTS_ZERO: Final = {"avxhi0": 2, "zmmhi0": 6}
+_BY_512_BIT_WRITES: Final = (2, 6)
+"""Components that the recording program wrote with EVEX instructions of 512 bits."""
 _BY_VALUE = sum(1 << i for i in MSRS)
 _BUFFERS = 3
 _BUFFER_PITCH = 1 << 16
@@ -80,26 +91,33 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """What came of one file."""
+    """What came of one file.
+
+    ``left_open`` has, of a free run, what differs and is left to a processor.
+    """
 
     path: Path
     vectors: int
     steps: int
     disputed: int
     departures: list[Departure]
+    left_open: list[Departure]
 
 
-def verify(path: Path) -> FileResult:
-    """Reads one file and runs its vectors."""
-    return run(read(path))
+def verify(path: Path, free: Freedoms | None = None) -> FileResult:
+    """Reads one file and runs its vectors: driven or, with the freedoms of a processor, ``free``."""
+    return run(read(path), free)
 
 
-def run(file: VectorFile) -> FileResult:
+def run(file: VectorFile, free: Freedoms | None = None) -> FileResult:
     """Runs the vectors of one file that was read."""
     departures: list[Departure] = []
+    left_open: list[Departure] = []
     for vector in file.vectors:
         machine = Machine.of(vector.src, file.cpuid_0d.get(vector.src, {}))
-        departures += _Run(vector, machine).departures()
+        found, choices = _Run(vector, machine, free and replace(free, **RECORDED[vector.src])).differences()
+        departures += found
+        left_open += choices
     steps = [step for vector in file.vectors for step in vector.steps]
     return FileResult(
         file.path,
@@ -107,38 +125,50 @@ def run(file: VectorFile) -> FileResult:
         len(steps),
         sum(step.exp.disputed is not None for step in steps),
         departures,
+        left_open,
     )
 
 
 class _Run:
     """One vector on its way through the model."""
 
-    def __init__(self, vector: Vector, machine: Machine) -> None:
+    def __init__(self, vector: Vector, machine: Machine, free: Freedoms | None) -> None:
         self.vector = vector
         self.machine = machine
-        self.unit = Unit(vector.xcr0, vector.xss or 0, Freedoms(xinuse_by_value=_BY_VALUE))
+        self.free = free is not None
+        self.unit = Unit(vector.xcr0, vector.xss or 0, free or Freedoms(xinuse_by_value=_BY_VALUE))
         self.unit.mode = MODE[vector.src]
         self.unit.xinuse = vector.x0 & vector.xcr0
         self.buffers = [Buffer((i + 1) * _BUFFER_PITCH, machine.standard) for i in range(_BUFFERS)]
 
-    def departures(self) -> list[Departure]:
-        found: list[Departure] = []
+    def differences(self) -> tuple[list[Departure], list[Departure]]:
+        """What departs from the record, and what differs from it where a processor may choose."""
+        departures: list[Departure] = []
+        left_open: list[Departure] = []
         for number, step in enumerate(self.vector.steps):
             outcome = self._step(number, step)
             if step.exp.disputed is None:
                 last = number + 1 == len(self.vector.steps)
-                found += compare(self.vector, number, step, self.unit, outcome, last)
+                compared = Comparison(self.vector, number, step, self.free).run(self.unit, outcome, last)
+                departures += compared.departures
+                left_open += compared.left_open
             if outcome.fault or step.exp.fault:
                 break
-            self._follow_xinuse(step.exp)
-        return found
+            if not self.free:
+                self._follow_xinuse(step.exp, may_stay_unmodified=AVX if _is_legacy_sse_write(step) else 0)
+        return departures, left_open
 
-    def _follow_xinuse(self, exp: Expected) -> None:
-        """XINUSE as recorded; of components that XGETBV does not show, and those that are not initial, by value."""
+    def _follow_xinuse(self, exp: Expected, may_stay_unmodified: int = 0) -> None:
+        """XINUSE as recorded; of components that XGETBV does not show, and those that are not initial, by value.
+
+        What comes into use counts as modified, since memory may hold something else.
+        """
         unit = self.unit
         if exp.xinuse is not None:
             held = sum(1 << i for i in bits[ALL] if unit.regs[i] != INIT)
-            unit.xinuse = exp.xinuse & unit.xcr0 | held
+            xinuse = exp.xinuse & unit.xcr0 | held
+            unit.xmodified |= xinuse & ~unit.xinuse & ~may_stay_unmodified
+            unit.xinuse = xinuse
 
     def _step(self, number: int, step: Step) -> Outcome:
         try:
@@ -148,10 +178,10 @@ class _Run:
                 case Restore():
                     return self._restore(step)
                 case Touch():
-                    self.unit.write(step.comp, content_of(step.comp, in_memory(step.comp, step.tag)))
+                    self._write(step.comp, content_of(step.comp, in_memory(step.comp, step.tag)))
                 case Touch1():
                     held = self.unit.regs[step.comp]
-                    self.unit.write(step.comp, with_register(step.comp, held, step.reg, step.tag))
+                    self._write(step.comp, with_register(step.comp, held, step.reg, step.tag))
                 case Reinit():
                     self._reinit(step)
                 case Ldmxcsr():
@@ -159,15 +189,24 @@ class _Run:
                     self.unit.ldmxcsr(step.value)
                 case Wrmsr():
                     self._wrmsr(step)
+                case Cpuid():
+                    self.unit.exit_to_outer_hypervisor()
                 case _:
                     assert_never(step)
         except Fault as fault:
             return Outcome(fault=fault.vector)
         return Outcome()
 
+    def _write(self, component: int, content: Content) -> None:
+        self.unit.write(component, content)
+        if self.free and component in _BY_512_BIT_WRITES:
+            self.unit.mark_written(ZMM_HI256)
+
     def _reinit(self, step: Reinit) -> None:
         if step.how == "fninit":
             self.unit.write(0, after_fninit(self.unit.regs[0]))
+        elif step.how in _INSERTS_ZERO:
+            self._write(_INSERTS_ZERO[step.how], INIT)
         else:
             self.unit.initialise(_REINIT[step.how])
 
@@ -192,6 +231,7 @@ class _Run:
         self.unit.write(component, from_quadwords(component, values))
 
     def _restore(self, step: Restore) -> Outcome:
+        self.unit.mode = MODE[self.vector.src] if step.cpl is None else step.cpl
         buffer = self.buffers[step.buf]
         if step.image:
             buffer.craft(step.image)
@@ -216,44 +256,76 @@ class _Run:
 
     def _save(self, number: int, step: Save) -> Outcome:
         unit, exp = self.unit, step.exp
+        unit.mode = MODE[self.vector.src] if step.cpl is None else step.cpl
         compacted = step.op in ("xsavec", "xsaves")
         rfbm = step.rfbm & (unit.xcr0 | unit.xss if step.op == "xsaves" else unit.xcr0)
         offsets = compacted_offsets(rfbm) if compacted else self.machine.standard
         buffer = self.buffers[step.buf]
-        buffer.prefill(offsets, 100 + 2 * number, MXCSR_INIT | 1 + number, step.pre_bv, step.pre_cv, step.pre_rest)
+        if step.pre_bv is not None and step.pre_cv is not None and step.pre_rest is not None:
+            tag, mxcsr = 100 + 2 * number, MXCSR_INIT | 1 + number
+            buffer.prefill(offsets, tag, mxcsr, step.pre_bv, step.pre_cv, step.pre_rest)
+        elif not self.free:
+            self._follow_xinuse(exp)  # recorded as it was before the save
         area = buffer.to_save(step.misalign)
-        recorded = _recorded_as_written(exp)
+        left_open = 0
+        if self.free:
+            _SAVES[step.op](unit, area, step.rfbm)
+        else:
+            left_open = self._save_as_recorded(step, area, rfbm)
+        written = buffer.saved(area, area.compacted if compacted else area.standard, offsets)
+        listed, saved = (written, area.mxcsr) if step.prefill is None else self._listed(exp, buffer, area)
+        return Outcome(
+            bv=area.xstate_bv,
+            cv=area.xcomp_bv,
+            offsets={i: at for i, at in offsets.items() if step.prefill is None or i not in MSRS},
+            compacted=compacted,
+            rfbm=rfbm,
+            written=written,
+            left_open=left_open,
+            contents=buffer.held(listed, offsets),
+            wrote_mxcsr=area.mxcsr >= 0,
+            mxcsr_saved=saved if saved >= 0 else None,
+        )
+
+    def _save_as_recorded(self, step: Save, area: Area, rfbm: int) -> int:
+        """Saves; what a processor may write or leave is written if it was recorded as written, and returned."""
+        unit, exp = self.unit, step.exp
         # Of SSE, XGETBV does not tell XINUSE while MXCSR is not initial (SDM vol. 1, section 13.6).
-        unknown = rfbm & SSE if unit.mxcsr != MXCSR_INIT and unit.regs[1] == INIT and not compacted else 0
-        left_open = self._skippable(area, rfbm) | unknown if step.op == "xsaveopt" else 0
+        standard = step.op in ("xsave", "xsaveopt")
+        unknown = rfbm & SSE if unit.mxcsr != MXCSR_INIT and unit.regs[1] == INIT and standard else 0
+        left_open = 0
+        recorded = _recorded(exp, "F")
         xmodified = unit.xmodified
         if step.op == "xsaveopt":
+            left_open = self._skippable(area, rfbm, 0) | unknown
             unit.xmodified |= recorded
             unit.xinuse = unit.xinuse & ~unknown | unknown & recorded
-        elif step.op == "xsaves":
+        elif step.op == "xsaves" and self.vector.src == "bochs":
             unit.xmodified = ALL  # the emulator has no modified optimisation
+        elif step.op == "xsaves":
+            left_open = self._skippable(area, rfbm, rfbm | COMPACTED)
+            unit.xmodified |= recorded
         try:
             _SAVES[step.op](unit, area, step.rfbm)
         finally:
             unit.xmodified = xmodified
         if exp.bv is not None:
             area.xstate_bv = area.xstate_bv & ~unknown | exp.bv & unknown
-        written = buffer.saved(area, area.compacted if compacted else area.standard, offsets)
-        return Outcome(
-            bv=area.xstate_bv,
-            cv=area.xcomp_bv,
-            offsets=offsets,
-            compacted=compacted,
-            written=written,
-            left_open=left_open,
-            contents=buffer.held(written, offsets),
-            mxcsr_saved=area.mxcsr if area.mxcsr >= 0 else None,
-        )
+        return left_open
 
-    def _skippable(self, area: Area, rfbm: int) -> int:
-        """Components in use that the modified optimisation of XSAVEOPT may skip (SDM vol. 1, section 13.9)."""
+    @staticmethod
+    def _listed(exp: Expected, buffer: Buffer, area: Area) -> tuple[int, int]:
+        """Of memory that was not prefilled, what a record lists: components, and MXCSR there (-1: it does not).
+
+        That is what XSTATE_BV has, apart from what was seen to be left as it was.
+        """
+        mxcsr = area.xstate_bv & SSE and (exp.w or {}).get("mxcsr", "N") in "F?"
+        return _recorded(exp, "F?") & area.xstate_bv, buffer.mxcsr if mxcsr else -1
+
+    def _skippable(self, area: Area, rfbm: int, xcomp_bv: int) -> int:
+        """Components in use that the modified optimisation may skip (SDM vol. 1, sections 13.9 and 13.11)."""
         unit = self.unit
-        matches = (unit.info_address, unit.info_xcomp_bv, unit.info_mode) == (area.address, 0, unit.mode)
+        matches = (unit.info_address, unit.info_xcomp_bv, unit.info_mode) == (area.address, xcomp_bv, unit.mode)
         return rfbm & unit.xinuse & ~unit.xmodified if matches else 0
 
 
@@ -265,7 +337,15 @@ _SAVES: Final[Mapping[str, Any]] = {
 }
 
 
-def _recorded_as_written(exp: Expected) -> int:
-    written = {name for name, letter in (exp.w or {}).items() if letter == "F"}
-    legacy = FP * ("x87" in written) | SSE * ("xmm" in written)
-    return legacy | sum(1 << int(name) for name in written if name.isdecimal())
+def _is_legacy_sse_write(step: Step) -> bool:
+    """After which AVX may be in use and unmodified, as on Zen 4: against the architecture, and not demanded."""
+    if isinstance(step, Touch | Touch1):
+        return step.comp == 1
+    return isinstance(step, Reinit) and step.how == "xorps"
+
+
+def _recorded(exp: Expected, letters: str) -> int:
+    """The components with one of these letters."""
+    found = {name for name, letter in (exp.w or {}).items() if letter in letters}
+    legacy = FP * ("x87" in found) | SSE * ("xmm" in found)
+    return legacy | sum(1 << int(name) for name in found if name.isdecimal())

@@ -15,6 +15,7 @@ from sim.verification.vectors.values import (
     Content,
     bytes_of,
     content_of,
+    described,
     from_quadwords,
     in_memory,
 )
@@ -46,6 +47,11 @@ class Buffer:
         self.standard = standard
         self._memory = bytearray(BUFFER_BYTES)
 
+    @property
+    def mxcsr(self) -> int:
+        """The field MXCSR as it is now."""
+        return self._get(_MXCSR)
+
     # What the test program does to it.
 
     def prefill(self, offsets: Mapping[int, int], tag: int, mxcsr: int, bv: int, cv: int, rest: int) -> None:
@@ -62,8 +68,8 @@ class Buffer:
         """Overwrites all of it with a crafted image."""
         self._memory = bytearray(BUFFER_BYTES)
         offsets = compacted_offsets(image.cv) if image.fmt == "c" else self.standard
-        for name, tag in image.tags.items():
-            self._put(int(name), offsets, in_memory(int(name), tag))
+        for name, held in image.tags.items():
+            self._put(int(name), offsets, described(int(name), held))
         for cet, values in image.cet.items():
             self._put(int(cet), offsets, bytes_of(int(cet), from_quadwords(int(cet), values)))
         self._set(_MXCSR, image.mxcsr)

@@ -52,11 +52,13 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 Tag = Byte
 Buffer = Annotated[int, Field(ge=0, le=2)]
 Content = Annotated[Any, PlainValidator(_content)]
+Held = Tag | Annotated[str, Field(pattern="^fninit:[0-9]{1,2}$")] | list[Tag]
 Register = Literal["0", "1", "2", "5", "6", "7"]
 Cet = Literal["11", "12"]
 HeaderByte = Annotated[str, Field(pattern="^(1[6-9]|[2-5][0-9]|6[0-3])$")]
 SubLeaf = Annotated[str, Field(pattern="^[0-9]+$")]
-Written = Literal["F", "N", "P"]
+Written = Literal["F", "N", "P", "?"]
+Cpl = Literal[0, 3]
 Piece = (
     Literal["x87", "mxcsr", "mxcsr_mask", "xmm", "tail", "hdr_rest", "beyond"] | Literal["2", "5", "6", "7", "11", "12"]
 )
@@ -154,6 +156,13 @@ class Wrmsr(_Step):
     value: Quadword
 
 
+class Cpuid(_Step):
+    """CPUID ``n`` times: as many exits to a hypervisor underneath."""
+
+    op: Literal["cpuid"]
+    n: Annotated[int, Field(ge=1)]
+
+
 class _OfArea(_Step):
     buf: Buffer
     rfbm: Quadword
@@ -161,12 +170,25 @@ class _OfArea(_Step):
 
 
 class Save(_OfArea):
-    """A save instruction, before which the buffer is filled with known contents."""
+    """A save instruction; before it the buffer is filled with known contents or, with ``prefill`` false, left alone."""
 
     op: Literal["xsave", "xsaveopt", "xsavec", "xsaves"]
-    pre_bv: Quadword
-    pre_cv: Quadword
-    pre_rest: Byte
+    cpl: Cpl | None = None
+    prefill: Literal[False] | None = None
+    pre_bv: Quadword | None = None
+    pre_cv: Quadword | None = None
+    pre_rest: Byte | None = None
+
+    @model_validator(mode="after")
+    def _is_prefilled_or_not(self) -> Self:
+        given = {"pre_bv": self.pre_bv, "pre_cv": self.pre_cv, "pre_rest": self.pre_rest}
+        for name, value in given.items():
+            if (value is None) is (self.prefill is None):
+                found, allowed = ("missing", "required") if value is None else ("given", "allowed: only")
+                raise ValueError(f'{name} is {found}, {allowed} without "prefill": false')
+        if self.prefill is not None and self.op != "xsaves":
+            raise ValueError(f'op is {self.op}, allowed with "prefill": false: xsaves')
+        return self
 
 
 class Image(_Strict):
@@ -176,10 +198,22 @@ class Image(_Strict):
     bv: Quadword
     cv: Quadword
     mxcsr: Doubleword
-    tags: dict[Register, Tag]
+    mxcsr_mask: Doubleword | None = None
+    tags: dict[Register, Held]
+    x87_reserved: Annotated[int, BeforeValidator(_hexadecimal), Field(le=255)] | None = None
     hdr_bytes: dict[HeaderByte, Byte] = {}
     cet: dict[Cet, list[Quadword]] = {}
     cet_kind: str | None = None
+
+    @model_validator(mode="after")
+    def _registers_exist(self) -> Self:
+        for component, held in self.tags.items():
+            registers = REGISTERS.get(int(component), 0)
+            if isinstance(held, list) and len(held) != registers:
+                raise ValueError(f"{len(held)} tags in tags.{component}, allowed: one, or one for each of {registers}")
+            if isinstance(held, str) and component != "0":
+                raise ValueError(f"tags.{component} is {held!r}, allowed: in component 0, only")
+        return self
 
     @model_validator(mode="after")
     def _cet_is_complete(self) -> Self:
@@ -201,11 +235,12 @@ class Restore(_OfArea):
     """A restore instruction, before which the buffer or its header may be overwritten."""
 
     op: Literal["xrstor", "xrstors"]
+    cpl: Cpl | None = None
     image: Image | None = None
     hdr: Header | None = None
 
 
-Step = Touch | Touch1 | Reinit | Ldmxcsr | Wrmsr | Save | Restore
+Step = Touch | Touch1 | Reinit | Ldmxcsr | Wrmsr | Cpuid | Save | Restore
 
 
 class Vector(_Strict):
@@ -223,13 +258,17 @@ class Vector(_Strict):
     def _fits_its_source(self) -> Self:
         if not self.xcr0 & FP or self.xcr0 & ~_XCR0:
             raise ValueError(f"xcr0 is {self.xcr0:#x}, allowed: bit 0 and any other bits of {_XCR0:#x}")
-        if (self.xss is None) is (self.src == "bochs"):
-            found = "missing" if self.xss is None else "given"
-            raise ValueError(f"xss is {found}, allowed: in every vector from bochs and in no other")
+        at_cpl_0 = any(isinstance(step, Save | Restore) and step.cpl == 0 for step in self.steps)
+        if self.xss is None and (self.src == "bochs" or at_cpl_0):
+            raise ValueError("xss is missing, required in every vector from bochs and in one with a step at CPL 0")
         if self.xss is not None and self.xss & ~(CET_U | CET_S):
             raise ValueError(f"xss is {self.xss:#x}, allowed: bits of {CET_U | CET_S:#x}")
         if self.src == "silicon" and any(isinstance(step, Wrmsr) for step in self.steps):
             raise ValueError("op is wrmsr, allowed: in vectors from bochs, only")
+        if self.src == "bochs" and any(
+            isinstance(step, Save | Restore) and step.cpl is not None for step in self.steps
+        ):
+            raise ValueError("cpl is given, allowed: in vectors from silicon, only")
         return self
 
 
@@ -320,7 +359,7 @@ def _parse(line: bytes) -> Vector | Meta:
 
 _OPERATIONS = {
     op: model
-    for model in (Touch, Touch1, Reinit, Ldmxcsr, Wrmsr, Save, Restore)
+    for model in (Touch, Touch1, Reinit, Ldmxcsr, Wrmsr, Cpuid, Save, Restore)
     for op in model.model_fields["op"].annotation.__args__  # type: ignore[union-attr]
 }
 _OBJECTS: dict[str, type[BaseModel]] = {

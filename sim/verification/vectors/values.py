@@ -135,6 +135,18 @@ def describe(component: int, content: Content) -> Described:
     return _per_register(0, 16, data, _ST_BYTES)
 
 
+def described(component: int, held: int | str | list[int]) -> bytes:
+    """The bytes of a component in memory: of a tag, of one tag per register, or of "fninit:<tag>"."""
+    if isinstance(held, int):
+        return in_memory(component, held)
+    if isinstance(held, str):
+        return bytes_of(component, after_fninit(in_memory(component, int(held.removeprefix("fninit:")))))
+    content: Content = INIT
+    for register, tag in enumerate(held):
+        content = with_register(component, content, register, tag)
+    return bytes_of(component, content)
+
+
 def same(tags: list[int | None]) -> int | list[int | None]:
     """One tag where all registers hold it, else the list."""
     first = tags[0] if tags else None
