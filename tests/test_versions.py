@@ -156,9 +156,7 @@ def test_svm_has_no_preemption_timer_and_no_immediate_wrmsr():
 
 
 def test_a_wrong_name_is_told_the_right_ones():
-    with pytest.raises(
-        InputError, match=r"unknown kernel version 'v6.16'; did you mean .* \(allowed: rfc, v6.18, v6.19, v6.6\)"
-    ):
+    with pytest.raises(InputError, match=rf"unknown kernel version 'v6.16' \(allowed: {', '.join(versions.names())}\)"):
         versions.version("v6.16")
 
 

@@ -98,11 +98,12 @@ def replay(
     from sim.trace.following.replay import Recorded
     from sim.trace.following.replay import replay as run
     from sim.trace.following.replica import Replica
+    from sim.xsave.profiles import profile
 
     named = tuple(each for each in (strategies or "").split(",") if each)
     find_strategy(reference)
     choices = whatif.Choices(cpu, kernel, named, guest_ssp, touched, reference)  # type: ignore[arg-type]  # checked there
-    costs = load(cpu) if cpu and not check_only else None
+    costs = load(profile(cpu).name) if cpu and not check_only else None
     made: dict[str, Replica] = {}
 
     def make(recorded: Recorded) -> list[Replica]:

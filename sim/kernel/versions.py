@@ -156,8 +156,8 @@ class Table:
 def version(name: str) -> KernelVersion:
     """The kernel called ``name``."""
     kernels = _table().kernels
-    if name not in kernels:
-        raise unknown("kernel version", name, kernels)
+    if name not in kernels:  # no hint at a near one: v6.12 is not a misspelt v6.19
+        raise InputError(f"unknown kernel version {name!r} (allowed: {', '.join(kernels)})")
     return kernels[name]
 
 
