@@ -16,10 +16,13 @@ from sim.kernel.integrity import VIOLATIONS, Finding
 from sim.kernel.kernel import Kernel
 from sim.kernel.operations import Log, Operation, TracePoint
 from sim.kernel.state import IDLE_TASK, KTHREAD, Cpu, Task
+from sim.kernel.versions import Exit
 from sim.xsave.components import AVX, FP, SSE
 
 USED: Final = SSE | AVX
-"""What threads and guests of a flow write whenever they run."""
+"""What threads and guests of a flow write whenever they run, if nothing else is said."""
+
+SspUse = Literal["none", "wrmsr", "xrstors", "rewritten"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,16 @@ class GuestUse:
     """What the guests of a flow do while they run.
 
     ``xrstors``: the guest's kernel switches tasks by an XRSTORS of its own.  ``ssp``: it has written the carried MSRs
-    once, by WRMSR, or it loads new values by that XRSTORS alone, or neither.
+    once, by WRMSR, or it loads new values by that XRSTORS alone, or neither; "rewritten": once by WRMSR, and new ones
+    each time that it runs, by an XRSTORS that loads ``registers``, or by WRMSR where its XRSTORS does not reach them.
+    ``registers`` are the components that guests, and user tasks, write whenever they run.  ``fastpath_exit`` is the
+    reason of the exit in the flow of that name.
     """
 
     xrstors: bool = False
-    ssp: Literal["none", "wrmsr", "xrstors"] = "wrmsr"
+    ssp: SspUse = "wrmsr"
+    registers: int = USED
+    fastpath_exit: Exit = "wrmsr-tsc-deadline"
 
 
 QUIET_GUEST: Final = GuestUse()
@@ -62,7 +70,7 @@ class Scene:
         """The current task returns to user mode and writes registers."""
         cpu = cpu or self.cpu
         process.return_to_user(self.k, cpu)
-        process.user_writes(self.k, cpu, USED)
+        process.user_writes(self.k, cpu, self.use.registers)
 
     def enter_kvm_run(self) -> None:
         """The VMM calls KVM_RUN: up to the run loop."""
@@ -85,18 +93,23 @@ class Scene:
 
     def guest_works(self, cpu: Cpu | None = None) -> None:
         """The guest runs for a while."""
-        cpu = cpu or self.cpu
-        if self.use.xrstors or self.use.ssp == "xrstors":
-            loads = len(self.k.carried_names) if self.use.ssp == "xrstors" else 0
-            guest.switches_task(self.k, cpu, FP | USED, carried=loads)
-        guest.writes(self.k, cpu, USED)
+        cpu, use = cpu or self.cpu, self.use
+        assert cpu.guest is not None
+        if use.xrstors or use.ssp in ("xrstors", "rewritten"):
+            loads = 0 if use.ssp in ("none", "wrmsr") else len(self.k.carried_names)
+            x87 = 0 if use.ssp == "rewritten" else FP
+            guest.switches_task(self.k, cpu, x87 | use.registers, carried=loads)
+        if use.ssp == "rewritten" and not self.k.carried_mask & cpu.guest.xss:  # its XRSTORS does not reach them
+            for index in range(len(self.k.carried_names)):
+                guest.writes_carried(self.k, cpu, index)
+        guest.writes(self.k, cpu, use.registers)
 
     def run_first(self, task: Task) -> None:
         """A vCPU thread gets to its guest for the first time, and the guest writes its SSPs."""
         self.run_user(task)
         self.enter_kvm_run()
         self.run_guest()
-        if self.use.ssp == "wrmsr":
+        if self.use.ssp in ("wrmsr", "rewritten"):
             for index in range(len(self.k.carried_names)):
                 guest.writes_carried(self.k, self.cpu, index)
 
@@ -260,10 +273,10 @@ def fork(s: Scene) -> Steps:
 
 
 def fastpath_exit(s: Scene) -> Steps:
-    """A TSC-deadline write by the guest, which some kernels handle without leaving the fastpath."""
+    """An exit that some kernels handle without leaving the fastpath."""
     s.start_in_guest()
-    yield "VM exit: WRMSR(TSC_DEADLINE)"
-    if kvm.vm_exit(s.k, s.cpu, "wrmsr-tsc-deadline"):
+    yield f"VM exit: {s.use.fastpath_exit}"
+    if kvm.vm_exit(s.k, s.cpu, s.use.fastpath_exit):
         s.guest_works()
         return
     yield "V enters the guest (this kernel has no fastpath for it here)"
