@@ -1,18 +1,21 @@
 """What a run did, as numbers by which the rows of its cost table are multiplied."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from sim.costs.price import design_matrix, in_tsc
 from sim.costs.table import CostTable
 from sim.errors import InputError
 from sim.kernel.operations import XSS_PHASE
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[np.float64]
 
@@ -66,6 +69,9 @@ def from_ledger(ledger: pd.DataFrame, case: Mapping[str, Any], replications: int
     manifest.  Raises :class:`InputError` for a strategy that lacks a replication, and for a table that is not the one
     the run was priced with.
     """
+    import pandas as pd  # with SciPy, a second that `fpswitch price` need not wait for
+    from scipy.sparse import csr_array
+
     name = str(case["case"])
     ledger = ledger[ledger["case"] == name]
     strategies = tuple(str(each) for each in case["strategies"])
