@@ -22,6 +22,7 @@ from sim.analysis.metrics import (
 )
 from sim.analysis.rates import MISS, missed_by_law
 from sim.kernel.strategies import strategy as strategy_named
+from sim.report.amounts import si as _si
 
 if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
@@ -370,21 +371,6 @@ def marked(strategy: str, violating: Iterable[str], more: str = "") -> str:
 
 def _label(strategy: str, reference: str, violating: Iterable[str]) -> str:
     return marked(strategy, violating, "(*)" if strategy == reference else "")
-
-
-def _si(value: float, digits: int = 3, sign: str = "") -> str:
-    """Six characters or fewer, with a sign seven."""
-    if not math.isfinite(value):
-        return "-"
-    if value == 0:
-        return "0"
-    size = 0
-    while size < 4 and float(f"{abs(value):.{digits}g}") >= 1000:
-        value /= 1000
-        size += 1
-    decimals = max(digits - 1 - max(math.floor(math.log10(abs(value))), 0), 0)
-    shown = f"{value:{sign}.{decimals}f}"
-    return shown + ("", "k", "M", "G", "T")[size]
 
 
 def _si4(value: float) -> str:
