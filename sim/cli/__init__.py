@@ -16,6 +16,7 @@ COMMANDS = {
     "show": ("sim.cli.show:show", "Check a scenario and show every value that it sets."),
     "scenarios": ("sim.cli.scenarios:scenarios", "The shipped scenarios, and what each asks."),
     "new": ("sim.cli.scenarios:new", "Write a scenario of one's own to start from."),
+    "price": ("sim.cli.price:price", "What each strategy costs at your own rates, without a simulation."),
     "flow": ("sim.cli.flow:flow", "The operations of one sequence, in kernel order, and why."),
     "strategies": ("sim.cli.strategies:strategies", "Each strategy on each kernel: masks and what KVM offers."),
     "patches": ("sim.cli.strategies:patches", "The RFC's eight patches, one by one and together."),

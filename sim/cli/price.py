@@ -1,0 +1,229 @@
+"""`fpswitch price`: what each strategy costs at one's own rates, without a simulation."""
+
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from sim.cli.common import emit, json_option
+from sim.cli.flow import mask_option
+from sim.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from sim.analysis.price_load import Load
+
+RATE = "20000/s"
+"""An example for messages."""
+
+
+@click.command(
+    epilog="Example: fpswitch price --cpu zen4 --exits 20000/s --load-put 2000/s --kvm-run 500/s --switches 3000/s"
+)
+@click.option("--cpu", default="sapphire-rapids", show_default=True, help="A CPU profile.")
+@click.option("--kernel", default="v6.18", show_default=True, help="A kernel (docs/kernel-versions.md).")
+@click.option(
+    "--exits",
+    multiple=True,
+    metavar="[REASON=]RATE",
+    help="VM exits that KVM handles while the vCPU keeps its CPU; with REASON: of a kind that some fastpath handles.",
+)
+@click.option("--load-put", metavar="RATE", help="All pairs of vcpu_load() and vcpu_put(); default: --kvm-run.")
+@click.option("--kvm-run", metavar="RATE", help="Those among them that go to user space; default: none.")
+@click.option("--switches", metavar="RATE", help="All context switches of the CPU; default: those of the pairs.")
+@click.option("--perf-kvm-stat", metavar="FILE", help="Take the exits from the text of perf kvm stat report.")
+@click.option("--duration", metavar="TIME", help="How long perf recorded, where FILE does not say it.")
+@click.option("--cpus", type=int, default=1, show_default=True, metavar="N", help="CPUs on which perf counted exits.")
+@click.option("--strategies", metavar="LIST", help="Names or files, with commas; default: all that the CPU can have.")
+@click.option(
+    "--between",
+    metavar="WHO",
+    help="Who runs while a vCPU is switched out: user, kthread, idle, vcpu, or shares as in idle=60%,user=40%; "
+    "default: user.",
+)
+@click.option(
+    "--guest-ssp",
+    default="constant",
+    show_default=True,
+    metavar="USE",
+    help="What guests do with the carried MSRs: none, constant (written once) or rewritten (each time that they run).",
+)
+@click.option("--guest-xss", callback=mask_option, metavar="MASK", help="The guest's IA32_XSS; default: all of CET.")
+@click.option(
+    "--registers",
+    default="SSE,AVX",
+    show_default=True,
+    metavar="LIST",
+    help="What guests and user tasks write whenever they run: FP, SSE, AVX, AVX-512.",
+)
+@click.option("--buffer", default="L1", show_default=True, metavar="LEVEL", help="Where fpstates are: L1, L2, memory.")
+@click.option("--carried", default="cet-s", show_default=True, help="The carried state: shipped, or a TOML file.")
+@click.option("--costs", metavar="TABLE", help="A cost table, shipped or a TOML file; default: the CPU's.")
+@click.option("--tsc", metavar="RATE", help="TSC frequency; default: the CPU profile's.")
+@click.option("--hypothetical", is_flag=True, help="Allow strategies that the CPU lacks something for.")
+@json_option
+def price(as_json: bool, **options: Any) -> None:
+    """What each strategy costs on one CPU where these things happen so often: cycles per second, and share of the CPU.
+
+    Rates are per second of one CPU, as 20000/s or 20kHz.  Each event is a sequence of the kernel model (fpswitch flow
+    shows them), priced with the CPU's cost table; nothing is simulated.  A load/put pair that goes to user space is a
+    KVM_RUN round trip; one that does not is a vCPU that is preempted or halts, and takes two context switches, or one
+    from vCPU to vCPU.  Other switches are between user tasks.  Each pair has a VM exit and an entry of its own, which
+    --exits does not count.
+
+    perf kvm stat counts all exits, so those of --load-put, and those with a REASON, are taken from its number.  Its
+    table does not say how long was recorded, nor on how many CPUs: give --duration and --cpus.
+
+    The range is the middle 95 % of draws from the ranges of the cost table.  docs/price.md says what each number is.
+
+    With --json: {"cpu", "kernel", "carried", "cost_table", "tsc_hz", "unit", "load": {"exits", "fastpath", "load_put",
+    "kvm_run", "switches", "task_switches", "vm_entries", "between"}, "assumed": [...], "reference", "strategies":
+    {NAME: {"name", "cycles", "percent_of_cpu", "difference", "difference_percent_of_cpu", "own_without_xss" (each
+    {"value", "low", "median", "high"}), "xss", "per_load_put" and by event "per_event": {"operations", "cycles", "low",
+    "high", "xss"}, "rows": {ROW: cycles}, "assumed_percent", "same_as", "unsound", "hypothetical", "guest_xss"}},
+    "rows": [{"row", "share", "of", "value", "low", "high", "clock", "grade", "table", "source"}], "left_out": {NAME:
+    why}}.  Differences are to "reference", null without one.
+    """
+    from sim.analysis.price import price as price_all
+    from sim.analysis.price import settings_of
+    from sim.analysis.price_own import Assumptions, Buffer, GuestSsp
+    from sim.costs.table import load as load_costs
+    from sim.report.price import document, text
+    from sim.xsave.profiles import profile
+
+    for option, allowed in (("guest_ssp", GuestSsp), ("buffer", Buffer)):
+        if options[option] not in get_args(allowed):
+            raise unknown(f"--{option.replace('_', '-')}", options[option], get_args(allowed))
+    cpu = profile(options["cpu"])
+    named = [name.strip() for name in (options["strategies"] or "").split(",") if name.strip()]
+    settings, left_out = settings_of(
+        cpu.name,
+        options["kernel"],
+        () if named == ["all"] else named,
+        carried=options["carried"],
+        guest_xss=options["guest_xss"],
+        hypothetical=options["hypothetical"],
+    )
+    assumed = Assumptions(
+        guest_ssp=options["guest_ssp"],
+        registers=_registers(options["registers"], cpu.xcr0_supported, cpu.name),
+        buffer=options["buffer"],
+    )
+    load, notes = _load(options)
+    if options["perf_kvm_stat"]:
+        load = _with_counted(load, notes, options, vendor="vmx" if cpu.vendor == "intel" else "svm")
+    tsc_hz = _rate("--tsc", options["tsc"]) or cpu.tsc_hz
+    priced = price_all(load, settings, load_costs(options["costs"] or cpu.name), tsc_hz, assumed)
+    emit(document(priced, notes, left_out), text(priced, notes), as_json)
+
+
+def _load(options: dict[str, Any]) -> "tuple[Load, list[str]]":
+    """The rates that were given, and what is assumed of those that were not."""
+    from sim.analysis.price_load import Load
+
+    exits = _exits(options["exits"])
+    load_put, kvm_run, switches = (_rate(f"--{name.replace('_', '-')}", options[name]) for name in PAIRS)
+    from_perf = options["perf_kvm_stat"] is not None
+    if not (exits or from_perf) and (load_put, kvm_run, switches) == (None, None, None):
+        raise InputError("no rate is given (allowed: one or more of --exits, --load-put, --kvm-run, --switches)")
+    if not from_perf and (options["duration"] or options["cpus"] != 1):
+        raise InputError("--duration and --cpus go with --perf-kvm-stat, which is not given")
+    if from_perf and "" in exits:
+        raise InputError("--exits and --perf-kvm-stat both say how many exits there are (allowed: --exits REASON=RATE)")
+    load = Load(
+        exits=exits.pop("", 0.0),
+        load_put=load_put,
+        kvm_run=kvm_run or 0.0,
+        switches=switches,
+        fastpath=exits,  # type: ignore[arg-type]  # checked there
+        between=_shares(options["between"]),  # type: ignore[arg-type]
+    )
+    notes = []
+    if load_put and kvm_run is None:
+        notes.append("no load/put pair goes to user space (--kvm-run)")
+    if load.switched_out and switches is None:
+        notes.append("there are no context switches but those of load/put pairs (--switches)")
+    return load, notes
+
+
+PAIRS = ("load_put", "kvm_run", "switches")
+
+
+def _with_counted(load: "Load", notes: list[str], options: dict[str, Any], vendor: str) -> "Load":
+    """The rates with the exits that perf counted, and what had to be assumed of these in ``notes``."""
+    from sim.analysis.price_load import with_exits_of
+    from sim.trace.reading.perf_kvm_stat import read
+
+    file, cpus = options["perf_kvm_stat"], options["cpus"]
+    if cpus < 1:
+        raise InputError(f"--cpus {cpus} (allowed: 1 or more)")
+    counted = read(file)
+    seconds = _time("--duration", options["duration"]) or counted.recorded_s
+    if not seconds:
+        if not (seconds := counted.handled_s):
+            raise InputError(f"{file} does not say how long was recorded (needed: --duration, such as '10 s')")
+        notes.insert(0, f"{file} does not say how long was recorded: {seconds:g} s, what its exits took (--duration)")
+    if counted.vendor != vendor:
+        notes.append(f"the exit reasons in {file} are {counted.vendor.upper()}'s, and the CPU has {vendor.upper()}")
+    if counted.lost:
+        notes.append(f"perf lost {counted.lost} events")
+    return with_exits_of(counted, seconds * cpus, load)
+
+
+def _rate(option: str, text: str | None) -> float | None:
+    """Events per second; None if the option was not given."""
+    from sim.scenario.units import RATES, parsed
+
+    try:
+        return None if text is None else parsed(text.strip(), "a rate", RATES, RATE, 1e12)
+    except ValueError as error:
+        raise InputError(f"{option} {text!r} is no rate (allowed: {error})") from error
+
+
+def _time(option: str, text: str | None) -> float | None:
+    from sim.scenario.units import parsed_time
+
+    try:
+        return None if text is None else parsed_time(text.strip())
+    except ValueError as error:
+        raise InputError(f"{option} {text!r} is no time (allowed: {error})") from error
+
+
+def _exits(texts: tuple[str, ...]) -> dict[str, float]:
+    """Rates by exit reason, "" for those without one."""
+    found: dict[str, float] = {}
+    for text in texts:
+        reason, _, rate = text.rpartition("=")
+        reason = reason.strip()
+        if reason in found:
+            raise InputError(f"--exits {text!r}: a second rate for {reason or 'exits'} (allowed: one)")
+        found[reason] = _rate("--exits", rate) or 0.0
+    return found
+
+
+def _shares(text: str | None) -> dict[str, float] | None:
+    """Who runs between: one name, or names with shares that sum to 1."""
+    if text is None:
+        return None
+    if "=" not in text:
+        return {text.strip(): 1.0}
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        who, _, share = (each.strip() for each in part.partition("="))
+        try:
+            found[who] = float(share.removesuffix("%")) / (100 if share.endswith("%") else 1)
+        except ValueError as error:
+            raise InputError(f"--between {part.strip()!r} (allowed: a name and a share, as in idle=60%)") from error
+    return found
+
+
+def _registers(text: str, there: int, cpu: str) -> int:
+    """The components of --registers, which the CPU must have."""
+    from sim.xsave.components import AVX, AVX512, FP, SSE
+
+    masks = {"FP": FP, "SSE": SSE, "AVX": AVX, "AVX-512": AVX512}
+    allowed = [name for name, mask in masks.items() if mask & there == mask]
+    found = 0
+    for name in filter(None, map(str.strip, text.split(","))):
+        if name not in allowed:
+            raise InputError(f"--registers {name!r} on {cpu} (allowed: {', '.join(allowed)})")
+        found |= masks[name]
+    return found

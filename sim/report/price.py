@@ -1,0 +1,298 @@
+"""What `fpswitch price` prints: at most 72 columns and about 40 lines, the answer first; and the same as a document."""
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from sim.analysis.price import Difference, Priced, PricedStrategy, Spread
+from sim.analysis.price_load import Between
+from sim.analysis.price_own import GuestSsp, Own
+from sim.kernel.operations import WRMSR_XSS
+from sim.kernel.strategies import names as shipped
+from sim.report.amounts import si
+from sim.xsave.components import names as component_names
+
+WIDTH: Final = 72
+NAME: Final = 21
+LABEL: Final = 9
+MOST_ROWS: Final = 5
+LEAST: Final = 0.1
+"""The share of a difference that a cost row must have to be named."""
+
+WHO: Final[Mapping[Between, str]] = {
+    "user": "a user task", "kthread": "a kernel thread", "idle": "nobody (it halts)", "vcpu": "another vCPU",
+}  # fmt: skip
+SSPS: Final[Mapping[GuestSsp, str]] = {
+    "none": "never written", "constant": "written once", "rewritten": "new each time that the guest runs",
+}  # fmt: skip
+
+Group = tuple[PricedStrategy, ...]
+"""Strategies that cost the same."""
+
+
+def text(priced: Priced, notes: Sequence[str]) -> str:
+    """The answer, its range and what it rests on, and what was assumed; ``notes`` are further assumptions."""
+    return "\n".join(
+        line for part in (_head(priced), _answer(priced), _rests_on(priced), _assumed(priced, notes)) for line in part
+    )
+
+
+def _head(priced: Priced) -> Iterator[str]:
+    config, load = priced.strategies[0].config, priced.load
+    yield from textwrap.wrap(
+        f"{config.carried.name} on {config.cpu.title}, Linux {config.version.name}, costs {priced.table.name}", WIDTH
+    )
+    fastpath = "".join(f", {rate:g} {reason}" for reason, rate in load.fastpath.items())
+    yield from textwrap.wrap(
+        f"Per second of one CPU: {load.exits:g} exits handled in the kernel{fastpath}, {load.pairs:g} load/put pairs "
+        f"({load.kvm_run:g} to user space, {load.switched_out:g} switched out), {load.all_switches:g} context "
+        f"switches; so {load.entries:g} VM entries. TSC {priced.tsc_hz / 1e9:g} GHz.",
+        WIDTH,
+    )
+    yield "=" * WIDTH
+
+
+# The answer.
+
+
+def groups(priced: Priced) -> list[Group]:
+    """Strategies that cost the same together, sound ones first, and those that somebody posted before ideas.
+
+    The reference's are first, then from the cheapest on.
+    """
+    found: list[Group] = []
+    for each in priced.strategies:
+        if not any(each in group for group in found):
+            group = (each, *(priced[name] for name in each.same_as))
+            found.append(tuple(sorted(group, key=lambda one: (one.name != priced.reference, _rank(one)))))
+    return sorted(found, key=lambda group: (group[0].name != priced.reference, group[0].cycles.value))
+
+
+def _rank(each: PricedStrategy) -> tuple[bool, bool]:
+    return bool(each.unsound), bool(each.config.strategy.hypothetical)
+
+
+def _answer(priced: Priced) -> Iterator[str]:
+    yield from _in_words(priced)
+    than = f"more than {priced.reference}," if priced.reference else "range"
+    yield f"{'in all':>30}  % of {than:>26} per load"
+    yield f"{'cycles/s':>30}   CPU {'95 % of draws of the costs':>26}    + put"
+    same = []
+    for group in groups(priced):
+        first, *others = group
+        joined = " = ".join(label(each) for each in group)
+        name = joined if len(joined) <= NAME else label(first)[: NAME - 2] + (" =" if others else "")
+        if others and name != joined:
+            same.append(
+                f"{label(first)} = " + ", ".join(("! " if each.unsound else "") + label(each) for each in others)
+            )
+        yield f"{'!' if first.unsound else ' '} {name:{NAME}} {_numbers(priced, first)}".rstrip()
+    if same:
+        yield from _item("=", "the same cost: " + "; ".join(same))
+    if unsound := [label(each) for each in priced.strategies if each.unsound]:
+        yield from _item("!", f"UNSOUND, so its cost is no cost to compare: {', '.join(unsound)}")
+    yield from _xss(priced)
+
+
+def _in_words(priced: Priced) -> Iterator[str]:
+    """Those that somebody posted, or else the cheapest and the most expensive one."""
+    carrying = [group[0] for group in groups(priced) if group[0].config.strategy.carries and not group[0].unsound]
+    chosen = [each for each in carrying if not each.config.strategy.hypothetical] or [*carrying[:1], *carrying[1:][-1:]]
+    said = []
+    for each in chosen:
+        if each.difference is not None:
+            cycles = each.difference.all.value
+            share = f"{100 * cycles / priced.tsc_hz:+.2g} % of a CPU"
+            said.append(f"{label(each)} {si(cycles, sign='+')} cycles/s, {share}")
+    if said:
+        yield from _item("ANSWER", f"beside carrying nothing ({priced.reference}): {'; '.join(said)}.")
+
+
+def label(each: PricedStrategy) -> str:
+    """The strategy's name; with its file, if that has the name of a shipped one."""
+    name = each.config.strategy.name
+    return f"{name} ({each.name})" if name != each.name and name in shipped() else name
+
+
+def _numbers(priced: Priced, each: PricedStrategy) -> str:
+    share = f"{100 * each.cycles.value / priced.tsc_hz:.3g}"
+    text = f"{si(each.cycles.value):>6} {share:>5} "
+    if each.difference is None:
+        return f"{text}{'':7} {_range(each.cycles):>18}"
+    if each.name == priced.reference:
+        return f"{text}{'-':>7}"
+    pair = each.difference.pair
+    more, own = si(each.difference.all.value, sign="+"), "" if pair is None else f"{pair.cycles:.0f}"
+    return f"{text}{more:>7} {_range(each.difference.all):>18} {own:>8}"
+
+
+def _range(spread: Spread) -> str:
+    return f"{si(spread.low)} to {si(spread.high)}"
+
+
+def _xss(priced: Priced) -> Iterator[str]:
+    """Who differs from the host in IA32_XSS is a question of its own, which a strategy changes on some CPUs."""
+    parts: dict[str, list[str]] = {}
+    for group in groups(priced):
+        if (difference := group[0].difference) and difference.xss:
+            parts.setdefault(si(difference.xss, sign="+"), []).extend(map(label, group))
+    for cycles, strategies in parts.items():
+        yield from _item(
+            "XSS",
+            f"{cycles} of the difference of {', '.join(strategies)} is the switching of IA32_XSS at VM exits and "
+            "entries; the last column is without it.",
+        )
+
+
+# What it rests on.
+
+
+def _rests_on(priced: Priced) -> Iterator[str]:
+    shares = [share for each in _differences(priced) if (share := each.assumed(priced.table)) is not None]
+    if not shares:
+        return
+    low, high = f"{100 * min(shares):.0f}", f"{100 * max(shares):.0f}"
+    yield f"RESTS ON  ASSUMED costs: {low if low == high else f'{low} to {high}'} % of each difference. Most of all on"
+    for row, share, strategy in deciding(priced)[:MOST_ROWS]:
+        cost = priced.table.rows[row]
+        yield from _item(
+            "", f"{row} {cost.value:g} ({cost.low:g} to {cost.high:g}, {cost.grade}): {100 * share:.0f} % of {strategy}"
+        )
+
+
+def _differences(priced: Priced) -> list[Difference]:
+    return [each.difference for each in priced.strategies if each.difference is not None]
+
+
+def deciding(priced: Priced) -> list[tuple[str, float, str]]:
+    """Cost rows, their largest share of a sound strategy's difference, and that strategy; the largest share first.
+
+    The share of IA32_XSS is of all of the difference, that of other rows is of what is left without it.  Strategies
+    that somebody posted are named before ideas.
+    """
+    best: dict[str, tuple[bool, float, str]] = {}
+    for first, *_ in groups(priced):
+        if first.unsound or first.difference is None:
+            continue
+        rows = first.difference.rows
+        total = sum(map(abs, rows.values()))
+        own = sum(abs(cycles) for row, cycles in rows.items() if priced.table.rows[row].operation != WRMSR_XSS)
+        for row, cycles in rows.items():
+            share = abs(cycles) / (total if priced.table.rows[row].operation == WRMSR_XSS else own)
+            found = (not first.config.strategy.hypothetical, share, label(first))
+            if share >= LEAST and found > best.get(row, (False, 0.0, "")):
+                best[row] = found
+    return sorted(((row, share, name) for row, (_, share, name) in best.items()), key=lambda each: -each[1])
+
+
+# What was assumed.
+
+
+def _assumed(priced: Priced, notes: Sequence[str]) -> Iterator[str]:
+    yield from _item("ASSUMED", "; ".join((*assumptions(priced), *notes)) + ".")
+
+
+def assumptions(priced: Priced) -> list[str]:
+    """What rates do not say, each with the option that says otherwise."""
+    load, assumed = priced.load, priced.assumed
+    xss = max(each.config.guest_xss for each in priced.strategies)
+    found = [
+        f"a guest's {priced.strategies[0].config.carried.name} is {SSPS[assumed.guest_ssp]} (--guest-ssp)",
+        f"guest XSS is {xss:#x} (--guest-xss)",
+        f"all use {component_names(assumed.registers).replace('YMM', 'AVX')} (--registers)",
+        f"fpstates are in {assumed.buffer} (--buffer)",
+    ]
+    if load.switched_out:
+        who = [f"{WHO[who]}" + (f" {100 * share:.0f} %" if share < 1 else "") for who, share in load.shares.items()]
+        found.insert(0, f"while a vCPU is out, {' or '.join(who)} runs (--between), and none migrates")
+    if load.task_switches:
+        found.append(f"{load.task_switches:g}/s switches are between user tasks")
+    found += [f"{reason} has no fastpath here" for reason in _slow(priced)]
+    return found
+
+
+def _slow(priced: Priced) -> list[str]:
+    config = priced.strategies[0].config
+    return [reason for reason in priced.load.fastpath if reason not in config.version.fastpath[config.vendor]]
+
+
+def _item(label: str, text: str) -> Iterator[str]:
+    yield from textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=f"{label:{LABEL}} " if len(label) > 1 else f"{label:2}",
+        subsequent_indent="  ",
+        break_on_hyphens=False,
+    )
+
+
+# The document.
+
+
+def document(priced: Priced, notes: Sequence[str], left_out: Mapping[str, str]) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    load, config = priced.load, priced.strategies[0].config
+    return {
+        "cpu": config.cpu.name,
+        "kernel": config.version.name,
+        "carried": config.carried.name,
+        "cost_table": priced.table.name,
+        "tsc_hz": priced.tsc_hz,
+        "unit": "TSC cycles per second of one CPU",
+        "load": {
+            "exits": load.exits,
+            "fastpath": dict(load.fastpath),
+            "load_put": load.pairs,
+            "kvm_run": load.kvm_run,
+            "switches": load.all_switches,
+            "task_switches": load.task_switches,
+            "vm_entries": load.entries,
+            "between": dict(load.shares) if load.switched_out else {},
+        },
+        "assumed": [*assumptions(priced), *notes],
+        "reference": priced.reference,
+        "strategies": {each.name: _strategy(priced, each) for each in priced.strategies},
+        "rows": [
+            {"row": row, "share": share, "of": name, **_cost_row(priced, row)} for row, share, name in deciding(priced)
+        ],
+        "left_out": dict(left_out),
+    }
+
+
+def _strategy(priced: Priced, each: PricedStrategy) -> dict[str, Any]:
+    difference = each.difference
+    return {
+        "name": each.config.strategy.name,
+        "cycles": each.cycles._asdict(),
+        "percent_of_cpu": _percent(each.cycles, priced.tsc_hz),
+        "difference": None if difference is None else difference.all._asdict(),
+        "own_without_xss": None if difference is None else difference.own._asdict(),
+        "xss": None if difference is None else difference.xss,
+        "difference_percent_of_cpu": None if difference is None else _percent(difference.all, priced.tsc_hz),
+        "per_load_put": None if difference is None or difference.pair is None else _own(difference.pair),
+        "per_event": None if difference is None else {name: _own(each) for name, each in difference.events.items()},
+        "rows": None if difference is None else dict(difference.rows),
+        "assumed_percent": None if difference is None else _assumed_percent(difference, priced),
+        "same_as": list(each.same_as),
+        "unsound": each.unsound,
+        "hypothetical": list(each.config.hypothetical),
+        "guest_xss": f"{each.config.guest_xss:#x}",
+    }
+
+
+def _percent(spread: Spread, tsc_hz: float) -> dict[str, float]:
+    return {name: 100 * cycles / tsc_hz for name, cycles in spread._asdict().items()}
+
+
+def _own(own: Own) -> dict[str, Any]:
+    return own._asdict() | {"operations": dict(own.operations)}
+
+
+def _assumed_percent(difference: Difference, priced: Priced) -> float | None:
+    share = difference.assumed(priced.table)
+    return None if share is None else 100 * share
+
+
+def _cost_row(priced: Priced, name: str) -> dict[str, Any]:
+    row = priced.table.rows[name]
+    return {key: getattr(row, key) for key in ("value", "low", "high", "clock", "grade", "table", "source")}

@@ -1,0 +1,168 @@
+"""The table of ``perf kvm stat report`` and ``perf kvm stat live``: how many VM exits there were, by reason.
+
+Format: tools/perf/builtin-kvm.c print_result() of Linux v3.9 (without Min Time and Max Time) to v6.19, whose TUI is
+off with --stdio; exit reasons are those of arch/x86/include/uapi/asm/vmx.h (capitals) and svm.h (small letters).  Text
+that went through a mailer is read, too: quoted, wrapped, with no-break spaces, cut down to the first reasons.
+
+The table does not say how long was recorded.  The time in its last line is what the exits took, each from exit to
+entry, HLT with the sleep in it; on a host with several vCPUs it may be more than was recorded, and it is less where
+guests run.  ``live`` prints the time of day above each table, which begins at the one before it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from sim.errors import InputError
+
+QUOTE: Final = re.compile(r"^[>| \t]+(?=\S)", re.MULTILINE)
+"""Quotation marks and indentation."""
+HEADER: Final = re.compile(r"(?P<what>VM-EXIT|MMIO Access|IO Port Access|MSR Access)\s+Samples\s+Samples%")
+ROW: Final = re.compile(
+    r"(?P<reason>[A-Za-z_][\w:.+-]*)\s+(?P<samples>\d+)\s+\d+\.\d+%\s+\d+\.\d+%"
+    r"(?:\s+\d+\.\d+us\s+\d+\.\d+us)?\s+(?P<mean>\d+\.\d+)us\b"
+)
+TOTAL: Final = re.compile(
+    r"Total\s+Samples:\s*(?P<samples>\d+),\s*Total\s+events\s+handled\s+time:\s*(?P<us>\d+\.\d+)us"
+)
+LOST: Final = re.compile(r"Lost\s+events:\s*(?P<events>\d+)")
+TIME_OF_DAY: Final = re.compile(r"(?<!\d)(\d\d):(\d\d):(\d\d)\.(\d{6})(?!\d)")
+RECORDED: Final = re.compile(
+    r"duration\s*[:=]?\s*(\d+(?:\.\d+)?)\s*s(?:ec(?:ond)?s?)?\b"
+    r"|recorded\s+for\s+(\d+(?:\.\d+)?)\s*s(?:ec(?:ond)?s?)?\b"
+    r"|(\d+\.\d+)\s+seconds\s+time\s+elapsed",
+    re.IGNORECASE,
+)
+"""How people write down what the table lacks; the last is the line of ``perf stat``."""
+
+DAY_S: Final = 86_400.0
+MOST_BYTES: Final = 16 << 20
+
+
+class _Table(NamedTuple):
+    exits: dict[str, int]
+    total: int
+    handled_s: float | None
+    time_of_day_s: float | None
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class KvmStat:
+    """VM exits as perf counted them.
+
+    ``exits``: by reason; ``others``: those whose rows were cut off, by the total.  ``handled_s`` is the time that they
+    took, in seconds, None if the text does not say it; ``recorded_s`` how long was recorded, None if it does not say
+    that.  ``lost`` are events that perf lost.
+    """
+
+    exits: Mapping[str, int]
+    others: int
+    handled_s: float | None
+    recorded_s: float | None
+    lost: int
+
+    @property
+    def total(self) -> int:
+        """All exits."""
+        return sum(self.exits.values()) + self.others
+
+    @property
+    def vendor(self) -> str:
+        """vmx or svm, by the letters of the exit reasons."""
+        return "vmx" if any(reason.isupper() for reason in self.exits) else "svm"
+
+
+def read(path: str) -> KvmStat:
+    """The table in a file; :class:`~sim.errors.InputError` for one that cannot be read, or is something else."""
+    try:
+        with Path(path).open("rb") as stream:
+            data = stream.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > MOST_BYTES:
+        raise InputError(
+            f"{path}: more than {MOST_BYTES >> 20} MiB (allowed: the text of perf kvm stat report --stdio)"
+        )
+    return parse(data.decode("utf-8", "replace"), path)
+
+
+def parse(text: str, name: str) -> KvmStat:
+    """The same for text that errors call ``name``."""
+    text = QUOTE.sub("", text.replace("\N{NO-BREAK SPACE}", " ").replace("\r", ""))
+    headers = list(HEADER.finditer(text))
+    if not headers:
+        raise InputError(
+            f"{name}: no table of VM exits (allowed: the text of perf kvm stat report --stdio, whose first column is "
+            "VM-EXIT)"
+        )
+    for header in headers:
+        if header["what"] != "VM-EXIT":
+            line = text.count("\n", 0, header.start()) + 1
+            raise InputError(f"{name}, line {line}: a table of {header['what']} (allowed: VM-EXIT, perf's default)")
+    ends = [header.start() for header in headers[1:]] + [len(text)]
+    starts = [0, *(header.end() for header in headers)]
+    tables = [
+        _table(text[before : header.start()], text[header.end() : end], name)
+        for before, header, end in zip(starts, headers, ends, strict=False)
+    ]
+    if len(tables) == 1:
+        (table,) = tables
+        told = RECORDED.search(text)
+        recorded = float(next(filter(None, told.groups()))) if told else None
+        return KvmStat(
+            table.exits, table.total - sum(table.exits.values()), table.handled_s, recorded or None, table.lost
+        )
+    return _live(tables, name)
+
+
+def _table(above: str, below: str, name: str) -> _Table:
+    total = TOTAL.search(below)
+    exits: dict[str, int] = {}
+    for row in ROW.finditer(below, 0, total.start() if total else len(below)):
+        if row["reason"] in exits:
+            raise InputError(f"{name}: {row['reason']} is there twice in one table (allowed: each exit reason once)")
+        exits[row["reason"]] = int(row["samples"])
+    counted = sum(exits.values())
+    if total is None and not exits:
+        raise InputError(f"{name}: a table of VM exits without a row (allowed: one with exit reasons and samples)")
+    if total is not None and int(total["samples"]) < counted:
+        raise InputError(f"{name}: {counted} samples in the rows, and {total['samples']} in the line with the total")
+    times = [_seconds(match) for match in TIME_OF_DAY.finditer(above)]
+    lost = LOST.search(below)
+    return _Table(
+        exits=exits,
+        total=int(total["samples"]) if total else counted,
+        handled_s=float(total["us"]) / 1e6 if total else None,
+        time_of_day_s=times[-1] if times else None,
+        lost=int(lost["events"]) if lost else 0,
+    )
+
+
+def _seconds(match: re.Match[str]) -> float:
+    hours, minutes, seconds, micros = map(int, match.groups())
+    return hours * 3600 + minutes * 60 + seconds + micros / 1e6
+
+
+def _live(tables: list[_Table], name: str) -> KvmStat:
+    """Tables of perf kvm stat live: the first is left out, since nobody knows when it began."""
+    times = [table.time_of_day_s for table in tables if table.time_of_day_s is not None]
+    if len(times) < len(tables):
+        raise InputError(
+            f"{name}: {len(tables)} tables (allowed: one, or those of perf kvm stat live with the time above each)"
+        )
+    recorded = (times[-1] - times[0]) % DAY_S
+    exits: dict[str, int] = {}
+    for table in tables[1:]:
+        for reason, samples in table.exits.items():
+            exits[reason] = exits.get(reason, 0) + samples
+    handled = [table.handled_s for table in tables[1:]]
+    return KvmStat(
+        exits=exits,
+        others=sum(table.total for table in tables[1:]) - sum(exits.values()),
+        handled_s=sum(each for each in handled if each is not None) if None not in handled else None,
+        recorded_s=recorded or None,
+        lost=sum(table.lost for table in tables[1:]),
+    )
