@@ -347,7 +347,7 @@ def test_the_law_is_what_the_sequences_cost():
     table = cost_tables.load("zen4")
     settings = Settings(cpu="zen4", strategy="manual-load")
     prices = Prices(table)
-    cost = {name: sum(prices[op] for op in flows.run(name, settings).operations) for name in law.SEQUENCES}
+    cost = {name: sum(prices[op] for op in flows.run(name, settings).operations) for _, name, *_ in law.EVENTS}
     found = law.law(settings, table)
     # one preemption and back: an exit among others, and two context switches
     assert found.cost(exits=1, switches=2, round_trips=0) == cost["preempt"]

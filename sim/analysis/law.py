@@ -3,19 +3,18 @@
 The three prices are those of whole sequences of the kernel model (:mod:`sim.kernel.flows`), priced warm with the case's
 cost table: an exit that KVM handles, a preemption of a vCPU by a user task and back, an exit to user space.  With rates
 of each, cost = exit price x exits/s + switch price x context switches/s + round-trip price x round trips/s.  It is an
-idealisation, not a simulation: it knows no migrations, no halts and no caches.
+idealisation, not a simulation: it knows no migrations, no halts and no caches.  :mod:`sim.analysis.price` is the same
+with more kinds of events, all assumptions stated, and the range of the costs.
 """
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Final
 
-from sim.analysis.categories import XSS, category
+from sim.analysis.price_load import EXIT, ROUND_TRIP, SWITCHED_OUT
+from sim.analysis.price_own import per_second, switches_xss
 from sim.costs.price import Prices
 from sim.costs.table import CostTable
-from sim.kernel import flows
 from sim.kernel.config import Settings
-from sim.kernel.operations import Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +30,18 @@ class Law:
         return self.exit * exits + self.switch * switches + self.round_trip * round_trips
 
 
-SEQUENCES: Final = ("in-kernel-exit", "preempt", "userspace-exit")
+EVENTS: Final = (EXIT, SWITCHED_OUT["user"], ROUND_TRIP)
+"""The events whose sequences the law prices."""
 
 
 def law(settings: Settings, table: CostTable, *, with_xss: bool = True) -> Law:
     """The law of a strategy on a kernel; an exit belongs to its own price, so the other two are without theirs."""
     prices = Prices(table)
     exit_, preempt, round_trip = (
-        sum(prices[operation] for operation in _operations(name, settings) if with_xss or not _is_xss(operation))
-        for name in SEQUENCES
+        sum(n * prices[op] for op, n in per_second({event: 1.0}, settings).items() if with_xss or not switches_xss(op))
+        for event in EVENTS
     )
     return Law(exit_, (preempt - exit_) / 2, round_trip - exit_)
-
-
-@cache
-def _operations(name: str, settings: Settings) -> tuple[Operation, ...]:
-    return flows.run(name, settings).operations
-
-
-def _is_xss(operation: Operation) -> bool:
-    return category(operation.phase, operation.operation) == XSS
 
 
 def break_even(

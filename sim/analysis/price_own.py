@@ -101,7 +101,7 @@ def own(
         net[op] = net.get(op, 0.0) - count
     carrying = {op: count for op, count in net.items() if count and not switches_xss(op)}
     cycles = sum(count * prices[op] for op, count in carrying.items())
-    low, high = _ends(carrying, prices.table)
+    low, high = ends(carrying, prices.table)
     xss = sum(count * prices[op] for op, count in net.items() if switches_xss(op))
     return Own(_by_name(carrying), cycles, min(low, cycles), max(high, cycles), xss)
 
@@ -130,7 +130,7 @@ def _parts(op: Operation) -> list[str]:
     return [f"{op.operation} {what} {name}" for what, mask in done.items() if mask for name in names(mask).split()]
 
 
-def _ends(counts: Mapping[Operation, float], table: CostTable) -> tuple[float, float]:
+def ends(counts: Mapping[Operation, float], table: CostTable) -> tuple[float, float]:
     """TSC cycles with each row of the table, and the ratio of the clocks, at the end that makes them least and most."""
     net: dict[str, float] = {}
     for op, count in counts.items():

@@ -3,11 +3,12 @@
 from collections import Counter
 from dataclasses import asdict
 from textwrap import fill
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from sim.cli.common import emit, json_option, parse_mask
+from sim.errors import unknown
 
 MASKED = ("XSAVES", "XSAVE", "XRSTORS", "XRSTOR")
 
@@ -28,7 +29,7 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
 @click.argument("name", metavar="FLOW")
 @click.option("--strategy", default="xstate-guest", show_default=True, help="A shipped strategy, or a TOML file.")
 @click.option("--cpu", default="sapphire-rapids", show_default=True, help="A CPU profile.")
-@click.option("--kernel", default="v6.18", show_default=True, help="v6.6, rfc, v6.18 or v6.19.")
+@click.option("--kernel", default="v6.18", show_default=True, help="A kernel (docs/kernel-versions.md).")
 @click.option("--carried", default="cet-s", show_default=True, help="The carried state: shipped, or a TOML file.")
 @click.option(
     "--patches", callback=parse_patches, metavar="LIST", help="The RFC's patches to apply (kernel rfc): 1-3,5."
@@ -39,10 +40,13 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
 )
 @click.option(
     "--guest-ssp",
-    type=click.Choice(["none", "wrmsr", "xrstors"]),
+    type=click.Choice(["none", "wrmsr", "xrstors", "rewritten"]),
     default="wrmsr",
     show_default=True,
-    help="How the guest writes PL0-2_SSP: not, once by WRMSR, or by its own XRSTORS alone.",
+    help="How the guest writes PL0-2_SSP: not, once by WRMSR, by its own XRSTORS alone, or new ones at each run.",
+)
+@click.option(
+    "--reason", default="wrmsr-tsc-deadline", show_default=True, metavar="EXIT", help="Which exit fastpath-exit is."
 )
 @click.option("--guest-xrstors", is_flag=True, help="The guest's kernel runs XRSTORS (a task switch) while it runs.")
 @click.option("--guest-amx", is_flag=True, help="AMX is given to the guest.")
@@ -60,9 +64,11 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
     help="A CPU on which VM entry and VM exit do.",
 )
 @click.option("--hypothetical", is_flag=True, help="Allow what the CPU lacks.")
+@click.option("--cost", is_flag=True, help="Price each operation, with its range and the cost rows behind it.")
+@click.option("--costs", metavar="TABLE", help="The cost table for --cost, shipped or a TOML file; default: the CPU's.")
 @click.option("--trace/--no-trace", default=True, show_default=True, help="Show tracepoints between the operations.")
 @json_option
-def flow(name: str, trace: bool, as_json: bool, **options: Any) -> None:
+def flow(name: str, cost: bool, costs: str | None, trace: bool, as_json: bool, **options: Any) -> None:
     """Show which operations FLOW consists of, in kernel order, and why.
 
     \b
@@ -91,19 +97,29 @@ def flow(name: str, trace: bool, as_json: bool, **options: Any) -> None:
     wrote), foreign-in-fpstate (a fpstate holds what is not its owner's) and residue (a guest's value in a register that
     nobody consumes, which is no violation).  Findings do not change the exit status.
 
+    With --cost: TSC cycles of each operation, all buffers in L1, with each cost row at its value and, in brackets, at
+    the ends of its range; the weakest grade of the rows (measured, published, derived, assumed), and the rows.
+
     JSON: flow, cpu, kernel, strategy, carried, host_xss, guest_xss, guest_has_cet, hypothetical, patches (the RFC's,
     with notes), steps (step, events), operations (count by name), integrity (violations, kinds), findings, warnings.
+    With --cost each operation also has cycles, low, high, grade and rows, and there is totals: cost_table, cycles, low,
+    high, by_phase (cycles, low, high), by_grade (cycles).
     """
     from sim.kernel.config import Settings
     from sim.kernel.flows import GuestUse, run
+    from sim.kernel.versions import Exit
 
-    use = GuestUse(xrstors=options.pop("guest_xrstors"), ssp=options.pop("guest_ssp"))
+    if (reason := options.pop("reason")) not in get_args(Exit):
+        raise unknown("fastpath exit", reason, get_args(Exit))
+    use = GuestUse(xrstors=options.pop("guest_xrstors"), ssp=options.pop("guest_ssp"), fastpath_exit=reason)
     off: dict[str, Any] = {
         f"{what}_optimisation": False for what in ("init", "modified") if options.pop(f"no_{what}_optimisation")
     }
     settings = Settings(mitigations=not options.pop("no_mitigations"), **off, **options)
     result = run(name, settings, use)
     document = _document(name, result)
+    if cost or costs:
+        _add_costs(document, result, costs or settings.cpu)
     emit(document, _text(document, trace), as_json)
 
 
@@ -130,6 +146,26 @@ def _document(name: str, result: Any) -> dict[str, Any]:
         "integrity": {"violations": sum(kinds[kind] for kind in VIOLATIONS), "kinds": dict(kinds)},
         "findings": [{"step": step, **asdict(finding)} for step, finding in result.findings],
         "warnings": list(result.warnings),
+    }
+
+
+def _add_costs(document: dict[str, Any], result: Any, table: str) -> None:
+    """Cycles and what they rest on, for each operation and for all of them."""
+    from sim.analysis.price_flow import flow_cost
+    from sim.costs.table import load
+
+    priced = flow_cost(result.operations, load(table))
+    lines = iter(priced.lines)
+    for step in document["steps"]:
+        for event in step["events"]:
+            if "operation" in event:
+                line = next(lines)
+                event |= line.cost._asdict() | {"grade": line.grade, "rows": list(line.rows)}
+    document["totals"] = {
+        "cost_table": priced.table.name,
+        **priced.whole._asdict(),
+        "by_phase": {phase: cost._asdict() for phase, cost in priced.by_phase.items()},
+        "by_grade": dict(priced.by_grade),
     }
 
 
@@ -195,11 +231,17 @@ def _text(document: dict[str, Any], trace: bool) -> str:
                     lines.append(f"  {where}~ {event['trace']} {fields}")
                 continue
             masks = f" rfbm={event['rfbm'][2:]}" if "rfbm" in event else ""
-            lines.append(f"  {where}{event['operation'] + masks:32} [{event['phase']}]")
+            line = f"  {where}{event['operation'] + masks:32} [{event['phase']}]"
+            lines.append(f"{line:56} {_cost(event)} {event['grade']}" if "grade" in event else line)
             if "why" in event:
                 lines += [f"  {where}    {part}" for part in event["why"].split("; ")]
+            if "rows" in event:
+                rows = f"rests on {', '.join(event['rows'])}"
+                lines.append(fill(rows, 100, initial_indent=" " * 8, subsequent_indent=" " * 10))
     counts = ", ".join(f"{n} {operation}" for operation, n in document["operations"].items())
     lines += ["", fill(f"operations: {counts}", 100, subsequent_indent="  ")]
+    if "totals" in document:
+        lines += _totals(document["totals"])
     kinds = document["integrity"]["kinds"]
     lines.append(
         "integrity: "
@@ -210,3 +252,17 @@ def _text(document: dict[str, Any], trace: bool) -> str:
         lines.append(f"    expected {each['expected']}, got {each['got']}")
     lines += [f"WARN: {warning}" for warning in document["warnings"]]
     return "\n".join(lines)
+
+
+def _cost(entry: dict[str, Any]) -> str:
+    return f"{entry['cycles']:6} [{entry['low']} to {entry['high']}]"
+
+
+def _totals(totals: dict[str, Any]) -> list[str]:
+    phases = ", ".join(f"{phase} {_cost(cost).strip()}" for phase, cost in totals["by_phase"].items())
+    whole = sum(totals["by_grade"].values())
+    grades = ", ".join(f"{100 * part / whole:.0f} % {name}" for name, part in totals["by_grade"].items() if part)
+    return [
+        f"cost: {_cost(totals).strip()} TSC cycles by {totals['cost_table']}; {grades}",
+        fill(f"by phase: {phases}", 100, subsequent_indent="  ", break_on_hyphens=False),
+    ]
