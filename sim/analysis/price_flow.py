@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sim.analysis.price_own import ends
+from sim.analysis.price_own import cost as cost_of
 from sim.costs.check import GRADES
 from sim.costs.price import Prices, terms
 from sim.costs.table import CostTable
@@ -46,7 +46,7 @@ def flow_cost(operations: Iterable[Operation], table: CostTable) -> FlowCost:
     grades = dict.fromkeys(GRADES, 0.0)
     for op in operations:
         rows = terms(op, table)
-        low, high = ends({op: 1}, table)
+        _, low, high = cost_of({op: 1}, table)
         cycles = prices[op]
         cost = Cost(cycles, min(round(low), cycles), max(round(high), cycles))
         grade = max((table.rows[row].grade for row in rows), key=GRADES.index)

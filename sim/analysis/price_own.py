@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple
 from sim.analysis.categories import XSS, category
 from sim.analysis.price_load import Event
 from sim.costs.check import RESTORES, SAVES
-from sim.costs.price import Prices, terms
+from sim.costs.price import terms
 from sim.costs.table import RATIO, CostTable
 from sim.kernel import flows
 from sim.kernel.config import Settings
@@ -45,8 +45,8 @@ class Own(NamedTuple):
     """What one strategy runs more (or, negative, less) than another, per event, without the switching of IA32_XSS.
 
     ``operations``: how often, by operation; of XSAVES and XRSTORS also by component, as "XSAVES written CET_KERNEL".
-    ``cycles``: TSC cycles, each cost row at its value; ``low`` and ``high``: each row at the end of its range that
-    makes it least and most.  ``xss``: the cycles of IA32_XSS switching, which are not in the others.
+    ``cycles``: TSC cycles, not rounded, each cost row at its value; ``low`` and ``high``: each row at the end of its
+    range that makes it least and most.  ``xss``: the cycles of IA32_XSS switching, which are not in the others.
     """
 
     operations: Mapping[str, float]
@@ -85,11 +85,11 @@ def switches_xss(op: Operation) -> bool:
 def own(
     settings: Settings,
     reference: Settings,
-    prices: Prices,
+    table: CostTable,
     events: Mapping[Event, float],
     assumed: Assumptions = COMMON,
 ) -> Own:
-    """What the strategy of ``settings`` runs more than that of ``reference``, per event.
+    """What the strategy of ``settings`` runs more than that of ``reference``, per event, priced with ``table``.
 
     ``events``: how often each is there, by which they are weighed: ``{ROUND_TRIP: 1}``, or all kinds of load/put pairs
     by :meth:`Load.pair_events <sim.analysis.price_load.Load.pair_events>`.
@@ -100,10 +100,9 @@ def own(
     for op, count in per_second(weights, reference, assumed).items():
         net[op] = net.get(op, 0.0) - count
     carrying = {op: count for op, count in net.items() if count and not switches_xss(op)}
-    cycles = sum(count * prices[op] for op, count in carrying.items())
-    low, high = ends(carrying, prices.table)
-    xss = sum(count * prices[op] for op, count in net.items() if switches_xss(op))
-    return Own(_by_name(carrying), cycles, min(low, cycles), max(high, cycles), xss)
+    cycles, low, high = cost(carrying, table)
+    xss, _, _ = cost({op: count for op, count in net.items() if switches_xss(op)}, table)
+    return Own(_by_name(carrying), cycles, low, high, xss)
 
 
 def _by_name(counts: Mapping[Operation, float]) -> dict[str, float]:
@@ -130,19 +129,24 @@ def _parts(op: Operation) -> list[str]:
     return [f"{op.operation} {what} {name}" for what, mask in done.items() if mask for name in names(mask).split()]
 
 
-def ends(counts: Mapping[Operation, float], table: CostTable) -> tuple[float, float]:
-    """TSC cycles with each row of the table, and the ratio of the clocks, at the end that makes them least and most."""
+def cost(counts: Mapping[Operation, float], table: CostTable) -> tuple[float, float, float]:
+    """TSC cycles, not rounded: each row of the table at its value, and at the ends that make it least and most.
+
+    The ratio of the clocks is a row, too.  :class:`~sim.errors.InputError` for an operation without a price.
+    """
     net: dict[str, float] = {}
     for op, count in counts.items():
         for name, n in terms(op, table).items():
             net[name] = net.get(name, 0.0) + n * count
-    low, high = {"core": 0.0, "tsc": 0.0}, {"core": 0.0, "tsc": 0.0}
+    value, low, high = ({"core": 0.0, "tsc": 0.0} for _ in range(3))
     for name, weight in net.items():
         row = table.rows[name]
+        value[row.clock] += weight * row.value
         low[row.clock] += weight * (row.low if weight > 0 else row.high)
         high[row.clock] += weight * (row.high if weight > 0 else row.low)
     ratio = table.rows[RATIO]
     return (
+        value["tsc"] + value["core"] / table.ratio,
         low["tsc"] + low["core"] / (ratio.high if low["core"] > 0 else ratio.low),
         high["tsc"] + high["core"] / (ratio.low if high["core"] > 0 else ratio.high),
     )

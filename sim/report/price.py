@@ -40,7 +40,9 @@ def text(priced: Priced, notes: Sequence[str]) -> str:
 def _head(priced: Priced) -> Iterator[str]:
     config, load = priced.strategies[0].config, priced.load
     yield from textwrap.wrap(
-        f"{config.carried.name} on {config.cpu.title}, Linux {config.version.name}, costs {priced.table.name}", WIDTH
+        f"{config.carried.name} on {config.cpu.title}, Linux {config.version.name}, costs {priced.table.name}",
+        WIDTH,
+        break_on_hyphens=False,
     )
     fastpath = "".join(f", {rate:g} {reason}" for reason, rate in load.fastpath.items())
     yield from textwrap.wrap(
@@ -48,6 +50,7 @@ def _head(priced: Priced) -> Iterator[str]:
         f"({load.kvm_run:g} to user space, {load.switched_out:g} switched out), {load.all_switches:g} context "
         f"switches; so {load.entries:g} VM entries. TSC {priced.tsc_hz / 1e9:g} GHz.",
         WIDTH,
+        break_on_hyphens=False,
     )
     yield "=" * WIDTH
 
@@ -102,8 +105,7 @@ def _in_words(priced: Priced) -> Iterator[str]:
     for each in chosen:
         if each.difference is not None:
             cycles = each.difference.all.value
-            share = f"{100 * cycles / priced.tsc_hz:+.2g} % of a CPU"
-            said.append(f"{label(each)} {si(cycles, sign='+')} cycles/s, {share}")
+            said.append(f"{label(each)} {si(cycles, sign='+')} cycles/s, {_percent_text(cycles, priced)} % of a CPU")
     if said:
         yield from _item("ANSWER", f"beside carrying nothing ({priced.reference}): {'; '.join(said)}.")
 
@@ -115,7 +117,8 @@ def label(each: PricedStrategy) -> str:
 
 
 def _numbers(priced: Priced, each: PricedStrategy) -> str:
-    share = f"{100 * each.cycles.value / priced.tsc_hz:.3g}"
+    percent = 100 * each.cycles.value / priced.tsc_hz
+    share = f"{percent:.2f}" if percent >= 0.01 or not percent else "<0.01"
     text = f"{si(each.cycles.value):>6} {share:>5} "
     if each.difference is None:
         return f"{text}{'':7} {_range(each.cycles):>18}"
@@ -124,6 +127,11 @@ def _numbers(priced: Priced, each: PricedStrategy) -> str:
     pair = each.difference.pair
     more, own = si(each.difference.all.value, sign="+"), "" if pair is None else f"{pair.cycles:.0f}"
     return f"{text}{more:>7} {_range(each.difference.all):>18} {own:>8}"
+
+
+def _percent_text(cycles: float, priced: Priced) -> str:
+    share = 100 * cycles / priced.tsc_hz
+    return f"{share:+.2g}" if abs(share) >= 1e-4 or not share else f"{'-' if share < 0 else ''}<0.0001"
 
 
 def _range(spread: Spread) -> str:
