@@ -361,8 +361,7 @@ class World:
     # Actions of the guest.
 
     def guest_writes(self, c: int, components: int) -> None:
-        cpu = self.cpus[c]
-        guest.writes(self.k, cpu, components if cpu.unit.xfd == 0 else components & ~XTILE)
+        guest.writes(self.k, self.cpus[c], components)
 
     def guest_writes_cet_u(self, c: int) -> None:
         """WRMSR of U_CET or PL3_SSP, which are passed through to a guest with CET."""
@@ -381,9 +380,7 @@ class World:
         guest.writes_carried(self.k, self.cpus[c], index % len(self.k.carried_names), zero)
 
     def guest_switches_task(self, c: int, components: int, carried: int = 0) -> None:
-        cpu = self.cpus[c]
-        loaded = components if cpu.unit.xfd == 0 else components & ~XTILE
-        guest.switches_task(self.k, cpu, loaded, min(carried, len(self.k.carried_names)))
+        guest.switches_task(self.k, self.cpus[c], components, min(carried, len(self.k.carried_names)))
 
     def guest_writes_xfd(self, c: int, xfd: int) -> None:
         """With its tiles in their initial configuration, as Linux does it."""

@@ -5,15 +5,17 @@ fpu_swap_kvm_fpstate), not from the model.  Notation: a save is NAME RFBM writte
 """
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
+from sim.errors import InputError
 from sim.kernel import flows, guest, kvm, process, signal
 from sim.kernel.config import Settings, boot
 from sim.kernel.flows import GuestUse
 from sim.kernel.kernel import Kernel
 from sim.kernel.operations import Operation, TracePoint
-from sim.xsave.components import AVX, PKRU, XTILE, XTILEDATA
+from sim.xsave.components import AVX, PKRU, SSE, XTILE, XTILEDATA
 
 SPR = Settings(cpu="sapphire-rapids", kernel="v6.19", mitigations=False)
 GENOA = Settings(cpu="zen4", kernel="v6.19", mitigations=False)
@@ -361,11 +363,78 @@ def test_wrmsr_xss_vanishes_on_zen4_for_a_guest_with_1800h_and_appears_for_one_w
     }
 
 
+AMX = Settings(cpu="sapphire-rapids", kernel="v6.18", guest_amx=True)
+
+
+def xfd_accesses(flow: str, settings: Settings, use: GuestUse) -> tuple[int, int]:
+    ran = Counter(op.operation for op in flows.run(flow, settings, use).operations)
+    return ran["RDMSR(XFD)"], ran["WRMSR(XFD)"]
+
+
+@pytest.mark.parametrize("kernel", ["v6.6", "v6.18", "v6.19"])
+@pytest.mark.parametrize("flow", ["in-kernel-exit", "userspace-exit", "preempt", "halt", "kernel-preempt"])
+def test_a_guest_with_amx_has_xfd_read_at_each_exit_and_written_at_no_switch(flow, kernel):
+    # fpu__init_cpu_xstate() of the guest wrote 40000H, which is the host's value too: fpu_swap_kvm_fpstate() finds
+    # nothing to write, and fpu_sync_guest_vmexit_xfd_state() reads at every exit that leaves the fastpath loop.
+    strategy = "no-cet" if kernel == "v6.6" else "xstate-guest"
+    assert xfd_accesses(flow, replace(AMX, kernel=kernel, strategy=strategy), QUIET) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("flow", "writes"), [("in-kernel-exit", 0), ("halt", 0), ("preempt", 2), ("userspace-exit", 2)]
+)
+@pytest.mark.parametrize("xrstors", [False, True])
+def test_while_a_guests_task_has_tiles_its_xfd_is_0_and_the_hosts_is_not(flow, writes, xrstors):
+    assert xfd_accesses(flow, AMX, GuestUse(tiles=True, xrstors=xrstors)) == (1, writes)
+
+
+def test_a_fastpath_exit_does_not_read_xfd():
+    assert xfd_accesses("fastpath-exit", AMX, QUIET) == (0, 0)
+
+
+def test_a_guest_without_amx_leaves_xfd_alone_and_the_host_writes_its_own():
+    assert xfd_accesses("userspace-exit", replace(AMX, guest_amx=False), QUIET) == (0, 2)
+
+
+def test_tiles_need_a_guest_with_amx():
+    with pytest.raises(InputError, match="--guest-amx"):
+        flows.run("halt", replace(AMX, guest_amx=False), GuestUse(tiles=True))
+
+
+def test_xfd_goes_with_a_guests_tasks_by_passed_through_writes():
+    scene = flows.Scene(Kernel(boot(AMX), 2), QUIET)
+    scene.start_in_guest()
+    k, cpu = scene.k, scene.cpu
+    before = Counter(cpu.ledger.counts)
+    for components, xfd in ((SSE, XTILEDATA), (SSE | XTILE, 0), (SSE | AVX, XTILEDATA), (XTILE, 0)):
+        guest.switches_task(k, cpu, components)
+        assert cpu.unit.xfd == xfd
+    assert Counter(cpu.ledger.counts) == before  # none of them is an exit
+    guest.switches_task(k, cpu, SSE)
+    guest.writes(k, cpu, XTILE)  # by a task that had none before: #NM, then WRMSR(XFD_ERR), which is intercepted
+    assert [key[2] for key in (Counter(cpu.ledger.counts) - before).elements()].count("VM exit") == 2
+    assert cpu.unit.xfd == 0
+    assert k.integrity is not None
+    assert not k.integrity.findings
+
+
+def test_a_guest_that_boots_again_after_an_init_writes_xfd_without_an_exit():
+    scene = flows.Scene(Kernel(boot(AMX), 2), QUIET)
+    scene.start_in_guest()
+    k, cpu = scene.k, scene.cpu
+    kvm.vm_exit(k, cpu, "external-interrupt")
+    kvm.guest_init(k, cpu)
+    kvm.vcpu_enter_guest(k, cpu)
+    before = Counter(cpu.ledger.counts)
+    guest.boots(k, cpu)
+    assert [key[2] for key in (Counter(cpu.ledger.counts) - before).elements()].count("VM exit") == 1  # CR4
+    assert (scene.vcpu.cr4_osxsave, cpu.unit.xfd) == (True, XTILEDATA)
+
+
 def test_a_guest_that_uses_xfd_costs_a_read_at_every_exit_and_two_writes_around_user_space():
     scene = flows.Scene(Kernel(boot(Settings(cpu="sapphire-rapids", kernel="v6.19", guest_amx=True)), 2), QUIET)
     scene.start_in_guest()
     k, cpu = scene.k, scene.cpu
-    guest.writes_xfd(k, cpu, XTILEDATA)
     before = Counter(cpu.ledger.counts)
     kvm.vm_exit(k, cpu, "io")
     kvm.vcpu_enter_guest(k, cpu)

@@ -49,7 +49,8 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
     "--reason", default="wrmsr-tsc-deadline", show_default=True, metavar="EXIT", help="Which exit fastpath-exit is."
 )
 @click.option("--guest-xrstors", is_flag=True, help="The guest's kernel runs XRSTORS (a task switch) while it runs.")
-@click.option("--guest-amx", is_flag=True, help="AMX is given to the guest.")
+@click.option("--guest-amx", is_flag=True, help="AMX is given to the guest, whose kernel writes IA32_XFD at boot.")
+@click.option("--guest-tiles", is_flag=True, help="The guest runs a task that uses AMX tiles (with --guest-amx).")
 @click.option("--host-shadow-stacks", default="off", show_default=True, metavar="MODE",
               help="off, fpstate or return-to-user; no kernel has the last two.")  # fmt: skip
 @click.option("--msr-access", default="rdmsr-wrmsr", show_default=True, metavar="HOW",
@@ -111,7 +112,12 @@ def flow(name: str, cost: bool, costs: str | None, trace: bool, as_json: bool, *
 
     if (reason := options.pop("reason")) not in get_args(Exit):
         raise unknown("fastpath exit", reason, get_args(Exit))
-    use = GuestUse(xrstors=options.pop("guest_xrstors"), ssp=options.pop("guest_ssp"), fastpath_exit=reason)
+    use = GuestUse(
+        xrstors=options.pop("guest_xrstors"),
+        ssp=options.pop("guest_ssp"),
+        fastpath_exit=reason,
+        tiles=options.pop("guest_tiles"),
+    )
     off: dict[str, Any] = {
         f"{what}_optimisation": False for what in ("init", "modified") if options.pop(f"no_{what}_optimisation")
     }

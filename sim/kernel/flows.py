@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Literal
 
-from sim.errors import unknown
+from sim.errors import InputError, unknown
 from sim.kernel import fpu, guest, kvm, process, signal
 from sim.kernel.config import Settings, boot
 from sim.kernel.integrity import VIOLATIONS, Finding
@@ -17,7 +17,7 @@ from sim.kernel.kernel import Kernel
 from sim.kernel.operations import Log, Operation, TracePoint
 from sim.kernel.state import IDLE_TASK, KTHREAD, Cpu, Task
 from sim.kernel.versions import Exit
-from sim.xsave.components import AVX, FP, SSE
+from sim.xsave.components import AVX, FP, SSE, XTILE
 
 USED: Final = SSE | AVX
 """What threads and guests of a flow write whenever they run, if nothing else is said."""
@@ -33,13 +33,14 @@ class GuestUse:
     once, by WRMSR, or it loads new values by that XRSTORS alone, or neither; "rewritten": once by WRMSR, and new ones
     each time that it runs, by an XRSTORS that loads ``registers``, or by WRMSR where its XRSTORS does not reach them.
     ``registers`` are the components that guests, and user tasks, write whenever they run.  ``fastpath_exit`` is the
-    reason of the exit in the flow of that name.
+    reason of the exit in the flow of that name.  ``tiles``: the guest's task uses AMX.
     """
 
     xrstors: bool = False
     ssp: SspUse = "wrmsr"
     registers: int = USED
     fastpath_exit: Exit = "wrmsr-tsc-deadline"
+    tiles: bool = False
 
 
 QUIET_GUEST: Final = GuestUse()
@@ -95,20 +96,23 @@ class Scene:
         """The guest runs for a while."""
         cpu, use = cpu or self.cpu, self.use
         assert cpu.guest is not None
+        used = use.registers | XTILE if use.tiles else use.registers
         if use.xrstors or use.ssp in ("xrstors", "rewritten"):
             loads = 0 if use.ssp in ("none", "wrmsr") else len(self.k.carried_names)
             x87 = 0 if use.ssp == "rewritten" else FP
-            guest.switches_task(self.k, cpu, x87 | use.registers, carried=loads)
+            guest.switches_task(self.k, cpu, x87 | used, carried=loads)
         if use.ssp == "rewritten" and not self.k.carried_mask & cpu.guest.xss:  # its XRSTORS does not reach them
             for index in range(len(self.k.carried_names)):
                 guest.writes_carried(self.k, cpu, index)
-        guest.writes(self.k, cpu, use.registers)
+        guest.writes(self.k, cpu, used)
 
     def run_first(self, task: Task) -> None:
-        """A vCPU thread gets to its guest for the first time, and the guest writes its SSPs."""
+        """A vCPU thread gets to its guest for the first time; the guest boots and writes its SSPs."""
         self.run_user(task)
         self.enter_kvm_run()
-        self.run_guest()
+        kvm.vcpu_enter_guest(self.k, self.cpu)
+        guest.boots(self.k, self.cpu)
+        self.guest_works()
         if self.use.ssp in ("wrmsr", "rewritten"):
             for index in range(len(self.k.carried_names)):
                 guest.writes_carried(self.k, self.cpu, index)
@@ -362,6 +366,8 @@ def run(name: str, settings: Settings, use: GuestUse = QUIET_GUEST) -> FlowRun:
     """Runs the flow ``name``; :class:`~sim.errors.InputError` for an unknown name or settings that do not fit."""
     if name not in FLOWS:
         raise unknown("flow", name, FLOWS)
+    if use.tiles and not settings.guest_amx:
+        raise InputError("a guest that uses tiles needs AMX (--guest-amx)")
     events: list[tuple[int, Operation | TracePoint]] = []
     kernel = Kernel(boot(settings), 2, ledger=lambda cpu: Log(cpu, events), tracing=True)
     scene = Scene(kernel, use)

@@ -18,21 +18,37 @@ def _running(cpu: Cpu) -> Vcpu:
     return cpu.guest
 
 
-def _enable_xsave(k: Kernel, cpu: Cpu) -> None:
-    """After an INIT the guest's kernel sets CR4.OSXSAVE, CR4.PKE and EFER.SCE again, which is intercepted."""
+def boots(k: Kernel, cpu: Cpu) -> None:
+    """The guest's kernel sets up its CPU: what a vCPU does first, and again after an INIT.
+
+    An INIT has cleared CR4.OSXSAVE, CR4.PKE and EFER.SCE; setting them is intercepted.  Where the guest has AMX, every
+    Linux then writes IA32_XFD on each CPU: arch/x86/kernel/fpu/xstate.c fpu__init_cpu_xstate(), read in v6.6.0,
+    v6.12.117, v6.18.2 and v7.3.4.
+    """
     vcpu = _running(cpu)
     if not vcpu.cr4_osxsave:
         kvm.vm_exit(k, cpu, "cr-access")
         vcpu.cr4_osxsave = vcpu.cr4_pke = vcpu.efer_sce = True
         vcpu.guest_uret_msrs_loaded = False
         kvm.vcpu_enter_guest(k, cpu)
+    if vcpu.fpstate.xfeatures & XTILEDATA:
+        writes_xfd(k, cpu, XTILEDATA)
+
+
+def _ready(k: Kernel, cpu: Cpu) -> Vcpu:
+    """The running guest, whose kernel has set up XSAVE again if there was an INIT."""
+    vcpu = _running(cpu)
+    if not vcpu.cr4_osxsave:
+        boots(k, cpu)
+    return vcpu
 
 
 def writes(k: Kernel, cpu: Cpu, components: int) -> None:
-    """The guest writes registers of user components that its XCR0 enables."""
-    if components & ~(FP | SSE):
-        _enable_xsave(k, cpu)
-    _running(cpu).context.write(cpu.unit, components & cpu.unit.xcr0 & ~PKRU)
+    """The guest writes registers of user components that its XCR0 enables; tiles that XFD forbids cost a #NM first."""
+    vcpu = _ready(k, cpu) if components & ~(FP | SSE) else _running(cpu)
+    if components & cpu.unit.xcr0 & cpu.unit.xfd:
+        uses_disabled_amx(k, cpu)
+    vcpu.context.write(cpu.unit, components & cpu.unit.xcr0 & ~PKRU)
 
 
 def wrpkru(k: Kernel, cpu: Cpu, value: int) -> None:
@@ -47,10 +63,14 @@ def switches_task(k: Kernel, cpu: Cpu, components: int, carried: int = 0) -> Non
     """The guest's kernel switches between its tasks: XRSTORS of what the next one had in ``components``.
 
     With XSS[12] and ``carried`` > 0 the first ``carried`` of the carried MSRs get new values by that XRSTORS, without
-    an exit; with ``carried`` = 0 they keep the ones that they have.
+    an exit; with ``carried`` = 0 they keep the ones that they have.  Where the guest's kernel uses IA32_XFD it goes
+    with the tasks (xfd_update_state()): 0 for one that has tiles, which took its #NM at its first use of them,
+    XTILEDATA for others.
     """
-    vcpu = _running(cpu)
-    _enable_xsave(k, cpu)
+    vcpu = _ready(k, cpu)
+    xfd = XTILEDATA & ~components
+    if vcpu.xfd_passthrough and cpu.unit.xfd != xfd:
+        writes_xfd(k, cpu, xfd)
     unit, context = cpu.unit, vcpu.context
     enabled = (unit.xcr0 | unit.xss) & ~PKRU
     area = k.new_area(enabled)
