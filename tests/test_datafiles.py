@@ -101,6 +101,7 @@ OTHERS = {
     "resident": ("true", ["fpstate"]),
     "late": ("true", ["independent"]),
     "sets_cache": ("false", ["user-return"]),
+    "restore": ("0", ["user-return"]),
 }
 
 

@@ -381,7 +381,7 @@ def test_random_sequences_find_a_user_return_that_forgets_to_set_its_cache():
         ("free-ssp", True),
         ("xstate-guest-resident", True),
         ("independent", True),
-        ("user-return", False),  # restored on return to user mode
+        ("user-return", True),  # PL0_SSP alone is restored on return to user mode
         ("msr-autoload", False),
         ("xstate-guest", False),
         ("xstate-all", False),

@@ -118,6 +118,32 @@ def test_w1_manual_load_adds_three_reads_and_a_write_after_kernel_gs_base_and_th
     assert sequence("preempt", with_strategy(SPR, "manual-load")) == lines(expected)
 
 
+def ssp_accesses(run: flows.FlowRun) -> list[str]:
+    return [f"{step.name}: {op.operation}" for step in run.steps for op in step.operations if "SSP" in op.operation]
+
+
+def test_user_return_restores_pl0_ssp_alone_and_loads_it_alone_where_this_guest_ran_last():
+    # Christopherson, 19 Jul 2023: it "should only ever touch PL0_SSP", Linux runs nothing at CPL 1 or 2.
+    run = flows.run("userspace-exit", with_strategy(SPR, "user-return"))
+    reads = [f"KVM_RUN returns: RDMSR(PL{i}_SSP)" for i in range(3)]
+    assert ssp_accesses(run) == [
+        *reads,
+        "the VMM returns to user mode and runs: WRMSR(PL0_SSP)",
+        "V enters the guest: WRMSR(PL0_SSP)",
+    ]
+
+
+def test_user_return_loads_all_three_after_another_guest_and_restores_none_if_no_task_returns_to_user_mode():
+    run = flows.run("vcpu-switch", with_strategy(SPR, "user-return"))
+    assert ssp_accesses(run) == [
+        *(f"schedule: V -> W: RDMSR(PL{i}_SSP)" for i in range(3)),
+        *(f"W enters the guest: WRMSR(PL{i}_SSP)" for i in range(3)),
+        *(f"schedule: W -> V: RDMSR(PL{i}_SSP)" for i in range(3)),
+        *(f"V enters the guest: WRMSR(PL{i}_SSP)" for i in range(3)),
+    ]
+    assert not [each for each in ssp_accesses(flows.run("halt", with_strategy(SPR, "user-return"))) if "WRMSR" in each]
+
+
 def test_w1_manual_run_has_the_same_accesses_in_the_notifiers():
     expected = W1_SPR.format(guest="206", loaded="6").replace("21ee7", "20ee7").replace("61ce7", "60ce7")
     # sched_out: before kvm_arch_vcpu_put; sched_in: before kvm_arch_vcpu_load, whose RDPKRU is the second.

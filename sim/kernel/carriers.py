@@ -151,7 +151,7 @@ def _save_user_return(k: Kernel, cpu: Cpu, vcpu: Vcpu, phase: str) -> None:
     vcpu.carried = _rdmsrs(k, cpu, phase)
     if k.strategy.sets_cache:
         for name, value in zip(k.carried_names, vcpu.carried, strict=True):
-            note_current(cpu, name, value)
+            note_current(k, cpu, name, value)
 
 
 def _load_independent(k: Kernel, cpu: Cpu, vcpu: Vcpu, phase: str) -> None:

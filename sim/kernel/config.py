@@ -301,8 +301,9 @@ def _check_pair(
         effect(settings.patches)
     if what.xfeature is None and how.mechanism in ("fpstate", "independent"):
         raise InputError(f"strategy {how.name} needs an xfeature, and {what.name} has none")
-    if how.zero > len(what.msrs):
-        raise InputError(f"strategy {how.name}: zero = {how.zero}, and {what.name} has {len(what.msrs)} MSRs")
+    for count, key in ((how.zero, "zero"), (how.restore if how.mechanism == "user-return" else 0, "restore")):
+        if count > len(what.msrs):
+            raise InputError(f"strategy {how.name}: {key} = {count}, and {what.name} has {len(what.msrs)} MSRs")
     if what.per_task_msr and not how.carries:
         raise InputError(f"strategy {how.name} leaves a guest's {what.name} to the host, which needs its own")
     if what.per_task_msr and settings.host_shadow_stacks != "off":

@@ -91,6 +91,7 @@ class Kernel:
         self.carried_mask = carried.mask
         self.carried_names = tuple(carried.msrs)
         self.carried_numbers = tuple(carried.msrs.values())
+        self.not_restored = frozenset(self.carried_names[strategy.restore :])  # asked by user-return strategies only
         self.carried_consumed = carried.mask if strategy.carries else 0
         if carried.mask != CET_S:  # the kernel carries CET_S by itself
             self.carried_consumed |= config.masks.guest_default & CET_S

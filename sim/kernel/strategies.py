@@ -33,11 +33,12 @@ BELONGS_TO: Final = {
     "resident": "fpstate",
     "late": "independent",
     "sets_cache": "user-return",
+    "restore": "user-return",
 }
 """Keys that have a meaning for one mechanism only."""
 
-MAX_ZERO: Final = 64
-"""No carried state has as many MSRs; whether this one has ``zero`` of them is checked where both are known."""
+MOST_MSRS: Final = 64
+"""No carried state has as many; whether one has ``zero`` or ``restore`` of them is checked where both are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,9 @@ class Strategy:
     intercepted a non-zero write of one of the MSRs.  ``normal_fpstates`` and ``guest_fpstates`` say which fpstates have
     the xfeature; ``resident`` takes it out of the mask with which normal fpstates are restored.  ``late`` loads an
     independent feature after the guest fpstate instead of before.  ``sets_cache`` is False for a user-return strategy
-    that forgets to note what it found in the MSRs at deschedule.  ``hypothetical`` and ``unsound`` say why,
-    and are empty otherwise; ``unsound_with_host_shadow_stacks`` says why by the host's use of shadow stacks of its own.
+    that forgets to note what it found in the MSRs at deschedule, and ``restore`` how many of the MSRs, from the first,
+    get the host's value back on return to user mode; the others keep a guest's.  ``hypothetical`` and ``unsound`` say
+    why, and are empty otherwise; ``unsound_with_host_shadow_stacks`` says why by the host's use of shadow stacks.
     """
 
     __pydantic_config__ = STRICT
@@ -69,6 +71,7 @@ class Strategy:
     resident: bool = False
     late: bool = False
     sets_cache: bool = True
+    restore: int = 1
     guest_has_cet: bool = True
     needs: str = ""
     hypothetical: str = ""
@@ -95,8 +98,9 @@ class Strategy:
                     yield f"{key} = {shortened(each)} (allowed: {', '.join(one or 'nothing' for one in allowed)})"
             if len(set(value)) < len(value):
                 yield f"{key} has a point twice (allowed: each once)"
-        if not 0 <= self.zero <= MAX_ZERO:
-            yield f"zero = {shortened(self.zero)} (allowed: 0 to {MAX_ZERO}, and no more than there are MSRs)"
+        for count, key in ((self.zero, "zero"), (self.restore, "restore")):
+            if not 0 <= count <= MOST_MSRS:
+                yield f"{key} = {shortened(count)} (allowed: 0 to {MOST_MSRS}, and no more than there are MSRs)"
         for points, allowed, key in ((self.save_at, SAVE_POINTS, "save_at"), (self.load_at, LOAD_POINTS, "load_at")):
             if points and self.mechanism in WITHOUT_POINTS:
                 yield f"{key} does not go with mechanism {self.mechanism!r}, which has no points of its own"

@@ -1,7 +1,8 @@
 """KVM's user-return MSRs: guest values stay in the CPU until some task returns to user mode there.
 
 Source: arch/x86/kvm/x86.c kvm_set_user_return_msr(), kvm_on_user_return(), Linux v6.19.  The host's value of every slot
-is 0 here; a CPU's current value is in ``cpu.uret``.
+is 0 here; a CPU's current value is in ``cpu.uret``.  Carried MSRs that no host value is restored to are not slots of
+KVM's; they are noted in the same place, and the notifier passes them over.
 """
 
 from __future__ import annotations
@@ -32,20 +33,21 @@ def kvm_set_user_return_msr(k: Kernel, cpu: Cpu, msr: str, value: int, phase: st
     if cpu.uret.get(msr, 0) == value:
         return
     _wrmsr(k, cpu, msr, value, phase)
-    cpu.user_return_notify = True
+    cpu.user_return_notify = cpu.user_return_notify or msr not in k.not_restored
 
 
-def note_current(cpu: Cpu, msr: str, value: int) -> None:
+def note_current(k: Kernel, cpu: Cpu, msr: str, value: int) -> None:
     """The MSR was found to hold ``value``: no WRMSR, but the note is right again, and the host's value comes back."""
     cpu.uret[msr] = value
-    cpu.user_return_notify = cpu.user_return_notify or value != 0
+    if value and msr not in k.not_restored:
+        cpu.user_return_notify = True
 
 
 def kvm_on_user_return(k: Kernel, cpu: Cpu) -> None:
     """The notifier: every slot gets the host's value, WRMSR only where the noted value differs."""
     cpu.user_return_notify = False
     for msr, value in list(cpu.uret.items()):
-        if value:
+        if value and msr not in k.not_restored:
             _wrmsr(k, cpu, msr, 0, URET)
 
 
