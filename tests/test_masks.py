@@ -1,11 +1,13 @@
 """Boot-time masks and sizes, against numbers worked out from fpu__init_system_xstate() and CPUID dumps by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from sim.errors import InputError
 from sim.kernel.config import Settings, boot, boot_masks
 from sim.kernel.versions import version
-from sim.xsave.components import CET_S, PKRU
+from sim.xsave.components import APX, CET_S, PKRU
 from sim.xsave.profiles import profile
 
 # cpu, kernel: max_features, host default, guest default, restore mask, IA32_XSS, XCR0
@@ -66,6 +68,32 @@ def test_a_guest_with_amx_has_xtiledata_in_its_fpstate_and_tasks_do_not():
     config = boot(Settings(cpu="sapphire-rapids", kernel="v6.18", guest_amx=True))
     assert (config.guest_xfeatures, config.guest_fpstate_size) == (0x61EE7, 10752)
     assert config.masks.host_default == 0x20EE7
+
+
+def with_apx():
+    spr = profile("sapphire-rapids")
+    return replace(
+        spr,
+        xcr0_supported=spr.xcr0_supported | APX,
+        features=spr.features | {"APX"},
+        sizes={**spr.sizes, 19: 128},
+        offsets={**spr.offsets, 19: 960},
+    )
+
+
+@pytest.mark.parametrize("kernel", ["v6.18", "v6.19"])
+def test_on_a_cpu_with_apx_every_guest_lacks_it_in_xcr0_and_has_it_in_its_fpstate(kernel):
+    # KVM_SUPPORTED_XCR0 has no APX, so two XSETBV for each exit that leaves the loop; guest_default_cfg has it.
+    amx = boot(Settings(kernel=kernel, guest_amx=True), with_apx())
+    assert (amx.masks.xcr0, amx.guest_xcr0, amx.guest_xfeatures) == (0xE02E7, 0x602E7, 0xE1EE7)
+    assert boot(Settings(kernel=kernel), with_apx()).guest_xcr0 == 0x2E7
+    with pytest.raises(InputError, match="bits of 0x602e7"):
+        boot(Settings(kernel=kernel, guest_xcr0=0xE02E7), with_apx())
+
+
+def test_a_kernel_without_apx_gives_an_amx_guest_the_hosts_xcr0_on_a_cpu_with_it():
+    old = boot(Settings(kernel="v6.6", strategy="no-cet", guest_amx=True), with_apx())
+    assert old.masks.xcr0 == old.guest_xcr0 == 0x602E7
 
 
 @pytest.mark.parametrize(("cpu", "kernel"), MASKS)

@@ -19,11 +19,13 @@ from sim.xsave.components import (
     AVX512,
     CET_S,
     CET_U,
+    FP,
     LBR,
     MPX,
     PASID,
     PKRU,
     PT,
+    SSE,
     XTILE,
     XTILEDATA,
 )
@@ -46,6 +48,11 @@ XSAVE_CPUID_FEATURES: Final = (
 
 NEVER: Final = sum(1 << i for i in (13, 14, 15, 16))
 """Components without an entry in xsave_cpuid_features[], which are always dropped."""
+
+KVM_SUPPORTED_XCR0: Final = FP | SSE | AVX | MPX | AVX512 | PKRU | XTILE
+"""What KVM can offer a guest in XCR0, without APX: arch/x86/kvm/x86.c, read in v6.6.0, v6.12.117, v6.17.0, v6.18.2,
+v6.19.0, v7.2.13 and v7.3.4.  On a CPU with APX every guest's XCR0 then differs from the host's, since v6.16 enables it
+there."""
 
 ALIGN_STRUCT: Final = 64
 PAGE: Final = 4096
@@ -245,10 +252,11 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
     overrides_kvm = what.mask == CET_S and settings.patches is None
     has_cet = settings.guest_cet and how.guest_has_cet and (kvm_rule or overrides_kvm)
     guest_xss = _guest_xss(settings, kernel.guest_xss[vendor] & masks.xss if kvm_rule else CET, has_cet)
-    guest_xcr0 = masks.xcr0 if settings.guest_amx else masks.xcr0 & ~XTILE
+    offered = masks.xcr0 & KVM_SUPPORTED_XCR0
+    guest_xcr0 = offered if settings.guest_amx else offered & ~XTILE
     if settings.guest_xcr0 is not None:
-        if settings.guest_xcr0 & ~masks.xcr0 or not settings.guest_xcr0 & 1:
-            raise InputError(f"guest XCR0 {settings.guest_xcr0:#x}: allowed are bit 0 and bits of {masks.xcr0:#x}")
+        if settings.guest_xcr0 & ~offered or not settings.guest_xcr0 & FP:
+            raise InputError(f"guest XCR0 {settings.guest_xcr0:#x}: allowed are bit 0 and bits of {offered:#x}")
         guest_xcr0 = settings.guest_xcr0
     guest_xfeatures = masks.guest_default | (XTILEDATA & masks.max_features if settings.guest_amx else 0)
     uret = default_uret_msrs(vendor) if settings.guest_uret_msrs is None else settings.guest_uret_msrs
