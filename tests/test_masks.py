@@ -7,7 +7,7 @@ import pytest
 from sim.errors import InputError
 from sim.kernel.config import Settings, boot, boot_masks
 from sim.kernel.versions import version
-from sim.xsave.components import APX, CET_S, PKRU
+from sim.xsave.components import APX, CET_S, CET_U, PKRU
 from sim.xsave.profiles import profile
 
 # cpu, kernel: max_features, host default, guest default, restore mask, IA32_XSS, XCR0
@@ -68,6 +68,14 @@ def test_a_guest_with_amx_has_xtiledata_in_its_fpstate_and_tasks_do_not():
     config = boot(Settings(cpu="sapphire-rapids", kernel="v6.18", guest_amx=True))
     assert (config.guest_xfeatures, config.guest_fpstate_size) == (0x61EE7, 10752)
     assert config.masks.host_default == 0x20EE7
+
+
+def test_rfc_patch_1_sets_xss_11_even_where_cpuid_lacks_it_and_that_write_faults():
+    spr = profile("sapphire-rapids")
+    lacking = replace(spr, xss_supported=spr.xss_supported & ~CET_U)
+    with pytest.raises(InputError, match="RFC patch 1 sets IA32_XSS"):
+        boot(Settings(kernel="rfc", patches=frozenset((1, 2))), lacking)
+    assert not boot(Settings(kernel="rfc", patches=frozenset((2, 3))), lacking).masks.xss & CET_U
 
 
 def with_apx():

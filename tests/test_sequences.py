@@ -122,6 +122,13 @@ def ssp_accesses(run: flows.FlowRun) -> list[str]:
     return [f"{step.name}: {op.operation}" for step in run.steps for op in step.operations if "SSP" in op.operation]
 
 
+@pytest.mark.parametrize(("strategy", "reads", "writes"), [("manual-load", 3, 4), ("manual-lazy", 0, 0)])
+def test_a_guest_that_never_wrote_its_ssps_pays_for_v5_09_19_and_not_with_15_19(strategy, reads, writes):
+    run = flows.run("preempt", with_strategy(SPR, strategy), GuestUse(ssp="none"))
+    accesses = Counter(each.rsplit(": ", 1)[1][:5] for each in ssp_accesses(run))
+    assert (accesses["RDMSR"], accesses["WRMSR"]) == (reads, writes)
+
+
 def test_user_return_restores_pl0_ssp_alone_and_loads_it_alone_where_this_guest_ran_last():
     # Christopherson, 19 Jul 2023: it "should only ever touch PL0_SSP", Linux runs nothing at CPL 1 or 2.
     run = flows.run("userspace-exit", with_strategy(SPR, "user-return"))

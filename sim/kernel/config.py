@@ -179,6 +179,11 @@ def boot_masks(
     """
     supported = cpu.xcr0_supported | cpu.xss_supported
     cet_u_needs = patched.cet_u_needs if patched else kernel.cet_u_needs
+    if patched and patched.adds_cet_u and cpu.features & {*cet_u_needs} and not supported & CET_U:
+        raise InputError(
+            f"{cpu.name}: RFC patch 1 sets IA32_XSS[11], which CPUID.(0DH,1) does not have there, so that the write "
+            "faults (#GP)"
+        )
     maximum = supported & ~NEVER
     for components, feature in XSAVE_CPUID_FEATURES:
         if feature not in cpu.features:

@@ -56,8 +56,7 @@ def restore_fpregs_from_fpstate(k: Kernel, cpu: Cpu, fpstate: Fpstate, phase: st
     That is not fpstate->xfeatures: what this fpstate lacks and the last owner used must go to its initial
     configuration.
     """
-    if k.xfd_features:
-        xfd_update_state(k, cpu, fpstate, phase)
+    xfd_update_state(k, cpu, fpstate, phase)
     os_xrstor(k, cpu, fpstate.area, k.restore_mask if fpstate.is_guest else k.restore_mask_normal, phase)
 
 
@@ -78,7 +77,7 @@ def fpregs_restore_userregs(k: Kernel, cpu: Cpu, phase: str) -> None:
     task = cpu.current
     if not task.user_fpu:
         return
-    if cpu.fpregs_owner is not task or task.last_cpu != cpu.id:
+    if not fpregs_state_valid(cpu, task):
         restore_fpregs_from_fpstate(k, cpu, task.fpstate, phase)
         fpregs_activate(k, cpu, task)
         task.last_cpu = cpu.id

@@ -79,7 +79,7 @@ class Integrity:
         self.findings.clear()
 
     def described(self, content: object) -> str:
-        """A content in words: who wrote it, and his how manieth write it was."""
+        """A content in words: who wrote it, and which of the writer's writes it was, counted from 1."""
         if isinstance(content, tuple):
             return "(" + ", ".join(map(self.described, content)) + ")"
         if not isinstance(content, int) or not content:

@@ -28,7 +28,8 @@ PATCHES: Final = (
     Patch(
         1,
         "x86/fpu/xstate: Manually check and add XFEATURE_CET_USER xstate bit",
-        "CET_U stays in fpu_kernel_cfg.max_features if the CPU has SHSTK or IBT, no longer only with SHSTK",
+        "CET_U is set in fpu_kernel_cfg.max_features if the CPU has SHSTK or IBT, no longer only with SHSTK, and even "
+        "where CPUID.(0DH,1) does not have it, so that WRMSR(IA32_XSS) would fault",
     ),
     Patch(
         2,
@@ -88,7 +89,12 @@ class Effect:
     @property
     def cet_u_needs(self) -> tuple[str, ...]:
         """CPU features of which any one keeps CET_U."""
-        return ("SHSTK", "IBT") if 1 in self.patches else ("SHSTK",)
+        return ("SHSTK", "IBT") if self.adds_cet_u else ("SHSTK",)
+
+    @property
+    def adds_cet_u(self) -> bool:
+        """Whether CET_U is set in max_features without a look at what CPUID has."""
+        return 1 in self.patches
 
     @property
     def allocates_user_size(self) -> bool:

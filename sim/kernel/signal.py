@@ -29,7 +29,7 @@ def deliver(k: Kernel, cpu: Cpu) -> None:
     if task.need_fpu_load:
         fpu.fpregs_restore_userregs(k, cpu, SIGNAL)
     frame = k.new_area()
-    features = mask = task.fpstate.xfeatures & USER
+    features = mask = task.fpstate.user_xfeatures
     if k.xfd_features:
         cpu.record((task.kind, SIGNAL, XGETBV1))
         mask &= unit.xgetbv1() | ~XTILE
@@ -47,7 +47,11 @@ def deliver(k: Kernel, cpu: Cpu) -> None:
 
 
 def _clear_user_states(k: Kernel, cpu: Cpu, task: Task) -> None:
-    """fpu__clear_user_states(): XRSTOR_INFO names init_fpstate afterwards, so the next save has no match."""
+    """fpu__clear_user_states(): XRSTOR_INFO names init_fpstate afterwards, so the next save has no match.
+
+    Its os_xrstor_supervisor() for registers that are not valid has no place here: :func:`deliver` is one step, which
+    has made them valid, and nothing preempts it.
+    """
     unit = cpu.unit
     if k.version.clear_user_states_updates_xfd:
         fpu.xfd_update_state(k, cpu, task.fpstate, SIGNAL)
@@ -70,7 +74,7 @@ def sigreturn(k: Kernel, cpu: Cpu) -> None:
     task, unit = cpu.current, cpu.unit
     frame = task.frames.pop()
     fpu.xfd_update_state(k, cpu, task.fpstate, SIGNAL)
-    features = task.fpstate.xfeatures & USER
+    features = task.fpstate.user_xfeatures
     mask = frame.features & features
     loaded = unit.xrstor(frame.area, mask)
     rfbm = mask & unit.xcr0
@@ -105,7 +109,7 @@ def ptrace_write(k: Kernel, task: Task, components: int) -> None:
     """Another task writes the registers of ``task``, which is off the CPU: in memory; last_cpu makes it load them."""
     token = task.context.token()
     area = task.fpstate.area
-    components &= task.fpstate.xfeatures & USER & ~PKRU
+    components &= task.fpstate.user_xfeatures & ~PKRU
     for i in bits[components]:
         area.compacted[i] = token
     if components & SSE & ~area.xstate_bv:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sim.kernel.operations import Ledger
 from sim.xsave.area import CONTENTS, INIT, Area
-from sim.xsave.components import MXCSR_INIT, bits
+from sim.xsave.components import MXCSR_INIT, USER, bits
 from sim.xsave.unit import Unit
 
 USER_TASK = "user"
@@ -70,13 +70,15 @@ class Fpstate:
     """struct fpstate: an XSAVE area and the features that are saved into it.
 
     ``xfeatures`` is the RFBM of every save into it; ``xfd`` the value of IA32_XFD while its owner runs.
+    ``user_xfeatures`` is what user space sees of them, in signal frames and by ptrace.
     """
 
-    __slots__ = ("area", "context", "in_use", "is_guest", "size", "xfd", "xfeatures")
+    __slots__ = ("area", "context", "in_use", "is_guest", "size", "user_xfeatures", "xfd", "xfeatures")
 
     def __init__(self, area: Area, xfeatures: int, xfd: int, size: int, context: Context, is_guest: bool) -> None:
         self.area = area
         self.xfeatures = xfeatures
+        self.user_xfeatures = xfeatures & USER
         self.xfd = xfd
         self.size = size
         self.context = context

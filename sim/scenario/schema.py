@@ -194,7 +194,9 @@ class KernelSettings(Section):
     carried: str = Field("cet-s", description="the carried state: a name or a file (docs/strategy-files.md)")
     guest_cet: Switch = Field(True, description="whether KVM is asked to give CET to guests")
     guest_xss: Mask | None = Field(
-        None, description="IA32_XSS of guests with CET, such as 0x800; absent: all that KVM offers"
+        None,
+        description="IA32_XSS of guests with CET, such as 0x800 (Linux v6.6 to v6.16 as a guest; 0x1800: since v6.17); "
+        "absent: all that KVM offers",
     )
     guest_xcr0: Mask | None = Field(
         None,
@@ -297,7 +299,8 @@ class Guest(Section):
     shadow_stacks: Literal["none", "constant", "rewritten"] = Field(
         "none",
         description="the guest's supervisor shadow stacks: none: SSPs initial; constant: written once; rewritten: new "
-        "SSPs at each context switch of the guest's kernel, by its XRSTORS",
+        "SSPs at each context switch of the guest's kernel, by its XRSTORS. No KVM up to v7.3 reports CET_SSS to a "
+        "guest, without which the SDM advises against them",
     )
     xss: Mask | None = Field(None, description="IA32_XSS of these guests, if less than kernel.guest_xss")
     posted_interrupts: Switch = Field(
