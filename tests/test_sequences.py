@@ -396,6 +396,28 @@ def test_wrmsr_xss_vanishes_on_zen4_for_a_guest_with_1800h_and_appears_for_one_w
     }
 
 
+@pytest.mark.parametrize(
+    ("kernel", "vendor_re_enters"), [("v6.6", (1, 0)), ("v6.12", (1, 0)), ("v6.17", (1, 0)), ("v7.3", (1, 1))]
+)
+def test_a_tsc_deadline_write_re_enters_on_vmx_and_on_svm_since_v6_18(kernel, vendor_re_enters):
+    strategy = "no-cet" if kernel in ("v6.6", "v6.12") else "xstate-guest"
+    runs = [
+        flows.run("fastpath-exit", Settings(cpu=cpu, kernel=kernel, strategy=strategy))
+        for cpu in ("sapphire-rapids", "zen4")
+    ]
+    assert tuple(int(len(run.steps) == 1) for run in runs) == vendor_re_enters
+
+
+def test_v6_17_carries_a_cet_s_that_no_guest_has_and_its_host_pays_for_xss_12():
+    run = flows.run("preempt", Settings(cpu="zen4", kernel="v6.17", mitigations=False))
+    assert not run.kernel.config.guest_has_cet
+    assert [op.rfbm for op in run.operations if op.operation == "XRSTORS"] == [0x18E7, 0x18E7]
+    assert sum(op.phase == "xss" for op in run.operations) == 2  # host 1800H, guest 0
+    older = flows.run("preempt", Settings(cpu="zen4", kernel="v6.12", strategy="no-cet", mitigations=False))
+    assert [op.rfbm for op in older.operations if op.operation == "XRSTORS"] == [0x8E7, 0x8E7]
+    assert sum(op.phase == "xss" for op in older.operations) == 2  # host 800H, guest 0
+
+
 AMX = Settings(cpu="sapphire-rapids", kernel="v6.18", guest_amx=True)
 
 

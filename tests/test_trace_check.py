@@ -288,3 +288,34 @@ def test_the_snapshots_that_the_corruptions_start_from_change_nothing():
     for i in range(5000, 6000):
         follower.follow(trace.steps[i])
         assert counted(follower) == trace.counted[i]
+
+
+HEADERS = {
+    "# kernel 5.13.0 x86_64, 64 cpus": ("v6.6", "Linux 5.13 is older than v6.6"),
+    "# os release : 6.14.8": ("v6.12", "Linux 6.14 lies between v6.12 and v6.17; v6.12 is nearest"),
+    "# kernel 6.16.1": ("v6.17", "Linux 6.16 lies between v6.12 and v6.17; v6.17 is nearest"),
+    "# os release : 7.1.5": ("v6.19", "Linux 7.1 lies between v6.19 and v7.3; v6.19 is nearest"),
+    "# kernel 7.4.0": ("v7.3", "Linux 7.4 is newer than v7.3"),
+}
+SHORT = """ w-17350 [035] 59275.833500: sched_switch: prev_comm=swapper/35 prev_pid=0 prev_prio=120 prev_state=R ==> \
+next_comm=w next_pid=17350 next_prio=120
+ w-17350 [035] 59275.833511: x86_fpu_regs_activated: x86/fpu: 0xffff93d7595e2dc0 load: 0 xfeatures: 202 \
+xcomp_bv: 8000000000000207
+"""
+
+
+@pytest.mark.parametrize("line", HEADERS)
+def test_a_recorded_kernel_that_is_none_of_the_models_is_followed_as_the_nearest_with_a_note(line, tmp_path, capsys):
+    trace = tmp_path / "trace.txt"
+    trace.write_text(f"{line}\n{SHORT}")
+    kernel, says = HEADERS[line]
+    check = run_json(capsys, "replay", str(trace), "--check")
+    assert any(note.startswith(says) and note.endswith(f"followed as {kernel}") for note in check["notes"])
+    assert run_json(capsys, "replay", str(trace))["machine"]["kernel"] == kernel
+
+
+@pytest.mark.parametrize("line", ["# kernel 6.12.8", "# os release : 7.3.4", "# kernel 6.17.0"])
+def test_a_recorded_kernel_of_the_model_has_no_such_note(line, tmp_path, capsys):
+    trace = tmp_path / "trace.txt"
+    trace.write_text(f"{line}\n{SHORT}")
+    assert not any("Linux" in note for note in run_json(capsys, "replay", str(trace), "--check")["notes"])

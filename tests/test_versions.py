@@ -1,20 +1,24 @@
 """The table of kernel versions: complete, sourced, in step with its page, and equal where nothing changed."""
 
 import dataclasses
+import re
 from importlib import resources
 from pathlib import Path
 
 import pytest
+from command import run, run_json
 
 from sim.errors import InputError
 from sim.kernel import versions
+from sim.kernel.releases import release
 from sim.kernel.versions import KernelVersion
 from sim.xsave import components as c
 
 TOML = resources.files("sim.kernel").joinpath("versions.toml").read_text(encoding="utf-8")
 PAGE = Path(__file__).parents[1] / "docs" / "kernel-versions.md"
 
-V66, RFC, V618, V619 = (versions.version(name) for name in ("v6.6", "rfc", "v6.18", "v6.19"))
+NAMES = ("v6.6", "rfc", "v6.12", "v6.17", "v6.18", "v6.19", "v7.3")
+V66, RFC, V612, V617, V618, V619, V73 = map(versions.version, NAMES)
 
 
 def fields_that_differ(a: KernelVersion, b: KernelVersion) -> set[str]:
@@ -28,8 +32,8 @@ def test_page_is_what_the_code_prints():
     )
 
 
-def test_names_are_the_four_kernels_in_order():
-    assert versions.names() == ("v6.6", "rfc", "v6.18", "v6.19")
+def test_names_are_the_seven_kernels_in_order():
+    assert versions.names() == NAMES
     assert [versions.version(name).name for name in versions.names()] == list(versions.names())
 
 
@@ -44,14 +48,16 @@ def test_every_cell_says_where_it_is_from_and_how_it_was_checked(row):
         assert cell.says, name
         assert ".c" in cell.source or ".h" in cell.source, (name, "no Linux file")
         assert any(tree in cell.checked for tree in table.trees) or cell.checked.startswith("mail: "), name
-        assert "v7.1.5" not in cell.checked, (name, "7.1.5 is only a cross-check")
+        assert not {"v7.1.5", "v7.2.13"} & set(cell.checked.split()), (name, "these are only cross-checks")
 
 
 @pytest.mark.parametrize("row", versions.differences(), ids=lambda row: str(row.number))
 def test_a_column_is_checked_in_its_own_version_and_rfc_claims_no_tree(row):
-    assert row.cells["v6.6"].checked.startswith("v6.6.0")
-    assert row.cells["v6.18"].checked.startswith("v6.18.2")
-    assert row.cells["v6.19"].checked.startswith("v6.19.0")
+    for name, tree in (
+        ("v6.6", "v6.6.0"), ("v6.12", "v6.12.117 and v6.12.0"), ("v6.17", "v6.17.0"), ("v6.18", "v6.18.2"),
+        ("v6.19", "v6.19.0"), ("v7.3", "v7.3.4"),
+    ):  # fmt: skip
+        assert row.cells[name].checked.startswith(tree)
     assert row.cells["rfc"].checked.startswith(("inferred from v6.6.0: ", "mail: "))
 
 
@@ -89,6 +95,38 @@ def test_v6_19_differs_from_v6_18_only_in_the_place_of_xcr0_and_xss_and_in_the_x
     assert fields_that_differ(V618, V619) == {"xfeatures_swapped", "guest_xfd_write_clears_xstate_bv"}
 
 
+def test_v7_3_differs_from_v6_19_in_nothing_that_the_model_follows():
+    assert fields_that_differ(V619, V73) == set()
+
+
+def test_v6_17_has_guest_only_cet_s_and_gives_it_to_nobody():
+    assert fields_that_differ(V617, V618) == {
+        "guest_xss",
+        "kvm_cet",
+        "fastpath",
+        "cet_msr_ioctl_asks_cpuid",
+        "cet_msr_ioctl_loads_fpu",
+        "init_reset_components",
+        "clear_user_states_updates_xfd",
+    }
+    assert (V617.guest_only, V617.gives_cet) == (c.CET_S, False)
+
+
+def test_v6_12_lts_is_v6_6_with_newer_fastpaths_and_what_stable_releases_brought():
+    assert fields_that_differ(V66, V612) == {
+        "guest_allocation",
+        "fastpath",
+        "fastpath_handled",
+        "signal_opens_pkru",
+        "clear_user_states_updates_xfd",
+        "guest_xfd_write_clears_xstate_bv",
+        "preempted_needs_wants_to_run",
+        "halt_poll_ns_shrink",
+        "tracepoints",
+        "ibpb_exit_to_user",
+    }
+
+
 def test_sentence_as_before_means_the_same_values():
     for row in versions.differences():
         for name, cell in row.cells.items():
@@ -98,17 +136,18 @@ def test_sentence_as_before_means_the_same_values():
 
 
 def test_masks_of_the_rfc_and_of_the_merged_code_agree_on_cet_s():
-    for kernel in (RFC, V618, V619):
+    for kernel in (RFC, V617, V618, V619, V73):
         assert kernel.guest_only == c.CET_S
         assert kernel.supervisor_supported == c.PASID | c.CET_U | c.CET_S
-    assert V66.guest_only == 0
-    assert V66.supervisor_supported == c.PASID | c.CET_U
+    for kernel in (V66, V612):
+        assert kernel.guest_only == 0
+        assert kernel.supervisor_supported == c.PASID | c.CET_U
 
 
 def test_user_components_are_the_same_but_for_apx():
     old = c.FP | c.SSE | c.AVX | c.MPX | c.AVX512 | c.PKRU | c.XTILE
-    assert V66.user_supported == RFC.user_supported == old
-    assert V618.user_supported == V619.user_supported == old | c.APX
+    assert {kernel.user_supported for kernel in (V66, RFC, V612)} == {old}
+    assert {kernel.user_supported for kernel in (V617, V618, V619, V73)} == {old | c.APX}
 
 
 def test_only_the_rfc_keeps_component_11_for_ibt_alone():
@@ -134,12 +173,14 @@ def test_kvm_offers_xss_exactly_where_it_has_cet(name, vendor):
 
 
 def test_no_kernel_before_v6_18_gives_an_amd_guest_cet():
-    assert not V66.kvm_cet.svm
-    assert not RFC.kvm_cet.svm
+    assert not any(kernel.kvm_cet.svm for kernel in (V66, RFC, V612, V617))
 
 
-def test_nothing_re_enters_on_svm_before_v6_18():
+def test_tsc_deadline_re_enters_on_svm_since_v6_18_and_nothing_did_in_v6_6():
     assert V66.fastpath.svm == RFC.fastpath.svm == ()
+    assert [kernel.name for kernel in map(versions.version, NAMES) if "wrmsr-tsc-deadline" in kernel.fastpath.svm] == [
+        "v6.18", "v6.19", "v7.3",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", versions.names())
@@ -155,9 +196,91 @@ def test_svm_has_no_preemption_timer_and_no_immediate_wrmsr():
         assert not {"preemption-timer", "wrmsr-imm"} & {*kernel.fastpath.svm, *kernel.fastpath_handled.svm}
 
 
-def test_a_wrong_name_is_told_the_right_ones():
-    with pytest.raises(InputError, match=rf"unknown kernel version 'v6.16' \(allowed: {', '.join(versions.names())}\)"):
-        versions.version("v6.16")
+def test_a_name_that_is_no_release_is_told_the_right_ones():
+    with pytest.raises(InputError, match=r"unknown kernel version 'rcf'; did you mean 'rfc'\? \(allowed: rfc, v6.12"):
+        versions.version("rcf")
+
+
+NEAREST = {
+    # release: the nearest kernel, differences for sure, differences perhaps
+    (6, 7): ("v6.6", [], [6, 9, 10, 11, 13, 14, 15, 17]),
+    (6, 13): ("v6.12", [17], [2, 3, 4, 8, 10, 11, 15]),
+    (6, 15): ("v6.12", [17], [2, 3, 4, 8, 10, 11, 15]),
+    (6, 16): ("v6.17", [5, 6, 17], [2, 3, 4, 8, 10, 11, 15]),  # switch_fpu() and struct fpu are v6.16's already
+    (7, 0): ("v6.19", [], []),
+    (7, 2): ("v6.19", [], []),
+}
+
+
+def numbers(text: str) -> list[int]:
+    return [int(each) for each in re.findall(r"(\d+) \([A-Zk]", text)]
+
+
+@pytest.mark.parametrize("wanted", NEAREST)
+def test_a_release_between_two_kernels_gets_the_nearest_and_what_differs_or_may(wanted):
+    near = versions.nearest(wanted)
+    kernel, surely, perhaps = NEAREST[wanted]
+    assert near.kernel == kernel
+    sure, _, maybe = near.says.partition("may differ in")
+    assert (numbers(sure), numbers(maybe)) == (surely, perhaps)
+    assert near.says.startswith(f"Linux {wanted[0]}.{wanted[1]} lies between ")
+
+
+def test_a_release_of_the_model_has_nothing_to_be_said():
+    assert [
+        (versions.nearest(release(name)).kernel, versions.nearest(release(name)).says)
+        for name in NAMES
+        if name != "rfc"
+    ] == [(name, "") for name in NAMES if name != "rfc"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kernel", "says"), [((5, 13), "v6.6", "older than v6.6"), ((7, 4), "v7.3", "newer than v7.3")]
+)
+def test_a_release_beyond_the_ends_gets_the_end_and_no_more(wanted, kernel, says):
+    near = versions.nearest(wanted)
+    assert near.kernel == kernel
+    assert says in near.says
+    assert "not known here" in near.says
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("6.12", "the model's row for it is 'v6.12'"),
+        ("v6.18.35", "the model's row for it is 'v6.18'"),
+        ("6.14.0-rc2+", "v6.12 is nearest"),
+        ("7.4", "newer than v7.3"),
+    ],
+)
+def test_a_name_that_is_another_release_is_told_the_nearest_and_no_fuzzy_match(name, message):
+    with pytest.raises(InputError) as error:
+        versions.version(name)
+    assert message in str(error.value)
+    assert "did you mean" not in str(error.value)
+    assert "(allowed: v6.6, rfc, v6.12," in str(error.value)
+
+
+def test_fpswitch_kernels_has_the_whole_table(capsys):
+    table = run_json(capsys, "kernels")
+    assert [each["name"] for each in table["kernels"]] == list(NAMES)
+    for row, written in zip(versions.differences(), table["differences"], strict=True):
+        assert written["number"] == row.number
+        for name, cell in row.cells.items():
+            assert written["kernels"][name]["values"] == cell.values
+            assert written["kernels"][name]["source"] == cell.source
+    status, text, _ = run(capsys, "kernels")
+    assert status == 0
+    assert "tracepoints: v6.6 (v6.6, rfc) | v6.12 (v6.12) | v6.18 (v6.17, v6.18, v6.19, v7.3)" in text
+
+
+def test_fpswitch_kernels_of_one_kernel_says_what_it_does_and_of_another_release_what_is_nearest(capsys):
+    status, text, _ = run(capsys, "kernels", "v6.17")
+    assert status == 0
+    assert all(f"\n{row.number:2} {row.topic}\n" in text for row in versions.differences())
+    status, _, error = run(capsys, "kernels", "v6.14")
+    assert status == 2
+    assert "v6.12 is nearest" in error
 
 
 def test_a_version_cannot_be_changed_and_can_be_a_key():

@@ -105,7 +105,7 @@ def test_the_text_shows_check_and_table(capsys):
     ("options", "message"),
     [
         (["--cpu", "zen44"], "did you mean 'zen4'"),
-        (["--kernel", "v6.17"], "v6.18"),
+        (["--kernel", "v6.14"], "v6.12 is nearest"),
         (["--strategies", "xstate-gest"], "xstate-guest"),
         (["--guest-ssp", "constnt"], "did you mean 'constant'"),
         (["--touched", "everything"], "allowed: all, changed, common"),

@@ -18,6 +18,7 @@ COMMANDS = {
     "new": ("sim.cli.scenarios:new", "Write a scenario of one's own to start from."),
     "price": ("sim.cli.price:price", "What each strategy costs at your own rates, without a simulation."),
     "flow": ("sim.cli.flow:flow", "The operations of one sequence, in kernel order, and why."),
+    "kernels": ("sim.cli.kernels:kernels", "The kernels of the model, and what differs between them."),
     "strategies": ("sim.cli.strategies:strategies", "Each strategy on each kernel: masks and what KVM offers."),
     "patches": ("sim.cli.strategies:patches", "The RFC's eight patches, one by one and together."),
     "layout": ("sim.cli.layout:layout", "Where components lie in an XSAVE area."),

@@ -29,7 +29,7 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
 @click.argument("name", metavar="FLOW")
 @click.option("--strategy", default="xstate-guest", show_default=True, help="A shipped strategy, or a TOML file.")
 @click.option("--cpu", default="sapphire-rapids", show_default=True, help="A CPU profile.")
-@click.option("--kernel", default="v6.18", show_default=True, help="A kernel (docs/kernel-versions.md).")
+@click.option("--kernel", default="v6.18", show_default=True, help="One of fpswitch kernels.")
 @click.option("--carried", default="cet-s", show_default=True, help="The carried state: shipped, or a TOML file.")
 @click.option(
     "--patches", callback=parse_patches, metavar="LIST", help="The RFC's patches to apply (kernel rfc): 1-3,5."

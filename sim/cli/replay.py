@@ -27,7 +27,7 @@ cpu_option = click.option(
     "--cpu", help="The CPU profile and cost table; default: the recorded machine, without prices."
 )
 kernel_option = click.option(
-    "--kernel", help="rfc, v6.6, v6.18 or v6.19 instead of the recorded kernel; the check is always of that one."
+    "--kernel", help="One of fpswitch kernels instead of the recorded kernel; the check is always of that one."
 )
 
 
@@ -89,7 +89,7 @@ def replay(
 
     What-if: all strategies meet the recorded schedule.  Without --cpu, masks are the trace's and nothing is priced.
 
-    JSON with --check: events, explained, inferred, agreement, by_kind, unexplained (line, event, rule, likely).
+    JSON with --check: events, explained, inferred, agreement, by_kind, unexplained (line, event, rule, likely), notes.
     Without: trace (what was read), machine, check, and strategies (by name: operations, cycles_per_second, difference).
     """
     from sim.costs.table import load
@@ -114,7 +114,7 @@ def replay(
         result = run(stream, name, make_replicas=make)
     results = whatif.priced(made, costs)
     check = result.verdict.document()
-    document: dict[str, Any] = check
+    document: dict[str, Any] = {**check, "notes": result.recorded.notes}
     if not check_only:
         document = {
             "trace": _read_document(result, name),

@@ -22,7 +22,7 @@ PLAIN = ("swaps_xcr0", "swaps_xss", "kvm_offers_cet", "guest_has_cet", "normal_b
 
 
 @click.command()
-@click.option("--kernel", metavar="NAME", help="Only on this kernel; without it, on each of the four.")
+@click.option("--kernel", metavar="NAME", help="Only on this kernel (fpswitch kernels); without it, on each.")
 @click.option("--cpu", "cpu_name", metavar="NAME", default="sapphire-rapids", show_default=True)
 @click.option("--strategy", "names", metavar="NAME", multiple=True, help="Only this one (or a file); may be repeated.")
 @click.option("--guest-xss", metavar="MASK", help="IA32_XSS of guests with CET; without it, all that KVM offers.")

@@ -254,7 +254,7 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
         patched=patched,
     )
     kvm_rule = kernel.kvm_cet[vendor] and "SHSTK" in cpu.features and masks.xss & CET == CET
-    overrides_kvm = what.mask == CET_S and settings.patches is None
+    overrides_kvm = what.mask == CET_S and settings.patches is None and kernel.gives_cet
     has_cet = settings.guest_cet and how.guest_has_cet and (kvm_rule or overrides_kvm)
     guest_xss = _guest_xss(settings, kernel.guest_xss[vendor] & masks.xss if kvm_rule else CET, has_cet)
     offered = masks.xcr0 & KVM_SUPPORTED_XCR0
@@ -327,10 +327,11 @@ def _check_pair(
             f"{cpu.name} has no supervisor shadow stacks (CET_S), which strategy {how.name} is about; "
             "without them only no-cet makes sense"
         )
-    if needs_cet and kernel.name == "v6.6":
+    if needs_cet and not kernel.gives_cet and not (kernel.guest_only and how.is_merged):
         raise InputError(
-            f"strategy {how.name} on v6.6: its KVM has no CET for guests; kernel rfc is v6.6-rc1 with the series "
-            "that adds it (allowed on v6.6: no-cet)"
+            f"strategy {how.name} on {kernel.name}: its KVM has no CET for guests; the first that has is v6.18, and "
+            f"kernel rfc is v6.6-rc1 with the series that adds it (allowed on {kernel.name}: no-cet"
+            f"{', and xstate-guest, which is what it does' if kernel.guest_only else ''})"
         )
     if settings.host_shadow_stacks != "off" and not how.guest_has_cet:
         raise InputError("host shadow stacks need a kernel with CET_S; no-cet is one without")
@@ -397,10 +398,8 @@ def _hypothetical(
             notes.append(f"KVM of {kernel.name} gives no CET to guests on {vendor.upper()}; overridden here")
     if settings.host_shadow_stacks != "off":
         notes.append("no kernel uses supervisor shadow stacks for itself")
-    if what.per_task_msr and kernel.name != "v6.19":
-        notes.append(f"KVM of {kernel.name} does not give {what.name} to guests")
-    elif what.per_task_msr:
-        notes.append(f"KVM does not give {what.name} to guests; the series that would is not merged")
+    if what.per_task_msr:
+        notes.append(f"no KVM up to v7.3 gives {what.name} to guests; the series that would is not merged")
     if lacking := _lacking(settings, cpu, how, what):
         notes.append(f"{cpu.name}: {lacking}")
     return notes

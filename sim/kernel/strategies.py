@@ -119,6 +119,11 @@ class Strategy:
         return next(there, self.unsound)
 
     @property
+    def is_merged(self) -> bool:
+        """Whether it is what Linux does since v6.17: a guest-only xfeature of the FPU core."""
+        return self.guest_fpstates and not self.normal_fpstates and not self.resident
+
+    @property
     def carries(self) -> bool:
         """Whether the guest's values survive at all."""
         return self.mechanism != "none"

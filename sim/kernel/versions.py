@@ -1,4 +1,4 @@
-"""The four kernels of the model, and what differs between them.
+"""The kernels of the model, and what differs between them.
 
 Facts, values and prose are in ``versions.toml`` beside this module, each with its source and how it was checked.
 ``python -m sim.kernel.versions`` prints the page docs/kernel-versions.md, which is made from the same file.
@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sim.errors import InputError, unknown
+from sim.kernel import releases
 
 _FILE: Final = "versions.toml"
 _STRICT: Final = ConfigDict(extra="forbid", strict=True)
@@ -94,7 +95,7 @@ class KernelVersion:
     """Row 13: a vCPU counts as preempted only if it also wants to run."""
     halt_poll_ns_shrink: int
     """Row 14: the divisor of a shrinking poll window; 0 means that the window becomes 0."""
-    tracepoints: Literal["v6.6", "v6.18"]
+    tracepoints: Literal["v6.6", "v6.12", "v6.18"]
     """Row 15: the kernel whose tracepoint formats these are."""
     struct_fpu: Literal["in thread_struct", "after task_struct"]
     """Row 16: where struct fpu lies."""
@@ -103,15 +104,24 @@ class KernelVersion:
     vcpu_switch_ibpb: Literal["vendor vcpu_load", "kvm_arch_vcpu_load"]
     """Row 18: the function that does the IBPB between vCPUs."""
 
+    @property
+    def gives_cet(self) -> bool:
+        """Whether any guest can have CET."""
+        return self.kvm_cet.vmx or self.kvm_cet.svm
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One kernel's side of a difference: the sentences, their source, how they were checked, the model's values."""
+    """One kernel's side of a difference: the sentences, their source, how they were checked, the model's values.
+
+    ``since`` is the release that brought it, such as v6.16, where that is known and is no kernel of the model.
+    """
 
     says: str
     source: str
     checked: str
     values: Mapping[str, object]
+    since: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +135,16 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A repository in which a kernel was read."""
+    """A repository in which a kernel was read, or a source package; ``commit`` is then the package's version."""
 
     repository: str
     commit: str
     about: str
+
+    @property
+    def shown_commit(self) -> str:
+        """The commit, abbreviated; of a package the version."""
+        return self.commit[:12] if len(self.commit) == 40 else self.commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,16 +169,38 @@ class Table:
 
 
 def version(name: str) -> KernelVersion:
-    """The kernel called ``name``."""
-    kernels = _table().kernels
-    if name not in kernels:  # no hint at a near one: v6.12 is not a misspelt v6.19
-        raise InputError(f"unknown kernel version {name!r} (allowed: {', '.join(kernels)})")
-    return kernels[name]
+    """The kernel called ``name``.
+
+    For any other release the :class:`~sim.errors.InputError` says which kernel is nearest, and what may differ.
+    """
+    known = kernels()
+    if name in known:
+        return known[name]
+    if (wanted := releases.release(name)) is None:
+        raise unknown("kernel version", name, known)
+    near = nearest(wanted)
+    says = near.says or f"the model's row for it is {near.kernel!r}"
+    raise InputError(f"unknown kernel version {name!r}: {says} (allowed: {', '.join(known)})")
+
+
+def nearest(wanted: releases.Release) -> releases.Nearest:
+    """The kernel of the model that is nearest to a release of Linux, and in a sentence what may differ."""
+    return releases.nearest(wanted, kernels(), differences())
+
+
+def kernels() -> Mapping[str, KernelVersion]:
+    """The kernels by name, oldest first."""
+    return _table().kernels
 
 
 def names() -> tuple[str, ...]:
     """The names of the kernels, oldest first."""
-    return tuple(_table().kernels)
+    return tuple(kernels())
+
+
+def about() -> Mapping[str, str]:
+    """What each kernel is, in a sentence or two."""
+    return _table().about
 
 
 def differences() -> tuple[Difference, ...]:
@@ -227,7 +264,8 @@ def _difference(row: Mapping[str, Any], kernels: Collection[str]) -> Difference:
             raise InputError(f"{_FILE}: {where}, {name}: missing values")
         if cells:
             _keys(values, f"{where}, {name}, values", next(iter(cells.values())).values)
-        cells[name] = Cell(**_strings(rest, f"{where}, {name}", {"says", "source", "checked"}), values=values)
+        keys = {"says", "source", "checked", *({"since"} & set(rest))}
+        cells[name] = Cell(**_strings(rest, f"{where}, {name}", keys), values=values)
     return Difference(row["number"], row["topic"], cells)
 
 
@@ -261,7 +299,7 @@ def markdown() -> str:
         "| tree | repository @ commit | |",
         "|---|---|---|",
         *(
-            f"| {name} | {tree.repository} @ `{tree.commit[:12]}` | {tree.about} |"
+            f"| {name} | {tree.repository} @ `{tree.shown_commit}` | {tree.about} |"
             for name, tree in table.trees.items()
         ),
         "",
@@ -282,14 +320,14 @@ def markdown() -> str:
     for row in table.differences:
         number, topic = str(row.number), row.topic
         for key in row.cells[names()[0]].values:
-            cells = " | ".join(_shown(cell.values[key]) for cell in row.cells.values())
+            cells = " | ".join(shown(cell.values[key]) for cell in row.cells.values())
             lines.append(f"| {number} | {topic} | `{key}` | {cells} |")
             number = topic = ""
     for row in table.differences:
         lines += ["", f"## {row.number}. {row.topic}", ""]
         for name, cell in row.cells.items():
             lines += [
-                f"- **{name}**: {cell.says}<br>",
+                f"- **{name}**: {cell.says}{f' (Since {cell.since}.)' if cell.since else ''}<br>",
                 f"  *Source:* {cell.source}.<br>",
                 f"  *Checked:* {cell.checked}.",
             ]
@@ -298,7 +336,8 @@ def markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shown(value: object) -> str:
+def shown(value: object, between_vendors: str = "<br>") -> str:
+    """A value of the table as people read it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -306,7 +345,7 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(value) or "none"
     if isinstance(value, dict):
-        return "<br>".join(f"{vendor}: {_shown(inner)}" for vendor, inner in value.items())
+        return between_vendors.join(f"{vendor}: {shown(inner)}" for vendor, inner in value.items())
     return str(value)
 
 

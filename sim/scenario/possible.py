@@ -8,6 +8,7 @@ from sim.errors import InputError
 from sim.kernel import strategies
 from sim.kernel.config import Settings, boot
 from sim.kernel.strategies import ORDER, strategy
+from sim.kernel.versions import version
 from sim.scenario.contrasts import in_case, named_for
 from sim.scenario.explain import ScenarioError
 from sim.scenario.schema import Run, Scenario
@@ -36,10 +37,10 @@ class Chosen(NamedTuple):
 def settings(scenario: Scenario, cpu: str, kernel: str, name: str) -> Settings:
     """What the kernel of a strategy is booted with.
 
-    A strategy whose guest has no CET has no use for a guest IA32_XSS either.
+    A guest without CET, by its strategy or its kernel, has no use for a guest IA32_XSS either.
     """
     chosen = scenario.kernel.model_dump()
-    if not strategy(name).guest_has_cet:
+    if not strategy(name).guest_has_cet or not version(kernel).gives_cet:
         chosen["guest_xss"] = None
     return Settings(cpu=cpu, kernel=kernel, strategy=name, **chosen)
 

@@ -154,7 +154,7 @@ class Host(Section):
         description="TSC frequency, of all CPU profiles or by profile: a cycle of the results is one of the TSC; "
         "absent: that of the CPU profile",
     )
-    kernel: tuple[str, ...] = Field(("v6.18",), description="kernels (docs/kernel-versions.md); each is a case")
+    kernel: tuple[str, ...] = Field(("v6.18",), description="kernels (fpswitch kernels); each is a case")
     costs: dict[str, str] = Field(
         default_factory=dict,
         description="cost table by CPU profile: a name (fpswitch costs list) or a file; the profile's own where absent",

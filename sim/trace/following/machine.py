@@ -8,6 +8,8 @@ from typing import Final
 from sim.errors import InputError
 from sim.kernel import bootlog
 from sim.kernel.config import XSAVE_CPUID_FEATURES, Config, Settings, boot
+from sim.kernel.releases import Nearest
+from sim.kernel.versions import nearest, version
 from sim.xsave.components import ALL, CET_S, CET_U, COMPACTED, SUPERVISOR, USER, XTILEDATA
 from sim.xsave.profiles import GENERIC, CpuProfile, names, profile
 
@@ -76,13 +78,14 @@ def masks(head: Header, seen: Iterable[int]) -> tuple[Masks, list[str]]:
     return Masks(common, common | every & CET_S, every), []
 
 
-def kernel_name(head: Header, load_at_save: int | None) -> str:
-    """The modelled kernel that is nearest to the recorded one, by its version or by ``load`` at the first save."""
+def nearest_kernel(head: Header, load_at_save: int | None) -> Nearest:
+    """The kernel of the model that is nearest to the recorded one, and what may differ.
+
+    By the version that the header names; without one by ``load`` at the first save.
+    """
     if head.kernel is not None:
-        if head.kernel >= (6, 19):
-            return "v6.19"
-        return "v6.18" if head.kernel >= (6, 16) else "v6.6"
-    return "v6.6" if load_at_save == 0 else DEFAULT_KERNEL
+        return nearest(head.kernel)
+    return Nearest("v6.6" if load_at_save == 0 else DEFAULT_KERNEL, "")
 
 
 def cpu_profile(found: Masks, head: Header) -> CpuProfile:
@@ -110,7 +113,7 @@ def cpu_profile(found: Masks, head: Header) -> CpuProfile:
 
 def config(found: Masks, head: Header, kernel: str) -> Config:
     """The kernel model booted as the recorded kernel was."""
-    strategy = "xstate-guest" if found.guest & CET_S and kernel != "v6.6" else "no-cet"
+    strategy = "xstate-guest" if found.guest & CET_S and version(kernel).guest_only else "no-cet"
     booted = boot(Settings(kernel=kernel, strategy=strategy, hypothetical=True), cpu_profile(found, head))
     if booted.masks.host_default != found.normal:
         raise InputError(

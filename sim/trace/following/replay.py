@@ -131,8 +131,9 @@ def _recorded(reader: Reader, chunk: Chunk) -> Recorded:
     found, notes = machine.masks(head, seen)
     saves = columns["load"][chunk.event[rows] == DEACTIVATED]
     # A drop shows 0 on every kernel; a save 1 since v6.16.
-    kernel = machine.kernel_name(head, int(saves.max()) if len(saves) else None)
-    config = machine.config(found, head, kernel)
+    near = machine.nearest_kernel(head, int(saves.max()) if len(saves) else None)
+    notes += [f"{near.says}; followed as {near.kernel}"] if near.says else []
+    config = machine.config(found, head, near.kernel)
     report = reader.report
     unseen = report.named_cpus - report.cpus
     partial = bool(unseen) or (head.cpus or 0) > len(report.cpus)

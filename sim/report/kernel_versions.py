@@ -1,0 +1,52 @@
+"""The kernels of the model side by side: which of them share a value, and what one of them does."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sim.kernel import versions
+from sim.kernel.versions import Difference, shown
+
+
+@dataclass(frozen=True, slots=True)
+class ValueGroup:
+    """Kernels, oldest first, that have the same value of something."""
+
+    value: str
+    kernels: tuple[str, ...]
+
+
+def value_groups(row: Difference) -> dict[str, list[ValueGroup]]:
+    """By name of the value: who shares which, in the order of the oldest kernel that has it."""
+    groups: dict[str, list[ValueGroup]] = {}
+    for key in next(iter(row.cells.values())).values:
+        sharing: dict[str, list[str]] = {}
+        for name, cell in row.cells.items():
+            sharing.setdefault(shown(cell.values[key], "; "), []).append(name)
+        groups[key] = [ValueGroup(value, tuple(names)) for value, names in sharing.items()]
+    return groups
+
+
+def document(kernels: tuple[str, ...]) -> dict[str, Any]:
+    """The table as one JSON document, with the columns of ``kernels``."""
+    about = versions.about()
+    return {
+        "kernels": [{"name": name, "title": versions.version(name).title, "about": about[name]} for name in kernels],
+        "differences": [
+            {
+                "number": row.number,
+                "topic": row.topic,
+                "kernels": {
+                    name: {
+                        "says": cell.says,
+                        "source": cell.source,
+                        "checked": cell.checked,
+                        "since": cell.since or None,
+                        "values": dict(cell.values),
+                    }
+                    for name, cell in row.cells.items()
+                    if name in kernels
+                },
+            }
+            for row in versions.differences()
+        ],
+    }
