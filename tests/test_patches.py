@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from sim.errors import InputError
 from sim.kernel.config import PAGE, Settings, boot
-from sim.kernel.patches import ALL_PATCHES, effect
-from sim.report.kernel_tables import (
+from sim.kernel.patches import ALL_PATCHES, PATCHES, effect
+from sim.report.patch_tables import (
     Allocation,
     allocation_rows,
+    cpus_that_show_patch_6,
     interesting_subsets,
     parse_subset,
     patch_rows,
@@ -128,6 +129,40 @@ def test_patch_1_changes_nothing_on_any_other_cpu(cpu):
     assert row_of(1, cpu=cpu).masks == row_of(cpu=cpu).masks
 
 
+def test_without_patch_1_tasks_with_ibt_get_each_others_u_cet_where_there_is_no_shstk_and_nowhere_else():
+    for patches in SUBSETS:
+        tasks = row_of(*patches, cpu="ibt-no-shstk").tasks
+        assert tasks.sound is (1 in patches)
+        assert {(finding.kind, finding.what) for _, finding in tasks.findings} <= {("wrong-value", "CET_USER")}
+    for cpu in CET_CPUS:
+        assert row_of(cpu=cpu).tasks.sound is (True if "IBT" in profiles.profile(cpu).features else None)
+
+
+@pytest.mark.parametrize("cpu", ["zen4", "zen5"])
+def test_if_kvm_gave_amds_guests_cet_a_subset_would_be_as_sound_as_on_intel(cpu):
+    for patches in interesting_subsets():
+        amd, intel = row_of(*patches, cpu=cpu), row_of(*patches)
+        assert intel.forced is None
+        assert amd.verdict.sound
+        assert (amd.forced is None) == (3 not in amd.effect.patches)
+        if amd.forced:
+            assert (amd.forced.sound, amd.forced.summary) == (intel.verdict.sound, intel.verdict.summary)
+
+
+def test_each_patch_says_what_became_of_it():
+    fates = {patch.number: patch.fate for patch in PATCHES}
+    commits = {
+        2: "1937e18cc3cf",
+        3: "8b05b3c98816",
+        4: "151bf232494d",
+        5: "7bc4ed75f2d6",
+        6: "7c2c89364d92",
+        7: "509e880b7795",
+    }
+    assert all(commit in fates[number] for number, commit in commits.items())
+    assert [number for number, fate in fates.items() if fate.startswith("dropped")] == [1, 8]
+
+
 # What does not build.
 
 
@@ -184,6 +219,19 @@ def test_page_rounding_hides_the_missing_bytes_on_every_cpu():
     assert all(each.pages_suffice for row in rows for each in (row.now, row.with_cet))
     assert {row.cpu for row in rows if row.now.short} == {"zen4", "zen5"}
     assert all(row.now.hidden_by_pages for row in rows if row.now.short)
+
+
+def test_xsaves_writes_beyond_the_allocation_on_amd_as_soon_as_guests_have_cet_and_not_before():
+    rows = {row.cpu: row for row in allocation_rows()}
+    assert all(row.written_now <= row.now.allocated for row in rows.values())
+    beyond = {name for name, row in rows.items() if (row.written_with_cet or 0) > row.with_cet.allocated}
+    assert beyond == {"zen4", "zen5"}
+    assert rows["zen4"].written_with_cet == rows["zen4"].with_cet.needed == 2480
+    assert rows["ice-lake-sp"].written_with_cet is None
+
+
+def test_no_shipped_cpu_shows_patch_6():
+    assert cpus_that_show_patch_6() == []
 
 
 def test_pages_do_not_hide_what_crosses_their_end():
@@ -253,7 +301,7 @@ def test_text_of_a_subset_says_what_does_not_build_and_what_was_found(capsys):
 
 def test_json_is_one_document(capsys):
     document = run_json(capsys)
-    assert list(document) == ["cpu", "patches", "subsets", "allocation"]
+    assert list(document) == ["cpu", "patches", "subsets", "allocation", "cpus_that_show_patch_6"]
     assert [patch["number"] for patch in document["patches"]] == list(range(1, 9))
     assert len(document["subsets"]) == len(interesting_subsets())
     assert len({tuple(row) for row in document["subsets"]}) == 1
@@ -279,6 +327,7 @@ def test_json_for_a_cpu_without_shstk_says_why_nothing_was_run(capsys):
     for row in run_json(capsys, "--cpu", "ibt-no-shstk")["subsets"]:
         assert row["verdict"]["sound"] is None
         assert row["verdict"]["not_run"]
+        assert row["tasks"]["sound"] is (1 in row["patches"])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ COMMANDS = {
     "flow": ("sim.cli.flow:flow", "The operations of one sequence, in kernel order, and why."),
     "kernels": ("sim.cli.kernels:kernels", "The kernels of the model, and what differs between them."),
     "strategies": ("sim.cli.strategies:strategies", "Each strategy on each kernel: masks and what KVM offers."),
-    "patches": ("sim.cli.strategies:patches", "The RFC's eight patches, one by one and together."),
+    "patches": ("sim.cli.patches:patches", "The RFC's eight patches: what each does, and its fate."),
     "layout": ("sim.cli.layout:layout", "Where components lie in an XSAVE area."),
     "verify": ("sim.cli.verify:verify", "The model against what others recorded and published."),
     "costs": ("sim.cli.costs:costs", "What operations cost, and where each number comes from."),

@@ -2,8 +2,9 @@
 
 import json
 import re
+import textwrap
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -135,3 +136,27 @@ def emit(document: Any, text: str, as_json: bool) -> None:
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     """A plain-text table, columns aligned, nothing converted or rounded."""
     return tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
+
+
+WIDTH = 100
+"""Columns of the texts that explain something."""
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """A paragraph; continued lines are indented twice as far."""
+    return textwrap.fill(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent * 2, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def by_text(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Names by what is said of them, so that it is said once."""
+    names: dict[str, list[str]] = {}
+    for name, text in pairs:
+        names.setdefault(text, []).append(name)
+    return names
+
+
+def yes(value: bool) -> str:
+    """yes or no."""
+    return "yes" if value else "no"

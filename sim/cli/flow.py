@@ -20,7 +20,7 @@ def mask_option(context: click.Context, parameter: click.Parameter, value: str |
 
 def parse_patches(context: click.Context, parameter: click.Parameter, value: str | None) -> frozenset[int] | None:
     """Patch numbers given as 1-3,5."""
-    from sim.report.kernel_tables import parse_subset
+    from sim.report.patch_tables import parse_subset
 
     return None if value is None else parse_subset(value)
 

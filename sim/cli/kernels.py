@@ -4,9 +4,7 @@ import textwrap
 
 import click
 
-from sim.cli.common import emit, json_option
-
-WIDTH = 100
+from sim.cli.common import WIDTH, emit, json_option
 
 
 @click.command()
