@@ -1,5 +1,6 @@
 """fpswitch layout: where the components of a mask lie in an XSAVE area, and whether a boot log says the same."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from sim.kernel import bootlog
 from sim.xsave.area import ALIGNMENT, Layout
 from sim.xsave.components import ALL, COMPACTED, COMPONENTS, FP, SSE, bits
 from sim.xsave.components import names as component_names
-from sim.xsave.profiles import GENERIC, CpuProfile, Geometry, profile
+from sim.xsave.profiles import GENERIC, CpuProfile, Geometry, names, profile
 
 # A guest fpstate is vzalloc(ALIGN(offsetof(struct fpstate, regs), 64) + size): Linux v7.1, arch/x86/kernel/fpu/core.c,
 # fpu_alloc_guest_fpstate.
@@ -25,20 +26,26 @@ LEGACY_OFFSETS = {0: 0, 1: 160}
 @click.option("--cpu", "cpu_name", metavar="NAME", help="Sizes, alignment and offsets as this CPU reports them.")
 @click.option("--standard", is_flag=True, help="The standard format in place of the compacted one.")
 @click.option("--boot-log", metavar="FILE", help="Check a kernel's boot log (may be gzipped; - is standard input).")
+@click.option("--boot", "number", metavar="N", type=int, help="Which boot of the log, from 1; default: the last.")
 @json_option
-def layout(mask: str | None, cpu_name: str | None, standard: bool, boot_log: str | None, as_json: bool) -> None:
+def layout(
+    mask: str | None, cpu_name: str | None, standard: bool, boot_log: str | None, number: int | None, as_json: bool
+) -> None:
     """Where the components of MASK lie in an XSAVE area, and how large it is.
 
     MASK is hexadecimal with 0x in front, or decimal. Without --cpu, components have the sizes that all CPUs known here
     give them, and in the standard format Intel's offsets.
 
     With --boot-log, what a kernel printed at boot is compared with our layout of the same mask; the exit status is 1
-    if they disagree. Of several boots in a log, the last counts.
+    if they disagree. An excerpt agrees as far as it goes. The log may be quoted and wrapped by mail programs, copied
+    from a web page, and packed by gzip, xz, bzip2 or zstd. Of several boots in it, the last counts, or --boot N.
 
     With --json: {"mask" (hexadecimal), "format", "cpu" (null without --cpu), "size", "offsets" and "sizes" (in bytes,
     by component), "aligned" (the components that start on a 64-byte boundary), "cache_lines", "guest_allocation"
     (bytes)}. With --boot-log: {"agrees", "disagreements" (sentences), "mask", "format", "size", "offsets" and "sizes"
-    (all as the log has them), "boots" (how many are in the log), "cpu", "computed": {"size", "offsets"} (our layout)}.
+    (all as the log has them), "not_in_log" (sentences), "boot" (which one), "boots" (how many are in the log),
+    "all_boots" (of each: "boot", "agrees", "mask", "format" and "size", or "why_not"), "warnings" (of the kernel),
+    "cpu", "cpus_that_agree" (without --cpu, if the log disagrees), "computed": {"size", "offsets"} (our layout)}.
 
     \b
     Examples:
@@ -47,15 +54,18 @@ def layout(mask: str | None, cpu_name: str | None, standard: bool, boot_log: str
       fpswitch layout 0x2e7 --standard --cpu zen4
       fpswitch layout --boot-log dmesg.txt
       dmesg | fpswitch layout --boot-log - --cpu zen4
+      fpswitch layout --boot-log host-and-guest.mail --boot 1
     """
     geometry = profile(cpu_name) if cpu_name is not None else GENERIC
     if boot_log is not None:
         if mask is not None or standard:
             raise InputError("--boot-log takes mask and format from the log: leave out MASK and --standard")
-        document, text = _boot_log(boot_log, geometry)
+        document, text = _boot_log(boot_log, geometry, number)
         emit(document, text, as_json)
         if not document["agrees"]:
             click.get_current_context().exit(1)
+    elif number is not None:
+        raise InputError("--boot chooses a boot of a log: give --boot-log FILE")
     elif mask is None:
         raise InputError("which components? give a MASK (such as 0x1ae7) or --boot-log FILE")
     else:
@@ -102,15 +112,20 @@ def _mask(mask: int, geometry: Geometry, standard: bool) -> tuple[dict[str, Any]
     return document, text
 
 
-def _boot_log(name: str, geometry: Geometry) -> tuple[dict[str, Any], str]:
-    """The JSON document and the text for a boot log."""
+def _boot_log(name: str, geometry: Geometry, number: int | None) -> tuple[dict[str, Any], str]:
+    """The JSON document and the text for one boot of a boot log."""
+    shown = "standard input" if name == "-" else name
     try:
         with click.open_file(name, "rb") as stream:
-            log = bootlog.read(stream, "standard input" if name == "-" else name)
+            boots = bootlog.read_all(stream, shown)
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror}") from error
+    log = bootlog.chosen(boots, shown, number)
     ours = bootlog.layout(log, geometry)
     disagreements = bootlog.check(log, geometry)
+    absent = bootlog.absent(log)
+    agreeing = [] if isinstance(geometry, CpuProfile) or not disagreements else _agreeing(log)
+    listed = [_one_of(boots, k, geometry) for k in range(len(boots))]
     document = {
         "agrees": not disagreements,
         "disagreements": disagreements,
@@ -119,26 +134,61 @@ def _boot_log(name: str, geometry: Geometry) -> tuple[dict[str, Any], str]:
         "size": log.size,
         "offsets": dict(log.offsets),
         "sizes": dict(log.sizes),
+        "not_in_log": absent,
+        "boot": log.number,
         "boots": log.boots,
+        "all_boots": listed,
+        "warnings": list(log.warnings),
         "cpu": _cpu(geometry),
+        "cpus_that_agree": agreeing,
         "computed": {"size": ours.size, "offsets": dict(ours.offsets)},
     }
     rows = [
         (i, component_names(1 << i), log.offsets.get(i, "-"), ours.offsets.get(i, "-"), log.sizes.get(i, "-"))
         for i in sorted({*log.offsets, *ours.offsets})
     ]
-    which = f" (the last of {log.boots} boots)" if log.boots > 1 else ""
+    which = f" (boot {log.number} of {log.boots})" if log.boots > 1 else ""
     verdict = (
         "the log disagrees with our layout:\n  " + "\n  ".join(disagreements)
         if disagreements
-        else "the log agrees with our layout"
+        else "the log agrees with our layout" + (" as far as it goes" if absent else "")
     )
+    notes = [*absent, *(f"the kernel warned: {warning}" for warning in log.warnings)]
+    if agreeing:
+        notes.append(f"it agrees with --cpu {', '.join(agreeing)}")
     text = (
         f"{log.mask:#x} in the {log.format} format, from the log{which}, against {_title(geometry, log.format)}\n\n"
         + table(rows, ("component", "Linux name", "offset in log", "our offset", "size"))
         + f"\n\nsize in log  {log.size} bytes\nour size     {ours.size} bytes\n\n{verdict}"
+        + "".join(f"\n{note}" for note in notes)
     )
+    if log.boots > 1:
+        text += "\n\nall boots of the log (--boot N shows another):\n" + _boots_table(listed)
     return document, text
+
+
+def _agreeing(log: bootlog.BootLog) -> list[str]:
+    """The shipped CPUs whose layout is that of the log."""
+    return [each for each in names() if not profile(each).synthetic and not bootlog.check(log, profile(each))]
+
+
+def _one_of(boots: Sequence[bootlog.BootLog | bootlog.NoBoot], place: int, geometry: Geometry) -> dict[str, Any]:
+    log = boots[place]
+    if isinstance(log, bootlog.NoBoot):
+        return {"boot": place + 1, "why_not": log.why.partition(bootlog.EXPECTED)[0].strip(" :;")}
+    agrees = not bootlog.check(log, geometry)
+    return {"boot": log.number, "agrees": agrees, "mask": f"{log.mask:#x}", "format": log.format, "size": log.size}
+
+
+def _boots_table(listed: list[dict[str, Any]]) -> str:
+    rows = []
+    for each in listed:
+        if "why_not" in each:
+            rows.append((each["boot"], "-", "-", "-", each["why_not"]))
+        else:
+            verdict = "agrees" if each["agrees"] else "disagrees"
+            rows.append((each["boot"], each["mask"], each["format"], each["size"], verdict))
+    return table(rows, ("boot", "mask", "format", "size", "our layout"))
 
 
 def _places(mask: int, where: Layout) -> dict[int, int]:

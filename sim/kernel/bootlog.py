@@ -2,17 +2,17 @@
 
 The lines are printed by print_xstate_features, print_xstate_offset_size and fpu__init_system_xstate (Linux v6.6 to
 v7.1, arch/x86/kernel/fpu/xstate.c), in this order and for fpu_kernel_cfg.max_features.  That is more than the host's
-fpstates hold: guest-only and dynamic xfeatures are in it.
+fpstates hold: guest-only and dynamic xfeatures are in it.  Logs are read as people send them: quoted, wrapped, copied
+from a web page, in excerpts, several boots in one file.
 """
 
-import gzip
 import io
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, Final, Literal
+from typing import IO, Final, Literal
 
+from sim import mailed, packed
 from sim.errors import InputError
 from sim.xsave.area import EXTENDED_OFFSET, Layout, compacted_layout, standard_layout
 from sim.xsave.components import ALL, COMPONENTS, EXTENDED, SUPERVISOR, bits
@@ -25,22 +25,56 @@ expected lines as a kernel prints them at boot (dmesg | grep x86/fpu):
   x86/fpu: xstate_offset[2]:  576, xstate_sizes[2]:  256
   x86/fpu: Enabled xstate features 0x1ae7, context size is 2480 bytes, using 'compacted' format."""
 
-_MAYBE = re.compile(r"Supporting XSAVE feature|xstate_offset\[|Enabled xstate features")
+_WHY: Final = re.compile(
+    r"x87\s+FPU\s+will\s+use\s+(?P<legacy>F(?:X)?SAVE)\b"
+    r"|Legacy\s+x87\s+FPU\s+detected|No\s+FPU\s+detected"
+    r"|XSAVE\s+disabled|disabling\s+XSAVE"
+    r"|FP/SSE\s+not\s+present\s+amongst\s+the\s+CPU's\s+xstate\s+features(?::\s+0x[0-9a-f]+)?"
+    r"|Both\s+APX/MPX\s+present\s+in\s+the\s+CPU's\s+xstate\s+features(?::\s+0x[0-9a-f]+)?"
+    r"|(?P<inconsistent>XSAVE\s+consistency\s+problem)"
+    r"(?::\s+(?:size\s+\d+\s+!=\s+kernel_size\s+\d+|No\s+structure\s+for\s+xstate:\s+\d+"
+    r"|Got\s+supervisor\s+feature\s+\d+,\s+but\s+XSAVES\s+not\s+advertised))?"
+    r"|[Cc]ommand\s+line:(?=[^\n]*\s(?P<parameter>noxsave|nofxsr|no387|clearcpuid=[^\s]*\bxsave)\b)"
+    r"|CPUID\[0d,\s*01\]:\s*eax=(?P<instructions>[0-9a-f]{8})\b"
+    r"|(?P<version>\bLinux\s+version\s+\d)",
+    re.ASCII,
+)
+"""What a kernel says that does not use XSAVE: fpu__init_system_xstate and XSTATE_WARN_ON of xstate.c, Linux v4.2 to
+v7.1, and what tells where another boot begins."""
 
-_START = re.compile(r"Supporting\s+XSAVE\s+feature\b|xstate_offset\[|Enabled\s+xstate\s+features\b", re.ASCII)
+_START: Final = re.compile(
+    r"Supporting\s+XSAVE\s+feature\b|xstate_offset\[|Enabled\s+xstate\s+features\b|enabled\s+xstate_bv\b|"
+    + _WHY.pattern,
+    re.ASCII,
+)
+
+_BEGINS: Final = re.compile(
+    r"x86/fpu: |x86/fpu:$|\bxsave(?:/xrstor)?: |Supporting\b|xstate_offset\[|Enabled\b|enabled xstate_bv|FPU|FP/SSE"
+    r"|APX/MPX|XSAVE (?!feature)|[Dd]isabling\b|command line:|CPUID\[|Linux version",
+    re.ASCII,
+)
+"""A line in which one of those begins, perhaps to be ended by the next."""
+
+_WRAPPED: Final = 6
+"""Lines behind such a line that may be its end."""
 
 _NUMBER = r"0[0-9a-f]{3}|\d{1,8}"  # "%04x" before Linux v4.4, "%4d" since; below 1000H the former starts with a 0
 
-# Blanks may be line ends: mail programs wrap these lines.
-_LINE = re.compile(
+# Blanks may be line ends: mail programs wrap these lines.  Before Linux v4.2 the last of them was "xsave: enabled
+# xstate_bv 0x%llx, cntxt size 0x%x" (arch/x86/kernel/xsave.c), since v3.17 with "using compacted form".
+_LINE: Final = re.compile(
     r"Supporting\s+XSAVE\s+feature\s+0x(?P<supporting>[0-9a-f]{1,16}):"
     r"|xstate_offset\[(?P<i>[1-5]?\d|6[0-2])\]:\s*(?P<offset>" + _NUMBER + r"),"
     r"\s*xstate_sizes\[(?P<j>\d\d?)\]:\s*(?P<size>" + _NUMBER + r")\b"
     r"|Enabled\s+xstate\s+features\s+0x(?P<mask>[0-9a-f]{1,16}),"
     r"\s+context\s+size\s+is\s+(?P<total>0x[0-9a-f]{1,8}|\d{1,8})\s+bytes,"
-    r"\s+using\s+'(?P<format>compacted|standard)'\s+format",
+    r"\s+using\s+['\"`](?P<format>compacted|standard)['\"`]\s+format"
+    r"|enabled\s+xstate_bv\s+0x(?P<old_mask>[0-9a-f]{1,16}),\s+cntxt\s+size\s+(?P<old_total>0x[0-9a-f]{1,8})\b"
+    r"(?:\s+using\s+(?P<old_format>compacted|standard)\s+form\b)?",
     re.ASCII,
 )
+
+_REST_OF_NUMBER: Final = re.compile(r"\n\d{1,7}\n", re.ASCII)
 
 _SHOWN = 160
 """Characters of a garbled line that an error repeats."""
@@ -58,69 +92,174 @@ class BootLog:
     supporting: int
     """The mask of the "Supporting XSAVE feature" lines; 0 if the log has none."""
     boots: int
-    """How many boots the log holds; this is the last of them."""
+    """How many boots the log holds."""
+    number: int = 1
+    """Which of them this is, from 1."""
+    warnings: tuple[str, ...] = ()
+    """What the kernel complained of, and used XSAVE all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoBoot:
+    """A boot whose lines say nothing about a layout, and why."""
+
+    why: str
 
 
 @dataclass(slots=True)
 class _Boot:
-    """The lines of one boot, the last of them its Enabled line, and what looks like one but is not as printed."""
+    """The lines of one boot, its Enabled line, and what looks like one but is not as printed."""
 
     lines: list[re.Match[str]] = field(default_factory=list)
     garbled: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    disabled: bool = False
+    """The last of the warnings says that this kernel goes on without XSAVE."""
+    enabled: tuple[int, int, str] | None = None
 
     def repeats(self, other: "_Boot") -> bool:
         """Whether both end with the same Enabled line, and one of them is nothing else."""
-        said, again = (boot.lines[-1].group("mask", "total", "format") for boot in (self, other))
-        return said == again and 1 in (len(self.lines), len(other.lines))
+        return self.enabled == other.enabled and 1 in (len(self.lines), len(other.lines))
 
 
-def read(stream: IO[bytes], name: str) -> BootLog:
-    """The last boot in a log, which may be gzipped; ``name`` is what an error calls it."""
-    buffered: io.BufferedReader[Any] = io.BufferedReader(stream)  # for peek(), which not every stream has
+def read(stream: IO[bytes], name: str, number: int | None = None) -> BootLog:
+    """Boot ``number`` of a log, from 1, or the last; ``name`` is what an error calls it."""
+    return chosen(read_all(stream, name), name, number)
+
+
+def read_all(stream: IO[bytes], name: str) -> tuple[BootLog | NoBoot, ...]:
+    """All boots in a log, which may be packed (:mod:`sim.packed`)."""
     try:
-        if buffered.peek(2)[:2] == b"\x1f\x8b":
-            buffered = io.BufferedReader(gzip.GzipFile(fileobj=buffered))
-        if b"\0" in buffered.peek(1):
+        found = packed.unpacked(stream, name)
+        if found.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as PowerShell writes what wsl dmesg prints
+            return parse_all(io.TextIOWrapper(found, encoding="utf-16", errors="replace"), name)
+        if packed.is_binary(found):
             raise InputError(f"{name} is not text; {EXPECTED}")
-        return parse(io.TextIOWrapper(buffered, encoding="utf-8", errors="replace"), name)
-    except (OSError, EOFError, zlib.error) as error:
+        return parse_all(mailed.text_lines(found), name)
+    except packed.DAMAGED as error:
         raise InputError(f"cannot read {name}: {error}; {EXPECTED}") from error
 
 
 def parse(lines: Iterable[str], name: str) -> BootLog:
     """The last boot in the lines of a log, whatever stands before each line (timestamps, "kernel:", "#")."""
+    return chosen(parse_all(lines, name), name)
+
+
+def chosen(boots: Sequence[BootLog | NoBoot], name: str, number: int | None = None) -> BootLog:
+    """Boot ``number`` of those of a log, from 1, or the last; :class:`InputError` if it says nothing."""
+    if number is not None and not 1 <= number <= len(boots):
+        raise InputError(f"{name} has no boot {number}; it has {len(boots)}")
+    boot = boots[(number or len(boots)) - 1]
+    if isinstance(boot, BootLog):
+        return boot
+    which = ""
+    if len(boots) > 1:
+        others = ", ".join(str(k) for k, each in enumerate(boots, 1) if isinstance(each, BootLog))
+        which = f", boot {number or len(boots)} of {len(boots)}" + (f" (boot {others} can be read)" if others else "")
+    raise InputError(f"{name}{which}{boot.why}")
+
+
+def parse_all(lines: Iterable[str], name: str) -> tuple[BootLog | NoBoot, ...]:
+    """All boots in the lines of a log; :class:`InputError` if there is none."""
     text = "".join(_candidates(lines))
     boots: list[_Boot] = []
     current = _Boot()
     for start in _START.finditer(text):
-        match = _LINE.match(text, start.start())
+        why = _WHY.match(text, start.start())
+        if (current.disabled and why is None) or (current.warnings and why is not None and why["version"]):
+            boots.append(current)
+            current = _Boot()
+        if why is not None:
+            _note(current, why)
+            continue
+        match = _line(text, start.start())
         if match is None:
             current.garbled.append(_line_at(text, start.start()))
             continue
         current.lines.append(match)
-        if match["mask"]:
+        current.enabled = _enabled(match)
+        if current.enabled is not None:
             if boots and current.repeats(boots[-1]):
                 boots[-1].lines += current.lines
                 boots[-1].garbled += current.garbled
             else:
                 boots.append(current)
             current = _Boot()
-    if garbled := [*(boots[-1].garbled if boots else ()), *current.garbled]:
-        raise InputError(f"{name} has a line that is not as a kernel prints it: {garbled[0]!r}; {EXPECTED}")
-    if not boots:
+    if current.warnings and (current.disabled or not boots):
+        boots.append(current)
+    elif boots:
+        boots[-1].garbled += current.garbled
+        if len(boots) == 1:  # one boot may have its lines in any order; with several, the Enabled line ends each
+            boots[0].lines += current.lines
+    elif current.garbled:
+        raise InputError(f"{name}{_GARBLED}{current.garbled[0]!r}; {EXPECTED}")
+    else:
         raise InputError(f'{name} has no "Enabled xstate features" line; {EXPECTED}')
-    # One boot may have its lines in any order; with several, the Enabled line ends each.
-    return _boot(boots[-1].lines if len(boots) > 1 else boots[0].lines + current.lines, name, len(boots))
+    return tuple(_boot(boot, number, len(boots)) for number, boot in enumerate(boots, 1))
+
+
+_GARBLED: Final = " has a line that is not as a kernel prints it: "
 
 
 def _candidates(lines: Iterable[str]) -> Iterator[str]:
-    """The lines that may matter, and the one after each, which may be its wrapped end."""
-    keep = False
-    for line in lines:
-        found = _MAYBE.search(line) is not None
-        if found or keep:
+    """The lines that may matter, and those behind each that may be its wrapped end, without what both begin with."""
+    left, before = 0, ""
+    for line in mailed.undone(lines):
+        found = _BEGINS.search(line)
+        if found is not None and left and _is_repeated(line, found):
+            found = None
+        if found is not None:
+            left, before = _WRAPPED, line[: _keyword(line, found)]
             yield line
-        keep = found
+        elif left and line.strip(" \t>|\n"):
+            left -= 1
+            yield mailed.without_prefix(line, before)
+
+
+def _is_repeated(line: str, found: re.Match[str]) -> bool:
+    """Whether "x86/fpu:" begins the rest of a wrapped line, rather than a line of its own."""
+    return found[0].startswith(("x86/fpu", "xsave")) and _BEGINS.search(line, found.end()) is None
+
+
+def _keyword(line: str, found: re.Match[str]) -> int:
+    inner = _BEGINS.search(line, found.end()) if found[0].startswith(("x86/fpu", "xsave")) else found
+    return found.end() if inner is None else inner.start()
+
+
+def _line(text: str, place: int) -> re.Match[str] | None:
+    """The line that begins here, also where a terminal broke it in the middle of a word."""
+    match = _LINE.match(text, place)
+    if match is not None and not _REST_OF_NUMBER.match(text, match.end()):
+        return match
+    rest = text[place : place + _SHOWN]
+    joined = (_LINE.match(rest.replace("\n", "", count)) for count in range(1, _WRAPPED + 1))
+    return next(filter(None, joined), match)
+
+
+def _note(boot: _Boot, why: re.Match[str]) -> None:
+    """Keeps what the kernel says about not using XSAVE."""
+    said = " ".join(why[0].split())
+    if why["version"]:
+        return
+    if why["parameter"]:
+        said = f"kernel parameter {why['parameter']}"
+    elif why["instructions"]:
+        if boot.warnings and not int(why["instructions"], 16):
+            said = "CPUID leaf 0DH, sub-leaf 1 has EAX = 0: no XSAVEC, no XSAVES"
+        else:
+            return
+    else:
+        boot.disabled |= not why["inconsistent"]
+    if said not in boot.warnings:
+        boot.warnings.append(said)
+
+
+def _enabled(match: re.Match[str]) -> tuple[int, int, str] | None:
+    if match["mask"]:
+        return int(match["mask"], 16), int(match["total"], 0), match["format"]
+    if match["old_mask"]:
+        return int(match["old_mask"], 16), int(match["old_total"], 16), match["old_format"] or "standard"
+    return None
 
 
 def _line_at(text: str, place: int) -> str:
@@ -128,21 +267,35 @@ def _line_at(text: str, place: int) -> str:
     return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
 
 
-def _boot(matches: Iterable[re.Match[str]], name: str, boots: int) -> BootLog:
+def _boot(boot: _Boot, number: int, boots: int) -> BootLog | NoBoot:
+    if boot.garbled:
+        return NoBoot(f"{_GARBLED}{boot.garbled[0]!r}; {EXPECTED}")
+    if boot.enabled is None:
+        return NoBoot(f": this kernel does not use XSAVE ({'; '.join(boot.warnings)})")
     supporting = 0
     offsets: dict[int, int] = {}
     sizes: dict[int, int] = {}
-    for match in matches:
+    mask, size, form = boot.enabled
+    for match in boot.lines:
         if match["supporting"]:
             supporting |= int(match["supporting"], 16)
-        elif match["mask"]:
-            mask, size, form = int(match["mask"], 16), int(match["total"], 0), match["format"]
-        else:
+        elif match["i"]:
             i, place = int(match["i"]), (_number(match["offset"]), _number(match["size"]))
             if int(match["j"]) != i or (offsets.get(i, place[0]), sizes.get(i, place[1])) != place:
-                raise InputError(f"{name} has garbled or contradictory xstate_offset[{i}] lines: {match[0]!r}")
-            offsets[i], sizes[i] = place
-    return BootLog(mask, size, "compacted" if form == "compacted" else "standard", offsets, sizes, supporting, boots)
+                return NoBoot(f" has garbled or contradictory xstate_offset[{i}] lines: {match[0]!r}")
+            if place[1] or mask >> i & 1:  # Linux 3.10 of RHEL 7 prints zeros for what the CPU lacks
+                offsets[i], sizes[i] = place
+    return BootLog(
+        mask,
+        size,
+        "compacted" if form == "compacted" else "standard",
+        offsets,
+        sizes,
+        supporting,
+        boots,
+        number,
+        tuple(boot.warnings),
+    )
 
 
 def _number(text: str) -> int:
@@ -171,12 +324,8 @@ def check(log: BootLog, geometry: Geometry = GENERIC) -> list[str]:
     if log.format == "standard" and (supervisor := log.mask & SUPERVISOR):
         found.append(f"the standard format has no place for supervisor components: {_list(supervisor)}")
     placed = _sum(log.offsets)
-    if missing := log.mask & EXTENDED & ~placed:
-        found.append(f"enabled, but without an xstate_offset line: {_list(missing)}")
     if extra := placed & ~log.mask:
         found.append(f"with an xstate_offset line, but not enabled: {_list(extra)}")
-    if log.supporting and (missing := log.mask & ~log.supporting):
-        found.append(f'enabled, but without a "Supporting XSAVE feature" line: {_list(missing)}')
     if extra := log.supporting & ~log.mask:
         found.append(f'with a "Supporting XSAVE feature" line, but not enabled: {_list(extra)}')
     for i, size in log.sizes.items():
@@ -190,6 +339,17 @@ def check(log: BootLog, geometry: Geometry = GENERIC) -> list[str]:
     if ours.size != log.size:
         found.append(f"context size: the log has {log.size}, our layout has {ours.size}")
     return [*found, *_overlaps(log)]
+
+
+def absent(log: BootLog) -> list[str]:
+    """What an excerpt leaves out, a sentence for each kind of line: no disagreement, but not compared either."""
+    found = []
+    if missing := log.mask & EXTENDED & ALL & ~_sum(log.offsets):
+        are = "the offset of {} is" if missing.bit_count() == 1 else "the offsets of {} are"
+        found.append(f"{are.format(_list(missing))} not in the log")
+    if log.supporting and (missing := log.mask & ALL & ~log.supporting):
+        found.append(f'no "Supporting XSAVE feature" line for {_list(missing)}')
+    return found
 
 
 def _overlaps(log: BootLog) -> Iterator[str]:

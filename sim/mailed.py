@@ -1,0 +1,151 @@
+"""Lines of a log that came through a mail program, a web page or a terminal, as they were before.
+
+Undone are transfer encodings (RFC 2045, sections 6.7 and 6.8), HTML's tags and character references, the colours of a
+terminal, and white space and quotation marks that look like ASCII's.  What was quoted or wrapped stays so:
+:func:`without_prefix` helps to join it.
+"""
+
+import base64
+import binascii
+import html
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import takewhile
+from typing import Final
+
+_ENCODING: Final = re.compile(r"Content-Transfer-Encoding:\s*([\w-]+)", re.ASCII | re.IGNORECASE)
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/]{2,}={0,2}", re.ASCII)
+_ANY_CODE: Final = re.compile(r"(?:=[0-9A-F]{2})+", re.ASCII)
+# Without a header that says so, "eax=20000000" must stay: codes with a letter, and blanks at the end of a line.
+_SURE_CODE: Final = re.compile(r"(?:=(?:3D|[C-F][0-9A-F]=[89AB][0-9A-F](?:=[89AB][0-9A-F])*))+|=(?:20|09)(?=\s*$)")
+_NEXT_PART: Final = ("From ", "--")
+"""How the next mail of an mbox begins (RFC 4155), and the next part of a mail (RFC 2046, section 5.1.1)."""
+
+_BREAK: Final = re.compile(r"<br\s*/?>|</(?:p|div|li|tr|pre|h\d)>", re.IGNORECASE)
+_TAG: Final = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]{0,15}(?:\s[^<>]{0,300})?/?>")
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]", re.ASCII)
+_QUOTE_MARKS: Final = re.compile(r"(?:[>|] ?)+", re.ASCII)
+_DIGIT: Final = re.compile(r"\d", re.ASCII)
+_TOO_LONG: Final = 1 << 20
+"""Characters that are held back at most to be joined."""
+
+_QUOTES: Final = dict.fromkeys("‘’‚‛′ʹʼˈ´＇", "'") | dict.fromkeys("“”„‟″«»＂", '"')
+_LIKE_ASCII: Final = dict.fromkeys("‐‑‒–—−", "-") | {"：": ":", "，": ",", "［": "[", "］": "]"}
+_MOJIBAKE: Final = re.compile("Â[\x80-\xbf]|â€")
+
+
+def undone(lines: Iterable[str]) -> Iterator[str]:
+    """The lines with all of that undone, each with a line end; a line of HTML may become several."""
+    for line in _without_quoted_printable(_without_base64(lines)):
+        if "\x1b" in line:
+            line = _COLOUR.sub("", line)
+        if "<" in line:
+            line = _TAG.sub("", _BREAK.sub("\n", line))
+        if "&" in line:
+            line = html.unescape(html.unescape(line))  # twice where a page shows the source of another
+        if not line.isascii():
+            line = _ascii_like(line)
+        yield from (each + "\n" for each in line.rstrip("\r\n").split("\n"))
+
+
+def without_prefix(line: str, before: str) -> str:
+    """``line`` without what it has in common with ``before``, the beginning of the line above it.
+
+    A mail program that wraps a quoted line, or a logger that splits a long one, begins both parts alike: with quote
+    marks, a time stamp, "kernel:".  Numbers in it may differ.
+    """
+    if before and (found := re.match(_with_other_numbers(before), line)):
+        return line[found.end() :].lstrip(" \t>|")
+    pairs = zip(_DIGIT.sub("0", line), _DIGIT.sub("0", before), strict=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    while same and before[same - 1] not in " \t>|:]":
+        same -= 1
+    return line[same:].lstrip(" \t>|")
+
+
+def _with_other_numbers(text: str) -> str:
+    """A pattern of ``text`` in which numbers, and the blanks before them, may be others."""
+    parts = re.split(r"(\d+|\s+)", text, flags=re.ASCII)
+    return "".join(r"\d+" if part[:1].isdigit() else r"\s*" if part.isspace() else re.escape(part) for part in parts)
+
+
+def text_lines(raw: Iterable[bytes]) -> Iterator[str]:
+    """Lines of bytes as text: UTF-8, and a line that is none as Windows-1252."""
+    for line in raw:
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError:
+            yield line.decode("cp1252", "replace")
+
+
+def _without_base64(lines: Iterable[str]) -> Iterator[str]:
+    encoded, in_body, held = False, False, ""
+    for line in lines:
+        if found := _ENCODING.match(line):
+            encoded, in_body = found[1].lower() == "base64", False
+        elif line.startswith(_NEXT_PART):
+            encoded = False
+        elif not line.strip():
+            in_body = True
+        elif encoded and in_body and _BASE64.fullmatch(line.strip()) and len(held) < _TOO_LONG:
+            held += line.strip()
+            continue
+        if held:
+            yield from _from_base64(held)
+            held = ""
+        yield line
+    if held:
+        yield from _from_base64(held)
+
+
+def _from_base64(text: str) -> Iterator[str]:
+    try:
+        return text_lines(base64.b64decode(text).splitlines(keepends=True))
+    except binascii.Error:
+        return iter([text + "\n"])
+
+
+def _without_quoted_printable(lines: Iterable[str]) -> Iterator[str]:
+    certain, held = False, ""
+    for line in lines:
+        if found := _ENCODING.match(line):
+            certain = found[1].lower() == "quoted-printable"
+        elif line.startswith(_NEXT_PART):
+            certain = False
+        if held and (marks := _QUOTE_MARKS.match(held)) and line.startswith(marks[0].rstrip()):
+            line = line.removeprefix(marks[0].rstrip()).removeprefix(" " if marks[0].endswith(" ") else "")
+        line, held = held + line, ""
+        if "=" in line:
+            bare = line.rstrip()
+            if bare.endswith("=") and len(line) < _TOO_LONG:
+                held = bare[:-1]  # a soft line end
+                continue
+            line = (_ANY_CODE if certain else _SURE_CODE).sub(_characters, line)
+        yield line
+    if held:
+        yield held + "\n"
+
+
+def _characters(match: re.Match[str]) -> str:
+    return next(text_lines([bytes.fromhex(match[0].replace("=", ""))]))
+
+
+def _ascii_like(line: str) -> str:
+    if _MOJIBAKE.search(line):  # UTF-8 that was taken for Windows-1252 on the way
+        try:
+            line = line.encode("cp1252").decode("utf-8")
+        except UnicodeError:
+            line = line.replace("Â\xa0", " ")
+    return "".join(map(_like, line))
+
+
+@cache
+def _like(character: str) -> str:
+    kind = unicodedata.category(character)
+    if kind == "Zs":
+        return " "
+    if kind == "Cf":  # zero-width characters, soft hyphens, byte order marks
+        return ""
+    return _QUOTES.get(character) or _LIKE_ASCII.get(character) or character
