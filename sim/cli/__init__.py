@@ -16,7 +16,7 @@ COMMANDS = {
     "show": ("sim.cli.show:show", "Check a scenario and show every value that it sets."),
     "scenarios": ("sim.cli.scenarios:scenarios", "The shipped scenarios, and what each asks."),
     "new": ("sim.cli.scenarios:new", "Write a scenario of one's own to start from."),
-    "price": ("sim.cli.price:price", "What each strategy costs at your own rates, without a simulation."),
+    "price": ("sim.cli.price:price", "What each strategy costs at your own rates."),
     "flow": ("sim.cli.flow:flow", "The operations of one sequence, in kernel order, and why."),
     "kernels": ("sim.cli.kernels:kernels", "The kernels of the model, and what differs between them."),
     "strategies": ("sim.cli.strategies:strategies", "Each strategy on each kernel: masks and what KVM offers."),

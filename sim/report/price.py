@@ -203,10 +203,16 @@ def _assumed(priced: Priced, notes: Sequence[str]) -> Iterator[str]:
 def assumptions(priced: Priced) -> list[str]:
     """What rates do not say, each with the option that says otherwise."""
     load, assumed = priced.load, priced.assumed
-    xss = max(each.config.guest_xss for each in priced.strategies)
-    found = [
-        f"a guest's {priced.strategies[0].config.carried.name} is {SSPS[assumed.guest_ssp]} (--guest-ssp)",
-        f"guest XSS is {xss:#x} (--guest-xss)",
+    configs = [each.config for each in priced.strategies]
+    carried = configs[0].carried
+    if carried.xfeature is not None and not any(config.guest_has_cet for config in configs):
+        found = ["guests have no CET"]
+    else:
+        found = [
+            f"a guest's {carried.name} is {SSPS[assumed.guest_ssp]} (--guest-ssp)",
+            f"guest XSS is {max(config.guest_xss for config in configs):#x} (--guest-xss)",
+        ]
+    found += [
         f"all use {component_names(assumed.registers).replace('YMM', 'AVX')} (--registers)",
         f"fpstates are in {assumed.buffer} (--buffer)",
     ]
