@@ -45,6 +45,10 @@ AREA_BYTES = 0x4000
 """Distance between the made-up addresses of areas: more than any area's size, and aligned."""
 
 
+def _at_once(cpu: Cpu, key: Key) -> None:
+    cpu.record(key)
+
+
 class IllegalFlow(Exception):
     """A step that a kernel cannot take in the state in which it is."""
 
@@ -73,7 +77,7 @@ class Kernel:
         self.strategy = config.strategy
         self.buffer_level = buffer_level
         self.tracing = tracing
-        self.call_function_single: Callable[[Cpu, Key], None] = lambda cpu, key: cpu.record(key)
+        self.call_function_single: Callable[[Cpu, Key], None] = _at_once
         self.pku = config.pku
         self.xfd_features = config.xfd
         self.tif_set_on_prev = config.version.need_fpu_load_set_on == "prev"

@@ -142,13 +142,9 @@ def priced(replicas: dict[str, Replica], table: CostTable | None) -> list[Priced
     prices = Prices(table) if table else None
     found = []
     for name, replica in replicas.items():
-        counts: dict[tuple[Any, ...], int] = {}
-        for cpu in replica.cpus.values():
-            for key, count in cpu.ledger.counts.items():
-                counts[key] = counts.get(key, 0) + count
         rows = tuple(
             (Operation(*key), count, None if prices is None else count * prices[key])
-            for key, count in sorted(counts.items())
+            for key, count in sorted(replica.counts().items())
         )
         found.append(Priced(name, replica.kernel.config, rows))
     return found

@@ -127,8 +127,8 @@ def fit(stream: IO[bytes], name: str, *, cpu: str | None = None) -> Fitted:
     if report.lost_times:
         notes.append(f"events were lost {report.lost_times} times; bursts and sleeps across them are wrong")
     recorded, on_cpu = made.values()
-    ledger = _ledger(recorded)
-    charges = _charges(_ledger(on_cpu), Prices(load(chosen[0])), tsc_hz, seen.round_trips)
+    ledger = recorded.counts()
+    charges = _charges(on_cpu.counts(), Prices(load(chosen[0])), tsc_hz, seen.round_trips)
     groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges)
     cpus = tuple(sorted(report.cpus))
     seconds = (seen.last_ns - seen.first_ns) * 1e-9
@@ -183,13 +183,6 @@ def _nearest(config: Config) -> str:
     excess = {each: (profile(each).components & ~wanted).bit_count() for each in names()}
     fitting = [each for each in names() if not wanted & ~profile(each).components & ~(1 << 12)]
     return min(fitting or ["zen4"], key=lambda each: excess[each])
-
-
-def _ledger(replica: Replica) -> Counter[tuple[Any, ...]]:
-    total: Counter[tuple[Any, ...]] = Counter()
-    for cpu in replica.cpus.values():
-        total.update(cpu.ledger.counts)
-    return total
 
 
 def _charges(ledger: Mapping[tuple[Any, ...], int], prices: Prices, tsc_hz: float, round_trips: int) -> Charges:

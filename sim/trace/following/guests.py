@@ -18,7 +18,7 @@ def on_kvm_entry(f: Known, place: Place, step: Step) -> None:
     if f.load_of(thread) is not False:
         clears_load(f, place, step, thread, "entered its guest")
     for replica in f.replicas:
-        replica.vm_entry(place.number)
+        replica.enters_guest(place.number)
 
 
 def on_kvm_exit(f: Known, place: Place, step: Step) -> None:
@@ -26,7 +26,7 @@ def on_kvm_exit(f: Known, place: Place, step: Step) -> None:
     thread, reason = who(f, place, step), step.values[0]
     if thread is not None:
         for replica in f.replicas:
-            replica.vm_exit(place.number, reason.lower().replace("_", "-"))
+            replica.leaves_guest(place.number, reason.lower().replace("_", "-"))
 
 
 def on_userspace_exit(f: Known, place: Place, step: Step) -> None:

@@ -1,4 +1,4 @@
-"""A kernel model that is led along a trace: flow points in, operations and tracepoints out.
+"""A walker that is led along a trace: flow points in, operations and tracepoints out.
 
 The follower (:mod:`sim.trace.following.follow`) leads one replica to check the trace, and what-if replicas, one per
 strategy, through the same flow points.  Threads are named by the follower's numbers; a replica makes its own tasks for
@@ -8,11 +8,11 @@ them.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sim.kernel import fpu, guest, kvm, process, signal
+from sim.kernel import fpu, guest, kvm, signal
 from sim.kernel.config import Config
-from sim.kernel.kernel import Kernel
 from sim.kernel.operations import GUEST_ENTRY, Ledger, LedgerFactory
 from sim.kernel.state import IDLE_TASK, KTHREAD, USER_TASK, VCPU_TASK, Cpu, Fpstate, Task, Vcpu
+from sim.kernel.walker import Walker
 from sim.xsave.area import INIT
 from sim.xsave.components import AVX, CET_S, COMPACTED, PKRU, SSE, bits
 
@@ -58,8 +58,8 @@ def changed_and_common(before: int, after: int, is_guest: bool) -> int:
     return after & ~before | after & (SSE | AVX)
 
 
-class Replica:
-    """One kernel model on the CPUs of a trace, which are made as they appear.
+class Replica(Walker):
+    """A walker on the CPUs of a trace, which are made as they appear; what the trace does not show it fills in.
 
     ``entries_recorded``: the trace has kvm_entry and kvm_exit.  Without them, each time that the guest fpstate gets
     into the registers counts as one VM entry, and each time that the thread leaves the CPU or KVM_RUN as one VM exit.
@@ -74,26 +74,16 @@ class Replica:
         uses: Uses = changed_and_common,
         ssp: str = "constant",
     ) -> None:
-        self.kernel = Kernel(config, 0, ledger=ledger, integrity=False, tracing=tracing)
-        self._ledger = ledger
+        super().__init__(config, ledger=ledger, integrity=False, tracing=tracing)
         self._uses = uses
         self._ssp = ssp
         self.entries_recorded = False
-        self.cpus: dict[int, Cpu] = {}
-        self.tasks: dict[int, Task] = {}
 
     # What there is.
 
-    def cpu(self, number: int) -> Cpu:
-        """The CPU of that number."""
-        if number not in self.cpus:
-            self.cpus[number] = self.kernel.new_cpu(number, self._ledger(number))
-        return self.cpus[number]
-
     def thread(self, number: int, name: str) -> Task:
         """A thread, which counts as one without user FPU state until an event shows that it has some."""
-        task = self.tasks[number] = self.kernel.new_task(name, KTHREAD)
-        return task
+        return self.new_task(number, name, KTHREAD)
 
     def idle(self, number: int, cpu: int) -> None:
         """A thread that is the idle task of a CPU."""
@@ -218,7 +208,7 @@ class Replica:
         self._leave_guest(here)
         if task is not here.current:
             self._leave_cpu(task)
-            process.schedule(self.kernel, here, task)
+            self.schedule(here, number)
 
     def returns(self, cpu: int) -> None:
         """Return to user mode, or inside KVM_RUN on to the guest."""
@@ -229,7 +219,7 @@ class Replica:
             elif here.current.need_fpu_load:
                 fpu.switch_fpu_return(self.kernel, here, GUEST_ENTRY)
         else:
-            process.return_to_user(self.kernel, here)
+            self.return_to_user(here)
 
     def loads_guest_fpu(self, cpu: int) -> None:
         """KVM_RUN up to the run loop."""
@@ -246,25 +236,23 @@ class Replica:
         """From the run loop to the end of KVM_RUN."""
         here = self.cpu(cpu)
         self._leave_guest(here)
-        kvm.kvm_run_exit(self.kernel, here)
-        kvm.kvm_put_guest_fpu(self.kernel, here)
-        kvm.vcpu_put(self.kernel, here)
+        self.leave_kvm_run(here)
 
     def uses_kernel_fpu(self, cpu: int) -> None:
         """kernel_fpu_begin() and kernel_fpu_end()."""
         here = self.cpu(cpu)
         self._leave_guest(here)
-        fpu.kernel_fpu_begin(self.kernel, here)
+        self.kernel_fpu(here)
 
     def forks(self, cpu: int, number: int, name: str) -> None:
         """The current task forks a thread."""
-        self.tasks[number] = process.fork(self.kernel, self.cpu(cpu), name)
+        self.fork(self.cpu(cpu), number, name)
 
     def execs(self, number: int) -> None:
         """execve(), which the thread may have begun on another CPU."""
         task = self.tasks[number]
         if task.cpu is not None:
-            process.exec(self.kernel, task.cpu)
+            self.exec(task.cpu)
         else:
             task.fpstate.area.xstate_bv = 0
             task.last_cpu = -1
@@ -282,18 +270,18 @@ class Replica:
         """The handler of the current task returns."""
         signal.sigreturn(self.kernel, self.cpu(cpu))
 
-    def vm_entry(self, cpu: int) -> None:
+    def enters_guest(self, cpu: int) -> None:
         """A VM entry that the trace shows."""
         here = self.cpu(cpu)
         self.entries_recorded = True
         self._leave_guest(here)
         self._enter_guest(here)
 
-    def vm_exit(self, cpu: int, reason: str) -> None:
+    def leaves_guest(self, cpu: int, reason: str) -> None:
         """A VM exit that the trace shows."""
         here = self.cpu(cpu)
         if here.guest is not None:
-            kvm.vm_exit(self.kernel, here, reason)
+            self.vm_exit(here, reason)
 
     def userspace_exit(self, cpu: int, reason: str) -> None:
         """KVM_RUN has returned."""
@@ -303,11 +291,11 @@ class Replica:
         vcpu = here.current.vcpu
         if vcpu is None or here.guest is not None:
             return
-        kvm.vcpu_enter_guest(self.kernel, here)
+        self.vm_entry(here)
         if self._ssp == "rewritten" or (self._ssp == "constant" and not vcpu.context.version):
             for index in range(len(self.kernel.carried_names)):
                 guest.writes_carried(self.kernel, here, index)
 
     def _leave_guest(self, here: Cpu) -> None:
         if here.guest is not None:
-            kvm.vm_exit(self.kernel, here, "external-interrupt")
+            self.vm_exit(here, "external-interrupt")
