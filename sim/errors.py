@@ -1,7 +1,13 @@
 """What the user gets to see when an input is wrong."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from itertools import accumulate, takewhile
+from typing import Final
+
+MOST_COMPARED: Final = 100
+MOST_LISTED: Final = 1000
+"""Characters of a name, and of the names that are allowed instead, in a message."""
 
 
 class InputError(Exception):
@@ -16,8 +22,18 @@ class RunError(Exception):
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
-    """The error for a name that is not one of ``allowed``, with the nearest one that is."""
+    """The error for a name that is not one of ``allowed``, with the nearest one that is.
+
+    A long name is cut, and a long list of allowed ones ends with their number.
+    """
     names = sorted(allowed)
-    near = get_close_matches(name, names, n=1, cutoff=0.4)
+    near = get_close_matches(name[:MOST_COMPARED], names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return InputError(f"unknown {kind} {name!r}{hint} (allowed: {', '.join(names)})")
+    found = repr(name) if len(name) <= MOST_COMPARED else f"{name[:MOST_COMPARED]!r}..."
+    return InputError(f"unknown {kind} {found}{hint} (allowed: {_listed(names)})")
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = list(takewhile(lambda n: n <= MOST_LISTED, accumulate(len(name) + 2 for name in names)))
+    more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
+    return ", ".join(names[: len(shown)]) + more

@@ -626,6 +626,17 @@ def test_a_long_value_is_shortened(folder, capsys):
     assert len(refusal(capsys, "show", "long.toml")) < 300
 
 
+def test_a_message_stays_short_with_a_long_name_and_with_many_that_are_allowed(folder, capsys):
+    sweep_ = f'[sweep]\n"guests.web.vms" = {list(range(1, 900))}\n'
+    (folder / "many.toml").write_text(GOOD + sweep_, encoding="utf-8")
+    message = refusal(capsys, "show", "many.toml", "--case", "sapphire-rapids v6.18 guests.web.vms=900")
+    assert "did you mean 'sapphire-rapids v6.18 guests.web.vms=" in message
+    assert " more)" in message
+    assert len(message) < 1500
+    (folder / "good.toml").write_text(GOOD, encoding="utf-8")
+    assert len(refusal(capsys, "show", "good.toml", "--cpu", "x" * 5000)) < 500
+
+
 def paths(table, above=()):
     for key, value in table.items():
         yield (*above, key)
