@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sim.errors import InputError
+from sim.kernel.config import Settings, boot
 from sim.xsave import components
 from sim.xsave.components import (
     APX,
@@ -27,20 +28,30 @@ from sim.xsave.components import (
     XTILEDATA,
     bits,
 )
+from sim.xsave.families import AMD, INTEL, family
 from sim.xsave.profiles import FEATURES, GENERIC, names, profile
 from sim.xsave.unit import Freedoms
 
-REAL = (
+DUMPED = (
     "skylake-sp",
+    "cascade-lake",
     "ice-lake-sp",
+    "alder-lake",
+    "arrow-lake",
     "sapphire-rapids",
     "emerald-rapids",
     "granite-rapids",
+    "zen2",
     "zen3",
     "zen4",
     "zen5",
 )
-ZEN = ("zen3", "zen4", "zen5")
+DOCUMENTED = ("sierra-forest", "diamond-rapids")
+"""Of which no dump was found."""
+REAL = (*DUMPED, *DOCUMENTED)
+ZEN = ("zen2", "zen3", "zen4", "zen5")
+WITHOUT_AVX512 = {"zen2", "zen3", "alder-lake", "arrow-lake", "sierra-forest"}
+OF_AMX = {"sapphire-rapids", "emerald-rapids", "granite-rapids", "diamond-rapids", "ibt-no-shstk"}
 CET_CAPABLE = tuple(name for name in REAL if profile(name).xss_supported & CET_S)
 
 
@@ -86,6 +97,11 @@ def test_the_standard_size_of_all_of_xcr0_is_what_cpuid_reports(name):
         ("zen3", 32, 512),
         ("zen4", 32, 1024),
         ("zen5", 48, 1024),
+        ("zen2", 32, 512),
+        ("cascade-lake", 32, 1024),
+        ("alder-lake", 48, 1280),
+        ("arrow-lake", 48, 3072),
+        ("sierra-forest", 32, 4096),
     ],
 )
 def test_cache_sizes_are_those_that_the_vendors_publish(name, l1d_kib, l2_kib):
@@ -123,6 +139,10 @@ def test_the_tsc_counts_at_the_base_frequency_or_at_what_the_crystal_makes_of_it
         ("zen3", 0x7, 0),
         ("zen4", 0xE7, CET_U),
         ("zen5", 0xE7, CET_U),
+        ("zen2", 0x7, 0),
+        ("cascade-lake", 0xFF, PT),
+        ("alder-lake", 0x7, CET_U | PT),
+        ("arrow-lake", 0x7, CET_U | PT),
     ],
 )
 def test_sizes_of_the_enabled_components_are_those_that_cpuid_reported_to_the_dumper(name, xcr0, xss):
@@ -152,6 +172,12 @@ def test_sizes_of_the_enabled_components_are_those_that_cpuid_reported_to_the_du
         ("zen5", 0x1AE7, 2480),
         ("zen3", 0xA07, 856),
         ("zen3", 0x1A07, 880),
+        ("zen2", 0x7, 832),
+        ("alder-lake", 0x1A07, 880),
+        ("arrow-lake", 0x1A07, 880),
+        ("cascade-lake", 0x2FF, 2568),
+        ("sierra-forest", 0x1E07, 888),
+        ("diamond-rapids", 0xE1AE7, 10880),
     ],
 )
 def test_fpstates_of_linux_have_their_known_sizes(name, mask, size):
@@ -182,7 +208,7 @@ def test_cpuid_and_the_component_table_agree_on_what_is_a_supervisor_component(n
 @pytest.mark.parametrize("name", names())
 def test_the_generic_geometry_is_that_of_every_cpu(name):
     cpu = profile(name)
-    assert cpu.sizes == {i: GENERIC.sizes[i] for i in cpu.sizes}
+    assert cpu.sizes == {i: GENERIC.sizes[i] for i in cpu.sizes} | ({9: 64} if name == "zen2" else {})
     assert cpu.aligned == GENERIC.aligned & cpu.components
     if cpu.vendor == "intel":
         assert cpu.offsets == {i: GENERIC.offsets[i] for i in cpu.offsets}
@@ -221,22 +247,22 @@ def subsets(mask: int):
     ("feature", "having"),
     [
         ("XSAVES", {*REAL, "ibt-no-shstk"}),
-        ("PKU", {*REAL, "ibt-no-shstk"}),
+        ("PKU", {*REAL, "ibt-no-shstk"} - {"zen2"}),
         ("AVX", {*REAL, "ibt-no-shstk"}),
-        ("MPX", {"skylake-sp"}),
-        ("AVX512F", {*REAL, "ibt-no-shstk"} - {"zen3"}),
-        ("SHSTK", {"sapphire-rapids", "emerald-rapids", "granite-rapids", *ZEN}),
-        ("IBT", {"sapphire-rapids", "emerald-rapids", "granite-rapids", "ibt-no-shstk"}),
-        ("CET_SSS", {"emerald-rapids", "granite-rapids"}),
-        ("XFD", {"sapphire-rapids", "emerald-rapids", "granite-rapids", "ibt-no-shstk"}),
-        ("AMX_TILE", {"sapphire-rapids", "emerald-rapids", "granite-rapids", "ibt-no-shstk"}),
-        ("ENQCMD", {"sapphire-rapids", "emerald-rapids", "granite-rapids", "ibt-no-shstk"}),
-        ("ARCH_LBR", {"sapphire-rapids", "emerald-rapids", "granite-rapids", "ibt-no-shstk"}),
-        ("UINTR", {"sapphire-rapids", "emerald-rapids", "granite-rapids", "ibt-no-shstk"}),
-        ("WRMSRNS", set()),
-        ("MSRLIST", set()),
-        ("FRED", set()),
-        ("APX", set()),
+        ("MPX", {"skylake-sp", "cascade-lake"}),
+        ("AVX512F", {*REAL, "ibt-no-shstk"} - WITHOUT_AVX512),
+        ("SHSTK", {*REAL} - {"skylake-sp", "cascade-lake", "ice-lake-sp", "zen2"}),
+        ("IBT", {*REAL, "ibt-no-shstk"} - {"skylake-sp", "cascade-lake", "ice-lake-sp", *ZEN}),
+        ("CET_SSS", {"emerald-rapids", "granite-rapids", "arrow-lake", "diamond-rapids"}),
+        ("XFD", OF_AMX),
+        ("AMX_TILE", OF_AMX),
+        ("ENQCMD", OF_AMX | {"sierra-forest"}),
+        ("ARCH_LBR", OF_AMX | {"sierra-forest", "alder-lake", "arrow-lake"}),
+        ("UINTR", OF_AMX | {"sierra-forest", "arrow-lake"}),
+        ("WRMSRNS", {"diamond-rapids"}),
+        ("MSRLIST", {"diamond-rapids"}),
+        ("FRED", {"diamond-rapids"}),
+        ("APX", {"diamond-rapids"}),
     ],
 )
 def test_features_are_those_of_the_dumps(feature, having):
@@ -250,7 +276,7 @@ def test_features_and_components_of_a_cpu_fit(name):
         "AVX": components.AVX,
         "MPX": components.MPX,
         "AVX512F": components.AVX512,
-        "PKU": components.PKRU,
+        "PKU": 0 if name == "zen2" else components.PKRU,
         "ENQCMD": components.PASID,
         "UINTR": components.UINTR,
         "ARCH_LBR": components.LBR,
@@ -262,6 +288,32 @@ def test_features_and_components_of_a_cpu_fit(name):
     assert bool(cpu.xss_supported & CET_U) == bool(cpu.features & {"SHSTK", "IBT"})
     assert cpu.xfd_supported == (XTILEDATA if "XFD" in cpu.features else 0)
     assert cpu.cet_sss == ("CET_SSS" in cpu.features)
+
+
+def test_zen_2_has_pkru_state_of_another_size_at_another_place_and_no_protection_keys():
+    cpu = profile("zen2")
+    assert (cpu.sizes[9], cpu.offsets[9]) == (64, 0x340)
+    assert (profile("zen3").sizes[9], profile("zen3").offsets[9]) == (8, 0x980)
+    assert "PKU" not in cpu.features
+    assert boot(Settings(cpu="zen2", strategy="no-cet")).masks.max_features == 0x7
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_cpu_of_which_no_dump_was_found_says_so(name):
+    notes = " ".join(profile(name).notes)
+    assert ("no dump of its CPUID registers was found" in notes) == (name in DOCUMENTED)
+    assert ("from documents" in profile(name).title) == (name in DOCUMENTED)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_signature_of_a_shipped_cpu_is_of_the_family_that_its_title_names(name):
+    cpu = profile(name)
+    of = family({"intel": INTEL, "amd": AMD}[cpu.vendor], cpu.signature)
+    assert of is not None
+    assert of.name in cpu.title
+    assert of.like == name
+    # Since Linux v6.18; Ice Lake-SP stands in cpu_vuln_blacklist[] for other bugs only.
+    assert of.vmscape == ("VMSCAPE" in cpu.bugs)
 
 
 def test_only_the_synthetic_cpu_says_that_it_is():

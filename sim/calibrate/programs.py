@@ -29,8 +29,8 @@ class Programs:
     vm: Path
 
 
-def compiler() -> list[str]:
-    """The compiler's command: $CC, or the first of cc, gcc and clang that there is.
+def compiler(what: str = "calibrate") -> list[str]:
+    """The compiler's command: $CC, or the first of cc, gcc and clang that there is; ``what`` needs it.
 
     Raises :class:`InputError` if there is none.
     """
@@ -39,7 +39,7 @@ def compiler() -> list[str]:
         if found := shutil.which(command[0]):
             return [found, *command[1:]]
     looked = f"$CC is {wanted[0]!r}" if wanted else f"looked for {', '.join(COMPILERS)}"
-    raise InputError(f"calibrate: no C compiler found ({looked}); install one, such as Debian's gcc, or set CC")
+    raise InputError(f"{what}: no C compiler found ({looked}); install one, such as Debian's gcc, or set CC")
 
 
 @contextmanager

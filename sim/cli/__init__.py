@@ -22,6 +22,7 @@ COMMANDS = {
     "strategies": ("sim.cli.strategies:strategies", "Each strategy on each kernel: masks and what KVM offers."),
     "patches": ("sim.cli.patches:patches", "The RFC's eight patches: what each does, and its fate."),
     "layout": ("sim.cli.layout:layout", "Where components lie in an XSAVE area."),
+    "cpu": ("sim.cli.cpu:cpu", "CPU profiles: shipped, from a dump, of this machine."),
     "verify": ("sim.cli.verify:verify", "The model against what others recorded and published."),
     "costs": ("sim.cli.costs:costs", "What operations cost, and where each number comes from."),
     "calibrate": ("sim.cli.calibrate:calibrate", "Measure this machine and write a cost table."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sim.cli.common import emit, json_option, table
-from sim.cli.replay import opened
+from sim.cli.replay import costs_option, opened
 
 if TYPE_CHECKING:
     from sim.analysis.fitness import Compared
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: fpswitch fit trace.txt.gz -o my-host.toml --cpu zen4")
 @click.argument("trace")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="FILE.toml", help="The scenario.")
-@click.option("--cpu", help="The CPU profile and cost table; default: the nearest by its state components.")
+@click.option(
+    "--cpu",
+    metavar="NAME|FILE",
+    help="The CPU profile and cost table; default: the nearest by its state components.",
+)
+@costs_option
 @click.option("--force", is_flag=True, help="Replace FILE.toml and its samples.")
 @click.option("--no-check", is_flag=True, help="Do not simulate the scenario.")
 @click.option("--replications", default=5, show_default=True, type=click.IntRange(1, 1000), help="Of the check.")
@@ -27,6 +32,7 @@ def fit(
     trace: str,
     out: Path,
     cpu: str | None,
+    costs: str | None,
     force: bool,
     no_check: bool,
     replications: int,
@@ -49,7 +55,7 @@ def fit(
 
     writing.check_target(out, force=force)
     with opened(trace) as (stream, name):
-        fitted = estimate.fit(stream, name, cpu=cpu)
+        fitted = estimate.fit(stream, name, cpu=cpu, costs=costs)
     writing.write(fitted, out, force=force)
     compared = None if no_check else _simulated(fitted, out, replications, jobs)
     document: dict[str, Any] = {

@@ -11,7 +11,9 @@ from sim.kernel import bootlog
 from sim.xsave.area import ALIGNMENT, Layout
 from sim.xsave.components import ALL, COMPACTED, COMPONENTS, FP, SSE, bits
 from sim.xsave.components import names as component_names
-from sim.xsave.profiles import GENERIC, CpuProfile, Geometry, names, profile
+from sim.xsave.geometry import GENERIC, Geometry
+from sim.xsave.profiles import CpuProfile, names, profile
+from sim.xsave.sizes import LINUX, masks_of
 
 # A guest fpstate is vzalloc(ALIGN(offsetof(struct fpstate, regs), 64) + size): Linux v7.1, arch/x86/kernel/fpu/core.c,
 # fpu_alloc_guest_fpstate.
@@ -23,18 +25,34 @@ LEGACY_OFFSETS = {0: 0, 1: 160}
 
 @click.command()
 @click.argument("mask", required=False)
-@click.option("--cpu", "cpu_name", metavar="NAME", help="Sizes, alignment and offsets as this CPU reports them.")
+@click.option(
+    "--cpu",
+    "cpu_name",
+    metavar="NAME|FILE",
+    help="Sizes, alignment and offsets as this CPU reports them: a profile (fpswitch cpu), or a dump of its CPUID.",
+)
 @click.option("--standard", is_flag=True, help="The standard format in place of the compacted one.")
+@click.option("--size", metavar="BYTES", type=int, help="Which masks give an area of this size, in which format?")
 @click.option("--boot-log", metavar="FILE", help="Check a kernel's boot log (may be gzipped; - is standard input).")
 @click.option("--boot", "number", metavar="N", type=int, help="Which boot of the log, from 1; default: the last.")
 @json_option
 def layout(
-    mask: str | None, cpu_name: str | None, standard: bool, boot_log: str | None, number: int | None, as_json: bool
+    mask: str | None,
+    cpu_name: str | None,
+    standard: bool,
+    size: int | None,
+    boot_log: str | None,
+    number: int | None,
+    as_json: bool,
 ) -> None:
     """Where the components of MASK lie in an XSAVE area, and how large it is.
 
     MASK is hexadecimal with 0x in front, or decimal. Without --cpu, components have the sizes that all CPUs known here
     give them, and in the standard format Intel's offsets.
+
+    With --size, the masks are shown whose area has that many bytes: in the compacted format, in the same without the
+    alignment of the AMX components (as kernels and hypervisors have computed it by mistake), and in the standard
+    format. First those of components that Linux enables.
 
     With --boot-log, what a kernel printed at boot is compared with our layout of the same mask; the exit status is 1
     if they disagree. An excerpt agrees as far as it goes. The log may be quoted and wrapped by mail programs, copied
@@ -42,32 +60,39 @@ def layout(
 
     With --json: {"mask" (hexadecimal), "format", "cpu" (null without --cpu), "size", "offsets" and "sizes" (in bytes,
     by component), "aligned" (the components that start on a 64-byte boundary), "cache_lines", "guest_allocation"
-    (bytes)}. With --boot-log: {"agrees", "disagreements" (sentences), "mask", "format", "size", "offsets" and "sizes"
-    (all as the log has them), "not_in_log" (sentences), "boot" (which one), "boots" (how many are in the log),
-    "all_boots" (of each: "boot", "agrees", "mask", "format" and "size", or "why_not"), "warnings" (of the kernel),
-    "cpu", "cpus_that_agree" (without --cpu, if the log disagrees), "computed": {"size", "offsets"} (our layout)}.
+    (bytes)}. With --size: {"size", "cpu", "masks": [{"mask", "format" ("compacted", "compacted without alignment" or
+    "standard"), "components", "linux" (whether Linux enables all of them)}]}. With --boot-log: {"agrees",
+    "disagreements" (sentences), "mask", "format", "size", "offsets" and "sizes" (all as the log has them), "not_in_log"
+    (sentences), "boot" (which one), "boots" (how many are in the log), "all_boots" (of each: "boot", "agrees", "mask",
+    "format" and "size", or "why_not"), "warnings" (of the kernel), "cpu", "cpus_that_agree" (without --cpu, if the log
+    disagrees), "computed": {"size", "offsets"} (our layout)}.
 
     \b
     Examples:
       fpswitch layout 0x1ae7
       fpswitch layout 0x21ee7 --cpu sapphire-rapids --json
       fpswitch layout 0x2e7 --standard --cpu zen4
+      fpswitch layout --size 10704
       fpswitch layout --boot-log dmesg.txt
       dmesg | fpswitch layout --boot-log - --cpu zen4
       fpswitch layout --boot-log host-and-guest.mail --boot 1
     """
     geometry = profile(cpu_name) if cpu_name is not None else GENERIC
     if boot_log is not None:
-        if mask is not None or standard:
-            raise InputError("--boot-log takes mask and format from the log: leave out MASK and --standard")
+        if mask is not None or standard or size is not None:
+            raise InputError("--boot-log takes mask and format from the log: leave out MASK and --standard, or --size")
         document, text = _boot_log(boot_log, geometry, number)
         emit(document, text, as_json)
         if not document["agrees"]:
             click.get_current_context().exit(1)
     elif number is not None:
         raise InputError("--boot chooses a boot of a log: give --boot-log FILE")
+    elif size is not None:
+        if mask is not None:
+            raise InputError("--size looks for the masks: leave out MASK")
+        emit(*_masks_of(size, geometry, standard), as_json)
     elif mask is None:
-        raise InputError("which components? give a MASK (such as 0x1ae7) or --boot-log FILE")
+        raise InputError("which components? give a MASK (such as 0x1ae7), --size BYTES or --boot-log FILE")
     else:
         emit(*_mask(_components(mask), geometry, standard), as_json)
 
@@ -102,13 +127,39 @@ def _mask(mask: int, geometry: Geometry, standard: bool) -> tuple[dict[str, Any]
         (i, COMPONENTS[i].name, at, geometry.sizes[i], ALIGNMENT if i in aligned else "-")
         for i, at in _places(mask, where).items()
     ]
+    notes = geometry.notes if isinstance(geometry, CpuProfile) else ()
     text = (
         f"{mask:#x} in the {form} format, {_title(geometry, form)}\n\n"
         + table(rows, ("component", "Linux name", "offset", "size", "aligned to"))
         + f"\n\nsize              {where.size} bytes"
         + f"\n64-byte lines     {lines}"
         + f"\nguest allocation  {allocation} bytes (whole pages, after {FPSTATE_HEADER} bytes of struct fpstate)"
+        + "".join(f"\nnote: {note}" for note in notes)
     )
+    return document, text
+
+
+def _masks_of(size: int, geometry: Geometry, standard: bool) -> tuple[dict[str, Any], str]:
+    """The JSON document and the text for the masks of which an area has that size."""
+    found = [each for each in masks_of(size, geometry) if not standard or each.format == "standard"]
+    documents = [
+        {
+            "mask": f"{each.mask:#x}",
+            "format": each.format,
+            "components": component_names(each.mask),
+            "linux": not each.mask & ~LINUX,
+        }
+        for each in found
+    ]
+    document = {"size": size, "cpu": _cpu(geometry), "masks": documents}
+    shown = [each for each in documents if each["linux"]] or documents
+    rows = [(each["mask"], each["format"], each["components"]) for each in shown]
+    title = geometry.title if isinstance(geometry, CpuProfile) else "no CPU named"
+    text = f"{size} bytes, {title}: {len(documents) or 'no'} mask{'' if len(documents) == 1 else 's'}"
+    if rows:
+        text += "\n\n" + table(rows, ("mask", "format", "components"))
+    if len(shown) < len(documents):
+        text += f"\n\nand {len(documents) - len(shown)} with components that Linux does not enable (--json lists them)"
     return document, text
 
 

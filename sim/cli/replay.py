@@ -14,6 +14,7 @@ from sim.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sim.costs.table import CostTable
     from sim.trace.following.replay import Replayed
     from sim.trace.whatif import Priced
 
@@ -24,7 +25,12 @@ INFERRED = 0.005
 """The share of events that may be inferred without being signals."""
 
 cpu_option = click.option(
-    "--cpu", help="The CPU profile and cost table; default: the recorded machine, without prices."
+    "--cpu",
+    metavar="NAME|FILE",
+    help="A CPU profile (fpswitch cpu), and its cost table; default: the recorded machine, without prices.",
+)
+costs_option = click.option(
+    "--costs", metavar="TABLE", help="The cost table that prices --cpu, a name or a file; default: its own."
 )
 kernel_option = click.option(
     "--kernel", help="One of fpswitch kernels instead of the recorded kernel; the check is always of that one."
@@ -44,9 +50,22 @@ def opened(trace: str) -> "Iterator[tuple[IO[bytes], str]]":
         raise InputError(f"cannot read {trace}: {error.strerror}") from error
 
 
+def prices(cpu: str | None, costs_name: str | None) -> "CostTable | None":
+    """The table that prices a CPU: the one named, or the CPU's own; none without a CPU."""
+    from sim.costs.table import load_for
+    from sim.xsave.profiles import profile
+
+    if cpu is None:
+        if costs_name is not None:
+            raise InputError("--costs prices a CPU: give --cpu NAME, or FILE")
+        return None
+    return load_for(profile(cpu).name, costs_name)
+
+
 @click.command(epilog="Example: fpswitch replay trace.txt.gz --cpu zen4 --strategies free-ssp,xstate-guest,manual-load")
 @click.argument("trace")
 @cpu_option
+@costs_option
 @kernel_option
 @click.option(
     "--strategies", metavar="LIST", help="Names or files, separated by commas; default: all that the CPU has."
@@ -70,6 +89,7 @@ def opened(trace: str) -> "Iterator[tuple[IO[bytes], str]]":
 def replay(
     trace: str,
     cpu: str | None,
+    costs: str | None,
     kernel: str | None,
     strategies: str | None,
     reference: str,
@@ -92,18 +112,16 @@ def replay(
     JSON with --check: events, explained, inferred, agreement, by_kind, unexplained (line, event, rule, likely), notes.
     Without: trace (what was read), machine, check, and strategies (by name: operations, cycles_per_second, difference).
     """
-    from sim.costs.table import load
     from sim.kernel.strategies import strategy as find_strategy
     from sim.trace import whatif
     from sim.trace.following.replay import Recorded
     from sim.trace.following.replay import replay as run
     from sim.trace.following.replica import Replica
-    from sim.xsave.profiles import profile
 
     named = tuple(each for each in (strategies or "").split(",") if each)
     find_strategy(reference)
     choices = whatif.Choices(cpu, kernel, named, guest_ssp, touched, reference)  # type: ignore[arg-type]  # checked there
-    costs = load(profile(cpu).name) if cpu and not check_only else None
+    cost_table = None if check_only else prices(cpu, costs)
     made: dict[str, Replica] = {}
 
     def make(recorded: Recorded) -> list[Replica]:
@@ -112,19 +130,21 @@ def replay(
 
     with opened(trace) as (stream, name):
         result = run(stream, name, make_replicas=make)
-    results = whatif.priced(made, costs)
+    results = whatif.priced(made, cost_table)
     check = result.verdict.document()
     document: dict[str, Any] = {**check, "notes": result.recorded.notes}
     if not check_only:
         document = {
             "trace": _read_document(result, name),
-            "machine": _machine(result, results, cpu),
+            "machine": _machine(result, results, cpu, cost_table),
             "check": check,
             "strategies": whatif.document(results, result, reference),
         }
     if out is not None:
         _write(out, document, results, name)
-    text = _text(result, name) + ("" if check_only else "\n\n" + _what_if_text(results, result, reference, cpu))
+    text = _text(result, name)
+    if not check_only:
+        text += "\n\n" + _what_if_text(results, result, reference, cpu, cost_table)
     emit(document, text, as_json)
     sys.exit(0 if _holds(result) else 1)
 
@@ -157,7 +177,7 @@ def _read_document(result: "Replayed", name: str) -> dict[str, Any]:
     }
 
 
-def _machine(result: "Replayed", results: "list[Priced]", cpu: str | None) -> dict[str, Any]:
+def _machine(result: "Replayed", results: "list[Priced]", cpu: str | None, costs: "CostTable | None") -> dict[str, Any]:
     masks = result.recorded.config.masks
     return {
         "kernel": result.recorded.config.version.name,
@@ -166,6 +186,7 @@ def _machine(result: "Replayed", results: "list[Priced]", cpu: str | None) -> di
         "guest": f"{masks.guest_default:#x}",
         "tsc_hz": result.recorded.header.tsc_hz,
         "what_if_cpu": cpu,
+        "cost_table": None if costs is None else costs.name,
         "what_if_max_features": f"{max(map(_enabled, results)):#x}" if results else None,
     }
 
@@ -233,7 +254,9 @@ def _amiss(result: "Replayed") -> list[str]:
     return lines
 
 
-def _what_if_text(results: "list[Priced]", result: "Replayed", reference: str, cpu: str | None) -> str:
+def _what_if_text(
+    results: "list[Priced]", result: "Replayed", reference: str, cpu: str | None, costs: "CostTable | None"
+) -> str:
     from sim.trace.whatif import GROUPS
 
     seconds = result.seconds or 1.0
@@ -247,7 +270,9 @@ def _what_if_text(results: "list[Priced]", result: "Replayed", reference: str, c
         row.append("-" if each.cycles is None or base is None else f"{(each.cycles - base) / seconds:+.0f}")
         rows.append(row)
     recorded = result.recorded.config.masks.max_features
-    where = f"on {cpu}" if cpu else "on the recorded machine (--cpu NAME prices them)"
+    where = "on the recorded machine (--cpu NAME prices them)"
+    if cpu and costs:
+        where = f"on {cpu}" + ("" if costs.name == cpu else f", at the prices of {costs.name} ({costs.title})")
     masks = max(results, key=_enabled).config.masks if results else None
     text = f"What if, on this schedule {where}:\n" + table(rows, headers)
     if masks and masks.max_features != recorded:

@@ -11,11 +11,11 @@ import click
 from click.core import ParameterSource
 
 from sim.cli.common import emit, json_option, set_option
-from sim.cli.replay import cpu_option, kernel_option, opened
+from sim.cli.replay import costs_option, cpu_option, kernel_option, opened, prices
 from sim.errors import InputError
 from sim.scenario.shipped import names
 
-OF_TRACES = ("cpu", "kernel")
+OF_TRACES = ("cpu", "costs", "kernel")
 OF_SCENARIOS = ("settings", "case", "replication", "duration")
 
 
@@ -36,6 +36,7 @@ Examples:
     "reference where the case does not have that.",
 )
 @cpu_option
+@costs_option
 @kernel_option
 @click.option("--case", metavar="NAME", help="Of a scenario (fpswitch show lists them); default: the first.")
 @click.option(
@@ -118,14 +119,15 @@ def _draw_scenario(
     }
 
 
-def _draw_trace(trace: str, output: Path, strategy: str | None, cpu: str | None, kernel: str | None) -> dict[str, Any]:
-    from sim.costs.table import load
+def _draw_trace(
+    trace: str, output: Path, strategy: str | None, cpu: str | None, costs: str | None, kernel: str | None
+) -> dict[str, Any]:
     from sim.trace.following.watching import records
     from sim.trace.timeline import write
 
-    costs = load(cpu) if cpu else None
+    cost_table = prices(cpu, costs)
     with opened(trace) as (stream, name), _whole(output) as out:
-        count = write(records(stream, name, cpu=cpu, kernel=kernel, strategy=strategy, costs=costs), out)
+        count = write(records(stream, name, cpu=cpu, kernel=kernel, strategy=strategy, costs=cost_table), out)
     return {"output": str(output), "records": count}
 
 

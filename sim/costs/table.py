@@ -168,6 +168,19 @@ def load(name: str | Path, *, checked: bool = True) -> CostTable:
     return table
 
 
+def load_for(cpu: str, name: str | None = None) -> CostTable:
+    """The table called ``name``, with whose costs a CPU is priced, or that CPU's own.
+
+    Raises :class:`InputError` for a CPU that has none, and for all that :func:`load` refuses.
+    """
+    if name is None and cpu not in names():
+        raise InputError(
+            f"{cpu} has no cost table of its own; allowed: --costs with another CPU's ({', '.join(names())}) or with a "
+            "file, such as fpswitch calibrate writes"
+        )
+    return load(name or cpu)
+
+
 def _folder() -> Path:
     return Path(str(files("sim.costs") / "tables"))
 

@@ -32,6 +32,7 @@ from sim.results.record import Part, Record
 from sim.scenario.cases import Case, cases
 from sim.scenario.reading import read, vary
 from sim.scenario.schema import Scenario
+from sim.xsave import profiles
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -207,6 +208,7 @@ def _manifest(
         "scenario": world,
         "costs": hashes,
         "strategies": [asdict(strategy(name)) for name in _of_users(cases)],
+        "cpus": [each for each in map(_cpu_document, cases) if each],
         "source": versions["source_sha256"],
     }
     return {
@@ -241,6 +243,7 @@ def _case_document(case: Case, cost_table_sha256: str) -> dict[str, Any]:
     return {
         "case": case.name,
         "cpu": case.cpu,
+        "cpu_profile": _cpu_document(case),
         "kernel": case.kernel,
         "sweep": dict(case.sweep),
         "cost_table": case.costs,
@@ -258,6 +261,14 @@ def _case_document(case: Case, cost_table_sha256: str) -> dict[str, Any]:
             name: _settings_document(case.settings(name)) for name in dict.fromkeys((case.timed_by, *case.strategies))
         },
     }
+
+
+def _cpu_document(case: Case) -> dict[str, Any] | None:
+    """What a CPU is that is a file of the user's, and so no part of our own source."""
+    if case.cpu in profiles.names():
+        return None
+    document = asdict(profiles.profile(case.cpu))
+    return document | {"features": sorted(document["features"])}
 
 
 def _settings_document(settings: Settings) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sim.errors import InputError
 from sim.xsave.area import EXTENDED_OFFSET, Layout, compacted_layout, standard_layout
 from sim.xsave.components import ALL, COMPONENTS, EXTENDED, SUPERVISOR, bits
 from sim.xsave.components import names as component_names
-from sim.xsave.profiles import GENERIC, Geometry
+from sim.xsave.geometry import GENERIC, Geometry
 
 EXPECTED: Final = """\
 expected lines as a kernel prints them at boot (dmesg | grep x86/fpu):

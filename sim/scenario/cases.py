@@ -1,5 +1,6 @@
 """Cases: a scenario with one host CPU, one kernel and one point of the sweep, in cycles of that CPU's TSC."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -238,8 +239,8 @@ def _value_text(path: str, value: Value) -> str:
 
 
 def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value]) -> Case:
-    name = f"{cpu} {kernel} {_point_text(point)}".rstrip()
     profile, host = profiles.profile(cpu), scenario.host
+    name = f"{profile.label} {kernel} {_point_text(point)}".rstrip()
     tsc = host.tsc.get(cpu) if isinstance(host.tsc, dict) else host.tsc
     tsc = profile.tsc_hz if tsc is None else tsc
     try:
@@ -296,6 +297,9 @@ def base_slice(cpus: int) -> float:
 
 def _cost_table(scenario: Scenario, cpu: str) -> str:
     name = scenario.host.costs.get(cpu, cpu)
+    if name == cpu and cpu not in table.names():
+        allowed = f'{{ {json.dumps(cpu)} = "TABLE" }}, a shipped table ({", ".join(table.names())}) or a file'
+        raise ScenarioError("host.costs", f"{cpu} has no cost table of its own; allowed: {allowed}")
     try:
         _checked(name)
     except InputError as error:

@@ -177,10 +177,10 @@ def _host(scenario: Scenario) -> Iterator[Problem]:
     yield from _list("host.kernel", host.kernel, "names of kernels")
     if isinstance(host.tsc, dict):
         for cpu in host.tsc:
-            if cpu not in profiles.names():
+            if not profiles.is_known(cpu):
                 yield f"host.tsc.{cpu}", str(unknown("CPU", cpu, profiles.names()))
     for cpu in host.costs:
-        if cpu not in profiles.names():
+        if not profiles.is_known(cpu):
             yield f"host.costs.{cpu}", str(unknown("CPU", cpu, profiles.names()))
     for cpu, hertz in host.tsc.items() if isinstance(host.tsc, dict) else [("", host.tsc)]:
         if hertz is None:

@@ -28,10 +28,10 @@ INSTEAD: Final = {"replications": tuple(PRECISION), **dict.fromkeys(PRECISION, (
 """Keys of [run] that take the place of others, so that a variant or an option may use either."""
 
 NAMING_FILES: Final = (
-    ("run", "strategies"), ("run", "reference"), ("run", "timed_by"), ("run", "contrasts"), ("host", "costs"),
-    ("kernel", "carried"),
+    ("run", "strategies"), ("run", "reference"), ("run", "timed_by"), ("run", "contrasts"), ("host", "cpu"),
+    ("host", "costs"), ("host", "tsc"), ("kernel", "carried"),
 )  # fmt: skip
-"""Keys whose values may be files, which are relative to the file that names them."""
+"""Keys whose values may be files, which are relative to the file that names them; keys of tables by CPU, too."""
 
 Table = dict[str, Any]
 Files = list[tuple[str, Table]]
@@ -166,7 +166,7 @@ def _settled(value: Any, folder: str, settle: Callable[[str, str], str]) -> Any:
     if isinstance(value, list):
         return [_settled(each, folder, settle) for each in value]
     if isinstance(value, dict):
-        return {key: _settled(each, folder, settle) for key, each in value.items()}
+        return {settle(key, folder): _settled(each, folder, settle) for key, each in value.items()}
     return settle(value, folder) if isinstance(value, str) else value
 
 

@@ -147,7 +147,7 @@ class Host(Section):
 
     cpus: Count = Field(description="logical CPUs of the host")
     cpu: tuple[str, ...] = Field(
-        description="CPU profiles, such as zen4 (all of them: fpswitch costs list); each is a case"
+        description="CPU profiles, such as zen4 (fpswitch cpu list), or files of the user's; each is a case"
     )
     tsc: Rate | dict[str, Rate] | None = Field(
         None,

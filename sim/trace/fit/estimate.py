@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Final
 
 from sim.costs.price import Prices
-from sim.costs.table import load
+from sim.costs.table import load_for
 from sim.errors import InputError
 from sim.kernel.config import Config
 from sim.kernel.operations import (
@@ -72,6 +72,7 @@ class Fitted:
     groups: tuple[Group, ...]
     figures: Figures
     cpu: str
+    costs: str | None
     strategy: str
     tsc_hz: float
     cpus: tuple[int, ...]
@@ -84,12 +85,15 @@ class Fitted:
         return self.replayed.recorded.config.version.name
 
 
-def fit(stream: IO[bytes], name: str, *, cpu: str | None = None) -> Fitted:
+def fit(stream: IO[bytes], name: str, *, cpu: str | None = None, costs: str | None = None) -> Fitted:
     """Estimates from the trace in ``stream``, which errors call ``name``.
 
-    ``cpu`` is the CPU profile and cost table of the scenario; by default the shipped one whose state components exceed
-    those of the trace the least.  Raises :class:`~sim.errors.InputError` if the trace lacks the events that this needs.
+    ``cpu`` is the CPU profile of the scenario, by default the shipped one whose state components exceed those of the
+    trace the least; ``costs`` the cost table, by default that of the profile.  Raises
+    :class:`~sim.errors.InputError` if the trace lacks the events that this needs.
     """
+    if cpu:
+        load_for(profile(cpu).name, costs)  # before anything is read
     made: dict[str, Replica] = {}
     notes: list[str] = []
     chosen: list[str] = []
@@ -128,7 +132,7 @@ def fit(stream: IO[bytes], name: str, *, cpu: str | None = None) -> Fitted:
         notes.append(f"events were lost {report.lost_times} times; bursts and sleeps across them are wrong")
     recorded, on_cpu = made.values()
     ledger = recorded.counts()
-    charges = _charges(on_cpu.counts(), Prices(load(chosen[0])), tsc_hz, seen.round_trips)
+    charges = _charges(on_cpu.counts(), Prices(load_for(chosen[0], costs)), tsc_hz, seen.round_trips)
     groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges)
     cpus = tuple(sorted(report.cpus))
     seconds = (seen.last_ns - seen.first_ns) * 1e-9
@@ -149,6 +153,7 @@ def fit(stream: IO[bytes], name: str, *, cpu: str | None = None) -> Fitted:
         groups=tuple(groups),
         figures=figures,
         cpu=chosen[0],
+        costs=costs,
         strategy=on_cpu.kernel.config.strategy.name,
         tsc_hz=tsc_hz,
         cpus=cpus,
@@ -182,7 +187,8 @@ def _nearest(config: Config) -> str:
     wanted = config.masks.max_features
     excess = {each: (profile(each).components & ~wanted).bit_count() for each in names()}
     fitting = [each for each in names() if not wanted & ~profile(each).components & ~(1 << 12)]
-    return min(fitting or ["zen4"], key=lambda each: excess[each])
+    # Of CPUs that fit alike, one with costs of its own.
+    return min(fitting or ["zen4"], key=lambda each: (excess[each], bool(load_for(each).derived_from)))
 
 
 def _charges(ledger: Mapping[tuple[Any, ...], int], prices: Prices, tsc_hz: float, round_trips: int) -> Charges:

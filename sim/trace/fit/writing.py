@@ -104,7 +104,10 @@ def scenario_text(fitted: Fitted, folder: str) -> tuple[str, Columns]:
     document.add("run", run)
     host = tomlkit.table()
     host.add("cpus", len(fitted.cpus))
-    host.add("cpu", [fitted.cpu])
+    cpu = _whole_path(fitted.cpu)
+    host.add("cpu", [cpu])
+    if fitted.costs is not None:
+        host.add("costs", {cpu: _whole_path(fitted.costs)})
     host.add("tsc", rate_text(fitted.tsc_hz))
     host.add("kernel", [fitted.kernel])
     host.add("hz", fitted.hz)
@@ -127,6 +130,11 @@ def scenario_text(fitted: Fitted, folder: str) -> tuple[str, Columns]:
         if tables:
             document.add(section, tables)
     return tomlkit.dumps(document), columns
+
+
+def _whole_path(name: str) -> str:
+    """A file's name is relative to the scenario that names it, and the user's to where he is."""
+    return os.path.abspath(name) if name.endswith(".toml") or os.sep in name or os.path.isfile(name) else name
 
 
 def _measure(fitted: Fitted) -> float:

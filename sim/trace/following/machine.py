@@ -11,13 +11,17 @@ from sim.kernel.config import XSAVE_CPUID_FEATURES, Config, Settings, boot
 from sim.kernel.releases import Nearest
 from sim.kernel.versions import nearest, version
 from sim.xsave.components import ALL, CET_S, CET_U, COMPACTED, SUPERVISOR, USER, XTILEDATA
-from sim.xsave.profiles import GENERIC, CpuProfile, names, profile
+from sim.xsave.geometry import GENERIC
+from sim.xsave.profiles import CpuProfile, profile
 
 _KERNEL: Final = re.compile(r"^#\s*(?:kernel|os release\s*:|uname[^:]*:?)\s*v?(\d+)\.(\d+)", re.ASCII)
 _CPUS: Final = re.compile(r"^#.*?(?:\b(\d+) cpus\b|nrcpus online\s*:\s*(\d+)|#P:(\d+))", re.ASCII)
 _TSC: Final = re.compile(r"TSC (\d+(?:\.\d+)?) MHz", re.ASCII)
 
 DEFAULT_KERNEL: Final = "v6.18"
+
+_BASES: Final = ("emerald-rapids", "granite-rapids", "skylake-sp", "diamond-rapids")
+"""Together these have every component that is in XCR0 or IA32_XSS of any CPU here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,8 @@ def nearest_kernel(head: Header, load_at_save: int | None) -> Nearest:
 
 
 def cpu_profile(found: Masks, head: Header) -> CpuProfile:
-    """A profile with the masks of the trace, and for the rest that of the first shipped CPU that has all of them."""
-    fitting = [each for each in map(profile, names()) if not found.maximum & ~each.components & ~CET_S]
+    """A profile with the masks of the trace, and for the rest that of the first of :data:`_BASES` that has them all."""
+    fitting = [each for each in map(profile, _BASES) if not found.maximum & ~each.components & ~CET_S]
     base = (fitting or [profile("zen4")])[0]
     features = {feature for components, feature in XSAVE_CPUID_FEATURES if found.maximum & components}
     if found.maximum & (CET_U | CET_S):

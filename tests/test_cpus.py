@@ -1,0 +1,467 @@
+"""CPU profiles that are not shipped: from dumps that people have, from the machine at hand, and in every command."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.calibrate import cpuid as machine
+from sim.cli import main
+from sim.errors import InputError
+from sim.kernel.config import Settings, boot
+from sim.scenario.cases import cases
+from sim.scenario.reading import read as read_scenario
+from sim.xsave import cpuid, imported
+from sim.xsave.components import ALL, AVX, AVX512, EXTENDED, FP, MPX, SSE, XTILE, bits
+from sim.xsave.families import AMD, FAMILIES, INTEL, decoded, family
+from sim.xsave.profile_data import shipped
+from sim.xsave.profiles import GENERIC, names, of_data, profile
+from sim.xsave.sizes import masks_of
+
+DATA = Path(__file__).parent / "data"
+RAW = DATA / "cases" / "cpuid-raw.txt"
+DUMPED = [name for name in names() if not profile(name).synthetic and not profile(name).notes]
+VENDORS = {"intel": (0x756E6547, 0x6C65746E, 0x49656E69), "amd": (0x68747541, 0x444D4163, 0x69746E65)}
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(list(map(str, arguments)))
+    out, err = capsys.readouterr()
+    return stop.value.code or 0, out, err
+
+
+def run_json(capsys, *arguments):
+    status, out, err = run(capsys, *arguments, "--json")
+    assert status == 0, err
+    return json.loads(out)
+
+
+def leaves(name: str) -> dict[int, dict[int, list[int]]]:
+    """The registers of a shipped CPU, with the leaf 0 that its file leaves out."""
+    found = {int(leaf, 0): {int(s): row for s, row in subs.items()} for leaf, subs in shipped(name)["cpuid"].items()}
+    b, c, d = VENDORS[shipped(name)["vendor"]]
+    return {0: {0: [0x20, b, c, d]}} | found
+
+
+def same_cpu(one, other) -> bool:
+    """Whether two profiles say the same of the hardware, whatever they are called and wherever they come from."""
+    plain = {"name": "", "title": "", "source": "", "notes": (), "freedoms": one.freedoms}
+    return replace(one, **plain) == replace(other, **plain)
+
+
+# The case: a raw dump with few sub-leaves.
+
+
+def test_a_raw_dump_is_a_cpu(capsys):
+    document = run_json(capsys, "layout", "0x2e7", "--cpu", RAW)
+    assert (document["size"], document["cpu"]) == (2440, str(RAW))
+    document = run_json(capsys, "cpu", "show", RAW)
+    assert (document["xcr0"], document["xss"]) == ("0x602e7", "0xdd00")
+    places = {each["component"]: (each["size"], each["offset"]) for each in document["components"]}
+    assert (places[2], places[9]) == ((256, 576), (8, 0xA80))
+    assert set(places) == set(bits[(0x602E7 | 0xDD00) & EXTENDED])
+    assert document["standard_size"] == 0x2B00
+
+
+def test_what_a_dump_lacks_is_taken_from_other_cpus_and_said(capsys):
+    notes = run_json(capsys, "cpu", "show", RAW)["notes"]
+    assert any("leaf 07H is not in the dump" in note for note in notes)
+    (places,) = (note for note in notes if "sub-leaves of leaf 0DH" in note)
+    assert "5 (OPMASK)" in places
+    assert "9 (PKRU)" not in places
+    one = profile(str(RAW))
+    assert {"SHSTK", "PKU", "AVX512F", "AMX_TILE", "XFD", "XSAVES"} <= one.features
+    assert one.sizes == {i: GENERIC.sizes[i] for i in one.sizes}
+
+
+# Every way in which registers are printed.
+
+
+def as_cpuid(leaf, sub, a, b, c, d):
+    return f"   0x{leaf:08x} 0x{sub:02x}: eax=0x{a:08x} ebx=0x{b:08x} ecx=0x{c:08x} edx=0x{d:08x}"
+
+
+def as_instlat(leaf, sub, a, b, c, d):
+    return f"CPUID {leaf:08X}: {a:08X}-{b:08X}-{c:08X}-{d:08X} [SL {sub:02X}]"
+
+
+def as_virtualbox(leaf, sub, a, b, c, d):
+    guest = f"Gst: {leaf:08x}/{sub:04x}  00000000 00000000 00000000 00000000"
+    return f"00:00:01.123456 {guest}\n00:00:01.123456 Hst:                {a:08x} {b:08x} {c:08x} {d:08x}"
+
+
+def hexadecimal(values, before="0x"):
+    return [f"{before}{value:08x}" for value in values]
+
+
+PRINTED = {
+    "cpuid -r": as_cpuid,
+    "InstLatx64": as_instlat,
+    "VirtualBox": as_virtualbox,
+    "xen-cpuid": lambda leaf, s, *r: f"  {leaf:08x}:{s or 0xFFFFFFFF:08x} -> " + ":".join(hexadecimal(r, "")),
+    "VMware": lambda leaf, s, *r: f"vmx| hostCPUID level {leaf:08x}, {s:x}: " + " ".join(hexadecimal(r)),
+    "cpucontrol": lambda leaf, s, *r: f"cpuid level 0x{leaf:x}, level_type 0x{s:x}: " + " ".join(hexadecimal(r)),
+    "C source": lambda leaf, s, *r: f"{{{{0x{leaf:08X}, 0x{s:02X}}}, Leaf{{" + ", ".join(hexadecimal(r)) + "}},",
+    "kcpuid": lambda leaf, s, *r: (
+        (f"0x{leaf:08x}: subleafs:\n" if not s else "")
+        + f" {s:2}: "
+        + ", ".join(f"{n}={v}" for n, v in zip(("EAX", "EBX", "ECX", "EDX"), hexadecimal(r), strict=True))
+    ),
+}
+
+
+def dump_text(name: str, how: str) -> str:
+    rows = ((leaf, sub, *row) for leaf, subs in leaves(name).items() for sub, row in sorted(subs.items()))
+    return "".join(PRINTED[how](*row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("how", PRINTED)
+@pytest.mark.parametrize("name", DUMPED)
+def test_a_shipped_cpu_that_is_printed_and_imported_is_that_cpu(name, how):
+    found = cpuid.parse(dump_text(name, how).splitlines(keepends=True), "the dump")
+    assert found.printed_by == how
+    assert same_cpu(of_data("x", imported.document(found, "the dump")), profile(name))
+
+
+@pytest.mark.parametrize("quote", ["> ", "> > "])
+@pytest.mark.parametrize("name", ["zen4", "sapphire-rapids"])
+def test_a_dump_that_a_mail_quotes_and_wraps_is_the_dump(name, quote):
+    lines = dump_text(name, "cpuid -r").replace(" edx=", "\nedx=").splitlines()
+    found = cpuid.parse([quote + line + "\n" for line in lines], "the dump")
+    assert same_cpu(of_data("x", imported.document(found, "the dump")), profile(name))
+
+
+def test_sub_leaves_without_numbers_stand_one_behind_the_other():
+    lines = "CPUID 00000004: 1C004121-01C0003F-0000003F-00000000\n" + "".join(
+        f"CPUID 0000000D  \t{a:08X}-{b:08X}-{c:08X}-00000000\n"
+        for a, b, c in ((7, 0x340, 0x340), (1, 0x340, 0), (0x100, 0x240, 0))
+    )
+    found = cpuid.parse(lines.splitlines(keepends=True), "the dump")
+    assert found.leaves[13] == {0: (7, 0x340, 0x340, 0), 1: (1, 0x340, 0, 0), 2: (0x100, 0x240, 0, 0)}
+
+
+def test_the_first_cpu_of_a_dump_counts():
+    other = dump_text("zen3", "cpuid -r")
+    found = cpuid.parse((dump_text("zen4", "cpuid -r") + "CPU 1:\n" + other).splitlines(keepends=True), "the dump")
+    assert same_cpu(of_data("x", imported.document(found, "the dump")), profile("zen4"))
+
+
+def test_the_cpuid_lines_of_a_kernel_are_a_cpu():
+    text = "".join(
+        f"[    0.46] CPUID[0d, {sub:02x}]: eax={a:08x} ebx={b:08x} ecx={c:08x} edx={d:08x}\n"
+        for sub, (a, b, c, d) in leaves("sapphire-rapids")[13].items()
+    )
+    one = of_data("x", imported.document(cpuid.parse(text.splitlines(keepends=True), "the log"), "the log"))
+    real = profile("sapphire-rapids")
+    assert (one.xcr0_supported, one.xss_supported, one.sizes, one.offsets, one.aligned, one.xfd_supported) == (
+        real.xcr0_supported, real.xss_supported, real.sizes, real.offsets, real.aligned, real.xfd_supported,
+    )  # fmt: skip
+    assert boot(Settings(strategy="no-cet"), one).masks == boot(Settings(strategy="no-cet"), real).masks
+    assert any("leaf 0 is not in the dump: Intel" in note for note in one.notes)
+
+
+def test_the_decoded_lines_of_virtualbox_are_a_cpu():
+    text = (
+        "          XSAVE area cur/max size by XCR0, guest: 0x340/0x340\n"
+        "          XSAVE area cur/max size by XCR0, host: 0xa80/0xa88\n"
+        "                  Valid XCR0 bits, guest: 0x00000000'00000007 ( x87 SSE YMM_Hi128 )\n"
+        "                  Valid XCR0 bits, host: 0x00000000000002e7 ( x87 SSE YMM_Hi128 OPMASK )\n"
+        "                   XSAVE features, host: XSAVEOPT XSAVEC XGETBC1 XSAVES\n"
+        "              Valid IA32_XSS bits, host: 0x0000000000000100 ( PT )\n"
+        "  State #2,  host:  off=0x0240, cb=0x0100 IA32_XSS-bit -- YMM_Hi128\n"
+        "  State #9,  host:  off=0x0a80, cb=0x0008 IA32_XSS-bit -- PKRU\n"
+    )
+    one = of_data("x", imported.document(cpuid.parse(text.splitlines(keepends=True), "VBox.log"), "VBox.log"))
+    assert (one.xcr0_supported, one.xss_supported, one.standard_size) == (0x2E7, 0x100, 0xA88)
+    assert one.sizes[9] == 8
+    assert "XSAVES" in one.features
+
+
+@pytest.mark.parametrize("name", DUMPED)
+def test_an_all_zero_sub_leaf_of_a_component_that_is_supported_is_a_missing_one(name):
+    registers = leaves(name)
+    registers[13][9] = [0, 0, 0, 0]
+    text = "".join(as_cpuid(leaf, sub, *row) + "\n" for leaf, subs in registers.items() for sub, row in subs.items())
+    one = of_data("x", imported.document(cpuid.parse(text.splitlines(keepends=True), "the dump"), "the dump"))
+    assert "9 (PKRU)" in " ".join(one.notes)
+    if name != "zen2":
+        assert same_cpu(one, profile(name))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no CPUID registers; allowed: a CPU profile [(].toml[)], or what cpuid -r, InstLatx64"),
+        ("some text\n", "has no CPUID registers"),
+        (as_cpuid(0, 0, 1, 2, 3, 4) + "\n", "as cpuid -r prints them, but leaf 0DH, sub-leaf 0 is not among them"),
+        (as_instlat(0xD, 1, 1, 2, 3, 4) + "\n", "as InstLatx64 prints them, but leaf 0DH"),
+    ],
+)
+def test_a_text_without_leaf_0dh_is_one_message(text, message):
+    with pytest.raises(InputError, match=message):
+        cpuid.parse(text.splitlines(keepends=True), "the dump")
+
+
+@given(st.text(max_size=200), st.integers(0, 20))
+def test_garbage_in_a_dump_is_wrong_input_at_worst(garbage, place):
+    lines = dump_text("zen4", "cpuid -r").splitlines(keepends=True)
+    lines.insert(place, garbage)
+    with suppress(InputError):
+        of_data("x", imported.document(cpuid.parse(lines, "the dump"), "the dump"))
+
+
+# Families.
+
+
+@pytest.mark.parametrize(
+    ("vendor", "signature", "name"),
+    [
+        (INTEL, 0x50654, "Skylake-SP"),
+        (INTEL, 0x50657, "Cascade Lake"),
+        (INTEL, 0x5065B, "Cooper Lake"),
+        (INTEL, 0x806F8, "Sapphire Rapids"),
+        (INTEL, 0xA06F3, "Sierra Forest"),
+        (INTEL, 0x400F10, "Diamond Rapids"),
+        (INTEL, 0xC06C3, "Panther Lake"),
+        (AMD, 0x830F10, "Zen 2"),
+        (AMD, 0x800F11, "Zen 1"),
+        (AMD, 0xA20F12, "Zen 3"),
+        (AMD, 0xA60F12, "Zen 4"),
+        (AMD, 0xB00F21, "Zen 5"),
+    ],
+)
+def test_signatures_have_the_names_of_their_families(vendor, signature, name):
+    found = family(vendor, signature)
+    assert found is not None
+    assert found.name == name
+
+
+def test_a_signature_is_family_model_and_stepping():
+    assert decoded(0x806F8) == (6, 0x8F, 8)
+    assert decoded(0xA10F11) == (0x19, 0x11, 1)
+    assert decoded(0x400F10) == (19, 1, 0)
+    assert family(INTEL, 0x1F0690) is None
+
+
+def test_a_family_is_like_a_shipped_cpu_of_its_vendor_or_like_none():
+    for each in FAMILIES:
+        if each.like:
+            assert profile(each.like).vendor == ("intel" if each.vendor == INTEL else "amd")
+
+
+# Profiles as files.
+
+
+@pytest.mark.parametrize("name", DUMPED)
+def test_a_profile_survives_being_written_and_read(capsys, tmp_path, name):
+    dump, out = tmp_path / "dump.txt", tmp_path / f"{name}-copy.toml"
+    dump.write_text(dump_text(name, "InstLatx64"))
+    document = run_json(capsys, "cpu", "import", dump, "-o", out)
+    assert document["profile"] == str(out)
+    one = profile(str(out))
+    assert same_cpu(one, profile(name))
+    assert one.label == f"{name}-copy"
+    assert one == replace(profile(str(dump)), name=str(out), source=one.source, title=one.title)
+
+
+def test_an_import_does_not_replace_a_file_unasked(capsys, tmp_path):
+    out = tmp_path / "mine.toml"
+    out.write_text("mine")
+    status, _, err = run(capsys, "cpu", "import", RAW, "-o", out)
+    assert (status, out.read_text()) == (2, "mine")
+    assert "--force" in err
+    assert run(capsys, "cpu", "import", RAW, "-o", out, "--force")[0] == 0
+    assert run(capsys, "cpu", "import", RAW, "-o", tmp_path / "mine.txt")[0] == 2
+    assert not (tmp_path / "mine.txt").exists()
+
+
+def test_a_dump_comes_through_a_pipe():
+    command = [sys.executable, "-m", "sim.cli", "cpu", "import", "-", "--json"]
+    done = subprocess.run(command, input=RAW.read_bytes(), capture_output=True, check=True)
+    assert json.loads(done.stdout)["xcr0"] == "0x602e7"
+
+
+def good_profile() -> str:
+    return imported.text(imported.document(imported.dump(RAW), "a dump"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('vendor = "intel"', 'vendor = "Intel"', "vendor: found 'Intel'; allowed: intel or amd"),
+        ('vendor = "intel"', "", "vendor: found None"),
+        ("bugs = []", 'bugs = ["MELTDOWN"]', "bugs: found .*VMSCAPE"),
+        ("bugs = []", 'bug = ["VMSCAPE"]', "unknown key 'bug'; did you mean 'bugs'"),
+        ("[freedoms]", "[freedoms]\nxinuse = 1", "freedoms: unknown key 'xinuse'"),
+        ("[freedoms]", "[freedoms]\nzmm_write_group = true", "freedoms.zmm_write_group: found True; allowed: a mask"),
+        ("0x000602e7,", "0x1000602e7,", "32 bits each"),
+        ("0x000602e7,", "", "32 bits each"),
+        ("[cpuid.13]", "[cpuid.xsave]", "the number of a leaf"),
+        ("[cpuid.13]", "[cpuid.14]", "cpuid.13: sub-leaf 0 is missing"),
+        ("[cpuid.4]", "[cpuid.5]", "cpuid.4: sub-leaf 0, the L1 data cache, is missing"),
+        ("9  = [0x00000008", "9  = [0x00000000", r"components \[9\] are there, and not how large"),
+        ("[cpuid.1]", "[cpuid.1", "CPU profile .*mine.toml: "),
+    ],
+)
+def test_a_wrong_profile_is_one_message_with_what_is_allowed(tmp_path, old, new, message):
+    path = tmp_path / "mine.toml"
+    text = good_profile()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=message) as error:
+        profile(str(path))
+    assert "mine.toml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# This machine.
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="CPUID is x86's")
+def test_the_machine_at_hand_is_what_the_kernel_says_of_it(capsys):
+    document = run_json(capsys, "cpu", "detect")
+    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
+    assert ("AVX512F" in document["features"]) == ("avx512f" in flags)
+    assert ("PKU" in document["features"]) == ("pku" in flags)
+    assert ("XSAVES" in document["features"]) == ("xsaves" in flags)
+
+
+def test_without_a_compiler_the_driver_is_read_and_without_both_it_is_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", "/nonexistent/cc")
+    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(machine, "DEVICES", tmp_path)
+    with pytest.raises(InputError, match=r"native code: .*no C compiler found.* driver be read .*cpu import"):
+        machine.registers_text()
+    registers = leaves("zen4") | {0x80000000: {0: [0x8000001D, 0, 0, 0]}}
+    monkeypatch.setattr(machine, "_registers", lambda file, leaf, sub: registers.get(leaf, {}).get(sub, (0, 0, 0, 0)))
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "cpuid").write_bytes(b"")
+    lines, how = machine.registers_text()
+    assert how.endswith("/*/cpuid")
+    found = cpuid.parse(lines.splitlines(keepends=True), "this machine")
+    assert same_cpu(of_data("x", imported.document(found, "x")), profile("zen4"))
+
+
+def test_another_architecture_has_no_cpuid(monkeypatch):
+    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+    with pytest.raises(InputError, match="this is aarch64, which has no CPUID"):
+        machine.registers_text()
+
+
+# Everywhere.
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Zen 4, as a file of the user's."""
+    path, dump = tmp_path / "mine.toml", tmp_path / "dump.txt"
+    dump.write_text(dump_text("zen4", "cpuid -r"))
+    path.write_text(imported.text(imported.document(imported.dump(dump), "a dump")))
+    return path
+
+
+@pytest.mark.parametrize("command", [["flow", "preempt"], ["strategies"], ["patches"], ["layout", "0x1ae7"]])
+def test_a_file_is_a_cpu_in_every_command_that_takes_one(capsys, mine, command):
+    own, shipped_one = (json.dumps(run_json(capsys, *command, "--cpu", cpu)) for cpu in (mine, "zen4"))
+    assert str(mine) in own
+    assert own.replace(str(mine), "zen4") == shipped_one
+
+
+TRACE = DATA / "traces" / "host-pipe.txt.gz"
+
+
+def test_a_replay_on_a_file_says_whose_prices_they_are(capsys, mine):
+    arguments = ["replay", TRACE, "--strategies", "free-ssp,xstate-guest"]
+    status, _, err = run(capsys, *arguments, "--cpu", mine)
+    assert status == 2
+    assert "mine.toml has no cost table of its own; allowed: --costs" in err
+    priced = run_json(capsys, *arguments, "--cpu", mine, "--costs", "zen4")
+    assert priced["machine"]["cost_table"] == "zen4"
+    assert priced["strategies"] == run_json(capsys, *arguments, "--cpu", "zen4")["strategies"]
+    _, out, _ = run(capsys, *arguments, "--cpu", mine, "--costs", "zen4")
+    assert f"on {mine}, at the prices of zen4" in out
+    assert "give --cpu" in run(capsys, *arguments, "--costs", "zen4")[2]
+
+
+SCENARIO = """
+title = "one"
+[run]
+measure = "5 ms"
+warmup = "1 ms"
+replications = 1
+strategies = ["free-ssp", "xstate-guest"]
+[host]
+cpus = 1
+cpu = ["mine.toml"]
+tsc = "2.4 GHz"
+costs = { "mine.toml" = "zen4" }
+[guests.vm]
+"""
+
+
+def test_a_scenario_names_a_cpu_by_a_file_beside_it(mine, tmp_path):
+    path = tmp_path / "one.toml"
+    path.write_text(SCENARIO)
+    (case,) = cases(read_scenario(path))
+    assert (case.name, case.cpu, case.costs) == ("mine v6.18", str(mine), "zen4")
+    path.write_text(SCENARIO.replace('costs = { "mine.toml" = "zen4" }', ""))
+    with pytest.raises(InputError, match=r"host.costs: .*mine.toml has no cost table of its own; allowed: \{"):
+        read_scenario(path)
+
+
+def test_a_run_on_a_file_is_that_on_the_cpu_it_describes_and_keeps_what_the_file_said(mine, tmp_path):
+    import sim
+
+    path = tmp_path / "one.toml"
+    path.write_text(SCENARIO)
+    ours = sim.run(path, jobs=1)
+    path.write_text(SCENARIO.replace("mine.toml", "zen4"))
+    theirs = sim.run(path, jobs=1)
+    columns = ["strategy", "operation", "rfbm", "count", "cycles"]
+    assert ours.ledger[columns].equals(theirs.ledger[columns])
+    (own,), (shipped_one,) = ours.manifest["cases"], theirs.manifest["cases"]
+    assert shipped_one["cpu_profile"] is None
+    assert own["cpu_profile"]["xcr0_supported"] == profile("zen4").xcr0_supported
+    json.dumps(ours.manifest)
+
+
+# From a size to masks.
+
+
+def test_the_size_that_puzzled_people_is_that_of_a_mask_without_alignment(capsys):
+    document = run_json(capsys, "layout", "--size", 10704)
+    found = {(each["mask"], each["format"]) for each in document["masks"] if each["linux"]}
+    assert ("0x606e7", "compacted without alignment") in found
+    assert GENERIC.compacted(0x606E7).size == 10752
+    assert ("0x606e7", "compacted") in {
+        (each["mask"], each["format"]) for each in run_json(capsys, "layout", "--size", 10752)["masks"]
+    }
+
+
+def test_a_size_that_no_mask_has_is_answered_so(capsys):
+    assert run_json(capsys, "layout", "--size", 577)["masks"] == []
+    status, out, _ = run(capsys, "layout", "--size", 577)
+    assert (status, "no masks" in out) == (0, True)
+    assert "leave out MASK" in run(capsys, "layout", "0x7", "--size", 577)[2]
+
+
+@given(st.sampled_from([GENERIC, *map(profile, names())]), st.data())
+def test_every_mask_is_among_those_of_its_size(geometry, data):
+    there = geometry.components
+    mask = data.draw(st.integers(0, ALL)) & there & ~(AVX512 | MPX | XTILE) | FP | SSE
+    for group in (AVX512 | AVX, XTILE):
+        if group & there == group and data.draw(st.booleans()):
+            mask |= group
+    found = masks_of(geometry.compacted(mask).size, geometry)
+    assert mask in {each.mask for each in found if each.format == "compacted"}
+    for each in found:
+        if each.format == "compacted":
+            assert geometry.compacted(each.mask).size == geometry.compacted(mask).size
