@@ -5,46 +5,50 @@ import gzip
 import io
 import lzma
 import zlib
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeAlias, cast
 
 from sim.errors import InputError
 
 DAMAGED: Final = (EOFError, OSError, zlib.error, lzma.LZMAError)
 """What reading a packed stream raises when it is cut off or damaged; an OSError with an errno is the system's own."""
 
+Stream: TypeAlias = "io.BufferedReader[Any] | gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File"
+"""With peek() and read1()."""
+
 _KINDS: Final = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd"}
 
 _PEEKED: Final = 256
 
 
-def unpacked(stream: IO[bytes], name: str) -> "io.BufferedReader[Any]":
+def unpacked(stream: IO[bytes], name: str) -> Stream:
     """The bytes of ``stream``, unpacked if they are packed; ``name`` is what an error calls it.
 
     Packed twice (``x.gz`` sent through a mail gateway that packs again) is unpacked twice.
     """
-    found: io.BufferedReader[Any] = io.BufferedReader(stream)  # for peek() and read1()
+    found: Stream = io.BufferedReader(stream)  # for peek() and read1()
     for _ in range(2):
         kind = next((kind for magic, kind in _KINDS.items() if found.peek(len(magic)).startswith(magic)), None)
         if kind is None:
             break
-        found = io.BufferedReader(_unpacking(found, kind, name))
+        found = _unpacking(found, kind, name)
     return found
 
 
-def is_binary(stream: "io.BufferedReader[Any]") -> bool:
+def is_binary(stream: Stream) -> bool:
     """Whether the stream begins like something that is no text."""
     return b"\0" in stream.peek(_PEEKED)[:_PEEKED]
 
 
-def _unpacking(stream: "io.BufferedReader[Any]", kind: str, name: str) -> Any:
+def _unpacking(stream: Stream, kind: str, name: str) -> Stream:
+    """Not buffered again where that is not needed: of a file that is cut off, all before that place can be read."""
     if kind == "gzip":
         return gzip.GzipFile(fileobj=stream, mode="rb")
     if kind == "xz":
-        return lzma.LZMAFile(stream)
+        return lzma.LZMAFile(cast(IO[bytes], stream))
     if kind == "bzip2":
         return bz2.BZ2File(stream)
     try:
         import pyarrow
     except ImportError as error:  # pragma: no cover  # a dependency of this package
         raise InputError(f"{name} is packed by zstd, which needs pyarrow: unpack it with zstd -d") from error
-    return pyarrow.CompressedInputStream(pyarrow.PythonFile(stream, mode="r"), "zstd")
+    return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(stream, mode="r"), "zstd"))

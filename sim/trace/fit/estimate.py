@@ -38,6 +38,8 @@ WAKEUP_NS: Final = 500.0
 """host.wakeup_time of a scenario that does not say another."""
 TICKS_HZ: Final = (100, 250, 300, 1000)
 ASSUMED_TSC_HZ: Final = 2.5e9
+LONGEST_S: Final = 3600
+"""run.measure of a scenario is no longer."""
 
 _GUEST_SIDE: Final = (GUEST_ENTRY, GUEST_EXIT, TRANSITION, XSS_PHASE, SWAP_PUT)
 _VMM_SIDE: Final = (VCPU_PUT, VCPU_LOAD, URET, SWAP_LOAD)
@@ -118,9 +120,22 @@ def fit(stream: IO[bytes], name: str, *, cpu: str | None = None, costs: str | No
     report, seen = replayed.report, watcher.seen
     if report.recordings > 1:
         raise InputError(f"{name} holds {report.recordings} recordings, one behind the other; allowed: one")
+    if report.steps_back:
+        raise InputError(
+            f"{name}: the clock of a CPU steps back {report.steps_back} times, and a fit is made of times; allowed: "
+            "events in order on each CPU, as the tools print them"
+        )
+    seconds = (seen.last_ns - seen.first_ns) * 1e-9
+    if not 0 < seconds <= LONGEST_S:
+        raise InputError(f"{name} covers {seconds:g} s; allowed: more than 0 and at most {LONGEST_S} s")
     if seen.switches > TELLING and not any(report.events[event] for event in WOKEN):
         raise missing_events(name, WOKEN[:1], report)
     tsc_hz = replayed.recorded.header.tsc_hz
+    if replay.reader.dialect.cycles and tsc_hz is None:
+        raise InputError(
+            f"{name} has times in cycles (trace_clock x86-tsc), and a fit is in seconds; allowed: a comment with the "
+            "TSC's frequency, such as # TSC 2400 MHz"
+        )
     if tsc_hz is None:
         tsc_hz = ASSUMED_TSC_HZ
         notes.append("the trace does not say the TSC frequency: 2.5 GHz is assumed")
@@ -135,7 +150,6 @@ def fit(stream: IO[bytes], name: str, *, cpu: str | None = None, costs: str | No
     charges = _charges(on_cpu.counts(), Prices(load_for(chosen[0], costs)), tsc_hz, seen.round_trips)
     groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges)
     cpus = tuple(sorted(report.cpus))
-    seconds = (seen.last_ns - seen.first_ns) * 1e-9
     restored, skipped = restores((Operation(*key), count) for key, count in ledger.items())
     all_ns = max(1, seen.last_ns - seen.first_ns) * len(cpus)
     busy, unsure = 1 - seen.idle_ns / all_ns, seen.unknown_idle_ns / 2 / all_ns

@@ -58,7 +58,11 @@ def write(fitted: Fitted, out: Path, *, force: bool = False) -> None:
                 lines = "".join(f"{value:.3f}\n" for value in values)
                 (made / samples.name / f"{name}.csv").write_text(f"us\n{lines}")
             (made / out.name).write_text(text)
-            read(made / out.name)
+            try:
+                read(made / out.name)
+            except InputError as error:
+                what = str(error).replace(f"{made}{os.sep}", "")
+                raise InputError(f"{fitted.name}: what was fitted is no scenario: {what}") from error
             _replace(made, out, samples)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror}") from error

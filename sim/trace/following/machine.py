@@ -58,9 +58,16 @@ class Masks:
     maximum: int
 
 
-def masks(head: Header, seen: Iterable[int]) -> tuple[Masks, list[str]]:
-    """Masks from the boot log, or without one from the xcomp_bv ``seen``; and what the two disagree in.
+NO_XSAVES: Final = (
+    "this machine uses neither XSAVES nor XSAVEC (standard format, xcomp_bv 0): followed by its masks alone, and what "
+    "it saves and restores is counted as XSAVES and XRSTORS"
+)
 
+
+def masks(head: Header, seen: Iterable[int], standard: int = 0) -> tuple[Masks, list[str]]:
+    """Masks from the boot log, or without one from the xcomp_bv ``seen``; what the two disagree in, and what to know.
+
+    ``standard`` are the components in xfeatures of a trace that shows the standard format, in which xcomp_bv is 0.
     A normal fpstate has neither CET_S, which is guest-only since v6.17, nor, before its task has used AMX, XTILEDATA.
     """
     found = {mask & ~COMPACTED for mask in seen if mask & COMPACTED}
@@ -68,11 +75,13 @@ def masks(head: Header, seen: Iterable[int]) -> tuple[Masks, list[str]]:
     if head.log is not None:
         maximum = head.log.mask & ALL
         stated = Masks(maximum & ~XTILEDATA & ~CET_S, maximum & ~XTILEDATA, maximum)
-        conflicts = []
+        conflicts = [NO_XSAVES] if standard else []
         if normal and stated.normal not in normal:
             shown = ", ".join(f"{mask:#x}" for mask in sorted(normal))
             conflicts.append(f"the boot lines enable {maximum:#x}, but fpstates show xcomp_bv masks {shown}")
         return stated, conflicts
+    if not found and standard:
+        return Masks(standard, standard, standard), [NO_XSAVES]
     if not normal:
         normal = {mask & ~(CET_S | XTILEDATA) for mask in found} or {0}
     common = max(normal, key=lambda mask: (mask.bit_count(), mask))

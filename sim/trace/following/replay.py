@@ -1,5 +1,6 @@
 """Replays a trace: reads it, boots the kernel model as the recorded machine, and leads it and what-if models along."""
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from sim.trace.following.replica import Replica
 from sim.trace.following.verdict import AT_LIFE, ELSEWHERE, Verdict
 from sim.trace.reading.events import DEACTIVATED, RECORD, full_name
 from sim.trace.reading.reader import Chunk, Reader, Report, steps
-from sim.xsave.components import CET_S
+from sim.xsave.components import CET_S, COMPACTED, FP, SSE
 
 REGS: Final = ("x86_fpu_regs_activated", "x86_fpu_regs_deactivated")
 
@@ -32,6 +33,8 @@ class Recorded:
     config: Config
     partial: bool
     notes: list[str] = field(default_factory=list)
+    standard: int = 0
+    """The mask of fpstates that are in the standard format, where xcomp_bv is 0; 0 on a machine with XSAVES."""
 
 
 @dataclass(slots=True)
@@ -81,6 +84,8 @@ class Replay:
                 replicas = self._make_replicas(recorded)
                 follower = Follower(recorded.config, replicas, partial=recorded.partial, clock=self._clock)
             if "x86_fpu" in chunk.tables:
+                if recorded.standard:
+                    _as_compacted(chunk, recorded.standard)
                 of_guests += int(np.count_nonzero(chunk.tables["x86_fpu"][1]["xcomp_bv"] & np.uint64(CET_S)))
             yield chunk, follower
         report = reader.report
@@ -94,7 +99,7 @@ class Replay:
             raise missing_events(reader.name, ["kvm_fpu"], report)
         if missing := _missed(follower.verdict, report):
             raise missing_events(reader.name, missing, report)
-        recorded.notes += _notes(report)
+        recorded.notes += [*_of_dialect(reader), *_notes(report)]
         self.result = Replayed(recorded, follower.verdict, report, replicas)
 
     def steps(self) -> Iterator[Step]:
@@ -128,16 +133,30 @@ def _recorded(reader: Reader, chunk: Chunk) -> Recorded:
     head = machine.header(reader.comments, reader.name)
     rows, columns = chunk.tables["x86_fpu"]
     seen = set(columns["xcomp_bv"].tolist())
-    found, notes = machine.masks(head, seen)
+    standard = 0
+    if not any(mask & COMPACTED for mask in seen):
+        standard = int(np.bitwise_or.reduce(columns["xfeatures"])) | FP | SSE
+    elif head.log is not None and head.log.format == "standard":
+        raise InputError(f"{reader.name}: the boot lines say 'standard' format, and events have an xcomp_bv")
+    found, notes = machine.masks(head, seen, standard)
     saves = columns["load"][chunk.event[rows] == DEACTIVATED]
     # A drop shows 0 on every kernel; a save 1 since v6.16.
     near = machine.nearest_kernel(head, int(saves.max()) if len(saves) else None)
     notes += [f"{near.says}; followed as {near.kernel}"] if near.says else []
-    config = machine.config(found, head, near.kernel)
+    try:
+        config = machine.config(found, head, near.kernel)
+    except InputError as error:
+        raise InputError(f"{reader.name}: {error}") from error
     report = reader.report
     unseen = report.named_cpus - report.cpus
     partial = bool(unseen) or (head.cpus or 0) > len(report.cpus)
-    return Recorded(head, config, partial, notes)
+    return Recorded(head, config, partial, notes, found.normal if standard else 0)
+
+
+def _as_compacted(chunk: Chunk, mask: int) -> None:
+    """Gives the fpstates of the standard format the xcomp_bv that they would have in the compacted one."""
+    column = chunk.tables["x86_fpu"][1]["xcomp_bv"]
+    column[column == 0] = mask | COMPACTED
 
 
 def _missing(report: Report) -> list[str]:
@@ -156,13 +175,51 @@ def _missed(verdict: Verdict, report: Report) -> list[str]:
 def missing_events(name: str, events: Sequence[str], report: Report) -> InputError:
     """The error for a trace that lacks events, or in which they cannot be told, because lines lack what is needed."""
     listed = ", ".join(map(full_name, events))
+    if old := _old_wording(report):
+        return InputError(f"{name} has {old}; read are those with load:, which Linux prints since v5.2")
     unread = ""
-    if report.foreign:
+    if report.unread:
+        shown = next(iter(report.first_unread.values()))
+        unread = (
+            f"\nOn {report.unread.total()} lines {', '.join(report.unread)} is without the fields that the kernel "
+            f"prints (wrapped, or cut off?), the first: {shown!r}"
+        )
+    elif not any(report.events[event] for event in REGS) and report.events["kvm_exit"]:
+        unread = "\nIts KVM events alone tell of VM exits: fpswitch replay --exits"
+    elif report.foreign:
         unread = (
             f"\n{report.foreign} of its {report.lines} lines are none that perf script, ftrace or trace-cmd report "
             f"print with task, CPU, time and event, the first: {report.first_foreign!r}"
         )
     return InputError(f"{name} has no {listed} events; this records them:\n  {RECORD}{unread}")
+
+
+def _old_wording(report: Report) -> str:
+    """Events of a kernel before v5.2, named as such; empty if there are none."""
+    for payload in report.first_unread.values():
+        if match := _OLD_FIELD.match(payload):
+            kernels = "v4.14 to v5.1" if match[1] == "initialized" else "v4.6 to v4.13"
+            return f"x86_fpu events in the format of Linux {kernels} ({match[1]}:)"
+    return ""
+
+
+_OLD_FIELD: Final = re.compile(r"x86/fpu: \S+ (initialized|fpregs_active): ", re.ASCII)
+
+
+def _of_dialect(reader: Reader) -> Iterator[str]:
+    """What was done to the text before it was read."""
+    dialect = reader.dialect
+    if dialect.host:
+        others = ", ".join(f"{count} of {name}" for name, count in dialect.left_out.items()) or "none"
+        host = dialect.host.decode("utf-8", "replace")
+        yield f"a merged report: the lines of {host} are followed; lines left out: {others}"
+    if dialect.wrapped:
+        yield "lines that a mail program wrapped are joined"
+    if dialect.cycles and not dialect.tsc_hz:
+        yield (
+            "times are cycles (trace_clock x86-tsc), and no comment says the TSC's frequency (# TSC 2400 MHz): each is "
+            "shown as a nanosecond, so what is per second here is per 1000 million cycles"
+        )
 
 
 def _notes(report: Report) -> Iterator[str]:

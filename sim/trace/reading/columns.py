@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sim.trace.reading.digits import Block, Mask, Places, Words, word
 from sim.trace.reading.events import CODE, EVENTS, SUBSYSTEM, TABLE_OF
+from sim.trace.reading.lines import printable
 
 Columns = dict[str, NDArray[Any]]
 Name = tuple[Places, NDArray[np.intp], int]
@@ -374,4 +375,4 @@ def grouped(words: list[Words]) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
 def text_of(words: list[Words], row: int) -> str:
     """One text given as words."""
     raw = b"".join(int(each[row]).to_bytes(8, "little") for each in words)
-    return raw.rstrip(b"\0").strip(b" ").decode("utf-8", "replace")
+    return printable(raw.rstrip(b"\0"))

@@ -8,7 +8,7 @@ Formats: ``perf script`` (tools/perf/builtin-script.c perf_sample__fprintf_start
 import re
 from typing import Final, NamedTuple
 
-from sim.trace.reading.events import CODE, TABLE_OF, Kind
+from sim.trace.reading.events import CODE, TABLE_OF, Kind, Table
 
 HEADER: Final = re.compile(
     rb" *(?P<comm>.*?)(?:-| +(?:-?\d+/)?)(?P<tid>-?\d+) *(?:\( *[-\d]+\) *)?"  # comm-tid or comm [pid/]tid
@@ -31,6 +31,17 @@ FILLER: Final = re.compile(rb"\s*$|##### CPU \d+ buffer started ####|version = \
 """What the tools print between events: no event, and nothing amiss."""
 
 
+def printable(name: bytes) -> str:
+    """A thread's name as text, without the blanks of its column; a control character in it is escaped.
+
+    Any thread may call itself by a terminal's escape sequence (prctl(PR_SET_NAME)).
+    """
+    text = name.strip(b" ").decode("utf-8", "replace")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class Event(NamedTuple):
     """A line that holds an event: its common columns, and the values of its table's fields, names as bytes."""
 
@@ -42,7 +53,14 @@ class Event(NamedTuple):
     values: tuple[int | bytes, ...]
 
 
-def parse(line: bytes) -> Event | str | None:
+class Unread(NamedTuple):
+    """A line that names an event and does not have its fields, at least not as the kernel prints them."""
+
+    name: str
+    payload: str
+
+
+def parse(line: bytes) -> Event | str | Unread | None:
     """The event on a line; the name of an event that is not read here; or None for a line that holds none."""
     match = HEADER.match(line)
     if match is None:
@@ -54,19 +72,40 @@ def parse(line: bytes) -> Event | str | None:
     payload = table.pattern.match(match["payload"])
     if payload is None and table.plugin is not None:
         payload = table.plugin.match(match["payload"])
-    if payload is None:
-        return None
+    values = () if payload is None else _values(table, payload)
+    tid = _number(match["tid"], _INT32)
+    if payload is None or tid is None or None in values:
+        return Unread(name, match["payload"][:_SHOWN].decode("utf-8", "replace").strip())
     fraction = match["fraction"]
     time_ns = int(match["seconds"]) * 1_000_000_000 + int(fraction) * (1 if len(fraction) == 9 else 1000)
-    values = tuple(_value(kind, text) for (_, kind), text in zip(table.fields, payload.groups(), strict=True))
-    return Event(time_ns, int(match["cpu"] or match["bare_cpu"]), int(match["tid"]), match["comm"], CODE[name], values)
+    cpu = int(match["cpu"] or match["bare_cpu"])
+    return Event(time_ns, cpu, tid, match["comm"], CODE[name], values)  # type: ignore[arg-type]  # no None
 
 
-def _value(kind: Kind, text: bytes) -> int | bytes:
+_INT32, _INT64 = 1 << 31, 1 << 63
+_SHOWN: Final = 160
+
+
+def _values(table: Table, payload: re.Match[bytes]) -> tuple[int | bytes | None, ...]:
+    """The values of the table's fields; None for a number that is too large for its column."""
+    return tuple(_value(kind, text) for (_, kind), text in zip(table.fields, payload.groups(), strict=True))
+
+
+def _value(kind: Kind, text: bytes) -> int | bytes | None:
     match kind:
         case "name":
             return text
         case "letter":
             return ord(text)
+        case "hex":
+            return int(text, 16)
         case _:
-            return int(text, 16 if kind == "hex" else 10)
+            return _number(text, _INT64)
+
+
+def _number(text: bytes, limit: int) -> int | None:
+    value = int(text) if len(text) <= _DIGITS else limit
+    return value if -limit <= value < limit else None
+
+
+_DIGITS: Final = 20

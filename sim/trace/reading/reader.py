@@ -1,14 +1,12 @@
 """Reads a trace: text in, chunks of columns out, in bounded memory, and a report of what was found amiss.
 
-Text of ``perf script``, of the ftrace ``trace`` file or of ``trace-cmd report``, plain or gzipped, from a file or a
-stream.
+Text of ``perf script``, of the ftrace ``trace`` file or of ``trace-cmd report``, plain or packed (:mod:`sim.packed`),
+from a file or a stream; also as people paste it (:mod:`sim.trace.reading.dialects`).
 """
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,10 +15,12 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sim import packed
 from sim.errors import InputError
 from sim.trace.following.known import Step
-from sim.trace.reading import lines
+from sim.trace.reading import dialects, lines
 from sim.trace.reading.columns import CODES, PARSERS, Columns, Interner, Lines
+from sim.trace.reading.dialects import Dialect
 from sim.trace.reading.digits import PADDING, Block
 from sim.trace.reading.events import EVENTS, TABLE_OF, TABLES, Table
 
@@ -66,6 +66,7 @@ class Report:
 
     ``lost_events`` are those of ``lost_times`` of which the tool said how many; ``steps_back`` of the clock are within
     one CPU, ``out_of_order`` between CPUs; ``foreign`` lines are no events and no comments, the first of them is kept.
+    ``unread`` are those among them that name an event whose fields are not as the kernel prints them, by event.
     """
 
     lines: int = 0
@@ -73,6 +74,8 @@ class Report:
     others: Counter[str] = field(default_factory=Counter)
     foreign: int = 0
     first_foreign: str = ""
+    unread: Counter[str] = field(default_factory=Counter)
+    first_unread: dict[str, str] = field(default_factory=dict)
     truncated: bool = False
     lost_times: int = 0
     lost_events: int = 0
@@ -98,6 +101,12 @@ class Reader:
         self._line = 0
         self._clock: dict[int, int] = {}
         self._seen_event = False
+        self._dialect: Dialect | None = None
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the trace is printed, as far as it has been read."""
+        return self._dialect or Dialect()
 
     @property
     def names(self) -> list[str]:
@@ -107,6 +116,10 @@ class Reader:
     def chunks(self) -> Iterator[Chunk]:
         """The events, in chunks; :class:`InputError` if the stream cannot be read or is not text."""
         for text in self._blocks():
+            if self._dialect is None:
+                self._dialect = dialects.told(text, _tsc_hz(text))
+            if self._dialect is not None and not self._dialect.is_plain:
+                text = self._dialect.plain(text)
             yield self._chunk(text)
 
     def _blocks(self) -> Iterator[bytes]:
@@ -130,14 +143,18 @@ class Reader:
         parts: list[bytes] = []
         size, any_before = 0, False
         try:
-            stream = _plain(self._stream, self.name)
+            stream = packed.unpacked(self._stream, self.name)
+            if packed.is_binary(stream):
+                raise InputError(
+                    f"{self.name} is not text (perf.data and trace.dat are read by perf script and trace-cmd report)"
+                )
             while part := stream.read1(self._block - size):
                 parts.append(part)
                 size += len(part)
                 if size == self._block:
                     yield b"".join(parts)
                     parts, size, any_before = [], 0, True
-        except (OSError, EOFError, zlib.error) as error:
+        except packed.DAMAGED as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise InputError(f"cannot read {self.name}: {error.strerror}") from error
             if not (parts or any_before):
@@ -161,6 +178,8 @@ class Reader:
             if not ok.all():
                 found.event[rows[~ok]] = -1
                 rows = rows[ok]
+                if not len(rows):
+                    continue  # a table without a row would say that there are such events
                 columns = {key: values[ok] for key, values in columns.items()}
                 names = {key: (places[ok], lengths[ok], words) for key, (places, lengths, words) in names.items()}
             for column, (places, lengths, words) in names.items():
@@ -186,7 +205,7 @@ class Reader:
             if isinstance(event, lines.Event):
                 found.time_ns[row], found.cpu[row], found.tid[row] = event.time_ns, event.cpu, event.tid
                 found.event[row] = event.event
-                comm[row] = self._interner.code(event.comm.strip(b" ").decode("utf-8", "replace"))
+                comm[row] = self._interner.code(lines.printable(event.comm))
                 table = TABLE_OF[EVENTS[event.event]]
                 rows, values = slow.setdefault(table.name, ([], []))
                 rows.append(row)
@@ -194,6 +213,9 @@ class Reader:
             elif isinstance(event, str):
                 report.others[event] += 1
             else:
+                if isinstance(event, lines.Unread):
+                    report.unread[event.name] += 1
+                    report.first_unread.setdefault(event.name, event.payload)
                 self._other_line(line, row, found, gaps)
         for table in TABLES:
             if table.name in slow:
@@ -224,7 +246,7 @@ class Reader:
         columns: Columns = {}
         for (name, kind), column in zip(table.fields, zip(*values, strict=True), strict=True):
             if kind == "name":
-                codes = [self._interner.code(text.strip(b" ").decode("utf-8", "replace")) for text in column]
+                codes = [self._interner.code(lines.printable(text)) for text in column]
                 columns[name] = np.array(codes, dtype=np.int32)
             else:
                 columns[name] = np.array(column, dtype=np.uint64 if kind == "hex" else np.int64)
@@ -291,14 +313,13 @@ class Reader:
         chunk.gaps.sort(key=lambda gap: gap.row)
 
 
-def _plain(stream: IO[bytes], name: str) -> io.BufferedReader[Any] | gzip.GzipFile:
-    """The stream itself, or what is gzipped in it; an error for what is neither text nor gzip."""
-    found: io.BufferedReader[Any] | gzip.GzipFile = io.BufferedReader(stream)  # for peek() and read1()
-    if found.peek(2)[:2] == b"\x1f\x8b":
-        found = gzip.GzipFile(fileobj=found)
-    if b"\0" in found.peek(256)[:256]:
-        raise InputError(f"{name} is not text (perf.data and trace.dat are read by perf script and trace-cmd report)")
-    return found
+_TSC: Final = re.compile(rb"^#.*TSC (\d{1,6}(?:\.\d{1,6})?) MHz", re.ASCII | re.MULTILINE)
+
+
+def _tsc_hz(text: bytes) -> float:
+    """The TSC's frequency by the comments of a text; 0 if they do not say it."""
+    match = _TSC.search(text)
+    return 0.0 if match is None else float(match[1]) * 1e6
 
 
 def steps(chunk: Chunk, names: list[str]) -> Iterator[Step]:

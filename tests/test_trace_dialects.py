@@ -1,0 +1,295 @@
+"""Traces as people post them: merged, wrapped, of other clocks, tools and kernels, and damaged."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+from corruption import TRACES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.cli import main
+from sim.trace.reading import dialects, lines
+from sim.trace.reading.reader import Reader, steps
+
+CASES = Path(__file__).parent / "data" / "cases"
+FORMATS = Path(__file__).parent / "data" / "traces" / "formats"
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(list(map(str, arguments)))
+    out, err = capsys.readouterr()
+    return stop.value.code or 0, out, err
+
+
+def checked(capsys, name):
+    status, out, _ = run(capsys, "replay", CASES / f"{name}.txt", "--check", "--json")
+    return status, json.loads(out)
+
+
+def read(data, block=1 << 20):
+    reader = Reader(io.BytesIO(data), "a trace", block)
+    return [step for chunk in reader.chunks() for step in steps(chunk, reader.names)], reader
+
+
+def without_lines(found):
+    return [tuple(step)[1:] for step in found]
+
+
+# The cases.
+
+
+@pytest.mark.parametrize(
+    ("name", "events"),
+    [
+        ("host-only", 3),
+        ("trace-cmd-host-and-guest", 3),
+        ("trace-clock-tsc", 4),
+        ("perf-prof", 4),
+        ("perf-deltatime", 4),
+        ("trace-no-xsaves", 4),
+        ("old-kernel-header", 5),
+    ],
+)
+def test_a_lawful_trace_is_explained_however_it_was_printed(capsys, name, events):
+    status, check = checked(capsys, name)
+    assert (status, check["events"], check["unexplained"], check["agreement"]) == (0, events, [], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("trace-cmd-host-and-guest", "the lines of trace.dat are followed; lines left out: 4 of trace-vm1.dat"),
+        ("trace-clock-tsc", "times are cycles (trace_clock x86-tsc)"),
+        ("trace-no-xsaves", "this machine uses neither XSAVES nor XSAVEC (standard format, xcomp_bv 0)"),
+        ("old-kernel-header", "Linux 5.13 is older than v6.6, the oldest kernel of the model"),
+    ],
+)
+def test_what_was_done_to_a_trace_is_noted(capsys, name, note):
+    _, out, _ = run(capsys, "replay", CASES / f"{name}.txt", "--check")
+    assert f"note: {note}" in out.replace("a merged report: ", "")
+
+
+def test_a_merged_report_is_followed_as_its_host_alone(capsys):
+    merged, host = (checked(capsys, name)[1] for name in ("trace-cmd-host-and-guest", "host-only"))
+    assert len(merged.pop("notes")) == len(host.pop("notes")) + 1
+    assert merged == host
+
+
+def test_lines_that_a_mail_wrapped_are_read_and_what_the_trace_lacks_is_what_is_missed(capsys):
+    status, out, err = run(capsys, "replay", CASES / "trace-wrapped-by-mail.txt", "--check")
+    assert (status, out) == (2, "")
+    assert "has no sched:sched_switch events" in err
+    assert "x86_fpu_regs" not in err.partition("\n")[0]
+    found, reader = read((CASES / "trace-wrapped-by-mail.txt").read_bytes())
+    assert [step.line for step in found] == [1, 3, 5]
+    assert reader.report.foreign == 0
+
+
+def test_the_fields_of_an_older_kernel_are_recognised(capsys):
+    status, out, err = run(capsys, "replay", CASES / "trace-initialized-field.txt", "--check")
+    assert (status, out) == (2, "")
+    assert "x86_fpu events in the format of Linux v4.14 to v5.1 (initialized:); read are those with load:" in err
+
+
+@pytest.mark.parametrize("line", [0, 1, 2])
+def test_events_without_readable_fields_are_not_events(capsys, tmp_path, line):
+    texts = (CASES / "host-only.txt").read_text().splitlines(keepends=True)
+    broken = tmp_path / "broken.txt"
+    broken.write_text("".join(re.sub("(x86/fpu: 0x[0-9a-f]{5})[^\n]*", r"\1", each) for each in texts[line:]))
+    status, out, err = run(capsys, "replay", broken, "--check")
+    assert (status, out) == (2, "")
+    assert "x86_fpu_regs_activated" in err
+    assert "without the fields that the kernel prints (wrapped, or cut off?), the first: 'x86/fpu: 0xffff8" in err
+    assert "mask" not in err
+
+
+def test_without_boot_lines_the_standard_format_is_followed_by_what_was_in_use(capsys, tmp_path):
+    trace = tmp_path / "trace.txt"
+    trace.write_text("".join(re.findall("(?m)^[^#].*\n", (CASES / "trace-no-xsaves.txt").read_text())))
+    status, out, _ = run(capsys, "replay", trace, "--check")
+    assert status == 0
+    assert "fpstates 0x3" in out
+
+
+# The same trace, printed otherwise.
+
+PLAIN = {path.stem.partition(".")[0]: gzip.decompress(path.read_bytes()) for path in TRACES[:2]}
+SHORT = b"".join(PLAIN["host-pipe"].splitlines(keepends=True)[:400]) if "host-pipe" in PLAIN else b""
+
+
+def short(name):
+    return b"".join(PLAIN[name].splitlines(keepends=True)[:500])
+
+
+def as_trace_cmd(text):
+    """Lines of perf script as trace-cmd report prints them."""
+    rows = []
+    for line in text.splitlines():
+        event = lines.HEADER.match(line)
+        if event is None or line.startswith(b"#"):
+            continue
+        rows.append(
+            b"%16s-%-5s [%s] %s.%s: %s: %s"
+            % (*event.group("comm", "tid", "cpu", "seconds", "fraction"), event["event"], event["payload"])
+        )
+    return rows
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_guest_s_lines_in_a_merged_report_change_nothing(name):
+    rows = as_trace_cmd(short(name))
+    host = b"".join(row + b"\n" for row in rows)
+    merged = b"".join(
+        b"      trace.dat: " + row + b"\n" + (b"  trace-vm1.dat: " + row + b"\n" if k % 3 == 0 else b"")
+        for k, row in enumerate(rows)
+    )
+    if b"kvm_entry" not in host:  # then the first file counts
+        assert merged.startswith(b"      trace.dat:")
+    found, reader = read(merged)
+    assert without_lines(found) == without_lines(read(host)[0])
+    assert reader.dialect.left_out.total() == len(rows[::3])
+    assert reader.report.foreign == 0
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("mhz", [None, 2596.15, 1000.0])
+def test_times_in_cycles_are_those_in_seconds(name, mhz):
+    rows = as_trace_cmd(short(name))
+    scale = 1.0 if mhz is None else mhz / 1000
+
+    def cycles(match):
+        return b"] %d: " % round((int(match[1]) * 10**9 + int(match[2]) * 1000) * scale)
+
+    text = b"".join(re.sub(rb"\] (\d+)\.(\d{6}): ", cycles, row, count=1) + b"\n" for row in rows)
+    comment = b"" if mhz is None else b"# kernel 6.18.0 x86_64, 2 cpus, TSC %.3f MHz\n" % mhz
+    found, _ = read(comment + text)
+    plain, _ = read(b"".join(row + b"\n" for row in rows))
+    assert [tuple(step)[2:] for step in found] == [tuple(step)[2:] for step in plain]
+    assert all(abs(one.time_ns - other.time_ns) <= 1 for one, other in zip(found, plain, strict=True))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(sorted(PLAIN)), st.integers(70, 100), st.sampled_from(["", "> ", "> > "]))
+def test_lines_wrapped_by_a_mail_are_the_lines(name, width, quote):
+    rows = [re.sub(rb" +", b" ", row.replace(b"CPU 0/KVM", b"vcpu0")) for row in as_trace_cmd(short(name))[:60]]
+    wrapped = "".join(
+        f"{quote}{part}\n"
+        for row in rows
+        for part in textwrap.wrap(row.decode(), width, break_on_hyphens=False, break_long_words=False)
+    )
+    plain, _ = read(b"".join(row + b"\n" for row in rows))
+    found, reader = read(wrapped.encode())
+    assert without_lines(found) == without_lines(plain)
+    assert reader.report.foreign == 0
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_perf_s_second_time_and_perf_prof_s_date_are_left_out(name):
+    text = b"".join(line for line in short(name).splitlines(keepends=True) if not line.startswith(b"#"))
+    plain = without_lines(read(text)[0])
+    delta = re.sub(rb"(\d\.\d{6}): ", rb"\1 (     0.001): ", text)
+    assert without_lines(read(delta)[0]) == plain
+    prof = re.sub(rb"(?m)^(.*? +\d+) +(\[\d{3}\])", rb"2022-04-22 17:39:26.535148 \1 d... \2", text)
+    assert without_lines(read(prof)[0]) == plain
+
+
+@pytest.mark.parametrize("data", [*PLAIN.values(), *(path.read_bytes() for path in FORMATS.iterdir())])
+def test_what_the_tools_print_themselves_is_no_dialect(data):
+    told = dialects.told(data[: data.rfind(b"\n") + 1])
+    assert told is None or told.is_plain
+
+
+def test_a_dialect_is_the_same_whatever_the_blocks():
+    rows = as_trace_cmd(short(next(iter(PLAIN))))
+    merged = b"".join(b"      trace.dat: " + row + b"\n  trace-vm1.dat: " + row + b"\n" for row in rows)
+    whole, _ = read(merged)
+    for block in (1 << 12, 1 << 14):
+        assert read(merged, block)[0] == whole
+
+
+# Packed.
+
+
+@pytest.mark.parametrize("pack", ["gzip", "xz", "bzip2", "zstd"])
+def test_a_packed_trace_is_the_trace(pack):
+    import pyarrow
+
+    packers = {
+        "gzip": gzip.compress,
+        "xz": lzma.compress,
+        "bzip2": bz2.compress,
+        "zstd": lambda data: pyarrow.compress(data, codec="zstd", asbytes=True),
+    }
+    text = short(next(iter(PLAIN)))
+    data = packers[pack](text)
+    assert read(data)[0] == read(text)[0]
+    if pack in ("gzip", "xz"):  # the others pack so little text as one block
+        cut, reader = read(data[: len(data) // 2])
+        assert reader.report.truncated
+        assert len(cut) < len(read(text)[0])
+
+
+# Damaged.
+
+HEAD = "          stress-900     [003] d....  1021.500021: "
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "          stress-99999999999999999999 [003] d....  1021.500021: sched_process_exit: comm=a pid=1 prio=120",
+        HEAD + "sched_process_exit: comm=a pid=99999999999999999999999999 prio=120",
+        HEAD + "sched_process_exit: comm=a pid=" + "9" * 5000 + " prio=120",
+        HEAD + "sched_wakeup: comm=a pid=1 prio=18446744073709551615 target_cpu=000",
+        "          stress-900     [003] d....  1021.500021: kvm_entry: vcpu " + "1" * 4400 + ", rip 0x1",
+        "stress " + "7" * 30 + " [001]   950.082728: sched:sched_wakeup: comm=a pid=1 prio=120 target_cpu=001",
+    ],
+    ids=range(6),
+)
+def test_a_number_that_no_kernel_prints_makes_a_line_unread_and_nothing_else(line):
+    good = HEAD + "sched_process_exit: comm=a pid=7 prio=120\n"
+    found, reader = read((line + "\n" + good).encode())
+    assert [step.values for step in found] == [(7,)]
+    assert reader.report.foreign == 1
+
+
+def test_a_thread_that_calls_itself_by_an_escape_sequence_is_shown_escaped(capsys, tmp_path):
+    text = (CASES / "host-only.txt").read_text().replace("CPU 0/KVM", "\x1b[31mX\x07")
+    trace = tmp_path / "escape.txt"
+    trace.write_text(text)
+    _, out, err = run(capsys, "replay", trace, "--check")
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f]", out + err)
+    found, _ = read(text.encode())
+    assert "\\x1b[31mX\\x07" in {step.comm for step in found}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("2.167150", "2.067150"), "the clock of a CPU steps back 1 times"),
+        (lambda text: re.sub(r"2\.\d{6}", "2.167100", text), "covers 0 s; allowed: more than 0 and at most 3600 s"),
+        (lambda text: text.replace("2.16716", "4002.16716"), "covers 4000 s"),
+    ],
+)
+def test_times_of_which_no_fit_can_be_made_are_refused(capsys, tmp_path, change, message):
+    trace, out = tmp_path / "trace.txt", tmp_path / "a.toml"
+    trace.write_text(change((CASES / "host-only.txt").read_text()))
+    status, _, err = run(capsys, "fit", trace, "-o", out, "--no-check")
+    assert status == 2
+    assert f"{trace}" in err
+    assert message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["trace.txt"]
+
+
+def test_a_fit_wants_seconds(capsys, tmp_path):
+    status, _, err = run(capsys, "fit", CASES / "trace-clock-tsc.txt", "-o", tmp_path / "a.toml", "--no-check")
+    assert status == 2
+    assert "# TSC 2400 MHz" in err
