@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cli import main
+from sim.trace.exits import exits
 from sim.trace.reading import dialects, lines
 from sim.trace.reading.reader import Reader, steps
 
@@ -293,3 +294,88 @@ def test_a_fit_wants_seconds(capsys, tmp_path):
     status, _, err = run(capsys, "fit", CASES / "trace-clock-tsc.txt", "-o", tmp_path / "a.toml", "--no-check")
     assert status == 2
     assert "# TSC 2400 MHz" in err
+
+
+# Recordings in the tools' own formats.
+
+
+def tool(folder, name, script):
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(("name", "magic"), [("perf", b"PERFILE2"), ("trace-cmd", b"\x17\x08Dtracing6\0")])
+def test_a_recording_is_read_by_the_tool_that_made_it(capsys, monkeypatch, tmp_path, name, magic):
+    recording, tools = tmp_path / "recording", tmp_path / "bin"
+    recording.write_bytes(magic + bytes(100))
+    tools.mkdir()
+    monkeypatch.setenv("PATH", str(tools))
+    status, out, err = run(capsys, "replay", recording, "--check")
+    assert (status, out) == (2, "")
+    assert f"is a recording of {name}, which is not installed here" in err
+    assert err.count("\n") == 1
+
+    tool(tools, name, f'echo "$@" > {tmp_path}/said; while read -r line; do echo "$line"; done < {CASES}/host-only.txt')
+    monkeypatch.setenv("PATH", f"{tools}")
+    status, out, _ = run(capsys, "replay", recording, "--check", "--json")
+    assert (status, json.loads(out)["explained"]) == (0, 3)
+    assert (tmp_path / "said").read_text().split()[-2:] == ["-i", str(recording)]
+
+    tool(tools, name, 'echo "incompatible file format" >&2; exit 255')
+    status, out, err = run(capsys, "replay", recording, "--check")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"fpswitch: {recording}: {name} ")
+    assert err.endswith("cannot print it: incompatible file format\n")
+
+
+# KVM's events alone.
+
+
+def test_kvm_s_events_alone_tell_of_round_trips_and_exits(capsys):
+    status, out, _ = run(capsys, "replay", CASES / "kvm-only-trace.txt", "--exits", "--json")
+    document = json.loads(out)
+    assert status == 0
+    assert (document["round_trips"], document["exits"], document["to_user_space"]) == (1, 2, 1)
+    assert (document["vcpus"], document["entries"], document["halts"]) == (1, 3, 0)
+    injected, io_exit = document["reasons"]["EXCEPTION_NMI"], document["reasons"]["IO_INSTRUCTION"]
+    assert (injected["guest_ns"]["mean"], injected["handler_ns"]["mean"]) == (6000, 12000)
+    assert (io_exit["guest_ns"]["mean"], io_exit["handler_ns"], io_exit["outside_ns"]["mean"]) == (14000, None, 36000)
+    assert document["user_space_reasons"] == {"KVM_EXIT_IO": 1}
+    assert [what[what.rfind("(") :] for what in document["not_said"]] == [
+        "(sched:sched_switch)",
+        "(x86_fpu:*)",
+        "(kvm:kvm_vcpu_wakeup)",
+    ]
+
+
+def test_a_replay_of_kvm_s_events_alone_says_what_they_tell(capsys):
+    status, _, err = run(capsys, "replay", CASES / "kvm-only-trace.txt", "--check")
+    assert status == 2
+    assert "Its KVM events alone tell of VM exits: fpswitch replay --exits" in err
+    status, _, err = run(capsys, "replay", CASES / "trace-no-xsaves.txt", "--exits")
+    assert (status, "has no kvm:kvm_exit events" in err) == (2, True)
+    assert run(capsys, "replay", CASES / "kvm-only-trace.txt", "--exits", "--check")[0] == 2
+
+
+@given(st.lists(st.tuples(st.integers(1, 900), st.integers(1, 900), st.booleans()), min_size=1, max_size=30))
+def test_the_times_of_exits_add_up_to_the_time_of_the_vcpu(runs):
+    now, rows = 0, []
+
+    def row(event):
+        rows.append(f"{'vcpu':>16}-{4711:<7d} [001] d.... {1 + now * 1e-6:12.6f}: {event}\n")
+
+    for guest_us, handler_us, to_user in runs:
+        row("kvm_entry: vcpu 0, rip 0x1")
+        now += guest_us
+        row(f"kvm_exit: vcpu 0 reason {'IO_INSTRUCTION' if to_user else 'CPUID'} rip 0x1 info1 0x0")
+        if to_user:
+            row("kvm_userspace_exit: reason KVM_EXIT_IO (2)")
+        now += handler_us
+    row("kvm_entry: vcpu 0, rip 0x1")
+    found = exits(io.BytesIO("".join(rows).encode()), "a trace")
+    each = found.reasons.values()
+    assert sum(sum(one.guest_ns) for one in each) == sum(guest for guest, _, _ in runs) * 1000
+    assert sum(sum(one.handler_ns) for one in each) == sum(took for _, took, user in runs if not user) * 1000
+    assert sum(sum(one.outside_ns) for one in each) == sum(took for _, took, user in runs if user) * 1000
+    assert (found.exits, found.round_trips) == (len(runs), sum(user for _, _, user in runs) or 0)

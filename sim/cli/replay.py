@@ -39,12 +39,15 @@ kernel_option = click.option(
 
 @contextmanager
 def opened(trace: str) -> "Iterator[tuple[IO[bytes], str]]":
-    """The stream of a trace, and what errors call it."""
+    """The stream of a trace, and what errors call it; perf.data and trace.dat are printed by their own tools."""
     if trace == "-":
         yield sys.stdin.buffer, "standard input"
         return
+    from sim.trace.reading.recorded import command, printed
+
     try:
-        with Path(trace).open("rb") as stream:
+        words = command(Path(trace))
+        with Path(trace).open("rb") if words is None else printed(words) as stream:
             yield stream, trace
     except OSError as error:
         raise InputError(f"cannot read {trace}: {error.strerror}") from error
@@ -84,6 +87,9 @@ def prices(cpu: str | None, costs_name: str | None) -> "CostTable | None":
     help="Components in use that are written in each run: common (SSE, AVX), all, or changed (none).",
 )
 @click.option("--check", "check_only", is_flag=True, help="Check the trace and do nothing else.")
+@click.option(
+    "--exits", "exits_only", is_flag=True, help="The VM exits alone, of a trace that may have KVM's events only."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="A directory for the ledger and the check as files.")
 @json_option
 def replay(
@@ -96,22 +102,34 @@ def replay(
     guest_ssp: str,
     touched: str,
     check_only: bool,
+    exits_only: bool,
     out: Path | None,
     as_json: bool,
 ) -> None:
     """Replay a recorded TRACE on the kernel model: check it, and price every strategy on its schedule.
 
-    TRACE is text of perf script, of ftrace's trace file or of trace-cmd report, plain or gzipped; - is standard input.
+    TRACE is text of perf script, of ftrace's trace file or of trace-cmd report, plain or packed (gzip, xz, bzip2,
+    zstd), or perf.data or trace.dat, which their own tools print; - is standard input.
 
     The check explains every x86_fpu event or says which rule of the kernel it contradicts (docs/traces.md).  Exit
     status 1 if fewer than 99.9 % of the events agree, or if more than 0.5 % of them are restores that only
     kernel_fpu_begin() or a task outside the recording would explain.
 
+    With --exits, KVM's events alone are enough: KVM_RUN round trips, exits by reason with the times in the guest before
+    them and until the next entry, halts, and what such a trace does not say.
+
     What-if: all strategies meet the recorded schedule.  Without --cpu, masks are the trace's and nothing is priced.
 
     JSON with --check: events, explained, inferred, agreement, by_kind, unexplained (line, event, rule, likely), notes.
-    Without: trace (what was read), machine, check, and strategies (by name: operations, cycles_per_second, difference).
+    With --exits: seconds, vcpus, round_trips, entries, exits, to_user_space, reasons (by name: exits, per_second,
+    to_user_space, guest_ns, handler_ns, outside_ns), user_space_reasons, halts, halted_ns, not_said.  Without: trace
+    (what was read), machine, check, and strategies (by name: operations, cycles_per_second, difference).
     """
+    if exits_only:
+        if check_only or cpu or strategies or out is not None:
+            raise InputError("--exits shows the exits alone: leave out --check, --cpu, --strategies and --out")
+        _show_exits(trace, as_json)
+        return
     from sim.kernel.strategies import strategy as find_strategy
     from sim.trace import whatif
     from sim.trace.following.replay import Recorded
@@ -147,6 +165,35 @@ def replay(
         text += "\n\n" + _what_if_text(results, result, reference, cpu, cost_table)
     emit(document, text, as_json)
     sys.exit(0 if _holds(result) else 1)
+
+
+def _show_exits(trace: str, as_json: bool) -> None:
+    from sim.trace.exits import exits
+
+    with opened(trace) as (stream, name):
+        found = exits(stream, name)
+    document = found.document()
+    rows = []
+    for reason, each in document["reasons"].items():
+        times = (each["guest_ns"], each["handler_ns"], each["outside_ns"])
+        rate = "-" if each["per_second"] is None else f"{each['per_second']:.0f}"
+        rows.append([reason, each["exits"], rate, each["to_user_space"], *map(_microseconds, times)])
+    lines = [
+        f"{name}: {found.vcpus} vCPU threads in {found.seconds:.6f} s; {found.round_trips} KVM_RUN round trips, "
+        f"{found.entries} VM entries, {found.exits} VM exits, of which {document['to_user_space']} to user space",
+        "",
+        table(rows, ["reason", "exits", "exits/s", "to user space", "guest before", "until entry", "outside"]),
+        "",
+        "times: mean and 99th percentile in us; until entry: of exits that KVM handled itself",
+        f"halts: {found.halts}"
+        + "".join(f"; {how}: {_microseconds(times)}" for how, times in document["halted_ns"].items()),
+        *(f"not said: {each}" for each in found.unsaid),
+    ]
+    emit(document, "\n".join(lines), as_json)
+
+
+def _microseconds(times: dict[str, float] | None) -> str:
+    return "-" if times is None else f"{times['mean'] / 1000:.1f} / {times['p99'] / 1000:.1f}"
 
 
 def _holds(result: "Replayed") -> bool:

@@ -209,8 +209,8 @@ _OLD_FIELD: Final = re.compile(r"x86/fpu: \S+ (initialized|fpregs_active): ", re
 def _of_dialect(reader: Reader) -> Iterator[str]:
     """What was done to the text before it was read."""
     dialect = reader.dialect
-    if dialect.host:
-        others = ", ".join(f"{count} of {name}" for name, count in dialect.left_out.items()) or "none"
+    if dialect.left_out:
+        others = ", ".join(f"{count} of {name}" for name, count in dialect.left_out.items())
         host = dialect.host.decode("utf-8", "replace")
         yield f"a merged report: the lines of {host} are followed; lines left out: {others}"
     if dialect.wrapped:
