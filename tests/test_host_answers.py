@@ -153,3 +153,43 @@ def test_the_scenario_of_a_host_with_shadow_stacks_catches_the_strategies_that_r
         }
     resting = {"manual-load", "manual-load-nozero", "xstate-guest-resident"}
     assert caught == {"off": set(), "fpstate": resting, "return-to-user": set()}
+
+
+AMX_GUESTS = """
+title = "guests with AMX and exits that no fastpath takes"
+[run]
+measure = "20 ms"
+warmup = "5 ms"
+strategies = ["xstate-guest"]
+[host]
+cpus = 1
+cpu = ["sapphire-rapids"]
+tsc = "2.0 GHz"
+[kernel]
+guest_amx = {amx}
+[guests.g]
+vcpus = 2
+task_switch = "1 kHz"
+fpu = {{ components = ["SSE"{tiles}], every = "200 us", share = 0.5 }}
+[guests.g.exits.cpuid]
+every = "10 kHz"
+reason = "cpuid"
+"""
+
+
+def xfd(amx, tiles=""):
+    ledger = simulate(only(AMX_GUESTS.format(amx=amx, tiles=tiles)), "xstate-guest", 0).ledger
+    return tuple(
+        sum(n for op, n, _ in ledger if op.operation == f"{what}") for what in ("RDMSR(XFD)", "WRMSR(XFD)", "VM exit")
+    )
+
+
+def test_a_guest_with_amx_has_its_xfd_read_at_every_exit_and_written_only_while_a_task_of_it_has_tiles():
+    reads, writes, exits = xfd("true")
+    assert reads == exits > 150
+    assert writes == 0
+    reads, writes, exits = xfd("true", ', "XTILEDATA"')
+    assert reads == exits > 150
+    assert writes > 0
+    reads, writes, _ = xfd("false")
+    assert (reads, writes) == (0, 0)  # the two vCPUs share the CPU, and nobody returns to user mode

@@ -464,9 +464,12 @@ def test_xfd_goes_with_a_guests_tasks_by_passed_through_writes():
     for components, xfd in ((SSE, XTILEDATA), (SSE | XTILE, 0), (SSE | AVX, XTILEDATA), (XTILE, 0)):
         guest.switches_task(k, cpu, components)
         assert cpu.unit.xfd == xfd
+    guest.switches_task(k, cpu, SSE)
+    guest.writes(k, cpu, XTILE)  # by a task that has tiles
+    assert cpu.unit.xfd == 0
     assert Counter(cpu.ledger.counts) == before  # none of them is an exit
     guest.switches_task(k, cpu, SSE)
-    guest.writes(k, cpu, XTILE)  # by a task that had none before: #NM, then WRMSR(XFD_ERR), which is intercepted
+    guest.uses_disabled_amx(k, cpu)  # by a task that had none: #NM, then WRMSR(XFD_ERR), which is intercepted
     assert [key[2] for key in (Counter(cpu.ledger.counts) - before).elements()].count("VM exit") == 2
     assert cpu.unit.xfd == 0
     assert k.integrity is not None

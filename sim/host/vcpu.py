@@ -108,6 +108,7 @@ class VcpuThread(GuestSpan):
     def _begin(self, cpu: "HostCpu") -> None:
         """The guest's first instructions."""
         self._begun = True
+        cpu.passes(Walker.guest_boots)
         if self._use.constant:
             cpu.passes(Walker.guest_writes_carried)
 

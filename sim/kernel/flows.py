@@ -112,6 +112,8 @@ class Scene:
         self.enter_kvm_run()
         kvm.vcpu_enter_guest(self.k, self.cpu)
         guest.boots(self.k, self.cpu)
+        if self.use.tiles:
+            guest.uses_disabled_amx(self.k, self.cpu)
         self.guest_works()
         if self.use.ssp in ("wrmsr", "rewritten"):
             for index in range(len(self.k.carried_names)):

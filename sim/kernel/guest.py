@@ -44,10 +44,13 @@ def _ready(k: Kernel, cpu: Cpu) -> Vcpu:
 
 
 def writes(k: Kernel, cpu: Cpu, components: int) -> None:
-    """The guest writes registers of user components that its XCR0 enables; tiles that XFD forbids cost a #NM first."""
+    """The guest writes registers of user components that its XCR0 enables.
+
+    Who writes tiles is a task that has them, so IA32_XFD is 0; its first use of them is :func:`uses_disabled_amx`.
+    """
     vcpu = _ready(k, cpu) if components & ~(FP | SSE) else _running(cpu)
     if components & cpu.unit.xcr0 & cpu.unit.xfd:
-        uses_disabled_amx(k, cpu)
+        writes_xfd(k, cpu, 0)
     vcpu.context.write(cpu.unit, components & cpu.unit.xcr0 & ~PKRU)
 
 

@@ -185,6 +185,10 @@ class Walker:
             times -= 1
         cpu.ledger.repeat(keys, times)
 
+    def guest_boots(self, cpu: Cpu) -> None:
+        """The guest's kernel sets up its CPU: the first thing that a vCPU runs."""
+        guest.boots(self.kernel, cpu)
+
     def guest_writes(self, cpu: Cpu, components: int) -> None:
         """The guest writes registers of user components."""
         guest.writes(self.kernel, cpu, components)
