@@ -290,7 +290,7 @@ class Unit:
             stores_mxcsr = in_use & SSE
         else:
             # After the modified optimisation: with MXCSR not initial all of SSE is written (SDM vol. 2, Operation).
-            # If it became 1F80H since the restore, an in-use SSE cannot be skipped either: memory has the old value.
+            # The text leaves out that it may have become 1F80H since the restore: memory has the old value.
             if mxcsr_in_use or self.mxcsr_written:
                 in_use |= mxcsr_in_use
                 written |= in_use & SSE
