@@ -2,7 +2,8 @@
 
 User mode: XSAVE, XSAVEC, XSAVEOPT and XRSTOR, timed by C programs that the system's compiler makes when they are
 needed, in the manner of nanoBench (Abel and Reineke, "nanoBench: A Low-Overhead Tool for Running Microbenchmarks on x86
-Systems", ISPASS 2020).  Ring 0 by difference: hand-offs between two processes and KVM_RUN round trips.
+Systems", ISPASS 2020).  Ring 0 by difference: calls in which the kernel executes XSAVES and XRSTORS of the caller,
+hand-offs between two processes, and KVM_RUN round trips.
 ``docs/calibrate.md`` has the method.
 """
 
@@ -14,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from sim.calibrate import differences, rounds, rows, samples, writing
+from sim.calibrate import calls, differences, rounds, rows, samples, writing
 from sim.calibrate.machine import Machine, components, refuse_other_machines, this_machine
 from sim.calibrate.plan import COLD_REPETITIONS, WARM_REPETITIONS, plan
 from sim.calibrate.programs import Programs, compiled
@@ -27,8 +28,14 @@ BUDGET_S: Final = 120.0
 QUICK_BUDGET_S: Final = 8.0
 BUDGET_MOST_S: Final = 280.0
 """The whole command is to end within five minutes."""
-SHARES: Final = {"xsave": 0.5, "switch": 0.25, "vm": 0.25}
-STAGES: Final = {"xsave": "XSAVE instructions", "switch": "context switches", "vm": "KVM_RUN"}
+SHARES: Final = {"xsave": 0.4, "urandom": 0.2, "switch": 0.15, "hand-off": 0.1, "vm": 0.15}
+STAGES: Final = {
+    "xsave": "XSAVE instructions",
+    "urandom": "XSAVES and XRSTORS in a write to /dev/urandom",
+    "switch": "XSAVES and XRSTORS in a switch between threads",
+    "hand-off": "hand-offs over pipes",
+    "vm": "KVM_RUN",
+}
 PASSES: Final = 9
 """Blocks of each row in a process."""
 QUICK_PASSES: Final = 5
@@ -42,7 +49,10 @@ Bar = Callable[[float], AbstractContextManager[Progress]]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The texts to write, and what to tell the user."""
+    """The texts to write, and what to tell the user.
+
+    ``between_runs`` is by how many TSC cycles the two halves of the processes differ at most, by kind of call.
+    """
 
     table: str
     measurements: str
@@ -54,6 +64,7 @@ class Result:
     misfit: dict[tuple[str, str], float]
     spans_zero: tuple[int, int]
     left_out: dict[str, str]
+    between_runs: dict[str, float]
 
 
 def calibrate(cpu: int, budget_s: float, quick: bool, derived_from: str, bar: Bar) -> Result:
@@ -76,7 +87,9 @@ class _Calibration:
         budgets = {name: budget_s * share for name, share in SHARES.items()}
         stages = {
             "xsave": self._xsave_stage(made, budgets["xsave"], quick),
-            "switch": differences.switch_stage(made, machine, budgets["switch"], quick),
+            "urandom": calls.call_stage(made, machine, "urandom", budgets["urandom"], quick),
+            "switch": calls.call_stage(made, machine, "switch", budgets["switch"], quick),
+            "hand-off": differences.switch_stage(made, machine, budgets["hand-off"], quick),
             "vm": differences.vm_stage(made, machine, budgets["vm"], quick),
         }
         with bar(budget_s) as progress:
@@ -97,8 +110,13 @@ class _Calibration:
     def result(self, derived_from: str) -> Result:
         found = rows.Instructions(self.machine, self.timings, self.measured["xsave"])
         xsave = rows.of_instructions(found)
-        apart = [*self._apart("switch"), *self._apart("vm")]
-        lines = [rows.clock(self.measured["xsave"]), *xsave.lines, *apart]
+        called = [each for where in ("switch", "urandom") if (each := self._called(where))]
+        usable = [each for each in called if each.shows_writing]
+        ratio = float(np.median(self.measured["xsave"].ratios))
+        terms = calls.term_lines(usable, ratio, xsave.restore_of_nothing, "XRSTOR/base") if usable else []
+        apart = [line for each in called for line in each.lines]
+        apart += [*self._apart("hand-off"), *self._apart("vm")]
+        lines = [rows.clock(self.measured["xsave"]), *xsave.lines, *rows.supervisor_forms(xsave.lines, terms), *apart]
         nearest, own = self.machine.nearest
         parent = derived_from or nearest
         header = self._header(parent, own and parent == nearest)
@@ -108,7 +126,18 @@ class _Calibration:
             {name: each.processes for name, each in self.measured.items()},
             {name: each.rejected / each.samples for name, each in self.measured.items()},
             dict(xsave.misfit), (sum(shown), len(shown)), self.left_out,
+            {each.where: each.between_runs for each in called},
         )  # fmt: skip
+
+    def _called(self, where: str) -> calls.Found | None:
+        """What one kind of call has shown; None if it could not be measured, and then ``left_out`` has the reason."""
+        if where not in self.measured:
+            return None
+        try:
+            return calls.of_calls(where, calls.call_sets(self.machine), self.measured[where])
+        except Unavailable as reason:
+            self._leave_out(where, reason)
+            return None
 
     def _apart(self, stage: str) -> list[Line]:
         """The rows of a stage in ring 0; none if it could not be measured, and then ``left_out`` has the reason."""
@@ -120,9 +149,12 @@ class _Calibration:
                 return differences.of_vm(differences.vm_plan(self.machine), measured)
             return differences.of_switches(differences.switch_sets(self.machine), measured)
         except Unavailable as reason:
-            self.left_out[stage] = str(reason)
-            del self.measured[stage]
+            self._leave_out(stage, reason)
             return []
+
+    def _leave_out(self, stage: str, reason: Unavailable) -> None:
+        self.left_out[stage] = str(reason)
+        del self.measured[stage]
 
     def _header(self, parent: str, own: bool) -> writing.Header:
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -159,14 +191,20 @@ class _Calibration:
         by = f"less as many of nothing, core cycles by chains of adds; {xsave}"
         texts["l2"] = f"{where}{cold} reading four times L1d, {by}"
         texts["cold"] = f"{where}{cold} CLFLUSH of every line of the area and MFENCE, {by}"
-        if "switch" in counted:
+        for call in calls.WHERE:
+            if call in counted:
+                texts[call] = (
+                    f"{where}{calls.WHERE[call]}, by difference of in-use sets, the shorter half of {calls.CALLS} "
+                    f"calls in a block; {epochs.format(counted[call])}"
+                )
+        if "hand-off" in counted:
             texts["switches"] = (
                 f"{where}two processes on one CPU, a byte over a pipe and back, per context switch "
-                f"({differences.SWITCHES} in a block); {epochs.format(counted['switch'])}"
+                f"(the shorter half of {differences.SWITCHES} in a block); {epochs.format(counted['hand-off'])}"
             )
         if "vm" in counted:
             texts["vm"] = (
                 f"{where}KVM by {self.machine.kvm or 'an unnamed module'}, a guest in real mode that does OUT, "
-                f"{differences.ROUND_TRIPS} round trips in a block; {epochs.format(counted['vm'])}"
+                f"the shorter half of {differences.ROUND_TRIPS} round trips in a block; {epochs.format(counted['vm'])}"
             )
         return texts

@@ -15,7 +15,7 @@ from typing import Final
 from sim.errors import InputError
 
 COMPILERS: Final = ("cc", "gcc", "clang")
-FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-mgeneral-regs-only")
+FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-mgeneral-regs-only", "-pthread")
 """Without -mgeneral-regs-only the compiler's own use of vector registers would change what is in use."""
 
 
@@ -26,6 +26,7 @@ class Programs:
     probe: Path
     xsave: Path
     switch: Path
+    in_place: Path
     vm: Path
 
 

@@ -21,6 +21,8 @@ NARROW_CYCLES: Final = 2.0
 NARROW_SHARE: Final = 0.98
 """Measuring ends when this part of the rows has a small interval; the last few may be bimodal for ever."""
 HANGS: Final = 120.0
+FEWEST: Final = 3
+"""Processes of a stage for which it may take twice its time: a busy machine would leave rows without a sample."""
 
 
 class Progress(Protocol):
@@ -78,16 +80,19 @@ class _Rounds:
         self.ratios: list[float] = []
         self.samples = self.rejected = 0
         self.spent_s = 0.0
+        self.run = 0
         self.unavailable: Unavailable | None = None
 
     @property
     def done(self) -> bool:
-        if self.unavailable or self.spent_s >= self.stage.budget_s:
+        over = self.spent_s / self.stage.budget_s
+        if self.unavailable or over >= 2 or (over >= 1 and self.run >= FEWEST):
             return True
         return len(self.columns) >= self.stage.least_rounds and self.stage.settled(np.array(self.columns).T)
 
     def step(self) -> None:
         """One process more."""
+        self.run += 1
         begun = time.monotonic()
         try:
             found = _run(self.stage, self.cpu)
@@ -121,7 +126,7 @@ def measure(stages: Mapping[str, Stage], cpu: int, progress: Progress) -> "dict[
         rounds = min(waiting.values(), key=lambda each: each.spent_s / each.stage.budget_s)
         before = rounds.spent_s
         rounds.step()
-        progress.update(min(rounds.spent_s, rounds.stage.budget_s) - before)
+        progress.update(max(min(rounds.spent_s, rounds.stage.budget_s) - before, 0))
         done = {name: each for name, each in waiting.items() if each is rounds and each.done}
         for name, each in done.items():
             progress.update(max(each.stage.budget_s - each.spent_s, 0))

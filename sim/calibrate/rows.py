@@ -11,7 +11,7 @@ from sim.calibrate.machine import Machine, components
 from sim.calibrate.plan import LEVELS, Timing, Variant, ladder
 from sim.calibrate.rounds import Measured
 from sim.calibrate.samples import Floats, Interval, median_interval
-from sim.costs.table import ANY, COMPONENT_NAMES, RATIO, row_id
+from sim.costs.table import ANY, COMPONENT_NAMES, RATIO, UNPRICED, row_id
 from sim.errors import InputError
 from sim.kernel.operations import XGETBV1
 from sim.xsave.components import bits
@@ -46,13 +46,21 @@ class Line:
     def id(self) -> str:
         return row_id(self.operation, self.term, self.component, self.level)
 
+    @property
+    def priced(self) -> bool:
+        return self.term not in UNPRICED
+
 
 @dataclass(frozen=True, slots=True)
 class XsaveRows:
-    """The rows of the XSAVE instructions, and by instruction and level how far the composition is off (a part of 1)."""
+    """The rows of the XSAVE instructions, and by instruction and level how far the composition is off (a part of 1).
+
+    ``restore_of_nothing`` is XRSTOR with nothing in use.
+    """
 
     lines: tuple[Line, ...]
     misfit: Mapping[tuple[str, str], float]
+    restore_of_nothing: Interval
 
 
 class Instructions:
@@ -100,8 +108,9 @@ def of_instructions(found: Instructions) -> XsaveRows:
         lines += derived
         misfit.update(off)
     lines += _unmodified(found)
-    lines += _stand_ins(lines)
-    return XsaveRows(tuple(lines), misfit)
+    nothing = found.intervals[Timing(Variant("XRSTOR"), 0)]
+    assert nothing is not None  # or _refuse_gaps() would have refused it
+    return XsaveRows(tuple(lines), misfit, nothing)
 
 
 def _refuse_gaps(found: Instructions, operations: Sequence[str]) -> None:
@@ -257,23 +266,29 @@ def _unmodified(found: Instructions) -> list[Line]:
     return _headed(lines, "What the modified optimisation leaves.")
 
 
-def _stand_ins(lines: Sequence[Line]) -> list[Line]:
-    """Where a supervisor form, which runs in ring 0, differs from its stand-in.
+def supervisor_forms(lines: Sequence[Line], in_place: Sequence[Line]) -> list[Line]:
+    """XSAVES and XRSTORS, which run at CPL 0: the terms ``in_place``, if any were measured there, and stand-ins.
 
-    A base with a margin, and what XSAVEOPT
-    says of the modified optimisation.  The rest is in the table's ``stand_ins``.
+    A base with a margin, what XSAVEOPT says of the modified optimisation, and all other terms of the user forms: each
+    has a row, so that none is inherited from a table in which they are not stand-ins.
     """
-    found = []
+    found = {line.id: line for line in in_place}
     for supervisor, user in STANDS_IN.items():
         for each in lines:
             said = f"{each.operation} stands in for {supervisor}, which is ring 0 and was not measured"
             line = replace(each, operation=supervisor, grade="derived", origin=(each.id,), heading="")
-            if (each.operation, each.term, each.level) == (user, "base", ""):
-                line = replace(line, number=_privileged(each, lines))
-                found.append(replace(line, conditions=f"{said}; range: that of the user forms, and 10 %"))
+            if each.operation == user and each.priced:
+                if (each.term, each.level) == ("base", ""):
+                    line = replace(line, number=_privileged(each, lines))
+                    said += "; range: that of the user forms, and 10 %"
+                found.setdefault(line.id, replace(line, conditions=f"{said}; {each.conditions}"))
             elif each.term == "unmodified" and supervisor == "XSAVES":
-                found.append(replace(line, conditions=f"{said}; {each.conditions}"))
-    return _headed(found, "The supervisor forms.")
+                found.setdefault(line.id, replace(line, conditions=f"{said}; {each.conditions}"))
+    once = "XSAVEC stands in for XSAVES, and its terms add up"
+    nothing = Interval(0, 0, SHARED_BASE_MARGIN)
+    writing = Line("XSAVES", "writing", nothing, "derived", once, origin=(row_id("XSAVEC", "base"),))
+    found.setdefault(writing.id, writing)
+    return _headed(list(found.values()), "The supervisor forms.")
 
 
 def _privileged(base: Line, lines: Sequence[Line]) -> Interval:

@@ -117,7 +117,11 @@ int main(int argc, char **argv)
 
 		shuffle(order, count);
 		for (size_t i = 0; i < count; i++)
-			measure(order[i], &samples[i]);
+			for (int tries = 0; tries < TRIES; tries++) {
+				measure(order[i], &samples[i]);
+				if (samples[i].in_use == sets[order[i]])
+					break;
+			}
 		for (size_t i = 0; i < count; i++)
 			put(&samples[i]);
 	}

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #define CHAIN_ADDS 4000
+#define TRIES 4			/* of a block that left other components in use than it was to, as a hypervisor may do */
 
 /* What a measuring program writes to standard output, many times; sim/calibrate/samples.py reads it. */
 struct sample {
@@ -87,6 +88,25 @@ static inline uint64_t chain(uint64_t timer)
 	adds(CHAIN_ADDS);
 	end = tsc_end(&aux);
 	return end - begin > timer ? end - begin - timer : 1;
+}
+
+static inline int ascending(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Of things that were timed one by one, what all would take if the longer half were as the shorter: an interrupt or
+   another process that ran meanwhile does not count. */
+static inline uint64_t twice_the_shorter_half(uint64_t *each, size_t count)
+{
+	uint64_t sum = 0;
+
+	qsort(each, count, sizeof(each[0]), ascending);
+	for (size_t i = 0; i < count / 2; i++)
+		sum += 2 * each[i];
+	return sum;
 }
 
 static inline void pin(int cpu)

@@ -28,7 +28,7 @@
 #define ADDS_AT 0x2000
 #define ADDS 20000		/* many times the exit that ends them, where an add takes a cycle */
 #define ADDS_IN_A_LOOP 10
-#define TRIES 5
+#define RUNS 5
 #define MEMORY 0x10000
 #define UNAVAILABLE 3
 #define CPUID_ENTRIES 256
@@ -132,7 +132,7 @@ static uint64_t guest_adds(uint32_t count)
 	struct kvm_regs regs = { .rip = ADDS_AT, .rflags = 2, .rdx = 1, .rdi = count / ADDS_IN_A_LOOP };
 	uint64_t least = UINT64_MAX;
 
-	for (int i = 0; i < TRIES; i++) {
+	for (int i = 0; i < RUNS; i++) {
 		uint64_t aux, begin, taken;
 
 		if (ioctl(vcpu, KVM_SET_REGS, &regs))
@@ -152,7 +152,7 @@ static void refuse_interpreted(uint64_t slower)
 	uint64_t none = guest_adds(0), some = guest_adds(ADDS), outside = UINT64_MAX;
 	uint64_t inside = some > none ? some - none : 0;
 
-	for (int i = 0; i < TRIES; i++) {
+	for (int i = 0; i < RUNS; i++) {
 		uint64_t taken = chain(timer);
 
 		if (taken < outside)

@@ -125,7 +125,7 @@ def _row(line: Line, everything: str) -> str:
 def rounded(number: Interval) -> tuple[float, float, float]:
     """To whole cycles, to tenths below a hundred; the value stays in its range."""
     digits = 1 if abs(number.value) < 100 else 0
-    value, low, high = (round(each, digits) for each in (number.value, number.low, number.high))
+    value, low, high = (round(each, digits) + 0.0 for each in (number.value, number.low, number.high))  # no -0
     return value, min(low, value), max(high, value)
 
 

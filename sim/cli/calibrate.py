@@ -32,14 +32,16 @@ def calibrate(
     """Measure this machine and write a cost table with `measured` rows.
 
     It needs a C compiler and no privileges.  XSAVE, XSAVEC, XSAVEOPT and XRSTOR are timed in user mode for every in-use
-    set; what runs in ring 0 is seen by difference only: hand-offs between two processes, and KVM_RUN round trips where
+    set.  What runs in ring 0 is seen by difference only: XSAVES and XRSTORS in place, in a write to /dev/urandom and,
+    with CAP_SYS_NICE, in a switch between two threads; hand-offs between two processes; and KVM_RUN round trips where
     /dev/kvm can be used and does not interpret its guests.  What cannot be measured is derived from the shipped table
     that is nearest to this CPU.  All timings of the XSAVE instructions go to a list beside FILE, with a name in .csv.
 
     Leave the machine alone meanwhile.  Disturbed samples are rejected, but a busy neighbour is not always seen.
 
     With --json: {"table", "measurements", "cpu", "derived_from", "rows", "processes", "rejected" (a part of 1, by
-    stage), "misfit" (by instruction and level), "differences", "spanning_zero", "left_out" (reasons)}.
+    stage), "misfit" (by instruction and level), "differences", "spanning_zero", "left_out" (reasons), "between_runs"
+    (TSC cycles by which two halves of the processes differ at most, by kind of call)}.
 
     \b
     Examples:
@@ -102,6 +104,7 @@ def _document(result: "Result", path: Path, beside: Path) -> dict[str, Any]:
         "differences": result.spans_zero[1],
         "spanning_zero": result.spans_zero[0],
         "left_out": result.left_out,
+        "between_runs": result.between_runs,
     }
 
 
@@ -120,5 +123,9 @@ def _text(result: "Result", path: Path, beside: Path) -> str:
         "largest misfit of the composed prices: "
         + ", ".join(f"{name} {level or 'L1'} {off:.0%}" for (name, level), off in result.misfit.items()),
         f"differences in ring 0 whose interval spans zero: {result.spans_zero[0]} of {result.spans_zero[1]}",
+        *(
+            f"{STAGES[where]}: between two halves of the processes at most {cycles:.1f} TSC cycles"
+            for where, cycles in result.between_runs.items()
+        ),
     ]
     return "\n".join(lines)

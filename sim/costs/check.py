@@ -31,7 +31,7 @@ ALL: Final = (
 )  # fmt: skip
 """What a message names; an MSR goes into the parentheses."""
 
-SAVE_TERMS: Final = ("base", "written", "initial", "unmodified")
+SAVE_TERMS: Final = ("base", "written", "initial", "unmodified", "writing")
 RESTORE_TERMS: Final = ("base", "loaded", "initialised")
 LIST_TERMS: Final = ("base", "msr")
 PLAIN_TERMS: Final = ("base", "software", "in", "out")
@@ -44,8 +44,12 @@ OPENABLE: Final = re.compile(
     re.IGNORECASE,
 )
 """A source that a reader can open: a link, a repository, a commit, a paper's number, a mail's message id."""
-OWN: Final = ("measured by `fpswitch calibrate`", "measured by fpswitch_bench")
-"""How the source of a row begins that the user's own machine gave: in user mode, and by the kernel module."""
+OWN: Final = (
+    "measured by `fpswitch calibrate`",
+    "measured by the method of `fpswitch calibrate`",
+    "measured by fpswitch_bench",
+)
+"""How the source of a row begins that the user's own machine gave: without privileges, and by the kernel module."""
 MOST: Final = 1e12
 """Cycles; no operation takes minutes."""
 DATE: Final = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")

@@ -3,7 +3,7 @@
 A save (XSAVES; a table may also have XSAVEC and XSAVEOPT; XSAVE, which skips nothing, writes all that is requested)::
 
     base + written(each component written) + initial(each one requested but initial, hence not written)
-         + unmodified(each one requested, in use and skipped)
+         + unmodified(each one requested, in use and skipped) + writing(once, if any component is written)
 
 A restore (XRSTORS, XRSTOR)::
 
@@ -25,6 +25,14 @@ That this is how hardware behaves is tested against every ``total`` row of the s
 instructions as measured (Zen 4, by in-use set and level); the measurements repeat within 10 %.  One thing is not
 linear: a save to memory that the store buffer takes in costs no more than a warm one, until the buffer is full.  An
 image of about that size (AVX-512 without ZMM16-31) may be priced at a third of its cost, or a quarter too dear.
+
+``writing`` is optional, and there because a save in the kernel is not the sum of what user mode shows between LFENCEs:
+its stores overlap with what follows, and most of what a component costs alone it does not cost beside others.  Zen 4's
+terms of XSAVES and XRSTORS are those of a context switch, measured in place; its ``difference`` rows have what was
+measured, in a context switch and in a write to /dev/urandom.  Each of the eleven in-use sets comes out within 4 TSC
+cycles of the context switch, a sum without ``writing`` would be 10 off, and the range of a price spans both calls and
+both runs (tests/test_costs.py).  They were measured without PKRU.  With PKU enabled, Linux stores a PKRU that is not 0
+in each save, so ``writing`` is always there; that it then is the same is an extrapolation.
 """
 
 from __future__ import annotations
@@ -76,17 +84,21 @@ def terms(key: Key, table: CostTable) -> dict[str, int]:
     """
     _, _, operation, rfbm, components, initialised, level = key + _DEFAULTS[len(key) :]
     parts: tuple[tuple[str, int], ...]
+    once = ""
     if operation == XSAVE:
         parts = (("written", rfbm),)
     elif operation in SAVES:
         rest = rfbm & ~components & ~initialised
         parts = (("written", components), ("initial", initialised), ("unmodified", rest))
+        once = row_id(operation, "writing") if components else ""
     elif operation in RESTORES:
         parts = (("loaded", components), ("initialised", initialised))
     else:
         return _plain_terms(operation, table)
     found: dict[str, int] = {}
     _add(found, table, operation, "base")
+    if once in table.rows:
+        found[once] = 1
     for term, mask in parts:
         for number in bits[mask]:
             _add(found, table, operation, term, number)
