@@ -303,6 +303,14 @@ def test_zen4_has_measured_instructions_to_compare_with_at_every_level():
     assert len([r for r in totals if r.operation == "XSAVEC" and not r.level]) >= 10
 
 
+@pytest.mark.parametrize("name", names())
+def test_the_value_of_an_assumed_row_is_the_median_of_its_range(name):
+    """So the answer at the table's values lies in the middle of the answers over the draws, and not at their edge."""
+    for row in load(name).rows.values():
+        if row.grade == "assumed" and row.distribution == "uniform":
+            assert row.value == pytest.approx((row.low + row.high) / 2), row.id
+
+
 def test_a_restore_from_memory_costs_eight_times_a_warm_one_on_zen4():
     table = load("zen4")
     warm, cold = (core(table, key("XRSTORS", E7, E7, level=level)) for level in ("L1", "memory"))
@@ -311,9 +319,9 @@ def test_a_restore_from_memory_costs_eight_times_a_warm_one_on_zen4():
 
 def test_a_save_on_skylake_with_x87_and_sse_in_use_costs_what_agner_fog_published():
     table = load("skylake-sp")
-    assert core(table, key("XSAVEC", E7, 3, E7 & ~3)) == table.rows["XSAVEC, Skylake-X/reference"].value
+    assert core(table, key("XSAVEC", 3, 3)) == table.rows["XSAVEC, Skylake-X/reference"].value
     assert core(table, key("XRSTOR", 3, 3)) == table.rows["XRSTOR, Skylake-X/reference"].value
-    assert core(table, key("XSAVE", E7, E7)) == table.rows["XSAVE, Skylake-X/reference"].value
+    assert core(table, key("XSAVE", 3, 3)) == table.rows["XSAVE, Skylake-X/reference"].value
 
 
 @pytest.mark.parametrize(("cpu", "round_trip", "pkru"), [("emerald-rapids", 770, 40), ("zen5", 1500, 60)])
@@ -332,7 +340,7 @@ def test_the_parts_of_a_round_trip_are_drawn_as_one_and_their_ranges_add_up_to_t
         rows = load(cpu).rows
         parts = [rows[f"VM {way}/{term}"] for way in ("entry", "exit") for term in ("base", "software")]
         whole = rows["fastpath round trip/reference"]
-        around = 210 if cpu == "zen5" else 0  # VMSAVE and two VMLOADs
+        around = 240 if cpu == "zen5" else 0  # VMSAVE and two VMLOADs
         assert {part.factor for part in parts} == {whole.id}
         assert sum(part.low for part in parts) == pytest.approx(whole.low - around, abs=2)
         assert sum(part.high for part in parts) == pytest.approx(whole.high - around, abs=2)

@@ -646,7 +646,7 @@ def test_a_flow_is_priced_with_the_table_that_is_named(capsys):
 
 def test_the_text_of_a_priced_flow_has_cycles_range_grade_and_rows(capsys):
     _, out, _ = run(capsys, "flow", "preempt", "--cpu", "zen4", "--strategy", "manual-load", "--cost")
-    assert "144 [100 to 300] assumed\n        rests on WRMSR(PLx_SSP)/base" in out
+    assert "200 [100 to 300] assumed\n        rests on WRMSR(PLx_SSP)/base" in out
     assert max(map(len, out.splitlines())) <= 100
 
 
