@@ -13,8 +13,17 @@ MOST_LISTED: Final = 1000
 class InputError(Exception):
     """An input that the model cannot take; the command line prints it and exits with status 2.
 
-    The message says where, what was found and what is allowed, in one sentence.
+    The message says where, what was found and what is allowed, in one sentence.  What a user's file or name has of
+    control characters is shown as Python would write it: a terminal must not act on it.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(one_line, message.split("\n"))))
+
+
+def one_line(text: str) -> str:
+    """The text with its control characters, line ends among them, as Python would write them."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class RunError(Exception):

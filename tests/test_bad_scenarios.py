@@ -626,6 +626,37 @@ def test_a_long_value_is_shortened(folder, capsys):
     assert len(refusal(capsys, "show", "long.toml")) < 300
 
 
+ESCAPE = "\x1b[31mR\x07\u202e"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("run", "strategies"), [f"{ESCAPE}.toml"]),
+        (("run", "contrasts"), [[f"no-cet@{ESCAPE}", f"no-cet@{ESCAPE}2"]]),
+        (("run", "cases"), [ESCAPE]),
+        (("host", "costs"), {"sapphire-rapids": f"{ESCAPE}.toml"}),
+        (("host", "costs"), {ESCAPE: "zen4"}),
+        (("host", "tsc"), {ESCAPE: "2 GHz"}),
+        (("kernel", "carried"), f"./{ESCAPE}"),
+        (("guests", "web", "demand"), {"empirical": f"{ESCAPE}.csv", "column": "t", "unit": "us"}),
+        (("guests", "web", "demand"), {"empirical": "escape.csv", "column": "t", "unit": "us"}),
+        (("sweep", "kernel.carried"), [f"{ESCAPE}.toml"]),
+        (("extends",), f"{ESCAPE}.toml"),
+        (("guests", ESCAPE), {}),
+    ],
+)
+def test_control_characters_of_a_file_do_not_reach_the_terminal(path, value, folder, capsys):
+    (folder / "escape.csv").write_text(f"{ESCAPE}\n1\n", encoding="utf-8")
+    data = tomllib.loads(GOOD)
+    table = data
+    for key in path[:-1]:
+        table = table.setdefault(key, {})
+    table[path[-1]] = value
+    (folder / "escape.toml").write_text(tomlkit.dumps(data), encoding="utf-8")
+    assert refusal(capsys, "show", "escape.toml").rstrip("\n").isprintable()
+
+
 def test_a_message_stays_short_with_a_long_name_and_with_many_that_are_allowed(folder, capsys):
     sweep_ = f'[sweep]\n"guests.web.vms" = {list(range(1, 900))}\n'
     (folder / "many.toml").write_text(GOOD + sweep_, encoding="utf-8")

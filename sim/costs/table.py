@@ -331,7 +331,7 @@ def _read(name: str) -> _RawTable:
         first = min(error.errors(), key=lambda each: each["type"] != "unexpected_keyword_argument")
         raise InputError(f"cost table {name}: {_explain(dict(first), data)}") from error
     except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML
-        raise InputError(f"cost table {name}: {error}") from error
+        raise InputError(f"cost table {name}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _explain(error: Mapping[str, Any], data: Mapping[str, Any]) -> str:

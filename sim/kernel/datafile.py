@@ -76,4 +76,4 @@ def load(kind: type[T], what: str, folder: str, name: str) -> T:
     except RecursionError as error:
         raise InputError(f"{what} file {name}: nested too deeply") from error
     except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML
-        raise InputError(f"{what} file {name}: {error}") from error
+        raise InputError(f"{what} file {name}: {getattr(error, 'strerror', None) or error}") from error

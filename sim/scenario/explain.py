@@ -9,7 +9,7 @@ from typing import Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from sim.errors import InputError, unknown
+from sim.errors import InputError, one_line, unknown
 from sim.kernel.datafile import shortened
 from sim.scenario.schema import Scenario
 
@@ -50,9 +50,9 @@ class ScenarioError(InputError):
     """What is wrong with a scenario: the path of the key, and the rest of the sentence."""
 
     def __init__(self, path: str, text: str) -> None:
-        super().__init__(f"{path}: {text}" if path else text)
+        super().__init__(one_line(f"{path}: {text}" if path else text))
         self.path = path
-        self.text = text
+        self.text = one_line(text)
 
 
 def path_text(keys: Iterable[Key]) -> str:
