@@ -478,6 +478,7 @@ def test_a_guest_without_pku_costs_two_xsetbv_per_exit(tmp_path):
     count, cycles = (sim.run(path).ledger.groupby("operation")[each].sum() for each in ("count", "cycles"))
     assert count["XSETBV"] == 2 * count["VM exit"] > 100
     assert cycles["XSETBV"] / count["VM exit"] == 200
+    assert "RDPKRU" not in count  # neither XCR0 nor CR4 has PKU
     assert "guest_xcr0 = 0xe7" in toml_text(read(path))
 
 

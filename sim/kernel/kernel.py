@@ -174,6 +174,7 @@ class Kernel:
         task.vcpu = vcpu
         vcpu.has_cet = config.guest_has_cet
         vcpu.xcr0 = config.guest_xcr0
+        vcpu.cr4_pke = bool(vcpu.xcr0 & PKRU)  # a guest without PKU cannot set it
         vcpu.xss = config.guest_xss
         # LSTAR differs between kernels (KASLR), TSC_AUX between CPUs; the host's value is 0 here.
         vcpu.uret = dict.fromkeys(config.guest_uret_msrs, context.id)
