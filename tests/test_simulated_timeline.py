@@ -202,7 +202,7 @@ def test_an_option_of_scenarios_is_refused_with_a_trace(option, tmp_path, capsys
     assert (status, err) == (
         2,
         f"fpswitch: {option}: that is for scenarios, whose names end with .toml; allowed with a trace: "
-        "--strategy, --cpu, --kernel\n",
+        "--strategy, --cpu, --costs, --kernel\n",
     )
 
 
