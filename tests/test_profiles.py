@@ -29,8 +29,8 @@ from sim.xsave.components import (
     bits,
 )
 from sim.xsave.families import AMD, INTEL, family
+from sim.xsave.freedoms import Freedoms
 from sim.xsave.profiles import FEATURES, GENERIC, names, profile
-from sim.xsave.unit import Freedoms
 
 DUMPED = (
     "skylake-sp",

@@ -28,7 +28,8 @@ from sim.xsave.components import (
     ZMM_HI256,
     bits,
 )
-from sim.xsave.unit import DEFAULT_FREEDOMS, Fault, Freedoms, Unit
+from sim.xsave.freedoms import DEFAULT_FREEDOMS, Freedoms
+from sim.xsave.unit import Fault, Unit
 
 XCR0 = FP | SSE | AVX | ZMM_HI256 | HI16_ZMM | PKRU | XTILE
 XSS = CET_U | CET_S

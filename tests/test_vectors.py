@@ -16,7 +16,8 @@ import pytest
 from sim.cli import main
 from sim.errors import InputError
 from sim.verification.vectors.drive import run, verify
-from sim.verification.vectors.schema import Vector, VectorFile, read
+from sim.verification.vectors.reading import VectorFile, read
+from sim.verification.vectors.schema import Vector
 from sim.verification.vectors.values import after_fninit, content_of, describe, in_memory
 
 DATA = Path(__file__).parent / "data" / "vectors"

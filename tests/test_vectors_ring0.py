@@ -13,9 +13,10 @@ import pytest
 from sim.cli import main
 from sim.errors import InputError
 from sim.verification.vectors.drive import run, verify
-from sim.verification.vectors.schema import Vector, VectorFile, read
+from sim.verification.vectors.reading import VectorFile, read
+from sim.verification.vectors.schema import Vector
+from sim.xsave.freedoms import Freedoms
 from sim.xsave.profiles import names, profile
-from sim.xsave.unit import Freedoms
 
 DATA = Path(__file__).parent / "data" / "vectors"
 FILES = sorted((DATA / "ring0").glob("*.jsonl"))

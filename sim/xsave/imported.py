@@ -190,7 +190,7 @@ def text(data: Mapping[str, Any]) -> str:
             shown = ", ".join(f"0x{value:08x}" for value in row)
             parts.append(f"{sub:2} = [{shown}]" + (f"  # {component}" if component else ""))
     parts.append(
-        "\n# sim.xsave.unit.Freedoms: what the SDM leaves to the processor; the defaults where nothing stands here."
+        "\n# sim.xsave.freedoms.Freedoms: what the SDM leaves to the processor; the defaults where nothing stands here."
     )
     parts.append("[freedoms]")
     for key, value in data["freedoms"].items():

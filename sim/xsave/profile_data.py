@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sim.errors import InputError, unknown
-from sim.xsave.unit import Freedoms
+from sim.xsave.freedoms import Freedoms
 
 EAX, EBX, ECX, EDX = range(4)
 

@@ -15,13 +15,13 @@ from typing import Any, Literal
 from sim.errors import InputError, unknown
 from sim.xsave import imported, profile_data
 from sim.xsave.components import ALL, EXTENDED, bits
+from sim.xsave.freedoms import Freedoms
 from sim.xsave.geometry import GENERIC as GENERIC
 from sim.xsave.geometry import LEGACY_SIZES
 from sim.xsave.geometry import Geometry as Geometry
 from sim.xsave.profile_data import EAX, EBX, ECX, EDX, shipped
 from sim.xsave.profile_data import FEATURES as FEATURES
 from sim.xsave.profile_data import names as names
-from sim.xsave.unit import Freedoms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,26 +2,23 @@
 
 Intel SDM vol. 1, chapter 13 "Managing State Using the XSAVE Feature Set", and the Operation sections of XSAVE,
 XSAVEOPT, XSAVEC, XSAVES, XRSTOR and XRSTORS in vol. 2.  AMD documents the same behaviour (APM vol. 4, XRSTOR); where
-the texts leave a choice to the hardware, the choice is a field of :class:`Freedoms`.
+the texts leave a choice to the hardware, the choice is a field of :class:`~sim.xsave.freedoms.Freedoms`.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from sim.xsave.area import ALIGNMENT, CONTENTS, INIT, Area
 from sim.xsave.components import (
     ALL,
     AVX,
-    CET_S,
-    CET_U,
     COMPACTED,
     MXCSR_INIT,
-    PASID,
     PKRU,
     SSE,
     ZMM_HI256,
     bits,
 )
+from sim.xsave.freedoms import DEFAULT_FREEDOMS, Freedoms
 
 
 class Fault(Exception):
@@ -31,57 +28,6 @@ class Fault(Exception):
         super().__init__(f"{vector}: {why}")
         self.vector = vector
 
-
-@dataclass(frozen=True, slots=True)
-class Freedoms:
-    """What the architecture leaves to a processor (SDM vol. 1, section 13.6: XINUSE and XMODIFIED "may" be 1).
-
-    Masks are of state components.  No vendor documents its choices; the defaults are the ones that the text of the
-    SDM's Operation sections describes, with XINUSE of the small MSR-like components following their value.  What is
-    said of Zen 4 was recorded from one, at CPL 3 and at CPL 0 (tests/data/vectors).
-    """
-
-    init_optimisation: bool = True
-    """False: XINUSE is always 1, so nothing is ever skipped because it is initial."""
-    modified_optimisation: bool = True
-    """False: XMODIFIED is always 1, so nothing is ever skipped because it is unmodified."""
-    xinuse_by_value: int = PKRU | PASID | CET_U | CET_S
-    """Components whose XINUSE a write of initial values clears; the others stay in use until they are initialised."""
-    xinuse_always: int = 0
-    """Components whose XINUSE is always 1."""
-    loading_initial_values_sets_xinuse: bool = True
-    """False: a restore that loads initial values from memory clears XINUSE, as if it had initialised them."""
-    mxcsr_sets_xstate_bv: bool = False
-    """XSAVE and XSAVEOPT store XSTATE_BV[1] = 1 when of SSE only MXCSR is not initial (Bochs does, Zen 4 does not)."""
-    mxcsr_apart_from_xmm: bool = False
-    """XSAVES stores MXCSR whenever it stores XSTATE_BV[1] = 1, and skips unmodified XMM whatever MXCSR is (Zen 4).
-
-    False: MXCSR is stored with XMM, and XMM whenever MXCSR is not 1F80H (SDM vol. 2, XSAVES, Operation).
-    """
-    zmm_write_group: int = 0
-    """Components that a write of ZMM0-15 also marks in use and modified (Zen 4: SSE, AVX and ZMM_Hi256; a 256-bit write
-    does not: kernel traces of a Zen 4 show AVX in use without ZMM_Hi256).  VZEROUPPER, too, marks them modified."""
-    restore_group: int = 0
-    """A restore of any of these components sets XINUSE of all of them by value, also of those outside RFBM.
-
-    Zen 4: SSE, AVX and ZMM_Hi256, which so lose a 1 that a write of zeros or of a neighbour left.
-    """
-    legacy_sse_write_marks_avx_in_use: bool = False
-    """A legacy SSE write while ZMM_Hi256 is in use sets XINUSE[2], and XMODIFIED[2] stays 0 (Zen 4).
-
-    So a save to the area of the last restore may store XSTATE_BV[2] = 1 and leave there what the registers do not hold:
-    against the architecture.
-    """
-    vm_transition_clears_xrstor_info: bool = False
-    """The SDM does not say that VM entry or VM exit changes XRSTOR_INFO."""
-    outer_exit_disturbs: bool = False
-    """An exit to a hypervisor underneath clears XRSTOR_INFO and brings SSE into use, and AVX with ZMM_Hi256.
-
-    A property of the host and not of the processor: the one on which the Zen 4 was recorded does that.
-    """
-
-
-DEFAULT_FREEDOMS = Freedoms()
 
 CPL = 3
 NONROOT = 4
@@ -182,7 +128,7 @@ class Unit:
         self.xmodified |= marked
 
     def write(self, i: int, content: object) -> None:
-        """Component ``i`` gets ``content``, which may be initial; XINUSE then follows :class:`Freedoms`.
+        """Component ``i`` gets ``content``, which may be initial; XINUSE then follows the processor's freedoms.
 
         SSE is written by legacy SSE instructions.
         """

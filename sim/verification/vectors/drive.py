@@ -14,6 +14,7 @@ from typing import Any, Final, assert_never
 from sim.verification.vectors import refusals
 from sim.verification.vectors.compare import Comparison, Departure, Outcome
 from sim.verification.vectors.memory import Buffer, compacted_offsets
+from sim.verification.vectors.reading import VectorFile, read
 from sim.verification.vectors.schema import (
     Cpuid,
     Expected,
@@ -25,9 +26,7 @@ from sim.verification.vectors.schema import (
     Touch,
     Touch1,
     Vector,
-    VectorFile,
     Wrmsr,
-    read,
 )
 from sim.verification.vectors.values import (
     MSRS,
@@ -41,7 +40,8 @@ from sim.verification.vectors.values import (
 )
 from sim.xsave.area import INIT, Area
 from sim.xsave.components import ALL, AVX, COMPACTED, FP, HI16_ZMM, MXCSR_INIT, OPMASK, SSE, ZMM_HI256, bits
-from sim.xsave.unit import Fault, Freedoms, Unit
+from sim.xsave.freedoms import Freedoms
+from sim.xsave.unit import Fault, Unit
 
 STANDARD_OFFSETS: Final[Mapping[str, Mapping[int, int]]] = {
     "silicon": {2: 576, 5: 832, 6: 896, 7: 1408},

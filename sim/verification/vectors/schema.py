@@ -1,31 +1,20 @@
-"""The schema of the vector files, one JSON object per line, and reading them.
+"""The schema of the vector files, one JSON object per line.
 
 The fields are described in tests/data/vectors/README.md.  Masks and values are hexadecimal strings in the files and
 integers here.
 """
 
-import codecs
-import gzip
-import json
 import re
-import sys
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
-from sim.errors import InputError
 from sim.verification.vectors.values import BUFFER_BYTES, COMPONENTS, MSRS, REGISTERS, SIZES, same
 from sim.xsave.area import EXTENDED_OFFSET
 from sim.xsave.components import CET_S, CET_U, FP
 
 _HEX = re.compile("0x[0-9a-fA-F]{1,16}")
-GZIP_MAGIC = b"\x1f\x8b"
 _FNINIT = re.compile("fninit:[0-9]+")
-_FOUND_LENGTH = 60
 _XCR0 = sum(1 << i for i in COMPONENTS if i not in MSRS)
 
 
@@ -290,118 +279,3 @@ class Meta(_Strict):
                 allowed = f"{EXTENDED_OFFSET:#x} to {BUFFER_BYTES - size:#x}"
                 raise ValueError(f"EBX of cpuid_0d.{i} is {offset:#x}, allowed as an offset: {allowed}")
         return self
-
-
-@dataclass(frozen=True, slots=True)
-class VectorFile:
-    """One file: its vectors, and the CPUID registers of its meta lines by source."""
-
-    path: Path
-    vectors: list[Vector] = field(default_factory=list)
-    cpuid_0d: dict[str, Mapping[str, list[int]]] = field(default_factory=dict)
-
-
-def read(path: Path) -> VectorFile:
-    """Reads one file, gzipped or not; the first thing in it that is not of the schema is an :class:`InputError`.
-
-    "-" is standard input.  A byte order mark and blank lines are no matter.
-    """
-    name = "standard input" if str(path) == "-" else str(path)
-    try:
-        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        if raw.startswith(GZIP_MAGIC):
-            raw = gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        why = getattr(error, "strerror", None) or error
-        raise InputError(f"{name}: cannot be read ({why}), allowed: a file of test vectors") from error
-    result = VectorFile(path)
-    for number, line in enumerate(raw.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            value = _parse(line)
-        except ValueError as error:
-            raise InputError(f"{name}:{number}: {error}") from error
-        if isinstance(value, Meta):
-            result.cpuid_0d[value.src] = value.cpuid_0d
-        else:
-            result.vectors.append(value)
-    if not result.vectors:
-        raise InputError(f"{name}:1: no vector found, allowed: at least one, as a JSON object on a line of its own")
-    return result
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of the JSON text; of two fields with one name, json.loads would drop the first silently."""
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice}: found twice in one object, allowed: once")
-    return result
-
-
-def _parse(line: bytes) -> Vector | Meta:
-    try:
-        value = json.loads(line.decode(), object_pairs_hook=_object)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start}: found bytes that are not UTF-8, allowed: text") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"column {error.colno}: found no JSON ({error.msg}), allowed: one object per line") from error
-    except RecursionError as error:
-        raise ValueError("found JSON that is nested too deeply, allowed: one object of the schema") from error
-    model = Meta if isinstance(value, dict) and value.get("cat") == "meta" else Vector
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise ValueError(_explain(error)) from error
-
-
-_OPERATIONS = {
-    op: model
-    for model in (Touch, Touch1, Reinit, Ldmxcsr, Wrmsr, Cpuid, Save, Restore)
-    for op in model.model_fields["op"].annotation.__args__  # type: ignore[union-attr]
-}
-_OBJECTS: dict[str, type[BaseModel]] = {
-    **_OPERATIONS,
-    "exp": Expected,
-    "image": Image,
-    "hdr": Header,
-    "msrs": Msrs,
-    "emulator_state_after_fault": State,
-}
-
-
-def _explain(error: ValidationError) -> str:
-    """The first complaint as "where: found what, allowed: what"."""
-    first = error.errors(include_url=False)[0]
-    kind, context = first["type"], first.get("ctx", {})
-    message = first["msg"][:1].lower() + first["msg"][1:]
-    location = [part for part in first["loc"] if part != "[key]"]
-    found = f"found {_shortened(first['input'])}"
-    if kind == "missing":
-        found, message = "found nothing", "this field is required"
-    elif kind == "extra_forbidden":
-        inside = [part for part in location[:-1] if part in _OBJECTS]
-        model = _OBJECTS[str(inside[-1])] if inside else (Meta if error.title == "Meta" else Vector)
-        message = "unknown field, allowed: " + ", ".join(model.model_fields)
-    elif kind in ("union_tag_invalid", "union_tag_not_found"):
-        location.append("op")
-        found = f"found {context['tag']!r}" if "tag" in context else "found nothing"
-        message = "allowed: " + ", ".join(_OPERATIONS)
-    elif kind == "value_error":
-        message = str(context["error"])
-    where = ""
-    for index, part in enumerate(location):
-        if isinstance(part, int):
-            where += f"[{part}]"
-        elif index != 2 or location[0] != "steps":  # there pydantic names the branch of the union
-            where += f".{part}" if where else part
-        elif part == "op" and index == len(location) - 1:
-            where += ".op"
-    return f"{where or 'the object'}: {found}, {message}"
-
-
-def _shortened(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= _FOUND_LENGTH else text[: _FOUND_LENGTH - 3] + "..."
