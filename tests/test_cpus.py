@@ -19,7 +19,7 @@ from sim.kernel.config import Settings, boot
 from sim.scenario.cases import cases
 from sim.scenario.reading import read as read_scenario
 from sim.xsave import cpuid, imported
-from sim.xsave.components import ALL, AVX, AVX512, EXTENDED, FP, MPX, SSE, XTILE, bits
+from sim.xsave.components import ALL, AVX, AVX512, EXTENDED, FP, MPX, SSE, XTILE, XTILEDATA, bits
 from sim.xsave.families import AMD, FAMILIES, INTEL, decoded, family
 from sim.xsave.profile_data import shipped
 from sim.xsave.profiles import GENERIC, names, of_data, profile
@@ -80,6 +80,8 @@ def test_what_a_dump_lacks_is_taken_from_other_cpus_and_said(capsys):
     one = profile(str(RAW))
     assert {"SHSTK", "PKU", "AVX512F", "AMX_TILE", "XFD", "XSAVES"} <= one.features
     assert one.sizes == {i: GENERIC.sizes[i] for i in one.sizes}
+    assert (one.aligned, one.xfd_supported) == (XTILE, XTILEDATA)
+    assert one.compacted(0x602E7).size == 10752
 
 
 # Every way in which registers are printed.

@@ -216,6 +216,15 @@ def test_a_dialect_is_the_same_whatever_the_blocks():
         assert read(merged, block)[0] == whole
 
 
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("load", ["load", "initialized"])
+def test_a_table_is_there_if_it_has_a_row(name, load):
+    text = short(name).replace(b"load: ", load.encode() + b": ")
+    (chunk,) = Reader(io.BytesIO(text), "a trace").chunks()
+    assert ("x86_fpu" in chunk.tables) == (load == "load")
+    assert all(len(rows) for rows, _ in chunk.tables.values())
+
+
 # Packed.
 
 
