@@ -154,8 +154,11 @@ class World:
                 return task.vcpu is not None
             case "exec" | "exit":
                 return task.kind == USER_TASK
-            case "access_msr" | "ioctl_load_fpu" | "guest_writes_carried":
-                return task.vcpu is not None and (task.vcpu.has_cet or self.k.carried.xfeature is None)
+            case "guest_writes_carried":
+                return task.vcpu is not None and self.k.guest_has_carried(task.vcpu)
+            case "access_msr" | "ioctl_load_fpu":
+                has_msrs = bool(self.k.carried.msrs)
+                return task.vcpu is not None and has_msrs and self.k.guest_has_carried(task.vcpu)
         return True
 
     def preemptible(self, c: int) -> bool:

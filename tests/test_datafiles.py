@@ -182,7 +182,10 @@ def test_an_unknown_mechanism_is_refused_with_those_there_are(tmp_path):
     ("changes", "says"),
     [
         ({"name": '""'}, "name is empty"),
-        ({"msrs": "{}"}, "msrs is empty"),
+        ({"msrs": "{}", "xfeature": None}, "msrs is empty (allowed without an xfeature"),
+        ({"msrs": "{}"}, "0 MSRs and 24 bytes (allowed with xfeature 12"),
+        ({"short": '"a\\nb"'}, "short is not one line"),
+        ({"xfeature": "15", "per_task_msr": "true"}, "per_task_msr = true with an xfeature"),
         ({"msrs": "{ A = -1, B = 2, C = 3 }"}, "msrs.A = -1 (allowed: 0 to 0xffffffff)"),
         ({"msrs": "{ A = 0x100000000, B = 2, C = 3 }"}, "msrs.A = 4294967296 (allowed: 0 to 0xffffffff)"),
         ({"msrs": "{ A = 1, B = 2, C = 0x1 }"}, "msrs.C and msrs.A are both 0x1"),
@@ -191,14 +194,14 @@ def test_an_unknown_mechanism_is_refused_with_those_there_are(tmp_path):
         ({"msrs": "[1, 2, 3]"}, "msrs: "),
         ({"size_bytes": "0"}, "size_bytes = 0 (allowed: 1 or more)"),
         ({"size_bytes": "-24"}, "size_bytes = -24 (allowed: 1 or more)"),
-        ({"xfeature": "11"}, "xfeature = 11 (allowed: 12, which is CET_S, or no xfeature at all: the model places no"),
+        ({"xfeature": "11"}, "xfeature = 11 (allowed: 12 (CET_KERNEL), 14 (UINTR), 15 (LBR), 19 (APX), or no xfeature"),
         ({"xfeature": "-1"}, "xfeature = -1 (allowed: 12"),
         ({"xfeature": "9" * 4000}, "xfeature = 999"),
         ({"msrs": "{ A = 1, B = 2 }"}, "2 MSRs and 24 bytes (allowed with xfeature 12: 3 MSRs and 24 bytes)"),
         ({"size_bytes": "32"}, "3 MSRs and 32 bytes (allowed with xfeature 12: 3 MSRs and 24 bytes)"),
         ({"source": None}, "mine.toml: missing key 'source'"),
     ],
-    ids=range(16),
+    ids=range(19),
 )
 def test_a_wrong_carried_state_file_is_one_line_that_says_what(tmp_path, changes, says):
     assert says in refusal(carried_state, carried_file(tmp_path, **changes))

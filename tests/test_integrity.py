@@ -165,6 +165,7 @@ SOUND_PAIRS = [
     for cpu in CPUS
     if verdict.is_ == SOUND and possible(strategy, cpu)
 ]
+HOST_OFF_SOUND = [name for name, host, cpu in SOUND_PAIRS if host == OFF and cpu == "sapphire-rapids"]
 UNSOUND_PAIRS = [
     (strategy, host, cpu)
     for (strategy, host), verdict in VERDICTS.items()

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from sim.errors import InputError
-from sim.kernel.config import Settings, boot, boot_masks
+from sim.kernel.config import Settings, boot
+from sim.kernel.masks import boot_masks
 from sim.kernel.versions import version
 from sim.xsave.components import APX, CET_S, CET_U, PKRU
 from sim.xsave.profiles import profile

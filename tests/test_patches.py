@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.errors import InputError
-from sim.kernel.config import PAGE, Settings, boot
+from sim.kernel.config import Settings, boot
+from sim.kernel.masks import PAGE
 from sim.kernel.patches import ALL_PATCHES, PATCHES, effect
 from sim.report.patch_tables import (
     Allocation,

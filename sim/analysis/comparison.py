@@ -12,8 +12,8 @@ from sim.analysis.categories import CATEGORIES
 from sim.analysis.latency import quantiles, resolution
 from sim.analysis.schedules import has_feedback, independent, walked
 from sim.errors import InputError, unknown
+from sim.kernel.config import strategy_of
 from sim.kernel.integrity import VIOLATIONS
-from sim.kernel.strategies import strategy as strategy_named
 from sim.results.tables import Results
 
 
@@ -152,9 +152,9 @@ class Comparison:
         kinds = counts.unstack("kind", fill_value=0).reindex(index, fill_value=0)
         violations = kinds[[kind for kind in VIOLATIONS if kind in kinds]].sum(axis=1).astype("int64")
         documented = [
-            strategy_named(strategy).why_unsound(metrics.settings_of(case, strategy).host_shadow_stacks)
+            strategy_of(settings).why_unsound(settings.host_shadow_stacks)
             for case in self.results.cases
-            for strategy in case["strategies"]
+            for settings in (metrics.settings_of(case, strategy) for strategy in case["strategies"])
         ]
         return kinds.assign(violations=violations, documented=documented).reset_index().rename_axis(columns=None)
 

@@ -20,7 +20,7 @@ from sim.costs.price import design_matrix, in_tsc, terms
 from sim.costs.table import RATIO, CostTable
 from sim.errors import InputError
 from sim.kernel.carried import carried_state
-from sim.kernel.config import Config, Settings, boot
+from sim.kernel.config import Config, Settings, boot, strategy_of
 from sim.kernel.integrity import VIOLATIONS
 from sim.kernel.operations import Operation
 from sim.kernel.strategies import names, strategy
@@ -246,7 +246,7 @@ class _Costs:
 
 
 def _unsound(settings: Settings, events: Iterable[Event], assumed: Assumptions) -> str:
-    if why := strategy(settings.strategy).why_unsound(settings.host_shadow_stacks):
+    if why := strategy_of(settings).why_unsound(settings.host_shadow_stacks):
         return why
     runs = (run(event, settings, assumed.guest_ssp, assumed.registers) for event in events)
     kinds = {finding.kind for each in runs for _, finding in each.findings if finding.kind in VIOLATIONS}

@@ -10,17 +10,21 @@ from pathlib import Path
 
 from sim.errors import InputError
 from sim.kernel.datafile import STRICT, is_name, load, shipped, shortened
+from sim.xsave.components import COMPONENTS
 
-XFEATURE = 12
-"""The only state component that the model can place: CET_S, three MSRs in 24 bytes."""
+CET_S_NUMBER = 12
+XFEATURES = (CET_S_NUMBER, 14, 15, 19)
+"""State components that a strategy can carry: CET_S (three MSRs in 24 bytes), UINTR, LBR and APX.  Linux handles the
+others by itself or never enables them."""
 
 
 @dataclass(frozen=True, slots=True)
 class CarriedState:
     """What is carried.
 
-    ``msrs`` maps names to MSR numbers, in the order in which software accesses them.  ``xfeature`` is the state
-    component that holds them all (in that order, one quadword each), or None.  ``per_task_msr``: the host has a value
+    ``short`` is what texts call it; without it, the names of its MSRs.  ``msrs`` maps names to MSR numbers, in the
+    order in which software accesses them.  ``xfeature`` is the state component that holds them all, or None; without
+    MSRs it is carried as an xfeature only.  ``per_task_msr``: the host has a value
     per task, which it writes on return to user mode if the CPU's cached value differs, as fred_update_rsp0()
     (arch/x86/include/asm/fred.h) does.  ``size_bytes`` is the size of the component, or of the MSRs.
     ``cpu_feature`` is the CPU feature without which the MSRs do not exist.
@@ -36,6 +40,7 @@ class CarriedState:
     source: str
     xfeature: int | None = None
     cpu_feature: str = ""
+    short: str = ""
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -44,8 +49,10 @@ class CarriedState:
     def _problems(self) -> Iterator[str]:
         if not is_name(self.name):
             yield "name is empty or not one line of text"
-        if not self.msrs:
-            yield "msrs is empty (allowed: one MSR or more)"
+        if not is_name(self.short or "-"):
+            yield "short is not one line of text"
+        if not self.msrs and self.xfeature is None:
+            yield "msrs is empty (allowed without an xfeature: one MSR or more)"
         names: dict[int, str] = {}
         for name, number in self.msrs.items():
             if not is_name(name):
@@ -57,16 +64,29 @@ class CarriedState:
             names[number] = name
         if self.size_bytes <= 0:
             yield f"size_bytes = {shortened(self.size_bytes)} (allowed: 1 or more)"
-        if self.xfeature not in (None, XFEATURE):
+        if self.xfeature not in (None, *XFEATURES):
+            known = ", ".join(f"{i} ({COMPONENTS[i].name})" for i in XFEATURES)
             yield (
-                f"xfeature = {shortened(self.xfeature)} (allowed: {XFEATURE}, which is CET_S, or no xfeature at all: "
-                "the model places no other)"
+                f"xfeature = {shortened(self.xfeature)} (allowed: {known}, or no xfeature at all; Linux handles the "
+                "others by itself or never enables them)"
             )
-        if self.xfeature == XFEATURE and (len(self.msrs) != 3 or self.size_bytes != 24):
+        if self.xfeature == CET_S_NUMBER and (len(self.msrs) != 3 or self.size_bytes != 24):
             yield (
-                f"{len(self.msrs)} MSRs and {shortened(self.size_bytes)} bytes (allowed with xfeature {XFEATURE}: "
+                f"{len(self.msrs)} MSRs and {shortened(self.size_bytes)} bytes (allowed with xfeature {CET_S_NUMBER}: "
                 "3 MSRs and 24 bytes)"
             )
+        if self.xfeature is not None and self.per_task_msr:
+            yield "per_task_msr = true with an xfeature (allowed: for MSRs that belong to none)"
+
+    @property
+    def called(self) -> str:
+        """What texts call it."""
+        return self.short or ", ".join(self.msrs) or self.component
+
+    @property
+    def component(self) -> str:
+        """The name of its state component; what it is called, if it has none."""
+        return COMPONENTS[self.xfeature].name if self.xfeature is not None else self.called
 
     @property
     def mask(self) -> int:

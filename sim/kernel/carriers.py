@@ -70,7 +70,7 @@ def _when_due(access: Callable[[Kernel, Cpu, Vcpu, str], None], point: str, save
     phase, in_notifier = PHASE_OF[point], point in NOTIFIERS
 
     def hook(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
-        if k.carried.xfeature is not None and not vcpu.has_cet:
+        if not k.guest_has_carried(vcpu):
             return
         if k.strategy.lazy and not vcpu.carried_active:
             return

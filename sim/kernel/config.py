@@ -1,8 +1,6 @@
-"""What a kernel sets up at boot on a CPU: feature masks, sizes, IA32_XSS, and what KVM then offers to guests.
+"""A kernel booted on a CPU with a strategy: what it carries where, and what KVM then offers to guests.
 
-Source: arch/x86/kernel/fpu/xstate.c fpu__init_system_xstate() and arch/x86/kvm/x86.c kvm_setup_xss_caps(), Linux v6.19;
-the differences to the other kernels are those of :mod:`sim.kernel.versions`, those of the RFC's patches in
-:mod:`sim.kernel.patches`.
+Source: arch/x86/kvm/x86.c kvm_setup_xss_caps(), Linux v6.19; the masks are those of :mod:`sim.kernel.masks`.
 """
 
 from dataclasses import dataclass, field, replace
@@ -10,52 +8,32 @@ from typing import Final, Literal
 
 from sim.errors import InputError
 from sim.kernel.carried import CarriedState, carried_state
+from sim.kernel.masks import ALIGN_STRUCT, PAGE, BootMasks, boot_masks, round_up
 from sim.kernel.patches import ALL_PATCHES, Effect, effect
 from sim.kernel.strategies import Strategy, strategy
 from sim.kernel.versions import KernelVersion, version
 from sim.xsave.components import (
-    APX,
     AVX,
     AVX512,
     CET_S,
     CET_U,
     FP,
-    LBR,
     MPX,
-    PASID,
     PKRU,
-    PT,
     SSE,
+    SUPERVISOR,
+    USER,
     XTILE,
     XTILEDATA,
 )
-from sim.xsave.profiles import CpuProfile, profile
+from sim.xsave.profiles import GENERIC, CpuProfile, profile
 
 CET: Final = CET_U | CET_S
-
-XSAVE_CPUID_FEATURES: Final = (
-    (AVX, "AVX"),
-    (MPX, "MPX"),
-    (AVX512, "AVX512F"),
-    (PT, "INTEL_PT"),
-    (PKRU, "PKU"),
-    (PASID, "ENQCMD"),
-    (CET_S, "SHSTK"),
-    (XTILE, "AMX_TILE"),
-    (APX, "APX"),
-)
-"""xsave_cpuid_features[]: components that are dropped if the CPU feature is off; CET_U is a difference of versions."""
-
-NEVER: Final = sum(1 << i for i in (13, 14, 15, 16))
-"""Components without an entry in xsave_cpuid_features[], which are always dropped."""
 
 KVM_SUPPORTED_XCR0: Final = FP | SSE | AVX | MPX | AVX512 | PKRU | XTILE
 """What KVM can offer a guest in XCR0, without APX: arch/x86/kvm/x86.c, read in v6.6.0, v6.12.117, v6.17.0, v6.18.2,
 v6.19.0, v7.2.13 and v7.3.4.  On a CPU with APX every guest's XCR0 then differs from the host's, since v6.16 enables it
 there."""
-
-ALIGN_STRUCT: Final = 64
-PAGE: Final = 4096
 
 HostShadowStacks = Literal["off", "fpstate", "return-to-user"]
 MsrAccess = Literal["rdmsr-wrmsr", "wrmsrns", "msr-list"]
@@ -93,44 +71,6 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class BootMasks:
-    """Feature masks and sizes in bytes, under the names of fpu_kernel_cfg, fpu_user_cfg and guest_default_cfg.
-
-    ``restore_mask`` is the RFBM of restores (max_features & XFEATURE_MASK_FPSTATE), ``xfd`` the value of IA32_XFD for
-    tasks (init_fpstate.xfd), ``independent`` the features outside all fpstates.
-    """
-
-    max_features: int
-    host_default: int
-    guest_default: int
-    user_default: int
-    independent: int
-    restore_mask: int
-    xcr0: int
-    xss: int
-    xfd: int
-    host_size: int
-    guest_size: int
-    user_size: int
-    guest_allocated: int
-
-    @property
-    def task_bytes(self) -> int:
-        """Bytes that the fpstate takes in the task's slab object, which is aligned to 64 bytes (kernel/fork.c)."""
-        return round_up(ALIGN_STRUCT + self.host_size, ALIGN_STRUCT)
-
-    @property
-    def guest_bytes(self) -> int:
-        """Bytes of pages that vzalloc() takes for a guest fpstate."""
-        return round_up(ALIGN_STRUCT + self.guest_allocated, PAGE)
-
-
-def round_up(size: int, unit: int) -> int:
-    """``size`` rounded up to a multiple of ``unit``."""
-    return -(-size // unit) * unit
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """A booted kernel with a strategy and a kind of guest: complete, checked, and all that the model reads."""
 
@@ -160,66 +100,9 @@ class Config:
         return round_up(ALIGN_STRUCT + max(self.masks.guest_allocated, self.guest_fpstate_size), PAGE)
 
 
-def boot_masks(
-    cpu: CpuProfile,
-    kernel: KernelVersion,
-    *,
-    enabled: int,
-    normal: int,
-    guest: int,
-    independent: int = 0,
-    pasid: bool = True,
-    patched: Effect | None = None,
-) -> BootMasks:
-    """The masks that fpu__init_system_xstate() computes.
-
-    ``enabled``, ``normal``, ``guest`` and ``independent`` are the carried xfeature, or 0: enabled in IA32_XSS
-    and max_features, in normal fpstates, in guest fpstates, and outside all fpstates.  ``patched`` is what a subset of
-    the RFC's patches does to v6.6.
-    """
-    supported = cpu.xcr0_supported | cpu.xss_supported
-    cet_u_needs = patched.cet_u_needs if patched else kernel.cet_u_needs
-    if patched and patched.adds_cet_u and cpu.features & {*cet_u_needs} and not supported & CET_U:
-        raise InputError(
-            f"{cpu.name}: RFC patch 1 sets IA32_XSS[11], which CPUID.(0DH,1) does not have there, so that the write "
-            "faults (#GP)"
-        )
-    maximum = supported & ~NEVER
-    for components, feature in XSAVE_CPUID_FEATURES:
-        if feature not in cpu.features:
-            maximum &= ~components
-    if not pasid:
-        maximum &= ~PASID
-    if not any(feature in cpu.features for feature in cet_u_needs):
-        maximum &= ~CET_U
-    supervisor_supported = kernel.supervisor_supported & ~CET_S | enabled
-    if "XFD" not in cpu.features:
-        maximum &= ~XTILEDATA
-    maximum &= kernel.user_supported | (supervisor_supported if "XSAVES" in cpu.features else 0)
-    user_maximum = maximum & kernel.user_supported
-
-    host_default = maximum & ~XTILEDATA & ~(enabled & ~normal)
-    guest_default = maximum & ~XTILEDATA & ~(enabled & ~guest)
-    user_default = user_maximum & ~XTILEDATA
-    independent_features = (supported & LBR if "ARCH_LBR" in cpu.features else 0) | (independent & supported)
-    user_size = cpu.standard(user_default).size
-    guest_size = cpu.compacted(guest_default).size
-    allocates_user_size = patched.allocates_user_size if patched else kernel.guest_allocation == "user default size"
-    return BootMasks(
-        max_features=maximum,
-        host_default=host_default,
-        guest_default=guest_default,
-        user_default=user_default,
-        independent=independent_features,
-        restore_mask=maximum & ~PKRU,
-        xcr0=user_maximum,
-        xss=maximum & supervisor_supported | independent_features,
-        xfd=user_maximum & XTILEDATA,
-        host_size=cpu.compacted(host_default).size,
-        guest_size=guest_size,
-        user_size=user_size,
-        guest_allocated=user_size if allocates_user_size else guest_size,
-    )
+def strategy_of(settings: Settings) -> Strategy:
+    """The strategy of the settings, with texts that name what they carry."""
+    return strategy(settings.strategy).about(carried_state(settings.carried))
 
 
 def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
@@ -228,36 +111,25 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
     ``cpu`` stands in for the profile that ``settings`` name: a machine that is known from its boot log.
     """
     cpu, kernel = cpu or profile(settings.cpu), version(settings.kernel)
-    how, what = strategy(settings.strategy), carried_state(settings.carried)
+    how, what = strategy_of(settings), carried_state(settings.carried)
     vendor: Literal["vmx", "svm"] = "vmx" if cpu.vendor == "intel" else "svm"
     _check_pair(settings, cpu, kernel, how, what, vendor)
 
-    sss_in_fpstate = settings.host_shadow_stacks == "fpstate"
-    in_normal, in_guest = how.normal_fpstates, how.guest_fpstates
-    enabled = in_normal or in_guest or sss_in_fpstate
     patched: Effect | None = None
     if kernel.name == "rfc":
         patched = effect(_patches_for(how) if settings.patches is None else settings.patches)
-        if how.mechanism == "fpstate":
-            in_normal, in_guest, enabled = patched.in_normal_fpstates, patched.in_guest_fpstates, patched.enables
-    if what.mask != CET_S:  # another state is carried, and CET_S as the kernel does it by itself
-        in_guest = enabled = bool(kernel.guest_only)
-        patched = effect(ALL_PATCHES) if patched else None
-    masks = boot_masks(
-        cpu,
-        version("v6.6") if patched else kernel,
-        enabled=CET_S if enabled else 0,
-        normal=CET_S if in_normal or sss_in_fpstate else 0,
-        guest=CET_S if in_guest else 0,
-        independent=CET_S if how.mechanism == "independent" else 0,
-        pasid=settings.pasid,
-        patched=patched,
-    )
+    cpu = _with_component(cpu, what)
+    places = _places(settings, kernel, how, what, patched)
+    if patched and what.mask != CET_S:
+        patched = effect(ALL_PATCHES)
+    masks = boot_masks(cpu, version("v6.6") if patched else kernel, pasid=settings.pasid, patched=patched, **places)
+    _check_carried_user_component(cpu, kernel, how, what, masks)
     kvm_rule = kernel.kvm_cet[vendor] and "SHSTK" in cpu.features and masks.xss & CET == CET
     overrides_kvm = what.mask == CET_S and settings.patches is None and kernel.gives_cet
     has_cet = settings.guest_cet and how.guest_has_cet and (kvm_rule or overrides_kvm)
-    guest_xss = _guest_xss(settings, kernel.guest_xss[vendor] & masks.xss if kvm_rule else CET, has_cet)
-    offered = masks.xcr0 & KVM_SUPPORTED_XCR0
+    most = (kernel.guest_xss[vendor] & masks.xss if kvm_rule else CET) if has_cet else 0
+    guest_xss = _guest_xss(settings, most | what.mask & ~CET & masks.xss, has_cet)
+    offered = masks.xcr0 & (KVM_SUPPORTED_XCR0 | (what.mask if how.carries else 0))
     guest_xcr0 = offered if settings.guest_amx else offered & ~XTILE
     if settings.guest_xcr0 is not None:
         if settings.guest_xcr0 & ~offered or not settings.guest_xcr0 & FP:
@@ -293,6 +165,52 @@ def default_uret_msrs(vendor: str) -> tuple[str, ...]:
     return ("LSTAR", "TSC_AUX") if vendor == "vmx" else ("TSC_AUX",)
 
 
+def _places(
+    settings: Settings, kernel: KernelVersion, how: Strategy, what: CarriedState, patched: Effect | None
+) -> dict[str, int]:
+    """The supervisor components that depend on the strategy, as :func:`~sim.kernel.masks.boot_masks` takes them.
+
+    What the strategy carries by an xfeature is where it says.  If that is not CET_S, CET_S is where this kernel has it.
+    """
+    own, stacks = what.mask & SUPERVISOR, settings.host_shadow_stacks == "fpstate"
+    in_normal, in_guest = how.normal_fpstates, how.guest_fpstates
+    enabled = in_normal or in_guest
+    if patched and how.mechanism == "fpstate" and own == CET_S:
+        in_normal, in_guest, enabled = patched.in_normal_fpstates, patched.in_guest_fpstates, patched.enables
+    by_kernel = CET_S if kernel.guest_only and own != CET_S else 0
+    stacks_in = CET_S if stacks else 0
+    return {
+        "enabled": (own if enabled else 0) | by_kernel | stacks_in,
+        "normal": (own if in_normal else 0) | stacks_in,
+        "guest": (own if in_guest else 0) | by_kernel,
+        "independent": own if how.mechanism == "independent" else 0,
+    }
+
+
+def _with_component(cpu: CpuProfile, what: CarriedState) -> CpuProfile:
+    """The CPU with the carried component, for a CPU that lacks it: who asks for that has been told."""
+    if what.xfeature is None or what.mask & (cpu.xcr0_supported | cpu.xss_supported) or what.mask == CET_S:
+        return cpu
+    return replace(
+        cpu,
+        sizes={**cpu.sizes, what.xfeature: what.size_bytes},
+        offsets={**GENERIC.offsets, **cpu.offsets},
+        xcr0_supported=cpu.xcr0_supported | what.mask & USER,
+        xss_supported=cpu.xss_supported | what.mask & SUPERVISOR,
+        features=cpu.features | {what.cpu_feature},
+    )
+
+
+def _check_carried_user_component(
+    cpu: CpuProfile, kernel: KernelVersion, how: Strategy, what: CarriedState, masks: BootMasks
+) -> None:
+    """A user component is in all fpstates or in none, as the kernel has it."""
+    if how.mechanism == "fpstate" and what.mask & USER & ~masks.max_features:
+        raise InputError(
+            f"strategy {how.name} with {what.name}: {kernel.name} does not enable {what.component} on {cpu.name}"
+        )
+
+
 def _patches_for(how: Strategy) -> frozenset[int]:
     """The RFC's patches that a strategy consists of on kernel rfc."""
     if how.normal_fpstates:
@@ -314,6 +232,10 @@ def _check_pair(
         effect(settings.patches)
     if what.xfeature is None and how.mechanism in ("fpstate", "independent"):
         raise InputError(f"strategy {how.name} needs an xfeature, and {what.name} has none")
+    if not what.msrs and how.mechanism not in ("none", "fpstate", "independent"):
+        raise InputError(f"strategy {how.name} copies MSRs, and {what.name} has none")
+    if what.mask & USER and how.mechanism == "independent":
+        raise InputError(f"strategy {how.name}: {what.component} is a user component, and independent features are not")
     for count, key in ((how.zero, "zero"), (how.restore if how.mechanism == "user-return" else 0, "restore")):
         if count > len(what.msrs):
             raise InputError(f"strategy {how.name}: {key} = {count}, and {what.name} has {len(what.msrs)} MSRs")
@@ -350,17 +272,18 @@ def _lacking(settings: Settings, cpu: CpuProfile, how: Strategy, what: CarriedSt
     if what.cpu_feature and what.cpu_feature not in cpu.features:
         return f"CPUID does not enumerate {what.cpu_feature}, which {what.name} belongs to"
     needed = {"wrmsrns": "WRMSRNS", "msr-list": "MSRLIST"}.get(settings.msr_access)
+    if what.xfeature is not None and what.mask != CET_S and not what.mask & (cpu.xcr0_supported | cpu.xss_supported):
+        return f"CPUID does not enumerate state component {what.xfeature}, {what.component}"
     if how.mechanism in ("msr", "user-return") and needed and needed not in cpu.features:
         return f"CPUID does not enumerate {needed}"
     return ""
 
 
-def _guest_xss(settings: Settings, offered: int, has_cet: bool) -> int:
-    most = offered if has_cet else 0
+def _guest_xss(settings: Settings, most: int, has_cet: bool) -> int:
     if settings.guest_xss is None:
         return most
     if settings.guest_xss & ~most:
-        why = "this guest has no CET" if not has_cet else "KVM offers CET_U and CET_S at most"
+        why = "this guest has no CET" if not has_cet else "it is offered no more"
         raise InputError(f"guest IA32_XSS {settings.guest_xss:#x}: allowed are bits of {most:#x}, since {why}")
     return settings.guest_xss
 
@@ -398,6 +321,8 @@ def _hypothetical(
             notes.append(f"KVM of {kernel.name} gives no CET to guests on {vendor.upper()}; overridden here")
     if settings.host_shadow_stacks != "off":
         notes.append("no kernel uses supervisor shadow stacks for itself")
+    if what.mask & ~CET & SUPERVISOR and how.mechanism == "fpstate":
+        notes.append(f"no kernel up to v7.3 has {what.component} in a fpstate")
     if what.per_task_msr:
         notes.append(f"no KVM up to v7.3 gives {what.name} to guests; the series that would is not merged")
     if lacking := _lacking(settings, cpu, how, what):

@@ -127,7 +127,7 @@ def uses_disabled_amx(k: Kernel, cpu: Cpu) -> None:
 def writes_carried(k: Kernel, cpu: Cpu, index: int, zero: bool = False) -> None:
     """The guest writes a carried MSR by WRMSR, which is passed through unless a lazy strategy still intercepts it."""
     vcpu = _running(cpu)
-    if k.carried.xfeature is not None and not vcpu.has_cet:
+    if not k.guest_has_carried(vcpu):
         return
     value = 0 if zero else vcpu.context.token()
     if k.strategy.lazy and not vcpu.carried_active:

@@ -145,9 +145,9 @@ class Integrity:
         """The guest consumes the registers."""
         kernel, unit, context = self.kernel, cpu.unit, vcpu.context
         if unit.regs != context.regs or unit.mxcsr != context.mxcsr:
-            consumed = CONSUMED & ~CET_U
+            consumed = CONSUMED & ~CET_U | kernel.guests_consume
             if vcpu.has_cet:
-                consumed |= CET_U | kernel.carried_consumed
+                consumed |= CET_U | kernel.cet_guests_consume
             self.consume(cpu, context, consumed)
         if unit.pkru != context.pkru and kernel.pkru_switched(vcpu):
             self._report(WRONG_VALUE, context.name, "PKRU", cpu, context.pkru, unit.pkru)

@@ -93,12 +93,14 @@ class Kernel:
         carried, strategy = config.carried, config.strategy
         self.carried = carried
         self.carried_mask = carried.mask
-        self.carried_names = tuple(carried.msrs)
+        self.carried_names = tuple(carried.msrs) or (carried.component,)  # without MSRs it is one value, never copied
         self.carried_numbers = tuple(carried.msrs.values())
         self.not_restored = frozenset(self.carried_names[strategy.restore :])  # asked by user-return strategies only
-        self.carried_consumed = carried.mask if strategy.carries else 0
-        if carried.mask != CET_S:  # the kernel carries CET_S by itself
-            self.carried_consumed |= config.masks.guest_default & CET_S
+        consumed = carried.mask if strategy.carries else 0
+        # What guests consume whether they have CET or not, and what those do that have it; CET_S, too, if another state
+        # is carried and the kernel carries CET_S by itself.
+        self.guests_consume = consumed & ~CET_S
+        self.cet_guests_consume = consumed & CET_S if carried.mask == CET_S else config.masks.guest_default & CET_S
         self.carried_msrs_per_task = carried.per_task_msr
         self.host_consumes_carried = config.settings.host_shadow_stacks != "off"
         self.host_writes_at_user_return = carried.per_task_msr or config.settings.host_shadow_stacks == "return-to-user"
@@ -197,6 +199,10 @@ class Kernel:
         """Whether KVM switches PKRU for this guest, which then consumes it."""
         return self.pku and bool(vcpu.xcr0 & PKRU or vcpu.cr4_pke)
 
+    def guest_has_carried(self, vcpu: Vcpu) -> bool:
+        """Whether this guest has the carried state; CET_S comes with CET, everything else is there for all."""
+        return vcpu.has_cet or self.carried_mask != CET_S
+
     def carried_value(self, cpu: Cpu, index: int) -> int:
         """What carried MSR number ``index`` holds on this CPU."""
         if self.carried.xfeature is None:
@@ -210,7 +216,7 @@ class Kernel:
         if i is None:
             cpu.msrs[self.carried_numbers[index]] = value
             return
-        values = [self.carried_value(cpu, each) for each in range(len(self.carried_numbers))]
+        values = [self.carried_value(cpu, each) for each in range(len(self.carried_names))]
         values[index] = value
         cpu.unit.write(i, tuple(values) if any(values) else INIT)
 

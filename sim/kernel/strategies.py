@@ -6,12 +6,13 @@ same kind is a new file, shipped or given by its path.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
 from sim.errors import InputError
+from sim.kernel.carried import CarriedState
 from sim.kernel.datafile import STRICT, is_name, load, shipped, shortened
 
 MECHANISMS: Final = ("none", "msr", "msr-list", "user-return", "fpstate", "independent")
@@ -53,6 +54,7 @@ class Strategy:
     that forgets to note what it found in the MSRs at deschedule, and ``restore`` how many of the MSRs, from the first,
     get the host's value back on return to user mode; the others keep a guest's.  ``hypothetical`` and ``unsound`` say
     why, and are empty otherwise; ``unsound_with_host_shadow_stacks`` says why by the host's use of shadow stacks.
+    In all texts {carried} stands for what is carried, {first} for its first MSR, {xfeature} for its component.
     """
 
     __pydantic_config__ = STRICT
@@ -117,6 +119,18 @@ class Strategy:
         """Why it is unsound on a host that does this with shadow stacks of its own; empty if it is not."""
         there = (why for host, why in self.unsound_with_host_shadow_stacks.items() if host == host_shadow_stacks)
         return next(there, self.unsound)
+
+    def about(self, what: CarriedState) -> "Strategy":
+        """The same with texts that name what is carried."""
+        names = {"{carried}": what.called, "{first}": next(iter(what.msrs), what.called), "{xfeature}": what.component}
+
+        def named(text: str) -> str:
+            for placeholder, name in names.items():
+                text = text.replace(placeholder, name)
+            return text
+
+        texts = {key: named(getattr(self, key)) for key in ("title", "hypothetical", "unsound")}
+        return replace(self, **texts)  # type: ignore[arg-type]  # three texts
 
     @property
     def is_merged(self) -> bool:

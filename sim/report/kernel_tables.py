@@ -6,7 +6,7 @@ from typing import get_args
 
 from sim.errors import InputError
 from sim.kernel import strategies, versions
-from sim.kernel.config import CET, Config, HostShadowStacks, Settings, boot
+from sim.kernel.config import CET, Config, HostShadowStacks, Settings, boot, strategy_of
 from sim.xsave import profiles
 
 
@@ -94,7 +94,7 @@ def strategy_rows(
 
 
 def _strategy_row(settings: Settings) -> StrategyRow:
-    how = strategies.strategy(settings.strategy)
+    how = strategy_of(settings)
     general = (settings.kernel, how.name, how.mechanism, how.title, how.hypothetical)
     unsound = how.why_unsound(settings.host_shadow_stacks)
     try:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sim.kernel import guest, kvm, process
-from sim.kernel.config import BootMasks, Config, Settings, boot
+from sim.kernel.config import Config, Settings, boot
 from sim.kernel.integrity import VIOLATIONS, WRONG_VALUE, Finding
 from sim.kernel.kernel import Kernel
+from sim.kernel.masks import BootMasks
 from sim.kernel.operations import XSAVES, Log
 from sim.kernel.patches import Effect
 from sim.kernel.state import Cpu, Task, Vcpu

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from sim.errors import InputError
 from sim.kernel import versions
-from sim.kernel.config import ALIGN_STRUCT, PAGE, BootMasks, Config, Settings, boot, boot_masks, round_up
+from sim.kernel.config import Config, Settings, boot
+from sim.kernel.masks import ALIGN_STRUCT, PAGE, BootMasks, boot_masks, round_up
 from sim.kernel.patches import ALL_PATCHES, Effect, effect
 from sim.report.patch_runs import Verdict, forced, furthest_byte, run_tasks, run_vcpus
 from sim.xsave import profiles

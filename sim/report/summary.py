@@ -19,9 +19,10 @@ from sim.analysis.metrics import (
     COST_WITHOUT_XSS,
     PHASES,
     latency_metric,
+    settings_of,
 )
 from sim.analysis.rates import MISS, missed_by_law
-from sim.kernel.strategies import strategy as strategy_named
+from sim.kernel.config import strategy_of
 from sim.report.amounts import si as _si
 
 if TYPE_CHECKING:
@@ -328,8 +329,11 @@ def _integrity(comparison: "Comparison") -> str:
 
 
 def _hypothetical(comparison: "Comparison") -> str:
-    names = dict.fromkeys(name for case in comparison.results.cases for name in case["strategies"])
-    why = {name: strategy_named(name).hypothetical for name in names}
+    why = {
+        name: strategy_of(settings_of(case, name)).hypothetical
+        for case in comparison.results.cases
+        for name in case["strategies"]
+    }
     lines = [_wrapped(f"{short(name)}: {text}", indent="  ") for name, text in why.items() if text]
     return "Hypothetical:\n" + "\n".join(lines) if lines else ""
 

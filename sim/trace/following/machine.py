@@ -7,7 +7,8 @@ from typing import Final
 
 from sim.errors import InputError
 from sim.kernel import bootlog
-from sim.kernel.config import XSAVE_CPUID_FEATURES, Config, Settings, boot
+from sim.kernel.config import Config, Settings, boot
+from sim.kernel.masks import XSAVE_CPUID_FEATURES
 from sim.kernel.releases import Nearest
 from sim.kernel.versions import nearest, version
 from sim.xsave.components import ALL, CET_S, CET_U, COMPACTED, SUPERVISOR, USER, XTILEDATA

@@ -1,0 +1,137 @@
+"""Carried states that are not CET_S: other xfeatures, and texts that name what is carried."""
+
+import pytest
+from test_integrity import HOST_OFF_SOUND, nothing_is_wrong, run
+
+from sim.errors import InputError
+from sim.kernel import flows, strategies
+from sim.kernel.config import Settings, boot, strategy_of
+from sim.xsave.components import APX, CET_S, CET_U, LBR, UINTR
+
+STATES = {
+    "lbr": ("msrs = { LBR_CTL = 0x14ce, LBR_DEPTH = 0x14cf }", 808, 15, "ARCH_LBR"),
+    "uintr": ("msrs = { RR = 0x985, HANDLER = 0x986 }", 48, 14, "UINTR"),
+    "apx": ("msrs = {}", 128, 19, "APX"),
+    "spec-ctrl": ("msrs = { SPEC_CTRL = 0x48 }", 8, None, ""),
+}
+MASK = {"lbr": LBR, "uintr": UINTR, "apx": APX}
+
+
+@pytest.fixture(scope="module")
+def carried(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("carried")
+    paths = {}
+    for name, (msrs, size, xfeature, feature) in STATES.items():
+        lines = [f'name = "{name}"', 'title = "t"', msrs, f"size_bytes = {size}", "per_task_msr = false"]
+        lines += [f"xfeature = {xfeature}"] if xfeature else []
+        lines += [f'cpu_feature = "{feature}"'] if feature else []
+        path = folder / f"{name}.toml"
+        path.write_text("\n".join([*lines, 'source = "a test"']))
+        paths[name] = str(path)
+    return paths
+
+
+def config(carried, name, strategy, kernel="v6.18", **more):
+    hypothetical = name in ("apx", "uintr")  # no profile has them
+    return boot(Settings(kernel=kernel, strategy=strategy, carried=carried[name], hypothetical=hypothetical, **more))
+
+
+# Where the component is: enabled, in normal fpstates, in guest fpstates, outside all.
+PLACES = {
+    "xstate-guest": (1, 0, 1, 0),
+    "xstate-all": (1, 1, 1, 0),
+    "xstate-guest-resident": (1, 0, 1, 0),
+    "independent": (0, 0, 0, 1),
+    "manual-load": (0, 0, 0, 0),
+    "free-ssp": (0, 0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("strategy", PLACES)
+@pytest.mark.parametrize("name", ["lbr", "uintr"])
+@pytest.mark.parametrize("kernel", ["v6.6", "v6.18"])
+def test_a_supervisor_component_is_where_the_strategy_puts_it_and_cet_s_where_the_kernel_has_it(
+    carried, name, strategy, kernel
+):
+    masks, own = config(carried, name, strategy, kernel).masks, MASK[name]
+    enabled, normal, guest, independent = PLACES[strategy]
+    assert bool(masks.max_features & own) == bool(enabled)
+    assert bool(masks.restore_mask & own) == bool(enabled)
+    assert (bool(masks.host_default & own), bool(masks.guest_default & own)) == (bool(normal), bool(guest))
+    arch_lbr = name == "lbr"  # perf's own use of it: an independent feature on any kernel
+    assert bool(masks.independent & own) == bool(independent or arch_lbr)
+    assert bool(masks.xss & own) == bool(enabled or independent or arch_lbr)
+    by_kernel = CET_S if kernel == "v6.18" else 0
+    assert (masks.max_features & CET_S, masks.host_default & CET_S, masks.guest_default & CET_S) == (
+        by_kernel,
+        0,
+        by_kernel,
+    )
+
+
+def test_apx_is_in_all_fpstates_and_in_the_guests_xcr0_if_the_strategy_carries_it(carried):
+    carries, not_carried = config(carried, "apx", "xstate-guest"), config(carried, "apx", "free-ssp")
+    for each in (carries, not_carried):
+        assert each.masks.host_default & each.masks.guest_default & each.masks.xcr0 & APX
+    assert (carries.guest_xcr0 & APX, not_carried.guest_xcr0 & APX) == (APX, 0)
+    with pytest.raises(InputError, match=r"v6\.12 does not enable APX"):
+        config(carried, "apx", "xstate-guest", "v6.12")
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy", "message"),
+    [
+        ("apx", "manual-load", "copies MSRs, and apx has none"),
+        ("apx", "independent", "APX is a user component"),
+        ("spec-ctrl", "xstate-guest", "needs an xfeature"),
+    ],
+)
+def test_what_a_state_cannot_be_carried_by_is_refused(carried, name, strategy, message):
+    with pytest.raises(InputError, match=message):
+        config(carried, name, strategy)
+
+
+def test_a_component_that_the_cpu_lacks_needs_hypothetical(carried):
+    with pytest.raises(InputError, match="--hypothetical overrides"):
+        boot(Settings(carried=carried["apx"]))
+    with pytest.raises(InputError, match="--hypothetical overrides"):
+        boot(Settings(cpu="zen4", carried=carried["lbr"]))
+    masks = boot(Settings(cpu="zen4", carried=carried["lbr"], hypothetical=True)).masks
+    assert (masks.xss, masks.guest_default) == (LBR | CET_S | CET_U, 0x1AE7 | LBR)
+    assert masks.guest_size == 2480 + 808
+
+
+@pytest.mark.parametrize("strategy", HOST_OFF_SOUND)
+def test_who_is_sound_with_cet_s_is_sound_with_lbr(carried, strategy):
+    run([config(carried, "lbr", strategy)], nothing_is_wrong, f"lbr {strategy}", examples=8)
+
+
+@pytest.mark.parametrize("strategy", ["xstate-guest", "xstate-all"])
+def test_apx_in_fpstates_is_sound(carried, strategy):
+    run([config(carried, "apx", strategy)], nothing_is_wrong, f"apx {strategy}", examples=8)
+
+
+@pytest.mark.parametrize(("strategy", "saves"), [("xstate-guest", [0x29EE7]), ("independent", [0x8000, 0x21EE7])])
+def test_a_vcpu_switch_saves_lbr_with_the_guest_fpstate_or_alone(carried, strategy, saves):
+    shown = flows.run("vcpu-switch", Settings(strategy=strategy, carried=carried["lbr"]))
+    assert [op.rfbm for op in shown.operations if op.operation == "XSAVES"] == saves * 2
+    assert not shown.findings
+
+
+# Texts.
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("spec-ctrl", "no kernel leaves SPEC_CTRL uncarried"), ("apx", "no kernel leaves APX uncarried")]
+)
+def test_a_strategys_texts_name_what_is_carried(carried, name, says):
+    notes = config(carried, name, "free-ssp").hypothetical
+    assert f"free-ssp: {says}" in notes
+    assert not any("SSP" in note.removeprefix("free-ssp") for note in notes)
+
+
+@pytest.mark.parametrize("strategy", strategies.names())
+def test_no_text_of_a_shipped_strategy_is_left_with_a_placeholder(strategy):
+    how = strategy_of(Settings(strategy=strategy))
+    assert not any(mark in how.title + how.hypothetical + how.unsound for mark in "{}")
+    assert strategy_of(Settings(strategy="free-ssp")).hypothetical == "no kernel leaves PL0-2_SSP uncarried"
