@@ -36,6 +36,9 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
 )
 @click.option("--guest-xss", callback=mask_option, metavar="MASK", help="The guest's IA32_XSS; default: all of CET.")
 @click.option(
+    "--guest-xcr0", callback=mask_option, metavar="MASK", help="The guest's XCR0, such as 0xe7 for one without PKU."
+)
+@click.option(
     "--no-guest-cet", "guest_cet", flag_value=False, default=True, type=bool, help="The guest's CPUID has no CET."
 )
 @click.option(

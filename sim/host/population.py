@@ -175,7 +175,7 @@ def _vcpu(
     case, kernel = build.case, host.kernel
     text = f"{name[0]}/{name[1]}/vcpu{name[2]}"
     number = host.schedule.number()
-    vcpu = host.schedule.new_vcpu(number, text, guest.xss)
+    vcpu = host.schedule.new_vcpu(number, text, guest.choice)
     own = ("guests", *name)
     kinds = [_exit_kind(build, each, exit, *own, "exits", each) for each, exit in guest.exits.items()]
     use = GuestUse(

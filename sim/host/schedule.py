@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Final
 
+from sim.kernel.guests import GuestChoice
 from sim.kernel.state import Task, Vcpu
 from sim.kernel.walker import FlowPoint, Walker
 
@@ -44,11 +45,11 @@ class Schedule:
             walker.new_task(number, name, kind)
         return self.timing.new_task(number, name, kind)
 
-    def new_vcpu(self, number: int, name: str, xss: int | None) -> Vcpu:
+    def new_vcpu(self, number: int, name: str, choice: GuestChoice) -> Vcpu:
         """The same of a vCPU thread."""
         for walker in self.others:
-            walker.new_vcpu(number, name, xss)
-        return self.timing.new_vcpu(number, name, xss)
+            walker.new_vcpu(number, name, choice)
+        return self.timing.new_vcpu(number, name, choice)
 
     def walk(self) -> None:
         """The others walk what they have not walked yet."""

@@ -88,6 +88,7 @@ class Config:
     kvm_offers_cet: bool
     guest_has_cet: bool
     guest_xss: int
+    offered_xcr0: int
     guest_xcr0: int
     guest_xfeatures: int
     guest_fpstate_size: int
@@ -152,6 +153,7 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
         kvm_offers_cet=kvm_rule,
         guest_has_cet=has_cet,
         guest_xss=guest_xss,
+        offered_xcr0=offered,
         guest_xcr0=guest_xcr0,
         guest_xfeatures=guest_xfeatures,
         guest_fpstate_size=cpu.compacted(guest_xfeatures).size,

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from sim.kernel.carriers import hooks
 from sim.kernel.config import CET, Config
+from sim.kernel.guests import AS_ALL, GuestChoice, features
 from sim.kernel.integrity import Integrity
 from sim.kernel.operations import Key, Ledger, LedgerFactory
 from sim.kernel.state import IDLE_TASK, USER_TASK, VCPU_TASK, Context, Cpu, Fpstate, Task, Vcpu
@@ -165,19 +166,22 @@ class Kernel:
         if self.buffer_level is not None:
             self.buffer_level.forget(task.fpstate.area)
 
-    def new_vcpu(self, name: str) -> Vcpu:
-        """A vCPU thread (in user mode, in the VMM) and its vCPU, as KVM_CREATE_VCPU and KVM_SET_CPUID2 leave them."""
-        config = self.config
+    def new_vcpu(self, name: str, choice: GuestChoice = AS_ALL) -> Vcpu:
+        """A vCPU thread (in user mode, in the VMM) and its vCPU, as KVM_CREATE_VCPU and KVM_SET_CPUID2 leave them.
+
+        ``choice`` is what the CPUID of its guest has or lacks beside what the settings say for all.
+        """
+        config, offered = self.config, features(self.config, choice)
         task = self.new_task(name, VCPU_TASK)
         context = self._new_context(f"guest {name}", guest=True)
-        area = self.new_area(config.guest_xfeatures)
-        fpstate = Fpstate(area, config.guest_xfeatures, 0, config.guest_fpstate_size, context, is_guest=True)
+        area = self.new_area(offered.xfeatures)
+        fpstate = Fpstate(area, offered.xfeatures, 0, offered.fpstate_size, context, is_guest=True)
         vcpu = Vcpu(context.id, task, fpstate, context)
         task.vcpu = vcpu
         vcpu.has_cet = config.guest_has_cet
-        vcpu.xcr0 = config.guest_xcr0
-        vcpu.cr4_pke = bool(vcpu.xcr0 & PKRU)  # a guest without PKU cannot set it
-        vcpu.xss = config.guest_xss
+        vcpu.xcr0 = offered.xcr0
+        vcpu.xss = offered.xss
+        vcpu.has_pku = vcpu.cr4_pke = offered.pku
         # LSTAR differs between kernels (KASLR), TSC_AUX between CPUs; the host's value is 0 here.
         vcpu.uret = dict.fromkeys(config.guest_uret_msrs, context.id)
         vcpu.carried = context.carried = (0,) * len(self.carried_numbers)

@@ -176,6 +176,7 @@ class Vcpu:
         "guest_state_loaded",
         "guest_uret_msrs_loaded",
         "has_cet",
+        "has_pku",
         "host_pkru",
         "id",
         "name",
@@ -202,6 +203,7 @@ class Vcpu:
         self.host_pkru = PKRU_DEFAULT
         self.cr4_osxsave = True
         self.efer_sce = True
+        self.has_pku = True
         self.cr4_pke = True
         self.xfd_err = 0
         self.xfd_passthrough = False

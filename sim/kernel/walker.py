@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from sim.kernel import fpu, guest, kvm, process
 from sim.kernel.config import Config
+from sim.kernel.guests import AS_ALL, GuestChoice
 from sim.kernel.kernel import BufferLevel, Kernel
 from sim.kernel.operations import Key, Keys, Ledger, LedgerFactory
 from sim.kernel.state import USER_TASK, Cpu, Task, Vcpu
@@ -94,11 +95,9 @@ class Walker:
         task = self.tasks[number] = self.kernel.new_task(name, kind)
         return task
 
-    def new_vcpu(self, number: int, name: str, xss: int | None = None) -> Vcpu:
-        """A vCPU thread; ``xss`` are the bits of IA32_XSS that its guest may have, None: all that KVM offers."""
-        vcpu = self.kernel.new_vcpu(name)
-        if xss is not None:
-            vcpu.xss &= xss
+    def new_vcpu(self, number: int, name: str, choice: GuestChoice = AS_ALL) -> Vcpu:
+        """A vCPU thread; ``choice`` is what is chosen for its guest alone."""
+        vcpu = self.kernel.new_vcpu(name, choice)
         self.tasks[number] = vcpu.task
         return vcpu
 

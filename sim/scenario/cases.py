@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from sim.costs import table
 from sim.errors import InputError, unknown
-from sim.kernel import versions
+from sim.kernel import guests, versions
 from sim.kernel.carried import carried_state
-from sim.kernel.config import Config, Settings, boot, default_uret_msrs
+from sim.kernel.config import Settings, boot, default_uret_msrs
 from sim.kernel.strategies import strategy
 from sim.scenario import pace
 from sim.scenario.checks import MASKS, problems
@@ -249,7 +249,7 @@ def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value])
         for path, text in pace.problems(scenario, tsc):
             raise ScenarioError(path, text)
         chosen = choose(scenario, cpu, kernel, name)
-        _check_guest_xss(scenario, cpu, kernel, chosen.strategies)
+        _check_guests(scenario, cpu, kernel, chosen.strategies)
     except ScenarioError as error:
         raise ScenarioError(error.path, f"{error.text} (case {name!r})") from error
     complete = scenario.model_copy(
@@ -345,13 +345,9 @@ def _check_features(scenario: Scenario, profile: CpuProfile) -> None:
         raise ScenarioError("kernel.guest_amx", f"found true, and {profile.name} has no AMX to give to a guest")
 
 
-def _check_guest_xss(scenario: Scenario, cpu: str, kernel: str, chosen: tuple[str, ...]) -> None:
-    """IA32_XSS of a kind of guests is part of what guests are offered, with every strategy that gives them CET."""
+def _check_guests(scenario: Scenario, cpu: str, kernel: str, chosen: tuple[str, ...]) -> None:
+    """What is chosen for a kind of guests alone must be part of what guests are offered, with every strategy."""
     for name, guest in scenario.guests.items():
-        for each in chosen if guest.xss is not None else ():
-            config: Config = boot(settings(scenario, cpu, kernel, each))
-            if config.guest_has_cet and guest.xss is not None and guest.xss & ~config.guest_xss:
-                raise ScenarioError(
-                    f"guests.{name}.xss",
-                    f"found {guest.xss:#x}; allowed: bits of {config.guest_xss:#x}, which these guests are offered",
-                )
+        for each in chosen if guest.choice != guests.AS_ALL else ():
+            for key, problem in guests.problems(boot(settings(scenario, cpu, kernel, each)), guest.choice):
+                raise ScenarioError(f"guests.{name}.{key}", problem)

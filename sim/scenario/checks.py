@@ -83,8 +83,24 @@ def problems(scenario: Scenario) -> Iterator[Problem]:
 
 
 def _guest_xcr0(scenario: Scenario) -> Iterator[Problem]:
-    """What XSETBV refuses (arch/x86/kvm/x86.c, __kvm_set_xcr(), Linux v6.18), and what guests use without having it."""
-    path, xcr0 = "kernel.guest_xcr0", scenario.kernel.guest_xcr0
+    """XCR0 of all guests and of each kind of them, and what guests use without having it."""
+    kernel = scenario.kernel
+    yield from _xcr0("kernel.guest_xcr0", kernel.guest_xcr0, kernel.guest_amx, "kernel.guest_amx")
+    for name, guest in scenario.guests.items():
+        own = f"guests.{name}.xcr0"
+        yield from _xcr0(own, guest.xcr0, _has_amx(guest, scenario), f"guests.{name}.amx")
+        path, xcr0 = ("kernel.guest_xcr0", kernel.guest_xcr0) if guest.xcr0 is None else (own, guest.xcr0)
+        for each in guest.fpu.components if xcr0 is not None else ():
+            if MASKS[each] & ~(xcr0 or 0) and not (each == "XTILEDATA" and guest.amx):
+                yield f"guests.{name}.fpu.components", f"found {each}, which {path} = {xcr0:#x} lacks"
+
+
+def _has_amx(guest: Guest, scenario: Scenario) -> bool:
+    return scenario.kernel.guest_amx if guest.amx is None else guest.amx
+
+
+def _xcr0(path: str, xcr0: int | None, amx: bool, needs_amx: str) -> Iterator[Problem]:
+    """What XSETBV refuses (arch/x86/kvm/x86.c, __kvm_set_xcr(), Linux v6.18)."""
     if xcr0 is None:
         return
     for mask, needs, why in (
@@ -96,12 +112,8 @@ def _guest_xcr0(scenario: Scenario) -> Iterator[Problem]:
     ):
         if xcr0 & mask and needs & ~xcr0:
             yield path, f"found {xcr0:#x}; allowed: masks that have {why}"
-    if xcr0 & XTILE and not scenario.kernel.guest_amx:
-        yield path, f"found {xcr0:#x} with AMX (bits 17 and 18), which needs kernel.guest_amx = true"
-    for name, guest in scenario.guests.items():
-        for each in guest.fpu.components:
-            if MASKS[each] & ~xcr0:
-                yield f"guests.{name}.fpu.components", f"found {each}, which kernel.guest_xcr0 = {xcr0:#x} lacks"
+    if xcr0 & XTILE and not amx:
+        yield path, f"found {xcr0:#x} with AMX (bits 17 and 18), which needs {needs_amx} = true"
 
 
 def _interrupt_load(scenario: Scenario) -> Iterator[Problem]:
@@ -230,8 +242,9 @@ def _guest_fpu(where: str, guest: Guest, scenario: Scenario) -> Iterator[Problem
             f"{where}.fpu.components",
             "need fpu.every (the guest writes them) or task_switch (XRSTORS loads them)",
         )
-    if "XTILEDATA" in fpu.components and not scenario.kernel.guest_amx:
-        yield f"{where}.fpu.components", "found XTILEDATA, which needs kernel.guest_amx = true"
+    if "XTILEDATA" in fpu.components and not _has_amx(guest, scenario):
+        needed = "kernel.guest_amx" if guest.amx is None else f"{where}.amx"
+        yield f"{where}.fpu.components", f"found XTILEDATA, which needs {needed} = true"
 
 
 def _shadow_stacks(where: str, guest: Guest, scenario: Scenario) -> Iterator[Problem]:

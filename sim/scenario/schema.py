@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim.kernel.config import HostShadowStacks, MsrAccess
+from sim.kernel.guests import GuestChoice
 from sim.kernel.versions import Exit as FastpathExit
 from sim.scenario.distribution import Distribution, Intervals, Times
 from sim.scenario.units import Flow, Percent, Rate, Size, Time
@@ -302,7 +303,17 @@ class Guest(Section):
         "SSPs at each context switch of the guest's kernel, by its XRSTORS. No KVM up to v7.3 reports CET_SSS to a "
         "guest, without which the SDM advises against them",
     )
+    xcr0: Mask | None = Field(
+        None,
+        description="XCR0 of these guests, such as 0xe7 without PKU; absent: as kernel.guest_xcr0, pku and amx say",
+    )
     xss: Mask | None = Field(None, description="IA32_XSS of these guests, if less than kernel.guest_xss")
+    pku: Switch | None = Field(
+        None,
+        description="whether their CPUID has PKU: without it XCR0[9] and CR4.PKE are clear, and KVM leaves PKRU alone; "
+        "absent: what XCR0 has",
+    )
+    amx: Switch | None = Field(None, description="whether they have AMX; absent: kernel.guest_amx")
     posted_interrupts: Switch = Field(
         True, description="an interrupt for a running vCPU needs no VM exit (APICv, AVIC)"
     )
@@ -314,6 +325,11 @@ class Guest(Section):
     vmm_fpu: tuple[Component, ...] = Field(
         ("SSE", "AVX"), description="what the VMM writes between two KVM_RUNs, as by memcpy() (assumed)"
     )
+
+    @property
+    def choice(self) -> GuestChoice:
+        """What the kernel model is told of these guests alone."""
+        return GuestChoice(self.xcr0, self.xss, self.pku, self.amx)
 
 
 class Thread(Section):

@@ -1,0 +1,88 @@
+"""What a guest is offered: the features of its CPUID, where they are chosen for it alone, and what KVM makes of them.
+
+Source: arch/x86/kvm/cpuid.c, arch/x86/kvm/x86.c __kvm_set_xcr(), kvm_load_xfeatures(), kvm_load_guest_pkru(), Linux
+v6.19.  A fpstate has all that the kernel gives guests, whatever this one's CPUID lacks; AMX alone makes it larger.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sim.errors import InputError
+from sim.kernel.config import Config
+from sim.xsave.components import PKRU, XTILE, XTILEDATA
+
+
+@dataclass(frozen=True, slots=True)
+class GuestChoice:
+    """What is chosen for a guest alone; None: as the settings of the kernel say for all guests.
+
+    ``xss`` are the bits of IA32_XSS that it may have, where it has CET or another carried xfeature at all.  ``pku``
+    False: its CPUID has no PKU, so that it has neither XCR0[9] nor CR4.PKE.
+    """
+
+    xcr0: int | None = None
+    xss: int | None = None
+    pku: bool | None = None
+    amx: bool | None = None
+
+
+AS_ALL = GuestChoice()
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFeatures:
+    """A guest's XCR0 and IA32_XSS, whether it sets CR4.PKE, and the features and size in bytes of its fpstate."""
+
+    xcr0: int
+    xss: int
+    pku: bool
+    xfeatures: int
+    fpstate_size: int
+
+
+def features(config: Config, choice: GuestChoice = AS_ALL) -> GuestFeatures:
+    """What a guest has on this kernel; :class:`~sim.errors.InputError` if that cannot be."""
+    for key, problem in problems(config, choice):
+        raise InputError(f"guest {key}: {problem}")
+    amx = _amx(config, choice)
+    xcr0 = _xcr0(config, choice)
+    xfeatures = config.masks.guest_default | (XTILEDATA & config.masks.max_features if amx else 0)
+    return GuestFeatures(
+        xcr0=xcr0,
+        xss=config.guest_xss if choice.xss is None else config.guest_xss & choice.xss,
+        pku=bool(xcr0 & PKRU) if choice.pku is None else choice.pku,
+        xfeatures=xfeatures,
+        fpstate_size=config.cpu.compacted(xfeatures).size,
+    )
+
+
+def problems(config: Config, choice: GuestChoice) -> Iterator[tuple[str, str]]:
+    """What of a choice cannot be on this kernel and CPU: the key, what was found and what is allowed."""
+    offered, xcr0 = config.offered_xcr0, choice.xcr0
+    if choice.amx and not offered & XTILE:
+        yield "amx", f"found true, and {config.cpu.name} has no AMX to give to a guest"
+    if choice.pku and not config.pku:
+        yield "pku", f"found true, and {config.cpu.name} has no PKU"
+    if xcr0 is not None:
+        if xcr0 & ~offered or not xcr0 & 1:
+            yield "xcr0", f"found {xcr0:#x}; allowed are bit 0 and bits of {offered:#x}"
+        elif xcr0 & XTILE and not _amx(config, choice):
+            yield "xcr0", f"found {xcr0:#x} with AMX (bits 17 and 18), which needs amx = true"
+        elif xcr0 & PKRU and choice.pku is False:
+            yield "xcr0", f"found {xcr0:#x} with PKRU (bit 9) beside pku = false"
+    if choice.xss is not None and config.guest_has_cet and choice.xss & ~config.guest_xss:
+        yield "xss", f"found {choice.xss:#x}; allowed: bits of {config.guest_xss:#x}, which these guests are offered"
+
+
+def _amx(config: Config, choice: GuestChoice) -> bool:
+    return config.settings.guest_amx if choice.amx is None else choice.amx
+
+
+def _xcr0(config: Config, choice: GuestChoice) -> int:
+    if choice.xcr0 is not None:
+        return choice.xcr0
+    xcr0 = config.guest_xcr0
+    for wanted, component in ((choice.amx, XTILE), (choice.pku, PKRU)):
+        if wanted is not None:
+            xcr0 = xcr0 | component & config.offered_xcr0 if wanted else xcr0 & ~component
+    return xcr0

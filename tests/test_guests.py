@@ -1,0 +1,180 @@
+"""Guests as they are: what their CPUID lacks or has beside the host's, in operations per exit."""
+
+from collections import Counter
+
+import pytest
+from hosts import only, simulate
+
+from sim.errors import InputError
+from sim.kernel import fpu, guest, kvm, process
+from sim.kernel.config import Settings, boot
+from sim.kernel.guests import GuestChoice, features
+from sim.kernel.kernel import Kernel
+from sim.xsave.components import AVX, FP, PKRU, SSE, XTILE, XTILEDATA
+
+NO_PKU = GuestChoice(pku=False)
+
+
+def in_guest(settings, choice):
+    """A guest that has just been entered for the first time, on its CPU."""
+    k = Kernel(boot(settings))
+    cpu, vcpu = k.cpus[0], k.new_vcpu("V", choice)
+    process.schedule(k, cpu, vcpu.task)
+    process.return_to_user(k, cpu)
+    kvm.kvm_run(k, cpu)
+    kvm.kvm_load_guest_fpu(k, cpu)
+    kvm.kvm_run_entry(k, cpu)
+    kvm.vcpu_enter_guest(k, cpu)
+    guest.boots(k, cpu)
+    return k, cpu
+
+
+def per_exit(settings, choice):
+    """The operations of an exit that KVM handles and of the entry after it."""
+    k, cpu = in_guest(settings, choice)
+    guest.writes(k, cpu, SSE | AVX)
+    before = Counter(cpu.ledger.counts)
+    kvm.vm_exit(k, cpu, "cpuid")
+    kvm.vcpu_enter_guest(k, cpu)
+    assert not k.integrity.findings
+    return Counter(key[2] for key in (Counter(cpu.ledger.counts) - before).elements())
+
+
+ICE_LAKE = Settings(cpu="ice-lake-sp", kernel="v6.6", strategy="no-cet")
+SPR = Settings(cpu="sapphire-rapids", kernel="v6.18")
+TRANSITION = {"VM exit": 1, "VM entry": 1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "choice", "operations"),
+    [
+        (ICE_LAKE, GuestChoice(), {"RDPKRU": 1}),
+        (ICE_LAKE, NO_PKU, {"XSETBV": 2}),  # neither XCR0[9] nor CR4.PKE: KVM leaves PKRU alone
+        (ICE_LAKE, GuestChoice(xcr0=0xE7), {"XSETBV": 2}),
+        (ICE_LAKE, GuestChoice(xcr0=0xE7, pku=True), {"XSETBV": 2, "RDPKRU": 1}),  # CR4.PKE alone
+        (ICE_LAKE, GuestChoice(xcr0=0x207), {"XSETBV": 2, "RDPKRU": 1}),  # no AVX-512
+        (SPR, GuestChoice(), {"XSETBV": 2, "RDPKRU": 1, "WRMSR(XSS)": 2}),  # no AMX
+        (SPR, GuestChoice(amx=True), {"RDPKRU": 1, "WRMSR(XSS)": 2, "RDMSR(XFD)": 1}),
+        (SPR, GuestChoice(amx=True, pku=False), {"XSETBV": 2, "WRMSR(XSS)": 2, "RDMSR(XFD)": 1}),
+    ],
+)  # fmt: skip
+def test_what_a_guest_lacks_costs_xsetbv_and_spares_what_belongs_to_it(settings, choice, operations):
+    assert per_exit(settings, choice) == TRANSITION | operations
+
+
+def test_amx_makes_the_fpstate_of_one_guest_larger_and_lacking_components_makes_none_smaller():
+    config = boot(SPR)
+    plain, small, amx = (features(config, each) for each in (GuestChoice(), GuestChoice(xcr0=7), GuestChoice(amx=True)))
+    assert (plain.xfeatures, plain.fpstate_size) == (small.xfeatures, small.fpstate_size) == (0x21EE7, 2560)
+    assert (amx.xfeatures, amx.fpstate_size, amx.xcr0) == (0x61EE7, 10752, 0x602E7)
+    assert features(boot(Settings(guest_amx=True)), GuestChoice(amx=False)) == plain
+
+
+def test_a_guest_without_pku_has_none_after_an_init_either():
+    k, cpu = in_guest(ICE_LAKE, NO_PKU)
+    kvm.vm_exit(k, cpu, "external-interrupt")
+    kvm.guest_init(k, cpu)
+    kvm.vcpu_enter_guest(k, cpu)
+    guest.boots(k, cpu)
+    assert (cpu.guest.cr4_osxsave, cpu.guest.cr4_pke, k.pkru_switched(cpu.guest)) == (True, False, False)
+    guest.wrpkru(k, cpu, 0xC)  # which such a guest cannot run
+    assert cpu.unit.pkru != 0xC
+
+
+@pytest.mark.parametrize(
+    ("settings", "choice", "message"),
+    [
+        (SPR, GuestChoice(xcr0=0x6), "guest xcr0: found 0x6; allowed are bit 0"),
+        (SPR, GuestChoice(xcr0=0x100001), "bits of 0x602e7"),
+        (SPR, GuestChoice(xcr0=0x602E7), "needs amx = true"),
+        (SPR, GuestChoice(xcr0=0x2E7, pku=False), r"PKRU \(bit 9\) beside pku = false"),
+        (SPR, GuestChoice(xss=0x8000), "allowed: bits of 0x1800"),
+        (ICE_LAKE, GuestChoice(amx=True), "ice-lake-sp has no AMX"),
+        (Settings(cpu="skylake-sp", strategy="no-cet"), GuestChoice(pku=True), ""),
+    ],
+)
+def test_a_guest_that_cannot_be_is_refused(settings, choice, message):
+    config = boot(settings)
+    if not message:
+        assert features(config, choice).pku
+        return
+    with pytest.raises(InputError, match=message):
+        features(config, choice)
+
+
+SCENARIO = """
+title = "a guest"
+[run]
+measure = "10 ms"
+warmup = "10 ms"
+strategies = ["xstate-guest"]
+[host]
+cpus = 1
+cpu = ["sapphire-rapids"]
+tsc = "2.6 GHz"
+[guests.g]
+{g}
+[guests.g.exits.x]
+every = "10 kHz"
+reason = "cpuid"
+"""
+OTHER = """
+[guests.other]
+{g}
+[guests.other.exits.x]
+every = "10 kHz"
+reason = "cpuid"
+"""
+
+
+def counts(text):
+    found = Counter()
+    for operation, n, _ in simulate(only(text), "xstate-guest", 0).ledger:
+        found[operation.operation] += n
+    return found
+
+
+def test_different_guests_on_one_host_each_pay_for_their_own():
+    amx, plain = counts(SCENARIO.format(g="amx = true")), counts(SCENARIO.format(g=""))
+    assert (amx["XSETBV"], amx["RDMSR(XFD)"]) == (0, amx["VM exit"])
+    assert (plain["XSETBV"], plain["RDMSR(XFD)"]) == (2 * plain["VM exit"], 0)
+    both = counts(SCENARIO.format(g="amx = true") + OTHER.format(g="amx = true\npku = false"))
+    assert both["RDMSR(XFD)"] == both["VM exit"]
+    assert 0 < both["XSETBV"] < 2 * both["VM exit"]
+
+
+def test_the_pages_of_a_component_that_a_guest_lacks_are_refused_in_a_scenario():
+    for g, says in (
+        ("xcr0 = 0x602e7", "guests.g.xcr0"),
+        ("xcr0 = 0x4", "guests.g.xcr0"),
+        ("pku = true\nxcr0 = 0x100007", "guests.g.xcr0"),
+        ('xcr0 = 0x7\nfpu = { components = ["OPMASK"], every = "1 ms" }', "guests.g.fpu.components"),
+        ('fpu = { components = ["XTILEDATA"], every = "1 ms" }', "kernel.guest_amx"),
+        ('amx = false\nfpu = { components = ["XTILEDATA"], every = "1 ms" }', "guests.g.amx"),
+    ):
+        with pytest.raises(InputError) as error:
+            only(SCENARIO.format(g=g))
+        assert says in str(error.value)
+
+
+def test_tiles_of_an_amx_guest_beside_one_without_are_its_own():
+    k = Kernel(boot(SPR))
+    tiles, other = k.new_vcpu("tiles", GuestChoice(amx=True)), k.new_vcpu("other")
+    cpu = k.cpus[0]
+    for vcpu in (tiles, other, tiles):
+        if cpu.guest:
+            kvm.vm_exit(k, cpu, "external-interrupt")
+        process.schedule(k, cpu, vcpu.task)
+        if vcpu.task.notifier is None:
+            process.return_to_user(k, cpu)
+            kvm.kvm_run(k, cpu)
+            kvm.kvm_load_guest_fpu(k, cpu)
+            kvm.kvm_run_entry(k, cpu)
+        kvm.vcpu_enter_guest(k, cpu)
+        guest.writes(k, cpu, FP | SSE | XTILE)
+    assert cpu.unit.regs[18] == tiles.context.regs[18] != 0
+    assert not other.fpstate.xfeatures & XTILEDATA
+    assert not k.integrity.findings
+    assert fpu.fpregs_state_valid(cpu, tiles.task)
+    assert k.pku
+    assert tiles.xcr0 & PKRU
