@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
+from scipy.stats import t as student
 
 from sim.analysis import estimates
 from sim.analysis.pricing import with_tables
+from sim.analysis.schedules import finished
 from sim.analysis.uncertainty.coefficients import Array, Coefficients, from_ledger, values
 from sim.analysis.uncertainty.draws import Ranges, draw
 from sim.costs.price import in_tsc
@@ -50,6 +51,7 @@ class Difference:
     """Own operations of ``a`` less those of ``b`` in a case, in TSC cycles per vCPU-second (CPU-second, without vCPUs).
 
     Prices are not rounded to whole cycles here, as those of the ledger are, so that draws of the costs are beside them.
+    ``own_without_xss`` and ``xss``, the switching of IA32_XSS, add up to ``own``, and so do not their ranges.
     ``cheaper`` is the share of the draws in which ``a`` costs less than ``b``; ``assumed`` the share of the difference
     that rests on assumed cost rows; ``rows`` are the cost rows behind it, the one with most cycles first.
     """
@@ -59,11 +61,14 @@ class Difference:
     b: str
     own: Estimate
     own_without_xss: Estimate
+    xss: Estimate
     range: Range
     range_without_xss: Range
+    range_xss: Range
     p: float
     p_without_xss: float
     cheaper: float
+    cheaper_without_xss: float
     assumed: float
     rows: tuple[str, ...]
 
@@ -85,19 +90,22 @@ class Answers:
 
     def __init__(self, comparison: "Comparison") -> None:
         self._comparison = comparison
-        self._drawn: dict[str, tuple[Coefficients, Array]] = {}
+        self._coefficients: dict[str, Coefficients] = {}
+        self._drawn: dict[str, Array] = {}
         self._tables = with_tables(comparison.results)
 
     def _case(self, name: str) -> tuple[Coefficients, Array]:
         """The coefficients of a case (strategies x replications x rows), and draws of the rows in TSC cycles."""
-        if name not in self._drawn:
+        table = self._tables[name]
+        if name not in self._coefficients:
             results = self._comparison.results
-            case, table = results.case(name), self._tables[name]
-            coefficients = from_ledger(results.ledger, case, int(results.manifest["replications"]), table)
-            used = tuple(bool(each) for each in np.any(coefficients.total != 0, axis=(0, 1)))
-            drawn = draw(Ranges(table, used, "table"), DRAWS, 1, SEED)
-            self._drawn[name] = coefficients, drawn.rows
-        return self._drawn[name]
+            ledger, replications = finished(results, results.case(name))
+            self._coefficients[name] = from_ledger(ledger, results.case(name), replications, table)
+        if table.name not in self._drawn:
+            # Of all rows, since the draws of a row do not depend on which others there are: once for all cases.
+            every = Ranges(table, (True,) * len(table.rows), "table")
+            self._drawn[table.name] = draw(every, DRAWS, 1, SEED).rows
+        return self._coefficients[name], self._drawn[table.name]
 
     def difference(self, case: str, a: str, b: str) -> Difference:
         """``a`` less ``b`` in ``case``, both walked there."""
@@ -106,13 +114,14 @@ class Answers:
         table = coefficients.table
         at_values = in_tsc(table, values(table))
         moved = coefficients.total[i] - coefficients.total[j]
-        without = moved - (coefficients.xss[i] - coefficients.xss[j])
+        xss = coefficients.xss[i] - coefficients.xss[j]
+        without = moved - xss
         by_row = np.abs(moved.mean(axis=0) * at_values)
         order = [row for row in np.argsort(-by_row, kind="stable") if by_row[row] > 0]
         rows = list(table.rows.values())
         assumed = sum(by_row[row] for row in order if rows[row].grade == "assumed")
         unit = "cycles/vCPU-s" if coefficients.per == "vCPU-second" else "cycles/CPU-s"
-        drawn = draws @ moved.mean(axis=0)
+        drawn, drawn_without, drawn_xss = (_priced(draws, each.mean(axis=0)) for each in (moved, without, xss))
         with_xss, without_xss = moved @ at_values, without @ at_values
         return Difference(
             case=case,
@@ -120,24 +129,37 @@ class Answers:
             b=b,
             own=_estimate(with_xss, unit),
             own_without_xss=_estimate(without_xss, unit),
+            xss=_estimate(xss @ at_values, unit),
             range=_range(drawn),
-            range_without_xss=_range(draws @ without.mean(axis=0)),
+            range_without_xss=_range(drawn_without),
+            range_xss=_range(drawn_xss),
             p=_p(with_xss),
             p_without_xss=_p(without_xss),
             cheaper=float(np.mean(drawn < 0)),
+            cheaper_without_xss=float(np.mean(drawn_without < 0)),
             assumed=float(assumed / by_row.sum()) if by_row.any() else 0.0,
             rows=tuple(rows[row].id for row in order),
         )
 
+    def by_row(self, case: str, a: str, b: str) -> dict[str, float]:
+        """What each cost row adds to ``a`` less ``b``, the row at its value; rows that add nothing are left out."""
+        coefficients, _ = self._case(case)
+        i, j = (coefficients.strategies.index(name) for name in (a, b))
+        moved = (coefficients.total[i] - coefficients.total[j]).mean(axis=0)
+        cycles = moved * in_tsc(coefficients.table, values(coefficients.table))
+        return {row: float(each) for row, each in zip(coefficients.table.rows, cycles, strict=True) if each}
+
     def load(self, case: str) -> Load:
         """The load that was realised in ``case``."""
         document = self._comparison.results.case(case)
-        found = self._comparison.df_schedule()
-        means = found[found["case"] == case].set_index("metric")["mean"]
-        per = document["vcpus"] or document["cpus"]
+        counted = self._comparison.results.metrics
+        counted = counted[counted["case"] == case]
+        of_record = counted.pivot(index=["timed_by", "replication"], columns="metric", values="value")
+        seconds = of_record["elapsed_cycles"] / (document["cpus"] * document["tsc_hz"])
+        seconds *= document["vcpus"] or document["cpus"]
 
         def rate(metric: str) -> float:
-            return float(means.get(f"{metric}_per_second", np.nan) / per)
+            return float((of_record[metric] / seconds).mean()) if metric in of_record else np.nan
 
         return Load(
             exits=rate("vm_exits"),
@@ -145,14 +167,23 @@ class Answers:
             kvm_runs=rate("kvm_run_round_trips"),
             halts=rate("halts"),
             load_puts=rate("vcpu_loads"),
-            busy=float(1 - means["time_idle"] / 100),
+            busy=float((1 - of_record["idle_cycles"] / of_record["elapsed_cycles"]).mean()),
         )
 
 
 def _estimate(by_replication: Array, unit: str) -> Estimate:
-    frame = pd.DataFrame({"all": "", "value": by_replication})
-    found = estimates.with_intervals(frame, ["all"]).iloc[0]
-    return Estimate(float(found["mean"]), float(found["low"]), float(found["high"]), unit, int(found["n"]))
+    n, mean = len(by_replication), float(by_replication.mean())
+    half = np.nan
+    if n > 1:
+        half = float(student.ppf((1 + LEVEL) / 2, n - 1) * by_replication.std(ddof=1) / np.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, unit, n)
+
+
+def _priced(draws: Array, moved: Array) -> Array:
+    """What a change of coefficients costs under each draw."""
+    used = np.flatnonzero(moved)
+    priced: Array = draws[:, used] @ moved[used]
+    return priced
 
 
 def _p(by_replication: Array) -> float:

@@ -4,11 +4,14 @@ In each replication of a case one strategy times the host, and all walk its sche
 operations.  In an independent run a strategy times a host of its own: what differs besides is how the host reacts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
+from sim.errors import InputError
+from sim.results.manifest import COMPLETE
 from sim.results.tables import SCHEMAS, Results
 
 
@@ -36,6 +39,24 @@ def has_feedback(results: Results) -> bool:
     found = independent(results).metrics
     there = set(zip(found["case"], found["strategy"], strict=True))
     return all((case["case"], strategy) in there for case in results.cases for strategy in case["strategies"])
+
+
+def finished(results: Results, case: Mapping[str, Any]) -> tuple[pd.DataFrame, int]:
+    """The ledger of a case (an entry of the manifest), and how many replications it has of every strategy.
+
+    What an incomplete run has for some strategies only is left out, and the rest is numbered from 0.  Raises
+    :class:`~sim.errors.InputError` if nothing is left.
+    """
+    ledger = results.ledger[results.ledger["case"] == case["case"]]
+    if results.manifest["status"] == COMPLETE:
+        return ledger, int(results.manifest["replications"])
+    names = set(case["strategies"])
+    there = ledger[ledger["strategy"].isin(names)].groupby("replication")["strategy"].nunique()
+    numbers = {old: new for new, old in enumerate(there.index[there == len(names)])}
+    if not numbers:
+        raise InputError(f"case {case['case']}: no replication was finished for every strategy")
+    ledger = ledger[ledger["replication"].isin(numbers)]
+    return ledger.assign(replication=ledger["replication"].map(numbers)), len(numbers)
 
 
 def _only(results: Results, wanted: Callable[[pd.DataFrame], pd.Series]) -> Results:

@@ -1,17 +1,31 @@
 """`fpswitch run` and `fpswitch compare`: a scenario in, a comparison and a result directory out."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from sim.cli import INTERRUPTED_STATUS
 from sim.cli.common import emit, json_option, overrides, scenario_options
-from sim.errors import RunError
+from sim.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from sim.report.comparison import Comparison
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def shown_options(command: _Command) -> _Command:
+    """What is printed of a comparison."""
+    for option in (
+        json_option,
+        click.option("--mail", is_flag=True, help="Print 15 lines for a mail."),
+        click.option("--full", is_flag=True, help="Print all tables."),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command()
@@ -20,14 +34,24 @@ if TYPE_CHECKING:
 @click.option("--jobs", type=int, metavar="N", help="Processes; by default one per CPU.")
 @click.option("--out", metavar="DIR", help="Result directory; by default results/ and the name of the scenario.")
 @click.option("--no-figures", is_flag=True, help="Write the tables only.")
-@json_option
-def run(scenario: str, jobs: int | None, out: str | None, no_figures: bool, as_json: bool, **options: Any) -> None:
+@shown_options
+def run(
+    scenario: str,
+    jobs: int | None,
+    out: str | None,
+    no_figures: bool,
+    full: bool,
+    mail: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Simulate all cases and strategies of SCENARIO, compare them, and leave a result directory.
 
     SCENARIO is the name of a shipped one (fpswitch scenarios), or a path: what ends in .toml or has a /.  Options take
     the place of its keys (docs/scenarios.md), and pass the same checks.
 
-    Progress goes to standard error, the summary (plain text, at most 72 columns) to standard output.  An unfinished run
+    Progress goes to standard error, the answer to standard output: 40 lines of plain text, 72 columns wide, at most, or
+    all tables with --full, or 15 lines for a mail with --mail.  An unfinished run
     of the same scenario, costs, seed and code in DIR is continued; a finished one there is replaced when the new one is
     complete.  The same seed gives the same tables with any number of jobs.
 
@@ -35,8 +59,11 @@ def run(scenario: str, jobs: int | None, out: str | None, no_figures: bool, as_j
     interrupted.
 
     With --json: {"scenario", "seed", "replications", "manifest" (its path), "cases": [{"case", "cpu", "kernel",
-    "sweep": {}, "strategies": {NAME: {"metrics": {METRIC: {"mean", "low", "high", "unit"}}, "difference": {METRIC:
-    {"mean", "low", "high", "unit", "p", "verdict"}}, "integrity": {"violations", "kinds": {}}}}}]}.
+    "sweep": {}, "load": {"exits", "switches", "kvm_runs", "halts", "load_puts", "busy"}, "contrasts": [{"a", "b",
+    "own", "own_without_xss" (a less b, each {"mean", "low", "high", "unit"}), "range": {"low", "median", "high"}, "p",
+    "feedback"}], "strategies": {NAME: {"metrics": {METRIC: {"mean", "low", "high", "unit"}}, "difference": {METRIC:
+    {"mean", "low", "high", "unit", "p", "verdict"} or null}, "own", "own_without_xss", "range" (less the reference's),
+    "integrity": {"violations", "kinds": {}}}}}]}.
 
     \b
     Examples:
@@ -44,6 +71,7 @@ def run(scenario: str, jobs: int | None, out: str | None, no_figures: bool, as_j
       fpswitch run rfc-question --strategies manual-load,xstate-guest --contrast manual-load,xstate-guest
       fpswitch run my-host.toml --set host.cpus=64 --replications 20 --seed 7
     """
+    _one_of(full, mail, as_json)
     from sim import experiment
 
     directory = out if out is not None else str(Path("results") / Path(scenario).stem)
@@ -66,31 +94,38 @@ def run(scenario: str, jobs: int | None, out: str | None, no_figures: bool, as_j
     comparison = comparison_of(results)
     if not no_figures:
         comparison.write_figures(Path(directory) / "figures")
-    _finish(comparison, as_json)
+    _finish(comparison, full, mail, as_json)
 
 
 @click.command()
 @click.argument("directory", metavar="DIR")
 @click.option("--reference", metavar="STRATEGY", help="The strategy from which differences are taken.")
-@json_option
-def compare(directory: str, reference: str | None, as_json: bool) -> None:
-    """Print the comparison again from the result directory DIR, and with another reference if you like.
+@shown_options
+def compare(directory: str, reference: str | None, full: bool, mail: bool, as_json: bool) -> None:
+    """Print the answer again from the result directory DIR, and with another reference if you like.
 
-    Output and exit status are those of `fpswitch run`.
+    Options for the output, and exit status, are those of `fpswitch run`.
 
     \b
     Examples:
       fpswitch compare results/rfc-question
       fpswitch compare results/rfc-question --reference manual-load --json
     """
+    _one_of(full, mail, as_json)
     from sim.report.comparison import compare as comparison_of
     from sim.results import load
 
-    _finish(comparison_of(load(directory), reference), as_json)
+    _finish(comparison_of(load(directory), reference), full, mail, as_json)
 
 
-def _finish(comparison: "Comparison", as_json: bool) -> None:
-    emit(comparison.document() if as_json else "", "" if as_json else comparison.summary(), as_json)
+def _one_of(full: bool, mail: bool, as_json: bool) -> None:
+    if full + mail + as_json > 1:
+        raise InputError("--full, --mail, --json: found more than one of them (allowed: one)")
+
+
+def _finish(comparison: "Comparison", full: bool, mail: bool, as_json: bool) -> None:
+    text = comparison.summary if full else comparison.mail if mail else comparison.answer
+    emit(comparison.document() if as_json else "", "" if as_json else text(), as_json)
     unexpected = comparison.unexpected_violations()
     for case, strategy, count in unexpected:
         click.echo(

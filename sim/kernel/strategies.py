@@ -38,6 +38,8 @@ BELONGS_TO: Final = {
 }
 """Keys that have a meaning for one mechanism only."""
 
+MAX_LABEL: Final = 22
+
 MOST_MSRS: Final = 64
 """No carried state has as many; whether one has ``zero`` or ``restore`` of them is checked where both are known."""
 
@@ -76,6 +78,7 @@ class Strategy:
     restore: int = 1
     guest_has_cet: bool = True
     needs: str = ""
+    label: str = ""
     hypothetical: str = ""
     unsound: str = ""
     unsound_with_host_shadow_stacks: dict[Literal["fpstate", "return-to-user"], str] = field(
@@ -89,6 +92,8 @@ class Strategy:
     def _problems(self) -> Iterator[str]:
         if not is_name(self.name):
             yield "name is empty or not one line of text"
+        if self.label and not (is_name(self.label) and len(self.label) <= MAX_LABEL):
+            yield f"label = {shortened(self.label)} (allowed: one line of {MAX_LABEL} characters at most)"
         for value, allowed, key in (
             ((self.mechanism,), MECHANISMS, "mechanism"),
             (self.save_at, SAVE_POINTS, "save_at"),

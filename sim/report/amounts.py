@@ -1,6 +1,9 @@
 """Numbers as people read them: three digits and k, M or G."""
 
 import math
+from typing import Final
+
+LEAST_PERCENT: Final = 0.0001
 
 
 def si(value: float, digits: int = 3, sign: str = "") -> str:
@@ -16,3 +19,45 @@ def si(value: float, digits: int = 3, sign: str = "") -> str:
     decimals = max(digits - 1 - max(math.floor(math.log10(abs(value))), 0), 0)
     shown = f"{value:{sign}.{decimals}f}"
     return shown + ("", "k", "M", "G", "T")[size]
+
+
+def fixed(value: float, decimals: int) -> str:
+    """A number with so many decimals; one that is not there is a dash."""
+    return f"{value:.{decimals}f}" if math.isfinite(value) else "-"
+
+
+def with_half(mean: float, half: float) -> str:
+    """A mean and half its interval, to the first digit of the latter: "5.0 +- 0.3"; three digits for lack of one."""
+    if not math.isfinite(mean):
+        return "-"
+    if half == 0 or not math.isfinite(half):
+        return three_digits(mean)
+    decimals = max(0, -math.floor(math.log10(half)))
+    return f"{mean:.{decimals}f} +- {half:.{decimals}f}"
+
+
+def three_digits(value: float) -> str:
+    """Three significant digits without an exponent, as long as that fits."""
+    if value == 0 or not math.isfinite(value):
+        return fixed(value, 0)
+    decimals = 2 - math.floor(math.log10(abs(value)))
+    return f"{value:.{min(max(decimals, 0), 6)}f}"
+
+
+def percent(value: float) -> str:
+    """A share in %, to two digits: "0.037"."""
+    if not math.isfinite(value) or value == 0:
+        return fixed(value, 0)
+    if abs(value) < LEAST_PERCENT:
+        return f"{'-' if value < 0 else ''}<{LEAST_PERCENT:.4f}"
+    return f"{value:.{max(0, 1 - math.floor(math.log10(abs(value))))}f}"
+
+
+def spread(low: float, high: float) -> str:
+    """A range of cycles: "347k to 836k"."""
+    return f"{si(low)} to {si(high)}" if math.isfinite(low) else "-"
+
+
+def short_spread(low: float, high: float) -> str:
+    """A range of cycles where there is little room: "347k-836k"."""
+    return f"{si(low)}-{si(high)}" if low >= 0 else spread(low, high)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.analysis import comparison
-from sim.report import document, figures, rate_figure, summary
+from sim.analysis.answers import Answers
+from sim.report import answer, document, figures, mail, rate_figure, summary
 from sim.results.tables import Results
 
 if TYPE_CHECKING:
@@ -23,10 +25,15 @@ def compare(results: Results, reference: str | None = None) -> Comparison:
 
 
 class Comparison(comparison.Comparison):
-    """Statements about ``results``; printed, it is the summary that ``fpswitch run`` prints."""
+    """Statements about ``results``; printed, it is the first screen, as ``fpswitch run`` prints it."""
+
+    @cached_property
+    def answers(self) -> Answers:
+        """What the strategies' own operations cost, in each case, and how sure that is."""
+        return Answers(self)
 
     def __str__(self) -> str:
-        return self.summary()
+        return self.answer()
 
     def __repr__(self) -> str:
         return f"<Comparison of {self.results!r}; print() it, or see its df_* and plot_* methods>"
@@ -35,13 +42,21 @@ class Comparison(comparison.Comparison):
         """What Jupyter shows: the summary."""
         return f"<pre>{html.escape(self.summary())}</pre>"
 
+    def answer(self) -> str:
+        """The answer, how sure it is and what it rests on, as plain text: at most 40 lines of 72 columns."""
+        return answer.text(self, self.answers)
+
+    def mail(self) -> str:
+        """The answer for a mail: at most 15 lines of 72 columns."""
+        return mail.text(self, self.answers)
+
     def summary(self) -> str:
-        """The comparison as plain text, at most 72 columns wide."""
+        """All tables as plain text, at most 72 columns wide."""
         return summary.text(self)
 
     def document(self) -> dict[str, Any]:
         """The comparison as what ``fpswitch run --json`` prints."""
-        return document.document(self)
+        return document.document(self, self.answers)
 
     def plot_cost(self) -> Figure:
         """Cost by strategy, with intervals."""

@@ -1,23 +1,31 @@
 """A comparison as one JSON document: the form that scripts read."""
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from sim.analysis.answers import Answers
 from sim.analysis.metrics import COST
+from sim.errors import InputError
 from sim.results.manifest import NAME
+from sim.scenario.contrasts import in_case
 
 if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
 
 
-def document(comparison: "Comparison") -> dict[str, Any]:
-    """What ``fpswitch run --json`` prints.
+def document(comparison: "Comparison", answers: Answers) -> dict[str, Any]:
+    """What ``fpswitch run --json`` prints; ``answers`` are those of ``comparison``.
 
     "manifest" is the path of the manifest, or null.  "low" and "high" are null where there is no interval; a difference
     also has "p" and "verdict" (see :func:`sim.analysis.estimates.compared`), and that of "cost" "assumed_percent", how
-    much of it rests on assumed rows; the difference of the reference is empty.
+    much of it rests on assumed rows; the difference of the reference is empty, and that of a metric which only the host
+    shows is null.  "own", "own_without_xss" and "range" are the answer (:class:`sim.analysis.answers.Difference`): of a
+    contrast a less b, of a strategy its own less the reference's, null for the reference itself, and in a case that has
+    no replication of all strategies.
     """
     results = comparison.results
     metrics = _by_strategy(comparison.df_metrics())
@@ -26,6 +34,8 @@ def document(comparison: "Comparison") -> dict[str, Any]:
     grades = comparison.df_grades()
     of_assumed = grades[grades["grade"] == "assumed"].set_index(["case", "strategy"])["percent"]
     assumed: dict[Any, float] = of_assumed.to_dict()
+    schedule = comparison.df_schedule()
+    of_host = {case: tuple(rows["metric"]) for case, rows in schedule.groupby("case")}
     integrity = {(row["case"], row["strategy"]): row for row in found.to_dict("records")}
     kinds = [column for column in found.columns if column not in ("case", "strategy", "violations", "documented")]
     return {
@@ -39,12 +49,17 @@ def document(comparison: "Comparison") -> dict[str, Any]:
                 "cpu": case["cpu"],
                 "kernel": case["kernel"],
                 "sweep": dict(case["sweep"]),
+                "load": _load(answers, case["case"]),
+                "contrasts": _contrasts(comparison, answers, case),
                 "strategies": {
                     strategy: {
                         "metrics": _metrics(metrics.get((case["case"], strategy))),
                         "difference": _difference(
-                            differences.get((case["case"], strategy)), assumed.get((case["case"], strategy))
+                            differences.get((case["case"], strategy)),
+                            assumed.get((case["case"], strategy)),
+                            of_host.get(case["case"], ()),
                         ),
+                        **_own(answers, case["case"], strategy, comparison.references[case["case"]]),
                         "integrity": {
                             "violations": int(integrity[case["case"], strategy]["violations"]),
                             "kinds": {
@@ -72,11 +87,45 @@ def _metrics(frame: pd.DataFrame | None, *more: str) -> dict[str, dict[str, Any]
     return {metric: dict(zip(columns, map(_plain, values), strict=True)) for metric, *values in rows}
 
 
-def _difference(frame: pd.DataFrame | None, assumed: float | None) -> dict[str, dict[str, Any]]:
+def _difference(
+    frame: pd.DataFrame | None, assumed: float | None, of_host: Sequence[str]
+) -> dict[str, dict[str, Any] | None]:
     found = _metrics(frame, "p", "verdict")
     if COST in found:
         found[COST]["assumed_percent"] = assumed
-    return found
+    return {**found, **{metric: None for metric in of_host if metric not in found}} if found else {}
+
+
+def _load(answers: Answers, case: str) -> dict[str, Any]:
+    """The realised load; rates are per vCPU-second, or CPU-second of a host without vCPUs."""
+    return {name: _plain(value) for name, value in asdict(answers.load(case)).items()}
+
+
+def _contrasts(comparison: "Comparison", answers: Answers, case: Mapping[str, Any]) -> list[dict[str, Any]]:
+    pairs = comparison.results.manifest["resolved"]["run"].get("contrasts", ())
+    return [
+        {"a": a, "b": b, **_answer(answers, case["case"], a, b), "feedback": None}
+        for a, b in in_case(pairs, case["case"])
+        if {a, b} <= set(case["strategies"])
+    ]
+
+
+def _own(answers: Answers, case: str, strategy: str, reference: str) -> dict[str, Any]:
+    found = _answer(answers, case, strategy, reference) if strategy != reference else {}
+    return {key: found.get(key) for key in ("own", "own_without_xss", "range")}
+
+
+def _answer(answers: Answers, case: str, a: str, b: str) -> dict[str, Any]:
+    try:
+        found = answers.difference(case, a, b)
+    except InputError:  # no replication of all strategies
+        return dict.fromkeys(("own", "own_without_xss", "range", "p"))
+    own, without = (
+        {key: _plain(getattr(each, key)) for key in ("mean", "low", "high", "unit")}
+        for each in (found.own, found.own_without_xss)
+    )
+    over = {key: _plain(value) for key, value in asdict(found.range).items()}
+    return {"own": own, "own_without_xss": without, "range": over, "p": _plain(found.p)}
 
 
 def _plain(value: Any) -> Any:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
 
 WIDTH: Final = 72
+FIGURES: Final = "figures"
+"""The folder of a result directory in which its figures are."""
 LABEL: Final = 22
 """Characters for a strategy's name, which of the shipped ones none exceeds."""
 
@@ -294,7 +296,7 @@ def _verdicts(
             f"{word}: {', '.join(short(s) for s in strategies if of.get(s) == verdict)}"
             for verdict, word in (
                 ("lower", "cheaper"),
-                ("higher", "dearer"),
+                ("higher", "more expensive"),
                 ("same", "exactly the same"),
                 ("not shown", "no difference shown"),
             )
@@ -348,7 +350,9 @@ def _provenance(comparison: "Comparison") -> str:
         f"numpy {versions['numpy']}."
     ]
     if results.directory:
-        lines.append(f"Tables, manifest and figures: {results.directory}")
+        figures = (results.directory / FIGURES).is_dir()
+        there = "Tables, manifest and figures" if figures else "Tables and manifest"
+        lines.append(f"{there}: {results.directory}")
     return "\n".join(map(_wrapped, lines))
 
 

@@ -134,7 +134,7 @@ def plot_variance(each: CaseReport) -> "Figure | None":
 def plot_break_even(each: CaseReport) -> "Figure | None":
     """Rows inside or near whose range an order turns: the range, the value, and the break-even points.
 
-    If there is none, how cheap all in which a strategy is dearer would have to be.
+    If there is none, how cheap all in which a strategy costs more would have to be.
     """
     view, case = each.views[0], each.coefficients
     firsts = [group[0] for group in view.groups if group[0] in view.carrying]
@@ -169,7 +169,7 @@ def plot_break_even(each: CaseReport) -> "Figure | None":
 
 
 def _plot_together(each: CaseReport) -> "Figure | None":
-    """What is left of all costs in which a strategy is dearer than the cheapest, when both cost the same."""
+    """What is left of all costs in which a strategy costs more than the cheapest, when both cost the same."""
     view, case = each.views[0], each.coefficients
     best, *others = [group[0] for group in view.groups if group[0] in view.carrying]
     if not others:
@@ -180,7 +180,7 @@ def _plot_together(each: CaseReport) -> "Figure | None":
     axis.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
     axis.invert_yaxis()
     axis.set_xlim(0, max(10.0, 1.15 * max(shares)))
-    axis.set_xlabel(f"% of their values that all costs in which it is dearer may have to equal {case.strategies[best]}")
+    axis.set_xlabel(f"% of their values that all costs in which it has more may have to equal {case.strategies[best]}")
     axis.set_title(f"{case.case}: no value of one row near its range turns an order")
     return figure
 

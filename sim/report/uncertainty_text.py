@@ -149,7 +149,7 @@ def _turn(view: View, best: int, other: int) -> str:
     share = together(view.pricing, best, other).share
     if share == 0:
         return f"never: it does all that {case.strategies[best]} does, and more"
-    left = f"all in which it is dearer would have to cost {share:.1%} of their values"
+    left = f"all in which it costs more would have to cost {share:.1%} of their values"
     # A ratio of the clocks far from any real one is no answer, nor a row that counts differently by chance.
     turns = [turn for turn in view.break_even(best, other) if turn.steady and (turn.row != RATIO or turn.within)]
     if not turns or turns[0].value is None:
@@ -175,7 +175,7 @@ def _pair(view: View, a: int, b: int) -> str:
     first = turns[0]
     head = _fill(f"{first.dearer} would be cheaper than {first.cheaper} if this row alone were (in its own clock):")
     share = together(view.pricing, a, b).share
-    foot = _fill(f"All rows in which {first.dearer} is dearer, together: {share:.1%} of their values.")
+    foot = _fill(f"All rows in which {first.dearer} costs more, together: {share:.1%} of their values.")
     headers = ("row", "break-even", "value", "range", "in it")
     return "\n\n".join((head, _table(rows, headers, "left right right right left"), foot))
 

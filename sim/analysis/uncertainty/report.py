@@ -50,7 +50,7 @@ class View:
 
     @cached_property
     def order(self) -> list[int]:
-        """The strategies, from the cheapest to the dearest, each row at its value."""
+        """The strategies, from the cheapest to the most expensive, each row at its value."""
         mean = self.pricing.at_values.mean(axis=1)
         return sorted(range(len(mean)), key=lambda i: (mean[i], i))
 

@@ -1,0 +1,182 @@
+"""The first screen: the answer in an engineer's units, how sure it is and what it rests on; 40 lines of 72 columns."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from sim.analysis.answers import Answers
+from sim.report import layout, sureness, tables, units
+from sim.report.amounts import fixed
+from sim.report.layout import WIDTH, Part, at_most, item, part, wrapped
+from sim.report.names import cpu
+from sim.report.shown import Shown, shown
+from sim.results.manifest import COMPLETE
+
+if TYPE_CHECKING:
+    from sim.analysis.comparison import Comparison
+
+LINES: Final = 40
+MOST: Final = 5
+"""Strategies of a case that have a line of their own."""
+RATES: Final = 18
+
+
+def text(comparison: "Comparison", answers: Answers) -> str:
+    """The first screen of ``comparison``, at most :data:`LINES` lines of 72 columns; ``answers`` are its own."""
+    return "\n".join(layout.fitted(list(parts(shown(comparison, answers))), LINES))
+
+
+def parts(screen: Shown) -> Iterator[Part]:
+    """What the first screen is made of."""
+    yield part(heading(screen), gap=False)
+    yield _answer(screen)
+    yield units.part_of(screen)
+    yield sureness.part_of(screen)
+    yield _load(screen)
+    yield part(at_most(item("NOT SHOWN", not_shown(screen)), 2))
+    yield part(unsound := item("UNSOUND", unsound_text(screen)), at_most(unsound, 2), losses=[3], gap=False)
+    yield part(item("CITE", cite(screen)), gap=False)
+    yield part(item("MORE", more(screen)), item("MORE", MORE), losses=[5], gap=False)
+
+
+# What was simulated.
+
+
+def heading(screen: Shown) -> list[str]:
+    """Title, host and replications, and a rule."""
+    manifest = screen.manifest
+    title = manifest["resolved"]["title"]
+    name = f"{manifest['scenario']}: {title}" if manifest["scenario"] and manifest["scenario"] != title else title
+    lines = [*at_most(wrapped(name), 2), *wrapped(f"{host(screen)}; {replications(screen)}, seed {manifest['seed']}")]
+    lines.append("=" * WIDTH)
+    if manifest["status"] != COMPLETE:
+        text = f"THE RUN IS NOT COMPLETE (status {manifest['status']}): only what was finished is here."
+        lines += wrapped(text)
+    if any(case.document["timed_by"] is None for case in screen.cases):
+        lines += wrapped(
+            "Results of fpswitch 0.1.0, where each strategy timed a host of its own: differences have in them how the "
+            "host reacts."
+        )
+    return lines
+
+
+def replications(screen: Shown) -> str:
+    """How many there are."""
+    return f"{screen.n} replication{'s' * (screen.n != 1)}"
+
+
+def host(screen: Shown) -> str:
+    """CPUs, vCPUs, how busy they were, and the kernel."""
+    documents = [case.document for case in screen.cases]
+    cpus = _between([case["cpus"] for case in documents])
+    models = list(dict.fromkeys(cpu(case["cpu"]) for case in documents))
+    kernels = list(dict.fromkeys(case["kernel"] for case in documents))
+    vcpus = [case["vcpus"] for case in documents]
+    busy = [100 * case.load.busy for case in screen.cases if case.load]
+    parts = [
+        f"{cpus} CPU{'s' * (cpus != '1')}" + (f" ({models[0]})" if len(models) == 1 else ""),
+        f"{_between(vcpus)} vCPUs" if any(vcpus) else "no vCPUs",
+        *([f"{_between([round(each) for each in busy])} % busy"] if busy else []),
+        f"Linux {', '.join(kernels[:3])}" + (", ..." if len(kernels) > 3 else ""),
+    ]
+    return ", ".join(parts)
+
+
+def _between(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+# The answer.
+
+
+def _answer(screen: Shown) -> Part:
+    words = item("ANSWER", sureness.in_words(screen))
+    most = max((len(case.lines) for case in screen.cases), default=0)
+    sizes = range(min(MOST, max(most, 1)), 0, -1)
+    variants = [[*words, *tables.of(screen, size)] for size in sizes]
+    short = [*at_most(words, 3), *tables.of(screen, 1)]
+    losses = [{4: 1.0, 3: 2.0, 2: 4.5, 1: 9.0}[size] for size in sizes[1:]]
+    return part(*variants, short, losses=[*losses, 10.0], gap=False)
+
+
+# The load.
+
+
+def _load(screen: Shown) -> Part:
+    loads = [(case, case.load) for case in screen.cases if case.load]
+    if not loads:
+        return part([])
+    vcpus = any(case.document["vcpus"] for case, _ in loads)
+    per = screen.cases[0].per
+    columns = ("exits", "switches", "KVM_RUN", "halts", "load+put", "busy") if vcpus else ("switches", "busy")
+    title = f"LOAD (per {per}-second; hold it against {'perf kvm stat, ' * vcpus}perf stat)"
+    label = f"  {screen.heading}" if len(screen.cases) > 1 and len(screen.heading) < RATES - 2 else ""
+    head = label[: RATES - 1].ljust(RATES) + "".join(column.rjust(9) for column in columns)
+
+    def row(label: str, values: Sequence[float]) -> str:
+        rates = values if vcpus else (values[1], values[5])
+        cells = [*(fixed(rate, 0) for rate in rates[:-1]), f"{fixed(100 * rates[-1], 0)} %"]
+        return f"  {label}"[: RATES - 1].ljust(RATES) + "".join(cell.rjust(9) for cell in cells)
+
+    values = [(each.exits, each.switches, each.kvm_runs, each.halts, each.load_puts, each.busy) for _, each in loads]
+    every = [row(case.short, each) for (case, _), each in zip(loads, values, strict=True)]
+    ends = [
+        row(label, [f(column) for column in zip(*values, strict=True)]) for label, f in (("least", min), ("most", max))
+    ]
+    if len(every) <= 2:
+        return part([title, head, *every])
+    return part([title, head, *every], [title, head, *ends], losses=[0.5])
+
+
+# What is not there, and where to go on.
+
+
+def not_shown(screen: Shown) -> str:
+    """What nobody can say from own operations."""
+    others = screen.manifest["resolved"]["run"].get("feedback", False)
+    if others:
+        return ""
+    return "how the host reacts (throughput, latency): --feedback"
+
+
+def unsound_text(screen: Shown) -> str:
+    """The strategies without a cost that could be compared, where they are that."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for case in screen.cases:
+        for name, why in case.unsound.items():
+            kind = next((each for each in ("NOT documented", "not caught here") if each in why), "")
+            where.setdefault((kind, name), []).append(case.short)
+    together: dict[tuple[str, str], list[str]] = {}
+    for (kind, name), shorts in where.items():
+        everywhere = len(shorts) == sum(name in case.labels for case in screen.cases)
+        place = "" if everywhere else ", ".join(shorts[:2]) + ", ..." * (len(shorts) > 2)
+        together.setdefault((kind, place), []).append(name)
+    said = [
+        ", ".join(found) + (f" ({', '.join(filter(None, key[::-1]))})" if any(key) else "")
+        for key, found in sorted(together.items())
+    ]
+    return f"{'; '.join(said)}: no cost to compare" if said else ""
+
+
+def cite(screen: Shown) -> str:
+    """What is needed to find the same numbers again."""
+    manifest = screen.manifest
+    versions = manifest["versions"]
+    return (
+        f"fpswitch {versions['fpswitch']} ({versions['source_sha256'][:12]}), scenario "
+        f"{manifest['scenario_sha256'][:12]}, seed {manifest['seed']}"
+    )
+
+
+LONG_PATH: Final = 30
+MORE: Final = "fpswitch compare DIR --full | --mail; fpswitch report DIR"
+
+
+def more(screen: Shown) -> str:
+    """What else there is to see."""
+    directory = screen.comparison.results.directory
+    if directory is None:
+        return "comparison.summary(), .mail(), .df_*(), .plot_*()"
+    if len(str(directory)) > LONG_PATH:
+        return f"{MORE} (DIR: {directory})"
+    return f"fpswitch compare {directory} --full | --mail; fpswitch report {directory} -o report.html"

@@ -1,0 +1,156 @@
+"""The answer as one pastes it into a mail: 15 lines of 72 columns, with what is needed to find it again."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from sim.analysis.answers import Answers, Difference, Range
+from sim.report import layout, sureness
+from sim.report.amounts import fixed, percent, short_spread, si
+from sim.report.layout import at_most, part, wrapped
+from sim.report.names import carried, config_of, cpu
+from sim.report.shown import Line, Shown, ShownCase, shown
+from sim.report.tables import columns_of, line_called
+from sim.results.manifest import COMPLETE
+
+if TYPE_CHECKING:
+    from sim.analysis.comparison import Comparison
+
+LINES: Final = 15
+ROWS: Final = 4
+SIDE_BY_SIDE: Final = 2
+"""Cases whose numbers stand beside each other; of more, strategies do."""
+LABEL: Final = 24
+CELL: Final = 22
+OF_THE_SHOW: Final = {
+    "--out": 1, "--jobs": 1, "--json": 0, "--no-figures": 0, "--full": 0, "--mail": 0,
+}  # fmt: skip
+"""Options of a run that change no number, and how many words follow each."""
+
+
+def text(comparison: "Comparison", answers: Answers) -> str:
+    """The mail of ``comparison``; ``answers`` are its own."""
+    screen = shown(comparison, answers)
+    tables = [list(_table(screen, rows)) for rows in range(ROWS, 0, -1)]
+    notes = " ".join(_notes(screen))
+    return "\n".join(
+        layout.fitted(
+            [
+                part(_head(screen), gap=False),
+                part(_about(screen)),
+                part(*tables, losses=[5.0] * (len(tables) - 1)),
+                part(*(at_most(wrapped(notes, "  ", "  "), most) for most in (5, 4, 3, 2)), losses=[3.0, 4.0, 6.0]),
+                part(at_most(wrapped(f"Reproduce: {reproduce(screen.manifest)}", "", "  "), 2), gap=False),
+            ],
+            LINES,
+        )
+    )
+
+
+def _head(screen: Shown) -> list[str]:
+    manifest = screen.manifest
+    versions = manifest["versions"]
+    incomplete = "" if manifest["status"] == COMPLETE else f", NOT COMPLETE ({manifest['status']})"
+    text = (
+        f"[fpswitch {versions['fpswitch']}, source {versions['source_sha256'][:12]}, {manifest['scenario']} "
+        f"{manifest['scenario_sha256'][:12]}, seed {manifest['seed']}, n={screen.n}{incomplete}; simulated, "
+        f"{sureness.assumed_share(screen) or 'nothing'} of it on assumed costs]"
+    )
+    return at_most(wrapped(text, "", " "), 3)
+
+
+def _about(screen: Shown) -> list[str]:
+    """Host, load and kernel, and what the numbers are."""
+    case = next((case for case in screen.cases if case.lines), screen.cases[0])
+    document, load = case.document, case.load
+    models = {each.document["cpu"] for each in screen.cases}
+    cpus = f"{document['cpus']} CPUs" + (f" ({cpu(document['cpu'])}), " if len(models) == 1 else ", ")
+    where = f", {case.title}" if len(screen.cases) > 1 else ""
+    if document["vcpus"] and load:
+        exits, switches, pairs = (fixed(each, 0) for each in (load.exits, load.switches, load.load_puts))
+        rates = f"{exits} exits, {switches} switches, {pairs} vcpu load/put pairs per vCPU-second{where}"
+        host = f"{cpus}{document['vcpus']} vCPUs ({rates})"
+    else:
+        host = f"{cpus}no vCPUs ({fixed(load.switches, 0) if load else '-'} switches per CPU-second{where})"
+    kernels = list(dict.fromkeys(each.document["kernel"] for each in screen.cases))
+    config = config_of(document, case.reference)
+    beside = "beside carrying nothing" if not config.strategy.carries else f"beside {case.labels[case.reference]}"
+    what = f"Cycles per {case.per}-second for {carried(config)} alone, {beside}:"
+    return at_most(wrapped(f"{host}, Linux {', '.join(kernels)}. {what}"), 4)
+
+
+def _table(screen: Shown, rows: int) -> Iterator[str]:
+    answered = [case for case in screen.cases if case.lines]
+    if not answered:
+        yield "  there is nothing to compare"
+        return
+    if len(screen.cases) <= SIDE_BY_SIDE:
+        labels = columns_of(answered, rows)
+        heads = [case.title for case in screen.cases]
+        lines = [(label, [_cell(case, label) for case in screen.cases]) for label in labels]
+    else:
+        heads = columns_of(answered, 2)
+        some = screen.cases[: rows + 1] if len(screen.cases) <= rows + 1 else _ends(screen.cases, rows + 1)
+        lines = [(case.short, [_cell(case, label) for label in heads]) for case in some]
+    yield " " * LABEL + "".join(f"{head[: CELL - 1]:>{CELL}}" for head in heads)
+    for label, cells in lines:
+        yield f"  {label}"[: LABEL - 1].ljust(LABEL) + "".join(f"{cell:>{CELL}}" for cell in cells)
+
+
+def _ends(cases: Sequence[ShownCase], most: int) -> list[ShownCase]:
+    """Some of many, at equal distances."""
+    last = len(cases) - 1
+    return [cases[round(i * last / max(most - 1, 1))] for i in range(most)]
+
+
+def _cell(case: ShownCase, label: str) -> str:
+    line = line_called(case, label)
+    if line is None:
+        unsound = any(own == label and name in case.unsound for name, own in case.labels.items())
+        return "unsound" if unsound else "-"
+    return _amount(line.found.own_without_xss.mean, line.found.range_without_xss)
+
+
+def _amount(mean: float, over: Range) -> str:
+    return f"{si(mean)} [{short_spread(over.low, over.high)}]"
+
+
+def _notes(screen: Shown) -> Iterator[str]:
+    lines = [(case, line) for case in screen.cases for line in case.lines[:ROWS]]
+    if not lines:
+        return
+    shares = [case.percent(line.found.own_without_xss.mean) for case, line in lines]
+    yield f"[] 95 % of draws from the ranges of the cost table. At most {percent(max(shares))} % of all CPU time."
+    moved = [(case, line) for case, line in lines if line.found.xss.mean]
+    if moved:
+        yield _xss(screen, *moved[0])
+    if screen.n == 1:
+        yield "NOT TESTED: one replication."
+
+
+def _xss(screen: Shown, case: ShownCase, line: Line) -> str:
+    found: Difference = line.found
+    saves = found.xss.mean < 0
+    mean, over = found.xss.mean, found.range_xss
+    if saves:
+        mean, over = -mean, Range(-over.high, -over.median, -over.low)
+    where = f" ({case.title})" if len(screen.cases) > 1 else ""
+    return f"Beside it, IA32_XSS {'saves' if saves else 'adds'} {_amount(mean, over)} with {line.label}{where}."
+
+
+def reproduce(manifest: Mapping[str, Any]) -> str:
+    """The command that gives the same numbers, as far as one line can say it."""
+    words = iter(str(each) for each in manifest.get("command") or ())
+    kept = []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name not in OF_THE_SHOW:
+            kept.append(word)
+        elif OF_THE_SHOW[name] and not equals:
+            next(words, None)
+    if kept[:2] != ["fpswitch", "run"]:
+        kept = ["fpswitch", "run", str(manifest.get("scenario_file") or manifest["scenario"])]
+    for option, value in (("--seed", manifest["seed"]), ("--replications", manifest["replications"])):
+        if not any(word.partition("=")[0] == option for word in kept):
+            kept += [option, str(value)]
+    return shlex.join(kept)

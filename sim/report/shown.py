@@ -1,0 +1,197 @@
+"""What is shown of a comparison where little fits: the strategies of each case in the order of their importance.
+
+Strategies that do exactly the same are one line.  One that violates integrity, or is known to be unsound, has no cost
+that could be compared, and is named as that only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from sim.analysis.answers import Answers, Difference, Load
+from sim.errors import InputError
+from sim.kernel.strategies import names as shipped
+from sim.report import names
+from sim.scenario.contrasts import in_case
+
+if TYPE_CHECKING:
+    from sim.analysis.comparison import Comparison
+
+MOST_CASES: Final = 10
+"""Cases that are shown one by one; of more, :data:`SOME_CASES` at equal distances."""
+SOME_CASES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Strategies that do exactly the same, and how they differ from the reference; the first gives its ``label``."""
+
+    names: tuple[str, ...]
+    label: str
+    found: Difference
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A contrast of a case; ``found`` is None if one of the two is unsound."""
+
+    a: str
+    b: str
+    found: Difference | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownCase:
+    """One case; ``document`` is its entry of the manifest, ``title`` what it is called, ``short`` under a heading.
+
+    ``lines`` are the sound strategies but the reference and those that are ``same`` as it, the most important ones
+    first: those of contrasts, then the user's own, then what somebody posted, then the others from the cheapest on.
+    None of them if the reference is unsound.  ``unsound``: why, by strategy.  ``incomplete``: why there is no answer.
+    """
+
+    document: Mapping[str, Any]
+    title: str
+    short: str
+    labels: Mapping[str, str]
+    reference: str
+    same: tuple[str, ...] = ()
+    lines: tuple[Line, ...] = ()
+    asked: tuple[Asked, ...] = ()
+    unsound: Mapping[str, str] = ()  # type: ignore[assignment]
+    load: Load | None = None
+    incomplete: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the case."""
+        return str(self.document["case"])
+
+    @property
+    def per(self) -> str:
+        """What amounts are related to."""
+        return "vCPU" if self.document["vcpus"] else "CPU"
+
+    def us(self, cycles: float) -> float:
+        """Cycles per vCPU-second (CPU-second) in microseconds."""
+        return float(1e6 * cycles / self.document["tsc_hz"])
+
+    def percent(self, cycles: float) -> float:
+        """Cycles per vCPU-second (CPU-second) as a share of all CPU time of the host, in %."""
+        host = self.document
+        return float(100 * cycles * (host["vcpus"] or host["cpus"]) / host["cpus"] / host["tsc_hz"])
+
+    def in_order(self, lines: Sequence[Line]) -> list[Line]:
+        """The lines in the order of the scenario."""
+        order = list(self.document["strategies"])
+        return sorted(lines, key=lambda line: order.index(line.names[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """All of it; ``heading`` is what cases differ in, ``cases`` are all, or some of ``of`` at equal distances."""
+
+    comparison: "Comparison"
+    answers: Answers
+    manifest: Mapping[str, Any]
+    heading: str
+    cases: tuple[ShownCase, ...]
+    of: int
+
+    @property
+    def n(self) -> int:
+        """Replications behind the estimates of the cases that are shown; the fewest, in an incomplete result."""
+        found = [line.found.own.n for case in self.cases for line in case.lines]
+        return min(found, default=int(self.manifest["replications"]))
+
+
+def shown(comparison: "Comparison", answers: Answers) -> Shown:
+    """Computes what is shown of ``comparison``; ``answers`` are its own."""
+    cases = comparison.results.cases
+    some = [cases[i] for i in chosen(len(cases))]
+    titles = names.titles(cases)
+    return Shown(
+        comparison,
+        answers,
+        comparison.results.manifest,
+        titles.heading,
+        tuple(_case(comparison, answers, case, titles.full[case["case"]], titles.short[case["case"]]) for case in some),
+        len(cases),
+    )
+
+
+def chosen(number: int) -> list[int]:
+    """Which of so many cases are shown: all, or some at equal distances, the first and the last among them."""
+    if number <= MOST_CASES:
+        return list(range(number))
+    return [round(i * (number - 1) / (SOME_CASES - 1)) for i in range(SOME_CASES)]
+
+
+def _case(comparison: "Comparison", answers: Answers, case: Mapping[str, Any], title: str, short: str) -> ShownCase:
+    name, reference = case["case"], comparison.references[case["case"]]
+    unsound = _unsound(comparison, case)
+    found = ShownCase(case, title, short, names.labels(case), reference, unsound=unsound)
+    pairs = list(in_case(comparison.results.manifest["resolved"]["run"].get("contrasts", ()), name))
+    pairs = [pair for pair in pairs if set(pair) <= set(case["strategies"])]
+    try:
+        sound = [each for each in case["strategies"] if each not in unsound]
+        asked = tuple(Asked(a, b, answers.difference(name, a, b) if {a, b} <= set(sound) else None) for a, b in pairs)
+        named = [each for pair in pairs for each in pair]
+        lines = _lines(answers, case, reference, sound, found.labels, named) if reference in sound else []
+        load = answers.load(name)
+    except InputError as error:
+        return ShownCase(case, title, short, found.labels, reference, unsound=unsound, incomplete=str(error))
+    same = tuple(each for line in lines if _is_zero(line.found) for each in line.names)
+    lines = [line for line in lines if not _is_zero(line.found)]
+    rank = {line.names: _rank(line, case, named) for line in lines}
+    lines.sort(key=lambda line: rank[line.names])
+    return ShownCase(case, title, short, found.labels, reference, same, tuple(lines), asked, unsound, load)
+
+
+def _unsound(comparison: "Comparison", case: Mapping[str, Any]) -> dict[str, str]:
+    rows = comparison.df_integrity()
+    rows = rows[rows["case"] == case["case"]]
+    found = {}
+    for row in rows.to_dict("records"):
+        count = int(row["violations"])
+        if count and not row["documented"]:
+            found[row["strategy"]] = f"{count} violations, and NOT documented as unsound"
+        elif count or row["documented"]:
+            found[row["strategy"]] = f"{row['documented']}" + ("" if count else " (not caught here)")
+    return found
+
+
+def _lines(
+    answers: Answers,
+    case: Mapping[str, Any],
+    reference: str,
+    sound: Sequence[str],
+    labels: Mapping[str, str],
+    asked: Sequence[str],
+) -> list[Line]:
+    """The strategies but the reference, those that do exactly the same together."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    differences = {each: answers.difference(case["case"], each, reference) for each in sound if each != reference}
+    for each, found in differences.items():
+        # Every row of the cost table in which they differ, under every draw of the costs: the same to the last digit.
+        key = (found.rows, found.own.mean, found.own_without_xss.mean, found.range, found.range_without_xss)
+        groups.setdefault(key, []).append(each)
+    found_lines = []
+    for group in groups.values():
+        group.sort(key=lambda each: (each not in asked, bool(names.config_of(case, each).strategy.hypothetical)))
+        found_lines.append(Line(tuple(group), labels[group[0]], differences[group[0]]))
+    return found_lines
+
+
+def _is_zero(found: Difference) -> bool:
+    return not found.rows
+
+
+def _rank(line: Line, case: Mapping[str, Any], asked: Sequence[str]) -> tuple[object, ...]:
+    strategies = [names.config_of(case, each).strategy for each in line.names]
+    return (
+        not any(each in asked for each in line.names),
+        all(each in shipped() for each in line.names),
+        not any(each.carries for each in strategies),
+        all(bool(each.hypothetical) for each in strategies),
+        line.found.own_without_xss.mean,
+    )

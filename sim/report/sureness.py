@@ -1,0 +1,297 @@
+"""The answer in words, and how sure it is: over replications, over the costs, and on what rows it rests."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from sim.analysis.answers import DRAWS, Difference
+from sim.analysis.estimates import CONFIDENCE, ENOUGH
+from sim.analysis.pricing import with_tables
+from sim.costs.table import CostRow, CostTable
+from sim.kernel.operations import WRMSR_XSS
+from sim.kernel.strategies import Strategy
+from sim.report.amounts import percent, with_half
+from sim.report.layout import Part, at_most, item, part
+from sim.report.names import config_of, cost_row, cpu
+from sim.report.shown import Line, Shown, ShownCase
+
+SIGNIFICANT: Final = 1 - CONFIDENCE
+LEAST: Final = 0.1
+"""The share of a difference that a cost row must have to be named."""
+MOST_ROWS: Final = 3
+MOST_LINES: Final = 9
+
+
+def part_of(screen: Shown) -> Part:
+    """The part of the first screen."""
+    needed = [*_tested(screen), *_over_costs(screen)]
+    if not needed:
+        return part([])
+    rows, no_rows = ([*_assumed(screen, with_rows=with_rows), *_same_rows(screen)] for with_rows in (True, False))
+    texts = [[*needed, *rows, *_next(screen)], [*needed, *rows], [*needed, *no_rows], [*needed[:1], *no_rows]]
+    lines = [item("HOW SURE", " ".join(said)) for said in texts]
+    return part(*(at_most(each, MOST_LINES) for each in lines), losses=[1.5, 5.0, 8.0])
+
+
+# In words.
+
+
+def in_words(screen: Shown) -> str:
+    """What the contrasts say; without any, the cheapest and the most expensive strategy."""
+    pairs = list(dict.fromkeys((each.a, each.b) for case in screen.cases for each in case.asked))
+    said = [_contrast(screen, a, b) for a, b in pairs[:3]]
+    return " ".join(said or _extremes(screen))
+
+
+def _contrast(screen: Shown, a: str, b: str) -> str:
+    """A pair in all cases."""
+    found = [(case, each) for case in screen.cases for each in case.asked if (each.a, each.b) == (a, b)]
+    answered = [(case, each.found) for case, each in found if each.found is not None]
+    one, other = (found[0][0].labels[name] for name in (a, b))
+    if not answered:
+        return f"{one} against {other}: no answer, since one of them violates integrity."
+    means = [difference.own_without_xss.mean for _, difference in answered]
+    if all(not difference.rows for _, difference in answered):
+        return f"{one} and {other} do exactly the same."
+    if not any(means):
+        return f"{one} and {other} do the same but for IA32_XSS."
+    signs = {math.copysign(1, mean) for mean in means if mean}
+    if len(signs) > 1:
+        return f"{one} less {other}: {_amounts(answered, 1)}."
+    sign = signs.pop()
+    if sign < 0:
+        one, other = other, one
+    verdict = ""
+    if all(_not_shown(difference) for _, difference in answered):
+        verdict = " (no difference shown)"
+    apart = ", IA32_XSS apart (*)" if any(difference.xss.mean for _, difference in answered) else ""
+    shares = [case.percent(abs(found.own_without_xss.mean)) for case, found in answered]
+    most = "at most " * (len(answered) > 1) + f"{percent(max(shares))} % of all CPUs"
+    return f"{one} cost {_amounts(answered, sign)} more than {other}{verdict}{apart}: {most}."
+
+
+def _not_shown(found: Difference) -> bool:
+    return found.p_without_xss >= SIGNIFICANT
+
+
+def _amounts(answered: Sequence[tuple[ShownCase, Difference]], sign: float) -> str:
+    """The amounts of a contrast: in one or two cases each, in more from the least to the most."""
+    per = answered[0][0].per
+
+    def amount(case: ShownCase, found: Difference) -> str:
+        own = found.own_without_xss
+        return with_half(sign * case.us(own.mean), case.us(own.high - own.mean))
+
+    if len(answered) == 1:
+        return f"{amount(*answered[0])} us per {per}-second"
+    if len(answered) == 2:
+        (one, first), (other, second) = answered
+        return f"{amount(one, first)} us per {per}-second ({one.title}) and {amount(other, second)} ({other.title})"
+    ordered = sorted(answered, key=lambda each: sign * each[1].own_without_xss.mean)
+    low, high = amount(*ordered[0]), amount(*ordered[-1])
+    return f"{low} ({ordered[0][0].title}) to {high} us per {per}-second ({ordered[-1][0].title})"
+
+
+def _extremes(screen: Shown) -> Iterator[str]:
+    case = next((case for case in screen.cases if case.lines), None)
+    if case is None:
+        return
+    ordered = sorted(case.lines, key=lambda line: line.found.own_without_xss.mean)
+    where = f" ({case.title})" if len(screen.cases) > 1 else ""
+
+    def amount(found: Difference) -> str:
+        own = found.own_without_xss
+        share = percent(case.percent(own.mean))
+        return f"{with_half(case.us(own.mean), case.us(own.high - own.mean))} us ({share} % of all CPUs)"
+
+    beside = f"more than {case.labels[case.reference]}{where}"
+    if len(ordered) == 1:
+        yield f"{ordered[0].label} cost {amount(ordered[0].found)} per {case.per}-second {beside}."
+        return
+    yield (
+        f"Per {case.per}-second {beside}: {ordered[0].label} cost {amount(ordered[0].found)}, the least; "
+        f"{ordered[-1].label} {amount(ordered[-1].found)}, the most."
+    )
+
+
+# How sure.
+
+
+def _tested(screen: Shown) -> Iterator[str]:
+    if not any(case.lines or case.asked for case in screen.cases):
+        return
+    if screen.n == 1:
+        yield "NOT TESTED: one replication says nothing about another."
+        return
+    few = f"; fewer than {ENOUGH} say little" if screen.n < ENOUGH else ""
+    over = f"+-: {100 * CONFIDENCE:.0f} % over {screen.n} replications, in each one schedule for all"
+    answers = [each.found for case in screen.cases for each in case.asked if each.found and each.found.rows]
+    if answers:
+        worst = max((found.p_without_xss for found in answers if not math.isnan(found.p_without_xss)), default=math.nan)
+        p = "p < 1e-4" if worst < 1e-4 else f"p = {worst:.2g}" if math.isfinite(worst) else ""
+        yield over + (f" ({p})" if p else "") + f"{few}."
+    else:
+        yield f"{over}{few}."
+
+
+def _over_costs(screen: Shown) -> Iterator[str]:
+    """Which of a contrast is cheaper in the draws of the costs, and what would turn it."""
+    pairs = list(dict.fromkeys((each.a, each.b) for case in screen.cases for each in case.asked))
+    for a, b in pairs[:2]:
+        found = [
+            (case, each.found)
+            for case in screen.cases
+            for each in case.asked
+            if (each.a, each.b) == (a, b) and each.found and each.found.own_without_xss.mean
+        ]
+        if not found:
+            continue
+        first, difference = found[0]
+        a_is_cheaper = difference.own_without_xss.mean < 0
+        if len({(each.own_without_xss.mean < 0) for _, each in found}) > 1:
+            yield f"Which of {first.labels[a]} and {first.labels[b]} is cheaper depends on the case."
+            continue
+        cheaper, other = (a, b) if a_is_cheaper else (b, a)
+        share = min(each.cheaper_without_xss if a_is_cheaper else 1 - each.cheaper_without_xss for _, each in found)
+        turn = max(_turning(screen, case, cheaper, other) for case, _ in found)
+        label = first.labels[cheaper]
+        text = f"{label} {_is(label)} cheaper in {_share(share)} of {DRAWS:,} draws of the costs"
+        text = text[0].upper() + text[1:]
+        if not turn and not strategy_of(first, cheaper).carries:
+            continue  # nothing is cheaper than something whatever the costs are
+        rows = _more(screen, first, cheaper, other)
+        if 0 < turn < 1 and rows:
+            its = "cost < {} % of their values" if " and " in rows else "costs < {} % of its value"
+            text += f"; it turns only if {rows} {its.format(_percent_up(turn))}"
+        yield f"{text}."
+
+
+def strategy_of(case: ShownCase, name: str) -> Strategy:
+    """A strategy of a case, as data."""
+    return config_of(case.document, name).strategy
+
+
+def _is(label: str) -> str:
+    return "are" if label.endswith("s") else "is"
+
+
+def _share(share: float) -> str:
+    if share > 0.99:
+        return "> 99 %"
+    return f"{100 * share:.0f} %"
+
+
+def _percent_up(share: float) -> str:
+    return f"{max(math.ceil(100 * share), 1)}"
+
+
+def _of_rows(screen: Shown, case: ShownCase, a: str, b: str) -> dict[str, float]:
+    """What each cost row adds to a less b, without those of IA32_XSS."""
+    rows = with_tables(screen.comparison.results)[case.name].rows
+    return {
+        row: cycles
+        for row, cycles in screen.answers.by_row(case.name, a, b).items()
+        if rows[row].operation != WRMSR_XSS
+    }
+
+
+def _turning(screen: Shown, case: ShownCase, cheaper: str, other: str) -> float:
+    """What is left of the rows that the more expensive one runs more, when both cost the same."""
+    cycles = _of_rows(screen, case, other, cheaper).values()
+    more, less = sum(each for each in cycles if each > 0), -sum(each for each in cycles if each < 0)
+    return less / more if more else 1.0
+
+
+def _more(screen: Shown, case: ShownCase, cheaper: str, other: str) -> str:
+    """The operations that the more expensive one runs more, those with most cycles first."""
+    table = with_tables(screen.comparison.results)[case.name]
+    cycles = _of_rows(screen, case, other, cheaper)
+    total = sum(each for each in cycles.values() if each > 0)
+    rows = [row for row, each in sorted(cycles.items(), key=lambda item: -item[1]) if each > LEAST * total]
+    found = list(dict.fromkeys(table.rows[row].operation for row in rows))[:MOST_ROWS]
+    return " and ".join(found)
+
+
+def _asked_about(case: ShownCase) -> list[Line]:
+    """The strategies of the contrasts; without any, the two most important ones."""
+    asked = {name for each in case.asked for name in (each.a, each.b)}
+    return [line for line in case.lines if asked & set(line.names)] or list(case.lines[:2])
+
+
+def deciding(screen: Shown, case: ShownCase) -> list[tuple[CostRow, float]]:
+    """Cost rows behind the lines of a case, with the largest share that each has of one; the largest first."""
+    table = with_tables(screen.comparison.results)[case.name]
+    best: dict[str, float] = {}
+    for line in _asked_about(case):
+        cycles = _of_rows(screen, case, line.names[0], case.reference)
+        total = sum(map(abs, cycles.values()))
+        for row, each in cycles.items():
+            best[row] = max(best.get(row, 0.0), abs(each) / total)
+    found = [(table.rows[row], share) for row, share in best.items() if share >= LEAST]
+    return sorted(found, key=lambda each: -each[1])
+
+
+def _assumed(screen: Shown, *, with_rows: bool) -> Iterator[str]:
+    case = next((case for case in screen.cases if case.lines), None)
+    if case is None:
+        return
+    share = assumed_share(screen)
+    rows = [row for row, _ in deciding(screen, case) if row.grade == "assumed"][:MOST_ROWS]
+    named = ", ".join(f"{cost_row(row)} {row.value:g} ({row.low:g} to {row.high:g})" for row in rows)
+    if share:
+        yield f"{share} ASSUMED, not measured" + (f": {named}." if named and with_rows else ".")
+    else:
+        yield "No part of it rests on an assumed cost row."
+
+
+def assumed_share(screen: Shown) -> str:
+    """How much of what is asked about rests on assumed cost rows, in whole %; empty for nothing."""
+    shares = [line.found.assumed for case in screen.cases for line in _asked_about(case)] or [0.0]
+    low, high = math.floor(100 * min(shares)), math.floor(100 * max(shares))
+    return "" if high == 0 else f"{low} %" if low == high else f"{low} to {high} %"
+
+
+def _same_rows(screen: Shown) -> Iterator[str]:
+    """Assumed rows that CPUs of the run share: they say nothing of how these CPUs differ."""
+    tables = with_tables(screen.comparison.results)
+    by_cpu = {case.document["cpu"]: case for case in screen.cases if case.lines}
+    if len(by_cpu) < 2:
+        return
+    cases = list(by_cpu.values())
+    first = [row for row, _ in deciding(screen, cases[0])]
+    shared = [row for row in first if all(_is_shared(row, tables[case.name]) for case in cases[1:])]
+    if shared:
+        named = ", ".join(dict.fromkeys(row.operation for row in shared[:MOST_ROWS]))
+        cpus = " and ".join(cpu(name) for name in by_cpu) if len(by_cpu) == 2 else f"All {len(by_cpu)} CPUs"
+        yield f"{cpus} have the same assumed {named}: comparing them says nothing of these."
+
+
+def _is_shared(row: CostRow, table: CostTable) -> bool:
+    """Whether another CPU's table has the same assumption: the same row inherited, or written again."""
+    other = table.rows.get(row.id)
+    if other is None or not row.grade == other.grade == "assumed":
+        return False
+    return row.table == other.table or (row.value, row.low, row.high, row.source) == (
+        other.value,
+        other.low,
+        other.high,
+        other.source,
+    )
+
+
+def _next(screen: Shown) -> Iterator[str]:
+    """The assumed row whose range moves the answer most."""
+    case = next((case for case in screen.cases if case.lines), None)
+    if case is None:
+        return
+    pair = next(((each.a, each.b) for each in case.asked if each.found and each.found.rows), None)
+    a, b = pair or (case.lines[0].names[0], case.reference)
+    table = with_tables(screen.comparison.results)[case.name]
+    widths = {
+        row: abs(cycles) * (table.rows[row].high - table.rows[row].low) / table.rows[row].value
+        for row, cycles in _of_rows(screen, case, a, b).items()
+        if table.rows[row].grade == "assumed" and table.rows[row].value
+    }
+    if widths:
+        row = table.rows[max(widths, key=lambda each: widths[each])]
+        yield f"Measure next: {cost_row(row)} (docs/calibrate.md)."

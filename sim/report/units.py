@@ -1,0 +1,83 @@
+"""One's own units: what one load/put pair, exit or switch costs more, and the command that takes one's own rates."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from sim.analysis.event_costs import EXIT_AND_ENTRY, EventCost, event_costs, guest_ssp
+from sim.analysis.pricing import with_tables
+from sim.errors import InputError
+from sim.kernel.operations import VMENTRY, VMEXIT
+from sim.report.amounts import three_digits
+from sim.report.layout import Part, at_most, item, part
+from sim.report.names import cpu
+from sim.report.shown import Shown, ShownCase
+
+MOST: Final = 2
+"""Strategies whose events are priced."""
+LEAST: Final = 0.05
+"""Operations per event that are named; fewer are the guests' doing."""
+
+
+def part_of(screen: Shown) -> Part:
+    """The part of the first screen, of the first case that has an answer."""
+    case = next((case for case in screen.cases if case.lines and case.load), None)
+    if case is None:
+        return part([])
+    asked = [name for pair in case.asked for name in (pair.a, pair.b)]
+    ranked = sorted(case.lines, key=lambda line: not any(name in asked for name in line.names))
+    said = list(_of_case(screen, case, [line.names[0] for line in case.in_order(ranked[:MOST])]))
+    if not said:
+        return part([])
+    where = f" on {cpu(case.document['cpu'])}" if len(screen.cases) > 1 else ""
+    per = "load+puts" if case.document["vcpus"] else "switches"
+    rate = case.load.load_puts if case.load and case.document["vcpus"] else case.load.switches if case.load else 0.0
+    text = f"{'; '.join(said)}{where}. Here: {rate:.0f} {per} per {case.per}-second."
+    full = item("IN YOUR UNITS", f"{text} Yours: {command(case)}" if case.document["vcpus"] else text)
+    return part(at_most(full, 5), at_most(item("IN YOUR UNITS", text), 4), losses=[3.0])
+
+
+def command(case: ShownCase) -> str:
+    """What prices one's own rates for the CPU and kernel of a case."""
+    document = case.document
+    use = guest_ssp(document)
+    options = "" if use == "constant" else f" --guest-ssp {use}"
+    return (
+        f"fpswitch price --cpu {document['cpu']} --kernel {document['kernel']}{options} --exits 20000/s "
+        "--load-put 2000/s"
+    )
+
+
+def _of_case(screen: Shown, case: ShownCase, strategies: list[str]) -> Iterator[str]:
+    assert case.load is not None
+    table = with_tables(screen.comparison.results)[case.name]
+    by_event: dict[str, list[tuple[str, EventCost]]] = {}
+    for name in strategies:
+        try:
+            found = event_costs(case.document, name, case.reference, table, case.load)
+        except InputError:
+            continue  # a cost table without some operation that only this sequence has
+        for each in found:
+            by_event.setdefault(each.event, []).append((case.labels[name], each))
+    for event, costs in by_event.items():
+        carrying = [(label, cost) for label, cost in costs if round(cost.own.cycles, 3)]
+        said = [
+            f"{three_digits(cost.own.cycles)}{' cycles' * (i == 0)} by {label} ({_operations(cost)}"
+            f"{round(cost.own.low)} to {round(cost.own.high)})"
+            for i, (label, cost) in enumerate(carrying)
+        ]
+        if event == EXIT_AND_ENTRY:
+            xss = {label: round(cost.own.xss) for label, cost in costs if round(cost.own.xss)}
+            said += [f"{cycles:+d} of IA32_XSS by {label}" for label, cycles in xss.items()]
+        if said:
+            yield f"one {event}: {', '.join(said)}"
+
+
+def _operations(cost: EventCost) -> str:
+    """The operations that the strategy adds, by the name of the instruction: "3 RDMSR, 4 WRMSR; "."""
+    counts: dict[str, float] = {}
+    for operation, n in cost.own.operations.items():
+        if operation.startswith((VMENTRY, VMEXIT)) or " " not in operation:
+            name = operation.partition("(")[0]
+            counts[name] = counts.get(name, 0.0) + n
+    said = [f"{n:.3g} {name}" for name, n in counts.items() if abs(n) >= LEAST]
+    return f"{', '.join(said)}; " if said else ""

@@ -1,0 +1,434 @@
+"""The first screen, the mail and the document: they fit, they begin with the answer, and their numbers are right."""
+
+import math
+import re
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import fake_host
+import numpy as np
+import pandas as pd
+import pytest
+from command import run as run_command
+
+import sim
+from sim import experiment
+from sim.analysis.event_costs import event_costs
+from sim.analysis.pricing import with_tables
+from sim.costs import table as cost_tables
+from sim.costs.price import design_matrix, in_tsc
+from sim.kernel import strategies
+from sim.report import amounts, layout
+from sim.report.answer import LINES
+from sim.report.names import labels, titles
+from sim.report.shown import MOST_CASES, SOME_CASES, chosen, shown
+from sim.results.tables import _ROWS, KEY_COLUMNS, SCHEMAS
+from sim.scenario import shipped
+from sim.scenario.cases import cases
+from sim.scenario.schema import Scenario
+from sim.scenario.units import FROM_FILE
+
+WIDTH = 72
+MAIL = 15
+
+HOST = """
+title = "A host"
+[run]
+measure = "50 ms"
+replications = 3
+strategies = ["free-ssp", "no-cet", "manual-load", "xstate-all", "xstate-guest"]
+[host]
+cpus = 4
+cpu = ["sapphire-rapids"]
+[guests.web]
+vcpus = 8
+[guests.web.exits]
+timer = { every = "5 kHz" }
+"""
+
+
+@pytest.fixture
+def ran(tmp_path):
+    """Runs the host above on the fake simulation, with these changes."""
+
+    def run(simulate=fake_host.simulate, out=None, **changes):
+        path = tmp_path / "host.toml"
+        path.write_text(HOST)
+        return experiment.run(path, overrides=changes, jobs=1, simulate=simulate, out=out)
+
+    return run
+
+
+def fits(comparison):
+    """The first screen, which fits, and so does the mail, and the document is JSON."""
+    text, mail = comparison.answer(), comparison.mail()
+    for each, most in ((text, LINES), (mail, MAIL)):
+        lines = each.splitlines()
+        assert len(lines) <= most, each
+        assert max(map(len, lines)) <= WIDTH, max(lines, key=len)
+        assert not [line for line in lines if line != line.rstrip()], each
+        assert each.isascii()
+        assert not re.search(r"\bnan\b|\binf\b|None", each), each
+    return text
+
+
+def flat(text):
+    return " ".join(text.split())
+
+
+# It fits, whatever was run.
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_every_shipped_scenario_fits_on_a_screen_and_begins_with_the_answer(name):
+    comparison = sim.compare(experiment.run(name, replications=2, jobs=1, simulate=fake_host.simulate))
+    text = fits(comparison)
+    words = [line.split()[0] for line in text.splitlines() if line[:1].isupper() and line.split()[0].isupper()]
+    assert words[0] == "ANSWER"
+    assert {"HOW", "LOAD", "CITE", "MORE"} <= set(words)
+    for each in comparison.results.manifest["resolved"]["run"]["contrasts"]:
+        if "@" not in each[0]:
+            assert all(labels(comparison.results.cases[-1])[side] in flat(text) for side in each)
+
+
+@pytest.mark.parametrize(("cpus", "kernels"), [(1, 1), (2, 1), (1, 2), (3, 1), (2, 2), (2, 3)], ids=lambda n: str(n))
+@pytest.mark.parametrize("number", [2, 5, 15])
+def test_one_to_six_cases_of_two_to_fifteen_strategies_fit(ran, cpus, kernels, number):
+    names = strategies.names()
+    chosen_names = ["free-ssp", *[name for name in names if name != "free-ssp"][-(number - 1) :]]
+    results = ran(
+        **{
+            "host.cpu": ["sapphire-rapids", "emerald-rapids", "granite-rapids"][:cpus],
+            "host.kernel": ["v6.18", "v6.19", "v7.3"][:kernels],
+            "run.strategies": chosen_names,
+        }
+    )
+    assert len(results.cases) == cpus * kernels
+    assert {len(case["strategies"]) for case in results.cases} == {number}
+    text = fits(sim.compare(results))
+    for case, title in titles(results.cases).short.items():
+        assert title in text, case
+
+
+@pytest.mark.parametrize("number", [2, 4, 10, 11, 30])
+def test_a_sweep_shows_its_table_by_value(ran, number):
+    counts = [1 + i for i in range(number)]
+    results = ran(**{"sweep": {"guests.web.vms": counts}, "run.contrasts": [["manual-load", "xstate-guest"]]})
+    text = fits(sim.compare(results))
+    rows = [line.split() for line in text.splitlines()]
+    shown_counts = [row[0] for row in rows if re.fullmatch(r"\d+", row[0] if row else "") and "+-" in row]
+    assert shown_counts == [str(counts[i]) for i in chosen(number)]
+    assert ("fpswitch compare --full has all" in text) == (number > MOST_CASES)
+
+
+def test_of_a_thousand_cases_some_are_shown_at_equal_distances_with_both_ends():
+    found = chosen(1000)
+    assert (found[0], found[-1], len(found)) == (0, 999, SOME_CASES)
+    assert set(np.diff(found)) <= {142, 143}
+    assert chosen(MOST_CASES) == list(range(MOST_CASES))
+
+
+def test_long_names_of_the_users_own_fit(ran, tmp_path):
+    folder = Path(strategies.__file__).parent / "data" / "strategies"
+    source = (folder / "manual-load.toml").read_text(encoding="utf-8")
+    files = []
+    for i, name in enumerate(["x" * 60, "mine, and a name of many words", "manual-load"]):
+        files.append(tmp_path / f"own{i}.toml")
+        files[-1].write_text(re.sub(r"(?m)^name = .*$", f'name = "{name}"', source), encoding="utf-8")
+    results = ran(**{"run.strategies": ["manual-load", *map(str, files)]})
+    text = fits(sim.compare(results))
+    assert labels(results.cases[0])["manual-load"] in text
+    assert len(set(labels(results.cases[0]).values())) == len(results.cases[0]["strategies"])
+
+
+# What it says.
+
+
+def test_the_numbers_are_those_of_the_ledger(ran):
+    """Cycles per vCPU-second, microseconds and shares by hand, from counts and the rows of the cost table."""
+    results = ran(**{"run.contrasts": [["manual-load", "xstate-guest"]]})
+    comparison = sim.compare(results)
+    case = results.cases[0]
+    table = cost_tables.load("sapphire-rapids")
+    ledger = results.ledger
+    keys = list(ledger[list(KEY_COLUMNS)].itertuples(index=False, name=None))
+    price = design_matrix(keys, table) @ in_tsc(table, np.array([row.value for row in table.rows.values()]))
+    cycles = (ledger["count"] * price).groupby([ledger["strategy"], ledger["replication"]]).sum()
+    per_second = cycles / (case["vcpus"] * case["measure_s"])
+    moved = per_second["manual-load"] - per_second["xstate-guest"]
+    document = comparison.document()["cases"][0]
+    contrast = document["contrasts"][0]
+    assert contrast["own"]["mean"] == pytest.approx(moved.mean())
+    assert contrast["own"]["unit"] == "cycles/vCPU-s"
+    half = 4.302653 * moved.std(ddof=1) / math.sqrt(3)  # Student's t of 2 degrees of freedom, 97.5 %
+    assert contrast["own"]["high"] - contrast["own"]["mean"] == pytest.approx(half, rel=1e-5)
+    us = moved.mean() / case["tsc_hz"] * 1e6
+    share = 100 * us / 1e6 * case["vcpus"] / case["cpus"]
+    text = flat(comparison.answer())
+    said = amounts.with_half(us, half / case["tsc_hz"] * 1e6)
+    assert f"cost {said} us per vCPU-second more than XSAVES guest-only: {amounts.percent(share)} % of all CPUs" in text
+    own = per_second["manual-load"] - per_second["free-ssp"]
+    strategy = document["strategies"]["manual-load"]
+    assert strategy["own"]["mean"] == pytest.approx(own.mean())
+    assert strategy["range"]["low"] < strategy["range"]["median"] < strategy["range"]["high"]
+    row = next(line for line in comparison.answer().splitlines() if line.startswith("   MSRs at load/put"))
+    assert amounts.si(own.mean()) in row.split()
+
+
+def test_the_load_is_the_schedules(ran):
+    results = ran()
+    case = results.cases[0]
+    metrics = results.metrics.groupby("metric")["value"].mean()
+    load = sim.compare(results).document()["cases"][0]["load"]
+    seconds = case["measure_s"] * case["vcpus"]
+    for name, metric in (("exits", "vm_exits"), ("load_puts", "vcpu_loads"), ("kvm_runs", "kvm_run_round_trips")):
+        assert load[name] == pytest.approx(metrics[metric] / seconds)
+    assert load["busy"] == pytest.approx(1 - metrics["idle_cycles"] / metrics["elapsed_cycles"])
+    line = next(line for line in sim.compare(results).answer().splitlines() if line.startswith("  Sapphire Rapids  "))
+    assert f"{load['exits']:.0f}" in line.split()
+
+
+def test_a_host_without_vcpus_is_told_per_cpu_second_and_per_switch():
+    results = experiment.run("context-switch1", replications=3, jobs=1, simulate=fake_host.simulate)
+    comparison = sim.compare(results)
+    text = fits(comparison)
+    assert "per CPU-second" in text
+    assert "vCPU-second" not in text
+    document = comparison.document()["cases"][0]
+    per_switch = document["strategies"]["xstate-all"]["own"]["mean"] / document["load"]["switches"]
+    row = next(line for line in text.splitlines() if line.startswith("   XSAVES all tasks"))
+    assert f"{per_switch:.2f}" in row.split()
+
+
+def test_strategies_that_do_the_same_are_one_line(ran):
+    comparison = sim.compare(ran())
+    text = comparison.answer()
+    assert "beside carrying nothing" in text
+    assert "free-ssp = no-cet" in flat(text)
+    case = shown(comparison, comparison.answers).cases[0]
+    assert case.same == ("no-cet",)
+    assert [line.names for line in case.lines if "no-cet" in line.names] == []
+
+
+def test_what_iA32_xss_does_is_a_line_of_its_own(ran):  # noqa: N802
+    results = ran(**{"host.cpu": ["zen4"], "run.contrasts": [["manual-load", "xstate-guest"]]})
+    comparison = sim.compare(results)
+    found = comparison.answers.difference(results.cases[0]["case"], "xstate-guest", "free-ssp")
+    assert found.xss.mean < -1000 < 0 < found.own_without_xss.mean
+    assert found.own.mean == pytest.approx(found.xss.mean + found.own_without_xss.mean)
+    text = comparison.answer()
+    assert "IA32_XSS apart (*)" in flat(text)
+    row = next(line for line in text.splitlines() if "and IA32_XSS saves" in line)
+    assert amounts.si(-found.xss.mean) in row.split()
+    assert f"{amounts.si(-found.range_xss.high)} to {amounts.si(-found.range_xss.low)}" in row
+
+
+def test_one_replication_is_not_tested(ran):
+    comparison = sim.compare(ran(**{"run.replications": 1, "run.contrasts": [["manual-load", "xstate-guest"]]}))
+    text = fits(comparison)
+    assert "NOT TESTED" in text
+    assert "+-" not in text
+    assert "no difference shown" not in text
+    assert "NOT TESTED" in comparison.mail()
+
+
+def test_without_contrasts_the_least_and_the_most_expensive_are_named(ran):
+    comparison = sim.compare(ran())
+    text = flat(fits(comparison))
+    assert re.search(
+        r"ANSWER Per vCPU-second more than nothing carried: XSAVES guest-only cost .*, the least; MSRs", text
+    )
+
+
+def test_a_contrast_of_two_that_do_the_same_says_so(ran):
+    pairs = [["manual-load", "manual-run-guarded"]]
+    text = flat(fits(sim.compare(ran(**{"run.contrasts": pairs}))))
+    assert "MSRs at load/put (v5) and MSRs at KVM_RUN (flag) do exactly the same." in text
+
+
+def test_an_unsound_strategy_has_no_cost_to_compare(ran):
+    results = ran(
+        **{"run.strategies": ["manual-load", "manual-lazy"], "run.contrasts": [["manual-lazy", "manual-load"]]}
+    )
+    text = flat(fits(sim.compare(results)))
+    assert "no answer, since one of them violates integrity" in text
+    assert "UNSOUND manual-lazy: no cost to compare" in text
+    assert "MSRs load/put (lazy) cost" not in text
+
+
+def test_an_unsound_reference_leaves_nothing_to_compare_with(ran):
+    results = ran(**{"run.strategies": ["manual-load", "manual-lazy", "xstate-guest"]})
+    text = flat(fits(sim.compare(results, "manual-lazy")))
+    assert "(manual-lazy) violates integrity: there is no cost to compare with" in text
+    two = ran(**{"run.strategies": ["manual-load", "manual-lazy"], "host.kernel": ["v6.18", "v6.19", "v7.3"]})
+    assert "manual-lazy is unsound" in fits(sim.compare(two, "manual-lazy"))
+
+
+def test_a_violation_that_is_not_documented_is_called_that(ran):
+    wrong = fake_host.altered(
+        lambda case, record: replace(record, integrity={"wrong-value": 2} if record.strategy == "xstate-all" else {})
+    )
+    assert "UNSOUND xstate-all (NOT documented): no cost to compare" in flat(fits(sim.compare(ran(simulate=wrong))))
+
+
+def test_a_reference_alone_is_nothing_to_compare(ran):
+    assert "free-ssp alone was run" in fits(sim.compare(ran(**{"run.strategies": ["free-ssp"]})))
+
+
+@pytest.mark.parametrize("finished", [1, 4, 8, 14])
+def test_what_an_incomplete_run_has_of_all_strategies_is_the_answer(ran, tmp_path, finished):
+    left = iter(range(finished))
+
+    def stops(case, timed_by, names, replication):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return fake_host.simulate(case, timed_by, names, replication)
+
+    with pytest.raises(experiment.Interrupted):
+        ran(simulate=stops, out=tmp_path / "r", **{"host.cpu": ["sapphire-rapids", "zen4"], "run.replications": 8})
+    comparison = sim.compare(sim.load(tmp_path / "r", incomplete_ok=True))
+    text = fits(comparison)
+    assert "THE RUN IS NOT COMPLETE (status interrupted)" in text
+    first, second = min(finished, 8), max(finished - 8, 0)
+    name = comparison.results.cases[0]["case"]
+    assert comparison.answers.difference(name, "manual-load", "free-ssp").own.n == first
+    if not second:
+        assert "no replication was finished" in text
+
+
+def test_results_in_which_each_strategy_timed_its_own_host_say_so(ran):
+    """As fpswitch 0.1.0 left them: no schedule that all walked."""
+
+    def alone(case, timed_by, names, replication):
+        return [
+            replace(record, timed_by=record.strategy)
+            for name in dict.fromkeys((timed_by, *names))
+            for record in fake_host.simulate(case, name, (name,), replication)
+        ]
+
+    results = ran(simulate=lambda *work: fake_host.simulate(*work))
+    old = [record for r in range(3) for record in alone(_case(results), "free-ssp", results.cases[0]["strategies"], r)]
+    manifest = {**results.manifest, "cases": [{**case, "timed_by": None} for case in results.cases]}
+    frames = _frames(old)
+    comparison = sim.compare(type(results).of(frames, manifest, results.costs))
+    text = fits(comparison)
+    assert "Results of fpswitch 0.1.0" in text
+    assert comparison.answers.difference(results.cases[0]["case"], "manual-load", "free-ssp").own.mean > 0
+
+
+def _case(results):
+    return cases(Scenario.model_validate(results.manifest["resolved"], context={FROM_FILE: True}))[0]
+
+
+def _frames(records):
+    """The tables of records, whoever timed them."""
+
+    return {
+        name: pd.DataFrame(
+            [(*record.part, *row) for record in records for row in sorted(_ROWS[name](record))], columns=schema.names
+        )
+        for name, schema in SCHEMAS.items()
+    }
+
+
+# Sureness.
+
+
+def test_two_cpus_with_the_same_assumed_row_are_not_compared_by_it(ran):
+    pair = {"run.contrasts": [["manual-load", "xstate-guest"]]}
+    text = flat(sim.compare(ran(**{"host.cpu": ["sapphire-rapids", "zen4"], **pair})).answer())
+    said = re.search(r"Sapphire Rapids and Zen 4 have the same assumed (.*?): comparing them says nothing", text)
+    assert said
+    tables = [cost_tables.load(name).rows for name in ("sapphire-rapids", "zen4")]
+    for operation in said[1].split(", "):
+        assert any(
+            row.operation == operation and row.grade == "assumed" and tables[1][row.id].grade == "assumed"
+            for row in tables[0].values()
+        )
+    assert "have the same assumed" not in flat(sim.compare(ran(**pair)).answer())
+
+
+def test_what_the_text_says_would_turn_the_order_turns_it(ran):
+    results = ran(**{"run.contrasts": [["manual-load", "xstate-guest"]]})
+    comparison = sim.compare(results)
+    text = flat(comparison.answer())
+    percent = int(re.search(r"cost < (\d+) % of their values", text)[1])
+    by_row = comparison.answers.by_row(results.cases[0]["case"], "manual-load", "xstate-guest")
+    more = sum(cycles for cycles in by_row.values() if cycles > 0)
+    less = sum(cycles for cycles in by_row.values() if cycles < 0)
+    assert more * percent / 100 + less > 0 > more * (percent - 1) / 100 + less
+    assert sum(by_row.values()) == pytest.approx(
+        comparison.answers.difference(results.cases[0]["case"], "manual-load", "xstate-guest").own.mean
+    )
+
+
+def test_in_ones_own_units_manual_load_is_three_rdmsr_and_four_wrmsr(ran):
+    results = ran()
+    case = results.cases[0]
+    load = sim.compare(results).answers.load(case["case"])
+    [pair] = event_costs(case, "manual-load", "free-ssp", with_tables(results)[case["case"]], load)
+    rows = cost_tables.load("sapphire-rapids").rows
+    rdmsr, wrmsr = rows["RDMSR(PLx_SSP)/base"], rows["WRMSR(PLx_SSP)/base"]
+    assert pair.event == "vcpu load + put"
+    assert pair.own.cycles == pytest.approx(3 * rdmsr.value + 4 * wrmsr.value)
+    assert pair.own.low == pytest.approx(3 * rdmsr.low + 4 * wrmsr.low)
+    text = flat(sim.compare(results).answer())
+    assert f"by MSRs at load/put (v5) (3 RDMSR, 4 WRMSR; {pair.own.low:.0f} to {pair.own.high:.0f})" in text
+    assert f"Here: {load.load_puts:.0f} load+puts per vCPU-second" in text
+
+
+# The parts.
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "text"),
+    [
+        (186.9, 9.4, "187 +- 9"), (5.04, 0.31, "5.0 +- 0.3"), (189.4, 10.2, "189 +- 10"), (4.8, 0.0213, "4.80 +- 0.02"),
+        (0.0, 0.0, "0"), (14551.2, 234.0, "14551 +- 234"), (3.14159, math.nan, "3.14"), (math.nan, math.nan, "-"),
+    ],
+)  # fmt: skip
+def test_a_mean_has_the_digits_that_its_interval_allows(mean, half, text):
+    assert amounts.with_half(mean, half) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0374, "0.037"), (0.00102, "0.0010"), (12.4, "12"), (1.44, "1.4"), (0, "0"), (2e-5, "<0.0001")],
+)
+def test_a_share_has_two_digits(value, text):
+    assert amounts.percent(value) == text
+
+
+def test_what_loses_least_is_shortened_first_and_blank_lines_come_back():
+    long, short = [["a"] * 6, ["a"] * 3], [["b"] * 5, ["b"]]
+    parts = [layout.part(*long, losses=[5.0], gap=False), layout.part(*short, losses=[1.0])]
+    assert layout.fitted(parts, 20) == ["a"] * 6 + [""] + ["b"] * 5
+    assert layout.fitted(parts, 9) == ["a"] * 6 + ["", "b"]
+    assert layout.fitted(parts, 5) == ["a"] * 3 + ["", "b"]
+    for most, _ in product(range(1, 13), range(1)):
+        assert len(layout.fitted(parts, most)) <= most
+
+
+def test_run_prints_one_of_its_three_texts_or_json(tmp_path, capsys, monkeypatch):
+    whole = experiment.run
+    monkeypatch.setattr(
+        experiment, "run", lambda *a, **k: whole(*a, **{**k, "simulate": fake_host.simulate, "jobs": 1})
+    )
+    (tmp_path / "host.toml").write_text(HOST)
+    monkeypatch.chdir(tmp_path)
+    out = "r"
+    status, screen, _ = run_command(capsys, "run", "host.toml", "--out", out, "--no-figures")
+    assert (status, screen.splitlines()[0]) == (0, "host: A host")
+    assert "fpswitch compare r --full | --mail; fpswitch report r -o report.html" in flat(screen)
+    _, full, _ = run_command(capsys, "compare", out, "--full")
+    assert "Where it goes" in full
+    assert "Tables and manifest:" in full
+    _, mail, _ = run_command(capsys, "compare", out, "--mail")
+    assert mail.startswith("[fpswitch ")
+    assert "Reproduce: fpswitch run host.toml" in flat(mail)
+    assert "--seed 1" in mail
+    assert "--out" not in mail
+    status, text, err = run_command(capsys, "compare", out, "--mail", "--json")
+    assert (status, text) == (2, "")
+    assert "--full, --mail, --json" in err
