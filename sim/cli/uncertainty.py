@@ -138,6 +138,7 @@ def _again(
 ) -> "CaseReport":
     from dataclasses import replace
 
+    from sim.analysis.schedules import walked
     from sim.analysis.uncertainty.report import file_name
     from sim.analysis.uncertainty.resimulation import resimulate
     from sim.experiment import run_cases
@@ -149,7 +150,7 @@ def _again(
     case = next(case for case in cases(scenario) if case.name == each.coefficients.case)
 
     def rerun(case: Case) -> Any:
-        return run_cases(scenario, [case], jobs=jobs, progress=True).ledger
+        return walked(run_cases(scenario, [case], jobs=jobs, progress=True)).ledger
 
     with tempfile.TemporaryDirectory() as temporary:
         tables = (folder or Path(temporary)) / f"draws-{file_name(each.coefficients.case)}"

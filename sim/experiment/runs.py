@@ -169,8 +169,13 @@ def run_cases(
 
 
 def _schedules(case: Case) -> list[tuple[str, tuple[str, ...]]]:
-    """The schedules of a case: which strategy times each, and which are wanted on it."""
-    return [(case.timed_by, tuple(dict.fromkeys((case.timed_by, *case.strategies))))]
+    """The schedules of a case: which strategy times each, and which are wanted on it.
+
+    With run.feedback each strategy also times a schedule of its own, on which nobody else is.
+    """
+    everybody = tuple(dict.fromkeys((case.timed_by, *case.strategies)))
+    alone = [name for name in case.strategies if name != case.timed_by] if case.scenario.run.feedback else []
+    return [(case.timed_by, everybody), *((name, (name,)) for name in alone)]
 
 
 def _works(parts: Sequence[Part]) -> list[Work]:

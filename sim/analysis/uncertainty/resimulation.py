@@ -23,7 +23,7 @@ from sim.costs.table import CostRow, CostTable
 from sim.scenario.cases import Case
 
 Rerun = Callable[[Case], pd.DataFrame]
-"""Runs all strategies and replications of a case, and returns the ledger (:class:`sim.results.tables.Results`)."""
+"""Runs all strategies and replications of a case, and returns the ledger of the schedules that all of them walked."""
 
 
 class Feedback(NamedTuple):
