@@ -13,11 +13,12 @@ import sys
 import threading
 import traceback
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from itertools import chain
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sim.costs.table import CostTable
 from sim.costs.table import load as load_costs
 from sim.errors import InputError, RunError
+from sim.experiment import stopping
 from sim.kernel.config import Settings
 from sim.kernel.strategies import names, strategy
 from sim.results import manifest as manifests
@@ -127,45 +129,74 @@ def run_cases(
     tables = {name: load_costs(name) for name in dict.fromkeys(case.costs for case in of_scenario)}
     costs = {name: _cost_document(table) for name, table in tables.items()}
     manifest = _manifest(scenario, of_scenario, costs, source, command)
-    parts = [
-        (case.name, timed_by, strategy, replication)
-        for case in of_scenario
-        for timed_by, strategies in _schedules(case)
-        for strategy in strategies
-        for replication in range(scenario.run.replication_bounds[0])
-    ]
+    rule = stopping.Rule(scenario, of_scenario)
+    parts = _parts(of_scenario, rule.looks[-1])
     directory = ResultDirectory(out, manifest, costs) if out is not None else None
     done = {record.part: record for record in (directory.kept(parts) if directory else ())}
-    left = [part for part in parts if part not in done]
-    bar = _progress_bar(len(parts), len(done), progress)
+    for record in done.values():
+        rule.take(record)
+    jobs = min(jobs or _cpus(), len(_works([part for part in parts if part not in done])))
+    bar = _progress_bar(len(_parts(of_scenario, rule.looks[0])), len(done), progress)
+    stopped = rule.look(0)
+
+    def works() -> Iterator[list[Work]]:
+        """What is to be run next, until the rule stops."""
+        nonlocal stopped
+        while isinstance(stopped, int):
+            wanted = _parts(of_scenario, stopped)
+            bar.total = len(done.keys() | wanted)
+            if directory:
+                directory.manifest["replications"] = stopped
+            yield _works([part for part in wanted if part not in done])
+            stopped = rule.look(stopped)
+
     try:
-        for records in _records(of_scenario, _works(left), jobs, simulate):
+        for records in _records(of_scenario, works(), jobs, simulate):
             for record in records:
                 if record.part in done:
                     continue
                 done[record.part] = record
+                rule.take(record)
                 if directory:
                     directory.keep(record)
                 bar.update()
         bar.close()
-        complete = manifest | {"status": manifests.COMPLETE}
-        results = Results.of(frames(done.values(), manifest["cases"]), complete, costs)
+        assert isinstance(stopped, stopping.Stopped)
+        n = stopped.replications
+        exact, exact_cases = stopping.exactly(scenario, n), [stopping.exact_case(case, n) for case in of_scenario]
+        manifest = _manifest(exact, exact_cases, costs, source, command)
+        manifest |= {"stopping": stopping.document(scenario.run, stopped), "status": manifests.COMPLETE}
+        kept = [record for record in done.values() if record.replication < n]
+        results = Results.of(frames(kept, manifest["cases"]), manifest, costs)
+        if directory:
+            directory.manifest |= manifest
         return directory.complete(results) if directory else results
     except KeyboardInterrupt:
         bar.close()
         if directory:
             directory.end(manifests.INTERRUPTED)
-        raise Interrupted(f"interrupted after {len(done)} of {len(parts)} replications{_how_on(directory)}") from None
+        raise Interrupted(f"interrupted after {len(done)} of {bar.total} replications{_how_on(directory)}") from None
     except BaseException as error:
         bar.close()
         if directory:
             directory.end(manifests.FAILED, "".join(traceback.format_exception(error)))
         if isinstance(error, BrokenProcessPool):
             raise RunError(
-                f"a worker process died (killed, or out of memory?) after {len(done)} of {len(parts)} "
+                f"a worker process died (killed, or out of memory?) after {len(done)} of {bar.total} "
                 f"replications{_how_on(directory)}"
             ) from error
         raise
+
+
+def _parts(cases: Sequence[Case], replications: int) -> list[Part]:
+    """The parts of so many replications."""
+    return [
+        (case.name, timed_by, strategy, replication)
+        for case in cases
+        for timed_by, strategies in _schedules(case)
+        for strategy in strategies
+        for replication in range(replications)
+    ]
 
 
 def _schedules(case: Case) -> list[tuple[str, tuple[str, ...]]]:
@@ -297,14 +328,13 @@ def _progress_bar(total: int, done: int, shown: bool) -> tqdm[Any]:
 
 
 def _records(
-    cases: Sequence[Case], works: Sequence[Work], jobs: int | None, simulate: Simulate | None
+    cases: Sequence[Case], works: Iterable[Sequence[Work]], jobs: int, simulate: Simulate | None
 ) -> Iterator[list[Record]]:
-    """The records of each of ``works``, in any order."""
-    jobs = min(jobs or _cpus(), len(works))
+    """The records of each of ``works``, in any order; those of the next come when all before have been given."""
     if jobs <= 1:
         model = simulate or _model()
         by_name = {case.name: case for case in cases}
-        for case, timed_by, strategies, replication in works:
+        for case, timed_by, strategies, replication in chain.from_iterable(works):
             yield _replicate(model, by_name[case], timed_by, strategies, replication)
         return
     earlier = set(multiprocessing.active_children())
@@ -312,10 +342,11 @@ def _records(
         jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(cases, simulate)
     )
     try:
-        with _without_main():
-            futures: list[Future[list[Record]]] = [executor.submit(_replicate_work, work) for work in works]
-        for future in as_completed(futures):
-            yield future.result()
+        for some in works:
+            with _without_main():
+                futures: list[Future[list[Record]]] = [executor.submit(_replicate_work, work) for work in some]
+            for future in as_completed(futures):
+                yield future.result()
     except BaseException:
         # Nobody waits for what is running: a replication may take minutes.
         executor.shutdown(wait=False, cancel_futures=True)
