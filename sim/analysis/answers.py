@@ -6,17 +6,22 @@ the table's rows).  They are stated apart.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from scipy.stats import t as student
 
-from sim.analysis import estimates
+from sim.analysis.between import Between, Side
+from sim.analysis.contrasts import Family, p_value, planned
+from sim.analysis.feedback import Feedback
+from sim.analysis.feedback import feedback as feedback_of
 from sim.analysis.pricing import with_tables
 from sim.analysis.schedules import finished
 from sim.analysis.uncertainty.coefficients import Array, Coefficients, from_ledger, values
 from sim.analysis.uncertainty.draws import Ranges, draw
 from sim.costs.price import in_tsc
+from sim.scenario.contrasts import Contrast, Operand
 
 if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
@@ -54,6 +59,12 @@ class Difference:
     ``own_without_xss`` and ``xss``, the switching of IA32_XSS, add up to ``own``, and so do not their ranges.
     ``cheaper`` is the share of the draws in which ``a`` costs less than ``b``; ``assumed`` the share of the difference
     that rests on assumed cost rows; ``rows`` are the cost rows behind it, the one with most cycles first.
+
+    ``planned``: the scenario asks about this pair.  ``p`` is raw; ``p_adjusted`` by Holm, over this and all differences
+    from the references of all cases that are not planned, NaN where planned.  ``verdict`` goes by the one that counts:
+    "lower", "higher", "same", "not shown", or "not tested" with one replication.  ``heavy_tails``: few replications
+    make most of the variance.  Of a contrast of two cases ``case`` is empty, ``a`` and ``b`` are STRATEGY@CASE, and the
+    unit is microseconds where the two have other clocks.
     """
 
     case: str
@@ -71,6 +82,11 @@ class Difference:
     cheaper_without_xss: float
     assumed: float
     rows: tuple[str, ...]
+    planned: bool
+    p_adjusted: float
+    p_without_xss_adjusted: float
+    verdict: str
+    heavy_tails: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +149,13 @@ class Answers:
             range=_range(drawn),
             range_without_xss=_range(drawn_without),
             range_xss=_range(drawn_xss),
-            p=_p(with_xss),
-            p_without_xss=_p(without_xss),
+            p=p_value(with_xss),
+            p_without_xss=p_value(without_xss),
             cheaper=float(np.mean(drawn < 0)),
             cheaper_without_xss=float(np.mean(drawn_without < 0)),
             assumed=float(assumed / by_row.sum()) if by_row.any() else 0.0,
             rows=tuple(rows[row].id for row in order),
+            **self._family.tests(_pair(case, a, b), with_xss, without_xss)._asdict(),
         )
 
     def by_row(self, case: str, a: str, b: str) -> dict[str, float]:
@@ -148,6 +165,72 @@ class Answers:
         moved = (coefficients.total[i] - coefficients.total[j]).mean(axis=0)
         cycles = moved * in_tsc(coefficients.table, values(coefficients.table))
         return {row: float(each) for row, each in zip(coefficients.table.rows, cycles, strict=True) if each}
+
+    def contrasts(self) -> list[Difference]:
+        """The planned contrasts, in the order of the scenario; of those of two cases ``case`` is empty."""
+        return [
+            self.difference(a.case, a.strategy, b.strategy) if a.case == b.case else self.between(a, b)
+            for a, b in planned(self._comparison.results)
+        ]
+
+    def between(self, a: Operand, b: Operand) -> Difference:
+        """``a`` less ``b``, each on the schedule of its own case; replication n is the same world for both.
+
+        Raises :class:`~sim.errors.InputError` if only one of the cases has vCPUs.
+        """
+        pair = Between(*(Side(self._case(each.case)[0], each.strategy, self._tsc_hz(each.case)) for each in (a, b)))
+        with_xss, without_xss = (pair.by_replication(with_xss=with_xss) for with_xss in (True, False))
+        drawn, drawn_without = pair.drawn(DRAWS, SEED)
+        rows = pair.by_row()
+        total = sum(abs(cycles) for cycles, _ in rows.values())
+        assumed = sum(abs(cycles) for cycles, is_assumed in rows.values() if is_assumed)
+        return Difference(
+            case="",
+            a=str(a),
+            b=str(b),
+            own=_estimate(with_xss, pair.unit),
+            own_without_xss=_estimate(without_xss, pair.unit),
+            xss=_estimate(with_xss - without_xss, pair.unit),
+            range=_range(drawn),
+            range_without_xss=_range(drawn_without),
+            range_xss=_range(drawn - drawn_without),
+            p=p_value(with_xss),
+            p_without_xss=p_value(without_xss),
+            cheaper=float(np.mean(drawn < 0)),
+            cheaper_without_xss=float(np.mean(drawn_without < 0)),
+            assumed=assumed / total if total else 0.0,
+            rows=tuple(rows),
+            **self._family.tests(Contrast(a, b), with_xss, without_xss)._asdict(),
+        )
+
+    def _tsc_hz(self, case: str) -> float:
+        return float(self._comparison.results.case(case)["tsc_hz"])
+
+    def feedback(self, case: str, a: str, b: str) -> Feedback | None:
+        """What the host does otherwise under ``a`` than under ``b``; None without independent runs of both."""
+        found = self._comparison.feedback_by_replication
+        return None if found is None else feedback_of(found, case, a, b)
+
+    @cached_property
+    def _family(self) -> Family:
+        """All differences from the references that were not planned."""
+        comparison = self._comparison
+        unplanned = {
+            _pair(case["case"], strategy, reference): self._by_replication(case["case"], strategy, reference)
+            for case in comparison.results.cases
+            for strategy in case["strategies"]
+            if strategy != (reference := comparison.references[case["case"]])
+            and (case["case"], strategy) not in comparison.planned
+        }
+        return Family(planned(comparison.results), unplanned)
+
+    def _by_replication(self, case: str, a: str, b: str) -> tuple[Array, Array]:
+        """``a`` less ``b`` in each replication, with the cycles of IA32_XSS and without."""
+        coefficients, _ = self._case(case)
+        i, j = (coefficients.strategies.index(name) for name in (a, b))
+        at_values = in_tsc(coefficients.table, values(coefficients.table))
+        moved = coefficients.total[i] - coefficients.total[j]
+        return moved @ at_values, (moved - (coefficients.xss[i] - coefficients.xss[j])) @ at_values
 
     def load(self, case: str) -> Load:
         """The load that was realised in ``case``."""
@@ -186,11 +269,8 @@ def _priced(draws: Array, moved: Array) -> Array:
     return priced
 
 
-def _p(by_replication: Array) -> float:
-    n = len(by_replication)
-    spread = by_replication.std(ddof=1) if n > 1 else np.nan
-    found = estimates.p_values(np.array([by_replication.mean()]), np.array([spread]), np.array([n]))
-    return float(found[0])
+def _pair(case: str, a: str, b: str) -> Contrast:
+    return Contrast(Operand(a, case), Operand(b, case))
 
 
 def _range(draws: Array) -> Range:

@@ -7,7 +7,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from sim.analysis import estimates, metrics, pricing, rates
+from sim.analysis import contrasts, estimates, feedback, metrics, notes, pricing, rates
+from sim.analysis.answers import Answers
 from sim.analysis.categories import CATEGORIES
 from sim.analysis.latency import quantiles, resolution
 from sim.analysis.schedules import has_feedback, independent, walked
@@ -42,6 +43,7 @@ class Comparison:
             if name not in case["strategies"]:
                 raise unknown(f"reference of case {case['case']}", name, case["strategies"])
             self.references[case["case"]] = name
+        self.planned = contrasts.from_references(contrasts.planned(self.results), self.references)
 
     @cached_property
     def _everything(self) -> pd.DataFrame:
@@ -99,15 +101,50 @@ class Comparison:
     def _differences(self) -> pd.DataFrame:
         of_operations = self._replications["metric"].map(metrics.is_of_operations)
         differences = estimates.paired(self._replications[of_operations], pd.Series(self.references))
-        return estimates.compared(differences)
+        return estimates.compared(differences, self.planned)
 
     def df_differences(self) -> pd.DataFrame:
         """Differences against the reference on one schedule, for every metric that is made of operations.
 
-        case, strategy, metric, unit, n, mean, low, high, percent, percent_low, percent_high, p, verdict; see
-        :func:`sim.analysis.estimates.compared`.
+        case, strategy, metric, unit, n, mean, low, high, percent, percent_low, percent_high, p, planned, p_adjusted,
+        verdict; see :func:`sim.analysis.estimates.compared`.
         """
         return self._differences.copy()
+
+    @cached_property
+    def feedback_by_replication(self) -> pd.DataFrame | None:
+        """What :mod:`sim.analysis.feedback` compares; None without independent runs of all strategies."""
+        if self.independent is None:
+            return None
+        return feedback.per_replication(self._everything, metrics.per_replication(self.independent))
+
+    @cached_property
+    def _feedback(self) -> pd.DataFrame:
+        values = self.feedback_by_replication
+        if values is None:
+            return pd.DataFrame(columns=list(feedback.COLUMNS))
+        return feedback.df_feedback(values, self.references, self.planned)
+
+    def df_feedback(self) -> pd.DataFrame:
+        """What the host does otherwise than under the reference, from independent runs; empty without them.
+
+        For metrics that only the host shows, the paired difference; for cost and cost_without_xss the difference of the
+        whole cost less own operations.  The columns of :meth:`df_differences`, and no_more_than,
+        percent_no_more_than (the smallest margin that two one-sided tests at 5 % show) and heavy_tails.
+        """
+        return self._feedback.copy()
+
+    @cached_property
+    def _contrasts(self) -> pd.DataFrame:
+        return contrasts.df_contrasts(Answers(self).contrasts())
+
+    def df_contrasts(self) -> pd.DataFrame:
+        """The contrasts that the scenario asks about: see :func:`sim.analysis.contrasts.df_contrasts`."""
+        return self._contrasts.copy()
+
+    def notes(self) -> list[str]:
+        """What a reader has to know of the estimates: see :func:`sim.analysis.notes.notes`."""
+        return notes.notes(self)
 
     def df_categories(self) -> pd.DataFrame:
         """Where the operations' cycles go: case, strategy, category, unit, mean, low, high."""

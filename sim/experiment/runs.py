@@ -31,7 +31,7 @@ from sim.kernel.config import Settings
 from sim.kernel.strategies import names, strategy
 from sim.results import manifest as manifests
 from sim.results.record import Part, Record
-from sim.scenario.cases import Case, cases
+from sim.scenario.cases import Case, cases, contrasts
 from sim.scenario.reading import read, vary
 from sim.scenario.schema import Scenario
 from sim.xsave import profiles
@@ -255,6 +255,7 @@ def _manifest(
         "resolved": resolved,
         "seed": scenario.run.seed,
         "replications": scenario.run.replication_bounds[0],
+        "contrasts": [[list(a), list(b)] for a, b in contrasts(scenario, cases)],
         "cases": [_case_document(case, hashes[case.costs]) for case in cases],
         "versions": versions,
         "command": list(command),

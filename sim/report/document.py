@@ -21,11 +21,11 @@ def document(comparison: "Comparison", answers: Answers) -> dict[str, Any]:
     """What ``fpswitch run --json`` prints; ``answers`` are those of ``comparison``.
 
     "manifest" is the path of the manifest, or null.  "low" and "high" are null where there is no interval; a difference
-    also has "p" and "verdict" (see :func:`sim.analysis.estimates.compared`), and that of "cost" "assumed_percent", how
-    much of it rests on assumed rows; the difference of the reference is empty, and that of a metric which only the host
-    shows is null.  "own", "own_without_xss" and "range" are the answer (:class:`sim.analysis.answers.Difference`): of a
-    contrast a less b, of a strategy its own less the reference's, null for the reference itself, and in a case that has
-    no replication of all strategies.
+    also has "p", "p_adjusted" and "verdict" (see :func:`sim.analysis.estimates.compared`), and that of "cost"
+    "assumed_percent", how much of it rests on assumed rows; the difference of the reference is empty, and that of a
+    metric which only the host shows is null.  "own", "own_without_xss" and "range" are the answer
+    (:class:`sim.analysis.answers.Difference`): of a contrast a less b, of a strategy its own less the reference's, null
+    for the reference itself, and in a case that has no replication of all strategies.
     """
     results = comparison.results
     metrics = _by_strategy(comparison.df_metrics())
@@ -90,7 +90,7 @@ def _metrics(frame: pd.DataFrame | None, *more: str) -> dict[str, dict[str, Any]
 def _difference(
     frame: pd.DataFrame | None, assumed: float | None, of_host: Sequence[str]
 ) -> dict[str, dict[str, Any] | None]:
-    found = _metrics(frame, "p", "verdict")
+    found = _metrics(frame, "p", "p_adjusted", "verdict")
     if COST in found:
         found[COST]["assumed_percent"] = assumed
     return {**found, **{metric: None for metric in of_host if metric not in found}} if found else {}

@@ -23,6 +23,7 @@ from sim.analysis.metrics import (
 )
 from sim.analysis.rates import MISS, missed_by_law
 from sim.kernel.config import strategy_of
+from sim.report import statements
 from sim.report.amounts import si as _si
 
 if TYPE_CHECKING:
@@ -42,10 +43,15 @@ Cells = Mapping[str, "pd.Series"]
 def text(comparison: "Comparison") -> str:
     """The summary; sections of all cases, then what is needed to repeat it."""
     manifest = comparison.results.manifest
-    parts = [_heading(manifest), _how_to_read(manifest)]
+    parts = [_heading(manifest), _how_to_read(manifest), *map(_wrapped, comparison.notes())]
     for case in comparison.results.cases:
         parts += _case(comparison, case)
-    parts += [_integrity(comparison), _hypothetical(comparison), _provenance(comparison)]
+    parts += [
+        statements.contrasts(comparison),
+        _integrity(comparison),
+        _hypothetical(comparison),
+        _provenance(comparison),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -64,8 +70,9 @@ def _how_to_read(manifest: Mapping[str, Any]) -> str:
         "Cost: TSC cycles of the listed FPU, MSR, XSS, virtualisation and scheduling operations, per second and vCPU "
         "of the host (per CPU, if it has no vCPUs); k, M, G are thousands, millions, billions. "
         f"+-: half the {CONFIDENCE:.0%} t interval over {n} replication{'s' * (n != 1)}. Differences are paired: in "
-        "one replication all strategies meet the same world. p: two-sided paired t test, adjusted for the number of "
-        "strategies (Holm). (*): the reference. (!): violates integrity, so its cost is no cost to compare."
+        "one replication all strategies meet the same world. p: two-sided paired t test; if the scenario does not ask "
+        "about the pair, adjusted for the number of all that are compared (Holm). (*): the reference. (!): violates "
+        "integrity, so its cost is no cost to compare."
     ]
     if manifest["status"] != "complete":
         texts.append(f"THE RUN IS NOT COMPLETE (status {manifest['status']}): only what was finished is here.")
@@ -86,9 +93,9 @@ def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
     half = _cells(metrics.assign(half=(metrics["high"] - metrics["low"]) / 2), "half")
     differences = comparison.df_differences()
     differences = differences[differences["case"] == name]
-    moved = {column: _cells(differences, column) for column in ("mean", "p", "verdict", "percent")}
-    for name_of, low, high in (("half", "low", "high"), ("percent_half", "percent_low", "percent_high")):
-        moved[name_of] = _cells(differences.assign(half=(differences[high] - differences[low]) / 2), "half")
+    decides = differences["p"].where(differences["planned"].astype(bool), differences["p_adjusted"])
+    differences = differences.assign(half=(differences["high"] - differences["low"]) / 2, p=decides)
+    moved = {column: _cells(differences, column) for column in ("mean", "half", "p", "verdict")}
     latency = comparison.df_latency()
     latency = latency[latency["case"] == name]
     histograms = zip(latency["histogram"], latency["quantile"], strict=True)
@@ -150,7 +157,7 @@ def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
         _verdicts(moved["verdict"], others, reference, violating, (COST, COST_WITHOUT_XSS)),
         table(
             "The part of it that a strategy does by itself, FPU, MSR and XSS operations (left), and without XSS "
-            "(right); the other part, virtualisation and scheduling, is how the host reacts, and chance:",
+            "(right); the rest are virtualisation and scheduling, such as exits that only a lazy strategy makes:",
             [*difference(CARRYING_COST), *difference(CARRYING_COST_WITHOUT_XSS)],
             others,
         ),
@@ -207,24 +214,7 @@ def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
             ],
             strategies,
         ),
-        table(
-            f"Paired differences from {short(reference)} in %: guest cycles, time per hand-off, and the median wake-up "
-            "of vCPUs (v) and threads (t), replication by replication, +- with a bucket's width:",
-            [
-                column
-                for head, metric, decimals in (
-                    ("guest", "guest_cycles", 3),
-                    ("us/h-off", "us_per_handoff", 3),
-                    ("v p50", latency_metric("vcpu", "p50"), 1),
-                    ("t p50", latency_metric("thread", "p50"), 1),
-                )
-                for column in (
-                    (head, value(moved["percent"], metric, partial(_fixed, decimals=decimals, sign="+"))),
-                    ("+-", value(moved["percent_half"], metric, partial(_fixed, decimals=decimals))),
-                )
-            ],
-            others,
-        ),
+        *statements.feedback(comparison, name, lambda title, columns: table(title, columns, others)),
     ]
 
 
@@ -299,6 +289,7 @@ def _verdicts(
                 ("higher", "more expensive"),
                 ("same", "exactly the same"),
                 ("not shown", "no difference shown"),
+                ("not tested", "not tested"),
             )
             if any(of.get(s) == verdict for s in strategies)
         ]

@@ -116,6 +116,27 @@ def draw(ranges: Ranges, draws: int, replications: int, seed: int) -> Draws:
     return Draws(ranges, in_tsc(ranges.table, rows), rows[:, ranges.ratio], weights)
 
 
+def draw_pair(a: Ranges, b: Ranges, draws: int, seed: int, *, same_cpu: bool) -> tuple[Array, Array]:
+    """Rows of two tables in TSC cycles, draws x rows; those of ``a`` are the ones that :func:`draw` gives.
+
+    Of one CPU, a factor whose rows are the same in both tables is one uncertainty.  Two CPUs are independent, even
+    where the same is assumed of both: nobody knows that it is the same.
+    """
+    from scipy.stats import qmc
+
+    one = qmc.LatinHypercube(len(a.factors) + 2, rng=np.random.default_rng(seed)).random(draws)
+    other = qmc.LatinHypercube(len(b.factors), rng=np.random.default_rng([seed, 1])).random(draws)
+    number = {name: i for i, name in enumerate(a.factors)}
+    for i, name in enumerate(b.factors):
+        if same_cpu and name in number and _rows_of(a.table, name) == _rows_of(b.table, name):
+            other[:, i] = one[:, number[name]]
+    return in_tsc(a.table, a.at(one)), in_tsc(b.table, b.at(other))
+
+
+def _rows_of(table: CostTable, name: str) -> list[CostRow]:
+    return [row for row in table.rows.values() if factor(row) == name]
+
+
 def replication_weights(normal: Array, spread: Array) -> Array:
     """Weights w of replications such that sum(w x) is a t draw for the mean of x, whatever the linear combination x is.
 
