@@ -21,6 +21,7 @@ from sim.analysis.schedules import finished
 from sim.analysis.uncertainty.coefficients import Array, Coefficients, from_ledger, values
 from sim.analysis.uncertainty.draws import Ranges, draw
 from sim.costs.price import in_tsc
+from sim.errors import InputError
 from sim.scenario.contrasts import Contrast, Operand
 
 if TYPE_CHECKING:
@@ -218,11 +219,20 @@ class Answers:
         unplanned = {
             _pair(case["case"], strategy, reference): self._by_replication(case["case"], strategy, reference)
             for case in comparison.results.cases
+            if self._has(case["case"])
             for strategy in case["strategies"]
             if strategy != (reference := comparison.references[case["case"]])
             and (case["case"], strategy) not in comparison.planned
         }
         return Family(planned(comparison.results), unplanned)
+
+    def _has(self, case: str) -> bool:
+        """Whether there is a replication of all strategies, which an incomplete run may lack."""
+        try:
+            self._case(case)
+        except InputError:
+            return False
+        return True
 
     def _by_replication(self, case: str, a: str, b: str) -> tuple[Array, Array]:
         """``a`` less ``b`` in each replication, with the cycles of IA32_XSS and without."""
