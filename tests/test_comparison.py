@@ -379,13 +379,14 @@ RANGE = {
 }
 DOCUMENT = {
     "type": "object",
-    "required": ["scenario", "seed", "replications", "manifest", "cases"],
+    "required": ["scenario", "seed", "replications", "manifest", "not_shown", "cases"],
     "additionalProperties": False,
     "properties": {
         "scenario": {"type": "string"},
         "seed": {"type": "integer"},
         "replications": {"type": "integer"},
         "manifest": {"type": "string"},
+        "not_shown": {"type": "array", "items": {"type": "string"}},
         "cases": {
             "type": "array",
             "minItems": 1,

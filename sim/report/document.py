@@ -10,6 +10,7 @@ import pandas as pd
 from sim.analysis.answers import Answers
 from sim.analysis.metrics import COST
 from sim.errors import InputError
+from sim.report import not_shown
 from sim.results.manifest import NAME
 from sim.scenario.contrasts import in_case
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 def document(comparison: "Comparison", answers: Answers) -> dict[str, Any]:
     """What ``fpswitch run --json`` prints; ``answers`` are those of ``comparison``.
 
-    "manifest" is the path of the manifest, or null.  "low" and "high" are null where there is no interval; a difference
+    "manifest" is the path of the manifest, or null; "not_shown" are sentences about differences between kernels that no
+    figure tells.  "low" and "high" are null where there is no interval; a difference
     also has "p", "p_adjusted" and "verdict" (see :func:`sim.analysis.estimates.compared`), and that of "cost"
     "assumed_percent", how much of it rests on assumed rows; the difference of the reference is empty, and that of a
     metric which only the host shows is null.  "own", "own_without_xss" and "range" are the answer
@@ -43,6 +45,7 @@ def document(comparison: "Comparison", answers: Answers) -> dict[str, Any]:
         "seed": results.manifest["seed"],
         "replications": results.manifest["replications"],
         "manifest": str(results.directory / NAME) if results.directory else None,
+        "not_shown": not_shown.sentences(results.manifest),
         "cases": [
             {
                 "case": case["case"],

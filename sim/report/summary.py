@@ -23,7 +23,7 @@ from sim.analysis.metrics import (
 )
 from sim.analysis.rates import MISS, missed_by_law
 from sim.kernel.config import strategy_of
-from sim.report import statements
+from sim.report import not_shown, statements
 from sim.report.amounts import si as _si
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def text(comparison: "Comparison") -> str:
         parts += _case(comparison, case)
     parts += [
         statements.contrasts(comparison),
+        *map(_wrapped, not_shown.sentences(manifest)),
         _integrity(comparison),
         _hypothetical(comparison),
         _provenance(comparison),
