@@ -51,8 +51,11 @@ class Comparison:
 
     @cached_property
     def _replications(self) -> pd.DataFrame:
+        return self._asked(self._everything)
+
+    def _asked(self, found: pd.DataFrame) -> pd.DataFrame:
+        """The rows of strategies that a case has; the one that times the schedule need not be among them."""
         asked = {(case["case"], strategy) for case in self.results.cases for strategy in case["strategies"]}
-        found = self._everything
         return found[[key in asked for key in zip(found["case"], found["strategy"], strict=True)]]
 
     @cached_property
@@ -116,7 +119,7 @@ class Comparison:
         """What :mod:`sim.analysis.feedback` compares; None without independent runs of all strategies."""
         if self.independent is None:
             return None
-        return feedback.per_replication(self._everything, metrics.per_replication(self.independent))
+        return feedback.per_replication(self._replications, self._asked(metrics.per_replication(self.independent)))
 
     @cached_property
     def _feedback(self) -> pd.DataFrame:

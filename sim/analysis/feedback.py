@@ -55,7 +55,7 @@ class Feedback:
     """What the host does otherwise under ``a`` than under ``b`` in a case.
 
     ``cost`` and ``cost_without_xss``: the difference of the whole cost, of independent runs, less own operations;
-    ``host``: throughput and latencies, those that the case has.
+    ``host``: throughput and latencies, of what the case has.
     """
 
     case: str
@@ -128,7 +128,7 @@ def feedback(values: pd.DataFrame, case: str, a: str, b: str) -> Feedback | None
         return None
     of = here[here["strategy"] == b].groupby("metric")["of"].mean()
     found = {row["metric"]: _response(row, float(of[row["metric"]])) for row in frame.to_dict("records")}
-    host = tuple(found[metric] for metric in HOST if metric in found)
+    host = tuple(each for metric in HOST if (each := found.get(metric)) and (each.of or each.mean))
     return Feedback(case, a, b, found[metrics.COST], found[metrics.COST_WITHOUT_XSS], host)
 
 

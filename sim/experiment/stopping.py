@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any, Final
 
+from sim.kernel.config import strategy_of
 from sim.kernel.integrity import VIOLATIONS
-from sim.kernel.strategies import strategy
 from sim.results.record import Record
 from sim.scenario.cases import Case, contrasts
 from sim.scenario.contrasts import Contrast, Operand
@@ -145,7 +145,8 @@ def _asked(scenario: Scenario, cases: Sequence[Case]) -> list[list[Contrast]]:
 
 
 def _documented(case: Case, name: str) -> bool:
-    return bool(strategy(name).why_unsound(case.settings(name).host_shadow_stacks))
+    settings = case.settings(name)
+    return bool(strategy_of(settings).why_unsound(settings.host_shadow_stacks))
 
 
 def _half_width(differences: Sequence[float]) -> float:
