@@ -1,15 +1,28 @@
-"""Figures are drawn for every kind of scenario, and show what there is."""
+"""Figures say what was found, show what there is, and can be read."""
 
+import itertools
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import fake_host
+import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 import sim
 from sim import experiment
+from sim.analysis.answers import Difference, Estimate, Range
+from sim.errors import InputError
+from sim.kernel import strategies
+from sim.report import figure_style, findings
 
 HOST = """
 title = "Figures"
@@ -42,17 +55,41 @@ SCENARIOS = {
     "sweep": HOST + GUESTS + SWEEP,
     "no-guests": HOST.replace('"manual-load", "manual-exit", "independent"', '"xstate-all"') + PIPES,
 }
-
-
 ONE_AND_MANY = HOST.replace('["free-ssp", "manual-load", "manual-exit", "independent"]', '"all"')
 ONE_AND_MANY = ONE_AND_MANY.replace('["zen4"]', '["zen4"]\nkernel = ["v6.6", "v6.18"]') + GUESTS
 
+LONG = HOST.replace('"50 ms"', '"1 s"')
+"""With enough wake-ups for quantiles."""
 
-@pytest.fixture(scope="module", params=SCENARIOS)
-def comparison(request, tmp_path_factory):
-    path = tmp_path_factory.mktemp("figures") / f"{request.param}.toml"
-    path.write_text(SCENARIOS[request.param])
-    return request.param, sim.compare(experiment.run(path, jobs=1, simulate=fake_host.altered(swept)))
+FIGURES = ("cost", "categories", "rates", "latency")
+
+
+def compared(tmp_path_factory, text, simulate=fake_host.simulate, *, feedback=False, **options):
+    path = tmp_path_factory.mktemp("figures") / "figures.toml"
+    path.write_text(text)
+
+    def run(**more):
+        return experiment.run(path, jobs=1, simulate=simulate, **options, **more)
+
+    results = run()
+    if feedback:
+        names = dict.fromkeys(name for case in results.cases for name in case["strategies"])
+        alone = [run(strategies=[n], reference=n, overrides={"run.timed_by": n}) for n in names if n != "free-ssp"]
+        results = replace(
+            results,
+            metrics=pd.concat([results.metrics, *(each.metrics for each in alone)]),
+            latency=pd.concat([results.latency, *(each.latency for each in alone)]),
+            ledger=pd.concat([results.ledger, *(each.ledger for each in alone)]),
+        )
+    return sim.compare(results)
+
+
+def figures_of(comparison):
+    return {
+        name: getattr(comparison, f"plot_{name}")()
+        for name in FIGURES
+        if name != "latency" or comparison.independent is not None
+    }
 
 
 def swept(case, record):
@@ -73,44 +110,262 @@ def swept(case, record):
     return replace(record, ledger=ledger, metrics=metrics)
 
 
-def test_every_figure_can_be_laid_out(comparison):
-    _, what = comparison
-    for draw in (what.plot_cost, what.plot_categories, what.plot_rates, what.plot_latency):
-        draw().draw_without_rendering()
+@pytest.fixture(scope="module", params=SCENARIOS)
+def comparison(request, tmp_path_factory):
+    return request.param, compared(tmp_path_factory, SCENARIOS[request.param], fake_host.altered(swept))
 
 
-def test_all_figures_are_written_as_png_and_svg(comparison, tmp_path):
+# Whether one can read them.
+
+
+def texts(figure):
+    """All texts that are drawn, with their boxes in pixels."""
+    figure.set_canvas(FigureCanvasAgg(figure))
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    found = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+    for axes in figure.axes:
+        found += [*axes.texts, *(axes.get_legend().get_texts() if axes.get_legend() else ())]
+        found += [axes.title, axes._left_title, axes._right_title]
+        for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
+            low, high = sorted(axis.get_view_interval())
+            margin = 1e-9 * (high - low)
+            ticks = [tick for tick in axis.get_major_ticks() if low - margin <= tick.get_loc() <= high + margin]
+            found += [axis.label, *(tick.label1 for tick in ticks)]
+    return [(text.get_text(), text.get_window_extent(renderer)) for text in found if text.get_text().strip()]
+
+
+def unreadable(figure):
+    """Pairs of texts that overlap, and texts that are not wholly inside the figure."""
+    drawn = texts(figure)
+    found = []
+    for (one, a), (other, b) in itertools.combinations(drawn, 2):
+        width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        if width > 0.5 and height > 0.5:
+            found.append((one, other))
+    right, top = figure.bbox.x1 + 0.5, figure.bbox.y1 + 0.5
+    return found + [text for text, box in drawn if min(box.x0, box.y0) < -0.5 or box.x1 > right or box.y1 > top]
+
+
+SIX_CASES = 'cpu = ["sapphire-rapids", "zen4"]\nkernel = ["v6.18", "v6.19", "v7.3"]'
+TWO = '["free-ssp", "xstate-guest"]'
+
+
+@pytest.mark.parametrize("cases", ['cpu = ["sapphire-rapids"]', SIX_CASES], ids=["1 case", "6 cases"])
+@pytest.mark.parametrize("chosen", [TWO, '"all"'], ids=["2 strategies", "15 strategies"])
+def test_no_labels_overlap_at_2_to_15_strategies_and_1_to_6_cases(tmp_path_factory, chosen, cases):
+    text = LONG.replace('["free-ssp", "manual-load", "manual-exit", "independent"]', chosen)
+    text = text.replace('cpu = ["zen4"]\ntsc = "2 GHz"', cases) + GUESTS
+    few = compared(tmp_path_factory, text, feedback=cases != SIX_CASES)
+    assert len(few.results.cases) == (6 if cases == SIX_CASES else 1)
+    assert len(few.results.cases[0]["strategies"]) == (2 if chosen == TWO else 15)
+    for name, figure in figures_of(few).items():
+        assert not unreadable(figure), name
+
+
+def test_no_labels_overlap_in_a_sweep_nor_without_guests(comparison):
+    for name, figure in figures_of(comparison[1]).items():
+        assert not unreadable(figure), name
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4])
+@pytest.mark.parametrize("ends", [(-3e5, 2e6), (0.02, 900), (-5, 80_000), (-2e6, -30)])
+def test_ticks_of_an_axis_that_is_logarithmic_on_both_sides_of_0_do_not_overlap(columns, ends):
+    figure = Figure(figsize=(figure_style.WIDTH_IN, 3), layout="constrained")
+    for axes in figure.subplots(1, columns, squeeze=False)[0]:
+        axes.yaxis.set_visible(False)
+        assert figure_style.symmetric_log(axes, "x", [ends, [1.0]]) == " (symmetric log)"
+    assert not unreadable(figure)
+    shown = [text for text, _ in texts(figure)]
+    assert shown.count("0") == columns
+    assert len(shown) >= 2 * columns
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 0.1)), max_size=12))
+def test_labels_that_are_spread_keep_their_order_and_lie_apart_and_inside_if_they_fit(labels):
+    labels = sorted(labels)
+    halves = [half for _, half in labels]
+    found = figure_style.spread([at for at, _ in labels], halves)
+    ends = [(at - half, at + half) for at, half in zip(found, halves, strict=True)]
+    assert all(one[1] <= other[0] + 1e-9 for one, other in itertools.pairwise(ends))
+    if 2 * sum(halves) <= 1:
+        assert all(low >= -1e-9 and high <= 1 + 1e-9 for low, high in ends)
+
+
+MACHADO = {
+    "normal": np.eye(3),
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+"""Simulation of colour vision deficiency in linear RGB, severity 1 (Machado et al., IEEE TVCG 15, 2009, table 1)."""
+
+
+def linear(color):
+    srgb = np.array(to_rgb(color))
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+def oklab(rgb):
+    """Linear RGB in OKLab (Ottosson, 2020), times 100: differences of about 2 are just noticed."""
+    to_lms = [[0.41222, 0.53633, 0.05145], [0.21190, 0.68070, 0.10740], [0.08830, 0.28172, 0.62998]]
+    to_lab = [[0.21045, 0.79362, -0.00407], [1.97800, -2.42859, 0.45059], [0.02590, 0.78277, -0.80868]]
+    return 100 * np.array(to_lab) @ np.cbrt(np.array(to_lms) @ np.clip(rgb, 0, 1))
+
+
+def test_all_shipped_strategies_are_told_apart_without_one_kind_of_cone():
+    colors = [figure_style.look(name).color for name in strategies.names()] + [figure_style.OWN_COLOR]
+    for vision, matrix in MACHADO.items():
+        seen = [oklab(np.array(matrix) @ linear(color)) for color in colors]
+        nearest = min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2))
+        assert nearest > 9, vision
+
+
+def test_every_shipped_strategy_has_a_colour_and_a_marker_of_its_own():
+    looks = [figure_style.look(name) for name in strategies.names()]
+    assert set(figure_style.LOOKS) == set(strategies.names())
+    assert len({each.color for each in looks}) == len({each.marker for each in looks}) == len(looks) == 15
+
+
+def test_the_look_of_an_own_strategy_follows_from_its_name_alone():
+    assert figure_style.look("mine.toml") == figure_style.look("mine.toml")
+    assert figure_style.look("mine.toml").color == figure_style.OWN_COLOR
+    assert len({figure_style.look(f"own-{i}").marker for i in range(40)}) > 5
+
+
+def test_a_strategy_has_one_look_in_all_figures(tmp_path_factory):
+    what = compared(tmp_path_factory, LONG + GUESTS, feedback=True)
+    looks = {}
+    for name, figure in figures_of(what).items():
+        for axes in figure.axes if name != "categories" else ():
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                line = handle[0] if isinstance(handle, tuple) else handle
+                looks.setdefault(label, set()).add((name, line.get_color(), line.get_marker()))
+    for strategy in ("manual-load", "manual-exit", "independent"):
+        assert {name for name, *_ in looks[strategy]} == {"cost", "rates", "latency"}
+        assert {tuple(look) for _, *look in looks[strategy]} == {tuple(figure_style.look(strategy))}
+
+
+# What they say.
+
+
+def test_every_figure_says_how_many_replications_and_which_seed(tmp_path_factory):
+    what = compared(tmp_path_factory, LONG + GUESTS, feedback=True, seed=7)
+    for figure in figures_of(what).values():
+        assert "n = 2 replications, seed 7." in figure.get_supxlabel().replace("\n", " ")
+
+
+ASKED = HOST.replace("[host]", 'contrasts = [["manual-load", "independent"]]\n[host]').replace("= 2\n", "= 12\n", 1)
+
+
+def title(figure):
+    return figure.get_suptitle().replace("\n", " ")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_cost_figure_says_by_how_much_the_pair_differs_that_is_asked_about(tmp_path_factory, turned):
+    text = ASKED.replace('"manual-load", "independent"]]', '"independent", "manual-load"]]') if turned else ASKED
+    what = compared(tmp_path_factory, text + GUESTS)
+    costs = what.df_metrics()
+    costs = costs[costs["metric"] == "cost_carrying_without_xss"].set_index("strategy")["mean"]
+    us = (costs["manual-load"] - costs["independent"]) / 2e9 * 1e6
+    said = re.match(
+        r"manual-load costs ([\d,.]+) ± [\d.]+ us per vCPU-second more than independent,", title(what.plot_cost())
+    )
+    assert float(said[1].replace(",", "")) == pytest.approx(us, rel=0.01)
+
+
+def test_without_a_question_about_a_pair_the_extremes_are_named(comparison):
+    kind, what = comparison
+    said = title(what.plot_cost())
+    if kind == "guests":
+        assert re.match(
+            r"own operations go from \+[\d.]+ \([\w-]+\) to \+[\d.,]+ \(manual-exit\) us per vCPU-s", said, re.I
+        )
+    if kind == "no-guests":
+        assert re.match(r"xstate-all costs .* us per CPU-second more than free-ssp", said)
+
+
+def estimate(mean, half, n=10):
+    return Estimate(mean, mean - half, mean + half, "cycles/vCPU-s", n)
+
+
+def difference(mean, half, p, n=10, cheaper=0.0):
+    own, span = estimate(mean, half, n), Range(mean / 2, mean, 2 * mean)
+    return Difference("c", "a", "b", own, own, span, span, p, p, cheaper, cheaper, 1.0, ("row",))
+
+
+def test_a_difference_is_said_as_it_was_found():
+    def said(*found, **more):
+        return findings.of_pair(difference(*found, **more), 0.001, "us")
+
+    assert (
+        said(12_340, 560, 1e-9)
+        == "a costs 12.3 ± 0.6 us more than b, and costs more in > 99 % of the draws of the costs"
+    )
+    assert said(-12_340, 560, 1e-9, cheaper=0.75) == (
+        "b costs 12.3 ± 0.6 us more than a, and costs more in 75 % of the draws of the costs"
+    )
+    assert said(1_234, 5_600, 0.4) == "no difference shown between a and b (+1 ± 6 us)"
+    assert said(12_340, float("nan"), float("nan"), n=1) == (
+        "a costs 12.3 us more than b (one replication: not tested)"
+    )
+    assert said(0, 0, float("nan")) == "a and b cost the same"
+
+
+def test_categories_say_how_much_of_the_cycles_no_strategy_is_about(comparison):
     kind, what = comparison
     if kind != "guests":
         pytest.skip("once is enough")
-    names = {path.name for path in what.write_figures(tmp_path / "figures")}
-    assert names == {f"{n}.{kind}" for n in ("cost", "categories", "rates", "latency") for kind in ("png", "svg")}
-    for name in names:
-        assert (tmp_path / "figures" / name).stat().st_size > 1000
+    means = what.df_metrics().set_index(["strategy", "metric"])["mean"]["free-ssp"]
+    share = 100 * (means["cost_virtualisation"] + means["cost_scheduling"]) / means["cost"]
+    assert title(what.plot_categories()).startswith(f"{share:.0f} % of the operations' cycles are virtualisation")
 
 
 def test_labels_have_units_and_the_reference_is_bold(comparison):
     kind, what = comparison
     axes = what.plot_cost().axes[0]
-    assert axes.get_xlabel() == ("cycles per CPU-second" if kind == "no-guests" else "cycles per vCPU-second")
-    assert axes.get_xlim()[0] == 0
+    assert axes.get_xlabel().startswith("us per CPU-second" if kind == "no-guests" else "us per vCPU-second")
     bold = [label.get_text() for label in axes.get_yticklabels() if label.get_fontweight() == "bold"]
     assert bold == ["free-ssp"]
-    costs = next(line.get_xdata() for line in axes.get_lines() if len(line.get_xdata()) > 1)
-    assert list(costs) == sorted(costs)
+
+
+def test_the_cost_figure_has_own_operations_with_an_interval_and_apart_the_range_over_the_costs(comparison):
+    kind, what = comparison
+    if kind != "guests":
+        pytest.skip("once is enough")
+    moved = what.df_differences()
+    moved = moved[moved["metric"] == "cost_carrying_without_xss"].set_index("strategy")
+    axes = what.plot_cost().axes[0]
+    marks = {each.get_label(): each for each in axes.containers}
+    assert set(marks) == {"manual-load", "manual-exit", "independent"}
+    for name, (mark, _, (bar,)) in marks.items():
+        ends = bar.get_segments()[0][:, 0]
+        assert [mark.get_xdata()[0], *ends] == pytest.approx(
+            [moved.loc[name, end] / 2000 for end in ("mean", "low", "high")], rel=0.02
+        )
+        spans = [
+            line.get_xdata()
+            for line in axes.get_lines()
+            if line.get_color() == mark.get_color() and line.get_linewidth() == 5
+        ]
+        assert len(spans) == 1
+        assert 0 < spans[0][0] < spans[0][1] < 3 * mark.get_xdata()[0]
+
+
+# Rates.
 
 
 def test_rates_are_drawn_from_a_sweep_where_there_is_one_and_from_the_law_otherwise(comparison):
     kind, what = comparison
-    figure = what.plot_rates()
-    note = figure.get_supxlabel()
-    assert ("simulated: means" in note) == (kind == "sweep")
+    note = what.plot_rates().get_supxlabel().replace("\n", " ")
+    assert ("Simulated, over the sweep" in note) == (kind == "sweep")
     assert ("a law, not a simulation" in note) == (kind != "sweep")
     sources = set(what.df_break_even()["source"])
     assert "law" in sources or kind == "no-guests"
 
 
-def test_a_break_even_of_a_sweep_lies_between_the_points_where_the_sign_changes(comparison):
+def test_a_break_even_of_a_sweep_lies_between_the_points_where_the_sign_changes_and_is_in_the_title(comparison):
     kind, what = comparison
     if kind != "sweep":
         pytest.skip("needs a sweep")
@@ -123,6 +378,8 @@ def test_a_break_even_of_a_sweep_lies_between_the_points_where_the_sign_changes(
     rates = what.df_metrics()
     exits = rates[(rates["metric"] == "vm_exits_per_second") & (rates["strategy"] == "free-ssp")]["mean"] / 2
     assert exits.min() < found["value"].item() < exits.max()
+    said = re.match(r"Independent costs what free-ssp does at ([\d,]+) VM exits", title(what.plot_rates()))
+    assert float(said[1].replace(",", "")) == pytest.approx(found["value"].item(), rel=0.01)
 
 
 TWO_CPUS = HOST.replace('cpu = ["zen4"]', 'cpu = ["sapphire-rapids", "zen4"]').replace(
@@ -143,9 +400,7 @@ def lazy_manual_load(tmp_path_factory):
         )
         return replace(record, ledger=ledger)
 
-    path = tmp_path_factory.mktemp("lazy") / "lazy.toml"
-    path.write_text(TWO_CPUS + GUESTS)
-    return sim.compare(experiment.run(path, jobs=1, simulate=fake_host.altered(lazy)))
+    return compared(tmp_path_factory, TWO_CPUS + GUESTS, fake_host.altered(lazy))
 
 
 def test_where_the_law_misses_what_was_simulated_there_is_no_break_even_and_no_line(lazy_manual_load):
@@ -158,42 +413,93 @@ def test_where_the_law_misses_what_was_simulated_there_is_no_break_even_and_no_l
     text = " ".join(lazy_manual_load.summary().split())
     assert text.count("The linear law does not hold for") == 1
     assert "The linear law does not hold for manual-load:" in text
-    figure = lazy_manual_load.plot_rates()
-    assert "manual-load (zen4 v6.18)" in figure.get_supxlabel()
-    labels = [axes.get_legend_handles_labels()[1] for axes in figure.axes]
-    assert "manual-load" in labels[0]
-    assert "manual-load: no line" in labels[2]
+    panels = lazy_manual_load.plot_rates().axes
+    lines, said = (
+        ([*axes.get_legend_handles_labels()[1]] for axes in panels),
+        [{text.get_text() for text in axes.texts} for axes in panels],
+    )
+    assert ["manual-load" in labels for labels in lines] == [True, True, False, False]
+    assert ["manual-load: no line" in labels for labels in said] == [False, False, True, True]
 
 
 def test_the_simulated_values_are_marked_at_the_simulated_rate(lazy_manual_load):
     check = lazy_manual_load.df_law_check()
-    means = set(check.loc[check["case"] == "zen4 v6.18", "mean"])
+    means = check.loc[check["case"] == "zen4 v6.18", "mean"] / 2000
     axes = lazy_manual_load.plot_rates().axes[2]
-    dotted = next(line for line in axes.get_lines() if line.get_linestyle() == ":" and len(line.get_xdata()) == 2)
-    marks = {
-        y
+    dotted = next(line for line in axes.get_lines() if line.get_linestyle() == ":")
+    marks = [
+        line.get_ydata()[0]
         for line in axes.get_lines()
-        if line.get_marker() not in ("None", "_", "|") and len(line.get_xdata()) <= len(means)
-        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
-        if x == dotted.get_xdata()[0]
-    }
-    assert means <= marks
+        if line.get_marker() not in ("None", "_", "|") and list(line.get_xdata()) == [dotted.get_xdata()[0]]
+    ]
+    assert sorted(marks) == pytest.approx(sorted(means))
 
 
-def test_a_strategy_has_one_colour_in_all_panels(lazy_manual_load):
-    colours = {}
-    for axes in lazy_manual_load.plot_rates().axes:
-        for line in axes.get_lines():
-            if not line.get_label().startswith("_"):
-                colours.setdefault(line.get_label(), set()).add((str(line.get_color()), line.get_linestyle()))
-    assert {"manual-load", "manual-exit", "independent"} <= set(colours)
-    assert all(len(found) == 1 for found in colours.values())
+def test_two_laws_cross_where_an_open_circle_is_and_the_title_names_one(tmp_path_factory, monkeypatch):
+    monkeypatch.setitem(fake_host.RATES, "in-kernel-exit", 3000)
+    figure = compared(tmp_path_factory, HOST + GUESTS).plot_rates()
+    found = []
+    for axes in figure.axes:
+        lines = [line for line in axes.get_lines() if len(line.get_xdata()) > 100]
+        for circle in axes.get_lines():
+            if circle.get_markerfacecolor() == "white":
+                (x,), (y,) = circle.get_xdata(), circle.get_ydata()
+                at = [np.interp(np.log(x), np.log(line.get_xdata()), line.get_ydata()) for line in lines]
+                crossing = {
+                    line.get_label()
+                    for line, each in zip(lines, at, strict=True)
+                    if abs(each - y) < 0.005 * max(map(abs, at))
+                }
+                found.append((x, crossing))
+    assert found
+    assert all(len(crossing) >= 2 for _, crossing in found)
+    said = re.match(r"(\S+) costs more than (\S+) above ([\d,]+) (VM exits|context switches)", title(figure))
+    named = next(x for x, crossing in found if {said[1], said[2]} <= crossing)
+    assert float(said[3].replace(",", "")) == pytest.approx(named, rel=0.01)
 
 
-def test_a_case_with_the_reference_alone_says_so_in_a_low_row_and_has_no_axis_of_nothing(tmp_path):
-    path = tmp_path / "one-and-many.toml"
-    path.write_text(ONE_AND_MANY)
-    both = sim.compare(experiment.run(path, jobs=1, simulate=fake_host.simulate))
+# How the host reacts.
+
+
+def test_on_one_schedule_there_are_no_latencies_to_compare(comparison, tmp_path):
+    kind, what = comparison
+    if kind != "guests":
+        pytest.skip("once is enough")
+    with pytest.raises(InputError, match=r"no independent runs.*allowed: .*run.feedback"):
+        what.plot_latency()
+    assert "latency.png" not in {path.name for path in what.write_figures(tmp_path / "figures")}
+
+
+def test_a_latency_that_differs_between_independent_runs_is_found(tmp_path_factory):
+    def slow(case, record):
+        later = {
+            name: {(4 * low, 4 * high): count for (low, high), count in buckets.items()}
+            for name, buckets in record.latency.items()
+        }
+        return replace(record, latency=later) if record.timed_by == "manual-exit" else record
+
+    text = LONG.replace("replications = 2", "replications = 5") + GUESTS
+    what = compared(tmp_path_factory, text, fake_host.altered(slow), feedback=True)
+    figure = what.plot_latency()
+    assert re.match(r"With manual-exit vCPU wake-up to VM entry, p50 is 300 % longer", title(figure))
+    marks = {each.get_label(): each[0].get_xdata()[0] for each in figure.axes[0].containers}
+    assert marks["manual-exit"] > 10
+    assert marks["manual-load"] == marks["independent"] == 0
+
+
+# The files.
+
+
+def test_all_figures_are_written_as_png_and_svg(tmp_path_factory, tmp_path):
+    what = compared(tmp_path_factory, LONG + GUESTS, feedback=True)
+    names = {path.name for path in what.write_figures(tmp_path / "figures")}
+    assert names == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
+    for name in names:
+        assert (tmp_path / "figures" / name).stat().st_size > 1000
+
+
+def test_a_case_with_the_reference_alone_says_so_in_a_low_row_and_has_no_axis_of_nothing(tmp_path_factory):
+    both = compared(tmp_path_factory, ONE_AND_MANY)
     for figure in (both.plot_cost(), both.plot_rates()):
         panels = figure.axes
         assert sum(text.get_text().startswith("only the reference") for axes in panels for text in axes.texts) == 2
@@ -203,7 +509,7 @@ def test_a_case_with_the_reference_alone_says_so_in_a_low_row_and_has_no_axis_of
 
 
 def test_no_figure_is_imported_before_one_is_drawn():
-    code = "import sys, sim.analysis.comparison; print('matplotlib' in sys.modules or 'seaborn' in sys.modules)"
+    code = "import sys, sim.report.comparison; print('matplotlib' in sys.modules or 'seaborn' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent
     )

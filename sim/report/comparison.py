@@ -59,7 +59,7 @@ class Comparison(comparison.Comparison):
         return document.document(self, self.answers)
 
     def plot_cost(self) -> Figure:
-        """Cost by strategy, with intervals."""
+        """Own operations by strategy: with intervals over the replications and, apart, over the costs."""
         return figures.cost(self)
 
     def plot_categories(self) -> Figure:
@@ -71,7 +71,10 @@ class Comparison(comparison.Comparison):
         return rate_figure.against_rates(self)
 
     def plot_latency(self) -> Figure:
-        """Wake-up latencies."""
+        """How the host reacts: latencies in independent runs, beside the reference.
+
+        Raises :class:`~sim.errors.InputError` without such runs: on one schedule all strategies have the same.
+        """
         return figures.latency(self)
 
     def write_figures(self, directory: Path) -> list[Path]:
@@ -87,6 +90,8 @@ class Comparison(comparison.Comparison):
         }
         if not any(case["vcpus"] for case in self.results.cases):
             del drawn["rates"]
+        if not figures.has_latency(self):
+            del drawn["latency"]
         written = []
         for name, draw in drawn.items():
             figure = draw()

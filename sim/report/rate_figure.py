@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -11,7 +10,20 @@ import pandas as pd
 
 from sim.analysis import rates
 from sim.analysis.law import Law
-from sim.report import figures
+from sim.report import findings
+from sim.report.figure_style import (
+    ONLY_THE_REFERENCE,
+    Label,
+    case_title,
+    cases_of,
+    figure_of,
+    labels_at_right,
+    look,
+    nothing,
+    style,
+    symmetric_log,
+    us,
+)
 from sim.report.summary import marked, short
 
 if TYPE_CHECKING:
@@ -20,22 +32,16 @@ if TYPE_CHECKING:
 
     from sim.analysis.comparison import Comparison
 
-NAMES: Final = {"exits": "VM exits per vCPU-second", "switches": "context switches per vCPU-second"}
-DECADES: Final = 1.5
-"""How far from the simulated rate the law is drawn, on both sides."""
-
-
-Style = tuple[Any, str, str]
-"""Colour, line and marker of a strategy."""
-
-
-def _styles(comparison: Comparison, palette: Sequence[Any]) -> dict[str, Style]:
-    """A style for every strategy, the same in all panels."""
-    names = list(dict.fromkeys(name for case in comparison.results.cases for name in case["strategies"]))
-    return {
-        name: (palette[i % len(palette)], ("-", "--", "-.", ":")[i % 4], "osD^v<>PX*"[i % 10])
-        for i, name in enumerate(names)
-    }
+NAMES: Final = {rate: f"{name} per vCPU-second" for rate, name in findings.EVENT_NAMES.items()}
+WITHIN: Final = 10.0
+"""How far from the simulated rate the law is drawn, as a factor."""
+PANEL_IN: Final = 4.4
+"""Inches for a row of panels, and what is left of it for an axes."""
+AXES_IN: Final = 3.5
+LOW_IN: Final = 1.2
+"""For a row that has nothing to show."""
+MARKS: Final = 4
+"""Markers along a line."""
 
 
 def against_rates(comparison: Comparison) -> Figure:
@@ -45,53 +51,46 @@ def against_rates(comparison: Comparison) -> Figure:
     :mod:`sim.analysis.law` otherwise, for the strategies for which it holds.
     """
     points = rates.sweep_points(comparison)
-    with figures.style() as sns:
-        palette = [color for i, color in enumerate(sns.color_palette("colorblind")) if i != 8]  # no yellow lines
-        styles = _styles(comparison, palette)
-        if not points.empty:
-            return _sweep(comparison, points, styles)
-        return _laws(comparison, styles)
+    with style():
+        return _laws(comparison) if points.empty else _sweep(comparison, points)
 
 
-def _laws(comparison: Comparison, styles: Mapping[str, Style]) -> Figure:
-    figure, cases, panels = figures.panels_of(
+# By the law.
+
+
+def _laws(comparison: Comparison) -> Figure:
+    cases, left_out = cases_of(comparison)
+    drawn = {case["case"]: _sound(comparison, case) for case in cases}
+    found = {name: findings.crossings(comparison, name, sound, WITHIN) for name, sound in drawn.items()}
+    figure, panels = figure_of(
         comparison,
-        "cost against rates, by the linear law",
-        "a law, not a simulation: prices of the model's sequences x rates, warm buffers, other rates as simulated;\n"
-        "dotted: the simulated rate; open circles: rates at which two strategies cost the same; marks with bars on the "
-        "dotted line: simulated, FPU, MSR and XSS operations priced warm" + _not_drawn(comparison),
+        findings.of_rates(comparison, [each for of_case in found.values() for each in of_case], WITHIN),
+        "Lines are a law, not a simulation: prices of the kernel model's sequences x rates, buffers in L1, the other "
+        "rate as simulated. Marks on the dotted line: simulated at that rate, FPU, MSR and XSS operations with buffers "
+        "in L1, 95 % intervals. Open circles: two strategies cost the same. No line: the law misses the mark, since "
+        f"the strategy does not do at each event what it does in a sequence.{left_out}",
+        [LOW_IN if case["strategies"] == [comparison.references[case["case"]]] else PANEL_IN for case in cases],
         2,
-        per_strategy=False,
     )
-    found = {row["case"]: row for row in rates.df_rates(comparison).to_dict("records")}
-    laws = rates.laws(comparison)
-    for case, axes_of_case in zip(cases, panels, strict=False):
+    at = {row["case"]: row for row in rates.df_rates(comparison).to_dict("records")}
+    for case, row in zip(cases, panels, strict=True):
         name = case["case"]
-        at = found.get(name)
-        for axes, rate in zip(axes_of_case, NAMES, strict=True):
+        for axes, rate in zip(row, NAMES, strict=True):
             if case["strategies"] == [comparison.references[name]]:
-                figures.nothing(axes, figures.ONLY_THE_REFERENCE)
-            elif at is None or not at[rate]:
-                figures.nothing(axes, f"no {NAMES[rate].split(' per')[0]} of vCPUs")
+                nothing(axes, ONLY_THE_REFERENCE)
+            elif name not in at or not at[name][rate]:
+                nothing(axes, f"no {findings.EVENT_NAMES[rate]} of vCPUs")
             else:
-                _law_panel(axes, rate, at, laws.get(name, {}), comparison, name, styles)
-        axes_of_case[0].set_title(name, loc="left", fontsize=11)
-        if axes_of_case[1].lines:
-            axes_of_case[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+                circles = [each.value for each in found[name] if each.rate == rate]
+                _law_panel(comparison, axes, rate, at[name], case, circles)
+        case_title(row[0], name)
     return cast("Figure", figure)
 
 
-def _not_drawn(comparison: Comparison) -> str:
-    """Strategies without a line, since the law misses what was simulated."""
-    cases: dict[str, list[str]] = {}
-    for case in comparison.results.cases:
-        names = ", ".join(map(short, rates.missed_by_law(comparison, case["case"])))
-        cases.setdefault(names, []).append(case["case"])
-    cases.pop("", None)
-    lines = [f"{names} ({'; '.join(of)})" for names, of in cases.items()]
-    if not lines:
-        return ""
-    return "\n" + textwrap.fill(f"no line, since the law does not hold (it misses the mark): {'; '.join(lines)}", 150)
+def _sound(comparison: Comparison, case: Mapping[str, Any]) -> list[str]:
+    """The strategies of a case that have a line and a cost to compare."""
+    left_out = comparison.violating(case["case"]).union(rates.missed_by_law(comparison, case["case"]))
+    return [name for name in case["strategies"] if name not in left_out]
 
 
 def _same_laws(laws: Mapping[str, Law], reference: str) -> dict[Law, list[str]]:
@@ -105,109 +104,154 @@ def _same_laws(laws: Mapping[str, Law], reference: str) -> dict[Law, list[str]]:
 
 
 def _law_panel(
+    comparison: Comparison,
     axes: Axes,
     rate: str,
     at: Mapping[Any, Any],
-    laws: Mapping[str, Law],
-    comparison: Comparison,
-    case: str,
-    styles: Mapping[str, Style],
+    case: Mapping[str, Any],
+    circles: Sequence[float],
 ) -> None:
-    reference, violating = comparison.references[case], comparison.violating(case)
-    missed = rates.missed_by_law(comparison, case)
+    name, scale = case["case"], us(case)
+    reference, violating = comparison.references[name], comparison.violating(name)
+    missed = rates.missed_by_law(comparison, name)
     check = comparison.df_law_check()
-    simulated = check[check["case"] == case].set_index("strategy")
-    x = np.geomspace(at[rate] / 10**DECADES, at[rate] * 10**DECADES, 400)
-    curves, sound = [], []
-    for law, names in _same_laws({name: law for name, law in laws.items() if name not in missed}, reference).items():
-        exits, switches = (x if rate == name else np.full_like(x, at[name]) for name in NAMES)
-        y = law.exit * exits + law.switch * switches + law.round_trip * at["round_trips"]
-        color, line, mark = ("0.2", "-", "") if reference in names else styles[names[0]]
-        label = ",\n".join(marked(name, violating) for name in names)
-        axes.plot(x, y, line, color=color, linewidth=2.2 if reference in names else 1.6, label=label)
-        curves.append(y)
-        if not violating.issuperset(names):
-            sound.append(y)
-        _marks(axes, at[rate], simulated[simulated.index.isin(names)], color, mark or "o")
-    for name in missed:
-        color, _, mark = styles[name]
-        _marks(axes, at[rate], simulated.loc[[name]], color, mark, f"{marked(name, violating)}: no line")
-    for i, one in enumerate(sound):
-        for other in sound[:i]:
-            for j in np.flatnonzero((one[:-1] - other[:-1]) * (one[1:] - other[1:]) < 0):
-                part = (one[j] - other[j]) / (one[j] - other[j] - one[j + 1] + other[j + 1])
-                at_x, at_y = (each[j] + part * (each[j + 1] - each[j]) for each in (x, one))
-                axes.plot(at_x, at_y, "o", markersize=6, markerfacecolor="white", markeredgecolor="0.2", zorder=5)
+    simulated = check[check["case"] == name].set_index("strategy")[["mean", "low", "high"]] * scale
+    x = np.geomspace(at[rate] / WITHIN, at[rate] * WITHIN, 201)
+    laws = {strategy: law for strategy, law in rates.laws(comparison)[name].items() if strategy not in missed}
+    curves: list[tuple[np.ndarray[Any, np.dtype[np.float64]], list[str]]] = []
+    for law, names in _same_laws(laws, reference).items():
+        exits, switches = (x if rate == event else np.full_like(x, at[event]) for event in NAMES)
+        curves.append((scale * (law.exit * exits + law.switch * switches + law.round_trip * at["round_trips"]), names))
+    for place, (y, names) in enumerate(curves):
+        color, marker = look(names[0])
+        if reference in names:
+            axes.plot(x, y, color="0.2", linewidth=1.6, label=short(reference))
+            continue
+        first = 8 + 7 * (place % 5)  # so that markers of lines over each other lie side by side
+        axes.plot(
+            x, y, marker=marker, markevery=(first, len(x) // MARKS), markersize=5, color=color, linewidth=1.4,
+            alpha=0.5 if violating.issuperset(names) else 1.0, label=", ".join(map(short, names)),
+        )  # fmt: skip
+    for strategy in simulated.index:
+        _mark(axes, at[rate], simulated.loc[strategy], strategy)
     axes.axvline(at[rate], color="0.4", linestyle=":", linewidth=1.2)
     axes.set_xscale("log")
     axes.set_xlim(x[0], x[-1])
-    _label(axes, rate, reference, figures.symmetric_log(axes, "y", [*curves, simulated["mean"]]))
+    log = symmetric_log(axes, "y", [*(y for y, _ in curves), simulated["mean"]])
+    by_x = [next(y for y, names in curves if each in names) for each in _crossing_lines(comparison, name, rate)]
+    for value, y in zip(circles, by_x, strict=True):
+        axes.plot(
+            value, np.interp(np.log(value), np.log(x), y), "o", markersize=6, markerfacecolor="white",
+            markeredgecolor="0.2", zorder=5,
+        )  # fmt: skip
+    _rate_axes(axes, rate, short(reference), log)
+    labels = [
+        Label(_height(axes, float(y[-1])), _names(names, violating, reference), look(_first(names, reference)), True)
+        for y, names in curves
+    ]
+    labels += [
+        Label(
+            _height(axes, float(simulated.loc[each, "mean"])), f"{marked(each, violating)}: no line", look(each), False
+        )
+        for each in missed
+    ]
+    labels_at_right(axes, labels, AXES_IN)
 
 
-def _marks(axes: Axes, rate: float, simulated: pd.DataFrame, color: Any, mark: str, label: str = "") -> None:
+def _crossing_lines(comparison: Comparison, name: str, rate: str) -> list[str]:
+    """A strategy of each crossing, in their order."""
+    sound = _sound(comparison, comparison.results.case(name))
+    return [each.above for each in findings.crossings(comparison, name, sound, WITHIN) if each.rate == rate]
+
+
+def _first(names: Sequence[str], reference: str) -> str:
+    return reference if reference in names else names[0]
+
+
+def _names(names: Sequence[str], violating: frozenset[str], reference: str) -> str:
+    """Names of strategies that share a line, two in a line of text."""
+    ordered = sorted(names, key=lambda name: name != reference)
+    shown = [marked(name, violating) for name in ordered]
+    return ",\n".join(", ".join(shown[i : i + 2]) for i in range(0, len(shown), 2))
+
+
+def _height(axes: Axes, y: float) -> float:
+    """Where a value lies in an axes, from 0 at its bottom to 1 at its top."""
+    place = axes.transAxes.inverted().transform(axes.transData.transform((axes.get_xlim()[1], y)))[1]
+    return float(np.clip(place, 0.0, 1.0))
+
+
+def _mark(axes: Axes, rate: float, simulated: pd.Series, strategy: str) -> None:
     """What was simulated, on the line of the simulated rate."""
-    mean = simulated["mean"].to_numpy()
-    half = np.nan_to_num(simulated["high"].to_numpy() - mean)
+    color, marker = look(strategy)
+    error = None if np.isnan(simulated["low"]) else [[simulated["high"] - simulated["mean"]]] * 2
     axes.errorbar(
-        np.full_like(mean, rate), mean, yerr=half, fmt=mark, color=color, markersize=5, capsize=2, elinewidth=1,
-        label=label or "_", zorder=4,
+        [rate], [simulated["mean"]], yerr=error, fmt=marker, color=color, markersize=6, capsize=2, elinewidth=1,
+        label="_", zorder=4,
     )  # fmt: skip
 
 
-def _sweep(comparison: Comparison, points: pd.DataFrame, styles: Mapping[str, Style]) -> Figure:
-    from matplotlib.figure import Figure
+# Over a sweep.
 
+
+def _sweep(comparison: Comparison, points: pd.DataFrame) -> Figure:
     hosts = list(dict.fromkeys(points["host"]))
-    figure = Figure(figsize=(figures.WIDTH_IN, 1.0 + 4.6 * len(hosts)), layout="constrained")
     swept = next(iter(comparison.results.cases[0]["sweep"]))
-    name = comparison.results.manifest["scenario"]
-    figure.suptitle(f"{name}: cost against rates, over the sweep of {swept}", fontsize=13, fontweight="bold")
-    figure.supxlabel(
-        "simulated: means with 95 % intervals of the paired difference; rates are the reference's;\n"
-        "lines: linear between the points; open circles: break-even" + figures.violation_note(comparison),
-        fontsize=9,
-        color="0.25",
+    moved = [rate for rate in NAMES if any(rates.varies(line) for _, line in points.groupby("host")[rate])]
+    figure, panels = figure_of(
+        comparison,
+        findings.of_sweep(comparison, points, swept),
+        f"Simulated, over the sweep of {swept}: means with 95 % intervals of the difference on one schedule, all "
+        "operations; lines are linear between the points. Open circles: costs as much as the reference.",
+        [PANEL_IN] * len(hosts),
+        len(moved),
     )
     crossings = rates.df_break_even(comparison)
     crossings = crossings[crossings["source"] == "sweep"]
-    moved = [rate for rate in NAMES if any(rates.varies(line) for _, line in points.groupby("host")[rate])]
-    panels = figure.subplots(len(hosts), len(moved), squeeze=False)
-    for host, axes_of_host in zip(hosts, panels, strict=True):
+    for host, row in zip(hosts, panels, strict=True):
         here = points[points["host"] == host]
-        reference = comparison.references[here["case"].iloc[0]]
-        violating = frozenset().union(*(comparison.violating(case) for case in here["case"].unique()))
-        for axes, rate in zip(axes_of_host, moved, strict=True):
+        case = comparison.results.case(here["case"].iloc[0])
+        reference = comparison.references[case["case"]]
+        violating = frozenset().union(*(comparison.violating(name) for name in here["case"].unique()))
+        for axes, rate in zip(row, moved, strict=True):
             if not rates.varies(here[rate]):
-                figures.nothing(axes, f"{NAMES[rate]}:\nthe sweep does not move them")
+                nothing(axes, f"{NAMES[rate]}:\nthe sweep does not move them")
                 continue
-            for strategy, line in here.groupby("strategy", sort=False):
-                line = line.sort_values(rate)
-                half = np.nan_to_num(np.array([line["mean"] - line["low"], line["high"] - line["mean"]]))
-                color, dashes, mark = styles[str(strategy)]
-                axes.errorbar(
-                    line[rate], line["mean"], yerr=half, fmt=mark, capsize=3, markersize=5, color=color,
-                    label=marked(str(strategy), violating),
-                )  # fmt: skip
-                between = np.geomspace(line[rate].min(), line[rate].max(), 400)
-                axes.plot(between, np.interp(between, line[rate], line["mean"]), dashes, color=color, linewidth=1.4)
+            ends = {
+                str(strategy): _sweep_line(axes, line.sort_values(rate), rate, us(case), str(strategy))
+                for strategy, line in here.groupby("strategy", sort=False)
+            }
             at = crossings[(crossings["rate"] == rate) & crossings["case"].isin(here["case"])]["value"]
-            axes.plot(at, [0] * len(at), "o", markersize=8, markerfacecolor="white", markeredgecolor="0.2", zorder=5)
+            axes.plot(at, [0] * len(at), "o", markersize=7, markerfacecolor="white", markeredgecolor="0.2", zorder=5)
             axes.axhline(0, color="0.3", linewidth=1)
             axes.set_xscale("log")
-            _label(axes, rate, reference, figures.symmetric_log(axes, "y", [here["mean"]]))
-        handles, labels = next(axes for axes in axes_of_host if axes.has_data()).get_legend_handles_labels()
-        axes_of_host[-1].legend(handles, labels, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-        axes_of_host[0].set_title(host, loc="left", fontsize=11)
-    return figure
+            _rate_axes(axes, rate, short(reference), symmetric_log(axes, "y", [us(case) * here["mean"]]))
+            labels = [Label(_height(axes, y), marked(name, violating), look(name), True) for name, y in ends.items()]
+            labels_at_right(axes, labels, AXES_IN)
+        case_title(row[0], host)
+    return cast("Figure", figure)
 
 
-def _label(axes: Axes, rate: str, reference: str, scale: str) -> None:
-    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+def _sweep_line(axes: Axes, line: pd.DataFrame, rate: str, scale: float, strategy: str) -> float:
+    """The points of a strategy with lines between them; returns where the last one is."""
+    color, marker = look(strategy)
+    mean, low, high = (scale * line[column].to_numpy() for column in ("mean", "low", "high"))
+    half = np.nan_to_num(np.array([mean - low, high - mean]))
+    axes.errorbar(
+        line[rate], mean, yerr=half, fmt=marker, capsize=2.5, markersize=5.5, color=color, label=short(strategy)
+    )
+    between = np.geomspace(line[rate].min(), line[rate].max(), 200)
+    axes.plot(between, np.interp(between, line[rate], mean), color=color, linewidth=1.3, label="_")
+    return float(mean[-1])
+
+
+def _rate_axes(axes: Axes, rate: str, reference: str, scale: str) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
     axes.set_xlabel(f"{NAMES[rate]} (log)", fontsize=10)
-    axes.set_ylabel(f"cycles per vCPU-second more than {short(reference)}{scale}", fontsize=9)
+    axes.set_ylabel(f"us per vCPU-second more than {reference}{scale}", fontsize=9)
     low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(5))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if axes.get_yscale() == "linear":

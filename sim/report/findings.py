@@ -1,0 +1,300 @@
+"""What figures say in their titles: sentences made from the numbers that they show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import pandas as pd
+
+from sim.analysis import rates
+from sim.analysis.answers import Answers, Difference, Estimate
+from sim.analysis.categories import CARRYING, CATEGORIES
+from sim.analysis.estimates import CONFIDENCE
+from sim.analysis.law import Law, break_even
+from sim.kernel.strategies import strategy as strategy_named
+from sim.report.figure_style import us
+from sim.report.summary import short
+from sim.scenario.contrasts import in_case
+
+if TYPE_CHECKING:
+    from sim.analysis.comparison import Comparison
+
+XSS_APART: Final = "IA32_XSS apart"
+
+
+def asked_pair(comparison: Comparison, case: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The first contrast of the scenario of which both strategies are in a case and sound there."""
+    run = comparison.results.manifest["resolved"]["run"]
+    sound = set(case["strategies"]) - comparison.violating(case["case"])
+    return next((pair for pair in in_case(run.get("contrasts", ()), case["case"]) if sound.issuperset(pair)), None)
+
+
+def amount(cycles: Estimate | None, scale: float, sign: str = "") -> str:
+    """A mean with half its interval, both times ``scale``."""
+    if cycles is None:
+        return "0"
+    mean, half = scale * cycles.mean, scale * (cycles.high - cycles.mean)
+    if math.isnan(half) or half == 0:
+        return plain(mean, sign)
+    decimals = max(0, -math.floor(math.log10(half)))
+    return f"{mean:{sign},.{decimals}f} ± {half:.{decimals}f}"
+
+
+def plain(value: float, sign: str = "") -> str:
+    """Three significant digits or all before the point: "4.64", "187", "1,362"."""
+    decimals = 0 if value == 0 else min(max(2 - math.floor(math.log10(abs(value))), 0), 6)
+    return f"{value:{sign},.{decimals}f}"
+
+
+# Own operations.
+
+
+def of_pair(found: Difference, scale: float, per: str) -> str:
+    """One difference in a sentence; ``scale`` is microseconds per cycle."""
+    one, other = short(found.a), short(found.b)
+    mean = found.own_without_xss.mean
+    apart = f", {XSS_APART}" if not math.isclose(mean, found.own.mean, abs_tol=1e-9) else ""
+    if mean == 0:
+        return f"{one} and {other} cost the same{apart}"
+    if mean < 0:
+        one, other = other, one
+    own = found.own_without_xss
+    turned = Estimate(abs(mean), min(abs(own.low), abs(own.high)), max(abs(own.low), abs(own.high)), own.unit, own.n)
+    if own.n < 2:
+        return f"{one} costs {plain(scale * abs(mean))} {per} more than {other}{apart} (one replication: not tested)"
+    if found.p_without_xss > 1 - CONFIDENCE:
+        return f"no difference shown between {one} and {other}{apart} ({amount(own, scale, '+')} {per})"
+    cheaper = found.cheaper_without_xss if mean < 0 else 1 - found.cheaper_without_xss
+    draws = f", and costs more in {_share(cheaper)} of the draws of the costs"
+    return f"{one} costs {amount(turned, scale)} {per} more than {other}{apart}{draws}"
+
+
+def _share(share: float) -> str:
+    return "> 99 %" if share > 0.99 else f"{100 * share:.0f} %"
+
+
+class Own(NamedTuple):
+    """Own operations in a case: of each strategy less the reference's, and of the pair that is asked about."""
+
+    case: Mapping[str, Any]
+    differences: Mapping[str, Difference]
+    pair: Difference | None
+
+
+def own_operations(comparison: Comparison, answers: Answers, case: Mapping[str, Any]) -> Own:
+    """The numbers behind the figure of costs."""
+    name = case["case"]
+    reference, pair = comparison.references[name], asked_pair(comparison, case)
+    others = [each for each in case["strategies"] if each != reference]
+    return Own(
+        case,
+        {each: answers.difference(name, each, reference) for each in others},
+        answers.difference(name, *pair) if pair else None,
+    )
+
+
+def of_cost(comparison: Comparison, found: Sequence[Own]) -> str:
+    """The finding of all cases together."""
+    pairs = [(own.case, own.pair) for own in found if own.pair is not None]
+    if pairs and len({(pair.a, pair.b) for _, pair in pairs}) == 1:
+        first = pairs[0][1]
+        signs = {math.copysign(1, pair.own_without_xss.mean) for _, pair in pairs if pair.own_without_xss.mean}
+        per = "us per vCPU-second" if pairs[0][0]["vcpus"] else "us per CPU-second"
+        if len(pairs) == 1:
+            return _sentence(of_pair(first, us(pairs[0][0]), per))
+        if len(signs) == 1:
+            one, other = (first.a, first.b) if signs == {1.0} else (first.b, first.a)
+            amounts = sorted(abs(us(case) * pair.own_without_xss.mean) for case, pair in pairs)
+            apart = any(pair.own.mean != pair.own_without_xss.mean for _, pair in pairs)
+            return _sentence(
+                f"{short(one)} costs {_between(amounts)} {per} more than {short(other)} in each case"
+                f"{f', {XSS_APART}' * apart}"
+            )
+        if signs:
+            return _sentence(f"whether {short(first.a)} costs more than {short(first.b)} depends on the case")
+    return _sentence(_extremes(comparison, found))
+
+
+def _extremes(comparison: Comparison, found: Sequence[Own]) -> str:
+    for own in found:
+        text = extremes(comparison, own)
+        if text:
+            return text + (f" ({own.case['case']})" if len(found) > 1 else "")
+    return "nothing but references: no differences"
+
+
+def extremes(comparison: Comparison, own: Own) -> str:
+    """The cheapest and the most expensive strategy of a case; nothing if there is no sound one but the reference."""
+    violating = comparison.violating(own.case["case"])
+    means = {
+        name: us(own.case) * each.own_without_xss.mean
+        for name, each in own.differences.items()
+        if name not in violating and each.rows
+    }
+    if not means:
+        return ""
+    reference = short(comparison.references[own.case["case"]])
+    least, most = (pick(means, key=lambda name: means[name]) for pick in (min, max))
+    per = "us per vCPU-second" if own.case["vcpus"] else "us per CPU-second"
+    if least == most:
+        return of_pair(own.differences[least], us(own.case), per)
+    return (
+        f"own operations go from {plain(means[least], '+')} ({short(least)}) to {plain(means[most], '+')} "
+        f"({short(most)}) {per} beside {reference}"
+    )
+
+
+def _between(amounts: Sequence[float]) -> str:
+    low, high = plain(amounts[0]), plain(amounts[-1])
+    return low if low == high else f"{low} to {high}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] if text.split(" ")[0].isalpha() else text
+
+
+# Categories.
+
+
+def of_categories(comparison: Comparison, cases: Sequence[Mapping[str, Any]]) -> str:
+    """How much of the cycles no strategy changes, and in which category strategies differ most."""
+    found = comparison.df_categories()
+    shares, spreads = [], []
+    for case in cases:
+        here = found[found["case"] == case["case"]].pivot(index="strategy", columns="category", values="mean")
+        here = here[list(CATEGORIES)]
+        reference = here.loc[comparison.references[case["case"]]]
+        shares.append(100 * float(1 - reference[list(CARRYING)].sum() / reference.sum()))
+        spread = here[list(CARRYING)].max() - here[list(CARRYING)].min()
+        if spread.max() > 0:
+            spreads.append(str(spread.idxmax()))
+    low, high = f"{min(shares):.0f}", f"{max(shares):.0f}"
+    share = low if low == high else f"{low} to {high}"
+    text = f"{share} % of the operations' cycles are virtualisation and scheduling"
+    if not spreads:
+        return text
+    most = " and ".join(dict.fromkeys(spreads))
+    return f"{text}; strategies differ in the rest, most in {most}"
+
+
+# Rates.
+
+
+class Crossing(NamedTuple):
+    """A rate at which two strategies cost the same by the law; ``above`` costs more above it."""
+
+    case: str
+    rate: str
+    value: float
+    here: float
+    above: str
+    below: str
+
+
+def crossings(comparison: Comparison, case: str, strategies: Sequence[str], within: float) -> list[Crossing]:
+    """All crossings of laws in a case at up to ``within`` times the rate of its schedule, or one over that."""
+    at = next((row for row in rates.df_rates(comparison).to_dict("records") if row["case"] == case), None)
+    of_case = rates.laws(comparison).get(case, {})
+    if at is None:
+        return []
+    found = []
+    for i, one in enumerate(strategies):
+        for other in strategies[:i]:
+            for rate in rates.EVENTS:
+                value = break_even(
+                    of_case[one],
+                    of_case[other],
+                    round_trips=at["round_trips"],
+                    exits=None if rate == "exits" else at["exits"],
+                    switches=None if rate == "switches" else at["switches"],
+                )
+                if value is not None and at[rate] and at[rate] / within <= value <= at[rate] * within:
+                    more = _slope(of_case[one], rate) > _slope(of_case[other], rate)
+                    above, below = (one, other) if more else (other, one)
+                    found.append(Crossing(case, rate, value, float(at[rate]), above, below))
+    return found
+
+
+def _slope(law: Law, rate: str) -> float:
+    return law.exit if rate == "exits" else law.switch
+
+
+EVENT_NAMES: Final = {"exits": "VM exits", "switches": "context switches"}
+
+
+def of_rates(comparison: Comparison, found: Sequence[Crossing], within: float) -> str:
+    """The crossing nearest to the schedule: of a pair that is asked about, else of sound and posted strategies."""
+    if not found:
+        return f"Within {within:g} times the simulated rates no two strategies with a line change places"
+    asked = {frozenset(pair) for case in comparison.results.cases if (pair := asked_pair(comparison, case))}
+
+    def rank(each: Crossing) -> tuple[bool, int, float]:
+        strategies = [strategy_named(name) for name in (each.above, each.below)]
+        remote = sum(not one.carries or bool(one.hypothetical or one.unsound) for one in strategies)
+        return frozenset((each.above, each.below)) not in asked, remote, abs(math.log(each.value / each.here))
+
+    best = min(found, key=rank)
+    where = f", {best.case}" if len(comparison.results.cases) > 1 else ""
+    return _sentence(
+        f"{short(best.above)} costs more than {short(best.below)} above {plain(best.value)} {EVENT_NAMES[best.rate]} "
+        f"per vCPU-second ({plain(best.here)} here{where})"
+    )
+
+
+def of_sweep(comparison: Comparison, points: pd.DataFrame, swept: str) -> str:
+    """A rate of break-even inside the sweep, or how far the sweep moves what is asked about."""
+    inside = comparison.df_break_even()
+    inside = inside[(inside["source"] == "sweep") & inside["case"].isin(points["case"])]
+    for row in inside.to_dict("records"):
+        reference = short(comparison.references[row["case"]])
+        return _sentence(
+            f"{short(row['strategy'])} costs what {reference} does at {plain(row['value'])} "
+            f"{EVENT_NAMES[row['rate']]} per vCPU-second"
+        )
+    host = points[points["host"] == points["host"].iloc[0]]
+    case = comparison.results.case(host["case"].iloc[0])
+    pair = asked_pair(comparison, case)
+    sound = host[~host["strategy"].isin(comparison.violating(case["case"]))]
+    ends = sound.groupby("strategy", sort=False)["mean"].agg(["first", "last"])
+    if ends.empty:
+        return f"The sweep of {swept} moves the rates"
+    largest = str((ends["last"] - ends["first"]).abs().idxmax())
+    strategy = pair[0] if pair and pair[0] in ends.index else largest
+    first, last = (us(case) * float(ends.loc[strategy, end]) for end in ("first", "last"))
+    reference = short(comparison.references[case["case"]])
+    values = [comparison.results.case(host["case"].iloc[place])["sweep"][swept] for place in (0, -1)]
+    what = f"{short(strategy)} costs {{}} us per vCPU-second {{}} {reference} with {swept} = {values[0]}"
+    if first * last > 0:
+        more = "more than" if first > 0 else "less than"
+        return f"{what.format(plain(abs(first)), more)}, and {plain(abs(last))} with {values[1]}"
+    return f"{what.format(plain(first, '+'), 'beside')}, and {plain(last, '+')} with {values[1]}"
+
+
+# Feedback.
+
+
+def of_feedback(shown: pd.DataFrame, names: Mapping[str, str]) -> str:
+    """The largest difference that is shown, relative to the reference; or that none is.
+
+    ``shown`` has the columns of :meth:`~sim.analysis.comparison.Comparison.df_differences`.
+    """
+    tested = shown[shown["p"].notna()]
+    if tested.empty:
+        return "How the host reacts: too few replications to test"
+    found = tested[tested["verdict"].isin(("lower", "higher"))]
+    widest = (tested["percent_high"] - tested["percent_low"]).max() / 2
+    if found.empty:
+        return (
+            f"No difference shown in how the host reacts: {len(tested)} tested, each to "
+            f"± {plain(float(widest))} % or better"
+        )
+    row = found.iloc[int(found["percent"].abs().to_numpy().argmax())]
+    mean, low, high = (float(row[end]) for end in ("percent", "percent_low", "percent_high"))
+    longer = "longer" if mean > 0 else "shorter"
+    low, high = (low, high) if mean > 0 else (-high, -low)
+    return (
+        f"With {short(str(row['strategy']))} {names[str(row['metric'])]} is {plain(abs(mean))} % {longer} "
+        f"({plain(low)} to {plain(high)} %); of {len(tested)} differences tested {len(found)} are shown"
+    )
