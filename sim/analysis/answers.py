@@ -21,6 +21,7 @@ from sim.analysis.schedules import finished
 from sim.analysis.uncertainty.coefficients import Array, Coefficients, from_ledger, values
 from sim.analysis.uncertainty.draws import Ranges, draw
 from sim.costs.price import in_tsc
+from sim.costs.table import CostTable
 from sim.errors import InputError
 from sim.scenario.contrasts import Contrast, Operand
 
@@ -241,6 +242,20 @@ class Answers:
         at_values = in_tsc(coefficients.table, values(coefficients.table))
         moved = coefficients.total[i] - coefficients.total[j]
         return moved @ at_values, (moved - (coefficients.xss[i] - coefficients.xss[j])) @ at_values
+
+    def table(self, case: str) -> CostTable:
+        """The cost table of ``case``."""
+        return self._tables[case]
+
+    def used(self, case: str) -> dict[str, float]:
+        """The cost rows that ``case`` was priced with, and the largest share that each has of a strategy's cost."""
+        coefficients, _ = self._case(case)
+        cycles = coefficients.total.mean(axis=1) * in_tsc(coefficients.table, values(coefficients.table))
+        total = cycles.sum(axis=1, keepdims=True)
+        share = np.divide(cycles, total, out=np.zeros_like(cycles), where=total > 0).max(axis=0)
+        used = np.any(coefficients.total != 0, axis=(0, 1))
+        rows = zip(coefficients.table.rows, used, share, strict=True)
+        return {row: float(each) for row, there, each in rows if there}
 
     def load(self, case: str) -> Load:
         """The load that was realised in ``case``."""

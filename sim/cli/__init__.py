@@ -11,7 +11,8 @@ from sim.errors import InputError
 
 COMMANDS = {
     "run": ("sim.cli.run:run", "Simulate a scenario and compare its strategies."),
-    "compare": ("sim.cli.run:compare", "Print the comparison again, from a result directory."),
+    "compare": ("sim.cli.run:compare", "Print the answer again, from a result directory."),
+    "report": ("sim.cli.report:report", "Write a result directory as one HTML file."),
     "uncertainty": ("sim.cli.uncertainty:uncertainty", "How sure a ranking is, and which cost decides it."),
     "show": ("sim.cli.show:show", "Check a scenario and show every value that it sets."),
     "scenarios": ("sim.cli.scenarios:scenarios", "The shipped scenarios, and what each asks."),

@@ -1,7 +1,7 @@
 """The first screen: the answer in an engineer's units, how sure it is and what it rests on; 40 lines of 72 columns."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from sim.analysis.answers import Answers
 from sim.report import layout, sureness, tables, units
@@ -44,19 +44,28 @@ def parts(screen: Shown) -> Iterator[Part]:
 def heading(screen: Shown) -> list[str]:
     """Title, host and replications, and a rule."""
     manifest = screen.manifest
-    title = manifest["resolved"]["title"]
-    name = f"{manifest['scenario']}: {title}" if manifest["scenario"] and manifest["scenario"] != title else title
-    lines = [*at_most(wrapped(name), 2), *wrapped(f"{host(screen)}; {replications(screen)}, seed {manifest['seed']}")]
-    lines.append("=" * WIDTH)
-    if manifest["status"] != COMPLETE:
-        text = f"THE RUN IS NOT COMPLETE (status {manifest['status']}): only what was finished is here."
-        lines += wrapped(text)
+    simulated = f"{host(screen)}; {replications(screen)}, seed {manifest['seed']}"
+    lines = [*at_most(wrapped(title(manifest)), 2), *wrapped(simulated), "=" * WIDTH]
+    return lines + [line for text in warnings(screen) for line in wrapped(text)]
+
+
+def title(manifest: Mapping[str, Any]) -> str:
+    """The name of the scenario and its title."""
+    name, own = manifest["scenario"], str(manifest["resolved"]["title"])
+    return f"{name}: {own}" if name and name != own else own
+
+
+def warnings(screen: Shown) -> list[str]:
+    """What must be known before anything else."""
+    found = []
+    if (status := screen.manifest["status"]) != COMPLETE:
+        found.append(f"THE RUN IS NOT COMPLETE (status {status}): only what was finished is here.")
     if any(case.document["timed_by"] is None for case in screen.cases):
-        lines += wrapped(
+        found.append(
             "Results of fpswitch 0.1.0, where each strategy timed a host of its own: differences have in them how the "
             "host reacts."
         )
-    return lines
+    return found
 
 
 def replications(screen: Shown) -> str:

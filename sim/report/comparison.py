@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sim.analysis import comparison
 from sim.analysis.answers import Answers
 from sim.report import answer, document, figures, mail, rate_figure, summary
+from sim.report import html as page
 from sim.results.tables import Results
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ class Comparison(comparison.Comparison):
     def mail(self) -> str:
         """The answer for a mail: at most 15 lines of 72 columns."""
         return mail.text(self, self.answers)
+
+    def report(self) -> str:
+        """The comparison as one HTML page that needs nothing else."""
+        return page.page(self, self.answers)
 
     def summary(self) -> str:
         """All tables as plain text, at most 72 columns wide."""

@@ -37,9 +37,8 @@ def cut(text: str, width: int) -> str:
 
 
 def carried(config: Config) -> str:
-    """The carried state, as its title begins."""
-    name, colon, _ = config.carried.title.partition(":")
-    return name if colon else config.carried.name
+    """The carried state."""
+    return config.carried.called
 
 
 def cpu(name: str) -> str:

@@ -24,13 +24,18 @@ MOST_LINES: Final = 9
 
 def part_of(screen: Shown) -> Part:
     """The part of the first screen."""
+    lines = [item("HOW SURE", each) for each in texts(screen)]
+    return part(*(at_most(each, MOST_LINES) for each in lines), losses=[1.5, 5.0, 8.0]) if lines else part([])
+
+
+def texts(screen: Shown) -> list[str]:
+    """How sure the answer is, the whole of it and then in fewer words; nothing where there is no answer."""
     needed = [*_tested(screen), *_over_costs(screen)]
     if not needed:
-        return part([])
+        return []
     rows, no_rows = ([*_assumed(screen, with_rows=with_rows), *_same_rows(screen)] for with_rows in (True, False))
-    texts = [[*needed, *rows, *_next(screen)], [*needed, *rows], [*needed, *no_rows], [*needed[:1], *no_rows]]
-    lines = [item("HOW SURE", " ".join(said)) for said in texts]
-    return part(*(at_most(each, MOST_LINES) for each in lines), losses=[1.5, 5.0, 8.0])
+    found = [[*needed, *rows, *_next(screen)], [*needed, *rows], [*needed, *no_rows], [*needed[:1], *no_rows]]
+    return [" ".join(each) for each in found]
 
 
 # In words.
@@ -261,7 +266,7 @@ def _same_rows(screen: Shown) -> Iterator[str]:
     first = [row for row, _ in deciding(screen, cases[0])]
     shared = [row for row in first if all(_is_shared(row, tables[case.name]) for case in cases[1:])]
     if shared:
-        named = ", ".join(dict.fromkeys(row.operation for row in shared[:MOST_ROWS]))
+        named = ", ".join(list(dict.fromkeys(row.operation for row in shared))[:MOST_ROWS])
         cpus = " and ".join(cpu(name) for name in by_cpu) if len(by_cpu) == 2 else f"All {len(by_cpu)} CPUs"
         yield f"{cpus} have the same assumed {named}: comparing them says nothing of these."
 

@@ -19,21 +19,26 @@ LEAST: Final = 0.05
 
 
 def part_of(screen: Shown) -> Part:
-    """The part of the first screen, of the first case that has an answer."""
+    """The part of the first screen."""
+    full, short = (item("IN YOUR UNITS", text(screen, with_command=each)) for each in (True, False))
+    return part(at_most(full, 5), at_most(short, 4), losses=[3.0])
+
+
+def text(screen: Shown, *, with_command: bool = True) -> str:
+    """Of the first case that has an answer; empty if none has."""
     case = next((case for case in screen.cases if case.lines and case.load), None)
-    if case is None:
-        return part([])
+    if case is None or case.load is None:
+        return ""
     asked = [name for pair in case.asked for name in (pair.a, pair.b)]
     ranked = sorted(case.lines, key=lambda line: not any(name in asked for name in line.names))
     said = list(_of_case(screen, case, [line.names[0] for line in case.in_order(ranked[:MOST])]))
     if not said:
-        return part([])
+        return ""
     where = f" on {cpu(case.document['cpu'])}" if len(screen.cases) > 1 else ""
-    per = "load+puts" if case.document["vcpus"] else "switches"
-    rate = case.load.load_puts if case.load and case.document["vcpus"] else case.load.switches if case.load else 0.0
-    text = f"{'; '.join(said)}{where}. Here: {rate:.0f} {per} per {case.per}-second."
-    full = item("IN YOUR UNITS", f"{text} Yours: {command(case)}" if case.document["vcpus"] else text)
-    return part(at_most(full, 5), at_most(item("IN YOUR UNITS", text), 4), losses=[3.0])
+    vcpus = case.document["vcpus"]
+    here = f"{case.load.load_puts:.0f} load+puts" if vcpus else f"{case.load.switches:.0f} switches"
+    yours = f" Yours: {command(case)}" if vcpus and with_command else ""
+    return f"{'; '.join(said)}{where}. Here: {here} per {case.per}-second.{yours}"
 
 
 def command(case: ShownCase) -> str:

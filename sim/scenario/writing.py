@@ -12,8 +12,13 @@ from sim.scenario.schema import Scenario, is_mask
 
 def toml_text(scenario: Scenario) -> str:
     """The scenario with all its defaults, as TOML; empty tables are left out."""
+    return written_text(scenario.written())
+
+
+def written_text(values: Mapping[str, Any]) -> str:
+    """The same of what a manifest keeps of a scenario."""
     document = tomlkit.document()
-    _fill(document, scenario.written())
+    _fill(document, values)
     return tomlkit.dumps(document)
 
 

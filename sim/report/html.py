@@ -1,0 +1,190 @@
+"""A report in one HTML file that needs no network: answer, figures, tables, costs, scenario, how to reproduce."""
+
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
+
+from sim.analysis.answers import Answers
+from sim.analysis.uncertainty.draws import factor
+from sim.report import answer, figures, html_answer, mail, rate_figure
+from sim.report.amounts import si
+from sim.report.markup import Cell, Markup, Number, details, element, joined, table
+from sim.report.names import cost_row, cpu
+from sim.report.shown import Shown, shown
+from sim.scenario.writing import written_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from sim.analysis.comparison import Comparison
+
+POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+"""Nothing is loaded from anywhere."""
+MOST_ROWS: Final = 20_000
+"""Of a table; a browser takes seconds for more."""
+MOST_DRAWN: Final = 12
+"""Cases that figures can hold."""
+SECTIONS: Final = ("Answer", "Figures", "Tables", "Costs", "Scenario", "Reproduce")
+
+
+def page(comparison: "Comparison", answers: Answers) -> str:
+    """The report of ``comparison``, whose own ``answers`` are."""
+    screen = shown(comparison, answers)
+    parts = {
+        "Answer": html_answer.body(screen),
+        "Figures": joined(_figures(comparison)),
+        "Tables": joined(_tables(comparison)),
+        "Costs": joined(_costs(screen)),
+        "Scenario": element("pre", written_text(screen.manifest["resolved"])),
+        "Reproduce": joined(_reproduce(screen)),
+    }
+    links = [element("a", name, href=f"#{name.lower()}") for name in SECTIONS]
+    sections = [element("section", element("h2", name), parts[name], id=name.lower()) for name in SECTIONS]
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", answer.title(screen.manifest)),
+        element("style", _file("page.css")),
+    )
+    body = element(
+        "body",
+        html_answer.heading(screen),
+        element("nav", *links),
+        *sections,
+        element("script", _file("page.js")),
+    )
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+def _file(name: str) -> Markup:
+    return Markup((files("sim.report") / name).read_text(encoding="utf-8"))
+
+
+# Figures.
+
+
+def _figures(comparison: "Comparison") -> Iterator[Markup]:
+    if len(comparison.results.cases) > MOST_DRAWN:
+        yield element("p", f"None: {len(comparison.results.cases)} cases are more than a figure can hold.")
+        return
+    drawn = {"cost": figures.cost, "categories": figures.categories, "rates": rate_figure.against_rates}
+    if not any(case["vcpus"] for case in comparison.results.cases):
+        del drawn["rates"]
+    for name, draw in {**drawn, "latency": figures.latency}.items():
+        yield element("figure", inline_svg(draw(comparison), name), element("figcaption", CAPTIONS[name]))
+
+
+CAPTIONS: Final = {
+    "cost": "Cost by strategy, with 95 % intervals over the replications.",
+    "categories": "Where the cycles go.",
+    "rates": "Cost against the rates of VM exits and of context switches.",
+    "latency": "Wake-up latencies, all replications together.",
+}
+
+
+def inline_svg(figure: "Figure", name: str) -> Markup:
+    """A figure as an element of a page; ``name`` makes its ids its own."""
+    from matplotlib import pyplot, rc_context
+
+    text = io.StringIO()
+    with rc_context({"svg.hashsalt": "fpswitch"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+    svg = text.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'(href="#|url\(#)([^")]+)', rf"\1{name}-\2", svg)
+    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1))
+
+
+# Tables.
+
+
+def _tables(comparison: "Comparison") -> Iterator[Markup]:
+    frames = {
+        "Differences from the reference, on one schedule": comparison.df_differences(),
+        "What the host did": comparison.df_schedule(),
+        "Every metric of every strategy": comparison.df_metrics(),
+        "Integrity": comparison.df_integrity(),
+        "Break-even rates": comparison.df_break_even(),
+        "Wake-up latencies": comparison.df_latency(),
+    }
+    for title, frame in frames.items():
+        if not len(frame):
+            continue
+        if len(frame) > MOST_ROWS:
+            yield element("p", f"{title}: {len(frame)} rows; fpswitch compare --json has them.")
+        else:
+            yield details(f"{title} ({len(frame)} rows)", _frame(frame))
+
+
+def _frame(frame: "pd.DataFrame") -> Markup:
+    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+    return table([str(column) for column in frame.columns], rows)
+
+
+def _cell(value: Any) -> Cell:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        return str(value)
+    number = float(value)
+    return Number(number, str(value) if isinstance(value, int) else si(number, 4))
+
+
+# Costs.
+
+
+ROW: Final = ("row", "value", "low", "high", "clock", "grade", "% of the cost", "source", "conditions", "of")
+
+
+def _costs(screen: Shown) -> Iterator[Markup]:
+    """Each row of the cost tables that some operation of the run was priced with, and where it comes from."""
+    yield element(
+        "p",
+        "Every row that was used. The share is the largest that the row has of a strategy's whole cost. Rows that are "
+        "drawn together have the same factor.",
+    )
+    seen = set()
+    for case in screen.comparison.results.cases:
+        if case["cost_table"] in seen:
+            continue
+        seen.add(case["cost_table"])
+        used = screen.answers.used(case["case"])
+        rows = screen.answers.table(case["case"]).rows
+        lines: list[list[Cell]] = []
+        for name, share in sorted(used.items(), key=lambda each: -each[1]):
+            row = rows[name]
+            numbers = [Number(value, f"{value:g}") for value in (row.value, row.low, row.high)]
+            about = [row.source, f"{row.conditions} ({row.date})", f"{row.table}; factor {factor(row)}"]
+            lines.append([cost_row(row), *numbers, row.clock, row.grade, Number(share, f"{100 * share:.2f}"), *about])
+        yield element("h3", f"{case['cost_table']} (for {cpu(case['cpu'])})")
+        yield table(ROW, lines)
+
+
+# How to reproduce.
+
+
+def _reproduce(screen: Shown) -> Iterator[Markup]:
+    manifest = screen.manifest
+    yield element("p", "This gives the same tables, with any number of jobs:")
+    yield element("pre", mail.reproduce(manifest))
+    facts: Mapping[str, Any] = {
+        "versions": manifest["versions"],
+        "commit": manifest.get("commit"),
+        "platform": manifest.get("platform"),
+        "scenario_sha256": manifest["scenario_sha256"],
+        "fingerprint": manifest["fingerprint"],
+        "seed": manifest["seed"],
+        "replications": manifest["replications"],
+        "cost tables": {case["cost_table"]: case["cost_table_sha256"] for case in screen.comparison.results.cases},
+        "started": manifest.get("started"),
+        "wall_s": manifest.get("wall_s"),
+    }
+    yield element("pre", json.dumps({key: value for key, value in facts.items() if value is not None}, indent=1))
