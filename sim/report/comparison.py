@@ -65,7 +65,7 @@ class Comparison(comparison.Comparison):
 
     def plot_cost(self) -> Figure:
         """Own operations by strategy: with intervals over the replications and, apart, over the costs."""
-        return figures.cost(self)
+        return figures.cost(self, self.answers)
 
     def plot_categories(self) -> Figure:
         """Where the cycles go."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final, cast
 import numpy as np
 import pandas as pd
 
-from sim.analysis import estimates, metrics
 from sim.analysis.answers import Answers, Difference, Estimate, Range
 from sim.analysis.categories import CARRYING, CATEGORIES
 from sim.errors import InputError
 from sim.report import findings
+from sim.report.amounts import three_digits
 from sim.report.figure_style import (
     CATEGORY_COLORS,
     ONLY_THE_REFERENCE,
@@ -54,10 +54,9 @@ def _height_in(strategies: int) -> float:
 # What strategies cost.
 
 
-def cost(comparison: Comparison) -> Figure:
+def cost(comparison: Comparison, answers: Answers) -> Figure:
     """Own operations of each strategy less the reference's: over the replications and, apart, over the costs."""
     cases, left_out = cases_of(comparison)
-    answers = Answers(comparison)
     found = [findings.own_operations(comparison, answers, case) for case in cases]
     switching = any(_switches_xss(each) for own in found for each in own.differences.values())
     reference = " or ".join(dict.fromkeys(short(comparison.references[case["case"]]) for case in cases))
@@ -137,11 +136,8 @@ def _amounts(
             scale * own.mean, y - 0.12, xerr=half or None, fmt=marker, color=color, alpha=alpha, markersize=5.5,
             capsize=2.5, elinewidth=1.2, label=name,
         )  # fmt: skip
-        text = (
-            "0"
-            if low == high == 0
-            else f"{findings.amount(own, scale, '+')}  [{findings.plain(low)} to {findings.plain(high)}]"
-        )
+        value = findings.signed(own.mean, findings.amount(own, scale))
+        text = f"{value}  [{three_digits(low)} to {three_digits(high)}]" if low or high else "0"
         axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, alpha=alpha)
 
 
@@ -203,6 +199,11 @@ def latency(comparison: Comparison) -> Figure:
 
     Raises :class:`~sim.errors.InputError` if there are none: on one schedule all strategies have the same latencies.
     """
+    if comparison.independent is None:
+        raise InputError(
+            "no independent runs, and on one schedule all strategies have the same latencies (allowed: results of a "
+            "scenario with run.feedback = true, or of fpswitch run --feedback)"
+        )
     moved = _reactions_of(comparison)
     metrics_shown = [name for name in REACTIONS if name in set(moved["metric"])][:MOST_REACTIONS]
     if not metrics_shown:
@@ -236,18 +237,12 @@ def latency(comparison: Comparison) -> Figure:
 
 def has_latency(comparison: Comparison) -> bool:
     """Whether there are differences that the latency figure could show."""
-    return comparison.independent is not None and not _reactions_of(comparison).empty
+    return not _reactions_of(comparison).empty
 
 
 def _reactions_of(comparison: Comparison) -> pd.DataFrame:
-    if comparison.independent is None:
-        raise InputError(
-            "no independent runs, and on one schedule all strategies have the same latencies (allowed: results of a "
-            "scenario with run.feedback = true, or of fpswitch run --feedback)"
-        )
-    found = metrics.per_replication(comparison.independent)
-    found = found[found["metric"].isin(REACTIONS)]
-    return estimates.compared(estimates.paired(found, pd.Series(comparison.references)))
+    found = comparison.df_feedback()
+    return found[found["metric"].isin(REACTIONS)]
 
 
 def _reactions(axes: Axes, strategies: Sequence[str], here: pd.DataFrame) -> None:

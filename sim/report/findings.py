@@ -11,12 +11,14 @@ import pandas as pd
 from sim.analysis import rates
 from sim.analysis.answers import Answers, Difference, Estimate
 from sim.analysis.categories import CARRYING, CATEGORIES
+from sim.analysis.contrasts import planned
 from sim.analysis.estimates import CONFIDENCE
 from sim.analysis.law import Law, break_even
-from sim.kernel.strategies import strategy as strategy_named
+from sim.analysis.metrics import settings_of
+from sim.kernel.config import strategy_of
+from sim.report.amounts import three_digits, with_half
 from sim.report.figure_style import us
 from sim.report.summary import short
-from sim.scenario.contrasts import in_case
 
 if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
@@ -25,27 +27,20 @@ XSS_APART: Final = "IA32_XSS apart"
 
 
 def asked_pair(comparison: Comparison, case: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The first contrast of the scenario of which both strategies are in a case and sound there."""
-    run = comparison.results.manifest["resolved"]["run"]
-    sound = set(case["strategies"]) - comparison.violating(case["case"])
-    return next((pair for pair in in_case(run.get("contrasts", ()), case["case"]) if sound.issuperset(pair)), None)
+    """The first contrast within a case of which both strategies are sound there."""
+    violating = comparison.violating(case["case"])
+    pairs = [(a.strategy, b.strategy) for a, b in planned(comparison.results) if a.case == b.case == case["case"]]
+    return next((pair for pair in pairs if violating.isdisjoint(pair)), None)
 
 
-def amount(cycles: Estimate | None, scale: float, sign: str = "") -> str:
+def amount(cycles: Estimate, scale: float) -> str:
     """A mean with half its interval, both times ``scale``."""
-    if cycles is None:
-        return "0"
-    mean, half = scale * cycles.mean, scale * (cycles.high - cycles.mean)
-    if math.isnan(half) or half == 0:
-        return plain(mean, sign)
-    decimals = max(0, -math.floor(math.log10(half)))
-    return f"{mean:{sign},.{decimals}f} ± {half:.{decimals}f}"
+    return with_half(scale * cycles.mean, scale * (cycles.high - cycles.mean)).replace("+-", "±")
 
 
-def plain(value: float, sign: str = "") -> str:
-    """Three significant digits or all before the point: "4.64", "187", "1,362"."""
-    decimals = 0 if value == 0 else min(max(2 - math.floor(math.log10(abs(value))), 0), 6)
-    return f"{value:{sign},.{decimals}f}"
+def signed(value: float, text: str) -> str:
+    """The text of a value, with a plus if it is positive."""
+    return f"+{text}" if value > 0 else text
 
 
 # Own operations.
@@ -63,9 +58,11 @@ def of_pair(found: Difference, scale: float, per: str) -> str:
     own = found.own_without_xss
     turned = Estimate(abs(mean), min(abs(own.low), abs(own.high)), max(abs(own.low), abs(own.high)), own.unit, own.n)
     if own.n < 2:
-        return f"{one} costs {plain(scale * abs(mean))} {per} more than {other}{apart} (one replication: not tested)"
-    if found.p_without_xss > 1 - CONFIDENCE:
-        return f"no difference shown between {one} and {other}{apart} ({amount(own, scale, '+')} {per})"
+        amount_of_one = three_digits(scale * abs(mean))
+        return f"{one} costs {amount_of_one} {per} more than {other}{apart} (one replication: not tested)"
+    if (found.p_without_xss if found.planned else found.p_without_xss_adjusted) > 1 - CONFIDENCE:
+        said = amount(turned, scale)
+        return f"no difference shown between {one} and {other}{apart} ({said} {per})"
     cheaper = found.cheaper_without_xss if mean < 0 else 1 - found.cheaper_without_xss
     draws = f", and costs more in {_share(cheaper)} of the draws of the costs"
     return f"{one} costs {amount(turned, scale)} {per} more than {other}{apart}{draws}"
@@ -141,13 +138,17 @@ def extremes(comparison: Comparison, own: Own) -> str:
     if least == most:
         return of_pair(own.differences[least], us(own.case), per)
     return (
-        f"own operations go from {plain(means[least], '+')} ({short(least)}) to {plain(means[most], '+')} "
-        f"({short(most)}) {per} beside {reference}"
+        f"own operations go from {_signed(means[least])} ({short(least)}) to {_signed(means[most])} ({short(most)}) "
+        f"{per} beside {reference}"
     )
 
 
+def _signed(value: float) -> str:
+    return signed(value, three_digits(value))
+
+
 def _between(amounts: Sequence[float]) -> str:
-    low, high = plain(amounts[0]), plain(amounts[-1])
+    low, high = three_digits(amounts[0]), three_digits(amounts[-1])
     return low if low == high else f"{low} to {high}"
 
 
@@ -231,15 +232,16 @@ def of_rates(comparison: Comparison, found: Sequence[Crossing], within: float) -
     asked = {frozenset(pair) for case in comparison.results.cases if (pair := asked_pair(comparison, case))}
 
     def rank(each: Crossing) -> tuple[bool, int, float]:
-        strategies = [strategy_named(name) for name in (each.above, each.below)]
+        case = comparison.results.case(each.case)
+        strategies = [strategy_of(settings_of(case, name)) for name in (each.above, each.below)]
         remote = sum(not one.carries or bool(one.hypothetical or one.unsound) for one in strategies)
         return frozenset((each.above, each.below)) not in asked, remote, abs(math.log(each.value / each.here))
 
     best = min(found, key=rank)
     where = f", {best.case}" if len(comparison.results.cases) > 1 else ""
     return _sentence(
-        f"{short(best.above)} costs more than {short(best.below)} above {plain(best.value)} {EVENT_NAMES[best.rate]} "
-        f"per vCPU-second ({plain(best.here)} here{where})"
+        f"{short(best.above)} costs more than {short(best.below)} above {three_digits(best.value)} "
+        f"{EVENT_NAMES[best.rate]} per vCPU-second ({three_digits(best.here)} here{where})"
     )
 
 
@@ -250,7 +252,7 @@ def of_sweep(comparison: Comparison, points: pd.DataFrame, swept: str) -> str:
     for row in inside.to_dict("records"):
         reference = short(comparison.references[row["case"]])
         return _sentence(
-            f"{short(row['strategy'])} costs what {reference} does at {plain(row['value'])} "
+            f"{short(row['strategy'])} costs what {reference} does at {three_digits(row['value'])} "
             f"{EVENT_NAMES[row['rate']]} per vCPU-second"
         )
     host = points[points["host"] == points["host"].iloc[0]]
@@ -268,8 +270,8 @@ def of_sweep(comparison: Comparison, points: pd.DataFrame, swept: str) -> str:
     what = f"{short(strategy)} costs {{}} us per vCPU-second {{}} {reference} with {swept} = {values[0]}"
     if first * last > 0:
         more = "more than" if first > 0 else "less than"
-        return f"{what.format(plain(abs(first)), more)}, and {plain(abs(last))} with {values[1]}"
-    return f"{what.format(plain(first, '+'), 'beside')}, and {plain(last, '+')} with {values[1]}"
+        return f"{what.format(three_digits(abs(first)), more)}, and {three_digits(abs(last))} with {values[1]}"
+    return f"{what.format(_signed(first), 'beside')}, and {_signed(last)} with {values[1]}"
 
 
 # Feedback.
@@ -278,23 +280,20 @@ def of_sweep(comparison: Comparison, points: pd.DataFrame, swept: str) -> str:
 def of_feedback(shown: pd.DataFrame, names: Mapping[str, str]) -> str:
     """The largest difference that is shown, relative to the reference; or that none is.
 
-    ``shown`` has the columns of :meth:`~sim.analysis.comparison.Comparison.df_differences`.
+    ``shown`` has the columns of :meth:`~sim.analysis.comparison.Comparison.df_feedback`.
     """
-    tested = shown[shown["p"].notna()]
-    if tested.empty:
-        return "How the host reacts: too few replications to test"
-    found = tested[tested["verdict"].isin(("lower", "higher"))]
-    widest = (tested["percent_high"] - tested["percent_low"]).max() / 2
+    if (shown["verdict"] == "not tested").all():
+        return "How the host reacts: one replication, not tested"
+    found = shown[shown["verdict"].isin(("lower", "higher"))]
     if found.empty:
-        return (
-            f"No difference shown in how the host reacts: {len(tested)} tested, each to "
-            f"± {plain(float(widest))} % or better"
-        )
+        most = float(shown["percent_no_more_than"].max())
+        within = f"; each is at most {three_digits(most)} % (two one-sided tests at 5 %)" if math.isfinite(most) else ""
+        return f"No difference shown in how the host reacts{within}"
     row = found.iloc[int(found["percent"].abs().to_numpy().argmax())]
     mean, low, high = (float(row[end]) for end in ("percent", "percent_low", "percent_high"))
     longer = "longer" if mean > 0 else "shorter"
     low, high = (low, high) if mean > 0 else (-high, -low)
     return (
-        f"With {short(str(row['strategy']))} {names[str(row['metric'])]} is {plain(abs(mean))} % {longer} "
-        f"({plain(low)} to {plain(high)} %); of {len(tested)} differences tested {len(found)} are shown"
+        f"With {short(str(row['strategy']))} {names[str(row['metric'])]} is {three_digits(abs(mean))} % {longer} "
+        f"({three_digits(low)} to {three_digits(high)} %); {len(found)} of {len(shown)} differences are shown"
     )
