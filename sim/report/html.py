@@ -36,7 +36,7 @@ def page(comparison: "Comparison", answers: Answers) -> str:
     screen = shown(comparison, answers)
     parts = {
         "Answer": html_answer.body(screen),
-        "Figures": joined(_figures(comparison)),
+        "Figures": joined(_figures(comparison, answers)),
         "Tables": joined(_tables(comparison)),
         "Costs": joined(_costs(screen)),
         "Scenario": element("pre", written_text(screen.manifest["resolved"])),
@@ -69,22 +69,24 @@ def _file(name: str) -> Markup:
 # Figures.
 
 
-def _figures(comparison: "Comparison") -> Iterator[Markup]:
+def _figures(comparison: "Comparison", answers: Answers) -> Iterator[Markup]:
     if len(comparison.results.cases) > MOST_DRAWN:
         yield element("p", f"None: {len(comparison.results.cases)} cases are more than a figure can hold.")
         return
-    drawn = {"cost": figures.cost, "categories": figures.categories, "rates": rate_figure.against_rates}
-    if not any(case["vcpus"] for case in comparison.results.cases):
-        del drawn["rates"]
-    for name, draw in {**drawn, "latency": figures.latency}.items():
-        yield element("figure", inline_svg(draw(comparison), name), element("figcaption", CAPTIONS[name]))
+    drawn = {"cost": figures.cost(comparison, answers), "categories": figures.categories(comparison)}
+    if any(case["vcpus"] for case in comparison.results.cases):
+        drawn["rates"] = rate_figure.against_rates(comparison)
+    if figures.has_latency(comparison):
+        drawn["latency"] = figures.latency(comparison)
+    for name, figure in drawn.items():
+        yield element("figure", inline_svg(figure, name), element("figcaption", CAPTIONS[name]))
 
 
 CAPTIONS: Final = {
-    "cost": "Cost by strategy, with 95 % intervals over the replications.",
+    "cost": "Own operations by strategy, with 95 % intervals over the replications, and the range of the costs.",
     "categories": "Where the cycles go.",
     "rates": "Cost against the rates of VM exits and of context switches.",
-    "latency": "Wake-up latencies, all replications together.",
+    "latency": "How the host reacts: latencies of independent runs, beside the reference.",
 }
 
 
