@@ -132,7 +132,7 @@ def test_simulating_again_uses_the_drawn_tables_and_the_scenario_of_the_run(resu
     from sim.report.uncertainty_text import as_text
     from sim.results import load
 
-    monkeypatch.setattr("sim.experiment.runs._model", lambda: fake_host.simulate)
+    monkeypatch.setattr("sim.experiment.workers._model", lambda: fake_host.simulate)
     kept = load(results)
     one = report(read_cases(kept)[0], draws=100, seed=1)
     again = _again(kept, one, 2, 1, 1, tmp_path)

@@ -1,5 +1,6 @@
 """Experiments: every replication of every strategy in every case of a scenario, here or elsewhere."""
 
-from sim.experiment.runs import Interrupted, Simulate, run, run_cases
+from sim.experiment.runs import Interrupted, run, run_cases
+from sim.experiment.workers import Simulate
 
 __all__ = ["Interrupted", "Simulate", "run", "run_cases"]
