@@ -206,6 +206,7 @@ def _how_on(directory: ResultDirectory | None) -> str:
 def _progress_bar(total: int, done: int, shown: bool) -> tqdm[Any]:
     from tqdm import tqdm
 
+    hidden = None if shown else True  # None: only where standard error is a terminal
     return tqdm(
-        total=total, initial=done, disable=not shown, file=sys.stderr, unit="rep", desc="replications", ncols=72
+        total=total, initial=done, disable=hidden, file=sys.stderr, unit="rep", desc="replications", ncols=72
     )
