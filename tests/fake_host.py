@@ -10,7 +10,6 @@ from functools import cache
 import numpy as np
 
 from sim.costs.price import Prices
-from sim.costs.table import load
 from sim.kernel import flows
 from sim.kernel.strategies import strategy as strategy_named
 from sim.results import Record
@@ -26,7 +25,7 @@ def _operations(name, settings):
 
 @cache
 def _prices(table):
-    return Prices(load(table))
+    return Prices(table)
 
 
 def simulate(case, timed_by, strategies, replication):
@@ -50,7 +49,7 @@ def _record(case, timed_by, strategy, replication):
     busy = scenario.run.measure * max(vcpus, 1)
     rates = RATES if vcpus else {"ping-pong": 5_000}
     times = {name: int(world.poisson(rate * busy)) for name, rate in rates.items()}
-    settings, prices = case.settings(strategy), _prices(case.costs)
+    settings, prices = case.settings(strategy), _prices(case.table)
     ledger = Counter()
     for name, n in times.items():
         for operation, each in _operations(name, settings).items():
@@ -90,7 +89,7 @@ def _record(case, timed_by, strategy, replication):
     shift = np.maximum(np.ceil(np.log2(waits + 1)).astype(int) - 5, 0)
     lows = (waits >> shift) << shift
     buckets = Counter(zip(lows.tolist(), (lows + (1 << shift)).tolist(), strict=True))
-    caught = {"wrong-value": int(world.integers(1, 9))} if strategy_named(strategy).unsound else {}
+    caught = {"wrong-value": int(world.integers(1, 9))} if strategy_named(settings.strategy).unsound else {}
     return Record(
         case=case.name,
         timed_by=timed_by,

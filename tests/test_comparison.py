@@ -157,7 +157,7 @@ def test_operations_per_event_are_those_of_its_own_phases(results, comparison):
 
 def test_the_same_strategy_under_two_names_differs_by_exactly_zero(small, tmp_path):
     folder = Path(strategies.__file__).parent / "data" / "strategies"
-    twin = tmp_path / "twin.toml"
+    twin = tmp_path / "too.toml"
     twin.write_text((folder / "manual-load.toml").read_text(encoding="utf-8"))
     results = experiment.run(
         small, strategies=["manual-load", str(twin)], reference="manual-load", jobs=1, simulate=fake_host.simulate
@@ -168,7 +168,7 @@ def test_the_same_strategy_under_two_names_differs_by_exactly_zero(small, tmp_pa
     assert (found[["mean", "low", "high"]] == 0).all(axis=None)
     assert set(found["verdict"]) == {"same"}
     assert found["p"].isna().all()
-    assert "exactly the same: twin" in comparison.summary()
+    assert "exactly the same: manual-load (too.toml)" in comparison.summary()
 
 
 def test_differences_are_paired_by_replication():

@@ -16,6 +16,7 @@ from sim.calibrate import cpuid as machine
 from sim.cli import main
 from sim.errors import InputError
 from sim.kernel.config import Settings, boot
+from sim.results.settings import settings_of
 from sim.scenario.cases import cases
 from sim.scenario.reading import read as read_scenario
 from sim.xsave import cpuid, imported
@@ -413,7 +414,7 @@ def test_a_scenario_names_a_cpu_by_a_file_beside_it(mine, tmp_path):
     path = tmp_path / "one.toml"
     path.write_text(SCENARIO)
     (case,) = cases(read_scenario(path))
-    assert (case.name, case.cpu, case.costs) == ("mine v6.18", str(mine), "zen4")
+    assert (case.name, case.cpu, case.costs) == ("mine v6.18", "mine", "zen4")
     path.write_text(SCENARIO.replace('costs = { "mine.toml" = "zen4" }', ""))
     with pytest.raises(InputError, match=r"host.costs: .*mine.toml has no cost table of its own; allowed: \{"):
         read_scenario(path)
@@ -430,9 +431,11 @@ def test_a_run_on_a_file_is_that_on_the_cpu_it_describes_and_keeps_what_the_file
     columns = ["strategy", "operation", "rfbm", "count", "cycles"]
     assert ours.ledger[columns].equals(theirs.ledger[columns])
     (own,), (shipped_one,) = ours.manifest["cases"], theirs.manifest["cases"]
-    assert shipped_one["cpu_profile"] is None
-    assert own["cpu_profile"]["xcr0_supported"] == profile("zen4").xcr0_supported
+    assert shipped_one["settings"]["free-ssp"]["cpu"] == "zen4"
+    assert own["settings"]["free-ssp"]["cpu"]["xcr0_supported"] == profile("zen4").xcr0_supported
     json.dumps(ours.manifest)
+    mine.unlink()
+    assert boot(settings_of(own, "xstate-guest")).masks == boot(settings_of(shipped_one, "xstate-guest")).masks
 
 
 # From a size to masks.

@@ -275,3 +275,10 @@ def test_the_document_has_every_key_mechanism_and_point(kind):
     text = DOCUMENT.read_text(encoding="utf-8")
     words = [*kind.__dataclass_fields__, *strategies.MECHANISMS, *SAVE_POINTS, *LOAD_POINTS]
     assert [word for word in words if f"`{word}`" not in text] == []
+
+
+def test_a_strategy_with_a_shipped_ones_name_is_called_by_its_file_too_and_any_other_by_its_name(tmp_path):
+    mine, named = strategy_file(tmp_path, "fpstate", name='"manual-load"'), strategy("manual-load").name
+    assert (strategy(mine).name, named) == ("manual-load (mine.toml)", "manual-load")
+    assert boot(Settings(strategy=mine)).strategy.name == "manual-load (mine.toml)"
+    assert strategy(strategy_file(tmp_path, "fpstate", name='"another"')).name == "another"

@@ -21,8 +21,6 @@ from sim.results import manifest as manifests
 from sim.results.tables import SCHEMAS, frames
 from sim.scenario import reading
 from sim.scenario.cases import cases
-from sim.scenario.schema import Scenario
-from sim.scenario.units import FROM_FILE
 
 SMALL = """
 title = "Small"
@@ -96,8 +94,7 @@ def test_the_tables_have_the_documented_columns_and_types(scenario, tmp_path):
 def test_a_manifest_is_enough_to_repeat_its_run(scenario, tmp_path):
     run(scenario, seed=5, replications=2, out=tmp_path / "r")
     manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
-    again = Scenario.model_validate(manifest["resolved"], context={FROM_FILE: True})
-    run(again, out=tmp_path / "again")
+    run(tmp_path / "r" / "manifest.json", out=tmp_path / "again")
     assert contents(tmp_path / "r") == contents(tmp_path / "again")
     repeated = json.loads((tmp_path / "again" / "manifest.json").read_text())
     for key in ("fingerprint", "scenario_sha256", "seed", "replications", "cases", "resolved", "versions"):
@@ -309,11 +306,11 @@ def test_the_current_directory_and_those_above_are_no_result_directory(scenario,
         (lambda d: (d / "manifest.json").write_text("{"), "cannot be read"),
         (lambda d: (d / "manifest.json").write_text("{}"), "not the manifest of a result directory"),
         (lambda d: (d / "manifest.json").unlink(), "not a result directory"),
-        (lambda d: (d / "ledger.parquet").write_bytes(b"no"), "not a Parquet file"),
-        (lambda d: (d / "ledger.parquet").unlink(), "not a Parquet file"),
+        (lambda d: (d / "ledger.parquet").write_bytes(b"no"), "ledger.parquet: is not what the run wrote"),
+        (lambda d: (d / "ledger.parquet").unlink(), "ledger.parquet: cannot be read"),
         (
             lambda d: (d / "metrics.parquet").write_bytes((d / "ledger.parquet").read_bytes()),
-            "those of a metrics table",
+            "metrics.parquet: is not what the run wrote",
         ),
         (lambda d: (d / "costs.json").unlink(), "cannot be read"),
     ],

@@ -254,7 +254,8 @@ def test_a_file_is_relative_to_the_scenario_file_that_names_it(tmp_path):
     over = 'extends = "base/base.toml"\n[run]\nstrategies = ["mine.toml", "no-cet"]\nreference = "no-cet"\n'
     scenario = read(written(tmp_path, over))
     assert scenario.threads["d"].compute.mean == 1e-3
-    assert cases(scenario)[0].strategies == ("no-cet", str(tmp_path / "mine.toml"))
+    assert scenario.run.strategies == (str(tmp_path / "mine.toml"), "no-cet")
+    assert cases(scenario)[0].strategies == ("no-cet", "mine")
 
 
 # Cases
@@ -456,8 +457,10 @@ def test_a_contrast_may_name_a_file_which_is_relative_to_the_scenario_and_a_case
     pair = f'contrasts = [["mine@home.toml@{NEW}", "no-cet@{NEW}"], ["mine@home.toml", "free-ssp"]]'
     scenario = read(written(tmp_path, SMALL.replace("[run]", f"[run]\n{pair}")))
     mine, (case,) = str(tmp_path / "mine@home.toml"), cases(scenario)
-    assert case.contrasts == ((mine, "no-cet"), (mine, "free-ssp"))
-    assert mine in case.strategies
+    assert scenario.run.contrasts[0][0] == f"{mine}@{NEW}"
+    assert case.contrasts == (("mine", "no-cet"), ("mine", "free-ssp"))
+    assert "mine" in case.strategies
+    assert [contrast.a.strategy for contrast in contrasts(scenario, [case])] == ["mine", "mine"]
 
 
 def test_the_cases_that_run_names_are_simulated_and_no_others(tmp_path):
@@ -546,7 +549,10 @@ def test_the_same_options_run_what_they_show(tmp_path, capsys):
     path, out = str(written(tmp_path, SMALL)), tmp_path / "out"
     assert run(capsys, "run", path, *options, "--out", str(out), "--no-figures")[0] == 0
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["resolved"] == resolved(capsys, path, *options)
+    shown = resolved(capsys, path, *options)
+    assert manifest["resolved"]["host"].pop("costs") == {"sapphire-rapids": "costs.json#sapphire-rapids"}
+    assert shown["host"].pop("costs") == {}
+    assert manifest["resolved"] == shown
 
 
 def test_in_python_any_key_may_be_set_and_errors_name_the_argument(tmp_path):

@@ -405,7 +405,7 @@ def test_ten_thousand_draws_of_a_full_comparison_take_under_five_seconds() -> No
 
 @dataclass(frozen=True)
 class _Case:
-    costs: str
+    table: Any
 
 
 def test_a_drawn_table_is_a_table_with_the_drawn_values(tmp_path: Any) -> None:
@@ -425,9 +425,9 @@ def test_simulating_again_a_world_without_feedback_departs_by_rounding_alone(tmp
     numbers = from_ledger(ledger(of, runs), ENTRY | {"strategies": ["a", "b"]}, 2, of)
 
     def rerun(again: Any) -> pd.DataFrame:
-        return ledger(costs.load(again.costs), runs)
+        return ledger(again.table, runs)
 
-    case_like = cast("Any", _Case("zen4"))
+    case_like = cast("Any", _Case(of))
     found = resimulate(numbers, case_like, rerun, tmp_path, draws=3, seed=1)
     assert len(found) == 6
     for one in found:
@@ -443,9 +443,9 @@ def test_simulating_again_shows_what_repricing_cannot_see(tmp_path: Any) -> None
     numbers = from_ledger(ledger(of, runs), ENTRY | {"strategies": ["a", "b"]}, 1, of)
 
     def rerun(again: Any) -> pd.DataFrame:
-        return ledger(costs.load(again.costs), {"a": [{write: 100}], "b": [{write: 150}]})
+        return ledger(again.table, {"a": [{write: 100}], "b": [{write: 150}]})
 
-    found = resimulate(numbers, cast("Any", _Case("zen4")), rerun, tmp_path, draws=1, seed=1)
+    found = resimulate(numbers, cast("Any", _Case(of)), rerun, tmp_path, draws=1, seed=1)
     b = found[1]
     assert b.difference_simulated == pytest.approx(b.difference_repriced / 4, rel=0.01)
     assert b.departure.mean == pytest.approx(b.difference_simulated - b.difference_repriced)

@@ -15,6 +15,7 @@ from sim.analysis.schedules import has_feedback, independent, walked
 from sim.errors import InputError, unknown
 from sim.kernel.config import strategy_of
 from sim.kernel.integrity import VIOLATIONS
+from sim.results.settings import settings_of
 from sim.results.tables import Results
 
 
@@ -194,7 +195,7 @@ class Comparison:
         documented = [
             strategy_of(settings).why_unsound(settings.host_shadow_stacks)
             for case in self.results.cases
-            for settings in (metrics.settings_of(case, strategy) for strategy in case["strategies"])
+            for settings in (settings_of(case, strategy) for strategy in case["strategies"])
         ]
         return kinds.assign(violations=violations, documented=documented).reset_index().rename_axis(columns=None)
 

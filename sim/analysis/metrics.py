@@ -15,7 +15,8 @@ from sim.analysis.pricing import by_cost_row, repriced
 from sim.costs.check import GRADES
 from sim.errors import InputError
 from sim.kernel import operations as op
-from sim.kernel.config import Settings, boot
+from sim.kernel.config import boot
+from sim.results.settings import settings_of as settings_of
 from sim.results.tables import RUN_COLUMNS, Results
 
 PARTS: Final = (
@@ -216,10 +217,3 @@ def _bytes(results: Results, index: pd.Index) -> pd.DataFrame:
         replications = [r for c, _, s, r in index if (c, s) == (case, strategy)]
         lines += [(case, strategy, r, name, "B", float(size)) for r in replications for name, size in shown.items()]
     return pd.DataFrame(lines, columns=list(COLUMNS))
-
-
-def settings_of(case: Mapping[str, Any], strategy: str) -> Settings:
-    """What the kernel of a case (an entry of the manifest) is booted with."""
-    chosen: Mapping[str, Any] = case["settings"][strategy]
-    typed: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()}
-    return Settings(**typed)

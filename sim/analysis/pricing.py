@@ -5,29 +5,24 @@ does not say so, a run with ``host.buffer_level = "memory"`` does.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
 
 from sim.costs.check import GRADES
+from sim.costs.document import from_document
 from sim.costs.price import Prices, terms
-from sim.costs.table import CostRow, CostTable
+from sim.costs.table import CostTable
 from sim.results.tables import KEY_COLUMNS, RUN_COLUMNS, Results
 
 LEVELS: Final = ("L1", "modelled", "memory")
 """Where buffers are: all of them warm, as the host's rule has it, all of them in memory."""
 
 
-def cost_table(document: Mapping[str, Any]) -> CostTable:
-    """A cost table as a result directory has it."""
-    rows = [CostRow(**{**row, "origin": tuple(row["origin"])}) for row in document["rows"]]
-    return CostTable(document["name"], document["title"], document["derived_from"], {row.id: row for row in rows})
-
-
 def with_tables(results: Results) -> dict[str, CostTable]:
     """The cost table of each case."""
-    tables = {name: cost_table(document) for name, document in results.costs.items()}
+    tables = {name: from_document(document, name) for name, document in results.costs.items()}
     return {case["case"]: tables[case["cost_table"]] for case in results.cases}
 
 

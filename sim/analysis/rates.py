@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from sim.analysis.law import Law, break_even, law
-from sim.analysis.metrics import CARRYING_COST, COST, settings_of
+from sim.analysis.metrics import CARRYING_COST, COST
 from sim.analysis.pricing import with_tables
+from sim.results.settings import settings_of
 from sim.results.tables import Results
 
 if TYPE_CHECKING:

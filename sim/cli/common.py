@@ -133,6 +133,12 @@ def emit(document: Any, text: str, as_json: bool) -> None:
     click.echo(json.dumps(document, indent=1) if as_json else text)
 
 
+def say(notes: Iterable[str]) -> None:
+    """Prints notes on standard error."""
+    for note in notes:
+        click.echo(f"fpswitch: {note}", err=True)
+
+
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     """A plain-text table, columns aligned, nothing converted or rounded."""
     return tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)

@@ -139,7 +139,7 @@ def detect(out: Path | None, force: bool, as_json: bool) -> None:
 
 
 def _write(data: dict[str, Any], out: Path | None, force: bool, as_json: bool) -> None:
-    from sim.results.manifest import write_text
+    from sim.results import files
     from sim.xsave import imported
     from sim.xsave.profiles import of_data
 
@@ -150,7 +150,7 @@ def _write(data: dict[str, Any], out: Path | None, force: bool, as_json: bool) -
         if out.exists() and not force:
             raise InputError(f"{out} is there already; --force overwrites it")
         try:
-            write_text(out, imported.text(data))
+            files.write(out, imported.text(data).encode())
         except OSError as error:
             raise InputError(f"cannot write {out}: {error.strerror}") from error
     document = _document(one) | {"profile": None if out is None else str(out)}

@@ -128,7 +128,7 @@ def flow(name: str, cost: bool, costs: str | None, trace: bool, as_json: bool, *
     result = run(name, settings, use)
     document = _document(name, result)
     if cost or costs:
-        _add_costs(document, result, costs or settings.cpu)
+        _add_costs(document, result, costs or options["cpu"])
     emit(document, _text(document, trace), as_json)
 
 

@@ -137,7 +137,7 @@ def replay(
     from sim.trace.following.replica import Replica
 
     named = tuple(each for each in (strategies or "").split(",") if each)
-    find_strategy(reference)
+    called = find_strategy(reference).name
     choices = whatif.Choices(cpu, kernel, named, guest_ssp, touched, reference)  # type: ignore[arg-type]  # checked there
     cost_table = None if check_only else prices(cpu, costs)
     made: dict[str, Replica] = {}
@@ -156,13 +156,13 @@ def replay(
             "trace": _read_document(result, name),
             "machine": _machine(result, results, cpu, cost_table),
             "check": check,
-            "strategies": whatif.document(results, result, reference),
+            "strategies": whatif.document(results, result, called),
         }
     if out is not None:
         _write(out, document, results, name)
     text = _text(result, name)
     if not check_only:
-        text += "\n\n" + _what_if_text(results, result, reference, cpu, cost_table)
+        text += "\n\n" + _what_if_text(results, result, called, cpu, cost_table)
     emit(document, text, as_json)
     sys.exit(0 if _holds(result) else 1)
 

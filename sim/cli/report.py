@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from sim.cli.common import emit, json_option
+from sim.cli.common import emit, json_option, say
 from sim.errors import InputError
 
 
@@ -27,15 +27,16 @@ def report(directory: str, out: str, reference: str | None, as_json: bool) -> No
       fpswitch report results/rfc-question --reference manual-load
     """
     from sim.report.comparison import compare
-    from sim.results import load
-    from sim.results.manifest import write_text
+    from sim.results import files, load
 
     path = Path(out)
     if path.is_dir():
         raise InputError(f"{out}: a directory (allowed: a file to write)")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{out}: no such directory: {path.absolute().parent}")
-    page = compare(load(directory), reference).report()
-    write_text(path, page)
+    results = load(directory)
+    say(results.notes)
+    page = compare(results, reference).report()
+    files.write(path, page.encode())
     size = len(page.encode())
     emit({"report": out, "bytes": size}, f"{out}: {size / 1e6:.1f} MB", as_json)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from sim.cli import INTERRUPTED_STATUS
-from sim.cli.common import emit, json_option, overrides, scenario_options
+from sim.cli.common import emit, json_option, overrides, say, scenario_options
 from sim.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -70,11 +70,14 @@ def run(
       fpswitch run rfc-question
       fpswitch run rfc-question --strategies manual-load,xstate-guest --contrast manual-load,xstate-guest
       fpswitch run my-host.toml --set host.cpus=64 --replications 20 --seed 7
+      fpswitch run from-a-colleague/manifest.json
     """
     _one_of(full, mail, as_json)
     from sim import experiment
 
-    directory = out if out is not None else str(Path("results") / Path(scenario).stem)
+    directory = out if out is not None else str(experiment.directory_for(scenario))
+    if out is None and scenario.endswith(".json"):
+        say([f"the results go to {directory}"])
     given = overrides(options)
     try:
         results = experiment.run(
@@ -91,6 +94,7 @@ def run(
         sys.exit(INTERRUPTED_STATUS if isinstance(error, experiment.Interrupted) else 1)
     from sim.report.comparison import compare as comparison_of
 
+    say(results.notes)
     comparison = comparison_of(results)
     if not no_figures:
         comparison.write_figures(Path(directory) / "figures")
@@ -115,7 +119,9 @@ def compare(directory: str, reference: str | None, full: bool, mail: bool, as_js
     from sim.report.comparison import compare as comparison_of
     from sim.results import load
 
-    _finish(comparison_of(load(directory), reference), full, mail, as_json)
+    results = load(directory)
+    say(results.notes)
+    _finish(comparison_of(results, reference), full, mail, as_json)
 
 
 def _one_of(full: bool, mail: bool, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sim.cli.common import emit, json_option
+from sim.cli.common import emit, json_option, say
 from sim.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def uncertainty(
     from sim.results import load
 
     run = load(results)
+    say(run.notes)
     cases = _chosen(read_cases(run), names)
     asked = [_pair(text, cases) for text in pairs]
     folder = _folder(out) if out else None
@@ -143,10 +144,10 @@ def _again(
     from sim.analysis.uncertainty.resimulation import resimulate
     from sim.experiment import run_cases
     from sim.scenario.cases import Case, cases
-    from sim.scenario.schema import Scenario
-    from sim.scenario.units import FROM_FILE
+    from sim.scenario.reading import read
 
-    scenario = Scenario.model_validate(run.manifest["resolved"], context={FROM_FILE: True})
+    assert run.directory, "it was loaded"
+    scenario = read(run.directory / "manifest.json")
     case = next(case for case in cases(scenario) if case.name == each.coefficients.case)
 
     def rerun(case: Case) -> Any:

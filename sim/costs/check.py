@@ -83,7 +83,7 @@ def check(table: CostTable) -> list[str]:
 
 def _defects(row: CostRow, table: CostTable) -> Iterator[str]:
     yield from _key_defects(row)
-    yield from _number_defects(row)
+    yield from number_defects(row)
     yield from _grade_defects(row, table)
 
 
@@ -108,7 +108,8 @@ def _key_defects(row: CostRow) -> Iterator[str]:
         yield "'requested' belongs to rows of term 'total'"
 
 
-def _number_defects(row: CostRow) -> Iterator[str]:
+def number_defects(row: CostRow) -> Iterator[str]:
+    """What makes the row's numbers no cost with a range."""
     numbers = (row.value, row.low, row.high)
     if not all(-MOST <= number <= MOST for number in numbers):  # a comparison, because an integer may have any size
         yield f"value, low and high must be finite (at most {MOST:g})"

@@ -17,6 +17,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -85,6 +86,8 @@ class CostRow:
     ``table`` the file in which the row was written.
     """
 
+    __pydantic_config__ = STRICT
+
     operation: str
     term: str
     component: str
@@ -116,12 +119,15 @@ class CostRow:
 
 @dataclass(frozen=True, slots=True)
 class CostTable:
-    """A table as it is used: complete, by the ids of the rows, in the order of the files."""
+    """A table as it is used: complete, by the ids of the rows, in the order of the files.
+
+    Its ``name`` is that of a shipped one, or of the file, without the folder and the ending.
+    """
 
     name: str
     title: str
     derived_from: str
-    rows: Mapping[str, CostRow]
+    rows: Mapping[str, CostRow] = field(hash=False)
     duplicates: tuple[str, ...] = ()
 
     @property
@@ -154,10 +160,17 @@ def names() -> list[str]:
 def load(name: str | Path, *, checked: bool = True) -> CostTable:
     """The shipped table ``name``, or the one in the file ``name`` (anything that ends in .toml).
 
+    FILE.json#NAME is the table called NAME of a result directory's costs.json, complete as it was.
+
     Raises :class:`InputError` for a table that is not there, a file that is not TOML, an unknown or missing key, a
     value of the wrong type; and, unless ``checked`` is False, for the first thing that :func:`sim.costs.check.check`
     finds.
     """
+    kept, name_there = _in_document(str(name))
+    if kept:
+        from sim.costs.document import read
+
+        return read(kept, name_there)
     table = _load(str(name))
     if checked:
         from sim.costs.check import check
@@ -179,6 +192,38 @@ def load_for(cpu: str, name: str | None = None) -> CostTable:
             "file, such as fpswitch calibrate writes"
         )
     return load(name or cpu)
+
+
+def current(name: str) -> CostTable:
+    """:func:`load`, which reads a file of the user's again only when it has changed."""
+    file = _in_document(name)[0] or name
+    if file == name and not name.endswith(".toml"):
+        return _loaded(name, None)
+    try:
+        stat = Path(file).stat()
+    except (OSError, ValueError) as error:  # the latter for a null character
+        raise InputError(f"cost table {name}: there is no such file (allowed: a shipped table, or a file)") from error
+    return _loaded(name, (stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=64)
+def _loaded(name: str, stamp: tuple[int, int] | None) -> CostTable:
+    return load(name)
+
+
+def _in_document(name: str) -> tuple[str, str]:
+    """The file and the name of a table that is given as FILE.json#NAME, or nothing."""
+    file, mark, name_there = name.partition(".json#")
+    return (f"{file}.json", name_there) if mark else ("", "")
+
+
+def shown_name(name: str) -> str:
+    """The name of the table ``name``: one of the user's that has a shipped one's is shown with its file."""
+    name = _in_document(name)[1] or name
+    if not name.endswith(".toml"):
+        return name
+    stem = Path(name).stem
+    return f"{stem} ({Path(name).name})" if stem in names() else stem
 
 
 def _folder() -> Path:
@@ -209,7 +254,7 @@ def _load(name: str) -> CostTable:
     for key, row in rows.items():
         named.setdefault(row.factor, row.factor if row.factor in rows else key)
     rows = {key: replace(row, factor=named[row.factor]) for key, row in rows.items()}
-    return CostTable(_own_name(name), resolved.raw.title, resolved.raw.derived_from, rows, resolved.duplicates)
+    return CostTable(shown_name(name), resolved.raw.title, resolved.raw.derived_from, rows, resolved.duplicates)
 
 
 def _resolve(name: str, children: tuple[str, ...]) -> _Resolved:

@@ -1,78 +1,95 @@
 """What was run, with what: the manifest of an experiment as a document."""
 
+import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
 
-from sim.costs.table import CostTable
-from sim.kernel.config import Settings
-from sim.kernel.strategies import names, strategy
+from sim.costs import document as cost_documents
+from sim.experiment.inputs import Inputs, placed
 from sim.results import manifest as manifests
+from sim.results import settings
 from sim.scenario.cases import Case, contrasts
 from sim.scenario.schema import Scenario
-from sim.xsave import profiles
+from sim.scenario.shipped import is_path
+
+WORLDS_VERSIONS: Final = ("source_sha256", "numpy", "simpy")
+"""Versions of what decides what happens in a replication."""
+
+NOT_OF_THE_WORLD: Final = (
+    "replications", "precision", "min_replications", "max_replications", "strategies", "reference", "timed_by",
+    "contrasts", "cases", "feedback",
+)  # fmt: skip
+"""Settings of run that say what runs and how often, and not what happens in a replication."""
 
 
-def cost_document(table: CostTable) -> dict[str, Any]:
-    """A cost table as costs.json has it."""
-    return {
-        "name": table.name,
-        "title": table.title,
-        "derived_from": table.derived_from,
-        "rows": [asdict(row) for row in table.rows.values()],
-    }
+def costs_of(cases: Sequence[Case]) -> dict[str, Any]:
+    """The cost tables of the cases by name, as costs.json has them."""
+    return {case.costs: cost_documents.document(case.table) for case in cases}
 
 
 def document(
-    scenario: Scenario, cases: Sequence[Case], costs: Mapping[str, Any], source: str, command: Sequence[str]
+    scenario: Scenario, cases: Sequence[Case], inputs: Inputs, name: str, source: str, command: Sequence[str]
 ) -> dict[str, Any]:
-    """The manifest of a run of ``cases``; ``costs`` are the documents of their cost tables, ``source`` is a file."""
-    resolved = scenario.written()
-    hashes = {name: manifests.sha256(document) for name, document in costs.items()}
+    """The manifest of a run of ``cases``; ``name`` is the scenario's, ``source`` its file."""
+    resolved = inputs.placed(scenario)
+    hashes = {name: manifests.sha256(costs) for name, costs in costs_of(cases).items()}
     versions = manifests.versions()
-    world = resolved | {"run": {k: v for k, v in resolved["run"].items() if k not in _NOT_OF_THE_WORLD}}
-    same = {
-        "scenario": world,
-        "costs": hashes,
-        "strategies": [asdict(strategy(name)) for name in _of_users(cases)],
-        "cpus": [each for each in map(_cpu_document, cases) if each],
-        "source": versions["source_sha256"],
-    }
+    documents = [_case_document(case, inputs, hashes[case.costs], versions) for case in cases]
     return {
-        "scenario": Path(source).stem if source else scenario.title,
+        "scenario": name,
         "scenario_file": source or None,
         "scenario_sha256": manifests.sha256(resolved),
-        "fingerprint": manifests.sha256(same),
+        "fingerprint": manifests.sha256([each["fingerprint"] for each in documents]),
         "resolved": resolved,
         "seed": scenario.run.seed,
         "replications": scenario.run.replication_bounds[0],
         "contrasts": [[list(a), list(b)] for a, b in contrasts(scenario, cases)],
-        "cases": [_case_document(case, hashes[case.costs]) for case in cases],
+        "cases": documents,
+        "inputs": list(inputs.documents),
         "versions": versions,
+        "commit": manifests.commit(),
+        "platform": manifests.platform_document(),
         "command": list(command),
     }
 
 
-_NOT_OF_THE_WORLD: Final = (
-    "replications", "precision", "min_replications", "max_replications", "strategies", "reference", "contrasts",
-    "cases", "feedback",
-)  # fmt: skip
-"""Settings that say what runs and how often, and not what happens in a replication."""
+def name_of(source: str, title: str) -> str:
+    """The name of the scenario in the file ``source``, or of one called ``title`` that is in no file."""
+    if source.endswith(".json"):
+        return str(manifests.read_file(Path(source))["scenario"])
+    return Path(source).stem if is_path(source) else source or title
 
 
-def _of_users(cases: Sequence[Case]) -> list[str]:
-    """Strategies that are files of the user's, and so no part of our own source."""
-    shipped = names()
-    return sorted({name for case in cases for name in case.strategies if name not in shipped})
+def directory_for(source: str) -> Path:
+    """The result directory of a run of the scenario ``source`` where none is named; never that of a manifest."""
+    name = name_of(source, "")
+    found = Path("results") / (re.sub(r"[^\w. -]+", "-", name).strip(". ") or "scenario")
+    if source.endswith(".json") and os.path.realpath(found) == os.path.realpath(Path(source).parent):
+        return found.with_name(f"{found.name}-again")
+    return found
 
 
-def _case_document(case: Case, cost_table_sha256: str) -> dict[str, Any]:
+def other_versions(source: str) -> str:
+    """What tells the versions with which the run of a manifest was made from those here; empty if nothing does."""
+    if not source.endswith(".json"):
+        return ""
+    made, here = manifests.read_file(Path(source))["versions"], manifests.versions()
+    other = [name for name in WORLDS_VERSIONS if made.get(name) != here[name]]
+    if not other:
+        return ""
+    words = (f"{name} {made.get(name, '?')[:12]} (here {here[name][:12]})" for name in other)
+    return f"{source} was made with {', '.join(words)}, so that the numbers here may be others"
+
+
+def _case_document(case: Case, inputs: Inputs, cost_table_sha256: str, versions: Mapping[str, str]) -> dict[str, Any]:
     scenario = case.scenario
+    names = dict.fromkeys((case.timed_by, *case.strategies))
     return {
         "case": case.name,
+        "fingerprint": _fingerprint(case, cost_table_sha256, versions),
         "cpu": case.cpu,
-        "cpu_profile": _cpu_document(case),
         "kernel": case.kernel,
         "sweep": dict(case.sweep),
         "cost_table": case.costs,
@@ -85,25 +102,24 @@ def _case_document(case: Case, cost_table_sha256: str) -> dict[str, Any]:
         "timed_by": case.timed_by,
         "strategies": list(case.strategies),
         "reference": case.reference,
-        "resolved": scenario.written(),
-        "settings": {
-            name: _settings_document(case.settings(name)) for name in dict.fromkeys((case.timed_by, *case.strategies))
-        },
+        "resolved": inputs.placed(scenario),
+        "settings": {name: settings.document(case.settings(name)) for name in names},
     }
 
 
-def _cpu_document(case: Case) -> dict[str, Any] | None:
-    """What a CPU is that is a file of the user's, and so no part of our own source."""
-    if case.cpu in profiles.names():
-        return None
-    document = asdict(profiles.profile(case.cpu))
-    return document | {"features": sorted(document["features"])}
+def _fingerprint(case: Case, cost_table_sha256: str, versions: Mapping[str, str]) -> str:
+    """The hash of all that decides what happens in a replication, but for strategies and the replication's number.
 
-
-def _settings_document(settings: Settings) -> dict[str, Any]:
-    """What the kernel is booted with, without what has its default."""
-    chosen = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    return {key: value for key, value in chosen.items() if value != getattr(_DEFAULTS, key)}
-
-
-_DEFAULTS: Final = Settings()
+    Where a file lies is not in it.
+    """
+    world = placed(case.scenario, lambda path: "")
+    world["run"] = {key: value for key, value in world["run"].items() if key not in NOT_OF_THE_WORLD}
+    booted = settings.document(case.settings(case.reference))
+    same = {
+        "case": case.name,
+        "scenario": {key: value for key, value in world.items() if key not in ("title", "question")},
+        "own": {key: booted.get(key) for key in ("cpu", "carried")},
+        "costs": cost_table_sha256,
+        "versions": {name: versions[name] for name in WORLDS_VERSIONS},
+    }
+    return manifests.sha256(same)

@@ -10,10 +10,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sim.costs.table import load as load_costs
 from sim.errors import InputError, RunError
 from sim.experiment import stopping
-from sim.experiment.provenance import cost_document, document
+from sim.experiment.inputs import gathered
+from sim.experiment.provenance import costs_of, document, name_of, other_versions
 from sim.experiment.workers import Simulate, Work, cpus, records
 from sim.results import manifest as manifests
 from sim.results.record import Part
@@ -105,12 +105,12 @@ def run_cases(
 
     if jobs is not None and not 1 <= jobs <= MOST_JOBS:
         raise InputError(f"jobs {jobs} (allowed: 1 to {MOST_JOBS})")
-    tables = {name: load_costs(name) for name in dict.fromkeys(case.costs for case in of_scenario)}
-    costs = {name: cost_document(table) for name, table in tables.items()}
-    manifest = document(scenario, of_scenario, costs, source, command)
+    inputs, costs = gathered(scenario, of_scenario), costs_of(of_scenario)
+    name = name_of(source, scenario.title)
+    manifest = document(scenario, of_scenario, inputs, name, source, command)
     rule = stopping.Rule(scenario, of_scenario)
     parts = _parts(of_scenario, rule.looks[-1])
-    directory = ResultDirectory(out, manifest, costs) if out is not None else None
+    directory = ResultDirectory(out, manifest, costs, inputs.contents) if out is not None else None
     done = {record.part: record for record in (directory.kept(parts) if directory else ())}
     for record in done.values():
         rule.take(record)
@@ -143,10 +143,11 @@ def run_cases(
         assert isinstance(stopped, stopping.Stopped)
         n = stopped.replications
         exact, exact_cases = stopping.exactly(scenario, n), [stopping.exact_case(case, n) for case in of_scenario]
-        manifest = document(exact, exact_cases, costs, source, command)
+        manifest = document(exact, exact_cases, inputs, name, source, command)
         manifest |= {"stopping": stopping.document(scenario.run, stopped), "status": manifests.COMPLETE}
         kept = [record for record in done.values() if record.replication < n]
-        results = Results.of(frames(kept, manifest["cases"]), manifest, costs)
+        notes = tuple(filter(None, [other_versions(source)]))
+        results = Results.of(frames(kept, manifest["cases"]), manifest, costs, notes=notes)
         if directory:
             directory.manifest |= manifest
         return directory.complete(results) if directory else results
@@ -207,6 +208,4 @@ def _progress_bar(total: int, done: int, shown: bool) -> tqdm[Any]:
     from tqdm import tqdm
 
     hidden = None if shown else True  # None: only where standard error is a terminal
-    return tqdm(
-        total=total, initial=done, disable=hidden, file=sys.stderr, unit="rep", desc="replications", ncols=72
-    )
+    return tqdm(total=total, initial=done, disable=hidden, file=sys.stderr, unit="rep", desc="replications", ncols=72)

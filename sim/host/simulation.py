@@ -4,11 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Final
 
 from sim.costs.price import Prices
-from sim.costs.table import load
+from sim.costs.table import CostTable
 from sim.errors import InputError
 from sim.host.accounts import ACCOUNTS, COUNTS
 from sim.host.clock import Clock
@@ -99,7 +98,7 @@ def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: 
     gets nothing done but interrupts.
     """
     env = Clock(initial_time=0)
-    prices = current_prices(case.costs)
+    prices = prices_of(case.table)
     others = [strategy for strategy in dict.fromkeys(strategies) if strategy != timed_by]
     host = populate(case, timed_by, others, replication, env, prices)
     measurement = Measurement(host)
@@ -129,22 +128,10 @@ def cross(host: Host, what: Callable[[HostCpu], None]) -> None:
         cpu.kick()
 
 
-def current_prices(costs: str) -> Prices:
-    """The prices of a cost table, as it is now."""
-    return _prices(costs, _stamp(costs))
-
-
-def _stamp(costs: str) -> tuple[int, int] | None:
-    """What tells whether a cost table of the user's has changed."""
-    if not costs.endswith(".toml") or not Path(costs).exists():
-        return None
-    stat = Path(costs).stat()
-    return stat.st_mtime_ns, stat.st_size
-
-
 @lru_cache(maxsize=16)
-def _prices(costs: str, stamp: tuple[int, int] | None) -> Prices:
-    return Prices(load(costs))
+def prices_of(table: CostTable) -> Prices:
+    """The prices of a cost table, which are composed once in a process."""
+    return Prices(table)
 
 
 def _timing_record(

@@ -15,7 +15,7 @@ from sim.host.cpu import HostCpu
 from sim.host.host import Host
 from sim.host.ledger import PricedLedger
 from sim.host.population import populate
-from sim.host.simulation import Measurement, cross, current_prices
+from sim.host.simulation import Measurement, cross, prices_of
 from sim.host.vcpu import VcpuThread
 from sim.host.warmup import warmup_seconds
 from sim.kernel.operations import Operation
@@ -181,7 +181,7 @@ def watch(case: Case, strategy: str, replication: int, watcher: Watcher) -> Iter
     """
     run = case.scenario.run.model_copy(update={"batch": False})
     case = replace(case, scenario=case.scenario.model_copy(update={"run": run}))
-    env, prices = Clock(initial_time=0), current_prices(case.costs)
+    env, prices = Clock(initial_time=0), prices_of(case.table)
     begin, end = window(case)
     seen = _Watch(watcher, begin, end)
     host = populate(case, strategy, (), replication, env, prices, lambda cpu: _WatchedLedger(prices, seen, cpu))

@@ -4,12 +4,12 @@ The state says what there is to carry; a strategy (:mod:`sim.kernel.strategies`)
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from sim.errors import InputError
-from sim.kernel.datafile import STRICT, is_name, load, shipped, shortened
+from sim.kernel.datafile import STRICT, is_name, load, shipped, shortened, stamp
 from sim.xsave.components import COMPONENTS
 
 CET_S_NUMBER = 12
@@ -34,7 +34,7 @@ class CarriedState:
 
     name: str
     title: str
-    msrs: dict[str, int]
+    msrs: dict[str, int] = field(hash=False)
     size_bytes: int
     per_task_msr: bool
     source: str
@@ -94,9 +94,16 @@ class CarriedState:
         return 0 if self.xfeature is None else 1 << self.xfeature
 
 
-@cache
-def carried_state(name: str) -> CarriedState:
-    """The carried state called ``name``, shipped or a TOML file; :class:`~sim.errors.InputError` if there is none."""
+def carried_state(name: str | CarriedState) -> CarriedState:
+    """The carried state called ``name``, shipped or a TOML file; a carried state itself stays what it is.
+
+    Raises :class:`~sim.errors.InputError` if there is none.
+    """
+    return name if isinstance(name, CarriedState) else _read(name, stamp(name))
+
+
+@lru_cache(maxsize=64)
+def _read(name: str, stamp: tuple[int, int] | None) -> CarriedState:
     return load(CarriedState, "carried state", "carried", name)
 
 

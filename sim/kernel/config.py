@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from sim.errors import InputError
 from sim.kernel.carried import CarriedState, carried_state
+from sim.kernel.datafile import STRICT
 from sim.kernel.masks import ALIGN_STRUCT, PAGE, BootMasks, boot_masks, round_up
 from sim.kernel.patches import ALL_PATCHES, Effect, effect
 from sim.kernel.strategies import Strategy, strategy
@@ -45,13 +46,16 @@ class Settings:
 
     ``patches`` are the RFC's (kernel rfc only; None: those that the strategy needs).  ``guest_xss`` and ``guest_xcr0``
     default to what a guest enables that uses all that KVM offers.  ``guest_uret_msrs``: user-return MSRs in which
-    guest and host differ.  ``mitigations`` are the IBPBs at vCPU switches and at return to user mode.
+    guest and host differ.  ``mitigations`` are the IBPBs at vCPU switches and at return to user mode.  ``cpu``,
+    ``strategy`` and ``carried`` are names of shipped ones, paths of files, or what was read from a file.
     """
 
-    cpu: str = "sapphire-rapids"
+    __pydantic_config__ = STRICT
+
+    cpu: str | CpuProfile = "sapphire-rapids"
     kernel: str = "v6.18"
-    strategy: str = "xstate-guest"
-    carried: str = "cet-s"
+    strategy: str | Strategy = "xstate-guest"
+    carried: str | CarriedState = "cet-s"
     patches: frozenset[int] | None = None
     guest_cet: bool = True
     guest_xss: int | None = None

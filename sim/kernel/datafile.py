@@ -32,6 +32,22 @@ def is_name(text: str) -> bool:
     return bool(text.strip()) and text.isprintable()
 
 
+def is_file(name: str) -> bool:
+    """Whether a name is the path of a file of the user's own: it has a slash in it or ends in .toml."""
+    return "/" in name or name.endswith(".toml")
+
+
+def stamp(name: str) -> tuple[int, int] | None:
+    """What tells whether a file of the user's own has changed; None for what is shipped, and for no file."""
+    if not is_file(name):
+        return None
+    try:
+        found = Path(name).stat()
+    except (OSError, ValueError):  # the latter for a null character
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
 def _unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     names = sorted(allowed)
     near = get_close_matches(name, names, n=1)
@@ -47,12 +63,12 @@ def shipped(folder: str) -> list[str]:
 def load(kind: type[T], what: str, folder: str, name: str) -> T:
     """An instance of the dataclass ``kind`` from the shipped file ``name``.toml or from the path ``name``.
 
-    A path has a slash in it or ends in .toml.  Raises :class:`InputError`, in one line, for a name that is neither, a
+    Raises :class:`InputError`, in one line, for a name that is neither, a
     file that is not TOML, an unknown or missing key, a value of the wrong type, and what ``kind`` itself refuses.
     """
     from pydantic import TypeAdapter, ValidationError  # a tenth of a second, which --help need not wait for
 
-    if is_path := "/" in name or name.endswith(".toml"):
+    if is_path := is_file(name):
         source = Path(name)
     elif f"{name}.toml" in shipped(folder):
         source = Path(str(resources.files("sim.kernel"))) / "data" / folder / f"{name}.toml"

@@ -7,13 +7,13 @@ same kind is a new file, shipped or given by its path.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
 from sim.errors import InputError
 from sim.kernel.carried import CarriedState
-from sim.kernel.datafile import STRICT, is_name, load, shipped, shortened
+from sim.kernel.datafile import STRICT, is_file, is_name, load, shipped, shortened, stamp
 
 MECHANISMS: Final = ("none", "msr", "msr-list", "user-return", "fpstate", "independent")
 """none: nothing is carried; msr: RDMSR/WRMSR by software; msr-list: the VMX MSR areas; user-return: MSRs whose host
@@ -148,10 +148,21 @@ class Strategy:
         return self.mechanism != "none"
 
 
-@cache
-def strategy(name: str) -> Strategy:
-    """The strategy called ``name``, shipped or a TOML file; :class:`~sim.errors.InputError` if there is none."""
-    return load(Strategy, "strategy", "strategies", name)
+def strategy(name: str | Strategy) -> Strategy:
+    """The strategy called ``name``, shipped or a TOML file; a strategy itself stays what it is.
+
+    One of the user's that has the name of a shipped one is called by both: "manual-load (mine.toml)".  Raises
+    :class:`~sim.errors.InputError` if there is none.
+    """
+    return name if isinstance(name, Strategy) else _read(name, stamp(name))
+
+
+@lru_cache(maxsize=256)
+def _read(name: str, stamp: tuple[int, int] | None) -> Strategy:
+    found = load(Strategy, "strategy", "strategies", name)
+    if not is_file(name) or found.name not in names():
+        return found
+    return replace(found, name=f"{found.name} ({Path(name).name})")
 
 
 ORDER: Final = (

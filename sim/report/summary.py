@@ -4,7 +4,6 @@ import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
@@ -358,9 +357,9 @@ def _wrapped(line: str, indent: str = "") -> str:
 
 
 def short(strategy: str) -> str:
-    """A strategy's name as it fits into a column; of one that was given as a file, that of the file."""
-    name = Path(strategy).stem if strategy.endswith(".toml") else strategy
-    return name if len(name) <= LABEL else name[: LABEL - 2] + ".."
+    """A strategy's name as it fits into a column: of a long one, which is the user's, both ends."""
+    head = LABEL // 2 - 1
+    return strategy if len(strategy) <= LABEL else f"{strategy[:head]}..{strategy[head + 2 - LABEL :]}"
 
 
 def marked(strategy: str, violating: Iterable[str], more: str = "") -> str:

@@ -1,8 +1,9 @@
 """A result directory: started with its manifest, filled part by part, and complete only in one last step.
 
-``manifest.json``, ``costs.json`` and the four Parquet tables; while a run is going on also ``parts/``, a file for each
-replication that is finished.  A later run of the same scenario, costs, seed and code that finds an unfinished directory
-takes its parts over; a directory with something else in it is set aside until the new run is complete.
+``manifest.json``, ``costs.json``, the four Parquet tables, and in ``inputs/`` the files that the scenario names; while
+a run is going on also ``parts/``, a file for each replication that is finished.  A later run of the same scenario,
+costs, seed and code that finds an unfinished directory takes its parts over; a directory with something else in it is
+set aside until the new run is complete.
 """
 
 import json
@@ -18,12 +19,11 @@ from typing import Any, Final
 
 from sim.errors import InputError
 from sim.kernel.operations import Operation
+from sim.results import files, tables
 from sim.results import manifest as manifests
-from sim.results import tables
 from sim.results.record import Part, Record
 from sim.results.tables import SCHEMAS, Results
 
-COSTS: Final = "costs.json"
 PARTS: Final = "parts"
 
 
@@ -36,7 +36,11 @@ class ResultDirectory:
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], manifest: Mapping[str, Any], costs: Mapping[str, Any]
+        self,
+        directory: str | os.PathLike[str],
+        manifest: Mapping[str, Any],
+        costs: Mapping[str, Any],
+        inputs: Mapping[str, bytes],
     ) -> None:
         if not os.fspath(directory):
             raise InputError(
@@ -49,14 +53,24 @@ class ResultDirectory:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         self.manifest: dict[str, Any] = {
             "format": manifests.FORMAT, "status": manifests.RUNNING, **manifest, "started": started, "wall_s": None,
-            "error": None,
+            "error": None, "files": {},
         }  # fmt: skip
         self.set_aside = _set_aside(path)
         if not self._continues():
             self._make_room()
         manifests.write(path, self.manifest)
-        manifests.write_text(path / COSTS, json.dumps(costs, indent=1) + "\n")
         (path / PARTS).mkdir(exist_ok=True)
+        self._write(manifests.COSTS, (json.dumps(costs, indent=1) + "\n").encode())
+        for place, content in inputs.items():
+            self._write(place, content)
+        manifests.write(path, self.manifest)
+
+    def _write(self, place: str, content: bytes) -> None:
+        path = self.path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, content)
+        files.sync(path.parent)
+        self.manifest["files"] |= {place: sha256(content).hexdigest()}
 
     def _continues(self) -> bool:
         """Whether an unfinished run of the same things lies here."""
@@ -86,7 +100,7 @@ class ResultDirectory:
 
     def keep(self, record: Record) -> None:
         """Keeps a finished replication, for a later run if this one does not get to its end."""
-        manifests.write_text(self._part(record.part), json.dumps(_as_json(record)))
+        files.write(self._part(record.part), json.dumps(_as_json(record)).encode())
 
     def kept(self, parts: Iterable[Part]) -> Iterator[Record]:
         """Those of ``parts`` that are finished."""
@@ -103,11 +117,13 @@ class ResultDirectory:
         for name in SCHEMAS:
             temporary = self.path / f".{name}.parquet"
             tables.write(getattr(results, name), name, temporary)
+            files.sync(temporary)
+            self.manifest["files"] |= {f"{name}.parquet": files.sha256(temporary)}
             os.replace(temporary, self.path / f"{name}.parquet")
         self.end(manifests.COMPLETE)
-        shutil.rmtree(self.path / PARTS)
+        files.remove(self.path / PARTS)
         if self.set_aside is not None:
-            shutil.rmtree(self.set_aside)
+            files.remove(self.set_aside)
         return replace(results, manifest=self.manifest, directory=self.path)
 
     def end(self, status: str, error: str | None = None) -> None:
@@ -178,10 +194,12 @@ def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> R
         raise InputError(f"{path}: no such directory" if not path.exists() else f"{path}: not a directory")
     manifest = manifests.read(path)
     status = manifest["status"]
+    if status == manifests.COMPLETE:
+        manifests.check_files(path, manifest.get("files", {}))
     try:
-        costs = json.loads((path / COSTS).read_text(encoding="utf-8"))
+        costs = json.loads((path / manifests.COSTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path / COSTS}: cannot be read ({error})") from error
+        raise InputError(f"{path / manifests.COSTS}: cannot be read ({error})") from error
     if status == manifests.COMPLETE:
         found = {name: tables.read(name, path / f"{name}.parquet") for name in SCHEMAS}
     elif incomplete_ok:
@@ -197,4 +215,10 @@ def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> R
         raise InputError(
             f"{path}: the run {ended} (status {status!r}), so these are not its results; the same command continues it"
         )
-    return Results.of(found, manifest, costs, path)
+    notes = (WITHOUT_HASHES.format(path),) if manifest["format"] == manifests.FORMAT_OF_0_1 else ()
+    return Results.of(found, manifest, costs, path, notes)
+
+
+WITHOUT_HASHES: Final = (
+    "{} is of fpswitch 0.1.0, without hashes: nothing shows whether its files are as the run wrote them"
+)

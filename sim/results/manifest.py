@@ -7,7 +7,8 @@ never reads as complete.
 import hashlib
 import json
 import os
-import tempfile
+import platform
+import subprocess
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -15,10 +16,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from sim.errors import InputError
+from sim.results import files
 
 NAME: Final = "manifest.json"
-FORMAT: Final = "fpswitch results 1"
+COSTS: Final = "costs.json"
+"""The cost tables, beside the manifest."""
+INPUTS: Final = "inputs"
+"""The folder of the files that the scenario names."""
+FORMAT: Final = "fpswitch results 2"
 """Says that a directory is one of ours, and in which form."""
+FORMAT_OF_0_1: Final = "fpswitch results 1"
+"""That of fpswitch 0.1.0: no hashes, and files of the user's own by their paths."""
+FORMATS: Final = (FORMAT, FORMAT_OF_0_1)
 
 RUNNING: Final = "running"
 COMPLETE: Final = "complete"
@@ -49,8 +58,6 @@ def source_sha256() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of this package, its source, Python and the libraries that a number could depend on."""
-    import platform
-
     found = {"fpswitch": _version("fpswitch"), "source_sha256": source_sha256(), "python": platform.python_version()}
     return found | {library: _version(library) for library in LIBRARIES}
 
@@ -62,36 +69,68 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file so that a reader finds the old contents or the new ones, and nothing in between."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+@cache
+def commit() -> str | None:
+    """What ``git describe`` says of the checkout whose source this package is; None outside one, and without git."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    describe = ["git", "-C", str(root), "describe", "--always", "--tags", "--dirty", "--abbrev=12"]
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        done = subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+@cache
+def platform_document() -> dict[str, Any]:
+    """The machine on which this runs: architecture, operating system, model of the CPU, and how many there are."""
+    return {"machine": platform.machine(), "os": platform.platform(), "cpu": _cpu_model(), "cpus": os.cpu_count()}
+
+
+def _cpu_model() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
 def write(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest of ``directory``."""
-    write_text(directory / NAME, json.dumps(manifest, indent=1) + "\n")
+    """Writes the manifest of ``directory``; when this returns it is on the disk, and what was written before, too."""
+    files.sync(directory)
+    files.write(directory / NAME, (json.dumps(manifest, indent=1) + "\n").encode())
+    files.sync(directory)
+
+
+def check_files(directory: Path, hashes: Mapping[str, str]) -> None:
+    """Raises :class:`InputError` for a file in ``directory`` whose sha256 is another than that in ``hashes``."""
+    for name, expected in hashes.items():
+        try:
+            found = files.sha256(directory / name)
+        except OSError as error:
+            raise InputError(f"{directory / name}: cannot be read ({error.strerror})") from error
+        if found != expected:
+            raise InputError(
+                f"{directory / name}: is not what the run wrote (sha256 {found[:12]}..., in {NAME} {expected[:12]}...)"
+            )
 
 
 def read(directory: Path) -> dict[str, Any]:
     """The manifest of ``directory``; :class:`InputError` if it is not one of our directories."""
-    path = directory / NAME
+    if not (directory / NAME).exists():
+        raise InputError(f"{directory}: not a result directory (it has no {NAME})")
+    return read_file(directory / NAME)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The manifest in a file; :class:`InputError` if it is none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{directory}: not a result directory (it has no {NAME})") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    if not isinstance(document, dict) or document.get("format") not in FORMATS:
         found = document.get("format") if isinstance(document, dict) else None
         raise InputError(f"{path}: not the manifest of a result directory (format {found!r}, allowed: {FORMAT!r})")
     lacking = [key for key in ("status", "cases", "seed", "replications", "fingerprint") if key not in document]

@@ -62,7 +62,8 @@ class Results:
     ``integrity``: kind, count; no row where nothing was found.
 
     All are about the measurement phase.  ``manifest`` says what was run, and with what; ``costs`` holds the cost tables
-    by name, as they were.  ``directory`` is where it all lies, or None.
+    by name, as they were.  ``directory`` is where it all lies, or None.  ``notes`` are sentences that a reader should
+    see.
     """
 
     ledger: pd.DataFrame
@@ -72,6 +73,7 @@ class Results:
     manifest: Mapping[str, Any]
     costs: Mapping[str, Any]
     directory: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -80,10 +82,11 @@ class Results:
         manifest: Mapping[str, Any],
         costs: Mapping[str, Any],
         directory: Path | None = None,
+        notes: tuple[str, ...] = (),
     ) -> "Results":
         """Results from the four tables by name."""
         return cls(
-            tables["ledger"], tables["metrics"], tables["latency"], tables["integrity"], manifest, costs, directory
+            **{name: tables[name] for name in SCHEMAS}, manifest=manifest, costs=costs, directory=directory, notes=notes
         )
 
     def __repr__(self) -> str:

@@ -2,25 +2,29 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from sim.costs import table
+from sim.costs.table import CostTable
+from sim.costs.table import current as current_costs
+from sim.costs.table import names as cost_tables
+from sim.costs.table import shown_name as shown_costs
 from sim.errors import InputError, unknown
 from sim.kernel import guests, versions
-from sim.kernel.carried import carried_state
+from sim.kernel.carried import CarriedState, carried_state
 from sim.kernel.config import Settings, boot, default_uret_msrs
-from sim.kernel.strategies import strategy
+from sim.kernel.datafile import is_file
+from sim.kernel.strategies import Strategy, strategy
 from sim.scenario import pace
 from sim.scenario.checks import MASKS, problems
-from sim.scenario.contrasts import Contrast, operand
+from sim.scenario.contrasts import Contrast, Operand, operand
 from sim.scenario.explain import ScenarioError, explain, path_text
+from sim.scenario.own import OwnStrategies, named, own_strategies
 from sim.scenario.possible import REFERENCE, choose, refused, settings
 from sim.scenario.schema import KernelSettings, Scenario, is_mask
 from sim.scenario.units import FROM_FILE
@@ -46,10 +50,13 @@ class Case:
 
     ``sweep`` holds the values of the sweep's paths at this point; ``scenario`` has them already, and has one CPU
     profile, one kernel and all that the model takes from them: TSC frequency, cost table, cache sizes, base slice,
-    strategies and reference.  ``tsc_hz`` are TSC cycles per second, ``costs`` the cost table (a name or a file),
-    ``strategies`` those that this case has, in the order of :data:`sim.kernel.strategies.ORDER`, with ``reference``
+    strategies and reference.  ``tsc_hz`` are TSC cycles per second, ``table`` is the cost table.  ``strategies`` are
+    the names of those that this case has, in the order of :data:`sim.kernel.strategies.ORDER`, with ``reference``
     and those of ``contrasts``, the pairs that are asked about within this case.  ``timed_by``, which need not be among
     them, is the strategy whose costs time the schedule.
+
+    ``own`` has the strategies that are the user's by these names; ``profile`` and ``carried`` are CPU and carried
+    state: nothing that a case needs is in a file any more.
     """
 
     name: str
@@ -58,11 +65,19 @@ class Case:
     sweep: Mapping[str, Value]
     scenario: Scenario
     tsc_hz: float
-    costs: str
+    table: CostTable
     strategies: tuple[str, ...]
     reference: str
     timed_by: str
     contrasts: tuple[tuple[str, str], ...]
+    own: Mapping[str, Strategy]
+    profile: str | CpuProfile
+    carried: str | CarriedState
+
+    @property
+    def costs(self) -> str:
+        """The name of the cost table."""
+        return self.table.name
 
     def cycles(self, seconds: float) -> int:
         """A time in whole TSC cycles."""
@@ -70,7 +85,7 @@ class Case:
 
     def settings(self, strategy: str) -> Settings:
         """What the kernel is booted with."""
-        return settings(self.scenario, self.cpu, self.kernel, strategy)
+        return settings(self.scenario, self.profile, self.kernel, self.own.get(strategy, strategy), self.carried)
 
 
 def cases(scenario: Scenario) -> tuple[Case, ...]:
@@ -80,24 +95,28 @@ def cases(scenario: Scenario) -> tuple[Case, ...]:
     whatever does not go together in one of them.
     """
     points = [(point, _at(scenario, point)) for point in _points(scenario)]
-    _check(points)
+    own = _check(points)
     found = [
-        _case(each, cpu, kernel, point)
+        _case(each, cpu, kernel, point, own)
         for cpu, kernel in product(scenario.host.cpu, scenario.host.kernel)
         for point, each in points
     ]
     for name, count in Counter(case.name for case in found).items():
         if count > 1:
             raise ScenarioError("sweep", f"the case {name!r} is there twice; allowed: each value once")
-    run = scenario.run
+    tables: dict[str, CostTable] = {}
+    for case in found:
+        if tables.setdefault(case.costs, case.table) != case.table:
+            raise ScenarioError("host.costs", f"two cost tables are called {case.costs!r}; allowed: a name for each")
+    run, first = scenario.run, replace(found[0], own=own.values)
     for path, asked, there in (
         ("run.reference", None if run.reference == REFERENCE else run.reference, [case.reference for case in found]),
         ("run.timed_by", run.timed_by, [case.timed_by for case in found]),
     ):
-        if asked is not None and asked not in there:
-            why = refused(found[0].settings(asked))
+        if asked is not None and own.name(asked) not in there:
+            why = refused(first.settings(own.name(asked)))
             raise ScenarioError(path, why.text if why else f"no case has {asked!r}")
-    _check_contrasts(scenario, found)
+    _check_contrasts(scenario, [first, *found[1:]], own)
     return tuple(_only(found, run.cases)) if run.cases is not None else tuple(found)
 
 
@@ -108,7 +127,8 @@ def contrasts(scenario: Scenario, of_scenario: Sequence[Case]) -> tuple[Contrast
     among these is left out.
     """
     found: list[Contrast] = []
-    for a, b in (map(operand, pair) for pair in scenario.run.contrasts):
+    own = own_strategies(scenario.run)
+    for a, b in (_operands(pair, own) for pair in scenario.run.contrasts):
         if a.case:
             names = {case.name for case in of_scenario}
             found += [Contrast(a, b)] if {a.case, b.case} <= names else []
@@ -121,12 +141,17 @@ def contrasts(scenario: Scenario, of_scenario: Sequence[Case]) -> tuple[Contrast
     return tuple(found)
 
 
-def _check_contrasts(scenario: Scenario, found: Sequence[Case]) -> None:
+def _operands(pair: Iterable[str], own: OwnStrategies) -> tuple[Operand, Operand]:
+    a, b = (each._replace(strategy=own.name(each.strategy)) for each in map(operand, pair))
+    return a, b
+
+
+def _check_contrasts(scenario: Scenario, found: Sequence[Case], own: OwnStrategies) -> None:
     """Each pair is possible somewhere, and each case that a pair names is there."""
     names = [case.name for case in found]
     for number, pair in enumerate(scenario.run.contrasts):
         path = f"run.contrasts[{number}]"
-        a, b = map(operand, pair)
+        a, b = _operands(pair, own)
         for each in (a, b):
             if each.case and each.case not in names:
                 raise ScenarioError(path, str(unknown("case", each.case, names)))
@@ -144,7 +169,7 @@ def _only(found: Sequence[Case], names: Sequence[str]) -> list[Case]:
     return [case for case in found if case.name in names]
 
 
-def _check(points: Sequence[tuple[Mapping[str, Value], Scenario]]) -> None:
+def _check(points: Sequence[tuple[Mapping[str, Value], Scenario]]) -> OwnStrategies:
     """What does not go together at a point of the sweep; the point is named if all is well at another."""
     found = [list(problems(scenario)) for _, scenario in points]
     for (point, _), wrong in zip(points, found, strict=True):
@@ -153,22 +178,27 @@ def _check(points: Sequence[tuple[Mapping[str, Value], Scenario]]) -> None:
             raise ScenarioError(path, text if everywhere else f"{text} (with {_point_text(point)})")
     for _, scenario in points:
         _check_names(scenario)
+    run = points[0][1].run
+    own = own_strategies(run)
+    _load((path, name, strategy) for path, name in named(run) if name not in own.values)
+    return own
 
 
 def _check_names(scenario: Scenario) -> None:
-    """CPU profiles, kernels, strategies and the carried state are there, whatever they go with."""
-    run, host = scenario.run, scenario.host
-    named: list[tuple[str, str, Callable[[str], object]]] = [
+    """CPU profiles, kernels, strategies in files and the carried state are there, whatever they go with."""
+    host = scenario.host
+    there: list[tuple[str, str, Callable[[str], object]]] = [
         *(("host.cpu", name, profiles.profile) for name in host.cpu),
         *(("host.kernel", name, versions.version) for name in host.kernel),
-        *(("run.strategies", name, strategy) for name in run.strategies if run.strategies != "all"),
-        ("run.reference", run.reference, strategy),
-        *(("run.timed_by", name, strategy) for name in (run.timed_by,) if name is not None),
-        *(("run.contrasts", operand(text).strategy, strategy) for pair in run.contrasts for text in pair),
+        *((path, name, strategy) for path, name in named(scenario.run) if is_file(name)),
         ("kernel.carried", scenario.kernel.carried, carried_state),
-        *((f"host.costs.{cpu}", name, _checked) for cpu, name in host.costs.items()),
+        *((f"host.costs.{cpu}", name, current_costs) for cpu, name in host.costs.items()),
     ]
-    for path, name, load in named:
+    _load(there)
+
+
+def _load(there: Iterable[tuple[str, str, Callable[[str], object]]]) -> None:
+    for path, name, load in there:
         try:
             load(name)
         except InputError as error:
@@ -233,34 +263,43 @@ def _point_text(point: Mapping[str, Value]) -> str:
 
 
 def _value_text(path: str, value: Value) -> str:
+    if isinstance(value, str) and is_file(value):  # where it lies says nothing
+        return shown_costs(value) if path.startswith("host.costs.") else Path(value).stem
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:#x}" if isinstance(value, int) and is_mask(path) else str(value)
 
 
-def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value]) -> Case:
+def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value], own: OwnStrategies) -> Case:
     profile, host = profiles.profile(cpu), scenario.host
     name = f"{profile.label} {kernel} {_point_text(point)}".rstrip()
     tsc = host.tsc.get(cpu) if isinstance(host.tsc, dict) else host.tsc
     tsc = profile.tsc_hz if tsc is None else tsc
     try:
-        costs = _cost_table(scenario, cpu)
+        table = _cost_table(scenario, cpu)
         _check_features(scenario, profile)
         for path, text in pace.problems(scenario, tsc):
             raise ScenarioError(path, text)
-        chosen = choose(scenario, cpu, kernel, name)
-        _check_guests(scenario, cpu, kernel, chosen.strategies)
+        chosen = choose(scenario, cpu, kernel, name, own)
+        _check_guests(scenario, cpu, kernel, chosen.strategies, own)
     except ScenarioError as error:
         raise ScenarioError(error.path, f"{error.text} (case {name!r})") from error
+    run = {
+        "strategies": tuple(map(own.given, chosen.strategies)),
+        "reference": own.given(chosen.reference),
+        "timed_by": own.given(chosen.timed_by),
+        "contrasts": tuple(tuple(map(own.given, pair)) for pair in chosen.contrasts),
+        "cases": None,
+    }
     complete = scenario.model_copy(
         update={
-            "run": scenario.run.model_copy(update=chosen._asdict() | {"cases": None}),
+            "run": scenario.run.model_copy(update=run),
             "host": host.model_copy(
                 update={
                     "cpu": (cpu,),
                     "kernel": (kernel,),
                     "tsc": tsc,
-                    "costs": {cpu: costs},
+                    "costs": {cpu: host.costs.get(cpu, cpu)},
                     "base_slice": base_slice(host.cpus) if host.base_slice is None else host.base_slice,
                     "l1": float(profile.l1d_size) if host.l1 is None else host.l1,
                     "l2": float(profile.l2_size) if host.l2 is None else host.l2,
@@ -270,7 +309,24 @@ def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value])
             "sweep": {},
         }
     )
-    return Case(name, cpu, kernel, dict(point), complete, tsc, costs, *chosen)
+    carried = scenario.kernel.carried
+    return Case(
+        name,
+        profile.label,
+        kernel,
+        {path: _value_text(path, value) if _names_file(value) else value for path, value in point.items()},
+        complete,
+        tsc,
+        table,
+        *chosen,
+        own={each: own.values[each] for each in (*chosen.strategies, chosen.timed_by) if each in own.values},
+        profile=cpu if cpu in profiles.names() else profile,
+        carried=carried_state(carried) if is_file(carried) else carried,
+    )
+
+
+def _names_file(value: Value) -> bool:
+    return isinstance(value, str) and is_file(value)
 
 
 def _defaults(kernel: KernelSettings, profile: CpuProfile) -> dict[str, Any]:
@@ -295,23 +351,15 @@ def base_slice(cpus: int) -> float:
     return 700_000 * min(cpus, 8).bit_length() / 1e9
 
 
-def _cost_table(scenario: Scenario, cpu: str) -> str:
+def _cost_table(scenario: Scenario, cpu: str) -> CostTable:
     name = scenario.host.costs.get(cpu, cpu)
-    if name == cpu and cpu not in table.names():
-        allowed = f'{{ {json.dumps(cpu)} = "TABLE" }}, a shipped table ({", ".join(table.names())}) or a file'
+    if name == cpu and cpu not in cost_tables():
+        allowed = f'{{ {json.dumps(cpu)} = "TABLE" }}, a shipped table ({", ".join(cost_tables())}) or a file'
         raise ScenarioError("host.costs", f"{cpu} has no cost table of its own; allowed: {allowed}")
     try:
-        _checked(name)
+        return current_costs(name)
     except InputError as error:
         raise ScenarioError(f"host.costs.{cpu}", str(error)) from error
-    return name
-
-
-@cache
-def _checked(name: str) -> None:
-    if name.endswith(".toml") and not Path(name).is_file():
-        raise InputError(f"cost table {name}: there is no such file (allowed: a shipped table, or a file)")
-    table.load(name)
 
 
 def _check_features(scenario: Scenario, profile: CpuProfile) -> None:
@@ -345,9 +393,10 @@ def _check_features(scenario: Scenario, profile: CpuProfile) -> None:
         raise ScenarioError("kernel.guest_amx", f"found true, and {profile.name} has no AMX to give to a guest")
 
 
-def _check_guests(scenario: Scenario, cpu: str, kernel: str, chosen: tuple[str, ...]) -> None:
+def _check_guests(scenario: Scenario, cpu: str, kernel: str, chosen: tuple[str, ...], own: OwnStrategies) -> None:
     """What is chosen for a kind of guests alone must be part of what guests are offered, with every strategy."""
     for name, guest in scenario.guests.items():
         for each in chosen if guest.choice != guests.AS_ALL else ():
-            for key, problem in guests.problems(boot(settings(scenario, cpu, kernel, each)), guest.choice):
+            booted = boot(settings(scenario, cpu, kernel, own.value(each)))
+            for key, problem in guests.problems(booted, guest.choice):
                 raise ScenarioError(f"guests.{name}.{key}", problem)

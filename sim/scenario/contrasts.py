@@ -1,6 +1,6 @@
 """Planned contrasts: pairs of strategies, in one case or in two, whose difference a scenario asks about."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 BETWEEN = "@"
@@ -35,15 +35,15 @@ def operand(text: str) -> Operand:
     return Operand(strategy, case)
 
 
-def in_case(pairs: Sequence[Sequence[str]], case: str) -> Iterator[tuple[str, str]]:
+def in_case(pairs: Iterable[Iterable[Operand]], case: str) -> Iterator[tuple[str, str]]:
     """The strategies of those pairs that are asked about within a case."""
-    for a, b in (map(operand, pair) for pair in pairs):
+    for a, b in pairs:
         if a.case == b.case and a.case in ("", case):
             yield a.strategy, b.strategy
 
 
-def named_for(pairs: Sequence[Sequence[str]], case: str) -> Iterator[str]:
+def named_for(pairs: Iterable[Iterable[Operand]], case: str) -> Iterator[str]:
     """The strategies that some pair names for this case itself."""
-    for each in (operand(text) for pair in pairs for text in pair):
+    for each in (operand for pair in pairs for operand in pair):
         if each.case == case:
             yield each.strategy

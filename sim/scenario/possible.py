@@ -6,13 +6,16 @@ from typing import Final, NamedTuple
 
 from sim.errors import InputError
 from sim.kernel import strategies
+from sim.kernel.carried import CarriedState
 from sim.kernel.config import Settings, boot
-from sim.kernel.strategies import ORDER, strategy
+from sim.kernel.strategies import ORDER, Strategy, strategy
 from sim.kernel.versions import version
-from sim.scenario.contrasts import in_case, named_for
+from sim.scenario.contrasts import Operand, in_case, named_for, operand
 from sim.scenario.explain import ScenarioError
+from sim.scenario.own import OwnStrategies
 from sim.scenario.schema import Run, Scenario
 from sim.xsave import profiles
+from sim.xsave.profiles import CpuProfile
 
 REFERENCE: Final[str] = Run.model_fields["reference"].default
 """The reference of a scenario that does not name one; nobody has asked for it where it is not possible."""
@@ -34,26 +37,34 @@ class Chosen(NamedTuple):
     contrasts: tuple[tuple[str, str], ...]
 
 
-def settings(scenario: Scenario, cpu: str, kernel: str, name: str) -> Settings:
-    """What the kernel of a strategy is booted with.
+def settings(
+    scenario: Scenario,
+    cpu: str | CpuProfile,
+    kernel: str,
+    how: str | Strategy,
+    carried: str | CarriedState | None = None,
+) -> Settings:
+    """What the kernel of a strategy is booted with; ``carried`` takes the place of what the scenario names.
 
     A guest without CET, by its strategy or its kernel, has no use for a guest IA32_XSS either.
     """
-    chosen = scenario.kernel.model_dump()
-    if not strategy(name).guest_has_cet or not version(kernel).gives_cet:
+    chosen = scenario.kernel.model_dump() | ({} if carried is None else {"carried": carried})
+    if not strategy(how).guest_has_cet or not version(kernel).gives_cet:
         chosen["guest_xss"] = None
-    return Settings(cpu=cpu, kernel=kernel, strategy=name, **chosen)
+    return Settings(cpu=cpu, kernel=kernel, strategy=how, **chosen)
 
 
-def choose(scenario: Scenario, cpu: str, kernel: str, case: str) -> Chosen:
+def choose(scenario: Scenario, cpu: str, kernel: str, case: str, own: OwnStrategies) -> Chosen:
     """What the case of that name runs: what run.strategies asks for, the reference, and what contrasts name.
+
+    Strategies are called by the names that are shown.
 
     Raises :class:`ScenarioError` for a strategy that is named for this case, or for each, and is not possible.
     """
     run = scenario.run
 
     def why_not(name: str) -> ScenarioError | None:
-        return refused(settings(scenario, cpu, kernel, name))
+        return refused(settings(scenario, cpu, kernel, own.value(name)))
 
     def or_fallback(name: str, path: str) -> str:
         why = why_not(name)
@@ -61,20 +72,27 @@ def choose(scenario: Scenario, cpu: str, kernel: str, case: str) -> Chosen:
             raise ScenarioError(path, why.text)
         return FALLBACK if why else name
 
-    named = () if run.strategies == "all" else run.strategies
+    named = () if run.strategies == "all" else tuple(map(own.name, run.strategies))
+    contrasts = [[_shown(text, own) for text in pair] for pair in run.contrasts]
+    wanted = own.name(run.reference)
     for name in named:
         if why := why_not(name):
             raise why
     chosen = list(named) or _possible(scenario, cpu, kernel)
-    reference = run.reference if run.reference in chosen else or_fallback(run.reference, "run.reference")
-    timed_by = or_fallback(run.timed_by or TIMED_BY, "run.timed_by")
-    there = list(named_for(run.contrasts, case))
+    reference = wanted if wanted in chosen else or_fallback(wanted, "run.reference")
+    timed_by = or_fallback(own.name(run.timed_by or TIMED_BY), "run.timed_by")
+    there = list(named_for(contrasts, case))
     for name in there:
         if why := why_not(name):
             raise ScenarioError("run.contrasts", why.text)
-    pairs = tuple(pair for pair in in_case(run.contrasts, case) if not any(map(why_not, pair)))
+    pairs = tuple(pair for pair in in_case(contrasts, case) if not any(map(why_not, pair)))
     every = {*chosen, reference, *there, *(name for pair in pairs for name in pair)}
     return Chosen(tuple(sorted(every, key=_rank)), reference, timed_by, pairs)
+
+
+def _shown(text: str, own: OwnStrategies) -> Operand:
+    each = operand(text)
+    return each._replace(strategy=own.name(each.strategy))
 
 
 def _rank(name: str) -> tuple[int, str]:

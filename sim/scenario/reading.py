@@ -10,6 +10,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from sim.errors import InputError, unknown
+from sim.kernel.datafile import is_file
+from sim.results import manifest as manifests
 from sim.scenario import shipped
 from sim.scenario.cases import cases
 from sim.scenario.contrasts import operand
@@ -41,7 +43,7 @@ Files = list[tuple[str, Table]]
 def read(
     path: str | Path, overrides: Mapping[str, Any] | None = None, options: Mapping[str, str] | None = None
 ) -> Scenario:
-    """The scenario of that name, or in that file, checked in all of its cases.
+    """The scenario of that name, in that file, or of the run with that manifest (.json), checked in all of its cases.
 
     A text is a path if it has a / or ends in .toml or .json, and else the name of a shipped scenario.  ``overrides``
     maps dotted paths to values that take the place of the file's, such as {"run.seed": 7}, as those of a file that
@@ -52,7 +54,10 @@ def read(
 
     Raises :class:`InputError` with one line: the file, the path in it, what was found and what is allowed.
     """
-    files = _files(str(path), isinstance(path, Path) or is_path(path), ())
+    if str(path).endswith(".json"):
+        files = _of_run(str(path))
+    else:
+        files = _files(str(path), isinstance(path, Path) or is_path(path), ())
     data: Table = {}
     for _, raw in reversed(files):
         data = _varied(data, raw)
@@ -103,6 +108,20 @@ def _swept_only(data: Table, paths: Iterable[str]) -> bool:
             table[last] = values[0]
             found = True
     return found
+
+
+def _of_run(name: str) -> Files:
+    """The resolved scenario of a manifest, with the files and cost tables that lie beside that."""
+    manifest = manifests.read_file(Path(name))
+    hashes = manifest.get("files", {})
+    manifests.check_files(Path(name).parent, {each: hashes[each] for each in hashes if not each.endswith(".parquet")})
+    resolved: Table = manifest["resolved"]
+    if manifest["format"] == manifests.FORMAT_OF_0_1:  # has the cost tables beside it, and does not say so
+        tables = {case["cpu"]: f"{manifests.COSTS}#{case['cost_table']}" for case in manifest["cases"]}
+        swept = {path.removeprefix("host.costs.") for path in resolved["sweep"]}
+        resolved["host"]["costs"] = {cpu: table for cpu, table in tables.items() if cpu not in swept}
+    _settle(resolved, os.path.dirname(os.path.abspath(name)))
+    return [(name if name.isprintable() else repr(name), resolved)]
 
 
 def _files(name: str, by_path: bool, children: tuple[str, ...]) -> Files:
@@ -160,6 +179,11 @@ def _settle(raw: Table, folder: str) -> None:
         there = raw.get(section)
         if isinstance(there, dict) and key in there:
             there[key] = _settled(there[key], folder, _settled_operand if key == "contrasts" else _settled_name)
+    swept = raw.get("sweep")
+    if isinstance(swept, dict):
+        for path in swept:
+            if path == "kernel.carried" or path.startswith("host.costs."):
+                swept[path] = _settled(swept[path], folder, _settled_name)
 
 
 def _settled(value: Any, folder: str, settle: Callable[[str, str], str]) -> Any:
@@ -171,7 +195,8 @@ def _settled(value: Any, folder: str, settle: Callable[[str, str], str]) -> Any:
 
 
 def _settled_name(name: str, folder: str) -> str:
-    return os.path.abspath(os.path.join(folder, name)) if "/" in name or name.endswith(".toml") else name
+    beside = is_file(name) or name.startswith(f"{manifests.COSTS}#")
+    return os.path.abspath(os.path.join(folder, name)) if beside else name
 
 
 def _settled_operand(text: str, folder: str) -> str:

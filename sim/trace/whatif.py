@@ -88,10 +88,12 @@ def configs(recorded: Recorded, choices: Choices) -> dict[str, Config]:
     for name in wanted:
         settings = Settings(cpu=cpu, kernel=kernel, strategy=name, hypothetical=bool(choices.strategies))
         try:
-            found[name] = boot(settings, as_recorded)
+            config = boot(settings, as_recorded)
         except InputError:
             if name in choices.strategies:
                 raise
+        else:
+            found[config.strategy.name] = config
     return found
 
 

@@ -8,7 +8,7 @@ leaves (arch/x86/kernel/fpu/xstate.c, setup_xstate_cache).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,13 +74,25 @@ class CpuProfile(Geometry):
         return "CET_SSS" in self.features
 
 
-@cache
-def profile(name: str) -> CpuProfile:
+def profile(name: str | CpuProfile) -> CpuProfile:
     """The CPU of that name, or of the file ``name``: a profile (.toml), or a dump of its CPUID registers.
 
-    Raises :class:`InputError` for what is neither, for a file that is not a profile, and for registers that contradict
-    themselves.
+    A profile itself stays what it is.  Raises :class:`InputError` for what is neither, for a file that is not a
+    profile, and for registers that contradict themselves.
     """
+    return name if isinstance(name, CpuProfile) else _read(name, _stamp(name))
+
+
+def _stamp(name: str) -> tuple[int, int] | None:
+    """What tells whether a file of the user's has changed; None for what is shipped, and for no file."""
+    if name in names() or not _is_file(Path(name)):
+        return None
+    found = Path(name).stat()
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=64)
+def _read(name: str, stamp: tuple[int, int] | None) -> CpuProfile:
     if name in names():
         return of_data(name, shipped(name))
     path = Path(name)

@@ -1,7 +1,6 @@
 """Everything that is said of the uncertainty of a run, in one object per case."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,11 +15,12 @@ from sim.analysis.uncertainty.measure import Gain, measure_next
 from sim.analysis.uncertainty.pricing import Intervals, Pricing, draw_case, price_draws
 from sim.analysis.uncertainty.resimulation import Feedback, departure
 from sim.analysis.uncertainty.shares import Shares, moments, shares
-from sim.costs.table import CostRow, CostTable
+from sim.costs.document import from_document
+from sim.costs.table import CostTable
 from sim.errors import InputError
 from sim.kernel.integrity import RESIDUE
-from sim.kernel.strategies import names as shipped_strategies
 from sim.kernel.strategies import strategy
+from sim.results.settings import settings_of
 
 if TYPE_CHECKING:
     from sim.results.tables import Results
@@ -59,7 +59,7 @@ class View:
         """The strategies that carry the guest's values, and soundly, in order; all of them if none does."""
         case = self.pricing.coefficients
         sound = [i for i in self.order if case.strategies[i] not in case.violating]
-        return [i for i in sound if _carries(case.strategies[i])] or self.order
+        return [i for i in sound if case.strategies[i] not in case.not_carrying] or self.order
 
     @cached_property
     def groups(self) -> list[list[int]]:
@@ -93,10 +93,6 @@ class CaseReport:
     feedback: list[Feedback] = field(default_factory=list)
 
 
-def _carries(name: str) -> bool:
-    return name not in shipped_strategies() or strategy(name).carries
-
-
 def report(coefficients: Coefficients, *, draws: int, seed: int) -> CaseReport:
     """Prices a case with every draw, in all four views."""
     drawn = {name: draw_case(coefficients, name, draws=draws, seed=seed) for name in DISTRIBUTIONS}
@@ -116,7 +112,7 @@ def read_cases(results: "Results") -> list[Coefficients]:
     Raises :class:`InputError` for a run of one strategy, which has no ranking.
     """
     results = walked(results)
-    tables = {name: _table(document) for name, document in results.costs.items()}
+    tables = {name: from_document(document, name) for name, document in results.costs.items()}
     found = []
     for case in results.cases:
         if len(case["strategies"]) < 2:
@@ -125,18 +121,16 @@ def read_cases(results: "Results") -> list[Coefficients]:
             raise InputError(f"case {case['case']}: the reference {case['reference']!r} was not run")
         replications = int(results.manifest["replications"])
         numbers = from_ledger(results.ledger, case, replications, tables[case["cost_table"]])
-        found.append(replace(numbers, violating=_violating(results, numbers.case)))
+        nothing = frozenset(
+            name for name in numbers.strategies if not strategy(settings_of(case, name).strategy).carries
+        )
+        found.append(replace(numbers, violating=_violating(results, numbers.case), not_carrying=nothing))
     return found
 
 
 def _violating(results: "Results", case: str) -> frozenset[str]:
     found = results.integrity
     return frozenset(found[(found["case"] == case) & (found["kind"] != RESIDUE)]["strategy"].astype(str))
-
-
-def _table(document: Mapping[str, Any]) -> CostTable:
-    rows = [CostRow(**row | {"origin": tuple(row["origin"])}) for row in document["rows"]]
-    return CostTable(document["name"], document["title"], document["derived_from"], {row.id: row for row in rows})
 
 
 def file_name(case: str) -> str:

@@ -19,7 +19,7 @@ from scipy.stats import t as student
 from sim.analysis.uncertainty.coefficients import Array, Coefficients
 from sim.analysis.uncertainty.draws import Draws, Ranges, draw
 from sim.analysis.uncertainty.pricing import LEVEL, Interval
-from sim.costs.table import CostRow, CostTable
+from sim.costs.table import CostRow, CostTable, load
 from sim.scenario.cases import Case
 
 Rerun = Callable[[Case], pd.DataFrame]
@@ -56,7 +56,7 @@ def resimulate(
     for number in range(draws):
         path = folder / f"draw-{number}.toml"
         write_drawn(table, drawn_values(chosen, number), path)
-        ledger = rerun(replace(case, costs=str(path)))
+        ledger = rerun(replace(case, table=load(path)))
         cycles = ledger.groupby(["strategy", "replication"])["cycles"].sum().unstack("replication")
         simulated = cycles.loc[list(coefficients.strategies)].to_numpy(dtype=np.float64) / coefficients.seconds
         found += _compare(coefficients, number, coefficients.total @ chosen.rows[number], simulated)

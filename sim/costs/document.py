@@ -1,0 +1,81 @@
+"""Cost tables as a result directory keeps them (costs.json): complete, with what they have from other tables."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.costs.check import GRADES, number_defects
+from sim.costs.table import RATIO, CostRow, CostTable, shown_name
+from sim.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+
+def document(table: CostTable) -> dict[str, Any]:
+    """A cost table as a JSON document; :func:`from_document` gives it back."""
+    return {
+        "name": table.name,
+        "title": table.title,
+        "derived_from": table.derived_from,
+        "rows": [asdict(row) | {"origin": list(row.origin)} for row in table.rows.values()],
+    }
+
+
+def from_document(found: Any, where: str) -> CostTable:
+    """The table in a document; :class:`InputError` with ``where`` for one that cannot be priced with.
+
+    What is asked of a source is not checked again: it may be more today than when the table was used.
+    """
+    keys = ("name", "title", "derived_from")
+    if not isinstance(found, Mapping) or not all(isinstance(found.get(key), str) for key in keys):
+        raise InputError(f"{where}: not a cost table (allowed: {', '.join(keys)} as texts, and rows)")
+    rows: dict[str, CostRow] = {}
+    for number, row in enumerate(_rows(found.get("rows"), where), 1):
+        at = f"{where}: row {number} ({row.id[:60]!r})"
+        if row.id in rows:
+            raise InputError(f"{at} is there twice")
+        if defect := next(number_defects(row), ""):
+            raise InputError(f"{at}: {defect}")
+        if row.grade not in GRADES:
+            raise InputError(f"{at}: {unknown('grade', row.grade[:60], GRADES)}")
+        rows[row.id] = row
+    if RATIO not in rows:
+        raise InputError(f"{where}: no row {RATIO!r}, so core cycles cannot be converted")
+    for row in rows.values():
+        if row.factor not in rows:
+            raise InputError(f"{where}: row {row.id[:60]!r} has the factor {row.factor[:60]!r}, which is no row there")
+    return CostTable(found["name"], found["title"], found["derived_from"], rows)
+
+
+def _rows(found: Any, where: str) -> tuple[CostRow, ...]:
+    from pydantic import ValidationError  # a tenth of a second, which --help need not wait for
+
+    try:
+        return _adapter().validate_json(json.dumps(found))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        number, *keys = first["loc"] or ("",)
+        at = f"row {number + 1}" if isinstance(number, int) else "rows"
+        raise InputError(f"{where}: {', '.join([at, *map(str, keys[:1])])}: {first['msg']}") from error
+
+
+@cache
+def _adapter() -> "TypeAdapter[tuple[CostRow, ...]]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(tuple[CostRow, ...])
+
+
+def read(file: str, name: str) -> CostTable:
+    """The table called ``name`` of a costs.json; :class:`InputError` if there is none."""
+    try:
+        found = json.loads(Path(file).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from error
+    if not isinstance(found, Mapping) or name not in found:
+        raise unknown(f"cost table of {file}", name, map(str, found) if isinstance(found, Mapping) else ())
+    return replace(from_document(found[name], f"{file}: {name}"), name=shown_name(name))

@@ -1,0 +1,45 @@
+"""Files on the disk: written whole or not at all, and there when this says so."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader finds the old contents or the new ones, and nothing in between."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Returns when a file's contents, or the names in a directory, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's contents."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove(directory: Path) -> None:
+    """Deletes a directory that is no more called by its name from the moment at which this begins."""
+    doomed = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.deleted."))
+    directory.rename(doomed / directory.name)
+    sync(directory.parent)
+    shutil.rmtree(doomed)
