@@ -282,3 +282,12 @@ def test_a_strategy_with_a_shipped_ones_name_is_called_by_its_file_too_and_any_o
     assert (strategy(mine).name, named) == ("manual-load (mine.toml)", "manual-load")
     assert boot(Settings(strategy=mine)).strategy.name == "manual-load (mine.toml)"
     assert strategy(strategy_file(tmp_path, "fpstate", name='"another"')).name == "another"
+
+
+def test_a_user_return_msr_that_there_is_not_is_refused_and_all_others_run():
+    from sim.kernel import flows
+    from sim.kernel.uret import URET_MSRS
+
+    with pytest.raises(InputError, match="unknown user-return MSR 'LSTARS'; did you mean 'LSTAR'"):
+        boot(Settings(guest_uret_msrs=("LSTARS",)))
+    assert flows.run("preempt", Settings(guest_uret_msrs=URET_MSRS)).operations

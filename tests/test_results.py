@@ -4,7 +4,9 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,11 +15,13 @@ from pathlib import Path
 
 import fake_host
 import pytest
+from command import run as run_command
 
 from sim import experiment
 from sim.errors import InputError, RunError
-from sim.results import Record, load
+from sim.results import Record, files, load
 from sim.results import manifest as manifests
+from sim.results.replayed import ReplayDirectory
 from sim.results.tables import SCHEMAS, frames
 from sim.scenario import reading
 from sim.scenario.cases import cases
@@ -168,6 +172,103 @@ def test_a_killed_run_never_reads_as_complete_and_the_next_one_continues_it(scen
     assert len(simulated) == 2 * 3 * 3 - finished
     run(scenario, out=tmp_path / "whole")
     assert contents(tmp_path / "r") == contents(tmp_path / "whole")
+
+
+HOLDER = """
+import sys, time
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from sim.results.lock import Lock
+lock = Lock(Path({path!r}))
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_run_in_a_directory_is_refused_and_told_who_is_there_until_that_one_ends(scenario, tmp_path, capsys):
+    code = HOLDER.format(root=str(Path(__file__).parent.parent), path=str(tmp_path / "r"))
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "locked\n"
+    arguments = ("run", str(scenario), "--out", str(tmp_path / "r"), "--jobs", "1", "--no-figures")
+    status, out, err = run_command(capsys, *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"process {holder.pid} on {socket.gethostname()}, since 20" in err
+    assert not (tmp_path / "r").exists()
+    with pytest.raises(InputError, match=f"process {holder.pid}"):
+        ReplayDirectory(tmp_path / "r")
+    run(scenario, out=tmp_path / "another")
+    holder.kill()  # it has no chance to tidy up
+    holder.wait()
+    holder.stdout.close()
+    assert (tmp_path / ".r.lock").exists()
+    run(scenario, out=tmp_path / "r")
+    assert load(tmp_path / "r").manifest["status"] == "complete"
+    assert not (tmp_path / ".r.lock").exists()
+
+
+def test_a_run_that_fails_or_is_refused_leaves_no_lock(scenario, tmp_path):
+    def broken(case, strategy, replication):
+        raise ZeroDivisionError
+
+    with pytest.raises(RunError):
+        run(scenario, simulate=broken, out=tmp_path / "r")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError):
+        run(scenario, out=tmp_path / "theirs")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_only_one_of_many_gets_a_lock_and_it_goes_with_whoever_has_it(tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r})\n"
+        "from pathlib import Path\nfrom sim.results.lock import Lock\nfrom sim.errors import InputError\n"
+        "got = 0\n"
+        "for _ in range(300):\n"
+        "    try:\n"
+        f"        with Lock(Path({str(tmp_path / 'r')!r})):\n"
+        f"            inside = Path({str(tmp_path / 'inside')!r})\n"
+        "            inside.touch(exist_ok=False)\n"  # fails if another has the lock as well
+        "            inside.unlink()\n"
+        "            got += 1\n"
+        "    except InputError:\n"
+        "        pass\n"
+        "print(got)\n"
+    )
+    racing = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    got = [process.communicate(timeout=60)[0] for process in racing]
+    assert all(process.returncode == 0 for process in racing)
+    assert sum(map(int, got)) > 0
+
+
+def test_everything_is_on_the_disk_before_the_manifest_says_so_and_renamed_before_it_is_deleted(
+    scenario, tmp_path, monkeypatch
+):
+    run(scenario, seed=9, out=tmp_path / "r")
+    synced, order = set(), []
+
+    def sync(path):
+        synced.add(Path(path).name)
+        return real_sync(path)
+
+    def write(path, content):
+        if b'"status": "complete"' in content[:300]:
+            assert synced >= {*(f".{name}.parquet" for name in SCHEMAS), "r", "parts"} - {"parts"}
+            order.append("complete")
+        return real_write(path, content)
+
+    def rmtree(path, *arguments, **options):
+        assert Path(path).name.startswith("."), path  # by now nobody can take it for results
+        order.append("deleted")
+        return real_rmtree(path, *arguments, **options)
+
+    real_sync, real_write, real_rmtree = files.sync, files.write, shutil.rmtree
+    monkeypatch.setattr(files, "sync", sync)
+    monkeypatch.setattr(files, "write", write)
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    run(scenario, out=tmp_path / "r")
+    assert order[0] == "complete"
+    assert "deleted" in order
 
 
 def test_a_killed_run_over_a_complete_one_does_not_read_as_complete_and_loses_nothing(scenario, tmp_path):

@@ -129,3 +129,22 @@ def test_a_file_that_is_not_there_or_no_trace_is_one_message(tmp_path, capsys):
         status, _, err = run(capsys, "replay", str(path), "--check")
         assert status == 2
         assert str(path) in err
+
+
+def test_a_directory_that_is_no_earlier_replays_is_left_alone(capsys, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, content in (("thesis.txt", "years of work"), ("manifest.json", '{"format": "fpswitch results 2"}')):
+        (out / name).write_text(content)
+        status, _, err = run(capsys, "replay", str(HALTS), "--check", "--out", str(out))
+        assert (status, err.count("\n")) == (2, 1)
+        assert "holds no earlier replay" in err
+        assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, content)]
+        (out / name).unlink()
+    assert run(capsys, "replay", str(HALTS), "--check", "--out", str(out))[0] == 0
+    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert run(capsys, "replay", str(HALTS), "--check", "--out", str(out))[0] == 0  # over an earlier replay
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == first
+    (out / "manifest.json").write_text('{"status": "complete", "trace": "t", "command": []}')  # as 0.1.0 wrote it
+    assert run(capsys, "replay", str(HALTS), "--check", "--out", str(out))[0] == 0
+    assert not list(tmp_path.glob(".*"))

@@ -74,7 +74,8 @@ def per_replication(results: Results) -> pd.DataFrame:
     raw = results.metrics.pivot(index=["case", "timed_by", "replication"], columns="metric", values="value")
     lacking = [name for name in (*(f"{part}_cycles" for part in PARTS), "elapsed_cycles") if name not in raw]
     if lacking:
-        raise InputError(f"metrics of the results lack {', '.join(lacking)}")
+        where = f"{results.directory / 'metrics.parquet'}: " if results.directory else ""
+        raise InputError(f"{where}the metrics of the results lack {', '.join(lacking)}")
     raw = raw.reindex(columns=raw.columns.union(list(COUNTS)))
     raw = raw.loc[index.droplevel("strategy")].set_axis(index)
     cases = pd.DataFrame([dict(case) for case in results.cases]).set_index("case")

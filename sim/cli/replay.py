@@ -1,6 +1,5 @@
 """``fpswitch replay``: a recorded trace of a real host, checked and priced."""
 
-import json
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sim.costs.table import CostTable
+    from sim.results.replayed import ReplayDirectory
     from sim.trace.following.replay import Replayed
     from sim.trace.whatif import Priced
 
@@ -90,7 +90,11 @@ def prices(cpu: str | None, costs_name: str | None) -> "CostTable | None":
 @click.option(
     "--exits", "exits_only", is_flag=True, help="The VM exits alone, of a trace that may have KVM's events only."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="A directory for the ledger and the check as files.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A directory for the ledger and the check as files: empty, or an earlier replay's.",
+)
 @json_option
 def replay(
     trace: str,
@@ -131,6 +135,7 @@ def replay(
         _show_exits(trace, as_json)
         return
     from sim.kernel.strategies import strategy as find_strategy
+    from sim.results.replayed import ReplayDirectory
     from sim.trace import whatif
     from sim.trace.following.replay import Recorded
     from sim.trace.following.replay import replay as run
@@ -146,6 +151,9 @@ def replay(
         made.update({} if check_only else whatif.replicas(recorded, choices))
         return list(made.values())
 
+    kept = ReplayDirectory(out) if out is not None else None
+    if kept is not None:
+        click.get_current_context().call_on_close(kept.close)
     with opened(trace) as (stream, name):
         result = run(stream, name, make_replicas=make)
     results = whatif.priced(made, cost_table)
@@ -158,8 +166,8 @@ def replay(
             "check": check,
             "strategies": whatif.document(results, result, called),
         }
-    if out is not None:
-        _write(out, document, results, name)
+    if kept is not None:
+        _write(kept, document, results, name)
     text = _text(result, name)
     if not check_only:
         text += "\n\n" + _what_if_text(results, result, called, cpu, cost_table)
@@ -327,13 +335,9 @@ def _what_if_text(
     return text
 
 
-def _write(out: Path, document: dict[str, Any], results: "list[Priced]", name: str) -> None:
+def _write(out: "ReplayDirectory", document: dict[str, Any], results: "list[Priced]", name: str) -> None:
     import pandas as pd
 
-    out.mkdir(parents=True, exist_ok=True)
-    manifest = out / "manifest.json"
-    manifest.write_text(json.dumps({"status": "running", "trace": name, "command": sys.argv[1:]}) + "\n")
-    (out / "replay.json").write_text(json.dumps(document, indent=1) + "\n")
     rows = [
         (name, each.strategy, 0, *operation, count, cycles)
         for each in results
@@ -343,5 +347,4 @@ def _write(out: Path, document: dict[str, Any], results: "list[Priced]", name: s
     columns += ["initialised", "level", "count", "cycles"]
     ledger = pd.DataFrame(rows, columns=columns)
     ledger["cycles"] = ledger["cycles"].astype("Int64")
-    ledger.to_parquet(out / "ledger.parquet", index=False)
-    manifest.write_text(json.dumps({"status": "complete", "trace": name, "command": sys.argv[1:]}) + "\n")
+    out.write(document, ledger, {"trace": name, "command": sys.argv[1:]})

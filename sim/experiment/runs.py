@@ -166,6 +166,9 @@ def run_cases(
                 f"replications{_how_on(directory)}"
             ) from error
         raise
+    finally:
+        if directory:
+            directory.close()
 
 
 def _parts(cases: Sequence[Case], replications: int) -> list[Part]:

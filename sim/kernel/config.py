@@ -6,12 +6,13 @@ Source: arch/x86/kvm/x86.c kvm_setup_xss_caps(), Linux v6.19; the masks are thos
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from sim.errors import InputError
+from sim.errors import InputError, unknown
 from sim.kernel.carried import CarriedState, carried_state
 from sim.kernel.datafile import STRICT
 from sim.kernel.masks import ALIGN_STRUCT, PAGE, BootMasks, boot_masks, round_up
 from sim.kernel.patches import ALL_PATCHES, Effect, effect
 from sim.kernel.strategies import Strategy, strategy
+from sim.kernel.uret import URET_MSRS
 from sim.kernel.versions import KernelVersion, version
 from sim.xsave.components import (
     AVX,
@@ -232,6 +233,9 @@ def _check_pair(
         value = getattr(settings, option)
         if value not in allowed.__args__:  # type: ignore[attr-defined]
             raise InputError(f"{option} = {value!r} (allowed: {', '.join(allowed.__args__)})")  # type: ignore[attr-defined]
+    for msr in settings.guest_uret_msrs or ():
+        if msr not in URET_MSRS:
+            raise unknown("user-return MSR", msr, URET_MSRS)
     if settings.patches is not None:
         if kernel.name != "rfc" or how.name != "xstate-guest":
             raise InputError("a choice of the RFC's patches needs kernel rfc and strategy xstate-guest")

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from sim.kernel.kernel import Kernel
 
 
+URET_MSRS: Final = ("LSTAR", "CSTAR", "STAR", "SYSCALL_MASK", "EFER", "TSC_AUX", "TSX_CTRL")
+"""arch/x86/kvm/vmx/vmx.c, vmx_uret_msrs_list, Linux v6.18; of them SVM has TSC_AUX (svm.c, svm_hardware_setup())."""
+
 SYSCALL_MSRS: Final = ("STAR", "LSTAR", "SYSCALL_MASK")
 """Loaded for a guest in long mode with EFER.SCE only (vmx_setup_uret_msrs())."""
 

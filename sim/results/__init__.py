@@ -20,6 +20,6 @@ def load(directory: str | PathLike[str], *, incomplete_ok: bool = False) -> "Res
     Raises :class:`~sim.errors.InputError` for a directory that is not one of ours, whose tables do not fit its
     manifest, or whose run has not ended well; with ``incomplete_ok`` the last gives the parts that were finished.
     """
-    from sim.results.directory import load as load_directory
+    from sim.results.reading import load as load_directory
 
     return load_directory(directory, incomplete_ok=incomplete_ok)

@@ -15,24 +15,22 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sim.errors import InputError
-from sim.kernel.operations import Operation
-from sim.results import files, tables
+from sim.results import files, parts, tables
 from sim.results import manifest as manifests
+from sim.results.lock import Lock
 from sim.results.record import Part, Record
 from sim.results.tables import SCHEMAS, Results
-
-PARTS: Final = "parts"
 
 
 class ResultDirectory:
     """A directory in which a run is going on.
 
     Raises :class:`InputError`, before anything is touched, if ``path`` is empty, the current directory or one above it,
-    something else than a directory, or holds files and is not one of ours; or if that holds of where it would be set
-    aside.
+    something else than a directory, or holds files and is not one of ours; if that holds of where it would be set
+    aside; or if another run goes on in it, until :meth:`close`.
     """
 
     def __init__(
@@ -49,6 +47,19 @@ class ResultDirectory:
         path = self.path = Path(os.path.realpath(directory)) if os.path.islink(directory) else Path(directory)
         if Path.cwd().is_relative_to(os.path.realpath(path)):
             raise InputError(f"{path}: the current directory, or one above it, cannot be a result directory")
+        self._lock = Lock(path)
+        try:
+            self._start(manifest, costs, inputs)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Lets others run in it."""
+        self._lock.release()
+
+    def _start(self, manifest: Mapping[str, Any], costs: Mapping[str, Any], inputs: Mapping[str, bytes]) -> None:
+        path = self.path
         self._started = time.monotonic()
         started = datetime.now(UTC).isoformat(timespec="seconds")
         self.manifest: dict[str, Any] = {
@@ -59,7 +70,7 @@ class ResultDirectory:
         if not self._continues():
             self._make_room()
         manifests.write(path, self.manifest)
-        (path / PARTS).mkdir(exist_ok=True)
+        (path / parts.FOLDER).mkdir(exist_ok=True)
         self._write(manifests.COSTS, (json.dumps(costs, indent=1) + "\n").encode())
         for place, content in inputs.items():
             self._write(place, content)
@@ -77,7 +88,7 @@ class ResultDirectory:
         if not self.path.is_dir() or not (self.path / manifests.NAME).exists():
             return False
         found = manifests.read(self.path)
-        unfinished = found["status"] != manifests.COMPLETE and (self.path / PARTS).is_dir()
+        unfinished = found["status"] != manifests.COMPLETE and (self.path / parts.FOLDER).is_dir()
         return bool(unfinished and found["fingerprint"] == self.manifest["fingerprint"])
 
     def _make_room(self) -> None:
@@ -100,17 +111,14 @@ class ResultDirectory:
 
     def keep(self, record: Record) -> None:
         """Keeps a finished replication, for a later run if this one does not get to its end."""
-        files.write(self._part(record.part), json.dumps(_as_json(record)).encode())
+        parts.write(record, parts.path_of(record.part, self.path))
 
-    def kept(self, parts: Iterable[Part]) -> Iterator[Record]:
-        """Those of ``parts`` that are finished."""
-        for part in parts:
-            if self._part(part).exists():
-                yield _from_json(self._part(part))
-
-    def _part(self, part: Part) -> Path:
-        name = sha256(json.dumps(part).encode()).hexdigest()[:32]
-        return self.path / PARTS / f"{name}.json"
+    def kept(self, wanted: Iterable[Part]) -> Iterator[Record]:
+        """Those of ``wanted`` that are finished."""
+        for part in wanted:
+            path = parts.path_of(part, self.path)
+            if path.exists():
+                yield parts.read(path)
 
     def complete(self, results: Results) -> Results:
         """Writes the tables, and then says in the manifest that they are there; what was set aside is deleted."""
@@ -121,7 +129,7 @@ class ResultDirectory:
             self.manifest["files"] |= {f"{name}.parquet": files.sha256(temporary)}
             os.replace(temporary, self.path / f"{name}.parquet")
         self.end(manifests.COMPLETE)
-        files.remove(self.path / PARTS)
+        files.remove(self.path / parts.FOLDER)
         if self.set_aside is not None:
             files.remove(self.set_aside)
         return replace(results, manifest=self.manifest, directory=self.path)
@@ -153,72 +161,3 @@ def _set_aside(path: Path) -> Path | None:
             "move it, or give another directory"
         ) from error
     return aside
-
-
-def _as_json(record: Record) -> dict[str, Any]:
-    return {
-        "case": record.case,
-        "timed_by": record.timed_by,
-        "strategy": record.strategy,
-        "replication": record.replication,
-        "ledger": [[*operation, count, cycles] for operation, count, cycles in record.ledger],
-        "metrics": {name: [value, unit] for name, (value, unit) in record.metrics.items()},
-        "latency": {
-            name: [[low, high, count] for (low, high), count in buckets.items()]
-            for name, buckets in record.latency.items()
-        },
-        "integrity": dict(record.integrity),
-    }
-
-
-def _from_json(path: Path) -> Record:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return Record(
-        case=found["case"],
-        timed_by=found["timed_by"],
-        strategy=found["strategy"],
-        replication=found["replication"],
-        ledger=tuple((Operation(*row[:-2]), row[-2], row[-1]) for row in found["ledger"]),
-        metrics={name: (value, unit) for name, (value, unit) in found["metrics"].items()},
-        latency={
-            name: {(low, high): count for low, high, count in buckets} for name, buckets in found["latency"].items()
-        },
-        integrity=found["integrity"],
-    )
-
-
-def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> Results:
-    """See :func:`sim.results.load`."""
-    path = Path(directory)
-    if not path.is_dir():
-        raise InputError(f"{path}: no such directory" if not path.exists() else f"{path}: not a directory")
-    manifest = manifests.read(path)
-    status = manifest["status"]
-    if status == manifests.COMPLETE:
-        manifests.check_files(path, manifest.get("files", {}))
-    try:
-        costs = json.loads((path / manifests.COSTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path / manifests.COSTS}: cannot be read ({error})") from error
-    if status == manifests.COMPLETE:
-        found = {name: tables.read(name, path / f"{name}.parquet") for name in SCHEMAS}
-    elif incomplete_ok:
-        records = [_from_json(part) for part in sorted((path / PARTS).glob("*.json"))]
-        asked = [r for r in records if r.replication < manifest["replications"]]
-        found = tables.frames(asked, manifest["cases"])
-    else:
-        ended = {
-            manifests.RUNNING: "has not ended, or was killed",
-            manifests.FAILED: "failed",
-            manifests.INTERRUPTED: "was interrupted",
-        }[status]
-        raise InputError(
-            f"{path}: the run {ended} (status {status!r}), so these are not its results; the same command continues it"
-        )
-    notes = (WITHOUT_HASHES.format(path),) if manifest["format"] == manifests.FORMAT_OF_0_1 else ()
-    return Results.of(found, manifest, costs, path, notes)
-
-
-WITHOUT_HASHES: Final = (
-    "{} is of fpswitch 0.1.0, without hashes: nothing shows whether its files are as the run wrote them"
-)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sim.errors import InputError
+from sim.kernel.datafile import shortened
 from sim.results import files
 
 NAME: Final = "manifest.json"
@@ -28,6 +29,9 @@ FORMAT: Final = "fpswitch results 2"
 FORMAT_OF_0_1: Final = "fpswitch results 1"
 """That of fpswitch 0.1.0: no hashes, and files of the user's own by their paths."""
 FORMATS: Final = (FORMAT, FORMAT_OF_0_1)
+
+OWN_SHA256: Final = "sha256"
+"""The key with the hash of all others."""
 
 RUNNING: Final = "running"
 COMPLETE: Final = "complete"
@@ -100,7 +104,8 @@ def _cpu_model() -> str | None:
 def write(directory: Path, manifest: Mapping[str, Any]) -> None:
     """Writes the manifest of ``directory``; when this returns it is on the disk, and what was written before, too."""
     files.sync(directory)
-    files.write(directory / NAME, (json.dumps(manifest, indent=1) + "\n").encode())
+    document = {**manifest, OWN_SHA256: _own_sha256(manifest)}
+    files.write(directory / NAME, (json.dumps(document, indent=1) + "\n").encode())
     files.sync(directory)
 
 
@@ -125,15 +130,28 @@ def read(directory: Path) -> dict[str, Any]:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The manifest in a file; :class:`InputError` if it is none."""
+    """The manifest in a file; :class:`InputError` if it is none, or damaged."""
+    from sim.results import schema  # pydantic: a tenth of a second, for which only results have to wait
+
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = schema.parsed(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+        raise InputError(f"{path}: cannot be read ({schema.shorter(error)})") from error
     if not isinstance(document, dict) or document.get("format") not in FORMATS:
         found = document.get("format") if isinstance(document, dict) else None
-        raise InputError(f"{path}: not the manifest of a result directory (format {found!r}, allowed: {FORMAT!r})")
-    lacking = [key for key in ("status", "cases", "seed", "replications", "fingerprint") if key not in document]
-    if lacking or document["status"] not in STATUSES:
-        raise InputError(f"{path}: damaged (lacks {', '.join(lacking) or 'a status'})")
+        raise InputError(
+            f"{path}: not the manifest of a result directory (format {shortened(found)}, allowed: {', '.join(FORMATS)})"
+        )
+    hashes = document["format"] == FORMAT
+    schema.check(document, str(path), hashes=hashes)
+    if document["scenario_sha256"] != sha256(document["resolved"]):
+        raise InputError(f"{path}: damaged: 'resolved' is not what the run wrote (another sha256)")
+    if document["format"] == FORMAT_OF_0_1:
+        document["cases"] = [case | {"timed_by": None} for case in document["cases"]]
+    if hashes and document.get(OWN_SHA256) != _own_sha256(document):
+        raise InputError(f"{path}: is not what the run wrote (another sha256 than its own)")
     return document
+
+
+def _own_sha256(document: Mapping[str, Any]) -> str:
+    return sha256({key: value for key, value in document.items() if key != OWN_SHA256})

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sim.errors import InputError
+from sim.kernel.datafile import shortened
 from sim.results.record import Record
 
 RUN_COLUMNS: Final = ("case", "timed_by", "strategy", "replication")
@@ -172,16 +173,38 @@ def write(frame: pd.DataFrame, name: str, path: Path) -> None:
     pq.write_table(table, path, compression="zstd")
 
 
-def read(name: str, path: Path) -> pd.DataFrame:
-    """Table ``name``; :class:`InputError` if the file cannot be read or has other columns."""
+def read(name: str, path: Path, *, timed: bool = True) -> pd.DataFrame:
+    """Table ``name``; :class:`InputError` if the file cannot be read or has other columns.
+
+    Without ``timed`` it is of version 0.1.0 and has no column "timed_by": each strategy timed its own schedule.
+    """
+    schema = SCHEMAS[name] if timed else SCHEMAS[name].remove(RUN_COLUMNS.index("timed_by"))
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a Parquet file that can be read ({str(error).splitlines()[0]})") from error
-    schema = SCHEMAS[name]
-    if table.schema.names != schema.names or table.schema.types != schema.types:
-        found = ", ".join(f"{n}: {t}" for n, t in zip(table.schema.names, table.schema.types, strict=True))
-        wanted = ", ".join(f"{n}: {t}" for n, t in zip(schema.names, schema.types, strict=True))
-        raise InputError(f"{path}: columns are ({found}), and those of a {name} table are ({wanted})")
+        with pq.ParquetFile(path) as file:
+            _check_columns(file.schema_arrow, schema, name, path)
+            table = file.read()
+        table.validate(full=True)  # also that texts are UTF-8
+    except InputError:
+        raise
+    except Exception as error:  # whatever a decoder says of bytes that were never Parquet
+        why = shortened(str(error).strip().partition("\n")[0])
+        raise InputError(f"{path}: not a Parquet file that can be read ({why})") from error
+    for column in schema.names:
+        if table[column].null_count:
+            raise InputError(f"{path}: column {column} has {table[column].null_count} empty values (allowed: none)")
     frame: pd.DataFrame = table.to_pandas()
+    if not timed:
+        frame.insert(RUN_COLUMNS.index("timed_by"), "timed_by", frame["strategy"])
     return frame
+
+
+def _check_columns(found: pa.Schema, schema: pa.Schema, name: str, path: Path) -> None:
+    for column, kind in zip(schema.names, schema.types, strict=True):
+        if column not in found.names:
+            raise InputError(f"{path}: no column {column!r}, which a {name} table has")
+        if found.field(column).type != kind:
+            raise InputError(f"{path}: column {column} is {found.field(column).type} (allowed: {kind})")
+    if more := [shortened(column) for column in found.names if column not in schema.names]:
+        raise InputError(f"{path}: column {more[0]}, which a {name} table has not")
+    if found.names != schema.names:
+        raise InputError(f"{path}: columns in another order than {', '.join(schema.names)}")

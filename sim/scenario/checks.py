@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from sim.errors import unknown
+from sim.kernel.uret import URET_MSRS
 from sim.scenario.contrasts import operand
 from sim.scenario.distribution import Distribution
 from sim.scenario.explain import shown
@@ -41,9 +42,6 @@ MASKS: Final[Mapping[str, int]] = {
 MOST_THREADS: Final = 65536
 LEAST_TSC: Final = 1e6
 """Hz."""
-
-URET_MSRS: Final = ("LSTAR", "CSTAR", "STAR", "SYSCALL_MASK", "EFER", "TSC_AUX", "TSX_CTRL")
-"""arch/x86/kvm/vmx/vmx.c, vmx_uret_msrs_list, Linux v6.18; of them SVM has TSC_AUX (svm.c, svm_hardware_setup())."""
 
 Problem = tuple[str, str]
 

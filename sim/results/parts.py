@@ -1,0 +1,113 @@
+"""Finished replications as files, from which a later run goes on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sim.errors import InputError
+from sim.kernel.datafile import STRICT
+from sim.kernel.operations import Operation
+from sim.results import files
+from sim.results.record import Part, Record
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+FOLDER: Final = "parts"
+
+
+def schedules(case: Mapping[str, Any], *, feedback: bool) -> list[tuple[str, tuple[str, ...]]]:
+    """The schedules of a case, an entry of the manifest: the strategy that times each, and all that walk it.
+
+    With ``feedback`` each strategy also has one of its own.  In results of 0.1.0, where "timed_by" is None, it has no
+    other.
+    """
+    strategies, timed_by = tuple(case["strategies"]), case["timed_by"]
+    own: list[tuple[str, tuple[str, ...]]] = [(each, (each,)) for each in strategies if each != timed_by]
+    if timed_by is None:
+        return own
+    return [(timed_by, tuple(dict.fromkeys((timed_by, *strategies)))), *(own if feedback else ())]
+
+
+def expected(manifest: Mapping[str, Any]) -> list[Part]:
+    """All that the run of a manifest consists of."""
+    feedback = bool(manifest["resolved"]["run"].get("feedback"))
+    return [
+        (case["case"], timed_by, strategy, replication)
+        for case in manifest["cases"]
+        for timed_by, strategies in schedules(case, feedback=feedback)
+        for strategy in strategies
+        for replication in range(manifest["replications"])
+    ]
+
+
+def path_of(part: Part, directory: Path) -> Path:
+    """The file of a part in a result directory."""
+    return directory / FOLDER / f"{sha256(json.dumps(part).encode()).hexdigest()[:32]}.json"
+
+
+def write(record: Record, path: Path) -> None:
+    """Keeps a record."""
+    files.write(path, json.dumps(_as_json(record)).encode())
+
+
+def _as_json(record: Record) -> dict[str, Any]:
+    return {
+        "case": record.case,
+        "timed_by": record.timed_by,
+        "strategy": record.strategy,
+        "replication": record.replication,
+        "ledger": [[*operation, count, cycles] for operation, count, cycles in record.ledger],
+        "metrics": {name: [value, unit] for name, (value, unit) in record.metrics.items()},
+        "latency": {
+            name: [[low, high, count] for (low, high), count in buckets.items()]
+            for name, buckets in record.latency.items()
+        },
+        "integrity": dict(record.integrity),
+    }
+
+
+def read(path: Path) -> Record:
+    """The record in a file; :class:`InputError` for a file that is none, or not whole."""
+    from pydantic import ValidationError
+
+    try:
+        found = _adapter().validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        why = error.strerror if isinstance(error, OSError) else error.errors(include_url=False)[0]["msg"]
+        raise InputError(f"{path}: not a replication that can be read ({why})") from error
+    return Record(
+        case=found.case,
+        timed_by=found.timed_by,
+        strategy=found.strategy,
+        replication=found.replication,
+        ledger=tuple((Operation(*row[:-2]), row[-2], row[-1]) for row in found.ledger),
+        metrics=found.metrics,
+        latency={name: {(low, high): count for low, high, count in buckets} for name, buckets in found.latency.items()},
+        integrity=found.integrity,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    __pydantic_config__ = STRICT
+
+    case: str
+    timed_by: str
+    strategy: str
+    replication: int
+    ledger: list[tuple[str, str, str, int, int, int, str, int, int]]
+    metrics: dict[str, tuple[int | float, str]]
+    latency: dict[str, list[tuple[int, int, int]]]
+    integrity: dict[str, int]
+
+
+@cache
+def _adapter() -> "TypeAdapter[_Kept]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(_Kept)

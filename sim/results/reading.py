@@ -1,0 +1,60 @@
+"""Loading a result directory: what is in it is what the run wrote, or one message says what is not."""
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from sim.errors import InputError
+from sim.results import check, parts, schema, tables
+from sim.results import manifest as manifests
+from sim.results.tables import SCHEMAS, Results
+
+ENDED: Final = {
+    manifests.RUNNING: "has not ended, or was killed",
+    manifests.FAILED: "failed",
+    manifests.INTERRUPTED: "was interrupted",
+}
+
+WITHOUT_HASHES: Final = (
+    "{} is of fpswitch 0.1.0, without hashes: nothing shows whether its files are as the run wrote them"
+)
+
+
+def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> Results:
+    """See :func:`sim.results.load`."""
+    path = Path(directory)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such directory" if not path.exists() else f"{path}: not a directory")
+    manifest = manifests.read(path)
+    status = manifest["status"]
+    if status != manifests.COMPLETE and not incomplete_ok:
+        raise InputError(
+            f"{path}: the run {ENDED[status]} (status {status!r}), so these are not its results; the same command "
+            "continues it"
+        )
+    hashes: dict[str, str] = manifest.get("files", {})
+    manifests.check_files(path, hashes)
+    if status == manifests.COMPLETE and manifest["format"] == manifests.FORMAT:
+        lacking = [name for name in (manifests.COSTS, *(f"{name}.parquet" for name in SCHEMAS)) if name not in hashes]
+        if lacking:
+            raise InputError(f"{path / manifests.NAME}: damaged: no sha256 of {lacking[0]}")
+    costs, table_of = _costs(path / manifests.COSTS, manifest)
+    if status == manifests.COMPLETE:
+        timed = manifest["format"] == manifests.FORMAT
+        found = {name: tables.read(name, path / f"{name}.parquet", timed=timed) for name in SCHEMAS}
+        check.check(found, manifest, table_of, path)
+    else:
+        records = [parts.read(part) for part in sorted((path / parts.FOLDER).glob("*.json"))]
+        asked = set(parts.expected(manifest))
+        found = tables.frames([record for record in records if record.part in asked], manifest["cases"])
+    notes = (WITHOUT_HASHES.format(path),) if manifest["format"] == manifests.FORMAT_OF_0_1 else ()
+    return Results.of(found, manifest, costs, path, notes)
+
+
+def _costs(path: Path, manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The cost tables as documents and as tables."""
+    try:
+        costs = schema.parsed(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({schema.shorter(error)})") from error
+    return costs, check.cost_tables(costs, manifest, str(path))

@@ -1,0 +1,164 @@
+"""What a manifest must have to be one: keys, types, ranges, and what in it must agree with itself."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from sim.errors import InputError, unknown
+from sim.kernel.config import boot
+from sim.kernel.datafile import shortened
+from sim.results.settings import settings_of
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("a text of one line without control characters")
+    return text
+
+
+def _below(name: str) -> str:
+    if not name or name.startswith("/") or ".." in name.split("/"):
+        raise ValueError("the path of a file below the directory, relative to it")
+    return name
+
+
+Text = Annotated[str, AfterValidator(_one_line), Field(max_length=1000)]
+Name = Annotated[Text, Field(min_length=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Number = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]
+FileName = Annotated[Name, AfterValidator(_below)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Run(_Part):
+    integrity: bool = True
+    feedback: bool = False
+
+
+class _Resolved(_Part):
+    title: Annotated[str, Field(min_length=1)]
+    question: str = ""
+    run: _Run
+
+
+class _Case(_Part):
+    case: Name
+    cpu: Name
+    kernel: Name
+    sweep: dict[Name, bool | int | float | Text]
+    cost_table: Name
+    cost_table_sha256: Sha256
+    tsc_hz: Number
+    cpus: Annotated[int, Field(ge=1, le=65536)]
+    vcpus: Annotated[int, Field(ge=0, le=1 << 32)]
+    pipes: Annotated[int, Field(ge=0, le=1 << 32)]
+    measure_s: Number
+    strategies: Annotated[list[Name], Field(min_length=1)]
+    reference: Name
+    settings: dict[Name, dict[str, Any]]
+
+
+class _Versions(_Part):
+    fpswitch: Name
+    source_sha256: Sha256
+    python: Name
+    numpy: Name
+
+
+class _Manifest(_Part):
+    status: Literal["running", "complete", "failed", "interrupted"]
+    scenario: Text
+    scenario_sha256: Sha256
+    fingerprint: Sha256
+    resolved: _Resolved
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)]
+    replications: Annotated[int, Field(ge=1, le=100_000)]
+    cases: Annotated[list[_Case], Field(min_length=1)]
+    versions: _Versions
+    error: str | None = None
+
+
+class _CaseWithFingerprint(_Case):
+    fingerprint: Sha256
+    timed_by: Name
+
+
+class _ManifestWithHashes(_Manifest):
+    cases: Annotated[list[_CaseWithFingerprint], Field(min_length=1)]  # type: ignore[assignment]
+    files: dict[FileName, Sha256]
+    inputs: list[dict[str, Text]]
+
+
+def check(document: Mapping[str, Any], where: str, *, hashes: bool) -> None:
+    """Raises :class:`InputError` with ``where`` for the first thing that is wrong with a manifest.
+
+    ``hashes``: whether it is of a form that has those of its files.
+    """
+    try:
+        (_ManifestWithHashes if hashes else _Manifest).model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{_short(part)}" for part in first["loc"]).strip(
+            "."
+        )
+        found = "" if first["type"] == "missing" else f", found {shortened(first['input'])}"
+        raise InputError(f"{where}: damaged: {place}: {_plain(first['msg'])}{found}") from error
+    for problem in _problems(document):
+        raise InputError(f"{where}: damaged: {problem}")
+
+
+def _plain(message: str) -> str:
+    return re.sub(r" or instance of \w+", "", message)
+
+
+def _short(part: Any) -> str:
+    text = str(part)
+    return text if text.isprintable() and len(text) <= 60 else shortened(text)
+
+
+def _problems(document: Mapping[str, Any]) -> Iterator[str]:
+    for name, count in Counter(case["case"] for case in document["cases"]).items():
+        if count > 1:
+            yield f"the case {shortened(name)} is there {count} times"
+    for case in document["cases"]:
+        where = f"case {shortened(case['case'])}"
+        strategies = case["strategies"]
+        for name, count in Counter(strategies).items():
+            if count > 1:
+                yield f"{where}: strategy {shortened(name)} is there {count} times"
+        for name in dict.fromkeys((*strategies, case.get("timed_by") or strategies[0])):
+            if name not in case["settings"]:
+                yield f"{where}: no settings of strategy {shortened(name)}"
+            try:
+                boot(settings_of(case, name))
+            except InputError as error:
+                yield f"{where}: {shorter(error)}"
+        if case["reference"] not in strategies:
+            yield f"{where}: {shorter(unknown('reference', case['reference'], strategies))}"
+
+
+def shorter(error: Exception) -> str:
+    """A message as a part of another one."""
+    text = str(error)
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def parsed(content: bytes) -> Any:
+    """A JSON document; ValueError for one that is none, or holds what cannot be printed or is not a number."""
+    try:
+        found = json.loads(content, parse_constant=_no_number)
+        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
