@@ -19,7 +19,7 @@ from sim.costs.table import COMPONENT_NAMES, RATIO, CostTable, load, names
 from sim.errors import InputError
 from sim.kernel import flows, strategies, versions
 from sim.kernel.config import Settings
-from sim.kernel.flows import GuestUse
+from sim.kernel.scene import GuestUse
 from sim.xsave import profiles
 from sim.xsave.area import Area
 from sim.xsave.components import CET_S, COMPACTED, COMPONENTS

@@ -25,6 +25,7 @@ from sim.experiment import run as simulate
 from sim.kernel import flows, kvm, process
 from sim.kernel.config import Settings, boot
 from sim.kernel.kernel import Kernel
+from sim.kernel.scene import GuestUse, Scene
 from sim.scenario.reading import read
 from sim.trace.reading import perf_kvm_stat
 
@@ -108,7 +109,7 @@ def test_the_sequence_of_an_event_is_what_comes_round_again_and_again():
     """The second exit, round trip and preemption in a row run the operations of the first."""
     for strategy in settings_of("sapphire-rapids", "v6.18")[0]:
         kernel = Kernel(boot(Settings(strategy=strategy)), 2)
-        scene = flows.Scene(kernel, flows.GuestUse(ssp="rewritten"))
+        scene = Scene(kernel, GuestUse(ssp="rewritten"))
         scene.start_in_guest()
         ran = [Counter()]
         for _ in range(3):

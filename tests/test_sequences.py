@@ -12,9 +12,9 @@ import pytest
 from sim.errors import InputError
 from sim.kernel import flows, guest, kvm, process, signal
 from sim.kernel.config import Settings, boot
-from sim.kernel.flows import GuestUse
 from sim.kernel.kernel import Kernel
 from sim.kernel.operations import Operation, TracePoint
+from sim.kernel.scene import GuestUse, Scene
 from sim.xsave.components import AVX, PKRU, SSE, XTILE, XTILEDATA
 
 SPR = Settings(cpu="sapphire-rapids", kernel="v6.19", mitigations=False)
@@ -457,7 +457,7 @@ def test_tiles_need_a_guest_with_amx():
 
 
 def test_xfd_goes_with_a_guests_tasks_by_passed_through_writes():
-    scene = flows.Scene(Kernel(boot(AMX), 2), QUIET)
+    scene = Scene(Kernel(boot(AMX), 2), QUIET)
     scene.start_in_guest()
     k, cpu = scene.k, scene.cpu
     before = Counter(cpu.ledger.counts)
@@ -477,7 +477,7 @@ def test_xfd_goes_with_a_guests_tasks_by_passed_through_writes():
 
 
 def test_a_guest_that_boots_again_after_an_init_writes_xfd_without_an_exit():
-    scene = flows.Scene(Kernel(boot(AMX), 2), QUIET)
+    scene = Scene(Kernel(boot(AMX), 2), QUIET)
     scene.start_in_guest()
     k, cpu = scene.k, scene.cpu
     kvm.vm_exit(k, cpu, "external-interrupt")
@@ -490,7 +490,7 @@ def test_a_guest_that_boots_again_after_an_init_writes_xfd_without_an_exit():
 
 
 def test_a_guest_that_uses_xfd_costs_a_read_at_every_exit_and_two_writes_around_user_space():
-    scene = flows.Scene(Kernel(boot(Settings(cpu="sapphire-rapids", kernel="v6.19", guest_amx=True)), 2), QUIET)
+    scene = Scene(Kernel(boot(Settings(cpu="sapphire-rapids", kernel="v6.19", guest_amx=True)), 2), QUIET)
     scene.start_in_guest()
     k, cpu = scene.k, scene.cpu
     before = Counter(cpu.ledger.counts)
@@ -531,7 +531,7 @@ def test_opening_pkru_for_the_signal_frame_reads_it_twice_since_v6_18():
 
 @pytest.mark.parametrize(("kernel", "reads"), [("v6.6", 3), ("v6.18", 1)])
 def test_kvm_reads_pkru_again_before_each_write_in_v6_6(kernel, reads):
-    scene = flows.Scene(Kernel(boot(Settings(cpu="zen4", kernel=kernel, strategy="no-cet")), 2), QUIET)
+    scene = Scene(Kernel(boot(Settings(cpu="zen4", kernel=kernel, strategy="no-cet")), 2), QUIET)
     scene.start_in_guest()
     k, cpu = scene.k, scene.cpu
     guest.wrpkru(k, cpu, 0)
@@ -544,7 +544,7 @@ def test_kvm_reads_pkru_again_before_each_write_in_v6_6(kernel, reads):
 
 @pytest.mark.parametrize(("kernel", "evicted"), [("v6.6", True), ("v6.18", False)])
 def test_a_task_killed_in_its_sleep_evicts_whoever_owns_the_registers_only_in_v6_6(kernel, evicted):
-    scene = flows.Scene(Kernel(boot(Settings(cpu="zen4", kernel=kernel, strategy="no-cet")), 2), QUIET)
+    scene = Scene(Kernel(boot(Settings(cpu="zen4", kernel=kernel, strategy="no-cet")), 2), QUIET)
     scene.run_user(scene.a)
     scene.run_user(scene.b)
     process.schedule(scene.k, scene.cpu, scene.a)  # woken by the signal, it never returns to user mode
@@ -556,7 +556,7 @@ def test_a_task_killed_in_its_sleep_evicts_whoever_owns_the_registers_only_in_v6
 
 
 def test_exec_restores_initial_state_and_saves_nothing():
-    scene = flows.Scene(Kernel(boot(Settings(cpu="zen4", kernel="v6.18")), 2), QUIET)
+    scene = Scene(Kernel(boot(Settings(cpu="zen4", kernel="v6.18")), 2), QUIET)
     scene.run_user(scene.a)
     before = Counter(scene.cpu.ledger.counts)
     process.exec(scene.k, scene.cpu)
@@ -601,7 +601,7 @@ def test_no_cet_on_a_kernel_that_would_carry_cet_s_is_hypothetical():
 
 @pytest.mark.parametrize(("kernel", "loaded"), [("v6.6", False), ("v6.18", True)])
 def test_a_pkru_of_0_is_initial_in_the_signal_frame_of_v6_6_and_patched_in_since_v6_18(kernel, loaded):
-    scene = flows.Scene(Kernel(boot(Settings(kernel=kernel, strategy="no-cet")), 2), QUIET)
+    scene = Scene(Kernel(boot(Settings(kernel=kernel, strategy="no-cet")), 2), QUIET)
     scene.run_user(scene.a)
     process.user_wrpkru(scene.cpu, 0)
     signal.deliver(scene.k, scene.cpu)
@@ -609,7 +609,7 @@ def test_a_pkru_of_0_is_initial_in_the_signal_frame_of_v6_6_and_patched_in_since
 
 
 def test_after_an_init_a_vmx_guest_s_syscall_msrs_wait_until_it_is_in_long_mode_again():
-    scene = flows.Scene(Kernel(boot(SPR), 2), QUIET)
+    scene = Scene(Kernel(boot(SPR), 2), QUIET)
     scene.start_in_guest()
     k, cpu = scene.k, scene.cpu
     kvm.vm_exit(k, cpu, "external-interrupt")

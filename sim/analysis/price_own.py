@@ -17,8 +17,9 @@ from sim.costs.price import terms
 from sim.costs.table import RATIO, CostTable
 from sim.kernel import flows
 from sim.kernel.config import Settings
-from sim.kernel.flows import USED, FlowRun, GuestUse, SspUse
+from sim.kernel.flows import FlowRun
 from sim.kernel.operations import Operation
+from sim.kernel.scene import USED, GuestUse, SspUse
 from sim.xsave.components import names
 
 GuestSsp = Literal["none", "constant", "rewritten"]

@@ -110,7 +110,8 @@ def flow(name: str, cost: bool, costs: str | None, trace: bool, as_json: bool, *
     high, by_phase (cycles, low, high), by_grade (cycles).
     """
     from sim.kernel.config import Settings
-    from sim.kernel.flows import GuestUse, run
+    from sim.kernel.flows import run
+    from sim.kernel.scene import GuestUse
     from sim.kernel.versions import Exit
 
     if (reason := options.pop("reason")) not in get_args(Exit):
