@@ -218,7 +218,7 @@ class Answers:
         """All differences from the references that were not planned."""
         comparison = self._comparison
         unplanned = {
-            _pair(case["case"], strategy, reference): self._by_replication(case["case"], strategy, reference)
+            _pair(case["case"], strategy, reference): self.by_replication(case["case"], strategy, reference)
             for case in comparison.results.cases
             if self._has(case["case"])
             for strategy in case["strategies"]
@@ -235,13 +235,20 @@ class Answers:
             return False
         return True
 
-    def _by_replication(self, case: str, a: str, b: str) -> tuple[Array, Array]:
-        """``a`` less ``b`` in each replication, with the cycles of IA32_XSS and without."""
+    def replications(self, case: str) -> int:
+        """How many replications there are of every strategy of ``case``."""
+        return self._case(case)[0].replications
+
+    def by_replication(self, case: str, a: str, b: str | None = None) -> tuple[Array, Array]:
+        """All operations of ``a``, or less those of ``b``, in each replication: with IA32_XSS and without."""
         coefficients, _ = self._case(case)
-        i, j = (coefficients.strategies.index(name) for name in (a, b))
         at_values = in_tsc(coefficients.table, values(coefficients.table))
-        moved = coefficients.total[i] - coefficients.total[j]
-        return moved @ at_values, (moved - (coefficients.xss[i] - coefficients.xss[j])) @ at_values
+        i = coefficients.strategies.index(a)
+        total, xss = coefficients.total[i], coefficients.xss[i]
+        if b is not None:
+            j = coefficients.strategies.index(b)
+            total, xss = total - coefficients.total[j], xss - coefficients.xss[j]
+        return total @ at_values, (total - xss) @ at_values
 
     def table(self, case: str) -> CostTable:
         """The cost table of ``case``."""

@@ -212,6 +212,17 @@ class Comparison:
         found = self._integrity[(self._integrity["case"] == case) & (self._integrity["violations"] > 0)]
         return frozenset(found["strategy"])
 
+    def unsound(self, case: str) -> dict[str, str]:
+        """Why a strategy of ``case`` has no cost that could be compared: it was caught, or is known to be unsound."""
+        found = {}
+        for row in self._integrity[self._integrity["case"] == case].to_dict("records"):
+            count, documented = int(row["violations"]), str(row["documented"])
+            if count and not documented:
+                found[row["strategy"]] = f"{count} violations, and NOT documented as unsound"
+            elif documented:
+                found[row["strategy"]] = documented + ("" if count else " (not caught here)")
+        return found
+
     def unexpected_violations(self) -> list[tuple[str, str, int]]:
         """Case, strategy and number of violations, of strategies that are not documented as unsound."""
         found = self.df_integrity().to_dict("records")

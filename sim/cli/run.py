@@ -103,25 +103,50 @@ def run(
 
 @click.command()
 @click.argument("directory", metavar="DIR")
+@click.argument("other", metavar="[DIR]", required=False)
 @click.option("--reference", metavar="STRATEGY", help="The strategy from which differences are taken.")
 @shown_options
-def compare(directory: str, reference: str | None, full: bool, mail: bool, as_json: bool) -> None:
+def compare(directory: str, other: str | None, reference: str | None, full: bool, mail: bool, as_json: bool) -> None:
     """Print the answer again from the result directory DIR, and with another reference if you like.
 
     Options for the output, and exit status, are those of `fpswitch run`.
+
+    With a second DIR: the second result less the first, such as two kernels, CPUs, loads or versions of fpswitch, for
+    cases that differ in no more than that.  Where seed, load and random streams are the same, replications are paired,
+    otherwise Welch's test compares them; the output says which.  With --json: {"a", "b" (each {"scenario", "seed",
+    "replications", ...}), "tool", "alone", "cases": [{"a", "b", "paired", "test", "differs": [{"key", "a", "b"}],
+    "load": {"a", "b"}, "unsound", "found": [{"what" ("cost", "own", "own_without_xss"), "strategy", "a", "b",
+    "difference" (each {"mean", "low", "high", "unit", "n"}), "p", "p_adjusted", "verdict"}]}]}.
 
     \b
     Examples:
       fpswitch compare results/rfc-question
       fpswitch compare results/rfc-question --reference manual-load --json
+      fpswitch compare results/v6.18 results/v6.19
     """
     _one_of(full, mail, as_json)
+    if other is not None and mail:
+        raise InputError("--mail goes with one result directory (allowed with two: --full, --json)")
     from sim.report.comparison import compare as comparison_of
     from sim.results import load
 
     results = load(directory)
     say(results.notes)
-    _finish(comparison_of(results, reference), full, mail, as_json)
+    comparison = comparison_of(results, reference)
+    if other is None:
+        _finish(comparison, full, mail, as_json)
+        return
+    from sim.analysis.two_results import two_results
+    from sim.report.two_results import document, text
+
+    others = load(other)
+    say(others.notes)
+    second = comparison_of(others, reference)
+    found = two_results(comparison, second)
+    if as_json:
+        emit(document(found, comparison, second), "", as_json)
+    else:
+        emit({}, text(found, comparison, second, full=full), as_json)
 
 
 def _one_of(full: bool, mail: bool, as_json: bool) -> None:

@@ -128,7 +128,7 @@ def chosen(number: int) -> list[int]:
 
 def _case(comparison: "Comparison", answers: Answers, case: Mapping[str, Any], title: str, short: str) -> ShownCase:
     name, reference = case["case"], comparison.references[case["case"]]
-    unsound = _unsound(comparison, case)
+    unsound = comparison.unsound(case["case"])
     found = ShownCase(case, title, short, names.labels(case), reference, unsound=unsound)
     pairs = list(in_case(comparison.results.manifest["resolved"]["run"].get("contrasts", ()), name))
     pairs = [pair for pair in pairs if set(pair) <= set(case["strategies"])]
@@ -145,19 +145,6 @@ def _case(comparison: "Comparison", answers: Answers, case: Mapping[str, Any], t
     rank = {line.names: _rank(line, case, named) for line in lines}
     lines.sort(key=lambda line: rank[line.names])
     return ShownCase(case, title, short, found.labels, reference, same, tuple(lines), asked, unsound, load)
-
-
-def _unsound(comparison: "Comparison", case: Mapping[str, Any]) -> dict[str, str]:
-    rows = comparison.df_integrity()
-    rows = rows[rows["case"] == case["case"]]
-    found = {}
-    for row in rows.to_dict("records"):
-        count = int(row["violations"])
-        if count and not row["documented"]:
-            found[row["strategy"]] = f"{count} violations, and NOT documented as unsound"
-        elif count or row["documented"]:
-            found[row["strategy"]] = f"{row['documented']}" + ("" if count else " (not caught here)")
-    return found
 
 
 def _lines(

@@ -264,14 +264,14 @@ def _same_rows(screen: Shown) -> Iterator[str]:
         return
     cases = list(by_cpu.values())
     first = [row for row, _ in deciding(screen, cases[0])]
-    shared = [row for row in first if all(_is_shared(row, tables[case.name]) for case in cases[1:])]
+    shared = [row for row in first if all(is_shared(row, tables[case.name]) for case in cases[1:])]
     if shared:
         named = ", ".join(list(dict.fromkeys(row.operation for row in shared))[:MOST_ROWS])
         cpus = " and ".join(cpu(name) for name in by_cpu) if len(by_cpu) == 2 else f"All {len(by_cpu)} CPUs"
         yield f"{cpus} have the same assumed {named}: comparing them says nothing of these."
 
 
-def _is_shared(row: CostRow, table: CostTable) -> bool:
+def is_shared(row: CostRow, table: CostTable) -> bool:
     """Whether another CPU's table has the same assumption: the same row inherited, or written again."""
     other = table.rows.get(row.id)
     if other is None or not row.grade == other.grade == "assumed":

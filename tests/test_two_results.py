@@ -1,0 +1,238 @@
+"""Two results compared: paired where the worlds are the same, Welch's test where not, and it says which."""
+
+import json
+import math
+
+import fake_host
+import numpy as np
+import pytest
+from command import run as run_command
+from scipy import stats
+
+import sim
+from sim import experiment
+from sim.analysis.two_results import differing, match, paired_difference, two_results, welch_difference
+from sim.errors import InputError
+from sim.report import two_results as report
+
+HOST = """
+title = "A host"
+[run]
+measure = "50 ms"
+replications = 6
+strategies = ["free-ssp", "manual-load", "manual-lazy", "xstate-guest"]
+[host]
+cpus = 4
+cpu = ["sapphire-rapids"]
+[guests.web]
+vcpus = 8
+[guests.web.exits]
+timer = { every = "5 kHz" }
+"""
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Comparisons of the host above with changes, each simulated once."""
+    path = tmp_path_factory.mktemp("two") / "host.toml"
+    path.write_text(HOST)
+    done = {}
+
+    def run(**changes):
+        key = json.dumps(changes, sort_keys=True)
+        if key not in done:
+            done[key] = sim.compare(experiment.run(path, overrides=changes, jobs=1, simulate=fake_host.simulate))
+        return done[key]
+
+    return run
+
+
+def text_of(a, b, **options):
+    """The text, which fits if it is not in full; on one line."""
+    text = report.text(two_results(a, b), a, b, full=options.get("full", False))
+    assert max(map(len, text.splitlines())) <= 72
+    assert options.get("full") or len(text.splitlines()) <= 40
+    assert "nan" not in text
+    return " ".join(text.split())
+
+
+def one(found, what, strategy):
+    return next(each for pair in found.pairs for each in pair.found if (each.what, each.strategy) == (what, strategy))
+
+
+# The statistics.
+
+
+def test_a_paired_difference_is_a_paired_t_test():
+    rng = np.random.default_rng(1)
+    world = rng.normal(1000, 100, 12)
+    x, y = world, world + rng.normal(3, 1, 12)
+    found, p = paired_difference(x, y, "us")
+    expected = stats.ttest_rel(y, x)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert p == pytest.approx(expected.pvalue)
+    assert welch_difference(x, y, "us")[1] > 0.5  # the world hides what pairing shows
+
+
+def test_an_unpaired_difference_is_welchs():
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(10, 1, 8), rng.normal(12, 4, 15)
+    found, p = welch_difference(x, y, "us")
+    expected = stats.ttest_ind(y, x, equal_var=False)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert p == pytest.approx(expected.pvalue)
+    assert found.n == 8
+
+
+@pytest.mark.parametrize("difference", [paired_difference, welch_difference])
+def test_both_intervals_cover_as_often_as_they_say(difference):
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(1000):
+        found, _ = difference(rng.normal(5, 1, 10), rng.normal(6, 2, 10), "us")
+        covered += found.low <= 1 <= found.high
+    assert stats.binomtest(covered, 1000, 0.95).pvalue > 1e-4
+
+
+def test_samples_without_variance_have_nothing_to_test():
+    for difference in (paired_difference, welch_difference):
+        found, p = difference(np.full(5, 3.0), np.full(5, 4.0), "us")
+        assert (found.mean, found.low, found.high) == (1, 1, 1)
+        assert math.isnan(p)
+        assert math.isnan(difference(np.ones(1), np.ones(1), "us")[0].low)
+
+
+# Which go together, and how.
+
+
+def test_the_same_result_twice_is_paired_and_exactly_the_same(ran):
+    a = ran()
+    found = two_results(a, a)
+    assert [pair.paired for pair in found.pairs] == [True]
+    assert {each.verdict for each in found.pairs[0].found} == {"same"}
+    assert all(each.difference.mean == 0 for each in found.pairs[0].found)
+    assert (found.tool, found.alone, found.pairs[0].differs) == ((), (), ())
+    text = text_of(a, a)
+    assert "PAIRED: seed, load and random streams are the same" in text
+    assert "They differ in nothing." in text
+
+
+def test_two_kernels_are_the_same_world(ran):
+    a, b = ran(**{"host.kernel": ["v6.18"]}), ran(**{"host.kernel": ["v6.19"]})
+    found = two_results(a, b)
+    assert found.pairs[0].paired
+    assert ("host.kernel", ["v6.18"], ["v6.19"]) in found.pairs[0].differs
+    text = text_of(a, b)
+    assert "They differ in host.kernel (v6.18; v6.19)." in text
+    assert "sapphire-rapids v6.18 (A), sapphire-rapids v6.19 (B)" in text
+    moved = one(found, "cost", "free-ssp").difference
+    there, back = (each.df_replications() for each in (b, a))
+    cost = [
+        frame[(frame["metric"] == "cost") & (frame["strategy"] == "free-ssp")]["value"].to_numpy()
+        for frame in (there, back)
+    ]
+    # The ledger's prices are whole cycles.
+    assert moved.mean == pytest.approx(float((cost[0] - cost[1]).mean()), abs=0.5 * 60_000)
+    assert moved.high - moved.low < (one(found, "cost", "free-ssp").a.high - one(found, "cost", "free-ssp").a.low)
+
+
+def test_another_seed_or_load_is_another_world(ran):
+    a = ran()
+    for change, said in (
+        ({"run.seed": 2}, "other seed (1; 2)"),
+        ({"guests.web.exits.timer.every": "6 kHz"}, "other guests.web.exits.timer.every"),
+    ):
+        b = ran(**change)
+        found = two_results(a, b)
+        assert not found.pairs[0].paired
+        text = text_of(a, b)
+        assert said in text
+        assert "compared by Welch's test" in text
+        assert report.document(found, a, b)["cases"][0]["test"] == "Welch"
+
+
+def test_what_only_says_how_often_and_which_strategies_run_leaves_the_world_as_it_is(ran):
+    a = ran()
+    b = ran(**{"run.replications": 4, "run.strategies": ["xstate-guest"], "run.contrasts": []})
+    [pair] = two_results(a, b).pairs
+    assert (pair.paired, pair.n) == (True, (6, 4))
+    assert {each.strategy for each in pair.found} == {"free-ssp", "xstate-guest"}
+    assert {each.difference.n for each in pair.found} == {4}
+    assert {each.verdict for each in pair.found} == {"same"}
+
+
+def test_cpus_of_other_clocks_are_compared_in_microseconds(ran):
+    a, b = ran(), ran(**{"host.cpu": ["zen4"]})
+    found = two_results(a, b)
+    assert {each.difference.unit for each in found.pairs[0].found} == {"us/vCPU-s"}
+    cost = one(found, "cost", "free-ssp")
+    assert cost.difference.mean == pytest.approx(cost.b.mean - cost.a.mean)
+    assert "have the same assumed" in text_of(a, b)
+    assert {each.difference.unit for each in two_results(a, a).pairs[0].found} == {"cycles/vCPU-s"}
+
+
+def test_the_other_way_round_is_the_difference_with_the_other_sign(ran):
+    a, b = ran(), ran(**{"run.seed": 2})
+    there, back = two_results(a, b), two_results(b, a)
+    for each in there.pairs[0].found:
+        other = one(back, each.what, each.strategy)
+        assert each.difference.mean == pytest.approx(-other.difference.mean)
+        assert each.p == pytest.approx(other.p, nan_ok=True)
+
+
+def test_unsound_strategies_and_single_replications_are_not_compared(ran):
+    a = ran(**{"run.replications": 1})
+    found = two_results(a, ran(**{"run.replications": 1, "run.seed": 2}))
+    assert found.pairs[0].unsound == ("manual-lazy",)
+    assert "manual-lazy" not in {each.strategy for each in found.pairs[0].found}
+    assert {each.verdict for each in found.pairs[0].found} == {"not tested"}
+    assert "UNSOUND manual-lazy" in text_of(a, ran(**{"run.replications": 1, "run.seed": 2}))
+
+
+def test_cases_go_together_by_what_both_results_have_several_of():
+    def cases(cpus, kernels, sweep=({},)):
+        return [
+            {"case": f"{c} {k} {s}", "cpu": c, "kernel": k, "sweep": s} for c in cpus for k in kernels for s in sweep
+        ]
+
+    def names(a, b):
+        return [(one["case"], other["case"]) for one, other in match(a, b)]
+
+    assert len(names(cases("x", "12"), cases("y", "12"))) == 2
+    assert names(cases("xy", "1"), cases("y", "1")) == [("y 1 {}", "y 1 {}")]
+    assert len(names(cases("x", "1", [{"a": 1}, {"a": 2}]), cases("x", "2", [{"a": 2}, {"a": 3}]))) == 1
+    assert names(cases("xy", "1"), cases("z", "12")) == []
+    assert list(differing({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})) == [("a.b", 1, 3)]
+
+
+def test_many_cases_fit_and_full_has_them_all(ran):
+    sweep = {"guests.web.vms": [1, 2, 3, 4, 5, 6, 7]}
+    a, b = ran(sweep=sweep), ran(sweep=sweep, **{"run.seed": 2})
+    assert "1 more pairs of cases: --full" in text_of(a, b)
+    full = text_of(a, b, full=True)
+    assert all(f"guests.web.vms={n}" in full for n in range(1, 8))
+    json.dumps(report.document(two_results(a, b), a, b), allow_nan=False)
+
+
+def test_what_cannot_be_compared_is_one_message(ran):
+    with pytest.raises(InputError, match=r"nothing to compare: the first result has 'sapphire-rapids v6\.18'"):
+        two_results(ran(), ran(**{"host.cpu": ["zen4", "zen5"]}))
+    only = ran(**{"run.strategies": ["manual-exit"], "run.reference": "manual-exit"})
+    with pytest.raises(InputError, match="no strategy in common"):
+        two_results(only, ran(**{"run.strategies": ["manual-load"], "run.reference": "manual-load"}))
+
+
+def test_the_command_takes_one_directory_or_two(ran, tmp_path, capsys):
+    path = tmp_path / "host.toml"
+    path.write_text(HOST)
+    for name, seed in (("a", 1), ("b", 2)):
+        experiment.run(path, seed=seed, jobs=1, simulate=fake_host.simulate, out=tmp_path / name)
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    status, out, err = run_command(capsys, "compare", a, b)
+    assert (status, err) == (0, "")
+    assert "NOT PAIRED: other seed (1; 2)" in " ".join(out.split())
+    status, out, _ = run_command(capsys, "compare", a, b, "--json")
+    assert json.loads(out)["cases"][0]["differs"] == []
+    for arguments in ((a, b, "--mail"), (a, str(tmp_path)), (a, b, "--reference", "nobody")):
+        status, out, err = run_command(capsys, "compare", *arguments)
+        assert (status, out, err.count("\n")) == (2, "", 1)
