@@ -1,10 +1,12 @@
 """fpswitch uncertainty, on a run of a stand-in for the simulated host."""
 
 import json
+from itertools import combinations
 
 import fake_host
 import pytest
 from command import run, run_json
+from readable import unreadable
 
 from sim import experiment
 from sim.cli.uncertainty import _again
@@ -107,6 +109,28 @@ def test_out_has_the_report_its_json_and_a_figure_for_each_part(capsys, results,
     assert json.loads((tmp_path / "u" / "uncertainty.json").read_text())["draws"] == 300
 
 
+def test_every_figure_says_what_was_found_and_from_how_much_and_no_labels_overlap(results, monkeypatch, tmp_path):
+    from matplotlib.figure import Figure
+
+    from sim.analysis.uncertainty.report import read_cases, report
+    from sim.report import uncertainty_figures
+    from sim.results import load
+
+    drawn = {}
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.update({path.stem: figure}))
+    each = report(read_cases(load(results))[1], draws=300, seed=5)
+    uncertainty_figures.write_figures(each, tmp_path, 5)
+    assert len(drawn) == 5
+    for name, figure in drawn.items():
+        assert not unreadable(figure), name
+        assert figure.get_supxlabel() == "n = 4 replications, 300 draws of the costs, seed 5"
+        assert figure.get_suptitle().startswith(each.coefficients.case)
+    pairs = [(a, b) for a, b in combinations((group[0] for group in each.views[0].groups), 2)]
+    cheaper = each.views[0].pricing.cheaper
+    undecided = sum(cheaper(a, b) >= 0.05 and cheaper(b, a) >= 0.05 for a, b in pairs)
+    assert f"of {len(pairs)} pairs of strategies {undecided} " in drawn["zen4-v6.18-probability"].get_suptitle()
+
+
 def test_out_that_is_no_directory_is_one_message(capsys, results, tmp_path):
     (tmp_path / "file").write_text("mine")
     status, out, err = run(capsys, "uncertainty", str(results), "--out", str(tmp_path / "file"))
@@ -123,7 +147,7 @@ def test_where_no_row_turns_an_order_the_figure_says_what_all_of_them_would_have
     monkeypatch.setattr(View, "break_even", lambda *_: [])
     figure = uncertainty_figures.plot_break_even(each)
     assert figure is not None
-    assert "no value of one row" in figure.axes[0].get_title()
+    assert "no value of one row" in figure.get_suptitle()
     assert len(figure.axes[0].patches) == len([g for g in each.views[0].groups if g[0] in each.views[0].carrying]) - 1
 
 

@@ -92,7 +92,7 @@ def uncertainty(
         if folder:
             from sim.report.uncertainty_figures import write_figures
 
-            write_figures(each, folder)
+            write_figures(each, folder, seed)
     head = {"results": results, "scenario": run.manifest["scenario"], "draws": draws, "seed": seed}
     document, text = head | {"cases": documents}, "\n\n".join(texts)
     if folder:
