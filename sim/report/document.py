@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sim.analysis.answers import Answers
+from sim.analysis.contrasts import planned
 from sim.analysis.metrics import COST
 from sim.errors import InputError
 from sim.report import not_shown
@@ -105,7 +106,7 @@ def _load(answers: Answers, case: str) -> dict[str, Any]:
 
 
 def _contrasts(comparison: "Comparison", answers: Answers, case: Mapping[str, Any]) -> list[dict[str, Any]]:
-    pairs = comparison.results.manifest["resolved"]["run"].get("contrasts", ())
+    pairs = planned(comparison.results)
     return [
         {"a": a, "b": b, **_answer(answers, case["case"], a, b), "feedback": None}
         for a, b in in_case(pairs, case["case"])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.analysis.answers import Answers, Difference, Load
+from sim.analysis.contrasts import planned
 from sim.errors import InputError
 from sim.kernel.strategies import names as shipped
 from sim.report import names
@@ -130,7 +131,7 @@ def _case(comparison: "Comparison", answers: Answers, case: Mapping[str, Any], t
     name, reference = case["case"], comparison.references[case["case"]]
     unsound = comparison.unsound(case["case"])
     found = ShownCase(case, title, short, names.labels(case), reference, unsound=unsound)
-    pairs = list(in_case(comparison.results.manifest["resolved"]["run"].get("contrasts", ()), name))
+    pairs = list(in_case(planned(comparison.results), name))
     pairs = [pair for pair in pairs if set(pair) <= set(case["strategies"])]
     try:
         sound = [each for each in case["strategies"] if each not in unsound]
