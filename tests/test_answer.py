@@ -26,8 +26,7 @@ from sim.report.shown import MOST_CASES, SOME_CASES, chosen, shown
 from sim.results.tables import _ROWS, KEY_COLUMNS, SCHEMAS
 from sim.scenario import shipped
 from sim.scenario.cases import cases
-from sim.scenario.schema import Scenario
-from sim.scenario.units import FROM_FILE
+from sim.scenario.reading import read
 
 WIDTH = 72
 MAIL = 15
@@ -297,7 +296,7 @@ def test_what_an_incomplete_run_has_of_all_strategies_is_the_answer(ran, tmp_pat
         assert "no replication was finished" in text
 
 
-def test_results_in_which_each_strategy_timed_its_own_host_say_so(ran):
+def test_results_in_which_each_strategy_timed_its_own_host_say_so(ran, tmp_path):
     """As fpswitch 0.1.0 left them: no schedule that all walked."""
 
     def alone(case, timed_by, names, replication):
@@ -308,17 +307,14 @@ def test_results_in_which_each_strategy_timed_its_own_host_say_so(ran):
         ]
 
     results = ran(simulate=lambda *work: fake_host.simulate(*work))
-    old = [record for r in range(3) for record in alone(_case(results), "free-ssp", results.cases[0]["strategies"], r)]
+    case = cases(read(tmp_path / "host.toml"))[0]
+    old = [record for r in range(3) for record in alone(case, "free-ssp", results.cases[0]["strategies"], r)]
     manifest = {**results.manifest, "cases": [{**case, "timed_by": None} for case in results.cases]}
     frames = _frames(old)
     comparison = sim.compare(type(results).of(frames, manifest, results.costs))
     text = fits(comparison)
     assert "Results of fpswitch 0.1.0" in text
     assert comparison.answers.difference(results.cases[0]["case"], "manual-load", "free-ssp").own.mean > 0
-
-
-def _case(results):
-    return cases(Scenario.model_validate(results.manifest["resolved"], context={FROM_FILE: True}))[0]
 
 
 def _frames(records):
