@@ -354,7 +354,8 @@ class World:
         self._go(c, IOCTL_FPU)
 
     def access_msr(self, c: int, index: int, write: bool) -> int:
-        return kvm.access_carried_msr(self.k, self.cpus[c], index % len(self.k.carried_names), write)
+        value = self._vcpu(c).context.token() if write else None
+        return kvm.access_carried_msr(self.k, self.cpus[c], index % len(self.k.carried_names), value)
 
     def ioctl_put_fpu(self, c: int) -> None:
         if self._vcpu(c).fpstate.in_use:

@@ -19,6 +19,7 @@ COMMANDS = {
     "new": ("sim.cli.scenarios:new", "Write a scenario of one's own to start from."),
     "price": ("sim.cli.price:price", "What each strategy costs at your own rates."),
     "flow": ("sim.cli.flow:flow", "The operations of one sequence, in kernel order, and why."),
+    "snapshot": ("sim.cli.snapshot:snapshot", "A guest saved and restored: who loses what."),
     "kernels": ("sim.cli.kernels:kernels", "The kernels of the model, and what differs between them."),
     "strategies": ("sim.cli.strategies:strategies", "Each strategy on each kernel: masks and what KVM offers."),
     "patches": ("sim.cli.patches:patches", "The RFC's eight patches: what each does, and its fate."),

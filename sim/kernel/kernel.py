@@ -41,6 +41,8 @@ MSRS: Final = {
     "SYSCALL_MASK": 0xC0000084,
     "KERNEL_GS_BASE": 0xC0000102,
     "TSC_AUX": 0xC0000103,
+    "U_CET": 0x6A0,
+    "PL3_SSP": 0x6A7,
 }
 """MSR numbers (arch/x86/include/asm/msr-index.h)."""
 

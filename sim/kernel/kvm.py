@@ -303,8 +303,8 @@ def vcpu_reset(k: Kernel, cpu: Cpu) -> None:
         carriers.reset(k, cpu, vcpu)
 
 
-def access_carried_msr(k: Kernel, cpu: Cpu, index: int, write: bool) -> int:
-    """KVM_GET_MSRS or KVM_SET_MSRS on a carried MSR, between vcpu_load and vcpu_put; the value that is there then.
+def access_carried_msr(k: Kernel, cpu: Cpu, index: int, value: int | None = None) -> int:
+    """KVM_GET_MSRS, or with ``value`` KVM_SET_MSRS, on a carried MSR after vcpu_load; the value that is there then.
 
     A state that lives in the guest fpstate is accessed in the registers, between kvm_load_guest_fpu() and
     kvm_put_guest_fpu() (v6.18: kvm_access_xstate_msr()); one that software keeps, in KVM's copy.
@@ -312,13 +312,12 @@ def access_carried_msr(k: Kernel, cpu: Cpu, index: int, write: bool) -> int:
     vcpu = _vcpu_of_current(cpu)
     context, mechanism = vcpu.context, k.strategy.mechanism
     if mechanism != "fpstate":
-        return carriers.access_copy(k, vcpu, index, context.token() if write else None)
+        return carriers.access_copy(k, vcpu, index, value)
     if not vcpu.fpstate.in_use:
         raise IllegalFlow(f"{vcpu!r}: CET MSR access without the guest FPU")
-    if cpu.current.need_fpu_load:
-        fpu.switch_fpu_return(k, cpu, KVM_FPU_GET)
-    if write:
-        k.wrmsr_carried(cpu, index, context.token(), MSR_IOCTL)
+    kvm_fpu_get(k, cpu)
+    if value is not None:
+        k.wrmsr_carried(cpu, index, value, MSR_IOCTL)
         xfeature = k.carried.xfeature
         assert xfeature is not None
         context.regs[xfeature] = cpu.unit.regs[xfeature]
@@ -328,8 +327,19 @@ def access_carried_msr(k: Kernel, cpu: Cpu, index: int, write: bool) -> int:
     return k.carried_value(cpu, index)
 
 
+def kvm_fpu_get(k: Kernel, cpu: Cpu) -> None:
+    """The registers hold the guest's state while the guest fpstate is loaded (arch/x86/kvm/fpu.h)."""
+    if cpu.current.need_fpu_load:
+        fpu.switch_fpu_return(k, cpu, KVM_FPU_GET)
+
+
 def msr_ioctl_loads_fpu(k: Kernel, vcpu: Vcpu) -> bool:
-    """Whether KVM_GET_MSRS and KVM_SET_MSRS of the CET MSRs swap the fpstate, whoever carries PL0-2_SSP."""
+    """Whether KVM_GET_MSRS and KVM_SET_MSRS of the CET MSRs swap the fpstate, whoever carries PL0-2_SSP.
+
+    Another state that lives in the guest fpstate can be reached in no other way either.
+    """
+    if k.strategy.mechanism == "fpstate" and k.guest_has_carried(vcpu):
+        return True
     if k.version.cet_msr_ioctl_asks_cpuid and not vcpu.has_cet:
         return False
     return k.version.cet_msr_ioctl_loads_fpu and k.kvm_supported_xss != 0

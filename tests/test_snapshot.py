@@ -1,0 +1,136 @@
+"""A guest saved by KVM's ioctls and restored: what travels how, what a VMM may leave out, and who loses what."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from sim.cli import cli
+from sim.kernel import strategies
+from sim.kernel.config import Settings, boot
+from sim.kernel.snapshot import VMMS
+from sim.report import snapshots
+from sim.xsave.components import SUPERVISOR
+
+ALL, MSRS_FIRST, NO_XSS, NO_CARRIED, OLD_XSAVE = VMMS
+SPR, GENOA = Settings(cpu="sapphire-rapids", kernel="v7.3"), Settings(cpu="zen4", kernel="v6.18")
+SOUND = [name for name in strategies.names() if not strategies.strategy(name).unsound]
+CARRY = [name for name in SOUND if strategies.strategy(name).carries]
+
+
+def with_strategy(settings, name, **more):
+    return boot(Settings(cpu=settings.cpu, kernel=settings.kernel, strategy=name, hypothetical=True, **more))
+
+
+def outcome(config, vmm, there=None):
+    return snapshots.run(config, there or config, vmm)
+
+
+@pytest.mark.parametrize("vmm", [ALL, MSRS_FIRST], ids=["all", "msrs-first"])
+@pytest.mark.parametrize("name", SOUND)
+@pytest.mark.parametrize("settings", [SPR, GENOA], ids=["spr", "genoa"])
+def test_a_guest_finds_all_it_had_whatever_carries_its_ssps_and_whichever_ioctl_comes_first(settings, name, vmm):
+    config = with_strategy(settings, name)
+    found = outcome(config, vmm)
+    assert (found.refused, found.findings, found.fault) == ((), (), "")
+
+
+@pytest.mark.parametrize("name", CARRY)
+def test_without_the_msrs_every_strategy_s_guest_loses_its_ssps_since_kvm_get_xsave2_has_user_components_alone(name):
+    found = outcome(with_strategy(SPR, name), NO_CARRIED)
+    assert {finding.what for finding in found.findings} == {"CET_KERNEL"}
+
+
+def test_no_supervisor_component_is_in_what_kvm_get_xsave2_returns():
+    config = boot(Settings())
+    assert config.guest_xfeatures & SUPERVISOR
+    saved = snapshots._save(config, ALL, [])
+    assert saved.xsave is not None
+    assert saved.xsave.xstate_bv
+    assert not saved.xsave.xstate_bv & SUPERVISOR
+
+
+@pytest.mark.parametrize("name", CARRY)
+def test_without_ia32_xss_the_guest_s_next_xrstors_raises_gp(name):
+    # firecracker pull request 5972: "triggers #GP when it encounters supervisor components"
+    found = outcome(with_strategy(SPR, name), NO_XSS)
+    assert found.fault.startswith("#GP(0)")
+    assert found.findings == ()
+
+
+@pytest.mark.parametrize("more", [{"guest_cet": False}, {"guest_xss": 0}], ids=["no CET", "XSS 0"])
+def test_a_guest_whose_ia32_xss_is_0_does_not_miss_it(more):
+    assert outcome(with_strategy(SPR, "xstate-guest", **more), NO_XSS).sound
+
+
+@pytest.mark.parametrize(("amx", "verdict"), [(False, "sound"), (True, "fails")])
+def test_kvm_get_xsave_has_too_few_bytes_for_a_guest_with_amx(amx, verdict):
+    assert outcome(with_strategy(SPR, "xstate-guest", guest_amx=amx), OLD_XSAVE).verdict == verdict
+
+
+def test_tiles_travel_by_kvm_get_xsave2():
+    assert outcome(with_strategy(SPR, "xstate-guest", guest_amx=True), ALL).sound
+
+
+def test_a_restored_guest_whose_ssps_were_not_restored_gets_another_guest_s_under_the_lazy_strategy():
+    # Nothing was ever written, so nothing is loaded: the guest runs on what the registers hold.
+    found = outcome(with_strategy(SPR, "manual-lazy"), NO_CARRIED)
+    assert {finding.kind for finding in found.findings} == {"guest-to-guest"}
+
+
+def operations(found, what):
+    return [op.operation for op in getattr(found, what) if op.phase == "msr-ioctl"]
+
+
+def test_kvm_reads_ssps_that_it_keeps_itself_from_its_copy_and_others_from_the_loaded_guest_fpu():
+    xstate, manual = (outcome(with_strategy(SPR, name), ALL) for name in ("xstate-guest", "manual-load"))
+    cet_u = ["RDMSR(U_CET)", "RDMSR(PL3_SSP)"]
+    assert operations(manual, "saving") == cet_u
+    assert operations(xstate, "saving") == cet_u + [f"RDMSR(PL{i}_SSP)" for i in range(3)]
+    assert operations(xstate, "restoring") == [op.replace("RDMSR", "WRMSR") for op in operations(xstate, "saving")]
+
+
+@pytest.mark.parametrize(
+    ("more", "to", "ioctls"),
+    [
+        ({}, {"cpu": "zen2"}, ["KVM_SET_SREGS", "KVM_SET_XSAVE", "KVM_SET_XCRS"]),
+        ({"guest_xcr0": 0x7}, {"cpu": "zen2"}, []),
+        ({"guest_xcr0": 0x7}, {"cpu": "skylake-sp"}, []),
+    ],
+)
+def test_a_host_that_lacks_what_the_guest_has_refuses_it_and_one_with_a_smaller_xcr0_goes_anywhere(more, to, ioctls):
+    found = outcome(with_strategy(SPR, "no-cet", **more), ALL, boot(Settings(strategy="no-cet", **to)))
+    assert [text.partition(":")[0] for text in found.refused] == ioctls
+
+
+@pytest.mark.parametrize(("vmm", "name"), [(ALL, "XSS"), (NO_XSS, "CET_U")])
+def test_a_kernel_without_cet_for_guests_takes_neither_ia32_xss_nor_a_cet_msr_that_is_not_0(vmm, name):
+    there = boot(Settings(kernel="v6.12", strategy="no-cet"))
+    found = outcome(boot(Settings()), vmm, there)
+    assert found.refused == (f"KVM_SET_MSRS: {name} is refused, this guest is not offered it here",)
+
+
+def test_a_guest_moves_between_strategies_and_between_vendors():
+    there = with_strategy(GENOA, "xstate-guest")
+    assert outcome(with_strategy(SPR, "manual-load"), ALL, there).sound
+
+
+def test_the_command_says_the_same_as_the_runs():
+    done = CliRunner().invoke(cli, ["snapshot", "--strategy", "xstate-guest", "--cost", "--json"])
+    row = json.loads(done.stdout)["rows"][0]
+    verdicts = {each["vmm"]: each["verdict"] for each in row["outcomes"]}
+    assert verdicts == {
+        "all": "sound",
+        "msrs-first": "sound",
+        "no-xss": "#GP",
+        "no-carried": "loses CET_KERNEL",
+        "old-xsave": "sound",
+    }
+    assert row["outcomes"][0]["saving_cost"]["cycles"] > 0
+    text = CliRunner().invoke(cli, ["snapshot", "--strategy", "xstate-guest"]).stdout
+    assert "the MSRs of PL0-2_SSP are not saved" in text
+
+
+def test_the_command_refuses_an_unknown_host():
+    done = CliRunner().invoke(cli, ["snapshot", "--to-kernel", "v6.13"])
+    assert done.exit_code != 0
