@@ -70,7 +70,7 @@ def snapshot(
         "from": {"cpu": source.cpu, "kernel": source.kernel},
         "to": {"cpu": target.cpu, "kernel": target.kernel},
         "vmms": [{"name": vmm.name, "title": vmm.title} for vmm in snapshots.vmms(source)],
-        "rows": [_row(row, (source.cpu, target.cpu) if cost else ()) for row in rows],
+        "rows": [_row(row, (options["cpu"], to_cpu or options["cpu"]) if cost else ()) for row in rows],
     }
     emit(document, _text(document, rows, cost), as_json)
 
