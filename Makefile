@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint bench docs lock kmod clean
+.PHONY: run test lint verify bench docs lock kmod clean
 
 run: .venv/ready
 	$(BIN)/fpswitch run scenarios/rfc-question.toml
@@ -15,6 +15,12 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# What lives in sim/verification and takes longer than tests may: some ten minutes on two CPUs.
+verify: .venv/ready
+	$(BIN)/fpswitch verify vectors tests/data/vectors/*.jsonl tests/data/vectors/ring0/*.jsonl
+	$(BIN)/fpswitch verify anchors
+	$(BIN)/fpswitch verify statistics
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/kernel_model.py

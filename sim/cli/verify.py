@@ -9,6 +9,7 @@ import click
 
 from sim.cli.anchors import anchors
 from sim.cli.common import emit, json_option, table
+from sim.cli.statistics import statistics
 
 if TYPE_CHECKING:
     from sim.verification.vectors.drive import FileResult
@@ -24,10 +25,12 @@ def verify() -> None:
     Examples:
       fpswitch verify vectors tests/data/vectors/*.jsonl
       fpswitch verify anchors
+      fpswitch verify statistics
     """
 
 
 verify.add_command(anchors)
+verify.add_command(statistics)
 
 
 @verify.command()

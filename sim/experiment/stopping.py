@@ -11,7 +11,7 @@ whatever the number of workers, and whichever replication ended first.
 A sequential rule stops too early rather than too late: it ends where the standard deviation happens to look small, and
 then the interval, which is made from it, is too narrow (Y. S. Chow and H. Robbins, Ann. Math. Statist. 36, 1965, pp.
 457-462: right in the limit only).  Two things keep the loss small: few looks, each a fifth further than the last, and
-a standard deviation taken at its upper 80 % limit.  docs/statistics.md has the coverage that is left.
+a standard deviation taken at its upper 70 % limit.  docs/statistics.md has the coverage that is left.
 """
 
 import math
@@ -30,7 +30,7 @@ from sim.scenario.schema import Run, Scenario
 LEVEL: Final = 0.95
 GROWTH: Final = 1.2
 """From one look to the next."""
-CAUTION: Final = 0.8
+CAUTION: Final = 0.7
 """The upper limit at which the standard deviation is taken."""
 UNLIKELY: Final = 0.01
 """How likely it is that the standard deviation is so small that the rule stops before what runs next is done."""
