@@ -14,6 +14,7 @@ from command import run as run_command
 
 import sim
 from sim import experiment
+from sim.analysis import answers
 from sim.analysis.event_costs import event_costs
 from sim.analysis.pricing import with_tables
 from sim.costs import table as cost_tables
@@ -45,6 +46,12 @@ vcpus = 8
 [guests.web.exits]
 timer = { every = "5 kHz" }
 """
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """Ten thousand take most of a second for each cost table."""
+    monkeypatch.setattr(answers, "DRAWS", 1000)
 
 
 @pytest.fixture
@@ -326,6 +333,49 @@ def _frames(records):
         )
         for name, schema in SCHEMAS.items()
     }
+
+
+def test_a_contrast_of_two_cases_is_told_with_both_and_its_range(ran):
+    pair = ["free-ssp@sapphire-rapids v6.18", "free-ssp@zen4 v6.18"]
+    comparison = sim.compare(ran(**{"host.cpu": ["sapphire-rapids", "zen4"], "run.contrasts": [pair]}))
+    [found] = comparison.answers.contrasts()
+    assert found.own.unit == "us/vCPU-s"  # their clocks differ
+    sides = ["Sapphire Rapids", "Zen 4"] if found.own.mean > 0 else ["Zen 4", "Sapphire Rapids"]
+    amount = amounts.with_half(abs(found.own.mean), found.own.high - found.own.mean)
+    text = flat(fits(comparison))
+    assert f"Nothing carried with {sides[0]} cost {amount} us per vCPU-second more than with {sides[1]}" in text
+    low, high = sorted(math.copysign(1, found.own.mean) * end for end in (found.range.low, found.range.high))
+    assert f"over the range of the costs {amounts.three_digits(low)} to {amounts.three_digits(high)}" in text
+    first, second = comparison.document()["cases"]
+    assert ([first["contrasts"][0][side] for side in "ab"], second["contrasts"]) == (pair, [])
+    assert first["contrasts"][0]["own"]["mean"] == pytest.approx(found.own.mean)
+
+
+def test_two_cases_that_do_the_same_are_said_to(ran):
+    pair = ["free-ssp@sapphire-rapids v6.19", "free-ssp@sapphire-rapids v6.18"]
+    text = flat(fits(sim.compare(ran(**{"host.kernel": ["v6.18", "v6.19"], "run.contrasts": [pair]}))))
+    assert "Nothing carried with v6.19 and nothing carried with v6.18 do exactly the same." in text
+
+
+def test_with_feedback_the_host_is_shown_and_without_it_is_said_not_to_be(ran):
+    pair = {"run.contrasts": [["manual-load", "xstate-guest"]]}
+    without = sim.compare(ran(**pair))
+    assert "NOT SHOWN how the host reacts" in flat(fits(without))
+    assert without.document()["cases"][0]["contrasts"][0]["feedback"] is None
+    comparison = sim.compare(ran(**pair, **{"run.feedback": True}))
+    text = flat(fits(comparison))
+    assert "NOT SHOWN how the host reacts" not in text
+    feedback = comparison.answers.feedback(comparison.results.cases[0]["case"], "manual-load", "xstate-guest")
+    guest = next(each for each in feedback.host if each.metric == "guest_cycles")
+    said = amounts.with_half(guest.percent, 100 * (guest.high - guest.mean) / guest.of)
+    assert f"HOST MSRs at load/put (v5) less XSAVES guest-only: guest cycles {said} %" in text
+    assert comparison.document()["cases"][0]["contrasts"][0]["feedback"] == feedback.document()
+
+
+def test_what_a_hand_off_takes_comes_first_where_it_was_asked_about():
+    comparison = sim.compare(experiment.run("context-switch1", replications=3, jobs=1, simulate=fake_host.simulate))
+    assert comparison.independent is not None
+    assert "ANSWER A hand-off takes " in flat(fits(comparison))
 
 
 # Sureness.

@@ -14,6 +14,7 @@ from command import run_json
 
 import sim
 from sim import experiment
+from sim.analysis import answers
 from sim.costs import table as cost_tables
 from sim.report.markup import Markup, Number, element, joined, table
 
@@ -27,6 +28,7 @@ measure = "50 ms"
 replications = 3
 strategies = ["free-ssp", "manual-load", "manual-lazy", "xstate-guest"]
 contrasts = [["manual-load", "xstate-guest"]]
+feedback = true
 [host]
 cpus = 4
 cpu = ["sapphire-rapids"]
@@ -35,6 +37,12 @@ vcpus = 8
 [guests.web.exits]
 timer = { every = "5 kHz" }
 """
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """Ten thousand take most of a second for each cost table."""
+    monkeypatch.setattr(answers, "DRAWS", 1000)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from scipy import stats
 
 import sim
 from sim import experiment
+from sim.analysis import answers
 from sim.analysis.two_results import differing, match, paired_difference, two_results, welch_difference
 from sim.errors import InputError
 from sim.report import two_results as report
@@ -29,6 +30,12 @@ vcpus = 8
 [guests.web.exits]
 timer = { every = "5 kHz" }
 """
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """Ten thousand take most of a second for each cost table."""
+    monkeypatch.setattr(answers, "DRAWS", 1000)
 
 
 @pytest.fixture(scope="module")

@@ -112,22 +112,26 @@ class Answers:
         self._drawn: dict[str, Array] = {}
         self._tables = with_tables(comparison.results)
 
-    def _case(self, name: str) -> tuple[Coefficients, Array]:
-        """The coefficients of a case (strategies x replications x rows), and draws of the rows in TSC cycles."""
-        table = self._tables[name]
+    def _case(self, name: str) -> Coefficients:
+        """The coefficients of a case: strategies x replications x rows."""
         if name not in self._coefficients:
             results = self._comparison.results
             ledger, replications = finished(results, results.case(name))
-            self._coefficients[name] = from_ledger(ledger, results.case(name), replications, table)
+            self._coefficients[name] = from_ledger(ledger, results.case(name), replications, self._tables[name])
+        return self._coefficients[name]
+
+    def _draws(self, name: str) -> Array:
+        """Draws of the rows of a case's cost table, in TSC cycles."""
+        table = self._tables[name]
         if table.name not in self._drawn:
             # Of all rows, since the draws of a row do not depend on which others there are: once for all cases.
             every = Ranges(table, (True,) * len(table.rows), "table")
             self._drawn[table.name] = draw(every, DRAWS, 1, SEED).rows
-        return self._coefficients[name], self._drawn[table.name]
+        return self._drawn[table.name]
 
     def difference(self, case: str, a: str, b: str) -> Difference:
         """``a`` less ``b`` in ``case``, both walked there."""
-        coefficients, draws = self._case(case)
+        coefficients, draws = self._case(case), self._draws(case)
         i, j = (coefficients.strategies.index(name) for name in (a, b))
         table = coefficients.table
         at_values = in_tsc(table, values(table))
@@ -162,7 +166,7 @@ class Answers:
 
     def by_row(self, case: str, a: str, b: str) -> dict[str, float]:
         """What each cost row adds to ``a`` less ``b``, the row at its value; rows that add nothing are left out."""
-        coefficients, _ = self._case(case)
+        coefficients = self._case(case)
         i, j = (coefficients.strategies.index(name) for name in (a, b))
         moved = (coefficients.total[i] - coefficients.total[j]).mean(axis=0)
         cycles = moved * in_tsc(coefficients.table, values(coefficients.table))
@@ -180,7 +184,7 @@ class Answers:
 
         Raises :class:`~sim.errors.InputError` if only one of the cases has vCPUs.
         """
-        pair = Between(*(Side(self._case(each.case)[0], each.strategy, self._tsc_hz(each.case)) for each in (a, b)))
+        pair = Between(*(Side(self._case(each.case), each.strategy, self._tsc_hz(each.case)) for each in (a, b)))
         with_xss, without_xss = (pair.by_replication(with_xss=with_xss) for with_xss in (True, False))
         drawn, drawn_without = pair.drawn(DRAWS, SEED)
         rows = pair.by_row()
@@ -237,11 +241,11 @@ class Answers:
 
     def replications(self, case: str) -> int:
         """How many replications there are of every strategy of ``case``."""
-        return self._case(case)[0].replications
+        return self._case(case).replications
 
     def by_replication(self, case: str, a: str, b: str | None = None) -> tuple[Array, Array]:
         """All operations of ``a``, or less those of ``b``, in each replication: with IA32_XSS and without."""
-        coefficients, _ = self._case(case)
+        coefficients = self._case(case)
         at_values = in_tsc(coefficients.table, values(coefficients.table))
         i = coefficients.strategies.index(a)
         total, xss = coefficients.total[i], coefficients.xss[i]
@@ -256,7 +260,7 @@ class Answers:
 
     def used(self, case: str) -> dict[str, float]:
         """The cost rows that ``case`` was priced with, and the largest share that each has of a strategy's cost."""
-        coefficients, _ = self._case(case)
+        coefficients = self._case(case)
         cycles = coefficients.total.mean(axis=1) * in_tsc(coefficients.table, values(coefficients.table))
         total = cycles.sum(axis=1, keepdims=True)
         share = np.divide(cycles, total, out=np.zeros_like(cycles), where=total > 0).max(axis=0)

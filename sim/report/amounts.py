@@ -33,7 +33,8 @@ def with_half(mean: float, half: float) -> str:
     if half == 0 or not math.isfinite(half):
         return three_digits(mean)
     decimals = max(0, -math.floor(math.log10(half)))
-    return f"{mean:.{decimals}f} +- {half:.{decimals}f}"
+    shown = f"{mean:.{decimals}f}"
+    return f"{shown.lstrip('-') if not float(shown) else shown} +- {half:.{decimals}f}"
 
 
 def three_digits(value: float) -> str:

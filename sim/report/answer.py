@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.analysis.answers import Answers
-from sim.report import layout, sureness, tables, units
+from sim.report import layout, not_shown, sureness, tables, units, words
 from sim.report.amounts import fixed
 from sim.report.layout import WIDTH, Part, at_most, item, part, wrapped
 from sim.report.names import cpu
@@ -32,7 +32,8 @@ def parts(screen: Shown) -> Iterator[Part]:
     yield units.part_of(screen)
     yield sureness.part_of(screen)
     yield _load(screen)
-    yield part(at_most(item("NOT SHOWN", not_shown(screen)), 2))
+    yield part(at_most(item("HOST", words.host(screen)), 4), at_most(item("HOST", words.host(screen)), 2), losses=[1.2])
+    yield part(missing := item("NOT SHOWN", what_is_missing(screen)), at_most(missing, 2), losses=[1.1])
     yield part(unsound := item("UNSOUND", unsound_text(screen)), at_most(unsound, 2), losses=[3], gap=False)
     yield part(item("CITE", cite(screen)), gap=False)
     yield part(item("MORE", more(screen)), item("MORE", MORE), losses=[5], gap=False)
@@ -99,11 +100,11 @@ def _between(values: Sequence[int]) -> str:
 
 
 def _answer(screen: Shown) -> Part:
-    words = item("ANSWER", sureness.in_words(screen))
+    said = item("ANSWER", words.in_words(screen))
     most = max((len(case.lines) for case in screen.cases), default=0)
     sizes = range(min(MOST, max(most, 1)), 0, -1)
-    variants = [[*words, *tables.of(screen, size)] for size in sizes]
-    short = [*at_most(words, 3), *tables.of(screen, 1)]
+    variants = [[*said, *tables.of(screen, size)] for size in sizes]
+    short = [*at_most(said, 3), *tables.of(screen, 1)]
     losses = [{4: 1.0, 3: 2.0, 2: 4.5, 1: 9.0}[size] for size in sizes[1:]]
     return part(*variants, short, losses=[*losses, 10.0], gap=False)
 
@@ -140,12 +141,12 @@ def _load(screen: Shown) -> Part:
 # What is not there, and where to go on.
 
 
-def not_shown(screen: Shown) -> str:
-    """What nobody can say from own operations."""
-    others = screen.manifest["resolved"]["run"].get("feedback", False)
-    if others:
-        return ""
-    return "how the host reacts (throughput, latency): --feedback"
+def what_is_missing(screen: Shown) -> str:
+    """What own operations cannot say, and nobody asked for; and what no operation says."""
+    asked = [each for case in screen.cases for each in case.asked if each.found]
+    has_feedback = screen.comparison.independent is not None and (not asked or words.reactions(screen))
+    said = [] if has_feedback else ["how the host reacts (throughput, latency): --feedback"]
+    return "; ".join([*said, *not_shown.sentences(screen.manifest)])
 
 
 def unsound_text(screen: Shown) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,7 @@ class Comparison(comparison.Comparison):
 
     def report(self) -> str:
         """The comparison as one HTML page that needs nothing else."""
-        return page.page(self, self.answers)
+        return page.page(self, self.answers, self._figures())
 
     def summary(self) -> str:
         """All tables as plain text, at most 72 columns wide."""
@@ -82,11 +83,8 @@ class Comparison(comparison.Comparison):
         """
         return figures.latency(self)
 
-    def write_figures(self, directory: Path) -> list[Path]:
-        """Draws all figures that the results have data for into ``directory``, as PNG and SVG; returns the files."""
-        from matplotlib import rc_context
-
-        directory.mkdir(parents=True, exist_ok=True)
+    def _figures(self) -> dict[str, Callable[[], Figure]]:
+        """What draws each figure that the results have data for, by its name."""
         drawn = {
             "cost": self.plot_cost,
             "categories": self.plot_categories,
@@ -97,8 +95,15 @@ class Comparison(comparison.Comparison):
             del drawn["rates"]
         if not figures.has_latency(self):
             del drawn["latency"]
+        return drawn
+
+    def write_figures(self, directory: Path) -> list[Path]:
+        """Draws all figures that the results have data for into ``directory``, as PNG and SVG; returns the files."""
+        from matplotlib import rc_context
+
+        directory.mkdir(parents=True, exist_ok=True)
         written = []
-        for name, draw in drawn.items():
+        for name, draw in self._figures().items():
             figure = draw()
             png, svg = directory / f"{name}.png", directory / f"{name}.svg"
             figure.savefig(png, dpi=130)

@@ -13,7 +13,7 @@ from sim.analysis.metrics import COST
 from sim.errors import InputError
 from sim.report import not_shown
 from sim.results.manifest import NAME
-from sim.scenario.contrasts import in_case
+from sim.scenario.contrasts import Contrast, Operand
 
 if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
@@ -106,12 +106,14 @@ def _load(answers: Answers, case: str) -> dict[str, Any]:
 
 
 def _contrasts(comparison: "Comparison", answers: Answers, case: Mapping[str, Any]) -> list[dict[str, Any]]:
-    pairs = planned(comparison.results)
-    return [
-        {"a": a, "b": b, **_answer(answers, case["case"], a, b), "feedback": None}
-        for a, b in in_case(pairs, case["case"])
-        if {a, b} <= set(case["strategies"])
-    ]
+    name, found = case["case"], []
+    for pair in planned(comparison.results):
+        (a, b), within = pair, pair.a.case == pair.b.case
+        if a.case == name:
+            feedback = answers.feedback(name, a.strategy, b.strategy) if within else None
+            names = {"a": a.strategy, "b": b.strategy} if within else {"a": str(a), "b": str(b)}
+            found.append(names | _contrast(answers, pair) | {"feedback": feedback.document() if feedback else None})
+    return found
 
 
 def _own(answers: Answers, case: str, strategy: str, reference: str) -> dict[str, Any]:
@@ -120,8 +122,13 @@ def _own(answers: Answers, case: str, strategy: str, reference: str) -> dict[str
 
 
 def _answer(answers: Answers, case: str, a: str, b: str) -> dict[str, Any]:
+    return _contrast(answers, Contrast(Operand(a, case), Operand(b, case)))
+
+
+def _contrast(answers: Answers, pair: Contrast) -> dict[str, Any]:
+    (a, b), within = pair, pair.a.case == pair.b.case
     try:
-        found = answers.difference(case, a, b)
+        found = answers.difference(a.case, a.strategy, b.strategy) if within else answers.between(a, b)
     except InputError:  # no replication of all strategies
         return dict.fromkeys(("own", "own_without_xss", "range", "p"))
     own, without = (

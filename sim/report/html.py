@@ -3,13 +3,13 @@
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.analysis.answers import Answers
 from sim.analysis.uncertainty.draws import factor
-from sim.report import answer, figures, html_answer, mail, rate_figure
+from sim.report import answer, html_answer, mail
 from sim.report.amounts import si
 from sim.report.markup import Cell, Markup, Number, details, element, joined, table
 from sim.report.names import cost_row, cpu
@@ -31,12 +31,12 @@ MOST_DRAWN: Final = 12
 SECTIONS: Final = ("Answer", "Figures", "Tables", "Costs", "Scenario", "Reproduce")
 
 
-def page(comparison: "Comparison", answers: Answers) -> str:
-    """The report of ``comparison``, whose own ``answers`` are."""
+def page(comparison: "Comparison", answers: Answers, drawn: Mapping[str, Callable[[], "Figure"]]) -> str:
+    """The report of ``comparison``; ``answers`` are its own, ``drawn`` draws its figures by their names."""
     screen = shown(comparison, answers)
     parts = {
         "Answer": html_answer.body(screen),
-        "Figures": joined(_figures(comparison, answers)),
+        "Figures": joined(_figures(comparison, drawn)),
         "Tables": joined(_tables(comparison)),
         "Costs": joined(_costs(screen)),
         "Scenario": element("pre", written_text(screen.manifest["resolved"])),
@@ -69,25 +69,12 @@ def _file(name: str) -> Markup:
 # Figures.
 
 
-def _figures(comparison: "Comparison", answers: Answers) -> Iterator[Markup]:
+def _figures(comparison: "Comparison", drawn: Mapping[str, Callable[[], "Figure"]]) -> Iterator[Markup]:
     if len(comparison.results.cases) > MOST_DRAWN:
         yield element("p", f"None: {len(comparison.results.cases)} cases are more than a figure can hold.")
         return
-    drawn = {"cost": figures.cost(comparison, answers), "categories": figures.categories(comparison)}
-    if any(case["vcpus"] for case in comparison.results.cases):
-        drawn["rates"] = rate_figure.against_rates(comparison)
-    if figures.has_latency(comparison):
-        drawn["latency"] = figures.latency(comparison)
-    for name, figure in drawn.items():
-        yield element("figure", inline_svg(figure, name), element("figcaption", CAPTIONS[name]))
-
-
-CAPTIONS: Final = {
-    "cost": "Own operations by strategy, with 95 % intervals over the replications, and the range of the costs.",
-    "categories": "Where the cycles go.",
-    "rates": "Cost against the rates of VM exits and of context switches.",
-    "latency": "How the host reacts: latencies of independent runs, beside the reference.",
-}
+    for name, draw in drawn.items():
+        yield element("figure", inline_svg(draw(), name))
 
 
 def inline_svg(figure: "Figure", name: str) -> Markup:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from sim.report import answer, sureness, units
+from sim.report import answer, sureness, units, words
 from sim.report.amounts import fixed, percent, si, spread, with_half
 from sim.report.markup import Cell, Markup, Number, element, joined, table
 from sim.report.shown import Line, Shown, ShownCase
@@ -28,13 +28,14 @@ def heading(screen: Shown) -> Markup:
 
 def body(screen: Shown) -> Markup:
     """The answer, how sure it is, the load, and what is not there."""
-    parts = [element("p", _signs(sureness.in_words(screen)), class_="answer"), *(_case(case) for case in screen.cases)]
+    parts = [element("p", _signs(words.in_words(screen)), class_="answer"), *(_case(case) for case in screen.cases)]
     if screen.of > len(screen.cases):
         parts.append(element("p", f"{len(screen.cases)} of {screen.of} cases are here, at equal distances."))
     for label, text in (
         ("In your units", units.text(screen)),
         ("How sure", next(iter(sureness.texts(screen)), "")),
-        ("Not shown", answer.not_shown(screen)),
+        ("How the host reacts", words.host(screen)),
+        ("Not shown", answer.what_is_missing(screen)),
         ("Unsound", answer.unsound_text(screen)),
     ):
         if text:
@@ -76,7 +77,7 @@ def _row(case: ShownCase, line: Line) -> list[Cell]:
         Number(own.mean, si(own.mean)),
         Number(over.median, spread(over.low, over.high)),
         Number(found.xss.mean, si(found.xss.mean, sign="+") if found.xss.mean else "0"),
-        Number(found.p_without_xss, p_text(found.p_without_xss)),
+        Number(p := found.p_without_xss if found.planned else found.p_without_xss_adjusted, p_text(p)),
         Number(found.assumed, f"{100 * found.assumed:.0f} %"),
     ]
 

@@ -13,7 +13,7 @@ from sim.analysis.contrasts import planned
 from sim.errors import InputError
 from sim.kernel.strategies import names as shipped
 from sim.report import names
-from sim.scenario.contrasts import in_case
+from sim.scenario.contrasts import Contrast
 
 if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
@@ -38,6 +38,14 @@ class Asked:
 
     a: str
     b: str
+    found: Difference | None
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """A contrast of two cases; ``found`` is None if one of the two is unsound, or has no replication of all."""
+
+    contrast: Contrast
     found: Difference | None
 
 
@@ -97,6 +105,7 @@ class Shown:
     heading: str
     cases: tuple[ShownCase, ...]
     of: int
+    between: tuple[Between, ...]
 
     @property
     def n(self) -> int:
@@ -117,7 +126,19 @@ def shown(comparison: "Comparison", answers: Answers) -> Shown:
         titles.heading,
         tuple(_case(comparison, answers, case, titles.full[case["case"]], titles.short[case["case"]]) for case in some),
         len(cases),
+        tuple(
+            _between(comparison, answers, pair) for pair in planned(comparison.results) if pair.a.case != pair.b.case
+        ),
     )
+
+
+def _between(comparison: "Comparison", answers: Answers, pair: Contrast) -> Between:
+    if any(each.strategy in comparison.unsound(each.case) for each in pair):
+        return Between(pair, None)
+    try:
+        return Between(pair, answers.between(*pair))
+    except InputError:
+        return Between(pair, None)
 
 
 def chosen(number: int) -> list[int]:
@@ -131,8 +152,7 @@ def _case(comparison: "Comparison", answers: Answers, case: Mapping[str, Any], t
     name, reference = case["case"], comparison.references[case["case"]]
     unsound = comparison.unsound(case["case"])
     found = ShownCase(case, title, short, names.labels(case), reference, unsound=unsound)
-    pairs = list(in_case(planned(comparison.results), name))
-    pairs = [pair for pair in pairs if set(pair) <= set(case["strategies"])]
+    pairs = [(a.strategy, b.strategy) for a, b in planned(comparison.results) if a.case == b.case == name]
     try:
         sound = [each for each in case["strategies"] if each not in unsound]
         asked = tuple(Asked(a, b, answers.difference(name, a, b) if {a, b} <= set(sound) else None) for a, b in pairs)

@@ -1,16 +1,14 @@
-"""The answer in words, and how sure it is: over replications, over the costs, and on what rows it rests."""
+"""How sure the answer is: over replications, over the costs, and on what rows it rests."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
-from sim.analysis.answers import DRAWS, Difference
+from sim.analysis.answers import DRAWS
 from sim.analysis.estimates import CONFIDENCE, ENOUGH
-from sim.analysis.pricing import with_tables
 from sim.costs.table import CostRow, CostTable
 from sim.kernel.operations import WRMSR_XSS
 from sim.kernel.strategies import Strategy
-from sim.report.amounts import percent, with_half
 from sim.report.layout import Part, at_most, item, part
 from sim.report.names import config_of, cost_row, cpu
 from sim.report.shown import Line, Shown, ShownCase
@@ -38,105 +36,31 @@ def texts(screen: Shown) -> list[str]:
     return [" ".join(each) for each in found]
 
 
-# In words.
-
-
-def in_words(screen: Shown) -> str:
-    """What the contrasts say; without any, the cheapest and the most expensive strategy."""
-    pairs = list(dict.fromkeys((each.a, each.b) for case in screen.cases for each in case.asked))
-    said = [_contrast(screen, a, b) for a, b in pairs[:3]]
-    return " ".join(said or _extremes(screen))
-
-
-def _contrast(screen: Shown, a: str, b: str) -> str:
-    """A pair in all cases."""
-    found = [(case, each) for case in screen.cases for each in case.asked if (each.a, each.b) == (a, b)]
-    answered = [(case, each.found) for case, each in found if each.found is not None]
-    one, other = (found[0][0].labels[name] for name in (a, b))
-    if not answered:
-        return f"{one} against {other}: no answer, since one of them violates integrity."
-    means = [difference.own_without_xss.mean for _, difference in answered]
-    if all(not difference.rows for _, difference in answered):
-        return f"{one} and {other} do exactly the same."
-    if not any(means):
-        return f"{one} and {other} do the same but for IA32_XSS."
-    signs = {math.copysign(1, mean) for mean in means if mean}
-    if len(signs) > 1:
-        return f"{one} less {other}: {_amounts(answered, 1)}."
-    sign = signs.pop()
-    if sign < 0:
-        one, other = other, one
-    verdict = ""
-    if all(_not_shown(difference) for _, difference in answered):
-        verdict = " (no difference shown)"
-    apart = ", IA32_XSS apart (*)" if any(difference.xss.mean for _, difference in answered) else ""
-    shares = [case.percent(abs(found.own_without_xss.mean)) for case, found in answered]
-    most = "at most " * (len(answered) > 1) + f"{percent(max(shares))} % of all CPUs"
-    return f"{one} cost {_amounts(answered, sign)} more than {other}{verdict}{apart}: {most}."
-
-
-def _not_shown(found: Difference) -> bool:
-    return found.p_without_xss >= SIGNIFICANT
-
-
-def _amounts(answered: Sequence[tuple[ShownCase, Difference]], sign: float) -> str:
-    """The amounts of a contrast: in one or two cases each, in more from the least to the most."""
-    per = answered[0][0].per
-
-    def amount(case: ShownCase, found: Difference) -> str:
-        own = found.own_without_xss
-        return with_half(sign * case.us(own.mean), case.us(own.high - own.mean))
-
-    if len(answered) == 1:
-        return f"{amount(*answered[0])} us per {per}-second"
-    if len(answered) == 2:
-        (one, first), (other, second) = answered
-        return f"{amount(one, first)} us per {per}-second ({one.title}) and {amount(other, second)} ({other.title})"
-    ordered = sorted(answered, key=lambda each: sign * each[1].own_without_xss.mean)
-    low, high = amount(*ordered[0]), amount(*ordered[-1])
-    return f"{low} ({ordered[0][0].title}) to {high} us per {per}-second ({ordered[-1][0].title})"
-
-
-def _extremes(screen: Shown) -> Iterator[str]:
-    case = next((case for case in screen.cases if case.lines), None)
-    if case is None:
-        return
-    ordered = sorted(case.lines, key=lambda line: line.found.own_without_xss.mean)
-    where = f" ({case.title})" if len(screen.cases) > 1 else ""
-
-    def amount(found: Difference) -> str:
-        own = found.own_without_xss
-        share = percent(case.percent(own.mean))
-        return f"{with_half(case.us(own.mean), case.us(own.high - own.mean))} us ({share} % of all CPUs)"
-
-    beside = f"more than {case.labels[case.reference]}{where}"
-    if len(ordered) == 1:
-        yield f"{ordered[0].label} cost {amount(ordered[0].found)} per {case.per}-second {beside}."
-        return
-    yield (
-        f"Per {case.per}-second {beside}: {ordered[0].label} cost {amount(ordered[0].found)}, the least; "
-        f"{ordered[-1].label} {amount(ordered[-1].found)}, the most."
-    )
-
-
-# How sure.
-
-
 def _tested(screen: Shown) -> Iterator[str]:
-    if not any(case.lines or case.asked for case in screen.cases):
+    if not (any(case.lines or case.asked for case in screen.cases) or screen.between):
         return
     if screen.n == 1:
         yield "NOT TESTED: one replication says nothing about another."
         return
     few = f"; fewer than {ENOUGH} say little" if screen.n < ENOUGH else ""
     over = f"+-: {100 * CONFIDENCE:.0f} % over {screen.n} replications, in each one schedule for all"
-    answers = [each.found for case in screen.cases for each in case.asked if each.found and each.found.rows]
+    asked = [each.found for case in screen.cases for each in case.asked]
+    answers = [found for found in (*asked, *(each.found for each in screen.between)) if found and found.rows]
     if answers:
-        worst = max((found.p_without_xss for found in answers if not math.isnan(found.p_without_xss)), default=math.nan)
+        tests = [found.p_without_xss if found.case else found.p for found in answers]
+        worst = max((p for p in tests if not math.isnan(p)), default=math.nan)
         p = "p < 1e-4" if worst < 1e-4 else f"p = {worst:.2g}" if math.isfinite(worst) else ""
         yield over + (f" ({p})" if p else "") + f"{few}."
     else:
         yield f"{over}{few}."
+    tails = [name for case in screen.cases for line in case.lines if line.found.heavy_tails for name in line.names[:1]]
+    if tails:
+        named = ", ".join(list(dict.fromkeys(tails))[:MOST_ROWS])
+        yield f"HEAVY TAILS ({named}): few replications make most of the variance; run more, or longer ones."
+    rule = screen.manifest.get("stopping")
+    if rule and rule["reached"] is not None and rule["reached"] > rule["precision"]:
+        reached, wanted = (f"{100 * rule[key]:.2g} %" for key in ("reached", "precision"))
+        yield f"PRECISION NOT REACHED: +- {reached}, where {wanted} was asked for."
 
 
 def _over_costs(screen: Shown) -> Iterator[str]:
@@ -192,7 +116,7 @@ def _percent_up(share: float) -> str:
 
 def _of_rows(screen: Shown, case: ShownCase, a: str, b: str) -> dict[str, float]:
     """What each cost row adds to a less b, without those of IA32_XSS."""
-    rows = with_tables(screen.comparison.results)[case.name].rows
+    rows = screen.answers.table(case.name).rows
     return {
         row: cycles
         for row, cycles in screen.answers.by_row(case.name, a, b).items()
@@ -209,7 +133,7 @@ def _turning(screen: Shown, case: ShownCase, cheaper: str, other: str) -> float:
 
 def _more(screen: Shown, case: ShownCase, cheaper: str, other: str) -> str:
     """The operations that the more expensive one runs more, those with most cycles first."""
-    table = with_tables(screen.comparison.results)[case.name]
+    table = screen.answers.table(case.name)
     cycles = _of_rows(screen, case, other, cheaper)
     total = sum(each for each in cycles.values() if each > 0)
     rows = [row for row, each in sorted(cycles.items(), key=lambda item: -item[1]) if each > LEAST * total]
@@ -225,7 +149,7 @@ def _asked_about(case: ShownCase) -> list[Line]:
 
 def deciding(screen: Shown, case: ShownCase) -> list[tuple[CostRow, float]]:
     """Cost rows behind the lines of a case, with the largest share that each has of one; the largest first."""
-    table = with_tables(screen.comparison.results)[case.name]
+    table = screen.answers.table(case.name)
     best: dict[str, float] = {}
     for line in _asked_about(case):
         cycles = _of_rows(screen, case, line.names[0], case.reference)
@@ -258,13 +182,12 @@ def assumed_share(screen: Shown) -> str:
 
 def _same_rows(screen: Shown) -> Iterator[str]:
     """Assumed rows that CPUs of the run share: they say nothing of how these CPUs differ."""
-    tables = with_tables(screen.comparison.results)
     by_cpu = {case.document["cpu"]: case for case in screen.cases if case.lines}
     if len(by_cpu) < 2:
         return
     cases = list(by_cpu.values())
     first = [row for row, _ in deciding(screen, cases[0])]
-    shared = [row for row in first if all(is_shared(row, tables[case.name]) for case in cases[1:])]
+    shared = [row for row in first if all(is_shared(row, screen.answers.table(case.name)) for case in cases[1:])]
     if shared:
         named = ", ".join(list(dict.fromkeys(row.operation for row in shared))[:MOST_ROWS])
         cpus = " and ".join(cpu(name) for name in by_cpu) if len(by_cpu) == 2 else f"All {len(by_cpu)} CPUs"
@@ -291,7 +214,7 @@ def _next(screen: Shown) -> Iterator[str]:
         return
     pair = next(((each.a, each.b) for each in case.asked if each.found and each.found.rows), None)
     a, b = pair or (case.lines[0].names[0], case.reference)
-    table = with_tables(screen.comparison.results)[case.name]
+    table = screen.answers.table(case.name)
     widths = {
         row: abs(cycles) * (table.rows[row].high - table.rows[row].low) / table.rows[row].value
         for row, cycles in _of_rows(screen, case, a, b).items()

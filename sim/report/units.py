@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from sim.analysis.event_costs import EXIT_AND_ENTRY, EventCost, event_costs, guest_ssp
-from sim.analysis.pricing import with_tables
 from sim.errors import InputError
 from sim.kernel.operations import VMENTRY, VMEXIT
 from sim.report.amounts import three_digits
@@ -54,7 +53,7 @@ def command(case: ShownCase) -> str:
 
 def _of_case(screen: Shown, case: ShownCase, strategies: list[str]) -> Iterator[str]:
     assert case.load is not None
-    table = with_tables(screen.comparison.results)[case.name]
+    table = screen.answers.table(case.name)
     by_event: dict[str, list[tuple[str, EventCost]]] = {}
     for name in strategies:
         try:
