@@ -319,6 +319,17 @@ def test_the_cost_figure_has_own_operations_with_an_interval_and_apart_the_range
         assert 0 < spans[0][0] < spans[0][1] < 3 * mark.get_xdata()[0]
 
 
+def test_what_is_unsound_has_a_mark_and_is_in_no_title(tmp_path_factory):
+    text = HOST.replace('"manual-load", "manual-exit", "independent"', '"manual-lazy", "manual-run", "xstate-guest"')
+    what = compared(tmp_path_factory, text + GUESTS)
+    figure = what.plot_cost()
+    labels = {label.get_text() for label in figure.axes[0].get_yticklabels()}
+    assert labels == {"free-ssp", "manual-lazy(!)", "manual-run(!)", "xstate-guest"}
+    assert "(!): unsound" in figure.get_supxlabel().replace("\n", " ")
+    assert re.match(r"xstate-guest costs .* more than free-ssp", title(figure))
+    assert "manual" not in title(figure) + title(what.plot_rates())
+
+
 # Rates.
 
 

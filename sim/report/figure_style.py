@@ -109,8 +109,15 @@ def figure_of(comparison: Comparison, finding: str, note: str, heights_in: Seque
 
 def violation_note(comparison: Comparison) -> str:
     """What the mark means, if there is one."""
-    some = any(comparison.violating(case["case"]) for case in comparison.results.cases)
-    return " (!): violates integrity, so its cost is no cost to compare." if some else ""
+    some = any(unsound_in(comparison, case["case"]) for case in comparison.results.cases)
+    return " (!): unsound, as caught here or as documented, so its cost is no cost to compare." if some else ""
+
+
+def unsound_in(comparison: Comparison, case: str) -> frozenset[str]:
+    """The strategies that were caught violating integrity in a case, or are documented as unsound there."""
+    rows = comparison.df_integrity()
+    rows = rows[(rows["case"] == case) & ((rows["violations"] > 0) | (rows["documented"] != ""))]
+    return frozenset(rows["strategy"])
 
 
 def cases_of(comparison: Comparison) -> tuple[list[Mapping[str, Any]], str]:
@@ -146,11 +153,11 @@ def nothing(axes: Axes, why: str) -> None:
 
 
 def strategy_axis(
-    axes: Axes, strategies: Sequence[str], reference: str, violating: Iterable[str], *, names: bool = True
+    axes: Axes, strategies: Sequence[str], reference: str, unsound: Iterable[str], *, names: bool = True
 ) -> None:
-    """Strategies from the top; the reference is in bold, and one that violates integrity has a mark."""
-    violating = frozenset(violating)
-    axes.set_yticks(range(len(strategies)), [marked(name, violating) for name in strategies] if names else [])
+    """Strategies from the top; the reference is in bold, and one that is unsound has a mark."""
+    unsound = frozenset(unsound)
+    axes.set_yticks(range(len(strategies)), [marked(name, unsound) for name in strategies] if names else [])
     axes.set_ylim(len(strategies) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     for label, name in zip(axes.get_yticklabels(), strategies, strict=False):

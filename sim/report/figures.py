@@ -29,6 +29,7 @@ from sim.report.figure_style import (
     style,
     symmetric_log,
     unit,
+    unsound_in,
     us,
 )
 from sim.report.summary import short
@@ -81,7 +82,7 @@ def _switches_xss(found: Difference) -> bool:
 
 def _cost_row(comparison: Comparison, own: findings.Own, row: Sequence[Axes], *, alone: bool) -> None:
     name, scale = own.case["case"], us(own.case)
-    reference, violating = comparison.references[name], comparison.violating(name)
+    reference, unsound = comparison.references[name], unsound_in(comparison, name)
     order = sorted(own.differences, key=lambda each: own.differences[each].own_without_xss.mean)
     order.insert(next((i for i, s in enumerate(order) if own.differences[s].own_without_xss.mean > 0), 0), reference)
     if not own.differences:
@@ -99,8 +100,8 @@ def _cost_row(comparison: Comparison, own: findings.Own, row: Sequence[Axes], *,
             each: (one.own, one.range) if with_xss else (one.own_without_xss, one.range_without_xss)
             for each, one in own.differences.items()
         }
-        _amounts(axes, order, amounts, scale, violating)
-        strategy_axis(axes, order, reference, violating, names=not with_xss)
+        _amounts(axes, order, amounts, scale, unsound)
+        strategy_axis(axes, order, reference, unsound, names=not with_xss)
         label = "with the writes of IA32_XSS" if with_xss else "without the writes of IA32_XSS"
         ends = [scale * end for est, span in amounts.values() for end in (est.mean, est.low, est.high, *_ends(span))]
         half = np.median([scale * (est.high - est.low) / 2 for est, _ in amounts.values()])
@@ -117,7 +118,7 @@ def _amounts(
     order: Sequence[str],
     amounts: Mapping[str, tuple[Estimate, Range]],
     scale: float,
-    violating: frozenset[str],
+    unsound: frozenset[str],
 ) -> None:
     """A mark with its interval for each strategy, its range over the costs below, and both in numbers at the right."""
     axes.axvline(0, color="0.3", linewidth=1)
@@ -127,7 +128,7 @@ def _amounts(
             continue
         own, span = amounts[name]
         color, marker = look(name)
-        alpha = 0.4 if name in violating else 1.0
+        alpha = 0.4 if name in unsound else 1.0
         low, median, high = (scale * end for end in (span.low, span.median, span.high))
         axes.plot([low, high], [y + 0.24] * 2, color=color, alpha=0.35 * alpha, linewidth=5, solid_capstyle="butt")
         axes.plot([median], [y + 0.24], "|", color=color, alpha=alpha, markersize=6)
@@ -172,7 +173,7 @@ def categories(comparison: Comparison) -> Figure:
                     left = left + width
                 axes.set_xlim(0, MARGIN * max(left.max(), 1e-3))
                 strategy_axis(
-                    axes, order, comparison.references[name], comparison.violating(name), names=shown is CATEGORIES
+                    axes, order, comparison.references[name], unsound_in(comparison, name), names=shown is CATEGORIES
                 )
                 number_axis(axes, f"{unit(case)}{'' if shown is CATEGORIES else ': FPU, MSR and XSS alone'}")
             case_title(row[0], name)
@@ -228,7 +229,7 @@ def latency(comparison: Comparison) -> Figure:
                 _reactions(axes, case["strategies"], here)
                 strategy_axis(
                     axes, case["strategies"], comparison.references[case["case"]],
-                    comparison.violating(case["case"]), names=metric == metrics_shown[0],
+                    unsound_in(comparison, case["case"]), names=metric == metrics_shown[0],
                 )  # fmt: skip
                 number_axis(axes, f"{REACTIONS[metric]}, us")
             case_title(row[0], case["case"])

@@ -17,7 +17,7 @@ from sim.analysis.law import Law, break_even
 from sim.analysis.metrics import settings_of
 from sim.kernel.config import strategy_of
 from sim.report.amounts import three_digits, with_half
-from sim.report.figure_style import us
+from sim.report.figure_style import unsound_in, us
 from sim.report.summary import short
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ XSS_APART: Final = "IA32_XSS apart"
 
 def asked_pair(comparison: Comparison, case: Mapping[str, Any]) -> tuple[str, str] | None:
     """The first contrast within a case of which both strategies are sound there."""
-    violating = comparison.violating(case["case"])
+    unsound = unsound_in(comparison, case["case"])
     pairs = [(a.strategy, b.strategy) for a, b in planned(comparison.results) if a.case == b.case == case["case"]]
-    return next((pair for pair in pairs if violating.isdisjoint(pair)), None)
+    return next((pair for pair in pairs if unsound.isdisjoint(pair)), None)
 
 
 def amount(cycles: Estimate, scale: float) -> str:
@@ -124,11 +124,11 @@ def _extremes(comparison: Comparison, found: Sequence[Own]) -> str:
 
 def extremes(comparison: Comparison, own: Own) -> str:
     """The cheapest and the most expensive strategy of a case; nothing if there is no sound one but the reference."""
-    violating = comparison.violating(own.case["case"])
+    unsound = unsound_in(comparison, own.case["case"])
     means = {
         name: us(own.case) * each.own_without_xss.mean
         for name, each in own.differences.items()
-        if name not in violating and each.rows
+        if name not in unsound and each.rows
     }
     if not means:
         return ""
@@ -258,7 +258,7 @@ def of_sweep(comparison: Comparison, points: pd.DataFrame, swept: str) -> str:
     host = points[points["host"] == points["host"].iloc[0]]
     case = comparison.results.case(host["case"].iloc[0])
     pair = asked_pair(comparison, case)
-    sound = host[~host["strategy"].isin(comparison.violating(case["case"]))]
+    sound = host[~host["strategy"].isin(unsound_in(comparison, case["case"]))]
     ends = sound.groupby("strategy", sort=False)["mean"].agg(["first", "last"])
     if ends.empty:
         return f"The sweep of {swept} moves the rates"

@@ -10,6 +10,8 @@ import pandas as pd
 
 from sim.analysis import rates
 from sim.analysis.law import Law
+from sim.analysis.metrics import settings_of
+from sim.kernel.config import strategy_of
 from sim.report import findings
 from sim.report.figure_style import (
     ONLY_THE_REFERENCE,
@@ -22,6 +24,7 @@ from sim.report.figure_style import (
     nothing,
     style,
     symmetric_log,
+    unsound_in,
     us,
 )
 from sim.report.summary import marked, short
@@ -89,12 +92,15 @@ def _laws(comparison: Comparison) -> Figure:
 
 def _sound(comparison: Comparison, case: Mapping[str, Any]) -> list[str]:
     """The strategies of a case that have a line and a cost to compare."""
-    left_out = comparison.violating(case["case"]).union(rates.missed_by_law(comparison, case["case"]))
+    left_out = unsound_in(comparison, case["case"]).union(rates.missed_by_law(comparison, case["case"]))
     return [name for name in case["strategies"] if name not in left_out]
 
 
 def _same_laws(laws: Mapping[str, Law], reference: str) -> dict[Law, list[str]]:
-    """Strategies by the difference of their law from the reference's; those with the same one share a line."""
+    """Strategies by the difference of their law from the reference's; those with the same one share a line.
+
+    It has the look of the first, so those come first that are sound and that somebody posted.
+    """
     groups: dict[Law, list[str]] = {}
     base = laws[reference]
     for name, law in laws.items():
@@ -112,12 +118,15 @@ def _law_panel(
     circles: Sequence[float],
 ) -> None:
     name, scale = case["case"], us(case)
-    reference, violating = comparison.references[name], comparison.violating(name)
+    reference, unsound = comparison.references[name], unsound_in(comparison, name)
     missed = rates.missed_by_law(comparison, name)
     check = comparison.df_law_check()
     simulated = check[check["case"] == name].set_index("strategy")[["mean", "low", "high"]] * scale
     x = np.geomspace(at[rate] / WITHIN, at[rate] * WITHIN, 201)
-    laws = {strategy: law for strategy, law in rates.laws(comparison)[name].items() if strategy not in missed}
+    of_case = rates.laws(comparison)[name]
+    drawn = [strategy for strategy in of_case if strategy not in missed]
+    remote = {each: (each in unsound, bool(strategy_of(settings_of(case, each)).hypothetical)) for each in drawn}
+    laws = {strategy: of_case[strategy] for strategy in sorted(drawn, key=remote.__getitem__)}
     curves: list[tuple[np.ndarray[Any, np.dtype[np.float64]], list[str]]] = []
     for law, names in _same_laws(laws, reference).items():
         exits, switches = (x if rate == event else np.full_like(x, at[event]) for event in NAMES)
@@ -130,7 +139,7 @@ def _law_panel(
         first = 8 + 7 * (place % 5)  # so that markers of lines over each other lie side by side
         axes.plot(
             x, y, marker=marker, markevery=(first, len(x) // MARKS), markersize=5, color=color, linewidth=1.4,
-            alpha=0.5 if violating.issuperset(names) else 1.0, label=", ".join(map(short, names)),
+            alpha=0.5 if unsound.issuperset(names) else 1.0, label=", ".join(map(short, names)),
         )  # fmt: skip
     for strategy in simulated.index:
         _mark(axes, at[rate], simulated.loc[strategy], strategy)
@@ -146,13 +155,11 @@ def _law_panel(
         )  # fmt: skip
     _rate_axes(axes, rate, short(reference), log)
     labels = [
-        Label(_height(axes, float(y[-1])), _names(names, violating, reference), look(_first(names, reference)), True)
+        Label(_height(axes, float(y[-1])), _names(names, unsound, reference), look(_first(names, reference)), True)
         for y, names in curves
     ]
     labels += [
-        Label(
-            _height(axes, float(simulated.loc[each, "mean"])), f"{marked(each, violating)}: no line", look(each), False
-        )
+        Label(_height(axes, float(simulated.loc[each, "mean"])), f"{marked(each, unsound)}: no line", look(each), False)
         for each in missed
     ]
     labels_at_right(axes, labels, AXES_IN)
@@ -168,10 +175,10 @@ def _first(names: Sequence[str], reference: str) -> str:
     return reference if reference in names else names[0]
 
 
-def _names(names: Sequence[str], violating: frozenset[str], reference: str) -> str:
+def _names(names: Sequence[str], unsound: frozenset[str], reference: str) -> str:
     """Names of strategies that share a line, two in a line of text."""
     ordered = sorted(names, key=lambda name: name != reference)
-    shown = [marked(name, violating) for name in ordered]
+    shown = [marked(name, unsound) for name in ordered]
     return ",\n".join(", ".join(shown[i : i + 2]) for i in range(0, len(shown), 2))
 
 
@@ -212,7 +219,7 @@ def _sweep(comparison: Comparison, points: pd.DataFrame) -> Figure:
         here = points[points["host"] == host]
         case = comparison.results.case(here["case"].iloc[0])
         reference = comparison.references[case["case"]]
-        violating = frozenset().union(*(comparison.violating(name) for name in here["case"].unique()))
+        unsound = frozenset().union(*(unsound_in(comparison, name) for name in here["case"].unique()))
         for axes, rate in zip(row, moved, strict=True):
             if not rates.varies(here[rate]):
                 nothing(axes, f"{NAMES[rate]}:\nthe sweep does not move them")
@@ -226,7 +233,7 @@ def _sweep(comparison: Comparison, points: pd.DataFrame) -> Figure:
             axes.axhline(0, color="0.3", linewidth=1)
             axes.set_xscale("log")
             _rate_axes(axes, rate, short(reference), symmetric_log(axes, "y", [us(case) * here["mean"]]))
-            labels = [Label(_height(axes, y), marked(name, violating), look(name), True) for name, y in ends.items()]
+            labels = [Label(_height(axes, y), marked(name, unsound), look(name), True) for name, y in ends.items()]
             labels_at_right(axes, labels, AXES_IN)
         case_title(row[0], host)
     return cast("Figure", figure)
