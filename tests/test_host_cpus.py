@@ -348,7 +348,7 @@ vmm = { exponential = "300 us" }
 def test_every_vmclear_that_vcpu_load_asks_for_is_an_interrupt_at_that_time_where_the_vmcs_was(case, monkeypatch):
     """Linux's loaded_vmcs_clear() runs on the other CPU, in smp_call_function_single()."""
     served = []
-    env, host = hosted(case)
+    env, host = hosted(case, replication=1)
     post = HostCpu.post
 
     def posted(cpu, work):

@@ -134,7 +134,7 @@ def test_walkers_hold_no_more_either_however_many_children_come_and_go():
 def test_what_is_held_does_not_grow_with_simulated_time_on_a_host_with_everything():
     case = from_text(RICH)[0]
     env, host = hosted(case)
-    once, later = (least_held(env, host, case.cycles(seconds)) for seconds in (0.05, 0.2))
+    once, later = (least_held(env, host, case.cycles(seconds)) for seconds in (0.2, 0.6))
     assert later <= 1.3 * once
 
 

@@ -123,7 +123,16 @@ AT_ONCE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", AT_ONCE)
+TIE = pytest.mark.xfail(
+    strict=True,
+    reason="an IPI in the very cycle in which the handler of a counted exit ends: a batch serves it before the entry, "
+    "one event per exit by the order of the CPUs (docs/host.md)",
+)
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(each, marks=TIE) if each == "fastpath exits and IPIs" else each for each in AT_ONCE]
+)
 def test_batched_exits_give_the_ledger_of_an_event_per_exit_also_where_things_happen_at_the_same_cycle(what):
     cpus, guest, rest = AT_ONCE[what]
     (case,) = from_text(CLOCKWORK.replace("{cpus}", str(cpus)).replace("{guest}", guest) + rest)

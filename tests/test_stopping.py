@@ -216,7 +216,7 @@ def test_a_manifest_has_n_and_what_was_asked_and_its_rerun_uses_n(path, tmp_path
     assert asked == {"precision": 0.02, "min_replications": 10, "max_replications": 60}
     again = Scenario.model_validate(first["resolved"], context={FROM_FILE: True})
     assert again.run.replication_bounds == (n, n)
-    repeated = run(again, out=tmp_path / "again").manifest
+    repeated = run(tmp_path / "r" / "manifest.json", out=tmp_path / "again").manifest
     for name in SCHEMAS:
         assert (tmp_path / "r" / f"{name}.parquet").read_bytes() == (
             tmp_path / "again" / f"{name}.parquet"

@@ -197,8 +197,9 @@ def test_a_directory_without_results_is_one_message(capsys, tmp_path):
 
 def test_one_strategy_has_no_ranking(capsys, tmp_path):
     experiment.run(
-        SCENARIO, strategies=["free-ssp"], replications=1, jobs=1, out=tmp_path / "run", simulate=fake_host.simulate
-    )
+        SCENARIO, overrides={"run.strategies": ["free-ssp"], "run.contrasts": [], "run.replications": 1}, jobs=1,
+        out=tmp_path / "run", simulate=fake_host.simulate,
+    )  # fmt: skip
     status, _, err = run(capsys, "uncertainty", str(tmp_path / "run"))
     assert status == 2
     assert "one strategy alone has no ranking (needed: two or more)" in err

@@ -39,7 +39,7 @@ def page(comparison: "Comparison", answers: Answers, drawn: Mapping[str, Callabl
         "Figures": joined(_figures(comparison, drawn)),
         "Tables": joined(_tables(comparison)),
         "Costs": joined(_costs(screen)),
-        "Scenario": element("pre", written_text(screen.manifest["resolved"])),
+        "Scenario": element("pre", written_text(_scenario(screen.manifest["resolved"]))),
         "Reproduce": joined(_reproduce(screen)),
     }
     links = [element("a", name, href=f"#{name.lower()}") for name in SECTIONS]
@@ -155,6 +155,17 @@ def _costs(screen: Shown) -> Iterator[Markup]:
             lines.append([cost_row(row), *numbers, row.clock, row.grade, Number(share, f"{100 * share:.2f}"), *about])
         yield element("h3", f"{case['cost_table']} (for {cpu(case['cpu'])})")
         yield table(ROW, lines)
+
+
+# The scenario.
+
+
+def _scenario(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The scenario with its cost tables by their names; the manifest has them by their place in the directory."""
+    host = dict(resolved["host"])
+    if "costs" in host:
+        host["costs"] = {cpu: name.rpartition("#")[2] for cpu, name in host["costs"].items()}
+    return {**resolved, "host": host}
 
 
 # How to reproduce.
