@@ -33,7 +33,24 @@ def __getattr__(name: str) -> Any:
     """PEP 562."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    found = getattr(importlib.import_module(_LAZY[name]), name)
+    if name in ("run", "load"):
+        from sim.results.tables import Results
+
+        Results.first_screen = _first_screen
+    return found
+
+
+def _first_screen(results: Any) -> str:
+    """What Jupyter shows of results."""
+    from sim.errors import InputError
+    from sim.report.comparison import compare
+    from sim.report.markup import element
+
+    try:
+        return compare(results)._repr_html_()
+    except InputError as error:  # not a single finished replication
+        return element("p", str(error))
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,5 @@
 """What a comparison says, and that it may say it."""
 
-import html
 import json
 import math
 from dataclasses import replace
@@ -507,8 +506,7 @@ def test_with_a_reference_that_violates_integrity_nothing_is_compared(results):
     assert "dearer:" not in text
 
 
-def test_jupyter_shows_the_summary(comparison):
-    assert comparison._repr_html_() == f"<pre>{html.escape(comparison.summary())}</pre>"
+def test_its_repr_is_short(comparison):
     assert "object at" not in repr(comparison)
     assert len(repr(comparison.results)) < 300
 

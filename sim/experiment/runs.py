@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -208,7 +209,17 @@ def _how_on(directory: ResultDirectory | None) -> str:
 
 
 def _progress_bar(total: int, done: int, shown: bool) -> tqdm[Any]:
-    from tqdm import tqdm
+    in_notebook = "ipykernel" in sys.modules
+    if not (shown and in_notebook):
+        from tqdm import tqdm
 
-    hidden = None if shown else True  # None: only where standard error is a terminal
-    return tqdm(total=total, initial=done, disable=hidden, file=sys.stderr, unit="rep", desc="replications", ncols=72)
+        hidden = None if shown else True  # None: only where standard error is a terminal
+        return tqdm(
+            total=total, initial=done, disable=hidden, file=sys.stderr, unit="rep", desc="replications", ncols=72
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there are no widgets: then it is a bar of text
+        from tqdm.auto import tqdm as tqdm_auto
+
+        bar: tqdm[Any] = tqdm_auto(total=total, initial=done, unit="rep", desc="replications")
+    return bar

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import html
+import os
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from sim.analysis import comparison
 from sim.analysis.answers import Answers
-from sim.report import answer, document, figures, mail, rate_figure, summary
+from sim.report import answer, document, figures, html_answer, mail, rate_figure, summary
 from sim.report import html as page
+from sim.report.markup import element
+from sim.report.shown import shown
+from sim.report.uncertainty import Uncertainty
+from sim.results import load
 from sim.results.tables import Results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def compare(results: Results, reference: str | None = None) -> Comparison:
+def compare(results: Results | str | os.PathLike[str], reference: str | None = None) -> Comparison:
     """Compares the strategies of each case with ``reference``, by default the scenario's.
 
-    Raises :class:`~sim.errors.InputError` if a case has no results of that strategy.
+    ``results`` may also be a result directory.  Raises :class:`~sim.errors.InputError` if a case has no results of that
+    strategy, and for a directory that holds no complete results.
     """
-    return Comparison(results, reference)
+    return Comparison(load(results) if isinstance(results, str | os.PathLike) else results, reference)
 
 
 class Comparison(comparison.Comparison):
@@ -41,8 +49,9 @@ class Comparison(comparison.Comparison):
         return f"<Comparison of {self.results!r}; print() it, or see its df_* and plot_* methods>"
 
     def _repr_html_(self) -> str:
-        """What Jupyter shows: the summary."""
-        return f"<pre>{html.escape(self.summary())}</pre>"
+        """What Jupyter shows: the first screen, its tables with all strategies."""
+        screen = shown(self, self.answers)
+        return element("div", html_answer.heading(screen), html_answer.body(screen))
 
     def answer(self) -> str:
         """The answer, how sure it is and what it rests on, as plain text: at most 40 lines of 72 columns."""
@@ -55,6 +64,21 @@ class Comparison(comparison.Comparison):
     def report(self) -> str:
         """The comparison as one HTML page that needs nothing else."""
         return page.page(self, self.answers, self._figures())
+
+    def rates(self) -> pd.DataFrame:
+        """The load that was realised, by case, per vCPU-second (CPU-second of a host without vCPUs).
+
+        Columns: case, per, exits, switches, kvm_runs, halts, load_puts, and busy, the share of all CPU time.
+        """
+        lines = [
+            {"case": case["case"], "per": "vCPU" if case["vcpus"] else "CPU", **asdict(self.answers.load(case["case"]))}
+            for case in self.results.cases
+        ]
+        return pd.DataFrame(lines)
+
+    def uncertainty(self, draws: int = 10_000, seed: int = 1) -> Uncertainty:
+        """How sure the ranking is over ``draws`` draws of the costs, which cost decides it, what to measure next."""
+        return Uncertainty(self.whole, draws, seed)
 
     def summary(self) -> str:
         """All tables as plain text, at most 72 columns wide."""

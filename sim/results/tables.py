@@ -3,10 +3,10 @@
 Rows are in an order that depends on nothing but their contents, so that the number of jobs cannot be seen in them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import pandas as pd
 import pyarrow as pa
@@ -76,6 +76,9 @@ class Results:
     directory: Path | None = None
     notes: tuple[str, ...] = ()
 
+    first_screen: ClassVar[Callable[["Results"], str] | None] = None
+    """Makes HTML of results for Jupyter; set from above, where reports are (:mod:`sim`)."""
+
     @classmethod
     def of(
         cls,
@@ -98,14 +101,28 @@ class Results:
             f"{manifest['replications']} replications; rows: {rows}>"
         )
 
+    def _repr_html_(self) -> str | None:
+        """What Jupyter shows: the first screen; the text of repr() where nobody has said how."""
+        show = type(self).first_screen
+        return None if show is None else show(self)
+
     @property
     def cases(self) -> tuple[Mapping[str, Any], ...]:
         """The cases in the order of the scenario, each as the manifest has it."""
         return tuple(self.manifest["cases"])
 
     def case(self, name: str) -> Mapping[str, Any]:
-        """The case called ``name``."""
-        return next(case for case in self.cases if case["case"] == name)
+        """The case called ``name``, or the only one of the CPU ``name``.
+
+        Raises :class:`~sim.errors.InputError` if there is none, or if the CPU has several.
+        """
+        named = [case for case in self.cases if case["case"] == name]
+        found = named or [case for case in self.cases if case["cpu"] == name]
+        if len(found) != 1:
+            known = ", ".join(repr(case["case"]) for case in found or self.cases)
+            number = f"{len(found)} such cases" if found else "no such case"
+            raise InputError(f"case {name!r}: {number} (allowed: {known})")
+        return found[0]
 
 
 def _ledger_rows(record: Record) -> Iterator[tuple[Any, ...]]:
