@@ -7,9 +7,10 @@ from typing import Any, get_args
 
 import click
 
-from sim.cli.common import emit, json_option, parse_mask
-from sim.errors import unknown
+from sim.cli.common import by_text, emit, json_option, parse_mask, table, wrapped
+from sim.errors import InputError, unknown
 
+ALL_RFC_TESTS = "rfc-tests"
 MASKED = ("XSAVES", "XSAVE", "XRSTORS", "XRSTOR")
 
 
@@ -70,9 +71,12 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
 @click.option("--hypothetical", is_flag=True, help="Allow what the CPU lacks.")
 @click.option("--cost", is_flag=True, help="Price each operation, with its range and the cost rows behind it.")
 @click.option("--costs", metavar="TABLE", help="The cost table for --cost, shipped or a TOML file; default: the CPU's.")
+@click.option("--every-strategy", is_flag=True, help="Only the verdict of the integrity check, under each strategy.")
 @click.option("--trace/--no-trace", default=True, show_default=True, help="Show tracepoints between the operations.")
 @json_option
-def flow(name: str, cost: bool, costs: str | None, trace: bool, as_json: bool, **options: Any) -> None:
+def flow(
+    name: str, cost: bool, costs: str | None, trace: bool, every_strategy: bool, as_json: bool, **options: Any
+) -> None:
     """Show which operations FLOW consists of, in kernel order, and why.
 
     \b
@@ -91,6 +95,13 @@ def flow(name: str, cost: bool, costs: str | None, trace: bool, as_json: bool, *
       kernel-fpu       kernel_fpu_begin() in an interrupt
       ping-pong        two user tasks, no vCPU
       fork             a user task forks
+    or one of the tests that the RFC names, as what it does to registers (rfc-tests: all of them, --every-strategy)
+      test-fpu         a system call computes with the FPU
+      amx-64           two tasks with tiles, and a child
+      amx-test         a guest with tiles, saved and restored
+      state-test       a guest saved and restored beside another
+      smm-test         a guest in SMM, saved and restored there
+      ssp-test         PL0-2_SSP of two guests, read and written by guest and VMM
 
     V and W are vCPU threads, A, B and N are busy user tasks, K is a kernel thread.
 
@@ -107,7 +118,8 @@ def flow(name: str, cost: bool, costs: str | None, trace: bool, as_json: bool, *
     JSON: flow, cpu, kernel, strategy, carried, host_xss, guest_xss, guest_has_cet, hypothetical, patches (the RFC's,
     with notes), steps (step, events), operations (count by name), integrity (violations, kinds), findings, warnings.
     With --cost each operation also has cycles, low, high, grade and rows, and there is totals: cost_table, cycles, low,
-    high, by_phase (cycles, low, high), by_grade (cycles).
+    high, by_phase (cycles, low, high), by_grade (cycles). With --every-strategy it is flows, cpu, kernel, carried,
+    not_run (sentences) and rows (strategy, carries, refused, verdicts: flow, sound, violations, warnings).
     """
     from sim.kernel.config import Settings
     from sim.kernel.flows import run
@@ -126,11 +138,80 @@ def flow(name: str, cost: bool, costs: str | None, trace: bool, as_json: bool, *
         f"{what}_optimisation": False for what in ("init", "modified") if options.pop(f"no_{what}_optimisation")
     }
     settings = Settings(mitigations=not options.pop("no_mitigations"), **off, **options)
+    if name == ALL_RFC_TESTS and not every_strategy:
+        raise InputError(f"{name} are several flows, which --every-strategy runs")
+    if every_strategy:
+        _print_verdicts(name, settings, use, as_json)
+        return
     result = run(name, settings, use)
     document = _document(name, result)
     if cost or costs:
         _add_costs(document, result, costs or options["cpu"])
     emit(document, _text(document, trace), as_json)
+
+
+def _print_verdicts(name: str, settings: Any, use: Any, as_json: bool) -> None:
+    from click.core import ParameterSource
+
+    from sim.kernel.selftests import NEEDS_AMX, SELFTESTS
+    from sim.report.flow_verdicts import verdicts
+    from sim.xsave.profiles import profile
+
+    if click.get_current_context().get_parameter_source("strategy") is ParameterSource.COMMANDLINE:
+        raise InputError("--strategy: found beside --every-strategy; allowed: one of them")
+    flows, not_run = [name], []
+    if name == ALL_RFC_TESTS:
+        amx = "AMX_TILE" in profile(settings.cpu).features
+        flows = [each for each in SELFTESTS if amx or each not in NEEDS_AMX]
+        not_run = [] if amx else [f"{', '.join(NEEDS_AMX)}: {settings.cpu} has no AMX"]
+    rows = verdicts(flows, settings, use)
+    document = {
+        "flows": flows,
+        "cpu": settings.cpu,
+        "kernel": settings.kernel,
+        "carried": settings.carried,
+        "not_run": not_run,
+        "rows": [asdict(row) for row in rows],
+    }
+    for row in document["rows"]:
+        row["refused"] = row["refused"] or None
+        for verdict in row["verdicts"]:
+            verdict["sound"] = not verdict["violations"]
+    emit(document, _verdicts_text(document, rows), as_json)
+
+
+def _verdicts_text(document: dict[str, Any], rows: list[Any]) -> str:
+    """A table of strategies and flows, then what was found where, each once."""
+    run = [row for row in rows if not row.refused]
+    cells = [
+        [row.strategy if row.carries else f"{row.strategy} *", *("sound" if v.sound else "NOT" for v in row.verdicts)]
+        for row in run
+    ]
+    notes = []
+    for text, where in _found(run).items():
+        by_strategy = (f"{strategy}: {', '.join(flows)}" for strategy, flows in where.items())
+        notes.append(f"{text} ({'; '.join(by_strategy)})")
+    refused = by_text((row.strategy, row.refused) for row in rows if row.refused)
+    notes += [f"not run: {why} ({', '.join(who)})" for why, who in refused.items()]
+    notes += [f"not run: {why}" for why in document["not_run"]]
+    if not all(row.carries for row in run):
+        notes.append("* nobody carries the state there, so its loss is not counted")
+    parts = [
+        f"{document['cpu']}, Linux {document['kernel']}, carried: {document['carried']}",
+        table(cells, ("strategy", *document["flows"])),
+        "\n".join(wrapped(note, "  ") for note in notes),
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _found(rows: list[Any]) -> dict[str, dict[str, list[str]]]:
+    """What was found, by strategy and flow."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        for verdict in row.verdicts:
+            for text in (*verdict.violations, *verdict.warnings):
+                found.setdefault(text, {}).setdefault(row.strategy, []).append(verdict.flow)
+    return found
 
 
 def _document(name: str, result: Any) -> dict[str, Any]:

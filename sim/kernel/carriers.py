@@ -21,6 +21,7 @@ from sim.kernel.operations import (
 from sim.kernel.state import Cpu, Vcpu
 from sim.kernel.uret import kvm_set_user_return_msr, note_current
 from sim.kernel.xstate import os_xrstor, os_xsave
+from sim.xsave.area import INIT
 
 if TYPE_CHECKING:
     from sim.kernel.kernel import Hook, Kernel
@@ -205,11 +206,12 @@ def access_copy(k: Kernel, vcpu: Vcpu, index: int, value: int | None) -> int:
         values[index] = value
         vcpu.carried_active = True
         vcpu.carried = tuple(values)
+        content = vcpu.carried if any(values) else INIT
         if k.strategy.mechanism == "independent" and area is not None and i is not None:
-            area.compacted[i] = vcpu.carried
+            area.compacted[i] = content
             area.xstate_bv |= k.carried_mask
         if i is None:
             vcpu.context.carried = vcpu.carried
         elif k.strategy.carries:
-            vcpu.context.regs[i] = vcpu.carried
+            vcpu.context.regs[i] = content
     return int(values[index])

@@ -1,7 +1,7 @@
 """Named sequences of the flow, from a stated starting point: what `fpswitch flow` shows and what tests compare."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
@@ -12,6 +12,7 @@ from sim.kernel.integrity import VIOLATIONS, Finding
 from sim.kernel.kernel import Kernel
 from sim.kernel.operations import Log, Operation, TracePoint
 from sim.kernel.scene import QUIET_GUEST, GuestUse, Scene, Steps, calls_kvm_run, enters, exits, runs, switches
+from sim.kernel.selftests import GUEST_NEEDS_AMX, NEEDS_AMX, SELFTESTS
 from sim.xsave.components import AVX, SSE
 
 SCENE_SETTING: Final = "before the first step"
@@ -190,6 +191,9 @@ FLOWS: Final[dict[str, Callable[[Scene], Steps]]] = {
 }
 
 
+EVERY_FLOW: Final = FLOWS | SELFTESTS
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step of a flow and what ran in it, in order, with the CPU on which it ran."""
@@ -220,18 +224,23 @@ class FlowRun:
 
 def run(name: str, settings: Settings, use: GuestUse = QUIET_GUEST) -> FlowRun:
     """Runs the flow ``name``; :class:`~sim.errors.InputError` for an unknown name or settings that do not fit."""
-    if name not in FLOWS:
-        raise unknown("flow", name, FLOWS)
+    if name not in EVERY_FLOW:
+        raise unknown("flow", name, EVERY_FLOW)
+    if name in GUEST_NEEDS_AMX:
+        settings, use = replace(settings, guest_amx=True), replace(use, tiles=True)
     if use.tiles and not settings.guest_amx:
         raise InputError("a guest that uses tiles needs AMX (--guest-amx)")
+    config = boot(settings)
+    if name in NEEDS_AMX and not config.xfd:
+        raise InputError(f"{name} is about AMX, and {config.cpu.name} has none")
     events: list[tuple[int, Operation | TracePoint]] = []
-    kernel = Kernel(boot(settings), 2, ledger=lambda cpu: Log(cpu, events), tracing=True)
+    kernel = Kernel(config, 2, ledger=lambda cpu: Log(cpu, events), tracing=True)
     scene = Scene(kernel, use)
     integrity = kernel.integrity
     assert integrity is not None
     marks: list[tuple[str, int, int]] = []
     before: list[tuple[str, Finding]] = []
-    for step in FLOWS[name](scene):
+    for step in EVERY_FLOW[name](scene):
         if not marks:  # what set the scene is not shown, but a violation in it is
             before = [(SCENE_SETTING, each) for each in integrity.findings if each.kind in VIOLATIONS]
             events.clear()

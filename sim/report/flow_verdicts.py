@@ -1,0 +1,58 @@
+"""Flows under every strategy: who got what was not his own, by the integrity check."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sim.errors import InputError
+from sim.kernel import strategies
+from sim.kernel.config import Settings, boot
+from sim.kernel.flows import FlowRun, run
+from sim.kernel.integrity import VIOLATIONS
+from sim.kernel.scene import GuestUse
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found in one flow: violations as "kind: what of who", each once, and the kernel's WARNs."""
+
+    flow: str
+    violations: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Nobody got what was not his own."""
+        return not self.violations
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictRow:
+    """A strategy with its verdicts; ``refused`` says why it cannot be run here, and is empty otherwise.
+
+    ``carries`` is False where nobody carries the state, so that its loss is not counted.
+    """
+
+    strategy: str
+    carries: bool = True
+    verdicts: tuple[Verdict, ...] = ()
+    refused: str = ""
+
+
+def verdicts(flows: Sequence[str], settings: Settings, use: GuestUse) -> list[VerdictRow]:
+    """Each shipped strategy through ``flows``; :class:`InputError` for a flow that no strategy can run."""
+    rows = []
+    for name in strategies.names():
+        own = replace(settings, strategy=name)
+        try:
+            carries = boot(own).strategy.carries
+        except InputError as error:
+            rows.append(VerdictRow(name, refused=str(error)))
+            continue
+        rows.append(VerdictRow(name, carries, tuple(_verdict(flow, run(flow, own, use)) for flow in flows)))
+    return rows
+
+
+def _verdict(flow: str, done: FlowRun) -> Verdict:
+    found = (finding for _, finding in done.findings if finding.kind in VIOLATIONS)
+    texts = dict.fromkeys(f"{each.kind}: {each.what} of {each.who}" for each in found)
+    return Verdict(flow, tuple(texts), done.warnings)
