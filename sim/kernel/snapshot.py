@@ -206,7 +206,9 @@ def _set_xsave(k: Kernel, cpu: Cpu, vcpu: Vcpu, given: _Given) -> Iterator[str]:
     source, area = given.saved.xsave, vcpu.fpstate.area
     if source is None:
         return
-    bits_set = source.xstate_bv & ~vcpu.fpstate.xfd  # v7.3 clears them; in others no guest has such
+    bits_set = source.xstate_bv
+    if k.version.guest_xfd_write_clears_xstate_bv:  # the same fix, "Clear XSTATE_BV[i] in guest XSAVE state ..."
+        bits_set &= ~vcpu.fpstate.xfd
     if beyond := bits_set & ~(k.config.offered_xcr0 & vcpu.fpstate.user_xfeatures):
         yield f"KVM_SET_XSAVE: -EINVAL, XSTATE_BV has bits {beyond:#x}, which this host does not offer"
         return
