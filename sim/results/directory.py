@@ -130,14 +130,22 @@ class ResultDirectory:
             os.replace(temporary, self.path / f"{name}.parquet")
         self.end(manifests.COMPLETE)
         files.remove(self.path / parts.FOLDER)
+        notes = results.notes
         if self.set_aside is not None:
+            notes = (*notes, f"{self.path}: replaces {_described(manifests.read(self.set_aside))}")
             files.remove(self.set_aside)
-        return replace(results, manifest=self.manifest, directory=self.path)
+        return replace(results, manifest=self.manifest, directory=self.path, notes=notes)
 
     def end(self, status: str, error: str | None = None) -> None:
         """Says in the manifest how the run ended."""
         self.manifest |= {"status": status, "wall_s": round(time.monotonic() - self._started, 3), "error": error}
         manifests.write(self.path, self.manifest)
+
+
+def _described(manifest: Mapping[str, Any]) -> str:
+    """What was there before, in words."""
+    strategies = len({name for case in manifest["cases"] for name in case["strategies"]})
+    return f"an earlier result ({strategies} strategies, {manifest['replications']} replications)"
 
 
 def _previous(path: Path) -> Path:
