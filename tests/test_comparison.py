@@ -607,7 +607,7 @@ def test_a_strategy_that_is_documented_as_unsound_does_not_fail_a_run_and_anothe
     assert run_command(capsys, *arguments)[0] == 0
 
     simulated_by(monkeypatch, fake_host.altered(lambda case, record: replace(record, integrity={"guest-to-guest": 2})))
-    status, out, err = run_command(capsys, *arguments)
+    status, out, err = run_command(capsys, *arguments[:-1], str(tmp_path / "altered"))
     assert status == 1
     assert "manual-load violates integrity (4 times), and is not documented as unsound" in err
     assert "manual-lazy violates" not in err

@@ -449,9 +449,3 @@ def test_importing_the_package_or_a_record_does_not_wait_for_pandas():
 def test_the_source_hash_is_of_this_package():
     assert manifests.source_sha256() == manifests.source_sha256()
     assert len(manifests.versions()["source_sha256"]) == 64
-
-
-def test_what_a_run_replaces_is_said(scenario, tmp_path):
-    assert run(scenario, out=tmp_path / "r").notes == ()
-    fewer = run(scenario, overrides={"run.strategies": ["free-ssp"]}, out=tmp_path / "r")
-    assert fewer.notes == (f"{tmp_path / 'r'}: replaces an earlier result (3 strategies, 3 replications)",)

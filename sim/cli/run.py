@@ -48,12 +48,13 @@ def run(
     """Simulate all cases and strategies of SCENARIO, compare them, and leave a result directory.
 
     SCENARIO is the name of a shipped one (fpswitch scenarios), or a path: what ends in .toml or has a /.  Options take
-    the place of its keys (docs/scenarios.md), and pass the same checks.
+    the place of its keys (docs/scenarios.md), and pass the same checks.  It may also be the manifest.json of a result
+    directory: its run is repeated, by the same fpswitch to the same bytes, by what lies in that directory alone.
 
     Progress goes to standard error, the answer to standard output: 40 lines of plain text, 72 columns wide, at most, or
-    all tables with --full, or 15 lines for a mail with --mail.  An unfinished run
-    of the same scenario, costs, seed and code in DIR is continued; a finished one there is replaced when the new one is
-    complete.  The same seed gives the same tables with any number of jobs.
+    all tables with --full, or 15 lines for a mail with --mail.  What is finished in DIR of the same cases, costs, seed
+    and code is used again; what it has more is kept there, and shown when it is asked for.  What it holds of another
+    scenario is replaced when the new run is complete.  The same seed gives the same tables with any number of jobs.
 
     Exit status 1 if a strategy that is not documented as unsound violates integrity, or the run fails; 130 if it is
     interrupted.
@@ -94,10 +95,9 @@ def run(
         sys.exit(INTERRUPTED_STATUS if isinstance(error, experiment.Interrupted) else 1)
     from sim.report.comparison import compare as comparison_of
 
-    say(results.notes)
     comparison = comparison_of(results)
     if not no_figures:
-        comparison.write_figures(Path(directory) / "figures")
+        _of_directory(comparison).write_figures(Path(directory) / "figures")
     _finish(comparison, full, mail, as_json)
 
 
@@ -147,6 +147,18 @@ def compare(directory: str, other: str | None, reference: str | None, full: bool
         emit(document(found, comparison, second), "", as_json)
     else:
         emit({}, text(found, comparison, second, full=full), as_json)
+
+
+def _of_directory(comparison: "Comparison") -> "Comparison":
+    """The comparison of all that the directory shows, which may be more than was asked for."""
+    from sim.report.comparison import compare as comparison_of
+    from sim.results import load
+    from sim.results.parts import expected
+
+    results = comparison.results
+    assert results.directory, "it was written to one"
+    whole = load(results.directory)
+    return comparison if expected(whole.manifest) == expected(results.manifest) else comparison_of(whole)
 
 
 def _one_of(full: bool, mail: bool, as_json: bool) -> None:

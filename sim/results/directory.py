@@ -1,45 +1,42 @@
 """A result directory: started with its manifest, filled part by part, and complete only in one last step.
 
-``manifest.json``, ``costs.json``, the four Parquet tables, and in ``inputs/`` the files that the scenario names; while
-a run is going on also ``parts/``, a file for each replication that is finished.  A later run of the same scenario,
-costs, seed and code that finds an unfinished directory takes its parts over; a directory with something else in it is
-set aside until the new run is complete.
+``manifest.json``, ``costs.json``, the four Parquet tables, in ``inputs/`` the files that the scenario names, and in
+``parts/`` a file for each finished replication that is not in the tables.  Whatever is finished of the same world is
+used again, from parts and from tables.  A complete directory is set aside until the new run of it is complete, too.
 """
 
 import json
 import os
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Container, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from sim.errors import InputError
-from sim.results import files, parts, tables
+from sim.results import files, parts, reading, tables
 from sim.results import manifest as manifests
 from sim.results.lock import Lock
-from sim.results.record import Part, Record
+from sim.results.record import Record
 from sim.results.tables import SCHEMAS, Results
+
+FROM_THE_FIRST_RUN = ("started", "wall_s", "error", "versions", "commit", "platform", "files")
+"""What a manifest says of how its tables were made."""
 
 
 class ResultDirectory:
-    """A directory in which a run is going on.
+    """A directory for a run; nothing in it is touched before :meth:`begin`.
 
-    Raises :class:`InputError`, before anything is touched, if ``path`` is empty, the current directory or one above it,
-    something else than a directory, or holds files and is not one of ours; if that holds of where it would be set
-    aside; or if another run goes on in it, until :meth:`close`.
+    ``worlds`` are the fingerprints of the run's cases.  ``found`` is the manifest of what lies there, ``aside`` that of
+    what an earlier run set aside, in ``previous``.
+
+    Raises :class:`InputError` if ``directory`` is empty, the current directory or one above it, something else than a
+    directory, or holds files and is not one of ours; if that holds of ``previous``; or if another run goes on in it,
+    until :meth:`close`.
     """
 
-    def __init__(
-        self,
-        directory: str | os.PathLike[str],
-        manifest: Mapping[str, Any],
-        costs: Mapping[str, Any],
-        inputs: Mapping[str, bytes],
-    ) -> None:
+    def __init__(self, directory: str | os.PathLike[str], worlds: Container[str]) -> None:
         if not os.fspath(directory):
             raise InputError(
                 "result directory '': a path is empty (allowed: a directory that is empty or not yet there)"
@@ -47,9 +44,15 @@ class ResultDirectory:
         path = self.path = Path(os.path.realpath(directory)) if os.path.islink(directory) else Path(directory)
         if Path.cwd().is_relative_to(os.path.realpath(path)):
             raise InputError(f"{path}: the current directory, or one above it, cannot be a result directory")
+        whole = Path(os.path.normpath(path))
+        self.previous = whole.with_name(f"{whole.name}.previous")
+        self.begun = False
+        self._worlds = worlds
+        self.manifest: dict[str, Any] = {}
         self._lock = Lock(path)
         try:
-            self._start(manifest, costs, inputs)
+            self.aside = _set_aside(path, self.previous)
+            self.found = _found(path)
         except BaseException:
             self.close()
             raise
@@ -58,83 +61,123 @@ class ResultDirectory:
         """Lets others run in it."""
         self._lock.release()
 
-    def _start(self, manifest: Mapping[str, Any], costs: Mapping[str, Any], inputs: Mapping[str, bytes]) -> None:
-        path = self.path
+    def finished(self) -> tuple[dict[str, Record], list[str]]:
+        """What is finished of the run's cases, and what lies beside that, by key; and sentences on what is damaged.
+
+        Raises :class:`InputError` for tables that are.
+        """
+        found: dict[str, Record] = {}
+        notes: list[str] = []
+        for manifest, where in ((self.aside, self.previous), (self.found, self.path)):
+            if self._is_related(manifest):
+                records, problems = reading.finished(where)
+                found |= records
+                notes += problems
+        return found, notes
+
+    def whole(self) -> Path | None:
+        """Where a complete result lies of which :meth:`finished` gave parts."""
+        for manifest, where in ((self.found, self.path), (self.aside, self.previous)):
+            if self._is_related(manifest) and manifest is not None and manifest["status"] == manifests.COMPLETE:
+                return where
+        return None
+
+    def _is_related(self, manifest: Mapping[str, Any] | None) -> bool:
+        return manifest is not None and any(case.get("fingerprint") in self._worlds for case in manifest["cases"])
+
+    def begin(self, manifest: Mapping[str, Any], costs: Mapping[str, Any], inputs: Mapping[str, bytes]) -> list[str]:
+        """Makes the directory that of a run with this manifest, and says what becomes of what was there."""
         self._started = time.monotonic()
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.manifest: dict[str, Any] = {
-            "format": manifests.FORMAT, "status": manifests.RUNNING, **manifest, "started": started, "wall_s": None,
+        notes = self._make_room()
+        self.begun = True
+        self.manifest = {
+            "format": manifests.FORMAT, "status": manifests.RUNNING, **manifest, "started": _now(), "wall_s": None,
             "error": None, "files": {},
         }  # fmt: skip
-        self.set_aside = _set_aside(path)
-        if not self._continues():
-            self._make_room()
-        manifests.write(path, self.manifest)
-        (path / parts.FOLDER).mkdir(exist_ok=True)
-        self._write(manifests.COSTS, (json.dumps(costs, indent=1) + "\n").encode())
-        for place, content in inputs.items():
-            self._write(place, content)
-        manifests.write(path, self.manifest)
+        manifests.write(self.path, self.manifest)
+        (self.path / parts.FOLDER).mkdir(exist_ok=True)
+        self._write_inputs(costs, inputs)
+        manifests.write(self.path, self.manifest)
+        return notes
 
-    def _write(self, place: str, content: bytes) -> None:
-        path = self.path / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, content)
-        files.sync(path.parent)
-        self.manifest["files"] |= {place: sha256(content).hexdigest()}
+    def _write_inputs(self, costs: Mapping[str, Any], inputs: Mapping[str, bytes]) -> None:
+        contents = contents_of(costs, inputs)
+        for place, content in contents.items():
+            path = self.path / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write(path, content)
+            files.sync(path.parent)
+        for place in self.manifest["files"].keys() - contents:
+            (self.path / place).unlink()
+        self.manifest["files"] = hashes_of(contents)
 
-    def _continues(self) -> bool:
-        """Whether an unfinished run of the same things lies here."""
-        if not self.path.is_dir() or not (self.path / manifests.NAME).exists():
-            return False
-        found = manifests.read(self.path)
-        unfinished = found["status"] != manifests.COMPLETE and (self.path / parts.FOLDER).is_dir()
-        return bool(unfinished and found["fingerprint"] == self.manifest["fingerprint"])
-
-    def _make_room(self) -> None:
-        path, aside = self.path, _previous(self.path)
+    def _make_room(self) -> list[str]:
+        """Sets aside what is there, unless it is an unfinished run of the same world, which is continued."""
+        found, aside, notes = self.found, self.aside, []
+        until = "until this run is complete, and then deleted"
         try:
-            if path.is_dir() and any(path.iterdir()):
-                status = manifests.read(path)["status"]
-                if aside.exists() and status != manifests.COMPLETE:
-                    shutil.rmtree(path)  # what is set aside is a complete result, and this one is not
-                else:
-                    if aside.exists():
-                        shutil.rmtree(aside)
-                    path.rename(aside)
-                    self.set_aside = aside
-            path.mkdir(parents=True, exist_ok=True)
-        except InputError as error:
-            raise InputError(f"{error}; it is not empty, and nothing in it is overwritten") from error
+            if found is not None:
+                of_same, complete = self._is_related(found), found["status"] == manifests.COMPLETE
+                if aside is not None and not complete and not of_same:
+                    notes.append(f"what {self.path} holds is deleted: {_words(found)}")
+                    files.remove(self.path)
+                elif complete or not of_same:
+                    if not of_same:
+                        notes.append(f"what {self.path} holds is in {self.previous} {until}: {_words(found)}")
+                    if aside is not None:
+                        files.remove(self.previous)
+                    self.path.rename(self.previous)
+                    files.sync(self.previous.parent)
+                    self.aside, aside, self.found = found, None, None
+            if aside is not None and not self._is_related(aside):
+                notes.append(f"{self.previous} is kept {until}: {_words(aside)}")
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{path}: cannot be made a result directory ({error.strerror})") from error
+            raise InputError(f"{self.path}: cannot be made a result directory ({error.strerror})") from error
+        return notes
 
-    def keep(self, record: Record) -> None:
+    @property
+    def has_set_aside(self) -> bool:
+        """Whether results that were there before lie in ``previous``."""
+        return self.aside is not None
+
+    def keep(self, key: str, record: Record) -> None:
         """Keeps a finished replication, for a later run if this one does not get to its end."""
-        parts.write(record, parts.path_of(record.part, self.path))
+        parts.write(record, parts.path_of(key, self.path))
 
-    def kept(self, wanted: Iterable[Part]) -> Iterator[Record]:
-        """Those of ``wanted`` that are finished."""
-        for part in wanted:
-            path = parts.path_of(part, self.path)
-            if path.exists():
-                yield parts.read(path)
+    def complete(
+        self,
+        results: Results,
+        manifest: Mapping[str, Any],
+        inputs: Mapping[str, bytes],
+        others: Mapping[str, Record],
+    ) -> None:
+        """Writes the tables, and then says in the manifest that they are there; what was set aside is deleted.
 
-    def complete(self, results: Results) -> Results:
-        """Writes the tables, and then says in the manifest that they are there; what was set aside is deleted."""
+        ``results`` are those of ``manifest``; ``others`` are finished, too, and not in them.
+        """
+        for key, record in others.items():
+            if not parts.path_of(key, self.path).exists():
+                self.keep(key, record)
+        self.manifest |= manifest
+        self._write_inputs(results.costs, inputs)
         for name in SCHEMAS:
             temporary = self.path / f".{name}.parquet"
             tables.write(getattr(results, name), name, temporary)
             files.sync(temporary)
             self.manifest["files"] |= {f"{name}.parquet": files.sha256(temporary)}
             os.replace(temporary, self.path / f"{name}.parquet")
+        files.sync(self.path / parts.FOLDER)
         self.end(manifests.COMPLETE)
-        files.remove(self.path / parts.FOLDER)
-        notes = results.notes
-        if self.set_aside is not None:
-            notes = (*notes, f"{self.path}: replaces {_described(manifests.read(self.set_aside))}")
-            files.remove(self.set_aside)
-        return replace(results, manifest=self.manifest, directory=self.path, notes=notes)
+        parts.remove_all_but(others, self.path)
+        if self.aside is not None:
+            files.remove(self.previous)
+
+    def restate(self, manifest: Mapping[str, Any]) -> None:
+        """Another manifest for the tables that are there."""
+        assert self.found is not None, "there is nothing to restate"
+        kept = {key: self.found[key] for key in FROM_THE_FIRST_RUN}
+        manifests.write(self.path, {"format": manifests.FORMAT, "status": manifests.COMPLETE, **manifest, **kept})
 
     def end(self, status: str, error: str | None = None) -> None:
         """Says in the manifest how the run ended."""
@@ -142,30 +185,51 @@ class ResultDirectory:
         manifests.write(self.path, self.manifest)
 
 
-def _described(manifest: Mapping[str, Any]) -> str:
-    """What was there before, in words."""
-    strategies = len({name for case in manifest["cases"] for name in case["strategies"]})
-    return f"an earlier result ({strategies} strategies, {manifest['replications']} replications)"
+def contents_of(costs: Mapping[str, Any], inputs: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files of a run that are there before its tables, by their place."""
+    return {manifests.COSTS: (json.dumps(costs, indent=1) + "\n").encode(), **inputs}
 
 
-def _previous(path: Path) -> Path:
-    """Where the contents of ``path`` are while a new run fills it."""
-    whole = Path(os.path.normpath(path))
-    return whole.with_name(f"{whole.name}.previous")
+def hashes_of(contents: Mapping[str, bytes]) -> dict[str, str]:
+    """The sha256 of each."""
+    return {place: sha256(content).hexdigest() for place, content in contents.items()}
 
 
-def _set_aside(path: Path) -> Path | None:
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _words(manifest: Mapping[str, Any]) -> str:
+    """Which run this is."""
+    ended = "" if manifest["status"] == manifests.COMPLETE else ", not complete"
+    return (
+        f"scenario {manifest['scenario']}, seed {manifest['seed']}, {manifest['replications']} replications, fpswitch "
+        f"{manifest['versions']['fpswitch']} (source {manifest['versions']['source_sha256'][:12]}){ended}"
+    )
+
+
+def _found(path: Path) -> dict[str, Any] | None:
+    """The manifest of what lies in a directory; :class:`InputError` if that is not ours."""
+    try:
+        if not path.exists() or not any(path.iterdir()):
+            return None
+        return manifests.read(path)
+    except InputError as error:
+        raise InputError(f"{error}; it is not empty, and nothing in it is overwritten") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made a result directory ({error.strerror})") from error
+
+
+def _set_aside(path: Path, aside: Path) -> dict[str, Any] | None:
     """What an earlier run set aside; :class:`InputError` if something lies there that no run can have put there."""
-    aside = _previous(path)
     if not os.path.lexists(aside):
         return None
     try:
         if aside.is_symlink():
             raise InputError(f"{aside}: a symbolic link")
-        manifests.read(aside)
+        return manifests.read(aside)
     except InputError as error:
         raise InputError(
             f"{error}; earlier results in {path} would be set aside as {aside}, and what is there is not overwritten: "
             "move it, or give another directory"
         ) from error
-    return aside

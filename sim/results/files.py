@@ -39,7 +39,8 @@ def sha256(path: Path) -> str:
 
 def remove(directory: Path) -> None:
     """Deletes a directory that is no more called by its name from the moment at which this begins."""
-    doomed = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.deleted."))
+    parent = directory.parent.resolve()
+    doomed = Path(tempfile.mkdtemp(dir=parent, prefix=f".{directory.name}.deleted."))
     directory.rename(doomed / directory.name)
-    sync(directory.parent)
+    sync(parent)
     shutil.rmtree(doomed)

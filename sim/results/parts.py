@@ -1,10 +1,9 @@
 """Finished replications as files, from which a later run goes on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +11,7 @@ from sim.errors import InputError
 from sim.kernel.datafile import STRICT
 from sim.kernel.operations import Operation
 from sim.results import files
+from sim.results import manifest as manifests
 from sim.results.record import Part, Record
 
 if TYPE_CHECKING:
@@ -45,9 +45,49 @@ def expected(manifest: Mapping[str, Any]) -> list[Part]:
     ]
 
 
-def path_of(part: Part, directory: Path) -> Path:
+def keys(manifest: Mapping[str, Any], replications: int) -> dict[Part, str]:
+    """What tells each part of a run, of so many replications, from all that have another content.
+
+    Two parts with one key are one record: their worlds are the same, and so are the strategies that time and walk the
+    schedule, those in files by their contents.
+    """
+    feedback = bool(manifest["resolved"]["run"].get("feedback"))
+    found: dict[Part, str] = {}
+    for case in manifest["cases"]:
+        settings = case["settings"]
+        for timed_by, strategies in schedules(case, feedback=feedback):
+            for strategy in strategies:
+                same = manifests.sha256([case["fingerprint"], settings[timed_by], settings[strategy]])[:32]
+                for n in range(replications):
+                    found[case["case"], timed_by, strategy, n] = f"{same}-{n}"
+    return found
+
+
+def path_of(key: str, directory: Path) -> Path:
     """The file of a part in a result directory."""
-    return directory / FOLDER / f"{sha256(json.dumps(part).encode()).hexdigest()[:32]}.json"
+    return directory / FOLDER / f"{key}.json"
+
+
+def kept(directory: Path) -> tuple[dict[str, Record], list[str]]:
+    """The records that lie in a result directory as files, by their keys, and a sentence about each damaged file."""
+    found: dict[str, Record] = {}
+    problems = []
+    for path in sorted((directory / FOLDER).glob("*.json")):
+        try:
+            found[path.stem] = read(path)
+        except InputError as error:
+            problems.append(f"{error}: it is simulated again if asked for")
+    return found, problems
+
+
+def remove_all_but(wanted: Container[str], directory: Path) -> None:
+    """Removes the files of all other parts, and the folder if none is left."""
+    folder = directory / FOLDER
+    for path in folder.iterdir():
+        if path.stem not in wanted:
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def write(record: Record, path: Path) -> None:

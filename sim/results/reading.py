@@ -7,6 +7,7 @@ from typing import Any, Final
 from sim.errors import InputError
 from sim.results import check, parts, schema, tables
 from sim.results import manifest as manifests
+from sim.results.record import Record
 from sim.results.tables import SCHEMAS, Results
 
 ENDED: Final = {
@@ -32,6 +33,8 @@ def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> R
             f"{path}: the run {ENDED[status]} (status {status!r}), so these are not its results; the same command "
             "continues it"
         )
+    if status != manifests.COMPLETE and manifest["format"] == manifests.FORMAT_OF_0_1:
+        raise InputError(f"{path}: an unfinished run of fpswitch 0.1.0, whose parts cannot be read any more")
     hashes: dict[str, str] = manifest.get("files", {})
     manifests.check_files(path, hashes)
     if status == manifests.COMPLETE and manifest["format"] == manifests.FORMAT:
@@ -44,11 +47,35 @@ def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> R
         found = {name: tables.read(name, path / f"{name}.parquet", timed=timed) for name in SCHEMAS}
         check.check(found, manifest, table_of, path)
     else:
-        records = [parts.read(part) for part in sorted((path / parts.FOLDER).glob("*.json"))]
-        asked = set(parts.expected(manifest))
-        found = tables.frames([record for record in records if record.part in asked], manifest["cases"])
+        found = tables.frames(_asked(path, manifest), manifest["cases"])
     notes = (WITHOUT_HASHES.format(path),) if manifest["format"] == manifests.FORMAT_OF_0_1 else ()
     return Results.of(found, manifest, costs, path, notes)
+
+
+def finished(path: Path) -> tuple[dict[str, Record], list[str]]:
+    """All finished records of a directory by their keys, and sentences about files that cannot be read.
+
+    Raises :class:`InputError` for tables that are damaged.
+    """
+    found, problems = parts.kept(path)
+    if manifests.read(path)["status"] == manifests.COMPLETE:
+        results = load(path)
+        keys = parts.keys(results.manifest, results.manifest["replications"])
+        of_tables = tables.records({name: getattr(results, name) for name in SCHEMAS})
+        found |= {keys[record.part]: record for record in of_tables}
+    return found, problems
+
+
+def _asked(path: Path, manifest: dict[str, Any]) -> list[Record]:
+    """What is finished of an unfinished run, also of what it took over."""
+    found, problems = parts.kept(path)
+    if problems:
+        raise InputError(problems[0])
+    aside = path.with_name(f"{path.name}.previous")
+    if (aside / manifests.NAME).exists():
+        found |= finished(aside)[0]
+    keys = parts.keys(manifest, manifest["replications"])
+    return [found[key] for key in keys.values() if key in found]
 
 
 def _costs(path: Path, manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

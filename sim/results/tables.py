@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from sim.errors import InputError
 from sim.kernel.datafile import shortened
-from sim.results.record import Record
+from sim.kernel.operations import Operation
+from sim.results.record import Part, Record
 
 RUN_COLUMNS: Final = ("case", "timed_by", "strategy", "replication")
 """What identifies a record: a case, the strategy that timed its schedule, the one that walked it, the replication; the
@@ -182,6 +183,33 @@ def frames(records: Iterable[Record], cases: Sequence[Mapping[str, Any]]) -> dic
         arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
         tables[name] = pa.Table.from_arrays(arrays, schema=schema).to_pandas()
     return tables
+
+
+def records(tables: Mapping[str, pd.DataFrame]) -> list[Record]:
+    """The records of four tables; :func:`frames` makes the same tables of them."""
+    by_part: dict[str, dict[Part, list[tuple[Any, ...]]]] = {name: {} for name in SCHEMAS}
+    for name, frame in tables.items():
+        for row in frame.itertuples(index=False, name=None):
+            by_part[name].setdefault(row[: len(RUN_COLUMNS)], []).append(row[len(RUN_COLUMNS) :])
+    found = []
+    for part in dict.fromkeys(part for rows in by_part.values() for part in rows):
+        latency: dict[str, dict[tuple[int, int], int]] = {}
+        for histogram, low, high, count in by_part["latency"].get(part, ()):
+            latency.setdefault(histogram, {})[low, high] = count
+        found.append(
+            Record(
+                *part,
+                ledger=tuple(
+                    (Operation(*row[:-2]), count, cycles)
+                    for row in by_part["ledger"].get(part, ())
+                    for count, cycles in (row[-2:],)
+                ),
+                metrics={metric: (value, unit) for metric, unit, value in by_part["metrics"].get(part, ())},
+                latency=latency,
+                integrity=dict(by_part["integrity"].get(part, ())),
+            )
+        )
+    return found
 
 
 def write(frame: pd.DataFrame, name: str, path: Path) -> None:

@@ -127,8 +127,12 @@ def contrasts(scenario: Scenario, of_scenario: Sequence[Case]) -> tuple[Contrast
     among these is left out.
     """
     found: list[Contrast] = []
-    own = own_strategies(scenario.run)
-    for a, b in (_operands(pair, own) for pair in scenario.run.contrasts):
+    shown = {
+        given: name
+        for case in of_scenario
+        for given, name in zip(case.scenario.run.strategies, case.strategies, strict=True)
+    }
+    for a, b in (_operands(pair, lambda given: shown.get(given, given)) for pair in scenario.run.contrasts):
         if a.case:
             names = {case.name for case in of_scenario}
             found += [Contrast(a, b)] if {a.case, b.case} <= names else []
@@ -141,8 +145,8 @@ def contrasts(scenario: Scenario, of_scenario: Sequence[Case]) -> tuple[Contrast
     return tuple(found)
 
 
-def _operands(pair: Iterable[str], own: OwnStrategies) -> tuple[Operand, Operand]:
-    a, b = (each._replace(strategy=own.name(each.strategy)) for each in map(operand, pair))
+def _operands(pair: Iterable[str], name: Callable[[str], str]) -> tuple[Operand, Operand]:
+    a, b = (each._replace(strategy=name(each.strategy)) for each in map(operand, pair))
     return a, b
 
 
@@ -151,7 +155,7 @@ def _check_contrasts(scenario: Scenario, found: Sequence[Case], own: OwnStrategi
     names = [case.name for case in found]
     for number, pair in enumerate(scenario.run.contrasts):
         path = f"run.contrasts[{number}]"
-        a, b = _operands(pair, own)
+        a, b = _operands(pair, own.name)
         for each in (a, b):
             if each.case and each.case not in names:
                 raise ScenarioError(path, str(unknown("case", each.case, names)))

@@ -1,0 +1,157 @@
+"""What a result directory holds after a run: what was asked for, and of what was there before nothing less.
+
+The tables are always those of one scenario with one number of replications, so that its manifest repeats them.  It is
+the earlier scenario with all strategies of both, where that is finished; otherwise what was asked for, and the rest is
+kept beside the tables.
+"""
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from sim.errors import InputError
+from sim.experiment import stopping
+from sim.experiment.inputs import Inputs, gathered
+from sim.experiment.provenance import costs_of, document
+from sim.results import manifest as manifests
+from sim.results import parts
+from sim.results.record import Part, Record
+from sim.scenario.cases import Case, cases
+from sim.scenario.reading import read
+from sim.scenario.schema import Run, Scenario
+
+SHOWN = 4
+"""Names in a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """A scenario with its cases and files; ``name`` is the scenario's, ``source`` its file."""
+
+    scenario: Scenario
+    cases: Sequence[Case]
+    inputs: Inputs
+    name: str
+    source: str
+    command: Sequence[str]
+
+    def manifest(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        return document(self.scenario, self.cases, self.inputs, self.name, self.source, self.command)
+
+    def costs(self) -> dict[str, Any]:
+        """Its cost tables."""
+        return costs_of(self.cases)
+
+    def exactly(self, replications: int) -> "Experiment":
+        """The same with so many replications."""
+        return replace(
+            self,
+            scenario=stopping.exactly(self.scenario, replications),
+            cases=[stopping.exact_case(case, replications) for case in self.cases],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the tables of a directory show: the parts of ``manifest``, by their keys."""
+
+    experiment: Experiment
+    manifest: Mapping[str, Any]
+    keys: Mapping[Part, str]
+
+
+def shown(asked: Experiment, whole: Path | None, there: Container[str]) -> Shown:
+    """What the directory is to show after a run of ``asked``, which has an exact number of replications.
+
+    ``whole`` is where a complete earlier result lies, or None; ``there`` are the keys of all that is finished.
+    """
+    best = _shown(asked)
+    if whole is None:
+        return best
+    wanted, old = set(best.keys.values()), keys_of(manifests.read(whole))
+    most = len(old & wanted)
+    for each in _with_what_was_there(asked, whole):
+        if most == len(old):
+            break
+        found = _shown(each)
+        have = set(found.keys.values())
+        if len(old & have) > most and wanted <= have and all(key in there for key in have):
+            best, most = found, len(old & have)
+    return best
+
+
+def _shown(experiment: Experiment) -> Shown:
+    manifest = experiment.manifest()
+    return Shown(experiment, manifest, parts.keys(manifest, manifest["replications"]))
+
+
+def keys_of(manifest: Mapping[str, Any]) -> set[str]:
+    """The keys of the parts in the tables of a complete result."""
+    return set(parts.keys(manifest, manifest["replications"]).values())
+
+
+def _with_what_was_there(asked: Experiment, whole: Path) -> Iterator[Experiment]:
+    """What was asked for with all that an earlier result has, and then with less of it."""
+    try:
+        earlier = read(whole / manifests.NAME)
+        of_earlier = cases(earlier)
+    except InputError:  # it was made by a version that knew something else
+        return
+    run, old = asked.scenario.run, earlier.run
+    fewest = run.replication_bounds[0]
+    numbers = sorted({fewest, max(fewest, old.replication_bounds[0])}, reverse=True)
+    for base, feedback, strategies in product(
+        (earlier, asked.scenario),
+        sorted({run.feedback, run.feedback or old.feedback}, reverse=True),
+        _strategies(run, old, [*of_earlier, *asked.cases]),
+    ):
+        both = run.model_copy(update={"strategies": strategies, "cases": _cases(run, old), "feedback": feedback})
+        texts = {"title": asked.scenario.title, "question": asked.scenario.question}
+        scenario = base.model_copy(update={"run": both, **texts})
+        try:
+            of_scenario = cases(scenario)
+        except InputError:
+            continue
+        found = replace(asked, scenario=scenario, cases=of_scenario, inputs=gathered(scenario, of_scenario))
+        yield from map(found.exactly, numbers)
+
+
+def _strategies(run: Run, old: Run, of_both: Sequence[Case]) -> list[tuple[str, ...] | Literal["all"]]:
+    """Those of both; and, where not every case can have each, those that are in all cases."""
+    given = {
+        name: text for case in of_both for name, text in zip(case.strategies, case.scenario.run.strategies, strict=True)
+    }
+    everywhere = tuple(text for name, text in given.items() if all(name in case.strategies for case in of_both))
+    found: list[tuple[str, ...] | Literal["all"]] = ["all"] if "all" in (run.strategies, old.strategies) else []
+    return [*found, tuple(given.values()), everywhere]
+
+
+def _cases(run: Run, old: Run) -> tuple[str, ...] | None:
+    return None if run.cases is None or old.cases is None else tuple(dict.fromkeys((*old.cases, *run.cases)))
+
+
+def words(asked: Experiment, there: Mapping[str, Record], path: Path) -> str:
+    """A sentence on what a directory keeps beside what was asked for; empty if that is nothing."""
+    least = _shown(asked)
+    wanted = set(least.keys.values())
+    others = [record for key, record in there.items() if key not in wanted]
+    if not others:
+        return ""
+    elsewhere = _names({record.case for record in others} - {case for case, *_ in least.keys})
+    strategies = _names({record.strategy for record in others} - {strategy for _, _, strategy, _ in least.keys})
+    most, n = max(record.replication for record in others) + 1, least.manifest["replications"]
+    kept = [
+        f"cases {elsewhere}" if elsewhere else "",
+        f"strategies {strategies}" if strategies else "",
+        f"replications {n + 1} to {most}" if most > n else "",
+    ]
+    return f"{path} keeps more, which was not asked for: {', '.join(filter(None, kept)) or 'other schedules'}"
+
+
+def _names(names: set[str]) -> str:
+    some = sorted(names)
+    more = f" and {len(some) - SHOWN} more" if len(some) > SHOWN else ""
+    return ", ".join(some[:SHOWN]) + more

@@ -1,0 +1,71 @@
+"""What a run says while it goes on: a bar, and sentences."""
+
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+class Progress:
+    """A bar of replications on standard error, where that is a terminal, and sentences there.
+
+    Nothing is written where it is not ``shown``; ``notes`` has the sentences all the same.
+    """
+
+    def __init__(self, *, shown: bool) -> None:
+        self.notes: list[str] = []
+        self._shown = shown
+        self._bar: tqdm[Any] | None = None
+        self._total = 0
+
+    def start(self, total: int, done: int) -> None:
+        """Opens the bar."""
+        self._total = total
+        about: dict[str, Any] = {"total": total, "initial": done, "unit": "rep", "desc": "replications"}
+        if self._shown and "ipykernel" in sys.modules:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that there are no widgets: then it is a bar of text
+                from tqdm.auto import tqdm as tqdm_auto
+
+                self._bar = tqdm_auto(**about)
+            return
+        from tqdm import tqdm
+
+        hidden = None if self._shown else True  # None: only where standard error is a terminal
+        self._bar = tqdm(**about, disable=hidden, file=sys.stderr, ncols=72)
+
+    @property
+    def total(self) -> int:
+        """How many replications are wanted, as far as is known."""
+        return self._total
+
+    @total.setter
+    def total(self, total: int) -> None:
+        self._total = total
+        if self._bar is not None:
+            self._bar.total = total
+
+    def step(self) -> None:
+        """One more replication is finished."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def close(self) -> None:
+        """The bar stays as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def say(self, *notes: str) -> None:
+        """Sentences that a reader should see."""
+        self.notes += notes
+        if self._shown:
+            for note in notes:
+                self._write(f"fpswitch: {note}")
+
+    def _write(self, text: str) -> None:
+        if self._bar is None or self._bar.disable:
+            print(text, file=sys.stderr)
+        else:
+            self._bar.write(text, file=sys.stderr)

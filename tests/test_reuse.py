@@ -1,0 +1,333 @@
+"""Finished replications are used again, and none is dropped without a word."""
+
+import json
+import shutil
+from pathlib import Path
+
+import fake_host
+import pytest
+from command import run as run_command
+
+from sim import experiment
+from sim.errors import InputError, RunError
+from sim.kernel import strategies
+from sim.results import load, parts
+from sim.results.tables import SCHEMAS, frames, records
+
+SMALL = """
+title = "Small"
+[run]
+measure = "20 ms"
+replications = 2
+strategies = ["free-ssp", "manual-load", "xstate-guest"]
+[host]
+cpus = 2
+cpu = ["sapphire-rapids", "zen4"]
+tsc = "2 GHz"
+[guests.g]
+vcpus = 2
+"""
+WALKED = 2 * 3 * 2
+"""Cases x strategies x replications of it."""
+
+SHIPPED_STRATEGIES = Path(strategies.__file__).parent / "data" / "strategies"
+
+
+class Counted:
+    """Stands in for the simulated host, and knows what it was asked for."""
+
+    def __init__(self):
+        self.works = []
+
+    def __call__(self, case, timed_by, names, replication):
+        self.works.append((case.name, timed_by, tuple(names), replication))
+        return fake_host.simulate(case, timed_by, names, replication)
+
+    @property
+    def walked(self):
+        return [name for _, _, names, _ in self.works for name in names]
+
+
+@pytest.fixture
+def scenario(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture
+def run(scenario, tmp_path):
+    """Runs in the directory ``r``; gives the results and what was simulated for them."""
+
+    def run(path=scenario, out="r", **options):
+        counted = Counted()
+        results = experiment.run(path, **{"jobs": 1, "simulate": counted, "out": tmp_path / out} | options)
+        return results, counted
+
+    return run
+
+
+@pytest.fixture
+def tables(tmp_path):
+    return lambda name: {each: (tmp_path / name / f"{each}.parquet").read_bytes() for each in SCHEMAS}
+
+
+def test_records_survive_being_tables(run):
+    results, _ = run()
+    before = {name: getattr(results, name) for name in SCHEMAS}
+    again = frames(records(before)[::-1], results.cases)
+    assert all(again[name].equals(before[name]) for name in SCHEMAS)
+
+
+def test_the_same_again_simulates_nothing_and_changes_nothing(run, tmp_path, tables):
+    run()
+    before = {path: path.read_bytes() for path in (tmp_path / "r").iterdir()}
+    results, counted = run()
+    assert counted.works == []
+    assert {path: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
+    assert results.notes == ("12 of 12 replications were there already, and are used again",)
+    assert results.ledger.equals(load(tmp_path / "r").ledger)
+
+
+def test_more_replications_simulate_those_that_are_missing(run, tables):
+    run()
+    _, counted = run(replications=5)
+    assert {replication for *_, replication in counted.works} == {2, 3, 4}
+    assert len(counted.walked) == 2 * 3 * 3
+    run(out="fresh", replications=5)
+    assert tables("r") == tables("fresh")
+
+
+def test_more_strategies_walk_the_same_schedules_and_what_was_finished_stays(run, tables):
+    run(strategies=["free-ssp", "manual-load"])
+    _, counted = run(strategies=["xstate-guest", "xstate-all", "free-ssp", "manual-load"])
+    assert sorted(counted.walked) == sorted(["xstate-guest", "xstate-all"] * 4)
+    assert {timed_by for _, timed_by, *_ in counted.works} == {"free-ssp"}
+    run(out="fresh", strategies=["free-ssp", "manual-load", "xstate-guest", "xstate-all"])
+    assert tables("r") == tables("fresh")
+
+
+def test_another_reference_simulates_nothing_and_is_that_of_the_directory(run, tmp_path, tables):
+    run()
+    before = tables("r")
+    results, counted = run(reference="manual-load")
+    assert (counted.works, tables("r")) == ([], before)
+    assert results.cases[0]["reference"] == load(tmp_path / "r").cases[0]["reference"] == "manual-load"
+    _, counted = run(reference="manual-run")  # which nobody has run
+    assert set(counted.walked) == {"manual-run"}
+
+
+@pytest.mark.parametrize(
+    ("fewer", "message"),
+    [
+        ({"strategies": ["manual-load"]}, "strategies xstate-guest"),
+        ({"replications": 1}, "replications 2 to 2"),
+        ({"overrides": {"run.cases": ["zen4 v6.18"]}}, "cases sapphire-rapids v6.18"),
+        ({"overrides": {"host.cpu": ["zen4"]}}, "cases sapphire-rapids v6.18"),
+    ],
+    ids=["strategies", "replications", "cases", "cpus"],
+)
+def test_less_than_there_is_is_shown_and_all_of_it_stays(run, tmp_path, tables, fewer, message):
+    run()
+    before = tables("r")
+    results, counted = run(**fewer)
+    assert counted.works == []
+    assert any(f"{tmp_path / 'r'} keeps more, which was not asked for: {message}" in note for note in results.notes)
+    assert len(results.ledger) < len(load(tmp_path / "r").ledger)
+    assert tables("r") == before
+    in_memory = experiment.run(tmp_path / "small.toml", jobs=1, simulate=fake_host.simulate, **fewer)
+    assert in_memory.ledger.equals(results.ledger)
+
+
+def test_the_command_says_what_is_kept_and_not_shown_and_figures_are_of_all(scenario, tmp_path, capsys, monkeypatch):
+    original, drawn = experiment.run, []
+    faked = {"simulate": fake_host.simulate, "jobs": 1}
+    monkeypatch.setattr(experiment, "run", lambda *a, **k: original(*a, **k | faked))
+    monkeypatch.setattr(
+        "sim.report.comparison.Comparison.write_figures",
+        lambda self, folder: drawn.append(self.results.cases[0]["strategies"]),
+    )
+    out = ("--out", str(tmp_path / "r"))
+    assert run_command(capsys, "run", str(scenario), *out)[0] == 0
+    status, text, err = run_command(capsys, "run", str(scenario), *out, "--strategies", "manual-load", "--full")
+    assert status == 0
+    assert "xstate-guest" not in text
+    assert "keeps more, which was not asked for: strategies xstate-guest" in err
+    assert drawn == [["free-ssp", "manual-load", "xstate-guest"]] * 2
+
+
+def test_what_does_not_fit_into_one_table_is_kept_beside_it_and_comes_back(run, tmp_path, tables):
+    run()
+    first = tables("r")
+    results, counted = run(strategies=["manual-load"], replications=4)
+    assert len(counted.walked) == 2 * 2 * 2
+    assert load(tmp_path / "r").cases[0]["strategies"] == ["free-ssp", "manual-load"]
+    assert any("keeps more, which was not asked for: strategies xstate-guest" in note for note in results.notes)
+    _, counted = run()
+    assert (counted.works, tables("r")) == ([], first)
+    _, counted = run(replications=4)
+    assert set(counted.walked) == {"xstate-guest"}
+    run(out="fresh", replications=4)
+    assert tables("r") == tables("fresh")
+    assert not (tmp_path / "r" / "parts").exists()
+
+
+def test_all_and_one_of_ones_own_are_together_in_the_directory(run, scenario, tmp_path):
+    mine = tmp_path / "mine.toml"
+    text = (SHIPPED_STRATEGIES / "manual-load.toml").read_text(encoding="utf-8")
+    mine.write_text(text.replace('"manual-load"', '"mine"', 1), encoding="utf-8")
+    one_cpu = {"host.cpu": ["sapphire-rapids"]}
+    run(strategies="all", overrides=one_cpu)
+    everything = load(tmp_path / "r").cases[0]["strategies"]
+    _, counted = run(strategies=[str(mine)], overrides=one_cpu)
+    assert set(counted.walked) == {"mine"}
+    assert load(tmp_path / "r").cases[0]["strategies"] == [*everything, "mine"]
+    mine.unlink()
+    _, counted = run(tmp_path / "r" / "manifest.json", replications=3)
+    assert {replication for *_, replication in counted.works} == {2}
+
+
+def test_an_own_strategy_that_was_edited_is_simulated_again_and_nothing_else(run, scenario, tmp_path):
+    mine = tmp_path / "mine.toml"
+    text = (SHIPPED_STRATEGIES / "manual-load.toml").read_text(encoding="utf-8")
+    mine.write_text(text.replace('"manual-load"', '"mine"', 1), encoding="utf-8")
+    names = ["free-ssp", "xstate-guest", str(mine)]
+    run(strategies=names)
+    mine.write_text(mine.read_text(encoding="utf-8").replace("zero = 1", "zero = 2"), encoding="utf-8")
+    _, counted = run(strategies=names)
+    assert set(counted.walked) == {"mine"}
+    assert len(counted.walked) == 4
+    mine.write_text(mine.read_text(encoding="utf-8").replace("zero = 2", "zero = 1"), encoding="utf-8")
+    _, counted = run(strategies=names)
+    assert counted.works == []  # what the first contents gave was kept
+
+
+def test_another_case_is_simulated_alone(run, tables):
+    run(overrides={"host.cpu": ["zen4"]})
+    _, counted = run()
+    assert {case for case, *_ in counted.works} == {"sapphire-rapids v6.18"}
+    run(out="fresh")
+    assert tables("r") == tables("fresh")
+
+
+def test_words_of_the_scenario_change_no_world(run, scenario, tmp_path):
+    run()
+    scenario.write_text(SMALL.replace("Small", "Of another title"))
+    _, counted = run()
+    assert counted.works == []
+    assert load(tmp_path / "r").manifest["resolved"]["title"] == "Of another title"
+
+
+@pytest.mark.parametrize(
+    "change", [("vcpus = 2", "vcpus = 3"), ("20 ms", "21 ms"), ("[host]", "seed = 2\n[host]"), ("2 GHz", "2.1 GHz")]
+)
+def test_another_world_is_simulated_and_said_to_take_the_place_of_what_was_there(run, scenario, tmp_path, change):
+    run()
+    scenario.write_text(SMALL.replace(*change))
+    results, counted = run()
+    assert len(counted.walked) == WALKED
+    (note,) = results.notes
+    assert f"what {tmp_path / 'r'} holds is in {tmp_path / 'r'}.previous until this run is complete, and then" in note
+    assert "scenario small, seed 1, 2 replications" in note
+    assert not (tmp_path / "r.previous").exists()
+
+
+def breaks_at(replication):
+    def simulate(*work):
+        if work[-1] == replication:
+            raise RuntimeError("broken")
+        return fake_host.simulate(*work)
+
+    return simulate
+
+
+def test_an_extension_that_fails_loses_nothing_and_is_continued(run, tmp_path, tables):
+    run()
+    before = tables("r")
+    with pytest.raises(RunError, match=r"replication 4: RuntimeError: broken"):
+        run(replications=6, simulate=breaks_at(4))
+    with pytest.raises(InputError, match="status 'failed'"):
+        load(tmp_path / "r")
+    assert tables("r.previous") == before
+    there = load(tmp_path / "r", incomplete_ok=True).ledger[["case", "strategy", "replication"]].drop_duplicates()
+    assert len(there) > WALKED
+    _, counted = run(replications=6)
+    left = {case: {r for name, _, _, r in counted.works if name == case} for case, *_ in counted.works}
+    assert left == {"sapphire-rapids v6.18": {4, 5}, "zen4 v6.18": {2, 3, 4, 5}}
+    run(out="fresh", replications=6)
+    assert tables("r") == tables("fresh")
+    assert not (tmp_path / "r.previous").exists()
+
+
+def test_the_earlier_scenario_goes_on_after_another_one_failed_over_it(run, scenario, tmp_path, tables):
+    run()
+    before = tables("r")
+    with pytest.raises(RunError):
+        run(seed=2, simulate=breaks_at(1))
+    results, counted = run()
+    assert (counted.works, tables("r")) == ([], before)
+    assert any(f"what {tmp_path / 'r'} holds is deleted: scenario small, seed 2" in note for note in results.notes)
+
+
+def test_how_many_replications_the_rule_needs_does_not_depend_on_what_is_there(run, scenario, tmp_path):
+    rule = {"run.precision": "15 %", "run.min_replications": 3, "run.max_replications": 40}
+    in_memory = experiment.run(scenario, overrides=rule, jobs=1, simulate=fake_host.simulate)
+    needed = in_memory.manifest["replications"]
+    assert 3 <= needed < 40
+    run(replications=40)
+    results, counted = run(overrides=rule)
+    assert counted.works == []
+    assert results.manifest["replications"] == needed
+    assert results.ledger.equals(in_memory.ledger)
+    assert load(tmp_path / "r").manifest["replications"] == 40
+    assert any(f"replications {needed + 1} to 40" in note for note in results.notes)
+
+
+def test_a_schedule_of_its_own_is_simulated_alone_and_kept_when_it_is_not_asked_for(run, tmp_path, tables):
+    run()
+    _, counted = run(overrides={"run.feedback": True})
+    assert {(timed_by, names) for _, timed_by, names, _ in counted.works} == {
+        (name, (name,)) for name in ("manual-load", "xstate-guest")
+    }
+    both = tables("r")
+    results, counted = run()
+    assert (counted.works, tables("r")) == ([], both)
+    assert any("keeps more, which was not asked for: other schedules" in note for note in results.notes)
+
+
+def test_a_part_that_was_damaged_is_simulated_again_and_named(run, tmp_path):
+    with pytest.raises(RunError):
+        run(simulate=breaks_at(1))
+    damaged, other, *_ = sorted((tmp_path / "r" / "parts").iterdir())
+    damaged.write_text(damaged.read_text()[:-10])
+    found = json.loads(other.read_text())
+    other.write_text(json.dumps(found | {"replication": "first"}))
+    results, counted = run()
+    assert len(counted.walked) == WALKED - 3 + 2
+    for path in (damaged, other):
+        assert any(str(path) in note and "simulated again" in note for note in results.notes)
+
+
+def test_tables_that_were_damaged_are_named_and_left(run, tmp_path):
+    run()
+    path = tmp_path / "r" / "ledger.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"ledger\.parquet: is not what the run wrote"):
+        run(replications=3)
+    assert path.read_bytes() == before
+
+
+def test_a_directory_that_was_copied_goes_on_where_it_is(run, scenario, tmp_path, tables):
+    run()
+    shutil.move(tmp_path / "r", tmp_path / "moved")
+    scenario.unlink()
+    _, counted = run(tmp_path / "moved" / "manifest.json", out="moved", replications=3)
+    assert {replication for *_, replication in counted.works} == {2}
+
+
+def test_each_part_has_a_key_of_its_own(run):
+    results, _ = run(overrides={"run.feedback": True})
+    keys = parts.keys(results.manifest, 2)
+    assert list(keys) == parts.expected(results.manifest)
+    assert len(set(keys.values())) == len(keys) == 2 * 5 * 2
