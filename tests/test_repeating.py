@@ -18,7 +18,9 @@ from sim.results import load
 from sim.results import manifest as manifests
 from sim.results.settings import settings_of
 from sim.results.tables import SCHEMAS
+from sim.xsave import profiles
 
+CPUS = Path(profiles.__file__).parent / "cpus"
 SHIPPED_STRATEGIES = Path(strategies.__file__).parent / "data" / "strategies"
 
 OWN = """
@@ -30,10 +32,11 @@ replications = 2
 strategies = ["free-ssp", "mine/load.toml", "mine/manual-load.toml"]
 [host]
 cpus = 2
-cpu = ["zen4", "sapphire-rapids"]
+cpu = ["zen4", "sapphire-rapids", "mine/cpu.toml"]
 tsc = "2 GHz"
 [host.costs]
 zen4 = "mine/zen4.toml"
+"mine/cpu.toml" = "zen5"
 [kernel]
 carried = "mine/state.toml"
 [guests.g]
@@ -84,6 +87,7 @@ def own(tmp_path):
     shipped = (SHIPPED_STRATEGIES / "manual-load.toml").read_text(encoding="utf-8")
     (folder / "mine" / "manual-load.toml").write_text(shipped, encoding="utf-8")
     (folder / "mine" / "load.toml").write_text(shipped.replace('"manual-load"', '"by hand"', 1), encoding="utf-8")
+    shutil.copy(CPUS / "zen5.toml", folder / "mine" / "cpu.toml")
     (folder / "mine" / "state.toml").write_text(STATE, encoding="utf-8")
     (folder / "mine" / "gaps.csv").write_text("t\n900\n1100\n", encoding="utf-8")
     (folder / "more" / "gaps.csv").write_text("t\n300\n700\n", encoding="utf-8")
@@ -127,13 +131,18 @@ def test_the_manifest_has_each_input_by_its_hash_and_its_name(own, tmp_path):
         ("strategy", "manual-load (manual-load.toml)"),
         ("carried state", "cet-s-mine"),
         ("samples", "gaps.csv"),
+        ("CPU", "cpu"),
     }
-    assert len(manifest["inputs"]) == 5  # two files are called gaps.csv
+    assert len(manifest["inputs"]) == 6  # two files are called gaps.csv
     for each in manifest["inputs"]:
         assert hashlib.sha256((tmp_path / "r" / each["path"]).read_bytes()).hexdigest() == each["sha256"]
         assert manifest["files"][each["path"]] == each["sha256"]
     assert set(manifest["files"]) >= {"costs.json", *(f"{name}.parquet" for name in SCHEMAS)}
-    assert set(json.loads((tmp_path / "r" / "costs.json").read_text())) == {"zen4 (zen4.toml)", "sapphire-rapids"}
+    assert set(json.loads((tmp_path / "r" / "costs.json").read_text())) == {
+        "zen4 (zen4.toml)",
+        "sapphire-rapids",
+        "zen5",
+    }
     assert {"machine", "os", "cpu"} <= manifest["platform"].keys()
     assert manifest["commit"] is None or len(manifest["commit"]) >= 12
 

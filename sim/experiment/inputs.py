@@ -82,7 +82,7 @@ def _files(scenario: Scenario, cases: Sequence[Case]) -> Iterator[tuple[str, str
         if file in profiles.names():
             continue
         profile = profiles.profile(file)
-        if any(case.scenario.host.cpu == (file,) and case.profile != profile for case in cases):
+        if any(case.scenario.host.cpu == (file,) and case.profile != profile.without_path() for case in cases):
             raise _changed(file)
         yield "CPU", profile.label, file
     swept = (str(value) for value in scenario.sweep.get("kernel.carried", ()))

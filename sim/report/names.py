@@ -10,6 +10,7 @@ from sim.kernel.config import Config, boot
 from sim.kernel.strategies import MAX_LABEL, strategy
 from sim.kernel.strategies import names as shipped
 from sim.scenario.schema import is_mask
+from sim.xsave.profiles import names as cpus
 from sim.xsave.profiles import profile
 
 
@@ -42,7 +43,9 @@ def carried(config: Config) -> str:
 
 
 def cpu(name: str) -> str:
-    """The family of a CPU profile: "Zen 4"."""
+    """The family of a CPU profile: "Zen 4"; one of the user's is called by its file."""
+    if name not in cpus():
+        return name
     title = profile(name).title
     family = re.search(r"\(([^,)]+)", title)
     return family[1] if family else name

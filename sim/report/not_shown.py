@@ -6,7 +6,7 @@ from typing import Any
 
 from sim.kernel import versions
 from sim.kernel.versions import Vendor
-from sim.xsave.profiles import profile
+from sim.report.names import config_of
 
 
 def sentences(manifest: Mapping[str, Any]) -> list[str]:
@@ -19,15 +19,11 @@ def sentences(manifest: Mapping[str, Any]) -> list[str]:
     reasons = {exit["reason"] for guest in resolved["guests"].values() for exit in guest.get("exits", {}).values()}
     found = dict.fromkeys(
         sentence
-        for vendor in dict.fromkeys(_vendor(name) for name in resolved["host"]["cpu"])
+        for vendor in dict.fromkeys(config_of(case, case["strategies"][0]).vendor for case in manifest["cases"])
         for older, newer in combinations(resolved["host"]["kernel"], 2)
         for sentence in _fastpaths(vendor, older, newer, reasons)
     )
     return list(found)
-
-
-def _vendor(cpu: str) -> Vendor:
-    return "vmx" if profile(cpu).vendor == "intel" else "svm"
 
 
 def _fastpaths(vendor: Vendor, one: str, other: str, reasons: set[str]) -> Iterator[str]:

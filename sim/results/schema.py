@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -48,6 +48,16 @@ class _Resolved(_Part):
     run: _Run
 
 
+class _OfCase(_Resolved):
+    """The scenario of one case."""
+
+    host: dict[str, Any]
+    kernel: dict[str, Any]
+    guests: dict[Name, dict[str, Any]]
+    threads: dict[Name, dict[str, Any]]
+    interrupts: dict[Name, dict[str, Any]]
+
+
 class _Case(_Part):
     case: Name
     cpu: Name
@@ -62,6 +72,7 @@ class _Case(_Part):
     measure_s: Number
     strategies: Annotated[list[Name], Field(min_length=1)]
     reference: Name
+    resolved: _OfCase
     settings: dict[Name, dict[str, Any]]
 
 
@@ -137,11 +148,28 @@ def _problems(document: Mapping[str, Any]) -> Iterator[str]:
             if name not in case["settings"]:
                 yield f"{where}: no settings of strategy {shortened(name)}"
             try:
-                boot(settings_of(case, name))
+                booted = boot(settings_of(case, name))
             except InputError as error:
                 yield f"{where}: {shorter(error)}"
+            else:
+                for key, of_settings in (("cpu", booted.cpu.label), ("kernel", booted.settings.kernel)):
+                    if case[key] != of_settings:
+                        yield f"{where}: {key} {shortened(case[key])} is not that of its settings, {of_settings!r}"
+        for section in ("title", "question", "guests", "threads", "interrupts"):
+            both = (case["resolved"], document["resolved"])
+            here, there = (_not_swept(each.get(section), section, case["sweep"]) for each in both)
+            if here != there:
+                yield f"{where}: resolved.{section} is not that of the scenario"
         if case["reference"] not in strategies:
             yield f"{where}: {shorter(unknown('reference', case['reference'], strategies))}"
+
+
+def _not_swept(value: Any, path: str, sweep: Container[str]) -> Any:
+    """What lies at a path of a scenario, without what the sweep changes there."""
+    if not isinstance(value, Mapping):
+        return value
+    inner = {key: (each, f"{path}.{key}") for key, each in value.items()}
+    return {key: _not_swept(each, at, sweep) for key, (each, at) in inner.items() if at not in sweep}
 
 
 def shorter(error: Exception) -> str:

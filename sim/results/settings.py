@@ -21,7 +21,8 @@ def document(settings: Settings) -> dict[str, Any]:
     own = {key: asdict(chosen[key]) for key in ("cpu", "strategy", "carried") if not isinstance(chosen[key], str)}
     if "cpu" in own:
         own["cpu"]["features"] = sorted(own["cpu"]["features"])
-    return {key: value for key, value in (chosen | own).items() if value != getattr(_DEFAULTS, key)}
+    plain = json.loads(json.dumps(own))  # keys of JSON are texts, and so they are in what is hashed
+    return {key: value for key, value in (chosen | plain).items() if value != getattr(_DEFAULTS, key)}
 
 
 def settings_of(case: Mapping[str, Any], strategy: str) -> Settings:

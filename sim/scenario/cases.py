@@ -324,7 +324,7 @@ def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value],
         table,
         *chosen,
         own={each: own.values[each] for each in (*chosen.strategies, chosen.timed_by) if each in own.values},
-        profile=cpu if cpu in profiles.names() else profile,
+        profile=cpu if cpu in profiles.names() else profile.without_path(),
         carried=carried_state(carried) if is_file(carried) else carried,
     )
 

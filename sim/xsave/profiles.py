@@ -7,7 +7,7 @@ leaves (arch/x86/kernel/fpu/xstate.c, setup_xstate_cache).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,9 @@ from sim.xsave.geometry import Geometry as Geometry
 from sim.xsave.profile_data import EAX, EBX, ECX, EDX, shipped
 from sim.xsave.profile_data import FEATURES as FEATURES
 from sim.xsave.profile_data import names as names
+
+_TEXTS = ("title", "source")
+"""In which the name of a file may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,11 @@ class CpuProfile(Geometry):
     def label(self) -> str:
         """The name, of a file without its folder and ending."""
         return Path(self.name).name.removesuffix(".toml").removesuffix(".txt")
+
+    def without_path(self) -> "CpuProfile":
+        """The same, called by its label: where its file lies is no part of what it is."""
+        file = Path(self.name).name
+        return replace(self, name=self.label, **{key: getattr(self, key).replace(self.name, file) for key in _TEXTS})
 
     @property
     def cet_sss(self) -> bool:
