@@ -216,7 +216,8 @@ def latency(comparison: Comparison) -> Figure:
             comparison,
             findings.of_feedback(moved[moved["case"].isin([case["case"] for case in cases])], REACTIONS),
             "Independent runs, each strategy on a host of its own, paired by their random streams: difference from the "
-            f"reference (bold), with 95 % t intervals over the replications.{left_out}",
+            "reference (bold), with 95 % t intervals over the replications; those of quantiles are a bucket of "
+            f"their histogram, a sixteenth of the value, wider at each end.{left_out}",
             [_height_in(len(case["strategies"])) for case in cases],
             len(metrics_shown),
         )
