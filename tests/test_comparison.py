@@ -234,7 +234,7 @@ def test_a_quantile_is_known_to_a_bucket_and_no_better():
 def test_the_summary_has_the_pooled_quantiles(comparison):
     pooled = comparison.df_latency()
     here = pooled[(pooled["strategy"] == "free-ssp") & (pooled["quantile"] == "p50")]["us"].item()
-    table = comparison.summary().split("Wake-up latency in us")[1]
+    table = comparison.summary().split("Wake-up latency of that schedule in us")[1]
     line = next(line for line in table.splitlines() if line.startswith("free-ssp(*) "))
     assert f"{here:.3g}" in line.split()
 
@@ -490,9 +490,9 @@ def test_the_summary_is_at_most_72_columns_wide_and_says_what_is_needed(comparis
 def test_a_strategy_that_violates_integrity_is_called_neither_cheaper_nor_dearer(comparison):
     text = " ".join(comparison.summary().split())
     assert "manual-lazy(!) " in text
-    assert text.count("Violates integrity, so no cost to compare: manual-lazy.") == 2
+    assert text.count("Violates integrity, so no cost to compare: manual-lazy.") == 1
     verdicts = [part.split(".")[0] for part in text.split("Than free-ssp, ")[1:]]
-    assert len(verdicts) == 4
+    assert len(verdicts) == 2
     assert not any("manual-lazy" in said for said in verdicts)
     assert all("manual-load" in said for said in verdicts)
     assert set(comparison.df_break_even()["strategy"]) <= {"manual-load", "xstate-guest"}
@@ -519,7 +519,7 @@ def test_with_several_cases_each_section_says_which_it_is_of(small, tmp_path):
     assert "2048" not in text
     titles = [line for line in text.splitlines() if line.startswith("[")]
     for mask in ("0x800", "0x1800"):
-        assert sum(line.startswith(f"[sapphire-rapids v6.18 kernel.guest_xss={mask}] ") for line in titles) >= 8
+        assert sum(line.startswith(f"[sapphire-rapids v6.18 kernel.guest_xss={mask}] ") for line in titles) >= 7
 
 
 def test_fewer_than_ten_replications_are_said_to_be_few(small):

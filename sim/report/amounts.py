@@ -61,4 +61,6 @@ def spread(low: float, high: float) -> str:
 
 def short_spread(low: float, high: float) -> str:
     """A range of cycles where there is little room: "347k-836k"."""
+    if si(low) == si(high):
+        return si(low)
     return f"{si(low)}-{si(high)}" if low >= 0 else spread(low, high)

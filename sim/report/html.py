@@ -173,7 +173,9 @@ def _scenario(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reproduce(screen: Shown) -> Iterator[Markup]:
     manifest = screen.manifest
-    yield element("p", "This gives the same tables, with any number of jobs:")
+    yield element("p", "From the result directory, on any machine, to the same bytes:")
+    yield element("pre", "fpswitch run manifest.json")
+    yield element("p", "Without it, with the same version and cost tables:")
     yield element("pre", mail.reproduce(manifest))
     facts: Mapping[str, Any] = {
         "versions": manifest["versions"],

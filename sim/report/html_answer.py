@@ -34,7 +34,7 @@ def body(screen: Shown) -> Markup:
     for label, text in (
         ("In your units", units.text(screen)),
         ("How sure", next(iter(sureness.texts(screen)), "")),
-        ("How the host reacts", words.host(screen)),
+        ("How the host reacts", "; ".join(words.host(screen))),
         ("Not shown", answer.what_is_missing(screen)),
         ("Unsound", answer.unsound_text(screen)),
     ):

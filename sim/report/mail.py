@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.analysis.answers import Answers, Difference, Range
-from sim.report import layout, sureness
+from sim.report import layout, sureness, words
 from sim.report.amounts import fixed, percent, short_spread, si
 from sim.report.layout import at_most, part, wrapped
 from sim.report.names import carried, config_of, cpu
@@ -116,6 +116,7 @@ def _amount(mean: float, over: Range) -> str:
 
 
 def _notes(screen: Shown) -> Iterator[str]:
+    yield from words.between(screen)[:2]
     lines = [(case, line) for case in screen.cases for line in case.lines[:ROWS]]
     if not lines:
         return

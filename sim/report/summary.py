@@ -18,19 +18,16 @@ from sim.analysis.metrics import (
     COST_WITHOUT_XSS,
     PHASES,
     latency_metric,
-    settings_of,
 )
 from sim.analysis.rates import MISS, missed_by_law
-from sim.kernel.config import strategy_of
-from sim.report import not_shown, statements
+from sim.report import endings, not_shown, statements
 from sim.report.amounts import si as _si
+from sim.report.names import cut
 
 if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
 
 WIDTH: Final = 72
-FIGURES: Final = "figures"
-"""The folder of a result directory in which its figures are."""
 LABEL: Final = 22
 """Characters for a strategy's name, which of the shipped ones none exceeds."""
 
@@ -48,9 +45,9 @@ def text(comparison: "Comparison") -> str:
     parts += [
         statements.contrasts(comparison),
         *map(_wrapped, not_shown.sentences(manifest)),
-        _integrity(comparison),
-        _hypothetical(comparison),
-        _provenance(comparison),
+        endings.integrity(comparison),
+        endings.hypothetical(comparison),
+        endings.provenance(comparison),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -69,10 +66,10 @@ def _how_to_read(manifest: Mapping[str, Any]) -> str:
     texts = [
         "Cost: TSC cycles of the listed FPU, MSR, XSS, virtualisation and scheduling operations, per second and vCPU "
         "of the host (per CPU, if it has no vCPUs); k, M, G are thousands, millions, billions. "
-        f"+-: half the {CONFIDENCE:.0%} t interval over {n} replication{'s' * (n != 1)}. Differences are paired: in "
-        "one replication all strategies meet the same world. p: two-sided paired t test; if the scenario does not ask "
-        "about the pair, adjusted for the number of all that are compared (Holm). (*): the reference. (!): violates "
-        "integrity, so its cost is no cost to compare."
+        f"+-: half the {100 * CONFIDENCE:.0f} % t interval over {n} replication{'s' * (n != 1)}. Differences are "
+        "paired: in one replication all strategies walk the same schedule. p: two-sided paired t test; if the scenario "
+        "does not ask about the pair, adjusted for the number of all that are compared (Holm). (*): the reference. "
+        "(!): violates integrity, so its cost is no cost to compare."
     ]
     if manifest["status"] != "complete":
         texts.append(f"THE RUN IS NOT COMPLETE (status {manifest['status']}): only what was finished is here.")
@@ -106,13 +103,17 @@ def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
     rates = rates[(rates["case"] == name) & (rates["source"] == "law")]
     break_even = _cells(rates.rename(columns={"rate": "metric"}), "value")
     strategies = [s for s in case["strategies"] if s in means[COST]]
-    others = [s for s in strategies if s != reference]
+    compared = [s for s in strategies if s != reference]
+    same = [s for s in compared if all(of.get(s, "same") == "same" for of in moved["verdict"].values())]
+    strategies = [s for s in strategies if s not in same]
+    others = [s for s in compared if s not in same]
     violating = comparison.violating(name)
     per = "vCPU" if case["vcpus"] else "CPU"
     where = f"[{name}] " if len(comparison.results.cases) > 1 else ""
 
     def table(title: str, columns: Sequence[tuple[str, Callable[[str], str]]], of: Iterable[str]) -> str:
         rows = [[_label(s, reference, violating), *(cell(s) for _, cell in columns)] for s in of]
+        rows = [row for row in rows if any(cell != "-" for cell in row[1:])]
         used = [i for i in range(len(columns)) if any(row[i + 1] != "-" for row in rows)]
         if not used or not rows:
             return ""
@@ -129,8 +130,27 @@ def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
             ("p", value(moved["p"], metric, _p)),
         ]
 
+    def all_of_it() -> bool:
+        """Whether strategies differ in FPU, MSR and XSS operations alone."""
+        return all(
+            math.isclose(_at(moved["mean"], whole, s), _at(moved["mean"], part, s), rel_tol=1e-9, abs_tol=1e-6)
+            for whole, part in ((COST, CARRYING_COST), (COST_WITHOUT_XSS, CARRYING_COST_WITHOUT_XSS))
+            for s in others
+        )
+
+    of_parts = [
+        table(
+            "The part of it that a strategy does by itself, FPU, MSR and XSS operations (left), and without XSS "
+            "(right); the rest are virtualisation and scheduling, such as exits that only a lazy strategy makes:",
+            [*difference(CARRYING_COST), *difference(CARRYING_COST_WITHOUT_XSS)],
+            others,
+        ),
+        _verdicts(moved["verdict"], compared, reference, violating, (CARRYING_COST, CARRYING_COST_WITHOUT_XSS)),
+    ]
+    left_out = f"Exactly as {short(reference)}, and in no table: {', '.join(map(short, same))}."
     return [
         _case_heading(case),
+        _wrapped(left_out) if same else "",
         table(
             f"Cost, cycles per {per}-second; its share of all CPU time; and how much of the cost, and of the "
             "difference from the reference, rests on cost-table rows that are assumed (in %):",
@@ -154,14 +174,8 @@ def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
             [*difference(COST), *difference(COST_WITHOUT_XSS)],
             others,
         ),
-        _verdicts(moved["verdict"], others, reference, violating, (COST, COST_WITHOUT_XSS)),
-        table(
-            "The part of it that a strategy does by itself, FPU, MSR and XSS operations (left), and without XSS "
-            "(right); the rest are virtualisation and scheduling, such as exits that only a lazy strategy makes:",
-            [*difference(CARRYING_COST), *difference(CARRYING_COST_WITHOUT_XSS)],
-            others,
-        ),
-        _verdicts(moved["verdict"], others, reference, violating, (CARRYING_COST, CARRYING_COST_WITHOUT_XSS)),
+        _verdicts(moved["verdict"], compared, reference, violating, (COST, COST_WITHOUT_XSS)),
+        *([] if all_of_it() else of_parts),
         table(
             "The whole difference with all fpstate buffers in L1 (warm), where the model has them, and all in memory: "
             "with XSS (left), and without (right); the ledger priced again, not simulated again:",
@@ -193,8 +207,8 @@ def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
             strategies,
         ),
         table(
-            "Throughput: guest cycles per vCPU-second; per second of the host, requests, threads' bursts, hand-offs; "
-            "and microseconds per hand-off:",
+            "Throughput of the schedule that all walked: guest cycles per vCPU-second; per second of the host, "
+            "requests, threads' bursts, hand-offs; and microseconds per hand-off:",
             [
                 ("guest", value(means, "guest_cycles", _si4)),
                 ("requests", _if_any(means, "requests_per_second")),
@@ -205,8 +219,8 @@ def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
             strategies,
         ),
         table(
-            "Wake-up latency in us, of vCPUs to VM entry (v) and of threads to user mode (t), all replications "
-            "together; a quantile only with 20 samples beyond it, and known to a bucket (1/16 of itself):",
+            "Wake-up latency of that schedule in us, of vCPUs to VM entry (v) and of threads to user mode (t), all "
+            "replications together; a quantile only with 20 samples beyond it, and known to a bucket (1/16 of itself):",
             [
                 (f"{h[0]} {q}", value(pooled, latency_metric(h, q), _us))
                 for h in ("vcpu", "thread")
@@ -223,7 +237,8 @@ def _missed(strategies: Sequence[str]) -> str:
         return ""
     return _wrapped(
         f"The linear law does not hold for {', '.join(map(short, strategies))}: at the simulated rates it is beside "
-        f"the simulated difference by more than {MISS:.0%} and outside its interval, so there is no break-even by it."
+        f"the simulated difference by more than {100 * MISS:.0f} % and outside its interval, so there is no "
+        "break-even by it."
     )
 
 
@@ -300,53 +315,6 @@ def _verdicts(
     return "\n".join(lines)
 
 
-def _integrity(comparison: "Comparison") -> str:
-    found = comparison.df_integrity()
-    kinds = [column for column in found.columns if column not in ("case", "strategy", "violations", "documented")]
-    lines = []
-    for row in found.to_dict("records"):
-        counts = ", ".join(f"{row[kind]} {kind}" for kind in kinds if row[kind])
-        if not counts:
-            continue
-        where = f"{row['case']}, {short(row['strategy'])}: {counts}"
-        if row["violations"]:
-            known = row["documented"]
-            where += f" (documented as unsound: {known})" if known else " - UNEXPECTED: not documented as unsound"
-        lines.append(_wrapped(where, indent="  "))
-    checked = comparison.results.manifest["resolved"]["run"].get("integrity", True)
-    if not checked:
-        return "Integrity: not checked (run.integrity = false)."
-    if not lines:
-        return "Integrity: every consumer found its own values."
-    return "Integrity (residue is left for nobody to read, and is no violation):\n" + "\n".join(lines)
-
-
-def _hypothetical(comparison: "Comparison") -> str:
-    why = {
-        name: strategy_of(settings_of(case, name)).hypothetical
-        for case in comparison.results.cases
-        for name in case["strategies"]
-    }
-    lines = [_wrapped(f"{short(name)}: {text}", indent="  ") for name, text in why.items() if text]
-    return "Hypothetical:\n" + "\n".join(lines) if lines else ""
-
-
-def _provenance(comparison: "Comparison") -> str:
-    results = comparison.results
-    manifest = results.manifest
-    versions = manifest["versions"]
-    lines = [
-        f"Seed {manifest['seed']}, {manifest['replications']} replications; fpswitch {versions['fpswitch']} (source "
-        f"{versions['source_sha256'][:12]}), scenario {manifest['scenario_sha256'][:12]}, Python {versions['python']}, "
-        f"numpy {versions['numpy']}."
-    ]
-    if results.directory:
-        figures = (results.directory / FIGURES).is_dir()
-        there = "Tables, manifest and figures" if figures else "Tables and manifest"
-        lines.append(f"{there}: {results.directory}")
-    return "\n".join(map(_wrapped, lines))
-
-
 # Words and numbers.
 
 
@@ -358,8 +326,7 @@ def _wrapped(line: str, indent: str = "") -> str:
 
 def short(strategy: str) -> str:
     """A strategy's name as it fits into a column: of a long one, which is the user's, both ends."""
-    head = LABEL // 2 - 1
-    return strategy if len(strategy) <= LABEL else f"{strategy[:head]}..{strategy[head + 2 - LABEL :]}"
+    return cut(strategy, LABEL)
 
 
 def marked(strategy: str, violating: Iterable[str], more: str = "") -> str:

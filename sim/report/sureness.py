@@ -53,7 +53,8 @@ def _tested(screen: Shown) -> Iterator[str]:
         yield over + (f" ({p})" if p else "") + f"{few}."
     else:
         yield f"{over}{few}."
-    tails = [name for case in screen.cases for line in case.lines if line.found.heavy_tails for name in line.names[:1]]
+    asked_about = [line for case in screen.cases for line in _asked_about(case)]
+    tails = [line.names[0] for line in asked_about if line.found.heavy_tails]
     if tails:
         named = ", ".join(list(dict.fromkeys(tails))[:MOST_ROWS])
         yield f"HEAVY TAILS ({named}): few replications make most of the variance; run more, or longer ones."

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from sim.analysis.answers import Difference
-from sim.report.amounts import fixed, percent, si, spread, three_digits, with_half
+from sim.report.amounts import fixed, percent, short_spread, si, spread, three_digits, with_half
 from sim.report.layout import WIDTH, at_most, wrapped
 from sim.report.names import config_of
 from sim.report.shown import Line, Shown, ShownCase
@@ -204,7 +204,7 @@ def _footer(
     screen: Shown, cases: Sequence[ShownCase], columns: Sequence[str], width: int, with_xss: Sequence[ShownCase]
 ) -> Iterator[str]:
     """Below a table of cases: the ranges of the costs, relative to the value, and the share of all CPUs."""
-    ranges, shares = [], []
+    ranges, shares, cycles = [], [], []
     for label in columns:
         found = [(case, line) for case in cases if (line := line_called(case, label))]
         ends = [
@@ -214,12 +214,15 @@ def _footer(
         ]
         low, high = (min(end[0] for end in ends), max(end[1] for end in ends)) if ends else (math.nan, math.nan)
         ranges.append(f"x {fixed(low, 1)} - {fixed(high, 1)}")
+        means = [line.found.own_without_xss.mean for _, line in found]
+        cycles.append(si(means[0]) if len(means) == 1 else short_spread(min(means), max(means)))
         shares.append(percent(max((case.percent(line.found.own_without_xss.mean) for case, line in found), default=0)))
     if with_xss:
         of_xss = [line.found for case in with_xss for line in case.lines if _moves_xss(line.found)]
         factors = [end / each.xss.mean for each in of_xss for end in (each.range_xss.low, each.range_xss.high)]
         ranges.append(f"x {fixed(min(factors), 1)} - {fixed(max(factors), 1)}")
     if columns:
+        yield f"  cycles/{cases[0].per}-s".ljust(width) + "".join(each.rjust(COLUMN) for each in cycles)
         yield "  range of the costs".ljust(width) + "".join(each.rjust(COLUMN) for each in ranges)
         yield "  % of all CPUs <=".ljust(width) + "".join(each.rjust(COLUMN) for each in shares)
     if with_xss:

@@ -20,8 +20,17 @@ def in_words(screen: Shown) -> str:
     """What the contrasts say; without any, the cheapest and the most expensive strategy."""
     pairs = list(dict.fromkeys((each.a, each.b) for case in screen.cases for each in case.asked))
     said = [_contrast(screen, a, b) for a, b in pairs[:MOST]]
-    said += [_between(screen, each) for each in screen.between[: MOST - len(said)]]
-    return " ".join(each[0].upper() + each[1:] for each in (*_hand_offs(screen), *(said or _extremes(screen))))
+    said += between(screen)[: MOST - len(said)]
+    return " ".join(map(_sentence, (*_hand_offs(screen), *(said or _extremes(screen)))))
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def between(screen: Shown) -> list[str]:
+    """What the contrasts of two cases say."""
+    return [_sentence(_between(screen, each)) for each in screen.between]
 
 
 def _contrast(screen: Shown, a: str, b: str) -> str:
@@ -148,8 +157,8 @@ def _hand_offs(screen: Shown) -> Iterator[str]:
         yield f"A hand-off takes {' and '.join(all_said)} than with {other}."
 
 
-def host(screen: Shown) -> str:
-    """How the host reacts, in throughput or latency, and in what all operations cost beside own ones."""
+def host(screen: Shown) -> list[str]:
+    """How the host reacts, in throughput or latency, and in what all operations cost beside own ones; by contrast."""
     said = []
     for case, each, feedback in reactions(screen):
         parts = [
@@ -161,7 +170,7 @@ def host(screen: Shown) -> str:
         half = case.us(cost.high - cost.mean)
         beside = f"cost beside own operations {with_half(case.us(cost.mean), half)} us per {case.per}-second"
         said.append(f"{case.labels[each.a]} less {case.labels[each.b]}: {', '.join([*parts[:1], beside])}")
-    return "; ".join(said)
+    return said
 
 
 METRICS: Final = {
