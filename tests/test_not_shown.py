@@ -7,7 +7,11 @@ from sim.report.not_shown import sentences
 
 def manifest(kernels, reasons, cpus=("skylake-sp",)):
     exits = {f"e{i}": {"reason": reason} for i, reason in enumerate(reasons)}
-    return {"resolved": {"host": {"kernel": list(kernels), "cpu": list(cpus)}, "guests": {"g": {"exits": exits}}}}
+    booted = [{"cpu": cpu, "kernel": kernel, "strategy": "no-cet"} for cpu in cpus for kernel in kernels]
+    return {
+        "resolved": {"host": {"kernel": list(kernels), "cpu": list(cpus)}, "guests": {"g": {"exits": exits}}},
+        "cases": [{"strategies": ["no-cet"], "settings": {"no-cet": settings}} for settings in booted],
+    }
 
 
 @pytest.mark.parametrize(
