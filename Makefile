@@ -22,10 +22,9 @@ verify: .venv/ready
 	$(BIN)/fpswitch verify anchors
 	$(BIN)/fpswitch verify statistics
 
+# All ratios are printed before the status judges them.
 bench: .venv/ready
-	$(BIN)/python benchmarks/kernel_model.py
-	$(BIN)/python benchmarks/host.py
-	$(BIN)/python benchmarks/trace_reading.py
+	@status=0; for each in kernel_model host trace_reading; do $(BIN)/python benchmarks/$$each.py || status=1; done; exit $$status
 
 docs: .venv/ready
 	$(BIN)/python -m sim.kernel.versions > docs/kernel-versions.md

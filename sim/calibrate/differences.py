@@ -1,7 +1,7 @@
 """What runs in ring 0, by difference: hand-offs between processes and KVM_RUN round trips with different state in use.
 
 Each number is a difference to the same thing with nothing in use, within one pass, in TSC cycles.  It may be negative
-(an XRSTORS that initialises may be dearer than one that loads), and one whose interval spans zero is a row like the
+(an XRSTORS that initialises may cost more than one that loads), and one whose interval spans zero is a row like the
 others.  A control has nothing in use on both sides.
 """
 

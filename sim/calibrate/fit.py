@@ -3,9 +3,9 @@
 The composition (:mod:`sim.costs.price`) of an instruction that had all of XCR0 requested is a base and a term for each
 component that is in use, or for each that is not.  Which of the two a component costs cannot be told from such
 measurements: only their difference can.  The smaller is taken to be zero, so that no term is negative: ``base_set``
-are the components of which the absence costs more (on some CPUs XRSTOR initialises dearer than it loads), and the base
-is the whole instruction as it was measured with exactly those in use.  Non-negative least squares: Lawson and Hanson
-1974, in scipy.optimize.nnls.
+are the components of which the absence costs more (on some CPUs XRSTOR takes longer to initialise than to load),
+and the base is the whole instruction as it was measured with exactly those in use.  Non-negative least
+squares: Lawson and Hanson 1974, in scipy.optimize.nnls.
 
 A far buffer is not that simple: misses overlap, and a save that the store buffer takes in costs nothing more.  There
 the terms are fitted to the sets that programs leave behind (:func:`nested`), each weighted by its cost, so that the

@@ -23,7 +23,7 @@ STANDS_IN: Final = {"XSAVES": "XSAVEC", "XRSTORS": "XRSTOR"}
 SHARED_BASE_MARGIN: Final = 5.0
 """Core cycles that a component may cost where no dependence on it was seen: a choice."""
 PRIVILEGE_MARGIN: Final = 0.1
-"""By which the base of a supervisor form may be dearer than any user form that was measured, or cheaper: a choice."""
+"""By which the base of a supervisor form may cost more than any user form that was measured, or less: a choice."""
 
 
 @dataclass(frozen=True, slots=True)
