@@ -30,6 +30,7 @@ COMMANDS = {
     "calibrate": ("sim.cli.calibrate:calibrate", "Measure this machine and write a cost table."),
     "replay": ("sim.cli.replay:replay", "Check a recorded trace, and ask what-if."),
     "fit": ("sim.cli.fit:fit", "Write a scenario that behaves like a recorded host."),
+    "export": ("sim.cli.export:export", "Write a simulated run as the trace of a recorded one."),
     "timeline": ("sim.cli.timeline:timeline", "Write a trace or a simulated run for the Perfetto UI."),
 }
 """Each command's place, and its line in the help, for which nothing is imported."""

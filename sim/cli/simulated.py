@@ -29,14 +29,23 @@ class Shown(NamedTuple):
 
 
 def choose(
-    scenario: str, settings: Sequence[str], case: str | None, strategy: str | None, replication: int, duration: str
+    scenario: str,
+    settings: Sequence[str],
+    case: str | None,
+    strategy: str | None,
+    replication: int,
+    duration: str | None,
+    *,
+    timed: bool = False,
 ) -> Shown:
     """The part of a scenario that the options name; its measurement is ``duration``, after the scenario's warm-up.
+
+    Without a duration it is the scenario's own.  ``timed``: the strategy is by default the one that times the case.
 
     Raises :class:`~sim.errors.InputError` for an option that does not go with the scenario.
     """
     try:
-        seconds = parsed_time(duration)
+        seconds = None if duration is None else parsed_time(duration)
     except ValueError as error:
         raise InputError(f"--duration: found {duration!r}; allowed: {error}") from error
     if seconds == 0:
@@ -47,7 +56,10 @@ def choose(
     if case is not None and case not in found:
         raise InputError(f"--case: {unknown('case', case, found)}")
     chosen = found[case] if case is not None else next(iter(found.values()))
-    run = chosen.scenario.run.model_copy(update={"warmup": warmup_seconds(chosen), "measure": seconds})
+    if strategy is None and timed:
+        strategy = chosen.timed_by
+    measure = chosen.scenario.run.measure if seconds is None else seconds
+    run = chosen.scenario.run.model_copy(update={"warmup": warmup_seconds(chosen), "measure": measure})
     return Shown(
         replace(chosen, scenario=chosen.scenario.model_copy(update={"run": run})),
         _strategy(chosen, strategy),

@@ -70,7 +70,7 @@ def timeline(context: click.Context, /, source: str, output: Path, force: bool, 
     """
     simulated = source.endswith(".toml") or source in names()
     _check_options(context, simulated)
-    _check_output(output, force)
+    check_output(output, force)
     if simulated:
         document = _draw_scenario(source, output, **{each: options[each] for each in ("strategy", *OF_SCENARIOS)})
     else:
@@ -106,7 +106,7 @@ def _draw_scenario(
     from sim.trace.timeline import write
 
     shown = choose(scenario, settings, case, strategy, replication, duration)
-    with _whole(output) as out:
+    with whole(output) as out:
         count = write(records(shown), out, end_ns(shown))
     return {
         "output": str(output),
@@ -126,12 +126,13 @@ def _draw_trace(
     from sim.trace.timeline import write
 
     cost_table = prices(cpu, costs)
-    with opened(trace) as (stream, name), _whole(output) as out:
+    with opened(trace) as (stream, name), whole(output) as out:
         count = write(records(stream, name, cpu=cpu, kernel=kernel, strategy=strategy, costs=cost_table), out)
     return {"output": str(output), "records": count}
 
 
-def _check_output(path: Path, force: bool) -> None:
+def check_output(path: Path, force: bool) -> None:
+    """Raises :class:`~sim.errors.InputError` if the file is there, and may not be overwritten, or is no file."""
     if path.exists() and not force:
         raise InputError(f"{path} is there already; --force overwrites it")
     if path.exists() and not path.is_file():
@@ -139,7 +140,7 @@ def _check_output(path: Path, force: bool) -> None:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[IO[bytes]]:
+def whole(path: Path) -> Iterator[IO[bytes]]:
     """A stream whose file is there as a whole or not at all: a temporary file beside it, then a rename."""
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -6,7 +6,7 @@ scheduling domain.  What is left out is in docs/host.md.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sim.host.clock import Clock
 from sim.host.cpu import HostCpu, Until, Work
@@ -28,6 +28,19 @@ if TYPE_CHECKING:
 
 TIMER: Final = 1
 """Priority of timers: before every CPU at the same time."""
+
+
+class Listener(Protocol):
+    """Who is told what the scheduler and KVM do beside flow points; nobody, unless a run is recorded."""
+
+    def woken(self, thread: Thread, waker: HostCpu, *, new: bool) -> None:
+        """``thread`` has been made runnable on its CPU by what runs on ``waker``; ``new``: for the first time."""
+
+    def migrated(self, thread: Thread, by: HostCpu, source: HostCpu) -> None:
+        """``thread`` has gone from ``source`` to its CPU, which a CPU ``by`` has done."""
+
+    def halt_is_over(self, thread: "VcpuThread", cpu: HostCpu, cycles: int, *, polled: bool) -> None:
+        """A vCPU goes on, so long after its HLT, by polling or by having slept."""
 
 
 class Host:
@@ -55,6 +68,7 @@ class Host:
         self.cpus: list[HostCpu] = []
         self.latency = {"vcpu": Histogram(), "thread": Histogram()}
         self.first_ticks: list[int] = []
+        self.listener: Listener | None = None
         self._idle = 0
         self._overloaded = 0
 
@@ -83,6 +97,8 @@ class Host:
         thread.cpu = cpu
         thread.cpu = self._select(thread, cpu)
         thread.blocked = False
+        if self.listener is not None:
+            self.listener.woken(thread, cpu, new=True)
         self._enqueue(thread, cpu, initial=True)
 
     def wake(self, thread: Thread, waker: HostCpu, sync: bool = False) -> None:
@@ -96,7 +112,11 @@ class Host:
             cpu = self._select(thread, target)
             if cpu is not thread.cpu:
                 waker.count_migrations += 1
-                thread.cpu = cpu
+                source, thread.cpu = thread.cpu, cpu
+                if self.listener is not None:
+                    self.listener.migrated(thread, waker, source)
+        if self.listener is not None:
+            self.listener.woken(thread, waker, new=False)
         self._enqueue(thread, waker)
 
     def _select(self, thread: Thread, target: HostCpu) -> HostCpu:
@@ -158,6 +178,8 @@ class Host:
                     other.kick()
                     thread.cpu = cpu  # type: ignore[attr-defined]
                     cpu.count_migrations += 1
+                    if self.listener is not None:
+                        self.listener.migrated(thread, cpu, other)  # type: ignore[arg-type]
                     cpu.rq.enqueue(now, thread, migrated=True)
                     return True
         return False

@@ -25,7 +25,7 @@ from sim.kernel.config import boot
 from sim.kernel.kernel import BufferLevel
 from sim.kernel.operations import Ledger, LedgerFactory
 from sim.kernel.state import KTHREAD, USER_TASK
-from sim.kernel.walker import Walker
+from sim.kernel.walker import FlowPoint, Walker
 from sim.scenario.cases import Case
 from sim.scenario.checks import MASKS
 from sim.scenario.distribution import Distribution
@@ -35,16 +35,19 @@ from sim.scenario.schema import Thread as ThreadEntry
 
 def populate(
     case: Case, timed_by: str, others: Sequence[str], replication: int, env: Clock, prices: Prices,
-    watched: LedgerFactory | None = None,
+    watched: LedgerFactory | None = None, points: list[FlowPoint] | None = None,
 ) -> Host:  # fmt: skip
     """The host of ``case``, timed by one strategy and walked by others, with everything that will run on it, at time 0.
 
     ``watched`` makes the :class:`PricedLedger` of each CPU in a host that is watched; it is told tracepoints, too.
+    ``points`` is what flow points are appended to, each before it is passed, in a host without others.
     """
     scenario = case.scenario
     build = _Builder(case, replication)
     timing = _walker(case, timed_by, watched or (lambda cpu: PricedLedger(prices)), tracing=watched is not None)
     schedule = Schedule(timing, [_walker(case, other, lambda cpu: Ledger()) for other in others])
+    if points is not None:
+        schedule.points = points
     host = Host(
         env,
         schedule,

@@ -299,6 +299,7 @@ class ChildThread(ComputeThread):
     def enter(self, cpu: "HostCpu") -> None:
         if self._execs:
             self._execs = False
+            cpu.passes(Walker.return_to_user)  # from fork(), to call execve()
             cpu.passes(Walker.exec)
         super().enter(cpu)
 

@@ -82,7 +82,10 @@ class VcpuThread(GuestSpan):
         if self.account == POLLING:
             if not self._take_pending():
                 return
-            cpu.count_polled += self._polling.window > 0 and not self._slept
+            polled = self._polling.window > 0 and not self._slept
+            cpu.count_polled += polled
+            if self.host.listener is not None:
+                self.host.listener.halt_is_over(self, cpu, cpu.clock - self._halted_at, polled=polled)
             self._slept = False
             self._polling.end(cpu.clock - self._halted_at)
             self._does(GUEST)

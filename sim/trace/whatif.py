@@ -6,7 +6,8 @@ he runs.  Which components are in use is taken from the trace, from ``xfeatures`
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Literal, get_args
 
 from sim.costs.price import Prices
@@ -27,6 +28,7 @@ from sim.kernel.strategies import names as strategy_names
 from sim.kernel.versions import version
 from sim.trace.following.replay import Recorded, Replayed
 from sim.trace.following.replica import Replica, Uses, changed_and_common
+from sim.trace.following.told import ToldReplica
 from sim.xsave.profiles import profile
 
 Ssp = Literal["none", "constant", "rewritten"]
@@ -61,7 +63,8 @@ USES: Final[dict[str, Uses]] = {"common": changed_and_common, "all": _all, "chan
 class Choices:
     """What the user asks; ``cpu`` None: the recorded machine, whose cost table is unknown.
 
-    ``reference`` comes along with the strategies that are named, if it is possible there.
+    ``reference`` comes along with the strategies that are named, if it is possible there.  ``whole``: of a simulated
+    run also what comes before the measurement counts.
     """
 
     cpu: str | None = None
@@ -70,6 +73,7 @@ class Choices:
     ssp: Ssp = "constant"
     touched: Touched = "common"
     reference: str = ""
+    whole: bool = False
 
 
 def configs(recorded: Recorded, choices: Choices) -> dict[str, Config]:
@@ -82,11 +86,14 @@ def configs(recorded: Recorded, choices: Choices) -> dict[str, Config]:
     as_recorded = None if choices.cpu else recorded.config.cpu
     cpu = profile(choices.cpu).name if choices.cpu else recorded.config.settings.cpu
     found: dict[str, Config] = {}
+    chosen = partial(replace, Settings()) if recorded.told is None else recorded.told.chosen
+    stated = recorded.told is not None and recorded.told.settings.hypothetical
     wanted = choices.strategies or strategy_names()
     if choices.reference and choices.reference not in wanted:
         wanted = (choices.reference, *wanted)
     for name in wanted:
-        settings = Settings(cpu=cpu, kernel=kernel, strategy=name, hypothetical=bool(choices.strategies))
+        hypothetical = bool(choices.strategies) or stated
+        settings = chosen(cpu=cpu, kernel=kernel, strategy=name, hypothetical=hypothetical)
         try:
             config = boot(settings, as_recorded)
         except InputError:
@@ -102,7 +109,11 @@ def replicas(recorded: Recorded, choices: Choices) -> dict[str, Replica]:
     for value, allowed, what in ((choices.ssp, Ssp, "guest SSP use"), (choices.touched, Touched, "touched")):
         if value not in get_args(allowed):
             raise unknown(what, value, get_args(allowed))
-    uses = USES[choices.touched]
+    uses, told = USES[choices.touched], recorded.told
+    if told is not None:
+        return {
+            name: ToldReplica(config, told, whole=choices.whole) for name, config in configs(recorded, choices).items()
+        }
     return {name: Replica(config, uses=uses, ssp=choices.ssp) for name, config in configs(recorded, choices).items()}
 
 

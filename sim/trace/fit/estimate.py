@@ -105,7 +105,7 @@ def fit(stream: IO[bytes], name: str, *, cpu: str | None = None, costs: str | No
         chosen.append(profile(cpu).name if cpu else _nearest(config))
         if not cpu:
             notes.append(f"the trace does not name its CPU; {chosen[0]} is the nearest by its state components (--cpu)")
-        made.update(replicas(recorded, Choices(strategies=(config.strategy.name,))))
+        made.update(replicas(recorded, Choices(strategies=(config.strategy.name,), whole=True)))
         made["priced"] = on_cpu = _on(recorded, chosen[0])
         if (simulated := on_cpu.kernel.config.strategy.name) != config.strategy.name:
             notes.append(f"{chosen[0]} cannot have the recorded strategy, {config.strategy.name}: {simulated} instead")
@@ -192,9 +192,9 @@ def _on(recorded: Recorded, cpu: str) -> Replica:
     """The recorded strategy on ``cpu``, or none of them if that CPU cannot have it."""
     strategy = recorded.config.strategy.name
     try:
-        return replicas(recorded, Choices(cpu, strategies=(strategy,)))[strategy]
+        return replicas(recorded, Choices(cpu, strategies=(strategy,), whole=True))[strategy]
     except InputError:
-        return replicas(recorded, Choices(cpu, strategies=("no-cet",)))["no-cet"]
+        return replicas(recorded, Choices(cpu, strategies=("no-cet",), whole=True))["no-cet"]
 
 
 def _nearest(config: Config) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from sim.trace.following.known import Step
-from sim.trace.reading.events import CODE, DEACTIVATED, EXEC, EXIT, FORK, IS_FPU, KVM_FPU, SWITCH
+from sim.trace.reading.events import CODE, DEACTIVATED, EXEC, EXIT, FORK, IS_FPU, IS_TOLD, KVM_FPU, SWITCH
 
 WAKEUPS: Final = (CODE["sched_wakeup"], CODE["sched_waking"], CODE["sched_wakeup_new"])
 VCPU_WAKEUP: Final = CODE["kvm_vcpu_wakeup"]
@@ -150,6 +150,8 @@ class Watcher:
     def see(self, step: Step) -> None:
         """The next event, in the order of the trace."""
         event, now = step.event, step.time_ns
+        if IS_TOLD[event]:
+            return
         seen = self.seen
         if seen.first_ns < 0:
             seen.first_ns = now

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from sim.kernel.config import Config
 from sim.trace.following.replica import Passed, PassedEvent, Replica, passed
 from sim.trace.following.rules import RULES
+from sim.trace.following.told import Told, ToldReplica
 from sim.trace.following.verdict import Verdict
 from sim.trace.reading.events import EVENTS, full_name
 from sim.xsave.components import CET_S
@@ -100,7 +101,8 @@ class Known(ABC):
     """The state of a follower, and how it learns: what it notes here goes to the model and to all other replicas.
 
     ``partial``: some CPUs of the machine are not in the recording, so a thread that was off the CPU may have run there.
-    ``now_ns`` is the time of the last event of the trace.
+    ``now_ns`` is the time of the last event of the trace.  ``measured`` are the times at which the measurement of a
+    simulated run begins and ends, one per CPU; ``told`` is what its trace says beside events.
     """
 
     def __init__(
@@ -110,9 +112,13 @@ class Known(ABC):
         *,
         partial: bool = False,
         clock: Clock | None = None,
+        told: Told | None = None,
     ) -> None:
         masks = config.masks
-        self.model = Replica(config, ledger=passed, tracing=True)
+        if told is None:
+            self.model = Replica(config, ledger=passed, tracing=True)
+        else:
+            self.model = ToldReplica(config, told, ledger=passed, tracing=True)
         self.replicas = (self.model, *replicas)
         self.verdict = Verdict()
         self.partial = partial
@@ -125,6 +131,7 @@ class Known(ABC):
         self.places: dict[int, Place] = {}
         self.clock = clock or Clock()
         self.now_ns = 0
+        self.measured: tuple[list[int], list[int]] = ([], [])
         self._numbers = 0
 
     @abstractmethod
@@ -138,7 +145,7 @@ class Known(ABC):
             thread = self.threads[key] = self.new_thread(key, name)
             for replica in self.replicas:
                 if tid:
-                    replica.thread(thread.number, name)
+                    replica.thread(thread.number, name, tid)
                 else:
                     replica.idle(thread.number, cpu)
         elif name:

@@ -9,17 +9,23 @@ from typing import IO, Any, Final
 import numpy as np
 
 from sim.errors import InputError
-from sim.kernel.config import Config
+from sim.kernel.config import Config, boot
 from sim.trace.following import machine
 from sim.trace.following.follow import Follower
 from sim.trace.following.known import Clock, Step
 from sim.trace.following.replica import Replica
+from sim.trace.following.told import Told, told
 from sim.trace.following.verdict import AT_LIFE, ELSEWHERE, Verdict
 from sim.trace.reading.events import DEACTIVATED, RECORD, full_name
 from sim.trace.reading.reader import Chunk, Reader, Report, steps
 from sim.xsave.components import CET_S, COMPACTED, FP, SSE
 
 REGS: Final = ("x86_fpu_regs_activated", "x86_fpu_regs_deactivated")
+
+SIMULATED: Final = (
+    "a run of fpswitch export: what guests do with their shadow stacks and which components are written is as it was "
+    "there, and what is counted is its measurement"
+)
 
 TELLING: Final = 10
 """So many contradictions or assumptions show that an event was not recorded."""
@@ -33,6 +39,8 @@ class Recorded:
     config: Config
     partial: bool
     notes: list[str] = field(default_factory=list)
+    told: Told | None = None
+    """What the trace of a simulated run says beside events."""
     standard: int = 0
     """The mask of fpstates that are in the standard format, where xcomp_bv is 0; 0 on a machine with XSAVES."""
 
@@ -45,10 +53,13 @@ class Replayed:
     verdict: Verdict
     report: Report
     replicas: Sequence[Replica]
+    measured_ns: int = 0
 
     @property
     def seconds(self) -> float:
-        """From the first event to the last."""
+        """From the first event to the last; of a simulated run, what was measured of it."""
+        if self.measured_ns:
+            return self.measured_ns * 1e-9
         return 0.0 if self.report.first_ns is None else (self.report.last_ns - self.report.first_ns) * 1e-9
 
 
@@ -82,7 +93,9 @@ class Replay:
                     continue  # before the first event that says anything about registers
                 recorded = _recorded(reader, chunk)
                 replicas = self._make_replicas(recorded)
-                follower = Follower(recorded.config, replicas, partial=recorded.partial, clock=self._clock)
+                follower = Follower(
+                    recorded.config, replicas, partial=recorded.partial, clock=self._clock, told=recorded.told
+                )
             if "x86_fpu" in chunk.tables:
                 if recorded.standard:
                     _as_compacted(chunk, recorded.standard)
@@ -100,7 +113,9 @@ class Replay:
         if missing := _missed(follower.verdict, report):
             raise missing_events(reader.name, missing, report)
         recorded.notes += [*_of_dialect(reader), *_notes(report)]
-        self.result = Replayed(recorded, follower.verdict, report, replicas)
+        begun, ended = follower.measured
+        measured_ns = max(ended) - min(begun) if begun and ended else 0
+        self.result = Replayed(recorded, follower.verdict, report, replicas, measured_ns)
 
     def steps(self) -> Iterator[Step]:
         """Each event of the trace, when it has been followed."""
@@ -131,6 +146,12 @@ def replay(stream: IO[bytes], name: str, **options: Any) -> Replayed:
 
 def _recorded(reader: Reader, chunk: Chunk) -> Recorded:
     head = machine.header(reader.comments, reader.name)
+    if (simulated := told(reader.comments, reader.name)) is not None:
+        try:
+            config = boot(simulated.chosen())
+        except InputError as error:
+            raise InputError(f"{reader.name}: {error}") from error
+        return Recorded(head, config, partial=False, notes=[SIMULATED], told=simulated)
     rows, columns = chunk.tables["x86_fpu"]
     seen = set(columns["xcomp_bv"].tolist())
     standard = 0
@@ -150,7 +171,7 @@ def _recorded(reader: Reader, chunk: Chunk) -> Recorded:
     report = reader.report
     unseen = report.named_cpus - report.cpus
     partial = bool(unseen) or (head.cpus or 0) > len(report.cpus)
-    return Recorded(head, config, partial, notes, found.normal if standard else 0)
+    return Recorded(head, config, partial, notes, standard=found.normal if standard else 0)
 
 
 def _as_compacted(chunk: Chunk, mask: int) -> None:

@@ -78,10 +78,11 @@ class Replica(Walker):
         self._uses = uses
         self._ssp = ssp
         self.entries_recorded = False
+        self._reentered: dict[int, bool] = {}
 
     # What there is.
 
-    def thread(self, number: int, name: str) -> Task:
+    def thread(self, number: int, name: str, tid: int) -> Task:
         """A thread, which counts as one without user FPU state until an event shows that it has some."""
         return self.new_task(number, name, KTHREAD)
 
@@ -274,14 +275,15 @@ class Replica(Walker):
         """A VM entry that the trace shows."""
         here = self.cpu(cpu)
         self.entries_recorded = True
-        self._leave_guest(here)
-        self._enter_guest(here)
+        if self._reentered.pop(cpu, None) is None or here.guest is None:
+            self._leave_guest(here)
+            self._enter_guest(here)
 
     def leaves_guest(self, cpu: int, reason: str) -> None:
         """A VM exit that the trace shows."""
         here = self.cpu(cpu)
-        if here.guest is not None:
-            self.vm_exit(here, reason)
+        if here.guest is not None and self.vm_exit(here, reason):
+            self._reentered[cpu] = True  # the fastpath has, which its kvm_entry says next
 
     def userspace_exit(self, cpu: int, reason: str) -> None:
         """KVM_RUN has returned."""

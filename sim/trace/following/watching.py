@@ -11,7 +11,7 @@ from sim.kernel.operations import CONTEXT_SWITCH, KVM_RUN, RESTORE_SKIPPED, Ledg
 from sim.trace.following.known import Clock, Step
 from sim.trace.following.replay import Recorded, Replay
 from sim.trace.following.replica import Replica
-from sim.trace.reading.events import CODE
+from sim.trace.reading.events import CODE, IS_TOLD
 from sim.trace.timeline import Ran, Record, Runs, State, VcpuState
 
 DEACTIVATED: Final = CODE["x86_fpu_regs_deactivated"]
@@ -59,6 +59,8 @@ class Watcher:
 
     def see(self, step: Step) -> Iterator[Record]:
         """The records of one event."""
+        if IS_TOLD[step.event]:
+            return
         # A save comes behind the switch, from the task that is gone.
         saved = step.event == DEACTIVATED and step.tid == self.left.get(step.cpu)
         if step.tid >= 0 and not saved:

@@ -73,8 +73,11 @@ class Lines:
         before = self.block.words(colon - 8)
         length = np.zeros(len(colon), dtype=np.int64)
         for name in SUBSYSTEMS:
-            shown = " " + name
-            length[before >> np.uint64(64 - 8 * len(shown)) == word(shown)] = len(name)
+            shown = (" " + name)[-8:]
+            same = before >> np.uint64(64 - 8 * len(shown)) == word(shown)
+            if len(shown) == len(name):
+                same &= self.block.is_at(colon - 9, " ")
+            length[same] = len(name)
         blanks = self.block.blanks(time_end + 1)
         with_subsystem = (length > 0) & ~self.block.is_at(colon + 1, " ")
         return np.where(with_subsystem, blanks == colon - length - time_end - 1, blanks == 1), with_subsystem
@@ -313,6 +316,20 @@ def _reason(block: Block, start: Places, ends: Places) -> Parsed:
     return ok & (length > 0) & (length < 32), {}, {"reason": (at, length, 4)}
 
 
+def _told(block: Block, start: Places, ends: Places) -> Parsed:
+    """``components: e7 carried: 1``."""
+    ok = (block.words(start) == word("componen")) & (block.words(start + 4) == word("onents: "))
+    components, length = block.hexadecimal(start + 12)
+    at = start + 12 + length
+    ok &= (length > 0) & (block.words(at) == word(" carried")) & (block.words(at + 2) == word("arried: "))
+    carried, size = block.decimal(at + 10)
+    return (
+        ok & (size > 0) & (size < 8) & _ends(block, at + 10 + size),
+        {"components": components, "carried": carried},
+        {},
+    )
+
+
 PARSERS: Final[dict[str, Parser]] = {
     "x86_fpu": _x86_fpu,
     "sched_switch": _sched_switch,
@@ -326,6 +343,7 @@ PARSERS: Final[dict[str, Parser]] = {
     "kvm_exit": _reason,
     "kvm_userspace_exit": _reason,
     "kvm_vcpu_wakeup": _vcpu_wakeup,
+    "told": _told,
 }
 """By table."""
 

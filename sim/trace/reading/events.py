@@ -44,6 +44,15 @@ X86_FPU: Final = tuple(
     )
 )  # fmt: skip
 
+TOLD: Final = tuple(
+    f"fp_{point}"
+    for point in (
+        "starts", "begin", "end", "return_to_user", "user_writes", "kernel_fpu", "guest_boots", "guest_writes",
+        "guest_writes_carried", "guest_switches_task",
+    )
+)  # fmt: skip
+"""What fpswitch export adds in comment lines: flow points that leave no event in Linux, by the walker's methods."""
+
 _COMM = rb"(.{0,15}?)"
 
 TABLES: Final = (
@@ -87,6 +96,7 @@ TABLES: Final = (
     _table("kvm_exit", "kvm_exit", "reason:s", rb"(?:vcpu \d+ )?reason (\S+)"),
     _table("kvm_userspace_exit", "kvm_userspace_exit", "reason:s", rb"reason (\S+)"),
     _table("kvm_vcpu_wakeup", "kvm_vcpu_wakeup", "how:s ns:d", rb"(wait|poll) time (\d+) ns"),
+    _table("told", " ".join(TOLD), "components:x carried:d", rb"components: ([0-9a-f]{1,16}) carried: (\d+)\s*$"),
 )
 """Every table, in the order of :data:`EVENTS`."""
 
@@ -117,8 +127,13 @@ TABLE_OF: Final = {event: table for table in TABLES for event in table.events}
 IS_FPU: Final = tuple(TABLE_OF[event].name == "x86_fpu" for event in EVENTS)
 """By code: whether the event is one of x86_fpu."""
 
+IS_TOLD: Final = tuple(event in TOLD for event in EVENTS)
+"""By code: whether the line is a comment of fpswitch export."""
+
+_TABLES_SUBSYSTEM: Final = {"x86_fpu": "x86_fpu", "told": "fpswitch"}
 SUBSYSTEM: Final = {
-    event: "x86_fpu" if event in X86_FPU else "kvm" if event.startswith("kvm_") else "sched" for event in EVENTS
+    event: _TABLES_SUBSYSTEM.get(TABLE_OF[event].name, "kvm" if event.startswith("kvm_") else "sched")
+    for event in EVENTS
 }
 
 RECORD: Final = (

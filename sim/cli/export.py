@@ -1,0 +1,68 @@
+"""``fpswitch export``: a simulated run as the trace of a recorded one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sim.cli.common import emit, json_option, set_option
+from sim.cli.timeline import check_output, whole
+
+
+@click.command(
+    epilog="""\b
+Example:
+  fpswitch export rfc-question --duration "20 ms" -o run.txt
+  fpswitch replay run.txt --cpu sapphire-rapids
+"""
+)
+@click.argument("scenario")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write.")
+@click.option("--force", is_flag=True, help="Overwrite it.")
+@click.option("--strategy", metavar="NAME", help="That times the host; default: the case's, as in fpswitch run.")
+@click.option("--case", metavar="NAME", help="Of the scenario (fpswitch show lists them); default: the first.")
+@click.option(
+    "--replication", metavar="N", type=int, default=0, show_default=True, help="Of the scenario, as in fpswitch run."
+)
+@click.option("--duration", metavar="TIME", help="How much to measure, after the warm-up; default: run.measure.")
+@set_option
+@json_option
+def export(
+    scenario: str,
+    output: Path,
+    force: bool,
+    strategy: str | None,
+    settings: Sequence[str],
+    case: str | None,
+    replication: int,
+    duration: str | None,
+    as_json: bool,
+) -> None:
+    """Write a simulated run of a SCENARIO as the text of perf script, which fpswitch replay, fit and timeline read.
+
+    The run is that of a replication of fpswitch run with the same seed, warm-up included; every VM exit is an event of
+    its own.  What leaves no event in Linux (what guests do with their shadow stacks, which components are written,
+    returns to user mode without a restore, kernel_fpu_begin(), begin and end of the measurement) is in comment lines
+    that begin with "# fpswitch".  So replay counts for every strategy what the run counts, if host.buffer_level is L1,
+    since a replay has all buffers in L1.
+
+    JSON: output, case, strategy, replication, events.
+    """
+    from sim.cli.exported import Exported
+    from sim.cli.simulated import choose
+
+    check_output(output, force)
+    shown = choose(scenario, settings, case, strategy, replication, duration, timed=True)
+    exported = Exported(shown)
+    with whole(output) as out:
+        for line in exported.lines():
+            out.write(line.encode() + b"\n")
+    document: dict[str, Any] = {
+        "output": str(output),
+        "case": shown.case.name,
+        "strategy": shown.strategy,
+        "replication": shown.replication,
+        "events": exported.events,
+    }
+    emit(document, f"{output}: {exported.events} events of {shown.case.name}, timed by {shown.strategy}", as_json)

@@ -1,0 +1,146 @@
+"""A simulated run, exported as a trace, is followed without a contradiction and costs what the run costs."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from command import run_json
+
+from sim.cli import cli, main
+from sim.cli.simulated import choose
+from sim.host.simulation import simulate
+
+L1 = 'host.buffer_level="L1"'
+
+FORKS = """
+title = "what the shipped ones do not have: forks, pipes, sleeps, and interrupts that use the FPU"
+[run]
+measure = "10 ms"
+[host]
+cpus = 2
+cpu = ["zen4"]
+buffer_level = "L1"
+[threads.make]
+kind = "fork"
+compute = { exponential = "200 us" }
+sleep = { exponential = "300 us" }
+fpu = { components = ["SSE", "AVX"], share = 0.5 }
+[threads.pair]
+kind = "pipe"
+compute = "20 us"
+[threads.kworker]
+kind = "kthread"
+compute = "20 us"
+sleep = "500 us"
+[guests.web]
+vcpus = 2
+demand = { exponential = "50 us" }
+sleep = { exponential = "300 us" }
+shadow_stacks = "rewritten"
+task_switch = "200 us"
+pku = false
+[guests.web.exits.io]
+every = "5 kHz"
+handled = "userspace"
+vmm = "5 us"
+[interrupts.nic]
+every = "5 kHz"
+time = "2 us"
+kernel_fpu = 0.3
+"""
+
+
+def exported(tmp_path, name, *options):
+    out = tmp_path / "run.txt"
+    result = CliRunner().invoke(cli, ["export", name, "-o", str(out), "--json", *options])
+    assert result.exit_code == 0, result.output
+    return out, json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("name", "duration"),
+    [
+        ("rfc-question", "3 ms"), ("overcommit", "5 ms"), ("idle-fleet", "1 ms"), ("ipi-storm", "2 ms"),
+        ("xss-mismatch", "3 ms"), ("amx-guest", "3 ms"), ("host-sss", "3 ms"), ("forks", "8 ms"),
+    ],
+)  # fmt: skip
+def test_the_replay_of_an_export_costs_what_the_run_costs_to_the_cycle_for_every_strategy(
+    name, duration, tmp_path, capsys
+):
+    if name == "forks":
+        name = str(tmp_path / "forks.toml")
+        (tmp_path / "forks.toml").write_text(FORKS)
+    warmup = 'run.warmup="1 ms"'
+    shown = choose(name, [L1, warmup], None, None, 0, duration, timed=True)
+    case = shown.case
+    trace, document = exported(tmp_path, name, "--duration", duration, "--set", L1, "--set", warmup)
+    assert document["strategy"] == case.timed_by
+    strategies = ",".join(case.strategies)
+    arguments = ["--cpu", case.cpu, "--costs", case.table.name, "--strategies", strategies]
+    document = run_json(capsys, "replay", str(trace), *arguments)
+    check = document["check"]
+    assert check["unexplained"] == []
+    assert check["inferred"] == 0
+    for record in simulate(case, shown.strategy, case.strategies, 0):
+        wanted = {}
+        for operation, count, _ in record.ledger:
+            wanted[operation.operation] = wanted.get(operation.operation, 0) + count
+        found = document["strategies"][record.strategy]["operations"]
+        assert {key: each["count"] for key, each in found.items()} == wanted, record.strategy
+        cycles = sum(each["cycles"] for each in found.values())
+        assert cycles == sum(cycles for *_, cycles in record.ledger), record.strategy
+
+
+def test_a_run_timed_by_another_strategy_shows_that_strategys_fpstates(tmp_path, capsys):
+    trace, _ = exported(tmp_path, "rfc-question", "--duration", "2 ms", "--strategy", "xstate-guest")
+    masks = {line.split("xcomp_bv: 8")[1].lstrip("0").strip() for line in trace.open() if "xcomp_bv" in line}
+    assert masks == {"20ee7", "21ee7"}
+    document = run_json(capsys, "replay", str(trace), "--check")
+    assert document["unexplained"] == []
+    assert document["explained"] == document["events"] > 0
+
+
+def test_what_linux_has_no_event_for_is_a_comment_for_every_other_reader(tmp_path):
+    trace, document = exported(tmp_path, "rfc-question", "--duration", "2 ms")
+    lines = trace.read_text().splitlines()
+    told = [line for line in lines if "fpswitch:" in line]
+    assert {line[0] for line in told} == {"#"}
+    events = [line for line in lines if not line.startswith("#")]
+    assert len(events) + len(told) == document["events"]
+    assert all(":" in line.split("]")[1] for line in events)
+
+
+def test_a_register_write_that_is_taken_out_changes_the_cost(tmp_path, capsys):
+    """The test above would not see comment lines that mean nothing."""
+    trace, _ = exported(tmp_path, "rfc-question", "--duration", "3 ms", "--set", L1)
+    arguments = ["--cpu", "sapphire-rapids", "--strategies", "xstate-guest"]
+    whole = run_json(capsys, "replay", str(trace), *arguments)
+    trace.write_text("".join(line for line in trace.open() if "fp_user_writes" not in line))
+    without = run_json(capsys, "replay", str(trace), *arguments)
+    price = "cycles_per_second"
+    assert without["strategies"]["xstate-guest"][price] < whole["strategies"]["xstate-guest"][price]
+
+
+def test_settings_that_cannot_be_read_are_named(tmp_path, capsys):
+    trace, _ = exported(tmp_path, "rfc-question", "--duration", "1 ms")
+    text = trace.read_text()
+    for good, bad, said in (
+        ('"kernel":', '"kernle":', "# fpswitch settings"),
+        ("# fpswitch thread 1000 vcpu {}", "# fpswitch thread 1000 fiber {}", "allowed kinds"),
+        ("# fpswitch thread 1000 vcpu {}", '# fpswitch thread 1000 vcpu {"xrc0": 1}', "thread 1000"),
+    ):
+        trace.write_text(text.replace(good, bad, 1))
+        with pytest.raises(SystemExit) as ended:
+            main(["replay", str(trace)])
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_an_existing_file_is_kept(tmp_path, capsys):
+    trace, _ = exported(tmp_path, "rfc-question", "--duration", "1 ms")
+    before = trace.read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        main(["export", "rfc-question", "-o", str(trace)])
+    assert ended.value.code == 2
+    assert "--force" in capsys.readouterr().err
+    assert trace.read_bytes() == before
