@@ -1,8 +1,10 @@
 # Everything runs in .venv, which the first target makes from the pinned and hashed requirements.lock.
 PYTHON ?= python3
 BIN := .venv/bin
+COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url \
+	--no-emit-trusted-host --no-emit-find-links
 
-.PHONY: run test lint verify bench docs lock kmod clean
+.PHONY: run test lint verify bench docs site man dist lock kmod clean
 
 run: .venv/ready
 	$(BIN)/fpswitch run scenarios/rfc-question.toml
@@ -30,13 +32,27 @@ docs: .venv/ready
 	$(BIN)/python -m sim.kernel.versions > docs/kernel-versions.md
 	$(BIN)/python -m sim.scenario.document
 
+# The documentation as a site, in build/site, and a man page per command, in build/man.
+site man: .venv/docs
+	$(BIN)/sphinx-build -q -W --keep-going -b $(if $(filter site,$@),html,man) docs build/$@
+
+# A wheel and an sdist in dist/; the wheel is installed in an environment of its own and tried from another directory.
+dist: .venv/ready
+	rm -rf dist build/dist
+	$(BIN)/hatchling build
+	$(PYTHON) -m venv build/dist
+	build/dist/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	build/dist/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dist/*.whl
+	cd build/dist && bin/fpswitch scenarios && bin/fpswitch new dist-check.toml && \
+		bin/fpswitch run rfc-question --replications 2 --strategies manual-load,xstate-guest --out dist-check
+
 # The kernel module, against the headers of the running kernel or of KDIR.
 kmod:
 	$(MAKE) -C kmod/fpswitch_bench $(if $(KDIR),KDIR=$(KDIR))
 
 lock: .venv/ready
-	$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --all-extras --strip-extras --no-emit-index-url \
-		--no-emit-trusted-host --no-emit-find-links --output-file=requirements.lock pyproject.toml
+	$(COMPILE) --extra dev --output-file=requirements.lock pyproject.toml
+	$(COMPILE) --extra docs --constraint requirements.lock --output-file=requirements-docs.lock pyproject.toml
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fpswitch needs Python 3.11 or newer")'
@@ -45,5 +61,9 @@ lock: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
+.venv/docs: .venv/ready requirements-docs.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
+	touch $@
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
