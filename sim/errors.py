@@ -6,24 +6,33 @@ from itertools import accumulate, takewhile
 from typing import Final
 
 MOST_COMPARED: Final = 100
-MOST_LISTED: Final = 1000
+MOST_LISTED: Final = 700
 """Characters of a name, and of the names that are allowed instead, in a message."""
+MOST_SAID: Final = 1000
+"""Characters of a line of a message."""
 
 
 class InputError(Exception):
     """An input that the model cannot take; the command line prints it and exits with status 2.
 
     The message says where, what was found and what is allowed, in one sentence.  What a user's file or name has of
-    control characters is shown as Python would write it: a terminal must not act on it.
+    control characters is shown as Python would write it: a terminal must not act on it.  Of a line that repeats more of
+    it than a reader wants to see, the middle is left out.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("\n".join(map(one_line, message.split("\n"))))
+        super().__init__("\n".join(cut(one_line(line)) for line in message.split("\n")))
 
 
 def one_line(text: str) -> str:
     """The text with its control characters, line ends among them, as Python would write them."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def cut(text: str) -> str:
+    """The text, without its middle if it is too long for a message."""
+    end = MOST_SAID // 4
+    return text if len(text) <= MOST_SAID else f"{text[: MOST_SAID - end - 5]} ... {text[-end:]}"
 
 
 class RunError(Exception):

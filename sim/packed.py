@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import zlib
+from collections.abc import Iterator
 from typing import IO, Any, Final, TypeAlias, cast
 
 from sim.errors import InputError
@@ -18,6 +19,9 @@ Stream: TypeAlias = "io.BufferedReader[Any] | gzip.GzipFile | lzma.LZMAFile | bz
 _KINDS: Final = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd"}
 
 _PEEKED: Final = 256
+
+MOST_OF_LINE: Final = 1 << 16
+"""Bytes of a line; what is longer comes in pieces."""
 
 
 def unpacked(stream: IO[bytes], name: str) -> Stream:
@@ -37,6 +41,28 @@ def unpacked(stream: IO[bytes], name: str) -> Stream:
 def is_binary(stream: Stream) -> bool:
     """Whether the stream begins like something that is no text."""
     return b"\0" in stream.peek(_PEEKED)[:_PEEKED]
+
+
+def content(stream: Stream, name: str, most: int) -> bytes:
+    """All that is left of the stream; :class:`InputError` if that is more than ``most`` bytes, as of a gzip bomb."""
+    parts: list[bytes] = []
+    size = 0
+    while part := stream.read1(most + 1 - size):
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            raise InputError(f"{name}: more than {most >> 20} MiB of text (allowed: up to that)")
+    return b"".join(parts)
+
+
+def lines(stream: Stream, name: str, most: int) -> Iterator[bytes]:
+    """The lines of the stream; :class:`InputError` after ``most`` bytes."""
+    size = 0
+    while line := stream.readline(MOST_OF_LINE):
+        yield line
+        size += len(line)
+        if size > most:
+            raise InputError(f"{name}: more than {most >> 20} MiB of text (allowed: up to that)")
 
 
 def _unpacking(stream: Stream, kind: str, name: str) -> Stream:

@@ -1,6 +1,7 @@
 """The command line: options in, one call into the model, text or one JSON document out."""
 
 import importlib
+import io
 import sys
 from typing import Any
 
@@ -86,6 +87,9 @@ def main(arguments: list[str] | None = None) -> Any:
     A broken pipe ends it quietly (click sees to that); if the output cannot be written for another reason, that is one
     message and exit status 1.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal's encoding lacks is no reason to end
     try:
         return cli.main(args=arguments, prog_name="fpswitch")
     except InputError as error:

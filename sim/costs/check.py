@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from sim.costs.table import ANY, COMPONENT_NAMES, RATIO, CostRow, CostTable
-from sim.errors import unknown
+from sim.errors import cut, one_line, unknown
 from sim.kernel import operations as op
 
 DISTRIBUTIONS: Final = ("triangular", "uniform", "fixed")
@@ -40,7 +40,7 @@ NAMED_FREELY: Final = ("reference", "difference")
 """Terms of rows that are never priced, and may be of anything."""
 
 OPENABLE: Final = re.compile(
-    r"https?://|github\.com/|\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*[0-9])[0-9a-f]{7,40}\b|arXiv:?\s?\d|doi:?\s?10\.|\S+@\S+\.\S+",
+    r"https?://|github\.com/|\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*[0-9])[0-9a-f]{7,40}\b|arXiv:?\s?\d|doi:?\s?10\.|\S@[^\s@]+\.\S",
     re.IGNORECASE,
 )
 """A source that a reader can open: a link, a repository, a commit, a paper's number, a mail's message id."""
@@ -78,7 +78,7 @@ def check(table: CostTable) -> list[str]:
         found.append(f"{table.name}: no row {RATIO}, so core cycles cannot be converted")
     for row in table.rows.values():
         found += [f"{table.name}: {row.id}: {defect}" for defect in _defects(row, table)]
-    return found
+    return [cut(one_line(each)) for each in found]
 
 
 def _defects(row: CostRow, table: CostTable) -> Iterator[str]:

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim.bounded import content
 from sim.costs.check import GRADES, number_defects
 from sim.costs.table import RATIO, CostRow, CostTable, shown_name
 from sim.errors import InputError, unknown
@@ -73,7 +73,7 @@ def _adapter() -> "TypeAdapter[tuple[CostRow, ...]]":
 def read(file: str, name: str) -> CostTable:
     """The table called ``name`` of a costs.json; :class:`InputError` if there is none."""
     try:
-        found = json.loads(Path(file).read_bytes())
+        found = json.loads(content(file))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from error
     if not isinstance(found, Mapping) or name not in found:

@@ -14,7 +14,6 @@ whose rows are used for another that nobody has measured; those rows, too, say s
 
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
@@ -22,7 +21,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
+from sim.bounded import MOST_TOML, content, toml
 from sim.errors import InputError, unknown
+from sim.kernel.datafile import shortened
 from sim.xsave.components import COMPONENTS
 
 Number = int | float
@@ -34,6 +35,9 @@ ANY: Final = "*"
 
 RATIO: Final = "core cycles per TSC cycle/ratio"
 UNPRICED: Final = ("total", "reference", "difference")
+MOST_TEXT: Final = 4000
+"""Characters of a text, with what its {names} stand for; the longest that is shipped has 400."""
+MOST_NAME: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +315,10 @@ def _expand(text: str, texts: Mapping[str, str], where: str) -> str:
             raise InputError(f"{where}: {unknown('text', match[1], texts)}")
         return texts[match[1]]
 
-    return re.sub(r"\{([^{}]*)\}", entry, text)
+    expanded = re.sub(r"\{([^{}]*)\}", entry, text) if len(text) <= MOST_TEXT else text
+    if len(expanded) > MOST_TEXT:
+        raise InputError(f"{where}: {len(expanded)} characters (allowed: up to {MOST_TEXT})")
+    return expanded
 
 
 def _inherited(row: CostRow, child: _RawTable, factor: str) -> CostRow:
@@ -368,7 +375,7 @@ def _read(name: str) -> _RawTable:
     else:
         raise unknown("cost table", name, names())
     try:
-        data = tomllib.loads(source.read_text(encoding="utf-8"))
+        data = toml(content(source, MOST_TOML))
         # By way of JSON because only there does pydantic's strict mode take a list for a tuple.
         return TypeAdapter(_RawTable).validate_json(json.dumps(data, default=str))
     except ValidationError as error:
@@ -389,8 +396,10 @@ def _explain(error: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         key = (
             " ".join(str(row[k]) for k in ("operation", "term", "component") if k in row) if type(row) is dict else row
         )
+        key = key if isinstance(key, str) and len(key) <= MOST_NAME else shortened(key)
         where = f"row {place[1] + 1} ({key}): "
     last = str(place[2 if in_row and len(place) > 2 else -1])
+    last = last if len(last) <= MOST_NAME else shortened(last)
     if error["type"] == "unexpected_keyword_argument":
         allowed: Iterable[str] = (each.name for each in fields(_RawRow if in_row else _RawTable))
         return f"{where}{unknown('key', last, allowed)}"
@@ -399,4 +408,4 @@ def _explain(error: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     # A number may be an integer or not; pydantic says of which of the two it was told last, or first.
     number = "int" in error["type"] or "float" in error["type"]
     wanted = "Input should be a number" if number else error["msg"]
-    return f"{where}{last}: {wanted}, found {error.get('input')!r}"
+    return f"{where}{last}: {wanted}, found {shortened(error.get('input'))}"

@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from sim.bounded import content
 from sim.costs.table import shown_name
 from sim.errors import InputError
 from sim.kernel.carried import carried_state
@@ -66,9 +67,10 @@ def _free(name: str) -> Iterator[str]:
 
 def _content(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read any more ({error.strerror})") from error
+        return content(path)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read any more ({why})") from error
 
 
 def _files(scenario: Scenario, cases: Sequence[Case]) -> Iterator[tuple[str, str, str]]:

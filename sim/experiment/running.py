@@ -6,6 +6,7 @@ import os
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,11 @@ class Running:
         except KeyboardInterrupt:
             self._fails(manifests.INTERRUPTED)
             raise Interrupted(f"interrupted after {self._how_far()}") from None
+        except OSError as error:  # the disk is full, read-only, or gone
+            with suppress(OSError):
+                self._fails(manifests.FAILED, str(error))
+            file = f"{error.filename}: " if error.filename else ""
+            raise RunError(f"{file}cannot be written ({error.strerror or error}) after {self._how_far()}") from error
         except BaseException as error:
             self._fails(manifests.FAILED, "".join(traceback.format_exception(error)))
             if isinstance(error, BrokenProcessPool):

@@ -44,7 +44,7 @@ def records(
     )
     try:
         for some in works:
-            with _without_main():
+            with _without_main(), _without_interrupts():
                 futures: list[Future[list[Record]]] = [executor.submit(_replicate_work, work) for work in some]
             for future in as_completed(futures):
                 yield future.result()
@@ -91,6 +91,16 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that are started meanwhile get no Ctrl-C before they can ignore it; it waits for this process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _worker: dict[str, Any] = {}

@@ -6,7 +6,6 @@ fpstates hold: guest-only and dynamic xfeatures are in it.  Logs are read as peo
 from a web page, in excerpts, several boots in one file.
 """
 
-import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +56,10 @@ _BEGINS: Final = re.compile(
 
 _WRAPPED: Final = 6
 """Lines behind such a line that may be its end."""
+
+MOST: Final = 32 << 20
+MOST_UTF16: Final = 16 << 20
+"""Bytes of a log that are read; many boots of a journal are less."""
 
 _NUMBER = r"0[0-9a-f]{3}|\d{1,8}"  # "%04x" before Linux v4.4, "%4d" since; below 1000H the former starts with a 0
 
@@ -132,10 +135,11 @@ def read_all(stream: IO[bytes], name: str) -> tuple[BootLog | NoBoot, ...]:
     try:
         found = packed.unpacked(stream, name)
         if found.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as PowerShell writes what wsl dmesg prints
-            return parse_all(io.TextIOWrapper(found, encoding="utf-16", errors="replace"), name)
+            text = packed.content(found, name, MOST_UTF16).decode("utf-16", "replace")
+            return parse_all(text.splitlines(keepends=True), name)
         if packed.is_binary(found):
             raise InputError(f"{name} is not text; {EXPECTED}")
-        return parse_all(mailed.text_lines(found), name)
+        return parse_all(mailed.text_lines(packed.lines(found, name, MOST)), name)
     except packed.DAMAGED as error:
         raise InputError(f"cannot read {name}: {error}; {EXPECTED}") from error
 

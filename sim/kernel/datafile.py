@@ -1,7 +1,6 @@
 """Typed reading of the small TOML files that describe carried states and strategies, shipped or the user's own."""
 
 import json
-import tomllib
 from collections.abc import Iterable
 from dataclasses import fields
 from difflib import get_close_matches
@@ -9,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sim.bounded import MOST_TOML, content, toml
 from sim.errors import InputError
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ def load(kind: type[T], what: str, folder: str, name: str) -> T:
     else:
         raise _unknown(what, name, (file.removesuffix(".toml") for file in shipped(folder)))
     try:
-        table = tomllib.loads(source.read_text(encoding="utf-8"))
+        table = toml(content(source, MOST_TOML))
         # By way of JSON because only there does pydantic's strict mode take a list for a tuple.
         return TypeAdapter(kind).validate_json(json.dumps(table, default=str))
     except InputError as error:
@@ -89,7 +89,5 @@ def load(kind: type[T], what: str, folder: str, name: str) -> T:
         if first["type"] == "missing":
             raise InputError(f"{name}: missing key {where!r}") from error
         raise InputError(f"{name}: {where}: {first['msg']}, found {shortened(first.get('input'))}") from error
-    except RecursionError as error:
-        raise InputError(f"{what} file {name}: nested too deeply") from error
     except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML
         raise InputError(f"{what} file {name}: {getattr(error, 'strerror', None) or error}") from error

@@ -8,7 +8,17 @@ from pathlib import Path
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader finds the old contents or the new ones, and nothing in between."""
+    """Writes a file so that a reader finds the old contents or the new ones, and nothing in between.
+
+    Raises OSError with the name of the file.
+    """
+    try:
+        _write(path, content)
+    except OSError as error:  # which names the temporary file, or none where the disk is full
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write(path: Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

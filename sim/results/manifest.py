@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from sim.bounded import content
 from sim.errors import InputError
 from sim.kernel.datafile import shortened
 from sim.results import files
@@ -134,7 +135,7 @@ def read_file(path: Path) -> dict[str, Any]:
     from sim.results import schema  # pydantic: a tenth of a second, for which only results have to wait
 
     try:
-        document = schema.parsed(path.read_bytes())
+        document = schema.parsed(content(path))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({schema.shorter(error)})") from error
     if not isinstance(document, dict) or document.get("format") not in FORMATS:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from sim.bounded import content
 from sim.errors import InputError
 from sim.kernel.datafile import STRICT
 from sim.kernel.operations import Operation
@@ -116,9 +117,12 @@ def read(path: Path) -> Record:
     from pydantic import ValidationError
 
     try:
-        found = _adapter().validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        why = error.strerror if isinstance(error, OSError) else error.errors(include_url=False)[0]["msg"]
+        found = _adapter().validate_json(content(path))
+    except ValidationError as error:
+        why = error.errors(include_url=False)[0]["msg"]
+        raise InputError(f"{path}: not a replication that can be read ({why})") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: not a replication that can be read ({why})") from error
     return Record(
         case=found.case,

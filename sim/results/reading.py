@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
+from sim.bounded import content
 from sim.errors import InputError
 from sim.results import check, parts, schema, tables
 from sim.results import manifest as manifests
@@ -81,7 +82,7 @@ def _asked(path: Path, manifest: dict[str, Any]) -> list[Record]:
 def _costs(path: Path, manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The cost tables as documents and as tables."""
     try:
-        costs = schema.parsed(path.read_bytes())
+        costs = schema.parsed(content(path))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({schema.shorter(error)})") from error
     return costs, check.cost_tables(costs, manifest, str(path))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from sim.bounded import content
 from sim.errors import InputError
 from sim.results import files
 from sim.results.lock import Lock
@@ -64,7 +65,7 @@ class ReplayDirectory:
 
 def _is_replay(path: Path) -> bool:
     try:
-        found = json.loads((path / MANIFEST).read_bytes())
+        found = json.loads(content(path / MANIFEST))
     except (OSError, ValueError, RecursionError):
         return False
     of_0_1 = isinstance(found, dict) and found.keys() == {"status", "trace", "command"}  # which named no format

@@ -3,6 +3,7 @@
 Rows are in an order that depends on nothing but their contents, so that the number of jobs cannot be seen in them.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,9 +214,15 @@ def records(tables: Mapping[str, pd.DataFrame]) -> list[Record]:
 
 
 def write(frame: pd.DataFrame, name: str, path: Path) -> None:
-    """Writes table ``name`` as Parquet; equal tables give equal bytes (with the same version of pyarrow)."""
+    """Writes table ``name`` as Parquet; equal tables give equal bytes (with the same version of pyarrow).
+
+    Raises OSError with the name of the file.
+    """
     table = pa.Table.from_pandas(frame, schema=SCHEMAS[name], preserve_index=False).replace_schema_metadata(None)
-    pq.write_table(table, path, compression="zstd")
+    try:
+        pq.write_table(table, path, compression="zstd")
+    except OSError as error:  # which does not name the file
+        raise OSError(error.errno, os.strerror(error.errno) if error.errno else str(error), str(path)) from error
 
 
 def read(name: str, path: Path, *, timed: bool = True) -> pd.DataFrame:

@@ -4,11 +4,11 @@ import csv
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema, model_serializer
 
+from sim import bounded
 from sim.errors import unknown
 from sim.scenario.units import (
     MOST_TIME,
@@ -116,10 +116,13 @@ def _empirical(table: Mapping[str, Any]) -> Distribution:
     if unit not in TIMES:
         raise ValueError(str(unknown("unit", unit, TIMES)))
     try:
-        content = Path(source).read_bytes()
-        text = content.decode("utf-8-sig")
+        content = bounded.content(source)
     except OSError as error:
         raise ValueError(f"a CSV file that can be read; {source}: {error.strerror}") from error
+    except ValueError as error:  # too large, or a null character in the name
+        raise ValueError(f"a CSV file that can be read; {source}: {error}") from error
+    try:
+        text = content.decode("utf-8-sig")
     except ValueError as error:
         raise ValueError(f"a CSV file of UTF-8 text, which {source} is not") from error
     digest = hashlib.sha256(content).hexdigest()

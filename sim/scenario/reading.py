@@ -1,7 +1,6 @@
 """Reading a scenario file: TOML, with ``extends``, checked and complete, or one message that says what is wrong."""
 
 import os
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from sim import bounded
 from sim.errors import InputError, unknown
 from sim.kernel.datafile import is_file
 from sim.results import manifest as manifests
@@ -155,17 +155,15 @@ def _files(name: str, by_path: bool, children: tuple[str, ...]) -> Files:
 
 def _toml(name: str, shown_name: str) -> Table:
     try:
-        content = Path(name).read_bytes()
+        content = bounded.content(name, bounded.MOST_TOML)
     except (OSError, ValueError) as error:  # the latter for a null character
         why = (error.strerror if isinstance(error, OSError) else "") or str(error)
         raise InputError(f"{shown_name}: cannot be read: {why}; allowed: a scenario file (TOML)") from error
     try:
-        return tomllib.loads(content.decode("utf-8-sig"))  # some editors write a byte order mark
+        return bounded.toml(content)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise InputError(f"{shown_name}: not UTF-8 text (line {line}); allowed: a scenario file (TOML)") from error
-    except RecursionError as error:
-        raise InputError(f"{shown_name}: nested too deeply; allowed: a scenario file (TOML)") from error
     except ValueError as error:
         raise InputError(f"{shown_name}: not TOML: {error}") from error
 

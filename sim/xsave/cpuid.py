@@ -56,6 +56,9 @@ ALLOWED: Final = (
 
 _XSTATE: Final = 0xD
 
+MOST: Final = 16 << 20
+"""Bytes of a dump, or of the log that has it, that are read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dump:
@@ -88,7 +91,7 @@ def read(stream: IO[bytes], name: str) -> Dump:
         found = packed.unpacked(stream, name)
         if packed.is_binary(found):
             raise InputError(f"{name} is not text; allowed: a CPU profile (.toml), or {ALLOWED}")
-        return parse(mailed.text_lines(found), name)
+        return parse(mailed.text_lines(packed.lines(found, name, MOST)), name)
     except packed.DAMAGED as error:
         raise InputError(f"cannot read {name}: {error}") from error
 

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
+from sim import bounded
 from sim.errors import InputError, unknown
 from sim.xsave.freedoms import Freedoms
 
@@ -72,8 +73,8 @@ def shipped(name: str) -> Mapping[str, Any]:
 def read(path: Path) -> Mapping[str, Any]:
     """The user's own profile, complete; :class:`InputError` says where it is wrong, what was found, what is allowed."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:  # not there, not UTF-8, not TOML, nested too deeply
+        data = bounded.toml(bounded.content(path, bounded.MOST_TOML))
+    except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML
         raise InputError(f"CPU profile {path}: {error}") from error
     for problem in _problems(data):
         raise InputError(f"CPU profile {path}: {problem}")

@@ -32,6 +32,9 @@ JUMP_NS: Final = 1_000_000_000
 
 COMMENTS: Final = 10_000
 
+TOO_LONG: Final = b"(a line that is too long) "
+"""What is left of one, before its end."""
+
 
 @dataclass(slots=True)
 class Gap:
@@ -129,8 +132,7 @@ class Reader:
             if not cut:
                 rest += data
                 if len(rest) > 2 * self._block:  # no line of a trace is that long
-                    self.report.foreign += 1
-                    rest = b""
+                    rest = TOO_LONG
                 continue
             yield rest + data[:cut]
             rest = data[cut:]

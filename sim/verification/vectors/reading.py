@@ -1,10 +1,8 @@
 """Reading vector files: the first thing in one that is not of the schema is one error, with its place."""
 
 import codecs
-import gzip
 import json
 import sys
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from sim import packed
 from sim.errors import InputError
 from sim.verification.vectors.schema import (
     Cpuid,
@@ -31,7 +30,8 @@ from sim.verification.vectors.schema import (
     Wrmsr,
 )
 
-GZIP_MAGIC: Final = b"\x1f\x8b"
+MOST: Final = 32 << 20
+"""Bytes of a file, unpacked; all that are shipped together have 3 MB."""
 _FOUND_LENGTH = 60
 
 
@@ -45,16 +45,18 @@ class VectorFile:
 
 
 def read(path: Path) -> VectorFile:
-    """Reads one file, gzipped or not; the first thing in it that is not of the schema is an :class:`InputError`.
+    """The vectors of a file, packed or not; the first thing in it that is not of the schema is an :class:`InputError`.
 
     "-" is standard input.  A byte order mark and blank lines are no matter.
     """
     name = "standard input" if str(path) == "-" else str(path)
     try:
-        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        if raw.startswith(GZIP_MAGIC):
-            raw = gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
+        if str(path) == "-":
+            raw = packed.content(packed.unpacked(sys.stdin.buffer, name), name, MOST)
+        else:
+            with path.open("rb") as stream:
+                raw = packed.content(packed.unpacked(stream, name), name, MOST)
+    except packed.DAMAGED as error:
         why = getattr(error, "strerror", None) or error
         raise InputError(f"{name}: cannot be read ({why}), allowed: a file of test vectors") from error
     result = VectorFile(path)

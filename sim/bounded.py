@@ -1,0 +1,41 @@
+"""Files that a user names, whole in memory: nothing that does not end, and no TOML that its parser takes hours for."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+MOST: Final = 32 << 20
+"""Bytes of a file that is read at once; JSON of that size takes at most a gibibyte."""
+MOST_TOML: Final = 4 << 20
+"""The largest table that is shipped has 0.15 MB."""
+MOST_DOTTED: Final = 100
+"""Parts of a key; tomllib takes time by the square of their number."""
+
+_DOTTED: Final = re.compile(rb"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){%d}" % MOST_DOTTED)
+
+
+def content(path: str | Path, most: int = MOST) -> bytes:
+    """The bytes of a file, which may be a device or a pipe.
+
+    Raises ValueError for one that is larger than ``most`` bytes and for a name that no file can have, and OSError for
+    one that cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        found = file.read(most + 1)
+    if len(found) > most:
+        raise ValueError(f"more than {most >> 20} MiB, which is what is read at most")
+    return found
+
+
+def toml(raw: bytes) -> dict[str, Any]:
+    """The table in a TOML file, which may begin with a byte order mark, as some editors write one.
+
+    Raises ValueError (UnicodeDecodeError, TOMLDecodeError) for what is none, or nested so deeply that nobody wrote it.
+    """
+    if _DOTTED.search(raw):
+        raise ValueError(f"a key of {MOST_DOTTED} parts or more")
+    try:
+        return tomllib.loads(raw.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

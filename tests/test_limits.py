@@ -1,0 +1,177 @@
+"""Inputs that do not end, or grow when they are read, are one short message at once; so are disks that are full."""
+
+import errno
+import gzip
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_host
+import pytest
+from command import run as run_command
+
+from sim import bounded, experiment
+from sim.errors import MOST_SAID, InputError, RunError
+from sim.results import files, load
+
+FOREVER = Path("/dev/zero")
+SCENARIO = """
+title = "Small"
+[run]
+measure = "20 ms"
+replications = 2
+strategies = ["free-ssp", "manual-load"]
+[host]
+cpus = 2
+cpu = ["zen4"]
+tsc = "2 GHz"
+[guests.g]
+vcpus = 2
+"""
+
+
+def readers(name):
+    """Each command that reads a file called so."""
+    return {
+        ".toml": (
+            ("run", name),
+            ("costs", "check", name),
+            ("cpu", "show", name),
+            ("flow", "preempt", "--strategy", name),
+            ("flow", "preempt", "--carried", name),
+        ),
+        ".txt": (
+            ("cpu", "import", name),
+            ("layout", "--boot-log", name),
+            ("replay", name, "--check"),
+            ("fit", name, "-o", "x.toml"),
+        ),
+        ".jsonl": (("verify", "vectors", name),),
+    }[Path(name).suffix]
+
+
+def refused(capsys, *command):
+    """The message of a command that cannot take its input, which is one, and says so in time."""
+    began = time.process_time()
+    status, out, err = run_command(capsys, *command)
+    assert (status, out) == (2, "")
+    assert err.replace("\n", "").isprintable()
+    assert all(len(line) <= MOST_SAID + len("fpswitch: ") for line in err.splitlines())
+    assert time.process_time() - began < 10
+    return err
+
+
+@pytest.mark.parametrize("suffix", [".toml", ".txt", ".jsonl"])
+def test_a_file_without_end_is_refused(tmp_path, capsys, suffix):
+    endless = tmp_path / f"endless{suffix}"
+    endless.symlink_to(FOREVER)
+    for command in readers(str(endless)):
+        assert "endless" in refused(capsys, *command)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a = " + b"[" * 50_000, b"a." * 50_000 + b"b = 1", b"[" + b"a." * 50_000 + b"b]", b'"a" . ' * 50_000 + b"b = 1"],
+    ids=["brackets", "key", "table", "quoted"],
+)
+def test_toml_that_nobody_wrote_is_refused(tmp_path, capsys, content):
+    (tmp_path / "deep.toml").write_bytes(content)
+    for command in readers(str(tmp_path / "deep.toml")):
+        refused(capsys, *command)
+
+
+def test_long_words_and_numbers_are_no_deep_key():
+    text = b'a = "' + b"x" * 100_000 + b'"\nb = [' + b"1.5, " * 5000 + b"]\n" + b'c = "one. two. three. "\n'
+    assert len(bounded.toml(text)["b"]) == 5000
+
+
+@pytest.mark.parametrize("command", [("cpu", "import"), ("layout", "--boot-log"), ("verify", "vectors")])
+def test_what_grows_when_it_is_unpacked_is_refused(tmp_path, capsys, command):
+    (tmp_path / "bomb.txt").write_bytes(gzip.compress(bytes(b"x" * (1 << 20)), 1) * 40)
+    assert "bomb.txt: more than" in refused(capsys, *command, str(tmp_path / "bomb.txt"))
+
+
+def test_a_line_of_a_trace_that_is_too_long_is_one_foreign_line(tmp_path, capsys):
+    event = b"  qemu-1  [000] d..2.   100.000001: sched_switch: prev_comm=a prev_pid=1 prev_prio=1 prev_state=S ==> "
+    (tmp_path / "long.txt.gz").write_bytes(gzip.compress(event + b"x" * (32 << 20) + b"\n" + event, 1))
+    err = refused(capsys, "replay", str(tmp_path / "long.txt.gz"), "--check")
+    assert "1 of its 2 lines are none" in err
+    assert "(a line that is too long) xxx" in err
+
+
+@pytest.mark.parametrize("command", [("costs", "check"), ("flow", "preempt", "--strategy"), ("cpu", "show"), ("show",)])
+def test_a_byte_order_mark_is_no_error(tmp_path, capsys, command):
+    shipped = {
+        "costs": "sim/costs/tables/skylake-sp.toml",
+        "flow": "sim/kernel/data/strategies/manual-load.toml",
+        "cpu": "sim/xsave/cpus/zen4.toml",
+        "show": "scenarios/rfc-question.toml",
+    }[command[0]]
+    content = (Path(__file__).parent.parent / shipped).read_bytes()
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbf" + content)
+    status, _, err = run_command(capsys, *command, str(tmp_path / "bom.toml"))
+    assert (status, err) == (0, "")
+
+
+def test_a_cost_table_does_not_grow_by_its_texts(tmp_path, capsys):
+    shutil.copy(Path(__file__).parent.parent / "sim/costs/tables/skylake-sp.toml", tmp_path / "t.toml")
+    text = (tmp_path / "t.toml").read_text()
+    (tmp_path / "t.toml").write_text(text.replace('source = "{none}"', f'source = "{"{none}" * 600}"', 1))
+    assert "characters (allowed: up to 4000)" in refused(capsys, "costs", "check", str(tmp_path / "t.toml"))
+
+
+def test_the_middle_of_a_long_message_is_left_out():
+    text = str(InputError(f"file.toml: found {'x' * 5000}; allowed: y"))
+    assert len(text) == MOST_SAID
+    assert text.startswith("file.toml: found x")
+    assert text.endswith("; allowed: y")
+
+
+# The disk.
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 4, 6, 9, 12])
+def test_a_full_disk_is_one_message_that_names_the_file_and_the_same_command_continues(tmp_path, monkeypatch, after):
+    path, out = tmp_path / "s.toml", tmp_path / "r"
+    path.write_text(SCENARIO)
+    whole = experiment.run(path, jobs=1, simulate=fake_host.simulate)
+    written, original = [], os.fsync
+
+    def full(handle):
+        written.append(handle)
+        if len(written) > after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(handle)
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(RunError, match=r"No space left on device") as caught:
+        experiment.run(path, jobs=1, simulate=fake_host.simulate, out=out)
+    assert str(caught.value).count("\n") == 0
+    monkeypatch.undo()
+    again = experiment.run(path, jobs=1, simulate=fake_host.simulate, out=out)
+    assert again.ledger.equals(whole.ledger)
+    assert load(out).metrics.equals(whole.metrics)
+
+
+def test_a_limit_on_files_leaves_the_earlier_result_as_it_was(tmp_path):
+    path, out = tmp_path / "s.toml", tmp_path / "r"
+    path.write_text(SCENARIO)
+    experiment.run(path, jobs=1, simulate=fake_host.simulate, out=out)
+    before = {file.name: file.read_bytes() for file in out.glob("*.parquet")}
+    command = [sys.executable, "-m", "sim.cli", "run", str(path), "--out", str(out), "--seed", "5", "--jobs", "1"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "cannot be written (File too large)" in done.stderr
+    assert done.stderr.count("\n") <= 3
+    kept = out if (out / "ledger.parquet").exists() else out.with_name("r.previous")
+    assert {file.name: file.read_bytes() for file in kept.glob("*.parquet")} == before
