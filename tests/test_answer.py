@@ -1,7 +1,9 @@
 """The first screen, the mail and the document: they fit, they begin with the answer, and their numbers are right."""
 
+import json
 import math
 import re
+import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -21,6 +23,7 @@ from sim.costs import table as cost_tables
 from sim.costs.price import design_matrix, in_tsc
 from sim.kernel import strategies
 from sim.report import amounts, layout
+from sim.report import mail as mails
 from sim.report.answer import LINES
 from sim.report.names import labels, titles
 from sim.report.shown import MOST_CASES, SOME_CASES, chosen, shown
@@ -464,7 +467,9 @@ def test_run_prints_one_of_its_three_texts_or_json(tmp_path, capsys, monkeypatch
     (tmp_path / "host.toml").write_text(HOST)
     monkeypatch.chdir(tmp_path)
     out = "r"
-    status, screen, _ = run_command(capsys, "run", "host.toml", "--out", out, "--no-figures")
+    words = ["run", "host.toml", "--out", out, "--no-figures"]
+    monkeypatch.setattr(sys, "argv", ["fpswitch", *words])
+    status, screen, _ = run_command(capsys, *words)
     assert (status, screen.splitlines()[0]) == (0, "host: A host")
     assert "fpswitch compare r --full | --mail; fpswitch report r -o report.html" in flat(screen)
     _, full, _ = run_command(capsys, "compare", out, "--full")
@@ -475,6 +480,24 @@ def test_run_prints_one_of_its_three_texts_or_json(tmp_path, capsys, monkeypatch
     assert "Reproduce: fpswitch run host.toml" in flat(mail)
     assert "--seed 1" in mail
     assert "--out" not in mail
+    assert f"(costs.json: {json.loads(Path(out, 'manifest.json').read_text())['files']['costs.json'][:12]})" in flat(
+        mail
+    )
     status, text, err = run_command(capsys, "compare", out, "--mail", "--json")
     assert (status, text) == (2, "")
     assert "--full, --mail, --json" in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],  # of sim.run(), whose arguments are no command line
+        ["fpswitch", "run", "host.toml", *("--set", "host.cpus=3") * 9, "--measure", "10 ms", "--cpu", "zen4"],
+    ],
+)
+def test_a_mail_whose_command_is_not_known_or_does_not_fit_names_the_manifest_and_never_a_part_of_the_command(command):
+    manifest = {"command": command, "seed": 1, "replications": 2}
+    assert (
+        flat("\n".join(mails._reproduce(manifest)))
+        == "Reproduce: fpswitch run manifest.json, from the result directory"
+    )

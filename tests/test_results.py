@@ -449,3 +449,14 @@ def test_importing_the_package_or_a_record_does_not_wait_for_pandas():
 def test_the_source_hash_is_of_this_package():
     assert manifests.source_sha256() == manifests.source_sha256()
     assert len(manifests.versions()["source_sha256"]) == 64
+
+
+def test_a_wheel_has_the_source_hash_of_the_checkout_that_it_was_built_from(tmp_path):
+    top = Path(manifests.__file__).parents[2]
+    shutil.copytree(top / "sim", tmp_path / "sim", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(top / "scenarios", tmp_path / "sim/scenario/data")
+    code = "from sim.results.manifest import source_sha256; print(source_sha256())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == manifests.source_sha256()

@@ -175,8 +175,9 @@ def _reproduce(screen: Shown) -> Iterator[Markup]:
     manifest = screen.manifest
     yield element("p", "From the result directory, on any machine, to the same bytes:")
     yield element("pre", "fpswitch run manifest.json")
-    yield element("p", "Without it, with the same version and cost tables:")
-    yield element("pre", mail.reproduce(manifest))
+    if command := mail.command(manifest):
+        yield element("p", "Without it, with the same version and cost tables:")
+        yield element("pre", command)
     facts: Mapping[str, Any] = {
         "versions": manifest["versions"],
         "commit": manifest.get("commit"),

@@ -11,7 +11,7 @@ from sim.report.layout import at_most, part, wrapped
 from sim.report.names import carried, config_of, cpu
 from sim.report.shown import Line, Shown, ShownCase, shown
 from sim.report.tables import columns_of, line_called
-from sim.results.manifest import COMPLETE
+from sim.results.manifest import COMPLETE, COSTS
 
 if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
@@ -40,7 +40,7 @@ def text(comparison: "Comparison", answers: Answers) -> str:
                 part(_about(screen)),
                 part(*tables, losses=[5.0] * (len(tables) - 1)),
                 part(*(at_most(wrapped(notes, "  ", "  "), most) for most in (5, 4, 3, 2)), losses=[3.0, 4.0, 6.0]),
-                part(at_most(wrapped(f"Reproduce: {reproduce(screen.manifest)}", "", "  "), 2), gap=False),
+                part(_reproduce(screen.manifest), gap=False),
             ],
             LINES,
         )
@@ -139,8 +139,16 @@ def _xss(screen: Shown, case: ShownCase, line: Line) -> str:
     return f"Beside it, IA32_XSS {'saves' if saves else 'adds'} {_amount(mean, over)} with {line.label}{where}."
 
 
-def reproduce(manifest: Mapping[str, Any]) -> str:
-    """The command that gives the same numbers, as far as one line can say it."""
+def _reproduce(manifest: Mapping[str, Any]) -> list[str]:
+    """How to get the same numbers: never a part of the command, which would be another one."""
+    costs = f"(costs.json: {manifest['files'][COSTS][:12]})" if manifest.get("files") else ""
+    own = "fpswitch run manifest.json, from the result directory"
+    lines = (wrapped(f"Reproduce: {each or own} {costs}", "", "  ") for each in (command(manifest), ""))
+    return next(each for each in lines if len(each) <= 2)
+
+
+def command(manifest: Mapping[str, Any]) -> str:
+    """The command line that gives the same numbers; empty for a run that none began, such as one of ``sim.run``."""
     words = iter(str(each) for each in manifest.get("command") or ())
     kept = []
     for word in words:
@@ -150,7 +158,7 @@ def reproduce(manifest: Mapping[str, Any]) -> str:
         elif OF_THE_SHOW[name] and not equals:
             next(words, None)
     if kept[:2] != ["fpswitch", "run"]:
-        kept = ["fpswitch", "run", str(manifest.get("scenario_file") or manifest["scenario"])]
+        return ""
     for option, value in (("--seed", manifest["seed"]), ("--replications", manifest["replications"])):
         if not any(word.partition("=")[0] == option for word in kept):
             kept += [option, str(value)]

@@ -40,6 +40,9 @@ FAILED: Final = "failed"
 INTERRUPTED: Final = "interrupted"
 STATUSES: Final = (RUNNING, COMPLETE, FAILED, INTERRUPTED)
 
+SCENARIOS: Final = Path(__file__).resolve().parents[1] / "scenario" / "data"
+"""Where a wheel has the shipped scenarios."""
+
 LIBRARIES: Final = ("numpy", "pandas", "pyarrow", "pydantic", "scipy", "simpy")
 
 
@@ -50,11 +53,15 @@ def sha256(document: Any) -> str:
 
 @cache
 def source_sha256() -> str:
-    """The hash of this package's own files (code and data), by which two versions of it are told apart."""
+    """The hash of this package's own files (code and data), by which two versions of it are told apart.
+
+    Not that of the shipped scenarios, which a wheel has in the package and a checkout beside it: a run's own is in its
+    manifest.
+    """
     root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*")):
-        if path.suffix in (".py", ".toml"):
+        if path.suffix in (".py", ".toml") and SCENARIOS not in path.parents:
             content = path.read_bytes()
             digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode())
             digest.update(content)
