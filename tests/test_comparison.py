@@ -23,6 +23,7 @@ from sim.errors import InputError
 from sim.kernel import flows, operations, strategies
 from sim.kernel.config import Settings
 from sim.kernel.operations import Operation
+from sim.results.tables import SCHEMAS
 
 SCENARIO = """
 title = "A comparison"
@@ -669,3 +670,19 @@ def test_compare_refuses_what_is_not_a_complete_result(tmp_path, capsys):
     for place in (tmp_path, tmp_path / "nowhere"):
         status, out, err = run_command(capsys, "compare", str(place))
         assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+def test_every_frame_says_the_cpu_the_kernel_and_the_swept_value_of_each_row(small, tmp_path):
+    path = tmp_path / "swept.toml"
+    path.write_text(small.read_text() + '[sweep]\n"kernel.guest_xss" = [0x800, 0x1800]\n')
+    results = sim.run(path, replications=2, jobs=1, overrides={"run.measure": "2 ms"})
+    found = sim.compare(results)
+    frames = {name: getattr(found, name)() for name in dir(found) if name.startswith("df_")}
+    frames |= {name: getattr(results, name) for name in SCHEMAS} | {"rates": found.rates()}
+    by_case = {case["case"]: (case["cpu"], case["kernel"], case["sweep"]["kernel.guest_xss"]) for case in results.cases}
+    assert {xss for _, _, xss in by_case.values()} == {0x800, 0x1800}
+    for name, frame in frames.items():
+        assert list(frame.columns[-3:]) == ["cpu", "kernel", "kernel.guest_xss"], name
+        for row in frame.to_dict("records"):
+            if row["case"]:  # a contrast of two cases has none
+                assert (row["cpu"], row["kernel"], row["kernel.guest_xss"]) == by_case[row["case"]]

@@ -16,7 +16,7 @@ from sim.errors import InputError, unknown
 from sim.kernel.config import strategy_of
 from sim.kernel.integrity import VIOLATIONS
 from sim.results.settings import settings_of
-from sim.results.tables import Results
+from sim.results.tables import Results, described
 
 
 class Comparison:
@@ -24,7 +24,7 @@ class Comparison:
 
     ``references`` is the reference strategy of each case.  Frames are in the order of the scenario.  "mean", "low" and
     "high" are over replications: the t interval of 95 %, absent (NaN) for a single replication and for what is not a
-    mean over replications.
+    mean over replications.  The last columns of a frame by case are cpu, kernel and the swept values of the case.
 
     ``results`` are those of the schedules that all strategies walked, ``independent`` those of independent runs, from
     which the feedback is taken; None if there are none.
@@ -45,6 +45,10 @@ class Comparison:
                 raise unknown(f"reference of case {case['case']}", name, case["strategies"])
             self.references[case["case"]] = name
         self.planned = contrasts.from_references(contrasts.planned(self.results), self.references)
+
+    def _described(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """A copy of a frame, with what its cases are."""
+        return described(frame, self.results.cases)
 
     @cached_property
     def _everything(self) -> pd.DataFrame:
@@ -70,11 +74,11 @@ class Comparison:
 
         Rates, shares of time, throughput and latencies, as the strategy that times the schedule has them.
         """
-        return self._schedule.copy()
+        return self._described(self._schedule)
 
     def df_replications(self) -> pd.DataFrame:
         """Every metric of every replication: case, strategy, replication, metric, unit, value."""
-        return self._replications.copy()
+        return self._described(self._replications)
 
     @cached_property
     def _metrics(self) -> pd.DataFrame:
@@ -99,7 +103,7 @@ class Comparison:
 
     def df_metrics(self) -> pd.DataFrame:
         """Every metric of every strategy: case, strategy, metric, unit, n, mean, low, high."""
-        return self._metrics.copy()
+        return self._described(self._metrics)
 
     @cached_property
     def _differences(self) -> pd.DataFrame:
@@ -113,7 +117,7 @@ class Comparison:
         case, strategy, metric, unit, n, mean, low, high, percent, percent_low, percent_high, p, planned, p_adjusted,
         verdict; see :func:`sim.analysis.estimates.compared`.
         """
-        return self._differences.copy()
+        return self._described(self._differences)
 
     @cached_property
     def feedback_by_replication(self) -> pd.DataFrame | None:
@@ -136,7 +140,7 @@ class Comparison:
         whole cost less own operations.  The columns of :meth:`df_differences`, and no_more_than,
         percent_no_more_than (the smallest margin that two one-sided tests at 5 % show) and heavy_tails.
         """
-        return self._feedback.copy()
+        return self._described(self._feedback)
 
     @cached_property
     def _contrasts(self) -> pd.DataFrame:
@@ -144,7 +148,7 @@ class Comparison:
 
     def df_contrasts(self) -> pd.DataFrame:
         """The contrasts that the scenario asks about: see :func:`sim.analysis.contrasts.df_contrasts`."""
-        return self._contrasts.copy()
+        return self._described(self._contrasts)
 
     def notes(self) -> list[str]:
         """What a reader has to know of the estimates: see :func:`sim.analysis.notes.notes`."""
@@ -155,7 +159,9 @@ class Comparison:
         names = {f"cost_{name.lower()}": name for name in CATEGORIES}
         found = self._metrics[self._metrics["metric"].isin(names)].copy()
         found["category"] = found["metric"].map(names)
-        return found[["case", "strategy", "category", "unit", "mean", "low", "high"]].reset_index(drop=True)
+        return self._described(
+            found[["case", "strategy", "category", "unit", "mean", "low", "high"]].reset_index(drop=True)
+        )
 
     def df_levels(self) -> pd.DataFrame:
         """The difference in cost against the reference with all buffers warm, as modelled, and all in memory.
@@ -170,7 +176,9 @@ class Comparison:
         found = self._differences[self._differences["metric"].isin(names)].copy()
         found["xss"] = found["metric"].map({name: xss for name, (xss, _) in names.items()})
         found["level"] = found["metric"].map({name: level for name, (_, level) in names.items()})
-        return found[["case", "strategy", "xss", "level", "unit", "mean", "low", "high"]].reset_index(drop=True)
+        return self._described(
+            found[["case", "strategy", "xss", "level", "unit", "mean", "low", "high"]].reset_index(drop=True)
+        )
 
     @cached_property
     def _grades(self) -> pd.DataFrame:
@@ -178,12 +186,12 @@ class Comparison:
 
     def df_grades(self) -> pd.DataFrame:
         """How much of the difference in cycles rests on cost rows of each grade: case, strategy, grade, percent."""
-        return self._grades.copy()
+        return self._described(self._grades)
 
     def df_latency(self) -> pd.DataFrame:
         """Wake-up latencies, all replications together: case, strategy, histogram, quantile, us, samples."""
         tsc_hz = pd.Series({case["case"]: case["tsc_hz"] for case in self.results.cases})
-        return quantiles(self.results.latency, ["case", "strategy"], tsc_hz)
+        return self._described(quantiles(self.results.latency, ["case", "strategy"], tsc_hz))
 
     @cached_property
     def _integrity(self) -> pd.DataFrame:
@@ -205,7 +213,7 @@ class Comparison:
         "documented" says why a strategy is known to be unsound with the case's host shadow stacks, and is empty for the
         others.
         """
-        return self._integrity.copy()
+        return self._described(self._integrity)
 
     def violating(self, case: str) -> frozenset[str]:
         """The strategies that were caught violating integrity in ``case``: they have no cost that could be compared."""
@@ -246,12 +254,12 @@ class Comparison:
 
     def df_law(self) -> pd.DataFrame:
         """The linear law of :mod:`sim.analysis.law`: see :func:`sim.analysis.rates.df_law`."""
-        return self._law.copy()
+        return self._described(self._law)
 
     def df_law_check(self) -> pd.DataFrame:
         """Whether the law agrees with what was simulated: see :func:`sim.analysis.rates.df_law_check`."""
-        return self._law_check.copy()
+        return self._described(self._law_check)
 
     def df_break_even(self) -> pd.DataFrame:
         """Rates at which a strategy costs what the reference costs: see :func:`sim.analysis.rates.df_break_even`."""
-        return self._break_even.copy()
+        return self._described(self._break_even)

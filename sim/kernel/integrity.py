@@ -23,6 +23,7 @@ RESIDUE: Final = "residue"
 """A guest's value lies in a register that nobody consumes: reported, not a violation."""
 
 VIOLATIONS: Final = (WRONG_VALUE, GUEST_TO_GUEST, FOREIGN_IN_FPSTATE)
+KINDS: Final = (*VIOLATIONS, RESIDUE)
 
 CONSUMED: Final = (USER & ~PKRU) | CET_U | PASID
 """Components that user mode and guests consume as they are in the registers."""

@@ -19,7 +19,7 @@ from sim.report.markup import element
 from sim.report.shown import shown
 from sim.report.uncertainty import Uncertainty
 from sim.results import load
-from sim.results.tables import Results
+from sim.results.tables import Results, described
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,13 +68,14 @@ class Comparison(comparison.Comparison):
     def rates(self) -> pd.DataFrame:
         """The load that was realised, by case, per vCPU-second (CPU-second of a host without vCPUs).
 
-        Columns: case, per, exits, switches, kvm_runs, halts, load_puts, and busy, the share of all CPU time.
+        Columns: case, per, exits, switches, kvm_runs, halts, load_puts, busy (the share of all CPU time), and what the
+        case is.
         """
         lines = [
             {"case": case["case"], "per": "vCPU" if case["vcpus"] else "CPU", **asdict(self.answers.load(case["case"]))}
             for case in self.results.cases
         ]
-        return pd.DataFrame(lines)
+        return described(pd.DataFrame(lines), self.results.cases)
 
     def uncertainty(self, draws: int = 10_000, seed: int = 1) -> Uncertainty:
         """How sure the ranking is over ``draws`` draws of the costs, which cost decides it, what to measure next."""

@@ -11,6 +11,7 @@ from sim.analysis.answers import Answers
 from sim.analysis.contrasts import planned
 from sim.analysis.metrics import COST
 from sim.errors import InputError
+from sim.kernel.integrity import KINDS
 from sim.report import not_shown
 from sim.results.manifest import NAME
 from sim.scenario.contrasts import Contrast, Operand
@@ -40,7 +41,7 @@ def document(comparison: "Comparison", answers: Answers) -> dict[str, Any]:
     schedule = comparison.df_schedule()
     of_host = {case: tuple(rows["metric"]) for case, rows in schedule.groupby("case")}
     integrity = {(row["case"], row["strategy"]): row for row in found.to_dict("records")}
-    kinds = [column for column in found.columns if column not in ("case", "strategy", "violations", "documented")]
+    kinds = [kind for kind in KINDS if kind in found]
     return {
         "scenario": results.manifest["scenario"],
         "seed": results.manifest["seed"],

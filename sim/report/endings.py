@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 from sim.analysis.metrics import settings_of
 from sim.kernel.config import strategy_of
+from sim.kernel.integrity import KINDS
 from sim.report.layout import wrapped
 from sim.report.names import cut
 
@@ -18,7 +19,7 @@ FIGURES: Final = "figures"
 def integrity(comparison: "Comparison") -> str:
     """What the integrity check found."""
     found = comparison.df_integrity()
-    kinds = [column for column in found.columns if column not in ("case", "strategy", "violations", "documented")]
+    kinds = [kind for kind in KINDS if kind in found]
     lines = []
     for row in found.to_dict("records"):
         counts = ", ".join(f"{row[kind]} {kind}" for kind in kinds if row[kind])

@@ -14,6 +14,7 @@ from sim.report.amounts import si
 from sim.report.markup import Cell, Markup, Number, details, element, joined, table
 from sim.report.names import cost_row, cpu
 from sim.report.shown import Shown, shown
+from sim.results.tables import case_columns
 from sim.scenario.writing import written_text
 
 if TYPE_CHECKING:
@@ -104,7 +105,9 @@ def _tables(comparison: "Comparison") -> Iterator[Markup]:
         "Break-even rates": comparison.df_break_even(),
         "Wake-up latencies": comparison.df_latency(),
     }
-    for title, frame in frames.items():
+    known = case_columns(comparison.results.cases)
+    for title, whole in frames.items():
+        frame = whole.drop(columns=known)
         if not len(frame):
             continue
         if len(frame) > MOST_ROWS:

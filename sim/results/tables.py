@@ -63,6 +63,7 @@ class Results:
     timed_by.
     ``latency``: histogram, low, high, count, likewise; a bucket is [low, high) in TSC cycles.
     ``integrity``: kind, count; no row where nothing was found.
+    The last columns of each say what the case is: cpu, kernel, and one for each swept path (:func:`case_columns`).
 
     All are about the measurement phase.  ``manifest`` says what was run, and with what; ``costs`` holds the cost tables
     by name, as they were.  ``directory`` is where it all lies, or None.  ``notes`` are sentences that a reader should
@@ -91,9 +92,8 @@ class Results:
         notes: tuple[str, ...] = (),
     ) -> "Results":
         """Results from the four tables by name."""
-        return cls(
-            **{name: tables[name] for name in SCHEMAS}, manifest=manifest, costs=costs, directory=directory, notes=notes
-        )
+        whole = {name: described(tables[name], manifest["cases"]) for name in SCHEMAS}
+        return cls(**whole, manifest=manifest, costs=costs, directory=directory, notes=notes)
 
     def __repr__(self) -> str:
         manifest = self.manifest
@@ -125,6 +125,18 @@ class Results:
             number = f"{len(found)} such cases" if found else "no such case"
             raise InputError(f"case {name!r}: {number} (allowed: {known})")
         return found[0]
+
+
+def case_columns(cases: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What tells cases apart, entries of the manifest: cpu, kernel and the swept paths, such as "host.cpus"."""
+    return list(dict.fromkeys(("cpu", "kernel", *(path for case in cases for path in case["sweep"]))))
+
+
+def described(frame: pd.DataFrame, cases: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A frame with a column "case", and at its end the columns that say what the case is (:func:`case_columns`)."""
+    of = {case["case"]: {"cpu": case["cpu"], "kernel": case["kernel"], **case["sweep"]} for case in cases}
+    values = {name: {case: each.get(name) for case, each in of.items()} for name in case_columns(cases)}
+    return frame.assign(**{name: frame["case"].map(each) for name, each in values.items()})
 
 
 def _ledger_rows(record: Record) -> Iterator[tuple[Any, ...]]:
@@ -190,7 +202,7 @@ def records(tables: Mapping[str, pd.DataFrame]) -> list[Record]:
     """The records of four tables; :func:`frames` makes the same tables of them."""
     by_part: dict[str, dict[Part, list[tuple[Any, ...]]]] = {name: {} for name in SCHEMAS}
     for name, frame in tables.items():
-        for row in frame.itertuples(index=False, name=None):
+        for row in frame[SCHEMAS[name].names].itertuples(index=False, name=None):
             by_part[name].setdefault(row[: len(RUN_COLUMNS)], []).append(row[len(RUN_COLUMNS) :])
     found = []
     for part in dict.fromkeys(part for rows in by_part.values() for part in rows):
