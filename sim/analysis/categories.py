@@ -4,7 +4,7 @@ FPU: the instructions that save and restore register state, what steers them (IA
 MSR: accesses to the MSRs of the carried state and to user-return MSRs, by software or by the MSR areas of VMX.
 XSS: writes of IA32_XSS at VM entry and VM exit, apart because strategies change who differs from the host there.
 virtualisation: VM entry and exit, KVM_RUN, VMCS and VMCB, and what KVM switches beside the fpstate (XCR0, PKRU,
-KERNEL_GS_BASE), with the IBPBs that exist because of guests.
+KERNEL_GS_BASE), with the mitigations that exist because of guests.
 scheduling: the context switch itself, and IPIs that are not sent for a VMCS.
 """
 
@@ -36,7 +36,8 @@ _BY_OPERATION: Final = {
     **dict.fromkeys(
         (
             op.VMENTRY, op.VMEXIT, op.VMLOAD, op.VMSAVE, op.VMPTRLD, op.VMCLEAR, op.KVM_RUN, op.XSETBV, op.IBPB,
-            op.RDMSR_KERNEL_GS_BASE, op.WRMSR_KERNEL_GS_BASE,
+            op.RDMSR_KERNEL_GS_BASE, op.WRMSR_KERNEL_GS_BASE, op.RDMSR_SPEC_CTRL, op.WRMSR_SPEC_CTRL, op.VERW,
+            op.RSB_FILL, op.RSB_ONE_CALL, op.BHB_CLEAR, op.UNTRAIN_RET,
         ),
         VIRTUALISATION,
     ),

@@ -74,7 +74,7 @@ def show(name: str, as_json: bool) -> None:
 
     With --json: {"name", "title", "vendor", "family", "signature", "xcr0", "xss", "xfd", "standard_size", "components":
     [{"component", "name", "in", "size", "offset" (in the standard format, or null), "aligned"}], "features", "bugs",
-    "l1d_bytes", "l2_bytes", "source", "notes" (what did not come from CPUID)}.
+    "mitigations", "l1d_bytes", "l2_bytes", "source", "notes" (what did not come from CPUID)}.
 
     \b
     Examples:
@@ -196,6 +196,7 @@ def _document(one: "CpuProfile") -> dict[str, Any]:
         ],
         "features": sorted(one.features),
         "bugs": list(one.bugs),
+        "mitigations": list(one.mitigations),
         "l1d_bytes": one.l1d_size,
         "l2_bytes": one.l2_size,
         "source": one.source,
@@ -218,6 +219,7 @@ def _text(one: "CpuProfile", document: dict[str, Any]) -> str:
         "",
         f"features  {' '.join(document['features'])}",
         f"bugs      {' '.join(one.bugs) or '-'}",
+        f"mitigated {', '.join(one.mitigations) or '-'}",
         f"caches    {one.l1d_size >> 10} KiB L1D, {one.l2_size >> 10} KiB L2",
         f"source    {one.source}",
         *(f"note: {note}" for note in one.notes),

@@ -59,7 +59,9 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
               help="off, fpstate or return-to-user; no kernel has the last two.")  # fmt: skip
 @click.option("--msr-access", default="rdmsr-wrmsr", show_default=True, metavar="HOW",
               help="rdmsr-wrmsr, wrmsrns or msr-list, for strategies that copy MSRs.")  # fmt: skip
-@click.option("--no-mitigations", is_flag=True, help="No IBPB at vCPU switches and returns to user mode.")
+@click.option("--no-mitigations", is_flag=True, help="None at VM entry and exit, vCPU switch and return to user mode.")
+@click.option("--mitigations", "kinds", metavar="KINDS", help="Only these, such as spec-ctrl,verw: ibpb, vmscape, "
+              "spec-ctrl, verw, rsb, bhb, unret.")  # fmt: skip
 @click.option("--no-init-optimisation", is_flag=True, help="A CPU whose XINUSE is always 1.")
 @click.option("--no-modified-optimisation", is_flag=True, help="A CPU whose XMODIFIED is always 1.")
 @click.option(
@@ -137,7 +139,10 @@ def flow(
     off: dict[str, Any] = {
         f"{what}_optimisation": False for what in ("init", "modified") if options.pop(f"no_{what}_optimisation")
     }
-    settings = Settings(mitigations=not options.pop("no_mitigations"), **off, **options)
+    none, kinds = options.pop("no_mitigations"), options.pop("kinds")
+    if none and kinds:
+        raise InputError("--no-mitigations with --mitigations; allowed: one of the two")
+    settings = Settings(mitigations=tuple(kinds.split(",")) if kinds else not none, **off, **options)
     if name == ALL_RFC_TESTS and not every_strategy:
         raise InputError(f"{name} are several flows, which --every-strategy runs")
     if every_strategy:

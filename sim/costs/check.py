@@ -23,11 +23,14 @@ LISTS: Final = ("RDMSRLIST", "WRMSRLIST")
 PLAIN: Final = (
     op.RESTORE_SKIPPED, op.RDPKRU, op.WRPKRU, op.XSETBV, op.IBPB, op.LDMXCSR, op.XGETBV1, op.FWAIT, op.TILERELEASE,
     op.VMPTRLD, op.VMCLEAR, op.IPI, op.VMLOAD, op.VMSAVE, op.VMENTRY, op.VMEXIT, op.CONTEXT_SWITCH, op.KVM_RUN,
+    op.VERW, op.RSB_FILL, op.RSB_ONE_CALL, op.BHB_CLEAR, op.UNTRAIN_RET,
 )  # fmt: skip
+HANDLER: Final = re.compile(r"exit handler\(([a-z-]+|\*)\)")
+"""KVM's software for an exit that leaves the fastpath loop, by the reason: the way to the handler, and the handler."""
 
 ALL: Final = (
     *SAVES, *RESTORES, *PLAIN, *LISTS, "RDMSR(...)", "WRMSR(...)", "WRMSRNS(...)", "VM-entry MSR load(...)",
-    "VM-exit MSR load(...)", "VM-exit MSR store(...)",
+    "VM-exit MSR load(...)", "VM-exit MSR store(...)", "exit handler(...)",
 )  # fmt: skip
 """What a message names; an MSR goes into the parentheses."""
 
@@ -68,6 +71,8 @@ def known_terms(operation: str) -> tuple[str, ...]:
         return RESTORE_TERMS
     if operation in LISTS:
         return LIST_TERMS
+    if HANDLER.fullmatch(operation):
+        return PLAIN_TERMS[1:2]
     return PLAIN_TERMS if operation in PLAIN or MSR_OPERATION.fullmatch(operation) else ()
 
 

@@ -42,7 +42,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from sim.costs.check import LISTS, MSR_LIST, MSR_OPERATION, PLAIN, PLAIN_TERMS, RESTORES, SAVES, known_terms
+from sim.costs.check import HANDLER, LISTS, MSR_LIST, MSR_OPERATION, PLAIN, PLAIN_TERMS, RESTORES, SAVES, known_terms
 from sim.costs.table import ANY, COMPONENT_NAMES, RATIO, CostRow, CostTable, row_id
 from sim.errors import InputError, unknown
 from sim.kernel.operations import XSAVE
@@ -136,12 +136,18 @@ def _plain_terms(operation: str, table: CostTable) -> dict[str, int]:
         if found:
             return found
     if not known_terms(operation):
-        raise unknown("operation", operation, (*SAVES[:2], *RESTORES, *PLAIN, *LISTS, "RDMSR(...)", "WRMSR(...)"))
+        raise unknown(
+            "operation",
+            operation,
+            (*SAVES[:2], *RESTORES, *PLAIN, *LISTS, "RDMSR(...)", "WRMSR(...)", "exit handler(...)"),
+        )
     raise _missing(operation, row_id(operation, "base"), table)
 
 
 def _row_names(operation: str) -> list[str]:
     """The operations under which a table may have the rows of this one, the most specific first."""
+    if HANDLER.fullmatch(operation):
+        return [operation, f"exit handler({ANY})"]
     match = MSR_OPERATION.fullmatch(operation)
     if not match:
         return [operation]

@@ -226,6 +226,7 @@ def _vcpu(
 def _exit_kind(build: _Builder, name: str, exit: Exit, *stream: object) -> ExitKind:
     userspace = exit.handled == "userspace"
     ipi = exit.effect == "ipi"
+    assert exit.time is not None, "cases are complete"
     return ExitKind(
         name=name,
         reason=exit.reason,

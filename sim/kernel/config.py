@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from sim.errors import InputError, unknown
+from sim.kernel import mitigations
 from sim.kernel.carried import CarriedState, carried_state
 from sim.kernel.datafile import STRICT
 from sim.kernel.masks import ALIGN_STRUCT, PAGE, BootMasks, boot_masks, round_up
+from sim.kernel.mitigations import MitigationKind
 from sim.kernel.patches import ALL_PATCHES, Effect, effect
 from sim.kernel.strategies import Strategy, strategy
 from sim.kernel.uret import URET_MSRS
@@ -47,8 +49,9 @@ class Settings:
 
     ``patches`` are the RFC's (kernel rfc only; None: those that the strategy needs).  ``guest_xss`` and ``guest_xcr0``
     default to what a guest enables that uses all that KVM offers.  ``guest_uret_msrs``: user-return MSRs in which
-    guest and host differ.  ``mitigations`` are the IBPBs at vCPU switches and at return to user mode.  ``cpu``,
-    ``strategy`` and ``carried`` are names of shipped ones, paths of files, or what was read from a file.
+    guest and host differ.  ``mitigations`` are those of :mod:`sim.kernel.mitigations`: all that Linux has on this CPU,
+    none, or those of some kinds.  ``cpu``, ``strategy`` and ``carried`` are names of shipped ones, paths of files, or
+    what was read from a file.
     """
 
     __pydantic_config__ = STRICT
@@ -65,7 +68,7 @@ class Settings:
     host_shadow_stacks: HostShadowStacks = "off"
     msr_access: MsrAccess = "rdmsr-wrmsr"
     guest_uret_msrs: tuple[str, ...] | None = None
-    mitigations: bool = True
+    mitigations: bool | tuple[MitigationKind, ...] = True
     pasid: bool = True
     debug_fpu: bool = True
     hypothetical: bool = False
@@ -98,6 +101,7 @@ class Config:
     guest_xfeatures: int
     guest_fpstate_size: int
     guest_uret_msrs: tuple[str, ...]
+    mitigations: frozenset[str]
     hypothetical: tuple[str, ...] = field(default=())
 
     @property
@@ -163,6 +167,7 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
         guest_xfeatures=guest_xfeatures,
         guest_fpstate_size=cpu.compacted(guest_xfeatures).size,
         guest_uret_msrs=uret,
+        mitigations=mitigations.chosen(settings.mitigations),
         hypothetical=tuple(_hypothetical(settings, cpu, kernel, how, what, vendor, has_cet and not kvm_rule)),
     )
 

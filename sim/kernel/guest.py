@@ -28,7 +28,7 @@ def boots(k: Kernel, cpu: Cpu) -> None:
     vcpu = _running(cpu)
     if not vcpu.cr4_osxsave:
         kvm.vm_exit(k, cpu, "cr-access")
-        vcpu.cr4_osxsave = vcpu.efer_sce = True
+        vcpu.cr4_osxsave = vcpu.efer_sce = vcpu.has_host_spec_ctrl = True
         vcpu.cr4_pke = vcpu.has_pku
         vcpu.guest_uret_msrs_loaded = False
         kvm.vcpu_enter_guest(k, cpu)

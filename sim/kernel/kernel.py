@@ -7,6 +7,7 @@ The flow itself is in :mod:`sim.kernel.fpu`, :mod:`sim.kernel.process`, :mod:`si
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from sim.kernel import mitigations
 from sim.kernel.carriers import hooks
 from sim.kernel.config import CET, Config
 from sim.kernel.guests import AS_ALL, GuestChoice, features
@@ -93,7 +94,14 @@ class Kernel:
         self.swaps_in_vcpu_run = config.version.xfeatures_swapped == "vcpu_run"
         self.fastpath = frozenset(config.version.fastpath[config.vendor])
         self.kvm_supported_xss = CET if config.kvm_offers_cet or config.guest_has_cet else 0
-        self.vmscape = config.version.ibpb_exit_to_user and config.settings.mitigations and "VMSCAPE" in config.cpu.bugs
+        self.vmscape = (
+            config.version.ibpb_exit_to_user and "vmscape" in config.mitigations and "VMSCAPE" in config.cpu.bugs
+        )
+        on = mitigations.features(config.cpu, config.version.name, config.mitigations)
+        self.mitigations_at_entry = mitigations.operations(on, mitigations.AT_ENTRY)
+        self.mitigations_at_exit = mitigations.operations(on, mitigations.AT_EXIT)
+        self.host_spec_ctrl = config.vendor == "vmx" and bool(on & {"IBRS_ENHANCED", "KERNEL_IBRS"})
+        self.writes_spec_ctrl_at_exit = "KERNEL_IBRS" in on
 
         carried, strategy = config.carried, config.strategy
         self.carried = carried

@@ -68,7 +68,7 @@ def kvm_arch_vcpu_load(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
     """The vendor's part, the IBPB if another vCPU ran here last, host_pkru = RDPKRU."""
     KVM_X86_OPS[k.vendor].vcpu_load(k, cpu, vcpu)
     if cpu.last_vcpu is not vcpu:
-        if k.config.settings.mitigations and k.version.vcpu_switch_ibpb == "kvm_arch_vcpu_load":
+        if "ibpb" in k.config.mitigations and k.version.vcpu_switch_ibpb == "kvm_arch_vcpu_load":
             cpu.record((cpu.current.kind, VCPU_LOAD, IBPB))
         cpu.last_vcpu = vcpu
     if k.pku:
@@ -297,7 +297,7 @@ def vcpu_reset(k: Kernel, cpu: Cpu) -> None:
     for i in bits[components & vcpu.fpstate.area.xstate_bv]:
         vcpu.fpstate.area.compacted[i] = INIT
     vcpu.context.written_in_memory(components, INIT)
-    vcpu.cr4_osxsave = vcpu.cr4_pke = vcpu.efer_sce = False
+    vcpu.cr4_osxsave = vcpu.cr4_pke = vcpu.efer_sce = vcpu.has_host_spec_ctrl = False
     vcpu.guest_uret_msrs_loaded = False  # vmx_setup_uret_msrs()
     if components & k.carried_mask:
         carriers.reset(k, cpu, vcpu)

@@ -160,7 +160,8 @@ class Vcpu:
     """struct kvm_vcpu: what KVM keeps for a guest's virtual CPU.
 
     ``xcr0``, ``xss`` and ``pkru`` are the guest's values; ``carried`` the guest's values of the carried state's MSRs
-    while software keeps them (cet_s_ssp[] in the drafts of 2023).
+    while software keeps them (cet_s_ssp[] in the drafts of 2023).  ``has_host_spec_ctrl``: it has written the value of
+    IA32_SPEC_CTRL that the host has, as a Linux with the same mitigations does, and that value is not 0.
     """
 
     __slots__ = (
@@ -176,6 +177,7 @@ class Vcpu:
         "guest_state_loaded",
         "guest_uret_msrs_loaded",
         "has_cet",
+        "has_host_spec_ctrl",
         "has_pku",
         "host_pkru",
         "id",
@@ -197,6 +199,7 @@ class Vcpu:
         self.fpstate = fpstate
         self.context = context
         self.has_cet = False
+        self.has_host_spec_ctrl = True
         self.xcr0 = 0
         self.xss = 0
         self.pkru = PKRU_DEFAULT

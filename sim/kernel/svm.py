@@ -8,7 +8,7 @@ VMRUN and the exit; they cost no operation of their own.  PL0-2_SSP are not amon
 """
 
 from sim.kernel.kernel import Kernel
-from sim.kernel.operations import GUEST_ENTRY, IBPB, TRANSITION, VCPU_LOAD, VMENTRY, VMEXIT, VMLOAD, VMSAVE
+from sim.kernel.operations import GUEST_ENTRY, IBPB, MITIGATION, TRANSITION, VCPU_LOAD, VMENTRY, VMEXIT, VMLOAD, VMSAVE
 from sim.kernel.state import Cpu, Vcpu
 from sim.kernel.uret import load_user_return_msrs
 
@@ -18,7 +18,7 @@ def vcpu_load(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
     vcpu.vmcs_cpu = cpu
     if cpu.current_vmcs is not vcpu:
         cpu.current_vmcs = vcpu
-        if k.config.settings.mitigations and k.version.vcpu_switch_ibpb == "vendor vcpu_load":
+        if "ibpb" in k.config.mitigations and k.version.vcpu_switch_ibpb == "vendor vcpu_load":
             cpu.record((cpu.current.kind, VCPU_LOAD, IBPB))
 
 
@@ -41,13 +41,21 @@ def prepare_switch_to_host(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
 
 
 def vm_entry(k: Kernel, cpu: Cpu) -> None:
-    """VMLOAD of the guest's VMCB and VMRUN."""
+    """VMLOAD of the guest's VMCB, VERW where it is needed, and VMRUN.
+
+    IA32_SPEC_CTRL costs nothing: hardware switches it where there is V_SPEC_CTRL (Zen 3), and before, host and guest
+    are taken to have 0.
+    """
     cpu.record((cpu.current.kind, TRANSITION, VMLOAD))
+    for operation in k.mitigations_at_entry:
+        cpu.record((cpu.current.kind, MITIGATION, operation))
     cpu.record((cpu.current.kind, TRANSITION, VMENTRY))
 
 
 def vm_exit(k: Kernel, cpu: Cpu) -> None:
-    """The exit itself, then VMSAVE of the guest's VMCB and VMLOAD of the host's."""
+    """The exit itself, VMSAVE of the guest's VMCB and VMLOAD of the host's, and what must come before the first RET."""
     cpu.record((cpu.current.kind, TRANSITION, VMEXIT))
     cpu.record((cpu.current.kind, TRANSITION, VMSAVE))
     cpu.record((cpu.current.kind, TRANSITION, VMLOAD))
+    for operation in k.mitigations_at_exit:
+        cpu.record((cpu.current.kind, MITIGATION, operation))

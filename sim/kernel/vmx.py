@@ -12,7 +12,9 @@ from sim.kernel.operations import (
     GUEST_ENTRY,
     IBPB,
     IPI,
+    MITIGATION,
     RDMSR_KERNEL_GS_BASE,
+    RDMSR_SPEC_CTRL,
     TRANSITION,
     VCPU_LOAD,
     VCPU_PUT,
@@ -21,6 +23,7 @@ from sim.kernel.operations import (
     VMEXIT,
     VMPTRLD,
     WRMSR_KERNEL_GS_BASE,
+    WRMSR_SPEC_CTRL,
 )
 from sim.kernel.state import Cpu, Vcpu
 from sim.kernel.uret import load_user_return_msrs
@@ -39,7 +42,7 @@ def vcpu_load(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
     if cpu.current_vmcs is not vcpu:
         cpu.current_vmcs = vcpu
         cpu.record((kind, VCPU_LOAD, VMPTRLD))
-        if k.config.settings.mitigations and k.version.vcpu_switch_ibpb == "vendor vcpu_load":
+        if "ibpb" in k.config.mitigations and k.version.vcpu_switch_ibpb == "vendor vcpu_load":
             cpu.record((kind, VCPU_LOAD, IBPB))
 
 
@@ -69,10 +72,28 @@ def prepare_switch_to_host(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
 
 
 def vm_entry(k: Kernel, cpu: Cpu) -> None:
-    """VMLAUNCH or VMRESUME."""
+    """IA32_SPEC_CTRL if the guest's value differs, VERW where it is needed, and VMLAUNCH or VMRESUME."""
+    vcpu = cpu.current.vcpu
+    assert vcpu is not None
+    if k.host_spec_ctrl and not vcpu.has_host_spec_ctrl:
+        cpu.record((cpu.current.kind, MITIGATION, WRMSR_SPEC_CTRL))
+    for operation in k.mitigations_at_entry:
+        cpu.record((cpu.current.kind, MITIGATION, operation))
     cpu.record((cpu.current.kind, TRANSITION, VMENTRY))
 
 
 def vm_exit(k: Kernel, cpu: Cpu) -> None:
-    """The VM exit itself."""
+    """The VM exit itself, and what must come before the first RET; IA32_SPEC_CTRL is read where it is passed through.
+
+    KVM intercepts IA32_SPEC_CTRL until the guest has written another value than 0.  It is accessed in assembly, where
+    there are no tracepoints.
+    """
+    vcpu = cpu.current.vcpu
+    assert vcpu is not None
     cpu.record((cpu.current.kind, TRANSITION, VMEXIT))
+    if k.host_spec_ctrl and vcpu.has_host_spec_ctrl:
+        cpu.record((cpu.current.kind, MITIGATION, RDMSR_SPEC_CTRL))
+    if k.writes_spec_ctrl_at_exit or (k.host_spec_ctrl and not vcpu.has_host_spec_ctrl):
+        cpu.record((cpu.current.kind, MITIGATION, WRMSR_SPEC_CTRL))
+    for operation in k.mitigations_at_exit:
+        cpu.record((cpu.current.kind, MITIGATION, operation))

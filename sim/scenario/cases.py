@@ -24,6 +24,7 @@ from sim.scenario import pace
 from sim.scenario.checks import MASKS, problems
 from sim.scenario.contrasts import Contrast, Operand, operand
 from sim.scenario.explain import ScenarioError, explain, path_text
+from sim.scenario.handlers import with_handler_times
 from sim.scenario.own import OwnStrategies, named, own_strategies
 from sim.scenario.possible import REFERENCE, choose, refused, settings
 from sim.scenario.schema import KernelSettings, Scenario, is_mask
@@ -310,6 +311,9 @@ def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value],
                 }
             ),
             "kernel": scenario.kernel.model_copy(update=_defaults(scenario.kernel, profile)),
+            "guests": {
+                each: with_handler_times(guest, profile, kernel, table, tsc) for each, guest in scenario.guests.items()
+            },
             "sweep": {},
         }
     )

@@ -156,7 +156,9 @@ def _value(node: Schema, whole: Schema) -> str:
         items = node["items"]
         if items.get("type") == "array":
             return f"list of {_value(items, whole).replace('list', 'lists', 1)}"
-        return "list of components" if "enum" in items else f"list of {_value(items, whole)}s"
+        if "enum" in items:
+            return "list of components" if "SSE" in items["enum"] else f"list of {_value(items, whole)}"
+        return f"list of {_value(items, whole)}s"
     if node["type"] == "object":
         return "tables" if "patternProperties" in node else "table"
     word = {"integer": "integer", "number": "number", "boolean": "true or false", "string": "text"}[node["type"]]

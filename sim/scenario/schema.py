@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim.kernel.config import HostShadowStacks, MsrAccess
 from sim.kernel.guests import GuestChoice
+from sim.kernel.mitigations import MitigationKind
 from sim.kernel.versions import Exit as FastpathExit
 from sim.scenario.distribution import Distribution, Intervals, Times
 from sim.scenario.units import Flow, Percent, Rate, Size, Time
@@ -216,7 +217,11 @@ class KernelSettings(Section):
     guest_uret_msrs: tuple[str, ...] | None = Field(
         None, description="user-return MSRs in which guest and host differ; absent: LSTAR (on Intel) and TSC_AUX"
     )
-    mitigations: Switch = Field(True, description="IBPB at vCPU switches and at return to user mode")
+    mitigations: Switch | tuple[MitigationKind, ...] = Field(
+        True,
+        description="mitigations at VM entry and exit, vCPU switches and return to user mode: all that Linux has on "
+        "this CPU, none, or those of some kinds",
+    )
     pasid: Switch = Field(True, description="whether the kernel enables PASID where the CPU has it")
     hypothetical: Switch = Field(
         False, description="true: strategies that are named in run.strategies may need what the CPU lacks"
@@ -255,9 +260,10 @@ class Exit(Section):
         "kernel",
         description="kernel: in KVM, the vCPU keeps its CPU; userspace: KVM_RUN returns, the VMM runs, KVM_RUN again",
     )
-    time: Times = Field(
-        NO_TIME,
-        description="kernel time of its handler, beside the listed operations",
+    time: Times | None = Field(
+        None,
+        description="kernel time of its handler, beside the listed operations; absent: the row of its reason in the "
+        "cost table, exit handler(cpuid) for one, and nothing where the fastpath re-enters",
     )
     vmm: Times = Field(
         NO_TIME,

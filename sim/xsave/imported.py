@@ -62,6 +62,7 @@ def document(found: Dump, source: str) -> dict[str, Any]:
         "vendor": vendor,
         **({} if tsc_hz is None else {"tsc_hz": tsc_hz}),
         "bugs": ["VMSCAPE"] if known is not None and known.vmscape and not in_guest else [],
+        "mitigations": list(shipped(like)["mitigations"]) if known is not None and known.like and not in_guest else [],
         "source": f"{source}, as {found.printed_by} prints it",
         "notes": notes,
         "cpuid": {
@@ -177,7 +178,7 @@ def text(data: Mapping[str, Any]) -> str:
     import tomlkit
 
     head = tomlkit.document()
-    for key in ("title", "vendor", "tsc_hz", "bugs", "source", "notes"):
+    for key in ("title", "vendor", "tsc_hz", "bugs", "mitigations", "source", "notes"):
         if key in data:
             head[key] = data[key]
     parts = [tomlkit.dumps(head).rstrip(), ""]

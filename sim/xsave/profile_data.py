@@ -50,11 +50,17 @@ NOTHING: Final = (0, 0, 0, 0)
 
 VENDORS: Final = ("intel", "amd")
 BUGS: Final = ("VMSCAPE",)
+MITIGATIONS: Final = (
+    "IBRS_ENHANCED", "KERNEL_IBRS", "RSB_VMEXIT", "RSB_VMEXIT_LITE", "CLEAR_BHB_VMEXIT", "CLEAR_CPU_BUF_VM",
+    "CLEAR_CPU_BUF_VM by TSA or RFDS", "UNRET",
+)  # fmt: skip
+"""X86_FEATURE_* that arch/x86/kernel/cpu/bugs.c sets for a CPU and that VM entry and exit test, or that make
+IA32_SPEC_CTRL of the host other than 0 (IBRS_ENHANCED on Intel, KERNEL_IBRS)."""
 CACHES: Final = {"intel": "4", "amd": "0x8000001d"}
 """The leaf that describes the caches, by vendor."""
 
 _TEXTS: Final = ("title", "vendor", "source")
-_KEYS: Final = (*_TEXTS, "tsc_hz", "bugs", "notes", "synthetic", "cpuid", "freedoms")
+_KEYS: Final = (*_TEXTS, "tsc_hz", "bugs", "mitigations", "notes", "synthetic", "cpuid", "freedoms")
 
 
 @cache
@@ -82,7 +88,7 @@ def read(path: Path) -> Mapping[str, Any]:
         _spelt(int(leaf, 0)): {str(int(sub, 0)): row for sub, row in subs.items()}
         for leaf, subs in data["cpuid"].items()
     }
-    complete = {"bugs": [], "freedoms": {}, **data, "cpuid": leaves}
+    complete = {"bugs": [], "mitigations": [], "freedoms": {}, **data, "cpuid": leaves}
     for problem in _contradictions(complete):
         raise InputError(f"CPU profile {path}: {problem}")
     return complete
@@ -112,7 +118,7 @@ def _problems(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}: found {data.get(key)!r}; allowed: a text"
     if data["vendor"] not in VENDORS:
         yield f"vendor: found {data['vendor']!r}; allowed: {' or '.join(VENDORS)}"
-    for key, allowed in (("bugs", BUGS), ("notes", None)):
+    for key, allowed in (("bugs", BUGS), ("mitigations", MITIGATIONS), ("notes", None)):
         found = data.get(key, [])
         if not isinstance(found, list) or not all(
             isinstance(each, str) and each in (allowed or (each,)) for each in found

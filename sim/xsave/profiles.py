@@ -53,6 +53,8 @@ class CpuProfile(Geometry):
     """What CPUID reports for all of ``xcr0_supported`` in the standard format."""
     bugs: tuple[str, ...]
     """X86_BUG_* that Linux sees in it and the model asks for."""
+    mitigations: tuple[str, ...]
+    """X86_FEATURE_* that Linux sets for it and that VM entry and exit test."""
     features: frozenset[str]
     """Those of :data:`FEATURES` that CPUID reports."""
     l1d_size: int
@@ -142,6 +144,7 @@ def of_data(name: str, data: Mapping[str, Any]) -> CpuProfile:
         source=data["source"],
         signature=leaf(1, 0)[EAX],
         bugs=tuple(data["bugs"]),
+        mitigations=tuple(data["mitigations"]),
         notes=tuple(data.get("notes", ())),
         synthetic=data.get("synthetic", False),
         xcr0_supported=xcr0,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from sim.errors import InputError
+from sim.kernel.mitigations import MitigationKind
 
 Unit = Literal["TSC cycles", "core cycles", "ns"]
 
@@ -18,6 +19,8 @@ STRICT: Final[dict[str, Any]] = {"extra": "forbid", "strict": True}
 class Setup:
     """What of the kernel model an experiment runs: fields of :class:`~sim.kernel.config.Settings` and of the guest.
 
+    ``mitigations`` are taken to be off where a source does not say; its guests, mostly kvm-unit-tests, do not write
+    IA32_SPEC_CTRL.  ``handler`` is the reason of an exit whose handler was in what was measured.
     ``experiment`` is one of :data:`~sim.verification.anchors.experiments.EXPERIMENTS`.  ``without`` are phases or
     operations that the kernel of the experiment did not have, ``without_rows`` rows of the cost table that are outside
     what was measured.  ``operation``, ``components`` and ``requested`` are for
@@ -34,6 +37,8 @@ class Setup:
     guest_osxsave: bool = True
     guest_pke: bool = False
     guest_pkru_differs: bool = False
+    mitigations: bool | tuple[MitigationKind, ...] = False
+    handler: str = ""
     without: tuple[str, ...] = ()
     without_rows: tuple[str, ...] = ()
     operation: str = ""

@@ -12,7 +12,19 @@ from sim.errors import InputError, unknown
 from sim.kernel import guest, kvm, process
 from sim.kernel.config import Settings, boot
 from sim.kernel.kernel import Kernel
-from sim.kernel.operations import KVM_RUN, RDPKRU, VMENTRY, VMEXIT, VMLOAD, VMSAVE, WRPKRU, XRSTORS, XSAVES, Operation
+from sim.kernel.operations import (
+    GUEST_EXIT,
+    KVM_RUN,
+    RDPKRU,
+    VMENTRY,
+    VMEXIT,
+    VMLOAD,
+    VMSAVE,
+    WRPKRU,
+    XRSTORS,
+    XSAVES,
+    Operation,
+)
 from sim.kernel.state import Cpu, Task
 from sim.verification.anchors.data import Setup
 from sim.xsave.components import AVX, COMPONENTS, SSE
@@ -35,11 +47,13 @@ class Bench:
             strategy=setup.strategy,
             guest_xcr0=setup.guest_xcr0,
             guest_xss=setup.guest_xss,
+            mitigations=setup.mitigations,
             hypothetical=True,
         )
         self.k = Kernel(boot(settings), 2)
         self.cpu, self.other = self.k.cpus
         self.vcpu = self.k.new_vcpu("V")
+        self.vcpu.has_host_spec_ctrl = False
         self.vcpu.cr4_osxsave, self.vcpu.cr4_pke = setup.guest_osxsave, setup.guest_pke
         self.tasks = [self.k.new_task(name) for name in "AB"]
         self.switch_to(self.cpu, self.vcpu.task)
@@ -186,4 +200,6 @@ def operations(cpu: str, setup: Setup) -> Counts:
     if setup.experiment not in EXPERIMENTS:
         raise unknown("experiment", setup.experiment, EXPERIMENTS)
     found = EXPERIMENTS[setup.experiment](cpu, setup)
+    if setup.handler:
+        found[Operation("", GUEST_EXIT, f"exit handler({setup.handler})")] += 1
     return Counter({key: n for key, n in found.items() if not {key.phase, key.operation} & set(setup.without)})

@@ -1,0 +1,56 @@
+"""Mitigations on the way between host and guest: which kinds there are, and what of each a CPU needs.
+
+What the assembly around VMRESUME and VMRUN tests are X86_FEATURE_* that arch/x86/kernel/cpu/bugs.c sets by CPU; a
+profile (:mod:`sim.xsave.profiles`) has them.  Source: arch/x86/kvm/vmx/vmenter.S, arch/x86/kvm/svm/vmenter.S,
+arch/x86/kvm/vmenter.h, read in v7.3.4; what is counted is the same in v6.6.0, v6.12.117, v6.18.2 and v6.19.0 but for
+:data:`ABSENT`.  Guests are taken to have booted with the mitigations of their host.
+"""
+
+from typing import Final, Literal, get_args
+
+from sim.errors import unknown
+from sim.kernel.operations import BHB_CLEAR, RSB_FILL, RSB_ONE_CALL, UNTRAIN_RET, VERW
+from sim.xsave.profiles import CpuProfile
+
+MitigationKind = Literal["ibpb", "vmscape", "spec-ctrl", "verw", "rsb", "bhb", "unret"]
+"""ibpb: at a vCPU switch.  vmscape: an IBPB at return to user mode after a guest.  spec-ctrl: IA32_SPEC_CTRL of host
+and guest.  verw: clears CPU buffers before each VM entry.  rsb, bhb, unret: what makes the return predictor and
+the branch history safe after each VM exit."""
+
+KINDS: Final[tuple[MitigationKind, ...]] = get_args(MitigationKind)
+
+ABSENT: Final = dict.fromkeys(("v6.6", "rfc"), frozenset({"CLEAR_BHB_VMEXIT", "CLEAR_CPU_BUF_VM by TSA or RFDS"}))
+"""What kernels do not know yet: BHI and RFDS are of 2024, TSA of 2025."""
+
+AT_ENTRY: Final = {"CLEAR_CPU_BUF_VM": ("verw", VERW), "CLEAR_CPU_BUF_VM by TSA or RFDS": ("verw", VERW)}
+AT_EXIT: Final = {
+    "RSB_VMEXIT": ("rsb", RSB_FILL),
+    "RSB_VMEXIT_LITE": ("rsb", RSB_ONE_CALL),
+    "CLEAR_BHB_VMEXIT": ("bhb", BHB_CLEAR),
+    "UNRET": ("unret", UNTRAIN_RET),
+}
+"""What runs at each VM entry and exit, by feature, and of which kind it is; IA32_SPEC_CTRL depends on the guest."""
+
+
+def chosen(setting: bool | tuple[str, ...]) -> frozenset[str]:
+    """The kinds that are on; :class:`~sim.errors.InputError` for a kind that there is not."""
+    if isinstance(setting, bool):
+        return frozenset(KINDS if setting else ())
+    for kind in setting:
+        if kind not in KINDS:
+            raise unknown("mitigation", kind, KINDS)
+    return frozenset(setting)
+
+
+def features(cpu: CpuProfile, kernel: str, kinds: frozenset[str]) -> frozenset[str]:
+    """The features of ``cpu`` that ``kernel`` sets and that belong to one of ``kinds``."""
+    known = frozenset(cpu.mitigations) - ABSENT.get(kernel, frozenset())
+    of_kind = {feature for feature, (kind, _) in (*AT_ENTRY.items(), *AT_EXIT.items()) if kind in kinds}
+    if "spec-ctrl" in kinds:
+        of_kind |= {"IBRS_ENHANCED", "KERNEL_IBRS"}
+    return known & of_kind
+
+
+def operations(on: frozenset[str], table: dict[str, tuple[str, str]]) -> tuple[str, ...]:
+    """What of ``table`` runs with the features ``on``, in its order."""
+    return tuple(operation for feature, (_, operation) in table.items() if feature in on)

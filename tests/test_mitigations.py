@@ -1,0 +1,158 @@
+"""Mitigations at VM entry and exit: what runs on which CPU, and that nothing is counted twice."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from sim.cli import main
+from sim.costs.price import price
+from sim.costs.table import load, names
+from sim.errors import InputError
+from sim.kernel import flows, guest, kvm, process
+from sim.kernel.config import Settings, boot
+from sim.kernel.kernel import Kernel
+from sim.kernel.mitigations import KINDS
+from sim.kernel.operations import MITIGATION
+from sim.scenario.cases import cases
+from sim.scenario.reading import read
+from sim.verification.anchors.data import Setup
+from sim.verification.anchors.experiments import operations
+from sim.xsave.profiles import names as cpus
+
+
+def at_one_exit(cpu: str, **settings: object) -> Counter[str]:
+    """What mitigations run from the VM exit to the end of the next VM entry, for a Linux guest."""
+    run = flows.run("in-kernel-exit", Settings(cpu=cpu, strategy="no-cet", **{"kernel": "v7.3", **settings}))
+    return Counter(op.operation for op in run.operations if op.phase == MITIGATION)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "runs"),
+    [
+        # KERNEL_IBRS writes the MSR at each exit whatever the guest had (arch/x86/kvm/vmenter.h, v7.3.4).
+        ("skylake-sp", {"RDMSR(SPEC_CTRL)": 1, "WRMSR(SPEC_CTRL)": 1, "RSB fill": 1, "VERW": 1}),
+        ("ice-lake-sp", {"RDMSR(SPEC_CTRL)": 1, "RSB one call": 1, "BHB clear": 1}),
+        ("emerald-rapids", {"RDMSR(SPEC_CTRL)": 1, "RSB one call": 1}),
+        ("granite-rapids", {"RDMSR(SPEC_CTRL)": 1}),
+        ("zen3", {"RSB fill": 1, "untrain RET": 1, "VERW": 1}),
+        ("zen4", {"untrain RET": 1, "VERW": 1}),
+        ("zen5", {}),
+    ],
+)
+def test_an_exit_runs_what_the_cpu_needs(cpu, runs):
+    assert at_one_exit(cpu) == runs
+
+
+def test_a_guest_that_has_not_written_spec_ctrl_costs_two_writes_and_no_read():
+    setup = Setup("in-kernel-exit", kernel="v6.12", guest_osxsave=False, mitigations=True)
+    counted = Counter({op.operation: n for op, n in operations("emerald-rapids", setup).items()})
+    assert (counted["WRMSR(SPEC_CTRL)"], counted["RDMSR(SPEC_CTRL)"]) == (2, 0)
+
+
+def test_an_init_of_the_guest_brings_its_spec_ctrl_back_to_0_until_it_has_booted_again():
+    kernel = Kernel(boot(Settings(cpu="emerald-rapids", strategy="no-cet")))
+    vcpu = kernel.new_vcpu("V")
+    cpu = kernel.cpus[0]
+    process.schedule(kernel, cpu, vcpu.task)
+    process.return_to_user(kernel, cpu)
+    kvm.kvm_run(kernel, cpu)
+    kvm.kvm_load_guest_fpu(kernel, cpu)
+    kvm.guest_init(kernel, cpu)
+    assert not vcpu.has_host_spec_ctrl
+    kvm.vcpu_enter_guest(kernel, cpu)
+    guest.boots(kernel, cpu)
+    assert vcpu.has_host_spec_ctrl
+
+
+def test_kernels_before_bhi_rfds_and_tsa_have_nothing_against_them():
+    assert at_one_exit("ice-lake-sp", kernel="v6.6") == {"RDMSR(SPEC_CTRL)": 1, "RSB one call": 1}
+    assert at_one_exit("zen4", kernel="v6.6") == {"untrain RET": 1}
+    assert at_one_exit("zen4", kernel="v6.12") == at_one_exit("zen4")
+
+
+@pytest.mark.parametrize("cpu", cpus())
+def test_the_kinds_are_disjoint_and_together_all(cpu):
+    everything = at_one_exit(cpu)
+    each = [at_one_exit(cpu, mitigations=(kind,)) for kind in KINDS]
+    assert sum(each, Counter()) == everything
+    assert at_one_exit(cpu, mitigations=KINDS) == everything
+    assert at_one_exit(cpu, mitigations=False) == at_one_exit(cpu, mitigations=()) == Counter()
+
+
+def test_mitigations_are_all_that_differs_with_and_without_them():
+    on, off = (
+        Counter(flows.run("userspace-exit", Settings(cpu="skylake-sp", strategy="no-cet", mitigations=each)).operations)
+        for each in (True, False)
+    )
+    assert {op.operation for op in (on - off)} == {
+        "IBPB", "RDMSR(SPEC_CTRL)", "WRMSR(SPEC_CTRL)", "RSB fill", "VERW",
+    }  # fmt: skip
+    assert off - on == Counter()
+
+
+def test_a_kind_that_there_is_not_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match=r"'verv'.*verw"):
+        boot(replace(Settings(), mitigations=("verv",)))
+
+
+PAIR = Setup("in-kernel-exit", kernel="v6.12", guest_osxsave=False, handler="cpuid")
+
+
+def test_a_cpuid_exit_costs_the_published_pair_without_and_with_mitigations():
+    """About 1,020 and "1,600 and more": each part of the sum is in one row, so neither is off by another."""
+    table = load("emerald-rapids")
+
+    def costs(mitigations: bool) -> int:
+        counted = operations("emerald-rapids", replace(PAIR, mitigations=mitigations))
+        return sum(n * price(tuple(op), table) for op, n in counted.items())
+
+    assert costs(False) == pytest.approx(1020, abs=5)
+    assert 1600 <= costs(True) <= 1650
+
+
+@pytest.mark.parametrize("table", names())
+def test_the_handler_of_every_reason_has_a_price(table):
+    for reason in ("cpuid", "vmcall", "io", "msr-write", "other"):
+        assert price(("", "", f"exit handler({reason})"), load(table)) > 0
+
+
+def storm(tmp_path, text: str):
+    file = tmp_path / "x.toml"
+    file.write_text(
+        'title = "x"\n[run]\nmeasure = "1 ms"\nstrategies = ["no-cet"]\nreplications = 2\n[host]\ncpus = 1\n'
+        f'cpu = ["emerald-rapids"]\nkernel = ["v6.18"]\n[guests.g]\nvcpus = 1\n[guests.g.exits]\n{text}\n'
+    )
+    return cases(read(str(file)))[0]
+
+
+def test_an_exit_without_a_time_takes_that_of_its_reason_and_one_that_the_fastpath_re_enters_from_takes_none(tmp_path):
+    case = storm(
+        tmp_path,
+        'a = { every = "1 kHz", reason = "cpuid" }\nb = { every = "1 kHz", reason = "wrmsr-tsc-deadline" }\n'
+        'c = { every = "1 kHz", reason = "cpuid", time = "0 ns" }',
+    )
+    exits = case.scenario.guests["g"].exits
+    assert [case.cycles(exits[each].time.mean) for each in "abc"] == [245, 0, 0]
+
+
+def test_a_scenario_may_choose_kinds(tmp_path):
+    case = storm(tmp_path, 'a = { every = "1 kHz", reason = "cpuid" }\n[kernel]\nmitigations = ["rsb"]')
+    assert boot(case.settings("no-cet")).mitigations == {"rsb"}
+
+
+def test_flow_takes_kinds_and_its_help_has_them_all(capsys):
+    run_command("flow", "--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"{', '.join(KINDS)}." in shown
+    run_command("flow", "in-kernel-exit", "--cpu", "skylake-sp", "--strategy", "no-cet", "--mitigations", "rsb,verw")
+    shown = capsys.readouterr().out
+    assert "RSB fill" in shown
+    assert "SPEC_CTRL" not in shown
+    assert run_command("flow", "in-kernel-exit", "--no-mitigations", "--mitigations", "rsb") == 2
+
+
+def run_command(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    return stop.value.code
