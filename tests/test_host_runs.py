@@ -114,8 +114,9 @@ AT_ONCE = {
     "IPIs to and fro": (2, "vcpus = 2\nposted_interrupts = false",
                         '[guests.g.exits.i]\nevery = "50 us"\neffect = "ipi"\nreason = "wrmsr-icr"\n'),
     "fastpath exits and IPIs": (2, "vcpus = 2\nposted_interrupts = false",
-                                '[guests.g.exits.i]\nevery = "50 us"\neffect = "ipi"\n'
-                                '[guests.g.exits.f]\nevery = "20 us"\nreason = "wrmsr-tsc-deadline"\n'),
+                                '[guests.g.exits.i]\nevery = "50 us"\neffect = "ipi"\ntime = "0 ns"\n'
+                                '[guests.g.exits.f]\nevery = "20 us"\nreason = "wrmsr-tsc-deadline"\n'
+                                '[kernel]\nmitigations = ["ibpb", "vmscape"]\n'),
     "devices": (1, "", '[interrupts.n]\nevery = { constant = "100 us" }\ntime = "1 us"\nkernel_fpu = 0.5\n'),
     "threads that sleep": (2, "vcpus = 2", '[threads.t]\ncount = 2\ncompute = "100 us"\nsleep = "1 ms"\n'),
     "a pipe": (2, "vcpus = 2", '[threads.t]\nkind = "pipe"\ncompute = "1 us"\nsyscall = "1 us"\n'),

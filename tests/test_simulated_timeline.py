@@ -12,7 +12,7 @@ from test_timeline import decoded
 
 from sim.cli.simulated import choose, records
 from sim.host.warmup import warmup_seconds
-from sim.kernel.operations import IPI, KVM_RUN, VMCLEAR, VMENTRY, VMEXIT
+from sim.kernel.operations import IPI, KVM_RUN, MITIGATION, TRANSITION, VMCLEAR, VMENTRY, VMEXIT
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
 from sim.trace.timeline import Ran, VcpuState
@@ -106,11 +106,11 @@ def test_the_guest_begins_and_ends_with_the_operations_around_its_transitions(ri
         for i, (_, _, name, _) in enumerate(ran):
             if name in (VMENTRY, VMEXIT):
                 seen[name] += 1
-                # kvm_entry, XCR0 and IA32_XSS, VM entry; VM exit, XCR0 and IA32_XSS, kvm_exit
+                # kvm_entry, XCR0 and IA32_XSS, mitigations, VM entry; VM exit and the same, kvm_exit
                 seen[name, "found"] += bool(
-                    begins & {each[0] for each in ran[max(i - 2, 0) : i + 1]}
+                    begins & {each[0] for each in ran[max(i - 3, 0) : i + 1]}
                     if name == VMENTRY
-                    else ends & {each[1] for each in ran[i : i + 4]}
+                    else ends & {each[1] for each in ran[i : i + 6]}
                 )
     edge = len(cpu_tracks(slices))  # slices that the window cuts
     for name in (VMENTRY, VMEXIT):
@@ -158,7 +158,7 @@ def test_what_a_vcpu_does_agrees_with_who_runs_and_with_the_accounts(path, tmp_p
         changes = Counter(each[2] for track in vcpu_tracks(slices).values() for each in track[1:])
         assert abs(changes["preempted"] - value(record, "preemptions")) <= 2
         assert abs(changes["woken"] - value(record, "wakeups")) <= 2
-    transitions = sum(cycles for op, _, cycles in record.ledger if op.operation in (VMENTRY, VMEXIT))
+    transitions = sum(cycles for op, _, cycles in record.ledger if op.phase in (TRANSITION, MITIGATION))
     guest_ns = (value(record, "guest_cycles") + transitions) * 1e9 / case.tsc_hz
     shown_ns = sum(times["guest"] for times in states.values())
     # The rest is what strategies do between the tracepoint and the transition, and the edges of the windows.
