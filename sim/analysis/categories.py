@@ -1,7 +1,8 @@
 """Where cycles go: each operation of the ledger belongs to exactly one category.
 
 FPU: the instructions that save and restore register state, what steers them (IA32_XFD, XGETBV), and PKRU outside KVM.
-MSR: accesses to the MSRs of the carried state and to user-return MSRs, by software or by the MSR areas of VMX.
+MSR: accesses to the MSRs of the carried state and to user-return MSRs, by software or by the MSR areas of VMX; copies
+of other carried registers by plain instructions.
 XSS: writes of IA32_XSS at VM entry and VM exit, apart because strategies change who differs from the host there.
 virtualisation: VM entry and exit, KVM_RUN, VMCS and VMCB, and what KVM switches beside the fpstate (XCR0, PKRU,
 KERNEL_GS_BASE), with the mitigations that exist because of guests.
@@ -13,6 +14,7 @@ from typing import Final
 
 from sim.errors import unknown
 from sim.kernel import operations as op
+from sim.kernel.carried import INSTRUCTIONS
 
 FPU: Final = "FPU"
 MSR: Final = "MSR"
@@ -52,6 +54,7 @@ _BY_PHASE: Final = {
 """Operations that depend on the phase: in these phases the first category, in others the second."""
 
 _MSR_ACCESS: Final = re.compile(
+    rf"(?:{'|'.join(INSTRUCTIONS)})\(\d+\)|{op.TEST_XCR0}|"
     r"(RDMSR|WRMSR|WRMSRNS|VM-entry MSR load|VM-exit MSR load|VM-exit MSR store|RDMSRLIST|WRMSRLIST)\(\w+\)"
 )
 

@@ -7,6 +7,7 @@ from typing import Final
 from sim.costs.table import ANY, COMPONENT_NAMES, RATIO, CostRow, CostTable
 from sim.errors import cut, one_line, unknown
 from sim.kernel import operations as op
+from sim.kernel.carried import INSTRUCTIONS
 
 DISTRIBUTIONS: Final = ("triangular", "uniform", "fixed")
 GRADES: Final = ("measured", "published", "derived", "assumed")
@@ -19,23 +20,27 @@ MSR_OPERATION: Final = re.compile(
     r"(RDMSR|WRMSR|WRMSRNS|VM-entry MSR load|VM-exit MSR load|VM-exit MSR store)\((\w+|\*)\)"
 )
 MSR_LIST: Final = re.compile(r"(RDMSRLIST|WRMSRLIST)\((\d+)\)")
+COUNTED: Final = re.compile(rf"({'|'.join(INSTRUCTIONS)})\((\d+)\)")
+"""So many of an instruction, priced by a row of its name."""
 LISTS: Final = ("RDMSRLIST", "WRMSRLIST")
 PLAIN: Final = (
     op.RESTORE_SKIPPED, op.RDPKRU, op.WRPKRU, op.XSETBV, op.IBPB, op.LDMXCSR, op.XGETBV1, op.FWAIT, op.TILERELEASE,
     op.VMPTRLD, op.VMCLEAR, op.IPI, op.VMLOAD, op.VMSAVE, op.VMENTRY, op.VMEXIT, op.CONTEXT_SWITCH, op.KVM_RUN,
-    op.VERW, op.RSB_FILL, op.RSB_ONE_CALL, op.BHB_CLEAR, op.UNTRAIN_RET,
+    op.TEST_XCR0, op.VERW, op.RSB_FILL, op.RSB_ONE_CALL, op.BHB_CLEAR, op.UNTRAIN_RET,
 )  # fmt: skip
 HANDLER: Final = re.compile(r"exit handler\(([a-z-]+|\*)\)")
 """KVM's software for an exit that leaves the fastpath loop, by the reason: the way to the handler, and the handler."""
 
 ALL: Final = (
-    *SAVES, *RESTORES, *PLAIN, *LISTS, "RDMSR(...)", "WRMSR(...)", "WRMSRNS(...)", "VM-entry MSR load(...)",
+    *SAVES, *RESTORES, *PLAIN, *LISTS, *INSTRUCTIONS,
+    "RDMSR(...)", "WRMSR(...)", "WRMSRNS(...)", "VM-entry MSR load(...)",
     "VM-exit MSR load(...)", "VM-exit MSR store(...)", "exit handler(...)",
 )  # fmt: skip
 """What a message names; an MSR goes into the parentheses."""
 
 SAVE_TERMS: Final = ("base", "written", "initial", "unmodified", "writing")
 RESTORE_TERMS: Final = ("base", "loaded", "initialised")
+COUNTED_TERMS: Final = ("each",)
 LIST_TERMS: Final = ("base", "msr")
 PLAIN_TERMS: Final = ("base", "software", "in", "out")
 
@@ -73,6 +78,8 @@ def known_terms(operation: str) -> tuple[str, ...]:
         return LIST_TERMS
     if HANDLER.fullmatch(operation):
         return PLAIN_TERMS[1:2]
+    if operation in INSTRUCTIONS:
+        return COUNTED_TERMS
     return PLAIN_TERMS if operation in PLAIN or MSR_OPERATION.fullmatch(operation) else ()
 
 

@@ -13,10 +13,10 @@ A buffer that is not in L1 adds, from the rows of its level (L2 or memory)::
 
     base@level + written@level or loaded@level (each component written or loaded)
 
-An MSR list adds ``msr`` for each MSR to its ``base``.  Everything else is the sum of what the table has of ``base``,
-``software`` (what KVM or Linux runs around a hardware transition), ``in`` and ``out`` (the two halves of a call).  A
-component without a row of its own takes the row ``*``; an MSR takes the row of its name, then of its kind (PLx_SSP),
-then ``*``.
+An MSR list adds ``msr`` for each MSR to its ``base``; so many of a plain instruction are so many times its ``each``.
+Everything else is the sum of what the table has of ``base``, ``software`` (what KVM or Linux runs around a hardware
+transition), ``in`` and ``out`` (the two halves of a call).  A component without a row of its own takes the row ``*``;
+an MSR takes the row of its name, then of its kind (PLx_SSP), then ``*``.
 
 So a price is linear in the rows: the sum of coefficient x value, where values in core cycles are divided by the
 table's core cycles per TSC cycle, rounded once to whole TSC cycles.
@@ -42,7 +42,18 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from sim.costs.check import HANDLER, LISTS, MSR_LIST, MSR_OPERATION, PLAIN, PLAIN_TERMS, RESTORES, SAVES, known_terms
+from sim.costs.check import (
+    COUNTED,
+    HANDLER,
+    LISTS,
+    MSR_LIST,
+    MSR_OPERATION,
+    PLAIN,
+    PLAIN_TERMS,
+    RESTORES,
+    SAVES,
+    known_terms,
+)
 from sim.costs.table import ANY, COMPONENT_NAMES, RATIO, CostRow, CostTable, row_id
 from sim.errors import InputError, unknown
 from sim.kernel.operations import XSAVE
@@ -131,6 +142,10 @@ def _plain_terms(operation: str, table: CostTable) -> dict[str, int]:
             if row not in table.rows:
                 raise _missing(operation, row, table)
         return ids
+    if match := COUNTED.fullmatch(operation):
+        if (row := row_id(match[1], "each")) not in table.rows:
+            raise _missing(operation, row, table)
+        return {row: int(match[2])}
     for name in _row_names(operation):
         found = {row: 1 for term in PLAIN_TERMS if (row := row_id(name, term)) in table.rows}
         if found:

@@ -17,6 +17,10 @@ XFEATURES = (CET_S_NUMBER, 14, 15, 19)
 """State components that a strategy can carry: CET_S (three MSRs in 24 bytes), UINTR, LBR and APX.  Linux handles the
 others by itself or never enables them."""
 
+INSTRUCTIONS = ("PUSH2", "POP2", "PUSH", "POP", "MOV", "XOR")
+"""By which software may copy plain registers to memory and back; the cost tables have a row for each."""
+MOST_INSTRUCTIONS = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class CarriedState:
@@ -27,7 +31,9 @@ class CarriedState:
     MSRs it is carried as an xfeature only.  ``per_task_msr``: the host has a value
     per task, which it writes on return to user mode if the CPU's cached value differs, as fred_update_rsp0()
     (arch/x86/include/asm/fred.h) does.  ``size_bytes`` is the size of the component, or of the MSRs.
-    ``cpu_feature`` is the CPU feature without which the MSRs do not exist.
+    ``cpu_feature`` is the CPU feature without which the MSRs do not exist.  ``save_by``, ``load_by`` and ``clear_by``
+    are the instructions, and how many of each, by which software copies plain registers to memory of the vCPU, loads
+    them, and clears them after a save so that no guest's value is left to speculation.
     """
 
     __pydantic_config__ = STRICT
@@ -41,6 +47,9 @@ class CarriedState:
     xfeature: int | None = None
     cpu_feature: str = ""
     short: str = ""
+    save_by: dict[str, int] = field(default_factory=dict, hash=False)
+    load_by: dict[str, int] = field(default_factory=dict, hash=False)
+    clear_by: dict[str, int] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -51,8 +60,20 @@ class CarriedState:
             yield "name is empty or not one line of text"
         if not is_name(self.short or "-"):
             yield "short is not one line of text"
-        if not self.msrs and self.xfeature is None:
-            yield "msrs is empty (allowed without an xfeature: one MSR or more)"
+        if not self.msrs and self.xfeature is None and not self.save_by:
+            yield "msrs is empty (allowed without an xfeature: one MSR or more, or save_by and load_by)"
+        for key in ("save_by", "load_by", "clear_by"):
+            for instruction, count in getattr(self, key).items():
+                if instruction not in INSTRUCTIONS:
+                    yield f"{key} has {shortened(instruction)} (allowed: {', '.join(INSTRUCTIONS)})"
+                if not 1 <= count <= MOST_INSTRUCTIONS:
+                    yield f"{key}.{instruction} = {shortened(count)} (allowed: 1 to {MOST_INSTRUCTIONS})"
+        if bool(self.save_by) != bool(self.load_by):
+            yield "save_by without load_by, or load_by without it (allowed: both or neither)"
+        if self.clear_by and not self.save_by:
+            yield "clear_by without save_by"
+        if self.save_by and self.msrs:
+            yield "save_by with msrs (allowed: for plain registers, which are no MSRs)"
         names: dict[int, str] = {}
         for name, number in self.msrs.items():
             if not is_name(name):
@@ -81,7 +102,7 @@ class CarriedState:
     @property
     def called(self) -> str:
         """What texts call it."""
-        return self.short or ", ".join(self.msrs) or self.component
+        return self.short or ", ".join(self.msrs) or (self.name if self.xfeature is None else self.component)
 
     @property
     def component(self) -> str:

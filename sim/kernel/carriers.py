@@ -6,14 +6,15 @@ knows nothing of either.  Points are named after the kernel functions in which t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from sim.kernel.operations import (
     GUEST_ENTRY,
     GUEST_EXIT,
     SWAP_LOAD,
     SWAP_PUT,
+    TEST_XCR0,
     TRANSITION,
     VCPU_LOAD,
     VCPU_PUT,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 PHASE_OF: Final = {
     "vm_exit": GUEST_EXIT,
     "vm_entry": GUEST_ENTRY,
+    "loop_exit": GUEST_EXIT,
+    "loop_entry": GUEST_ENTRY,
     "kvm_run_entry": SWAP_LOAD,
     "kvm_run_exit": SWAP_PUT,
     "sched_in": VCPU_LOAD,
@@ -58,6 +61,8 @@ def hooks(k: Kernel) -> dict[str, tuple[Hook, ...]]:
             load, save = _load_user_return, _save_user_return
         case "independent":
             load, save = _load_independent, _save_independent
+        case "instructions":
+            load, save = _load_by_instructions, _save_by_instructions
         case _:
             return {}
     load_at = ("fpu_loaded",) if strategy.late else strategy.load_at
@@ -71,7 +76,9 @@ def _when_due(access: Callable[[Kernel, Cpu, Vcpu, str], None], point: str, save
     phase, in_notifier = PHASE_OF[point], point in NOTIFIERS
 
     def hook(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
-        if not k.guest_has_carried(vcpu):
+        if k.strategy.mechanism == "instructions" and not k.strategy.always:
+            cpu.record((cpu.current.kind, phase, TEST_XCR0))
+        if not k.guest_has_carried(vcpu) and not k.strategy.always:
             return
         if k.strategy.lazy and not vcpu.carried_active:
             return
@@ -170,6 +177,35 @@ def _save_independent(k: Kernel, cpu: Cpu, vcpu: Vcpu, phase: str) -> None:
     os_xsave(k, cpu, area, k.carried_mask, phase)
 
 
+def _load_by_instructions(k: Kernel, cpu: Cpu, vcpu: Vcpu, phase: str) -> None:
+    """vcpu->arch.regs[] into the registers."""
+    _run_instructions(k, cpu, phase, k.carried.load_by)
+    _set_plain_registers(k, cpu, vcpu.carried[0])
+
+
+def _save_by_instructions(k: Kernel, cpu: Cpu, vcpu: Vcpu, phase: str) -> None:
+    """The registers into vcpu->arch.regs[], and zeroes into them if the state says by what."""
+    _run_instructions(k, cpu, phase, k.carried.save_by)
+    i = k.carried.xfeature
+    vcpu.carried = (k.carried_value(cpu, 0) if i is None else cpu.unit.regs[i],)
+    if k.carried.clear_by:
+        _run_instructions(k, cpu, phase, k.carried.clear_by)
+        _set_plain_registers(k, cpu, INIT)
+
+
+def _set_plain_registers(k: Kernel, cpu: Cpu, content: Any) -> None:
+    """Registers that are copied by instructions have one content, also those of a state component."""
+    if k.carried.xfeature is None:
+        k.set_carried_value(cpu, 0, content)
+    else:
+        cpu.unit.write(k.carried.xfeature, content)
+
+
+def _run_instructions(k: Kernel, cpu: Cpu, phase: str, instructions: Mapping[str, int]) -> None:
+    for instruction, count in instructions.items():
+        cpu.record((cpu.current.kind, phase, f"{instruction}({count})"))
+
+
 def update_host_msr(k: Kernel, cpu: Cpu, phase: str) -> None:
     """On return to user mode: the task's value, if the CPU's noted one differs (fred_update_rsp0(), asm/fred.h)."""
     want = cpu.current.host_value
@@ -194,6 +230,8 @@ def reset(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
 def access_copy(k: Kernel, vcpu: Vcpu, index: int, value: int | None) -> int:
     """The VMM reads, or with ``value`` writes, a carried MSR of a vCPU that is not in KVM_RUN, in KVM's copy."""
     area, i = vcpu.carried_area, k.carried.xfeature
+    if k.strategy.mechanism == "instructions":
+        return _access_registers(k, vcpu, value)
     if k.strategy.mechanism == "independent":
         if area is None:
             area = vcpu.carried_area = k.new_area(k.carried_mask)
@@ -215,3 +253,15 @@ def access_copy(k: Kernel, vcpu: Vcpu, index: int, value: int | None) -> int:
         elif k.strategy.carries:
             vcpu.context.regs[i] = content
     return int(values[index])
+
+
+def _access_registers(k: Kernel, vcpu: Vcpu, value: int | None) -> int:
+    """The same with plain registers, of which vcpu->arch.regs[] has one content."""
+    if value is not None:
+        vcpu.carried = (value,)
+        if k.carried.xfeature is None:
+            vcpu.context.carried = vcpu.carried
+        else:
+            vcpu.context.regs[k.carried.xfeature] = value
+    content = vcpu.carried[0]
+    return content if isinstance(content, int) else content[0]

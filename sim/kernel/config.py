@@ -51,7 +51,7 @@ class Settings:
     default to what a guest enables that uses all that KVM offers.  ``guest_uret_msrs``: user-return MSRs in which
     guest and host differ.  ``mitigations`` are those of :mod:`sim.kernel.mitigations`: all that Linux has on this CPU,
     none, or those of some kinds.  ``cpu``, ``strategy`` and ``carried`` are names of shipped ones, paths of files, or
-    what was read from a file.
+    what was read from a file.  ``apx`` False: the kernel leaves APX off (clearcpuid=apx).
     """
 
     __pydantic_config__ = STRICT
@@ -70,6 +70,7 @@ class Settings:
     guest_uret_msrs: tuple[str, ...] | None = None
     mitigations: bool | tuple[MitigationKind, ...] = True
     pasid: bool = True
+    apx: bool = True
     debug_fpu: bool = True
     hypothetical: bool = False
     init_optimisation: bool | None = None
@@ -98,6 +99,7 @@ class Config:
     guest_xss: int
     offered_xcr0: int
     guest_xcr0: int
+    guest_default: int
     guest_xfeatures: int
     guest_fpstate_size: int
     guest_uret_msrs: tuple[str, ...]
@@ -129,6 +131,8 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
     if kernel.name == "rfc":
         patched = effect(_patches_for(how) if settings.patches is None else settings.patches)
     cpu = _with_component(cpu, what)
+    if not settings.apx:
+        cpu = replace(cpu, features=cpu.features - {"APX"})
     places = _places(settings, kernel, how, what, patched)
     if patched and what.mask != CET_S:
         patched = effect(ALL_PATCHES)
@@ -139,13 +143,14 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
     has_cet = settings.guest_cet and how.guest_has_cet and (kvm_rule or overrides_kvm)
     most = (kernel.guest_xss[vendor] & masks.xss if kvm_rule else CET) if has_cet else 0
     guest_xss = _guest_xss(settings, most | what.mask & ~CET & masks.xss, has_cet)
+    guest_default = masks.guest_default & ~(what.mask if how.mechanism == "instructions" else 0)
     offered = masks.xcr0 & (KVM_SUPPORTED_XCR0 | (what.mask if how.carries else 0))
     guest_xcr0 = offered if settings.guest_amx else offered & ~XTILE
     if settings.guest_xcr0 is not None:
         if settings.guest_xcr0 & ~offered or not settings.guest_xcr0 & FP:
             raise InputError(f"guest XCR0 {settings.guest_xcr0:#x}: allowed are bit 0 and bits of {offered:#x}")
         guest_xcr0 = settings.guest_xcr0
-    guest_xfeatures = masks.guest_default | (XTILEDATA & masks.max_features if settings.guest_amx else 0)
+    guest_xfeatures = guest_default | (XTILEDATA & masks.max_features if settings.guest_amx else 0)
     uret = default_uret_msrs(vendor) if settings.guest_uret_msrs is None else settings.guest_uret_msrs
     return Config(
         settings=settings,
@@ -164,6 +169,7 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
         guest_xss=guest_xss,
         offered_xcr0=offered,
         guest_xcr0=guest_xcr0,
+        guest_default=guest_default,
         guest_xfeatures=guest_xfeatures,
         guest_fpstate_size=cpu.compacted(guest_xfeatures).size,
         guest_uret_msrs=uret,
@@ -217,7 +223,7 @@ def _check_carried_user_component(
     cpu: CpuProfile, kernel: KernelVersion, how: Strategy, what: CarriedState, masks: BootMasks
 ) -> None:
     """A user component is in all fpstates or in none, as the kernel has it."""
-    if how.mechanism == "fpstate" and what.mask & USER & ~masks.max_features:
+    if how.carries and what.mask & USER & ~masks.max_features:
         raise InputError(
             f"strategy {how.name} with {what.name}: {kernel.name} does not enable {what.component} on {cpu.name}"
         )
@@ -247,7 +253,13 @@ def _check_pair(
         effect(settings.patches)
     if what.xfeature is None and how.mechanism in ("fpstate", "independent"):
         raise InputError(f"strategy {how.name} needs an xfeature, and {what.name} has none")
-    if not what.msrs and how.mechanism not in ("none", "fpstate", "independent"):
+    if how.carries_only and what.name not in how.carries_only:
+        raise InputError(f"strategy {how.name} is about {', '.join(how.carries_only)}, and carried here is {what.name}")
+    if how.mechanism == "instructions" and not what.save_by:
+        raise InputError(f"strategy {how.name} copies registers by instructions, and {what.name} does not say by which")
+    if how.carries and what.mask & USER and not settings.apx:
+        raise InputError(f"strategy {how.name} carries {what.component}, which apx = false leaves off")
+    if not what.msrs and how.mechanism not in ("none", "fpstate", "independent", "instructions"):
         raise InputError(f"strategy {how.name} copies MSRs, and {what.name} has none")
     if what.mask & USER and how.mechanism == "independent":
         raise InputError(f"strategy {how.name}: {what.component} is a user component, and independent features are not")
@@ -336,6 +348,8 @@ def _hypothetical(
             notes.append(f"KVM of {kernel.name} gives no CET to guests on {vendor.upper()}; overridden here")
     if settings.host_shadow_stacks != "off":
         notes.append("no kernel uses supervisor shadow stacks for itself")
+    if what.mask & USER & ~KVM_SUPPORTED_XCR0 and how.carries:
+        notes.append(f"no KVM up to v7.3 offers {what.component} to guests")
     if what.mask & ~CET & SUPERVISOR and how.mechanism == "fpstate":
         notes.append(f"no kernel up to v7.3 has {what.component} in a fpstate")
     if what.per_task_msr:

@@ -46,7 +46,7 @@ def features(config: Config, choice: GuestChoice = AS_ALL) -> GuestFeatures:
         raise InputError(f"guest {key}: {problem}")
     amx = _amx(config, choice)
     xcr0 = _xcr0(config, choice)
-    xfeatures = config.masks.guest_default | (XTILEDATA & config.masks.max_features if amx else 0)
+    xfeatures = config.guest_default | (XTILEDATA & config.masks.max_features if amx else 0)
     return GuestFeatures(
         xcr0=xcr0,
         xss=config.guest_xss if choice.xss is None else config.guest_xss & choice.xss,

@@ -15,7 +15,7 @@ from sim.kernel.integrity import Integrity
 from sim.kernel.operations import Key, Ledger, LedgerFactory
 from sim.kernel.state import IDLE_TASK, USER_TASK, VCPU_TASK, Context, Cpu, Fpstate, Task, Vcpu
 from sim.xsave.area import INIT, Area
-from sim.xsave.components import CET_S, COMPACTED, PKRU
+from sim.xsave.components import CET_S, COMPACTED, PKRU, USER
 from sim.xsave.unit import Unit
 
 Hook = Callable[["Kernel", Cpu, Vcpu], None]
@@ -46,6 +46,9 @@ MSRS: Final = {
     "PL3_SSP": 0x6A7,
 }
 """MSR numbers (arch/x86/include/asm/msr-index.h)."""
+
+PLAIN_REGISTERS: Final = -1
+"""The number under which a CPU keeps the content of carried registers that are neither MSRs nor a state component."""
 
 AREA_BYTES = 0x4000
 """Distance between the made-up addresses of areas: more than any area's size, and aligned."""
@@ -108,6 +111,8 @@ class Kernel:
         self.carried_mask = carried.mask
         self.carried_names = tuple(carried.msrs) or (carried.component,)  # without MSRs it is one value, never copied
         self.carried_numbers = tuple(carried.msrs.values())
+        if not carried.msrs and carried.xfeature is None:
+            self.carried_numbers = (PLAIN_REGISTERS,)
         self.not_restored = frozenset(self.carried_names[strategy.restore :])  # asked by user-return strategies only
         consumed = carried.mask if strategy.carries else 0
         # What guests consume whether they have CET or not, and what those do that have it; CET_S, too, if another state
@@ -196,7 +201,7 @@ class Kernel:
         vcpu.has_pku = vcpu.cr4_pke = offered.pku
         # LSTAR differs between kernels (KASLR), TSC_AUX between CPUs; the host's value is 0 here.
         vcpu.uret = dict.fromkeys(config.guest_uret_msrs, context.id)
-        vcpu.carried = context.carried = (0,) * len(self.carried_numbers)
+        vcpu.carried = context.carried = (0,) * len(self.carried_numbers or (self.carried.save_by and (0,)))
         return vcpu
 
     def host_ssp0_into_fpstate(self, task: Task) -> None:
@@ -216,7 +221,9 @@ class Kernel:
         return self.pku and bool(vcpu.xcr0 & PKRU or vcpu.cr4_pke)
 
     def guest_has_carried(self, vcpu: Vcpu) -> bool:
-        """Whether this guest has the carried state; CET_S comes with CET, everything else is there for all."""
+        """Whether this guest has the carried state: CET_S comes with CET, a user component with XCR0, others always."""
+        if self.carried_mask & USER:
+            return bool(vcpu.xcr0 & self.carried_mask)
         return vcpu.has_cet or self.carried_mask != CET_S
 
     def carried_value(self, cpu: Cpu, index: int) -> int:

@@ -156,6 +156,7 @@ def vcpu_enter_guest(k: Kernel, cpu: Cpu) -> None:
     if not k.swaps_in_vcpu_run:
         kvm_load_xfeatures(k, cpu, vcpu, guest=True)
         kvm_load_guest_pkru(k, cpu, vcpu)
+    k.run_hooks("loop_entry", cpu, vcpu)
     _vcpu_run_entry(k, cpu, vcpu)
 
 
@@ -183,6 +184,7 @@ def vm_exit(k: Kernel, cpu: Cpu, reason: str) -> bool:
     if reason in k.fastpath:
         _vcpu_run_entry(k, cpu, vcpu)
         return True
+    k.run_hooks("loop_exit", cpu, vcpu)
     if not k.swaps_in_vcpu_run:
         kvm_load_host_pkru(k, cpu, vcpu)
         kvm_load_xfeatures(k, cpu, vcpu, guest=False)
@@ -239,7 +241,8 @@ def kvm_load_xfeatures(k: Kernel, cpu: Cpu, vcpu: Vcpu, guest: bool) -> None:
     host, unit, kind = k.config.masks, cpu.unit, cpu.current.kind
     if vcpu.xcr0 != host.xcr0:
         unit.xcr0 = vcpu.xcr0 if guest else host.xcr0
-        cpu.record((kind, GUEST_ENTRY if guest else GUEST_EXIT, XSETBV))
+        if not k.strategy.hardware_xcr0:
+            cpu.record((kind, GUEST_ENTRY if guest else GUEST_EXIT, XSETBV))
     if vcpu.xss != host.xss:
         unit.xss = vcpu.xss if guest else host.xss
         cpu.record((kind, XSS_PHASE, WRMSR_XSS))

@@ -15,13 +15,13 @@ from sim.errors import InputError
 from sim.kernel.carried import CarriedState
 from sim.kernel.datafile import STRICT, is_file, is_name, load, shipped, shortened, stamp
 
-MECHANISMS: Final = ("none", "msr", "msr-list", "user-return", "fpstate", "independent")
+MECHANISMS: Final = ("none", "msr", "msr-list", "user-return", "fpstate", "independent", "instructions")
 """none: nothing is carried; msr: RDMSR/WRMSR by software; msr-list: the VMX MSR areas; user-return: MSRs whose host
 value is restored on return to user mode; fpstate: an xfeature in fpstates; independent: an xfeature with a buffer of
-its own."""
+its own; instructions: plain registers copied to memory of the vCPU, in which no fpstate of a guest then has them."""
 
-SAVE_POINTS: Final = ("vm_exit", "kvm_run_exit", "sched_out", "prepare_switch_to_host")
-LOAD_POINTS: Final = ("vm_entry", "kvm_run_entry", "sched_in", "prepare_switch_to_guest")
+SAVE_POINTS: Final = ("vm_exit", "loop_exit", "kvm_run_exit", "sched_out", "prepare_switch_to_host")
+LOAD_POINTS: Final = ("vm_entry", "loop_entry", "kvm_run_entry", "sched_in", "prepare_switch_to_guest")
 
 WITHOUT_POINTS: Final = ("none", "fpstate")
 """Mechanisms that save and load at no point of their own: the second where the kernel handles its fpstates anyway."""
@@ -34,6 +34,7 @@ BELONGS_TO: Final = {
     "resident": "fpstate",
     "late": "independent",
     "sets_cache": "user-return",
+    "always": "instructions",
     "restore": "user-return",
 }
 """Keys that have a meaning for one mechanism only."""
@@ -56,7 +57,10 @@ class Strategy:
     that forgets to note what it found in the MSRs at deschedule, and ``restore`` how many of the MSRs, from the first,
     get the host's value back on return to user mode; the others keep a guest's.  ``hypothetical`` and ``unsound`` say
     why, and are empty otherwise; ``unsound_with_host_shadow_stacks`` says why by the host's use of shadow stacks.
-    In all texts {carried} stands for what is carried, {first} for its first MSR, {xfeature} for its component.
+    ``always``: the instructions run whatever the guest's XCR0 is, instead of behind a test of it.  ``hardware_xcr0``:
+    VM entry and exit switch XCR0, so that KVM runs no XSETBV.  ``carries_only``: the carried states that it is about;
+    empty: any.  In all texts {carried} stands for what is carried, {first} for its first MSR, {xfeature} for its
+    component.
     """
 
     __pydantic_config__ = STRICT
@@ -76,7 +80,10 @@ class Strategy:
     late: bool = False
     sets_cache: bool = True
     restore: int = 1
+    always: bool = False
+    hardware_xcr0: bool = False
     guest_has_cet: bool = True
+    carries_only: tuple[str, ...] = ()
     needs: str = ""
     label: str = ""
     hypothetical: str = ""
@@ -160,7 +167,7 @@ def strategy(name: str | Strategy) -> Strategy:
 @lru_cache(maxsize=256)
 def _read(name: str, stamp: tuple[int, int] | None) -> Strategy:
     found = load(Strategy, "strategy", "strategies", name)
-    if not is_file(name) or found.name not in names():
+    if not is_file(name) or f"{found.name}.toml" not in shipped("strategies"):
         return found
     return replace(found, name=f"{found.name} ({Path(name).name})")
 
@@ -168,11 +175,12 @@ def _read(name: str, stamp: tuple[int, int] | None) -> Strategy:
 ORDER: Final = (
     "no-cet", "free-ssp", "manual-exit", "manual-run", "manual-run-guarded", "manual-load", "manual-load-nozero",
     "manual-lazy", "user-return", "msr-autoload", "xstate-all", "xstate-guest", "xstate-guest-resident",
-    "xstate-all-resident", "independent",
+    "xstate-all-resident", "independent", "guest-fpstate", "regs-entry-exit", "regs-outer-loop", "hardware-xcr0",
 )  # fmt: skip
 
 
-def names() -> list[str]:
-    """The strategies that are shipped, from the reference to the hypothetical."""
+def names(carried: str = "cet-s") -> list[str]:
+    """The strategies that are shipped for a carried state, from the reference to the hypothetical."""
     found = [Path(path).stem for path in shipped("strategies")]
+    found = [name for name in found if carried in (about := _read(name, None).carries_only) or not about]
     return sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))

@@ -15,6 +15,7 @@ from sim.scenario.units import rate_text, time_text
 from sim.xsave import profiles
 from sim.xsave.components import (
     ALL,
+    APX,
     AVX,
     AVX512,
     CET_S,
@@ -36,6 +37,7 @@ MASKS: Final[Mapping[str, int]] = {
     "ZMM_Hi256": ZMM_HI256,
     "Hi16_ZMM": HI16_ZMM,
     "XTILEDATA": XTILEDATA,
+    "APX": APX,
 }
 """The state component by its name in a scenario."""
 

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from sim.errors import InputError
 from sim.kernel import strategies
-from sim.kernel.carried import CarriedState
+from sim.kernel.carried import CarriedState, carried_state
 from sim.kernel.config import Settings, boot
 from sim.kernel.strategies import ORDER, Strategy, strategy
 from sim.kernel.versions import version
@@ -103,7 +103,7 @@ def _possible(scenario: Scenario, cpu: str, kernel: str) -> list[str]:
     """The shipped strategies that this case can have."""
     possible, why = [], Counter[str]()
     vendor = profiles.profile(cpu).vendor
-    for name in strategies.names():
+    for name in strategies.names(carried_state(scenario.kernel.carried).name):
         if strategy(name).needs == "vmx" and vendor != "intel":
             continue  # hypothetical here, so only if it is named
         refusal = refused(settings(scenario, cpu, kernel, name))

@@ -25,7 +25,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Nice = Annotated[int, Field(ge=-20, le=19, strict=True)]
 Switch = Annotated[bool, Field(strict=True)]
 Mask = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
-Component = Literal["FP", "SSE", "AVX", "OPMASK", "ZMM_Hi256", "Hi16_ZMM", "XTILEDATA"]
+Component = Literal["FP", "SSE", "AVX", "OPMASK", "ZMM_Hi256", "Hi16_ZMM", "XTILEDATA", "APX"]
 Affinity = Literal["any", "pinned"] | tuple[Annotated[int, Field(ge=0, strict=True)], ...]
 """any CPU; pinned: the n-th thread of this entry to CPU n modulo the number of CPUs; or a list of CPUs."""
 
@@ -222,6 +222,7 @@ class KernelSettings(Section):
         description="mitigations at VM entry and exit, vCPU switches and return to user mode: all that Linux has on "
         "this CPU, none, or those of some kinds",
     )
+    apx: Switch = Field(True, description="whether the kernel enables APX where the CPU has it (false: clearcpuid=apx)")
     pasid: Switch = Field(True, description="whether the kernel enables PASID where the CPU has it")
     hypothetical: Switch = Field(
         False, description="true: strategies that are named in run.strategies may need what the CPU lacks"
