@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+import sim
 from sim.cli import main
 from sim.costs.price import price
 from sim.costs.table import load, names
@@ -156,3 +157,12 @@ def run_command(*arguments: str) -> object:
     with pytest.raises(SystemExit) as stop:
         main(list(arguments))
     return stop.value.code
+
+
+def test_a_result_whose_times_came_from_the_cost_table_is_read_and_run_again_to_the_same_bytes(tmp_path):
+    case = storm(tmp_path, 'a = { every = "10 kHz", reason = "cpuid" }')
+    first = sim.run(tmp_path / "x.toml", jobs=1, out=tmp_path / "first")
+    again = sim.run(tmp_path / "first" / "manifest.json", jobs=1, out=tmp_path / "again")
+    assert sim.load(tmp_path / "first").ledger.equals(first.ledger)
+    assert again.ledger.equals(first.ledger)
+    assert case.cycles(case.scenario.guests["g"].exits["a"].time.mean) == 245

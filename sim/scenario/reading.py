@@ -120,6 +120,8 @@ def _of_run(name: str) -> Files:
         tables = {case["cpu"]: f"{manifests.COSTS}#{case['cost_table']}" for case in manifest["cases"]}
         swept = {path.removeprefix("host.costs.") for path in resolved["sweep"]}
         resolved["host"]["costs"] = {cpu: table for cpu, table in tables.items() if cpu not in swept}
+        if resolved["kernel"].get("mitigations") is True:  # what they were, and what its cost tables have
+            resolved["kernel"]["mitigations"] = ["ibpb", "vmscape"]
     _settle(resolved, os.path.dirname(os.path.abspath(name)))
     return [(name if name.isprintable() else repr(name), resolved)]
 
