@@ -1,5 +1,6 @@
 """fpswitch price: rates in, what each strategy costs out.  The truth beside it: sums by hand, and the simulator."""
 
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -156,8 +157,8 @@ def test_what_is_not_given_follows_from_what_is():
 
 
 @given(
-    exits=st.floats(0, 1e6),
-    load_put=st.floats(0, 1e5),
+    exits=st.floats(0, 5e4),
+    load_put=st.floats(0, 5e3),
     kvm_run=st.floats(0, 1),
     spare=st.floats(0, 3),
     factor=st.sampled_from((2, 10)),
@@ -415,6 +416,8 @@ def test_rates_that_cannot_be_together_are_one_message(given, message):
         (("--exits", "1/s", "--costs", "zen44"), "unknown cost table 'zen44'"),
         (("--exits", "1/s", "--duration", "3 s"), "go with --perf-kvm-stat"),
         (("--perf-kvm-stat", "nothere.txt"), "cannot read nothere.txt: No such file or directory"),
+        (("--exits", "1e12/s"), "operations alone take 46440226 % of a CPU with free-ssp"),
+        (("--cpu", "zen4", "--load-put", "5000000/s"), "allowed: rates of one CPU"),
     ],
 )
 def test_wrong_input_is_one_message_and_status_2(capsys, options, message):
@@ -449,7 +452,17 @@ def test_the_text_and_the_document_say_the_same(capsys):
         "vm_entries": 22000, "between": {"user": 1.0},
     }  # fmt: skip
     manual = document["strategies"]["manual-load"]
-    assert f"manual-load +{manual['difference']['value'] / 1e6:.2f}M cycles/s" in " ".join(out.split())
+    said = " ".join(out.split())
+    spread = manual["own_without_xss"]
+    ends = f"{spread['low'] / 1e6:.2f}M to {spread['high'] / 1e6:.2f}M"
+    assert f"manual-load +{spread['value'] / 1e6:.2f}M ({ends}; 0.077 %)" in said
+    (contrast,) = document["contrasts"]
+    assert (contrast["a"], contrast["b"]) == ("manual-load", "xstate-guest")
+    ends = [f"{contrast['own_without_xss'][end] / 1e6:.2f}M" for end in ("value", "low", "high")]
+    assert f"manual-load costs {ends[0]} cycles/s ({ends[1]} to {ends[2]}; 0.073 % of a CPU) more than xstate" in said
+    xss = document["strategies"]["xstate-guest"]["xss_range"]
+    assert document["strategies"]["xstate-guest"]["xss"] == xss["value"] == pytest.approx(-8.8e6)
+    assert f"switched at VM exits, is apart: -8.80M ({xss['low'] / 1e6:.1f}M to {xss['high'] / 1e6:.2f}M;" in said
     assert manual["percent_of_cpu"]["value"] == pytest.approx(100 * manual["cycles"]["value"] / document["tsc_hz"])
     assert manual["per_event"]["exit"]["operations"] == {}
     assert sum(manual["per_event"]["kvm_run"]["operations"].values()) == 7
@@ -492,6 +505,58 @@ def test_it_needs_no_simulator_no_pandas_and_no_scipy():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("cet-s on ")
     assert done.stderr.split() == []
+
+
+def test_the_contrast_of_two_strategies_is_drawn_and_not_the_difference_of_their_ends():
+    found = priced()
+    (contrast,) = found.contrasts
+    a, b = (found[name].difference for name in (contrast.a, contrast.b))
+    assert contrast.own.value == pytest.approx(a.own.value - b.own.value)
+    assert contrast.all.value == pytest.approx(a.all.value - b.all.value)
+    assert a.own.low - b.own.high < contrast.own.low < contrast.own.value < contrast.own.high < a.own.high - b.own.low
+
+
+def test_one_answers_of_the_strategies_that_one_asks_about():
+    assert priced().asked == ("manual-load", "xstate-guest")
+    assert priced(Load(exits=20_000)).asked == ("manual-load", "xstate-guest")
+    few = priced(strategies=("independent", "user-return", "manual-run"))
+    assert few.asked == ("independent", "user-return")
+    assert [(each.a, each.b) for each in few.contrasts] == [("user-return", "independent")]
+    assert len(priced(strategies=("independent", "user-return", "manual-exit", "manual-load")).contrasts) == 6
+    ideas = priced(strategies=("independent", "user-return", "manual-exit", "manual-load-nozero", "xstate-all"))
+    assert ideas.asked == ("xstate-all", "manual-exit")
+
+
+@pytest.mark.parametrize("cpu", ["zen4", "sapphire-rapids"])
+def test_without_load_put_pairs_the_answer_says_that_they_are_what_costs(capsys, cpu):
+    out = " ".join(run(capsys, "price", "--cpu", cpu, "--exits", "20000/s")[1].split())
+    assert "manual-load and xstate-guest cost nothing more; what they cost, they cost at load/put pairs" in out
+    assert ("IA32_XSS, switched at VM exits, is apart: -8.00M" in out) == (cpu == "zen4")
+
+
+def test_rates_have_no_exponents_and_shares_no_more_than_five_characters(capsys):
+    status, out, _ = run(capsys, "price", "--exits", "1500000/s")
+    assert status == 0
+    assert "1500000 exits handled" in out
+    assert "e+" not in out
+    assert "a CPU has not the cycles for these rates with manual-exit, msr-autoload, each cost" in " ".join(out.split())
+    assert re.search(r"manual-exit +3\.77G 145\.3 ", out)
+    assert not re.search(r"\de[+-]\d", run(capsys, "price", "--exits", "1e9/s")[2])
+
+
+def test_what_rates_leave_open_is_said_with_how_much_it_changes(capsys):
+    out = " ".join(run(capsys, "price", "--cpu", "zen4", *RATES)[1].split())
+    document = run_json(capsys, "price", "--cpu", "zen4", *RATES)
+    by_option = {each["option"]: each["per_pair"] for each in document["unsaid"] if each["strategy"] == "xstate-guest"}
+    for option, per_pair in by_option.items():
+        least, *_, most = sorted(per_pair, key=per_pair.get)
+        range_ = f"{per_pair[least]:.0f} to {per_pair[most]:.0f}"
+        assert f"{range_} (--{option.replace('_', '-')} {least} to {most})" in out
+        for value, cycles in per_pair.items():
+            options = (f"--{option.replace('_', '-')}", value, *(("--switches", "4000/s") if value == "user" else ()))
+            given = run_json(capsys, "price", "--cpu", "zen4", *RATES, *options)["strategies"]["xstate-guest"]
+            assert given["per_load_put"]["cycles"] == pytest.approx(cycles)
+    assert "manual-load" not in {each["strategy"] for each in document["unsaid"]}
 
 
 # perf kvm stat.
@@ -589,18 +654,50 @@ def test_the_exits_of_load_put_pairs_and_of_a_reason_are_among_those_that_perf_c
     assert load["exits"] == pytest.approx(866 / 4 - 20 - 100 - 18 / 4)
 
 
-def test_a_report_without_a_duration_is_taken_over_what_its_exits_took_and_that_is_said(capsys, tmp_path):
+ONLY_CPUID = """
+             VM-EXIT    Samples  Samples%     Time%         Avg time
+               CPUID       1000   100.00%   100.00%      1.40us ( +-   4.68% )
+Total Samples:1000, Total events handled time:1400.00us.
+"""
+WITH_IO = REPORT.replace("EPT_MISCONFIG ", "IO_INSTRUCTION")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (REPORT, ("--load-put", "20/s"), "does not say how long was recorded (needed: --duration, such as '10 s')"),
+        (REPORT, ("--duration", "1 s"), "its 179 HLT exits are among them, in part or all (needed: --load-put; 0/s"),
+        (REPORT, ("--duration", "1 s", "--kvm-run", "5/s"), "(needed: --load-put; 0/s for none)"),
+        (WITH_IO, ("--duration", "1 s"), "its 179 HLT and 68 I/O port exits are among them, in part or all (needed: "),
+        (WITH_IO, ("--duration", "1 s"), "(needed: --load-put and --kvm-run; 0/s for none)"),
+        (WITH_IO, ("--duration", "1 s", "--load-put", "20/s"), "(needed: --kvm-run; 0/s for none)"),
+        (WITH_IO.lower().replace("vm-exit    samples  samples%", "VM-EXIT Samples Samples%")[:-65],
+         ("--duration", "1 s", "--cpu", "zen4"), "its 179 HLT and"),
+        (ONLY_CPUID, ("--duration", "1 s"), "how many load/put pairs there were (needed: --load-put; 0/s for none)"),
+        (REPORT.replace("PREEMPTION_TIMER", "io").lower().replace("vm-exit    samples  samples%",
+         "VM-EXIT Samples Samples%")[:-65], ("--duration", "1 s", "--load-put", "5/s", "--kvm-run", "0/s"),
+         "are SVM's, and sapphire-rapids, the default, has VMX (needed: --cpu)"),
+    ],
+)  # fmt: skip
+def test_what_a_table_of_exits_does_not_say_is_asked_for_and_never_guessed(capsys, tmp_path, text, options, message):
+    path = tmp_path / "report.txt"
+    path.write_text(text, encoding="utf-8")
+    status, out, err = run(capsys, "price", "--perf-kvm-stat", str(path), *options)
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert message in err
+
+
+def test_what_may_be_wrong_with_counted_exits_stands_above_the_answer(capsys, tmp_path):
     path = tmp_path / "report.txt"
     path.write_text(REPORT, encoding="utf-8")
-    status, out, err = run(capsys, "price", "--cpu", "zen4", "--perf-kvm-stat", str(path))
+    options = ("--cpu", "zen4", "--perf-kvm-stat", str(path), "--duration", "1 s", "--load-put", "200/s")
+    status, out, err = run(capsys, "price", *options)
     assert (status, err) == (0, "")
-    said = " ".join(out.split())
-    assert "does not say how long was recorded: 1.81537 s, what its exits took (--duration)" in said
+    said = " ".join(out[: out.index("ANSWER")].split())
     assert "are VMX's, and the CPU has SVM" in said
-    path.write_text(REPORT[: REPORT.index("Total")], encoding="utf-8")
-    status, out, err = run(capsys, "price", "--perf-kvm-stat", str(path))
-    assert (status, out) == (2, "")
-    assert "does not say how long was recorded (needed: --duration" in err
+    assert "are of one CPU (--cpus)" in said
+    assert len(run_json(capsys, "price", *options)["notes"]) == 2
+    assert len(run_json(capsys, "price", *options, "--cpus", "1")["notes"]) == 1
 
 
 def test_more_pairs_than_perf_counted_exits_are_refused(capsys, tmp_path):

@@ -6,14 +6,16 @@ those that it runs more, or less, than the reference, which carries nothing, doe
 rounded to whole cycles: half a cycle is a tenth of what an XSAVES takes for a component more.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from sim.analysis.price_load import Event, Load
 from sim.analysis.price_own import COMMON, Assumptions, Own, own, per_second, run, switches_xss
+from sim.analysis.price_unsaid import Unsaid, unsaid
 from sim.analysis.uncertainty.coefficients import Array, values
 from sim.analysis.uncertainty.draws import Ranges
 from sim.costs.price import design_matrix, in_tsc, terms
@@ -36,6 +38,9 @@ TAIL: Final = 0.025
 REFERENCES: Final = ("free-ssp", "no-cet")
 """What carries nothing: the first of these that a CPU and a kernel can have."""
 
+ASKED_ABOUT: Final = 4
+"""So few strategies that carry something are all compared with one another."""
+
 NOTHING: Final = 1e-9
 """Cycles per second, for the rounding of floats."""
 
@@ -57,17 +62,22 @@ class Spread(NamedTuple):
 class Difference:
     """A strategy less the reference, in TSC cycles per second.
 
-    ``own`` is what is left of ``all`` without the switching of IA32_XSS; ``xss`` are the cycles of that, at values.
+    ``own`` is what is left of ``all`` without ``switching_xss``, the switching of IA32_XSS.
     ``events``: own operations of one event of each kind that there is; ``pair`` of one load/put pair, the mean over the
     kinds of pairs, None without pairs.  ``rows``: ``all`` by cost row, at values.
     """
 
     all: Spread
     own: Spread
-    xss: float
+    switching_xss: Spread
     events: Mapping[str, Own]
     pair: Own | None
     rows: Mapping[str, float]
+
+    @property
+    def xss(self) -> float:
+        """The cycles of IA32_XSS switching, each cost row at its value."""
+        return self.switching_xss.value
 
     def assumed(self, table: CostTable) -> float | None:
         """The share of the difference, row by row without signs, that rests on assumed rows; None if there is none."""
@@ -92,9 +102,22 @@ class PricedStrategy:
     unsound: str
 
 
+class Contrast(NamedTuple):
+    """``a`` less ``b``, two strategies that carry something, in TSC cycles per second; ``own`` is without IA32_XSS."""
+
+    a: str
+    b: str
+    all: Spread
+    own: Spread
+
+
 @dataclass(frozen=True)
 class Priced:
-    """All strategies at given rates, in the order in which they were given; ``tsc_hz`` are TSC cycles per second."""
+    """All strategies at given rates, in the order in which they were given; ``tsc_hz`` are TSC cycles per second.
+
+    ``asked``: names of those that one asks about; ``contrasts``: each of these with each other, the more expensive one
+    first.  ``unsaid``: what rates leave open.
+    """
 
     load: Load
     assumed: Assumptions
@@ -102,6 +125,9 @@ class Priced:
     tsc_hz: float
     reference: str | None
     strategies: tuple[PricedStrategy, ...]
+    asked: tuple[str, ...]
+    contrasts: tuple[Contrast, ...]
+    unsaid: tuple[Unsaid, ...]
 
     def __getitem__(self, name: str) -> PricedStrategy:
         return next(each for each in self.strategies if each.name == name)
@@ -171,7 +197,8 @@ def price(
 ) -> Priced:
     """Every strategy of ``settings``, and the reference, at the rates of ``load``.
 
-    Raises :class:`~sim.errors.InputError` if the table lacks the price of an operation.
+    Raises :class:`~sim.errors.InputError` if the table lacks the price of an operation, and for rates that take more
+    cycles than one CPU has whatever the costs are.
     """
     settings, reference = with_reference(settings)
     events, pairs = load.events(), load.pair_events()
@@ -179,10 +206,11 @@ def price(
     costs = _Costs(ran, table)
     counts = np.array([[each.get(op, 0.0) for op in costs.operations] for each in ran])
     totals = costs.spreads(counts)
+    _check_possible(dict(zip(settings, totals, strict=True)), tsc_hz)
     differences: Sequence[Difference | None] = [None] * len(ran)
     if reference is not None:
         net = counts - counts[list(settings).index(reference)]
-        alls, owns = costs.spreads(net), costs.spreads(net * costs.quiet)
+        alls, owns, xsses = (costs.spreads(net * part) for part in (1.0, costs.quiet, 1 - costs.quiet))
         by_event = [
             {event.name: own(chosen, settings[reference], table, {event: 1.0}, assumed) for event in events}
             for chosen in settings.values()
@@ -191,7 +219,7 @@ def price(
             Difference(
                 all=alls[i],
                 own=owns[i],
-                xss=float((net[i] * (1 - costs.quiet)) @ costs.at_values),
+                switching_xss=xsses[i],
                 events=by_event[i],
                 pair=own(chosen, settings[reference], table, pairs, assumed) if pairs else None,
                 rows=costs.by_row(net[i]),
@@ -203,7 +231,42 @@ def price(
         same = tuple(other for j, other in enumerate(settings) if j != i and costs.same(counts[i], counts[j]))
         unsound = _unsound(chosen, events, assumed)
         found.append(PricedStrategy(name, boot(chosen), totals[i], differences[i], same, unsound))
-    return Priced(load, assumed, table, tsc_hz, reference, tuple(found))
+    asked = _asked(found)
+    open_ends = [] if reference is None else unsaid(load, settings, reference, table, assumed)
+    contrasts = tuple(_contrasts(asked, dict(zip(settings, counts, strict=True)), costs))
+    return Priced(load, assumed, table, tsc_hz, reference, tuple(found), asked, contrasts, tuple(open_ends))
+
+
+def _check_possible(totals: Mapping[str, Spread], tsc_hz: float) -> None:
+    """Rates of which a CPU cannot have so many, even where all costs are low, are rates of something else."""
+    name, least = min(totals.items(), key=lambda each: each[1].low)
+    if least.low > tsc_hz:
+        raise InputError(
+            f"at these rates the operations alone take {100 * least.low / tsc_hz:.0f} % of a CPU with {name}, every "
+            "cost at its low end (allowed: rates of one CPU; those of a host are divided by the number of its CPUs)"
+        )
+
+
+def _asked(strategies: Sequence[PricedStrategy]) -> tuple[str, ...]:
+    """Those that one asks about: a few that are named, or those that somebody posted, or the two ends.
+
+    What carries nothing is not among them, nor what is unsound.
+    """
+    carrying = [each for each in strategies if each.config.strategy.carries and not each.unsound]
+    if len(carrying) > ASKED_ABOUT:
+        ranked = sorted(carrying, key=lambda each: each.cycles.value)
+        carrying = [each for each in carrying if not each.config.strategy.hypothetical] or [ranked[0], ranked[-1]]
+    return tuple(each.name for each in carrying)
+
+
+def _contrasts(asked: Sequence[str], counts: Mapping[str, Array], costs: "_Costs") -> Iterator[Contrast]:
+    for one, other in combinations(asked, 2):
+        net = counts[one] - counts[other]
+        own_value = float((net * costs.quiet) @ costs.at_values)
+        if own_value < 0:
+            one, other, net = other, one, -net
+        whole, own_spread = costs.spreads(np.array([net, net * costs.quiet]))
+        yield Contrast(one, other, whole, own_spread)
 
 
 class _Costs:

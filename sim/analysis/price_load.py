@@ -24,6 +24,11 @@ ALMOST: Final = 1e-9
 """By how much of itself a rate may be over another that is computed, for the rounding of floats."""
 
 
+def count(rate: float) -> str:
+    """A number of events per second without an exponent: "20000", "0.25"."""
+    return f"{rate:.0f}" if abs(rate) >= 100_000 else f"{rate:g}"
+
+
 class Event(NamedTuple):
     """One kind of event: the flow of :mod:`sim.kernel.flows` that is it, or is ``times`` of it.
 
@@ -80,14 +85,14 @@ class Load:
         named = {"exits": self.exits, "load-put": self.load_put, "kvm-run": self.kvm_run, "switches": self.switches}
         for name, rate in (*named.items(), *((f"exits {reason}", rate) for reason, rate in self.fastpath.items())):
             if rate is not None and not 0 <= rate < math.inf:
-                raise InputError(f"{name} {rate:g}/s (allowed: a rate of 0/s or more)")
+                raise InputError(f"{name} {count(rate)}/s (allowed: a rate of 0/s or more)")
         for reason in self.fastpath:
             if reason not in FASTPATH:
                 raise unknown("fastpath exit", reason, FASTPATH)
         if self.kvm_run > self.pairs * (1 + ALMOST):
             raise InputError(
-                f"kvm-run {self.kvm_run:g}/s and load-put {self.pairs:g}/s: each KVM_RUN is one of the load/put pairs "
-                f"(allowed: kvm-run of {self.pairs:g}/s at most)"
+                f"kvm-run {count(self.kvm_run)}/s and load-put {count(self.pairs)}/s: each KVM_RUN is one of the "
+                f"load/put pairs (allowed: kvm-run of {count(self.pairs)}/s at most)"
             )
         self._check_switches()
 
@@ -102,16 +107,19 @@ class Load:
                 raise InputError(f"between: the shares sum to {sum(self.between.values()):g} (allowed: 1)")
         if self.switches is None:
             return
-        out = f"switches {self.switches:g}/s, and {self.switched_out:g}/s load/put pairs that do not go to user space"
+        out = (
+            f"switches {count(self.switches)}/s, and {count(self.switched_out)}/s load/put pairs that do not go to "
+            "user space"
+        )
         if self.switched_out > self.switches * (1 + ALMOST):
             raise InputError(
                 f"{out}: each of them takes a context switch, or two if no other vCPU takes its place (allowed: "
-                f"{self.switched_out:g}/s switches or more)"
+                f"{count(self.switched_out)}/s switches or more)"
             )
         if self._of_pairs > self.switches * (1 + ALMOST):
             raise InputError(
-                f"{out}, which with these shares between take {self._of_pairs:g}/s (allowed: that many switches or "
-                "more, or a larger share of vcpu)"
+                f"{out}, which with these shares between take {count(self._of_pairs)}/s (allowed: that many switches "
+                "or more, or a larger share of vcpu)"
             )
 
     @property
@@ -183,7 +191,8 @@ def with_exits_of(counted: KvmStat, seconds: float, load: Load) -> Load:
     total, others = counted.total / seconds, load.pairs + sum(fastpath.values())
     if others > total * (1 + ALMOST):
         raise InputError(
-            f"perf kvm stat has {total:g}/s exits in all, and {others:g}/s are asked for: {load.pairs:g}/s of load/put "
-            f"pairs, {sum(fastpath.values()):g}/s in the fastpath (allowed: no more than there are)"
+            f"perf kvm stat has {count(total)}/s exits in all, and {count(others)}/s are asked for: "
+            f"{count(load.pairs)}/s of load/put pairs, {count(sum(fastpath.values()))}/s in the fastpath (allowed: no "
+            "more than there are)"
         )
     return replace(load, exits=max(0.0, total - others), fastpath=fastpath)

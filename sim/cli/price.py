@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from sim.cli.common import emit, json_option
 from sim.cli.flow import mask_option
@@ -10,6 +11,7 @@ from sim.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from sim.analysis.price_load import Load
+    from sim.trace.reading.perf_kvm_stat import KvmStat
 
 RATE = "20000/s"
 """An example for messages."""
@@ -31,7 +33,7 @@ RATE = "20000/s"
 @click.option("--switches", metavar="RATE", help="All context switches of the CPU; default: those of the pairs.")
 @click.option("--perf-kvm-stat", metavar="FILE", help="Take the exits from the text of perf kvm stat report.")
 @click.option("--duration", metavar="TIME", help="How long perf recorded, where FILE does not say it.")
-@click.option("--cpus", type=int, default=1, show_default=True, metavar="N", help="CPUs on which perf counted exits.")
+@click.option("--cpus", type=int, metavar="N", help="CPUs on which perf counted exits; default: one.")
 @click.option("--strategies", metavar="LIST", help="Names or files, with commas; default: all that the CPU can have.")
 @click.option(
     "--between",
@@ -70,17 +72,19 @@ def price(as_json: bool, **options: Any) -> None:
     --exits does not count.
 
     perf kvm stat counts all exits, so those of --load-put, and those with a REASON, are taken from its number.  Its
-    table does not say how long was recorded, nor on how many CPUs: give --duration and --cpus.
+    table does not say how long was recorded, on how many CPUs, nor which exits were load/put pairs: give --duration,
+    --cpus, --load-put and --kvm-run (0/s for none).
 
     The range is the middle 95 % of draws from the ranges of the cost table.  docs/price.md says what each number is.
 
     With --json: {"cpu", "kernel", "carried", "cost_table", "tsc_hz", "unit", "load": {"exits", "fastpath", "load_put",
-    "kvm_run", "switches", "task_switches", "vm_entries", "between"}, "assumed": [...], "reference", "strategies":
-    {NAME: {"name", "cycles", "percent_of_cpu", "difference", "difference_percent_of_cpu", "own_without_xss" (each
-    {"value", "low", "median", "high"}), "xss", "per_load_put" and by event "per_event": {"operations", "cycles", "low",
-    "high", "xss"}, "rows": {ROW: cycles}, "assumed_percent", "same_as", "unsound", "hypothetical", "guest_xss"}},
-    "rows": [{"row", "share", "of", "value", "low", "high", "clock", "grade", "table", "source"}], "left_out": {NAME:
-    why}}.  Differences are to "reference", null without one.
+    "kvm_run", "switches", "task_switches", "vm_entries", "between"}, "assumed": [...], "notes": [...], "reference",
+    "strategies": {NAME: {"name", "cycles", "percent_of_cpu", "difference", "difference_percent_of_cpu",
+    "own_without_xss", "xss_range" (each {"value", "low", "median", "high"}), "xss", "per_load_put" and by event
+    "per_event": {"operations", "cycles", "low", "high", "xss"}, "rows": {ROW: cycles}, "assumed_percent", "same_as",
+    "unsound", "hypothetical", "guest_xss"}}, "contrasts": [{"a", "b", "own", "own_without_xss"}] (a less b), "unsaid":
+    [{"strategy", "option", "per_pair": {VALUE: cycles}}], "rows": [{"row", "share", "of", "value", "low", "high",
+    "clock", "grade", "table", "source"}], "left_out": {NAME: why}}.  Differences are to "reference", null without one.
     """
     from sim.analysis.price import price as price_all
     from sim.analysis.price import settings_of
@@ -108,11 +112,12 @@ def price(as_json: bool, **options: Any) -> None:
         buffer=options["buffer"],
     )
     load, notes = _load(options)
+    doubts: list[str] = []
     if options["perf_kvm_stat"]:
-        load = _with_counted(load, notes, options, vendor="vmx" if cpu.vendor == "intel" else "svm")
+        load, doubts = _with_counted(load, options, vendor="vmx" if cpu.vendor == "intel" else "svm")
     tsc_hz = _rate("--tsc", options["tsc"]) or cpu.tsc_hz
     priced = price_all(load, settings, load_costs(options["costs"] or cpu.name), tsc_hz, assumed)
-    emit(document(priced, notes, left_out), text(priced, notes), as_json)
+    emit(document(priced, notes, doubts, left_out), text(priced, notes, doubts), as_json)
 
 
 def _load(options: dict[str, Any]) -> "tuple[Load, list[str]]":
@@ -124,7 +129,7 @@ def _load(options: dict[str, Any]) -> "tuple[Load, list[str]]":
     from_perf = options["perf_kvm_stat"] is not None
     if not (exits or from_perf) and (load_put, kvm_run, switches) == (None, None, None):
         raise InputError("no rate is given (allowed: one or more of --exits, --load-put, --kvm-run, --switches)")
-    if not from_perf and (options["duration"] or options["cpus"] != 1):
+    if not from_perf and (options["duration"] or options["cpus"] is not None):
         raise InputError("--duration and --cpus go with --perf-kvm-stat, which is not given")
     if from_perf and "" in exits:
         raise InputError("--exits and --perf-kvm-stat both say how many exits there are (allowed: --exits REASON=RATE)")
@@ -147,25 +152,52 @@ def _load(options: dict[str, Any]) -> "tuple[Load, list[str]]":
 PAIRS = ("load_put", "kvm_run", "switches")
 
 
-def _with_counted(load: "Load", notes: list[str], options: dict[str, Any], vendor: str) -> "Load":
-    """The rates with the exits that perf counted, and what had to be assumed of these in ``notes``."""
+def _with_counted(load: "Load", options: dict[str, Any], vendor: str) -> "tuple[Load, list[str]]":
+    """The rates with the exits that perf counted, and what may be wrong with these."""
     from sim.analysis.price_load import with_exits_of
     from sim.trace.reading.perf_kvm_stat import read
 
     file, cpus = options["perf_kvm_stat"], options["cpus"]
-    if cpus < 1:
+    if cpus is not None and cpus < 1:
         raise InputError(f"--cpus {cpus} (allowed: 1 or more)")
     counted = read(file)
     seconds = _time("--duration", options["duration"]) or counted.recorded_s
     if not seconds:
-        if not (seconds := counted.handled_s):
-            raise InputError(f"{file} does not say how long was recorded (needed: --duration, such as '10 s')")
-        notes.insert(0, f"{file} does not say how long was recorded: {seconds:g} s, what its exits took (--duration)")
+        raise InputError(f"{file} does not say how long was recorded (needed: --duration, such as '10 s')")
+    _ask_for_pairs(file, counted, given=[name for name in PAIRS if options[name] is not None])
+    doubts = []
     if counted.vendor != vendor:
-        notes.append(f"the exit reasons in {file} are {counted.vendor.upper()}'s, and the CPU has {vendor.upper()}")
+        if _is_default("cpu"):
+            raise InputError(
+                f"the exit reasons in {file} are {counted.vendor.upper()}'s, and {options['cpu']}, the default, has "
+                f"{vendor.upper()} (needed: --cpu)"
+            )
+        doubts.append(f"the exit reasons in {file} are {counted.vendor.upper()}'s, and the CPU has {vendor.upper()}")
+    if cpus is None:
+        doubts.append(f"all exits in {file} are of one CPU (--cpus)")
     if counted.lost:
-        notes.append(f"perf lost {counted.lost} events")
-    return with_exits_of(counted, seconds * cpus, load)
+        doubts.append(f"perf lost {counted.lost} events")
+    return with_exits_of(counted, seconds * (cpus or 1), load), doubts
+
+
+def _ask_for_pairs(file: str, counted: "KvmStat", given: list[str]) -> None:
+    """A table of exits does not say how many load/put pairs there were, and these are what most strategies cost."""
+    needed = []
+    if "load_put" not in given and (counted.halts or "kvm_run" not in given):
+        needed.append("--load-put")
+    if "kvm_run" not in given and counted.port_io:
+        needed.append("--kvm-run")
+    if needed:
+        some = " and ".join(f"{n} {what}" for n, what in ((counted.halts, "HLT"), (counted.port_io, "I/O port")) if n)
+        raise InputError(
+            f"{file} does not say how many load/put pairs there were"
+            + (f", and its {some} exits are among them, in part or all" if some else "")
+            + f" (needed: {' and '.join(needed)}; 0/s for none)"
+        )
+
+
+def _is_default(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.DEFAULT
 
 
 def _rate(option: str, text: str | None) -> float | None:

@@ -4,18 +4,18 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sim.analysis.price import Difference, Priced, PricedStrategy, Spread
-from sim.analysis.price_load import Between
+from sim.analysis.price import NOTHING, Difference, Priced, PricedStrategy, Spread
+from sim.analysis.price_load import Between, count
 from sim.analysis.price_own import GuestSsp, Own
 from sim.kernel.operations import WRMSR_XSS
 from sim.kernel.strategies import names as shipped
-from sim.report.amounts import si
+from sim.report.amounts import percent, si
 from sim.xsave.components import names as component_names
 
 WIDTH: Final = 72
 NAME: Final = 21
 LABEL: Final = 9
-MOST_ROWS: Final = 5
+MOST_ROWS: Final = 3
 LEAST: Final = 0.1
 """The share of a difference that a cost row must have to be named."""
 
@@ -30,29 +30,40 @@ Group = tuple[PricedStrategy, ...]
 """Strategies that cost the same."""
 
 
-def text(priced: Priced, notes: Sequence[str]) -> str:
-    """The answer, its range and what it rests on, and what was assumed; ``notes`` are further assumptions."""
-    return "\n".join(
-        line for part in (_head(priced), _answer(priced), _rests_on(priced), _assumed(priced, notes)) for line in part
-    )
+def text(priced: Priced, notes: Sequence[str], doubts: Sequence[str]) -> str:
+    """The answer, its range and what it rests on, and what was assumed.
+
+    ``notes`` are further assumptions, ``doubts`` what one should know before one reads on.
+    """
+    parts = (_head(priced, doubts), _answer(priced), _rests_on(priced), _unsaid(priced), _assumed(priced, notes))
+    return "\n".join(line for part in parts for line in part)
 
 
-def _head(priced: Priced) -> Iterator[str]:
+def _head(priced: Priced, doubts: Sequence[str]) -> Iterator[str]:
     config, load = priced.strategies[0].config, priced.load
     yield from textwrap.wrap(
         f"{config.carried.name} on {config.cpu.title}, Linux {config.version.name}, costs {priced.table.name}",
         WIDTH,
         break_on_hyphens=False,
     )
-    fastpath = "".join(f", {rate:g} {reason}" for reason, rate in load.fastpath.items())
+    fastpath = "".join(f", {count(rate)} {reason}" for reason, rate in load.fastpath.items())
     yield from textwrap.wrap(
-        f"Per second of one CPU: {load.exits:g} exits handled in the kernel{fastpath}, {load.pairs:g} load/put pairs "
-        f"({load.kvm_run:g} to user space, {load.switched_out:g} switched out), {load.all_switches:g} context "
-        f"switches; so {load.entries:g} VM entries. TSC {priced.tsc_hz / 1e9:g} GHz.",
+        f"Per second of one CPU: {count(load.exits)} exits handled in the kernel{fastpath}, {count(load.pairs)} "
+        f"load/put pairs ({count(load.kvm_run)} to user space, {count(load.switched_out)} switched out), "
+        f"{count(load.all_switches)} context switches; so {count(load.entries)} VM entries. TSC "
+        f"{priced.tsc_hz / 1e9:g} GHz.",
         WIDTH,
         break_on_hyphens=False,
     )
+    if said := [*doubts, *_too_much(priced)]:
+        yield from _item("NOTE", f"{'; '.join(said)}.")
     yield "=" * WIDTH
+
+
+def _too_much(priced: Priced) -> Iterator[str]:
+    if over := [label(each) for each in priced.strategies if each.cycles.value > priced.tsc_hz]:
+        whose = "all strategies" if len(over) == len(priced.strategies) else ", ".join(over)
+        yield f"a CPU has not the cycles for these rates with {whose}, each cost at its value"
 
 
 # The answer.
@@ -98,16 +109,53 @@ def _answer(priced: Priced) -> Iterator[str]:
 
 
 def _in_words(priced: Priced) -> Iterator[str]:
-    """Those that somebody posted, or else the cheapest and the most expensive one."""
-    carrying = [group[0] for group in groups(priced) if group[0].config.strategy.carries and not group[0].unsound]
-    chosen = [each for each in carrying if not each.config.strategy.hypothetical] or [*carrying[:1], *carrying[1:][-1:]]
-    said = []
-    for each in chosen:
-        if each.difference is not None:
-            cycles = each.difference.all.value
-            said.append(f"{label(each)} {si(cycles, sign='+')} cycles/s, {_percent_text(cycles, priced)} % of a CPU")
+    """Strategies that one asks about, against one another and beside carrying nothing; IA32_XSS apart."""
+    asked = [(priced[name], found) for name in priced.asked if (found := priced[name].difference) is not None]
+    more = [f"{label(each)} {_amount(found.own, priced)}" for each, found in asked if _is(found.own)]
+    said = list(_contrasts(priced)) if more else []
+    if more:
+        said.append(f"Beside carrying nothing ({priced.reference}): {', '.join(more)}")
+    elif asked:
+        why = "" if priced.load.pairs else "; what they cost, they cost at load/put pairs (--load-put)"
+        nothing = " and ".join(label(each) for each, _ in asked)
+        said.append(f"Beside carrying nothing ({priced.reference}), {nothing} cost nothing more{why}")
+    by_xss: dict[str, list[str]] = {}
+    for each, found in asked:
+        if _is(found.switching_xss):
+            by_xss.setdefault(_amount(found.switching_xss, priced), []).append(label(each))
+    said += [
+        f"IA32_XSS, switched at VM exits, is apart: {amount} with {' and '.join(names)}"
+        for amount, names in by_xss.items()
+    ]
     if said:
-        yield from _item("ANSWER", f"beside carrying nothing ({priced.reference}): {'; '.join(said)}.")
+        yield from _item("ANSWER", f"{'. '.join(said)}.")
+
+
+def _contrasts(priced: Priced) -> Iterator[str]:
+    """The most expensive strategy less each other one."""
+    first = max(priced.asked, key=lambda name: sum(each.a == name for each in priced.contrasts), default="")
+    found = [each for each in priced.contrasts if each.a == first]
+    parts = [
+        f"{si(each.own.value)} cycles/s ({_range(each.own)}; {_share(each.own, priced)} of a CPU) more than "
+        f"{label(priced[each.b])}"
+        for each in found
+        if _is(each.own)
+    ]
+    parts += [f"as much as {label(priced[each.b])}" for each in found if not _is(each.own)]
+    if parts:
+        yield f"{label(priced[first])} costs {' and '.join(parts) if len(parts) < 3 else ', '.join(parts)}"
+
+
+def _is(spread: Spread) -> bool:
+    return any(abs(each) > NOTHING for each in spread)
+
+
+def _amount(spread: Spread, priced: Priced) -> str:
+    return f"{si(spread.value, sign='+')} ({_range(spread)}; {_share(spread, priced)})"
+
+
+def _share(spread: Spread, priced: Priced) -> str:
+    return f"{percent(100 * spread.value / priced.tsc_hz)} %"
 
 
 def label(each: PricedStrategy) -> str:
@@ -117,9 +165,7 @@ def label(each: PricedStrategy) -> str:
 
 
 def _numbers(priced: Priced, each: PricedStrategy) -> str:
-    percent = 100 * each.cycles.value / priced.tsc_hz
-    share = f"{percent:.2f}" if percent >= 0.01 or not percent else "<0.01"
-    text = f"{si(each.cycles.value):>6} {share:>5} "
+    text = f"{si(each.cycles.value):>6} {_of_a_cpu(100 * each.cycles.value / priced.tsc_hz):>5} "
     if each.difference is None:
         return f"{text}{'':7} {_range(each.cycles):>18}"
     if each.name == priced.reference:
@@ -129,9 +175,9 @@ def _numbers(priced: Priced, each: PricedStrategy) -> str:
     return f"{text}{more:>7} {_range(each.difference.all):>18} {own:>8}"
 
 
-def _percent_text(cycles: float, priced: Priced) -> str:
-    share = 100 * cycles / priced.tsc_hz
-    return f"{share:+.2g}" if abs(share) >= 1e-4 or not share else f"{'-' if share < 0 else ''}<0.0001"
+def _of_a_cpu(share: float) -> str:
+    """A share in % in five characters."""
+    return "<0.01" if 0 < share < 0.01 else f"{share:.{2 if share < 10 else 1 if share < 1000 else 0}f}"
 
 
 def _range(spread: Spread) -> str:
@@ -147,8 +193,8 @@ def _xss(priced: Priced) -> Iterator[str]:
     for cycles, strategies in parts.items():
         yield from _item(
             "XSS",
-            f"{cycles} of the difference of {', '.join(strategies)} is the switching of IA32_XSS at VM exits and "
-            "entries; the last column is without it.",
+            f"{cycles} of the difference of {', '.join(strategies)} is the switching of IA32_XSS; the last column is "
+            "without it.",
         )
 
 
@@ -193,7 +239,20 @@ def deciding(priced: Priced) -> list[tuple[str, float, str]]:
     return sorted(((row, share, name) for row, (_, share, name) in best.items()), key=lambda each: -each[1])
 
 
-# What was assumed.
+# What rates do not say, and what was assumed.
+
+
+def _unsaid(priced: Priced) -> Iterator[str]:
+    """How far the cycles of a pair go with what an option says of guests, or of who runs between."""
+    found: dict[str, list[str]] = {}
+    for each in priced.unsaid:
+        if each.strategy in priced.asked:
+            (least, low), *_, (most, high) = sorted(each.per_pair.items(), key=lambda one: one[1])
+            option = f"--{each.option.replace('_', '-')} {least} to {most}"
+            found.setdefault(label(priced[each.strategy]), []).append(f"{low:.0f} to {high:.0f} ({option})")
+    if found:
+        said = "; ".join(f"{name} {', '.join(ranges)}" for name, ranges in found.items())
+        yield from _item("DEPENDS", f"on what rates do not say, per load + put: {said}.")
 
 
 def _assumed(priced: Priced, notes: Sequence[str]) -> Iterator[str]:
@@ -220,7 +279,7 @@ def assumptions(priced: Priced) -> list[str]:
         who = [f"{WHO[who]}" + (f" {100 * share:.0f} %" if share < 1 else "") for who, share in load.shares.items()]
         found.insert(0, f"while a vCPU is out, {' or '.join(who)} runs (--between), and none migrates")
     if load.task_switches:
-        found.append(f"{load.task_switches:g}/s switches are between user tasks")
+        found.append(f"{count(load.task_switches)}/s switches are between user tasks")
     found += [f"{reason} has no fastpath here" for reason in _slow(priced)]
     return found
 
@@ -243,7 +302,9 @@ def _item(label: str, text: str) -> Iterator[str]:
 # The document.
 
 
-def document(priced: Priced, notes: Sequence[str], left_out: Mapping[str, str]) -> dict[str, Any]:
+def document(
+    priced: Priced, notes: Sequence[str], doubts: Sequence[str], left_out: Mapping[str, str]
+) -> dict[str, Any]:
     """What ``--json`` prints."""
     load, config = priced.load, priced.strategies[0].config
     return {
@@ -264,8 +325,14 @@ def document(priced: Priced, notes: Sequence[str], left_out: Mapping[str, str]) 
             "between": dict(load.shares) if load.switched_out else {},
         },
         "assumed": [*assumptions(priced), *notes],
+        "notes": [*doubts, *_too_much(priced)],
         "reference": priced.reference,
         "strategies": {each.name: _strategy(priced, each) for each in priced.strategies},
+        "contrasts": [
+            {"a": each.a, "b": each.b, "own": each.all._asdict(), "own_without_xss": each.own._asdict()}
+            for each in priced.contrasts
+        ],
+        "unsaid": [each._asdict() | {"per_pair": dict(each.per_pair)} for each in priced.unsaid],
         "rows": [
             {"row": row, "share": share, "of": name, **_cost_row(priced, row)} for row, share, name in deciding(priced)
         ],
@@ -282,6 +349,7 @@ def _strategy(priced: Priced, each: PricedStrategy) -> dict[str, Any]:
         "difference": None if difference is None else difference.all._asdict(),
         "own_without_xss": None if difference is None else difference.own._asdict(),
         "xss": None if difference is None else difference.xss,
+        "xss_range": None if difference is None else difference.switching_xss._asdict(),
         "difference_percent_of_cpu": None if difference is None else _percent(difference.all, priced.tsc_hz),
         "per_load_put": None if difference is None or difference.pair is None else _own(difference.pair),
         "per_event": None if difference is None else {name: _own(each) for name, each in difference.events.items()},

@@ -70,6 +70,19 @@ class KvmStat:
         return sum(self.exits.values()) + self.others
 
     @property
+    def halts(self) -> int:
+        """HLT exits: the vCPU waits for an interrupt, and if that takes longer than KVM polls, off its CPU."""
+        return self._count("HLT")
+
+    @property
+    def port_io(self) -> int:
+        """Exits of port I/O, most of which go to user space."""
+        return self._count("IO_INSTRUCTION", "IO")
+
+    def _count(self, *reasons: str) -> int:
+        return sum(samples for reason, samples in self.exits.items() if reason.upper() in reasons)
+
+    @property
     def vendor(self) -> str:
         """vmx or svm, by the letters of the exit reasons."""
         return "vmx" if any(reason.isupper() for reason in self.exits) else "svm"
