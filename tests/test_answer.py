@@ -22,7 +22,7 @@ from sim.analysis.pricing import with_tables
 from sim.costs import table as cost_tables
 from sim.costs.price import design_matrix, in_tsc
 from sim.kernel import strategies
-from sim.report import amounts, layout
+from sim.report import amounts, layout, units
 from sim.report import mail as mails
 from sim.report.answer import LINES
 from sim.report.names import labels, titles
@@ -425,6 +425,40 @@ def test_in_ones_own_units_manual_load_is_three_rdmsr_and_four_wrmsr(ran):
     text = flat(sim.compare(results).answer())
     assert f"by MSRs at load/put (v5) (3 RDMSR, 4 WRMSR; {pair.own.low:.0f} to {pair.own.high:.0f})" in text
     assert f"Here: {load.load_puts:.0f} load+puts per vCPU-second" in text
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"kernel.guest_xss": 0x800}, {"guests.web.shadow_stacks": "constant", "guests.web.vcpus": 16}]
+)
+def test_the_command_for_ones_own_rates_prints_the_units_of_the_screen(ran, capsys, changes):
+    results = ran(**changes)
+    case = results.cases[0]
+    comparison = sim.compare(results)
+    command = re.search(r"fpswitch (price .*? --between \S+)", flat(comparison.answer()))[1]
+    status, out, err = run_command(capsys, *command.split(), "--json")
+    assert (status, err) == (0, "")
+    priced = json.loads(out)["strategies"]
+    load = comparison.answers.load(case["case"])
+    for name in ("manual-load", "xstate-guest"):
+        here = event_costs(case, name, "free-ssp", with_tables(results)[case["case"]], load)
+        pair = next(each for each in here if each.event == "vcpu load + put")
+        assert priced[name]["per_load_put"]["cycles"] == pytest.approx(pair.own.cycles, rel=0.02)
+    rates = json.loads(out)["load"]
+    per_cpu = case["vcpus"] / case["cpus"]
+    assert rates["load_put"] == round(per_cpu * load.load_puts)
+    assert rates["switches"] == math.ceil(per_cpu * load.switches)
+    assert rates["vm_entries"] == pytest.approx(per_cpu * load.exits, abs=1)
+
+
+def test_the_command_for_ones_own_rates_is_taken_whatever_was_realised(ran, capsys):
+    comparison = sim.compare(ran())
+    case = shown(comparison, comparison.answers).cases[0]
+    rng = np.random.default_rng(1)
+    for _ in range(8):
+        puts, exits, runs, switches = (float(each) for each in rng.random(4) * (1000, 5000, 1200, 2500))
+        command = units.command(case, answers.Load(exits, switches, runs, 0.0, puts, 1.0))
+        status, _, err = run_command(capsys, *command.split()[1:], "--strategies", "manual-load")
+        assert (status, err) == (0, ""), command
 
 
 # The parts.

@@ -44,7 +44,7 @@ def event_costs(case: Mapping[str, Any], a: str, b: str, table: CostTable, load:
     settings = settings_of(case, a), settings_of(case, b)
     kinds: dict[str, Mapping[Event, float]] = {"context switch": {TASK_SWITCH: 1.0}}
     if case["vcpus"]:
-        kinds = {"vcpu load + put": _pairs(load), EXIT_AND_ENTRY: {EXIT: 1.0}}
+        kinds = {"vcpu load + put": rates(load).pair_events(), EXIT_AND_ENTRY: {EXIT: 1.0}}
     found = [EventCost(kind, own(*settings, table, events, assumed)) for kind, events in kinds.items() if events]
     # Each pair has an exit of its own: what costs no more than that is told by the exit.
     if len(found) == 2 and abs(found[0].own.cycles - found[1].own.cycles) < NOTHING:
@@ -52,13 +52,13 @@ def event_costs(case: Mapping[str, Any], a: str, b: str, table: CostTable, load:
     return [each for each in found if max(abs(each.own.cycles), abs(each.own.xss)) > NOTHING]
 
 
-def _pairs(load: Realised) -> Mapping[Event, float]:
-    """The kinds of load/put pairs in the mix of the schedule, as ``fpswitch price`` has them."""
+def rates(load: Realised) -> Load:
+    """What a schedule realised, as ``fpswitch price`` has it; per the same time."""
     kvm_run = load.kvm_runs
     pairs = max(load.load_puts, kvm_run)  # at the ends of the measurement one is counted without the other
-    if not pairs > 0:
-        return {}
+    exits = max(0.0, load.exits - pairs)
     try:
-        return Load(load_put=pairs, kvm_run=kvm_run, switches=max(load.switches, pairs - kvm_run)).pair_events()
+        switches = max(load.switches, pairs - kvm_run)
+        return Load(exits=exits, load_put=pairs, kvm_run=kvm_run, switches=switches)
     except InputError:
-        return Load(load_put=pairs, kvm_run=kvm_run).pair_events()
+        return Load(exits=exits, load_put=pairs, kvm_run=kvm_run)

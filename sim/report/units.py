@@ -1,16 +1,24 @@
 """One's own units: what one load/put pair, exit or switch costs more, and the command that takes one's own rates."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
-from sim.analysis.event_costs import EXIT_AND_ENTRY, EventCost, event_costs, guest_ssp
+from sim.analysis import price_load
+from sim.analysis.answers import Load
+from sim.analysis.event_costs import EXIT_AND_ENTRY, EventCost, event_costs, guest_ssp, rates
+from sim.analysis.price_own import COMMON
 from sim.errors import InputError
+from sim.kernel.config import Settings
 from sim.kernel.operations import VMENTRY, VMEXIT
 from sim.report.amounts import three_digits
 from sim.report.layout import Part, at_most, item, part
 from sim.report.names import cpu
 from sim.report.shown import Shown, ShownCase
 
+DEFAULT: Final = Settings()
+MOST_LINES: Final = 8
 MOST: Final = 2
 """Strategies whose events are priced."""
 LEAST: Final = 0.05
@@ -20,7 +28,7 @@ LEAST: Final = 0.05
 def part_of(screen: Shown) -> Part:
     """The part of the first screen."""
     full, short = (item("IN YOUR UNITS", text(screen, with_command=each)) for each in (True, False))
-    return part(at_most(full, 5), at_most(short, 4), losses=[3.0])
+    return part(full if len(full) <= MOST_LINES else at_most(short, 4), at_most(short, 4), losses=[3.0])
 
 
 def text(screen: Shown, *, with_command: bool = True) -> str:
@@ -36,19 +44,39 @@ def text(screen: Shown, *, with_command: bool = True) -> str:
     where = f" on {cpu(case.document['cpu'])}" if len(screen.cases) > 1 else ""
     vcpus = case.document["vcpus"]
     here = f"{case.load.load_puts:.0f} load+puts" if vcpus else f"{case.load.switches:.0f} switches"
-    yours = f" Yours: {command(case)}" if vcpus and with_command else ""
+    yours = f" Yours, in place of these rates of one CPU: {command(case, case.load)}" if vcpus and with_command else ""
     return f"{'; '.join(said)}{where}. Here: {here} per {case.per}-second.{yours}"
 
 
-def command(case: ShownCase) -> str:
-    """What prices one's own rates for the CPU and kernel of a case."""
+def command(case: ShownCase, load: Load) -> str:
+    """What prices rates of one's own on the CPU and kernel of a case, with the rates of its schedule to begin from."""
     document = case.document
-    use = guest_ssp(document)
-    options = "" if use == "constant" else f" --guest-ssp {use}"
-    return (
-        f"fpswitch price --cpu {document['cpu']} --kernel {document['kernel']}{options} --exits 20000/s "
-        "--load-put 2000/s"
-    )
+    per_cpu = document["vcpus"] / document["cpus"]
+    exits, kvm_runs, load_puts = (round(per_cpu * each) for each in (load.exits, load.kvm_runs, load.load_puts))
+    switches = math.ceil(per_cpu * load.switches)
+    found = rates(replace(load, exits=exits, kvm_runs=kvm_runs, load_puts=load_puts, switches=switches))
+    kernel, use = document["resolved"]["kernel"], guest_ssp(document)
+    others = {
+        "--carried": kernel["carried"] if kernel["carried"] != DEFAULT.carried else None,
+        "--costs": document["cost_table"] if document["cost_table"] != document["cpu"] else None,
+        "--guest-xss": kernel.get("guest_xss"),
+        "--guest-ssp": use if use != COMMON.guest_ssp else None,
+        "--exits": f"{found.exits:.0f}/s",
+        "--load-put": f"{found.pairs:.0f}/s",
+        "--kvm-run": f"{found.kvm_run:.0f}/s",
+        "--switches": f"{found.all_switches:.0f}/s",
+        "--between": _between(found),
+    }
+    options = "".join(f" {option} {value}" for option, value in others.items() if value is not None)
+    return f"fpswitch price --cpu {document['cpu']} --kernel {document['kernel']}{options}"
+
+
+def _between(load: price_load.Load) -> str | None:
+    """Who runs while a vCPU is switched out, in whole %: of vCPUs rather more, so that the switches suffice."""
+    if not load.switched_out:
+        return None
+    vcpu = math.ceil(100 * load.shares.get("vcpu", 0.0))
+    return "user" if not vcpu else "vcpu" if vcpu == 100 else f"user={100 - vcpu}%,vcpu={vcpu}%"
 
 
 def _of_case(screen: Shown, case: ShownCase, strategies: list[str]) -> Iterator[str]:
