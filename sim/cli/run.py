@@ -32,12 +32,14 @@ def shown_options(command: _Command) -> _Command:
 @click.argument("scenario", metavar="SCENARIO")
 @scenario_options
 @click.option("--jobs", type=int, metavar="N", help="Processes; by default one per CPU.")
+@click.option("--cluster", metavar="ADDRESS", help="Dask workers: tcp://HOST:PORT, or local:N to start N here.")
 @click.option("--out", metavar="DIR", help="Result directory; by default results/ and the name of the scenario.")
 @click.option("--no-figures", is_flag=True, help="Write the tables only.")
 @shown_options
 def run(
     scenario: str,
     jobs: int | None,
+    cluster: str | None,
     out: str | None,
     no_figures: bool,
     full: bool,
@@ -54,7 +56,8 @@ def run(
     Progress goes to standard error, the answer to standard output: 40 lines of plain text, 72 columns wide, at most, or
     all tables with --full, or 15 lines for a mail with --mail.  What is finished in DIR of the same cases, costs, seed
     and code is used again; what it has more is kept there, and shown when it is asked for.  What it holds of another
-    scenario is replaced when the new run is complete.  The same seed gives the same tables with any number of jobs.
+    scenario is replaced when the new run is complete.  The same seed gives the same tables with any number of
+    jobs, and on a cluster (docs/cluster.md).
 
     Exit status 1 if a strategy that is not documented as unsound violates integrity, or the run fails; 130 if it is
     interrupted.
@@ -74,6 +77,8 @@ def run(
       fpswitch run from-a-colleague/manifest.json
     """
     _one_of(full, mail, as_json)
+    if cluster is not None and jobs is not None:
+        raise InputError("--cluster beside --jobs (allowed: one of them)")
     from sim import experiment
 
     directory = out if out is not None else str(experiment.directory_for(scenario))
@@ -86,6 +91,7 @@ def run(
             overrides=given.values,
             options=given.options,
             jobs=jobs,
+            cluster=cluster,
             out=directory,
             progress=True,
             command=["fpswitch", *sys.argv[1:]],

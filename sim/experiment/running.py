@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from sim.errors import RunError
 from sim.experiment import keeping, stopping
+from sim.experiment.dispatch import TRIES, Dispatcher
 from sim.experiment.keeping import Experiment
+from sim.experiment.pools import Gone, Pool, pool_of
 from sim.experiment.progress import Progress
-from sim.experiment.workers import Simulate, Work, records
+from sim.experiment.workers import Simulate, Work, named, replicate, simulated
 from sim.results import manifest as manifests
 from sim.results import parts
 from sim.results.record import Part, Record
@@ -26,6 +29,16 @@ if TYPE_CHECKING:
 
 class Interrupted(RunError):
     """The user ended the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where replications run: in ``jobs`` processes of this machine, by an executor, or by a cluster at an address."""
+
+    jobs: int
+    executor: Executor | None = None
+    cluster: str | None = None
+    simulate: Simulate | None = None
 
 
 class Running:
@@ -51,17 +64,20 @@ class Running:
         if self._directory is not None:
             self._directory.close()
 
-    def results(self, jobs: int, simulate: Simulate | None) -> Results:
+    def results(self, where: Where) -> Results:
         """Runs what is missing, and gives what was asked for."""
         again = [part for part, key in self._keys.items() if key in self._there]
         for part in again:
             self._rule.take(self._there[self._keys[part]])
         try:
-            self._simulate(jobs, simulate)
+            self._simulate(where)
             return self._ended(set(again))
         except KeyboardInterrupt:
             self._fails(manifests.INTERRUPTED)
             raise Interrupted(f"interrupted after {self._how_far()}") from None
+        except Gone as error:
+            self._fails(manifests.FAILED, str(error))
+            raise RunError(f"{error}, after {self._how_far()}") from error
         except OSError as error:  # the disk is full, read-only, or gone
             with suppress(OSError):
                 self._fails(manifests.FAILED, str(error))
@@ -69,24 +85,66 @@ class Running:
             raise RunError(f"{file}cannot be written ({error.strerror or error}) after {self._how_far()}") from error
         except BaseException as error:
             self._fails(manifests.FAILED, "".join(traceback.format_exception(error)))
-            if isinstance(error, BrokenProcessPool):
-                raise RunError(f"a worker process died (killed, or out of memory?) after {self._how_far()}") from error
             raise
 
-    def _simulate(self, jobs: int, simulate: Simulate | None) -> None:
+    def _simulate(self, where: Where) -> None:
         self._told.start(len(self._wanted(self._rule.looks[0])), len(self._finished()))
-        jobs = min(jobs, len(missing(self._keys, self._finished())))
-        for finished in records(self._asked.cases, self._works(), jobs, simulate):
-            for record in finished:
-                key = self._keys[record.part]
-                if key in self._there:
-                    continue
-                self._there[key] = record
-                self._rule.take(record)
-                if self._directory is not None:
-                    self._directory.keep(key, record)
-                self._told.step()
+        with closing(self._records(where)) as records:
+            for finished in records:
+                for record in finished:
+                    self._take(record)
         self._told.close()
+
+    def _take(self, record: Record) -> None:
+        key = self._keys[record.part]
+        if key in self._there:
+            return
+        self._there[key] = record
+        self._rule.take(record)
+        if self._directory is not None:
+            self._directory.keep(key, record)
+        self._told.step()
+
+    def _records(self, where: Where) -> Generator[list[Record], None, None]:
+        """The records of each replication, in any order; those of the next look come when all before are taken."""
+        jobs = min(where.jobs, len(missing(self._keys, self._finished())))
+        pool: Pool | None = None
+        if jobs > 1 or where.executor is not None or (where.cluster is not None and self._lacks_some()):
+            pool = pool_of(where.executor, where.cluster, jobs, self._told.say)
+        if pool is None:
+            model, by_name = where.simulate or simulated(), {case.name: case for case in self._asked.cases}
+            for case, timed_by, strategies, replication in chain.from_iterable(self._works()):
+                yield replicate(model, by_name[case], timed_by, strategies, replication)
+            return
+        at_once = True
+        try:
+            dispatcher = Dispatcher(self._asked.cases, pool, self._told.say, where.simulate)
+            for works in self._works():
+                yield from dispatcher.records(works)
+                if dispatcher.failed:
+                    raise self._died(dispatcher.failed)
+            at_once = False
+        finally:
+            pool.close(at_once=at_once)
+
+    def _lacks_some(self) -> bool:
+        """Whether anything has to be simulated."""
+        stopped = self._rule.look(0)
+        while isinstance(stopped, int) and not missing(self._wanted(stopped), self._finished()):
+            stopped = self._rule.look(stopped)
+        return isinstance(stopped, int)
+
+    def _died(self, works: Sequence[Work]) -> RunError:
+        """What is said of replications of which workers died, when everything else is finished."""
+        if self._directory is not None:
+            keys = ("case", "timed_by", "strategies", "replication")
+            self._directory.manifest["failed"] = [dict(zip(keys, work, strict=True)) for work in works]
+        case, timed_by, _, replication = works[0]
+        first = named(case, timed_by, replication)
+        more = f" and {len(works) - 1} more" if len(works) > 1 else ""
+        return RunError(
+            f"a worker process died {TRIES} times in {first}{more} (killed, or out of memory?) after {self._how_far()}"
+        )
 
     def _works(self) -> Iterator[list[Work]]:
         """What is to be run next, until the rule stops."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.errors import InputError
 from sim.experiment.inputs import gathered
 from sim.experiment.keeping import Experiment
+from sim.experiment.pools import cpus
 from sim.experiment.progress import Progress
 from sim.experiment.provenance import name_of, other_versions
-from sim.experiment.running import Running
-from sim.experiment.workers import Simulate, cpus
+from sim.experiment.running import Running, Where
+from sim.experiment.workers import Simulate
 from sim.scenario.cases import Case, cases
 from sim.scenario.reading import read, vary
 from sim.scenario.schema import Scenario
@@ -33,6 +35,8 @@ def run(
     replications: int | None = None,
     seed: int | None = None,
     jobs: int | None = None,
+    executor: Executor | None = None,
+    cluster: str | None = None,
     reference: str | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool = False,
@@ -45,6 +49,9 @@ def run(
     and ``options`` to what an error calls them; ``strategies`` (a list, or "all"), ``replications``, ``seed`` and
     ``reference`` are short for those of [run]. A reference that is not among the strategies is run, too. ``jobs`` is
     the number of processes, by default one per CPU that this process may use; with 1 everything runs in this process.
+    ``executor`` is a :class:`concurrent.futures.Executor` that runs replications instead, and is not shut down; of one
+    that does not say how many workers it has, ``jobs`` does.  ``cluster`` is the address of a Dask scheduler, or
+    "local:N" (:class:`sim.experiment.cluster.Cluster`).  Tables are the same bytes, wherever replications run.
     ``out`` is the result directory; without it the results are in memory only. What is finished there of the same
     cases, costs, seed and code is used again, and nothing of it is dropped; the ``notes`` of the results say what was.
     ``progress`` shows a bar and these notes on standard error. ``command`` goes into the manifest. ``simulate`` takes
@@ -72,6 +79,8 @@ def run(
         cases(asked),
         source=source,
         jobs=jobs,
+        executor=executor,
+        cluster=cluster,
         out=out,
         progress=progress,
         command=command,
@@ -85,6 +94,8 @@ def run_cases(
     *,
     source: str = "",
     jobs: int | None = None,
+    executor: Executor | None = None,
+    cluster: str | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool = False,
     command: Sequence[str] = (),
@@ -93,6 +104,8 @@ def run_cases(
     """Runs the cases ``of_scenario``; the rest is as in :func:`run`."""
     if jobs is not None and not 1 <= jobs <= MOST_JOBS:
         raise InputError(f"jobs {jobs} (allowed: 1 to {MOST_JOBS})")
+    if executor is not None and cluster is not None:
+        raise InputError(f"cluster {cluster!r} beside an executor (allowed: one of them)")
     name = name_of(source, scenario.title)
     asked = Experiment(scenario, of_scenario, gathered(scenario, of_scenario), name, source, command)
     told = Progress(shown=progress)
@@ -100,6 +113,6 @@ def run_cases(
         told.say(note)
     running = Running(asked, out, told)
     try:
-        return running.results(jobs or cpus(), simulate)
+        return running.results(Where(jobs or cpus(), executor, cluster, simulate))
     finally:
         running.close()

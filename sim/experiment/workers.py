@@ -1,23 +1,20 @@
-"""Where replications run: in this process, or in a pool of processes that end with it.
+"""What a worker does: some replications, with the code and the libraries that the driver has, or none.
 
-A replication is a pure function of its arguments, so that neither the number of jobs nor the order in which they end
-can be seen in the results.
+A replication is a pure function of its arguments, so that neither the number of workers, nor where they are, nor the
+order in which they end can be seen in the results.
 """
 
-import multiprocessing
 import os
-import signal
-import sys
-import threading
-import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from itertools import chain
-from multiprocessing.connection import wait
-from typing import Any
+import pickle
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 
 from sim.errors import InputError, RunError
+from sim.experiment.provenance import WORLDS_VERSIONS
+from sim.results import manifest as manifests
 from sim.results.record import Record
 from sim.scenario.cases import Case
 
@@ -27,101 +24,92 @@ Simulate = Callable[[Case, str, Sequence[str], int], list[Record]]
 Work = tuple[str, str, tuple[str, ...], int]
 """Arguments of :data:`Simulate`, with the name of the case."""
 
+SAME = (*WORLDS_VERSIONS, "pyarrow")
+"""Versions that workers share with their driver, since numbers may depend on them."""
 
-def records(
-    cases: Sequence[Case], works: Iterable[Sequence[Work]], jobs: int, simulate: Simulate | None
-) -> Iterator[list[Record]]:
-    """The records of each of ``works``, in any order; those of the next come when all before have been given."""
-    if jobs <= 1:
-        model = simulate or _model()
-        by_name = {case.name: case for case in cases}
-        for case, timed_by, strategies, replication in chain.from_iterable(works):
-            yield _replicate(model, by_name[case], timed_by, strategies, replication)
-        return
-    earlier = set(multiprocessing.active_children())
-    executor = ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(cases, simulate)
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Some replications for one worker; ``cases`` are pickled, by name, and ``versions`` those of the driver."""
+
+    works: tuple[Work, ...]
+    cases: Mapping[str, bytes]
+    versions: Mapping[str, str]
+    simulate: Simulate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The records of each work of a task, in its order, and the seconds that each took."""
+
+    records: tuple[list[Record], ...]
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A worker that may not work for this driver, and why, in a sentence."""
+
+    why: str
+
+
+@cache
+def versions() -> Mapping[str, str]:
+    """What a worker must have in common with its driver."""
+    found = manifests.versions()
+    return {name: found[name] for name in SAME}
+
+
+def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
+    """In what a worker differs from its driver; empty if in nothing."""
+    return ", ".join(
+        f"{name} {theirs.get(name, 'none')[:12]} (here {value[:12]})"
+        for name, value in ours.items()
+        if theirs.get(name) != value
     )
-    try:
-        for some in works:
-            with _without_main(), _without_interrupts():
-                futures: list[Future[list[Record]]] = [executor.submit(_replicate_work, work) for work in some]
-            for future in as_completed(futures):
-                yield future.result()
-    except BaseException:
-        # Nobody waits for what is running: a replication may take minutes.
-        executor.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - earlier:
-            process.terminate()
-        raise
-    executor.shutdown()
 
 
-def cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def work(task: Task) -> Done | Refused:
+    """Does a task; :class:`RunError` names the replication that failed."""
+    if other := differences(versions(), task.versions):
+        return Refused(f"the worker {platform.node()}, process {os.getpid()}, is refused: it has {other}")
+    model, found, seconds = task.simulate or simulated(), [], []
+    for case, timed_by, strategies, replication in task.works:
+        began = time.perf_counter()
+        found.append(replicate(model, _case(task.cases[case]), timed_by, strategies, replication))
+        seconds.append(time.perf_counter() - began)
+    return Done(tuple(found), tuple(seconds))
 
 
-def _model() -> Simulate:
+def pickled(cases: Iterable[Case]) -> dict[str, bytes]:
+    """The cases as tasks carry them."""
+    return {case.name: pickle.dumps(case) for case in cases}
+
+
+@lru_cache(maxsize=64)
+def _case(content: bytes) -> Case:
+    case: Case = pickle.loads(content)
+    return case
+
+
+def simulated() -> Simulate:
+    """The simulated host, which is imported where it is used."""
     from sim.host.simulation import simulate
 
     model: Simulate = simulate
     return model
 
 
-def _replicate(model: Simulate, case: Case, timed_by: str, strategies: Sequence[str], replication: int) -> list[Record]:
+def replicate(model: Simulate, case: Case, timed_by: str, strategies: Sequence[str], replication: int) -> list[Record]:
+    """The records of one replication; :class:`RunError` for a defect of the model."""
     try:
         return model(case, timed_by, strategies, replication)
     except InputError:
         raise
     except Exception as error:
-        where = f"case {case.name}, timed by {timed_by}, replication {replication}"
-        raise RunError(f"{where}: {type(error).__name__}: {error}") from error
+        raise RunError(f"{named(case.name, timed_by, replication)}: {type(error).__name__}: {error}") from error
 
 
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Hides ``__main__`` from the processes that are started meanwhile.
-
-    They need nothing of it, and would run a script again that calls :func:`run` without a guard.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Processes that are started meanwhile get no Ctrl-C before they can ignore it; it waits for this process."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-_worker: dict[str, Any] = {}
-"""What a worker process was started with."""
-
-
-def _start_worker(cases: Sequence[Case], simulate: Simulate | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    _worker["cases"] = {case.name: case for case in cases}
-    _worker["model"] = simulate or _model()
-
-
-def _end_with(sentinel: int) -> None:
-    """A worker does not outlive a parent that was killed."""
-    wait([sentinel])
-    os._exit(1)
-
-
-def _replicate_work(work: Work) -> list[Record]:
-    case, timed_by, strategies, replication = work
-    return _replicate(_worker["model"], _worker["cases"][case], timed_by, strategies, replication)
+def named(case: str, timed_by: str, replication: int) -> str:
+    """Which replication this is."""
+    return f"case {case}, timed by {timed_by}, replication {replication}"

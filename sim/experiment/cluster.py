@@ -1,0 +1,139 @@
+"""Workers on other machines, or started here, by Dask distributed (the extra ``cluster``)."""
+
+import logging
+import re
+import time
+from collections.abc import Mapping
+from concurrent.futures import CancelledError, Executor, Future
+from typing import TYPE_CHECKING, Any, Final
+
+from sim.errors import InputError
+from sim.experiment.pools import Gone, Outcome, Say, deaths_by_dask
+from sim.experiment.workers import Task, differences, versions, work
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+LOCAL: Final = re.compile(r"local:([1-9]\d{0,3})", re.ASCII)
+REMOTE: Final = re.compile(r"(tcp|tls)://\S+:\d{1,5}", re.ASCII)
+MOST_LOCAL: Final = 1024
+CONNECT_S: Final = 20
+LOOK_S: Final = 1.0
+"""How often the scheduler is asked which workers it has."""
+LOGGERS: Final = ("distributed", "distributed.client")
+TTL_S: Final = 60
+"""Seconds without a sign of life after which a worker started here counts as dead; Dask's own are 300."""
+
+
+class Cluster:
+    """The workers of a Dask scheduler at ``tcp://HOST:PORT`` (or tls), or of one that is started here (``local:N``).
+
+    Raises :class:`InputError` for another address, without Dask, if nobody answers, and if all workers that are there
+    have another version of what numbers depend on; those that have are given nothing to do, and ``say`` tells which.
+    """
+
+    def __init__(self, address: str, say: Say) -> None:
+        local = LOCAL.fullmatch(address)
+        if not (local and int(local[1]) <= MOST_LOCAL) and not REMOTE.fullmatch(address):
+            raise InputError(f"cluster {address!r} (allowed: tcp://HOST:PORT, tls://HOST:PORT, local:N with N to 1024)")
+        try:
+            import dask
+            import distributed
+        except ImportError as error:
+            raise InputError(f"cluster {address}: needs Dask: pip install 'fpswitch[cluster]'") from error
+        self.address, self._say = address, say
+        self._levels = {name: logging.getLogger(name).level for name in LOGGERS}
+        for name in LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters there is said here, in a sentence
+        self._cluster: Any = None
+        self._accepted: dict[str, int] = {}
+        self._refused: dict[str, str] = {}
+        self._looked = 0.0
+        self._executor: Executor | None = None
+        self._begun: set[Future[Outcome]] = set()
+        if local:
+            about = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-ttl": f"{TTL_S} s"}
+            with dask.config.set(about):
+                self._cluster = distributed.LocalCluster(
+                    n_workers=int(local[1]), threads_per_worker=1, dashboard_address=None, silence_logs=50
+                )
+        try:
+            where = self._cluster or address
+            self._client: Client = distributed.Client(where, timeout=CONNECT_S, set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise InputError(f"cluster {address}: nobody answers ({str(error) or type(error).__name__})") from error
+        self._look()
+        if self._refused and not self._accepted:
+            why = next(iter(self._refused.values()))
+            self.close(at_once=True)
+            raise InputError(f"cluster {address}: {why}")
+
+    @property
+    def dashboard(self) -> str:
+        """The address of Dask's own page, or nothing; the page is there if bokeh is."""
+        return str(self._client.dashboard_link or "")
+
+    def _look(self) -> None:
+        """Which workers there are, and which of them may work for this driver."""
+        self._looked = time.monotonic()
+        there: Mapping[str, int] = self._client.nthreads()
+        before = self._accepted.keys() | self._refused.keys()
+        new = [address for address in there if address not in before]
+        theirs: Mapping[str, Any] = self._client.run(versions, workers=new, on_error="return") if new else {}
+        for address, found in theirs.items():
+            if isinstance(found, Mapping):
+                other = differences(found, versions())
+                why = f"the worker {address} is refused: it has {other}" if other else ""
+            else:
+                why = f"the worker {address} is refused: it has no fpswitch ({found})"
+            if why:
+                self._refused[address] = why
+                self._say(why)
+        accepted = {address: n for address, n in there.items() if address not in self._refused}
+        if accepted.keys() != self._accepted.keys() and self._executor is not None and self._refused:
+            self._executor = None
+        if not accepted and self._accepted:
+            self._say(f"{self.address} has no worker left; this waits for one")
+        self._accepted = accepted
+
+    def workers(self) -> int:
+        if time.monotonic() - self._looked > LOOK_S:
+            try:
+                self._look()
+            except (OSError, RuntimeError, TimeoutError) as error:
+                raise self._gone(error) from error
+        return sum(self._accepted.values())
+
+    def submit(self, task: Task) -> "Future[Outcome]":
+        if self._executor is None:
+            only: dict[str, Any] = {"workers": list(self._accepted), "allow_other_workers": True}
+            self._executor = self._client.get_executor(pure=False, retries=0, **(only if self._refused else {}))
+        try:
+            future: Future[Outcome] = self._executor.submit(work, task)
+        except (OSError, RuntimeError) as error:
+            raise self._gone(error) from error
+        self._begun.add(future)
+        future.add_done_callback(self._begun.discard)
+        return future
+
+    def deaths(self, error: BaseException) -> int:
+        if isinstance(error, CancelledError | OSError) or type(error).__name__ == "FutureCancelledError":
+            raise self._gone(error) from error
+        return deaths_by_dask(error)
+
+    def refuse(self, why: str) -> None:
+        self._looked = 0.0
+        if not self.workers():
+            raise Gone(why)
+
+    def _gone(self, error: BaseException) -> Gone:
+        return Gone(f"the scheduler at {self.address} is gone ({str(error) or type(error).__name__})")
+
+    def close(self, *, at_once: bool) -> None:
+        for future in list(self._begun):
+            future.cancel()
+        self._client.close(timeout=1 if at_once else 10)
+        if self._cluster is not None:
+            self._cluster.close(timeout=1 if at_once else 10)
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,99 @@
+"""Which replications go out when: in groups that are worth a message, and alone once a worker has died of one.
+
+A group takes a second or more, by what replications of its case took so far, so that messages cost little beside it;
+what is in flight, and would be lost with the driver, is two groups for each worker.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from typing import Final
+
+from sim.experiment.pools import Outcome, Pool, Say
+from sim.experiment.workers import Refused, Simulate, Task, Work, pickled, versions
+from sim.results.record import Record
+from sim.scenario.cases import Case
+
+GROUP_S: Final = 1.0
+MOST_OF_GROUP: Final = 1000
+IN_FLIGHT: Final = 2
+"""Groups for each worker: one that runs, and one that waits."""
+TRIES: Final = 3
+LOOK_S: Final = 1.0
+"""How often it is looked whether there are more workers."""
+
+
+@dataclass(slots=True)
+class Dispatcher:
+    """Sends replications of ``cases`` to a pool; ``failed`` are those of which workers died :data:`TRIES` times."""
+
+    cases: Sequence[Case]
+    pool: Pool
+    say: Say
+    simulate: Simulate | None = None
+    failed: list[Work] = field(default_factory=list)
+    _contents: dict[str, bytes] = field(default_factory=dict)
+    _seconds: dict[str, float] = field(default_factory=dict)
+    _tries: dict[Work, int] = field(default_factory=dict)
+    _flying: "dict[Future[Outcome], tuple[Work, ...]]" = field(default_factory=dict)
+
+    def records(self, works: Iterable[Work]) -> Iterator[list[Record]]:
+        """The records of each work, in any order, and as they come; those that fail are left out."""
+        waiting, suspects = deque(works), deque[Work]()
+        while waiting or suspects or self._flying:
+            if suspects and not self._flying:
+                self._send((suspects.popleft(),))
+            while waiting and not suspects and len(self._flying) < IN_FLIGHT * max(1, self.pool.workers()):
+                self._send(self._group(waiting))
+            alone = len(self._flying) == 1
+            done, _ = wait(self._flying, timeout=LOOK_S, return_when=FIRST_COMPLETED)
+            for future in done:
+                group = self._flying.pop(future)
+                error = None if future.cancelled() else future.exception()
+                if error is not None or future.cancelled():
+                    suspects.extend(self._again(future, group, alone=alone))
+                elif isinstance(outcome := future.result(), Refused):
+                    self.pool.refuse(outcome.why)
+                    self.say(outcome.why)
+                    waiting.extendleft(reversed(group))
+                else:
+                    for (case, *_), seconds in zip(group, outcome.seconds, strict=True):
+                        self._seconds[case] = (self._seconds.get(case, seconds) + seconds) / 2
+                    yield from outcome.records
+
+    def in_flight(self) -> list[Work]:
+        """What is with the workers."""
+        return [work for group in self._flying.values() for work in group]
+
+    def _group(self, waiting: "deque[Work]") -> tuple[Work, ...]:
+        """What goes out next, without leaving other workers idle at the end."""
+        most = min(MOST_OF_GROUP, max(1, len(waiting) // (IN_FLIGHT * max(1, self.pool.workers()))))
+        group: list[Work] = []
+        seconds = 0.0
+        while waiting and len(group) < most and seconds < GROUP_S:
+            group.append(waiting.popleft())
+            seconds += self._seconds.get(group[-1][0], GROUP_S)
+        return tuple(group)
+
+    def _send(self, group: tuple[Work, ...]) -> None:
+        if not self._contents:
+            self._contents = pickled(self.cases)
+        cases = {case: self._contents[case] for case, *_ in group}
+        self._flying[self.pool.submit(Task(group, cases, versions(), self.simulate))] = group
+
+    def _again(self, future: "Future[Outcome]", group: tuple[Work, ...], *, alone: bool) -> Iterator[Work]:
+        """What of a group that failed is tried again; raises what it raised if no worker died of it."""
+        try:
+            future.result()
+        except BaseException as error:
+            deaths = self.pool.deaths(error)
+            if not deaths:
+                raise
+        for work in group:
+            sure = alone and len(group) == 1
+            self._tries[work] = self._tries.get(work, 0) + (deaths if sure else 1)
+            if sure and self._tries[work] >= TRIES:
+                self.failed.append(work)
+            else:
+                yield work

@@ -1,0 +1,210 @@
+"""Replications run wherever they are sent, and the tables are the same bytes."""
+
+import json
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import fake_host
+import pytest
+
+from sim import experiment
+from sim.errors import InputError, RunError
+from sim.experiment import workers
+from sim.experiment.dispatch import TRIES, Dispatcher
+from sim.experiment.pools import Given
+from sim.results import load
+from sim.results.tables import SCHEMAS
+
+SMALL = """
+title = "Small"
+[run]
+measure = "20 ms"
+replications = 6
+strategies = ["free-ssp", "manual-load"]
+[host]
+cpus = 2
+cpu = ["zen4", "sapphire-rapids"]
+tsc = "2 GHz"
+[guests.g]
+vcpus = 2
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture
+def run(scenario, tmp_path):
+    def run(out, **options):
+        return experiment.run(scenario, **{"simulate": fake_host.simulate, "out": tmp_path / out} | options)
+
+    return run
+
+
+@pytest.fixture
+def tables(tmp_path):
+    return lambda out: {name: (tmp_path / out / f"{name}.parquet").read_bytes() for name in SCHEMAS}
+
+
+@pytest.fixture
+def alone(run, tables):
+    run("alone", jobs=1)
+    return tables("alone")
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_any_executor_gives_the_same_bytes_and_stays_open(run, tables, alone, kind):
+    spawned = {"mp_context": get_context("spawn")}
+    with ThreadPoolExecutor(3) if kind == "threads" else ProcessPoolExecutor(2, **spawned) as executor:
+        run(kind, executor=executor)
+        assert executor.submit(abs, -1).result() == 1
+    assert tables(kind) == alone
+
+
+def test_an_executor_that_is_shut_down_is_one_message_and_the_run_continues_elsewhere(run, tables, alone):
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    with pytest.raises(RunError, match="the executor takes no tasks"):
+        run("r", executor=executor)
+    run("r", jobs=1)
+    assert tables("r") == alone
+
+
+def test_an_executor_and_a_cluster_are_too_much(run):
+    with pytest.raises(InputError, match="one of them"):
+        run("r", executor=ThreadPoolExecutor(1), cluster="local:1")
+
+
+@pytest.mark.parametrize("name", ["source_sha256", "numpy", "pyarrow", "simpy"])
+def test_a_worker_with_another_version_is_refused_in_one_sentence(run, tmp_path, monkeypatch, name):
+    original = workers.versions
+    seen = []
+
+    def other():
+        seen.append(name)
+        return {**original(), name: "0" * 40} if len(seen) > 1 else original()  # the driver asks first
+
+    with ThreadPoolExecutor(1) as executor:
+        monkeypatch.setattr(workers, "versions", other)
+        with pytest.raises(RunError) as caught:
+            run("r", executor=executor)
+    assert f"is refused: it has {name} 000000000000 (here " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "r" / "ledger.parquet").exists()
+
+
+# Groups.
+
+
+class Timed:
+    """A pool of one worker in which every work takes so long, by its own account."""
+
+    def __init__(self, seconds):
+        self.seconds, self.groups = seconds, []
+
+    def workers(self):
+        return 1
+
+    def submit(self, task):
+        from concurrent.futures import Future
+
+        self.groups.append(task.works)
+        future = Future()
+        future.set_result(workers.Done(tuple([work] for work in task.works), (self.seconds,) * len(task.works)))
+        return future
+
+
+@pytest.mark.parametrize(("seconds", "least"), [(0.001, 900), (0.05, 20), (0.4, 3), (3, 1)])
+def test_replications_go_out_in_groups_of_a_second_or_more_and_each_once(scenario, seconds, least):
+    from sim.scenario.cases import cases
+    from sim.scenario.reading import read
+
+    pool = Timed(seconds)
+    of_scenario = cases(read(scenario))
+    works = [(case.name, "free-ssp", ("free-ssp",), n) for case in of_scenario for n in range(2500)]
+    found = list(Dispatcher(of_scenario, pool, print).records(works))
+    assert sorted(work for [work] in found) == sorted(works)
+    assert max(map(len, pool.groups)) >= least
+    whole = [len(group) for group in pool.groups[4:] if len(group) > 1]
+    assert all(n * seconds < 2 for n in whole)
+    assert max(len(group) for group in pool.groups[-5:]) <= max(1, least // 2 if least > 3 else least)
+
+
+# Workers that die.
+
+
+def kills(case, timed_by, strategies, replication):
+    """Takes its process with it in replication 3 of a case."""
+    if (case.name, replication) == ("zen4 v6.18", 3):
+        os._exit(9)
+    return fake_host.simulate(case, timed_by, strategies, replication)
+
+
+def test_a_replication_that_kills_its_workers_is_tried_three_times_and_named_and_the_rest_finish(
+    run, tmp_path, tables, alone
+):
+    with pytest.raises(RunError) as caught:
+        run("r", jobs=2, simulate=kills)
+    assert f"a worker process died {TRIES} times in case zen4 v6.18, timed by free-ssp, replication 3" in str(
+        caught.value
+    )
+    assert "after 22 of 24 replications" in str(caught.value)
+    manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
+    failed = {"case": "zen4 v6.18", "timed_by": "free-ssp", "strategies": ["free-ssp", "manual-load"], "replication": 3}
+    assert (manifest["status"], manifest["failed"]) == ("failed", [failed])
+    assert len(list((tmp_path / "r" / "parts").iterdir())) == 22
+    again = run("r", jobs=1)
+    assert any(note.startswith("22 of 24 replications were there") for note in again.notes)
+    assert tables("r") == alone
+    assert "failed" not in load(tmp_path / "r").manifest
+
+
+def once(case, timed_by, strategies, replication):
+    """Takes its process with it the first time that this is asked of anybody."""
+    mark = Path(os.environ["MARK"])
+    if replication == 2 and not mark.exists():
+        mark.touch()
+        os._exit(9)
+    return fake_host.simulate(case, timed_by, strategies, replication)
+
+
+def test_a_worker_that_is_killed_once_is_no_failure(run, tmp_path, monkeypatch, tables, alone):
+    monkeypatch.setenv("MARK", str(tmp_path / "mark"))
+    run("r", jobs=2, simulate=once)
+    assert tables("r") == alone
+
+
+def test_a_replication_is_not_tried_again_where_the_model_is_wrong(run, tmp_path):
+    calls = []
+
+    def wrong(*work):
+        calls.append(work[-1])
+        raise ZeroDivisionError("no")
+
+    with ThreadPoolExecutor(1) as executor, pytest.raises(RunError, match="replication 0: ZeroDivisionError: no"):
+        run("r", executor=executor, simulate=wrong)
+    assert calls.count(0) == 1
+
+
+def test_few_tasks_are_with_an_executor_at_a_time(scenario):
+    from sim.scenario.cases import cases
+    from sim.scenario.reading import read
+
+    of_scenario = cases(read(scenario))
+    works = [(of_scenario[0].name, "free-ssp", ("free-ssp",), n) for n in range(40)]
+
+    def slow(*work):
+        time.sleep(0.005)
+        return [work]
+
+    with ThreadPoolExecutor(2) as executor:
+        dispatcher = Dispatcher(of_scenario, Given(executor, 1), print, slow)
+        most = max(len(dispatcher._flying) for _ in dispatcher.records(works))
+    assert most <= 4
