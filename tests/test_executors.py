@@ -129,7 +129,7 @@ def test_replications_go_out_in_groups_of_a_second_or_more_and_each_once(scenari
     pool = Timed(seconds)
     of_scenario = cases(read(scenario))
     works = [(case.name, "free-ssp", ("free-ssp",), n) for case in of_scenario for n in range(2500)]
-    found = list(Dispatcher(of_scenario, pool, print).records(works))
+    found = list(Dispatcher(of_scenario, pool, print, list).records(works))
     assert sorted(work for [work] in found) == sorted(works)
     assert max(map(len, pool.groups)) >= least
     whole = [len(group) for group in pool.groups[4:] if len(group) > 1]
@@ -205,6 +205,6 @@ def test_few_tasks_are_with_an_executor_at_a_time(scenario):
         return [work]
 
     with ThreadPoolExecutor(2) as executor:
-        dispatcher = Dispatcher(of_scenario, Given(executor, 1), print, slow)
+        dispatcher = Dispatcher(of_scenario, Given(executor, 1), print, list, slow)
         most = max(len(dispatcher._flying) for _ in dispatcher.records(works))
     assert most <= 4

@@ -13,6 +13,7 @@ from sim.errors import InputError
 COMMANDS = {
     "run": ("sim.cli.run:run", "Simulate a scenario and compare its strategies."),
     "compare": ("sim.cli.run:compare", "Print the answer again, from a result directory."),
+    "status": ("sim.cli.status:status", "How far a run is, also while it runs."),
     "report": ("sim.cli.report:report", "Write a result directory as one HTML file."),
     "uncertainty": ("sim.cli.uncertainty:uncertainty", "How sure a ranking is, and which cost decides it."),
     "show": ("sim.cli.show:show", "Check a scenario and show every value that it sets."),

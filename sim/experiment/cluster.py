@@ -62,16 +62,12 @@ class Cluster:
             self._client: Client = distributed.Client(where, timeout=CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise InputError(f"cluster {address}: nobody answers ({str(error) or type(error).__name__})") from error
+        self.dashboard = str(self._client.dashboard_link or "")  # the page is there if bokeh is
         self._look()
         if self._refused and not self._accepted:
             why = next(iter(self._refused.values()))
             self.close(at_once=True)
             raise InputError(f"cluster {address}: {why}")
-
-    @property
-    def dashboard(self) -> str:
-        """The address of Dask's own page, or nothing; the page is there if bokeh is."""
-        return str(self._client.dashboard_link or "")
 
     def _look(self) -> None:
         """Which workers there are, and which of them may work for this driver."""

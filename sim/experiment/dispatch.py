@@ -5,7 +5,7 @@ what is in flight, and would be lost with the driver, is two groups for each wor
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Final
@@ -31,6 +31,8 @@ class Dispatcher:
     cases: Sequence[Case]
     pool: Pool
     say: Say
+    tick: Callable[[], None]
+    """Called every second or so, whatever happens."""
     simulate: Simulate | None = None
     failed: list[Work] = field(default_factory=list)
     _contents: dict[str, bytes] = field(default_factory=dict)
@@ -46,6 +48,7 @@ class Dispatcher:
                 self._send((suspects.popleft(),))
             while waiting and not suspects and len(self._flying) < IN_FLIGHT * max(1, self.pool.workers()):
                 self._send(self._group(waiting))
+            self.tick()
             alone = len(self._flying) == 1
             done, _ = wait(self._flying, timeout=LOOK_S, return_when=FIRST_COMPLETED)
             for future in done:

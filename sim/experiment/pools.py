@@ -27,6 +27,9 @@ Say = Callable[[str], None]
 class Pool(Protocol):
     """Something that does tasks."""
 
+    dashboard: str
+    """The address of a page about it; empty without one."""
+
     def workers(self) -> int:
         """How many tasks can run at a time, at present."""
 
@@ -62,6 +65,8 @@ def cpus() -> int:
 
 class Given:
     """An executor of the caller's, who ends it; at most ``jobs`` tasks run at a time where it does not say how many."""
+
+    dashboard = ""
 
     def __init__(self, executor: Executor, jobs: int) -> None:
         self._executor, self._jobs = executor, jobs
@@ -99,6 +104,8 @@ def deaths_by_dask(error: BaseException) -> int:
 
 class Processes:
     """Processes that end with this one; when one of them dies, all are started again."""
+
+    dashboard = ""
 
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -20,6 +21,8 @@ from sim.experiment.progress import Progress
 from sim.experiment.workers import Simulate, Work, named, replicate, simulated
 from sim.results import manifest as manifests
 from sim.results import parts
+from sim.results.progress import EVERY_S, MOST_LISTED
+from sim.results.progress import Progress as How
 from sim.results.record import Part, Record
 
 if TYPE_CHECKING:
@@ -50,6 +53,8 @@ class Running:
         self._rule = stopping.Rule(asked.scenario, asked.cases)
         self._keys = parts.keys(self._manifest, self._rule.looks[-1])
         self._there: dict[str, Record] = {}
+        self._dispatcher: Dispatcher | None = None
+        self._began, self._told_at, self._count, self._before = time.monotonic(), 0.0, 0, 0
         self._directory = _opened(out, self._manifest) if out is not None else None
         if self._directory is not None:
             try:
@@ -88,11 +93,13 @@ class Running:
             raise
 
     def _simulate(self, where: Where) -> None:
-        self._told.start(len(self._wanted(self._rule.looks[0])), len(self._finished()))
+        self._count = self._before = len(self._finished())
+        self._told.start(len(self._wanted(self._rule.looks[0])), self._count)
         with closing(self._records(where)) as records:
             for finished in records:
                 for record in finished:
                     self._take(record)
+                self._tell()
         self._told.close()
 
     def _take(self, record: Record) -> None:
@@ -100,10 +107,33 @@ class Running:
         if key in self._there:
             return
         self._there[key] = record
+        self._count += 1
         self._rule.take(record)
         if self._directory is not None:
             self._directory.keep(key, record)
         self._told.step()
+
+    def _tell(self) -> None:
+        """Says in the directory how far the run is, but not all the time."""
+        now = time.monotonic()
+        if self._directory is None or not self._directory.begun or now - self._told_at < EVERY_S:
+            return
+        self._told_at = now
+        sent, pool = self._dispatcher, self._dispatcher.pool if self._dispatcher else None
+        self._directory.tell(
+            How(
+                finished=self._count,
+                total=max(self._told.total, self._count),
+                before=self._before,
+                elapsed_s=round(now - self._began, 3),
+                at=time.time(),
+                fixed=self._asked.scenario.run.replications is not None,
+                workers=pool.workers() if pool else 1,
+                dashboard=pool.dashboard if pool else "",
+                running=[(case, by, n) for case, by, _, n in (sent.in_flight() if sent else ())][:MOST_LISTED],
+                failed=[(case, by, n) for case, by, _, n in (sent.failed if sent else ())],
+            )
+        )
 
     def _records(self, where: Where) -> Generator[list[Record], None, None]:
         """The records of each replication, in any order; those of the next look come when all before are taken."""
@@ -118,7 +148,9 @@ class Running:
             return
         at_once = True
         try:
-            dispatcher = Dispatcher(self._asked.cases, pool, self._told.say, where.simulate)
+            dispatcher = self._dispatcher = Dispatcher(
+                self._asked.cases, pool, self._told.say, self._tell, where.simulate
+            )
             for works in self._works():
                 yield from dispatcher.records(works)
                 if dispatcher.failed:

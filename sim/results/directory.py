@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import InputError
-from sim.results import files, parts, reading, tables
+from sim.results import files, parts, progress, reading, tables
 from sim.results import manifest as manifests
 from sim.results.lock import Lock
 from sim.results.record import Record
@@ -183,6 +183,11 @@ class ResultDirectory:
         """Says in the manifest how the run ended."""
         self.manifest |= {"status": status, "wall_s": round(time.monotonic() - self._started, 3), "error": error}
         manifests.write(self.path, self.manifest)
+        progress.remove(self.path)
+
+    def tell(self, how_far: "progress.Progress") -> None:
+        """Says how far the run is to whoever asks."""
+        progress.write(self.path, how_far)
 
 
 def contents_of(costs: Mapping[str, Any], inputs: Mapping[str, bytes]) -> dict[str, bytes]:

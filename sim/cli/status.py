@@ -1,0 +1,112 @@
+"""`fpswitch status`: how far a run is."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sim.cli.common import emit, json_option
+from sim.errors import InputError
+
+LISTED = 4
+
+
+@click.command()
+@click.argument("directory", metavar="DIR")
+@json_option
+def status(directory: str, as_json: bool) -> None:
+    """Say what of the run in DIR is done, running and failed, and how long it will take; also while it runs.
+
+    What is counted is a strategy in a replication of a case.  The time that is left is by what this run took so far; a
+    run that goes on until a precision is reached may ask for more.  Exit status 0 if the run is complete or goes on,
+    and 1 if it has ended before its end.
+
+    With --json: {"directory", "scenario", "status" ("running", "complete", "failed", "interrupted", or "killed": its
+    process is gone), "finished", "total", "total_is_fixed", "elapsed_s", "left_s", "per_second", "workers",
+    "dashboard" (null where there is none), "process": {"pid", "host"}, "running" and "failed": [{"case", "timed_by",
+    "replication"}], "error"}.
+
+    \b
+    Example:
+      fpswitch status results/rfc-question
+    """
+    document = _document(directory)
+    emit(document, _text(document), as_json)
+    if document["status"] in ("failed", "interrupted", "killed"):
+        click.get_current_context().exit(1)
+
+
+def _document(directory: str) -> dict[str, Any]:
+    from sim.results import manifest as manifests
+    from sim.results import progress
+
+    path = Path(directory)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such directory (allowed: the result directory of fpswitch run)")
+    manifest = manifests.read(path)
+    said = progress.read(path)
+    running = manifest["status"] == manifests.RUNNING
+    alive = running and said is not None and said.is_alive
+    if said is not None and alive:
+        finished, total = said.finished, said.total
+    else:
+        finished, total = progress.on_disk(path, manifest)
+    failed = [(each["case"], each["timed_by"], each["replication"]) for each in manifest.get("failed", ())]
+    names = ("case", "timed_by", "replication")
+    return {
+        "directory": str(path),
+        "scenario": manifest["scenario"],
+        "status": "killed" if running and not alive else manifest["status"],
+        "finished": finished,
+        "total": total,
+        "total_is_fixed": not running or said is None or said.fixed,
+        "elapsed_s": said.elapsed_s if said is not None and alive else manifest.get("wall_s"),
+        "left_s": said.left_s if said is not None and alive else None,
+        "per_second": said.per_second if said is not None and alive else None,
+        "workers": said.workers if said is not None and alive else None,
+        "dashboard": (said.dashboard or None) if said is not None and alive else None,
+        "process": {"pid": said.pid, "host": said.host} if said is not None and alive else None,
+        "running": [dict(zip(names, each, strict=True)) for each in (said.running if said and alive else ())],
+        "failed": [dict(zip(names, each, strict=True)) for each in (said.failed if said and alive else failed)],
+        "error": None if alive else _last_line(manifest.get("error")),
+    }
+
+
+def _last_line(error: str | None) -> str | None:
+    lines = (error or "").strip().splitlines()
+    return lines[-1] if lines else None
+
+
+def _text(document: dict[str, Any]) -> str:
+    n, total, process = document["finished"], document["total"], document["process"]
+    who = f", process {process['pid']} on {process['host']}" if process else ""
+    more = "" if document["total_is_fixed"] else ", more if the precision asks for it"
+    took = f" in {duration(document['elapsed_s'])}" if document["elapsed_s"] else ""
+    lines = [
+        f"{document['directory']}: {document['scenario']}, {document['status']}{who}",
+        f"  done       {n} of {total}{more} ({n / max(total, 1):.0%}){took}",
+    ]
+    for what in ("running", "failed"):
+        names = [f"{each['case']} timed by {each['timed_by']} #{each['replication']}" for each in document[what]]
+        shown = "; ".join(names[:LISTED]) + (f"; and {len(names) - LISTED} more" if len(names) > LISTED else "")
+        if names or what == "failed":
+            lines.append(f"  {what:<10} {shown or 'none'}")
+    if document["workers"]:
+        left = "not known yet" if document["left_s"] is None else f"about {duration(document['left_s'])}"
+        lines += [f"  workers    {document['workers']}", f"  left       {left}"]
+    if document["dashboard"]:
+        lines.append(f"  dashboard  {document['dashboard']}")
+    if document["error"]:
+        lines.append(f"  error      {document['error']}")
+    if document["status"] in ("failed", "interrupted", "killed"):
+        lines.append("  the same command continues it")
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -1,0 +1,105 @@
+"""How far a run is, as its driver says it while it goes on, and as its directory shows it afterwards."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from sim.bounded import content
+from sim.errors import InputError
+from sim.results import manifest as manifests
+from sim.results import parts
+
+NAME: Final = "progress.json"
+"""In the directory, while a run goes on in it."""
+EVERY_S: Final = 1.0
+MOST_LISTED: Final = 100
+SILENT_S: Final = 600
+"""A driver on another host that has written nothing for so long has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``finished`` of ``total`` parts (a strategy in a replication of a case); ``before``: were there at the start.
+
+    ``running`` and ``failed`` are (case, timed by, replication), at most 100 of the former; ``elapsed_s`` is the
+    driver's time so far, ``at`` the time of day in seconds.  ``fixed`` says that the total is; otherwise more may be
+    asked for, until the precision is reached.
+    """
+
+    finished: int
+    total: int
+    before: int
+    elapsed_s: float
+    at: float
+    fixed: bool = True
+    workers: int = 1
+    dashboard: str = ""
+    running: Sequence[Sequence[Any]] = ()
+    failed: Sequence[Sequence[Any]] = ()
+    pid: int = field(default_factory=os.getpid)
+    host: str = field(default_factory=socket.gethostname)
+
+    @property
+    def per_second(self) -> float:
+        """Parts finished in a second of this run; 0 as long as there are none."""
+        return max(0.0, (self.finished - self.before) / self.elapsed_s) if self.elapsed_s > 0 else 0.0
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to the end at that rate, or None."""
+        return (self.total - self.finished) / self.per_second if self.per_second else None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process that wrote it goes on, as far as can be seen from here."""
+        if self.host != socket.gethostname():
+            return time.time() - self.at < SILENT_S
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+
+def write(directory: Path, progress: Progress) -> None:
+    """Says it to whoever asks; nothing depends on its being there, so nobody waits for the disk."""
+    temporary = directory / f".{NAME}"
+    temporary.write_text(json.dumps(asdict(progress)))
+    os.replace(temporary, directory / NAME)
+
+
+def remove(directory: Path) -> None:
+    """Of a run that has ended its manifest says all."""
+    (directory / NAME).unlink(missing_ok=True)
+
+
+def read(directory: Path) -> Progress | None:
+    """What the driver said last; None if it said nothing, or nothing that can be read."""
+    try:
+        return Progress(**json.loads(content(directory / NAME)))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def on_disk(directory: Path, manifest: Mapping[str, Any]) -> tuple[int, int]:
+    """How many parts of a run are there, and how many it wants; what it takes over from before counts."""
+    wanted = set(parts.keys(manifest, manifest["replications"]).values())
+    if manifest["status"] == manifests.COMPLETE:
+        return len(wanted), len(wanted)
+    folder, aside = directory / parts.FOLDER, directory.with_name(f"{directory.name}.previous")
+    there = {path.stem for path in folder.glob("*.json")}
+    if (aside / manifests.NAME).exists():
+        try:
+            earlier = manifests.read(aside)
+        except InputError:
+            earlier = {}
+        if earlier.get("status") == manifests.COMPLETE:
+            there |= set(parts.keys(earlier, earlier["replications"]).values())
+    return len(wanted & there), len(wanted)

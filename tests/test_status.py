@@ -1,0 +1,146 @@
+"""`fpswitch status` says what of a run is done, running and failed, also while it runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_host
+import pytest
+from command import run as run_command
+from command import run_json
+
+from sim import experiment
+from sim.cli.status import duration
+from sim.errors import RunError
+from sim.results import progress
+
+SMALL = """
+title = "Small"
+[run]
+measure = "20 ms"
+replications = 6
+strategies = ["free-ssp", "manual-load"]
+[host]
+cpus = 2
+cpu = ["zen4"]
+tsc = "2 GHz"
+[guests.g]
+vcpus = 2
+"""
+PARTS = 6 * 2
+
+SLOW = """
+import sys, time
+sys.path[:0] = [{tests!r}, {root!r}]
+import fake_host, sim.experiment
+
+def slow(*work):
+    if work[-1] >= 3:
+        time.sleep(60)
+    return fake_host.simulate(*work)
+
+if __name__ == "__main__":
+    sim.experiment.run({scenario!r}, jobs={jobs}, out={out!r}, simulate=slow)
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+def test_a_complete_run_is_complete_and_leaves_no_trace_of_its_progress(scenario, tmp_path, capsys):
+    experiment.run(scenario, jobs=1, simulate=fake_host.simulate, out=tmp_path / "r")
+    found = run_json(capsys, "status", str(tmp_path / "r"))
+    assert (found["status"], found["finished"], found["total"], found["failed"]) == ("complete", PARTS, PARTS, [])
+    assert not (tmp_path / "r" / progress.NAME).exists()
+
+
+def test_what_it_says_while_a_run_goes_on_and_after_it_was_killed(scenario, tmp_path, capsys):
+    text = SLOW.format(
+        tests=str(Path(__file__).parent), root=str(Path(__file__).parent.parent), scenario=str(scenario), jobs=1,
+        out=str(tmp_path / "r"),
+    )  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", text])
+    folder, deadline = tmp_path / "r" / "parts", time.monotonic() + 30
+    while not (folder.is_dir() and len(list(folder.iterdir())) >= 6 and (tmp_path / "r" / progress.NAME).exists()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    status, out, err = run_command(capsys, "status", str(tmp_path / "r"))
+    assert (status, err) == (0, "")
+    assert f"small, running, process {process.pid} on " in out
+    assert "of 12 (" in out
+    assert "failed     none" in out
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    status, out, err = run_command(capsys, "status", str(tmp_path / "r"))
+    assert (status, err) == (1, "")
+    assert "small, killed" in out
+    assert "done       6 of 12 (50%)" in out
+    assert "the same command continues it" in out
+
+
+def test_what_it_continues_counts_and_so_does_what_an_earlier_result_has(scenario, tmp_path, capsys):
+    experiment.run(scenario, jobs=1, simulate=fake_host.simulate, out=tmp_path / "r", replications=2)
+
+    def wrong(*work):
+        if work[-1] == 4:
+            raise ZeroDivisionError("no")
+        return fake_host.simulate(*work)
+
+    with pytest.raises(RunError):
+        experiment.run(scenario, jobs=1, simulate=wrong, out=tmp_path / "r")
+    status, out, _ = run_command(capsys, "status", str(tmp_path / "r"))
+    assert status == 1
+    assert "small, failed" in out
+    assert "done       8 of 12 (67%)" in out
+    assert "replication 4: ZeroDivisionError: no" in out
+
+
+def test_a_replication_that_failed_is_named(scenario, tmp_path, capsys):
+    experiment.run(scenario, jobs=1, simulate=fake_host.simulate, out=tmp_path / "r")
+    manifest = tmp_path / "r" / "manifest.json"
+    from sim.results import manifest as manifests
+
+    found = manifests.read(tmp_path / "r")
+    failed = {"case": "zen4 v6.18", "timed_by": "free-ssp", "strategies": ["free-ssp"], "replication": 3}
+    manifests.write(tmp_path / "r", {**found, "status": "failed", "failed": [failed]})
+    assert json.loads(manifest.read_text())["failed"] == [failed]
+    status, out, _ = run_command(capsys, "status", str(tmp_path / "r"))
+    assert (status, "failed     zen4 v6.18 timed by free-ssp #3" in out) == (1, True)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"finished": 1}', "null", '{"more": 1}'])
+def test_a_damaged_progress_file_is_none(tmp_path, content):
+    (tmp_path / progress.NAME).write_text(content)
+    assert progress.read(tmp_path) is None
+
+
+def test_the_time_that_is_left_is_by_what_this_run_took():
+    found = progress.Progress(finished=30, total=100, before=10, elapsed_s=40, at=0)
+    assert found.per_second == 0.5
+    assert found.left_s == 140
+    assert progress.Progress(finished=10, total=100, before=10, elapsed_s=40, at=0).left_s is None
+
+
+def test_durations_are_in_words():
+    assert [duration(s) for s in (0, 89, 90, 5399, 5400, 400_000)] == [
+        "0 s",
+        "89 s",
+        "2 min",
+        "90 min",
+        "1.5 h",
+        "4.6 days",
+    ]
+
+
+def test_something_else_than_a_result_directory_is_refused(tmp_path, capsys):
+    for directory in (tmp_path, tmp_path / "none"):
+        status, out, err = run_command(capsys, "status", str(directory))
+        assert (status, out, err.count("\n")) == (2, "", 1)
