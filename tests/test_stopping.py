@@ -76,7 +76,7 @@ def told(rule, of_cases, cycles, there, **more):
     return rule
 
 
-def widest(values, least=0.7):
+def widest(values, least=0.8):
     """The half-width of the t interval with the standard deviation at its upper limit, over the mean, by hand."""
     n = len(values)
     deviation = np.std(values, ddof=1) * math.sqrt((n - 1) / stats.chi2.ppf(1 - least, n - 1))

@@ -30,7 +30,7 @@ from sim.scenario.schema import Run, Scenario
 LEVEL: Final = 0.95
 GROWTH: Final = 1.2
 """From one look to the next."""
-CAUTION: Final = 0.7
+CAUTION: Final = 0.8
 """The upper limit at which the standard deviation is taken."""
 UNLIKELY: Final = 0.01
 """How likely it is that the standard deviation is so small that the rule stops before what runs next is done."""
