@@ -294,7 +294,7 @@ HEADERS = {
     "# kernel 5.13.0 x86_64, 64 cpus": ("v6.6", "Linux 5.13 is older than v6.6"),
     "# os release : 6.14.8": ("v6.12", "Linux 6.14 lies between v6.12 and v6.17; v6.12 is nearest"),
     "# kernel 6.16.1": ("v6.17", "Linux 6.16 lies between v6.12 and v6.17; v6.17 is nearest"),
-    "# os release : 7.1.5": ("v6.19", "Linux 7.1 lies between v6.19 and v7.3; v6.19 is nearest"),
+    "# os release : 7.1.5": ("v7.3", "Linux 7.1 lies between v6.19 and v7.3; v7.3 is nearest"),
     "# kernel 7.4.0": ("v7.3", "Linux 7.4 is newer than v7.3"),
 }
 SHORT = """ w-17350 [035] 59275.833500: sched_switch: prev_comm=swapper/35 prev_pid=0 prev_prio=120 prev_state=R ==> \

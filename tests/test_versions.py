@@ -37,8 +37,8 @@ def test_names_are_the_seven_kernels_in_order():
     assert [versions.version(name).name for name in versions.names()] == list(versions.names())
 
 
-def test_rows_are_the_seventeen_differences_and_the_ibpb():
-    assert [row.number for row in versions.differences()] == list(range(1, 19))
+def test_rows_are_the_twenty_differences_and_the_ibpb():
+    assert [row.number for row in versions.differences()] == list(range(1, 22))
 
 
 @pytest.mark.parametrize("row", versions.differences(), ids=lambda row: str(row.number))
@@ -95,8 +95,19 @@ def test_v6_19_differs_from_v6_18_only_in_the_place_of_xcr0_and_xss_and_in_the_x
     assert fields_that_differ(V618, V619) == {"xfeatures_swapped", "guest_xfd_write_clears_xstate_bv"}
 
 
-def test_v7_3_differs_from_v6_19_in_nothing_that_the_model_follows():
-    assert fields_that_differ(V619, V73) == set()
+def test_v7_3_differs_from_v6_19_in_the_scheduler_alone():
+    assert fields_that_differ(V619, V73) == {"preemption_models", "preemption_default", "hrtick", "slice_rules"}
+
+
+def test_lazy_preemption_came_after_v6_12_and_none_and_voluntary_went_before_v7_3():
+    assert [name for name in NAMES if "lazy" in versions.version(name).preemption_models] == [
+        "v6.17", "v6.18", "v6.19", "v7.3",
+    ]  # fmt: skip
+    assert [name for name in NAMES if "voluntary" not in versions.version(name).preemption_models] == ["v7.3"]
+    for name in NAMES:
+        kernel = versions.version(name)
+        assert "full" in kernel.preemption_models
+        assert kernel.preemption_default in kernel.preemption_models
 
 
 def test_v6_17_has_guest_only_cet_s_and_gives_it_to_nobody():
@@ -204,11 +215,11 @@ def test_a_name_that_is_no_release_is_told_the_right_ones():
 NEAREST = {
     # release: the nearest kernel, differences for sure, differences perhaps
     (6, 7): ("v6.6", [], [6, 9, 10, 11, 13, 14, 15, 17]),
-    (6, 13): ("v6.12", [17], [2, 3, 4, 8, 10, 11, 15]),
-    (6, 15): ("v6.12", [17], [2, 3, 4, 8, 10, 11, 15]),
+    (6, 13): ("v6.12", [17, 19], [2, 3, 4, 8, 10, 11, 15]),
+    (6, 15): ("v6.12", [17, 19], [2, 3, 4, 8, 10, 11, 15]),
     (6, 16): ("v6.17", [5, 6, 17], [2, 3, 4, 8, 10, 11, 15]),  # switch_fpu() and struct fpu are v6.16's already
-    (7, 0): ("v6.19", [], []),
-    (7, 2): ("v6.19", [], []),
+    (7, 0): ("v6.19", [19], []),
+    (7, 2): ("v7.3", [21], []),
 }
 
 

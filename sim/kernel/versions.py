@@ -21,6 +21,8 @@ _FILE: Final = "versions.toml"
 _STRICT: Final = ConfigDict(extra="forbid", strict=True)
 
 Vendor = Literal["vmx", "svm"]
+Preemption = Literal["none", "voluntary", "full", "lazy"]
+"""The preemption models: PREEMPT_NONE, PREEMPT_VOLUNTARY, PREEMPT (full) and PREEMPT_LAZY."""
 Exit = Literal["wrmsr-icr", "wrmsr-tsc-deadline", "preemption-timer", "hlt-event-pending", "invd", "wrmsr-imm"]
 """The VM exits that some kernel handles in the fastpath."""
 
@@ -103,6 +105,14 @@ class KernelVersion:
     """Row 17: return to user mode after a guest has run may do an IBPB (VMSCAPE)."""
     vcpu_switch_ibpb: Literal["vendor vcpu_load", "kvm_arch_vcpu_load"]
     """Row 18: the function that does the IBPB between vCPUs."""
+    preemption_models: tuple[Preemption, ...]
+    """Row 19: the preemption models that it can be built or booted with."""
+    preemption_default: Preemption
+    """Row 19: the one that is taken where nobody chooses."""
+    hrtick: bool
+    """Row 20: HRTICK is on by default."""
+    slice_rules: Literal["v6.18", "v7.3"]
+    """Row 21: the kernel whose rules of slices and their protection a simulated host has."""
 
     @property
     def gives_cet(self) -> bool:
@@ -312,6 +322,7 @@ def markdown() -> str:
         "The model's flow follows those that change which operations run. Where FPU code may be interrupted (4), exits",
         "that a fastpath handles without re-entry (9), what counts as preempted (13), the poll window (14), tracepoint",
         "formats (15) and the place of struct fpu (16) change none; they are for those who compare a trace or a host.",
+        "Preemption (19), HRTICK (20) and slices (21) are the scheduler's of a simulated host; no flow has one.",
         "Masks are hexadecimal, bit i is XSAVE component i.",
         "",
         f"| # | difference | value | {' | '.join(table.kernels)} |",
