@@ -146,15 +146,18 @@ class CfsRq:
         if picked is None:
             return None
         self.tree.remove(picked)
-        shortest = min([picked.slice, *(se.slice for se in self.queued())])
-        picked.vprot = picked.deadline
-        if shortest != picked.slice:
-            picked.vprot = min(picked.vprot, picked.vruntime + picked.calc_delta_fair(shortest))
+        self.set_protect_slice(picked)
         picked.exec_start = now
         self.curr = picked
         return picked
 
-    def check_preempt_wakeup(self, now: int, se: Se) -> bool:
+    def set_protect_slice(self, picked: Se) -> None:
+        shortest = min([picked.slice, *(se.slice for se in self.queued())])
+        picked.vprot = picked.deadline
+        if shortest != picked.slice:
+            picked.vprot = min(picked.vprot, picked.vruntime + picked.calc_delta_fair(shortest))
+
+    def check_preempt_wakeup(self, now: int, se: Se, fork: bool = False) -> bool:
         curr = self.curr
         if curr is None:
             return True
@@ -170,3 +173,88 @@ class CfsRq:
             shortest = min(other.slice for other in self.queued())
             curr.vprot = min(curr.vprot, curr.vruntime + curr.calc_delta_fair(shortest))
         return self.resched
+
+
+class CfsRqV73(CfsRq):
+    """The same with what v7.3 does otherwise; ``next`` is the buddy."""
+
+    def __init__(self, base_slice: int, tick: int) -> None:
+        super().__init__(base_slice, tick)
+        self.next: Se | None = None
+
+    def update_entity_lag(self, se: Se) -> None:
+        limit = se.calc_delta_fair(max(other.slice for other in self.queued()) + self.tick_period)
+        vlag = min(max(floor(self.average()) - se.vruntime, -limit), limit)
+        if se.sched_delayed:
+            vlag = min(max(vlag, se.vlag), 0)
+        se.vlag = vlag
+
+    def enqueue(self, now: int, se: Se, initial: bool = False) -> None:
+        self.update_curr(now)
+        if not se.sched_delayed:
+            super().enqueue(now, se, initial)
+            return
+        average = floor(self.average())
+        self.update_entity_lag(se)
+        if average - se.vlag != se.vruntime:
+            self.tree.remove(se)
+            self.place_entity(se, False)
+            self.tree.append(se)
+        se.sched_delayed = False
+
+    def dequeue(self, now: int, se: Se, sleep: bool, special: bool = False, delayed: bool = False) -> None:
+        if self.next is se:
+            self.next = None
+        self.update_curr(now)
+        self.update_entity_lag(se)
+        if not delayed and sleep and not special and not self.entity_eligible(se):
+            se.sched_delayed = True
+            return
+        if not sleep:
+            se.deadline -= se.vruntime
+            se.rel_deadline = True
+        if se is not self.curr:
+            self.tree.remove(se)
+        se.on_rq = False
+        if self.queued():
+            self.update_min_vruntime()
+        if delayed:
+            se.sched_delayed = False
+
+    def pick_eevdf(self, protect: bool) -> Se:
+        if len(self.queued()) > 1 and protect and self.next and self.entity_eligible(self.next):
+            return self.next
+        return super().pick_eevdf(protect)
+
+    def set_protect_slice(self, picked: Se) -> None:
+        if self.next is picked:
+            self.next = None
+        picked.vprot = picked.deadline
+        if any(se.slice < picked.slice for se in self.tree):
+            behind = floor(
+                Fraction(sum(se.weight * se.vruntime for se in self.tree), sum(se.weight for se in self.tree))
+            )
+            picked.vprot = min(picked.vprot, behind + 1)
+
+    def check_preempt_wakeup(self, now: int, se: Se, fork: bool = False) -> bool:
+        curr = self.curr
+        if curr is None:
+            return True
+        self.update_curr(now)
+        short = se.slice < curr.slice
+        preempt = False
+        if short or not fork:
+            while (nse := self.pick_eevdf(not short)).sched_delayed:
+                self.dequeue(now, nse, sleep=True, delayed=True)
+            preempt = nse is se or (short and self.entity_eligible(se))
+        if not preempt:
+            shortest = min(other.slice for other in self.queued())
+            start = min(curr.vruntime, floor(self.average()))
+            curr.vprot = min(curr.vprot, start + curr.calc_delta_fair(shortest))
+            return self.resched
+        if curr.vprot > curr.vruntime:
+            curr.vprot = curr.vruntime
+        if short and not (self.next and self.next.slice < se.slice):
+            self.next = se
+        self.resched = True
+        return True

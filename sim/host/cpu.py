@@ -6,15 +6,17 @@ goes to exactly one account.
 """
 
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import simpy
 
 from sim.host.accounts import Accounts
-from sim.host.clock import Clock
+from sim.host.events import Until, Work
 from sim.host.exits import INF, ExitKind
+from sim.host.hrtick import Hrtick
 from sim.host.interrupts import Devices, TickTimes
 from sim.host.ledger import PricedLedger
+from sim.host.preemption import TO_USER
 from sim.host.schedule import BLOCK
 from sim.kernel.kernel import Kernel
 from sim.kernel.state import Cpu, Vcpu
@@ -34,42 +36,23 @@ LATE: Final = 1 << 20
 """Added to the priority of the end of a span: at the same time, what other CPUs and timers ask comes first."""
 
 
-class Work(NamedTuple):
-    """What another CPU or a timer asks of a CPU: an interrupt with these cycles, then ``action``.
+class HostCpu(Accounts):
+    """A CPU of the host: its accounts, its run queue, and what is to be done on it.
 
-    ``call``: a call_function_single() of another CPU is served in it; ``action`` may have more to do in it.
+    ``need_resched`` and ``need_resched_lazy`` are the flags of the running thread; ``exit_request``: the span in
+    progress began with the lazy one set, so that a guest's next VM exit is its last.
     """
 
-    interrupt: int
-    wakeup: int = 0
-    action: Callable[["HostCpu"], "Work | None"] | None = None
-    call: bool = False
-
-
-class Until(simpy.Event):
-    """An event at a given time; of those at the same time, the one with the lower priority comes first."""
-
-    def __init__(self, env: Clock, at: int, priority: int) -> None:
-        # As simpy.Timeout does it, without the call of Event.__init__().
-        self.env = env
-        self.callbacks = []
-        self._value = None
-        self._ok = True
-        env.schedule(self, priority, at - env.now)  # type: ignore[arg-type]  # simpy's priorities are any integers
-
-
-class HostCpu(Accounts):
-    """A CPU of the host: its accounts, its run queue, and what is to be done on it."""
-
     __slots__ = (
-        "boundary", "clock", "cpu", "devices", "due", "env", "host", "id", "idle_thread", "kernel",
-        "ledger", "measuring", "need_resched", "next_tick", "on_boundary", "posted", "priority", "process",
-        "rq", "schedule", "span_begin", "thread", "tick_period", "tick_times", "touched", "waiting", "walker",
+        "boundary", "clock", "cpu", "devices", "due", "env", "exit_request", "host", "hrtick", "id", "idle_thread",
+        "kernel", "ledger", "measuring", "need_resched", "need_resched_lazy", "next_tick", "on_boundary", "posted",
+        "preemption", "priority", "process", "rq", "schedule", "span_begin", "thread", "tick_period", "tick_times",
+        "touched", "waiting", "walker",
     )  # fmt: skip
 
     def __init__(
         self, host: "Host", cpu: Cpu, ledger: PricedLedger, rq: "RunQueue", devices: Devices, ticks: TickTimes,
-        tick_period: int,
+        tick_period: int, hrtick: Hrtick,
     ) -> None:  # fmt: skip
         super().__init__()
         self.host = host
@@ -84,13 +67,15 @@ class HostCpu(Accounts):
         self.devices = devices
         self.tick_times = ticks
         self.tick_period = tick_period
+        self.hrtick = hrtick
+        self.preemption = host.preemption
         self.next_tick = INF
         self.due = devices.time(0)
         self.priority = 2 + cpu.id
         self.clock = 0
         self.touched = 0
         self.posted: list[Work] = []
-        self.need_resched = False
+        self.need_resched = self.need_resched_lazy = self.exit_request = False
         self.waiting = False
         self.span_begin = 0
         self.boundary = False
@@ -190,6 +175,53 @@ class HostCpu(Accounts):
                 return
             self.rq.update_current(tick)
 
+    # Rescheduling.
+
+    def resched_curr_lazy(self, asker: "HostCpu") -> None:
+        """resched_curr_lazy(): the fair class asks for the CPU, from ``asker``.
+
+        A lazy request is no interrupt, so only the span in progress takes note of it; idle always goes at once.
+        """
+        if self.preemption.lazy and self.thread is not self.idle_thread:
+            self.need_resched_lazy = True
+            self.kick()
+            return
+        self.need_resched = True
+        if self is not asker:
+            self.post(Work(self.host.interrupt_cycles()))
+
+    def preempts(self) -> bool:
+        """Whether TIF_NEED_RESCHED takes the CPU from the running thread where that is now."""
+        return self.need_resched and self.preemption.seen(self.thread.place)
+
+    def must_schedule(self) -> bool:
+        """The same in the kernel, where a thread that goes on to user or guest mode sees the lazy flag, too."""
+        return self.preempts() or (self.need_resched_lazy and self.thread.place == TO_USER)
+
+    def hrtick_update(self, asker: "HostCpu") -> None:
+        """hrtick_update(): somebody was enqueued by ``asker``; another CPU has the timer started by an IPI."""
+        hrtick = self.hrtick
+        if not hrtick.enabled or hrtick.asked or hrtick.time != INF or self.thread is self.idle_thread:
+            return
+        if self is asker:
+            self._hrtick_start_fair()
+        elif (delay := self.rq.time_to_deadline()) is not None:
+            at, hrtick.asked = hrtick.due_after(self.env.now, delay), True
+            self.post(Work(self.host.interrupt_cycles(), action=lambda cpu: cpu._hrtick_asked(at)))
+
+    def _hrtick_asked(self, at: int) -> None:
+        """__hrtick_start(): the IPI has come; a timer that was started meanwhile stays."""
+        self.hrtick.asked = False
+        if self.hrtick.time == INF:
+            self.hrtick.time = at
+            self._note_due()
+
+    def _hrtick_start_fair(self) -> None:
+        """hrtick_start_fair(): the timer for the end of the running thread's request, if somebody waits."""
+        if self.hrtick.enabled and (delay := self.rq.time_to_deadline()) is not None:
+            self.hrtick.time = self.hrtick.due_after(self.env.now, delay)
+            self._note_due()
+
     # The process.
 
     def _run(self) -> Generator[simpy.Event, None, None]:
@@ -212,15 +244,19 @@ class HostCpu(Accounts):
         self.charge()
         env, begin = self.env, self.clock
         if self.boundary:
-            self._pass_boundary()
+            self.pass_boundary()
         while True:
-            if self.posted or self.need_resched:
+            if self.posted or self.preempts():
                 self.clock = thread.settle(self, begin, env.now, soft=True)
                 return False
+            self.exit_request = self.need_resched_lazy
             longest = begin + SPAN
             limit = min(self.next_tick, longest)
-            if thread.may_last(begin, limit):  # before a tick, nothing of the scheduler's ends a slice
+            if thread.may_last(begin, limit):  # before a tick, nothing of the scheduler's ends a slice but HRTICK
                 limit = min(self._resched_tick(), longest)
+            limit = min(limit, self.hrtick.time)
+            if self.need_resched_lazy:  # the next interrupt shows it, or in the kernel the next tick promotes it
+                limit = min(limit, self.due if thread.place == TO_USER else self.next_tick)
             end, reached = thread.plan(self, begin, limit)
             if not self._undisturbed(end):
                 self.span_begin = begin
@@ -229,11 +265,13 @@ class HostCpu(Accounts):
                     yield Until(env, max(end, env.now), LATE + self.priority)
                     self.waiting = False
                 except simpy.Interrupt:
-                    if self.boundary and not (self.posted or self.need_resched):
+                    if (self.boundary or self.need_resched_lazy) and not (self.posted or self.preempts()):
+                        begun = begin
                         begin = self.clock = thread.settle(self, begin, env.now, soft=True)
-                        if begin < env.now:
+                        if begin < env.now or (self.need_resched_lazy and thread.is_interrupted(begun, begin)):
                             return False
-                        self._pass_boundary()
+                        if self.boundary:
+                            self.pass_boundary()
                     continue
             soft = not reached and end == longest
             begin = self.clock = thread.settle(self, begin, end, soft)
@@ -248,7 +286,7 @@ class HostCpu(Accounts):
 
     def _note_due(self) -> None:
         """Another tick or device interrupt is the next."""
-        self.due = min(self.next_tick, self.devices.time(0))
+        self.due = min(self.next_tick, self.devices.time(0), self.hrtick.time)
 
     def _resched_tick(self) -> int:
         """The first tick that finds the thread's slice over."""
@@ -261,7 +299,7 @@ class HostCpu(Accounts):
     def _can_go_on(self) -> bool:
         """Whether there is nothing to do in the kernel, not even to wait for what others may ask meanwhile."""
         clock = self.clock
-        return not (self.posted or self.need_resched or self.thread.blocked) and (
+        return not (self.posted or self.need_resched or self.need_resched_lazy or self.thread.blocked) and (
             self.due > clock and (clock <= self.env.now or self._undisturbed(clock))
         )
 
@@ -278,7 +316,7 @@ class HostCpu(Accounts):
             if self.due <= self.clock:
                 self._serve_due()
                 continue
-            if not (self.posted or self.need_resched):
+            if not (self.posted or self.must_schedule()):
                 return
             if self.clock > env.now:
                 yield Until(env, self.clock, self.priority)
@@ -297,11 +335,16 @@ class HostCpu(Accounts):
                 self._switch()
 
     def _serve_due(self) -> None:
-        """One tick or device interrupt, in the kernel."""
+        """One tick, device interrupt or expiry of the HRTICK, in the kernel."""
+        if self.hrtick.time < min(self.next_tick, self.devices.time(0)):
+            self.hrtick.stop()
+            self.need_resched = True
+            self.count_interrupts += 1
+            self.spend("interrupt", self.host.interrupt_cycles())
+            self._note_due()
+            return
         if self.next_tick <= self.devices.time(0):
-            time = self.rq.preempt_time()
-            if time is not None and time <= self.next_tick:
-                self.need_resched = True
+            self._sched_tick()
             self.next_tick += self.tick_period
             self.count_ticks += 1
             self.spend("interrupt", self.tick_times.cycles(0))
@@ -316,6 +359,16 @@ class HostCpu(Accounts):
         self.devices.serve(1)
         self._note_due()
 
+    def _sched_tick(self) -> None:
+        """sched_tick(): promotes a lazy request that is there already, and then asks whether the slice is over."""
+        if self.need_resched_lazy:
+            self.need_resched = True
+        time = self.rq.preempt_time()
+        if time is not None and time <= self.next_tick:
+            self.resched_curr_lazy(self)
+            if not self.must_schedule():  # else the pick that follows at once accounts for the slice
+                self.rq.update_current(self.next_tick)
+
     def use_kernel_fpu(self, components: int) -> None:
         """kernel_fpu_begin() in an interrupt, whose code writes ``components``."""
         self.count_kernel_fpu += 1
@@ -323,7 +376,7 @@ class HostCpu(Accounts):
 
     def _switch(self) -> None:
         """__schedule(): picks, pulls from another CPU before going idle, and switches."""
-        self.need_resched = False
+        self.need_resched = self.need_resched_lazy = False
         host, prev, now = self.host, self.thread, self.env.now
         next = self.rq.pick_next(now)
         if next is None and host.pull(self, now):
@@ -339,11 +392,13 @@ class HostCpu(Accounts):
             self._end_tickless(now)
         elif thread is self.idle_thread:
             self.next_tick = INF
+            self.hrtick.stop()
             self._note_due()
         self.charge()  # __schedule() may fold what is pending
         self.passes(Walker.schedule, thread.number)
         self.count_loads += thread.task.notifier is not None
         self.thread = thread
+        self._hrtick_start_fair()
         if prev.ended:
             self.passes(Walker.free, prev.number)
 
@@ -357,7 +412,7 @@ class HostCpu(Accounts):
         self.next_tick = first + max(0, -(-(now - first) // self.tick_period)) * self.tick_period
         self._note_due()
 
-    def _pass_boundary(self) -> None:
+    def pass_boundary(self) -> None:
         """Warm-up or measurement is over on this CPU."""
         self.boundary = False
         self.on_boundary(self)

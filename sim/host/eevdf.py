@@ -140,13 +140,12 @@ class EevdfRunQueue:
         if previous is not None:
             self._insert(previous)
         self._remove(entity)
-        shortest = self._min_slice(entity.slice)
-        entity.vprot = min(entity.deadline, entity.vruntime + shortest * entity.inv_weight)
+        self._protect(entity)
         entity.exec_start = now
         self.current = entity
         return entity
 
-    def wakeup_preempts(self, now: int, entity: Entity) -> bool:
+    def wakeup_preempts(self, now: int, entity: Entity, *, fork: bool = False) -> bool:
         """check_preempt_wakeup_fair(); of an idle CPU, always.
 
         Linux commits 9de74a9850b9 ("sched/fair: Remove spurious shorter slice preemption") and 3a0baa8e6c57
@@ -182,6 +181,13 @@ class EevdfRunQueue:
             return None
         left = min(current.vprot, current.deadline) - current.vruntime
         return current.exec_start + max(1, -(-left // current.inv_weight))
+
+    def time_to_deadline(self) -> int | None:
+        """hrtick_start_fair(): wall time to the virtual deadline of ``current``; delayed entities count as others."""
+        current = self.current
+        if current is None or not self._queue:
+            return None
+        return max(0, -((current.vruntime - current.deadline) // current.inv_weight))
 
     def renewal_time(self) -> int | None:
         """When the request of a ``current`` that is alone in the queue is used up; the next tick renews it."""
@@ -235,6 +241,11 @@ class EevdfRunQueue:
         """update_entity_lag()."""
         limit = max(2 * entity.slice, self._tick) * entity.inv_weight
         entity.vlag = max(-limit, min(average - entity.vruntime, limit))
+
+    def _protect(self, entity: Entity) -> None:
+        """set_protect_slice() of the entity that has been picked: for the shortest slice in the queue."""
+        shortest = self._min_slice(entity.slice)
+        entity.vprot = min(entity.deadline, entity.vruntime + shortest * entity.inv_weight)
 
     def _pick_eevdf(self, protect: bool) -> Entity | None:
         """__pick_eevdf(): the eligible entity with the earliest deadline, or a current that is still protected."""

@@ -124,17 +124,21 @@ class GuestSpan(Thread):
         cpu.charge()  # what a lazy strategy intercepts of the guest's writes
         return cpu.clock
 
+    def is_interrupted(self, begin: int, end: int) -> bool:
+        return self.account != GUEST and super().is_interrupted(begin, end)
+
     def _follow_guest(self, cpu: "HostCpu", begin: int, until: int, soft: bool) -> Passage:
         """From ``begin`` to the next exit with an effect, the end of the request, or ``until``.
 
-        An interrupt that comes alone while the guest runs is served within the span; any other ends it.  ``soft``:
-        nothing happens at ``until``, so that an exit at the same time is not under way yet.
+        An interrupt that comes alone while the guest runs is served within the span; any other ends it.  With a lazy
+        request every exit and every interrupt does.  ``soft``: nothing happens at ``until``, so that an exit at the
+        same time is not under way yet.
         """
         stream = self._stream
-        cost = self._interrupt.cost if stream.batch else None
-        stop = stream.stop()
+        cost = self._interrupt.cost if stream.batch and not cpu.exit_request else None
+        stop = stream.next if cpu.exit_request else stream.stop()
         by_itself = stop < len(stream.wall)
-        goal = stream.wall[stop if by_itself else -1]
+        goal = stream.begins(stop) if by_itself else stream.wall[-1]
         if (demand := stream.wall_at(self._demand_end, stop)) is not None:
             goal, by_itself = demand, True
         now, wall = begin, self._wall

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sim.host.clock import Clock
-from sim.host.cpu import HostCpu, Until, Work
+from sim.host.cpu import HostCpu
+from sim.host.events import Until, Work
 from sim.host.exits import ExitKind
 from sim.host.histogram import Histogram
+from sim.host.hrtick import Hrtick
 from sim.host.interrupts import Devices, TickTimes
 from sim.host.ledger import PricedLedger
+from sim.host.preemption import Preemption
 from sim.host.runqueue import RunQueue
 from sim.host.schedule import Schedule
 from sim.host.streams import Draws
@@ -47,14 +50,15 @@ class Host:
     """A host, to which :meth:`add_cpu` adds its CPUs.
 
     ``interrupt_draws`` and ``wakeup_draws`` give the kernel's cycles for an IPI or timer interrupt and for
-    try_to_wake_up(); ``batch`` is whether exits without effect are counted together.
+    try_to_wake_up(); ``batch`` is whether exits without effect are counted together; ``preemption`` is the model that
+    all CPUs have.
     """
 
     exit_fpu_components: Final = SSE | AVX
 
     def __init__(
         self, env: Clock, schedule: Schedule, interrupt_draws: Draws, wakeup_draws: Draws, batch: bool,
-        wakeup_preemption: bool, idle_balancing: bool,
+        wakeup_preemption: bool, idle_balancing: bool, preemption: Preemption,
     ) -> None:  # fmt: skip
         self.env = env
         self.schedule = schedule
@@ -65,6 +69,7 @@ class Host:
         self.batch = batch
         self.wakeup_preemption = wakeup_preemption
         self.idle_balancing = idle_balancing
+        self.preemption = preemption
         self.cpus: list[HostCpu] = []
         self.latency = {"vcpu": Histogram(), "thread": Histogram()}
         self.first_ticks: list[int] = []
@@ -73,12 +78,13 @@ class Host:
         self._overloaded = 0
 
     def add_cpu(
-        self, cpu: Cpu, rq: RunQueue, devices: Devices, ticks: TickTimes, tick_period: int, first_tick: int
-    ) -> None:
+        self, cpu: Cpu, rq: RunQueue, devices: Devices, ticks: TickTimes, tick_period: int, first_tick: int,
+        hrtick: Hrtick,
+    ) -> None:  # fmt: skip
         """A CPU, idle."""
         ledger = cpu.ledger
         assert isinstance(ledger, PricedLedger)
-        added = HostCpu(self, cpu, ledger, rq, devices, ticks, tick_period)
+        added = HostCpu(self, cpu, ledger, rq, devices, ticks, tick_period, hrtick)
         self.cpus.append(added)
         self.first_ticks.append(first_tick)
         self._idle |= 1 << cpu.id
@@ -131,7 +137,7 @@ class Host:
         return self.cpus[_next(idle, target.id)]
 
     def _enqueue(self, thread: Thread, waker: HostCpu, initial: bool = False) -> None:
-        cpu, now = thread.cpu, self.env.now
+        cpu, now, requeued = thread.cpu, self.env.now, thread.sched_delayed
         was_idle = cpu.thread is cpu.idle_thread and cpu.rq.nr_running == 0
         cpu.catch_up_ticks(now)
         cpu.rq.enqueue(now, thread, wakeup=not initial, initial=initial)
@@ -139,12 +145,12 @@ class Host:
         if was_idle:
             cpu.need_resched = True
             cpu.kick()
-        elif cpu.rq.need_resched or (self.wakeup_preemption and cpu.rq.wakeup_preempts(now, thread)):
-            cpu.need_resched = True
-            if cpu is not waker:
-                cpu.post(Work(self.interrupt_cycles()))
+        elif (self.wakeup_preemption and cpu.rq.wakeup_preempts(now, thread, fork=initial)) or cpu.rq.need_resched:
+            cpu.resched_curr_lazy(waker)
         else:
             cpu.kick()
+        if not requeued:
+            cpu.hrtick_update(waker)
 
     # Balancing.
 
@@ -173,8 +179,7 @@ class Host:
                     other.rq.dequeue(now, thread, sleep=False)
                     self.note_queue(other)
                     if other.rq.need_resched:  # its slice was over, which the accounting has just found
-                        other.need_resched = True
-                        other.post(Work(self.interrupt_cycles()))
+                        other.resched_curr_lazy(cpu)
                     other.kick()
                     thread.cpu = cpu  # type: ignore[attr-defined]
                     cpu.count_migrations += 1

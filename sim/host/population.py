@@ -9,13 +9,17 @@ from sim.costs.price import Prices
 from sim.host.caches import L1, MEMORY, Always, Touched
 from sim.host.clock import Clock
 from sim.host.eevdf import EevdfRunQueue
+from sim.host.eevdf_v7_3 import EevdfRunQueueV73
 from sim.host.exits import EXTERNAL_INTERRUPT, ExitKind, ExitStream, Flags
 from sim.host.guest_span import GuestUse
 from sim.host.halt_polling import GROW_START_S, HaltPolling
 from sim.host.host import Host
+from sim.host.hrtick import LEAST_S, SLACK_S, Hrtick
 from sim.host.interrupts import Devices, DeviceSource, TickTimes
 from sim.host.ledger import PricedLedger
+from sim.host.preemption import PREEMPTION
 from sim.host.round_robin import RoundRobinRunQueue
+from sim.host.runqueue import RunQueue
 from sim.host.schedule import Schedule
 from sim.host.streams import Draws, Instants, Sample, Streams, sampler
 from sim.host.thread import ComputeThread, ForkThread, KernelThread, Pipe, PipeThread, Thread
@@ -48,6 +52,7 @@ def populate(
     schedule = Schedule(timing, [_walker(case, other, lambda cpu: Ledger()) for other in others])
     if points is not None:
         schedule.points = points
+    assert scenario.host.preemption is not None, "cases are complete"
     host = Host(
         env,
         schedule,
@@ -56,6 +61,7 @@ def populate(
         scenario.run.batch and all(walker.batches for walker in schedule.walkers),
         wakeup_preemption=scenario.host.wakeup_preemption,
         idle_balancing=scenario.host.idle_balancing,
+        preemption=PREEMPTION[scenario.host.preemption],
     )
     _add_cpus(host, build)
     for name, guest in scenario.guests.items():
@@ -134,8 +140,15 @@ def _add_cpus(host: Host, build: _Builder) -> None:
             _device(build, entry, "cpu", cpu.id, "interrupts", name) for name, entry in case.scenario.interrupts.items()
         ]
         ticks = build.draws(settings.interrupt_time, "cpu", cpu.id, "tick")
-        rq = EevdfRunQueue(base_slice, period) if settings.scheduler == "eevdf" else RoundRobinRunQueue(base_slice)
-        host.add_cpu(cpu, rq, Devices(sources), TickTimes(ticks), period, first_tick)
+        hrtick = Hrtick(bool(settings.hrtick), case.cycles(LEAST_S), case.cycles(SLACK_S))
+        rq = _run_queue(settings.scheduler, host.kernel.version.slice_rules, base_slice, period)
+        host.add_cpu(cpu, rq, Devices(sources), TickTimes(ticks), period, first_tick, hrtick)
+
+
+def _run_queue(scheduler: str, slice_rules: str, base_slice: int, tick: int) -> RunQueue:
+    if scheduler == "round-robin":
+        return RoundRobinRunQueue(base_slice)
+    return (EevdfRunQueueV73 if slice_rules == "v7.3" else EevdfRunQueue)(base_slice, tick)
 
 
 def _device(build: _Builder, entry: Interrupt, *name: object) -> DeviceSource:

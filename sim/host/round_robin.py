@@ -69,7 +69,7 @@ class RoundRobinRunQueue:
             self._slice_end = now + self._base_slice
         return current
 
-    def wakeup_preempts(self, now: int, entity: Entity) -> bool:
+    def wakeup_preempts(self, now: int, entity: Entity, *, fork: bool = False) -> bool:
         """Only of an idle CPU, and where the quantum is over anyway."""
         return self.current is None or self.need_resched
 
@@ -79,6 +79,11 @@ class RoundRobinRunQueue:
         if current is None or not self._queue:
             return None
         return max(self._slice_end, current.exec_start)
+
+    def time_to_deadline(self) -> int | None:
+        """What is left of the quantum."""
+        current = self.current
+        return None if current is None or not self._queue else max(0, self._slice_end - current.exec_start)
 
     def renewal_time(self) -> int | None:
         """Never: a quantum that ends while nobody waits is not renewed."""

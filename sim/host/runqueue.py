@@ -54,8 +54,8 @@ class Entity:
 class RunQueue(Protocol):
     """One CPU's run queue.  ``now`` never goes back; every method may be called any number of times at one instant.
 
-    ``current`` is what runs: it stays counted in ``nr_running``, the number of runnable entities.  ``need_resched`` is
-    TIF_NEED_RESCHED of the CPU: any accounting of ``current`` may set it, and ``pick_next`` clears it.
+    ``current`` is what runs: it stays counted in ``nr_running``, the number of runnable entities.  ``need_resched``
+    says that the queue has asked for the CPU: any accounting of ``current`` may set it, and ``pick_next`` clears it.
     """
 
     current: Entity | None
@@ -79,14 +79,17 @@ class RunQueue(Protocol):
     def pick_next(self, now: int) -> Entity | None:
         """What runs from now on, which becomes ``current``; None is the idle task."""
 
-    def wakeup_preempts(self, now: int, entity: Entity) -> bool:
-        """Whether ``current`` has to be rescheduled at once now that ``entity`` has been enqueued."""
+    def wakeup_preempts(self, now: int, entity: Entity, *, fork: bool = False) -> bool:
+        """Whether ``current`` has to be rescheduled now that ``entity``, a new task if ``fork``, has been enqueued."""
 
     def preempt_time(self) -> int | None:
         """The first wall time at which ``tick`` would return true, if ``current`` runs on and the queue stays as it is.
 
         None if it never will.
         """
+
+    def time_to_deadline(self) -> int | None:
+        """What is left of the request of ``current`` as it was last accounted for; None if nobody waits."""
 
     def renewal_time(self) -> int | None:
         """When ticks would do something to a ``current`` that runs alone; None if they never do."""

@@ -7,13 +7,16 @@ kernel work between them that nothing preempts:
 - ``plan``: when the span will end, if nothing else happens; ``settle``: it has run up to now;
 - ``leave``: something else has ended it; ``event``: it has come to its own end.
 
+With full or lazy preemption a system call is a span, too, since it is preempted where it is.
+
 ``event`` is a process (``yield from``), because what it does to others must happen at the right time.
 """
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sim.host.exits import INF
+from sim.host.preemption import KERNEL, TO_USER
 from sim.host.runqueue import Entity
 from sim.host.streams import Draws
 from sim.kernel.state import Task
@@ -33,7 +36,7 @@ class Thread(Entity):
     ``number`` is what walkers know it by, ``task`` what the strategy that times the host has of it.  ``allowed`` are
     the CPUs on which it may run, as a mask; ``flow`` how much it touches, in bytes/s, and ``kernel_flow`` the kernel on
     its behalf; ``left`` what is left of the span in cycles; ``account`` the attribute of the CPU to which the span's
-    time goes.
+    time goes; ``place`` where it is for :mod:`sim.host.preemption`.
     """
 
     __slots__ = (
@@ -49,6 +52,7 @@ class Thread(Entity):
         "left",
         "name",
         "number",
+        "place",
         "task",
         "woken_at",
     )
@@ -67,6 +71,7 @@ class Thread(Entity):
         self.woken_at = -1
         self.left = 0
         self.account = "user"
+        self.place = TO_USER
         self._planned: Any = None
 
     # The span, for threads whose span is a number of cycles.
@@ -110,6 +115,13 @@ class Thread(Entity):
         if ticks or devices:
             cpu.absorbed(ticks, devices, served)
         return end
+
+    def is_interrupted(self, begin: int, end: int) -> bool:
+        """Whether an interrupt is being served now, in a span that began then, after which it could go on at ``end``.
+
+        If so, its end shows a lazy request.
+        """
+        return self.place == TO_USER and begin <= self.host.env.now < end
 
     def _follow(self, cpu: "HostCpu", begin: int, until: int) -> tuple[int, bool, int, int, int, int]:
         """The end, whether by itself, what is left then, and the ticks, device interrupts and their cycles within.
@@ -158,18 +170,27 @@ class Thread(Entity):
 
 
 class ComputeThread(Thread):
-    """Bursts of computing, with the system calls of each, and sleep between them."""
+    """Bursts of computing, with the system calls of each, and sleep between them.
 
-    __slots__ = ("_bursts", "_components", "_sleeps", "_syscalls", "_uses_fpu", "_wrote")
+    ``_then`` goes on after a system call that is a span.
+    """
+
+    __slots__ = ("_bursts", "_components", "_left", "_sleeps", "_syscalls", "_then", "_uses_fpu", "_wrote")
+
+    BURST: ClassVar = ("user", TO_USER)
+    """The account of a burst, and its place."""
 
     def __init__(self, *place: Any, bursts: Draws, sleeps: Draws | None, syscalls: Draws, components: int,
                  uses_fpu: Draws) -> None:  # fmt: skip
         super().__init__(*place)
+        self.account, self.place = self.BURST
         self._bursts = bursts
         self._sleeps = sleeps
         self._syscalls = syscalls
         self._components = components
         self._uses_fpu = uses_fpu
+        self._then: Callable[[HostCpu], Steps] | None = None
+        self._left = 0
         self._begin_burst()
 
     def _begin_burst(self) -> None:
@@ -177,8 +198,9 @@ class ComputeThread(Thread):
         self._wrote = not (self._components and self._uses_fpu.next())
 
     def enter(self, cpu: "HostCpu") -> None:
-        super().enter(cpu)
-        self._writes(cpu)
+        if self._then is None:
+            super().enter(cpu)
+            self._writes(cpu)
 
     def _writes(self, cpu: "HostCpu") -> None:
         """What the burst does to the registers, once."""
@@ -187,13 +209,44 @@ class ComputeThread(Thread):
             cpu.passes(Walker.user_writes, self._components)
 
     def event(self, cpu: "HostCpu") -> Steps:
+        then, self._then = self._then, None
+        if then is None:
+            return (yield from self._burst_over(cpu))
+        self.left = self._left
+        self.account, self.place = self.BURST
+        return (yield from then(cpu))
+
+    def _burst_over(self, cpu: "HostCpu") -> Steps:
         cpu.count_bursts += 1
         syscall = self._syscalls.next()
         self._begin_burst()
         if self._sleeps is None and not syscall:
             self._writes(cpu)
             return True
-        cpu.spend("syscall", syscall)
+        return (yield from self._syscall(cpu, syscall, self._sleep))
+
+    def _syscall(self, cpu: "HostCpu", cycles: int, then: "Callable[[HostCpu], Steps]") -> Steps:
+        """Kernel time of a system call, which ends with ``then``: a span where the kernel is preemptible."""
+        if self.host.preemption.in_kernel:
+            self._goes_on(cycles, then)
+            return False
+        cpu.spend("syscall", cycles)
+        return (yield from then(cpu))
+
+    def _goes_on(self, cycles: int, then: "Callable[[HostCpu], Steps]") -> None:
+        """The next span is in the kernel."""
+        self._left, self.left, self._then = self.left, cycles, then
+        self.account, self.place = "syscall", KERNEL
+
+    def _has_woken_somebody(self, cpu: "HostCpu", then: "Callable[[HostCpu], Steps]") -> Steps:
+        """The preempt_enable() at the end of try_to_wake_up(): a preemptible kernel switches before it goes on."""
+        if self.host.preemption.in_kernel and cpu.need_resched:
+            self._goes_on(0, then)
+            return False
+        return (yield from then(cpu))
+
+    def _sleep(self, cpu: "HostCpu") -> Steps:
+        """The end of the system call."""
         yield from cpu.sync()
         if self._sleeps is not None:
             self.host.wake_after(self._sleeps.next(), self)
@@ -206,13 +259,20 @@ class KernelThread(ComputeThread):
 
     __slots__ = ()
 
-    def __init__(self, *args: Any, **given: Any) -> None:
-        super().__init__(*args, **given)
-        self.account = "syscall"
+    BURST: ClassVar = ("syscall", KERNEL)
 
     def enter(self, cpu: "HostCpu") -> None:
+        self.place = KERNEL
         if self.woken_at >= 0:
             self._has_woken(cpu, "thread")
+
+    def _burst_over(self, cpu: "HostCpu") -> Steps:
+        """cond_resched() comes at the end of a burst, and sees what nothing has seen before."""
+        stays = yield from super()._burst_over(cpu)
+        if cpu.preemption.kernel_points or not cpu.need_resched:
+            return stays
+        self.place = TO_USER
+        return False
 
 
 class Pipe:
@@ -236,19 +296,27 @@ class PipeThread(ComputeThread):
         self._side = len(pipe.ends)
         pipe.ends.append(self)
 
-    def event(self, cpu: "HostCpu") -> Steps:
-        pipe, side = self._pipe, self._side
+    def _burst_over(self, cpu: "HostCpu") -> Steps:
         cpu.count_handoffs += 1
-        cpu.spend("syscall", self._syscalls.next())
+        syscall = self._syscalls.next()
         self._begin_burst()
-        other = pipe.ends[1 - side]
+        return (yield from self._syscall(cpu, syscall, self._write))
+
+    def _write(self, cpu: "HostCpu") -> Steps:
+        """The other one gets a byte."""
+        pipe, other = self._pipe, self._pipe.ends[1 - self._side]
         yield from cpu.sync()
         if other.blocked:  # in read(), which takes the byte
             cpu.spend("wakeup", self.host.wakeup_cycles())
             yield from cpu.sync()
             self.host.wake(other, cpu, sync=True)
         else:
-            pipe.bytes[1 - side] += 1
+            pipe.bytes[1 - self._side] += 1
+        return (yield from self._has_woken_somebody(cpu, self._read))
+
+    def _read(self, cpu: "HostCpu") -> Steps:
+        pipe, side = self._pipe, self._side
+        yield from cpu.sync()
         if pipe.bytes[side]:
             pipe.bytes[side] -= 1
         else:
@@ -259,7 +327,7 @@ class PipeThread(ComputeThread):
 class ForkThread(ComputeThread):
     """A parent that forks a child every now and then; the child may exec, computes, and exits."""
 
-    __slots__ = ("_children", "_execs")
+    __slots__ = ("_child", "_children", "_execs")
 
     def __init__(self, *args: Any, execs: bool, **given: Any) -> None:
         super().__init__(*args, **given)
@@ -267,24 +335,23 @@ class ForkThread(ComputeThread):
         self._children = 0
         self.left = 0
 
-    def event(self, cpu: "HostCpu") -> Steps:
+    def _burst_over(self, cpu: "HostCpu") -> Steps:
         cpu.count_forks += 1
         self._children += 1
         number = cpu.schedule.number()
         task: Task = cpu.passes(Walker.fork, number, f"{self.name}.{self._children}")
-        cpu.spend("syscall", self._syscalls.next())
-        child = ChildThread(
+        self._child = ChildThread(
             self.host, task.name, number, task, self.weight, self.allowed, self.flow, bursts=self._bursts, sleeps=None,
             syscalls=self._syscalls, components=self._components, uses_fpu=self._uses_fpu, execs=self._execs,
         )  # fmt: skip
-        yield from cpu.sync()
-        self.host.start(child, cpu)
-        if self._sleeps is not None:
-            self.host.wake_after(self._sleeps.next(), self)
-            cpu.block(self)
         self._wrote = True
         self.left = 0
-        return False
+        return (yield from self._syscall(cpu, self._syscalls.next(), self._forked))
+
+    def _forked(self, cpu: "HostCpu") -> Steps:
+        yield from cpu.sync()
+        self.host.start(self._child, cpu)
+        return (yield from self._has_woken_somebody(cpu, self._sleep))
 
 
 class ChildThread(ComputeThread):
@@ -303,7 +370,7 @@ class ChildThread(ComputeThread):
             cpu.passes(Walker.exec)
         super().enter(cpu)
 
-    def event(self, cpu: "HostCpu") -> Steps:
+    def _burst_over(self, cpu: "HostCpu") -> Steps:
         cpu.count_bursts += 1
         cpu.passes(Walker.exit)
         self.ended = True

@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sim.host.cpu import Work
+from sim.host.events import Work
 from sim.host.exits import INF, ExitCost, ExitKind
 from sim.host.guest_span import GUEST, GuestSpan
 from sim.host.halt_polling import HaltPolling
+from sim.host.preemption import KERNEL, POLLS, TO_USER
 from sim.host.streams import Draws
 from sim.host.thread import Steps
 from sim.kernel.operations import Keys
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 POLLING: Final = "halt_poll"
 VMM: Final = "vmm"
+HANDLER: Final = "handler"
 """The accounts of a vCPU thread's spans that are not in the guest; they say what it is doing."""
+PLACES: Final = {GUEST: TO_USER, VMM: TO_USER, POLLING: POLLS, HANDLER: KERNEL}
+"""Where each is for :mod:`sim.host.preemption`; a vCPU that has halted and not yet begun to poll is on its way."""
 
 
 class Requests:
@@ -38,9 +42,9 @@ class VcpuThread(GuestSpan):
     """A vCPU thread, from its first KVM_RUN on."""
 
     __slots__ = (
-        "_armed", "_begun", "_exit_keys", "_guest_flow", "_halted_at", "_hlt", "_ipi_pending", "_learning",
-        "_polling", "_posted_interrupts", "_requests", "_slept", "_vmm_components", "_vmm_flow", "_waiting", "others",
-        "vm",
+        "_armed", "_begun", "_exit_keys", "_guest_flow", "_halted_at", "_handled", "_hlt", "_ipi_pending", "_learning",
+        "_poll_over", "_polling", "_posted_interrupts", "_requests", "_slept", "_vmm_components", "_vmm_flow",
+        "_waiting", "others", "vm",
     )  # fmt: skip
 
     def __init__(
@@ -57,10 +61,11 @@ class VcpuThread(GuestSpan):
         self.kernel_flow = self._vmm_flow = vmm_flow
         self._hlt = hlt
         self.others = others
-        self._begun = self._slept = self._armed = self._ipi_pending = False
+        self._begun = self._slept = self._armed = self._ipi_pending = self._poll_over = False
         self._waiting = 0
         self._halted_at = 0
         self._learning: ExitKind | None = None
+        self._handled = hlt
         self._exit_keys: Keys = ()
         self._does(VMM)
 
@@ -79,16 +84,10 @@ class VcpuThread(GuestSpan):
             super().enter(cpu)
             cpu.passes(Walker.user_writes, self._vmm_components)
             return
-        if self.account == POLLING:
-            if not self._take_pending():
-                return
-            polled = self._polling.window > 0 and not self._slept
-            cpu.count_polled += polled
-            if self.host.listener is not None:
-                self.host.listener.halt_is_over(self, cpu, cpu.clock - self._halted_at, polled=polled)
-            self._slept = False
-            self._polling.end(cpu.clock - self._halted_at)
-            self._does(GUEST)
+        if self.account == HANDLER:
+            return
+        if self.account == POLLING and not self._has_event(cpu):
+            return
         learning, clean = self._learning, self.vcpu.guest_state_loaded and not self.task.need_fpu_load
         before = cpu.ledger.mark
         cpu.passes(Walker.vm_entry)
@@ -100,6 +99,23 @@ class VcpuThread(GuestSpan):
             self._has_woken(cpu, "vcpu")
         if not self._begun:
             self._begin(cpu)
+
+    def _has_event(self, cpu: "HostCpu") -> bool:
+        """vcpu_block(), when it is called and again while it polls: True, and on to the guest, if it need not block."""
+        called = self.place == TO_USER
+        if called:
+            self._halt(cpu)
+        if not self._take_pending():
+            return False
+        if not called:
+            polled = self._polling.window > 0 and not self._slept
+            cpu.count_polled += polled
+            if self.host.listener is not None:
+                self.host.listener.halt_is_over(self, cpu, cpu.clock - self._halted_at, polled=polled)
+            self._slept = False
+            self._polling.end(cpu.clock - self._halted_at)
+        self._does(GUEST)
+        return True
 
     def _learn(self, cpu: "HostCpu", kind: ExitKind, entry: Keys) -> None:
         """An exit and the entry after it have been run with nothing between: what one of this kind takes."""
@@ -119,6 +135,7 @@ class VcpuThread(GuestSpan):
 
     def leave(self, cpu: "HostCpu") -> None:
         if self.account != GUEST:
+            self._poll_over = self.account == POLLING and not cpu.rq.alone
             return
         kind = self._ongoing
         if kind is None:
@@ -128,17 +145,42 @@ class VcpuThread(GuestSpan):
         self._vm_exit(cpu, kind)
         stream = self._stream
         n = stream.next
-        cpu.spend("handler", stream.time(n))
+        if self.host.preemption.in_kernel:
+            self._handles(kind, stream.time(n))
+            self._catches_up(cpu)
+        else:
+            cpu.spend(HANDLER, stream.time(n))
         stream.skip(n)
         self._wall = stream.wall[n]
 
+    def _handles(self, kind: ExitKind, cycles: int) -> None:
+        """A preemptible kernel: the handler is a span, before which vcpu_enter_guest() ends with preempt_enable()."""
+        self._does(HANDLER)
+        self._handled = kind
+        self.left = cycles
+
+    def _catches_up(self, cpu: "HostCpu") -> None:
+        """The handler has run until now, when something ended a span in which its exit was one of many."""
+        cpu.charge()
+        passed = min(self.left, cpu.env.now - cpu.clock)
+        if passed > 0:
+            cpu.spend(HANDLER, passed)
+            self.left -= passed
+            if cpu.boundary and not (cpu.posted or cpu.preempts()):
+                cpu.pass_boundary()
+
     def _vm_exit(self, cpu: "HostCpu", kind: ExitKind) -> bool:
-        """The VM exit; True if the fastpath has entered the guest again."""
+        """The VM exit; True if the fastpath has entered the guest again.
+
+        A lazy request is not seen by the fastpath itself, but by the kvm_vcpu_exit_request() before the guest is
+        entered again, so that the exit leaves vcpu_enter_guest()'s loop.
+        """
         ledger = cpu.ledger
         before = ledger.mark
-        again: bool = cpu.passes(Walker.vm_exit, kind.reason)
+        request = cpu.need_resched_lazy
+        again: bool = cpu.passes(Walker.vm_exit, kind.reason, request)
         cpu.count_exits += 1
-        if kind.cost is None and not kind.effect and cpu.host.batch:
+        if kind.cost is None and not kind.effect and cpu.host.batch and not request:
             keys = ledger.recorded_since(before)
             if again:
                 cycles = ledger.price(keys)
@@ -160,6 +202,9 @@ class VcpuThread(GuestSpan):
             if not self._is_pending:
                 self._block(cpu)
             return False
+        if self.account == HANDLER:
+            self._does(GUEST)
+            return (yield from self._exit_handled(cpu, self._handled, again=False))
         if self._guest_time == self._demand_end:
             return (yield from self._request_done(cpu))
         return (yield from self._exit(cpu))
@@ -172,12 +217,19 @@ class VcpuThread(GuestSpan):
         again = self._vm_exit(cpu, kind)
         if uses_fpu and not again:
             cpu.use_kernel_fpu(cpu.host.exit_fpu_components)
-        cpu.spend("handler", time)
         stream.skip(n)
         self._wall = stream.wall[n]
         stream.refill()
         if again and kind.cost is not None and not kind.effect:
             stream.learn()
+        if self.host.preemption.in_kernel and not again:
+            self._handles(kind, time)
+            return False
+        cpu.spend(HANDLER, time)
+        return (yield from self._exit_handled(cpu, kind, again))
+
+    def _exit_handled(self, cpu: "HostCpu", kind: ExitKind, again: bool) -> Steps:
+        """What the exit does to others, or the return from KVM_RUN."""
         if kind.target:
             yield from cpu.sync()
             target = cpu.host.ipi_target(self, kind)
@@ -208,20 +260,32 @@ class VcpuThread(GuestSpan):
         self._vm_exit(cpu, self._hlt)
         cpu.count_halts += 1
         yield from cpu.sync()
-        self._halted_at = cpu.clock
         if self._requests.sleeps is not None and not self._armed:
             self._armed = True
             cpu.host.after(self._requests.sleeps.next(), self._timer)
-        window = self._polling.begin()
         self._does(POLLING)
         self.left = INF
-        if not window and not self._is_pending:
+        if cpu.need_resched_lazy:  # vcpu_run() looks at it before it calls vcpu_block()
+            self.place = TO_USER
+        elif not self._halt(cpu) and not self._is_pending:
             self._block(cpu)
         return False
 
+    def _halt(self, cpu: "HostCpu") -> int:
+        """kvm_vcpu_halt(): for how long it polls."""
+        self.place = POLLS
+        self._halted_at = cpu.clock
+        return self._polling.begin()
+
     def before_switch(self, cpu: "HostCpu") -> None:
-        """kvm_vcpu_can_poll() says no when the CPU is wanted: the vCPU blocks instead."""
-        if self.account == POLLING and not self.blocked and not self._is_pending:
+        """kvm_vcpu_can_poll() says no when the CPU is wanted: the vCPU blocks instead.
+
+        A preemptible kernel preempts it in an interrupt that asks for the CPU itself; what another CPU queues is seen
+        by single_task_running() before its IPI comes.
+        """
+        if self.place != POLLS or self.blocked or self._is_pending:
+            return
+        if self._poll_over or not self.host.preemption.in_kernel:
             self._block(cpu)
 
     def _block(self, cpu: "HostCpu") -> None:
@@ -229,9 +293,10 @@ class VcpuThread(GuestSpan):
         cpu.block(self)
 
     def _does(self, account: str) -> None:
-        """The next span is in the guest, polls, or is the VMM's."""
+        """The next span is in the guest, polls, handles an exit, or is the VMM's."""
         self.account = account
-        self.flow = self._guest_flow if account == GUEST else self._vmm_flow if account == VMM else 0
+        self.place = PLACES[account]
+        self.flow = self._guest_flow if account == GUEST else 0 if account == POLLING else self._vmm_flow
 
     @property
     def _is_pending(self) -> bool:

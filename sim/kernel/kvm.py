@@ -173,15 +173,15 @@ def _prepare_entry(k: Kernel, cpu: Cpu) -> Vcpu:
     return vcpu
 
 
-def vm_exit(k: Kernel, cpu: Cpu, reason: str) -> bool:
+def vm_exit(k: Kernel, cpu: Cpu, reason: str, exit_request: bool = False) -> bool:
     """A VM exit, up to the point where interrupts and preemption are on again; True if the fastpath re-entered.
 
     ``reason`` is one of :data:`~sim.kernel.versions.Exit` for what some kernel handles in the fastpath, or anything
-    else.
+    else.  ``exit_request`` is what kvm_vcpu_exit_request() says after the fastpath: it leaves the loop then.
     """
     vcpu = _vcpu_of_current(cpu, in_guest=True)
     _vcpu_run_exit(k, cpu, vcpu, reason)
-    if reason in k.fastpath:
+    if reason in k.fastpath and not exit_request:
         _vcpu_run_entry(k, cpu, vcpu)
         return True
     k.run_hooks("loop_exit", cpu, vcpu)

@@ -166,9 +166,12 @@ class Walker:
         """vcpu_enter_guest() of the current thread, up to the VM entry."""
         kvm.vcpu_enter_guest(self.kernel, cpu)
 
-    def vm_exit(self, cpu: Cpu, reason: str) -> bool:
-        """A VM exit, until preemption is on again; True: the fastpath has entered the guest again."""
-        return kvm.vm_exit(self.kernel, cpu, reason)
+    def vm_exit(self, cpu: Cpu, reason: str, exit_request: bool = False) -> bool:
+        """A VM exit, until preemption is on again; True: the fastpath has entered the guest again.
+
+        ``exit_request``: there is a request to reschedule, with which it does not.
+        """
+        return kvm.vm_exit(self.kernel, cpu, reason, exit_request)
 
     def exits(self, cpu: Cpu, reason: str, times: int) -> None:
         """So many VM exits, each with the entry after it and nothing between: one is run, the others are counted."""

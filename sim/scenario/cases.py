@@ -20,6 +20,7 @@ from sim.kernel.carried import CarriedState, carried_state
 from sim.kernel.config import Settings, boot, default_uret_msrs
 from sim.kernel.datafile import is_file
 from sim.kernel.strategies import Strategy, strategy
+from sim.kernel.versions import KernelVersion
 from sim.scenario import pace
 from sim.scenario.checks import MASKS, problems
 from sim.scenario.contrasts import Contrast, Operand, operand
@@ -276,13 +277,14 @@ def _value_text(path: str, value: Value) -> str:
 
 
 def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value], own: OwnStrategies) -> Case:
-    profile, host = profiles.profile(cpu), scenario.host
+    profile, version, host = profiles.profile(cpu), versions.version(kernel), scenario.host
     name = f"{profile.label} {kernel} {_point_text(point)}".rstrip()
     tsc = host.tsc.get(cpu) if isinstance(host.tsc, dict) else host.tsc
     tsc = profile.tsc_hz if tsc is None else tsc
     try:
         table = _cost_table(scenario, cpu)
         _check_features(scenario, profile)
+        _check_preemption(host.preemption, version)
         for path, text in pace.problems(scenario, tsc):
             raise ScenarioError(path, text)
         chosen = choose(scenario, cpu, kernel, name, own)
@@ -305,6 +307,8 @@ def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value],
                     "kernel": (kernel,),
                     "tsc": tsc,
                     "costs": {cpu: host.costs.get(cpu, cpu)},
+                    "preemption": host.preemption or version.preemption_default,
+                    "hrtick": version.hrtick if host.hrtick is None else host.hrtick,
                     "base_slice": base_slice(host.cpus) if host.base_slice is None else host.base_slice,
                     "l1": float(profile.l1d_size) if host.l1 is None else host.l1,
                     "l2": float(profile.l2_size) if host.l2 is None else host.l2,
@@ -399,6 +403,15 @@ def _check_features(scenario: Scenario, profile: CpuProfile) -> None:
                 )
     if scenario.kernel.guest_amx and not profile.xcr0_supported & XTILE:
         raise ScenarioError("kernel.guest_amx", f"found true, and {profile.name} has no AMX to give to a guest")
+
+
+def _check_preemption(preemption: str | None, version: KernelVersion) -> None:
+    """A kernel must have the preemption model: lazy came with v6.13, none and voluntary went with v7.0."""
+    models = version.preemption_models
+    if preemption is not None and preemption not in models:
+        raise ScenarioError(
+            "host.preemption", f"found {preemption!r}, which {version.title} lacks; allowed: {', '.join(models)}"
+        )
 
 
 def _check_guests(scenario: Scenario, cpu: str, kernel: str, chosen: tuple[str, ...], own: OwnStrategies) -> None:

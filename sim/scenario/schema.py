@@ -14,6 +14,7 @@ from sim.kernel.config import HostShadowStacks, MsrAccess
 from sim.kernel.guests import GuestChoice
 from sim.kernel.mitigations import MitigationKind
 from sim.kernel.versions import Exit as FastpathExit
+from sim.kernel.versions import Preemption
 from sim.scenario.distribution import Distribution, Intervals, Times
 from sim.scenario.units import Flow, Percent, Rate, Size, Time
 
@@ -167,6 +168,16 @@ class Host(Section):
         None,
         description="sysctl_sched_base_slice, or the quantum of round-robin; absent: 0.70 ms x (1 + floor(log2 of the "
         "CPUs, 8 at most)), as kernel/sched/fair.c scales it",
+    )
+    preemption: Preemption | None = Field(
+        None,
+        description="the kernel's preemption model, of those that it has; absent: voluntary up to v6.19 "
+        "(x86_64_defconfig), lazy in v7.3 (docs/scheduler.md)",
+    )
+    hrtick: Switch | None = Field(
+        None,
+        description="whether a timer ends a slice when it is over, and not the next tick; absent: false up to v6.19, "
+        "true in v7.3",
     )
     wakeup_preemption: Switch = Field(True, description="whether a thread that wakes may preempt the running one")
     idle_balancing: Switch = Field(True, description="whether a CPU that runs out of threads takes some of another's")

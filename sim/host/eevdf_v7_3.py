@@ -1,0 +1,115 @@
+"""EEVDF as Linux v7.3 has it: what differs from :mod:`sim.host.eevdf`, without groups.
+
+Source: kernel/sched/fair.c, Linux v7.3, whose function names are used; what each rule changes is in docs/scheduler.md.
+"""
+
+from __future__ import annotations
+
+from sim.host.eevdf import EevdfRunQueue
+from sim.host.runqueue import Entity
+
+
+class EevdfRunQueueV73(EevdfRunQueue):
+    """struct cfs_rq with the slice rules of v7.3; ``_next`` is its ``next``, the woken that has to be picked."""
+
+    __slots__ = ("_next",)
+
+    def __init__(self, base_slice: int, tick: int) -> None:
+        super().__init__(base_slice, tick)
+        self._next: Entity | None = None
+
+    def enqueue(
+        self, now: int, entity: Entity, *, wakeup: bool = False, initial: bool = False, migrated: bool = False
+    ) -> None:
+        """enqueue_task_fair(): accounts for current before a delayed entity is put back, too."""
+        self.update_current(now)
+        super().enqueue(now, entity, wakeup=wakeup, initial=initial, migrated=migrated)
+
+    def dequeue(self, now: int, entity: Entity, *, sleep: bool, special: bool = False) -> None:
+        """__dequeue_task(): the lag of one that is delayed is noted when it blocks, and grows no more negative."""
+        if self._next is entity:
+            self._next = None
+        was_delayed = entity.sched_delayed
+        super().dequeue(now, entity, sleep=sleep, special=special)
+        if entity.sched_delayed and not was_delayed:
+            self._update_lag(entity, self.avg_vruntime(), delayed=False)
+
+    def pick_next(self, now: int) -> Entity | None:
+        """pick_task_fair() and set_next_task_fair()."""
+        entity = super().pick_next(now)
+        if entity is not None and self._next is entity:
+            self._next = None
+        return entity
+
+    def wakeup_preempts(self, now: int, entity: Entity, *, fork: bool = False) -> bool:
+        """wakeup_preempt_fair().
+
+        One with a shorter slice preempts as soon as it is eligible, and is picked then (set_short_buddy()); a new task
+        with the same slice never does (WF_FORK).  Who is preempted loses its protection; where nobody is, it ends
+        at the latest after the shortest slice in the queue (update_protect_slice()).
+        """
+        current = self.current
+        if current is None:
+            return True
+        if entity is current:
+            return self.need_resched
+        self.update_current(now)
+        short = entity.slice < current.slice
+        if (short or not fork) and (
+            self._pick_not_delayed(now, protect=not short) is entity or (short and self._is_eligible(entity))
+        ):
+            current.vprot = min(current.vprot, current.vruntime)
+            if short and not (self._next is not None and self._next.slice < entity.slice):
+                self._next = entity
+            self.need_resched = True
+        else:
+            start = min(current.vruntime, self.avg_vruntime())
+            current.vprot = min(current.vprot, start + self._min_slice(current.slice) * current.inv_weight)
+        return self.need_resched
+
+    def _pick_not_delayed(self, now: int, protect: bool) -> Entity | None:
+        """pick_next_entity(), as often as it takes: delayed entities that come up are dequeued."""
+        entity = self._pick_eevdf(protect)
+        while entity is not None and entity.sched_delayed:
+            self.dequeue_delayed(now, entity)
+            entity = self._pick_eevdf(protect)
+        return entity
+
+    def _pick_eevdf(self, protect: bool) -> Entity | None:
+        """pick_eevdf(): the buddy first, if it is eligible (PICK_BUDDY)."""
+        if protect and self._next is not None and self._queue and self._is_eligible(self._next):
+            return self._next
+        return super()._pick_eevdf(protect)
+
+    def _is_eligible(self, entity: Entity) -> bool:
+        return entity.vruntime <= self.avg_vruntime()
+
+    def _protect(self, entity: Entity) -> None:
+        """set_protect_slice(): if there is a shorter slice, only until the entity is no longer eligible."""
+        entity.vprot = entity.deadline
+        if self._min_slice(entity.slice) < entity.slice:
+            entity.vprot = min(entity.vprot, self._ineligible_vruntime())
+
+    def _ineligible_vruntime(self) -> int:
+        """ineligible_vruntime(): the least vruntime at which an entity outside the list is behind V."""
+        return self._weighted // self._load + 1
+
+    def _requeue_delayed(self, entity: Entity) -> None:
+        """requeue_delayed_entity(): placed anew if its lag is not what it was."""
+        average = self.avg_vruntime()
+        self._update_lag(entity, average)
+        if average - entity.vlag != entity.vruntime:
+            self._remove(entity)
+            self._place(entity, initial=False)
+            self._insert(entity)
+        entity.sched_delayed = False
+        self.nr_running += 1
+
+    def _update_lag(self, entity: Entity, average: int, *, delayed: bool | None = None) -> None:
+        """update_entity_lag(): clamped to the longest slice in the queue and a tick."""
+        before = entity.vlag
+        longest = max(entity.slice, *(each.slice for each in self._queue), self.current.slice if self.current else 0)
+        limit = (longest + self._tick) * entity.inv_weight
+        entity.vlag = max(-limit, min(average - entity.vruntime, limit))
+        if entity.sched_delayed if delayed is None else delayed:
+            entity.vlag = min(max(entity.vlag, before), 0)
