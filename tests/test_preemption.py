@@ -6,11 +6,13 @@ import pytest
 from hosts import MS, RICH, US, changed, differences, from_text, hosted, only, simulate, threads, value
 
 from sim.errors import InputError
+from sim.experiment import run
 from sim.host import simulation
 from sim.host.eevdf import EevdfRunQueue
 from sim.host.exits import INF
 from sim.host.preemption import POLLS, TO_USER
 from sim.kernel import versions
+from sim.report.comparison import compare
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
 
@@ -412,3 +414,28 @@ def test_strategies_walk_one_schedule_and_none_depends_on_which_others_there_are
 def test_kernel_eras_compares_kernels_with_one_preemption_model_and_without_hrtick():
     found = {(case.scenario.host.preemption, case.scenario.host.hrtick) for case in cases(read("kernel-eras"))}
     assert found == {("voluntary", False)}
+
+
+# The scenario that asks.
+
+
+def test_the_first_screen_has_what_the_models_do_to_preemptions_latency_and_overhead():
+    scenario = read("preemption-models", {"run.measure": "40 ms", "run.warmup": "5 ms", "run.replications": 2})
+    comparison = compare(run(scenario, jobs=1))
+    lines = comparison.answer().splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 72
+    begin = next(i for i, line in enumerate(lines) if line.startswith("SCHEDULE"))
+    table = {line.split()[0]: line.split()[1:] for line in lines[begin + 2 : begin + 6]}
+    assert list(table) == list(MODELS)
+    schedule = comparison.df_schedule().set_index(["case", "metric"])["mean"]
+    for case, model in zip(cases(scenario), MODELS, strict=True):
+        assert table[model][0] == f"{schedule[case.name, 'preemptions_per_second'] / 4:.0f}"
+        assert table[model][1] == f"{schedule[case.name, 'interrupts_per_second'] / 4:.0f}"
+    medians = {model: float(cells[2]) for model, cells in table.items()}
+    assert medians["lazy"] > 5 * max(medians[model] for model in MODELS if model != "lazy")
+
+
+def test_a_sweep_of_something_else_has_no_such_table():
+    scenario = read("overcommit", {"run.measure": "5 ms", "run.warmup": "2 ms", "run.replications": 2})
+    assert "SCHEDULE" not in compare(run(scenario, jobs=1)).answer()

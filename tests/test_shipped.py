@@ -109,10 +109,13 @@ def test_what_the_comments_of_a_new_scenario_offer_is_right(tmp_path, capsys):
     offered = [
         line.removeprefix("# ") for line in lines if line.startswith("# ") and (" = " in line or "[" in line[:4])
     ]
-    assert len(offered) == 4
-    tsc, costs, *sweep = (tomllib.loads(each) for each in (*offered[:2], "\n".join(offered[2:])))
-    varied = read(path, {"host.tsc": tsc["tsc"], "sweep": sweep[0]["sweep"]})
-    assert [case.tsc_hz for case in cases(varied)] == [2.6e9] * 3
+    assert len(offered) == 6
+    *keys, costs, sweep = (tomllib.loads(each) for each in (*offered[:4], "\n".join(offered[4:])))
+    host = {f"host.{key}": value for each in keys for key, value in each.items()}
+    assert list(host) == ["host.preemption", "host.hrtick", "host.tsc"]
+    varied = cases(read(path, host | {"sweep": sweep["sweep"]}))
+    assert [case.tsc_hz for case in varied] == [2.6e9] * 3
+    assert {(case.scenario.host.preemption, case.scenario.host.hrtick) for case in varied} == {("voluntary", True)}
     assert set(costs["costs"]) == {"sapphire-rapids"}
 
 

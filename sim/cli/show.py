@@ -16,8 +16,8 @@ def show(scenario: str, as_json: bool, **options: Any) -> None:
     """Check SCENARIO, a shipped one or a TOML file, and show it with all its defaults.
 
     What is printed is a scenario file itself, and the same scenario. Comments list its cases, with what depends on CPU
-    and kernel: TSC, cost table, base slice, caches, strategies. With one --case it is the scenario of that case alone,
-    with all that its CPU profile decides.
+    and kernel: TSC, cost table, base slice, preemption, caches, strategies. With one --case it is the scenario of that
+    case alone, with all that its CPU profile decides.
 
     With --json: {"scenario", "cases": [{"case", "cpu", "kernel", "sweep", "tsc_hz", "costs", "strategies", "reference",
     "timed_by", "contrasts": [[A, B]], "scenario"}]}; quantities are texts with units, as in a file.
@@ -64,7 +64,7 @@ def _case_text(document: dict[str, Any]) -> str:
     lines = [
         f"case {document['case']}",
         f"  TSC {host['tsc']}, costs {document['costs']}, L1 {host['l1']}, L2 {host['l2']}, "
-        f"base slice {host['base_slice']}",
+        f"base slice {host['base_slice']}, {host['preemption']} preemption{', HRTICK' * host['hrtick']}",
         f"  reference {document['reference']}, timed by {document['timed_by']}, strategies "
         f"{', '.join(document['strategies'])}",
         *(f"  contrast {a} less {b}" for a, b in document["contrasts"]),

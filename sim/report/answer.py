@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.analysis.answers import Answers
-from sim.report import layout, not_shown, sureness, tables, units, words
+from sim.report import layout, not_shown, schedule_table, sureness, tables, units, words
 from sim.report.amounts import fixed
 from sim.report.layout import WIDTH, Part, at_most, item, part, wrapped
 from sim.report.names import cpu
@@ -32,6 +32,7 @@ def parts(screen: Shown) -> Iterator[Part]:
     yield units.part_of(screen)
     yield sureness.part_of(screen)
     yield _load(screen)
+    yield schedule_table.part_of(screen)
     reactions = words.host(screen)
     yield part(item("HOST", "; ".join(reactions)), item("HOST", "; ".join(reactions[:1])), losses=[1.2])
     yield part(missing := item("NOT SHOWN", what_is_missing(screen)), at_most(missing, 2), losses=[1.1])
