@@ -49,6 +49,20 @@ time = "2 us"
 kernel_fpu = 0.3
 """
 
+LAZY = """
+extends = "preemption-models"
+[run]
+strategies = ["no-cet", "manual-load", "xstate-guest"]
+contrasts = []
+[host]
+preemption = "lazy"
+[guests.batch.exits]
+timer = { every = "5 kHz", reason = "wrmsr-tsc-deadline", time = "200 ns" }
+[sweep]
+"host.preemption" = ["lazy"]
+"""
+"""Exits that the fastpath handles while there is a lazy request."""
+
 
 def exported(tmp_path, name, *options):
     out = tmp_path / "run.txt"
@@ -62,14 +76,16 @@ def exported(tmp_path, name, *options):
     [
         ("rfc-question", "3 ms"), ("overcommit", "5 ms"), ("idle-fleet", "1 ms"), ("ipi-storm", "2 ms"),
         ("xss-mismatch", "3 ms"), ("amx-guest", "3 ms"), ("host-sss", "3 ms"), ("forks", "8 ms"),
+        ("preemption-models", "20 ms"), ("lazy", "10 ms"),
     ],
 )  # fmt: skip
 def test_the_replay_of_an_export_costs_what_the_run_costs_to_the_cycle_for_every_strategy(
     name, duration, tmp_path, capsys
 ):
-    if name == "forks":
-        name = str(tmp_path / "forks.toml")
-        (tmp_path / "forks.toml").write_text(FORKS)
+    if name in ("forks", "lazy"):
+        text = LAZY if name == "lazy" else FORKS
+        name = str(tmp_path / "own.toml")
+        (tmp_path / "own.toml").write_text(text)
     warmup = 'run.warmup="1 ms"'
     shown = choose(name, [L1, warmup], None, None, 0, duration, timed=True)
     case = shown.case

@@ -78,7 +78,7 @@ class Replica(Walker):
         self._uses = uses
         self._ssp = ssp
         self.entries_recorded = False
-        self._reentered: dict[int, bool] = {}
+        self._in_fastpath: dict[int, str] = {}
 
     # What there is.
 
@@ -275,15 +275,23 @@ class Replica(Walker):
         """A VM entry that the trace shows."""
         here = self.cpu(cpu)
         self.entries_recorded = True
-        if self._reentered.pop(cpu, None) is None or here.guest is None:
-            self._leave_guest(here)
-            self._enter_guest(here)
+        if here.guest is not None and (reason := self._in_fastpath.pop(cpu, None)) is not None:
+            self.vm_exit(here, reason)
+            return
+        self._leave_guest(here)
+        self._enter_guest(here)
 
     def leaves_guest(self, cpu: int, reason: str) -> None:
-        """A VM exit that the trace shows."""
+        """A VM exit that the trace shows.
+
+        After one that the fastpath handles, the next event says whether it has entered the guest again: it has not if
+        there was a request to reschedule, a lazy one for the most part.
+        """
         here = self.cpu(cpu)
-        if here.guest is not None and self.vm_exit(here, reason):
-            self._reentered[cpu] = True  # the fastpath has, which its kvm_entry says next
+        if here.guest is not None and reason in self.kernel.fastpath:
+            self._in_fastpath[cpu] = reason
+        elif here.guest is not None:
+            self.vm_exit(here, reason)
 
     def userspace_exit(self, cpu: int, reason: str) -> None:
         """KVM_RUN has returned."""
@@ -299,5 +307,6 @@ class Replica(Walker):
                 guest.writes_carried(self.kernel, here, index)
 
     def _leave_guest(self, here: Cpu) -> None:
+        reason = self._in_fastpath.pop(here.id, None)
         if here.guest is not None:
-            self.vm_exit(here, "external-interrupt")
+            self.vm_exit(here, reason or "external-interrupt", exit_request=True)
