@@ -143,6 +143,7 @@ def settings_of(
     *,
     carried: str = "cet-s",
     guest_xss: int | None = None,
+    guest_amx: bool = False,
     hypothetical: bool = False,
 ) -> tuple[dict[str, Settings], dict[str, str]]:
     """The settings of ``strategies`` by name; and why, of shipped ones that are left out.
@@ -154,10 +155,16 @@ def settings_of(
         look_up(name)
     found: dict[str, Settings] = {}
     left_out: dict[str, str] = {}
-    for name in strategies or names():
+    for name in strategies or names(carried_state(carried).name):
         xss = guest_xss if strategy(name).guest_has_cet else None
         chosen = Settings(
-            cpu=cpu, kernel=kernel, strategy=name, carried=carried, guest_xss=xss, hypothetical=hypothetical
+            cpu=cpu,
+            kernel=kernel,
+            strategy=name,
+            carried=carried,
+            guest_xss=xss,
+            guest_amx=guest_amx,
+            hypothetical=hypothetical,
         )
         if (why := _refused(chosen)) is None:
             found[name] = chosen

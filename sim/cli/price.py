@@ -48,13 +48,14 @@ RATE = "20000/s"
     metavar="USE",
     help="What guests do with the carried MSRs: none, constant (written once) or rewritten (each time that they run).",
 )
+@click.option("--guest-amx", is_flag=True, help="Guests have AMX, as the host.")
 @click.option("--guest-xss", callback=mask_option, metavar="MASK", help="The guest's IA32_XSS; default: all of CET.")
 @click.option(
     "--registers",
     default="SSE,AVX",
     show_default=True,
     metavar="LIST",
-    help="What guests and user tasks write whenever they run: FP, SSE, AVX, AVX-512.",
+    help="What guests and user tasks write whenever they run: FP, SSE, AVX, AVX-512, APX.",
 )
 @click.option("--buffer", default="L1", show_default=True, metavar="LEVEL", help="Where fpstates are: L1, L2, memory.")
 @click.option("--carried", default="cet-s", show_default=True, help="The carried state: shipped, or a TOML file.")
@@ -104,6 +105,7 @@ def price(as_json: bool, **options: Any) -> None:
         () if named == ["all"] else named,
         carried=options["carried"],
         guest_xss=options["guest_xss"],
+        guest_amx=options["guest_amx"],
         hypothetical=options["hypothetical"],
     )
     assumed = Assumptions(
@@ -249,9 +251,9 @@ def _shares(text: str | None) -> dict[str, float] | None:
 
 def _registers(text: str, there: int, cpu: str) -> int:
     """The components of --registers, which the CPU must have."""
-    from sim.xsave.components import AVX, AVX512, FP, SSE
+    from sim.xsave.components import APX, AVX, AVX512, FP, SSE
 
-    masks = {"FP": FP, "SSE": SSE, "AVX": AVX, "AVX-512": AVX512}
+    masks = {"FP": FP, "SSE": SSE, "AVX": AVX, "AVX-512": AVX512, "APX": APX}
     allowed = [name for name, mask in masks.items() if mask & there == mask]
     found = 0
     for name in filter(None, map(str.strip, text.split(","))):

@@ -271,6 +271,8 @@ def assumptions(priced: Priced) -> list[str]:
             f"a guest's {carried.name} is {SSPS[assumed.guest_ssp]} (--guest-ssp)",
             f"guest XSS is {max(config.guest_xss for config in configs):#x} (--guest-xss)",
         ]
+    if configs[0].settings.guest_amx:
+        found.append("guests have AMX (--guest-amx)")
     found += [
         f"all use {component_names(assumed.registers).replace('YMM', 'AVX')} (--registers)",
         f"fpstates are in {assumed.buffer} (--buffer)",
