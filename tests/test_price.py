@@ -416,7 +416,7 @@ def test_rates_that_cannot_be_together_are_one_message(given, message):
         (("--exits", "1/s", "--costs", "zen44"), "unknown cost table 'zen44'"),
         (("--exits", "1/s", "--duration", "3 s"), "go with --perf-kvm-stat"),
         (("--perf-kvm-stat", "nothere.txt"), "cannot read nothere.txt: No such file or directory"),
-        (("--exits", "1e12/s"), "operations alone take 46440226 % of a CPU with free-ssp"),
+        (("--exits", "1e12/s"), "operations alone take 49666911 % of a CPU with free-ssp"),
         (("--cpu", "zen4", "--load-put", "5000000/s"), "allowed: rates of one CPU"),
     ],
 )
@@ -540,7 +540,7 @@ def test_rates_have_no_exponents_and_shares_no_more_than_five_characters(capsys)
     assert "1500000 exits handled" in out
     assert "e+" not in out
     assert "a CPU has not the cycles for these rates with manual-exit, msr-autoload, each cost" in " ".join(out.split())
-    assert re.search(r"manual-exit +3\.77G 145\.3 ", out)
+    assert re.search(r"manual-exit +3\.90G 150\.3 ", out)
     assert not re.search(r"\de[+-]\d", run(capsys, "price", "--exits", "1e9/s")[2])
 
 
