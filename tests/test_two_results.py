@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from dataclasses import replace
 
 import fake_host
 import numpy as np
@@ -40,14 +42,14 @@ def few_draws(monkeypatch):
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """Comparisons of the host above with changes, each simulated once."""
+    """Comparisons of the host above with changes, and with more lines, each simulated once."""
     path = tmp_path_factory.mktemp("two") / "host.toml"
-    path.write_text(HOST)
     done = {}
 
-    def run(**changes):
-        key = json.dumps(changes, sort_keys=True)
+    def run(lines="", **changes):
+        key = lines + json.dumps(changes, sort_keys=True)
         if key not in done:
+            path.write_text(HOST + lines)
             done[key] = sim.compare(experiment.run(path, overrides=changes, jobs=1, simulate=fake_host.simulate))
         return done[key]
 
@@ -118,7 +120,7 @@ def test_the_same_result_twice_is_paired_and_exactly_the_same(ran):
     assert [pair.paired for pair in found.pairs] == [True]
     assert {each.verdict for each in found.pairs[0].found} == {"same"}
     assert all(each.difference.mean == 0 for each in found.pairs[0].found)
-    assert (found.tool, found.alone, found.pairs[0].differs) == ((), (), ())
+    assert (found.tool, found.alone, found.pairs[0].differs) == ((), ((), ()), ())
     text = text_of(a, a)
     assert "PAIRED: seed, load and random streams are the same" in text
     assert "They differ in nothing." in text
@@ -155,6 +157,8 @@ def test_another_seed_or_load_is_another_world(ran):
         text = text_of(a, b)
         assert said in text
         assert "compared by Welch's test" in text
+        assert ("They differ in nothing else." in text) == ("seed" in said)
+        assert "They differ in nothing." not in text
         assert report.document(found, a, b)["cases"][0]["test"] == "Welch"
 
 
@@ -219,6 +223,74 @@ def test_many_cases_fit_and_full_has_them_all(ran):
     full = text_of(a, b, full=True)
     assert all(f"guests.web.vms={n}" in full for n in range(1, 8))
     json.dumps(report.document(two_results(a, b), a, b), allow_nan=False)
+
+
+def test_the_answer_says_what_the_table_shows_of_xss(ran):
+    """On Zen 4 XSAVES saves the switching of IA32_XSS, on Sapphire Rapids there is none to save."""
+    a, b = ran(**{"host.cpu": ["zen4"]}), ran()
+    found = two_results(a, b)
+    with_xss, without = (one(found, what, "xstate-guest") for what in ("own", "own_without_xss"))
+    assert (with_xss.verdict, without.verdict) == ("higher", "not shown")
+    text = text_of(a, b)
+    answer = text[text.index("ANSWER") : text.index("us per vCPU-second A")]
+    assert "own operations of the others without IA32_XSS: no difference shown" in answer
+    moved = with_xss.difference
+    assert f"with it: XSAVES guest-only +{moved.mean:.0f} +- {moved.high - moved.mean:.0f} (B is more" in answer
+    assert "IA32_XSS" not in text_of(ran(), ran(**{"run.seed": 2}))
+    twice = replace(found, pairs=(replace(found.pairs[0], found=found.pairs[0].found * 2),))
+    text = " ".join(report.text(twice, a, b, full=True).split())
+    assert "with it: B is more expensive, at most XSAVES guest-only +" in text
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])
+def test_numbers_of_any_size_are_apart_and_p_is_said_to_be_adjusted(ran, scale):
+    a, b = ran(**{"host.cpu": ["zen4"]}), ran()
+    found = two_results(a, b)
+
+    def larger(estimate):
+        return replace(estimate, **{end: scale * getattr(estimate, end) for end in ("mean", "low", "high")})
+
+    lines = [
+        replace(each, a=larger(each.a), b=larger(each.b), difference=larger(each.difference))
+        for each in found.pairs[0].found
+    ]
+    text = report.text(replace(found, pairs=(replace(found.pairs[0], found=tuple(lines)),)), a, b, full=False)
+    assert max(map(len, text.splitlines())) <= 72
+    rows = [line for line in text.splitlines() if line.count("+-") == 3]
+    assert len(rows) == len(lines) - sum(each.what == "own" for each in lines) + 1
+    assert not [row for row in rows if re.search(r"\d[+-]", row)]
+    assert "adj. p: Holm's" in text
+
+
+def test_tables_and_cases_that_one_has_alone_are_named_and_not_dumped(ran):
+    text = text_of(ran(), ran("[guests.more]\nvcpus = 2\n"))
+    assert "guests.more (only in B)" in text
+    assert not set("{}[]") & set(text)
+    a, b = ran(sweep={"guests.web.vms": [1, 2, 3]}), ran(sweep={"guests.web.vms": [3, 4]})
+    found = two_results(a, b)
+    assert [len(alone) for alone in found.alone] == [2, 1]
+    text = text_of(a, b)
+    assert "ALONE in A only: sapphire-rapids v6.18 guests.web.vms=1, sapphire" in text
+    assert "; in B only: sapphire-rapids v6.18 guests.web.vms=4" in text
+    document = report.document(found, a, b)
+    assert document["alone"] == document["alone_in"]["a"] + document["alone_in"]["b"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ({"vms": 2}, None, "k (only in A)"),
+        (None, {"vms": 2}, "k (only in B)"),
+        ("5 kHz", {"every": "1 s"}, "k (a table in B)"),
+        (["SSE"], ["SSE", "AVX"], "k (SSE; SSE, AVX)"),
+        (None, [], "k"),
+        ([{"a": 1}], [{"a": 2}, {"a": 3}], "k (1 entries; 2 entries)"),
+        ([{"a": 1}], [{"a": 2}], "k"),
+        (True, None, "k (true; nothing)"),
+    ],
+)
+def test_values_are_shown_as_a_scenario_has_them(one, other, said):
+    assert report._differing("k", one, other) == said
 
 
 def test_what_cannot_be_compared_is_one_message(ran):

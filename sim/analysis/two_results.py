@@ -71,10 +71,10 @@ class CasePair:
 
 @dataclass(frozen=True, slots=True)
 class TwoResults:
-    """All pairs of cases; ``alone``: names of cases that only one result has.  ``tool``: versions that differ."""
+    """All pairs of cases; ``alone``: names of cases that only a has, and only b.  ``tool``: versions that differ."""
 
     pairs: tuple[CasePair, ...]
-    alone: tuple[str, ...]
+    alone: tuple[tuple[str, ...], tuple[str, ...]]
     tool: tuple[tuple[str, str, str], ...]
 
 
@@ -95,10 +95,12 @@ def two_results(a: "Comparison", b: "Comparison") -> TwoResults:
     raw = [_pair(a, b, of_a, of_b, one, other) for one, other in matched]
     if not any(pair.found for pair in raw):
         raise InputError("nothing to compare: the results have no strategy in common")
-    there = [{pair[i]["case"] for pair in matched} for i in (0, 1)]
-    alone = [c["case"] for c in a.results.cases if c["case"] not in there[0]]
-    alone += [c["case"] for c in b.results.cases if c["case"] not in there[1]]
-    return TwoResults(tuple(_adjusted(raw)), tuple(alone), tuple(_tool(a.results.manifest, b.results.manifest)))
+    alone = [
+        tuple(case["case"] for case in each.results.cases if case not in [pair[i] for pair in matched])
+        for i, each in enumerate((a, b))
+    ]
+    tool = tuple(_tool(a.results.manifest, b.results.manifest))
+    return TwoResults(tuple(_adjusted(raw)), (alone[0], alone[1]), tool)
 
 
 Case = Mapping[str, Any]

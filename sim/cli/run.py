@@ -120,9 +120,9 @@ def compare(directory: str, other: str | None, reference: str | None, full: bool
     With a second DIR: the second result less the first, such as two kernels, CPUs, loads or versions of fpswitch, for
     cases that differ in no more than that.  Where seed, load and random streams are the same, replications are paired,
     otherwise Welch's test compares them; the output says which.  With --json: {"a", "b" (each {"scenario", "seed",
-    "replications", ...}), "tool", "alone", "cases": [{"a", "b", "paired", "test", "differs": [{"key", "a", "b"}],
-    "load": {"a", "b"}, "unsound", "found": [{"what" ("cost", "own", "own_without_xss"), "strategy", "a", "b",
-    "difference" (each {"mean", "low", "high", "unit", "n"}), "p", "p_adjusted", "verdict"}]}]}.
+    "replications", ...}), "tool", "alone", "alone_in": {"a": [...], "b": [...]}, "cases": [{"a", "b", "paired", "test",
+    "differs": [{"key", "a", "b"}], "load": {"a", "b"}, "unsound", "found": [{"what" ("cost", "own", "own_without_xss"),
+    "strategy", "a", "b", "difference" (each {"mean", "low", "high", "unit", "n"}), "p", "p_adjusted", "verdict"}]}]}.
 
     \b
     Examples:

@@ -9,7 +9,7 @@ from sim.analysis.answers import Answers, Estimate, Load
 from sim.analysis.two_results import CasePair, Compared, TwoResults
 from sim.report import names
 from sim.report.amounts import fixed, with_half
-from sim.report.layout import WIDTH, at_most, fitted, item, part, wrapped
+from sim.report.layout import WIDTH, fitted, item, part, wrapped
 from sim.report.sureness import is_shared
 
 if TYPE_CHECKING:
@@ -20,7 +20,11 @@ MOST_PAIRS: Final = 6
 MOST: Final = 8
 """Strategies of a pair of cases that are shown, if they fit."""
 MOST_KEYS: Final = 6
-LABEL: Final = 26
+MOST_VALUE: Final = 24
+MOST_ALONE: Final = 4
+MOST_LOADS: Final = 2
+COLUMNS: Final = ("A", "B", "B less A", "adj. p")
+LEAST_WIDTHS: Final = (13, 13, 14, 7)
 TOOL: Final = {"fpswitch": "fpswitch", "source_sha256": "its source"}
 VERDICTS: Final = {
     "lower": "B is cheaper", "higher": "B is more expensive", "same": "exactly the same",
@@ -41,10 +45,10 @@ def text(found: TwoResults, a: "Comparison", b: "Comparison", *, full: bool) -> 
             losses=[5.0] * (len(tables) - 1),
             gap=False,
         ),
-        part(_load(pairs)),
+        part(_load(a, pairs)),
         part(item("COSTS", _shared(a, b, pairs)), gap=False),
         part(item("UNSOUND", ", ".join(sorted({name for pair in pairs for name in pair.unsound}))), gap=False),
-        part(at_most(item("ALONE", f"{', '.join(found.alone)}: in one of the two only" if found.alone else ""), 2)),
+        part(item("ALONE", _alone(found)), gap=False),
         part([f"  {hidden} more pairs of cases: --full"] if hidden else [], gap=False),
     ]
     return "\n".join(fitted(parts, 10**6 if full else LINES))
@@ -55,15 +59,27 @@ def _results(a: "Comparison", b: "Comparison") -> Iterator[str]:
         manifest = each.results.manifest
         versions = manifest["versions"]
         where = f"{each.results.directory}: " if each.results.directory else ""
-        yield from at_most(
-            wrapped(
-                f"{where}{manifest['scenario']} ({manifest['scenario_sha256'][:12]}), seed {manifest['seed']}, n = "
-                f"{manifest['replications']}; fpswitch {versions['fpswitch']} ({versions['source_sha256'][:12]})",
-                f"{letter}  ",
-                "   ",
-            ),
-            3,
+        yield from wrapped(
+            f"{where}{manifest['scenario']} ({manifest['scenario_sha256'][:12]}), seed {manifest['seed']}, n = "
+            f"{manifest['replications']}; fpswitch {versions['fpswitch']} ({versions['source_sha256'][:12]})",
+            f"{letter}  ",
+            "   ",
         )
+
+
+def _alone(found: TwoResults) -> str:
+    """The cases that only one of the two has."""
+    return "; ".join(
+        f"in {letter} only: {_some(alone, MOST_ALONE)}"
+        for letter, alone in zip("AB", found.alone, strict=True)
+        if alone
+    )
+
+
+def _some(texts: Sequence[str], most: int, what: str = "") -> str:
+    """The first of a list, and how many more there are."""
+    more = f", and {len(texts) - most}{what} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
 
 
 def _paired(found: TwoResults) -> list[str]:
@@ -76,9 +92,10 @@ def _paired(found: TwoResults) -> list[str]:
         )
     some = "" if not any(paired) else f" in {paired.count(False)} of {len(paired)} cases"
     keys = {path: (one, other) for pair in found.pairs for path, one, other in pair.not_paired}
-    said = ", ".join(f"{path} ({_value(path, one)}; {_value(path, other)})" for path, (one, other) in keys.items())
-    text = f"NOT PAIRED{some}: other {said}, so these are independent samples, compared by Welch's test."
-    return at_most(wrapped(text, "", "  "), 4)
+    said = _some([_differing(path, *values) for path, values in keys.items()], MOST_KEYS, " keys")
+    return wrapped(
+        f"NOT PAIRED{some}: other {said}, so these are independent samples, compared by Welch's test.", "", "  "
+    )
 
 
 def _differs(found: TwoResults) -> list[str]:
@@ -88,19 +105,28 @@ def _differs(found: TwoResults) -> list[str]:
             keys.setdefault(path, (one, other))
     for name, one, other in found.tool:
         keys[TOOL[name]] = one[:12], other[:12]
-    said = [f"{path} ({_value(path, one)}; {_value(path, other)})" for path, (one, other) in keys.items()]
-    more = f", and {len(said) - MOST_KEYS} keys more" if len(said) > MOST_KEYS else ""
-    text = f"They differ in {', '.join(said[:MOST_KEYS])}{more}." if said else "They differ in nothing."
-    return at_most(wrapped(text, "", "  "), 6)
+    said = _some([_differing(path, *values) for path, values in keys.items()], MOST_KEYS, " keys")
+    nothing = "They differ in nothing" + (" else." if any(pair.not_paired for pair in found.pairs) else ".")
+    return wrapped(f"They differ in {said}." if said else nothing, "", "  ")
+
+
+def _differing(path: str, one: Any, other: Any) -> str:
+    """A key of the scenario with both values, those of A and of B; a table that only one has is not shown."""
+    if isinstance(one, Mapping) or isinstance(other, Mapping):
+        only = "B" if one is None else "A" if other is None else ""
+        return f"{path} (only in {only})" if only else f"{path} (a table in {'A' if isinstance(one, Mapping) else 'B'})"
+    values = [_value(path, each) for each in (one, other)]
+    return f"{path} ({'; '.join(values)})" if values[0] != values[1] else path
 
 
 def _value(path: str, value: Any) -> str:
     if value is None:
         return "nothing"
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    text = names.value_text(path, value) if isinstance(value, str | int | float) else str(value)
-    return names.cut(text, 24)
+    if isinstance(value, list | tuple):
+        if any(isinstance(each, Mapping | list | tuple) for each in value):
+            return f"{len(value)} entries"
+        return names.cut(", ".join(names.value_text(path, each) for each in value) or "nothing", MOST_VALUE)
+    return names.cut(names.value_text(path, value), MOST_VALUE)
 
 
 # The answer.
@@ -120,8 +146,32 @@ def _answer(found: TwoResults, a: "Comparison") -> str:
         said.append(f"B less A, all operations of {label}: {amount} us per {per}-second ({_counted(whole)})")
     own = [(pair, each) for pair in found.pairs for each in pair.found if each.what == "own_without_xss"]
     if own:
-        said.append(f"own operations of the others: {_counted(own)}")
+        with_xss = [(pair, each) for pair in found.pairs for each in pair.found if _has_xss(pair, each)]
+        less = " without IA32_XSS" if with_xss else ""
+        said.append(f"own operations of the others{less}: {_counted(own)}")
+        if with_xss:
+            said.append(f"with it: {_of_xss(a, with_xss)}")
     return "; ".join(said) + "."
+
+
+def _has_xss(pair: CasePair, each: Compared) -> bool:
+    """Whether this is what a strategy costs with IA32_XSS, where that is not what it costs without."""
+    return each.what == "own" and any(
+        (each.a.mean, each.b.mean) != (other.a.mean, other.b.mean)
+        for other in pair.found
+        if (other.what, other.strategy) == ("own_without_xss", each.strategy)
+    )
+
+
+def _of_xss(a: "Comparison", lines: Sequence[tuple[CasePair, Compared]]) -> str:
+    """What strategies cost with IA32_XSS: the largest difference that was shown, and the verdicts."""
+    shown = [(pair, each) for pair, each in lines if each.verdict in ("lower", "higher")]
+    if not shown:
+        return _counted(lines)
+    pair, most = max(shown, key=lambda each: abs(_scale(a, *each) * each[1].difference.mean))
+    label = names.labels(a.results.case(pair.a))[most.strategy]
+    amount = f"{label} {_signed(most.difference, _scale(a, pair, most))}"
+    return f"{amount} ({_counted(lines)})" if len(lines) == 1 else f"{_counted(lines)}, at most {amount}"
 
 
 def _counted(lines: Sequence[tuple[CasePair, Compared]]) -> str:
@@ -140,39 +190,61 @@ def _scale(comparison: "Comparison", pair: CasePair, each: Compared) -> float:
 
 def _table(a: "Comparison", pairs: Sequence[CasePair], most: int) -> Iterator[str]:
     """All pairs of cases, with so many strategies of each."""
+    rows = [(pair, list(_rows(a, pair, most))) for pair in pairs]
+    cells = [COLUMNS, *(cells for _, found in rows for _, cells in found)]
+    widths = [
+        max(least, *(len(row[i]) + 1 for row in cells)) for i, least in enumerate(LEAST_WIDTHS)
+    ]  # one space between columns at least
+
+    def line(label: str, cells: Sequence[str]) -> Iterator[str]:
+        numbers = "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        if len(label) + len(numbers) > WIDTH:
+            yield label
+            label = ""
+        yield label.ljust(WIDTH - len(numbers)) + numbers
+
     per = "vCPU" if a.results.case(pairs[0].a)["vcpus"] else "CPU"
-    yield f"  us per {per}-second".ljust(LABEL) + f"{'A':>13}{'B':>13}{'B less A':>14}{'p':>6}"
-    for pair in pairs:
-        yield from _pair(a, pair, most)
+    yield from line(f"  us per {per}-second", COLUMNS)
+    for pair, found in rows:
+        yield from wrapped(pair.a if pair.a == pair.b else f"{pair.a} (A), {pair.b} (B)", "  ", "    ")
+        for label, row in found:
+            yield from line(f"   {label}", row)
     own = max(sum(each.what == "own_without_xss" for each in pair.found) for pair in pairs)
     if own > most:
         yield f"  {own - most} more strategies: --full"
+    yield "  +-: 95 % over replications; adj. p: Holm's, over all lines of a kind"
 
 
-def _pair(a: "Comparison", pair: CasePair, most: int) -> Iterator[str]:
-    """The table of two cases: the whole cost, then own operations."""
+Row = tuple[str, tuple[str, ...]]
+"""A label, and the cells of a line."""
+
+
+def _rows(a: "Comparison", pair: CasePair, most: int) -> Iterator[Row]:
+    """The lines of two cases: the whole cost, then own operations."""
     document = a.results.case(pair.a)
     labels = names.labels(document)
     scale = _scale(a, pair, pair.found[0]) if pair.found else 1.0
-    yield from wrapped(pair.a if pair.a == pair.b else f"{pair.a} (A), {pair.b} (B)", "  ", "    ")
     whole = [each for each in pair.found if each.what == "cost"]
     own = [each for each in pair.found if each.what == "own_without_xss"]
-    xss = {each.strategy: each for each in pair.found if each.what == "own"}
+    xss = {each.strategy: each for each in pair.found if _has_xss(pair, each)}
     for each in whole:
         yield _row(f"all of {labels[each.strategy]}", each, scale)
-    shown = sorted(own, key=lambda each: (each.verdict not in ("lower", "higher"), -abs(each.difference.mean)))[:most]
+    shown = sorted(own, key=lambda each: (not _moved(each, xss), -abs(each.difference.mean)))[:most]
     order = list(document["strategies"])
     for each in sorted(shown, key=lambda each: order.index(each.strategy)):
         yield _row(labels[each.strategy], each, scale)
-        with_xss = xss[each.strategy]
-        if (with_xss.a.mean, with_xss.b.mean) != (each.a.mean, each.b.mean):
-            yield _row("  with IA32_XSS", with_xss, scale)
+        if each.strategy in xss:
+            yield _row("  with IA32_XSS", xss[each.strategy], scale)
 
 
-def _row(label: str, each: Compared, scale: float) -> str:
-    cells = [_amount(each.a, scale), _amount(each.b, scale), _signed(each.difference, scale), _p(each)]
-    numbers = "".join(cell.rjust(width) for cell, width in zip(cells, (13, 13, 14, 6), strict=True))
-    return (f"   {label}"[: WIDTH - len(numbers)].ljust(LABEL)[: WIDTH - len(numbers)] + numbers).rstrip()
+def _moved(each: Compared, with_xss: Mapping[str, Compared]) -> bool:
+    """Whether a difference was shown, without IA32_XSS or with it."""
+    verdicts = {each.verdict, with_xss.get(each.strategy, each).verdict}
+    return bool(verdicts & {"lower", "higher"})
+
+
+def _row(label: str, each: Compared, scale: float) -> Row:
+    return label, (_amount(each.a, scale), _amount(each.b, scale), _signed(each.difference, scale), _p(each))
 
 
 def _amount(each: Estimate, scale: float) -> str:
@@ -191,13 +263,18 @@ def _p(each: Compared) -> str:
     return "<.001" if p < 0.001 else f"{p:.3f}".lstrip("0")
 
 
-def _load(pairs: Sequence[CasePair]) -> list[str]:
+def _load(a: "Comparison", pairs: Sequence[CasePair]) -> list[str]:
     columns = ("exits", "switches", "KVM_RUN", "halts", "load+put", "busy")
     title = "LOAD (per vCPU-second, or CPU-second of a host without vCPUs)"
     lines = [title, " " * 18 + "".join(column.rjust(9) for column in columns)]
-    for pair in pairs[:2]:
+    titles = names.titles(a.results.cases).short
+    for pair in pairs[:MOST_LOADS]:
+        where = f", {titles[pair.a]}" if len(pairs) > 1 else ""
         for letter, load in (("A", pair.load_a), ("B", pair.load_b)):
-            lines.append(f"  {letter}".ljust(18) + "".join(cell.rjust(9) for cell in _rates(load)))
+            label = names.cut(f"{letter}{where}", 16)
+            lines.append(f"  {label:16}" + "".join(cell.rjust(9) for cell in _rates(load)))
+    if len(pairs) > MOST_LOADS:
+        lines.append(f"  {len(pairs) - MOST_LOADS} more pairs of cases: --json")
     return lines
 
 
@@ -217,7 +294,9 @@ def _shared(a: "Comparison", b: "Comparison", pairs: Sequence[CasePair]) -> str:
             rows = [table.rows[row] for row in used if is_shared(table.rows[row], other)]
             found.update(dict.fromkeys(row.operation for row in rows))
     listed = ", ".join(list(found)[:4]) + (", ..." if len(found) > 4 else "")
-    return f"both tables have the same assumed {listed}: of these the comparison says nothing" if found else ""
+    return (
+        f"both tables have the same assumed {listed}: of what these cost the comparison says nothing" if found else ""
+    )
 
 
 # The document.
@@ -230,7 +309,8 @@ def document(found: TwoResults, a: "Comparison", b: "Comparison") -> dict[str, A
             "a": _result(a),
             "b": _result(b),
             "tool": [{"key": key, "a": one, "b": other} for key, one, other in found.tool],
-            "alone": list(found.alone),
+            "alone": [name for alone in found.alone for name in alone],
+            "alone_in": {"a": list(found.alone[0]), "b": list(found.alone[1])},
             "cases": [
                 {
                     "a": pair.a,
