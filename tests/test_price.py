@@ -416,7 +416,7 @@ def test_rates_that_cannot_be_together_are_one_message(given, message):
         (("--exits", "1/s", "--costs", "zen44"), "unknown cost table 'zen44'"),
         (("--exits", "1/s", "--duration", "3 s"), "go with --perf-kvm-stat"),
         (("--perf-kvm-stat", "nothere.txt"), "cannot read nothere.txt: No such file or directory"),
-        (("--exits", "1e12/s"), "operations alone take 49666911 % of a CPU with free-ssp"),
+        (("--exits", "1e12/s"), "% of a CPU with free-ssp, every cost at its low end"),
         (("--cpu", "zen4", "--load-put", "5000000/s"), "allowed: rates of one CPU"),
     ],
 )
@@ -535,13 +535,16 @@ def test_without_load_put_pairs_the_answer_says_that_they_are_what_costs(capsys,
 
 
 def test_rates_have_no_exponents_and_shares_no_more_than_five_characters(capsys):
-    status, out, _ = run(capsys, "price", "--exits", "1500000/s")
-    assert status == 0
-    assert "1500000 exits handled" in out
-    assert "e+" not in out
-    assert "a CPU has not the cycles for these rates with manual-exit, msr-autoload, each cost" in " ".join(out.split())
-    assert re.search(r"manual-exit +3\.90G 150\.3 ", out)
-    assert not re.search(r"\de[+-]\d", run(capsys, "price", "--exits", "1e9/s")[2])
+    rates = ("--exits", "1500000/s", "--load-put", "0.25/s")
+    out = run(capsys, "price", *rates)[1]
+    assert "1500000 exits handled in the kernel, 0.25" in " ".join(out.split())
+    assert not re.search(r"\de[+-]\d", out + run(capsys, "price", "--exits", "1e9/s")[2])
+    strategies = run_json(capsys, "price", *rates)["strategies"]
+    shares = {name: each["percent_of_cpu"]["value"] for name, each in strategies.items()}
+    assert max(shares.values()) > 100 > min(shares.values())
+    over = ", ".join(name for name, share in shares.items() if share > 100)
+    assert f"a CPU has not the cycles for these rates with {over}, each cost" in " ".join(out.split())
+    assert re.search(rf"manual-exit +\S+G {shares['manual-exit']:.1f} ", out)
 
 
 def test_what_rates_leave_open_is_said_with_how_much_it_changes(capsys):
