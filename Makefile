@@ -4,7 +4,7 @@ BIN := .venv/bin
 COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url \
 	--no-emit-trusted-host --no-emit-find-links
 
-.PHONY: run test lint verify bench docs site man dist lock kmod clean
+.PHONY: run test lint verify kill bench docs site man dist lock kmod clean
 
 run: .venv/ready
 	$(BIN)/fpswitch run scenarios/rfc-question.toml
@@ -23,6 +23,10 @@ verify: .venv/ready
 	$(BIN)/fpswitch verify vectors tests/data/vectors/*.jsonl tests/data/vectors/ring0/*.jsonl
 	$(BIN)/fpswitch verify anchors
 	$(BIN)/fpswitch verify statistics
+
+# Half an hour: 500 kills of runs on this machine, and what happens to a Dask cluster.
+kill: .venv/ready
+	$(BIN)/fpswitch verify kill --kills 500 --cluster
 
 # All ratios are printed before the status judges them.
 bench: .venv/ready

@@ -10,6 +10,7 @@ import click
 from sim.cli.anchors import anchors
 from sim.cli.common import emit, json_option, table
 from sim.cli.statistics import statistics
+from sim.cli.verify_kill import kill
 
 if TYPE_CHECKING:
     from sim.verification.vectors.drive import FileResult
@@ -26,11 +27,13 @@ def verify() -> None:
       fpswitch verify vectors tests/data/vectors/*.jsonl
       fpswitch verify anchors
       fpswitch verify statistics
+      fpswitch verify kill
     """
 
 
 verify.add_command(anchors)
 verify.add_command(statistics)
+verify.add_command(kill)
 
 
 @verify.command()

@@ -5,14 +5,11 @@ import re
 import time
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Executor, Future
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sim.errors import InputError
 from sim.experiment.pools import Gone, Outcome, Say, deaths_by_dask
 from sim.experiment.workers import Task, differences, versions, work
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 LOCAL: Final = re.compile(r"local:([1-9]\d{0,3})", re.ASCII)
 REMOTE: Final = re.compile(r"(tcp|tls)://\S+:\d{1,5}", re.ASCII)
@@ -59,7 +56,7 @@ class Cluster:
                 )
         try:
             where = self._cluster or address
-            self._client: Client = distributed.Client(where, timeout=CONNECT_S, set_as_default=False)
+            self._client: Any = distributed.Client(where, timeout=CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise InputError(f"cluster {address}: nobody answers ({str(error) or type(error).__name__})") from error
         self.dashboard = str(self._client.dashboard_link or "")  # the page is there if bokeh is

@@ -1,0 +1,63 @@
+"""`fpswitch verify kill`: runs that are killed, and lose nothing."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from sim.cli.common import emit, json_option, say
+
+
+@click.command()
+@click.option("--kills", default=50, show_default=True, metavar="N", help="How often.")
+@click.option("--seed", default=1, show_default=True, metavar="N", help="Of the moments.")
+@click.option("--cluster", is_flag=True, help="Also what happens to a Dask cluster, with real processes.")
+@json_option
+def kill(kills: int, seed: int, cluster: bool, as_json: bool) -> None:
+    """Kill runs at random moments: nothing that was finished may be lost, and the bytes must be the same.
+
+    Drivers and their processes get SIGKILL while they start, simulate, write, set an earlier result aside and delete
+    it, and the same command continues.  Three seconds a kill.  With --cluster a scheduler, a driver and workers
+    die, a worker is slow, one is late, and the network of one is cut (as root, in a network namespace).  Exit status 1
+    if anything was lost, or is not as without the kills.
+
+    With --json: {"kills": {WHAT: N}, "too_late", "complete", "continued", "problems", "cluster": [{"event", "how",
+    "problems"}]}.
+
+    \b
+    Example:
+      fpswitch verify kill --kills 500 --cluster
+    """
+    from sim.verification.kill import Campaign, campaign, events
+
+    found = Campaign()
+    with tempfile.TemporaryDirectory(prefix="fpswitch-kill.") as place:
+        for found in campaign(kills, seed, Path(place)):
+            n = found.kills.total()
+            if n % 50 == 0:
+                say([f"{n} of {kills} kills, {found.complete} runs complete, {len(found.problems)} problems"])
+    happened = []
+    if cluster:
+        with tempfile.TemporaryDirectory(prefix="fpswitch-kill.") as place:
+            for event in events(Path(place)):
+                say([f"{event.name}: {'; '.join(event.problems) or event.how}"])
+                happened.append(event)
+    kinds = dict(sorted(found.kills.items()))
+    document = {
+        "kills": kinds,
+        "too_late": found.too_late,
+        "complete": found.complete,
+        "continued": found.continued,
+        "problems": found.problems,
+        "cluster": [{"event": each.name, "how": each.how, "problems": each.problems} for each in happened],
+    }
+    lines = [
+        f"{found.kills.total()} kills (and {found.too_late} that came too late):",
+        *(f"  {n:>5}  {what}" for what, n in kinds.items()),
+        f"{found.complete} runs were complete in the end, {found.continued} times a run went on from what was kept",
+        *(f"{each.name}: {'; '.join(each.problems) or each.how}" for each in happened),
+        *(found.problems or ["nothing was lost, and all bytes are those of runs that nobody killed"]),
+    ]
+    emit(document, "\n".join(lines), as_json)
+    sys.exit(1 if found.problems or any(each.problems for each in happened) else 0)

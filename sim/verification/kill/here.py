@@ -1,0 +1,159 @@
+"""Kills at random moments on this machine: of the driver, or of one of its processes, with SIGKILL.
+
+The run of one seed and that of another take turns in one directory, so that kills also come while an earlier result is
+set aside, replaced and deleted.  After each kill the directory must be what it says, and hold all that it held.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from sim.errors import InputError
+from sim.results import load, parts
+from sim.results import manifest as manifests
+from sim.results.tables import SCHEMAS
+from sim.verification.kill.victim import killed
+
+SEEDS: Final = (1, 2)
+JOBS: Final = ("1", "2", "3")
+TIMEOUT_S: Final = 300
+
+
+@dataclass(slots=True)
+class Campaign:
+    """What was done, and what went wrong: sentences, none if all is well.
+
+    ``kills`` are by what was killed and what the manifest said then; ``too_late`` came when the run had ended;
+    ``complete`` runs were compared with one that nobody killed, byte for byte.
+    """
+
+    kills: Counter[str] = field(default_factory=Counter)
+    too_late: int = 0
+    complete: int = 0
+    continued: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def campaign(kills: int, seed: int, place: Path) -> Iterator[Campaign]:
+    """Kills so many times, below the empty directory ``place``, and says after each kill how it stands."""
+    chosen, found = random.Random(seed), Campaign()
+    truth = {each: _tables_of(each, place / f"alone-{each}") for each in SEEDS}
+    out, turn, length = place / "r", 0, _length(place)
+    kept: set[str] = set()
+    while found.kills.total() < kills:
+        which, jobs = SEEDS[turn % len(SEEDS)], chosen.choice(JOBS)
+        moment = chosen.uniform(0, length * 1.2)
+        before = found.kills.total()
+        status = _run(which, out, jobs, moment, chosen, found)
+        there = _finished(out, which)
+        if lost := kept - there:
+            found.problems.append(f"seed {which}, {jobs} jobs, after {moment:.3f} s: {len(lost)} parts are lost")
+        found.continued += bool(there - kept)
+        kept = there
+        if status == 0 or _is_complete(out, which):
+            found.complete += 1
+            found.problems += _other(out, truth[which], f"seed {which}, {jobs} jobs")
+            turn, kept = turn + 1, _finished(out, SEEDS[(turn + 1) % len(SEEDS)])
+        elif status not in (-signal.SIGKILL, 1):
+            found.problems.append(f"seed {which}, {jobs} jobs, after {moment:.3f} s: exit status {status}")
+        if found.kills.total() > before:
+            yield found
+    if status := _run(SEEDS[turn % len(SEEDS)], out, "2", TIMEOUT_S, chosen, found):
+        found.problems.append(f"the last run ended with status {status}")
+    found.problems += _other(out, truth[SEEDS[turn % len(SEEDS)]], "the last run")
+    yield found
+
+
+def _tables_of(seed: int, out: Path) -> dict[str, bytes]:
+    killed(seed, str(out), "1")
+    return _bytes(out)
+
+
+def _bytes(out: Path) -> dict[str, bytes]:
+    return {name: (out / f"{name}.parquet").read_bytes() for name in SCHEMAS}
+
+
+def _length(place: Path) -> float:
+    """How long a run takes that nobody kills."""
+    began = time.monotonic()
+    _started(SEEDS[0], place / "timed", "1").wait()
+    return time.monotonic() - began
+
+
+def _started(seed: int, out: Path, jobs: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "sim.verification.kill.victim", str(seed), str(out), jobs]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def _run(seed: int, out: Path, jobs: str, moment: float, chosen: random.Random, found: Campaign) -> int:
+    """Its exit status; it is killed at that moment, or one of its processes is."""
+    process = _started(seed, out, jobs)
+    try:
+        process.wait(moment)
+        found.too_late += 1
+    except subprocess.TimeoutExpired:
+        workers = _children(process.pid) if jobs != "1" else []
+        whom = chosen.choice(workers) if workers and chosen.random() < 0.4 else process.pid
+        try:
+            os.kill(whom, signal.SIGKILL)
+        except ProcessLookupError:
+            found.too_late += 1
+        else:
+            found.kills[f"{'driver' if whom == process.pid else 'worker'}, {_state(out)}"] += 1
+    return process.wait(TIMEOUT_S)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _state(out: Path) -> str:
+    try:
+        return str(manifests.read(out)["status"])
+    except InputError:
+        return "no result yet"
+
+
+def _finished(out: Path, seed: int) -> set[str]:
+    """The keys of all that is finished of a seed's run, wherever it lies."""
+    found: set[str] = set()
+    for place in (out, out.with_name(f"{out.name}.previous")):
+        try:
+            manifest = manifests.read(place)
+        except InputError:
+            continue
+        if manifest["seed"] == seed:
+            keys = set(parts.keys(manifest, manifest["replications"]).values())
+            complete = manifest["status"] == manifests.COMPLETE
+            found |= keys if complete else keys & {path.stem for path in (place / parts.FOLDER).glob("*.json")}
+    return found
+
+
+def _is_complete(out: Path, seed: int) -> bool:
+    try:
+        return bool(load(out).manifest["seed"] == seed)
+    except InputError:
+        return False
+
+
+def _other(out: Path, truth: dict[str, bytes], what: str) -> Iterator[str]:
+    """What of a complete run is not as it would be had nobody killed it."""
+    try:
+        load(out)
+    except InputError as error:
+        yield f"{what}: {error}"
+        return
+    for name, content in _bytes(out).items():
+        if content != truth[name]:
+            yield f"{what}: {name}.parquet has other bytes"

@@ -1,0 +1,36 @@
+"""The run that is killed: ``python -m sim.verification.kill.victim SEED OUT JOBS|ADDRESS [REPLICATIONS]``."""
+
+import sys
+from typing import Final
+
+from sim.experiment import run
+from sim.results.tables import Results
+
+OVERRIDES: Final = {
+    "run.measure": "4 ms",
+    "run.warmup": "1 ms",
+    "run.strategies": ["free-ssp", "manual-load", "xstate-guest"],
+    "run.contrasts": [],
+    "run.feedback": False,
+    "host.cpu": ["zen4"],
+}
+"""What makes of the RFC's question something that a second of work answers."""
+REPLICATIONS: Final = 8
+
+
+def killed(seed: int, out: str, where: str, replications: int = REPLICATIONS) -> Results:
+    """The run, in ``where`` processes, or on the cluster at that address."""
+    jobs, cluster = (int(where), None) if where.isdecimal() else (None, where)
+    return run(
+        "rfc-question",
+        overrides=OVERRIDES,
+        replications=replications,
+        seed=seed,
+        jobs=jobs,
+        cluster=cluster,
+        out=out,
+    )
+
+
+if __name__ == "__main__":
+    killed(int(sys.argv[1]), sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
