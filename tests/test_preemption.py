@@ -186,6 +186,11 @@ def test_user_mode_runs_on_to_its_next_interrupt():
     assert 8 * MS * TSC < AT + wait < 8 * MS * TSC + SOON
 
 
+def test_a_request_that_comes_while_an_interrupt_is_served_is_seen_when_that_ends():
+    wait, _cpu = waits(USER + '[interrupts.net]\nevery = "1 ms"\ntime = "200 us"\n', "lazy")
+    assert 7.2 * MS * TSC < AT + wait < 7.2 * MS * TSC + SOON
+
+
 def test_an_idle_cpu_goes_at_once_whatever_the_model():
     env, machine, there = held("", "lazy")
     wake(env, machine, there["late/0"], AT)
