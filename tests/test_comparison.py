@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from command import run as run_command
+from hosts import from_text
 from scipy import stats
 
 import sim
@@ -686,3 +687,39 @@ def test_every_frame_says_the_cpu_the_kernel_and_the_swept_value_of_each_row(sma
         for row in frame.to_dict("records"):
             if row["case"]:  # a contrast of two cases has none
                 assert (row["cpu"], row["kernel"], row["kernel.guest_xss"]) == by_case[row["case"]]
+
+
+# Bytes of fpstates.
+
+
+def task_bytes(entries):
+    """task_fpstate_bytes of a case with these threads and guests."""
+    text = (
+        'title = "t"\n[run]\nmeasure = "1 ms"\nreplications = 2\nstrategies = ["no-cet"]\nreference = "no-cet"\n'
+        f'timed_by = "no-cet"\n[host]\ncpus = 2\ncpu = ["sapphire-rapids"]\n{entries}'
+    )
+    (case,) = from_text(text)
+    found = sim.compare(experiment.run(case.scenario, jobs=1, simulate=fake_host.simulate)).df_metrics()
+    return found.set_index("metric")["mean"]["task_fpstate_bytes"]
+
+
+PLAIN, AMX = 2624, 2624 + 12288
+"""On Sapphire Rapids 64 and 2,560 bytes of the task's slab object; for an area of 10,752 bytes with its head, three
+pages come on top."""
+
+
+@pytest.mark.parametrize(
+    ("entries", "mean"),
+    [
+        ('[threads.t]\ncompute = "1 ms"\n', PLAIN),
+        ('[threads.t]\ncompute = "1 ms"\nfpu = { components = ["XTILEDATA"] }\n', AMX),
+        ('[threads.t]\ncompute = "1 ms"\nfpu = { components = ["XTILEDATA"], share = 0.0 }\n', PLAIN),
+        ('[threads.t]\ncount = 3\ncompute = "1 ms"\n[threads.u]\ncompute = "1 ms"\n'
+         'fpu = { components = ["XTILEDATA"] }\n', (3 * PLAIN + AMX) / 4),
+        ('[threads.t]\nkind = "pipe"\ncompute = "1 ms"\nfpu = { components = ["XTILEDATA"] }\n[threads.k]\n'
+         'kind = "kthread"\ncompute = "1 ms"\n[guests.g]\nvms = 2\nvcpus = 3\n', (6 * PLAIN + 2 * AMX) / 8),
+        ('[threads.k]\nkind = "kthread"\ncompute = "1 ms"\n', PLAIN),
+    ],
+)  # fmt: skip
+def test_bytes_per_task_are_the_mean_over_user_threads_of_what_each_uses(entries, mean):
+    assert task_bytes(entries) == pytest.approx(mean)

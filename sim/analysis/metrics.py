@@ -16,6 +16,7 @@ from sim.costs.check import GRADES
 from sim.errors import InputError
 from sim.kernel import operations as op
 from sim.kernel.config import boot
+from sim.kernel.masks import BootMasks
 from sim.results.settings import settings_of as settings_of
 from sim.results.tables import RUN_COLUMNS, Results
 
@@ -59,6 +60,10 @@ Column = tuple[str, str, pd.Series]
 def is_of_operations(metric: str) -> bool:
     """Whether strategies that walked one schedule may be compared by this metric."""
     return OF_OPERATIONS.fullmatch(metric) is not None
+
+
+AMX_DATA: Final = "XTILEDATA"
+"""The component whose first use gives a thread another fpstate."""
 
 
 def per_replication(results: Results) -> pd.DataFrame:
@@ -209,7 +214,7 @@ def _bytes(results: Results, index: pd.Index) -> pd.DataFrame:
         settings = settings_of(document, strategy)
         config = boot(settings)
         sizes = {
-            "task_fpstate_bytes": config.masks.task_bytes,
+            "task_fpstate_bytes": _task_bytes(document["resolved"], config.masks),
             "task_fpstate_size": config.masks.host_size,
             "guest_fpstate_bytes": config.guest_fpstate_bytes,
             "guest_fpstate_size": config.guest_fpstate_size,
@@ -218,3 +223,20 @@ def _bytes(results: Results, index: pd.Index) -> pd.DataFrame:
         replications = [r for c, _, s, r in index if (c, s) == (case, strategy)]
         lines += [(case, strategy, r, name, "B", float(size)) for r in replications for name, size in shown.items()]
     return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _task_bytes(scenario: Mapping[str, Any], masks: BootMasks) -> float:
+    """The mean over all user threads, those of vCPUs among them, each with what its components need."""
+    threads = [each for each in scenario.get("threads", {}).values() if each["kind"] != "kthread"]
+    users = [(each["count"] * (1 + (each["kind"] == "pipe")), _uses_amx(each["fpu"])) for each in threads]
+    users += [
+        (each["vms"] * each["vcpus"], AMX_DATA in each["vmm_fpu"]) for each in scenario.get("guests", {}).values()
+    ]
+    total = sum(number for number, _ in users)
+    with_amx = sum(number for number, uses_amx in users if uses_amx)
+    share: float = with_amx / max(total, 1)
+    return masks.task_bytes + (masks.amx_task_bytes - masks.task_bytes) * share
+
+
+def _uses_amx(fpu: Mapping[str, Any]) -> bool:
+    return AMX_DATA in fpu["components"] and bool(fpu["share"])

@@ -38,7 +38,8 @@ class BootMasks:
     """Feature masks and sizes in bytes, under the names of fpu_kernel_cfg, fpu_user_cfg and guest_default_cfg.
 
     ``restore_mask`` is the RFBM of restores (max_features & XFEATURE_MASK_FPSTATE), ``xfd`` the value of IA32_XFD for
-    tasks (init_fpstate.xfd), ``independent`` the features outside all fpstates.
+    tasks (init_fpstate.xfd), ``independent`` the features outside all fpstates, ``amx_size`` the size of a task's
+    fpstate with XTILEDATA.
     """
 
     max_features: int
@@ -54,11 +55,17 @@ class BootMasks:
     guest_size: int
     user_size: int
     guest_allocated: int
+    amx_size: int
 
     @property
     def task_bytes(self) -> int:
         """Bytes that the fpstate takes in the task's slab object, which is aligned to 64 bytes (kernel/fork.c)."""
         return round_up(ALIGN_STRUCT + self.host_size, ALIGN_STRUCT)
+
+    @property
+    def amx_task_bytes(self) -> int:
+        """The same of a task that has used AMX: pages for the larger fpstate come on top (fpstate_realloc())."""
+        return self.task_bytes + round_up(ALIGN_STRUCT + self.amx_size, PAGE)
 
     @property
     def guest_bytes(self) -> int:
@@ -130,4 +137,5 @@ def boot_masks(
         guest_size=guest_size,
         user_size=user_size,
         guest_allocated=user_size if allocates_user_size else guest_size,
+        amx_size=cpu.compacted(host_default | maximum & XTILEDATA).size,
     )
