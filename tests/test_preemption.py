@@ -437,6 +437,8 @@ def test_the_first_screen_has_what_the_models_do_to_preemptions_latency_and_over
     for case, model in zip(cases(scenario), MODELS, strict=True):
         assert table[model][0] == f"{schedule[case.name, 'preemptions_per_second'] / 4:.0f}"
         assert table[model][1] == f"{schedule[case.name, 'interrupts_per_second'] / 4:.0f}"
+    html = comparison.report()
+    assert all(f">{cell}<" in html for cells in table.values() for cell in cells)
     medians = {model: float(cells[2]) for model, cells in table.items()}
     assert medians["lazy"] > 5 * max(medians[model] for model in MODELS if model != "lazy")
 
