@@ -5,7 +5,7 @@ MSR: accesses to the MSRs of the carried state and to user-return MSRs, by softw
 of other carried registers by plain instructions.
 XSS: writes of IA32_XSS at VM entry and VM exit, apart because strategies change who differs from the host there.
 virtualisation: VM entry and exit, KVM_RUN, VMCS and VMCB, and what KVM switches beside the fpstate (XCR0, PKRU,
-KERNEL_GS_BASE), with the mitigations that exist because of guests.
+KERNEL_GS_BASE), with the mitigations and the vPMU that exist because of guests.
 scheduling: the context switch itself, and IPIs that are not sent for a VMCS.
 """
 
@@ -61,6 +61,8 @@ _MSR_ACCESS: Final = re.compile(
 
 def category(phase: str, operation: str) -> str:
     """The category of ``operation`` in ``phase``; :class:`~sim.errors.InputError` for one that is unknown."""
+    if phase == op.VPMU:
+        return VIRTUALISATION
     if operation in _BY_OPERATION:
         return _BY_OPERATION[operation]
     if operation in _BY_PHASE:

@@ -67,7 +67,10 @@ Key = tuple[Any, ...]
 """A key of the ledger: thread kind, phase, operation[, RFBM, components, initialised[, level]]."""
 
 WARM: Final = ("", "L1")
-MSR_KINDS: Final = ((re.compile(r"PL[012]_SSP"), "PLx_SSP"),)
+MSR_KINDS: Final = (
+    (re.compile(r"PL[012]_SSP"), "PLx_SSP"),
+    (re.compile(r"PERF\w+|FIXED_CTR_CTRL|LVTPC"), "PMU"),
+)
 
 
 class Prices(dict[Key, int]):

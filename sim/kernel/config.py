@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from sim.errors import InputError, unknown
-from sim.kernel import mitigations
+from sim.kernel import mitigations, vpmu
 from sim.kernel.carried import CarriedState, carried_state
 from sim.kernel.datafile import STRICT
 from sim.kernel.masks import ALIGN_STRUCT, PAGE, BootMasks, boot_masks, round_up
@@ -16,6 +16,7 @@ from sim.kernel.patches import ALL_PATCHES, Effect, effect
 from sim.kernel.strategies import Strategy, strategy
 from sim.kernel.uret import URET_MSRS
 from sim.kernel.versions import KernelVersion, version
+from sim.kernel.vpmu import Vpmu
 from sim.xsave.components import (
     AVX,
     AVX512,
@@ -52,6 +53,7 @@ class Settings:
     guest and host differ.  ``mitigations`` are those of :mod:`sim.kernel.mitigations`: all that Linux has on this CPU,
     none, or those of some kinds.  ``cpu``, ``strategy`` and ``carried`` are names of shipped ones, paths of files, or
     what was read from a file.  ``apx`` False: the kernel leaves APX off (clearcpuid=apx).
+    ``vpmu_in_use``: how many counters of each guest count.
     """
 
     __pydantic_config__ = STRICT
@@ -71,6 +73,8 @@ class Settings:
     mitigations: bool | tuple[MitigationKind, ...] = True
     pasid: bool = True
     apx: bool = True
+    vpmu: Vpmu = "none"
+    vpmu_in_use: int = 0
     debug_fpu: bool = True
     hypothetical: bool = False
     init_optimisation: bool | None = None
@@ -126,6 +130,8 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
     how, what = strategy_of(settings), carried_state(settings.carried)
     vendor: Literal["vmx", "svm"] = "vmx" if cpu.vendor == "intel" else "svm"
     _check_pair(settings, cpu, kernel, how, what, vendor)
+
+    vpmu.check(settings.vpmu, kernel.name, vendor, cpu.features, cpu.name, settings.vpmu_in_use)
 
     patched: Effect | None = None
     if kernel.name == "rfc":

@@ -17,13 +17,15 @@ class GuestChoice:
     """What is chosen for a guest alone; None: as the settings of the kernel say for all guests.
 
     ``xss`` are the bits of IA32_XSS that it may have, where it has CET or another carried xfeature at all.  ``pku``
-    False: its CPUID has no PKU, so that it has neither XCR0[9] nor CR4.PKE.
+    False: its CPUID has no PKU, so that it has neither XCR0[9] nor CR4.PKE.  ``vpmu`` False: its CPUID has no
+    performance counters, so that KVM leaves them alone (kvm_vcpu_has_mediated_pmu()).
     """
 
     xcr0: int | None = None
     xss: int | None = None
     pku: bool | None = None
     amx: bool | None = None
+    vpmu: bool = True
 
 
 AS_ALL = GuestChoice()

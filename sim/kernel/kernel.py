@@ -7,7 +7,7 @@ The flow itself is in :mod:`sim.kernel.fpu`, :mod:`sim.kernel.process`, :mod:`si
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from sim.kernel import mitigations
+from sim.kernel import mitigations, vpmu
 from sim.kernel.carriers import hooks
 from sim.kernel.config import CET, Config
 from sim.kernel.guests import AS_ALL, GuestChoice, features
@@ -100,6 +100,10 @@ class Kernel:
         self.vmscape = (
             config.version.ibpb_exit_to_user and "vmscape" in config.mitigations and "VMSCAPE" in config.cpu.bugs
         )
+        mediated, in_use = config.settings.vpmu == "mediated", config.settings.vpmu_in_use
+        self.vpmu_load = vpmu.load(config.vendor, in_use) if mediated else ()
+        self.vpmu_put = vpmu.put(config.vendor, in_use) if mediated else ()
+        self.vpmu_after_exit = vpmu.AFTER_EXIT[config.vendor] if mediated else ()
         on = mitigations.features(config.cpu, config.version.name, config.mitigations)
         self.mitigations_at_entry = mitigations.operations(on, mitigations.AT_ENTRY)
         self.mitigations_at_exit = mitigations.operations(on, mitigations.AT_EXIT)
@@ -198,6 +202,7 @@ class Kernel:
         vcpu.has_cet = config.guest_has_cet
         vcpu.xcr0 = offered.xcr0
         vcpu.xss = offered.xss
+        vcpu.has_vpmu = choice.vpmu
         vcpu.has_pku = vcpu.cr4_pke = offered.pku
         # LSTAR differs between kernels (KASLR), TSC_AUX between CPUs; the host's value is 0 here.
         vcpu.uret = dict.fromkeys(config.guest_uret_msrs, context.id)

@@ -10,7 +10,7 @@ Each function is a step that nothing preempts; between two calls preemption is o
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from sim.kernel import carriers, fpu, svm, vmx
+from sim.kernel import carriers, fpu, svm, vmx, vpmu
 from sim.kernel.kernel import IllegalFlow, Kernel
 from sim.kernel.operations import (
     GUEST_ENTRY,
@@ -155,6 +155,8 @@ def vcpu_enter_guest(k: Kernel, cpu: Cpu) -> None:
         cpu.unit.xfd_err = vcpu.xfd_err
     if not k.swaps_in_vcpu_run:
         kvm_load_xfeatures(k, cpu, vcpu, guest=True)
+    vpmu.run(cpu, vcpu, k.vpmu_load)
+    if not k.swaps_in_vcpu_run:
         kvm_load_guest_pkru(k, cpu, vcpu)
     k.run_hooks("loop_entry", cpu, vcpu)
     _vcpu_run_entry(k, cpu, vcpu)
@@ -187,11 +189,15 @@ def vm_exit(k: Kernel, cpu: Cpu, reason: str, exit_request: bool = False) -> boo
     k.run_hooks("loop_exit", cpu, vcpu)
     if not k.swaps_in_vcpu_run:
         kvm_load_host_pkru(k, cpu, vcpu)
+    vpmu.run(cpu, vcpu, k.vpmu_put)
+    if not k.swaps_in_vcpu_run:
         kvm_load_xfeatures(k, cpu, vcpu, guest=False)
     if vcpu.xfd_passthrough:
         cpu.record((cpu.current.kind, GUEST_EXIT, RDMSR_XFD))
         k.trace_msr(cpu, "read", "XFD")
         vcpu.fpstate.xfd = cpu.xfd_state = cpu.unit.xfd
+    if reason == "pmu":
+        vpmu.overflow(k, cpu)
     if reason == "nm":
         cpu.record((cpu.current.kind, GUEST_EXIT, RDMSR_XFD_ERR))
         k.trace_msr(cpu, "read", "XFD_ERR")
@@ -227,6 +233,7 @@ def _vcpu_run_exit(k: Kernel, cpu: Cpu, vcpu: Vcpu, reason: str) -> None:
     cpu.unit.enter_mode(cpl=0, nonroot=False)
     KVM_X86_OPS[k.vendor].vm_exit(k, cpu)
     k.run_hooks("vm_exit", cpu, vcpu)
+    vpmu.run(cpu, vcpu, k.vpmu_after_exit)
     if k.swaps_in_vcpu_run:
         kvm_load_host_pkru(k, cpu, vcpu)
         kvm_load_xfeatures(k, cpu, vcpu, guest=False)

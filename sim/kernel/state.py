@@ -179,6 +179,7 @@ class Vcpu:
         "has_cet",
         "has_host_spec_ctrl",
         "has_pku",
+        "has_vpmu",
         "host_pkru",
         "id",
         "name",
@@ -200,6 +201,7 @@ class Vcpu:
         self.context = context
         self.has_cet = False
         self.has_host_spec_ctrl = True
+        self.has_vpmu = True
         self.xcr0 = 0
         self.xss = 0
         self.pkru = PKRU_DEFAULT

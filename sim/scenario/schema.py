@@ -15,6 +15,7 @@ from sim.kernel.guests import GuestChoice
 from sim.kernel.mitigations import MitigationKind
 from sim.kernel.versions import Exit as FastpathExit
 from sim.kernel.versions import Preemption
+from sim.kernel.vpmu import Vpmu
 from sim.scenario.distribution import Distribution, Intervals, Times
 from sim.scenario.units import Flow, Percent, Rate, Size, Time
 
@@ -34,7 +35,7 @@ Reason = (
     FastpathExit
     | Literal[
         "apic-access", "cpuid", "cr-access", "ept-misconfig", "ept-violation", "external-interrupt", "io", "msr-read",
-        "msr-write", "pause", "vmcall", "other",
+        "msr-write", "pause", "pmu", "vmcall", "other",
     ]
 )  # fmt: skip
 
@@ -234,6 +235,14 @@ class KernelSettings(Section):
         "this CPU, none, or those of some kinds",
     )
     apx: Switch = Field(True, description="whether the kernel enables APX where the CPU has it (false: clearcpuid=apx)")
+    vpmu: Vpmu = Field(
+        "none",
+        description="the guests' performance counters: emulated, where an exit with reason pmu costs a sample of perf "
+        "in the guest; mediated (kvm.enable_mediated_pmu, v7.0 and later): loaded and put around the fastpath loop",
+    )
+    vpmu_in_use: Annotated[int, Field(ge=0, le=8, strict=True)] = Field(
+        0, description="how many counters of each guest count; mediated: those are loaded and cleared, too"
+    )
     pasid: Switch = Field(True, description="whether the kernel enables PASID where the CPU has it")
     hypothetical: Switch = Field(
         False, description="true: strategies that are named in run.strategies may need what the CPU lacks"
@@ -332,6 +341,9 @@ class Guest(Section):
         "absent: what XCR0 has",
     )
     amx: Switch | None = Field(None, description="whether they have AMX; absent: kernel.guest_amx")
+    vpmu: Switch = Field(
+        True, description="whether their CPUID has the performance counters of kernel.vpmu; those without pay nothing"
+    )
     posted_interrupts: Switch = Field(
         True, description="an interrupt for a running vCPU needs no VM exit (APICv, AVIC)"
     )
@@ -347,7 +359,7 @@ class Guest(Section):
     @property
     def choice(self) -> GuestChoice:
         """What the kernel model is told of these guests alone."""
-        return GuestChoice(self.xcr0, self.xss, self.pku, self.amx)
+        return GuestChoice(self.xcr0, self.xss, self.pku, self.amx, self.vpmu)
 
 
 class Thread(Section):

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from sim.errors import InputError
 from sim.kernel.mitigations import MitigationKind
+from sim.kernel.vpmu import Vpmu
 
 Unit = Literal["TSC cycles", "core cycles", "ns"]
 
@@ -39,6 +40,7 @@ class Setup:
     guest_pkru_differs: bool = False
     mitigations: bool | tuple[MitigationKind, ...] = False
     handler: str = ""
+    vpmu: Vpmu = "none"
     without: tuple[str, ...] = ()
     without_rows: tuple[str, ...] = ()
     operation: str = ""

@@ -48,6 +48,7 @@ class Bench:
             guest_xcr0=setup.guest_xcr0,
             guest_xss=setup.guest_xss,
             mitigations=setup.mitigations,
+            vpmu=setup.vpmu,
             hypothetical=True,
         )
         self.k = Kernel(boot(settings), 2)
