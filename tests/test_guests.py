@@ -40,8 +40,8 @@ def per_exit(settings, choice):
     return Counter(key[2] for key in (Counter(cpu.ledger.counts) - before).elements())
 
 
-ICE_LAKE = Settings(cpu="ice-lake-sp", kernel="v6.6", strategy="no-cet")
-SPR = Settings(cpu="sapphire-rapids", kernel="v6.18")
+ICE_LAKE = Settings(cpu="ice-lake-sp", kernel="v6.6", strategy="no-cet", mitigations=False)
+SPR = Settings(cpu="sapphire-rapids", kernel="v6.18", mitigations=False)
 TRANSITION = {"VM exit": 1, "VM entry": 1}
 
 

@@ -44,7 +44,7 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(ROOT.glob("scenarios/*.toml"))
 PROMISED = {
     "rfc-question", "context-switch1", "exit-storm", "overcommit", "idle-fleet", "ipi-storm", "amx-guest",
-    "kernel-eras", "xss-mismatch", "host-sss", "preemption-models", "apx-guests",
+    "kernel-eras", "xss-mismatch", "host-sss", "preemption-models", "apx-guests", "mediated-vpmu",
 }  # fmt: skip
 
 SMALL = """
