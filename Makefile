@@ -4,7 +4,7 @@ BIN := .venv/bin
 COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url \
 	--no-emit-trusted-host --no-emit-find-links
 
-.PHONY: run test lint verify kill bench docs site man dist lock kmod clean
+.PHONY: run test lint verify kill fuzz bench docs site man dist lock kmod clean
 
 run: .venv/ready
 	$(BIN)/fpswitch run scenarios/rfc-question.toml
@@ -27,6 +27,10 @@ verify: .venv/ready
 # Half an hour: 500 kills of runs on this machine, and what happens to a Dask cluster.
 kill: .venv/ready
 	$(BIN)/fpswitch verify kill --kills 500 --cluster
+
+# Hours: 100,000 damaged inputs of each reader.
+fuzz: .venv/ready
+	$(BIN)/fpswitch verify fuzz --inputs $(or $(INPUTS),100000)
 
 # All ratios are printed before the status judges them.
 bench: .venv/ready

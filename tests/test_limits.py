@@ -3,6 +3,7 @@
 import errno
 import gzip
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -175,3 +176,61 @@ def test_a_limit_on_files_leaves_the_earlier_result_as_it_was(tmp_path):
     assert done.stderr.count("\n") <= 3
     kept = out if (out / "ledger.parquet").exists() else out.with_name("r.previous")
     assert {file.name: file.read_bytes() for file in kept.glob("*.parquet")} == before
+
+
+# What `fpswitch verify fuzz` found.
+
+
+def test_a_time_that_is_no_time_makes_a_line_foreign(tmp_path, capsys):
+    text = (Path(__file__).parent / "data/traces/formats/ftrace.txt").read_bytes()
+    line = next(line for line in text.splitlines() if b"sched_switch: prev_comm" in line)
+    late = re.sub(rb" \d+\.(\d{6}): sched", rb" 92233720368.\1: sched", line)
+    assert late != line
+    (tmp_path / "t.txt").write_bytes(text + late + b"\n")
+    status, out, err = run_command(capsys, "replay", str(tmp_path / "t.txt"), "--check")
+    assert (status, err) == (0, "")
+    assert "x86_fpu events" in out
+
+
+def test_a_size_with_a_leading_zero_is_a_number(tmp_path, capsys):
+    log = "x86/fpu: Enabled xstate features 0x2e7, context size is 0752 bytes, using 'compacted' format.\n"
+    (tmp_path / "log").write_text(log)
+    assert run_command(capsys, "layout", "--boot-log", str(tmp_path / "log"))[0] in (0, 1)
+
+
+def test_what_a_profile_says_of_its_source_does_not_act_on_the_terminal(tmp_path, capsys):
+    text = (Path(__file__).parent.parent / "sim/xsave/cpus/zen4.toml").read_text()
+    (tmp_path / "p.toml").write_text(text.replace('source = "', 'source = "\\u001b[2J\ufeff', 1))
+    status, out, err = run_command(capsys, "cpu", "show", str(tmp_path / "p.toml"))
+    assert all(c.isprintable() or c == "\n" for c in out + err)
+    assert status in (0, 2)
+
+
+# The campaign itself.
+
+
+def test_the_campaign_finds_each_kind_of_wrong(tmp_path):
+    from sim.verification.fuzz.judging import _wrong
+
+    good = "fpswitch: /x/input.toml: no\n"
+    assert list(_wrong(2, "", good)) == []
+    assert list(_wrong(0, "all well\n", "")) == []
+    kinds = {
+        "exit status 3": (3, "", good),
+        "control characters on standard output: '\\x1b'": (0, "\x1b[2J", ""),
+        "control characters on standard error: '\\x07'": (2, "", "fpswitch: input.toml\x07"),
+        "a message of more than 1,000 characters": (2, "", "fpswitch: input.toml" + "x" * 1000),
+        "exit status 2, and something on standard output": (2, "x", good),
+        "no message, or several: 'Traceback'": (2, "", "Traceback"),
+        "a message without the place": (2, "", "fpswitch: no\n"),
+    }
+    assert {kind: kind in list(_wrong(*said)) for kind, said in kinds.items()} == dict.fromkeys(kinds, True)
+
+
+def test_the_campaign_tries_inputs_and_says_what_broke(tmp_path):
+    from sim.verification.fuzz import campaign
+
+    found = campaign("carried state", 20, 1, tmp_path)
+    assert (found.inputs, found.problems.total()) == (20, 0)
+    assert found.messages > 2
+    assert campaign("trace", 5, 1, tmp_path).inputs == 0  # no test data there

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import click
 from tabulate import tabulate
 
-from sim.errors import InputError
+from sim.errors import InputError, one_line
 
 _MASK = re.compile("-?(0[xX][0-9a-fA-F]{1,32}|0|[1-9][0-9]{0,38})")
 
@@ -129,14 +129,14 @@ def parse_mask(text: str, what: str) -> int:
 
 
 def emit(document: Any, text: str, as_json: bool) -> None:
-    """Prints ``document`` as JSON, or ``text``."""
-    click.echo(json.dumps(document, indent=1) if as_json else text)
+    """Prints ``document`` as JSON, or ``text``, in which control characters of an input are as Python writes them."""
+    click.echo(json.dumps(document, indent=1) if as_json else "\n".join(map(one_line, text.split("\n"))))
 
 
 def say(notes: Iterable[str]) -> None:
     """Prints notes on standard error."""
     for note in notes:
-        click.echo(f"fpswitch: {note}", err=True)
+        click.echo(f"fpswitch: {one_line(note)}", err=True)
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:

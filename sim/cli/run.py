@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from sim.cli import INTERRUPTED_STATUS
-from sim.cli.common import emit, json_option, overrides, say, scenario_options
+from sim.cli.common import Overrides, emit, json_option, overrides, say, scenario_options
+from sim.cli.design import asked, show
 from sim.errors import InputError, RunError
 
 if TYPE_CHECKING:
+    from sim.experiment import Design
     from sim.report.comparison import Comparison
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -33,6 +35,8 @@ def shown_options(command: _Command) -> _Command:
 @scenario_options
 @click.option("--jobs", type=int, metavar="N", help="Processes; by default one per CPU.")
 @click.option("--cluster", metavar="ADDRESS", help="Dask workers: tcp://HOST:PORT, or local:N to start N here.")
+@click.option("--design", metavar="KIND:N", help="N points in ranges: lhs:N, or sobol:N with a power of two.")
+@click.option("--range", "ranges", metavar="KEY=LOW..HIGH", multiple=True, help="A range of --design; may be repeated.")
 @click.option("--out", metavar="DIR", help="Result directory; by default results/ and the name of the scenario.")
 @click.option("--no-figures", is_flag=True, help="Write the tables only.")
 @shown_options
@@ -40,6 +44,8 @@ def run(
     scenario: str,
     jobs: int | None,
     cluster: str | None,
+    design: str | None,
+    ranges: tuple[str, ...],
     out: str | None,
     no_figures: bool,
     full: bool,
@@ -59,6 +65,9 @@ def run(
     scenario is replaced when the new run is complete.  The same seed gives the same tables with any number of
     jobs, and on a cluster (docs/cluster.md).
 
+    With --design the scenario runs at N points, spread over all ranges at once, and the output is a table for each
+    range.  DIR then has the points, each as a result directory, and a dataset of all tables (docs/scenarios.md).
+
     Exit status 1 if a strategy that is not documented as unsound violates integrity, or the run fails; 130 if it is
     interrupted.
 
@@ -75,12 +84,16 @@ def run(
       fpswitch run rfc-question --strategies manual-load,xstate-guest --contrast manual-load,xstate-guest
       fpswitch run my-host.toml --set host.cpus=64 --replications 20 --seed 7
       fpswitch run from-a-colleague/manifest.json
+      fpswitch run my-host.toml --design sobol:256 --range host.cpus=2..64 --out results/design
     """
     _one_of(full, mail, as_json)
     if cluster is not None and jobs is not None:
         raise InputError("--cluster beside --jobs (allowed: one of them)")
     from sim import experiment
 
+    if plan := asked(design, ranges, out):
+        _run_design(scenario, plan, str(out), overrides(options), jobs, cluster, as_json)
+        return
     directory = out if out is not None else str(experiment.directory_for(scenario))
     if out is None and scenario.endswith(".json"):
         say([f"the results go to {directory}"])
@@ -105,6 +118,29 @@ def run(
     if not no_figures:
         _of_directory(comparison).write_figures(Path(directory) / "figures")
     _finish(comparison, full, mail, as_json)
+
+
+def _run_design(
+    scenario: str, design: "Design", out: str, given: Overrides, jobs: int | None, cluster: str | None, as_json: bool
+) -> None:
+    from sim import experiment
+
+    try:
+        points = experiment.run_design(
+            scenario,
+            design,
+            out,
+            overrides=given.values,
+            options=given.options,
+            jobs=jobs,
+            cluster=cluster,
+            progress=True,
+            command=["fpswitch", *sys.argv[1:]],
+        )
+    except RunError as error:
+        click.echo(f"fpswitch: {error}", err=True)
+        sys.exit(INTERRUPTED_STATUS if isinstance(error, experiment.Interrupted) else 1)
+    show(points, design, out, as_json)
 
 
 @click.command()

@@ -1,11 +1,10 @@
 """fpswitch show: the resolved scenario, with every value that the model uses."""
 
-import json
 from typing import Any
 
 import click
 
-from sim.cli.common import json_option, overrides, scenario_options
+from sim.cli.common import emit, json_option, overrides, scenario_options
 
 
 @click.command()
@@ -53,9 +52,9 @@ def show(scenario: str, as_json: bool, **options: Any) -> None:
         for case in chosen
     ]
     if as_json:
-        click.echo(json.dumps({"scenario": found.written(), "cases": documents}, indent=1))
+        emit({"scenario": found.written(), "cases": documents}, "", as_json)
     else:
-        click.echo(toml_text(found) + "\n" + "\n".join(_case_text(document) for document in documents))
+        emit({}, toml_text(found) + "\n" + "\n".join(_case_text(document) for document in documents), as_json)
 
 
 def _case_text(document: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from sim.cli.common import emit, json_option
+from sim.cli.design import status as of_design
 from sim.errors import InputError
 
 LISTED = 4
@@ -21,6 +22,9 @@ def status(directory: str, as_json: bool) -> None:
     run that goes on until a precision is reached may ask for more.  Exit status 0 if the run is complete or goes on,
     and 1 if it has ended before its end.
 
+    Of a design: how many points are done, and the one that runs; --json has {"directory", "scenario", "points",
+    "finished", "last" (as below, of the last point that was begun)}.
+
     With --json: {"directory", "scenario", "status" ("running", "complete", "failed", "interrupted", or "killed": its
     process is gone), "finished", "total", "total_is_fixed", "elapsed_s", "left_s", "per_second", "workers",
     "dashboard" (null where there is none), "process": {"pid", "host"}, "running" and "failed": [{"case", "timed_by",
@@ -30,10 +34,22 @@ def status(directory: str, as_json: bool) -> None:
     Example:
       fpswitch status results/rfc-question
     """
+    from sim.experiment.designs import NAME
+
+    if (Path(directory) / NAME).exists():
+        found = of_design(Path(directory), _document)
+        emit(found, _text_of_design(found), as_json)
+        return
     document = _document(directory)
     emit(document, _text(document), as_json)
     if document["status"] in ("failed", "interrupted", "killed"):
         click.get_current_context().exit(1)
+
+
+def _text_of_design(document: dict[str, Any]) -> str:
+    n, total, last = document["finished"], document["points"], document["last"]
+    first = f"{document['directory']}: a design of {document['scenario']}: {n} of {total} points ({n / total:.0%})"
+    return first if last is None or n == total else f"{first}\n{_text(last)}"
 
 
 def _document(directory: str) -> dict[str, Any]:

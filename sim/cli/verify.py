@@ -10,6 +10,7 @@ import click
 from sim.cli.anchors import anchors
 from sim.cli.common import emit, json_option, table
 from sim.cli.statistics import statistics
+from sim.cli.verify_fuzz import fuzz
 from sim.cli.verify_kill import kill
 
 if TYPE_CHECKING:
@@ -28,12 +29,14 @@ def verify() -> None:
       fpswitch verify anchors
       fpswitch verify statistics
       fpswitch verify kill
+      fpswitch verify fuzz
     """
 
 
 verify.add_command(anchors)
 verify.add_command(statistics)
 verify.add_command(kill)
+verify.add_command(fuzz)
 
 
 @verify.command()

@@ -1,8 +1,10 @@
 """Experiments: every replication of every strategy in every case of a scenario, here or elsewhere."""
 
+from sim.experiment.design import Design
+from sim.experiment.designs import run_design
 from sim.experiment.provenance import directory_for
 from sim.experiment.running import Interrupted
 from sim.experiment.runs import run, run_cases
 from sim.experiment.workers import Simulate
 
-__all__ = ["Interrupted", "Simulate", "directory_for", "run", "run_cases"]
+__all__ = ["Design", "Interrupted", "Simulate", "directory_for", "run", "run_cases", "run_design"]

@@ -20,10 +20,11 @@ class Progress:
         self._bar: tqdm[Any] | None = None
         self._total = 0
 
-    def start(self, total: int, done: int) -> None:
+    def start(self, total: int, done: int, unit: str = "rep") -> None:
         """Opens the bar."""
         self._total = total
-        about: dict[str, Any] = {"total": total, "initial": done, "unit": "rep", "desc": "replications"}
+        desc = "replications" if unit == "rep" else f"{unit}s"
+        about: dict[str, Any] = {"total": total, "initial": done, "unit": unit, "desc": desc}
         if self._shown and "ipykernel" in sys.modules:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that there are no widgets: then it is a bar of text

@@ -42,6 +42,8 @@ class Where:
     executor: Executor | None = None
     cluster: str | None = None
     simulate: Simulate | None = None
+    pool: Pool | None = None
+    """One that is there already, and stays."""
 
 
 class Running:
@@ -138,8 +140,9 @@ class Running:
     def _records(self, where: Where) -> Generator[list[Record], None, None]:
         """The records of each replication, in any order; those of the next look come when all before are taken."""
         jobs = min(where.jobs, len(missing(self._keys, self._finished())))
-        pool: Pool | None = None
-        if jobs > 1 or where.executor is not None or (where.cluster is not None and self._lacks_some()):
+        pool = where.pool
+        elsewhere = where.executor is not None or (where.cluster is not None and self._lacks_some())
+        if pool is None and (jobs > 1 or elsewhere):
             pool = pool_of(where.executor, where.cluster, jobs, self._told.say)
         if pool is None:
             model, by_name = where.simulate or simulated(), {case.name: case for case in self._asked.cases}
@@ -157,7 +160,8 @@ class Running:
                     raise self._died(dispatcher.failed)
             at_once = False
         finally:
-            pool.close(at_once=at_once)
+            if where.pool is None:
+                pool.close(at_once=at_once)
 
     def _lacks_some(self) -> bool:
         """Whether anything has to be simulated."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sim.errors import InputError
 from sim.experiment.inputs import gathered
 from sim.experiment.keeping import Experiment
-from sim.experiment.pools import cpus
+from sim.experiment.pools import Pool, cpus
 from sim.experiment.progress import Progress
 from sim.experiment.provenance import name_of, other_versions
 from sim.experiment.running import Running, Where
@@ -100,8 +100,12 @@ def run_cases(
     progress: bool = False,
     command: Sequence[str] = (),
     simulate: Simulate | None = None,
+    pool: Pool | None = None,
 ) -> Results:
-    """Runs the cases ``of_scenario``; the rest is as in :func:`run`."""
+    """Runs the cases ``of_scenario``; the rest is as in :func:`run`.
+
+    ``pool`` runs replications instead of ``jobs``, and stays open.
+    """
     if jobs is not None and not 1 <= jobs <= MOST_JOBS:
         raise InputError(f"jobs {jobs} (allowed: 1 to {MOST_JOBS})")
     if executor is not None and cluster is not None:
@@ -113,6 +117,6 @@ def run_cases(
         told.say(note)
     running = Running(asked, out, told)
     try:
-        return running.results(Where(jobs or cpus(), executor, cluster, simulate))
+        return running.results(Where(jobs or cpus(), executor, cluster, simulate, pool))
     finally:
         running.close()

@@ -260,7 +260,8 @@ def _note(boot: _Boot, why: re.Match[str]) -> None:
 
 def _enabled(match: re.Match[str]) -> tuple[int, int, str] | None:
     if match["mask"]:
-        return int(match["mask"], 16), int(match["total"], 0), match["format"]
+        total = match["total"]
+        return int(match["mask"], 16), int(total, 16 if total.startswith("0x") else 10), match["format"]
     if match["old_mask"]:
         return int(match["old_mask"], 16), int(match["old_total"], 16), match["old_format"] or "standard"
     return None

@@ -73,15 +73,16 @@ def parse(line: bytes) -> Event | str | Unread | None:
     if payload is None and table.plugin is not None:
         payload = table.plugin.match(match["payload"])
     values = () if payload is None else _values(table, payload)
-    tid = _number(match["tid"], _INT32)
-    if payload is None or tid is None or None in values:
+    tid, seconds = _number(match["tid"], _INT32), _number(match["seconds"], _INT64 // NS)
+    if payload is None or tid is None or seconds is None or None in values:
         return Unread(name, match["payload"][:_SHOWN].decode("utf-8", "replace").strip())
     fraction = match["fraction"]
-    time_ns = int(match["seconds"]) * 1_000_000_000 + int(fraction) * (1 if len(fraction) == 9 else 1000)
+    time_ns = seconds * NS + int(fraction) * (1 if len(fraction) == 9 else 1000)
     cpu = int(match["cpu"] or match["bare_cpu"])
     return Event(time_ns, cpu, tid, match["comm"], CODE[name], values)  # type: ignore[arg-type]  # no None
 
 
+NS: Final = 1_000_000_000
 _INT32, _INT64 = 1 << 31, 1 << 63
 _SHOWN: Final = 160
 

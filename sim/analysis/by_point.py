@@ -1,0 +1,67 @@
+"""Own operations at a point of a design, and how they go with the values of a range."""
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from scipy.stats import t as student
+
+from sim.results.tables import Results
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEVEL: Final = 0.95
+BINS: Final = 4
+DIFFERENCE: Final = "difference_us"
+
+
+def own_costs(results: Results) -> Iterator[dict[str, Any]]:
+    """For each case and strategy: what its operations cost on the case's schedule, and more than the reference's.
+
+    In microseconds per vCPU-second (CPU-second, on a host without vCPUs): means over the replications, and half of the
+    95 % t interval of the difference, which is paired; NaN with one replication.
+    """
+    ledger = results.ledger
+    for case in results.cases:
+        per = (case["vcpus"] or case["cpus"]) * case["measure_s"] * case["tsc_hz"] / 1e6
+        own = ledger[(ledger["case"] == case["case"]) & (ledger["timed_by"] == case["timed_by"])]
+        cycles = own.pivot_table(index="replication", columns="strategy", values="cycles", aggfunc="sum", fill_value=0)
+        cycles = cycles.reindex(index=range(results.manifest["replications"]), fill_value=0)
+        for strategy in case["strategies"]:
+            costs = cycles[strategy] / per if strategy in cycles else cycles.iloc[:, 0] * 0.0
+            difference = costs - cycles[case["reference"]] / per if case["reference"] in cycles else costs
+            n = len(difference)
+            half = student.ppf((1 + LEVEL) / 2, n - 1) * difference.std(ddof=1) / n**0.5 if n > 1 else math.nan
+            yield {
+                "case": case["case"],
+                "strategy": strategy,
+                "reference": case["reference"],
+                "replications": n,
+                "own_us": float(costs.mean()),
+                DIFFERENCE: float(difference.mean()),
+                "difference_half_us": float(half),
+            }
+
+
+def by_value(points: "pd.DataFrame", path: str) -> "pd.DataFrame":
+    """The difference from the reference over quarters of the values at ``path``: mean, least and most.
+
+    ``points`` are rows of :func:`own_costs` with the values of their points; the quarters have as many points each, as
+    far as values allow.
+    """
+    import pandas as pd
+
+    values = points.drop_duplicates("point").set_index("point")[path]
+    bins = pd.qcut(values.rank(method="first"), min(BINS, len(values)), labels=False)
+    rows = points.assign(quarter=points["point"].map(bins))
+    others = rows[rows["strategy"] != rows["reference"]]
+    found = others.groupby(["quarter", "case", "strategy"], sort=True).agg(
+        low=(path, "min"),
+        high=(path, "max"),
+        points=("point", "nunique"),
+        mean=(DIFFERENCE, "mean"),
+        least=(DIFFERENCE, "min"),
+        most=(DIFFERENCE, "max"),
+    )
+    return found.reset_index()

@@ -1,0 +1,72 @@
+"""What `fpswitch run --design` prints: each range, and how the strategies' own operations go with its values."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.cli.common import emit, table
+from sim.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sim.experiment.design import Design
+
+
+SHOWN = ("mean", "least", "most")
+
+
+def asked(design: str | None, ranges: Sequence[str], out: str | None) -> "Design | None":
+    """The design that was asked for; :class:`InputError` for a part of one, or none at all of a directory."""
+    if design is None:
+        if ranges:
+            raise InputError(f"--range {ranges[0]} without --design (allowed: --design lhs:N or sobol:N)")
+        return None
+    from sim.experiment import Design
+
+    if out is None:
+        raise InputError("--design without --out (allowed: a directory of its own)")
+    return Design.parsed(design, ranges)
+
+
+def show(points: "pd.DataFrame", design: "Design", out: str, as_json: bool) -> None:
+    """Prints the summary of a design's points."""
+    from sim.analysis.by_point import by_value
+
+    parts, documents = [], []
+    for each in design.ranges:
+        found = by_value(points, each.path)
+        rows = [
+            (f"{row['low']:g} to {row['high']:g}", row["case"], row["strategy"], *map(_us, (row[x] for x in SHOWN)))
+            for row in found.to_dict("records")
+        ]
+        head = (f"{each.path}{f' ({each.unit})' if each.unit else ''}", "case", "strategy", "mean", "least", "most")
+        parts.append(table(rows, head))
+        documents.append({"path": each.path, "unit": each.unit or None, "quarters": found.to_dict("records")})
+    first = (
+        f"{design.n} points ({design.kind}); own operations less the reference's, us per vCPU-second, over quarters of "
+        "the points"
+    )
+    where = f"{Path(out) / 'points.parquet'} has all points, {Path(out) / 'dataset'} all tables"
+    emit({"out": out, "points": design.n, "ranges": documents}, "\n\n".join((first, *parts, where)), as_json)
+
+
+def _us(value: float) -> str:
+    return f"{value:+.1f}"
+
+
+def status(path: Path, of_point: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """How far a design is; ``of_point`` gives the document of one result directory."""
+    from sim.experiment.designs import POINTS, described, point_name
+    from sim.results import manifest as manifests
+
+    document = described(path)
+    n = int(document["design"]["n"])
+    finished, last = 0, None
+    for number in range(n):
+        place = path / POINTS / point_name(number)
+        if not place.exists():
+            break
+        last = of_point(str(place))
+        finished += last["status"] == manifests.COMPLETE
+    return {"directory": str(path), "scenario": document["scenario"], "points": n, "finished": finished, "last": last}

@@ -1,0 +1,133 @@
+"""Designs: points in ranges of a scenario's keys, spread evenly by Latin hypercube or Sobol sampling.
+
+M. D. McKay, R. J. Beckman, W. J. Conover, Technometrics 21, 1979, pp. 239-245; I. M. Sobol, USSR Comput. Math. Math.
+Phys. 7, 1967, pp. 86-112, scrambled by A. B. Owen's method, both as :mod:`scipy.stats.qmc` has them.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from sim.errors import InputError, unknown
+from sim.scenario.explain import keys, path_text
+
+KINDS: Final = ("lhs", "sobol")
+MOST_POINTS: Final = 100_000
+_DESIGN: Final = re.compile(r"(\w+):([1-9]\d{0,8})", re.ASCII)
+_END: Final = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z/%]*)", re.ASCII)
+LOG: Final = " log"
+DIGITS: Final = 6
+"""Significant digits of a value: what a scenario file would have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Values of the key at ``path`` from ``low`` to ``high``, in ``unit`` (may be empty), evenly or by their logarithm.
+
+    ``whole``: both ends are whole numbers, and so are all values.
+    """
+
+    path: str
+    low: float
+    high: float
+    unit: str = ""
+    log: bool = False
+    whole: bool = False
+
+    @classmethod
+    def parsed(cls, text: str) -> "Range":
+        """``PATH=LOW..HIGH``, and "log" behind it for an even spread of the logarithm; else :class:`InputError`."""
+        name, equals, ends = text.partition("=")
+        wrong = InputError(
+            f"range {text!r} (allowed: PATH=LOW..HIGH, such as host.cpus=1..64 or guests.web.demand='1 ms..1 s log')"
+        )
+        ends = ends.strip().strip("'\"")
+        low, dots, high = ends.removesuffix(LOG).partition("..")
+        found = [_END.fullmatch(each.strip()) for each in (low, high)]
+        try:
+            path = path_text(keys(name.strip())) if equals else ""
+        except ValueError:
+            raise wrong from None
+        if not (path and dots and found[0] and found[1]):
+            raise wrong
+        (a, unit_a), (b, unit_b) = found[0].groups(), found[1].groups()
+        unit = unit_b or unit_a
+        if unit_a not in ("", unit) or not float(a) < float(b) or not math.isfinite(float(b)):
+            raise InputError(
+                f"range {text!r}: found {low.strip()} to {high.strip()} (allowed: one unit, and low < high)"
+            )
+        log = ends.endswith(LOG)
+        if log and float(a) <= 0:
+            raise InputError(f"range {text!r}: log from {a} (allowed: from above 0)")
+        return cls(path, float(a), float(b), unit, log, not unit and a.isdecimal() and b.isdecimal())
+
+    def value(self, share: float) -> Any:
+        """What a scenario has at this share (0 to 1) of the range."""
+        if self.whole:
+            n = math.floor(self._at(share, self.low, self.high + 1))
+            return min(n, int(self.high))
+        found = float(f"{self._at(share, self.low, self.high):.{DIGITS}g}")
+        return f"{found!r} {self.unit}" if self.unit else found
+
+    def _at(self, share: float, low: float, high: float) -> float:
+        return low * (high / low) ** share if self.log else low + (high - low) * share
+
+    def number(self, value: Any) -> float:
+        """A value as a number in the range's unit."""
+        return float(str(value).split()[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """``n`` points by ``kind`` in all ``ranges`` at once; ``seed`` is that of the points, not of what runs there."""
+
+    kind: str
+    n: int
+    ranges: tuple[Range, ...]
+    seed: int = 1
+
+    @classmethod
+    def parsed(cls, text: str, ranges: Sequence[str], seed: int = 1) -> "Design":
+        """``lhs:N`` or ``sobol:N``, N a power of two for the latter; else :class:`InputError`."""
+        match = _DESIGN.fullmatch(text)
+        if match is None:
+            raise InputError(f"design {text!r} (allowed: lhs:N, sobol:N with N points)")
+        kind, n = match[1], int(match[2])
+        if kind not in KINDS:
+            raise unknown("design", kind, KINDS)
+        if n > MOST_POINTS:
+            raise InputError(f"design {text!r}: {n} points (allowed: up to {MOST_POINTS})")
+        if kind == "sobol" and n & (n - 1):
+            raise InputError(
+                f"design {text!r}: {n} points (allowed: a power of two, for which the points are balanced)"
+            )
+        found = tuple(map(Range.parsed, ranges))
+        if not found:
+            raise InputError(f"design {text!r} without a range (allowed: one --range PATH=LOW..HIGH or more)")
+        paths = [each.path for each in found]
+        if twice := [path for path in paths if paths.count(path) > 1]:
+            raise InputError(f"range {twice[0]}: found {paths.count(twice[0])} times (allowed: once)")
+        return cls(kind, n, found, seed)
+
+    def document(self) -> dict[str, Any]:
+        """All that decides the points."""
+        return {**asdict(self), "ranges": [asdict(each) for each in self.ranges]}
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """The values at each point, by path."""
+        from scipy.stats import qmc  # half a second
+
+        sampler = qmc.Sobol if self.kind == "sobol" else qmc.LatinHypercube
+        for shares in sampler(len(self.ranges), rng=self.seed).random(self.n).tolist():
+            yield {each.path: each.value(share) for each, share in zip(self.ranges, shares, strict=True)}
+
+
+def extremes(design: Design, points: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The points in which a range has its least or its greatest value: where a scenario becomes impossible first."""
+    found: dict[int, None] = {0: None}
+    for each in design.ranges:
+        numbers = [each.number(point[each.path]) for point in points]
+        found[numbers.index(min(numbers))] = found[numbers.index(max(numbers))] = None
+    return list(found)

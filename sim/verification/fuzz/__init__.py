@@ -1,0 +1,11 @@
+"""Damaged inputs for every reader: each must be read, or be one short message.
+
+:mod:`~sim.verification.fuzz.readers` says what the readers are, :mod:`~sim.verification.fuzz.mutation` damages
+what they read, and :mod:`~sim.verification.fuzz.judging` runs a command in a process with limits and says what was
+wrong with what it did.  What makes a new message joins the seeds, so that damage goes on from where it got further.
+"""
+
+from sim.verification.fuzz.campaign import Found, campaign
+from sim.verification.fuzz.readers import READERS
+
+__all__ = ["READERS", "Found", "campaign"]

@@ -1,0 +1,126 @@
+"""One command on one input in this process, with limits, and what was wrong with what it did.
+
+The process is one of its own: its memory is limited, it may write below its directory only, and an audit hook tells of
+files that are opened for writing elsewhere, of commands and of pickles (PEP 578).
+"""
+
+import contextlib
+import io
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from sim.errors import MOST_SAID
+
+HANG_S: Final = 20
+MEMORY: Final = 1 << 30
+"""Bytes beyond what the process had when it began."""
+FORBIDDEN: Final = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class")
+CHANGING: Final = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate")
+PREFIX: Final = "fpswitch: "
+PLACES: Final = ("input.", "/r", "fitted.toml", "strategy ")
+"""A message says where: the file, or what in two files does not fit together."""
+STATUSES: Final = (0, 1, 2)
+
+
+Main = Callable[[list[str]], Any]
+
+
+class Hang(BaseException):
+    """The command took too long; no Exception, so that nobody catches it."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """What the process does outside its directory; on while an input is read."""
+
+    place: Path
+    is_on: bool = False
+    seen: str = ""
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.is_on or self.seen:
+            return
+        if event in FORBIDDEN or (event in CHANGING and not self._is_inside(arguments[0])):
+            self.seen = f"{event} {arguments[0]!r}"
+        elif event == "open" and self._writes(arguments[2]) and not self._is_inside(arguments[0]):
+            self.seen = f"opens {arguments[0]!r} for writing"
+
+    @staticmethod
+    def _writes(flags: Any) -> bool:
+        return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+
+    def _is_inside(self, path: Any) -> bool:
+        if isinstance(path, int) or os.fspath(path) in ("/dev/null", b"/dev/null"):
+            return True
+        return Path(os.path.abspath(os.fsdecode(path))).is_relative_to(self.place)
+
+
+def limited(place: Path) -> Watch:
+    """Sets the limits of this process, whose directory becomes ``place``."""
+    os.chdir(place)
+    os.environ["TMPDIR"] = str(place)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    watch = Watch(place)
+    sys.addaudithook(watch)
+    signal.signal(signal.SIGALRM, _hangs)
+    sys.dont_write_bytecode = True
+    return watch
+
+
+def _hangs(number: int, frame: FrameType | None) -> None:
+    raise Hang
+
+
+def judged(main: Main, command: tuple[str, ...], watch: Watch) -> tuple[str, str]:
+    """What was wrong with a command of the command line ``main``, or nothing; and its message."""
+    out, err = io.StringIO(), io.StringIO()
+    status: Any = None
+    watch.seen, watch.is_on = "", True
+    signal.setitimer(signal.ITIMER_REAL, HANG_S)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main(list(command))
+    except SystemExit as stop:
+        status = stop.code or 0
+    except Hang:
+        return f"hangs: over {HANG_S} s", ""
+    except BaseException as error:
+        return f"{type(error).__name__} at {_where(error)}", ""
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        watch.is_on = False
+    if watch.seen:
+        return watch.seen, err.getvalue()
+    return next(_wrong(status, out.getvalue(), err.getvalue()), ""), err.getvalue()
+
+
+def _where(error: BaseException) -> str:
+    """The last place in this package."""
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if "/sim/" in each.filename]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+
+
+def _wrong(status: Any, out: str, err: str) -> Iterator[str]:
+    if status not in STATUSES:
+        yield f"exit status {status!r}"
+    for text, name in ((out, "standard output"), (err, "standard error")):
+        if strange := {c for c in text if not c.isprintable() and c not in "\n\t"}:
+            yield f"control characters on {name}: {min(strange)!r}"
+    if any(len(line) > MOST_SAID + len(PREFIX) for line in err.splitlines()):
+        yield "a message of more than 1,000 characters"
+    if status == 2:
+        if out:
+            yield "exit status 2, and something on standard output"
+        if not err.startswith((PREFIX, "Usage: ")) or err.count(PREFIX) != 1:
+            yield f"no message, or several: {err[:60]!r}"
+        if not any(place in err for place in PLACES):
+            yield "a message without the place"

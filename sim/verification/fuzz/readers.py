@@ -1,0 +1,89 @@
+"""The readers: how a file comes to each of them, and files that it can read, of which damaged ones are made."""
+
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import sim
+from sim.scenario import shipped
+
+MOST_OF_SEED: Final = 1 << 15
+"""Bytes; what is longer is cut, so that thousands of inputs can be tried."""
+HERE: Final = "INPUT"
+RESULT: Final = "results-0.1.0"
+"""A result directory in the form that has no hashes, so that damage gets further than to these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A command with the name of a file in it, :data:`HERE`, and the suffix of that.
+
+    ``package`` and ``data``: patterns of such files in this package and below a directory of test data.  ``inside``:
+    the file is one of a result directory, and the command gets the directory.
+    """
+
+    command: tuple[str, ...]
+    suffix: str
+    package: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    inside: str = ""
+
+    def seeds(self, place: Path, data: Path) -> list[bytes]:
+        """Files that it can read, as far as they are there; ``place`` gets what lies around an input."""
+        if not self.inside:
+            return [path.read_bytes()[:MOST_OF_SEED] for path in self._paths(data)]
+        archive = data / f"{RESULT}.tar.xz"
+        if not archive.exists():
+            return []
+        with tarfile.open(archive) as found:
+            found.extractall(place, filter="data")
+        shutil.move(place / RESULT, place / "r")
+        return [(place / "r" / self.inside).read_bytes()]
+
+    def _paths(self, data: Path) -> Iterator[Path]:
+        if self.command[0] == "show":
+            yield from map(shipped.file, shipped.names())
+        for root, patterns in ((Path(sim.__file__).parent, self.package), (data, self.data)):
+            for pattern in patterns:
+                yield from sorted(root.glob(pattern))
+
+    def put(self, content: bytes, place: Path) -> tuple[str, ...]:
+        """Writes the input, and gives the command."""
+        path = place / "r" / self.inside if self.inside else place / f"input{self.suffix}"
+        path.write_bytes(content)
+        return tuple(word.replace(HERE, str(place / "r" if self.inside else path)) for word in self.command)
+
+
+def _of_results(name: str) -> Reader:
+    return Reader(("compare", HERE, "--json"), Path(name).suffix, inside=name)
+
+
+FLOW: Final = ("flow", "preempt", "--hypothetical")
+TRACES: Final = ("traces/formats/*.txt", "cases/*trace*.txt", "cases/perf-*.txt", "cases/kvm-only-trace.txt")
+
+READERS: Final[Mapping[str, Reader]] = {
+    "scenario": Reader(("show", HERE), ".toml"),
+    "cost table": Reader(("costs", "check", HERE), ".toml", ("costs/tables/*.toml",)),
+    "strategy": Reader(
+        ("flow", "preempt", "--strategy", HERE, "--hypothetical"), ".toml", ("kernel/data/strategies/*.toml",)
+    ),
+    "carried state": Reader(
+        ("flow", "preempt", "--carried", HERE, "--hypothetical"), ".toml", ("kernel/data/carried/*.toml",)
+    ),
+    "CPU profile": Reader(("cpu", "show", HERE), ".toml", ("xsave/cpus/*.toml",)),
+    "CPUID dump": Reader(("cpu", "import", HERE), ".txt", data=("cases/*cpuid*.txt", "cases/nbsp.txt")),
+    "boot log": Reader(("layout", "--boot-log", HERE), ".txt", data=("bootlogs/*.txt", "cases/*.txt")),
+    "vectors": Reader(("verify", "vectors", HERE), ".jsonl", data=("vectors/*.jsonl", "vectors/ring0/*.jsonl")),
+    "trace": Reader(("replay", HERE, "--check"), ".txt", data=TRACES),
+    "exits of a trace": Reader(("replay", HERE, "--exits"), ".txt", data=TRACES),
+    "fit of a trace": Reader(("fit", HERE, "-o", "fitted.toml", "--no-check", "--force"), ".txt", data=TRACES),
+    "manifest": _of_results("manifest.json"),
+    "costs.json": _of_results("costs.json"),
+    "ledger": _of_results("ledger.parquet"),
+    "metrics": _of_results("metrics.parquet"),
+    "latency": _of_results("latency.parquet"),
+    "integrity": _of_results("integrity.parquet"),
+}

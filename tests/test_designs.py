@@ -1,0 +1,221 @@
+"""A design spreads points over ranges, and what it leaves is read without loading all."""
+
+import json
+import math
+
+import fake_host
+import numpy as np
+import pandas as pd
+import pytest
+from command import run as run_command
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim import experiment
+from sim.analysis.by_point import by_value, own_costs
+from sim.errors import InputError, RunError
+from sim.experiment.design import Design, Range
+from sim.experiment.designs import point_name
+from sim.results import load
+
+SMALL = """
+title = "Small"
+[run]
+measure = "20 ms"
+replications = 3
+strategies = ["free-ssp", "manual-load"]
+[host]
+cpus = 4
+cpu = ["zen4"]
+tsc = "2 GHz"
+[guests.g]
+vcpus = 2
+sleep = "10 ms"
+demand = "1 ms"
+"""
+RANGES = ("host.cpus=2..9", "guests.g.demand='1 ms..100 ms log'")
+
+
+@pytest.fixture
+def scenario(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture
+def run(scenario, tmp_path):
+    def run(out="d", design=("sobol:8", RANGES), **options):
+        options = {"simulate": fake_host.simulate, "jobs": 1} | options
+        return experiment.run_design(scenario, Design.parsed(*design), tmp_path / out, **options)
+
+    return run
+
+
+# Points.
+
+
+@pytest.mark.parametrize("kind", ["lhs", "sobol"])
+def test_each_range_has_one_point_in_each_of_n_parts_of_it(kind):
+    design = Design.parsed(f"{kind}:64", ["host.cpus=0..63", "run.measure=1e-3..1 s log"])
+    points = list(design.points())
+    assert sorted(point["host.cpus"] for point in points) == list(range(64))
+    shares = [math.log(float(point["run.measure"].split()[0]) / 1e-3) / math.log(1e3) for point in points]
+    assert sorted(math.floor(min(share, 0.999999) * 64 + 1e-6) for share in shares) == list(range(64))
+
+
+def test_the_points_are_those_of_the_seed():
+    first, again, other = (list(Design.parsed("lhs:16", RANGES, seed).points()) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+@given(st.floats(0, 1), st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_a_value_is_in_its_range(share, low, width):
+    value = Range("host.cpus", low, low + width).value(share)
+    assert low - 1e-5 * abs(low) - 1e-6 <= value <= (low + width) + 1e-5 * abs(low + width) + 1e-6
+
+
+@given(st.floats(0, 1), st.integers(0, 1000), st.integers(1, 1000))
+def test_a_whole_value_is_in_its_range_and_both_ends_are(share, low, width):
+    found = Range("host.cpus", low, low + width, whole=True)
+    assert isinstance(found.value(share), int)
+    assert low <= found.value(share) <= low + width
+    assert (found.value(0), found.value(1)) == (low, low + width)
+
+
+@pytest.mark.parametrize(
+    ("design", "ranges", "message"),
+    [
+        ("grid:4", RANGES, "unknown design 'grid'"),
+        ("lhs", RANGES, "allowed: lhs:N, sobol:N"),
+        ("sobol:100", RANGES, "a power of two"),
+        ("lhs:1000000", RANGES, "up to 100000"),
+        ("lhs:4", (), "without a range"),
+        ("lhs:4", ("host.cpus=1..4", "host.cpus=2..8"), "found 2 times"),
+        ("lhs:4", ("host.cpus",), "allowed: PATH=LOW..HIGH"),
+        ("lhs:4", ("=1..2",), "allowed: PATH=LOW..HIGH"),
+        ("lhs:4", ("host.cpus=4..4",), "low < high"),
+        ("lhs:4", ("host.cpus=8..4",), "low < high"),
+        ("lhs:4", ("guests.g.demand=1 us..2 ms",), "one unit"),
+        ("lhs:4", ("host.cpus=0..4 log",), "from above 0"),
+        ("lhs:4", ("host.cpus=1..nan",), "allowed: PATH=LOW..HIGH"),
+        ("lhs:4", ("host.cpus=1..1e999",), "low < high"),
+    ],
+)
+def test_what_is_no_design_is_refused(design, ranges, message):
+    with pytest.raises(InputError, match=message):
+        Design.parsed(design, ranges)
+
+
+# Runs.
+
+
+def test_each_point_is_an_ordinary_result_with_its_values(run, tmp_path):
+    run()
+    for number, point in enumerate(Design.parsed("sobol:8", RANGES).points()):
+        results = load(tmp_path / "d" / "points" / point_name(number))
+        assert results.manifest["resolved"]["host"]["cpus"] == point["host.cpus"]
+        assert len(results.cases) == 1
+
+
+def test_the_rows_of_a_point_are_the_differences_that_a_comparison_finds(run, tmp_path):
+    import sim
+
+    frame = run()
+    results = load(tmp_path / "d" / "points" / point_name(3))
+    found = sim.compare(results).answers.difference("zen4 v6.18", "manual-load", "free-ssp").own
+    row = frame.query("point == 4 and strategy == 'manual-load'").iloc[0]
+    us = results.cases[0]["tsc_hz"] / 1e6
+    assert row["difference_us"] == pytest.approx(found.mean / us, rel=1e-3)
+    assert row["difference_half_us"] == pytest.approx((found.high - found.low) / 2 / us, rel=1e-2)
+
+
+def test_the_dataset_is_partitioned_and_has_all_rows_of_all_points(run, tmp_path):
+    run()
+    for table in ("ledger", "metrics", "latency", "integrity"):
+        whole = pd.read_parquet(tmp_path / "d" / "dataset" / table)
+        single = [
+            len(pd.read_parquet(tmp_path / "d" / "points" / point_name(n) / f"{table}.parquet")) for n in range(8)
+        ]
+        assert whole.groupby("point", observed=False).size().reindex(range(1, 9), fill_value=0).tolist() == single
+
+
+def test_a_design_that_was_interrupted_goes_on_and_leaves_the_same_bytes(run, tmp_path):
+    run("whole")
+    calls = []
+
+    def fails(*work):
+        calls.append(work)
+        if len(calls) == 14:
+            raise ZeroDivisionError("no")
+        return fake_host.simulate(*work)
+
+    with pytest.raises(RunError):
+        run("d", simulate=fails)
+    assert not (tmp_path / "d" / "points.parquet").exists()
+    before = len(calls)
+    run("d", simulate=lambda *work: calls.append(work) or fake_host.simulate(*work))
+    assert len(calls) - before == 8 * 3 - 13
+    names = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.parquet")}
+    assert len(names) == 8 * 4 * 2 + 1
+    assert all((tmp_path / "d" / n).read_bytes() == (tmp_path / "whole" / n).read_bytes() for n in names)
+
+
+def test_another_design_in_the_directory_is_refused_and_so_is_something_else(run, tmp_path):
+    run()
+    with pytest.raises(InputError, match="another design or scenario"):
+        run(design=("sobol:16", RANGES))
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "letter").touch()
+    with pytest.raises(InputError, match="something else than a design"):
+        run("e")
+
+
+def test_a_range_that_leaves_what_is_possible_is_found_before_anything_runs(run, tmp_path):
+    with pytest.raises(InputError, match=r"point \d of 8 .host.cpus -?\d+.*: host.cpus"):
+        run(design=("sobol:8", ("host.cpus=1..100000",)))
+    assert not (tmp_path / "d" / "points").exists()
+
+
+def test_quarters_are_of_the_points_and_their_means_are_of_their_rows():
+    chosen = np.random.default_rng(1)
+    values = chosen.permutation(40) / 2
+    points = pd.DataFrame(
+        {"point": point, "x": x, "case": "c", "strategy": s, "reference": "r", "difference_us": x * (s == "a")}
+        for point, x in enumerate(values, 1)
+        for s in ("r", "a")
+    )
+    found = by_value(points, "x")
+    assert found["low"].tolist() == [0, 5, 10, 15]
+    assert found["points"].tolist() == [10] * 4
+    assert found["mean"].tolist() == [2.25, 7.25, 12.25, 17.25]
+
+
+def test_the_command_prints_a_table_for_each_range_and_status_counts_points(scenario, tmp_path, capsys, monkeypatch):
+    original = experiment.run_design
+    faked = {"simulate": fake_host.simulate, "jobs": 1}
+    monkeypatch.setattr(experiment, "run_design", lambda *a, **k: original(*a, **k | faked))
+    ranges = [word for each in RANGES for word in ("--range", each)]
+    out = str(tmp_path / "d")
+    status, text, _ = run_command(capsys, "run", str(scenario), "--design", "lhs:5", *ranges, "--out", out)
+    assert (status, text.count("own operations less the reference's")) == (0, 1)
+    assert "guests.g.demand (ms)" in text
+    assert text.count("manual-load") == 8
+    status, text, _ = run_command(capsys, "status", out)
+    assert (status, text) == (0, f"{out}: a design of small: 5 of 5 points (100%)\n")
+    status, text, _ = run_command(capsys, "status", out, "--json")
+    assert json.loads(text)["finished"] == 5
+    for wrong in (
+        ("--design", "lhs:5"),
+        ("--design", "lhs:5", "--range", "host.cpus=1..4"),
+        ("--range", "host.cpus=1..4"),
+    ):
+        status, _, err = run_command(capsys, "run", str(scenario), *wrong)
+        assert (status, err.count("\n")) == (2, 1)
+
+
+def test_a_strategy_without_operations_costs_nothing(run, tmp_path):
+    run(design=("lhs:1", ("host.cpus=2..9",)))
+    results = load(tmp_path / "d" / "points" / point_name(0))
+    rows = {row["strategy"]: row for row in own_costs(results)}
+    assert rows["free-ssp"]["difference_us"] == 0
