@@ -45,10 +45,19 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     A long name is cut, and a long list of allowed ones ends with their number.
     """
     names = sorted(allowed)
-    near = get_close_matches(name[:MOST_COMPARED], names, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = _nearest(name[:MOST_COMPARED], names)
+    hint = f"; did you mean {near!r}?" if near else ""
     found = repr(name) if len(name) <= MOST_COMPARED else f"{name[:MOST_COMPARED]!r}..."
     return InputError(f"unknown {kind} {found}{hint} (allowed: {_listed(names)})")
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    """The name that this may have been meant to be, in whole or as far as it goes; empty if there is none."""
+    if near := get_close_matches(name, names, n=1, cutoff=0.5):
+        return near[0]
+    begins = {each[: len(name)]: each for each in reversed(names)}
+    near = get_close_matches(name, begins, n=1)
+    return begins[near[0]] if near else ""
 
 
 def _listed(names: Sequence[str]) -> str:

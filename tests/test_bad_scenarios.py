@@ -553,6 +553,7 @@ def test_a_wrong_file_is_one_line_with_the_path_what_was_found_and_what_is_allow
         ("a\0b", "unknown scenario 'a\\x00b'"),
         ("good", "unknown scenario 'good'"),
         ("rfc-qestion", "did you mean 'rfc-question'?"),
+        ("results", "unknown scenario 'results' (allowed: "),  # and no guess: nothing is like it
         ("rfc_question", "the path of a file ends in .toml or has a /"),
     ],
 )

@@ -300,7 +300,7 @@ def test_the_terms_of_a_save_are_recovered():
     assert found.misfit < 0.02
 
 
-def test_components_that_a_restore_initialises_dearer_than_it_loads_become_terms_of_their_absence():
+def test_components_that_a_restore_initialises_more_slowly_than_it_loads_become_terms_of_their_absence():
     found = fit.warm(SETS, instruction(370, (0, 0, 0, 9, 30), (17, 8, 5, 0, 0)), None)
     assert found.base_set == 0b00111
     assert found.base.value == pytest.approx(370, rel=0.01)

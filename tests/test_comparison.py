@@ -489,7 +489,7 @@ def test_the_summary_is_at_most_72_columns_wide_and_says_what_is_needed(comparis
     assert "documented as" in text  # manual-lazy, which is caught
 
 
-def test_a_strategy_that_violates_integrity_is_called_neither_cheaper_nor_dearer(comparison):
+def test_a_strategy_that_violates_integrity_is_called_neither_cheaper_nor_more_expensive(comparison):
     text = " ".join(comparison.summary().split())
     assert "manual-lazy(!) " in text
     assert text.count("Violates integrity, so no cost to compare: manual-lazy.") == 1

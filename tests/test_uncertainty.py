@@ -76,7 +76,7 @@ def test_probability_with_two_uniform_rows_is_that_of_two_uniform_variables() ->
     assert found.cheaper(0, 1) == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / 10_000))
 
 
-def test_strategies_that_do_the_same_are_neither_cheaper_nor_dearer() -> None:
+def test_strategies_that_do_the_same_are_neither_cheaper_nor_more_expensive() -> None:
     of = costs.load("sapphire-rapids")
     rng = np.random.default_rng(1)
     runs = [{each: float(rng.integers(1, 10**6)) for each in of.rows if each != RATIO} for _ in range(7)]
@@ -242,11 +242,11 @@ def test_at_its_break_even_value_a_row_makes_the_difference_zero(
         index = list(of.rows).index(turn.row)
         at[index] = turn.value
         cost = dict(zip("ab", (found.used[:, 0] @ in_tsc(of, at)).tolist(), strict=True))
-        assert cost[turn.cheaper] == pytest.approx(cost[turn.dearer], rel=1e-9, abs=1e-6)
+        assert cost[turn.cheaper] == pytest.approx(cost[turn.more_expensive], rel=1e-9, abs=1e-6)
         at[index] = turn.value * (0.99 if turn.wins == "under" else 1.01)
         cost = dict(zip("ab", (found.used[:, 0] @ in_tsc(of, at)).tolist(), strict=True))
         if turn.value > 0.01:
-            assert cost[turn.dearer] < cost[turn.cheaper]
+            assert cost[turn.more_expensive] < cost[turn.cheaper]
         assert turn.within == (of.rows[turn.row].low <= turn.value <= of.rows[turn.row].high)
 
 
@@ -258,7 +258,7 @@ def test_break_even_says_when_there_is_none_or_only_outside_the_range() -> None:
     assert C not in turns
     other = priced(case(of, {"cheap": [{C: 1}], "dear": [{A: 8}]}), draws=10)
     turn = break_even(other, 0, 1)[0]
-    assert (turn.cheaper, turn.dearer, turn.row, turn.value, turn.wins, turn.within) == (
+    assert (turn.cheaper, turn.more_expensive, turn.row, turn.value, turn.wins, turn.within) == (
         "cheap", "dear", A, 125, "under", True,
     )  # fmt: skip
 
@@ -274,11 +274,11 @@ def test_a_row_that_counts_more_often_in_either_by_chance_is_not_named_as_the_on
     assert "IBPB/base over" not in as_text(each, [])
 
 
-def test_what_all_dearer_rows_together_may_cost_makes_the_difference_zero() -> None:
+def test_what_all_rows_that_cost_more_together_may_cost_makes_the_difference_zero() -> None:
     of = table(row(A, 144, 100, 300), row(B, 80, 30, 100), row(C, 45, 0, 100))
     found = priced(case(of, {"a": [{C: 2}], "b": [{A: 4, B: 3, C: 1}]}), draws=10)
     turn = together(found, 0, 1)
-    assert (turn.cheaper, turn.dearer) == ("a", "b")
+    assert (turn.cheaper, turn.more_expensive) == ("a", "b")
     assert turn.share * (4 * 144 + 3 * 80) == pytest.approx(45)
     assert together(found, 1, 0) == turn
 

@@ -1,7 +1,9 @@
 """fpswitch uncertainty, on a run of a stand-in for the simulated host."""
 
 import json
+import re
 from itertools import combinations
+from pathlib import Path
 
 import fake_host
 import pytest
@@ -12,6 +14,7 @@ from sim import experiment
 from sim.cli.uncertainty import _again
 from sim.scenario.reading import read
 
+DOCS = Path(__file__).parent.parent / "docs" / "uncertainty.md"
 SCENARIO = "scenarios/rfc-question.toml"
 STRATEGIES = ["free-ssp", "manual-run", "manual-load", "xstate-guest", "xstate-all", "xstate-all-resident"]
 
@@ -47,6 +50,43 @@ def test_the_document_says_everything_for_every_case(capsys, results, cases):
                 assert parts == pytest.approx(1 if share["deviation"] else 0)
         assert {turn["xss"] for turn in case["break_even"]} == {True, False}
         assert case["departure"] is None
+
+
+def objects(value):
+    """All objects of a document."""
+    if isinstance(value, dict):
+        yield value
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from objects(each)
+
+
+def test_the_first_name_of_a_key_is_kept_beside_the_one_that_is_documented(capsys, results):
+    document = run_json(capsys, "uncertainty", str(results), "--draws", "200")
+    named = [each for each in objects(document) if "dearer" in each]
+    assert named == [each for each in objects(document) if "more_expensive" in each]
+    assert all(each["dearer"] == each["more_expensive"] != each["cheaper"] for each in named)
+    assert len({frozenset(each) for each in named}) == 3  # measure_next, break_even, together
+    status, help_text, _ = run(capsys, "uncertainty", "--help")
+    assert (status, "dearer" in help_text) == (0, False)
+    assert help_text.count("more_expensive") == 3
+    mentions = [line for line in DOCS.read_text(encoding="utf-8").splitlines() if "dearer" in line]
+    assert [line for line in mentions if "kept for old readers" not in line] == []
+
+
+def test_what_is_left_to_measure_is_never_told_as_three_times_nothing(capsys, results):
+    """A doubt of a thousandth of a pair has parts, too."""
+    _, out, _ = run(capsys, "uncertainty", str(results), "--draws", "1000")
+    document = run_json(capsys, "uncertainty", str(results), "--draws", "1000")
+    told = [" ".join(part.split("\n\n")[0].split()) for part in out.split("What to measure next\n\n")[1:]]
+    assert len(told) == len(document["cases"])
+    for text, case in zip(told, document["cases"], strict=True):
+        gains = next(view for view in case["views"] if view["distributions"] == "table")["measure_next"]
+        assert f"{gains[0]['doubt']:.3g} are expected" in text or "less than 0.001 are expected" in text
+        left = [1 - gain["reduction"] / gain["doubt"] for gain in gains if gain["reduction"] >= 0.01 * gain["doubt"]]
+        shown = re.findall(r" \d\. ([<>]?\d+)%: ", text)
+        assert [int(each) for each in shown if each.isdigit()] == [
+            round(100 * share) for share, each in zip(left[:5], shown, strict=True) if each.isdigit()
+        ]
 
 
 def test_a_strategy_that_violates_integrity_is_never_the_cheapest(capsys, results):
@@ -156,7 +196,7 @@ def test_simulating_again_uses_the_drawn_tables_and_the_scenario_of_the_run(resu
     from sim.report.uncertainty_text import as_text
     from sim.results import load
 
-    monkeypatch.setattr("sim.experiment.workers._model", lambda: fake_host.simulate)
+    monkeypatch.setattr("sim.experiment.running.simulated", lambda: fake_host.simulate)
     kept = load(results)
     one = report(read_cases(kept)[0], draws=100, seed=1)
     again = _again(kept, one, 2, 1, 1, tmp_path)

@@ -51,7 +51,7 @@ def again(tmp_path_factory):
     return case, coefficients, resimulate(coefficients, case, rerun, folder, draws=2, seed=2)
 
 
-def test_on_a_full_cpu_dearer_operations_leave_time_for_as_many_fewer_of_them(again):
+def test_on_a_full_cpu_more_expensive_operations_leave_time_for_as_many_fewer_of_them(again):
     # A full CPU: what operations take more, guests get less, and all that is counted is drawn in guest time. So a
     # share of the CPU that grows from s to s' makes the counts shrink by (s' - s) / (1 - s).  Switches come with the
     # ticks, in wall time, and do not shrink with the rest: up to half of it, and one of them is 0.3 % of the cost.

@@ -56,13 +56,13 @@ def uncertainty(
     "reference", "violating", "replications", "views": [{"xss", "distributions" ("table" or "uniform"), "strategies":
     {NAME: {"cost", "difference", "cheapest"}}, "cheaper": {A: {B: probability}}, "variance": [{"a", "b", "factors":
     {FACTOR: share}, "interaction", "replications", "deviation"}], "measure_next": [{"factor", "rows", "doubt",
-    "reduction", "pairs": [{"cheaper", "dearer", "reduction"}]}]}], "break_even": [{"xss", "cheaper", "dearer", "row",
-    "value" (null: none), "wins", "within", "steady", "clock", "now", "low", "high"}], "together": [{"xss", "cheaper",
-    "dearer", "share"}], "feedback": [{"draw", "strategy", "cost_repriced", "cost_simulated", "difference_repriced",
-    "difference_simulated", "departure"}], "departure": {"largest_cost_percent", "largest_difference_percent",
-    "clear", "differences", "turned", "pairs"} or null}]}. "cost" and "difference" are {"replications", "costs",
-    "joint"}, each {"mean", "low", "high"} in "unit", as is the "departure" of a draw. docs/uncertainty.md says what
-    each means.
+    "reduction", "pairs": [{"cheaper", "more_expensive", "reduction"}]}]}], "break_even": [{"xss", "cheaper",
+    "more_expensive", "row", "value" (null: none), "wins", "within", "steady", "clock", "now", "low", "high"}],
+    "together": [{"xss", "cheaper", "more_expensive", "share"}], "feedback": [{"draw", "strategy", "cost_repriced",
+    "cost_simulated", "difference_repriced", "difference_simulated", "departure"}], "departure":
+    {"largest_cost_percent", "largest_difference_percent", "clear", "differences", "turned", "pairs"} or null}]}. "cost"
+    and "difference" are {"replications", "costs", "joint"}, each {"mean", "low", "high"} in "unit", as is the
+    "departure" of a draw. docs/uncertainty.md says what each means.
 
     \b
     Examples:

@@ -82,16 +82,13 @@ class Uncertainty:
 
     def df_break_even(self) -> pd.DataFrame:
         """By case, xss and cost row: the value, in the row's clock, at which two strategies cost the same."""
+        keys = ("xss", "cheaper", "more_expensive", "row", "value", "now", "low", "high")
         lines = [
-            {
-                "case": document["case"], "xss": turn["xss"], "cheaper": turn["cheaper"],
-                "more_expensive": turn["dearer"], **{key: turn[key] for key in ("row", "value", "now", "low", "high")},
-            }
+            {"case": document["case"], **{key: turn[key] for key in keys}}
             for document in self.documents
             for turn in document["break_even"]
-        ]  # fmt: skip
-        columns = ["case", "xss", "cheaper", "more_expensive", "row", "value", "now", "low", "high"]
-        return pd.DataFrame(lines, columns=columns)
+        ]
+        return pd.DataFrame(lines, columns=["case", *keys])
 
     def _views(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """The views with the distributions of the table."""

@@ -195,7 +195,7 @@ def plot_break_even(each: CaseReport) -> "Figure | None":
     near = sorted((turn for turn in near if -0.5 <= place(turn) <= 2), key=lambda turn: abs(place(turn) - 0.5))[:SHOWN]
     if not near:
         return _plot_together(each)
-    within = len({frozenset((turn.cheaper, turn.dearer)) for turn in near if turn.within})
+    within = len({frozenset((turn.cheaper, turn.more_expensive)) for turn in near if turn.within})
     pairs = len(firsts) * (len(firsts) - 1) // 2
     title = (
         f"{case.case}: of {pairs} pairs of strategies {within or 'none'} change{'s' * (within == 1)} places within the "
@@ -205,12 +205,14 @@ def plot_break_even(each: CaseReport) -> "Figure | None":
     order = sorted(near, key=lambda turn: list(rows).index(turn.row))
     for y, turn in enumerate(order):
         row = rows[turn.row]
-        winner = look(turn.dearer)
+        winner = look(turn.more_expensive)
         axis.plot([0, 1], [y, y], color="0.85", linewidth=9, solid_capstyle="butt", zorder=1)
         axis.plot((row.value - row.low) / (row.high - row.low), y, marker="|", markersize=11, color="black", zorder=2)
         axis.plot(place(turn), y, marker=winner.marker, color=winner.color, markersize=7, zorder=3)
         assert turn.value is not None
-        text = f"{turn.wins} {three_digits(turn.value)} {short(turn.dearer)} is cheaper than {short(turn.cheaper)}"
+        text = (
+            f"{turn.wins} {three_digits(turn.value)} {short(turn.more_expensive)} is cheaper than {short(turn.cheaper)}"
+        )
         axis.text(1.01, y, text, transform=axis.get_yaxis_transform(), va="center", fontsize=8.5)
     labels = [f"{turn.row}, {rows[turn.row].low:g} to {rows[turn.row].high:g}" for turn in order]
     axis.set_yticks(range(len(order)), labels)

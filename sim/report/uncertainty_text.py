@@ -14,11 +14,13 @@ from sim.analysis.uncertainty.pricing import Interval
 from sim.analysis.uncertainty.report import CaseReport, View, factor_rows
 from sim.analysis.uncertainty.resimulation import departure
 from sim.costs.table import RATIO
+from sim.report.amounts import three_digits
 
 WIDTH: Final = 72
 MOST_COLUMNS: Final = 16
 LITTLE: Final = 0.01
 NAME: Final = 22
+LEAST_PAIRS: Final = 0.001
 
 
 def heading(draws: int, seed: int) -> str:
@@ -173,9 +175,11 @@ def _pair(view: View, a: int, b: int) -> str:
         value = "never" if turn.value is None else f"{turn.wins} {_number(turn.value)}"
         rows.append((turn.row, value, f"{row.value:g}", f"{row.low:g}-{row.high:g}", "yes" if turn.within else "no"))
     first = turns[0]
-    head = _fill(f"{first.dearer} would be cheaper than {first.cheaper} if this row alone were (in its own clock):")
+    head = _fill(
+        f"{first.more_expensive} would be cheaper than {first.cheaper} if this row alone were (in its own clock):"
+    )
     share = together(view.pricing, a, b).share
-    foot = _fill(f"All rows in which {first.dearer} costs more, together: {share:.1%} of their values.")
+    foot = _fill(f"All rows in which {first.more_expensive} costs more, together: {share:.1%} of their values.")
     headers = ("row", "break-even", "value", "range", "in it")
     return "\n\n".join((head, _table(rows, headers, "left right right right left"), foot))
 
@@ -186,7 +190,10 @@ def _next(view: View) -> str:
         return "  nothing: no order of two strategies is in doubt"
     before = gains[0].before
     lines = [
-        _fill(f"Of all pairs, {before:.2f} are expected to be in the wrong order. Known exactly, this would leave:")
+        _fill(
+            f"Of all pairs, {_few(before)} are expected to be in the wrong order. Known exactly, this would leave so "
+            "much of that:"
+        )
     ]
     table = view.pricing.coefficients.table
     for place, gain in enumerate((g for g in gains if g.reduction >= LITTLE * before), 1):
@@ -195,9 +202,15 @@ def _next(view: View) -> str:
         (first, second), _ = next(iter(gain.pairs.items()))
         rows = factor_rows(table, gain.factor)
         together = f" ({len(rows)} rows)" if len(rows) > 1 else ""
-        text = f"{before - gain.reduction:.2f}: {gain.factor}{together}, first of all for {first} and {second}"
+        left = _percent((before - gain.reduction) / before)
+        text = f"{left}%: {gain.factor}{together}, first of all for {first} and {second}"
         lines.append(_item(f"{place}.", text, 4))
     return "\n".join(lines)
+
+
+def _few(pairs: float) -> str:
+    """An expected number of pairs, however small."""
+    return three_digits(pairs) if pairs >= LEAST_PAIRS else f"less than {LEAST_PAIRS}"
 
 
 def _feedback(each: CaseReport) -> str:

@@ -13,16 +13,16 @@ NOTHING: Final = 1e-9
 
 
 class BreakEven(NamedTuple):
-    """``cheaper`` costs less than ``dearer`` with each row at its value, and as much with ``row`` at ``value``.
+    """``cheaper`` costs less than ``more_expensive`` with each row at its value, and as much with ``row`` at ``value``.
 
-    ``wins``: the dearer one is cheaper when the row is under, or over, that value.  ``value`` is in the row's clock.
-    ``within``: the value lies in the row's range.  ``value`` is None if it would have to be negative, or nothing at
-    all: no value of this row, alone, makes the dearer one cheaper.  ``steady``: the row counts more often in the same
-    one of both in every replication; where it does not, chance has a part in the value.
+    ``wins``: the more expensive one is cheaper when the row is under, or over, that value.  ``value`` is in the row's
+    clock.  ``within``: the value lies in the row's range.  ``value`` is None if it would have to be negative, or
+    nothing at all: no value of this row, alone, makes the more expensive one cheaper.  ``steady``: the row counts more
+    often in the same one of both in every replication; where it does not, chance has a part in the value.
     """
 
     cheaper: str
-    dearer: str
+    more_expensive: str
     row: str
     value: float | None
     wins: Literal["under", "over"]
@@ -65,18 +65,18 @@ def break_even(pricing: Pricing, a: int, b: int) -> list[BreakEven]:
 
 
 class Together(NamedTuple):
-    """``dearer`` breaks even with ``cheaper`` when all that counts more often in it costs ``share`` of its value."""
+    """Both cost the same when all that counts more often in ``more_expensive`` costs ``share`` of its value."""
 
     cheaper: str
-    dearer: str
+    more_expensive: str
     share: float
 
 
 def together(pricing: Pricing, a: int, b: int) -> Together:
-    """What is left of the costs in which the dearer of two strategies is dearer, when both cost the same.
+    """What is left of the costs in which the more expensive of two strategies costs more, when both cost the same.
 
-    Rows that count more often in the dearer one, all multiplied by the same number and the others at their values; 1
-    for two that cost the same.
+    Rows that count more often in the more expensive one, all multiplied by the same number and the others at their
+    values; 1 for two that cost the same.
     """
     case = pricing.coefficients
     at = in_tsc(case.table, values(case.table))

@@ -75,7 +75,7 @@ class Pricing:
         )
 
     def cheaper(self, a: int, b: int) -> float:
-        """The probability that ``a`` is cheaper than ``b``; two that do the same are neither cheaper nor dearer."""
+        """The probability that ``a`` is cheaper than ``b``; of two that do the same neither is."""
         return float(np.mean(self.joint[:, a] < self.joint[:, b]))
 
     def cheapest(self, number: int, among: list[int]) -> float:

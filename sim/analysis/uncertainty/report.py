@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sim.analysis.schedules import walked
-from sim.analysis.uncertainty.breakeven import BreakEven, break_even, together
+from sim.analysis.uncertainty.breakeven import BreakEven, Together, break_even, together
 from sim.analysis.uncertainty.coefficients import Coefficients, from_ledger
 from sim.analysis.uncertainty.draws import DISTRIBUTIONS, Distributions, factor
 from sim.analysis.uncertainty.measure import Gain, measure_next
@@ -164,7 +164,7 @@ def as_document(each: CaseReport) -> dict[str, Any]:
             for turn in view.break_even(a, b)
         ],
         "together": [
-            {"xss": view.with_xss, **together(view.pricing, a, b)._asdict()}
+            {"xss": view.with_xss, **_named(together(view.pricing, a, b))}
             for view in each.views
             if view.distributions == "table"
             for a, b in view.pairs
@@ -200,7 +200,7 @@ def _view(view: View) -> dict[str, Any]:
                 "rows": factor_rows(case.table, gain.factor),
                 "doubt": gain.before,
                 "reduction": gain.reduction,
-                "pairs": [{"cheaper": a, "dearer": b, "reduction": taken} for (a, b), taken in gain.pairs.items()],
+                "pairs": [_pair(a, b) | {"reduction": taken} for (a, b), taken in gain.pairs.items()],
             }
             for gain in view.gains
         ],
@@ -211,6 +211,15 @@ def _intervals(found: Intervals) -> dict[str, dict[str, float]]:
     return {name: interval._asdict() for name, interval in found._asdict().items()}
 
 
+def _named(turn: BreakEven | Together) -> dict[str, Any]:
+    return turn._asdict() | _pair(turn.cheaper, turn.more_expensive)
+
+
+def _pair(cheaper: str, more_expensive: str) -> dict[str, str]:
+    """Two strategies; what the second was called at first is kept for old readers."""
+    return {"cheaper": cheaper, "more_expensive": more_expensive, "dearer": more_expensive}
+
+
 def _break_even(turn: BreakEven, table: CostTable) -> dict[str, Any]:
     row = table.rows[turn.row]
-    return turn._asdict() | {"clock": row.clock, "now": row.value, "low": row.low, "high": row.high}
+    return _named(turn) | {"clock": row.clock, "now": row.value, "low": row.low, "high": row.high}

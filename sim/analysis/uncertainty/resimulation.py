@@ -1,7 +1,7 @@
 """How far repricing is from simulating again: a few draws, each of them simulated as the table of the machine.
 
-Repricing keeps the counts of a run.  But operations take simulated time: a machine with dearer ones gets less work
-done, or is less idle, so other counts come about.  Here a draw becomes a cost table of its own, every strategy and
+Repricing keeps the counts of a run.  But operations take simulated time: a machine with more expensive ones gets less
+work done, or is less idle, so other counts come about.  Here a draw becomes a cost table of its own, every strategy and
 replication is simulated with it, and the result is put beside what repricing says for the same draw.
 """
 
