@@ -1,6 +1,7 @@
 """What if: strategies on a recorded schedule."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -8,7 +9,7 @@ from command import run, run_json
 from corruption import ACTIVATED, KVM_FPU, TRACES, Trace, text
 
 by_trace = pytest.mark.parametrize("path", TRACES, ids=lambda path: path.name.split(".")[0])
-HALTS = next(path for path in TRACES if "halt-wakeup" in path.name)
+HALTS, PIPE = (next(path for path in TRACES if name in path.name) for name in ("halt-wakeup", "host-pipe"))
 
 
 def counts(document, strategy):
@@ -57,6 +58,42 @@ def test_prices_add_up_and_masks_are_those_of_the_cpu(tmp_path, capsys):
     assert set(saves.rfbm) == {0x20EE7, 0x21EE7}
     assert json.loads((out / "manifest.json").read_text())["status"] == "complete"
     assert json.loads((out / "replay.json").read_text()) == document
+
+
+def number(text):
+    """A number with k, M or G."""
+    return float(text.rstrip("kMG")) * {"k": 1e3, "M": 1e6, "G": 1e9}.get(text[-1], 1)
+
+
+@pytest.mark.parametrize("options", [(), ("--cpu", "zen4", "--reference", "xstate-guest-resident")])
+@pytest.mark.parametrize("path", [HALTS, PIPE], ids=["vCPUs", "no vCPUs"])
+def test_the_table_has_a_hundred_columns_and_the_units_of_a_run(path, capsys, tmp_path, options):
+    arguments = (*options, "--strategies", "manual-load,xstate-guest", "--out", str(tmp_path / "out"))
+    _, out, _ = run(capsys, "replay", str(path), *arguments)
+    assert max(map(len, out.splitlines())) <= 100
+    document = json.loads((tmp_path / "out" / "replay.json").read_text())
+    seconds, over = document["trace"]["seconds"], document["per"]
+    assert over["seconds"] == pytest.approx(over["number"] * seconds)
+    guests = document["trace"]["events"].get("kvm_fpu", 0)
+    assert over["what"] == ("vCPU" if guests else "CPU")
+    assert over["number"] == (len(vcpus(path)) if guests else len(document["trace"]["cpus"]))
+    words = [line.split() for line in out.split("switches KVM_RUN", 1)[1].splitlines()[1:]]
+    rows = {name: cells for name, *cells in words if len(cells) == (9 if options else 7)}
+    for name, entry in document["strategies"].items():
+        cells = rows[name]
+        switches = counts(document, name)["context switch"] / over["seconds"]
+        assert number(cells[0]) == pytest.approx(switches, rel=0.006)
+        if options:
+            cycles = entry["difference"] * seconds / over["seconds"]
+            assert number(cells[-1]) == pytest.approx(cycles, rel=0.006, abs=1e-3)
+            assert float(cells[-2]) == pytest.approx(1e6 * cycles / 2.596e9, rel=0.006, abs=1e-6)
+        else:
+            assert entry["cycles_per_second"] is None
+
+
+def vcpus(path):
+    """The threads that have run a guest, by the text alone."""
+    return set(re.findall(r"^ *(.*-?\d+) +(?:\[\d+\]|\d+ \[\d+\]).*kvm:kvm_fpu: load", text(path), re.MULTILINE))
 
 
 def test_the_reference_runs_too_where_others_are_named(capsys):

@@ -1,13 +1,14 @@
 """``fpswitch replay``: a recorded trace of a real host, checked and priced."""
 
 import sys
+import textwrap
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from sim.cli.common import emit, json_option, table
+from sim.cli.common import WIDTH, emit, json_option, table
 from sim.errors import InputError
 
 if TYPE_CHECKING:
@@ -122,12 +123,14 @@ def replay(
     With --exits, KVM's events alone are enough: KVM_RUN round trips, exits by reason with the times in the guest before
     them and until the next entry, halts, and what such a trace does not say.
 
-    What-if: all strategies meet the recorded schedule.  Without --cpu, masks are the trace's and nothing is priced.
+    What-if: all strategies meet the recorded schedule.  Amounts are per vCPU-second, or CPU-second of a trace without
+    vCPUs, as in fpswitch run.  Without --cpu, masks are the trace's and nothing is priced.
 
     JSON with --check: events, explained, inferred, agreement, by_kind, unexplained (line, event, rule, likely), notes.
     With --exits: seconds, vcpus, round_trips, entries, exits, to_user_space, reasons (by name: exits, per_second,
     to_user_space, guest_ns, handler_ns, outside_ns), user_space_reasons, halts, halted_ns, not_said.  Without: trace
-    (what was read), machine, check, and strategies (by name: operations, cycles_per_second, difference).
+    (what was read), machine, check, per (what, number, and seconds of all of them: what the text divides by), and
+    strategies (by name: operations, cycles_per_second, difference; per second of the trace).
     """
     if exits_only:
         if check_only or cpu or strategies or out is not None:
@@ -135,6 +138,7 @@ def replay(
         _show_exits(trace, as_json)
         return
     from sim.kernel.strategies import strategy as find_strategy
+    from sim.report.what_if import per
     from sim.results.replayed import ReplayDirectory
     from sim.trace import whatif
     from sim.trace.following.replay import Recorded
@@ -164,6 +168,7 @@ def replay(
             "trace": _read_document(result, name),
             "machine": _machine(result, results, cpu, cost_table),
             "check": check,
+            "per": per(result)._asdict(),
             "strategies": whatif.document(results, result, called),
         }
     if kept is not None:
@@ -286,7 +291,7 @@ def _text(result: "Replayed", name: str) -> str:
             f"{_doubtful(result)} inferred restores are more than {INFERRED:.1%} of the events: either the kernel uses "
             "the FPU itself a lot (crypto, RAID), or events are missing"
         )
-    return "\n".join(lines)
+    return "\n".join(map(_fitted, lines))
 
 
 def _amiss(result: "Replayed") -> list[str]:
@@ -312,27 +317,26 @@ def _amiss(result: "Replayed") -> list[str]:
 def _what_if_text(
     results: "list[Priced]", result: "Replayed", reference: str, cpu: str | None, costs: "CostTable | None"
 ) -> str:
-    from sim.trace.whatif import GROUPS
+    from sim.report.what_if import per, table
+    from sim.xsave.profiles import profile
 
-    seconds = result.seconds or 1.0
-    base = next((each.cycles for each in results if each.strategy == reference), None)
-    headers = ["strategy", *(f"{name}/s" for name in GROUPS), "SSP MSRs/s", "cycles/s", "difference"]
-    rows = []
-    for each in results:
-        counts = [each.count(*operations) for operations in GROUPS.values()]
-        row = [each.strategy, *(f"{count / seconds:.0f}" for count in (*counts, each.count_msrs()))]
-        row.append("-" if each.cycles is None else f"{each.cycles / seconds:.0f}")
-        row.append("-" if each.cycles is None or base is None else f"{(each.cycles - base) / seconds:+.0f}")
-        rows.append(row)
+    over = per(result)
     recorded = result.recorded.config.masks.max_features
     where = "on the recorded machine (--cpu NAME prices them)"
     if cpu and costs:
         where = f"on {cpu}" + ("" if costs.name == cpu else f", at the prices of {costs.name} ({costs.title})")
+    text = _fitted(f"What if, on this schedule {where}, per {over.what}-second ({over.number} {over.what}s):")
+    lines = [text, *table(results, reference, over, profile(cpu).tsc_hz if cpu else None)]
     masks = max(results, key=_enabled).config.masks if results else None
-    text = f"What if, on this schedule {where}:\n" + table(rows, headers)
     if masks and masks.max_features != recorded:
-        text += f"\nnote: {cpu} enables {masks.max_features:#x}, and the recorded machine {recorded:#x}"
-    return text
+        lines.append(f"note: {cpu} enables {masks.max_features:#x}, and the recorded machine {recorded:#x}")
+    return "\n".join(lines)
+
+
+def _fitted(line: str) -> str:
+    """A line in as many as it takes; those that follow are indented further."""
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(line, WIDTH, subsequent_indent=indent + "  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _write(out: "ReplayDirectory", document: dict[str, Any], results: "list[Priced]", name: str) -> None:

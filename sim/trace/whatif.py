@@ -39,8 +39,8 @@ Touched = Literal["common", "all", "changed"]
 
 GROUPS: Final = {
     "switches": (CONTEXT_SWITCH,),
-    "KVM_RUNs": (KVM_RUN,),
-    "VM entries": (VMENTRY,),
+    "KVM_RUN": (KVM_RUN,),
+    "entries": (VMENTRY,),
     "XSAVES": (XSAVES,),
     "XRSTORS": (XRSTORS,),
     "skipped": (RESTORE_SKIPPED,),

@@ -63,6 +63,7 @@ class Replica(Walker):
 
     ``entries_recorded``: the trace has kvm_entry and kvm_exit.  Without them, each time that the guest fpstate gets
     into the registers counts as one VM entry, and each time that the thread leaves the CPU or KVM_RUN as one VM exit.
+    ``vcpus``: how many vCPUs the trace has shown.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Replica(Walker):
         self._uses = uses
         self._ssp = ssp
         self.entries_recorded = False
+        self.vcpus = 0
         self._in_fastpath: dict[int, str] = {}
 
     # What there is.
@@ -110,6 +112,7 @@ class Replica(Walker):
 
     def _vcpu(self, task: Task) -> Vcpu:
         if task.vcpu is None:
+            self.vcpus += 1
             vcpu = self.kernel.new_vcpu(task.name)
             self.kernel.contexts.pop(vcpu.task.context.id, None)
             vcpu.task = task

@@ -97,6 +97,7 @@ class ToldReplica(Replica):
         """A thread of the kind that the trace says; a forked one is a user thread."""
         kind, choice = self._told.threads.get(tid, (USER_TASK, AS_ALL))
         if kind == VCPU_TASK:
+            self.vcpus += 1
             return self.new_vcpu(number, name, choice).task
         return self.new_task(number, name, kind)
 
