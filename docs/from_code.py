@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from sim.cli import COMMANDS, cli
-from sim.costs.table import CostRow, load
+from sim.costs.rows import CostRow
+from sim.costs.table import load
 from sim.xsave.profiles import names, profile
 
 REFERENCE = Path(__file__).parent / "reference"

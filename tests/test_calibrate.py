@@ -20,7 +20,8 @@ from sim.calibrate.samples import Interval, median_interval
 from sim.cli import main
 from sim.costs.check import check
 from sim.costs.price import Prices, composed, terms
-from sim.costs.table import RATIO, load
+from sim.costs.rows import RATIO
+from sim.costs.table import load
 from sim.errors import InputError
 
 SOURCES = Path(calibrate.__file__).parent

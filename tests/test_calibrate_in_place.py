@@ -17,7 +17,8 @@ from sim.calibrate.calls import LOADED, TOUCHED, WRITTEN, CallRow
 from sim.calibrate.samples import Interval
 from sim.costs.check import check
 from sim.costs.price import Prices
-from sim.costs.table import RATIO, load
+from sim.costs.rows import RATIO
+from sim.costs.table import load
 from sim.xsave.components import bits
 
 CPU = 3

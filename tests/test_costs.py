@@ -15,7 +15,8 @@ from sim.calibrate.samples import Interval
 from sim.cli import main
 from sim.costs.check import check
 from sim.costs.price import Prices, composed, design_matrix, in_tsc, price, terms
-from sim.costs.table import COMPONENT_NAMES, RATIO, CostTable, load, names
+from sim.costs.rows import COMPONENT_NAMES, RATIO, CostTable
+from sim.costs.table import load, names
 from sim.errors import InputError
 from sim.kernel import flows, strategies, versions
 from sim.kernel.config import Settings

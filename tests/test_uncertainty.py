@@ -24,7 +24,7 @@ from sim.analysis.uncertainty.shares import shares
 from sim.costs import table as costs
 from sim.costs.check import check
 from sim.costs.price import Prices, in_tsc
-from sim.costs.table import RATIO, CostRow, CostTable
+from sim.costs.rows import RATIO, CostRow, CostTable
 from sim.errors import InputError
 from sim.kernel.operations import Operation
 from sim.report.uncertainty_text import as_text

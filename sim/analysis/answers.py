@@ -21,7 +21,7 @@ from sim.analysis.schedules import finished
 from sim.analysis.uncertainty.coefficients import Array, Coefficients, from_ledger, values
 from sim.analysis.uncertainty.draws import Ranges, draw
 from sim.costs.price import in_tsc
-from sim.costs.table import CostTable
+from sim.costs.rows import CostTable
 from sim.errors import InputError
 from sim.scenario.contrasts import Contrast, Operand
 

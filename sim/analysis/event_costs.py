@@ -10,7 +10,7 @@ from sim.analysis.answers import Load as Realised
 from sim.analysis.metrics import settings_of
 from sim.analysis.price_load import EXIT, TASK_SWITCH, Event, Load
 from sim.analysis.price_own import Assumptions, GuestSsp, Own, own
-from sim.costs.table import CostTable
+from sim.costs.rows import CostTable
 from sim.errors import InputError
 
 EXIT_AND_ENTRY: Final = "VM exit + entry"

@@ -13,7 +13,7 @@ from typing import Final
 from sim.analysis.price_load import EXIT, ROUND_TRIP, SWITCHED_OUT
 from sim.analysis.price_own import per_second, switches_xss
 from sim.costs.price import Prices
-from sim.costs.table import CostTable
+from sim.costs.rows import CostTable
 from sim.kernel.config import Settings
 
 

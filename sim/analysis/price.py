@@ -19,7 +19,7 @@ from sim.analysis.price_unsaid import Unsaid, unsaid
 from sim.analysis.uncertainty.coefficients import Array, values
 from sim.analysis.uncertainty.draws import Ranges
 from sim.costs.price import design_matrix, in_tsc, terms
-from sim.costs.table import RATIO, CostTable
+from sim.costs.rows import RATIO, CostTable
 from sim.errors import InputError
 from sim.kernel.carried import carried_state
 from sim.kernel.config import Config, Settings, boot, strategy_of

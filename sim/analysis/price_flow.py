@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sim.analysis.price_own import cost as cost_of
 from sim.costs.check import GRADES
 from sim.costs.price import Prices, terms
-from sim.costs.table import CostTable
+from sim.costs.rows import CostTable
 from sim.kernel.operations import Operation
 
 

@@ -14,7 +14,7 @@ from sim.analysis.categories import XSS, category
 from sim.analysis.price_load import Event
 from sim.costs.check import RESTORES, SAVES
 from sim.costs.price import terms
-from sim.costs.table import RATIO, CostTable
+from sim.costs.rows import RATIO, CostTable
 from sim.kernel import flows
 from sim.kernel.config import Settings
 from sim.kernel.flows import FlowRun

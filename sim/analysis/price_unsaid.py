@@ -6,7 +6,7 @@ from typing import Final, Literal, NamedTuple, get_args
 
 from sim.analysis.price_load import ROUND_TRIP, SWITCHED_OUT, Between, Event, Load
 from sim.analysis.price_own import Assumptions, GuestSsp, own
-from sim.costs.table import CostTable
+from sim.costs.rows import CostTable
 from sim.kernel.config import Settings
 
 Option = Literal["guest_ssp", "between"]

@@ -13,7 +13,7 @@ import pandas as pd
 from sim.costs.check import GRADES
 from sim.costs.document import from_document
 from sim.costs.price import Prices, terms
-from sim.costs.table import CostTable
+from sim.costs.rows import CostTable
 from sim.results.tables import KEY_COLUMNS, RUN_COLUMNS, Results
 
 LEVELS: Final = ("L1", "modelled", "memory")

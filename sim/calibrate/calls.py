@@ -19,7 +19,7 @@ from sim.calibrate.programs import Programs
 from sim.calibrate.rounds import Measured, Stage, Unavailable
 from sim.calibrate.rows import Line
 from sim.calibrate.samples import Floats, Interval, epoch_interval
-from sim.costs.table import row_id
+from sim.costs.rows import row_id
 
 CALLS: Final = 48
 """Calls in a sample of in_place.c."""

@@ -26,7 +26,7 @@ import numpy as np
 from sim.calibrate.fit import sum_of
 from sim.calibrate.rows import PRIVILEGE_MARGIN, Line
 from sim.calibrate.samples import Floats, Interval
-from sim.costs.table import COMPONENT_NAMES
+from sim.costs.rows import COMPONENT_NAMES
 from sim.xsave.components import bits
 
 Series = Mapping[int, Interval]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from sim.calibrate.programs import Programs
-from sim.costs.table import COMPONENT_NAMES
+from sim.costs.rows import COMPONENT_NAMES
 from sim.errors import InputError
 
 L1D_BYTES_IF_UNKNOWN: Final = 64 * 1024

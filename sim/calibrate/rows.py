@@ -11,7 +11,7 @@ from sim.calibrate.machine import Machine, components
 from sim.calibrate.plan import LEVELS, Timing, Variant, ladder
 from sim.calibrate.rounds import Measured
 from sim.calibrate.samples import Floats, Interval, median_interval
-from sim.costs.table import ANY, COMPONENT_NAMES, RATIO, UNPRICED, row_id
+from sim.costs.rows import ANY, COMPONENT_NAMES, RATIO, UNPRICED, row_id
 from sim.errors import InputError
 from sim.kernel.operations import XGETBV1
 from sim.xsave.components import bits

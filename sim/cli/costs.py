@@ -11,7 +11,7 @@ import click
 from sim.cli.common import emit, json_option, table
 
 if TYPE_CHECKING:
-    from sim.costs.table import CostRow, CostTable
+    from sim.costs.rows import CostRow, CostTable
 
 WIDTH = 110
 DRAWN = (
@@ -153,7 +153,7 @@ def _briefly(row: "CostRow | None") -> str:
 
 def _shown(costs: "CostTable") -> str:
     notes: dict[str, int] = {}
-    from sim.costs.table import usual_distribution as usual
+    from sim.costs.rows import usual_distribution as usual
 
     derived = any(row.table != costs.name for row in costs.rows.values())
     rows = []

@@ -14,7 +14,7 @@ from sim.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sim.costs.table import CostTable
+    from sim.costs.rows import CostTable
     from sim.results.replayed import ReplayDirectory
     from sim.trace.following.replay import Replayed
     from sim.trace.whatif import Priced

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from sim.costs.table import ANY, COMPONENT_NAMES, RATIO, CostRow, CostTable
+from sim.costs.rows import ANY, COMPONENT_NAMES, RATIO, CostRow, CostTable
 from sim.errors import cut, one_line, unknown
 from sim.kernel import operations as op
 from sim.kernel.carried import INSTRUCTIONS

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sim.bounded import content
 from sim.costs.check import GRADES, number_defects
-from sim.costs.table import RATIO, CostRow, CostTable, shown_name
+from sim.costs.rows import RATIO, CostRow, CostTable
 from sim.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -78,4 +78,4 @@ def read(file: str, name: str) -> CostTable:
         raise InputError(f"{file}: cannot be read ({error})") from error
     if not isinstance(found, Mapping) or name not in found:
         raise unknown(f"cost table of {file}", name, map(str, found) if isinstance(found, Mapping) else ())
-    return replace(from_document(found[name], f"{file}: {name}"), name=shown_name(name))
+    return from_document(found[name], f"{file}: {name}")

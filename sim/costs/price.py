@@ -54,7 +54,7 @@ from sim.costs.check import (
     SAVES,
     known_terms,
 )
-from sim.costs.table import ANY, COMPONENT_NAMES, RATIO, CostRow, CostTable, row_id
+from sim.costs.rows import ANY, COMPONENT_NAMES, RATIO, CostRow, CostTable, row_id
 from sim.errors import InputError, unknown
 from sim.kernel.operations import XSAVE
 from sim.xsave.components import bits
@@ -194,7 +194,7 @@ def design_matrix(keys: Iterable[Key], table: CostTable) -> NDArray[np.float64]:
     """The coefficients, a line per key and a column per row of ``table``, also for rows that are never priced.
 
     ``design_matrix(keys, table) @ in_tsc(table, values)`` are the prices before rounding.  Columns of rows with the
-    same :attr:`~sim.costs.table.CostRow.factor` are to be drawn together.
+    same :attr:`~sim.costs.rows.CostRow.factor` are to be drawn together.
     """
     import numpy as np
 

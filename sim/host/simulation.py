@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from sim.costs.price import Prices
-from sim.costs.table import CostTable
+from sim.costs.rows import CostTable
 from sim.errors import InputError
 from sim.host.accounts import ACCOUNTS, COUNTS
 from sim.host.clock import Clock

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sim.analysis.metrics import settings_of
-from sim.costs.table import CostRow
+from sim.costs.rows import CostRow
 from sim.kernel.config import Config, boot
 from sim.kernel.strategies import MAX_LABEL, strategy
 from sim.kernel.strategies import names as shipped

@@ -6,7 +6,7 @@ from typing import Final
 
 from sim.analysis.answers import DRAWS
 from sim.analysis.estimates import CONFIDENCE, ENOUGH
-from sim.costs.table import CostRow, CostTable
+from sim.costs.rows import CostRow, CostTable
 from sim.kernel.operations import WRMSR_XSS
 from sim.kernel.strategies import Strategy
 from sim.report.layout import Part, at_most, item, part

@@ -13,7 +13,7 @@ from sim.analysis.uncertainty.coefficients import Coefficients
 from sim.analysis.uncertainty.pricing import Interval
 from sim.analysis.uncertainty.report import CaseReport, View, factor_rows
 from sim.analysis.uncertainty.resimulation import departure
-from sim.costs.table import RATIO
+from sim.costs.rows import RATIO
 from sim.report.amounts import three_digits
 
 WIDTH: Final = 72

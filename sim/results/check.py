@@ -9,7 +9,7 @@ import pandas as pd
 
 from sim.costs import document as cost_documents
 from sim.costs.price import Prices
-from sim.costs.table import CostTable
+from sim.costs.rows import CostTable
 from sim.errors import InputError
 from sim.kernel.datafile import shortened
 from sim.kernel.integrity import RESIDUE, VIOLATIONS

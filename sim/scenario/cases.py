@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from sim.costs.table import CostTable
+from sim.costs.rows import CostTable
 from sim.costs.table import current as current_costs
 from sim.costs.table import names as cost_tables
 from sim.costs.table import shown_name as shown_costs

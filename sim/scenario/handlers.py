@@ -5,7 +5,7 @@ of VM entry and exit, which end where the fastpath would re-enter the guest.
 """
 
 from sim.costs.price import price
-from sim.costs.table import CostTable
+from sim.costs.rows import CostTable
 from sim.kernel.versions import version
 from sim.scenario.distribution import Distribution
 from sim.scenario.schema import Exit, Guest

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final, Literal, get_args
 
 from sim.costs.price import Prices
-from sim.costs.table import CostTable
+from sim.costs.rows import CostTable
 from sim.errors import InputError, unknown
 from sim.kernel.config import Config, Settings, boot
 from sim.kernel.operations import (

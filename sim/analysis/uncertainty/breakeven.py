@@ -6,7 +6,7 @@ from typing import Final, Literal, NamedTuple
 from sim.analysis.uncertainty.coefficients import values
 from sim.analysis.uncertainty.pricing import Pricing
 from sim.costs.price import in_tsc
-from sim.costs.table import RATIO, CostRow
+from sim.costs.rows import RATIO, CostRow
 
 NOTHING: Final = 1e-9
 """Cycles; two strategies that differ in one row alone cost the same when it costs nothing."""

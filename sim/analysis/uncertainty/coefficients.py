@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.costs.price import design_matrix, in_tsc
-from sim.costs.table import CostTable
+from sim.costs.rows import CostTable
 from sim.errors import InputError
 from sim.kernel.operations import XSS_PHASE
 

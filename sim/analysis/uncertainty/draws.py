@@ -1,7 +1,7 @@
 """Draws of a cost table: each row from its own range, rows of one factor together.
 
 A factor is a row at the root of others that are derived from it or stand for another instruction
-(:attr:`~sim.costs.table.CostRow.factor`).  All rows of a factor are drawn at the same quantile of their ranges; factors
+(:attr:`~sim.costs.rows.CostRow.factor`).  All rows of a factor are drawn at the same quantile of their ranges; factors
 are independent.  The ratio of the clocks is a factor of its own.
 
 A Latin hypercube (McKay, Beckman and Conover 1979, Technometrics 21) takes each of n strata of each factor once, so
@@ -17,7 +17,7 @@ import numpy as np
 
 from sim.analysis.uncertainty.coefficients import Array, values
 from sim.costs.price import in_tsc
-from sim.costs.table import RATIO, CostRow, CostTable
+from sim.costs.rows import RATIO, CostRow, CostTable
 
 Distributions = Literal["table", "uniform"]
 """table: as each row says; uniform: every row uniform over low to high."""

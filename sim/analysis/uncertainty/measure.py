@@ -16,7 +16,7 @@ from scipy.stats import t as student
 from sim.analysis.uncertainty.coefficients import Array
 from sim.analysis.uncertainty.draws import quantile
 from sim.analysis.uncertainty.pricing import Pricing
-from sim.costs.table import RATIO
+from sim.costs.rows import RATIO
 
 REPLICATIONS: Final = "more replications"
 NODES: Final = 16

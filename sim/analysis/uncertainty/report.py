@@ -16,7 +16,7 @@ from sim.analysis.uncertainty.pricing import Intervals, Pricing, draw_case, pric
 from sim.analysis.uncertainty.resimulation import Feedback, departure
 from sim.analysis.uncertainty.shares import Shares, moments, shares
 from sim.costs.document import from_document
-from sim.costs.table import CostTable
+from sim.costs.rows import CostTable
 from sim.errors import InputError
 from sim.kernel.integrity import RESIDUE
 from sim.kernel.strategies import strategy

@@ -19,7 +19,8 @@ from scipy.stats import t as student
 from sim.analysis.uncertainty.coefficients import Array, Coefficients
 from sim.analysis.uncertainty.draws import Draws, Ranges, draw
 from sim.analysis.uncertainty.pricing import LEVEL, Interval
-from sim.costs.table import CostRow, CostTable, load
+from sim.costs.rows import CostRow, CostTable
+from sim.costs.table import load
 from sim.scenario.cases import Case
 
 Rerun = Callable[[Case], pd.DataFrame]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import IO, Any, Final
 
 from sim.costs.price import Prices
-from sim.costs.table import CostTable
+from sim.costs.rows import CostTable
 from sim.kernel.config import Config
 from sim.kernel.operations import CONTEXT_SWITCH, KVM_RUN, RESTORE_SKIPPED, Ledger, Operation
 from sim.trace.following.known import Clock, Step

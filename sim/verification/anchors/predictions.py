@@ -10,7 +10,8 @@ import numpy as np
 from sim.analysis.uncertainty.coefficients import Array, values
 from sim.analysis.uncertainty.draws import Ranges, draw
 from sim.costs.price import design_matrix, in_tsc
-from sim.costs.table import CostRow, CostTable, load
+from sim.costs.rows import CostRow, CostTable
+from sim.costs.table import load
 from sim.errors import InputError, unknown
 from sim.verification.anchors.data import Anchor, Anchors, Setup
 from sim.verification.anchors.experiments import operations

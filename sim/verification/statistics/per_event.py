@@ -15,7 +15,8 @@ import numpy as np
 from scipy import stats
 
 from sim.costs.price import terms
-from sim.costs.table import CostTable, load
+from sim.costs.rows import CostTable
+from sim.costs.table import load
 from sim.host.simulation import simulate
 from sim.kernel import flows
 from sim.kernel import operations as op
