@@ -1,16 +1,79 @@
-"""Whether a fitted scenario shows what its trace shows: the two side by side, with what may lie between them."""
+"""Whether a fitted scenario shows what its trace shows: the two side by side, with what may lie between them.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+The simulated host is recorded with the events that the trace has, and its recording is followed by the code that
+follows the trace.  So both sides are counted alike, at the same buffer level and with the same use of shadow stacks,
+and what a trace cannot show is missing on both.
+"""
 
-from sim.trace.fit.estimate import Figures
+import io
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.analysis.recorded_run import RecordedRun
+from sim.costs.price import Prices
+from sim.host.watching import window
+from sim.scenario.cases import Case, cases
+from sim.scenario.reading import read
+from sim.trace.fit.estimate import Fitted
+from sim.trace.fit.lives import Watcher
+from sim.trace.fit.tally import (
+    COST,
+    COUNTED,
+    ENTRIES,
+    IDLE,
+    LOADS,
+    MIGRATIONS,
+    RESTORED,
+    ROUND_TRIPS,
+    SKIPPED,
+    SWITCHES,
+    WAKEUPS,
+    Counted,
+    Tally,
+)
+from sim.trace.following.replay import Recorded, Replay
+from sim.trace.following.replica import Replica
+from sim.trace.whatif import Choices, replicas
 
 ENOUGH: Final = 100
 """Counts below this are shown and not compared."""
-RATE: Final = 0.15
-SKIPPED: Final = 0.02
-BUSY: Final = 0.05
+RATE: Final = 0.05
+SKIPS: Final = 0.01
+BUSY: Final = 0.02
+BLOCKS: Final = 16
+"""Blocks of the trace, of whose figures the interval of the whole is made."""
+REFERENCE: Final = "free-ssp"
+"""The strategy that carries nothing, from which the costs of carrying are taken."""
+NOTHING: Final = 1e-3
+"""The share of what the reference costs below which a difference is none."""
+LONGEST_S: Final = 5.0
+MOST_EVENTS: Final = 40_000
+"""A replication of the check is as long as the trace, or as so many events of it, or as this."""
+
+Blocks = NDArray[np.float64]
+Work = TypeVar("Work")
+Found = TypeVar("Found")
+
+LIKELY: Final = {
+    SWITCHES: "how often threads preempt each other (nice, base slice, host.preemption, control groups), or who waits "
+    "for whom",
+    ROUND_TRIPS: "the guest and VMM times between returns to user space, or the CPU time that the vCPUs get",
+    LOADS: "how often vCPUs are preempted, or halt",
+    ENTRIES: "the exits that KVM handles itself, or the CPU time that the vCPUs get",
+    WAKEUPS: "bursts and sleeps of the threads, or who wakes whom",
+    MIGRATIONS: "where threads are woken and to which CPU they are pulled; the twin's host has one rule for it",
+    "skipped restores": "who runs between two stints of a thread on its CPU",
+    "CPU utilisation": "bursts and sleeps: that threads are independent of each other, and draws of each other",
+    "cost": "the figures above, or which components are in use when a thread is saved",
+}
+"""Which assumption of the twin is likely wrong, by the figure that misses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +95,19 @@ class Compared:
             return None
         return self.low <= self.simulated <= self.high
 
+    @property
+    def is_cost(self) -> bool:
+        """Whether it is what a strategy costs in all."""
+        return self.what.startswith(COST)
+
+    @property
+    def likely(self) -> str:
+        """Which assumption is likely wrong, if it misses."""
+        return LIKELY.get(self.what, LIKELY["cost"])
+
     def document(self) -> dict[str, Any]:
         """As JSON."""
-        return {
+        found: dict[str, Any] = {
             "figure": self.what,
             "unit": self.unit,
             "trace": self.trace,
@@ -44,55 +117,160 @@ class Compared:
             "samples": self.samples,
             "holds": self.holds,
         }
+        return found | {"likely": self.likely} if self.holds is False else found
 
 
-def side_by_side(trace: Figures, simulated: Figures) -> list[Compared]:
-    """Rates within 15 % or the 95 % interval of the trace's own count, whichever is wider; the rest in points."""
-    found = [
-        _rate("context switches", trace.switches, trace.seconds, simulated.switches / simulated.seconds),
-        _rate("KVM_RUN round trips", trace.round_trips, trace.seconds, simulated.round_trips / simulated.seconds),
-    ]
-    restores = round(trace.restored + trace.skipped)
-    for what, value, other, points, samples in (
-        ("skipped restores", _share(trace), _share(simulated), SKIPPED, restores),
-        ("CPU utilisation", trace.busy, simulated.busy, BUSY + trace.unsure, ENOUGH),
-    ):
-        enough = samples >= ENOUGH
-        low, high = (max(0.0, value - points), min(1.0, value + points)) if enough else (None, None)
-        found.append(Compared(what, "share", value, other, low, high, samples))
+def unsupported(trace: Counted) -> list[str]:
+    """What a trace is too short, or too quiet, to be compared in."""
+    few = [name for name in COUNTED if 0 < trace.total(name) < ENOUGH]
+    found = [f"under {ENOUGH} {name} in the trace: not compared" for name in few]
+    if trace.seconds < 1:
+        found.append(
+            f"the trace covers {trace.seconds:.3f} s: intervals are from blocks of {trace.seconds / BLOCKS * 1e3:.1f} "
+            "ms, and what changes more slowly than that is not in them"
+        )
     return found
 
 
-def _share(figures: Figures) -> float:
-    total = figures.restored + figures.skipped
-    return figures.skipped / total if total else 0.0
+def side_by_side(trace: Counted, simulated: Sequence[Counted], unsure: float = 0.0) -> list[Compared]:
+    """Rates and costs within 5 % or the 95 % interval from blocks of the trace, whichever is wider; shares in points.
+
+    ``unsure`` is by how much the trace leaves its utilisation open.
+    """
+    seconds = sum(each.seconds for each in simulated)
+    found = []
+    for name in COUNTED:
+        if trace.total(name) or any(each.total(name) for each in simulated):
+            rate = sum(each.total(name) for each in simulated) / seconds
+            found.append(_rate(name, "1/s", trace, rate, round(trace.total(name))))
+    restores = trace.total(RESTORED) + trace.total(SKIPPED)
+    ran = sum(each.total(RESTORED) for each in simulated)
+    skipped = sum(each.total(SKIPPED) for each in simulated)
+    low = high = None
+    if restores >= ENOUGH:
+        share, half = _share(trace)
+        half = max(half, SKIPS)
+        low, high = max(0.0, share - half), min(1.0, share + half)
+    share = trace.total(SKIPPED) / restores if restores else 0.0
+    found.append(
+        Compared("skipped restores", "share", share, skipped / max(1.0, ran + skipped), low, high, round(restores))
+    )
+    idle = trace.total(IDLE) * 1e-9 / (trace.seconds * trace.cpus)
+    other = sum(each.total(IDLE) * 1e-9 / each.cpus for each in simulated) / seconds
+    half = BUSY + unsure
+    busy = 1 - idle
+    found.append(
+        Compared("CPU utilisation", "share", busy, 1 - other, max(0.0, busy - half), min(1.0, busy + half), ENOUGH)
+    )
+    return found + _costs(trace, simulated, seconds)
 
 
-def _rate(what: str, count: float, seconds: float, simulated: float) -> Compared:
-    """The interval of a count is that of a Poisson variable's mean, by its exact relation to chi-squared."""
-    from scipy.stats import chi2
+def _costs(trace: Counted, simulated: Sequence[Counted], seconds: float) -> list[Compared]:
+    """What each strategy costs, and what it costs beside the reference."""
+    both = [name for name in trace.strategies if all(COST + name in each.names for each in simulated)]
+    samples = round(trace.total(SWITCHES))
+    found = []
+    for name in both:
+        cost = sum(each.total(COST + name) for each in simulated) / seconds
+        found.append(_rate(COST + name, "cycles/s", trace, cost, samples))
+    for name in both if REFERENCE in both else ():
+        blocks = trace.blocks(COST + name, BLOCKS) - trace.blocks(COST + REFERENCE, BLOCKS)
+        own = sum(each.total(COST + name) - each.total(COST + REFERENCE) for each in simulated) / seconds
+        least = NOTHING * trace.total(COST + REFERENCE) / trace.seconds
+        if max(abs(own), abs(float(blocks.sum())) / trace.seconds) > least:
+            found.append(_within(f"{name} less {REFERENCE}", "cycles/s", trace, blocks, own, samples))
+    return found
 
-    rate, samples = count / seconds, round(count)
+
+def _rate(name: str, unit: str, trace: Counted, simulated: float, samples: int) -> Compared:
+    return _within(name, unit, trace, trace.blocks(name, BLOCKS), simulated, samples)
+
+
+def _within(what: str, unit: str, trace: Counted, blocks: Blocks, simulated: float, samples: int) -> Compared:
+    rate = float(blocks.sum()) / trace.seconds
     low = high = None
     if samples >= ENOUGH:
-        low = min((1 - RATE) * rate, float(chi2.ppf(0.025, 2 * count)) / 2 / seconds)
-        high = max((1 + RATE) * rate, float(chi2.ppf(0.975, 2 * count + 2)) / 2 / seconds)
-    return Compared(what, "1/s", rate, simulated, low, high, samples)
+        half = max(RATE * abs(rate), _half(blocks) * BLOCKS / trace.seconds)
+        low, high = rate - half, rate + half
+    return Compared(what, unit, rate, simulated, low, high, samples)
 
 
-def figures(metrics: Mapping[str, float], restored: float, skipped: float, cpus: int, tsc_hz: float) -> Figures:
-    """Those of simulated replications, from sums of their metrics and ledgers."""
-    elapsed = metrics["elapsed_cycles"]
-    return Figures(
-        seconds=elapsed / cpus / tsc_hz,
-        switches=metrics["context_switches"],
-        round_trips=metrics["kvm_run_round_trips"],
-        restored=restored,
-        skipped=skipped,
-        busy=1 - metrics["idle_cycles"] / elapsed,
-    )
+def _half(blocks: Blocks) -> float:
+    """Half of the 95 % interval of the mean of the blocks."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, len(blocks) - 1) * blocks.std(ddof=1) / np.sqrt(len(blocks)))
+
+
+def _share(trace: Counted) -> tuple[float, float]:
+    """The share of skipped restores and half of its interval, as a ratio of the blocks' sums."""
+    skipped = trace.blocks(SKIPPED, BLOCKS)
+    all_of_them = skipped + trace.blocks(RESTORED, BLOCKS)
+    share = float(skipped.sum() / all_of_them.sum())
+    return share, _half((skipped - share * all_of_them) / all_of_them.mean())
 
 
 def holds(compared: Sequence[Compared]) -> bool:
     """Whether nothing that could be compared misses."""
     return all(each.holds is not False for each in compared)
+
+
+# The simulated side.
+
+
+def recordings(
+    fitted: Fitted, scenario: Path, replications: int, jobs: int, step: Callable[[], None] = lambda: None
+) -> list[Counted]:
+    """What is counted of so many replications of a fitted scenario, recorded and followed as the trace was.
+
+    ``jobs`` are processes; ``step`` is called after each replication.
+    """
+    case = twin(fitted, scenario)
+    work = [(case, fitted.strategy, number, fitted.events) for number in range(replications)]
+    return list(in_processes(_recording, work, jobs, step))
+
+
+def in_processes(
+    work: Callable[[Work], Found], items: Sequence[Work], jobs: int, step: Callable[[], None]
+) -> Iterator[Found]:
+    """What ``work`` makes of each item, in their order."""
+    if jobs == 1 or len(items) == 1:
+        for item in items:
+            yield work(item)
+            step()
+        return
+    with ProcessPoolExecutor(min(jobs, len(items)), mp_context=get_context("spawn")) as pool:
+        for found in pool.map(work, items):
+            yield found
+            step()
+
+
+def twin(fitted: Fitted, scenario: Path) -> Case:
+    """The case of a fitted scenario, measured for as long as the trace is, or for many of its events."""
+    (case,) = cases(read(scenario))
+    seconds, events = fitted.counted.seconds, fitted.replayed.report.events.total()
+    measure = min(LONGEST_S, seconds * min(1.0, MOST_EVENTS / events))
+    run = case.scenario.run.model_copy(update={"measure": measure})
+    return replace(case, scenario=case.scenario.model_copy(update={"run": run}))
+
+
+def _recording(work: tuple[Case, str, int, frozenset[str]]) -> Counted:
+    case, strategy, replication, events = work
+    text = "\n".join(RecordedRun(case, strategy, replication, only=events).lines()) + "\n"
+    watcher = Watcher()
+    found: dict[str, Tally] = {}
+
+    def make(recorded: Recorded) -> list[Replica]:
+        (first,) = replicas(recorded, Choices(strategies=(recorded.config.strategy.name,))).values()
+        priced = replicas(recorded, Choices(case.cpu))
+        found["tally"] = Tally(watcher, first, priced, Prices(case.table))
+        return [first, *priced.values()]
+
+    replay = Replay(io.BytesIO(text.encode()), f"replication {replication}", make_replicas=make)
+    for step in replay.steps():
+        found["tally"].see(step)
+        watcher.see(step)
+    watcher.finish()
+    counted = found["tally"].finish(case.scenario.host.cpus)
+    begin, end = (round(cycles * 1e9 / case.tsc_hz) for cycles in window(case))
+    return counted.between(max(begin, int(counted.ns[0])), min(end, int(counted.ns[-1])))

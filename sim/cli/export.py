@@ -49,12 +49,12 @@ def export(
 
     JSON: output, case, strategy, replication, events.
     """
-    from sim.cli.exported import Exported
+    from sim.analysis.recorded_run import RecordedRun
     from sim.cli.simulated import choose
 
     check_output(output, force)
     shown = choose(scenario, settings, case, strategy, replication, duration, timed=True)
-    exported = Exported(shown)
+    exported = RecordedRun(*shown)
     with whole(output) as out:
         for line in exported.lines():
             out.write(line.encode() + b"\n")

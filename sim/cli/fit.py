@@ -42,27 +42,39 @@ def fit(
     """Fit a scenario to a recorded TRACE, and show how the two compare.
 
     TRACE is as for fpswitch replay; - is standard input.  FILE.toml gets threads, vCPUs, bursts, sleeps, exits to user
-    space, halts, FPU use and affinity; the samples are CSV files in FILE.samples beside it (docs/traces.md).
+    space, halts and what ends them, FPU use and affinity; the samples are CSV files in FILE.samples beside it
+    (docs/traces.md).
 
-    The scenario is then simulated with the recorded kernel's strategy.  Exit status 1 if context switches or KVM_RUN
-    round trips per second are off by more than 15 % (or the 95 % interval of the trace's count, if that is wider), the
-    share of skipped restores by more than 2 percentage points, or CPU utilisation by more than 5.
+    The scenario is then simulated with the recorded kernel's strategy, and its sleeps are tuned until threads and vCPUs
+    come round as often as in the trace.  Then it is recorded as the trace was, and both recordings are counted and
+    priced alike: context switches, KVM_RUN round trips, vCPU load/put pairs, VM entries, wake-ups, migrations, and the
+    cost of every strategy, within 5 % or the 95 % interval from blocks of the trace, whichever is wider; skipped
+    restores within 1 percentage point or their interval, CPU utilisation within 2.  Exit status 1 if one misses, and
+    which assumption of the twin is then likely wrong.  With --no-check nothing is simulated or tuned.
 
-    JSON: scenario, cpu, strategy, seconds, groups (name, kind, threads, simulated, samples), notes, and with the check:
-    compared (figure, unit, trace, simulated, low, high, samples, holds), holds.
+    JSON: scenario, cpu, strategy, seconds, groups (name, kind, threads, simulated, samples), notes, unsupported, and
+    with the check: compared (figure, unit, trace, simulated, low, high, samples, holds, likely), holds.
     """
     from sim.trace.fit import estimate, writing
 
     writing.check_target(out, force=force)
     with opened(trace) as (stream, name):
-        fitted = estimate.fit(stream, name, cpu=cpu, costs=costs)
+        fitted = estimate.fit(stream, name, cpu=cpu, costs=costs, all_strategies=not no_check)
+    from sim.analysis.fitness import unsupported as unsupported_by
+
+    unsupported = unsupported_by(fitted.counted)
+    if not as_json:
+        for each in unsupported:
+            click.echo(f"note: {each}")
     writing.write(fitted, out, force=force)
-    compared = None if no_check else _simulated(fitted, out, replications, jobs)
+    compared = None
+    if not no_check:
+        fitted, compared = _simulated(fitted, out, replications, jobs)
     document: dict[str, Any] = {
         "scenario": str(out),
         "cpu": fitted.cpu,
         "strategy": fitted.strategy,
-        "seconds": fitted.figures.seconds,
+        "seconds": fitted.counted.seconds,
         "groups": [
             {
                 "name": group.key[1],
@@ -74,6 +86,7 @@ def fit(
             for group in fitted.groups
         ],
         "notes": list(fitted.notes),
+        "unsupported": unsupported,
     }
     text = _text(fitted, out)
     held = True
@@ -87,22 +100,23 @@ def fit(
     sys.exit(0 if held else 1)
 
 
-def _simulated(fitted: "Fitted", out: Path, replications: int, jobs: int | None) -> "list[Compared]":
-    from sim import experiment
-    from sim.analysis import fitness
-    from sim.kernel.operations import Operation
-    from sim.trace.fit.estimate import restores
+def _simulated(fitted: "Fitted", out: Path, replications: int, jobs: int | None) -> "tuple[Fitted, list[Compared]]":
+    """The scenario, tuned, and how its simulation compares."""
+    from tqdm import tqdm
 
-    results = experiment.run(
-        out, strategies=[fitted.strategy], reference=fitted.strategy, replications=replications, jobs=jobs
-    )
-    metrics = results.metrics.groupby("metric")["value"].sum()
-    ledger = results.ledger
-    operations = map(Operation, ledger["thread_kind"], ledger["phase"], ledger["operation"])
-    restored, skipped = restores(zip(operations, ledger["count"].tolist(), strict=True))
-    sums = {str(metric): float(value) for metric, value in metrics.items()}
-    simulated = fitness.figures(sums, restored, skipped, len(fitted.cpus), fitted.tsc_hz)
-    return fitness.side_by_side(fitted.figures, simulated)
+    from sim.analysis import fitness, tuning
+    from sim.experiment.workers import cpus
+
+    jobs = jobs or cpus()
+    total = tuning.ROUNDS * tuning.REPLICATIONS + replications
+    with tqdm(total=total, unit="rep", desc="tuning and check", disable=None, file=sys.stderr, ncols=72) as bar:
+
+        def step() -> None:
+            bar.update()
+
+        fitted = tuning.tune(fitted, out, jobs, step)
+        simulated = fitness.recordings(fitted, out, replications, jobs, step)
+    return fitted, fitness.side_by_side(fitted.counted, simulated, fitted.unsure)
 
 
 def _text(fitted: "Fitted", out: Path) -> str:
@@ -111,7 +125,7 @@ def _text(fitted: "Fitted", out: Path) -> str:
     threads = sum(group.threads for group in fitted.groups)
     rows = sum(group.rows for group in fitted.groups)
     lines = [
-        f"{fitted.name}: {threads} threads in {fitted.figures.seconds:.3f} s, in {out} as {rows} in "
+        f"{fitted.name}: {threads} threads in {fitted.counted.seconds:.3f} s, in {out} as {rows} in "
         f"{len(fitted.groups)} entries; Linux {fitted.kernel}, {fitted.strategy}, {fitted.cpu}",
         *(f"note: {note}" for note in fitted.notes),
     ]
@@ -124,11 +138,22 @@ def _text(fitted: "Fitted", out: Path) -> str:
 
 def _compared_text(compared: "list[Compared]", replications: int) -> str:
     words = {True: "holds", False: "MISSES", None: "too few samples"}
+    alike = [each for each in compared if each.is_cost and each.holds]
     rows = []
     for each in compared:
+        if each in alike:
+            continue
         show = "{:.1%}".format if each.unit == "share" else "{:.0f}".format
         allowed = "-" if each.low is None or each.high is None else f"{show(each.low)} to {show(each.high)}"
         unit = "" if each.unit == "share" else "/s"
         rows.append([each.what + unit, show(each.trace), show(each.simulated), allowed, words[each.holds]])
-    head = f"The trace, and {replications} replications of the scenario:\n"
-    return head + table(rows, ["", "trace", "simulated", "allowed", ""])
+    text = f"The trace, and {replications} replications of the scenario (costs in cycles):\n"
+    text += table(rows, ["", "trace", "simulated", "allowed", ""])
+    if alike:
+        ratios = [each.simulated / each.trace - 1 for each in alike]
+        text += (
+            f"\nwhat {len(alike)} strategies cost in all is {min(ratios):+.1%} to {max(ratios):+.1%} off what it is on "
+            "the trace: holds"
+        )
+    likely = dict.fromkeys(each.likely for each in compared if each.holds is False)
+    return "\n".join([text, *(f"likely wrong: {each}" for each in likely)])

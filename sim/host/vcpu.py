@@ -43,13 +43,14 @@ class VcpuThread(GuestSpan):
 
     __slots__ = (
         "_armed", "_begun", "_exit_keys", "_guest_flow", "_halted_at", "_handled", "_hlt", "_ipi_pending", "_learning",
-        "_poll_over", "_polling", "_posted_interrupts", "_requests", "_slept", "_vmm_components", "_vmm_flow",
-        "_waiting", "others", "vm",
+        "_poll_over", "_polling", "_posted_interrupts", "_requests", "_signal_times", "_signalled", "_slept",
+        "_vmm_components", "_vmm_flow", "_waiting", "others", "vm",
     )  # fmt: skip
 
     def __init__(
         self, *args: Any, vm: "list[VcpuThread]", requests: Requests, polling: HaltPolling, posted_interrupts: bool,
-        vmm_components: int, vmm_flow: int, hlt: ExitKind, others: Draws, **given: Any,
+        vmm_components: int, vmm_flow: int, hlt: ExitKind, others: Draws, signalled: Draws | None, signal_times: Draws,
+        **given: Any,
     ) -> None:  # fmt: skip
         super().__init__(*args, demand_end=requests.demand.next() if requests.demand else INF, **given)
         self.vm = vm
@@ -61,6 +62,8 @@ class VcpuThread(GuestSpan):
         self.kernel_flow = self._vmm_flow = vmm_flow
         self._hlt = hlt
         self.others = others
+        self._signalled = signalled
+        self._signal_times = signal_times
         self._begun = self._slept = self._armed = self._ipi_pending = self._poll_over = False
         self._waiting = 0
         self._halted_at = 0
@@ -86,8 +89,12 @@ class VcpuThread(GuestSpan):
             return
         if self.account == HANDLER:
             return
-        if self.account == POLLING and not self._has_event(cpu):
-            return
+        if self.account == POLLING:
+            if not self._has_event(cpu):
+                return
+            if self._signalled is not None and self._signalled.next():
+                self._handles_signal(cpu)
+                return
         learning, clean = self._learning, self.vcpu.guest_state_loaded and not self.task.need_fpu_load
         before = cpu.ledger.mark
         cpu.passes(Walker.vm_entry)
@@ -116,6 +123,18 @@ class VcpuThread(GuestSpan):
             self._polling.end(cpu.clock - self._halted_at)
         self._does(GUEST)
         return True
+
+    def _handles_signal(self, cpu: "HostCpu") -> None:
+        """A signal has ended the halt: out of KVM_RUN without a VM entry, the handler, and the VMM's next span."""
+        if self.woken_at >= 0:
+            self._has_woken(cpu, "vcpu")
+        cpu.passes(Walker.leave_kvm_run)
+        cpu.count_round_trips += 1
+        for what in (Walker.deliver_signal, Walker.return_to_user, Walker.sigreturn, Walker.return_to_user):
+            cpu.passes(what)
+        cpu.passes(Walker.user_writes, self._vmm_components)
+        self._does(VMM)
+        self.left = self._signal_times.next()
 
     def _learn(self, cpu: "HostCpu", kind: ExitKind, entry: Keys) -> None:
         """An exit and the entry after it have been run with nothing between: what one of this kind takes."""

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from sim.kernel import fpu, guest, kvm, process
+from sim.kernel import fpu, guest, kvm, process, signal
 from sim.kernel.config import Config
 from sim.kernel.guests import AS_ALL, GuestChoice
 from sim.kernel.kernel import BufferLevel, Kernel
@@ -134,6 +134,14 @@ class Walker:
     def exit(self, cpu: Cpu) -> None:
         """do_exit() by the current thread, up to its last __schedule()."""
         process.exit(self.kernel, cpu)
+
+    def deliver_signal(self, cpu: Cpu) -> None:
+        """A signal is delivered to the current thread on its way to user mode."""
+        signal.deliver(self.kernel, cpu)
+
+    def sigreturn(self, cpu: Cpu) -> None:
+        """The handler of the current thread returns."""
+        signal.sigreturn(self.kernel, cpu)
 
     def free(self, cpu: Cpu, number: int) -> None:
         """A thread that has exited is freed; ``cpu`` is where that is noticed."""

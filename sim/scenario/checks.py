@@ -222,6 +222,10 @@ def _guest(where: str, guest: Guest, scenario: Scenario) -> Iterator[Problem]:
             yield f"{where}.demand", "needs arrivals (open) or sleep (closed), and neither is there"
         if guest.arrivals is not None and guest.sleep is not None:
             yield f"{where}.sleep", "found beside arrivals; allowed: arrivals (open) or sleep (closed), not both"
+    if guest.signalled and guest.demand is None:
+        yield f"{where}.signalled", "goes with demand, without which these vCPUs never halt"
+    if guest.signal_time.mean and not guest.signalled:
+        yield f"{where}.signal_time", "goes with signalled, the share of halts that a signal ends, which is 0"
     yield from _positive(f"{where}.arrivals", guest.arrivals)
     yield from _positive(f"{where}.task_switch", guest.task_switch)
     for name, each in guest.exits.items():

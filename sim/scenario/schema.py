@@ -356,6 +356,13 @@ class Guest(Section):
         ("SSE", "AVX"), description="what the VMM writes between two KVM_RUNs, as by memcpy() (assumed)"
     )
 
+    signalled: Share = Field(
+        0.0,
+        description="probability that a signal for the vCPU thread ends a halt: it leaves KVM_RUN (KVM_EXIT_INTR), "
+        "runs the handler, and calls KVM_RUN again",
+    )
+    signal_time: Times = Field(NO_TIME, description="user time of the VMM then, the handler included")
+
     @property
     def choice(self) -> GuestChoice:
         """What the kernel model is told of these guests alone."""

@@ -63,8 +63,7 @@ USES: Final[dict[str, Uses]] = {"common": changed_and_common, "all": _all, "chan
 class Choices:
     """What the user asks; ``cpu`` None: the recorded machine, whose cost table is unknown.
 
-    ``reference`` comes along with the strategies that are named, if it is possible there.  ``whole``: of a simulated
-    run also what comes before the measurement counts.
+    ``reference`` comes along with the strategies that are named, if it is possible there.
     """
 
     cpu: str | None = None
@@ -73,7 +72,6 @@ class Choices:
     ssp: Ssp = "constant"
     touched: Touched = "common"
     reference: str = ""
-    whole: bool = False
 
 
 def configs(recorded: Recorded, choices: Choices) -> dict[str, Config]:
@@ -111,9 +109,7 @@ def replicas(recorded: Recorded, choices: Choices) -> dict[str, Replica]:
             raise unknown(what, value, get_args(allowed))
     uses, told = USES[choices.touched], recorded.told
     if told is not None:
-        return {
-            name: ToldReplica(config, told, whole=choices.whole) for name, config in configs(recorded, choices).items()
-        }
+        return {name: ToldReplica(config, told) for name, config in configs(recorded, choices).items()}
     return {name: Replica(config, uses=uses, ssp=choices.ssp) for name, config in configs(recorded, choices).items()}
 
 

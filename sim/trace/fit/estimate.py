@@ -1,7 +1,7 @@
 """Estimates the entries of a scenario from a trace, and the figures that the simulated scenario has to show."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
@@ -13,7 +13,7 @@ from sim.kernel.operations import (
     CONTEXT_SWITCH,
     GUEST_ENTRY,
     GUEST_EXIT,
-    RESTORE_SKIPPED,
+    SIGNAL,
     SWAP_LOAD,
     SWAP_PUT,
     SWITCH,
@@ -22,13 +22,13 @@ from sim.kernel.operations import (
     USER_RETURN,
     VCPU_LOAD,
     VCPU_PUT,
-    XRSTOR,
-    XRSTORS,
+    XSAVE,
     XSS_PHASE,
     Operation,
 )
 from sim.trace.fit.groups import Charges, Group, grouped
 from sim.trace.fit.lives import Seen, Watcher
+from sim.trace.fit.tally import Counted, Tally
 from sim.trace.following.replay import TELLING, Recorded, Replay, Replayed, missing_events
 from sim.trace.following.replica import Replica
 from sim.trace.whatif import Choices, replicas
@@ -48,31 +48,19 @@ WOKEN: Final = ("sched_wakeup", "sched_waking", "sched_wakeup_new")
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What trace and simulation are compared in: counts in ``seconds`` of wall time, ``busy`` as a share of all CPUs.
-
-    ``restored`` and ``skipped`` are the restores at return to user mode and at guest entry that ran and that the
-    registers' owner saved.  ``unsure`` is by how much the trace leaves ``busy`` open, up and down.
-    """
-
-    seconds: float
-    switches: float
-    round_trips: float
-    restored: float
-    skipped: float
-    busy: float
-    unsure: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Fitted:
-    """What a trace was found to be: the machine, the entries of a scenario, and the figures to compare with."""
+    """What a trace was found to be: the machine, the entries of a scenario, and what was counted, to compare with.
+
+    ``unsure`` is by how much the trace leaves the utilisation open, up and down; ``events`` are those that it has.
+    """
 
     name: str
     replayed: Replayed
     seen: Seen
     groups: tuple[Group, ...]
-    figures: Figures
+    counted: Counted
+    unsure: float
+    events: frozenset[str]
     cpu: str
     costs: str | None
     strategy: str
@@ -87,8 +75,12 @@ class Fitted:
         return self.replayed.recorded.config.version.name
 
 
-def fit(stream: IO[bytes], name: str, *, cpu: str | None = None, costs: str | None = None) -> Fitted:
+def fit(
+    stream: IO[bytes], name: str, *, cpu: str | None = None, costs: str | None = None, all_strategies: bool = False
+) -> Fitted:
     """Estimates from the trace in ``stream``, which errors call ``name``.
+
+    ``all_strategies``: what was counted has the cost of every strategy that the CPU has.
 
     ``cpu`` is the CPU profile of the scenario, by default the shipped one whose state components exceed those of the
     trace the least; ``costs`` the cost table, by default that of the profile.  Raises
@@ -96,23 +88,28 @@ def fit(stream: IO[bytes], name: str, *, cpu: str | None = None, costs: str | No
     """
     if cpu:
         load_for(profile(cpu).name, costs)  # before anything is read
-    made: dict[str, Replica] = {}
     notes: list[str] = []
-    chosen: list[str] = []
+    found: dict[str, Any] = {}
+    watcher = Watcher()
 
     def make(recorded: Recorded) -> list[Replica]:
         config = recorded.config
-        chosen.append(profile(cpu).name if cpu else _nearest(config))
+        chosen = found["cpu"] = profile(cpu).name if cpu else _nearest(config)
         if not cpu:
-            notes.append(f"the trace does not name its CPU; {chosen[0]} is the nearest by its state components (--cpu)")
-        made.update(replicas(recorded, Choices(strategies=(config.strategy.name,), whole=True)))
-        made["priced"] = on_cpu = _on(recorded, chosen[0])
+            notes.append(f"the trace does not name its CPU; {chosen} is the nearest by its state components (--cpu)")
+        as_recorded = replicas(recorded, Choices(strategies=(config.strategy.name,)))[config.strategy.name]
+        on_cpu = found["on cpu"] = _on(recorded, chosen)
         if (simulated := on_cpu.kernel.config.strategy.name) != config.strategy.name:
-            notes.append(f"{chosen[0]} cannot have the recorded strategy, {config.strategy.name}: {simulated} instead")
-        return list(made.values())
+            notes.append(f"{chosen} cannot have the recorded strategy, {config.strategy.name}: {simulated} instead")
+        priced = {simulated: on_cpu}
+        if all_strategies:
+            priced = {**replicas(recorded, Choices(chosen)), simulated: on_cpu}
+        found["tally"] = Tally(watcher, as_recorded, priced, Prices(load_for(chosen, costs)))
+        return [as_recorded, *priced.values()]
 
-    replay, watcher = Replay(stream, name, make_replicas=make), Watcher()
+    replay = Replay(stream, name, make_replicas=make, as_recorded=True)
     for step in replay.steps():
+        found["tally"].see(step)
         watcher.see(step)
     watcher.finish()
     replayed = replay.result
@@ -145,15 +142,12 @@ def fit(stream: IO[bytes], name: str, *, cpu: str | None = None, costs: str | No
         )
     if report.lost_times:
         notes.append(f"events were lost {report.lost_times} times; bursts and sleeps across them are wrong")
-    recorded, on_cpu = made.values()
-    ledger = recorded.counts()
-    charges = _charges(on_cpu.counts(), Prices(load_for(chosen[0], costs)), tsc_hz, seen.round_trips)
+    on_cpu, chosen = found["on cpu"], found["cpu"]
+    charges = _charges(on_cpu.counts(), Prices(load_for(chosen, costs)), tsc_hz, seen.round_trips)
     groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges)
     cpus = tuple(sorted(report.cpus))
-    restored, skipped = restores((Operation(*key), count) for key, count in ledger.items())
-    all_ns = max(1, seen.last_ns - seen.first_ns) * len(cpus)
-    busy, unsure = 1 - seen.idle_ns / all_ns, seen.unknown_idle_ns / 2 / all_ns
-    figures = Figures(seconds, seen.switches, seen.round_trips, restored, skipped, busy, unsure)
+    counted = found["tally"].finish(len(cpus))
+    unsure = seen.unknown_idle_ns / 2 / (max(1, seen.last_ns - seen.first_ns) * len(cpus))
     if seen.missing > 0.01 * seen.switches:
         notes.append(
             f"{seen.missing} of {seen.switches} context switches are not in the trace, and were inferred from who ran "
@@ -165,8 +159,10 @@ def fit(stream: IO[bytes], name: str, *, cpu: str | None = None, costs: str | No
         replayed=replayed,
         seen=seen,
         groups=tuple(groups),
-        figures=figures,
-        cpu=chosen[0],
+        counted=counted,
+        unsure=unsure,
+        events=frozenset(report.events),
+        cpu=chosen,
         costs=costs,
         strategy=on_cpu.kernel.config.strategy.name,
         tsc_hz=tsc_hz,
@@ -176,25 +172,13 @@ def fit(stream: IO[bytes], name: str, *, cpu: str | None = None, costs: str | No
     )
 
 
-def restores(rows: Iterable[tuple[Operation, int]]) -> tuple[int, int]:
-    """How many restores at return to user mode and at guest entry ran, and how many were skipped."""
-    restored = skipped = 0
-    for operation, count in rows:
-        if operation.phase in (USER_RETURN, GUEST_ENTRY):
-            if operation.operation in (XRSTORS, XRSTOR):
-                restored += count
-            elif operation.operation == RESTORE_SKIPPED:
-                skipped += count
-    return restored, skipped
-
-
 def _on(recorded: Recorded, cpu: str) -> Replica:
     """The recorded strategy on ``cpu``, or none of them if that CPU cannot have it."""
     strategy = recorded.config.strategy.name
     try:
-        return replicas(recorded, Choices(cpu, strategies=(strategy,), whole=True))[strategy]
+        return replicas(recorded, Choices(cpu, strategies=(strategy,)))[strategy]
     except InputError:
-        return replicas(recorded, Choices(cpu, strategies=("no-cet",), whole=True))["no-cet"]
+        return replicas(recorded, Choices(cpu, strategies=("no-cet",)))["no-cet"]
 
 
 def _nearest(config: Config) -> str:
@@ -208,20 +192,23 @@ def _nearest(config: Config) -> str:
 def _charges(ledger: Mapping[tuple[Any, ...], int], prices: Prices, tsc_hz: float, round_trips: int) -> Charges:
     """What the model's own operations of the recorded schedule take, spread over what they belong to."""
     cycles: Counter[str] = Counter()
-    switches = vcpu_switches = 0
+    switches = vcpu_switches = signals = 0
     for key, count in ledger.items():
         operation = Operation(*key)
         if operation.operation == CONTEXT_SWITCH:
             switches += count
             vcpu_switches += count if operation.thread_kind == "vcpu" else 0
+        signals += count if (operation.phase, operation.operation) == (SIGNAL, XSAVE) else 0
         cycles[operation.phase] += count * prices[key]
     ns = 1e9 / tsc_hz
     around = max(1, round_trips + vcpu_switches)
+    vmm = sum(cycles[phase] for phase in _VMM_SIDE) * ns / around
     return Charges(
         stint=(cycles[SWITCH] + cycles[USER_RETURN]) * ns / max(1, switches),
         wakeup=WAKEUP_NS,
         guest=sum(cycles[phase] for phase in _GUEST_SIDE) * ns / around,
-        vmm=sum(cycles[phase] for phase in _VMM_SIDE) * ns / around,
+        vmm=vmm,
+        signal=vmm + cycles[SIGNAL] * ns / max(1, signals),
     )
 
 

@@ -38,20 +38,26 @@ _ON_A_CPU: Final = re.compile(r"/(\d+)(?!\d)")
 
 @dataclass(frozen=True, slots=True)
 class Charges:
-    """What the simulated host itself takes, in ns: for each stint, each wake-up of another, each side of KVM_RUN."""
+    """What the simulated host itself takes, in ns: for each stint, each wake-up of another, each side of KVM_RUN.
+
+    ``signal`` is that of the VMM's side and of a signal there.
+    """
 
     stint: float = 0.0
     wakeup: float = 0.0
     guest: float = 0.0
     vmm: float = 0.0
+    signal: float = 0.0
 
 
 @dataclass(slots=True)
 class Group:
     """An entry of the scenario; samples in ns.
 
-    ``rows`` threads are simulated for ``threads`` in the trace.  ``sleep`` of a group that never sleeps is empty.  For
-    vCPUs ``compute`` is the guest time between returns to user space, and ``demand``, ``halt``, ``vmm`` are theirs.
+    ``rows`` threads are simulated for ``threads`` in the trace, where they went to sleep ``cycles`` times.  ``sleep``
+    of a group that never sleeps is empty.  For vCPUs ``compute`` is the guest time between returns to user space, and
+    ``demand``, ``halt``, ``vmm`` are theirs, ``signalled`` the times outside KVM_RUN after a signal that ended a halt.
+    ``entry`` is its name in the scenario.
     """
 
     key: Key
@@ -67,6 +73,10 @@ class Group:
     vmm: list[float] = field(default_factory=list)
     demand: list[float] = field(default_factory=list)
     halt: list[float] = field(default_factory=list)
+    signalled: list[float] = field(default_factory=list)
+    vmm_saves: Counter[int] = field(default_factory=Counter)
+    cycles: int = 0
+    entry: str = ""
     names: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -123,6 +133,7 @@ def _set_nice(groups: Sequence[Group], least_ns: float) -> None:
 
 def _share_out(group: Group, lives: Iterable[Life]) -> None:
     for life in lives:
+        group.cycles += len(life.bursts)
         for burst in life.bursts:
             group.on_ns += burst.on_ns
             group.wanted_ns += burst.end_ns - burst.ready_ns
@@ -187,6 +198,8 @@ def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges
         group.vmm += [max(LEAST_NS, each - charges.vmm) for each in vcpu.vmm]
         group.demand += [max(LEAST_NS, each - charges.stint) for each in vcpu.demand]
         group.halt += map(float, vcpu.halt)
+        group.signalled += [max(LEAST_NS, each - charges.signal) for each in vcpu.signalled]
+        group.vmm_saves += vcpu.vmm_saves
         absent = max(0, life.bursts[0].ready_ns - first_ns) + last_ns - life.bursts[-1].end_ns
         if absent > ABSENT * (last_ns - first_ns) or vcpu.halt:
             group.demand.append(max(LEAST_NS, vcpu.since_halt))
@@ -232,6 +245,7 @@ def _forks(children: Sequence[Life], lives: Sequence[Life], first_ns: int, last_
     A simulated child ends with its first sleep; what it does later is left to the threads of its name.
     """
     group = Group(("fork", "forks", 0, ()), len(children), 1, _saves(children), names=_names(children))
+    group.cycles = len(children)
     for child in children:
         burst = child.bursts.pop(0)
         group.compute.append(_own(burst, charges))

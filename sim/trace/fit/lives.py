@@ -6,9 +6,23 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from sim.trace.following.known import Step
-from sim.trace.reading.events import CODE, DEACTIVATED, EXEC, EXIT, FORK, IS_FPU, IS_TOLD, KVM_FPU, SWITCH
+from sim.trace.reading.events import (
+    ACTIVATED,
+    CODE,
+    DEACTIVATED,
+    EXEC,
+    EXIT,
+    FORK,
+    IS_FPU,
+    IS_TOLD,
+    KVM_ENTRY,
+    KVM_FPU,
+    SWITCH,
+)
 
 WAKEUPS: Final = (CODE["sched_wakeup"], CODE["sched_waking"], CODE["sched_wakeup_new"])
+WAKING: Final = CODE["sched_waking"]
+MIGRATED: Final = CODE["sched_migrate_task"]
 VCPU_WAKEUP: Final = CODE["kvm_vcpu_wakeup"]
 RUNNABLE: Final = ord("R")
 DEAD: Final = (ord("X"), ord("Z"))
@@ -33,14 +47,23 @@ class VcpuTimes:
 
     ``guest``: inside KVM_RUN between two returns to user space; ``vmm``: outside; ``demand``: inside between blocks;
     ``halt``: from a block inside KVM_RUN to its wake-up.  ``blocked_outside`` counts sleeps of the VMM's own.
+
+    A signal that ends a halt takes the thread out of KVM_RUN without a VM entry; that is no return of the guest's:
+    ``signalled`` are the times outside KVM_RUN then.  ``vmm_saves`` are XSTATE_BV of the VMM.
     """
 
     guest: list[int] = field(default_factory=list)
     vmm: list[int] = field(default_factory=list)
     demand: list[int] = field(default_factory=list)
     halt: list[int] = field(default_factory=list)
+    signalled: list[int] = field(default_factory=list)
+    vmm_saves: Counter[int] = field(default_factory=Counter)
     blocked_outside: int = 0
     since_exit: int = 0
+    halted: tuple[int, int] | None = None
+    restores: int = 0
+    restored: int = 0
+    by_signal: bool = False
     since_halt: int = 0
     since_put: int = 0
     total: int = 0
@@ -122,7 +145,8 @@ class Seen:
 
     ``missing`` of the ``switches`` are not in the trace: a CPU went on with another thread than the last one that was
     switched to.  ``unknown_idle_ns``: an idle CPU went on so, and when that was lies somewhere in this time, half of
-    which counts as idle.  ``stint_ns`` are those that ended in preemption.
+    which counts as idle.  ``loads`` are vcpu_load()s, at KVM_RUN and where a thread inside it gets a CPU; ``entries``
+    are kvm_entry.  ``stint_ns`` are those that ended in preemption.
     """
 
     first_ns: int = -1
@@ -135,6 +159,10 @@ class Seen:
     waited: int = 0
     idle_ns: int = 0
     forks: int = 0
+    loads: int = 0
+    entries: int = 0
+    wakeups: int = 0
+    migrations: int = 0
     stint_ns: list[int] = field(default_factory=list)
 
 
@@ -162,7 +190,12 @@ class Watcher:
         if step.tid > 0 and event != DEACTIVATED:  # a save comes behind the switch, from the thread that is gone
             self._shows(step.cpu, step.tid, step.comm, now)
         if event in WAKEUPS:
+            seen.wakeups += event != WAKING
             self._wakes(step)
+        elif event == KVM_ENTRY:
+            seen.entries += 1
+        elif event == MIGRATED:
+            seen.migrations += 1
         elif event == FORK:
             seen.forks += 1
             child = self._life(step.values[2], step.values[1], now, new=True)
@@ -182,10 +215,17 @@ class Watcher:
             life = self._life(step.tid, step.comm, now)
             if event != CODE["x86_fpu_copy_dst"]:
                 life.user = True
-            if event == DEACTIVATED:
+            if event == DEACTIVATED and (life.vcpu is None or life.inside):
                 life.saves[step.values[2]] += 1
+            elif event == ACTIVATED and life.vcpu is not None:
+                life.vcpu.restores += 1
+                life.vcpu.restored = step.values[2]
         elif event == EXIT and step.tid > 0:
             self._life(step.tid, step.comm, now).ended = True
+
+    def idle_until(self, ns: int) -> int:
+        """How long CPUs have been idle, in ns of all of them."""
+        return self.seen.idle_ns + sum(max(0, ns - since) for tid, since in self._running.values() if tid == 0)
 
     def finish(self) -> None:
         """The trace has ended; bursts under way end with it."""
@@ -280,6 +320,7 @@ class Watcher:
             if life.inside:
                 vcpu.demand.append(vcpu.since_halt)
                 vcpu.since_halt = 0
+                vcpu.halted = vcpu.since_exit, vcpu.restores
             else:
                 vcpu.blocked_outside += 1
         life.end_burst(now)
@@ -294,6 +335,7 @@ class Watcher:
         life.since_ns = now
         life.stints += 1
         life.cpus[cpu] += 1
+        self.seen.loads += life.inside
 
     def _wakes(self, step: Step) -> None:
         tid = step.values[0]
@@ -326,11 +368,18 @@ class Watcher:
             return
         vcpu = life.vcpu
         if loads:
-            vcpu.vmm.append(vcpu.since_put)
+            self.seen.loads += 1
+            (vcpu.signalled if vcpu.by_signal else vcpu.vmm).append(vcpu.since_put)
+            vcpu.since_put, vcpu.by_signal = 0, False
         else:
-            vcpu.guest.append(vcpu.since_exit)
             self.seen.round_trips += 1
-        vcpu.since_exit = vcpu.since_put = 0
+            vcpu.vmm_saves[vcpu.restored] += 1
+            if vcpu.halted is not None and vcpu.restores == vcpu.halted[1] + 1:  # that of the swap alone
+                vcpu.since_exit, vcpu.since_halt, vcpu.by_signal = vcpu.halted[0], 0, True
+            else:
+                vcpu.guest.append(vcpu.since_exit)
+                vcpu.since_exit = 0
+            vcpu.halted = None
         life.inside = loads
 
 

@@ -92,12 +92,13 @@ Columns = dict[str, Sequence[float]]
 def scenario_text(fitted: Fitted, folder: str) -> tuple[str, Columns]:
     """The scenario as TOML whose CSV files are in ``folder``, and their samples."""
     columns: Columns = {}
-    figures = fitted.figures
+    seconds = fitted.counted.seconds
+    busy = 1 - fitted.seen.idle_ns * 1e-9 / (seconds * len(fitted.cpus))
     document = tomlkit.document()
     for line in (
         f"Fitted to {Path(fitted.name).name}: {fitted.seen.switches} context switches, {fitted.seen.round_trips} "
         f"KVM_RUN round trips, {fitted.seen.forks} forks",
-        f"in {figures.seconds:.3f} s on {len(fitted.cpus)} CPUs that were {figures.busy:.1%} busy.",
+        f"in {seconds:.3f} s on {len(fitted.cpus)} CPUs that were {busy:.1%} busy.",
         "Bursts are times on the CPU less what the simulated host charges itself.",
         *fitted.notes,
     ):
@@ -128,7 +129,7 @@ def scenario_text(fitted: Fitted, folder: str) -> tuple[str, Columns]:
         for group in fitted.groups:
             if (group.key[0] == "vcpu") != (section == "guests"):
                 continue
-            name = _name(group, used)
+            name = group.entry = _name(group, used)
             used.add(name)
             tables.add(name, _entry(fitted, group, name, folder, columns))
         if tables:
@@ -142,9 +143,9 @@ def _whole_path(name: str) -> str:
 
 
 def _measure(fitted: Fitted) -> float:
-    figures = fitted.figures
-    enough = COUNTED * figures.seconds / max(1.0, figures.switches + figures.round_trips)
-    return round(max(figures.seconds, min(MEASURE_S, enough)), 2)
+    seconds, seen = fitted.counted.seconds, fitted.seen
+    enough = COUNTED * seconds / max(1.0, seen.switches + seen.round_trips)
+    return round(max(seconds, min(MEASURE_S, enough)), 2)
 
 
 def _name(group: Group, used: set[str]) -> str:
@@ -194,8 +195,13 @@ def _guest(table: Table, fitted: Fitted, group: Group, writer: "_Samples") -> No
     if group.halt:
         table.add("demand", writer.times("demand", group.demand))
         table.add("sleep", writer.times("halt", group.halt))
+        if group.signalled:
+            table.add("signalled", round(min(1.0, len(group.signalled) / len(group.halt)), 4))
+            table.add("signal_time", writer.times("signal", group.signalled))
     if components := _components(fitted, group.saves):
         table.add("fpu", _inline({"components": components, "every": time_text(1e-3)}))
+    if group.vmm_saves:
+        table.add("vmm_fpu", _components(fitted, group.vmm_saves))
     if len(group.compute) >= ENOUGH:
         exits = tomlkit.table(is_super_table=True)
         exit_ = tomlkit.table()
@@ -221,6 +227,7 @@ def _comments(group: Group) -> list[str]:
             "times between returns to user space": group.compute,
             "times outside KVM_RUN": group.vmm,
             "halts": group.halt,
+            "halts that a signal ended": group.signalled,
         }
     lines.append(", ".join(f"{len(values)} {what}" for what, values in found.items()))
     if group.nice != group.key[2]:

@@ -67,7 +67,10 @@ MakeReplicas = Callable[[Recorded], Sequence[Replica]]
 
 
 class Replay:
-    """A replay under way; :meth:`steps` drives it, and :attr:`result` is there when that has ended."""
+    """A replay under way; :meth:`steps` drives it, and :attr:`result` is there when that has ended.
+
+    ``as_recorded``: what the trace of a simulated run says in comment lines is left out, as if a real host had run.
+    """
 
     def __init__(
         self,
@@ -76,8 +79,10 @@ class Replay:
         *,
         make_replicas: MakeReplicas = lambda recorded: (),
         clock: Clock | None = None,
+        as_recorded: bool = False,
     ) -> None:
         self.reader = Reader(stream, name)
+        self._as_recorded = as_recorded
         self.result: Replayed | None = None
         self._make_replicas = make_replicas
         self._clock = clock
@@ -91,7 +96,7 @@ class Replay:
             if follower is None or recorded is None:
                 if "x86_fpu" not in chunk.tables:
                     continue  # before the first event that says anything about registers
-                recorded = _recorded(reader, chunk)
+                recorded = _recorded(reader, chunk, as_recorded=self._as_recorded)
                 replicas = self._make_replicas(recorded)
                 follower = Follower(
                     recorded.config, replicas, partial=recorded.partial, clock=self._clock, told=recorded.told
@@ -144,9 +149,9 @@ def replay(stream: IO[bytes], name: str, **options: Any) -> Replayed:
     return run.result
 
 
-def _recorded(reader: Reader, chunk: Chunk) -> Recorded:
+def _recorded(reader: Reader, chunk: Chunk, *, as_recorded: bool) -> Recorded:
     head = machine.header(reader.comments, reader.name)
-    if (simulated := told(reader.comments, reader.name)) is not None:
+    if not as_recorded and (simulated := told(reader.comments, reader.name)) is not None:
         try:
             config = boot(simulated.chosen())
         except InputError as error:

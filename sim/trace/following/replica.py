@@ -8,7 +8,7 @@ them.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sim.kernel import fpu, guest, kvm, signal
+from sim.kernel import fpu, guest, kvm
 from sim.kernel.config import Config
 from sim.kernel.operations import GUEST_ENTRY, Ledger, LedgerFactory
 from sim.kernel.state import IDLE_TASK, KTHREAD, USER_TASK, VCPU_TASK, Cpu, Fpstate, Task, Vcpu
@@ -268,11 +268,11 @@ class Replica(Walker):
 
     def delivers(self, cpu: int) -> None:
         """A signal is delivered to the current task."""
-        signal.deliver(self.kernel, self.cpu(cpu))
+        self.deliver_signal(self.cpu(cpu))
 
     def sigreturns(self, cpu: int) -> None:
         """The handler of the current task returns."""
-        signal.sigreturn(self.kernel, self.cpu(cpu))
+        self.sigreturn(self.cpu(cpu))
 
     def enters_guest(self, cpu: int) -> None:
         """A VM entry that the trace shows."""

@@ -82,16 +82,12 @@ def told(comments: Iterable[str], name: str) -> Told | None:
 
 
 class ToldReplica(Replica):
-    """A replica on the schedule of a simulated run; it counts from the begin to the end of the measurement.
+    """A replica on the schedule of a simulated run; it counts from the begin to the end of the measurement."""
 
-    ``whole``: it counts all of the recording instead.
-    """
-
-    def __init__(self, config: Config, told: Told, *, whole: bool = False, **options: Any) -> None:
+    def __init__(self, config: Config, told: Told, **options: Any) -> None:
         super().__init__(config, ssp="none", **options)
         self.entries_recorded = True
         self._told = told
-        self._whole = whole
 
     def thread(self, number: int, name: str, tid: int) -> Task:
         """A thread of the kind that the trace says; a forked one is a user thread."""
@@ -117,10 +113,8 @@ class ToldReplica(Replica):
 
     def passes(self, cpu: int, point: str, arguments: tuple[int, ...]) -> None:
         """A flow point, by the name of the walker's method."""
-        if point in ("begin", "end") and self._whole:
-            return
         getattr(Walker, point)(self, self.cpu(cpu), *arguments)
 
     def counts(self) -> Counter[Key]:
         """The operations of the measurement."""
-        return super().counts() if self._whole else self.measured
+        return self.measured

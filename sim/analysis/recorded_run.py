@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
-from sim.cli.simulated import Shown
 from sim.host.recording import Noted, Recorder
 from sim.host.weights import MIN_NICE, SCHED_PRIO_TO_WEIGHT
+from sim.scenario.cases import Case
 from sim.trace.following.told import Told
 from sim.trace.printing import COMM_LEN, boot_lines, event_line, told_line
 
@@ -14,33 +14,51 @@ FIRST_PID: Final = 1000
 _NICE: Final = {weight: MIN_NICE + i for i, weight in enumerate(SCHED_PRIO_TO_WEIGHT)}
 
 
-class Exported:
-    """The run as lines, in the order of time; times begin with the simulation, so they contain the warm-up."""
+class RecordedRun:
+    """A run as lines, in the order of time; times begin with the simulation, so they contain the warm-up.
 
-    def __init__(self, shown: Shown) -> None:
-        self._shown = shown
-        self._recorder = Recorder(shown.case, shown.strategy, shown.replication)
+    ``only``: the events that are printed, by their names without the subsystem, and no comment lines about what leaves
+    no event, as if the recording were of a real host.
+    """
+
+    def __init__(self, case: Case, strategy: str, replication: int, only: frozenset[str] | None = None) -> None:
+        self._case = case
+        self._strategy = strategy
+        self._replication = replication
+        self._only = only
+        self._recorder = Recorder(case, strategy, replication)
         self._config = self._recorder.config
         self.events = 0
 
     def lines(self) -> Iterator[str]:
         """Comments, then events."""
         yield from self._comments()
-        noted = list(self._recorder.events())
+        noted = [each for each in self._recorder.events() if self._only is None or self._name(each) in self._only]
         # In the order of time; at the same time, as the model did them.
         noted.sort(key=lambda each: each.ns)
         for each in noted:
             yield self._line(each)
         self.events = len(noted)
 
+    @property
+    def entries(self) -> dict[int, str]:
+        """By pid the entry of the scenario to which a thread belongs that is there from the start."""
+        return {_pid(each.number): each.name.partition("/")[0] for each in self._recorder.threads}
+
+    @staticmethod
+    def _name(noted: Noted) -> str:
+        return noted.event.partition(":")[2]
+
     def _comments(self) -> Iterator[str]:
-        case, config = self._shown.case, self._config
+        case, config = self._case, self._config
         yield (
             f"# kernel {config.version.name}, {case.scenario.host.cpus} cpus, TSC {case.tsc_hz / 1e6:.6f} MHz; a run "
             "of fpswitch, not of Linux"
         )
         yield from boot_lines(config)
-        yield f"# case {case.name}, timed by {self._shown.strategy}, replication {self._shown.replication}"
+        yield f"# case {case.name}, timed by {self._strategy}, replication {self._replication}"
+        if self._only is not None:
+            return
         threads = {_pid(each.number): (each.kind, each.choice) for each in self._recorder.threads}
         settings = replace(config.settings, guest_xss=case.scenario.kernel.guest_xss)
         yield from Told(settings, threads).comments()
