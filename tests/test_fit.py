@@ -269,7 +269,7 @@ def test_the_twin_of_a_simulated_host_costs_what_that_host_costs(tmp_path, quick
     per_pair = found["vCPU load/put pairs"]
     for each in own.values():
         there, here = each["trace"] / per_pair["trace"], each["simulated"] / per_pair["simulated"]
-        assert here == pytest.approx(there, rel=0.05)
+        assert here == pytest.approx(there, rel=0.1)
     (guest,) = read(twin).guests.values()
     assert guest.signalled == pytest.approx(0.9, abs=0.05)
     assert guest.signal_time.mean == pytest.approx(10e-6, rel=0.1)
@@ -364,3 +364,25 @@ def test_a_clock_that_steps_back_makes_no_burst_shorter_than_its_time_on_the_cpu
 
 def test_the_scenario_must_be_named_as_one(tmp_path, capsys):
     assert "'.toml'" in refused(["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.txt")], capsys)
+
+
+@pytest.mark.parametrize(
+    ("said", "option", "model", "known"),
+    [
+        ("", [], "voluntary", False), ("# uname -v: #1 SMP PREEMPT_NONE Debian 6.18", [], "none", True),
+        ("# Dynamic Preempt: full", [], "full", True), ("# uname: #1 SMP PREEMPT_DYNAMIC", [], "voluntary", False),
+        ("", ["--preemption", "none"], "none", True),
+    ],
+)  # fmt: skip
+def test_the_preemption_model_is_written_and_said_to_be_known_or_not(said, option, model, known, tmp_path, capsys):
+    trace, out = tmp_path / "trace.txt", tmp_path / "mine.toml"
+    trace.write_text(said + "\n" + text(NAMED["host-builds"]))
+    document = run_json(capsys, "fit", str(trace), "-o", str(out), "--no-check", *option)
+    assert read(out).host.preemption == model
+    assert any("preemption model" in note for note in document["notes"]) != known
+
+
+def test_a_preemption_model_that_the_kernel_does_not_have_is_refused(tmp_path, capsys):
+    command = ["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.toml"), "--preemption", "eager"]
+    assert "found 'eager'; allowed with Linux v6.18: " in refused(command, capsys)
+    assert list(tmp_path.iterdir()) == []

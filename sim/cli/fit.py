@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     help="The CPU profile and cost table; default: the nearest by its state components.",
 )
 @costs_option
+@click.option(
+    "--preemption", metavar="MODEL", help="The kernel's preemption model, where the trace does not say it: none, ..."
+)
 @click.option("--force", is_flag=True, help="Replace FILE.toml and its samples.")
 @click.option("--no-check", is_flag=True, help="Do not simulate the scenario.")
 @click.option("--replications", default=5, show_default=True, type=click.IntRange(1, 1000), help="Of the check.")
@@ -33,6 +36,7 @@ def fit(
     out: Path,
     cpu: str | None,
     costs: str | None,
+    preemption: str | None,
     force: bool,
     no_check: bool,
     replications: int,
@@ -59,7 +63,7 @@ def fit(
 
     writing.check_target(out, force=force)
     with opened(trace) as (stream, name):
-        fitted = estimate.fit(stream, name, cpu=cpu, costs=costs, all_strategies=not no_check)
+        fitted = estimate.fit(stream, name, cpu=cpu, costs=costs, preemption=preemption, all_strategies=not no_check)
     from sim.analysis.fitness import unsupported as unsupported_by
 
     unsupported = unsupported_by(fitted.counted)
@@ -105,7 +109,7 @@ def _simulated(fitted: "Fitted", out: Path, replications: int, jobs: int | None)
     from tqdm import tqdm
 
     from sim.analysis import fitness, tuning
-    from sim.experiment.workers import cpus
+    from sim.experiment.pools import cpus
 
     jobs = jobs or cpus()
     total = tuning.ROUNDS * tuning.REPLICATIONS + replications

@@ -229,8 +229,8 @@ def _vcpu(
         interrupt=_plain_exit(EXTERNAL_INTERRUPT, effect=False),
         hlt=_plain_exit("hlt", effect=True),
         others=Draws(lambda n: others.integers(0, max(guest.vcpus - 1, 1), n)),
-        signalled=Draws(build.flags(guest.signalled, *own, "signalled")) if guest.signalled else None,
-        signal_times=build.draws(guest.signal_time, *own, "signal"),
+        signalled=None if guest.signalled is None else Draws(build.flags(guest.signalled, *own, "signalled")),
+        signal_times=build.optional(guest.signal_time, *own, "signal"),
     )
     _start(host, thread)
     if requests.arrivals is not None:

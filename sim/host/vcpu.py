@@ -49,8 +49,8 @@ class VcpuThread(GuestSpan):
 
     def __init__(
         self, *args: Any, vm: "list[VcpuThread]", requests: Requests, polling: HaltPolling, posted_interrupts: bool,
-        vmm_components: int, vmm_flow: int, hlt: ExitKind, others: Draws, signalled: Draws | None, signal_times: Draws,
-        **given: Any,
+        vmm_components: int, vmm_flow: int, hlt: ExitKind, others: Draws, signalled: Draws | None,
+        signal_times: Draws | None, **given: Any,
     ) -> None:  # fmt: skip
         super().__init__(*args, demand_end=requests.demand.next() if requests.demand else INF, **given)
         self.vm = vm
@@ -134,6 +134,7 @@ class VcpuThread(GuestSpan):
             cpu.passes(what)
         cpu.passes(Walker.user_writes, self._vmm_components)
         self._does(VMM)
+        assert self._signal_times is not None, "scenarios are checked"
         self.left = self._signal_times.next()
 
     def _learn(self, cpu: "HostCpu", kind: ExitKind, entry: Keys) -> None:

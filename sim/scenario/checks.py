@@ -222,10 +222,11 @@ def _guest(where: str, guest: Guest, scenario: Scenario) -> Iterator[Problem]:
             yield f"{where}.demand", "needs arrivals (open) or sleep (closed), and neither is there"
         if guest.arrivals is not None and guest.sleep is not None:
             yield f"{where}.sleep", "found beside arrivals; allowed: arrivals (open) or sleep (closed), not both"
-    if guest.signalled and guest.demand is None:
+    if guest.signalled is not None and guest.demand is None:
         yield f"{where}.signalled", "goes with demand, without which these vCPUs never halt"
-    if guest.signal_time.mean and not guest.signalled:
-        yield f"{where}.signal_time", "goes with signalled, the share of halts that a signal ends, which is 0"
+    if (guest.signalled is None) != (guest.signal_time is None):
+        missing = "signalled" if guest.signalled is None else "signal_time"
+        yield f"{where}.{missing}", "is missing; allowed: signalled and signal_time, both or neither"
     yield from _positive(f"{where}.arrivals", guest.arrivals)
     yield from _positive(f"{where}.task_switch", guest.task_switch)
     for name, each in guest.exits.items():

@@ -356,12 +356,12 @@ class Guest(Section):
         ("SSE", "AVX"), description="what the VMM writes between two KVM_RUNs, as by memcpy() (assumed)"
     )
 
-    signalled: Share = Field(
-        0.0,
+    signalled: Share | None = Field(
+        None,
         description="probability that a signal for the vCPU thread ends a halt: it leaves KVM_RUN (KVM_EXIT_INTR), "
-        "runs the handler, and calls KVM_RUN again",
+        "runs the handler, and calls KVM_RUN again; absent: never",
     )
-    signal_time: Times = Field(NO_TIME, description="user time of the VMM then, the handler included")
+    signal_time: Times | None = Field(None, description="user time of the VMM then, the handler included (signalled)")
 
     @property
     def choice(self) -> GuestChoice:

@@ -38,6 +38,7 @@ WAKEUP_NS: Final = 500.0
 """host.wakeup_time of a scenario that does not say another."""
 TICKS_HZ: Final = (100, 250, 300, 1000)
 ASSUMED_TSC_HZ: Final = 2.5e9
+UNKNOWN: Final = "not known: the kernel's default"
 LONGEST_S: Final = 3600
 """run.measure of a scenario is no longer."""
 
@@ -52,6 +53,7 @@ class Fitted:
     """What a trace was found to be: the machine, the entries of a scenario, and what was counted, to compare with.
 
     ``unsure`` is by how much the trace leaves the utilisation open, up and down; ``events`` are those that it has.
+    ``preemption`` is the kernel's model, and ``preemption_from`` how that is known.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Fitted:
     counted: Counted
     unsure: float
     events: frozenset[str]
+    preemption: str
+    preemption_from: str
     cpu: str
     costs: str | None
     strategy: str
@@ -76,9 +80,18 @@ class Fitted:
 
 
 def fit(
-    stream: IO[bytes], name: str, *, cpu: str | None = None, costs: str | None = None, all_strategies: bool = False
+    stream: IO[bytes],
+    name: str,
+    *,
+    cpu: str | None = None,
+    costs: str | None = None,
+    preemption: str | None = None,
+    all_strategies: bool = False,
 ) -> Fitted:
     """Estimates from the trace in ``stream``, which errors call ``name``.
+
+    ``preemption`` is the preemption model of the recorded kernel, by default what the trace says, or else the default
+    of that kernel.
 
     ``all_strategies``: what was counted has the cost of every strategy that the CPU has.
 
@@ -143,6 +156,12 @@ def fit(
     if report.lost_times:
         notes.append(f"events were lost {report.lost_times} times; bursts and sleeps across them are wrong")
     on_cpu, chosen = found["on cpu"], found["cpu"]
+    model, model_from = _preemption(replayed.recorded, preemption)
+    if model_from == UNKNOWN:
+        notes.append(
+            f"the trace does not say the kernel's preemption model: {model}, the default of "
+            f"{on_cpu.kernel.version.name}, is assumed (--preemption)"
+        )
     charges = _charges(on_cpu.counts(), Prices(load_for(chosen, costs)), tsc_hz, seen.round_trips)
     groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges)
     cpus = tuple(sorted(report.cpus))
@@ -162,6 +181,8 @@ def fit(
         counted=counted,
         unsure=unsure,
         events=frozenset(report.events),
+        preemption=model,
+        preemption_from=model_from,
         cpu=chosen,
         costs=costs,
         strategy=on_cpu.kernel.config.strategy.name,
@@ -170,6 +191,20 @@ def fit(
         hz=_hz(seen, notes),
         notes=tuple(notes),
     )
+
+
+def _preemption(recorded: Recorded, asked: str | None) -> tuple[str, str]:
+    """The preemption model, and how it is known."""
+    version = recorded.config.version
+    said = recorded.header.preemption
+    for model, how in ((asked, "as --preemption says"), (said, "as the trace says")):
+        if model is not None:
+            if model not in version.preemption_models:
+                allowed = ", ".join(version.preemption_models)
+                option = "--preemption" if model == asked else "the comments of the trace"
+                raise InputError(f"{option}: found {model!r}; allowed with Linux {version.name}: {allowed}")
+            return model, how
+    return version.preemption_default, UNKNOWN
 
 
 def _on(recorded: Recorded, cpu: str) -> Replica:

@@ -116,6 +116,8 @@ def scenario_text(fitted: Fitted, folder: str) -> tuple[str, Columns]:
     host.add("tsc", rate_text(fitted.tsc_hz))
     host.add("kernel", [fitted.kernel])
     host.add("hz", fitted.hz)
+    host.add(tomlkit.comment(f"preemption: {fitted.preemption_from}"))
+    host.add("preemption", fitted.preemption)
     if any(group.halt for group in fitted.groups):
         host.add(
             tomlkit.comment(f"{fitted.seen.polled} polls of a halted vCPU succeeded, {fitted.seen.waited} did not")

@@ -19,6 +19,13 @@ _KERNEL: Final = re.compile(r"^#\s*(?:kernel|os release\s*:|uname[^:]*:?)\s*v?(\
 _CPUS: Final = re.compile(r"^#.*?(?:\b(\d+) cpus\b|nrcpus online\s*:\s*(\d+)|#P:(\d+))", re.ASCII)
 _TSC: Final = re.compile(r"TSC (\d+(?:\.\d+)?) MHz", re.ASCII)
 
+_PREEMPTION: Final = re.compile(
+    r"^#.*(?:\bPREEMPT_(?P<built>NONE|VOLUNTARY|LAZY)\b|Dynamic Preempt: (?P<chosen>none|voluntary|full|lazy)\b"
+    r"|\bpreempt=(?P<asked>none|voluntary|full|lazy)\b|\bSMP (?P<full>PREEMPT)(?!_))",
+    re.ASCII,
+)
+"""As uname -v, the boot log or the kernel's command line have it; PREEMPT_DYNAMIC alone says nothing."""
+
 DEFAULT_KERNEL: Final = "v6.18"
 
 _BASES: Final = ("emerald-rapids", "granite-rapids", "skylake-sp", "diamond-rapids")
@@ -27,19 +34,23 @@ _BASES: Final = ("emerald-rapids", "granite-rapids", "skylake-sp", "diamond-rapi
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the comments of a trace say: masks and layout, kernel version, number of CPUs, TSC frequency in Hz."""
+    """What the comments of a trace say: masks and layout, kernel version, number of CPUs, TSC frequency in Hz.
+
+    ``preemption`` is the kernel's preemption model, None if nothing says it.
+    """
 
     log: bootlog.BootLog | None = None
     kernel: tuple[int, int] | None = None
     cpus: int | None = None
     tsc_hz: float | None = None
+    preemption: str | None = None
 
 
 def header(comments: Iterable[str], name: str) -> Header:
     """Reads the comment lines of a trace; :class:`InputError` if its boot lines are garbled."""
     lines = list(comments)
     log = bootlog.parse(lines, name) if any("Enabled xstate features" in line for line in lines) else None
-    kernel = cpus = tsc = None
+    kernel = cpus = tsc = preemption = None
     for line in lines:
         if kernel is None and (match := _KERNEL.match(line)):
             kernel = int(match[1]), int(match[2])
@@ -47,7 +58,10 @@ def header(comments: Iterable[str], name: str) -> Header:
             cpus = int(next(filter(None, match.groups())))
         if tsc is None and (match := _TSC.search(line)):
             tsc = float(match[1]) * 1e6
-    return Header(log, kernel, cpus, tsc)
+        if match := _PREEMPTION.match(line):
+            found = match["built"] or match["chosen"] or match["asked"]
+            preemption = "full" if found is None else found.lower()
+    return Header(log, kernel, cpus, tsc, preemption)
 
 
 @dataclass(frozen=True, slots=True)
