@@ -167,6 +167,7 @@ def _repriced(results: Results, index: pd.Index, seconds: pd.Series) -> Iterator
             (COST, again),
             (COST_WITHOUT_XSS, again[of != XSS]),
             (CARRYING_COST, again[of.isin(CARRYING)]),
+            (CARRYING_COST_WITHOUT_XSS, again[of.isin((FPU, MSR))]),
         ):
             cycles = rows.groupby(list(RUN_COLUMNS), sort=False)["cycles"].sum().reindex(index, fill_value=0)
             yield f"{metric}_{name}", "", cycles / seconds

@@ -237,7 +237,7 @@ def _missed(strategies: Sequence[str]) -> str:
         return ""
     return _wrapped(
         f"The linear law does not hold for {', '.join(map(short, strategies))}: at the simulated rates it is beside "
-        f"the simulated difference by more than {100 * MISS:.0f} % and outside its interval, so there is no "
+        f"the simulated difference by more than {100 * MISS:.0f} %, with IA32_XSS or without it, so there is no "
         "break-even by it."
     )
 
