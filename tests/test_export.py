@@ -39,6 +39,8 @@ sleep = { exponential = "300 us" }
 shadow_stacks = "rewritten"
 task_switch = "200 us"
 pku = false
+signalled = 0.5
+signal_time = "3 us"
 [guests.web.exits.io]
 every = "5 kHz"
 handled = "userspace"

@@ -96,6 +96,10 @@ class RecordedRun:
                 return f"filename=/bin/true pid={_pid(thread)} old_pid={_pid(thread)}"
             case "sched:sched_process_exit":
                 return f"{self._named(thread)} prio={self._prio(thread)}"
+            case "signal:signal_deliver":
+                return "sig=10 errno=0 code=-6 sa_handler=401000 sa_flags=4000000"
+            case "syscalls:sys_enter_rt_sigreturn":
+                return ""
             case "kvm:kvm_fpu":
                 return str(fields["load"])
             case "kvm:kvm_entry":

@@ -216,6 +216,10 @@ class Recorder:
             self._dirty.add(number)
             if what is Walker.exec:
                 self._note(cpu, "sched:sched_process_exec", {}, thread)
+            elif what is Walker.deliver_signal:
+                self._note(cpu, "signal:signal_deliver", {}, thread)
+            elif what is Walker.sigreturn:
+                self._note(cpu, "syscalls:sys_enter_rt_sigreturn", {}, thread)
             elif what is Walker.exit:
                 self._note(cpu, "sched:sched_process_exit", {}, thread)
             elif what is Walker.fork:

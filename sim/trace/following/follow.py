@@ -8,7 +8,7 @@ whether x86_fpu_regs_deactivated belongs to an exit (x86_fpu_dropped follows).  
 from collections.abc import Callable
 from typing import Final
 
-from sim.trace.following import guests, lives, restoring, silent, switching
+from sim.trace.following import guests, lives, restoring, signals, silent, switching
 from sim.trace.following.known import Known, Place, Step
 from sim.trace.reading import events
 from sim.trace.reading.events import ACTIVATED, EVENTS, IS_FPU, IS_TOLD, SWITCH
@@ -88,6 +88,8 @@ HANDLERS: Final[list[Callable[[Known, Place, Step], None] | None]] = [
         events.KVM_ENTRY: guests.on_kvm_entry,
         events.KVM_EXIT: guests.on_kvm_exit,
         events.USERSPACE_EXIT: guests.on_userspace_exit,
+        events.SIGNAL_DELIVER: signals.on_signal_deliver,
+        events.SIGRETURN: signals.on_sigreturn,
     }.get(code, guests.on_unknown_fpu if IS_FPU[code] else silent.on_told if IS_TOLD[code] else None)
     for code in range(len(EVENTS))
 ]

@@ -48,6 +48,8 @@ class Thread:
     was preempted between the two.  ``spoken``: it had an event of its own; one that never has is outside the recording,
     and its switches are missing (``unheard``) without anything being wrong.  ``stint`` counts its times on a CPU,
     ``forked_at`` is the one in which it last forked.  ``newborn``: it was forked and has not been in user mode.
+    ``signal_due`` is the event of a signal, delivery or sigreturn, whose x86_fpu_regs_activated has not come yet, and
+    ``due_stint`` when it came.
     """
 
     number: int
@@ -70,6 +72,8 @@ class Thread:
     forked_at: int = -1
     assumed: str = ""
     handlers: int = 0
+    signal_due: str = ""
+    due_stint: int = -1
     children: list["Thread"] = field(default_factory=list)
     on_cpu: int | None = None
 
@@ -103,6 +107,7 @@ class Known(ABC):
     ``partial``: some CPUs of the machine are not in the recording, so a thread that was off the CPU may have run there.
     ``now_ns`` is the time of the last event of the trace.  ``measured`` are the times at which the measurement of a
     simulated run begins and ends, one per CPU; ``told`` is what its trace says beside events.
+    ``signals`` are those of :data:`~sim.trace.following.signals.BOTH` that the trace has shown to be recorded.
     """
 
     def __init__(
@@ -131,6 +136,7 @@ class Known(ABC):
         self.places: dict[int, Place] = {}
         self.clock = clock or Clock()
         self.now_ns = 0
+        self.signals: set[str] = set()
         self.measured: tuple[list[int], list[int]] = ([], [])
         self._numbers = 0
 

@@ -2,6 +2,7 @@
 
 from sim.trace.following.judging import clears_load, fields, hold, owes_kvm_fpu, same
 from sim.trace.following.known import Known, Place, Step, named
+from sim.trace.following.signals import owes_signal
 from sim.trace.following.whose import who
 from sim.trace.reading.events import DROPPED
 
@@ -72,6 +73,7 @@ def on_copy_dst(f: Known, place: Place, step: Step) -> None:
     f.is_user(thread)
     xfeatures = step.values[2]
     owes_kvm_fpu(f, place, step, thread)
+    owes_signal(f, place, step, thread)
     if f.load_of(thread) is not False:
         clears_load(f, place, step, thread, "forked")
     thread.forked_at = thread.stint
@@ -140,6 +142,7 @@ def on_exec(f: Known, place: Place, step: Step) -> None:
     thread.memory = [0, None]
     thread.mask = list(f.masks)
     thread.handlers = 0
+    thread.signal_due = ""
 
 
 def on_exit(f: Known, place: Place, step: Step) -> None:
@@ -147,3 +150,4 @@ def on_exit(f: Known, place: Place, step: Step) -> None:
     thread = who(f, place, step)
     if thread is not None:
         thread.exiting = True
+        thread.signal_due = ""

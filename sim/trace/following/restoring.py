@@ -2,6 +2,7 @@
 
 from sim.trace.following.judging import clears_load, done, fields, hold, owes_kvm_fpu, same
 from sim.trace.following.known import Known, Place, Step, Thread, named
+from sim.trace.following.signals import SIGRETURN, marks, owes_signal
 from sim.trace.following.verdict import ELSEWHERE
 from sim.trace.following.whose import who
 from sim.trace.reading.events import KVM_FPU, SWITCH
@@ -31,11 +32,13 @@ def restored(f: Known, place: Place, step: Step, following: Step | None) -> bool
     owes_kvm_fpu(f, place, step, thread)
     guest = bool(thread.in_kvm_run)
     if flag:
+        if thread.signal_due == SIGRETURN and thread.due_stint != thread.stint:
+            thread.signal_due = ""  # a restore, or rt_sigreturn's own behind a preemption: they look alike
         inferred = returns(f, place, step, thread, guest)
         f.explain(place, step, inferred or "restore", inferred=bool(inferred))
     else:
-        signal(f, place, step, thread, guest)
-        f.explain(place, step, "signal", inferred=True)
+        fact = marks(f, place, step, thread, guest)
+        f.explain(place, step, "signal", inferred=not fact)
     f.passed(place).clear()
     return False
 
@@ -83,32 +86,12 @@ def waits_for_restore(f: Known, place: Place, thread: Thread) -> bool:
     return thread.assumed == ELSEWHERE or (place.owner_known and cpu.fpregs_owner is None and last_here)
 
 
-def signal(f: Known, place: Place, step: Step, thread: Thread, guest: bool) -> None:
-    """Signal delivery or sigreturn, which look alike: they alternate, unless a handler is left in another way."""
-    if guest:
-        f.contradict(
-            place, step, "signal", f"{named(thread)} is inside KVM_RUN: a kvm_fpu, or a task switch, is missing"
-        )
-    if f.load_of(thread) is not False:
-        clears_load(f, place, step, thread, "marked its registers as its own")
-    if not guest and fields(f, place, step, thread, guest, 0, memory=True):
-        deliver = thread.handlers == 0
-        thread.handlers += 1 if deliver else -1
-        for replica in f.replicas:
-            (replica.delivers if deliver else replica.sigreturns)(place.number)
-        same(f, place, step)
-    xfeatures = step.values[2]
-    thread.memory[guest] = xfeatures
-    f.set_load(thread, False)
-    f.owns(place, thread)
-    done(f, place, thread)
-
-
 def swap(f: Known, place: Place, step: Step, thread: Thread, enter: bool) -> None:
     """fpu_swap_kvm_fpstate(): a save unless the flag is set, and always a restore."""
     _, flag, xfeatures, _ = step.values
     if thread.late and thread.late != ("load" if enter else "unload"):
         owes_kvm_fpu(f, place, step, thread)
+    owes_signal(f, place, step, thread)
     if thread.in_kvm_run is enter:
         f.contradict(
             place, step, "swap",

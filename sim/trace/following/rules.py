@@ -53,7 +53,7 @@ RULES: Final = {
     ),
     "signal": Rule(
         "registers are marked as the task's without a restore from its fpstate by signal delivery and sigreturn alone, "
-        "never inside KVM_RUN",
+        "once by each, never inside KVM_RUN",
         "arch/x86/kernel/fpu/core.c fpu__clear_user_states(), arch/x86/kernel/fpu/signal.c __fpu_restore_sig()",
     ),
     "fork": Rule(

@@ -316,6 +316,22 @@ def _reason(block: Block, start: Places, ends: Places) -> Parsed:
     return ok & (length > 0) & (length < 32), {}, {"reason": (at, length, 4)}
 
 
+def _signal_deliver(block: Block, start: Places, ends: Places) -> Parsed:
+    """``sig=10 errno=0 code=-6 sa_handler=5636184039c0 sa_flags=4000000``."""
+    at, ok = _equal_signs(block, start, ends, 4)
+    ok &= (at[0] == start + 3) & _label(block, at[0], "sig")
+    sig = _number(block, at[0], "sig", at[1], " errno", ok)
+    ok &= _label(block, at[2], " code") & _label(block, at[3], " sa_handler")
+    handler, length = block.hexadecimal(at[3] + 1)
+    return ok & (length > 0) & _ends(block, at[3] + 1 + length), {"sig": sig, "handler": handler}, {}
+
+
+def _nothing(block: Block, start: Places, ends: Places) -> Parsed:
+    """No payload, as perf prints it."""
+    nothing = np.zeros(len(start), dtype=np.intp)
+    return start >= ends, {}, {"rest": (start, nothing, 1)}
+
+
 def _told(block: Block, start: Places, ends: Places) -> Parsed:
     """``components: e7 carried: 1``."""
     ok = (block.words(start) == word("componen")) & (block.words(start + 4) == word("onents: "))
@@ -343,6 +359,8 @@ PARSERS: Final[dict[str, Parser]] = {
     "kvm_exit": _reason,
     "kvm_userspace_exit": _reason,
     "kvm_vcpu_wakeup": _vcpu_wakeup,
+    "signal_deliver": _signal_deliver,
+    "sys_enter_rt_sigreturn": _nothing,
     "told": _told,
 }
 """By table."""

@@ -1,6 +1,6 @@
 """The trace events that are read, their payloads, and the tables in which they are kept.
 
-Formats: ``TP_printk`` of include/trace/events/sched.h, include/trace/events/kvm.h, arch/x86/kvm/trace.h and
+Formats: ``TP_printk`` of include/trace/events/{sched,kvm,signal}.h, arch/x86/kvm/trace.h and
 arch/x86/include/asm/trace/fpu.h, Linux v6.6 to v7.1.  What a version adds at the end of a line is not asked for.  The
 plugins of libtraceevent (plugins/plugin_sched_switch.c, plugin_kvm.c) print some of them in a form of their own, in
 trace-cmd report and, where they are installed, in perf script.
@@ -96,6 +96,13 @@ TABLES: Final = (
     _table("kvm_exit", "kvm_exit", "reason:s", rb"(?:vcpu \d+ )?reason (\S+)"),
     _table("kvm_userspace_exit", "kvm_userspace_exit", "reason:s", rb"reason (\S+)"),
     _table("kvm_vcpu_wakeup", "kvm_vcpu_wakeup", "how:s ns:d", rb"(wait|poll) time (\d+) ns"),
+    _table(
+        "signal_deliver",
+        "signal_deliver",
+        "sig:d handler:x",
+        rb"sig=(\d+) errno=-?\d+ code=-?\d+ sa_handler=(?:0x)?([0-9a-f]{1,16})\b",
+    ),
+    _table("sys_enter_rt_sigreturn", "sys_enter_rt_sigreturn", "rest:s", rb"(\S*)"),
     _table("told", " ".join(TOLD), "components:x carried:d", rb"components: ([0-9a-f]{1,16}) carried: (\d+)\s*$"),
 )
 """Every table, in the order of :data:`EVENTS`."""
@@ -120,6 +127,8 @@ KVM_FPU: Final = CODE["kvm_fpu"]
 KVM_ENTRY: Final = CODE["kvm_entry"]
 KVM_EXIT: Final = CODE["kvm_exit"]
 USERSPACE_EXIT: Final = CODE["kvm_userspace_exit"]
+SIGNAL_DELIVER: Final = CODE["signal_deliver"]
+SIGRETURN: Final = CODE["sys_enter_rt_sigreturn"]
 
 
 TABLE_OF: Final = {event: table for table in TABLES for event in table.events}
@@ -130,7 +139,12 @@ IS_FPU: Final = tuple(TABLE_OF[event].name == "x86_fpu" for event in EVENTS)
 IS_TOLD: Final = tuple(event in TOLD for event in EVENTS)
 """By code: whether the line is a comment of fpswitch export."""
 
-_TABLES_SUBSYSTEM: Final = {"x86_fpu": "x86_fpu", "told": "fpswitch"}
+_TABLES_SUBSYSTEM: Final = {
+    "x86_fpu": "x86_fpu",
+    "told": "fpswitch",
+    "signal_deliver": "signal",
+    "sys_enter_rt_sigreturn": "syscalls",
+}
 SUBSYSTEM: Final = {
     event: _TABLES_SUBSYSTEM.get(TABLE_OF[event].name, "kvm" if event.startswith("kvm_") else "sched")
     for event in EVENTS
@@ -139,6 +153,7 @@ SUBSYSTEM: Final = {
 RECORD: Final = (
     "perf record -a -m 8192 -e 'x86_fpu:*' -e sched:sched_switch -e sched:sched_wakeup -e sched:sched_migrate_task"
     " -e sched:sched_process_fork -e sched:sched_process_exec -e sched:sched_process_exit"
+    " -e signal:signal_deliver -e syscalls:sys_enter_rt_sigreturn"
     " -e kvm:kvm_fpu -e kvm:kvm_entry -e kvm:kvm_exit -e kvm:kvm_userspace_exit -e kvm:kvm_vcpu_wakeup -- sleep 10"
 )
 """The command that records what every command here needs."""
