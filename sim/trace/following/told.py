@@ -48,7 +48,7 @@ class Told:
         """The comment lines that say it."""
         yield f"# fpswitch settings {_adapter().dump_json(self.settings, exclude_none=True).decode()}"
         for tid, (kind, choice) in self.threads.items():
-            given = {key: value for key, value in asdict(choice).items() if value is not None}
+            given = {key: value for key, value in asdict(choice).items() if value != getattr(AS_ALL, key)}
             yield f"# fpswitch thread {tid} {kind} {json.dumps(given)}"
 
 
