@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SIM = Path(__file__).parent.parent / "sim"
-OPEN = ("calibrate", "cli", "costs", "report", "results", "scenario", "trace", "verification", "xsave")
+OPEN = ("analysis", "calibrate", "cli", "costs", "report", "results", "scenario", "trace", "verification", "xsave")
 """Rooms without a circle, also of imports for types and of those inside functions."""
 
 

@@ -26,7 +26,7 @@ from sim.errors import InputError
 from sim.scenario.contrasts import Contrast, Operand
 
 if TYPE_CHECKING:
-    from sim.analysis.comparison import Comparison
+    from sim.analysis.compared import Compared
 
 DRAWS: Final = 10_000
 SEED: Final = 1
@@ -106,7 +106,7 @@ class Load:
 class Answers:
     """The answers of a comparison; draws of a case's costs are made once."""
 
-    def __init__(self, comparison: "Comparison") -> None:
+    def __init__(self, comparison: "Compared") -> None:
         self._comparison = comparison
         self._coefficients: dict[str, Coefficients] = {}
         self._drawn: dict[str, Array] = {}

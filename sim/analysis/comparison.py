@@ -10,6 +10,7 @@ import pandas as pd
 from sim.analysis import contrasts, estimates, feedback, metrics, notes, pricing, rates
 from sim.analysis.answers import Answers
 from sim.analysis.categories import CATEGORIES
+from sim.analysis.contrast_frame import df_contrasts
 from sim.analysis.latency import quantiles, resolution
 from sim.analysis.schedules import has_feedback, independent, walked
 from sim.errors import InputError, unknown
@@ -144,10 +145,10 @@ class Comparison:
 
     @cached_property
     def _contrasts(self) -> pd.DataFrame:
-        return contrasts.df_contrasts(Answers(self).contrasts())
+        return df_contrasts(Answers(self).contrasts())
 
     def df_contrasts(self) -> pd.DataFrame:
-        """The contrasts that the scenario asks about: see :func:`sim.analysis.contrasts.df_contrasts`."""
+        """The contrasts that the scenario asks about: see :func:`sim.analysis.contrast_frame.df_contrasts`."""
         return self._described(self._contrasts)
 
     def notes(self) -> list[str]:

@@ -1,18 +1,14 @@
 """Pairs that are asked about, and tests of pairs: what was planned before anything ran has a raw p, all else Holm's."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from sim.analysis import estimates
 from sim.analysis.uncertainty.coefficients import Array
 from sim.results.tables import Results
 from sim.scenario.contrasts import Contrast, Operand
-
-if TYPE_CHECKING:
-    from sim.analysis.answers import Difference
 
 
 def planned(results: Results) -> tuple[Contrast, ...]:
@@ -81,30 +77,3 @@ def p_value(by_replication: Array) -> float:
     spread = by_replication.std(ddof=1) if n > 1 else np.nan
     found = estimates.p_values(np.array([by_replication.mean()]), np.array([spread]), np.array([n]))
     return float(found[0])
-
-
-COLUMNS: Final = (
-    "case", "a", "b", "unit", "n", "mean", "low", "high", "mean_without_xss", "low_without_xss", "high_without_xss",
-    "range_low", "range_median", "range_high", "p", "p_without_xss", "verdict", "cheaper", "assumed", "heavy_tails",
-)  # fmt: skip
-
-
-def df_contrasts(found: Iterable["Difference"]) -> pd.DataFrame:
-    """The planned contrasts as a frame: own operations of ``a`` less those of ``b``.
-
-    Columns: case (empty where there are two, which are in a and b then), a, b, unit, n, mean, low, high (over
-    replications, each cost at its value), the same without_xss, range_low, range_median, range_high (over draws of the
-    costs), p and p_without_xss (raw), verdict, cheaper, assumed, heavy_tails: see
-    :class:`sim.analysis.answers.Difference`.
-    """
-    return pd.DataFrame([_line(each) for each in found], columns=list(COLUMNS))
-
-
-def _line(each: "Difference") -> dict[str, Any]:
-    own, without, over = each.own, each.own_without_xss, each.range
-    return {
-        **{name: getattr(each, name) for name in COLUMNS if hasattr(each, name)},
-        **{name: getattr(own, name) for name in ("unit", "n", "mean", "low", "high")},
-        **{f"{name}_without_xss": getattr(without, name) for name in ("mean", "low", "high")},
-        **{f"range_{name}": getattr(over, name) for name in ("low", "median", "high")},
-    }

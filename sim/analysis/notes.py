@@ -1,22 +1,19 @@
 """What a reader has to know of the estimates of a run before he trusts them."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sim.analysis import contrasts, estimates, metrics
-
-if TYPE_CHECKING:
-    from sim.analysis.comparison import Comparison
+from sim.analysis.compared import Compared
 
 
-def notes(comparison: "Comparison") -> list[str]:
+def notes(comparison: Compared) -> list[str]:
     """Sentences: a precision that was not reached, and heavy tails."""
     return [*_precision(comparison), *_heavy_tails(comparison)]
 
 
-def _precision(comparison: "Comparison") -> Iterator[str]:
+def _precision(comparison: Compared) -> Iterator[str]:
     manifest = comparison.results.manifest
     rule = manifest.get("stopping")
     if rule and rule["reached"] is not None and rule["reached"] > rule["precision"]:
@@ -28,7 +25,7 @@ def _precision(comparison: "Comparison") -> Iterator[str]:
         )
 
 
-def _heavy_tails(comparison: "Comparison") -> Iterator[str]:
+def _heavy_tails(comparison: Compared) -> Iterator[str]:
     found = comparison.df_replications()
     cost = found[found["metric"] == metrics.COST].pivot(
         index=["case", "replication"], columns="strategy", values="value"

@@ -6,19 +6,17 @@ is drawn around the rates of the case, and says that it is that.
 
 from collections.abc import Mapping
 from dataclasses import astuple, fields
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
+from sim.analysis.compared import Compared
 from sim.analysis.law import Law, break_even, law
 from sim.analysis.metrics import CARRYING_COST, CARRYING_COST_WITHOUT_XSS, COST
 from sim.analysis.pricing import with_tables
 from sim.results.settings import settings_of
 from sim.results.tables import Results
-
-if TYPE_CHECKING:
-    from sim.analysis.comparison import Comparison
 
 EVENTS: Final = ("exits", "switches")
 
@@ -41,7 +39,7 @@ def df_law(results: Results) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns)
 
 
-def laws(comparison: "Comparison", *, with_xss: bool = True) -> dict[str, dict[str, Law]]:
+def laws(comparison: Compared, *, with_xss: bool = True) -> dict[str, dict[str, Law]]:
     """The same, by case and strategy."""
     found: dict[str, dict[str, Law]] = {}
     for row in comparison.df_law().to_dict("records"):
@@ -50,7 +48,7 @@ def laws(comparison: "Comparison", *, with_xss: bool = True) -> dict[str, dict[s
     return found
 
 
-def df_rates(comparison: "Comparison") -> pd.DataFrame:
+def df_rates(comparison: Compared) -> pd.DataFrame:
     """Rates per vCPU-second of each case's schedule, means over replications: case, exits, switches, round_trips."""
     names = {
         "vm_exits_per_second": "exits",
@@ -70,7 +68,7 @@ MISS: Final = 0.1
 """How much of a simulated difference the law may be beside it."""
 
 
-def df_law_check(comparison: "Comparison") -> pd.DataFrame:
+def df_law_check(comparison: Compared) -> pd.DataFrame:
     """The law's difference from the reference at the rates of the schedule, and the simulated one.
 
     Columns: case, strategy, law, mean, low, high (per vCPU-second; FPU, MSR and XSS operations priced warm, which is
@@ -111,13 +109,13 @@ def _near(of_law: float, mean: float) -> bool:
 _RATES: Final = (*EVENTS, "round_trips")
 
 
-def missed_by_law(comparison: "Comparison", case: str) -> list[str]:
+def missed_by_law(comparison: Compared, case: str) -> list[str]:
     """The strategies of ``case`` for which the law does not hold."""
     found = comparison.df_law_check()
     return [str(name) for name in found.loc[(found["case"] == case) & ~found["holds"].astype(bool), "strategy"]]
 
 
-def df_break_even(comparison: "Comparison") -> pd.DataFrame:
+def df_break_even(comparison: Compared) -> pd.DataFrame:
     """Rates per vCPU-second at which a strategy costs what the reference costs; none if one violates integrity.
 
     Columns: case, strategy, rate (exits or switches), value, source.  Source "law": the linear law, the other rates
@@ -129,12 +127,12 @@ def df_break_even(comparison: "Comparison") -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["case", "strategy", "rate", "value", "source"])
 
 
-def comparable(comparison: "Comparison", case: str, strategy: str) -> bool:
+def comparable(comparison: Compared, case: str, strategy: str) -> bool:
     """Whether neither the strategy nor the reference violates integrity."""
     return comparison.violating(case).isdisjoint((strategy, comparison.references[case]))
 
 
-def _by_law(comparison: "Comparison") -> list[tuple[Any, ...]]:
+def _by_law(comparison: Compared) -> list[tuple[Any, ...]]:
     lines = []
     rates = {row["case"]: row for row in df_rates(comparison).to_dict("records")}
     for case, prices in laws(comparison).items():
@@ -159,7 +157,7 @@ def _by_law(comparison: "Comparison") -> list[tuple[Any, ...]]:
     return lines
 
 
-def sweep_points(comparison: "Comparison") -> pd.DataFrame:
+def sweep_points(comparison: Compared) -> pd.DataFrame:
     """Simulated differences in cost along a sweep: host, case, strategy, exits, switches, mean, low, high.
 
     "host" is what the points of a line have in common (CPU and kernel); the rates are the schedule's.  Empty without a
@@ -187,7 +185,7 @@ def _is_quantity(sweep: Mapping[str, Any]) -> bool:
     return len(values) == 1 and not isinstance(values[0], bool) and str(values[0])[:1].isdigit()
 
 
-def _by_sweep(comparison: "Comparison") -> list[tuple[Any, ...]]:
+def _by_sweep(comparison: Compared) -> list[tuple[Any, ...]]:
     lines = []
     points_of_all = sweep_points(comparison)
     sound = [comparable(comparison, *key) for key in zip(points_of_all["case"], points_of_all["strategy"], strict=True)]
