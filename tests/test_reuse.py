@@ -121,7 +121,7 @@ def test_another_reference_simulates_nothing_and_is_that_of_the_directory(run, t
     ("fewer", "message"),
     [
         ({"strategies": ["manual-load"]}, "strategies xstate-guest"),
-        ({"replications": 1}, "replications 2 to 2"),
+        ({"replications": 1}, "2 replications"),
         ({"overrides": {"run.cases": ["zen4 v6.18"]}}, "cases sapphire-rapids v6.18"),
         ({"overrides": {"host.cpu": ["zen4"]}}, "cases sapphire-rapids v6.18"),
     ],
@@ -280,7 +280,7 @@ def test_how_many_replications_the_rule_needs_does_not_depend_on_what_is_there(r
     assert results.manifest["replications"] == needed
     assert results.ledger.equals(in_memory.ledger)
     assert load(tmp_path / "r").manifest["replications"] == 40
-    assert any(f"replications {needed + 1} to 40" in note for note in results.notes)
+    assert any("40 replications" in note for note in results.notes)
 
 
 def test_a_schedule_of_its_own_is_simulated_alone_and_kept_when_it_is_not_asked_for(run, tmp_path, tables):

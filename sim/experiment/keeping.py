@@ -146,9 +146,12 @@ def words(asked: Experiment, there: Mapping[str, Record], path: Path) -> str:
     kept = [
         f"cases {elsewhere}" if elsewhere else "",
         f"strategies {strategies}" if strategies else "",
-        f"replications {n + 1} to {most}" if most > n else "",
+        f"{most} replications" if most > n else "",
     ]
-    return f"{path} keeps more, which was not asked for: {', '.join(filter(None, kept)) or 'other schedules'}"
+    found = ", ".join(filter(None, kept)) or "other schedules"
+    return (
+        f"{path} keeps more, which was not asked for: {found}; fpswitch compare {path} shows that, and not this answer"
+    )
 
 
 def _names(names: set[str]) -> str:
