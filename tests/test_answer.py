@@ -19,6 +19,7 @@ from sim import experiment
 from sim.analysis import answers
 from sim.analysis.event_costs import event_costs
 from sim.analysis.pricing import with_tables
+from sim.analysis.uncertainty.draws import Ranges, draw
 from sim.costs import table as cost_tables
 from sim.costs.price import design_matrix, in_tsc
 from sim.kernel import strategies
@@ -86,6 +87,11 @@ def flat(text):
     return " ".join(text.split())
 
 
+def fake(name, **options):
+    """A comparison of a shipped scenario on the fake simulation."""
+    return sim.compare(experiment.run(name, **{"replications": 3, "jobs": 1, "simulate": fake_host.simulate} | options))
+
+
 # It fits, whatever was run.
 
 
@@ -93,6 +99,7 @@ def flat(text):
 def test_every_shipped_scenario_fits_on_a_screen_and_begins_with_the_answer(name):
     comparison = sim.compare(experiment.run(name, replications=2, jobs=1, simulate=fake_host.simulate))
     text = fits(comparison)
+    assert " ..." not in comparison.mail()
     words = [line.split()[0] for line in text.splitlines() if line[:1].isupper() and line.split()[0].isupper()]
     assert words[0] == "ANSWER"
     assert {"HOW", "LOAD", "CITE", "MORE"} <= set(words)
@@ -136,6 +143,143 @@ def test_of_a_thousand_cases_some_are_shown_at_equal_distances_with_both_ends():
     assert (found[0], found[-1], len(found)) == (0, 999, SOME_CASES)
     assert set(np.diff(found)) <= {142, 143}
     assert chosen(MOST_CASES) == list(range(MOST_CASES))
+
+
+def test_a_sweep_shows_the_load_by_value_and_names_the_case_of_its_units(ran):
+    counts = [1, 2, 3, 4]
+    results = ran(**{"sweep": {"guests.web.vms": counts}, "run.contrasts": [["manual-load", "xstate-guest"]]})
+    comparison = sim.compare(results)
+    text = fits(comparison)
+    load = text[text.index("LOAD") :].splitlines()[2:]
+    for count, case, line in zip(counts, results.cases, load, strict=False):
+        assert line.split()[:2] == [str(count), f"{comparison.answers.load(case['case']).exits:.0f}"]
+    puts = comparison.answers.load(results.cases[0]["case"]).load_puts
+    assert f"Here (vms = 1): {puts:.0f} load+puts per vCPU-second" in flat(text)
+    mail = comparison.mail().splitlines()
+    head = next(line for line in mail if line.startswith("  vms "))
+    assert [line.split()[0] for line in mail[mail.index(head) + 1 :]][:4] == [str(count) for count in counts]
+
+
+def only_once(case, record):
+    """In one case manual-load runs its own operations thrice as often, but in one replication of the three alone."""
+    if record.strategy != "manual-load" or case.sweep.get("guests.web.vms") != 2:
+        return record
+    times = 3 if record.replication == 0 else 1
+    return replace(record, ledger=tuple((op, n * times, cycles * times) for op, n, cycles in record.ledger))
+
+
+def test_of_a_sweep_no_amount_is_claimed_that_is_not_shown(ran):
+    results = ran(
+        fake_host.altered(only_once),
+        **{"sweep": {"guests.web.vms": [1, 2, 3, 4]}, "run.contrasts": [["manual-load", "xstate-guest"]]},
+    )
+    comparison = sim.compare(results)
+    tests = [
+        comparison.answers.difference(c["case"], "manual-load", "xstate-guest").p_without_xss for c in results.cases
+    ]
+    assert [p >= 0.05 for p in tests] == [False, True, False, False]
+    said = re.search(r"ANSWER (.*? of all CPUs\.)", flat(fits(comparison)))[1]
+    assert "; no difference shown with vms = 2: " in said
+    assert "(vms = 2)" not in said
+    assert f"p by case: < 1e-4 to {tests[1]:.2g}." in flat(comparison.answer()) or min(tests) > 1e-4
+    alone = sim.compare(
+        ran(
+            fake_host.altered(only_once),
+            **{"sweep": {"guests.web.vms": [2]}, "run.contrasts": [["manual-load", "xstate-guest"]]},
+        )
+    )
+    assert re.search(
+        r"MSRs at load/put \(v5\) less XSAVES guest-only, .*: .* us per vCPU-second; no difference shown\.",
+        flat(fits(alone)),
+    )
+
+
+def test_each_contrast_has_its_own_p_in_the_order_of_the_answer(ran):
+    pairs = [["manual-load", "xstate-guest"], ["manual-load@sapphire-rapids v6.18", "manual-load@zen4 v6.18"]]
+    comparison = sim.compare(ran(**{"host.cpu": ["sapphire-rapids", "zen4"], "run.contrasts": pairs}))
+    within, between = comparison.answers.contrasts()[0], comparison.answers.contrasts()[-1]
+    text = flat(fits(comparison))
+    said = re.search(r"p by case, in the order of the answer: (.*?); (.*?)\. ", text)
+    assert f"{within.p_without_xss:.2g}" in said[1] or within.p_without_xss < 1e-4
+    assert said[2] == (f"{between.p:.2g}" if between.p >= 1e-4 else "< 1e-4")
+    assert "those of two cases paired by their random streams" in text
+    assert "random streams" not in fits(sim.compare(ran(**{"run.contrasts": pairs[:1]})))
+
+
+# What a scenario asks is answered.
+
+
+def test_where_the_writes_of_ia32_xss_are_asked_about_they_come_first_and_in_the_mail_of_all_cases():
+    comparison = fake("xss-mismatch")
+    text = flat(fits(comparison))
+    assert re.search(
+        r"ANSWER XSAVES guest-only cost .* more than nothing carried, in writes of IA32_XSS alone, and ", text
+    )
+    sizes = []
+    for case in comparison.results.cases:
+        found = comparison.answers.difference(case["case"], "xstate-guest", "free-ssp")
+        sizes.append(abs(found.xss.mean / found.own_without_xss.mean))
+        assert any(
+            amounts.si(found.xss.mean) in line.replace("[", " ").split() for line in comparison.mail().splitlines()
+        )
+    assert (
+        f"the writes of IA32_XSS are {min(sizes):.2g} to {max(sizes):.2g} times the rest" in text or min(sizes) >= 100
+    )
+
+
+def test_what_other_state_costs_is_said_beside_the_answer_where_it_is_asked_about(ran):
+    assert fake("amx-guest").results.manifest["resolved"]["run"]["beside"] == ["XTILEDATA"]
+    comparison = sim.compare(ran(**{"run.beside": ["AVX"], "run.contrasts": [["manual-load", "xstate-guest"]]}))
+    case = comparison.results.cases[0]
+    ledger = comparison.results.ledger
+    ledger = ledger[(ledger["strategy"] == "free-ssp") & ledger["operation"].isin(["XSAVES", "XRSTORS"])]
+    rows = with_tables(comparison.results)[case["case"]].rows
+    cycles = 0.0
+    for op in ledger.itertuples():
+        term = "written" if op.operation == "XSAVES" else "loaded"
+        for level in ("", op.level if op.level == "memory" else None):
+            found = [rows.get(f"{op.operation}/{term}/{what}{'@memory' * bool(level)}") for what in ("YMM", "*")]
+            if level is not None and op.components & 4:
+                cycles += op.count * next(row.value for row in found if row) / cost_tables.load(case["cpu"]).ratio
+    cycles /= 3 * case["vcpus"] * case["measure_s"]
+    found, over = comparison.answers.of_component(case["case"], "free-ssp", 4)
+    assert found.mean == pytest.approx(cycles, rel=0.02)  # what is initialised is not in it
+    assert over.low < found.mean < over.high
+    us = amounts.with_half(1e6 * found.mean / case["tsc_hz"], 1e6 * (found.high - found.mean) / case["tsc_hz"])
+    assert f"Saving and loading AVX cost {us} us per vCPU-second with nothing carried" in flat(fits(comparison))
+
+
+def test_where_it_is_asked_who_survives_the_sound_and_the_unsound_are_named():
+    comparison = fake("host-sss")
+    text = flat(fits(comparison))
+    assert re.search(
+        r"ANSWER Sound with host_shadow_stacks = fpstate: .*XSAVES guest-only at .*; unsound: MSRs at ", text
+    )
+    assert "Sound with host_shadow_stacks = off or return-to-user: all 5, from" in text
+    assert "Nothing carried is cheaper" not in text
+    assert "Sound with host_shadow_stacks = fpstate" in flat(comparison.mail())
+
+
+def test_a_host_without_vcpus_has_no_guests_in_its_answer():
+    assert "guests" not in fits(fake("context-switch1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [("manual-load", "mine.toml"), ("mine", "mine"), ("a (b) c, which is too long (really)", "really")],
+)
+def test_names_of_the_users_own_are_written_as_they_are(ran, tmp_path, name, label):
+    source = (Path(strategies.__file__).parent / "data/strategies/manual-load.toml").read_text(encoding="utf-8")
+    own = tmp_path / "mine.toml"
+    own.write_text(re.sub(r"(?m)^name = .*$", f'name = "{name}"', source))
+    comparison = sim.compare(ran(**{"run.strategies": [str(own), "xstate-guest"]}))
+    called = labels(comparison.results.cases[0])
+    assert label in [text for each, text in called.items() if each not in strategies.names()]
+    text = flat(fits(comparison))
+    assert f"; {label} " in text
+    assert label.capitalize() not in text
+    pair = {"run.contrasts": [[str(own), "xstate-guest"]]}
+    assert f"ANSWER {label} cost " in flat(fits(sim.compare(ran(**pair))))
 
 
 def test_long_names_of_the_users_own_fit(ran, tmp_path):
@@ -348,7 +492,8 @@ def test_a_contrast_of_two_cases_is_told_with_both_and_its_range(ran):
     text = flat(fits(comparison))
     assert f"Nothing carried with {sides[0]} cost {amount} us per vCPU-second more than with {sides[1]}" in text
     low, high = sorted(math.copysign(1, found.own.mean) * end for end in (found.range.low, found.range.high))
-    assert f"over the range of the costs {amounts.three_digits(low)} to {amounts.three_digits(high)}" in text
+    over = f"over the range of the costs, drawn apart for each CPU {amounts.three_digits(low)} to"
+    assert f"{over} {amounts.three_digits(high)}" in text
     first, second = comparison.document()["cases"]
     assert ([first["contrasts"][0][side] for side in "ab"], second["contrasts"]) == (pair, [])
     assert first["contrasts"][0]["own"]["mean"] == pytest.approx(found.own.mean)
@@ -417,13 +562,19 @@ def test_in_ones_own_units_manual_load_is_three_rdmsr_and_four_wrmsr(ran):
     case = results.cases[0]
     load = sim.compare(results).answers.load(case["case"])
     [pair] = event_costs(case, "manual-load", "free-ssp", with_tables(results)[case["case"]], load)
-    rows = cost_tables.load("sapphire-rapids").rows
+    table = cost_tables.load("sapphire-rapids")
+    rows = table.rows
     rdmsr, wrmsr = rows["RDMSR(PLx_SSP)/base"], rows["WRMSR(PLx_SSP)/base"]
     assert pair.event == "vcpu load + put"
     assert pair.own.cycles == pytest.approx(3 * rdmsr.value + 4 * wrmsr.value)
     assert pair.own.low == pytest.approx(3 * rdmsr.low + 4 * wrmsr.low)
     text = flat(sim.compare(results).answer())
-    assert f"by MSRs at load/put (v5) (3 RDMSR, 4 WRMSR; {pair.own.low:.0f} to {pair.own.high:.0f})" in text
+    draws = draw(Ranges(table, (True,) * len(rows), "table"), answers.DRAWS, 1, answers.SEED).rows
+    cycles = draws[:, [list(rows).index(f"{each}(PLx_SSP)/base") for each in ("RDMSR", "WRMSR")]] @ [3, 4]
+    low, high = (
+        amounts.three_digits(end) for end in np.quantile(cycles, (0.025, 0.975))
+    )  # as all ranges of the screen
+    assert f"by MSRs at load/put (v5) (3 RDMSR, 4 WRMSR; {low} to {high})" in text
     assert f"Here: {load.load_puts:.0f} load+puts per vCPU-second" in text
 
 

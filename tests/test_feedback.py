@@ -160,17 +160,17 @@ def test_the_margin_is_the_smallest_that_two_one_sided_tests_show():
         margin = estimates.no_more_than(values.mean(keepdims=True), values.std(ddof=1, keepdims=True), np.array([7]))[0]
         above = stats.ttest_1samp(values, margin, alternative="less").pvalue
         below = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
-        assert max(above, below) == pytest.approx(0.05)
+        assert max(above, below) == pytest.approx(0.025)
 
 
 def test_margins_hold_as_often_as_they_say():
     rng = np.random.default_rng(2)
     values = rng.normal(0.3, 1, (4000, 10))
     margins = estimates.no_more_than(values.mean(axis=1), values.std(axis=1, ddof=1), np.full(4000, 10))
-    assert (margins >= 0.3).mean() > 0.94
+    assert (margins >= 0.3).mean() > 0.97
     values = rng.normal(3, 1, (4000, 10))
     margins = estimates.no_more_than(values.mean(axis=1), values.std(axis=1, ddof=1), np.full(4000, 10))
-    assert (margins >= 3).mean() == pytest.approx(0.95, abs=0.012)
+    assert (margins >= 3).mean() == pytest.approx(0.975, abs=0.008)
 
 
 def test_only_strategies_that_are_compared_have_feedback(comparison):

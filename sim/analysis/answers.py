@@ -5,6 +5,7 @@ not known exactly: the rates of a longer run (an interval over the replications)
 the table's rows).  They are stated apart.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
@@ -20,9 +21,11 @@ from sim.analysis.pricing import with_tables
 from sim.analysis.schedules import finished
 from sim.analysis.uncertainty.coefficients import Array, Coefficients, from_ledger, values
 from sim.analysis.uncertainty.draws import Ranges, draw
-from sim.costs.price import in_tsc
+from sim.costs.price import design_matrix, in_tsc
 from sim.costs.rows import CostTable
 from sim.errors import InputError
+from sim.kernel.operations import Operation
+from sim.results.tables import KEY_COLUMNS
 from sim.scenario.contrasts import Contrast, Operand
 
 if TYPE_CHECKING:
@@ -62,11 +65,11 @@ class Difference:
     ``cheaper`` is the share of the draws in which ``a`` costs less than ``b``; ``assumed`` the share of the difference
     that rests on assumed cost rows; ``rows`` are the cost rows behind it, the one with most cycles first.
 
-    ``planned``: the scenario asks about this pair.  ``p`` is raw; ``p_adjusted`` by Holm, over this and all differences
-    from the references of all cases that are not planned, NaN where planned.  ``verdict`` goes by the one that counts:
-    "lower", "higher", "same", "not shown", or "not tested" with one replication.  ``heavy_tails``: few replications
-    make most of the variance.  Of a contrast of two cases ``case`` is empty, ``a`` and ``b`` are STRATEGY@CASE, and the
-    unit is microseconds where the two have other clocks.
+    ``planned``: the scenario asks about this pair.  ``p`` is raw, and so is ``p_xss``, that of ``xss``; ``p_adjusted``
+    by Holm, over this and all differences from the references of all cases that are not planned, NaN where planned.
+    ``verdict`` goes by the one that counts: "lower", "higher", "same", "not shown", or "not tested" with one
+    replication.  ``heavy_tails``: few replications make most of the variance.  Of a contrast of two cases ``case`` is
+    empty, ``a`` and ``b`` are STRATEGY@CASE, and the unit is microseconds where the two have other clocks.
     """
 
     case: str
@@ -89,6 +92,12 @@ class Difference:
     p_without_xss_adjusted: float
     verdict: str
     heavy_tails: bool
+    p_xss: float = np.nan
+
+    @property
+    def p_that_counts(self) -> float:
+        """The p of ``own_without_xss`` by which it is shown or not: raw where planned, else adjusted."""
+        return self.p_without_xss if self.planned else self.p_without_xss_adjusted
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +166,7 @@ class Answers:
             range_xss=_range(drawn_xss),
             p=p_value(with_xss),
             p_without_xss=p_value(without_xss),
+            p_xss=p_value(xss @ at_values),
             cheaper=float(np.mean(drawn < 0)),
             cheaper_without_xss=float(np.mean(drawn_without < 0)),
             assumed=float(assumed / by_row.sum()) if by_row.any() else 0.0,
@@ -171,6 +181,32 @@ class Answers:
         moved = (coefficients.total[i] - coefficients.total[j]).mean(axis=0)
         cycles = moved * in_tsc(coefficients.table, values(coefficients.table))
         return {row: float(each) for row, each in zip(coefficients.table.rows, cycles, strict=True) if each}
+
+    def of_component(self, case: str, strategy: str, mask: int) -> tuple[Estimate, Range]:
+        """What a strategy's saves and restores cost more with the components of ``mask`` than without, and its range.
+
+        They are priced again without the bits; how often they run, and where buffers are, stays.
+        """
+        coefficients, results = self._case(case), self._comparison.results
+        ledger, replications = finished(results, results.case(case))
+        ledger = ledger[ledger["strategy"] == strategy]
+        keys = list(ledger[list(KEY_COLUMNS)].itertuples(index=False, name=None))
+        less = [_without(Operation(*key), mask) for key in keys]
+        moved = ledger["count"].to_numpy()[:, None] * (
+            design_matrix(keys, coefficients.table) - design_matrix(less, coefficients.table)
+        )
+        by_replication = np.zeros((replications, moved.shape[1]))
+        np.add.at(by_replication, ledger["replication"].to_numpy(), moved)
+        by_replication /= coefficients.seconds
+        unit = "cycles/vCPU-s" if coefficients.per == "vCPU-second" else "cycles/CPU-s"
+        drawn = _priced(self._draws(case), by_replication.mean(axis=0))
+        at_values = in_tsc(coefficients.table, values(coefficients.table))
+        return _estimate(by_replication @ at_values, unit), _range(drawn)
+
+    def over_costs(self, case: str, rows: Mapping[str, float]) -> Range:
+        """What so many of each cost row cost over the draws, in TSC cycles."""
+        moved = np.array([rows.get(row, 0.0) for row in self.table(case).rows])
+        return _range(_priced(self._draws(case), moved))
 
     def contrasts(self) -> list[Difference]:
         """The planned contrasts, in the order of the scenario; of those of two cases ``case`` is empty."""
@@ -202,6 +238,7 @@ class Answers:
             range_xss=_range(drawn - drawn_without),
             p=p_value(with_xss),
             p_without_xss=p_value(without_xss),
+            p_xss=p_value(with_xss - without_xss),
             cheaper=float(np.mean(drawn < 0)),
             cheaper_without_xss=float(np.mean(drawn_without < 0)),
             assumed=assumed / total if total else 0.0,
@@ -303,6 +340,11 @@ def _priced(draws: Array, moved: Array) -> Array:
     used = np.flatnonzero(moved)
     priced: Array = draws[:, used] @ moved[used]
     return priced
+
+
+def _without(op: Operation, mask: int) -> Operation:
+    """The operation without the components of ``mask``."""
+    return op._replace(rfbm=op.rfbm & ~mask, components=op.components & ~mask, initialised=op.initialised & ~mask)
 
 
 def _pair(case: str, a: str, b: str) -> Contrast:

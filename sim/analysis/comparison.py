@@ -139,7 +139,7 @@ class Comparison:
 
         For metrics that only the host shows, the paired difference; for cost and cost_without_xss the difference of the
         whole cost less own operations.  The columns of :meth:`df_differences`, and no_more_than,
-        percent_no_more_than (the smallest margin that two one-sided tests at 5 % show) and heavy_tails.
+        percent_no_more_than (the smallest margin that two one-sided tests at 2.5 % show) and heavy_tails.
         """
         return self._described(self._feedback)
 

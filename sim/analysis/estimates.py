@@ -123,13 +123,13 @@ def verdict(p: float, mean: float, sd: float, n: int) -> str:
 
 
 def no_more_than(mean: NDArray[np.float64], sd: NDArray[np.float64], n: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The smallest margin within which a mean is shown to be by two one-sided t tests at 5 %; NaN for one value.
+    """The smallest margin within which a mean is shown to be by two one-sided t tests at 2.5 %; NaN for one value.
 
-    Both tests reject where the interval of 90 % lies within the margin (D. J. Schuirmann, J. Pharmacokin. Biopharm. 15,
-    1987, pp. 657-680).
+    Both tests reject where the interval of 95 %, which is stated beside it, lies within the margin (D. J. Schuirmann,
+    J. Pharmacokin. Biopharm. 15, 1987, pp. 657-680).
     """
     with np.errstate(invalid="ignore"):
-        margin: NDArray[np.float64] = np.abs(mean) + stats.t.ppf(CONFIDENCE, n - 1) * sd / np.sqrt(n)
+        margin: NDArray[np.float64] = np.abs(mean) + stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * sd / np.sqrt(n)
     return margin
 
 

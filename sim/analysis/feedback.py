@@ -31,8 +31,9 @@ COLUMNS: Final = (*estimates.COMPARED, "no_more_than", "percent_no_more_than", "
 class Response:
     """The feedback in one metric: ``mean`` with its 95 % t interval over ``n`` replications, in ``unit``.
 
-    ``no_more_than``: the smallest margin within which it is shown to be, by two one-sided tests at 5 %.  ``percent``
-    and ``percent_no_more_than`` are shares of ``of``, the mean of the other strategy; None where that is 0.  Not a
+    ``no_more_than``: the smallest margin within which it is shown to be, by two one-sided tests at 2.5 %, as the
+    interval of 95 % is.  ``percent`` and ``percent_no_more_than`` are shares of ``of``, the mean of the other strategy;
+    None where that is 0, or where the interval is wider than ``of`` to either side: nothing is known then.  Not a
     number where there is one replication, or nothing to test.
     """
 
@@ -104,7 +105,10 @@ def differences(values: pd.DataFrame, references: Mapping[str, str]) -> pd.DataF
 def df_feedback(
     values: pd.DataFrame, references: Mapping[str, str], planned: Collection[tuple[str, str]]
 ) -> pd.DataFrame:
-    """The columns of :func:`sim.analysis.estimates.compared`, and no_more_than, percent_no_more_than, heavy_tails."""
+    """The columns of :func:`sim.analysis.estimates.compared`, and no_more_than, percent_no_more_than, heavy_tails.
+
+    Of what is not known to within its own size the columns of percent are absent.
+    """
     moved = differences(values, references)
     found = estimates.compared(moved, planned)
     by = ["case", "strategy", "metric", "unit"]
@@ -115,6 +119,9 @@ def df_feedback(
     margin = estimates.no_more_than(*(spread[column].to_numpy() for column in ("mean", "sd", "n")))
     found["no_more_than"] = margin + bucket
     found["percent_no_more_than"] = (100 * found["no_more_than"] / base).where(base > 0)
+    unknown = found["high"] - found["mean"] > base
+    for column in ("percent", "percent_low", "percent_high", "percent_no_more_than"):
+        found[column] = found[column].mask(unknown)
     samples = [each.to_numpy() for _, each in grouped["value"]]
     found["heavy_tails"] = [estimates.has_heavy_tails(each, len(samples)) for each in samples]
     return found

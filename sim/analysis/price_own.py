@@ -47,7 +47,8 @@ class Own(NamedTuple):
 
     ``operations``: how often, by operation; of XSAVES and XRSTORS also by component, as "XSAVES written CET_KERNEL".
     ``cycles``: TSC cycles, not rounded, each cost row at its value; ``low`` and ``high``: each row at the end of its
-    range that makes it least and most.  ``xss``: the cycles of IA32_XSS switching, which are not in the others.
+    range that makes it least and most.  ``rows``: how often each cost row counts.  ``xss``: the cycles of IA32_XSS
+    switching, which are not in the others.
     """
 
     operations: Mapping[str, float]
@@ -55,6 +56,7 @@ class Own(NamedTuple):
     low: float
     high: float
     xss: float
+    rows: Mapping[str, float]
 
 
 @cache
@@ -103,7 +105,7 @@ def own(
     carrying = {op: count for op, count in net.items() if count and not switches_xss(op)}
     cycles, low, high = cost(carrying, table)
     xss, _, _ = cost({op: count for op, count in net.items() if switches_xss(op)}, table)
-    return Own(_by_name(carrying), cycles, low, high, xss)
+    return Own(_by_name(carrying), cycles, low, high, xss, by_row(carrying, table))
 
 
 def _by_name(counts: Mapping[Operation, float]) -> dict[str, float]:
@@ -130,17 +132,22 @@ def _parts(op: Operation) -> list[str]:
     return [f"{op.operation} {what} {name}" for what, mask in done.items() if mask for name in names(mask).split()]
 
 
+def by_row(counts: Mapping[Operation, float], table: CostTable) -> dict[str, float]:
+    """How often each row of the table counts."""
+    net: dict[str, float] = {}
+    for op, count in counts.items():
+        for name, n in terms(op, table).items():
+            net[name] = net.get(name, 0.0) + n * count
+    return net
+
+
 def cost(counts: Mapping[Operation, float], table: CostTable) -> tuple[float, float, float]:
     """TSC cycles, not rounded: each row of the table at its value, and at the ends that make it least and most.
 
     The ratio of the clocks is a row, too.  :class:`~sim.errors.InputError` for an operation without a price.
     """
-    net: dict[str, float] = {}
-    for op, count in counts.items():
-        for name, n in terms(op, table).items():
-            net[name] = net.get(name, 0.0) + n * count
     value, low, high = ({"core": 0.0, "tsc": 0.0} for _ in range(3))
-    for name, weight in net.items():
+    for name, weight in by_row(counts, table).items():
         row = table.rows[name]
         value[row.clock] += weight * row.value
         low[row.clock] += weight * (row.low if weight > 0 else row.high)

@@ -19,7 +19,7 @@ WORLDS_VERSIONS: Final = ("source_sha256", "numpy", "simpy")
 
 NOT_OF_THE_WORLD: Final = (
     "replications", "precision", "min_replications", "max_replications", "strategies", "reference", "timed_by",
-    "contrasts", "cases", "feedback",
+    "contrasts", "cases", "feedback", "asks", "beside",
 )  # fmt: skip
 """Settings of run that say what runs and how often, and not what happens in a replication."""
 

@@ -33,9 +33,9 @@ def body(screen: Shown) -> Markup:
         parts.append(element("p", f"{len(screen.cases)} of {screen.of} cases are here, at equal distances."))
     for label, text in (
         ("In your units", units.text(screen)),
-        ("How sure", next(iter(sureness.texts(screen)), "")),
-        ("How the host reacts", "; ".join(words.host(screen))),
-        ("Not shown", answer.what_is_missing(screen)),
+        ("How sure", " ".join(next(iter(sureness.texts(screen)), []))),
+        ("How the host reacts", answer.host_text(words.host(screen))),
+        ("Not shown", "; ".join(answer.what_is_missing(screen))),
         ("Unsound", answer.unsound_text(screen)),
     ):
         if text:

@@ -79,6 +79,14 @@ def item(label: str, text: str) -> list[str]:
     return wrapped(text, f"{label}  ", "  ") if text else []
 
 
+def whole(label: str, sentences: Sequence[str], most: int) -> list[str]:
+    """A paragraph of the first sentences, as many of them as fit whole; the first one is there in any case."""
+    for n in range(len(sentences), 1, -1):
+        if len(lines := item(label, " ".join(sentences[:n]))) <= most:
+            return lines
+    return at_most(item(label, " ".join(sentences[:1])), most)
+
+
 def at_most(lines: list[str], most: int) -> list[str]:
     """The first lines; what was cut off shows as an ellipsis."""
     if len(lines) <= most:

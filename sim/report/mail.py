@@ -4,12 +4,12 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from sim.analysis.answers import Answers, Difference, Range
+from sim.analysis.answers import Answers, Estimate, Range
 from sim.report import layout, sureness, words
 from sim.report.amounts import fixed, percent, short_spread, si
-from sim.report.layout import at_most, part, wrapped
+from sim.report.layout import part, wrapped
 from sim.report.names import carried, config_of, cpu
-from sim.report.shown import Line, Shown, ShownCase, shown
+from sim.report.shown import XSS, Shown, ShownCase, shown
 from sim.report.tables import columns_of, line_called
 from sim.results.manifest import COMPLETE, COSTS
 
@@ -20,8 +20,9 @@ LINES: Final = 15
 ROWS: Final = 4
 SIDE_BY_SIDE: Final = 2
 """Cases whose numbers stand beside each other; of more, strategies do."""
+MOST_KERNELS: Final = 3
 LABEL: Final = 24
-CELL: Final = 22
+CELL: Final = 24
 OF_THE_SHOW: Final = {
     "--out": 1, "--jobs": 1, "--json": 0, "--no-figures": 0, "--full": 0, "--mail": 0,
 }  # fmt: skip
@@ -32,14 +33,15 @@ def text(comparison: "Comparison", answers: Answers) -> str:
     """The mail of ``comparison``; ``answers`` are its own."""
     screen = shown(comparison, answers)
     tables = [list(_table(screen, rows)) for rows in range(ROWS, 0, -1)]
-    notes = " ".join(_notes(screen))
+    notes = list(_notes(screen))
+    shorter = [wrapped(" ".join(notes[:n]), "  ", "  ") for n in range(len(notes), 0, -1)] or [[]]
     return "\n".join(
         layout.fitted(
             [
                 part(_head(screen), gap=False),
-                part(_about(screen)),
+                part(_about(screen, with_load=True), _about(screen, with_load=False), losses=[4.0]),
                 part(*tables, losses=[5.0] * (len(tables) - 1)),
-                part(*(at_most(wrapped(notes, "  ", "  "), most) for most in (5, 4, 3, 2)), losses=[3.0, 4.0, 6.0]),
+                part(*shorter, losses=[6.0] * (len(shorter) - 1)),
                 part(_reproduce(screen.manifest), gap=False),
             ],
             LINES,
@@ -56,17 +58,19 @@ def _head(screen: Shown) -> list[str]:
         f"{manifest['scenario_sha256'][:12]}, seed {manifest['seed']}, n={screen.n}{incomplete}; simulated, "
         f"{sureness.assumed_share(screen) or 'nothing'} of it on assumed costs]"
     )
-    return at_most(wrapped(text, "", " "), 3)
+    return wrapped(text, "", " ")
 
 
-def _about(screen: Shown) -> list[str]:
+def _about(screen: Shown, *, with_load: bool) -> list[str]:
     """Host, load and kernel, and what the numbers are."""
     case = next((case for case in screen.cases if case.lines), screen.cases[0])
     document, load = case.document, case.load
     models = {each.document["cpu"] for each in screen.cases}
     cpus = f"{document['cpus']} CPUs" + (f" ({cpu(document['cpu'])}), " if len(models) == 1 else ", ")
-    where = f", {case.title}" if len(screen.cases) > 1 else ""
-    if document["vcpus"] and load:
+    where = f", {case.title}" if case.one_of_many else ""
+    if not with_load:
+        host = f"{cpus}{document['vcpus'] or 'no'} vCPUs{where}"
+    elif document["vcpus"] and load:
         exits, switches, pairs = (fixed(each, 0) for each in (load.exits, load.switches, load.load_puts))
         rates = f"{exits} exits, {switches} switches, {pairs} vcpu load/put pairs per vCPU-second{where}"
         host = f"{cpus}{document['vcpus']} vCPUs ({rates})"
@@ -76,7 +80,8 @@ def _about(screen: Shown) -> list[str]:
     config = config_of(document, case.reference)
     beside = "beside carrying nothing" if not config.strategy.carries else f"beside {case.labels[case.reference]}"
     what = f"Cycles per {case.per}-second for {carried(config)} alone, {beside}:"
-    return at_most(wrapped(f"{host}, Linux {', '.join(kernels)}. {what}"), 4)
+    named = ", ".join([*kernels[:MOST_KERNELS], *(["..."] if len(kernels) > MOST_KERNELS else [])])
+    return wrapped(f"{host}, Linux {named}. {what}")
 
 
 def _table(screen: Shown, rows: int) -> Iterator[str]:
@@ -84,15 +89,22 @@ def _table(screen: Shown, rows: int) -> Iterator[str]:
     if not answered:
         yield "  there is nothing to compare"
         return
+    moved = [case for case in answered if _xss(case)]
+    left, kinds = "", 2
     if len(screen.cases) <= SIDE_BY_SIDE:
         labels = columns_of(answered, rows)
         heads = [case.title for case in screen.cases]
         lines = [(label, [_cell(case, label) for case in screen.cases]) for label in labels]
+        lines += [("IA32_XSS (*)", [_xss_cell(case) for case in screen.cases])] if moved else []
     else:
-        heads = columns_of(answered, 2)
+        kinds -= XSS in screen.asks and bool(moved)
+        left, heads = screen.heading, columns_of(answered, kinds)
         some = screen.cases[: rows + 1] if len(screen.cases) <= rows + 1 else _ends(screen.cases, rows + 1)
         lines = [(case.short, [_cell(case, label) for label in heads]) for case in some]
-    yield " " * LABEL + "".join(f"{head[: CELL - 1]:>{CELL}}" for head in heads)
+        if kinds == 1:
+            heads = [*heads, "IA32_XSS (*)"]
+            lines = [(label, [*cells, _xss_cell(case)]) for case, (label, cells) in zip(some, lines, strict=True)]
+    yield f"  {left}"[: LABEL - 1].ljust(LABEL) + "".join(f"{head[: CELL - 1]:>{CELL}}" for head in heads)
     for label, cells in lines:
         yield f"  {label}"[: LABEL - 1].ljust(LABEL) + "".join(f"{cell:>{CELL}}" for cell in cells)
 
@@ -112,31 +124,43 @@ def _cell(case: ShownCase, label: str) -> str:
 
 
 def _amount(mean: float, over: Range) -> str:
-    return f"{si(mean)} [{short_spread(over.low, over.high)}]"
+    spread = short_spread(over.low, over.high) if over.low >= 0 else f"{si(over.low)}, {si(over.high)}"
+    return f"{si(mean)} [{spread}]"
 
 
 def _notes(screen: Shown) -> Iterator[str]:
-    yield from words.between(screen)[:2]
+    """Sentences, the most important ones first."""
     lines = [(case, line) for case in screen.cases for line in case.lines[:ROWS]]
-    if not lines:
-        return
-    shares = [case.percent(line.found.own_without_xss.mean) for case, line in lines]
-    yield f"[] 95 % of draws from the ranges of the cost table. At most {percent(max(shares))} % of all CPU time."
-    moved = [(case, line) for case, line in lines if line.found.xss.mean]
-    if moved:
-        yield _xss(screen, *moved[0])
+    if lines:
+        shares = [case.percent(line.found.own_without_xss.mean) for case, line in lines]
+        yield f"[] 95 % of draws from the ranges of the cost table. At most {percent(max(shares))} % of all CPU time."
     if screen.n == 1:
         yield "NOT TESTED: one replication."
+    yield from _of_xss(screen)
+    yield from words.sentences(screen, with_contrasts=False)
 
 
-def _xss(screen: Shown, case: ShownCase, line: Line) -> str:
-    found: Difference = line.found
-    saves = found.xss.mean < 0
-    mean, over = found.xss.mean, found.range_xss
-    if saves:
-        mean, over = -mean, Range(-over.high, -over.median, -over.low)
-    where = f" ({case.title})" if len(screen.cases) > 1 else ""
-    return f"Beside it, IA32_XSS {'saves' if saves else 'adds'} {_amount(mean, over)} with {line.label}{where}."
+def _of_xss(screen: Shown) -> Iterator[str]:
+    """What (*) is in the table; where there is no room for it, the writes of IA32_XSS in all cases."""
+    moved = [case for case in screen.cases if _xss(case)]
+    if not moved:
+        return
+    who = ", ".join(dict.fromkeys(line.label for case in moved for line in case.lines if line.found.xss.mean))
+    if len(screen.cases) <= SIDE_BY_SIDE or XSS in screen.asks:
+        yield f"(*) beside it, by writes of IA32_XSS: {who}."
+        return
+    ordered = sorted(moved, key=lambda case: abs(_xss(case)[0][0].mean))
+    ends = [f"{_xss_cell(case)} ({case.title})" for case in (ordered[0], *ordered[1:][-1:])]
+    yield f"Beside it, by writes of IA32_XSS: {' to '.join(ends)}; {who}."
+
+
+def _xss(case: ShownCase) -> list[tuple[Estimate, Range]]:
+    """The writes of IA32_XSS of a case that differ from the reference's: the first line's that has such."""
+    return [(line.found.xss, line.found.range_xss) for line in case.lines if line.found.xss.mean][:1]
+
+
+def _xss_cell(case: ShownCase) -> str:
+    return next((_amount(found.mean, over) for found, over in _xss(case)), "0")
 
 
 def _reproduce(manifest: Mapping[str, Any]) -> list[str]:

@@ -32,7 +32,9 @@ def labels(case: Mapping[str, Any]) -> dict[str, str]:
 
 
 def cut(text: str, width: int) -> str:
-    """A text that fits; of a longer one both ends."""
+    """A text that fits; of a longer one both ends, and of "name (file)" the file."""
+    if len(text) > width and (in_brackets := re.fullmatch(r".* \((.+)\)", text)):
+        return cut(in_brackets[1], width)
     head = width // 2 - 1
     return text if len(text) <= width else f"{text[:head]}..{text[head + 2 - width :]}"
 

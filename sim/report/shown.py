@@ -5,7 +5,7 @@ that could be compared, and is named as that only.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.analysis.answers import Answers, Difference, Load
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MOST_CASES: Final = 10
 """Cases that are shown one by one; of more, :data:`SOME_CASES` at equal distances."""
 SOME_CASES: Final = 8
+CARRYING: Final = "carrying"
+SURVIVORS: Final = "survivors"
+XSS: Final = "xss"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class ShownCase:
     ``lines`` are the sound strategies but the reference and those that are ``same`` as it, the most important ones
     first: those of contrasts, then the user's own, then what somebody posted, then the others from the cheapest on.
     None of them if the reference is unsound.  ``unsound``: why, by strategy.  ``incomplete``: why there is no answer.
+    ``one_of_many``: there are other cases.
     """
 
     document: Mapping[str, Any]
@@ -69,6 +73,7 @@ class ShownCase:
     unsound: Mapping[str, str] = ()  # type: ignore[assignment]
     load: Load | None = None
     incomplete: str = ""
+    one_of_many: bool = False
 
     @property
     def name(self) -> str:
@@ -106,6 +111,16 @@ class Shown:
     cases: tuple[ShownCase, ...]
     of: int
     between: tuple[Between, ...]
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """What the answer is about, as run.asks has it."""
+        return tuple(self.manifest["resolved"]["run"].get("asks", (CARRYING,)))
+
+    @property
+    def of_the_user(self) -> frozenset[str]:
+        """What strategies that are the user's own are called, which is written as it is."""
+        return frozenset(label for case in self.cases for name, label in case.labels.items() if name not in shipped())
 
     @property
     def n(self) -> int:
@@ -150,8 +165,8 @@ def chosen(number: int) -> list[int]:
 
 def _case(comparison: "Comparison", answers: Answers, case: Mapping[str, Any], title: str, short: str) -> ShownCase:
     name, reference = case["case"], comparison.references[case["case"]]
-    unsound = comparison.unsound(case["case"])
-    found = ShownCase(case, title, short, names.labels(case), reference, unsound=unsound)
+    unsound, many = comparison.unsound(case["case"]), len(comparison.results.cases) > 1
+    found = ShownCase(case, title, short, names.labels(case), reference, unsound=unsound, one_of_many=many)
     pairs = [(a.strategy, b.strategy) for a, b in planned(comparison.results) if a.case == b.case == name]
     try:
         sound = [each for each in case["strategies"] if each not in unsound]
@@ -160,12 +175,12 @@ def _case(comparison: "Comparison", answers: Answers, case: Mapping[str, Any], t
         lines = _lines(answers, case, reference, sound, found.labels, named) if reference in sound else []
         load = answers.load(name)
     except InputError as error:
-        return ShownCase(case, title, short, found.labels, reference, unsound=unsound, incomplete=str(error))
+        return replace(found, incomplete=str(error))
     same = tuple(each for line in lines if _is_zero(line.found) for each in line.names)
     lines = [line for line in lines if not _is_zero(line.found)]
     rank = {line.names: _rank(line, case, named) for line in lines}
     lines.sort(key=lambda line: rank[line.names])
-    return ShownCase(case, title, short, found.labels, reference, same, tuple(lines), asked, unsound, load)
+    return replace(found, same=same, lines=tuple(lines), asked=asked, load=load)
 
 
 def _lines(

@@ -49,8 +49,8 @@ def feedback(comparison: "Comparison", case: str, table: Table) -> list[str]:
     return [
         table(
             "How the host reacts, from independent runs: the difference of the whole cost less that of own operations, "
-            "with the writes of IA32_XSS (left) and without (right); most: it is no more than that (two one-sided "
-            "tests at 5 %):",
+            "with the writes of IA32_XSS (left) and without (right); most: within so much on both sides of 0 "
+            "(two one-sided tests at 2.5 %, as the interval of 95 % is):",
             [
                 column
                 for metric in COSTS
@@ -63,7 +63,8 @@ def feedback(comparison: "Comparison", case: str, table: Table) -> list[str]:
         ),
         table(
             "Guest cycles, time per hand-off, and the median wake-up of vCPUs (v) and threads (t), from independent "
-            "runs: paired differences in %, and no more than that:",
+            "runs: paired differences in %, and within how much on both sides of 0; a dash where it is not known to "
+            "its own size:",
             [
                 column
                 for head, metric in SHOWN

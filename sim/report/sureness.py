@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from typing import Final
 
 from sim.analysis.answers import DRAWS
-from sim.analysis.estimates import CONFIDENCE, ENOUGH
+from sim.analysis.estimates import ENOUGH
 from sim.costs.rows import CostRow, CostTable
 from sim.kernel.operations import WRMSR_XSS
 from sim.kernel.strategies import Strategy
-from sim.report.layout import Part, at_most, item, part
+from sim.report import words
+from sim.report.layout import Part, part, whole
 from sim.report.names import config_of, cost_row, cpu
-from sim.report.shown import Line, Shown, ShownCase
+from sim.report.shown import CARRYING, SURVIVORS, Line, Shown, ShownCase
 
-SIGNIFICANT: Final = 1 - CONFIDENCE
 LEAST: Final = 0.1
 """The share of a difference that a cost row must have to be named."""
 MOST_ROWS: Final = 3
@@ -22,18 +22,17 @@ MOST_LINES: Final = 9
 
 def part_of(screen: Shown) -> Part:
     """The part of the first screen."""
-    lines = [item("HOW SURE", each) for each in texts(screen)]
-    return part(*(at_most(each, MOST_LINES) for each in lines), losses=[1.5, 5.0, 8.0]) if lines else part([])
+    lines = [whole("HOW SURE", each, MOST_LINES) for each in texts(screen)]
+    return part(*lines, losses=[1.5, 5.0, 8.0]) if lines else part([])
 
 
-def texts(screen: Shown) -> list[str]:
-    """How sure the answer is, the whole of it and then in fewer words; nothing where there is no answer."""
+def texts(screen: Shown) -> list[list[str]]:
+    """How sure the answer is, in sentences, all of them and then fewer; nothing where there is no answer."""
     needed = [*_tested(screen), *_over_costs(screen)]
     if not needed:
         return []
     rows, no_rows = ([*_assumed(screen, with_rows=with_rows), *_same_rows(screen)] for with_rows in (True, False))
-    found = [[*needed, *rows, *_next(screen)], [*needed, *rows], [*needed, *no_rows], [*needed[:1], *no_rows]]
-    return [" ".join(each) for each in found]
+    return [[*needed, *rows, *_next(screen)], [*needed, *rows], [*needed, *no_rows], [*needed[:1], *no_rows]]
 
 
 def _tested(screen: Shown) -> Iterator[str]:
@@ -43,16 +42,9 @@ def _tested(screen: Shown) -> Iterator[str]:
         yield "NOT TESTED: one replication says nothing about another."
         return
     few = f"; fewer than {ENOUGH} say little" if screen.n < ENOUGH else ""
-    over = f"+-: {100 * CONFIDENCE:.0f} % over {screen.n} replications, in each one schedule for all"
-    asked = [each.found for case in screen.cases for each in case.asked]
-    answers = [found for found in (*asked, *(each.found for each in screen.between)) if found and found.rows]
-    if answers:
-        tests = [found.p_without_xss if found.case else found.p for found in answers]
-        worst = max((p for p in tests if not math.isnan(p)), default=math.nan)
-        p = "p < 1e-4" if worst < 1e-4 else f"p = {worst:.2g}" if math.isfinite(worst) else ""
-        yield over + (f" ({p})" if p else "") + f"{few}."
-    else:
-        yield f"{over}{few}."
+    ranges = f"ranges: 95 % of {DRAWS:,} draws of the costs"
+    paired = ", those of two cases paired by their random streams" if screen.between else ""
+    yield f"+-: 95 % interval over {screen.n} replications{paired}{few}; {ranges}.{_tests(screen)}"
     asked_about = [line for case in screen.cases for line in _asked_about(case)]
     tails = [line.names[0] for line in asked_about if line.found.heavy_tails]
     if tails:
@@ -62,6 +54,30 @@ def _tested(screen: Shown) -> Iterator[str]:
     if rule and rule["reached"] is not None and rule["reached"] > rule["precision"]:
         reached, wanted = (f"{100 * rule[key]:.2g} %" for key in ("reached", "precision"))
         yield f"PRECISION NOT REACHED: +- {reached}, where {wanted} was asked for."
+
+
+def _tests(screen: Shown) -> str:
+    """The p of each contrast of the answer, in its order; of a contrast in several cases the least and the largest."""
+    quantity = next((each for each in screen.asks if each != SURVIVORS), CARRYING)
+    found = []
+    for a, b in words.pairs(screen):
+        tested = [words.told(case, each, quantity).p for case, each in words.answered(screen, a, b)]
+        found.append([p for p in tested if not math.isnan(p)])
+    found += [[each.found.p] for each in screen.between if each.found and not math.isnan(each.found.p)]
+    said = [
+        _p(min(each)) if _p(min(each)) == _p(max(each)) else f"{_p(min(each))} to {_p(max(each))}"
+        for each in found
+        if each
+    ]
+    if not said:
+        return ""
+    many = any(len(each) > 1 for each in found)
+    order = ", in the order of the answer" * (len(said) > 1)
+    return f" p{' by case' * many}{order}: {'; '.join(said)}."
+
+
+def _p(p: float) -> str:
+    return "< 1e-4" if p < 1e-4 else f"{p:.2g}"
 
 
 def _over_costs(screen: Shown) -> Iterator[str]:
@@ -85,10 +101,10 @@ def _over_costs(screen: Shown) -> Iterator[str]:
         share = min(each.cheaper_without_xss if a_is_cheaper else 1 - each.cheaper_without_xss for _, each in found)
         turn = max(_turning(screen, case, cheaper, other) for case, _ in found)
         label = first.labels[cheaper]
-        text = f"{label} {_is(label)} cheaper in {_share(share)} of {DRAWS:,} draws of the costs"
-        text = text[0].upper() + text[1:]
-        if not turn and not strategy_of(first, cheaper).carries:
-            continue  # nothing is cheaper than something whatever the costs are
+        text = f"{label} {_is(label)} cheaper in {_share(share)} of the draws"
+        text = words.sentence(text, screen)
+        if not strategy_of(first, cheaper).carries:
+            continue  # nothing is cheaper than something, by construction
         rows = _more(screen, first, cheaper, other)
         if 0 < turn < 1 and rows:
             its = "cost < {} % of their values" if " and " in rows else "costs < {} % of its value"
@@ -102,7 +118,7 @@ def strategy_of(case: ShownCase, name: str) -> Strategy:
 
 
 def _is(label: str) -> str:
-    return "are" if label.endswith("s") else "is"
+    return "are" if label.startswith("MSRs") or label.endswith(("MSRs", "lists")) else "is"
 
 
 def _share(share: float) -> str:

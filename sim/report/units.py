@@ -41,11 +41,12 @@ def text(screen: Shown, *, with_command: bool = True) -> str:
     said = list(_of_case(screen, case, [line.names[0] for line in case.in_order(ranked[:MOST])]))
     if not said:
         return ""
-    where = f" on {cpu(case.document['cpu'])}" if len(screen.cases) > 1 else ""
+    where = f" on {cpu(case.document['cpu'])}" if case.one_of_many else ""
+    here_is = f" ({case.title})" if case.one_of_many else ""
     vcpus = case.document["vcpus"]
     here = f"{case.load.load_puts:.0f} load+puts" if vcpus else f"{case.load.switches:.0f} switches"
     yours = f" Yours, in place of these rates of one CPU: {command(case, case.load)}" if vcpus and with_command else ""
-    return f"{'; '.join(said)}{where}. Here: {here} per {case.per}-second.{yours}"
+    return f"{'; '.join(said)}{where}. Here{here_is}: {here} per {case.per}-second.{yours}"
 
 
 def command(case: ShownCase, load: Load) -> str:
@@ -92,10 +93,11 @@ def _of_case(screen: Shown, case: ShownCase, strategies: list[str]) -> Iterator[
             by_event.setdefault(each.event, []).append((case.labels[name], each))
     for event, costs in by_event.items():
         carrying = [(label, cost) for label, cost in costs if round(cost.own.cycles, 3)]
+        ranges = [screen.answers.over_costs(case.name, cost.own.rows) for _, cost in carrying]
         said = [
             f"{three_digits(cost.own.cycles)}{' cycles' * (i == 0)} by {label} ({_operations(cost)}"
-            f"{round(cost.own.low)} to {round(cost.own.high)})"
-            for i, (label, cost) in enumerate(carrying)
+            f"{three_digits(over.low)} to {three_digits(over.high)})"
+            for i, ((label, cost), over) in enumerate(zip(carrying, ranges, strict=True))
         ]
         if event == EXIT_AND_ENTRY:
             xss = {label: round(cost.own.xss) for label, cost in costs if round(cost.own.xss)}

@@ -1,85 +1,195 @@
-"""The answer in words: what the contrasts say, and how the host reacts."""
+"""The answer in words: what the contrasts say, which strategies survive, and how the host reacts."""
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from sim.analysis.answers import Difference
+from sim.analysis.answers import Difference, Estimate
 from sim.analysis.estimates import CONFIDENCE
 from sim.analysis.feedback import Feedback, Response
 from sim.report import names
 from sim.report.amounts import percent, three_digits, with_half
-from sim.report.shown import Asked, Between, Shown, ShownCase
+from sim.report.shown import CARRYING, SURVIVORS, XSS, Asked, Between, Line, Shown, ShownCase
+from sim.scenario.checks import MASKS
 
 SIGNIFICANT: Final = 1 - CONFIDENCE
 MOST: Final = 3
-"""Contrasts that are told."""
+"""Contrasts that are told, and strategies that are named one by one."""
 
 
 def in_words(screen: Shown) -> str:
-    """What the contrasts say; without any, the cheapest and the most expensive strategy."""
-    pairs = list(dict.fromkeys((each.a, each.b) for case in screen.cases for each in case.asked))
-    said = [_contrast(screen, a, b) for a, b in pairs[:MOST]]
-    said += between(screen)[: MOST - len(said)]
-    return " ".join(map(_sentence, (*_hand_offs(screen), *(said or _extremes(screen)))))
+    """The answer to what the scenario asks."""
+    return " ".join(sentences(screen))
 
 
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
+def sentences(screen: Shown, *, with_contrasts: bool = True) -> list[str]:
+    """What the contrasts say of each quantity that is asked about; without any, the cheapest strategy and the most
+    expensive one.  ``with_contrasts``: also what a table of strategies has in numbers."""
+    said = list(_hand_offs(screen))
+    for number, quantity in enumerate(screen.asks):
+        if quantity == SURVIVORS:
+            said += _survivors(screen)
+        elif with_contrasts:
+            said += _contrasts(screen, quantity)
+        said += _in_size(screen) if number == 0 else []
+    asked = SURVIVORS in screen.asks or screen.between or any(case.asked for case in screen.cases)
+    if with_contrasts and not asked:
+        said += _extremes(screen)
+    said += [_between(screen, each) for each in screen.between[:MOST]]
+    return [sentence(each, screen) for each in (*said, *_beside(screen))]
+
+
+def sentence(text: str, screen: Shown) -> str:
+    """A text with a capital, unless it begins with what the user calls a strategy."""
+    return text if any(text.startswith(f"{name} ") for name in screen.of_the_user) else text[0].upper() + text[1:]
 
 
 def between(screen: Shown) -> list[str]:
     """What the contrasts of two cases say."""
-    return [_sentence(_between(screen, each)) for each in screen.between]
+    return [sentence(_between(screen, each), screen) for each in screen.between]
 
 
-def _contrast(screen: Shown, a: str, b: str) -> str:
-    """A pair in all cases."""
-    found = [(case, each) for case in screen.cases for each in case.asked if (each.a, each.b) == (a, b)]
-    answered = [(case, each.found) for case, each in found if each.found is not None]
-    one, other = (found[0][0].labels[name] for name in (a, b))
-    if not answered:
+# Contrasts within a case.
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A contrast in one case: ``found`` in one quantity, and whether a difference is shown."""
+
+    case: ShownCase
+    found: Estimate
+    p: float
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the estimate is known to be other than 0; with one replication nobody has asked."""
+        return not self.p >= SIGNIFICANT
+
+    def amount(self, sign: float = 1.0) -> str:
+        """Microseconds with half the interval."""
+        return with_half(sign * self.case.us(self.found.mean), self.case.us(self.found.high - self.found.mean))
+
+
+def told(case: ShownCase, found: Difference, quantity: str) -> Told:
+    """One quantity of a contrast: the writes of IA32_XSS, or all else."""
+    return (
+        Told(case, found.xss, found.p_xss)
+        if quantity == XSS
+        else Told(case, found.own_without_xss, found.p_that_counts)
+    )
+
+
+def pairs(screen: Shown) -> list[tuple[str, str]]:
+    """The contrasts within a case that are told."""
+    return list(dict.fromkeys((each.a, each.b) for case in screen.cases for each in case.asked))[:MOST]
+
+
+def answered(screen: Shown, a: str, b: str) -> list[tuple[ShownCase, Difference]]:
+    """A contrast in all cases in which both are sound."""
+    return [
+        (case, each.found)
+        for case in screen.cases
+        for each in case.asked
+        if (each.a, each.b) == (a, b) and each.found is not None
+    ]
+
+
+def _contrasts(screen: Shown, quantity: str) -> Iterator[str]:
+    for a, b in pairs(screen):
+        case = next(case for case in screen.cases for each in case.asked if (each.a, each.b) == (a, b))
+        yield _contrast(answered(screen, a, b), case.labels[a], case.labels[b], quantity, XSS in screen.asks)
+
+
+def _contrast(
+    found: Sequence[tuple[ShownCase, Difference]], one: str, other: str, quantity: str, tells_xss: bool
+) -> str:
+    """A pair in all cases, in one quantity."""
+    if not found:
         return f"{one} against {other}: no answer, since one of them violates integrity."
-    means = [difference.own_without_xss.mean for _, difference in answered]
-    if all(not difference.rows for _, difference in answered):
+    if all(not difference.rows for _, difference in found):
         return f"{one} and {other} do exactly the same."
-    if not any(means):
-        return f"{one} and {other} do the same but for IA32_XSS."
-    signs = {math.copysign(1, mean) for mean in means if mean}
-    if len(signs) > 1:
-        return f"{one} less {other}: {_amounts(answered, 1)}."
-    sign = signs.pop()
-    if sign < 0:
-        one, other = other, one
-    verdict = ""
-    if all(_not_shown(difference) for _, difference in answered):
-        verdict = " (no difference shown)"
-    apart = ", IA32_XSS apart (*)" if any(difference.xss.mean for _, difference in answered) else ""
-    shares = [case.percent(abs(found.own_without_xss.mean)) for case, found in answered]
-    most = "at most " * (len(answered) > 1) + f"{percent(max(shares))} % of all CPUs"
-    return f"{one} cost {_amounts(answered, sign)} more than {other}{verdict}{apart}: {most}."
+    each = [told(case, difference, quantity) for case, difference in found]
+    if not any(one_case.found.mean for one_case in each):
+        same = "write IA32_XSS as often" if quantity == XSS else "do the same but for IA32_XSS"
+        return f"{one} and {other} {same}."
+    apart = ""
+    if any(difference.xss.mean for _, difference in found):
+        apart = ", in writes of IA32_XSS alone" if quantity == XSS else ", IA32_XSS apart (*)" if not tells_xss else ""
+    more, less = ([e for e in each if e.is_shown and sign * e.found.mean > 0] for sign in (1, -1))
+    unshown = [e for e in each if not e.is_shown]
+    if not more and not less:
+        return f"{one} less {other}{apart}: {_amounts(unshown, 1)}; no difference shown."
+    shares = [e.case.percent(abs(e.found.mean)) for e in (*more, *less)]
+    most = f"{'at most ' * (len(shares) > 1)}{percent(max(shares))} % of all CPUs"
+    sign = 1
+    if len(less) > len(more):
+        one, other, more, less, sign = other, one, less, more, -1
+    text = f"{one} cost {_amounts(more, sign)} more than {other}{apart}"
+    if less:
+        text += f", and {_amounts(less, -sign, goes_on=True)} less"
+    if unshown:
+        where = f"with {_titles(unshown)}" if len(unshown) <= MOST else f"in {len(unshown)} of {len(each)} cases"
+        text += f"; no difference shown {where}"
+    return f"{text}: {most}."
 
 
-def _not_shown(found: Difference) -> bool:
-    return found.p_without_xss >= SIGNIFICANT
+def _titles(found: Sequence[Told]) -> str:
+    return " nor ".join([found[0].case.title, *(each.case.short for each in found[1:])])
 
 
-def _amounts(answered: Sequence[tuple[ShownCase, Difference]], sign: float) -> str:
-    """The amounts of a contrast: in one or two cases each, in more from the least to the most."""
-    per = answered[0][0].per
+def _amounts(found: Sequence[Told], sign: float, *, goes_on: bool = False) -> str:
+    """The amounts of a contrast: in one or two cases each, in more from the least to the most.
 
-    def amount(case: ShownCase, found: Difference) -> str:
-        own = found.own_without_xss
-        return with_half(sign * case.us(own.mean), case.us(own.high - own.mean))
+    ``goes_on``: the sentence has said unit and what cases differ in already.
+    """
+    unit = "" if goes_on else f" us per {found[0].case.per}-second"
+    ordered = sorted(found, key=lambda each: sign * each.found.mean) if len(found) > 2 else list(found)
+    least, most = ordered[0], ordered[-1]
+    if len(found) == 1 and not least.case.one_of_many:
+        return f"{least.amount(sign)}{unit}"
+    text = f"{least.amount(sign)}{unit} ({least.case.short if goes_on else least.case.title})"
+    joint = "and" if len(found) == 2 else "to"
+    return text if len(found) == 1 else f"{text} {joint} {most.amount(sign)} ({most.case.short})"
 
-    if len(answered) == 1:
-        return f"{amount(*answered[0])} us per {per}-second"
-    if len(answered) == 2:
-        (one, first), (other, second) = answered
-        return f"{amount(one, first)} us per {per}-second ({one.title}) and {amount(other, second)} ({other.title})"
-    ordered = sorted(answered, key=lambda each: sign * each[1].own_without_xss.mean)
-    low, high = amount(*ordered[0]), amount(*ordered[-1])
-    return f"{low} ({ordered[0][0].title}) to {high} us per {per}-second ({ordered[-1][0].title})"
+
+def _in_size(screen: Shown) -> Iterator[str]:
+    """Where both quantities are asked about: how large the writes of IA32_XSS are beside all else."""
+    if not {CARRYING, XSS} <= set(screen.asks):
+        return
+    for a, b in pairs(screen):
+        sizes = [
+            abs(found.xss.mean / found.own_without_xss.mean)
+            for _, found in answered(screen, a, b)
+            if found.xss.mean and found.own_without_xss.mean
+        ]
+        if sizes:
+            label = screen.cases[0].labels
+            yield f"of {label[a]} less {label[b]} the writes of IA32_XSS are {times(min(sizes), max(sizes))} the rest."
+
+
+def times(low: float, high: float) -> str:
+    """Factors: "17 to 23 times"."""
+    first, last = (f"{each:.2g}" if each < 100 else f"{each:.0f}" for each in (low, high))
+    return f"{first} times" if first == last else f"{first} to {last} times"
+
+
+def _beside(screen: Shown) -> Iterator[str]:
+    """What saving and loading other state costs, of which it is asked how it compares."""
+    for name in screen.manifest["resolved"]["run"].get("beside", ()):
+        for case in [case for case in screen.cases if case.lines][:1]:
+            found, over = screen.answers.of_component(case.name, case.reference, MASKS[name])
+            where = f" ({case.title})" if case.one_of_many else ""
+            text = (
+                f"saving and loading {name} cost {Told(case, found, 0.0).amount()} us per {case.per}-second{where} "
+                f"with {case.labels[case.reference]}, over the range of the costs {three_digits(case.us(over.low))} to "
+                f"{three_digits(case.us(over.high))}"
+            )
+            asked = next((each.found for each in case.asked if each.found and each.found.own_without_xss.mean), None)
+            if asked and found.mean:
+                share = abs(found.mean / asked.own_without_xss.mean)
+                text += f": {times(share, share)} that difference"
+            yield f"{text}."
 
 
 def _extremes(screen: Shown) -> Iterator[str]:
@@ -87,21 +197,58 @@ def _extremes(screen: Shown) -> Iterator[str]:
     if case is None:
         return
     ordered = sorted(case.lines, key=lambda line: line.found.own_without_xss.mean)
-    where = f" ({case.title})" if len(screen.cases) > 1 else ""
+    where = f" ({case.title})" if case.one_of_many else ""
 
     def amount(found: Difference) -> str:
-        own = found.own_without_xss
-        share = percent(case.percent(own.mean))
-        return f"{with_half(case.us(own.mean), case.us(own.high - own.mean))} us ({share} % of all CPUs)"
+        one = told(case, found, CARRYING)
+        shown = "" if one.is_shown else ", no difference shown"
+        return f"{one.amount()} us ({percent(case.percent(one.found.mean))} % of all CPUs{shown})"
 
     beside = f"more than {case.labels[case.reference]}{where}"
     if len(ordered) == 1:
         yield f"{ordered[0].label} cost {amount(ordered[0].found)} per {case.per}-second {beside}."
         return
     yield (
-        f"Per {case.per}-second {beside}: {ordered[0].label} cost {amount(ordered[0].found)}, the least; "
+        f"per {case.per}-second {beside}: {ordered[0].label} cost {amount(ordered[0].found)}, the least; "
         f"{ordered[-1].label} {amount(ordered[-1].found)}, the most."
     )
+
+
+# Which strategies survive.
+
+
+def _survivors(screen: Shown) -> Iterator[str]:
+    """Which strategies that carry are sound, where the same are; first where the fewest are."""
+    groups: dict[tuple[str, ...], list[ShownCase]] = {}
+    for case in screen.cases:
+        carrying = [name for name in case.labels if names.config_of(case.document, name).strategy.carries]
+        groups.setdefault(tuple(name for name in carrying if name in case.unsound), []).append(case)
+    for unsound, cases in sorted(groups.items(), key=lambda each: -len(each[0])):
+        where = f" with {' or '.join([cases[0].title, *(case.short for case in cases[1:])])}" if len(groups) > 1 else ""
+        lost = f"; unsound: {', '.join(cases[0].labels[name] for name in unsound)}" if unsound else ""
+        yield f"sound{where}: {_sound(cases) or 'none that carries'}{lost}."
+
+
+def _carries(case: ShownCase, line: Line) -> bool:
+    return any(names.config_of(case.document, name).strategy.carries for name in line.names)
+
+
+def _sound(cases: Sequence[ShownCase]) -> str:
+    """Strategies with what they cost in the first case: each, or of many the cheapest and the most expensive one."""
+    first = cases[0]
+    found = [(told(first, line.found, CARRYING), line.label) for line in first.lines if _carries(first, line)]
+    ordered = [f"{label} at {one.amount()}" for one, label in sorted(found, key=lambda each: each[0].found.mean)]
+    free = [name for name in first.same if names.config_of(first.document, name).strategy.carries]
+    ordered = [f"{first.labels[name]} at 0" for name in free] + ordered
+    if not ordered:
+        return ""
+    ordered[0] += f" us per {first.per}-second more than {first.labels[first.reference]}"
+    if len(ordered) <= MOST:
+        return ", ".join(ordered)
+    return f"all {len(ordered)}, from {ordered[0]} to {ordered[-1]}"
+
+
+# Contrasts of two cases.
 
 
 def _between(screen: Shown, between: Between) -> str:
@@ -125,9 +272,10 @@ def _between(screen: Shown, between: Between) -> str:
     shown = {"not shown": " (no difference shown)", "not tested": " (not tested)"}.get(found.verdict, "")
     low, high = sorted((scale * found.range.low, scale * found.range.high))
     per = found.own.unit.partition("/")[2].removesuffix("-s")
+    drawn = ", drawn apart for each CPU" if cases[0]["cpu"] != cases[1]["cpu"] else ""
     return (
         f"{sides[0]} cost {with_half(*own)} us per {per}-second more than {sides[1]}{shown}{of_xss}; over the range of "
-        f"the costs {three_digits(low)} to {three_digits(high)}."
+        f"the costs{drawn} {three_digits(low)} to {three_digits(high)}."
     )
 
 
@@ -150,41 +298,68 @@ def _hand_offs(screen: Shown) -> Iterator[str]:
     than: dict[str, list[str]] = {}
     for case, each, feedback in reactions(screen):
         for response in feedback.host:
-            if response.metric == "us_per_handoff" and response.percent is not None:
-                said = f"{_percent(response)} longer with {case.labels[each.a]}{_no_more(response)}"
+            if response.metric == HAND_OFF and response.percent is not None:
+                said = f"{_percent(response)} longer with {case.labels[each.a]}{_within(response)}"
                 than.setdefault(case.labels[each.b], []).append(said)
     for other, all_said in than.items():
-        yield f"A hand-off takes {' and '.join(all_said)} than with {other}."
+        yield f"a hand-off takes {' and '.join(all_said)} than with {other}."
 
 
 def host(screen: Shown) -> list[str]:
-    """How the host reacts, in throughput or latency, and in what all operations cost beside own ones; by contrast."""
+    """How the host reacts, in throughput and latency, and in what all operations cost beside own ones; by contrast."""
     said = []
     for case, each, feedback in reactions(screen):
+        known = {response.metric: response for response in feedback.host if response.percent is not None}
         parts = [
-            f"{METRICS[response.metric]} {_percent(response)}{_no_more(response)}"
-            for response in feedback.host
-            if response.metric in METRICS and response.percent is not None
+            f"{NAMES[metric]} {_percent(known[metric])}{_within(known[metric])}"
+            for metrics in (THROUGHPUT, LATENCY)
+            for metric in [metric for metric in metrics if metric in known][:1]
         ]
         cost = feedback.cost
         half = case.us(cost.high - cost.mean)
-        beside = f"cost beside own operations {with_half(case.us(cost.mean), half)} us per {case.per}-second"
-        said.append(f"{case.labels[each.a]} less {case.labels[each.b]}: {', '.join([*parts[:1], beside])}")
+        beside = f"all operations beside own ones {with_half(case.us(cost.mean), half)} us per {case.per}-second"
+        if (rate := known.get("handoffs_per_second")) and rate.mean < 0 > cost.mean:
+            beside += f", as there are {with_half(-(rate.percent or 0.0), _half(rate))} % fewer hand-offs"
+        where = f" ({case.title})" if case.one_of_many else ""
+        said.append(f"{case.labels[each.a]} less {case.labels[each.b]}{where}: {', '.join([*parts, beside])}")
     return said
 
 
-METRICS: Final = {
+def unknown_reactions(screen: Shown) -> str:
+    """Of throughput and latency, what independent runs have too few samples of."""
+    found = [
+        {response.metric for response in feedback.host if response.percent is not None}
+        for _, _, feedback in reactions(screen)
+    ]
+    if found and not all(each & set(LATENCY) for each in found):
+        return "wake-up latency (too few wake-ups to know it by its own size)"
+    return ""
+
+
+HAND_OFF: Final = "us_per_handoff"
+THROUGHPUT: Final = ("guest_cycles", "requests_per_second", "bursts_per_second")
+LATENCY: Final = ("vcpu_wakeup_p50", "thread_wakeup_p50")
+NAMES: Final = {
     "guest_cycles": "guest cycles", "requests_per_second": "requests", "bursts_per_second": "bursts",
     "vcpu_wakeup_p50": "median wake-up of vCPUs", "thread_wakeup_p50": "median wake-up of threads",
 }  # fmt: skip
 
 
+def _half(response: Response) -> float:
+    return 100 * (response.high - response.mean) / response.of if response.of else math.nan
+
+
 def _percent(response: Response) -> str:
     """A difference in % of what it is without."""
-    half = 100 * (response.high - response.mean) / response.of if response.of else math.nan
-    return f"{with_half(response.percent or 0.0, half)} %"
+    return f"{with_half(response.percent or 0.0, _half(response))} %"
 
 
-def _no_more(response: Response) -> str:
+def _within(response: Response) -> str:
+    """The margin on both sides of 0 within which it is shown to be, not rounded to less."""
     most = response.percent_no_more_than
-    return f" (no more than {percent(most)} %)" if most is not None and math.isfinite(most) else ""
+    if most is None or not math.isfinite(most) or most == 0:
+        return ""
+    half = _half(response)
+    step = 10.0 ** math.floor(math.log10(half)) if half > 0 else 10.0 ** (math.floor(math.log10(most)) - 1)
+    decimals = max(0, -math.floor(math.log10(step)))
+    return f" (within +-{math.ceil(most / step - 1e-9) * step:.{decimals}f} %)"

@@ -27,6 +27,8 @@ Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Nice = Annotated[int, Field(ge=-20, le=19, strict=True)]
 Switch = Annotated[bool, Field(strict=True)]
 Mask = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
+Quantity = Literal["carrying", "xss", "survivors"]
+"""What an answer may be about."""
 Component = Literal["FP", "SSE", "AVX", "OPMASK", "ZMM_Hi256", "Hi16_ZMM", "XTILEDATA", "APX"]
 Affinity = Literal["any", "pinned"] | tuple[Annotated[int, Field(ge=0, strict=True)], ...]
 """any CPU; pinned: the n-th thread of this entry to CPU n modulo the number of CPUs; or a list of CPUs."""
@@ -118,6 +120,15 @@ class Run(Section):
         (),
         description='pairs whose difference is asked about, such as ["manual-load", "xstate-guest"], in each case that '
         'can have both; or of two cases, as "STRATEGY@CASE"; they are run if run.strategies lacks them',
+    )
+    asks: Annotated[tuple[Quantity, ...], Field(min_length=1)] = Field(
+        ("carrying",),
+        description="what the answer is about, in its order: carrying: by how much the pairs of contrasts differ "
+        "without the writes of IA32_XSS; xss: by how much they differ in these writes; survivors: which strategies "
+        "keep everybody's values in each case, and at what cost",
+    )
+    beside: tuple[Component, ...] = Field(
+        (), description="state components whose own saving and loading the answer is held against"
     )
     cases: tuple[str, ...] | None = Field(
         None, description="names of the cases to simulate (fpswitch show lists them); absent: all"
