@@ -32,7 +32,7 @@ def body(screen: Shown) -> Markup:
     if screen.of > len(screen.cases):
         parts.append(element("p", f"{len(screen.cases)} of {screen.of} cases are here, at equal distances."))
     for label, text in (
-        ("In your units", units.text(screen)),
+        ("In your units", " ".join(units.sentences(screen))),
         ("How sure", " ".join(next(iter(sureness.texts(screen)), []))),
         ("How the host reacts", answer.host_text(words.host(screen))),
         ("Not shown", "; ".join(answer.what_is_missing(screen))),

@@ -13,12 +13,13 @@ from sim.errors import InputError
 from sim.kernel.config import Settings
 from sim.kernel.operations import VMENTRY, VMEXIT
 from sim.report.amounts import three_digits
-from sim.report.layout import Part, at_most, item, part
+from sim.report.layout import Part, item, part, whole
 from sim.report.names import cpu
 from sim.report.shown import Shown, ShownCase
 
 DEFAULT: Final = Settings()
 MOST_LINES: Final = 8
+MOST_SHORT: Final = 5
 MOST: Final = 2
 """Strategies whose events are priced."""
 LEAST: Final = 0.05
@@ -27,26 +28,29 @@ LEAST: Final = 0.05
 
 def part_of(screen: Shown) -> Part:
     """The part of the first screen."""
-    full, short = (item("IN YOUR UNITS", text(screen, with_command=each)) for each in (True, False))
-    return part(full if len(full) <= MOST_LINES else at_most(short, 4), at_most(short, 4), losses=[3.0])
+    found = sentences(screen)
+    if not found:
+        return part([])
+    full, short = item("IN YOUR UNITS", " ".join(found)), whole("IN YOUR UNITS", found[:2], MOST_SHORT)
+    return part(full if len(full) <= MOST_LINES else short, short, losses=[3.0])
 
 
-def text(screen: Shown, *, with_command: bool = True) -> str:
-    """Of the first case that has an answer; empty if none has."""
+def sentences(screen: Shown) -> list[str]:
+    """Of the first case that has an answer: events, the load here, and the command; none if none has."""
     case = next((case for case in screen.cases if case.lines and case.load), None)
     if case is None or case.load is None:
-        return ""
+        return []
     asked = [name for pair in case.asked for name in (pair.a, pair.b)]
     ranked = sorted(case.lines, key=lambda line: not any(name in asked for name in line.names))
     said = list(_of_case(screen, case, [line.names[0] for line in case.in_order(ranked[:MOST])]))
     if not said:
-        return ""
+        return []
     where = f" on {cpu(case.document['cpu'])}" if case.one_of_many else ""
     here_is = f" ({case.title})" if case.one_of_many else ""
     vcpus = case.document["vcpus"]
     here = f"{case.load.load_puts:.0f} load+puts" if vcpus else f"{case.load.switches:.0f} switches"
-    yours = f" Yours, in place of these rates of one CPU: {command(case, case.load)}" if vcpus and with_command else ""
-    return f"{'; '.join(said)}{where}. Here{here_is}: {here} per {case.per}-second.{yours}"
+    found = [f"{'; '.join(said)}{where}.", f"Here{here_is}: {here} per {case.per}-second."]
+    return [*found, *([f"Yours, in place of these rates of one CPU: {command(case, case.load)}"] if vcpus else [])]
 
 
 def command(case: ShownCase, load: Load) -> str:
