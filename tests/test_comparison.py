@@ -24,6 +24,7 @@ from sim.errors import InputError
 from sim.kernel import flows, operations, strategies
 from sim.kernel.config import Settings
 from sim.kernel.operations import Operation
+from sim.report import amounts
 from sim.results.tables import SCHEMAS
 
 SCENARIO = """
@@ -378,6 +379,9 @@ RANGE = {
     "required": ["low", "median", "high"],
     "additionalProperties": False,
 }
+ESTIMATES = ("own", "own_without_xss", "xss")
+RANGES = ("range", "range_without_xss", "range_xss")
+TESTS = ("p", "p_without_xss", "p_xss")
 DOCUMENT = {
     "type": "object",
     "required": ["scenario", "seed", "replications", "manifest", "not_shown", "cases"],
@@ -409,15 +413,14 @@ DOCUMENT = {
                         "type": "array",
                         "items": {
                             "type": "object",
-                            "required": ["a", "b", "own", "own_without_xss", "range", "p", "feedback"],
+                            "required": ["a", "b", *ESTIMATES, *RANGES, *TESTS, "feedback"],
                             "additionalProperties": False,
                             "properties": {
                                 "a": {"type": "string"},
                                 "b": {"type": "string"},
-                                "own": ESTIMATE,
-                                "own_without_xss": ESTIMATE,
-                                "range": RANGE,
-                                "p": {"type": ["number", "null"]},
+                                **dict.fromkeys(ESTIMATES, ESTIMATE),
+                                **dict.fromkeys(RANGES, RANGE),
+                                **{key: {"type": ["number", "null"]} for key in TESTS},
                                 "feedback": {"type": ["object", "null"]},
                             },
                         },
@@ -426,7 +429,7 @@ DOCUMENT = {
                         "type": "object",
                         "additionalProperties": {
                             "type": "object",
-                            "required": ["metrics", "difference", "own", "own_without_xss", "range", "integrity"],
+                            "required": ["metrics", "difference", *ESTIMATES, *RANGES, "integrity"],
                             "additionalProperties": False,
                             "properties": {
                                 "metrics": {"type": "object", "minProperties": 30, "additionalProperties": ESTIMATE},
@@ -434,9 +437,8 @@ DOCUMENT = {
                                     "type": "object",
                                     "additionalProperties": {"anyOf": [ESTIMATE, {"type": "null"}]},
                                 },
-                                "own": {"anyOf": [ESTIMATE, {"type": "null"}]},
-                                "own_without_xss": {"anyOf": [ESTIMATE, {"type": "null"}]},
-                                "range": {"anyOf": [RANGE, {"type": "null"}]},
+                                **{key: {"anyOf": [ESTIMATE, {"type": "null"}]} for key in ESTIMATES},
+                                **{key: {"anyOf": [RANGE, {"type": "null"}]} for key in RANGES},
                                 "integrity": {
                                     "type": "object",
                                     "required": ["violations", "kinds"],
@@ -469,6 +471,30 @@ def test_the_document_has_the_documented_shape(comparison):
         assert name in of["manual-load"]["metrics"]
     assert of["manual-lazy"]["integrity"]["violations"] > 0
     assert of["manual-load"]["integrity"] == {"violations": 0, "kinds": {}}
+
+
+def test_the_document_has_the_headline_with_p_and_range_and_one_number_for_one_quantity(tmp_path):
+    path = tmp_path / "asked.toml"
+    asked = SCENARIO.replace("[host]", 'contrasts = [["manual-load", "xstate-guest"]]\n[host]', 1)
+    path.write_text(asked)
+    comparison = sim.compare(experiment.run(path, jobs=1, simulate=fake_host.simulate))
+    found = comparison.answers.contrasts()[0]
+    contrast = comparison.document()["cases"][0]["contrasts"][0]
+    assert contrast["p_without_xss"] == found.p_without_xss
+    assert contrast["range_without_xss"]["low"] == found.range_without_xss.low < contrast["own_without_xss"]["mean"]
+    of = comparison.document()["cases"][0]["strategies"]["xstate-guest"]
+    for metric, name in (("cost", "own"), ("cost_without_xss", "own_without_xss")):
+        assert {key: of["difference"][metric][key] for key in ("mean", "low", "high")} == {
+            key: of[name][key] for key in ("mean", "low", "high")
+        }
+        rounded = comparison.df_differences().set_index(["case", "strategy", "metric"])["mean"]
+        assert of["difference"][metric]["mean"] == pytest.approx(
+            rounded[comparison.results.cases[0]["case"], "xstate-guest", metric], rel=0.05
+        )
+    line = next(line for line in comparison.summary().splitlines() if line.split()[:2] == ["without", "XSS"])
+    assert line.split()[-3:] == [
+        amounts.si(found.range_without_xss.low), "to", amounts.si(found.range_without_xss.high)
+    ]  # fmt: skip
 
 
 def test_the_summary_is_at_most_72_columns_wide_and_says_what_is_needed(comparison):

@@ -21,7 +21,7 @@ from sim import experiment
 from sim.analysis.answers import Difference, Estimate, Range
 from sim.errors import InputError
 from sim.kernel import strategies
-from sim.report import figure_style, findings
+from sim.report import amounts, figure_style, findings
 
 HOST = """
 title = "Figures"
@@ -355,7 +355,7 @@ def test_a_break_even_of_a_sweep_lies_between_the_points_where_the_sign_changes_
     rates = what.df_metrics()
     exits = rates[(rates["metric"] == "vm_exits_per_second") & (rates["strategy"] == "free-ssp")]["mean"] / 2
     assert exits.min() < found["value"].item() < exits.max()
-    said = re.match(r"Independent costs what free-ssp does at ([\d,]+) VM exits", title(what.plot_rates()))
+    said = re.match(r"independent costs what free-ssp does at ([\d,]+) VM exits", title(what.plot_rates()))
     assert float(said[1].replace(",", "")) == pytest.approx(found["value"].item(), rel=0.01)
 
 
@@ -428,6 +428,64 @@ def test_the_simulated_values_are_marked_at_the_simulated_rate(lazy_manual_load)
         if line.get_marker() not in ("None", "_", "|") and list(line.get_xdata()) == [dotted.get_xdata()[0]]
     ]
     assert sorted(marks) == pytest.approx(sorted(means))
+
+
+def test_the_rates_figure_is_about_the_pair_that_is_asked_about(tmp_path_factory):
+    what = compared(tmp_path_factory, ASKED.replace('"independent"]]', '"manual-exit"]]') + GUESTS)
+    check = what.df_law_check().set_index("strategy")
+    missed = [name for name in ("manual-load", "manual-exit") if not check.loc[name, "holds"]]
+    said = title(what.plot_rates())
+    if missed:
+        assert said.startswith(f"No line for {', '.join(missed)}: of manual-load and manual-exit the law says nothing")
+    else:
+        assert re.match(r"manual-(load|exit) costs more than manual-(exit|load) (above|at all rates within)", said)
+
+
+def test_a_sweeps_figure_names_its_points_and_is_about_the_pair_that_is_asked_about(tmp_path_factory):
+    text = SCENARIOS["sweep"].replace("[host]", 'contrasts = [["manual-exit", "manual-load"]]\n[host]')
+    what = compared(tmp_path_factory, text, fake_host.altered(swept))
+    figure = what.plot_rates()
+    above = [child for axes in figure.axes for child in axes.child_axes]
+    assert above
+    assert {label.get_text() for label in above[0].get_xticklabels()} == {"1 kHz", "9 kHz"}
+    assert above[0].get_xlabel() == "guests.g.exits.io.every"
+    assert not unreadable(figure)
+    first, last = (
+        what.answers.difference(case["case"], "manual-exit", "manual-load").own.mean / 2000
+        for case in what.results.cases
+    )
+    said = title(figure)
+    assert said.startswith("manual-exit ")
+    assert f"{amounts.three_digits(abs(first))} us" in said or amounts.three_digits(first) in said
+    assert amounts.three_digits(abs(last)) in said
+
+
+def test_the_key_of_the_rates_figure_has_the_colours_of_its_lines_and_marks(tmp_path_factory):
+    text = HOST.replace('"free-ssp", ', '"free-ssp", "no-cet", ') + GUESTS
+    axes = compared(tmp_path_factory, text).plot_rates().axes[0]
+    in_key = {line.get_color() for line in axes.get_lines() if line.get_label() == "_" and line.get_clip_on() is False}
+    lines = {line.get_color() for line in axes.get_lines() if len(line.get_xdata()) > 100}
+    marks = {container[0].get_color() for container in axes.containers}
+    assert lines <= in_key
+    assert marks <= in_key
+
+
+def test_ticks_are_decimals_below_1_and_have_no_prefix_for_thousandths():
+    numbers = figure_style.tick_numbers()
+    assert [numbers(value, 0) for value in (0, 0.1, 0.025, -0.5, 20, 900, 1000, 2_000_000)] == [
+        "0", "0.1", "0.025", "-0.5", "20", "900", "1k", "2M"
+    ]  # fmt: skip
+
+
+def test_the_cost_figure_is_about_two_cases_where_they_are_asked_about(tmp_path_factory):
+    pair = 'contrasts = [["free-ssp@sapphire-rapids v6.18", "free-ssp@zen4 v6.18"]]\n[host]'
+    text = TWO_CPUS.replace("[host]", pair) + GUESTS
+    what = compared(tmp_path_factory, text)
+    [found] = what.answers.contrasts()
+    size = amounts.with_half(abs(found.own.mean) / 2000, (found.own.high - found.own.mean) / 2000).replace("+-", "±")
+    assert re.match(
+        rf"free-ssp \((zen4|sapphire-rapids) v6.18\) costs {re.escape(size)} us per vCPU", title(what.plot_cost())
+    )
 
 
 def test_two_laws_cross_where_an_open_circle_is_and_the_title_names_one(tmp_path_factory, monkeypatch):

@@ -96,6 +96,15 @@ def test_the_page_says_what_the_first_screen_says(directory, page):
         assert needed in text
 
 
+def test_no_number_of_the_tables_is_shown_as_0_that_is_not(page):
+    tables = page[page.index('<section id="tables"') : page.index('<section id="costs"')]
+    cells = re.findall(r'<td class="number" data-value="([^"]*)">([^<]*)<', tables)
+    assert len(cells) > 100
+    assert [
+        cell for cell in cells if cell[0] and float(cell[0]) and not float(re.sub("[^0-9.e]", "", cell[1]) or 1)
+    ] == []
+
+
 def test_nothing_of_the_users_is_markup_and_nothing_is_loaded(page):
     found = Elements(page)
     assert len(found.all("script")) == 1
@@ -179,6 +188,9 @@ def test_a_browser_shows_it_without_an_error_and_sorts_its_tables(page, tmp_path
         table.tHead.rows[0].cells[4].click(); root.dataset.down = column().join(" ");
         root.dataset.wrong = wrong.join("; ");
         const boxes = Array.from(document.querySelectorAll("svg"), (svg) => svg.getBoundingClientRect());
+        const fits = (each) => each.scrollWidth <= each.clientWidth + 1;
+        const tables = Array.from(document.querySelectorAll("#answer table, #costs table"));
+        root.dataset.wide = tables.filter((each) => !fits(each)).length;
         root.dataset.figures = boxes.filter((box) => box.width > 200 && box.height > 100).length;
     """),
     )
@@ -186,7 +198,7 @@ def test_a_browser_shows_it_without_an_error_and_sorts_its_tables(page, tmp_path
     path.write_text(page.replace("<meta charset", f"{watch}<meta charset", 1).replace("</body>", f"{then}</body>"))
     options = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync --dump-dom"
+        "--disable-component-update --disable-sync --window-size=1100,1500 --dump-dom"
     )
     done = subprocess.run(
         [BROWSER, *options.split(), f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()],
@@ -198,6 +210,7 @@ def test_a_browser_shows_it_without_an_error_and_sorts_its_tables(page, tmp_path
     root = Elements(done.stdout).all("html")[0]
     assert root["data-wrong"] == ""
     assert root["data-figures"] == "4"
+    assert root["data-wide"] == "0"
     assert int(root["data-sortable"]) >= 7
     up = [float(value) for value in root["data-up"].split()]
     assert up == sorted(up)

@@ -99,7 +99,7 @@ class Comparison(comparison.Comparison):
 
     def plot_rates(self) -> Figure:
         """Cost against the rates of VM exits and of context switches, with break-even points."""
-        return rate_figure.against_rates(self)
+        return rate_figure.against_rates(self, self.answers)
 
     def plot_latency(self) -> Figure:
         """How the host reacts: latencies in independent runs, beside the reference.

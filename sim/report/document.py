@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
 from sim.analysis.answers import Answers
 from sim.analysis.contrasts import planned
-from sim.analysis.metrics import COST
+from sim.analysis.metrics import COST, COST_WITHOUT_XSS
 from sim.errors import InputError
 from sim.kernel.integrity import KINDS
 from sim.report import not_shown
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
 
 
+ESTIMATES: Final = ("own", "own_without_xss", "xss")
+RANGES: Final = ("range", "range_without_xss", "range_xss")
+TESTS: Final = ("p", "p_without_xss", "p_xss")
+
+
 def document(comparison: "Comparison", answers: Answers) -> dict[str, Any]:
     """What ``fpswitch run --json`` prints; ``answers`` are those of ``comparison``.
 
@@ -27,9 +32,11 @@ def document(comparison: "Comparison", answers: Answers) -> dict[str, Any]:
     figure tells.  "low" and "high" are null where there is no interval; a difference
     also has "p", "p_adjusted" and "verdict" (see :func:`sim.analysis.estimates.compared`), and that of "cost"
     "assumed_percent", how much of it rests on assumed rows; the difference of the reference is empty, and that of a
-    metric which only the host shows is null.  "own", "own_without_xss" and "range" are the answer
-    (:class:`sim.analysis.answers.Difference`): of a contrast a less b, of a strategy its own less the reference's, null
-    for the reference itself, and in a case that has no replication of all strategies.
+    metric which only the host shows is null.  "own", "own_without_xss", "xss" and their ranges are the answer
+    (:class:`sim.analysis.answers.Difference`), a contrast's with p of each: of a contrast a less b, of a strategy its
+    own less the reference's, null for the reference itself, and in a case that has no replication of all strategies.
+    "difference" of "cost" and "cost_without_xss" are the same numbers as "own": prices are not rounded to whole cycles,
+    as those of "metrics" are.
     """
     results = comparison.results
     metrics = _by_strategy(comparison.df_metrics())
@@ -59,12 +66,12 @@ def document(comparison: "Comparison", answers: Answers) -> dict[str, Any]:
                 "strategies": {
                     strategy: {
                         "metrics": _metrics(metrics.get((case["case"], strategy))),
-                        "difference": _difference(
+                        **_compared(
+                            _own(answers, case["case"], strategy, comparison.references[case["case"]]),
                             differences.get((case["case"], strategy)),
                             assumed.get((case["case"], strategy)),
                             of_host.get(case["case"], ()),
                         ),
-                        **_own(answers, case["case"], strategy, comparison.references[case["case"]]),
                         "integrity": {
                             "violations": int(integrity[case["case"], strategy]["violations"]),
                             "kinds": {
@@ -90,6 +97,17 @@ def _metrics(frame: pd.DataFrame | None, *more: str) -> dict[str, dict[str, Any]
     columns = ["mean", "low", "high", "unit", *more]
     rows = zip(frame["metric"], *(frame[column] for column in columns), strict=True)
     return {metric: dict(zip(columns, map(_plain, values), strict=True)) for metric, *values in rows}
+
+
+def _compared(
+    own: Mapping[str, Any], frame: pd.DataFrame | None, assumed: float | None, of_host: Sequence[str]
+) -> dict[str, Any]:
+    """The difference from the reference, metric by metric, and the answer; what is in both is the same number."""
+    found = _difference(frame, assumed, of_host)
+    for metric, name in ((COST, "own"), (COST_WITHOUT_XSS, "own_without_xss")):
+        if own[name] and (difference := found.get(metric)):
+            difference.update(own[name])
+    return {"difference": found, **own}
 
 
 def _difference(
@@ -119,7 +137,7 @@ def _contrasts(comparison: "Comparison", answers: Answers, case: Mapping[str, An
 
 def _own(answers: Answers, case: str, strategy: str, reference: str) -> dict[str, Any]:
     found = _answer(answers, case, strategy, reference) if strategy != reference else {}
-    return {key: found.get(key) for key in ("own", "own_without_xss", "range")}
+    return {key: found.get(key) for key in (*ESTIMATES, *RANGES)}
 
 
 def _answer(answers: Answers, case: str, a: str, b: str) -> dict[str, Any]:
@@ -131,13 +149,13 @@ def _contrast(answers: Answers, pair: Contrast) -> dict[str, Any]:
     try:
         found = answers.difference(a.case, a.strategy, b.strategy) if within else answers.between(a, b)
     except InputError:  # no replication of all strategies
-        return dict.fromkeys(("own", "own_without_xss", "range", "p"))
-    own, without = (
-        {key: _plain(getattr(each, key)) for key in ("mean", "low", "high", "unit")}
-        for each in (found.own, found.own_without_xss)
-    )
-    over = {key: _plain(value) for key, value in asdict(found.range).items()}
-    return {"own": own, "own_without_xss": without, "range": over, "p": _plain(found.p)}
+        return dict.fromkeys((*ESTIMATES, *RANGES, *TESTS))
+    own = {
+        name: {key: _plain(getattr(getattr(found, name), key)) for key in ("mean", "low", "high", "unit")}
+        for name in ESTIMATES
+    }
+    over = {name: {key: _plain(value) for key, value in asdict(getattr(found, name)).items()} for name in RANGES}
+    return own | over | {name: _plain(getattr(found, name)) for name in TESTS}
 
 
 def _plain(value: Any) -> Any:

@@ -166,15 +166,23 @@ def strategy_axis(
             label.set_fontweight("bold")
 
 
+def tick_numbers() -> Any:
+    """How ticks are written: k, M and G for thousands, millions and billions, and decimals below 1."""
+    from matplotlib.ticker import EngFormatter, FuncFormatter
+
+    large = EngFormatter(sep="")
+    return FuncFormatter(lambda value, place: f"{value:g}" if abs(value) < 1000 else large(value, place))
+
+
 def number_axis(axes: Axes, label: str) -> None:
-    """A label and SI prefixes on the x axis."""
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+    """A label and numbers on the x axis."""
+    from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel(label, fontsize=10)
     if axes.get_xscale() == "linear":
         axes.xaxis.set_major_locator(MaxNLocator(5))
         if max(map(abs, axes.get_xlim())) >= 1000:
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_major_formatter(tick_numbers())
     axes.tick_params(axis="x", labelsize=9)
 
 
@@ -189,7 +197,7 @@ def symmetric_log(axes: Axes, axis: Literal["x", "y"], values: Sequence[Any], un
 
     It stays linear around 0 up to the ``uncertainty`` of the values, so that an interval over 0 is not blown up.
     """
-    from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     every = np.concatenate([np.asarray(each, dtype=float).ravel() for each in values] or [np.zeros(0)])
     every = every[np.isfinite(every)]
@@ -209,7 +217,7 @@ def symmetric_log(axes: Axes, axis: Literal["x", "y"], values: Sequence[Any], un
     limits(low, high)
     scaled.set_major_locator(FixedLocator(_decades(axes, axis, (low, high), first, last)))
     scaled.set_minor_locator(NullLocator())
-    scaled.set_major_formatter(EngFormatter(sep=""))
+    scaled.set_major_formatter(tick_numbers())
     return " (symmetric log)"
 
 

@@ -64,7 +64,7 @@ def cost(comparison: Comparison, answers: Answers) -> Figure:
     with style():
         figure, panels = figure_of(
             comparison,
-            findings.of_cost(comparison, found),
+            findings.of_cost(comparison, answers, found),
             f"Own operations on one schedule, less those of the reference ({reference}, bold). Marks: each cost at its "
             "value; their bars: 95 % t intervals over the replications. Pale bars below: 95 % of 10,000 draws of the "
             "costs from their ranges, with the median. In numbers: value ± half the interval [draws]." + left_out,
@@ -206,15 +206,16 @@ def latency(comparison: Comparison) -> Figure:
             "scenario with run.feedback = true, or of fpswitch run --feedback)"
         )
     moved = _reactions_of(comparison)
-    metrics_shown = [name for name in REACTIONS if name in set(moved["metric"])][:MOST_REACTIONS]
+    cases, left_out = cases_of(comparison)
+    moved = moved[moved["case"].isin([case["case"] for case in cases])]
+    metrics_shown = _most_common(moved)
     if not metrics_shown:
         raise InputError("no latency of these independent runs has enough samples for a quantile")
     moved = moved[moved["metric"].isin(metrics_shown)]
-    cases, left_out = cases_of(comparison)
     with style():
         figure, panels = figure_of(
             comparison,
-            findings.of_feedback(moved[moved["case"].isin([case["case"] for case in cases])], REACTIONS),
+            findings.of_feedback(moved, REACTIONS),
             "Independent runs, each strategy on a host of its own, paired by their random streams: difference from the "
             "reference (bold), with 95 % t intervals over the replications; those of quantiles are a bucket of "
             f"their histogram, a sixteenth of the value, wider at each end.{left_out}",
@@ -225,7 +226,7 @@ def latency(comparison: Comparison) -> Figure:
             for axes, metric in zip(row, metrics_shown, strict=True):
                 here = moved[(moved["case"] == case["case"]) & (moved["metric"] == metric)].set_index("strategy")
                 if here.empty:
-                    nothing(axes, f"{REACTIONS[metric]}:\nnothing to compare")
+                    nothing(axes, f"{REACTIONS[metric]}:\ntoo few samples in {case['case']}")
                     continue
                 _reactions(axes, case["strategies"], here)
                 strategy_axis(
@@ -235,6 +236,14 @@ def latency(comparison: Comparison) -> Figure:
                 number_axis(axes, f"{REACTIONS[metric]}, us")
             case_title(row[0], case["case"])
     return cast("Figure", figure)
+
+
+def _most_common(moved: pd.DataFrame) -> list[str]:
+    """The metrics to show: those that all cases have, or else those that most have."""
+    cases = moved.groupby("metric")["case"].nunique()
+    there = sorted((name for name in REACTIONS if name in cases), key=lambda name: -int(cases[name]))
+    everywhere = [name for name in there if cases[name] == moved["case"].nunique()]
+    return [name for name in REACTIONS if name in (everywhere or there)[:MOST_REACTIONS]]
 
 
 def has_latency(comparison: Comparison) -> bool:

@@ -19,6 +19,7 @@ from sim.kernel.config import strategy_of
 from sim.report.amounts import three_digits, with_half
 from sim.report.figure_style import unsound_in, us
 from sim.report.summary import short
+from sim.scenario.contrasts import Contrast
 
 if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
@@ -92,26 +93,60 @@ def own_operations(comparison: Comparison, answers: Answers, case: Mapping[str, 
     )
 
 
-def of_cost(comparison: Comparison, found: Sequence[Own]) -> str:
+def of_cost(comparison: Comparison, answers: Answers, found: Sequence[Own]) -> str:
     """The finding of all cases together."""
     pairs = [(own.case, own.pair) for own in found if own.pair is not None]
     if pairs and len({(pair.a, pair.b) for _, pair in pairs}) == 1:
-        first = pairs[0][1]
-        signs = {math.copysign(1, pair.own_without_xss.mean) for _, pair in pairs if pair.own_without_xss.mean}
-        per = "us per vCPU-second" if pairs[0][0]["vcpus"] else "us per CPU-second"
         if len(pairs) == 1:
-            return _sentence(of_pair(first, us(pairs[0][0]), per))
-        if len(signs) == 1:
-            one, other = (first.a, first.b) if signs == {1.0} else (first.b, first.a)
-            amounts = sorted(abs(us(case) * pair.own_without_xss.mean) for case, pair in pairs)
-            apart = any(pair.own.mean != pair.own_without_xss.mean for _, pair in pairs)
-            return _sentence(
-                f"{short(one)} costs {_between(amounts)} {per} more than {short(other)} in each case"
-                f"{f', {XSS_APART}' * apart}"
-            )
-        if signs:
-            return _sentence(f"whether {short(first.a)} costs more than {short(first.b)} depends on the case")
+            return _sentence(of_pair(pairs[0][1], us(pairs[0][0]), _per(pairs[0][0])))
+        return _sentence(_in_all_cases(pairs))
+    between = [pair for pair in planned(comparison.results) if pair.a.case != pair.b.case]
+    if between and not pairs:
+        return _sentence(_of_two_cases(comparison, answers, between[0]))
     return _sentence(_extremes(comparison, found))
+
+
+def _per(case: Mapping[str, Any]) -> str:
+    return "us per vCPU-second" if case["vcpus"] else "us per CPU-second"
+
+
+def _in_all_cases(pairs: Sequence[tuple[Mapping[str, Any], Difference]]) -> str:
+    """A pair in several cases: the amounts of those in which a difference is shown."""
+    first = pairs[0][1]
+    names = short(first.a), short(first.b)
+    apart = f", {XSS_APART}" * any(pair.own.mean != pair.own_without_xss.mean for _, pair in pairs)
+    shown = [(case, pair) for case, pair in pairs if not pair.p_that_counts >= 1 - CONFIDENCE]
+    amounts = [us(case) * pair.own_without_xss.mean for case, pair in shown if pair.own_without_xss.mean]
+    if not amounts:
+        nothing = "cost the same" if not first.own_without_xss.mean else "no difference shown"
+        return f"{names[0]} and {names[1]}: {nothing} in any of {len(pairs)} cases{apart}"
+    if min(amounts) < 0 < max(amounts):
+        return f"whether {names[0]} costs more than {names[1]} depends on the case{apart}"
+    one, other = names if amounts[0] > 0 else names[::-1]
+    where = (
+        "in each case"
+        if len(shown) == len(pairs)
+        else f"in {len(shown)} of {len(pairs)} cases (no difference shown in others)"
+    )
+    return f"{one} costs {_between(sorted(map(abs, amounts)))} {_per(pairs[0][0])} more than {other} {where}{apart}"
+
+
+def _of_two_cases(comparison: Comparison, answers: Answers, pair: Contrast) -> str:
+    """The first contrast of two cases that is asked about."""
+    a, b = (f"{short(each.strategy)} ({each.case})" for each in pair)
+    if any(each.strategy in unsound_in(comparison, each.case) for each in pair):
+        return f"{a} against {b}: one of them is unsound"
+    found = answers.between(*pair)
+    case = comparison.results.case(pair.a.case)
+    scale = 1.0 if found.own.unit.startswith("us") else us(case)
+    if found.own.mean < 0:
+        a, b = b, a
+    size = scale * abs(found.own.mean)
+    half = scale * (found.own.high - found.own.mean)
+    said = with_half(size, half).replace("+-", "±")
+    if found.verdict == "not shown":
+        return f"no difference shown between {a} and {b} ({said} {_per(case)})"
+    return f"{a} costs {said} {_per(case)} more than {b}" if size else f"{a} and {b} cost the same"
 
 
 def _extremes(comparison: Comparison, found: Sequence[Own]) -> str:
@@ -152,8 +187,12 @@ def _between(amounts: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+WORDS: Final = ("no ", "nothing ", "own ", "whether ")
+"""What a sentence begins with that is no strategy's name, which stays as it is."""
+
+
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] if text.split(" ")[0].isalpha() else text
+    return text[:1].upper() + text[1:] if text.startswith(WORDS) else text
 
 
 # Categories.
@@ -226,18 +265,24 @@ EVENT_NAMES: Final = {"exits": "VM exits", "switches": "context switches"}
 
 
 def of_rates(comparison: Comparison, found: Sequence[Crossing], within: float) -> str:
-    """The crossing nearest to the schedule: of a pair that is asked about, else of sound and posted strategies."""
+    """The crossing nearest to the schedule: of a pair that is asked about, else of sound and posted strategies.
+
+    Of a pair that is asked about and does not change places, that it does not.
+    """
+    asked = {case["case"]: pair for case in comparison.results.cases if (pair := asked_pair(comparison, case))}
+    crossing = [each for each in found if {each.above, each.below} == set(asked.get(each.case, ()))]
+    if asked and not crossing and (text := _same_order(comparison, asked, within)):
+        return _sentence(text)
     if not found:
         return f"Within {within:g} times the simulated rates no two strategies with a line change places"
-    asked = {frozenset(pair) for case in comparison.results.cases if (pair := asked_pair(comparison, case))}
 
-    def rank(each: Crossing) -> tuple[bool, int, float]:
+    def rank(each: Crossing) -> tuple[int, float]:
         case = comparison.results.case(each.case)
         strategies = [strategy_of(settings_of(case, name)) for name in (each.above, each.below)]
         remote = sum(not one.carries or bool(one.hypothetical or one.unsound) for one in strategies)
-        return frozenset((each.above, each.below)) not in asked, remote, abs(math.log(each.value / each.here))
+        return remote, abs(math.log(each.value / each.here))
 
-    best = min(found, key=rank)
+    best = min(crossing or found, key=rank)
     where = f", {best.case}" if len(comparison.results.cases) > 1 else ""
     return _sentence(
         f"{short(best.above)} costs more than {short(best.below)} above {three_digits(best.value)} "
@@ -245,33 +290,66 @@ def of_rates(comparison: Comparison, found: Sequence[Crossing], within: float) -
     )
 
 
-def of_sweep(comparison: Comparison, points: pd.DataFrame, swept: str) -> str:
-    """A rate of break-even inside the sweep, or how far the sweep moves what is asked about."""
-    inside = comparison.df_break_even()
-    inside = inside[(inside["source"] == "sweep") & inside["case"].isin(points["case"])]
-    for row in inside.to_dict("records"):
-        reference = short(comparison.references[row["case"]])
-        return _sentence(
-            f"{short(row['strategy'])} costs what {reference} does at {three_digits(row['value'])} "
-            f"{EVENT_NAMES[row['rate']]} per vCPU-second"
+def _same_order(comparison: Comparison, asked: Mapping[str, tuple[str, str]], within: float) -> str:
+    """Which of the pair costs more at all rates that are drawn, or that the law does not hold for one; else empty."""
+    at = {row["case"]: row for row in rates.df_rates(comparison).to_dict("records")}
+    signs: set[tuple[str, ...]] = set()
+    missed: dict[str, None] = {}
+    for case, pair in asked.items():
+        misses = [name for name in pair if name in rates.missed_by_law(comparison, case)]
+        missed |= dict.fromkeys(misses)
+        if case not in at or misses:
+            continue
+        a, b = (
+            rates.laws(comparison)[case][name].cost(at[case]["exits"], at[case]["switches"], at[case]["round_trips"])
+            for name in pair
         )
+        if a != b:
+            signs.add(pair if a > b else pair[::-1])
+    if not signs and missed:
+        one, other = map(short, next(iter(asked.values())))
+        return f"no line for {', '.join(map(short, missed))}: of {one} and {other} the law says nothing"
+    if len(signs) != 1:
+        return ""
+    one, other = map(short, signs.pop())
+    return f"{one} costs more than {other} at all rates within {within:g} times the simulated ones"
+
+
+def of_sweep(comparison: Comparison, answers: Answers, points: pd.DataFrame, swept: str) -> str:
+    """How far the sweep moves the pair that is asked about; or a break-even inside it, or what it moves most."""
     host = points[points["host"] == points["host"].iloc[0]]
-    case = comparison.results.case(host["case"].iloc[0])
-    pair = asked_pair(comparison, case)
-    sound = host[~host["strategy"].isin(unsound_in(comparison, case["case"]))]
-    ends = sound.groupby("strategy", sort=False)["mean"].agg(["first", "last"])
-    if ends.empty:
-        return f"The sweep of {swept} moves the rates"
-    largest = str((ends["last"] - ends["first"]).abs().idxmax())
-    strategy = pair[0] if pair and pair[0] in ends.index else largest
-    first, last = (us(case) * float(ends.loc[strategy, end]) for end in ("first", "last"))
-    reference = short(comparison.references[case["case"]])
-    values = [comparison.results.case(host["case"].iloc[place])["sweep"][swept] for place in (0, -1)]
-    what = f"{short(strategy)} costs {{}} us per vCPU-second {{}} {reference} with {swept} = {values[0]}"
+    cases = [comparison.results.case(host["case"].iloc[place]) for place in (0, -1)]
+    unsound = unsound_in(comparison, cases[0]["case"])
+    pair = asked_pair(comparison, cases[0])
+    if pair is None:
+        inside = comparison.df_break_even()
+        inside = inside[(inside["source"] == "sweep") & inside["case"].isin(points["case"])]
+        for row in inside.to_dict("records"):
+            reference = short(comparison.references[row["case"]])
+            return _sentence(
+                f"{short(row['strategy'])} costs what {reference} does at {three_digits(row['value'])} "
+                f"{EVENT_NAMES[row['rate']]} per vCPU-second"
+            )
+        ends = host[~host["strategy"].isin(unsound)].groupby("strategy", sort=False)["mean"].agg(["first", "last"])
+        if ends.empty:
+            return f"The sweep of {swept} moves the rates"
+        pair = str((ends["last"] - ends["first"]).abs().idxmax()), comparison.references[cases[0]["case"]]
+    found = [answers.difference(case["case"], *pair) for case in cases]
+    one, other = map(short, pair)
+    said = []
+    for case, each in zip(cases, found, strict=True):
+        mean = us(case) * each.own.mean
+        not_shown = "" if each.verdict != "not shown" else ", no difference shown,"
+        said.append((mean, f"{three_digits(abs(mean))} us{not_shown}", f"with {swept} = {case['sweep'][swept]}"))
+    (first, amount, where), (last, other_amount, other_where) = said
     if first * last > 0:
-        more = "more than" if first > 0 else "less than"
-        return f"{what.format(three_digits(abs(first)), more)}, and {three_digits(abs(last))} with {values[1]}"
-    return f"{what.format(_signed(first), 'beside')}, and {_signed(last)} with {values[1]}"
+        more = "more" if first > 0 else "less"
+        return _sentence(
+            f"{one} costs {amount} per vCPU-second {more} than {other} {where}, and {other_amount} {other_where}"
+        )
+    return _sentence(
+        f"{one} less {other}: {_signed(first)} us per vCPU-second {where}, and {_signed(last)} {other_where}"
+    )
 
 
 # Feedback.
@@ -287,7 +365,9 @@ def of_feedback(shown: pd.DataFrame, names: Mapping[str, str]) -> str:
     found = shown[shown["verdict"].isin(("lower", "higher"))]
     if found.empty:
         most = float(shown["percent_no_more_than"].max())
-        within = f"; each is at most {three_digits(most)} % (two one-sided tests at 5 %)" if math.isfinite(most) else ""
+        within = (
+            f"; each is within ±{three_digits(most)} % (two one-sided tests at 2.5 %)" if math.isfinite(most) else ""
+        )
         return f"No difference shown in how the host reacts{within}"
     row = found.iloc[int(found["percent"].abs().to_numpy().argmax())]
     mean, low, high = (float(row[end]) for end in ("percent", "percent_low", "percent_high"))

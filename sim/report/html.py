@@ -117,23 +117,37 @@ def _tables(comparison: "Comparison") -> Iterator[Markup]:
 
 
 def _frame(frame: "pd.DataFrame") -> Markup:
-    rows = [[_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
-    return table([str(column) for column in frame.columns], rows)
+    columns = [str(column) for column in frame.columns]
+    rows = [list(map(_cell, columns, row)) for row in frame.itertuples(index=False, name=None)]
+    return table(columns, rows)
 
 
-def _cell(value: Any) -> Cell:
+P_VALUES: Final = ("p", "p_adjusted")
+
+
+def _cell(column: str, value: Any) -> Cell:
     if isinstance(value, str):
-        return value
+        return html_answer.name(value) if column == "strategy" else value
+    if column in P_VALUES:
+        return Number(float(value), html_answer.p_text(float(value)))
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         return str(value)
     number = float(value)
-    return Number(number, str(value) if isinstance(value, int) else si(number, 4))
+    return Number(number, str(value) if isinstance(value, int) else small(number) or si(number, 4))
+
+
+def small(number: float) -> str:
+    """A number that three decimals would show as 0; empty for others."""
+    return f"{number:.3g}" if 0 < abs(number) < LEAST else ""
+
+
+LEAST: Final = 0.01
 
 
 # Costs.
 
 
-ROW: Final = ("row", "value", "low", "high", "clock", "grade", "% of the cost", "source", "conditions", "of")
+ROW: Final = ("row", "value", "low", "high", "clock", "grade", "% of the cost", "source (unfold: conditions)")
 
 
 def _costs(screen: Shown) -> Iterator[Markup]:
@@ -154,8 +168,9 @@ def _costs(screen: Shown) -> Iterator[Markup]:
         for name, share in sorted(used.items(), key=lambda each: -each[1]):
             row = rows[name]
             numbers = [Number(value, f"{value:g}") for value in (row.value, row.low, row.high)]
-            about = [row.source, f"{row.conditions} ({row.date})", f"{row.table}; factor {factor(row)}"]
-            lines.append([cost_row(row), *numbers, row.clock, row.grade, Number(share, f"{100 * share:.2f}"), *about])
+            more = element("p", f"{row.conditions} ({row.date}); table {row.table}, factor {factor(row)}")
+            about = details(row.source, more)
+            lines.append([cost_row(row), *numbers, row.clock, row.grade, Number(share, f"{100 * share:.2f}"), about])
         yield element("h3", f"{case['cost_table']} (for {cpu(case['cpu'])})")
         yield table(ROW, lines)
 

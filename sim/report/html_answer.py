@@ -9,7 +9,7 @@ from sim.report.markup import Cell, Markup, Number, element, joined, table
 from sim.report.shown import Line, Shown, ShownCase
 from sim.report.tables import reference_text
 
-STRATEGY: Final = ("strategy", "name", "us per {}-s", "% of all CPUs", "cycles per {}-s", "95 % of draws of the costs")
+STRATEGY: Final = ("strategy", "name", "us per {}-s", "% of all CPUs", "cycles per {}-s", "95 % of draws")
 COLUMNS: Final = (*STRATEGY, "IA32_XSS", "p", "assumed")
 LOAD: Final = ("case", "exits", "switches", "KVM_RUN", "halts", "load+put", "busy")
 
@@ -76,8 +76,8 @@ def _row(case: ShownCase, line: Line) -> list[Cell]:
     found = line.found
     own, over = found.own_without_xss, found.range_without_xss
     return [
-        line.label,
-        " = ".join(line.names),
+        name(line.label),
+        joined(map(name, line.names), " = "),
         Number(case.us(own.mean), _signs(with_half(case.us(own.mean), case.us(own.high - own.mean)))),
         Number(case.percent(own.mean), percent(case.percent(own.mean))),
         Number(own.mean, si(own.mean)),
@@ -86,6 +86,11 @@ def _row(case: ShownCase, line: Line) -> list[Cell]:
         Number(p := found.p_without_xss if found.planned else found.p_without_xss_adjusted, p_text(p)),
         Number(found.assumed, f"{100 * found.assumed:.0f} %"),
     ]
+
+
+def name(text: str) -> Markup:
+    """What is not broken over two lines."""
+    return element("span", text, class_="name")
 
 
 def p_text(p: float) -> str:

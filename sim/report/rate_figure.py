@@ -24,15 +24,18 @@ from sim.report.figure_style import (
     nothing,
     style,
     symmetric_log,
+    tick_numbers,
     unsound_in,
     us,
 )
+from sim.report.names import value_text
 from sim.report.summary import marked, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from sim.analysis.answers import Answers
     from sim.analysis.comparison import Comparison
 
 NAMES: Final = {rate: f"{name} per vCPU-second" for rate, name in findings.EVENT_NAMES.items()}
@@ -47,7 +50,7 @@ MARKS: Final = 4
 """Markers along a line."""
 
 
-def against_rates(comparison: Comparison) -> Figure:
+def against_rates(comparison: Comparison, answers: Answers) -> Figure:
     """The difference in cost from the reference against the rate of VM exits (left) and of context switches (right).
 
     Simulated points where the scenario sweeps something that moves the rates; the linear law of
@@ -55,7 +58,7 @@ def against_rates(comparison: Comparison) -> Figure:
     """
     points = rates.sweep_points(comparison)
     with style():
-        return _laws(comparison) if points.empty else _sweep(comparison, points)
+        return _laws(comparison) if points.empty else _sweep(comparison, answers, points)
 
 
 # By the law.
@@ -134,15 +137,17 @@ def _law_panel(
     for place, (y, names) in enumerate(curves):
         color, marker = look(names[0])
         if reference in names:
-            axes.plot(x, y, color="0.2", linewidth=1.6, label=short(reference))
+            axes.plot(x, y, color=look(reference).color, linewidth=1.6, label=short(reference))
             continue
         first = 8 + 7 * (place % 5)  # so that markers of lines over each other lie side by side
         axes.plot(
             x, y, marker=marker, markevery=(first, len(x) // MARKS), markersize=5, color=color, linewidth=1.4,
             alpha=0.5 if unsound.issuperset(names) else 1.0, label=", ".join(map(short, names)),
         )  # fmt: skip
-    for strategy in simulated.index:
-        _mark(axes, at[rate], simulated.loc[strategy], strategy)
+    of_line = {strategy: names[0] for _, names in curves for strategy in names}
+    of_reference = next((names for _, names in curves if reference in names), [])
+    for strategy in simulated.index.difference(of_reference, sort=False):
+        _mark(axes, at[rate], simulated.loc[strategy], of_line.get(strategy, strategy))
     axes.axvline(at[rate], color="0.4", linestyle=":", linewidth=1.2)
     axes.set_xscale("log")
     axes.set_xlim(x[0], x[-1])
@@ -201,15 +206,15 @@ def _mark(axes: Axes, rate: float, simulated: pd.Series, strategy: str) -> None:
 # Over a sweep.
 
 
-def _sweep(comparison: Comparison, points: pd.DataFrame) -> Figure:
+def _sweep(comparison: Comparison, answers: Answers, points: pd.DataFrame) -> Figure:
     hosts = list(dict.fromkeys(points["host"]))
     swept = next(iter(comparison.results.cases[0]["sweep"]))
     moved = [rate for rate in NAMES if any(rates.varies(line) for _, line in points.groupby("host")[rate])]
     figure, panels = figure_of(
         comparison,
-        findings.of_sweep(comparison, points, swept),
-        f"Simulated, over the sweep of {swept}: means with 95 % intervals of the difference on one schedule, all "
-        "operations; lines are linear between the points. Open circles: costs as much as the reference.",
+        findings.of_sweep(comparison, answers, points, swept),
+        f"Simulated, over the sweep of {swept} (above): means with 95 % intervals of the difference on one schedule, "
+        "all operations; lines are linear between the points. Open circles: costs as much as the reference.",
         [PANEL_IN] * len(hosts),
         len(moved),
     )
@@ -235,6 +240,7 @@ def _sweep(comparison: Comparison, points: pd.DataFrame) -> Figure:
             _rate_axes(axes, rate, short(reference), symmetric_log(axes, "y", [us(case) * here["mean"]]))
             labels = [Label(_height(axes, y), marked(name, unsound), look(name), True) for name, y in ends.items()]
             labels_at_right(axes, labels, AXES_IN)
+            _swept_values(comparison, axes, here, rate, swept)
         case_title(row[0], host)
     return cast("Figure", figure)
 
@@ -252,15 +258,40 @@ def _sweep_line(axes: Axes, line: pd.DataFrame, rate: str, scale: float, strateg
     return float(mean[-1])
 
 
+def _swept_values(comparison: Comparison, axes: Axes, points: pd.DataFrame, rate: str, swept: str) -> None:
+    """Above the axes, which value of the sweep each point belongs to, as far as they lie apart."""
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+    low, high = axes.get_xlim()
+    places: list[float] = []
+    names: list[str] = []
+    for case, at in sorted(dict(zip(points["case"], points[rate], strict=True)).items(), key=lambda each: each[1]):
+        name = value_text(swept, comparison.results.case(case)["sweep"][swept])
+        apart = np.log(at / places[-1]) / np.log(high / low) if places else 1.0
+        if apart > CHARACTER * (len(name) + len(names[-1] if names else "") + 2):
+            places.append(float(at))
+            names.append(name)
+    above = axes.secondary_xaxis("top")
+    above.xaxis.set_major_locator(FixedLocator(places))
+    above.xaxis.set_major_formatter(FixedFormatter(names))
+    above.xaxis.set_minor_locator(NullLocator())
+    above.tick_params(labelsize=9)
+    above.set_xlabel(swept, fontsize=9)
+
+
+CHARACTER: Final = 0.01
+"""About half the width of a character of a tick, as a share of an axes beside another."""
+
+
 def _rate_axes(axes: Axes, rate: str, reference: str, scale: str) -> None:
-    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     axes.set_xlabel(f"{NAMES[rate]} (log)", fontsize=10)
     axes.set_ylabel(f"us per vCPU-second more than {reference}{scale}", fontsize=9)
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(5))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_formatter(tick_numbers())
     if axes.get_yscale() == "linear":
-        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.yaxis.set_major_formatter(tick_numbers())
     axes.tick_params(labelsize=9)

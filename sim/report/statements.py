@@ -98,8 +98,8 @@ def contrasts(comparison: "Comparison") -> str:
         where = f"{row['case']}: " if row["case"] else ""
         lines += textwrap.wrap(f"{where}{row['a']} less {row['b']}", WIDTH, subsequent_indent="  ")
         cells = [
-            ["  with XSS", *_cells(row, ""), f"{si(row['range_low'])} to {si(row['range_high'])}"],
-            ["  without XSS", *_cells(row, "_without_xss"), ""],
+            [f"  {name}", *_cells(row, of), f"{si(row[f'range_low{of}'])} to {si(row[f'range_high{of}'])}"]
+            for name, of in (("with XSS", ""), ("without XSS", "_without_xss"))
         ]
         head = ["", row["unit"], "+-", "p", "over the costs"]
         lines += tabulate(

@@ -68,7 +68,8 @@ def _how_to_read(manifest: Mapping[str, Any]) -> str:
         "of the host (per CPU, if it has no vCPUs); k, M, G are thousands, millions, billions. "
         f"+-: half the {100 * CONFIDENCE:.0f} % t interval over {n} replication{'s' * (n != 1)}. Differences are "
         "paired: in one replication all strategies walk the same schedule. p: two-sided paired t test; if the scenario "
-        "does not ask about the pair, adjusted for the number of all that are compared (Holm). (*): the reference. "
+        "does not ask about the pair, adjusted by Holm for all such differences of the same quantity, which is why a "
+        "difference may have another p with the writes of IA32_XSS than without. (*): the reference. "
         "(!): violates integrity, so its cost is no cost to compare."
     ]
     if manifest["status"] != "complete":
