@@ -5,7 +5,7 @@
     results.ledger, results.metrics
     sim.compare(results)
 
-``run``, ``compare``, ``load`` and ``decode`` are imported when they are first used.
+``run``, ``compare``, ``load``, ``price`` and ``decode`` are imported when they are first used.
 """
 
 import importlib
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from sim.experiment import run
     from sim.report.comparison import compare
+    from sim.report.priced import price
     from sim.results import load
     from sim.xsave.components import decode
 
@@ -23,10 +24,11 @@ _LAZY: Final = {
     "run": "sim.experiment",
     "compare": "sim.report.comparison",
     "load": "sim.results",
+    "price": "sim.report.priced",
     "decode": "sim.xsave.components",
 }
 
-__all__ = ["__version__", "compare", "decode", "load", "run"]
+__all__ = ["__version__", "compare", "decode", "load", "price", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,8 @@ import sys
 import fake_host
 import numpy as np
 import pytest
+from command import run as run_command
+from command import run_json
 
 import sim
 from sim import experiment
@@ -141,3 +143,23 @@ def test_a_bar_is_shown_in_a_notebook_and_not_in_a_pipe(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
     assert "replications: 100%" in errors(progress=True)
     assert errors() == ""
+
+
+def test_ones_own_rates_are_priced_as_the_command_prices_them(capsys):
+    names = ["free-ssp", "manual-load", "xstate-guest"]
+    mine = sim.price("zen4", "v6.18", names, exits=20_000, load_put=2_000, kvm_run=500, switches=3_000)
+    rates = ["--exits", "20000/s", "--load-put", "2000/s", "--kvm-run", "500/s", "--switches", "3000/s"]
+    options = ["price", "--cpu", "zen4", "--kernel", "v6.18", "--strategies", ",".join(names), *rates]
+    found = run_json(capsys, *options)
+    assert mine.document() == found
+    assert str(mine) == run_command(capsys, *options)[1].rstrip()
+    frame = mine.df()
+    assert list(frame.index) == names
+    assert frame.loc["free-ssp", ["own", "low", "high", "xss", "per_pair"]].isna().all()
+    for name in names[1:]:
+        strategy = found["strategies"][name]
+        assert frame.loc[name, "cost"] == pytest.approx(100 * strategy["cycles"]["value"] / found["tsc_hz"])
+        assert frame.loc[name, "own"] == pytest.approx(100 * strategy["own_without_xss"]["value"] / found["tsc_hz"])
+        assert frame.loc[name, "per_pair"] == pytest.approx(strategy["per_load_put"]["cycles"])
+    assert "<table" in mine._repr_html_()
+    assert "manual-load" in repr(mine)

@@ -63,4 +63,4 @@ def short_spread(low: float, high: float) -> str:
     """A range of cycles where there is little room: "347k-836k"."""
     if si(low) == si(high):
         return si(low)
-    return f"{si(low)}-{si(high)}" if low >= 0 else spread(low, high)
+    return f"{si(low)}-{si(high)}" if low >= 0 else f"{si(low, 2)}..{si(high, 2)}"

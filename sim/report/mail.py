@@ -124,7 +124,7 @@ def _cell(case: ShownCase, label: str) -> str:
 
 
 def _amount(mean: float, over: Range) -> str:
-    spread = short_spread(over.low, over.high) if over.low >= 0 else f"{si(over.low)}, {si(over.high)}"
+    spread = short_spread(over.low, over.high)
     return f"{si(mean)} [{spread}]"
 
 
@@ -132,7 +132,7 @@ def _notes(screen: Shown) -> Iterator[str]:
     """Sentences, the most important ones first."""
     lines = [(case, line) for case in screen.cases for line in case.lines[:ROWS]]
     if lines:
-        shares = [case.percent(line.found.own_without_xss.mean) for case, line in lines]
+        shares = [abs(case.percent(line.found.own_without_xss.mean)) for case, line in lines]
         yield f"[] 95 % of draws from the ranges of the cost table. At most {percent(max(shares))} % of all CPU time."
     if screen.n == 1:
         yield "NOT TESTED: one replication."

@@ -208,15 +208,17 @@ def _footer(
     for label in columns:
         found = [(case, line) for case in cases if (line := line_called(case, label))]
         ends = [
-            (line.found.range_without_xss.low / mean, line.found.range_without_xss.high / mean)
+            sorted((line.found.range_without_xss.low / mean, line.found.range_without_xss.high / mean))
             for _, line in found
-            if (mean := line.found.own_without_xss.mean) > 0
+            if (mean := line.found.own_without_xss.mean)
         ]
         low, high = (min(end[0] for end in ends), max(end[1] for end in ends)) if ends else (math.nan, math.nan)
         ranges.append(f"x {fixed(low, 1)} - {fixed(high, 1)}")
         means = [line.found.own_without_xss.mean for _, line in found]
         cycles.append(si(means[0]) if len(means) == 1 else short_spread(min(means), max(means)))
-        shares.append(percent(max((case.percent(line.found.own_without_xss.mean) for case, line in found), default=0)))
+        shares.append(
+            percent(max((abs(case.percent(line.found.own_without_xss.mean)) for case, line in found), default=0))
+        )
     if with_xss:
         of_xss = [line.found for case in with_xss for line in case.lines if _moves_xss(line.found)]
         factors = [end / each.xss.mean for each in of_xss for end in (each.range_xss.low, each.range_xss.high)]
