@@ -294,6 +294,7 @@ def _same_order(comparison: Comparison, asked: Mapping[str, tuple[str, str]], wi
     """Which of the pair costs more at all rates that are drawn, or that the law does not hold for one; else empty."""
     at = {row["case"]: row for row in rates.df_rates(comparison).to_dict("records")}
     signs: set[tuple[str, ...]] = set()
+    there: list[str] = []
     missed: dict[str, None] = {}
     for case, pair in asked.items():
         misses = [name for name in pair if name in rates.missed_by_law(comparison, case)]
@@ -304,6 +305,7 @@ def _same_order(comparison: Comparison, asked: Mapping[str, tuple[str, str]], wi
             rates.laws(comparison)[case][name].cost(at[case]["exits"], at[case]["switches"], at[case]["round_trips"])
             for name in pair
         )
+        there.append(case)
         if a != b:
             signs.add(pair if a > b else pair[::-1])
     if not signs and missed:
@@ -312,7 +314,8 @@ def _same_order(comparison: Comparison, asked: Mapping[str, tuple[str, str]], wi
     if len(signs) != 1:
         return ""
     one, other = map(short, signs.pop())
-    return f"{one} costs more than {other} at all rates within {within:g} times the simulated ones"
+    where = "" if len(there) == len(asked) else f" ({', '.join(there)})"
+    return f"{one} costs more than {other} at all rates within {within:g} times the simulated ones{where}"
 
 
 def of_sweep(comparison: Comparison, answers: Answers, points: pd.DataFrame, swept: str) -> str:
@@ -339,7 +342,7 @@ def of_sweep(comparison: Comparison, answers: Answers, points: pd.DataFrame, swe
     said = []
     for case, each in zip(cases, found, strict=True):
         mean = us(case) * each.own.mean
-        not_shown = "" if each.verdict != "not shown" else ", no difference shown,"
+        not_shown = "" if each.verdict != "not shown" else " (no difference shown)"
         said.append((mean, f"{three_digits(abs(mean))} us{not_shown}", f"with {swept} = {case['sweep'][swept]}"))
     (first, amount, where), (last, other_amount, other_where) = said
     if first * last > 0:
