@@ -360,6 +360,6 @@ def _totals(totals: dict[str, Any]) -> list[str]:
     whole = sum(totals["by_grade"].values())
     grades = ", ".join(f"{100 * part / whole:.0f} % {name}" for name, part in totals["by_grade"].items() if part)
     return [
-        f"cost: {_cost(totals).strip()} TSC cycles by {totals['cost_table']}; {grades}",
+        f"cost: {_cost(totals).strip()} TSC cycles by {totals['cost_table']}, each row at its ends; {grades}",
         fill(f"by phase: {phases}", 100, subsequent_indent="  ", break_on_hyphens=False),
     ]
