@@ -488,6 +488,19 @@ def test_the_cost_figure_is_about_two_cases_where_they_are_asked_about(tmp_path_
     )
 
 
+def test_the_cost_figure_is_about_the_writes_of_ia32_xss_where_they_are_asked_about():
+    what = sim.compare(experiment.run("xss-mismatch", replications=3, jobs=1, simulate=fake_host.simulate))
+    moved = [
+        1e6 * what.answers.difference(case["case"], "xstate-guest", "free-ssp").xss.mean / case["tsc_hz"]
+        for case in what.results.cases
+    ]
+    low, high = amounts.three_digits(min(moved)), amounts.three_digits(max(moved))
+    assert min(moved) < 0 < max(moved)
+    assert title(what.plot_cost()).startswith(
+        f"xstate-guest less free-ssp, writes of IA32_XSS alone: {low} to +{high} us per vCPU-second"
+    )
+
+
 def test_two_laws_cross_where_an_open_circle_is_and_the_title_names_one(tmp_path_factory, monkeypatch):
     monkeypatch.setitem(fake_host.RATES, "in-kernel-exit", 3000)
     figure = compared(tmp_path_factory, HOST + GUESTS).plot_rates()
