@@ -4,13 +4,14 @@ import json
 
 import fake_host
 import numpy as np
+import pandas as pd
 import pytest
 from hosts import MS, simulate, value
 from scipy import stats
 
 import sim
 from sim import experiment
-from sim.analysis import estimates
+from sim.analysis import estimates, feedback
 from sim.analysis.answers import Answers
 from sim.analysis.schedules import has_feedback, independent, walked
 from sim.host import simulation
@@ -216,3 +217,21 @@ def test_one_replication_of_feedback_is_not_tested_and_has_no_margin(small):
     feedback = Answers(comparison).feedback(comparison.results.cases[0]["case"], "manual-load", "no-cet")
     assert feedback.document()["cost"]["no_more_than"] is None
     json.dumps(feedback.document(), allow_nan=False)
+
+
+@pytest.mark.parametrize(("spread", "known"), [(30.0, False), (0.5, True)])
+def test_what_is_not_known_to_its_own_size_has_no_percentage(spread, known):
+    """A difference of +94 +- 227 % says nothing; one of +30 +- 12 % does."""
+    values = pd.DataFrame(
+        [
+            ("c", strategy, n, "guest_cycles", "cycles/vCPU-s", value, value)
+            for n, moved in enumerate((3 - spread, 3.0, 3 + spread))
+            for strategy, value in (("b", 10.0), ("a", 10.0 + moved))
+        ],
+        columns=["case", "strategy", "replication", "metric", "unit", "value", "of"],
+    )
+    (row,) = feedback.df_feedback(values, {"c": "b"}, {("c", "a")}).to_dict("records")
+    assert row["no_more_than"] == pytest.approx(max(abs(row["low"]), abs(row["high"])))  # of the interval beside it
+    for name in ("percent", "percent_low", "percent_high", "percent_no_more_than"):
+        assert np.isnan(row[name]) != known
+    assert row["mean"] == pytest.approx(3.0)
