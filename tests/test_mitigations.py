@@ -166,3 +166,45 @@ def test_a_result_whose_times_came_from_the_cost_table_is_read_and_run_again_to_
     assert sim.load(tmp_path / "first").ledger.equals(first.ledger)
     assert again.ledger.equals(first.ledger)
     assert case.cycles(case.scenario.guests["g"].exits["a"].time.mean) == 245
+
+
+# Where the two IBPBs go, and what may take the place of one: series that are not merged.
+
+EMR = Settings(cpu="emerald-rapids", kernel="v7.3", strategy="xstate-guest")
+
+
+def barriers(flow: str, **settings: object) -> list[tuple[str, str]]:
+    operations = flows.run(flow, replace(EMR, **settings)).operations
+    return [(op.phase, op.operation) for op in operations if op.operation in ("IBPB", "BHB long clear")]
+
+
+def test_the_bhb_loop_runs_where_the_ibpb_of_vmscape_did():
+    assert barriers("userspace-exit") == [("return-to-user", "IBPB")]
+    assert barriers("userspace-exit", vmscape_by="bhb-clear") == [("return-to-user", "BHB long clear")]
+    assert barriers("userspace-exit", vmscape_by="bhb-clear", mitigations=("ibpb",)) == []
+
+
+def test_a_deferred_ibpb_is_at_the_entry_and_not_at_a_load_without_one():
+    assert barriers("vcpu-switch", mitigations=("ibpb",)) == [("vcpu-load", "IBPB")] * 2
+    assert barriers("vcpu-switch", mitigations=("ibpb",), ibpb_at="vcpu_enter_guest") == [("guest-entry", "IBPB")] * 2
+    kernel = Kernel(boot(replace(EMR, mitigations=("ibpb",), ibpb_at="vcpu_enter_guest")))
+    (cpu,) = kernel.cpus
+    for name in "VW":  # an ioctl of each, and no entry
+        vcpu = kernel.new_vcpu(name)
+        process.schedule(kernel, cpu, vcpu.task)
+        kvm.vcpu_load(kernel, cpu)
+        kvm.vcpu_put(kernel, cpu)
+    assert cpu.ledger.count("IBPB") == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"cpu": "zen5", "vmscape_by": "bhb-clear"}, "zen5 has no BHI_DIS_S"),
+        ({"kernel": "v6.12", "strategy": "no-cet", "ibpb_at": "vcpu_enter_guest"}, "for v6.17 and later"),
+        ({"ibpb_at": "exit"}, "vcpu_enter_guest"),
+    ],
+)
+def test_a_place_that_a_series_does_not_have_is_refused(changes, says):
+    with pytest.raises(InputError, match=says):
+        boot(replace(EMR, **changes))

@@ -11,7 +11,7 @@ from sim.kernel import mitigations, vpmu
 from sim.kernel.carried import CarriedState, carried_state
 from sim.kernel.datafile import STRICT
 from sim.kernel.masks import ALIGN_STRUCT, PAGE, BootMasks, boot_masks, round_up
-from sim.kernel.mitigations import MitigationKind
+from sim.kernel.mitigations import IbpbAt, MitigationKind, VmscapeBy
 from sim.kernel.patches import ALL_PATCHES, Effect, effect
 from sim.kernel.strategies import Strategy, strategy
 from sim.kernel.uret import URET_MSRS
@@ -71,6 +71,8 @@ class Settings:
     msr_access: MsrAccess = "rdmsr-wrmsr"
     guest_uret_msrs: tuple[str, ...] | None = None
     mitigations: bool | tuple[MitigationKind, ...] = True
+    vmscape_by: VmscapeBy = "ibpb"
+    ibpb_at: IbpbAt = "vcpu_load"
     pasid: bool = True
     apx: bool = True
     vpmu: Vpmu = "none"
@@ -246,10 +248,23 @@ def _check_pair(
     settings: Settings, cpu: CpuProfile, kernel: KernelVersion, how: Strategy, what: CarriedState, vendor: str
 ) -> None:
     """Pairs that make no sense."""
-    for option, allowed in (("host_shadow_stacks", HostShadowStacks), ("msr_access", MsrAccess)):
+    for option, allowed in (
+        ("host_shadow_stacks", HostShadowStacks),
+        ("msr_access", MsrAccess),
+        ("vmscape_by", VmscapeBy),
+        ("ibpb_at", IbpbAt),
+    ):
         value = getattr(settings, option)
         if value not in allowed.__args__:  # type: ignore[attr-defined]
             raise InputError(f"{option} = {value!r} (allowed: {', '.join(allowed.__args__)})")  # type: ignore[attr-defined]
+    if settings.vmscape_by != "ibpb" and mitigations.LONG_CLEAR_ON not in cpu.mitigations:
+        raise InputError(
+            f"vmscape_by = {settings.vmscape_by!r}: {cpu.name} has no BHI_DIS_S, so only the IBPB is enough"
+        )
+    if settings.ibpb_at != "vcpu_load" and kernel.vcpu_switch_ibpb != "kvm_arch_vcpu_load":
+        raise InputError(
+            f"ibpb_at = {settings.ibpb_at!r}: the series is for v6.17 and later, and this is {kernel.name}"
+        )
     for msr in settings.guest_uret_msrs or ():
         if msr not in URET_MSRS:
             raise unknown("user-return MSR", msr, URET_MSRS)

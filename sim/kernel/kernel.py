@@ -12,7 +12,7 @@ from sim.kernel.carriers import hooks
 from sim.kernel.config import CET, Config
 from sim.kernel.guests import AS_ALL, GuestChoice, features
 from sim.kernel.integrity import Integrity
-from sim.kernel.operations import Key, Ledger, LedgerFactory
+from sim.kernel.operations import BHB_LONG_CLEAR, IBPB, Key, Ledger, LedgerFactory
 from sim.kernel.state import IDLE_TASK, USER_TASK, VCPU_TASK, Context, Cpu, Fpstate, Task, Vcpu
 from sim.xsave.area import INIT, Area
 from sim.xsave.components import CET_S, COMPACTED, PKRU, USER
@@ -100,6 +100,8 @@ class Kernel:
         self.vmscape = (
             config.version.ibpb_exit_to_user and "vmscape" in config.mitigations and "VMSCAPE" in config.cpu.bugs
         )
+        self.vmscape_operation = IBPB if config.settings.vmscape_by == "ibpb" else BHB_LONG_CLEAR
+        self.defers_ibpb = config.settings.ibpb_at == "vcpu_enter_guest"
         mediated, in_use = config.settings.vpmu == "mediated", config.settings.vpmu_in_use
         self.vpmu_load = vpmu.load(config.vendor, in_use) if mediated else ()
         self.vpmu_put = vpmu.put(config.vendor, in_use) if mediated else ()

@@ -69,7 +69,10 @@ def kvm_arch_vcpu_load(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
     KVM_X86_OPS[k.vendor].vcpu_load(k, cpu, vcpu)
     if cpu.last_vcpu is not vcpu:
         if "ibpb" in k.config.mitigations and k.version.vcpu_switch_ibpb == "kvm_arch_vcpu_load":
-            cpu.record((cpu.current.kind, VCPU_LOAD, IBPB))
+            if k.defers_ibpb:
+                vcpu.needs_ibpb = True
+            else:
+                cpu.record((cpu.current.kind, VCPU_LOAD, IBPB))
         cpu.last_vcpu = vcpu
     if k.pku:
         cpu.record((cpu.current.kind, VCPU_LOAD, RDPKRU))
@@ -146,6 +149,9 @@ def kvm_userspace_exit(k: Kernel, cpu: Cpu, reason: str) -> None:
 def vcpu_enter_guest(k: Kernel, cpu: Cpu) -> None:
     """From prepare_switch_to_guest() to the VM entry."""
     vcpu = _prepare_entry(k, cpu)
+    if vcpu.needs_ibpb:
+        vcpu.needs_ibpb = False
+        cpu.record((cpu.current.kind, GUEST_ENTRY, IBPB))
     if cpu.current.need_fpu_load:
         fpu.switch_fpu_return(k, cpu, GUEST_ENTRY)
     k.run_hooks("fpu_loaded", cpu, vcpu)

@@ -9,7 +9,7 @@ from typing import Final
 from sim.kernel import fpu, kvm
 from sim.kernel.carriers import update_host_msr
 from sim.kernel.kernel import IllegalFlow, Kernel
-from sim.kernel.operations import CONTEXT_SWITCH, FOLD_AT, FORK, IBPB, RDPKRU, SWITCH, USER_RETURN, WRPKRU
+from sim.kernel.operations import CONTEXT_SWITCH, FOLD_AT, FORK, RDPKRU, SWITCH, USER_RETURN, WRPKRU
 from sim.kernel.state import TASK_KINDS, Cpu, Task
 from sim.kernel.uret import kvm_on_user_return
 
@@ -53,7 +53,7 @@ def x86_pkru_load(cpu: Cpu, next: Task) -> None:
 
 
 def return_to_user(k: Kernel, cpu: Cpu) -> None:
-    """The exit to user mode, interrupts off: user-return MSRs, the deferred restore, per-task MSRs, IBPB."""
+    """The exit to user mode, interrupts off: user-return MSRs, the deferred restore, per-task MSRs, VMSCAPE."""
     task = cpu.current
     if cpu.user_return_notify:
         kvm_on_user_return(k, cpu)
@@ -63,7 +63,7 @@ def return_to_user(k: Kernel, cpu: Cpu) -> None:
         update_host_msr(k, cpu, USER_RETURN)
     if cpu.ibpb_exit_to_user:
         cpu.ibpb_exit_to_user = False
-        cpu.record((task.kind, USER_RETURN, IBPB))
+        cpu.record((task.kind, USER_RETURN, k.vmscape_operation))
     if k.integrity:
         unit, context = cpu.unit, task.context
         if (

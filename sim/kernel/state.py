@@ -183,6 +183,7 @@ class Vcpu:
         "host_pkru",
         "id",
         "name",
+        "needs_ibpb",
         "pkru",
         "task",
         "uret",
@@ -202,6 +203,7 @@ class Vcpu:
         self.has_cet = False
         self.has_host_spec_ctrl = True
         self.has_vpmu = True
+        self.needs_ibpb = False
         self.xcr0 = 0
         self.xss = 0
         self.pkru = PKRU_DEFAULT

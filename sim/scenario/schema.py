@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sim.kernel.config import HostShadowStacks, MsrAccess
 from sim.kernel.guests import GuestChoice
-from sim.kernel.mitigations import MitigationKind
+from sim.kernel.mitigations import IbpbAt, MitigationKind, VmscapeBy
 from sim.kernel.versions import Exit as FastpathExit
 from sim.kernel.versions import Preemption
 from sim.kernel.vpmu import Vpmu
@@ -244,6 +244,16 @@ class KernelSettings(Section):
         True,
         description="mitigations at VM entry and exit, vCPU switches and return to user mode: all that Linux has on "
         "this CPU, none, or those of some kinds",
+    )
+    vmscape_by: VmscapeBy = Field(
+        "ibpb",
+        description="what the mitigation vmscape runs at return to user mode: an IBPB, or the BHB clearing loop of a "
+        "series that is not merged (Alder Lake and later)",
+    )
+    ibpb_at: IbpbAt = Field(
+        "vcpu_load",
+        description="where the mitigation ibpb is: in kvm_arch_vcpu_load(), or at the first entry after it, by a "
+        "series that is not merged",
     )
     apx: Switch = Field(True, description="whether the kernel enables APX where the CPU has it (false: clearcpuid=apx)")
     vpmu: Vpmu = Field(
