@@ -24,6 +24,7 @@ from sim.results import parts
 from sim.results.progress import EVERY_S, MOST_LISTED
 from sim.results.progress import Progress as How
 from sim.results.record import Part, Record
+from sim.results.shelf import Shelf
 
 if TYPE_CHECKING:
     from sim.results.directory import ResultDirectory
@@ -54,13 +55,14 @@ class Running:
         self._manifest = asked.manifest()
         self._rule = stopping.Rule(asked.scenario, asked.cases)
         self._keys = parts.keys(self._manifest, self._rule.looks[-1])
-        self._there: dict[str, Record] = {}
+        self._there = Shelf()
         self._dispatcher: Dispatcher | None = None
         self._began, self._told_at, self._count, self._before = time.monotonic(), 0.0, 0, 0
         self._directory = _opened(out, self._manifest) if out is not None else None
         if self._directory is not None:
             try:
-                self._there, notes = self._directory.finished()
+                records, notes = self._directory.finished()
+                self._there = Shelf(records)
             except BaseException:
                 self.close()
                 raise
@@ -208,7 +210,7 @@ class Running:
         return {part for part, key in self._keys.items() if key in self._there}
 
     def _ended(self, again: set[Part]) -> Results:
-        from sim.results.tables import Results, frames
+        from sim.results.tables import Results, frames_of
 
         n = self._stopped.replications
         exact = self._asked.exactly(n)
@@ -217,17 +219,17 @@ class Running:
         wanted = self._wanted(n)
         if used := len(again.intersection(wanted)):
             self._told.say(f"{used} of {len(wanted)} replications were there already, and are used again")
-        found = [self._there[self._keys[part]] for part in wanted]
-        results = Results.of(frames(found, manifest["cases"]), manifest, exact.costs())
+        found = [(part, self._keys[part]) for part in wanted]
+        results = Results.of(frames_of(found, self._there.__getitem__, manifest["cases"]), manifest, exact.costs())
         if self._directory is not None:
-            self._keep(exact, stopped)
+            self._keep(exact, stopped, results)
             results = replace(results, directory=self._directory.path)
         return replace(results, notes=tuple(self._told.notes))
 
-    def _keep(self, exact: Experiment, stopped: Mapping[str, Any]) -> None:
-        """Leaves the directory with all that is finished."""
+    def _keep(self, exact: Experiment, stopped: Mapping[str, Any], asked: Results) -> None:
+        """Leaves the directory with all that is finished; ``asked`` are the results that were asked for."""
         from sim.results.directory import contents_of, hashes_of
-        from sim.results.tables import Results, frames
+        from sim.results.tables import SCHEMAS, Results, frames_of
 
         directory = self._directory
         assert directory is not None
@@ -249,9 +251,12 @@ class Running:
                 return
         if not directory.begun:
             self._begin(shown.experiment)
-        of_tables = [self._there[key] for key in shown_keys]
+        if shown.experiment is exact:
+            of_tables = {name: getattr(asked, name) for name in SCHEMAS}
+        else:
+            of_tables = frames_of(shown.keys.items(), self._there.__getitem__, manifest["cases"])
         others = {key: record for key, record in self._there.items() if key not in shown_keys}
-        results = Results.of(frames(of_tables, manifest["cases"]), manifest, costs)
+        results = Results.of(of_tables, manifest, costs)
         directory.complete(results, manifest, inputs, others)
         self._told.say(*filter(None, [keeping.words(exact, self._there, directory.path)]))
 

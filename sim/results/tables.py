@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -48,6 +48,9 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
     "integrity": _schema(kind=pa.string(), count=pa.int64()),
 }
 """Columns and types of each table.  Values of metrics are 64-bit floats: whole numbers up to 2^53 are exact."""
+
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -168,16 +171,21 @@ _ROWS: Final = {
 }
 
 
-def _place(record: Record, cases: Iterable[Mapping[str, Any]]) -> tuple[int, int, int, int] | None:
+def _place(part: Part, cases: Iterable[Mapping[str, Any]]) -> tuple[int, int, int, int] | None:
     """Where a record stands among those of ``cases``; None if nobody asked for it."""
+    of_case, timed_by, strategy, replication = part
     for i, case in enumerate(cases):
-        if case["case"] != record.case:
+        if case["case"] != of_case:
             continue
         names = list(dict.fromkeys((*case["strategies"], case["timed_by"])))
-        independent = record.timed_by != case["timed_by"]
-        if record.strategy in names and (not independent or record.timed_by == record.strategy):
-            return i, int(independent), names.index(record.strategy), record.replication
+        independent = timed_by != case["timed_by"]
+        if strategy in names and (not independent or timed_by == strategy):
+            return i, int(independent), names.index(strategy), replication
     return None
+
+
+AT_A_TIME: Final = 256
+"""Records that are rows of Python objects at a time; there may be a hundred thousand."""
 
 
 def frames(records: Iterable[Record], cases: Sequence[Mapping[str, Any]]) -> dict[str, pd.DataFrame]:
@@ -186,16 +194,26 @@ def frames(records: Iterable[Record], cases: Sequence[Mapping[str, Any]]) -> dic
     ``cases`` are entries of the manifest; of each the keys "case", "timed_by" and "strategies" are read.  Records that
     nobody asked for there are left out.
     """
-    placed = [(where, record) for record in records if (where := _place(record, cases)) is not None]
-    ordered = [record for _, record in sorted(placed, key=lambda each: each[0])]
-    tables = {}
-    for name, rows_of in _ROWS.items():
-        schema = SCHEMAS[name]
-        rows = [(*record.part, *row) for record in ordered for row in sorted(rows_of(record))]
-        columns = zip(*rows, strict=True) if rows else [()] * len(schema.names)
-        arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
-        tables[name] = pa.Table.from_arrays(arrays, schema=schema).to_pandas()
-    return tables
+    held = list(records)
+    return frames_of(((record.part, i) for i, record in enumerate(held)), held.__getitem__, cases)
+
+
+def frames_of(
+    parts: Iterable[tuple[Part, Key]], record_of: Callable[[Key], Record], cases: Sequence[Mapping[str, Any]]
+) -> dict[str, pd.DataFrame]:
+    """The same of records that are fetched by their keys, a few at a time."""
+    placed = [(where, key) for part, key in parts if (where := _place(part, cases)) is not None]
+    keys = [key for _, key in sorted(placed, key=lambda each: each[0])]
+    chunks: dict[str, list[pa.Table]] = {name: [schema.empty_table()] for name, schema in SCHEMAS.items()}
+    for begin in range(0, len(keys), AT_A_TIME):
+        some = [record_of(key) for key in keys[begin : begin + AT_A_TIME]]
+        for name, rows_of in _ROWS.items():
+            schema = SCHEMAS[name]
+            rows = [(*record.part, *row) for record in some for row in sorted(rows_of(record))]
+            columns = zip(*rows, strict=True) if rows else [()] * len(schema.names)
+            arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
+            chunks[name].append(pa.Table.from_arrays(arrays, schema=schema))
+    return {name: pa.concat_tables(chunks.pop(name)).to_pandas() for name in SCHEMAS}
 
 
 def records(tables: Mapping[str, pd.DataFrame]) -> list[Record]:

@@ -61,7 +61,7 @@ def campaign(kills: int, seed: int, place: Path) -> Iterator[Campaign]:
         if status == 0 or _is_complete(out, which):
             found.complete += 1
             found.problems += _other(out, truth[which], f"seed {which}, {jobs} jobs")
-            turn, kept = turn + 1, _finished(out, SEEDS[(turn + 1) % len(SEEDS)])
+            turn, kept = turn + 1, set()  # what lies aside has been replaced, and is due to be deleted
         elif status not in (-signal.SIGKILL, 1):
             found.problems.append(f"seed {which}, {jobs} jobs, after {moment:.3f} s: exit status {status}")
         if found.kills.total() > before:

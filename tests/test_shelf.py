@@ -1,0 +1,46 @@
+"""Records that are packed are the same records, and tables made a few at a time are the same tables."""
+
+import fake_host
+import pytest
+
+from sim import experiment
+from sim.results import tables
+from sim.results.shelf import Shelf
+from sim.results.tables import SCHEMAS, frames, records
+
+SMALL = """
+title = "Small"
+[run]
+measure = "20 ms"
+replications = 9
+strategies = ["free-ssp", "manual-load"]
+[host]
+cpus = 2
+cpu = ["zen4"]
+tsc = "2 GHz"
+[guests.g]
+vcpus = 2
+"""
+
+
+@pytest.fixture
+def results(tmp_path):
+    (tmp_path / "small.toml").write_text(SMALL)
+    return experiment.run(tmp_path / "small.toml", jobs=1, simulate=fake_host.simulate)
+
+
+def test_a_packed_record_is_the_same_and_takes_a_tenth(results):
+    held = {str(record.part): record for record in records({name: getattr(results, name) for name in SCHEMAS})}
+    shelf = Shelf(held)
+    assert dict(shelf) == held
+    assert max(map(len, shelf._packed.values())) < 4000
+
+
+@pytest.mark.parametrize("number", [1, 5, 18, 100])
+def test_tables_do_not_depend_on_how_many_records_are_rows_at_a_time(results, monkeypatch, number):
+    monkeypatch.setattr(tables, "AT_A_TIME", number)
+    again = frames(records({name: getattr(results, name) for name in SCHEMAS}), results.cases)
+    for name, schema in SCHEMAS.items():
+        there = getattr(results, name)[schema.names]
+        assert again[name].equals(there)
+        assert (again[name].dtypes == there.dtypes).all()
