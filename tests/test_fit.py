@@ -13,6 +13,7 @@ from sim.analysis import tuning
 from sim.analysis.fitness import holds, side_by_side, unsupported
 from sim.cli import cli, main
 from sim.scenario.reading import read
+from sim.trace.fit import estimate
 from sim.trace.fit.groups import Charges, grouped
 from sim.trace.fit.lives import Watcher
 from sim.trace.fit.tally import COST, COUNTED, IDLE, RESTORED, SKIPPED, Counted
@@ -386,3 +387,16 @@ def test_a_preemption_model_that_the_kernel_does_not_have_is_refused(tmp_path, c
     command = ["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.toml"), "--preemption", "eager"]
     assert "found 'eager'; allowed with Linux v6.18: " in refused(command, capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_check_the_model_follows_the_beginning_and_the_fit_is_that_of_all(tmp_path, capsys, monkeypatch):
+    trace = str(NAMED["host-builds"])
+    for name, followed in (("all", 10**9), ("some", 600)):
+        monkeypatch.setattr(estimate, "FOLLOWED", followed)
+        run_json(capsys, "fit", trace, "-o", str(tmp_path / f"{name}.toml"), "--no-check")
+    whole, some = read(tmp_path / "all.toml"), read(tmp_path / "some.toml")
+    assert whole.threads.keys() == some.threads.keys()
+    for name, entry in whole.threads.items():
+        assert some.threads[name].compute.mean == pytest.approx(entry.compute.mean, rel=0.05)
+        sleeps = [each and each.mean for each in (some.threads[name].sleep, entry.sleep)]
+        assert sleeps[0] == sleeps[1]

@@ -2,9 +2,10 @@
 
 import json
 import re
+import sys
 import textwrap
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -27,6 +28,16 @@ set_option = click.option(
 )
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+_Item = TypeVar("_Item")
+
+
+def counting_events(steps: Iterator[_Item]) -> Iterable[_Item]:
+    """The same, with a bar on standard error where that is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(steps, desc="events", unit="", unit_scale=True, disable=None, file=sys.stderr, ncols=72)
 
 
 class Overrides(NamedTuple):

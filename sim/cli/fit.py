@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sim.cli.common import emit, json_option, table
+from sim.cli.common import counting_events, emit, json_option, table
 from sim.cli.replay import costs_option, opened
 
 if TYPE_CHECKING:
@@ -63,7 +63,15 @@ def fit(
 
     writing.check_target(out, force=force)
     with opened(trace) as (stream, name):
-        fitted = estimate.fit(stream, name, cpu=cpu, costs=costs, preemption=preemption, all_strategies=not no_check)
+        fitted = estimate.fit(
+            stream,
+            name,
+            progress=counting_events,
+            cpu=cpu,
+            costs=costs,
+            preemption=preemption,
+            all_strategies=not no_check,
+        )
     from sim.analysis.fitness import unsupported as unsupported_by
 
     unsupported = unsupported_by(fitted.counted)

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from sim.cli.common import WIDTH, emit, json_option, table
+from sim.cli.common import WIDTH, counting_events, emit, json_option, table
 from sim.errors import InputError
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def replay(
     if kept is not None:
         click.get_current_context().call_on_close(kept.close)
     with opened(trace) as (stream, name):
-        result = run(stream, name, make_replicas=make)
+        result = run(stream, name, progress=counting_events, make_replicas=make)
     results = whatif.priced(made, cost_table)
     check = result.verdict.document()
     document: dict[str, Any] = {**check, "notes": result.recorded.notes}

@@ -29,7 +29,7 @@ from sim.kernel.operations import (
 from sim.trace.fit.groups import Charges, Group, grouped
 from sim.trace.fit.lives import Seen, Watcher
 from sim.trace.fit.tally import Counted, Tally
-from sim.trace.following.replay import TELLING, Recorded, Replay, Replayed, missing_events
+from sim.trace.following.replay import TELLING, Progress, Recorded, Replay, Replayed, missing_events
 from sim.trace.following.replica import Replica
 from sim.trace.whatif import Choices, replicas
 from sim.xsave.profiles import names, profile
@@ -38,6 +38,8 @@ WAKEUP_NS: Final = 500.0
 """host.wakeup_time of a scenario that does not say another."""
 TICKS_HZ: Final = (100, 250, 300, 1000)
 ASSUMED_TSC_HZ: Final = 2.5e9
+FOLLOWED: Final = 100_000
+"""Events that the model follows where costs are not asked for."""
 UNKNOWN: Final = "not known: the kernel's default"
 LONGEST_S: Final = 3600
 """run.measure of a scenario is no longer."""
@@ -87,13 +89,15 @@ def fit(
     costs: str | None = None,
     preemption: str | None = None,
     all_strategies: bool = False,
+    progress: Progress = iter,
 ) -> Fitted:
     """Estimates from the trace in ``stream``, which errors call ``name``.
 
     ``preemption`` is the preemption model of the recorded kernel, by default what the trace says, or else the default
     of that kernel.
 
-    ``all_strategies``: what was counted has the cost of every strategy that the CPU has.
+    ``all_strategies``: what was counted has the cost of every strategy that the CPU has.  Without them the kernel model
+    follows no more of the trace than what it takes to know what its own operations cost.  ``progress`` counts events.
 
     ``cpu`` is the CPU profile of the scenario, by default the shipped one whose state components exceed those of the
     trace the least; ``costs`` the cost table, by default that of the profile.  Raises
@@ -120,10 +124,16 @@ def fit(
         found["tally"] = Tally(watcher, as_recorded, priced, Prices(load_for(chosen, costs)))
         return [as_recorded, *priced.values()]
 
-    replay = Replay(stream, name, make_replicas=make, as_recorded=True)
-    for step in replay.steps():
-        found["tally"].see(step)
-        watcher.see(step)
+    replay = Replay(stream, name, make_replicas=make, as_recorded=True, most=None if all_strategies else FOLLOWED)
+    around = seen_events = 0
+    for step in progress(replay.steps()):
+        if all_strategies or seen_events < FOLLOWED:
+            seen_events += 1
+            found["tally"].see(step)
+            watcher.see(step)
+            around = watcher.seen.round_trips
+        else:
+            watcher.see(step)
     watcher.finish()
     replayed = replay.result
     assert replayed is not None
@@ -162,7 +172,7 @@ def fit(
             f"the trace does not say the kernel's preemption model: {model}, the default of "
             f"{on_cpu.kernel.version.name}, is assumed (--preemption)"
         )
-    charges = _charges(on_cpu.counts(), Prices(load_for(chosen, costs)), tsc_hz, seen.round_trips)
+    charges = _charges(on_cpu.counts(), Prices(load_for(chosen, costs)), tsc_hz, around)
     groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges)
     cpus = tuple(sorted(report.cpus))
     counted = found["tally"].finish(len(cpus))

@@ -2,7 +2,7 @@
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
@@ -63,6 +63,7 @@ class Replayed:
         return 0.0 if self.report.first_ns is None else (self.report.last_ns - self.report.first_ns) * 1e-9
 
 
+Progress = Callable[[Iterator[Step]], Iterable[Step]]
 MakeReplicas = Callable[[Recorded], Sequence[Replica]]
 
 
@@ -70,6 +71,7 @@ class Replay:
     """A replay under way; :meth:`steps` drives it, and :attr:`result` is there when that has ended.
 
     ``as_recorded``: what the trace of a simulated run says in comment lines is left out, as if a real host had run.
+    ``most``: only so many events are followed; those behind them are read.
     """
 
     def __init__(
@@ -80,9 +82,11 @@ class Replay:
         make_replicas: MakeReplicas = lambda recorded: (),
         clock: Clock | None = None,
         as_recorded: bool = False,
+        most: int | None = None,
     ) -> None:
         self.reader = Reader(stream, name)
         self._as_recorded = as_recorded
+        self._left = most
         self.result: Replayed | None = None
         self._make_replicas = make_replicas
         self._clock = clock
@@ -130,20 +134,24 @@ class Replay:
                 while gaps and gaps[0].row <= row:
                     gaps.popleft()
                     follower.gap()
-                follower.follow(step)
+                if self._left is None:
+                    follower.follow(step)
+                elif self._left:
+                    self._left -= 1
+                    follower.follow(step)
                 yield step
             if gaps:
                 follower.gap()
 
 
-def replay(stream: IO[bytes], name: str, **options: Any) -> Replayed:
-    """Replays the trace in ``stream``, which errors call ``name``.
+def replay(stream: IO[bytes], name: str, *, progress: Progress = iter, **options: Any) -> Replayed:
+    """Replays the trace in ``stream``, which errors call ``name``; ``progress`` counts the events as they go by.
 
     ``make_replicas`` makes what-if models when the machine is known, ``clock`` shows the time of the event that is
     judged.  Raises :class:`~sim.errors.InputError` if the trace lacks the events that this needs.
     """
     run = Replay(stream, name, **options)
-    for _ in run.steps():
+    for _ in progress(run.steps()):
         pass
     assert run.result is not None
     return run.result
