@@ -390,7 +390,7 @@ def test_a_replay_on_a_file_says_whose_prices_they_are(capsys, mine):
     assert priced["machine"]["cost_table"] == "zen4"
     assert priced["strategies"] == run_json(capsys, *arguments, "--cpu", "zen4")["strategies"]
     _, out, _ = run(capsys, *arguments, "--cpu", mine, "--costs", "zen4")
-    assert f"on {mine}, at the prices of zen4" in out
+    assert f"on {mine}, at the prices of zen4" in " ".join(out.split())
     assert "give --cpu" in run(capsys, *arguments, "--costs", "zen4")[2]
 
 
