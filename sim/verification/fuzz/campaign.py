@@ -20,6 +20,8 @@ from sim.verification.fuzz.readers import READERS
 EVERY: Final = 200
 """Inputs between two lines of a process."""
 MOST_SEEDS: Final = 2000
+OF_A_PROCESS: Final = {True: 50, False: 5000}
+"""Inputs of a process, for files of a result directory and for others: what it remembers is no input's memory."""
 VARIABLE: Final = re.compile(r"'.*?'|\"[^\"]*\"|\d+|0x[0-9a-f]+|/\S+")
 
 
@@ -45,7 +47,8 @@ def campaign(reader: str, inputs: int, seed: int, data: Path) -> Found:
             before = found.inputs
             place = Path(folder).resolve() / "w"
             place.mkdir()
-            request = [reader, str(inputs - before), str(seed + before), str(data.resolve()), str(place)]
+            number = min(inputs - before, OF_A_PROCESS[bool(READERS[reader].inside)])
+            request = [reader, str(number), str(seed + before), str(data.resolve()), str(place)]
             command = [sys.executable, "-m", "sim.cli.fuzzed", *request]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             assert process.stdout is not None
