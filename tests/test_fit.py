@@ -262,7 +262,7 @@ def test_the_twin_of_a_simulated_host_costs_what_that_host_costs(tmp_path, quick
     assert CliRunner().invoke(cli, ["export", str(tmp_path / "host.toml"), "-o", trace, *strategy]).exit_code == 0
     twin = tmp_path / "twin.toml"
     command = ["fit", trace, "-o", str(twin), "--cpu", "zen4", "--replications", "1", "--jobs", "1", "--json"]
-    document = json.loads(CliRunner().invoke(cli, command).stdout)
+    document = json.loads(CliRunner().invoke(cli, [*command, "--kernel", "v7.3"]).stdout)
     found = {each["figure"]: each for each in document["compared"]}
     for figure in ("KVM_RUN round trips", "vCPU load/put pairs", "VM entries", "wake-ups", "cost of xstate-guest"):
         assert found[figure]["simulated"] == pytest.approx(found[figure]["trace"], rel=0.15)
@@ -271,6 +271,10 @@ def test_the_twin_of_a_simulated_host_costs_what_that_host_costs(tmp_path, quick
     for each in own.values():
         there, here = each["trace"] / per_pair["trace"], each["simulated"] / per_pair["simulated"]
         assert here == pytest.approx(there, rel=0.1)
+    changed = {each["figure"]: each for each in document["changed"]}
+    assert changed["VM entries"]["recorded"] == found["VM entries"]["simulated"]
+    assert changed["context switches"]["other"] != changed["context switches"]["recorded"]
+    assert read(twin).host.preemption == "voluntary"
     (guest,) = read(twin).guests.values()
     assert guest.signalled == pytest.approx(0.9, abs=0.05)
     assert guest.signal_time.mean == pytest.approx(10e-6, rel=0.1)
@@ -372,7 +376,7 @@ def test_the_scenario_must_be_named_as_one(tmp_path, capsys):
     [
         ("", [], "voluntary", False), ("# uname -v: #1 SMP PREEMPT_NONE Debian 6.18", [], "none", True),
         ("# Dynamic Preempt: full", [], "full", True), ("# uname: #1 SMP PREEMPT_DYNAMIC", [], "voluntary", False),
-        ("", ["--preemption", "none"], "none", True),
+        ("", ["--recorded-preemption", "none"], "none", True),
     ],
 )  # fmt: skip
 def test_the_preemption_model_is_written_and_said_to_be_known_or_not(said, option, model, known, tmp_path, capsys):
@@ -384,7 +388,7 @@ def test_the_preemption_model_is_written_and_said_to_be_known_or_not(said, optio
 
 
 def test_a_preemption_model_that_the_kernel_does_not_have_is_refused(tmp_path, capsys):
-    command = ["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.toml"), "--preemption", "eager"]
+    command = ["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.toml"), "--recorded-preemption", "eager"]
     assert "found 'eager'; allowed with Linux v6.18: " in refused(command, capsys)
     assert list(tmp_path.iterdir()) == []
 
@@ -400,3 +404,10 @@ def test_without_the_check_the_model_follows_the_beginning_and_the_fit_is_that_o
         assert some.threads[name].compute.mean == pytest.approx(entry.compute.mean, rel=0.05)
         sleeps = [each and each.mean for each in (some.threads[name].sleep, entry.sleep)]
         assert sleeps[0] == sleeps[1]
+
+
+def test_another_kernel_needs_the_simulation(tmp_path, capsys):
+    command = ["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.toml"), "--no-check", "--kernel", "v7.3"]
+    assert "--no-check simulates nothing" in refused(command, capsys)
+    command = ["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.toml"), "--preemption", "eager"]
+    assert "--preemption" in refused(command, capsys)

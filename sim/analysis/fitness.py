@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sim.analysis.recorded_run import RecordedRun
 from sim.costs.price import Prices
 from sim.host.watching import window
+from sim.kernel.versions import version
 from sim.scenario.cases import Case, cases
 from sim.scenario.reading import read
 from sim.trace.fit.estimate import Fitted
@@ -219,13 +220,12 @@ def holds(compared: Sequence[Compared]) -> bool:
 
 
 def recordings(
-    fitted: Fitted, scenario: Path, replications: int, jobs: int, step: Callable[[], None] = lambda: None
+    fitted: Fitted, case: Case, replications: int, jobs: int, step: Callable[[], None] = lambda: None
 ) -> list[Counted]:
-    """What is counted of so many replications of a fitted scenario, recorded and followed as the trace was.
+    """What is counted of so many replications of a twin, recorded and followed as the trace was.
 
     ``jobs`` are processes; ``step`` is called after each replication.
     """
-    case = twin(fitted, scenario)
     work = [(case, fitted.strategy, number, fitted.events) for number in range(replications)]
     return list(in_processes(_recording, work, jobs, step))
 
@@ -245,13 +245,37 @@ def in_processes(
             step()
 
 
-def twin(fitted: Fitted, scenario: Path) -> Case:
-    """The case of a fitted scenario, measured for as long as the trace is, or for many of its events."""
-    (case,) = cases(read(scenario))
+def twin(fitted: Fitted, scenario: Path, kernel: str | None = None, preemption: str | None = None) -> Case:
+    """The case of a fitted scenario, measured for as long as the trace is, or for many of its events.
+
+    ``kernel`` and ``preemption`` take the place of the recorded ones; of a kernel that does not have the recorded
+    preemption model, its default is taken.
+    """
+    changed: dict[str, Any] = {}
+    if kernel is not None or preemption is not None:
+        model = version(kernel or fitted.kernel)
+        recorded = fitted.preemption if fitted.preemption in model.preemption_models else model.preemption_default
+        changed = {"host.kernel": [model.name], "host.preemption": preemption or recorded}
+    options = {"host.kernel": "--kernel", "host.preemption": "--preemption"}
+    (case,) = cases(read(scenario, changed, options))
     seconds, events = fitted.counted.seconds, fitted.replayed.report.events.total()
     measure = min(LONGEST_S, seconds * min(1.0, MOST_EVENTS / events))
     run = case.scenario.run.model_copy(update={"measure": measure})
     return replace(case, scenario=case.scenario.model_copy(update={"run": run}))
+
+
+def change(before: Sequence[Counted], after: Sequence[Counted]) -> list[tuple[str, str, float, float]]:
+    """What another kernel does to a twin: each figure, its unit, and it with the recorded kernel and with that one."""
+    names = [*COUNTED, *(COST + each for each in before[0].strategies if COST + each in after[0].names)]
+    found = []
+    for name in names:
+        rates = [sum(x.total(name) for x in side) / sum(x.seconds for x in side) for side in (before, after)]
+        if any(rates):
+            found.append((name, "cycles/s" if name.startswith(COST) else "1/s", rates[0], rates[1]))
+    busy = [
+        1 - sum(x.total(IDLE) * 1e-9 / x.cpus for x in side) / sum(x.seconds for x in side) for side in (before, after)
+    ]
+    return [*found, ("CPU utilisation", "share", busy[0], busy[1])]
 
 
 def _recording(work: tuple[Case, str, int, frozenset[str]]) -> Counted:

@@ -8,6 +8,7 @@ import click
 
 from sim.cli.common import counting_events, emit, json_option, table
 from sim.cli.replay import costs_option, opened
+from sim.errors import InputError
 
 if TYPE_CHECKING:
     from sim.analysis.fitness import Compared
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 )
 @costs_option
 @click.option(
-    "--preemption", metavar="MODEL", help="The kernel's preemption model, where the trace does not say it: none, ..."
+    "--recorded-preemption",
+    metavar="MODEL",
+    help="The recorded kernel's preemption model, where the trace does not say it (PREEMPT_NONE: none).",
 )
+@click.option("--kernel", metavar="NAME", help="What this kernel would do to the host, by its twin.")
+@click.option("--preemption", metavar="MODEL", help="What this preemption model would do to it.")
 @click.option("--force", is_flag=True, help="Replace FILE.toml and its samples.")
 @click.option("--no-check", is_flag=True, help="Do not simulate the scenario.")
 @click.option("--replications", default=5, show_default=True, type=click.IntRange(1, 1000), help="Of the check.")
@@ -36,6 +41,8 @@ def fit(
     out: Path,
     cpu: str | None,
     costs: str | None,
+    recorded_preemption: str | None,
+    kernel: str | None,
     preemption: str | None,
     force: bool,
     no_check: bool,
@@ -56,11 +63,18 @@ def fit(
     restores within 1 percentage point or their interval, CPU utilisation within 2.  Exit status 1 if one misses, and
     which assumption of the twin is then likely wrong.  With --no-check nothing is simulated or tuned.
 
+    With --kernel or --preemption the twin is also simulated with another kernel or preemption model, and what that
+    changes is shown; FILE.toml stays the recorded host's.
+
     JSON: scenario, cpu, strategy, seconds, groups (name, kind, threads, simulated, samples), notes, unsupported, and
-    with the check: compared (figure, unit, trace, simulated, low, high, samples, holds, likely), holds.
+    with the check: compared (figure, unit, trace, simulated, low, high, samples, holds, likely), holds,
+    and with --kernel or --preemption: changed (figure, unit, recorded, other).
     """
     from sim.trace.fit import estimate, writing
 
+    other = kernel is not None or preemption is not None
+    if other and no_check:
+        raise InputError("--no-check simulates nothing, and --kernel and --preemption need it: leave one of them out")
     writing.check_target(out, force=force)
     with opened(trace) as (stream, name):
         fitted = estimate.fit(
@@ -69,7 +83,7 @@ def fit(
             progress=counting_events,
             cpu=cpu,
             costs=costs,
-            preemption=preemption,
+            preemption=recorded_preemption,
             all_strategies=not no_check,
         )
     from sim.analysis.fitness import unsupported as unsupported_by
@@ -79,9 +93,10 @@ def fit(
         for each in unsupported:
             click.echo(f"note: {each}")
     writing.write(fitted, out, force=force)
-    compared = None
+    compared: list[Compared] | None = None
+    changed: list[tuple[str, str, float, float]] = []
     if not no_check:
-        fitted, compared = _simulated(fitted, out, replications, jobs)
+        fitted, compared, changed = _simulated(fitted, out, replications, jobs, kernel, preemption, other=other)
     document: dict[str, Any] = {
         "scenario": str(out),
         "cpu": fitted.cpu,
@@ -108,27 +123,54 @@ def fit(
         held = holds(compared)
         document |= {"compared": [each.document() for each in compared], "holds": held}
         text += "\n\n" + _compared_text(compared, replications)
+    if changed:
+        document["changed"] = [
+            dict(zip(("figure", "unit", "recorded", "other"), each, strict=True)) for each in changed
+        ]
+        what = " ".join(filter(None, (kernel or fitted.kernel, preemption)))
+        rows = [
+            [name, *(f"{x:.1%}" if unit == "share" else f"{x:.0f}" for x in (before, after))]
+            for name, unit, before, after in changed
+        ]
+        text += f"\n\nThe twin with the recorded kernel, and with {what}, per second:\n"
+        text += table(rows, ["", "recorded", what])
     emit(document, text, as_json)
     sys.exit(0 if held else 1)
 
 
-def _simulated(fitted: "Fitted", out: Path, replications: int, jobs: int | None) -> "tuple[Fitted, list[Compared]]":
-    """The scenario, tuned, and how its simulation compares."""
+def _simulated(
+    fitted: "Fitted",
+    out: Path,
+    replications: int,
+    jobs: int | None,
+    kernel: str | None,
+    preemption: str | None,
+    *,
+    other: bool,
+) -> "tuple[Fitted, list[Compared], list[tuple[str, str, float, float]]]":
+    """The scenario, tuned; how its simulation compares; and what another kernel changes."""
     from tqdm import tqdm
 
     from sim.analysis import fitness, tuning
     from sim.experiment.pools import cpus
 
     jobs = jobs or cpus()
-    total = tuning.ROUNDS * tuning.REPLICATIONS + replications
+    elsewhere = (
+        fitness.twin(fitted, out, kernel, preemption) if other else None
+    )  # before the long part, if it is refused
+    total = tuning.ROUNDS * tuning.REPLICATIONS + replications * (1 + other)
     with tqdm(total=total, unit="rep", desc="tuning and check", disable=None, file=sys.stderr, ncols=72) as bar:
 
         def step() -> None:
             bar.update()
 
         fitted = tuning.tune(fitted, out, jobs, step)
-        simulated = fitness.recordings(fitted, out, replications, jobs, step)
-    return fitted, fitness.side_by_side(fitted.counted, simulated, fitted.unsure)
+        simulated = fitness.recordings(fitted, fitness.twin(fitted, out), replications, jobs, step)
+        changed = []
+        if other:
+            elsewhere = fitness.twin(fitted, out, kernel, preemption)
+            changed = fitness.change(simulated, fitness.recordings(fitted, elsewhere, replications, jobs, step))
+    return fitted, fitness.side_by_side(fitted.counted, simulated, fitted.unsure), changed
 
 
 def _text(fitted: "Fitted", out: Path) -> str:

@@ -170,7 +170,7 @@ def fit(
     if model_from == UNKNOWN:
         notes.append(
             f"the trace does not say the kernel's preemption model: {model}, the default of "
-            f"{on_cpu.kernel.version.name}, is assumed (--preemption)"
+            f"{on_cpu.kernel.version.name}, is assumed (--recorded-preemption)"
         )
     charges = _charges(on_cpu.counts(), Prices(load_for(chosen, costs)), tsc_hz, around)
     groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges)
@@ -207,11 +207,11 @@ def _preemption(recorded: Recorded, asked: str | None) -> tuple[str, str]:
     """The preemption model, and how it is known."""
     version = recorded.config.version
     said = recorded.header.preemption
-    for model, how in ((asked, "as --preemption says"), (said, "as the trace says")):
+    for model, how in ((asked, "as --recorded-preemption says"), (said, "as the trace says")):
         if model is not None:
             if model not in version.preemption_models:
                 allowed = ", ".join(version.preemption_models)
-                option = "--preemption" if model == asked else "the comments of the trace"
+                option = "--recorded-preemption" if model == asked else "the comments of the trace"
                 raise InputError(f"{option}: found {model!r}; allowed with Linux {version.name}: {allowed}")
             return model, how
     return version.preemption_default, UNKNOWN
