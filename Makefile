@@ -59,7 +59,7 @@ kmod:
 	$(MAKE) -C kmod/fpswitch_bench $(if $(KDIR),KDIR=$(KDIR))
 
 lock: .venv/ready
-	$(COMPILE) --extra dev --extra cluster --output-file=requirements.lock pyproject.toml
+	$(COMPILE) --extra dev --extra cluster --extra fast --output-file=requirements.lock pyproject.toml
 	$(COMPILE) --extra docs --constraint requirements.lock --output-file=requirements-docs.lock pyproject.toml
 
 .venv/ready: requirements.lock pyproject.toml

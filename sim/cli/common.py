@@ -64,6 +64,7 @@ def scenario_options(command: _Command) -> _Command:
             click.option("--precision", metavar="SHARE", help='As many as this needs, such as "1 %".'),
             click.option("--feedback", is_flag=True, default=None, help="Also each strategy on a schedule of its own."),
             click.option("--seed", metavar="N", type=int, help="Of all random streams."),
+            click.option("--engine", metavar="NAME", help="simpy, compiled or auto: what simulates; the same bytes."),
             set_option,
         )
     ):
@@ -88,6 +89,7 @@ def overrides(given: Mapping[str, Any]) -> Overrides:
         "precision": ("run.precision", None),
         "feedback": ("run.feedback", None),
         "seed": ("run.seed", None),
+        "engine": ("run.engine", None),
     }
     values: dict[str, Any] = {}
     options: dict[str, str] = {}

@@ -38,6 +38,7 @@ def shown_options(command: _Command) -> _Command:
 @click.option("--design", metavar="KIND:N", help="N points in ranges: lhs:N, or sobol:N with a power of two.")
 @click.option("--range", "ranges", metavar="KEY=LOW..HIGH", multiple=True, help="A range of --design; may be repeated.")
 @click.option("--out", metavar="DIR", help="Result directory; by default results/ and the name of the scenario.")
+@click.option("--check-engine", is_flag=True, help="First compare both engines, event for event, on replication 0.")
 @click.option("--no-figures", is_flag=True, help="Write the tables only.")
 @shown_options
 def run(
@@ -47,6 +48,7 @@ def run(
     design: str | None,
     ranges: tuple[str, ...],
     out: str | None,
+    check_engine: bool,
     no_figures: bool,
     full: bool,
     mail: bool,
@@ -99,6 +101,9 @@ def run(
         say([f"the results go to {directory}"])
     given = overrides(options)
     try:
+        if check_engine:
+            for sentence in experiment.check_engines(scenario, given.values, given.options, lambda note: say([note])):
+                say([sentence])
         results = experiment.run(
             scenario,
             overrides=given.values,

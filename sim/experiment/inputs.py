@@ -116,6 +116,7 @@ def placed(scenario: Scenario, place: Place) -> dict[str, Any]:
     """The scenario as a file would have it, with ``place`` of each path, and each cost table in costs.json."""
     written: dict[str, Any] = _with_samples(scenario.written(), place)
     run, host, kernel = written["run"], written["host"], written["kernel"]
+    run.pop("engine", None)  # what simulates is no part of what is simulated: the results are the same
 
     def there(name: str) -> str:
         return place(name) if is_file(name) else name

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from sim.engine.choice import prepare
 from sim.errors import RunError
 from sim.experiment import keeping, stopping
 from sim.experiment.dispatch import TRIES, Dispatcher
@@ -56,6 +57,7 @@ class Running:
         self._rule = stopping.Rule(asked.scenario, asked.cases)
         self._keys = parts.keys(self._manifest, self._rule.looks[-1])
         self._there = Shelf()
+        self._ran: dict[str, set[str]] = {}
         self._dispatcher: Dispatcher | None = None
         self._began, self._told_at, self._count, self._before = time.monotonic(), 0.0, 0, 0
         self._directory = _opened(out, self._manifest) if out is not None else None
@@ -63,6 +65,10 @@ class Running:
             try:
                 records, notes = self._directory.finished()
                 self._there = Shelf(records)
+                earlier = (self._directory.found or {}).get("engines", {})
+                self._ran = {case: set(engines) for case, engines in earlier.items()}
+                for record in records.values():
+                    self._ran.setdefault(record.case, set()).add(record.engine)
             except BaseException:
                 self.close()
                 raise
@@ -113,6 +119,7 @@ class Running:
         self._there[key] = record
         self._count += 1
         self._rule.take(record)
+        self._note_engine(record)
         if self._directory is not None:
             self._directory.keep(key, record)
         self._told.step()
@@ -142,6 +149,8 @@ class Running:
     def _records(self, where: Where) -> Generator[list[Record], None, None]:
         """The records of each replication, in any order; those of the next look come when all before are taken."""
         jobs = min(where.jobs, len(missing(self._keys, self._finished())))
+        if where.simulate is None:
+            prepare(self._asked.cases, self._told.say)
         pool = where.pool
         elsewhere = where.executor is not None or (where.cluster is not None and self._lacks_some())
         if pool is None and (jobs > 1 or elsewhere):
@@ -214,7 +223,7 @@ class Running:
 
         n = self._stopped.replications
         exact = self._asked.exactly(n)
-        stopped = {"stopping": stopping.document(self._asked.scenario.run, self._stopped)}
+        stopped = {"stopping": stopping.document(self._asked.scenario.run, self._stopped), "engines": self._engines()}
         manifest = exact.manifest() | stopped | {"status": manifests.COMPLETE}
         wanted = self._wanted(n)
         if used := len(again.intersection(wanted)):
@@ -239,7 +248,7 @@ class Running:
         n = shown.manifest["replications"]
         earlier = directory.found or {}
         if n != exact.scenario.run.replications:
-            stopped = {"stopping": (manifests.read(whole) if whole else {}).get("stopping")}
+            stopped = {**stopped, "stopping": (manifests.read(whole) if whole else {}).get("stopping")}
         manifest = {**shown.manifest, **stopped}
         shown_keys = set(shown.keys.values())
         if not directory.begun and whole == directory.path and same_parts(earlier, shown_keys):
@@ -259,6 +268,17 @@ class Running:
         results = Results.of(of_tables, manifest, costs)
         directory.complete(results, manifest, inputs, others)
         self._told.say(*filter(None, [keeping.words(exact, self._there, directory.path)]))
+
+    def _note_engine(self, record: Record) -> None:
+        """What a run says of replications that another engine simulated than the one that was wanted, once a case."""
+        self._ran.setdefault(record.case, set()).add(record.engine)
+        note = f"case {record.case}: {record.engine}"
+        if " (" in record.engine and note not in self._told.notes:
+            self._told.say(note)
+
+    def _engines(self) -> dict[str, list[str]]:
+        """The engines that simulated what is there, by case."""
+        return {case: sorted(engines - {""}) for case, engines in sorted(self._ran.items())}
 
     def _fails(self, status: str, error: str | None = None) -> None:
         self._told.close()

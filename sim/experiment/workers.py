@@ -93,11 +93,10 @@ def _case(content: bytes) -> Case:
 
 
 def simulated() -> Simulate:
-    """The simulated host, which is imported where it is used."""
-    from sim.host.simulation import simulate
+    """The simulated host, by the engine that its scenario names; it is imported where it is used."""
+    from sim.engine.choice import simulate
 
-    model: Simulate = simulate
-    return model
+    return simulate
 
 
 def replicate(model: Simulate, case: Case, timed_by: str, strategies: Sequence[str], replication: int) -> list[Record]:

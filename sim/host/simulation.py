@@ -86,12 +86,14 @@ class Measurement:
             )
 
 
-def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: int) -> list[Record]:
+def simulate(
+    case: Case, timed_by: str, strategies: Sequence[str], replication: int, watch: Callable[[Host], None] | None = None
+) -> list[Record]:
     """Runs one replication; the same arguments give the same records.
 
     The host is timed by the strategy ``timed_by``, whose record comes first and has the metrics and latencies of the
     schedule.  The others of ``strategies`` walk the same schedule; their records have a ledger and what the integrity
-    check found.  No record depends on which others there are.
+    check found.  No record depends on which others there are.  ``watch`` gets the host before anything runs.
 
     Time and costs are in TSC cycles.  Raises :class:`~sim.errors.InputError` for what only shows when the host is
     built or runs: a cost table that lacks the price of an operation, a strategy that the CPU cannot have, a CPU that
@@ -101,6 +103,8 @@ def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: 
     prices = prices_of(case.table)
     others = [strategy for strategy in dict.fromkeys(strategies) if strategy != timed_by]
     host = populate(case, timed_by, others, replication, env, prices)
+    if watch is not None:
+        watch(host)
     measurement = Measurement(host)
     run = case.scenario.run
     warmup = case.cycles(warmup_seconds(case))

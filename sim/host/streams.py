@@ -76,9 +76,18 @@ class Draws:
         """The next number, a Python one."""
         left = self._left
         if not left:
-            left.extend(self._sample(self._size)[::-1].tolist())
-            self._size = min(2 * self._size, LARGEST_BLOCK)
+            left.extend(self.block()[::-1].tolist())
         return left.pop()
+
+    def block(self) -> NDArray[Any]:
+        """The next numbers of the stream, for whoever keeps them himself."""
+        block = self._sample(self._size)
+        self._size = min(2 * self._size, LARGEST_BLOCK)
+        return block
+
+    def ahead(self) -> NDArray[Any]:
+        """The numbers that have been drawn and not taken yet; the next of them first."""
+        return np.array(self._left[::-1])
 
 
 class Instants:
@@ -97,12 +106,20 @@ class Instants:
     def next(self) -> int:
         """The first instant that :meth:`upto` has not passed."""
         while self._i == len(self._times):
-            times = self._last + np.cumsum(self._sample(self._size))
-            self._times = times.tolist()
+            self._times = self.block().tolist()
             self._i = 0
-            self._last = self._times[-1]
-            self._size = min(2 * self._size, LARGEST_BLOCK)
         return self._times[self._i]
+
+    def block(self) -> Cycles:
+        """The next instants of the stream, for whoever keeps them himself."""
+        times: Cycles = self._last + np.cumsum(self._sample(self._size))
+        self._last = int(times[-1])
+        self._size = min(2 * self._size, LARGEST_BLOCK)
+        return times
+
+    def ahead(self) -> Cycles:
+        """The instants that have been drawn and not passed yet."""
+        return np.array(self._times[self._i :], np.int64)
 
     def upto(self, time: int) -> tuple[int, int]:
         """Passes all instants up to and including ``time``: how many there were, and when the last was (-1: none)."""

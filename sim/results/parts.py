@@ -109,6 +109,7 @@ def _as_json(record: Record) -> dict[str, Any]:
             for name, buckets in record.latency.items()
         },
         "integrity": dict(record.integrity),
+        "engine": record.engine,
     }
 
 
@@ -133,6 +134,7 @@ def read(path: Path) -> Record:
         metrics=found.metrics,
         latency={name: {(low, high): count for low, high, count in buckets} for name, buckets in found.latency.items()},
         integrity=found.integrity,
+        engine=found.engine,
     )
 
 
@@ -148,6 +150,7 @@ class _Kept:
     metrics: dict[str, tuple[int | float, str]]
     latency: dict[str, list[tuple[int, int, int]]]
     integrity: dict[str, int]
+    engine: str = ""
 
 
 @cache

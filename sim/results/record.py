@@ -1,7 +1,7 @@
 """One strategy on one replication's schedule of one case, as the simulated host gives it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sim.kernel.operations import Operation
 
@@ -19,7 +19,8 @@ class Record:
     ``ledger``: every operation that ran, with its count and the TSC cycles that it took (count x price).
     ``metrics``: by name, a value and its unit.  ``latency``: by name of the histogram, the number of samples by bucket;
     a bucket is [low, high) in TSC cycles.  ``integrity``: what the check found, by kind, also
-    during warm-up.
+    during warm-up.  ``engine`` is which one simulated it, and why if it is not the one that was wanted; nothing else
+    depends on it.
     """
 
     case: str
@@ -30,6 +31,7 @@ class Record:
     metrics: Mapping[str, tuple[int | float, str]]
     latency: Mapping[str, Mapping[tuple[int, int], int]]
     integrity: Mapping[str, int]
+    engine: str = field(default="", compare=False)
 
     @property
     def part(self) -> Part:

@@ -41,7 +41,7 @@ MOST_CASES: Final = 1000
 NOT_SWEPT: Final = (
     "title", "question", "sweep", "host.cpu", "host.kernel", "run.replications", "run.precision",
     "run.min_replications", "run.max_replications", "run.seed", "run.strategies", "run.reference", "run.timed_by",
-    "run.contrasts", "run.feedback", "run.cases", "run.asks", "run.beside",
+    "run.contrasts", "run.feedback", "run.cases", "run.asks", "run.beside", "run.engine",
 )  # fmt: skip
 """What is the same in all cases, or makes cases by itself."""
 

@@ -139,6 +139,11 @@ class Run(Section):
         "otherwise because operations take another time (throughput, latency)",
     )
     batch: Switch = Field(True, description="false: one event per VM exit; slower, with the identical ledger")
+    engine: Literal["simpy", "compiled", "auto"] = Field(
+        "simpy",
+        description="what simulates, with the same results. simpy: the reference. compiled: a loop in machine code "
+        "(docs/engine.md; needs the extra fast). auto: compiled where it can, else simpy",
+    )
     integrity: Switch = Field(True, description="whether contents of registers are checked where they are consumed")
 
     @model_validator(mode="before")

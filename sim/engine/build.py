@@ -1,0 +1,372 @@
+"""From a populated host of sim.host to arrays: the same threads, streams and queues, at time 0."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engine import layout as at
+from sim.engine import loop
+from sim.engine.jit import Memory
+from sim.engine.transitions import Point
+from sim.host.cpu import HostCpu
+from sim.host.eevdf import EevdfRunQueue
+from sim.host.exits import ExitKind, ExitStream
+from sim.host.host import TIMER, Host
+from sim.host.streams import Draws, Instants
+from sim.host.thread import ComputeThread, ForkThread, KernelThread, PipeThread, Thread
+from sim.host.vcpu import VcpuThread
+from sim.kernel.state import TASK_KINDS
+from sim.kernel.walker import Walker
+from sim.scenario.cases import Case
+from sim.xsave.components import AVX, SSE
+
+Integers = NDArray[np.int64]
+
+MOST_CHILDREN: Final = 4096
+"""How many forked threads may be there at the same time."""
+BUCKETS: Final = 64 * 32
+BITS: Final = 32
+
+ACCOUNT_COLUMNS: Final = {
+    "guest": at.GUEST, "user": at.USER, "vmm": at.VMM, "syscall": at.SYSCALL, "halt_poll": at.HALT_POLL,
+    "idle": at.IDLE,
+}  # fmt: skip
+
+
+def zeros(*shape: int) -> Integers:
+    """An array of whole numbers, which takes memory only where it is used."""
+    return np.zeros(shape, np.int64)
+
+
+class Streams:
+    """The streams of the host by number: blocks of them are kept here, and the loop reads them by address."""
+
+    def __init__(self) -> None:
+        self.sources: list[Draws | Instants] = []
+        self.blocks: list[Integers] = []
+
+    def add(self, source: Draws | Instants | None) -> int:
+        """The number of a stream; -1 if there is none."""
+        if source is None:
+            return -1
+        for i, each in enumerate(self.sources):
+            if each is source:
+                return i
+        self.sources.append(source)
+        self.blocks.append(source.ahead().astype(np.int64))
+        return len(self.sources) - 1
+
+    def table(self) -> Integers:
+        """Where each of them is, once all have been added."""
+        table = zeros(max(len(self.sources), 1), at.D_COLUMNS)
+        for i, block in enumerate(self.blocks):
+            table[i] = block.ctypes.data, 0, len(block)
+        return table
+
+    def refill(self, table: Integers, stream: int, n: int) -> None:
+        """Draws until number ``n`` from now is there."""
+        rest = self.blocks[stream][int(table[stream, at.D_POS]) :]
+        parts = [rest]
+        length = len(rest)
+        while length <= n:
+            parts.append(self.sources[stream].block().astype(np.int64))
+            length += len(parts[-1])
+        block = self.blocks[stream] = np.concatenate(parts)
+        table[stream] = block.ctypes.data, 0, len(block)
+
+
+class Built:
+    """The arrays of a host, and what Python keeps for them."""
+
+    def __init__(self, case: Case, host: Host, walkers: int, rows: int) -> None:
+        self.case = case
+        self.host = host
+        self.streams = Streams()
+        self.points: list[Point] = []
+        self._point_numbers: dict[Point, int] = {}
+        self.kinds: list[ExitKind] = []
+        self.kept: dict[int, list[Integers]] = {}
+        self.device_columns: dict[int, list[Integers]] = {}
+        self.reasons: list[str] = []
+        for point in (
+            Point(Walker.schedule), Point(Walker.return_to_user), Point(Walker.enter_kvm_run),
+            Point(Walker.leave_kvm_run), Point(Walker.vm_entry), Point(Walker.guest_boots),
+            Point(Walker.guest_writes_carried), Point(Walker.kernel_fpu, (SSE | AVX,)), Point(Walker.fork),
+            Point(Walker.exec), Point(Walker.exit), Point(Walker.begin), Point(Walker.end), Point(Walker.serve_call),
+            Point(Walker.exits),
+        ):  # fmt: skip
+            self.point(point)
+        self.threads = _threads(host)
+        children = MOST_CHILDREN if any(isinstance(each, ForkThread) for each in self.threads) else 0
+        cpus, n = len(host.cpus), len(host.cpus) + len(self.threads) + children
+        self.a = _arrays(cpus, n, self._count_kinds(), walkers, rows)
+        for cpu in host.cpus:
+            self._idle(cpu)
+        for thread in self.threads:
+            self._thread(thread)
+        self._globals(walkers)
+        self.a.t[n - children :, at.FREE_AFTER] = range(n - children + 1, n + 1)
+        self.a.g[at.FREE_THREAD], self.a.g[at.THREADS] = n - children, n
+        for cpu in host.cpus:
+            self._cpu(cpu)
+        self.a.put("d", self.streams.table())
+        self.a.put("exits", np.full((walkers, n, max(len(self.reasons), 1)), -1, np.int64))
+        self._events()
+
+    def number(self, thread: Thread) -> int:
+        """The row of a thread."""
+        return len(self.host.cpus) + thread.number
+
+    def point(self, point: Point) -> int:
+        """The number of a flow point."""
+        number = self._point_numbers.get(point)
+        if number is None:
+            number = self._point_numbers[point] = len(self.points)
+            self.points.append(point)
+        return number
+
+    def _count_kinds(self) -> int:
+        return sum(len(each._stream.kinds) + 2 for each in self.threads if isinstance(each, VcpuThread))
+
+    # Threads.
+
+    def _idle(self, cpu: HostCpu) -> None:
+        row = self.a.t[cpu.id]
+        row[at.KIND], row[at.CPU], row[at.WOKEN_AT] = at.IDLE_KIND, cpu.id, -1
+        row[at.REMAINING], row[at.ACCOUNT] = at.INF, at.IDLE
+        row[at.TASK_KIND] = TASK_KINDS.index(cpu.idle_thread.task.kind)
+
+    def _thread(self, thread: Thread) -> None:
+        row = self.a.t[self.number(thread)]
+        cpus = [cpu.id for cpu in self.host.cpus if thread.allowed >> cpu.id & 1]
+        for cpu in cpus:
+            self.a.allowed[self.number(thread), cpu // BITS] |= 1 << cpu % BITS
+        row[at.CPU], row[at.BLOCKED], row[at.WOKEN_AT] = thread.cpu.id, thread.blocked, thread.woken_at
+        row[at.REMAINING], row[at.ACCOUNT] = thread.left, ACCOUNT_COLUMNS[thread.account]
+        row[at.FLOW], row[at.KERNEL_FLOW] = thread.flow, thread.kernel_flow
+        row[at.TASK_KIND] = TASK_KINDS.index(thread.task.kind)
+        row[at.SEVERAL_CPUS], row[at.LOWEST_CPU] = len(cpus) > 1, cpus[0]
+        row[at.WEIGHT], row[at.INV_WEIGHT] = thread.weight, thread.inv_weight
+        row[at.CUSTOM_SLICE], row[at.SLICE], row[at.VRUNTIME] = thread.custom_slice, thread.slice, thread.vruntime
+        row[at.DEADLINE], row[at.VPROT], row[at.VLAG] = thread.deadline, thread.vprot, thread.vlag
+        row[at.EXEC_START], row[at.DELAYED] = thread.exec_start, thread.sched_delayed
+        row[at.REL_DEADLINE] = thread.rel_deadline
+        if isinstance(thread, ComputeThread):
+            self._compute(thread, row)
+        else:
+            assert isinstance(thread, VcpuThread)
+            self._vcpu(thread, row)
+
+    def _compute(self, thread: ComputeThread, row: Integers) -> None:
+        add = self.streams.add
+        row[at.KIND] = at.KTHREAD_KIND if isinstance(thread, KernelThread) else at.COMPUTE
+        row[at.BURST_DRAWS], row[at.SLEEP_DRAWS] = add(thread._bursts), add(thread._sleeps)
+        row[at.SYSCALL_DRAWS], row[at.FPU_DRAWS] = add(thread._syscalls), add(thread._uses_fpu)
+        row[at.WRITES_POINT] = self.point(Point(Walker.user_writes, (thread._components,)))
+        row[at.HAS_FPU], row[at.WROTE] = thread._components != 0, thread._wrote
+        if isinstance(thread, ForkThread):
+            row[at.KIND], row[at.EXECS] = at.FORK, thread._execs
+        if isinstance(thread, PipeThread):
+            row[at.KIND] = at.PIPE
+            row[at.OTHER_END] = self.number(thread._pipe.ends[1 - thread._side])
+
+    def _vcpu(self, thread: VcpuThread, row: Integers) -> None:
+        add, use, requests = self.streams.add, thread._use, thread._requests
+        row[at.KIND] = at.VCPU
+        row[at.GUEST_TIME], row[at.WALL], row[at.DEMAND_END] = thread._guest_time, thread._wall, thread._demand_end
+        row[at.ONGOING] = row[at.LEARNING] = -1
+        row[at.DEMAND_DRAWS], row[at.ARRIVAL_DRAWS] = add(requests.demand), add(requests.arrivals)
+        row[at.REQUEST_SLEEPS] = add(requests.sleeps)
+        row[at.USE_WRITES], row[at.USE_SWITCHES] = add(use.writes), add(use.switches)
+        row[at.USE_FPU_DRAWS], row[at.USE_CONSTANT] = add(use.fpu_tasks), use.constant
+        row[at.P_GUEST_WRITES] = self.point(Point(Walker.guest_writes, (use.components,)))
+        row[at.P_SWITCH_FPU] = self.point(Point(Walker.guest_switches_task, (use.components, use.carried)))
+        row[at.P_SWITCH_NONE] = self.point(Point(Walker.guest_switches_task, (0, use.carried)))
+        row[at.POSTS] = thread._posted_interrupts
+        row[at.VMM_POINT] = self.point(Point(Walker.user_writes, (thread._vmm_components,)))
+        row[at.GUEST_FLOW], row[at.VMM_FLOW] = thread._guest_flow, thread._vmm_flow
+        polling = thread._polling
+        row[at.WINDOW], row[at.POLL_MOST] = polling.window, polling._most
+        row[at.POLL_START], row[at.POLL_SHRINK] = polling._grow_start, polling._shrink
+        row[at.VM_FIRST], row[at.VM_SIZE] = self.number(thread.vm[0]), len(thread.vm)
+        row[at.VM_INDEX], row[at.OTHERS_DRAWS] = thread.vm.index(thread), add(thread.others)
+        row[at.FIRST_KIND], row[at.KINDS] = len(self.kinds), len(thread._stream.kinds)
+        for kind in thread._stream.kinds:
+            self._kind(kind)
+        row[at.INTERRUPT_KIND] = self._kind(thread._interrupt)
+        row[at.HLT_KIND] = self._kind(thread._hlt)
+        self.lay_out(thread)
+
+    def _kind(self, kind: ExitKind) -> int:
+        number = len(self.kinds)
+        self.kinds.append(kind)
+        if kind.reason not in self.reasons:
+            self.reasons.append(kind.reason)
+        row = self.a.k[number]
+        row[at.K_POINT] = self.point(Point(Walker.vm_exit, (kind.reason, False)))
+        row[at.K_REASON] = self.reasons.index(kind.reason)
+        row[at.K_EFFECT], row[at.K_USERSPACE] = kind.effect, kind.userspace
+        row[at.K_TARGET] = (None, "next", "random").index(kind.target)
+        row[at.K_VMM] = self.streams.add(kind.vmm)
+        row[at.K_ROW] = row[at.K_ROW2] = -1
+        return number
+
+    def lay_out(self, thread: VcpuThread) -> None:
+        """The columns of a stream of exits have become others."""
+        stream: ExitStream = thread._stream
+        row, first = self.a.t[self.number(thread)], int(self.a.t[self.number(thread), at.FIRST_KIND])
+        columns = [
+            np.ascontiguousarray(each, np.int64)
+            for each in (
+                stream.guest, stream.wall, stream._kind, stream._time, stream._fpu, stream._handled, stream._effects,
+                *stream._counts,
+            )
+        ]  # fmt: skip
+        self.kept[thread.number] = columns
+        row[at.S_NEXT], row[at.S_LEN], row[at.S_N_EFFECTS] = stream.next, len(stream.wall), len(stream._effects)
+        for column, of in zip(
+            (at.S_GUEST, at.S_WALL, at.S_KIND, at.S_TIME, at.S_FPU, at.S_HANDLED, at.S_EFFECTS), columns, strict=False
+        ):
+            row[column] = of.ctypes.data
+        for i, counts in enumerate(columns[7:]):
+            self.a.k[first + i, at.K_COUNTS] = counts.ctypes.data
+
+    # CPUs.
+
+    def _cpu(self, cpu: HostCpu) -> None:
+        c, a, rq = cpu.id, self.a, cpu.rq
+        row = a.c[c]
+        row[at.THREAD] = row[at.IDLE_THREAD] = c
+        row[at.NEED_RESCHED], row[at.WAITS_FOR], row[at.BEGUN_AT] = cpu.need_resched, -1, -1
+        row[at.NEXT_TICK] = at.INF
+        row[at.FIRST_TICK] = self.host.first_tick(c)
+        constant = cpu.tick_times._draws.constant
+        row[at.TICK_CONSTANT] = -1 if constant is None else constant
+        row[at.TICK_DRAWS] = self.streams.add(cpu.tick_times._draws)
+        row[at.HAS_DEVICES] = bool(cpu.devices._sources)
+        row[at.DUE] = at.INF
+        if cpu.devices._sources:
+            self.more_devices(cpu, 0)
+            row[at.DUE] = cpu.devices.time(0)
+        queue = list(rq._queue)  # type: ignore[attr-defined]
+        row[at.CURRENT_ENTITY], row[at.RUNNING], row[at.QUEUED] = -1, rq.nr_running, len(queue)
+        row[at.RQ_RESCHED] = rq.need_resched
+        a.queue[c, : len(queue)] = [self.number(thread) for thread in queue]
+        for mask, array in ((self.host._idle, a.idle), (self.host._overloaded, a.overloaded)):
+            if mask >> c & 1:
+                array[c // BITS] |= 1 << c % BITS
+
+    def more_devices(self, cpu: HostCpu, n: int) -> None:
+        """Device interrupts of a CPU up to number ``n`` from now, and some more."""
+        row, devices = self.a.c[cpu.id], cpu.devices
+        devices.serve(int(row[at.DEVICES]))
+        some = n + 64
+        found = [(devices.time(i), devices.cycles(i), devices.components(i)) for i in range(some)]
+        points = [-1 if each is None else self.point(Point(Walker.kernel_fpu, (each,))) for _, _, each in found]
+        columns = [np.array(each, np.int64) for each in ([x[0] for x in found], [x[1] for x in found], points)]
+        self.device_columns[cpu.id] = columns
+        row[at.DEVICES], row[at.DEVICES_READY] = 0, some
+        for column, of in zip((at.DEVICE_TIMES, at.DEVICE_CYCLES, at.DEVICE_FPU), columns, strict=True):
+            row[column] = of.ctypes.data
+
+    # The rest.
+
+    def _globals(self, walkers: int) -> None:
+        case, host, g = self.case, self.host, self.a.g
+        settings = case.scenario.host
+        g[at.CPUS], g[at.WALKERS], g[at.WORDS] = len(host.cpus), walkers, len(self.a.idle)
+        g[at.BATCH], g[at.ALL_EVENTS] = host.batch, not host.batch
+        g[at.WAKEUP_PREEMPTION], g[at.IDLE_BALANCING] = host.wakeup_preemption, host.idle_balancing
+        for draws, column in ((host.interrupt_cycles, at.INTERRUPTS), (host.wakeup_cycles, at.WAKEUPS)):
+            g[column] = self.streams.add(draws.__self__)  # type: ignore[attr-defined]
+        assert settings.base_slice is not None, "cases are complete"
+        g[at.BASE_SLICE], g[at.TICK] = case.cycles(settings.base_slice), case.cycles(1 / settings.hz)
+        g[at.SAME_WEIGHT] = len({thread.weight for thread in self.threads}) <= 1
+        g[at.LEFT] = len(host.cpus)
+        g[at.LEVEL] = {"L1": 0, "memory": 2, "touched": -1}[settings.buffer_level]
+        if settings.buffer_level == "touched":
+            assert settings.l1 is not None, "cases are complete"
+            assert settings.l2 is not None, "cases are complete"
+            g[at.L1_BYTES], g[at.L2_BYTES] = round(settings.l1 * case.tsc_hz), round(settings.l2 * case.tsc_hz)
+        g[at.ROUND_ROBIN] = not isinstance(host.cpus[0].rq, EevdfRunQueue)
+        g[at.MOST_EVENTS], g[at.MOST_QUEUED] = len(self.a.heap_time), self.a.queue.shape[1]
+        g[at.HASH_MASK], g[at.AREAS] = self.a.key1.shape[1] - 1, self.a.used.shape[1]
+        g[at.VMX] = host.kernel.vendor == "vmx"
+
+    def _events(self) -> None:
+        """What SimPy has scheduled, in the order in which it was: each CPU's start, and each guest's first request."""
+        starting = iter(range(len(self.host.cpus)))
+        asking = iter(
+            self.number(thread)
+            for thread in self.threads
+            if isinstance(thread, VcpuThread) and thread._requests.arrivals is not None
+        )
+        for time, priority, _, _ in sorted(self.host.env._queue, key=lambda each: each[2]):
+            if priority == at.URGENT:
+                loop.schedule_event(self.a.handle, int(time), at.URGENT, at.CPU_STARTS, next(starting))
+            else:
+                assert priority == TIMER
+                loop.schedule_event(self.a.handle, int(time), at.TIMER, at.ARRIVAL, next(asking))
+
+
+def _threads(host: Host) -> list[Any]:
+    """All threads, by number."""
+    found: dict[int, Thread] = {}
+    for cpu in host.cpus:
+        for thread in cpu.rq._queue:  # type: ignore[attr-defined]
+            found[thread.number] = thread
+            if isinstance(thread, PipeThread):
+                found.update((end.number, end) for end in thread._pipe.ends)
+    return [found[number] for number in sorted(found)]
+
+
+def _arrays(cpus: int, n: int, kinds: int, walkers: int, rows: int) -> Memory:
+    """All empty; the streams' table comes when all of them are known."""
+    words = -(-cpus // BITS)
+    events = 1024 + 64 * cpus + 4 * n
+    kt = zeros(walkers, n, at.KT_COLUMNS)
+    kt[:, :, at.KT_LAST] = kt[:, :, at.KT_VMCS] = -1
+    return Memory(
+        {
+            "g": zeros(at.G_COLUMNS),
+            "c": zeros(cpus, at.C_COLUMNS),
+            "t": zeros(n, at.T_COLUMNS),
+            "k": zeros(max(kinds, 1), at.K_COLUMNS),
+            "d": zeros(1, at.D_COLUMNS),
+            "heap_time": zeros(events),
+            "heap_key": zeros(events),
+            "heap_what": zeros(events),
+            "queue": zeros(cpus, n - cpus + 1),
+            "posted": zeros(cpus, at.POSTED_MOST, at.W_COLUMNS),
+            "allowed": zeros(n, words),
+            "idle": zeros(words),
+            "overloaded": zeros(words),
+            "kt": kt,
+            "kc": zeros(walkers, cpus, at.KC_COLUMNS),
+            "slots": zeros(walkers, cpus, 2 * at.SLOTS),
+            "stamps": zeros(walkers, cpus, 2 * at.SLOTS),
+            "key1": zeros(walkers, 4 * rows),
+            "key2": zeros(walkers, 4 * rows),
+            "found": zeros(walkers, 4 * rows),
+            "rows": zeros(walkers, rows, at.R_COLUMNS),
+            "counts": zeros(walkers, rows),
+            "times": zeros(walkers, rows),
+            "levels": zeros(walkers, 4 * rows, 2),
+            "level_counts": zeros(walkers, rows, 3),
+            "level_prices": zeros(rows, 3),
+            "used": zeros(walkers, 3 * n, 2),
+            "task_flags": zeros(walkers, rows, 2),
+            "in_guest": zeros(walkers, rows),
+            "exits": zeros(1, 1, 1),
+            "log": zeros(1, at.L_COLUMNS),
+            "marks": zeros(1),
+            "calls": zeros(len(TASK_KINDS)),
+            "call_prices": zeros(len(TASK_KINDS)),
+            "histograms": zeros(2, BUCKETS),
+            "totals": zeros(at.TALLIES),
+            "plans": zeros(at.P_COLUMNS),
+        }
+    )

@@ -1,0 +1,104 @@
+"""Which engine simulates a replication: the reference in SimPy, or the compiled loop, which gives the same records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Final
+
+from sim.engine import cache
+from sim.errors import InputError
+from sim.host.weights import inverse, weight_of
+from sim.kernel.versions import version
+from sim.results.record import Record
+from sim.scenario.cases import Case
+
+SIMPY: Final = "simpy"
+COMPILED: Final = "compiled"
+AUTO: Final = "auto"
+
+FARTHEST: Final = 1 << 60
+"""Virtual times of a queue's entities differ by less than that."""
+
+
+def refusal(case: Case) -> str:
+    """Why the compiled engine does not simulate a case, as far as that is known before it runs; empty if it does."""
+    if find_spec("numba") is None:
+        return "numba, which is not installed (the extra fast: pip install 'fpswitch[fast]')"
+    return lacking(case)
+
+
+def lacking(case: Case) -> str:
+    """What of a case the compiled engine cannot do; empty if there is nothing."""
+    host = case.scenario.host
+    assert host.base_slice is not None, "cases are complete"
+    if host.preemption != "voluntary":
+        return f"host.preemption {host.preemption!r}"
+    if host.hrtick:
+        return "host.hrtick"
+    if host.scheduler == "eevdf" and version(case.kernel).slice_rules == "v7.3":
+        return f"the slices of {case.kernel}"
+    for name, guest in case.scenario.guests.items():
+        if guest.signalled is not None:
+            return f"guests.{name}.signalled"
+    for kind, entries in (("guests", case.scenario.guests), ("threads", case.scenario.threads)):
+        for name, entry in entries.items():
+            lag = max(2 * case.cycles(host.base_slice), case.cycles(1 / host.hz)) * inverse(weight_of(entry.nice))
+            if host.scheduler == "eevdf" and lag >= FARTHEST:
+                return f"{kind}.{name}.nice {entry.nice}, whose virtual times do not fit in 64 bits"
+    return ""
+
+
+def wanted(case: Case) -> bool:
+    """Whether the compiled engine is to be tried."""
+    return case.scenario.run.engine == COMPILED or (case.scenario.run.engine == AUTO and not refusal(case))
+
+
+def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: int) -> list[Record]:
+    """Runs one replication with the engine of ``run.engine``; otherwise as :func:`sim.host.simulation.simulate`.
+
+    Where the compiled engine cannot, ``auto`` takes the reference, and ``compiled`` raises
+    :class:`~sim.errors.InputError` with what it is that it cannot.
+    """
+    engine = case.scenario.run.engine
+    reason = ""
+    if engine != SIMPY:
+        reason = refusal(case)
+        if not reason:
+            from sim.engine import simulation
+            from sim.engine.fragments import Unsupported
+
+            try:
+                return _named(simulation.simulate(case, timed_by, strategies, replication), COMPILED)
+            except Unsupported as error:
+                reason = str(error)
+        if engine == COMPILED:
+            raise InputError(
+                f"run.engine: found 'compiled', which lacks {reason} (case {case.name!r}); allowed: auto, simpy"
+            )
+    from sim.host import simulation as reference
+
+    records = reference.simulate(case, timed_by, strategies, replication)
+    return _named(records, f"{SIMPY} (compiled lacks {reason})" if reason else SIMPY)
+
+
+def _named(records: list[Record], engine: str) -> list[Record]:
+    return [replace(record, engine=engine) for record in records]
+
+
+def prepare(cases: Sequence[Case], say: Callable[[str], None], *, asked: bool = False) -> None:
+    """Compiles the loop, before workers start, if any case wants it and this machine has not compiled it yet.
+
+    ``asked``: it is wanted whatever the cases say.
+    """
+    if not (asked or any(map(wanted, cases))) or find_spec("numba") is None:
+        return
+    kept = cache.directory()
+    if kept is not None and any(kept.rglob("*.nbi")):
+        return
+    where = f"kept in {kept}" if kept is not None else "not kept, since no cache directory can be written"
+    say(f"compiling the loop, once per machine and version: half a minute ({where})")
+    from sim.engine import loop
+
+    loop.compile_all()

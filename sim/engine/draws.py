@@ -1,0 +1,35 @@
+"""Numbers of a stream one by one, of blocks that Python has drawn."""
+
+from __future__ import annotations
+
+from sim.engine.jit import Memory, call, compiled, load
+from sim.engine.layout import ASK_DRAWS, CALLBACK, D_ADDRESS, D_LEN, D_POS
+
+
+@compiled
+def peek_at(a: Memory, stream: int, n: int) -> int:
+    """The ``n``-th number from now on."""
+    if a.d[stream, D_POS] + n >= a.d[stream, D_LEN]:
+        call(a.g[CALLBACK], ASK_DRAWS, stream, n, 0, 0)
+    return load(a.d[stream, D_ADDRESS], a.d[stream, D_POS] + n)
+
+
+@compiled
+def draw(a: Memory, stream: int) -> int:
+    """The next number."""
+    value = peek_at(a, stream, 0)
+    a.d[stream, D_POS] += 1
+    return value
+
+
+@compiled
+def pass_instants(a: Memory, stream: int, time: int) -> tuple[int, int]:
+    """Passes all instants up to and including ``time``: how many there were, and when the last was (-1: none)."""
+    count, last = 0, -1
+    while True:
+        at = peek_at(a, stream, 0)
+        if at > time:
+            return count, last
+        count += 1
+        last = at
+        a.d[stream, D_POS] += 1

@@ -1,0 +1,363 @@
+"""What CPUs do for each other: wake-ups, balancing, posted work, context switches (sim.host.host, sim.host.cpu)."""
+
+from __future__ import annotations
+
+from sim.engine.draws import draw
+from sim.engine.events import kick, peek
+from sim.engine.interrupts import note_due
+from sim.engine.jit import Memory, compiled
+from sim.engine.kernel_table import called, charge, forget, passes, touch
+from sim.engine.layout import (
+    ACCOUNT,
+    ALL_EVENTS,
+    BLOCKED,
+    CLOCK,
+    CPU,
+    CPUS,
+    DELAYED,
+    ENDED,
+    FAIL_POSTED,
+    FAILED,
+    FIRST_TICK,
+    FLOW,
+    FREE_AFTER,
+    FREE_THREAD,
+    GUEST,
+    GUEST_FLOW,
+    IDLE_BALANCING,
+    IDLE_THREAD,
+    INF,
+    INTERRUPTS,
+    IPI_PENDING,
+    KERNEL_FLOW,
+    KT_FRAGMENT,
+    KT_VMCS,
+    LOADS,
+    LOWEST_CPU,
+    MIGRATIONS,
+    NEED_RESCHED,
+    NEXT_TICK,
+    NOTHING,
+    NOW,
+    POINT_SCHEDULE,
+    POSTED,
+    POSTED_HEAD,
+    POSTED_MOST,
+    PREEMPTIONS,
+    QUEUED,
+    RQ_RESCHED,
+    RUNNING,
+    SEVERAL_CPUS,
+    SLEPT,
+    SWITCHES,
+    TASK_KIND,
+    THREAD,
+    TICK,
+    VMM,
+    VMM_FLOW,
+    W_CALL,
+    W_INTERRUPT,
+    W_WAKEUP,
+    W_WHAT,
+    W_WHOM,
+    WAITING_REQUESTS,
+    WAKEUP_PREEMPTION,
+    WAKEUPS_DONE,
+    WOKEN_AT,
+    WORDS,
+)
+from sim.engine.scheduler import catch_up_ticks, dequeue, enqueue, pick_next, wakeup_preempts
+
+# Masks of CPUs, 32 in a word.
+
+
+@compiled
+def has(mask: int, c: int) -> bool:
+    """Whether a CPU's bit is set in a word."""
+    return (mask >> (c & 31)) & 1 != 0
+
+
+@compiled
+def lowest(word: int) -> int:
+    """The number of the lowest bit that is set."""
+    n = 0
+    while not word & 1:
+        word >>= 1
+        n += 1
+    return n
+
+
+@compiled
+def next_idle(a: Memory, thread: int, after: int) -> int:
+    """The next idle CPU by number on which the thread may run, or the lowest; -1: none."""
+    words = a.g[WORDS]
+    word = after >> 5
+    mask = a.idle[word] & a.allowed[thread, word] & ~((2 << (after & 31)) - 1)
+    for _ in range(words + 1):
+        if mask:
+            return word * 32 + lowest(mask)
+        word = (word + 1) % words
+        mask = a.idle[word] & a.allowed[thread, word]
+    return -1
+
+
+@compiled
+def post(a: Memory, c: int, interrupt: int, wakeup: int, what: int, whom: int, call_kind: int, first: bool) -> None:
+    """An interrupt for this CPU, now; ``first``: more of what it is doing, before everything else."""
+    n, head, most = a.c[c, POSTED], a.c[c, POSTED_HEAD], POSTED_MOST
+    if n >= most:
+        a.g[FAILED] = FAIL_POSTED
+        return
+    if first:
+        head = (head - 1) % most
+        a.c[c, POSTED_HEAD] = head
+        i = head
+    else:
+        i = (head + n) % most
+    a.c[c, POSTED] = n + 1
+    a.posted[c, i, W_INTERRUPT] = interrupt
+    a.posted[c, i, W_WAKEUP] = wakeup
+    a.posted[c, i, W_WHAT] = what
+    a.posted[c, i, W_WHOM] = whom
+    a.posted[c, i, W_CALL] = call_kind
+    if not first:
+        kick(a, c)
+
+
+@compiled
+def spend(a: Memory, c: int, account: int, cycles: int) -> None:
+    """Kernel work beside operations."""
+    a.c[c, account] += cycles
+    a.c[c, CLOCK] += cycles
+    touch(a, c, cycles * a.t[a.c[c, THREAD], KERNEL_FLOW])
+
+
+@compiled
+def undisturbed(a: Memory, until: int) -> bool:
+    """Whether nothing else happens in the simulation up to then."""
+    return a.g[ALL_EVENTS] == 0 and peek(a) > until
+
+
+# Wake-ups.
+
+
+@compiled
+def note_queue(a: Memory, c: int) -> None:
+    """Keeps the masks of idle CPUs and of those from which a thread could be pulled."""
+    word, bit = c >> 5, 1 << (c & 31)
+    if a.c[c, RUNNING]:
+        a.idle[word] &= ~bit
+    else:
+        a.idle[word] |= bit
+    overloaded = False
+    if a.c[c, RUNNING] > 1:
+        for i in range(a.c[c, QUEUED]):
+            thread = a.queue[c, i]
+            if a.t[thread, SEVERAL_CPUS] and not a.t[thread, DELAYED]:
+                overloaded = True
+                break
+    if overloaded:
+        a.overloaded[word] |= bit
+    else:
+        a.overloaded[word] &= ~bit
+
+
+@compiled
+def select(a: Memory, thread: int, target: int) -> int:
+    """select_idle_sibling(): the target, where it was, the next idle one; else the target."""
+    was = a.t[thread, CPU]
+    if not has(a.allowed[thread, target >> 5], target):
+        target = was if has(a.allowed[thread, was >> 5], was) else a.t[thread, LOWEST_CPU]
+    if has(a.idle[target >> 5], target):
+        return target
+    found = next_idle(a, thread, target)
+    if found < 0:
+        return target
+    if has(a.idle[was >> 5] & a.allowed[thread, was >> 5], was):
+        return was
+    return found
+
+
+@compiled
+def enqueue_on(a: Memory, thread: int, waker: int, initial: bool) -> None:
+    """Host._enqueue()."""
+    c, now = a.t[thread, CPU], a.g[NOW]
+    was_idle = a.c[c, THREAD] == a.c[c, IDLE_THREAD] and a.c[c, RUNNING] == 0
+    catch_up_ticks(a, c, now)
+    enqueue(a, c, now, thread, initial, False)
+    note_queue(a, c)
+    if was_idle:
+        a.c[c, NEED_RESCHED] = 1
+        kick(a, c)
+    elif a.c[c, RQ_RESCHED] or (a.g[WAKEUP_PREEMPTION] and wakeup_preempts(a, c, now, thread)):
+        a.c[c, NEED_RESCHED] = 1
+        if c != waker:
+            post(a, c, draw(a, a.g[INTERRUPTS]), 0, NOTHING, 0, -1, False)
+    else:
+        kick(a, c)
+
+
+@compiled
+def wake(a: Memory, thread: int, waker: int, sync: bool) -> None:
+    """try_to_wake_up() on ``waker``."""
+    t = a.t
+    a.c[waker, WAKEUPS_DONE] += 1
+    t[thread, BLOCKED] = 0
+    t[thread, WOKEN_AT] = a.g[NOW]
+    was = t[thread, CPU]
+    if not t[thread, DELAYED] and a.c[was, THREAD] != thread:
+        target = was
+        if sync and a.c[waker, RUNNING] == 1 and has(a.allowed[thread, waker >> 5], waker):
+            target = waker
+        c = select(a, thread, target)
+        if c != was:
+            a.c[waker, MIGRATIONS] += 1
+            t[thread, CPU] = c
+    enqueue_on(a, thread, waker, False)
+
+
+@compiled
+def start(a: Memory, thread: int, c: int) -> None:
+    """A new thread is runnable: on an idle CPU if there is one, else on ``c``."""
+    a.t[thread, CPU] = c
+    a.t[thread, CPU] = select(a, thread, c)
+    a.t[thread, BLOCKED] = 0
+    enqueue_on(a, thread, c, True)
+
+
+@compiled
+def block(a: Memory, c: int, thread: int) -> None:
+    """The running thread goes to sleep."""
+    dequeue(a, c, a.g[NOW], thread, True)
+    a.t[thread, BLOCKED] = 1
+    a.c[c, NEED_RESCHED] = 1
+
+
+@compiled
+def pull_from(a: Memory, other: int, c: int, now: int) -> bool:
+    """Takes the first waiting thread of another CPU that may run here."""
+    for i in range(a.c[other, QUEUED]):
+        thread = a.queue[other, i]
+        if a.t[thread, DELAYED] or not has(a.allowed[thread, c >> 5], c):
+            continue
+        dequeue(a, other, now, thread, False)
+        note_queue(a, other)
+        if a.c[other, RQ_RESCHED]:
+            a.c[other, NEED_RESCHED] = 1
+            post(a, other, draw(a, a.g[INTERRUPTS]), 0, NOTHING, 0, -1, False)
+        kick(a, other)
+        a.t[thread, CPU] = c
+        a.c[c, MIGRATIONS] += 1
+        enqueue(a, c, now, thread, False, True)
+        return True
+    return False
+
+
+@compiled
+def pull(a: Memory, c: int, now: int) -> bool:
+    """sched_balance_newidle(): from the next overloaded CPU by number that has one which may run here."""
+    if not a.g[IDLE_BALANCING]:
+        return False
+    anybody = 0
+    for i in range(a.g[WORDS]):
+        anybody |= a.overloaded[i]
+    if not anybody:
+        return False
+    n = a.g[CPUS]
+    for i in range(1, n):
+        other = (c + i) % n
+        if has(a.overloaded[other >> 5], other) and pull_from(a, other, c, now):
+            return True
+    return False
+
+
+# Context switches.
+
+
+@compiled
+def end_tickless(a: Memory, c: int, now: int) -> None:
+    """The tick goes on where its period has it."""
+    first, period = a.c[c, FIRST_TICK], a.g[TICK]
+    a.c[c, NEXT_TICK] = first + max(0, -(-(now - first) // period)) * period
+    note_due(a, c)
+
+
+@compiled
+def ask_elsewhere(a: Memory, c: int, row: int, where: int) -> None:
+    """Whatever a flow point asks of another CPU waits there for an interrupt."""
+    if called(a, row):
+        kind = a.t[a.c[where, THREAD], TASK_KIND]
+        post(a, where, draw(a, a.g[INTERRUPTS]), 0, NOTHING, 0, kind, False)
+
+
+@compiled
+def switch(a: Memory, c: int) -> None:
+    """__schedule(): picks, pulls from another CPU before going idle, and switches."""
+    a.c[c, NEED_RESCHED] = 0
+    prev, now, idle = a.c[c, THREAD], a.g[NOW], a.c[c, IDLE_THREAD]
+    thread = pick_next(a, c, now)
+    if thread < 0 and pull(a, c, now):
+        thread = pick_next(a, c, now)
+    note_queue(a, c)
+    if thread < 0:
+        thread = idle
+    if thread == prev:
+        return
+    a.c[c, SWITCHES] += 1
+    if not a.t[prev, BLOCKED] and prev != idle:
+        a.c[c, PREEMPTIONS] += 1
+    if prev == idle:
+        end_tickless(a, c, now)
+    elif thread == idle:
+        a.c[c, NEXT_TICK] = INF
+        note_due(a, c)
+    charge(a, c)
+    where = a.kt[0, thread, KT_VMCS]
+    ask_elsewhere(a, c, passes(a, c, POINT_SCHEDULE, thread), where)
+    a.c[c, LOADS] += a.task_flags[0, a.kt[0, thread, KT_FRAGMENT], 0]
+    a.c[c, THREAD] = thread
+    if a.t[prev, ENDED]:
+        a.t[prev, ENDED] = 0
+        forget(a, prev)
+        a.t[prev, FREE_AFTER] = a.g[FREE_THREAD]
+        a.g[FREE_THREAD] = prev
+
+
+# Guests.
+
+
+@compiled
+def does(a: Memory, thread: int, account: int) -> None:
+    """The next span of a vCPU thread is in the guest, polls, or is the VMM's."""
+    a.t[thread, ACCOUNT] = account
+    flow = 0
+    if account == GUEST:
+        flow = a.t[thread, GUEST_FLOW]
+    elif account == VMM:
+        flow = a.t[thread, VMM_FLOW]
+    a.t[thread, FLOW] = flow
+
+
+@compiled
+def is_pending(a: Memory, thread: int) -> bool:
+    """Whether an interrupt is pending for the guest."""
+    return a.t[thread, WAITING_REQUESTS] > 0 or a.t[thread, IPI_PENDING] != 0
+
+
+@compiled
+def take_pending(a: Memory, thread: int) -> bool:
+    """The guest takes a request that waits, or the IPIs that are pending as one."""
+    if a.t[thread, WAITING_REQUESTS]:
+        a.t[thread, WAITING_REQUESTS] -= 1
+    elif a.t[thread, IPI_PENDING]:
+        a.t[thread, IPI_PENDING] = 0
+    else:
+        return False
+    return True
+
+
+@compiled
+def block_vcpu(a: Memory, c: int, thread: int) -> None:
+    """kvm_vcpu_block()."""
+    a.t[thread, SLEPT] = 1
+    block(a, c, thread)

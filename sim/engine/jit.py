@@ -1,0 +1,218 @@
+"""What numba needs that Python does not: the decorator, calls back into Python, and reads of an array by its address.
+
+Without numba the same functions run as plain Python, which is slow and gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import operator
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engine.cache import directory
+from sim.engine.layout import DIMENSIONS, NAMES
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+try:
+    from llvmlite import ir
+    from numba import config, njit, types
+    from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_global, signature
+    from numba.extending import infer_getattr, intrinsic, lower_builtin, lower_getattr_generic, models, register_model
+
+    HAVE_NUMBA: Final = not config.DISABLE_JIT
+    KEPT_IN: Final = directory()
+    if KEPT_IN is not None:
+        config.CACHE_DIR = str(KEPT_IN)
+except ImportError:
+    HAVE_NUMBA = False  # type: ignore[misc]
+
+WIDTH: Final = 4
+"""Numbers in a line of a memory's table: the address, and as many lengths as an array has at most."""
+
+Callback: Final = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)
+"""What the loop can call: five whole numbers, one back."""
+
+
+class Memory:
+    """Arrays of 64-bit numbers by name, as the loop sees them: ``a.c[i, j]`` is the same in Python and in numba.
+
+    numba would pass each array on in seven arguments from function to function, which takes minutes to compile; so a
+    compiled function gets the address of a table of addresses and lengths.
+    """
+
+    def __init__(self, arrays: dict[str, NDArray[np.int64]]) -> None:
+        assert tuple(arrays) == NAMES
+        self.arrays = arrays
+        self.table = np.zeros((len(NAMES), WIDTH), np.int64)
+        for name, array in arrays.items():
+            self.put(name, array)
+
+    def put(self, name: str, array: NDArray[np.int64]) -> None:
+        """Another array of this name."""
+        assert array.ndim == DIMENSIONS[name]
+        assert array.dtype == np.int64
+        assert array.flags.c_contiguous
+        self.arrays[name] = array
+        setattr(self, name, array)
+        self.table[NAMES.index(name), : 1 + array.ndim] = (array.ctypes.data, *array.shape)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)  # all names are there; this tells type checkers so
+
+    @property
+    def handle(self) -> Any:
+        """What an entry of the loop takes: the address of the table, or in plain Python the arrays."""
+        return self.table.ctypes.data if HAVE_NUMBA else self
+
+
+if HAVE_NUMBA:
+
+    class _MemoryType(types.Type):  # type: ignore[misc,unused-ignore]
+        def __init__(self) -> None:
+            super().__init__("Memory")
+
+    class _SectionType(types.Type):  # type: ignore[misc,unused-ignore]
+        def __init__(self, index: int) -> None:
+            self.index = index
+            super().__init__(f"Section{index}")
+
+    @register_model(_MemoryType)  # type: ignore[misc,untyped-decorator,unused-ignore]
+    @register_model(_SectionType)  # type: ignore[misc,untyped-decorator,unused-ignore]
+    class _AddressModel(models.PrimitiveModel):  # type: ignore[misc,unused-ignore]
+        def __init__(self, manager: Any, of: Any) -> None:
+            super().__init__(manager, of, ir.IntType(64))
+
+    @infer_getattr  # type: ignore[misc,untyped-decorator,unused-ignore]
+    class _Attributes(AttributeTemplate):  # type: ignore[misc,unused-ignore]
+        key = _MemoryType
+
+        def generic_resolve(self, of: Any, name: str) -> Any:
+            return _SectionType(NAMES.index(name))
+
+    @lower_getattr_generic(_MemoryType)  # type: ignore[misc,untyped-decorator,unused-ignore]
+    def _attribute(context: Any, builder: Any, of: Any, value: Any, name: str) -> Any:
+        return builder.add(value, ir.Constant(ir.IntType(64), NAMES.index(name) * WIDTH * 8))
+
+    @infer_global(operator.getitem)  # type: ignore[misc,untyped-decorator,unused-ignore]
+    class _GetItem(AbstractTemplate):  # type: ignore[misc,unused-ignore]
+        def generic(self, arguments: Any, keywords: Any) -> Any:
+            if isinstance(arguments[0], _SectionType):
+                return signature(types.int64, *arguments)
+            return None
+
+    @infer_global(operator.setitem)  # type: ignore[misc,untyped-decorator,unused-ignore]
+    class _SetItem(AbstractTemplate):  # type: ignore[misc,unused-ignore]
+        def generic(self, arguments: Any, keywords: Any) -> Any:
+            if isinstance(arguments[0], _SectionType):
+                return signature(types.none, *arguments)
+            return None
+
+    def _number(builder: Any, address: Any, i: int, *, fixed: bool) -> Any:
+        """The ``i``-th number at an address; ``fixed``: it never changes, so that it need not be read again."""
+        integer = ir.IntType(64)
+        base = builder.inttoptr(address, integer.as_pointer())
+        found = builder.load(builder.gep(base, [ir.Constant(ir.IntType(32), i)]))
+        if fixed:
+            found.set_metadata("invariant.load", builder.module.add_metadata([]))
+        return found
+
+    def _pointer(context: Any, builder: Any, section: Any, of: Any, index: Any) -> Any:
+        """Where an item is: rows one after the other."""
+        if isinstance(of, types.BaseTuple):
+            parts = [
+                context.cast(builder, builder.extract_value(index, i), each, types.int64) for i, each in enumerate(of)
+            ]
+        else:
+            parts = [context.cast(builder, index, of, types.int64)]
+        flat = parts[0]
+        for i, part in enumerate(parts[1:], 2):
+            flat = builder.add(builder.mul(flat, _number(builder, section, i, fixed=True)), part)
+        base = builder.inttoptr(_number(builder, section, 0, fixed=True), ir.IntType(64).as_pointer())
+        return builder.gep(base, [flat])
+
+    @lower_builtin(operator.getitem, _SectionType, types.BaseTuple)  # type: ignore[misc,untyped-decorator,unused-ignore]
+    @lower_builtin(operator.getitem, _SectionType, types.Integer)  # type: ignore[misc,untyped-decorator,unused-ignore]
+    def _get_item(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        return builder.load(_pointer(context, builder, values[0], sig.args[1], values[1]))
+
+    @lower_builtin(operator.setitem, _SectionType, types.BaseTuple, types.Any)  # type: ignore[misc,untyped-decorator,unused-ignore]
+    @lower_builtin(operator.setitem, _SectionType, types.Integer, types.Any)  # type: ignore[misc,untyped-decorator,unused-ignore]
+    def _set_item(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        value = context.cast(builder, values[2], sig.args[2], types.int64)
+        builder.store(value, _pointer(context, builder, values[0], sig.args[1], values[1]))
+        return context.get_dummy_value()
+
+    @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
+    def memory(typing, address):  # type: ignore[no-untyped-def]
+        """The arrays whose table is at an address."""
+        return _MemoryType()(types.int64), lambda context, builder, sig, values: values[0]
+
+    def compiled(function: Function) -> Function:
+        """Machine code of a function that only other compiled functions call."""
+        options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        made: Function = njit(error_model="numpy", _nrt=False, **options)(function)
+        return made
+
+    def entry(function: Function) -> Function:
+        """The same of one that Python calls with whole numbers: it is kept in numba's cache, with all that it calls."""
+        made: Function = njit(cache=KEPT_IN is not None, error_model="numpy", _nrt=False)(function)
+        return made
+
+    def _call(typing: Any, address: Any, *arguments: Any) -> Any:
+        signature = types.int64(types.int64, *[types.int64] * len(arguments))
+
+        def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            integer = ir.IntType(64)
+            function = ir.FunctionType(integer, [integer] * (len(values) - 1))
+            return builder.call(builder.inttoptr(values[0], function.as_pointer()), values[1:])
+
+        return signature, code
+
+    @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
+    def call(typing, address, kind, a, b, c, d):  # type: ignore[no-untyped-def]
+        """Calls the :data:`Callback` at an address."""
+        return _call(typing, address, kind, a, b, c, d)
+
+    @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
+    def load(typing, address, i):  # type: ignore[no-untyped-def]
+        """The ``i``-th 64-bit number of the array at an address."""
+        signature = types.int64(types.int64, types.int64)
+
+        def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            integer = ir.IntType(64)
+            base = builder.inttoptr(values[0], integer.as_pointer())
+            return builder.load(builder.gep(base, [values[1]]))
+
+        return signature, code
+
+    def compile_entry(function: Any, arguments: int) -> None:
+        """Compiles an entry for so many whole numbers."""
+        function.compile((types.int64,) * arguments)
+
+else:
+
+    def compile_entry(function: Any, arguments: int) -> None:
+        """Nothing: there is no compiler."""
+
+    def compiled(function: Function) -> Function:
+        """The function itself."""
+        return function
+
+    entry = compiled
+
+    def memory(arrays: Memory) -> Memory:
+        """The arrays themselves."""
+        return arrays
+
+    def call(address: int, kind: int, a: int, b: int, c: int, d: int) -> int:
+        """Calls the :data:`Callback` at an address."""
+        return int(Callback(int(address))(int(kind), int(a), int(b), int(c), int(d)))
+
+    def load(address: int, i: int) -> int:
+        """The ``i``-th 64-bit number of the array at an address."""
+        return ctypes.c_int64.from_address(int(address) + 8 * int(i)).value

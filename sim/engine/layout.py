@@ -1,0 +1,124 @@
+"""The state of a replication as arrays: which column is what.  All numbers are 64-bit; times are TSC cycles."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sim.host.accounts import ACCOUNTS, COUNTS
+
+INF: Final = 1 << 62
+
+# Of the replication.
+(
+    NOW, EVENTS, CREATED, CPUS, WALKERS, WORDS, CALLBACK, FAILED, BATCH, WAKEUP_PREEMPTION, IDLE_BALANCING, INTERRUPTS,
+    WAKEUPS, BASE_SLICE, TICK, SAME_WEIGHT, BOUNDARY_IS, LEFT, ELAPSED, LEVEL, L1_BYTES, L2_BYTES, EXIT_FPU,
+    ALL_EVENTS, ROUND_ROBIN, MOST_EVENTS, MOST_QUEUED, HASH_MASK, AREAS, VMX, FREE_THREAD,
+    THREADS, LOGS, LOGGED, LOG_FROM, FINGERPRINT, G_COLUMNS,
+) = range(37)  # fmt: skip
+
+# Of a CPU: its accounts and counts come first.
+OPERATIONS, GUEST, USER, VMM, HANDLER, SYSCALL, INTERRUPT, WAKEUP, HALT_POLL, IDLE = range(len(ACCOUNTS))
+(
+    SWITCHES, PREEMPTIONS, MIGRATIONS, WAKEUPS_DONE, EXITS, ROUND_TRIPS, LOADS, HALTS, POLLED, REQUESTS, HANDOFFS,
+    BURSTS, FORKS, GUEST_SWITCHES, TICKS, DEVICE_INTERRUPTS, KERNEL_FPU,
+) = range(len(ACCOUNTS), len(ACCOUNTS) + len(COUNTS))  # fmt: skip
+TALLIES: Final = len(ACCOUNTS) + len(COUNTS)
+(
+    CLOCK, TOUCHED, PENDING, THREAD, IDLE_THREAD, NEED_RESCHED, WAITING, WAITS_FOR, PLACE, SPAN_BEGIN, SPAN_END,
+    SPAN_LONGEST, SPAN_REACHED, BOUNDARY, MEASURING, BEGUN_AT, NEXT_TICK, DUE, FIRST_TICK, TICK_DRAWS, TICK_CONSTANT,
+    POSTED_HEAD, POSTED, HAS_DEVICES, DEVICES, DEVICE_TIMES, DEVICE_CYCLES, DEVICE_FPU, DEVICES_READY,
+    CURRENT_ENTITY, RUNNING, RQ_RESCHED, QUEUED, SLICE_END,
+    PLANNED, P_END, P_UNTIL, P_SELF, P_LEFT, P_TICKS, P_DEVICES, P_SERVED, P_WALL, P_LAST, P_ONGOING, P_HITS,
+    W_ACTION, W_THREAD, AGAIN, TARGET, C_COLUMNS,
+) = range(TALLIES, TALLIES + 51)  # fmt: skip
+
+P_COLUMNS: Final = P_HITS - PLANNED + 1
+"""A plan of a span is a row of its own within a CPU's."""
+
+# Of a thread.
+(
+    KIND, CPU, BLOCKED, ENDED, WOKEN_AT, REMAINING, ACCOUNT, FLOW, KERNEL_FLOW, TASK_KIND, SEVERAL_CPUS, LOWEST_CPU,
+    WEIGHT, INV_WEIGHT, CUSTOM_SLICE, SLICE, VRUNTIME, DEADLINE, VPROT, VLAG, EXEC_START, DELAYED, REL_DEADLINE,
+    BURST_DRAWS, SLEEP_DRAWS, SYSCALL_DRAWS, FPU_DRAWS, WRITES_POINT, HAS_FPU, WROTE, OTHER_END, BYTES,
+    GUEST_TIME, WALL, DEMAND_END, ONGOING, LEARNING, EXIT_ROW, DEMAND_DRAWS, ARRIVAL_DRAWS, REQUEST_SLEEPS,
+    USE_WRITES, USE_SWITCHES, USE_FPU_DRAWS, USE_CONSTANT, P_GUEST_WRITES, P_SWITCH_FPU, P_SWITCH_NONE, POSTS,
+    VMM_POINT, GUEST_FLOW, VMM_FLOW, BEGUN, SLEPT, ARMED, IPI_PENDING, WAITING_REQUESTS, HALTED_AT, WINDOW, POLL_MOST,
+    POLL_START, POLL_SHRINK, FIRST_KIND, KINDS, INTERRUPT_KIND, HLT_KIND, VM_FIRST, VM_SIZE, VM_INDEX, OTHERS_DRAWS,
+    S_NEXT, S_LEN, S_GUEST, S_WALL, S_KIND, S_TIME, S_FPU, S_HANDLED, S_EFFECTS, S_N_EFFECTS, EXECS, FREE_AFTER,
+    T_COLUMNS,
+) = range(83)  # fmt: skip
+
+IDLE_KIND, COMPUTE, KTHREAD_KIND, PIPE, FORK, CHILD, VCPU = range(7)
+"""Kinds of threads."""
+
+# Of a kind of exit of one vCPU.
+(
+    K_POINT, K_REASON, K_EFFECT, K_USERSPACE, K_TARGET, K_VMM, K_KNOWN, K_CYCLES, K_ENTRY, K_FASTPATH, K_ROW, K_ROW2,
+    K_COUNTS, K_COLUMNS,
+) = range(14)  # fmt: skip
+
+# Of a stream of numbers.
+D_ADDRESS, D_POS, D_LEN, D_COLUMNS = range(4)
+
+# Of a task, and of a CPU, under one strategy.
+(KT_FRAGMENT, KT_LAST, KT_VMCS, KT_VERSION, KT_COLUMNS) = range(5)
+(KC_SHAPE, KC_SLOTS, KC_COLUMNS) = range(3)
+
+# Of a transition: the operations' price without those whose buffer's level counts, and what becomes of everything.
+SLOTS: Final = 12
+(
+    R_RESULT, R_PRICE, R_LEVELS, R_FIRST_LEVEL, R_CALLED, R_SHAPE, R_FRAGMENT, R_LAST, R_VMCS, R_CHANGED, R_FRAGMENT2,
+    R_LAST2, R_VMCS2, R_CHANGED2, R_RENEWS, R_SLOTS, R_SLOT0,
+) = range(17)  # fmt: skip
+R_COLUMNS: Final = R_SLOT0 + SLOTS
+
+NOBODY: Final = -2
+"""Whom a slot speaks of when the task is gone."""
+
+# Of an event, where events are logged: all, as a fingerprint every so many of them, and some by themselves.
+L_CPU, L_CLOCK, L_POINT, L_THREAD, L_COLUMNS = range(5)
+MARK_EVERY: Final = 1024
+PRIME: Final = (1 << 31) - 1
+
+# Points that every replication has, by number.
+(
+    POINT_SCHEDULE, POINT_RETURN, POINT_ENTER_RUN, POINT_LEAVE_RUN, POINT_ENTRY, POINT_BOOTS, POINT_CARRIED,
+    POINT_EXIT_FPU, POINT_FORK, POINT_EXEC, POINT_EXIT,
+    POINT_BEGIN, POINT_END, POINT_SERVE, POINT_EXITS,
+) = range(15)  # fmt: skip
+
+# Events.
+STOP, CPU_WAITS, CPU_INTERRUPTED, CPU_STARTS, WAKE_TIMER, GUEST_TIMER, ARRIVAL, PATIENCE, OVER = range(9)
+
+# What a posted piece of work is.
+W_INTERRUPT, W_WAKEUP, W_WHAT, W_WHOM, W_CALL, W_COLUMNS = range(6)
+NOTHING, WAKE, REQUESTED, WAKE_VCPU = range(4)
+
+# What the loop asks of Python.
+ASK_ROW, ASK_DRAWS, ASK_DEVICES, ASK_EXITS, ASK_LEARN, ASK_RENEW, ASK_REFILL = range(7)
+
+POSTED_MOST: Final = 512
+"""How much posted work may wait on a CPU."""
+
+FAIL_EVENTS, FAIL_POSTED, FAIL_QUEUE, FAIL_VRUNTIME, FAIL_CHILDREN, FAIL_PYTHON = range(1, 7)
+"""Why a replication cannot go on."""
+
+URGENT, NORMAL, TIMER, FIRST_CPU = 0, 1, 1, 2
+LATE: Final = 1 << 20
+CREATED_BITS: Final = 40
+
+SPAN: Final = 1 << 24
+
+
+DIMENSIONS: Final = {
+    "g": 1, "c": 2, "t": 2, "k": 2, "d": 2,
+    "heap_time": 1, "heap_key": 1, "heap_what": 1, "queue": 2, "posted": 3, "allowed": 2, "idle": 1, "overloaded": 1,
+    "kt": 3, "kc": 3, "slots": 3, "stamps": 3, "key1": 2, "key2": 2, "found": 2, "rows": 3, "counts": 2, "times": 2,
+    "levels": 3, "level_counts": 3, "level_prices": 2, "used": 3, "task_flags": 3, "in_guest": 2, "exits": 3,
+    "log": 2, "marks": 1, "calls": 1, "call_prices": 1, "histograms": 2, "totals": 1, "plans": 1,
+}  # fmt: skip
+"""The arrays: ``g`` of the replication; ``c`` by CPU; ``t`` by thread, of which the first are idle; ``k`` kinds of
+exits; ``d`` streams; the event heap; run queues; posted work; masks of CPUs; and, by strategy, what its kernel has:
+tasks, CPUs, the slots of CPUs' shapes, the hash table of transitions, what was counted, where areas were used last.
+"""
+NAMES: Final = tuple(DIMENSIONS)

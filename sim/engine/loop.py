@@ -1,0 +1,408 @@
+"""One replication: the processes of sim.host.cpu, sim.host.thread and sim.host.vcpu as one loop over arrays.
+
+A CPU's process is resumed at the place where it waits, PLACE; everything that happens at one instant happens in the
+order in which SimPy has it: by time, priority and creation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.engine.draws import draw
+from sim.engine.events import kick, log, pop, push
+from sim.engine.guest import follow, follow_guest, settle, settle_guest
+from sim.engine.host import block_vcpu, is_pending, post, spend, switch, undisturbed, wake
+from sim.engine.interrupts import device_cycles, device_fpu, device_time, note_due, serve_ticks, tick_cycles
+from sim.engine.jit import Memory, compile_entry, compiled, entry, memory
+from sim.engine.kernel_table import charge
+from sim.engine.layout import (
+    ACCOUNT,
+    ARMED,
+    ARRIVAL,
+    ARRIVAL_DRAWS,
+    BEGUN_AT,
+    BLOCKED,
+    BOUNDARY,
+    BOUNDARY_IS,
+    CLOCK,
+    CPU,
+    CPU_INTERRUPTED,
+    CPU_STARTS,
+    CPU_WAITS,
+    CPUS,
+    CREATED_BITS,
+    DEVICE_INTERRUPTS,
+    DEVICES,
+    DUE,
+    ELAPSED,
+    FAILED,
+    GUEST,
+    GUEST_TIMER,
+    HALT_POLL,
+    HALTED_AT,
+    INF,
+    INTERRUPT,
+    INTERRUPTS,
+    KIND,
+    LEFT,
+    MEASURING,
+    NEED_RESCHED,
+    NEXT_TICK,
+    NORMAL,
+    NOW,
+    OVER,
+    P_END,
+    P_SELF,
+    P_UNTIL,
+    PENDING,
+    PLACE,
+    PLANNED,
+    POINT_BEGIN,
+    POINT_END,
+    POINT_SERVE,
+    POSTED,
+    POSTED_HEAD,
+    POSTED_MOST,
+    QUEUED,
+    REMAINING,
+    REQUESTED,
+    SPAN,
+    SPAN_BEGIN,
+    SPAN_END,
+    SPAN_LONGEST,
+    SPAN_REACHED,
+    TALLIES,
+    THREAD,
+    TICK,
+    TICKS,
+    TIMER,
+    VCPU,
+    W_ACTION,
+    W_CALL,
+    W_INTERRUPT,
+    W_THREAD,
+    W_WAKEUP,
+    W_WHAT,
+    W_WHOM,
+    WAITING,
+    WAITING_REQUESTS,
+    WAITS_FOR,
+    WAKE,
+    WAKE_TIMER,
+    WAKE_VCPU,
+    WAKEUP,
+    WAKEUPS,
+    WINDOW,
+)
+from sim.engine.process import (
+    EVENT,
+    KERNEL,
+    KERNEL_ACTION,
+    KERNEL_LATER,
+    KERNEL_SYNCED,
+    SPAN_BEGINS,
+    SPAN_GOES_ON,
+    SPAN_WAITS,
+    STARTS,
+    TOP,
+    synced,
+    use_kernel_fpu,
+    wait_until,
+)
+from sim.engine.scheduler import preempt_time
+from sim.engine.threads import enter, event, leave
+from sim.engine.vcpus import deliver, request
+
+
+@compiled
+def pass_boundary(a: Memory, c: int) -> None:
+    """Warm-up (1) or measurement (2) is over on this CPU."""
+    a.c[c, BOUNDARY] = 0
+    if a.g[BOUNDARY_IS] == 1 or a.c[c, BEGUN_AT] < 0:
+        for i in range(TALLIES):
+            a.c[c, i] = 0
+        log(a, c, POINT_BEGIN, -1)
+        a.c[c, MEASURING] = 1
+        a.c[c, BEGUN_AT] = a.c[c, CLOCK]
+    if a.g[BOUNDARY_IS] == 2:
+        log(a, c, POINT_END, -1)
+        a.c[c, MEASURING] = 0
+        a.g[ELAPSED] += a.c[c, CLOCK] - a.c[c, BEGUN_AT]
+        for i in range(TALLIES):
+            a.totals[i] += a.c[c, i]
+        a.g[LEFT] -= 1
+        if a.g[LEFT] == 0:
+            push(a, a.g[NOW], NORMAL, OVER, 0)
+
+
+@compiled
+def serve_due(a: Memory, c: int) -> None:
+    """One tick or device interrupt, in the kernel."""
+    tick = a.c[c, NEXT_TICK]
+    if tick <= device_time(a, c, 0):
+        if preempt_time(a, c) <= tick:
+            a.c[c, NEED_RESCHED] = 1
+        a.c[c, NEXT_TICK] = tick + a.g[TICK]
+        a.c[c, TICKS] += 1
+        spend(a, c, INTERRUPT, tick_cycles(a, c, 0))
+        serve_ticks(a, c, 1)
+        note_due(a, c)
+        return
+    point = device_fpu(a, c, 0)
+    if point >= 0:
+        use_kernel_fpu(a, c, point)
+    a.c[c, DEVICE_INTERRUPTS] += 1
+    spend(a, c, INTERRUPT, device_cycles(a, c, 0))
+    a.c[c, DEVICES] += 1
+    note_due(a, c)
+
+
+@compiled
+def settle_span(a: Memory, c: int, begin: int, until: int, soft: bool) -> int:
+    """The span has run up to ``until``; the CPU's clock is set to when it can be taken."""
+    t = a.c[c, THREAD]
+    if a.t[t, KIND] == VCPU and a.t[t, ACCOUNT] == GUEST:
+        end = settle_guest(a, c, begin, until, soft)
+    else:
+        end = settle(a, c, begin, until)
+    a.c[c, CLOCK] = end
+    return end
+
+
+@compiled
+def resched_tick(a: Memory, c: int) -> int:
+    """The first tick that finds the thread's slice over."""
+    time, tick = preempt_time(a, c), a.c[c, NEXT_TICK]
+    if time == INF:
+        return INF
+    late = time - tick
+    return tick if late <= 0 else tick + -(-late // a.g[TICK]) * a.g[TICK]
+
+
+@compiled
+def plan(a: Memory, c: int, begin: int) -> tuple[int, bool, int]:
+    """When the span that begins now ends, whether by itself, and the longest that it may be planned."""
+    t = a.c[c, THREAD]
+    guest = a.t[t, KIND] == VCPU and a.t[t, ACCOUNT] == GUEST
+    longest = begin + SPAN
+    limit = min(a.c[c, NEXT_TICK], longest)
+    if guest or begin + a.t[t, REMAINING] > limit:
+        limit = min(resched_tick(a, c), longest)
+    a.c[c, PLANNED] = 1
+    if guest:
+        follow_guest(a, c, begin, limit, False)
+        return a.c[c, P_UNTIL], a.c[c, P_SELF] != 0, longest
+    if a.t[t, KIND] == VCPU and a.t[t, ACCOUNT] == HALT_POLL:
+        over = a.g[NOW] if a.c[c, QUEUED] else a.t[t, HALTED_AT] + a.t[t, WINDOW]
+        over = max(begin, over)
+        follow(a, c, begin, min(limit, over))
+        return a.c[c, P_END], a.c[c, P_END] >= over, longest
+    follow(a, c, begin, limit)
+    return a.c[c, P_END], a.c[c, P_SELF] != 0, longest
+
+
+@compiled
+def act(a: Memory, c: int, what: int, t: int) -> None:
+    """What a posted piece of work was for."""
+    if what == WAKE:
+        wake(a, t, c, False)
+    elif what == REQUESTED:
+        a.t[t, WAITING_REQUESTS] += 1
+        if deliver(a, t):
+            post(a, c, 0, draw(a, a.g[WAKEUPS]), WAKE_VCPU, t, -1, True)
+    elif what == WAKE_VCPU and a.t[t, BLOCKED]:
+        wake(a, t, c, False)
+
+
+@compiled
+def resume(a: Memory, c: int, interrupted: bool) -> None:
+    """The process of a CPU goes on until it waits again."""
+    place = a.c[c, PLACE]
+    now = a.g[NOW]
+    if place == SPAN_WAITS:
+        begin = a.c[c, SPAN_BEGIN]
+        if interrupted:
+            place = SPAN_GOES_ON
+            if a.c[c, BOUNDARY] and not (a.c[c, POSTED] or a.c[c, NEED_RESCHED]):
+                begin = settle_span(a, c, begin, now, True)
+                a.c[c, SPAN_BEGIN] = begin
+                if begin < now:
+                    leave(a, c)
+                    place = TOP
+                else:
+                    pass_boundary(a, c)
+        else:
+            a.c[c, WAITING] = 0
+            place = end_span(a, c)
+    while a.g[FAILED] == 0:
+        if place in (TOP, STARTS):
+            charge(a, c)
+            clock = a.c[c, CLOCK]
+            if (
+                a.c[c, POSTED] or a.c[c, NEED_RESCHED] or a.t[a.c[c, THREAD], BLOCKED] or a.c[c, DUE] <= clock
+                or not (clock <= now or undisturbed(a, clock))
+            ):  # fmt: skip
+                place = KERNEL
+            else:
+                enter(a, c)
+                place = SPAN_BEGINS
+        elif place <= KERNEL_ACTION:
+            place = kernel_work(a, c, place)
+            if place < 0:
+                return
+        elif place == SPAN_BEGINS:
+            charge(a, c)
+            a.c[c, SPAN_BEGIN] = a.c[c, CLOCK]
+            if a.c[c, BOUNDARY]:
+                pass_boundary(a, c)
+            place = SPAN_GOES_ON
+        elif place == SPAN_GOES_ON:
+            begin = a.c[c, SPAN_BEGIN]
+            if a.c[c, POSTED] or a.c[c, NEED_RESCHED]:
+                settle_span(a, c, begin, now, True)
+                leave(a, c)
+                place = TOP
+                continue
+            end, reached, longest = plan(a, c, begin)
+            a.c[c, SPAN_END] = end
+            a.c[c, SPAN_REACHED] = 1 if reached else 0
+            a.c[c, SPAN_LONGEST] = longest
+            if not undisturbed(a, end):
+                a.c[c, WAITING] = 1
+                wait_until(a, c, max(end, now), SPAN_WAITS, True)
+                return
+            place = end_span(a, c)
+        else:
+            place = event(a, c, place)
+            if place < 0:
+                return
+
+
+@compiled
+def end_span(a: Memory, c: int) -> int:
+    """A span has come to where it was planned to."""
+    end, reached = a.c[c, SPAN_END], a.c[c, SPAN_REACHED]
+    soft = not reached and end == a.c[c, SPAN_LONGEST]
+    begin = settle_span(a, c, a.c[c, SPAN_BEGIN], end, soft)
+    a.c[c, SPAN_BEGIN] = begin
+    if reached:
+        return EVENT
+    if begin < end or a.c[c, DUE] <= end:
+        leave(a, c)
+        return TOP
+    return SPAN_GOES_ON
+
+
+@compiled
+def kernel_work(a: Memory, c: int, place: int) -> int:
+    """HostCpu._kernel_work(): serves what is due and schedules, until a thread can go on; -1: it waits."""
+    now = a.g[NOW]
+    while a.g[FAILED] == 0:
+        if place == KERNEL:
+            charge(a, c)
+            clock = a.c[c, CLOCK]
+            if clock > now and not undisturbed(a, clock):
+                wait_until(a, c, clock, KERNEL_SYNCED, False)
+                return -1
+            place = KERNEL_SYNCED
+        if place == KERNEL_SYNCED:
+            if a.t[a.c[c, THREAD], BLOCKED]:
+                switch(a, c)
+                place = KERNEL
+                continue
+            if a.c[c, DUE] <= a.c[c, CLOCK]:
+                serve_due(a, c)
+                place = KERNEL
+                continue
+            if not (a.c[c, POSTED] or a.c[c, NEED_RESCHED]):
+                enter(a, c)
+                return SPAN_BEGINS
+            if a.c[c, CLOCK] > now:
+                wait_until(a, c, a.c[c, CLOCK], KERNEL_LATER, False)
+                return -1
+            place = KERNEL_LATER
+        if place == KERNEL_LATER:
+            if a.c[c, POSTED]:
+                i = a.c[c, POSTED_HEAD]
+                a.c[c, POSTED_HEAD] = (i + 1) % POSTED_MOST
+                a.c[c, POSTED] -= 1
+                kind = a.posted[c, i, W_CALL]
+                if kind >= 0:
+                    log(a, c, POINT_SERVE, -1)
+                    a.calls[kind] += a.c[c, MEASURING]
+                    a.c[c, PENDING] += a.call_prices[kind]
+                a.c[c, W_ACTION] = a.posted[c, i, W_WHAT]
+                a.c[c, W_THREAD] = a.posted[c, i, W_WHOM]
+                interrupt = a.posted[c, i, W_INTERRUPT]
+                spend(a, c, INTERRUPT, interrupt)
+                spend(a, c, WAKEUP, a.posted[c, i, W_WAKEUP])
+                if interrupt > 0:
+                    a.c[c, DEVICE_INTERRUPTS] += 1
+                if not synced(a, c, KERNEL_ACTION):
+                    return -1
+                place = KERNEL_ACTION
+            else:
+                t = a.c[c, THREAD]
+                polls = a.t[t, KIND] == VCPU and a.t[t, ACCOUNT] == HALT_POLL
+                if polls and not a.t[t, BLOCKED] and not is_pending(a, t):
+                    block_vcpu(a, c, t)
+                switch(a, c)
+                place = KERNEL
+                continue
+        act(a, c, a.c[c, W_ACTION], a.c[c, W_THREAD])
+        place = KERNEL
+    return -1
+
+
+@entry
+def run(handle: Any) -> int:
+    """Events, until one that stops the run (STOP, PATIENCE or OVER), which is returned; -1: it cannot go on."""
+    a = memory(handle)
+    while a.g[FAILED] == 0:
+        at, key, packed = a.heap_time[0], a.heap_key[0], a.heap_what[0]
+        pop(a)
+        a.g[NOW] = at
+        what, whom = packed & 255, packed >> 8
+        if what == CPU_WAITS:
+            if a.c[whom, WAITS_FOR] == key & ((1 << CREATED_BITS) - 1):
+                a.c[whom, WAITS_FOR] = -1
+                resume(a, whom, False)
+        elif what == CPU_INTERRUPTED:
+            a.c[whom, WAITS_FOR] = -1
+            resume(a, whom, True)
+        elif what == CPU_STARTS:
+            resume(a, whom, False)
+        elif what == WAKE_TIMER:
+            interrupt = draw(a, a.g[INTERRUPTS])
+            post(a, a.t[whom, CPU], interrupt, draw(a, a.g[WAKEUPS]), WAKE, whom, -1, False)
+        elif what == GUEST_TIMER:
+            a.t[whom, ARMED] = 0
+            request(a, whom)
+        elif what == ARRIVAL:
+            request(a, whom)
+            push(a, at + draw(a, a.t[whom, ARRIVAL_DRAWS]), TIMER, ARRIVAL, whom)
+        else:
+            return what
+    return -1
+
+
+@entry
+def schedule_event(handle: Any, at: int, priority: int, what: int, whom: int) -> None:
+    """Schedules an event, for Python."""
+    push(memory(handle), at, priority, what, whom)
+
+
+@entry
+def cross(handle: Any, boundary: int) -> None:
+    """The nominal end of warm-up (1) or measurement (2) is now."""
+    a = memory(handle)
+    a.g[BOUNDARY_IS] = boundary
+    for c in range(a.g[CPUS]):
+        a.c[c, BOUNDARY] = 1
+        kick(a, c)
+
+
+def compile_all() -> None:
+    """Compiles what Python calls, or reads it from the cache."""
+    for function, arguments in ((run, 1), (cross, 2), (schedule_event, 5)):
+        compile_entry(function, arguments)

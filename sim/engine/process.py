@@ -1,0 +1,52 @@
+"""Where the process of a CPU waits, and what its thread is told when it goes on."""
+
+from __future__ import annotations
+
+from sim.engine.events import push
+from sim.engine.jit import Memory, compiled
+from sim.engine.kernel_table import charge, passes
+from sim.engine.layout import CLOCK, CPU_WAITS, FIRST_CPU, KERNEL_FPU, LATE, MEASURING, NOW, PLACE, WAITS_FOR, WOKEN_AT
+
+(
+    STARTS, TOP, KERNEL, KERNEL_SYNCED, KERNEL_LATER, KERNEL_ACTION, SPAN_BEGINS, SPAN_GOES_ON, SPAN_WAITS, EVENT,
+    AFTER_BURST, PIPE_SYNCED, PIPE_WAKES, PIPE_READS, RUN_ENTERED, POLLED_OUT, HALTED, IPI_SENT, IPI_WAKES, FORKED,
+    EXITED,
+) = range(21)  # fmt: skip
+"""Where a CPU's process is."""
+
+
+@compiled
+def wait_until(a: Memory, c: int, at: int, place: int, late: bool) -> None:
+    """The process waits, and goes on at ``place``."""
+    a.c[c, WAITS_FOR] = push(a, at, FIRST_CPU + c + (LATE if late else 0), CPU_WAITS, c)
+    a.c[c, PLACE] = place
+
+
+@compiled
+def synced(a: Memory, c: int, place: int) -> bool:
+    """HostCpu.sync(): False if the process has to wait for its clock first."""
+    charge(a, c)
+    if a.c[c, CLOCK] > a.g[NOW]:
+        wait_until(a, c, a.c[c, CLOCK], place, False)
+        return False
+    return True
+
+
+@compiled
+def has_woken(a: Memory, c: int, thread: int, histogram: int) -> None:
+    """The latency of a wake-up, if one is being measured."""
+    charge(a, c)
+    if a.c[c, MEASURING]:
+        value = a.c[c, CLOCK] - a.t[thread, WOKEN_AT]
+        shift = 0
+        while value >> shift >= 32:
+            shift += 1
+        a.histograms[histogram, (shift << 5) + (value >> shift)] += 1
+    a.t[thread, WOKEN_AT] = -1
+
+
+@compiled
+def use_kernel_fpu(a: Memory, c: int, point: int) -> None:
+    """kernel_fpu_begin() in an interrupt."""
+    a.c[c, KERNEL_FPU] += 1
+    passes(a, c, point, -1)

@@ -1,0 +1,362 @@
+"""The run queues of sim.host.eevdf and sim.host.round_robin on arrays: the same functions, with the same names.
+
+Virtual times are 64 bits wide here.  Only differences within a queue matter, so a queue is moved back to 0 before they
+grow too large; sums of weight x vruntime are divided term by term, which gives the same whole numbers.
+"""
+
+from __future__ import annotations
+
+from sim.engine.jit import Memory, compiled
+from sim.engine.layout import (
+    BASE_SLICE,
+    CURRENT_ENTITY,
+    CUSTOM_SLICE,
+    DEADLINE,
+    DELAYED,
+    ENDED,
+    EXEC_START,
+    FAIL_QUEUE,
+    FAIL_VRUNTIME,
+    FAILED,
+    FIRST_TICK,
+    INF,
+    INV_WEIGHT,
+    MOST_QUEUED,
+    QUEUED,
+    REL_DEADLINE,
+    ROUND_ROBIN,
+    RQ_RESCHED,
+    RUNNING,
+    SAME_WEIGHT,
+    SLICE,
+    SLICE_END,
+    TICK,
+    VLAG,
+    VPROT,
+    VRUNTIME,
+    WEIGHT,
+)
+
+FAR = 1 << 60
+
+
+@compiled
+def avg_vruntime(a: Memory, c: int) -> int:
+    """V, the weighted mean of vruntime, rounded down; 0 in an empty queue."""
+    t, n, current = a.t, a.c[c, QUEUED], a.c[c, CURRENT_ENTITY]
+    if n == 0:
+        return t[current, VRUNTIME] if current >= 0 else 0
+    origin = t[a.queue[c, 0], VRUNTIME]
+    if a.g[SAME_WEIGHT]:
+        total, entities = 0, n
+        for i in range(1, n):
+            total += t[a.queue[c, i], VRUNTIME] - origin
+        if current >= 0:
+            total += t[current, VRUNTIME] - origin
+            entities += 1
+        return origin + total // entities
+    load = 0
+    for i in range(n):
+        load += t[a.queue[c, i], WEIGHT]
+    if current >= 0:
+        load += t[current, WEIGHT]
+    whole = rest = 0
+    for i in range(n + 1):
+        entity = a.queue[c, i] if i < n else current
+        if entity >= 0:
+            weight, ahead = t[entity, WEIGHT], t[entity, VRUNTIME] - origin
+            quotient = ahead // load
+            whole += weight * quotient
+            rest += weight * (ahead - quotient * load)
+    return origin + whole + rest // load
+
+
+@compiled
+def rebase(a: Memory, c: int, by: int) -> None:
+    """Moves all virtual times of a queue back."""
+    n, current = a.c[c, QUEUED], a.c[c, CURRENT_ENTITY]
+    for i in range(n + 1):
+        entity = a.queue[c, i] if i < n else current
+        if entity >= 0:
+            a.t[entity, VRUNTIME] -= by
+            a.t[entity, DEADLINE] -= by
+            a.t[entity, VPROT] -= by
+
+
+@compiled
+def update_current(a: Memory, c: int, now: int) -> None:
+    """update_curr() and update_deadline(), or what round robin has of them."""
+    current = a.c[c, CURRENT_ENTITY]
+    if current < 0:
+        return
+    t = a.t
+    if a.g[ROUND_ROBIN]:
+        t[current, EXEC_START] = now
+        if now >= a.c[c, SLICE_END] and a.c[c, QUEUED]:
+            a.c[c, RQ_RESCHED] = 1
+        return
+    delta = now - t[current, EXEC_START]
+    if delta <= 0:
+        return
+    t[current, EXEC_START] = now
+    inv = t[current, INV_WEIGHT]
+    if delta > FAR // inv:
+        if a.c[c, QUEUED]:
+            a.g[FAILED] = FAIL_VRUNTIME
+        # Alone for so long that the request is over, whatever it was; nobody is there to compare with.
+        t[current, SLICE] = t[current, CUSTOM_SLICE] if t[current, CUSTOM_SLICE] else a.g[BASE_SLICE]
+        t[current, VRUNTIME] = 0
+        t[current, VPROT] = -1
+        t[current, DEADLINE] = t[current, SLICE] * inv
+        return
+    vruntime = t[current, VRUNTIME] + delta * inv
+    t[current, VRUNTIME] = vruntime
+    due = True
+    if vruntime >= t[current, DEADLINE]:
+        t[current, SLICE] = t[current, CUSTOM_SLICE] if t[current, CUSTOM_SLICE] else a.g[BASE_SLICE]
+        t[current, DEADLINE] = vruntime + t[current, SLICE] * inv
+    elif vruntime < t[current, VPROT]:
+        due = False
+    if due and a.c[c, QUEUED]:
+        a.c[c, RQ_RESCHED] = 1
+    if vruntime > FAR:
+        rebase(a, c, vruntime)
+
+
+@compiled
+def insert(a: Memory, c: int, entity: int) -> None:
+    """To the end of the list."""
+    n = a.c[c, QUEUED]
+    if n >= a.g[MOST_QUEUED]:
+        a.g[FAILED] = FAIL_QUEUE
+        return
+    a.queue[c, n] = entity
+    a.c[c, QUEUED] = n + 1
+
+
+@compiled
+def remove(a: Memory, c: int, entity: int) -> None:
+    """Out of the list, whose order stays."""
+    n = a.c[c, QUEUED]
+    i = 0
+    while i < n and a.queue[c, i] != entity:
+        i += 1
+    for j in range(i, n - 1):
+        a.queue[c, j] = a.queue[c, j + 1]
+    a.c[c, QUEUED] = n - 1
+
+
+@compiled
+def update_lag(a: Memory, entity: int, average: int) -> None:
+    """update_entity_lag()."""
+    t = a.t
+    limit = max(2 * t[entity, SLICE], a.g[TICK]) * t[entity, INV_WEIGHT]
+    t[entity, VLAG] = max(-limit, min(average - t[entity, VRUNTIME], limit))
+
+
+@compiled
+def place(a: Memory, c: int, entity: int, initial: bool) -> None:
+    """place_entity()."""
+    t = a.t
+    t[entity, SLICE] = t[entity, CUSTOM_SLICE] if t[entity, CUSTOM_SLICE] else a.g[BASE_SLICE]
+    lag = t[entity, VLAG]
+    if lag:
+        load = t[a.c[c, CURRENT_ENTITY], WEIGHT] if a.c[c, CURRENT_ENTITY] >= 0 else 0
+        for i in range(a.c[c, QUEUED]):
+            load += t[a.queue[c, i], WEIGHT]
+        if load:
+            weight, quotient = t[entity, WEIGHT], lag // load
+            lag += quotient * weight + (lag - quotient * load) * weight // load
+        else:
+            lag = 0
+    vruntime = avg_vruntime(a, c) - lag
+    t[entity, VRUNTIME] = vruntime
+    if t[entity, REL_DEADLINE]:
+        t[entity, DEADLINE] += vruntime
+        t[entity, REL_DEADLINE] = 0
+        return
+    vslice = t[entity, SLICE] * t[entity, INV_WEIGHT]
+    t[entity, DEADLINE] = vruntime + (vslice // 2 if initial else vslice)
+
+
+@compiled
+def enqueue(a: Memory, c: int, now: int, entity: int, initial: bool, migrated: bool) -> None:
+    """enqueue_task_fair(); the tail of a round-robin queue."""
+    t = a.t
+    if t[entity, DELAYED]:
+        update_lag(a, entity, avg_vruntime(a, c))
+        if t[entity, VLAG] > 0:
+            remove(a, c, entity)
+            t[entity, VLAG] = 0
+            place(a, c, entity, False)
+            insert(a, c, entity)
+        t[entity, DELAYED] = 0
+        a.c[c, RUNNING] += 1
+        return
+    update_current(a, c, now)
+    if not a.g[ROUND_ROBIN]:
+        place(a, c, entity, initial)
+    if migrated:
+        t[entity, EXEC_START] = 0
+    insert(a, c, entity)
+    a.c[c, RUNNING] += 1
+
+
+@compiled
+def leave_queue(a: Memory, c: int, entity: int) -> None:
+    """Off the queue: no longer current, or out of the list."""
+    if entity == a.c[c, CURRENT_ENTITY]:
+        a.c[c, CURRENT_ENTITY] = -1
+    else:
+        remove(a, c, entity)
+
+
+@compiled
+def dequeue_delayed(a: Memory, c: int, now: int, entity: int) -> None:
+    """A delayed entity leaves at last, with no lag in credit."""
+    update_current(a, c, now)
+    update_lag(a, entity, avg_vruntime(a, c))
+    a.t[entity, VLAG] = min(a.t[entity, VLAG], 0)
+    leave_queue(a, c, entity)
+    a.t[entity, DELAYED] = 0
+
+
+@compiled
+def dequeue(a: Memory, c: int, now: int, entity: int, sleep: bool) -> None:
+    """dequeue_entity(): one that blocks with negative lag stays queued as delayed, except if it exits."""
+    t = a.t
+    if t[entity, DELAYED]:
+        dequeue_delayed(a, c, now, entity)
+        return
+    update_current(a, c, now)
+    a.c[c, RUNNING] -= 1
+    if not a.g[ROUND_ROBIN]:
+        average = avg_vruntime(a, c)
+        if sleep and not t[entity, ENDED] and t[entity, VRUNTIME] > average:
+            t[entity, DELAYED] = 1
+            return
+        update_lag(a, entity, average)
+        if not sleep:
+            t[entity, DEADLINE] -= t[entity, VRUNTIME]
+            t[entity, REL_DEADLINE] = 1
+    leave_queue(a, c, entity)
+
+
+@compiled
+def pick_eevdf(a: Memory, c: int, protect: bool) -> int:
+    """__pick_eevdf()."""
+    t, current, n = a.t, a.c[c, CURRENT_ENTITY], a.c[c, QUEUED]
+    if n == 0:
+        return current
+    average = avg_vruntime(a, c)
+    if current >= 0:
+        if t[current, VRUNTIME] > average:
+            current = -1
+        elif protect and t[current, VRUNTIME] < t[current, VPROT]:
+            return current
+    best = -1
+    for i in range(n):
+        entity = a.queue[c, i]
+        if t[entity, VRUNTIME] <= average and (best < 0 or t[entity, DEADLINE] < t[best, DEADLINE]):
+            best = entity
+    if best < 0 or (current >= 0 and t[current, DEADLINE] < t[best, DEADLINE]):
+        return current
+    return best
+
+
+@compiled
+def min_slice(a: Memory, c: int, shortest: int) -> int:
+    """cfs_rq_min_slice()."""
+    for i in range(a.c[c, QUEUED]):
+        shortest = min(shortest, a.t[a.queue[c, i], SLICE])
+    return shortest
+
+
+@compiled
+def pick_next(a: Memory, c: int, now: int) -> int:
+    """pick_next_task_fair(), or the head of a round-robin queue; -1: nobody."""
+    update_current(a, c, now)
+    t, previous = a.t, a.c[c, CURRENT_ENTITY]
+    if a.g[ROUND_ROBIN]:
+        if previous >= 0:
+            if not a.c[c, RQ_RESCHED]:
+                return previous
+            insert(a, c, previous)
+        a.c[c, RQ_RESCHED] = 0
+        if a.c[c, QUEUED] == 0:
+            a.c[c, CURRENT_ENTITY] = -1
+            return -1
+        entity = a.queue[c, 0]
+        remove(a, c, entity)
+        a.c[c, CURRENT_ENTITY] = entity
+        t[entity, EXEC_START] = now
+        a.c[c, SLICE_END] = now + a.g[BASE_SLICE]
+        return entity
+    entity = pick_eevdf(a, c, True)
+    while entity >= 0 and t[entity, DELAYED]:
+        dequeue_delayed(a, c, now, entity)
+        entity = pick_eevdf(a, c, True)
+    a.c[c, RQ_RESCHED] = 0
+    previous = a.c[c, CURRENT_ENTITY]
+    if entity < 0 or entity == previous:
+        return entity
+    if previous >= 0:
+        insert(a, c, previous)
+    remove(a, c, entity)
+    shortest = min_slice(a, c, t[entity, SLICE])
+    t[entity, VPROT] = min(t[entity, DEADLINE], t[entity, VRUNTIME] + shortest * t[entity, INV_WEIGHT])
+    t[entity, EXEC_START] = now
+    a.c[c, CURRENT_ENTITY] = entity
+    return entity
+
+
+@compiled
+def wakeup_preempts(a: Memory, c: int, now: int, entity: int) -> bool:
+    """check_preempt_wakeup_fair(); of an idle CPU, always."""
+    t, current = a.t, a.c[c, CURRENT_ENTITY]
+    if current < 0:
+        return True
+    if a.g[ROUND_ROBIN] or a.c[c, RQ_RESCHED] or entity == current:
+        return a.c[c, RQ_RESCHED] != 0
+    update_current(a, c, now)
+    short = t[entity, SLICE] < t[current, SLICE]
+    if pick_eevdf(a, c, not short) == entity:
+        if short:
+            t[current, VPROT] = min(t[current, VPROT], t[current, VRUNTIME])
+        a.c[c, RQ_RESCHED] = 1
+    elif short:
+        shortest = min_slice(a, c, t[current, SLICE])
+        t[current, VPROT] = min(t[current, VPROT], t[current, VRUNTIME] + shortest * t[current, INV_WEIGHT])
+    return a.c[c, RQ_RESCHED] != 0
+
+
+@compiled
+def preempt_time(a: Memory, c: int) -> int:
+    """When update_curr() would first find the request or the protection used up; INF: never."""
+    t, current = a.t, a.c[c, CURRENT_ENTITY]
+    if current < 0:
+        return INF
+    if a.g[ROUND_ROBIN]:
+        return max(a.c[c, SLICE_END], t[current, EXEC_START]) if a.c[c, QUEUED] else INF
+    if a.c[c, RQ_RESCHED]:
+        return t[current, EXEC_START]
+    if a.c[c, QUEUED] == 0:
+        return INF
+    left = min(t[current, VPROT], t[current, DEADLINE]) - t[current, VRUNTIME]
+    return t[current, EXEC_START] + max(1, -(-left // t[current, INV_WEIGHT]))
+
+
+@compiled
+def catch_up_ticks(a: Memory, c: int, now: int) -> None:
+    """What the ticks of a thread that ran alone have done to its request: they renew it when it is used up."""
+    t, current = a.t, a.c[c, CURRENT_ENTITY]
+    if current < 0 or a.c[c, QUEUED] or a.g[ROUND_ROBIN]:
+        return
+    first, period = a.c[c, FIRST_TICK], a.g[TICK]
+    while True:
+        left = t[current, DEADLINE] - t[current, VRUNTIME]
+        time = t[current, EXEC_START] + max(1, -(-left // t[current, INV_WEIGHT]))
+        tick = first + max(0, -(-(time - first) // period)) * period
+        if tick > now:
+            return
+        update_current(a, c, tick)

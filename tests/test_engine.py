@@ -1,0 +1,260 @@
+"""The compiled engine gives what the reference gives, to the last count, for whatever host it accepts.
+
+The loop runs as plain Python here, which needs no compiler; ``fpswitch run --check-engine`` compares the compiled one.
+"""
+
+import os
+
+os.environ["NUMBA_DISABLE_JIT"] = "1"
+
+from dataclasses import replace
+
+import pytest
+from hosts import RICH, SHIPPED, changed, from_text, on_host, only, shipped
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sim.engine import choice, guest, host, kernel_table, loop, process, scheduler, simulation, threads, vcpus
+from sim.engine.check import check
+from sim.engine.fragments import Unsupported
+from sim.errors import InputError
+from sim.host import simulation as reference
+
+
+def assert_the_same(case, strategies=None, replication=0):
+    """Both engines give the same records of all strategies on the schedule of the case."""
+    walked = case.strategies if strategies is None else strategies
+    wanted = reference.simulate(case, case.timed_by, walked, replication)
+    found = simulation.simulate(case, case.timed_by, walked, replication)
+    for one, other in zip(wanted, found, strict=True):
+        assert dict(one.metrics) == dict(other.metrics), one.strategy
+        assert one.ledger == other.ledger, one.strategy
+        assert one.latency == other.latency, one.strategy
+        assert one.integrity == other.integrity, one.strategy
+    assert wanted == found
+
+
+REFUSED = ("host.preemption", "host.hrtick", "the slices of v7.3")
+"""What the compiled engine lacks, and some shipped scenarios have."""
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_scenarios_give_the_same_records_of_all_strategies(path):
+    for case in shipped(path, "2 ms", "1 ms"):
+        if reason := choice.lacking(case):
+            assert reason.startswith(REFUSED), "every other shipped case is simulated"
+        else:
+            assert_the_same(case)
+
+
+def test_a_host_with_everything_in_it_gives_the_same_records_in_several_replications():
+    case = changed(from_text(RICH)[0], measure=4e-3, warmup=2e-3)
+    for replication in range(3):
+        assert_the_same(case, case.strategies[:4], replication)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [{"scheduler": "round-robin"}, {"wakeup_preemption": False}, {"idle_balancing": False}, {"buffer_level": "memory"}],
+    ids=str,
+)
+def test_other_settings_of_the_host_give_the_same_records(host):
+    case = changed(on_host(from_text(RICH)[1], **host), measure=3e-3, warmup=1e-3)
+    assert_the_same(case, case.strategies[-2:])
+
+
+def test_one_event_per_exit_gives_the_same_records():
+    case = changed(from_text(RICH)[0], measure=2e-3, warmup=1e-3, batch=False)
+    assert_the_same(case, ("manual-load",))
+
+
+def test_no_integrity_check_gives_the_same_records():
+    case = changed(from_text(RICH)[0], measure=2e-3, warmup=1e-3, integrity=False)
+    assert_the_same(case, ("xstate-all-resident",))
+
+
+TIES = """
+title = "constant times, so that events of several CPUs fall into the same cycle"
+[run]
+measure = "{measure} us"
+warmup = "{warmup} us"
+seed = {seed}
+[host]
+cpus = {cpus}
+cpu = ["{cpu}"]
+tsc = "1 GHz"
+hz = 1000
+halt_poll = "{poll} us"
+interrupt_time = "{interrupt} ns"
+[guests.closed]
+vcpus = {vcpus}
+demand = "{demand} us"
+sleep = "{sleep} us"
+posted_interrupts = {posted}
+fpu = {{ components = ["SSE", "AVX"], every = "{writes} us" }}
+[guests.closed.exits.ipi]
+every = "{exits} us"
+effect = "ipi"
+time = "{handler} us"
+[guests.closed.exits.io]
+every = "{exits} us"
+handled = "userspace"
+vmm = "{vmm} us"
+[guests.busy]
+nice = {nice}
+[guests.busy.exits.cpuid]
+every = "{exits} us"
+time = "{handler} us"
+[threads.pipes]
+kind = "pipe"
+compute = {burst}
+syscall = "1 us"
+affinity = "{affinity}"
+[threads.short]
+count = {threads}
+compute = {burst}
+sleep = "{sleep} us"
+nice = {nice}
+fpu = {{ components = ["SSE"] }}
+[threads.kernel]
+kind = "kthread"
+compute = {burst}
+sleep = "{sleep} us"
+[threads.make]
+kind = "fork"
+compute = {burst}
+sleep = "{sleep} us"
+exec = true
+[interrupts.net]
+every = "{device} us"
+time = "{handler} us"
+kernel_fpu = 1.0
+"""
+
+HOSTS = st.fixed_dictionaries(
+    {
+        "measure": st.sampled_from([500, 1500]),
+        "warmup": st.sampled_from([0, 300]),
+        "seed": st.integers(0, 3),
+        "cpus": st.sampled_from([1, 1, 2, 3, 5, 40]),
+        "cpu": st.sampled_from(["sapphire-rapids", "zen4"]),
+        "poll": st.sampled_from([0, 20, 200]),
+        "interrupt": st.sampled_from([0, 500]),
+        "vcpus": st.integers(2, 3),
+        "demand": st.sampled_from([5, 20]),
+        "sleep": st.sampled_from([10, 20, 40]),
+        "posted": st.sampled_from(["true", "false"]),
+        "writes": st.sampled_from([5, 50]),
+        "exits": st.sampled_from([5, 10, 20]),
+        "handler": st.sampled_from([0, 1]),
+        "vmm": st.sampled_from([0, 5]),
+        "nice": st.sampled_from([-5, 0, 0, 3]),
+        "burst": st.sampled_from(['"1 ns"', '{ exponential = "1 ns" }', '"5 us"', '"10 us"', '"400 us"']),
+        "affinity": st.sampled_from(["any", "pinned"]),
+        "threads": st.integers(1, 4),
+        "device": st.sampled_from([30, 100]),
+    }
+)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(HOSTS)
+def test_hosts_with_ties_and_constant_times_give_the_same_records(values):
+    case = only(TIES.format(**values))
+    try:
+        wanted = reference.simulate(case, case.timed_by, ("xstate-guest",), 0)
+    except InputError:  # a CPU gets nothing done but interrupts: the reference says so, and the other hands over to it
+        with pytest.raises(Unsupported):
+            simulation.simulate(case, case.timed_by, ("xstate-guest",), 0)
+        return
+    assert wanted == simulation.simulate(case, case.timed_by, ("xstate-guest",), 0)
+
+
+# Event for event.
+
+
+def test_both_engines_pass_the_same_flow_points_at_the_same_cycles():
+    case = changed(from_text(RICH)[0], measure=3e-3, warmup=1e-3)
+    found = check(case, case.timed_by, ("manual-load",), 0)
+    assert found.same
+    assert found.events > 500
+
+
+def later(function):
+    """The function with a result that is too large."""
+    return lambda *arguments: function(*arguments) + 1000
+
+
+def otherwise(function):
+    """The function with the opposite answer."""
+    return lambda *arguments: not function(*arguments)
+
+
+def never(function):
+    """A function that does nothing."""
+    return lambda *arguments: 0
+
+
+BROKEN = [
+    (scheduler, "avg_vruntime", later),
+    (scheduler, "min_slice", never),
+    (scheduler, "update_lag", never),
+    (host, "wakeup_preempts", otherwise),
+    (host, "next_idle", never),
+    (host, "pull", never),
+    (host, "note_queue", never),
+    (loop, "preempt_time", never),
+    (loop, "tick_cycles", later),
+    (loop, "device_cycles", later),
+    (guest, "begins", later),
+    (guest, "uses_registers", never),
+    (guest, "absorbed", never),
+    (guest, "repeat", never),
+    (vcpus, "end_polling", never),
+    (host, "end_tickless", never),
+    (threads, "writes", never),
+    (vcpus, "in_guest", otherwise),
+    (kernel_table, "level_of", never),
+    (process, "charge", never),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "how"), BROKEN, ids=lambda each: getattr(each, "__name__", each))
+def test_a_broken_rule_is_found(module, name, how, monkeypatch):
+    monkeypatch.setattr(module, name, how(getattr(module, name)))
+    busy = changed(from_text(RICH)[0], measure=8e-3, warmup=1e-3)
+    idle = shipped(SHIPPED[[path.stem for path in SHIPPED].index("idle-fleet")], "8 ms", "1 ms")[0]
+    assert differ(busy) or differ(idle), f"nobody has noticed that {name} is broken"
+
+
+def differ(case):
+    """Whether the engines differ, or the loop notices by itself that its accounts are wrong."""
+    try:
+        return not check(case, case.timed_by, (), 0).same
+    except (AssertionError, Unsupported):
+        return True
+
+
+# Which engine runs.
+
+
+def test_the_compiled_engine_refuses_by_name_what_it_cannot(monkeypatch):
+    case = changed(from_text(RICH)[0], measure=1e-3, warmup=0.0, engine="compiled")
+    nice = case.scenario.threads["batch"].model_copy(update={"nice": 19})
+    threads = {**case.scenario.threads, "batch": nice}
+    hard = replace(case, scenario=case.scenario.model_copy(update={"threads": threads}))
+    monkeypatch.setattr(choice, "find_spec", lambda name: name)
+    with pytest.raises(InputError, match=r"run\.engine: found 'compiled', which lacks threads\.batch\.nice 19"):
+        choice.simulate(hard, hard.timed_by, (), 0)
+    (record,) = choice.simulate(changed(hard, engine="auto"), hard.timed_by, (), 0)
+    assert record.engine.startswith("simpy (compiled lacks threads.batch.nice 19")
+    assert record == reference.simulate(hard, hard.timed_by, (), 0)[0]
+
+
+def test_without_numba_everything_works_on_simpy(monkeypatch):
+    case = changed(from_text(RICH)[0], measure=1e-3, warmup=0.0, engine="auto")
+    monkeypatch.setattr(choice, "find_spec", lambda name: None)
+    (record,) = choice.simulate(case, case.timed_by, (), 0)
+    assert "numba, which is not installed" in record.engine
+    with pytest.raises(InputError, match="which lacks numba"):
+        choice.simulate(changed(case, engine="compiled"), case.timed_by, (), 0)
