@@ -18,7 +18,7 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# What lives in sim/verification and takes longer than tests may: some ten minutes on two CPUs.
+# What lives in sim/verification and takes longer than tests may: a quarter of an hour on two CPUs.
 verify: .venv/ready
 	$(BIN)/fpswitch verify vectors tests/data/vectors/*.jsonl tests/data/vectors/ring0/*.jsonl
 	$(BIN)/fpswitch verify anchors

@@ -21,7 +21,7 @@ from typing import Any
 
 from sim.host.clock import Clock
 from sim.host.population import populate
-from sim.host.simulation import current_prices, simulate
+from sim.host.simulation import prices_of, simulate
 from sim.results import Record
 from sim.scenario.cases import Case, cases
 from sim.scenario.reading import read
@@ -94,7 +94,7 @@ class Progress:
 
     def __init__(self, case: Case) -> None:
         self.env = Clock(initial_time=0)
-        self.host = populate(case, STRATEGY, 0, self.env, current_prices(case.costs))
+        self.host = populate(case, STRATEGY, (), 0, self.env, prices_of(case.table))
         self.case = case
 
     def per_switch(self, piece_s: float) -> float:

@@ -554,6 +554,7 @@ def test_the_same_options_run_what_they_show(tmp_path, capsys):
     shown = resolved(capsys, path, *options)
     assert manifest["resolved"]["host"].pop("costs") == {"sapphire-rapids": "costs.json#sapphire-rapids"}
     assert shown["host"].pop("costs") == {}
+    assert shown["run"].pop("engine") == "simpy"  # no part of what is run: manifest["engines"] says which did it
     assert manifest["resolved"] == shown
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--jobs", metavar="N", type=click.IntRange(1, 1024), help="Processes; by default one per CPU.")
 @json_option
 def statistics(repetitions: int | None, replications: int | None, jobs: int | None, as_json: bool) -> None:
-    """Hold the statistics of an answer against many runs; this takes some ten minutes (docs/statistics.md).
+    """Hold the statistics of an answer against many runs; this takes a quarter of an hour (docs/statistics.md).
 
     Coverage: a short scenario is run --repetitions times, each time until its own stopping rule is content; how many of
     the printed 95 % intervals contain the mean of all of these runs?
