@@ -29,11 +29,11 @@ REPETITIONS: Final = 2000
 ALLOWED: Final = (0.93, 0.97)
 
 SCENARIO: Final = """
-title = "A vCPU that halts, exits and shares its CPU, for 1 ms"
+title = "A vCPU that halts, exits and shares its CPU, for 2 ms"
 [run]
-measure = "1 ms"
+measure = "2 ms"
 warmup = "200 us"
-precision = "8 %"
+precision = "6 %"
 strategies = ["free-ssp", "manual-load", "xstate-guest"]
 contrasts = [["manual-load", "xstate-guest"]]
 integrity = false
@@ -56,7 +56,7 @@ vmm = { exponential = "2 us" }
 compute = { exponential = "20 us" }
 sleep = { exponential = "100 us" }
 """
-"""Short, so that some forty replications are needed for a precision of 8 %: as many as a shipped scenario takes."""
+"""Short, so that some thirty replications are needed for a precision of 6 %."""
 
 KINDS: Final = ("own", "cost", "contrast")
 OWN, REFERENCE, CONTRAST = "xstate-guest", "free-ssp", ("manual-load", "xstate-guest")
