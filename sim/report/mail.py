@@ -130,10 +130,10 @@ def _amount(mean: float, over: Range) -> str:
 
 def _notes(screen: Shown) -> Iterator[str]:
     """Sentences, the most important ones first."""
-    lines = [(case, line) for case in screen.cases for line in case.lines[:ROWS]]
-    if lines:
-        shares = [abs(case.percent(line.found.own_without_xss.mean)) for case, line in lines]
-        yield f"[] 95 % of draws from the ranges of the cost table. At most {percent(max(shares))} % of all CPU time."
+    shares = [abs(case.percent(line.found.own_without_xss.mean)) for case in screen.cases for line in case.lines]
+    if shares:
+        most = f"No strategy takes more than {percent(max(shares))} % of all CPU time"
+        yield f"[] 95 % of draws from the ranges of the cost table. {most}."
     if screen.n == 1:
         yield "NOT TESTED: one replication."
     yield from _of_xss(screen)

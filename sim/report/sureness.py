@@ -192,7 +192,8 @@ def _assumed(screen: Shown, *, with_rows: bool) -> Iterator[str]:
 
 def assumed_share(screen: Shown) -> str:
     """How much of what is asked about rests on assumed cost rows, in whole %; empty for nothing."""
-    shares = [line.found.assumed for case in screen.cases for line in _asked_about(case)] or [0.0]
+    of_lines = [line.found.assumed for case in screen.cases for line in _asked_about(case)]
+    shares = [*of_lines, *(each.found.assumed for each in screen.between if each.found)] or [0.0]
     low, high = math.floor(100 * min(shares)), math.floor(100 * max(shares))
     return "" if high == 0 else f"{low} %" if low == high else f"{low} to {high} %"
 
