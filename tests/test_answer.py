@@ -23,7 +23,7 @@ from sim.analysis.uncertainty.draws import Ranges, draw
 from sim.costs import table as cost_tables
 from sim.costs.price import design_matrix, in_tsc
 from sim.kernel import strategies
-from sim.report import amounts, layout, units
+from sim.report import amounts, layout, tables, units
 from sim.report import mail as mails
 from sim.report.answer import LINES
 from sim.report.names import labels, titles
@@ -688,3 +688,9 @@ def test_a_mail_whose_command_is_not_known_or_does_not_fit_names_the_manifest_an
         flat("\n".join(mails._reproduce(manifest)))
         == "Reproduce: fpswitch run manifest.json, from the result directory"
     )
+
+
+@pytest.mark.parametrize("cell", ["-2106 +- 4196", "x -12.1 - 13.0", "3 +- 3", "0.00066"])
+def test_a_number_of_a_case_never_touches_the_one_before_it(cell):
+    assert tables._at_right(cell).startswith(" ")
+    assert tables._at_right(cell).replace(" ", "") == cell.replace(" ", "")

@@ -170,6 +170,13 @@ def line_called(case: ShownCase, label: str) -> Line | None:
     return next((line for line in case.lines if set(here) & set(line.names)), None)
 
 
+def _at_right(cell: str) -> str:
+    """A cell in its column, with a blank before it: a long one loses those about its "+-" or "-"."""
+    for blanks, without in ((" +- ", "+-"), (" - ", "-")):
+        cell = cell if len(cell) < COLUMN else cell.replace(blanks, without)
+    return cell.rjust(COLUMN)
+
+
 def _line_of_case(case: ShownCase, columns: Sequence[str], with_xss: bool, width: int) -> str:
     title = f"  {case.short}"
     title = title if len(title) < width else f"{title[: width - 4]}..."
@@ -185,7 +192,7 @@ def _line_of_case(case: ShownCase, columns: Sequence[str], with_xss: bool, width
     if with_xss:
         moved = _distinct_xss([line.found for line in case.lines])
         cells.append(" / ".join(_amount(case, found, "xss") for found in moved[:1]) or "0")
-    return (title.ljust(width) + "".join(cell.rjust(COLUMN) for cell in cells)).rstrip()[:WIDTH]
+    return (title.ljust(width) + "".join(map(_at_right, cells))).rstrip()[:WIDTH]
 
 
 def _absent(case: ShownCase, label: str) -> str:
@@ -224,9 +231,9 @@ def _footer(
         factors = [end / each.xss.mean for each in of_xss for end in (each.range_xss.low, each.range_xss.high)]
         ranges.append(f"x {fixed(min(factors), 1)} - {fixed(max(factors), 1)}")
     if columns:
-        yield f"  cycles/{cases[0].per}-s".ljust(width) + "".join(each.rjust(COLUMN) for each in cycles)
-        yield "  range of the costs".ljust(width) + "".join(each.rjust(COLUMN) for each in ranges)
-        yield "  % of all CPUs <=".ljust(width) + "".join(each.rjust(COLUMN) for each in shares)
+        yield f"  cycles/{cases[0].per}-s".ljust(width) + "".join(map(_at_right, cycles))
+        yield "  range of the costs".ljust(width) + "".join(map(_at_right, ranges))
+        yield "  % of all CPUs <=".ljust(width) + "".join(map(_at_right, shares))
     if with_xss:
         case = max(with_xss, key=lambda each: max(abs(line.found.xss.mean) for line in each.lines))
         moved = [line for line in case.lines if _moves_xss(line.found)]
