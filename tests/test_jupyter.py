@@ -2,6 +2,7 @@
 
 import io
 import sys
+from types import SimpleNamespace
 
 import fake_host
 import numpy as np
@@ -140,7 +141,10 @@ def test_a_bar_is_shown_in_a_notebook_and_not_in_a_pipe(monkeypatch, tmp_path):
         return stream.getvalue()
 
     assert errors(progress=True) == ""
-    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    running = SimpleNamespace(IPKernelApp=SimpleNamespace(initialized=lambda: False))
+    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", running)
+    assert errors(progress=True) == ""  # imported, and no notebook
+    running.IPKernelApp.initialized = lambda: True
     assert "replications: 100%" in errors(progress=True)
     assert errors() == ""
 

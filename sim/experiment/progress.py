@@ -8,6 +8,12 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
+def _is_notebook() -> bool:
+    """Whether this is the kernel of a notebook; that ipykernel is imported, as its tests do, does not make it one."""
+    kernel = sys.modules.get("ipykernel.kernelapp")
+    return kernel is not None and bool(kernel.IPKernelApp.initialized())
+
+
 class Progress:
     """A bar of replications on standard error, where that is a terminal, and sentences there.
 
@@ -25,7 +31,7 @@ class Progress:
         self._total = total
         desc = "replications" if unit == "rep" else f"{unit}s"
         about: dict[str, Any] = {"total": total, "initial": done, "unit": unit, "desc": desc}
-        if self._shown and "ipykernel" in sys.modules:
+        if self._shown and _is_notebook():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that there are no widgets: then it is a bar of text
                 from tqdm.auto import tqdm as tqdm_auto
