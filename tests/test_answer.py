@@ -208,6 +208,15 @@ def test_each_contrast_has_its_own_p_in_the_order_of_the_answer(ran):
     assert "random streams" not in fits(sim.compare(ran(**{"run.contrasts": pairs[:1]})))
 
 
+def test_a_mail_of_contrasts_of_two_cases_alone_says_what_rests_on_assumed_costs():
+    comparison = fake("mitigation-placement")
+    shares = [math.floor(100 * each.assumed) for each in comparison.answers.contrasts()]
+    assert min(shares) > 0
+    low, high = min(shares), max(shares)
+    said = f"{low} %" if low == high else f"{low} to {high} %"
+    assert f"simulated, {said} of it on assumed costs" in flat(comparison.mail())
+
+
 # What a scenario asks is answered.
 
 

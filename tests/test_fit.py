@@ -411,3 +411,15 @@ def test_another_kernel_needs_the_simulation(tmp_path, capsys):
     assert "--no-check simulates nothing" in refused(command, capsys)
     command = ["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.toml"), "--preemption", "eager"]
     assert "--preemption" in refused(command, capsys)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="16.6 % too few KVM_RUN round trips; 15 % was allowed until blocks of the trace gave the interval: the "
+    "model's own operations take more of each round trip than the recorded machine's do (docs/traces.md)",
+)
+def test_a_guest_of_io_exits_makes_its_round_trips_within_15_percent(tmp_path):
+    command = ["fit", str(NAMED["vcpu-out-exits"]), "-o", str(tmp_path / "fit.toml"), "--cpu", "zen4"]
+    document = json.loads(CliRunner().invoke(cli, [*command, "--replications", "2", "--jobs", "1", "--json"]).stdout)
+    found = {each["figure"]: each for each in document["compared"]}["KVM_RUN round trips"]
+    assert found["simulated"] == pytest.approx(found["trace"], rel=0.15)
