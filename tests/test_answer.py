@@ -12,6 +12,7 @@ import fake_host
 import numpy as np
 import pandas as pd
 import pytest
+import worlds
 from command import run as run_command
 
 import sim
@@ -36,26 +37,9 @@ from sim.scenario.reading import read
 WIDTH = 72
 MAIL = 15
 
-HOST = """
-title = "A host"
-[run]
-measure = "50 ms"
-replications = 3
-strategies = ["free-ssp", "no-cet", "manual-load", "xstate-all", "xstate-guest"]
-[host]
-cpus = 4
-cpu = ["sapphire-rapids"]
-[guests.web]
-vcpus = 8
-[guests.web.exits]
-timer = { every = "5 kHz" }
-"""
+pytestmark = pytest.mark.usefixtures("few_draws")
 
-
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch):
-    """Ten thousand take most of a second for each cost table."""
-    monkeypatch.setattr(answers, "DRAWS", 1000)
+HOST = worlds.web(["free-ssp", "no-cet", "manual-load", "xstate-all", "xstate-guest"])
 
 
 @pytest.fixture

@@ -6,48 +6,14 @@ import sys
 import threading
 import time
 
-import fake_host
 import pytest
+import worlds
 from command import run as run_command
 
-from sim import experiment
 from sim.errors import InputError, RunError
 from sim.experiment import workers
-from sim.results.tables import SCHEMAS
 
-SMALL = """
-title = "Small"
-[run]
-measure = "20 ms"
-replications = 6
-strategies = ["free-ssp", "manual-load"]
-[host]
-cpus = 2
-cpu = ["zen4", "sapphire-rapids"]
-tsc = "2 GHz"
-[guests.g]
-vcpus = 2
-"""
-
-
-@pytest.fixture
-def scenario(tmp_path):
-    path = tmp_path / "small.toml"
-    path.write_text(SMALL)
-    return path
-
-
-@pytest.fixture
-def run(scenario, tmp_path):
-    def run(out, **options):
-        return experiment.run(scenario, **{"simulate": fake_host.simulate, "out": tmp_path / out} | options)
-
-    return run
-
-
-@pytest.fixture
-def tables(tmp_path):
-    return lambda out: {name: (tmp_path / out / f"{name}.parquet").read_bytes() for name in SCHEMAS}
+SMALL = worlds.small(cpu=["zen4", "sapphire-rapids"])
 
 
 @pytest.mark.parametrize(
@@ -65,10 +31,10 @@ def test_jobs_and_a_cluster_are_too_much(scenario, capsys):
     assert (status, "--cluster beside --jobs" in err) == (2, True)
 
 
-def test_without_dask_the_message_says_how_to_install_it(run, monkeypatch):
+def test_without_dask_the_message_says_how_to_install_it(run_in, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(InputError, match=r"needs Dask: pip install 'fpswitch\[cluster\]'"):
-        run("r", cluster="local:1")
+        run_in("r", cluster="local:1")
 
 
 @pytest.fixture(scope="module")
@@ -81,28 +47,28 @@ def dask():
         yield cluster
 
 
-def test_nobody_at_an_address_is_one_message(dask, run, tmp_path, monkeypatch):
+def test_nobody_at_an_address_is_one_message(dask, run_in, tmp_path, monkeypatch):
     monkeypatch.setattr("sim.experiment.cluster.CONNECT_S", 0.5)
     with pytest.raises(InputError, match=r"cluster tcp://127.0.0.1:1: nobody answers"):
-        run("r", cluster="tcp://127.0.0.1:1")
+        run_in("r", cluster="tcp://127.0.0.1:1")
     assert not (tmp_path / "r").exists()
 
 
-def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(dask, run, tables):
-    run("alone", jobs=1)
+def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(dask, run_in, tables):
+    run_in("alone", jobs=1)
     killer = threading.Timer(0.3, lambda: os.kill(next(iter(dask.workers.values())).pid, signal.SIGKILL))
     killer.start()
-    run("r", cluster=dask.scheduler_address)
+    run_in("r", cluster=dask.scheduler_address)
     killer.join()
     assert tables("r") == tables("alone")
 
 
-def test_the_executor_of_a_client_does_too(dask, run, tables):
+def test_the_executor_of_a_client_does_too(dask, run_in, tables):
     from distributed import Client
 
-    run("alone", jobs=1)
+    run_in("alone", jobs=1)
     with Client(dask, set_as_default=False) as client:
-        run("r", executor=client.get_executor(), jobs=2)
+        run_in("r", executor=client.get_executor(), jobs=2)
     assert tables("r") == tables("alone")
 
 
@@ -112,20 +78,20 @@ def spoil():
     workers.versions = lambda: theirs
 
 
-def test_a_worker_with_another_numpy_gets_nothing_to_do_and_none_but_such_is_refused(dask, run, tables):
+def test_a_worker_with_another_numpy_gets_nothing_to_do_and_none_but_such_is_refused(dask, run_in, tables):
     from distributed import Client
 
-    run("alone", jobs=1)
+    run_in("alone", jobs=1)
     with Client(dask, set_as_default=False) as client:
         deadline = time.monotonic() + 20
         while len(there := list(client.nthreads())) < 2:  # the nanny has started the killed one again
             assert time.monotonic() < deadline
             time.sleep(0.1)
         client.run(spoil, workers=there[:1])
-        found = run("r", cluster=dask.scheduler_address)
+        found = run_in("r", cluster=dask.scheduler_address)
         refused = [note for note in found.notes if "is refused" in note]
         assert [f"the worker {there[0]} is refused: it has numpy 1.0 (here " in note for note in refused] == [True]
         assert tables("r") == tables("alone")
         client.run(spoil, workers=there[1:])
         with pytest.raises((InputError, RunError), match=r"is refused: it has numpy 1\.0 \(here "):
-            run("other", cluster=dask.scheduler_address)
+            run_in("other", cluster=dask.scheduler_address)

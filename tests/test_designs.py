@@ -37,13 +37,6 @@ RANGES = ("host.cpus=2..9", "guests.g.demand='1 ms..100 ms log'")
 
 
 @pytest.fixture
-def scenario(tmp_path):
-    path = tmp_path / "small.toml"
-    path.write_text(SMALL)
-    return path
-
-
-@pytest.fixture
 def run(scenario, tmp_path):
     def run(out="d", design=("sobol:8", RANGES), **options):
         options = {"simulate": fake_host.simulate, "jobs": 1} | options

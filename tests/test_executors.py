@@ -9,81 +9,48 @@ from pathlib import Path
 
 import fake_host
 import pytest
+import worlds
 
-from sim import experiment
 from sim.errors import InputError, RunError
 from sim.experiment import workers
 from sim.experiment.dispatch import TRIES, Dispatcher
 from sim.experiment.pools import Given
 from sim.results import load
-from sim.results.tables import SCHEMAS
 
-SMALL = """
-title = "Small"
-[run]
-measure = "20 ms"
-replications = 6
-strategies = ["free-ssp", "manual-load"]
-[host]
-cpus = 2
-cpu = ["zen4", "sapphire-rapids"]
-tsc = "2 GHz"
-[guests.g]
-vcpus = 2
-"""
+SMALL = worlds.small(cpu=["zen4", "sapphire-rapids"])
 
 
 @pytest.fixture
-def scenario(tmp_path):
-    path = tmp_path / "small.toml"
-    path.write_text(SMALL)
-    return path
-
-
-@pytest.fixture
-def run(scenario, tmp_path):
-    def run(out, **options):
-        return experiment.run(scenario, **{"simulate": fake_host.simulate, "out": tmp_path / out} | options)
-
-    return run
-
-
-@pytest.fixture
-def tables(tmp_path):
-    return lambda out: {name: (tmp_path / out / f"{name}.parquet").read_bytes() for name in SCHEMAS}
-
-
-@pytest.fixture
-def alone(run, tables):
-    run("alone", jobs=1)
+def alone(run_in, tables):
+    run_in("alone", jobs=1)
     return tables("alone")
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
-def test_any_executor_gives_the_same_bytes_and_stays_open(run, tables, alone, kind):
+def test_any_executor_gives_the_same_bytes_and_stays_open(run_in, tables, alone, kind):
     spawned = {"mp_context": get_context("spawn")}
     with ThreadPoolExecutor(3) if kind == "threads" else ProcessPoolExecutor(2, **spawned) as executor:
-        run(kind, executor=executor)
+        run_in(kind, executor=executor)
         assert executor.submit(abs, -1).result() == 1
     assert tables(kind) == alone
 
 
-def test_an_executor_that_is_shut_down_is_one_message_and_the_run_continues_elsewhere(run, tables, alone):
+def test_an_executor_that_is_shut_down_is_one_message_and_the_run_continues_elsewhere(run_in, tables, alone):
     executor = ThreadPoolExecutor(1)
     executor.shutdown()
     with pytest.raises(RunError, match="the executor takes no tasks"):
-        run("r", executor=executor)
-    run("r", jobs=1)
+        run_in("r", executor=executor)
+    run_in("r", jobs=1)
     assert tables("r") == alone
 
 
-def test_an_executor_and_a_cluster_are_too_much(run):
+def test_an_executor_and_a_cluster_are_too_much(run_in):
     with pytest.raises(InputError, match="one of them"):
-        run("r", executor=ThreadPoolExecutor(1), cluster="local:1")
+        run_in("r", executor=ThreadPoolExecutor(1), cluster="local:1")
 
 
 @pytest.mark.parametrize("name", ["source_sha256", "numpy", "pyarrow", "simpy"])
-def test_a_worker_with_another_version_is_refused_in_one_sentence(run, tmp_path, monkeypatch, name):
+def test_a_worker_with_another_version_is_refused_in_one_sentence(run_in, tmp_path, monkeypatch, name):
     original = workers.versions
     seen = []
 
@@ -94,7 +61,7 @@ def test_a_worker_with_another_version_is_refused_in_one_sentence(run, tmp_path,
     with ThreadPoolExecutor(1) as executor:
         monkeypatch.setattr(workers, "versions", other)
         with pytest.raises(RunError) as caught:
-            run("r", executor=executor)
+            run_in("r", executor=executor)
     assert f"is refused: it has {name} 000000000000 (here " in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "r" / "ledger.parquet").exists()
@@ -148,10 +115,10 @@ def kills(case, timed_by, strategies, replication):
 
 
 def test_a_replication_that_kills_its_workers_is_tried_three_times_and_named_and_the_rest_finish(
-    run, tmp_path, tables, alone
+    run_in, tmp_path, tables, alone
 ):
     with pytest.raises(RunError) as caught:
-        run("r", jobs=2, simulate=kills)
+        run_in("r", jobs=2, simulate=kills)
     assert f"a worker process died {TRIES} times in case zen4 v6.18, timed by free-ssp, replication 3" in str(
         caught.value
     )
@@ -160,7 +127,7 @@ def test_a_replication_that_kills_its_workers_is_tried_three_times_and_named_and
     failed = {"case": "zen4 v6.18", "timed_by": "free-ssp", "strategies": ["free-ssp", "manual-load"], "replication": 3}
     assert (manifest["status"], manifest["failed"]) == ("failed", [failed])
     assert len(list((tmp_path / "r" / "parts").iterdir())) == 22
-    again = run("r", jobs=1)
+    again = run_in("r", jobs=1)
     assert any(note.startswith("22 of 24 replications were there") for note in again.notes)
     assert tables("r") == alone
     assert "failed" not in load(tmp_path / "r").manifest
@@ -175,13 +142,13 @@ def once(case, timed_by, strategies, replication):
     return fake_host.simulate(case, timed_by, strategies, replication)
 
 
-def test_a_worker_that_is_killed_once_is_no_failure(run, tmp_path, monkeypatch, tables, alone):
+def test_a_worker_that_is_killed_once_is_no_failure(run_in, tmp_path, monkeypatch, tables, alone):
     monkeypatch.setenv("MARK", str(tmp_path / "mark"))
-    run("r", jobs=2, simulate=once)
+    run_in("r", jobs=2, simulate=once)
     assert tables("r") == alone
 
 
-def test_a_replication_is_not_tried_again_where_the_model_is_wrong(run, tmp_path):
+def test_a_replication_is_not_tried_again_where_the_model_is_wrong(run_in, tmp_path):
     calls = []
 
     def wrong(*work):
@@ -189,7 +156,7 @@ def test_a_replication_is_not_tried_again_where_the_model_is_wrong(run, tmp_path
         raise ZeroDivisionError("no")
 
     with ThreadPoolExecutor(1) as executor, pytest.raises(RunError, match="replication 0: ZeroDivisionError: no"):
-        run("r", executor=executor, simulate=wrong)
+        run_in("r", executor=executor, simulate=wrong)
     assert calls.count(0) == 1
 
 

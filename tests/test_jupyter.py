@@ -7,44 +7,23 @@ from types import SimpleNamespace
 import fake_host
 import numpy as np
 import pytest
+import worlds
 from command import run as run_command
 from command import run_json
 
 import sim
 from sim import experiment
-from sim.analysis import answers
 from sim.errors import InputError
 from sim.results.tables import Results
 
-HOST = """
-title = "A <b>host</b>"
-[run]
-measure = "50 ms"
-replications = 3
-strategies = ["free-ssp", "manual-load", "xstate-guest"]
-contrasts = [["manual-load", "xstate-guest"]]
-[host]
-cpus = 4
-cpu = ["sapphire-rapids", "zen4"]
-[guests.web]
-vcpus = 8
-[guests.web.exits]
-timer = { every = "5 kHz" }
-"""
+pytestmark = pytest.mark.usefixtures("few_draws")
 
-
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch):
-    """Ten thousand take most of a second for each cost table."""
-    monkeypatch.setattr(answers, "DRAWS", 1000)
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("jupyter")
-    (folder / "host.toml").write_text(HOST)
-    experiment.run(folder / "host.toml", jobs=1, simulate=fake_host.simulate, out=folder / "r")
-    return folder / "r"
+HOST = worlds.web(
+    ["free-ssp", "manual-load", "xstate-guest"],
+    ["sapphire-rapids", "zen4"],
+    run='contrasts = [["manual-load", "xstate-guest"]]',
+    title="A <b>host</b>",
+)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import fake_host
 import pytest
+import worlds
 from command import run as run_command
 
 from sim import bounded, experiment
@@ -20,19 +21,7 @@ from sim.errors import MOST_SAID, InputError, RunError
 from sim.results import files, load
 
 FOREVER = Path("/dev/zero")
-SCENARIO = """
-title = "Small"
-[run]
-measure = "20 ms"
-replications = 2
-strategies = ["free-ssp", "manual-load"]
-[host]
-cpus = 2
-cpu = ["zen4"]
-tsc = "2 GHz"
-[guests.g]
-vcpus = 2
-"""
+SMALL = worlds.small(replications=2)
 
 
 def readers(name):
@@ -138,7 +127,7 @@ def test_the_middle_of_a_long_message_is_left_out():
 @pytest.mark.parametrize("after", [0, 1, 2, 4, 6, 9, 12])
 def test_a_full_disk_is_one_message_that_names_the_file_and_the_same_command_continues(tmp_path, monkeypatch, after):
     path, out = tmp_path / "s.toml", tmp_path / "r"
-    path.write_text(SCENARIO)
+    path.write_text(SMALL)
     whole = experiment.run(path, jobs=1, simulate=fake_host.simulate)
     written, original = [], os.fsync
 
@@ -160,7 +149,7 @@ def test_a_full_disk_is_one_message_that_names_the_file_and_the_same_command_con
 
 def test_a_limit_on_files_leaves_the_earlier_result_as_it_was(tmp_path):
     path, out = tmp_path / "s.toml", tmp_path / "r"
-    path.write_text(SCENARIO)
+    path.write_text(SMALL)
     experiment.run(path, jobs=1, simulate=fake_host.simulate, out=out)
     before = {file.name: file.read_bytes() for file in out.glob("*.parquet")}
     command = [sys.executable, "-m", "sim.cli", "run", str(path), "--out", str(out), "--seed", "5", "--jobs", "1"]

@@ -9,48 +9,24 @@ from html.parser import HTMLParser
 
 import fake_host
 import pytest
+import worlds
 from command import run as run_command
 from command import run_json
 
 import sim
 from sim import experiment
-from sim.analysis import answers
 from sim.costs import table as cost_tables
 from sim.report.markup import Markup, Number, element, joined, table
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
-HOST = """
-title = "A <b>host</b> & its <script>alert(1)</script>"
-question = "Is it \\"escaped\\"?"
-[run]
-measure = "50 ms"
-replications = 3
-strategies = ["free-ssp", "manual-load", "manual-lazy", "xstate-guest"]
-contrasts = [["manual-load", "xstate-guest"]]
-feedback = true
-[host]
-cpus = 4
-cpu = ["sapphire-rapids"]
-[guests.web]
-vcpus = 8
-[guests.web.exits]
-timer = { every = "5 kHz" }
-"""
+pytestmark = pytest.mark.usefixtures("few_draws")
 
-
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch):
-    """Ten thousand take most of a second for each cost table."""
-    monkeypatch.setattr(answers, "DRAWS", 1000)
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("report")
-    (folder / "host.toml").write_text(HOST)
-    experiment.run(folder / "host.toml", jobs=1, simulate=fake_host.simulate, out=folder / "r")
-    return folder / "r"
+HOST = worlds.web(
+    ["free-ssp", "manual-load", "manual-lazy", "xstate-guest"],
+    run='contrasts = [["manual-load", "xstate-guest"]]\nfeedback = true',
+    title="A <b>host</b> & its <script>alert(1)</script>",
+).replace("[run]", 'question = "Is it \\"escaped\\"?"\n[run]')
 
 
 @pytest.fixture(scope="module")

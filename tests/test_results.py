@@ -15,6 +15,7 @@ from pathlib import Path
 
 import fake_host
 import pytest
+import worlds
 from command import run as run_command
 
 from sim import experiment
@@ -26,28 +27,9 @@ from sim.results.tables import SCHEMAS, frames
 from sim.scenario import reading
 from sim.scenario.cases import cases
 
-SMALL = """
-title = "Small"
-[run]
-measure = "50 ms"
-replications = 3
-strategies = ["free-ssp", "manual-load", "xstate-guest"]
-[host]
-cpus = 2
-cpu = ["sapphire-rapids", "zen4"]
-tsc = "2 GHz"
-[guests.g]
-vcpus = 2
-"""
+SMALL = worlds.small(["free-ssp", "manual-load", "xstate-guest"], ["sapphire-rapids", "zen4"], 3, "50 ms")
 
 TABLES = [f"{name}.parquet" for name in SCHEMAS]
-
-
-@pytest.fixture
-def scenario(tmp_path):
-    path = tmp_path / "small.toml"
-    path.write_text(SMALL)
-    return path
 
 
 def run(scenario, **options):

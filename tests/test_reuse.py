@@ -6,6 +6,7 @@ from pathlib import Path
 
 import fake_host
 import pytest
+import worlds
 from command import run as run_command
 
 from sim import experiment
@@ -14,19 +15,7 @@ from sim.kernel import strategies
 from sim.results import load, parts
 from sim.results.tables import SCHEMAS, frames, records
 
-SMALL = """
-title = "Small"
-[run]
-measure = "20 ms"
-replications = 2
-strategies = ["free-ssp", "manual-load", "xstate-guest"]
-[host]
-cpus = 2
-cpu = ["sapphire-rapids", "zen4"]
-tsc = "2 GHz"
-[guests.g]
-vcpus = 2
-"""
+SMALL = worlds.small(["free-ssp", "manual-load", "xstate-guest"], ["sapphire-rapids", "zen4"], 2)
 WALKED = 2 * 3 * 2
 """Cases x strategies x replications of it."""
 
@@ -46,13 +35,6 @@ class Counted:
     @property
     def walked(self):
         return [name for _, _, names, _ in self.works for name in names]
-
-
-@pytest.fixture
-def scenario(tmp_path):
-    path = tmp_path / "small.toml"
-    path.write_text(SMALL)
-    return path
 
 
 @pytest.fixture

@@ -2,25 +2,14 @@
 
 import fake_host
 import pytest
+import worlds
 
 from sim import experiment
 from sim.results import tables
 from sim.results.shelf import Shelf
 from sim.results.tables import SCHEMAS, frames, records
 
-SMALL = """
-title = "Small"
-[run]
-measure = "20 ms"
-replications = 9
-strategies = ["free-ssp", "manual-load"]
-[host]
-cpus = 2
-cpu = ["zen4"]
-tsc = "2 GHz"
-[guests.g]
-vcpus = 2
-"""
+SMALL = worlds.small(replications=9)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fake_host
 import pytest
+import worlds
 from command import run as run_command
 from command import run_json
 
@@ -18,19 +19,7 @@ from sim.cli.status import duration
 from sim.errors import RunError
 from sim.results import progress
 
-SMALL = """
-title = "Small"
-[run]
-measure = "20 ms"
-replications = 6
-strategies = ["free-ssp", "manual-load"]
-[host]
-cpus = 2
-cpu = ["zen4"]
-tsc = "2 GHz"
-[guests.g]
-vcpus = 2
-"""
+SMALL = worlds.small()
 PARTS = 6 * 2
 
 SLOW = """
@@ -46,13 +35,6 @@ def slow(*work):
 if __name__ == "__main__":
     sim.experiment.run({scenario!r}, jobs={jobs}, out={out!r}, simulate=slow)
 """
-
-
-@pytest.fixture
-def scenario(tmp_path):
-    path = tmp_path / "small.toml"
-    path.write_text(SMALL)
-    return path
 
 
 def test_a_complete_run_is_complete_and_leaves_no_trace_of_its_progress(scenario, tmp_path, capsys):

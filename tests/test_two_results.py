@@ -8,36 +8,19 @@ from dataclasses import replace
 import fake_host
 import numpy as np
 import pytest
+import worlds
 from command import run as run_command
 from scipy import stats
 
 import sim
 from sim import experiment
-from sim.analysis import answers
 from sim.analysis.two_results import differing, match, paired_difference, two_results, welch_difference
 from sim.errors import InputError
 from sim.report import two_results as report
 
-HOST = """
-title = "A host"
-[run]
-measure = "50 ms"
-replications = 6
-strategies = ["free-ssp", "manual-load", "manual-lazy", "xstate-guest"]
-[host]
-cpus = 4
-cpu = ["sapphire-rapids"]
-[guests.web]
-vcpus = 8
-[guests.web.exits]
-timer = { every = "5 kHz" }
-"""
+pytestmark = pytest.mark.usefixtures("few_draws")
 
-
-@pytest.fixture(autouse=True)
-def few_draws(monkeypatch):
-    """Ten thousand take most of a second for each cost table."""
-    monkeypatch.setattr(answers, "DRAWS", 1000)
+HOST = worlds.web(["free-ssp", "manual-load", "manual-lazy", "xstate-guest"], replications=6)
 
 
 @pytest.fixture(scope="module")
