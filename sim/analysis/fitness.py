@@ -62,6 +62,8 @@ Blocks = NDArray[np.float64]
 Work = TypeVar("Work")
 Found = TypeVar("Found")
 
+EXITS_BY: Final = "exits by "
+
 LIKELY: Final = {
     SWITCHES: "how often threads preempt each other (nice, base slice, host.preemption, control groups), or who waits "
     "for whom",
@@ -72,6 +74,10 @@ LIKELY: Final = {
     MIGRATIONS: "where threads are woken and to which CPU they are pulled; the twin's host has one rule for it",
     "skipped restores": "who runs between two stints of a thread on its CPU",
     "CPU utilisation": "bursts and sleeps: that threads are independent of each other, and draws of each other",
+    "VM exits": "that exits of each kind come independently of each other, and as often in all phases of the trace",
+    "halts": "that halts are independent of exits, and last as long in all phases of the trace",
+    "time in the guest": "who else had the vCPUs' CPUs, which these events do not show",
+    EXITS_BY: "that exits of this kind come independently of the others, and as often in all phases of the trace",
     "cost": "the figures above, or which components are in use when a thread is saved",
 }
 """Which assumption of the twin is likely wrong, by the figure that misses."""
@@ -104,7 +110,7 @@ class Compared:
     @property
     def likely(self) -> str:
         """Which assumption is likely wrong, if it misses."""
-        return LIKELY.get(self.what, LIKELY["cost"])
+        return LIKELY.get(self.what, LIKELY[EXITS_BY if self.what.startswith(EXITS_BY) else "cost"])
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
@@ -191,12 +197,12 @@ def _within(what: str, unit: str, trace: Counted, blocks: Blocks, simulated: flo
     rate = float(blocks.sum()) / trace.seconds
     low = high = None
     if samples >= ENOUGH:
-        half = max(RATE * abs(rate), _half(blocks) * BLOCKS / trace.seconds)
+        half = max(RATE * abs(rate), half_of(blocks) * BLOCKS / trace.seconds)
         low, high = rate - half, rate + half
     return Compared(what, unit, rate, simulated, low, high, samples)
 
 
-def _half(blocks: Blocks) -> float:
+def half_of(blocks: Blocks) -> float:
     """Half of the 95 % interval of the mean of the blocks."""
     from scipy.stats import t
 
@@ -208,7 +214,7 @@ def _share(trace: Counted) -> tuple[float, float]:
     skipped = trace.blocks(SKIPPED, BLOCKS)
     all_of_them = skipped + trace.blocks(RESTORED, BLOCKS)
     share = float(skipped.sum() / all_of_them.sum())
-    return share, _half((skipped - share * all_of_them) / all_of_them.mean())
+    return share, half_of((skipped - share * all_of_them) / all_of_them.mean())
 
 
 def holds(compared: Sequence[Compared]) -> bool:

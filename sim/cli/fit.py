@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sim.cli.common import counting_events, emit, json_option, table
+from sim.cli.compared import compared_text
+from sim.cli.fit_exits import fit_exits
 from sim.cli.replay import costs_option, opened
 from sim.errors import InputError
 
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 @click.option("--kernel", metavar="NAME", help="What this kernel would do to the host, by its twin.")
 @click.option("--preemption", metavar="MODEL", help="What this preemption model would do to it.")
 @click.option("--force", is_flag=True, help="Replace FILE.toml and its samples.")
+@click.option(
+    "--exits", "exits_only", is_flag=True, help="Fit the VM exits alone, of a trace that may have KVM's events only."
+)
 @click.option("--no-check", is_flag=True, help="Do not simulate the scenario.")
 @click.option("--replications", default=5, show_default=True, type=click.IntRange(1, 1000), help="Of the check.")
 @click.option("--jobs", type=int, metavar="N", help="Processes; by default one per CPU.")
@@ -45,6 +50,7 @@ def fit(
     kernel: str | None,
     preemption: str | None,
     force: bool,
+    exits_only: bool,
     no_check: bool,
     replications: int,
     jobs: int | None,
@@ -66,26 +72,40 @@ def fit(
     With --kernel or --preemption the twin is also simulated with another kernel or preemption model, and what that
     changes is shown; FILE.toml stays the recorded host's.
 
+    A trace with KVM's events alone (kvm_entry, kvm_exit, kvm_userspace_exit) gives the exits, round trips and halts of
+    its vCPUs; so does any other with --exits.  What such events do not say is listed.
+
     JSON: scenario, cpu, strategy, seconds, groups (name, kind, threads, simulated, samples), notes, unsupported, and
     with the check: compared (figure, unit, trace, simulated, low, high, samples, holds, likely), holds,
-    and with --kernel or --preemption: changed (figure, unit, recorded, other).
+    and with --kernel or --preemption: changed (figure, unit, recorded, other).  Of exits alone: scenario, cpu, kernel,
+    seconds, guests (name, vcpus, exits by kind), notes, not_said, and with the check compared and holds.
     """
     from sim.trace.fit import estimate, writing
+    from sim.trace.following.replay import KvmAlone
 
     other = kernel is not None or preemption is not None
     if other and no_check:
         raise InputError("--no-check simulates nothing, and --kernel and --preemption need it: leave one of them out")
     writing.check_target(out, force=force)
-    with opened(trace) as (stream, name):
-        fitted = estimate.fit(
-            stream,
-            name,
-            progress=counting_events,
-            cpu=cpu,
-            costs=costs,
-            preemption=recorded_preemption,
-            all_strategies=not no_check,
-        )
+    if exits_only:
+        if other or recorded_preemption is not None:
+            raise InputError("--exits fits the exits alone: leave out --recorded-preemption, --kernel and --preemption")
+        fit_exits(trace, out, cpu, costs, force, None if no_check else replications, jobs, as_json)
+    try:
+        with opened(trace) as (stream, name):
+            fitted = estimate.fit(
+                stream,
+                name,
+                progress=counting_events,
+                cpu=cpu,
+                costs=costs,
+                preemption=recorded_preemption,
+                all_strategies=not no_check,
+            )
+    except KvmAlone:
+        if trace == "-" or other or recorded_preemption is not None:  # a stream is read once
+            raise
+        fit_exits(trace, out, cpu, costs, force, None if no_check else replications, jobs, as_json)
     from sim.analysis.fitness import unsupported as unsupported_by
 
     unsupported = unsupported_by(fitted.counted)
@@ -122,7 +142,7 @@ def fit(
 
         held = holds(compared)
         document |= {"compared": [each.document() for each in compared], "holds": held}
-        text += "\n\n" + _compared_text(compared, replications)
+        text += "\n\n" + compared_text(compared, replications)
     if changed:
         document["changed"] = [
             dict(zip(("figure", "unit", "recorded", "other"), each, strict=True)) for each in changed
@@ -188,26 +208,3 @@ def _text(fitted: "Fitted", out: Path) -> str:
         lines.append(f"note: fewer than {ENOUGH} samples, so the mean alone: {', '.join(few)}")
     lines += [f"note: {note}" for group in fitted.groups for note in group.notes]
     return "\n".join(lines)
-
-
-def _compared_text(compared: "list[Compared]", replications: int) -> str:
-    words = {True: "holds", False: "MISSES", None: "too few samples"}
-    alike = [each for each in compared if each.is_cost and each.holds]
-    rows = []
-    for each in compared:
-        if each in alike:
-            continue
-        show = "{:.1%}".format if each.unit == "share" else "{:.0f}".format
-        allowed = "-" if each.low is None or each.high is None else f"{show(each.low)} to {show(each.high)}"
-        unit = "" if each.unit == "share" else "/s"
-        rows.append([each.what + unit, show(each.trace), show(each.simulated), allowed, words[each.holds]])
-    text = f"The trace, and {replications} replications of the scenario (costs in cycles):\n"
-    text += table(rows, ["", "trace", "simulated", "allowed", ""])
-    if alike:
-        ratios = [each.simulated / each.trace - 1 for each in alike]
-        text += (
-            f"\nwhat {len(alike)} strategies cost in all is {min(ratios):+.1%} to {max(ratios):+.1%} off what it is on "
-            "the trace: holds"
-        )
-    likely = dict.fromkeys(each.likely for each in compared if each.holds is False)
-    return "\n".join([text, *(f"likely wrong: {each}" for each in likely)])

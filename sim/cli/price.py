@@ -163,7 +163,7 @@ def _with_counted(load: "Load", options: dict[str, Any], vendor: str) -> "tuple[
     if cpus is not None and cpus < 1:
         raise InputError(f"--cpus {cpus} (allowed: 1 or more)")
     counted = read(file)
-    seconds = _time("--duration", options["duration"]) or counted.recorded_s
+    seconds = parse_time("--duration", options["duration"]) or counted.recorded_s
     if not seconds:
         raise InputError(f"{file} does not say how long was recorded (needed: --duration, such as '10 s')")
     _ask_for_pairs(file, counted, given=[name for name in PAIRS if options[name] is not None])
@@ -212,7 +212,8 @@ def _rate(option: str, text: str | None) -> float | None:
         raise InputError(f"{option} {text!r} is no rate (allowed: {error})") from error
 
 
-def _time(option: str, text: str | None) -> float | None:
+def parse_time(option: str, text: str | None) -> float | None:
+    """A time in seconds; None if the option was not given."""
     from sim.scenario.units import parsed_time
 
     try:

@@ -120,8 +120,8 @@ def replay(
     status 1 if fewer than 99.9 % of the events agree, or if more than 0.5 % of them are restores that only
     kernel_fpu_begin() or a task outside the recording would explain.
 
-    With --exits, KVM's events alone are enough: KVM_RUN round trips, exits by reason with the times in the guest before
-    them and until the next entry, halts, and what such a trace does not say.
+    With --exits, and for a trace that has no others, KVM's events alone are enough: KVM_RUN round trips, exits by
+    reason with the times in the guest before them and until the next entry, halts, and what such a trace does not say.
 
     What-if: all strategies meet the recorded schedule.  Amounts are per vCPU-second, or CPU-second of a trace without
     vCPUs, as in fpswitch run.  Without --cpu, masks are the trace's and nothing is priced.
@@ -141,7 +141,7 @@ def replay(
     from sim.report.what_if import per
     from sim.results.replayed import ReplayDirectory
     from sim.trace import whatif
-    from sim.trace.following.replay import Recorded
+    from sim.trace.following.replay import KvmAlone, Recorded
     from sim.trace.following.replay import replay as run
     from sim.trace.following.replica import Replica
 
@@ -158,8 +158,14 @@ def replay(
     kept = ReplayDirectory(out) if out is not None else None
     if kept is not None:
         click.get_current_context().call_on_close(kept.close)
-    with opened(trace) as (stream, name):
-        result = run(stream, name, progress=counting_events, make_replicas=make)
+    try:
+        with opened(trace) as (stream, name):
+            result = run(stream, name, progress=counting_events, make_replicas=make)
+    except KvmAlone:
+        if trace == "-" or check_only or cpu or strategies or out is not None:  # a stream is read once
+            raise
+        _show_exits(trace, as_json)
+        return
     results = whatif.priced(made, cost_table)
     check = result.verdict.document()
     document: dict[str, Any] = {**check, "notes": result.recorded.notes}
@@ -184,7 +190,7 @@ def _show_exits(trace: str, as_json: bool) -> None:
     from sim.trace.exits import exits
 
     with opened(trace) as (stream, name):
-        found = exits(stream, name)
+        found = exits(stream, name, counting_events)
     document = found.document()
     rows = []
     for reason, each in document["reasons"].items():
@@ -192,8 +198,8 @@ def _show_exits(trace: str, as_json: bool) -> None:
         rate = "-" if each["per_second"] is None else f"{each['per_second']:.0f}"
         rows.append([reason, each["exits"], rate, each["to_user_space"], *map(_microseconds, times)])
     lines = [
-        f"{name}: {found.vcpus} vCPU threads in {found.seconds:.6f} s; {found.round_trips} KVM_RUN round trips, "
-        f"{found.entries} VM entries, {found.exits} VM exits, of which {document['to_user_space']} to user space",
+        f"{name}: {len(found.vcpus)} vCPU threads in {found.seconds:.6f} s; {found.round_trips} KVM_RUN round trips, "
+        f"{document['entries']} VM entries, {found.exits} VM exits, of which {document['to_user_space']} to user space",
         "",
         table(rows, ["reason", "exits", "exits/s", "to user space", "guest before", "until entry", "outside"]),
         "",

@@ -33,18 +33,47 @@ def scenarios(as_json: bool) -> None:
 
 @click.command()
 @click.argument("file", metavar="FILE.toml")
+@click.option(
+    "--perf-kvm-stat", metavar="TABLE", help="Take guests from the text of perf kvm stat report: exits and halts."
+)
+@click.option("--duration", metavar="TIME", help="How long perf recorded, where TABLE does not say it.")
+@click.option("--vcpus", type=click.IntRange(1, 65536), metavar="N", help="vCPUs in TABLE; default: one.")
+@click.option("--cpu", metavar="NAME|FILE", help="With TABLE: the CPU profile; default: by its exit reasons.")
+@click.option("--kernel", metavar="NAME", help="With TABLE: the kernel; default: v6.18.")
 @json_option
-def new(file: str, as_json: bool) -> None:
+def new(
+    file: str,
+    perf_kvm_stat: str | None,
+    duration: str | None,
+    vcpus: int | None,
+    cpu: str | None,
+    kernel: str | None,
+    as_json: bool,
+) -> None:
     """Write a scenario to start from: small, complete, with comments that say what to change.
 
-    With --json: {"file"}.
+    With --perf-kvm-stat its guests have the exits that perf counted, by reason, as often and for as long as these took,
+    and its halts.  What the vCPUs were not outside of their guests, they were in them: so a table that sums up several
+    vCPUs needs their number.
+
+    With --json: {"file"}, and with --perf-kvm-stat "notes".
 
     \b
-    Example:
+    Examples:
       fpswitch new my-host.toml && fpswitch run my-host.toml
+      fpswitch new my-host.toml --perf-kvm-stat report.txt --duration "10 s" --vcpus 4
     """
     if not file.endswith(".toml"):
         raise InputError(f"FILE: found {file!r}; allowed: the path of a file that ends in .toml")
+    what_next = f"{file}: change it, check it (fpswitch show {file}), run it (fpswitch run {file})"
+    if perf_kvm_stat is not None:
+        notes = _from_table(file, perf_kvm_stat, duration, vcpus, cpu, kernel)
+        text = "\n".join([*(f"note: {each}" for each in notes), what_next])
+        emit({"file": file, "notes": notes}, text, as_json)
+        return
+    for option, value in (("--duration", duration), ("--vcpus", vcpus), ("--cpu", cpu), ("--kernel", kernel)):
+        if value is not None:
+            raise InputError(f"{option} goes with --perf-kvm-stat, which is not given")
     template = (files("sim.scenario") / "new.toml").read_text(encoding="utf-8")
     try:
         with Path(file).open("x", encoding="utf-8") as stream:
@@ -53,7 +82,23 @@ def new(file: str, as_json: bool) -> None:
         raise InputError(f"{file!r} is there already; allowed: a new file") from error
     except (OSError, ValueError) as error:  # the latter for a null character
         raise InputError(f"cannot write {file!r}: {getattr(error, 'strerror', None) or error}") from error
-    emit({"file": file}, f"{file}: change it, check it (fpswitch show {file}), run it (fpswitch run {file})", as_json)
+    emit({"file": file}, what_next, as_json)
+
+
+def _from_table(
+    file: str, table: str, duration: str | None, vcpus: int | None, cpu: str | None, kernel: str | None
+) -> list[str]:
+    """Writes the scenario of a table of perf kvm stat; what is assumed of it."""
+    from sim.cli.price import parse_time
+    from sim.trace.fit import exits_writing, of_kvm_stat
+    from sim.trace.reading.perf_kvm_stat import read
+
+    if Path(file).exists():
+        raise InputError(f"{file!r} is there already; allowed: a new file")
+    seconds = parse_time("--duration", duration)
+    fitted = of_kvm_stat.fit(read(table), table, seconds=seconds, vcpus=vcpus, cpu=cpu, kernel=kernel)
+    exits_writing.write(fitted, Path(file))
+    return list(fitted.notes)
 
 
 def _text(found: list[Shipped]) -> str:

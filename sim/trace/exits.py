@@ -4,14 +4,17 @@ Most traces that people post have these events and no others.  What cannot be sa
 events is listed in :attr:`Exits.unsaid`.
 """
 
+from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
 
 from sim.errors import InputError
+from sim.trace.following import machine
 from sim.trace.following.known import Step
 from sim.trace.reading.events import CODE, KVM_ENTRY, KVM_EXIT, KVM_FPU, USERSPACE_EXIT
 from sim.trace.reading.reader import Reader, Report, steps
@@ -19,6 +22,8 @@ from sim.trace.reading.reader import Reader, Report, steps
 WAKEUP = CODE["kvm_vcpu_wakeup"]
 HALTS = ("HLT", "hlt")
 """Exit reasons of HLT, on Intel and on AMD."""
+
+_times_ns = partial(array, "q")
 
 
 @dataclass(slots=True)
@@ -31,9 +36,9 @@ class Reason:
 
     exits: int = 0
     to_user: int = 0
-    guest_ns: list[int] = field(default_factory=list)
-    handler_ns: list[int] = field(default_factory=list)
-    outside_ns: list[int] = field(default_factory=list)
+    guest_ns: "array[int]" = field(default_factory=_times_ns)
+    handler_ns: "array[int]" = field(default_factory=_times_ns)
+    outside_ns: "array[int]" = field(default_factory=_times_ns)
 
     def document(self, seconds: float) -> dict[str, Any]:
         """For --json: counts, and of each kind of time its mean, median and 99th percentile in ns."""
@@ -48,29 +53,72 @@ class Reason:
 
 
 @dataclass(slots=True)
-class _Vcpu:
-    """A vCPU thread: when it entered its guest, and the exit that is being handled."""
+class Kind:
+    """Exits of one vCPU for one reason that one side handles, KVM or user space, in ns.
 
+    ``at_ns`` is when they came, ``guest_ns`` when on a clock that runs while the guest runs, ``number`` how many exits
+    of any kind the vCPU had had with them.  ``after_ns`` are the times until the guest was entered again.
+    """
+
+    at_ns: "array[int]" = field(default_factory=_times_ns)
+    guest_ns: "array[int]" = field(default_factory=_times_ns)
+    number: "array[int]" = field(default_factory=_times_ns)
+    after_ns: "array[int]" = field(default_factory=_times_ns)
+
+
+@dataclass(slots=True)
+class Vcpu:
+    """A vCPU thread: its exits by reason and whether they went to user space, and how long its guest has run.
+
+    ``entered_ns`` is when it entered its guest, ``exited_ns`` when the exit came that is being handled.
+    """
+
+    name: str
+    kinds: dict[tuple[str, bool], Kind] = field(default_factory=dict)
+    guest_ns: int = 0
+    exits: int = 0
     entered_ns: int | None = None
     exited_ns: int | None = None
     reason: str = ""
     user: bool = False
 
+    def settle(self, now: int | None) -> None:
+        """The exit that is being handled is over, or the trace is."""
+        if self.exited_ns is None:
+            return
+        kind = self.kinds.setdefault((self.reason, self.user), Kind())
+        kind.at_ns.append(self.exited_ns)
+        kind.guest_ns.append(self.guest_ns)
+        kind.number.append(self.exits)
+        if now is not None:
+            kind.after_ns.append(now - self.exited_ns)
+        self.exited_ns = None
+
 
 @dataclass(slots=True)
 class Exits:
-    """The exits of a trace; times are on the trace's clock."""
+    """The exits of a trace; times are on the trace's clock.
+
+    ``header`` is what its comments say of the machine; ``returns_ns`` are when KVM_RUN went back to user space, and
+    ``entries_ns`` when a guest was entered.
+    """
 
     report: Report
+    header: machine.Header
     seconds: float
-    vcpus: int
-    round_trips: int
-    entries: int
+    vcpus: Sequence[Vcpu]
+    returns_ns: "array[int]"
+    entries_ns: "array[int]"
     reasons: dict[str, Reason]
     user_reasons: Counter[str]
-    waits_ns: dict[str, list[int]]
+    waits_ns: "dict[str, array[int]]"
     """How long a halted vCPU waited, or was polled for, by "wait" and "poll"."""
     unsaid: list[str]
+
+    @property
+    def round_trips(self) -> int:
+        """Returns of KVM_RUN to user space."""
+        return len(self.returns_ns)
 
     @property
     def exits(self) -> int:
@@ -86,9 +134,9 @@ class Exits:
         """For --json."""
         return {
             "seconds": self.seconds,
-            "vcpus": self.vcpus,
+            "vcpus": len(self.vcpus),
             "round_trips": self.round_trips,
-            "entries": self.entries,
+            "entries": len(self.entries_ns),
             "exits": self.exits,
             "to_user_space": sum(each.to_user for each in self.reasons.values()),
             "reasons": {name: each.document(self.seconds) for name, each in self.by_count()},
@@ -103,7 +151,7 @@ class Exits:
         return sorted(self.reasons.items(), key=lambda item: -item[1].exits)
 
 
-def _times(values: list[int]) -> dict[str, float] | None:
+def _times(values: "array[int]") -> dict[str, float] | None:
     if not values:
         return None
     ns = np.array(values)
@@ -111,24 +159,28 @@ def _times(values: list[int]) -> dict[str, float] | None:
     return {"count": len(values), "mean": mean, "median": median, "p99": late}
 
 
-def exits(stream: IO[bytes], name: str) -> Exits:
-    """The exits of the trace in ``stream``, which errors call ``name``; :class:`InputError` if it has none."""
+def exits(stream: IO[bytes], name: str, progress: Callable[[Iterator[Step]], Iterable[Step]] = iter) -> Exits:
+    """The exits of the trace in ``stream``, which errors call ``name``; :class:`InputError` if it has none.
+
+    ``progress`` counts the events as they go by.
+    """
     reader = Reader(stream, name)
     seen = _Seen()
-    for chunk in reader.chunks():
-        seen.follow(steps(chunk, reader.names))
-        if chunk.gaps:
-            seen.vcpus = {tid: _Vcpu() for tid in seen.vcpus}  # what spans a gap is not measured
+    for step in progress(_steps(reader, seen)):
+        seen.follow(step)
+    for vcpu in seen.vcpus.values():
+        vcpu.settle(None)
     report = reader.report
     if not report.events["kvm_exit"]:
         raise InputError(f"{name} has no kvm:kvm_exit events; allowed: a trace with kvm:kvm_entry and kvm:kvm_exit")
     seconds = 0.0 if report.first_ns is None else (report.last_ns - report.first_ns) * 1e-9
     return Exits(
         report=report,
+        header=machine.header(reader.comments, name),
         seconds=seconds,
-        vcpus=len(seen.vcpus),
-        round_trips=seen.returns if report.events["kvm_userspace_exit"] else seen.unloads,
-        entries=report.events["kvm_entry"],
+        vcpus=list(seen.vcpus.values()),
+        returns_ns=seen.returns_ns if report.events["kvm_userspace_exit"] else seen.unloads_ns,
+        entries_ns=seen.entries_ns,
         reasons=seen.reasons,
         user_reasons=seen.user_reasons,
         waits_ns=seen.waits_ns,
@@ -136,44 +188,75 @@ def exits(stream: IO[bytes], name: str) -> Exits:
     )
 
 
+def _steps(reader: Reader, seen: "_Seen") -> Iterator[Step]:
+    """Each event of the trace; what spans a gap is not measured."""
+    for chunk in reader.chunks():
+        gaps = [gap.row for gap in chunk.gaps]
+        for row, step in enumerate(steps(chunk, reader.names)):
+            while gaps and gaps[0] <= row:
+                gaps.pop(0)
+                seen.gap()
+            yield step
+        if gaps:
+            seen.gap()
+
+
 class _Seen:
     def __init__(self) -> None:
-        self.vcpus: dict[int, _Vcpu] = {}
+        self.vcpus: dict[int, Vcpu] = {}
         self.reasons: dict[str, Reason] = {}
         self.user_reasons: Counter[str] = Counter()
-        self.waits_ns: dict[str, list[int]] = {}
-        self.returns = 0
-        self.unloads = 0
+        self.waits_ns: dict[str, array[int]] = {}
+        self.returns_ns = _times_ns()
+        self.unloads_ns = _times_ns()
+        self.entries_ns = _times_ns()
 
-    def follow(self, events: Iterable[Step]) -> None:
-        for step in events:
-            if step.event == KVM_ENTRY:
-                self._entry(self.vcpus.setdefault(step.tid, _Vcpu()), step.time_ns)
-            elif step.event == KVM_EXIT:
-                self._exit(self.vcpus.setdefault(step.tid, _Vcpu()), step.time_ns, str(step.values[0]))
-            elif step.event == USERSPACE_EXIT:
-                self.returns += 1
-                self.user_reasons[str(step.values[0])] += 1
-                self._to_user(self.vcpus.setdefault(step.tid, _Vcpu()))
-            elif step.event == KVM_FPU and step.values[0] == "unload":
-                self.unloads += 1
-            elif step.event == WAKEUP:
-                self.waits_ns.setdefault(str(step.values[0]), []).append(int(step.values[1]))
+    def gap(self) -> None:
+        for vcpu in self.vcpus.values():
+            vcpu.settle(None)
+            vcpu.entered_ns = None
 
-    def _entry(self, vcpu: _Vcpu, now: int) -> None:
-        if vcpu.exited_ns is not None and now >= vcpu.exited_ns:
-            reason = self.reasons[vcpu.reason]
-            (reason.outside_ns if vcpu.user else reason.handler_ns).append(now - vcpu.exited_ns)
-        vcpu.entered_ns, vcpu.exited_ns, vcpu.user = now, None, False
+    def follow(self, step: Step) -> None:
+        if step.event == KVM_ENTRY:
+            self.entries_ns.append(step.time_ns)
+            self._entry(self._vcpu(step), step.time_ns)
+        elif step.event == KVM_EXIT:
+            self._exit(self._vcpu(step), step.time_ns, str(step.values[0]))
+        elif step.event == USERSPACE_EXIT:
+            self.returns_ns.append(step.time_ns)
+            self.user_reasons[str(step.values[0])] += 1
+            self._to_user(self._vcpu(step))
+        elif step.event == KVM_FPU and step.values[0] == "unload":
+            self.unloads_ns.append(step.time_ns)
+        elif step.event == WAKEUP:
+            self.waits_ns.setdefault(str(step.values[0]), _times_ns()).append(int(step.values[1]))
 
-    def _exit(self, vcpu: _Vcpu, now: int, why: str) -> None:
+    def _vcpu(self, step: Step) -> Vcpu:
+        vcpu = self.vcpus.get(step.tid)
+        if vcpu is None:
+            vcpu = self.vcpus[step.tid] = Vcpu(step.comm)
+        return vcpu
+
+    def _entry(self, vcpu: Vcpu, now: int) -> None:
+        if vcpu.exited_ns is not None:
+            known = now >= vcpu.exited_ns
+            if known:
+                reason = self.reasons[vcpu.reason]
+                (reason.outside_ns if vcpu.user else reason.handler_ns).append(now - vcpu.exited_ns)
+            vcpu.settle(now if known else None)
+        vcpu.entered_ns, vcpu.user = now, False
+
+    def _exit(self, vcpu: Vcpu, now: int, why: str) -> None:
+        vcpu.settle(None)
         reason = self.reasons.setdefault(why, Reason())
         reason.exits += 1
+        vcpu.exits += 1
         if vcpu.entered_ns is not None and now >= vcpu.entered_ns:
             reason.guest_ns.append(now - vcpu.entered_ns)
+            vcpu.guest_ns += now - vcpu.entered_ns
         vcpu.entered_ns, vcpu.exited_ns, vcpu.reason, vcpu.user = None, now, why, False
 
-    def _to_user(self, vcpu: _Vcpu) -> None:
+    def _to_user(self, vcpu: Vcpu) -> None:
         if vcpu.exited_ns is not None and not vcpu.user:
             vcpu.user = True
             self.reasons[vcpu.reason].to_user += 1

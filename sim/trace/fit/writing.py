@@ -33,12 +33,13 @@ def check_target(out: Path, *, force: bool = False) -> None:
         raise InputError(f"-o {out}: found a name that ends in {out.suffix!r}; allowed: a name that ends in '.toml'")
     if not out.parent.is_dir():
         raise InputError(f"-o {out}: there is no directory {out.parent}")
-    for each in (out, _samples(out)):
+    for each in (out, samples_of(out)):
         if each.exists() and not force:
             raise InputError(f"{each} exists; --force replaces it")
 
 
-def _samples(out: Path) -> Path:
+def samples_of(out: Path) -> Path:
+    """The directory of the samples of a scenario."""
     return out.with_name(out.stem + ".samples")
 
 
@@ -47,22 +48,28 @@ def write(fitted: Fitted, out: Path, *, force: bool = False) -> None:
 
     Raises :class:`~sim.errors.InputError` if one of them exists (without ``force``) or cannot be written.
     """
+    text, columns = scenario_text(fitted, samples_of(out).name)
+    store(text, columns, out, fitted.name, force=force)
+
+
+def store(text: str, columns: "Columns", out: Path, name: str, *, force: bool = False) -> None:
+    """Writes a scenario made of ``name``, and the CSV files of its samples if it has any; raises as :func:`write`."""
     check_target(out, force=force)
-    samples = _samples(out)
+    samples = samples_of(out)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{out.stem}-", dir=out.parent) as temporary:
             made = Path(temporary)
-            text, columns = scenario_text(fitted, samples.name)
-            (made / samples.name).mkdir()
-            for name, values in columns.items():
+            if columns:
+                (made / samples.name).mkdir()
+            for column, values in columns.items():
                 lines = "".join(f"{value:.3f}\n" for value in values)
-                (made / samples.name / f"{name}.csv").write_text(f"us\n{lines}")
+                (made / samples.name / f"{column}.csv").write_text(f"us\n{lines}")
             (made / out.name).write_text(text)
             try:
                 read(made / out.name)
             except InputError as error:
                 what = str(error).replace(f"{made}{os.sep}", "")
-                raise InputError(f"{fitted.name}: what was fitted is no scenario: {what}") from error
+                raise InputError(f"{name}: what was fitted is no scenario: {what}") from error
             _replace(made, out, samples)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror}") from error
@@ -76,7 +83,8 @@ def _replace(made: Path, out: Path, samples: Path) -> None:
     elif samples.exists():
         raise InputError(f"{samples} is no directory")
     try:
-        (made / samples.name).rename(samples)
+        if (made / samples.name).is_dir():
+            (made / samples.name).rename(samples)
         os.replace(made / out.name, out)
     except OSError:
         shutil.rmtree(samples, ignore_errors=True)
@@ -109,10 +117,10 @@ def scenario_text(fitted: Fitted, folder: str) -> tuple[str, Columns]:
     document.add("run", run)
     host = tomlkit.table()
     host.add("cpus", len(fitted.cpus))
-    cpu = _whole_path(fitted.cpu)
+    cpu = whole_path(fitted.cpu)
     host.add("cpu", [cpu])
     if fitted.costs is not None:
-        host.add("costs", {cpu: _whole_path(fitted.costs)})
+        host.add("costs", {cpu: whole_path(fitted.costs)})
     host.add("tsc", rate_text(fitted.tsc_hz))
     host.add("kernel", [fitted.kernel])
     host.add("hz", fitted.hz)
@@ -139,7 +147,7 @@ def scenario_text(fitted: Fitted, folder: str) -> tuple[str, Columns]:
     return tomlkit.dumps(document), columns
 
 
-def _whole_path(name: str) -> str:
+def whole_path(name: str) -> str:
     """A file's name is relative to the scenario that names it, and the user's to where he is."""
     return os.path.abspath(name) if name.endswith(".toml") or os.sep in name or os.path.isfile(name) else name
 
@@ -168,7 +176,7 @@ def _entry(fitted: Fitted, group: Group, name: str, folder: str, columns: Column
     table = tomlkit.table()
     for line in _comments(group):
         table.add(tomlkit.comment(line))
-    writer = _Samples(folder, name, columns)
+    writer = Samples(folder, name, columns)
     if kind == "vcpu":
         table.add("vcpus", group.rows)
     else:
@@ -189,11 +197,11 @@ def _entry(fitted: Fitted, group: Group, name: str, folder: str, columns: Column
     if group.syscall:
         table.add("syscall", writer.times("syscall", group.syscall))
     if kind != "kthread" and (components := _components(fitted, group.saves)):
-        table.add("fpu", _inline({"components": components}))
+        table.add("fpu", inline({"components": components}))
     return table
 
 
-def _guest(table: Table, fitted: Fitted, group: Group, writer: "_Samples") -> None:
+def _guest(table: Table, fitted: Fitted, group: Group, writer: "Samples") -> None:
     if group.halt:
         table.add("demand", writer.times("demand", group.demand))
         table.add("sleep", writer.times("halt", group.halt))
@@ -201,7 +209,7 @@ def _guest(table: Table, fitted: Fitted, group: Group, writer: "_Samples") -> No
             table.add("signalled", round(min(1.0, len(group.signalled) / len(group.halt)), 4))
             table.add("signal_time", writer.times("signal", group.signalled))
     if components := _components(fitted, group.saves):
-        table.add("fpu", _inline({"components": components, "every": time_text(1e-3)}))
+        table.add("fpu", inline({"components": components, "every": time_text(1e-3)}))
     if group.vmm_saves:
         table.add("vmm_fpu", _components(fitted, group.vmm_saves))
     if len(group.compute) >= ENOUGH:
@@ -241,7 +249,7 @@ def _comments(group: Group) -> list[str]:
     return lines + group.notes
 
 
-class _Samples:
+class Samples:
     """Makes distributions of the samples of one entry; those that need a file go into ``columns``."""
 
     def __init__(self, folder: str, name: str, columns: Columns) -> None:
@@ -260,10 +268,11 @@ class _Samples:
             values *= mean / values.mean()
         file = f"{self._name}-{what}"
         self._columns[file] = values.tolist()
-        return _inline({"empirical": f"{self._folder}/{file}.csv", "column": "us", "unit": "us"})
+        return inline({"empirical": f"{self._folder}/{file}.csv", "column": "us", "unit": "us"})
 
 
-def _inline(values: Mapping[str, Any]) -> Any:
+def inline(values: Mapping[str, Any]) -> Any:
+    """A table on one line."""
     table = tomlkit.inline_table()
     table.update(values)
     return table

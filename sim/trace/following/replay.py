@@ -63,6 +63,10 @@ class Replayed:
         return 0.0 if self.report.first_ns is None else (self.report.last_ns - self.report.first_ns) * 1e-9
 
 
+class KvmAlone(InputError):
+    """A trace with KVM's events alone, which tell of VM exits and nothing else."""
+
+
 Progress = Callable[[Iterator[Step]], Iterable[Step]]
 MakeReplicas = Callable[[Recorded], Sequence[Replica]]
 
@@ -219,7 +223,9 @@ def missing_events(name: str, events: Sequence[str], report: Report) -> InputErr
             f"prints (wrapped, or cut off?), the first: {shown!r}"
         )
     elif not any(report.events[event] for event in REGS) and report.events["kvm_exit"]:
-        unread = "\nIts KVM events alone tell of VM exits: fpswitch replay --exits"
+        unread = "\nIts KVM events alone tell of VM exits: fpswitch replay --exits, fpswitch fit --exits"
+        if not report.events["sched_switch"]:
+            return KvmAlone(f"{name} has no {listed} events; this records them:\n  {RECORD}{unread}")
     elif report.foreign:
         unread = (
             f"\n{report.foreign} of its {report.lines} lines are none that perf script, ftrace or trace-cmd report "

@@ -43,6 +43,7 @@ MOST_BYTES: Final = 16 << 20
 
 class _Table(NamedTuple):
     exits: dict[str, int]
+    took_s: dict[str, float]
     total: int
     handled_s: float | None
     time_of_day_s: float | None
@@ -55,7 +56,8 @@ class KvmStat:
 
     ``exits``: by reason; ``others``: those whose rows were cut off, by the total.  ``handled_s`` is the time that they
     took, in seconds, None if the text does not say it; ``recorded_s`` how long was recorded, None if it does not say
-    that.  ``lost`` are events that perf lost.
+    that.  ``lost`` are events that perf lost.  ``took_s``: by reason how long all of its exits took, until the guest
+    was entered again.
     """
 
     exits: Mapping[str, int]
@@ -63,6 +65,7 @@ class KvmStat:
     handled_s: float | None
     recorded_s: float | None
     lost: int
+    took_s: Mapping[str, float]
 
     @property
     def total(self) -> int:
@@ -125,19 +128,20 @@ def parse(text: str, name: str) -> KvmStat:
         (table,) = tables
         told = RECORDED.search(text)
         recorded = float(next(filter(None, told.groups()))) if told else None
-        return KvmStat(
-            table.exits, table.total - sum(table.exits.values()), table.handled_s, recorded or None, table.lost
-        )
+        others = table.total - sum(table.exits.values())
+        return KvmStat(table.exits, others, table.handled_s, recorded or None, table.lost, table.took_s)
     return _live(tables, name)
 
 
 def _table(above: str, below: str, name: str) -> _Table:
     total = TOTAL.search(below)
     exits: dict[str, int] = {}
+    took_s: dict[str, float] = {}
     for row in ROW.finditer(below, 0, total.start() if total else len(below)):
         if row["reason"] in exits:
             raise InputError(f"{name}: {row['reason']} is there twice in one table (allowed: each exit reason once)")
         exits[row["reason"]] = int(row["samples"])
+        took_s[row["reason"]] = int(row["samples"]) * float(row["mean"]) * 1e-6
     counted = sum(exits.values())
     if total is None and not exits:
         raise InputError(f"{name}: a table of VM exits without a row (allowed: one with exit reasons and samples)")
@@ -147,6 +151,7 @@ def _table(above: str, below: str, name: str) -> _Table:
     lost = LOST.search(below)
     return _Table(
         exits=exits,
+        took_s=took_s,
         total=int(total["samples"]) if total else counted,
         handled_s=float(total["us"]) / 1e6 if total else None,
         time_of_day_s=times[-1] if times else None,
@@ -168,9 +173,11 @@ def _live(tables: list[_Table], name: str) -> KvmStat:
         )
     recorded = (times[-1] - times[0]) % DAY_S
     exits: dict[str, int] = {}
+    took_s: dict[str, float] = {}
     for table in tables[1:]:
         for reason, samples in table.exits.items():
             exits[reason] = exits.get(reason, 0) + samples
+            took_s[reason] = took_s.get(reason, 0.0) + table.took_s[reason]
     handled = [table.handled_s for table in tables[1:]]
     return KvmStat(
         exits=exits,
@@ -178,4 +185,5 @@ def _live(tables: list[_Table], name: str) -> KvmStat:
         handled_s=sum(each for each in handled if each is not None) if None not in handled else None,
         recorded_s=recorded or None,
         lost=sum(table.lost for table in tables[1:]),
+        took_s=took_s,
     )

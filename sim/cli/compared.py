@@ -1,0 +1,33 @@
+"""A trace and its twin side by side, as text."""
+
+from typing import TYPE_CHECKING
+
+from sim.cli.common import table
+
+if TYPE_CHECKING:
+    from sim.analysis.fitness import Compared
+
+
+def compared_text(compared: "list[Compared]", replications: int) -> str:
+    """The table of what is compared, and which assumptions are likely wrong."""
+    words = {True: "holds", False: "MISSES", None: "too few samples"}
+    alike = [each for each in compared if each.is_cost and each.holds]
+    rows = []
+    for each in compared:
+        if each in alike:
+            continue
+        show = "{:.1%}".format if each.unit == "share" else "{:.0f}".format
+        allowed = "-" if each.low is None or each.high is None else f"{show(each.low)} to {show(each.high)}"
+        unit = "" if each.unit == "share" else "/s"
+        rows.append([each.what + unit, show(each.trace), show(each.simulated), allowed, words[each.holds]])
+    costs = " (costs in cycles)" if any(each.unit == "cycles/s" for each in compared) else ""
+    text = f"The trace, and {replications} replications of the scenario{costs}:\n"
+    text += table(rows, ["", "trace", "simulated", "allowed", ""])
+    if alike:
+        ratios = [each.simulated / each.trace - 1 for each in alike]
+        text += (
+            f"\nwhat {len(alike)} strategies cost in all is {min(ratios):+.1%} to {max(ratios):+.1%} off what it is on "
+            "the trace: holds"
+        )
+    likely = dict.fromkeys(each.likely for each in compared if each.holds is False)
+    return "\n".join([text, *(f"likely wrong: {each}" for each in likely)])

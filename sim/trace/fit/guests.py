@@ -1,0 +1,175 @@
+"""Guests that are known by their VM exits alone, as entries of a scenario: from KVM's events, or from perf's table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from sim.costs.price import Prices
+from sim.costs.table import load_for
+from sim.errors import InputError
+from sim.kernel.config import Settings
+from sim.kernel.flows import run as run_flow
+from sim.kernel.operations import Operation
+from sim.xsave.profiles import CpuProfile, profile
+
+DEFAULT_CPU: Final = {"vmx": "sapphire-rapids", "svm": "zen4"}
+"""By the vendor, which the letters of exit reasons tell."""
+
+REASONS: Final = {
+    "external_interrupt": "external-interrupt", "interrupt": "external-interrupt", "cpuid": "cpuid",
+    "io_instruction": "io", "io": "io", "ept_violation": "ept-violation", "npf": "ept-violation",
+    "ept_misconfig": "ept-misconfig", "msr_read": "msr-read", "msr_write": "msr-write", "msr": "msr-write",
+    "pause_instruction": "pause", "pause": "pause", "vmcall": "vmcall", "vmmcall": "vmcall",
+    "apic_access": "apic-access", "apic_write": "apic-access", "avic_unaccelerated_access": "apic-access",
+    "cr_access": "cr-access", "write_cr0": "cr-access", "write_cr4": "cr-access", "write_cr8": "cr-access",
+    "preemption_timer": "preemption-timer", "invd": "invd", "hlt": "hlt",
+}  # fmt: skip
+"""What a scenario calls an exit reason of arch/x86/include/uapi/asm/{vmx,svm}.h, in small letters; else ``other``.
+
+SVM's msr does not say whether it is a read; a nested page fault is what VMX calls an EPT violation.
+"""
+
+HALT: Final = "hlt"
+INTERRUPT: Final = "external-interrupt"
+HZ: Final = (250, 100)
+"""CONFIG_HZ of the scenario: the default, or less where external interrupts are rarer than that."""
+LEAST_NS: Final = 100.0
+"""Exits are at least so far apart (docs/scenarios.md)."""
+
+
+def reason_of(name: str) -> str:
+    """What a scenario calls an exit reason; ``hlt`` for that, which is no kind of exit there."""
+    return REASONS.get(name.lower(), "other")
+
+
+def vendor_of(reasons: Sequence[str]) -> str:
+    """Vmx or svm: capitals are VMX's."""
+    return "vmx" if any(each.isupper() for each in reasons) else "svm"
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Times in ns: all samples, or where there are too few or none, their mean alone."""
+
+    mean: float
+    samples: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ExitEntry:
+    """A kind of VM exit: the guest time between two, and the time of its handler, or of the VMM.
+
+    ``name`` is that of the entry, ``counted`` how many there were of which ``known``.
+    """
+
+    name: str
+    reason: str
+    counted: int
+    every: Times
+    time: Times
+    userspace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GuestEntry:
+    """vCPUs that are alike; ``demand`` is guest time between two halts, ``sleep`` how long they last."""
+
+    name: str
+    vcpus: int
+    exits: Sequence[ExitEntry]
+    demand: Times | None = None
+    sleep: Times | None = None
+    comments: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FittedExits:
+    """A scenario of guests that are known by their exits, before it is written.
+
+    ``comments`` head the file; ``tsc_hz`` 0: that of the CPU profile; ``interrupt_ns`` None: the default.
+    """
+
+    name: str
+    seconds: float
+    cpus: int
+    cpu: str
+    costs: str | None
+    kernel: str
+    tsc_hz: float
+    hz: int
+    interrupt_ns: float | None
+    polls: bool
+    guests: Sequence[GuestEntry]
+    notes: Sequence[str]
+    per_second: float
+    """Exits of all guests."""
+
+
+class Charges(NamedTuple):
+    """What the simulated host itself takes, in ns.
+
+    ``guest``: of an exit, before kvm_exit and behind kvm_entry; ``handler``: between the two where KVM handles it,
+    ``user`` where KVM_RUN returns, ``halt`` where the vCPU sleeps and the CPU idles.
+    """
+
+    guest: float
+    handler: float
+    user: float
+    halt: float
+
+
+def charges(cpu: str, kernel: str, costs: str | None, tsc_hz: float) -> Charges:
+    """Of the strategy that times a scenario by default."""
+    chosen = profile(cpu)
+    prices = Prices(load_for(chosen.name, costs))
+    inside = {}
+    outside = 0.0
+    for flow in ("in-kernel-exit", "userspace-exit", "halt"):
+        before, between, behind = _cycles(flow, _settings(chosen, kernel), prices)
+        inside[flow] = between
+        if flow == "in-kernel-exit":
+            outside = before + behind
+    ns = 1e9 / (tsc_hz or chosen.tsc_hz)
+    return Charges(outside * ns, *(inside[flow] * ns for flow in ("in-kernel-exit", "userspace-exit", "halt")))
+
+
+def _settings(cpu: CpuProfile, kernel: str) -> Settings:
+    try:
+        settings = Settings(cpu=cpu, kernel=kernel, strategy="free-ssp")
+        run_flow("in-kernel-exit", settings)
+    except InputError:
+        return Settings(cpu=cpu, kernel=kernel, strategy="no-cet")
+    return settings
+
+
+def _cycles(flow: str, settings: Settings, prices: Prices) -> tuple[float, float, float]:
+    """Cycles before kvm_exit, from it to kvm_entry, and behind that."""
+    found = [0.0, 0.0, 0.0]
+    part = 0
+    for step in run_flow(flow, settings).steps:
+        for _, event in step.events:
+            if isinstance(event, Operation):
+                found[part] += prices[event]
+            elif event.event == ("kvm:kvm_exit", "kvm:kvm_entry", "")[part]:
+                part += 1
+    return found[0], found[1], found[2]
+
+
+def ticks(per_guest_second: float, entries: Sequence[ExitEntry]) -> tuple[int, list[ExitEntry], float | None]:
+    """CONFIG_HZ, the exits that are not those of the host's tick, and the time of an interrupt in ns.
+
+    The simulated host's own ticks end guests' spans, too, so they are taken from the external interrupts.
+    """
+    interrupts = [each for each in entries if each.reason == INTERRUPT and not each.userspace]
+    if not interrupts:
+        return HZ[-1], list(entries), None
+    hz = next((each for each in HZ if each <= per_guest_second), HZ[-1])
+    rest = per_guest_second - hz
+    kept = [each for each in entries if each not in interrupts]
+    mean = sum(each.time.mean * each.counted for each in interrupts) / sum(each.counted for each in interrupts)
+    if rest > 0.02 * per_guest_second:
+        thinner = per_guest_second / rest
+        for each in interrupts:
+            every = Times(each.every.mean * thinner, [ns * thinner for ns in each.every.samples])
+            kept.append(ExitEntry(each.name, each.reason, each.counted, every, each.time))
+    return hz, kept, mean

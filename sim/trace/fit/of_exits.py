@@ -1,0 +1,149 @@
+"""A fit of KVM's events alone: the exits, round trips and halts of each vCPU, as entries of a scenario."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import IO, Final
+
+import numpy as np
+
+from sim.errors import InputError
+from sim.trace.exits import HALTS, Exits, Kind, Vcpu, exits
+from sim.trace.fit.groups import ENOUGH
+from sim.trace.fit.guests import (
+    DEFAULT_CPU,
+    HALT,
+    LEAST_NS,
+    Charges,
+    ExitEntry,
+    FittedExits,
+    GuestEntry,
+    Times,
+    charges,
+    reason_of,
+    ticks,
+    vendor_of,
+)
+from sim.trace.following.machine import nearest_kernel
+from sim.trace.following.replay import Progress
+from sim.xsave.profiles import profile
+
+LONGEST_S: Final = 3600.0
+"""run.measure of a scenario is no longer."""
+
+ASSUMED: Final = "which components guests and the VMM write, and when vCPUs are preempted, are the scenario's defaults"
+
+
+def fit(
+    stream: IO[bytes],
+    name: str,
+    *,
+    cpu: str | None = None,
+    costs: str | None = None,
+    progress: Progress = iter,
+) -> tuple[FittedExits, Exits]:
+    """Estimates from the trace in ``stream``, which errors call ``name``, and what was found in it.
+
+    ``cpu`` is by default a CPU of the vendor that the exit reasons tell.  Raises :class:`~sim.errors.InputError` for a
+    trace without VM exits, or without the times between them.
+    """
+    found = exits(stream, name, progress)
+    notes = []
+    if not 0 < found.seconds <= LONGEST_S:
+        raise InputError(f"{name} covers {found.seconds:g} s; allowed: more than 0 and at most {LONGEST_S:g} s")
+    ran = [vcpu for vcpu in found.vcpus if vcpu.guest_ns and vcpu.kinds]
+    if not ran:
+        raise InputError(
+            f"{name} shows no time in a guest: no kvm:kvm_entry is followed by a kvm:kvm_exit of the same thread; "
+            "allowed: a trace with both"
+        )
+    if cpu is None:
+        cpu = DEFAULT_CPU[vendor_of(list(found.reasons))]
+        notes.append(f"the trace does not name its CPU: {cpu} is assumed, by the vendor of its exit reasons (--cpu)")
+    near = nearest_kernel(found.header, None)
+    if found.header.kernel is None:
+        notes.append(f"the trace does not name its kernel: Linux {near.kernel} is assumed")
+    elif near.says:
+        notes.append(f"{near.says}; simulated as {near.kernel}")
+    chosen = profile(cpu)
+    tsc_hz = found.header.tsc_hz or 0.0
+    own = charges(chosen.name, near.kernel, costs, tsc_hz)
+    entries, hz, interrupt = [], None, []
+    for n, vcpu in enumerate(ran):
+        entry, its_hz, its_interrupt = _guest(f"vcpu{n}", vcpu, own)
+        entries.append(entry)
+        hz = its_hz if hz is None else max(hz, its_hz)
+        if its_interrupt is not None:
+            interrupt.append(its_interrupt)
+    assert hz is not None
+    if len(ran) > len(found.report.cpus):
+        notes.append(f"{len(ran)} vCPUs on {len(found.report.cpus)} CPUs: times until entry contain waits for a CPU")
+    if found.report.lost_times:
+        notes.append(f"events were lost {found.report.lost_times} times; what spans that is left out")
+    notes.append(ASSUMED)
+    return FittedExits(
+        name=name,
+        seconds=found.seconds,
+        cpus=len(found.report.cpus),
+        cpu=cpu,
+        costs=costs,
+        kernel=near.kernel,
+        tsc_hz=tsc_hz,
+        hz=hz,
+        interrupt_ns=max(0.0, float(np.mean(interrupt))) if interrupt else None,
+        polls=not found.waits_ns or "poll" in found.waits_ns,
+        guests=entries,
+        notes=notes,
+        per_second=found.exits / found.seconds,
+    ), found
+
+
+def _guest(name: str, vcpu: Vcpu, own: Charges) -> tuple[GuestEntry, int, float | None]:
+    """The entry of one vCPU, CONFIG_HZ by its external interrupts, and what one takes."""
+    guest_ns = max(vcpu.guest_ns - vcpu.exits * own.guest, vcpu.exits * LEAST_NS)
+    entries: list[ExitEntry] = []
+    demand = sleep = None
+    rates = {}
+    by_reason = sorted(vcpu.kinds.items(), key=lambda item: (reason_of(item[0][0]), item[0][1]))
+    for (reason, user), several in groupby(by_reason, key=lambda item: (reason_of(item[0][0]), item[0][1])):
+        kinds = [kind for _, kind in several]
+        every = _every(kinds, guest_ns, own)
+        count = sum(len(kind.at_ns) for kind in kinds)
+        if reason == HALT and not user:
+            demand, sleep = every, _after(kinds, own.halt)
+            continue
+        charge = own.user if user else own.handler
+        label = ("io" if reason == "io" else f"{reason}-to-user") if user else reason if reason != "io" else "io-kernel"
+        shown = "other" if reason == HALT else reason
+        entries.append(ExitEntry(label, shown, count, every, _after(kinds, charge), userspace=user))
+        rates[label] = count * 1e9 / guest_ns
+    per_second = sum(rates[each.name] for each in entries if each.reason == "external-interrupt" and not each.userspace)
+    hz, kept, interrupt = ticks(per_second, entries)
+    halts = sum(len(kind.at_ns) for (reason, user), kind in vcpu.kinds.items() if reason in HALTS and not user)
+    comments = (
+        f"{vcpu.name}: {vcpu.exits} VM exits in {vcpu.guest_ns * 1e-9:.6f} s of guest time"
+        + (f", {halts} of them halts" if halts else ""),
+    )
+    return GuestEntry(name, 1, tuple(kept), demand, sleep, comments), hz, interrupt
+
+
+def _every(kinds: Sequence[Kind], guest_ns: float, own: Charges) -> Times:
+    """Guest time between exits: of so many in all that there was, so that what lies behind the last one counts, too."""
+    at = np.concatenate([np.array(kind.guest_ns, np.int64) for kind in kinds])
+    number = np.concatenate([np.array(kind.number, np.int64) for kind in kinds])
+    order = np.argsort(number)
+    gaps = np.diff(at[order], prepend=0) - own.guest * np.diff(number[order], prepend=0)
+    mean = guest_ns / len(gaps)
+    if len(gaps) < ENOUGH:
+        return Times(mean)
+    gaps = np.maximum(gaps, 1.0)
+    return Times(mean, (gaps * (mean / gaps.mean())).tolist())
+
+
+def _after(kinds: Sequence[Kind], charge: float) -> Times:
+    """Times until the next entry, less what the model charges itself."""
+    after = np.concatenate([np.array(kind.after_ns, np.int64) for kind in kinds])
+    if not len(after):
+        return Times(0.0)
+    own = np.maximum(after - charge, 0.0)
+    mean = float(own.mean())
+    return Times(mean, own.tolist() if len(own) >= ENOUGH else ())
