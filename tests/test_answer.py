@@ -687,3 +687,14 @@ def test_a_mail_whose_command_is_not_known_or_does_not_fit_names_the_manifest_an
 def test_a_number_of_a_case_never_touches_the_one_before_it(cell):
     assert tables._at_right(cell).startswith(" ")
     assert tables._at_right(cell).replace(" ", "") == cell.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("rfc-question", "4 of 9 strategies"), ("kernel-eras", "2 of 9 strategies.")]
+)
+def test_a_mail_says_how_much_of_the_table_it_leaves_out(name, said):
+    assert said in fake(name).mail()
+
+
+def test_the_mail_of_a_run_that_kept_nothing_names_no_directory(ran):
+    assert sim.compare(ran()).mail().splitlines()[-1] == "Reproduce: sim.run() of host as it is here; nothing was kept"

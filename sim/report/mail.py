@@ -20,6 +20,7 @@ LINES: Final = 15
 ROWS: Final = 4
 SIDE_BY_SIDE: Final = 2
 """Cases whose numbers stand beside each other; of more, strategies do."""
+COLUMNS: Final = 2
 MOST_KERNELS: Final = 3
 LABEL: Final = 24
 CELL: Final = 24
@@ -90,18 +91,19 @@ def _table(screen: Shown, rows: int) -> Iterator[str]:
         yield "  there is nothing to compare"
         return
     moved = [case for case in answered if _xss(case)]
-    left, kinds = "", 2
     if len(screen.cases) <= SIDE_BY_SIDE:
-        labels = columns_of(answered, rows)
+        labels, everything = columns_of(answered, rows), columns_of(answered, sum(len(case.lines) for case in answered))
+        left = f"{len(labels)} of {len(everything)} strategies" if len(labels) < len(everything) else ""
         heads = [case.title for case in screen.cases]
         lines = [(label, [_cell(case, label) for case in screen.cases]) for label in labels]
         lines += [("IA32_XSS (*)", [_xss_cell(case) for case in screen.cases])] if moved else []
     else:
-        kinds -= XSS in screen.asks and bool(moved)
-        left, heads = screen.heading, columns_of(answered, kinds)
+        heads = _columns(screen, answered)
         some = screen.cases[: rows + 1] if len(screen.cases) <= rows + 1 else _ends(screen.cases, rows + 1)
+        part_of_all = f"({len(some)} of {screen.of})" if len(some) < screen.of else ""
+        left = f"{screen.heading[: LABEL - 4 - len(part_of_all)]} {part_of_all}"
         lines = [(case.short, [_cell(case, label) for label in heads]) for case in some]
-        if kinds == 1:
+        if len(heads) < COLUMNS and moved and XSS in screen.asks:
             heads = [*heads, "IA32_XSS (*)"]
             lines = [(label, [*cells, _xss_cell(case)]) for case, (label, cells) in zip(some, lines, strict=True)]
     yield f"  {left}"[: LABEL - 1].ljust(LABEL) + "".join(f"{head[: CELL - 1]:>{CELL}}" for head in heads)
@@ -133,11 +135,25 @@ def _notes(screen: Shown) -> Iterator[str]:
     shares = [abs(case.percent(line.found.own_without_xss.mean)) for case in screen.cases for line in case.lines]
     if shares:
         most = f"No strategy takes more than {percent(max(shares))} % of all CPU time"
-        yield f"[] 95 % of draws from the ranges of the cost table. {most}."
+        yield f"[] 95 % of draws from the ranges of the cost table. {_left_out(screen)}{most}."
     if screen.n == 1:
         yield "NOT TESTED: one replication."
     yield from _of_xss(screen)
     yield from words.sentences(screen, with_contrasts=False)
+
+
+def _left_out(screen: Shown) -> str:
+    """Where lines are cases: how many strategies have no column."""
+    answered = [case for case in screen.cases if case.lines]
+    labels = columns_of(answered, sum(len(case.lines) for case in answered))
+    there = len(_columns(screen, answered))
+    return f"{there} of {len(labels)} strategies. " if len(screen.cases) > SIDE_BY_SIDE and there < len(labels) else ""
+
+
+def _columns(screen: Shown, answered: Sequence[ShownCase]) -> list[str]:
+    """The strategies that are columns where lines are cases; IA32_XSS takes one where it is asked about."""
+    by_xss = XSS in screen.asks and any(map(_xss, answered))
+    return columns_of(answered, COLUMNS - by_xss)
 
 
 def _of_xss(screen: Shown) -> Iterator[str]:
@@ -166,7 +182,8 @@ def _xss_cell(case: ShownCase) -> str:
 def _reproduce(manifest: Mapping[str, Any]) -> list[str]:
     """How to get the same numbers: never a part of the command, which would be another one."""
     costs = f"(costs.json: {manifest['files'][COSTS][:12]})" if manifest.get("files") else ""
-    own = "fpswitch run manifest.json, from the result directory"
+    kept = "fpswitch run manifest.json, from the result directory"
+    own = kept if manifest.get("files") else f"sim.run() of {manifest['scenario']} as it is here; nothing was kept"
     lines = (wrapped(f"Reproduce: {each or own} {costs}", "", "  ") for each in (command(manifest), ""))
     return next(each for each in lines if len(each) <= 2)
 
