@@ -676,10 +676,10 @@ def test_run_prints_one_of_its_three_texts_or_json(tmp_path, capsys, monkeypatch
     ],
 )
 def test_a_mail_whose_command_is_not_known_or_does_not_fit_names_the_manifest_and_never_a_part_of_the_command(command):
-    manifest = {"command": command, "seed": 1, "replications": 2}
+    manifest = {"command": command, "seed": 1, "replications": 2, "files": {"costs.json": "0" * 64}}
     assert (
         flat("\n".join(mails._reproduce(manifest)))
-        == "Reproduce: fpswitch run manifest.json, from the result directory"
+        == "Reproduce: fpswitch run manifest.json, from the result directory (costs.json: 000000000000)"
     )
 
 
