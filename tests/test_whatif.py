@@ -8,6 +8,8 @@ import pytest
 from command import run, run_json
 from corruption import ACTIVATED, KVM_FPU, TRACES, Trace, text
 
+from sim.kernel import strategies
+
 by_trace = pytest.mark.parametrize("path", TRACES, ids=lambda path: path.name.split(".")[0])
 HALTS, PIPE = (next(path for path in TRACES if name in path.name) for name in ("halt-wakeup", "host-pipe"))
 
@@ -185,3 +187,15 @@ def test_a_directory_that_is_no_earlier_replays_is_left_alone(capsys, tmp_path):
     (out / "manifest.json").write_text('{"status": "complete", "trace": "t", "command": []}')  # as 0.1.0 wrote it
     assert run(capsys, "replay", str(HALTS), "--check", "--out", str(out))[0] == 0
     assert not list(tmp_path.glob(".*"))
+
+
+def test_an_unsound_strategy_is_marked_and_has_no_cost_to_compare(capsys):
+    options = ("--cpu", "zen4", "--strategies", "manual-run,manual-load")
+    _, out, _ = run(capsys, "replay", str(PIPE), *options)
+    assert re.findall(r"^! (\S+) ", out, re.MULTILINE) == ["manual-run", "UNSOUND,"]
+    assert "\n! UNSOUND, so its cost is no cost to compare: manual-run\n" in out
+    document = run_json(capsys, "replay", str(PIPE), *options)["strategies"]
+    assert document["manual-run"]["unsound"] == strategies.strategy("manual-run").unsound.replace(
+        "{carried}", "PL0-2_SSP"
+    )
+    assert not document["manual-load"]["unsound"]

@@ -113,6 +113,11 @@ class Config:
     hypothetical: tuple[str, ...] = field(default=())
 
     @property
+    def unsound(self) -> str:
+        """Why the strategy is known to be unsound on this host; empty if it is not."""
+        return self.strategy.why_unsound(self.settings.host_shadow_stacks)
+
+    @property
     def guest_fpstate_bytes(self) -> int:
         """Bytes of pages that vzalloc() takes for this guest's fpstate; AMX needs a larger one (fpstate_realloc())."""
         return round_up(ALIGN_STRUCT + max(self.masks.guest_allocated, self.guest_fpstate_size), PAGE)

@@ -1,5 +1,6 @@
 """What `fpswitch replay` prints of strategies on a recorded schedule: at most 100 columns, in the units of a run."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -10,6 +11,7 @@ from sim.trace.whatif import GROUPS, Priced
 if TYPE_CHECKING:
     from sim.trace.following.replay import Replayed
 
+COLUMNS: Final = 100
 NAME: Final = 22
 COLUMN: Final = 8
 MORE: Final = 10
@@ -47,7 +49,7 @@ def table(results: Sequence[Priced], reference: str, over: Per, tsc_hz: float | 
         if base is not None and tsc_hz is not None and each.cycles is not None:
             cycles = (each.cycles - base) / over.seconds
             cells += [_us(cycles, tsc_hz, "+" * (cycles > 0)).rjust(more), si(cycles, sign="+").rjust(more)]
-        name = label(each)
+        name = ("! " if each.config.unsound else "") + label(each)
         if len(name) >= NAME:
             yield name
             name = ""
@@ -55,6 +57,9 @@ def table(results: Sequence[Priced], reference: str, over: Per, tsc_hz: float | 
     if base is not None and tsc_hz is not None:
         whole = base / over.seconds
         yield f"{reference} in all: {_us(whole, tsc_hz)} us, {si(whole)} cycles"
+    if unsound := [label(each) for each in results if each.config.unsound]:
+        said = f"! UNSOUND, so its cost is no cost to compare: {', '.join(unsound)}"
+        yield from textwrap.wrap(said, COLUMNS, subsequent_indent="  ")
 
 
 def _us(cycles: float, tsc_hz: float, sign: str = "") -> str:

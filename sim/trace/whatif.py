@@ -179,5 +179,6 @@ def document(results: Sequence[Priced], replayed: Replayed, reference: str) -> d
             "xss_cycles_per_second": None if total is None else result.xss_cycles / seconds,
             "difference": None if total is None or base is None else (total - base) / seconds,
             "hypothetical": list(result.config.hypothetical),
+            "unsound": result.config.unsound,
         }
     return out
