@@ -290,7 +290,7 @@ def test_looking_ahead_does_not_change_how_long_ticks_take():
 
 
 def polling(shrink=2, most=200_000):
-    return HaltPolling(most, 10_000, shrink)
+    return HaltPolling(most, 10_000, 2, shrink)
 
 
 def windows(poll, *halts):

@@ -11,7 +11,8 @@ import pytest
 from hosts import hosted, on_host, only, simulate, threads, value
 from scipy import stats
 
-from sim.host.vcpu import POLLING, VcpuThread
+from sim.host.halting import POLLING
+from sim.host.vcpu import VcpuThread
 from sim.scenario.distribution import Distribution
 
 BASE = """

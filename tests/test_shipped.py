@@ -82,11 +82,15 @@ def test_a_question_fits_into_a_list():
     assert [name for name in names() if not 20 < len(read(name).question) < 150] == []
 
 
-def test_each_shipped_scenario_asks_about_a_pair_of_its_own():
+def test_each_shipped_scenario_asks_about_a_pair_of_its_own_or_about_its_schedule():
     for name in names():
         scenario = read(name)
         asked = {pair for case in cases(scenario) for pair in case.contrasts}
-        assert asked or any("@" in text for pair in scenario.run.contrasts for text in pair), name
+        assert (
+            asked
+            or any("@" in text for pair in scenario.run.contrasts for text in pair)
+            or "schedule" in scenario.run.asks
+        ), name
 
 
 def test_a_new_scenario_is_complete_and_nothing_is_overwritten(tmp_path, capsys, monkeypatch):

@@ -23,7 +23,12 @@ from sim.results.tables import RUN_COLUMNS, Results
 PARTS: Final = (
     "operations", "guest", "user", "vmm", "exit_handler", "syscall", "interrupt", "wakeup", "halt_poll", "idle",
 )  # fmt: skip
-"""The parts of a host's time, which sum to all of it."""
+"""The parts of a host's time, which with :data:`WAITS` sum to all of it."""
+
+WAITS: Final = ("guest_poll", "guest_spin")
+"""Its parts in which a guest runs and gets nothing done; results of earlier versions lack them."""
+
+STOLEN: Final = "steal_cycles"
 
 COUNTS: Final = (
     "context_switches", "preemptions", "migrations", "wakeups", "vm_exits", "kvm_run_round_trips", "vcpu_loads",
@@ -81,7 +86,7 @@ def per_replication(results: Results) -> pd.DataFrame:
     if lacking:
         where = f"{results.directory / 'metrics.parquet'}: " if results.directory else ""
         raise InputError(f"{where}the metrics of the results lack {', '.join(lacking)}")
-    raw = raw.reindex(columns=raw.columns.union(list(COUNTS)))
+    raw = raw.reindex(columns=raw.columns.union([*COUNTS, *(f"{part}_cycles" for part in WAITS), STOLEN]))
     raw = raw.loc[index.droplevel("strategy")].set_axis(index)
     cases = pd.DataFrame([dict(case) for case in results.cases]).set_index("case")
     host = cases.loc[index.get_level_values("case")].set_axis(index)
@@ -125,7 +130,7 @@ def _columns(results: Results, raw: pd.DataFrame, host: pd.DataFrame) -> Iterato
         for name in CARRYING:
             yield f"{name.lower()}_operations_per_{event}", "operations", counted[event][name] / events
     yield from _throughput(raw, host)
-    for part in PARTS:
+    for part in (*PARTS, *WAITS):
         yield f"time_{part}", "%", 100 * raw[f"{part}_cycles"] / raw["elapsed_cycles"]
     for count in COUNTS:
         yield f"{count}_per_second", "1/s", raw[count] / host["seconds"]
@@ -186,6 +191,10 @@ def _grades(results: Results, total: pd.Series) -> Iterator[Column]:
 def _throughput(raw: pd.DataFrame, host: pd.DataFrame) -> Iterator[Column]:
     vcpus, pipes, seconds = host["vcpus"], host["pipes"], host["seconds"]
     yield "guest_cycles", "cycles/vCPU-s", raw["guest_cycles"] / (seconds * vcpus.where(vcpus > 0))
+    of_vcpus = 100 / (seconds * host["tsc_hz"] * vcpus.where(vcpus > 0))
+    yield "steal", "%", raw[STOLEN] * of_vcpus
+    yield "polling", "%", (raw["halt_poll_cycles"] + raw["guest_poll_cycles"]) * of_vcpus
+    yield "spinning", "%", raw["guest_spin_cycles"] * of_vcpus
     handoffs = raw["handoffs"].where(raw["handoffs"] > 0)
     yield "us_per_handoff", "us", 1e6 * seconds * pipes.where(pipes > 0) / handoffs
 

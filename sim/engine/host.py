@@ -30,6 +30,7 @@ from sim.engine.layout import (
     INTERRUPTS,
     IPI_PENDING,
     KERNEL_FLOW,
+    KIND,
     KT_FRAGMENT,
     KT_VMCS,
     LOADS,
@@ -45,14 +46,17 @@ from sim.engine.layout import (
     POSTED_MOST,
     PREEMPTIONS,
     QUEUED,
+    QUEUED_AT,
     RQ_RESCHED,
     RUNNING,
     SEVERAL_CPUS,
     SLEPT,
+    STEAL,
     SWITCHES,
     TASK_KIND,
     THREAD,
     TICK,
+    VCPU,
     VMM,
     VMM_FLOW,
     W_CALL,
@@ -182,6 +186,7 @@ def select(a: Memory, thread: int, target: int) -> int:
 def enqueue_on(a: Memory, thread: int, waker: int, initial: bool) -> None:
     """Host._enqueue()."""
     c, now = a.t[thread, CPU], a.g[NOW]
+    a.t[thread, QUEUED_AT] = now
     was_idle = a.c[c, THREAD] == a.c[c, IDLE_THREAD] and a.c[c, RUNNING] == 0
     catch_up_ticks(a, c, now)
     enqueue(a, c, now, thread, initial, False)
@@ -306,6 +311,9 @@ def switch(a: Memory, c: int) -> None:
     a.c[c, SWITCHES] += 1
     if not a.t[prev, BLOCKED] and prev != idle:
         a.c[c, PREEMPTIONS] += 1
+        a.t[prev, QUEUED_AT] = now
+    if a.t[thread, KIND] == VCPU:
+        a.c[c, STEAL] += now - a.t[thread, QUEUED_AT]
     if prev == idle:
         end_tickless(a, c, now)
     elif thread == idle:

@@ -28,7 +28,7 @@ from sim.engine.transitions import (
     Side,
     Transitions,
 )
-from sim.host.accounts import ACCOUNTS, COUNTS
+from sim.host.accounts import ACCOUNTS, COUNTS, TIMES
 from sim.host.clock import Clock
 from sim.host.exits import ExitCost
 from sim.host.histogram import Histogram
@@ -327,9 +327,9 @@ class Replication:
                 f"operations took {totals[at.OPERATIONS]}, the ledger says {priced}"
             )
         metrics: dict[str, tuple[int | float, str]] = {"elapsed_cycles": (elapsed, "TSC cycles")}
-        names = {**ACCOUNTS, **COUNTS}
+        names = {**ACCOUNTS, **COUNTS, **TIMES}
         for (name, metric), total in zip(names.items(), totals, strict=True):
-            metrics[metric] = (total, "TSC cycles" if name in ACCOUNTS else "count")
+            metrics[metric] = (total, "count" if name in COUNTS else "TSC cycles")
         return replace(
             record, metrics=metrics, latency={name: self._buckets(i) for i, name in enumerate(("vcpu", "thread"))}
         )

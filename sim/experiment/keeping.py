@@ -20,7 +20,8 @@ from sim.results import parts
 from sim.results.record import Part, Record
 from sim.scenario.cases import Case, cases
 from sim.scenario.reading import read
-from sim.scenario.schema import Run, Scenario
+from sim.scenario.run_schema import Run
+from sim.scenario.schema import Scenario
 
 SHOWN = 4
 """Names in a sentence."""

@@ -25,7 +25,8 @@ from sim.kernel.integrity import VIOLATIONS
 from sim.results.record import Record
 from sim.scenario.cases import Case, contrasts
 from sim.scenario.contrasts import Contrast, Operand
-from sim.scenario.schema import Run, Scenario
+from sim.scenario.run_schema import Run
+from sim.scenario.schema import Scenario
 
 LEVEL: Final = 0.95
 GROWTH: Final = 1.2

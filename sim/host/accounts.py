@@ -5,6 +5,8 @@ from typing import Final
 ACCOUNTS: Final = {
     "operations": "operations_cycles",
     "guest": "guest_cycles",
+    "guest_poll": "guest_poll_cycles",
+    "guest_spin": "guest_spin_cycles",
     "user": "user_cycles",
     "vmm": "vmm_cycles",
     "handler": "exit_handler_cycles",
@@ -37,14 +39,19 @@ COUNTS: Final = {
 }
 """The metric of each count."""
 
+TIMES: Final = {"steal": "steal_cycles"}
+"""The metric of each time that is no CPU's: how long vCPUs were runnable and did not run, in TSC cycles."""
+
 
 class Accounts:
-    """The accounts of one CPU, in TSC cycles, and its counts."""
+    """The accounts of one CPU, in TSC cycles, its counts, and the times that ended on it."""
 
-    __slots__ = (*ACCOUNTS, *COUNTS)
+    __slots__ = (*ACCOUNTS, *COUNTS, *TIMES)
 
     operations: int
     guest: int
+    guest_poll: int
+    guest_spin: int
     user: int
     vmm: int
     handler: int
@@ -70,11 +77,12 @@ class Accounts:
     count_ticks: int
     count_interrupts: int
     count_kernel_fpu: int
+    steal: int
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
         """All is zero: the measurement begins."""
-        for name in (*ACCOUNTS, *COUNTS):
+        for name in (*ACCOUNTS, *COUNTS, *TIMES):
             setattr(self, name, 0)

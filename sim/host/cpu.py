@@ -6,18 +6,17 @@ goes to exactly one account.
 """
 
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import simpy
 
-from sim.host.accounts import Accounts
+from sim.host.cpu_time import CpuTime
 from sim.host.events import Until, Work
-from sim.host.exits import INF, ExitKind
+from sim.host.exits import INF
 from sim.host.hrtick import Hrtick
 from sim.host.interrupts import Devices, TickTimes
 from sim.host.ledger import PricedLedger
 from sim.host.preemption import TO_USER
-from sim.host.schedule import BLOCK
 from sim.kernel.kernel import Kernel
 from sim.kernel.state import Cpu, Vcpu
 from sim.kernel.walker import Walker
@@ -36,7 +35,7 @@ LATE: Final = 1 << 20
 """Added to the priority of the end of a span: at the same time, what other CPUs and timers ask comes first."""
 
 
-class HostCpu(Accounts):
+class HostCpu(CpuTime):
     """A CPU of the host: its accounts, its run queue, and what is to be done on it.
 
     ``need_resched`` and ``need_resched_lazy`` are the flags of the running thread; ``exit_request``: the span in
@@ -44,10 +43,9 @@ class HostCpu(Accounts):
     """
 
     __slots__ = (
-        "boundary", "clock", "cpu", "devices", "due", "env", "exit_request", "host", "hrtick", "id", "idle_thread",
-        "kernel", "ledger", "measuring", "need_resched", "need_resched_lazy", "next_tick", "on_boundary", "posted",
-        "preemption", "priority", "process", "rq", "schedule", "span_begin", "thread", "tick_period", "tick_times",
-        "touched", "waiting", "walker",
+        "boundary", "env", "exit_request", "host", "idle_thread", "kernel", "measuring", "need_resched",
+        "need_resched_lazy", "on_boundary", "posted", "preemption", "priority", "process", "rq", "span_begin",
+        "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -86,60 +84,6 @@ class HostCpu(Accounts):
         """The CPU begins to run, idle."""
         self.idle_thread = self.thread = idle
         self.process = self.env.process(self._run())
-
-    # The flow.
-
-    def passes(self, what: Callable[..., Any], *arguments: Any) -> Any:
-        """A flow point, a method of :class:`~sim.kernel.walker.Walker`, is passed on this CPU; what it returns."""
-        self.tell(what, *arguments)
-        self.walker.touched[self.id] = self.touched
-        return what(self.walker, self.cpu, *arguments)
-
-    def tell(self, what: Callable[..., Any], *arguments: Any) -> None:
-        """The same for all strategies but the one that times the host, which knows already."""
-        schedule = self.schedule
-        if schedule.points is not None:
-            schedule.points.append((what, self.id, self.touched, arguments))
-            if len(schedule.points) >= BLOCK:
-                schedule.walk()
-
-    # Spending time.
-
-    def charge(self) -> None:
-        """The operations that the kernel model has recorded since the last call take their time."""
-        ledger = self.ledger
-        if ledger.charged < len(ledger.pending):
-            cycles = ledger.charge()
-            self.clock += cycles
-            self.operations += cycles
-
-    def spend(self, account: str, cycles: int) -> None:
-        """Kernel work beside operations."""
-        setattr(self, account, getattr(self, account) + cycles)
-        self.clock += cycles
-        self.touched += cycles * self.thread.kernel_flow
-
-    def repeat(self, kind: ExitKind, times: int) -> None:
-        """Exits of a kind whose cost is known came ``times`` times in a span; the span's settling has their time."""
-        assert kind.cost is not None
-        self.ledger.repeat(kind.cost.keys, times)
-        self.operations += times * kind.cost.cycles
-        self.tell(Walker.exits, kind.reason, times)
-
-    def tick_cycles(self, n: int) -> int:
-        """How long the ``n``-th tick from now is served."""
-        return self.tick_times.cycles(n)
-
-    def absorbed(self, ticks: int, devices: int, cycles: int) -> None:
-        """Ticks and device interrupts that were served within a span, for which its settling accounts no time."""
-        self.interrupt += cycles
-        self.touched += cycles * self.thread.kernel_flow
-        self.count_ticks += ticks
-        self.count_interrupts += devices
-        self.next_tick += ticks * self.tick_period
-        self.tick_times.serve(ticks)
-        self.devices.serve(devices)
-        self._note_due()
 
     def sync(self) -> Generator[simpy.Event, None, None]:
         """Waits until the simulation's time is this CPU's."""
@@ -284,10 +228,6 @@ class HostCpu(Accounts):
         """Whether nothing else happens in the simulation up to then, so that this CPU can go on without waiting."""
         return self.host.batch and self.env.peek() > until
 
-    def _note_due(self) -> None:
-        """Another tick or device interrupt is the next."""
-        self.due = min(self.next_tick, self.devices.time(0), self.hrtick.time)
-
     def _resched_tick(self) -> int:
         """The first tick that finds the thread's slice over."""
         time = self.rq.preempt_time()
@@ -388,6 +328,9 @@ class HostCpu(Accounts):
         self.count_switches += 1
         if not prev.blocked and prev is not self.idle_thread:
             self.count_preemptions += 1
+            prev.queued_at = now
+        if thread.task.vcpu is not None:
+            self.steal += now - thread.queued_at
         if prev is self.idle_thread:
             self._end_tickless(now)
         elif thread is self.idle_thread:

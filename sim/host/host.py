@@ -14,19 +14,21 @@ from sim.host.events import Until, Work
 from sim.host.exits import ExitKind
 from sim.host.histogram import Histogram
 from sim.host.hrtick import Hrtick
+from sim.host.idle_thread import IdleThread
 from sim.host.interrupts import Devices, TickTimes
 from sim.host.ledger import PricedLedger
 from sim.host.preemption import Preemption
 from sim.host.runqueue import RunQueue
 from sim.host.schedule import Schedule
 from sim.host.streams import Draws
-from sim.host.thread import IdleThread, Thread
+from sim.host.thread import Thread
 from sim.kernel.operations import Key
 from sim.kernel.state import Cpu
 from sim.kernel.walker import idle_number
 from sim.xsave.components import AVX, SSE
 
 if TYPE_CHECKING:
+    from sim.host.halting import HaltingVcpu
     from sim.host.vcpu import VcpuThread
 
 TIMER: Final = 1
@@ -42,7 +44,7 @@ class Listener(Protocol):
     def migrated(self, thread: Thread, by: HostCpu, source: HostCpu) -> None:
         """``thread`` has gone from ``source`` to its CPU, which a CPU ``by`` has done."""
 
-    def halt_is_over(self, thread: "VcpuThread", cpu: HostCpu, cycles: int, *, polled: bool) -> None:
+    def halt_is_over(self, thread: "HaltingVcpu", cpu: HostCpu, cycles: int, *, polled: bool) -> None:
         """A vCPU goes on, so long after its HLT, by polling or by having slept."""
 
 
@@ -50,15 +52,17 @@ class Host:
     """A host, to which :meth:`add_cpu` adds its CPUs.
 
     ``interrupt_draws`` and ``wakeup_draws`` give the kernel's cycles for an IPI or timer interrupt and for
-    try_to_wake_up(); ``batch`` is whether exits without effect are counted together; ``preemption`` is the model that
-    all CPUs have.
+    try_to_wake_up(); ``idle_exit`` is how many cycles a CPU takes to leave its idle state; ``batch`` is whether exits
+    without effect are counted together; ``preemption`` is the model that all CPUs have.  ``counts_from_event``: a
+    wake-up latency counts from the event that wakes, not from the end of try_to_wake_up().
     """
 
     exit_fpu_components: Final = SSE | AVX
 
     def __init__(
         self, env: Clock, schedule: Schedule, interrupt_draws: Draws, wakeup_draws: Draws, batch: bool,
-        wakeup_preemption: bool, idle_balancing: bool, preemption: Preemption,
+        wakeup_preemption: bool, idle_balancing: bool, preemption: Preemption, idle_exit: int,
+        counts_from_event: bool,
     ) -> None:  # fmt: skip
         self.env = env
         self.schedule = schedule
@@ -70,6 +74,8 @@ class Host:
         self.wakeup_preemption = wakeup_preemption
         self.idle_balancing = idle_balancing
         self.preemption = preemption
+        self.idle_exit = idle_exit
+        self.counts_from_event = counts_from_event
         self.cpus: list[HostCpu] = []
         self.latency = {"vcpu": Histogram(), "thread": Histogram()}
         self.first_ticks: list[int] = []
@@ -111,7 +117,8 @@ class Host:
         """try_to_wake_up() on ``waker``; ``sync``: the waker is about to sleep (WF_SYNC)."""
         waker.count_wakeups += 1
         thread.blocked = False
-        thread.woken_at = self.env.now
+        if not (self.counts_from_event and thread.woken_at >= 0):
+            thread.woken_at = self.env.now
         # One that is still queued (ttwu_runnable()), or has not left its CPU yet (ttwu_queue_wakelist()), stays there.
         if not thread.sched_delayed and thread.cpu.thread is not thread:
             target = waker if sync and waker.rq.nr_running == 1 and thread.allowed >> waker.id & 1 else thread.cpu
@@ -138,6 +145,7 @@ class Host:
 
     def _enqueue(self, thread: Thread, waker: HostCpu, initial: bool = False) -> None:
         cpu, now, requeued = thread.cpu, self.env.now, thread.sched_delayed
+        thread.queued_at = now
         was_idle = cpu.thread is cpu.idle_thread and cpu.rq.nr_running == 0
         cpu.catch_up_ticks(now)
         cpu.rq.enqueue(now, thread, wakeup=not initial, initial=initial)
@@ -197,9 +205,14 @@ class Host:
 
     def wake_after(self, cycles: int, thread: Thread) -> None:
         """A timer on the thread's CPU wakes it in ``cycles``."""
-        self.after(cycles, lambda: thread.cpu.post(
-            Work(self.interrupt_cycles(), self.wakeup_cycles(), lambda cpu: self.wake(thread, cpu))
-        ))  # fmt: skip
+
+        def expire() -> None:
+            if self.counts_from_event:
+                thread.woken_at = self.env.now
+            work = Work(self.interrupt_cycles(), self.wakeup_cycles(), lambda cpu: self.wake(thread, cpu))
+            thread.cpu.post(work)
+
+        self.after(cycles, expire)
 
     def keep_asking(self, thread: "VcpuThread", gaps: Draws) -> None:
         """Requests for a vCPU, ``gaps`` apart, whatever becomes of them."""

@@ -12,7 +12,8 @@ from sim.host.eevdf import EevdfRunQueue
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
 from sim.host.exits import EXTERNAL_INTERRUPT, ExitKind, ExitStream, Flags
 from sim.host.guest_span import GuestUse
-from sim.host.halt_polling import GROW_START_S, HaltPolling
+from sim.host.halt_polling import GuestPolling, HaltPolling
+from sim.host.halting import Requests
 from sim.host.host import Host
 from sim.host.hrtick import LEAST_S, SLACK_S, Hrtick
 from sim.host.interrupts import Devices, DeviceSource, TickTimes
@@ -23,7 +24,7 @@ from sim.host.runqueue import RunQueue
 from sim.host.schedule import Schedule
 from sim.host.streams import Draws, Instants, Sample, Streams, sampler
 from sim.host.thread import ComputeThread, ForkThread, KernelThread, Pipe, PipeThread, Thread
-from sim.host.vcpu import Requests, VcpuThread
+from sim.host.vcpu import VcpuThread
 from sim.host.weights import weight_of
 from sim.kernel.config import boot
 from sim.kernel.kernel import BufferLevel
@@ -33,7 +34,8 @@ from sim.kernel.walker import FlowPoint, Walker
 from sim.scenario.cases import Case
 from sim.scenario.checks import MASKS
 from sim.scenario.distribution import Distribution
-from sim.scenario.schema import Affinity, Component, Exit, Guest, Interrupt
+from sim.scenario.run_schema import Component
+from sim.scenario.schema import Affinity, Exit, Guest, Interrupt
 from sim.scenario.schema import Thread as ThreadEntry
 
 
@@ -62,6 +64,8 @@ def populate(
         wakeup_preemption=scenario.host.wakeup_preemption,
         idle_balancing=scenario.host.idle_balancing,
         preemption=PREEMPTION[scenario.host.preemption],
+        idle_exit=case.cycles(scenario.host.idle_exit),
+        counts_from_event=scenario.run.latency_from == "event",
     )
     _add_cpus(host, build)
     for name, guest in scenario.guests.items():
@@ -220,9 +224,8 @@ def _vcpu(
         stream=ExitStream(kinds, host.batch),
         use=use,
         requests=requests,
-        polling=HaltPolling(
-            case.cycles(case.scenario.host.halt_poll), case.cycles(GROW_START_S), kernel.version.halt_poll_ns_shrink
-        ),
+        polling=_polling(case, guest, kernel.version.halt_poll_ns_shrink),
+        guest_polling=_guest_polling(case, guest),
         posted_interrupts=guest.posted_interrupts,
         vmm_components=build.mask(guest.vmm_fpu),
         vmm_flow=round(guest.vmm_touches),
@@ -236,6 +239,24 @@ def _vcpu(
     if requests.arrivals is not None:
         host.keep_asking(thread, requests.arrivals)
     return thread
+
+
+def _polling(case: Case, guest: Guest, shrink: int) -> HaltPolling:
+    """KVM's polling for a vCPU: none for a guest that polls itself (kvm_arch_no_poll())."""
+    host = case.scenario.host
+    most = host.halt_poll if guest.halt_poll is None else guest.halt_poll
+    return HaltPolling(
+        case.cycles(most) if guest.idle == "hlt" else 0,
+        case.cycles(host.halt_poll_grow_start),
+        host.halt_poll_grow,
+        shrink if host.halt_poll_shrink is None else host.halt_poll_shrink,
+    )
+
+
+def _guest_polling(case: Case, guest: Guest) -> GuestPolling | None:
+    if guest.idle == "hlt":
+        return None
+    return GuestPolling(case.cycles(guest.guest_halt_poll), case.cycles(guest.guest_halt_poll_grow_start))
 
 
 def _exit_kind(build: _Builder, name: str, exit: Exit, *stream: object) -> ExitKind:

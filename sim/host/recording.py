@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple
 from sim.costs.price import Prices
 from sim.host.clock import Clock
 from sim.host.cpu import HostCpu
+from sim.host.halting import HaltingVcpu
 from sim.host.ledger import PricedLedger
 from sim.host.population import populate
 from sim.host.simulation import Measurement, cross, prices_of
 from sim.host.thread import Thread
-from sim.host.vcpu import VcpuThread
 from sim.host.watching import STEP_S, window
 from sim.kernel.config import Config
 from sim.kernel.guests import AS_ALL, GuestChoice
@@ -262,7 +262,7 @@ class Recorder:
         fields = {"moved": thread.number, "source": source.id, "target": thread.cpu.id}
         self._note(by, "sched:sched_migrate_task", fields, thread.number)
 
-    def halt_is_over(self, thread: VcpuThread, cpu: HostCpu, cycles: int, *, polled: bool) -> None:
+    def halt_is_over(self, thread: HaltingVcpu, cpu: HostCpu, cycles: int, *, polled: bool) -> None:
         """kvm_vcpu_wakeup."""
         self._flush()
         fields = {"how": "poll" if polled else "wait", "ns": round(cycles * 1e9 / self._case.tsc_hz)}

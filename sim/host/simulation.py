@@ -9,7 +9,7 @@ from typing import Final
 from sim.costs.price import Prices
 from sim.costs.rows import CostTable
 from sim.errors import InputError
-from sim.host.accounts import ACCOUNTS, COUNTS
+from sim.host.accounts import ACCOUNTS, COUNTS, TIMES
 from sim.host.clock import Clock
 from sim.host.cpu import HostCpu
 from sim.host.host import Host
@@ -53,7 +53,7 @@ class Measurement:
             self.begin(cpu)
         cpu.measuring = False
         self.elapsed += cpu.clock - self._begun[cpu.id]
-        for name in (*ACCOUNTS, *COUNTS):
+        for name in (*ACCOUNTS, *COUNTS, *TIMES):
             self.totals[name] += getattr(cpu, name)
         cpu.passes(Walker.end)
         self._left -= 1
@@ -151,7 +151,7 @@ def _timing_record(
             f"operations took {totals['operations']}, the ledger says {priced}"
         )
     metrics: dict[str, tuple[int | float, str]] = {"elapsed_cycles": (measurement.elapsed, "TSC cycles")}
-    metrics |= {metric: (totals[name], "TSC cycles") for name, metric in ACCOUNTS.items()}
+    metrics |= {metric: (totals[name], "TSC cycles") for name, metric in (*ACCOUNTS.items(), *TIMES.items())}
     metrics |= {metric: (totals[name], "count") for name, metric in COUNTS.items()}
     return replace(
         record, metrics=metrics, latency={name: histogram.buckets() for name, histogram in host.latency.items()}

@@ -15,7 +15,6 @@ With full or lazy preemption a system call is a span, too, since it is preempted
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sim.host.exits import INF
 from sim.host.preemption import KERNEL, TO_USER
 from sim.host.runqueue import Entity
 from sim.host.streams import Draws
@@ -36,7 +35,8 @@ class Thread(Entity):
     ``number`` is what walkers know it by, ``task`` what the strategy that times the host has of it.  ``allowed`` are
     the CPUs on which it may run, as a mask; ``flow`` how much it touches, in bytes/s, and ``kernel_flow`` the kernel on
     its behalf; ``left`` what is left of the span in cycles; ``account`` the attribute of the CPU to which the span's
-    time goes; ``place`` where it is for :mod:`sim.host.preemption`.
+    time goes; ``place`` where it is for :mod:`sim.host.preemption`; ``queued_at`` since when it has been runnable
+    without running (sched_info.last_queued).
     """
 
     __slots__ = (
@@ -53,6 +53,7 @@ class Thread(Entity):
         "name",
         "number",
         "place",
+        "queued_at",
         "task",
         "woken_at",
     )
@@ -69,6 +70,7 @@ class Thread(Entity):
         self.blocked = True
         self.ended = False
         self.woken_at = -1
+        self.queued_at = 0
         self.left = 0
         self.account = "user"
         self.place = TO_USER
@@ -377,23 +379,3 @@ class ChildThread(ComputeThread):
         yield from cpu.sync()
         cpu.block(self)
         return False
-
-
-class IdleThread(Thread):
-    """What a CPU runs when there is nothing to run; never in a run queue."""
-
-    __slots__ = ()
-
-    def __init__(self, host: "Host", number: int, task: Task) -> None:
-        super().__init__(host, task.name, number, task, 1024, 0, 0)
-        self.account = "idle"
-        self.left = INF
-        self.blocked = False
-
-    def enter(self, cpu: "HostCpu") -> None:
-        """Idle stays in the kernel."""
-
-    def settle(self, cpu: "HostCpu", begin: int, until: int, soft: bool = False) -> int:
-        end = super().settle(cpu, begin, until)
-        self.left = INF
-        return end

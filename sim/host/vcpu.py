@@ -1,12 +1,11 @@
-"""vCPU threads: the guest, its exits, HLT and polling, the VMM between two KVM_RUNs."""
+"""vCPU threads: the guest, its exits, HLT, the VMM between two KVM_RUNs."""
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from sim.host.events import Work
 from sim.host.exits import INF, ExitCost, ExitKind
-from sim.host.guest_span import GUEST, GuestSpan
-from sim.host.halt_polling import HaltPolling
-from sim.host.preemption import KERNEL, POLLS, TO_USER
+from sim.host.guest_span import GUEST
+from sim.host.halting import GUEST_POLL, HANDLER, POLLING, VMM, HaltingVcpu
+from sim.host.preemption import TO_USER
 from sim.host.streams import Draws
 from sim.host.thread import Steps
 from sim.kernel.operations import Keys
@@ -16,71 +15,31 @@ if TYPE_CHECKING:
     from sim.host.cpu import HostCpu
 
 
-POLLING: Final = "halt_poll"
-VMM: Final = "vmm"
-HANDLER: Final = "handler"
-"""The accounts of a vCPU thread's spans that are not in the guest; they say what it is doing."""
-PLACES: Final = {GUEST: TO_USER, VMM: TO_USER, POLLING: POLLS, HANDLER: KERNEL}
-"""Where each is for :mod:`sim.host.preemption`; a vCPU that has halted and not yet begun to poll is on its way."""
-
-
-class Requests:
-    """When a guest has something to do: ``demand`` of guest CPU time a request; None: always.
-
-    They come ``arrivals`` apart in wall time (open) or ``sleeps`` after HLT (closed).
-    """
-
-    __slots__ = ("arrivals", "demand", "sleeps")
-
-    def __init__(self, demand: Draws | None, arrivals: Draws | None, sleeps: Draws | None) -> None:
-        self.demand = demand
-        self.arrivals = arrivals
-        self.sleeps = sleeps
-
-
-class VcpuThread(GuestSpan):
+class VcpuThread(HaltingVcpu):
     """A vCPU thread, from its first KVM_RUN on."""
 
     __slots__ = (
-        "_armed", "_begun", "_exit_keys", "_guest_flow", "_halted_at", "_handled", "_hlt", "_ipi_pending", "_learning",
-        "_poll_over", "_polling", "_posted_interrupts", "_requests", "_signal_times", "_signalled", "_slept",
-        "_vmm_components", "_vmm_flow", "_waiting", "others", "vm",
+        "_begun", "_exit_keys", "_handled", "_hlt", "_learning", "_signal_times", "_signalled", "_vmm_components",
+        "others", "vm",
     )  # fmt: skip
 
     def __init__(
-        self, *args: Any, vm: "list[VcpuThread]", requests: Requests, polling: HaltPolling, posted_interrupts: bool,
-        vmm_components: int, vmm_flow: int, hlt: ExitKind, others: Draws, signalled: Draws | None,
-        signal_times: Draws | None, **given: Any,
+        self, *args: Any, vm: "list[VcpuThread]", vmm_components: int, hlt: ExitKind, others: Draws,
+        signalled: Draws | None, signal_times: Draws | None, **given: Any,
     ) -> None:  # fmt: skip
-        super().__init__(*args, demand_end=requests.demand.next() if requests.demand else INF, **given)
+        super().__init__(*args, **given)
         self.vm = vm
-        self._requests = requests
-        self._polling = polling
-        self._posted_interrupts = posted_interrupts
         self._vmm_components = vmm_components
-        self._guest_flow = self.flow
-        self.kernel_flow = self._vmm_flow = vmm_flow
         self._hlt = hlt
         self.others = others
         self._signalled = signalled
         self._signal_times = signal_times
-        self._begun = self._slept = self._armed = self._ipi_pending = self._poll_over = False
-        self._waiting = 0
-        self._halted_at = 0
+        self._begun = False
         self._learning: ExitKind | None = None
         self._handled = hlt
         self._exit_keys: Keys = ()
-        self._does(VMM)
 
     # Into the span.
-
-    def plan(self, cpu: "HostCpu", begin: int, limit: int) -> tuple[int, bool]:
-        """Polling goes on for the window, in wall time, and as long as nobody else is queued (kvm_vcpu_can_poll())."""
-        if self.account != POLLING:
-            return super().plan(cpu, begin, limit)
-        over = max(begin, self._halted_at + self._polling.window if cpu.rq.alone else cpu.env.now)
-        end, _ = super().plan(cpu, begin, min(limit, over))
-        return end, end >= over
 
     def enter(self, cpu: "HostCpu") -> None:
         if self.account == VMM:
@@ -95,6 +54,8 @@ class VcpuThread(GuestSpan):
             if self._signalled is not None and self._signalled.next():
                 self._handles_signal(cpu)
                 return
+        elif self.account == GUEST_POLL and self._take_pending():
+            self._does(GUEST)
         learning, clean = self._learning, self.vcpu.guest_state_loaded and not self.task.need_fpu_load
         before = cpu.ledger.mark
         cpu.passes(Walker.vm_entry)
@@ -106,23 +67,6 @@ class VcpuThread(GuestSpan):
             self._has_woken(cpu, "vcpu")
         if not self._begun:
             self._begin(cpu)
-
-    def _has_event(self, cpu: "HostCpu") -> bool:
-        """vcpu_block(), when it is called and again while it polls: True, and on to the guest, if it need not block."""
-        called = self.place == TO_USER
-        if called:
-            self._halt(cpu)
-        if not self._take_pending():
-            return False
-        if not called:
-            polled = self._polling.window > 0 and not self._slept
-            cpu.count_polled += polled
-            if self.host.listener is not None:
-                self.host.listener.halt_is_over(self, cpu, cpu.clock - self._halted_at, polled=polled)
-            self._slept = False
-            self._polling.end(cpu.clock - self._halted_at)
-        self._does(GUEST)
-        return True
 
     def _handles_signal(self, cpu: "HostCpu") -> None:
         """A signal has ended the halt: out of KVM_RUN without a VM entry, the handler, and the VMM's next span."""
@@ -154,6 +98,9 @@ class VcpuThread(GuestSpan):
     # Out of the span.
 
     def leave(self, cpu: "HostCpu") -> None:
+        if self.account == GUEST_POLL:
+            self._vm_exit(cpu, self._interrupt)
+            return
         if self.account != GUEST:
             self._poll_over = self.account == POLLING and not cpu.rq.alone
             return
@@ -225,6 +172,8 @@ class VcpuThread(GuestSpan):
         if self.account == HANDLER:
             self._does(GUEST)
             return (yield from self._exit_handled(cpu, self._handled, again=False))
+        if self.account == GUEST_POLL:
+            return self._finds_work(cpu) or (yield from self._halts(cpu))
         if self._guest_time == self._demand_end:
             return (yield from self._request_done(cpu))
         return (yield from self._exit(cpu))
@@ -268,8 +217,6 @@ class VcpuThread(GuestSpan):
         self._does(VMM)
         self.left = kind.vmm.next()
 
-    # Requests, HLT and interrupts for the guest.
-
     def _request_done(self, cpu: "HostCpu") -> Steps:
         demand = self._requests.demand
         assert demand is not None
@@ -277,12 +224,18 @@ class VcpuThread(GuestSpan):
         self._demand_end += demand.next()
         if self._take_pending():
             return True
+        if self._polls_in_guest(cpu):
+            yield from cpu.sync()
+            self._arm_timer(cpu)
+            return True
+        return (yield from self._halts(cpu))
+
+    def _halts(self, cpu: "HostCpu") -> Steps:
+        """The guest runs HLT."""
         self._vm_exit(cpu, self._hlt)
         cpu.count_halts += 1
         yield from cpu.sync()
-        if self._requests.sleeps is not None and not self._armed:
-            self._armed = True
-            cpu.host.after(self._requests.sleeps.next(), self._timer)
+        self._arm_timer(cpu)
         self._does(POLLING)
         self.left = INF
         if cpu.need_resched_lazy:  # vcpu_run() looks at it before it calls vcpu_block()
@@ -290,93 +243,3 @@ class VcpuThread(GuestSpan):
         elif not self._halt(cpu) and not self._is_pending:
             self._block(cpu)
         return False
-
-    def _halt(self, cpu: "HostCpu") -> int:
-        """kvm_vcpu_halt(): for how long it polls."""
-        self.place = POLLS
-        self._halted_at = cpu.clock
-        return self._polling.begin()
-
-    def before_switch(self, cpu: "HostCpu") -> None:
-        """kvm_vcpu_can_poll() says no when the CPU is wanted: the vCPU blocks instead.
-
-        A preemptible kernel preempts it in an interrupt that asks for the CPU itself; what another CPU queues is seen
-        by single_task_running() before its IPI comes.
-        """
-        if self.place != POLLS or self.blocked or self._is_pending:
-            return
-        if self._poll_over or not self.host.preemption.in_kernel:
-            self._block(cpu)
-
-    def _block(self, cpu: "HostCpu") -> None:
-        self._slept = True
-        cpu.block(self)
-
-    def _does(self, account: str) -> None:
-        """The next span is in the guest, polls, handles an exit, or is the VMM's."""
-        self.account = account
-        self.place = PLACES[account]
-        self.flow = self._guest_flow if account == GUEST else 0 if account == POLLING else self._vmm_flow
-
-    @property
-    def _is_pending(self) -> bool:
-        return self._waiting > 0 or self._ipi_pending
-
-    def _take_pending(self) -> bool:
-        """The guest takes a request that waits, or the IPIs that are pending as one; False: nothing is pending."""
-        if self._waiting:
-            self._waiting -= 1
-        elif self._ipi_pending:
-            self._ipi_pending = False
-        else:
-            return False
-        return True
-
-    def _deliver(self) -> bool:
-        """An interrupt has become pending for the guest: ends its polling or kicks it; True: it has to be woken up."""
-        if self.blocked:
-            return True
-        if self.account == POLLING:
-            if self.woken_at < 0:
-                self.woken_at = self.host.env.now
-            if self.cpu.thread is self:
-                self.cpu.post(Work(0))
-        elif not self._posted_interrupts and self._in_guest():
-            self.cpu.post(Work(self.host.interrupt_cycles()))
-        return False
-
-    def deliver_ipi(self) -> bool:
-        """An IPI from another vCPU; those that are pending together are one (a bit of the IRR).  True as above."""
-        self._ipi_pending = True
-        return self._deliver()
-
-    def wake_up(self, cpu: "HostCpu") -> None:
-        """kvm_vcpu_wake_up() on ``cpu``, unless another CPU was faster."""
-        if self.blocked:
-            self.host.wake(self, cpu)
-
-    def _in_guest(self) -> bool:
-        """Whether the guest runs right now (IN_GUEST_MODE), and KVM is not handling one of its exits."""
-        cpu = self.cpu
-        if cpu.cpu.guest is not self.vcpu:
-            return False
-        if not cpu.waiting:
-            return True
-        now = self.host.env.now
-        return self._follow_guest(cpu, cpu.span_begin, now, soft=False).end >= now
-
-    def request(self) -> None:
-        """A request arrives for the guest: a device interrupt, which the host need not see while the guest runs."""
-        if self._posted_interrupts and self._in_guest():
-            self._waiting += 1
-        else:
-            self.cpu.post(Work(self.host.interrupt_cycles(), action=self._requested))
-
-    def _requested(self, cpu: "HostCpu") -> Work | None:
-        self._waiting += 1
-        return Work(0, self.host.wakeup_cycles(), self.wake_up) if self._deliver() else None
-
-    def _timer(self) -> None:
-        """The guest's timer, which it arms at HLT if it is not armed yet."""
-        self._armed = False
-        self.request()

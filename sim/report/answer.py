@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.analysis.answers import Answers
-from sim.report import layout, not_shown, schedule_table, sureness, tables, units, words
+from sim.report import layout, not_shown, schedule_answer, schedule_table, sureness, tables, units, words
 from sim.report.amounts import fixed
 from sim.report.layout import WIDTH, Part, at_most, item, part, whole, wrapped
 from sim.report.names import cpu
@@ -105,6 +105,9 @@ def _between(values: Sequence[int]) -> str:
 def _answer(screen: Shown) -> Part:
     sentences = words.sentences(screen)
     said = item("ANSWER", " ".join(sentences))
+    if schedule_answer.is_asked(screen) and not any(case.lines for case in screen.cases):
+        table, some = (schedule_answer.lines(screen, some=each) for each in (False, True))
+        return part([*said, *table], [*said, *some], some, losses=[4.9, 10.0], gap=False)
     most = max((len(case.lines) for case in screen.cases), default=0)
     sizes = range(min(MOST, max(most, 1)), 0, -1)
     variants = [[*said, *tables.of(screen, size)] for size in sizes]

@@ -13,10 +13,10 @@ import pandas as pd
 
 from sim.analysis import comparison
 from sim.analysis.answers import Answers
-from sim.report import answer, document, figures, html_answer, mail, rate_figure, summary
+from sim.report import answer, document, figures, html_answer, mail, rate_figure, schedule_figure, summary
 from sim.report import html as page
 from sim.report.markup import element
-from sim.report.shown import shown
+from sim.report.shown import SCHEDULE, shown
 from sim.report.uncertainty import Uncertainty
 from sim.results import load
 from sim.results.tables import Results, described
@@ -108,6 +108,10 @@ class Comparison(comparison.Comparison):
         """
         return figures.latency(self)
 
+    def plot_schedule(self) -> Figure:
+        """What the schedule comes to: polling, steal, latency, throughput, by what the scenario sweeps."""
+        return schedule_figure.outcome(self)
+
     def _figures(self) -> dict[str, Callable[[], Figure]]:
         """What draws each figure that the results have data for, by its name."""
         drawn = {
@@ -115,9 +119,14 @@ class Comparison(comparison.Comparison):
             "categories": self.plot_categories,
             "rates": self.plot_rates,
             "latency": self.plot_latency,
+            "schedule": self.plot_schedule,
         }
+        if SCHEDULE not in self.results.manifest["resolved"]["run"].get("asks", ()):
+            del drawn["schedule"]
+        if all(len(case["strategies"]) == 1 for case in self.results.cases):  # there is nothing to compare
+            del drawn["cost"], drawn["rates"]
         if not any(case["vcpus"] for case in self.results.cases):
-            del drawn["rates"]
+            drawn.pop("rates", None)
         if not figures.has_latency(self):
             del drawn["latency"]
         return drawn

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from sim.report import answer, schedule_table, sureness, units, words
+from sim.report import answer, schedule_answer, schedule_table, sureness, units, words
 from sim.report.amounts import fixed, percent, si, spread, with_half
 from sim.report.markup import Cell, Markup, Number, element, joined, table
 from sim.report.shown import Line, Shown, ShownCase
@@ -44,6 +44,7 @@ def body(screen: Shown) -> Markup:
         element("h3", "Load"),
         _load(screen),
         schedule_table.html(screen),
+        schedule_answer.html(screen),
         element("h3", "Cite"),
         element("p", answer.cite(screen)),
     ]

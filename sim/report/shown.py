@@ -24,6 +24,7 @@ SOME_CASES: Final = 8
 CARRYING: Final = "carrying"
 SURVIVORS: Final = "survivors"
 XSS: Final = "xss"
+SCHEDULE: Final = "schedule"
 
 
 @dataclass(frozen=True, slots=True)

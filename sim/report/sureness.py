@@ -12,7 +12,7 @@ from sim.kernel.strategies import Strategy
 from sim.report import words
 from sim.report.layout import Part, part, whole
 from sim.report.names import config_of, cost_row, cpu
-from sim.report.shown import CARRYING, SURVIVORS, Line, Shown, ShownCase
+from sim.report.shown import CARRYING, SCHEDULE, SURVIVORS, Line, Shown, ShownCase
 
 LEAST: Final = 0.1
 """The share of a difference that a cost row must have to be named."""
@@ -36,6 +36,15 @@ def texts(screen: Shown) -> list[list[str]]:
 
 
 def _tested(screen: Shown) -> Iterator[str]:
+    if SCHEDULE in screen.asks:
+        few = f"; fewer than {ENOUGH} say little" if screen.n < ENOUGH else ""
+        yield (
+            f"+-: 95 % interval over {screen.n} replications{few}. Latencies are of all replications together, known "
+            "to a sixteenth. Each cost is at its value."
+            if screen.n > 1
+            else "NOT TESTED: one replication says nothing about another."
+        )
+        return
     if not (any(case.lines or case.asked for case in screen.cases) or screen.between):
         return
     if screen.n == 1:
@@ -58,7 +67,7 @@ def _tested(screen: Shown) -> Iterator[str]:
 
 def _tests(screen: Shown) -> str:
     """The p of each contrast of the answer, in its order; of a contrast in several cases the least and the largest."""
-    quantity = next((each for each in screen.asks if each != SURVIVORS), CARRYING)
+    quantity = next((each for each in screen.asks if each not in (SURVIVORS, SCHEDULE)), CARRYING)
     found = []
     for a, b in words.pairs(screen):
         tested = [words.told(case, each, quantity).p for case, each in words.answered(screen, a, b)]

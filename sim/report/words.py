@@ -8,9 +8,9 @@ from typing import Final
 from sim.analysis.answers import Difference, Estimate
 from sim.analysis.estimates import CONFIDENCE
 from sim.analysis.feedback import Feedback, Response
-from sim.report import names
+from sim.report import names, schedule_answer
 from sim.report.amounts import percent, three_digits, with_half
-from sim.report.shown import CARRYING, SURVIVORS, XSS, Asked, Between, Line, Shown, ShownCase
+from sim.report.shown import CARRYING, SCHEDULE, SURVIVORS, XSS, Asked, Between, Line, Shown, ShownCase
 from sim.scenario.checks import MASKS
 
 SIGNIFICANT: Final = 1 - CONFIDENCE
@@ -30,10 +30,12 @@ def sentences(screen: Shown, *, with_contrasts: bool = True) -> list[str]:
     for number, quantity in enumerate(screen.asks):
         if quantity == SURVIVORS:
             said += _survivors(screen)
+        elif quantity == SCHEDULE:
+            said += schedule_answer.sentences(screen)
         elif with_contrasts:
             said += _contrasts(screen, quantity)
         said += _in_size(screen) if number == 0 else []
-    asked = SURVIVORS in screen.asks or screen.between or any(case.asked for case in screen.cases)
+    asked = {SURVIVORS, SCHEDULE} & set(screen.asks) or screen.between or any(case.asked for case in screen.cases)
     if with_contrasts and not asked:
         said += _extremes(screen)
     said += [_between(screen, each) for each in screen.between[:MOST]]

@@ -10,7 +10,8 @@ from sim.scenario.contrasts import operand
 from sim.scenario.distribution import Distribution
 from sim.scenario.explain import shown
 from sim.scenario.pace import SHORTEST
-from sim.scenario.schema import FASTPATH, PRECISION, Exit, Guest, Run, Scenario, Thread
+from sim.scenario.run_schema import PRECISION, Run
+from sim.scenario.schema import FASTPATH, Exit, Guest, Scenario, Thread
 from sim.scenario.units import rate_text, time_text
 from sim.xsave import profiles
 from sim.xsave.components import (

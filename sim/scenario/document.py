@@ -14,7 +14,8 @@ from typing import Any, Final
 from pydantic import BaseModel, TypeAdapter
 
 from sim.scenario.distribution import Intervals, Times
-from sim.scenario.schema import Exit, FpuUse, Guest, Host, Interrupt, KernelSettings, Run, Scenario, Thread
+from sim.scenario.run_schema import Run
+from sim.scenario.schema import Exit, FpuUse, Guest, Host, Interrupt, KernelSettings, Scenario, Thread
 from sim.scenario.units import Flow, Percent, Rate, Size, Time
 
 SCHEMA_FILE: Final = Path(__file__).with_name("scenario.schema.json")

@@ -7,7 +7,7 @@ from sim.kernel.datafile import is_file
 from sim.kernel.strategies import Strategy, strategy
 from sim.scenario.contrasts import operand
 from sim.scenario.explain import ScenarioError
-from sim.scenario.schema import Run
+from sim.scenario.run_schema import Run
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from sim.kernel.versions import version
 from sim.scenario.contrasts import Operand, in_case, named_for, operand
 from sim.scenario.explain import ScenarioError
 from sim.scenario.own import OwnStrategies
-from sim.scenario.schema import Run, Scenario
+from sim.scenario.run_schema import Run
+from sim.scenario.schema import Scenario
 from sim.xsave import profiles
 from sim.xsave.profiles import CpuProfile
 

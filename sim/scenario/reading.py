@@ -17,7 +17,8 @@ from sim.scenario.cases import cases
 from sim.scenario.contrasts import operand
 from sim.scenario.distribution import is_distribution
 from sim.scenario.explain import ScenarioError, explain, keys, missing, shown
-from sim.scenario.schema import PRECISION, Scenario
+from sim.scenario.run_schema import PRECISION
+from sim.scenario.schema import Scenario
 from sim.scenario.shipped import is_path
 from sim.scenario.units import FROM_FILE
 

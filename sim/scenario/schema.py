@@ -2,13 +2,13 @@
 
 Times are kept in seconds, rates per second, sizes in bytes; a case (:mod:`sim.scenario.cases`) turns them into cycles
 of its CPU's TSC.  A default that nobody has published is an assumption, and says so.  The descriptions are those of the
-JSON Schema and of docs/scenarios.md, which :mod:`sim.scenario.document` makes from this module.
+JSON Schema and of docs/scenarios.md, which :mod:`sim.scenario.document` makes from this module
+and :mod:`sim.scenario.run_schema`.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from sim.kernel.config import HostShadowStacks, MsrAccess
 from sim.kernel.guests import GuestChoice
@@ -17,19 +17,15 @@ from sim.kernel.versions import Exit as FastpathExit
 from sim.kernel.versions import Preemption
 from sim.kernel.vpmu import Vpmu
 from sim.scenario.distribution import Distribution, Intervals, Times
-from sim.scenario.units import Flow, Percent, Rate, Size, Time
+from sim.scenario.run_schema import Component, Run, Section, Switch
+from sim.scenario.units import Flow, Rate, Size, Time
 
-Replications = Annotated[int, Field(ge=1, le=100_000, strict=True)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-Pair = Annotated[tuple[str, ...], Field(min_length=2, max_length=2)]
 Count = Annotated[int, Field(ge=1, le=65536, strict=True)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
+Factor = Annotated[int, Field(ge=0, le=1000, strict=True)]
 Nice = Annotated[int, Field(ge=-20, le=19, strict=True)]
-Switch = Annotated[bool, Field(strict=True)]
 Mask = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
-Quantity = Literal["carrying", "xss", "survivors"]
-"""What an answer may be about."""
-Component = Literal["FP", "SSE", "AVX", "OPMASK", "ZMM_Hi256", "Hi16_ZMM", "XTILEDATA", "APX"]
 Affinity = Literal["any", "pinned"] | tuple[Annotated[int, Field(ge=0, strict=True)], ...]
 """any CPU; pinned: the n-th thread of this entry to CPU n modulo the number of CPUs; or a list of CPUs."""
 
@@ -52,114 +48,9 @@ AFFINITY: Final = (
 )
 
 
-PRECISION: Final[Mapping[str, Any]] = {"precision": "2 %", "min_replications": 10, "max_replications": 100}
-"""The rule by which replications end where a scenario does not say how many there are.
-
-At 2 % a difference has two digits.  Student's t with fewer than ten says little, and heavy tails show in none.  A
-hundred halve the interval of 25 twice; where they do not reach 2 %, the load is rare in what is measured, and a longer
-run.measure is the better way.
-"""
-
-
 def is_mask(path: str) -> bool:
     """Whether the value of a key is a mask, which is written in hexadecimal."""
     return path.endswith(("xss", "xcr0"))
-
-
-class Section(BaseModel):
-    """A table of the scenario file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Run(Section):
-    """How long, how often, and with which strategies."""
-
-    measure: Time = Field(description="simulated time of the measurement, per replication")
-    warmup: Time | Literal["auto"] = Field(
-        "auto", description="simulated time before the measurement; auto: by the rule of docs/host.md"
-    )
-    replications: Replications | None = Field(
-        None,
-        description="how often each strategy meets the same host with other random numbers, exactly; absent: as often "
-        "as precision needs",
-    )
-    precision: Percent | None = Field(
-        None,
-        description="replications end when the largest difference asked about (of contrasts, or from the reference) is "
-        "known to +- this share of it, at 95 %",
-        json_schema_extra={"default": PRECISION["precision"]},
-    )
-    min_replications: Replications | None = Field(
-        None, description="with precision: the fewest", json_schema_extra={"default": PRECISION["min_replications"]}
-    )
-    max_replications: Replications | None = Field(
-        None,
-        description="with precision: the most, whatever was reached by then",
-        json_schema_extra={"default": PRECISION["max_replications"]},
-    )
-    seed: Annotated[int, Field(ge=0, lt=1 << 63, strict=True)] = Field(
-        1, description="of all random streams; the same seed gives the same results"
-    )
-    strategies: tuple[str, ...] | Literal["all"] = Field(
-        "all",
-        description="names or files of strategies (fpswitch strategies); all: those that each case can have without "
-        "kernel.hypothetical",
-    )
-    reference: str = Field(
-        "free-ssp",
-        description="the strategy from which the others' differences are taken, and which is always run; in a case "
-        "whose CPU or kernel cannot have it, no-cet takes its place",
-    )
-    timed_by: str | None = Field(
-        None,
-        description="the strategy whose costs time the schedule that all strategies are walked over; absent: free-ssp, "
-        "or no-cet in a case that cannot have it",
-    )
-    contrasts: tuple[Pair, ...] = Field(
-        (),
-        description='pairs whose difference is asked about, such as ["manual-load", "xstate-guest"], in each case that '
-        'can have both; or of two cases, as "STRATEGY@CASE"; they are run if run.strategies lacks them',
-    )
-    asks: Annotated[tuple[Quantity, ...], Field(min_length=1)] = Field(
-        ("carrying",),
-        description="what the answer is about, in its order: carrying: by how much the pairs of contrasts differ "
-        "without the writes of IA32_XSS; xss: by how much they differ in these writes; survivors: which strategies "
-        "keep everybody's values in each case, and at what cost",
-    )
-    beside: tuple[Component, ...] = Field(
-        (), description="state components whose own saving and loading the answer is held against"
-    )
-    cases: tuple[str, ...] | None = Field(
-        None, description="names of the cases to simulate (fpswitch show lists them); absent: all"
-    )
-    feedback: Switch = Field(
-        False,
-        description="whether each strategy also runs on a schedule of its own, which shows what the host does "
-        "otherwise because operations take another time (throughput, latency)",
-    )
-    batch: Switch = Field(True, description="false: one event per VM exit; slower, with the identical ledger")
-    engine: Literal["simpy", "compiled", "auto"] = Field(
-        "simpy",
-        description="what simulates, with the same results. simpy: the reference. compiled: a loop in machine code "
-        "(docs/engine.md; needs the extra fast). auto: compiled where it can, else simpy",
-    )
-    integrity: Switch = Field(True, description="whether contents of registers are checked where they are consumed")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _complete(cls, data: Any) -> Any:
-        """The rule of precision is complete where it applies, and is not there where replications are exact."""
-        return {**PRECISION, **data} if isinstance(data, dict) and "replications" not in data else data
-
-    @property
-    def replication_bounds(self) -> tuple[int, int]:
-        """The fewest and the most replications; where they are exact, that number twice."""
-        exact = self.replications
-        fewest, most = (exact, exact) if exact is not None else (self.min_replications, self.max_replications)
-        assert fewest is not None
-        assert most is not None
-        return fewest, most
 
 
 class Host(Section):
@@ -200,6 +91,20 @@ class Host(Section):
     idle_balancing: Switch = Field(True, description="whether a CPU that runs out of threads takes some of another's")
     halt_poll: Time = Field(
         200e-6, description="kvm.halt_poll_ns, the most that a vCPU polls after HLT; 0 ns: it blocks at once"
+    )
+    halt_poll_grow: Factor = Field(
+        2, description="kvm.halt_poll_ns_grow, by which a vCPU's window grows; 0: it does not"
+    )
+    halt_poll_grow_start: Time = Field(10e-6, description="kvm.halt_poll_ns_grow_start, the least window")
+    halt_poll_shrink: Factor | None = Field(
+        None,
+        description="kvm.halt_poll_ns_shrink, by which a window shrinks; 0: it ends; 1: it stays; absent: the kernel's "
+        "default (docs/kernel-versions.md)",
+    )
+    idle_exit: Time = Field(
+        0.0,
+        description="how long an idle CPU takes to leave its idle state (exit_latency of the state, see "
+        "/sys/devices/system/cpu/cpu0/cpuidle)",
     )
     interrupt_time: Times = Field(
         Distribution(kind="constant", mean=1e-6),
@@ -343,6 +248,18 @@ class Guest(Section):
         None, description="wall time between requests to a vCPU, which queue (open; with demand)"
     )
     sleep: Times | None = Field(None, description="wall time from HLT to the next request (closed; with demand)")
+    halt_poll: Time | None = Field(
+        None, description="KVM_CAP_HALT_POLL, which stands in for host.halt_poll in these VMs; absent: host.halt_poll"
+    )
+    idle: Literal["hlt", "haltpoll"] = Field(
+        "hlt",
+        description="what the guest's kernel does when it is idle: hlt: HLT at once; haltpoll: the cpuidle governor of "
+        "that name, which polls in the guest first and has KVM not poll (MSR_KVM_POLL_CONTROL)",
+    )
+    guest_halt_poll: Time = Field(200e-6, description="haltpoll.guest_halt_poll_ns, the most that such a guest polls")
+    guest_halt_poll_grow_start: Time = Field(
+        50e-6, description="haltpoll.guest_halt_poll_grow_start, the least window of such a guest"
+    )
     exits: dict[Name, Exit] = Field(default_factory=dict, description="kinds of VM exits beside HLT, by a name")
     fpu: FpuUse = Field(FpuUse(), description="what the guest does with its FPU")
     task_switch: Intervals | None = Field(

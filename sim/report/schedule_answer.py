@@ -1,0 +1,157 @@
+"""The answer to what a schedule comes to: the least and the most of each quantity, and a line for each case."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from sim.analysis.outcomes import Outcome, outcomes
+from sim.report.amounts import si, three_digits, with_half
+from sim.report.layout import WIDTH, wrapped
+from sim.report.markup import Cell, Markup, Number, joined, table
+from sim.report.names import titles
+from sim.report.shown import SCHEDULE, Shown, chosen
+
+
+class Column(NamedTuple):
+    """A quantity: its attribute of an outcome, the heads of its column, and what it is called in a sentence."""
+
+    name: str
+    head: str
+    below: str
+    called: str
+
+
+COLUMNS: Final = (
+    Column("work", "work", "%", "guests' own work"),
+    Column("polling", "polling", "%", "polling"),
+    Column("spinning", "spinning", "%", "spinning for locks"),
+    Column("steal", "steal", "%", "steal"),
+    Column("busy", "CPUs", "% busy", "busy CPUs"),
+    Column("mean", "wake-up", "mean us", "mean wake-up"),
+    Column("p50", "wake-up", "p50 us", "median wake-up"),
+    Column("p99", "wake-up", "p99 us", "p99 of the wake-up"),
+    Column("requests", "request", "/s", "requests"),
+)
+SHARES: Final = ("polling", "spinning", "steal")
+TOLD: Final = (*SHARES, "mean", "p99")
+LEFT_OUT: Final = ("work", "p50")
+"""Quantities that plain text has no room for; work is there where there are no requests."""
+WIDE: Final = 8
+CAPTION: Final = "work, polling, spinning and steal: % of vCPU time; requests per vCPU-second"
+LEAST: Final = 0.005
+"""Less is nothing: a per cent of a per cent of the time, a few nanoseconds."""
+FACTOR: Final = 2.0
+"""A p99 that has grown by so much is told."""
+
+
+def is_asked(screen: Shown) -> bool:
+    """Whether the scenario asks what its schedule comes to."""
+    return SCHEDULE in screen.asks
+
+
+def sentences(screen: Shown) -> Iterator[str]:
+    """From where to where each quantity goes, and from which value of a number on p99 has doubled."""
+    found = outcomes(screen.comparison)
+    full = titles(screen.comparison.results.cases).full
+    for column in COLUMNS:
+        there = [each for each in found if math.isfinite(getattr(each, column.name))]
+        if column.name not in TOLD or not there:
+            continue
+        low, high = (f(there, key=lambda each: getattr(each, column.name)) for f in (min, max))
+        if getattr(high, column.name) > 0:
+            amounts = [_amount(each, column.name) for each in (low, high)]
+            unit = "% of vCPU time" if column.name in SHARES else "us"
+            if amounts[0] == amounts[1] or len(there) == 1:
+                yield f"{column.called}: {amounts[1]} {unit}."
+            else:
+                ends = [f"{text} ({full[each.case['case']]})" for text, each in zip(amounts, (low, high), strict=True)]
+                yield f"{column.called}: {ends[0]} to {ends[1]} {unit}."
+    yield from _doublings(found)
+
+
+def _amount(outcome: Outcome, name: str) -> str:
+    value = getattr(outcome, name)
+    return with_half(value, outcome.half[name]) if name in SHARES else cell(value)
+
+
+def numbers(found: Sequence[Outcome]) -> str:
+    """The swept key whose values are whole numbers, of several the one with most of them; else an empty text."""
+    values: dict[str, set[int]] = {}
+    for each in found:
+        for path, value in each.case["sweep"].items():
+            if isinstance(value, int) and not isinstance(value, bool):
+                values.setdefault(path, set()).add(value)
+    several = [path for path in values if len(values[path]) > 1]
+    return max(several, key=lambda path: len(values[path]), default="")
+
+
+def _doublings(found: Sequence[Outcome]) -> Iterator[str]:
+    path = numbers(found)
+    groups: dict[tuple[tuple[str, object], ...], list[Outcome]] = {}
+    for each in found if path else ():
+        rest = {key: value for key, value in each.case["sweep"].items() if key != path}
+        groups.setdefault(tuple(rest.items()), []).append(each)
+    key = path.rpartition(".")[2]
+    for others, members in groups.items():
+        members.sort(key=lambda each: each.case["sweep"][path])
+        first = members[0]
+        where = ", ".join(f"{name.rpartition('.')[2]} = {value}" for name, value in others)
+        if beyond := [each for each in members if each.p99 > FACTOR * first.p99]:
+            yield (
+                f"p99 is more than twice that of {key} = {first.case['sweep'][path]} from {key} = "
+                f"{beyond[0].case['sweep'][path]} on{f' ({where})' * bool(where)}."
+            )
+
+
+def columns_of(found: Sequence[Outcome]) -> list[Column]:
+    """The quantities of which some case has any."""
+    return [each for each in COLUMNS if any(getattr(one, each.name) > 0 for one in found)]
+
+
+def lines(screen: Shown, *, some: bool = False) -> list[str]:
+    """The table; ``some``: with the lines of some cases at equal distances only."""
+    found = outcomes(screen.comparison)
+    if not found:
+        return []
+    short, heading, _ = _names(screen)
+    columns = [each for each in columns_of(found) if each.name not in LEFT_OUT]
+    if not any(each.name == "requests" for each in columns):
+        columns = [COLUMNS[0], *columns]
+    shown_rows = [found[i] for i in chosen(len(found))] if some else found
+    width = WIDTH - WIDE * len(columns)
+    last_line = f"  {heading}"[: width - 1].ljust(width)
+    head = [" " * width, last_line]
+    for column in columns:
+        head = [line + text.rjust(WIDE) for line, text in zip(head, (column.head, column.below), strict=True)]
+    rows = []
+    for each in shown_rows:
+        label = f"  {short[each.case['case']]}"[: width - 1].ljust(width)
+        rows.append(label + "".join(cell(getattr(each, column.name)).rjust(WIDE) for column in columns))
+    left_out = [f"  {len(shown_rows)} of {len(found)} cases"] if some and len(shown_rows) < len(found) else []
+    return [*(line.rstrip() for line in head), *rows, *left_out, *wrapped(CAPTION, "  ", "  ")]
+
+
+def _names(screen: Shown) -> tuple[dict[str, str], str, dict[str, str]]:
+    named = titles(screen.comparison.results.cases)
+    return named.short, named.heading, named.full
+
+
+def cell(value: float) -> str:
+    """A number in its column."""
+    if abs(value) < LEAST:
+        return "0"
+    return si(value) if abs(value) >= 1000 else three_digits(value)
+
+
+def html(screen: Shown) -> Markup:
+    """The same as a table that can be sorted."""
+    found = outcomes(screen.comparison) if is_asked(screen) else []
+    if not found:
+        return joined([])
+    _, _, full = _names(screen)
+    columns = columns_of(found)
+    rows: list[list[Cell]] = [
+        [full[each.case["case"]], *(Number(value := getattr(each, c.name), cell(value)) for c in columns)]
+        for each in found
+    ]
+    return table(("case", *(f"{c.head} {c.below}" for c in columns)), rows, caption=CAPTION)

@@ -1,0 +1,234 @@
+"""vCPUs that wait: halt polling of KVM and of guests, the way out of idle, steal; against closed forms and source."""
+
+import math
+
+import pytest
+from hosts import RICH, from_text, only, simulate
+from hypothesis import given
+from hypothesis import strategies as st
+from test_host_cpus import FOUR, LONE, latencies
+from test_host_runs import differences
+
+from sim.engine.choice import lacking
+from sim.host.halt_polling import GuestPolling, HaltPolling
+
+QUIET = FOUR.replace(
+    "cpus = 4", 'cpus = 1\nbuffer_level = "L1"\ninterrupt_time = "0 ns"\nwakeup_time = "0 ns"\n{host}'
+).replace("50 ms", "{measure}")
+GUEST = '[guests.g]\ndemand = "20 us"\nsleep = {{ {gap} }}\n{guest}\n'
+SIGMAS = 4
+
+
+def metrics(record):
+    return {name: value for name, (value, _) in record.metrics.items()}
+
+
+def one_guest(host="", gap='exponential = "100 us"', guest="", measure="500 ms", run=""):
+    text = (QUIET + GUEST).format(host=host, gap=gap, guest=guest, measure=measure)
+    return only(text.replace("[host]", f"{run}\n[host]"))
+
+
+def fixed(window):
+    """A window that neither grows nor shrinks once it is there."""
+    return f'halt_poll = "{window}"\nhalt_poll_grow_start = "{window}"\nhalt_poll_shrink = 1\n'
+
+
+# KVM's polling.
+
+
+@pytest.mark.parametrize("window_us", [30, 100, 250])
+def test_a_fixed_window_against_an_exponential_gap_burns_and_hits_as_the_formula_says(window_us):
+    """With mean gap g: a halt is polled with probability p = 1 - exp(-w/g), and burns min(gap, w), g p in the mean."""
+    gap_us = 100
+    case = one_guest(fixed(f"{window_us} us"))
+    found = metrics(simulate(case, "xstate-guest", 0))
+    n, p = found["halts"], 1 - math.exp(-window_us / gap_us)
+    assert n > 3000
+    assert abs(found["halts_polled"] / n - p) < SIGMAS * math.sqrt(p * (1 - p) / n)
+    w = window_us / gap_us  # in units of the mean gap: E min = p, E min^2 = 2 (1 - exp(-w) (1 + w))
+    deviation = math.sqrt(2 * (1 - math.exp(-w) * (1 + w)) - p * p)
+    burnt = found["halt_poll_cycles"] / n / case.cycles(gap_us * 1e-6)
+    assert abs(burnt - p) < SIGMAS * deviation / math.sqrt(n)
+
+
+def mean_latency(record):
+    buckets = record.latency["vcpu"]
+    return sum(n * (low + high - 1) / 2 for (low, high), n in buckets.items()) / sum(buckets.values())
+
+
+def test_the_mean_latency_is_that_of_hits_and_misses_in_their_shares():
+    """Hits alone and misses alone have latencies of their own; with a window they mix by p = 1 - exp(-w/g)."""
+    run, idle = 'latency_from = "event"', 'idle_exit = "50 us"\n'
+    hit = mean_latency(
+        simulate(one_guest(idle + fixed("100 us"), 'constant = "20 us"', run=run, measure="50 ms"), "xstate-guest", 0)
+    )
+    miss = mean_latency(simulate(one_guest(idle + 'halt_poll = "0 ns"', run=run, measure="50 ms"), "xstate-guest", 0))
+    found = simulate(one_guest(idle + fixed("100 us"), run=run), "xstate-guest", 0)
+    n, p = metrics(found)["halts"], 1 - math.exp(-1)
+    assert miss - hit > 50e-6 * 2e9
+    tolerance = SIGMAS * (miss - hit) * math.sqrt(p * (1 - p) / n) + miss / 16
+    assert abs(mean_latency(found) - (p * hit + (1 - p) * miss)) < tolerance
+
+
+def test_a_window_that_may_not_grow_stays_0():
+    found = metrics(simulate(one_guest("halt_poll_grow = 0", measure="20 ms"), "xstate-guest", 0))
+    assert (found["halt_poll_cycles"], found["halts_polled"]) == (0, 0)
+
+
+def test_kvm_cap_halt_poll_stands_in_for_the_parameter():
+    of_host = simulate(one_guest('halt_poll = "50 us"', measure="20 ms"), "xstate-guest", 0)
+    of_vm = simulate(one_guest(guest='halt_poll = "50 us"', measure="20 ms"), "xstate-guest", 0)
+    other = simulate(one_guest(measure="20 ms"), "xstate-guest", 0)
+    assert metrics(of_host) == metrics(of_vm) != metrics(other)
+
+
+def grow_and_shrink(window, halted, most, start, grow, shrink):
+    """kvm_vcpu_halt()'s end, grow_halt_poll_ns() and shrink_halt_poll_ns() line by line (kvm_main.c, Linux 7.3.4)."""
+    if most:
+        if halted <= window:
+            pass
+        elif window and halted > most:
+            val = 0 if shrink == 0 else window // shrink
+            window = 0 if val < start else val
+        elif window < most and halted < most and grow:
+            val = window * grow
+            window = start if val < start else val
+    else:
+        window = 0
+    return window
+
+
+@given(
+    st.lists(st.integers(0, 400), max_size=40), st.sampled_from([0, 50, 200]), st.sampled_from([0, 10, 50]),
+    st.integers(0, 3), st.integers(0, 3),
+)  # fmt: skip
+def test_the_window_is_what_the_source_makes_of_any_halts(halts, most, start, grow, shrink):
+    poll, window = HaltPolling(most, start, grow, shrink), 0
+    for halted in halts:
+        window = min(window, most)
+        assert poll.begin() == window
+        poll.end(halted)
+        window = grow_and_shrink(window, halted, most, start, grow, shrink)
+        assert poll.window == window
+
+
+# The guest's polling.
+
+
+def adjust_poll_limit(limit, block, most, start):
+    """adjust_poll_limit() line by line (drivers/cpuidle/governors/haltpoll.c, Linux v7.1.5), with its defaults."""
+    if limit < block <= most:
+        return min(max(limit * 2, start), most)
+    if block > most:
+        val = limit // 2
+        return 0 if val < start else val
+    return limit
+
+
+@given(st.lists(st.integers(0, 400), max_size=40), st.sampled_from([0, 50, 200]), st.sampled_from([0, 10, 50]))
+def test_the_guests_window_is_what_the_source_makes_of_any_halts(halts, most, start):
+    poll, window = GuestPolling(most, start), 0
+    for halted in halts:
+        poll.has_halted(halted)
+        window = adjust_poll_limit(window, halted, most, start)
+        assert poll.window == window
+
+
+@pytest.mark.parametrize("window_us", [60, 150])
+def test_a_guest_that_polls_is_a_chain_of_two_states(window_us):
+    """With grow_start = most = w the window is w or 0.  From w it ends if the gap is longer than w and what is left of
+    it is, too (q^2, q = exp(-w/g)); from 0 it begins if the gap is not longer (p = 1 - q)."""
+    gap_us = 100
+    guest = f'idle = "haltpoll"\nguest_halt_poll = "{window_us} us"\nguest_halt_poll_grow_start = "{window_us} us"'
+    case = one_guest(guest=guest)
+    found = metrics(simulate(case, "xstate-guest", 0))
+    q = math.exp(-window_us / gap_us)
+    polls = (1 - q) / (1 - q + q * q)
+    n = found["requests"]
+    assert n > 3000
+    halts, burnt = found["halts"] / n, found["guest_poll_cycles"] / n / case.cycles(gap_us * 1e-6)
+    within = 2 * SIGMAS / math.sqrt(n)  # successive gaps are correlated through the state; a halt's exit takes a us
+    assert abs(halts - (1 - polls * (1 - q))) < within
+    assert abs(burnt - polls * (1 - q)) < within
+    assert found["halt_poll_cycles"] == 0
+
+
+@pytest.mark.parametrize("posted", ["true", "false"])
+def test_a_polling_guest_is_reached_without_an_exit_if_interrupts_are_posted(posted):
+    guest = f'idle = "haltpoll"\nposted_interrupts = {posted}\n'
+    case = one_guest("hz = 100", 'constant = "100 us"', guest, "50 ms", 'latency_from = "event"')
+    record = simulate(case, "xstate-guest", 0)
+    found = metrics(record)
+    assert found["halts"] == 0
+    assert found["requests"] > 300
+    per_request = found["vm_exits"] / found["requests"]
+    assert per_request < 0.05 if posted == "true" else 1 <= per_request < 1.05
+
+
+HALTPOLL = (
+    RICH.replace("[guests.web]\n", '[guests.web]\nidle = "haltpoll"\n')
+    .replace("[guests.open]\n", '[guests.open]\nidle = "haltpoll"\nposted_interrupts = false\n')
+    .replace("cpus = 3", 'cpus = 3\nidle_exit = "3 us"\nkernel = ["v6.18", "v7.3"]')
+)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("number", [0, 3])
+def test_batched_equals_one_by_one_where_guests_poll(number, seed):
+    case = from_text(HALTPOLL, seed=seed)[number]
+    batched = simulate(case, "xstate-guest", 0)
+    one_by_one = from_text(HALTPOLL, seed=seed, batch=False)[number]
+    assert differences(batched, simulate(one_by_one, "xstate-guest", 0)) == []
+    assert metrics(batched)["guest_poll_cycles"] > 0
+
+
+# The way out of idle.
+
+
+def test_counted_from_the_event_a_wake_up_has_the_way_out_of_idle_the_interrupt_and_the_wake_up_in_it():
+    quick = LONE + '[guests.g]\ndemand = "500 us"\nsleep = "2 ms"\n'
+    text = quick.replace("cpus = 1", 'cpus = 1\nidle_exit = "30 us"').replace(
+        "[host]", 'latency_from = "event"\n[host]'
+    )
+    (plain,), (seen,) = (set(latencies(each, "vcpu")[0]) for each in (quick, text))
+    assert seen - plain == (30_000 + 1_000 + 500) * 2
+
+
+def test_a_way_out_of_idle_is_idle_time():
+    text = (
+        LONE.replace("cpus = 1", 'cpus = 1\nidle_exit = "30 us"') + '[threads.t]\ncompute = "500 us"\nsleep = "2 ms"\n'
+    )
+    found = metrics(simulate(only(text), "xstate-guest", 0))
+    assert found["user_cycles"] + found["idle_cycles"] > 0.98 * found["elapsed_cycles"]
+
+
+# Steal.
+
+
+@pytest.mark.parametrize("vcpus", [1, 2, 4])
+def test_of_n_busy_vcpus_on_a_cpu_each_waits_all_but_an_nth_of_the_time(vcpus):
+    text = FOUR.replace("cpus = 4", "cpus = 1").replace("50 ms", "400 ms") + f"[guests.g]\nvms = {vcpus}\n"
+    found = metrics(simulate(only(text), "xstate-guest", 0))
+    assert found["steal_cycles"] / found["elapsed_cycles"] == pytest.approx(vcpus - 1, rel=0.05)
+
+
+def test_steal_is_of_vcpus_and_not_of_other_threads():
+    text = FOUR.replace("cpus = 4", "cpus = 1") + '[threads.t]\ncount = 3\ncompute = "1 ms"\n'
+    assert metrics(simulate(only(text), "xstate-guest", 0))["steal_cycles"] == 0
+
+
+# What the compiled engine says of it.
+
+
+@pytest.mark.parametrize(
+    ("host", "guest", "run", "named"),
+    [
+        ("halt_poll_grow = 3", "", "", "host.halt_poll_grow"),
+        ('idle_exit = "1 us"', "", "", "host.idle_exit"),
+        ("", 'idle = "haltpoll"', "", "guests.g.idle"),
+        ("", "", 'latency_from = "event"', "run.latency_from"),
+    ],
+)
+def test_the_compiled_engine_names_what_it_lacks(host, guest, run, named):
+    assert lacking(one_guest(host, guest=guest, run=run)).startswith(named)
+    assert lacking(one_guest()) == ""
