@@ -12,7 +12,7 @@ from command import run as run_command
 from sim import experiment
 from sim.errors import InputError, RunError
 from sim.kernel import strategies
-from sim.results import load, parts
+from sim.results import files, load, parts
 from sim.results.tables import SCHEMAS, frames, records
 
 SMALL = worlds.small(["free-ssp", "manual-load", "xstate-guest"], ["sapphire-rapids", "zen4"], 2)
@@ -212,6 +212,39 @@ def test_another_world_is_simulated_and_said_to_take_the_place_of_what_was_there
     assert f"what {tmp_path / 'r'} holds is in {tmp_path / 'r'}.previous until this run is complete, and then" in note
     assert "scenario small, seed 1, 2 replications" in note
     assert not (tmp_path / "r.previous").exists()
+
+
+def test_what_a_complete_result_replaced_is_not_taken_up_again_where_a_kill_kept_it_from_being_deleted(
+    run, tmp_path, tables, monkeypatch
+):
+    run()
+    monkeypatch.setattr(files, "remove", interrupted)
+    with pytest.raises(experiment.Interrupted):
+        run(seed=2)
+    monkeypatch.undo()
+    assert load(tmp_path / "r").manifest["seed"] == 2
+    assert load(tmp_path / "r.previous").manifest["seed"] == 1
+    _, counted = run()
+    assert len(counted.walked) == WALKED
+    run(out="fresh")
+    assert tables("r") == tables("fresh")
+    assert not (tmp_path / "r.previous").exists()
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_deletion_that_was_interrupted_is_finished_by_the_next_one(tmp_path, monkeypatch):
+    for name in ("r[1]", "r1"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(files.shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        files.remove(tmp_path / "r[1]")
+    monkeypatch.undo()
+    (tmp_path / "r[1]").mkdir()
+    files.remove(tmp_path / "r[1]")
+    assert [each.name for each in tmp_path.iterdir()] == ["r1"]
 
 
 def breaks_at(replication):

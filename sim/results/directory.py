@@ -29,7 +29,8 @@ class ResultDirectory:
     """A directory for a run; nothing in it is touched before :meth:`begin`.
 
     ``worlds`` are the fingerprints of the run's cases.  ``found`` is the manifest of what lies there, ``aside`` that of
-    what an earlier run set aside, in ``previous``.
+    what an earlier run set aside, in ``previous``.  Beside a complete result nothing is aside: what lies in
+    ``previous`` was replaced by it, and a kill interrupted its deletion.
 
     Raises :class:`InputError` if ``directory`` is empty, the current directory or one above it, something else than a
     directory, or holds files and is not one of ours; if that holds of ``previous``; or if another run goes on in it,
@@ -51,8 +52,8 @@ class ResultDirectory:
         self.manifest: dict[str, Any] = {}
         self._lock = Lock(path)
         try:
-            self.aside = _set_aside(path, self.previous)
-            self.found = _found(path)
+            aside, self.found = _set_aside(path, self.previous), _found(path)
+            self.aside = None if is_complete(self.found) else aside
         except BaseException:
             self.close()
             raise
@@ -78,7 +79,7 @@ class ResultDirectory:
     def whole(self) -> Path | None:
         """Where a complete result lies of which :meth:`finished` gave parts."""
         for manifest, where in ((self.found, self.path), (self.aside, self.previous)):
-            if self._is_related(manifest) and manifest is not None and manifest["status"] == manifests.COMPLETE:
+            if self._is_related(manifest) and is_complete(manifest):
                 return where
         return None
 
@@ -117,14 +118,14 @@ class ResultDirectory:
         until = "until this run is complete, and then deleted"
         try:
             if found is not None:
-                of_same, complete = self._is_related(found), found["status"] == manifests.COMPLETE
+                of_same, complete = self._is_related(found), is_complete(found)
                 if aside is not None and not complete and not of_same:
                     notes.append(f"what {self.path} holds is deleted: {_words(found)}")
                     files.remove(self.path)
                 elif complete or not of_same:
                     if not of_same:
                         notes.append(f"what {self.path} holds is in {self.previous} {until}: {_words(found)}")
-                    if aside is not None:
+                    if self.previous.exists():
                         files.remove(self.previous)
                     self.path.rename(self.previous)
                     files.sync(self.previous.parent)
@@ -180,14 +181,23 @@ class ResultDirectory:
         manifests.write(self.path, {"format": manifests.FORMAT, "status": manifests.COMPLETE, **manifest, **kept})
 
     def end(self, status: str, error: str | None = None) -> None:
-        """Says in the manifest how the run ended."""
-        self.manifest |= {"status": status, "wall_s": round(time.monotonic() - self._started, 3), "error": error}
-        manifests.write(self.path, self.manifest)
+        """Says in the manifest how the run ended; what happens after it is complete takes nothing from that."""
+        if self.manifest["status"] == manifests.COMPLETE:
+            return
+        wall_s = round(time.monotonic() - self._started, 3)
+        ended = self.manifest | {"status": status, "wall_s": wall_s, "error": error}
+        manifests.write(self.path, ended)
+        self.manifest = ended
         progress.remove(self.path)
 
     def tell(self, how_far: "progress.Progress") -> None:
         """Says how far the run is to whoever asks."""
         progress.write(self.path, how_far)
+
+
+def is_complete(manifest: Mapping[str, Any] | None) -> bool:
+    """Whether there is a result, and it is complete."""
+    return manifest is not None and manifest["status"] == manifests.COMPLETE
 
 
 def contents_of(costs: Mapping[str, Any], inputs: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -206,7 +216,7 @@ def _now() -> str:
 
 def _words(manifest: Mapping[str, Any]) -> str:
     """Which run this is."""
-    ended = "" if manifest["status"] == manifests.COMPLETE else ", not complete"
+    ended = "" if is_complete(manifest) else ", not complete"
     return (
         f"scenario {manifest['scenario']}, seed {manifest['seed']}, {manifest['replications']} replications, fpswitch "
         f"{manifest['versions']['fpswitch']} (source {manifest['versions']['source_sha256'][:12]}){ended}"

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from glob import escape
 from pathlib import Path
 
 
@@ -48,9 +49,14 @@ def sha256(path: Path) -> str:
 
 
 def remove(directory: Path) -> None:
-    """Deletes a directory that is no more called by its name from the moment at which this begins."""
-    parent = directory.parent.resolve()
-    doomed = Path(tempfile.mkdtemp(dir=parent, prefix=f".{directory.name}.deleted."))
+    """Deletes a directory that is no more called by its name from the moment at which this begins.
+
+    What a kill left of an earlier deletion goes, too.
+    """
+    parent, prefix = directory.parent.resolve(), f".{directory.name}.deleted."
+    for left in parent.glob(f"{escape(prefix)}*"):
+        shutil.rmtree(left)
+    doomed = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
     directory.rename(doomed / directory.name)
     sync(parent)
     shutil.rmtree(doomed)

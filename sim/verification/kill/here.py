@@ -61,7 +61,8 @@ def campaign(kills: int, seed: int, place: Path) -> Iterator[Campaign]:
         if status == 0 or _is_complete(out, which):
             found.complete += 1
             found.problems += _other(out, truth[which], f"seed {which}, {jobs} jobs")
-            turn, kept = turn + 1, set()  # what lies aside has been replaced, and is due to be deleted
+            turn += 1
+            kept = _finished(out, SEEDS[turn % len(SEEDS)])
         elif status not in (-signal.SIGKILL, 1):
             found.problems.append(f"seed {which}, {jobs} jobs, after {moment:.3f} s: exit status {status}")
         if found.kills.total() > before:
@@ -126,13 +127,17 @@ def _state(out: Path) -> str:
 
 
 def _finished(out: Path, seed: int) -> set[str]:
-    """The keys of all that is finished of a seed's run, wherever it lies."""
+    """The keys of all that is finished of a seed's run, there or aside; beside a complete result nothing is aside."""
     found: set[str] = set()
+    has_ended = False
     for place in (out, out.with_name(f"{out.name}.previous")):
         try:
             manifest = manifests.read(place)
         except InputError:
             continue
+        if has_ended:
+            break
+        has_ended = manifest["status"] == manifests.COMPLETE
         if manifest["seed"] == seed:
             keys = set(parts.keys(manifest, manifest["replications"]).values())
             complete = manifest["status"] == manifests.COMPLETE
