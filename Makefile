@@ -28,8 +28,8 @@ verify: .venv/ready
 kill: .venv/ready
 	$(BIN)/fpswitch verify kill --kills 500 --cluster
 
-# Hours: 100,000 damaged inputs of each reader.
-fuzz: .venv/ready
+# Hours: 100,000 damaged inputs of each reader, guided by the coverage of the code.
+fuzz: .venv/fuzz
 	$(BIN)/fpswitch verify fuzz --inputs $(or $(INPUTS),100000)
 
 # All ratios are printed before the status judges them.
@@ -61,6 +61,7 @@ kmod:
 lock: .venv/ready
 	$(COMPILE) --extra dev --extra cluster --extra fast --output-file=requirements.lock pyproject.toml
 	$(COMPILE) --extra docs --constraint requirements.lock --output-file=requirements-docs.lock pyproject.toml
+	$(COMPILE) --extra fuzz --constraint requirements.lock --output-file=requirements-fuzz.lock pyproject.toml
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fpswitch needs Python 3.11 or newer")'
@@ -69,8 +70,8 @@ lock: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-.venv/docs: .venv/ready requirements-docs.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
+.venv/docs .venv/fuzz: .venv/%: .venv/ready requirements-%.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-$*.lock
 	touch $@
 
 clean:

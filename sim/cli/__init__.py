@@ -3,6 +3,8 @@
 import importlib
 import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -91,8 +93,15 @@ def main(arguments: list[str] | None = None) -> Any:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what a terminal's encoding lacks is no reason to end
-    try:
+    with messages():
         return cli.main(args=arguments, prog_name="fpswitch")
+
+
+@contextmanager
+def messages() -> Iterator[None]:
+    """Makes of an error one message, and the exit status that goes with it."""
+    try:
+        yield
     except InputError as error:
         click.echo(f"fpswitch: {error}", err=True)
         sys.exit(2)

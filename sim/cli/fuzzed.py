@@ -1,13 +1,45 @@
 """The process in which ``fpswitch verify fuzz`` reads damaged inputs: lines of JSON on what it finds."""
 
 import json
+import random
 import sys
 from pathlib import Path
+from typing import Any, Final
 
-from sim.cli import main
-from sim.verification.fuzz.campaign import lines
+from sim.cli import main, messages
+from sim.verification.fuzz.campaign import is_guided
+from sim.verification.fuzz.readers import READERS
+from sim.verification.fuzz.trying import Trying
+
+COMPARED: Final = 0.1
+"""How many of the results that can be loaded are compared, too, which takes a third of a second."""
+
+
+def loaded(arguments: list[str]) -> Any:
+    """The command on a result directory, most times no more of it than its loading."""
+    from sim.results import load
+
+    with messages():
+        load(arguments[1])
+    if random.random() < COMPARED:
+        return main(arguments)
+    sys.exit(0)
+
+
+def tell(said: dict[str, Any]) -> None:
+    """Says it to the campaign."""
+    print(json.dumps(said), file=sys.__stdout__, flush=True)
+
 
 if __name__ == "__main__":
-    which, number, begin, *paths = sys.argv[1:]
-    for each in lines(main, which, int(number), int(begin), *map(Path, paths)):
-        print(json.dumps(each), flush=True)
+    reader, number, begin, *paths = sys.argv[1:]
+    data, place, corpus = map(Path, paths)
+    trying = Trying(loaded if READERS[reader].inside else main, reader, int(number), data, place, tell)
+    if not trying.seeds:
+        tell({"none": True})
+    elif is_guided():
+        import atheris
+
+        trying.guided(atheris, int(begin) % 2**31 or 1, corpus)
+    else:
+        trying.unguided(int(begin))

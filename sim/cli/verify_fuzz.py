@@ -26,7 +26,10 @@ def fuzz(inputs: int, only: tuple[str, ...], seed: int, data: Path, keep: Path |
     no control character on the terminal, one message, which names the file, in lines of at most 1,000 characters.
     The files are those of the package and, in a checkout, those of its tests.  Exit status 1 if anything was wrong.
 
-    With --json: {"readers": [{"reader", "inputs", "messages" (of how many kinds), "seconds", "problems": {KIND: N}}]}.
+    With atheris (the extra fuzz) damage goes on from inputs that got to new code, else from those with a new message.
+
+    With --json: {"readers": [{"reader", "inputs", "messages" (of how many kinds), "reached" (inputs that got further
+    than all before, or null), "seconds", "problems": {KIND: N}}]}.
 
     \b
     Examples:
@@ -48,12 +51,14 @@ def fuzz(inputs: int, only: tuple[str, ...], seed: int, data: Path, keep: Path |
             {
                 "reader": name,
                 "inputs": found.inputs,
-                "messages": found.messages,
+                "messages": len(found.messages),
+                "reached": found.reached,
                 "seconds": seconds,
                 "problems": dict(found.problems.most_common()),
             }
         )
-        rows.append((name, str(found.inputs), str(found.messages), str(found.problems.total())))
+        reached = "" if found.reached is None else str(found.reached)
+        rows.append((name, str(found.inputs), reached, str(len(found.messages)), str(found.problems.total())))
         kinds += [f"{name}: {kind} ({n} times)" for kind, n in found.problems.most_common()]
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
@@ -61,6 +66,6 @@ def fuzz(inputs: int, only: tuple[str, ...], seed: int, data: Path, keep: Path |
                 stem = f"{name.replace(' ', '-')}-{number}"
                 (keep / stem).write_bytes(content)
                 (keep / f"{stem}.info").write_text(kind + "\n", encoding="utf-8")
-    text = table(rows, ("reader", "inputs", "kinds of messages", "wrong"))
+    text = table(rows, ("reader", "inputs", "got further", "kinds of messages", "wrong"))
     emit({"readers": documents}, "\n\n".join(filter(None, (text, "\n".join(kinds)))), as_json)
     sys.exit(1 if kinds else 0)

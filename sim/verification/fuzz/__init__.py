@@ -1,8 +1,9 @@
 """Damaged inputs for every reader: each must be read, or be one short message.
 
 :mod:`~sim.verification.fuzz.readers` says what the readers are, :mod:`~sim.verification.fuzz.mutation` damages
-what they read, and :mod:`~sim.verification.fuzz.judging` runs a command in a process with limits and says what was
-wrong with what it did.  What makes a new message joins the seeds, so that damage goes on from where it got further.
+what they read, :mod:`~sim.verification.fuzz.trying` goes on from what got further, guided by the coverage of the code
+where atheris is, and :mod:`~sim.verification.fuzz.judging` runs a command in a process with limits and says what was
+wrong with what it did.
 """
 
 from sim.verification.fuzz.campaign import Found, campaign

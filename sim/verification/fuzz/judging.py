@@ -26,7 +26,7 @@ MEMORY: Final = 1 << 30
 FORBIDDEN: Final = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class")
 CHANGING: Final = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate")
 PREFIX: Final = "fpswitch: "
-PLACES: Final = ("input.", "/r", "fitted.toml", "strategy ")
+PLACES: Final = ("input.", "/r", "fitted.toml", "strategy ", "perf kvm stat ")
 """A message says where: the file, or what in two files does not fit together."""
 STATUSES: Final = (0, 1, 2)
 

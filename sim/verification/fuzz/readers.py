@@ -22,7 +22,7 @@ class Reader:
     """A command with the name of a file in it, :data:`HERE`, and the suffix of that.
 
     ``package`` and ``data``: patterns of such files in this package and below a directory of test data.  ``inside``:
-    the file is one of a result directory, and the command gets the directory.
+    the file is one of a result directory, and the command gets the directory.  ``text`` is one more file.
     """
 
     command: tuple[str, ...]
@@ -30,16 +30,18 @@ class Reader:
     package: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
     inside: str = ""
+    text: bytes = b""
 
     def seeds(self, place: Path, data: Path) -> list[bytes]:
         """Files that it can read, as far as they are there; ``place`` gets what lies around an input."""
         if not self.inside:
-            return [path.read_bytes()[:MOST_OF_SEED] for path in self._paths(data)]
+            found = [path.read_bytes()[:MOST_OF_SEED] for path in self._paths(data)]
+            return [*found, self.text] if self.text else found
         archive = data / f"{RESULT}.tar.xz"
         if not archive.exists():
             return []
-        with tarfile.open(archive) as found:
-            found.extractall(place, filter="data")
+        with tarfile.open(archive) as packed:
+            packed.extractall(place, filter="data")
         shutil.move(place / RESULT, place / "r")
         return [(place / "r" / self.inside).read_bytes()]
 
@@ -61,12 +63,22 @@ def _of_results(name: str) -> Reader:
     return Reader(("compare", HERE, "--json"), Path(name).suffix, inside=name)
 
 
-FLOW: Final = ("flow", "preempt", "--hypothetical")
-TRACES: Final = ("traces/formats/*.txt", "cases/*trace*.txt", "cases/perf-*.txt", "cases/kvm-only-trace.txt")
+DISTRIBUTION: Final = f'threads.worker.sleep={{empirical="{HERE}", column="sleep", unit="us"}}'
+FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
+    "ftrace": ("traces/formats/ftrace.txt", "cases/trace-[!c]*.txt", "cases/trace-cl*.txt", "cases/kvm-only-trace.txt"),
+    "trace-cmd": ("traces/formats/trace-cmd.txt", "cases/trace-cmd*.txt"),
+    "perf": ("traces/formats/perf.txt", "cases/perf-*.txt"),
+}
+TRACES: Final = tuple(pattern for patterns in FORMATS.values() for pattern in patterns)
+EXITS: Final = (
+    "price", "--cpu", "sapphire-rapids", "--load-put", "10/s", "--duration", "9 s", "--strategies",
+    "free-ssp,manual-load", "--perf-kvm-stat", HERE,
+)  # fmt: skip
+SAMPLES: Final = b'vcpu,sleep,note\n0,12.5,a\n0,7,b\n1,1e3,c\n1,0.25,"d, e"\n'
 
 READERS: Final[Mapping[str, Reader]] = {
     "scenario": Reader(("show", HERE), ".toml"),
-    "cost table": Reader(("costs", "check", HERE), ".toml", ("costs/tables/*.toml",)),
+    "cost table": Reader(("costs", "check", HERE), ".toml", ("costs/tables/*.toml",), ("fpswitch-bench-*.toml",)),
     "strategy": Reader(
         ("flow", "preempt", "--strategy", HERE, "--hypothetical"), ".toml", ("kernel/data/strategies/*.toml",)
     ),
@@ -77,9 +89,11 @@ READERS: Final[Mapping[str, Reader]] = {
     "CPUID dump": Reader(("cpu", "import", HERE), ".txt", data=("cases/*cpuid*.txt", "cases/nbsp.txt")),
     "boot log": Reader(("layout", "--boot-log", HERE), ".txt", data=("bootlogs/*.txt", "cases/*.txt")),
     "vectors": Reader(("verify", "vectors", HERE), ".jsonl", data=("vectors/*.jsonl", "vectors/ring0/*.jsonl")),
-    "trace": Reader(("replay", HERE, "--check"), ".txt", data=TRACES),
+    **{f"trace of {name}": Reader(("replay", HERE, "--check"), ".txt", data=files) for name, files in FORMATS.items()},
     "exits of a trace": Reader(("replay", HERE, "--exits"), ".txt", data=TRACES),
     "fit of a trace": Reader(("fit", HERE, "-o", "fitted.toml", "--no-check", "--force"), ".txt", data=TRACES),
+    "samples": Reader(("show", "rfc-question", "--set", DISTRIBUTION), ".csv", text=SAMPLES),
+    "perf kvm stat": Reader(EXITS, ".txt", data=("perf/*.txt",)),
     "manifest": _of_results("manifest.json"),
     "costs.json": _of_results("costs.json"),
     "ledger": _of_results("ledger.parquet"),

@@ -1,0 +1,111 @@
+"""Damaged inputs, one after the other, in a process of its own; by atheris (libFuzzer) where it is, guided by coverage.
+
+libFuzzer keeps what reaches code that nothing before it reached, and damage goes on from there.  Without it, an input
+whose message is of a new kind is kept.
+"""
+
+import gc
+import os
+import random
+import re
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from sim.verification.fuzz.judging import Main, judged, limited
+from sim.verification.fuzz.mutation import MOST_BYTES, mutated
+from sim.verification.fuzz.readers import READERS
+
+EVERY: Final = 200
+"""Inputs between two reports."""
+MOST_SEEDS: Final = 2000
+COLLECT: Final = 20
+"""Inputs between two collections of garbage."""
+OF_LIBFUZZER: Final = 0.4
+"""How many of the damages are libFuzzer's own, which knows with what the code compares; the others are ours."""
+LIBFUZZER: Final = (
+    f"-max_len={MOST_BYTES}", "-len_control=0", "-verbosity=0", "-rss_limit_mb=0", "-malloc_limit_mb=0",
+    "-detect_leaks=0", "-handle_abrt=0", "-handle_int=0", "-handle_term=0",
+)  # fmt: skip
+VARIABLE: Final = re.compile(r"'.*?'|\"[^\"]*\"|\d+|0x[0-9a-f]+|/\S+")
+
+Tell = Callable[[dict[str, Any]], None]
+"""Takes {"inputs", "messages" (kinds), "problems": [(kind, input in hex)]}, or {"none": true} without a seed."""
+
+
+class Trying:
+    """Tries ``inputs`` of a reader with the command line ``main``; ``place`` is the process's directory."""
+
+    def __init__(self, main: Main, reader: str, inputs: int, data: Path, place: Path, tell: Tell) -> None:
+        self._main, self._how, self._inputs, self._place, self._tell = main, READERS[reader], inputs, place, tell
+        self.seeds = self._how.seeds(place, data)
+        self._known: set[str] = set()
+        self._done, self._told = 0, 0
+        self._problems: list[tuple[str, str]] = []
+        if self.seeds:
+            self._watch = limited(place)
+            for content in self.seeds[:8]:  # imports, which take long, are no hang, and their memory is no input's
+                judged(main, self._how.put(content, place), self._watch)
+
+    def attempt(self, content: bytes) -> bool:
+        """Judges an input, and says whether its message is of a new kind."""
+        (self._place / "last").write_bytes(content)
+        wrong, message = judged(self._main, self._how.put(content, self._place), self._watch)
+        if self._how.inside and self._done % COLLECT == 0:
+            gc.collect()  # a comparison refers to itself
+        if wrong:
+            self._problems.append((wrong, content.hex()))
+        shape = sha256(VARIABLE.sub("", message).encode("utf-8", "replace")).hexdigest()[:16]
+        is_new = shape not in self._known
+        self._known.add(shape)
+        self._done += 1
+        if self._done - self._told == EVERY or self.is_done:
+            self._tell({"inputs": self._done - self._told, "messages": sorted(self._known), "problems": self._problems})
+            self._told, self._problems = self._done, []
+        return is_new
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all inputs have been tried."""
+        return self._done >= self._inputs
+
+    def unguided(self, seed: int) -> None:
+        """All of them by our own damage."""
+        chosen, seeds = random.Random(seed), self.seeds
+        while not self.is_done:
+            content = mutated(chosen.choice(seeds), seeds, chosen)
+            if self.attempt(content) and len(seeds) < MOST_SEEDS:
+                seeds.append(content)
+
+    def guided(self, atheris: Any, seed: int, corpus: Path) -> None:
+        """All of them by libFuzzer, which ends the process; ``corpus`` is where it keeps what got further."""
+        is_damaged = False
+
+        def damage(content: bytes, most: int, drawn: int) -> bytes:
+            nonlocal is_damaged
+            is_damaged = True
+            chosen = random.Random(drawn)
+            if chosen.random() < OF_LIBFUZZER:
+                return bytes(atheris.Mutate(content, most))
+            return mutated(content, self.seeds, chosen)[:most]
+
+        def take(content: bytes) -> None:
+            nonlocal is_damaged
+            if is_damaged:
+                self.attempt(content)
+            else:  # what it begins with
+                judged(self._main, self._how.put(content, self._place), self._watch)
+            is_damaged = False
+            if self.is_done:
+                os._exit(0)
+
+        _written(self.seeds, corpus)
+        atheris.Setup(["fuzzed", *LIBFUZZER, f"-seed={seed}", str(corpus)], take, custom_mutator=damage)
+        atheris.Fuzz()
+
+
+def _written(seeds: Sequence[bytes], corpus: Path) -> None:
+    if not any(corpus.iterdir()):
+        for number, content in enumerate(seeds):
+            (corpus / f"seed-{number}").write_bytes(content)
