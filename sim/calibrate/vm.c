@@ -13,25 +13,13 @@
  *
  * Exit status 3: no virtual machine can be made here, or it is interpreted; the reason is on standard error.
  */
-#include "timing.h"
-#include "state.h"
+#include "kvm.h"
 #include "order.h"
 #include "round_trips.h"
-#include "syscalls.h"
-
-#include <fcntl.h>
-#include <linux/kvm.h>
-#include <sys/ioctl.h>
 
 #define ROWS_MAX 128
 #define CODE_AT 0x1000
-#define ADDS_AT 0x2000
-#define ADDS 20000		/* many times the exit that ends them, where an add takes a cycle */
-#define ADDS_IN_A_LOOP 10
-#define RUNS 5
 #define MEMORY 0x10000
-#define UNAVAILABLE 3
-#define CPUID_ENTRIES 256
 
 static const uint8_t code[] = {
 	0x66, 0x89, 0xfe,	/* 0: mov esi, edi */
@@ -45,19 +33,6 @@ static const uint8_t code[] = {
 	0xeb, 0xeb,		/* jmp 0 */
 };
 
-/* EDI times 10 dependent adds, as adds() in timing.h, and the OUT. */
-static const uint8_t adds_code[] = {
-	0x66, 0x85, 0xff,	/* 0: test edi, edi */
-	0x74, 0x22,		/* jz 0x27 */
-	0x66, 0x01, 0xd0,	/* 5: add eax, edx, 10 times */
-	0x66, 0x01, 0xd0, 0x66, 0x01, 0xd0, 0x66, 0x01, 0xd0,
-	0x66, 0x01, 0xd0, 0x66, 0x01, 0xd0, 0x66, 0x01, 0xd0,
-	0x66, 0x01, 0xd0, 0x66, 0x01, 0xd0, 0x66, 0x01, 0xd0,
-	0x66, 0x4f,		/* 0x23: dec edi */
-	0x75, 0xde,		/* jnz 5 */
-	0xe6, 0x10,		/* 0x27: out 0x10, al */
-};
-
 struct row {
 	uint64_t guest, vmm;
 	unsigned int cpuids;
@@ -66,53 +41,15 @@ struct row {
 
 static uint64_t rfbm, timer;
 static uint8_t *initial;
-static int vcpu;
-static struct kvm_run *shared;
 
-static __attribute__((noreturn)) void unavailable(const char *what)
+static void make_vm(uint64_t slower)
 {
-	perror(what);
-	exit(UNAVAILABLE);
-}
-
-static void make_vm(void)
-{
-	struct kvm_userspace_memory_region region = { .memory_size = MEMORY };
-	struct kvm_sregs sregs;
-	struct kvm_regs regs = { .rip = CODE_AT, .rflags = 2 };
 	struct kvm_xcrs xcrs = { .nr_xcrs = 1 };
-	struct kvm_cpuid2 *cpuid;
-	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vm, size;
 	uint8_t *memory = pages(MEMORY);
 
-	if (kvm < 0)
-		unavailable("/dev/kvm");
-	vm = ioctl(kvm, KVM_CREATE_VM, 0);
-	if (vm < 0)
-		unavailable("KVM_CREATE_VM");
 	memcpy(memory + CODE_AT, code, sizeof(code));
-	memcpy(memory + ADDS_AT, adds_code, sizeof(adds_code));
-	region.userspace_addr = (uintptr_t)memory;
-	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
-		unavailable("KVM_SET_USER_MEMORY_REGION");
-	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
-	size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	if (vcpu < 0 || size < 0)
-		unavailable("KVM_CREATE_VCPU");
-	shared = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
-	cpuid = calloc(1, sizeof(*cpuid) + CPUID_ENTRIES * sizeof(cpuid->entries[0]));
-	if (shared == MAP_FAILED || !cpuid)
-		unavailable("mmap");
-	cpuid->nent = CPUID_ENTRIES;
-	if (ioctl(kvm, KVM_GET_SUPPORTED_CPUID, cpuid) || ioctl(vcpu, KVM_SET_CPUID2, cpuid))
-		unavailable("KVM_SET_CPUID2");
-	free(cpuid);
-	if (ioctl(vcpu, KVM_GET_SREGS, &sregs))
-		unavailable("KVM_GET_SREGS");
-	sregs.cs.base = 0;
-	sregs.cs.selector = 0;
-	if (ioctl(vcpu, KVM_SET_SREGS, &sregs) || ioctl(vcpu, KVM_SET_REGS, &regs))
-		unavailable("KVM_SET_SREGS");
+	make_vcpu(memory, MEMORY);
+	refuse_interpreted(memory, timer, slower);
 	xcrs.xcrs[0].value = rfbm;
 	if (ioctl(vcpu, KVM_SET_XCRS, &xcrs))
 		unavailable("KVM_SET_XCRS");
@@ -120,50 +57,14 @@ static void make_vm(void)
 
 static void round_trip(void)
 {
-	if (raw_syscall(SYS_ioctl, vcpu, KVM_RUN, 0) || shared->exit_reason != KVM_EXIT_IO) {
-		fprintf(stderr, "KVM_RUN: exit reason %u in place of %u (I/O)\n", shared->exit_reason, KVM_EXIT_IO);
-		exit(UNAVAILABLE);
-	}
+	expect_io();
 }
 
-/* TSC cycles of the shortest of some runs of so many adds in the guest, with the exit that ends them. */
-static uint64_t guest_adds(uint32_t count)
-{
-	struct kvm_regs regs = { .rip = ADDS_AT, .rflags = 2, .rdx = 1, .rdi = count / ADDS_IN_A_LOOP };
-	uint64_t least = UINT64_MAX;
-
-	for (int i = 0; i < RUNS; i++) {
-		uint64_t aux, begin, taken;
-
-		if (ioctl(vcpu, KVM_SET_REGS, &regs))
-			die("KVM_SET_REGS");
-		begin = tsc_begin();
-		round_trip();
-		taken = tsc_end(&aux) - begin;
-		if (taken < least)
-			least = taken;
-	}
-	return least;
-}
-
-static void refuse_interpreted(uint64_t slower)
+/* To where the rows begin: the OUT of the adds is completed by the next KVM_RUN. */
+static void begin_rows(void)
 {
 	struct kvm_regs regs = { .rip = CODE_AT, .rflags = 2 };
-	uint64_t none = guest_adds(0), some = guest_adds(ADDS), outside = UINT64_MAX;
-	uint64_t inside = some > none ? some - none : 0;
 
-	for (int i = 0; i < RUNS; i++) {
-		uint64_t taken = chain(timer);
-
-		if (taken < outside)
-			outside = taken;
-	}
-	if (inside * CHAIN_ADDS > slower * outside * ADDS) {
-		fprintf(stderr, "KVM interprets its guests here: an add takes %llu TSC cycles in a guest, %llu times as long as "
-			"outside, so a round trip is not one of VMX or SVM\n", (unsigned long long)(inside / ADDS),
-			(unsigned long long)(inside * CHAIN_ADDS / (outside * ADDS)));
-		exit(UNAVAILABLE);
-	}
 	if (ioctl(vcpu, KVM_SET_REGS, &regs))
 		die("KVM_SET_REGS");
 	round_trip();
@@ -219,8 +120,8 @@ int main(int argc, char **argv)
 	timer = timer_cost();
 	initial = pages(AREA_SIZE);
 	image(initial, 0);
-	make_vm();
-	refuse_interpreted(strtoull(argv[3], NULL, 10));
+	make_vm(strtoull(argv[3], NULL, 10));
+	begin_rows();
 	while (count < ROWS_MAX && scanf("%llx %llx %u", &guest, &vmm, &cpuids) == 3) {
 		struct row *row = &rows[count];
 
