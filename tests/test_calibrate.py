@@ -381,7 +381,7 @@ def test_a_difference_whose_interval_spans_zero_is_written_down_as_that(tmp_path
 @measures
 def test_the_sources_compile_without_a_warning(tmp_path):
     for source in SOURCES.glob("*.c"):
-        command = [*programs.compiler(), *programs.FLAGS, "-Werror", "-o", tmp_path / source.stem, source]
+        command = [*programs.compiler(), *programs.flags(source.stem), "-Werror", "-o", tmp_path / source.stem, source]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), source.name
 

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from sim.calibrate import calls, differences, rounds, rows, samples, writing
+from sim.calibrate import calls, differences, guest, guest_rows, rounds, rows, samples, writing
 from sim.calibrate.machine import Machine, components, refuse_other_machines, this_machine
 from sim.calibrate.plan import COLD_REPETITIONS, WARM_REPETITIONS, plan
 from sim.calibrate.programs import Programs, compiled
@@ -28,13 +28,16 @@ BUDGET_S: Final = 120.0
 QUICK_BUDGET_S: Final = 8.0
 BUDGET_MOST_S: Final = 280.0
 """The whole command is to end within five minutes."""
-SHARES: Final = {"xsave": 0.4, "urandom": 0.2, "switch": 0.15, "hand-off": 0.1, "vm": 0.15}
+SHARES: Final = {"xsave": 0.4, "urandom": 0.2, "switch": 0.15, "hand-off": 0.1, "vm": 0.15, "guest": 0.4}
+"""Of the time, what each stage has; a guest of one's own is one that has to be asked for."""
 STAGES: Final = {
     "xsave": "XSAVE instructions",
     "urandom": "XSAVES and XRSTORS in a write to /dev/urandom",
     "switch": "XSAVES and XRSTORS in a switch between threads",
     "hand-off": "hand-offs over pipes",
     "vm": "KVM_RUN",
+    "guest": "CPL 0 of a guest",
+    "exits": "VM exits from that guest",
 }
 PASSES: Final = 9
 """Blocks of each row in a process."""
@@ -67,24 +70,43 @@ class Result:
     between_runs: dict[str, float]
 
 
-def calibrate(cpu: int, budget_s: float, quick: bool, derived_from: str, bar: Bar) -> Result:
+def calibrate(cpu: int, budget_s: float, quick: bool, derived_from: str, bar: Bar, in_guest: bool = False) -> Result:
     """Measures this machine on CPU number ``cpu`` for at most ``budget_s`` seconds.
 
     ``derived_from`` names the table for what cannot be measured, or is empty: the one that is nearest to the CPU.
-    Raises :class:`~sim.errors.InputError` if there is no compiler, if the CPU lacks XSAVE, for an unknown table.
+    ``in_guest``: also at CPL 0 of a guest of its own.
+    Raises :class:`~sim.errors.InputError` if there is no compiler, if the CPU lacks XSAVE, for an unknown table, and if
+    a guest is wanted that KVM cannot run here or interprets.
     """
     refuse_other_machines()
     if derived_from and derived_from not in names():
         raise unknown("cost table", derived_from, names())
     with compiled() as made:
-        return _Calibration(made, this_machine(made), cpu, budget_s, quick, bar).result(derived_from)
+        machine = this_machine(made)
+        return _Calibration(made, machine, cpu, budget_s, quick, bar, _offered(made, cpu, in_guest)).result(
+            derived_from
+        )
+
+
+def _offered(made: Programs, cpu: int, in_guest: bool) -> guest.About | None:
+    """What a guest would have, if one is wanted; asked before minutes of measuring."""
+    if not in_guest:
+        return None
+    try:
+        return guest.about(made, cpu)
+    except Unavailable as reason:
+        raise InputError(f"calibrate --guest: {reason}") from reason
 
 
 class _Calibration:
-    def __init__(self, made: Programs, machine: Machine, cpu: int, budget_s: float, quick: bool, bar: Bar) -> None:
-        self.machine = machine
+    def __init__(
+        self, made: Programs, machine: Machine, cpu: int, budget_s: float, quick: bool, bar: Bar,
+        offered: guest.About | None,
+    ) -> None:  # fmt: skip
+        self.machine, self.offered = machine, offered
         self.timings = plan(machine, quick)
-        budgets = {name: budget_s * share for name, share in SHARES.items()}
+        shares = {name: share for name, share in SHARES.items() if name != "guest" or offered}
+        budgets = {name: budget_s * share / sum(shares.values()) for name, share in shares.items()}
         stages = {
             "xsave": self._xsave_stage(made, budgets["xsave"], quick),
             "urandom": calls.call_stage(made, machine, "urandom", budgets["urandom"], quick),
@@ -92,6 +114,9 @@ class _Calibration:
             "hand-off": differences.switch_stage(made, machine, budgets["hand-off"], quick),
             "vm": differences.vm_stage(made, machine, budgets["vm"], quick),
         }
+        if offered:
+            self.guest_plan = guest.guest_plan(offered, machine.sets)
+            stages["guest"] = guest.guest_stage(made, self.guest_plan, budgets["guest"], quick)
         with bar(budget_s) as progress:
             found = rounds.measure(stages, cpu, progress)
         self.measured = {name: each for name, each in found.items() if isinstance(each, Measured)}
@@ -113,9 +138,14 @@ class _Calibration:
         called = [each for where in ("switch", "urandom") if (each := self._called(where))]
         usable = [each for each in called if each.shows_writing]
         ratio = float(np.median(self.measured["xsave"].ratios))
-        terms = calls.term_lines(usable, ratio, xsave.restore_of_nothing, "XRSTOR/base") if usable else []
+        in_guest = self._in_guest()
+        nothing = (
+            (in_guest.restore_of_nothing, "XRSTORS/total") if in_guest else (xsave.restore_of_nothing, "XRSTOR/base")
+        )
+        terms = calls.term_lines(usable, ratio, *nothing) if usable else []
+        terms = rows.first_of_each([*terms, *(in_guest.terms if in_guest else ())])
         apart = [line for each in called for line in each.lines]
-        apart += [*self._apart("hand-off"), *self._apart("vm")]
+        apart += [*self._apart("hand-off"), *self._apart("vm"), *(in_guest.lines if in_guest else ())]
         lines = [rows.clock(self.measured["xsave"]), *xsave.lines, *rows.supervisor_forms(xsave.lines, terms), *apart]
         nearest, own = self.machine.nearest
         parent = derived_from or nearest
@@ -125,7 +155,7 @@ class _Calibration:
             writing.table(header, lines), writing.measurements(found), self.machine, parent, len(lines),
             {name: each.processes for name, each in self.measured.items()},
             {name: each.rejected / each.samples for name, each in self.measured.items()},
-            dict(xsave.misfit), (sum(shown), len(shown)), self.left_out,
+            {**xsave.misfit, **(in_guest.misfit if in_guest else {})}, (sum(shown), len(shown)), self.left_out,
             {each.where: each.between_runs for each in called},
         )  # fmt: skip
 
@@ -151,6 +181,19 @@ class _Calibration:
         except Unavailable as reason:
             self._leave_out(stage, reason)
             return []
+
+    def _in_guest(self) -> guest_rows.Found | None:
+        """What ran at CPL 0 of a guest, if that was asked for; else None, with the reason in ``left_out``."""
+        if self.offered is None or "guest" not in self.measured:
+            return None
+        try:
+            found = guest_rows.of_guest(self.offered, self.guest_plan, self.measured["guest"])
+        except Unavailable as reason:
+            self._leave_out("guest", reason)
+            return None
+        if found.exits_left_out:
+            self.left_out["exits"] = found.exits_left_out
+        return found
 
     def _leave_out(self, stage: str, reason: Unavailable) -> None:
         self.left_out[stage] = str(reason)
@@ -206,5 +249,11 @@ class _Calibration:
             texts["vm"] = (
                 f"{where}KVM by {self.machine.kvm or 'an unnamed module'}, a guest in real mode that does OUT, "
                 f"the shorter half of {differences.ROUND_TRIPS} round trips in a block; {epochs.format(counted['vm'])}"
+            )
+        if "guest" in counted:
+            texts["guest"] = (
+                f"{where}CPL 0 of a guest by {self.machine.kvm or 'KVM'}, 2 MiB pages, area in L1, {guest.REPETITIONS} "
+                "repetitions with LFENCE less as many of nothing, no exit in a block by KVM's count but those that are "
+                f"timed; {interval.format(counted['guest'])}"
             )
         return texts

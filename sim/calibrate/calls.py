@@ -170,10 +170,10 @@ def _between_halves(values: Floats) -> float:
     return float(abs(halves[-1] - halves[0]))
 
 
-def term_lines(found: Sequence[Found], ratio: float, nothing: Interval, user: str) -> list[Line]:
+def term_lines(found: Sequence[Found], ratio: float, nothing: Interval, whole: str) -> list[Line]:
     """The terms of XSAVES and XRSTORS; the values are those of the first kind of call in ``found``.
 
-    ``nothing`` and ``user``: XRSTOR in user mode with nothing in use, and the id of its row.
+    ``nothing`` and ``whole``: a restore with nothing in use, and the id of its row.
     """
     first = found[0]
     saves = in_place.of_saves([each.series[kind] for kind in (WRITTEN, TOUCHED) for each in found if each.series[kind]])
@@ -189,4 +189,4 @@ def term_lines(found: Sequence[Found], ratio: float, nothing: Interval, user: st
         return tuple(row_id(name(kind, where), "difference", in_use) for where, in_use in widest)
 
     lines = in_place.save_lines(saves, ratio, how(saves), origin(WRITTEN))
-    return lines + in_place.restore_lines(restores, ratio, nothing, how(restores), origin(LOADED), user)
+    return lines + in_place.restore_lines(restores, ratio, nothing, how(restores), origin(LOADED), whole)

@@ -83,11 +83,12 @@ def save_lines(terms: Terms, ratio: float, how: str, origin: tuple[str, ...]) ->
 
 
 def restore_lines(
-    terms: Terms, ratio: float, nothing: Interval, how: str, origin: tuple[str, ...], user: str
+    terms: Terms, ratio: float, nothing: Interval, how: str, origin: tuple[str, ...], whole: str
 ) -> list[Line]:
     """The rows of XRSTORS: loading and initialising each component, and a base, in core cycles.
 
-    With nothing in use it costs ``nothing``, that of the ``user`` row, since what was measured is less just that.
+    With nothing in use it costs ``nothing``, that of the ``whole`` row, since what was measured is less just that:
+    XRSTOR in user mode, which gets a margin, or XRSTORS in a guest.
     """
     lines, initialising = [], 0.0
     for number, term in terms.components.items():
@@ -98,11 +99,13 @@ def restore_lines(
             positive = Interval(*(max(x, 0.0) for x in (each.value, each.low, each.high)))
             lines.append(Line("XRSTORS", which, positive, "derived", how, name, origin=origin))
     value, low, high = (x - initialising for x in (nothing.value, nothing.low, nothing.high))
-    base = Interval(value, low * (1 - PRIVILEGE_MARGIN), high * (1 + PRIVILEGE_MARGIN))
-    said = (
-        "XRSTOR stands in for XRSTORS with nothing in use, less what this table has for initialising; range: 10 % more"
-    )
-    return [Line("XRSTORS", "base", base, "derived", said, origin=(user,)), *lines]
+    said = "with nothing in use, less what this table has for initialising"
+    if whole.startswith("XRSTORS/"):
+        base, said = Interval(value, low, high), f"XRSTORS in a guest {said}"
+    else:
+        base = Interval(value, low * (1 - PRIVILEGE_MARGIN), high * (1 + PRIVILEGE_MARGIN))
+        said = f"XRSTOR stands in for XRSTORS {said}; range: 10 % more"
+    return [Line("XRSTORS", "base", base, "derived", said, origin=(whole,)), *lines]
 
 
 def level_lines(terms: Terms, ratio: float, level: str, how: str, origin: tuple[str, ...]) -> list[Line]:

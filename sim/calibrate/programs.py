@@ -17,6 +17,11 @@ from sim.errors import InputError
 COMPILERS: Final = ("cc", "gcc", "clang")
 FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-mgeneral-regs-only", "-pthread")
 """Without -mgeneral-regs-only the compiler's own use of vector registers would change what is in use."""
+GUEST_FLAGS: Final = (
+    *FLAGS[:-1], "-ffreestanding", "-nostdlib", "-static", "-fno-pic", "-no-pie", "-fno-stack-protector",
+    "-mno-red-zone", "-fcf-protection=none", "-Wl,--build-id=none", "-Wl,-Ttext=0x200000",
+)  # fmt: skip
+"""Of guest_code.c, which has no operating system below it: linked to CODE_AT of guest.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,13 @@ class Programs:
     switch: Path
     in_place: Path
     vm: Path
+    guest: Path
+    guest_code: Path
+
+
+def flags(name: str) -> tuple[str, ...]:
+    """How the source of this name is compiled."""
+    return GUEST_FLAGS if name == "guest_code" else FLAGS
 
 
 def compiler(what: str = "calibrate") -> list[str]:
@@ -54,7 +66,7 @@ def compiled() -> Iterator[Programs]:
         paths = {}
         for name in Programs.__dataclass_fields__:
             paths[name] = Path(folder) / name
-            run = [*command, *FLAGS, "-o", str(paths[name]), str(sources / f"{name}.c")]
+            run = [*command, *flags(name), "-o", str(paths[name]), str(sources / f"{name}.c")]
             done = subprocess.run(run, capture_output=True, text=True, check=False)
             if done.returncode:
                 said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())

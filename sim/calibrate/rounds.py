@@ -37,7 +37,8 @@ class Stage:
     """One measuring program and how its samples become one number per row.
 
     ``in_use`` is what the rows are to have in use; ``reduce`` gets the samples that count (all others are masked out),
-    with the mask, and returns a number for each of its rows, NaN for what the process did not measure.
+    with the mask, and returns a number for each of its rows, NaN for what the process did not measure.  ``sample`` is
+    what the program writes: :data:`~sim.calibrate.samples.SAMPLE`, or that and more.
     """
 
     program: Path
@@ -48,6 +49,7 @@ class Stage:
     budget_s: float
     least_rounds: int
     settled: Callable[[Floats], bool]
+    sample: np.dtype[np.void] = samples.SAMPLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +183,16 @@ def _medians(passes: Floats) -> Floats:
 
 def _run(stage: Stage, cpu: int) -> NDArray[np.void]:
     command = [str(stage.program), str(cpu), *stage.arguments]
+    return np.frombuffer(output(command, stage.plan), stage.sample)
+
+
+def output(command: Sequence[str], plan: str = "") -> bytes:
+    """What a measuring program writes; :class:`Unavailable` with its reason if it ends otherwise, or not at all."""
     try:
-        done = subprocess.run(command, input=stage.plan.encode(), capture_output=True, timeout=HANGS, check=False)
+        done = subprocess.run(command, input=plan.encode(), capture_output=True, timeout=HANGS, check=False)
     except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"{stage.program.name} did not end within {HANGS:.0f} s") from error
+        raise Unavailable(f"{Path(command[0]).name} did not end within {HANGS:.0f} s") from error
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip() or f"exit status {done.returncode}"
         raise Unavailable(said)
-    return np.frombuffer(done.stdout, samples.SAMPLE)
+    return done.stdout

@@ -266,6 +266,14 @@ def _unmodified(found: Instructions) -> list[Line]:
     return _headed(lines, "What the modified optimisation leaves.")
 
 
+def first_of_each(lines: Sequence[Line]) -> list[Line]:
+    """Of rows with the same key the first."""
+    found: dict[str, Line] = {}
+    for line in lines:
+        found.setdefault(line.id, line)
+    return list(found.values())
+
+
 def supervisor_forms(lines: Sequence[Line], in_place: Sequence[Line]) -> list[Line]:
     """XSAVES and XRSTORS, which run at CPL 0: the terms ``in_place``, if any were measured there, and stand-ins.
 

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 )
 @click.option("--on", "cpu", type=int, metavar="N", help="The CPU to measure on (default: the last one allowed).")
 @click.option("--derived-from", default="", metavar="NAME", help="The table for what cannot be measured.")
+@click.option("--guest", is_flag=True, help="Also measure at CPL 0 of a small guest, by /dev/kvm.")
 @json_option
 def calibrate(
-    output: str, force: bool, quick: bool, budget: float | None, cpu: int | None, derived_from: str, as_json: bool
-) -> None:
+    output: str, force: bool, quick: bool, budget: float | None, cpu: int | None, derived_from: str, guest: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Measure this machine and write a cost table with `measured` rows.
 
     It needs a C compiler and no privileges.  XSAVE, XSAVEC, XSAVEOPT and XRSTOR are timed in user mode for every in-use
@@ -36,6 +38,10 @@ def calibrate(
     with CAP_SYS_NICE, in a switch between two threads; hand-offs between two processes; and KVM_RUN round trips where
     /dev/kvm can be used and does not interpret its guests.  What cannot be measured is derived from the shipped table
     that is nearest to this CPU.  All timings of the XSAVE instructions go to a list beside FILE, with a name in .csv.
+
+    With --guest, XSAVES, XRSTORS, XGETBV, RDMSR, WRMSR and WRMSRNS are timed as whole instructions at CPL 0 of a small
+    virtual machine, and VM exits by kind.  It needs access to /dev/kvm, and KVM of Linux 5.14 or later that runs its
+    guests by VMX or SVM; else it is refused.  CET_S and PL0-2_SSP are measured where KVM offers them (Linux 6.18).
 
     Leave the machine alone meanwhile.  Disturbed samples are rejected, but a busy neighbour is not always seen.
 
@@ -46,6 +52,7 @@ def calibrate(
     \b
     Examples:
       fpswitch calibrate -o my-machine.toml
+      fpswitch calibrate -o my-machine.toml --guest
       fpswitch costs check my-machine.toml
     """
     from sim import calibrate as measuring
@@ -57,7 +64,7 @@ def calibrate(
     beside = path.with_suffix(".csv")
     (refuse_unwritable if force else refuse_existing)([path, beside])
     seconds = _budget(budget, measuring.QUICK_BUDGET_S if quick else measuring.BUDGET_S, measuring.BUDGET_MOST_S)
-    result = measuring.calibrate(_cpu(cpu), seconds, quick, derived_from, _bar)
+    result = measuring.calibrate(_cpu(cpu), seconds, quick, derived_from, _bar, guest)
     write(beside, result.measurements)
     write(path, result.table)
     emit(_document(result, path, beside), _text(result, path, beside), as_json)

@@ -1,0 +1,469 @@
+"""`fpswitch calibrate --guest`: its code on bare emulated machines, its refusals, and rows from samples.
+
+QEMU (TCG) and Bochs run guest_code.c as it is, behind a boot sector of tests/guest.  QEMU's TCG has no XSAVES; Bochs
+has, and supervisor shadow stacks with it.  Bochs 2.7 puts the compacted YMM area at 416 and not at 576, over the
+header, and does not tell CET_U from CET_S in XSTATE_BV; from 3.0 on all of it is compared.
+"""
+
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim import calibrate
+from sim.calibrate import guest, guest_rows, machine, programs, rounds, rows, samples, writing
+from sim.calibrate.guest import About, GuestRow
+from sim.calibrate.samples import Interval
+from sim.cli import main
+from sim.costs.check import check
+from sim.costs.price import Prices
+from sim.costs.rows import RATIO
+from sim.costs.table import load
+from sim.xsave.components import CET_S, CET_U, bits
+
+SOURCES = Path(calibrate.__file__).parent
+HERE = Path(__file__).parent / "guest"
+HEADER = (SOURCES / "guest.h").read_text()
+SECTOR = 512
+CODE_BYTES, ROWS_BYTES = 0x8000, 0x5000
+"""As in boot.S."""
+CPU = 3
+
+
+def defined(name):
+    return int(re.search(rf"#define {name} (\w+)", HEADER)[1], 0)
+
+
+def can_compile() -> str:
+    """Why the programs cannot be made here, or nothing."""
+    try:
+        machine.refuse_other_machines()
+        programs.compiler()
+    except Exception as error:
+        return str(error)
+    return ""
+
+
+compiles = pytest.mark.skipif(bool(can_compile()), reason=can_compile())
+QEMU = shutil.which("qemu-system-x86_64")
+BOCHS = shutil.which("bochs-bin")
+BIOS, VGA = Path("/usr/share/bochs/BIOS-bochs-latest"), Path("/usr/share/vgabios/vgabios.bin")
+
+
+# On a bare machine.
+
+
+def segments(elf):
+    """Address and bytes of what a 64-bit ELF file loads."""
+    table, count = struct.unpack_from("<Q", elf, 32)[0], struct.unpack_from("<H", elf, 56)[0]
+    for i in range(count):
+        kind, _, offset, at, _, size, _, _ = struct.unpack_from("<IIQQQQQQ", elf, table + 56 * i)
+        if kind == 1 and size:
+            yield at, elf[offset : offset + size]
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory):
+    """Writes a disk that runs rows of a plan: boot sector, code, rows."""
+    folder = tmp_path_factory.mktemp("bare")
+    program = folder / "bare"
+    flags = [*programs.flags("guest_code"), "-Werror", "-Wl,--section-start=.boot=0x7c00", "-Wl,-e,bare"]
+    command = [*programs.compiler(), *flags, "-I", SOURCES, "-o", program, SOURCES / "guest_code.c", HERE / "boot.S"]
+    subprocess.run(command, check=True)
+    memory = bytearray(defined("SHARED_AT"))
+    for at, data in segments(program.read_bytes()):
+        memory[at : at + len(data)] = data
+    at = defined("CODE_AT")
+    assert not any(memory[at + CODE_BYTES :])
+    head = memory[0x7C00 : 0x7C00 + SECTOR - 2] + b"\x55\xaa" + memory[at : at + CODE_BYTES]
+
+    def write(plan):
+        shared = struct.pack("<5Q", len(plan), 0, 0, 0, 0)
+        shared += b"".join(struct.pack("<9Q", *(int(x, 16) for x in row.line.split())) for row in plan)
+        path = folder / "disk"
+        path.write_bytes((head + shared.ljust(ROWS_BYTES, b"\0")).ljust(20 * 16 * 63 * SECTOR, b"\0"))
+        return path
+
+    return write
+
+
+def results(written, plan):
+    """What struct guest_shared holds after the rows: xcr0, xss, xsaves, shadow stacks, and the result of each row."""
+    data = written[written.rindex(b"RESULTS:") + 8 :]
+    count, *about = struct.unpack_from("<5Q", data)
+    assert count == len(plan)
+    names = ("chain_before", "ticks", "empty", "chain_after", "in_use", "kept", "fault")
+    at = 40 + 72 * defined("ROWS_MAX")
+    found = [dict(zip(names, struct.unpack_from("<7Q", data, at + 56 * i), strict=True)) for i in range(count)]
+    return about, dict(zip(plan, found, strict=True))
+
+
+def in_qemu(disk, plan):
+    path = disk(plan)
+    written = path.with_name("written")
+    command = [QEMU, "-accel", "tcg", "-cpu", "max", "-m", "64", "-display", "none", "-serial", "none"]
+    command += ["-monitor", "none", "-net", "none", "-no-reboot", "-drive", f"format=raw,file={path}"]
+    command += ["-debugcon", f"file:{written}", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
+    subprocess.run(command, timeout=60, check=False, capture_output=True)
+    return results(written.read_bytes(), plan)
+
+
+def in_bochs(disk, plan):
+    path = disk(plan)
+    settings = path.with_name("bochsrc")
+    settings.write_text(
+        "cpu: model=tigerlake, ips=50000000, reset_on_triple_fault=0\nmemory: guest=64, host=64\n"
+        f"romimage: file={BIOS}\nvgaromimage: file={VGA}\nboot: disk\n"
+        f"ata0-master: type=disk, path={path}, mode=flat, cylinders=20, heads=16, spt=63\n"
+        f'display_library: rfb, options="timeout=0"\nport_e9_hack: enabled=1\nlog: {path.with_name("log")}\n'
+        "panic: action=fatal\nsound: driver=dummy\nspeaker: enabled=0\n"
+    )
+    command = [BOCHS, "-q", "-f", settings]
+    done = subprocess.run(command, input=b"c\n" * 9, capture_output=True, timeout=60, check=False)  # its debugger
+    return results(done.stdout, plan)
+
+
+def bare_plan(offered):
+    """Of the whole plan what ends on a machine without a hypervisor: no HLT, after which nobody goes on."""
+    return [row for row in guest.guest_plan(offered, ()) if row.operation != "EXIT_HLT"]
+
+
+@compiles
+@pytest.mark.skipif(QEMU is None, reason="no qemu-system-x86_64 (Debian: qemu-system-x86)")
+def test_the_guests_code_runs_all_its_rows_on_a_bare_machine_and_an_exception_ends_no_other_row(disk):
+    plan = bare_plan(About(0x7, 0, True))
+    (xcr0, xss, xsaves, _), found = in_qemu(disk, plan)
+    assert xcr0 & 7 == 7
+    lacks = {"WRMSRNS"} | (set() if xsaves else {"XSAVES", "XRSTORS"})
+    for row, result in found.items():
+        assert result["chain_before"] > 0
+        if row.operation in lacks:
+            assert result["fault"] == 6 + 1  # #UD
+        else:
+            assert (result["fault"], result["in_use"]) == (0, row.in_use)
+            assert min(result["ticks"], result["empty"], result["chain_after"]) > 0
+    assert xss == 0 or xsaves
+
+
+@compiles
+@pytest.mark.skipif(
+    not (BOCHS and BIOS.exists() and VGA.exists()), reason="no Bochs (Debian: bochs, bochsbios and vgabios)"
+)
+def test_xsaves_and_xrstors_with_supervisor_shadow_stacks_run_where_an_emulator_has_them(disk):
+    """XSTATE_BV of what XSAVES wrote has PL0-2_SSP where they are in use; Bochs writes all, whatever was modified."""
+    said = subprocess.run([BOCHS, "--help"], capture_output=True, text=True, check=False)
+    as_specified = float(re.search(r"Bochs x86 Emulator (\d+\.\d+)", said.stdout + said.stderr)[1]) >= 3
+    plan = [row for row in bare_plan(About(0x7, CET_U | CET_S, True)) if as_specified or not row.in_use & 4]
+    (_, _, xsaves, shadow_stacks), found = in_bochs(disk, plan)
+    assert (xsaves, shadow_stacks) == (1, 1)
+    states = {row: result for row, result in found.items() if row.operation in ("XSAVES", "XRSTORS")}
+    assert {row.in_use & CET_S for row in states} == {0, CET_S}
+    assert {row.xss for row in states} == {CET_U, CET_U | CET_S}
+    shown = ~0 if as_specified else 7
+    assert {row: result["in_use"] & shown for row, result in states.items()} == {
+        row: row.in_use & shown for row in states
+    }
+    assert {result["fault"] for row, result in found.items() if row.operation != "WRMSRNS"} == {0}
+    assert not any(result["kept"] for result in states.values())
+
+
+# The plan.
+
+
+def test_the_plan_is_written_as_the_header_has_it():
+    operations = re.search(r"enum operation \{(.*?)\}", HEADER, re.DOTALL)[1]
+    assert tuple(re.findall(r"\w+", operations)) == (*guest.OPERATIONS, "OPERATIONS")
+    assert defined("REPETITIONS") == guest.REPETITIONS
+    assert f"-Wl,-Ttext={defined('CODE_AT'):#x}" in programs.flags("guest_code")
+    fields = re.search(r"struct guest_row \{(.*?)\};", HEADER, re.DOTALL)[1]
+    assert re.findall(r"uint64_t (\w+);", fields) == list(GuestRow.__dataclass_fields__)
+    line = GuestRow("WRMSR", 0x800, msr=0x6A4, second=0x1000).line
+    assert line == "6 800 0 0 0 0 6a4 0 1000"
+
+
+@pytest.mark.parametrize("offered", [About(0x7, 0, False), About(0x602E7, CET_U | CET_S, True)])
+def test_the_plan_fits_and_no_row_is_twice_in_it(offered):
+    plan = guest.guest_plan(offered, ())
+    assert len(plan) == len(set(plan)) <= defined("ROWS_MAX")
+    assert not any(row.requested & ~(offered.xcr0 | row.xss) or row.in_use & ~row.requested for row in plan)
+    assert any(row.msr == 0x6A4 for row in plan) == offered.shadow_stacks
+
+
+# From samples to rows.
+
+WITH_CET = About(0xE7, CET_U | CET_S, True)
+PLAN = guest.guest_plan(WITH_CET, ())
+NATIVE = {0xC0000100: 40.0, 0x6A0: 60.0, 0x6A4: 70.0, 0x6A5: 70.0, 0x6A6: 70.0}
+PARTS = {0: 12.0, 1: 11.0, 2: 10.0, 5: 9.0, 6: 20.0, 7: 30.0, 11: 15.0, 12: 25.0}
+SAVE, RESTORE, EXIT = 120.0, 380.0, 1300.0
+LOADED = {0: -5.0, 1: -4.0, 12: 8.0}
+
+
+def cost(row, exit_cost=EXIT):
+    """Cycles and exits of a repetition on a CPU that skips what was not modified."""
+    if row.operation == "XSAVES":
+        skips = row.same and not row.touched
+        return SAVE + (0 if skips else sum(PARTS[i] for i in bits[row.in_use])), 0
+    if row.operation == "XRSTORS":
+        return RESTORE + sum(LOADED.get(i, 3.0) for i in bits[row.in_use]), 0
+    if row.operation in ("RDMSR", "WRMSR", "WRMSRNS"):
+        return (NATIVE[row.msr], 0) if row.msr in NATIVE else (exit_cost + 100, 1)
+    return (exit_cost, 1) if row.exits else (30.0, 0)
+
+
+def process(seed, costs, plan=PLAN, passes=9, ratio=1.4, interrupted=0.1):
+    """Samples of a process; a part of the blocks has an exit that is none of theirs, and takes longer."""
+    rng = np.random.default_rng(seed)
+    found = np.zeros(len(plan) * passes, guest.SAMPLE)
+    found["row"] = np.tile(np.arange(len(plan)), passes)
+    disturbed = rng.random(len(found)) < interrupted
+    for i, row in enumerate(plan):
+        mine = found["row"] == i
+        cycles, exits = costs(row)
+        core = row.operation in guest.OPERATIONS[1:5]
+        found["ticks"][mine] = np.round(guest.REPETITIONS * (cycles / (ratio if core else 1) + 10))
+        found["exits"][mine] = exits * (guest.REPETITIONS + 4)
+        found["in_use"][mine] = row.in_use
+        found["kept"][mine] = row.operation == "XSAVES" and row.same and not row.touched and row.in_use != 0
+    found["ticks"] += (rng.integers(0, 40, len(found)) + 5000 * disturbed).astype(np.uint64)
+    found["exits"] += disturbed
+    found["empty"] = 10 * guest.REPETITIONS
+    found["chain_before"] = found["chain_after"] = round(samples.CHAIN_ADDS / ratio)
+    found["cpu_before"] = found["cpu_after"] = CPU
+    return found
+
+
+def measured(costs, change, processes=6):
+    stage = guest.guest_stage(NO_PROGRAMS, PLAN, 1.0, True)
+    columns = []
+    for seed in range(processes):
+        one = process(seed, costs)
+        change(one)
+        counts = samples.undisturbed(one, CPU) & samples.as_wanted(one, stage.in_use)
+        columns.append(stage.reduce(one, counts))
+    return rounds.Measured(np.array(columns).T, np.full(processes, 1.4), 100, 0)
+
+
+NO_PROGRAMS = programs.Programs(*[Path("none")] * len(programs.Programs.__dataclass_fields__))
+
+
+@cache
+def found(costs=cost, change=lambda _: None):
+    return guest_rows.of_guest(WITH_CET, PLAN, measured(costs, change))
+
+
+def by_id(lines):
+    assert len({line.id for line in lines}) == len(lines)
+    return {line.id: line for line in lines}
+
+
+def test_whole_instructions_and_their_terms_come_out_within_two_cycles_whatever_interrupts():
+    here = found()
+    lines, terms = by_id(here.lines), by_id(here.terms)
+    assert lines["XSAVES/total"].number.value == pytest.approx(SAVE, abs=2)
+    everything = machine.components(0xE7 | CET_U | CET_S)
+    assert lines[f"XSAVES/total/{everything}"].number.value == pytest.approx(SAVE + sum(PARTS.values()), abs=2)
+    assert lines[f"XSAVES/total/{everything}"].requested == everything
+    assert lines[f"XSAVES, same area/reference/{everything}"].number.value == pytest.approx(SAVE, abs=2)
+    assert terms["XSAVES/base"].number.value == pytest.approx(SAVE, abs=2)
+    assert terms["XSAVES/written/CET_KERNEL"].number.value == pytest.approx(PARTS[12], abs=2)
+    assert terms["XSAVES/unmodified/Hi16_ZMM"].number.value == pytest.approx(0, abs=2)
+    assert terms["XRSTORS/loaded/CET_KERNEL"].number.value == pytest.approx(LOADED[12], abs=2)
+    assert terms["XRSTORS/initialised/FP"].number.value == pytest.approx(-LOADED[0], abs=2)
+    assert here.restore_of_nothing.value == pytest.approx(RESTORE, abs=2)
+    assert here.exits_left_out == ""
+
+
+def test_what_has_an_exit_each_time_is_named_an_exit_and_is_never_the_price_of_an_msr():
+    lines = by_id(found().lines)
+    priced = {line.operation for line in lines.values() if line.priced}
+    assert priced == {f"{name}({msr})" for name in ("RDMSR", "WRMSR", "WRMSRNS")
+                      for msr in ("FS_BASE", "U_CET", "PL0_SSP", "PL1_SSP", "PL2_SSP")}  # fmt: skip
+    assert lines["WRMSR(PL0_SSP)/base"].number.value == pytest.approx(70, abs=1)
+    assert lines["WRMSR(XSS), an exit to KVM/reference"].number.value == pytest.approx(EXIT + 100, abs=2)
+    exits = [line.operation for line in lines.values() if line.operation.startswith("exit from a guest")]
+    assert len(exits) == len(guest.EXITS)
+    assert "interrupt controller" in lines["exit from a guest (HLT)/reference"].conditions
+
+
+def test_an_msr_that_an_outer_hypervisor_intercepts_has_no_price_though_kvm_counts_no_exit():
+    lines = by_id(found(lambda row: (1100.0, 0) if row.msr == 0xC0000100 else cost(row)).lines)
+    assert "RDMSR(FS_BASE)/base" not in lines
+    assert lines["RDMSR(FS_BASE), an exit to an outer hypervisor/reference"].number.value == pytest.approx(1100, abs=2)
+
+
+def test_where_kvm_is_nested_no_exit_has_a_row_and_all_others_say_so():
+    here = found(lambda row: cost(row, 9000.0))
+    assert re.fullmatch(
+        r"an exit takes 9\d{3} TSC cycles, so KVM is nested and it is not one of .*", here.exits_left_out
+    )
+    assert not any("exit" in line.operation for line in here.lines)
+    assert all("; nested, or without VMX and SVM" in line.conditions for line in here.lines)
+    assert "WRMSR(PL0_SSP)/base" in by_id(here.lines)
+
+
+@pytest.mark.parametrize(("vector", "name"), [(6, "#UD"), (13, "#GP"), (14, "exception 14")])
+def test_an_instruction_that_faults_is_one_reason(vector, name):
+    def faults(one):
+        one["fault"][[PLAN[i].operation == "XRSTORS" for i in one["row"]]] = vector + 1
+
+    with pytest.raises(rounds.Unavailable, match=f"^XRSTORS of nothing met {name} in the guest$"):
+        found(change=faults)
+
+
+def test_without_a_calm_block_of_everything_there_is_one_reason():
+    def loses(one):
+        one["in_use"][[PLAN[i].in_use == max(row.in_use for row in PLAN) for i in one["row"]]] = 0
+
+    with pytest.raises(
+        rounds.Unavailable, match=r"^no block of XSAVES in the guest was without an exit and left in use"
+    ):
+        found(change=loses)
+
+
+def test_a_row_of_the_same_area_says_whether_the_processor_skipped_what_was_not_modified():
+    def writes(one):
+        one["kept"] = 0
+
+    key = "XSAVES, same area/reference/FP SSE YMM"
+    assert "what was not modified was skipped" in by_id(found().lines)[key].conditions
+    assert "what was not modified was written all the same" in by_id(found(change=writes).lines)[key].conditions
+
+
+# The table.
+
+
+def test_a_table_with_a_guest_passes_the_check_and_prices_cet_s_as_it_was_measured(tmp_path):
+    here = found()
+    text = "measured by `fpswitch calibrate`; CPU: x; kernel: y; method: z"
+    ratio = rows.Line(*RATIO.rsplit("/", 1), Interval(1.4, 1.4, 1.4), "measured", "{own}", clock="tsc")
+    user = [
+        rows.Line(name, "total", Interval(200, 199, 201), "measured", "{own}", machine.components(0xE7), requested="")
+        for name in ("XSAVEC", "XRSTOR")
+    ]
+    forms = rows.supervisor_forms(user, list(here.terms))
+    header = writing.Header([], "t", "2026-11-28", "zen4", 0, "", {"own": text, "guest": text})
+    path = tmp_path / "mine.toml"
+    path.write_text(writing.table(header, [ratio, *user, *here.lines, *forms]))
+    table = load(path, checked=False)
+    assert check(table) == []
+    prices = Prices(table)
+    assert prices["vcpu", "switch", "WRMSR(PL0_SSP)"] == 70
+    save, restore = (
+        [prices["vcpu", "switch", name, 0x18E7, mask, 0x18E7 & ~mask] * 1.4 for mask in (0, 0x10E7)]
+        for name in ("XSAVES", "XRSTORS")
+    )
+    assert save == pytest.approx([SAVE, SAVE + sum(PARTS[i] for i in bits[0x10E7])], abs=3)
+    assert restore == pytest.approx([RESTORE, RESTORE + sum(LOADED.get(i, 3.0) for i in bits[0x10E7])], abs=3)
+
+
+def test_terms_in_place_come_before_those_of_the_guest_and_cet_s_stays():
+    line = rows.Line("XSAVES", "written", Interval(6, 5, 7), "derived", "in place", "FP", origin=("x",))
+    merged = by_id(rows.first_of_each([line, *found().terms]))
+    assert merged["XSAVES/written/FP"].conditions == "in place"
+    assert "in a guest" in merged["XSAVES/written/CET_KERNEL"].conditions
+
+
+# This machine.
+
+
+@pytest.fixture(scope="module")
+def made():
+    with programs.compiled() as compiled:
+        yield compiled
+
+
+def run(capsys, *arguments):
+    try:
+        main(["calibrate", *map(str, arguments)])
+        status = 0
+    except SystemExit as stop:
+        status = stop.code or 0
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def refusal(made):
+    """Why there can be no guest here, or nothing."""
+    try:
+        guest.about(made, max(os.sched_getaffinity(0)))
+    except rounds.Unavailable as reason:
+        return str(reason)
+    return ""
+
+
+@compiles
+def test_where_there_can_be_no_guest_the_command_says_why_in_one_line_with_status_2_and_writes_nothing(
+    made, tmp_path, capsys
+):
+    why = refusal(made)
+    if not why:
+        pytest.skip("KVM runs guests here")
+    status, out, err = run(capsys, "-o", tmp_path / "mine.toml", "--guest", "--quick")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("fpswitch: calibrate --guest: ")
+    assert list(tmp_path.iterdir()) == []
+    if Path("/sys/module/kvm_pvm").exists() and os.access("/dev/kvm", os.R_OK | os.W_OK):
+        assert re.search(r"KVM interprets its guests here: an add takes \d+ TSC cycles in a guest, \d+ times", err)
+
+
+@compiles
+def test_without_access_to_dev_kvm_the_program_names_it(made):
+    """As nobody, where this runs as root."""
+    if os.geteuid() and os.access("/dev/kvm", os.R_OK | os.W_OK):
+        pytest.skip("/dev/kvm is open to this user")
+    user = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+    folder = Path(tempfile.mkdtemp())
+    try:
+        program, code = (shutil.copy(each, folder) for each in (made.guest, made.guest_code))
+        folder.chmod(0o755)
+        command = [program, str(max(os.sched_getaffinity(0))), code, "about", "4"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **user)
+    finally:
+        shutil.rmtree(folder)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert re.fullmatch(r"/dev/kvm: .*\n", done.stderr)
+
+
+def test_a_kvm_that_offers_no_xsaves_is_refused(monkeypatch):
+    said = json.dumps({"xcr0": 7, "xss": 0, "xsaves": 0, "shadow_stacks": 0})
+    monkeypatch.setattr(guest, "output", lambda _: said)
+    with pytest.raises(rounds.Unavailable, match="KVM offers its guests no XSAVES"):
+        guest.about(NO_PROGRAMS, 0)
+
+
+@compiles
+def test_a_plan_that_is_not_understood_is_not_run(made):
+    done = subprocess.run([made.guest, "0"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+@compiles
+def test_where_kvm_runs_guests_a_quick_run_has_their_rows(made, tmp_path, capsys):
+    if why := refusal(made):
+        pytest.skip(why)
+    path = tmp_path / "mine.toml"
+    status, out, _ = run(capsys, "-o", path, "--guest", "--quick", "--json")
+    assert status == 0
+    table = load(path, checked=False)
+    assert check(table) == []
+    assert "guest" not in json.loads(out)["left_out"]
+    mine = {row.operation for row in table.rows.values() if row.table == path.stem and row.grade == "measured"}
+    assert {"XSAVES", "XRSTORS", "RDMSR(FS_BASE)", "WRMSR(FS_BASE)"} <= mine
+
+
+def test_a_sample_has_what_all_others_have_and_more():
+    assert guest.SAMPLE.names[: len(samples.SAMPLE.names)] == samples.SAMPLE.names
+    source = (SOURCES / "guest.c").read_text()
+    fields = re.search(r"struct guest_sample \{(.*?)\};", source, re.DOTALL)[1]
+    assert tuple(re.findall(r"uint64_t (\w+);", fields)) == guest.SAMPLE.names[len(samples.SAMPLE.names) :]
+    assert replace(GuestRow("XSAVES"), same=True).line.split()[4] == "1"
