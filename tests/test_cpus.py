@@ -1,5 +1,6 @@
 """CPU profiles that are not shipped: from dumps that people have, from the machine at hand, and in every command."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -188,15 +189,40 @@ def test_the_decoded_lines_of_virtualbox_are_a_cpu():
     assert "XSAVES" in one.features
 
 
+def of_registers(registers):
+    text = "".join(as_cpuid(leaf, sub, *row) + "\n" for leaf, subs in registers.items() for sub, row in subs.items())
+    return of_data("x", imported.document(cpuid.parse(text.splitlines(keepends=True), "the dump"), "the dump"))
+
+
 @pytest.mark.parametrize("name", DUMPED)
 def test_an_all_zero_sub_leaf_of_a_component_that_is_supported_is_a_missing_one(name):
     registers = leaves(name)
     registers[13][9] = [0, 0, 0, 0]
-    text = "".join(as_cpuid(leaf, sub, *row) + "\n" for leaf, subs in registers.items() for sub, row in subs.items())
-    one = of_data("x", imported.document(cpuid.parse(text.splitlines(keepends=True), "the dump"), "the dump"))
+    one = of_registers(registers)
     assert "9 (PKRU)" in " ".join(one.notes)
     if name != "zen2":
         assert same_cpu(one, profile(name))
+
+
+def without(registers, leaf, sub):
+    return {number: {s: r for s, r in subs.items() if (number, s) != (leaf, sub)} for number, subs in registers.items()}
+
+
+def test_a_dump_without_sub_leaf_1_is_a_cpu_without_xsaves():
+    one = of_registers(without(leaves("zen4"), 13, 1))
+    assert "leaf 0DH, sub-leaf 1 is not in the dump" in " ".join(one.notes)
+    assert profile("zen4").features - one.features == {"XSAVEOPT", "XSAVEC", "XGETBV1", "XSAVES"}
+    assert (one.xcr0_supported, one.xss_supported) == (profile("zen4").xcr0_supported, 0)
+
+
+@pytest.mark.parametrize(("name", "taken_for"), [("zen4", "AMD"), ("sapphire-rapids", "Intel")])
+def test_a_vendor_that_is_not_known_is_told_by_where_the_components_are(name, taken_for):
+    registers = leaves(name)
+    registers[0][0][1:] = (int.from_bytes(part, "little") for part in (b"Cent", b"auls", b"aurH"))
+    one = of_registers(registers)
+    assert f"vendor 'CentaurHauls' is not known here: taken for {taken_for}" in one.notes
+    assert one.vendor == taken_for.lower()
+    assert one.offsets == profile(name).offsets
 
 
 @pytest.mark.parametrize(
@@ -211,6 +237,19 @@ def test_an_all_zero_sub_leaf_of_a_component_that_is_supported_is_a_missing_one(
 def test_a_text_without_leaf_0dh_is_one_message(text, message):
     with pytest.raises(InputError, match=message):
         cpuid.parse(text.splitlines(keepends=True), "the dump")
+
+
+def test_a_packed_dump_that_is_cut_off_is_one_message(tmp_path):
+    path = tmp_path / "dump.txt.gz"
+    path.write_bytes(gzip.compress(RAW.read_bytes())[:-20])
+    with pytest.raises(InputError, match=r"cannot read .*dump\.txt\.gz: .*end-of-stream"):
+        profile(str(path))
+
+
+def test_a_dump_that_is_not_there_is_one_message(capsys, tmp_path):
+    status, out, err = run(capsys, "cpu", "import", tmp_path / "dump.txt")
+    assert (status, out) == (2, "")
+    assert "dump.txt: No such file or directory" in err
 
 
 @given(st.text(max_size=200), st.integers(0, 20))
@@ -312,6 +351,10 @@ def good_profile() -> str:
         ("[cpuid.4]", "[cpuid.5]", "cpuid.4: sub-leaf 0, the L1 data cache, is missing"),
         ("9  = [0x00000008", "9  = [0x00000000", r"components \[9\] are there, and not how large"),
         ("[cpuid.1]", "[cpuid.1", "CPU profile .*mine.toml: "),
+        ("tsc_hz = 2100000000", "tsc_hz = 2.1", "tsc_hz: found 2.1; allowed: cycles per second, from 1e6 to 1e12"),
+        ("tsc_hz = 2100000000", "tsc_hz = true", "tsc_hz: found True; allowed: cycles per second"),
+        ("tsc_hz = 2100000000", "", "tsc_hz: missing; allowed: cycles per second, or leaves 21 and 22 that say it"),
+        ("bugs = []", "bugs = []\nsynthetic = 1", "synthetic: found 1; allowed: true or false"),
     ],
 )
 def test_a_wrong_profile_is_one_message_with_what_is_allowed(tmp_path, old, new, message):
@@ -323,6 +366,21 @@ def test_a_wrong_profile_is_one_message_with_what_is_allowed(tmp_path, old, new,
         profile(str(path))
     assert "mine.toml" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("tail", "message"),
+    [
+        ("", "cpuid: missing; allowed: tables of registers by leaf"),
+        ("cpuid = 13\n", "cpuid: missing; allowed: tables of registers by leaf"),
+        ("freedoms = 3\n[cpuid.13]\n0 = [7, 0, 0, 0]\n", "freedoms: found 3; allowed: a table"),
+    ],
+)
+def test_a_profile_whose_tables_are_no_tables_is_one_message(tmp_path, tail, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(good_profile().partition("# Registers")[0] + tail)
+    with pytest.raises(InputError, match=f"mine.toml: {message}$"):
+        profile(str(path))
 
 
 # This machine.

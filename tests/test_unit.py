@@ -789,3 +789,10 @@ def test_xsaves_writes_sse_if_mxcsr_became_initial_since_the_restore():
     cpu.ldmxcsr(0x1F80)
     assert cpu.xsaves(area, 7) == 2
     assert area.mxcsr == 0x1F80
+
+
+def test_an_area_says_its_format_and_its_header_in_a_traceback():
+    memory = area(2, COMPACTED | CET_S)
+    memory.xstate_bv = CET_S
+    assert repr(memory) == "<compacted area 0x2000 xstate_bv=0x1000 xcomp_bv=0x8000000000001000>"
+    assert repr(area(1, 0)) == "<standard area 0x1000 xstate_bv=0x0 xcomp_bv=0x0>"
