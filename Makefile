@@ -18,11 +18,12 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# What lives in sim/verification and takes longer than tests may: a quarter of an hour on two CPUs.
+# What lives in sim/verification and takes longer than tests may: twenty minutes on two CPUs.
 verify: .venv/ready
 	$(BIN)/fpswitch verify vectors tests/data/vectors/*.jsonl tests/data/vectors/ring0/*.jsonl
 	$(BIN)/fpswitch verify anchors
 	$(BIN)/fpswitch verify statistics
+	$(BIN)/fpswitch verify theory
 
 # Half an hour: 500 kills of runs on this machine, and what happens to a Dask cluster.
 kill: .venv/ready

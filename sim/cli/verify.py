@@ -12,6 +12,7 @@ from sim.cli.common import emit, json_option, table
 from sim.cli.statistics import statistics
 from sim.cli.verify_fuzz import fuzz
 from sim.cli.verify_kill import kill
+from sim.cli.verify_theory import theory
 
 if TYPE_CHECKING:
     from sim.verification.vectors.drive import FileResult
@@ -28,6 +29,7 @@ def verify() -> None:
       fpswitch verify vectors tests/data/vectors/*.jsonl
       fpswitch verify anchors
       fpswitch verify statistics
+      fpswitch verify theory
       fpswitch verify kill
       fpswitch verify fuzz
     """
@@ -35,6 +37,7 @@ def verify() -> None:
 
 verify.add_command(anchors)
 verify.add_command(statistics)
+verify.add_command(theory)
 verify.add_command(kill)
 verify.add_command(fuzz)
 

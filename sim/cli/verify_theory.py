@@ -1,0 +1,65 @@
+"""`fpswitch verify theory`: the simulated host against queueing theory."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sim.cli.common import emit, json_option, table, wrapped
+
+if TYPE_CHECKING:
+    from sim.verification.theory.study import Finding
+
+
+@click.command()
+@click.option("--replications", metavar="N", type=click.IntRange(min=2), help="Of each host; 20.")
+@click.option("--jobs", metavar="N", type=click.IntRange(1, 1024), help="Processes; by default one per CPU.")
+@click.option("--figure", metavar="FILE", type=click.Path(path_type=Path), help="Draw it as well: .png or .svg.")
+@json_option
+def theory(replications: int | None, jobs: int | None, figure: Path | None, as_json: bool) -> None:
+    """Hold simulated hosts against queueing theory; this takes ten minutes (docs/statistics.md).
+
+    Machine repairman (M/M/c//N): threads, or vCPUs, that sleep and run for exponential times.  Processor sharing:
+    skewed bursts on one CPU with short slices, where only the means matter.  M/G/1: how often a vCPU with Poisson
+    requests halts.  EEVDF: shares of a CPU by nice.
+
+    Exit status 1 if an interval, which is adjusted for how many there are, is wide or does not reach what theory says,
+    to half a percent.
+
+    With --json: {"findings": [{"theory", "what", "host", "simulated", "expected", "low", "high" (of simulated over
+    expected less 1), "holds"}]}.
+
+    \b
+    Example:
+      fpswitch verify theory --replications 5
+    """
+    from sim.verification.theory import study
+
+    jobs = jobs or len(os.sched_getaffinity(0))
+    findings = study.study(replications or study.REPLICATIONS, jobs)
+    if figure:
+        from sim.verification.theory.figure import draw
+
+        draw(findings, figure)
+    emit({"findings": study.document(findings)}, _text(findings), as_json)
+    sys.exit(0 if all(each.holds for each in findings) else 1)
+
+
+def _text(findings: "list[Finding]") -> str:
+    rows = [
+        (
+            each.theory,
+            each.host,
+            each.what,
+            f"{each.simulated:.4g}",
+            f"{each.expected:.4g}",
+            f"{each.low:+.2%} to {each.high:+.2%}",
+            "" if each.holds else "DOES NOT HOLD",
+        )
+        for each in findings
+    ]
+    failures = sum(not each.holds for each in findings)
+    said = f"{len(findings)} claims, {failures} do not hold. The interval is of simulated over theory less 1."
+    return table(rows, ("theory", "host", "what", "simulated", "theory says", "interval", "")) + "\n\n" + wrapped(said)
