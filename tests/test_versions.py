@@ -340,3 +340,19 @@ def test_a_value_in_two_rows_is_an_error_at_load():
     text = TOML.replace("values = { struct_fpu", "values = { guest_only = 1, struct_fpu")
     with pytest.raises(InputError, match=r"difference 16, v6.6: guest_only is already set"):
         versions.parse(text)
+
+
+LIKE = '\n[kernels.mine]\ntitle = "Mine"\nabout = "An example."\nas = "v6.18"\nchecked = "nowhere"\n\n[trees]\n'
+
+
+def test_a_kernel_that_is_as_another_has_its_values_where_it_says_nothing_else():
+    table = versions.parse(TOML.replace("\n[trees]\n", LIKE, 1))
+    assert fields_that_differ(table.kernels["mine"], V618) == set()
+    assert {(row.cells["mine"].says, row.cells["mine"].checked) for row in table.differences} == {
+        ("As v6.18.", "nowhere")
+    }
+
+
+def test_a_kernel_cannot_be_as_one_that_is_not_above_it():
+    with pytest.raises(InputError, match=r"kernels\.mine\.as: unknown kernel above it 'mine'"):
+        versions.parse(TOML.replace("\n[trees]\n", LIKE.replace("v6.18", "mine"), 1))

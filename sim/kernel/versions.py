@@ -7,7 +7,7 @@ Facts, values and prose are in ``versions.toml`` beside this module, each with i
 import json
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import resources
 from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
@@ -228,7 +228,8 @@ def parse(text: str) -> Table:
     root = tomllib.loads(text)
     _keys(root, "the file", {"intro", "kernels", "trees", "mails", "difference", "note"})
     kernels: Mapping[str, dict[str, str]] = {
-        name: _strings(table, f"kernels.{name}", {"title", "about"}) for name, table in root["kernels"].items()
+        name: _strings(table, f"kernels.{name}", {"title", "about", *({"as", "checked"} if "as" in table else ())})
+        for name, table in root["kernels"].items()
     }
     rows = tuple(_difference(row, kernels) for row in root["difference"])
     if [row.number for row in rows] != list(range(1, len(rows) + 1)):
@@ -263,11 +264,17 @@ def _strings(table: Mapping[str, Any], where: str, keys: Collection[str]) -> dic
     return {name: value.strip() for name, value in table.items()}
 
 
-def _difference(row: Mapping[str, Any], kernels: Collection[str]) -> Difference:
+def _difference(row: Mapping[str, Any], kernels: Mapping[str, Mapping[str, str]]) -> Difference:
     where = f"difference {row.get('number', '?')}"
-    _keys(row, where, {"number", "topic", *kernels})
+    left_out = {name for name, kernel in kernels.items() if "as" in kernel and name not in row}
+    _keys(row, where, {"number", "topic", *kernels} - left_out)
     cells: dict[str, Cell] = {}
-    for name in kernels:
+    for name, kernel in kernels.items():
+        if name in left_out:
+            if (like := kernel["as"]) not in cells:
+                raise InputError(f"{_FILE}: kernels.{name}.as: {unknown('kernel above it', like, cells)}")
+            cells[name] = replace(cells[like], says=f"As {like}.", checked=kernel["checked"])
+            continue
         rest = dict(row[name])
         values = rest.pop("values", None)
         if not isinstance(values, dict):
