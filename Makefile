@@ -4,12 +4,15 @@ BIN := .venv/bin
 COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url \
 	--no-emit-trusted-host --no-emit-find-links
 
-.PHONY: run test lint verify kill fuzz bench docs site man dist lock kmod clean
+.PHONY: run test test-all lint coverage mutants verify kill fuzz bench docs site man dist lock kmod clean
 
 run: .venv/ready
 	$(BIN)/fpswitch run scenarios/rfc-question.toml
 
 test: .venv/ready
+	$(BIN)/pytest -n auto -m "not slow"
+
+test-all: .venv/ready
 	$(BIN)/pytest -n auto
 
 lint: .venv/ready
@@ -17,6 +20,22 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/reuse --suppress-deprecation lint --quiet
+
+# All tests with the branches that they take, those of the compiled engine in Python: an hour on two CPUs.
+coverage: .venv/ready
+	rm -rf build/coverage && mkdir -p build/coverage
+	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -n auto --cov --cov-context=test --cov-report= --junitxml=build/coverage/tests.xml
+	-$(BIN)/coverage report --include='sim/xsave/*,sim/kernel/*,sim/host/*,sim/engine/*'
+	$(BIN)/coverage report --include='sim/xsave/*,sim/kernel/*,sim/host/*' --format=total --fail-under=100
+	$(BIN)/coverage report --format=total --fail-under=95
+
+# Needs the result of `make coverage`: 500 changes of the model, and the tests that should fail.
+mutants: .venv/release build/coverage/tests.xml
+	$(BIN)/python tests/mutants.py $(if $(NUMBER),--number $(NUMBER)) $(if $(SEED),--seed $(SEED))
+
+build/coverage/tests.xml:
+	@echo 'run `make coverage` first'; exit 1
 
 # What lives in sim/verification and takes longer than tests may: twenty minutes on two CPUs.
 verify: .venv/ready
@@ -45,10 +64,13 @@ docs: .venv/ready
 site man: .venv/docs
 	$(BIN)/sphinx-build -q -W --keep-going -b $(if $(filter site,$@),html,man) docs build/$@
 
-# A wheel and an sdist in dist/; the wheel is installed in an environment of its own and tried from another directory.
-dist: .venv/ready
+# A wheel, an sdist and their list of parts (SBOM, CycloneDX) in dist/; the wheel is installed in an environment of its
+# own and tried from another directory.
+dist: .venv/release
 	rm -rf dist build/dist
 	$(BIN)/hatchling build
+	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --of JSON \
+		-o dist/fpswitch.cdx.json
 	$(PYTHON) -m venv build/dist
 	build/dist/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	build/dist/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dist/*.whl
@@ -63,6 +85,7 @@ lock: .venv/ready
 	$(COMPILE) --extra dev --extra cluster --extra fast --output-file=requirements.lock pyproject.toml
 	$(COMPILE) --extra docs --constraint requirements.lock --output-file=requirements-docs.lock pyproject.toml
 	$(COMPILE) --extra fuzz --constraint requirements.lock --output-file=requirements-fuzz.lock pyproject.toml
+	$(COMPILE) --extra release --constraint requirements.lock --output-file=requirements-release.lock pyproject.toml
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fpswitch needs Python 3.11 or newer")'
@@ -71,7 +94,7 @@ lock: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-.venv/docs .venv/fuzz: .venv/%: .venv/ready requirements-%.lock
+.venv/docs .venv/fuzz .venv/release: .venv/%: .venv/ready requirements-%.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-$*.lock
 	touch $@
 

@@ -133,6 +133,7 @@ def test_the_dataset_is_partitioned_and_has_all_rows_of_all_points(run, tmp_path
         assert whole.groupby("point", observed=False).size().reindex(range(1, 9), fill_value=0).tolist() == single
 
 
+@pytest.mark.slow
 def test_a_design_that_was_interrupted_goes_on_and_leaves_the_same_bytes(run, tmp_path):
     run("whole")
     calls = []
@@ -154,6 +155,7 @@ def test_a_design_that_was_interrupted_goes_on_and_leaves_the_same_bytes(run, tm
     assert all((tmp_path / "d" / n).read_bytes() == (tmp_path / "whole" / n).read_bytes() for n in names)
 
 
+@pytest.mark.slow
 def test_another_design_in_the_directory_is_refused_and_so_is_something_else(run, tmp_path):
     run()
     with pytest.raises(InputError, match="another design or scenario"):

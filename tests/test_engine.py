@@ -38,6 +38,7 @@ REFUSED = ("host.preemption", "host.hrtick", "the slices of v7.3")
 """What the compiled engine lacks, and some shipped scenarios have."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_scenarios_give_the_same_records_of_all_strategies(path):
     for case in shipped(path, "2 ms", "1 ms"):
@@ -157,6 +158,7 @@ HOSTS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(HOSTS)
 def test_hosts_with_ties_and_constant_times_give_the_same_records(values):
@@ -219,6 +221,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "name", "how"), BROKEN, ids=lambda each: getattr(each, "__name__", each))
 def test_a_broken_rule_is_found(module, name, how, monkeypatch):
     monkeypatch.setattr(module, name, how(getattr(module, name)))

@@ -114,6 +114,7 @@ def kills(case, timed_by, strategies, replication):
     return fake_host.simulate(case, timed_by, strategies, replication)
 
 
+@pytest.mark.slow
 def test_a_replication_that_kills_its_workers_is_tried_three_times_and_named_and_the_rest_finish(
     run_in, tmp_path, tables, alone
 ):

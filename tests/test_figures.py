@@ -111,6 +111,7 @@ SIX_CASES = 'cpu = ["sapphire-rapids", "zen4"]\nkernel = ["v6.18", "v6.19", "v7.
 TWO = '["free-ssp", "xstate-guest"]'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cases", ['cpu = ["sapphire-rapids"]', SIX_CASES], ids=["1 case", "6 cases"])
 @pytest.mark.parametrize("chosen", [TWO, '"all"'], ids=["2 strategies", "15 strategies"])
 def test_no_labels_overlap_at_2_to_15_strategies_and_1_to_6_cases(tmp_path_factory, chosen, cases):
@@ -193,6 +194,7 @@ def test_the_look_of_an_own_strategy_follows_from_its_name_alone():
     assert len({figure_style.look(f"own-{i}").marker for i in range(40)}) > 5
 
 
+@pytest.mark.slow
 def test_a_strategy_has_one_look_in_all_figures(tmp_path_factory):
     what = compared(tmp_path_factory, LONG + GUESTS, feedback=True)
     looks = {}
@@ -556,6 +558,7 @@ def test_a_latency_that_differs_between_independent_runs_is_found(tmp_path_facto
 # The files.
 
 
+@pytest.mark.slow
 def test_all_figures_are_written_as_png_and_svg(tmp_path_factory, tmp_path):
     what = compared(tmp_path_factory, LONG + GUESTS, feedback=True)
     names = {path.name for path in what.write_figures(tmp_path / "figures")}
@@ -564,6 +567,7 @@ def test_all_figures_are_written_as_png_and_svg(tmp_path_factory, tmp_path):
         assert (tmp_path / "figures" / name).stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_case_with_the_reference_alone_says_so_in_a_low_row_and_has_no_axis_of_nothing(tmp_path_factory):
     both = compared(tmp_path_factory, ONE_AND_MANY)
     for figure in (both.plot_cost(), both.plot_rates()):

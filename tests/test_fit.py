@@ -255,6 +255,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(tuning, "REPLICATIONS", 1)
 
 
+@pytest.mark.slow
 def test_the_twin_of_a_simulated_host_costs_what_that_host_costs(tmp_path, quick):
     (tmp_path / "host.toml").write_text(HALTING)
     trace = str(tmp_path / "run.txt")
@@ -280,6 +281,7 @@ def test_the_twin_of_a_simulated_host_costs_what_that_host_costs(tmp_path, quick
     assert guest.signal_time.mean == pytest.approx(10e-6, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_recorded_host_is_compared_in_what_the_strategies_cost(tmp_path, quick):
     lines = text(NAMED["vcpu-halt-wakeup"]).splitlines(keepends=True)
     trace = str(tmp_path / "trace.txt")
@@ -413,6 +415,7 @@ def test_another_kernel_needs_the_simulation(tmp_path, capsys):
     assert "--preemption" in refused(command, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(
     strict=True,
     reason="16.6 % too few KVM_RUN round trips; 15 % was allowed until blocks of the trace gave the interval: the "

@@ -93,6 +93,7 @@ def test_context_switch1_is_the_same_with_cet_s_in_guest_or_in_all_fpstates(stra
     assert -EQUIVALENT < low <= high < EQUIVALENT, f"{low:.3%} to {high:.3%}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -129,6 +130,7 @@ preemption inside a short vCPU ioctl, and manual-lazy a guest that uses PL1_SSP 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stacks", CAUGHT)
 def test_unsound_strategies_are_caught_in_a_host_run_and_sound_ones_never_are(stacks):
     text = (

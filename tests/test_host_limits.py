@@ -131,6 +131,7 @@ def test_walkers_hold_no_more_either_however_many_children_come_and_go():
         assert len(walker.kernel.buffer_level._used) <= 4 + 4
 
 
+@pytest.mark.slow
 def test_what_is_held_does_not_grow_with_simulated_time_on_a_host_with_everything():
     case = from_text(RICH)[0]
     env, host = hosted(case)
@@ -165,6 +166,7 @@ def rates(case, strategy, warmup_s, replications):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rfc-question", "overcommit"])
 def test_twice_the_warm_up_changes_no_metric_beyond_its_standard_error(name):
     (path,) = [path for path in SHIPPED if path.stem == name]

@@ -321,6 +321,7 @@ def test_shortest_sequences_are_nothing_to_the_sound_strategies(kernel, cpu):
             assert not w.violations, (name, sequence.__name__, w.findings())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["manual-run", "manual-lazy", "xstate-all-resident"])
 def test_random_sequences_find_the_unsound_strategy_too(strategy):
     finds([config(strategy)], nothing_is_wrong, strategy)

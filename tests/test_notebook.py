@@ -40,6 +40,7 @@ def test_there_is_a_test_for_each_notebook():
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == set(SHORTER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHORTER)
 def test_the_notebook_runs_and_opens_with_the_answer(name, monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOKS.parent))

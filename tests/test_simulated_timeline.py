@@ -138,6 +138,7 @@ def test_a_vmclear_is_drawn_on_the_cpu_on_which_it_runs(tmp_path, capsys):
         assert any(other != track and abs(begin - asked) < 20_000 for other, asked in times[IPI])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_what_a_vcpu_does_agrees_with_who_runs_and_with_the_accounts(path, tmp_path, capsys):
     document, slices = drawn(capsys, tmp_path, path, "--duration", "4 ms")

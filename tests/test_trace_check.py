@@ -172,6 +172,7 @@ LEGAL = {
 PLACES = 200
 
 
+@pytest.mark.slow
 @by_trace
 def test_corruptions_are_noticed_or_the_trace_is_still_a_legal_one(path):
     trace = Trace.read(path)

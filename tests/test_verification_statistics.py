@@ -27,6 +27,7 @@ def storm():
     return few("exit-storm")
 
 
+@pytest.mark.slow
 def test_own_operations_per_event_are_those_of_independent_runs(storm):
     found = per_event.findings([*storm, *few("rfc-question"), *few("idle-fleet")])
     assert {each.what for each in found} == {*per_event.EVENTS, per_event.RATES}

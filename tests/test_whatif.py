@@ -33,6 +33,7 @@ def test_the_model_runs_the_operations_that_the_trace_shows(path, capsys):
     assert 0 <= found["XSAVES"] - saves <= found["LDMXCSR"]  # kernel_fpu_begin() saves without an event
 
 
+@pytest.mark.slow
 @by_trace
 def test_strategies_meet_the_same_world(path, capsys):
     document = run_json(capsys, "replay", str(path), "--cpu", "zen4")
@@ -45,6 +46,7 @@ def test_strategies_meet_the_same_world(path, capsys):
     assert document["strategies"]["free-ssp"]["difference"] == 0
 
 
+@pytest.mark.slow
 def test_prices_add_up_and_masks_are_those_of_the_cpu(tmp_path, capsys):
     out = tmp_path / "out"
     document = run_json(capsys, "replay", str(HALTS), "--cpu", "sapphire-rapids", "--out", str(out))
@@ -107,6 +109,7 @@ def test_the_reference_runs_too_where_others_are_named(capsys):
     assert set(document["strategies"]) == {"no-cet"}
 
 
+@pytest.mark.slow
 def test_settings_say_what_the_trace_cannot(tmp_path, capsys):
     def cycles(*options):
         document = run_json(capsys, "replay", str(HALTS), "--cpu", "zen4", "--strategies", "xstate-guest", *options)

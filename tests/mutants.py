@@ -1,0 +1,202 @@
+"""Mutation testing of the processor, the kernel and the host: is there a test that fails when the code is wrong?
+
+``make coverage`` finds which tests execute which line and how long each takes; ``make mutants`` then draws from all
+mutants that cosmic-ray's operators make of ``sim/xsave``, ``sim/kernel`` and ``sim/host``, and runs for each the tests
+that execute its line, the quickest first, until one fails. What survives is printed with its difference.
+"""
+
+import argparse
+import ast
+import difflib
+import importlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+from coverage import CoverageData
+
+ROOT = Path(__file__).parent.parent
+MEASURED = ROOT / "build/coverage"
+ROOMS = ("xsave", "kernel", "host")
+TESTS_S = 60
+"""The tests of one mutant take no longer than this without it, the quickest of those that execute its line."""
+PATIENCE = 4
+"""A mutant that takes so many times as long is an endless loop, and found."""
+LIBRARIES = ("numpy", "pandas", "scipy.stats", "pyarrow.parquet", "pydantic", "hypothesis", "simpy", "pytest", "click")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one module: the ``occurrence``-th place where the operator applies."""
+
+    path: str
+    operator: str
+    occurrence: int
+    line: int
+
+    def source(self):
+        from cosmic_ray.mutating import mutate_code
+        from cosmic_ray.plugins import get_operator
+
+        return mutate_code(
+            (ROOT / self.path).read_text(encoding="utf-8"), get_operator(self.operator)(), self.occurrence
+        )
+
+    def difference(self):
+        before = (ROOT / self.path).read_text(encoding="utf-8").splitlines()
+        return [
+            line
+            for line in difflib.unified_diff(before, self.source().splitlines(), lineterm="", n=0)
+            if not line.startswith(("---", "+++", "@@"))
+        ]
+
+
+def annotations(tree):
+    """The (line, column) spans of annotations: a change there changes nothing that runs, or all imports fail."""
+    for node in ast.walk(tree):
+        for each in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            if each is not None:
+                yield (each.lineno, each.col_offset), (each.end_lineno, each.end_col_offset)
+
+
+def mutants():
+    """All mutants, in the order of their modules."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    operators = [(name, get_operator(name)) for name in operator_names()]
+    operators = [(name, each()) for name, each in operators if not each.arguments() and not name.endswith("/NoOp")]
+    for path in sorted(path for room in ROOMS for path in (ROOT / "sim" / room).rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        spans = list(annotations(ast.parse(source)))
+        nodes = list(ast_nodes(get_ast(source)))
+        for name, operator in operators:
+            places = (start for node in nodes for start, _ in operator.mutation_positions(node))
+            for occurrence, start in enumerate(places):
+                if not any(first <= start < last for first, last in spans):
+                    yield Mutant(str(path.relative_to(ROOT)), name, occurrence, start[0])
+
+
+class Tests:
+    """Which tests execute a line, and how long each takes, as `make coverage` left it."""
+
+    def __init__(self):
+        self.data = CoverageData(str(MEASURED / "data"))
+        self.data.read()
+        self.seconds = {}
+        for case in ET.parse(MEASURED / "tests.xml").iter("testcase"):
+            name = f"{case.get('classname').replace('.', '/')}.py::{case.get('name')}"
+            self.seconds[name] = float(case.get("time"))
+
+    def of(self, mutant):
+        """Names of tests, the quickest first, and their seconds; a module's own line runs with it."""
+        lines = self.data.contexts_by_lineno(str(ROOT / mutant.path))
+        found = {name.partition("|")[0] for name in lines.get(mutant.line, ())} - {""}
+        if not found:
+            found = {name.partition("|")[0] for names in lines.values() for name in names} - {""}
+        chosen, total = [], 0.0
+        for name in sorted(found & set(self.seconds), key=self.seconds.get):
+            total += self.seconds[name]
+            if chosen and total > TESTS_S:
+                break
+            chosen.append(name)
+        return chosen, total
+
+
+def run_tests(folder, names):
+    """In a process of its own, which has the libraries already: exits with 0 where all tests pass."""
+    import pytest
+
+    os.setsid()
+    os.chdir(folder)
+    sys.path[:0] = [str(folder), str(folder / "tests")]
+    os.environ |= {"PYTHONPATH": f"{folder}:{folder / 'tests'}", "NUMBA_DISABLE_JIT": "1"}
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    listed = folder / "build" / "listed.txt"
+    listed.parent.mkdir(exist_ok=True)
+    listed.write_text("\n".join(names))
+    os._exit(
+        int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0", f"@{listed}"]))
+    )
+
+
+def judge(folder, mutant, tests):
+    """killed, survived, "no test" or "endless", and the seconds it took."""
+    names, seconds = tests.of(mutant)
+    if not names:
+        return "no test", 0.0
+    path, began = folder / mutant.path, time.monotonic()
+    before = path.read_text(encoding="utf-8")
+    path.write_text(mutant.source(), encoding="utf-8")
+    try:
+        process = multiprocessing.get_context("fork").Process(target=run_tests, args=(folder, names))
+        process.start()
+        process.join(10 + PATIENCE * seconds)
+        endless = process.exitcode is None
+        if endless:
+            os.killpg(process.pid, 9)
+            process.join()
+    finally:
+        path.write_text(before, encoding="utf-8")
+    return "endless" if endless else "killed" if process.exitcode else "survived", time.monotonic() - began
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--number", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--most", type=float, default=5.0, help="per cent of them that may survive")
+    options = parser.parse_args()
+    everything = list(mutants())
+    drawn = random.Random(options.seed).sample(everything, options.number)
+    tests, folders, found = Tests(), SimpleQueue(), {}
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as pool:
+        for job in range(options.jobs):
+            folder = Path(scratch) / str(job)
+            shutil.copytree(
+                ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", "build", "results", ".hypothesis")
+            )
+            folders.put(folder)
+
+        def one(mutant):
+            folder = folders.get()
+            try:
+                found[mutant], seconds = judge(folder, mutant, tests)
+            finally:
+                folders.put(folder)
+            print(
+                f"{len(found):4} {found[mutant]:8} {seconds:5.1f} s  {mutant.path}:{mutant.line} {mutant.operator}",
+                flush=True,
+            )
+
+        list(pool.map(one, drawn))
+    counts = Counter(found.values())
+    left = [mutant for mutant in drawn if found[mutant] in ("survived", "no test")]
+    for mutant in left:
+        print(f"\n{mutant.path}:{mutant.line}: {mutant.operator}, {found[mutant]}", *mutant.difference(), sep="\n")
+    share = 100 * len(left) / len(drawn)
+    print(f"\n{len(drawn)} of {len(everything)} mutants (seed {options.seed}): {dict(counts)}; {share:.1f} % survive")
+    (ROOT / "build/mutants.json").write_text(
+        json.dumps([[m.path, m.line, m.operator, m.occurrence, found[m]] for m in drawn])
+    )
+    return int(share > options.most)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
