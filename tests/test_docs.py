@@ -12,7 +12,19 @@ def called(page):
     return page.name
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if SHOWN.search(page.read_text("utf-8"))], ids=called)
+SIMULATED = ("halt-polling.md", "overcommit-ratio.md")
+"""Pages that show sweeps, which take seconds."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page.name in SIMULATED))
+        for page in PAGES
+        if SHOWN.search(page.read_text("utf-8"))
+    ],
+    ids=called,
+)
 def test_what_a_page_shows_is_what_its_commands_print(page):
     text = page.read_text(encoding="utf-8")
     assert text == refreshed(text)  # else: python tests/shown.py

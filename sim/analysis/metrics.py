@@ -193,7 +193,7 @@ def _throughput(raw: pd.DataFrame, host: pd.DataFrame) -> Iterator[Column]:
     yield "guest_cycles", "cycles/vCPU-s", raw["guest_cycles"] / (seconds * vcpus.where(vcpus > 0))
     of_vcpus = 100 / (seconds * host["tsc_hz"] * vcpus.where(vcpus > 0))
     yield "steal", "%", raw[STOLEN] * of_vcpus
-    yield "polling", "%", (raw["halt_poll_cycles"] + raw["guest_poll_cycles"]) * of_vcpus
+    yield "polling", "%", (raw["halt_poll_cycles"] + raw["guest_poll_cycles"].fillna(0)) * of_vcpus
     yield "spinning", "%", raw["guest_spin_cycles"] * of_vcpus
     handoffs = raw["handoffs"].where(raw["handoffs"] > 0)
     yield "us_per_handoff", "us", 1e6 * seconds * pipes.where(pipes > 0) / handoffs

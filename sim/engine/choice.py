@@ -50,6 +50,8 @@ def lacking(case: Case) -> str:
             return f"guests.{name}.signalled"
         if guest.idle != "hlt":
             return f"guests.{name}.idle {guest.idle!r}"
+        if guest.lock is not None:
+            return f"guests.{name}.lock"
     for kind, entries in (("guests", case.scenario.guests), ("threads", case.scenario.threads)):
         for name, entry in entries.items():
             lag = max(2 * case.cycles(host.base_slice), case.cycles(1 / host.hz)) * inverse(weight_of(entry.nice))

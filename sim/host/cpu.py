@@ -134,6 +134,10 @@ class HostCpu(CpuTime):
         if self is not asker:
             self.post(Work(self.host.interrupt_cycles()))
 
+    def ask_resched(self) -> None:
+        """resched_curr() by another CPU: the flag is set, and an IPI makes it seen."""
+        self.post(Work(self.host.interrupt_cycles()))
+
     def preempts(self) -> bool:
         """Whether TIF_NEED_RESCHED takes the CPU from the running thread where that is now."""
         return self.need_resched and self.preemption.seen(self.thread.place)

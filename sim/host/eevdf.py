@@ -16,10 +16,14 @@ class EevdfRunQueue:
     """struct cfs_rq at the root, without groups.
 
     ``base_slice`` is the request of an entity without a custom slice, ``tick`` the period of the tick (TICK_NSEC), both
-    in TSC cycles.
+    in TSC cycles; ``forced_every`` is how often a yield may force its CPU (:mod:`sim.host.directed_yield`).
+    ``_next`` is cfs_rq->next, the buddy that shall run next.
     """
 
-    __slots__ = ("_base_slice", "_load", "_queue", "_tick", "_weighted", "current", "need_resched", "nr_running")
+    __slots__ = (
+        "_base_slice", "_forced_at", "_load", "_next", "_queue", "_tick", "_weighted", "current", "forced_every",
+        "need_resched", "nr_running",
+    )  # fmt: skip
 
     def __init__(self, base_slice: int, tick: int) -> None:
         self._base_slice = base_slice
@@ -30,6 +34,9 @@ class EevdfRunQueue:
         self.current: Entity | None = None
         self.nr_running = 0
         self.need_resched = False
+        self.forced_every = 0
+        self._forced_at: int | None = None
+        self._next: Entity | None = None
 
     def avg_vruntime(self) -> int:
         """V, the weighted mean of vruntime, rounded down, so that vruntime <= V is entity_eligible().
@@ -91,6 +98,8 @@ class EevdfRunQueue:
         ``special`` is DEQUEUE_SPECIAL: the task exits, or is stopped, parked or frozen.  A current that is delayed
         stays current, with its protection, until the pick: if it is eligible by then, it goes at last.
         """
+        if self._next is entity:
+            self._next = None
         if entity.sched_delayed:
             self.dequeue_delayed(now, entity)
             return
@@ -129,10 +138,12 @@ class EevdfRunQueue:
         ("sched/fair: Limit run to parity to the min slice of enqueued entities").
         """
         self.update_current(now)
-        entity = self._pick_eevdf(protect=True)
+        entity = self._pick_next()
         while entity is not None and entity.sched_delayed:
             self.dequeue_delayed(now, entity)
-            entity = self._pick_eevdf(protect=True)
+            entity = self._pick_next()
+        if self._next is entity:
+            self._next = None
         self.need_resched = False
         previous = self.current
         if entity is None or entity is previous:
@@ -206,9 +217,55 @@ class EevdfRunQueue:
         self.update_current(now)
         return self.need_resched
 
+    def nominate(self, now: int, entity: Entity, *, credit: bool) -> bool:
+        """yield_to_task_fair(): the buddy.  With ``credit`` it is made eligible first.
+
+        The margin of lag that it gets is assumed, an eighth of its slice for each entity that is queued: the patch says
+        that it grows with the depth of the queue, and its formula was not seen.
+        """
+        if not entity.on_rq or entity.sched_delayed:
+            return False
+        self._next = entity
+        if credit:
+            self.update_current(now)
+            limit = max(2 * entity.slice, self._tick) * entity.inv_weight
+            margin = min(len(self._queue) * entity.slice * entity.inv_weight // 8, limit)
+            self._remove(entity)
+            others = self._load + (self.current.weight if self.current is not None else 0)
+            inflated = margin * (others + entity.weight) // others if others else 0  # as place_entity() does it
+            moved = max(0, entity.vruntime - (self.avg_vruntime() - inflated))
+            entity.vruntime -= moved
+            entity.deadline -= moved
+            self._insert(entity)
+        return True
+
+    def forfeit(self, now: int, *, force: bool) -> None:
+        """yield_task_fair(); ``force``: who yields is not protected any more, once in ``forced_every``.
+
+        Linux commit 79104becf42b ("sched/fair: Forfeit vruntime on yield").
+        """
+        current = self.current
+        if current is None or self.nr_running == 1:
+            return
+        if self._next is current:
+            self._next = None
+        self.update_current(now)
+        if current.vruntime <= self.avg_vruntime():
+            current.vruntime = current.deadline
+            current.deadline += current.slice * current.inv_weight
+        if force and (self._forced_at is None or now - self._forced_at >= self.forced_every):
+            self._forced_at = now
+            current.vprot = min(current.vprot, current.vruntime)
+
     def waiting(self) -> list[Entity]:
         """What can_migrate_task() lets another CPU pull: neither the running nor the delayed."""
         return [entity for entity in self._queue if not entity.sched_delayed]
+
+    def _pick_next(self) -> Entity | None:
+        """pick_next_entity(): an eligible buddy first (PICK_BUDDY)."""
+        if self._next is not None and self._queue and self._next.vruntime <= self.avg_vruntime():
+            return self._next
+        return self._pick_eevdf(protect=True)
 
     def _place(self, entity: Entity, initial: bool) -> None:
         """place_entity(): at its lag from V, inflated so that its own weight in V does not eat it up."""

@@ -10,13 +10,9 @@ from sim.host.runqueue import Entity
 
 
 class EevdfRunQueueV73(EevdfRunQueue):
-    """struct cfs_rq with the slice rules of v7.3; ``_next`` is its ``next``, the woken that has to be picked."""
+    """struct cfs_rq with the slice rules of v7.3, which makes a woken entity with a shorter slice the buddy, too."""
 
-    __slots__ = ("_next",)
-
-    def __init__(self, base_slice: int, tick: int) -> None:
-        super().__init__(base_slice, tick)
-        self._next: Entity | None = None
+    __slots__ = ()
 
     def enqueue(
         self, now: int, entity: Entity, *, wakeup: bool = False, initial: bool = False, migrated: bool = False
@@ -27,19 +23,10 @@ class EevdfRunQueueV73(EevdfRunQueue):
 
     def dequeue(self, now: int, entity: Entity, *, sleep: bool, special: bool = False) -> None:
         """__dequeue_task(): the lag of one that is delayed is noted when it blocks, and grows no more negative."""
-        if self._next is entity:
-            self._next = None
         was_delayed = entity.sched_delayed
         super().dequeue(now, entity, sleep=sleep, special=special)
         if entity.sched_delayed and not was_delayed:
             self._update_lag(entity, self.avg_vruntime(), delayed=False)
-
-    def pick_next(self, now: int) -> Entity | None:
-        """pick_task_fair() and set_next_task_fair()."""
-        entity = super().pick_next(now)
-        if entity is not None and self._next is entity:
-            self._next = None
-        return entity
 
     def wakeup_preempts(self, now: int, entity: Entity, *, fork: bool = False) -> bool:
         """wakeup_preempt_fair().
@@ -74,6 +61,9 @@ class EevdfRunQueueV73(EevdfRunQueue):
             self.dequeue_delayed(now, entity)
             entity = self._pick_eevdf(protect)
         return entity
+
+    def _pick_next(self) -> Entity | None:
+        return self._pick_eevdf(protect=True)
 
     def _pick_eevdf(self, protect: bool) -> Entity | None:
         """pick_eevdf(): the buddy first, if it is eligible (PICK_BUDDY)."""

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 POLLING: Final = "halt_poll"
 GUEST_POLL: Final = "guest_poll"
+GUEST_SPIN: Final = "guest_spin"
 VMM: Final = "vmm"
 HANDLER: Final = "handler"
 """The accounts of a vCPU thread's spans in which no guest code of its stream runs; they say what it is doing."""
-PLACES: Final = {GUEST: TO_USER, GUEST_POLL: TO_USER, VMM: TO_USER, POLLING: POLLS, HANDLER: KERNEL}
+PLACES: Final = {
+    GUEST: TO_USER, GUEST_POLL: TO_USER, GUEST_SPIN: TO_USER, VMM: TO_USER, POLLING: POLLS, HANDLER: KERNEL,
+}  # fmt: skip
 """Where each is for :mod:`sim.host.preemption`; a vCPU that has halted and not yet begun to poll is on its way."""
 
 
@@ -71,7 +74,13 @@ class HaltingVcpu(GuestSpan):
         """The next span is in the guest, polls, handles an exit, or is the VMM's."""
         self.account = account
         self.place = PLACES[account]
-        self.flow = self._guest_flow if account == GUEST else 0 if account in (POLLING, GUEST_POLL) else self._vmm_flow
+        self.flow = (
+            self._guest_flow
+            if account == GUEST
+            else 0
+            if account in (POLLING, GUEST_POLL, GUEST_SPIN)
+            else self._vmm_flow
+        )
 
     # Polling.
 

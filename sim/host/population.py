@@ -8,9 +8,11 @@ import numpy as np
 from sim.costs.price import Prices
 from sim.host.caches import L1, MEMORY, Always, Touched
 from sim.host.clock import Clock
+from sim.host.directed_yield import FORCED_EVERY_S
 from sim.host.eevdf import EevdfRunQueue
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
 from sim.host.exits import EXTERNAL_INTERRUPT, ExitKind, ExitStream, Flags
+from sim.host.guest_lock import GuestLock, LockingVcpu, Pausing
 from sim.host.guest_span import GuestUse
 from sim.host.halt_polling import GuestPolling, HaltPolling
 from sim.host.halting import Requests
@@ -18,6 +20,7 @@ from sim.host.host import Host
 from sim.host.hrtick import LEAST_S, SLACK_S, Hrtick
 from sim.host.interrupts import Devices, DeviceSource, TickTimes
 from sim.host.ledger import PricedLedger
+from sim.host.ple import MOST, PAUSE_CYCLES, SVM_WINDOW, VMX_WINDOW, PleParameters, PleWindow
 from sim.host.preemption import PREEMPTION
 from sim.host.round_robin import RoundRobinRunQueue
 from sim.host.runqueue import RunQueue
@@ -35,7 +38,7 @@ from sim.scenario.cases import Case
 from sim.scenario.checks import MASKS
 from sim.scenario.distribution import Distribution
 from sim.scenario.run_schema import Component
-from sim.scenario.schema import Affinity, Exit, Guest, Interrupt
+from sim.scenario.schema import Affinity, Exit, Guest, Interrupt, Lock
 from sim.scenario.schema import Thread as ThreadEntry
 
 
@@ -144,15 +147,18 @@ def _add_cpus(host: Host, build: _Builder) -> None:
             _device(build, entry, "cpu", cpu.id, "interrupts", name) for name, entry in case.scenario.interrupts.items()
         ]
         ticks = build.draws(settings.interrupt_time, "cpu", cpu.id, "tick")
+        forced_every = case.cycles(FORCED_EVERY_S)
         hrtick = Hrtick(bool(settings.hrtick), case.cycles(LEAST_S), case.cycles(SLACK_S))
-        rq = _run_queue(settings.scheduler, host.kernel.version.slice_rules, base_slice, period)
+        rq = _run_queue(settings.scheduler, host.kernel.version.slice_rules, base_slice, period, forced_every)
         host.add_cpu(cpu, rq, Devices(sources), TickTimes(ticks), period, first_tick, hrtick)
 
 
-def _run_queue(scheduler: str, slice_rules: str, base_slice: int, tick: int) -> RunQueue:
+def _run_queue(scheduler: str, slice_rules: str, base_slice: int, tick: int, forced_every: int) -> RunQueue:
     if scheduler == "round-robin":
         return RoundRobinRunQueue(base_slice)
-    return (EevdfRunQueueV73 if slice_rules == "v7.3" else EevdfRunQueue)(base_slice, tick)
+    rq = (EevdfRunQueueV73 if slice_rules == "v7.3" else EevdfRunQueue)(base_slice, tick)
+    rq.forced_every = forced_every
+    return rq
 
 
 def _device(build: _Builder, entry: Interrupt, *name: object) -> DeviceSource:
@@ -184,14 +190,16 @@ def _add_guests(host: Host, build: _Builder, group: str, guest: Guest) -> None:
     n = 0
     for number in range(guest.vms):
         vm: list[VcpuThread] = []
+        lock = None if guest.lock is None else GuestLock()
         for i in range(guest.vcpus):
-            vm.append(_vcpu(host, build, guest, (group, number, i), n, vm))
+            vm.append(_vcpu(host, build, guest, (group, number, i), n, vm, lock))
             n += 1
 
 
 def _vcpu(
-    host: Host, build: _Builder, guest: Guest, name: tuple[str, int, int], n: int, vm: list[VcpuThread]
-) -> VcpuThread:
+    host: Host, build: _Builder, guest: Guest, name: tuple[str, int, int], n: int, vm: list[VcpuThread],
+    lock: GuestLock | None,
+) -> VcpuThread:  # fmt: skip
     case, kernel = build.case, host.kernel
     text = f"{name[0]}/{name[1]}/vcpu{name[2]}"
     number = host.schedule.number()
@@ -211,7 +219,10 @@ def _vcpu(
         build.optional(guest.sleep, *own, "sleep"),
     )
     others = build.streams.generator(*own, "IPI targets")
-    thread = VcpuThread(
+    kind, of_lock = (VcpuThread, {}) if lock is None or guest.lock is None else (
+        LockingVcpu, _locking(host, build, guest.lock, lock, own)
+    )  # fmt: skip
+    thread = kind(
         host,
         text,
         number,
@@ -234,11 +245,31 @@ def _vcpu(
         others=Draws(lambda n: others.integers(0, max(guest.vcpus - 1, 1), n)),
         signalled=None if guest.signalled is None else Draws(build.flags(guest.signalled, *own, "signalled")),
         signal_times=build.optional(guest.signal_time, *own, "signal"),
+        **of_lock,
     )
     _start(host, thread)
     if requests.arrivals is not None:
         host.keep_asking(thread, requests.arrivals)
     return thread
+
+
+def _locking(host: Host, build: _Builder, entry: Lock, lock: GuestLock, own: tuple[object, ...]) -> dict[str, Any]:
+    """What a vCPU whose guest has critical sections has besides."""
+    settings, vendor = build.case.scenario.host, host.kernel.vendor
+    window = {"vmx": VMX_WINDOW, "svm": SVM_WINDOW}[vendor] if settings.ple_window is None else settings.ple_window
+    most = MOST[vendor] if settings.ple_window_max is None else settings.ple_window_max
+    handler = build.draws(settings.ple_time, *own, "PLE")
+    return {
+        "lock": lock,
+        "gaps": build.draws(entry.every, *own, "lock", "every"),
+        "holds": build.draws(entry.hold, *own, "lock", "hold"),
+        "ple": PleWindow(PleParameters(window, settings.ple_window_grow, settings.ple_window_shrink, most)),
+        "pausing": Pausing(
+            settings.ple_gap > 0, PAUSE_CYCLES[vendor], handler, settings.directed_yield != "none",
+            settings.directed_yield == "lag-credit",
+        ),
+        "pause": _plain_exit("pause", effect=True),
+    }  # fmt: skip
 
 
 def _polling(case: Case, guest: Guest, shrink: int) -> HaltPolling:

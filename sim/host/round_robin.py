@@ -99,6 +99,13 @@ class RoundRobinRunQueue:
         self.update_current(now)
         return self.need_resched
 
+    def nominate(self, now: int, entity: Entity, *, credit: bool) -> bool:
+        """There is no such thing."""
+        return False
+
+    def forfeit(self, now: int, *, force: bool) -> None:
+        """There is no such thing."""
+
     def waiting(self) -> list[Entity]:
         """All but the running one, the head first."""
         return list(self._queue)

@@ -101,5 +101,11 @@ class RunQueue(Protocol):
     def tick(self, now: int) -> bool:
         """The scheduler's tick; whether ``current`` has to be rescheduled."""
 
+    def nominate(self, now: int, entity: Entity, *, credit: bool) -> bool:
+        """yield_to_task(): ``entity``, which waits here, shall run next; False if the policy has no such thing."""
+
+    def forfeit(self, now: int, *, force: bool) -> None:
+        """yield_task(): ``current`` gives up what is left of its request."""
+
     def waiting(self) -> Sequence[Entity]:
         """The runnable entities that do not run: what another CPU may pull."""

@@ -218,10 +218,8 @@ class VcpuThread(HaltingVcpu):
         self.left = kind.vmm.next()
 
     def _request_done(self, cpu: "HostCpu") -> Steps:
-        demand = self._requests.demand
-        assert demand is not None
         cpu.count_requests += 1
-        self._demand_end += demand.next()
+        self._renew_demand()
         if self._take_pending():
             return True
         if self._polls_in_guest(cpu):
@@ -229,6 +227,11 @@ class VcpuThread(HaltingVcpu):
             self._arm_timer(cpu)
             return True
         return (yield from self._halts(cpu))
+
+    def _renew_demand(self) -> None:
+        """The next request's work begins now."""
+        assert self._requests.demand is not None
+        self._demand_end += self._requests.demand.next()
 
     def _halts(self, cpu: "HostCpu") -> Steps:
         """The guest runs HLT."""

@@ -8,7 +8,7 @@ from sim.report import layout, not_shown, schedule_answer, schedule_table, suren
 from sim.report.amounts import fixed
 from sim.report.layout import WIDTH, Part, at_most, item, part, whole, wrapped
 from sim.report.names import cpu
-from sim.report.shown import Shown, shown
+from sim.report.shown import SOME_CASES, Shown, shown
 from sim.results.manifest import COMPLETE
 
 if TYPE_CHECKING:
@@ -106,8 +106,9 @@ def _answer(screen: Shown) -> Part:
     sentences = words.sentences(screen)
     said = item("ANSWER", " ".join(sentences))
     if schedule_answer.is_asked(screen) and not any(case.lines for case in screen.cases):
-        table, some = (schedule_answer.lines(screen, some=each) for each in (False, True))
-        return part([*said, *table], [*said, *some], some, losses=[4.9, 10.0], gap=False)
+        table, some = (schedule_answer.lines(screen, most=each) for each in (None, SOME_CASES))
+        brief = whole("ANSWER", sentences, 6)
+        return part([*said, *table], [*brief, *table], [*brief, *some], losses=[0.5, 4.9], gap=False)
     most = max((len(case.lines) for case in screen.cases), default=0)
     sizes = range(min(MOST, max(most, 1)), 0, -1)
     variants = [[*said, *tables.of(screen, size)] for size in sizes]
@@ -141,6 +142,8 @@ def _load(screen: Shown) -> Part:
     ends = [
         row(label, [f(column) for column in zip(*values, strict=True)]) for label, f in (("least", min), ("most", max))
     ]
+    if schedule_answer.is_asked(screen):
+        return part([title, head, *(every if len(every) <= 2 else ends)], [], losses=[4.0])
     if len(every) <= 2:
         return part([title, head, *every])
     if len(every) <= len(some):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.analysis.answers import Answers, Estimate, Range
-from sim.report import layout, sureness, words
+from sim.report import layout, schedule_answer, sureness, words
 from sim.report.amounts import fixed, percent, short_spread, si
 from sim.report.layout import part, wrapped
 from sim.report.names import carried, config_of, cpu
@@ -81,12 +81,17 @@ def _about(screen: Shown, *, with_load: bool) -> list[str]:
     config = config_of(document, case.reference)
     beside = "beside carrying nothing" if not config.strategy.carries else f"beside {case.labels[case.reference]}"
     what = f"Cycles per {case.per}-second for {carried(config)} alone, {beside}:"
+    if not case.lines and schedule_answer.is_asked(screen):
+        what = "What the schedule comes to:"
     named = ", ".join([*kernels[:MOST_KERNELS], *(["..."] if len(kernels) > MOST_KERNELS else [])])
     return wrapped(f"{host}, Linux {named}. {what}")
 
 
 def _table(screen: Shown, rows: int) -> Iterator[str]:
     answered = [case for case in screen.cases if case.lines]
+    if not answered and schedule_answer.is_asked(screen):
+        yield from schedule_answer.lines(screen, most=rows)
+        return
     if not answered:
         yield "  there is nothing to compare"
         return

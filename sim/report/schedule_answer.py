@@ -9,7 +9,7 @@ from sim.report.amounts import si, three_digits, with_half
 from sim.report.layout import WIDTH, wrapped
 from sim.report.markup import Cell, Markup, Number, joined, table
 from sim.report.names import titles
-from sim.report.shown import SCHEDULE, Shown, chosen
+from sim.report.shown import SCHEDULE, Shown
 
 
 class Column(NamedTuple):
@@ -23,8 +23,8 @@ class Column(NamedTuple):
 
 COLUMNS: Final = (
     Column("work", "work", "%", "guests' own work"),
-    Column("polling", "polling", "%", "polling"),
-    Column("spinning", "spinning", "%", "spinning for locks"),
+    Column("polling", "polls", "%", "polling"),
+    Column("spinning", "spins", "%", "spinning for locks"),
     Column("steal", "steal", "%", "steal"),
     Column("busy", "CPUs", "% busy", "busy CPUs"),
     Column("mean", "wake-up", "mean us", "mean wake-up"),
@@ -33,11 +33,13 @@ COLUMNS: Final = (
     Column("requests", "request", "/s", "requests"),
 )
 SHARES: Final = ("polling", "spinning", "steal")
-TOLD: Final = (*SHARES, "mean", "p99")
+TOLD: Final = (*SHARES, "p99")
+ROOM: Final = 1.0
+"""Shares of less, in %, have no column in plain text."""
 LEFT_OUT: Final = ("work", "p50")
 """Quantities that plain text has no room for; work is there where there are no requests."""
 WIDE: Final = 8
-CAPTION: Final = "work, polling, spinning and steal: % of vCPU time; requests per vCPU-second"
+CAPTION: Final = "% of vCPU time, but % busy of CPUs; requests per vCPU-second"
 LEAST: Final = 0.005
 """Less is nothing: a per cent of a per cent of the time, a few nanoseconds."""
 FACTOR: Final = 2.0
@@ -53,20 +55,21 @@ def sentences(screen: Shown) -> Iterator[str]:
     """From where to where each quantity goes, and from which value of a number on p99 has doubled."""
     found = outcomes(screen.comparison)
     full = titles(screen.comparison.results.cases).full
+    yield from _doublings(found)
+    told = TOLD if any(math.isfinite(each.p99) for each in found) else (*SHARES, "mean", "busy")
     for column in COLUMNS:
         there = [each for each in found if math.isfinite(getattr(each, column.name))]
-        if column.name not in TOLD or not there:
+        if column.name not in told or not there:
             continue
         low, high = (f(there, key=lambda each: getattr(each, column.name)) for f in (min, max))
-        if getattr(high, column.name) > 0:
+        if getattr(high, column.name) > (ROOM if column.name in SHARES else 0):
             amounts = [_amount(each, column.name) for each in (low, high)]
-            unit = "% of vCPU time" if column.name in SHARES else "us"
+            unit = "% of vCPU time" if column.name in SHARES else "%" if column.name == "busy" else "us"
             if amounts[0] == amounts[1] or len(there) == 1:
                 yield f"{column.called}: {amounts[1]} {unit}."
             else:
                 ends = [f"{text} ({full[each.case['case']]})" for text, each in zip(amounts, (low, high), strict=True)]
                 yield f"{column.called}: {ends[0]} to {ends[1]} {unit}."
-    yield from _doublings(found)
 
 
 def _amount(outcome: Outcome, name: str) -> str:
@@ -92,15 +95,16 @@ def _doublings(found: Sequence[Outcome]) -> Iterator[str]:
         rest = {key: value for key, value in each.case["sweep"].items() if key != path}
         groups.setdefault(tuple(rest.items()), []).append(each)
     key = path.rpartition(".")[2]
+    told: dict[tuple[object, object], list[str]] = {}
     for others, members in groups.items():
         members.sort(key=lambda each: each.case["sweep"][path])
         first = members[0]
-        where = ", ".join(f"{name.rpartition('.')[2]} = {value}" for name, value in others)
         if beyond := [each for each in members if each.p99 > FACTOR * first.p99]:
-            yield (
-                f"p99 is more than twice that of {key} = {first.case['sweep'][path]} from {key} = "
-                f"{beyond[0].case['sweep'][path]} on{f' ({where})' * bool(where)}."
-            )
+            where = ", ".join(f"{name.rpartition('.')[2]} = {value}" for name, value in others)
+            told.setdefault((first.case["sweep"][path], beyond[0].case["sweep"][path]), []).append(where)
+    for (first_value, value), where_all in told.items():
+        where = "" if len(where_all) == len(groups) else f" with {' or '.join(where_all)}"
+        yield f"p99 is more than twice that of {key} = {first_value} from {key} = {value} on{where}."
 
 
 def columns_of(found: Sequence[Outcome]) -> list[Column]:
@@ -108,16 +112,22 @@ def columns_of(found: Sequence[Outcome]) -> list[Column]:
     return [each for each in COLUMNS if any(getattr(one, each.name) > 0 for one in found)]
 
 
-def lines(screen: Shown, *, some: bool = False) -> list[str]:
-    """The table; ``some``: with the lines of some cases at equal distances only."""
+def lines(screen: Shown, *, most: int | None = None) -> list[str]:
+    """The table; ``most``: with the lines of so many cases at most, at equal distances."""
     found = outcomes(screen.comparison)
     if not found:
         return []
     short, heading, _ = _names(screen)
-    columns = [each for each in columns_of(found) if each.name not in LEFT_OUT]
+    columns = [
+        each
+        for each in columns_of(found)
+        if each.name not in LEFT_OUT
+        and (each.name not in SHARES or max(getattr(one, each.name) for one in found) >= ROOM)
+    ]
     if not any(each.name == "requests" for each in columns):
         columns = [COLUMNS[0], *columns]
-    shown_rows = [found[i] for i in chosen(len(found))] if some else found
+    n = len(found) if most is None else min(most, len(found))
+    shown_rows = [found[round(i * (len(found) - 1) / max(n - 1, 1))] for i in range(n)]
     width = WIDTH - WIDE * len(columns)
     last_line = f"  {heading}"[: width - 1].ljust(width)
     head = [" " * width, last_line]
@@ -127,7 +137,7 @@ def lines(screen: Shown, *, some: bool = False) -> list[str]:
     for each in shown_rows:
         label = f"  {short[each.case['case']]}"[: width - 1].ljust(width)
         rows.append(label + "".join(cell(getattr(each, column.name)).rjust(WIDE) for column in columns))
-    left_out = [f"  {len(shown_rows)} of {len(found)} cases"] if some and len(shown_rows) < len(found) else []
+    left_out = [f"  {len(shown_rows)} of {len(found)} cases"] if n < len(found) else []
     return [*(line.rstrip() for line in head), *rows, *left_out, *wrapped(CAPTION, "  ", "  ")]
 
 

@@ -22,9 +22,14 @@ PANEL_IN: Final = 4.2
 MOST_PANELS: Final = 3
 COLORS: Final = ("#3344aa", "#bb5522", "#664466", "#009e73", "#eeaa22", "#77bbff", "#661100", "#777777")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
-FIRST: Final = ("p99", "steal", "requests", "work", "mean", "spinning")
+FIRST: Final = ("p99", "steal", "requests", "work", "spinning", "mean")
 """What is drawn against a key, the first of which there are any."""
 
+FOUND: Final = (
+    ("polling", "polling takes", " % of vCPU time"), ("spinning", "spinning for locks", " %"), ("steal", "steal", " %"),
+    ("p99", "p99 of the wake-up", " us"),
+)  # fmt: skip
+"""What the title says of each quantity."""
 NEAR: Final = 0.04
 """Labels of points that are nearer, in units of what is shown, would lie on each other."""
 
@@ -36,7 +41,7 @@ def outcome(comparison: Comparison) -> Figure:
     """
     found = outcomes(comparison)
     key = _key(found)
-    polls = any(each.polling > 0 for each in found)
+    polls = any(each.polling >= schedule_answer.ROOM for each in found)
     columns = [each for name in FIRST for each in schedule_answer.columns_of(found) if each.name == name][:MOST_PANELS]
     with style():
         figure, panels = figure_of(
@@ -65,11 +70,9 @@ def outcome(comparison: Comparison) -> Figure:
 def _finding(found: Sequence[Outcome]) -> str:
     """The title: how far polling, steal and the latency go."""
     said = []
-    for name, text, unit in (
-        ("polling", "polling takes", " % of vCPU time"), ("steal", "steal", " %"), ("p99", "p99 of the wake-up", " us"),
-    ):  # fmt: skip
+    for name, text, unit in FOUND:
         values = [value for each in found if math.isfinite(value := getattr(each, name))]
-        if values and max(values) > 0:
+        if values and max(values) > (schedule_answer.ROOM if name in schedule_answer.SHARES else 0):
             said.append(f"{text} {schedule_answer.cell(min(values))} to {schedule_answer.cell(max(values))}{unit}")
     text = "; ".join(said) or "nothing waits"
     return text[0].upper() + text[1:]
@@ -132,7 +135,8 @@ def _pareto(axes: Axes, found: Sequence[Outcome], key: str, name: str, label: st
 def _by_key(axes: Axes, found: Sequence[Outcome], key: str, column: Column) -> None:
     for number, (group, members) in enumerate(_groups(found, key).items()):
         color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
-        x = [str(value_text(key, each.case["sweep"].get(key, ""))) for each in members]
+        values = [each.case["sweep"].get(key, "") for each in members]
+        x = values if schedule_answer.numbers(found) else [value_text(key, value) for value in values]
         half = [each.half.get(column.name, 0.0) for each in members]
         axes.errorbar(
             x, [getattr(each, column.name) for each in members], yerr=[0.0 if math.isnan(h) else h for h in half],

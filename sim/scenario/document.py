@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from sim.scenario.distribution import Intervals, Times
 from sim.scenario.run_schema import Run
-from sim.scenario.schema import Exit, FpuUse, Guest, Host, Interrupt, KernelSettings, Scenario, Thread
+from sim.scenario.schema import Exit, FpuUse, Guest, Host, Interrupt, KernelSettings, Lock, Scenario, Thread
 from sim.scenario.units import Flow, Percent, Rate, Size, Time
 
 SCHEMA_FILE: Final = Path(__file__).with_name("scenario.schema.json")
@@ -35,6 +35,7 @@ _TABLES: Final[Mapping[str, type[BaseModel]]] = {
     "[kernel]": KernelSettings,
     "[guests.NAME]": Guest,
     "[guests.NAME.exits.NAME]": Exit,
+    "[guests.NAME.lock]": Lock,
     "[guests.NAME.fpu] and [threads.NAME.fpu]": FpuUse,
     "[threads.NAME]": Thread,
     "[interrupts.NAME]": Interrupt,

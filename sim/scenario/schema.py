@@ -106,6 +106,32 @@ class Host(Section):
         description="how long an idle CPU takes to leave its idle state (exit_latency of the state, see "
         "/sys/devices/system/cpu/cpu0/cpuidle)",
     )
+    ple_gap: Factor = Field(
+        128,
+        description="ple_gap of kvm_intel, pause_filter_thresh of kvm_amd; 0: a guest that spins never exits for it",
+    )
+    ple_window: Count | None = Field(
+        None,
+        description="how long a guest spins before it exits: ple_window of kvm_intel in TSC cycles (absent: 4096), "
+        "pause_filter_count of kvm_amd in PAUSEs (absent: 3000)",
+    )
+    ple_window_grow: Factor = Field(2, description="ple_window_grow, pause_filter_count_grow")
+    ple_window_shrink: Factor = Field(
+        0, description="ple_window_shrink, pause_filter_count_shrink; 0: back to the first"
+    )
+    ple_window_max: Annotated[int, Field(ge=1, lt=1 << 32, strict=True)] | None = Field(
+        None, description="ple_window_max, pause_filter_count_max; absent: 2^32 - 1 and 65535"
+    )
+    ple_time: Times = Field(
+        Distribution(kind="constant", mean=500e-9),
+        description="kernel time of the handler of such an exit, kvm_vcpu_on_spin() included, beside the listed "
+        "operations (assumed)",
+    )
+    directed_yield: Literal["none", "v7.3", "lag-credit"] = Field(
+        "v7.3",
+        description="to whom a guest that spins yields: none: to nobody; v7.3: kvm_vcpu_on_spin() and yield_to(); "
+        "lag-credit: with the scheduler's side of a series that is not merged (docs/questions/overcommit-ratio.md)",
+    )
     interrupt_time: Times = Field(
         Distribution(kind="constant", mean=1e-6),
         description="kernel time of a tick or an IPI beside the listed operations (assumed)",
@@ -232,6 +258,13 @@ class Exit(Section):
     )
 
 
+class Lock(Section):
+    """A spinlock in each VM of a kind, which its vCPUs take in turn (docs/host.md)."""
+
+    every: Intervals = Field(description="guest CPU time of a vCPU between two critical sections")
+    hold: Times = Field(description="guest CPU time of a critical section")
+
+
 class Guest(Section):
     """Virtual machines of one kind."""
 
@@ -260,6 +293,7 @@ class Guest(Section):
     guest_halt_poll_grow_start: Time = Field(
         50e-6, description="haltpoll.guest_halt_poll_grow_start, the least window of such a guest"
     )
+    lock: Lock | None = Field(None, description="a spinlock in the guest, for which its vCPUs contend; absent: none")
     exits: dict[Name, Exit] = Field(default_factory=dict, description="kinds of VM exits beside HLT, by a name")
     fpu: FpuUse = Field(FpuUse(), description="what the guest does with its FPU")
     task_switch: Intervals | None = Field(
