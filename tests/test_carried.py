@@ -1,5 +1,7 @@
 """Carried states that are not CET_S: other xfeatures, and texts that name what is carried."""
 
+from pathlib import Path
+
 import pytest
 from test_integrity import HOST_OFF_SOUND, nothing_is_wrong, run
 
@@ -99,6 +101,19 @@ def test_a_component_that_the_cpu_lacks_needs_hypothetical(carried):
     masks = boot(Settings(cpu="zen4", carried=carried["lbr"], hypothetical=True)).masks
     assert (masks.xss, masks.guest_default) == (LBR | CET_S | CET_U, 0x1AE7 | LBR)
     assert masks.guest_size == 2480 + 808
+
+
+def test_a_component_that_cpuid_does_not_enumerate_is_told_by_its_number_where_no_feature_is_named(carried, tmp_path):
+    path = tmp_path / "lbr.toml"
+    path.write_text(Path(carried["lbr"]).read_text().replace('cpu_feature = "ARCH_LBR"', ""))
+    boot(Settings(carried=str(path)))
+    with pytest.raises(InputError, match=r"on zen4: CPUID does not enumerate state component 15, LBR"):
+        boot(Settings(cpu="zen4", carried=str(path)))
+
+
+def test_a_host_that_writes_another_msr_per_task_has_no_shadow_stacks_of_its_own():
+    with pytest.raises(InputError, match="shadow stacks are about CET_S; carrying fred-rsp0 leaves them off"):
+        boot(Settings(carried="fred-rsp0", strategy="manual-load", host_shadow_stacks="return-to-user"))
 
 
 @pytest.mark.parametrize("strategy", HOST_OFF_SOUND)

@@ -10,7 +10,7 @@ from sim.errors import InputError
 from sim.kernel import carried, strategies
 from sim.kernel.carried import carried_state
 from sim.kernel.config import Settings, boot
-from sim.kernel.strategies import LOAD_POINTS, SAVE_POINTS, strategy
+from sim.kernel.strategies import LOAD_POINTS, MAX_LABEL, SAVE_POINTS, strategy
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "strategy-files.md"
 EXAMPLES = re.findall(r"(?ms)^```toml\n(.*?)^```", DOCUMENT.read_text(encoding="utf-8"))
@@ -163,11 +163,20 @@ def test_an_fpstate_strategy_puts_the_xfeature_into_some_fpstate(tmp_path):
         ({"source": None}, "mine.toml: missing key 'source'"),
         ({"sorce": "1"}, "unknown key 'sorce'; did you mean 'source'?"),
         ({"colour": "1"}, "unknown key 'colour' (allowed: "),
+        ({"label": '"' + "x" * 500 + '"'}, f"(allowed: one line of {MAX_LABEL} characters at most)"),
+        ({"label": r'"a\nb"'}, r"label = 'a\nb' (allowed: one line"),
     ],
-    ids=range(20),
+    ids=range(22),
 )
 def test_a_wrong_strategy_file_is_one_line_that_says_what(tmp_path, changes, says):
     assert says in refusal(strategy, strategy_file(tmp_path, "msr", **changes))
+
+
+@pytest.mark.parametrize(("mechanism", "key"), [("msr", "zero"), ("user-return", "restore")])
+def test_a_strategy_writes_no_more_msrs_than_are_carried(tmp_path, mechanism, key):
+    boot(Settings(strategy=strategy_file(tmp_path, mechanism, **{key: "3"})))
+    with pytest.raises(InputError, match=f"strategy mine: {key} = 4, and cet-s has 3 MSRs"):
+        boot(Settings(strategy=strategy_file(tmp_path, mechanism, **{key: "4"})))
 
 
 def test_an_unknown_mechanism_is_refused_with_those_there_are(tmp_path):
@@ -200,8 +209,9 @@ def test_an_unknown_mechanism_is_refused_with_those_there_are(tmp_path):
         ({"msrs": "{ A = 1, B = 2 }"}, "2 MSRs and 24 bytes (allowed with xfeature 12: 3 MSRs and 24 bytes)"),
         ({"size_bytes": "32"}, "3 MSRs and 32 bytes (allowed with xfeature 12: 3 MSRs and 24 bytes)"),
         ({"source": None}, "mine.toml: missing key 'source'"),
+        ({"clear_by": "{ XOR = 16 }"}, "clear_by without save_by"),
     ],
-    ids=range(19),
+    ids=range(20),
 )
 def test_a_wrong_carried_state_file_is_one_line_that_says_what(tmp_path, changes, says):
     assert says in refusal(carried_state, carried_file(tmp_path, **changes))

@@ -11,6 +11,7 @@ from sim.kernel.config import Settings, boot
 from sim.kernel.guests import GuestChoice, features
 from sim.kernel.kernel import Kernel
 from sim.xsave.components import AVX, FP, PKRU, SSE, XTILE, XTILEDATA
+from sim.xsave.unit import Fault
 
 NO_PKU = GuestChoice(pku=False)
 
@@ -178,3 +179,37 @@ def test_tiles_of_an_amx_guest_beside_one_without_are_its_own():
     assert fpu.fpregs_state_valid(cpu, tiles.task)
     assert k.pku
     assert tiles.xcr0 & PKRU
+
+
+def test_pku_for_a_guest_needs_a_cpu_that_has_it():
+    with pytest.raises(InputError, match="guest pku: found true, and zen2 has no PKU"):
+        features(boot(Settings(cpu="zen2", strategy="no-cet")), GuestChoice(pku=True))
+
+
+def disables_amx_in_use(kernel):
+    """A guest disables AMX while its tiles are in use, and an interrupt uses the FPU before KVM handles the exit."""
+    k, cpu = in_guest(Settings(kernel=kernel, guest_amx=True), GuestChoice(amx=True))
+    guest.writes(k, cpu, XTILE)
+    assert cpu.unit.regs[18]
+    vcpu = cpu.guest
+    kvm.vm_exit(k, cpu, "wrmsr")
+    fpu.kernel_fpu_begin(k, cpu, SSE)
+    fpu.fpu_update_guest_xfd(k, cpu, vcpu, XTILEDATA)
+    return k, cpu, vcpu
+
+
+def test_a_guest_that_disables_amx_in_use_makes_the_host_fault_before_v6_19():
+    # Linux commit b45f721775947 ("x86/fpu: Clear XSTATE_BV[i] in guest XSAVE state whenever XFD[i]=1").
+    k, cpu, _ = disables_amx_in_use("v6.18")
+    with pytest.raises(Fault, match="#NM") as error:
+        kvm.vcpu_enter_guest(k, cpu)
+    assert "IA32_XFD disables: 0x40000" in str(error.value)
+
+
+def test_since_v6_19_the_disabled_component_is_initial_in_memory():
+    k, cpu, vcpu = disables_amx_in_use("v6.19")
+    assert not vcpu.fpstate.area.xstate_bv & XTILEDATA
+    kvm.vcpu_enter_guest(k, cpu)
+    assert not k.integrity.findings
+    cpu.unit.xfd = 0
+    assert not cpu.unit.regs[18]

@@ -678,3 +678,39 @@ def test_integrity_catches_a_signal_frame_with_another_task_s_registers(monkeypa
     monkeypatch.setattr(fpu, "fpregs_restore_userregs", lambda k, cpu, phase: None)
     w.deliver(0)
     assert w.findings() == [(FOREIGN_IN_FPSTATE, "signal frame of task0", "YMM")]
+
+
+SPEC_CTRL = """
+name = "spec-ctrl"
+title = "an MSR that belongs to no component"
+msrs = { SPEC_CTRL = 0x48 }
+size_bytes = 8
+per_task_msr = false
+source = "a test"
+"""
+
+
+@pytest.mark.parametrize("carried", ["cet-s", SPEC_CTRL], ids=["cet-s", "spec-ctrl"])
+def test_integrity_catches_another_mxcsr_once_whatever_is_carried(tmp_path, carried):
+    if carried == SPEC_CTRL:
+        path = tmp_path / "carried.toml"
+        path.write_text(carried, encoding="utf-8")
+        carried = str(path)
+    w = world("manual-load", carried=carried)
+    w.to_user(0, 3)
+    w.enter_kernel(0)
+    w.cpus[0].unit.ldmxcsr(0x1F00)
+    for _ in range(2):
+        w.return_to_user(0)
+        assert w.findings() == [(WRONG_VALUE, "task0", "MXCSR")]
+        w.enter_kernel(0)
+
+
+def test_what_a_freed_task_left_behind_has_no_name_any_more():
+    k = Kernel(config("xstate-guest"))
+    task = k.new_task("A")
+    token = task.context.token()
+    assert k.integrity is not None
+    assert k.integrity.described(token) == "A #1"
+    k.forget(task)
+    assert k.integrity.described(token) == f"{token:#x}"

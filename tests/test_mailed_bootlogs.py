@@ -148,6 +148,16 @@ def test_what_explains_that_the_lines_are_missing_is_repeated(log, why):
     assert why in str(error.value)
 
 
+def test_a_reason_is_said_once_and_a_cpu_that_has_xsaves_is_none():
+    log = (
+        "[ 0.1] XSAVE consistency problem: size 832 != kernel_size 0\n"
+        "[ 0.1] CPUID[0d, 01]: eax=0000001f ebx=00000340 ecx=00000000 edx=00000000\n"
+    )
+    with pytest.raises(InputError) as error:
+        parse_text(log * 2)
+    assert "does not use XSAVE (XSAVE consistency problem: size 832 != kernel_size 0)" in str(error.value)
+
+
 def test_a_warning_of_a_kernel_that_uses_xsave_all_the_same_is_kept_beside_its_lines():
     warning = "XSAVE consistency problem: size 880 != kernel_size 840"
     log = parse_text(f"[    0.4] {warning}\n" + TEXTS[0])

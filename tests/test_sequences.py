@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 
 from sim.errors import InputError
-from sim.kernel import flows, guest, kvm, process, signal
+from sim.kernel import flows, fpu, guest, kvm, process, signal
 from sim.kernel.config import Settings, boot
 from sim.kernel.kernel import Kernel
-from sim.kernel.operations import Operation, TracePoint
+from sim.kernel.operations import Log, Operation, TracePoint
 from sim.kernel.scene import GuestUse, Scene
 from sim.xsave.components import AVX, PKRU, SSE, XTILE, XTILEDATA
 
@@ -634,3 +634,33 @@ def test_a_violation_while_the_scene_is_set_is_not_lost():
     # The RFC's patches 3-5 without 7: V was preempted once before the first step that is shown, and lost its SSPs.
     run = flows.run("preempt", Settings(kernel="rfc", patches=frozenset((3, 4, 5))))
     assert [(step, finding.kind) for step, finding in run.findings] == [(flows.SCENE_SETTING, "wrong-value")]
+
+
+def test_tiles_that_a_handler_was_the_first_to_use_are_initial_after_sigreturn():
+    # fpu__restore_sig(): what the frame has no features for comes from init_fpstate.
+    scene = Scene(Kernel(boot(SPR), 2), QUIET)
+    k, cpu = scene.k, scene.cpu
+    scene.run_user(scene.a)
+    signal.deliver(k, cpu)
+    fpu.handle_xfd_event(k, cpu)
+    process.user_writes(k, cpu, XTILEDATA)
+    assert cpu.unit.regs[18]
+    signal.sigreturn(k, cpu)
+    assert not cpu.unit.regs[18]
+    assert [key[3] for key in cpu.ledger.counts if key[1] == "signal" and len(key) > 3].count(XTILEDATA) == 1
+    process.return_to_user(k, cpu)
+    assert not k.integrity.findings
+
+
+def test_ptrace_is_traced_before_and_after_its_save_also_where_there_is_none_to_do():
+    events: list[tuple[int, Operation | TracePoint]] = []
+    scene = Scene(Kernel(boot(SPR), 2, ledger=lambda cpu: Log(cpu, events), tracing=True), QUIET)
+    scene.run_user(scene.a)
+    seen = []
+    for _ in range(2):
+        events.clear()
+        signal.fpu_sync_fpstate(scene.k, scene.cpu)
+        seen.append([event.event if isinstance(event, TracePoint) else event.operation for _, event in events])
+        scene.a.need_fpu_load = True
+    traced = ["x86_fpu:x86_fpu_before_save", "x86_fpu:x86_fpu_after_save"]
+    assert seen == [[traced[0], "XSAVES", traced[1]], traced]

@@ -1,16 +1,20 @@
 """A guest saved by KVM's ioctls and restored: what travels how, what a VMM may leave out, and who loses what."""
 
 import json
+from collections import Counter
 
 import pytest
 from click.testing import CliRunner
 
 from sim.cli import cli
-from sim.kernel import strategies
+from sim.kernel import kvm, process, snapshot, strategies
 from sim.kernel.config import Settings, boot
+from sim.kernel.kernel import Kernel
+from sim.kernel.operations import KVM_FPU_GET
+from sim.kernel.scene import QUIET_GUEST, GuestUse, Scene
 from sim.kernel.snapshot import VMMS
 from sim.report import snapshots
-from sim.xsave.components import SUPERVISOR
+from sim.xsave.components import AVX, MXCSR_INIT, PKRU, SUPERVISOR, USER, XTILEDATA
 
 ALL, MSRS_FIRST, NO_XSS, NO_CARRIED, OLD_XSAVE = VMMS
 SPR, GENOA = Settings(cpu="sapphire-rapids", kernel="v7.3"), Settings(cpu="zen4", kernel="v6.18")
@@ -134,3 +138,103 @@ def test_the_command_says_the_same_as_the_runs():
 def test_the_command_refuses_an_unknown_host():
     done = CliRunner().invoke(cli, ["snapshot", "--to-kernel", "v6.13"])
     assert done.exit_code != 0
+
+
+def ready_to_save(settings=SPR, use=QUIET_GUEST, name="V"):
+    """V has run, its guest has written its SSPs once, and its VMM is in user mode."""
+    scene = Scene(Kernel(boot(settings), 2), use)
+    scene.start_in_guest()
+    kvm.vm_exit(scene.k, scene.cpu, "io")
+    scene.leave_kvm_run("KVM_EXIT_IO")
+    scene.back_to_user()
+    return scene
+
+
+def test_a_kernel_without_cet_for_guests_takes_a_cet_msr_that_is_0_and_refuses_the_first_that_is_not():
+    scene = ready_to_save()
+    saved = snapshot.save(scene.k, scene.cpu, NO_XSS)
+    assert (saved.msrs["CET_U"], bool(saved.msrs["PL0_SSP"])) == (0, True)
+    there = Kernel(boot(Settings(kernel="v6.12", strategy="no-cet")))
+    _, refused = snapshot.restore(there, there.cpus[0], "V", saved, NO_XSS)
+    assert refused == ("KVM_SET_MSRS: PL0_SSP is refused, this guest is not offered it here",)
+
+
+def test_a_host_without_amx_refuses_ia32_xfd_that_is_not_0():
+    guest_of_amx = with_strategy(SPR, "no-cet", guest_amx=True)
+    saved = ready_to_save(Settings(strategy="no-cet", guest_amx=True), GuestUse(xrstors=True))
+    state = snapshot.save(saved.k, saved.cpu, ALL)
+    assert state.msrs["XFD"] == XTILEDATA
+    for there, refuses in ((guest_of_amx, False), (with_strategy(GENOA, "no-cet"), True)):
+        k = Kernel(there)
+        _, refused = snapshot.restore(k, k.cpus[0], "V", state, ALL)
+        assert ("KVM_SET_MSRS: XFD is refused, this guest is not offered it here" in refused) == refuses
+
+
+def test_a_vcpu_that_has_not_run_is_restored_as_one_that_has_not_run():
+    config = boot(SPR)
+    k = Kernel(config)
+    process.schedule(k, k.cpus[0], k.new_vcpu("V").task)
+    process.return_to_user(k, k.cpus[0])
+    saved = snapshot.save(k, k.cpus[0], ALL)
+    assert saved.xsave is not None
+    assert (saved.xsave.xstate_bv, saved.xsave.mxcsr) == (0, MXCSR_INIT)
+    there = Kernel(config)
+    vcpu, refused = snapshot.restore(there, there.cpus[0], "V", saved, ALL)
+    assert refused == ()
+    area = vcpu.fpstate.area
+    # The XSAVES of the MSR ioctl notes the VMM's PKRU, which is not the guest's: KVM keeps that apart.
+    assert (area.xstate_bv & USER & ~PKRU, area.mxcsr, vcpu.pkru) == (0, MXCSR_INIT, 0)
+
+
+def test_a_vmm_that_goes_on_after_kvm_get_xsave_has_failed_loses_the_registers():
+    scene = ready_to_save(Settings(guest_amx=True), GuestUse(registers=AVX))
+    saved = snapshot.save(scene.k, scene.cpu, OLD_XSAVE)
+    assert saved.xsave is None
+    there = Kernel(boot(Settings(guest_amx=True)))
+    vcpu, refused = snapshot.restore(there, there.cpus[0], "V", saved, OLD_XSAVE)
+    assert refused == ()
+    assert not vcpu.fpstate.area.xstate_bv & AVX
+    for step in (kvm.kvm_run, kvm.kvm_load_guest_fpu, kvm.kvm_run_entry, kvm.vcpu_enter_guest):
+        step(there, there.cpus[0])
+    assert there.integrity is not None
+    assert "YMM" in {finding.what for finding in there.integrity.findings}
+
+
+def test_an_msr_ioctl_that_was_preempted_loads_the_guest_s_registers_before_it_reads():
+    # kvm_fpu_get(): fpregs_assert_state_consistent(), switch_fpu_return() if TIF_NEED_FPU_LOAD.
+    scene = ready_to_save()
+    k, cpu = scene.k, scene.cpu
+    kvm.vcpu_load(k, cpu)
+    kvm.kvm_load_guest_fpu(k, cpu)
+    before = kvm.access_carried_msr(k, cpu, 0)
+    process.schedule(k, cpu, scene.n)
+    scene.back_to_user()
+    process.schedule(k, cpu, scene.v)
+    assert cpu.current.need_fpu_load
+    assert kvm.access_carried_msr(k, cpu, 0) == before != 0
+    assert Counter(key[2] for key in cpu.ledger.counts if key[1] == KVM_FPU_GET)["XRSTORS"] == 1
+
+
+WITHOUT_A_COMPONENT = {
+    "SPEC_CTRL": ("msrs = { SPEC_CTRL = 0x48 }", "manual-load"),
+    "dr0-3": ("msrs = {}\nsave_by = { MOV = 4 }\nload_by = { MOV = 4 }", None),
+}
+BY_INSTRUCTIONS = """
+name = "own"
+title = "t"
+mechanism = "instructions"
+save_at = ["vm_exit"]
+load_at = ["vm_entry"]
+source = "a test"
+"""
+
+
+@pytest.mark.parametrize("what", WITHOUT_A_COMPONENT)
+def test_a_state_without_a_component_travels_by_kvms_copy_and_is_lost_where_the_vmm_leaves_it_out(tmp_path, what):
+    state, how = tmp_path / "state.toml", tmp_path / "how.toml"
+    lines, strategy = WITHOUT_A_COMPONENT[what]
+    state.write_text(f'name = "{what}"\ntitle = "t"\n{lines}\nsize_bytes = 8\nper_task_msr = false\nsource = "s"\n')
+    how.write_text(BY_INSTRUCTIONS)
+    config = boot(Settings(kernel="v7.3", carried=str(state), strategy=strategy or str(how)))
+    assert outcome(config, ALL).sound
+    assert {finding.what for finding in outcome(config, NO_CARRIED).findings} == {what}

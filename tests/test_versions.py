@@ -330,6 +330,12 @@ def test_a_mistake_in_the_table_is_an_error_at_load(old, new, message):
     assert message in str(error.value)
 
 
+def test_a_cell_without_values_is_an_error_at_load():
+    text = TOML.replace("values = { struct_fpu", "value = { struct_fpu")
+    with pytest.raises(InputError, match=r"difference 16, v6\.6: missing values"):
+        versions.parse(text)
+
+
 def test_a_value_that_no_field_takes_is_an_error_at_load():
     text = TOML.replace("values = { struct_fpu", "values = { colour = 1, struct_fpu")
     with pytest.raises(InputError, match=r"all values of v6.6: unknown key 'colour'"):

@@ -10,6 +10,9 @@ from sim.host import simulation
 from sim.host.schedule import BLOCK
 from sim.host.simulation import Measurement, cross
 from sim.host.warmup import warmup_seconds
+from sim.kernel.config import Settings, boot
+from sim.kernel.walker import Walker
+from sim.xsave.components import AVX, XTILEDATA
 
 STRATEGIES = Path(sim.kernel.__file__).parent / "data" / "strategies"
 
@@ -126,3 +129,21 @@ def test_vcpu_loads_are_round_trips_and_switches_to_a_vcpu_inside_kvm_run():
     (record,) = simulation.simulate(case, "no-cet", (), 0)
     loads = sum(n for op, n, _ in record.ledger if (op.phase, op.operation) == ("vcpu-load", "RDPKRU"))
     assert value(record, "vcpu_loads") == loads > value(record, "kvm_run_round_trips") > 0
+
+
+def test_the_first_use_of_amx_by_a_thread_faults_and_no_later_one_does():
+    walker = Walker(boot(Settings(cpu="sapphire-rapids")), 1)
+    walker.new_task(1, "A")
+    cpu = walker.cpu(0)
+    walker.schedule(cpu, 1)
+    walker.return_to_user(cpu)
+    walker.user_writes(cpu, AVX)
+    assert (cpu.unit.xfd, cpu.ledger.count("RDMSR(XFD_ERR)")) == (XTILEDATA, 0)
+    for _ in range(2):
+        walker.user_writes(cpu, XTILEDATA)
+        assert (cpu.unit.xfd, cpu.unit.xfd_err) == (0, 0)
+        assert cpu.unit.regs[18] == cpu.current.context.regs[18] != 0
+    for operation in ("RDMSR(XFD_ERR)", "WRMSR(XFD_ERR)", "WRMSR(XFD)"):
+        assert cpu.ledger.count(operation) == 1
+    walker.return_to_user(cpu)
+    assert not walker.kernel.integrity.findings

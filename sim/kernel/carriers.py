@@ -228,10 +228,11 @@ def reset(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
 
 
 def access_copy(k: Kernel, vcpu: Vcpu, index: int, value: int | None) -> int:
-    """The VMM reads, or with ``value`` writes, a carried MSR of a vCPU that is not in KVM_RUN, in KVM's copy."""
+    """The VMM reads, or with ``value`` writes, a carried MSR of a vCPU that is not in KVM_RUN, in KVM's copy.
+
+    Or plain registers that belong to no component; those of a component no ioctl for MSRs reaches.
+    """
     area, i = vcpu.carried_area, k.carried.xfeature
-    if k.strategy.mechanism == "instructions":
-        return _access_registers(k, vcpu, value)
     if k.strategy.mechanism == "independent":
         if area is None:
             area = vcpu.carried_area = k.new_area(k.carried_mask)
@@ -253,15 +254,3 @@ def access_copy(k: Kernel, vcpu: Vcpu, index: int, value: int | None) -> int:
         elif k.strategy.carries:
             vcpu.context.regs[i] = content
     return int(values[index])
-
-
-def _access_registers(k: Kernel, vcpu: Vcpu, value: int | None) -> int:
-    """The same with plain registers, of which vcpu->arch.regs[] has one content."""
-    if value is not None:
-        vcpu.carried = (value,)
-        if k.carried.xfeature is None:
-            vcpu.context.carried = vcpu.carried
-        else:
-            vcpu.context.regs[k.carried.xfeature] = value
-    content = vcpu.carried[0]
-    return content if isinstance(content, int) else content[0]

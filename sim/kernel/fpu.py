@@ -148,8 +148,6 @@ def kernel_fpu_begin(k: Kernel, cpu: Cpu, used: int = 0) -> None:
 def fpu_clone(k: Kernel, cpu: Cpu, child: Task) -> None:
     """fork: the child's fpstate gets the parent's registers by an XSAVES into the child's area."""
     parent = cpu.current
-    if not child.user_fpu:
-        return
     if parent.need_fpu_load:
         fpregs_restore_userregs(k, cpu, FORK)
     child.context.regs = list(parent.context.regs)
