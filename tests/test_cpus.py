@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.calibrate import cpuid as machine
@@ -517,6 +517,7 @@ def test_a_size_that_no_mask_has_is_answered_so(capsys):
 
 
 @given(st.sampled_from([GENERIC, *map(profile, names())]), st.data())
+@settings(deadline=None)
 def test_every_mask_is_among_those_of_its_size(geometry, data):
     there = geometry.components
     mask = data.draw(st.integers(0, ALL)) & there & ~(AVX512 | MPX | XTILE) | FP | SSE
