@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -10,7 +11,7 @@ from sim.cli import main
 from sim.costs.price import price
 from sim.costs.table import load, names
 from sim.errors import InputError
-from sim.kernel import flows, guest, kvm, process
+from sim.kernel import flows, guest, kvm, process, versions
 from sim.kernel.config import Settings, boot
 from sim.kernel.kernel import Kernel
 from sim.kernel.mitigations import KINDS
@@ -19,7 +20,9 @@ from sim.scenario.cases import cases
 from sim.scenario.reading import read
 from sim.verification.anchors.data import Setup
 from sim.verification.anchors.experiments import operations
+from sim.xsave.profile_data import MITIGATIONS
 from sim.xsave.profiles import names as cpus
+from sim.xsave.profiles import profile
 
 
 def at_one_exit(cpu: str, **settings: object) -> Counter[str]:
@@ -68,8 +71,34 @@ def test_an_init_of_the_guest_brings_its_spec_ctrl_back_to_0_until_it_has_booted
 
 def test_kernels_before_bhi_rfds_and_tsa_have_nothing_against_them():
     assert at_one_exit("ice-lake-sp", kernel="v6.6") == {"RDMSR(SPEC_CTRL)": 1, "RSB one call": 1}
+    assert at_one_exit("alder-lake", kernel="v6.6") == {"RDMSR(SPEC_CTRL)": 1, "RSB one call": 1}
     assert at_one_exit("zen4", kernel="v6.6") == {"untrain RET": 1}
-    assert at_one_exit("zen4", kernel="v6.12") == at_one_exit("zen4")
+    for cpu in ("ice-lake-sp", "alder-lake", "zen4"):
+        assert sum(at_one_exit(cpu, kernel="v6.12").values()) == sum(at_one_exit(cpu, kernel="v6.6").values()) + 1
+
+
+def test_up_to_v6_6_the_flush_of_l1d_stands_for_verw_on_skylake():
+    """vmx_vcpu_enter_exit(): if (vmx_l1d_should_flush), else if (mds_user_clear); since v6.8 VERW is in vmenter.S."""
+    without = {"RDMSR(SPEC_CTRL)": 1, "WRMSR(SPEC_CTRL)": 1, "RSB fill": 1}
+    for kernel in versions.names():
+        verw = {} if kernel in ("v6.6", "rfc") else {"VERW": 1}
+        assert at_one_exit("skylake-sp", kernel=kernel) == without | verw
+
+
+def test_a_kernel_knows_mitigations_that_there_are_and_no_later_one_forgets_any():
+    known = [frozenset(each.mitigations) for each in versions.kernels().values()]
+    assert known[-1] == frozenset(MITIGATIONS)
+    assert all(earlier <= later for earlier, later in pairwise(known))
+
+
+@pytest.mark.parametrize("kernel", versions.names())
+@pytest.mark.parametrize("cpu", cpus())
+def test_what_runs_at_an_exit_is_what_the_cpu_needs_and_the_kernel_knows(cpu, kernel):
+    needed = set(profile(cpu).mitigations) & set(versions.version(kernel).mitigations)
+    runs = at_one_exit(cpu, kernel=kernel)
+    assert ("VERW" in runs) == any(each.startswith("CLEAR_CPU_BUF_VM") for each in needed)
+    assert ("BHB clear" in runs) == ("CLEAR_BHB_VMEXIT" in needed)
+    assert ("untrain RET" in runs) == ("UNRET" in needed)
 
 
 @pytest.mark.parametrize("cpu", cpus())

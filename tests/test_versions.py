@@ -37,8 +37,8 @@ def test_names_are_the_seven_kernels_in_order():
     assert [versions.version(name).name for name in versions.names()] == list(versions.names())
 
 
-def test_rows_are_the_twenty_differences_and_the_ibpb():
-    assert [row.number for row in versions.differences()] == list(range(1, 22))
+def test_rows_are_the_twenty_one_differences_and_the_ibpb():
+    assert [row.number for row in versions.differences()] == list(range(1, 23))
 
 
 @pytest.mark.parametrize("row", versions.differences(), ids=lambda row: str(row.number))
@@ -135,6 +135,7 @@ def test_v6_12_lts_is_v6_6_with_newer_fastpaths_and_what_stable_releases_brought
         "halt_poll_ns_shrink",
         "tracepoints",
         "ibpb_exit_to_user",
+        "mitigations",
     }
 
 
@@ -214,7 +215,7 @@ def test_a_name_that_is_no_release_is_told_the_right_ones():
 
 NEAREST = {
     # release: the nearest kernel, differences for sure, differences perhaps
-    (6, 7): ("v6.6", [], [6, 9, 10, 11, 13, 14, 15, 17]),
+    (6, 7): ("v6.6", [], [6, 9, 10, 11, 13, 14, 15, 17, 22]),
     (6, 13): ("v6.12", [17, 19], [2, 3, 4, 8, 10, 11, 15]),
     (6, 15): ("v6.12", [17, 19], [2, 3, 4, 8, 10, 11, 15]),
     (6, 16): ("v6.17", [5, 6, 17], [2, 3, 4, 8, 10, 11, 15]),  # switch_fpu() and struct fpu are v6.16's already

@@ -106,7 +106,7 @@ class Kernel:
         self.vpmu_load = vpmu.load(config.vendor, in_use) if mediated else ()
         self.vpmu_put = vpmu.put(config.vendor, in_use) if mediated else ()
         self.vpmu_after_exit = vpmu.AFTER_EXIT[config.vendor] if mediated else ()
-        on = mitigations.features(config.cpu, config.version.name, config.mitigations)
+        on = mitigations.features(config.cpu, config.version, config.mitigations)
         self.mitigations_at_entry = mitigations.operations(on, mitigations.AT_ENTRY)
         self.mitigations_at_exit = mitigations.operations(on, mitigations.AT_EXIT)
         self.host_spec_ctrl = config.vendor == "vmx" and bool(on & {"IBRS_ENHANCED", "KERNEL_IBRS"})

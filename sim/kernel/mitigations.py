@@ -2,14 +2,15 @@
 
 What the assembly around VMRESUME and VMRUN tests are X86_FEATURE_* that arch/x86/kernel/cpu/bugs.c sets by CPU; a
 profile (:mod:`sim.xsave.profiles`) has them.  Source: arch/x86/kvm/vmx/vmenter.S, arch/x86/kvm/svm/vmenter.S,
-arch/x86/kvm/vmenter.h, read in v7.3.4; what is counted is the same in v6.6.0, v6.12.117, v6.18.2 and v6.19.0 but for
-:data:`ABSENT`.  Guests are taken to have booted with the mitigations of their host.
+arch/x86/kvm/vmenter.h, read in v7.3.4.  Which of them a kernel knows is row 22 of docs/kernel-versions.md; the IBPBs
+are rows 17 and 18.  Guests are taken to have booted with the mitigations of their host.
 """
 
 from typing import Final, Literal, get_args
 
 from sim.errors import unknown
 from sim.kernel.operations import BHB_CLEAR, RSB_FILL, RSB_ONE_CALL, UNTRAIN_RET, VERW
+from sim.kernel.versions import KernelVersion
 from sim.xsave.profiles import CpuProfile
 
 MitigationKind = Literal["ibpb", "vmscape", "spec-ctrl", "verw", "rsb", "bhb", "unret"]
@@ -32,10 +33,9 @@ LONG_CLEAR_ON: Final = "BHI_DIS_S"
 
 KINDS: Final[tuple[MitigationKind, ...]] = get_args(MitigationKind)
 
-ABSENT: Final = dict.fromkeys(("v6.6", "rfc"), frozenset({"CLEAR_BHB_VMEXIT", "CLEAR_CPU_BUF_VM by TSA or RFDS"}))
-"""What kernels do not know yet: BHI and RFDS are of 2024, TSA of 2025."""
-
-AT_ENTRY: Final = {"CLEAR_CPU_BUF_VM": ("verw", VERW), "CLEAR_CPU_BUF_VM by TSA or RFDS": ("verw", VERW)}
+AT_ENTRY: Final = dict.fromkeys(
+    ("CLEAR_CPU_BUF_VM", "CLEAR_CPU_BUF_VM by RFDS", "CLEAR_CPU_BUF_VM by TSA"), ("verw", VERW)
+)
 AT_EXIT: Final = {
     "RSB_VMEXIT": ("rsb", RSB_FILL),
     "RSB_VMEXIT_LITE": ("rsb", RSB_ONE_CALL),
@@ -55,9 +55,9 @@ def chosen(setting: bool | tuple[str, ...]) -> frozenset[str]:
     return frozenset(setting)
 
 
-def features(cpu: CpuProfile, kernel: str, kinds: frozenset[str]) -> frozenset[str]:
+def features(cpu: CpuProfile, kernel: KernelVersion, kinds: frozenset[str]) -> frozenset[str]:
     """The features of ``cpu`` that ``kernel`` sets and that belong to one of ``kinds``."""
-    known = frozenset(cpu.mitigations) - ABSENT.get(kernel, frozenset())
+    known = frozenset(cpu.mitigations) & frozenset(kernel.mitigations)
     of_kind = {feature for feature, (kind, _) in (*AT_ENTRY.items(), *AT_EXIT.items()) if kind in kinds}
     if "spec-ctrl" in kinds:
         of_kind |= {"IBRS_ENHANCED", "KERNEL_IBRS"}

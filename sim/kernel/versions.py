@@ -113,6 +113,8 @@ class KernelVersion:
     """Row 20: HRTICK is on by default."""
     slice_rules: Literal["v6.18", "v7.3"]
     """Row 21: the kernel whose rules of slices and their protection a simulated host has."""
+    mitigations: tuple[str, ...]
+    """Row 22: what of :data:`sim.xsave.profile_data.MITIGATIONS` it sets on a CPU that needs it."""
 
     @property
     def gives_cet(self) -> bool:

@@ -52,7 +52,7 @@ VENDORS: Final = ("intel", "amd")
 BUGS: Final = ("VMSCAPE",)
 MITIGATIONS: Final = (
     "IBRS_ENHANCED", "KERNEL_IBRS", "RSB_VMEXIT", "RSB_VMEXIT_LITE", "CLEAR_BHB_VMEXIT", "CLEAR_CPU_BUF_VM",
-    "CLEAR_CPU_BUF_VM by TSA or RFDS", "UNRET", "BHI_DIS_S",
+    "CLEAR_CPU_BUF_VM by RFDS", "CLEAR_CPU_BUF_VM by TSA", "UNRET", "BHI_DIS_S",
 )  # fmt: skip
 """X86_FEATURE_* that arch/x86/kernel/cpu/bugs.c sets for a CPU and that VM entry and exit test, or that make
 IA32_SPEC_CTRL of the host other than 0 (IBRS_ENHANCED on Intel, KERNEL_IBRS); BHI_DIS_S is a bit of it."""
