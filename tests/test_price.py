@@ -64,6 +64,20 @@ def test_the_whole_is_each_sequence_times_its_rate():
         assert found[name].cycles.value == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("cpu", ["zen4", "sapphire-rapids"])
+def test_a_switch_between_user_tasks_pays_for_cet_s_on_the_host_by_one_assumed_row(cpu):
+    """As docs/questions/cet-supervisor-state.md says: initialised at each return to user mode, and not saved."""
+    table = costs(cpu)
+    settings = settings_of(cpu, "v6.18", ("free-ssp", "xstate-guest", "xstate-all", "xstate-guest-resident"))[0]
+    switch = {name: by_hand("ping-pong", each, table) / 2 for name, each in settings.items()}
+    row = table.rows["XRSTORS/initialised/CET_KERNEL"]
+    assert switch["xstate-guest"] - switch["free-ssp"] == pytest.approx(row.value * table.scale(row))
+    assert round(switch["xstate-guest"] - switch["free-ssp"]) == 14
+    assert (row.grade, row.low) == ("assumed", 0)
+    assert 1 <= switch["xstate-all"] - switch["xstate-guest"] <= 2
+    assert switch["xstate-guest-resident"] == switch["free-ssp"]
+
+
 def test_by_hand_a_load_put_pair_takes_three_rdmsr_and_four_wrmsr_whatever_pair_it_is():
     found = priced(strategies=("manual-load",))["manual-load"].difference
     rdmsr, wrmsr = (ZEN4.rows[f"{each}(PLx_SSP)/base"] for each in ("RDMSR", "WRMSR"))
