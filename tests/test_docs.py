@@ -12,7 +12,7 @@ def called(page):
     return page.name
 
 
-SIMULATED = ("halt-polling.md", "overcommit-ratio.md")
+SIMULATED = ("apx-guests.md", "halt-polling.md", "mediated-vpmu.md", "mitigation-placement.md", "overcommit-ratio.md")
 """Pages that show sweeps, which take seconds."""
 
 

@@ -174,8 +174,12 @@ def oklab(rgb):
     return 100 * np.array(to_lab) @ np.cbrt(np.array(to_lms) @ np.clip(rgb, 0, 1))
 
 
-def test_all_shipped_strategies_are_told_apart_without_one_kind_of_cone():
-    colors = [figure_style.look(name).color for name in strategies.names()] + [figure_style.OWN_COLOR]
+OF_APX = ["guest-fpstate", "regs-entry-exit", "regs-outer-loop", "hardware-xcr0"]
+
+
+@pytest.mark.parametrize("together", [strategies.names(), ["no-cet", "free-ssp", *OF_APX]], ids=["CET_S", "APX"])
+def test_strategies_of_one_question_are_told_apart_without_one_kind_of_cone(together):
+    colors = [figure_style.look(name).color for name in together] + [figure_style.OWN_COLOR]
     for vision, matrix in MACHADO.items():
         seen = [oklab(np.array(matrix) @ linear(color)) for color in colors]
         nearest = min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2))
@@ -184,7 +188,9 @@ def test_all_shipped_strategies_are_told_apart_without_one_kind_of_cone():
 
 def test_every_shipped_strategy_has_a_colour_and_a_marker_of_its_own():
     looks = [figure_style.look(name) for name in strategies.names()]
-    assert set(figure_style.LOOKS) == set(strategies.names())
+    assert set(figure_style.LOOKS) == {*strategies.names(), *OF_APX} == set(strategies.names("apx"))
+    of_apx = [figure_style.look(name) for name in ["no-cet", "free-ssp", *OF_APX]]
+    assert len({each.color for each in of_apx}) == len({each.marker for each in of_apx}) == len(of_apx)
     assert len({each.color for each in looks}) == len({each.marker for each in looks}) == len(looks) == 15
 
 

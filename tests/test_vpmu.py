@@ -1,9 +1,12 @@
 """The mediated vPMU: its sequences against the source, where they run, and what they cost beside the emulated one."""
 
+import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import shown
 
 from sim.costs.price import price
 from sim.costs.table import load
@@ -46,6 +49,27 @@ RDMSR(PERF_GLOBAL_STATUS)
 6 * RDPMC
 WRMSR(LVTPC)
 perf context"""
+
+
+PAGE = Path(__file__).parent.parent / "docs/questions/mediated-vpmu.md"
+
+
+def test_the_page_has_what_the_mediated_vpmu_costs_at_an_exit_and_how_many_exits_a_sample_is_worth():
+    printed = shown.run(
+        "flow in-kernel-exit --cpu emerald-rapids --kernel v7.3 --vpmu mediated --mitigations ibpb --cost --no-trace"
+    )
+    value, low, high = map(int, re.search(r"vpmu (\d+) \[(\d+) to (\d+)\]", printed).groups())
+    page = PAGE.read_text(encoding="utf-8")
+    assert f"Outside it, {value:,} TSC cycles on Emerald Rapids ({low:,} to {high:,}, all rows at their ends)" in page
+    sample = load("emerald-rapids").rows["vPMU sample/base"]
+    worth = sample.value / value, sample.low / high, sample.high / low
+    few, least, most = (
+        int(each)
+        for each in re.search(
+            r"fewer than (\d+) such exits for each sample \((\d+) to (\d+)\)", " ".join(page.split())
+        ).groups()
+    )
+    assert worth == pytest.approx((few, least, most), rel=0.04)
 
 
 def steps(text: str) -> list[str]:

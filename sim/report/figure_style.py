@@ -56,10 +56,15 @@ LOOKS: Final = {
     "xstate-guest-resident": Look("#220088", "d"),
     "xstate-all-resident": Look("#8888ff", "8"),
     "independent": Look("#5566dd", "H"),
+    "guest-fpstate": Look("#1111aa", "s"),
+    "regs-entry-exit": Look("#663300", "^"),
+    "regs-outer-loop": Look("#449900", "D"),
+    "hardware-xcr0": Look("#ff00ff", "X"),
 }
 """The looks of the shipped strategies: browns for RDMSR and WRMSR by hand, purples for user-return MSRs and MSR lists,
 blues for XSAVES.  The colours are those whose two nearest are farthest apart (in OKLab) under normal, protan, deutan
-and tritan vision as Machado et al. simulate it (IEEE TVCG 15, 2009); each strategy also has a marker of its own."""
+and tritan vision as Machado et al. simulate it (IEEE TVCG 15, 2009); each strategy also has a marker of its own.  The
+last four, those of APX, are told apart from each other, from the references and from own ones."""
 
 OWN_COLOR: Final = "#111111"
 OWN_MARKERS: Final[tuple[str, ...]] = ("o", "s", "^", "D", "v", "P", "X", "*", "d", "<", ">", "p")
