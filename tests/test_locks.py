@@ -1,5 +1,7 @@
 """Locks in guests: spinning, PLE, directed yield and yield_to(), against closed forms and the source."""
 
+from types import SimpleNamespace
+
 import pytest
 from hosts import RICH, from_text, only, simulate
 from hypothesis import given
@@ -9,7 +11,7 @@ from test_host_runs import differences
 from test_waiting import metrics
 
 from sim.engine.choice import lacking
-from sim.host.directed_yield import Boosted, on_spin
+from sim.host.directed_yield import ESRCH, Boosted, on_spin, yield_to
 from sim.host.eevdf import EevdfRunQueue
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
 from sim.host.ple import PleParameters, PleWindow
@@ -231,6 +233,56 @@ def test_a_sleeper_that_is_still_queued_is_nobody_to_yield_to(kind):
     rq, (_, other) = queue(kind, [0, 1 * UNIT])
     other.sched_delayed = True
     assert not rq.nominate(0, other, credit=False)
+
+
+# yield_to() (kernel/sched/syscalls.c, v7.3.4).
+
+
+class Cpu(SimpleNamespace):
+    def __init__(self, threads):
+        rq, asked = EevdfRunQueueV73(1000, 100), []
+        for thread in threads:
+            rq.enqueue(0, thread, initial=True)
+            thread.cpu, thread.blocked = self, False
+        super().__init__(
+            rq=rq, thread=rq.pick_next(0), need_resched=False, env=SimpleNamespace(now=0), asked=asked,
+            ask_resched=lambda: asked.append(True),
+        )  # fmt: skip
+
+
+class Runnable(Entity):
+    """A thread, as far as yield_to() sees it."""
+
+
+def two_cpus(here, there):
+    return Cpu([Runnable() for _ in range(here)]), Cpu([Runnable() for _ in range(there)])
+
+
+def waiting_on(cpu):
+    return next(each for each in cpu.rq.waiting())
+
+
+def test_there_is_no_point_in_yielding_where_both_are_alone():
+    cpu, its = two_cpus(1, 1)
+    assert yield_to(cpu, its.thread, credit=False) == ESRCH
+    assert not cpu.need_resched
+
+
+def test_nobody_yields_to_one_that_runs_or_sleeps():
+    cpu, its = two_cpus(2, 2)
+    sleeper = waiting_on(its)
+    sleeper.blocked = True
+    assert yield_to(cpu, its.thread, credit=False) == yield_to(cpu, sleeper, credit=False) == 0
+    assert [cpu.need_resched, its.need_resched] == [False, False]
+
+
+def test_who_yields_to_another_cpu_has_it_reschedule_by_an_ipi_and_one_on_its_own_does_not():
+    cpu, its = two_cpus(2, 2)
+    assert yield_to(cpu, waiting_on(its), credit=False) == 1
+    assert (cpu.need_resched, its.need_resched, cpu.asked, its.asked) == (True, True, [], [True])
+    cpu, _ = two_cpus(2, 1)
+    assert yield_to(cpu, waiting_on(cpu), credit=False) == 1
+    assert (cpu.need_resched, cpu.asked) == (True, [])
 
 
 # Batched or one by one.

@@ -165,6 +165,22 @@ def test_a_polling_guest_is_reached_without_an_exit_if_interrupts_are_posted(pos
     assert per_request < 0.05 if posted == "true" else 1 <= per_request < 1.05
 
 
+def test_each_tick_is_an_exit_of_a_guest_that_polls():
+    guest = 'idle = "haltpoll"\nguest_halt_poll = "10 ms"\nguest_halt_poll_grow_start = "10 ms"'
+    found = metrics(simulate(one_guest("hz = 1000", 'constant = "5 ms"', guest, "200 ms"), "xstate-guest", 0))
+    assert found["guest_poll_cycles"] > 0.98 * found["elapsed_cycles"]
+    assert found["vm_exits"] == found["ticks"] >= 199
+
+
+def test_kvm_stops_polling_when_another_thread_is_queued():
+    """kvm_vcpu_can_poll(): with a thread that always wants the CPU nothing is polled, and alone nearly all is."""
+    busy = '[threads.t]\naffinity = [0]\ncompute = "1 ms"\n'
+    text = (QUIET + GUEST).format(host=fixed("100 us"), gap='constant = "50 us"', guest="", measure="50 ms")
+    shared, alone = (metrics(simulate(only(each), "xstate-guest", 0)) for each in (text + busy, text))
+    assert alone["halts_polled"] > 0.9 * alone["halts"] > 500
+    assert shared["halt_poll_cycles"] < 0.001 * shared["elapsed_cycles"]
+
+
 HALTPOLL = (
     RICH.replace("[guests.web]\n", '[guests.web]\nidle = "haltpoll"\n')
     .replace("[guests.open]\n", '[guests.open]\nidle = "haltpoll"\nposted_interrupts = false\n')

@@ -42,7 +42,7 @@ def text(comparison: "Comparison", answers: Answers) -> str:
                 part(_head(screen), gap=False),
                 part(_about(screen, with_load=True), _about(screen, with_load=False), losses=[4.0]),
                 part(*tables, losses=[5.0] * (len(tables) - 1)),
-                part(*shorter, losses=[6.0] * (len(shorter) - 1)),
+                part(*shorter, losses=[1.0 if schedule_answer.is_asked(screen) else 6.0] * (len(shorter) - 1)),
                 part(_reproduce(screen.manifest), gap=False),
             ],
             LINES,
@@ -82,6 +82,8 @@ def _about(screen: Shown, *, with_load: bool) -> list[str]:
     beside = "beside carrying nothing" if not config.strategy.carries else f"beside {case.labels[case.reference]}"
     what = f"Cycles per {case.per}-second for {carried(config)} alone, {beside}:"
     if not case.lines and schedule_answer.is_asked(screen):
+        numbers = sorted({each.document["vcpus"] for each in screen.cases})
+        host = f"{cpus}{' to '.join(dict.fromkeys(map(str, (numbers[0], numbers[-1]))))} vCPUs"
         what = "What the schedule comes to:"
     named = ", ".join([*kernels[:MOST_KERNELS], *(["..."] if len(kernels) > MOST_KERNELS else [])])
     return wrapped(f"{host}, Linux {named}. {what}")

@@ -220,6 +220,12 @@ def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
             strategies,
         ),
         table(
+            "Of that schedule, in % of vCPU time: polling, by KVM or the guest; spinning for a lock in the guest; "
+            "steal:",
+            [(name, _if_any(means, name, partial(_fixed, decimals=3))) for name in ("polling", "spinning", "steal")],
+            strategies,
+        ),
+        table(
             "Wake-up latency of that schedule in us, of vCPUs to VM entry (v) and of threads to user mode (t), all "
             "replications together; a quantile only with 20 samples beyond it, and known to a bucket (1/16 of itself):",
             [
@@ -278,10 +284,12 @@ def _at(frame: Mapping[str, Any], metric: str, strategy: str) -> float:
     return float(frame.get(metric, {}).get(strategy, math.nan))
 
 
-def _if_any(means: Mapping[str, Mapping[str, float]], metric: str) -> Callable[[str], str]:
+def _if_any(
+    means: Mapping[str, Mapping[str, float]], metric: str, form: Callable[[float], str] | None = None
+) -> Callable[[str], str]:
     """The metric, unless it is 0 for every strategy."""
     some = any(means.get(metric, {}).values())
-    return lambda strategy: _si4(_at(means, metric, strategy)) if some else "-"
+    return lambda strategy: (form or _si4)(_at(means, metric, strategy)) if some else "-"
 
 
 def _verdicts(
