@@ -384,6 +384,20 @@ def test_in_v7_3_any_wake_up_that_does_not_preempt_limits_the_protection_to_a_sl
         assert (running.vprot == running.vruntime + SLICE * running.inv_weight) is limited
 
 
+def test_in_v7_3_who_was_to_be_picked_for_its_shorter_slice_and_moves_away_is_not_picked() -> None:
+    """clear_buddies()."""
+    queue = EevdfRunQueueV73(SLICE, TICK)
+    running, late = Entity(), Entity(custom_slice=MS)
+    queue.enqueue(0, running)
+    queue.pick_next(0)
+    queue.enqueue(MS, Entity())
+    queue.enqueue(MS, late)
+    assert queue.wakeup_preempts(MS, late)
+    queue.dequeue(MS, late, sleep=False)
+    assert not late.on_rq
+    assert queue.pick_next(MS) in queued(queue)
+
+
 @pytest.mark.parametrize(("rules", "slices"), [(EevdfRunQueue, 2 * SLICE), (EevdfRunQueueV73, 30 * MS + TICK)])
 def test_lag_is_clamped_to_two_slices_and_in_v7_3_to_the_longest_slice_and_a_tick(
     rules: type[EevdfRunQueue], slices: int
@@ -489,6 +503,23 @@ def test_who_is_woken_while_delayed_keeps_its_negative_lag() -> None:
     host.wake(sleeper)
     assert (sleeper.vruntime, sleeper.deadline) == before
     assert queue.nr_running == 3
+
+
+@pytest.mark.parametrize("rules", [EevdfRunQueue, EevdfRunQueueV73])
+def test_who_is_woken_before_it_has_left_its_cpu_preempts_nobody_and_goes_on(rules: type[EevdfRunQueue]) -> None:
+    queue = rules(SLICE, TICK)
+    running, other = Entity(), Entity()
+    queue.enqueue(0, running)
+    queue.pick_next(0)
+    queue.enqueue(0, other)
+    queue.dequeue(MS, running, sleep=True)
+    assert running.sched_delayed
+    assert queue.current is running
+    before = running.vruntime, running.deadline, running.vprot
+    queue.enqueue(MS, running, wakeup=True)
+    assert not queue.wakeup_preempts(MS, running)
+    assert (running.vruntime, running.deadline, running.vprot) == before
+    assert (queue.nr_running, running.sched_delayed, queue.waiting()) == (2, False, [other])
 
 
 def test_who_exits_leaves_at_once() -> None:
@@ -645,3 +676,15 @@ def test_round_robin_never_preempts_at_a_wake_up() -> None:
     assert queue.pick_next(20) is second
     assert queue.waiting() == []
     assert (first.sum_exec_runtime, first.on_rq) == (20, False)
+
+
+def test_what_is_left_of_a_quantum_is_asked_for_only_while_somebody_waits() -> None:
+    queue = RoundRobinRunQueue(SLICE)
+    assert queue.time_to_deadline() is None
+    queue.enqueue(0, Entity())
+    queue.pick_next(0)
+    assert queue.time_to_deadline() is None
+    queue.enqueue(10, Entity())
+    for now, left in ((10, SLICE - 10), (SLICE // 2, SLICE - SLICE // 2), (SLICE, 0), (SLICE + 5, 0)):
+        queue.update_current(now)
+        assert queue.time_to_deadline() == left

@@ -25,6 +25,29 @@ tsc = "2 GHz"
 ANYWHERE = 0b1111
 
 
+# Who gets an IPI.
+
+
+def test_an_ipi_to_the_next_goes_round_the_vcpus_of_one_vm():
+    text = (
+        FOUR
+        + """
+[guests.ring]
+vms = 2
+vcpus = 3
+[guests.ring.exits.ipi]
+every = "1 kHz"
+effect = "ipi"
+target = "next"
+"""
+    )
+    _env, host = hosted(only(text))
+    vcpu = threads(host)["ring/1/vcpu1"]
+    (kind,) = vcpu._stream.kinds
+    assert [thread.name for thread in vcpu.vm] == [f"ring/1/vcpu{i}" for i in range(3)]
+    assert [host.ipi_target(each, kind).name for each in vcpu.vm] == [f"ring/1/vcpu{i}" for i in (1, 2, 0)]
+
+
 # Where a thread wakes up: select_task_rq_fair().
 
 

@@ -1,6 +1,7 @@
 """What the simulated host promises about itself: bounded memory, and a warm-up that is long enough."""
 
 import math
+import re
 from collections import deque
 from statistics import mean, stdev
 from unittest.mock import Mock
@@ -13,6 +14,7 @@ from test_host_cpus import FOUR
 from sim.errors import InputError
 from sim.host.exits import LARGEST_BLOCK, ExitStream
 from sim.host.interrupts import Devices, TickTimes
+from sim.host.simulation import Measurement, cross
 from sim.host.streams import Draws, Instants
 from sim.host.warmup import warmup_seconds
 from sim.host.watching import watch
@@ -47,6 +49,34 @@ def test_a_cpu_that_never_comes_out_of_the_kernel_ends_the_run_with_a_message():
     with pytest.raises(InputError, match=r"after which CPU 0 did not come out"):
         for _ in watch(case, case.reference, 0, Mock()):
             pass
+
+
+def test_a_run_whose_accounts_do_not_add_up_to_the_time_that_passed_ends_with_the_figures(monkeypatch):
+    case = changed(only(FOUR + '[threads.t]\ncompute = "1 ms"\n'), measure=1 * MS, warmup=0.0)
+    assert simulate(case, case.reference, 0)
+    end = Measurement.end
+
+    def ends_late(self, cpu):
+        end(self, cpu)
+        self.elapsed += cpu.id
+
+    monkeypatch.setattr(Measurement, "end", ends_late)
+    with pytest.raises(AssertionError, match=r": \d+ cycles elapsed, \d+ are accounted for; operations took") as error:
+        simulate(case, case.reference, 0)
+    elapsed, accounted = map(int, re.findall(r"(\d+) cycles elapsed, (\d+) are", str(error.value))[0])
+    assert elapsed - accounted == 1 + 2 + 3
+
+
+def test_patience_that_ends_in_the_cycle_in_which_the_measurement_does_refuses_nothing():
+    _env, host = hosted(only(FOUR + '[threads.t]\ncompute = "1 ms"\n'))
+    measurement = Measurement(host)
+    cross(host, measurement.end)
+    with pytest.raises(InputError, match="did not come out"):
+        measurement._refuse(only(ALWAYS_IN_THE_KERNEL))
+    for cpu in host.cpus:
+        cpu.pass_boundary()
+    assert measurement.over.triggered
+    measurement._refuse(only(ALWAYS_IN_THE_KERNEL))
 
 
 IN_ONE_SYSTEM_CALL = FOUR + '[threads.{}]\ncount = {}\ncompute = "1 us"\nsyscall = "8 ms"\naffinity = "pinned"\n'

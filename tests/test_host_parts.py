@@ -13,6 +13,7 @@ from sim.host.exits import ExitCost, ExitKind, ExitStream
 from sim.host.halt_polling import HaltPolling
 from sim.host.histogram import STEPS, Histogram
 from sim.host.interrupts import Devices, DeviceSource, TickTimes
+from sim.host.population import _plain_exit
 from sim.host.streams import Draws, Instants, Streams, sampler
 from sim.host.weights import SCHED_PRIO_TO_WEIGHT, weight_of
 from sim.scenario.distribution import Distribution
@@ -427,3 +428,10 @@ def test_the_two_ends_of_the_buffer_level_are_in_the_ledger(setting, levels):
     record = simulate(on_host(from_text(RICH)[0], buffer_level=setting), "xstate-guest", 0)
     found = {operation.level for operation, _, _ in record.ledger if operation.operation in ("XSAVES", "XRSTORS")}
     assert found == levels
+
+
+def test_an_exit_for_an_interrupt_or_hlt_is_drawn_from_no_stream():
+    kind = _plain_exit("hlt", effect=True)
+    for draw in (kind.gaps, kind.times, kind.uses_fpu):
+        with pytest.raises(AssertionError, match="hlt: exits of this kind are not drawn"):
+            draw(1)

@@ -10,7 +10,10 @@ from sim.experiment import run
 from sim.host import simulation
 from sim.host.eevdf import EevdfRunQueue
 from sim.host.exits import INF
+from sim.host.guest_span import GUEST as IN_GUEST
+from sim.host.halting import HANDLER, POLLING, VMM
 from sim.host.preemption import POLLS, TO_USER
+from sim.host.simulation import cross
 from sim.kernel import versions
 from sim.report.comparison import compare
 from sim.scenario.cases import cases
@@ -327,6 +330,79 @@ def test_a_lazy_request_is_seen_after_the_exit_of_hlt_and_before_the_vcpu_blocks
         assert vcpu.place == POLLS
 
 
+HALTS = """
+[guests.busy]
+affinity = [1]
+demand = "100 us"
+sleep = "100 us"
+signalled = 1.0
+signal_time = "5 us"
+"""
+
+
+def test_a_vcpu_with_a_lazy_request_is_preempted_after_its_exit_of_hlt_and_halts_when_it_is_back():
+    env, machine, there = held(HALTS.partition("signalled")[0], "lazy", halt_poll='"0 ns"')
+    vcpu, late, cpu = there["busy/0/vcpu0"], there["late/0"], machine.cpus[1]
+    env.run(until=AT)
+    for into in (False, True):
+        while (cpu.thread is vcpu and vcpu.account == IN_GUEST) is not into:
+            env.run(until=env.now + 100)
+    halts = cpu.count_halts
+    wake(env, machine, late, env.now + 100)
+    assert runs_at(env, machine, late) > env.now - SOON
+    assert cpu.count_halts == halts + 1
+    assert (vcpu.account, vcpu.place, vcpu.blocked) == (POLLING, TO_USER, False)
+    while not late.blocked:
+        env.run(until=env.now + 100)
+    env.run(until=env.now + SOON)
+    assert (vcpu.account, vcpu.blocked, cpu.count_polled) == (POLLING, True, 0)
+
+
+def test_what_comes_before_the_vcpu_calls_vcpu_block_is_no_halt():
+    vcpu, cpu = polling("lazy")
+    vcpu._vm_exit(cpu, vcpu._hlt)
+    vcpu.place, vcpu._waiting, vcpu._halted_at = TO_USER, 1, 0
+    window, polled = vcpu._polling.window, cpu.count_polled
+    vcpu.enter(cpu)
+    assert (vcpu.account, vcpu._is_pending) == (IN_GUEST, False)
+    assert (vcpu._polling.window, cpu.count_polled) == (window, polled)
+
+
+@pytest.mark.parametrize("pending", [1, 0])
+def test_what_comes_in_the_cycle_in_which_polling_ends_keeps_the_vcpu_from_blocking(pending):
+    vcpu, cpu = polling("none")
+    vcpu._waiting = pending
+    assert list(vcpu.event(cpu)) == []
+    assert vcpu.blocked is not bool(pending)
+
+
+def test_a_signal_that_ends_a_halt_nobody_woke_the_vcpu_from_is_no_wake_up():
+    env, machine, there = held(HALTS, halt_poll='"0 ns"')
+    vcpu, cpu = there["busy/0/vcpu0"], machine.cpus[1]
+    env.run(until=AT)
+    while cpu.cpu.guest is None:
+        env.run(until=env.now + 100)
+    vcpu._vm_exit(cpu, vcpu._hlt)
+    vcpu._does(POLLING)
+    vcpu.place, vcpu._waiting, vcpu.woken_at = TO_USER, 1, -1
+    wakeups, trips = machine.latency["vcpu"].buckets(), cpu.count_round_trips
+    vcpu.enter(cpu)
+    assert (vcpu.account, cpu.count_round_trips) == (VMM, trips + 1)
+    assert machine.latency["vcpu"].buckets() == wakeups
+
+
+def test_a_measurement_that_ends_within_a_handler_ends_there_and_before_the_tick_that_is_due_then():
+    """As it does where each exit is an event of its own."""
+    env, machine, there = held(GUEST.format(reason="other").replace("400 ns", "1 ms"), "full")
+    vcpu, cpu, passed = there["busy/0/vcpu0"], machine.cpus[1], []
+    env.run(until=NEXT_TICK)
+    ticks = cpu.count_ticks
+    cross(machine, lambda here: passed.append((here.id, here.clock, here.count_ticks, here.thread.account)))
+    env.run(until=NEXT_TICK + SOON)
+    assert (1, NEXT_TICK, ticks, HANDLER) in passed
+    assert (cpu.count_ticks, vcpu.account) == (ticks + 1, HANDLER)
+
+
 # HRTICK.
 
 
@@ -372,6 +448,27 @@ def test_a_timer_that_is_started_is_not_started_again_and_no_ipi_is_sent_for_it(
     cpu.hrtick.time = due = AT + 10 * TICK
     machine.wake(late, machine.cpus[0])
     assert (cpu.posted, cpu.hrtick.time) == ([], due)
+
+
+def test_the_ipi_for_a_timer_changes_nothing_if_that_was_started_meanwhile():
+    _env, machine, _there = held(USER, "lazy", hrtick="true")
+    hrtick = machine.cpus[1].hrtick
+    hrtick.stop()
+    for due in (AT, AT - TICK):
+        hrtick.asked = True
+        machine.cpus[1]._hrtick_asked(due)
+        assert (hrtick.asked, hrtick.time) == (False, AT)
+
+
+def test_no_timer_is_asked_for_a_thread_that_has_blocked_and_not_left_its_cpu_yet():
+    env, machine, there = held(USER, "lazy", hrtick="true")
+    cpu = machine.cpus[1]
+    env.run(until=AT)
+    cpu.block(cpu.thread)
+    machine.wake(there["late/0"], machine.cpus[0])
+    assert cpu.rq.waiting() == [there["late/0"]]
+    assert not cpu.hrtick.asked
+    assert all(work.action is None for work in cpu.posted)
 
 
 def test_an_idle_cpu_has_no_timer():

@@ -7,10 +7,11 @@ from itertools import pairwise
 import pytest
 from command import run, run_json
 from corruption import TRACES
-from hosts import RICH, SHIPPED, changed, from_text, simulate, value
+from hosts import RICH, SHIPPED, changed, from_text, only, simulate, value
 from test_timeline import decoded
 
 from sim.cli.simulated import choose, records
+from sim.host.recording import Recorder
 from sim.host.warmup import warmup_seconds
 from sim.kernel.operations import IPI, KVM_RUN, MITIGATION, TRANSITION, VMCLEAR, VMENTRY, VMEXIT
 from sim.scenario.cases import cases
@@ -224,3 +225,31 @@ def test_a_directory_that_is_not_there_is_one_message(rich, tmp_path, capsys):
     status, _, err = run(capsys, "timeline", str(rich), "-o", str(tmp_path / "no" / "x"), "--duration", "100 us")
     assert (status, err.count("\n")) == (2, 1)
     assert "No such file or directory" in err
+
+
+VMM_RUNS = """
+title = "a VMM that is called"
+[run]
+measure = "2 ms"
+warmup = "0 ms"
+strategies = ["xstate-guest"]
+reference = "xstate-guest"
+[host]
+cpus = 1
+cpu = ["zen4"]
+tsc = "2 GHz"
+[guests.g]
+vmm_fpu = {}
+[guests.g.exits.io]
+every = "5 kHz"
+handled = "userspace"
+vmm = "5 us"
+"""
+
+
+@pytest.mark.parametrize("writes", ["[]", '["SSE"]'])
+def test_a_vmm_that_writes_no_registers_leaves_no_note_of_it(writes):
+    case = only(VMM_RUNS.format(writes))
+    noted = Counter(each.event for each in Recorder(case, case.reference, 0).events())
+    assert noted["kvm:kvm_userspace_exit"] > 2
+    assert bool(noted["user_writes"]) is (writes != "[]")

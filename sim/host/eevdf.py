@@ -95,14 +95,12 @@ class EevdfRunQueue:
     def dequeue(self, now: int, entity: Entity, *, sleep: bool, special: bool = False) -> None:
         """dequeue_entity(): one that blocks with negative lag stays queued as delayed, except in a special state.
 
+        Not for one that is delayed already, which cannot block again and is not pulled: :meth:`dequeue_delayed`.
         ``special`` is DEQUEUE_SPECIAL: the task exits, or is stopped, parked or frozen.  A current that is delayed
         stays current, with its protection, until the pick: if it is eligible by then, it goes at last.
         """
         if self._next is entity:
             self._next = None
-        if entity.sched_delayed:
-            self.dequeue_delayed(now, entity)
-            return
         self.update_current(now)
         self.nr_running -= 1
         average = self.avg_vruntime()

@@ -23,9 +23,8 @@ class EevdfRunQueueV73(EevdfRunQueue):
 
     def dequeue(self, now: int, entity: Entity, *, sleep: bool, special: bool = False) -> None:
         """__dequeue_task(): the lag of one that is delayed is noted when it blocks, and grows no more negative."""
-        was_delayed = entity.sched_delayed
         super().dequeue(now, entity, sleep=sleep, special=special)
-        if entity.sched_delayed and not was_delayed:
+        if entity.sched_delayed:
             self._update_lag(entity, self.avg_vruntime(), delayed=False)
 
     def wakeup_preempts(self, now: int, entity: Entity, *, fork: bool = False) -> bool:

@@ -50,7 +50,7 @@ def sampler(distribution: Distribution, tsc_hz: float, rng: np.random.Generator,
         case "lognormal":
             mu = np.log(mean) - distribution.sigma**2 / 2
             draw = lambda n: rng.lognormal(mu, distribution.sigma, n)  # noqa: E731
-        case "empirical":
+        case _:  # empirical
             values = np.asarray(distribution.values) * tsc_hz
             draw = lambda n: values[rng.integers(0, len(values), n)]  # noqa: E731
 
