@@ -512,6 +512,7 @@ def test_who_is_woken_before_it_has_left_its_cpu_preempts_nobody_and_goes_on(rul
     queue.enqueue(0, running)
     queue.pick_next(0)
     queue.enqueue(0, other)
+    running.vprot = running.deadline = 100 * SLICE * running.inv_weight
     queue.dequeue(MS, running, sleep=True)
     assert running.sched_delayed
     assert queue.current is running

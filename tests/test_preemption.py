@@ -362,7 +362,8 @@ def test_what_comes_before_the_vcpu_calls_vcpu_block_is_no_halt():
     vcpu, cpu = polling("lazy")
     vcpu._vm_exit(cpu, vcpu._hlt)
     vcpu.place, vcpu._waiting, vcpu._halted_at = TO_USER, 1, 0
-    window, polled = vcpu._polling.window, cpu.count_polled
+    vcpu._polling.window = window = round(20 * US * TSC)
+    polled = cpu.count_polled
     vcpu.enter(cpu)
     assert (vcpu.account, vcpu._is_pending) == (IN_GUEST, False)
     assert (vcpu._polling.window, cpu.count_polled) == (window, polled)
