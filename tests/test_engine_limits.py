@@ -1,0 +1,198 @@
+"""What becomes of a replication that the compiled engine cannot finish, and what is said of its machine code."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import test_engine  # first of all: the loop as plain Python
+from hosts import changed, only
+from test_host_limits import ALWAYS_IN_THE_KERNEL
+
+from sim.engine import cache, choice, layout, loop, process, simulation
+from sim.engine.check import check
+from sim.engine.fragments import Unsupported
+from sim.errors import InputError
+from sim.host import simulation as reference
+
+SMALL = """
+title = "two guests and a make"
+[run]
+engine = "ENGINE"
+measure = "2 ms"
+warmup = "0 ms"
+strategies = ["xstate-guest", "manual-load"]
+reference = "xstate-guest"
+[host]
+cpus = 1
+cpu = ["zen4"]
+tsc = "1 GHz"
+[guests.g]
+vcpus = 2
+demand = "40 us"
+sleep = { exponential = "30 us" }
+[guests.g.exits.x]
+every = "50 us"
+[threads.make]
+kind = "fork"
+compute = "50 us"
+sleep = "50 us"
+"""
+
+
+def small(engine="auto"):
+    return only(SMALL.replace("ENGINE", engine))
+
+
+# Which engine runs.
+
+
+@pytest.fixture
+def numba(monkeypatch):
+    """numba is there, as far as the choice of an engine goes."""
+    monkeypatch.setattr(choice, "find_spec", lambda name: name)
+
+
+@pytest.mark.parametrize("engine", ["auto", "compiled"])
+def test_a_record_says_that_the_compiled_engine_made_it_and_is_that_of_the_reference(numba, engine):
+    case = small(engine)
+    wanted = reference.simulate(case, case.timed_by, case.strategies, 0)
+    found = choice.simulate(case, case.timed_by, case.strategies, 0)
+    assert {record.engine for record in found} == {"compiled"}
+    assert found == wanted
+
+
+def test_what_shows_only_when_it_runs_hands_over_to_simpy_or_is_refused_if_compiled_is_asked_for(numba, monkeypatch):
+    def gives_up(*arguments):
+        raise Unsupported("more events than there is room for")
+
+    monkeypatch.setattr(simulation, "simulate", gives_up)
+    case = small()
+    (record,) = choice.simulate(case, case.timed_by, (), 0)
+    assert record.engine == "simpy (compiled lacks more events than there is room for)"
+    assert record == reference.simulate(case, case.timed_by, (), 0)[0]
+    with pytest.raises(InputError, match="found 'compiled', which lacks more events than there is room for"):
+        choice.simulate(small("compiled"), case.timed_by, (), 0)
+
+
+# What the loop has no room for.
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "says"),
+    [
+        (layout.MOST_EVENTS, 1, "more events than there is room for"),
+        (layout.MOST_QUEUED, 1, "more threads on a CPU than there is room for"),
+        (layout.THREADS, 0, "more forked threads at once than there is room for"),
+    ],
+)
+def test_a_loop_that_has_no_room_says_for_what(limit, most, says):
+    run = simulation.Replication(small(), "xstate-guest", (), 0)
+    run.a.g[limit] = most
+    with pytest.raises(Unsupported, match=says):
+        run.run()
+
+
+def test_an_error_in_what_the_loop_asks_of_python_is_that_error():
+    run = simulation.Replication(small(), "xstate-guest", (), 0)
+
+    def fails(*arguments):
+        raise ZeroDivisionError("on purpose")
+
+    run.built.streams.refill = fails
+    with pytest.raises(ZeroDivisionError, match="on purpose"):
+        run.run()
+
+
+def test_a_cpu_that_never_comes_out_of_the_kernel_is_left_to_the_reference(monkeypatch):
+    monkeypatch.setattr(simulation, "PATIENCE_S", 10e-6)
+    case = changed(only(ALWAYS_IN_THE_KERNEL), measure=20e-6, warmup=0.0)
+    with pytest.raises(Unsupported, match="a CPU that does not come out of the kernel"):
+        simulation.simulate(case, case.timed_by, (), 0)
+
+
+# Event for event.
+
+
+def test_the_first_event_in_which_the_engines_differ_is_named(monkeypatch):
+    case = small()
+    assert check(case, case.timed_by, case.strategies, 0).same
+    monkeypatch.setattr(process, "charge", test_engine.never(process.charge))
+    found = check(case, case.timed_by, (), 0)
+    assert not found.same
+    assert str(found.of_simpy) != str(found.of_compiled)
+    for seen in (found.of_simpy, found.of_compiled):
+        assert seen is None or f"at cycle {seen.clock} on CPU 0" in str(seen)
+
+
+def test_records_that_differ_where_no_event_does_are_named_by_their_strategies(monkeypatch):
+    records, case = simulation.Replication.records, small()
+    walked = case.strategies[-1]
+    assert walked != case.timed_by
+
+    def wrong(run):
+        return [replace(each, integrity={"lost": 1}) if each.strategy == walked else each for each in records(run)]
+
+    monkeypatch.setattr(simulation.Replication, "records", wrong)
+    found = check(case, case.timed_by, case.strategies, 0)
+    assert (found.of_simpy, found.of_compiled, found.same) == (None, None, False)
+    assert found.differ == (walked,)
+    assert found.events > 20
+
+
+# Machine code.
+
+
+@pytest.fixture
+def compiles(monkeypatch):
+    """How often the loop is compiled."""
+    times = []
+    monkeypatch.setattr(loop, "compile_all", lambda: times.append(1))
+    return times
+
+
+@pytest.mark.parametrize(
+    ("found", "engine", "asked"), [(None, "compiled", True), ("numba", "simpy", False)], ids=["no numba", "not wanted"]
+)
+def test_nothing_is_compiled_without_numba_or_for_nobody(monkeypatch, compiles, found, engine, asked):
+    monkeypatch.setattr(choice, "find_spec", lambda name: found)
+    choice.prepare([small(engine)], pytest.fail, asked=asked)
+    assert compiles == []
+
+
+def test_the_loop_is_compiled_once_and_where_it_is_kept_is_said(numba, monkeypatch, compiles, tmp_path):
+    monkeypatch.setattr(cache, "directory", lambda: tmp_path)
+    said = []
+    choice.prepare([small()], said.append)
+    assert (len(compiles), len(said)) == (1, 1)
+    assert f"(kept in {tmp_path})" in said[0]
+    (tmp_path / "loop.nbi").touch()
+    choice.prepare([small()], said.append, asked=True)
+    assert (len(compiles), len(said)) == (1, 1)
+
+
+def test_without_a_cache_directory_the_loop_is_compiled_and_not_kept(numba, monkeypatch, compiles):
+    monkeypatch.setattr(cache, "directory", lambda: None)
+    said = []
+    choice.prepare([], said.append, asked=True)
+    assert len(compiles) == 1
+    assert "not kept, since no cache directory can be written" in said[0]
+
+
+def test_a_cache_directory_that_cannot_be_made_is_none(monkeypatch, tmp_path):
+    pytest.importorskip("numba")
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "new"))
+    made = cache.directory.__wrapped__()
+    assert made is not None
+    assert made.parent == tmp_path / "new"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file" / "below"))
+    assert cache.directory.__wrapped__() is None
+
+
+def test_a_cpu_of_which_proc_says_nothing_has_the_name_that_python_knows(monkeypatch):
+    def cannot(*arguments, **options):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", cannot)
+    monkeypatch.setattr(cache.platform, "processor", lambda: "a processor")
+    assert cache._cpu() == "a processor"
