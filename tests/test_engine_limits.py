@@ -74,6 +74,73 @@ def test_what_shows_only_when_it_runs_hands_over_to_simpy_or_is_refused_if_compi
         choice.simulate(small("compiled"), case.timed_by, (), 0)
 
 
+# What few hosts have.
+
+FEW = """
+title = "a host with little on it"
+[run]
+measure = "3 ms"
+warmup = "1 ms"
+strategies = ["xstate-guest"]
+reference = "xstate-guest"
+[host]
+cpus = 2
+cpu = ["sapphire-rapids"]
+tsc = "1 GHz"
+hz = 1000
+"""
+
+RARE = {
+    "IPIs to the next vCPU of three": """
+[guests.ring]
+vcpus = 3
+demand = "30 us"
+sleep = { exponential = "40 us" }
+[guests.ring.exits.ipi]
+every = { exponential = "50 us" }
+effect = "ipi"
+target = "next"
+""",
+    "threads that neither sleep nor call": """
+[threads.busy]
+count = 3
+compute = { exponential = "40 us" }
+""",
+    "pipes between CPUs, whose ends run at the same time": """
+[threads.pipes]
+kind = "pipe"
+count = 2
+compute = { exponential = "2 us" }
+syscall = { exponential = "1 us" }
+affinity = "pinned"
+""",
+    "interrupts and ticks that take a random time": """
+interrupt_time = { exponential = "2 us" }
+[threads.busy]
+compute = "1 ms"
+""",
+}
+
+
+@pytest.mark.parametrize("what", RARE)
+def test_what_few_hosts_have_gives_the_same_records(what):
+    test_engine.assert_the_same(only(FEW + RARE[what]))
+
+
+def test_interrupts_closer_together_than_the_loop_draws_at_once_give_the_same_records():
+    storm = '[interrupts.storm]\nevery = { exponential = "1 us" }\ntime = { exponential = "100 ns" }\n'
+    case = only(FEW.replace("cpus = 2", "cpus = 1") + '[threads.busy]\ncompute = "1 ms"\n' + storm)
+    test_engine.assert_the_same(changed(case, measure=150e-6, warmup=0.0))
+
+
+def test_without_idle_balancing_the_records_are_the_same_and_others():
+    text = FEW + '[threads.t]\ncount = 3\ncompute = "100 us"\nsleep = { exponential = "50 us" }\n'
+    left = only(text.replace("hz = 1000", "hz = 1000\nidle_balancing = false"))
+    test_engine.assert_the_same(left)
+    one, other = (simulation.simulate(case, case.timed_by, (), 0) for case in (left, only(text)))
+    assert one != other
+
+
 # What the loop has no room for.
 
 
