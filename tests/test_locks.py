@@ -15,6 +15,7 @@ from sim.host.directed_yield import ESRCH, Boosted, on_spin, yield_to
 from sim.host.eevdf import EevdfRunQueue
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
 from sim.host.ple import PleParameters, PleWindow
+from sim.host.round_robin import RoundRobinRunQueue
 from sim.host.runqueue import Entity
 
 PLAIN = FOUR.replace("cpus = 4", "cpus = {cpus}\nhz = 100\n{host}").replace("50 ms", "{measure}")
@@ -34,6 +35,17 @@ def test_of_two_vcpus_that_hold_longer_than_they_work_each_spins_for_the_rest(ev
     found = metrics(simulate(locking(f"{every_us} us", f"{hold_us} us"), "xstate-guest", 0))
     share = found["guest_spin_cycles"] / found["elapsed_cycles"]
     assert share == pytest.approx((hold_us - every_us) / (2 * hold_us), rel=0.02)
+
+
+def test_of_two_vcpus_that_spin_for_one_lock_one_gets_it_and_the_other_spins_on():
+    """A turn of three takes 3 H, of which each works for E, holds for H and spins for the rest."""
+    case = only((PLAIN + GUEST).replace("vcpus = 2", "vcpus = 3").format(
+        every="10 us", hold="30 us", cpus=3, host="ple_gap = 0", measure="20 ms"
+    ))  # fmt: skip
+    found = metrics(simulate(case, "xstate-guest", 0))
+    assert found["guest_spin_cycles"] / found["elapsed_cycles"] == pytest.approx(
+        (3 * 30 - 30 - 10) / (3 * 30), rel=0.03
+    )
 
 
 def test_two_vcpus_that_work_longer_than_they_hold_meet_at_the_lock_once_at_most_per_interruption():
@@ -217,6 +229,18 @@ def test_who_yields_forfeits_its_request_if_it_is_eligible(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_who_yields_is_no_buddy_any_more(kind):
+    """clear_buddies(): the other keeps the CPU that it has got, also once the first is eligible again."""
+    rq, (first, other) = queue(kind, [0, 5 * UNIT])
+    assert rq.nominate(0, first, credit=False)
+    rq.forfeit(0, force=True)
+    first.vruntime = first.vprot = 5 * UNIT
+    assert first.vruntime == other.vruntime == rq.avg_vruntime()
+    assert other.deadline < first.deadline
+    assert rq.pick_next(0) is other
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_lag_credit_makes_the_target_eligible_whatever_it_has_used(kind):
     rq, (current, _, buddy) = queue(kind, [0, 1 * UNIT, 500 * UNIT])
     total = rq._weighted - buddy.weight * buddy.vruntime
@@ -274,6 +298,20 @@ def test_nobody_yields_to_one_that_runs_or_sleeps():
     sleeper.blocked = True
     assert yield_to(cpu, its.thread, credit=False) == yield_to(cpu, sleeper, credit=False) == 0
     assert [cpu.need_resched, its.need_resched] == [False, False]
+
+
+@pytest.mark.parametrize("credit", [False, True])
+def test_under_round_robin_nobody_yields(credit):
+    cpu, its = two_cpus(2, 2)
+    first, second = Entity(), Runnable()
+    rq = its.rq = RoundRobinRunQueue(1000)
+    for entity in (first, second):
+        rq.enqueue(0, entity)
+    rq.pick_next(0)
+    second.cpu, second.blocked = its, False
+    assert yield_to(cpu, second, credit=credit) == 0
+    assert [cpu.need_resched, its.need_resched, its.asked] == [False, False, []]
+    assert rq.waiting() == [second]
 
 
 def test_who_yields_to_another_cpu_has_it_reschedule_by_an_ipi_and_one_on_its_own_does_not():
