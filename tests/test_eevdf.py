@@ -523,6 +523,30 @@ def test_who_is_woken_before_it_has_left_its_cpu_preempts_nobody_and_goes_on(rul
     assert (queue.nr_running, running.sched_delayed, queue.waiting()) == (2, False, [other])
 
 
+@pytest.mark.parametrize(("rules", "lag"), [(EevdfRunQueue, -2), (EevdfRunQueueV73, 2)])
+def test_who_is_woken_before_it_has_left_its_cpu_is_placed_anew_if_its_lag_is_not_what_it_was(
+    rules: type[EevdfRunQueue], lag: int
+) -> None:
+    """requeue_delayed_entity(): v6.18 takes away positive lag, v7.3 negative lag that has grown meanwhile."""
+    queue = rules(SLICE, TICK)
+    running, other, late = Entity(), Entity(), Entity(weight_of(-10))
+    queue.enqueue(0, running)
+    queue.pick_next(0)
+    queue.enqueue(0, other)
+    queue.dequeue(MS, running, sleep=True)
+    owed = min(0, queue.avg_vruntime() - running.vruntime)
+    assert owed < 0
+    late.vlag = lag * SLICE * late.inv_weight
+    queue.enqueue(MS, late)
+    average, load = queue.avg_vruntime(), 2 * running.weight + late.weight
+    assert (average > running.vruntime) is (lag < 0)
+    queue.enqueue(MS, running, wakeup=True)
+    kept = 0 if lag < 0 else owed * (load + running.weight) // load
+    assert running.vruntime == average - kept
+    assert (queue.current, queue.nr_running, running.sched_delayed) == (running, 3, False)
+    assert queue.waiting() == [other, late]
+
+
 def test_who_exits_leaves_at_once() -> None:
     host, queue, _ = busy(3, 0)
     host.run(TICK // 2)

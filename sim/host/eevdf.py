@@ -285,12 +285,19 @@ class EevdfRunQueue:
         """requeue_delayed_entity(): positive lag that it got while it slept is taken away."""
         self._update_lag(entity, self.avg_vruntime())
         if entity.vlag > 0:
-            self._remove(entity)
             entity.vlag = 0
-            self._place(entity, initial=False)
-            self._insert(entity)
+            self._place_again(entity)
         entity.sched_delayed = False
         self.nr_running += 1
+
+    def _place_again(self, entity: Entity) -> None:
+        """The middle of requeue_delayed_entity(): current, which has not left its CPU yet, is not in the list."""
+        in_list = entity is not self.current
+        if in_list:
+            self._remove(entity)
+        self._place(entity, initial=False)
+        if in_list:
+            self._insert(entity)
 
     def _update_lag(self, entity: Entity, average: int) -> None:
         """update_entity_lag()."""

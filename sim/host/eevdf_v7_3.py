@@ -88,9 +88,7 @@ class EevdfRunQueueV73(EevdfRunQueue):
         average = self.avg_vruntime()
         self._update_lag(entity, average)
         if average - entity.vlag != entity.vruntime:
-            self._remove(entity)
-            self._place(entity, initial=False)
-            self._insert(entity)
+            self._place_again(entity)
         entity.sched_delayed = False
         self.nr_running += 1
 
