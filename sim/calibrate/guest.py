@@ -182,8 +182,8 @@ def _by_process(plan: Sequence[GuestRow]) -> Callable[[NDArray[np.void], NDArray
 
     They are its cycles, the exits in each repetition, the vector plus 1, and whether XSAVES left the area alone.
 
-    Core cycles of XSAVES, XRSTORS and XGETBV, TSC cycles of all else.  A block of an instruction that does not exit
-    each time counts only if it had no exit at all.
+    Core cycles of XSAVES, XRSTORS and XGETBV, TSC cycles of all else.  A block counts only if it had as few exits as
+    any of its row: none, or at least one in each repetition.
     """
     count = len(plan)
     core = np.array([each.operation in OPERATIONS[1:5] for each in plan])
@@ -191,12 +191,12 @@ def _by_process(plan: Sequence[GuestRow]) -> Callable[[NDArray[np.void], NDArray
     def reduce(found: NDArray[np.void], counts: NDArray[np.bool_]) -> Floats:
         mine = found[counts]
         rows = mine["row"].astype(int)
-        faults, exits, kept = (
-            samples.medians_by_row(rows, mine[name].astype(float), count) for name in ("fault", "exits", "kept")
-        )
-        each_time = np.floor(exits / REPETITIONS)
-        calm = (each_time[rows] > 0) | (mine["exits"] == 0)
-        mine, rows = mine[calm & (mine["fault"] == 0)], rows[calm & (mine["fault"] == 0)]
+        faults, kept = (samples.medians_by_row(rows, mine[name].astype(float), count) for name in ("fault", "kept"))
+        least = np.full(count, np.nan)
+        np.fmin.at(least, rows, mine["exits"].astype(float))
+        each_time = np.floor(least / REPETITIONS)
+        calm = (mine["exits"] == least[rows]) & ((least == 0) | (each_time > 0))[rows] & (mine["fault"] == 0)
+        mine, rows = mine[calm], rows[calm]
         ratio = np.where(core[rows], samples.clock_ratio(mine), 1.0)
         cycles = samples.medians_by_row(rows, samples.ticks(mine) / REPETITIONS * ratio, count)
         return np.concatenate([cycles, each_time, faults, kept])
