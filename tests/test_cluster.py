@@ -1,7 +1,9 @@
 """A Dask cluster gives the same bytes; what cannot take part is told in a sentence."""
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -95,3 +97,41 @@ def test_a_worker_with_another_numpy_gets_nothing_to_do_and_none_but_such_is_ref
         client.run(spoil, workers=there[1:])
         with pytest.raises((InputError, RunError), match=r"is refused: it has numpy 1\.0 \(here "):
             run_in("other", cluster=dask.scheduler_address)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """A CA of our own, and what it has certified, as docs/cluster.md has them in Dask's configuration."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    place = tmp_path_factory.mktemp("tls")
+    new = ("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    for command in (
+        (*new, "-x509", "-subj", "/CN=ca", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem"),
+        (*new, "-subj", "/CN=node", "-keyout", "node.key", "-out", "node.csr"),
+        ("openssl", "x509", "-req", "-in", "node.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+         "-days", "2", "-out", "node.pem"),
+    ):  # fmt: skip
+        subprocess.run(command, cwd=place, check=True, capture_output=True)
+    found = {"require-encryption": True, "tls.ca-file": str(place / "ca.pem")}
+    for who in ("scheduler", "worker", "client"):
+        found |= {f"tls.{who}.cert": str(place / "node.pem"), f"tls.{who}.key": str(place / "node.key")}
+    return {f"distributed.comm.{key}": value for key, value in found.items()}
+
+
+def test_with_tls_the_bytes_are_the_same_and_without_a_certificate_it_is_refused(certificates, run_in, tables):
+    distributed, config = pytest.importorskip("distributed"), pytest.importorskip("dask").config
+    run_in("alone", jobs=1)
+    with (
+        config.set(certificates),
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50, security=distributed.Security(),
+            protocol="tls://", host="127.0.0.1",
+        ) as cluster,
+    ):  # fmt: skip
+        address = cluster.scheduler_address
+        assert address.startswith("tls://")
+        run_in("r", cluster=address)
+        with config.set(dict.fromkeys(certificates)), pytest.raises(InputError, match="no certificates for it"):
+            run_in("none", cluster=address)
+    assert tables("r") == tables("alone")

@@ -57,6 +57,8 @@ class Cluster:
         try:
             where = self._cluster or address
             self._client: Any = distributed.Client(where, timeout=CONNECT_S, set_as_default=False)
+        except TypeError as error:  # which Dask says of TLS without certificates in its configuration
+            raise InputError(f"cluster {address}: no certificates for it (needed: those of docs/cluster.md)") from error
         except (OSError, TimeoutError, ValueError) as error:
             raise InputError(f"cluster {address}: nobody answers ({str(error) or type(error).__name__})") from error
         self.dashboard = str(self._client.dashboard_link or "")  # the page is there if bokeh is
