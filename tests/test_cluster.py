@@ -119,6 +119,7 @@ def certificates(tmp_path_factory):
     return {f"distributed.comm.{key}": value for key, value in found.items()}
 
 
+@pytest.mark.slow
 def test_with_tls_the_bytes_are_the_same_and_without_a_certificate_it_is_refused(certificates, run_in, tables):
     distributed, config = pytest.importorskip("distributed"), pytest.importorskip("dask").config
     run_in("alone", jobs=1)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from sim.errors import InputError
 from sim.results.manifest import COMPLETE
-from sim.results.tables import SCHEMAS, Results
+from sim.results.tables import Results
 
 
 def walked(results: Results) -> Results:
@@ -60,5 +60,5 @@ def finished(results: Results, case: Mapping[str, Any]) -> tuple[pd.DataFrame, i
 
 
 def _only(results: Results, wanted: Callable[[pd.DataFrame], pd.Series]) -> Results:
-    tables = {name: getattr(results, name) for name in SCHEMAS}
-    return replace(results, **{name: frame[wanted(frame)].reset_index(drop=True) for name, frame in tables.items()})
+    tables = {name: frame[wanted(frame)].reset_index(drop=True) for name, frame in results.tables.items()}
+    return replace(results, tables=tables)

@@ -5,10 +5,11 @@ what is in flight, and would be lost with the driver, is two groups for each wor
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import chain
+from typing import Final, Protocol
 
 from sim.experiment.pools import Outcome, Pool, Say
 from sim.experiment.workers import Refused, Simulate, Task, Work, pickled, versions
@@ -22,6 +23,36 @@ IN_FLIGHT: Final = 2
 TRIES: Final = 3
 LOOK_S: Final = 1.0
 """How often it is looked whether there are more workers."""
+
+
+class Works(Protocol):
+    """Replications to be run, which are counted, and need not be in memory."""
+
+    def __iter__(self) -> Iterator[Work]: ...
+
+    def __len__(self) -> int: ...
+
+
+class _Waiting:
+    """Works that are yet to be sent, which need not all be there."""
+
+    def __init__(self, works: Works) -> None:
+        self._works, self._left = iter(works), len(works)
+
+    def __len__(self) -> int:
+        return self._left
+
+    def take(self) -> Iterator[Work]:
+        """The next one; none where all that are left have been finished meanwhile."""
+        for work in self._works:
+            self._left -= 1
+            yield work
+            return
+        self._left = 0
+
+    def put_back(self, works: Sequence[Work]) -> None:
+        self._left += len(works)
+        self._works = chain(works, self._works)
 
 
 @dataclass(slots=True)
@@ -40,9 +71,9 @@ class Dispatcher:
     _tries: dict[Work, int] = field(default_factory=dict)
     _flying: "dict[Future[Outcome], tuple[Work, ...]]" = field(default_factory=dict)
 
-    def records(self, works: Iterable[Work]) -> Iterator[list[Record]]:
+    def records(self, works: Works) -> Iterator[list[Record]]:
         """The records of each work, in any order, and as they come; those that fail are left out."""
-        waiting, suspects = deque(works), deque[Work]()
+        waiting, suspects = _Waiting(works), deque[Work]()
         while waiting or suspects or self._flying:
             if suspects and not self._flying:
                 self._send((suspects.popleft(),))
@@ -59,7 +90,7 @@ class Dispatcher:
                 elif isinstance(outcome := future.result(), Refused):
                     self.pool.refuse(outcome.why)
                     self.say(outcome.why)
-                    waiting.extendleft(reversed(group))
+                    waiting.put_back(group)
                 else:
                     for (case, *_), seconds in zip(group, outcome.seconds, strict=True):
                         self._seconds[case] = (self._seconds.get(case, seconds) + seconds) / 2
@@ -69,17 +100,20 @@ class Dispatcher:
         """What is with the workers."""
         return [work for group in self._flying.values() for work in group]
 
-    def _group(self, waiting: "deque[Work]") -> tuple[Work, ...]:
+    def _group(self, waiting: "_Waiting") -> tuple[Work, ...]:
         """What goes out next, without leaving other workers idle at the end."""
         most = min(MOST_OF_GROUP, max(1, len(waiting) // (IN_FLIGHT * max(1, self.pool.workers()))))
         group: list[Work] = []
         seconds = 0.0
         while waiting and len(group) < most and seconds < GROUP_S:
-            group.append(waiting.popleft())
-            seconds += self._seconds.get(group[-1][0], GROUP_S)
+            for work in waiting.take():
+                group.append(work)
+                seconds += self._seconds.get(work[0], GROUP_S)
         return tuple(group)
 
     def _send(self, group: tuple[Work, ...]) -> None:
+        if not group:
+            return
         if not self._contents:
             self._contents = pickled(self.cases)
         cases = {case: self._contents[case] for case, *_ in group}

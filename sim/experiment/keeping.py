@@ -17,7 +17,8 @@ from sim.experiment.inputs import Inputs, gathered
 from sim.experiment.provenance import costs_of, document
 from sim.results import manifest as manifests
 from sim.results import parts
-from sim.results.record import Part, Record
+from sim.results.keys import Keys, count
+from sim.results.record import Record
 from sim.scenario.cases import Case, cases
 from sim.scenario.reading import read
 from sim.scenario.run_schema import Run
@@ -61,7 +62,7 @@ class Shown:
 
     experiment: Experiment
     manifest: Mapping[str, Any]
-    keys: Mapping[Part, str]
+    keys: Keys
 
 
 def shown(asked: Experiment, whole: Path | None, there: Container[str]) -> Shown:
@@ -72,15 +73,15 @@ def shown(asked: Experiment, whole: Path | None, there: Container[str]) -> Shown
     best = _shown(asked)
     if whole is None:
         return best
-    wanted, old = set(best.keys.values()), keys_of(manifests.read(whole))
-    most = len(old & wanted)
+    wanted, old = best.keys, keys_of(manifests.read(whole))
+    most = old.shared(wanted)
     for each in _with_what_was_there(asked, whole):
-        if most == len(old):
+        if most == old.distinct:
             break
         found = _shown(each)
-        have = set(found.keys.values())
-        if len(old & have) > most and wanted <= have and all(key in there for key in have):
-            best, most = found, len(old & have)
+        have = found.keys
+        if old.shared(have) > most and wanted.is_within(have) and all(key in there for key in have.values()):
+            best, most = found, old.shared(have)
     return best
 
 
@@ -89,9 +90,29 @@ def _shown(experiment: Experiment) -> Shown:
     return Shown(experiment, manifest, parts.keys(manifest, manifest["replications"]))
 
 
-def keys_of(manifest: Mapping[str, Any]) -> set[str]:
+def keys_of(manifest: Mapping[str, Any]) -> Keys:
     """The keys of the parts in the tables of a complete result."""
-    return set(parts.keys(manifest, manifest["replications"]).values())
+    return parts.keys(manifest, manifest["replications"])
+
+
+@dataclass(frozen=True, slots=True)
+class Rest(Mapping[str, Record]):
+    """Those of the records that ``keys`` have not."""
+
+    records: Mapping[str, Record]
+    keys_of_others: Keys
+
+    def __getitem__(self, key: str) -> Record:
+        return self.records[key]
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and not self.keys_of_others.have(key) and key in self.records
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key in self.records if not self.keys_of_others.have(key))
+
+    def __len__(self) -> int:
+        return count(self)
 
 
 def _with_what_was_there(asked: Experiment, whole: Path) -> Iterator[Experiment]:
@@ -137,13 +158,12 @@ def _cases(run: Run, old: Run) -> tuple[str, ...] | None:
 def words(asked: Experiment, there: Mapping[str, Record], path: Path) -> str:
     """A sentence on what a directory keeps beside what was asked for; empty if that is nothing."""
     least = _shown(asked)
-    wanted = set(least.keys.values())
-    others = [record for key, record in there.items() if key not in wanted]
+    others = {record.part for record in Rest(there, least.keys).values()}
     if not others:
         return ""
-    elsewhere = _names({record.case for record in others} - {case for case, *_ in least.keys})
-    strategies = _names({record.strategy for record in others} - {strategy for _, _, strategy, _ in least.keys})
-    most, n = max(record.replication for record in others) + 1, least.manifest["replications"]
+    elsewhere = _names({case for case, *_ in others} - {case for case, *_ in least.keys.series})
+    strategies = _names({strategy for _, _, strategy, _ in others} - {strategy for *_, strategy in least.keys.series})
+    most, n = max(n for *_, n in others) + 1, least.manifest["replications"]
     kept = [
         f"cases {elsewhere}" if elsewhere else "",
         f"strategies {strategies}" if strategies else "",

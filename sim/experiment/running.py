@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,10 @@ from sim.experiment.progress import Progress
 from sim.experiment.workers import Simulate, Work, named, replicate, simulated
 from sim.results import manifest as manifests
 from sim.results import parts
+from sim.results.keys import Keys, count
 from sim.results.progress import EVERY_S, MOST_LISTED
 from sim.results.progress import Progress as How
-from sim.results.record import Part, Record
+from sim.results.record import Record
 from sim.results.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -63,11 +65,11 @@ class Running:
         self._directory = _opened(out, self._manifest) if out is not None else None
         if self._directory is not None:
             try:
-                records, notes = self._directory.finished()
-                self._there = Shelf(records)
                 earlier = (self._directory.found or {}).get("engines", {})
                 self._ran = {case: set(engines) for case, engines in earlier.items()}
-                for record in records.values():
+                notes: list[str] = []
+                for key, record in self._directory.finished(notes):
+                    self._there[key] = record
                     self._ran.setdefault(record.case, set()).add(record.engine)
             except BaseException:
                 self.close()
@@ -76,17 +78,19 @@ class Running:
 
     def close(self) -> None:
         """Lets others use the directory."""
+        self._there.close()
         if self._directory is not None:
             self._directory.close()
 
     def results(self, where: Where) -> Results:
         """Runs what is missing, and gives what was asked for."""
-        again = [part for part, key in self._keys.items() if key in self._there]
-        for part in again:
-            self._rule.take(self._there[self._keys[part]])
+        for key in self._keys.values():
+            if key in self._there:
+                self._rule.take(self._there[key])
+        before = self._there.end
         try:
             self._simulate(where)
-            return self._ended(set(again))
+            return self._ended(before)
         except KeyboardInterrupt:
             self._fails(manifests.INTERRUPTED)
             raise Interrupted(f"interrupted after {self._how_far()}") from None
@@ -103,8 +107,8 @@ class Running:
             raise
 
     def _simulate(self, where: Where) -> None:
-        self._count = self._before = len(self._finished())
-        self._told.start(len(self._wanted(self._rule.looks[0])), self._count)
+        self._count = self._before = self._finished()
+        self._told.start(len(self._keys.up_to(self._rule.looks[0])), self._count)
         with closing(self._records(where)) as records:
             for finished in records:
                 for record in finished:
@@ -148,7 +152,7 @@ class Running:
 
     def _records(self, where: Where) -> Generator[list[Record], None, None]:
         """The records of each replication, in any order; those of the next look come when all before are taken."""
-        jobs = min(where.jobs, len(missing(self._keys, self._finished())))
+        jobs = min(where.jobs, len(Missing(self._keys, self._there)))
         if where.simulate is None:
             prepare(self._asked.cases, self._told.say)
         pool = where.pool
@@ -177,7 +181,7 @@ class Running:
     def _lacks_some(self) -> bool:
         """Whether anything has to be simulated."""
         stopped = self._rule.look(0)
-        while isinstance(stopped, int) and not missing(self._wanted(stopped), self._finished()):
+        while isinstance(stopped, int) and not Missing(self._keys.up_to(stopped), self._there):
             stopped = self._rule.look(stopped)
         return isinstance(stopped, int)
 
@@ -193,13 +197,13 @@ class Running:
             f"a worker process died {TRIES} times in {first}{more} (killed, or out of memory?) after {self._how_far()}"
         )
 
-    def _works(self) -> Iterator[list[Work]]:
+    def _works(self) -> Iterator[Missing]:
         """What is to be run next, until the rule stops."""
         stopped = self._rule.look(0)
         while isinstance(stopped, int):
-            wanted, finished = self._wanted(stopped), self._finished()
-            self._told.total = len(finished | set(wanted))
-            works = missing(wanted, finished)
+            wanted = self._keys.up_to(stopped)
+            works = Missing(wanted, self._there)
+            self._told.total = len(wanted) + self._finished(stopped)
             if works and self._directory is not None:
                 if not self._directory.begun:
                     self._begin(self._asked)
@@ -212,33 +216,32 @@ class Running:
         assert self._directory is not None
         self._told.say(*self._directory.begin(experiment.manifest(), experiment.costs(), experiment.inputs.contents))
 
-    def _wanted(self, replications: int) -> list[Part]:
-        return [part for part in self._keys if part[-1] < replications]
+    def _finished(self, begin: int = 0) -> int:
+        """How many parts are, from that replication on."""
+        return count(part for part, key in self._keys.items() if part[-1] >= begin and key in self._there)
 
-    def _finished(self) -> set[Part]:
-        return {part for part, key in self._keys.items() if key in self._there}
-
-    def _ended(self, again: set[Part]) -> Results:
+    def _ended(self, before: int) -> Results:
         from sim.results.tables import Results, frames_of
 
         n = self._stopped.replications
         exact = self._asked.exactly(n)
         stopped = {"stopping": stopping.document(self._asked.scenario.run, self._stopped), "engines": self._engines()}
         manifest = exact.manifest() | stopped | {"status": manifests.COMPLETE}
-        wanted = self._wanted(n)
-        if used := len(again.intersection(wanted)):
+        wanted, costs = self._keys.up_to(n), exact.costs()
+        if used := count(key for key in wanted.values() if self._there.is_before(key, before)):
             self._told.say(f"{used} of {len(wanted)} replications were there already, and are used again")
-        found = [(part, self._keys[part]) for part in wanted]
-        results = Results.of(frames_of(found, self._there.__getitem__, manifest["cases"]), manifest, exact.costs())
-        if self._directory is not None:
-            self._keep(exact, stopped, results)
-            results = replace(results, directory=self._directory.path)
+        path = self._directory.path if self._directory is not None else None
+        if path is not None and self._keep(exact, stopped):
+            results = Results.on_disk(path, manifest, costs)
+        else:
+            frames = frames_of(wanted, self._there.__getitem__, manifest["cases"])
+            results = replace(Results.of(frames, manifest, costs), directory=path)
         return replace(results, notes=tuple(self._told.notes))
 
-    def _keep(self, exact: Experiment, stopped: Mapping[str, Any], asked: Results) -> None:
-        """Leaves the directory with all that is finished; ``asked`` are the results that were asked for."""
+    def _keep(self, exact: Experiment, stopped: Mapping[str, Any]) -> bool:
+        """Leaves the directory with all that is finished, and says whether its tables have just what was asked for."""
         from sim.results.directory import contents_of, hashes_of
-        from sim.results.tables import SCHEMAS, Results, frames_of
+        from sim.results.writing import write
 
         directory = self._directory
         assert directory is not None
@@ -250,24 +253,20 @@ class Running:
         if n != exact.scenario.run.replications:
             stopped = {**stopped, "stopping": (manifests.read(whole) if whole else {}).get("stopping")}
         manifest = {**shown.manifest, **stopped}
-        shown_keys = set(shown.keys.values())
-        if not directory.begun and whole == directory.path and same_parts(earlier, shown_keys):
+        is_asked = shown.experiment is exact
+        if not directory.begun and whole == directory.path and keeping.keys_of(earlier).same_parts(shown.keys):
             hashes = hashes_of(contents_of(costs, inputs))
             if hashes.items() <= earlier["files"].items():
                 if any(manifest[key] != earlier.get(key) for key in ("resolved", "scenario")):
                     directory.restate(manifest)
                 self._told.say(*filter(None, [keeping.words(exact, self._there, directory.path)]))
-                return
+                return is_asked
         if not directory.begun:
             self._begin(shown.experiment)
-        if shown.experiment is exact:
-            of_tables = {name: getattr(asked, name) for name in SCHEMAS}
-        else:
-            of_tables = frames_of(shown.keys.items(), self._there.__getitem__, manifest["cases"])
-        others = {key: record for key, record in self._there.items() if key not in shown_keys}
-        results = Results.of(of_tables, manifest, costs)
-        directory.complete(results, manifest, inputs, others)
+        tables = partial(write, shown.keys, self._there.__getitem__, manifest["cases"])
+        directory.complete(tables, manifest, costs, inputs, keeping.Rest(self._there, shown.keys))
         self._told.say(*filter(None, [keeping.words(exact, self._there, directory.path)]))
+        return is_asked
 
     def _note_engine(self, record: Record) -> None:
         """What a run says of replications that another engine simulated than the one that was wanted, once a case."""
@@ -287,7 +286,7 @@ class Running:
 
     def _how_far(self) -> str:
         finished = self._finished()
-        text = f"{len(finished)} of {max(self._told.total, len(finished))} replications"
+        text = f"{finished} of {max(self._told.total, finished)} replications"
         if self._directory is None or not self._directory.begun:
             return text
         aside = f"; what was there before is in {self._directory.previous}" if self._directory.has_set_aside else ""
@@ -301,16 +300,22 @@ def _opened(out: str | os.PathLike[str], manifest: Mapping[str, Any]) -> ResultD
     return ResultDirectory(out, worlds)
 
 
-def same_parts(manifest: Mapping[str, Any], keys: set[str]) -> bool:
-    """Whether the tables of a manifest have the parts with these keys, and no others."""
-    return keeping.keys_of(manifest) == keys
+class Missing:
+    """What has to be run for the keys that are not ``there``: each schedule once, walked by all that lack it."""
 
+    def __init__(self, wanted: Keys, there: Container[str]) -> None:
+        self._wanted, self._there = wanted, there
+        self._number = count(self)
 
-def missing(wanted: Iterable[Part], finished: set[Part]) -> list[Work]:
-    """What has to be run for the parts that are not finished: each schedule once, walked by all that lack it."""
-    walking: dict[tuple[str, str, int], list[str]] = {}
-    for part in wanted:
-        if part not in finished:
-            case, timed_by, name, replication = part
-            walking.setdefault((case, timed_by, replication), []).append(name)
-    return [(case, timed_by, tuple(names), replication) for (case, timed_by, replication), names in walking.items()]
+    def __iter__(self) -> Iterator[Work]:
+        walking: dict[tuple[str, str], list[str]] = {}
+        for case, timed_by, name in self._wanted.series:
+            walking.setdefault((case, timed_by), []).append(name)
+        for (case, timed_by), names in walking.items():
+            for n in range(self._wanted.replications):
+                lacking = [name for name in names if self._wanted[case, timed_by, name, n] not in self._there]
+                if lacking:
+                    yield case, timed_by, tuple(lacking), n
+
+    def __len__(self) -> int:
+        return self._number

@@ -15,6 +15,7 @@ a standard deviation taken at its upper 70 % limit.  docs/statistics.md has the 
 """
 
 import math
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
@@ -59,7 +60,7 @@ class Rule:
         self._cases = {case.name: case for case in cases}
         self._groups = [group for group in _asked(scenario, cases) if group]
         self._precision = scenario.run.precision or math.inf
-        self._cycles: dict[tuple[str, str, int], int] = {}
+        self._cycles: dict[tuple[str, str], array[int]] = {}
         self._caught: dict[tuple[str, str], int] = {}
 
     def take(self, record: Record) -> None:
@@ -67,7 +68,10 @@ class Rule:
         if record.timed_by != self._cases[record.case].timed_by:
             return
         of, n = (record.case, record.strategy), record.replication
-        self._cycles[*of, n] = sum(cycles for _, _, cycles in record.ledger)
+        cycles = self._cycles.setdefault(of, array("q"))
+        if n >= len(cycles):
+            cycles.extend(array("q", [0]) * (n + 1 - len(cycles)))
+        cycles[n] = sum(cycles for _, _, cycles in record.ledger)
         if any(record.integrity.get(kind) for kind in VIOLATIONS):
             self._caught[of] = min(n, self._caught.get(of, n))
 
@@ -107,11 +111,10 @@ class Rule:
 
     def _differences(self, pair: Contrast, n: int) -> list[float]:
         """``a`` less ``b`` by replication: TSC cycles per second, or seconds where their clocks differ."""
-        a, b = pair
         clocks = {self._cases[each.case].tsc_hz for each in pair}
         scale_a, scale_b = (self._scale(each, in_seconds=len(clocks) > 1) for each in pair)
-        cycles = self._cycles
-        return [cycles[a.case, a.strategy, i] * scale_a - cycles[b.case, b.strategy, i] * scale_b for i in range(n)]
+        of_a, of_b = (self._cycles[each.case, each.strategy] for each in pair)
+        return [of_a[i] * scale_a - of_b[i] * scale_b for i in range(n)]
 
     def _scale(self, of: Operand, *, in_seconds: bool) -> float:
         case = self._cases[of.case]

@@ -8,18 +8,18 @@ used again, from parts and from tables.  A complete directory is set aside until
 import json
 import os
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from sim.errors import InputError
-from sim.results import files, parts, progress, reading, tables
+from sim.results import files, parts, progress, reading
 from sim.results import manifest as manifests
 from sim.results.lock import Lock
 from sim.results.record import Record
-from sim.results.tables import SCHEMAS, Results
+from sim.results.tables import SCHEMAS
 
 FROM_THE_FIRST_RUN = ("started", "wall_s", "error", "versions", "commit", "platform", "files")
 """What a manifest says of how its tables were made."""
@@ -62,19 +62,16 @@ class ResultDirectory:
         """Lets others run in it."""
         self._lock.release()
 
-    def finished(self) -> tuple[dict[str, Record], list[str]]:
-        """What is finished of the run's cases, and what lies beside that, by key; and sentences on what is damaged.
+    def finished(self, notes: list[str]) -> Iterator[tuple[str, Record]]:
+        """What is finished of the run's cases, and what lies beside that, by key.
 
-        Raises :class:`InputError` for tables that are.
+        ``notes`` gets sentences on what is damaged.  Raises :class:`InputError` for tables that are.
         """
-        found: dict[str, Record] = {}
-        notes: list[str] = []
         for manifest, where in ((self.aside, self.previous), (self.found, self.path)):
             if self._is_related(manifest):
-                records, problems = reading.finished(where)
-                found |= records
+                problems: list[str] = []
+                yield from reading.finished(where, problems)
                 notes += problems
-        return found, notes
 
     def whole(self) -> Path | None:
         """Where a complete result lies of which :meth:`finished` gave parts."""
@@ -148,23 +145,24 @@ class ResultDirectory:
 
     def complete(
         self,
-        results: Results,
+        write_tables: Callable[[Mapping[str, Path]], None],
         manifest: Mapping[str, Any],
+        costs: Mapping[str, Any],
         inputs: Mapping[str, bytes],
         others: Mapping[str, Record],
     ) -> None:
         """Writes the tables, and then says in the manifest that they are there; what was set aside is deleted.
 
-        ``results`` are those of ``manifest``; ``others`` are finished, too, and not in them.
+        ``write_tables`` writes those of ``manifest`` to files; ``others`` are finished, too, and not in them.
         """
         for key, record in others.items():
             if not parts.path_of(key, self.path).exists():
                 self.keep(key, record)
         self.manifest |= manifest
-        self._write_inputs(results.costs, inputs)
-        for name in SCHEMAS:
-            temporary = self.path / f".{name}.parquet"
-            tables.write(getattr(results, name), name, temporary)
+        self._write_inputs(costs, inputs)
+        written = {name: self.path / f".{name}.parquet" for name in SCHEMAS}
+        write_tables(written)
+        for name, temporary in written.items():
             files.sync(temporary)
             self.manifest["files"] |= {f"{name}.parquet": files.sha256(temporary)}
             os.replace(temporary, self.path / f"{name}.parquet")

@@ -1,7 +1,8 @@
 """Finished replications as files, from which a later run goes on."""
 
 import json
-from collections.abc import Container, Mapping
+import os
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from sim.kernel.datafile import STRICT
 from sim.kernel.operations import Operation
 from sim.results import files
 from sim.results import manifest as manifests
+from sim.results.keys import KEY, Keys, Series
 from sim.results.record import Part, Record
 
 if TYPE_CHECKING:
@@ -46,22 +48,21 @@ def expected(manifest: Mapping[str, Any]) -> list[Part]:
     ]
 
 
-def keys(manifest: Mapping[str, Any], replications: int) -> dict[Part, str]:
+def keys(manifest: Mapping[str, Any], replications: int) -> Keys:
     """What tells each part of a run, of so many replications, from all that have another content.
 
     Two parts with one key are one record: their worlds are the same, and so are the strategies that time and walk the
     schedule, those in files by their contents.
     """
     feedback = bool(manifest["resolved"]["run"].get("feedback"))
-    found: dict[Part, str] = {}
+    found: dict[Series, str] = {}
     for case in manifest["cases"]:
         settings = case["settings"]
         for timed_by, strategies in schedules(case, feedback=feedback):
             for strategy in strategies:
                 same = manifests.sha256([case["fingerprint"], settings[timed_by], settings[strategy]])[:32]
-                for n in range(replications):
-                    found[case["case"], timed_by, strategy, n] = f"{same}-{n}"
-    return found
+                found[case["case"], timed_by, strategy] = same
+    return Keys(found, replications)
 
 
 def path_of(key: str, directory: Path) -> Path:
@@ -69,26 +70,40 @@ def path_of(key: str, directory: Path) -> Path:
     return directory / FOLDER / f"{key}.json"
 
 
-def kept(directory: Path) -> tuple[dict[str, Record], list[str]]:
-    """The records that lie in a result directory as files, by their keys, and a sentence about each damaged file."""
-    found: dict[str, Record] = {}
-    problems = []
-    for path in sorted((directory / FOLDER).glob("*.json")):
+def kept(directory: Path, problems: list[str]) -> Iterator[tuple[str, Record]]:
+    """The records that lie in a result directory as files, by their keys, in no order.
+
+    ``problems`` gets a sentence about each damaged file.
+    """
+    for path in _files(directory / FOLDER):
+        if path.suffix != ".json" or path.name.startswith("."):
+            continue
         try:
-            found[path.stem] = read(path)
+            if not KEY.fullmatch(path.stem):
+                raise InputError(f"{path}: not the name of a replication's file")
+            yield path.stem, read(path)
         except InputError as error:
             problems.append(f"{error}: it is simulated again if asked for")
-    return found, problems
+    problems.sort()
 
 
 def remove_all_but(wanted: Container[str], directory: Path) -> None:
     """Removes the files of all other parts, and the folder if none is left."""
     folder = directory / FOLDER
-    for path in folder.iterdir():
+    for path in _files(folder):
         if path.stem not in wanted:
             path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files in a folder, which may be a hundred thousand, one by one."""
+    try:
+        with os.scandir(folder) as found:
+            yield from (Path(each.path) for each in found)
+    except FileNotFoundError:
+        return
 
 
 def write(record: Record, path: Path) -> None:

@@ -90,9 +90,9 @@ def read(directory: Path) -> Progress | None:
 
 def on_disk(directory: Path, manifest: Mapping[str, Any]) -> tuple[int, int]:
     """How many parts of a run are there, and how many it wants; what it takes over from before counts."""
-    wanted = set(parts.keys(manifest, manifest["replications"]).values())
+    wanted = parts.keys(manifest, manifest["replications"])
     if manifest["status"] == manifests.COMPLETE:
-        return len(wanted), len(wanted)
+        return wanted.distinct, wanted.distinct
     folder, aside = directory / parts.FOLDER, directory.with_name(f"{directory.name}.previous")
     there = {path.stem for path in folder.glob("*.json")}
     if (aside / manifests.NAME).exists():
@@ -102,4 +102,4 @@ def on_disk(directory: Path, manifest: Mapping[str, Any]) -> tuple[int, int]:
             earlier = {}
         if earlier.get("status") == manifests.COMPLETE:
             there |= set(parts.keys(earlier, earlier["replications"]).values())
-    return len(wanted & there), len(wanted)
+    return len({key for key in there if wanted.have(key)}), wanted.distinct

@@ -1,6 +1,7 @@
 """Loading a result directory: what is in it is what the run wrote, or one message says what is not."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,28 +54,28 @@ def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> R
     return Results.of(found, manifest, costs, path, notes)
 
 
-def finished(path: Path) -> tuple[dict[str, Record], list[str]]:
-    """All finished records of a directory by their keys, and sentences about files that cannot be read.
+def finished(path: Path, problems: list[str]) -> Iterator[tuple[str, Record]]:
+    """All finished records of a directory by their keys; ``problems`` gets sentences about files that cannot be read.
 
     Raises :class:`InputError` for tables that are damaged.
     """
-    found, problems = parts.kept(path)
+    yield from parts.kept(path, problems)
     if manifests.read(path)["status"] == manifests.COMPLETE:
         results = load(path)
         keys = parts.keys(results.manifest, results.manifest["replications"])
-        of_tables = tables.records({name: getattr(results, name) for name in SCHEMAS})
-        found |= {keys[record.part]: record for record in of_tables}
-    return found, problems
+        for record in tables.records(results.tables):
+            yield keys[record.part], record
 
 
 def _asked(path: Path, manifest: dict[str, Any]) -> list[Record]:
     """What is finished of an unfinished run, also of what it took over."""
-    found, problems = parts.kept(path)
+    problems: list[str] = []
+    found = dict(parts.kept(path, problems))
     if problems:
         raise InputError(problems[0])
     aside = path.with_name(f"{path.name}.previous")
     if (aside / manifests.NAME).exists():
-        found |= finished(aside)[0]
+        found |= finished(aside, [])
     keys = parts.keys(manifest, manifest["replications"])
     return [found[key] for key in keys.values() if key in found]
 

@@ -3,11 +3,11 @@
 Rows are in an order that depends on nothing but their contents, so that the number of jobs cannot be seen in them.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, BinaryIO, ClassVar, Final
 
 import pandas as pd
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from sim.errors import InputError
 from sim.kernel.datafile import shortened
 from sim.kernel.operations import Operation
+from sim.results.keys import Keys
 from sim.results.record import Part, Record
 
 RUN_COLUMNS: Final = ("case", "timed_by", "strategy", "replication")
@@ -50,9 +51,6 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
 """Columns and types of each table.  Values of metrics are 64-bit floats: whole numbers up to 2^53 are exact."""
 
 
-Key = TypeVar("Key")
-
-
 @dataclass(frozen=True, slots=True, repr=False)
 class Results:
     """The results of a run.
@@ -68,15 +66,13 @@ class Results:
     ``integrity``: kind, count; no row where nothing was found.
     The last columns of each say what the case is: cpu, kernel, and one for each swept path (:func:`case_columns`).
 
-    All are about the measurement phase.  ``manifest`` says what was run, and with what; ``costs`` holds the cost tables
+    All are about the measurement phase.  ``tables`` has them by name; those of a run in a directory are read from it
+    when they are first asked for.  ``manifest`` says what was run, and with what; ``costs`` holds the cost tables
     by name, as they were.  ``directory`` is where it all lies, or None.  ``notes`` are sentences that a reader should
     see.
     """
 
-    ledger: pd.DataFrame
-    metrics: pd.DataFrame
-    latency: pd.DataFrame
-    integrity: pd.DataFrame
+    tables: Mapping[str, pd.DataFrame]
     manifest: Mapping[str, Any]
     costs: Mapping[str, Any]
     directory: Path | None = None
@@ -96,11 +92,36 @@ class Results:
     ) -> "Results":
         """Results from the four tables by name."""
         whole = {name: described(tables[name], manifest["cases"]) for name in SCHEMAS}
-        return cls(**whole, manifest=manifest, costs=costs, directory=directory, notes=notes)
+        return cls(whole, manifest, costs, directory, notes)
+
+    @classmethod
+    def on_disk(cls, directory: Path, manifest: Mapping[str, Any], costs: Mapping[str, Any]) -> "Results":
+        """Results whose four tables are files in ``directory``."""
+        return cls(OnDisk(directory, manifest["cases"]), manifest, costs, directory)
+
+    @property
+    def ledger(self) -> pd.DataFrame:
+        """The table of this name."""
+        return self.tables["ledger"]
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """The table of this name."""
+        return self.tables["metrics"]
+
+    @property
+    def latency(self) -> pd.DataFrame:
+        """The table of this name."""
+        return self.tables["latency"]
+
+    @property
+    def integrity(self) -> pd.DataFrame:
+        """The table of this name."""
+        return self.tables["integrity"]
 
     def __repr__(self) -> str:
         manifest = self.manifest
-        rows = ", ".join(f"{name} {len(getattr(self, name))}" for name in SCHEMAS)
+        rows = ", ".join(f"{name} {len(self.tables[name])}" for name in SCHEMAS)
         return (
             f"<Results of {manifest['scenario']}, {manifest['status']}: {len(self.cases)} cases, "
             f"{manifest['replications']} replications; rows: {rows}>"
@@ -128,6 +149,35 @@ class Results:
             number = f"{len(found)} such cases" if found else "no such case"
             raise InputError(f"case {name!r}: {number} (allowed: {known})")
         return found[0]
+
+
+class OnDisk(Mapping[str, pd.DataFrame]):
+    """The four tables in a directory, as they are now; each is read when it is first asked for."""
+
+    def __init__(self, directory: Path, cases: Sequence[Mapping[str, Any]]) -> None:
+        self._cases = cases
+        self._paths = {name: directory / f"{name}.parquet" for name in SCHEMAS}
+        self._files = {name: path.open("rb") for name, path in self._paths.items()}  # a later run replaces the files
+        self._read: dict[str, pd.DataFrame] = {}
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        if name not in self._read:
+            self._read[name] = described(read(name, self._paths[name], self._files[name]), self._cases)
+            self._files[name].close()
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SCHEMAS)
+
+    def __len__(self) -> int:
+        return len(SCHEMAS)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, ({name: self[name] for name in self},)
+
+    def __del__(self) -> None:
+        for file in self._files.values():
+            file.close()
 
 
 def case_columns(cases: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -194,26 +244,47 @@ def frames(records: Iterable[Record], cases: Sequence[Mapping[str, Any]]) -> dic
     ``cases`` are entries of the manifest; of each the keys "case", "timed_by" and "strategies" are read.  Records that
     nobody asked for there are left out.
     """
-    held = list(records)
-    return frames_of(((record.part, i) for i, record in enumerate(held)), held.__getitem__, cases)
+    placed = [
+        (where, i, record) for i, record in enumerate(records) if (where := _place(record.part, cases)) is not None
+    ]
+    return _frames(record for _, _, record in sorted(placed, key=lambda each: each[:2]))
 
 
 def frames_of(
-    parts: Iterable[tuple[Part, Key]], record_of: Callable[[Key], Record], cases: Sequence[Mapping[str, Any]]
+    keys: Keys, record_of: Callable[[str], Record], cases: Sequence[Mapping[str, Any]]
 ) -> dict[str, pd.DataFrame]:
     """The same of records that are fetched by their keys, a few at a time."""
-    placed = [(where, key) for part, key in parts if (where := _place(part, cases)) is not None]
-    keys = [key for _, key in sorted(placed, key=lambda each: each[0])]
-    chunks: dict[str, list[pa.Table]] = {name: [schema.empty_table()] for name, schema in SCHEMAS.items()}
-    for begin in range(0, len(keys), AT_A_TIME):
-        some = [record_of(key) for key in keys[begin : begin + AT_A_TIME]]
+    return _frames(map(record_of, in_order(keys, cases)))
+
+
+def in_order(keys: Keys, cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The keys in the order of the tables."""
+    placed = [(where, series) for series in keys.series if (where := _place((*series, 0), cases)) is not None]
+    for _, series in sorted(placed):
+        for n in range(keys.replications):
+            yield keys[(*series, n)]
+
+
+def chunks(ordered: Iterable[Record]) -> Iterator[dict[str, pa.Table]]:
+    """The rows of records, a few at a time."""
+    left = iter(ordered)
+    while some := list(islice(left, AT_A_TIME)):
+        chunk = {}
         for name, rows_of in _ROWS.items():
             schema = SCHEMAS[name]
             rows = [(*record.part, *row) for record in some for row in sorted(rows_of(record))]
             columns = zip(*rows, strict=True) if rows else [()] * len(schema.names)
             arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
-            chunks[name].append(pa.Table.from_arrays(arrays, schema=schema))
-    return {name: pa.concat_tables(chunks.pop(name)).to_pandas() for name in SCHEMAS}
+            chunk[name] = pa.Table.from_arrays(arrays, schema=schema)
+        yield chunk
+
+
+def _frames(ordered: Iterable[Record]) -> dict[str, pd.DataFrame]:
+    found: dict[str, list[pa.Table]] = {name: [schema.empty_table()] for name, schema in SCHEMAS.items()}
+    for chunk in chunks(ordered):
+        for name, table in chunk.items():
+            found[name].append(table)
+    return {name: pa.concat_tables(found.pop(name)).to_pandas() for name in SCHEMAS}
 
 
 def records(tables: Mapping[str, pd.DataFrame]) -> list[Record]:
@@ -243,28 +314,17 @@ def records(tables: Mapping[str, pd.DataFrame]) -> list[Record]:
     return found
 
 
-def write(frame: pd.DataFrame, name: str, path: Path) -> None:
-    """Writes table ``name`` as Parquet; equal tables give equal bytes (with the same version of pyarrow).
-
-    Raises OSError with the name of the file.
-    """
-    table = pa.Table.from_pandas(frame, schema=SCHEMAS[name], preserve_index=False).replace_schema_metadata(None)
-    try:
-        pq.write_table(table, path, compression="zstd")
-    except OSError as error:  # which does not name the file
-        raise OSError(error.errno, os.strerror(error.errno) if error.errno else str(error), str(path)) from error
-
-
-def read(name: str, path: Path, *, timed: bool = True) -> pd.DataFrame:
+def read(name: str, path: Path, file: BinaryIO | None = None, *, timed: bool = True) -> pd.DataFrame:
     """Table ``name``; :class:`InputError` if the file cannot be read or has other columns.
 
+    ``file`` is the file where it is open already.
     Without ``timed`` it is of version 0.1.0 and has no column "timed_by": each strategy timed its own schedule.
     """
     schema = SCHEMAS[name] if timed else SCHEMAS[name].remove(RUN_COLUMNS.index("timed_by"))
     try:
-        with pq.ParquetFile(path) as file:
-            _check_columns(file.schema_arrow, schema, name, path)
-            table = file.read()
+        with pq.ParquetFile(file or path) as found:
+            _check_columns(found.schema_arrow, schema, name, path)
+            table = found.read()
         table.validate(full=True)  # also that texts are UTF-8
     except InputError:
         raise
