@@ -43,6 +43,7 @@ verify: .venv/ready
 	$(BIN)/fpswitch verify anchors
 	$(BIN)/fpswitch verify statistics
 	$(BIN)/fpswitch verify theory
+	ENGINE_HOSTS=2000 $(BIN)/pytest -q -n 0 -m '' tests/test_engine.py -k 'ties or shipped'
 
 # Half an hour: 500 kills of runs on this machine, and what happens to a Dask cluster.
 kill: .venv/ready
@@ -54,7 +55,7 @@ fuzz: .venv/fuzz
 
 # All ratios are printed before the status judges them.
 bench: .venv/ready
-	@status=0; for each in kernel_model host trace_reading; do $(BIN)/python benchmarks/$$each.py || status=1; done; exit $$status
+	@status=0; for each in kernel_model host trace_reading engine; do $(BIN)/python benchmarks/$$each.py || status=1; done; exit $$status
 
 docs: .venv/ready
 	$(BIN)/python -m sim.kernel.versions > docs/kernel-versions.md

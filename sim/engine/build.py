@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from sim.engine import layout as at
 from sim.engine import loop
 from sim.engine.jit import Memory
-from sim.engine.transitions import Point
+from sim.engine.table import Points
+from sim.engine.transitions import Point, handles_signal
 from sim.host.cpu import HostCpu
 from sim.host.eevdf import EevdfRunQueue
+from sim.host.eevdf_v7_3 import EevdfRunQueueV73
 from sim.host.exits import ExitKind, ExitStream
 from sim.host.host import TIMER, Host
+from sim.host.hrtick import LEAST_S, SLACK_S
 from sim.host.streams import Draws, Instants
 from sim.host.thread import ComputeThread, ForkThread, KernelThread, PipeThread, Thread
 from sim.host.vcpu import VcpuThread
@@ -24,6 +27,18 @@ from sim.scenario.cases import Case
 from sim.xsave.components import AVX, SSE
 
 Integers = NDArray[np.int64]
+
+POINTS: Final = Points(
+    [
+        Point(Walker.schedule), Point(Walker.return_to_user), Point(Walker.enter_kvm_run),
+        Point(Walker.leave_kvm_run), Point(Walker.vm_entry), Point(Walker.guest_boots),
+        Point(Walker.guest_writes_carried), Point(Walker.kernel_fpu, (SSE | AVX,)), Point(Walker.fork),
+        Point(Walker.exec), Point(Walker.exit), Point(Walker.begin), Point(Walker.end), Point(Walker.serve_call),
+        Point(Walker.exits), Point(Walker.deliver_signal), Point(Walker.sigreturn), Point(handles_signal),
+    ]
+)  # fmt: skip
+"""In the order of POINT_SCHEDULE and those after it; POINT_EQUAL is the last, and no flow point."""
+POINTS.all.append(Point(handles_signal, ("",)))
 
 MOST_CHILDREN: Final = 4096
 """How many forked threads may be there at the same time."""
@@ -81,28 +96,19 @@ class Streams:
 class Built:
     """The arrays of a host, and what Python keeps for them."""
 
-    def __init__(self, case: Case, host: Host, walkers: int, rows: int) -> None:
+    def __init__(self, case: Case, host: Host, walkers: int) -> None:
         self.case = case
         self.host = host
         self.streams = Streams()
-        self.points: list[Point] = []
-        self._point_numbers: dict[Point, int] = {}
+        self.points = POINTS
         self.kinds: list[ExitKind] = []
         self.kept: dict[int, list[Integers]] = {}
         self.device_columns: dict[int, list[Integers]] = {}
         self.reasons: list[str] = []
-        for point in (
-            Point(Walker.schedule), Point(Walker.return_to_user), Point(Walker.enter_kvm_run),
-            Point(Walker.leave_kvm_run), Point(Walker.vm_entry), Point(Walker.guest_boots),
-            Point(Walker.guest_writes_carried), Point(Walker.kernel_fpu, (SSE | AVX,)), Point(Walker.fork),
-            Point(Walker.exec), Point(Walker.exit), Point(Walker.begin), Point(Walker.end), Point(Walker.serve_call),
-            Point(Walker.exits),
-        ):  # fmt: skip
-            self.point(point)
         self.threads = _threads(host)
         children = MOST_CHILDREN if any(isinstance(each, ForkThread) for each in self.threads) else 0
         cpus, n = len(host.cpus), len(host.cpus) + len(self.threads) + children
-        self.a = _arrays(cpus, n, self._count_kinds(), walkers, rows)
+        self.a = _arrays(cpus, n, self._count_kinds(), walkers)
         for cpu in host.cpus:
             self._idle(cpu)
         for thread in self.threads:
@@ -119,14 +125,6 @@ class Built:
     def number(self, thread: Thread) -> int:
         """The row of a thread."""
         return len(self.host.cpus) + thread.number
-
-    def point(self, point: Point) -> int:
-        """The number of a flow point."""
-        number = self._point_numbers.get(point)
-        if number is None:
-            number = self._point_numbers[point] = len(self.points)
-            self.points.append(point)
-        return number
 
     def _count_kinds(self) -> int:
         return sum(len(each._stream.kinds) + 2 for each in self.threads if isinstance(each, VcpuThread))
@@ -147,7 +145,7 @@ class Built:
         row[at.CPU], row[at.BLOCKED], row[at.WOKEN_AT] = thread.cpu.id, thread.blocked, thread.woken_at
         row[at.REMAINING], row[at.ACCOUNT] = thread.left, ACCOUNT_COLUMNS[thread.account]
         row[at.FLOW], row[at.KERNEL_FLOW] = thread.flow, thread.kernel_flow
-        row[at.TASK_KIND] = TASK_KINDS.index(thread.task.kind)
+        row[at.TASK_KIND], row[at.WHERE] = TASK_KINDS.index(thread.task.kind), thread.place
         row[at.SEVERAL_CPUS], row[at.LOWEST_CPU] = len(cpus) > 1, cpus[0]
         row[at.WEIGHT], row[at.INV_WEIGHT] = thread.weight, thread.inv_weight
         row[at.CUSTOM_SLICE], row[at.SLICE], row[at.VRUNTIME] = thread.custom_slice, thread.slice, thread.vruntime
@@ -165,7 +163,7 @@ class Built:
         row[at.KIND] = at.KTHREAD_KIND if isinstance(thread, KernelThread) else at.COMPUTE
         row[at.BURST_DRAWS], row[at.SLEEP_DRAWS] = add(thread._bursts), add(thread._sleeps)
         row[at.SYSCALL_DRAWS], row[at.FPU_DRAWS] = add(thread._syscalls), add(thread._uses_fpu)
-        row[at.WRITES_POINT] = self.point(Point(Walker.user_writes, (thread._components,)))
+        row[at.WRITES_POINT] = self.points.of(Point(Walker.user_writes, (thread._components,)))
         row[at.HAS_FPU], row[at.WROTE] = thread._components != 0, thread._wrote
         if isinstance(thread, ForkThread):
             row[at.KIND], row[at.EXECS] = at.FORK, thread._execs
@@ -182,15 +180,16 @@ class Built:
         row[at.REQUEST_SLEEPS] = add(requests.sleeps)
         row[at.USE_WRITES], row[at.USE_SWITCHES] = add(use.writes), add(use.switches)
         row[at.USE_FPU_DRAWS], row[at.USE_CONSTANT] = add(use.fpu_tasks), use.constant
-        row[at.P_GUEST_WRITES] = self.point(Point(Walker.guest_writes, (use.components,)))
-        row[at.P_SWITCH_FPU] = self.point(Point(Walker.guest_switches_task, (use.components, use.carried)))
-        row[at.P_SWITCH_NONE] = self.point(Point(Walker.guest_switches_task, (0, use.carried)))
+        row[at.P_GUEST_WRITES] = self.points.of(Point(Walker.guest_writes, (use.components,)))
+        row[at.P_SWITCH_FPU] = self.points.of(Point(Walker.guest_switches_task, (use.components, use.carried)))
+        row[at.P_SWITCH_NONE] = self.points.of(Point(Walker.guest_switches_task, (0, use.carried)))
         row[at.POSTS] = thread._posted_interrupts
-        row[at.VMM_POINT] = self.point(Point(Walker.user_writes, (thread._vmm_components,)))
+        row[at.SIGNALLED_DRAWS], row[at.SIGNAL_TIMES] = add(thread._signalled), add(thread._signal_times)
+        row[at.VMM_POINT] = self.points.of(Point(Walker.user_writes, (thread._vmm_components,)))
         row[at.GUEST_FLOW], row[at.VMM_FLOW] = thread._guest_flow, thread._vmm_flow
         polling = thread._polling
         row[at.WINDOW], row[at.POLL_MOST] = polling.window, polling._most
-        row[at.POLL_START], row[at.POLL_SHRINK] = polling._grow_start, polling._shrink
+        row[at.POLL_START], row[at.POLL_SHRINK], row[at.POLL_GROW] = polling._grow_start, polling._shrink, polling._grow
         row[at.VM_FIRST], row[at.VM_SIZE] = self.number(thread.vm[0]), len(thread.vm)
         row[at.VM_INDEX], row[at.OTHERS_DRAWS] = thread.vm.index(thread), add(thread.others)
         row[at.FIRST_KIND], row[at.KINDS] = len(self.kinds), len(thread._stream.kinds)
@@ -206,7 +205,8 @@ class Built:
         if kind.reason not in self.reasons:
             self.reasons.append(kind.reason)
         row = self.a.k[number]
-        row[at.K_POINT] = self.point(Point(Walker.vm_exit, (kind.reason, False)))
+        row[at.K_POINT] = self.points.of(Point(Walker.vm_exit, (kind.reason, False)))
+        row[at.K_POINT_REQUEST] = self.points.of(Point(Walker.vm_exit, (kind.reason, True)))
         row[at.K_REASON] = self.reasons.index(kind.reason)
         row[at.K_EFFECT], row[at.K_USERSPACE] = kind.effect, kind.userspace
         row[at.K_TARGET] = (None, "next", "random").index(kind.target)
@@ -253,7 +253,9 @@ class Built:
             row[at.DUE] = cpu.devices.time(0)
         queue = list(rq._queue)  # type: ignore[attr-defined]
         row[at.CURRENT_ENTITY], row[at.RUNNING], row[at.QUEUED] = -1, rq.nr_running, len(queue)
-        row[at.RQ_RESCHED] = rq.need_resched
+        row[at.RQ_RESCHED], row[at.BUDDY] = rq.need_resched, -1
+        row[at.NEED_RESCHED_LAZY], row[at.HRTICK_TIME] = cpu.need_resched_lazy, cpu.hrtick.time
+        row[at.HRTICK_ASKED] = cpu.hrtick.asked
         a.queue[c, : len(queue)] = [self.number(thread) for thread in queue]
         for mask, array in ((self.host._idle, a.idle), (self.host._overloaded, a.overloaded)):
             if mask >> c & 1:
@@ -265,7 +267,7 @@ class Built:
         devices.serve(int(row[at.DEVICES]))
         some = n + 64
         found = [(devices.time(i), devices.cycles(i), devices.components(i)) for i in range(some)]
-        points = [-1 if each is None else self.point(Point(Walker.kernel_fpu, (each,))) for _, _, each in found]
+        points = [-1 if each is None else self.points.of(Point(Walker.kernel_fpu, (each,))) for _, _, each in found]
         columns = [np.array(each, np.int64) for each in ([x[0] for x in found], [x[1] for x in found], points)]
         self.device_columns[cpu.id] = columns
         row[at.DEVICES], row[at.DEVICES_READY] = 0, some
@@ -285,7 +287,7 @@ class Built:
         assert settings.base_slice is not None, "cases are complete"
         g[at.BASE_SLICE], g[at.TICK] = case.cycles(settings.base_slice), case.cycles(1 / settings.hz)
         g[at.SAME_WEIGHT] = len({thread.weight for thread in self.threads}) <= 1
-        g[at.LEFT] = len(host.cpus)
+        g[at.LEFT], g[at.PAUSED_CPU] = len(host.cpus), -1
         g[at.LEVEL] = {"L1": 0, "memory": 2, "touched": -1}[settings.buffer_level]
         if settings.buffer_level == "touched":
             assert settings.l1 is not None, "cases are complete"
@@ -293,8 +295,14 @@ class Built:
             g[at.L1_BYTES], g[at.L2_BYTES] = round(settings.l1 * case.tsc_hz), round(settings.l2 * case.tsc_hz)
         g[at.ROUND_ROBIN] = not isinstance(host.cpus[0].rq, EevdfRunQueue)
         g[at.MOST_EVENTS], g[at.MOST_QUEUED] = len(self.a.heap_time), self.a.queue.shape[1]
-        g[at.HASH_MASK], g[at.AREAS] = self.a.key1.shape[1] - 1, self.a.used.shape[1]
+        g[at.AREAS] = self.a.used.shape[1]
         g[at.VMX] = host.kernel.vendor == "vmx"
+        g[at.V7_3] = isinstance(host.cpus[0].rq, EevdfRunQueueV73)
+        g[at.HRTICK] = host.cpus[0].hrtick.enabled
+        g[at.HRTICK_LEAST], g[at.HRTICK_SLACK] = case.cycles(LEAST_S), case.cycles(SLACK_S)
+        g[at.LAZY], g[at.KERNEL_POINTS] = host.preemption.lazy, host.preemption.kernel_points
+        g[at.IN_KERNEL] = host.preemption.in_kernel
+        g[at.IDLE_EXIT], g[at.FROM_EVENT] = host.idle_exit, host.counts_from_event
 
     def _events(self) -> None:
         """What SimPy has scheduled, in the order in which it was: each CPU's start, and each guest's first request."""
@@ -323,7 +331,7 @@ def _threads(host: Host) -> list[Any]:
     return [found[number] for number in sorted(found)]
 
 
-def _arrays(cpus: int, n: int, kinds: int, walkers: int, rows: int) -> Memory:
+def _arrays(cpus: int, n: int, kinds: int, walkers: int) -> Memory:
     """All empty; the streams' table comes when all of them are known."""
     words = -(-cpus // BITS)
     events = 1024 + 64 * cpus + 4 * n
@@ -344,27 +352,15 @@ def _arrays(cpus: int, n: int, kinds: int, walkers: int, rows: int) -> Memory:
             "allowed": zeros(n, words),
             "idle": zeros(words),
             "overloaded": zeros(words),
+            "kw": zeros(walkers, at.KW_COLUMNS),
             "kt": kt,
             "kc": zeros(walkers, cpus, at.KC_COLUMNS),
-            "slots": zeros(walkers, cpus, 2 * at.SLOTS),
-            "stamps": zeros(walkers, cpus, 2 * at.SLOTS),
-            "key1": zeros(walkers, 4 * rows),
-            "key2": zeros(walkers, 4 * rows),
-            "found": zeros(walkers, 4 * rows),
-            "rows": zeros(walkers, rows, at.R_COLUMNS),
-            "counts": zeros(walkers, rows),
-            "times": zeros(walkers, rows),
-            "levels": zeros(walkers, 4 * rows, 2),
-            "level_counts": zeros(walkers, rows, 3),
-            "level_prices": zeros(rows, 3),
-            "used": zeros(walkers, 3 * n, 2),
-            "task_flags": zeros(walkers, rows, 2),
-            "in_guest": zeros(walkers, rows),
+            "used": zeros(walkers, 3 * n + 1, 2),
             "exits": zeros(1, 1, 1),
             "log": zeros(1, at.L_COLUMNS),
             "marks": zeros(1),
             "calls": zeros(len(TASK_KINDS)),
-            "call_prices": zeros(len(TASK_KINDS)),
+            "call_prices": zeros(len(TASK_KINDS)) - 1,
             "histograms": zeros(2, BUCKETS),
             "totals": zeros(at.TALLIES),
             "plans": zeros(at.P_COLUMNS),

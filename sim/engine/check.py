@@ -9,6 +9,7 @@ from typing import Any, Final
 from sim.engine import layout as at
 from sim.engine.build import zeros
 from sim.engine.simulation import Replication, others_of
+from sim.engine.table import Points
 from sim.engine.transitions import Point
 from sim.host import simulation as reference
 from sim.host.host import Host
@@ -54,7 +55,7 @@ class Outcome:
 class _Log(list[Any]):
     """A schedule's points, each of which is noted as an event when it is appended."""
 
-    def __init__(self, host: Host, numbers: dict[Point, int], begin: int) -> None:
+    def __init__(self, host: Host, numbers: Points, begin: int) -> None:
         super().__init__()
         self._host = host
         self._numbers = numbers
@@ -82,7 +83,7 @@ class _Log(list[Any]):
             arguments = ()
         elif what is Walker.fork:
             arguments = ()
-        point_number = self._numbers.setdefault(Point(what, arguments), len(self._numbers))
+        point_number = self._numbers.of(Point(what, arguments))
         clock = self._host.cpus[cpu].clock
         for each in (cpu, clock, point_number, thread):
             self.fingerprint = (self.fingerprint * 1000003 + each) % at.PRIME
@@ -126,7 +127,7 @@ def _reference(
     logs: list[_Log] = []
 
     def watch(host: Host) -> None:
-        logs.append(_Log(host, {point: i for i, point in enumerate(compiled.built.points)}, begin))
+        logs.append(_Log(host, compiled.built.points, begin))
         host.schedule.points = logs[0]
 
     records = reference.simulate(case, timed_by, strategies, replication, watch)
@@ -147,6 +148,6 @@ def _compiled(
 def _kept(run: Replication, begin: int) -> list[Seen]:
     n = max(0, min(int(run.a.g[at.LOGGED]) - begin, at.MARK_EVERY))
     return [
-        Seen(int(row[at.L_CPU]), int(row[at.L_CLOCK]), run.built.points[row[at.L_POINT]], int(row[at.L_THREAD]))
+        Seen(int(row[at.L_CPU]), int(row[at.L_CLOCK]), run.built.points.all[row[at.L_POINT]], int(row[at.L_THREAD]))
         for row in run.a.log[:n]
     ]

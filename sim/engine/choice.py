@@ -33,28 +33,16 @@ def lacking(case: Case) -> str:
     """What of a case the compiled engine cannot do; empty if there is nothing."""
     host = case.scenario.host
     assert host.base_slice is not None, "cases are complete"
-    if host.preemption != "voluntary":
-        return f"host.preemption {host.preemption!r}"
-    if host.hrtick:
-        return "host.hrtick"
-    if host.scheduler == "eevdf" and version(case.kernel).slice_rules == "v7.3":
-        return f"the slices of {case.kernel}"
-    if host.halt_poll_grow != 2:
-        return f"host.halt_poll_grow {host.halt_poll_grow}"
-    if host.idle_exit:
-        return "host.idle_exit"
-    if case.scenario.run.latency_from != "wakeup":
-        return f"run.latency_from {case.scenario.run.latency_from!r}"
     for name, guest in case.scenario.guests.items():
-        if guest.signalled is not None:
-            return f"guests.{name}.signalled"
         if guest.idle != "hlt":
             return f"guests.{name}.idle {guest.idle!r}"
         if guest.lock is not None:
             return f"guests.{name}.lock"
+    base, tick = case.cycles(host.base_slice), case.cycles(1 / host.hz)
+    longest = base + tick if version(case.kernel).slice_rules == "v7.3" else max(2 * base, tick)
     for kind, entries in (("guests", case.scenario.guests), ("threads", case.scenario.threads)):
         for name, entry in entries.items():
-            lag = max(2 * case.cycles(host.base_slice), case.cycles(1 / host.hz)) * inverse(weight_of(entry.nice))
+            lag = longest * inverse(weight_of(entry.nice))
             if host.scheduler == "eevdf" and lag >= FARTHEST:
                 return f"{kind}.{name}.nice {entry.nice}, whose virtual times do not fit in 64 bits"
     return ""

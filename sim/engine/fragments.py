@@ -3,20 +3,22 @@
 A flow point reads and writes one CPU, the task that runs there and, at a context switch, the next one.  A *fragment*
 is all that belongs to one task (its struct fpu, its vCPU, the areas, the truth of the integrity check); a *shape* is
 all that belongs to one CPU.  Names of tasks, addresses and versions of contents do not matter to the model, only
-which are the same: a fragment numbers its tokens in the order in which they are met, and a shape says of a token whose
-it is, and which tokens of fragments it equals.  The tasks that a shape speaks of are its *slots*.
+which are the same: fragments and shapes number their contents (*tokens*) in the order in which they are met, and a
+shape says of a token whose it is, and which tokens of fragments it equals.  The tasks that a shape speaks of are its
+*slots*.
 
-This module reads and makes the objects of :mod:`sim.kernel.state` by their ``__slots__``, so that a new field of the
-model is part of the pattern without a word here.
+This module and :mod:`sim.engine.reading` write and make the objects of :mod:`sim.kernel.state` by their ``__slots__``,
+so that a new field of the model is part of the pattern without a word here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Any, Final
 
-from sim.kernel.kernel import AREA_BYTES, Kernel
-from sim.kernel.state import Context, Cpu, Fpstate, Task, Vcpu
+from sim.kernel.kernel import Kernel
+from sim.kernel.state import Context, Cpu, Fpstate, SignalFrame, Task, Vcpu
 from sim.xsave.area import Area
 from sim.xsave.unit import Unit
 
@@ -24,8 +26,8 @@ TOKEN: Final = 1 << 32
 """Contents that somebody wrote are not below it, all other numbers of the model are (but XCOMP_BV)."""
 SLOTS: Final = 12
 """The most tasks of which a shape may speak."""
-STALE: Final = 1 << 31
-"""Versions of contents that are not known any more begin here."""
+TOKENS: Final = 15
+"""The most contents that a fragment or a shape may tell apart."""
 GONE: Final = -2
 """XRSTOR_INFO's address of an area that does not exist any more."""
 
@@ -37,12 +39,13 @@ _NOT_ENCODED: Final[dict[Any, set[str]]] = {
     Cpu: {"current", "id", "idle", "ledger", "pending", "record"},
     Unit: {name for name in Unit.__slots__ if name.startswith("_")} | {"freedoms"},
     Fpstate: set(),
+    SignalFrame: set(),
 }
 _LITERAL: Final = {"header_rest", "info_mode", "info_xcomp_bv", "xcomp_bv", "xstate_bv"}
-_FIELDS: Final = {
+FIELDS: Final = {
     cls: tuple(name for name in cls.__slots__ if name not in skipped) for cls, skipped in _NOT_ENCODED.items()
 }
-_OF_TASK: Final = (Task, Vcpu, Fpstate, Area, Context)
+_VALUES: Final[dict[Any, Callable[[Any], tuple[Any, ...]]]] = {cls: attrgetter(*names) for cls, names in FIELDS.items()}
 
 
 class Unsupported(Exception):
@@ -96,42 +99,47 @@ class _Writing:
         self.slots: list[Entity] = []
 
     def value(self, value: Any, name: str = "") -> Any:
-        if value is None or isinstance(value, (bool, str)):
-            return value
-        if isinstance(value, int):
-            if name == "uret_value":
-                return self._uret(value)
+        kind = type(value)
+        if kind is int:
             if name == "info_address":
                 return self._info_address(value)
             return value if value < TOKEN or name in _LITERAL else self._token(value)
-        if name == "regs" and self._unused >= 0:
+        if value is None or kind is bool or kind is str:
+            return value
+        if kind is list or kind is tuple:
+            if name == "regs" and self._unused >= 0:
+                unused = self._unused
+                return (
+                    "list",
+                    *[self._whose(each) if i == unused else self.value(each) for i, each in enumerate(value)],
+                )
             return (
-                "list",
-                *(self._whose(each) if i == self._unused else self.value(each) for i, each in enumerate(value)),
+                "list" if kind is list else "tuple",
+                *[each if type(each) is int and each < TOKEN else self.value(each) for each in value],
             )
-        if isinstance(value, (list, tuple)):
-            return ("list" if isinstance(value, list) else "tuple", *map(self.value, value))
-        if isinstance(value, dict):
-            inner = "uret_value" if name == "uret" else ""
-            return ("dict", *((key, self.value(each, inner)) for key, each in value.items()))
-        return self._object(value)
+        if kind is dict:
+            of = self._uret if name == "uret" else self.value
+            return ("dict", *[(key, of(each)) for key, each in value.items()])
+        return self._object(value, kind)
 
-    def _object(self, value: Any) -> Any:
-        if self._entity is None and isinstance(value, (Task, Vcpu)):
-            task = value if isinstance(value, Task) else value.task
-            return (
-                "slot",
-                self._slot(next(each for each in self._everybody if each.task is task)),
-                type(value) is Task,
-            )
+    def _object(self, value: Any, kind: Any) -> Any:
+        if self._entity is None and (kind is Task or kind is Vcpu):
+            task = value if kind is Task else value.task
+            return "slot", self._slot(next(each for each in self._everybody if each.task is task)), kind is Task
         number = self._seen.get(id(value))
         if number is not None:
             return ("again", number)
-        kind = type(value)
-        if kind not in _FIELDS:
+        if kind not in FIELDS:
             raise Unsupported(f"{kind.__name__} objects in a task's state")
         self._seen[id(value)] = len(self._seen)
-        return (kind, *(self.value(getattr(value, name), name) for name in _FIELDS[kind]))
+        written = [kind]
+        for name, each in zip(FIELDS[kind], _VALUES[kind](value), strict=True):
+            of = type(each)
+            if each is None or of is bool or (of is int and each < TOKEN and name != "info_address"):
+                written.append(each)
+            else:
+                written.append(self.value(each, name))
+        return tuple(written)
 
     def _slot(self, entity: Entity) -> int:
         if entity not in self.slots:
@@ -160,11 +168,13 @@ class _Writing:
                     return ("area", self._slot(each), role)
         return GONE
 
-    def _token(self, value: int) -> Any:
+    def _token(self, value: Any) -> Any:
         number = self.tokens.get(value)
         if number is not None:
             return ("token", number)
         number = self.tokens[value] = len(self.tokens)
+        if number == TOKENS:
+            raise Unsupported(f"more than {TOKENS} contents of one task, or on one CPU")
         writer = value >> 32
         if self._entity is not None:
             return ("token", number, self._entity.name_of(writer) or self._foreign(writer))
@@ -175,8 +185,8 @@ class _Writing:
                 break
         else:
             who = (-1, self._foreign(writer))
-        equal = tuple((self._slot(each), each.tokens[value]) for each in self._everybody if value in each.tokens)
-        return ("token", number, who, equal, not equal and who[0] >= 0 and bool(value & STALE))
+        equal = sorted((self._slot(each), each.tokens[value]) for each in self._everybody if value in each.tokens)
+        return ("token", number, who, tuple(equal))
 
     def _whose(self, content: Any) -> Any:
         """Of a content that nobody compares, whether it is a guest's is all that is left."""
@@ -206,177 +216,21 @@ def unused_component(k: Kernel) -> int:
     return k.carried.xfeature
 
 
-def write_fragment(k: Kernel, entity: Entity) -> Fragment:
+def write_fragment(k: Kernel, entity: Entity, unused: int) -> Fragment:
     """The fragment of an entity, whose ``tokens`` are numbered by it."""
-    writing = _Writing(k, entity, [entity], unused_component(k))
+    writing = _Writing(k, entity, [entity], unused)
     tree: Fragment = writing.value(entity.task)
     entity.tokens = writing.tokens
     entity.find_areas()
     return tree
 
 
-def write_shape(k: Kernel, cpu: Cpu, everybody: list[Entity]) -> tuple[Shape, list[Entity]]:
-    """The shape of a CPU, and whom its slots stand for; fragments have been written before."""
-    writing = _Writing(k, None, everybody, unused_component(k))
-    return writing.value(cpu), writing.slots
-
-
-class Reading:
-    """Makes the objects of one world: entities from fragments, and a CPU from a shape."""
-
-    def __init__(self, k: Kernel) -> None:
-        k.contexts = {k.kernel_context.id: k.kernel_context, FOREIGN_GUEST: Context(FOREIGN_GUEST, "", guest=True)}
-        k.kernel_context.version = WRITTEN
-        k._contexts_made = k._areas = OLD  # what a flow point makes has other numbers than what is made here
-        self._k = k
-        self._contexts = FIRST_CONTEXT
-        self._areas = 1
-        self._entity: Entity | None = None
-        self._ids = (0, 0)
-        self._made: list[Any] = []
-        self._given: dict[int, int] = {}
-        self._tokens: dict[int, int] = {}
-        self._slots: list[Entity] = []
-        self._stale: set[Entity] = set()
-        self._number = 0
-
-    # Entities.
-
-    def entity(self, fragment: Fragment, given: dict[int, int]) -> Entity:
-        """A task of this fragment; ``given`` are tokens that are somebody else's, too."""
-        self._begin(given)
-        task: Task = self._value(fragment)
-        guest = task.vcpu.context if task.vcpu is not None else None
-        entity = Entity(task, guest)
-        entity.tokens = {token: number for number, token in self._tokens.items()}
-        for context in (task.context, guest):
-            if context is not None:
-                self._k.contexts[context.id] = context
-        return entity
-
-    def _begin(self, given: dict[int, int]) -> None:
-        self._ids = (self._contexts, self._contexts + 1)
-        self._contexts += 2
-        self._made, self._tokens, self._given = [], {}, given
-        self._slots = []
-
-    def bystander(self) -> Entity:
-        """A task that takes no part, and whose contents are not known."""
-        self._begin({})
-        own, guest = (Context(each, "", guest=bool(i)) for i, each in enumerate(self._ids))
-        for context in (own, guest):
-            self._k.contexts[context.id] = context
-        task = Task(own.id, "", "user", Fpstate(self._area(), 0, 0, 0, own, is_guest=False), own)
-        vcpu = Vcpu(guest.id, task, Fpstate(self._area(), 0, 0, 0, guest, is_guest=True), guest)
-        vcpu.carried_area = self._area()
-        task.vcpu = vcpu
-        return Entity(task, guest)
-
-    def _area(self) -> Area:
-        self._areas += 1
-        return Area(self._areas * AREA_BYTES)
-
-    # CPUs.
-
-    def cpu(self, cpu: Cpu, shape: Shape, slots: list[Entity], stale: set[Entity]) -> None:
-        """Makes ``cpu`` one of this shape; of the entities in ``stale`` the tokens have changed elsewhere."""
-        self._made, self._tokens, self._given = [], {}, {}
-        self._entity, self._slots, self._stale = None, slots, stale
-        self._number = 0
-        for name, value in zip(_FIELDS[Cpu], shape[1:], strict=True):
-            if name == "unit":
-                for each, inner in zip(_FIELDS[Unit], value[1:], strict=True):
-                    setattr(cpu.unit, each, self._value(inner))
-            else:
-                setattr(cpu, name, self._value(value))
-
-    # Values.
-
-    def _value(self, value: Any) -> Any:
-        if not isinstance(value, tuple):
-            return value
-        match value[0]:
-            case "list":
-                return [self._value(each) for each in value[1:]]
-            case "tuple":
-                return tuple(self._value(each) for each in value[1:])
-            case "dict":
-                return {key: self._value(each) for key, each in value[1:]}
-            case "again":
-                return self._made[value[1]]
-            case "token":
-                return self._token(value)
-            case "somebody's":
-                return (FOREIGN_GUEST if value[1] else FOREIGN_TASK) << 32 | OLD
-            case "own":
-                return self._ids[value[1] == "G"]
-            case "slot":
-                entity = self._slots[value[1]]
-                return entity.task if value[2] else entity.vcpu
-            case "whose":
-                return self._context(value[1], value[2])
-            case "area":
-                area = self._slots[value[1]].areas[value[2]]
-                return GONE if area is None else area.address
-        return self._object(value)
-
-    def _object(self, value: Any) -> Any:
-        kind = value[0]
-        made = kind.__new__(kind)
-        self._made.append(made)
-        if kind is Task:
-            made.cpu, made.id, made.last_cpu, made.name = None, self._ids[0], -1, ""
-        elif kind is Vcpu:
-            made.id, made.name, made.vmcs_cpu = self._ids[1], "", None
-        for name, each in zip(_FIELDS[kind], value[1:], strict=True):
-            setattr(made, name, self._value(each))
-        if kind is Context:
-            made.id, made.name, made.version = self._ids[made.guest], "", WRITTEN
-        elif kind is Area:
-            self._areas += 1
-            made.address, made.standard = self._areas * AREA_BYTES, made.compacted
-        return made
-
-    def _context(self, slot: int, name: str) -> int:
-        """The number of a context: of a slot's, the kernel's, another guest's, or another task's that may be gone."""
-        if slot >= 0:
-            entity = self._slots[slot]
-            return entity.guest.id if name == "G" and entity.guest is not None else entity.own.id
-        return {"K": self._k.kernel_context.id, "Y": FOREIGN_GUEST}.get(name, FOREIGN_TASK)
-
-    def _token(self, value: Any) -> int:
-        number = value[1]
-        if number in self._tokens:
-            return self._tokens[number]
-        if number in self._given:
-            made = self._given[number]
-        elif isinstance(value[2], str):  # in a fragment: by its own contexts, or not
-            name = value[2]
-            writer = self._ids[name == "G"] if name in "TG" else self._context(-1, name)
-            self._number += 1
-            made = writer << 32 | self._number
-        else:
-            made = self._token_of_cpu(*value[1:])
-        self._tokens[number] = made
-        return made
-
-    def _token_of_cpu(self, number: int, who: tuple[int, str], equal: tuple[tuple[int, int], ...], maybe: bool) -> int:
-        fresh = [(self._slots[slot], local) for slot, local in equal if self._slots[slot] not in self._stale]
-        known = [token for entity, local in fresh for token, each in entity.tokens.items() if each == local]
-        version = number + 1 | (STALE if maybe or (equal and not fresh) else OLD)
-        made = known[0] if known else self._context(*who) << 32 | version
-        for entity, local in fresh:
-            if made not in entity.tokens:
-                entity.tokens[made] = local
-        return made
-
-
-FOREIGN_TASK: Final = 8
-FOREIGN_GUEST: Final = 9
-FIRST_CONTEXT: Final = 16
-WRITTEN: Final = 1 << 16
-OLD: Final = 1 << 30
-"""Numbers of contexts, and versions of contents, that do not meet in one world."""
+def write_shape(
+    k: Kernel, cpu: Cpu, everybody: list[Entity], unused: int
+) -> tuple[Shape, list[Entity], dict[int, int]]:
+    """The shape of a CPU, whom its slots stand for, and its tokens by number; fragments have been written before."""
+    writing = _Writing(k, None, everybody, unused)
+    return writing.value(cpu), writing.slots, writing.tokens
 
 
 def joined(shape: Shape, first: int, second: int) -> Iterator[tuple[int, int]]:
@@ -392,17 +246,23 @@ def joined(shape: Shape, first: int, second: int) -> Iterator[tuple[int, int]]:
             yield from joined(each, first, second)
 
 
-def without_tokens(tree: Any) -> Any:
-    """A fragment or a shape without whose contents are where."""
+def tokens_of(tree: Any) -> int:
+    """How many tokens a fragment or a shape tells apart."""
+    if not isinstance(tree, tuple):
+        return 0
+    if tree[:1] == ("token",):
+        return tree[1] + 1 if isinstance(tree[1], int) else 0
+    return max(map(tokens_of, tree), default=0)
+
+
+def with_equal(tree: Any, slot: int, equal: tuple[int, ...]) -> Any:
+    """A shape whose token ``i`` equals token ``equal[i]`` of the fragment in a slot, or none of them (-1)."""
     if not isinstance(tree, tuple):
         return tree
-    if tree[:1] == ("token",):
-        return "token"
-    return tuple(map(without_tokens, tree))
-
-
-def tokens_in(held: Any) -> Iterator[int]:
-    """The tokens in a content, of which CET_S has one per MSR."""
-    for each in held if isinstance(held, tuple) else (held,):
-        if isinstance(each, int) and each >= TOKEN:
-            yield each
+    if tree[:1] != ("token",):
+        return tuple([with_equal(each, slot, equal) for each in tree])
+    if len(tree) == 2:
+        return tree
+    _, number, who, others = tree
+    same = [each for each in others if each[0] != slot] + ([(slot, equal[number])] if equal[number] >= 0 else [])
+    return ("token", number, who, tuple(sorted(same)))

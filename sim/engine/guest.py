@@ -6,12 +6,13 @@ from sim.engine.draws import draw, pass_instants
 from sim.engine.exits import begins, kind_of, last_over, refill, stop_of, wall_at
 from sim.engine.interrupts import absorbed, device_cycles, device_fpu, device_time, tick_cycles
 from sim.engine.jit import Memory, compiled, load
-from sim.engine.kernel_table import charge, exits, passes, touch
+from sim.engine.kernel_table import add_count, charge, exits, passes, touch
 from sim.engine.layout import (
     ACCOUNT,
     BATCH,
     CLOCK,
     DEMAND_END,
+    EXIT_REQUEST,
     EXITS,
     FIRST_KIND,
     FLOW,
@@ -162,10 +163,11 @@ def follow_guest(a: Memory, c: int, begin: int, until: int, soft: bool) -> None:
     """GuestSpan._follow_guest(): to the next exit with an effect, the end of the request, or ``until``."""
     t = a.c[c, THREAD]
     interrupt = a.t[t, INTERRUPT_KIND]
-    known = a.g[BATCH] != 0 and a.k[interrupt, K_KNOWN] != 0
-    stop = stop_of(a, t)
+    request = a.c[c, EXIT_REQUEST] != 0
+    known = a.g[BATCH] != 0 and a.k[interrupt, K_KNOWN] != 0 and not request
+    stop = a.t[t, S_NEXT] if request else stop_of(a, t)
     by_itself = 1 if stop < a.t[t, S_LEN] else 0
-    goal = load(a.t[t, S_WALL], stop if by_itself else a.t[t, S_LEN] - 1)
+    goal = begins(a, t, stop) if by_itself else load(a.t[t, S_WALL], a.t[t, S_LEN] - 1)
     demand = wall_at(a, t, a.t[t, DEMAND_END], stop)
     if demand >= 0:
         goal, by_itself = demand, 1
@@ -214,9 +216,9 @@ def follow_guest(a: Memory, c: int, begin: int, until: int, soft: bool) -> None:
 def repeat(a: Memory, c: int, kind: int, times: int) -> None:
     """Exits of a kind whose cost is known came so often in a span."""
     measuring = a.c[c, MEASURING]
-    a.counts[0, a.k[kind, K_ROW]] += times * measuring
+    add_count(a, 0, a.k[kind, K_ROW], times * measuring)
     if a.k[kind, K_ROW2] >= 0:
-        a.counts[0, a.k[kind, K_ROW2]] += times * measuring
+        add_count(a, 0, a.k[kind, K_ROW2], times * measuring)
     a.c[c, OPERATIONS] += times * a.k[kind, K_CYCLES]
     exits(a, c, kind, times)
 

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 from sim.engine.draws import draw
-from sim.engine.events import kick, peek
+from sim.engine.events import kick
 from sim.engine.interrupts import note_due
 from sim.engine.jit import Memory, compiled
-from sim.engine.kernel_table import called, charge, forget, passes, touch
+from sim.engine.kernel_table import called, charge, flag_of, forget, passes
 from sim.engine.layout import (
     ACCOUNT,
-    ALL_EVENTS,
     BLOCKED,
-    CLOCK,
     CPU,
     CPUS,
     DELAYED,
     ENDED,
-    FAIL_POSTED,
-    FAILED,
+    F_NOTIFIER,
     FIRST_TICK,
     FLOW,
     FREE_AFTER,
     FREE_THREAD,
+    FROM_EVENT,
     GUEST,
     GUEST_FLOW,
+    HALT_POLL,
+    HANDLER,
+    HRTICK_TIME,
     IDLE_BALANCING,
     IDLE_THREAD,
+    IN_KERNEL,
     INF,
     INTERRUPTS,
     IPI_PENDING,
-    KERNEL_FLOW,
+    KERNEL_CODE,
     KIND,
     KT_FRAGMENT,
     KT_VMCS,
@@ -37,13 +39,13 @@ from sim.engine.layout import (
     LOWEST_CPU,
     MIGRATIONS,
     NEED_RESCHED,
+    NEED_RESCHED_LAZY,
     NEXT_TICK,
     NOTHING,
     NOW,
     POINT_SCHEDULE,
-    POSTED,
-    POSTED_HEAD,
-    POSTED_MOST,
+    POLL_OVER,
+    POLLS,
     PREEMPTIONS,
     QUEUED,
     QUEUED_AT,
@@ -56,21 +58,19 @@ from sim.engine.layout import (
     TASK_KIND,
     THREAD,
     TICK,
+    TO_USER,
     VCPU,
-    VMM,
     VMM_FLOW,
-    W_CALL,
-    W_INTERRUPT,
-    W_WAKEUP,
-    W_WHAT,
-    W_WHOM,
     WAITING_REQUESTS,
     WAKEUP_PREEMPTION,
     WAKEUPS_DONE,
+    WHERE,
     WOKEN_AT,
     WORDS,
 )
-from sim.engine.scheduler import catch_up_ticks, dequeue, enqueue, pick_next, wakeup_preempts
+from sim.engine.preempting import catch_up_ticks, wakeup_preempts
+from sim.engine.rescheduling import hrtick_start_fair, hrtick_update, post, resched_curr_lazy
+from sim.engine.scheduler import dequeue, enqueue, pick_next
 
 # Masks of CPUs, 32 in a word.
 
@@ -103,43 +103,6 @@ def next_idle(a: Memory, thread: int, after: int) -> int:
         word = (word + 1) % words
         mask = a.idle[word] & a.allowed[thread, word]
     return -1
-
-
-@compiled
-def post(a: Memory, c: int, interrupt: int, wakeup: int, what: int, whom: int, call_kind: int, first: bool) -> None:
-    """An interrupt for this CPU, now; ``first``: more of what it is doing, before everything else."""
-    n, head, most = a.c[c, POSTED], a.c[c, POSTED_HEAD], POSTED_MOST
-    if n >= most:
-        a.g[FAILED] = FAIL_POSTED
-        return
-    if first:
-        head = (head - 1) % most
-        a.c[c, POSTED_HEAD] = head
-        i = head
-    else:
-        i = (head + n) % most
-    a.c[c, POSTED] = n + 1
-    a.posted[c, i, W_INTERRUPT] = interrupt
-    a.posted[c, i, W_WAKEUP] = wakeup
-    a.posted[c, i, W_WHAT] = what
-    a.posted[c, i, W_WHOM] = whom
-    a.posted[c, i, W_CALL] = call_kind
-    if not first:
-        kick(a, c)
-
-
-@compiled
-def spend(a: Memory, c: int, account: int, cycles: int) -> None:
-    """Kernel work beside operations."""
-    a.c[c, account] += cycles
-    a.c[c, CLOCK] += cycles
-    touch(a, c, cycles * a.t[a.c[c, THREAD], KERNEL_FLOW])
-
-
-@compiled
-def undisturbed(a: Memory, until: int) -> bool:
-    """Whether nothing else happens in the simulation up to then."""
-    return a.g[ALL_EVENTS] == 0 and peek(a) > until
 
 
 # Wake-ups.
@@ -185,7 +148,7 @@ def select(a: Memory, thread: int, target: int) -> int:
 @compiled
 def enqueue_on(a: Memory, thread: int, waker: int, initial: bool) -> None:
     """Host._enqueue()."""
-    c, now = a.t[thread, CPU], a.g[NOW]
+    c, now, requeued = a.t[thread, CPU], a.g[NOW], a.t[thread, DELAYED]
     a.t[thread, QUEUED_AT] = now
     was_idle = a.c[c, THREAD] == a.c[c, IDLE_THREAD] and a.c[c, RUNNING] == 0
     catch_up_ticks(a, c, now)
@@ -194,12 +157,12 @@ def enqueue_on(a: Memory, thread: int, waker: int, initial: bool) -> None:
     if was_idle:
         a.c[c, NEED_RESCHED] = 1
         kick(a, c)
-    elif a.c[c, RQ_RESCHED] or (a.g[WAKEUP_PREEMPTION] and wakeup_preempts(a, c, now, thread)):
-        a.c[c, NEED_RESCHED] = 1
-        if c != waker:
-            post(a, c, draw(a, a.g[INTERRUPTS]), 0, NOTHING, 0, -1, False)
+    elif (a.g[WAKEUP_PREEMPTION] and wakeup_preempts(a, c, now, thread, initial)) or a.c[c, RQ_RESCHED]:
+        resched_curr_lazy(a, c, waker)
     else:
         kick(a, c)
+    if not requeued:
+        hrtick_update(a, c, waker)
 
 
 @compiled
@@ -208,7 +171,8 @@ def wake(a: Memory, thread: int, waker: int, sync: bool) -> None:
     t = a.t
     a.c[waker, WAKEUPS_DONE] += 1
     t[thread, BLOCKED] = 0
-    t[thread, WOKEN_AT] = a.g[NOW]
+    if not (a.g[FROM_EVENT] and t[thread, WOKEN_AT] >= 0):
+        t[thread, WOKEN_AT] = a.g[NOW]
     was = t[thread, CPU]
     if not t[thread, DELAYED] and a.c[was, THREAD] != thread:
         target = was
@@ -248,8 +212,7 @@ def pull_from(a: Memory, other: int, c: int, now: int) -> bool:
         dequeue(a, other, now, thread, False)
         note_queue(a, other)
         if a.c[other, RQ_RESCHED]:
-            a.c[other, NEED_RESCHED] = 1
-            post(a, other, draw(a, a.g[INTERRUPTS]), 0, NOTHING, 0, -1, False)
+            resched_curr_lazy(a, other, c)
         kick(a, other)
         a.t[thread, CPU] = c
         a.c[c, MIGRATIONS] += 1
@@ -298,7 +261,7 @@ def ask_elsewhere(a: Memory, c: int, row: int, where: int) -> None:
 @compiled
 def switch(a: Memory, c: int) -> None:
     """__schedule(): picks, pulls from another CPU before going idle, and switches."""
-    a.c[c, NEED_RESCHED] = 0
+    a.c[c, NEED_RESCHED] = a.c[c, NEED_RESCHED_LAZY] = 0
     prev, now, idle = a.c[c, THREAD], a.g[NOW], a.c[c, IDLE_THREAD]
     thread = pick_next(a, c, now)
     if thread < 0 and pull(a, c, now):
@@ -317,13 +280,14 @@ def switch(a: Memory, c: int) -> None:
     if prev == idle:
         end_tickless(a, c, now)
     elif thread == idle:
-        a.c[c, NEXT_TICK] = INF
+        a.c[c, NEXT_TICK] = a.c[c, HRTICK_TIME] = INF
         note_due(a, c)
     charge(a, c)
     where = a.kt[0, thread, KT_VMCS]
     ask_elsewhere(a, c, passes(a, c, POINT_SCHEDULE, thread), where)
-    a.c[c, LOADS] += a.task_flags[0, a.kt[0, thread, KT_FRAGMENT], 0]
+    a.c[c, LOADS] += flag_of(a, 0, a.kt[0, thread, KT_FRAGMENT], F_NOTIFIER)
     a.c[c, THREAD] = thread
+    hrtick_start_fair(a, c)
     if a.t[prev, ENDED]:
         a.t[prev, ENDED] = 0
         forget(a, prev)
@@ -336,12 +300,13 @@ def switch(a: Memory, c: int) -> None:
 
 @compiled
 def does(a: Memory, thread: int, account: int) -> None:
-    """The next span of a vCPU thread is in the guest, polls, or is the VMM's."""
+    """The next span of a vCPU thread is in the guest, polls, handles an exit, or is the VMM's."""
     a.t[thread, ACCOUNT] = account
+    a.t[thread, WHERE] = KERNEL_CODE if account == HANDLER else POLLS if account == HALT_POLL else TO_USER
     flow = 0
     if account == GUEST:
         flow = a.t[thread, GUEST_FLOW]
-    elif account == VMM:
+    elif account != HALT_POLL:
         flow = a.t[thread, VMM_FLOW]
     a.t[thread, FLOW] = flow
 
@@ -362,6 +327,16 @@ def take_pending(a: Memory, thread: int) -> bool:
     else:
         return False
     return True
+
+
+@compiled
+def before_switch(a: Memory, c: int) -> None:
+    """kvm_vcpu_can_poll() says no when the CPU is wanted: the vCPU blocks instead, but not one that is preempted."""
+    thread = a.c[c, THREAD]
+    if a.t[thread, WHERE] != POLLS or a.t[thread, BLOCKED] or is_pending(a, thread):
+        return
+    if a.t[thread, POLL_OVER] or not a.g[IN_KERNEL]:
+        block_vcpu(a, c, thread)
 
 
 @compiled

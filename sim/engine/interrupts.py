@@ -16,6 +16,7 @@ from sim.engine.layout import (
     DEVICES_READY,
     DUE,
     HAS_DEVICES,
+    HRTICK_TIME,
     INF,
     INTERRUPT,
     KERNEL_FLOW,
@@ -68,7 +69,7 @@ def serve_ticks(a: Memory, c: int, n: int) -> None:
 @compiled
 def note_due(a: Memory, c: int) -> None:
     """Another tick or device interrupt is the next."""
-    a.c[c, DUE] = min(a.c[c, NEXT_TICK], device_time(a, c, 0))
+    a.c[c, DUE] = min(a.c[c, NEXT_TICK], device_time(a, c, 0), a.c[c, HRTICK_TIME])
 
 
 @compiled

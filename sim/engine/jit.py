@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 try:
     from llvmlite import ir
     from numba import config, njit, types
+    from numba.core import codegen
     from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_global, signature
     from numba.extending import infer_getattr, intrinsic, lower_builtin, lower_getattr_generic, models, register_model
 
@@ -190,9 +192,42 @@ if HAVE_NUMBA:
 
         return signature, code
 
+    @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
+    def store(typing, address, i, value):  # type: ignore[no-untyped-def]
+        """Sets the ``i``-th 64-bit number of the array at an address."""
+        signature = types.void(types.int64, types.int64, types.int64)
+
+        def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            base = builder.inttoptr(values[0], ir.IntType(64).as_pointer())
+            builder.store(values[2], builder.gep(base, [values[1]]))
+            return context.get_dummy_value()
+
+        return signature, code
+
+    @contextmanager
+    def _optimised_once(name: str) -> Iterator[None]:
+        """numba optimises each function together with all that it calls, so the innermost ones dozens of times; here
+        only the entry of this name is, with everything in it.  Where numba has nothing to patch, it takes longer."""
+        library = getattr(codegen, "CPUCodeLibrary", None)
+        optimise = getattr(library, "_optimize_final_module", None)
+        if library is None or optimise is None:
+            yield
+            return
+
+        def only_entry(self: Any) -> None:
+            if self.name == name:
+                optimise(self)
+
+        library._optimize_final_module = only_entry
+        try:
+            yield
+        finally:
+            library._optimize_final_module = optimise
+
     def compile_entry(function: Any, arguments: int) -> None:
-        """Compiles an entry for so many whole numbers."""
-        function.compile((types.int64,) * arguments)
+        """Compiles an entry for so many whole numbers, or reads it from the cache."""
+        with _optimised_once(function.__name__):
+            function.compile((types.int64,) * arguments)
 
 else:
 
@@ -216,3 +251,7 @@ else:
     def load(address: int, i: int) -> int:
         """The ``i``-th 64-bit number of the array at an address."""
         return ctypes.c_int64.from_address(int(address) + 8 * int(i)).value
+
+    def store(address: int, i: int, value: int) -> None:
+        """Sets the ``i``-th 64-bit number of the array at an address."""
+        ctypes.c_int64.from_address(int(address) + 8 * int(i)).value = int(value)

@@ -7,61 +7,101 @@ yet is asked of Python.
 from __future__ import annotations
 
 from sim.engine.events import log
-from sim.engine.jit import Memory, call, compiled
+from sim.engine.jit import Memory, call, compiled, load, store
 from sim.engine.layout import (
     AREAS,
+    ASK_EQUAL,
     ASK_EXITS,
+    ASK_PRICE,
     ASK_RENEW,
     ASK_ROW,
     CALLBACK,
     CHILD,
     CLOCK,
     CPUS,
-    FAILED,
-    HASH_MASK,
+    F_COLUMNS,
+    F_CPU_TOKENS,
+    F_IN_GUEST,
+    F_TASK_TOKENS,
+    FROM_CPU,
+    FROM_NEXT,
+    H_COLUMNS,
+    H_KEY1,
+    H_KEY2,
+    H_ROW,
+    HAS_FOUND,
+    HAS_LEVELS,
+    HAS_RENEWED,
+    HAS_SLOTS,
+    HAS_TOKENS,
+    INIT_AREA,
     K_POINT,
     K_REASON,
     KC_SHAPE,
+    KC_SLOT0,
     KC_SLOTS,
+    KC_STAMP0,
+    KC_TOKEN0,
     KIND,
     KT_FRAGMENT,
     KT_LAST,
+    KT_TOKEN0,
     KT_VERSION,
     KT_VMCS,
+    KW_FLAGS,
+    KW_HASH,
+    KW_KEPT,
+    KW_KEY1,
+    KW_KEY2,
+    KW_LEVEL_COUNTS,
+    KW_LEVELS,
+    KW_MASK,
+    KW_NEXT_TOKEN,
+    KW_ROWS,
     L1_BYTES,
     L2_BYTES,
     LEVEL,
+    LEVEL_COLUMNS,
+    LEVEL_COUNT0,
+    LEVEL_PRICE0,
     MEASURING,
+    NEW_TOKEN,
     NOBODY,
     OPERATIONS,
     PENDING,
+    POINT_DELIVER,
+    POINT_EQUAL,
     POINT_EXITS,
     POINT_FORK,
+    POINT_RETURN,
     POINT_SCHEDULE,
+    POINT_SIGNAL,
+    POINT_SIGRETURN,
     R_CALLED,
-    R_CHANGED,
-    R_CHANGED2,
-    R_FIRST_LEVEL,
+    R_COLUMNS,
+    R_COUNT,
+    R_CPU_TOKENS,
+    R_FLAGS,
     R_FRAGMENT,
     R_FRAGMENT2,
-    R_LAST,
-    R_LAST2,
     R_LEVELS,
+    R_NEW,
+    R_PLACES,
     R_PRICE,
-    R_RENEWS,
     R_SHAPE,
     R_SLOT0,
     R_SLOTS,
-    R_VMCS,
-    R_VMCS2,
-    SLOTS,
+    R_TIMES,
+    R_TOKENS,
+    R_TOKENS2,
     THREAD,
+    TOKENS_IN_WORD,
     TOUCHED,
     WALKERS,
 )
 
 MUCH = 1 << 61
-HALF = 1 << 31
+LOW = (1 << 31) - 1
 
 
 @compiled
@@ -78,6 +118,55 @@ def touch(a: Memory, c: int, amount: int) -> None:
 
 
 @compiled
+def of_row(a: Memory, w: int, n: int, column: int) -> int:
+    """A number of a row."""
+    return load(a.kw[w, KW_ROWS], n * R_COLUMNS + column)
+
+
+@compiled
+def flag_of(a: Memory, w: int, number: int, flag: int) -> int:
+    """What is noted of a fragment or a shape."""
+    return load(a.kw[w, KW_FLAGS], number * F_COLUMNS + flag)
+
+
+@compiled
+def find(a: Memory, w: int, key1: int, key2: int) -> int:
+    """The row with these keys; -1: there is none."""
+    table, mask = a.kw[w, KW_HASH], a.kw[w, KW_MASK]
+    mixed = ((key1 ^ key1 >> 31) & LOW) * 0x5E3779B1 ^ ((key2 ^ key2 >> 31) & LOW) * 0x3F58476D
+    i = (mixed >> 16) & mask
+    while True:
+        n = load(table, i * H_COLUMNS + H_ROW)
+        if n == 0:
+            a.kw[w, KW_KEY1] = key1
+            a.kw[w, KW_KEY2] = key2
+            return -1
+        if load(table, i * H_COLUMNS + H_KEY1) == key1 and load(table, i * H_COLUMNS + H_KEY2) == key2:
+            return n - 1
+        i = (i + 1) & mask
+
+
+@compiled
+def note_equal(a: Memory, w: int, c: int, slot: int, task: int) -> None:
+    """What the task in a slot has is not what it was when the CPU last knew: the CPU's shape is now another one."""
+    shape = a.kc[w, c, KC_SHAPE]
+    tokens, theirs = flag_of(a, w, shape, F_CPU_TOKENS), flag_of(a, w, a.kt[w, task, KT_FRAGMENT], F_TASK_TOKENS)
+    equal = 0
+    for i in range(tokens):
+        token, found = a.kc[w, c, KC_TOKEN0 + i], 0
+        for j in range(theirs):
+            if a.kt[w, task, KT_TOKEN0 + j] == token:
+                found = j + 1
+        equal |= found << 4 * i
+    n = find(a, w, POINT_EQUAL << 48 | shape << 28 | slot, equal)
+    if n < 0:
+        n = call(a.g[CALLBACK], ASK_EQUAL, w, shape, slot, tokens)
+    if n >= 0:
+        a.kc[w, c, KC_SHAPE] = of_row(a, w, n, R_SHAPE)
+    a.kc[w, c, KC_STAMP0 + slot] = a.kt[w, task, KT_VERSION]
+
+
+@compiled
 def place_of(here: int, where: int) -> int:
     """NOWHERE, HERE or ELSEWHERE."""
     return 0 if where < 0 else 1 if where == here else 2
@@ -88,43 +177,32 @@ def row_of(a: Memory, w: int, c: int, point: int, current: int, following: int) 
     """The number of the row; -1 if Python has refused it."""
     pattern = 0
     for i in range(a.kc[w, c, KC_SLOTS]):
-        task = a.slots[w, c, i]
+        task = a.kc[w, c, KC_SLOT0 + i]
         whom = 0
         if task in (current, following):
             whom = 1 if task == current else 2
-            if a.stamps[w, c, i] == a.kt[w, task, KT_VERSION]:
-                whom += 2
-        pattern = pattern * 5 + whom
+            if a.kc[w, c, KC_STAMP0 + i] != a.kt[w, task, KT_VERSION]:
+                note_equal(a, w, c, i, task)
+        pattern = pattern * 3 + whom
     key1 = point << 48 | a.kc[w, c, KC_SHAPE] << 28 | pattern
     key2 = a.kt[w, current, KT_FRAGMENT] << 8
     key2 |= place_of(c, a.kt[w, current, KT_LAST]) * 3 + place_of(c, a.kt[w, current, KT_VMCS])
     if following >= 0:
         key2 |= (a.kt[w, following, KT_FRAGMENT] + 1) << 32
         key2 |= (place_of(c, a.kt[w, following, KT_LAST]) * 3 + place_of(c, a.kt[w, following, KT_VMCS])) << 4
-    mask = a.g[HASH_MASK]
-    mixed = (key1 ^ key1 >> 31) % HALF * 0x5E3779B1 ^ (key2 ^ key2 >> 31) % HALF * 0x3F58476D
-    i = (mixed >> 16) & mask
-    while a.found[w, i]:
-        if a.key1[w, i] == key1 and a.key2[w, i] == key2:
-            return a.found[w, i] - 1
-        i = (i + 1) & mask
-    row = call(a.g[CALLBACK], ASK_ROW, w << 32 | i, c << 32 | point, current, following)
-    if row >= 0:
-        a.key1[w, i] = key1
-        a.key2[w, i] = key2
-        a.found[w, i] = row + 1
-    return row
+    n = find(a, w, key1, key2)
+    return n if n >= 0 else call(a.g[CALLBACK], ASK_ROW, w << 32 | c, point, current, following)
 
 
 @compiled
-def settle_task(a: Memory, w: int, c: int, task: int, fragment: int, last: int, vmcs: int, changed: int) -> None:
+def settle_task(a: Memory, w: int, c: int, task: int, fragment: int, places: int) -> None:
     """What has become of a task."""
     a.kt[w, task, KT_FRAGMENT] = fragment
+    last, vmcs = places >> 2, places & 3
     if last != 2:
         a.kt[w, task, KT_LAST] = c if last else -1
     if vmcs != 2:
         a.kt[w, task, KT_VMCS] = c if vmcs else -1
-    a.kt[w, task, KT_VERSION] += changed
 
 
 @compiled
@@ -142,49 +220,97 @@ def level_of(a: Memory, w: int, c: int, area: int) -> int:
 
 
 @compiled
+def add_levels(a: Memory, w: int, c: int, levels: int, current: int, following: int) -> int:
+    """Counts operations whose price depends on where their buffer is; what they take under the first strategy."""
+    price, columns = 0, a.kw[w, KW_LEVEL_COUNTS]
+    for i in range(levels >> 8, (levels >> 8) + (levels & 255)):
+        whose, operation = load(a.kw[w, KW_LEVELS], 2 * i), load(a.kw[w, KW_LEVELS], 2 * i + 1)
+        area = (current if whose < INIT_AREA // 2 else following) * 3 + whose % 3
+        if whose == INIT_AREA:
+            area = a.g[AREAS] - 1
+        level = level_of(a, w, c, area)
+        count = operation * LEVEL_COLUMNS + LEVEL_COUNT0 + level
+        store(columns, count, load(columns, count) + a.c[c, MEASURING])
+        if w == 0:
+            price += load(columns, operation * LEVEL_COLUMNS + LEVEL_PRICE0 + level)
+    return price
+
+
+@compiled
+def set_tokens(a: Memory, w: int, c: int, row: int, current: int, following: int) -> None:
+    """Which contents tasks and the CPU have after a flow point; ``row`` is the row's address."""
+    new = a.kw[w, KW_NEXT_TOKEN]
+    a.kw[w, KW_NEXT_TOKEN] = new + load(row, R_NEW)
+    for i in range(15):  # contents come from old ones by number, so all of those are kept aside
+        a.kw[w, KW_KEPT + i] = a.kt[w, current, KT_TOKEN0 + i]
+        if following >= 0:
+            a.kw[w, KW_KEPT + FROM_NEXT + i] = a.kt[w, following, KT_TOKEN0 + i]
+        a.kw[w, KW_KEPT + FROM_CPU + i] = a.kc[w, c, KC_TOKEN0 + i]
+    for which in range(3):
+        column = R_TOKENS if which == 0 else R_TOKENS2 if which == 1 else R_CPU_TOKENS
+        for i in range(load(row, column) - 1):
+            source = load(row, column + 1 + i // TOKENS_IN_WORD) >> 6 * (i % TOKENS_IN_WORD) & 63
+            token = new + source - NEW_TOKEN if source >= NEW_TOKEN else a.kw[w, KW_KEPT + source]
+            if which == 0:
+                a.kt[w, current, KT_TOKEN0 + i] = token
+            elif which == 1:
+                a.kt[w, following, KT_TOKEN0 + i] = token
+            else:
+                a.kc[w, c, KC_TOKEN0 + i] = token
+    if load(row, R_TOKENS):
+        a.kt[w, current, KT_VERSION] += 1
+    if load(row, R_TOKENS2):
+        a.kt[w, following, KT_VERSION] += 1
+
+
+@compiled
+def set_slots(a: Memory, w: int, c: int, row: int, current: int, following: int) -> None:
+    """Whom the CPU's new shape speaks of."""
+    for i in range(a.kc[w, c, KC_SLOTS]):
+        a.kw[w, KW_KEPT + i] = a.kc[w, c, KC_SLOT0 + i]
+        a.kw[w, KW_KEPT + 16 + i] = a.kc[w, c, KC_STAMP0 + i]
+    slots = load(row, R_SLOTS)
+    a.kc[w, c, KC_SLOTS] = slots
+    for i in range(slots):
+        source = load(row, R_SLOT0 + i)
+        if source >= 0:
+            a.kc[w, c, KC_SLOT0 + i] = a.kw[w, KW_KEPT + source]
+            a.kc[w, c, KC_STAMP0 + i] = a.kw[w, KW_KEPT + 16 + source]
+        else:
+            task = current if source == -2 else following
+            a.kc[w, c, KC_SLOT0 + i] = task
+            a.kc[w, c, KC_STAMP0 + i] = a.kt[w, task, KT_VERSION]
+
+
+@compiled
 def step(a: Memory, w: int, c: int, point: int, current: int, following: int) -> int:
     """One strategy's kernel passes a flow point; the row's number, or -1.  A child is only there afterwards."""
     n = row_of(a, w, c, point, current, -1 if point == POINT_FORK else following)
     if n < 0:
         return n
-    measuring = a.c[c, MEASURING]
-    a.counts[w, n] += measuring
-    a.times[w, n] += 1
-    price = a.rows[w, n, R_PRICE]
-    first = a.rows[w, n, R_FIRST_LEVEL]
-    for i in range(first, first + a.rows[w, n, R_LEVELS]):
-        whose, operation = a.levels[w, i, 0], a.levels[w, i, 1]
-        task = current if whose < 3 else following
-        level = level_of(a, w, c, task * 3 + whose % 3)
-        a.level_counts[w, operation, level] += measuring
-        if w == 0:
-            price += a.level_prices[operation, level]
+    row = a.kw[w, KW_ROWS] + n * R_COLUMNS * 8
+    store(row, R_COUNT, load(row, R_COUNT) + a.c[c, MEASURING])
+    flags = load(row, R_FLAGS)
     if w == 0:
+        if load(row, R_PRICE) < 0:
+            call(a.g[CALLBACK], ASK_PRICE, n, 0, 0, 0)
+        a.c[c, PENDING] += load(row, R_PRICE)
+    if flags & HAS_LEVELS:
+        price = add_levels(a, w, c, load(row, R_LEVELS), current, following)
         a.c[c, PENDING] += price
-    before = a.kc[w, c, KC_SLOTS]
-    settle_task(a, w, c, current, a.rows[w, n, R_FRAGMENT], a.rows[w, n, R_LAST], a.rows[w, n, R_VMCS],
-                a.rows[w, n, R_CHANGED])  # fmt: skip
+    places = load(row, R_PLACES)
+    settle_task(a, w, c, current, load(row, R_FRAGMENT), places >> 4)
     if following >= 0:
-        settle_task(a, w, c, following, a.rows[w, n, R_FRAGMENT2], a.rows[w, n, R_LAST2], a.rows[w, n, R_VMCS2],
-                    a.rows[w, n, R_CHANGED2])  # fmt: skip
-    a.kc[w, c, KC_SHAPE] = a.rows[w, n, R_SHAPE]
-    slots = a.rows[w, n, R_SLOTS]
-    a.kc[w, c, KC_SLOTS] = slots
-    # New slots come from old ones by number, so those are kept aside beyond the most that there can be.
-    for i in range(before):
-        a.slots[w, c, SLOTS + i] = a.slots[w, c, i]
-        a.stamps[w, c, SLOTS + i] = a.stamps[w, c, i]
-    for i in range(slots):
-        source = a.rows[w, n, R_SLOT0 + i]
-        if source >= 0:
-            a.slots[w, c, i] = a.slots[w, c, SLOTS + source]
-            a.stamps[w, c, i] = a.stamps[w, c, SLOTS + source]
-        else:
-            task = current if source == -2 else following
-            a.slots[w, c, i] = task
-            a.stamps[w, c, i] = a.kt[w, task, KT_VERSION]
-    if a.rows[w, n, R_RENEWS]:
-        call(a.g[CALLBACK], ASK_RENEW, w, n, c, current)
+        settle_task(a, w, c, following, load(row, R_FRAGMENT2), places & 15)
+    a.kc[w, c, KC_SHAPE] = load(row, R_SHAPE)
+    if flags & HAS_TOKENS:
+        set_tokens(a, w, c, row, current, following)
+    if flags & (HAS_SLOTS | HAS_TOKENS):
+        set_slots(a, w, c, row, current, following)
+    if flags & (HAS_FOUND | HAS_RENEWED):
+        store(row, R_TIMES, load(row, R_TIMES) + 1)
+        if flags & HAS_RENEWED:
+            call(a.g[CALLBACK], ASK_RENEW, w, n, c, current)
     return n
 
 
@@ -203,9 +329,31 @@ def passes(a: Memory, c: int, point: int, following: int) -> int:
 
 
 @compiled
+def passes_signal(a: Memory, c: int) -> None:
+    """A signal is delivered to the running thread, handled, and returned from."""
+    for point in (POINT_DELIVER, POINT_RETURN, POINT_SIGRETURN, POINT_RETURN):
+        log(a, c, point, -1)
+    for w in range(a.g[WALKERS]):
+        step(a, w, c, POINT_SIGNAL, a.c[c, THREAD], -1)
+
+
+@compiled
 def called(a: Memory, row: int) -> bool:
     """Whether the row asks another CPU for a VMCLEAR."""
-    return a.rows[0, row, R_CALLED] != 0
+    return of_row(a, 0, row, R_CALLED) != 0
+
+
+@compiled
+def runs_guest(a: Memory, c: int) -> bool:
+    """Whether the CPU is between VM entry and VM exit."""
+    return flag_of(a, 0, a.kc[0, c, KC_SHAPE], F_IN_GUEST) != 0
+
+
+@compiled
+def add_count(a: Memory, w: int, n: int, times: int) -> None:
+    """A row has been passed more often."""
+    column = n * R_COLUMNS + R_COUNT
+    store(a.kw[w, KW_ROWS], column, load(a.kw[w, KW_ROWS], column) + times)
 
 
 @compiled
@@ -223,7 +371,7 @@ def exits(a: Memory, c: int, kind: int, times: int) -> None:
                 return
             a.exits[w, current, reason] = row
             more -= 1
-        a.counts[w, row] += more * measuring
+        add_count(a, w, row, more * measuring)
 
 
 @compiled
@@ -237,17 +385,11 @@ def charge(a: Memory, c: int) -> None:
 
 
 @compiled
-def failed(a: Memory) -> bool:
-    """Whether the replication cannot go on."""
-    return a.g[FAILED] != 0
-
-
-@compiled
 def forget(a: Memory, task: int) -> None:
     """A task has been freed: what CPUs have of it is nobody's any more."""
     for w in range(a.g[WALKERS]):
         for c in range(a.g[CPUS]):
             for i in range(a.kc[w, c, KC_SLOTS]):
-                if a.slots[w, c, i] == task:
-                    a.slots[w, c, i] = NOBODY
+                if a.kc[w, c, KC_SLOT0 + i] == task:
+                    a.kc[w, c, KC_SLOT0 + i] = NOBODY
         a.used[w, 3 * task, 0] = 0

@@ -12,9 +12,10 @@ INF: Final = 1 << 62
 (
     NOW, EVENTS, CREATED, CPUS, WALKERS, WORDS, CALLBACK, FAILED, BATCH, WAKEUP_PREEMPTION, IDLE_BALANCING, INTERRUPTS,
     WAKEUPS, BASE_SLICE, TICK, SAME_WEIGHT, BOUNDARY_IS, LEFT, ELAPSED, LEVEL, L1_BYTES, L2_BYTES, EXIT_FPU,
-    ALL_EVENTS, ROUND_ROBIN, MOST_EVENTS, MOST_QUEUED, HASH_MASK, AREAS, VMX, FREE_THREAD,
-    THREADS, LOGS, LOGGED, LOG_FROM, FINGERPRINT, G_COLUMNS,
-) = range(37)  # fmt: skip
+    ALL_EVENTS, ROUND_ROBIN, MOST_EVENTS, MOST_QUEUED, AREAS, VMX, FREE_THREAD,
+    THREADS, LOGS, LOGGED, LOG_FROM, FINGERPRINT, V7_3, HRTICK, HRTICK_LEAST, HRTICK_SLACK, LAZY, KERNEL_POINTS,
+    IN_KERNEL, BUDGET, PAUSED_CPU, IDLE_EXIT, FROM_EVENT, G_COLUMNS,
+) = range(47)  # fmt: skip
 
 # Of a CPU: its accounts and counts come first.
 (
@@ -31,8 +32,8 @@ TALLIES: Final = len(ACCOUNTS) + len(COUNTS) + len(TIMES)
     POSTED_HEAD, POSTED, HAS_DEVICES, DEVICES, DEVICE_TIMES, DEVICE_CYCLES, DEVICE_FPU, DEVICES_READY,
     CURRENT_ENTITY, RUNNING, RQ_RESCHED, QUEUED, SLICE_END,
     PLANNED, P_END, P_UNTIL, P_SELF, P_LEFT, P_TICKS, P_DEVICES, P_SERVED, P_WALL, P_LAST, P_ONGOING, P_HITS,
-    W_ACTION, W_THREAD, AGAIN, TARGET, C_COLUMNS,
-) = range(TALLIES, TALLIES + 51)  # fmt: skip
+    W_ACTION, W_THREAD, AGAIN, TARGET, NEED_RESCHED_LAZY, EXIT_REQUEST, HRTICK_TIME, HRTICK_ASKED, BUDDY, C_COLUMNS,
+) = range(TALLIES, TALLIES + 56)  # fmt: skip
 
 P_COLUMNS: Final = P_HITS - PLANNED + 1
 """A plan of a span is a row of its own within a CPU's."""
@@ -47,32 +48,62 @@ P_COLUMNS: Final = P_HITS - PLANNED + 1
     VMM_POINT, GUEST_FLOW, VMM_FLOW, BEGUN, SLEPT, ARMED, IPI_PENDING, WAITING_REQUESTS, HALTED_AT, WINDOW, POLL_MOST,
     POLL_START, POLL_SHRINK, FIRST_KIND, KINDS, INTERRUPT_KIND, HLT_KIND, VM_FIRST, VM_SIZE, VM_INDEX, OTHERS_DRAWS,
     S_NEXT, S_LEN, S_GUEST, S_WALL, S_KIND, S_TIME, S_FPU, S_HANDLED, S_EFFECTS, S_N_EFFECTS, EXECS, FREE_AFTER,
-    QUEUED_AT, T_COLUMNS,
-) = range(84)  # fmt: skip
+    WHERE, THEN, LEFT_THEN, FORKED_CHILD, HANDLED, POLL_OVER, SIGNALLED_DRAWS, SIGNAL_TIMES, QUEUED_AT,
+    POLL_GROW, T_COLUMNS,
+) = range(93)  # fmt: skip
 
 IDLE_KIND, COMPUTE, KTHREAD_KIND, PIPE, FORK, CHILD, VCPU = range(7)
 """Kinds of threads."""
 
+TO_USER, POLLS, KERNEL_CODE = range(3)
+"""Where a thread is (sim.host.preemption)."""
+
 # Of a kind of exit of one vCPU.
 (
     K_POINT, K_REASON, K_EFFECT, K_USERSPACE, K_TARGET, K_VMM, K_KNOWN, K_CYCLES, K_ENTRY, K_FASTPATH, K_ROW, K_ROW2,
-    K_COUNTS, K_COLUMNS,
-) = range(14)  # fmt: skip
+    K_COUNTS, K_POINT_REQUEST, K_COLUMNS,
+) = range(15)  # fmt: skip
 
 # Of a stream of numbers.
 D_ADDRESS, D_POS, D_LEN, D_COLUMNS = range(4)
 
-# Of a task, and of a CPU, under one strategy.
-(KT_FRAGMENT, KT_LAST, KT_VMCS, KT_VERSION, KT_COLUMNS) = range(5)
-(KC_SHAPE, KC_SLOTS, KC_COLUMNS) = range(3)
+# Of a strategy: where its table is (sim.engine.table), the number of the next token, and the keys that it is asked for.
+(
+    KW_HASH, KW_MASK, KW_ROWS, KW_LEVELS, KW_LEVEL_COUNTS, KW_FLAGS, KW_NEXT_TOKEN, KW_KEY1, KW_KEY2, KW_KEPT,
+) = range(10)  # fmt: skip
+SLOTS: Final = 12
+TOKENS: Final = 15
+KW_COLUMNS: Final = KW_KEPT + 3 * 16
+"""After the columns there is room to keep slots or tokens aside."""
+
+# Of a task, and of a CPU, under one strategy; tokens are numbers that no other content has.
+KT_FRAGMENT, KT_LAST, KT_VMCS, KT_VERSION, KT_TOKEN0 = range(5)
+KT_COLUMNS: Final = KT_TOKEN0 + TOKENS
+KC_SHAPE, KC_SLOTS, KC_SLOT0 = range(3)
+KC_STAMP0: Final = KC_SLOT0 + SLOTS
+KC_TOKEN0: Final = KC_STAMP0 + SLOTS
+KC_COLUMNS: Final = KC_TOKEN0 + TOKENS
 
 # Of a transition: the operations' price without those whose buffer's level counts, and what becomes of everything.
-SLOTS: Final = 12
 (
-    R_RESULT, R_PRICE, R_LEVELS, R_FIRST_LEVEL, R_CALLED, R_SHAPE, R_FRAGMENT, R_LAST, R_VMCS, R_CHANGED, R_FRAGMENT2,
-    R_LAST2, R_VMCS2, R_CHANGED2, R_RENEWS, R_SLOTS, R_SLOT0,
-) = range(17)  # fmt: skip
+    R_COUNT, R_PRICE, R_SHAPE, R_FRAGMENT, R_FRAGMENT2, R_PLACES, R_FLAGS, R_TIMES, R_LEVELS, R_RESULT, R_CALLED,
+    R_NEW, R_TOKENS, R_TOKENS2, R_CPU_TOKENS, R_SLOTS, R_SLOT0,
+) = (*range(12), 12, 15, 18, 21, 22)  # fmt: skip
 R_COLUMNS: Final = R_SLOT0 + SLOTS
+HAS_LEVELS, HAS_TOKENS, HAS_SLOTS, HAS_FOUND, HAS_RENEWED = 1, 2, 4, 8, 16
+"""Flags of a row: operations whose price depends on a level; contents, or slots, that change; findings; new areas."""
+TOKENS_IN_WORD: Final = 10
+FROM_NEXT, FROM_CPU, NEW_TOKEN = 16, 32, 48
+"""Where a token comes from: a number below 16 is one of current's; the others begin here."""
+
+# Of an entry of the hash, of an operation whose price depends on a level, and of a fragment and a shape.
+H_KEY1, H_KEY2, H_ROW, H_COLUMNS = 0, 1, 2, 4
+LEVEL_COUNT0, LEVEL_PRICE0, LEVEL_COLUMNS = 0, 3, 6
+F_NOTIFIER, F_CLEAN, F_TASK_TOKENS, F_IN_GUEST, F_CPU_TOKENS, F_COLUMNS = range(6)
+
+INIT_AREA: Final = 6
+"""Instead of a task's area: init_fpstate's."""
+MOST_POINTS: Final = 1 << 14
 
 NOBODY: Final = -2
 """Whom a slot speaks of when the task is gone."""
@@ -86,18 +117,18 @@ PRIME: Final = (1 << 31) - 1
 (
     POINT_SCHEDULE, POINT_RETURN, POINT_ENTER_RUN, POINT_LEAVE_RUN, POINT_ENTRY, POINT_BOOTS, POINT_CARRIED,
     POINT_EXIT_FPU, POINT_FORK, POINT_EXEC, POINT_EXIT,
-    POINT_BEGIN, POINT_END, POINT_SERVE, POINT_EXITS,
-) = range(15)  # fmt: skip
+    POINT_BEGIN, POINT_END, POINT_SERVE, POINT_EXITS, POINT_DELIVER, POINT_SIGRETURN, POINT_SIGNAL, POINT_EQUAL,
+) = range(19)  # fmt: skip
 
 # Events.
-STOP, CPU_WAITS, CPU_INTERRUPTED, CPU_STARTS, WAKE_TIMER, GUEST_TIMER, ARRIVAL, PATIENCE, OVER = range(9)
+STOP, CPU_WAITS, CPU_INTERRUPTED, CPU_STARTS, WAKE_TIMER, GUEST_TIMER, ARRIVAL, PATIENCE, OVER, PAUSED = range(10)
 
 # What a posted piece of work is.
 W_INTERRUPT, W_WAKEUP, W_WHAT, W_WHOM, W_CALL, W_COLUMNS = range(6)
-NOTHING, WAKE, REQUESTED, WAKE_VCPU = range(4)
+NOTHING, WAKE, REQUESTED, WAKE_VCPU, START_HRTICK = range(5)
 
 # What the loop asks of Python.
-ASK_ROW, ASK_DRAWS, ASK_DEVICES, ASK_EXITS, ASK_LEARN, ASK_RENEW, ASK_REFILL = range(7)
+ASK_ROW, ASK_EQUAL, ASK_PRICE, ASK_DRAWS, ASK_DEVICES, ASK_EXITS, ASK_LEARN, ASK_RENEW, ASK_REFILL = range(9)
 
 POSTED_MOST: Final = 512
 """How much posted work may wait on a CPU."""
@@ -115,12 +146,11 @@ SPAN: Final = 1 << 24
 DIMENSIONS: Final = {
     "g": 1, "c": 2, "t": 2, "k": 2, "d": 2,
     "heap_time": 1, "heap_key": 1, "heap_what": 1, "queue": 2, "posted": 3, "allowed": 2, "idle": 1, "overloaded": 1,
-    "kt": 3, "kc": 3, "slots": 3, "stamps": 3, "key1": 2, "key2": 2, "found": 2, "rows": 3, "counts": 2, "times": 2,
-    "levels": 3, "level_counts": 3, "level_prices": 2, "used": 3, "task_flags": 3, "in_guest": 2, "exits": 3,
+    "kw": 2, "kt": 3, "kc": 3, "used": 3, "exits": 3,
     "log": 2, "marks": 1, "calls": 1, "call_prices": 1, "histograms": 2, "totals": 1, "plans": 1,
 }  # fmt: skip
 """The arrays: ``g`` of the replication; ``c`` by CPU; ``t`` by thread, of which the first are idle; ``k`` kinds of
-exits; ``d`` streams; the event heap; run queues; posted work; masks of CPUs; and, by strategy, what its kernel has:
-tasks, CPUs, the slots of CPUs' shapes, the hash table of transitions, what was counted, where areas were used last.
+exits; ``d`` streams; the event heap; run queues; posted work; masks of CPUs; and, by strategy, its table, what its
+kernel has of tasks and CPUs, where areas were used last, and the rows of exits that are counted together.
 """
 NAMES: Final = tuple(DIMENSIONS)

@@ -6,24 +6,26 @@ order in which SimPy has it: by time, priority and creation.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from sim.engine.draws import draw
 from sim.engine.events import kick, log, pop, push
-from sim.engine.guest import follow, follow_guest, settle, settle_guest
-from sim.engine.host import block_vcpu, is_pending, post, spend, switch, undisturbed, wake
+from sim.engine.halting import deliver, request
+from sim.engine.host import before_switch, switch, wake
 from sim.engine.interrupts import device_cycles, device_fpu, device_time, note_due, serve_ticks, tick_cycles
-from sim.engine.jit import Memory, compile_entry, compiled, entry, memory
+from sim.engine.jit import Memory, call, compile_entry, compiled, entry, memory
 from sim.engine.kernel_table import charge
 from sim.engine.layout import (
-    ACCOUNT,
     ARMED,
     ARRIVAL,
     ARRIVAL_DRAWS,
-    BEGUN_AT,
+    ASK_PRICE,
     BLOCKED,
     BOUNDARY,
     BOUNDARY_IS,
+    BUDGET,
+    CALLBACK,
     CLOCK,
     CPU,
     CPU_INTERRUPTED,
@@ -34,49 +36,38 @@ from sim.engine.layout import (
     DEVICE_INTERRUPTS,
     DEVICES,
     DUE,
-    ELAPSED,
+    EXIT_REQUEST,
     FAILED,
-    GUEST,
+    FROM_EVENT,
     GUEST_TIMER,
-    HALT_POLL,
-    HALTED_AT,
+    HRTICK_ASKED,
+    HRTICK_TIME,
     INF,
     INTERRUPT,
     INTERRUPTS,
-    KIND,
-    LEFT,
     MEASURING,
     NEED_RESCHED,
+    NEED_RESCHED_LAZY,
     NEXT_TICK,
-    NORMAL,
     NOW,
-    OVER,
-    P_END,
-    P_SELF,
-    P_UNTIL,
+    PAUSED,
+    PAUSED_CPU,
     PENDING,
     PLACE,
-    PLANNED,
-    POINT_BEGIN,
-    POINT_END,
     POINT_SERVE,
     POSTED,
     POSTED_HEAD,
     POSTED_MOST,
-    QUEUED,
-    REMAINING,
     REQUESTED,
-    SPAN,
     SPAN_BEGIN,
     SPAN_END,
     SPAN_LONGEST,
     SPAN_REACHED,
-    TALLIES,
+    START_HRTICK,
     THREAD,
     TICK,
     TICKS,
     TIMER,
-    VCPU,
     W_ACTION,
     W_CALL,
     W_INTERRUPT,
@@ -92,8 +83,9 @@ from sim.engine.layout import (
     WAKE_VCPU,
     WAKEUP,
     WAKEUPS,
-    WINDOW,
+    WOKEN_AT,
 )
+from sim.engine.preempting import preempt_time
 from sim.engine.process import (
     EVENT,
     KERNEL,
@@ -105,43 +97,41 @@ from sim.engine.process import (
     SPAN_WAITS,
     STARTS,
     TOP,
+    pass_boundary,
     synced,
     use_kernel_fpu,
     wait_until,
 )
-from sim.engine.scheduler import preempt_time
+from sim.engine.rescheduling import must_schedule, post, preempts, resched_curr_lazy, spend, undisturbed
+from sim.engine.scheduler import update_current
+from sim.engine.spans import is_interrupted, plan, settle_span
 from sim.engine.threads import enter, event, leave
-from sim.engine.vcpus import deliver, request
 
 
 @compiled
-def pass_boundary(a: Memory, c: int) -> None:
-    """Warm-up (1) or measurement (2) is over on this CPU."""
-    a.c[c, BOUNDARY] = 0
-    if a.g[BOUNDARY_IS] == 1 or a.c[c, BEGUN_AT] < 0:
-        for i in range(TALLIES):
-            a.c[c, i] = 0
-        log(a, c, POINT_BEGIN, -1)
-        a.c[c, MEASURING] = 1
-        a.c[c, BEGUN_AT] = a.c[c, CLOCK]
-    if a.g[BOUNDARY_IS] == 2:
-        log(a, c, POINT_END, -1)
-        a.c[c, MEASURING] = 0
-        a.g[ELAPSED] += a.c[c, CLOCK] - a.c[c, BEGUN_AT]
-        for i in range(TALLIES):
-            a.totals[i] += a.c[c, i]
-        a.g[LEFT] -= 1
-        if a.g[LEFT] == 0:
-            push(a, a.g[NOW], NORMAL, OVER, 0)
+def sched_tick(a: Memory, c: int, tick: int) -> None:
+    """Promotes a lazy request that is there already, and then asks whether the slice is over."""
+    if a.c[c, NEED_RESCHED_LAZY]:
+        a.c[c, NEED_RESCHED] = 1
+    if preempt_time(a, c) <= tick:
+        resched_curr_lazy(a, c, c)
+        if not must_schedule(a, c):  # else the pick that follows at once accounts for the slice
+            update_current(a, c, tick)
 
 
 @compiled
 def serve_due(a: Memory, c: int) -> None:
-    """One tick or device interrupt, in the kernel."""
+    """One tick, device interrupt or expiry of the HRTICK, in the kernel."""
     tick = a.c[c, NEXT_TICK]
+    if a.c[c, HRTICK_TIME] < min(tick, device_time(a, c, 0)):
+        a.c[c, HRTICK_TIME] = INF
+        a.c[c, NEED_RESCHED] = 1
+        a.c[c, DEVICE_INTERRUPTS] += 1
+        spend(a, c, INTERRUPT, draw(a, a.g[INTERRUPTS]))
+        note_due(a, c)
+        return
     if tick <= device_time(a, c, 0):
-        if preempt_time(a, c) <= tick:
-            a.c[c, NEED_RESCHED] = 1
+        sched_tick(a, c, tick)
         a.c[c, NEXT_TICK] = tick + a.g[TICK]
         a.c[c, TICKS] += 1
         spend(a, c, INTERRUPT, tick_cycles(a, c, 0))
@@ -158,50 +148,6 @@ def serve_due(a: Memory, c: int) -> None:
 
 
 @compiled
-def settle_span(a: Memory, c: int, begin: int, until: int, soft: bool) -> int:
-    """The span has run up to ``until``; the CPU's clock is set to when it can be taken."""
-    t = a.c[c, THREAD]
-    if a.t[t, KIND] == VCPU and a.t[t, ACCOUNT] == GUEST:
-        end = settle_guest(a, c, begin, until, soft)
-    else:
-        end = settle(a, c, begin, until)
-    a.c[c, CLOCK] = end
-    return end
-
-
-@compiled
-def resched_tick(a: Memory, c: int) -> int:
-    """The first tick that finds the thread's slice over."""
-    time, tick = preempt_time(a, c), a.c[c, NEXT_TICK]
-    if time == INF:
-        return INF
-    late = time - tick
-    return tick if late <= 0 else tick + -(-late // a.g[TICK]) * a.g[TICK]
-
-
-@compiled
-def plan(a: Memory, c: int, begin: int) -> tuple[int, bool, int]:
-    """When the span that begins now ends, whether by itself, and the longest that it may be planned."""
-    t = a.c[c, THREAD]
-    guest = a.t[t, KIND] == VCPU and a.t[t, ACCOUNT] == GUEST
-    longest = begin + SPAN
-    limit = min(a.c[c, NEXT_TICK], longest)
-    if guest or begin + a.t[t, REMAINING] > limit:
-        limit = min(resched_tick(a, c), longest)
-    a.c[c, PLANNED] = 1
-    if guest:
-        follow_guest(a, c, begin, limit, False)
-        return a.c[c, P_UNTIL], a.c[c, P_SELF] != 0, longest
-    if a.t[t, KIND] == VCPU and a.t[t, ACCOUNT] == HALT_POLL:
-        over = a.g[NOW] if a.c[c, QUEUED] else a.t[t, HALTED_AT] + a.t[t, WINDOW]
-        over = max(begin, over)
-        follow(a, c, begin, min(limit, over))
-        return a.c[c, P_END], a.c[c, P_END] >= over, longest
-    follow(a, c, begin, limit)
-    return a.c[c, P_END], a.c[c, P_SELF] != 0, longest
-
-
-@compiled
 def act(a: Memory, c: int, what: int, t: int) -> None:
     """What a posted piece of work was for."""
     if what == WAKE:
@@ -212,6 +158,11 @@ def act(a: Memory, c: int, what: int, t: int) -> None:
             post(a, c, 0, draw(a, a.g[WAKEUPS]), WAKE_VCPU, t, -1, True)
     elif what == WAKE_VCPU and a.t[t, BLOCKED]:
         wake(a, t, c, False)
+    elif what == START_HRTICK:
+        a.c[c, HRTICK_ASKED] = 0
+        if a.c[c, HRTICK_TIME] == INF:
+            a.c[c, HRTICK_TIME] = t
+            note_due(a, c)
 
 
 @compiled
@@ -223,24 +174,37 @@ def resume(a: Memory, c: int, interrupted: bool) -> None:
         begin = a.c[c, SPAN_BEGIN]
         if interrupted:
             place = SPAN_GOES_ON
-            if a.c[c, BOUNDARY] and not (a.c[c, POSTED] or a.c[c, NEED_RESCHED]):
-                begin = settle_span(a, c, begin, now, True)
+            lazy = a.c[c, NEED_RESCHED_LAZY] != 0
+            if (a.c[c, BOUNDARY] or lazy) and not (a.c[c, POSTED] or preempts(a, c)):
+                begun, begin = begin, settle_span(a, c, begin, now, True)
                 a.c[c, SPAN_BEGIN] = begin
-                if begin < now:
+                if begin < now or (lazy and is_interrupted(a, c, begun, begin)):
                     leave(a, c)
                     place = TOP
-                else:
+                elif a.c[c, BOUNDARY]:
                     pass_boundary(a, c)
         else:
             a.c[c, WAITING] = 0
             place = end_span(a, c)
+    go_on(a, c, place)
+
+
+@compiled
+def go_on(a: Memory, c: int, place: int) -> None:
+    """The same from a place at which it does not wait; or until the loop pauses, so that Python can have a look."""
+    now = a.g[NOW]
     while a.g[FAILED] == 0:
+        a.g[BUDGET] -= 1
+        if a.g[BUDGET] < 0:
+            a.c[c, PLACE] = place
+            a.g[PAUSED_CPU] = c
+            return
         if place in (TOP, STARTS):
             charge(a, c)
             clock = a.c[c, CLOCK]
             if (
-                a.c[c, POSTED] or a.c[c, NEED_RESCHED] or a.t[a.c[c, THREAD], BLOCKED] or a.c[c, DUE] <= clock
-                or not (clock <= now or undisturbed(a, clock))
+                a.c[c, POSTED] or a.c[c, NEED_RESCHED] or a.c[c, NEED_RESCHED_LAZY]
+                or a.t[a.c[c, THREAD], BLOCKED] or a.c[c, DUE] <= clock or not (clock <= now or undisturbed(a, clock))
             ):  # fmt: skip
                 place = KERNEL
             else:
@@ -258,11 +222,12 @@ def resume(a: Memory, c: int, interrupted: bool) -> None:
             place = SPAN_GOES_ON
         elif place == SPAN_GOES_ON:
             begin = a.c[c, SPAN_BEGIN]
-            if a.c[c, POSTED] or a.c[c, NEED_RESCHED]:
+            if a.c[c, POSTED] or preempts(a, c):
                 settle_span(a, c, begin, now, True)
                 leave(a, c)
                 place = TOP
                 continue
+            a.c[c, EXIT_REQUEST] = a.c[c, NEED_RESCHED_LAZY]
             end, reached, longest = plan(a, c, begin)
             a.c[c, SPAN_END] = end
             a.c[c, SPAN_REACHED] = 1 if reached else 0
@@ -314,7 +279,7 @@ def kernel_work(a: Memory, c: int, place: int) -> int:
                 serve_due(a, c)
                 place = KERNEL
                 continue
-            if not (a.c[c, POSTED] or a.c[c, NEED_RESCHED]):
+            if not (a.c[c, POSTED] or must_schedule(a, c)):
                 enter(a, c)
                 return SPAN_BEGINS
             if a.c[c, CLOCK] > now:
@@ -330,6 +295,8 @@ def kernel_work(a: Memory, c: int, place: int) -> int:
                 if kind >= 0:
                     log(a, c, POINT_SERVE, -1)
                     a.calls[kind] += a.c[c, MEASURING]
+                    if a.call_prices[kind] < 0:
+                        call(a.g[CALLBACK], ASK_PRICE, kind, 1, 0, 0)
                     a.c[c, PENDING] += a.call_prices[kind]
                 a.c[c, W_ACTION] = a.posted[c, i, W_WHAT]
                 a.c[c, W_THREAD] = a.posted[c, i, W_WHOM]
@@ -342,10 +309,7 @@ def kernel_work(a: Memory, c: int, place: int) -> int:
                     return -1
                 place = KERNEL_ACTION
             else:
-                t = a.c[c, THREAD]
-                polls = a.t[t, KIND] == VCPU and a.t[t, ACCOUNT] == HALT_POLL
-                if polls and not a.t[t, BLOCKED] and not is_pending(a, t):
-                    block_vcpu(a, c, t)
+                before_switch(a, c)
                 switch(a, c)
                 place = KERNEL
                 continue
@@ -355,10 +319,20 @@ def kernel_work(a: Memory, c: int, place: int) -> int:
 
 
 @entry
-def run(handle: Any) -> int:
-    """Events, until one that stops the run (STOP, PATIENCE or OVER), which is returned; -1: it cannot go on."""
+def run(handle: Any, budget: int) -> int:
+    """Events, until one that stops the run (STOP, PATIENCE or OVER), which is returned; -1: it cannot go on.
+
+    PAUSED: so many pieces of work have been done, which takes a part of a second; call it again.
+    """
     a = memory(handle)
+    a.g[BUDGET] = budget
+    c = a.g[PAUSED_CPU]
+    if c >= 0:
+        a.g[PAUSED_CPU] = -1
+        go_on(a, c, a.c[c, PLACE])
     while a.g[FAILED] == 0:
+        if a.g[BUDGET] < 0:
+            return PAUSED
         at, key, packed = a.heap_time[0], a.heap_key[0], a.heap_what[0]
         pop(a)
         a.g[NOW] = at
@@ -373,6 +347,8 @@ def run(handle: Any) -> int:
         elif what == CPU_STARTS:
             resume(a, whom, False)
         elif what == WAKE_TIMER:
+            if a.g[FROM_EVENT]:
+                a.t[whom, WOKEN_AT] = at
             interrupt = draw(a, a.g[INTERRUPTS])
             post(a, a.t[whom, CPU], interrupt, draw(a, a.g[WAKEUPS]), WAKE, whom, -1, False)
         elif what == GUEST_TIMER:
@@ -402,7 +378,8 @@ def cross(handle: Any, boundary: int) -> None:
         kick(a, c)
 
 
+@cache
 def compile_all() -> None:
     """Compiles what Python calls, or reads it from the cache."""
-    for function, arguments in ((run, 1), (cross, 2), (schedule_event, 5)):
+    for function, arguments in ((run, 2), (cross, 2), (schedule_event, 5)):
         compile_entry(function, arguments)

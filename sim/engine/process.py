@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from sim.engine.events import push
+from sim.engine.events import log, push
 from sim.engine.jit import Memory, compiled
 from sim.engine.kernel_table import charge, passes
-from sim.engine.layout import CLOCK, CPU_WAITS, FIRST_CPU, KERNEL_FPU, LATE, MEASURING, NOW, PLACE, WAITS_FOR, WOKEN_AT
+from sim.engine.layout import (
+    BEGUN_AT,
+    BOUNDARY,
+    BOUNDARY_IS,
+    CLOCK,
+    CPU_WAITS,
+    ELAPSED,
+    FIRST_CPU,
+    KERNEL_FPU,
+    LATE,
+    LEFT,
+    MEASURING,
+    NORMAL,
+    NOW,
+    OVER,
+    PLACE,
+    POINT_BEGIN,
+    POINT_END,
+    TALLIES,
+    WAITS_FOR,
+    WOKEN_AT,
+)
 
 (
     STARTS, TOP, KERNEL, KERNEL_SYNCED, KERNEL_LATER, KERNEL_ACTION, SPAN_BEGINS, SPAN_GOES_ON, SPAN_WAITS, EVENT,
     AFTER_BURST, PIPE_SYNCED, PIPE_WAKES, PIPE_READS, RUN_ENTERED, POLLED_OUT, HALTED, IPI_SENT, IPI_WAKES, FORKED,
-    EXITED,
-) = range(21)  # fmt: skip
+    EXITED, EXIT_HANDLED,
+) = range(22)  # fmt: skip
 """Where a CPU's process is."""
 
 
@@ -50,3 +71,24 @@ def use_kernel_fpu(a: Memory, c: int, point: int) -> None:
     """kernel_fpu_begin() in an interrupt."""
     a.c[c, KERNEL_FPU] += 1
     passes(a, c, point, -1)
+
+
+@compiled
+def pass_boundary(a: Memory, c: int) -> None:
+    """Warm-up (1) or measurement (2) is over on this CPU."""
+    a.c[c, BOUNDARY] = 0
+    if a.g[BOUNDARY_IS] == 1 or a.c[c, BEGUN_AT] < 0:
+        for i in range(TALLIES):
+            a.c[c, i] = 0
+        log(a, c, POINT_BEGIN, -1)
+        a.c[c, MEASURING] = 1
+        a.c[c, BEGUN_AT] = a.c[c, CLOCK]
+    if a.g[BOUNDARY_IS] == 2:
+        log(a, c, POINT_END, -1)
+        a.c[c, MEASURING] = 0
+        a.g[ELAPSED] += a.c[c, CLOCK] - a.c[c, BEGUN_AT]
+        for i in range(TALLIES):
+            a.totals[i] += a.c[c, i]
+        a.g[LEFT] -= 1
+        if a.g[LEFT] == 0:
+            push(a, a.g[NOW], NORMAL, OVER, 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from sim.engine.jit import Memory, compiled
 from sim.engine.layout import (
     BASE_SLICE,
+    BUDDY,
     CURRENT_ENTITY,
     CUSTOM_SLICE,
     DEADLINE,
@@ -18,8 +19,6 @@ from sim.engine.layout import (
     FAIL_QUEUE,
     FAIL_VRUNTIME,
     FAILED,
-    FIRST_TICK,
-    INF,
     INV_WEIGHT,
     MOST_QUEUED,
     QUEUED,
@@ -31,6 +30,7 @@ from sim.engine.layout import (
     SLICE,
     SLICE_END,
     TICK,
+    V7_3,
     VLAG,
     VPROT,
     VRUNTIME,
@@ -147,11 +147,22 @@ def remove(a: Memory, c: int, entity: int) -> None:
 
 
 @compiled
-def update_lag(a: Memory, entity: int, average: int) -> None:
-    """update_entity_lag()."""
-    t = a.t
-    limit = max(2 * t[entity, SLICE], a.g[TICK]) * t[entity, INV_WEIGHT]
-    t[entity, VLAG] = max(-limit, min(average - t[entity, VRUNTIME], limit))
+def update_lag(a: Memory, c: int, entity: int, average: int, delayed: int) -> None:
+    """update_entity_lag(); in v7.3 clamped to the longest slice, and of a delayed one it grows no more negative."""
+    t, before = a.t, a.t[entity, VLAG]
+    if a.g[V7_3]:
+        longest, current = t[entity, SLICE], a.c[c, CURRENT_ENTITY]
+        if current >= 0:
+            longest = max(longest, t[current, SLICE])
+        for i in range(a.c[c, QUEUED]):
+            longest = max(longest, t[a.queue[c, i], SLICE])
+        limit = (longest + a.g[TICK]) * t[entity, INV_WEIGHT]
+    else:
+        limit = max(2 * t[entity, SLICE], a.g[TICK]) * t[entity, INV_WEIGHT]
+    lag = max(-limit, min(average - t[entity, VRUNTIME], limit))
+    if a.g[V7_3] and delayed:
+        lag = min(max(lag, before), 0)
+    t[entity, VLAG] = lag
 
 
 @compiled
@@ -180,18 +191,28 @@ def place(a: Memory, c: int, entity: int, initial: bool) -> None:
 
 
 @compiled
+def requeue_delayed(a: Memory, c: int, entity: int) -> None:
+    """requeue_delayed_entity()."""
+    t, average = a.t, avg_vruntime(a, c)
+    update_lag(a, c, entity, average, 1)
+    if average - t[entity, VLAG] != t[entity, VRUNTIME] if a.g[V7_3] else t[entity, VLAG] > 0:
+        remove(a, c, entity)
+        if not a.g[V7_3]:
+            t[entity, VLAG] = 0
+        place(a, c, entity, False)
+        insert(a, c, entity)
+    t[entity, DELAYED] = 0
+    a.c[c, RUNNING] += 1
+
+
+@compiled
 def enqueue(a: Memory, c: int, now: int, entity: int, initial: bool, migrated: bool) -> None:
     """enqueue_task_fair(); the tail of a round-robin queue."""
     t = a.t
+    if a.g[V7_3]:
+        update_current(a, c, now)
     if t[entity, DELAYED]:
-        update_lag(a, entity, avg_vruntime(a, c))
-        if t[entity, VLAG] > 0:
-            remove(a, c, entity)
-            t[entity, VLAG] = 0
-            place(a, c, entity, False)
-            insert(a, c, entity)
-        t[entity, DELAYED] = 0
-        a.c[c, RUNNING] += 1
+        requeue_delayed(a, c, entity)
         return
     update_current(a, c, now)
     if not a.g[ROUND_ROBIN]:
@@ -215,7 +236,7 @@ def leave_queue(a: Memory, c: int, entity: int) -> None:
 def dequeue_delayed(a: Memory, c: int, now: int, entity: int) -> None:
     """A delayed entity leaves at last, with no lag in credit."""
     update_current(a, c, now)
-    update_lag(a, entity, avg_vruntime(a, c))
+    update_lag(a, c, entity, avg_vruntime(a, c), 1)
     a.t[entity, VLAG] = min(a.t[entity, VLAG], 0)
     leave_queue(a, c, entity)
     a.t[entity, DELAYED] = 0
@@ -225,6 +246,8 @@ def dequeue_delayed(a: Memory, c: int, now: int, entity: int) -> None:
 def dequeue(a: Memory, c: int, now: int, entity: int, sleep: bool) -> None:
     """dequeue_entity(): one that blocks with negative lag stays queued as delayed, except if it exits."""
     t = a.t
+    if a.c[c, BUDDY] == entity:
+        a.c[c, BUDDY] = -1
     if t[entity, DELAYED]:
         dequeue_delayed(a, c, now, entity)
         return
@@ -234,8 +257,10 @@ def dequeue(a: Memory, c: int, now: int, entity: int, sleep: bool) -> None:
         average = avg_vruntime(a, c)
         if sleep and not t[entity, ENDED] and t[entity, VRUNTIME] > average:
             t[entity, DELAYED] = 1
+            if a.g[V7_3]:
+                update_lag(a, c, entity, avg_vruntime(a, c), 0)
             return
-        update_lag(a, entity, average)
+        update_lag(a, c, entity, average, 0)
         if not sleep:
             t[entity, DEADLINE] -= t[entity, VRUNTIME]
             t[entity, REL_DEADLINE] = 1
@@ -248,7 +273,9 @@ def pick_eevdf(a: Memory, c: int, protect: bool) -> int:
     t, current, n = a.t, a.c[c, CURRENT_ENTITY], a.c[c, QUEUED]
     if n == 0:
         return current
-    average = avg_vruntime(a, c)
+    average, buddy = avg_vruntime(a, c), a.c[c, BUDDY]
+    if protect and buddy >= 0 and t[buddy, VRUNTIME] <= average:
+        return buddy
     if current >= 0:
         if t[current, VRUNTIME] > average:
             current = -1
@@ -273,6 +300,31 @@ def min_slice(a: Memory, c: int, shortest: int) -> int:
 
 
 @compiled
+def pick_not_delayed(a: Memory, c: int, now: int, protect: bool) -> int:
+    """pick_next_entity(), as often as it takes: delayed entities that come up are dequeued."""
+    entity = pick_eevdf(a, c, protect)
+    while entity >= 0 and a.t[entity, DELAYED]:
+        dequeue_delayed(a, c, now, entity)
+        entity = pick_eevdf(a, c, protect)
+    return entity
+
+
+@compiled
+def set_protect_slice(a: Memory, c: int, entity: int) -> None:
+    """Of the entity that has been picked."""
+    t = a.t
+    shortest = min_slice(a, c, t[entity, SLICE])
+    if not a.g[V7_3]:
+        t[entity, VPROT] = min(t[entity, DEADLINE], t[entity, VRUNTIME] + shortest * t[entity, INV_WEIGHT])
+        return
+    t[entity, VPROT] = t[entity, DEADLINE]
+    if shortest < t[entity, SLICE]:  # ineligible_vruntime(): behind V of those who wait
+        current, a.c[c, CURRENT_ENTITY] = a.c[c, CURRENT_ENTITY], -1
+        t[entity, VPROT] = min(t[entity, VPROT], avg_vruntime(a, c) + 1)
+        a.c[c, CURRENT_ENTITY] = current
+
+
+@compiled
 def pick_next(a: Memory, c: int, now: int) -> int:
     """pick_next_task_fair(), or the head of a round-robin queue; -1: nobody."""
     update_current(a, c, now)
@@ -292,71 +344,17 @@ def pick_next(a: Memory, c: int, now: int) -> int:
         t[entity, EXEC_START] = now
         a.c[c, SLICE_END] = now + a.g[BASE_SLICE]
         return entity
-    entity = pick_eevdf(a, c, True)
-    while entity >= 0 and t[entity, DELAYED]:
-        dequeue_delayed(a, c, now, entity)
-        entity = pick_eevdf(a, c, True)
+    entity = pick_not_delayed(a, c, now, True)
     a.c[c, RQ_RESCHED] = 0
+    if entity >= 0 and a.c[c, BUDDY] == entity:
+        a.c[c, BUDDY] = -1
     previous = a.c[c, CURRENT_ENTITY]
     if entity < 0 or entity == previous:
         return entity
     if previous >= 0:
         insert(a, c, previous)
     remove(a, c, entity)
-    shortest = min_slice(a, c, t[entity, SLICE])
-    t[entity, VPROT] = min(t[entity, DEADLINE], t[entity, VRUNTIME] + shortest * t[entity, INV_WEIGHT])
+    set_protect_slice(a, c, entity)
     t[entity, EXEC_START] = now
     a.c[c, CURRENT_ENTITY] = entity
     return entity
-
-
-@compiled
-def wakeup_preempts(a: Memory, c: int, now: int, entity: int) -> bool:
-    """check_preempt_wakeup_fair(); of an idle CPU, always."""
-    t, current = a.t, a.c[c, CURRENT_ENTITY]
-    if current < 0:
-        return True
-    if a.g[ROUND_ROBIN] or a.c[c, RQ_RESCHED] or entity == current:
-        return a.c[c, RQ_RESCHED] != 0
-    update_current(a, c, now)
-    short = t[entity, SLICE] < t[current, SLICE]
-    if pick_eevdf(a, c, not short) == entity:
-        if short:
-            t[current, VPROT] = min(t[current, VPROT], t[current, VRUNTIME])
-        a.c[c, RQ_RESCHED] = 1
-    elif short:
-        shortest = min_slice(a, c, t[current, SLICE])
-        t[current, VPROT] = min(t[current, VPROT], t[current, VRUNTIME] + shortest * t[current, INV_WEIGHT])
-    return a.c[c, RQ_RESCHED] != 0
-
-
-@compiled
-def preempt_time(a: Memory, c: int) -> int:
-    """When update_curr() would first find the request or the protection used up; INF: never."""
-    t, current = a.t, a.c[c, CURRENT_ENTITY]
-    if current < 0:
-        return INF
-    if a.g[ROUND_ROBIN]:
-        return max(a.c[c, SLICE_END], t[current, EXEC_START]) if a.c[c, QUEUED] else INF
-    if a.c[c, RQ_RESCHED]:
-        return t[current, EXEC_START]
-    if a.c[c, QUEUED] == 0:
-        return INF
-    left = min(t[current, VPROT], t[current, DEADLINE]) - t[current, VRUNTIME]
-    return t[current, EXEC_START] + max(1, -(-left // t[current, INV_WEIGHT]))
-
-
-@compiled
-def catch_up_ticks(a: Memory, c: int, now: int) -> None:
-    """What the ticks of a thread that ran alone have done to its request: they renew it when it is used up."""
-    t, current = a.t, a.c[c, CURRENT_ENTITY]
-    if current < 0 or a.c[c, QUEUED] or a.g[ROUND_ROBIN]:
-        return
-    first, period = a.c[c, FIRST_TICK], a.g[TICK]
-    while True:
-        left = t[current, DEADLINE] - t[current, VRUNTIME]
-        time = t[current, EXEC_START] + max(1, -(-left // t[current, INV_WEIGHT]))
-        tick = first + max(0, -(-(time - first) // period)) * period
-        if tick > now:
-            return
-        update_current(a, c, tick)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from sim.engine.draws import draw
 from sim.engine.events import push
-from sim.engine.host import block, spend, start, wake
+from sim.engine.host import block, start, wake
 from sim.engine.jit import Memory, compiled
 from sim.engine.kernel_table import passes
 from sim.engine.layout import (
+    ACCOUNT,
     BLOCKED,
     BURST_DRAWS,
     BURSTS,
@@ -18,15 +19,23 @@ from sim.engine.layout import (
     FAIL_CHILDREN,
     FAILED,
     FORK,
+    FORKED_CHILD,
     FORKS,
     FPU_DRAWS,
     FREE_AFTER,
     FREE_THREAD,
     HANDOFFS,
     HAS_FPU,
+    IDLE,
+    IDLE_EXIT,
     IDLE_KIND,
+    IN_KERNEL,
+    KERNEL_CODE,
+    KERNEL_POINTS,
     KIND,
     KTHREAD_KIND,
+    LEFT_THEN,
+    NEED_RESCHED,
     NOW,
     OTHER_END,
     PIPE,
@@ -41,14 +50,17 @@ from sim.engine.layout import (
     SYSCALL,
     SYSCALL_DRAWS,
     T_COLUMNS,
-    TARGET,
+    THEN,
     THREAD,
     THREADS,
     TIMER,
+    TO_USER,
+    USER,
     VCPU,
     WAKE_TIMER,
     WAKEUP,
     WAKEUPS,
+    WHERE,
     WOKEN_AT,
     WORDS,
     WRITES_POINT,
@@ -67,6 +79,7 @@ from sim.engine.process import (
     has_woken,
     synced,
 )
+from sim.engine.rescheduling import spend
 from sim.engine.vcpus import enter_vcpu, leave_vcpu, vcpu_event
 
 
@@ -97,7 +110,6 @@ def fork(a: Memory, c: int, t: int) -> None:
     a.g[FREE_THREAD] = a.t[child, FREE_AFTER]
     a.c[c, FORKS] += 1
     passes(a, c, POINT_FORK, child)
-    spend(a, c, SYSCALL, draw(a, a.t[t, SYSCALL_DRAWS]))
     for i in range(T_COLUMNS):
         a.t[child, i] = a.t[t, i]
     for i in range(SLICE, REL_DEADLINE + 1):
@@ -109,7 +121,9 @@ def fork(a: Memory, c: int, t: int) -> None:
     a.t[child, WOKEN_AT] = -1
     a.t[child, SLEEP_DRAWS] = -1
     begin_burst(a, child)
-    a.c[c, TARGET] = child
+    a.t[t, WROTE] = 1
+    a.t[t, REMAINING] = 0
+    a.t[t, FORKED_CHILD] = child
 
 
 @compiled
@@ -119,19 +133,52 @@ def enter(a: Memory, c: int) -> None:
     kind = a.t[t, KIND]
     if kind == IDLE_KIND:
         return
+    if kind == KTHREAD_KIND:
+        a.t[t, WHERE] = KERNEL_CODE
+        if a.t[t, WOKEN_AT] >= 0:
+            has_woken(a, c, t, 1)
+        return
+    if kind == VCPU:
+        enter_vcpu(a, c, t)
+        return
     if a.t[t, EXECS] and kind == CHILD:
         a.t[t, EXECS] = 0
         passes(a, c, POINT_RETURN, -1)  # from fork(), to call execve()
         passes(a, c, POINT_EXEC, -1)
-    if kind == VCPU:
-        enter_vcpu(a, c, t)
+    if a.t[t, THEN]:
         return
-    if kind != KTHREAD_KIND:
-        passes(a, c, POINT_RETURN, -1)
+    passes(a, c, POINT_RETURN, -1)
     if a.t[t, WOKEN_AT] >= 0:
         has_woken(a, c, t, 1)
-    if kind != KTHREAD_KIND:
-        writes(a, c, t)
+    writes(a, c, t)
+
+
+@compiled
+def goes_on(a: Memory, t: int, cycles: int, then: int) -> None:
+    """The next span is in the kernel, after which the process goes on at ``then``."""
+    a.t[t, LEFT_THEN] = a.t[t, REMAINING]
+    a.t[t, REMAINING] = cycles
+    a.t[t, THEN] = then
+    a.t[t, ACCOUNT] = SYSCALL
+    a.t[t, WHERE] = KERNEL_CODE
+
+
+@compiled
+def is_preempted(a: Memory, c: int, t: int, then: int) -> bool:
+    """The preempt_enable() at the end of try_to_wake_up(): a preemptible kernel switches before it goes on."""
+    if a.g[IN_KERNEL] and a.c[c, NEED_RESCHED]:
+        goes_on(a, t, 0, then)
+        return True
+    return False
+
+
+@compiled
+def cond_resched(a: Memory, c: int, t: int) -> bool:
+    """At the end of a kernel thread's burst, which sees what nothing has seen before."""
+    if a.t[t, KIND] == KTHREAD_KIND and not a.g[KERNEL_POINTS] and a.c[c, NEED_RESCHED]:
+        a.t[t, WHERE] = TO_USER
+        return True
+    return False
 
 
 @compiled
@@ -140,6 +187,8 @@ def leave(a: Memory, c: int) -> None:
     t = a.c[c, THREAD]
     if a.t[t, KIND] == VCPU:
         leave_vcpu(a, c, t)
+    elif a.t[t, KIND] == IDLE_KIND:  # the CPU takes its time to leave the idle state
+        spend(a, c, IDLE, a.g[IDLE_EXIT])
 
 
 @compiled
@@ -150,41 +199,32 @@ def event(a: Memory, c: int, place: int) -> int:
     if kind == VCPU:
         return vcpu_event(a, c, t, place)
     if place == EVENT:
-        if kind == FORK:
-            fork(a, c, t)
-            place = FORKED
-        elif kind == CHILD:
-            a.c[c, BURSTS] += 1
-            passes(a, c, POINT_EXIT, -1)
-            a.t[t, ENDED] = 1
-            place = EXITED
-        elif kind == PIPE:
-            a.c[c, HANDOFFS] += 1
-            spend(a, c, SYSCALL, draw(a, a.t[t, SYSCALL_DRAWS]))
-            begin_burst(a, t)
-            place = PIPE_SYNCED
+        place = a.t[t, THEN]
+        if place:
+            a.t[t, THEN] = 0
+            a.t[t, REMAINING] = a.t[t, LEFT_THEN]
+            in_kernel = kind == KTHREAD_KIND
+            a.t[t, ACCOUNT] = SYSCALL if in_kernel else USER
+            a.t[t, WHERE] = KERNEL_CODE if in_kernel else TO_USER
         else:
-            a.c[c, BURSTS] += 1
-            syscall = draw(a, a.t[t, SYSCALL_DRAWS])
-            begin_burst(a, t)
-            if a.t[t, SLEEP_DRAWS] < 0 and not syscall:
-                writes(a, c, t)
-                return SPAN_BEGINS
-            spend(a, c, SYSCALL, syscall)
-            place = AFTER_BURST
+            place = burst_over(a, c, t)
+            if place in (SPAN_BEGINS, TOP):
+                return place
         if not synced(a, c, place):
             return -1
     if place == EXITED:
         block(a, c, t)
         return TOP
     if place == FORKED:
-        start(a, a.c[c, TARGET], c)
-        a.t[t, WROTE] = 1
-        a.t[t, REMAINING] = 0
-    if place in (AFTER_BURST, FORKED):
+        start(a, a.t[t, FORKED_CHILD], c)
+        if is_preempted(a, c, t, AFTER_BURST):
+            return TOP
+        place = AFTER_BURST
+    if place == AFTER_BURST:
         if a.t[t, SLEEP_DRAWS] >= 0:
             push(a, a.g[NOW] + draw(a, a.t[t, SLEEP_DRAWS]), TIMER, WAKE_TIMER, t)
             block(a, c, t)
+        cond_resched(a, c, t)
         return TOP
     other = a.t[t, OTHER_END]
     if place == PIPE_SYNCED:
@@ -195,11 +235,40 @@ def event(a: Memory, c: int, place: int) -> int:
             place = PIPE_WAKES
         else:
             a.t[other, BYTES] += 1
-            place = PIPE_READS
     if place == PIPE_WAKES:
         wake(a, other, c, True)
+    if place != PIPE_READS and is_preempted(a, c, t, PIPE_READS):
+        return TOP
     if a.t[t, BYTES]:
         a.t[t, BYTES] -= 1
     else:
         block(a, c, t)
     return TOP
+
+
+@compiled
+def burst_over(a: Memory, c: int, t: int) -> int:
+    """A burst is over, and the system call at its end begins; where the process goes on after it."""
+    kind = a.t[t, KIND]
+    if kind == CHILD:
+        a.c[c, BURSTS] += 1
+        passes(a, c, POINT_EXIT, -1)
+        a.t[t, ENDED] = 1
+        return EXITED
+    if kind == FORK:
+        fork(a, c, t)
+        place = FORKED
+    else:
+        a.c[c, HANDOFFS if kind == PIPE else BURSTS] += 1
+        place = PIPE_SYNCED if kind == PIPE else AFTER_BURST
+    cycles = draw(a, a.t[t, SYSCALL_DRAWS])
+    if kind != FORK:
+        begin_burst(a, t)
+    if place == AFTER_BURST and a.t[t, SLEEP_DRAWS] < 0 and not cycles:
+        writes(a, c, t)
+        return TOP if cond_resched(a, c, t) else SPAN_BEGINS
+    if a.g[IN_KERNEL]:
+        goes_on(a, t, cycles, place)
+        return TOP
+    spend(a, c, SYSCALL, cycles)
+    return place

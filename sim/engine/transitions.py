@@ -13,17 +13,19 @@ from typing import Any, Final
 
 from sim.engine.fragments import (
     GONE,
-    STALE,
+    TOKENS,
     Entity,
-    Reading,
     Shape,
     Unsupported,
     joined,
-    tokens_in,
-    without_tokens,
+    tokens_of,
+    unused_component,
+    with_equal,
     write_fragment,
     write_shape,
 )
+from sim.engine.layout import FROM_CPU, FROM_NEXT, NEW_TOKEN
+from sim.engine.reading import Reading
 from sim.kernel.config import Config
 from sim.kernel.guests import GuestChoice
 from sim.kernel.kernel import Kernel
@@ -32,17 +34,18 @@ from sim.kernel.state import Cpu, Task
 from sim.kernel.walker import Walker
 from sim.xsave.area import Area
 
-NOWHERE, HERE, ELSEWHERE, KEPT = range(4)
-"""Where a task was last (fpu->last_cpu), or a VMCS is current; KEPT: a flow point has not changed it."""
+NOWHERE, HERE, ELSEWHERE = range(3)
+"""Where a task was last (fpu->last_cpu), or a VMCS is current."""
 
 OTHER, CURRENT, NEXT = range(3)
-"""Whom a slot stands for.  Adding FRESH: its fragment is as it was when the shape was written."""
-FRESH: Final = 2
+"""Whom a slot stands for."""
 
 CURRENT_NUMBER, NEXT_NUMBER, CHILD_NUMBER = 1, 2, 3
 
 AREAS: Final = 3
 """Roles of a task's areas: normal, guest, own buffer of a mechanism."""
+INIT_AREA: Final = 2
+"""As the task of a :class:`Use`: the area is init_fpstate's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,14 @@ class Point:
 
     what: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
+
+
+def handles_signal(walker: Walker, cpu: Cpu) -> None:
+    """A signal is delivered, handled and returned from, with nothing between; so no frame is part of any state."""
+    walker.deliver_signal(cpu)
+    walker.return_to_user(cpu)
+    walker.sigreturn(cpu)
+    walker.return_to_user(cpu)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +75,9 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A combination of states: the point's number, the CPU's shape, whom its slots stand for, and who takes part."""
+    """A combination of states: the point, the CPU's shape, whom its slots stand for, and who takes part."""
 
-    point: int
+    point: Point
     shape: int
     slots: tuple[int, ...]
     current: Side
@@ -87,16 +98,17 @@ class Answer:
     """What a flow point does.
 
     ``slots``: for each slot of the new shape, the old slot that it was, or CURRENT or NEXT below zero (~CURRENT).
-    ``changed``: whether tokens of current and next are others than before.  ``uses`` are the operations in order,
-    ``called`` those that another CPU is asked to run, whose thread kind is None.  ``renewed``: areas (task, role) that
-    have been replaced by new ones.  ``result`` is what the walker's method returned, if that is a truth value.
+    ``tokens``: of current, of next and of the CPU, where each token comes from; None: as they were.  ``uses`` are the
+    operations in order, ``called`` those that another CPU is asked to run, whose thread kind is None.  ``renewed``:
+    areas (task, role) that have been replaced by new ones.  ``result`` is what the walker's method returned, if that is
+    a truth value.
     """
 
     shape: int
     slots: tuple[int, ...]
     current: Side
     next: Side | None
-    changed: tuple[bool, bool]
+    tokens: tuple[tuple[int, ...] | None, tuple[int, ...] | None, tuple[int, ...] | None]
     uses: tuple[Use, ...]
     called: tuple[Key, ...]
     found: tuple[tuple[str, int], ...]
@@ -135,7 +147,7 @@ class _Levels:
 
 
 class Transitions:
-    """The table of one strategy on one kernel: fragments, shapes and flow points by number, and answers by asking."""
+    """One strategy on one kernel: fragments and shapes by number, and answers by asking."""
 
     def __init__(self, config: Config, *, integrity: bool) -> None:
         self._levels = _Levels()
@@ -147,17 +159,19 @@ class Transitions:
         self._elsewhere.current = Task.__new__(Task)
         self._elsewhere.current.kind = ""
         self._created = dict(self.kernel.contexts)
-        self.points = Numbers()
+        self._unused = unused_component(self.kernel)
         self.fragments = Numbers()
         self.shapes = Numbers()
-        self.slots_of: list[int] = []
-        self._answers: dict[Asked, Answer] = {}
+        self.fragment_tokens: list[int] = []
+        self.shape_tokens: list[int] = []
         self.fragment_flags: list[tuple[bool, bool]] = []
         self.shape_flags: list[bool] = []
+        self._joined: dict[tuple[int, int, int], tuple[tuple[int, int], ...]] = {}
         self.batches = self._walker.batches
         entity = Entity(self._cpu.idle, None)
         fragment = self._fragment_number(entity)
-        self.idle = self._shape_number(write_shape(self.kernel, self._cpu, [entity])), fragment
+        shape, _, _ = write_shape(self.kernel, self._cpu, [entity], self._unused)
+        self.idle = self._shape_number(shape, in_guest=False), fragment
         """The shape of a CPU that has not run anything, and the fragment of its idle task."""
 
     # Where everything begins.
@@ -165,11 +179,12 @@ class Transitions:
     def _fragment_number(self, entity: Entity) -> int:
         """The number of an entity's fragment; of a new one it is noted whether its preempt notifier is registered,
         and whether guest state and registers are loaded."""
-        number = self.fragments.of(write_fragment(self.kernel, entity))
+        number = self.fragments.of(write_fragment(self.kernel, entity, self._unused))
         if number == len(self.fragment_flags):
             task, vcpu = entity.task, entity.vcpu
             clean = vcpu is not None and vcpu.guest_state_loaded and not task.need_fpu_load
             self.fragment_flags.append((task.notifier is not None, clean))
+            self.fragment_tokens.append(len(entity.tokens))
         return number
 
     def task(self, kind: str) -> int:
@@ -183,12 +198,11 @@ class Transitions:
         vcpu = self.kernel.new_vcpu("", choice)
         return self._fragment_number(Entity(vcpu.task, vcpu.context))
 
-    def _shape_number(self, written: tuple[Shape, list[Entity]]) -> int:
-        shape, slots = written
+    def _shape_number(self, shape: Shape, *, in_guest: bool) -> int:
         number = self.shapes.of(shape)
-        if number == len(self.slots_of):
-            self.slots_of.append(len(slots))
-            self.shape_flags.append(self._cpu.guest is not None)
+        if number == len(self.shape_flags):
+            self.shape_flags.append(in_guest)
+            self.shape_tokens.append(tokens_of(shape))
         return number
 
     def without_area(self, shape: int, slot: int, role: int) -> int:
@@ -199,103 +213,47 @@ class Transitions:
                 return tree
             return GONE if tree == ("area", slot, role) else tuple(map(changed, tree))
 
-        tree: Shape = changed(self.shapes.values[shape])
-        number = self.shapes.of(tree)
-        if number == len(self.slots_of):
-            self.slots_of.append(self.slots_of[shape])
-            self.shape_flags.append(self.shape_flags[shape])
-        return number
+        return self._shape_number(changed(self.shapes.values[shape]), in_guest=self.shape_flags[shape])
+
+    def with_equal(self, shape: int, slot: int, equal: tuple[int, ...]) -> int:
+        """The shape of a CPU, now that what the task in a slot has is something else: token ``i`` of the CPU is token
+        ``equal[i]`` of the task's fragment, or none of them (-1)."""
+        tree: Shape = with_equal(self.shapes.values[shape], slot, equal)
+        return self._shape_number(tree, in_guest=self.shape_flags[shape])
 
     # Asking.
 
     def answer(self, asked: Asked) -> Answer:
         """What happens; :class:`Unsupported` if that depends on something that the states do not say."""
-        found = self._answers.get(asked)
-        if found is None:
-            found, doubtful = self._run(asked, otherwise=False)
-            if doubtful:
-                other, _ = self._run(asked, otherwise=True)
-                if not self._same(found, other):
-                    point = self.points.values[asked.point]
-                    raise Unsupported(
-                        f"{point.what.__name__}: depends on contents that a task left on a CPU before it moved"
-                    )
-            self._answers[asked] = found
-        return found
-
-    def _same(self, one: Answer, other: Answer) -> bool:
-        """Whether it makes no difference what unknown contents are."""
-        blank = [without_tokens(self.shapes.values[each.shape]) for each in (one, other)]
-        return blank[0] == blank[1] and all(
-            getattr(one, name) == getattr(other, name)
-            for name in ("current", "next", "uses", "called", "found", "renewed", "result")
-        )
-
-    def _run(self, asked: Asked, otherwise: bool) -> tuple[Answer, bool]:
         k, cpu = self.kernel, self._cpu
         reading = Reading(k)
-        shape = self.shapes.values[asked.shape]
         whom = asked.slots
         current = reading.entity(self.fragments.values[asked.current.fragment], {})
         sides = [(current, asked.current)]
         if asked.next is not None:
             values = {number: token for token, number in current.tokens.items()}
             given: dict[int, int] = {}
-            if CURRENT + FRESH in whom and NEXT + FRESH in whom:
-                pairs = joined(shape, whom.index(CURRENT + FRESH), whom.index(NEXT + FRESH))
+            if CURRENT in whom and NEXT in whom:
+                pairs = self._pairs(asked.shape, whom.index(CURRENT), whom.index(NEXT))
                 given = {theirs: values[ours] for ours, theirs in pairs}
             sides.append((reading.entity(self.fragments.values[asked.next.fragment], given), asked.next))
-        stale: set[Entity] = set()
-        slots: list[Entity] = []
-        for each in whom:
-            if each == OTHER:
-                slots.append(reading.bystander())
-                continue
-            entity = sides[(each - 1) % FRESH][0]
-            slots.append(entity)
-            if each <= FRESH:
-                stale.add(entity)
-        reading.cpu(cpu, shape, slots, stale)
-        doubtful = self._guess([entity for entity, _ in sides], take=otherwise)
+        slots = [reading.bystander() if each == OTHER else sides[each - 1][0] for each in whom]
+        reading.cpu(cpu, self.shapes.values[asked.shape], slots, {entity for entity, _ in sides})
         for entity, side in sides:
             self._place(entity, side)
         cpu.current = current.task
         current.task.cpu = cpu
-        return self._pass(asked, sides, slots), doubtful
+        return self._pass(asked.point, sides, slots, reading.tokens)
 
-    def _guess(self, sides: list[Entity], take: bool) -> bool:
-        """Whether there are contents of which it is not known if they still are their writer's; ``take``: they are."""
-        k, cpu, unit = self.kernel, self._cpu, self._cpu.unit
-        owners = {context.id: each for each in sides for context in (each.own, each.guest) if context is not None}
-        doubtful = False
-
-        def unknown(held: Any) -> Entity | None:
-            return next((owners[each >> 32] for each in tokens_in(held) if each & STALE and each >> 32 in owners), None)
-
-        for i, held in enumerate(unit.regs):
-            if (owner := unknown(held)) is not None:
-                doubtful = True
-                if take:
-                    writer = next(tokens_in(held)) >> 32
-                    unit.regs[i] = (owner.own if writer == owner.own.id else owner.guest or owner.own).regs[i]
-        index: dict[Any, int] = {each: i for i, each in enumerate(k.carried_numbers)}
-        index |= {each: i for i, each in enumerate(k.carried_names)}
-        noting: tuple[dict[Any, int], ...] = (cpu.msrs, cpu.uret)
-        for notes in noting:
-            for each, noted in notes.items():
-                if (owner := unknown(noted)) is not None:
-                    doubtful = True
-                    if take and owner.vcpu is not None and owner.vcpu.carried:
-                        notes[each] = owner.vcpu.carried[index[each]]
-        if (owner := unknown(cpu.carried_cache)) is not None:
-            doubtful = True
-            if take:
-                cpu.carried_cache = owner.task.host_value
-        return doubtful
+    def _pairs(self, shape: int, first: int, second: int) -> tuple[tuple[int, int], ...]:
+        key = shape, first, second
+        if key not in self._joined:
+            self._joined[key] = tuple(joined(self.shapes.values[shape], first, second))
+        return self._joined[key]
 
     def _place(self, entity: Entity, side: Side) -> None:
         task, vcpu = entity.task, entity.vcpu
-        places = {NOWHERE: None, HERE: self._cpu, ELSEWHERE: self._elsewhere}
+        places = (None, self._cpu, self._elsewhere)
         last = places[side.last]
         task.last_cpu = last.id if last else -1
         if vcpu is not None:
@@ -304,8 +262,10 @@ class Transitions:
             if side.vmcs != HERE and self.kernel.vendor == "vmx" and self._cpu.current_vmcs is vcpu:
                 self._cpu.current_vmcs = None
 
-    def _pass(self, asked: Asked, sides: list[tuple[Entity, Side]], slots: list[Entity]) -> Answer:
-        walker, k, cpu, point = self._walker, self.kernel, self._cpu, self.points.values[asked.point]
+    def _pass(
+        self, point: Point, sides: list[tuple[Entity, Side]], slots: list[Entity], of_cpu: dict[int, int]
+    ) -> Answer:
+        walker, k, cpu = self._walker, self.kernel, self._cpu
         walker.tasks = {CURRENT_NUMBER + i: entity.task for i, (entity, _) in enumerate(sides)}
         walker._exits.clear()
         cpu.ledger.restart()
@@ -314,8 +274,8 @@ class Transitions:
         if k.integrity:
             k.integrity.clear()
         before = [entity.areas for entity, _ in sides]
-        tokens = [entity.tokens for entity, _ in sides]
-        more: tuple[Any, ...] = () if asked.next is None else (NEXT_NUMBER,)
+        sources = _Sources([entity.tokens for entity, _ in sides], of_cpu)
+        more: tuple[Any, ...] = () if len(sides) == 1 else (NEXT_NUMBER,)
         if point.what is Walker.fork:
             more = (CHILD_NUMBER, "")
         result = point.what(walker, cpu, *more, *point.arguments)
@@ -323,26 +283,26 @@ class Transitions:
             child = Entity(walker.tasks[CHILD_NUMBER], None)
             sides.append((child, Side(-1, NOWHERE, NOWHERE)))
             before.append(child.areas)
-            tokens.append({})
-        fragments = [self._fragment_number(entity) for entity, _ in sides]
-        everybody = [*dict.fromkeys([*(entity for entity, _ in sides), *slots])]
-        shape, standing = write_shape(k, cpu, everybody)
         participants = [entity for entity, _ in sides]
+        fragments = [self._fragment_number(entity) for entity in participants]
+        everybody = [*dict.fromkeys([*participants, *slots])]
+        shape, standing, tokens = write_shape(k, cpu, everybody, self._unused)
+        froms = [sources.of(entity.tokens, i) for i, entity in enumerate(participants)]
         return Answer(
-            shape=self._shape_number((shape, standing)),
-            slots=tuple(~(1 + participants.index(each)) if each in participants else slots.index(each)
-                        for each in standing),
-            current=self._side(sides[0][0], fragments[0]),
-            next=self._side(sides[1][0], fragments[1]) if len(sides) > 1 else None,
-            changed=(sides[0][0].tokens != tokens[0], len(sides) > 1 and sides[1][0].tokens != tokens[1]),
-            uses=tuple(self._uses([before, [entity.areas for entity, _ in sides]])),
+            shape=self._shape_number(shape, in_guest=cpu.guest is not None),
+            slots=tuple([~(1 + participants.index(each)) if each in participants else slots.index(each)
+                         for each in standing]),
+            current=self._side(participants[0], fragments[0]),
+            next=self._side(participants[1], fragments[1]) if len(sides) > 1 else None,
+            tokens=(froms[0], froms[1] if len(froms) > 1 else None, sources.of(tokens, FROM_CPU // FROM_NEXT)),
+            uses=tuple(self._uses([before, [entity.areas for entity in participants]])),
             called=tuple(self._called),
             found=tuple(sorted(k.integrity.counts.items())) if k.integrity else (),
             renewed=tuple(
                 (i, role)
                 for i, areas in enumerate(before)
                 for role, area in enumerate(areas)
-                if area is not None and area is not sides[i][0].areas[role]
+                if area is not None and area is not participants[i].areas[role]
             ),
             result=result is True,
         )  # fmt: skip
@@ -358,21 +318,44 @@ class Transitions:
     def _uses(self, of_sides: list[list[tuple[Area | None, ...]]]) -> list[Use]:
         uses = []
         for key in self._cpu.pending:
-            if len(key) > 6 and str(key[6]).startswith("@"):
-                area = self._levels.asked[int(key[6][1:])]
-                place = next(
-                    (
-                        (i, role)
-                        for sides in of_sides
-                        for i, areas in enumerate(sides)
-                        for role, each in enumerate(areas)
-                        if each is area
-                    ),
-                    None,
-                )
-                if place is None:
-                    raise Unsupported("an instruction on an area that is nobody's")
-                uses.append(Use(key[:6], *place))
+            if len(key) > 6 and key[6][:1] == "@":
+                uses.append(Use(key[:6], *self._place_of(self._levels.asked[int(key[6][1:])], of_sides)))
             else:
                 uses.append(Use(key))
         return uses
+
+    def _place_of(self, area: Area, of_sides: list[list[tuple[Area | None, ...]]]) -> tuple[int, int]:
+        """Whose an area is, before or after the flow point, and its role."""
+        if area is self.kernel.init_area:
+            return INIT_AREA, 0
+        for sides in of_sides:
+            for i, areas in enumerate(sides):
+                for role, each in enumerate(areas):
+                    if each is area:
+                        return i, role
+        raise Unsupported("an instruction on an area that is nobody's")
+
+
+class _Sources:
+    """Where the tokens come from that are there after a flow point: from whoever had them before, or they are new."""
+
+    def __init__(self, of_sides: list[dict[int, int]], of_cpu: dict[int, int]) -> None:
+        self._had = [*of_sides, *[{}] * (FROM_CPU // FROM_NEXT - len(of_sides))]
+        self._had.append({token: number for number, token in of_cpu.items()})
+        self._had = [dict(each) for each in self._had]
+        self._new: dict[int, int] = {}
+
+    def of(self, tokens: dict[int, int], whose: int) -> tuple[int, ...] | None:
+        """The source of each token of ``tokens`` in order; None if they are what ``whose`` were before, by number."""
+        if tokens == self._had[whose]:
+            return None
+        return tuple([self._source(token) for token in tokens])
+
+    def _source(self, token: int) -> int:
+        for i, had in enumerate(self._had):
+            if token in had:
+                return i * FROM_NEXT + had[token]
+        new = self._new.setdefault(token, len(self._new))
+        if new == TOKENS:
+            raise Unsupported(f"more than {TOKENS} contents written at once")
+        return NEW_TOKEN + new

@@ -1,0 +1,262 @@
+"""The compiled engine against others, as ratios within one run of CPU time on one core: machines differ, ratios hold.
+
+The same load, four threads on each CPU that compute and sleep, is run by
+
+- textbook SimPy: a process per thread, a Resource per CPU, no kernel, no scheduler;
+- lean SimPy: the same with callbacks instead of processes, and random numbers drawn in blocks;
+- a bare loop in numba: the same once more, with an event heap in arrays;
+- the reference engine: the full model, half of the threads vCPUs, with EEVDF, ledger and integrity;
+- the compiled engine: the same, whose records are the same bytes.
+
+Tables of the compiled engine are filled before it is measured; ``python benchmarks/engine.py`` takes some minutes.
+"""
+
+import gc
+import heapq
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import process_time
+from typing import Any
+
+import numpy as np
+import simpy
+from numba import njit
+
+from sim.engine import loop
+from sim.engine import simulation as compiled
+from sim.host import simulation as reference
+from sim.scenario.cases import Case, cases
+from sim.scenario.reading import read
+
+SCENARIOS = Path(__file__).parent.parent / "scenarios"
+STRATEGY = "xstate-guest"
+THREADS = 4
+BURST, SLEEP, SWITCH = 50e-6, 200e-6, 1e-6
+"""Means in seconds; the last is what a context switch takes in the bare models, whose rates do not depend on it."""
+
+LOAD = """
+title = "four threads on each CPU"
+[run]
+measure = "{measure} ms"
+warmup = "1 ms"
+[host]
+cpus = {cpus}
+cpu = ["sapphire-rapids"]
+tsc = "2.0 GHz"
+[guests.halting]
+vms = {pairs}
+demand = {{ exponential = "50 us" }}
+sleep = {{ exponential = "200 us" }}
+fpu = {{ components = ["SSE", "AVX"], share = 0.5 }}
+[threads.daemon]
+count = {pairs}
+compute = {{ exponential = "50 us" }}
+sleep = {{ exponential = "200 us" }}
+fpu = {{ components = ["SSE", "AVX"] }}
+"""
+
+
+# Bare models: context switches in so many simulated seconds.
+
+
+def textbook(cpus: int, seconds: float) -> int:
+    """SimPy as its documentation has it."""
+    env, rng = simpy.Environment(), np.random.default_rng(0)
+    switches = 0
+
+    def thread(cpu: simpy.Resource) -> Iterator[simpy.Event]:
+        nonlocal switches
+        while True:
+            with cpu.request() as request:
+                yield request
+                switches += 1
+                yield env.timeout(SWITCH)
+                yield env.timeout(rng.exponential(BURST))
+                switches += not cpu.queue  # to idle
+            yield env.timeout(rng.exponential(SLEEP))
+
+    for _ in range(cpus):
+        cpu = simpy.Resource(env)
+        for _ in range(THREADS):
+            env.process(thread(cpu))  # type: ignore[arg-type]
+    env.run(until=seconds)
+    return switches
+
+
+class _Drawn:
+    """Exponential numbers, drawn in blocks."""
+
+    def __init__(self, mean: float, seed: int) -> None:
+        self._rng, self._mean, self._left = np.random.default_rng(seed), mean, iter(())
+
+    def next(self) -> float:
+        value = next(self._left, None)
+        if value is None:
+            self._left = iter(self._rng.exponential(self._mean, 4096).tolist())
+            value = next(self._left)
+        return float(value)
+
+
+def lean(cpus: int, seconds: float) -> int:
+    """SimPy's event queue with callbacks only."""
+    env, bursts, sleeps = simpy.Environment(), _Drawn(BURST, 1), _Drawn(SLEEP, 2)
+    switches = 0
+
+    def on_cpu(queue: deque[int]) -> Callable[[], None]:
+        busy = False
+
+        def wakes(event: Any) -> None:
+            if busy:
+                queue.append(1)
+            else:
+                runs()
+
+        def runs() -> None:
+            nonlocal busy, switches
+            busy = True
+            switches += 1
+            env.timeout(SWITCH + bursts.next()).callbacks.append(ends)
+
+        def ends(event: Any) -> None:
+            nonlocal busy, switches
+            env.timeout(sleeps.next()).callbacks.append(wakes)
+            if queue:
+                queue.popleft()
+                runs()
+            else:
+                busy = False
+                switches += 1
+
+        return lambda: wakes(None)
+
+    for _ in range(cpus):
+        wakes = on_cpu(deque())
+        for _ in range(THREADS):
+            wakes()
+    env.run(until=seconds)
+    return switches
+
+
+@njit
+def bare(cpus: int, seconds: float) -> int:
+    """The same in numba: a heap of (time, CPU, what), counted queues, numba's random numbers."""
+    heap = [(0.0, i % cpus, 0) for i in range(cpus * THREADS)]
+    waiting, busy = np.zeros(cpus, np.int64), np.zeros(cpus, np.int64)
+    switches = 0
+    while True:
+        now, cpu, ends = heapq.heappop(heap)
+        if now > seconds:
+            return switches
+        if ends:
+            heapq.heappush(heap, (now + np.random.exponential(SLEEP), cpu, 0))
+            busy[cpu] = 0
+            if not waiting[cpu]:
+                switches += 1
+                continue
+            waiting[cpu] -= 1
+        elif busy[cpu]:
+            waiting[cpu] += 1
+            continue
+        busy[cpu] = 1
+        switches += 1
+        heapq.heappush(heap, (now + SWITCH + np.random.exponential(BURST), cpu, 1))
+
+
+# The full model.
+
+
+def with_run(case: Case, **changes: Any) -> Case:
+    """The case with other settings in [run]."""
+    run = case.scenario.run.model_copy(update=changes)
+    return replace(case, scenario=case.scenario.model_copy(update={"run": run}))
+
+
+def load(folder: str, cpus: int, measure_s: float) -> Case:
+    """The load on so many CPUs."""
+    path = Path(folder) / f"{cpus}.toml"
+    text = LOAD.format(cpus=cpus, pairs=cpus * THREADS // 2, measure=round(measure_s * 1e3, 3))
+    path.write_text(text, encoding="utf-8")
+    return cases(read(path))[0]
+
+
+def seconds_of(run: Callable[[], Any]) -> tuple[Any, float]:
+    """What it gives, and the CPU time that it takes."""
+    gc.collect()
+    begin = process_time()
+    result = run()
+    return result, process_time() - begin
+
+
+def bare_rate(model: Callable[[int, float], int], cpus: int, seconds: float) -> float:
+    """Context switches per second of CPU time."""
+    model(cpus, seconds / 100)
+    switches, took = seconds_of(lambda: model(cpus, seconds))
+    return switches / took
+
+
+def full_rate(engine: Any, case: Case, metric: str, strategies: tuple[str, ...] = ()) -> float:
+    """A metric, warm-up left out, per second of CPU time; of the second replication, which finds most tables filled."""
+    timed_by = strategies[0] if strategies else STRATEGY
+    if engine is compiled:
+        engine.simulate(case, timed_by, strategies, 0)
+    records, took = seconds_of(lambda: engine.simulate(case, timed_by, strategies, 1))
+    value: float = records[0].metrics[metric][0] / took
+    return value
+
+
+def main() -> int:
+    """Prints rates, then ratios, then which of the limits do not hold; exit status 1 if one does not."""
+    loop.compile_all()
+    with TemporaryDirectory() as folder:
+        four, few = load(folder, 4, 10.0), load(folder, 4, 0.5)
+        many, most = load(folder, 64, 0.6), load(folder, 1024, 0.04)
+        rates = {
+            "textbook SimPy, 4 CPUs": bare_rate(textbook, 4, 2.0),
+            "lean SimPy, 4 CPUs": bare_rate(lean, 4, 4.0),
+            "bare numba loop, 4 CPUs": bare_rate(bare, 4, 100.0),
+            "reference engine, 4 CPUs": full_rate(reference, few, "context_switches"),
+            "compiled engine, 4 CPUs": full_rate(compiled, four, "context_switches"),
+            "textbook SimPy, 64 CPUs": bare_rate(textbook, 64, 0.15),
+            "compiled engine, 64 CPUs": full_rate(compiled, many, "context_switches"),
+            "compiled engine, 1,024 CPUs": full_rate(compiled, most, "context_switches"),
+        }
+    for what, rate in rates.items():
+        print(f"{what}: {rate:,.0f} context switches/s", flush=True)
+    storm = cases(read(SCENARIOS / "exit-storm.toml"))[0]
+    exits = full_rate(compiled, with_run(storm, measure=20.0, warmup=0.2), "vm_exits")
+    print(f"compiled engine, exit-storm: {exits:,.0f} VM exits/s", flush=True)
+    question = cases(read(SCENARIOS / "rfc-question.toml"))[0]
+    simulated = {
+        engine: full_rate(
+            engine, with_run(question, measure=measure, warmup=0.0), "elapsed_cycles", question.strategies
+        )
+        for engine, measure in ((reference, 0.3), (compiled, 10.0))
+    }
+    compiled_rate = rates["compiled engine, 4 CPUs"]
+    ratios = [
+        ("4 CPUs, compiled / textbook SimPy", compiled_rate / rates["textbook SimPy, 4 CPUs"], 8.0),
+        ("4 CPUs, compiled / lean SimPy", compiled_rate / rates["lean SimPy, 4 CPUs"], 0.0),
+        ("4 CPUs, compiled / bare numba loop", compiled_rate / rates["bare numba loop, 4 CPUs"], 1 / 20),
+        ("4 CPUs, compiled / reference engine", compiled_rate / rates["reference engine, 4 CPUs"], 0.0),
+        ("64 CPUs, compiled / textbook SimPy",
+         rates["compiled engine, 64 CPUs"] / rates["textbook SimPy, 64 CPUs"], 5.0),
+        ("compiled, 1,024 CPUs / 64 CPUs",
+         rates["compiled engine, 1,024 CPUs"] / rates["compiled engine, 64 CPUs"], 0.5),
+        ("exit-storm, millions of VM exits/s", exits / 1e6, 20.0),
+        (f"rfc-question, {len(question.strategies)} strategies, simulated time, compiled / reference",
+         simulated[compiled] / simulated[reference], 50.0),
+    ]  # fmt: skip
+    for what, ratio, limit in ratios:
+        print(f"{what}: {ratio:.2f}{f' (at least {limit:g})' if limit else ''}", flush=True)
+    missed = [what for what, ratio, limit in ratios if ratio < limit]
+    for what in missed:
+        print(f"MISSED: {what}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

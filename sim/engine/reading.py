@@ -1,0 +1,173 @@
+"""From fragments and shapes back to objects of the kernel model: a world of its own for each flow point asked."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sim.engine.fragments import FIELDS, GONE, Entity, Fragment, Shape
+from sim.kernel.kernel import AREA_BYTES, Kernel
+from sim.kernel.state import Context, Cpu, Fpstate, Task, Vcpu
+from sim.xsave.area import Area
+from sim.xsave.unit import Unit
+
+FOREIGN_TASK: Final = 8
+FOREIGN_GUEST: Final = 9
+FIRST_CONTEXT: Final = 16
+WRITTEN: Final = 1 << 16
+OLD: Final = 1 << 30
+"""Numbers of contexts, and versions of contents, that do not meet in one world."""
+
+
+class Reading:
+    """Makes the objects of one world: entities from fragments, and a CPU from a shape."""
+
+    def __init__(self, k: Kernel) -> None:
+        k.contexts = {k.kernel_context.id: k.kernel_context, FOREIGN_GUEST: Context(FOREIGN_GUEST, "", guest=True)}
+        k.kernel_context.version = WRITTEN
+        k._contexts_made = k._areas = OLD  # what a flow point makes has other numbers than what is made here
+        self._k = k
+        self._contexts = FIRST_CONTEXT
+        self._areas = 1
+        self._ids = (0, 0)
+        self._made: list[Any] = []
+        self._given: dict[int, int] = {}
+        self.tokens: dict[int, int] = {}
+        self._slots: list[Entity] = []
+        self._known: set[Entity] = set()
+        self._number = 0
+
+    # Entities.
+
+    def entity(self, fragment: Fragment, given: dict[int, int]) -> Entity:
+        """A task of this fragment; ``given`` are tokens that are somebody else's, too."""
+        self._begin(given)
+        task: Task = self._object(fragment)
+        guest = task.vcpu.context if task.vcpu is not None else None
+        entity = Entity(task, guest)
+        entity.tokens = {token: number for number, token in self.tokens.items()}
+        for context in (task.context, guest):
+            if context is not None:
+                self._k.contexts[context.id] = context
+        return entity
+
+    def _begin(self, given: dict[int, int]) -> None:
+        self._ids = (self._contexts, self._contexts + 1)
+        self._contexts += 2
+        self._made, self.tokens, self._given = [], {}, given
+        self._slots = []
+
+    def bystander(self) -> Entity:
+        """A task that takes no part, and whose contents are not known."""
+        self._begin({})
+        own, guest = (Context(each, "", guest=bool(i)) for i, each in enumerate(self._ids))
+        for context in (own, guest):
+            self._k.contexts[context.id] = context
+        task = Task(own.id, "", "user", Fpstate(self._area(), 0, 0, 0, own, is_guest=False), own)
+        vcpu = Vcpu(guest.id, task, Fpstate(self._area(), 0, 0, 0, guest, is_guest=True), guest)
+        vcpu.carried_area = self._area()
+        task.vcpu = vcpu
+        return Entity(task, guest)
+
+    def _area(self) -> Area:
+        self._areas += 1
+        return Area(self._areas * AREA_BYTES)
+
+    # CPUs.
+
+    def cpu(self, cpu: Cpu, shape: Shape, slots: list[Entity], known: set[Entity]) -> None:
+        """Makes ``cpu`` one of this shape; the entities in ``known`` have their contents, others are bystanders.
+
+        ``tokens`` are then those of the CPU, by number.
+        """
+        self._made, self.tokens, self._given = [], {}, {}
+        self._slots, self._known = slots, known
+        self._number = 0
+        for name, value in zip(FIELDS[Cpu], shape[1:], strict=True):
+            if name == "unit":
+                unit = cpu.unit
+                for each, inner in zip(FIELDS[Unit], value[1:], strict=True):
+                    setattr(unit, each, self._value(inner) if type(inner) is tuple else inner)
+            else:
+                setattr(cpu, name, self._value(value))
+
+    # Values.
+
+    def _value(self, value: Any) -> Any:
+        if type(value) is not tuple:
+            return value
+        match value[0]:
+            case "list":
+                return [each if type(each) is int else self._value(each) for each in value[1:]]
+            case "token":
+                return self._token(value)
+            case "tuple":
+                return tuple([each if type(each) is int else self._value(each) for each in value[1:]])
+            case "dict":
+                return {key: self._value(each) for key, each in value[1:]}
+            case "again":
+                return self._made[value[1]]
+            case "somebody's":
+                return (FOREIGN_GUEST if value[1] else FOREIGN_TASK) << 32 | OLD
+            case "own":
+                return self._ids[value[1] == "G"]
+            case "slot":
+                entity = self._slots[value[1]]
+                return entity.task if value[2] else entity.vcpu
+            case "whose":
+                return self._context(value[1], value[2])
+            case "area":
+                area = self._slots[value[1]].areas[value[2]]
+                return GONE if area is None else area.address
+        return self._object(value)
+
+    def _object(self, value: Any) -> Any:
+        kind = value[0]
+        made = kind.__new__(kind)
+        self._made.append(made)
+        if kind is Task:
+            made.cpu, made.id, made.last_cpu, made.name = None, self._ids[0], -1, ""
+        elif kind is Vcpu:
+            made.id, made.name, made.vmcs_cpu = self._ids[1], "", None
+        for name, each in zip(FIELDS[kind], value[1:], strict=True):
+            setattr(made, name, self._value(each) if type(each) is tuple else each)
+        if kind is Context:
+            made.id, made.name, made.version = self._ids[made.guest], "", WRITTEN
+        elif kind is Area:
+            self._areas += 1
+            made.address, made.standard = self._areas * AREA_BYTES, made.compacted
+        return made
+
+    def _context(self, slot: int, name: str) -> int:
+        """The number of a context: of a slot's, the kernel's, another guest's, or another task's that may be gone."""
+        if slot >= 0:
+            entity = self._slots[slot]
+            return entity.guest.id if name == "G" and entity.guest is not None else entity.own.id
+        return {"K": self._k.kernel_context.id, "Y": FOREIGN_GUEST}.get(name, FOREIGN_TASK)
+
+    def _token(self, value: Any) -> Any:
+        number = value[1]
+        if number in self.tokens:
+            return self.tokens[number]
+        if number in self._given:
+            made = self._given[number]
+        elif isinstance(value[2], str):  # in a fragment: by its own contexts, or not
+            name = value[2]
+            writer = self._ids[name == "G"] if name in "TG" else self._context(-1, name)
+            self._number += 1
+            made = writer << 32 | self._number
+        else:
+            made = self._token_of_cpu(*value[1:])
+        self.tokens[number] = made
+        return made
+
+    def _token_of_cpu(self, number: int, who: tuple[int, str], equal: tuple[tuple[int, int], ...]) -> int:
+        for slot, local in equal:
+            entity = self._slots[slot]
+            if entity in self._known:
+                made = next(token for token, each in entity.tokens.items() if each == local)
+                break
+        else:
+            made = self._context(*who) << 32 | OLD | number + 1
+        for slot, local in equal:
+            self._slots[slot].tokens.setdefault(made, local)
+        return made

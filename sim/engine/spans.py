@@ -1,0 +1,88 @@
+"""A span of whatever kind of thread: when it ends, and what it came to."""
+
+from __future__ import annotations
+
+from sim.engine.guest import follow, follow_guest, settle, settle_guest
+from sim.engine.jit import Memory, compiled
+from sim.engine.layout import (
+    ACCOUNT,
+    CLOCK,
+    DUE,
+    GUEST,
+    HALT_POLL,
+    HALTED_AT,
+    HRTICK_TIME,
+    INF,
+    KIND,
+    NEED_RESCHED_LAZY,
+    NEXT_TICK,
+    NOW,
+    P_END,
+    P_SELF,
+    P_UNTIL,
+    PLANNED,
+    QUEUED,
+    REMAINING,
+    SPAN,
+    THREAD,
+    TICK,
+    TO_USER,
+    VCPU,
+    WHERE,
+    WINDOW,
+)
+from sim.engine.preempting import preempt_time
+
+
+@compiled
+def settle_span(a: Memory, c: int, begin: int, until: int, soft: bool) -> int:
+    """The span has run up to ``until``; the CPU's clock is set to when it can be taken."""
+    t = a.c[c, THREAD]
+    if a.t[t, KIND] == VCPU and a.t[t, ACCOUNT] == GUEST:
+        end = settle_guest(a, c, begin, until, soft)
+    else:
+        end = settle(a, c, begin, until)
+    a.c[c, CLOCK] = end
+    return end
+
+
+@compiled
+def resched_tick(a: Memory, c: int) -> int:
+    """The first tick that finds the thread's slice over."""
+    time, tick = preempt_time(a, c), a.c[c, NEXT_TICK]
+    if time == INF:
+        return INF
+    late = time - tick
+    return tick if late <= 0 else tick + -(-late // a.g[TICK]) * a.g[TICK]
+
+
+@compiled
+def plan(a: Memory, c: int, begin: int) -> tuple[int, bool, int]:
+    """When the span that begins now ends, whether by itself, and the longest that it may be planned."""
+    t = a.c[c, THREAD]
+    guest = a.t[t, KIND] == VCPU and a.t[t, ACCOUNT] == GUEST
+    longest = begin + SPAN
+    limit = min(a.c[c, NEXT_TICK], longest)
+    if guest or begin + a.t[t, REMAINING] > limit:
+        limit = min(resched_tick(a, c), longest)
+    limit = min(limit, a.c[c, HRTICK_TIME])
+    if a.c[c, NEED_RESCHED_LAZY]:  # the next interrupt shows it, or in the kernel the next tick promotes it
+        limit = min(limit, a.c[c, DUE] if a.t[t, WHERE] == TO_USER else a.c[c, NEXT_TICK])
+    a.c[c, PLANNED] = 1
+    if guest:
+        follow_guest(a, c, begin, limit, False)
+        return a.c[c, P_UNTIL], a.c[c, P_SELF] != 0, longest
+    if a.t[t, KIND] == VCPU and a.t[t, ACCOUNT] == HALT_POLL:
+        over = a.g[NOW] if a.c[c, QUEUED] else a.t[t, HALTED_AT] + a.t[t, WINDOW]
+        over = max(begin, over)
+        follow(a, c, begin, min(limit, over))
+        return a.c[c, P_END], a.c[c, P_END] >= over, longest
+    follow(a, c, begin, limit)
+    return a.c[c, P_END], a.c[c, P_SELF] != 0, longest
+
+
+@compiled
+def is_interrupted(a: Memory, c: int, begin: int, end: int) -> bool:
+    """Whether an interrupt is being served now, in a span that began then, after which it could go on at ``end``."""
+    t = a.c[c, THREAD]
+    return a.t[t, WHERE] == TO_USER and begin <= a.g[NOW] < end and a.t[t, ACCOUNT] != GUEST

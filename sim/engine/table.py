@@ -1,0 +1,276 @@
+"""A strategy's transitions as the loop reads them: rows of numbers, found by a hash, that grow while it runs.
+
+A table lives as long as the process, so that replications and cases with the same kernel go on where others ended.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.costs.price import Prices
+from sim.engine import layout as at
+from sim.engine.fragments import Unsupported
+from sim.engine.transitions import INIT_AREA, OTHER, Answer, Asked, Point, Transitions
+from sim.kernel.config import Config, boot
+from sim.kernel.operations import VCPU_LOAD, VMCLEAR, Key
+from sim.kernel.walker import Walker
+
+Integers = NDArray[np.int64]
+
+LEVELS: Final = ("L1", "L2", "memory")
+MOST: Final = 1 << 20
+"""The most rows, fragments and shapes of a table: what a key of the hash has room for."""
+
+
+def _mixed(key1: int, key2: int) -> int:
+    """As in the loop: where a search for these keys begins."""
+    half = (1 << 31) - 1
+    return (((key1 ^ key1 >> 31) & half) * 0x5E3779B1 ^ ((key2 ^ key2 >> 31) & half) * 0x3F58476D) >> 16
+
+
+class Table:
+    """What has been asked of a kernel model so far, by row; ``answers`` has None where a row is no flow point's."""
+
+    def __init__(self, config: Config, *, integrity: bool) -> None:
+        self.model = Transitions(config, integrity=integrity)
+        self.answers: list[Answer | None] = []
+        self.keys: list[Key] = []
+        self._key_numbers: dict[Key, int] = {}
+        self._uses: list[tuple[int, ...]] = []
+        self.level_keys: list[Key] = []
+        self._level_numbers: dict[Key, int] = {}
+        self.found: dict[int, tuple[tuple[str, int], ...]] = {}
+        self._levels = 0
+        self._priced_for: tuple[Prices, int] | None = None
+        self.rows = np.zeros((512, at.R_COLUMNS), np.int64)
+        self.hash = np.zeros((2048, at.H_COLUMNS), np.int64)
+        self.levels = np.zeros((1024, 2), np.int64)
+        self.level_counts = np.zeros((64, at.LEVEL_COLUMNS), np.int64)
+        self.flags = np.zeros((256, at.F_COLUMNS), np.int64)
+        self._flagged = [0, 0]
+        self._note_flags()
+
+    # Growing.
+
+    def put_into(self, row: Any) -> None:
+        """The loop's addresses of it all."""
+        row[at.KW_HASH], row[at.KW_MASK] = self.hash.ctypes.data, len(self.hash) - 1
+        row[at.KW_ROWS], row[at.KW_LEVELS] = self.rows.ctypes.data, self.levels.ctypes.data
+        row[at.KW_LEVEL_COUNTS], row[at.KW_FLAGS] = self.level_counts.ctypes.data, self.flags.ctypes.data
+
+    def _new_row(self, key1: int, key2: int, answer: Answer | None, values: list[int]) -> int:
+        n = len(self.answers)
+        if n == MOST:
+            raise Unsupported("a kernel model with too many states")
+        self.answers.append(answer)
+        if n == len(self.rows):
+            self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
+        self.rows[n, : len(values)] = values
+        if 3 * n > len(self.hash):
+            entries = self.hash[self.hash[:, at.H_ROW] > 0].tolist()
+            self.hash = np.zeros((4 * len(self.hash), at.H_COLUMNS), np.int64)
+            for entry in entries:
+                self._enter(*entry)
+        self._enter(key1, key2, n + 1, 0)
+        self._note_flags()
+        return n
+
+    def _enter(self, key1: int, key2: int, row: int, _: int) -> None:
+        mask, rows = len(self.hash) - 1, self.hash[:, at.H_ROW]
+        i = _mixed(key1, key2) & mask
+        while rows[i]:
+            i = (i + 1) & mask
+        self.hash[i] = key1, key2, row, 0
+
+    def _note_flags(self) -> None:
+        """What the loop wants to know of fragments and shapes."""
+        model = self.model
+        most = max(len(model.fragment_flags), len(model.shape_flags))
+        if most > MOST:
+            raise Unsupported("a kernel model with too many states")
+        while most > len(self.flags):
+            self.flags = np.concatenate([self.flags, np.zeros_like(self.flags)])
+        for i in range(self._flagged[0], len(model.fragment_flags)):
+            notifier, clean = model.fragment_flags[i]
+            self.flags[i, at.F_NOTIFIER], self.flags[i, at.F_CLEAN] = notifier, clean
+            self.flags[i, at.F_TASK_TOKENS] = model.fragment_tokens[i]
+        for i in range(self._flagged[1], len(model.shape_flags)):
+            self.flags[i, at.F_IN_GUEST], self.flags[i, at.F_CPU_TOKENS] = model.shape_flags[i], model.shape_tokens[i]
+        self._flagged = [len(model.fragment_flags), len(model.shape_flags)]
+
+    def task(self, kind: str) -> int:
+        """The fragment of a new task."""
+        return self._noted(self.model.task(kind))
+
+    def vcpu(self, choice: Any) -> int:
+        """The fragment of a new vCPU thread."""
+        return self._noted(self.model.vcpu(choice))
+
+    def without_area(self, shape: int, slot: int, role: int) -> int:
+        """As :meth:`Transitions.without_area`."""
+        return self._noted(self.model.without_area(shape, slot, role))
+
+    def _noted(self, number: int) -> int:
+        self._note_flags()
+        return number
+
+    # Rows.
+
+    def begin(self, prices: Prices, level: int) -> None:
+        """A replication begins: nothing is counted yet, and prices are those of its cost table."""
+        self.rows[:, [at.R_COUNT, at.R_TIMES]] = 0
+        self.level_counts[:, at.LEVEL_COUNT0 : at.LEVEL_COUNT0 + 3] = 0
+        if self._priced_for != (prices, level):
+            self._priced_for = prices, level
+            self.rows[:, at.R_PRICE] = -1
+
+    def add(self, asked: Asked, key1: int, key2: int) -> int:
+        """The row of a flow point in a combination of states that has not been there before."""
+        answer = self.model.answer(asked)
+        uses: list[int] = []
+        first, counted = self._levels, 0
+        for use in answer.uses:
+            if use.role < 0:
+                uses.append(self._key_number(use.key))
+                continue
+            if asked.point.what is Walker.exits:
+                raise Unsupported("exits whose operations depend on where a buffer is, counted together")
+            if self._levels == len(self.levels):
+                self.levels = np.concatenate([self.levels, np.zeros_like(self.levels)])
+            whose = at.INIT_AREA if use.task == INIT_AREA else use.task * 3 + use.role
+            self.levels[self._levels] = whose, self._level_number(use.key)
+            self._levels += 1
+            counted += 1
+        assert answer.called in ((), (("", VCPU_LOAD, VMCLEAR),))
+        n = self._new_row(key1, key2, answer, self._values(asked, answer, first << 8 | counted))
+        self._uses.append(tuple(uses))
+        if answer.found:
+            self.found[n] = answer.found
+        return n
+
+    def add_equal(self, shape: int, slot: int, equal: tuple[int, ...], key1: int, key2: int) -> int:
+        """The row that says what a CPU's shape becomes when what a task has is something else."""
+        values = [0] * at.R_COLUMNS
+        values[at.R_SHAPE] = self.model.with_equal(shape, slot, equal)
+        self._uses.append(())
+        return self._new_row(key1, key2, None, values)
+
+    def _key_number(self, key: Key) -> int:
+        number = self._key_numbers.get(key)
+        if number is None:
+            number = self._key_numbers[key] = len(self.keys)
+            self.keys.append(key)
+        return number
+
+    def _level_number(self, key: Key) -> int:
+        number = self._level_numbers.get(key)
+        if number is None:
+            number = self._level_numbers[key] = len(self.level_keys)
+            self.level_keys.append(key)
+            if number == len(self.level_counts):
+                self.level_counts = np.concatenate([self.level_counts, np.zeros_like(self.level_counts)])
+        return number
+
+    @staticmethod
+    def _values(asked: Asked, answer: Answer, levels: int) -> list[int]:
+        values = [0] * at.R_COLUMNS
+        values[at.R_PRICE], values[at.R_LEVELS] = -1, levels
+        values[at.R_RESULT], values[at.R_CALLED] = answer.result, len(answer.called)
+        values[at.R_SHAPE], values[at.R_SLOTS] = answer.shape, len(answer.slots)
+        values[at.R_SLOT0 : at.R_SLOT0 + len(answer.slots)] = answer.slots
+        same_slots = len(answer.slots) == len(asked.slots) and all(
+            each == i if whom == OTHER else each == ~whom
+            for i, (each, whom) in enumerate(zip(answer.slots, asked.slots, strict=True))
+        )
+        for side, fragment, shift in ((answer.current, at.R_FRAGMENT, 4), (answer.next, at.R_FRAGMENT2, 0)):
+            if side is not None:
+                values[fragment] = side.fragment
+                values[at.R_PLACES] |= (side.last << 2 | side.vmcs) << shift
+        for tokens, column in zip(answer.tokens, (at.R_TOKENS, at.R_TOKENS2, at.R_CPU_TOKENS), strict=True):
+            if tokens is not None:
+                values[column] = len(tokens) + 1
+                for i, source in enumerate(tokens):
+                    values[column + 1 + i // at.TOKENS_IN_WORD] |= source << 6 * (i % at.TOKENS_IN_WORD)
+                    values[at.R_NEW] = max(values[at.R_NEW], source - at.NEW_TOKEN + 1)
+        for flag, holds in (
+            (at.HAS_LEVELS, levels & 255),
+            (at.HAS_TOKENS, any(tokens is not None for tokens in answer.tokens)),
+            (at.HAS_SLOTS, not same_slots),
+            (at.HAS_FOUND, answer.found),
+            (at.HAS_RENEWED, answer.renewed),
+        ):
+            if holds:
+                values[at.R_FLAGS] |= flag
+        return values
+
+    def price(self, n: int) -> None:
+        """The price of a row, which is passed by the strategy that times the host."""
+        assert self._priced_for is not None
+        prices, level = self._priced_for
+        first, counted = self.rows[n, at.R_LEVELS] >> 8, self.rows[n, at.R_LEVELS] & 255
+        for _, number in self.levels[first : first + counted].tolist():
+            for i in range(3) if level < 0 else (level,):
+                self.level_counts[number, at.LEVEL_PRICE0 + i] = prices[*self.level_keys[number], LEVELS[i]]
+        self.rows[n, at.R_PRICE] = sum(prices[self.keys[key]] for key in self._uses[n])
+
+    # What came of it.
+
+    def ledger(self) -> dict[Key, int]:
+        """How often each operation ran in the measurement."""
+        counted = self.rows[: len(self.answers), at.R_COUNT]
+        totals = [0] * len(self.keys)
+        for n in np.flatnonzero(counted).tolist():
+            times = int(counted[n])
+            for key in self._uses[n]:
+                totals[key] += times
+        counts: dict[Key, int] = {key: times for key, times in zip(self.keys, totals, strict=True) if times}
+        at_levels = self.level_counts[:, at.LEVEL_COUNT0 : at.LEVEL_COUNT0 + 3].tolist()
+        for operation, of_levels in zip(self.level_keys, at_levels, strict=False):
+            for level, times in zip(LEVELS, of_levels, strict=True):
+                if times:
+                    counts[*operation, level] = times
+        return counts
+
+    def findings(self) -> dict[str, int]:
+        """What the integrity check has found, warm-up included."""
+        found: dict[str, int] = {}
+        for n, kinds in self.found.items():
+            if times := int(self.rows[n, at.R_TIMES]):
+                for kind, each in kinds:
+                    found[kind] = found.get(kind, 0) + each * times
+        return dict(sorted(found.items()))
+
+
+_tables: dict[Any, Table] = {}
+"""The tables of this process, by configuration."""
+
+
+def table_of(settings: Any, *, integrity: bool) -> Table:
+    """The table of a strategy on a kernel."""
+    key = settings, integrity
+    if key not in _tables:
+        _tables[key] = Table(boot(settings), integrity=integrity)
+    return _tables[key]
+
+
+class Points:
+    """Flow points by number; those that every replication has come first."""
+
+    def __init__(self, first: list[Point]) -> None:
+        self.all: list[Point] = []
+        self._numbers: dict[Point, int] = {}
+        for point in first:
+            self.of(point)
+
+    def of(self, point: Point) -> int:
+        """The number of a flow point."""
+        number = self._numbers.get(point)
+        if number is None:
+            number = self._numbers[point] = len(self.all)
+            if number == at.MOST_POINTS:
+                raise Unsupported("too many kinds of flow points")
+            self.all.append(point)
+        return number
