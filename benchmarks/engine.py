@@ -51,6 +51,7 @@ tsc = "2.0 GHz"
 vms = {pairs}
 demand = {{ exponential = "50 us" }}
 sleep = {{ exponential = "200 us" }}
+task_switch = "2 kHz"
 fpu = {{ components = ["SSE", "AVX"], share = 0.5 }}
 [threads.daemon]
 count = {pairs}
