@@ -62,17 +62,18 @@ class Streams:
     def __init__(self) -> None:
         self.sources: list[Draws | Instants] = []
         self.blocks: list[Integers] = []
+        self._numbers: dict[int, int] = {}
 
     def add(self, source: Draws | Instants | None) -> int:
         """The number of a stream; -1 if there is none."""
         if source is None:
             return -1
-        for i, each in enumerate(self.sources):
-            if each is source:
-                return i
-        self.sources.append(source)
-        self.blocks.append(source.ahead().astype(np.int64))
-        return len(self.sources) - 1
+        number = self._numbers.get(id(source))
+        if number is None:
+            number = self._numbers[id(source)] = len(self.sources)
+            self.sources.append(source)
+            self.blocks.append(source.ahead().astype(np.int64))
+        return number
 
     def table(self) -> Integers:
         """Where each of them is, once all have been added."""
@@ -139,14 +140,13 @@ class Built:
 
     def _thread(self, thread: Thread) -> None:
         row = self.a.t[self.number(thread)]
-        cpus = [cpu.id for cpu in self.host.cpus if thread.allowed >> cpu.id & 1]
-        for cpu in cpus:
-            self.a.allowed[self.number(thread), cpu // BITS] |= 1 << cpu % BITS
+        allowed = thread.allowed
+        self.a.allowed[self.number(thread)] = [allowed >> BITS * i & (1 << BITS) - 1 for i in range(len(self.a.idle))]
         row[at.CPU], row[at.BLOCKED], row[at.WOKEN_AT] = thread.cpu.id, thread.blocked, thread.woken_at
         row[at.REMAINING], row[at.ACCOUNT] = thread.left, ACCOUNT_COLUMNS[thread.account]
         row[at.FLOW], row[at.KERNEL_FLOW] = thread.flow, thread.kernel_flow
         row[at.TASK_KIND], row[at.WHERE] = TASK_KINDS.index(thread.task.kind), thread.place
-        row[at.SEVERAL_CPUS], row[at.LOWEST_CPU] = len(cpus) > 1, cpus[0]
+        row[at.SEVERAL_CPUS], row[at.LOWEST_CPU] = allowed & (allowed - 1) != 0, (allowed & -allowed).bit_length() - 1
         row[at.WEIGHT], row[at.INV_WEIGHT] = thread.weight, thread.inv_weight
         row[at.CUSTOM_SLICE], row[at.SLICE], row[at.VRUNTIME] = thread.custom_slice, thread.slice, thread.vruntime
         row[at.DEADLINE], row[at.VPROT], row[at.VLAG] = thread.deadline, thread.vprot, thread.vlag
