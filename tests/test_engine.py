@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sim.engine import (
-    cache,
     choice,
     guest,
     halting,
@@ -340,7 +339,7 @@ def test_without_numba_everything_works_on_simpy(monkeypatch):
         choice.simulate(changed(case, engine="compiled"), case.timed_by, (), 0)
 
 
-# Pauses, and where machine code is kept.
+# Pauses.
 
 
 def test_pauses_of_the_loop_change_nothing(monkeypatch):
@@ -364,16 +363,3 @@ def test_a_signal_ends_a_replication_between_two_slices(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         simulation.simulate(case, case.timed_by, (), 0)
     assert len(slices) == 3
-
-
-def test_where_no_cache_can_be_written_nothing_is_kept(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file"))
-    cache.directory.cache_clear()
-    assert cache.directory() is None
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
-    cache.directory.cache_clear()
-    kept = cache.directory()
-    assert kept is not None
-    assert kept.parent == tmp_path
-    cache.directory.cache_clear()
