@@ -162,3 +162,25 @@ def test_an_existing_file_is_kept(tmp_path, capsys):
     assert ended.value.code == 2
     assert "--force" in capsys.readouterr().err
     assert trace.read_bytes() == before
+
+
+def test_without_comment_lines_each_kvm_run_still_returns_to_user_mode(tmp_path, capsys):
+    """What runs there (user-return MSRs, the IBPB of VMSCAPE) leaves no event where the registers are in place."""
+    host = FORKS.replace('measure = "10 ms"', 'measure = "40 ms"\nwarmup = "0 ns"').replace(
+        "kernel_fpu = 0.3", "kernel_fpu = 0.0"
+    )
+    (tmp_path / "host.toml").write_text(host)
+    exported = tmp_path / "run.txt"
+    command = ["export", str(tmp_path / "host.toml"), "-o", str(exported), "--strategy", "xstate-guest"]
+    assert CliRunner().invoke(cli, command).exit_code == 0
+    bare = tmp_path / "bare.txt"
+    bare.write_text("".join(line for line in exported.read_text().splitlines(True) if "fpswitch" not in line))
+    found = {}
+    for path in (exported, bare):
+        options = ["--cpu", "zen4", "--strategies", "user-return,xstate-guest", "--reference", "xstate-guest"]
+        operations = run_json(capsys, "replay", str(path), *options)["strategies"]["user-return"]["operations"]
+        found[path] = {name: each["count"] for name, each in operations.items()}
+    runs = found[exported]["KVM_RUN"]
+    assert runs > 100
+    for name in ("IBPB", "WRMSR(TSC_AUX)", "WRMSR(PL0_SSP)", "RDMSR(PL0_SSP)"):
+        assert found[bare][name] == pytest.approx(found[exported][name], abs=2)

@@ -1,7 +1,7 @@
 """Estimates the entries of a scenario from a trace, and the figures that the simulated scenario has to show."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
@@ -13,6 +13,7 @@ from sim.kernel.operations import (
     CONTEXT_SWITCH,
     GUEST_ENTRY,
     GUEST_EXIT,
+    MITIGATION,
     SIGNAL,
     SWAP_LOAD,
     SWAP_PUT,
@@ -22,6 +23,7 @@ from sim.kernel.operations import (
     USER_RETURN,
     VCPU_LOAD,
     VCPU_PUT,
+    VPMU,
     XSAVE,
     XSS_PHASE,
     Operation,
@@ -44,8 +46,12 @@ UNKNOWN: Final = "not known: the kernel's default"
 LONGEST_S: Final = 3600
 """run.measure of a scenario is no longer."""
 
-_GUEST_SIDE: Final = (GUEST_ENTRY, GUEST_EXIT, TRANSITION, XSS_PHASE, SWAP_PUT)
-_VMM_SIDE: Final = (VCPU_PUT, VCPU_LOAD, URET, SWAP_LOAD)
+_AT_GUEST: Final = (GUEST_ENTRY, GUEST_EXIT, TRANSITION, XSS_PHASE, MITIGATION, VPMU)
+"""Phases of each VM exit and entry: as often as KVM_RUN returns or the vCPU leaves its CPU."""
+_AT_RETURN: Final = (USER_RETURN, URET, SWAP_LOAD)
+"""Phases outside ``kvm_fpu`` load and unload, once per KVM_RUN; SWAP_PUT is inside."""
+_AT_LOAD: Final = (VCPU_PUT, VCPU_LOAD)
+"""Phases of vcpu_put() and vcpu_load(): around KVM_RUN, and where the vCPU leaves its CPU."""
 
 WOKEN: Final = ("sched_wakeup", "sched_waking", "sched_wakeup_new")
 
@@ -236,24 +242,32 @@ def _nearest(config: Config) -> str:
 
 def _charges(ledger: Mapping[tuple[Any, ...], int], prices: Prices, tsc_hz: float, round_trips: int) -> Charges:
     """What the model's own operations of the recorded schedule take, spread over what they belong to."""
-    cycles: Counter[str] = Counter()
+    cycles: Counter[tuple[str, bool]] = Counter()
     switches = vcpu_switches = signals = 0
     for key, count in ledger.items():
         operation = Operation(*key)
+        is_vcpu = operation.thread_kind == "vcpu"
         if operation.operation == CONTEXT_SWITCH:
             switches += count
-            vcpu_switches += count if operation.thread_kind == "vcpu" else 0
+            vcpu_switches += count if is_vcpu else 0
         signals += count if (operation.phase, operation.operation) == (SIGNAL, XSAVE) else 0
-        cycles[operation.phase] += count * prices[key]
+        cycles[operation.phase, is_vcpu] += count * prices[key]
     ns = 1e9 / tsc_hz
-    around = max(1, round_trips + vcpu_switches)
-    vmm = sum(cycles[phase] for phase in _VMM_SIDE) * ns / around
+
+    def of_vcpus(phases: Iterable[str], times: int) -> float:
+        return sum(cycles[phase, True] for phase in phases) * ns / max(1, times)
+
+    around = round_trips + vcpu_switches
+    load = of_vcpus(_AT_LOAD, around)
+    vmm = of_vcpus(_AT_RETURN, round_trips) + load
+    own = cycles[SWITCH, True] + cycles[SWITCH, False]
     return Charges(
-        stint=(cycles[SWITCH] + cycles[USER_RETURN]) * ns / max(1, switches),
+        stint=(own + cycles[USER_RETURN, False]) * ns / max(1, switches),
         wakeup=WAKEUP_NS,
-        guest=sum(cycles[phase] for phase in _GUEST_SIDE) * ns / around,
+        guest=of_vcpus(_AT_GUEST, around) + of_vcpus((SWAP_PUT,), round_trips),
+        away=of_vcpus((SWITCH,), vcpu_switches) + load - of_vcpus((SWAP_PUT,), round_trips),
         vmm=vmm,
-        signal=vmm + cycles[SIGNAL] * ns / max(1, signals),
+        signal=vmm + sum(cycles[SIGNAL, kind] for kind in (False, True)) * ns / max(1, signals),
     )
 
 

@@ -40,12 +40,14 @@ _ON_A_CPU: Final = re.compile(r"/(\d+)(?!\d)")
 class Charges:
     """What the simulated host itself takes, in ns: for each stint, each wake-up of another, each side of KVM_RUN.
 
-    ``signal`` is that of the VMM's side and of a signal there.
+    ``away`` is that of a vCPU that leaves its CPU inside KVM_RUN and comes back, beside the exit and the entry, which
+    are ``guest``'s; ``signal`` is that of the VMM's side and of a signal there.
     """
 
     stint: float = 0.0
     wakeup: float = 0.0
     guest: float = 0.0
+    away: float = 0.0
     vmm: float = 0.0
     signal: float = 0.0
 
@@ -194,15 +196,23 @@ def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges
     for life in lives:
         vcpu = life.vcpu
         assert vcpu is not None
-        group.compute += [max(LEAST_NS, each - charges.guest) for each in vcpu.guest]
+        group.compute += [
+            max(LEAST_NS, each - charges.guest - breaks * (charges.guest + charges.away))
+            for each, breaks in zip(vcpu.guest, vcpu.guest_breaks, strict=True)
+        ]
         group.vmm += [max(LEAST_NS, each - charges.vmm) for each in vcpu.vmm]
-        group.demand += [max(LEAST_NS, each - charges.stint) for each in vcpu.demand]
+        halted = len(vcpu.halt)
+        absent = max(0, life.bursts[0].ready_ns - first_ns) + last_ns - life.bursts[-1].end_ns
+        if is_away := absent > ABSENT * (last_ns - first_ns) or halted > 0:
+            vcpu.end_demand()
+        group.demand += [
+            max(LEAST_NS, each - returns * charges.guest - breaks * (charges.guest + charges.away))
+            for each, breaks, returns in zip(vcpu.demand, vcpu.demand_breaks, vcpu.demand_returns, strict=True)
+        ]
         group.halt += map(float, vcpu.halt)
         group.signalled += [max(LEAST_NS, each - charges.signal) for each in vcpu.signalled]
         group.vmm_saves += vcpu.vmm_saves
-        absent = max(0, life.bursts[0].ready_ns - first_ns) + last_ns - life.bursts[-1].end_ns
-        if absent > ABSENT * (last_ns - first_ns) or vcpu.halt:
-            group.demand.append(max(LEAST_NS, vcpu.since_halt))
+        if is_away:
             group.halt.append(absent)
         if vcpu.blocked_outside:
             group.notes.append(f"{life.name} slept {vcpu.blocked_outside} times outside KVM_RUN, which is left out")

@@ -47,6 +47,8 @@ class VcpuTimes:
 
     ``guest``: inside KVM_RUN between two returns to user space; ``vmm``: outside; ``demand``: inside between blocks;
     ``halt``: from a block inside KVM_RUN to its wake-up.  ``blocked_outside`` counts sleeps of the VMM's own.
+    ``guest_breaks`` and ``demand_breaks`` are how often the thread left its CPU within each of these times, and
+    ``demand_returns`` how often KVM_RUN returned.
 
     A signal that ends a halt takes the thread out of KVM_RUN without a VM entry; that is no return of the guest's:
     ``signalled`` are the times outside KVM_RUN then.  ``vmm_saves`` are XSTATE_BV of the VMM.
@@ -56,17 +58,30 @@ class VcpuTimes:
     vmm: list[int] = field(default_factory=list)
     demand: list[int] = field(default_factory=list)
     halt: list[int] = field(default_factory=list)
+    guest_breaks: list[int] = field(default_factory=list)
+    demand_breaks: list[int] = field(default_factory=list)
+    demand_returns: list[int] = field(default_factory=list)
     signalled: list[int] = field(default_factory=list)
     vmm_saves: Counter[int] = field(default_factory=Counter)
     blocked_outside: int = 0
     since_exit: int = 0
-    halted: tuple[int, int] | None = None
+    breaks: int = 0
+    breaks_since_halt: int = 0
+    returns_since_halt: int = 0
+    halted: tuple[int, int, int] | None = None
     restores: int = 0
     restored: int = 0
     by_signal: bool = False
     since_halt: int = 0
     since_put: int = 0
     total: int = 0
+
+    def end_demand(self) -> None:
+        """It blocks, or the trace ends."""
+        self.demand.append(self.since_halt)
+        self.demand_breaks.append(self.breaks_since_halt)
+        self.demand_returns.append(self.returns_since_halt)
+        self.since_halt = self.breaks_since_halt = self.returns_since_halt = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -304,6 +319,9 @@ class Watcher:
         life.prio = prio
         life.last_ns = now
         life.successors[successor] += 1
+        if life.vcpu is not None and life.inside:
+            life.vcpu.breaks += 1
+            life.vcpu.breaks_since_halt += 1
         if state == RUNNABLE:
             if life.wakers.get(successor) or (successor in self.alive and self.alive[successor].wakers.get(tid)):
                 life.hand_off()
@@ -318,9 +336,8 @@ class Watcher:
         vcpu = life.vcpu
         if vcpu is not None:
             if life.inside:
-                vcpu.demand.append(vcpu.since_halt)
-                vcpu.since_halt = 0
-                vcpu.halted = vcpu.since_exit, vcpu.restores
+                vcpu.end_demand()
+                vcpu.halted = vcpu.since_exit, vcpu.restores, vcpu.breaks
             else:
                 vcpu.blocked_outside += 1
         life.end_burst(now)
@@ -375,10 +392,13 @@ class Watcher:
             self.seen.round_trips += 1
             vcpu.vmm_saves[vcpu.restored] += 1
             if vcpu.halted is not None and vcpu.restores == vcpu.halted[1] + 1:  # that of the swap alone
-                vcpu.since_exit, vcpu.since_halt, vcpu.by_signal = vcpu.halted[0], 0, True
+                vcpu.since_exit, _, vcpu.breaks = vcpu.halted
+                vcpu.since_halt, vcpu.by_signal = 0, True
             else:
                 vcpu.guest.append(vcpu.since_exit)
-                vcpu.since_exit = 0
+                vcpu.guest_breaks.append(vcpu.breaks)
+                vcpu.since_exit = vcpu.breaks = 0
+                vcpu.returns_since_halt += 1
             vcpu.halted = None
         life.inside = loads
 

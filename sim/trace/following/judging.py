@@ -93,6 +93,18 @@ def clears_load(f: Known, place: Place, step: Step, thread: Thread, what: str) -
         replica.returns(place.number)
 
 
+def returned(f: Known, place: Place, thread: Thread) -> None:
+    """Behind KVM_RUN the thread was in user mode, with its registers in place already, so that no event shows it.
+
+    It cannot call KVM_RUN again without; one that leaves its CPU counts as having been there, as most have.
+    """
+    if thread.returning:
+        thread.returning = False
+        if f.load_of(thread) is False:
+            for replica in f.replicas:
+                replica.returns(place.number)
+
+
 def done(f: Known, place: Place, thread: Thread) -> None:
     """The registers are the thread's, and all about that is known."""
     thread.behind_kernel_fpu = thread.newborn = False

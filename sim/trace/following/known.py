@@ -49,7 +49,7 @@ class Thread:
     and its switches are missing (``unheard``) without anything being wrong.  ``stint`` counts its times on a CPU,
     ``forked_at`` is the one in which it last forked.  ``newborn``: it was forked and has not been in user mode.
     ``signal_due`` is the event of a signal, delivery or sigreturn, whose x86_fpu_regs_activated has not come yet, and
-    ``due_stint`` when it came.
+    ``due_stint`` when it came.  ``returning``: KVM_RUN is over, and no event has shown its return to user mode yet.
     """
 
     number: int
@@ -64,6 +64,7 @@ class Thread:
     mask: list[int] = field(default_factory=lambda: [0, 0])
     behind_kernel_fpu: bool = False
     late: str = ""
+    returning: bool = False
     spoken: bool = False
     unheard: bool = False
     exiting: bool = False
@@ -139,6 +140,11 @@ class Known(ABC):
         self.signals: set[str] = set()
         self.measured: tuple[list[int], list[int]] = ([], [])
         self._numbers = 0
+
+    @property
+    def fills_in(self) -> bool:
+        """Whether flow points that leave no event are filled in: the trace of a simulated run says them."""
+        return not isinstance(self.model, ToldReplica)
 
     @abstractmethod
     def settle(self, place: Place, next_step: Step | None) -> bool:

@@ -1,6 +1,6 @@
 """x86_fpu_regs_activated: a restore, the end of a fpstate swap (kvm_fpu follows), or a signal."""
 
-from sim.trace.following.judging import clears_load, done, fields, hold, owes_kvm_fpu, same
+from sim.trace.following.judging import clears_load, done, fields, hold, owes_kvm_fpu, returned, same
 from sim.trace.following.known import Known, Place, Step, Thread, named
 from sim.trace.following.signals import SIGRETURN, marks, owes_signal
 from sim.trace.following.verdict import ELSEWHERE
@@ -68,6 +68,7 @@ def returns(f: Known, place: Place, step: Step, thread: Thread, guest: bool) -> 
     f.memory_holds(thread, guest, xfeatures)
     for replica in f.replicas:
         replica.returns(place.number)
+    thread.returning = False
     if good:
         same(f, place, step)
     done(f, place, thread)
@@ -118,9 +119,12 @@ def swap(f: Known, place: Place, step: Step, thread: Thread, enter: bool) -> Non
     thread.memory[enter] = xfeatures
     for replica in f.replicas:
         replica.memory_holds(thread.number, enter, xfeatures)
+    if enter:
+        returned(f, place, thread)
     for replica in f.replicas:
         (replica.loads_guest_fpu if enter else replica.puts_guest_fpu)(place.number)
     thread.in_kvm_run = enter
+    thread.returning = not enter and f.fills_in
     if not enter:
         thread.memory[True] = None  # the VMM may write it (KVM_SET_XSAVE)
     if good:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sim.trace.following.judging import clears_load, fields
+from sim.trace.following.judging import clears_load, fields, returned
 from sim.trace.following.known import Known, Place, Step, Thread
 from sim.trace.following.verdict import AT_LIFE, ELSEWHERE, NO_USER_MODE
 from sim.trace.following.whose import leaves_elsewhere, misses_switch, speaks
@@ -70,6 +70,8 @@ def switched(f: Known, place: Place, held: Step, saved: Step | None) -> bool:
     for replica in f.replicas:
         if replica.cpu(place.number).current is not replica.tasks[prev.number]:
             replica.runs(place.number, prev.number)
+    returned(f, place, prev)
+    for replica in f.replicas:
         replica.switch(place.number, following.number)
     place.current = following
     following.on_cpu = place.number
