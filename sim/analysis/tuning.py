@@ -2,12 +2,11 @@
 
 How long a thread waits for a CPU follows from weights, control groups and the kernel's preemption, of which the
 simulated host has a part.  A thread that waits too long there comes round too seldom, with all that it does.  So sleeps
-are made longer or shorter until threads and vCPUs come round as often as in the trace, and nice values of vCPUs that
-never halt until they get as much of the CPUs.
+are made longer or shorter until threads and vCPUs come round as often as in the trace, and weights of vCPUs and threads
+that never sleep until they get as much of the CPUs.
 """
 
 import io
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from sim.analysis.recorded_run import RecordedRun
 from sim.host.watching import window
 from sim.scenario.cases import Case
 from sim.trace.fit.estimate import Fitted
-from sim.trace.fit.groups import NICE_STEP, Group
+from sim.trace.fit.groups import LEAST_WEIGHT, NICE_0_LOAD, Group
 from sim.trace.fit.lives import Watcher
 from sim.trace.fit.writing import write
 from sim.trace.reading.reader import Reader
@@ -35,11 +34,14 @@ ENOUGH: Final = 40
 LONGEST: Final = 8.0
 """By how much a mean sleep may change in all."""
 LEAST_SHARE: Final = 0.02
-"""The share of a CPU from which on a nice value is tuned."""
+"""The share of a CPU from which on a weight is tuned."""
 LATE: Final = 0.85
 """The share of its cycles below which a thread that hardly sleeps any more gets more weight."""
-STEPS: Final = 2
-"""By how much a nice value may change in all."""
+NICE_STEP: Final = 1.25
+"""What one step of nice changes the weight by (sched_prio_to_weight[], kernel/sched/core.c, Linux v6.18)."""
+MOST: Final = NICE_STEP**2
+"""By what factor a weight may change in all."""
+MOST_WEIGHT: Final = 88_761
 
 
 class _Seen(NamedTuple):
@@ -113,16 +115,21 @@ def _tuned(group: Group, first: Group, seen: _Seen, seconds: float) -> Group:
         late_ns = 1e9 * group.rows * (seconds / group.cycles - 1 / rate)
         wanted = min(first_mean * LONGEST, max(first_mean / LONGEST, mean + late_ns))
         if wanted == first_mean / LONGEST and rate < LATE * group.cycles / seconds:  # it waits for a CPU too long
-            group = _with_nice(group, first, -1)
+            group = _weighted(group, first, NICE_STEP)
         if kind == "vcpu":
             return replace(group, halt=[each * wanted / mean for each in group.halt])
         return replace(group, sleep=[each * wanted / mean for each in group.sleep])
     on, share = seen.on.get(group.entry, 0.0), group.on_ns * 1e-9 / seconds
-    if kind == "vcpu" and share >= LEAST_SHARE and on:
-        return _with_nice(group, first, round(math.log(on / share) / math.log(NICE_STEP)))
+    if (kind == "vcpu" or not mean) and share >= LEAST_SHARE and on:
+        return _weighted(group, first, share / on)
     return group
 
 
-def _with_nice(group: Group, first: Group, steps: int) -> Group:
-    nice = max(first.nice - STEPS, min(first.nice + STEPS, group.nice + steps))
-    return replace(group, nice=max(-20, min(19, nice)))
+def _weighted(group: Group, first: Group, factor: float) -> Group:
+    least, most = _weight(first) / MOST, _weight(first) * MOST
+    weight = round(max(least, min(most, _weight(group) * factor)))
+    return replace(group, weight=max(LEAST_WEIGHT, min(MOST_WEIGHT, weight)))
+
+
+def _weight(group: Group) -> float:
+    return NICE_0_LOAD * NICE_STEP ** -group.key[2] if group.weight is None else group.weight

@@ -9,7 +9,7 @@ from typing import Final
 
 from sim.engine import cache
 from sim.errors import InputError
-from sim.host.weights import inverse, weight_of
+from sim.host.weights import inverse, load_weight
 from sim.kernel.versions import version
 from sim.results.record import Record
 from sim.scenario.cases import Case
@@ -38,13 +38,18 @@ def lacking(case: Case) -> str:
             return f"guests.{name}.idle {guest.idle!r}"
         if guest.lock is not None:
             return f"guests.{name}.lock"
+    for name, thread in case.scenario.threads.items():
+        if thread.timer == "tick":
+            return f"threads.{name}.timer {thread.timer!r}"
     base, tick = case.cycles(host.base_slice), case.cycles(1 / host.hz)
     longest = base + tick if version(case.kernel).slice_rules == "v7.3" else max(2 * base, tick)
     for kind, entries in (("guests", case.scenario.guests), ("threads", case.scenario.threads)):
         for name, entry in entries.items():
-            lag = longest * inverse(weight_of(entry.nice))
+            weight = load_weight(entry.nice, entry.weight)
+            lag = longest * inverse(weight)
             if host.scheduler == "eevdf" and lag >= FARTHEST:
-                return f"{kind}.{name}.nice {entry.nice}, whose virtual times do not fit in 64 bits"
+                key = f"nice {entry.nice}" if entry.weight is None else f"weight {weight}"
+                return f"{kind}.{name}.{key}, whose virtual times do not fit in 64 bits"
     return ""
 
 

@@ -113,8 +113,7 @@ class HostCpu(CpuTime):
     def catch_up_ticks(self, now: int) -> None:
         """What the ticks of a thread that ran alone have done to its request: they renew it when it is used up."""
         while (time := self.rq.renewal_time()) is not None:
-            late = time - self.host.first_tick(self.id)
-            tick = self.host.first_tick(self.id) + max(0, -(-late // self.tick_period)) * self.tick_period
+            tick = self.tick_after(time)
             if tick > now:
                 return
             self.rq.update_current(tick)
@@ -353,10 +352,14 @@ class HostCpu(CpuTime):
         """Whether a vCPU's VMCS is still current on another CPU, which vcpu_load then asks for VMCLEAR."""
         return vcpu.vmcs_cpu not in (None, self.cpu) and self.kernel.vendor == "vmx"
 
+    def tick_after(self, time: int) -> int:
+        """The first tick of the CPU's period that is not before ``time``."""
+        first = self.host.first_tick(self.id)
+        return first + max(0, -(-(time - first) // self.tick_period)) * self.tick_period
+
     def _end_tickless(self, now: int) -> None:
         """The tick goes on where its period has it."""
-        first = self.host.first_tick(self.id)
-        self.next_tick = first + max(0, -(-(now - first) // self.tick_period)) * self.tick_period
+        self.next_tick = self.tick_after(now)
         self._note_due()
 
     def pass_boundary(self) -> None:

@@ -203,16 +203,23 @@ class Host:
         """``action`` in ``cycles`` from now."""
         Until(self.env, self.env.now + cycles, TIMER).callbacks.append(lambda event: action())
 
-    def wake_after(self, cycles: int, thread: Thread) -> None:
-        """A timer on the thread's CPU wakes it in ``cycles``."""
+    def wake_after(self, cycles: int, thread: Thread, *, at_tick: bool = False) -> None:
+        """A timer on the thread's CPU wakes it in ``cycles``.
 
-        def expire() -> None:
+        ``at_tick``: one of the timer wheel, which expires at the first tick that is not before, in the softirq of that
+        interrupt (run_local_timers(), kernel/time/timer.c, Linux v6.18).
+        """
+        if at_tick:
+            cycles = thread.cpu.tick_after(self.env.now + cycles) - self.env.now
+
+        def expires() -> None:
             if self.counts_from_event:
                 thread.woken_at = self.env.now
-            work = Work(self.interrupt_cycles(), self.wakeup_cycles(), lambda cpu: self.wake(thread, cpu))
-            thread.cpu.post(work)
+            cpu = thread.cpu
+            own = 0 if at_tick and cpu.next_tick <= self.env.now else self.interrupt_cycles()
+            cpu.post(Work(own, self.wakeup_cycles(), lambda cpu: self.wake(thread, cpu)))
 
-        self.after(cycles, expire)
+        self.after(cycles, expires)
 
     def keep_asking(self, thread: "VcpuThread", gaps: Draws) -> None:
         """Requests for a vCPU, ``gaps`` apart, whatever becomes of them."""

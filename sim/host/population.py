@@ -28,7 +28,7 @@ from sim.host.schedule import Schedule
 from sim.host.streams import Draws, Instants, Sample, Streams, sampler
 from sim.host.thread import ComputeThread, ForkThread, KernelThread, Pipe, PipeThread, Thread
 from sim.host.vcpu import VcpuThread
-from sim.host.weights import weight_of
+from sim.host.weights import load_weight
 from sim.kernel.config import boot
 from sim.kernel.kernel import BufferLevel
 from sim.kernel.operations import Ledger, LedgerFactory
@@ -227,7 +227,7 @@ def _vcpu(
         text,
         number,
         vcpu.task,
-        weight_of(guest.nice),
+        load_weight(guest.nice, guest.weight),
         _allowed(guest.affinity, n, len(host.cpus)),
         round(guest.touches),
         vcpu=vcpu,
@@ -337,7 +337,15 @@ def _thread(
     text = "/".join(map(str, name))
     number = host.schedule.number()
     task = host.schedule.new_task(number, text, KTHREAD if entry.kind == "kthread" else USER_TASK)
-    place: tuple[Any, ...] = (host, text, number, task, weight_of(entry.nice), allowed, round(entry.touches))
+    place: tuple[Any, ...] = (
+        host,
+        text,
+        number,
+        task,
+        load_weight(entry.nice, entry.weight),
+        allowed,
+        round(entry.touches),
+    )
     own = ("threads", *name)
     use: dict[str, Any] = {
         "bursts": build.draws(entry.compute, *own, "compute"),
@@ -345,6 +353,7 @@ def _thread(
         "syscalls": build.draws(entry.syscall, *own, "syscall"),
         "components": build.mask(entry.fpu.components),
         "uses_fpu": Draws(build.flags(entry.fpu.share, *own, "fpu")),
+        "at_ticks": entry.timer == "tick",
     }
     if pipe is not None:
         end = PipeThread(*place, pipe=pipe, **use)

@@ -174,17 +174,20 @@ class Thread(Entity):
 class ComputeThread(Thread):
     """Bursts of computing, with the system calls of each, and sleep between them.
 
-    ``_then`` goes on after a system call that is a span.
+    ``_then`` goes on after a system call that is a span.  ``_at_ticks``: sleeps end at ticks.
     """
 
-    __slots__ = ("_bursts", "_components", "_left", "_sleeps", "_syscalls", "_then", "_uses_fpu", "_wrote")
+    __slots__ = (
+        "_at_ticks", "_bursts", "_components", "_left", "_sleeps", "_syscalls", "_then", "_uses_fpu", "_wrote",
+    )  # fmt: skip
 
     BURST: ClassVar = ("user", TO_USER)
     """The account of a burst, and its place."""
 
     def __init__(self, *place: Any, bursts: Draws, sleeps: Draws | None, syscalls: Draws, components: int,
-                 uses_fpu: Draws) -> None:  # fmt: skip
+                 uses_fpu: Draws, at_ticks: bool) -> None:  # fmt: skip
         super().__init__(*place)
+        self._at_ticks = at_ticks
         self.account, self.place = self.BURST
         self._bursts = bursts
         self._sleeps = sleeps
@@ -251,7 +254,7 @@ class ComputeThread(Thread):
         """The end of the system call."""
         yield from cpu.sync()
         if self._sleeps is not None:
-            self.host.wake_after(self._sleeps.next(), self)
+            self.host.wake_after(self._sleeps.next(), self, at_tick=self._at_ticks)
             cpu.block(self)
         return False
 
@@ -345,6 +348,7 @@ class ForkThread(ComputeThread):
         self._child = ChildThread(
             self.host, task.name, number, task, self.weight, self.allowed, self.flow, bursts=self._bursts, sleeps=None,
             syscalls=self._syscalls, components=self._components, uses_fpu=self._uses_fpu, execs=self._execs,
+            at_ticks=False,
         )  # fmt: skip
         self._wrote = True
         self.left = 0

@@ -24,6 +24,11 @@ def weight_of(nice: int) -> int:
     return SCHED_PRIO_TO_WEIGHT[nice - MIN_NICE]
 
 
+def load_weight(nice: int, weight: int | None) -> int:
+    """The load weight of an entry of a scenario, which may have one in place of that of ``nice``."""
+    return weight_of(nice) if weight is None else weight
+
+
 def inverse(weight: int) -> int:
     """2^42 / ``weight``: by how much a cycle of execution advances the vruntime of an entity of that weight."""
     return (1 << WMULT_SHIFT) // weight

@@ -18,7 +18,8 @@ class GuestChoice:
 
     ``xss`` are the bits of IA32_XSS that it may have, where it has CET or another carried xfeature at all.  ``pku``
     False: its CPUID has no PKU, so that it has neither XCR0[9] nor CR4.PKE.  ``vpmu`` False: its CPUID has no
-    performance counters, so that KVM leaves them alone (kvm_vcpu_has_mediated_pmu()).
+    performance counters, so that KVM leaves them alone (kvm_vcpu_has_mediated_pmu()).  ``components`` are those of its
+    CPU model: of what the host offers, it has these and no others in XCR0, as QEMU leaves out what the host lacks.
     """
 
     xcr0: int | None = None
@@ -26,6 +27,7 @@ class GuestChoice:
     pku: bool | None = None
     amx: bool | None = None
     vpmu: bool = True
+    components: int | None = None
 
 
 AS_ALL = GuestChoice()
@@ -77,13 +79,15 @@ def problems(config: Config, choice: GuestChoice) -> Iterator[tuple[str, str]]:
 
 
 def _amx(config: Config, choice: GuestChoice) -> bool:
+    if choice.amx is None and choice.components is not None:
+        return bool(choice.components & config.offered_xcr0 & XTILE)
     return config.settings.guest_amx if choice.amx is None else choice.amx
 
 
 def _xcr0(config: Config, choice: GuestChoice) -> int:
     if choice.xcr0 is not None:
         return choice.xcr0
-    xcr0 = config.guest_xcr0
+    xcr0 = config.guest_xcr0 if choice.components is None else config.offered_xcr0 & choice.components
     for wanted, component in ((choice.amx, XTILE), (choice.pku, PKRU)):
         if wanted is not None:
             xcr0 = xcr0 | component & config.offered_xcr0 if wanted else xcr0 & ~component

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from sim.errors import unknown
+from sim.kernel.cpu_models import components
 from sim.kernel.uret import URET_MSRS
 from sim.scenario.contrasts import operand
 from sim.scenario.distribution import Distribution
@@ -91,12 +92,18 @@ def _guest_xcr0(scenario: Scenario) -> Iterator[Problem]:
         own = f"guests.{name}.xcr0"
         yield from _xcr0(own, guest.xcr0, _has_amx(guest, scenario), f"guests.{name}.amx")
         path, xcr0 = ("kernel.guest_xcr0", kernel.guest_xcr0) if guest.xcr0 is None else (own, guest.xcr0)
+        if guest.cpu_model is not None:
+            if guest.xcr0 is not None:
+                yield f"guests.{name}.cpu_model", "found beside xcr0; allowed: one of the two"
+            path, xcr0 = f"guests.{name}.cpu_model {guest.cpu_model!r}, XCR0", components(guest.cpu_model)
         for each in guest.fpu.components if xcr0 is not None else ():
             if MASKS[each] & ~(xcr0 or 0) and not (each == "XTILEDATA" and guest.amx):
                 yield f"guests.{name}.fpu.components", f"found {each}, which {path} = {xcr0:#x} lacks"
 
 
 def _has_amx(guest: Guest, scenario: Scenario) -> bool:
+    if guest.amx is None and guest.cpu_model is not None:
+        return bool(components(guest.cpu_model) & XTILE)
     return scenario.kernel.guest_amx if guest.amx is None else guest.amx
 
 
@@ -211,8 +218,14 @@ def _host(scenario: Scenario) -> Iterator[Problem]:
         yield "host.base_slice", f"found {time_text(host.base_slice)!r}; allowed: 1 us to 10 s"
 
 
+def _weight(where: str, entry: Guest | Thread) -> Iterator[Problem]:
+    if entry.weight is not None and entry.nice:
+        yield f"{where}.weight", "found beside nice; allowed: one of the two"
+
+
 def _guest(where: str, guest: Guest, scenario: Scenario) -> Iterator[Problem]:
     yield from _affinity(where, guest, scenario)
+    yield from _weight(where, guest)
     if guest.demand is None:
         for key in ("arrivals", "sleep"):
             if getattr(guest, key) is not None:
@@ -289,6 +302,9 @@ def _thread(where: str, thread: Thread) -> Iterator[Problem]:
             yield f"{where}.sleep", "does not go with kind 'pipe', whose threads sleep until the other hands over"
     else:
         yield from _positive(f"{where}.compute", thread.compute)
+    if thread.timer == "tick" and thread.sleep is None:
+        yield f"{where}.timer", "found 'tick', which ends sleeps, and there is no sleep"
+    yield from _weight(where, thread)
     if kind == "fork" and thread.sleep is None:
         yield f"{where}.sleep", "the key is missing; allowed with kind 'fork': the wall time between two children"
     if kind != "fork" and not thread.exec:

@@ -176,6 +176,10 @@ def _settle(raw: Table, folder: str) -> None:
     for table in _tables(raw):
         if isinstance(table.get("empirical"), str):
             table["empirical"] = os.path.abspath(os.path.join(folder, table["empirical"]))
+    guests = raw.get("guests")
+    for guest in guests.values() if isinstance(guests, dict) else ():
+        if isinstance(guest, dict) and isinstance(model := guest.get("cpu_model"), str) and model.endswith(".json"):
+            guest["cpu_model"] = os.path.abspath(os.path.join(folder, model))
     for section, key in NAMING_FILES:
         there = raw.get(section)
         if isinstance(there, dict) and key in there:

@@ -8,9 +8,11 @@ and :mod:`sim.scenario.run_schema`.
 
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from sim.errors import InputError
 from sim.kernel.config import HostShadowStacks, MsrAccess
+from sim.kernel.cpu_models import components, of_template
 from sim.kernel.guests import GuestChoice
 from sim.kernel.mitigations import IbpbAt, MitigationKind, VmscapeBy
 from sim.kernel.versions import Exit as FastpathExit
@@ -25,7 +27,23 @@ Count = Annotated[int, Field(ge=1, le=65536, strict=True)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
 Factor = Annotated[int, Field(ge=0, le=1000, strict=True)]
 Nice = Annotated[int, Field(ge=-20, le=19, strict=True)]
+Weight = Annotated[int, Field(ge=15, le=88_761, strict=True)]
 Mask = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
+
+
+def _cpu_model(value: Any) -> Any:
+    """A CPU model by its name and features; a template of Firecracker is read."""
+    if not isinstance(value, str):
+        return value
+    try:
+        model = of_template(value) if value.endswith(".json") else value
+        components(model)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+    return model
+
+
+CpuModel = Annotated[str, BeforeValidator(_cpu_model)]
 Affinity = Literal["any", "pinned"] | tuple[Annotated[int, Field(ge=0, strict=True)], ...]
 """any CPU; pinned: the n-th thread of this entry to CPU n modulo the number of CPUs; or a list of CPUs."""
 
@@ -271,6 +289,11 @@ class Guest(Section):
     vms: Count = Field(1, description="how many such VMs")
     vcpus: Count = Field(1, description="vCPUs of each")
     nice: Nice = Field(0, description="of the vCPU threads")
+    weight: Weight | None = Field(
+        None,
+        description="load weight of each vCPU thread in place of nice's, as control groups come to it: 1024 is nice 0, "
+        "and each step of nice is a factor of 1.25; absent: that of nice",
+    )
     affinity: Affinity = Field("any", description=AFFINITY)
     demand: Times | None = Field(
         None,
@@ -306,6 +329,12 @@ class Guest(Section):
         description="the guest's supervisor shadow stacks: none: SSPs initial; constant: written once; rewritten: new "
         "SSPs at each context switch of the guest's kernel, by its XRSTORS. No KVM up to v7.3 reports CET_SSS to a "
         "guest, without which the SDM advises against them",
+    )
+    cpu_model: CpuModel | None = Field(
+        None,
+        description="their CPU model, as QEMU and libvirt call it, with features added or taken away: Skylake-Server, "
+        "EPYC-Milan-v2,-pku (avx, mpx, avx512f, pku, amx-tile); or a CPU template of Firecracker (.json). XCR0 has its "
+        "components, as far as the host has them; absent: all that KVM offers",
     )
     xcr0: Mask | None = Field(
         None,
@@ -343,7 +372,8 @@ class Guest(Section):
     @property
     def choice(self) -> GuestChoice:
         """What the kernel model is told of these guests alone."""
-        return GuestChoice(self.xcr0, self.xss, self.pku, self.amx, self.vpmu)
+        model = None if self.cpu_model is None else components(self.cpu_model)
+        return GuestChoice(self.xcr0, self.xss, self.pku, self.amx, self.vpmu, model)
 
 
 class Thread(Section):
@@ -356,10 +386,20 @@ class Thread(Section):
     )
     count: Count = Field(1, description="how many; of kind pipe: pairs")
     nice: Nice = Field(0, description="of the threads")
+    weight: Weight | None = Field(
+        None,
+        description="load weight of each thread in place of nice's, as control groups come to it: 1024 is nice 0, "
+        "and each step of nice is a factor of 1.25; absent: that of nice",
+    )
     affinity: Affinity = Field("any", description=AFFINITY)
     compute: Times = Field(description="CPU time of a burst; pipe: user time of each hand-off; fork: of a child")
     sleep: Times | None = Field(
         None, description="wall time between bursts, absent: none; fork: between two children; pipe: never"
+    )
+    timer: Literal["hrtimer", "tick"] | None = Field(
+        None,
+        description="what ends a sleep: hrtimer: when it is over (nanosleep, futex timeouts); tick: a timer of the "
+        "timer wheel, at the first tick behind that (schedule_timeout(), by which rcu_preempt sleeps); absent: hrtimer",
     )
     syscall: Times = Field(
         NO_TIME,

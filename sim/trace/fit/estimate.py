@@ -28,9 +28,10 @@ from sim.kernel.operations import (
     XSS_PHASE,
     Operation,
 )
-from sim.trace.fit.groups import Charges, Group, grouped
-from sim.trace.fit.lives import Seen, Watcher
+from sim.trace.fit.groups import ENOUGH, Charges, Group, grouped
+from sim.trace.fit.lives import Life, Seen, Watcher
 from sim.trace.fit.tally import Counted, Tally
+from sim.trace.fit.ticks import TICKS_HZ, WITNESSES, Ticks, ticks
 from sim.trace.following.replay import TELLING, Progress, Recorded, Replay, Replayed, missing_events
 from sim.trace.following.replica import Replica
 from sim.trace.whatif import Choices, replicas
@@ -38,7 +39,6 @@ from sim.xsave.profiles import names, profile
 
 WAKEUP_NS: Final = 500.0
 """host.wakeup_time of a scenario that does not say another."""
-TICKS_HZ: Final = (100, 250, 300, 1000)
 ASSUMED_TSC_HZ: Final = 2.5e9
 FOLLOWED: Final = 100_000
 """Events that the model follows where costs are not asked for."""
@@ -179,7 +179,9 @@ def fit(
             f"{on_cpu.kernel.version.name}, is assumed (--recorded-preemption)"
         )
     charges = _charges(on_cpu.counts(), Prices(load_for(chosen, costs)), tsc_hz, around)
-    groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges)
+    tick = _ticks(watcher.lives)
+    hz = _hz(seen, notes) if tick is None else tick.hz
+    groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges, tick)
     cpus = tuple(sorted(report.cpus))
     counted = found["tally"].finish(len(cpus))
     unsure = seen.unknown_idle_ns / 2 / (max(1, seen.last_ns - seen.first_ns) * len(cpus))
@@ -204,7 +206,7 @@ def fit(
         strategy=on_cpu.kernel.config.strategy.name,
         tsc_hz=tsc_hz,
         cpus=cpus,
-        hz=_hz(seen, notes),
+        hz=hz,
         notes=tuple(notes),
     )
 
@@ -269,6 +271,14 @@ def _charges(ledger: Mapping[tuple[Any, ...], int], prices: Prices, tsc_hz: floa
         vmm=vmm,
         signal=vmm + sum(cycles[SIGNAL, kind] for kind in (False, True)) * ns / max(1, signals),
     )
+
+
+def _ticks(lives: Iterable[Life]) -> Ticks | None:
+    for life in lives:
+        woken = [burst.ready_ns for burst in life.bursts[1:]]
+        if life.name in WITNESSES and len(woken) >= ENOUGH and (found := ticks(woken)) is not None:
+            return found
+    return None
 
 
 def _hz(seen: Seen, notes: list[str]) -> int:

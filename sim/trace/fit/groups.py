@@ -1,6 +1,5 @@
 """Threads that are alike, as one entry of a scenario: how many, where, and the samples of what they do."""
 
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,6 +8,7 @@ from itertools import pairwise
 from typing import Final, Literal
 
 from sim.trace.fit.lives import Burst, Life, slots
+from sim.trace.fit.ticks import Ticks
 
 Kind = Literal["compute", "kthread", "pipe", "fork", "vcpu"]
 Key = tuple[Kind, str, int, tuple[int, ...]]
@@ -25,8 +25,9 @@ ABSENT: Final = 0.05
 """The share of a trace for which a vCPU may be absent without its absence being modelled."""
 LIGHT: Final = 0.01
 """Threads that were on a CPU for less of the trace do not show their weight: they wait for other reasons."""
-NICE_STEP: Final = 1.25
-"""What one step of nice changes the weight by (sched_prio_to_weight[], kernel/sched/core.c, Linux v6.18)."""
+NICE_0_LOAD: Final = 1024
+LEAST_WEIGHT: Final = 15
+"""Of nice 19."""
 LEAST_NS: Final = 100
 """A burst has at least so much that is its own."""
 
@@ -59,7 +60,8 @@ class Group:
     ``rows`` threads are simulated for ``threads`` in the trace, where they went to sleep ``cycles`` times.  ``sleep``
     of a group that never sleeps is empty.  For vCPUs ``compute`` is the guest time between returns to user space, and
     ``demand``, ``halt``, ``vmm`` are theirs, ``signalled`` the times outside KVM_RUN after a signal that ended a halt.
-    ``entry`` is its name in the scenario.
+    ``entry`` is its name in the scenario.  ``weight`` None is that of its nice value; ``at_ticks``: its sleeps end at
+    ticks.
     """
 
     key: Key
@@ -68,7 +70,8 @@ class Group:
     saves: Counter[int]
     on_ns: int = 0
     wanted_ns: int = 0
-    nice: int = 0
+    weight: int | None = None
+    at_ticks: bool = False
     compute: list[float] = field(default_factory=list)
     sleep: list[float] = field(default_factory=list)
     syscall: list[float] = field(default_factory=list)
@@ -83,8 +86,10 @@ class Group:
     notes: list[str] = field(default_factory=list)
 
 
-def grouped(lives: Iterable[Life], first_ns: int, last_ns: int, charges: Charges) -> list[Group]:
-    """All threads of a trace as groups, those with the most time on the CPU first."""
+def grouped(
+    lives: Iterable[Life], first_ns: int, last_ns: int, charges: Charges, ticks: Ticks | None = None
+) -> list[Group]:
+    """All threads of a trace as groups, those with the most time on the CPU first; ``ticks`` None: not known."""
     lives = [life for life in lives if life.bursts]
     found: list[Group] = []
     vcpus = [life for life in lives if life.vcpu is not None]
@@ -114,13 +119,13 @@ def grouped(lives: Iterable[Life], first_ns: int, last_ns: int, charges: Charges
                 few += alike
         if few:
             groups[kind, others, 0, ()] += few
-    found += [_threads(key, members, first_ns, last_ns, charges) for key, members in groups.items()]
-    _set_nice(found, LIGHT * (last_ns - first_ns))
+    found += [_threads(key, members, first_ns, last_ns, charges, ticks) for key, members in groups.items()]
+    _set_weights(found, LIGHT * (last_ns - first_ns))
     return sorted(found, key=lambda group: -sum(group.compute))
 
 
-def _set_nice(groups: Sequence[Group], least_ns: float) -> None:
-    """Where threads had to wait, nice values are those with which the CPU would be shared out as it was.
+def _set_weights(groups: Sequence[Group], least_ns: float) -> None:
+    """Where threads had to wait, weights are those with which the CPU would be shared out as it was.
 
     The thread's own nice says little on a host that schedules by control groups, which the simulated one does not.
     """
@@ -128,9 +133,8 @@ def _set_nice(groups: Sequence[Group], least_ns: float) -> None:
     contended = {key: share for key, share in shares.items() if share < CONTENDED}
     most = max(contended.values(), default=1.0)
     for group in groups:
-        group.nice = group.key[2]
         if (share := contended.get(id(group))) is not None:
-            group.nice = min(19, round(math.log(most / share) / math.log(NICE_STEP)))
+            group.weight = max(LEAST_WEIGHT, round(NICE_0_LOAD * share / most))
 
 
 def _share_out(group: Group, lives: Iterable[Life]) -> None:
@@ -174,8 +178,13 @@ def _own(burst: Burst, charges: Charges) -> float:
     return max(LEAST_NS, burst.on_ns - burst.stints * charges.stint - burst.wakes * charges.wakeup)
 
 
-def _threads(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges) -> Group:
-    """Each row is one simulated thread; what lies between two lives in it counts as sleep, at its ends as one."""
+def _threads(
+    key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges, ticks: Ticks | None
+) -> Group:
+    """Each row is one simulated thread; what lies between two lives in it counts as sleep, at its ends as one.
+
+    A sleep that ends at a tick does so wherever in the period before it would be over: the middle of that is taken.
+    """
     rows = slots([life for life in lives if life.bursts])
     group = Group(key, len(lives), len(rows), _saves(lives), names=_names(lives))
     _share_out(group, lives)
@@ -186,6 +195,10 @@ def _threads(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charg
         around = bursts[0].ready_ns - first_ns + last_ns - bursts[-1].end_ns
         if around > 0.001 * (last_ns - first_ns) or len(bursts) > 1:
             group.sleep.append(around)
+    woken = [burst.ready_ns for life in lives for burst in life.bursts[1:]]
+    if ticks is not None and len(woken) >= ENOUGH and ticks.wake(woken):
+        group.at_ticks = True
+        group.sleep = [max(0.0, each - ticks.period_ns / 2) for each in group.sleep]
     return group
 
 

@@ -184,8 +184,10 @@ def _entry(fitted: Fitted, group: Group, name: str, folder: str, columns: Column
             table.add("kind", kind)
         if group.rows > 1:
             table.add("count", group.rows)
-    if group.nice:
-        table.add("nice", group.nice)
+    if group.weight is not None:
+        table.add("weight", group.weight)
+    elif group.key[2]:
+        table.add("nice", group.key[2])
     if affinity := [fitted.cpus.index(cpu) for cpu in pinned if cpu in fitted.cpus]:
         table.add("affinity", affinity)
     if kind == "vcpu":
@@ -194,6 +196,8 @@ def _entry(fitted: Fitted, group: Group, name: str, folder: str, columns: Column
     table.add("compute", writer.times("compute", group.compute))
     if kind != "pipe" and group.sleep and sum(group.sleep) > 0:
         table.add("sleep", writer.times("sleep", group.sleep))
+        if group.at_ticks:
+            table.add("timer", "tick")
     if group.syscall:
         table.add("syscall", writer.times("syscall", group.syscall))
     if kind != "kthread" and (components := _components(fitted, group.saves)):
@@ -240,7 +244,7 @@ def _comments(group: Group) -> list[str]:
             "halts that a signal ended": group.signalled,
         }
     lines.append(", ".join(f"{len(values)} {what}" for what, values in found.items()))
-    if group.nice != group.key[2]:
+    if group.weight is not None:
         share = group.on_ns / group.wanted_ns
         lines.append(f"nice {group.key[2]} in the trace; fitted to {share:.0%} of its runnable time on a CPU")
     few = [what for what, values in found.items() if 0 < len(values) < ENOUGH]
@@ -257,10 +261,10 @@ class Samples:
         self._name = name
         self._columns = columns
 
-    def times(self, what: str, ns: Sequence[float]) -> Any:
-        """A few samples are their mean, more are a file."""
+    def times(self, what: str, ns: Sequence[float], few: int = ENOUGH) -> Any:
+        """Fewer than ``few`` samples are their mean, more are a file."""
         values = np.array(ns) / 1e3
-        if len(values) < ENOUGH:
+        if len(values) < few:
             return time_text(max(1e-9, round(float(values.mean()) * 1e-6, 9)))
         if len(values) > MOST_SAMPLES:
             mean = values.mean()

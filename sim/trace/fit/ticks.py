@@ -1,0 +1,56 @@
+"""The tick of a recorded host: its period and phase, and which threads are woken at ticks.
+
+A timer of the timer wheel (schedule_timeout()) expires at a tick, an hrtimer does not.  A thread that wakes at a tick
+meets the end of the running thread's slice, which comes at ticks, too: so it matters who has the registers afterwards.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+WINDOW: Final = 0.05
+"""The part of a period, behind a tick, in which what the tick does comes."""
+MOST: Final = 0.95
+"""The share of a thread's wake-ups that come there if its timers are those of the timer wheel."""
+TICKS_HZ: Final = (100, 250, 300, 1000)
+WITNESSES: Final = ("rcu_preempt", "rcu_sched")
+"""Kernel threads whose sleeps are timers of the timer wheel: rcu_gp_fqs_loop(), kernel/rcu/tree.c, Linux v6.18."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """Ticks come ``hz`` times a second, and what they do up to a window behind ``phase_ns`` of a period."""
+
+    hz: int
+    phase_ns: float
+
+    @property
+    def period_ns(self) -> float:
+        """Between two ticks."""
+        return 1e9 / self.hz
+
+    def wake(self, at_ns: ArrayLike) -> bool:
+        """Whether wake-ups at these times are those of a tick."""
+        since = (np.asarray(at_ns, np.float64) - self.phase_ns) % self.period_ns
+        return bool((since < WINDOW * self.period_ns).mean() >= MOST)
+
+
+def ticks(woken_ns: ArrayLike) -> Ticks | None:
+    """The tick, by the wake-ups of one of the WITNESSES: the lowest CONFIG_HZ at which they come in one window.
+
+    None if they come in none.
+    """
+    at = np.asarray(woken_ns, np.float64)
+    for hz in TICKS_HZ:
+        period = 1e9 / hz
+        phases = np.sort(at % period)
+        twice = np.concatenate((phases, phases + period))
+        inside = np.searchsorted(twice, phases + WINDOW * period) - np.arange(len(phases))
+        best = int(inside.argmax())
+        if inside[best] >= MOST * len(phases):
+            middle = (phases[best] + twice[best + inside[best] - 1]) / 2
+            found = Ticks(hz, float(middle) - WINDOW * period / 2)
+            return found if found.wake(at) else None
+    return None

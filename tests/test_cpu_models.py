@@ -1,0 +1,158 @@
+"""CPU models of hypervisors as guests' feature sets."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.errors import InputError
+from sim.kernel import flows
+from sim.kernel.config import Settings, boot
+from sim.kernel.cpu_models import FEATURES, MODELS, components, of_template
+from sim.kernel.guests import GuestChoice, features
+from sim.scenario.cases import cases
+from sim.scenario.reading import read
+
+HOST = """
+title = "a guest with a CPU model"
+[run]
+measure = "5 ms"
+[host]
+cpus = 1
+cpu = ["sapphire-rapids"]
+[guests.vm]
+cpu_model = "Skylake-Server-v5"
+[guests.vm.exits.cpuid]
+every = "10 kHz"
+reason = "cpuid"
+"""
+
+T2 = {
+    "cpuid_modifiers": [
+        {"leaf": "0x1", "subleaf": "0x0", "flags": 0, "modifiers": [
+            {"register": "ecx", "bitmap": "0bxxxxxxxxxxxxx0xx00xx00x0000000xx"}]},
+        {"leaf": "0x7", "subleaf": "0x0", "flags": 1, "modifiers": [
+            {"register": "ebx", "bitmap": "0b00000000000x000000x00x1xxxx0x0xx"},
+            {"register": "ecx", "bitmap": "0bx0xxxxxxx0xxxxx0x0x00000x0x0000x"}]},
+        {"leaf": "0xd", "subleaf": "0x0", "flags": 1, "modifiers": [
+            {"register": "eax", "bitmap": "0bxxxxxxxxxxxxxxxxxxxxxx0x00000xxx"}]},
+    ],
+    "msr_modifiers": [],
+}  # fmt: skip
+"""What Firecracker's template T2 (tests/data/custom_cpu_templates/T2.json) says about state components."""
+
+
+@pytest.mark.parametrize(
+    ("model", "mask"),
+    [
+        ("Nehalem", 0x3), ("Haswell-noTSX-IBRS", 0x7), ("EPYC-Rome-v4", 0x7), ("EPYC-Milan", 0x207),
+        ("Skylake-Server-noTSX-IBRS", 0x2E7), ("Icelake-Server-v5", 0x2E7), ("SapphireRapids-v2", 0x602E7),
+        ("SapphireRapids,-amx-tile", 0x2E7), ("Skylake-Server-v5,pku=off,-avx512f", 0x7), ("EPYC,+mpx", 0x1F),
+        ("EPYC , pku=on", 0x207),
+    ],
+)  # fmt: skip
+def test_a_model_has_the_components_of_its_features(model, mask):
+    assert components(model) == mask
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("Skylake-Sever", "did you mean 'Skylake-Server'"),
+        ("EPYC,pku", "found 'pku'"),
+        ("EPYC,+pku=on", "found '+pku=on'"),
+        ("EPYC,+avx1024", "avx1024"),
+        ("EPYC,,", "feature of a CPU model"),
+        ("Nehalem,+avx512f", "avx512f without avx"),
+        ("", "CPU model"),
+    ],
+)
+def test_what_is_no_model_is_refused(model, message):
+    with pytest.raises(InputError, match=message.replace("+", r"\+")):
+        components(model)
+
+
+def test_a_guest_has_what_its_model_and_the_host_both_have():
+    config = boot(Settings(cpu="zen4", strategy="no-cet"))
+    found = features(config, GuestChoice(components=components("SapphireRapids")))
+    assert (found.xcr0, found.pku) == (0x2E7, True)  # the host has no AMX
+    found = features(config, GuestChoice(components=components("EPYC-Rome")))
+    assert (found.xcr0, found.pku) == (0x7, False)
+
+
+def test_a_model_with_less_than_the_host_makes_kvm_run_xsetbv(tmp_path):
+    """As for a guest whose XCR0 the scenario gives: twice per exit."""
+    (tmp_path / "host.toml").write_text(HOST)
+    (case,) = cases(read(tmp_path / "host.toml"))
+    guest = case.scenario.guests["vm"]
+    choice = guest.choice
+    config = boot(case.settings("no-cet"))
+    assert features(config, choice) == features(config, GuestChoice(xcr0=0x2E7))
+    assert config.offered_xcr0 & ~features(config, choice).xcr0  # AMX
+    operations = [each.operation for each in flows.run("in-kernel-exit", Settings(guest_xcr0=0x2E7)).operations]
+    assert operations.count("XSETBV") == 2
+
+
+def test_a_template_of_firecracker_takes_components_away(tmp_path):
+    (tmp_path / "T2.json").write_text(json.dumps(T2))
+    assert of_template(str(tmp_path / "T2.json")) == "host,-mpx,-avx512f,-pku"
+    (tmp_path / "host.toml").write_text(HOST.replace("Skylake-Server-v5", "T2.json"))
+    # What is kept is no file's name any more.
+    assert read(tmp_path / "host.toml").guests["vm"].cpu_model == "host,-mpx,-avx512f,-pku"
+    config = boot(Settings(cpu="ice-lake-sp", kernel="v6.6", strategy="no-cet"))
+    choice = read(tmp_path / "host.toml").guests["vm"].choice
+    assert features(config, choice).xcr0 == 0x7
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(MODELS)), st.lists(st.tuples(st.sampled_from("+-"), st.sampled_from(sorted(FEATURES)))))
+def test_the_last_word_about_a_feature_holds(name, changes):
+    model = ",".join([name, *(sign + feature for sign, feature in changes)])
+    try:
+        found = components(model)
+    except InputError:
+        return
+    for feature, sign in {feature: sign for sign, feature in changes}.items():
+        assert bool(found & FEATURES[feature]) == (sign == "+")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "has no list 'cpuid_modifiers'"),
+        ('{"reg_modifiers": []}', "has no list 'cpuid_modifiers'"),
+        ('{"cpuid_modifiers": [{"leaf": "0x7"}]}', "a cpuid_modifier that is none"),
+        ('{"cpuid_modifiers": [5]}', "a cpuid_modifier that is none"),
+        (
+            '{"cpuid_modifiers": [{"leaf": "7", "subleaf": "0", "modifiers": [{"register": "eax", "bitmap": "0x1"}]}]}',
+            "a cpuid_modifier that is none",
+        ),
+    ],
+)
+def test_what_is_no_template_is_refused(text, message, tmp_path):
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        of_template(str(tmp_path / "t.json"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"Skylake-Server-v5"', '"Skylake-Sever"', "guests.vm.cpu_model"),
+        ('"Skylake-Server-v5"', "5", "guests.vm.cpu_model"),
+        ('"Skylake-Server-v5"', '"missing.json"', "guests.vm.cpu_model"),
+        ('"Skylake-Server-v5"', '"EPYC"\nxcr0 = 7', "guests.vm.cpu_model: found beside xcr0"),
+        (
+            '"Skylake-Server-v5"',
+            '"EPYC"\nfpu = { components = ["ZMM_Hi256"], every = "1 ms" }',
+            "guests.vm.fpu.components: found ZMM_Hi256",
+        ),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_by_name(old, new, message, tmp_path):
+    (tmp_path / "host.toml").write_text(HOST.replace(old, new))
+    with pytest.raises(InputError) as error:
+        cases(read(tmp_path / "host.toml"))
+    assert message in str(error.value)
