@@ -36,6 +36,7 @@ def scenarios(as_json: bool) -> None:
 @click.option(
     "--perf-kvm-stat", metavar="TABLE", help="Take guests from the text of perf kvm stat report: exits and halts."
 )
+@click.option("--rt-app", metavar="WORKLOAD", help="Take threads from the JSON of an rt-app workload.")
 @click.option("--duration", metavar="TIME", help="How long perf recorded, where TABLE does not say it.")
 @click.option("--vcpus", type=click.IntRange(1, 65536), metavar="N", help="vCPUs in TABLE; default: one.")
 @click.option("--cpu", metavar="NAME|FILE", help="With TABLE: the CPU profile; default: by its exit reasons.")
@@ -44,6 +45,7 @@ def scenarios(as_json: bool) -> None:
 def new(
     file: str,
     perf_kvm_stat: str | None,
+    rt_app: str | None,
     duration: str | None,
     vcpus: int | None,
     cpu: str | None,
@@ -56,16 +58,22 @@ def new(
     and its halts.  What the vCPUs were not outside of their guests, they were in them: so a table that sums up several
     vCPUs needs their number.
 
-    With --json: {"file"}, and with --perf-kvm-stat "notes".
+    With --rt-app its threads are the tasks of the workload: bursts of CPU time, the sleeps behind them, their number,
+    nice value and CPUs.  What tasks do to each other is left out, and said.
+
+    With --json: {"file"}, and with --perf-kvm-stat or --rt-app "notes".
 
     \b
     Examples:
       fpswitch new my-host.toml && fpswitch run my-host.toml
       fpswitch new my-host.toml --perf-kvm-stat report.txt --duration "10 s" --vcpus 4
+      fpswitch new my-threads.toml --rt-app workload.json
     """
     if not file.endswith(".toml"):
         raise InputError(f"FILE: found {file!r}; allowed: the path of a file that ends in .toml")
     what_next = f"{file}: change it, check it (fpswitch show {file}), run it (fpswitch run {file})"
+    if perf_kvm_stat is not None and rt_app is not None:
+        raise InputError("--perf-kvm-stat and --rt-app both say what runs: leave one of them out")
     if perf_kvm_stat is not None:
         notes = _from_table(file, perf_kvm_stat, duration, vcpus, cpu, kernel)
         text = "\n".join([*(f"note: {each}" for each in notes), what_next])
@@ -74,6 +82,10 @@ def new(
     for option, value in (("--duration", duration), ("--vcpus", vcpus), ("--cpu", cpu), ("--kernel", kernel)):
         if value is not None:
             raise InputError(f"{option} goes with --perf-kvm-stat, which is not given")
+    if rt_app is not None:
+        notes = _from_workload(file, rt_app)
+        emit({"file": file, "notes": notes}, "\n".join([*(f"note: {each}" for each in notes), what_next]), as_json)
+        return
     template = (files("sim.scenario") / "new.toml").read_text(encoding="utf-8")
     try:
         with Path(file).open("x", encoding="utf-8") as stream:
@@ -85,6 +97,17 @@ def new(
     emit({"file": file}, what_next, as_json)
 
 
+def _from_workload(file: str, workload: str) -> list[str]:
+    """Writes the scenario of a workload of rt-app; what is left out of it."""
+    from sim.trace.fit import of_rt_app
+    from sim.trace.fit.writing import samples_of, store
+
+    found = of_rt_app.tasks(workload)
+    text, columns = of_rt_app.scenario_text(found, workload, samples_of(Path(file)).name)
+    store(text, columns, Path(file), workload)
+    return [f"{task.name}: {note}" for task in found for note in task.notes]
+
+
 def _from_table(
     file: str, table: str, duration: str | None, vcpus: int | None, cpu: str | None, kernel: str | None
 ) -> list[str]:
@@ -93,8 +116,6 @@ def _from_table(
     from sim.trace.fit import exits_writing, of_kvm_stat
     from sim.trace.reading.perf_kvm_stat import read
 
-    if Path(file).exists():
-        raise InputError(f"{file!r} is there already; allowed: a new file")
     seconds = parse_time("--duration", duration)
     fitted = of_kvm_stat.fit(read(table), table, seconds=seconds, vcpus=vcpus, cpu=cpu, kernel=kernel)
     exits_writing.write(fitted, Path(file))

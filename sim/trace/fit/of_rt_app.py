@@ -1,0 +1,223 @@
+"""From a workload of rt-app (JSON) to a scenario with its tasks as threads of the host.
+
+Grammar: doc/tutorial.txt of rt-app (github.com/scheduler-tools/rt-app).  A task is a sequence of events, or phases of
+them, run over and over: ``run`` and ``runtime`` are CPU time in us, ``sleep`` and ``timer`` end a burst.  What tasks do
+to each other (suspend and resume, locks, barriers) is left out, and said.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import tomlkit
+
+from sim import bounded
+from sim.errors import InputError
+from sim.trace.fit.writing import Columns, Samples, inline
+
+MOST_BURSTS: Final = 100_000
+LONGEST_US: Final = 3.6e9
+"""An hour, the longest time of a scenario."""
+REAL_TIME: Final = ("SCHED_FIFO", "SCHED_RR", "SCHED_DEADLINE")
+NICEST: Final = -20
+CPUS: Final = 4
+
+_COMMENT: Final = re.compile(r'"(?:\\.|[^"\\])*"|/\*.*?\*/|//[^\n]*', re.DOTALL)
+_COMMA: Final = re.compile(r'"(?:\\.|[^"\\])*"|,(?=\s*[}\]])', re.DOTALL)
+_EVENT: Final = re.compile(r"(?P<event>[a-z_]+?)[\d_]*$")
+_OTHERS: Final = (
+    "suspend", "resume", "lock", "unlock", "wait", "signal", "broad", "sync", "barrier", "sig_and_wait", "fork",
+)  # fmt: skip
+_LEFT_OUT: Final = ("mem", "iorun", "yield")
+_SETTINGS: Final = (
+    "instance", "loop", "delay", "cpus", "priority", "policy", "phases", "nodes_membind", "numa_policy", "taskgroup",
+    "util_min", "util_max", "dl-runtime", "dl-period", "dl-deadline",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Task:
+    """A task: CPU times of its bursts and the sleeps behind them, in us, over one round of its phases."""
+
+    name: str
+    count: int
+    nice: int = 0
+    cpus: tuple[int, ...] = ()
+    bursts: list[float] = field(default_factory=list)
+    sleeps: list[float] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def tasks(path: str) -> list[Task]:
+    """The tasks of a workload; :class:`~sim.errors.InputError` for a file that is none, or for a value that cannot be.
+
+    C comments and commas behind the last item, which rt-app's own examples have, are allowed.
+    """
+    try:
+        text = bounded.content(path).decode("utf-8")
+        document = json.loads(_without(_COMMA, _without(_COMMENT, text)))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError and JSONDecodeError
+        raise InputError(f"{path} is no JSON: {error} (allowed: a workload of rt-app)") from error
+    if not isinstance(document, dict) or not isinstance(document.get("tasks"), dict) or not document["tasks"]:
+        raise InputError(f"{path} has no 'tasks' (allowed: a workload of rt-app, with an object of tasks)")
+    default = document.get("global", {})
+    policy = default.get("default_policy", "SCHED_OTHER") if isinstance(default, dict) else "SCHED_OTHER"
+    found = [_task(f"{path}: tasks.{name}", str(name), entry, policy) for name, entry in document["tasks"].items()]
+    found = [task for task in found if task.count]
+    if not found:
+        raise InputError(f"{path}: every task has instance 0 (allowed: one or more that run)")
+    return found
+
+
+def _without(pattern: re.Pattern[str], text: str) -> str:
+    return pattern.sub(lambda match: match[0] if match[0].startswith('"') else "", text)
+
+
+def _task(where: str, name: str, entry: Any, policy: Any) -> Task:
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: found {entry!r:.60}; allowed: an object of events")
+    policy, priority = entry.get("policy", policy), entry.get("priority", 0)
+    task = Task(name, _whole(f"{where}.instance", entry.get("instance", 1), 0, 65536))
+    if policy in REAL_TIME:
+        task.nice = NICEST
+        task.notes.append(f"{policy} counts as nice {NICEST}")
+    else:
+        task.nice = _whole(f"{where}.priority", priority, -20, 19)
+    cpus = entry.get("cpus", [])
+    if not isinstance(cpus, list):
+        raise InputError(f"{where}.cpus: found {cpus!r:.60}; allowed: a list of CPUs")
+    task.cpus = tuple(_whole(f"{where}.cpus", each, 0, 65535) for each in cpus)
+    phases = entry.get("phases", {"": entry})
+    if not isinstance(phases, dict) or not phases:
+        raise InputError(f"{where}.phases: found {phases!r:.60}; allowed: an object of phases")
+    walk = _Walk(task)
+    for phase, events in phases.items():
+        place = f"{where}.phases.{phase}" if phase else where
+        if not isinstance(events, dict):
+            raise InputError(f"{place}: found {events!r:.60}; allowed: an object of events")
+        loop = _whole(f"{place}.loop", events.get("loop", 1), -1, 10**9) if phase else 1
+        for _ in range(min(max(loop, 1), MOST_BURSTS)):
+            before = len(task.bursts), walk.run_us
+            walk.events(place, events)
+            if len(task.bursts) > MOST_BURSTS or (len(task.bursts), walk.run_us) == before:
+                break
+    walk.finish(where)
+    return task
+
+
+class _Walk:
+    """Events in their order: bursts end with a sleep."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._since_timer_us = 0.0
+        self.run_us = 0.0
+
+    def events(self, where: str, events: Mapping[str, Any]) -> None:
+        for key, value in events.items():
+            match = _EVENT.match(key)
+            event = match["event"] if match else key
+            if key in _SETTINGS or event in _SETTINGS:
+                continue
+            if event in ("run", "runtime"):
+                us = _us(f"{where}.{key}", value)
+                self.run_us += us
+                self._since_timer_us += us
+            elif event == "sleep":
+                us = _us(f"{where}.{key}", value)
+                self._since_timer_us += us
+                self._sleeps(us)
+            elif event == "timer":
+                if not isinstance(value, dict) or "period" not in value:
+                    raise InputError(f"{where}.{key}: found {value!r:.60}; allowed: an object with a period, in us")
+                self._sleeps(max(0.0, _us(f"{where}.{key}.period", value["period"]) - self._since_timer_us))
+                self._since_timer_us = 0.0
+            elif event in _OTHERS:
+                self._note("waits for or wakes other tasks, which is left out", event)
+            elif event in _LEFT_OUT:
+                self._note("is left out", event)
+            else:
+                raise InputError(f"{where}.{key}: an event that rt-app does not have")
+
+    def _note(self, what: str, event: str) -> None:
+        note = f"{event} {what}"
+        if note not in self._task.notes:
+            self._task.notes.append(note)
+
+    def _sleeps(self, us: float) -> None:
+        if self.run_us:
+            self._task.bursts.append(self.run_us)
+            self._task.sleeps.append(us)
+        elif self._task.sleeps:
+            self._task.sleeps[-1] += us
+        self.run_us = 0.0
+
+    def finish(self, where: str) -> None:
+        if self.run_us:
+            self._task.bursts.append(self.run_us)
+            self._task.sleeps.append(0.0)
+        if not self._task.bursts:
+            raise InputError(f"{where}: no event that takes CPU time (allowed: run or runtime)")
+
+
+def _us(where: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST_US:
+        raise InputError(f"{where}: found {value!r:.60}; allowed: us, from 0 to an hour")
+    return float(value)
+
+
+def _whole(where: str, value: Any, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InputError(f"{where}: found {value!r:.60}; allowed: a whole number from {least} to {most}")
+    return value
+
+
+def scenario_text(found: Sequence[Task], name: str, folder: str) -> tuple[str, Columns]:
+    """The scenario as TOML whose CSV files are in ``folder``, and their samples in us."""
+    columns: Columns = {}
+    document = tomlkit.document()
+    document.add(tomlkit.comment("rt-app says neither the CPU, nor how many there are, nor what the threads do to the"))
+    document.add(tomlkit.comment("FPU: change [host] and fpu."))
+    document.add("title", tomlkit.item(f"The tasks of {Path(name).name}"[:200]))
+    run = tomlkit.table()
+    run.add("measure", "100 ms")
+    document.add("run", run)
+    host = tomlkit.table()
+    host.add("cpus", max(CPUS, *(1 + max(task.cpus, default=0) for task in found)))
+    host.add("cpu", ["sapphire-rapids"])
+    document.add("host", host)
+    threads = tomlkit.table(is_super_table=True)
+    used: set[str] = set()
+    for task in found:
+        key = base = re.sub(r"[^A-Za-z0-9_-]+", "-", task.name).strip("-_") or "unnamed"
+        number = 2
+        while key in used:
+            key, number = f"{base}-{number}", number + 1
+        used.add(key)
+        table = tomlkit.table()
+        for note in task.notes:
+            table.add(tomlkit.comment(note))
+        table.add("count", task.count)
+        if task.nice:
+            table.add("nice", task.nice)
+        if task.cpus:
+            table.add("affinity", list(task.cpus))
+        writer = Samples(folder, key, columns)
+        table.add("compute", _times(writer, "compute", task.bursts))
+        if any(task.sleeps):
+            table.add("sleep", _times(writer, "sleep", task.sleeps))
+        table.add("fpu", inline({"components": ["SSE"]}))
+        threads.add(key, table)
+    document.add("threads", threads)
+    return tomlkit.dumps(document), columns
+
+
+def _times(writer: Samples, what: str, us: Sequence[float]) -> Any:
+    if len(set(us)) == 1:
+        return f"{us[0]:.10g} us"
+    return writer.times(what, [each * 1e3 for each in us], few=2)

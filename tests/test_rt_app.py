@@ -1,0 +1,91 @@
+"""Workloads of rt-app as threads of a host."""
+
+import json
+
+import command
+import pytest
+
+from sim.scenario.cases import cases
+from sim.scenario.reading import read
+
+EXAMPLE = """{
+    /* a periodic task, beside one in two phases; as rt-app's own examples are written */
+    "tasks" : {
+        "periodic" : { "instance" : 3, "cpus" : [1, 2], "priority" : 5, "run" : 2000,
+                       "timer" : { "ref" : "unique", "period" : 16000 } },
+        "phased" : { "loop" : -1, "phases" : {
+            "light" : { "loop" : 30, "run" : 1000, "sleep" : 9000 },
+            "heavy" : { "loop" : 10, "run0" : 3000, "sleep" : 1000, "run1" : 2000, "timer0" : { "period" : 10000 }, },
+        } },
+        "fifo" : { "policy" : "SCHED_FIFO", "runtime" : 500, "suspend" : "fifo" },
+        "started by fork" : { "instance" : 0, "run" : 100 },
+    },
+    "global" : { "duration" : 2, "default_policy" : "SCHED_OTHER" }
+}"""
+
+
+def new(capsys, folder, text, *options):
+    (folder / "workload.json").write_text(text)
+    return command.run(capsys, "new", str(folder / "mine.toml"), "--rt-app", str(folder / "workload.json"), *options)
+
+
+def test_tasks_become_threads_with_their_bursts_and_sleeps(tmp_path, capsys):
+    status, out, _ = new(capsys, tmp_path, EXAMPLE, "--json")
+    assert status == 0
+    scenario = read(tmp_path / "mine.toml")
+    assert list(scenario.threads) == ["periodic", "phased", "fifo"]
+    periodic, phased, fifo = scenario.threads.values()
+    assert (periodic.count, periodic.nice, periodic.affinity) == (3, 5, (1, 2))
+    # The period is from timer to timer, so what the run took is not slept.
+    assert (periodic.compute.mean, periodic.sleep.mean) == pytest.approx((2e-3, 14e-3))
+    # 30 x (1 ms, 9 ms), and 10 x (3 ms, 1 ms; 2 ms, 4 ms), the timer's first period from the beginning on.
+    assert sorted(set(phased.compute.values)) == pytest.approx([1e-3, 2e-3, 3e-3])
+    assert phased.compute.mean == pytest.approx((30 * 1 + 10 * (3 + 2)) / 50 * 1e-3)
+    assert phased.sleep.values.count(0.009) == 30
+    assert (fifo.nice, fifo.sleep) == (-20, None)
+    notes = json.loads(out)["notes"]
+    assert len(notes) == 2
+    assert any("SCHED_FIFO counts as nice -20" in note for note in notes)
+    assert any("suspend waits for or wakes other tasks, which is left out" in note for note in notes)
+    assert len(cases(scenario)) == 1
+
+
+def test_cpu_time_of_a_round_is_that_of_its_events(tmp_path, capsys):
+    events = {"run": 100, "run1": 200, "sleep": 50, "sleep1": 60, "runtime": 300}
+    assert new(capsys, tmp_path, json.dumps({"tasks": {"a": events}}))[0] == 0
+    (task,) = read(tmp_path / "mine.toml").threads.values()
+    assert sorted(task.compute.values) == pytest.approx([300e-6, 300e-6]) or task.compute.mean == pytest.approx(300e-6)
+    assert task.sleep.mean == pytest.approx((110e-6 + 0) / 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "has no 'tasks'"),
+        ('{"tasks": {}}', "has no 'tasks'"),
+        ('{"tasks": {"a": 5}}', "tasks.a: found 5"),
+        ('{"tasks": {"a": {"sleep": 5}}}', "no event that takes CPU time"),
+        ('{"tasks": {"a": {"run": -5}}}', "tasks.a.run: found -5"),
+        ('{"tasks": {"a": {"run": "5"}}}', "tasks.a.run: found '5'"),
+        ('{"tasks": {"a": {"run": NaN}}}', "tasks.a.run: found nan"),
+        ('{"tasks": {"a": {"walk": 5}}}', "tasks.a.walk: an event that rt-app does not have"),
+        ('{"tasks": {"a": {"run": 5, "timer": 7}}}', "allowed: an object with a period"),
+        ('{"tasks": {"a": {"run": 5, "instance": 1.5}}}', "tasks.a.instance: found 1.5"),
+        ('{"tasks": {"a": {"run": 5, "instance": 0}}}', "every task has instance 0"),
+        ('{"tasks": {"a": {"run": 5, "cpus": 3}}}', "tasks.a.cpus: found 3"),
+        ('{"tasks": {"a": {"run": 5, "priority": 40}}}', "tasks.a.priority: found 40"),
+        ('{"tasks": {"a": {"phases": {"p": 3}}}}', "tasks.a.phases.p: found 3"),
+    ],
+)
+def test_what_is_no_workload_is_refused_and_nothing_is_written(text, message, tmp_path, capsys):
+    status, _, err = new(capsys, tmp_path, text)
+    assert (status, message in err) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["workload.json"]
+
+
+def test_a_scenario_that_is_there_is_kept(tmp_path, capsys):
+    (tmp_path / "mine.toml").write_text("precious")
+    status, _, err = new(capsys, tmp_path, EXAMPLE)
+    assert (status, "exists" in err) == (2, True)
+    assert (tmp_path / "mine.toml").read_text() == "precious"
