@@ -111,3 +111,46 @@ def test_plain_records_make_a_timeline_whoever_makes_them(tmp_path):
     assert slices["CPU 0 operations"][0][3] == {
         "phase": "switch", "rfbm": "0xe7", "written": "FP SSE", "initial": "YMM OPMASK ZMM_Hi256 Hi16_ZMM",
     }  # fmt: skip
+
+
+MERGED = """
+      trace.dat:          <idle>-0     [001] 2.167100: sched_switch: prev_comm=swapper/1 prev_pid=0 prev_prio=120 prev_state=R ==> next_comm=CPU 0/KVM next_pid=4594 next_prio=120
+      trace.dat:       CPU 0/KVM-4594  [001] 2.167110: x86_fpu_regs_activated: x86/fpu: 0xffff888100010000 load: 1 xfeatures: a6 xcomp_bv: 80000000000008e7
+      trace.dat:       CPU 0/KVM-4594  [001] 2.167120: x86_fpu_regs_activated: x86/fpu: 0xffff888100010000 load: 0 xfeatures: 0 xcomp_bv: 80000000000018e7
+      trace.dat:       CPU 0/KVM-4594  [001] 2.167121: kvm_fpu: load
+      trace.dat:       CPU 0/KVM-4594  [001] 2.167125: kvm_entry: vcpu 0, rip 0xffffffff81000000
+  trace-vm1.dat:          <idle>-0     [003] 2.167130: sched_switch: prev_comm=swapper/3 prev_pid=0 prev_prio=120 prev_state=R ==> next_comm=worker-a next_pid=77 next_prio=120
+  trace-vm1.dat:        worker-a-77    [003] 2.167140: sched_switch: prev_comm=worker-a prev_pid=77 prev_prio=120 prev_state=S ==> next_comm=swapper/3 next_pid=0 next_prio=120
+      trace.dat:       CPU 0/KVM-4594  [001] 2.167150: kvm_exit: vcpu 0 reason HLT rip 0xffffffff81000010 info1 0x0 info2 0x0 intr_info 0x0 error_code 0x0
+      trace.dat:       CPU 0/KVM-4594  [001] 2.167160: sched_switch: prev_comm=CPU 0/KVM prev_pid=4594 prev_prio=120 prev_state=S ==> next_comm=swapper/1 next_pid=0 next_prio=120
+      trace.dat:       CPU 0/KVM-4594  [001] 2.167161: x86_fpu_regs_deactivated: x86/fpu: 0xffff888100010000 load: 1 xfeatures: 0 xcomp_bv: 80000000000018e7
+""".lstrip("\n")  # noqa: E501
+
+
+def test_the_guest_s_lines_of_a_merged_report_are_drawn_on_tracks_of_their_own(tmp_path, capsys):
+    merged, out = tmp_path / "merged.txt", tmp_path / "run.pftrace"
+    merged.write_text(MERGED)
+    assert run(capsys, "timeline", str(merged), "-o", str(out))[0] == 0
+    without = decoded(out.read_bytes())
+    assert not any("trace-vm1.dat" in track for track in without)
+    assert run(capsys, "timeline", str(merged), "-o", str(out), "--force", "--guest", "trace-vm1.dat")[0] == 0
+    drawn = decoded(out.read_bytes())
+    guest = drawn.pop("trace-vm1.dat CPU 3")
+    assert [(begin, name) for begin, _, name, _ in guest] == [(2167130000, "worker-a (77)"), (2167140000, "idle")]
+    assert drawn["CPU 1"] == without["CPU 1"]
+    assert not any("worker-a" in name for slices in drawn.values() for _, _, name, _ in slices)
+
+
+@pytest.mark.parametrize(
+    ("report", "guest", "message"),
+    [
+        (MERGED, "trace-vm2.dat", "files in it: trace-vm1.dat, trace.dat"),
+        (MERGED.replace("      trace.dat:", "").replace("  trace-vm1.dat:", ""), "trace-vm1.dat", "no merged report"),
+    ],
+)
+def test_a_guest_that_is_not_in_the_report_is_refused_and_nothing_written(report, guest, message, tmp_path, capsys):
+    (tmp_path / "merged.txt").write_text(report)
+    command = ("timeline", str(tmp_path / "merged.txt"), "-o", str(tmp_path / "run.pftrace"), "--guest", guest)
+    status, _, err = run(capsys, *command)
+    assert (status, message in err) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["merged.txt"]

@@ -15,7 +15,7 @@ from sim.cli.replay import costs_option, cpu_option, kernel_option, opened, pric
 from sim.errors import InputError
 from sim.scenario.shipped import names
 
-OF_TRACES = ("cpu", "costs", "kernel")
+OF_TRACES = ("cpu", "costs", "kernel", "guest")
 OF_SCENARIOS = ("settings", "case", "replication", "duration")
 
 
@@ -38,6 +38,9 @@ Examples:
 @cpu_option
 @costs_option
 @kernel_option
+@click.option(
+    "--guest", metavar="FILE", help="Of a merged report of trace-cmd: also who runs on the CPUs of this guest's file."
+)
 @click.option("--case", metavar="NAME", help="Of a scenario (fpswitch show lists them); default: the first.")
 @click.option(
     "--replication", metavar="N", type=int, default=0, show_default=True, help="Of a scenario, as in fpswitch run."
@@ -120,14 +123,30 @@ def _draw_scenario(
 
 
 def _draw_trace(
-    trace: str, output: Path, strategy: str | None, cpu: str | None, costs: str | None, kernel: str | None
+    trace: str,
+    output: Path,
+    strategy: str | None,
+    cpu: str | None,
+    costs: str | None,
+    kernel: str | None,
+    guest: str | None,
 ) -> dict[str, Any]:
+    from itertools import chain
+
     from sim.trace.following.watching import records
+    from sim.trace.guest_lines import records as guest_records
     from sim.trace.timeline import write
 
+    if guest is not None and trace == "-":
+        raise InputError("--guest reads the report twice, and standard input is read once: name a file")
     cost_table = prices(cpu, costs)
     with opened(trace) as (stream, name), whole(output) as out:
-        count = write(records(stream, name, cpu=cpu, kernel=kernel, strategy=strategy, costs=cost_table), out)
+        drawn = records(stream, name, cpu=cpu, kernel=kernel, strategy=strategy, costs=cost_table)
+        if guest is None:
+            count = write(drawn, out)
+        else:
+            with opened(trace) as (again, _):
+                count = write(chain(drawn, guest_records(again, name, guest)), out)
     return {"output": str(output), "records": count}
 
 

@@ -44,14 +44,23 @@ class Ran(NamedTuple):
     duration_ns: int | None = None
 
 
-Record = Runs | VcpuState | Ran
+class GuestRuns(NamedTuple):
+    """From now on a guest runs this thread on a CPU of its own; ``track`` names that."""
+
+    time_ns: int
+    track: str
+    thread: str
+
+
+Record = Runs | VcpuState | Ran | GuestRuns
 
 UNPRICED_NS: Final = 50
 """The width in which an operation without a price is drawn, which means nothing."""
 
 _SEQUENCE: Final = 1
-_CPUS, _VCPUS = 1, 2
+_CPUS, _VCPUS, _GUESTS = 1, 2, 3
 _ROOTS: Final = {_CPUS: "CPUs", _VCPUS: "vCPUs"}
+_OF_GUESTS: Final = "guests' CPUs"
 
 
 @dataclass(slots=True)
@@ -137,6 +146,10 @@ def write(records: Iterable[Record], stream: IO[bytes], until_ns: int | None = N
                 writer.follows(writer.track(_CPUS, "runs", f"CPU {cpu}"), time_ns, thread)
             case VcpuState(time_ns, vcpu, state):
                 writer.follows(writer.track(_VCPUS, "vcpu", vcpu), time_ns, state)
+            case GuestRuns(time_ns, name, thread):
+                if not any(kind == "guest" for kind, _ in writer.tracks):
+                    writer.describe(_GUESTS, _OF_GUESTS, None)
+                writer.follows(writer.track(_GUESTS, "guest", name), time_ns, thread)
             case Ran(time_ns, cpu, operation, duration_ns):
                 track = writer.track(_CPUS, "ran", f"CPU {cpu} operations")
                 start = max(time_ns, track.until_ns)

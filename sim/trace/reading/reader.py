@@ -92,9 +92,12 @@ class Report:
 
 
 class Reader:
-    """Reads one trace, once; :attr:`report` is complete when :meth:`chunks` has ended."""
+    """Reads one trace, once; :attr:`report` is complete when :meth:`chunks` has ended.
 
-    def __init__(self, stream: IO[bytes], name: str, block: int = BLOCK) -> None:
+    ``follow`` is the file of a merged report whose lines are read, by default the host's.
+    """
+
+    def __init__(self, stream: IO[bytes], name: str, block: int = BLOCK, follow: str = "") -> None:
         self.name = name
         self.report = Report()
         self.comments: list[str] = []
@@ -105,6 +108,7 @@ class Reader:
         self._clock: dict[int, int] = {}
         self._seen_event = False
         self._dialect: Dialect | None = None
+        self._follow = follow.encode()
 
     @property
     def dialect(self) -> Dialect:
@@ -121,6 +125,10 @@ class Reader:
         for text in self._blocks():
             if self._dialect is None:
                 self._dialect = dialects.told(text, _tsc_hz(text))
+                if self._dialect is not None and self._follow:
+                    if not self._dialect.host:
+                        raise InputError(f"{self.name} is no merged report of several files (trace-cmd report -i -i)")
+                    self._dialect.host = self._follow
             if self._dialect is not None and not self._dialect.is_plain:
                 text = self._dialect.plain(text)
             yield self._chunk(text)
