@@ -4,7 +4,7 @@ BIN := .venv/bin
 COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url \
 	--no-emit-trusted-host --no-emit-find-links
 
-.PHONY: run test test-all lint coverage mutants verify kill fuzz bench docs site man dist lock kmod clean
+.PHONY: run test test-oldest test-all lint coverage mutants verify kill fuzz bench docs site man dist lock kmod clean
 
 run: .venv/ready
 	$(BIN)/fpswitch run scenarios/rfc-question.toml
@@ -14,6 +14,15 @@ test: .venv/ready
 
 test-all: .venv/ready
 	$(BIN)/pytest -n auto
+
+# The quick tests on the lower bounds of pyproject.toml.
+OLDEST := numpy==2.0.0 pandas==2.2.2 pyarrow==16.0.0 scipy==1.15.0 pytz
+test-oldest: .venv/ready
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	build/oldest/bin/python -m pip install --quiet --disable-pip-version-check $(OLDEST)
+	build/oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	build/oldest/bin/pytest -n auto -m "not slow"
 
 lint: .venv/ready
 	$(BIN)/ruff check .
