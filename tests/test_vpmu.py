@@ -72,6 +72,25 @@ def test_the_page_has_what_the_mediated_vpmu_costs_at_an_exit_and_how_many_exits
     assert worth == pytest.approx((few, least, most), rel=0.04)
 
 
+def test_the_page_has_what_the_flagship_costs_with_what_is_assumed_and_what_is_published_together(tmp_path):
+    page = PAGE.read_text(encoding="utf-8")
+    (saved,) = shown.SAVED.finditer(page)
+    (command,) = (each["command"] for each in shown.SHOWN.finditer(page) if "./wrmsr-bounded.toml" in each["command"])
+    assumed, published = (
+        load("sapphire-rapids").rows["WRMSR(PLx_SSP)/base"],
+        load("emerald-rapids").rows["WRMSR(PMU)/base"],
+    )
+    low, high = max(assumed.low, published.low), min(assumed.high, published.high)
+    both = f"value = {(low + high) / 2:.0f}, low = {low:.0f} and high = {high:.0f}"
+    text, n = re.subn(r"value = 111, low = 10, high = 212", both.replace(" and", ","), saved["text"])
+    assert n == 1
+    file = tmp_path / saved["name"]
+    file.write_text(text, encoding="utf-8")
+    printed = shown.run(command.replace("./wrmsr-bounded.toml", str(file)))
+    value, spread = re.search(r"manual-load costs (\S+) cycles/s \((\S+ to \S+);", printed).groups()
+    assert f"{both} in that file, it is {value} ({spread})" in " ".join(page.split())
+
+
 def steps(text: str) -> list[str]:
     found = []
     for line in text.splitlines():
