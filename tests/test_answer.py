@@ -201,6 +201,28 @@ def test_a_mail_of_contrasts_of_two_cases_alone_says_what_rests_on_assumed_costs
     assert f"simulated, {said} of it on assumed costs" in flat(comparison.mail())
 
 
+@pytest.mark.parametrize("name", ["mediated-vpmu", "mitigation-placement", "preemption-models"])
+def test_a_mail_of_contrasts_of_two_cases_alone_has_each_with_its_amount_and_range(name):
+    comparison = fake(name)
+    mail = comparison.mail()
+    found = comparison.answers.contrasts()
+    rows = [line for line in mail.splitlines() if line.startswith("  ") and " less " in line]
+    for each, line in zip(found, rows, strict=True):
+        scale = 1.0 if each.own.unit.startswith("us") else 1e6 / comparison.results.cases[0]["tsc_hz"]
+        assert amounts.with_half(scale * each.own.mean, scale * (each.own.high - each.own.mean)) in line
+        assert line.endswith(
+            " to ".join(amounts.three_digits(scale * end) for end in (each.range.low, each.range.high))
+        )
+        assert (" * " in line) == (each.verdict == "not shown")
+    assert "nothing to compare" not in mail
+    assert "(*) no difference shown" in flat(mail) or all(each.verdict != "not shown" for each in found)
+
+
+def test_a_mail_about_the_schedule_does_not_say_that_nothing_rests_on_assumed_costs():
+    """A wake-up waits for switches and barriers, too, whose costs are assumed."""
+    assert "simulated, each cost at its value]" in flat(fake("halt-polling", replications=1).mail())
+
+
 # What a scenario asks is answered.
 
 

@@ -109,7 +109,7 @@ def _answer(screen: Shown) -> Part:
         table, some = (schedule_answer.lines(screen, most=each) for each in (None, SOME_CASES))
         brief = whole("ANSWER", sentences, 6)
         return part([*said, *table], [*brief, *table], [*brief, *some], losses=[0.5, 4.9], gap=False)
-    if screen.between and all(len(case.document["strategies"]) == 1 for case in screen.cases):
+    if words.of_two_cases_alone(screen):
         return part(said, whole("ANSWER", sentences, 5), losses=[10.0], gap=False)
     most = max((len(case.lines) for case in screen.cases), default=0)
     sizes = range(min(MOST, max(most, 1)), 0, -1)

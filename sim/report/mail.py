@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.analysis.answers import Answers, Estimate, Range
-from sim.report import layout, schedule_answer, sureness, words
-from sim.report.amounts import fixed, percent, short_spread, si
+from sim.report import layout, names, schedule_answer, sureness, words
+from sim.report.amounts import fixed, percent, short_spread, si, three_digits, with_half
 from sim.report.layout import part, wrapped
 from sim.report.names import carried, config_of, cpu
-from sim.report.shown import XSS, Shown, ShownCase, shown
+from sim.report.shown import XSS, Between, Shown, ShownCase, shown
 from sim.report.tables import columns_of, line_called
 from sim.results.manifest import COMPLETE, COSTS
 
@@ -22,6 +22,9 @@ SIDE_BY_SIDE: Final = 2
 """Cases whose numbers stand beside each other; of more, strategies do."""
 COLUMNS: Final = 2
 MOST_KERNELS: Final = 3
+PAIR: Final = 34
+AMOUNT: Final = 17
+OVER: Final = 21
 LABEL: Final = 24
 CELL: Final = 24
 OF_THE_SHOW: Final = {
@@ -54,10 +57,12 @@ def _head(screen: Shown) -> list[str]:
     manifest = screen.manifest
     versions = manifest["versions"]
     incomplete = "" if manifest["status"] == COMPLETE else f", NOT COMPLETE ({manifest['status']})"
+    share = sureness.assumed_share(screen)
+    certain = "each cost at its value" if schedule_answer.is_asked(screen) else "nothing of it on assumed costs"
     text = (
         f"[fpswitch {versions['fpswitch']}, source {versions['source_sha256'][:12]}, {manifest['scenario']} "
         f"{manifest['scenario_sha256'][:12]}, seed {manifest['seed']}, n={screen.n}{incomplete}; simulated, "
-        f"{sureness.assumed_share(screen) or 'nothing'} of it on assumed costs]"
+        f"{f'{share} of it on assumed costs' if share else certain}]"
     )
     return wrapped(text, "", " ")
 
@@ -81,16 +86,20 @@ def _about(screen: Shown, *, with_load: bool) -> list[str]:
     config = config_of(document, case.reference)
     beside = "beside carrying nothing" if not config.strategy.carries else f"beside {case.labels[case.reference]}"
     what = f"Cycles per {case.per}-second for {carried(config)} alone, {beside}:"
-    if not case.lines and schedule_answer.is_asked(screen):
+    if words.of_two_cases_alone(screen) or (not case.lines and schedule_answer.is_asked(screen)):
         numbers = sorted({each.document["vcpus"] for each in screen.cases})
         host = f"{cpus}{' to '.join(dict.fromkeys(map(str, (numbers[0], numbers[-1]))))} vCPUs"
-        what = "What the schedule comes to:"
+        pair = f"All operations, one case less another, in us per {case.per}-second:"
+        what = pair if words.of_two_cases_alone(screen) else "What the schedule comes to:"
     named = ", ".join([*kernels[:MOST_KERNELS], *(["..."] if len(kernels) > MOST_KERNELS else [])])
     return wrapped(f"{host}, Linux {named}. {what}")
 
 
 def _table(screen: Shown, rows: int) -> Iterator[str]:
     answered = [case for case in screen.cases if case.lines]
+    if words.of_two_cases_alone(screen):
+        yield from _pairs(screen, rows)
+        return
     if not answered and schedule_answer.is_asked(screen):
         yield from schedule_answer.lines(screen, most=rows)
         return
@@ -118,6 +127,38 @@ def _table(screen: Shown, rows: int) -> Iterator[str]:
         yield f"  {label}"[: LABEL - 1].ljust(LABEL) + "".join(f"{cell:>{CELL}}" for cell in cells)
 
 
+def _pairs(screen: Shown, rows: int) -> Iterator[str]:
+    """Contrasts of two cases, each a line."""
+    titles = names.titles(screen.comparison.results.cases)
+    some = screen.between[:rows]
+    part_of_all = f" ({len(some)} of {len(screen.between)})" if len(some) < len(screen.between) else ""
+    lines = [(f"{titles.heading[: PAIR - 3 - len(part_of_all)]}{part_of_all}", "+- 95 %", "over the costs")]
+    for each in some:
+        lines.append((_less(*(titles.short[of.case] for of in each.contrast)), *_amounts_of(screen, each)))
+    for label, amount, over in lines:
+        yield f"  {label}"[: PAIR - 1].ljust(PAIR) + f"{amount:>{AMOUNT}}{over:>{OVER}}"
+
+
+def _less(one: str, other: str) -> str:
+    """Two cases, with what they have in common said once: "mediated less emulated, 10 kHz"."""
+    ours, theirs = one.split(", "), other.split(", ")
+    if len(ours) != len(theirs):
+        return f"{one} less {other}"
+    apart = [f"{a} less {b}" for a, b in zip(ours, theirs, strict=True) if a != b]
+    return ", ".join([*apart, *(a for a, b in zip(ours, theirs, strict=True) if a == b)])
+
+
+def _amounts_of(screen: Shown, between: Between) -> tuple[str, str]:
+    found = between.found
+    if found is None:
+        return "-", "-"
+    case = screen.comparison.results.case(between.contrast[0].case)
+    scale = 1.0 if found.own.unit.startswith("us") else 1e6 / case["tsc_hz"]
+    mark = " *" if found.verdict == "not shown" else ""
+    low, high = (three_digits(scale * end) for end in (found.range.low, found.range.high))
+    return with_half(scale * found.own.mean, scale * (found.own.high - found.own.mean)) + mark, f"{low} to {high}"
+
+
 def _ends(cases: Sequence[ShownCase], most: int) -> list[ShownCase]:
     """Some of many, at equal distances."""
     last = len(cases) - 1
@@ -143,10 +184,14 @@ def _notes(screen: Shown) -> Iterator[str]:
     if shares:
         most = f"No strategy takes more than {percent(max(shares))} % of all CPU time"
         yield f"[] 95 % of draws from the ranges of the cost table. {_left_out(screen)}{most}."
+    in_table = words.between(screen) if words.of_two_cases_alone(screen) else []
+    if in_table:
+        unshown = any(each.found is not None and each.found.verdict == "not shown" for each in screen.between)
+        yield f"Over the costs: 95 % of draws from their ranges.{' (*) no difference shown.' * unshown}"
     if screen.n == 1:
         yield "NOT TESTED: one replication."
     yield from _of_xss(screen)
-    yield from words.sentences(screen, with_contrasts=False)
+    yield from (each for each in words.sentences(screen, with_contrasts=False) if each not in in_table)
 
 
 def _left_out(screen: Shown) -> str:

@@ -47,6 +47,11 @@ def sentence(text: str, screen: Shown) -> str:
     return text if any(text.startswith(f"{name} ") for name in screen.of_the_user) else text[0].upper() + text[1:]
 
 
+def of_two_cases_alone(screen: Shown) -> bool:
+    """Whether cases are compared, and no strategies within one."""
+    return bool(screen.between) and all(len(case.document["strategies"]) == 1 for case in screen.cases)
+
+
 def between(screen: Shown) -> list[str]:
     """What the contrasts of two cases say."""
     return [sentence(_between(screen, each), screen) for each in screen.between]
