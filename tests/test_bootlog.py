@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sim.cli import main
 from sim.errors import InputError
+from sim.kernel import bootlog
 from sim.kernel.bootlog import absent, check, parse, read
 from sim.xsave.components import ALL, EXTENDED, bits
 from sim.xsave.profiles import GENERIC, names, profile
@@ -417,3 +418,7 @@ def test_a_file_without_boot_lines_is_wrong_input(capsys, tmp_path):
     status, _, err = run(capsys, "--boot-log", path)
     assert status == 2
     assert "expected lines" in err
+
+
+def test_a_long_line_is_shown_in_so_many_characters():
+    assert len(bootlog._line_at("x" * 500, 7)) == bootlog._SHOWN

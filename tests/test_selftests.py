@@ -6,11 +6,13 @@ import pytest
 from click.testing import CliRunner
 
 from sim.cli import cli
-from sim.kernel import flows, strategies
-from sim.kernel.config import Settings
+from sim.kernel import flows, kvm, smm, strategies
+from sim.kernel.config import Settings, boot
 from sim.kernel.integrity import VIOLATIONS
-from sim.kernel.scene import GuestUse
+from sim.kernel.kernel import Kernel
+from sim.kernel.scene import GuestUse, Scene
 from sim.kernel.selftests import NEEDS_AMX, SELFTESTS
+from sim.xsave.components import XTILEDATA
 
 SOUND = [name for name in strategies.names() if not strategies.strategy(name).unsound]
 HOSTS = [("sapphire-rapids", "v6.18"), ("sapphire-rapids", "v7.3"), ("sapphire-rapids", "rfc"), ("zen4", "v6.18")]
@@ -105,3 +107,22 @@ def test_the_command_gives_a_verdict_for_every_strategy():
 @pytest.mark.parametrize("options", [["rfc-tests"], ["preempt", "--every-strategy", "--strategy", "no-cet"]])
 def test_what_makes_no_sense_is_refused(options):
     assert CliRunner().invoke(cli, ["flow", *options]).exit_code != 0
+
+
+def test_smm_entry_and_rsm_write_efer_so_the_user_return_msrs_are_loaded_anew():
+    # vmx_set_efer() ends in vmx_setup_uret_msrs(), which clears guest_uret_msrs_loaded.
+    vcpu = Kernel(boot(Settings())).new_vcpu("V")
+    vcpu.guest_uret_msrs_loaded = True
+    smram = smm.enter_smm(vcpu)
+    assert not vcpu.guest_uret_msrs_loaded
+    vcpu.guest_uret_msrs_loaded = True
+    smm.leave_smm(vcpu, smram)
+    assert not vcpu.guest_uret_msrs_loaded
+
+
+def test_a_guest_s_xfd_err_is_taken_from_the_register_and_the_host_s_is_0_after_the_exit():
+    scene = Scene(Kernel(boot(Settings(guest_amx=True)), 2), GuestUse())
+    scene.start_in_guest()
+    scene.cpu.unit.xfd_err = XTILEDATA
+    kvm.vm_exit(scene.k, scene.cpu, "nm")
+    assert (scene.vcpu.xfd_err, scene.cpu.unit.xfd_err) == (XTILEDATA, 0)

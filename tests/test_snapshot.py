@@ -14,7 +14,8 @@ from sim.kernel.operations import KVM_FPU_GET
 from sim.kernel.scene import QUIET_GUEST, GuestUse, Scene
 from sim.kernel.snapshot import VMMS
 from sim.report import snapshots
-from sim.xsave.components import AVX, MXCSR_INIT, PKRU, SUPERVISOR, USER, XTILEDATA
+from sim.xsave.area import INIT
+from sim.xsave.components import AVX, MXCSR_INIT, PKRU, SSE, SUPERVISOR, USER, XTILEDATA
 
 ALL, MSRS_FIRST, NO_XSS, NO_CARRIED, OLD_XSAVE = VMMS
 SPR, GENOA = Settings(cpu="sapphire-rapids", kernel="v7.3"), Settings(cpu="zen4", kernel="v6.18")
@@ -238,3 +239,48 @@ def test_a_state_without_a_component_travels_by_kvms_copy_and_is_lost_where_the_
     config = boot(Settings(kernel="v7.3", carried=str(state), strategy=strategy or str(how)))
     assert outcome(config, ALL).sound
     assert {finding.what for finding in outcome(config, NO_CARRIED).findings} == {what}
+
+
+@pytest.mark.parametrize(
+    ("vmm", "order"),
+    [(ALL, ["sregs", "xsave", "xcrs", "msrs"]), (MSRS_FIRST, ["sregs", "msrs", "xsave", "xcrs"])],
+    ids=["all", "msrs-first"],
+)
+def test_a_vmm_calls_each_ioctl_once_and_the_msrs_where_it_says(vmm, order, monkeypatch):
+    called = []
+
+    def noted(name, step):
+        return lambda *given: called.append(name) or step(*given)
+
+    for name in order:
+        monkeypatch.setattr(snapshot, f"_set_{name}", noted(name, getattr(snapshot, f"_set_{name}")))
+    scene = ready_to_save()
+    there = Kernel(boot(SPR))
+    snapshot.restore(there, there.cpus[0], "V", snapshot.save(scene.k, scene.cpu, vmm), vmm)
+    assert called == order
+
+
+def test_mxcsr_is_saved_only_where_sse_or_avx_is_in_use():
+    # SDM vol. 1, 13.4.2: MXCSR is of the legacy region, and is read where XSTATE_BV[1] or [2] is set.
+    scene = ready_to_save()
+    area = scene.vcpu.fpstate.area
+    area.mxcsr = MXCSR_INIT | 1
+    area.xstate_bv |= AVX
+    saved = snapshot.save(scene.k, scene.cpu, ALL)
+    assert saved.xsave is not None
+    assert saved.xsave.mxcsr == MXCSR_INIT | 1
+    area.xstate_bv &= ~(AVX | SSE)
+    saved = snapshot.save(scene.k, scene.cpu, ALL)
+    assert saved.xsave is not None
+    assert saved.xsave.mxcsr == MXCSR_INIT
+
+
+def test_a_guest_that_switches_tasks_loads_all_that_its_ia32_xss_and_xcr0_have():
+    scene = ready_to_save()
+    saved = snapshot.save(scene.k, scene.cpu, ALL)
+    scene.enter_kvm_run()
+    scene.run_guest()
+    ymm = AVX.bit_length() - 1
+    assert scene.cpu.unit.regs[ymm] != INIT
+    assert snapshot.guest_switches_task(scene.k, scene.cpu, saved) == ""
+    assert scene.cpu.unit.regs[ymm] == INIT
