@@ -591,6 +591,7 @@ HEAD = 'title = "t"\ndate = "2026"\n'
         ),
         (HEAD + "rows = []\nderived_from = 'zen6'", ["derived_from: unknown cost table 'zen6'", "did you mean 'zen"]),
         (HEAD + "rows = []\nderived_from = '{file}'", ["derived from itself"]),
+        (HEAD + "rows = []\nderived_from = 'x.toml'", ["derived_from: 'x.toml': there is no such file beside it"]),
         (HEAD + f"rows = [{ROW}]", ["no row core cycles per TSC cycle/ratio"]),
     ],
 )

@@ -201,7 +201,10 @@ def _beside(name: str, parent: str) -> str:
         if parent not in names():
             raise InputError(f"cost table {name}: derived_from: {unknown('cost table', parent, names())}")
         return parent
-    return str(Path(name).parent / parent) if name.endswith(".toml") else str(_folder() / parent)
+    file = Path(name).parent / parent if name.endswith(".toml") else _folder() / parent
+    if not file.is_file():
+        raise InputError(f"cost table {name}: derived_from: {shortened(parent)}: there is no such file beside it")
+    return str(file)
 
 
 def _own_name(name: str) -> str:
