@@ -45,7 +45,7 @@ SHIPPED = sorted(ROOT.glob("scenarios/*.toml"))
 PROMISED = {
     "rfc-question", "context-switch1", "exit-storm", "overcommit", "idle-fleet", "ipi-storm", "amx-guest",
     "kernel-eras", "xss-mismatch", "host-sss", "preemption-models", "apx-guests", "mediated-vpmu",
-    "mitigation-placement", "halt-polling", "overcommit-ratio",
+    "mitigation-placement", "halt-polling", "overcommit-ratio", "fleet",
 }  # fmt: skip
 
 SMALL = """
