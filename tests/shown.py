@@ -25,7 +25,7 @@ TOP = Path(__file__).parent.parent
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("**/*.md"))]
 SHOWN = re.compile(r"^    \$ fpswitch (?P<command>.*)\n(?P<printed>(?:(?:    .*)?\n)+)", re.MULTILINE)
 DIFF = re.compile(r"^```diff\n(?P<patch>.*?)^```\n", re.MULTILINE | re.DOTALL)
-SAVED = re.compile(r"Save this as (?P<name>[\w.-]+):\n\n```(?:toml|text)\n(?P<text>.*?)```", re.DOTALL)
+SAVED = re.compile(r"Save\s+this\s+as\s+(?P<name>[\w.-]+):\n\n```(?:toml|text)\n(?P<text>.*?)```", re.DOTALL)
 
 
 def run(command: str) -> str:

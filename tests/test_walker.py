@@ -64,7 +64,7 @@ def test_points_are_walked_in_blocks_as_they_would_be_at_once(monkeypatch):
     others = ["manual-lazy", "xstate-all", "independent"]
     found = []
     for block in (1, BLOCK):
-        monkeypatch.setattr("sim.host.cpu.BLOCK", block)
+        monkeypatch.setattr("sim.host.cpu_time.BLOCK", block)
         found.append([counted(walker) for walker in walked(case, "free-ssp", others).others])
     assert found[0] == found[1]
 
