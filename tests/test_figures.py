@@ -496,6 +496,20 @@ def test_the_cost_figure_is_about_two_cases_where_they_are_asked_about(tmp_path_
     )
 
 
+def test_contrasts_of_cases_of_one_strategy_have_a_figure_with_a_row_for_each_of_them():
+    what = sim.compare(experiment.run("mediated-vpmu", replications=3, jobs=1, simulate=fake_host.simulate))
+    assert set(what._figures()) == {"contrasts", "categories"}
+    axes = what.plot_contrasts().axes[0]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [f"mediated less emulated, {each}" for each in ("1 kHz", "10 kHz", "100 kHz")]
+    marks = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+    hz = what.results.cases[0]["tsc_hz"]
+    assert marks == pytest.approx([1e6 / hz * each.own.mean for each in what.answers.contrasts()])
+    ranges = [text.get_text().partition("[")[2].rstrip("]") for text in axes.texts]
+    ends = [(1e6 / hz * each.range.low, 1e6 / hz * each.range.high) for each in what.answers.contrasts()]
+    assert ranges == [" to ".join(map(amounts.three_digits, each)) for each in ends]
+
+
 def test_the_cost_figure_is_about_the_writes_of_ia32_xss_where_they_are_asked_about():
     what = sim.compare(experiment.run("xss-mismatch", replications=3, jobs=1, simulate=fake_host.simulate))
     moved = [

@@ -13,7 +13,18 @@ import pandas as pd
 
 from sim.analysis import comparison
 from sim.analysis.answers import Answers
-from sim.report import answer, document, figures, html_answer, mail, rate_figure, schedule_figure, summary
+from sim.report import (
+    answer,
+    contrast_figure,
+    document,
+    figures,
+    html_answer,
+    mail,
+    rate_figure,
+    schedule_figure,
+    summary,
+    words,
+)
 from sim.report import html as page
 from sim.report.markup import element
 from sim.report.shown import SCHEDULE, shown
@@ -108,6 +119,10 @@ class Comparison(comparison.Comparison):
         """
         return figures.latency(self)
 
+    def plot_contrasts(self) -> Figure:
+        """What one case runs more than another, for the contrasts of two cases that are asked about."""
+        return contrast_figure.of_pairs(self, self.answers)
+
     def plot_schedule(self) -> Figure:
         """What the schedule comes to: polling, steal, latency, throughput, by what the scenario sweeps."""
         return schedule_figure.outcome(self)
@@ -120,7 +135,10 @@ class Comparison(comparison.Comparison):
             "rates": self.plot_rates,
             "latency": self.plot_latency,
             "schedule": self.plot_schedule,
+            "contrasts": self.plot_contrasts,
         }
+        if not words.of_two_cases_alone(shown(self, self.answers)):
+            del drawn["contrasts"]
         if SCHEDULE not in self.results.manifest["resolved"]["run"].get("asks", ()):
             del drawn["schedule"]
         if all(len(case["strategies"]) == 1 for case in self.results.cases):  # there is nothing to compare

@@ -134,26 +134,16 @@ def _pairs(screen: Shown, rows: int) -> Iterator[str]:
     part_of_all = f" ({len(some)} of {len(screen.between)})" if len(some) < len(screen.between) else ""
     lines = [(f"{titles.heading[: PAIR - 3 - len(part_of_all)]}{part_of_all}", "+- 95 %", "over the costs")]
     for each in some:
-        lines.append((_less(*(titles.short[of.case] for of in each.contrast)), *_amounts_of(screen, each)))
+        lines.append((names.less(*(titles.short[of.case] for of in each.contrast)), *_amounts_of(screen, each)))
     for label, amount, over in lines:
         yield f"  {label}"[: PAIR - 1].ljust(PAIR) + f"{amount:>{AMOUNT}}{over:>{OVER}}"
-
-
-def _less(one: str, other: str) -> str:
-    """Two cases, with what they have in common said once: "mediated less emulated, 10 kHz"."""
-    ours, theirs = one.split(", "), other.split(", ")
-    if len(ours) != len(theirs):
-        return f"{one} less {other}"
-    apart = [f"{a} less {b}" for a, b in zip(ours, theirs, strict=True) if a != b]
-    return ", ".join([*apart, *(a for a, b in zip(ours, theirs, strict=True) if a == b)])
 
 
 def _amounts_of(screen: Shown, between: Between) -> tuple[str, str]:
     found = between.found
     if found is None:
         return "-", "-"
-    case = screen.comparison.results.case(between.contrast[0].case)
-    scale = 1.0 if found.own.unit.startswith("us") else 1e6 / case["tsc_hz"]
+    scale = words.scale(screen, between)
     mark = " *" if found.verdict == "not shown" else ""
     low, high = (three_digits(scale * end) for end in (found.range.low, found.range.high))
     return with_half(scale * found.own.mean, scale * (found.own.high - found.own.mean)) + mark, f"{low} to {high}"

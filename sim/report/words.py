@@ -258,6 +258,12 @@ def _sound(cases: Sequence[ShownCase]) -> str:
 # Contrasts of two cases.
 
 
+def scale(screen: Shown, between: Between) -> float:
+    """Microseconds in what a contrast of two cases is in: cycles, or microseconds where clocks differ."""
+    in_us = between.found is not None and between.found.own.unit.startswith("us")
+    return 1.0 if in_us else 1e6 / float(screen.comparison.results.case(between.contrast[0].case)["tsc_hz"])
+
+
 def _between(screen: Shown, between: Between) -> str:
     """A contrast of two cases: all that one runs more than the other."""
     (a, b), found = between.contrast, between.found
@@ -273,11 +279,11 @@ def _between(screen: Shown, between: Between) -> str:
         sides.reverse()
     if a.strategy == b.strategy:
         sides[1] = sides[1].removeprefix(f"{other} ")
-    scale = math.copysign(1.0 if found.own.unit.startswith("us") else 1e6 / cases[0]["tsc_hz"], found.own.mean)
-    own, xss = ((scale * each.mean, abs(scale) * (each.high - each.mean)) for each in (found.own, found.xss))
+    to_us = math.copysign(scale(screen, between), found.own.mean)
+    own, xss = ((to_us * each.mean, abs(to_us) * (each.high - each.mean)) for each in (found.own, found.xss))
     of_xss = f", {with_half(*xss)} of it by IA32_XSS" if abs(xss[0]) > xss[1] else ""
     shown = {"not shown": " (no difference shown)", "not tested": " (not tested)"}.get(found.verdict, "")
-    low, high = sorted((scale * found.range.low, scale * found.range.high))
+    low, high = sorted((to_us * found.range.low, to_us * found.range.high))
     per = found.own.unit.partition("/")[2].removesuffix("-s")
     drawn = ", drawn apart for each CPU" if cases[0]["cpu"] != cases[1]["cpu"] else ""
     return (
