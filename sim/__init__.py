@@ -11,14 +11,14 @@
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
+from sim.release import __version__
+
 if TYPE_CHECKING:
     from sim.experiment import run
     from sim.report.comparison import compare
     from sim.report.priced import price
     from sim.results import load
     from sim.xsave.components import decode
-
-__version__ = "0.1.0"
 
 _LAZY: Final = {
     "run": "sim.experiment",

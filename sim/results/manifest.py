@@ -18,6 +18,7 @@ from typing import Any, Final
 from sim.bounded import content
 from sim.errors import InputError
 from sim.kernel.datafile import shortened
+from sim.release import __version__
 from sim.results import files
 
 NAME: Final = "manifest.json"
@@ -70,7 +71,7 @@ def source_sha256() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of this package, its source, Python and the libraries that a number could depend on."""
-    found = {"fpswitch": _version("fpswitch"), "source_sha256": source_sha256(), "python": platform.python_version()}
+    found = {"fpswitch": __version__, "source_sha256": source_sha256(), "python": platform.python_version()}
     return found | {library: _version(library) for library in LIBRARIES}
 
 
