@@ -36,7 +36,7 @@ def old(tmp_path_factory):
     """The directory of 0.1.0, which has no hashes that would find everything at once."""
     place = tmp_path_factory.mktemp("old")
     with tarfile.open(OF_0_1) as archive:
-        archive.extractall(place, filter="data")
+        archive.extractall(place)
     return place / "results-0.1.0"
 
 

@@ -24,7 +24,7 @@ def test_the_help_lists_every_command_and_imports_none_of_them():
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
     )
-    assert set(done.stderr.split()) == {"sim", "sim.cli", "sim.errors"}
+    assert set(done.stderr.split()) == {"sim", "sim.cli", "sim.errors", "sim.release"}
     for name, (_, line) in COMMANDS.items():
         assert f"  {name}" in done.stdout
         assert line in done.stdout

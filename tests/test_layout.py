@@ -196,10 +196,13 @@ def test_the_help_names_every_json_key(capsys, arguments):
     assert [key for key in document if f'"{key}"' not in out] == []
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", [["layout", "0x7"], ["layout", "0x7", "--json"], ["--help"]])
-def test_output_that_cannot_be_written_is_one_line_and_status_1(arguments):
+def test_output_that_cannot_be_written_is_one_line_and_status_1(arguments, unbuffered):
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}  # empty is as without it
+    command = [sys.executable, "-m", "sim.cli", *arguments]
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "sim.cli", *arguments], stdout=full, stderr=subprocess.PIPE)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
     assert done.returncode == 1
     assert done.stderr.decode() == "fpswitch: cannot write the output: No space left on device\n"
 

@@ -2,9 +2,10 @@
 
 import importlib
 import io
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -108,4 +109,12 @@ def messages() -> Iterator[None]:
     except OSError as error:
         what = "cannot write the output" if error.filename is None else error.filename
         click.echo(f"fpswitch: {what}: {error.strerror or error}", err=True)
+        if error.filename is None:
+            _drop_output()
         sys.exit(1)
+
+
+def _drop_output() -> None:
+    """What standard output still holds goes nowhere, so that Python does not try to write it once more at its end."""
+    with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
