@@ -20,7 +20,6 @@ from typing import Any, Final
 from sim.errors import MOST_SAID
 
 HANG_S: Final = 20
-"""Of CPU time: the machine may be busy."""
 MEMORY: Final = 1 << 30
 """Bytes beyond what the process had when it began."""
 FORBIDDEN: Final = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class")
@@ -74,7 +73,7 @@ def limited(place: Path) -> Watch:
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     watch = Watch(place)
     sys.addaudithook(watch)
-    signal.signal(signal.SIGPROF, _hangs)
+    signal.signal(signal.SIGALRM, _hangs)
     sys.dont_write_bytecode = True
     return watch
 
@@ -88,7 +87,7 @@ def judged(main: Main, command: tuple[str, ...], watch: Watch) -> tuple[str, str
     out, err = io.StringIO(), io.StringIO()
     status: Any = None
     watch.seen, watch.is_on = "", True
-    signal.setitimer(signal.ITIMER_PROF, HANG_S)
+    signal.setitimer(signal.ITIMER_REAL, HANG_S)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             main(list(command))
@@ -99,7 +98,7 @@ def judged(main: Main, command: tuple[str, ...], watch: Watch) -> tuple[str, str
     except BaseException as error:
         return f"{type(error).__name__} at {_where(error)}", ""
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         watch.is_on = False
     if watch.seen:
         return watch.seen, err.getvalue()
