@@ -451,15 +451,12 @@ def twin_case(path, measure):
     return replace(case, scenario=case.scenario.model_copy(update={"run": run}))
 
 
-SKIPS = "2.6 % of restores are skipped, where up to 2.5 % may be: vCPUs of the twin stay on their CPU (docs/traces.md)"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
         "host-threads", "vcpu-halt-wakeup", "vcpu-out-exits",
-        pytest.param("vcpu-spin-overcommit", marks=pytest.mark.xfail(strict=False, reason=SKIPS)),
+        "vcpu-spin-overcommit",
     ],
 )  # fmt: skip
 def test_the_twin_of_a_sample_costs_what_its_host_costs(name, tmp_path):
