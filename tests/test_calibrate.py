@@ -9,6 +9,7 @@ import subprocess
 from contextlib import nullcontext
 from pathlib import Path
 
+import native
 import numpy as np
 import pytest
 
@@ -29,17 +30,7 @@ CPU = 3
 NO_PROGRAMS = programs.Programs(*[Path("none")] * len(programs.Programs.__dataclass_fields__))
 
 
-def can_measure() -> str:
-    """Why this machine cannot be measured, or nothing."""
-    try:
-        machine.refuse_other_machines()
-        programs.compiler()
-    except Exception as error:
-        return str(error)
-    return ""
-
-
-measures = pytest.mark.skipif(bool(can_measure()), reason=can_measure())
+measures = pytest.mark.skipif(bool(native.refusal()), reason=native.refusal())
 
 
 def run(capsys, *arguments):

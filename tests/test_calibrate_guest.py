@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import native
 import numpy as np
 import pytest
 
@@ -43,17 +44,7 @@ def defined(name):
     return int(re.search(rf"#define {name} (\w+)", HEADER)[1], 0)
 
 
-def can_compile() -> str:
-    """Why the programs cannot be made here, or nothing."""
-    try:
-        machine.refuse_other_machines()
-        programs.compiler()
-    except Exception as error:
-        return str(error)
-    return ""
-
-
-compiles = pytest.mark.skipif(bool(can_compile()), reason=can_compile())
+compiles = pytest.mark.skipif(bool(native.refusal()), reason=native.refusal())
 QEMU = shutil.which("qemu-system-x86_64")
 BOCHS = shutil.which("bochs-bin")
 BIOS, VGA = Path("/usr/share/bochs/BIOS-bochs-latest"), Path("/usr/share/vgabios/vgabios.bin")

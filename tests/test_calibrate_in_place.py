@@ -7,6 +7,7 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
+import native
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -39,17 +40,7 @@ def exact(cost, error=0.0):
     return {each: Interval(cost(each), cost(each) - error, cost(each) + error) for each in SETS}
 
 
-def can_measure() -> str:
-    """Why this machine cannot be measured, or nothing."""
-    try:
-        machine.refuse_other_machines()
-        programs.compiler()
-    except Exception as error:
-        return str(error)
-    return ""
-
-
-measures = pytest.mark.skipif(bool(can_measure()), reason=can_measure())
+measures = pytest.mark.skipif(bool(native.refusal()), reason=native.refusal())
 
 
 # The terms.
