@@ -196,11 +196,14 @@ def requeue_delayed(a: Memory, c: int, entity: int) -> None:
     t, average = a.t, avg_vruntime(a, c)
     update_lag(a, c, entity, average, 1)
     if average - t[entity, VLAG] != t[entity, VRUNTIME] if a.g[V7_3] else t[entity, VLAG] > 0:
-        remove(a, c, entity)
+        in_list = entity != a.c[c, CURRENT_ENTITY]  # current has not left its CPU yet
+        if in_list:
+            remove(a, c, entity)
         if not a.g[V7_3]:
             t[entity, VLAG] = 0
         place(a, c, entity, False)
-        insert(a, c, entity)
+        if in_list:
+            insert(a, c, entity)
     t[entity, DELAYED] = 0
     a.c[c, RUNNING] += 1
 
