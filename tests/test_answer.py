@@ -146,6 +146,13 @@ def test_a_sweep_shows_the_load_by_value_and_names_the_case_of_its_units(ran):
     assert [line.split()[0] for line in mail[mail.index(head) + 1 :]][:4] == [str(count) for count in counts]
 
 
+def test_the_load_of_a_case_has_its_whole_title_where_the_screen_has_room(ran):
+    models = ["SapphireRapids-v2", "Cascadelake-Server-v5", "EPYC-Rome-v4"]
+    text = fits(sim.compare(ran(**{"sweep": {"guests.web.cpu_model": models}})))
+    load = text[text.index("LOAD") :].splitlines()[2:5]
+    assert [line.split()[0] for line in load] == models
+
+
 def only_once(case, record):
     """In one case manual-load runs its own operations thrice as often, but in one replication of the three alone."""
     if record.strategy != "manual-load" or case.sweep.get("guests.web.vms") != 2:

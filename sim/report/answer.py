@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.analysis.answers import Answers
-from sim.report import layout, not_shown, schedule_answer, schedule_table, sureness, tables, units, words
+from sim.report import layout, names, not_shown, schedule_answer, schedule_table, sureness, tables, units, words
 from sim.report.amounts import fixed
 from sim.report.layout import WIDTH, Part, at_most, item, part, whole, wrapped
 from sim.report.names import cpu
@@ -18,6 +18,7 @@ LINES: Final = 40
 MOST: Final = 5
 """Strategies of a case that have a line of their own."""
 RATES: Final = 18
+COLUMN: Final = 9
 
 
 def text(comparison: "Comparison", answers: Answers) -> str:
@@ -130,19 +131,24 @@ def _load(screen: Shown) -> Part:
     per = screen.cases[0].per
     columns = ("exits", "switches", "KVM_RUN", "halts", "load+put", "busy") if vcpus else ("switches", "busy")
     title = f"LOAD (per {per}-second; hold it against {'perf kvm stat, ' * vcpus}perf stat)"
-    label = f"  {screen.heading}" if len(screen.cases) > 1 and len(screen.heading) < RATES - 2 else ""
-    head = label[: RATES - 1].ljust(RATES) + "".join(column.rjust(9) for column in columns)
-
-    def row(label: str, values: Sequence[float]) -> str:
-        rates = values if vcpus else (values[1], values[5])
-        cells = [*(fixed(rate, 0) for rate in rates[:-1]), f"{fixed(100 * rates[-1], 0)} %"]
-        return f"  {label}"[: RATES - 1].ljust(RATES) + "".join(cell.rjust(9) for cell in cells)
-
+    heading = screen.heading if len(screen.cases) > 1 else ""
     values = [(each.exits, each.switches, each.kvm_runs, each.halts, each.load_puts, each.busy) for _, each in loads]
-    every = [row(case.short, each) for (case, _), each in zip(loads, values, strict=True)]
+    rows = [(case.short, _load_cells(each, vcpus)) for (case, _), each in zip(loads, values, strict=True)]
+    widths = [COLUMN] * len(columns)
+    if max(len(label) for label, _ in rows) > RATES - 3 and not (len(rows) > 2 and schedule_answer.is_asked(screen)):
+        widths = [max(map(len, column)) + 1 for column in zip(columns, *(cells for _, cells in rows), strict=True)]
+    first = min(RATES + COLUMN * len(columns), WIDTH) - sum(widths)
+
+    def row(label: str, cells: Sequence[str]) -> str:
+        numbers = "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        return f"  {names.cut(label, first - 3)}".ljust(first) + numbers
+
+    head = row(heading if len(heading) <= first - 3 else "", columns)
+    every = [row(*each) for each in rows]
     some = [every[i] for i in sorted({0, (len(every) - 1) // 3, 2 * (len(every) - 1) // 3, len(every) - 1})]
     ends = [
-        row(label, [f(column) for column in zip(*values, strict=True)]) for label, f in (("least", min), ("most", max))
+        row(label, _load_cells([f(column) for column in zip(*values, strict=True)], vcpus))
+        for label, f in (("least", min), ("most", max))
     ]
     if schedule_answer.is_asked(screen):
         return part([title, head, *(every if len(every) <= 2 else ends)], [], losses=[4.0])
@@ -151,6 +157,12 @@ def _load(screen: Shown) -> Part:
     if len(every) <= len(some):
         return part([title, head, *every], [title, head, *ends], losses=[4.8])
     return part([title, head, *every], [title, head, *some], [title, head, *ends], losses=[0.9, 4.8])
+
+
+def _load_cells(values: Sequence[float], vcpus: bool) -> list[str]:
+    """Rates and, at the end, how busy; without vCPUs the context switches alone."""
+    cells = [*(fixed(rate, 0) for rate in values[:-1]), f"{fixed(100 * values[-1], 0)} %"]
+    return cells if vcpus else [cells[1], cells[5]]
 
 
 # What is not there, and where to go on.
