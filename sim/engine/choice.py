@@ -101,7 +101,7 @@ def prepare(cases: Sequence[Case], say: Callable[[str], None], *, asked: bool = 
     if kept is not None and any(kept.rglob("*.nbi")):
         return
     where = f"kept in {kept}" if kept is not None else "not kept, since no cache directory can be written"
-    say(f"compiling the loop, once per machine and version: less than a minute ({where})")
+    say(f"compiling the loop, once per machine and version: half a minute ({where})")
     from sim.engine import loop
 
     loop.compile_all()

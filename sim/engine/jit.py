@@ -21,8 +21,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 try:
     from llvmlite import ir
-    from numba import config, njit, types
+    from numba import _dynfunc, config, njit, types
     from numba.core import codegen
+    from numba.core.cpu import CPUContext
     from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_global, signature
     from numba.extending import infer_getattr, intrinsic, lower_builtin, lower_getattr_generic, models, register_model
 
@@ -154,10 +155,20 @@ if HAVE_NUMBA:
         """The arrays whose table is at an address."""
         return _MemoryType()(types.int64), lambda context, builder, sig, values: values[0]
 
+    _TYPES: Final[dict[str, Any]] = {"Memory": _MemoryType(), "int": types.int64, "bool": types.boolean}
+    _inner: Final[set[str]] = set()
+
     def compiled(function: Function) -> Function:
-        """Machine code of a function that only other compiled functions call."""
+        """Machine code of a function that only other compiled functions call: once, for what its annotations say.
+
+        numba would compile it anew for each constant that somebody gives it.
+        """
         options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-        made: Function = njit(error_model="numpy", _nrt=False, **options)(function)
+        made = njit(error_model="numpy", _nrt=False, **options)(function)
+        declared = tuple(_TYPES[of] for name, of in function.__annotations__.items() if name != "return")
+        template = made.get_call_template
+        made.get_call_template = lambda arguments, keywords: template(declared, keywords)
+        _inner.add(function.__name__)
         return made
 
     def entry(function: Function) -> Function:
@@ -204,29 +215,51 @@ if HAVE_NUMBA:
 
         return signature, code
 
+    def _all_of(libraries: list[Any]) -> list[Any]:
+        """Libraries, and those that they call."""
+        found = dict.fromkeys(libraries)
+        left = list(found)
+        while left:
+            for library in left.pop()._linking_libraries:
+                if library not in found:
+                    found[library] = None
+                    left.append(library)
+        return list(found)
+
     @contextmanager
-    def _optimised_once(name: str) -> Iterator[None]:
-        """numba optimises each function together with all that it calls, so the innermost ones dozens of times; here
-        only the entry of this name is, with everything in it.  Where numba has nothing to patch, it takes longer."""
-        library = getattr(codegen, "CPUCodeLibrary", None)
-        optimise = getattr(library, "_optimize_final_module", None)
-        if library is None or optimise is None:
+    def _generated_once(name: str) -> Iterator[None]:
+        """numba links, optimises and generates each function together with all that it calls, so the innermost ones
+        dozens of times; here only the entry of this name is, with everything in it.  Where numba has nothing to patch,
+        it takes longer."""
+        library = getattr(codegen, "JITCodeLibrary", None)
+        finalize, executable = getattr(library, "finalize", None), getattr(CPUContext, "get_executable", None)
+        if library is None or finalize is None or executable is None:
             yield
             return
 
         def only_entry(self: Any) -> None:
-            if self.name == name:
-                optimise(self)
+            if self.name in _inner:
+                self._finalized = True
+                return
+            self._linking_libraries[:] = _all_of(self._linking_libraries)
+            finalize(self)
 
-        library._optimize_final_module = only_entry
+        def only_of_entry(self: Any, of: Any, fndesc: Any, env: Any) -> Any:
+            if of.name not in _inner:
+                return executable(self, of, fndesc, env)
+            of._ensure_finalized()
+            return _dynfunc.make_function(fndesc.lookup_module(), fndesc.qualname, "", 0, env, (of,))
+
+        library.finalize, CPUContext.get_executable = only_entry, only_of_entry
         try:
             yield
         finally:
-            library._optimize_final_module = optimise
+            library.finalize = finalize
+            CPUContext.get_executable = executable
 
     def compile_entry(function: Any, arguments: int) -> None:
         """Compiles an entry for so many whole numbers, or reads it from the cache."""
-        with _optimised_once(function.__name__):
+        with _generated_once(function.__name__):
             function.compile((types.int64,) * arguments)
 
 else:
