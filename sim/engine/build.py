@@ -163,6 +163,7 @@ class Built:
         row[at.KIND] = at.KTHREAD_KIND if isinstance(thread, KernelThread) else at.COMPUTE
         row[at.BURST_DRAWS], row[at.SLEEP_DRAWS] = add(thread._bursts), add(thread._sleeps)
         row[at.SYSCALL_DRAWS], row[at.FPU_DRAWS] = add(thread._syscalls), add(thread._uses_fpu)
+        row[at.AT_TICKS] = thread._at_ticks
         row[at.WRITES_POINT] = self.points.of(Point(Walker.user_writes, (thread._components,)))
         row[at.HAS_FPU], row[at.WROTE] = thread._components != 0, thread._wrote
         if isinstance(thread, ForkThread):
@@ -190,6 +191,8 @@ class Built:
         polling = thread._polling
         row[at.WINDOW], row[at.POLL_MOST] = polling.window, polling._most
         row[at.POLL_START], row[at.POLL_SHRINK], row[at.POLL_GROW] = polling._grow_start, polling._shrink, polling._grow
+        if thread._guest_polling is not None:
+            row[at.GUEST_MOST], row[at.GUEST_START] = thread._guest_polling._most, thread._guest_polling._grow_start
         row[at.VM_FIRST], row[at.VM_SIZE] = self.number(thread.vm[0]), len(thread.vm)
         row[at.VM_INDEX], row[at.OTHERS_DRAWS] = thread.vm.index(thread), add(thread.others)
         row[at.FIRST_KIND], row[at.KINDS] = len(self.kinds), len(thread._stream.kinds)

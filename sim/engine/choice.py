@@ -34,13 +34,8 @@ def lacking(case: Case) -> str:
     host = case.scenario.host
     assert host.base_slice is not None, "cases are complete"
     for name, guest in case.scenario.guests.items():
-        if guest.idle != "hlt":
-            return f"guests.{name}.idle {guest.idle!r}"
         if guest.lock is not None:
             return f"guests.{name}.lock"
-    for name, thread in case.scenario.threads.items():
-        if thread.timer == "tick":
-            return f"threads.{name}.timer {thread.timer!r}"
     base, tick = case.cycles(host.base_slice), case.cycles(1 / host.hz)
     longest = base + tick if version(case.kernel).slice_rules == "v7.3" else max(2 * base, tick)
     for kind, entries in (("guests", case.scenario.guests), ("threads", case.scenario.threads)):

@@ -1,8 +1,9 @@
-"""A vCPU that has halted: polling, what ends it, and interrupts for the guest (sim.host.vcpu)."""
+"""A vCPU that has halted: polling, what ends it, and interrupts for the guest (sim.host.halting)."""
 
 from __future__ import annotations
 
 from sim.engine.draws import draw
+from sim.engine.events import kick
 from sim.engine.guest import follow_guest
 from sim.engine.host import does, take_pending
 from sim.engine.jit import Memory, compiled
@@ -14,8 +15,13 @@ from sim.engine.layout import (
     CPU,
     FROM_EVENT,
     GUEST,
+    GUEST_MOST,
+    GUEST_POLL,
+    GUEST_START,
+    GUEST_WINDOW,
     HALT_POLL,
     HALTED_AT,
+    INF,
     INTERRUPTS,
     NOTHING,
     NOW,
@@ -29,6 +35,7 @@ from sim.engine.layout import (
     POLL_START,
     POLLED,
     POLLS,
+    POLLS_UNTIL,
     POSTS,
     REMAINING,
     REQUESTED,
@@ -48,6 +55,7 @@ from sim.engine.layout import (
 )
 from sim.engine.process import has_woken
 from sim.engine.rescheduling import post
+from sim.host.halt_polling import GUEST_GROW, GUEST_SHRINK
 
 
 @compiled
@@ -65,6 +73,41 @@ def end_polling(a: Memory, t: int, halted: int) -> None:
     elif window < most and halted < most and a.t[t, POLL_GROW]:
         window = max(window * a.t[t, POLL_GROW], a.t[t, POLL_START])
     a.t[t, WINDOW] = window
+
+
+@compiled
+def has_halted(a: Memory, t: int, cycles: int) -> None:
+    """GuestPolling.has_halted(); without haltpoll the most is 0, and so is the window."""
+    window, most = a.t[t, GUEST_WINDOW], a.t[t, GUEST_MOST]
+    if window < cycles <= most:
+        window = min(max(window * GUEST_GROW, a.t[t, GUEST_START]), most)
+    elif cycles > most:
+        window = window // GUEST_SHRINK
+        if window < a.t[t, GUEST_START]:
+            window = 0
+    a.t[t, GUEST_WINDOW] = window
+
+
+@compiled
+def polls_in_guest(a: Memory, c: int, t: int) -> bool:
+    """haltpoll_select(): whether the guest polls before it runs HLT."""
+    window = a.t[t, GUEST_WINDOW]
+    if window:
+        does(a, t, GUEST_POLL)
+        a.t[t, REMAINING] = INF
+        a.t[t, POLLS_UNTIL] = a.c[c, CLOCK] + window
+    return window > 0
+
+
+@compiled
+def finds_work(a: Memory, c: int, t: int) -> bool:
+    """What is pending ends the guest's polling."""
+    if not take_pending(a, t):
+        return False
+    does(a, t, GUEST)
+    if a.t[t, WOKEN_AT] >= 0:
+        has_woken(a, c, t, 0)
+    return True
 
 
 @compiled
@@ -88,6 +131,7 @@ def has_event(a: Memory, c: int, t: int) -> bool:
             a.c[c, POLLED] += 1
         a.t[t, SLEPT] = 0
         end_polling(a, t, a.c[c, CLOCK] - a.t[t, HALTED_AT])
+        has_halted(a, t, a.c[c, CLOCK] - a.t[t, HALTED_AT])
     does(a, t, GUEST)
     return True
 
@@ -106,16 +150,33 @@ def handles_signal(a: Memory, c: int, t: int) -> None:
 
 
 @compiled
+def note_wakeup(a: Memory, t: int) -> None:
+    """Since now there is something to do."""
+    if a.t[t, WOKEN_AT] < 0:
+        a.t[t, WOKEN_AT] = a.g[NOW]
+
+
+@compiled
+def kick_poll(a: Memory, t: int) -> None:
+    """The guest, which polls, sees what is pending."""
+    c = a.t[t, CPU]
+    if a.c[c, THREAD] == t:
+        kick(a, c)
+
+
+@compiled
 def deliver(a: Memory, t: int) -> bool:
     """An interrupt has become pending for the guest: ends its polling or kicks it; True: it has to be woken up."""
     if a.t[t, BLOCKED]:
         return True
     c = a.t[t, CPU]
     if a.t[t, ACCOUNT] == HALT_POLL:
-        if a.t[t, WOKEN_AT] < 0:
-            a.t[t, WOKEN_AT] = a.g[NOW]
+        note_wakeup(a, t)
         if a.c[c, THREAD] == t:
             post(a, c, 0, 0, NOTHING, 0, -1, False)
+    elif a.t[t, ACCOUNT] == GUEST_POLL and a.t[t, POSTS]:
+        note_wakeup(a, t)
+        kick_poll(a, t)
     elif not a.t[t, POSTS] and in_guest(a, t):
         post(a, c, draw(a, a.g[INTERRUPTS]), 0, NOTHING, 0, -1, False)
     return False
@@ -124,10 +185,13 @@ def deliver(a: Memory, t: int) -> bool:
 @compiled
 def request(a: Memory, t: int) -> None:
     """A request arrives for the guest."""
-    if a.g[FROM_EVENT] and a.t[t, ACCOUNT] == HALT_POLL and a.t[t, WOKEN_AT] < 0:
-        a.t[t, WOKEN_AT] = a.g[NOW]
+    if a.g[FROM_EVENT] and a.t[t, ACCOUNT] in (HALT_POLL, GUEST_POLL):
+        note_wakeup(a, t)
     if a.t[t, POSTS] and in_guest(a, t):
         a.t[t, WAITING_REQUESTS] += 1
+        if a.t[t, ACCOUNT] == GUEST_POLL:
+            note_wakeup(a, t)
+            kick_poll(a, t)
     else:
         post(a, a.t[t, CPU], draw(a, a.g[INTERRUPTS]), 0, REQUESTED, t, -1, False)
 
@@ -138,7 +202,7 @@ def in_guest(a: Memory, t: int) -> bool:
     c = a.t[t, CPU]
     if a.c[c, THREAD] != t or not runs_guest(a, c):
         return False
-    if not a.c[c, WAITING]:
+    if not a.c[c, WAITING] or a.t[t, ACCOUNT] != GUEST:
         return True
     now = a.g[NOW]
     kept = a.plans

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.engine.draws import draw
 from sim.engine.events import kick
-from sim.engine.interrupts import note_due
+from sim.engine.interrupts import note_due, tick_after
 from sim.engine.jit import Memory, compiled
 from sim.engine.kernel_table import called, charge, flag_of, forget, passes
 from sim.engine.layout import (
@@ -15,13 +15,13 @@ from sim.engine.layout import (
     DELAYED,
     ENDED,
     F_NOTIFIER,
-    FIRST_TICK,
     FLOW,
     FREE_AFTER,
     FREE_THREAD,
     FROM_EVENT,
     GUEST,
     GUEST_FLOW,
+    GUEST_POLL,
     HALT_POLL,
     HANDLER,
     HRTICK_TIME,
@@ -57,7 +57,6 @@ from sim.engine.layout import (
     SWITCHES,
     TASK_KIND,
     THREAD,
-    TICK,
     TO_USER,
     VCPU,
     VMM_FLOW,
@@ -245,8 +244,7 @@ def pull(a: Memory, c: int, now: int) -> bool:
 @compiled
 def end_tickless(a: Memory, c: int, now: int) -> None:
     """The tick goes on where its period has it."""
-    first, period = a.c[c, FIRST_TICK], a.g[TICK]
-    a.c[c, NEXT_TICK] = first + max(0, -(-(now - first) // period)) * period
+    a.c[c, NEXT_TICK] = tick_after(a, c, now)
     note_due(a, c)
 
 
@@ -306,7 +304,7 @@ def does(a: Memory, thread: int, account: int) -> None:
     flow = 0
     if account == GUEST:
         flow = a.t[thread, GUEST_FLOW]
-    elif account != HALT_POLL:
+    elif account not in (HALT_POLL, GUEST_POLL):
         flow = a.t[thread, VMM_FLOW]
     a.t[thread, FLOW] = flow
 

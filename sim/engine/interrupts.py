@@ -15,6 +15,7 @@ from sim.engine.layout import (
     DEVICES,
     DEVICES_READY,
     DUE,
+    FIRST_TICK,
     HAS_DEVICES,
     HRTICK_TIME,
     INF,
@@ -64,6 +65,13 @@ def serve_ticks(a: Memory, c: int, n: int) -> None:
     if a.c[c, TICK_CONSTANT] < 0:
         for _ in range(n):
             draw(a, a.c[c, TICK_DRAWS])
+
+
+@compiled
+def tick_after(a: Memory, c: int, time: int) -> int:
+    """The first tick of the CPU's period that is not before ``time``."""
+    first, period = a.c[c, FIRST_TICK], a.g[TICK]
+    return first + max(0, -(-(time - first) // period)) * period
 
 
 @compiled

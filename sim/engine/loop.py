@@ -21,6 +21,7 @@ from sim.engine.layout import (
     ARRIVAL,
     ARRIVAL_DRAWS,
     ASK_PRICE,
+    AT_TICKS,
     BLOCKED,
     BOUNDARY,
     BOUNDARY_IS,
@@ -349,8 +350,9 @@ def run(handle: Any, budget: int) -> int:
         elif what == WAKE_TIMER:
             if a.g[FROM_EVENT]:
                 a.t[whom, WOKEN_AT] = at
-            interrupt = draw(a, a.g[INTERRUPTS])
-            post(a, a.t[whom, CPU], interrupt, draw(a, a.g[WAKEUPS]), WAKE, whom, -1, False)
+            c = a.t[whom, CPU]
+            interrupt = 0 if a.t[whom, AT_TICKS] and a.c[c, NEXT_TICK] <= at else draw(a, a.g[INTERRUPTS])
+            post(a, c, interrupt, draw(a, a.g[WAKEUPS]), WAKE, whom, -1, False)
         elif what == GUEST_TIMER:
             a.t[whom, ARMED] = 0
             request(a, whom)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from sim.engine.interrupts import tick_after
 from sim.engine.jit import Memory, compiled
 from sim.engine.layout import (
     BUDDY,
     CURRENT_ENTITY,
     DEADLINE,
     EXEC_START,
-    FIRST_TICK,
     INF,
     INV_WEIGHT,
     QUEUED,
@@ -16,7 +16,6 @@ from sim.engine.layout import (
     RQ_RESCHED,
     SLICE,
     SLICE_END,
-    TICK,
     V7_3,
     VPROT,
     VRUNTIME,
@@ -97,11 +96,9 @@ def catch_up_ticks(a: Memory, c: int, now: int) -> None:
     t, current = a.t, a.c[c, CURRENT_ENTITY]
     if current < 0 or a.c[c, QUEUED] or a.g[ROUND_ROBIN]:
         return
-    first, period = a.c[c, FIRST_TICK], a.g[TICK]
     while True:
         left = t[current, DEADLINE] - t[current, VRUNTIME]
-        time = t[current, EXEC_START] + max(1, -(-left // t[current, INV_WEIGHT]))
-        tick = first + max(0, -(-(time - first) // period)) * period
+        tick = tick_after(a, c, t[current, EXEC_START] + max(1, -(-left // t[current, INV_WEIGHT])))
         if tick > now:
             return
         update_current(a, c, tick)

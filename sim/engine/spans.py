@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from sim.engine.guest import follow, follow_guest, settle, settle_guest
+from sim.engine.host import is_pending
 from sim.engine.jit import Memory, compiled
 from sim.engine.layout import (
     ACCOUNT,
     CLOCK,
     DUE,
     GUEST,
+    GUEST_POLL,
     HALT_POLL,
     HALTED_AT,
     HRTICK_TIME,
@@ -21,6 +23,7 @@ from sim.engine.layout import (
     P_SELF,
     P_UNTIL,
     PLANNED,
+    POLLS_UNTIL,
     QUEUED,
     REMAINING,
     SPAN,
@@ -72,8 +75,12 @@ def plan(a: Memory, c: int, begin: int) -> tuple[int, bool, int]:
     if guest:
         follow_guest(a, c, begin, limit, False)
         return a.c[c, P_UNTIL], a.c[c, P_SELF] != 0, longest
-    if a.t[t, KIND] == VCPU and a.t[t, ACCOUNT] == HALT_POLL:
-        over = a.g[NOW] if a.c[c, QUEUED] else a.t[t, HALTED_AT] + a.t[t, WINDOW]
+    if a.t[t, ACCOUNT] in (HALT_POLL, GUEST_POLL):
+        if a.t[t, ACCOUNT] == HALT_POLL:
+            over = a.g[NOW] if a.c[c, QUEUED] else a.t[t, HALTED_AT] + a.t[t, WINDOW]
+        else:  # an interrupt for the host is an exit
+            over = a.g[NOW] if is_pending(a, t) else a.t[t, POLLS_UNTIL]
+            limit = min(limit, a.c[c, DUE])
         over = max(begin, over)
         follow(a, c, begin, min(limit, over))
         return a.c[c, P_END], a.c[c, P_END] >= over, longest

@@ -5,10 +5,12 @@ from __future__ import annotations
 from sim.engine.draws import draw
 from sim.engine.events import push
 from sim.engine.host import block, start, wake
+from sim.engine.interrupts import tick_after
 from sim.engine.jit import Memory, compiled
 from sim.engine.kernel_table import passes
 from sim.engine.layout import (
     ACCOUNT,
+    AT_TICKS,
     BLOCKED,
     BURST_DRAWS,
     BURSTS,
@@ -182,6 +184,13 @@ def cond_resched(a: Memory, c: int, t: int) -> bool:
 
 
 @compiled
+def wake_after(a: Memory, c: int, t: int, cycles: int) -> None:
+    """A timer on the thread's CPU, or at the first tick that is not before it, wakes it."""
+    at = a.g[NOW] + cycles
+    push(a, tick_after(a, c, at) if a.t[t, AT_TICKS] else at, TIMER, WAKE_TIMER, t)
+
+
+@compiled
 def leave(a: Memory, c: int) -> None:
     """An interrupt, or the scheduler, takes the CPU from the span."""
     t = a.c[c, THREAD]
@@ -222,7 +231,7 @@ def event(a: Memory, c: int, place: int) -> int:
         place = AFTER_BURST
     if place == AFTER_BURST:
         if a.t[t, SLEEP_DRAWS] >= 0:
-            push(a, a.g[NOW] + draw(a, a.t[t, SLEEP_DRAWS]), TIMER, WAKE_TIMER, t)
+            wake_after(a, c, t, draw(a, a.t[t, SLEEP_DRAWS]))
             block(a, c, t)
         cond_resched(a, c, t)
         return TOP

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim.engine.draws import draw
 from sim.engine.events import push
 from sim.engine.exits import exit_fpu, exit_over, exit_time, kind_of, refill
-from sim.engine.halting import begin_polling, deliver, handles_signal, has_event
+from sim.engine.halting import begin_polling, deliver, finds_work, handles_signal, has_event, polls_in_guest
 from sim.engine.host import ask_elsewhere, block_vcpu, does, is_pending, take_pending, wake
 from sim.engine.jit import Memory, call, compiled
 from sim.engine.kernel_table import charge, flag_of, of_row, passes
@@ -26,6 +26,7 @@ from sim.engine.layout import (
     EXITS,
     F_CLEAN,
     GUEST,
+    GUEST_POLL,
     GUEST_TIME,
     GUEST_TIMER,
     HALT_POLL,
@@ -89,6 +90,7 @@ from sim.engine.layout import (
 from sim.engine.process import (
     EVENT,
     EXIT_HANDLED,
+    GUEST_POLLS,
     HALTED,
     IPI_SENT,
     IPI_WAKES,
@@ -138,6 +140,8 @@ def enter_vcpu(a: Memory, c: int, t: int) -> None:
         if a.t[t, SIGNALLED_DRAWS] >= 0 and draw(a, a.t[t, SIGNALLED_DRAWS]):
             handles_signal(a, c, t)
             return
+    elif account == GUEST_POLL and take_pending(a, t):
+        does(a, t, GUEST)
     learning, clean = a.t[t, LEARNING], flag_of(a, 0, a.kt[0, t, KT_FRAGMENT], F_CLEAN)
     row = passes(a, c, POINT_ENTRY, -1)
     if learning >= 0:
@@ -176,6 +180,9 @@ def catches_up(a: Memory, c: int, t: int) -> None:
 @compiled
 def leave_vcpu(a: Memory, c: int, t: int) -> None:
     """Something else than its own end has ended a span of a vCPU thread."""
+    if a.t[t, ACCOUNT] == GUEST_POLL:
+        vm_exit(a, c, t, a.t[t, INTERRUPT_KIND])
+        return
     if a.t[t, ACCOUNT] != GUEST:
         a.t[t, POLL_OVER] = 1 if a.t[t, ACCOUNT] == HALT_POLL and a.c[c, QUEUED] else 0
         return
@@ -244,9 +251,13 @@ def vcpu_event(a: Memory, c: int, t: int, place: int) -> int:
             a.t[t, DEMAND_END] += draw(a, a.t[t, DEMAND_DRAWS])
             if take_pending(a, t):
                 return SPAN_BEGINS
-            vm_exit(a, c, t, a.t[t, HLT_KIND])
-            a.c[c, HALTS] += 1
-            place = HALTED
+            place = GUEST_POLLS if polls_in_guest(a, c, t) else halts(a, c, t)
+            if not synced(a, c, place):
+                return -1
+        elif account == GUEST_POLL:
+            if finds_work(a, c, t):
+                return SPAN_BEGINS
+            place = halts(a, c, t)
             if not synced(a, c, place):
                 return -1
         elif account == HANDLER:
@@ -280,7 +291,11 @@ def vcpu_event(a: Memory, c: int, t: int, place: int) -> int:
         if not is_pending(a, t):
             block_vcpu(a, c, t)
         return TOP
+    if place == GUEST_POLLS:
+        arm_timer(a, t)
+        return SPAN_BEGINS
     if place == HALTED:
+        arm_timer(a, t)
         halt(a, c, t)
         return TOP
     if place == IPI_SENT:
@@ -298,11 +313,24 @@ def vcpu_event(a: Memory, c: int, t: int, place: int) -> int:
 
 
 @compiled
-def halt(a: Memory, c: int, t: int) -> None:
-    """After HLT: the guest's timer, and then polling, or sleep."""
+def halts(a: Memory, c: int, t: int) -> int:
+    """The guest runs HLT; where the process goes on."""
+    vm_exit(a, c, t, a.t[t, HLT_KIND])
+    a.c[c, HALTS] += 1
+    return HALTED
+
+
+@compiled
+def arm_timer(a: Memory, t: int) -> None:
+    """The guest is idle: its timer runs, if it did not yet."""
     if a.t[t, REQUEST_SLEEPS] >= 0 and not a.t[t, ARMED]:
         a.t[t, ARMED] = 1
         push(a, a.g[NOW] + draw(a, a.t[t, REQUEST_SLEEPS]), TIMER, GUEST_TIMER, t)
+
+
+@compiled
+def halt(a: Memory, c: int, t: int) -> None:
+    """After HLT: polling, or sleep."""
     does(a, t, HALT_POLL)
     a.t[t, REMAINING] = INF
     if a.c[c, NEED_RESCHED_LAZY]:  # vcpu_run() looks at it before it calls vcpu_block()
