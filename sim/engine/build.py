@@ -13,9 +13,11 @@ from sim.engine.jit import Memory
 from sim.engine.table import Points
 from sim.engine.transitions import Point, handles_signal
 from sim.host.cpu import HostCpu
+from sim.host.directed_yield import FORCED_EVERY_S
 from sim.host.eevdf import EevdfRunQueue
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
 from sim.host.exits import ExitKind, ExitStream
+from sim.host.guest_lock import LockingVcpu
 from sim.host.host import TIMER, Host
 from sim.host.hrtick import LEAST_S, SLACK_S
 from sim.host.streams import Draws, Instants
@@ -128,7 +130,11 @@ class Built:
         return len(self.host.cpus) + thread.number
 
     def _count_kinds(self) -> int:
-        return sum(len(each._stream.kinds) + 2 for each in self.threads if isinstance(each, VcpuThread))
+        return sum(
+            len(each._stream.kinds) + 2 + isinstance(each, LockingVcpu)
+            for each in self.threads
+            if isinstance(each, VcpuThread)
+        )
 
     # Threads.
 
@@ -200,7 +206,21 @@ class Built:
             self._kind(kind)
         row[at.INTERRUPT_KIND] = self._kind(thread._interrupt)
         row[at.HLT_KIND] = self._kind(thread._hlt)
+        if isinstance(thread, LockingVcpu):
+            self._locking(thread, row)
         self.lay_out(thread)
+
+    def _locking(self, thread: LockingVcpu, row: Integers) -> None:
+        g, add, ple, pausing = self.a.g, self.streams.add, thread._ple, thread._pausing
+        row[at.LOCKS], row[at.LOCK_HOLDER], row[at.BOOSTED] = True, -1, -1
+        row[at.LOCK_GAPS], row[at.LOCK_HOLDS], row[at.PLE_DRAWS] = map(
+            add, (thread._gaps, thread._holds, pausing.handler)
+        )
+        row[at.TURN], row[at.REQUEST_END], row[at.PLE_WINDOW] = thread._turn, thread._request_end, ple.value
+        row[at.PAUSE_KIND] = self._kind(thread._pause)
+        g[at.PLE_EXITS], g[at.PLE_UNIT], g[at.YIELDS] = pausing.exits, pausing.unit, pausing.yields
+        g[at.PLE_BASE], g[at.PLE_GROW], g[at.PLE_SHRINK], g[at.PLE_MOST] = ple._of
+        g[at.LAG_CREDIT] = pausing.credit
 
     def _kind(self, kind: ExitKind) -> int:
         number = len(self.kinds)
@@ -256,7 +276,7 @@ class Built:
             row[at.DUE] = cpu.devices.time(0)
         queue = list(rq._queue)  # type: ignore[attr-defined]
         row[at.CURRENT_ENTITY], row[at.RUNNING], row[at.QUEUED] = -1, rq.nr_running, len(queue)
-        row[at.RQ_RESCHED], row[at.BUDDY] = rq.need_resched, -1
+        row[at.RQ_RESCHED], row[at.BUDDY], row[at.FORCED_AT] = rq.need_resched, -1, -1
         row[at.NEED_RESCHED_LAZY], row[at.HRTICK_TIME] = cpu.need_resched_lazy, cpu.hrtick.time
         row[at.HRTICK_ASKED] = cpu.hrtick.asked
         a.queue[c, : len(queue)] = [self.number(thread) for thread in queue]
@@ -301,6 +321,7 @@ class Built:
         g[at.AREAS] = self.a.used.shape[1]
         g[at.VMX] = host.kernel.vendor == "vmx"
         g[at.V7_3] = isinstance(host.cpus[0].rq, EevdfRunQueueV73)
+        g[at.FORCED_EVERY] = case.cycles(FORCED_EVERY_S)
         g[at.HRTICK] = host.cpus[0].hrtick.enabled
         g[at.HRTICK_LEAST], g[at.HRTICK_SLACK] = case.cycles(LEAST_S), case.cycles(SLACK_S)
         g[at.LAZY], g[at.KERNEL_POINTS] = host.preemption.lazy, host.preemption.kernel_points

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from sim.engine.draws import draw
-from sim.engine.events import kick
+from sim.engine.events import kick, push
 from sim.engine.guest import follow_guest
-from sim.engine.host import does, take_pending
+from sim.engine.host import block_vcpu, does, is_pending, take_pending
 from sim.engine.jit import Memory, compiled
 from sim.engine.kernel_table import passes, passes_signal, runs_guest
 from sim.engine.layout import (
     ACCOUNT,
+    ARMED,
     BLOCKED,
     CLOCK,
     CPU,
@@ -18,11 +19,13 @@ from sim.engine.layout import (
     GUEST_MOST,
     GUEST_POLL,
     GUEST_START,
+    GUEST_TIMER,
     GUEST_WINDOW,
     HALT_POLL,
     HALTED_AT,
     INF,
     INTERRUPTS,
+    NEED_RESCHED_LAZY,
     NOTHING,
     NOW,
     P_COLUMNS,
@@ -38,12 +41,14 @@ from sim.engine.layout import (
     POLLS_UNTIL,
     POSTS,
     REMAINING,
+    REQUEST_SLEEPS,
     REQUESTED,
     ROUND_TRIPS,
     SIGNAL_TIMES,
     SLEPT,
     SPAN_BEGIN,
     THREAD,
+    TIMER,
     TO_USER,
     VMM,
     VMM_POINT,
@@ -100,6 +105,12 @@ def polls_in_guest(a: Memory, c: int, t: int) -> bool:
 
 
 @compiled
+def polls_until(a: Memory, t: int) -> int:
+    """When the guest's polling ends."""
+    return a.g[NOW] if is_pending(a, t) else a.t[t, POLLS_UNTIL]
+
+
+@compiled
 def finds_work(a: Memory, c: int, t: int) -> bool:
     """What is pending ends the guest's polling."""
     if not take_pending(a, t):
@@ -116,6 +127,27 @@ def begin_polling(a: Memory, c: int, t: int) -> None:
     a.t[t, WHERE] = POLLS
     a.t[t, HALTED_AT] = a.c[c, CLOCK]
     a.t[t, WINDOW] = min(a.t[t, WINDOW], a.t[t, POLL_MOST])
+
+
+@compiled
+def arm_timer(a: Memory, t: int) -> None:
+    """The guest is idle: its timer runs, if it did not yet."""
+    if a.t[t, REQUEST_SLEEPS] >= 0 and not a.t[t, ARMED]:
+        a.t[t, ARMED] = 1
+        push(a, a.g[NOW] + draw(a, a.t[t, REQUEST_SLEEPS]), TIMER, GUEST_TIMER, t)
+
+
+@compiled
+def halt(a: Memory, c: int, t: int) -> None:
+    """After HLT: polling, or sleep."""
+    does(a, t, HALT_POLL)
+    a.t[t, REMAINING] = INF
+    if a.c[c, NEED_RESCHED_LAZY]:  # vcpu_run() looks at it before it calls vcpu_block()
+        a.t[t, WHERE] = TO_USER
+        return
+    begin_polling(a, c, t)
+    if not a.t[t, WINDOW] and not is_pending(a, t):
+        block_vcpu(a, c, t)
 
 
 @compiled

@@ -22,6 +22,7 @@ from sim.engine.layout import (
     GUEST,
     GUEST_FLOW,
     GUEST_POLL,
+    GUEST_SPIN,
     HALT_POLL,
     HANDLER,
     HRTICK_TIME,
@@ -304,7 +305,7 @@ def does(a: Memory, thread: int, account: int) -> None:
     flow = 0
     if account == GUEST:
         flow = a.t[thread, GUEST_FLOW]
-    elif account not in (HALT_POLL, GUEST_POLL):
+    elif account not in (HALT_POLL, GUEST_POLL, GUEST_SPIN):
         flow = a.t[thread, VMM_FLOW]
     a.t[thread, FLOW] = flow
 

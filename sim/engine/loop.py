@@ -319,6 +319,12 @@ def kernel_work(a: Memory, c: int, place: int) -> int:
     return -1
 
 
+@compiled
+def wakes_at_tick(a: Memory, c: int, t: int) -> bool:
+    """Whether a tick that comes now anyway is the interrupt that wakes a thread."""
+    return a.t[t, AT_TICKS] != 0 and a.c[c, NEXT_TICK] <= a.g[NOW]
+
+
 @entry
 def run(handle: Any, budget: int) -> int:
     """Events, until one that stops the run (STOP, PATIENCE or OVER), which is returned; -1: it cannot go on.
@@ -351,7 +357,7 @@ def run(handle: Any, budget: int) -> int:
             if a.g[FROM_EVENT]:
                 a.t[whom, WOKEN_AT] = at
             c = a.t[whom, CPU]
-            interrupt = 0 if a.t[whom, AT_TICKS] and a.c[c, NEXT_TICK] <= at else draw(a, a.g[INTERRUPTS])
+            interrupt = 0 if wakes_at_tick(a, c, whom) else draw(a, a.g[INTERRUPTS])
             post(a, c, interrupt, draw(a, a.g[WAKEUPS]), WAKE, whom, -1, False)
         elif what == GUEST_TIMER:
             a.t[whom, ARMED] = 0

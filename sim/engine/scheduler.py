@@ -276,9 +276,7 @@ def pick_eevdf(a: Memory, c: int, protect: bool) -> int:
     t, current, n = a.t, a.c[c, CURRENT_ENTITY], a.c[c, QUEUED]
     if n == 0:
         return current
-    average, buddy = avg_vruntime(a, c), a.c[c, BUDDY]
-    if protect and buddy >= 0 and t[buddy, VRUNTIME] <= average:
-        return buddy
+    average = avg_vruntime(a, c)
     if current >= 0:
         if t[current, VRUNTIME] > average:
             current = -1
@@ -303,12 +301,21 @@ def min_slice(a: Memory, c: int, shortest: int) -> int:
 
 
 @compiled
+def pick_next_entity(a: Memory, c: int, protect: bool) -> int:
+    """pick_next_entity(): an eligible buddy first (PICK_BUDDY)."""
+    buddy = a.c[c, BUDDY]
+    if protect and buddy >= 0 and a.c[c, QUEUED] and a.t[buddy, VRUNTIME] <= avg_vruntime(a, c):
+        return buddy
+    return pick_eevdf(a, c, protect)
+
+
+@compiled
 def pick_not_delayed(a: Memory, c: int, now: int, protect: bool) -> int:
-    """pick_next_entity(), as often as it takes: delayed entities that come up are dequeued."""
-    entity = pick_eevdf(a, c, protect)
+    """The same as often as it takes: delayed entities that come up are dequeued."""
+    entity = pick_next_entity(a, c, protect)
     while entity >= 0 and a.t[entity, DELAYED]:
         dequeue_delayed(a, c, now, entity)
-        entity = pick_eevdf(a, c, protect)
+        entity = pick_next_entity(a, c, protect)
     return entity
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sim.engine.guest import follow, follow_guest, settle, settle_guest
-from sim.engine.host import is_pending
+from sim.engine.guest_lock import spins_until
+from sim.engine.halting import polls_until
 from sim.engine.jit import Memory, compiled
 from sim.engine.layout import (
     ACCOUNT,
@@ -11,6 +12,7 @@ from sim.engine.layout import (
     DUE,
     GUEST,
     GUEST_POLL,
+    GUEST_SPIN,
     HALT_POLL,
     HALTED_AT,
     HRTICK_TIME,
@@ -23,7 +25,6 @@ from sim.engine.layout import (
     P_SELF,
     P_UNTIL,
     PLANNED,
-    POLLS_UNTIL,
     QUEUED,
     REMAINING,
     SPAN,
@@ -75,12 +76,13 @@ def plan(a: Memory, c: int, begin: int) -> tuple[int, bool, int]:
     if guest:
         follow_guest(a, c, begin, limit, False)
         return a.c[c, P_UNTIL], a.c[c, P_SELF] != 0, longest
-    if a.t[t, ACCOUNT] in (HALT_POLL, GUEST_POLL):
-        if a.t[t, ACCOUNT] == HALT_POLL:
+    account = a.t[t, ACCOUNT]
+    if account in (HALT_POLL, GUEST_POLL, GUEST_SPIN):
+        if account == HALT_POLL:
             over = a.g[NOW] if a.c[c, QUEUED] else a.t[t, HALTED_AT] + a.t[t, WINDOW]
         else:  # an interrupt for the host is an exit
-            over = a.g[NOW] if is_pending(a, t) else a.t[t, POLLS_UNTIL]
             limit = min(limit, a.c[c, DUE])
+            over = spins_until(a, t) if account == GUEST_SPIN else polls_until(a, t)
         over = max(begin, over)
         follow(a, c, begin, min(limit, over))
         return a.c[c, P_END], a.c[c, P_END] >= over, longest

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from sim.engine.draws import draw
-from sim.engine.events import push
 from sim.engine.exits import exit_fpu, exit_over, exit_time, kind_of, refill
-from sim.engine.halting import begin_polling, deliver, finds_work, handles_signal, has_event, polls_in_guest
+from sim.engine.guest_lock import (
+    grow,
+    has_spun,
+    returns,
+    set_end,
+    spins_from_now,
+    takes_or_releases,
+    yields,
+)
+from sim.engine.halting import arm_timer, deliver, finds_work, halt, handles_signal, has_event, polls_in_guest
 from sim.engine.host import ask_elsewhere, block_vcpu, does, is_pending, take_pending, wake
 from sim.engine.jit import Memory, call, compiled
 from sim.engine.kernel_table import charge, flag_of, of_row, passes
 from sim.engine.layout import (
     ACCOUNT,
     AGAIN,
-    ARMED,
     ASK_LEARN,
     BATCH,
     BEGUN,
@@ -27,15 +34,14 @@ from sim.engine.layout import (
     F_CLEAN,
     GUEST,
     GUEST_POLL,
+    GUEST_SPIN,
     GUEST_TIME,
-    GUEST_TIMER,
     HALT_POLL,
     HALTS,
     HANDLED,
     HANDLER,
     HLT_KIND,
     IN_KERNEL,
-    INF,
     INTERRUPT_KIND,
     IPI_PENDING,
     K_EFFECT,
@@ -49,10 +55,13 @@ from sim.engine.layout import (
     KT_VMCS,
     LEARNING,
     LOADS,
+    LOCKS,
     NEED_RESCHED_LAZY,
     NOW,
     ONGOING,
     OTHERS_DRAWS,
+    PAUSE_KIND,
+    PLE_DRAWS,
     POINT_BOOTS,
     POINT_CARRIED,
     POINT_ENTER_RUN,
@@ -65,14 +74,13 @@ from sim.engine.layout import (
     QUEUED,
     R_RESULT,
     REMAINING,
-    REQUEST_SLEEPS,
+    REQUEST_END,
     REQUESTS,
     ROUND_TRIPS,
     S_NEXT,
     SIGNALLED_DRAWS,
     TARGET,
-    TIMER,
-    TO_USER,
+    TURN,
     USE_CONSTANT,
     VM_FIRST,
     VM_INDEX,
@@ -83,8 +91,6 @@ from sim.engine.layout import (
     WAKEUP,
     WAKEUPS,
     WALL,
-    WHERE,
-    WINDOW,
     WOKEN_AT,
 )
 from sim.engine.process import (
@@ -92,8 +98,11 @@ from sim.engine.process import (
     EXIT_HANDLED,
     GUEST_POLLS,
     HALTED,
+    HAS_SPUN,
     IPI_SENT,
     IPI_WAKES,
+    LOCK_TURN,
+    PLE_EXITED,
     POLLED_OUT,
     RUN_ENTERED,
     SPAN_BEGINS,
@@ -124,6 +133,17 @@ def vm_exit(a: Memory, c: int, t: int, kind: int) -> bool:
 
 @compiled
 def enter_vcpu(a: Memory, c: int, t: int) -> None:
+    """VcpuThread.enter(), or LockingVcpu's."""
+    if not a.t[t, LOCKS]:
+        enters(a, c, t)
+        return
+    returns(a, t)
+    enters(a, c, t)
+    spins_from_now(a, c, t)
+
+
+@compiled
+def enters(a: Memory, c: int, t: int) -> None:
     """VcpuThread.enter()."""
     account = a.t[t, ACCOUNT]
     if account == VMM:
@@ -180,7 +200,7 @@ def catches_up(a: Memory, c: int, t: int) -> None:
 @compiled
 def leave_vcpu(a: Memory, c: int, t: int) -> None:
     """Something else than its own end has ended a span of a vCPU thread."""
-    if a.t[t, ACCOUNT] == GUEST_POLL:
+    if a.t[t, ACCOUNT] in (GUEST_POLL, GUEST_SPIN):
         vm_exit(a, c, t, a.t[t, INTERRUPT_KIND])
         return
     if a.t[t, ACCOUNT] != GUEST:
@@ -246,12 +266,19 @@ def vcpu_event(a: Memory, c: int, t: int, place: int) -> int:
             place = POLLED_OUT
             if not synced(a, c, place):
                 return -1
+        elif account == GUEST_SPIN:
+            place = HAS_SPUN
+            if not synced(a, c, place):
+                return -1
         elif account == GUEST and a.t[t, GUEST_TIME] == a.t[t, DEMAND_END]:
-            a.c[c, REQUESTS] += 1
-            a.t[t, DEMAND_END] += draw(a, a.t[t, DEMAND_DRAWS])
-            if take_pending(a, t):
-                return SPAN_BEGINS
-            place = GUEST_POLLS if polls_in_guest(a, c, t) else halts(a, c, t)
+            if a.t[t, LOCKS] and a.t[t, GUEST_TIME] >= a.t[t, TURN]:
+                place = LOCK_TURN
+            else:
+                a.c[c, REQUESTS] += 1
+                renew_demand(a, t)
+                if take_pending(a, t):
+                    return SPAN_BEGINS
+                place = GUEST_POLLS if polls_in_guest(a, c, t) else halts(a, c, t)
             if not synced(a, c, place):
                 return -1
         elif account == GUEST_POLL:
@@ -291,6 +318,21 @@ def vcpu_event(a: Memory, c: int, t: int, place: int) -> int:
         if not is_pending(a, t):
             block_vcpu(a, c, t)
         return TOP
+    if place == LOCK_TURN:
+        takes_or_releases(a, c, t)
+        return SPAN_BEGINS
+    if place == HAS_SPUN:
+        if not has_spun(a, c, t):
+            return SPAN_BEGINS
+        vm_exit(a, c, t, a.t[t, PAUSE_KIND])
+        spend(a, c, HANDLER, draw(a, a.t[t, PLE_DRAWS]))
+        grow(a, t)
+        place = PLE_EXITED
+        if not synced(a, c, place):
+            return -1
+    if place == PLE_EXITED:
+        yields(a, c, t)
+        return TOP
     if place == GUEST_POLLS:
         arm_timer(a, t)
         return SPAN_BEGINS
@@ -313,29 +355,18 @@ def vcpu_event(a: Memory, c: int, t: int, place: int) -> int:
 
 
 @compiled
+def renew_demand(a: Memory, t: int) -> None:
+    """The next request's work begins now."""
+    if a.t[t, LOCKS]:
+        a.t[t, REQUEST_END] = a.t[t, GUEST_TIME] + draw(a, a.t[t, DEMAND_DRAWS])
+        set_end(a, t)
+    else:
+        a.t[t, DEMAND_END] += draw(a, a.t[t, DEMAND_DRAWS])
+
+
+@compiled
 def halts(a: Memory, c: int, t: int) -> int:
     """The guest runs HLT; where the process goes on."""
     vm_exit(a, c, t, a.t[t, HLT_KIND])
     a.c[c, HALTS] += 1
     return HALTED
-
-
-@compiled
-def arm_timer(a: Memory, t: int) -> None:
-    """The guest is idle: its timer runs, if it did not yet."""
-    if a.t[t, REQUEST_SLEEPS] >= 0 and not a.t[t, ARMED]:
-        a.t[t, ARMED] = 1
-        push(a, a.g[NOW] + draw(a, a.t[t, REQUEST_SLEEPS]), TIMER, GUEST_TIMER, t)
-
-
-@compiled
-def halt(a: Memory, c: int, t: int) -> None:
-    """After HLT: polling, or sleep."""
-    does(a, t, HALT_POLL)
-    a.t[t, REMAINING] = INF
-    if a.c[c, NEED_RESCHED_LAZY]:  # vcpu_run() looks at it before it calls vcpu_block()
-        a.t[t, WHERE] = TO_USER
-        return
-    begin_polling(a, c, t)
-    if not a.t[t, WINDOW] and not is_pending(a, t):
-        block_vcpu(a, c, t)
