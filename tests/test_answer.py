@@ -148,7 +148,7 @@ def test_a_sweep_shows_the_load_by_value_and_names_the_case_of_its_units(ran):
 
 def test_the_load_of_a_case_has_its_whole_title_where_the_screen_has_room(ran):
     models = ["SapphireRapids-v2", "Cascadelake-Server-v5", "EPYC-Rome-v4"]
-    text = fits(sim.compare(ran(**{"sweep": {"guests.web.cpu_model": models}})))
+    text = fits(sim.compare(ran(sweep={"guests.web.cpu_model": models})))
     load = text[text.index("LOAD") :].splitlines()[2:5]
     assert [line.split()[0] for line in load] == models
 
