@@ -8,7 +8,8 @@ import test_engine  # first of all: the loop as plain Python
 from hosts import changed, only
 from test_host_limits import ALWAYS_IN_THE_KERNEL
 
-from sim.engine import cache, choice, layout, loop, process, simulation
+from sim.engine import cache, choice, events, layout, loop, process, simulation
+from sim.engine import check as checking
 from sim.engine.check import check
 from sim.engine.fragments import Unsupported
 from sim.errors import InputError
@@ -204,6 +205,68 @@ def test_records_that_differ_where_no_event_does_are_named_by_their_strategies(m
     assert (found.of_simpy, found.of_compiled, found.same) == (None, None, False)
     assert found.differ == (walked,)
     assert found.events > 20
+
+
+TWO_CPUS = SMALL.replace("cpus = 1", "cpus = 2").replace("ENGINE", "auto")
+
+
+def trails(monkeypatch, room, begin=0, length=None):
+    """What both engines keep of the same replication, with room for so many marks and events."""
+    for module in (layout, events):
+        monkeypatch.setattr(module, "MOST_MARKS", room)
+    case = only(TWO_CPUS)
+    window = checking.Window(begin, length)
+    found, points = checking._compiled(case, case.timed_by, (), 0, window)
+    return found, checking._reference(case, case.timed_by, (), 0, points, window), points
+
+
+def test_a_fingerprint_of_each_cpu_is_the_polynomial_of_its_events_in_both_engines(monkeypatch):
+    found, wanted, points = trails(monkeypatch, 1 << 14)
+    assert found.fingerprints == wanted.fingerprints
+    assert len(set(found.fingerprints)) == 2
+    for cpu, value in enumerate(found.fingerprints):
+        seen = [each for each in wanted.kept if each.cpu == cpu]
+        terms = [term for each in seen for term in (each.cpu, each.clock, points.of(each.point), each.thread)]
+        powers = (pow(layout.FACTOR, n, layout.PRIME) for n in range(len(terms)))
+        assert value == sum(a * b for a, b in zip(reversed(terms), powers, strict=True)) % layout.PRIME
+
+
+def test_marks_stay_few_however_long_the_replication_and_are_every_so_manieth_fingerprint(monkeypatch):
+    every_one, _, _ = trails(monkeypatch, 1 << 14)
+    assert (every_one.every, len(every_one.marks)) == (1, every_one.events)
+    for trail in trails(monkeypatch, 8)[:2]:
+        assert 4 <= len(trail.marks) < 8
+        assert len(trail.kept) == 8
+        assert trail.every * 8 >= trail.events
+        assert trail.marks == every_one.marks[trail.every - 1 :: trail.every]
+
+
+def test_a_window_of_a_replication_has_the_same_events_and_ends_it(monkeypatch):
+    everything, _, _ = trails(monkeypatch, 1 << 14)
+    for trail in trails(monkeypatch, 16, 70, 10)[:2]:
+        assert trail.records is None
+        assert trail.events == 80
+        assert trail.kept == everything.kept[70:80]
+        assert trail.marks == everything.marks[70:80]
+
+
+@pytest.mark.parametrize("since", [0.1e-3, 0.5e-3, 0.9e-3, 1.3e-3, 1.9e-3])
+def test_bisecting_finds_the_first_event_that_a_comparison_of_all_events_finds(monkeypatch, since):
+    case = only(TWO_CPUS)
+    rule = process.charge
+
+    def broken(a, c):
+        if a.g[layout.NOW] < case.cycles(since):
+            rule(a, c)
+
+    monkeypatch.setattr(process, "charge", broken)
+    for module in (layout, events):
+        monkeypatch.setattr(module, "MOST_MARKS", 1 << 14)
+    wanted = check(case, case.timed_by, (), 0)
+    assert not wanted.same
+    for module in (layout, events):
+        monkeypatch.setattr(module, "MOST_MARKS", 4)
+    assert check(case, case.timed_by, (), 0) == wanted
 
 
 # Machine code.

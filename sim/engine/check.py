@@ -1,14 +1,22 @@
-"""Both engines on one replication, event for event: the flow points of all CPUs, in order, with each CPU's clock."""
+"""Both engines on one replication, event for event: the flow points of all CPUs, in order, with each CPU's clock.
+
+Each engine has a rolling fingerprint of each CPU's events, and one of all, which it keeps as marks: at most 1,024,
+closer together in a short replication and farther apart in a long one, so that memory does not grow with simulated
+time.  Between the last mark that is the same and the next both engines run again, with marks there, until a window is
+left whose events fit into memory.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
 
 from sim.engine import layout as at
 from sim.engine.build import zeros
-from sim.engine.simulation import Replication, others_of
+from sim.engine.simulation import Enough, Replication, others_of
 from sim.engine.table import Points
 from sim.engine.transitions import Point
 from sim.host import simulation as reference
@@ -16,8 +24,6 @@ from sim.host.host import Host
 from sim.kernel.walker import FlowPoint, Walker
 from sim.results.record import Record
 from sim.scenario.cases import Case
-
-MOST_MARKS: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +44,12 @@ class Seen:
 class Outcome:
     """How many events the engines have in common from the beginning, and the first in which they differ, if any.
 
-    ``differ``: the strategies whose records differ where all events are the same.
+    ``fingerprints`` are those of the CPUs, where all events are the same; ``differ``: the strategies whose records
+    differ although they are.
     """
 
     events: int
+    fingerprints: tuple[int, ...] = ()
     of_simpy: Seen | None = None
     of_compiled: Seen | None = None
     differ: tuple[str, ...] = ()
@@ -52,19 +60,65 @@ class Outcome:
         return self.of_simpy is None and self.of_compiled is None and not self.differ
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which events of a replication are looked at closely: all, or ``length`` from event ``begin`` on."""
+
+    begin: int = 0
+    length: int | None = None
+
+    @property
+    def until(self) -> int:
+        """The event before which both engines end."""
+        return at.INF if self.length is None else self.begin + self.length
+
+
+@dataclass(slots=True)
+class Trail:
+    """What an engine keeps of a replication's events: the marks of a window, ``every`` so many events, and the first.
+
+    ``records`` are None where the engine ended with the window, or has noticed by itself that its accounts are wrong.
+    """
+
+    fingerprints: list[int]
+    fingerprint: int = 0
+    events: int = 0
+    every: int = 1
+    marks: list[int] = field(default_factory=list)
+    kept: list[Seen] = field(default_factory=list)
+    records: list[Record] | None = None
+
+    def thin(self) -> None:
+        """Every other mark is enough."""
+        self.marks = self.marks[1::2]
+        self.every *= 2
+
+    def note(self, seen: Seen, number: int, begin: int) -> None:
+        """One more event, whose point has this number."""
+        for each in (seen.cpu, seen.clock, number, seen.thread):
+            self.fingerprint = (self.fingerprint * at.FACTOR + each) % at.PRIME
+            own = self.fingerprints[seen.cpu]
+            self.fingerprints[seen.cpu] = (own * at.FACTOR + each) % at.PRIME
+        i = self.events - begin
+        self.events += 1
+        if 0 <= i < at.MOST_MARKS:
+            self.kept.append(seen)
+        if i >= 0 and (i + 1) % self.every == 0:
+            self.marks.append(self.fingerprint)
+            if len(self.marks) == at.MOST_MARKS:
+                self.thin()
+
+
 class _Log(list[Any]):
     """A schedule's points, each of which is noted as an event when it is appended."""
 
-    def __init__(self, host: Host, numbers: Points, begin: int) -> None:
+    def __init__(self, host: Host, numbers: Points, window: Window) -> None:
         super().__init__()
         self._host = host
         self._numbers = numbers
-        self._begin = begin
+        self._window = window
         self._first_child = host.schedule.number()
-        self.fingerprint = 0
-        self.logged = 0
-        self.marks: list[int] = []
-        self.kept: list[Seen] = []
+        self.trail = Trail([0] * len(host.cpus))
 
     def append(self, point: FlowPoint) -> None:
         """Notes a flow point."""
@@ -83,71 +137,80 @@ class _Log(list[Any]):
             arguments = ()
         elif what is Walker.fork:
             arguments = ()
-        point_number = self._numbers.of(Point(what, arguments))
-        clock = self._host.cpus[cpu].clock
-        for each in (cpu, clock, point_number, thread):
-            self.fingerprint = (self.fingerprint * 1000003 + each) % at.PRIME
-        if 0 <= self.logged - self._begin < at.MARK_EVERY:
-            self.kept.append(Seen(cpu, clock, Point(what, arguments), thread))
-        self.logged += 1
-        if self.logged % at.MARK_EVERY == 0:
-            self.marks.append(self.fingerprint)
+        known = Point(what, arguments)
+        seen = Seen(cpu, self._host.cpus[cpu].clock, known, thread)
+        self.trail.note(seen, self._numbers.of(known), self._window.begin)
+        if self.trail.events >= self._window.until:
+            raise Enough
 
 
 def check(case: Case, timed_by: str, strategies: Sequence[str], replication: int) -> Outcome:
-    """Runs both engines; where they differ, once more to find the first event in which they do.
+    """Runs both engines; where they differ, again and again to find the first event in which they do.
 
     Raises :class:`~sim.engine.fragments.Unsupported` for what the compiled engine cannot do.
     """
-    compiled, records = _compiled(case, timed_by, strategies, replication, 0)
-    log, wanted = _reference(case, timed_by, strategies, replication, compiled, 0)
-    a = compiled.a
-    if records == wanted and (log.logged, log.fingerprint) == (a.g[at.LOGGED], a.g[at.FINGERPRINT]):
-        return Outcome(log.logged)
-    alike = next(
-        (i for i, mark in enumerate(log.marks) if a.g[at.LOGGED] <= at.MARK_EVERY * (i + 1) or mark != a.marks[i]),
-        len(log.marks),
-    )
-    begin = alike * at.MARK_EVERY
-    compiled, _ = _compiled(case, timed_by, strategies, replication, begin)
-    log, _ = _reference(case, timed_by, strategies, replication, compiled, begin)
-    found = _kept(compiled, begin)
-    for i in range(max(len(found), len(log.kept))):
-        one = log.kept[i] if i < len(log.kept) else None
-        other = found[i] if i < len(found) else None
-        if one != other:
-            return Outcome(begin + i, one, other)
-    differ = [one.strategy for one, other in zip(wanted, records, strict=True) if one != other]
-    return Outcome(begin + len(found), differ=tuple(differ))
+    window = Window()
+    while True:
+        compiled, points = _compiled(case, timed_by, strategies, replication, window)
+        wanted = _reference(case, timed_by, strategies, replication, points, window)
+        alike = (wanted.events, wanted.fingerprint) == (compiled.events, compiled.fingerprint)
+        if alike and window.length is None and wanted.records is not None:
+            pairs = zip_longest(wanted.records, compiled.records or ())
+            differ = tuple(one.strategy for one, other in pairs if one != other)
+            return Outcome(wanted.events, tuple(wanted.fingerprints), differ=differ)
+        for i, (one, other) in enumerate(zip_longest(wanted.kept, compiled.kept)):
+            if one != other:
+                return Outcome(window.begin + i, of_simpy=one, of_compiled=other)
+        assert window.length is None or window.length > at.MOST_MARKS, "both engines are deterministic"
+        window = _narrowed(window, wanted, compiled)
+
+
+def _narrowed(window: Window, one: Trail, other: Trail) -> Window:
+    """From the last mark that is the same to the next."""
+    while one.every != other.every:
+        min(one, other, key=lambda trail: trail.every).thin()
+    alike = 0
+    while alike < min(len(one.marks), len(other.marks)) and one.marks[alike] == other.marks[alike]:
+        alike += 1
+    return Window(window.begin + alike * one.every, one.every)
 
 
 def _reference(
-    case: Case, timed_by: str, strategies: Sequence[str], replication: int, compiled: Replication, begin: int
-) -> tuple[_Log, list[Record]]:
+    case: Case, timed_by: str, strategies: Sequence[str], replication: int, points: Points, window: Window
+) -> Trail:
     logs: list[_Log] = []
 
     def watch(host: Host) -> None:
-        logs.append(_Log(host, compiled.built.points, begin))
+        logs.append(_Log(host, points, window))
         host.schedule.points = logs[0]
 
-    records = reference.simulate(case, timed_by, strategies, replication, watch)
-    return logs[0], records
+    records = None
+    with suppress(Enough):
+        records = reference.simulate(case, timed_by, strategies, replication, watch)
+    logs[0].trail.records = records
+    return logs[0].trail
 
 
 def _compiled(
-    case: Case, timed_by: str, strategies: Sequence[str], replication: int, begin: int
-) -> tuple[Replication, list[Record]]:
+    case: Case, timed_by: str, strategies: Sequence[str], replication: int, window: Window
+) -> tuple[Trail, Points]:
     run = Replication(case, timed_by, others_of(timed_by, strategies), replication)
-    run.a.put("log", zeros(at.MARK_EVERY, at.L_COLUMNS))
-    run.a.put("marks", zeros(MOST_MARKS))
-    run.a.g[at.LOGS], run.a.g[at.LOG_FROM] = MOST_MARKS, begin
-    run.run()
-    return run, run.records()
-
-
-def _kept(run: Replication, begin: int) -> list[Seen]:
-    n = max(0, min(int(run.a.g[at.LOGGED]) - begin, at.MARK_EVERY))
-    return [
-        Seen(int(row[at.L_CPU]), int(row[at.L_CLOCK]), run.built.points.all[row[at.L_POINT]], int(row[at.L_THREAD]))
-        for row in run.a.log[:n]
-    ]
+    a, points = run.a, run.built.points
+    a.put("log", zeros(at.MOST_MARKS, at.L_COLUMNS))
+    a.put("marks", zeros(at.MOST_MARKS))
+    a.g[[at.LOGS, at.LOG_FROM, at.LOG_UNTIL, at.MARK_EVERY]] = 1, window.begin, window.until, 1
+    records = None
+    with suppress(Enough, AssertionError):
+        run.run()
+        records = run.records()
+    kept = max(0, min(int(a.g[at.LOGGED]) - window.begin, at.MOST_MARKS))
+    trail = Trail(
+        a.c[:, at.CPU_FINGERPRINT].tolist(),
+        int(a.g[at.FINGERPRINT]),
+        int(a.g[at.LOGGED]),
+        int(a.g[at.MARK_EVERY]),
+        a.marks[: a.g[at.MARKS]].tolist(),
+        [Seen(cpu, clock, points.all[point], thread) for cpu, clock, point, thread in a.log[:kept].tolist()],
+        records,
+    )
+    return trail, points

@@ -5,11 +5,14 @@ from __future__ import annotations
 from sim.engine.jit import Memory, compiled
 from sim.engine.layout import (
     CLOCK,
+    CPU_FINGERPRINT,
     CPU_INTERRUPTED,
     CREATED,
     CREATED_BITS,
     EVENTS,
+    FACTOR,
     FAIL_EVENTS,
+    FAIL_LOGGED,
     FAILED,
     FINGERPRINT,
     INF,
@@ -18,10 +21,13 @@ from sim.engine.layout import (
     L_POINT,
     L_THREAD,
     LOG_FROM,
+    LOG_UNTIL,
     LOGGED,
     LOGS,
     MARK_EVERY,
+    MARKS,
     MOST_EVENTS,
+    MOST_MARKS,
     NOW,
     PRIME,
     URGENT,
@@ -98,18 +104,36 @@ def kick(a: Memory, c: int) -> None:
 @compiled
 def log(a: Memory, c: int, point: int, thread: int) -> None:
     """An event of a CPU, where somebody compares them with the reference's."""
-    if not a.g[LOGS]:
+    if not a.g[LOGS] or a.g[LOGGED] >= a.g[LOG_UNTIL]:
         return
-    n, clock, value = a.g[LOGGED], a.c[c, CLOCK], a.g[FINGERPRINT]
+    n, clock, value, own = a.g[LOGGED], a.c[c, CLOCK], a.g[FINGERPRINT], a.c[c, CPU_FINGERPRINT]
     for each in (c, clock, point, thread):
-        value = (value * 1000003 + each) % PRIME
+        value = (value * FACTOR + each) % PRIME
+        own = (own * FACTOR + each) % PRIME
     a.g[FINGERPRINT] = value
+    a.c[c, CPU_FINGERPRINT] = own
     a.g[LOGGED] = n + 1
-    if n % MARK_EVERY == MARK_EVERY - 1:
-        a.marks[n // MARK_EVERY % a.g[LOGS]] = value
     i = n - a.g[LOG_FROM]
-    if 0 <= i < MARK_EVERY:
+    if 0 <= i < MOST_MARKS:
         a.log[i, L_CPU] = c
         a.log[i, L_CLOCK] = clock
         a.log[i, L_POINT] = point
         a.log[i, L_THREAD] = thread
+    if i >= 0 and (i + 1) % a.g[MARK_EVERY] == 0:
+        mark(a, value)
+    if n + 1 >= a.g[LOG_UNTIL]:
+        a.g[FAILED] = FAIL_LOGGED
+
+
+@compiled
+def mark(a: Memory, value: int) -> None:
+    """Keeps a fingerprint; where all marks are used, every other one is enough from now on."""
+    n = a.g[MARKS]
+    a.marks[n] = value
+    n += 1
+    if n == MOST_MARKS:
+        n = MOST_MARKS // 2
+        for i in range(n):
+            a.marks[i] = a.marks[2 * i + 1]
+        a.g[MARK_EVERY] *= 2
+    a.g[MARKS] = n

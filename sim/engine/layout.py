@@ -10,13 +10,13 @@ INF: Final = 1 << 62
 
 # Of the replication.
 (
-    NOW, EVENTS, CREATED, CPUS, WALKERS, WORDS, CALLBACK, FAILED, BATCH, WAKEUP_PREEMPTION, IDLE_BALANCING, INTERRUPTS,
-    WAKEUPS, BASE_SLICE, TICK, SAME_WEIGHT, BOUNDARY_IS, LEFT, ELAPSED, LEVEL, L1_BYTES, L2_BYTES, EXIT_FPU,
-    ALL_EVENTS, ROUND_ROBIN, MOST_EVENTS, MOST_QUEUED, AREAS, VMX, FREE_THREAD,
-    THREADS, LOGS, LOGGED, LOG_FROM, FINGERPRINT, V7_3, HRTICK, HRTICK_LEAST, HRTICK_SLACK, LAZY, KERNEL_POINTS,
-    IN_KERNEL, BUDGET, PAUSED_CPU, IDLE_EXIT, FROM_EVENT, PLE_EXITS, PLE_UNIT, PLE_BASE, PLE_GROW, PLE_SHRINK, PLE_MOST,
-    YIELDS, LAG_CREDIT, FORCED_EVERY, G_COLUMNS,
-) = range(56)  # fmt: skip
+    NOW, EVENTS, CREATED, CPUS, WALKERS, WORDS, CALLBACK, FAILED, BATCH, WAKEUP_PREEMPTION, IDLE_BALANCING,
+    INTERRUPTS, WAKEUPS, BASE_SLICE, TICK, SAME_WEIGHT, BOUNDARY_IS, LEFT, ELAPSED, LEVEL, L1_BYTES, L2_BYTES,
+    EXIT_FPU, ALL_EVENTS, ROUND_ROBIN, MOST_EVENTS, MOST_QUEUED, AREAS, VMX, FREE_THREAD, THREADS, LOGS, LOGGED,
+    LOG_FROM, LOG_UNTIL, MARK_EVERY, MARKS, FINGERPRINT, V7_3, HRTICK, HRTICK_LEAST, HRTICK_SLACK, LAZY,
+    KERNEL_POINTS, IN_KERNEL, BUDGET, PAUSED_CPU, IDLE_EXIT, FROM_EVENT, PLE_EXITS, PLE_UNIT, PLE_BASE, PLE_GROW,
+    PLE_SHRINK, PLE_MOST, YIELDS, LAG_CREDIT, FORCED_EVERY, G_COLUMNS,
+) = range(59)  # fmt: skip
 
 # Of a CPU: its accounts and counts come first.
 (
@@ -34,8 +34,8 @@ TALLIES: Final = len(ACCOUNTS) + len(COUNTS) + len(TIMES)
     CURRENT_ENTITY, RUNNING, RQ_RESCHED, QUEUED, SLICE_END,
     PLANNED, P_END, P_UNTIL, P_SELF, P_LEFT, P_TICKS, P_DEVICES, P_SERVED, P_WALL, P_LAST, P_ONGOING, P_HITS,
     W_ACTION, W_THREAD, AGAIN, TARGET, NEED_RESCHED_LAZY, EXIT_REQUEST, HRTICK_TIME, HRTICK_ASKED, BUDDY,
-    FORCED_AT, C_COLUMNS,
-) = range(TALLIES, TALLIES + 57)  # fmt: skip
+    FORCED_AT, CPU_FINGERPRINT, C_COLUMNS,
+) = range(TALLIES, TALLIES + 58)  # fmt: skip
 
 P_COLUMNS: Final = P_HITS - PLANNED + 1
 """A plan of a span is a row of its own within a CPU's."""
@@ -112,10 +112,13 @@ MOST_POINTS: Final = 1 << 14
 NOBODY: Final = -2
 """Whom a slot speaks of when the task is gone."""
 
-# Of an event, where events are logged: all, as a fingerprint every so many of them, and some by themselves.
+# Of an event, where events are logged: some by themselves, all as fingerprints.
 L_CPU, L_CLOCK, L_POINT, L_THREAD, L_COLUMNS = range(5)
-MARK_EVERY: Final = 1024
-PRIME: Final = (1 << 31) - 1
+MOST_MARKS: Final = 1024
+"""How many marks, and how many events, there is room for."""
+PRIME: Final = (1 << 40) - 87
+FACTOR: Final = (1 << 22) - 3
+"""A fingerprint is a polynomial modulo a prime, so that nothing overflows; both numbers are prime."""
 
 # Points that every replication has, by number.
 (
@@ -137,7 +140,7 @@ ASK_ROW, ASK_EQUAL, ASK_PRICE, ASK_DRAWS, ASK_DEVICES, ASK_EXITS, ASK_LEARN, ASK
 POSTED_MOST: Final = 512
 """How much posted work may wait on a CPU."""
 
-FAIL_EVENTS, FAIL_POSTED, FAIL_QUEUE, FAIL_VRUNTIME, FAIL_CHILDREN, FAIL_PYTHON = range(1, 7)
+FAIL_EVENTS, FAIL_POSTED, FAIL_QUEUE, FAIL_VRUNTIME, FAIL_CHILDREN, FAIL_PYTHON, FAIL_LOGGED = range(1, 8)
 """Why a replication cannot go on."""
 
 URGENT, NORMAL, TIMER, FIRST_CPU = 0, 1, 1, 2

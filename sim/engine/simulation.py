@@ -36,6 +36,10 @@ SLICE: Final = 20_000
 """How many pieces of work the loop does before Python has a look: at most some tenths of a second."""
 
 
+class Enough(Exception):
+    """As many events have been logged as were asked for."""
+
+
 class Replication:
     """A replication that runs: the arrays, the kernels' tables, and what the loop asks of Python."""
 
@@ -209,6 +213,8 @@ class Replication:
         if self.error is not None:
             raise self.error
         failed = int(self.a.g[at.FAILED])
+        if failed == at.FAIL_LOGGED:
+            raise Enough
         if failed:
             raise Unsupported(
                 {

@@ -1,11 +1,14 @@
 """Whether both engines give the same, before a run relies on one of them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from sim.errors import RunError
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
+
+SHOWN: Final = 4
+"""Of how many CPUs a sentence has the fingerprint."""
 
 
 def check_engines(
@@ -37,4 +40,9 @@ def check_engines(
             raise RunError(
                 f"{where}: simpy has {found.of_simpy or 'no more'}, compiled {found.of_compiled or 'no more'}"
             )
-        yield f"case {case.name}: both engines give the same {found.events} events, and the same records"
+        cpus = ", ".join(f"CPU {i} {each:010x}" for i, each in enumerate(found.fingerprints[:SHOWN]))
+        more = ", ..." if len(found.fingerprints) > SHOWN else ""
+        yield (
+            f"case {case.name}: both engines give the same {found.events} events, and the same records "
+            f"(fingerprints: {cpus}{more})"
+        )
