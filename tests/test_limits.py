@@ -155,6 +155,7 @@ def test_a_limit_on_files_leaves_the_earlier_result_as_it_was(tmp_path):
     command = [sys.executable, "-m", "sim.cli", "run", str(path), "--out", str(out), "--seed", "5", "--jobs", "1"]
     done = subprocess.run(
         command,
+        env={name: text for name, text in os.environ.items() if not name.startswith("COVERAGE_")},  # it writes files
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
