@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Executor, Future
 from typing import Any, Final
 
 from sim.errors import InputError
-from sim.experiment.pools import Gone, Outcome, Say, deaths_by_dask
+from sim.experiment.pool import Gone, Outcome, Say, deaths_by_dask
 from sim.experiment.workers import Task, differences, versions, work
 
 LOCAL: Final = re.compile(r"local:([1-9]\d{0,3})", re.ASCII)

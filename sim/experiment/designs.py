@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sim.bounded import content
 from sim.errors import InputError
 from sim.experiment.design import Design, extremes
-from sim.experiment.pools import Pool, cpus, pool_of
+from sim.experiment.pool import Pool
+from sim.experiment.pools import cpus, pool_of
 from sim.experiment.progress import Progress
 from sim.experiment.provenance import name_of
 from sim.experiment.runs import run_cases

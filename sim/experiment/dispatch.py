@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, Protocol
 
-from sim.experiment.pools import Outcome, Pool, Say
+from sim.experiment.pool import Outcome, Pool, Say
 from sim.experiment.workers import Refused, Simulate, Task, Work, pickled, versions
 from sim.results.record import Record
 from sim.scenario.cases import Case

@@ -1,4 +1,4 @@
-"""Where tasks run: processes of this machine, or whatever a :class:`concurrent.futures.Executor` stands for."""
+"""Pools: processes of this machine, whatever a :class:`concurrent.futures.Executor` stands for, or a cluster."""
 
 import multiprocessing
 import os
@@ -6,44 +6,15 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import wait
-from typing import Any, Protocol
+from typing import Any
 
-from sim.errors import RunError
-from sim.experiment.workers import Done, Refused, Task, work
-
-
-class Gone(RunError):
-    """A pool that can do nothing more, through no fault of a replication."""
-
-
-Outcome = Done | Refused
-Say = Callable[[str], None]
-
-
-class Pool(Protocol):
-    """Something that does tasks."""
-
-    dashboard: str
-    """The address of a page about it; empty without one."""
-
-    def workers(self) -> int:
-        """How many tasks can run at a time, at present."""
-
-    def submit(self, task: Task) -> "Future[Outcome]":
-        """Begins a task, or puts it in line."""
-
-    def deaths(self, error: BaseException) -> int:
-        """How many workers died of a task that failed so; 0 if it failed for another reason."""
-
-    def refuse(self, why: str) -> None:
-        """A worker has refused a task; raises :class:`Gone` if there is none that would do it."""
-
-    def close(self, *, at_once: bool) -> None:
-        """Ends what it began; ``at_once`` without waiting for tasks, which may take minutes."""
+from sim.experiment.cluster import Cluster
+from sim.experiment.pool import Gone, Outcome, Pool, Say, deaths_by_dask
+from sim.experiment.workers import Task, work
 
 
 def pool_of(executor: Executor | None, cluster: str | None, jobs: int, say: Say) -> Pool:
@@ -52,8 +23,6 @@ def pool_of(executor: Executor | None, cluster: str | None, jobs: int, say: Say)
     Raises :class:`~sim.errors.InputError` for a cluster that cannot be used.
     """
     if cluster is not None:
-        from sim.experiment.cluster import Cluster
-
         return Cluster(cluster, say)
     return Given(executor, jobs) if executor is not None else Processes(jobs)
 
@@ -95,11 +64,6 @@ class Given:
     def close(self, *, at_once: bool) -> None:
         for future in list(self._begun):
             future.cancel()
-
-
-def deaths_by_dask(error: BaseException) -> int:
-    """Of how many workers Dask says that they died with a task."""
-    return int(getattr(error, "allowed_failures", 0)) + 1 if type(error).__name__ == "KilledWorker" else 0
 
 
 class Processes:

@@ -18,7 +18,8 @@ from sim.errors import RunError
 from sim.experiment import keeping, stopping
 from sim.experiment.dispatch import TRIES, Dispatcher
 from sim.experiment.keeping import Experiment
-from sim.experiment.pools import Gone, Pool, pool_of
+from sim.experiment.pool import Gone, Pool
+from sim.experiment.pools import pool_of
 from sim.experiment.progress import Progress
 from sim.experiment.workers import Simulate, Work, named, replicate, simulated
 from sim.results import manifest as manifests

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sim.errors import InputError
 from sim.experiment.inputs import gathered
 from sim.experiment.keeping import Experiment
-from sim.experiment.pools import Pool, cpus
+from sim.experiment.pool import Pool
+from sim.experiment.pools import cpus
 from sim.experiment.progress import Progress
 from sim.experiment.provenance import name_of, other_versions
 from sim.experiment.running import Running, Where
