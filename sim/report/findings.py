@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pandas as pd
 
-from sim.analysis import rates
 from sim.analysis.answers import Answers, Difference, Estimate
 from sim.analysis.categories import CARRYING, CATEGORIES
 from sim.analysis.contrasts import planned
 from sim.analysis.estimates import CONFIDENCE
-from sim.analysis.law import Law, break_even
-from sim.analysis.metrics import settings_of
-from sim.kernel.config import strategy_of
 from sim.report.amounts import three_digits, with_half
 from sim.report.figure_style import unsound_in, us
 from sim.report.shown import XSS
@@ -99,15 +95,15 @@ def of_cost(comparison: Comparison, answers: Answers, found: Sequence[Own]) -> s
     pairs = [(own.case, own.pair) for own in found if own.pair is not None]
     asks = comparison.results.manifest["resolved"]["run"].get("asks", ())
     if pairs and list(asks[:1]) == [XSS] and (said := _in_writes(pairs)):
-        return _sentence(said)
+        return sentence(said)
     if pairs and len({(pair.a, pair.b) for _, pair in pairs}) == 1:
         if len(pairs) == 1:
-            return _sentence(of_pair(pairs[0][1], us(pairs[0][0]), _per(pairs[0][0])))
-        return _sentence(_in_all_cases(pairs))
+            return sentence(of_pair(pairs[0][1], us(pairs[0][0]), _per(pairs[0][0])))
+        return sentence(_in_all_cases(pairs))
     between = [pair for pair in planned(comparison.results) if pair.a.case != pair.b.case]
     if between and not pairs:
-        return _sentence(_of_two_cases(comparison, answers, between[0]))
-    return _sentence(_extremes(comparison, found))
+        return sentence(_of_two_cases(comparison, answers, between[0]))
+    return sentence(_extremes(comparison, found))
 
 
 def _per(case: Mapping[str, Any]) -> str:
@@ -124,7 +120,7 @@ def _in_writes(pairs: Sequence[tuple[Mapping[str, Any], Difference]]) -> str:
     ]
     if not amounts:
         return ""
-    low, high = _signed(min(amounts)), _signed(max(amounts))
+    low, high = signed_amount(min(amounts)), signed_amount(max(amounts))
     amount = low if low == high else f"{low} to {high}"
     return f"{short(first.a)} less {short(first.b)}, writes of IA32_XSS alone: {amount} {_per(pairs[0][0])}"
 
@@ -192,12 +188,13 @@ def extremes(comparison: Comparison, own: Own) -> str:
     if least == most:
         return of_pair(own.differences[least], us(own.case), per)
     return (
-        f"own operations go from {_signed(means[least])} ({short(least)}) to {_signed(means[most])} ({short(most)}) "
-        f"{per} beside {reference}"
+        f"own operations go from {signed_amount(means[least])} ({short(least)}) to {signed_amount(means[most])} "
+        f"({short(most)}) {per} beside {reference}"
     )
 
 
-def _signed(value: float) -> str:
+def signed_amount(value: float) -> str:
+    """A value with three digits and its sign."""
     return signed(value, three_digits(value))
 
 
@@ -210,7 +207,8 @@ WORDS: Final = ("no ", "nothing ", "own ", "whether ")
 """What a sentence begins with that is no strategy's name, which stays as it is."""
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """The text with a capital at its beginning, unless that is a strategy's name."""
     return text[:1].upper() + text[1:] if text.startswith(WORDS) else text
 
 
@@ -236,142 +234,6 @@ def of_categories(comparison: Comparison, cases: Sequence[Mapping[str, Any]]) ->
         return text
     most = " and ".join(dict.fromkeys(spreads))
     return f"{text}; strategies differ in the rest, most in {most}"
-
-
-# Rates.
-
-
-class Crossing(NamedTuple):
-    """A rate at which two strategies cost the same by the law; ``above`` costs more above it."""
-
-    case: str
-    rate: str
-    value: float
-    here: float
-    above: str
-    below: str
-
-
-def crossings(comparison: Comparison, case: str, strategies: Sequence[str], within: float) -> list[Crossing]:
-    """All crossings of laws in a case at up to ``within`` times the rate of its schedule, or one over that."""
-    at = next((row for row in rates.df_rates(comparison).to_dict("records") if row["case"] == case), None)
-    of_case = rates.laws(comparison).get(case, {})
-    if at is None:
-        return []
-    found = []
-    for i, one in enumerate(strategies):
-        for other in strategies[:i]:
-            for rate in rates.EVENTS:
-                value = break_even(
-                    of_case[one],
-                    of_case[other],
-                    round_trips=at["round_trips"],
-                    exits=None if rate == "exits" else at["exits"],
-                    switches=None if rate == "switches" else at["switches"],
-                )
-                if value is not None and at[rate] and at[rate] / within <= value <= at[rate] * within:
-                    more = _slope(of_case[one], rate) > _slope(of_case[other], rate)
-                    above, below = (one, other) if more else (other, one)
-                    found.append(Crossing(case, rate, value, float(at[rate]), above, below))
-    return found
-
-
-def _slope(law: Law, rate: str) -> float:
-    return law.exit if rate == "exits" else law.switch
-
-
-EVENT_NAMES: Final = {"exits": "VM exits", "switches": "context switches"}
-
-
-def of_rates(comparison: Comparison, found: Sequence[Crossing], within: float) -> str:
-    """The crossing nearest to the schedule: of a pair that is asked about, else of sound and posted strategies.
-
-    Of a pair that is asked about and does not change places, that it does not.
-    """
-    asked = {case["case"]: pair for case in comparison.results.cases if (pair := asked_pair(comparison, case))}
-    crossing = [each for each in found if {each.above, each.below} == set(asked.get(each.case, ()))]
-    if asked and not crossing and (text := _same_order(comparison, asked, within)):
-        return _sentence(text)
-    if not found:
-        return f"Within {within:g} times the simulated rates no two strategies with a line change places"
-
-    def rank(each: Crossing) -> tuple[int, float]:
-        case = comparison.results.case(each.case)
-        strategies = [strategy_of(settings_of(case, name)) for name in (each.above, each.below)]
-        remote = sum(not one.carries or bool(one.hypothetical or one.unsound) for one in strategies)
-        return remote, abs(math.log(each.value / each.here))
-
-    best = min(crossing or found, key=rank)
-    where = f", {best.case}" if len(comparison.results.cases) > 1 else ""
-    return _sentence(
-        f"{short(best.above)} costs more than {short(best.below)} above {three_digits(best.value)} "
-        f"{EVENT_NAMES[best.rate]} per vCPU-second ({three_digits(best.here)} here{where})"
-    )
-
-
-def _same_order(comparison: Comparison, asked: Mapping[str, tuple[str, str]], within: float) -> str:
-    """Which of the pair costs more at all rates that are drawn, or that the law does not hold for one; else empty."""
-    at = {row["case"]: row for row in rates.df_rates(comparison).to_dict("records")}
-    signs: set[tuple[str, ...]] = set()
-    there: list[str] = []
-    missed: dict[str, None] = {}
-    for case, pair in asked.items():
-        misses = [name for name in pair if name in rates.missed_by_law(comparison, case)]
-        missed |= dict.fromkeys(misses)
-        if case not in at or misses:
-            continue
-        a, b = (
-            rates.laws(comparison)[case][name].cost(at[case]["exits"], at[case]["switches"], at[case]["round_trips"])
-            for name in pair
-        )
-        there.append(case)
-        if a != b:
-            signs.add(pair if a > b else pair[::-1])
-    if not signs and missed:
-        one, other = map(short, next(iter(asked.values())))
-        return f"no line for {', '.join(map(short, missed))}: of {one} and {other} the law says nothing"
-    if len(signs) != 1:
-        return ""
-    one, other = map(short, signs.pop())
-    where = "" if len(there) == len(asked) else f" ({', '.join(there)})"
-    return f"{one} costs more than {other} at all rates within {within:g} times the simulated ones{where}"
-
-
-def of_sweep(comparison: Comparison, answers: Answers, points: pd.DataFrame, swept: str) -> str:
-    """How far the sweep moves the pair that is asked about; or a break-even inside it, or what it moves most."""
-    host = points[points["host"] == points["host"].iloc[0]]
-    cases = [comparison.results.case(host["case"].iloc[place]) for place in (0, -1)]
-    unsound = unsound_in(comparison, cases[0]["case"])
-    pair = asked_pair(comparison, cases[0])
-    if pair is None:
-        inside = comparison.df_break_even()
-        inside = inside[(inside["source"] == "sweep") & inside["case"].isin(points["case"])]
-        for row in inside.to_dict("records"):
-            reference = short(comparison.references[row["case"]])
-            return _sentence(
-                f"{short(row['strategy'])} costs what {reference} does at {three_digits(row['value'])} "
-                f"{EVENT_NAMES[row['rate']]} per vCPU-second"
-            )
-        ends = host[~host["strategy"].isin(unsound)].groupby("strategy", sort=False)["mean"].agg(["first", "last"])
-        if ends.empty:
-            return f"The sweep of {swept} moves the rates"
-        pair = str((ends["last"] - ends["first"]).abs().idxmax()), comparison.references[cases[0]["case"]]
-    found = [answers.difference(case["case"], *pair) for case in cases]
-    one, other = map(short, pair)
-    said = []
-    for case, each in zip(cases, found, strict=True):
-        mean = us(case) * each.own.mean
-        not_shown = "" if each.verdict != "not shown" else " (no difference shown)"
-        said.append((mean, f"{three_digits(abs(mean))} us{not_shown}", f"with {swept} = {case['sweep'][swept]}"))
-    (first, amount, where), (last, other_amount, other_where) = said
-    if first * last > 0:
-        more = "more" if first > 0 else "less"
-        return _sentence(
-            f"{one} costs {amount} per vCPU-second {more} than {other} {where}, and {other_amount} {other_where}"
-        )
-    return _sentence(
-        f"{one} less {other}: {_signed(first)} us per vCPU-second {where}, and {_signed(last)} {other_where}"
-    )
 
 
 # Feedback.

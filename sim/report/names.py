@@ -9,7 +9,7 @@ from sim.costs.rows import CostRow
 from sim.kernel.config import Config, boot
 from sim.kernel.strategies import MAX_LABEL, strategy
 from sim.kernel.strategies import names as shipped
-from sim.scenario.schema import is_mask
+from sim.scenario.host_schema import is_mask
 from sim.xsave.profiles import names as cpus
 from sim.xsave.profiles import profile
 

@@ -12,7 +12,7 @@ from sim.analysis import rates
 from sim.analysis.law import Law
 from sim.analysis.metrics import settings_of
 from sim.kernel.config import strategy_of
-from sim.report import findings
+from sim.report import rate_findings
 from sim.report.figure_style import (
     ONLY_THE_REFERENCE,
     Label,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sim.analysis.answers import Answers
     from sim.analysis.comparison import Comparison
 
-NAMES: Final = {rate: f"{name} per vCPU-second" for rate, name in findings.EVENT_NAMES.items()}
+NAMES: Final = {rate: f"{name} per vCPU-second" for rate, name in rate_findings.EVENT_NAMES.items()}
 WITHIN: Final = 10.0
 """How far from the simulated rate the law is drawn, as a factor."""
 PANEL_IN: Final = 4.4
@@ -67,10 +67,10 @@ def against_rates(comparison: Comparison, answers: Answers) -> Figure:
 def _laws(comparison: Comparison) -> Figure:
     cases, left_out = cases_of(comparison)
     drawn = {case["case"]: _sound(comparison, case) for case in cases}
-    found = {name: findings.crossings(comparison, name, sound, WITHIN) for name, sound in drawn.items()}
+    found = {name: rate_findings.crossings(comparison, name, sound, WITHIN) for name, sound in drawn.items()}
     figure, panels = figure_of(
         comparison,
-        findings.of_rates(comparison, [each for of_case in found.values() for each in of_case], WITHIN),
+        rate_findings.of_rates(comparison, [each for of_case in found.values() for each in of_case], WITHIN),
         "Lines are a law, not a simulation: prices of the kernel model's sequences x rates, buffers in L1, the other "
         "rate as simulated. Marks on the dotted line: simulated at that rate, FPU, MSR and XSS operations with buffers "
         "in L1, 95 % intervals. Open circles: two strategies cost the same. No line: the law misses the mark, since "
@@ -85,7 +85,7 @@ def _laws(comparison: Comparison) -> Figure:
             if case["strategies"] == [comparison.references[name]]:
                 nothing(axes, ONLY_THE_REFERENCE)
             elif name not in at or not at[name][rate]:
-                nothing(axes, f"no {findings.EVENT_NAMES[rate]} of vCPUs")
+                nothing(axes, f"no {rate_findings.EVENT_NAMES[rate]} of vCPUs")
             else:
                 circles = [each.value for each in found[name] if each.rate == rate]
                 _law_panel(comparison, axes, rate, at[name], case, circles)
@@ -173,7 +173,7 @@ def _law_panel(
 def _crossing_lines(comparison: Comparison, name: str, rate: str) -> list[str]:
     """A strategy of each crossing, in their order."""
     sound = _sound(comparison, comparison.results.case(name))
-    return [each.above for each in findings.crossings(comparison, name, sound, WITHIN) if each.rate == rate]
+    return [each.above for each in rate_findings.crossings(comparison, name, sound, WITHIN) if each.rate == rate]
 
 
 def _first(names: Sequence[str], reference: str) -> str:
@@ -212,7 +212,7 @@ def _sweep(comparison: Comparison, answers: Answers, points: pd.DataFrame) -> Fi
     moved = [rate for rate in NAMES if any(rates.varies(line) for _, line in points.groupby("host")[rate])]
     figure, panels = figure_of(
         comparison,
-        findings.of_sweep(comparison, answers, points, swept),
+        rate_findings.of_sweep(comparison, answers, points, swept),
         f"Simulated, over the sweep of {swept} (above): means with 95 % intervals of the difference on one schedule, "
         "all operations; lines are linear between the points. Open circles: costs as much as the reference.",
         [PANEL_IN] * len(hosts),

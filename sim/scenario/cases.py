@@ -2,18 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
-from typing import Any, Final
-
-from pydantic import ValidationError
+from typing import Any
 
 from sim.costs.rows import CostTable
 from sim.costs.table import current as current_costs
 from sim.costs.table import names as cost_tables
-from sim.costs.table import shown_name as shown_costs
 from sim.errors import InputError, unknown
 from sim.kernel import guests, versions
 from sim.kernel.carried import CarriedState, carried_state
@@ -24,26 +20,17 @@ from sim.kernel.versions import KernelVersion
 from sim.scenario import pace
 from sim.scenario.checks import MASKS, problems
 from sim.scenario.contrasts import Contrast, Operand, operand
-from sim.scenario.explain import ScenarioError, explain, path_text
+from sim.scenario.explain import ScenarioError
 from sim.scenario.handlers import with_handler_times
+from sim.scenario.host_schema import KernelSettings
 from sim.scenario.own import OwnStrategies, named, own_strategies
 from sim.scenario.possible import REFERENCE, choose, refused, settings
-from sim.scenario.schema import KernelSettings, Scenario, is_mask
-from sim.scenario.units import FROM_FILE
+from sim.scenario.schema import Scenario
+from sim.scenario.sweep import Value, at_point, point_text, value_text
+from sim.scenario.sweep import points as sweep_points
 from sim.xsave import profiles
 from sim.xsave.components import XTILE
 from sim.xsave.profiles import CpuProfile
-
-Value = bool | int | float | str
-
-MOST_CASES: Final = 1000
-
-NOT_SWEPT: Final = (
-    "title", "question", "sweep", "host.cpu", "host.kernel", "run.replications", "run.precision",
-    "run.min_replications", "run.max_replications", "run.seed", "run.strategies", "run.reference", "run.timed_by",
-    "run.contrasts", "run.feedback", "run.cases", "run.asks", "run.beside", "run.engine",
-)  # fmt: skip
-"""What is the same in all cases, or makes cases by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +83,7 @@ def cases(scenario: Scenario) -> tuple[Case, ...]:
     Of them only those that run.cases names, if it does.  Raises :class:`~sim.scenario.explain.ScenarioError` for
     whatever does not go together in one of them.
     """
-    points = [(point, _at(scenario, point)) for point in _points(scenario)]
+    points = [(point, at_point(scenario, point)) for point in sweep_points(scenario)]
     own = _check(points)
     found = [
         _case(each, cpu, kernel, point, own)
@@ -181,7 +168,7 @@ def _check(points: Sequence[tuple[Mapping[str, Value], Scenario]]) -> OwnStrateg
     for (point, _), wrong in zip(points, found, strict=True):
         for path, text in wrong[:1]:
             everywhere = all((path, text) in each for each in found)
-            raise ScenarioError(path, text if everywhere else f"{text} (with {_point_text(point)})")
+            raise ScenarioError(path, text if everywhere else f"{text} (with {point_text(point)})")
     for _, scenario in points:
         _check_names(scenario)
     run = points[0][1].run
@@ -211,74 +198,9 @@ def _load(there: Iterable[tuple[str, str, Callable[[str], object]]]) -> None:
             raise ScenarioError(path, str(error)) from error
 
 
-def _points(scenario: Scenario) -> Iterator[dict[str, Value]]:
-    number = len(scenario.host.cpu) * len(scenario.host.kernel)
-    for path, values in scenario.sweep.items():
-        number *= len(values)
-        if not values:
-            raise ScenarioError(_swept(path), "found an empty list; allowed: one value or more")
-    if number > MOST_CASES:
-        raise ScenarioError("sweep", f"makes {number} cases; allowed: {MOST_CASES} at most")
-    for values in product(*scenario.sweep.values()):
-        yield dict(zip(scenario.sweep, values, strict=True))
-
-
-def _swept(path: str) -> str:
-    return path_text(("sweep", path))
-
-
-def _at(scenario: Scenario, point: Mapping[str, Value]) -> Scenario:
-    """The scenario at a point of its sweep."""
-    if not point:
-        return scenario
-    written = scenario.written()
-    for path, value in point.items():
-        _set(written, path, value)
-    written["sweep"] = {}
-    try:
-        return Scenario.model_validate(written, context={FROM_FILE: True})
-    except ValidationError as error:
-        problem = explain(error, written)
-        guilty = next((path for path in point if problem.path.startswith(path)), "")
-        raise ScenarioError(_swept(guilty) if guilty else "sweep", f"{problem.path}: {problem.text}") from error
-
-
-def _set(written: dict[str, Any], path: str, value: Value) -> None:
-    """Puts a value where the path says; a last key that there is not is found when the scenario is checked."""
-    if any(path == each or path.startswith(f"{each}.") for each in NOT_SWEPT):
-        raise ScenarioError(_swept(path), f"{path} cannot be swept (nor can {', '.join(NOT_SWEPT)})")
-    *parents, last = path.split(".")
-    at: Any = written
-    for depth, key in enumerate(parents):
-        if not isinstance(at, dict) or key not in at:
-            here = ".".join(parents[:depth]) or "the file"
-            allowed = list(at) if isinstance(at, dict) else []
-            raise ScenarioError(_swept(path), _no_such(key, here, allowed))
-        at = at[key]
-    if not isinstance(at, dict):
-        raise ScenarioError(_swept(path), f"{'.'.join(parents)} is no table, so it has no key {last!r}")
-    at[last] = value
-
-
-def _no_such(key: str, here: str, allowed: list[str]) -> str:
-    return f"{unknown('key', key, allowed)} in {here}" if allowed else f"{here} has no key {key!r}, nor any other"
-
-
-def _point_text(point: Mapping[str, Value]) -> str:
-    return " ".join(f"{path}={_value_text(path, value)}" for path, value in point.items())
-
-
-def _value_text(path: str, value: Value) -> str:
-    if isinstance(value, str) and is_file(value):  # where it lies says nothing
-        return shown_costs(value) if path.startswith("host.costs.") else Path(value).stem
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:#x}" if isinstance(value, int) and is_mask(path) else str(value)
-
-
 def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value], own: OwnStrategies) -> Case:
     profile, version, host = profiles.profile(cpu), versions.version(kernel), scenario.host
-    name = f"{profile.label} {kernel} {_point_text(point)}".rstrip()
+    name = f"{profile.label} {kernel} {point_text(point)}".rstrip()
     tsc = host.tsc.get(cpu) if isinstance(host.tsc, dict) else host.tsc
     tsc = profile.tsc_hz if tsc is None else tsc
     try:
@@ -326,7 +248,7 @@ def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value],
         name,
         profile.label,
         kernel,
-        {path: _value_text(path, value) if _names_file(value) else value for path, value in point.items()},
+        {path: value_text(path, value) if _names_file(value) else value for path, value in point.items()},
         complete,
         tsc,
         table,

@@ -14,8 +14,9 @@ from typing import Any, Final
 from pydantic import BaseModel, TypeAdapter
 
 from sim.scenario.distribution import Intervals, Times
+from sim.scenario.host_schema import Host, KernelSettings
 from sim.scenario.run_schema import Run
-from sim.scenario.schema import Exit, FpuUse, Guest, Host, Interrupt, KernelSettings, Lock, Scenario, Thread
+from sim.scenario.schema import Exit, FpuUse, Guest, Interrupt, Lock, Scenario, Thread
 from sim.scenario.units import Flow, Percent, Rate, Size, Time
 
 SCHEMA_FILE: Final = Path(__file__).with_name("scenario.schema.json")

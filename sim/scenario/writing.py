@@ -7,7 +7,8 @@ import tomlkit
 from tomlkit.items import Integer, Item, Trivia
 
 from sim.scenario.distribution import is_distribution
-from sim.scenario.schema import Scenario, is_mask
+from sim.scenario.host_schema import is_mask
+from sim.scenario.schema import Scenario
 
 
 def toml_text(scenario: Scenario) -> str:
