@@ -1,7 +1,8 @@
 """Lines of a log that came through a mail program, a web page or a terminal, as they were before.
 
-Undone are transfer encodings (RFC 2045, sections 6.7 and 6.8), HTML's tags and character references, the colours of a
-terminal, and white space and quotation marks that look like ASCII's.  What was quoted or wrapped stays so:
+Undone are transfer encodings (RFC 2045, sections 6.7 and 6.8), HTML's tags and character references, bold type of
+forums, the escapes of JSON and Markdown, the colours of a terminal, and white space and quotation marks that look like
+ASCII's.  What was quoted or wrapped stays so:
 :func:`without_prefix` helps to join it.
 """
 
@@ -25,7 +26,17 @@ _NEXT_PART: Final = ("From ", "--")
 
 _BREAK: Final = re.compile(r"<br\s*/?>|</(?:p|div|li|tr|pre|h\d)>", re.IGNORECASE)
 _TAG: Final = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]{0,15}(?:\s[^<>]{0,300})?/?>")
-_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]", re.ASCII)
+# Copied from a terminal, a colour may have lost its ESC, or show it as ^[.
+_COLOUR: Final = re.compile(
+    r"(?:\x1b|\^\[|#033|\\(?:x1b|033|u001b|e))\[[0-9;]*[A-Za-z]|\[\d{1,3}(?:;\d{1,3})*m(?:\[K)?|\[m\[K", re.ASCII
+)
+_BOLD: Final = re.compile(
+    r"\[/?(?:b|i|u|code|color|size)(?:=[^\]\s]{0,40})?\]|\*\*(?=[A-Za-z])|(?<=[A-Za-z])\*\*", re.ASCII
+)
+_BLANKS: Final = {"n": "\n", "r": "", "t": " "}
+_ESCAPED: Final = re.compile(
+    r"\\(?:u00(?P<code>[2-7][0-9A-Fa-f])|(?P<mark>[!-/:-@\[-`{-~])|(?P<blank>[nrt]))", re.ASCII
+)
 _QUOTE_MARKS: Final = re.compile(r"(?:[>|] ?)+", re.ASCII)
 _DIGIT: Final = re.compile(r"\d", re.ASCII)
 _TOO_LONG: Final = 1 << 20
@@ -39,12 +50,14 @@ _MOJIBAKE: Final = re.compile("Â[\x80-\xbf]|â€")
 def undone(lines: Iterable[str]) -> Iterator[str]:
     """The lines with all of that undone, each with a line end; a line of HTML may become several."""
     for line in _without_quoted_printable(_without_base64(lines)):
-        if "\x1b" in line:
-            line = _COLOUR.sub("", line)
+        if "[" in line or "**" in line:
+            line = _BOLD.sub("", _COLOUR.sub("", line))
         if "<" in line:
             line = _TAG.sub("", _BREAK.sub("\n", line))
         if "&" in line:
             line = html.unescape(html.unescape(line))  # twice where a page shows the source of another
+        if "\\" in line:
+            line = _ESCAPED.sub(_unescaped, line)
         if not line.isascii():
             line = _ascii_like(line)
         yield from (each + "\n" for each in line.rstrip("\r\n").split("\n"))
@@ -130,6 +143,10 @@ def _without_quoted_printable(lines: Iterable[str]) -> Iterator[str]:
 
 def _characters(match: re.Match[str]) -> str:
     return next(text_lines([bytes.fromhex(match[0].replace("=", ""))]))
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return chr(int(match["code"], 16)) if match["code"] else match["mark"] or _BLANKS[match["blank"]]
 
 
 def _ascii_like(line: str) -> str:

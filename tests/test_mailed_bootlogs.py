@@ -224,6 +224,41 @@ def test_an_earlier_boot_that_cannot_be_read_is_in_the_list_and_not_in_the_way(c
     assert "not as a kernel prints it" in document["all_boots"][0]["why_not"]
 
 
+@pytest.mark.parametrize("text", PRINTED)
+def test_the_journals_json_is_a_message_a_line(text):
+    assert read_bytes(
+        "".join(json.dumps({"MESSAGE": line}) + "\n" for line in text.splitlines()).encode()
+    ) == parse_text(text)
+
+
+def old_boot(time: str, version: bool) -> str:
+    before = f"{time} host kernel: [    0.000000] "
+    begins = before + "Linux version 3.2.0-29-generic\n" if version else ""
+    return begins + before + "xsave/xrstor: enabled xstate_bv 0x7, cntxt size 0x340\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "boots"),
+    [
+        (old_boot("May  9 09:04:47", True) + old_boot("May  9 09:04:47", True), 2),
+        (old_boot("May  9 09:04:47", False) + old_boot("May  9 10:00:00", False), 2),
+        (old_boot("May  9 09:04:47", False) + "-- Reboot --\n" + old_boot("May  9 10:00:00", False), 2),
+        (old_boot("May  9 09:04:47", True) + "> " + old_boot("May  9 09:04:47", False), 1),
+        ("In short: enabled xstate_bv 0x7, cntxt size 0x340\n" + old_boot("May  9 09:04:47", True), 1),
+    ],
+    ids=["versions", "times", "journalctl", "quoted", "told and shown"],
+)
+def test_one_line_a_boot_is_a_boot_where_its_time_or_the_log_says_so(log, boots):
+    assert parse_text(log).boots == boots
+
+
+@pytest.mark.parametrize("edge", [">", "…"])
+def test_a_line_that_a_pager_cut_off_is_told_from_a_garbled_one(edge):
+    cut = TEXTS[0].replace(" bytes, using", edge + "\n").partition(edge)[0] + edge + "\n"
+    with pytest.raises(InputError, match="a pager cut off at the edge"):
+        parse_text(cut)
+
+
 # The same log, whatever happened to it.
 
 PREFIXES = [
@@ -320,8 +355,17 @@ def test_html_is_the_text_that_it_shows(text, page):
         lambda text: ("\ufeff" + text).encode("utf-16-le"),
         lambda text: text.replace("'", '"').encode(),
         lambda text: text.replace("x86/fpu", "\x1b[33mx86/fpu\x1b[0m").replace("0x", "\x1b[1m0x").encode(),
+        lambda text: text.replace("xstate", "[01;31m[Kxstate[m[K").encode(),
+        lambda text: text.replace("xstate", "^[[01;31mxstate^[[0m").encode(),
+        lambda text: text.replace("_", "\\_").replace("[", "\\[").replace("'", "\\'").encode(),
+        lambda text: json.dumps({"body": text}).replace("/", "\\/").replace("'", "\\u0027").encode(),
+        lambda text: text.replace("Enabled xstate features", "**Enabled xstate features**").encode(),
+        lambda text: text.replace("xstate_sizes", "[b]xstate_sizes[/b]").replace("bytes", "[color=red]bytes").encode(),
     ],
-    ids=["nbsp", "narrow", "cp1252", "latin1", "mojibake", "utf16", "double", "colours"],
+    ids=[
+        *("nbsp", "narrow", "cp1252", "latin1", "mojibake", "utf16", "double", "colours", "grep", "caret", "markdown"),
+        *("json", "bold", "bbcode"),
+    ],
 )
 def test_characters_that_look_alike_are_alike(text, look):
     assert read_bytes(look(text)) == parse_text(text)

@@ -35,11 +35,11 @@ _WHY: Final = re.compile(
     r"|Got\s+supervisor\s+feature\s+\d+,\s+but\s+XSAVES\s+not\s+advertised))?"
     r"|[Cc]ommand\s+line:(?=[^\n]*\s(?P<parameter>noxsave|nofxsr|no387|clearcpuid=[^\s]*\bxsave)\b)"
     r"|CPUID\[0d,\s*01\]:\s*eax=(?P<instructions>[0-9a-f]{8})\b"
-    r"|(?P<version>\bLinux\s+version\s+\d)",
+    r"|(?P<version>\bLinux\s+version\s+\d|-- Reboot --|-- Boot [0-9a-f]{32}\b)",
     re.ASCII,
 )
 """What a kernel says that does not use XSAVE: fpu__init_system_xstate and XSTATE_WARN_ON of xstate.c, Linux v4.2 to
-v7.1, and what tells where another boot begins."""
+v7.1, and what tells where another boot begins, also to journalctl."""
 
 _START: Final = re.compile(
     r"Supporting\s+XSAVE\s+feature\b|xstate_offset\[|Enabled\s+xstate\s+features\b|enabled\s+xstate_bv\b|"
@@ -49,7 +49,7 @@ _START: Final = re.compile(
 
 _BEGINS: Final = re.compile(
     r"x86/fpu: |x86/fpu:$|\bxsave(?:/xrstor)?: |Supporting\b|xstate_offset\[|Enabled\b|enabled xstate_bv|FPU|FP/SSE"
-    r"|APX/MPX|XSAVE (?!feature)|[Dd]isabling\b|command line:|CPUID\[|Linux version",
+    r"|APX/MPX|XSAVE (?!feature)|[Dd]isabling\b|command line:|CPUID\[|Linux version|-- (?:Reboot|Boot) ",
     re.ASCII,
 )
 """A line in which one of those begins, perhaps to be ended by the next."""
@@ -77,6 +77,7 @@ _LINE: Final = re.compile(
     re.ASCII,
 )
 
+_NUMBERS: Final = re.compile(r"\d+", re.ASCII)
 _REST_OF_NUMBER: Final = re.compile(r"\n\d{1,7}\n", re.ASCII)
 
 _SHOWN = 160
@@ -119,10 +120,20 @@ class _Boot:
     disabled: bool = False
     """The last of the warnings says that this kernel goes on without XSAVE."""
     enabled: tuple[int, int, str] | None = None
+    before: str = ""
+    """What stands before the Enabled line, such as its time."""
+    begins: bool = False
+    """Whether the log says that a boot begins here."""
 
     def repeats(self, other: "_Boot") -> bool:
-        """Whether both end with the same Enabled line, and one of them is nothing else."""
-        return self.enabled == other.enabled and 1 in (len(self.lines), len(other.lines))
+        """Whether both end with the same Enabled line, and one of them is nothing else and of no other time."""
+        if self.enabled != other.enabled or 1 not in (len(self.lines), len(other.lines)):
+            return False
+        return not (self.begins and other.begins) and not self._is_of_another_time(other)
+
+    def _is_of_another_time(self, other: "_Boot") -> bool:
+        alike = _NUMBERS.sub("0", self.before) == _NUMBERS.sub("0", other.before)
+        return alike and _NUMBERS.findall(self.before) != _NUMBERS.findall(other.before)
 
 
 def read(stream: IO[bytes], name: str, number: int | None = None) -> BootLog:
@@ -183,6 +194,7 @@ def parse_all(lines: Iterable[str], name: str) -> tuple[BootLog | NoBoot, ...]:
         current.lines.append(match)
         current.enabled = _enabled(match)
         if current.enabled is not None:
+            current.before = text[text.rfind("\n", 0, start.start()) + 1 : start.start()].lstrip(" \t>|")
             if boots and current.repeats(boots[-1]):
                 boots[-1].lines += current.lines
                 boots[-1].garbled += current.garbled
@@ -196,13 +208,17 @@ def parse_all(lines: Iterable[str], name: str) -> tuple[BootLog | NoBoot, ...]:
         if len(boots) == 1:  # one boot may have its lines in any order; with several, the Enabled line ends each
             boots[0].lines += current.lines
     elif current.garbled:
-        raise InputError(f"{name}{_GARBLED}{current.garbled[0]!r}; {EXPECTED}")
+        raise InputError(f"{name}{_garbled(current)}")
     else:
         raise InputError(f'{name} has no "Enabled xstate features" line; {EXPECTED}')
     return tuple(_boot(boot, number, len(boots)) for number, boot in enumerate(boots, 1))
 
 
-_GARBLED: Final = " has a line that is not as a kernel prints it: "
+def _garbled(boot: _Boot) -> str:
+    line = boot.garbled[0]
+    if line.endswith((">", "…")):
+        return f" has a line that a pager cut off at the edge (journalctl --no-pager does not): {line!r}; {EXPECTED}"
+    return f" has a line that is not as a kernel prints it: {line!r}; {EXPECTED}"
 
 
 def _candidates(lines: Iterable[str]) -> Iterator[str]:
@@ -244,6 +260,7 @@ def _note(boot: _Boot, why: re.Match[str]) -> None:
     """Keeps what the kernel says about not using XSAVE."""
     said = " ".join(why[0].split())
     if why["version"]:
+        boot.begins = True
         return
     if why["parameter"]:
         said = f"kernel parameter {why['parameter']}"
@@ -274,7 +291,7 @@ def _line_at(text: str, place: int) -> str:
 
 def _boot(boot: _Boot, number: int, boots: int) -> BootLog | NoBoot:
     if boot.garbled:
-        return NoBoot(f"{_GARBLED}{boot.garbled[0]!r}; {EXPECTED}")
+        return NoBoot(_garbled(boot))
     if boot.enabled is None:
         return NoBoot(f": this kernel does not use XSAVE ({'; '.join(boot.warnings)})")
     supporting = 0
