@@ -527,6 +527,16 @@ def test_a_register_loaded_with_the_bytes_of_no_tag_is_null(source: str) -> None
     assert departures(record | ({"xss": "0x0"} if source == "bochs" else {})) == []
 
 
+def test_x87_loaded_from_zeroed_memory_holds_no_tag_but_zeros() -> None:
+    """FCW = 0 is not that of tag 0, so it is a list of one tag per register; and 0 would be another content."""
+    load = {"op": "xrstor", "buf": 1, "rfbm": "0x1", "hdr": {"bv": "0x1", "cv": "0x0"}}
+    zeros = {"fault": None, "xinuse": "0x1", "noninit": "0x1", "regs": ZERO_REGS | {"0": [0] * 8}}
+    record = {"id": "n", "src": "silicon", "cat": "mix", "xcr0": "0xe7", "x0": "0x0", "steps": [load | {"exp": zeros}]}
+    assert departures(record) == []
+    record["steps"][0]["exp"] = zeros | {"regs": ZERO_REGS}  # type: ignore[index]
+    assert departures(record) == [("n", 0, "regs")]
+
+
 @pytest.mark.parametrize(("source", "fault"), [("silicon", None), ("bochs", "#GP(0)")])
 def test_bit_17_of_mxcsr_is_legal_on_the_silicon_only(source: str, fault: str | None) -> None:
     image = {"fmt": "s", "bv": "0x0", "cv": "0x0", "mxcsr": "0x21f80", "tags": {}}

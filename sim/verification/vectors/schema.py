@@ -7,7 +7,7 @@ integers here.
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
 from sim.verification.vectors.values import BUFFER_BYTES, COMPONENTS, MSRS, REGISTERS, SIZES, same
 from sim.xsave.area import EXTENDED_OFFSET
@@ -25,14 +25,19 @@ def _hexadecimal(value: Any) -> int:
 
 
 def _content(value: Any) -> Any:
-    """A content field: quadwords become integers, and a list of one tag is that tag."""
+    """A content field: quadwords become integers."""
     if (isinstance(value, str) and _FNINIT.fullmatch(value)) or type(value) is int:
         return value
     if isinstance(value, list) and value and all(isinstance(v, str) and _HEX.fullmatch(v) for v in value):
         return [int(v, 16) for v in value]
     if isinstance(value, list) and value and all(v is None or type(v) is int for v in value):
-        return same(value)
+        return value
     raise ValueError('allowed: a tag, a list of one tag or null per register, "fninit:<tag>", or hexadecimal quadwords')
+
+
+def _contents(value: dict[str, Any]) -> dict[str, Any]:
+    """A list of one tag is that tag; not of x87, where a tag is also about the control, status and tag words."""
+    return {name: same(held) if isinstance(held, list) and name != "0" else held for name, held in value.items()}
 
 
 Quadword = Annotated[int, BeforeValidator(_hexadecimal)]
@@ -41,7 +46,7 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 Tag = Byte
 Buffer = Annotated[int, Field(ge=0, le=2)]
 Content = Annotated[Any, PlainValidator(_content)]
-Held = Tag | Annotated[str, Field(pattern="^fninit:[0-9]{1,2}$")] | list[Tag]
+Held = Tag | Annotated[str, Field(pattern="^fninit:([0-9]{1,2}|1[0-9]{2}|2[0-4][0-9]|25[0-5])$")] | list[Tag]
 Register = Literal["0", "1", "2", "5", "6", "7"]
 Cet = Literal["11", "12"]
 HeaderByte = Annotated[str, Field(pattern="^(1[6-9]|[2-5][0-9]|6[0-3])$")]
@@ -86,10 +91,10 @@ class Expected(_Strict):
     w: dict[Piece, Written] | None = None
     wr: dict[Piece, list[list[int]]] | None = None
     off: dict[Literal["2", "5", "6", "7", "11", "12"], int] | None = None
-    c: dict[Register | Cet, Content] | None = None
+    c: Annotated[dict[Register | Cet, Content], AfterValidator(_contents)] | None = None
     mxcsr_saved: Quadword | None = None
     mxcsr_mask_saved: Quadword | None = None
-    regs: dict[Register, Content] | None = None
+    regs: Annotated[dict[Register, Content], AfterValidator(_contents)] | None = None
     mxcsr: Quadword | None = None
     msrs: Msrs | None = None
     emulator_state_after_fault: State | None = None
