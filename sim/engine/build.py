@@ -44,7 +44,6 @@ POINTS.all.append(Point(handles_signal, ("",)))
 
 MOST_CHILDREN: Final = 4096
 """How many forked threads may be there at the same time."""
-BUCKETS: Final = 64 * 32
 BITS: Final = 32
 
 ACCOUNT_COLUMNS: Final = {
@@ -379,13 +378,13 @@ def _arrays(cpus: int, n: int, kinds: int, walkers: int) -> Memory:
             "kw": zeros(walkers, at.KW_COLUMNS),
             "kt": kt,
             "kc": zeros(walkers, cpus, at.KC_COLUMNS),
-            "used": zeros(walkers, 3 * n + 1, 2),
+            "used": zeros(walkers, 3 * n + 1, at.USED_COLUMNS),
             "exits": zeros(1, 1, 1),
             "log": zeros(1, at.L_COLUMNS),
             "marks": zeros(1),
             "calls": zeros(len(TASK_KINDS)),
             "call_prices": zeros(len(TASK_KINDS)) - 1,
-            "histograms": zeros(2, BUCKETS),
+            "histograms": zeros(2, at.BUCKETS),
             "totals": zeros(at.TALLIES),
             "plans": zeros(at.P_COLUMNS),
         }

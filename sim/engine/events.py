@@ -15,6 +15,7 @@ from sim.engine.layout import (
     FAIL_LOGGED,
     FAILED,
     FINGERPRINT,
+    FIRST_FREE,
     INF,
     L_CLOCK,
     L_CPU,
@@ -36,61 +37,83 @@ from sim.engine.layout import (
 
 
 @compiled
+def is_before(a: Memory, i: int, at: int, key: int) -> bool:
+    """Whether entry ``i`` of the heap comes before such an event."""
+    return a.heap_time[i] < at or (a.heap_time[i] == at and a.heap_key[i] < key)
+
+
+@compiled
+def put(a: Memory, i: int, at: int, key: int, what: int) -> None:
+    """An entry of the heap."""
+    a.heap_time[i] = at
+    a.heap_key[i] = key
+    a.heap_what[i] = what
+
+
+@compiled
+def sink(a: Memory, at: int, key: int, what: int) -> None:
+    """Puts an event into the heap, whose first entry is free."""
+    n, i, child = a.g[EVENTS], 0, 1
+    while child < n:
+        if child + 1 < n:
+            child += 1 if is_before(a, child + 1, a.heap_time[child], a.heap_key[child]) else 0
+        if not is_before(a, child, at, key):
+            break
+        put(a, i, a.heap_time[child], a.heap_key[child], a.heap_what[child])
+        i = child
+        child = 2 * i + 1
+    put(a, i, at, key, what)
+
+
+@compiled
 def push(a: Memory, at: int, priority: int, what: int, whom: int) -> int:
     """Schedules an event; its number, by which a CPU knows what it waits for."""
+    created = a.g[CREATED]
+    a.g[CREATED] = created + 1
+    key, packed = priority << CREATED_BITS | created, whom << 8 | what
+    if a.g[FIRST_FREE]:
+        a.g[FIRST_FREE] = 0
+        sink(a, at, key, packed)
+        return created
     n = a.g[EVENTS]
     if n >= a.g[MOST_EVENTS]:
         a.g[FAILED] = FAIL_EVENTS
         return -1
-    created = a.g[CREATED]
-    a.g[CREATED] = created + 1
-    key = priority << CREATED_BITS | created
     a.g[EVENTS] = n + 1
-    times, keys = a.heap_time, a.heap_key
     while n > 0:
         parent = (n - 1) >> 1
-        if times[parent] < at or (times[parent] == at and keys[parent] < key):
+        if is_before(a, parent, at, key):
             break
-        times[n] = times[parent]
-        keys[n] = keys[parent]
-        a.heap_what[n] = a.heap_what[parent]
+        put(a, n, a.heap_time[parent], a.heap_key[parent], a.heap_what[parent])
         n = parent
-    times[n] = at
-    keys[n] = key
-    a.heap_what[n] = whom << 8 | what
+    put(a, n, at, key, packed)
     return created
 
 
 @compiled
 def pop(a: Memory) -> None:
-    """Takes the first event off, which the caller has read."""
-    n = a.g[EVENTS] - 1
-    a.g[EVENTS] = n
-    times, keys, whats = a.heap_time, a.heap_key, a.heap_what
-    at, key, what = times[n], keys[n], whats[n]
-    i = 0
-    while True:
-        child = 2 * i + 1
-        if child >= n:
-            break
-        other = child + 1
-        if other < n and (times[other] < times[child] or (times[other] == times[child] and keys[other] < keys[child])):
-            child = other
-        if at < times[child] or (at == times[child] and key < keys[child]):
-            break
-        times[i] = times[child]
-        keys[i] = keys[child]
-        whats[i] = whats[child]
-        i = child
-    times[i] = at
-    keys[i] = key
-    whats[i] = what
+    """Takes the first event off, which the caller has read: mostly another one follows from it, and gets its place."""
+    a.g[FIRST_FREE] = 1
+
+
+@compiled
+def fill(a: Memory) -> None:
+    """Nothing has followed from the last event: the first place of the heap gets its last entry."""
+    if a.g[FIRST_FREE]:
+        a.g[FIRST_FREE] = 0
+        n = a.g[EVENTS] - 1
+        a.g[EVENTS] = n
+        sink(a, a.heap_time[n], a.heap_key[n], a.heap_what[n])
 
 
 @compiled
 def peek(a: Memory) -> int:
     """When the next event is."""
-    return a.heap_time[0] if a.g[EVENTS] else INF
+    n = a.g[EVENTS]
+    if a.g[FIRST_FREE] == 0:
+        return a.heap_time[0] if n else INF
+    first = a.heap_time[1] if n > 1 else INF
+    return min(first, a.heap_time[2]) if n > 2 else first
 
 
 @compiled

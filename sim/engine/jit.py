@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.cache import directory
-from sim.engine.layout import DIMENSIONS, NAMES
+from sim.engine.layout import NAMES, SHAPES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 try:
     from llvmlite import ir
+    from llvmlite.binding import Linkage
     from numba import _dynfunc, config, njit, types
     from numba.core import codegen
     from numba.core.cpu import CPUContext
@@ -57,7 +58,7 @@ class Memory:
 
     def put(self, name: str, array: NDArray[np.int64]) -> None:
         """Another array of this name."""
-        assert array.ndim == DIMENSIONS[name]
+        assert all(fixed in (0, length) for fixed, length in zip(SHAPES[name], array.shape, strict=True))
         assert array.dtype == np.int64
         assert array.flags.c_contiguous
         self.arrays[name] = array
@@ -103,6 +104,8 @@ if HAVE_NUMBA:
 
     @infer_global(operator.getitem)  # type: ignore[misc,untyped-decorator,unused-ignore]
     class _GetItem(AbstractTemplate):  # type: ignore[misc,unused-ignore]
+        prefer_literal = True
+
         def generic(self, arguments: Any, keywords: Any) -> Any:
             if isinstance(arguments[0], _SectionType):
                 return signature(types.int64, *arguments)
@@ -110,6 +113,8 @@ if HAVE_NUMBA:
 
     @infer_global(operator.setitem)  # type: ignore[misc,untyped-decorator,unused-ignore]
     class _SetItem(AbstractTemplate):  # type: ignore[misc,unused-ignore]
+        prefer_literal = True
+
         def generic(self, arguments: Any, keywords: Any) -> Any:
             if isinstance(arguments[0], _SectionType):
                 return signature(types.none, *arguments)
@@ -124,30 +129,50 @@ if HAVE_NUMBA:
             found.set_metadata("invariant.load", builder.module.add_metadata([]))
         return found
 
-    def _pointer(context: Any, builder: Any, section: Any, of: Any, index: Any) -> Any:
+    def _pointer(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         """Where an item is: rows one after the other."""
+        section, index = values[:2]
+        of = sig.args[1]
+        parts = [index]
         if isinstance(of, types.BaseTuple):
-            parts = [
-                context.cast(builder, builder.extract_value(index, i), each, types.int64) for i, each in enumerate(of)
-            ]
-        else:
-            parts = [context.cast(builder, index, of, types.int64)]
-        flat = parts[0]
-        for i, part in enumerate(parts[1:], 2):
-            flat = builder.add(builder.mul(flat, _number(builder, section, i, fixed=True)), part)
-        base = builder.inttoptr(_number(builder, section, 0, fixed=True), ir.IntType(64).as_pointer())
+            parts = [builder.extract_value(index, i) for i in range(len(of))]
+        each = of if isinstance(of, types.BaseTuple) else [of]
+        parts = [context.cast(builder, *pair, types.int64) for pair in zip(parts, each, strict=True)]
+        flat, integer = parts[0], ir.IntType(64)
+        shape = SHAPES[NAMES[sig.args[0].index]]
+        for i, part in enumerate(parts[1:], 1):
+            length = ir.Constant(integer, shape[i]) if shape[i] else _number(builder, section, i + 1, fixed=True)
+            flat = builder.add(builder.mul(flat, length), part)
+        base = builder.inttoptr(_number(builder, section, 0, fixed=True), integer.as_pointer())
         return builder.gep(base, [flat])
+
+    def _apart(builder: Any, access: Any, *names: str) -> Any:
+        """Tells LLVM that an access is to this array, and this column of it, and so to no other."""
+        module = builder.module
+        node = module.add_metadata(["fpswitch"])
+        for i in range(len(names)):
+            node = module.add_metadata([".".join(names[: i + 1]), node])
+        access.set_metadata("tbaa", module.add_metadata([node, node, ir.Constant(ir.IntType(64), 0)]))
+        return access
+
+    def _item(builder: Any, sig: Any, access: Any) -> Any:
+        """The same of an item; a column that is not a constant may be any of the array's."""
+        name, last = NAMES[sig.args[0].index], sig.args[1]
+        if isinstance(last, types.BaseTuple):
+            last = last[-1]
+        column = [str(last.literal_value)] if isinstance(last, types.Literal) and SHAPES[name][-1] else []
+        return _apart(builder, access, name, *column)
 
     @lower_builtin(operator.getitem, _SectionType, types.BaseTuple)  # type: ignore[misc,untyped-decorator,unused-ignore]
     @lower_builtin(operator.getitem, _SectionType, types.Integer)  # type: ignore[misc,untyped-decorator,unused-ignore]
     def _get_item(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        return builder.load(_pointer(context, builder, values[0], sig.args[1], values[1]))
+        return _item(builder, sig, builder.load(_pointer(context, builder, sig, values)))
 
     @lower_builtin(operator.setitem, _SectionType, types.BaseTuple, types.Any)  # type: ignore[misc,untyped-decorator,unused-ignore]
     @lower_builtin(operator.setitem, _SectionType, types.Integer, types.Any)  # type: ignore[misc,untyped-decorator,unused-ignore]
     def _set_item(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         value = context.cast(builder, values[2], sig.args[2], types.int64)
-        builder.store(value, _pointer(context, builder, values[0], sig.args[1], values[1]))
+        _item(builder, sig, builder.store(value, _pointer(context, builder, sig, values)))
         return context.get_dummy_value()
 
     @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
@@ -199,7 +224,7 @@ if HAVE_NUMBA:
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             integer = ir.IntType(64)
             base = builder.inttoptr(values[0], integer.as_pointer())
-            return builder.load(builder.gep(base, [values[1]]))
+            return _apart(builder, builder.load(builder.gep(base, [values[1]])), "outside")
 
         return signature, code
 
@@ -210,7 +235,7 @@ if HAVE_NUMBA:
 
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             base = builder.inttoptr(values[0], ir.IntType(64).as_pointer())
-            builder.store(values[2], builder.gep(base, [values[1]]))
+            _apart(builder, builder.store(values[2], builder.gep(base, [values[1]])), "outside")
             return context.get_dummy_value()
 
         return signature, code
@@ -244,17 +269,26 @@ if HAVE_NUMBA:
             self._linking_libraries[:] = _all_of(self._linking_libraries)
             finalize(self)
 
+        def only_inside(self: Any) -> None:
+            for function in self._final_module.functions:
+                if not function.is_declaration and function.linkage == Linkage.linkonce_odr:
+                    function.linkage = "internal"
+            optimise(self)
+
         def only_of_entry(self: Any, of: Any, fndesc: Any, env: Any) -> Any:
             if of.name not in _inner:
                 return executable(self, of, fndesc, env)
             of._ensure_finalized()
             return _dynfunc.make_function(fndesc.lookup_module(), fndesc.qualname, "", 0, env, (of,))
 
+        optimise = library._optimize_final_module
+        library._optimize_final_module = only_inside
         library.finalize, CPUContext.get_executable = only_entry, only_of_entry
         try:
             yield
         finally:
             library.finalize = finalize
+            library._optimize_final_module = optimise
             CPUContext.get_executable = executable
 
     def compile_entry(function: Any, arguments: int) -> None:

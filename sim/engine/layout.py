@@ -15,8 +15,9 @@ INF: Final = 1 << 62
     EXIT_FPU, ALL_EVENTS, ROUND_ROBIN, MOST_EVENTS, MOST_QUEUED, AREAS, VMX, FREE_THREAD, THREADS, LOGS, LOGGED,
     LOG_FROM, LOG_UNTIL, MARK_EVERY, MARKS, FINGERPRINT, V7_3, HRTICK, HRTICK_LEAST, HRTICK_SLACK, LAZY,
     KERNEL_POINTS, IN_KERNEL, BUDGET, PAUSED_CPU, IDLE_EXIT, FROM_EVENT, PLE_EXITS, PLE_UNIT, PLE_BASE, PLE_GROW,
-    PLE_SHRINK, PLE_MOST, YIELDS, LAG_CREDIT, FORCED_EVERY, G_COLUMNS,
-) = range(59)  # fmt: skip
+    PLE_SHRINK, PLE_MOST, YIELDS, LAG_CREDIT, FORCED_EVERY, FIRST_FREE,
+    G_COLUMNS,
+) = range(60)  # fmt: skip
 
 # Of a CPU: its accounts and counts come first.
 (
@@ -149,15 +150,25 @@ CREATED_BITS: Final = 40
 
 SPAN: Final = 1 << 24
 
+BUCKETS: Final = 64 * 32
+"""Of a histogram."""
+USED_COLUMNS: Final = 2
 
-DIMENSIONS: Final = {
-    "g": 1, "c": 2, "t": 2, "k": 2, "d": 2,
-    "heap_time": 1, "heap_key": 1, "heap_what": 1, "queue": 2, "posted": 3, "allowed": 2, "idle": 1, "overloaded": 1,
-    "kw": 2, "kt": 3, "kc": 3, "used": 3, "exits": 3,
-    "log": 2, "marks": 1, "calls": 1, "call_prices": 1, "histograms": 2, "totals": 1, "plans": 1,
+
+_ANY: Final = 0
+SHAPES: Final = {
+    "g": (G_COLUMNS,), "c": (_ANY, C_COLUMNS), "t": (_ANY, T_COLUMNS), "k": (_ANY, K_COLUMNS), "d": (_ANY, D_COLUMNS),
+    "heap_time": (_ANY,), "heap_key": (_ANY,), "heap_what": (_ANY,),
+    "queue": (_ANY, _ANY), "posted": (_ANY, POSTED_MOST, W_COLUMNS),
+    "allowed": (_ANY, _ANY), "idle": (_ANY,), "overloaded": (_ANY,),
+    "kw": (_ANY, KW_COLUMNS), "kt": (_ANY, _ANY, KT_COLUMNS), "kc": (_ANY, _ANY, KC_COLUMNS),
+    "used": (_ANY, _ANY, USED_COLUMNS), "exits": (_ANY, _ANY, _ANY),
+    "log": (_ANY, L_COLUMNS), "marks": (_ANY,), "calls": (_ANY,), "call_prices": (_ANY,),
+    "histograms": (_ANY, BUCKETS), "totals": (TALLIES,), "plans": (P_COLUMNS,),
 }  # fmt: skip
 """The arrays: ``g`` of the replication; ``c`` by CPU; ``t`` by thread, of which the first are idle; ``k`` kinds of
 exits; ``d`` streams; the event heap; run queues; posted work; masks of CPUs; and, by strategy, its table, what its
-kernel has of tasks and CPUs, where areas were used last, and the rows of exits that are counted together.
+kernel has of tasks and CPUs, where areas were used last, and the rows of exits that are counted together.  A length that
+is 0 here depends on the host.
 """
-NAMES: Final = tuple(DIMENSIONS)
+NAMES: Final = tuple(SHAPES)

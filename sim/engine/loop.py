@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from sim.engine.draws import draw
-from sim.engine.events import kick, log, pop, push
+from sim.engine.events import fill, kick, log, pop, push
 from sim.engine.halting import deliver, request
 from sim.engine.host import before_switch, switch, wake
 from sim.engine.interrupts import device_cycles, device_fpu, device_time, note_due, serve_ticks, tick_cycles
@@ -340,6 +340,7 @@ def run(handle: Any, budget: int) -> int:
     while a.g[FAILED] == 0:
         if a.g[BUDGET] < 0:
             return PAUSED
+        fill(a)
         at, key, packed = a.heap_time[0], a.heap_key[0], a.heap_what[0]
         pop(a)
         a.g[NOW] = at
