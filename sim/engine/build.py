@@ -20,7 +20,7 @@ from sim.host.exits import ExitKind, ExitStream
 from sim.host.guest_lock import LockingVcpu
 from sim.host.host import TIMER, Host
 from sim.host.hrtick import LEAST_S, SLACK_S
-from sim.host.streams import Draws, Instants
+from sim.host.streams import LARGEST_BLOCK, Draws, Instants
 from sim.host.thread import ComputeThread, ForkThread, KernelThread, PipeThread, Thread
 from sim.host.vcpu import VcpuThread
 from sim.kernel.state import TASK_KINDS
@@ -45,6 +45,8 @@ POINTS.all.append(Point(handles_signal, ("",)))
 MOST_CHILDREN: Final = 4096
 """How many forked threads may be there at the same time."""
 BITS: Final = 32
+LEAST_BLOCK: Final = 256
+"""So many numbers are drawn at least when the loop asks for more: asking takes longer than drawing them."""
 
 ACCOUNT_COLUMNS: Final = {
     "guest": at.GUEST, "user": at.USER, "vmm": at.VMM, "syscall": at.SYSCALL, "halt_poll": at.HALT_POLL,
@@ -57,6 +59,12 @@ def zeros(*shape: int) -> Integers:
     return np.zeros(shape, np.int64)
 
 
+def address(array: Integers) -> int:
+    """Where its first number is."""
+    where: int = array.__array_interface__["data"][0]
+    return where
+
+
 class Streams:
     """The streams of the host by number: blocks of them are kept here, and the loop reads them by address."""
 
@@ -64,6 +72,7 @@ class Streams:
         self.sources: list[Draws | Instants] = []
         self.blocks: list[Integers] = []
         self._numbers: dict[int, int] = {}
+        self._constants: dict[int, Integers] = {}
 
     def add(self, source: Draws | Instants | None) -> int:
         """The number of a stream; -1 if there is none."""
@@ -80,19 +89,29 @@ class Streams:
         """Where each of them is, once all have been added."""
         table = zeros(max(len(self.sources), 1), at.D_COLUMNS)
         for i, block in enumerate(self.blocks):
-            table[i] = block.ctypes.data, 0, len(block)
+            table[i] = address(block), 0, len(block)
         return table
 
     def refill(self, table: Integers, stream: int, n: int) -> None:
         """Draws until number ``n`` from now is there."""
-        rest = self.blocks[stream][int(table[stream, at.D_POS]) :]
-        parts = [rest]
-        length = len(rest)
-        while length <= n:
-            parts.append(self.sources[stream].block().astype(np.int64))
-            length += len(parts[-1])
-        block = self.blocks[stream] = np.concatenate(parts)
-        table[stream] = block.ctypes.data, 0, len(block)
+        source, row = self.sources[stream], table[stream]
+        if isinstance(source, Draws) and source.constant is not None:
+            block = self._constant(source.constant, n)
+        else:
+            source._size = max(source._size, LEAST_BLOCK)
+            block = self.blocks[stream][int(row[at.D_POS]) :]
+            while len(block) <= n:
+                more = source.block().astype(np.int64, copy=False)
+                block = np.concatenate([block, more]) if len(block) else more
+        self.blocks[stream] = block
+        row[:] = address(block), 0, len(block)
+
+    def _constant(self, value: int, n: int) -> Integers:
+        """A block of a number that is always the same, for all streams of it."""
+        block = self._constants.get(value)
+        if block is None or len(block) <= n:
+            block = self._constants[value] = np.full(max(LARGEST_BLOCK, n + 1), value)
+        return block
 
 
 class Built:
@@ -145,8 +164,8 @@ class Built:
 
     def _thread(self, thread: Thread) -> None:
         row = self.a.t[self.number(thread)]
-        allowed = thread.allowed
-        self.a.allowed[self.number(thread)] = [allowed >> BITS * i & (1 << BITS) - 1 for i in range(len(self.a.idle))]
+        allowed, words = thread.allowed, len(self.a.idle)
+        self.a.allowed[self.number(thread)] = np.frombuffer(allowed.to_bytes(words * BITS // 8, "little"), "<u4")
         row[at.CPU], row[at.BLOCKED], row[at.WOKEN_AT] = thread.cpu.id, thread.blocked, thread.woken_at
         row[at.REMAINING], row[at.ACCOUNT] = thread.left, ACCOUNT_COLUMNS[thread.account]
         row[at.FLOW], row[at.KERNEL_FLOW] = thread.flow, thread.kernel_flow
@@ -252,9 +271,9 @@ class Built:
         for column, of in zip(
             (at.S_GUEST, at.S_WALL, at.S_KIND, at.S_TIME, at.S_FPU, at.S_HANDLED, at.S_EFFECTS), columns, strict=False
         ):
-            row[column] = of.ctypes.data
+            row[column] = address(of)
         for i, counts in enumerate(columns[7:]):
-            self.a.k[first + i, at.K_COUNTS] = counts.ctypes.data
+            self.a.k[first + i, at.K_COUNTS] = address(counts)
 
     # CPUs.
 
@@ -294,7 +313,7 @@ class Built:
         self.device_columns[cpu.id] = columns
         row[at.DEVICES], row[at.DEVICES_READY] = 0, some
         for column, of in zip((at.DEVICE_TIMES, at.DEVICE_CYCLES, at.DEVICE_FPU), columns, strict=True):
-            row[column] = of.ctypes.data
+            row[column] = address(of)
 
     # The rest.
 

@@ -168,7 +168,7 @@ SHAPES: Final = {
 }  # fmt: skip
 """The arrays: ``g`` of the replication; ``c`` by CPU; ``t`` by thread, of which the first are idle; ``k`` kinds of
 exits; ``d`` streams; the event heap; run queues; posted work; masks of CPUs; and, by strategy, its table, what its
-kernel has of tasks and CPUs, where areas were used last, and the rows of exits that are counted together.  A length that
-is 0 here depends on the host.
+kernel has of tasks and CPUs, where areas were used last, and the rows of exits that are counted together.  A length
+that is 0 here depends on the host.
 """
 NAMES: Final = tuple(SHAPES)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -40,11 +42,27 @@ class Enough(Exception):
     """As many events have been logged as were asked for."""
 
 
+@contextmanager
+def _without_gc() -> Iterator[None]:
+    """Where many objects are made, and stay, a collector would look at them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class Replication:
     """A replication that runs: the arrays, the kernels' tables, and what the loop asks of Python."""
 
     def __init__(self, case: Case, timed_by: str, others: Sequence[str], replication: int) -> None:
         loop.compile_all()
+        with _without_gc():
+            self._begin(case, timed_by, others, replication)
+
+    def _begin(self, case: Case, timed_by: str, others: Sequence[str], replication: int) -> None:
         self.case = case
         self.names = (timed_by, *others)
         self.replication = replication

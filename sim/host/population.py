@@ -92,11 +92,15 @@ def _walker(case: Case, strategy: str, ledger: LedgerFactory, *, tracing: bool =
 
 
 class _Builder:
-    """What the parts of a population need again and again; random streams get their names here."""
+    """What the parts of a population need again and again; random streams get their names here.
+
+    ``loads``: the CPUs on which 0, 1, ... threads have been placed, as masks.
+    """
 
     def __init__(self, case: Case, replication: int) -> None:
         self.case = case
         self.streams = Streams(case.scenario.run.seed, replication)
+        self.loads = [(1 << case.scenario.host.cpus) - 1]
 
     def sampler(self, times: Distribution, *name: object, least: int = 0) -> Sample:
         """Draws many of ``times`` at once, from the stream ``name``."""
@@ -177,10 +181,16 @@ def _allowed(affinity: Affinity, n: int, cpus: int) -> int:
     return sum(1 << cpu for cpu in set(affinity))
 
 
-def _start(host: Host, thread: Thread) -> None:
+def _start(host: Host, build: _Builder, thread: Thread) -> None:
     """Runnable from time 0, on the one with the fewest threads of the CPUs on which it may run."""
-    cpus = [cpu for cpu in host.cpus if thread.allowed >> cpu.id & 1]
-    host.begin(thread, min(cpus, key=lambda cpu: cpu.rq.nr_running))
+    loads = build.loads
+    n, cpus = next((n, cpus & thread.allowed) for n, cpus in enumerate(loads) if cpus & thread.allowed)
+    cpu = cpus & -cpus
+    if n + 1 == len(loads):
+        loads.append(0)
+    loads[n] &= ~cpu
+    loads[n + 1] |= cpu
+    host.begin(thread, host.cpus[cpu.bit_length() - 1])
 
 
 # Guests.
@@ -247,7 +257,7 @@ def _vcpu(
         signal_times=build.optional(guest.signal_time, *own, "signal"),
         **of_lock,
     )
-    _start(host, thread)
+    _start(host, build, thread)
     if requests.arrivals is not None:
         host.keep_asking(thread, requests.arrivals)
     return thread
@@ -358,10 +368,10 @@ def _thread(
     if pipe is not None:
         end = PipeThread(*place, pipe=pipe, **use)
         if len(pipe.ends) == 1:
-            _start(host, end)
+            _start(host, build, end)
         else:
             end.cpu = pipe.ends[0].cpu
     elif entry.kind == "fork":
-        _start(host, ForkThread(*place, execs=entry.exec, **use))
+        _start(host, build, ForkThread(*place, execs=entry.exec, **use))
     else:
-        _start(host, (KernelThread if entry.kind == "kthread" else ComputeThread)(*place, **use))
+        _start(host, build, (KernelThread if entry.kind == "kthread" else ComputeThread)(*place, **use))

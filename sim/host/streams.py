@@ -18,7 +18,7 @@ Cycles = NDArray[np.int64]
 Sample = Callable[[int], Cycles]
 
 FIRST_BLOCK: Final = 16
-LARGEST_BLOCK: Final = 1024
+LARGEST_BLOCK: Final = 4096
 
 
 class Streams:
