@@ -5,13 +5,12 @@ from __future__ import annotations
 from sim.engine.draws import draw
 from sim.engine.events import kick
 from sim.engine.interrupts import note_due, tick_after
-from sim.engine.jit import Memory, compiled
+from sim.engine.jit import Memory, compiled, trailing_zeros
 from sim.engine.kernel_table import called, charge, flag_of, forget, passes
 from sim.engine.layout import (
     ACCOUNT,
     BLOCKED,
     CPU,
-    CPUS,
     DELAYED,
     ENDED,
     F_NOTIFIER,
@@ -82,16 +81,6 @@ def has(mask: int, c: int) -> bool:
 
 
 @compiled
-def lowest(word: int) -> int:
-    """The number of the lowest bit that is set."""
-    n = 0
-    while not word & 1:
-        word >>= 1
-        n += 1
-    return n
-
-
-@compiled
 def next_idle(a: Memory, thread: int, after: int) -> int:
     """The next idle CPU by number on which the thread may run, or the lowest; -1: none."""
     words = a.g[WORDS]
@@ -99,8 +88,8 @@ def next_idle(a: Memory, thread: int, after: int) -> int:
     mask = a.idle[word] & a.allowed[thread, word] & ~((2 << (after & 31)) - 1)
     for _ in range(words + 1):
         if mask:
-            return word * 32 + lowest(mask)
-        word = (word + 1) % words
+            return word * 32 + trailing_zeros(mask)
+        word = word + 1 if word + 1 < words else 0
         mask = a.idle[word] & a.allowed[thread, word]
     return -1
 
@@ -226,16 +215,18 @@ def pull(a: Memory, c: int, now: int) -> bool:
     """sched_balance_newidle(): from the next overloaded CPU by number that has one which may run here."""
     if not a.g[IDLE_BALANCING]:
         return False
-    anybody = 0
-    for i in range(a.g[WORDS]):
-        anybody |= a.overloaded[i]
-    if not anybody:
-        return False
-    n = a.g[CPUS]
-    for i in range(1, n):
-        other = (c + i) % n
-        if has(a.overloaded[other >> 5], other) and pull_from(a, other, c, now):
-            return True
+    words = a.g[WORDS]
+    word = c >> 5
+    mask = a.overloaded[word] & ~((2 << (c & 31)) - 1)
+    for i in range(words + 1):
+        while mask:
+            if pull_from(a, word * 32 + trailing_zeros(mask), c, now):
+                return True
+            mask &= mask - 1
+        word = word + 1 if word + 1 < words else 0
+        mask = a.overloaded[word]
+        if i + 1 == words:
+            mask &= (1 << (c & 31)) - 1
     return False
 
 

@@ -240,6 +240,15 @@ if HAVE_NUMBA:
 
         return signature, code
 
+    @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
+    def trailing_zeros(typing, word):  # type: ignore[no-untyped-def]
+        """The number of the lowest bit that is set in a word that is not 0."""
+
+        def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
+
+        return types.int64(types.int64), code
+
     def _all_of(libraries: list[Any]) -> list[Any]:
         """Libraries, and those that they call."""
         found = dict.fromkeys(libraries)
@@ -314,6 +323,10 @@ else:
     def call(address: int, kind: int, a: int, b: int, c: int, d: int) -> int:
         """Calls the :data:`Callback` at an address."""
         return int(Callback(int(address))(int(kind), int(a), int(b), int(c), int(d)))
+
+    def trailing_zeros(word: int) -> int:
+        """The number of the lowest bit that is set in a word that is not 0."""
+        return (int(word) & -int(word)).bit_length() - 1
 
     def load(address: int, i: int) -> int:
         """The ``i``-th 64-bit number of the array at an address."""

@@ -290,8 +290,8 @@ def kernel_work(a: Memory, c: int, place: int) -> int:
         if place == KERNEL_LATER:
             if a.c[c, POSTED]:
                 i = a.c[c, POSTED_HEAD]
-                a.c[c, POSTED_HEAD] = (i + 1) % POSTED_MOST
                 a.c[c, POSTED] -= 1
+                a.c[c, POSTED_HEAD] = (i + 1) % POSTED_MOST if a.c[c, POSTED] else 0  # so that few places are used
                 kind = a.posted[c, i, W_CALL]
                 if kind >= 0:
                     log(a, c, POINT_SERVE, -1)
