@@ -25,7 +25,7 @@ _NEXT_PART: Final = ("From ", "--")
 """How the next mail of an mbox begins (RFC 4155), and the next part of a mail (RFC 2046, section 5.1.1)."""
 
 _BREAK: Final = re.compile(r"<br\s*/?>|</(?:p|div|li|tr|pre|h\d)>", re.IGNORECASE)
-_TAG: Final = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]{0,15}(?:\s[^<>]{0,300})?/?>")
+_TAG: Final = re.compile(r"</?(?!cpuid\s)[a-zA-Z][a-zA-Z0-9]{0,15}(?:\s[^<>]{0,300})?/?>")
 # Copied from a terminal, a colour may have lost its ESC, or show it as ^[.
 _COLOUR: Final = re.compile(
     r"(?:\x1b|\^\[|#033|\\(?:x1b|033|u001b|e))\[[0-9;]*[A-Za-z]|\[\d{1,3}(?:;\d{1,3})*m(?:\[K)?|\[m\[K", re.ASCII

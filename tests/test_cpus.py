@@ -106,8 +106,26 @@ def hexadecimal(values, before="0x"):
     return [f"{before}{value:08x}" for value in values]
 
 
+def names_and_values(registers, form):
+    return " ".join(form.format(name, value) for name, value in zip("abcd", registers, strict=True))
+
+
 PRINTED = {
     "cpuid -r": as_cpuid,
+    "cpuid": lambda leaf, s, *r: f"CPUID {leaf:08x}:{s:02x} = " + " ".join(hexadecimal(r, "")) + " | ....@...........",
+    "Intel SDE": lambda leaf, s, *r: f"        {leaf:08x} {s:08x} => " + " ".join(hexadecimal(r, "")),
+    "hwloc": lambda leaf, s, *r: f"5 {leaf:x} 0 {s:x} 0 => " + " ".join(f"{value:x}" for value in r),
+    "libvirt": lambda leaf, s, *r: (
+        f"  <cpuid eax_in='0x{leaf:08x}' ecx_in='0x{s:02x}' " + names_and_values(r, "e{}x='{:#010x}'") + "/>"
+    ),
+    "the event kvm_cpuid": lambda leaf, s, *r: (
+        f" CPU 0/KVM-4321  [005] d....   77.123456: kvm_cpuid: func {leaf:x} idx {s:x} "
+        + names_and_values(r, "r{}x {:x}")
+        + ", cpuid entry found"
+    ),
+    "UEFI's Cpuid": lambda leaf, s, *r: (
+        f"CPUID_SOME_LEAF (Leaf {leaf:08X}, Sub-Leaf {s:08X})\n  " + names_and_values(r, "E{}X:{:08X} ").upper()
+    ),
     "InstLatx64": as_instlat,
     "VirtualBox": as_virtualbox,
     "xen-cpuid": lambda leaf, s, *r: f"  {leaf:08x}:{s or 0xFFFFFFFF:08x} -> " + ":".join(hexadecimal(r, "")),
@@ -200,8 +218,162 @@ def test_an_all_zero_sub_leaf_of_a_component_that_is_supported_is_a_missing_one(
     registers[13][9] = [0, 0, 0, 0]
     one = of_registers(registers)
     assert "9 (PKRU)" in " ".join(one.notes)
-    if name != "zen2":
-        assert same_cpu(one, profile(name))
+    assert same_cpu(one, profile(name))
+
+
+def imported_text(text):
+    found = cpuid.parse(text.splitlines(keepends=True), "the dump")
+    return of_data("x", imported.document(found, "the dump")), found.printed_by
+
+
+def components_of(one):
+    return one.xcr0_supported, one.xss_supported, one.sizes, one.offsets, one.aligned, one.xfd_supported
+
+
+def as_decoded(name, halves, quote=""):
+    """What cpuid prints without -r, in its older wording with ``halves`` of the masks."""
+
+    def mask(register, value):
+        if not halves:
+            return f"      {register} valid bit field mask               = {value:#018x}\n         x87 state  = true\n"
+        return "".join(
+            f"      {register} {half} 32 bits valid bit field mask = {part:#010x}\n"
+            for half, part in (("lower", value & 0xFFFFFFFF), ("upper", value >> 32))
+        )
+
+    registers = leaves(name)
+    (eax, ebx, ecx, _), (instructions, size, xss, _) = (registers[13][sub] for sub in (0, 1))
+    number, model, stepping = decoded(registers[1][0][0])
+    flags = ("XSAVEOPT instruction", "XSAVEC instruction", "XGETBV instruction", "XSAVES/XRSTORS instructions")
+    flags += ("XFD: extended feature disable supported",)
+    lines = (
+        "CPU 0:\n"
+        f'   vendor_id = "{INTEL if shipped(name)["vendor"] == "intel" else AMD}"\n'
+        "   version information (1/eax):\n      processor type  = primary processor (0)\n"
+        f"      family          = 0x{min(number, 15):x} ({min(number, 15)})\n"
+        f"      model           = 0x{model & 15:x} ({model & 15})\n"
+        f"      stepping id     = 0x{stepping:x} ({stepping})\n"
+        f"      extended family = 0x{max(number - 15, 0):x} ({max(number - 15, 0)})\n"
+        f"      extended model  = 0x{model >> 4:x} ({model >> 4})\n"
+        "      XSAVE/XSTOR states                      = true\n"
+        "      AVX: advanced vector extensions         = true\n"
+        "      hypervisor guest status                 = false\n"
+        "   XSAVE features (0xd/0):\n" + mask("XCR0", eax)
+        + f"      bytes required by fields in XCR0        = {ebx:#010x} ({ebx})\n"
+        f"      bytes required by XSAVE/XRSTOR area     = {ecx:#010x} ({ecx})\n"
+        + "".join(
+            f"      {flag}    = {'true' if instructions >> bit & 1 else 'false'}\n" for bit, flag in enumerate(flags)
+        )
+        + f"      SAVE area size in bytes                 = {size:#010x} ({size})\n" + mask("IA32_XSS", xss)
+    )  # fmt: skip
+    for sub, (of, at, how, _) in registers[13].items():
+        if sub > 1:
+            where = "IA32_XSS (supervisor state)" if how & 1 else "XCR0 (user state)"
+            lines += (
+                f"   XYZ features (0xd/{hex(sub) if sub > 9 else sub}):\n"
+                f"      XYZ save state byte size                = {of:#010x} ({of})\n"
+                f"      XYZ save state byte offset              = {at:#010x} ({at})\n"
+                f"      supported in IA32_XSS or XCR0           = {where}\n"
+                f"      64-byte alignment in compacted XSAVE    = {'true' if how & 2 else 'false'}\n"
+                f"      XFD faulting supported                  = {'true' if how & 4 else 'false'}\n"
+            )
+    lines += "   Quality of Service Monitoring Resource Type (0xf/0):\n      Maximum range of RMID = 255\n"
+    lines += f'   brand = "{"A CPU of that family":<47}"\n'
+    return "".join(quote + line + "\n" for line in lines.splitlines())
+
+
+@pytest.mark.parametrize(("halves", "quote"), [(False, ""), (True, "> "), (True, "///")])
+@pytest.mark.parametrize("name", ["zen2", "zen5", "sapphire-rapids", "alder-lake"])
+def test_what_cpuid_prints_without_r_is_the_cpu_too(name, halves, quote):
+    text = as_decoded(name, halves, quote)
+    one, printed_by = imported_text(text + text.replace("CPU 0:", "CPU 1:").replace("size ", "size is not "))
+    assert components_of(one) == components_of(profile(name))
+    assert one.standard_size == profile(name).standard_size
+    assert (one.vendor, one.signature, printed_by) == (profile(name).vendor, profile(name).signature, "cpuid")
+    assert one.title.startswith("A CPU of that family (")
+    assert one.features >= {"XSAVE", "XSAVES", "XSAVEC", "AVX", "PKU"}
+
+
+def test_what_firecracker_dumps_is_a_cpu_and_a_template_with_bits_left_to_the_host_is_none():
+    modifiers = [
+        {
+            "leaf": hex(leaf), "subleaf": hex(sub), "flags": 0,
+            "modifiers": [{"register": f"e{n}x", "bitmap": f"0b{v:032b}"} for n, v in zip("abcd", row, strict=True)],
+        }
+        for leaf, subs in leaves("zen4").items() for sub, row in subs.items()
+    ]  # fmt: skip
+    text = json.dumps({"guest_cpu_config": {"kvm_capabilities": [], "cpuid_modifiers": modifiers}}, indent=2)
+    one, printed_by = imported_text(text)
+    assert same_cpu(one, profile("zen4"))
+    assert printed_by == "Firecracker"
+    with pytest.raises(InputError, match="has no CPUID registers"):
+        imported_text(text.replace("0b0", "0bx"))
+
+
+def test_libcpuids_raw_dump_has_sub_leaf_0_alone():
+    rows = {"basic_cpuid": 0, "ext_cpuid": 0x80000000}
+    text = "".join(
+        f"{table}[{leaf - base}]=" + " ".join(hexadecimal(subs[0], "")) + "\n"
+        for table, base in rows.items() for leaf, subs in leaves("ice-lake-sp").items()
+        if base <= leaf < base + 32 and 0 in subs
+    )  # fmt: skip
+    text += "".join(
+        f"intel_fn4[{sub}]=" + " ".join(hexadecimal(row, "")) + "\n" for sub, row in leaves("ice-lake-sp")[4].items()
+    )
+    one, printed_by = imported_text(text)
+    real = profile("ice-lake-sp")
+    assert (one.xcr0_supported, one.sizes[9], one.l2_size) == (real.xcr0_supported, 8, real.l2_size)
+    assert printed_by == "libcpuid"
+    assert "leaf 0DH, sub-leaf 1 is not in the dump" in " ".join(one.notes)
+
+
+def test_bochs_and_macos_print_what_they_know_of_leaf_0dh():
+    one, printed_by = imported_text("[CPU0] CPUID[0x0000000d]: 000000e7 00000340 00000a80 00000000\n")
+    assert (one.xcr0_supported, printed_by) == (0xE7, "Bochs")
+    one, printed_by = imported_text(
+        "machdep.cpu.brand_string: Some CPU\nmachdep.cpu.vendor: GenuineIntel\nmachdep.cpu.signature: 591593\n"
+        "machdep.cpu.xsave.extended_state: 31 832 1088 0\nmachdep.cpu.xsave.extended_state1: 15 832 256 0\n"
+    )
+    assert (one.xcr0_supported, one.xss_supported, one.standard_size, printed_by) == (0x1F, 0x100, 1088, "sysctl")
+    assert (one.title, one.signature) == ("Some CPU (Kaby Lake, family 6H model 9EH stepping 9)", 591593)
+
+
+def test_another_machine_in_the_same_mail_is_not_mixed_in():
+    registers = without(leaves("zen4"), 13, 5)
+    first = "".join(as_cpuid(leaf, sub, *row) + "\n" for leaf, subs in registers.items() for sub, row in subs.items())
+    one, _ = imported_text(first + "and mine:\n" + dump_text("sapphire-rapids", "cpuid -r"))
+    assert "5 (OPMASK)" in " ".join(one.notes)
+    assert one.offsets == profile("zen4").offsets
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([(0, 0, 20, 1, 2, 3), (1, 0, 0x506C9, 0, 0, 0)], r"among them \(this CPU has no XSAVE: leaf 01H, ECX bit 26"),
+        ([(0, 0, 20, 1, 2, 3), (1, 0, 0, 0, 0, 0), (13, 0, 0, 0, 0, 0)], "no XSAVE: leaf 01H, ECX bit 26 is 0"),
+        ([(0, 0, 10, 1, 2, 3), (13, 0, 0x7280203, 0, 0, 0x503)], "no XSAVE: its highest leaf is 0AH"),
+        ([(13, 0, 0x7280202, 0, 0, 0x503)], "allows XCR0 0x7280202, without x87 and SSE"),
+    ],
+)  # fmt: skip
+def test_a_cpu_without_xsave_is_refused_as_what_it_is(rows, why):
+    with pytest.raises(InputError, match=why):
+        imported_text("".join(as_cpuid(*row) + "\n" for row in rows))
+
+
+def test_cpuinfo_is_told_from_a_dump_and_its_cpu_is_named():
+    text = (
+        "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Some CPU\n"
+        "stepping\t: 8\nflags\t\t: fpu vme avx xsaves\n"
+    )
+    with pytest.raises(
+        InputError, match=r"flags, and neither sizes nor places .*Sapphire Rapids: --cpu sapphire-rapids"
+    ):
+        imported_text(text)
+    lscpu = "Vendor ID:              AuthenticAMD\n  CPU family:           25\n  Model:                17\n"
+    with pytest.raises(InputError, match="for Zen 4: --cpu zen4"):
+        imported_text(lscpu + "  Stepping:             1\n  Flags:                fpu vme avx\n")
+    with pytest.raises(InputError, match="neither sizes nor places of components; allowed"):
+        imported_text("flags : fpu vme\n")
 
 
 def without(registers, leaf, sub):

@@ -96,8 +96,9 @@ def show(name: str, as_json: bool) -> None:
 def import_dump(dump: str, out: Path | None, force: bool, as_json: bool) -> None:
     """Make a CPU profile of the CPUID registers in FILE; - is standard input.
 
-    Read are the text of cpuid -r, InstLatx64, kcpuid -r, xen-cpuid, cpucontrol and x86info, the CPUID lines of a
-    kernel's log (after an XSAVE consistency problem), of vmware.log and of VBox.log.  Of several CPUs the first counts.
+    Read are the text of cpuid (also without -r), InstLatx64, kcpuid -r, xen-cpuid, cpucontrol, x86info, libcpuid,
+    hwloc, Intel SDE and Bochs, the CPUID lines of a kernel's log (after an XSAVE consistency problem), of vmware.log
+    and of VBox.log, libvirt's XML and Firecracker's dumps.  Of several CPUs the first counts.
     Leaf 0DH must be there with its sub-leaf 0; what else is missing is taken from other CPUs, and noted.
 
     JSON as for fpswitch cpu show, and "profile" (the file that was written, or null).

@@ -5,22 +5,33 @@ Only the first CPU of a dump is read.  What is found is what CPUID reported; wha
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Final
 
 from sim import mailed, packed
 from sim.errors import InputError
-
-Registers = tuple[int, int, int, int]
-"""EAX, EBX, ECX, EDX."""
+from sim.xsave.cpuid_decoded import XSTATE as _XSTATE
+from sim.xsave.cpuid_decoded import Registers, decoded
+from sim.xsave.families import encoded, family
 
 Leaves = Mapping[int, Mapping[int, Registers]]
 """Registers by leaf and sub-leaf."""
 
 _SEPARATOR = r"[\s,:;>|-]+"  # wrapped and quoted lines, too
-_VALUES = _SEPARATOR.join(rf"(?:e{name}x\s*=\s*)?(?:0x)?(?P<{name}>[0-9a-f]{{8}})\b" for name in "abcd")
+_VALUES = _SEPARATOR.join(rf"(?:e{name}x\s*[=:]\s*)?(?:0x)?(?P<{name}>[0-9a-f]{{8}})\b" for name in "abcd")
+_SHORT = r"\s+".join(rf"(?P<{name}>[0-9a-f]{{1,8}})\b" for name in "abcd")
+_OF_XML = r"\s+".join(rf"e{name}x=['\"](?P<{name}>0x[0-9a-f]{{1,8}})['\"]" for name in "abcd")
+_OF_KVM = r"\s+".join(rf"r{name}x\s+(?P<{name}>[0-9a-f]{{1,8}})" for name in "abcd")
 _LEAF, _SUB = r"(?P<leaf>[0-9a-f]{8})", r"(?P<sub>[0-9a-f]{1,8})"
+
+_TABLES: Final = {
+    "basic_cpuid": 0, "ext_cpuid": 0x80000000, "intel_fn4": 4, "intel_fn11": 11, "amd_fn8000001dh": 0x8000001D,
+}  # fmt: skip
+"""The leaf of row 0 in libcpuid's raw dumps (rawdump in libcpuid/cpuid_main.c)."""
+
+_OF_MANY_LEAVES: Final = ("basic_cpuid", "ext_cpuid")
+"""Whose rows are leaves; those of the others are sub-leaves."""
 
 FORMS: Final = tuple(
     (what, re.compile(pattern, re.ASCII | re.IGNORECASE))
@@ -30,6 +41,17 @@ FORMS: Final = tuple(
         ("the kernel", rf"CPUID\[(?P<leaf>[0-9a-f]{{2,8}}),\s*{_SUB}\]\s*:\s*{_VALUES}"),
         ("VirtualBox", rf"\b(?P<who>Gst|Hst)\s*:\s+(?:{_LEAF}/{_SUB}\s+)?{_VALUES}"),
         ("xen-cpuid", rf"{_LEAF}:(?P<sub>[0-9a-f]{{8}})\s*->\s*{_VALUES}"),
+        (
+            "cpuid",
+            rf"CPUID\s+{_LEAF}(?:\s*:\s*{_SUB}|,\s*index\s+(?P<index>[0-9a-f]{{1,8}})|,\s*results)\s*=\s*{_VALUES}",
+        ),
+        ("Intel SDE", rf"\b{_LEAF}\s+(?:(?P<sub>[0-9a-f]{{8}})|\*+)\s*=>\s*{_VALUES}"),
+        ("libcpuid", rf"\b(?P<table>{'|'.join(_TABLES)})\[(?P<row>\d{{1,3}})\]\s*=\s*{_VALUES}"),
+        ("hwloc", rf"\b[0-9a-f]{{1,2}}\s+(?P<leaf>[0-9a-f]{{1,8}})\s+0\s+{_SUB}\s+0\s+=>\s+{_SHORT}"),
+        ("libvirt", rf"<cpuid\s+eax_in=['\"]0x{_LEAF}['\"](?:\s+ecx_in=['\"]0x{_SUB}['\"])?\s+{_OF_XML}"),
+        ("the event kvm_cpuid", rf"kvm_cpuid:\s+func\s+(?P<leaf>[0-9a-f]{{1,8}})(?:\s+idx\s+{_SUB})?\s+{_OF_KVM}"),
+        ("Bochs", rf"CPUID\[0x{_LEAF}\]\s*:\s*{_VALUES}"),
+        ("UEFI's Cpuid", rf"\(Leaf\s+{_LEAF}(?:,\s*Sub-Leaf\s+{_SUB})?\)\s*{_VALUES}"),
         ("VMware", rf"\b(?:host|guest)?CPUID\s+level\s+{_LEAF},\s*{_SUB}\s*:\s*{_VALUES}"),
         (
             "cpucontrol",
@@ -50,11 +72,9 @@ FORMS: Final = tuple(
 """Who prints registers, and how; :func:`_found` knows the groups."""
 
 ALLOWED: Final = (
-    "what cpuid -r, InstLatx64, kcpuid -r, xen-cpuid, cpucontrol or x86info print, the CPUID lines of a kernel's log, "
-    "of vmware.log or of VBox.log"
+    "what cpuid -r, InstLatx64, kcpuid -r, xen-cpuid, cpucontrol, x86info, libcpuid or hwloc print, the CPUID lines of "
+    "a kernel's log, of vmware.log or of VBox.log"
 )
-
-_XSTATE: Final = 0xD
 
 MOST: Final = 16 << 20
 """Bytes of a dump, or of the log that has it, that are read."""
@@ -99,17 +119,63 @@ def read(stream: IO[bytes], name: str) -> Dump:
 def parse(lines: Iterable[str], name: str) -> Dump:
     """The registers in the lines of a dump."""
     text = "".join(mailed.undone(lines))
-    some = ""
+    some: Dump | None = None
     for what, pattern in FORMS:
         leaves = _found(pattern, text)
         if 0 in leaves.get(_XSTATE, {}):
-            return Dump(leaves, what)
-        some = some or (what if leaves else "")
-    if leaves := _decoded_by_virtualbox(text):
-        return Dump(leaves, "VirtualBox")
-    if some:
-        raise InputError(f"{name}: CPUID registers as {some} prints them, but leaf 0DH, sub-leaf 0 is not among them")
-    raise InputError(f"{name} has no CPUID registers; allowed: a CPU profile (.toml), or {ALLOWED}")
+            return _with_xsave(Dump(leaves, what), name)
+        some = some or (Dump(leaves, what) if leaves else None)
+    who, put_together = decoded(text)
+    if put_together:
+        return _with_xsave(Dump(put_together, who), name)
+    if some is not None:
+        why = _why_no_xsave(some)
+        raise InputError(
+            f"{name}: CPUID registers as {some.printed_by} prints them, but leaf 0DH, sub-leaf 0 is not among them"
+            + (f" ({why})" if why else "")
+        )
+    raise InputError(f"{name} has no CPUID registers{_instead(text)}; allowed: a CPU profile (.toml), or {ALLOWED}")
+
+
+def _with_xsave(dump: Dump, name: str) -> Dump:
+    """The dump; :class:`InputError` if it is of a CPU that cannot have a state component."""
+    if why := _why_no_xsave(dump):
+        raise InputError(f"{name}: {why}")
+    return dump
+
+
+def _why_no_xsave(dump: Dump) -> str:
+    basic, features, xstate = (dump.registers(leaf) for leaf in (0, 1, _XSTATE))
+    if features is not None and not features[2] >> 26 & 1:
+        return "this CPU has no XSAVE: leaf 01H, ECX bit 26 is 0"
+    if basic is not None and basic[0] < _XSTATE:
+        return f"this CPU has no XSAVE: its highest leaf is {basic[0]:02X}H"
+    if xstate is not None and xstate[0] & 3 != 3:
+        return f"leaf 0DH, sub-leaf 0 allows XCR0 {xstate[0]:#x}, without x87 and SSE, which no CPU with XSAVE does"
+    return ""
+
+
+_FLAGS: Final = re.compile(r"^\W*flags\s*:.*\bfpu\b", re.ASCII | re.IGNORECASE | re.MULTILINE)
+_IN_CPUINFO: Final = (
+    re.compile(r"vendor[_ ]id\s*:\s*(?P<value>\w+)", re.ASCII | re.IGNORECASE),
+    *(
+        re.compile(rf"^\W*{name}\s*:\s*(?P<value>\d{{1,3}})\s*$", re.ASCII | re.IGNORECASE | re.MULTILINE)
+        for name in ("cpu family", "model", "stepping")
+    ),
+)
+
+
+def _instead(text: str) -> str:
+    """What /proc/cpuinfo or lscpu do say: the CPU's name, and so perhaps a shipped profile."""
+    if not _FLAGS.search(text):
+        return ""
+    said = [pattern.search(text) for pattern in _IN_CPUINFO]
+    known = None
+    if all(said):
+        vendor, number, model, stepping = (match["value"] for match in said if match)
+        known = family(vendor, encoded(int(number), int(model), int(stepping)))
+    like = f" (for {known.name}: --cpu {known.like})" if known is not None and known.like else ""
+    return f": /proc/cpuinfo and lscpu have flags, and neither sizes nor places of components{like}"
 
 
 def _found(pattern: re.Pattern[str], text: str) -> dict[int, dict[int, Registers]]:
@@ -119,52 +185,34 @@ def _found(pattern: re.Pattern[str], text: str) -> dict[int, dict[int, Registers
     for match in pattern.finditer(text):
         groups = match.groupdict()
         values = tuple((groups["a"] and groups[name]) or groups.get(f"sub_{name}") for name in "abcd")
-        if groups.get("leaf"):
+        if groups.get("table"):
+            first, row = _TABLES[groups["table"]], int(groups["row"])
+            leaf, sub = (first + row, 0) if groups["table"] in _OF_MANY_LEAVES else (first, row)
+        elif groups.get("leaf"):
             number = int(groups["leaf"], 16)
             # Without its number, one stands behind the other.
-            sub = int(groups["sub"], 16) if groups.get("sub") else sub + 1 if number == leaf and values[0] else 0
+            said = groups.get("sub") or groups.get("index")
+            sub = int(said, 16) if said else sub + 1 if number == leaf and values[0] else 0
             leaf = number
         if groups.get("number"):
             sub = int(groups["number"])
         if leaf < 0 or not all(values):
             continue
         sub = 0 if sub == 0xFFFFFFFF else sub  # Xen: a leaf without sub-leaves
-        of_one = of_whom.setdefault(groups.get("who") or "", {}).setdefault(leaf, {})
-        of_one.setdefault(sub, tuple(int(value or "", 16) for value in values))  # type: ignore[arg-type]  # four
+        of_one = of_whom.setdefault(groups.get("who") or "", {})
+        registers: Registers = tuple(int(value or "", 16) for value in values)  # type: ignore[assignment]  # four
+        if _is_another(leaf, sub, of_one, registers):
+            break
+        of_one.setdefault(leaf, {}).setdefault(sub, registers)
     return of_whom.get("Hst") or next(iter(of_whom.values()), {})
 
 
-_FEATURES: Final = ("XSAVEOPT", "XSAVEC", "XGETBC1", "XSAVES", "XFD")  # as VirtualBox spells them, from bit 0 of EAX
-
-
-def _decoded_by_virtualbox(text: str) -> dict[int, dict[int, Registers]]:
-    """Leaf 0DH as VBox.log decodes it (cpumR3CpuIdInfoStdLeaf13Details), the host's if that is there."""
-    for who in ("host", "guest", ""):
-        xcr0 = _number(rf"Valid XCR0 bits,?\s*{who}\s*:", text)
-        if xcr0 is None:
-            continue
-        xss = _number(rf"Valid IA32_XSS bits,?\s*{who}\s*:", text) or 0
-        sizes = re.search(rf"max size by XCR0,?\s*{who}\s*:\s*(0x[0-9a-f]+|0)/(0x[0-9a-f]+|0)", text)
-        features = re.search(rf"XSAVE features,?\s*{who}\s*:([^\n]*)", text)
-        said = features[1].split() if features else []
-        eax = sum(1 << bit for bit, feature in enumerate(_FEATURES) if feature in said)
-        ebx, ecx = (int(sizes[1], 0), int(sizes[2], 0)) if sizes else (0, 0)
-        low = 0xFFFFFFFF
-        leaf: dict[int, Registers] = {0: (xcr0 & low, ebx, ecx, xcr0 >> 32), 1: (eax, 0, xss & low, xss >> 32)}
-        for number, offset, size in _states(who, text):
-            leaf[number] = (size, offset, int(bool(xss >> number & 1)), 0)
-        return {_XSTATE: leaf}
-    return {}
-
-
-def _number(pattern: str, text: str) -> int | None:
-    match = re.search(pattern + r"\s*(0x[0-9a-f]+|0)\b", text, re.IGNORECASE)
-    return None if match is None else int(match[1], 0)
-
-
-def _states(who: str, text: str) -> Iterator[tuple[int, int, int]]:
-    for match in re.finditer(rf"State #(\d+),\s*{who}\s*:\s*off=(0x[0-9a-f]+|0+),\s*cb=(0x[0-9a-f]+)", text):
-        yield int(match[1]), int(match[2], 16), int(match[3], 16)
+def _is_another(leaf: int, sub: int, found: Leaves, registers: Registers) -> bool:
+    """Whether another machine's dump begins; EBX of leaf 0DH may change, with XCR0."""
+    if sub or leaf not in (0, _XSTATE) or _XSTATE not in found or 0 not in found.get(leaf, {}):
+        return False
+    first = found[leaf][0]
+    return first[1:] != registers[1:] if leaf == 0 else (first[0], first[2]) != (registers[0], registers[2])
 
 
 def _characters(*registers: int) -> str:

@@ -25,6 +25,7 @@ class Family:
 INTEL, AMD, HYGON = "GenuineIntel", "AuthenticAMD", "HygonGenuine"
 
 FAMILIES: Final = (
+    Family(INTEL, 6, (0x17, 0x1D), "Penryn", "", vmscape=False),
     Family(INTEL, 6, (0x2A, 0x2D), "Sandy Bridge", ""),
     Family(INTEL, 6, (0x3A, 0x3E), "Ivy Bridge", ""),
     Family(INTEL, 6, (0x3C, 0x3F, 0x45, 0x46), "Haswell", ""),
@@ -62,6 +63,12 @@ FAMILIES: Final = (
     Family(INTEL, 6, (0xB6,), "Grand Ridge", "sierra-forest", vmscape=False),
     Family(INTEL, 6, (0xDD,), "Clearwater Forest", "sierra-forest", vmscape=False),
     Family(INTEL, 6, (0x57, 0x85), "Xeon Phi", "skylake-sp", vmscape=False),
+    Family(AMD, 0x15, range(0x02), "Bulldozer", "", vmscape=False),
+    Family(AMD, 0x15, (0x02, *range(0x10, 0x20)), "Piledriver", "", vmscape=False),
+    Family(AMD, 0x15, range(0x30, 0x50), "Steamroller", "", vmscape=False),
+    Family(AMD, 0x15, range(0x60, 0x80), "Excavator", "", vmscape=False),
+    Family(AMD, 0x16, range(0x30), "Jaguar", "", vmscape=False),
+    Family(AMD, 0x16, range(0x30, 0x40), "Puma", "", vmscape=False),
     Family(AMD, 0x17, (*range(0x30), *range(0x50, 0x60)), "Zen 1", "zen2"),
     Family(AMD, 0x17, range(256), "Zen 2", "zen2"),
     Family(AMD, 0x19, (*range(0x10), *range(0x20, 0x60)), "Zen 3", "zen3"),
@@ -91,3 +98,9 @@ def decoded(signature: int) -> tuple[int, int, int]:
     if number >= 6:
         model += (signature >> 16 & 0xF) << 4
     return number, model, signature & 0xF
+
+
+def encoded(number: int, model: int, stepping: int) -> int:
+    """Leaf 1's EAX of a family, model and stepping."""
+    low, high = min(number, 0xF), max(number - 0xF, 0)
+    return stepping & 0xF | (model & 0xF) << 4 | low << 8 | (model >> 4 & 0xF) << 16 | (high & 0xFF) << 20

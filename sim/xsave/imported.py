@@ -10,7 +10,8 @@ from typing import Any, Final
 from sim.errors import InputError
 from sim.xsave import cpuid
 from sim.xsave.components import ALL, COMPONENTS, EXTENDED, SUPERVISOR, XTILE, XTILEDATA, bits
-from sim.xsave.cpuid import Dump, Registers
+from sim.xsave.cpuid import Dump
+from sim.xsave.cpuid_decoded import Registers
 from sim.xsave.families import AMD, HYGON, INTEL, Family, decoded, family
 from sim.xsave.geometry import GENERIC
 from sim.xsave.profile_data import CACHES, ECX, FEATURES, NOTHING, names, shipped, tsc_hz
@@ -50,7 +51,7 @@ def document(found: Dump, source: str) -> dict[str, Any]:
         notes.append("leaf 0DH, sub-leaf 1 is not in the dump: no XSAVEOPT, XSAVEC, XSAVES, no supervisor components")
     _add_features(leaves, notes)
     like = (known.like if known else "") or _nearest(leaves, vendor)
-    _add_places(leaves, vendor, notes)
+    _add_places(leaves, vendor, known.like if known else "", notes)
     _add_caches(leaves, vendor, like, notes)
     tsc_hz = _tsc_hz(leaves, vendor, like, notes)
     freedoms = {}
@@ -117,16 +118,20 @@ def _supported(leaves: Leaves) -> int:
     return (user | user_high << 32 | supervisor[ECX] | supervisor[3] << 32) & ALL
 
 
-def _add_places(leaves: Leaves, vendor: str, notes: list[str]) -> None:
+def _add_places(leaves: Leaves, vendor: str, like: str, notes: list[str]) -> None:
     """Sub-leaves of components that are supported, and absent or all zero; some dumps lack PKRU's."""
     usual = shipped("zen4")["cpuid"]["13"] if vendor == "amd" else {}
+    of_family = shipped(like)["cpuid"]["13"] if like else {}
     added = []
     for i in bits[_supported(leaves) & EXTENDED]:
         if not leaves[0xD].get(i, (0,))[0]:
+            added.append(f"{i} ({COMPONENTS[i].name})")
+            if row := of_family.get(str(i)):  # Zen 2 has 64 bytes of PKRU, all others 8
+                leaves[0xD][i] = (row[0], row[1], row[2], row[3])
+                continue
             offset = usual[str(i)][1] if str(i) in usual else GENERIC.offsets.get(i, 0)
             flags = bool(1 << i & SUPERVISOR) | bool(1 << i & XTILE) << 1 | (1 << i == XTILEDATA) << 2
             leaves[0xD][i] = (GENERIC.sizes[i], offset, flags, 0)
-            added.append(f"{i} ({COMPONENTS[i].name})")
     if added:
         notes.append(f"sub-leaves of leaf 0DH that are not in the dump, and as on other CPUs here: {', '.join(added)}")
 
