@@ -26,9 +26,9 @@ def status(directory: str, as_json: bool) -> None:
     "finished", "last" (as below, of the last point that was begun)}.
 
     With --json: {"directory", "scenario", "status" ("running", "complete", "failed", "interrupted", or "killed": its
-    process is gone), "finished", "total", "total_is_fixed", "elapsed_s", "left_s", "per_second", "workers",
-    "dashboard" (null where there is none), "process": {"pid", "host"}, "running" and "failed": [{"case", "timed_by",
-    "replication"}], "error"}.
+    process is gone), "finished", "in_flight" (what is done of those that run), "total", "total_is_fixed", "elapsed_s",
+    "left_s", "per_second", "workers", "dashboard" (null where there is none), "process": {"pid", "host"}, "running" and
+    "failed": [{"case", "timed_by", "replication"}], "error"}.
 
     \b
     Example:
@@ -74,6 +74,7 @@ def _document(directory: str) -> dict[str, Any]:
         "scenario": manifest["scenario"],
         "status": "killed" if running and not alive else manifest["status"],
         "finished": finished,
+        "in_flight": said.in_flight if said is not None and alive else 0.0,
         "total": total,
         "total_is_fixed": not running or said is None or said.fixed,
         "elapsed_s": said.elapsed_s if said is not None and alive else manifest.get("wall_s"),
@@ -97,10 +98,11 @@ def _text(document: dict[str, Any]) -> str:
     n, total, process = document["finished"], document["total"], document["process"]
     who = f", process {process['pid']} on {process['host']}" if process else ""
     more = "" if document["total_is_fixed"] else ", more if the precision asks for it"
+    flying = f", and {document['in_flight']:.1f} of those that run" if document["in_flight"] else ""
     took = f" in {duration(document['elapsed_s'])}" if document["elapsed_s"] else ""
     lines = [
         f"{document['directory']}: {document['scenario']}, {document['status']}{who}",
-        f"  done       {n} of {total}{more} ({n / max(total, 1):.0%}){took}",
+        f"  done       {n} of {total}{more}{flying} ({min(1, (n + document['in_flight']) / max(total, 1)):.0%}){took}",
     ]
     for what in ("running", "failed"):
         names = [f"{each['case']} timed by {each['timed_by']} #{each['replication']}" for each in document[what]]

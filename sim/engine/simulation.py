@@ -18,10 +18,12 @@ from sim.engine import loop
 from sim.engine.build import Built
 from sim.engine.fragments import Unsupported
 from sim.engine.jit import Callback
+from sim.engine.signals import PutOff
 from sim.engine.table import Table, table_of
 from sim.engine.transitions import CURRENT, ELSEWHERE, HERE, NEXT, NOWHERE, OTHER, Asked, Point, Side
 from sim.host.accounts import ACCOUNTS, COUNTS, TIMES
 from sim.host.clock import Clock
+from sim.host.elapsed import shown
 from sim.host.exits import ExitCost
 from sim.host.histogram import Histogram
 from sim.host.population import populate
@@ -77,6 +79,7 @@ class Replication:
         for table in self.tables:
             table.begin(self.prices, int(self.a.g[at.LEVEL]))
         self.error: BaseException | None = None
+        self._signals = PutOff()
         self.callback = Callback(self._asked)
         self.a.g[at.CALLBACK] = ctypes.cast(self.callback, ctypes.c_void_p).value
         for w, table in enumerate(self.tables):
@@ -108,6 +111,7 @@ class Replication:
 
     def _asked(self, kind: int, first: int, second: int, third: int, fourth: int) -> int:
         try:
+            self._signals.pass_on()
             match kind:
                 case at.ASK_ROW:
                     return self._row(first >> 32, first & 0xFFFFFFFF, second, third, fourth)
@@ -210,10 +214,14 @@ class Replication:
 
     def run(self) -> None:
         """Warm-up and measurement."""
+        a, warmup = self.a, self.case.cycles(warmup_seconds(self.case))
+        end = warmup + self.case.cycles(self.case.scenario.run.measure)
+        with shown(lambda: int(a.g[at.NOW]), end), self._signals:
+            self._run(warmup, end)
+
+    def _run(self, warmup: int, end: int) -> None:
         a, case = self.a, self.case
-        warmup = case.cycles(warmup_seconds(case))
-        measure = case.cycles(case.scenario.run.measure)
-        for boundary, time in ((1, warmup), (2, warmup + measure)):
+        for boundary, time in ((1, warmup), (2, end)):
             if time > a.g[at.NOW]:
                 loop.schedule_event(a.handle, time, at.URGENT, at.STOP, 0)
                 self._until(at.STOP)
@@ -228,6 +236,7 @@ class Replication:
         ended = at.PAUSED
         while ended == at.PAUSED:  # between two slices a signal can end it
             ended = loop.run(self.a.handle, SLICE)
+            self._signals.pass_on()
         if self.error is not None:
             raise self.error
         failed = int(self.a.g[at.FAILED])

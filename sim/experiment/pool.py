@@ -28,6 +28,9 @@ class Pool(Protocol):
     def submit(self, task: Task) -> "Future[Outcome]":
         """Begins a task, or puts it in line."""
 
+    def in_flight(self) -> float:
+        """How many parts workers have done that nobody has taken yet; 0 where that is not known."""
+
     def deaths(self, error: BaseException) -> int:
         """How many workers died of a task that failed so; 0 if it failed for another reason."""
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import types
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
@@ -14,7 +15,8 @@ from typing import Any
 
 from sim.experiment.cluster import Cluster
 from sim.experiment.pool import Gone, Outcome, Pool, Say, deaths_by_dask
-from sim.experiment.workers import Task, work
+from sim.experiment.workers import Task, in_flight, work
+from sim.results.progress import EVERY_S
 
 
 def pool_of(executor: Executor | None, cluster: str | None, jobs: int, say: Say) -> Pool:
@@ -53,6 +55,9 @@ class Given:
         future.add_done_callback(self._begun.discard)
         return future
 
+    def in_flight(self) -> float:
+        return 0.0
+
     def deaths(self, error: BaseException) -> int:
         if isinstance(error, BrokenExecutor | CancelledError):
             raise Gone(f"the executor is broken ({str(error) or type(error).__name__})") from error
@@ -75,6 +80,7 @@ class Processes:
         self._jobs = jobs
         self._earlier = set(multiprocessing.active_children())
         self._executor: ProcessPoolExecutor | None = None
+        self._far: Any = ()
 
     def workers(self) -> int:
         return self._jobs
@@ -82,7 +88,8 @@ class Processes:
     def submit(self, task: Task) -> "Future[Outcome]":
         if self._executor is None:
             context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(self._jobs, mp_context=context, initializer=_start_worker)
+            self._far = context.RawArray("d", self._jobs)
+            self._executor = ProcessPoolExecutor(self._jobs, context, _start_worker, (self._far, context.Value("i", 0)))
         with _without_main(), _without_interrupts():
             try:
                 return self._executor.submit(work, task)
@@ -91,12 +98,15 @@ class Processes:
                 failed.set_exception(error)
                 return failed
 
+    def in_flight(self) -> float:
+        return float(sum(self._far))
+
     def deaths(self, error: BaseException) -> int:
         if not isinstance(error, BrokenExecutor):
             return 0
         if self._executor is not None:
             self._executor.shutdown(wait=False)
-            self._executor = None
+            self._executor, self._far = None, ()
         return 1
 
     def refuse(self, why: str) -> None:
@@ -134,11 +144,22 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_worker() -> None:
+def _start_worker(far: Any, started: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+    threading.Thread(target=_tell, args=(far, number), daemon=True).start()
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _tell(far: Any, number: int) -> None:
+    """Says how far this worker is."""
+    while True:
+        far[number] = in_flight()
+        time.sleep(EVERY_S / 2)
 
 
 def _end_with(sentinel: Any) -> None:

@@ -2,6 +2,9 @@
 
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +17,25 @@ def _is_notebook() -> bool:
     return kernel is not None and bool(kernel.IPKernelApp.initialized())
 
 
+@contextmanager
+def every(seconds: float, what: Callable[[], None]) -> Iterator[None]:
+    """Calls ``what`` every so often from another thread meanwhile; files that cannot be written are no matter to it."""
+    over = Event()
+
+    def call() -> None:
+        while not over.wait(seconds):
+            with suppress(OSError):
+                what()
+
+    thread = Thread(target=call, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 class Progress:
     """A bar of replications on standard error, where that is a terminal, and sentences there.
 
@@ -24,11 +46,12 @@ class Progress:
         self.notes: list[str] = []
         self._shown = shown
         self._bar: tqdm[Any] | None = None
-        self._total = 0
+        self._total = self._done = 0
+        self._moving = Lock()
 
     def start(self, total: int, done: int, unit: str = "rep") -> None:
         """Opens the bar."""
-        self._total = total
+        self._total, self._done = total, done
         desc = "replications" if unit == "rep" else f"{unit}s"
         about: dict[str, Any] = {"total": total, "initial": done, "unit": unit, "desc": desc}
         if self._shown and _is_notebook():
@@ -56,8 +79,17 @@ class Progress:
 
     def step(self) -> None:
         """One more replication is finished."""
-        if self._bar is not None:
-            self._bar.update()
+        with self._moving:
+            self._done += 1
+            if self._bar is not None:
+                self._bar.update(max(0, self._done - self._bar.n))
+
+    def move(self, in_flight: float) -> None:
+        """So much of others is done, too; the bar does not go back.  Any thread may say so."""
+        with self._moving:
+            if self._bar is not None and self._done + in_flight > self._bar.n:
+                self._bar.n = min(round(self._done + in_flight, 2), self._total)
+                self._bar.refresh()
 
     def close(self) -> None:
         """The bar stays as it is."""

@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from sim.engine.choice import prepare
@@ -20,8 +21,8 @@ from sim.experiment.dispatch import TRIES, Dispatcher
 from sim.experiment.keeping import Experiment
 from sim.experiment.pool import Gone, Pool
 from sim.experiment.pools import pool_of
-from sim.experiment.progress import Progress
-from sim.experiment.workers import Simulate, Work, named, replicate, simulated
+from sim.experiment.progress import Progress, every
+from sim.experiment.workers import Simulate, Work, in_flight, named, replicate, simulated
 from sim.results import manifest as manifests
 from sim.results import parts
 from sim.results.keys import Keys, count
@@ -62,6 +63,7 @@ class Running:
         self._there = Shelf()
         self._ran: dict[str, set[str]] = {}
         self._dispatcher: Dispatcher | None = None
+        self._telling = Lock()
         self._began, self._told_at, self._count, self._before = time.monotonic(), 0.0, 0, 0
         self._directory = _opened(out, self._manifest) if out is not None else None
         if self._directory is not None:
@@ -130,12 +132,20 @@ class Running:
         self._told.step()
 
     def _tell(self) -> None:
-        """Says in the directory how far the run is, but not all the time."""
-        now = time.monotonic()
-        if self._directory is None or not self._directory.begun or now - self._told_at < EVERY_S:
-            return
-        self._told_at = now
+        """Says on the bar and in the directory how far the run is, but not all the time, nor in two threads at once."""
+        with self._telling:
+            now = time.monotonic()
+            if now - self._told_at < EVERY_S:
+                return
+            self._told_at = now
+            self._tell_now(now)
+
+    def _tell_now(self, now: float) -> None:
         sent, pool = self._dispatcher, self._dispatcher.pool if self._dispatcher else None
+        done = pool.in_flight() if pool else in_flight()
+        self._told.move(done)
+        if self._directory is None or not self._directory.begun:
+            return
         self._directory.tell(
             How(
                 finished=self._count,
@@ -143,6 +153,7 @@ class Running:
                 before=self._before,
                 elapsed_s=round(now - self._began, 3),
                 at=time.time(),
+                in_flight=round(done, 6),
                 fixed=self._asked.scenario.run.replications is not None,
                 workers=pool.workers() if pool else 1,
                 dashboard=pool.dashboard if pool else "",
@@ -162,8 +173,9 @@ class Running:
             pool = pool_of(where.executor, where.cluster, jobs, self._told.say)
         if pool is None:
             model, by_name = where.simulate or simulated(), {case.name: case for case in self._asked.cases}
-            for case, timed_by, strategies, replication in chain.from_iterable(self._works()):
-                yield replicate(model, by_name[case], timed_by, strategies, replication)
+            with every(EVERY_S / 2, self._tell):
+                for case, timed_by, strategies, replication in chain.from_iterable(self._works()):
+                    yield replicate(model, by_name[case], timed_by, strategies, replication)
             return
         at_once = True
         try:

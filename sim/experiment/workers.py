@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Final
 
 from sim.errors import InputError, RunError
 from sim.experiment.provenance import WORLDS_VERSIONS
+from sim.host.elapsed import fraction
 from sim.results import manifest as manifests
 from sim.results.record import Record
 from sim.scenario.cases import Case
@@ -74,11 +76,30 @@ def work(task: Task) -> Done | Refused:
     if other := differences(versions(), task.versions):
         return Refused(f"the worker {platform.node()}, process {os.getpid()}, is refused: it has {other}")
     model, found, seconds = task.simulate or simulated(), [], []
-    for case, timed_by, strategies, replication in task.works:
-        began = time.perf_counter()
-        found.append(replicate(model, _case(task.cases[case]), timed_by, strategies, replication))
-        seconds.append(time.perf_counter() - began)
+    try:
+        for case, timed_by, strategies, replication in task.works:
+            began = time.perf_counter()
+            found.append(replicate(model, _case(task.cases[case]), timed_by, strategies, replication))
+            seconds.append(time.perf_counter() - began)
+            _here.finished += len(strategies)
+    finally:
+        _here.finished = 0
     return Done(tuple(found), tuple(seconds))
+
+
+class _Here:
+    """What this process has finished of its task, and what its replication will be, in parts."""
+
+    finished = running = 0
+
+
+_here: Final = _Here()
+
+
+def in_flight() -> float:
+    """How many parts (a strategy in a replication) this process has done that nobody has taken yet, as another thread
+    of it sees them: of the replication that runs by its simulated time."""
+    return _here.finished + _here.running * fraction()
 
 
 def pickled(cases: Iterable[Case]) -> dict[str, bytes]:
@@ -101,12 +122,15 @@ def simulated() -> Simulate:
 
 def replicate(model: Simulate, case: Case, timed_by: str, strategies: Sequence[str], replication: int) -> list[Record]:
     """The records of one replication; :class:`RunError` for a defect of the model."""
+    _here.running = len(strategies)
     try:
         return model(case, timed_by, strategies, replication)
     except InputError:
         raise
     except Exception as error:
         raise RunError(f"{named(case.name, timed_by, replication)}: {type(error).__name__}: {error}") from error
+    finally:
+        _here.running = 0
 
 
 def named(case: str, timed_by: str, replication: int) -> str:

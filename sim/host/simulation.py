@@ -12,6 +12,7 @@ from sim.errors import InputError
 from sim.host.accounts import ACCOUNTS, COUNTS, TIMES
 from sim.host.clock import Clock
 from sim.host.cpu import HostCpu
+from sim.host.elapsed import shown
 from sim.host.host import Host
 from sim.host.population import populate
 from sim.host.warmup import warmup_seconds
@@ -108,11 +109,13 @@ def simulate(
     measurement = Measurement(host)
     run = case.scenario.run
     warmup = case.cycles(warmup_seconds(case))
-    for at, what in ((warmup, measurement.begin), (warmup + case.cycles(run.measure), measurement.end)):
-        if at > env.now:
-            env.run(until=at)
-        cross(host, what)
-    measurement.finish(case)
+    end = warmup + case.cycles(run.measure)
+    with shown(lambda: env.now, end):
+        for at, what in ((warmup, measurement.begin), (end, measurement.end)):
+            if at > env.now:
+                env.run(until=at)
+            cross(host, what)
+        measurement.finish(case)
     host.schedule.walk()
     return [
         _timing_record(case, timed_by, replication, host, measurement, prices),

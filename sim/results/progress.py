@@ -26,6 +26,7 @@ SILENT_S: Final = 600
 class Progress:
     """``finished`` of ``total`` parts (a strategy in a replication of a case); ``before``: were there at the start.
 
+    ``in_flight`` is what is done of replications that run, in parts, as far as that is known.
     ``running`` and ``failed`` are (case, timed by, replication), at most 100 of the former; ``elapsed_s`` is the
     driver's time so far, ``at`` the time of day in seconds.  ``fixed`` says that the total is; otherwise more may be
     asked for, until the precision is reached.
@@ -36,6 +37,7 @@ class Progress:
     before: int
     elapsed_s: float
     at: float
+    in_flight: float = 0.0
     fixed: bool = True
     workers: int = 1
     dashboard: str = ""
@@ -46,13 +48,14 @@ class Progress:
 
     @property
     def per_second(self) -> float:
-        """Parts finished in a second of this run; 0 as long as there are none."""
-        return max(0.0, (self.finished - self.before) / self.elapsed_s) if self.elapsed_s > 0 else 0.0
+        """Parts done in a second of this run; 0 as long as there are none."""
+        return max(0.0, (self.finished + self.in_flight - self.before) / self.elapsed_s) if self.elapsed_s > 0 else 0.0
 
     @property
     def left_s(self) -> float | None:
         """Seconds to the end at that rate, or None."""
-        return (self.total - self.finished) / self.per_second if self.per_second else None
+        left = max(0.0, self.total - self.finished - self.in_flight)
+        return left / self.per_second if self.per_second else None
 
     @property
     def is_alive(self) -> bool:
