@@ -352,6 +352,17 @@ def test_a_cpu_without_the_recorded_strategy_is_said(tmp_path, capsys):
     assert "skylake-sp cannot have the recorded strategy, xstate-guest: no-cet instead" in document["notes"]
 
 
+def test_a_kernel_that_is_none_of_the_models_is_said_with_the_nearest_and_what_may_differ(tmp_path, capsys):
+    trace, out = tmp_path / "trace.txt", tmp_path / "mine.toml"
+    trace.write_text(text(NAMED["vcpu-halt-wakeup"]).replace("kernel 6.18.44 ", "kernel 6.14.3 ", 1))
+    document = run_json(capsys, "fit", str(trace), "-o", str(out), "--no-check")
+    says = "Linux 6.14 lies between v6.12 and v6.17; v6.12 is nearest: it differs in 17 ("
+    assert any(each.startswith(says) and each.endswith("; followed as v6.12") for each in document["notes"])
+    assert says in out.read_text()
+    document = run_json(capsys, "fit", str(NAMED["vcpu-halt-wakeup"]), "-o", str(out), "--no-check", "--force")
+    assert not any("nearest:" in each for each in document["notes"])
+
+
 def test_recordings_that_follow_one_another_are_refused(tmp_path, capsys):
     both = tmp_path / "both.txt"
     both.write_text(text(NAMED["host-builds"]) * 2)

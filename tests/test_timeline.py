@@ -65,6 +65,24 @@ def test_every_context_switch_of_a_trace_is_in_its_timeline(trace, tmp_path, cap
     assert missing == []
 
 
+@pytest.mark.parametrize(
+    ("release", "says"),
+    [
+        ("6.14.3", "Linux 6.14 lies between v6.12 and v6.17; v6.12 is nearest: "),
+        ("7.4.0-rc1", "Linux 7.4 is newer than v7.3, the newest kernel of the model; "),
+    ],
+)
+def test_a_kernel_that_is_none_of_the_models_is_said_with_the_nearest(release, says, tmp_path, capsys):
+    recorded, out = tmp_path / "trace.txt", tmp_path / "run.pftrace"
+    trace = next(path for path in TRACES if "halt-wakeup" in path.name)
+    recorded.write_text(text(trace).replace("kernel 6.18.44 ", f"kernel {release} ", 1))
+    _, said, _ = run(capsys, "timeline", str(recorded), "-o", str(out))
+    assert said.startswith(f"note: {says}")
+    assert f"{out}: " in said
+    _, said, _ = run(capsys, "timeline", str(trace), "-o", str(out), "--force")
+    assert said.startswith(f"{out}: ")
+
+
 def test_a_timeline_shows_vcpu_states_and_masks(tmp_path, capsys):
     out = tmp_path / "run.pftrace"
     trace = next(path for path in TRACES if "halt-wakeup" in path.name)

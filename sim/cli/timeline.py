@@ -69,7 +69,7 @@ def timeline(context: click.Context, /, source: str, output: Path, force: bool, 
     the measurement of a replication of fpswitch run, with the same seed.  Every VM exit is drawn, and every operation,
     with its place and its price in simulated time, also the software cost of a context switch and of KVM_RUN.
 
-    JSON: output, records; of a scenario also case, strategy, replication, begin_ns, end_ns.
+    JSON: output, records; of a trace also notes; of a scenario also case, strategy, replication, begin_ns, end_ns.
     """
     simulated = source.endswith(".toml") or source in names()
     _check_options(context, simulated)
@@ -79,7 +79,8 @@ def timeline(context: click.Context, /, source: str, output: Path, force: bool, 
     else:
         document = _draw_trace(source, output, **{each: options[each] for each in ("strategy", *OF_TRACES)})
     what = f" of {document['case']}, {document['strategy']}" if simulated else ""
-    emit(document, f"{output}: {document['records']} records{what}", as_json)
+    text = [*(f"note: {note}" for note in document.get("notes", ())), f"{output}: {document['records']} records{what}"]
+    emit(document, "\n".join(text), as_json)
 
 
 def _check_options(context: click.Context, simulated: bool) -> None:
@@ -141,13 +142,14 @@ def _draw_trace(
         raise InputError("--guest reads the report twice, and standard input is read once: name a file")
     cost_table = prices(cpu, costs)
     with opened(trace) as (stream, name), whole(output) as out:
-        drawn = records(stream, name, cpu=cpu, kernel=kernel, strategy=strategy, costs=cost_table)
+        notes: list[str] = []
+        drawn = records(stream, name, cpu=cpu, kernel=kernel, strategy=strategy, costs=cost_table, notes=notes)
         if guest is None:
             count = write(drawn, out)
         else:
             with opened(trace) as (again, _):
                 count = write(chain(drawn, guest_records(again, name, guest)), out)
-    return {"output": str(output), "records": count}
+    return {"output": str(output), "records": count, "notes": notes}
 
 
 def check_output(path: Path, force: bool) -> None:

@@ -117,6 +117,8 @@ def fit(
 
     def make(recorded: Recorded) -> list[Replica]:
         config = recorded.config
+        if recorded.kernel_note:
+            notes.append(recorded.kernel_note)
         chosen = found["cpu"] = profile(cpu).name if cpu else _nearest(config)
         if not cpu:
             notes.append(f"the trace does not name its CPU; {chosen} is the nearest by its state components (--cpu)")

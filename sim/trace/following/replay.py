@@ -39,6 +39,8 @@ class Recorded:
     config: Config
     partial: bool
     notes: list[str] = field(default_factory=list)
+    kernel_note: str = ""
+    """That of the notes which says what may differ in the recorded kernel, if it is none of the model's."""
     told: Told | None = None
     """What the trace of a simulated run says beside events."""
     standard: int = 0
@@ -180,7 +182,8 @@ def _recorded(reader: Reader, chunk: Chunk, *, as_recorded: bool) -> Recorded:
     saves = columns["load"][chunk.event[rows] == DEACTIVATED]
     # A drop shows 0 on every kernel; a save 1 since v6.16.
     near = machine.nearest_kernel(head, int(saves.max()) if len(saves) else None)
-    notes += [f"{near.says}; followed as {near.kernel}"] if near.says else []
+    kernel_note = f"{near.says}; followed as {near.kernel}" if near.says else ""
+    notes += [kernel_note] if kernel_note else []
     try:
         config = machine.config(found, head, near.kernel)
     except InputError as error:
@@ -188,7 +191,7 @@ def _recorded(reader: Reader, chunk: Chunk, *, as_recorded: bool) -> Recorded:
     report = reader.report
     unseen = report.named_cpus - report.cpus
     partial = bool(unseen) or (head.cpus or 0) > len(report.cpus)
-    return Recorded(head, config, partial, notes, standard=found.normal if standard else 0)
+    return Recorded(head, config, partial, notes, kernel_note, standard=found.normal if standard else 0)
 
 
 def _as_compacted(chunk: Chunk, mask: int) -> None:

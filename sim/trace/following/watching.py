@@ -103,10 +103,12 @@ def records(
     kernel: str | None = None,
     strategy: str | None = None,
     costs: CostTable | None = None,
+    notes: list[str] | None = None,
 ) -> Iterator[Record]:
     """The records of a replay of the trace in ``stream``, as it is read.
 
-    Operations are those of ``strategy`` on ``cpu``, by default of the recorded kernel on the recorded machine.
+    Operations are those of ``strategy`` on ``cpu``, by default of the recorded kernel on the recorded machine.  What
+    is to be said of that machine, such as a kernel that is none of the model's, goes to ``notes``.
     """
     clock, waiting = Clock(), deque[Record]()
     prices = Prices(costs) if costs else None
@@ -114,6 +116,8 @@ def records(
 
     def make(recorded: Recorded) -> list[Replica]:
         config = _config(recorded, cpu, kernel, strategy)
+        if notes is not None:
+            notes.extend(recorded.notes)
         tsc_hz = recorded.header.tsc_hz
         return [Replica(config, ledger=lambda number: Timed(number, clock, waiting, prices, tsc_hz))]
 
