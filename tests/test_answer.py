@@ -29,7 +29,7 @@ from sim.report import mail as mails
 from sim.report.answer import LINES
 from sim.report.names import labels, titles
 from sim.report.shown import MOST_CASES, SOME_CASES, chosen, shown
-from sim.results.tables import _ROWS, KEY_COLUMNS, SCHEMAS
+from sim.results.columns import KEY_COLUMNS, ROWS, SCHEMAS
 from sim.scenario import shipped
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
@@ -500,7 +500,7 @@ def _frames(records):
 
     return {
         name: pd.DataFrame(
-            [(*record.part, *row) for record in records for row in sorted(_ROWS[name](record))], columns=schema.names
+            [(*record.part, *row) for record in records for row in sorted(ROWS[name](record))], columns=schema.names
         )
         for name, schema in SCHEMAS.items()
     }

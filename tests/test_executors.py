@@ -15,7 +15,8 @@ from sim.errors import InputError, RunError
 from sim.experiment import workers
 from sim.experiment.dispatch import TRIES, Dispatcher
 from sim.experiment.pools import Given
-from sim.results import load
+from sim.results import load, parts
+from sim.results.groups import packed
 
 SMALL = worlds.small(cpu=["zen4", "sapphire-rapids"])
 
@@ -70,6 +71,9 @@ def test_a_worker_with_another_version_is_refused_in_one_sentence(run_in, tmp_pa
 # Groups.
 
 
+NOTHING = packed([])
+
+
 class Timed:
     """A pool of one worker in which every work takes so long, by its own account."""
 
@@ -84,7 +88,7 @@ class Timed:
 
         self.groups.append(task.works)
         future = Future()
-        future.set_result(workers.Done(tuple([work] for work in task.works), (self.seconds,) * len(task.works)))
+        future.set_result(workers.Done(NOTHING, (self.seconds,) * len(task.works)))
         return future
 
 
@@ -96,8 +100,10 @@ def test_replications_go_out_in_groups_of_a_second_or_more_and_each_once(scenari
     pool = Timed(seconds)
     of_scenario = cases(read(scenario))
     works = [(case.name, "free-ssp", ("free-ssp",), n) for case in of_scenario for n in range(2500)]
-    found = list(Dispatcher(of_scenario, pool, print, list).records(works))
-    assert sorted(work for [work] in found) == sorted(works)
+    keys = {(case.name, "free-ssp", "free-ssp"): "0" * 32 for case in of_scenario}
+    found = list(Dispatcher(of_scenario, keys, pool, print, list).groups(works))
+    assert len(found) == len(pool.groups)
+    assert sorted(work for group in pool.groups for work in group) == sorted(works)
     assert max(map(len, pool.groups)) >= least
     whole = [len(group) for group in pool.groups[4:] if len(group) > 1]
     assert all(n * seconds < 2 for n in whole)
@@ -127,7 +133,7 @@ def test_a_replication_that_kills_its_workers_is_tried_three_times_and_named_and
     manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
     failed = {"case": "zen4 v6.18", "timed_by": "free-ssp", "strategies": ["free-ssp", "manual-load"], "replication": 3}
     assert (manifest["status"], manifest["failed"]) == ("failed", [failed])
-    assert len(list((tmp_path / "r" / "parts").iterdir())) == 22
+    assert len(set(parts.keys_kept(tmp_path / "r"))) == 22
     again = run_in("r", jobs=1)
     assert any(note.startswith("22 of 24 replications were there") for note in again.notes)
     assert tables("r") == alone
@@ -170,9 +176,10 @@ def test_few_tasks_are_with_an_executor_at_a_time(scenario):
 
     def slow(*work):
         time.sleep(0.005)
-        return [work]
+        return []
 
     with ThreadPoolExecutor(2) as executor:
-        dispatcher = Dispatcher(of_scenario, Given(executor, 1), print, list, slow)
-        most = max(len(dispatcher._flying) for _ in dispatcher.records(works))
+        keys = {(of_scenario[0].name, "free-ssp", "free-ssp"): "0" * 32}
+        dispatcher = Dispatcher(of_scenario, keys, Given(executor, 1), print, list, slow)
+        most = max(len(dispatcher._flying) for _ in dispatcher.groups(works))
     assert most <= 4

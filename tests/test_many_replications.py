@@ -9,7 +9,8 @@ import pytest
 import worlds
 
 from sim import experiment
-from sim.results import load, tables, writing
+from sim.experiment import workers
+from sim.results import files, load, writing
 from sim.results.tables import SCHEMAS
 
 FEW, MANY = 100, 400
@@ -55,7 +56,7 @@ def first(case, timed_by, strategies):
 def scenario(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)  # which takes most of the time here
     monkeypatch.setattr(writing, "ROWS_OF_A_GROUP", 1000)
-    monkeypatch.setattr(tables, "AT_A_TIME", 16)
+    monkeypatch.setattr(workers, "GROUP_S", 0.02)
     path = tmp_path / "small.toml"
     path.write_text(worlds.small(replications=1))
     return path
@@ -83,3 +84,11 @@ def test_tables_of_a_run_stay_what_they_were_when_a_later_run_replaces_them(scen
     two = experiment.run(scenario, replications=3, seed=2, **options)
     assert not one.metrics.equals(two.metrics)
     assert one.metrics.equals(experiment.run(scenario, replications=3, **options).metrics)
+
+
+def test_what_is_finished_within_a_second_is_one_file(scenario, tmp_path, monkeypatch):
+    written, original = [], files.write
+    monkeypatch.setattr(workers, "GROUP_S", 1.0)
+    monkeypatch.setattr(files, "write", lambda path, content: written.append(path) or original(path, content))
+    peak(scenario, tmp_path / "r", MANY)
+    assert 0 < len([path for path in written if path.suffix == ".arrow"]) < MANY / 10

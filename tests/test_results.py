@@ -17,13 +17,14 @@ import fake_host
 import pytest
 import worlds
 from command import run as run_command
+from packing import frames_of
 
 from sim import experiment
 from sim.errors import InputError, RunError
 from sim.results import Record, files, load
 from sim.results import manifest as manifests
 from sim.results.replayed import ReplayDirectory
-from sim.results.tables import SCHEMAS, frames
+from sim.results.tables import SCHEMAS
 from sim.scenario import reading
 from sim.scenario.cases import cases
 
@@ -60,8 +61,8 @@ def test_the_order_in_which_replications_end_cannot_be_seen(scenario):
     documents = [{"case": case.name, "timed_by": case.timed_by, "strategies": case.strategies} for case in of_scenario]
     shuffled = random.Random(1).sample(records, len(records))
     disordered = [replace(record, ledger=record.ledger[::-1]) for record in shuffled]
-    for name, frame in frames(records, documents).items():
-        assert frames(disordered, documents)[name].equals(frame)
+    for name, frame in frames_of(records, documents).items():
+        assert frames_of(disordered, documents, 4)[name].equals(frame)
 
 
 def test_the_tables_have_the_documented_columns_and_types(scenario, tmp_path):
@@ -106,6 +107,9 @@ SCRIPT = """
 import sys, time
 sys.path[:0] = [{tests!r}, {root!r}]
 import fake_host, sim.experiment
+from sim.experiment import workers
+
+workers.GROUP_S = 0  # each replication is kept at once
 
 def slow(*work):
     if work[-1] == 2:
@@ -121,7 +125,7 @@ def started(tmp_path, script):
     process = subprocess.Popen([sys.executable, "-c", restored + script], stderr=subprocess.PIPE, text=True)
     parts = tmp_path / "r" / "parts"
     deadline = time.monotonic() + 30
-    while not (parts.is_dir() and len(list(parts.glob("*.json"))) >= 2):
+    while not (parts.is_dir() and len(list(parts.glob("*.arrow"))) >= 2):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -140,7 +144,7 @@ def test_a_killed_run_never_reads_as_complete_and_the_next_one_continues_it(scen
     process.stderr.close()
     with pytest.raises(InputError, match=r"has not ended, or was killed \(status 'running'\)"):
         load(tmp_path / "r")
-    finished = len(list((tmp_path / "r" / "parts").glob("*.json")))
+    finished = 3 * len(list((tmp_path / "r" / "parts").glob("*.arrow")))
     there = load(tmp_path / "r", incomplete_ok=True).ledger.groupby(["case", "strategy", "replication"])
     assert len(there) == finished
 

@@ -8,12 +8,14 @@ import fake_host
 import pytest
 import worlds
 from command import run as run_command
+from packing import frames_of
 
 from sim import experiment
 from sim.errors import InputError, RunError
+from sim.experiment import workers
 from sim.kernel import strategies
 from sim.results import files, load, parts
-from sim.results.tables import SCHEMAS, frames, records
+from sim.results.tables import SCHEMAS, records
 
 SMALL = worlds.small(["free-ssp", "manual-load", "xstate-guest"], ["sapphire-rapids", "zen4"], 2)
 WALKED = 2 * 3 * 2
@@ -57,7 +59,7 @@ def tables(tmp_path):
 def test_records_survive_being_tables(run):
     results, _ = run()
     before = {name: getattr(results, name)[SCHEMAS[name].names] for name in SCHEMAS}
-    again = frames(records(before)[::-1], results.cases)
+    again = frames_of(records(before)[::-1], results.cases)
     assert all(again[name].equals(before[name]) for name in SCHEMAS)
 
 
@@ -310,17 +312,73 @@ def test_a_schedule_of_its_own_is_simulated_alone_and_kept_when_it_is_not_asked_
     assert any("keeps more, which was not asked for: other schedules" in note for note in results.notes)
 
 
-def test_a_part_that_was_damaged_is_simulated_again_and_named(run, tmp_path):
+def test_a_part_that_was_damaged_is_simulated_again_and_named(run, tmp_path, tables, monkeypatch):
+    monkeypatch.setattr(workers, "GROUP_S", 0)
     with pytest.raises(RunError):
-        run(simulate=breaks_at(1))
-    damaged, other, *_ = sorted((tmp_path / "r" / "parts").iterdir())
-    damaged.write_text(damaged.read_text()[:-10])
-    found = json.loads(other.read_text())
-    other.write_text(json.dumps(found | {"replication": "first"}))
-    results, counted = run()
-    assert len(counted.walked) == WALKED - 3 + 2
-    for path in (damaged, other):
-        assert any(str(path) in note and "simulated again" in note for note in results.notes)
+        run(replications=6, simulate=breaks_at(4))
+    short, other, moved, *_ = sorted((tmp_path / "r" / "parts").iterdir())
+    short.write_bytes(short.read_bytes()[:-10])
+    other.write_bytes(other.read_bytes().replace(b"zen4", b"zen5").replace(b"sapphire", b"sapphirE"))
+    moved.rename(moved.with_name(f"{'0' * 32}.arrow"))
+    with pytest.raises(InputError, match="another sha256 than its name"):
+        load(tmp_path / "r", incomplete_ok=True)
+    results, counted = run(replications=6)
+    assert len(counted.works) == 2 * 6 - 4 + 3
+    for path in (short, other, moved.with_name(f"{'0' * 32}.arrow")):
+        assert any(note.startswith(f"{path}: ") and "simulated again" in note for note in results.notes)
+    run(out="fresh", replications=6)
+    assert tables("r") == tables("fresh")
+
+
+def as_before(directory):
+    """Makes of an unfinished result one as fpswitch 0.2.0 left it: a file for each strategy of a replication."""
+    for group in list(parts.kept(directory, [])):
+        for batch in group.batches():
+            for row in batch.content.to_pylist():
+                key = f"{row.pop('same')}-{row['replication']}"
+                latency = {}
+                for each in row["latency"]:
+                    latency.setdefault(each["histogram"], []).append([each["low"], each["high"], each["count"]])
+                document = row | {
+                    "ledger": [list(each.values()) for each in row["ledger"]],
+                    "metrics": {each["metric"]: [each["value"], each["unit"]] for each in row["metrics"]},
+                    "latency": latency,
+                    "integrity": {each["kind"]: each["count"] for each in row["integrity"]},
+                }
+                (directory / "parts" / f"{key}.json").write_text(json.dumps(document))
+        (directory / "parts" / f"{group.name}.arrow").unlink()
+
+
+def test_what_an_earlier_version_kept_one_by_one_is_used_again(run, tmp_path, tables, capsys):
+    with pytest.raises(RunError):
+        run(replications=6, simulate=breaks_at(4))
+    there = load(tmp_path / "r", incomplete_ok=True)
+    as_before(tmp_path / "r")
+    old = sorted((tmp_path / "r" / "parts").glob("*.json"))
+    assert len(old) == 4 * 3
+    old[0].write_text(old[0].read_text()[:-10])
+    status, out, _ = run_command(capsys, "status", str(tmp_path / "r"))
+    assert (status, f"done       {len(old) - 1} of 36 " in out) == (1, True)
+    with pytest.raises(InputError, match="not a replication that can be read"):
+        load(tmp_path / "r", incomplete_ok=True)
+    results, counted = run(replications=6)
+    assert any(note.startswith(f"{old[0]}: ") and "simulated again" in note for note in results.notes)
+    assert len(counted.walked) == 36 - len(old) + 1
+    assert len(there.ledger) < len(results.ledger)
+    run(out="fresh", replications=6)
+    assert tables("r") == tables("fresh")
+
+
+def test_what_an_earlier_version_kept_beside_its_tables_stays(run, tmp_path, tables):
+    run(replications=3)
+    first = tables("r")
+    run(strategies=["manual-load"], replications=4)
+    as_before(tmp_path / "r")
+    assert list((tmp_path / "r" / "parts").glob("*.json"))
+    run(strategies=["manual-load"], replications=5)
+    assert not list((tmp_path / "r" / "parts").glob("*.json"))
+    _, counted = run(replications=3)
+    assert (counted.works, tables("r")) == ([], first)
 
 
 def test_tables_that_were_damaged_are_named_and_left(run, tmp_path):

@@ -1,36 +1,117 @@
-"""Records that are packed are the same records, and tables made a few at a time are the same tables."""
+"""Records that are packed in groups are the same records, and tables do not depend on what was packed with what."""
+
+import random
+from dataclasses import replace
 
 import fake_host
+import pyarrow as pa
 import pytest
 import worlds
+from packing import frames_of, group_of, same_of, shelf_of
 
 from sim import experiment
-from sim.results import parts, tables
-from sim.results.shelf import Shelf
-from sim.results.tables import SCHEMAS, frames, records
+from sim.errors import InputError
+from sim.kernel.integrity import RESIDUE, VIOLATIONS
+from sim.results.groups import SCHEMA, Group, checked
+from sim.results.keys import Keys
+from sim.results.record import Finished
+from sim.results.tables import SCHEMAS, records
 
-SMALL = worlds.small(replications=9)
+SMALL = worlds.small(["free-ssp", "manual-load-nozero", "xstate-guest"], replications=9)
 
 
 @pytest.fixture
-def results(tmp_path):
-    (tmp_path / "small.toml").write_text(SMALL)
-    return experiment.run(tmp_path / "small.toml", jobs=1, simulate=fake_host.simulate)
+def results(scenario):
+    return experiment.run(scenario, jobs=1, simulate=fake_host.simulate)
 
 
-def test_a_packed_record_is_the_same_and_takes_a_tenth(results):
-    keys = parts.keys(results.manifest, 9)
-    held = {keys[record.part]: record for record in records(results.tables)}
-    shelf = Shelf(held)
-    assert dict(shelf) == held
-    assert shelf.end < 4000 * len(held)
+@pytest.fixture
+def held(results):
+    return records(results.tables)
 
 
-@pytest.mark.parametrize("number", [1, 5, 18, 100])
-def test_tables_do_not_depend_on_how_many_records_are_rows_at_a_time(results, monkeypatch, number):
-    monkeypatch.setattr(tables, "AT_A_TIME", number)
-    again = frames(records(results.tables), results.cases)
+def test_what_a_run_knows_of_a_packed_record_is_what_the_record_says(held):
+    some = [
+        replace(held[0], integrity={VIOLATIONS[0]: 0, RESIDUE: 2}, engine="compiled"),
+        replace(held[1], integrity={VIOLATIONS[-1]: 1}, ledger=()),
+        *held[2:],
+    ]
+    found = {each.key: each for batch in group_of(some).batches() for each in batch.finished()}
+    assert found == {(same_of(record), record.replication): Finished.of(record, same_of(record)) for record in some}
+    assert len({each.caught for each in found.values()}) == 2
+
+
+@pytest.mark.parametrize("at_a_time", [1, 5, 18, 100])
+def test_tables_do_not_depend_on_which_records_come_together_nor_in_what_order(results, held, at_a_time):
+    chosen = random.Random(at_a_time)
+    again = frames_of(chosen.sample(held, len(held)), results.cases, at_a_time)
     for name, schema in SCHEMAS.items():
         there = getattr(results, name)[schema.names]
         assert again[name].equals(there)
         assert (again[name].dtypes == there.dtypes).all()
+
+
+def test_a_record_that_is_there_already_is_not_taken_again(held):
+    shelf = shelf_of(held, 7)
+    assert shelf.add(group_of(held)) == []
+    new = replace(held[0], replication=9)
+    assert shelf.add(group_of([new, *held])) == [Finished.of(new, same_of(new))]
+
+
+def test_what_lies_beside_some_keys_is_found_with_its_groups(held):
+    shelf = shelf_of(held)
+    shelf.add(group_of([extra := replace(held[0], replication=12)]))
+    series = {record.part[:3]: same_of(record) for record in held}
+    assert list(shelf.beside(Keys(series, 9))) == [extra.part]
+    assert [len(group) for group in shelf.groups_beside(Keys(series, 9))] == [1]
+    left = dict(list(series.items())[1:])
+    assert {part[:3] for part in shelf.beside(Keys(left, 13))} == {next(iter(series))}
+    assert list(shelf.groups_beside(Keys(series, 13))) == []
+
+
+def written(content, schema):
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as file:
+        file.write(content)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "why"),
+    [
+        ("replication", -1, "a number that no replication has"),
+        ("replication", 10**12, "a number that no replication has"),
+        ("case", "another", "more than one series"),
+        ("case", None, "empty values"),
+        ("ledger", None, "empty values"),
+        ("integrity", [{"kind": None, "count": 1}], "empty values"),
+        ("engine", 5, "other columns"),
+    ],
+)
+def test_a_file_with_something_that_no_run_writes_is_refused(held, column, value, why):
+    batch = group_of(held).batch(0).content
+    rows = batch.to_pylist()
+    assert len(rows) > 1
+    rows[-1][column] = value
+    fields = [pa.field(each.name, pa.int64() if each.name == "engine" == column else each.type) for each in SCHEMA]
+    kind = pa.schema(fields) if column == "engine" else SCHEMA
+    if column == "engine":
+        rows = [row | {"engine": 5} for row in rows]
+    content = written(pa.Table.from_pylist(rows, schema=kind), kind)
+    with pytest.raises(InputError, match=f"^somewhere: not replications that can be read .*{why}"):
+        checked(content, "somewhere")
+    assert checked(group_of(held).content, "somewhere").name == group_of(held).name
+
+
+def test_whatever_bytes_a_file_has_it_is_a_group_or_refused(held):
+    content, chosen = group_of(held[:3]).content, random.Random(1)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        for _ in range(chosen.randint(1, 4)):
+            damaged[chosen.randrange(len(damaged))] = chosen.randrange(256)
+        try:
+            assert isinstance(checked(bytes(damaged[: chosen.randint(1, 2 * len(damaged))]), "x"), Group)
+        except InputError:
+            refused += 1
+    assert refused > 100

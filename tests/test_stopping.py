@@ -18,6 +18,7 @@ from sim.errors import RunError
 from sim.experiment.stopping import Rule, Stopped
 from sim.kernel.operations import Operation
 from sim.results import Record, load
+from sim.results.record import Finished
 from sim.results.tables import SCHEMAS
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
@@ -58,7 +59,9 @@ def run(path, **options):
 
 def record(case, strategy, replication, cycles, integrity=None, timed_by="free-ssp"):
     operation = Operation("user", "switch", "context switch")
-    return Record(case, timed_by, strategy, replication, ((operation, 1, cycles),), {}, {}, integrity or {})
+    return Finished.of(
+        Record(case, timed_by, strategy, replication, ((operation, 1, cycles),), {}, {}, integrity or {})
+    )
 
 
 @functools.cache

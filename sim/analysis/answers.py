@@ -25,7 +25,7 @@ from sim.costs.price import design_matrix, in_tsc
 from sim.costs.rows import CostTable
 from sim.errors import InputError
 from sim.kernel.operations import Operation
-from sim.results.tables import KEY_COLUMNS
+from sim.results.columns import KEY_COLUMNS
 from sim.scenario.contrasts import Contrast, Operand
 
 if TYPE_CHECKING:

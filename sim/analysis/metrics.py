@@ -17,8 +17,9 @@ from sim.errors import InputError
 from sim.kernel import operations as op
 from sim.kernel.config import boot
 from sim.kernel.masks import BootMasks
+from sim.results.columns import RUN_COLUMNS
 from sim.results.settings import settings_of as settings_of
-from sim.results.tables import RUN_COLUMNS, Results
+from sim.results.tables import Results
 
 PARTS: Final = (
     "operations", "guest", "user", "vmm", "exit_handler", "syscall", "interrupt", "wakeup", "halt_poll", "idle",

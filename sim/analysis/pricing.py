@@ -14,7 +14,8 @@ from sim.costs.check import GRADES
 from sim.costs.document import from_document
 from sim.costs.price import Prices, terms
 from sim.costs.rows import CostTable
-from sim.results.tables import KEY_COLUMNS, RUN_COLUMNS, Results
+from sim.results.columns import KEY_COLUMNS, RUN_COLUMNS
+from sim.results.tables import Results
 
 LEVELS: Final = ("L1", "modelled", "memory")
 """Where buffers are: all of them warm, as the host's rule has it, all of them in memory."""

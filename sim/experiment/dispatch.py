@@ -5,18 +5,18 @@ what is in flight, and would be lost with the driver, is two groups for each wor
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, Protocol
 
 from sim.experiment.pool import Outcome, Pool, Say
-from sim.experiment.workers import Refused, Simulate, Task, Work, pickled, versions
-from sim.results.record import Record
+from sim.experiment.workers import GROUP_S, Refused, Simulate, Task, Work, pickled, versions
+from sim.results.groups import Group
+from sim.results.keys import Series
 from sim.scenario.cases import Case
 
-GROUP_S: Final = 1.0
 MOST_OF_GROUP: Final = 1000
 IN_FLIGHT: Final = 2
 """Groups for each worker: one that runs, and one that waits."""
@@ -60,6 +60,7 @@ class Dispatcher:
     """Sends replications of ``cases`` to a pool; ``failed`` are those of which workers died :data:`TRIES` times."""
 
     cases: Sequence[Case]
+    keys: Mapping[Series, str]
     pool: Pool
     say: Say
     tick: Callable[[], None]
@@ -71,8 +72,8 @@ class Dispatcher:
     _tries: dict[Work, int] = field(default_factory=dict)
     _flying: "dict[Future[Outcome], tuple[Work, ...]]" = field(default_factory=dict)
 
-    def records(self, works: Works) -> Iterator[list[Record]]:
-        """The records of each work, in any order, and as they come; those that fail are left out."""
+    def groups(self, works: Works) -> Iterator[Group]:
+        """The records of all works, in any order, and as they come; those that fail are left out."""
         waiting, suspects = _Waiting(works), deque[Work]()
         while waiting or suspects or self._flying:
             if suspects and not self._flying:
@@ -94,7 +95,7 @@ class Dispatcher:
                 else:
                     for (case, *_), seconds in zip(group, outcome.seconds, strict=True):
                         self._seconds[case] = (self._seconds.get(case, seconds) + seconds) / 2
-                    yield from outcome.records
+                    yield Group(outcome.group)
 
     def in_flight(self) -> list[Work]:
         """What is with the workers."""
@@ -117,7 +118,9 @@ class Dispatcher:
         if not self._contents:
             self._contents = pickled(self.cases)
         cases = {case: self._contents[case] for case, *_ in group}
-        self._flying[self.pool.submit(Task(group, cases, versions(), self.simulate))] = group
+        series = {(case, by, name) for case, by, names, _ in group for name in names}
+        keys = {each: self.keys[each] for each in series}
+        self._flying[self.pool.submit(Task(group, cases, keys, versions(), self.simulate))] = group
 
     def _again(self, future: "Future[Outcome]", group: tuple[Work, ...], *, alone: bool) -> Iterator[Work]:
         """What of a group that failed is tried again; raises what it raised if no worker died of it."""

@@ -17,8 +17,8 @@ from sim.experiment.inputs import Inputs, gathered
 from sim.experiment.provenance import costs_of, document
 from sim.results import manifest as manifests
 from sim.results import parts
-from sim.results.keys import Keys, count
-from sim.results.record import Record
+from sim.results.keys import Key, Keys
+from sim.results.shelf import Shelf
 from sim.scenario.cases import Case, cases
 from sim.scenario.reading import read
 from sim.scenario.run_schema import Run
@@ -65,7 +65,7 @@ class Shown:
     keys: Keys
 
 
-def shown(asked: Experiment, whole: Path | None, there: Container[str]) -> Shown:
+def shown(asked: Experiment, whole: Path | None, there: Container[Key]) -> Shown:
     """What the directory is to show after a run of ``asked``, which has an exact number of replications.
 
     ``whole`` is where a complete earlier result lies, or None; ``there`` are the keys of all that is finished.
@@ -93,26 +93,6 @@ def _shown(experiment: Experiment) -> Shown:
 def keys_of(manifest: Mapping[str, Any]) -> Keys:
     """The keys of the parts in the tables of a complete result."""
     return parts.keys(manifest, manifest["replications"])
-
-
-@dataclass(frozen=True, slots=True)
-class Rest(Mapping[str, Record]):
-    """Those of the records that ``keys`` have not."""
-
-    records: Mapping[str, Record]
-    keys_of_others: Keys
-
-    def __getitem__(self, key: str) -> Record:
-        return self.records[key]
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and not self.keys_of_others.have(key) and key in self.records
-
-    def __iter__(self) -> Iterator[str]:
-        return (key for key in self.records if not self.keys_of_others.have(key))
-
-    def __len__(self) -> int:
-        return count(self)
 
 
 def _with_what_was_there(asked: Experiment, whole: Path) -> Iterator[Experiment]:
@@ -155,10 +135,10 @@ def _cases(run: Run, old: Run) -> tuple[str, ...] | None:
     return None if run.cases is None or old.cases is None else tuple(dict.fromkeys((*old.cases, *run.cases)))
 
 
-def words(asked: Experiment, there: Mapping[str, Record], path: Path) -> str:
+def words(asked: Experiment, there: Shelf, path: Path) -> str:
     """A sentence on what a directory keeps beside what was asked for; empty if that is nothing."""
     least = _shown(asked)
-    others = {record.part for record in Rest(there, least.keys).values()}
+    others = set(there.beside(least.keys))
     if not others:
         return ""
     elsewhere = _names({case for case, *_ in others} - {case for case, *_ in least.keys.series})

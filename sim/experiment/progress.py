@@ -77,10 +77,10 @@ class Progress:
         if self._bar is not None:
             self._bar.total = total
 
-    def step(self) -> None:
-        """One more replication is finished."""
+    def step(self, number: int = 1) -> None:
+        """So many more replications are finished."""
         with self._moving:
-            self._done += 1
+            self._done += number
             if self._bar is not None:
                 self._bar.update(max(0, self._done - self._bar.n))
 

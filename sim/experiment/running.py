@@ -22,16 +22,18 @@ from sim.experiment.keeping import Experiment
 from sim.experiment.pool import Gone, Pool
 from sim.experiment.pools import pool_of
 from sim.experiment.progress import Progress, every
-from sim.experiment.workers import Simulate, Work, in_flight, named, replicate, simulated
+from sim.experiment.workers import Simulate, Work, here, in_flight, named, simulated
 from sim.results import manifest as manifests
 from sim.results import parts
-from sim.results.keys import Keys, count
+from sim.results.groups import Group
+from sim.results.keys import Key, Keys, count
 from sim.results.progress import EVERY_S, MOST_LISTED
 from sim.results.progress import Progress as How
-from sim.results.record import Record
 from sim.results.shelf import Shelf
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from sim.results.directory import ResultDirectory
     from sim.results.tables import Results
 
@@ -71,9 +73,11 @@ class Running:
                 earlier = (self._directory.found or {}).get("engines", {})
                 self._ran = {case: set(engines) for case, engines in earlier.items()}
                 notes: list[str] = []
-                for key, record in self._directory.finished(notes):
-                    self._there[key] = record
-                    self._ran.setdefault(record.case, set()).add(record.engine)
+                for group in self._directory.finished(notes):
+                    for finished in self._there.add(group):
+                        self._ran.setdefault(finished.case, set()).add(finished.engine)
+                        if self._keys.have(finished.key):
+                            self._rule.take(finished)
             except BaseException:
                 self.close()
                 raise
@@ -87,9 +91,6 @@ class Running:
 
     def results(self, where: Where) -> Results:
         """Runs what is missing, and gives what was asked for."""
-        for key in self._keys.values():
-            if key in self._there:
-                self._rule.take(self._there[key])
         before = self._there.end
         try:
             self._simulate(where)
@@ -112,24 +113,21 @@ class Running:
     def _simulate(self, where: Where) -> None:
         self._count = self._before = self._finished()
         self._told.start(len(self._keys.up_to(self._rule.looks[0])), self._count)
-        with closing(self._records(where)) as records:
-            for finished in records:
-                for record in finished:
-                    self._take(record)
+        with closing(self._groups(where)) as groups:
+            for group in groups:
+                self._take(group)
                 self._tell()
         self._told.close()
 
-    def _take(self, record: Record) -> None:
-        key = self._keys[record.part]
-        if key in self._there:
-            return
-        self._there[key] = record
-        self._count += 1
-        self._rule.take(record)
-        self._note_engine(record)
+    def _take(self, group: Group) -> None:
         if self._directory is not None:
-            self._directory.keep(key, record)
-        self._told.step()
+            self._directory.keep(group)
+        new = self._there.add(group)
+        for finished in new:
+            self._rule.take(finished)
+            self._note_engine(finished.case, finished.engine)
+        self._count += len(new)
+        self._told.step(len(new))
 
     def _tell(self) -> None:
         """Says on the bar and in the directory how far the run is, but not all the time, nor in two threads at once."""
@@ -162,8 +160,8 @@ class Running:
             )
         )
 
-    def _records(self, where: Where) -> Generator[list[Record], None, None]:
-        """The records of each replication, in any order; those of the next look come when all before are taken."""
+    def _groups(self, where: Where) -> Generator[Group, None, None]:
+        """The records of all replications, in any order; those of the next look come when all before are taken."""
         jobs = min(where.jobs, len(Missing(self._keys, self._there)))
         if where.simulate is None:
             prepare(self._asked.cases, self._told.say)
@@ -172,18 +170,17 @@ class Running:
         if pool is None and (jobs > 1 or elsewhere):
             pool = pool_of(where.executor, where.cluster, jobs, self._told.say)
         if pool is None:
-            model, by_name = where.simulate or simulated(), {case.name: case for case in self._asked.cases}
             with every(EVERY_S / 2, self._tell):
-                for case, timed_by, strategies, replication in chain.from_iterable(self._works()):
-                    yield replicate(model, by_name[case], timed_by, strategies, replication)
+                for works in self._works():
+                    yield from here(works, self._asked.cases, self._keys.series, where.simulate or simulated())
             return
         at_once = True
         try:
             dispatcher = self._dispatcher = Dispatcher(
-                self._asked.cases, pool, self._told.say, self._tell, where.simulate
+                self._asked.cases, self._keys.series, pool, self._told.say, self._tell, where.simulate
             )
             for works in self._works():
-                yield from dispatcher.records(works)
+                yield from dispatcher.groups(works)
                 if dispatcher.failed:
                     raise self._died(dispatcher.failed)
             at_once = False
@@ -234,7 +231,7 @@ class Running:
         return count(part for part, key in self._keys.items() if part[-1] >= begin and key in self._there)
 
     def _ended(self, before: int) -> Results:
-        from sim.results.tables import Results, frames_of
+        from sim.results.tables import Results, frames
 
         n = self._stopped.replications
         exact = self._asked.exactly(n)
@@ -247,8 +244,8 @@ class Running:
         if path is not None and self._keep(exact, stopped):
             results = Results.on_disk(path, manifest, costs)
         else:
-            frames = frames_of(wanted, self._there.__getitem__, manifest["cases"])
-            results = replace(Results.of(frames, manifest, costs), directory=path)
+            tables = frames(self._pieces(wanted, manifest["cases"]))
+            results = replace(Results.of(tables, manifest, costs), directory=path)
         return replace(results, notes=tuple(self._told.notes))
 
     def _keep(self, exact: Experiment, stopped: Mapping[str, Any]) -> bool:
@@ -276,16 +273,21 @@ class Running:
                 return is_asked
         if not directory.begun:
             self._begin(shown.experiment)
-        tables = partial(write, shown.keys, self._there.__getitem__, manifest["cases"])
-        directory.complete(tables, manifest, costs, inputs, keeping.Rest(self._there, shown.keys))
+        tables = partial(write, self._pieces(shown.keys, manifest["cases"]))
+        directory.complete(tables, manifest, costs, inputs, self._there.groups_beside(shown.keys))
         self._told.say(*filter(None, [keeping.words(exact, self._there, directory.path)]))
         return is_asked
 
-    def _note_engine(self, record: Record) -> None:
+    def _pieces(self, keys: Keys, cases: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, pa.Table]]:
+        """The rows of the tables, in their order."""
+        from sim.results.tables import in_order
+
+        return chain.from_iterable(self._there.tables(same, keys.replications) for same in in_order(keys, cases))
+
+    def _note_engine(self, case: str, engine: str) -> None:
         """What a run says of replications that another engine simulated than the one that was wanted, once a case."""
-        self._ran.setdefault(record.case, set()).add(record.engine)
-        note = f"case {record.case}: {record.engine}"
-        if " (" in record.engine and note not in self._told.notes:
+        self._ran.setdefault(case, set()).add(engine)
+        if " (" in engine and (note := f"case {case}: {engine}") not in self._told.notes:
             self._told.say(note)
 
     def _engines(self) -> dict[str, list[str]]:
@@ -316,7 +318,7 @@ def _opened(out: str | os.PathLike[str], manifest: Mapping[str, Any]) -> ResultD
 class Missing:
     """What has to be run for the keys that are not ``there``: each schedule once, walked by all that lack it."""
 
-    def __init__(self, wanted: Keys, there: Container[str]) -> None:
+    def __init__(self, wanted: Keys, there: Container[Key]) -> None:
         self._wanted, self._there = wanted, there
         self._number = count(self)
 

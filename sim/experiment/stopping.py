@@ -22,8 +22,7 @@ from statistics import fmean, stdev
 from typing import Any, Final
 
 from sim.kernel.config import strategy_of
-from sim.kernel.integrity import VIOLATIONS
-from sim.results.record import Record
+from sim.results.record import Finished
 from sim.scenario.cases import Case, contrasts
 from sim.scenario.contrasts import Contrast, Operand
 from sim.scenario.run_schema import Run
@@ -52,7 +51,7 @@ class Stopped:
 
 
 class Rule:
-    """The rule of one run; it is told of records in any order, and asked what it can say of them."""
+    """The rule of one run; it is told of what is finished in any order, and asked what it can say of them."""
 
     def __init__(self, scenario: Scenario, cases: Sequence[Case]) -> None:
         self.run = scenario.run
@@ -63,16 +62,16 @@ class Rule:
         self._cycles: dict[tuple[str, str], array[int]] = {}
         self._caught: dict[tuple[str, str], int] = {}
 
-    def take(self, record: Record) -> None:
+    def take(self, finished: Finished) -> None:
         """A replication is finished; those on a strategy's own schedule say nothing here."""
-        if record.timed_by != self._cases[record.case].timed_by:
+        if finished.timed_by != self._cases[finished.case].timed_by:
             return
-        of, n = (record.case, record.strategy), record.replication
+        of, n = (finished.case, finished.strategy), finished.replication
         cycles = self._cycles.setdefault(of, array("q"))
         if n >= len(cycles):
             cycles.extend(array("q", [0]) * (n + 1 - len(cycles)))
-        cycles[n] = sum(cycles for _, _, cycles in record.ledger)
-        if any(record.integrity.get(kind) for kind in VIOLATIONS):
+        cycles[n] = finished.cycles
+        if finished.caught:
             self._caught[of] = min(n, self._caught.get(of, n))
 
     def look(self, there: int) -> Stopped | int:

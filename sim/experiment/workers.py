@@ -8,7 +8,7 @@ import os
 import pickle
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Final
@@ -17,6 +17,8 @@ from sim.errors import InputError, RunError
 from sim.experiment.provenance import WORLDS_VERSIONS
 from sim.host.elapsed import fraction
 from sim.results import manifest as manifests
+from sim.results.groups import Group, packed
+from sim.results.keys import Key, Series
 from sim.results.record import Record
 from sim.scenario.cases import Case
 
@@ -26,25 +28,33 @@ Simulate = Callable[[Case, str, Sequence[str], int], list[Record]]
 Work = tuple[str, str, tuple[str, ...], int]
 """Arguments of :data:`Simulate`, with the name of the case."""
 
+GROUP_S: Final = 1.0
+"""Seconds of work that are sent and kept together."""
+
 SAME = (*WORLDS_VERSIONS, "pyarrow")
 """Versions that workers share with their driver, since numbers may depend on them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Some replications for one worker; ``cases`` are pickled, by name, and ``versions`` those of the driver."""
+    """Some replications for one worker.
+
+    ``cases`` are pickled, by name; ``keys`` are what the keys of each series have in common, and ``versions`` those of
+    the driver.
+    """
 
     works: tuple[Work, ...]
     cases: Mapping[str, bytes]
+    keys: Mapping[Series, str]
     versions: Mapping[str, str]
     simulate: Simulate | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The records of each work of a task, in its order, and the seconds that each took."""
+    """The records of a task, packed (:mod:`sim.results.groups`), and the seconds that each work took, in its order."""
 
-    records: tuple[list[Record], ...]
+    group: bytes
     seconds: tuple[float, ...]
 
 
@@ -75,16 +85,55 @@ def work(task: Task) -> Done | Refused:
     """Does a task; :class:`RunError` names the replication that failed."""
     if other := differences(versions(), task.versions):
         return Refused(f"the worker {platform.node()}, process {os.getpid()}, is refused: it has {other}")
-    model, found, seconds = task.simulate or simulated(), [], []
+    model, seconds = task.simulate or simulated(), []
+    found: list[tuple[Key, Record]] = []
     try:
         for case, timed_by, strategies, replication in task.works:
             began = time.perf_counter()
-            found.append(replicate(model, _case(task.cases[case]), timed_by, strategies, replication))
+            records = replicate(model, _case(task.cases[case]), timed_by, strategies, replication)
+            found += _with_keys(records, strategies, task.keys)
             seconds.append(time.perf_counter() - began)
             _here.finished += len(strategies)
     finally:
         _here.finished = 0
-    return Done(tuple(found), tuple(seconds))
+    return Done(packed(found), tuple(seconds))
+
+
+def here(
+    works: Iterable[Work], cases: Sequence[Case], keys: Mapping[Series, str], simulate: Simulate
+) -> Iterator[Group]:
+    """The records of all works, which are done in this process; what is in flight is a second of work.
+
+    Where one of them raises, or somebody interrupts it, those before it come first.
+    """
+    by_name, error = {case.name: case for case in cases}, None
+    found: list[tuple[Key, Record]] = []
+    began = time.monotonic()
+    for case, timed_by, strategies, replication in works:
+        try:
+            found += _with_keys(replicate(simulate, by_name[case], timed_by, strategies, replication), strategies, keys)
+        except BaseException as raised:
+            error = raised
+            break
+        _here.finished = len(found)
+        if time.monotonic() - began >= GROUP_S:
+            group, found, _here.finished = Group(packed(found)), [], 0
+            yield group
+            began = time.monotonic()
+    _here.finished = 0
+    if found:
+        yield Group(packed(found))
+    if error is not None:
+        raise error
+
+
+def _with_keys(
+    records: Iterable[Record], strategies: Container[str], keys: Mapping[Series, str]
+) -> Iterator[tuple[Key, Record]]:
+    """The records of the strategies that were asked for; the one that times a schedule is there in any case."""
+    for record in records:
+        if record.strategy in strategies:
+            yield (keys[record.case, record.timed_by, record.strategy], record.replication), record
 
 
 class _Here:

@@ -16,8 +16,8 @@ from sim.kernel.integrity import RESIDUE, VIOLATIONS
 from sim.kernel.state import IDLE_TASK, KTHREAD, USER_TASK, VCPU_TASK
 from sim.results import manifest as manifests
 from sim.results import parts
+from sim.results.columns import KEY_COLUMNS, RUN_COLUMNS
 from sim.results.schema import shorter
-from sim.results.tables import KEY_COLUMNS, RUN_COLUMNS
 
 MOST: Final = 2**53
 """Whole numbers up to this are exact in all tables."""

@@ -1,14 +1,15 @@
 """A result directory: started with its manifest, filled part by part, and complete only in one last step.
 
 ``manifest.json``, ``costs.json``, the four Parquet tables, in ``inputs/`` the files that the scenario names, and in
-``parts/`` a file for each finished replication that is not in the tables.  Whatever is finished of the same world is
-used again, from parts and from tables.  A complete directory is set aside until the new run of it is complete, too.
+``parts/`` finished replications that are not in the tables, a file for each group that was run together.  Whatever is
+finished of the same world is used again, from parts and from tables.  A complete directory is set aside until the new
+run of it is complete, too.
 """
 
 import json
 import os
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -17,9 +18,9 @@ from typing import Any
 from sim.errors import InputError
 from sim.results import files, parts, progress, reading
 from sim.results import manifest as manifests
+from sim.results.columns import SCHEMAS
+from sim.results.groups import Group
 from sim.results.lock import Lock
-from sim.results.record import Record
-from sim.results.tables import SCHEMAS
 
 FROM_THE_FIRST_RUN = ("started", "wall_s", "error", "versions", "commit", "platform", "files")
 """What a manifest says of how its tables were made."""
@@ -62,8 +63,8 @@ class ResultDirectory:
         """Lets others run in it."""
         self._lock.release()
 
-    def finished(self, notes: list[str]) -> Iterator[tuple[str, Record]]:
-        """What is finished of the run's cases, and what lies beside that, by key.
+    def finished(self, notes: list[str]) -> Iterator[Group]:
+        """What is finished of the run's cases, and what lies beside that.
 
         ``notes`` gets sentences on what is damaged.  Raises :class:`InputError` for tables that are.
         """
@@ -139,9 +140,9 @@ class ResultDirectory:
         """Whether results that were there before lie in ``previous``."""
         return self.aside is not None
 
-    def keep(self, key: str, record: Record) -> None:
-        """Keeps a finished replication, for a later run if this one does not get to its end."""
-        parts.write(record, parts.path_of(key, self.path))
+    def keep(self, group: Group) -> None:
+        """Keeps finished replications, for a later run if this one does not get to its end."""
+        parts.keep(group, self.path)
 
     def complete(
         self,
@@ -149,15 +150,17 @@ class ResultDirectory:
         manifest: Mapping[str, Any],
         costs: Mapping[str, Any],
         inputs: Mapping[str, bytes],
-        others: Mapping[str, Record],
+        others: Iterable[Group],
     ) -> None:
         """Writes the tables, and then says in the manifest that they are there; what was set aside is deleted.
 
-        ``write_tables`` writes those of ``manifest`` to files; ``others`` are finished, too, and not in them.
+        ``write_tables`` writes those of ``manifest`` to files; ``others`` have what is finished, too, and not in them.
         """
-        for key, record in others.items():
-            if not parts.path_of(key, self.path).exists():
-                self.keep(key, record)
+        kept = set()
+        for group in others:
+            kept.add(group.name)
+            if not parts.has(group, self.path):
+                self.keep(group)
         self.manifest |= manifest
         self._write_inputs(costs, inputs)
         written = {name: self.path / f".{name}.parquet" for name in SCHEMAS}
@@ -168,7 +171,7 @@ class ResultDirectory:
             os.replace(temporary, self.path / f"{name}.parquet")
         files.sync(self.path / parts.FOLDER)
         self.end(manifests.COMPLETE)
-        parts.remove_all_but(others, self.path)
+        parts.remove_all_but(kept, self.path)
         if self.aside is not None:
             files.remove(self.previous)
 

@@ -1,27 +1,19 @@
 """What tells each part of a run from all that have another content, without a list of them: there may be a million."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from sim.results.record import Part
 
 Series = tuple[str, str, str]
 """A part without its replication: case, the strategy that times the schedule, the one that walks it."""
 
-
-KEY: Final = re.compile(r"[0-9a-f]{32}-(0|[1-9]\d{0,6})", re.ASCII)
-
-
-def split(key: str) -> tuple[str, int]:
-    """A key as what its series has in common, and the replication."""
-    same, _, number = key.rpartition("-")
-    return same, int(number)
+Key = tuple[str, int]
+"""What the parts of a series have in common, 32 hexadecimal digits, and the replication."""
 
 
 @dataclass(frozen=True, slots=True)
-class Keys(Mapping[Part, str]):
+class Keys(Mapping[Part, Key]):
     """The key of each part: those of ``series``, by what their parts have in common, in replications from 0."""
 
     series: Mapping[Series, str]
@@ -31,11 +23,11 @@ class Keys(Mapping[Part, str]):
     def __post_init__(self) -> None:
         object.__setattr__(self, "_hashes", frozenset(self.series.values()))
 
-    def __getitem__(self, part: Part) -> str:
+    def __getitem__(self, part: Part) -> Key:
         *series, replication = part
         if not 0 <= replication < self.replications:
             raise KeyError(part)
-        return f"{self.series[tuple(series)]}-{replication}"  # type: ignore[index]
+        return self.series[tuple(series)], replication  # type: ignore[index]
 
     def __iter__(self) -> Iterator[Part]:
         return ((*series, n) for series in self.series for n in range(self.replications))
@@ -43,11 +35,9 @@ class Keys(Mapping[Part, str]):
     def __len__(self) -> int:
         return len(self.series) * self.replications
 
-    def have(self, key: str) -> bool:
+    def have(self, key: Key) -> bool:
         """Whether a part has this key."""
-        return bool(KEY.fullmatch(key)) and self._has(*split(key))
-
-    def _has(self, same: str, n: int) -> bool:
+        same, n = key
         return same in self._hashes and n < self.replications
 
     def __eq__(self, other: object) -> bool:

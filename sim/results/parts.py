@@ -1,7 +1,7 @@
 """Finished replications as files, from which a later run goes on."""
 
-import json
 import os
+import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,13 +14,19 @@ from sim.kernel.datafile import STRICT
 from sim.kernel.operations import Operation
 from sim.results import files
 from sim.results import manifest as manifests
-from sim.results.keys import KEY, Keys, Series
+from sim.results.groups import Group, checked, name_of, packed
+from sim.results.keys import Key, Keys, Series
 from sim.results.record import Part, Record
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 FOLDER: Final = "parts"
+SUFFIX: Final = ".arrow"
+OLD_SUFFIX: Final = ".json"
+OLD_NAME: Final = re.compile(r"[0-9a-f]{32}-(0|[1-9]\d{0,6})", re.ASCII)
+AT_A_TIME: Final = 256
+"""Files of JSON that become a group."""
 
 
 def schedules(case: Mapping[str, Any], *, feedback: bool) -> list[tuple[str, tuple[str, ...]]]:
@@ -65,33 +71,65 @@ def keys(manifest: Mapping[str, Any], replications: int) -> Keys:
     return Keys(found, replications)
 
 
-def path_of(key: str, directory: Path) -> Path:
-    """The file of a part in a result directory."""
-    return directory / FOLDER / f"{key}.json"
+def keep(group: Group, directory: Path) -> None:
+    """Keeps a group in a result directory; when this returns it is on the disk.
 
-
-def kept(directory: Path, problems: list[str]) -> Iterator[tuple[str, Record]]:
-    """The records that lie in a result directory as files, by their keys, in no order.
-
-    ``problems`` gets a sentence about each damaged file.
+    Raises OSError with the name of the file.
     """
+    path = _path(group, directory)
+    files.write(path, group.content)
+    files.sync(path.parent)
+
+
+def kept(directory: Path, problems: list[str]) -> Iterator[Group]:
+    """The groups that lie in a result directory as files, in no order.
+
+    ``problems`` gets a sentence about each damaged file.  Up to 0.2.0 each strategy of a replication was a file, JSON.
+    """
+    of_json: list[tuple[Key, Record]] = []
     for path in _files(directory / FOLDER):
-        if path.suffix != ".json" or path.name.startswith("."):
+        if path.suffix not in (SUFFIX, OLD_SUFFIX) or path.name.startswith("."):
             continue
         try:
-            if not KEY.fullmatch(path.stem):
+            if path.suffix == SUFFIX:
+                yield _read(path)
+                continue
+            if not OLD_NAME.fullmatch(path.stem):
                 raise InputError(f"{path}: not the name of a replication's file")
-            yield path.stem, read(path)
+            same, _, n = path.stem.rpartition("-")
+            of_json.append(((same, int(n)), _read_json(path)))
         except InputError as error:
-            problems.append(f"{error}: it is simulated again if asked for")
+            problems.append(f"{error}: what was in it is simulated again if asked for")
+        if len(of_json) == AT_A_TIME:
+            yield Group(packed(of_json))
+            of_json = []
+    if of_json:
+        yield Group(packed(of_json))
     problems.sort()
 
 
+def has(group: Group, directory: Path) -> bool:
+    """Whether a group is kept there, undamaged."""
+    try:
+        return content(_path(group, directory)) == group.content
+    except (OSError, ValueError):
+        return False
+
+
+def _path(group: Group, directory: Path) -> Path:
+    return directory / FOLDER / f"{group.name}{SUFFIX}"
+
+
+def keys_kept(directory: Path) -> Iterator[Key]:
+    """The keys of all that lies there as files."""
+    return ((batch.same, n) for group in kept(directory, []) for batch in group.batches() for n in batch.replications)
+
+
 def remove_all_but(wanted: Container[str], directory: Path) -> None:
-    """Removes the files of all other parts, and the folder if none is left."""
+    """Removes the files of all groups but those of these names, and the folder if none is left."""
     folder = directory / FOLDER
     for path in _files(folder):
-        if path.stem not in wanted:
+        if path.suffix != SUFFIX or path.stem not in wanted:
             path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
@@ -106,29 +144,18 @@ def _files(folder: Path) -> Iterator[Path]:
         return
 
 
-def write(record: Record, path: Path) -> None:
-    """Keeps a record."""
-    files.write(path, json.dumps(_as_json(record)).encode())
+def _read(path: Path) -> Group:
+    try:
+        found = content(path)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path}: not replications that can be read ({why})") from error
+    if name_of(found) != path.stem:
+        raise InputError(f"{path}: is not what the run wrote (another sha256 than its name)")
+    return checked(found, str(path))
 
 
-def _as_json(record: Record) -> dict[str, Any]:
-    return {
-        "case": record.case,
-        "timed_by": record.timed_by,
-        "strategy": record.strategy,
-        "replication": record.replication,
-        "ledger": [[*operation, count, cycles] for operation, count, cycles in record.ledger],
-        "metrics": {name: [value, unit] for name, (value, unit) in record.metrics.items()},
-        "latency": {
-            name: [[low, high, count] for (low, high), count in buckets.items()]
-            for name, buckets in record.latency.items()
-        },
-        "integrity": dict(record.integrity),
-        "engine": record.engine,
-    }
-
-
-def read(path: Path) -> Record:
+def _read_json(path: Path) -> Record:
     """The record in a file; :class:`InputError` for a file that is none, or not whole."""
     from pydantic import ValidationError
 

@@ -96,8 +96,8 @@ def on_disk(directory: Path, manifest: Mapping[str, Any]) -> tuple[int, int]:
     wanted = parts.keys(manifest, manifest["replications"])
     if manifest["status"] == manifests.COMPLETE:
         return wanted.distinct, wanted.distinct
-    folder, aside = directory / parts.FOLDER, directory.with_name(f"{directory.name}.previous")
-    there = {path.stem for path in folder.glob("*.json")}
+    aside = directory.with_name(f"{directory.name}.previous")
+    there = set(parts.keys_kept(directory))
     if (aside / manifests.NAME).exists():
         try:
             earlier = manifests.read(aside)

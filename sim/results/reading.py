@@ -2,15 +2,21 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
+
+import pandas as pd
 
 from sim.bounded import content
 from sim.errors import InputError
 from sim.results import check, parts, schema, tables
 from sim.results import manifest as manifests
-from sim.results.record import Record
-from sim.results.tables import SCHEMAS, Results
+from sim.results.columns import SCHEMAS
+from sim.results.groups import Group, packed
+from sim.results.shelf import Shelf
+from sim.results.tables import Results
 
 ENDED: Final = {
     manifests.RUNNING: "has not ended, or was killed",
@@ -49,13 +55,13 @@ def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> R
         found = {name: tables.read(name, path / f"{name}.parquet", timed=timed) for name in SCHEMAS}
         check.check(found, manifest, table_of, path)
     else:
-        found = tables.frames(_asked(path, manifest), manifest["cases"])
+        found = _asked(path, manifest)
     notes = (WITHOUT_HASHES.format(path),) if manifest["format"] == manifests.FORMAT_OF_0_1 else ()
     return Results.of(found, manifest, costs, path, notes)
 
 
-def finished(path: Path, problems: list[str]) -> Iterator[tuple[str, Record]]:
-    """All finished records of a directory by their keys; ``problems`` gets sentences about files that cannot be read.
+def finished(path: Path, problems: list[str]) -> Iterator[Group]:
+    """All finished records of a directory; ``problems`` gets sentences about files that cannot be read.
 
     Raises :class:`InputError` for tables that are damaged.
     """
@@ -63,21 +69,27 @@ def finished(path: Path, problems: list[str]) -> Iterator[tuple[str, Record]]:
     if manifests.read(path)["status"] == manifests.COMPLETE:
         results = load(path)
         keys = parts.keys(results.manifest, results.manifest["replications"])
-        for record in tables.records(results.tables):
-            yield keys[record.part], record
+        records = tables.records(results.tables)
+        while some := records[: parts.AT_A_TIME]:
+            yield Group(packed((keys[record.part], record) for record in some))
+            del records[: parts.AT_A_TIME]
 
 
-def _asked(path: Path, manifest: dict[str, Any]) -> list[Record]:
-    """What is finished of an unfinished run, also of what it took over."""
+def _asked(path: Path, manifest: dict[str, Any]) -> dict[str, pd.DataFrame]:
+    """The tables of what is finished of an unfinished run, also of what it took over."""
     problems: list[str] = []
-    found = dict(parts.kept(path, problems))
-    if problems:
-        raise InputError(problems[0])
-    aside = path.with_name(f"{path.name}.previous")
-    if (aside / manifests.NAME).exists():
-        found |= finished(aside, [])
-    keys = parts.keys(manifest, manifest["replications"])
-    return [found[key] for key in keys.values() if key in found]
+    with closing(Shelf()) as shelf:
+        for group in parts.kept(path, problems):
+            shelf.add(group)
+        if problems:
+            raise InputError(problems[0])
+        aside = path.with_name(f"{path.name}.previous")
+        if (aside / manifests.NAME).exists():
+            for group in finished(aside, []):
+                shelf.add(group)
+        keys, cases = parts.keys(manifest, manifest["replications"]), manifest["cases"]
+        order = tables.in_order(keys, cases)
+        return tables.frames(chain.from_iterable(shelf.tables(same, keys.replications) for same in order))
 
 
 def _costs(path: Path, manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

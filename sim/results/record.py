@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sim.kernel.integrity import VIOLATIONS
 from sim.kernel.operations import Operation
 
 Part = tuple[str, str, str, int]
@@ -37,3 +38,33 @@ class Record:
     def part(self) -> Part:
         """What identifies it."""
         return (self.case, self.timed_by, self.strategy, self.replication)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a run has to know of a record that it no longer has in memory.
+
+    ``same``: what the keys of its series have in common, where it has one.  ``cycles``: TSC cycles of all its
+    operations.  ``caught``: the integrity check found a violation.
+    """
+
+    case: str
+    timed_by: str
+    strategy: str
+    replication: int
+    same: str
+    cycles: int
+    caught: bool
+    engine: str
+
+    @classmethod
+    def of(cls, record: Record, same: str = "") -> "Finished":
+        """That of a record which is in memory."""
+        cycles = sum(cycles for *_, cycles in record.ledger)
+        caught = any(record.integrity.get(kind) for kind in VIOLATIONS)
+        return cls(*record.part, same, cycles, caught, record.engine)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it from all that have another content (:data:`sim.results.keys.Key`)."""
+        return (self.same, self.replication)

@@ -1,78 +1,122 @@
-"""Finished records, packed, in a temporary file that has no name: a run may have a hundred thousand of them."""
+"""Finished records, packed in groups, in a temporary file that has no name: a run may have a million of them."""
 
-import pickle
 import tempfile
-import zlib
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Final
 
-from sim.results.keys import KEY, split
-from sim.results.record import Record
+import pyarrow as pa
+
+from sim.results.groups import Group
+from sim.results.keys import Key, Keys, Series
+from sim.results.record import Finished, Part
 
 IN_MEMORY: Final = 1 << 18
 """Bytes up to which there is no file."""
 ABSENT: Final = -1
 
 
-class Shelf(Mapping[str, Record]):
-    """Records by key; what is in memory of each are 16 bytes, and they are unpacked one by one when asked for."""
+class _Places:
+    """Where the records of a series are, by replication: in which group, in which of its batches, in which row."""
 
-    def __init__(self, records: Mapping[str, Record] | None = None) -> None:
+    def __init__(self, series: Series) -> None:
+        self.series = series
+        self.groups, self.batches, self.rows = array("i"), array("i"), array("i")
+
+    def put(self, n: int, group: int, batch: int, row: int) -> None:
+        for places, place in ((self.groups, group), (self.batches, batch), (self.rows, row)):
+            if n >= len(places):
+                places.extend(array("i", [ABSENT]) * (n + 1 - len(places)))
+            places[n] = place
+
+    def group(self, n: int) -> int:
+        return self.groups[n] if n < len(self.groups) else ABSENT
+
+
+class Shelf:
+    """Records by key; what is in memory of each are 12 bytes, and groups are unpacked one by one when asked for."""
+
+    def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
-        self._places: dict[str, tuple[array[int], array[int]]] = {}
-        self._end, self._number = 0, 0
-        for key, record in (records or {}).items():
-            self[key] = record
+        self._places: dict[str, _Places] = {}
+        self._begins = array("q", [0])
+        self._last: tuple[int, Group] | None = None
 
-    def __setitem__(self, key: str, record: Record) -> None:
-        packed = zlib.compress(pickle.dumps(record), 1)
-        same, n = split(key)
-        begins, lengths = self._places.setdefault(same, (array("q"), array("q")))
-        if n >= len(begins):
-            more = array("q", [ABSENT]) * (n + 1 - len(begins))
-            begins.extend(more)
-            lengths.extend(more)
-        self._number += begins[n] == ABSENT
-        self._file.seek(self._end)
-        self._file.write(packed)
-        begins[n], lengths[n] = self._end, len(packed)
-        self._end += len(packed)
+    def add(self, group: Group) -> list[Finished]:
+        """Puts the records of a group there; those that were not."""
+        number, found = self.end, []
+        self._file.seek(self._begins[-1])
+        self._file.write(group.content)
+        self._begins.append(self._begins[-1] + len(group.content))
+        for of_group, batch in enumerate(group.batches()):
+            places = self._places.setdefault(batch.same, _Places(batch.series))
+            for row, finished in enumerate(batch.finished()):
+                n = finished.replication
+                if places.group(n) == ABSENT:
+                    places.put(n, number, of_group, row)
+                    found.append(finished)
+        return found
 
-    def _place(self, key: str) -> tuple[int, int]:
-        same, n = split(key)
-        begins, lengths = self._places.get(same, ((), ()))
-        return (begins[n], lengths[n]) if n < len(begins) else (ABSENT, ABSENT)
+    def _group(self, number: int) -> Group:
+        if self._last is None or self._last[0] != number:
+            begin, end = self._begins[number : number + 2]
+            self._file.seek(begin)
+            self._last = number, Group(self._file.read(end - begin))
+        return self._last[1]
 
-    def __getitem__(self, key: str) -> Record:
-        begin, length = self._place(key)
-        if begin == ABSENT:
-            raise KeyError(key)
-        self._file.seek(begin)
-        record: Record = pickle.loads(zlib.decompress(self._file.read(length)))
-        return record
+    def _in_group(self, key: Key) -> int:
+        same, n = key
+        return self._places[same].group(n) if same in self._places else ABSENT
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, tuple) and self._in_group(key) != ABSENT
 
     @property
     def end(self) -> int:
-        """What tells earlier records from those that come after this."""
-        return self._end
+        """What tells earlier records from those that come after this: the number of groups."""
+        return len(self._begins) - 1
 
-    def is_before(self, key: str, end: int) -> bool:
+    def is_before(self, key: Key, end: int) -> bool:
         """Whether it was there when :attr:`end` was that."""
-        return ABSENT < self._place(key)[0] < end
+        return ABSENT < self._in_group(key) < end
 
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and bool(KEY.fullmatch(key)) and self._place(key)[0] != ABSENT
+    def tables(self, same: str, replications: int) -> Iterator[dict[str, pa.Table]]:
+        """The rows of what is there of a series in each table, by replication, a few records at a time."""
+        places = self._places.get(same)
+        all_there = islice(zip(places.groups, places.batches, places.rows, strict=True), replications) if places else ()
+        for (group, batch), some in groupby(all_there, key=itemgetter(0, 1)):
+            if group == ABSENT:
+                continue
+            content, rows = self._group(group).batch(batch), [row for *_, row in some]
+            for begin, end in _runs(rows):
+                yield content.tables(begin, end)
 
-    def __iter__(self) -> Iterator[str]:
-        for same, (begins, _) in self._places.items():
-            for n, begin in enumerate(begins):
-                if begin != ABSENT:
-                    yield f"{same}-{n}"
+    def beside(self, keys: Keys) -> Iterator[Part]:
+        """The parts that have none of the keys."""
+        for same, places in self._places.items():
+            for n, group in enumerate(places.groups):
+                if group != ABSENT and not keys.have((same, n)):
+                    yield *places.series, n
 
-    def __len__(self) -> int:
-        return self._number
+    def groups_beside(self, keys: Keys) -> Iterator[Group]:
+        """The groups in which something has none of the keys."""
+        numbers = {
+            group
+            for same, places in self._places.items()
+            for n, group in enumerate(places.groups)
+            if group != ABSENT and not keys.have((same, n))
+        }
+        return map(self._group, sorted(numbers))
 
     def close(self) -> None:
         """Gives the file up."""
         self._file.close()
+
+
+def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Rows as ranges."""
+    for _, run in groupby(enumerate(rows), key=lambda each: each[1] - each[0]):
+        of_run = [row for _, row in run]
+        yield of_run[0], of_run[-1] + 1

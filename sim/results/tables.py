@@ -1,13 +1,12 @@
-"""The four tables of a run: their columns, and how records become rows.
+"""The four tables of a run as frames, in memory and read from files.
 
 Rows are in an order that depends on nothing but their contents, so that the number of jobs cannot be seen in them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Final
+from typing import Any, BinaryIO, ClassVar
 
 import pandas as pd
 import pyarrow as pa
@@ -16,39 +15,9 @@ import pyarrow.parquet as pq
 from sim.errors import InputError
 from sim.kernel.datafile import shortened
 from sim.kernel.operations import Operation
-from sim.results.keys import Keys
+from sim.results.columns import RUN_COLUMNS, SCHEMAS
+from sim.results.keys import Keys, Series
 from sim.results.record import Part, Record
-
-RUN_COLUMNS: Final = ("case", "timed_by", "strategy", "replication")
-"""What identifies a record: a case, the strategy that timed its schedule, the one that walked it, the replication; the
-first columns of every table."""
-
-KEY_COLUMNS: Final = ("thread_kind", "phase", "operation", "rfbm", "components", "initialised", "level")
-"""What identifies an operation; the fields of :class:`sim.kernel.operations.Operation`."""
-
-
-def _schema(**columns: pa.DataType) -> pa.Schema:
-    run = [(name, pa.int64() if name == "replication" else pa.string()) for name in RUN_COLUMNS]
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in (*run, *columns.items())])
-
-
-SCHEMAS: Final[Mapping[str, pa.Schema]] = {
-    "ledger": _schema(
-        thread_kind=pa.string(),
-        phase=pa.string(),
-        operation=pa.string(),
-        rfbm=pa.int64(),
-        components=pa.int64(),
-        initialised=pa.int64(),
-        level=pa.string(),
-        count=pa.int64(),
-        cycles=pa.int64(),
-    ),
-    "metrics": _schema(metric=pa.string(), unit=pa.string(), value=pa.float64()),
-    "latency": _schema(histogram=pa.string(), low=pa.int64(), high=pa.int64(), count=pa.int64()),
-    "integrity": _schema(kind=pa.string(), count=pa.int64()),
-}
-"""Columns and types of each table.  Values of metrics are 64-bit floats: whole numbers up to 2^53 are exact."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -192,103 +161,40 @@ def described(frame: pd.DataFrame, cases: Sequence[Mapping[str, Any]]) -> pd.Dat
     return frame.assign(**{name: frame["case"].map(each) for name, each in values.items()})
 
 
-def _ledger_rows(record: Record) -> Iterator[tuple[Any, ...]]:
-    return ((*operation, count, cycles) for operation, count, cycles in record.ledger)
+def frames(pieces: Iterable[Mapping[str, pa.Table]]) -> dict[str, pd.DataFrame]:
+    """The four tables by name, of their rows in pieces (:meth:`sim.results.shelf.Shelf.tables`)."""
+    found: dict[str, list[pa.Table]] = {name: [schema.empty_table()] for name, schema in SCHEMAS.items()}
+    for piece in pieces:
+        for name, table in piece.items():
+            found[name].append(table)
+    return {name: pa.concat_tables(found.pop(name)).to_pandas() for name in SCHEMAS}
 
 
-def _metric_rows(record: Record) -> Iterator[tuple[Any, ...]]:
-    return ((metric, unit, float(value)) for metric, (value, unit) in record.metrics.items())
+def in_order(keys: Keys, cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the keys of each series have in common, in the order of the tables.
+
+    By case, what walked its schedule before independent runs, by strategy.  ``cases`` are entries of the manifest; of
+    each the keys "case", "timed_by" and "strategies" are read.  A series that nobody asked for there is left out.
+    """
+    placed = [(where, same) for series, same in keys.series.items() if (where := _place(series, cases)) is not None]
+    return [same for _, same in sorted(placed)]
 
 
-def _latency_rows(record: Record) -> Iterator[tuple[Any, ...]]:
-    return (
-        (histogram, low, high, count)
-        for histogram, buckets in record.latency.items()
-        for (low, high), count in buckets.items()
-        if count
-    )
-
-
-def _integrity_rows(record: Record) -> Iterator[tuple[Any, ...]]:
-    return ((kind, count) for kind, count in record.integrity.items() if count)
-
-
-_ROWS: Final = {
-    "ledger": _ledger_rows,
-    "metrics": _metric_rows,
-    "latency": _latency_rows,
-    "integrity": _integrity_rows,
-}
-
-
-def _place(part: Part, cases: Iterable[Mapping[str, Any]]) -> tuple[int, int, int, int] | None:
-    """Where a record stands among those of ``cases``; None if nobody asked for it."""
-    of_case, timed_by, strategy, replication = part
+def _place(series: Series, cases: Iterable[Mapping[str, Any]]) -> tuple[int, int, int] | None:
+    """Where a series stands among those of ``cases``; None if nobody asked for it."""
+    of_case, timed_by, strategy = series
     for i, case in enumerate(cases):
         if case["case"] != of_case:
             continue
         names = list(dict.fromkeys((*case["strategies"], case["timed_by"])))
         independent = timed_by != case["timed_by"]
         if strategy in names and (not independent or timed_by == strategy):
-            return i, int(independent), names.index(strategy), replication
+            return i, int(independent), names.index(strategy)
     return None
 
 
-AT_A_TIME: Final = 256
-"""Records that are rows of Python objects at a time; there may be a hundred thousand."""
-
-
-def frames(records: Iterable[Record], cases: Sequence[Mapping[str, Any]]) -> dict[str, pd.DataFrame]:
-    """The four tables by name: by case, what walked its schedule before independent runs, by strategy, by replication.
-
-    ``cases`` are entries of the manifest; of each the keys "case", "timed_by" and "strategies" are read.  Records that
-    nobody asked for there are left out.
-    """
-    placed = [
-        (where, i, record) for i, record in enumerate(records) if (where := _place(record.part, cases)) is not None
-    ]
-    return _frames(record for _, _, record in sorted(placed, key=lambda each: each[:2]))
-
-
-def frames_of(
-    keys: Keys, record_of: Callable[[str], Record], cases: Sequence[Mapping[str, Any]]
-) -> dict[str, pd.DataFrame]:
-    """The same of records that are fetched by their keys, a few at a time."""
-    return _frames(map(record_of, in_order(keys, cases)))
-
-
-def in_order(keys: Keys, cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The keys in the order of the tables."""
-    placed = [(where, series) for series in keys.series if (where := _place((*series, 0), cases)) is not None]
-    for _, series in sorted(placed):
-        for n in range(keys.replications):
-            yield keys[(*series, n)]
-
-
-def chunks(ordered: Iterable[Record]) -> Iterator[dict[str, pa.Table]]:
-    """The rows of records, a few at a time."""
-    left = iter(ordered)
-    while some := list(islice(left, AT_A_TIME)):
-        chunk = {}
-        for name, rows_of in _ROWS.items():
-            schema = SCHEMAS[name]
-            rows = [(*record.part, *row) for record in some for row in sorted(rows_of(record))]
-            columns = zip(*rows, strict=True) if rows else [()] * len(schema.names)
-            arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
-            chunk[name] = pa.Table.from_arrays(arrays, schema=schema)
-        yield chunk
-
-
-def _frames(ordered: Iterable[Record]) -> dict[str, pd.DataFrame]:
-    found: dict[str, list[pa.Table]] = {name: [schema.empty_table()] for name, schema in SCHEMAS.items()}
-    for chunk in chunks(ordered):
-        for name, table in chunk.items():
-            found[name].append(table)
-    return {name: pa.concat_tables(found.pop(name)).to_pandas() for name in SCHEMAS}
-
-
 def records(tables: Mapping[str, pd.DataFrame]) -> list[Record]:
-    """The records of four tables; :func:`frames` makes the same tables of them."""
+    """The records of four tables, which have all but their engines."""
     by_part: dict[str, dict[Part, list[tuple[Any, ...]]]] = {name: {} for name in SCHEMAS}
     for name, frame in tables.items():
         for row in frame[SCHEMAS[name].names].itertuples(index=False, name=None):

@@ -1,17 +1,15 @@
 """The four tables as files, a group of rows at a time: all of them need not be in memory."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sim.results.keys import Keys
-from sim.results.record import Record
-from sim.results.tables import SCHEMAS, chunks, in_order
+from sim.results.columns import SCHEMAS
 
 ROWS_OF_A_GROUP: Final = 1 << 16
 
@@ -60,15 +58,13 @@ class _Writer:
             self._writer.close()
 
 
-def write(
-    keys: Keys, record_of: Callable[[str], Record], cases: Sequence[Mapping[str, Any]], paths: Mapping[str, Path]
-) -> None:
-    """Writes the tables of :func:`sim.results.tables.frames_of` to files, by name.
+def write(pieces: Iterable[Mapping[str, pa.Table]], paths: Mapping[str, Path]) -> None:
+    """Writes the tables of :func:`sim.results.tables.frames` to files, by name.
 
     Raises OSError with the name of the file.
     """
     with ExitStack() as stack:
         writers = {name: stack.enter_context(_Writer(name, paths[name])) for name in SCHEMAS}
-        for chunk in chunks(map(record_of, in_order(keys, cases))):
-            for name, rows in chunk.items():
+        for piece in pieces:
+            for name, rows in piece.items():
                 writers[name].add(rows)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from sim.results import load, parts
-from sim.results.tables import SCHEMAS
+from sim.results.columns import SCHEMAS
 from sim.verification.kill.victim import killed
 
 SEED: Final = 1
@@ -129,7 +129,7 @@ def _until(holds: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
 
 
 def _parts(out: Path) -> int:
-    return len(list((out / parts.FOLDER).glob("*.json")))
+    return len(set(parts.keys_kept(out)))
 
 
 def _in_the_middle(out: Path) -> None:

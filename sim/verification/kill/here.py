@@ -19,7 +19,8 @@ from typing import Final
 from sim.errors import InputError
 from sim.results import load, parts
 from sim.results import manifest as manifests
-from sim.results.tables import SCHEMAS
+from sim.results.columns import SCHEMAS
+from sim.results.keys import Key
 from sim.verification.kill.victim import killed
 
 SEEDS: Final = (1, 2)
@@ -47,7 +48,7 @@ def campaign(kills: int, seed: int, place: Path) -> Iterator[Campaign]:
     chosen, found = random.Random(seed), Campaign()
     truth = {each: _tables_of(each, place / f"alone-{each}") for each in SEEDS}
     out, turn, length = place / "r", 0, _length(place)
-    kept: set[str] = set()
+    kept: set[Key] = set()
     while found.kills.total() < kills:
         which, jobs = SEEDS[turn % len(SEEDS)], chosen.choice(JOBS)
         moment = chosen.uniform(0, length * 1.2)
@@ -126,9 +127,9 @@ def _state(out: Path) -> str:
         return "no result yet"
 
 
-def _finished(out: Path, seed: int) -> set[str]:
+def _finished(out: Path, seed: int) -> set[Key]:
     """The keys of all that is finished of a seed's run, there or aside; beside a complete result nothing is aside."""
-    found: set[str] = set()
+    found: set[Key] = set()
     has_ended = False
     for place in (out, out.with_name(f"{out.name}.previous")):
         try:
@@ -141,7 +142,7 @@ def _finished(out: Path, seed: int) -> set[str]:
         if manifest["seed"] == seed:
             keys = set(parts.keys(manifest, manifest["replications"]).values())
             complete = manifest["status"] == manifests.COMPLETE
-            found |= keys if complete else keys & {path.stem for path in (place / parts.FOLDER).glob("*.json")}
+            found |= keys if complete else keys & set(parts.keys_kept(place))
     return found
 
 

@@ -21,6 +21,7 @@ from sim.analysis.uncertainty.coefficients import Array
 from sim.experiment.stopping import Rule, Stopped
 from sim.host.simulation import simulate
 from sim.results import Record
+from sim.results.record import Finished
 from sim.scenario.cases import cases
 from sim.scenario.schema import Scenario
 from sim.scenario.units import FROM_FILE
@@ -105,7 +106,7 @@ def replications(seed: int) -> dict[str, Array]:
         for n in range(len(done), verdict):
             records = simulate(case, case.timed_by, case.strategies, n)
             for record in records:
-                rule.take(record)
+                rule.take(Finished.of(record))
             seconds = records[0].metrics["elapsed_cycles"][0] / case.tsc_hz
             done.append({record.strategy: _cycles(record) / seconds for record in records})
         verdict = rule.look(verdict)

@@ -1,0 +1,170 @@
+"""Finished replications that were run together, packed as an Arrow IPC file: a batch for each series, a row a record.
+
+A row has the record's key, what it is of, its engine, and as lists its rows in each of the four tables.  A worker
+packs; the driver keeps the bytes as they are, and makes tables of whole batches.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import accumulate, chain
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from sim.errors import InputError
+from sim.kernel.datafile import shortened
+from sim.kernel.integrity import VIOLATIONS
+from sim.results.columns import ROW_FIELDS, ROWS, RUN_FIELDS, SCHEMAS
+from sim.results.keys import Key, Series
+from sim.results.record import Finished, Record
+
+MOST_REPLICATIONS: Final = 10**7
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("same", pa.string(), nullable=False),
+        *RUN_FIELDS,
+        pa.field("engine", pa.string(), nullable=False),
+        *(pa.field(name, pa.list_(pa.struct(fields)), nullable=False) for name, fields in ROW_FIELDS.items()),
+    ]
+)
+"""``same`` and ``replication`` are the key."""
+_WRITING: Final = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+_READING: Final = pa.ipc.IpcReadOptions(use_threads=False)
+
+
+def packed(records: Iterable[tuple[Key, Record]]) -> bytes:
+    """Records with their keys as a file."""
+    series: dict[str, list[Record]] = {}
+    for (same, _), record in records:
+        series.setdefault(same, []).append(record)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, SCHEMA, options=_WRITING) as file:
+        for same, some in series.items():
+            file.write_batch(_batch(same, sorted(some, key=lambda record: record.replication)))
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _batch(same: str, records: list[Record]) -> pa.RecordBatch:
+    rows = [(same, *record.part, record.engine) for record in records]
+    plain = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=False)]
+    return pa.RecordBatch.from_arrays([*plain, *(_lists(name, records) for name in ROW_FIELDS)], schema=SCHEMA)
+
+
+def _lists(name: str, records: list[Record]) -> pa.ListArray:
+    """A table's rows of each record, in the order of the table."""
+    fields, rows = ROW_FIELDS[name], [sorted(ROWS[name](record)) for record in records]
+    columns = list(zip(*chain.from_iterable(rows), strict=True)) or [()] * len(fields)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)]
+    values = pa.StructArray.from_arrays(arrays, fields=fields)
+    offsets = pa.array(accumulate(map(len, rows), initial=0), pa.int32())
+    return pa.ListArray.from_arrays(offsets, values, type=SCHEMA.field(name).type)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The records of one series in a group."""
+
+    same: str
+    series: Series
+    replications: list[int]
+    content: pa.RecordBatch
+
+    def finished(self) -> Iterator[Finished]:
+        """What a run has to know of each."""
+        cycles = self._sums("ledger", "cycles")
+        kinds = self.content.column("integrity")
+        caught = [False] * len(cycles) if not len(kinds.flatten()) else map(_violates, kinds.to_pylist())
+        engines = self.content.column("engine").to_pylist()
+        for n, sum_of, wrong, engine in zip(self.replications, cycles, caught, engines, strict=True):
+            yield Finished(*self.series, n, self.same, sum_of, wrong, engine)
+
+    def _sums(self, name: str, column: str) -> list[int]:
+        """The sum of a column over the rows of each record."""
+        lists = self.content.column(name)
+        values = lists.flatten().field(column).to_numpy()
+        sums: list[int] = np.diff(np.cumsum(np.append(0, values))[_offsets(lists)]).tolist()
+        return sums
+
+    def tables(self, begin: int, end: int) -> dict[str, pa.Table]:
+        """The rows of some of its records, by table."""
+        some = self.content.slice(begin, end - begin)
+        found = {}
+        for name, schema in SCHEMAS.items():
+            lists = some.column(name)
+            numbers = np.repeat(some.column("replication").to_numpy(), np.diff(_offsets(lists)))
+            run = [*(pa.repeat(pa.scalar(each, pa.string()), len(numbers)) for each in self.series), pa.array(numbers)]
+            found[name] = pa.Table.from_arrays([*run, *lists.flatten().flatten()], schema=schema)
+        return found
+
+
+def _offsets(lists: pa.ListArray) -> "np.ndarray[Any, np.dtype[np.int32]]":
+    """Where the rows of each record begin in those of all, which begin at 0."""
+    offsets: np.ndarray[Any, np.dtype[np.int32]] = lists.offsets.to_numpy()
+    return offsets - offsets[:1]
+
+
+def _violates(kinds: Iterable[Mapping[str, Any]]) -> bool:
+    return any(each["kind"] in VIOLATIONS and each["count"] for each in kinds)
+
+
+class Group:
+    """A file of records; ``content`` are its bytes, which somebody here has packed."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self._file = pa.ipc.open_file(pa.py_buffer(content), options=_READING)
+
+    def __len__(self) -> int:
+        """How many series it has."""
+        number: int = self._file.num_record_batches
+        return number
+
+    def batch(self, number: int) -> Batch:
+        """The records of one of its series."""
+        content = self._file.get_batch(number)
+        same, *series = (content.column(i)[0].as_py() for i in range(len(RUN_FIELDS)))
+        return Batch(same, (series[0], series[1], series[2]), content.column("replication").to_pylist(), content)
+
+    def batches(self) -> Iterator[Batch]:
+        """Those of all."""
+        return (self.batch(number) for number in range(len(self)))
+
+    @property
+    def name(self) -> str:
+        """What it is called: the hash of its bytes."""
+        return name_of(self.content)
+
+
+def name_of(content: bytes) -> str:
+    """The hash of a group's bytes."""
+    return sha256(content).hexdigest()[:32]
+
+
+def checked(content: bytes, where: str) -> Group:
+    """The group in a file that may be anything; :class:`InputError` if it is not one that can be read."""
+    try:
+        group = Group(content)
+        if group._file.schema != SCHEMA:
+            raise ValueError("other columns")
+        for number in range(len(group)):
+            _check(group._file.get_batch(number))
+    except Exception as error:  # whatever a decoder says of bytes that were never Arrow
+        why = shortened(str(error).strip().partition("\n")[0])
+        raise InputError(f"{where}: not replications that can be read ({why})") from error
+    return group
+
+
+def _check(content: pa.RecordBatch) -> None:
+    content.validate(full=True)  # also that texts are UTF-8
+    columns = {name: content.column(name) for name in SCHEMA.names}
+    rows = {name: columns[name].flatten() for name in ROW_FIELDS}
+    fields = [each for lists in rows.values() for each in (lists, *lists.flatten())]
+    if any(each.null_count for each in (*columns.values(), *fields)):
+        raise ValueError("empty values")
+    if any(len(columns[name].unique()) != 1 for name in ("same", *(field.name for field in RUN_FIELDS[:-1]))):
+        raise ValueError("records of more than one series together, or none")
+    if not all(0 <= n < MOST_REPLICATIONS for n in columns["replication"].to_pylist()):
+        raise ValueError("a number that no replication has")

@@ -1,0 +1,35 @@
+"""Records as groups, shelves and tables, as a run makes them."""
+
+import hashlib
+from itertools import chain
+
+from sim.results import tables
+from sim.results.groups import Group, packed
+from sim.results.keys import Keys
+from sim.results.shelf import Shelf
+
+
+def same_of(record):
+    """What the keys of its series have in common; another for each series."""
+    return hashlib.sha256(repr(record.part[:3]).encode()).hexdigest()[:32]
+
+
+def group_of(records):
+    return Group(packed(((same_of(record), record.replication), record) for record in records))
+
+
+def shelf_of(records, at_a_time=1000):
+    shelf = Shelf()
+    for i in range(0, len(records), at_a_time):
+        shelf.add(group_of(records[i : i + at_a_time]))
+    return shelf
+
+
+def frames_of(records, cases, at_a_time=1000):
+    """The tables of records, which come in groups."""
+    shelf = shelf_of(records, at_a_time)
+    keys = Keys(
+        {record.part[:3]: same_of(record) for record in records}, 1 + max(record.replication for record in records)
+    )
+    order = tables.in_order(keys, cases)
+    return tables.frames(chain.from_iterable(shelf.tables(same, keys.replications) for same in order))
