@@ -48,6 +48,8 @@ BITS: Final = 32
 LEAST_BLOCK: Final = 256
 """So many numbers are drawn at least when the loop asks for more: asking takes longer than drawing them."""
 
+EXIT_COLUMNS: Final = [at.S_GUEST, at.S_WALL, at.S_KIND, at.S_TIME, at.S_HANDLED, at.S_EFFECTS]
+DRAWN_COLUMNS: Final = [at.K_DRAWN, at.K_DRAWN_TIME, at.K_DRAWN_FPU, at.K_PART]
 ACCOUNT_COLUMNS: Final = {
     "guest": at.GUEST, "user": at.USER, "vmm": at.VMM, "syscall": at.SYSCALL, "halt_poll": at.HALT_POLL,
     "idle": at.IDLE,
@@ -123,7 +125,8 @@ class Built:
         self.streams = Streams()
         self.points = POINTS
         self.kinds: list[ExitKind] = []
-        self.kept: dict[int, list[Integers]] = {}
+        self.columns: dict[int, Integers] = {}
+        self.drawn: dict[int, Any] = {}
         self.device_columns: dict[int, list[Integers]] = {}
         self.reasons: list[str] = []
         self.threads = _threads(host)
@@ -142,6 +145,7 @@ class Built:
         self.a.put("d", self.streams.table())
         self.a.put("exits", np.full((walkers, n, max(len(self.reasons), 1)), -1, np.int64))
         self._events()
+        loop.begin(self.a.handle)
 
     def number(self, thread: Thread) -> int:
         """The row of a thread."""
@@ -226,7 +230,7 @@ class Built:
         row[at.HLT_KIND] = self._kind(thread._hlt)
         if isinstance(thread, LockingVcpu):
             self._locking(thread, row)
-        self.lay_out(thread)
+        self._exits(thread)
 
     def _locking(self, thread: LockingVcpu, row: Integers) -> None:
         g, add, ple, pausing = self.a.g, self.streams.add, thread._ple, thread._pausing
@@ -255,25 +259,42 @@ class Built:
         row[at.K_ROW] = row[at.K_ROW2] = -1
         return number
 
-    def lay_out(self, thread: VcpuThread) -> None:
-        """The columns of a stream of exits have become others."""
+    def _exits(self, thread: VcpuThread) -> None:
+        """The exits that have been drawn when the simulation begins."""
         stream: ExitStream = thread._stream
-        row, first = self.a.t[self.number(thread)], int(self.a.t[self.number(thread), at.FIRST_KIND])
-        columns = [
-            np.ascontiguousarray(each, np.int64)
-            for each in (
-                stream.guest, stream.wall, stream._kind, stream._time, stream._fpu, stream._handled, stream._effects,
-                *stream._counts,
-            )
-        ]  # fmt: skip
-        self.kept[thread.number] = columns
-        row[at.S_NEXT], row[at.S_LEN], row[at.S_N_EFFECTS] = stream.next, len(stream.wall), len(stream._effects)
-        for column, of in zip(
-            (at.S_GUEST, at.S_WALL, at.S_KIND, at.S_TIME, at.S_FPU, at.S_HANDLED, at.S_EFFECTS), columns, strict=False
-        ):
-            row[column] = address(of)
-        for i, counts in enumerate(columns[7:]):
-            self.a.k[first + i, at.K_COUNTS] = address(counts)
+        n = len(stream.guest)
+        columns = self._columns(thread, n)
+        columns[0, :n], columns[1, 0], columns[3, :n] = stream.guest, stream.wall[0], stream._time
+        columns[2, :n] = np.maximum(stream._kind, 0) + np.asarray(stream._fpu) * at.USES_FPU
+        row = self.a.t[self.number(thread)]
+        row[at.S_NEXT], row[at.S_LEN] = stream.next, n
+
+    def _columns(self, thread: VcpuThread, length: int) -> Integers:
+        """Room for so many exits, where the loop finds it."""
+        kinds, row = len(thread._stream.kinds), self.a.t[self.number(thread)]
+        columns = self.columns.get(thread.number)
+        if columns is None or columns.shape[1] < length:
+            columns = self.columns[thread.number] = np.empty((len(EXIT_COLUMNS) + kinds, length), np.int64)
+        where = range(address(columns), address(columns) + columns.nbytes, columns.strides[0])
+        row[EXIT_COLUMNS] = where[: len(EXIT_COLUMNS)]
+        first = int(row[at.FIRST_KIND])
+        self.a.k[first : first + kinds, at.K_COUNTS] = where[len(EXIT_COLUMNS) :]
+        return columns
+
+    def more_exits(self, thread: VcpuThread) -> int:
+        """Draws more exits, all of which the loop merges; how many there are."""
+        stream, total = thread._stream, 0
+        first, horizon = int(self.a.t[self.number(thread), at.FIRST_KIND]), stream._draw()
+        drawn = self.drawn[thread.number] = [
+            (kind.drawn_guest, kind.drawn_time, kind.drawn_fpu) for kind in stream.kinds
+        ]
+        for i, (kind, columns) in enumerate(zip(stream.kinds, drawn, strict=True)):
+            n = int(np.searchsorted(kind.drawn_guest, horizon, "right"))
+            self.a.k[first + i, DRAWN_COLUMNS] = (*map(address, columns), n)
+            kind.drawn_guest, kind.drawn_time, kind.drawn_fpu = (column[n:] for column in columns)
+            total += n
+        self._columns(thread, total + 1)
+        return total
 
     # CPUs.
 

@@ -229,6 +229,18 @@ if HAVE_NUMBA:
         return signature, code
 
     @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
+    def load_byte(typing, address, i):  # type: ignore[no-untyped-def]
+        """The ``i``-th byte of the array at an address."""
+        signature = types.int64(types.int64, types.int64)
+
+        def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            base = builder.inttoptr(values[0], ir.IntType(8).as_pointer())
+            byte = _apart(builder, builder.load(builder.gep(base, [values[1]])), "outside")
+            return builder.zext(byte, ir.IntType(64))
+
+        return signature, code
+
+    @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
     def store(typing, address, i, value):  # type: ignore[no-untyped-def]
         """Sets the ``i``-th 64-bit number of the array at an address."""
         signature = types.void(types.int64, types.int64, types.int64)
@@ -331,6 +343,10 @@ else:
     def load(address: int, i: int) -> int:
         """The ``i``-th 64-bit number of the array at an address."""
         return ctypes.c_int64.from_address(int(address) + 8 * int(i)).value
+
+    def load_byte(address: int, i: int) -> int:
+        """The ``i``-th byte of the array at an address."""
+        return ctypes.c_uint8.from_address(int(address) + int(i)).value
 
     def store(address: int, i: int, value: int) -> None:
         """Sets the ``i``-th 64-bit number of the array at an address."""

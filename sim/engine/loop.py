@@ -11,6 +11,7 @@ from typing import Any
 
 from sim.engine.draws import draw
 from sim.engine.events import fill, kick, log, pop, push
+from sim.engine.exits import lay_out_all
 from sim.engine.halting import deliver, request
 from sim.engine.host import before_switch, switch, wake
 from sim.engine.interrupts import device_cycles, device_fpu, device_time, note_due, serve_ticks, tick_cycles
@@ -387,8 +388,14 @@ def cross(handle: Any, boundary: int) -> None:
         kick(a, c)
 
 
+@entry
+def begin(handle: Any) -> None:
+    """What has been drawn ahead is laid out."""
+    lay_out_all(memory(handle))
+
+
 @cache
 def compile_all() -> None:
     """Compiles what Python calls, or reads it from the cache."""
-    for function, arguments in ((run, 2), (cross, 2), (schedule_event, 5)):
+    for function, arguments in ((run, 2), (cross, 2), (begin, 1), (schedule_event, 5)):
         compile_entry(function, arguments)

@@ -24,7 +24,6 @@ from sim.engine.transitions import CURRENT, ELSEWHERE, HERE, NEXT, NOWHERE, OTHE
 from sim.host.accounts import ACCOUNTS, COUNTS, TIMES
 from sim.host.clock import Clock
 from sim.host.elapsed import shown
-from sim.host.exits import ExitCost
 from sim.host.histogram import Histogram
 from sim.host.population import populate
 from sim.host.simulation import PATIENCE_S, prices_of
@@ -129,15 +128,10 @@ class Replication:
                 case at.ASK_EXITS:
                     point = self.built.points.all[first]
                     return self.built.points.of(Point(Walker.exits, (point.arguments[0], 1)))
-                case at.ASK_LEARN:
-                    self._learn(first, second, third, fourth)
                 case at.ASK_RENEW:
                     self._renew(first, second, third, fourth)
                 case at.ASK_REFILL:
-                    thread = self.built.threads[first - len(self.built.host.cpus)]
-                    thread._stream.next = int(self.a.t[first, at.S_NEXT])
-                    thread._stream.refill()
-                    self.built.lay_out(thread)
+                    return self.built.more_exits(self.built.threads[first - len(self.built.host.cpus)])
         except BaseException as error:
             self.error = self.error or error
             self.a.g[at.FAILED] = at.FAIL_PYTHON
@@ -172,26 +166,6 @@ class Replication:
         row = table.add_equal(shape, slot, tuple([(key2 >> 4 * i & 15) - 1 for i in range(tokens)]), key1, key2)
         table.put_into(kw)
         return row
-
-    def _learn(self, t: int, kind: int, out: int, back: int) -> None:
-        """What an exit of a kind costs has become known; without rows, only the stream is laid out anew."""
-        thread, a = self.built.threads[t - len(self.built.host.cpus)], self.a
-        if out >= 0:
-            rows = self.tables[0].rows
-            for row in (out, back):
-                if row >= 0 and rows[row, at.R_FLAGS] & at.HAS_LEVELS:
-                    raise Unsupported("exits whose operations depend on where a buffer is, counted together")
-            cycles = int(rows[out, at.R_PRICE])
-            entry = int(rows[back, at.R_PRICE]) if back >= 0 else cycles
-            total = cycles + entry if back >= 0 else cycles
-            self.built.kinds[kind].cost = ExitCost((), total, entry, fastpath=back < 0)
-            a.k[kind, [at.K_KNOWN, at.K_CYCLES, at.K_ENTRY]] = 1, total, entry
-            a.k[kind, [at.K_FASTPATH, at.K_ROW, at.K_ROW2]] = back < 0, out, back
-            if back < 0 or kind == a.t[t, at.INTERRUPT_KIND]:
-                return  # a fastpath exit's stream is laid out once the exit is over
-        thread._stream.next = int(a.t[t, at.S_NEXT])
-        thread._stream.learn()
-        self.built.lay_out(thread)
 
     def _renew(self, w: int, n: int, c: int, current: int) -> None:
         """An area has been replaced: nobody has used the new one, and the old one is in no CPU's XRSTOR_INFO."""
@@ -250,6 +224,7 @@ class Replication:
                     at.FAIL_QUEUE: "more threads on a CPU than there is room for",
                     at.FAIL_CHILDREN: "more forked threads at once than there is room for",
                     at.FAIL_VRUNTIME: "virtual times that grow too large",
+                    at.FAIL_EXITS: "exits whose operations depend on where a buffer is, counted together",
                 }[failed]
             )
         if ended != what:

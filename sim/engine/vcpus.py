@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.engine.draws import draw
-from sim.engine.exits import exit_fpu, exit_over, exit_time, kind_of, refill
+from sim.engine.exits import exit_fpu, exit_over, exit_time, kind_of, lay_out, learn, refill
 from sim.engine.guest_lock import (
     grow,
     has_spun,
@@ -15,17 +15,15 @@ from sim.engine.guest_lock import (
 )
 from sim.engine.halting import arm_timer, deliver, finds_work, halt, handles_signal, has_event, polls_in_guest
 from sim.engine.host import ask_elsewhere, block_vcpu, does, is_pending, take_pending, wake
-from sim.engine.jit import Memory, call, compiled
+from sim.engine.jit import Memory, compiled
 from sim.engine.kernel_table import charge, flag_of, of_row, passes
 from sim.engine.layout import (
     ACCOUNT,
     AGAIN,
-    ASK_LEARN,
     BATCH,
     BEGUN,
     BLOCKED,
     BOUNDARY,
-    CALLBACK,
     CLOCK,
     DEMAND_DRAWS,
     DEMAND_END,
@@ -124,7 +122,7 @@ def vm_exit(a: Memory, c: int, t: int, kind: int) -> bool:
     a.c[c, EXITS] += 1
     if not a.k[kind, K_KNOWN] and not a.k[kind, K_EFFECT] and a.g[BATCH] and not request:
         if again:
-            call(a.g[CALLBACK], ASK_LEARN, t, kind, row, -1)
+            learn(a, t, kind, row, -1)
         else:
             a.t[t, LEARNING] = kind
             a.t[t, EXIT_ROW] = row
@@ -167,7 +165,7 @@ def enters(a: Memory, c: int, t: int) -> None:
     if learning >= 0:
         a.t[t, LEARNING] = -1
         if clean:
-            call(a.g[CALLBACK], ASK_LEARN, t, learning, a.t[t, EXIT_ROW], row)
+            learn(a, t, learning, a.t[t, EXIT_ROW], row)
     if a.t[t, WOKEN_AT] >= 0:
         has_woken(a, c, t, 0)
     if not a.t[t, BEGUN]:
@@ -234,7 +232,7 @@ def begin_exit(a: Memory, c: int, t: int) -> bool:
     a.t[t, WALL] = over
     refill(a, t)
     if again and a.k[kind, K_KNOWN] and not a.k[kind, K_EFFECT]:
-        call(a.g[CALLBACK], ASK_LEARN, t, kind, -1, -1)
+        lay_out(a, t)
     if a.g[IN_KERNEL] and not again:
         handles(a, t, kind, time)
         return True

@@ -22,7 +22,7 @@ from sim.kernel.operations import Keys
 INF: Final = 1 << 62
 EXTERNAL_INTERRUPT: Final = "external-interrupt"
 FIRST_BLOCK: Final = 128
-LARGEST_BLOCK: Final = 4096
+LARGEST_BLOCK: Final = 8192
 """About how many exits are drawn ahead: twice as many each time, so that an idle guest's take little memory."""
 
 Flags = NDArray[np.bool_]
