@@ -1,15 +1,14 @@
-"""What becomes of a replication that the compiled engine cannot finish, and what is said of its machine code."""
+"""What few hosts have, what the compiled engine has no room for, and the event in which engines differ."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import test_engine  # first of all: the loop as plain Python
 from hosts import changed, only
 from test_host_limits import ALWAYS_IN_THE_KERNEL
 
-from sim.engine import cache, choice, events, layout, loop, process, simulation
 from sim.engine import check as checking
+from sim.engine import choice, events, layout, process, simulation
 from sim.engine.check import check
 from sim.engine.fragments import Unsupported
 from sim.errors import InputError
@@ -267,62 +266,3 @@ def test_bisecting_finds_the_first_event_that_a_comparison_of_all_events_finds(m
     for module in (layout, events):
         monkeypatch.setattr(module, "MOST_MARKS", 4)
     assert check(case, case.timed_by, (), 0) == wanted
-
-
-# Machine code.
-
-
-@pytest.fixture
-def compiles(monkeypatch):
-    """How often the loop is compiled."""
-    times = []
-    monkeypatch.setattr(loop, "compile_all", lambda: times.append(1))
-    return times
-
-
-@pytest.mark.parametrize(
-    ("found", "engine", "asked"), [(None, "compiled", True), ("numba", "simpy", False)], ids=["no numba", "not wanted"]
-)
-def test_nothing_is_compiled_without_numba_or_for_nobody(monkeypatch, compiles, found, engine, asked):
-    monkeypatch.setattr(choice, "find_spec", lambda name: found)
-    choice.prepare([small(engine)], pytest.fail, asked=asked)
-    assert compiles == []
-
-
-def test_the_loop_is_compiled_once_and_where_it_is_kept_is_said(numba, monkeypatch, compiles, tmp_path):
-    monkeypatch.setattr(cache, "directory", lambda: tmp_path)
-    said = []
-    choice.prepare([small()], said.append)
-    assert (len(compiles), len(said)) == (1, 1)
-    assert f"(kept in {tmp_path})" in said[0]
-    (tmp_path / "loop.nbi").touch()
-    choice.prepare([small()], said.append, asked=True)
-    assert (len(compiles), len(said)) == (1, 1)
-
-
-def test_without_a_cache_directory_the_loop_is_compiled_and_not_kept(numba, monkeypatch, compiles):
-    monkeypatch.setattr(cache, "directory", lambda: None)
-    said = []
-    choice.prepare([], said.append, asked=True)
-    assert len(compiles) == 1
-    assert "not kept, since no cache directory can be written" in said[0]
-
-
-def test_a_cache_directory_that_cannot_be_made_is_none(monkeypatch, tmp_path):
-    pytest.importorskip("numba")
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "new"))
-    made = cache.directory.__wrapped__()
-    assert made is not None
-    assert made.parent == tmp_path / "new"
-    (tmp_path / "file").touch()
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file" / "below"))
-    assert cache.directory.__wrapped__() is None
-
-
-def test_a_cpu_of_which_proc_says_nothing_has_the_name_that_python_knows(monkeypatch):
-    def cannot(*arguments, **options):
-        raise FileNotFoundError
-
-    monkeypatch.setattr(Path, "read_text", cannot)
-    monkeypatch.setattr(cache.platform, "processor", lambda: "a processor")
-    assert cache._cpu() == "a processor"

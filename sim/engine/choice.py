@@ -82,18 +82,22 @@ def _named(records: list[Record], engine: str) -> list[Record]:
     return [replace(record, engine=engine) for record in records]
 
 
-def prepare(cases: Sequence[Case], say: Callable[[str], None], *, asked: bool = False) -> None:
+def prepare(cases: Sequence[Case], say: Callable[[str], None], *, asked: bool = False, here: bool = True) -> None:
     """Compiles the loop, before workers start, if any case wants it and this machine has not compiled it yet.
 
-    ``asked``: it is wanted whatever the cases say.
+    ``asked``: it is wanted whatever the cases say.  ``here``: this process simulates; if not, and what is compiled
+    cannot be kept, each worker does it.
     """
-    if not (asked or any(map(wanted, cases))) or find_spec("numba") is None:
+    if not (asked or any(map(wanted, cases))) or find_spec("numba") is None or cache.is_complete():
         return
     kept = cache.directory()
-    if kept is not None and any(kept.rglob("*.nbi")):
-        return
-    where = f"kept in {kept}" if kept is not None else "not kept, since no cache directory can be written"
-    say(f"compiling the loop, once per machine and version: half a minute ({where})")
-    from sim.engine import loop
+    if kept is None:
+        say("compiling the loop in memory: half a minute in each process (no cache directory can be written)")
+    elif cache.is_being_made():
+        say(f"waiting for another process that compiles the loop (kept in {kept})")
+    else:
+        say(f"compiling the loop, once per machine and version: half a minute (kept in {kept})")
+    if kept is not None or here:
+        from sim.engine import loop
 
-    loop.compile_all()
+        loop.compile_all()

@@ -9,12 +9,13 @@ import ctypes
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pickle import UnpicklingError
 from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine.cache import directory
+from sim.engine.cache import clear, directory
 from sim.engine.layout import NAMES, SHAPES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -312,15 +313,23 @@ if HAVE_NUMBA:
             library._optimize_final_module = optimise
             CPUContext.get_executable = executable
 
-    def compile_entry(function: Any, arguments: int) -> None:
-        """Compiles an entry for so many whole numbers, or reads it from the cache."""
+    def compile_entry(function: Any, arguments: int) -> bool:
+        """Compiles an entry for so many whole numbers, or reads it from the cache; whether it is kept there."""
         with _generated_once(function.__name__):
-            function.compile((types.int64,) * arguments)
+            try:
+                function.compile((types.int64,) * arguments)
+            except (EOFError, UnpicklingError):  # a file that is not whole, as a power failure leaves it
+                clear()
+                function.compile((types.int64,) * arguments)
+            except OSError:  # it is there, but there was no room to keep it
+                return False
+        return True
 
 else:
 
-    def compile_entry(function: Any, arguments: int) -> None:
+    def compile_entry(function: Any, arguments: int) -> bool:
         """Nothing: there is no compiler."""
+        return False
 
     def compiled(function: Function) -> Function:
         """The function itself."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from sim.engine.cache import complete, making
 from sim.engine.draws import draw
 from sim.engine.events import fill, kick, log, pop, push
 from sim.engine.exits import lay_out_all
 from sim.engine.halting import deliver, request
 from sim.engine.host import before_switch, switch, wake
 from sim.engine.interrupts import device_cycles, device_fpu, device_time, note_due, serve_ticks, tick_cycles
-from sim.engine.jit import Memory, call, compile_entry, compiled, entry, memory
+from sim.engine.jit import HAVE_NUMBA, Memory, call, compile_entry, compiled, entry, memory
 from sim.engine.kernel_table import charge
 from sim.engine.layout import (
     ARMED,
@@ -394,8 +395,15 @@ def begin(handle: Any) -> None:
     lay_out_all(memory(handle))
 
 
+ENTRIES = ((run, 2), (cross, 2), (begin, 1), (schedule_event, 5))
+"""What Python calls, and with how many numbers."""
+
+
 @cache
 def compile_all() -> None:
-    """Compiles what Python calls, or reads it from the cache."""
-    for function, arguments in ((run, 2), (cross, 2), (begin, 1), (schedule_event, 5)):
-        compile_entry(function, arguments)
+    """Compiles what Python calls, or reads it from the cache, of which one process at a time makes machine code."""
+    if HAVE_NUMBA:
+        with making():
+            kept = [compile_entry(function, arguments) for function, arguments in ENTRIES]
+            if all(kept):
+                complete()

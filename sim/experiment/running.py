@@ -163,11 +163,12 @@ class Running:
     def _groups(self, where: Where) -> Generator[Group, None, None]:
         """The records of all replications, in any order; those of the next look come when all before are taken."""
         jobs = min(where.jobs, len(Missing(self._keys, self._there)))
-        if where.simulate is None:
-            prepare(self._asked.cases, self._told.say)
         pool = where.pool
         elsewhere = where.executor is not None or (where.cluster is not None and self._lacks_some())
-        if pool is None and (jobs > 1 or elsewhere):
+        alone = pool is None and jobs <= 1 and not elsewhere
+        if where.simulate is None:
+            prepare(self._asked.cases, self._told.say, here=alone)
+        if pool is None and not alone:
             pool = pool_of(where.executor, where.cluster, jobs, self._told.say)
         if pool is None:
             with every(EVERY_S / 2, self._tell):
