@@ -2,11 +2,14 @@
 
 import bz2
 import gzip
+import html
 import io
 import json
 import lzma
+import quopri
 import re
 import textwrap
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -200,6 +203,126 @@ def test_perf_s_second_time_and_perf_prof_s_date_are_left_out(name):
     assert without_lines(read(delta)[0]) == plain
     prof = re.sub(rb"(?m)^(.*? +\d+) +(\[\d{3}\])", rb"2022-04-22 17:39:26.535148 \1 d... \2", text)
     assert without_lines(read(prof)[0]) == plain
+
+
+PERF_HEAD = re.compile(rb"(?m)^( *\S.*?) +(\d+) +\[(\d{3})\] +(\d+)\.(\d{6}): +\w+:")
+
+PASTES = {
+    "quoted-printable": quopri.encodestring,
+    "its mail": lambda text: b"Content-Transfer-Encoding: quoted-printable\n\n" + quopri.encodestring(text),
+    "html": lambda text: b"<pre>\n" + html.escape(text.decode()).encode() + b"</pre>\n",
+    "nbsp": lambda text: text.replace(b"  ", "\xa0 ".encode()),
+    "latin-1": lambda text: text.replace(b"  ", b"\xa0 "),
+    "tabs": lambda text: re.sub(rb" {2,}", b"\t", text),
+    "grep": lambda text: re.sub(rb"(sched_switch|x86_fpu_\w+)", b"\x1b[01;31m\x1b[K\\1\x1b[m\x1b[K", text),
+    "wrapped at the name": lambda text: re.sub(rb"(\d\.\d{6}): +", rb"\1:\n", text),
+    "windows": lambda text: text.replace(b"\n", b"\r\n"),
+    "no comm": lambda text: re.sub(rb"(?m)^ *\S.*? +(\d+ \[)", rb"\1", text),
+    "code address": lambda text: re.sub(rb"(?m)$", b" ffffffff81a0b0c0 __schedule+0x3f0 ([kernel.kallsyms])", text),
+}
+
+
+@pytest.mark.parametrize("how", PASTES)
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_was_pasted_is_the_trace(name, how):
+    text = b"".join(line for line in short(name).splitlines(keepends=True) if not line.startswith(b"#"))
+    names = slice(1, 4) if how == "no comm" else slice(1, None)
+
+    def same(found):
+        return [(step.time_ns, step.cpu, step.tid, step.event, step.values) for step in found][names]
+
+    found, reader = read(PASTES[how](text))
+    assert same(found) == same(read(text)[0])
+    assert not reader.report.unread
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_lines_keep_their_numbers_where_a_mail_broke_them(name):
+    text = b"".join(line for line in short(name).splitlines(keepends=True) if not line.startswith(b"#"))
+    encoded = quopri.encodestring(text)
+    found, _ = read(encoded)
+    rows = encoded.splitlines()
+    assert all(b"]" in rows[step.line - 1] for step in found)
+    assert all(one.line < other.line for one, other in pairwise(found))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("before", [b"", b"[  123.456789] ", b"[  123.456789][   T17] "])
+def test_ftrace_s_latency_format_and_a_dump_on_oops_are_read(name, before):
+    text = b"".join(line for line in short(name).splitlines(keepends=True) if not line.startswith(b"#"))
+
+    def latency(match):
+        comm, tid, cpu, seconds, micros = match.groups()
+        mark = b"+" if int(micros) % 3 else b" "
+        return b"%s%8s-%-7d %3d%s %4dus%s: " % (
+            before, comm.strip()[:8], int(tid), int(cpu), b"d..2.", int(seconds + micros), mark,
+        )  # fmt: skip
+
+    found, reader = read(PERF_HEAD.sub(latency, text))
+    plain, _ = read(text)
+    assert [tuple(step)[1:4] for step in found] == [tuple(step)[1:4] for step in plain]
+    assert [tuple(step)[5:] for step in found] == [tuple(step)[5:] for step in plain]
+    assert {step.comm for step in found} == {step.comm[:8] for step in plain}
+    assert reader.report.foreign == 0
+
+
+STATES = {"R": 0, "R+": 256, "S": 1, "D": 2, "T": 4, "t": 8, "X": 16, "Z": 32, "P": 64, "I": 128}
+
+
+def as_raw(row):
+    """A line of trace-cmd report as its option -R prints it."""
+    row = re.sub(
+        rb"prev_state=(\S+) ==> next", lambda m: b"prev_state=%d next" % STATES[m[1].decode()], row
+    )  # fmt: skip
+    row = re.sub(
+        rb"x86/fpu: (\S+) load: (\d) xfeatures: (\w+) xcomp_bv: (\w+)",
+        rb"fpu=\1 load_fpu=\2 xfeatures=0x\3 xcomp_bv=0x\4",
+        row,
+    )
+    row = re.sub(rb"kvm_fpu: (un)?load", lambda m: b"kvm_fpu: load=0x%d" % (not m[1]), row)
+    row = re.sub(rb"kvm_entry: vcpu (\d+)", rb"kvm_entry: vcpu_id=0x\1 rip=0x1234 immediate_exit=0", row)
+    row = re.sub(rb"reason KVM_EXIT_IO \(2\)", b"reason=0x2 errno=0", row)
+    row = re.sub(rb"reason restart \(4\)", b"reason=0x0 errno=-4", row)
+    return re.sub(rb"prio=(\d+) target_cpu=0*(\d)", rb"prio=\1 success=1 target_cpu=\2", row)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_raw_fields_of_trace_cmd_are_the_fields(name):
+    rows = [row for row in as_trace_cmd(short(name)) if b"kvm_exit:" not in row]
+    plain, _ = read(b"".join(row + b"\n" for row in rows))
+    found, reader = read(b"".join(as_raw(row) + b"\n" for row in rows))
+    assert without_lines(found) == without_lines(plain)
+    assert reader.report.foreign == 0
+
+
+def test_a_raw_state_is_the_letter_that_sched_switch_prints():
+    line = b"a-1 [000] 1.000001: sched_switch: prev_comm=a prev_pid=1 prev_prio=120 prev_state=%d next_comm=b "
+    found, _ = read(b"".join((line + b"next_pid=2 next_prio=120\n") % bits for bits in range(1 << 9)))
+    letters = {1: "S", 2: "D", 4: "T", 8: "t", 16: "X", 32: "Z", 64: "P", 128: "I"}
+    assert [chr(step.values[2]) for step in found] == [letters.get(bits & 255 & -bits, "R") for bits in range(1 << 9)]
+
+
+def test_an_older_wakeup_and_a_latency_at_the_end_are_read():
+    text = (
+        "<idle>-0 [001] d.h2. 1.000001: sched_wakeup: comm=a pid=1 prio=120 success=1 target_cpu=003\n"
+        "a-1 [003] d..2. 1.000003: sched_switch: <idle>:0 [120] R ==> a:1 [120] Latency: 2.000 usecs\n"
+    )
+    found, reader = read(text.encode())
+    assert [step.values for step in found] == [(1, 120, 3), (0, 120, ord("R"), "a", 1, 120)]
+    assert reader.report.foreign == 0
+
+
+@pytest.mark.parametrize("lost", [rb"\1\3", rb"\1\2 \4"])
+def test_a_trace_of_which_most_lines_lack_task_or_cpu_is_refused(capsys, tmp_path, lost):
+    rows = short("host-pipe").splitlines(keepends=True)
+    fields = rb"(?m)^( *\S.*?) +(\d+) +(\[\d{3}\] +)(\d+\.\d{6}: )"
+    broken = tmp_path / "broken.txt"
+    broken.write_bytes(
+        b"".join(rows[:60]) + re.sub(fields, lost + (rb" \4" if lost == rb"\1\3" else b""), b"".join(rows[60:]))
+    )
+    status, out, err = run(capsys, "replay", broken, "--check")
+    assert (status, out) == (2, "")
+    assert "lack its task, CPU or time" in err
 
 
 @pytest.mark.parametrize("data", [*PLAIN.values(), *(path.read_bytes() for path in FORMATS.iterdir())])

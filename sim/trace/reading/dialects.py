@@ -1,9 +1,10 @@
 """What else people paste: merged, wrapped and differently printed traces, as the tools themselves print them.
 
 Known are merged reports of host and guests (``trace-cmd report -i HOST -i GUEST``), lines that a mail program quoted
-and wrapped, times in cycles (``trace_clock`` x86-tsc), a second time in parentheses (``perf script --deltatime``), and
-perf-prof's date in front.  Each is told by the first lines that hold an event, and undone so that lines keep their
-numbers.
+and wrapped, and what else is pasted (:mod:`sim.trace.reading.pasted`), times in cycles (``trace_clock`` x86-tsc), a
+second time in parentheses (``perf script --deltatime``), perf-prof's date in front, ftrace's ``latency-format`` (also
+that of ftrace_dump_on_oops), and the raw fields of ``trace-cmd report -R``.  Each is told by the first lines that hold
+an event, and undone so that lines keep their numbers.
 """
 
 import re
@@ -11,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from sim.trace.reading import lines
+from sim.trace.reading import lines, pasted
 
 SAMPLE: Final = 256 << 10
 """Bytes of the first text with an event in which its dialect is looked for."""
@@ -30,10 +31,57 @@ _QUOTED: Final = re.compile(rb"^(?:[>|] ?)+", re.MULTILINE)
 _BEGINS: Final = re.compile(
     rb"[^\n]*\[\d{3,5}\] +"
     + _FLAGS
-    + rb"(?:\d{1,12}\.\d{6,9}|\d{6,19})(?: \([ .+\d]*\))?: *(?:\d+ +)?(?:\w+:)?(?P<event>\w+)",
+    + rb"(?:\d{1,12}\.\d{6,9}|\d{6,19})(?: \([ .+\d]*\))?: *(?:(?:\d+ +)?(?:\w+:)?\w+|$)",
     re.ASCII,
 )
-"""The beginning of an event, up to its name."""
+"""The beginning of an event, up to its name, or to where a mail program wrapped the line before it."""
+
+# kernel/trace/trace_output.c, trace_print_lat_context(); on a console the line has the log's time before it.
+_LATENCY: Final = re.compile(
+    rb"^(?:\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? +)?( *\S[^\n]*?-\d+) +(\d{1,4})([^\s\d:][^\s:]{3,7}) +(\d{1,16})us"
+    rb"[ +!#*@$]?: ",
+    re.ASCII | re.MULTILINE,
+)
+
+_RAW: Final = tuple(
+    (re.compile(pattern, re.ASCII), replacement)
+    for pattern, replacement in (
+        (rb"( prev_state=)(\d{1,10})( next_comm=)", lambda m: m[1] + _state(int(m[2])) + b" ==>" + m[3]),
+        (
+            rb"(: +)fpu=(0x[0-9a-f]+) load_fpu=(\d) xfeatures=0x([0-9a-f]+) xcomp_bv=0x([0-9a-f]+)",
+            rb"\1x86/fpu: \2 load: \3 xfeatures: \4 xcomp_bv: \5",
+        ),
+        (rb"(\bkvm_fpu: +)load=(?:0x)?([01])\b", lambda m: m[1] + (b"load" if m[2] == b"1" else b"unload")),
+        (
+            rb"(\bkvm_userspace_exit: +)reason=(?:0x)?(\d+) errno=(-?\d+)",
+            lambda m: m[1] + b"reason %s (%d)" % (_why(int(m[2]), int(m[3])), abs(int(m[3])) or int(m[2])),
+        ),
+        (rb"(\bkvm_entry: +)vcpu_id=(?:0x)?(\d+)", rb"\1vcpu \2"),
+    )
+)
+"""Fields as trace-cmd report -R prints them, in the order of TP_STRUCT__entry, and how the kernel prints them."""
+
+_STATES: Final = b"SDTtXZPI"
+
+
+_REASONS: Final = (
+    "UNKNOWN", "EXCEPTION", "IO", "HYPERCALL", "DEBUG", "HLT", "MMIO", "IRQ_WINDOW_OPEN", "SHUTDOWN", "FAIL_ENTRY",
+    "INTR",
+)  # fmt: skip
+"""KVM_EXIT_* of include/uapi/linux/kvm.h from 0 on; of the others the number is shown."""
+
+
+def _why(reason: int, errno: int) -> bytes:
+    if errno < 0:
+        return b"restart" if errno == -4 else b"error"
+    return b"KVM_EXIT_" + (_REASONS[reason].encode() if reason < len(_REASONS) else b"%d" % reason)
+
+
+def _state(bits: int) -> bytes:
+    """The letter of sched_switch's prev_state; from 100H on a thread was preempted (TASK_REPORT_MAX)."""
+    found = next((_STATES[k : k + 1] for k in range(len(_STATES)) if bits >> k & 1), b"R")
+    return found + (b"+" if bits >= 0x100 else b"")
+
 
 _MOST_JOINED: Final = 6
 """Lines in which a mail program may have wrapped an event."""
@@ -58,26 +106,38 @@ class Dialect:
     tsc_hz: float = 0.0
     delta: bool = False
     perf_prof: bool = False
+    latency: bool = False
+    raw: bool = False
+    ways: tuple[pasted.Way, ...] = ()
 
     @property
     def is_plain(self) -> bool:
         """Whether there is nothing to be undone."""
-        return not (self.host or self.quoted or self.wrapped or self.cycles or self.delta or self.perf_prof)
+        mailed = self.host or self.quoted or self.wrapped or self.ways
+        return not (mailed or self.cycles or self.delta or self.perf_prof or self.latency or self.raw)
 
     def plain(self, text: bytes) -> bytes:
         """Whole lines, as the tools print them; each keeps its number."""
-        if self.quoted:
-            text = _QUOTED.sub(b"", text)
+        text = self._unpasted(text)
         if self.host:
             text = _FILE.sub(self._host_line, text)
             text = _LEFT_OUT.sub(b"", text)
+        if self.latency:
+            text = _LATENCY.sub(_with_seconds, text)
         if self.wrapped:
             text = _joined(text)
+        if self.raw:
+            for pattern, replacement in _RAW:
+                text = pattern.sub(replacement, text)
         if self.perf_prof:
             text = _PERF_PROF.sub(rb"\1 \2", text)
         if self.delta:
             text = _DELTA.sub(rb"\1: ", text)
         return _CYCLES.sub(self._seconds, text) if self.cycles else text
+
+    def _unpasted(self, text: bytes) -> bytes:
+        text = pasted.undone(text, self.ways)
+        return _QUOTED.sub(b"", text) if self.quoted else text
 
     def _host_line(self, match: re.Match[bytes]) -> bytes:
         if match[1] == self.host:
@@ -91,6 +151,11 @@ class Dialect:
         return match[1] + b"%d.%09d: " % (seconds, rest)
 
 
+def _with_seconds(match: re.Match[bytes]) -> bytes:
+    seconds, micros = divmod(int(match[4]), 1_000_000)
+    return b"%s [%03d] %s %d.%06d: " % (match[1], int(match[2]), match[3], seconds, micros)
+
+
 _MARK: Final = b"\x01"
 _LEFT_OUT: Final = re.compile(rb"^\x01.*$", re.MULTILINE)
 
@@ -98,13 +163,16 @@ _LEFT_OUT: Final = re.compile(rb"^\x01.*$", re.MULTILINE)
 def told(text: bytes, tsc_hz: float = 0.0) -> Dialect | None:
     """The dialect of a text of whole lines; None if it holds no event that would tell it."""
     sample = text[: text.rfind(b"\n", 0, SAMPLE) + 1]
-    found = Dialect(tsc_hz=tsc_hz)
-    rows = sample.split(b"\n")
-    texts = [row for row in rows if row.strip() and not row.startswith(b"#")]
+    found = Dialect(tsc_hz=tsc_hz, ways=pasted.ways(sample))
+    sample = found._unpasted(sample)
+    texts = [row for row in sample.split(b"\n") if row.strip() and not row.startswith(b"#")]
     found.quoted = bool(texts) and sum(row.startswith((b">", b"|")) for row in texts) > 0.9 * len(texts)
     if found.quoted:
         sample = _QUOTED.sub(b"", sample)
-        rows = sample.split(b"\n")
+    found.latency = _LATENCY.search(sample) is not None
+    if found.latency:
+        sample = _LATENCY.sub(_with_seconds, sample)
+    rows = sample.split(b"\n")
     files = _files(rows)
     if files:
         found.host = files
@@ -112,6 +180,7 @@ def told(text: bytes, tsc_hz: float = 0.0) -> Dialect | None:
         sample = b"\n".join(rows)
     if not any(map(_BEGINS.match, rows)) and not _PERF_PROF.search(sample):
         return None
+    found.raw = any(pattern.search(sample) for pattern, _ in _RAW)
     found.wrapped = _is_wrapped(rows)
     found.perf_prof = _PERF_PROF.search(sample) is not None
     found.delta = _DELTA.search(sample) is not None

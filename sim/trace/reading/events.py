@@ -60,7 +60,8 @@ TABLES: Final = (
         "x86_fpu",
         " ".join(X86_FPU),
         "fpu:x load:d xfeatures:x xcomp_bv:x",
-        rb"x86/fpu: (?:0x)?([0-9a-f]{1,16}) load: ([01]) xfeatures: ([0-9a-f]{1,16}) xcomp_bv: ([0-9a-f]{1,16})\s*$",
+        rb"x86/fpu: (?:0x)?([0-9a-f]{1,16}) load: ([01]) xfeatures: ([0-9a-f]{1,16}) xcomp_bv: ([0-9a-f]{1,16})"
+        rb"(?:\s*$|\s+[0-9a-f]{8,16}\s)",  # perf script -F +ip
     ),
     _table(
         "sched_switch",
@@ -68,13 +69,15 @@ TABLES: Final = (
         "prev_pid:d prev_prio:d prev_state:c next_comm:s next_pid:d next_prio:d",
         rb"prev_comm=.{0,15}? prev_pid=(-?\d+) prev_prio=(-?\d+) prev_state=(\S)[^=]*==> "
         rb"next_comm=" + _COMM + rb" next_pid=(-?\d+) next_prio=(-?\d+)",
-        rb".{0,15}?:(\d+) \[(-?\d+)\] (\S)\S* ==> " + _COMM + rb":(\d+) \[(-?\d+)\]\s*$",
+        rb".{0,15}?:(\d+) \[(-?\d+)\] (\S)\S* ==> "
+        + _COMM
+        + rb":(\d+) \[(-?\d+)\](?: Latency: [\d.]+ usecs)?\s*$",  # trace-cmd report -w
     ),
     _table(
         "sched_wakeup",
         "sched_wakeup sched_waking sched_wakeup_new",
         "pid:d prio:d target_cpu:d",
-        rb"comm=.{0,15}? pid=(-?\d+) prio=(-?\d+) target_cpu=(-?\d+)",
+        rb"comm=.{0,15}? pid=(-?\d+) prio=(-?\d+)(?: success=\d)? target_cpu=(-?\d+)",
         rb".{0,15}?:(\d+) \[(-?\d+)\](?: success=\d+|<CANT FIND FIELD success>)? CPU:(\d+)\s*$",
     ),
     _table(

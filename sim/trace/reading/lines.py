@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 from sim.trace.reading.events import CODE, TABLE_OF, Kind, Table
 
 HEADER: Final = re.compile(
-    rb" *(?P<comm>.*?)(?:-| +(?:-?\d+/)?)(?P<tid>-?\d+) *(?:\( *[-\d]+\) *)?"  # comm-tid or comm [pid/]tid
+    # comm-tid, comm [pid/]tid, or tid alone
+    rb" *(?:(?P<comm>.*?)(?:-| +(?:-?\d+/)?))?(?P<tid>-?\d+) *(?:\( *[-\d]+\) *)?"
     rb"(?:\[(?P<cpu>\d{3,5})\] +(?:[^\s:]{4,8} +)?"  # ftrace: irqs-off, need-resched, ... preempt depth
     rb"|(?P<bare_cpu>\d{1,4})[^\s\d:][^\s:]{3,7} +)"  # the same with trace-cmd report -l
     rb"(?P<seconds>\d{1,12})\.(?P<fraction>\d{9}|\d{6}): +(?:\d+ +)?"  # perf script -F +period
@@ -29,6 +30,10 @@ LOST: Final = re.compile(
 
 FILLER: Final = re.compile(rb"\s*$|##### CPU \d+ buffer started ####|version = \d+\s*$|cpus=\d+\s*$", re.ASCII)
 """What the tools print between events: no event, and nothing amiss."""
+
+
+NAMES_EVENT: Final = re.compile(rb"\b(?:sched_switch|x86_fpu_regs_(?:de)?activated|kvm_(?:entry|exit|fpu)): ", re.ASCII)
+"""An event that is in every trace of use here."""
 
 
 def printable(name: bytes) -> str:
@@ -79,7 +84,7 @@ def parse(line: bytes) -> Event | str | Unread | None:
     fraction = match["fraction"]
     time_ns = seconds * NS + int(fraction) * (1 if len(fraction) == 9 else 1000)
     cpu = int(match["cpu"] or match["bare_cpu"])
-    return Event(time_ns, cpu, tid, match["comm"], CODE[name], values)  # type: ignore[arg-type]  # no None
+    return Event(time_ns, cpu, tid, match["comm"] or b"", CODE[name], values)  # type: ignore[arg-type]  # no None
 
 
 NS: Final = 1_000_000_000

@@ -69,7 +69,8 @@ class Report:
 
     ``lost_events`` are those of ``lost_times`` of which the tool said how many; ``steps_back`` of the clock are within
     one CPU, ``out_of_order`` between CPUs; ``foreign`` lines are no events and no comments, the first of them is kept.
-    ``unread`` are those among them that name an event whose fields are not as the kernel prints them, by event.
+    ``unread`` are those among them that name an event whose fields are not as the kernel prints them, by event;
+    ``headless`` those that name one and lack the task, the CPU or the time.
     """
 
     lines: int = 0
@@ -79,6 +80,7 @@ class Report:
     first_foreign: str = ""
     unread: Counter[str] = field(default_factory=Counter)
     first_unread: dict[str, str] = field(default_factory=dict)
+    headless: int = 0
     truncated: bool = False
     lost_times: int = 0
     lost_events: int = 0
@@ -121,7 +123,10 @@ class Reader:
         return self._interner.names
 
     def chunks(self) -> Iterator[Chunk]:
-        """The events, in chunks; :class:`InputError` if the stream cannot be read or is not text."""
+        """The events, in chunks.
+
+        Raises :class:`InputError` if the stream cannot be read or is not text, or if most of its events cannot be read.
+        """
         for text in self._blocks():
             if self._dialect is None:
                 self._dialect = dialects.told(text, _tsc_hz(text))
@@ -132,6 +137,12 @@ class Reader:
             if self._dialect is not None and not self._dialect.is_plain:
                 text = self._dialect.plain(text)
             yield self._chunk(text)
+        read = self.report.events.total()
+        if 0 < read < self.report.headless:  # without any it is said what is missing
+            raise InputError(
+                f"{self.name}: {self.report.headless} lines name an event and lack its task, CPU or time, and {read} "
+                f"have them (perf script -F comm,tid,cpu,time,event,trace), the first: {self.report.first_foreign!r}"
+            )
 
     def _blocks(self) -> Iterator[bytes]:
         rest = b""
@@ -249,6 +260,7 @@ class Reader:
             gaps.append(Gap(row, "lost events"))
         elif not lines.FILLER.match(line):
             report.foreign += 1
+            report.headless += lines.NAMES_EVENT.search(line) is not None and lines.HEADER.match(line) is None
             if not report.first_foreign:
                 report.first_foreign = line[:160].decode("utf-8", "replace").strip()
 
