@@ -58,9 +58,50 @@ def test_cpu_time_of_a_round_is_that_of_its_events(tmp_path, capsys):
     assert task.sleep.mean == pytest.approx((110e-6 + 0) / 2)
 
 
+WORKGEN = """{
+    "tasks" : {
+        "decoder" : {
+            "suspend",
+            "run" : 275, // twice, and both count
+            "resume" : "suspend",
+            "run" : 4725,
+            "timer" : { "ref" : "tick", "period" : 6000 },
+            "run" : 1000,
+            "yield"
+        },
+        "tick" : { "resume" : "decoder", "timer" : { "ref" : "tick", "period" : 6000 } },
+        "decoder" : { "policy" : "SCHED_IDLE", "run" : 7, "sleep" : 3 }
+    }
+}"""
+
+
+def test_keys_that_are_there_again_and_without_a_value_are_those_of_workgen(tmp_path, capsys):
+    status, out, _ = new(capsys, tmp_path, WORKGEN, "--json")
+    assert status == 0
+    threads = read(tmp_path / "mine.toml").threads
+    assert list(threads) == ["decoder", "decoder_2"]
+    assert sorted(threads["decoder"].compute.values) == pytest.approx([1e-3, 5e-3])
+    assert sorted(threads["decoder"].sleep.values) == pytest.approx([0, 1e-3])
+    assert (threads["decoder_2"].nice, threads["decoder_2"].compute.mean) == (19, pytest.approx(7e-6))
+    notes = json.loads(out)["notes"]
+    assert "tick: takes no CPU time, and is left out" in notes
+    assert "decoder_2: SCHED_IDLE counts as nice 19" in notes
+
+
+@pytest.mark.parametrize("phased", [False, True])
+def test_the_grammar_before_events_is_a_burst_in_each_period(tmp_path, capsys, phased):
+    events = {"exec": 1000, "period": 10000, "deadline": 10000, "lock_order": ["m0"], "resources": {"m0": {}}}
+    task = {"phases": {"p": {**events, "loop": 2}}} if phased else events
+    assert new(capsys, tmp_path, json.dumps({"tasks": {"a": task}}))[0] == 0
+    (thread,) = read(tmp_path / "mine.toml").threads.values()
+    assert (thread.compute.mean, thread.sleep.mean) == pytest.approx((1e-3, 9e-3))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('{"tasks": {"a": {"exec": 5, "run": 5}}}', "tasks.a.run: found beside exec"),
+        ('{"tasks": {"a": {"exec": 5, "period": -1}}}', "tasks.a.timer.period: found -1"),
         ("{", "is no JSON"),
         ("[]", "has no 'tasks'"),
         ('{"tasks": {}}', "has no 'tasks'"),

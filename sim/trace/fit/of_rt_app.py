@@ -2,7 +2,8 @@
 
 Grammar: doc/tutorial.txt of rt-app (github.com/scheduler-tools/rt-app).  A task is a sequence of events, or phases of
 them, run over and over: ``run`` and ``runtime`` are CPU time in us, ``sleep`` and ``timer`` end a burst.  What tasks do
-to each other (suspend and resume, locks, barriers) is left out, and said.
+to each other (suspend and resume, locks, barriers) is left out, and said.  As for its script workgen, a key may be
+there more than once, and ``suspend`` without a value; ``exec`` and ``period`` are an older grammar.
 """
 
 import json
@@ -23,10 +24,13 @@ LONGEST_US: Final = 3.6e9
 """An hour, the longest time of a scenario."""
 REAL_TIME: Final = ("SCHED_FIFO", "SCHED_RR", "SCHED_DEADLINE")
 NICEST: Final = -20
+NICEST_TO_OTHERS: Final = 19
 CPUS: Final = 4
 
-_COMMENT: Final = re.compile(r'"(?:\\.|[^"\\])*"|/\*.*?\*/|//[^\n]*', re.DOTALL)
-_COMMA: Final = re.compile(r'"(?:\\.|[^"\\])*"|,(?=\s*[}\]])', re.DOTALL)
+_STRING = r'"(?:\\.|[^"\\])*"'
+_COMMENT: Final = re.compile(rf"{_STRING}|/\*.*?\*/|//[^\n]*", re.DOTALL)
+_COMMA: Final = re.compile(rf"{_STRING}|,(?=\s*[}}\]])", re.DOTALL)
+_NO_VALUE: Final = re.compile(rf'{_STRING}(?=\s*:)|:\s*{_STRING}|"(?P<key>suspend|yield)"(?=\s*[,}}])', re.DOTALL)
 _EVENT: Final = re.compile(r"(?P<event>[a-z_]+?)[\d_]*$")
 _OTHERS: Final = (
     "suspend", "resume", "lock", "unlock", "wait", "signal", "broad", "sync", "barrier", "sig_and_wait", "fork",
@@ -34,7 +38,7 @@ _OTHERS: Final = (
 _LEFT_OUT: Final = ("mem", "iorun", "yield")
 _SETTINGS: Final = (
     "instance", "loop", "delay", "cpus", "priority", "policy", "phases", "nodes_membind", "numa_policy", "taskgroup",
-    "util_min", "util_max", "dl-runtime", "dl-period", "dl-deadline",
+    "util_min", "util_max", "dl-runtime", "dl-period", "dl-deadline", "deadline", "resources",
 )  # fmt: skip
 
 
@@ -58,7 +62,8 @@ def tasks(path: str) -> list[Task]:
     """
     try:
         text = bounded.content(path).decode("utf-8")
-        document = json.loads(_without(_COMMA, _without(_COMMENT, text)))
+        text = _NO_VALUE.sub(lambda match: match[0] + (": 0" if match["key"] else ""), _without(_COMMENT, text))
+        document = json.loads(_without(_COMMA, text), object_pairs_hook=_with_all)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # also UnicodeDecodeError and JSONDecodeError
@@ -71,6 +76,21 @@ def tasks(path: str) -> list[Task]:
     found = [task for task in found if task.count]
     if not found:
         raise InputError(f"{path}: every task has instance 0 (allowed: one or more that run)")
+    if not any(task.bursts for task in found):
+        raise InputError(f"{path}: tasks.{found[0].name}: no event that takes CPU time (allowed: run or runtime)")
+    return found
+
+
+def _with_all(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which a key that is there again has a number behind it."""
+    found: dict[str, Any] = {}
+    again: dict[str, int] = {}
+    for key, value in pairs:
+        name = key
+        while name in found:
+            again[key] = again.get(key, 1) + 1
+            name = f"{key}_{again[key]}"
+        found[name] = value
     return found
 
 
@@ -86,6 +106,9 @@ def _task(where: str, name: str, entry: Any, policy: Any) -> Task:
     if policy in REAL_TIME:
         task.nice = NICEST
         task.notes.append(f"{policy} counts as nice {NICEST}")
+    elif policy == "SCHED_IDLE":
+        task.nice = NICEST_TO_OTHERS
+        task.notes.append(f"{policy} counts as nice {NICEST_TO_OTHERS}")
     else:
         task.nice = _whole(f"{where}.priority", priority, -20, 19)
     cpus = entry.get("cpus", [])
@@ -106,8 +129,19 @@ def _task(where: str, name: str, entry: Any, policy: Any) -> Task:
             walk.events(place, events)
             if len(task.bursts) > MOST_BURSTS or (len(task.bursts), walk.run_us) == before:
                 break
-    walk.finish(where)
+    walk.finish()
     return task
+
+
+def _of_older_grammar(where: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A task that takes ``exec`` us in each ``period``, in today's grammar."""
+    events = {"run": entry["exec"], "timer": {"period": entry.get("period", entry["exec"])}}
+    if "lock_order" in entry:
+        events["lock"] = entry["lock_order"]
+    others = {key: value for key, value in entry.items() if not isinstance(value, bool)}  # "sleep" : false
+    if clash := next((key for key in (*events, "runtime", "sleep") if key in others), None):
+        raise InputError(f"{where}.{clash}: found beside exec (allowed: exec and period, or events)")
+    return {key: value for key, value in others.items() if key not in ("exec", "period", "lock_order")} | events
 
 
 class _Walk:
@@ -119,6 +153,8 @@ class _Walk:
         self.run_us = 0.0
 
     def events(self, where: str, events: Mapping[str, Any]) -> None:
+        if "exec" in events:
+            events = _of_older_grammar(where, events)
         for key, value in events.items():
             match = _EVENT.match(key)
             event = match["event"] if match else key
@@ -157,12 +193,12 @@ class _Walk:
             self._task.sleeps[-1] += us
         self.run_us = 0.0
 
-    def finish(self, where: str) -> None:
+    def finish(self) -> None:
         if self.run_us:
             self._task.bursts.append(self.run_us)
             self._task.sleeps.append(0.0)
         if not self._task.bursts:
-            raise InputError(f"{where}: no event that takes CPU time (allowed: run or runtime)")
+            self._task.notes.append("takes no CPU time, and is left out")
 
 
 def _us(where: str, value: Any) -> float:
@@ -193,7 +229,7 @@ def scenario_text(found: Sequence[Task], name: str, folder: str) -> tuple[str, C
     document.add("host", host)
     threads = tomlkit.table(is_super_table=True)
     used: set[str] = set()
-    for task in found:
+    for task in (each for each in found if each.bursts):
         key = base = re.sub(r"[^A-Za-z0-9_-]+", "-", task.name).strip("-_") or "unnamed"
         number = 2
         while key in used:
