@@ -227,9 +227,23 @@ def test_a_deferred_ibpb_is_at_the_entry_and_not_at_a_load_without_one():
 
 
 @pytest.mark.parametrize(
+    ("option", "value"),
+    [("vmscape_by", "bhb-clear"), ("ibpb_at", "vcpu_enter_guest")],
+)
+def test_what_no_kernel_does_yet_is_said(option, value):
+    assert not boot(EMR).hypothetical
+    for kernel in ("v6.18", "v6.19", "v7.3"):
+        (note,) = boot(replace(EMR, kernel=kernel, **{option: value})).hypothetical
+        assert note == f"{option} = {value!r}: no kernel up to v7.3 does that; the series is not merged"
+
+
+@pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"cpu": "zen5", "vmscape_by": "bhb-clear"}, "zen5 has no BHI_DIS_S"),
+        ({"kernel": "v6.17", "strategy": "no-cet", "vmscape_by": "bhb-clear"}, "v6.17 is older"),
+        ({"kernel": "v6.6", "strategy": "no-cet", "vmscape_by": "bhb-clear"}, "and v6.6 has no mitigation of VMSCAPE"),
+        ({"kernel": "rfc", "vmscape_by": "bhb-clear"}, "and rfc has no mitigation of VMSCAPE"),
         ({"kernel": "v6.12", "strategy": "no-cet", "ibpb_at": "vcpu_enter_guest"}, "for v6.17 and later"),
         ({"ibpb_at": "exit"}, "vcpu_enter_guest"),
     ],

@@ -13,6 +13,7 @@ from sim.kernel.datafile import STRICT
 from sim.kernel.masks import ALIGN_STRUCT, PAGE, BootMasks, boot_masks, round_up
 from sim.kernel.mitigations import IbpbAt, MitigationKind, VmscapeBy
 from sim.kernel.patches import ALL_PATCHES, Effect, effect
+from sim.kernel.releases import release
 from sim.kernel.strategies import Strategy, strategy
 from sim.kernel.uret import URET_MSRS
 from sim.kernel.versions import KernelVersion, version
@@ -266,6 +267,11 @@ def _check_pair(
         raise InputError(
             f"vmscape_by = {settings.vmscape_by!r}: {cpu.name} has no BHI_DIS_S, so only the IBPB is enough"
         )
+    if settings.vmscape_by != "ibpb" and (release(kernel.name) or (0, 0)) < mitigations.VMSCAPE_SERIES_SINCE:
+        why = "has no mitigation of VMSCAPE" if not kernel.ibpb_exit_to_user else "is older"
+        raise InputError(
+            f"vmscape_by = {settings.vmscape_by!r}: the series is for v6.18 and later, and {kernel.name} {why}"
+        )
     if settings.ibpb_at != "vcpu_load" and kernel.vcpu_switch_ibpb != "kvm_arch_vcpu_load":
         raise InputError(
             f"ibpb_at = {settings.ibpb_at!r}: the series is for v6.17 and later, and this is {kernel.name}"
@@ -380,6 +386,9 @@ def _hypothetical(
         notes.append(f"no kernel up to v7.3 has {what.component} in a fpstate")
     if what.per_task_msr:
         notes.append(f"no KVM up to v7.3 gives {what.name} to guests; the series that would is not merged")
+    for option, usual in (("vmscape_by", "ibpb"), ("ibpb_at", "vcpu_load")):
+        if (value := getattr(settings, option)) != usual:
+            notes.append(f"{option} = {value!r}: no kernel up to v7.3 does that; the series is not merged")
     if lacking := _lacking(settings, cpu, how, what):
         notes.append(f"{cpu.name}: {lacking}")
     return notes

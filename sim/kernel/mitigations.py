@@ -20,13 +20,16 @@ the branch history safe after each VM exit."""
 
 VmscapeBy = Literal["ibpb", "bhb-clear"]
 """What runs at return to user mode after a guest: an IBPB, as up to v7.3; or the long BHB clearing loop, where eIBRS
-keeps branch targets apart and only the history is shared (Pawan Gupta, "[PATCH v8 00/10] VMSCAPE optimization for BHI
-variant", 24 Mar 2026, 20260324-vmscape-bhb-v8-0-68bb524b3ab9@linux.intel.com, not merged)."""
+keeps branch targets apart and only the history is shared (Pawan Gupta, "[PATCH v12 00/12] VMSCAPE optimization for BHI
+variant", 22 Jun 2026, 20260622-vmscape-bhb-v12-0-76cbda0ae3e5@linux.intel.com, on v7.1; not in v7.3.4)."""
 
 IbpbAt = Literal["vcpu_load", "vcpu_enter_guest"]
 """Where the IBPB between vCPUs is: in kvm_arch_vcpu_load(), as up to v7.3; or at the first entry after it (Sean
 Christopherson, "[PATCH 1/2] KVM: x86: Defer IBPBs for vCPU and nested transitions until core run loop", 27 Jan 2026,
 https://lkml.iu.edu/hypermail/linux/kernel/2601.3/04820.html, not merged)."""
+
+VMSCAPE_SERIES_SINCE: Final = (6, 18)
+"""The release on which the series was first rebased: v2 of 15 Oct 2025, on v6.18-rc1, says its v12."""
 
 LONG_CLEAR_ON: Final = "BHI_DIS_S"
 """The feature of Alder Lake and later for which the series has the long loop; older CPUs and AMD's keep the IBPB."""
