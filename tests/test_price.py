@@ -1,5 +1,9 @@
 """fpswitch price: rates in, what each strategy costs out.  The truth beside it: sums by hand, and the simulator."""
 
+import gzip
+import html
+import lzma
+import quopri
 import re
 import subprocess
 import sys
@@ -613,12 +617,27 @@ MAILED = """On Tuesday somebody wrote (recorded for 5 seconds):
         (REPORT.replace(" ", "\N{NO-BREAK SPACE}").replace("\n", "\r\n"), 866, 0),
         ("\n".join(f"> > {line}" for line in REPORT.splitlines()), 866, 0),
         (REPORT[: REPORT.index("Total")], 866, 0),
+        (quopri.encodestring(REPORT.encode()).decode(), 866, 0),
+        ("<pre>" + html.escape(REPORT) + "</pre>", 866, 0),
+        ("\x1b[H\x1b[2J" + REPORT, 866, 0),
+        (REPORT.replace("MSR_READ", " UNKNOWN").replace("     HLT", " UNKNOWN"), 866, 0),
         (MAILED, 787803, 787803 - 471831 - 238932),
     ],
 )
 def test_what_versions_of_perf_and_mailers_make_of_it_is_read_too(text, total, others):
     found = perf_kvm_stat.parse(text, "report")
     assert (found.total, found.others) == (total, others)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bytes])
+def test_a_table_may_be_packed(pack, tmp_path):
+    path = tmp_path / "report"
+    path.write_bytes(pack(REPORT.encode()))
+    assert perf_kvm_stat.read(str(path)).total == 866
+    path.write_bytes(pack(REPORT.encode())[:-9])
+    if pack is not bytes:
+        with pytest.raises(InputError, match=r"cannot read .*report: "):
+            perf_kvm_stat.read(str(path))
 
 
 def test_how_long_was_recorded_is_found_where_people_write_it():
@@ -651,6 +670,7 @@ def test_svm_has_small_letters():
         (REPORT.replace("Samples:866", "Samples:800"), "866 samples in the rows, and 800"),
         (REPORT.replace("MSR_READ", "     HLT"), "HLT is there twice"),
         ("VM-EXIT Samples Samples% Time%\n", "without a row"),
+        (REPORT.replace("MSR_READ", "DABT_LOW"), "DABT_LOW is an exit reason of arm64"),
     ],
 )
 def test_other_text_is_called_what_it_is(text, message):

@@ -1,8 +1,9 @@
 """The table of ``perf kvm stat report`` and ``perf kvm stat live``: how many VM exits there were, by reason.
 
 Format: tools/perf/builtin-kvm.c print_result() of Linux v3.9 (without Min Time and Max Time) to v6.19, whose TUI is
-off with --stdio; exit reasons are those of arch/x86/include/uapi/asm/vmx.h (capitals) and svm.h (small letters).  Text
-that went through a mailer is read, too: quoted, wrapped, with no-break spaces, cut down to the first reasons.
+off with --stdio; exit reasons are those of arch/x86/include/uapi/asm/vmx.h (capitals) and svm.h (small letters), and
+UNKNOWN as often as perf has no name.  Text that went through a mailer or a web page is read, too: quoted, wrapped,
+encoded (:mod:`sim.mailed`), cut down to the first reasons; packed, too.
 
 The table does not say how long was recorded.  The time in its last line is what the exits took, each from exit to
 entry, HLT with the sleep in it; on a host with several vCPUs it may be more than was recorded, and it is less where
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from sim import mailed, packed
 from sim.errors import InputError
 
 QUOTE: Final = re.compile(r"^[>| \t]+(?=\S)", re.MULTILINE)
@@ -36,6 +38,12 @@ RECORDED: Final = re.compile(
     re.IGNORECASE,
 )
 """How people write down what the table lacks; the last is the line of ``perf stat``."""
+
+UNKNOWN: Final = "UNKNOWN"
+OF_ARM: Final = frozenset(
+    ("IRQ", "TRAP", "WFX", "DABT_LOW", "IABT_LOW", "SYS64", "HVC64", "SMC64", "CP15_32", "CP15_64", "FP_ASIMD", "SVE")
+)
+"""Exit reasons of arm64 (tools/perf/util/kvm-stat-arch/kvm-stat-arm64.c), in capitals."""
 
 DAY_S: Final = 86_400.0
 MOST_BYTES: Final = 16 << 20
@@ -95,19 +103,15 @@ def read(path: str) -> KvmStat:
     """The table in a file; :class:`~sim.errors.InputError` for one that cannot be read, or is something else."""
     try:
         with Path(path).open("rb") as stream:
-            data = stream.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > MOST_BYTES:
-        raise InputError(
-            f"{path}: more than {MOST_BYTES >> 20} MiB (allowed: the text of perf kvm stat report --stdio)"
-        )
-    return parse(data.decode("utf-8", "replace"), path)
+            lines = packed.lines(packed.unpacked(stream, path), path, MOST_BYTES)
+            return parse("".join(mailed.text_lines(lines)), path)
+    except packed.DAMAGED as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def parse(text: str, name: str) -> KvmStat:
     """The same for text that errors call ``name``."""
-    text = QUOTE.sub("", text.replace("\N{NO-BREAK SPACE}", " ").replace("\r", ""))
+    text = QUOTE.sub("", "".join(mailed.undone(text.splitlines(keepends=True))))
     headers = list(HEADER.finditer(text))
     if not headers:
         raise InputError(
@@ -138,10 +142,13 @@ def _table(above: str, below: str, name: str) -> _Table:
     exits: dict[str, int] = {}
     took_s: dict[str, float] = {}
     for row in ROW.finditer(below, 0, total.start() if total else len(below)):
-        if row["reason"] in exits:
-            raise InputError(f"{name}: {row['reason']} is there twice in one table (allowed: each exit reason once)")
-        exits[row["reason"]] = int(row["samples"])
-        took_s[row["reason"]] = int(row["samples"]) * float(row["mean"]) * 1e-6
+        reason, samples = row["reason"], int(row["samples"])
+        if reason in exits and reason != UNKNOWN:
+            raise InputError(f"{name}: {reason} is there twice in one table (allowed: each exit reason once)")
+        if reason.upper() in OF_ARM:
+            raise InputError(f"{name}: {reason} is an exit reason of arm64 (allowed: those of x86, VMX's or SVM's)")
+        exits[reason] = exits.get(reason, 0) + samples
+        took_s[reason] = took_s.get(reason, 0.0) + samples * float(row["mean"]) * 1e-6
     counted = sum(exits.values())
     if total is None and not exits:
         raise InputError(f"{name}: a table of VM exits without a row (allowed: one with exit reasons and samples)")
