@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sim.errors import InputError
 from sim.kernel import flows
 from sim.kernel.config import Settings, boot
-from sim.kernel.cpu_models import FEATURES, MODELS, components, of_template
+from sim.kernel.cpu_models import FEATURES, MODELS, components, of_file, of_template
 from sim.kernel.guests import GuestChoice, features
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
@@ -49,7 +49,10 @@ T2 = {
         ("Nehalem", 0x3), ("Haswell-noTSX-IBRS", 0x7), ("EPYC-Rome-v4", 0x7), ("EPYC-Milan", 0x207),
         ("Skylake-Server-noTSX-IBRS", 0x2E7), ("Icelake-Server-v5", 0x2E7), ("SapphireRapids-v2", 0x602E7),
         ("SapphireRapids,-amx-tile", 0x2E7), ("Skylake-Server-v5,pku=off,-avx512f", 0x7), ("EPYC,+mpx", 0x1F),
-        ("EPYC , pku=on", 0x207),
+        ("EPYC , pku=on", 0x207), ("Denverton", 0x1B), ("Denverton-v3", 0x3), ("Snowridge-v4", 0x3), ("kvm64", 0x3),
+        ("Opteron_G5-v1", 0x7), ("KnightsMill", 0xE7), ("max,amx_tile=off", 0x2FF), ("host,-xsave", 0x3),
+        ("EPYC-Milan,+xsave,xsaves=off,-avx512vl,+amx-int8,avx2=off,hv_spinlocks=0x1fff,kvm=off,model-id=x", 0x207),
+        ("host,migratable=on,+invtsc,-vmx,hv-time,topoext,host-phys-bits-limit=0x28,pku=off", 0x600FF),
     ],
 )  # fmt: skip
 def test_a_model_has_the_components_of_its_features(model, mask):
@@ -65,6 +68,10 @@ def test_a_model_has_the_components_of_its_features(model, mask):
         ("EPYC,+avx1024", "avx1024"),
         ("EPYC,,", "feature of a CPU model"),
         ("Nehalem,+avx512f", "avx512f without avx"),
+        ("EPYC,-avx512", "feature of a CPU model"),
+        ("EPYC,+pkuu", "did you mean 'pku'"),
+        ("EPYC,xsave", "found 'xsave'"),
+        ("EPYC,+a b", "feature of a CPU model"),
         ("", "CPU model"),
     ],
 )
@@ -103,6 +110,81 @@ def test_a_template_of_firecracker_takes_components_away(tmp_path):
     config = boot(Settings(cpu="ice-lake-sp", kernel="v6.6", strategy="no-cet"))
     choice = read(tmp_path / "host.toml").guests["vm"].choice
     assert features(config, choice).xcr0 == 0x7
+
+
+EXPANSION = {
+    "return": {
+        "model": {"name": "max", "props": {"avx": True, "avx512f": False, "pku": True, "vmx": True, "family": 6}}
+    },
+    "id": "libvirt-2",
+}
+
+
+@pytest.mark.parametrize(
+    ("document", "model"),
+    [
+        ({"guest_cpu_config": T2, "kernel_version": "6.1"}, "host,-mpx,-avx512f,-pku"),
+        ({"machine-config": {"vcpu_count": 2, "cpu_template": "T2S"}}, "host,-mpx,-avx512f,-pku"),
+        (EXPANSION, "host,-mpx,-avx512f,-amx-tile"),
+        (EXPANSION["return"], "host,-mpx,-avx512f,-amx-tile"),
+    ],
+)
+def test_json_of_firecracker_and_qemu_is_a_model(document, model, tmp_path):
+    (tmp_path / "model.json").write_text(json.dumps(document))
+    assert of_file(str(tmp_path / "model.json")) == model
+
+
+DOMAIN = """<domain type='kvm' id='1'><name>vm</name>
+  <cpu mode='custom' match='exact' check='full'>
+    <model fallback='forbid'>Skylake-Client-IBRS</model>
+    <vendor>Intel</vendor>
+    <feature policy='require' name='hypervisor'/>
+    <feature policy="require" name="avx512f"/>
+    <feature name='pku' policy='force'/>
+    <feature policy='disable' name='mpx'/>
+  </cpu>
+</domain>"""
+
+CAPABILITIES = """<domainCapabilities>
+  <cpu>
+    <mode name='host-passthrough' supported='yes'/>
+    <mode name='host-model' supported='yes'>
+      <model fallback='forbid'>EPYC-Milan</model>
+      <feature policy='disable' name='pku'/>
+    </mode>
+    <mode name='custom' supported='yes'><model usable='yes'>EPYC</model></mode>
+  </cpu>
+</domainCapabilities>"""
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "mask"),
+    [
+        (DOMAIN, "Skylake-Client-IBRS,+avx512f,+pku,-mpx", 0x2E7),
+        (CAPABILITIES, "EPYC-Milan,-pku", 0x7),
+        ("<cpu mode='host-passthrough' check='none'/>", "host-passthrough", 0x602FF),
+        ("<cpu mode='host-model'><feature policy='forbid' name='xsave'/></cpu>", "host-model,-xsave", 0x3),
+        ("<host><cpu><arch>x86_64</arch><model>EPYC</model><feature name='pku'/></cpu></host>", "EPYC,+pku", 0x207),
+    ],
+)
+def test_xml_of_libvirt_is_a_model(text, model, mask, tmp_path):
+    (tmp_path / "vm.xml").write_text(text)
+    assert of_file(str(tmp_path / "vm.xml")) == model
+    assert components(model) == mask
+    (tmp_path / "host.toml").write_text(HOST.replace("Skylake-Server-v5", "vm.xml"))
+    assert read(tmp_path / "host.toml").guests["vm"].cpu_model == model
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "has no <cpu>"), ("<cpu><topology/></cpu>", "neither mode nor <model>"), ("\0" * 9, "has no <cpu>")],
+)
+def test_xml_without_a_model_is_refused(text, message, tmp_path):
+    (tmp_path / "vm.xml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        of_file(str(tmp_path / "vm.xml"))
+    with pytest.raises(InputError, match="cannot read"):
+        of_file(str(tmp_path / "none.xml"))
 
 
 @settings(deadline=None)

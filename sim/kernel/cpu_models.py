@@ -3,14 +3,17 @@
 Names and features: ``builtin_x86_defs`` of QEMU's target/i386/cpu.c (commit 0048035a870312f2fd0f3dd28115398d26e419bb),
 whose names are libvirt's, too; src/cpu_map/x86_*.xml of libvirt (commits 61be05a00fd3, cd93f7ddab57, bfe53e9145cd,
 ee95c9d7d131, 3afbb1644c4f) for Haswell, Broadwell, SierraForest and EPYC.  Versions and variants (-v5, -noTSX, -IBRS,
--IBPB) of one of these do not differ in the components.  CET is not in them: it is chosen by ``kernel.guest_cet``.
+-IBPB) of one of these do not differ in the components, if they are not named.  CET is not in them: it is chosen by
+``kernel.guest_cet``.  Features that have no component (vmx, hv-time, avx512vl) change nothing.
 
 Custom CPU templates of Firecracker (docs/cpu_templates/cpu-templates.md there) are JSON: bits that a guest's CPUID has
-(1), has not (0) or takes from the host (x).
+(1), has not (0) or takes from the host (x); they may stand in a configuration or a fingerprint, too.  What a machine of
+QEMU answers to query-cpu-model-expansion is JSON, too, and a domain of libvirt or its capabilities are XML.
 """
 
 import json
 import re
+from difflib import get_close_matches
 from typing import Any, Final
 
 from sim import bounded
@@ -21,26 +24,41 @@ FEATURES: Final = {"avx": AVX, "mpx": MPX, "avx512f": AVX512, "pku": PKRU, "amx-
 """Features of CPUID, as QEMU and libvirt call them, and the components that are there with them."""
 
 HOST: Final = "host"
+XSAVE: Final = "xsave"
+"""Without it a guest has the components of FXSAVE alone."""
 _ALL: Final = FP | SSE | AVX | MPX | AVX512 | PKRU | XTILE
 _OLD: Final = FP | SSE
 _SERVER: Final = _OLD | AVX | AVX512 | PKRU
 
-MODELS: Final = {
-    HOST: _ALL,
-    "host-passthrough": _ALL,
-    **dict.fromkeys(("Nehalem", "Westmere"), _OLD),
-    **dict.fromkeys(
-        ("SandyBridge", "IvyBridge", "Haswell", "Broadwell", "Skylake-Client", "EPYC", "EPYC-Rome"), _OLD | AVX
+_NAMES: Final = (
+    ("host max host-passthrough host-model maximum", _ALL),
+    (
+        "Nehalem Westmere Penryn Conroe core2duo coreduo n270 kvm64 kvm32 qemu64 qemu32 phenom athlon pentium pentium2",
+        _OLD,
     ),
-    **dict.fromkeys(("EPYC-Milan", "SierraForest"), _OLD | AVX | PKRU),
-    **dict.fromkeys(
-        ("Skylake-Server", "Cascadelake-Server", "Cooperlake", "Icelake-Server", "EPYC-Genoa", "EPYC-Turin"), _SERVER
-    ),
-    **dict.fromkeys(("SapphireRapids", "GraniteRapids"), _SERVER | XTILE),
-}
+    ("pentium3 486 Opteron_G1 Opteron_G2 Opteron_G3 Denverton-v2 Denverton-v3 Snowridge-v2 Snowridge-v3", _OLD),
+    ("Snowridge-v4", _OLD),
+    ("Denverton Snowridge", _OLD | MPX),
+    ("SandyBridge IvyBridge Haswell Broadwell Skylake-Client EPYC EPYC-Rome Dhyana Opteron_G4 Opteron_G5", _OLD | AVX),
+    ("YongFeng", _OLD | AVX),
+    ("EPYC-Milan SierraForest ClearwaterForest Icelake-Client", _OLD | AVX | PKRU),
+    ("KnightsMill", _OLD | AVX | AVX512),
+    ("Skylake-Server Cascadelake-Server Cooperlake Icelake-Server EPYC-Genoa EPYC-Turin", _SERVER),
+    ("SapphireRapids GraniteRapids", _SERVER | XTILE),
+)
+
+MODELS: Final = {name: mask for names, mask in _NAMES for name in names.split()}
+"""The components of a model by its name; without its version a name is version 1."""
 
 _VARIANT: Final = re.compile(r"(?:-v\d{1,3}|-noTSX|-IBRS|-IBPB)+$")
 _CHANGE: Final = re.compile(r"([+-]?)([a-z0-9_-]+?)(?:=(on|off))?")
+_WITHOUT_COMPONENT: Final = re.compile(
+    r"avx(?:2|10(?:-(?:128|256|512|version))?|512\S+|-vnni\S*|-ifma|-ne-convert)"
+    r"|amx-(?:bf16|int8|fp16|complex|fp8|tf32|avx512|movrs)|xsave(?:s|c|opt)"
+)
+_LIKE_THOSE: Final = ("avx", "amx", "mpx", "pku", "xsave")
+_SETTING: Final = re.compile(r"[+-]?([a-z][a-z0-9_.-]{1,40})(?:=\S*)?")
+""":data:`FEATURES` change components; of others that begin alike those are known that do not, all else does not."""
 _BITMAP: Final = re.compile(r"0b([01x_]{1,64})")
 
 _BITS: Final = (
@@ -63,16 +81,76 @@ def components(model: str) -> int:
         raise unknown("CPU model", name, MODELS)
     found = MODELS[base]
     for change in changes:
+        if _changes_nothing(change):
+            continue
         match = _CHANGE.fullmatch(change)
-        if match is None or match[2] not in FEATURES:
+        feature = match[2].replace("_", "-") if match else ""
+        if match is None or feature not in (*FEATURES, XSAVE):
             raise unknown("feature of a CPU model", change.lstrip("+-").partition("=")[0], FEATURES)
         if bool(match[1]) == bool(match[3]):
             raise InputError(f"CPU model: found {change!r} (allowed: +{match[2]}, -{match[2]}, {match[2]}=on or =off)")
-        mask = FEATURES[match[2]]
-        found = found | mask if "+" in match[1] or match[3] == "on" else found & ~mask
+        there = "+" in match[1] or match[3] == "on"
+        if feature == XSAVE:
+            found = found if there else found & _OLD
+        else:
+            found = found | FEATURES[feature] if there else found & ~FEATURES[feature]
     if found & AVX512 and not found & AVX:
         raise InputError(f"CPU model {model!r}: avx512f without avx (allowed: both, or neither)")
     return found
+
+
+def _changes_nothing(change: str) -> bool:
+    """Whether it is a feature or a setting of QEMU's -cpu that no component depends on."""
+    match = _SETTING.fullmatch(change)
+    if match is None:
+        return False
+    name = match[1].replace("_", "-")
+    if name in FEATURES:
+        return False
+    if name.startswith(_LIKE_THOSE):
+        return _WITHOUT_COMPONENT.fullmatch(name) is not None
+    return not get_close_matches(name, FEATURES, cutoff=0.8)
+
+
+def of_file(path: str) -> str:
+    """The model in a file: of libvirt if its name ends with .xml, else of :func:`of_template`."""
+    return of_domain(path) if path.endswith(".xml") else of_template(path)
+
+
+_CPU: Final = re.compile(r"<cpu\b(?P<attributes>[^>]{0,300}?)(?:/>|>(?P<inner>.*?)</cpu>)", re.DOTALL)
+_HOST_MODEL: Final = re.compile(
+    r"<mode\s+name=['\"]host-model['\"][^>]{0,100}?(?:/>|>(?P<inner>.*?)</mode>)", re.DOTALL
+)
+_MODE: Final = re.compile(r"\bmode\s*=\s*['\"]([a-z-]{1,30})['\"]")
+_MODEL: Final = re.compile(r"<model\b[^>]{0,100}>\s*([A-Za-z0-9_.-]{1,60})\s*</model>")
+_FEATURE: Final = re.compile(r"<feature\b([^>]{1,200})>")
+_ATTRIBUTE: Final = re.compile(r"\b(name|policy)\s*=\s*['\"]([\w.-]{1,60})['\"]")
+
+
+def of_domain(path: str) -> str:
+    """The model of a domain of libvirt, or the host-model of its capabilities, such as ``"Skylake-Client-IBRS,+pku"``.
+
+    Raises :class:`~sim.errors.InputError` for a file that has none.
+    """
+    try:
+        text = bounded.content(path).decode("utf-8", "replace")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    found = _HOST_MODEL.search(text) or _CPU.search(text)
+    if found is None:
+        raise InputError(f"{path} has no <cpu> (allowed: a domain of libvirt, or its capabilities)")
+    inner = found["inner"] or ""
+    mode = _MODE.search(found.groupdict().get("attributes") or "")
+    model = _MODEL.search(inner)
+    if model is None and mode is None:
+        raise InputError(f"{path}: <cpu> has neither mode nor <model> (allowed: one of them)")
+    name = model[1] if model else mode[1] if mode else HOST
+    changes = []
+    for match in _FEATURE.finditer(inner):
+        said = dict(_ATTRIBUTE.findall(match[1]))
+        if said.get("name") in (*FEATURES, XSAVE):
+            changes.append(("-" if said.get("policy") in ("disable", "forbid") else "+") + said["name"])
+    return ",".join([name, *changes])
 
 
 def of_template(path: str) -> str:
@@ -86,6 +164,10 @@ def of_template(path: str) -> str:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON: {error} (allowed: a CPU template of Firecracker)") from error
+    if (found := _expanded(document)) or (found := _of_static_template(document)):
+        return found
+    if isinstance(document, dict) and isinstance(document.get("guest_cpu_config"), dict):  # a fingerprint
+        document = document["guest_cpu_config"]
     modifiers = document.get("cpuid_modifiers") if isinstance(document, dict) else None
     if not isinstance(modifiers, list):
         raise InputError(f"{path} has no list 'cpuid_modifiers' (allowed: a CPU template of Firecracker for x86)")
@@ -103,6 +185,23 @@ def of_template(path: str) -> str:
             if (leaf, subleaf) == (where, sub) and registers.get(register, 0) >> bit & 1:
                 gone |= mask
     return ",".join([HOST, *(f"-{name}" for name, mask in FEATURES.items() if gone & mask)])
+
+
+def _expanded(document: Any) -> str:
+    """The model in QEMU's answer to query-cpu-model-expansion; empty if the document is none."""
+    for key in ("return", "model"):
+        document = document.get(key, document) if isinstance(document, dict) else None
+    properties = document.get("props") if isinstance(document, dict) else None
+    if not isinstance(properties, dict) or not any(isinstance(properties.get(name), bool) for name in FEATURES):
+        return ""
+    return ",".join([HOST, *(f"-{name}" for name in FEATURES if properties.get(name) is not True)])
+
+
+def _of_static_template(document: Any) -> str:
+    """The model of a Firecracker configuration that names one of its own templates, which all take the same away."""
+    machine = document.get("machine-config") if isinstance(document, dict) else None
+    named = machine.get("cpu_template") if isinstance(machine, dict) else None
+    return f"{HOST},-mpx,-avx512f,-pku" if named in ("C3", "T2", "T2A", "T2CL", "T2S") else ""
 
 
 def _cleared(bitmap: str) -> int:

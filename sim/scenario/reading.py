@@ -178,7 +178,11 @@ def _settle(raw: Table, folder: str) -> None:
             table["empirical"] = os.path.abspath(os.path.join(folder, table["empirical"]))
     guests = raw.get("guests")
     for guest in guests.values() if isinstance(guests, dict) else ():
-        if isinstance(guest, dict) and isinstance(model := guest.get("cpu_model"), str) and model.endswith(".json"):
+        if (
+            isinstance(guest, dict)
+            and isinstance(model := guest.get("cpu_model"), str)
+            and model.endswith((".json", ".xml"))
+        ):
             guest["cpu_model"] = os.path.abspath(os.path.join(folder, model))
     for section, key in NAMING_FILES:
         there = raw.get(section)

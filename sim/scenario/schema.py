@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 from pydantic import BeforeValidator, Field
 
 from sim.errors import InputError
-from sim.kernel.cpu_models import components, of_template
+from sim.kernel.cpu_models import components, of_file
 from sim.kernel.guests import GuestChoice
 from sim.kernel.versions import Exit as FastpathExit
 from sim.scenario.distribution import Distribution, Intervals, Times
@@ -26,11 +26,11 @@ Weight = Annotated[int, Field(ge=15, le=88_761, strict=True)]
 
 
 def _cpu_model(value: Any) -> Any:
-    """A CPU model by its name and features; a template of Firecracker is read."""
+    """A CPU model by its name and features; a file of Firecracker, QEMU or libvirt is read."""
     if not isinstance(value, str):
         return value
     try:
-        model = of_template(value) if value.endswith(".json") else value
+        model = of_file(value) if value.endswith((".json", ".xml")) else value
         components(model)
     except InputError as error:
         raise ValueError(str(error)) from error
@@ -161,7 +161,8 @@ class Guest(Section):
     cpu_model: CpuModel | None = Field(
         None,
         description="their CPU model, as QEMU and libvirt call it, with features added or taken away: Skylake-Server, "
-        "EPYC-Milan-v2,-pku (avx, mpx, avx512f, pku, amx-tile); or a CPU template of Firecracker (.json). XCR0 has its "
+        "EPYC-Milan-v2,-pku (avx, mpx, avx512f, pku, amx-tile); or a file: a CPU template of Firecracker or what "
+        "QEMU's query-cpu-model-expansion answers (.json), a domain or capabilities of libvirt (.xml). XCR0 has its "
         "components, as far as the host has them; absent: all that KVM offers",
     )
     xcr0: Mask | None = Field(
