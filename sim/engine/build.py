@@ -420,6 +420,7 @@ def _arrays(cpus: int, n: int, kinds: int, walkers: int) -> Memory:
             "kc": zeros(walkers, cpus, at.KC_COLUMNS),
             "used": zeros(walkers, 3 * n + 1, at.USED_COLUMNS),
             "exits": zeros(1, 1, 1),
+            "noted": zeros(at.MOST_NOTED, at.N_COLUMNS),
             "log": zeros(1, at.L_COLUMNS),
             "marks": zeros(1),
             "calls": zeros(len(TASK_KINDS)),

@@ -6,7 +6,7 @@ from sim.engine.draws import draw, pass_instants
 from sim.engine.exits import begins, kind_of, last_over, refill, stop_of, wall_at
 from sim.engine.interrupts import absorbed, device_cycles, device_fpu, device_time, tick_cycles
 from sim.engine.jit import Memory, compiled, load
-from sim.engine.kernel_table import add_count, charge, exits, passes, touch
+from sim.engine.kernel_table import add_count, charge
 from sim.engine.layout import (
     ACCOUNT,
     BATCH,
@@ -65,6 +65,7 @@ from sim.engine.layout import (
     USE_WRITES,
     WALL,
 )
+from sim.engine.walking import exits, passes, touch
 
 
 @compiled

@@ -7,7 +7,7 @@ from sim.engine.events import kick, push
 from sim.engine.guest import follow_guest
 from sim.engine.host import block_vcpu, does, is_pending, take_pending
 from sim.engine.jit import Memory, compiled
-from sim.engine.kernel_table import passes, passes_signal, runs_guest
+from sim.engine.kernel_table import runs_guest
 from sim.engine.layout import (
     ACCOUNT,
     ARMED,
@@ -60,6 +60,7 @@ from sim.engine.layout import (
 )
 from sim.engine.process import has_woken
 from sim.engine.rescheduling import post
+from sim.engine.walking import passes, passes_signal
 from sim.host.halt_polling import GUEST_GROW, GUEST_SHRINK
 
 

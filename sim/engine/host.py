@@ -6,7 +6,7 @@ from sim.engine.draws import draw
 from sim.engine.events import kick
 from sim.engine.interrupts import note_due, tick_after
 from sim.engine.jit import Memory, compiled, trailing_zeros
-from sim.engine.kernel_table import called, charge, flag_of, forget, passes
+from sim.engine.kernel_table import called, charge, flag_of
 from sim.engine.layout import (
     ACCOUNT,
     BLOCKED,
@@ -70,6 +70,7 @@ from sim.engine.layout import (
 from sim.engine.preempting import catch_up_ticks, wakeup_preempts
 from sim.engine.rescheduling import hrtick_start_fair, hrtick_update, post, resched_curr_lazy
 from sim.engine.scheduler import dequeue, enqueue, pick_next
+from sim.engine.walking import forget, passes
 
 # Masks of CPUs, 32 in a word.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sim.engine.draws import draw, peek_at
 from sim.engine.jit import Memory, call, compiled, load
-from sim.engine.kernel_table import touch
 from sim.engine.layout import (
     ASK_DEVICES,
     CALLBACK,
@@ -28,6 +27,7 @@ from sim.engine.layout import (
     TICK_DRAWS,
     TICKS,
 )
+from sim.engine.walking import touch
 
 
 @compiled

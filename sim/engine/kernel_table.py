@@ -6,19 +6,15 @@ yet is asked of Python.
 
 from __future__ import annotations
 
-from sim.engine.events import log
 from sim.engine.jit import Memory, call, compiled, load, store
 from sim.engine.layout import (
     AREAS,
     ASK_EQUAL,
-    ASK_EXITS,
     ASK_PRICE,
     ASK_RENEW,
     ASK_ROW,
     CALLBACK,
-    CHILD,
     CLOCK,
-    CPUS,
     F_COLUMNS,
     F_CPU_TOKENS,
     F_IN_GUEST,
@@ -35,14 +31,11 @@ from sim.engine.layout import (
     HAS_SLOTS,
     HAS_TOKENS,
     INIT_AREA,
-    K_POINT,
-    K_REASON,
     KC_SHAPE,
     KC_SLOT0,
     KC_SLOTS,
     KC_STAMP0,
     KC_TOKEN0,
-    KIND,
     KT_FRAGMENT,
     KT_LAST,
     KT_TOKEN0,
@@ -64,19 +57,11 @@ from sim.engine.layout import (
     LEVEL_COLUMNS,
     LEVEL_COUNT0,
     LEVEL_PRICE0,
-    MEASURING,
     NEW_TOKEN,
-    NOBODY,
     OPERATIONS,
     PENDING,
-    POINT_DELIVER,
     POINT_EQUAL,
-    POINT_EXITS,
     POINT_FORK,
-    POINT_RETURN,
-    POINT_SCHEDULE,
-    POINT_SIGNAL,
-    POINT_SIGRETURN,
     R_CALLED,
     R_COLUMNS,
     R_COUNT,
@@ -94,27 +79,10 @@ from sim.engine.layout import (
     R_TIMES,
     R_TOKENS,
     R_TOKENS2,
-    THREAD,
     TOKENS_IN_WORD,
-    TOUCHED,
-    WALKERS,
 )
 
-MUCH = 1 << 61
 LOW = (1 << 31) - 1
-
-
-@compiled
-def touch(a: Memory, c: int, amount: int) -> None:
-    """So much runs through the CPU's caches (bytes x TSC Hz)."""
-    touched = a.c[c, TOUCHED] + amount
-    if touched > MUCH:
-        touched -= MUCH
-        for w in range(a.g[WALKERS]):
-            for i in range(a.g[AREAS]):
-                if a.used[w, i, 0] == c + 1:
-                    a.used[w, i, 1] = max(a.used[w, i, 1] - MUCH, -MUCH)
-    a.c[c, TOUCHED] = touched
 
 
 @compiled
@@ -206,11 +174,11 @@ def settle_task(a: Memory, w: int, c: int, task: int, fragment: int, places: int
 
 
 @compiled
-def level_of(a: Memory, w: int, c: int, area: int) -> int:
+def level_of(a: Memory, w: int, c: int, area: int, touched: int) -> int:
     """Where an area is, 0 L1, 1 L2, 2 memory, now that it is used (sim.host.caches)."""
     if a.g[LEVEL] >= 0:
         return a.g[LEVEL]
-    where, before, touched = a.used[w, area, 0], a.used[w, area, 1], a.c[c, TOUCHED]
+    where, before = a.used[w, area, 0], a.used[w, area, 1]
     a.used[w, area, 0] = c + 1
     a.used[w, area, 1] = touched
     if where != c + 1:
@@ -220,7 +188,9 @@ def level_of(a: Memory, w: int, c: int, area: int) -> int:
 
 
 @compiled
-def add_levels(a: Memory, w: int, c: int, levels: int, current: int, following: int) -> int:
+def add_levels(
+    a: Memory, w: int, c: int, levels: int, current: int, following: int, measuring: int, touched: int
+) -> int:
     """Counts operations whose price depends on where their buffer is; what they take under the first strategy."""
     price, columns = 0, a.kw[w, KW_LEVEL_COUNTS]
     for i in range(levels >> 8, (levels >> 8) + (levels & 255)):
@@ -228,9 +198,9 @@ def add_levels(a: Memory, w: int, c: int, levels: int, current: int, following: 
         area = (current if whose < INIT_AREA // 2 else following) * 3 + whose % 3
         if whose == INIT_AREA:
             area = a.g[AREAS] - 1
-        level = level_of(a, w, c, area)
+        level = level_of(a, w, c, area, touched)
         count = operation * LEVEL_COLUMNS + LEVEL_COUNT0 + level
-        store(columns, count, load(columns, count) + a.c[c, MEASURING])
+        store(columns, count, load(columns, count) + measuring)
         if w == 0:
             price += load(columns, operation * LEVEL_COLUMNS + LEVEL_PRICE0 + level)
     return price
@@ -283,21 +253,22 @@ def set_slots(a: Memory, w: int, c: int, row: int, current: int, following: int)
 
 
 @compiled
-def step(a: Memory, w: int, c: int, point: int, current: int, following: int) -> int:
+def step(a: Memory, w: int, c: int, point: int, current: int, following: int, measuring: int, touched: int) -> int:
     """One strategy's kernel passes a flow point; the row's number, or -1.  A child is only there afterwards."""
     n = row_of(a, w, c, point, current, -1 if point == POINT_FORK else following)
     if n < 0:
         return n
     row = a.kw[w, KW_ROWS] + n * R_COLUMNS * 8
-    store(row, R_COUNT, load(row, R_COUNT) + a.c[c, MEASURING])
+    store(row, R_COUNT, load(row, R_COUNT) + measuring)
     flags = load(row, R_FLAGS)
     if w == 0:
         if load(row, R_PRICE) < 0:
             call(a.g[CALLBACK], ASK_PRICE, n, 0, 0, 0)
         a.c[c, PENDING] += load(row, R_PRICE)
     if flags & HAS_LEVELS:
-        price = add_levels(a, w, c, load(row, R_LEVELS), current, following)
-        a.c[c, PENDING] += price
+        price = add_levels(a, w, c, load(row, R_LEVELS), current, following, measuring, touched)
+        if w == 0:
+            a.c[c, PENDING] += price
     places = load(row, R_PLACES)
     settle_task(a, w, c, current, load(row, R_FRAGMENT), places >> 4)
     if following >= 0:
@@ -312,29 +283,6 @@ def step(a: Memory, w: int, c: int, point: int, current: int, following: int) ->
         if flags & HAS_RENEWED:
             call(a.g[CALLBACK], ASK_RENEW, w, n, c, current)
     return n
-
-
-@compiled
-def passes(a: Memory, c: int, point: int, following: int) -> int:
-    """A flow point is passed on a CPU by all strategies; the row of the one that times the host."""
-    current = a.c[c, THREAD]
-    thread = -1
-    if point == POINT_SCHEDULE:
-        thread = NOBODY if a.t[following, KIND] == CHILD else following
-    log(a, c, point, thread)
-    row = step(a, 0, c, point, current, following)
-    for w in range(1, a.g[WALKERS]):
-        step(a, w, c, point, current, following)
-    return max(row, 0)
-
-
-@compiled
-def passes_signal(a: Memory, c: int) -> None:
-    """A signal is delivered to the running thread, handled, and returned from."""
-    for point in (POINT_DELIVER, POINT_RETURN, POINT_SIGRETURN, POINT_RETURN):
-        log(a, c, point, -1)
-    for w in range(a.g[WALKERS]):
-        step(a, w, c, POINT_SIGNAL, a.c[c, THREAD], -1)
 
 
 @compiled
@@ -357,24 +305,6 @@ def add_count(a: Memory, w: int, n: int, times: int) -> None:
 
 
 @compiled
-def exits(a: Memory, c: int, kind: int, times: int) -> None:
-    """So many exits with the entries after them, for all strategies but the one that times the host."""
-    current, reason, measuring = a.c[c, THREAD], a.k[kind, K_REASON], a.c[c, MEASURING]
-    log(a, c, POINT_EXITS, times)
-    for w in range(1, a.g[WALKERS]):
-        more = times
-        row = a.exits[w, current, reason]
-        if row < 0:
-            point = call(a.g[CALLBACK], ASK_EXITS, a.k[kind, K_POINT], 0, 0, 0)
-            row = step(a, w, c, point, current, -1)
-            if row < 0:
-                return
-            a.exits[w, current, reason] = row
-            more -= 1
-        add_count(a, w, row, more * measuring)
-
-
-@compiled
 def charge(a: Memory, c: int) -> None:
     """The operations since the last call take their time."""
     cycles = a.c[c, PENDING]
@@ -382,14 +312,3 @@ def charge(a: Memory, c: int) -> None:
         a.c[c, PENDING] = 0
         a.c[c, CLOCK] += cycles
         a.c[c, OPERATIONS] += cycles
-
-
-@compiled
-def forget(a: Memory, task: int) -> None:
-    """A task has been freed: what CPUs have of it is nobody's any more."""
-    for w in range(a.g[WALKERS]):
-        for c in range(a.g[CPUS]):
-            for i in range(a.kc[w, c, KC_SLOTS]):
-                if a.kc[w, c, KC_SLOT0 + i] == task:
-                    a.kc[w, c, KC_SLOT0 + i] = NOBODY
-        a.used[w, 3 * task, 0] = 0

@@ -16,8 +16,8 @@ INF: Final = 1 << 62
     LOG_FROM, LOG_UNTIL, MARK_EVERY, MARKS, FINGERPRINT, V7_3, HRTICK, HRTICK_LEAST, HRTICK_SLACK, LAZY,
     KERNEL_POINTS, IN_KERNEL, BUDGET, PAUSED_CPU, IDLE_EXIT, FROM_EVENT, PLE_EXITS, PLE_UNIT, PLE_BASE, PLE_GROW,
     PLE_SHRINK, PLE_MOST, YIELDS, LAG_CREDIT, FORCED_EVERY, FIRST_FREE,
-    G_COLUMNS,
-) = range(60)  # fmt: skip
+    NOTED, G_COLUMNS,
+) = range(61)  # fmt: skip
 
 # Of a CPU: its accounts and counts come first.
 (
@@ -123,6 +123,10 @@ PRIME: Final = (1 << 40) - 87
 FACTOR: Final = (1 << 22) - 3
 """A fingerprint is a polynomial modulo a prime, so that nothing overflows; both numbers are prime."""
 
+# Of a flow point that is noted for the strategies that do not time the host.
+N_CPU, N_POINT, N_CURRENT, N_FOLLOWING, N_TIMES, N_MEASURING, N_TOUCHED, N_COLUMNS = range(8)
+MOST_NOTED: Final = 1024
+
 # Points that every replication has, by number.
 (
     POINT_SCHEDULE, POINT_RETURN, POINT_ENTER_RUN, POINT_LEAVE_RUN, POINT_ENTRY, POINT_BOOTS, POINT_CARRIED,
@@ -167,12 +171,13 @@ SHAPES: Final = {
     "allowed": (_ANY, _ANY), "idle": (_ANY,), "overloaded": (_ANY,),
     "kw": (_ANY, KW_COLUMNS), "kt": (_ANY, _ANY, KT_COLUMNS), "kc": (_ANY, _ANY, KC_COLUMNS),
     "used": (_ANY, _ANY, USED_COLUMNS), "exits": (_ANY, _ANY, _ANY),
+    "noted": (MOST_NOTED, N_COLUMNS),
     "log": (_ANY, L_COLUMNS), "marks": (_ANY,), "calls": (_ANY,), "call_prices": (_ANY,),
     "histograms": (_ANY, BUCKETS), "totals": (TALLIES,), "plans": (P_COLUMNS,),
 }  # fmt: skip
 """The arrays: ``g`` of the replication; ``c`` by CPU; ``t`` by thread, of which the first are idle; ``k`` kinds of
 exits; ``d`` streams; the event heap; run queues; posted work; masks of CPUs; and, by strategy, its table, what its
-kernel has of tasks and CPUs, where areas were used last, and the rows of exits that are counted together.  A length
-that is 0 here depends on the host.
+kernel has of tasks and CPUs, where areas were used last, and the rows of exits that are counted together, and flow
+points that are noted.  A length that is 0 here depends on the host.
 """
 NAMES: Final = tuple(SHAPES)

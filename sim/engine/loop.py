@@ -109,6 +109,7 @@ from sim.engine.rescheduling import must_schedule, post, preempts, resched_curr_
 from sim.engine.scheduler import update_current
 from sim.engine.spans import is_interrupted, plan, settle_span
 from sim.engine.threads import enter, event, leave
+from sim.engine.walking import walk
 
 
 @compiled
@@ -369,6 +370,7 @@ def run(handle: Any, budget: int) -> int:
             request(a, whom)
             push(a, at + draw(a, a.t[whom, ARRIVAL_DRAWS]), TIMER, ARRIVAL, whom)
         else:
+            walk(a)
             return what
     return -1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.engine.events import log, push
 from sim.engine.jit import Memory, compiled
-from sim.engine.kernel_table import charge, passes
+from sim.engine.kernel_table import charge
 from sim.engine.layout import (
     BEGUN_AT,
     BOUNDARY,
@@ -27,6 +27,7 @@ from sim.engine.layout import (
     WAITS_FOR,
     WOKEN_AT,
 )
+from sim.engine.walking import passes
 
 (
     STARTS, TOP, KERNEL, KERNEL_SYNCED, KERNEL_LATER, KERNEL_ACTION, SPAN_BEGINS, SPAN_GOES_ON, SPAN_WAITS, EVENT,

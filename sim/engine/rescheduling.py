@@ -6,7 +6,6 @@ from sim.engine.draws import draw
 from sim.engine.events import kick, peek
 from sim.engine.interrupts import note_due
 from sim.engine.jit import Memory, compiled
-from sim.engine.kernel_table import touch
 from sim.engine.layout import (
     ALL_EVENTS,
     CLOCK,
@@ -42,6 +41,7 @@ from sim.engine.layout import (
     WHERE,
 )
 from sim.engine.preempting import time_to_deadline
+from sim.engine.walking import touch
 
 
 @compiled

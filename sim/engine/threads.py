@@ -7,7 +7,6 @@ from sim.engine.events import push
 from sim.engine.host import block, start, wake
 from sim.engine.interrupts import tick_after
 from sim.engine.jit import Memory, compiled
-from sim.engine.kernel_table import passes
 from sim.engine.layout import (
     ACCOUNT,
     AT_TICKS,
@@ -83,6 +82,7 @@ from sim.engine.process import (
 )
 from sim.engine.rescheduling import spend
 from sim.engine.vcpus import enter_vcpu, leave_vcpu, vcpu_event
+from sim.engine.walking import passes
 
 
 @compiled

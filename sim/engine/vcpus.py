@@ -16,7 +16,7 @@ from sim.engine.guest_lock import (
 from sim.engine.halting import arm_timer, deliver, finds_work, halt, handles_signal, has_event, polls_in_guest
 from sim.engine.host import ask_elsewhere, block_vcpu, does, is_pending, take_pending, wake
 from sim.engine.jit import Memory, compiled
-from sim.engine.kernel_table import charge, flag_of, of_row, passes
+from sim.engine.kernel_table import charge, flag_of, of_row
 from sim.engine.layout import (
     ACCOUNT,
     AGAIN,
@@ -111,6 +111,7 @@ from sim.engine.process import (
     use_kernel_fpu,
 )
 from sim.engine.rescheduling import preempts, spend
+from sim.engine.walking import passes
 
 
 @compiled
