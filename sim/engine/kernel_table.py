@@ -21,10 +21,6 @@ from sim.engine.layout import (
     F_TASK_TOKENS,
     FROM_CPU,
     FROM_NEXT,
-    H_COLUMNS,
-    H_KEY1,
-    H_KEY2,
-    H_ROW,
     HAS_FOUND,
     HAS_LEVELS,
     HAS_RENEWED,
@@ -69,16 +65,18 @@ from sim.engine.layout import (
     R_FLAGS,
     R_FRAGMENT,
     R_FRAGMENT2,
+    R_KEY1,
+    R_KEY2,
     R_LEVELS,
     R_NEW,
     R_PLACES,
     R_PRICE,
     R_SHAPE,
-    R_SLOT0,
     R_SLOTS,
     R_TIMES,
     R_TOKENS,
     R_TOKENS2,
+    SLOTS,
     TOKENS_IN_WORD,
 )
 
@@ -100,17 +98,18 @@ def flag_of(a: Memory, w: int, number: int, flag: int) -> int:
 @compiled
 def find(a: Memory, w: int, key1: int, key2: int) -> int:
     """The row with these keys; -1: there is none."""
-    table, mask = a.kw[w, KW_HASH], a.kw[w, KW_MASK]
+    table, rows, mask = a.kw[w, KW_HASH], a.kw[w, KW_ROWS], a.kw[w, KW_MASK]
     mixed = ((key1 ^ key1 >> 31) & LOW) * 0x5E3779B1 ^ ((key2 ^ key2 >> 31) & LOW) * 0x3F58476D
     i = (mixed >> 16) & mask
     while True:
-        n = load(table, i * H_COLUMNS + H_ROW)
-        if n == 0:
+        n = load(table, i) - 1
+        if n < 0:
             a.kw[w, KW_KEY1] = key1
             a.kw[w, KW_KEY2] = key2
             return -1
-        if load(table, i * H_COLUMNS + H_KEY1) == key1 and load(table, i * H_COLUMNS + H_KEY2) == key2:
-            return n - 1
+        row = rows + n * R_COLUMNS * 8
+        if load(row, R_KEY1) == key1 and load(row, R_KEY2) == key2:
+            return n
         i = (i + 1) & mask
 
 
@@ -218,8 +217,10 @@ def set_tokens(a: Memory, w: int, c: int, row: int, current: int, following: int
         a.kw[w, KW_KEPT + FROM_CPU + i] = a.kc[w, c, KC_TOKEN0 + i]
     for which in range(3):
         column = R_TOKENS if which == 0 else R_TOKENS2 if which == 1 else R_CPU_TOKENS
-        for i in range(load(row, column) - 1):
-            source = load(row, column + 1 + i // TOKENS_IN_WORD) >> 6 * (i % TOKENS_IN_WORD) & 63
+        words = load(row, column)
+        for i in range((words & 63) - 1):
+            words = load(row, column + 1) if i + 1 == TOKENS_IN_WORD else words >> 6
+            source = words & 63
             token = new + source - NEW_TOKEN if source >= NEW_TOKEN else a.kw[w, KW_KEPT + source]
             if which == 0:
                 a.kt[w, current, KT_TOKEN0 + i] = token
@@ -239,15 +240,16 @@ def set_slots(a: Memory, w: int, c: int, row: int, current: int, following: int)
     for i in range(a.kc[w, c, KC_SLOTS]):
         a.kw[w, KW_KEPT + i] = a.kc[w, c, KC_SLOT0 + i]
         a.kw[w, KW_KEPT + 16 + i] = a.kc[w, c, KC_STAMP0 + i]
-    slots = load(row, R_SLOTS)
-    a.kc[w, c, KC_SLOTS] = slots
-    for i in range(slots):
-        source = load(row, R_SLOT0 + i)
-        if source >= 0:
+    word = load(row, R_SLOTS)
+    a.kc[w, c, KC_SLOTS] = word & 15
+    for i in range(word & 15):
+        word >>= 4
+        source = word & 15
+        if source < SLOTS:
             a.kc[w, c, KC_SLOT0 + i] = a.kw[w, KW_KEPT + source]
             a.kc[w, c, KC_STAMP0 + i] = a.kw[w, KW_KEPT + 16 + source]
         else:
-            task = current if source == -2 else following
+            task = current if source == -2 & 15 else following
             a.kc[w, c, KC_SLOT0 + i] = task
             a.kc[w, c, KC_STAMP0 + i] = a.kt[w, task, KT_VERSION]
 

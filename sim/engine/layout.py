@@ -91,20 +91,24 @@ KC_STAMP0: Final = KC_SLOT0 + SLOTS
 KC_TOKEN0: Final = KC_STAMP0 + SLOTS
 KC_COLUMNS: Final = KC_TOKEN0 + TOKENS
 
-# Of a transition: the operations' price without those whose buffer's level counts, and what becomes of everything.
+# Of a transition, three lines of a cache: its keys, what becomes of everything, then the rest; the operations' price is
+# without those whose buffer's level counts.
 (
-    R_COUNT, R_PRICE, R_SHAPE, R_FRAGMENT, R_FRAGMENT2, R_PLACES, R_FLAGS, R_TIMES, R_LEVELS, R_RESULT, R_CALLED,
-    R_NEW, R_TOKENS, R_TOKENS2, R_CPU_TOKENS, R_SLOTS, R_SLOT0,
-) = (*range(12), 12, 15, 18, 21, 22)  # fmt: skip
-R_COLUMNS: Final = R_SLOT0 + SLOTS
+    R_KEY1, R_KEY2, R_COUNT, R_FLAGS, R_SHAPE, R_FRAGMENT, R_FRAGMENT2, R_PLACES,
+    R_SLOTS, R_LEVELS, R_TOKENS, R_TOKENS2, R_CPU_TOKENS, R_NEW,
+    R_PRICE, R_TIMES, R_RESULT, R_CALLED, R_COLUMNS,
+) = (*range(11), 12, 14, 16, 17, 18, 19, 20, 24)  # fmt: skip
 HAS_LEVELS, HAS_TOKENS, HAS_SLOTS, HAS_FOUND, HAS_RENEWED = 1, 2, 4, 8, 16
 """Flags of a row: operations whose price depends on a level; contents, or slots, that change; findings; new areas."""
 TOKENS_IN_WORD: Final = 10
+"""Of two words: how many there are and one, or 0 if they are as they were, and where each comes from, in 6 bits each.
+Slots are in one word, in 4 bits each: how many there are, and which old one each was; the highest stand for ~CURRENT
+and ~NEXT.
+"""
 FROM_NEXT, FROM_CPU, NEW_TOKEN = 16, 32, 48
 """Where a token comes from: a number below 16 is one of current's; the others begin here."""
 
-# Of an entry of the hash, of an operation whose price depends on a level, and of a fragment and a shape.
-H_KEY1, H_KEY2, H_ROW, H_COLUMNS = 0, 1, 2, 4
+# Of an operation whose price depends on a level, and of a fragment and a shape.
 LEVEL_COUNT0, LEVEL_PRICE0, LEVEL_COLUMNS = 0, 3, 6
 F_NOTIFIER, F_CLEAN, F_TASK_TOKENS, F_IN_GUEST, F_CPU_TOKENS, F_COLUMNS = range(6)
 

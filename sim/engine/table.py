@@ -31,6 +31,13 @@ def _mixed(key1: int, key2: int) -> int:
     return (((key1 ^ key1 >> 31) & half) * 0x5E3779B1 ^ ((key2 ^ key2 >> 31) & half) * 0x3F58476D) >> 16
 
 
+def _lines(n: int) -> Integers:
+    """Room for so many rows, each of which begins where a line of the caches does."""
+    numbers = np.zeros(n * at.R_COLUMNS + 8, np.int64)
+    first = -numbers.ctypes.data % 64 // 8
+    return numbers[first : first + n * at.R_COLUMNS].reshape(n, at.R_COLUMNS)
+
+
 class Table:
     """What has been asked of a kernel model so far, by row; ``answers`` has None where a row is no flow point's."""
 
@@ -45,8 +52,8 @@ class Table:
         self.found: dict[int, tuple[tuple[str, int], ...]] = {}
         self._levels = 0
         self._priced_for: tuple[Prices, int] | None = None
-        self.rows = np.zeros((512, at.R_COLUMNS), np.int64)
-        self.hash = np.zeros((2048, at.H_COLUMNS), np.int64)
+        self.rows = _lines(512)
+        self.hash = np.zeros(1024, np.int64)
         self.levels = np.zeros((1024, 2), np.int64)
         self.level_counts = np.zeros((64, at.LEVEL_COLUMNS), np.int64)
         self.flags = np.zeros((256, at.F_COLUMNS), np.int64)
@@ -67,23 +74,24 @@ class Table:
             raise Unsupported("a kernel model with too many states")
         self.answers.append(answer)
         if n == len(self.rows):
-            self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
-        self.rows[n, : len(values)] = values
-        if 3 * n > len(self.hash):
-            entries = self.hash[self.hash[:, at.H_ROW] > 0].tolist()
-            self.hash = np.zeros((4 * len(self.hash), at.H_COLUMNS), np.int64)
-            for entry in entries:
-                self._enter(*entry)
-        self._enter(key1, key2, n + 1, 0)
+            rows, self.rows = self.rows, _lines(2 * n)
+            self.rows[:n] = rows
+        values[at.R_KEY1], values[at.R_KEY2] = key1, key2
+        self.rows[n] = values
+        if 2 * n > len(self.hash):
+            self.hash = np.zeros(2 * len(self.hash), np.int64)
+            for i, (first, second) in enumerate(self.rows[:n, [at.R_KEY1, at.R_KEY2]].tolist()):
+                self._enter(first, second, i)
+        self._enter(key1, key2, n)
         self._note_flags()
         return n
 
-    def _enter(self, key1: int, key2: int, row: int, _: int) -> None:
-        mask, rows = len(self.hash) - 1, self.hash[:, at.H_ROW]
+    def _enter(self, key1: int, key2: int, row: int) -> None:
+        mask = len(self.hash) - 1
         i = _mixed(key1, key2) & mask
-        while rows[i]:
+        while self.hash[i]:
             i = (i + 1) & mask
-        self.hash[i] = key1, key2, row, 0
+        self.hash[i] = row + 1
 
     def _note_flags(self) -> None:
         """What the loop wants to know of fragments and shapes."""
@@ -180,7 +188,8 @@ class Table:
         values[at.R_PRICE], values[at.R_LEVELS] = -1, levels
         values[at.R_RESULT], values[at.R_CALLED] = answer.result, len(answer.called)
         values[at.R_SHAPE], values[at.R_SLOTS] = answer.shape, len(answer.slots)
-        values[at.R_SLOT0 : at.R_SLOT0 + len(answer.slots)] = answer.slots
+        for i, slot in enumerate(answer.slots, 1):
+            values[at.R_SLOTS] |= (slot & 15) << 4 * i
         same_slots = len(answer.slots) == len(asked.slots) and all(
             each == i if whom == OTHER else each == ~whom
             for i, (each, whom) in enumerate(zip(answer.slots, asked.slots, strict=True))
@@ -191,9 +200,9 @@ class Table:
                 values[at.R_PLACES] |= (side.last << 2 | side.vmcs) << shift
         for tokens, column in zip(answer.tokens, (at.R_TOKENS, at.R_TOKENS2, at.R_CPU_TOKENS), strict=True):
             if tokens is not None:
-                values[column] = len(tokens) + 1
-                for i, source in enumerate(tokens):
-                    values[column + 1 + i // at.TOKENS_IN_WORD] |= source << 6 * (i % at.TOKENS_IN_WORD)
+                for i, each in enumerate((len(tokens) + 1, *tokens)):
+                    values[column + i // at.TOKENS_IN_WORD] |= each << 6 * (i % at.TOKENS_IN_WORD)
+                for source in tokens:
                     values[at.R_NEW] = max(values[at.R_NEW], source - at.NEW_TOKEN + 1)
         for flag, holds in (
             (at.HAS_LEVELS, levels & 255),
