@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from sim.engine.fragments import FIELDS, GONE, Entity, Fragment, Shape
@@ -16,6 +17,20 @@ FIRST_CONTEXT: Final = 16
 WRITTEN: Final = 1 << 16
 OLD: Final = 1 << 30
 """Numbers of contexts, and versions of contents, that do not meet in one world."""
+
+
+def _maker(names: tuple[str, ...]) -> Callable[[Any, Callable[[Any], Any], tuple[Any, ...]], None]:
+    """A function that sets these fields of an object, given what makes a value, and the object as a tuple."""
+    fields = [f"f{i}" for i in range(len(names))]
+    lines = [f"def make(made, value, written):\n (_, {', '.join(fields)},) = written"]
+    for each, name in zip(fields, names, strict=True):
+        lines.append(f" made.{name} = value({each}) if {each}.__class__ is tuple else {each}")
+    made: dict[str, Any] = {}
+    exec("\n".join(lines), made)
+    return made["make"]
+
+
+_MAKERS: Final = {cls: _maker(names) for cls, names in FIELDS.items()}
 
 
 class Reading:
@@ -84,9 +99,7 @@ class Reading:
         self._number = 0
         for name, value in zip(FIELDS[Cpu], shape[1:], strict=True):
             if name == "unit":
-                unit = cpu.unit
-                for each, inner in zip(FIELDS[Unit], value[1:], strict=True):
-                    setattr(unit, each, self._value(inner) if type(inner) is tuple else inner)
+                _MAKERS[Unit](cpu.unit, self._value, value)
             else:
                 setattr(cpu, name, self._value(value))
 
@@ -95,6 +108,8 @@ class Reading:
     def _value(self, value: Any) -> Any:
         if type(value) is not tuple:
             return value
+        if value[0] in _MAKERS:
+            return self._object(value)
         match value[0]:
             case "list":
                 return [each if type(each) is int else self._value(each) for each in value[1:]]
@@ -118,7 +133,7 @@ class Reading:
             case "area":
                 area = self._slots[value[1]].areas[value[2]]
                 return GONE if area is None else area.address
-        return self._object(value)
+        raise AssertionError(value)
 
     def _object(self, value: Any) -> Any:
         kind = value[0]
@@ -128,8 +143,7 @@ class Reading:
             made.cpu, made.id, made.last_cpu, made.name = None, self._ids[0], -1, ""
         elif kind is Vcpu:
             made.id, made.name, made.vmcs_cpu = self._ids[1], "", None
-        for name, each in zip(FIELDS[kind], value[1:], strict=True):
-            setattr(made, name, self._value(each) if type(each) is tuple else each)
+        _MAKERS[kind](made, self._value, value)
         if kind is Context:
             made.id, made.name, made.version = self._ids[made.guest], "", WRITTEN
         elif kind is Area:
