@@ -26,9 +26,9 @@ def status(directory: str, as_json: bool) -> None:
     "finished", "last" (as below, of the last point that was begun)}.
 
     With --json: {"directory", "scenario", "status" ("running", "complete", "failed", "interrupted", or "killed": its
-    process is gone), "finished", "in_flight" (what is done of those that run), "total", "total_is_fixed", "elapsed_s",
-    "left_s", "per_second", "workers", "dashboard" (null where there is none), "process": {"pid", "host"}, "running" and
-    "failed": [{"case", "timed_by", "replication"}], "error"}.
+    process is gone), "finished", "in_flight" (done and not kept yet, those that run in part), "total",
+    "total_is_fixed", "elapsed_s", "left_s", "per_second", "workers", "dashboard" (null where there is none), "process":
+    {"pid", "host"}, "running" and "failed": [{"case", "timed_by", "replication"}], "error"}.
 
     \b
     Example:
@@ -98,11 +98,11 @@ def _text(document: dict[str, Any]) -> str:
     n, total, process = document["finished"], document["total"], document["process"]
     who = f", process {process['pid']} on {process['host']}" if process else ""
     more = "" if document["total_is_fixed"] else ", more if the precision asks for it"
-    flying = f", and {document['in_flight']:.1f} of those that run" if document["in_flight"] else ""
+    flying = f", with {document['in_flight']:.1f} in progress" if document["in_flight"] else ""
     took = f" in {duration(document['elapsed_s'])}" if document["elapsed_s"] else ""
     lines = [
         f"{document['directory']}: {document['scenario']}, {document['status']}{who}",
-        f"  done       {n} of {total}{more}{flying} ({min(1, (n + document['in_flight']) / max(total, 1)):.0%}){took}",
+        f"  done       {n} of {total}{more} ({min(1, (n + document['in_flight']) / max(total, 1)):.0%}{flying}){took}",
     ]
     for what in ("running", "failed"):
         names = [f"{each['case']} timed by {each['timed_by']} #{each['replication']}" for each in document[what]]
