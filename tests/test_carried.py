@@ -150,3 +150,58 @@ def test_no_text_of_a_shipped_strategy_is_left_with_a_placeholder(strategy):
     how = strategy_of(Settings(strategy=strategy))
     assert not any(mark in how.title + how.hypothetical + how.unsound for mark in "{}")
     assert strategy_of(Settings(strategy="free-ssp")).hypothetical == "no kernel leaves PL0-2_SSP uncarried"
+
+
+# What is switched already, by a component or by KVM itself, cannot be carried once more.
+
+
+def state_of(tmp_path, msrs, more=""):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        f'name = "mine"\ntitle = "t"\nmsrs = {{ {msrs} }}\nsize_bytes = 8\nper_task_msr = false\nsource = "s"\n{more}'
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("msrs", "says"),
+    [
+        ("SSP = 0x6a4", "msrs.SSP = 0x6a4 is in state component 12, CET_KERNEL (allowed: with xfeature = 12)"),
+        ("A = 0x6a7", "msrs.A = 0x6a7 is in state component 11, CET_USER (which Linux handles by itself)"),
+        ("PASID = 0xd93", "msrs.PASID = 0xd93 is in state component 10, PASID (which Linux handles by itself)"),
+        ("MINE = 0x1, XSS = 0xda0", "msrs.XSS = 0xda0 is IA32_XSS, which KVM switches by itself"),
+        ("GS = 0xc0000102", "msrs.GS = 0xc0000102 is IA32_KERNEL_GS_BASE, which KVM switches by itself"),
+        ("AUX = 0xc0000103", "carries AUX, which is a user-return MSR of these guests already"),
+    ],
+)
+def test_an_msr_that_is_switched_already_cannot_be_carried_again(msrs, says, tmp_path):
+    with pytest.raises(InputError) as error:
+        boot(Settings(strategy="manual-load", carried=state_of(tmp_path, msrs)))
+    assert says in str(error.value)
+
+
+def test_a_user_return_msr_may_be_carried_in_place_of_that(tmp_path):
+    settings = Settings(
+        strategy="manual-load", carried=state_of(tmp_path, "AUX = 0xc0000103"), guest_uret_msrs=("LSTAR",)
+    )
+    operations = [op.operation for op in flows.run("preempt", settings).operations]
+    assert "WRMSR(LSTAR)" in operations
+    assert "WRMSR(TSC_AUX)" not in operations
+    assert (operations.count("RDMSR(AUX)"), operations.count("WRMSR(AUX)")) == (1, 2)
+
+
+def test_what_the_mitigations_do_with_spec_ctrl_runs_besides_a_strategy_that_carries_it_and_is_said(carried):
+    note = "KVM switches IA32_SPEC_CTRL as a mitigation already, and that runs besides"
+    assert note in config(carried, "spec-ctrl", "manual-load").hypothetical
+    assert note not in config(carried, "spec-ctrl", "manual-load", mitigations=("ibpb",)).hypothetical
+
+
+@pytest.mark.parametrize("how_many", [1, 30, 200])
+def test_a_list_of_any_length_is_read_once_and_written_twice_at_a_preemption(how_many, tmp_path):
+    """manual-load: the guest's values are saved, the host's 0 goes into the first alone, and all are loaded again."""
+    msrs = ", ".join(f"M{i} = {0x1200 + i:#x}" for i in range(how_many))
+    done = flows.run("preempt", Settings(strategy="manual-load", carried=state_of(tmp_path, msrs)))
+    operations = [op.operation for op in done.operations]
+    assert sum(op.startswith("RDMSR(M") for op in operations) == how_many
+    assert sum(op.startswith("WRMSR(M") for op in operations) == how_many + 1
+    assert done.findings == ()

@@ -104,9 +104,21 @@ def test_the_command_gives_a_verdict_for_every_strategy():
     assert "not run: amx-64, amx-test: zen4 has no AMX" in text
 
 
-@pytest.mark.parametrize("options", [["rfc-tests"], ["preempt", "--every-strategy", "--strategy", "no-cet"]])
-def test_what_makes_no_sense_is_refused(options):
-    assert CliRunner().invoke(cli, ["flow", *options]).exit_code != 0
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["rfc-tests"], "--every-strategy"),
+        (["preempt", "--every-strategy", "--strategy", "no-cet"], "--strategy"),
+        (["preempt", "--every-strategy", "--kernel", "v6.14"], "v6.12 is nearest"),
+        (["preempt", "--every-strategy", "--carried", "nobody.toml"], "nobody.toml"),
+        (["preempt", "--every-strategy", "--guest-xss", "0xffff"], "guest IA32_XSS 0xffff: allowed are bits of 0x1800"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, says):
+    done = CliRunner().invoke(cli, ["flow", *options])
+    assert done.exit_code != 0
+    assert says in str(done.exception)
+    assert done.stdout == ""
 
 
 def test_smm_entry_and_rsm_write_efer_so_the_user_return_msrs_are_loaded_anew():

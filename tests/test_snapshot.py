@@ -284,3 +284,18 @@ def test_a_guest_that_switches_tasks_loads_all_that_its_ia32_xss_and_xcr0_have()
     assert scene.cpu.unit.regs[ymm] != INIT
     assert snapshot.guest_switches_task(scene.k, scene.cpu, saved) == ""
     assert scene.cpu.unit.regs[ymm] == INIT
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--strategy", "nope"], "unknown strategy 'nope'"),
+        (["--to-strategy", "nope"], "unknown strategy 'nope'"),
+        (["--guest-xss", "0xffff"], "allowed are bits of 0x1800"),
+        (["--kernel", "v6.6", "--strategy", "xstate-guest"], "its KVM has no CET for guests"),
+    ],
+)
+def test_a_snapshot_that_no_strategy_can_have_is_an_error_and_no_empty_table(options, says):
+    done = CliRunner().invoke(cli, ["snapshot", *options])
+    assert says in str(done.exception)
+    assert done.stdout == ""

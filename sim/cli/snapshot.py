@@ -58,7 +58,7 @@ def snapshot(
     \b
     Examples:
       fpswitch snapshot
-      fpswitch snapshot --to-cpu skylake-x --guest-xcr0 0x7
+      fpswitch snapshot --to-cpu skylake-sp --guest-xcr0 0x7
       fpswitch snapshot --strategy xstate-guest --to-kernel v6.12 --to-strategy no-cet
     """
     source = Settings(**options)

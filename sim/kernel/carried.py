@@ -17,6 +17,11 @@ XFEATURES = (CET_S_NUMBER, 14, 15, 19)
 """State components that a strategy can carry: CET_S (three MSRs in 24 bytes), UINTR, LBR and APX.  Linux handles the
 others by itself or never enables them."""
 
+IN_COMPONENTS = {0x6A0: 11, 0x6A4: 12, 0x6A5: 12, 0x6A6: 12, 0x6A7: 11, 0xD93: 10}
+"""MSRs, by number, that XSAVES and XRSTORS move with a state component (Intel SDM vol. 1, section 13.5)."""
+SWITCHED_BY_KVM = {0x1C4: "IA32_XFD", 0x1C5: "IA32_XFD_ERR", 0xDA0: "IA32_XSS", 0xC0000102: "IA32_KERNEL_GS_BASE"}
+"""MSRs that KVM switches by itself wherever guest and host differ, and so the model."""
+
 INSTRUCTIONS = ("PUSH2", "POP2", "PUSH", "POP", "MOV", "XOR")
 """By which software may copy plain registers to memory and back; the cost tables have a row for each."""
 MOST_INSTRUCTIONS = 1024
@@ -83,6 +88,15 @@ class CarriedState:
             if number in names:
                 yield f"msrs.{name} and msrs.{names[number]} are both {number:#x} (allowed: each MSR once)"
             names[number] = name
+            if number in SWITCHED_BY_KVM:
+                yield f"msrs.{name} = {number:#x} is {SWITCHED_BY_KVM[number]}, which KVM switches by itself"
+            component = IN_COMPONENTS.get(number)
+            if component is not None and component != self.xfeature:
+                allowed = (
+                    "allowed: with xfeature = 12" if component == CET_S_NUMBER else "which Linux handles by itself"
+                )
+                where = f"state component {component}, {COMPONENTS[component].name}"
+                yield f"msrs.{name} = {number:#x} is in {where} ({allowed})"
         if self.size_bytes <= 0:
             yield f"size_bytes = {shortened(self.size_bytes)} (allowed: 1 or more)"
         if self.xfeature not in (None, *XFEATURES):

@@ -41,6 +41,8 @@ KVM_SUPPORTED_XCR0: Final = FP | SSE | AVX | MPX | AVX512 | PKRU | XTILE
 v6.19.0, v7.2.13 and v7.3.4.  On a CPU with APX every guest's XCR0 then differs from the host's, since v6.16 enables it
 there."""
 
+SPEC_CTRL: Final = 0x48
+
 HostShadowStacks = Literal["off", "fpstate", "return-to-user"]
 MsrAccess = Literal["rdmsr-wrmsr", "wrmsrns", "msr-list"]
 
@@ -166,6 +168,7 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
         guest_xcr0 = settings.guest_xcr0
     guest_xfeatures = guest_default | (XTILEDATA & masks.max_features if settings.guest_amx else 0)
     uret = default_uret_msrs(vendor) if settings.guest_uret_msrs is None else settings.guest_uret_msrs
+    _check_user_return_msrs(what, uret)
     return Config(
         settings=settings,
         cpu=_with_knobs(cpu, settings),
@@ -241,6 +244,17 @@ def _check_carried_user_component(
         raise InputError(
             f"strategy {how.name} with {what.name}: {kernel.name} does not enable {what.component} on {cpu.name}"
         )
+
+
+def _check_user_return_msrs(what: CarriedState, uret: tuple[str, ...]) -> None:
+    """One MSR is carried in one way."""
+    for name, number in what.msrs.items():
+        for msr in uret:
+            if URET_MSRS[msr] == number:
+                raise InputError(
+                    f"{what.name} carries {name}, which is a user-return MSR of these guests already (allowed: "
+                    f"guest_uret_msrs without {msr})"
+                )
 
 
 def _patches_for(how: Strategy) -> frozenset[int]:
@@ -384,6 +398,8 @@ def _hypothetical(
         notes.append(f"no KVM up to v7.3 offers {what.component} to guests")
     if what.mask & ~CET & SUPERVISOR and how.mechanism == "fpstate":
         notes.append(f"no kernel up to v7.3 has {what.component} in a fpstate")
+    if SPEC_CTRL in what.msrs.values() and "spec-ctrl" in mitigations.chosen(settings.mitigations):
+        notes.append("KVM switches IA32_SPEC_CTRL as a mitigation already, and that runs besides")
     if what.per_task_msr:
         notes.append(f"no KVM up to v7.3 gives {what.name} to guests; the series that would is not merged")
     for option, usual in (("vmscape_by", "ibpb"), ("ibpb_at", "vcpu_load")):

@@ -14,6 +14,7 @@ from sim.kernel.guests import AS_ALL, GuestChoice, features
 from sim.kernel.integrity import Integrity
 from sim.kernel.operations import BHB_LONG_CLEAR, IBPB, Key, Ledger, LedgerFactory
 from sim.kernel.state import IDLE_TASK, USER_TASK, VCPU_TASK, Context, Cpu, Fpstate, Task, Vcpu
+from sim.kernel.uret import URET_MSRS
 from sim.xsave.area import INIT, Area
 from sim.xsave.components import CET_S, COMPACTED, PKRU, USER
 from sim.xsave.unit import Unit
@@ -34,16 +35,10 @@ MSRS: Final = {
     "XFD": 0x1C4,
     "XFD_ERR": 0x1C5,
     "XSS": 0xDA0,
-    "TSX_CTRL": 0x122,
-    "EFER": 0xC0000080,
-    "STAR": 0xC0000081,
-    "LSTAR": 0xC0000082,
-    "CSTAR": 0xC0000083,
-    "SYSCALL_MASK": 0xC0000084,
     "KERNEL_GS_BASE": 0xC0000102,
-    "TSC_AUX": 0xC0000103,
     "U_CET": 0x6A0,
     "PL3_SSP": 0x6A7,
+    **URET_MSRS,
 }
 """MSR numbers (arch/x86/include/asm/msr-index.h)."""
 

@@ -16,8 +16,17 @@ if TYPE_CHECKING:
     from sim.kernel.kernel import Kernel
 
 
-URET_MSRS: Final = ("LSTAR", "CSTAR", "STAR", "SYSCALL_MASK", "EFER", "TSC_AUX", "TSX_CTRL")
-"""arch/x86/kvm/vmx/vmx.c, vmx_uret_msrs_list, Linux v6.18; of them SVM has TSC_AUX (svm.c, svm_hardware_setup())."""
+URET_MSRS: Final = {
+    "LSTAR": 0xC0000082,
+    "CSTAR": 0xC0000083,
+    "STAR": 0xC0000081,
+    "SYSCALL_MASK": 0xC0000084,
+    "EFER": 0xC0000080,
+    "TSC_AUX": 0xC0000103,
+    "TSX_CTRL": 0x122,
+}
+"""Numbers by name: arch/x86/kvm/vmx/vmx.c, vmx_uret_msrs_list, Linux v6.18; of them SVM has TSC_AUX (svm.c,
+svm_hardware_setup()).  The numbers are those of arch/x86/include/asm/msr-index.h."""
 
 SYSCALL_MSRS: Final = ("STAR", "LSTAR", "SYSCALL_MASK")
 """Loaded for a guest in long mode with EFER.SCE only (vmx_setup_uret_msrs())."""

@@ -1,14 +1,18 @@
 """Flows under every strategy: who got what was not his own, by the integrity check."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sim.errors import InputError
 from sim.kernel import strategies
+from sim.kernel.carried import carried_state
 from sim.kernel.config import Settings, boot
 from sim.kernel.flows import FlowRun, run
 from sim.kernel.integrity import VIOLATIONS
 from sim.kernel.scene import GuestUse
+from sim.kernel.versions import version
+from sim.xsave.profiles import profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class VerdictRow:
 
 
 def verdicts(flows: Sequence[str], settings: Settings, use: GuestUse) -> list[VerdictRow]:
-    """Each shipped strategy through ``flows``; :class:`InputError` for a flow that no strategy can run."""
+    """Each shipped strategy through ``flows``; :class:`InputError` where no strategy can run."""
+    version(settings.kernel), profile(settings.cpu), carried_state(settings.carried)
     rows = []
     for name in strategies.names():
         own = replace(settings, strategy=name)
@@ -49,6 +54,8 @@ def verdicts(flows: Sequence[str], settings: Settings, use: GuestUse) -> list[Ve
             rows.append(VerdictRow(name, refused=str(error)))
             continue
         rows.append(VerdictRow(name, carries, tuple(_verdict(flow, run(flow, own, use)) for flow in flows)))
+    if all(row.refused for row in rows):
+        raise InputError(Counter(row.refused for row in rows).most_common(1)[0][0])
     return rows
 
 

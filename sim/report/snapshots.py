@@ -4,6 +4,7 @@ Nothing here is looked up: two kernels are booted, the ioctls run on both, and t
 entry who gets what is not his own.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -76,11 +77,17 @@ def vmms(settings: Settings) -> list[Vmm]:
 def rows(source: Settings, target: Settings, names: Sequence[str] = (), there: str | None = None) -> list[SnapshotRow]:
     """Every strategy on both hosts, or those in ``names``; what one of them cannot have is a row that says so.
 
-    ``there`` is the strategy on the target, by default the same.
+    ``there`` is the strategy on the target, by default the same.  Raises :class:`~sim.errors.InputError` for a name
+    that is none, and where no strategy can run.
     """
     for settings in (source, target):
         profile(settings.cpu), version(settings.kernel)
-    return [_row(source, target, name, there or name) for name in names or strategies.names()]
+    for name in (*names, *([] if there is None else [there])):
+        strategies.strategy(name)
+    found = [_row(source, target, name, there or name) for name in names or strategies.names()]
+    if all(row.impossible for row in found):
+        raise InputError(Counter(row.impossible for row in found).most_common(1)[0][0])
+    return found
 
 
 def _row(source: Settings, target: Settings, name: str, there_name: str) -> SnapshotRow:
