@@ -6,8 +6,9 @@ COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-ex
 
 .PHONY: run test test-oldest test-all lint coverage mutants verify kill fuzz bench docs site man dist lock kmod clean
 
+# The flagship, 10 s of each case.
 run: .venv/ready
-	$(BIN)/fpswitch run scenarios/rfc-question.toml
+	$(BIN)/fpswitch run scenarios/rfc-question.toml --engine auto --set run.measure='1 s'
 
 test: .venv/ready
 	$(BIN)/pytest -n auto -m "not slow"
