@@ -236,6 +236,26 @@ def test_what_was_pasted_is_the_trace(name, how):
     assert not reader.report.unread
 
 
+def test_what_a_mail_says_behind_the_last_event_is_no_part_of_it():
+    rows = as_trace_cmd(short("host-pipe"))[:40]
+    fpu = [row for row in rows if b"x86_fpu" in row]
+    text = (
+        b"".join(re.sub(rb"(x86/fpu: \S+)", rb"\n\1", row) + b"\n" for row in fpu)
+        + b"   5. I also saw\nsomething else.\n"
+    )
+    found, reader = read(text)
+    assert without_lines(found) == without_lines(read(b"".join(row + b"\n" for row in fpu))[0])
+    assert reader.report.foreign == 2
+
+
+def test_kvm_s_events_without_a_task_are_not_said_to_be_absent(capsys, tmp_path):
+    text = "[001]  7.100000: kvm:kvm_entry: vcpu 0, rip 0x1\n[001]  7.100009: kvm:kvm_exit: vcpu 0 reason HLT rip 0x1\n"
+    trace = tmp_path / "trace.txt"
+    trace.write_text(text)
+    status, _, err = run(capsys, "replay", trace, "--exits")
+    assert (status, "2 lines name an event and lack its task, CPU or time" in err) == (2, True)
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_lines_keep_their_numbers_where_a_mail_broke_them(name):
     text = b"".join(line for line in short(name).splitlines(keepends=True) if not line.startswith(b"#"))

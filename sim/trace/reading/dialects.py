@@ -235,6 +235,9 @@ def _joined(text: bytes) -> bytes:
         elif _BEGINS.match(line) is not None:
             at = row
         elif at >= 0 and row - at <= _MOST_JOINED:
-            rows[at] = rows[at].rstrip() + b" " + line.strip()
-            rows[row] = b""
+            joined = rows[at].rstrip() + b" " + line.strip()
+            if _is_event(rows[at]) and not _is_event(joined):  # what the mail says behind it
+                at = -1
+            else:
+                rows[at], rows[row] = joined, b""
     return b"\n".join(rows)
