@@ -3,6 +3,7 @@
 import gzip
 import io
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,13 @@ def test_broken_lines_are_read_alike_on_both_ways(seed, edits):
     found, reader = read(data)
     assert [tuple(step) for step in found] == slowly(data)
     assert reader.report.foreign + reader.report.others.total() + len(found) <= 20
+
+
+@pytest.mark.parametrize("part", [b" ", b"1 ", b"-1 ", b"1/", b"( ", b"-", b"9", b"a-1 (-) "])
+def test_a_line_of_any_length_takes_time_in_proportion(part):
+    begun = time.process_time()
+    assert not isinstance(lines.parse(b"1" + part * (300_000 // len(part)) + b"\n"), lines.Event)
+    assert time.process_time() - begun < 2  # CPU time; a run of blanks took minutes
 
 
 def test_names_may_hold_anything():

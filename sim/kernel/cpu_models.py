@@ -117,10 +117,8 @@ def of_file(path: str) -> str:
     return of_domain(path) if path.endswith(".xml") else of_template(path)
 
 
-_CPU: Final = re.compile(r"<cpu\b(?P<attributes>[^>]{0,300}?)(?:/>|>(?P<inner>.*?)</cpu>)", re.DOTALL)
-_HOST_MODEL: Final = re.compile(
-    r"<mode\s+name=['\"]host-model['\"][^>]{0,100}?(?:/>|>(?P<inner>.*?)</mode>)", re.DOTALL
-)
+_CPU: Final = re.compile(r"<cpu\b([^>]{0,300})>")
+_HOST_MODEL: Final = re.compile(r"<mode\s+name=['\"]host-model['\"]([^>]{0,100})>")
 _MODE: Final = re.compile(r"\bmode\s*=\s*['\"]([a-z-]{1,30})['\"]")
 _MODEL: Final = re.compile(r"<model\b[^>]{0,100}>\s*([A-Za-z0-9_.-]{1,60})\s*</model>")
 _FEATURE: Final = re.compile(r"<feature\b([^>]{1,200})>")
@@ -136,11 +134,10 @@ def of_domain(path: str) -> str:
         text = bounded.content(path).decode("utf-8", "replace")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    found = _HOST_MODEL.search(text) or _CPU.search(text)
-    if found is None:
+    attributes, inner = _element(_HOST_MODEL, "</mode>", text) or _element(_CPU, "</cpu>", text) or ("", None)
+    if inner is None:
         raise InputError(f"{path} has no <cpu> (allowed: a domain of libvirt, or its capabilities)")
-    inner = found["inner"] or ""
-    mode = _MODE.search(found.groupdict().get("attributes") or "")
+    mode = _MODE.search(attributes)
     model = _MODEL.search(inner)
     if model is None and mode is None:
         raise InputError(f"{path}: <cpu> has neither mode nor <model> (allowed: one of them)")
@@ -151,6 +148,17 @@ def of_domain(path: str) -> str:
         if said.get("name") in (*FEATURES, XSAVE):
             changes.append(("-" if said.get("policy") in ("disable", "forbid") else "+") + said["name"])
     return ",".join([name, *changes])
+
+
+def _element(opening: re.Pattern[str], closing: str, text: str) -> tuple[str, str] | None:
+    """Attributes and content of the first such element; None if there is none."""
+    found = opening.search(text)
+    if found is None:
+        return None
+    if found[1].endswith("/"):
+        return found[1], ""
+    end = text.find(closing, found.end())
+    return found[1], text[found.end() : end if end >= 0 else len(text)]
 
 
 def of_template(path: str) -> str:

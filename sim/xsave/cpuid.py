@@ -155,11 +155,11 @@ def _why_no_xsave(dump: Dump) -> str:
     return ""
 
 
-_FLAGS: Final = re.compile(r"^\W*flags\s*:.*\bfpu\b", re.ASCII | re.IGNORECASE | re.MULTILINE)
+_FLAGS: Final = re.compile(r"^[^\w\n]*flags\s*:.*\bfpu\b", re.ASCII | re.IGNORECASE | re.MULTILINE)
 _IN_CPUINFO: Final = (
     re.compile(r"vendor[_ ]id\s*:\s*(?P<value>\w+)", re.ASCII | re.IGNORECASE),
     *(
-        re.compile(rf"^\W*{name}\s*:\s*(?P<value>\d{{1,3}})\s*$", re.ASCII | re.IGNORECASE | re.MULTILINE)
+        re.compile(rf"^[^\w\n]*{name}\s*:\s*(?P<value>\d{{1,3}})\s*$", re.ASCII | re.IGNORECASE | re.MULTILINE)
         for name in ("cpu family", "model", "stepping")
     ),
 )

@@ -97,7 +97,7 @@ def _of_cpuid(text: str) -> Found:
 
 def _end_of_first(text: str) -> int:
     """Where the second CPU begins."""
-    begins = [match.start() for match in re.finditer(r"^\W*CPU(?: \d+)?:[ \t]*$", text, re.MULTILINE)][1:2]
+    begins = [match.start() for match in re.finditer(r"^[^\w\n]*CPU(?: \d+)?:[ \t]*$", text, re.MULTILINE)][1:2]
     return begins[0] if begins else len(text)
 
 

@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 from sim.trace.reading.events import CODE, TABLE_OF, Kind, Table
 
 HEADER: Final = re.compile(
-    # comm-tid, comm [pid/]tid, or tid alone
-    rb" *(?:(?P<comm>.*?)(?:-| +(?:-?\d+/)?))?(?P<tid>-?\d+) *(?:\( *[-\d]+\) *)?"
+    # comm-tid, comm [pid/]tid, or tid alone; each run of blanks is taken once, as a whole
+    rb" *+(?:(?P<comm>.*?)(?:-|(?<! ) ++(?:-?\d+/)?))?(?P<tid>-?\d+) *+(?:\( *[-\d]+\) *+)?"
     rb"(?:\[(?P<cpu>\d{3,5})\] +(?:[^\s:]{4,8} +)?"  # ftrace: irqs-off, need-resched, ... preempt depth
     rb"|(?P<bare_cpu>\d{1,4})[^\s\d:][^\s:]{3,7} +)"  # the same with trace-cmd report -l
     rb"(?P<seconds>\d{1,12})\.(?P<fraction>\d{9}|\d{6}): +(?:\d+ +)?"  # perf script -F +period
