@@ -28,7 +28,7 @@ NICEST_TO_OTHERS: Final = 19
 CPUS: Final = 4
 
 _STRING = r'"(?:\\.|[^"\\])*"'
-_COMMENT: Final = re.compile(rf"{_STRING}|/\*.*?\*/|//[^\n]*", re.DOTALL)
+_COMMENT: Final = re.compile(rf"{_STRING}|/\*.*?(?:\*/|\Z)|//[^\n]*", re.DOTALL)
 _COMMA: Final = re.compile(rf"{_STRING}|,(?=\s*[}}\]])", re.DOTALL)
 _NO_VALUE: Final = re.compile(rf'{_STRING}(?=\s*:)|:\s*{_STRING}|"(?P<key>suspend|yield)"(?=\s*[,}}])', re.DOTALL)
 _EVENT: Final = re.compile(r"(?P<event>[a-z_]+?)[\d_]*$")
