@@ -324,6 +324,7 @@ def test_a_raw_state_is_the_letter_that_sched_switch_prints():
 
 def test_an_older_wakeup_and_a_latency_at_the_end_are_read():
     text = (
+        "version = 6\ncpus=4\nCPU 2 is empty\n"
         "<idle>-0 [001] d.h2. 1.000001: sched_wakeup: comm=a pid=1 prio=120 success=1 target_cpu=003\n"
         "a-1 [003] d..2. 1.000003: sched_switch: <idle>:0 [120] R ==> a:1 [120] Latency: 2.000 usecs\n"
     )
