@@ -7,6 +7,7 @@ import pytest
 
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
+from sim.trace.fit.of_rt_app import tasks
 
 EXAMPLE = """{
     /* a periodic task, beside one in two phases; as rt-app's own examples are written */
@@ -86,6 +87,50 @@ def test_keys_that_are_there_again_and_without_a_value_are_those_of_workgen(tmp_
     notes = json.loads(out)["notes"]
     assert "tick: takes no CPU time, and is left out" in notes
     assert "decoder_2: SCHED_IDLE counts as nice 19" in notes
+
+
+CHAIN = """{ "tasks" : {
+    "tick" : { "phases" : { "first" : { "resume" : "out", "timer" : { "ref" : "tick", "period" : 6000 } },
+                            "rest" : { "loop" : 4, "timer" : { "ref" : "tick", "period" : 6000 } } } },
+    "out" : { "suspend", "run" : 5000, "resume" : "decoder" },
+    "decoder" : { "instance" : 2, "suspend", "run" : 1000, "signal" : "queue",
+                  "wait" : { "ref" : "queue", "mutex" : "m" } },
+    "call" : { "wait" : { "ref" : "queue", "mutex" : "m" }, "run" : 300 },
+    "alone" : { "suspend", "run" : 70 } } }"""
+
+
+def test_a_task_that_waits_runs_as_often_as_others_wake_it(tmp_path, capsys):
+    status, out, _ = new(capsys, tmp_path, CHAIN, "--json")
+    assert status == 0
+    threads = read(tmp_path / "mine.toml").threads
+    assert list(threads) == ["out", "decoder", "call", "alone"]
+    assert threads["out"].sleep.mean == pytest.approx(25e-3)  # tick's five periods of 6 ms, less its own 5 ms
+    assert threads["decoder"].sleep.mean == pytest.approx(59e-3)  # two share what out resumes
+    assert threads["call"].sleep.mean == pytest.approx(29.7e-3)
+    assert threads["alone"].sleep is None
+    assert "out: runs every 30000 us, as often as others wake it" in json.loads(out)["notes"]
+
+
+def test_a_chain_of_many_tasks_is_followed_once(tmp_path):
+    chain = {f"t{k}": {"suspend": "", "run": 1, "resume": f"t{k + 1}"} for k in range(3000)}
+    (tmp_path / "w.json").write_text(json.dumps({"tasks": {"t": {"run": 1, "sleep": 999, "resume": "t0"}, **chain}}))
+    found = tasks(str(tmp_path / "w.json"))
+    assert [task.sleeps for task in found[:90]] == [[999.0]] * 90
+
+
+@pytest.mark.parametrize(
+    ("events", "sleep_us"),
+    [
+        ('"sleep" : 80, "run" : 20', 80),
+        ('"sleep" : 80, "run" : 20, "sleep" : 5', 85),
+        ('"timer" : { "ref" : "t", "period" : 100 }, "run" : 20', 80),
+        ('"run" : 20, "timer" : { "ref" : "t", "period" : 100 }', 80),
+    ],
+)
+def test_what_a_round_sleeps_before_it_runs_is_slept_behind_it(tmp_path, capsys, events, sleep_us):
+    assert new(capsys, tmp_path, f'{{"tasks" : {{ "a" : {{ {events} }} }} }}')[0] == 0
+    (thread,) = read(tmp_path / "mine.toml").threads.values()
+    assert (thread.compute.mean, thread.sleep.mean) == pytest.approx((20e-6, sleep_us * 1e-6))
 
 
 @pytest.mark.parametrize("phased", [False, True])

@@ -2,8 +2,9 @@
 
 Grammar: doc/tutorial.txt of rt-app (github.com/scheduler-tools/rt-app).  A task is a sequence of events, or phases of
 them, run over and over: ``run`` and ``runtime`` are CPU time in us, ``sleep`` and ``timer`` end a burst.  What tasks do
-to each other (suspend and resume, locks, barriers) is left out, and said.  As for its script workgen, a key may be
-there more than once, and ``suspend`` without a value; ``exec`` and ``period`` are an older grammar.
+to each other (suspend and resume, locks, barriers) is left out, and said, but for how often it lets them run.  As for
+its script workgen, a key may be there more than once, and ``suspend`` without a value; ``exec`` and ``period`` are an
+older grammar.
 """
 
 import json
@@ -17,6 +18,7 @@ import tomlkit
 
 from sim import bounded
 from sim.errors import InputError
+from sim.trace.fit.rt_app_waits import Waits, periods_us
 from sim.trace.fit.writing import Columns, Samples, inline
 
 MOST_BURSTS: Final = 100_000
@@ -53,6 +55,7 @@ class Task:
     bursts: list[float] = field(default_factory=list)
     sleeps: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    waits: Waits = field(default_factory=lambda: Waits("", 0))
 
 
 def tasks(path: str) -> list[Task]:
@@ -76,6 +79,12 @@ def tasks(path: str) -> list[Task]:
     found = [task for task in found if task.count]
     if not found:
         raise InputError(f"{path}: every task has instance 0 (allowed: one or more that run)")
+    periods = periods_us(task.waits for task in found)
+    for task in found:
+        period_us = periods.get(task.name)
+        if period_us is not None and task.bursts:
+            task.sleeps[-1] = max(0.0, period_us - sum(task.bursts))
+            task.notes.append(f"runs every {period_us:.6g} us, as often as others wake it")
     if not any(task.bursts for task in found):
         raise InputError(f"{path}: tasks.{found[0].name}: no event that takes CPU time (allowed: run or runtime)")
     return found
@@ -111,6 +120,7 @@ def _task(where: str, name: str, entry: Any, policy: Any) -> Task:
         task.notes.append(f"{policy} counts as nice {NICEST_TO_OTHERS}")
     else:
         task.nice = _whole(f"{where}.priority", priority, -20, 19)
+    task.waits = Waits(name, task.count)
     cpus = entry.get("cpus", [])
     if not isinstance(cpus, list):
         raise InputError(f"{where}.cpus: found {cpus!r:.60}; allowed: a list of CPUs")
@@ -125,9 +135,9 @@ def _task(where: str, name: str, entry: Any, policy: Any) -> Task:
             raise InputError(f"{place}: found {events!r:.60}; allowed: an object of events")
         loop = _whole(f"{place}.loop", events.get("loop", 1), -1, 10**9) if phase else 1
         for _ in range(min(max(loop, 1), MOST_BURSTS)):
-            before = len(task.bursts), walk.run_us
+            before = walk.elapsed_us
             walk.events(place, events)
-            if len(task.bursts) > MOST_BURSTS or (len(task.bursts), walk.run_us) == before:
+            if len(task.bursts) > MOST_BURSTS or walk.elapsed_us == before:
                 break
     walk.finish()
     return task
@@ -150,7 +160,10 @@ class _Walk:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._since_timer_us = 0.0
+        self._first_us = 0.0
+        self._first_period_us: float | None = None
         self.run_us = 0.0
+        self.elapsed_us = 0.0
 
     def events(self, where: str, events: Mapping[str, Any]) -> None:
         if "exec" in events:
@@ -163,6 +176,7 @@ class _Walk:
             if event in ("run", "runtime"):
                 us = _us(f"{where}.{key}", value)
                 self.run_us += us
+                self.elapsed_us += us
                 self._since_timer_us += us
             elif event == "sleep":
                 us = _us(f"{where}.{key}", value)
@@ -171,9 +185,15 @@ class _Walk:
             elif event == "timer":
                 if not isinstance(value, dict) or "period" not in value:
                     raise InputError(f"{where}.{key}: found {value!r:.60}; allowed: an object with a period, in us")
-                self._sleeps(max(0.0, _us(f"{where}.{key}.period", value["period"]) - self._since_timer_us))
+                period_us = _us(f"{where}.{key}.period", value["period"])
+                if self.elapsed_us or self._task.bursts:
+                    self._sleeps(max(0.0, period_us - self._since_timer_us))
+                else:  # as long as the rest of the round leaves of it
+                    self._first_period_us = period_us
+                    self.elapsed_us += period_us
                 self._since_timer_us = 0.0
             elif event in _OTHERS:
+                self._task.waits.event(event, value)
                 self._note("waits for or wakes other tasks, which is left out", event)
             elif event in _LEFT_OUT:
                 self._note("is left out", event)
@@ -186,17 +206,28 @@ class _Walk:
             self._task.notes.append(note)
 
     def _sleeps(self, us: float) -> None:
+        self.elapsed_us += us
         if self.run_us:
             self._task.bursts.append(self.run_us)
             self._task.sleeps.append(us)
         elif self._task.sleeps:
             self._task.sleeps[-1] += us
+        else:
+            self._first_us += us
         self.run_us = 0.0
 
     def finish(self) -> None:
+        """Ends the round; what it slept before its first burst is behind the last."""
         if self.run_us:
             self._task.bursts.append(self.run_us)
             self._task.sleeps.append(0.0)
+        if self._first_period_us is not None and self._task.bursts:
+            self._first_us += max(0.0, self._first_period_us - self._since_timer_us)
+        if self._task.bursts:
+            self._task.sleeps[-1] += self._first_us
+        self._task.waits.run_us = sum(self._task.bursts)
+        slept_us = sum(self._task.sleeps) if self._task.bursts else self.elapsed_us
+        self._task.waits.round_us = self._task.waits.run_us + slept_us
         if not self._task.bursts:
             self._task.notes.append("takes no CPU time, and is left out")
 

@@ -28,7 +28,9 @@ LOST: Final = re.compile(
 )
 """Lost events: ftrace, trace-cmd, ``perf script --show-lost-events``, and perf's warning."""
 
-FILLER: Final = re.compile(rb"\s*$|##### CPU \d+ buffer started ####|version = \d+\s*$|cpus=\d+\s*$|CPU \d+ is empty\s*$", re.ASCII)
+FILLER: Final = re.compile(
+    rb"\s*$|##### CPU \d+ buffer started ####|version = \d+\s*$|cpus=\d+\s*$|CPU \d+ is empty\s*$", re.ASCII
+)
 """What the tools print between events: no event, and nothing amiss."""
 
 
