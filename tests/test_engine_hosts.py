@@ -1,0 +1,192 @@
+"""Hosts at random, and what few of them have: both engines give the same records, whichever way through the loop."""
+
+import re
+from pathlib import Path
+
+import pytest
+import test_engine  # first of all: the loop as plain Python
+from any_host import any_host
+from hosts import changed, only
+
+from sim.engine import build, fragments, layout, rescheduling, simulation, table, transitions
+from sim.engine.fragments import Unsupported
+from sim.host import population
+from sim.host import simulation as reference
+from sim.host.thread import ForkThread
+
+QUICK = (19, 23, 65, 75, 86, 88, 94, 96, 99, 103, 115, 121, 134, 145)
+"""Few hosts that lead nearly everywhere in the loop that all lead to."""
+DRAWN = 150
+FAR = (81, 104)
+"""A thread of nice 18 waits there for so long that its virtual time is refused."""
+SLICES = (0, 100_000, 5_000_000, 300_000)
+"""What threads ask for with sched_setattr(), in cycles; 0: nothing.  No scenario says it."""
+
+
+@pytest.fixture
+def own_slices(monkeypatch):
+    """Threads of all hosts have slices of their own."""
+
+    def with_slices(*arguments):
+        host = population.populate(*arguments)
+        for thread in {thread for cpu in host.cpus for thread in cpu.rq.waiting()}:
+            if not isinstance(thread, ForkThread):  # whose children do not inherit it
+                thread.custom_slice = SLICES[thread.number % len(SLICES)]
+        return host
+
+    for module in (reference, simulation):
+        monkeypatch.setattr(module, "populate", with_slices)
+
+
+def drawn(own):
+    """The numbers of the hosts, those that are not quick marked so; every fourth has slices of its own."""
+    return [
+        pytest.param(number, marks=[] if number in QUICK else pytest.mark.slow)
+        for number in range(DRAWN)
+        if (number % 4 == 3) is own
+    ]
+
+
+def assert_the_same(number):
+    """Of the host with this number, or it is refused."""
+    if number in FAR:
+        with pytest.raises(Unsupported, match="virtual times that grow too large"):
+            test_engine.assert_the_same(only(any_host(number)))
+    else:
+        test_engine.assert_the_same(only(any_host(number)))
+
+
+@pytest.mark.parametrize("number", drawn(own=False))
+def test_any_host_gives_the_same_records(number):
+    assert_the_same(number)
+
+
+@pytest.mark.parametrize("number", drawn(own=True))
+def test_any_host_whose_threads_have_slices_of_their_own_gives_the_same_records(own_slices, number):
+    assert_the_same(number)
+
+
+HOST = """
+title = "a host with one thing on it"
+[run]
+measure = "5 ms"
+warmup = "1 ms"
+strategies = ["xstate-guest"]
+reference = "xstate-guest"
+[host]
+cpus = 2
+cpu = ["sapphire-rapids"]
+tsc = "1 GHz"
+hz = 1000
+"""
+RARE = {
+    "a guest without posted interrupts loses its CPU while it polls": """
+[guests.poller]
+vcpus = 2
+idle = "haltpoll"
+posted_interrupts = false
+demand = { exponential = "20 us" }
+arrivals = { exponential = "60 us" }
+[threads.waking]
+kind = "kthread"
+count = 3
+compute = { exponential = "30 us" }
+sleep = { exponential = "60 us" }
+""",
+    "a thread runs alone for longer than its virtual time may grow": """
+cpus = 1
+base_slice = "2 ms"
+[threads.long]
+nice = 18
+compute = "60 ms"
+sleep = "1 ms"
+""",
+    "round robin takes no notice of yields": """
+cpus = 2
+scheduler = "round-robin"
+ple_window = 500
+[guests.spinners]
+vcpus = 4
+lock = { every = "20 us", hold = "10 us" }
+""",
+    "vCPUs that spin yield to one that is alone": """
+ple_window = 500
+[guests.spinners]
+vcpus = 2
+affinity = "pinned"
+lock = { every = "20 us", hold = "10 us" }
+""",
+}
+
+
+@pytest.mark.parametrize("what", RARE)
+def test_what_few_hosts_have_gives_the_same_records(what):
+    body = RARE[what]
+    host = HOST.replace("cpus = 2\n", "") if body.startswith("\ncpus") else HOST
+    case = only(host + body)
+    test_engine.assert_the_same(changed(case, measure=0.08) if "60 ms" in body else case)
+
+
+def test_what_a_task_left_on_a_cpu_before_it_moved_gives_the_same_records():
+    test_engine.assert_the_same(only(test_engine.MOVING), ("user-return",))
+
+
+TABLE = Path(__file__).parent.parent / "sim/costs/tables/sapphire-rapids.toml"
+BUSY = """
+interrupt_time = "0 ns"
+wakeup_time = "0 ns"
+[guests.all]
+vcpus = 3
+demand = "20 us"
+sleep = { exponential = "20 us" }
+[guests.all.exits.ipi]
+every = { exponential = "20 us" }
+time = "0 ns"
+effect = "ipi"
+[guests.all.exits.io]
+every = { exponential = "30 us" }
+time = "0 ns"
+handled = "userspace"
+vmm = "2 us"
+[threads.pipes]
+kind = "pipe"
+compute = "5 us"
+affinity = "pinned"
+count = 2
+"""
+
+
+def test_a_host_on_which_operations_take_no_time_gives_the_same_records(tmp_path):
+    free = re.sub(r"\b(value|low) = +[0-9.]+", r"\1 = 0", re.sub(r"\bhigh = +[0-9.]+", "high = 1", TABLE.read_text()))
+    (tmp_path / "free.toml").write_text(free)
+    costs = f"costs = {{ sapphire-rapids = {str(tmp_path / 'free.toml')!r} }}\n"
+    for preemption in ("voluntary", "full"):
+        test_engine.assert_the_same(only(HOST + costs + f'preemption = "{preemption}"' + BUSY))
+
+
+# What the loop has no room for, or cannot know.
+
+
+@pytest.fixture
+def new_tables(monkeypatch):
+    """Nobody has asked the kernel models anything, and nobody goes on with what this test leaves."""
+    monkeypatch.setattr(table, "_tables", {})
+    monkeypatch.setattr(build, "POINTS", table.Points(build.POINTS.all[: layout.POINT_EQUAL + 1]))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "most", "says"),
+    [
+        (table, "MOST", 3, "a kernel model with too many states"),
+        (fragments, "SLOTS", 1, "a CPU whose registers speak of more than 1 tasks"),
+        (fragments, "TOKENS", 1, "more than 1 contents of one task, or on one CPU"),
+        (transitions, "TOKENS", 0, "more than 0 contents written at once"),
+        (layout, "MOST_POINTS", layout.POINT_EQUAL + 1, "too many kinds of flow points"),
+        (rescheduling, "POSTED_MOST", 0, "more interrupts waiting on a CPU than there is room for"),
+    ],
+)
+def test_a_host_for_which_there_is_no_room_is_refused(new_tables, monkeypatch, module, name, most, says):
+    monkeypatch.setattr(module, name, most)
+    case = only(HOST + BUSY)
+    with pytest.raises(Unsupported, match=says):
+        simulation.simulate(case, case.timed_by, ("manual-load",), 0)
