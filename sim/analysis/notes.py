@@ -1,4 +1,4 @@
-"""What a reader has to know of the estimates of a run before he trusts them."""
+"""What a reader has to know of the estimates of a run before trusting them."""
 
 from collections.abc import Iterator
 

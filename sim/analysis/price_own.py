@@ -23,7 +23,7 @@ from sim.kernel.scene import USED, GuestUse, SspUse
 from sim.xsave.components import names
 
 GuestSsp = Literal["none", "constant", "rewritten"]
-"""What guests do with the carried MSRs: never write them, write them once, or new ones each time that they run."""
+"""What guests do with the carried MSRs: never write them, write them once, or new ones each time they run."""
 SSP_USE: Final[Mapping[GuestSsp, SspUse]] = {"none": "none", "constant": "wrmsr", "rewritten": "rewritten"}
 
 Buffer = Literal["L1", "L2", "memory"]

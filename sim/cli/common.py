@@ -51,19 +51,17 @@ def scenario_options(command: _Command) -> _Command:
     """The options that take the place of keys of a scenario file; :func:`overrides` makes keys of them again."""
     for option in reversed(
         (
-            click.option("--strategies", metavar="A,B", help="Only these (or their files), and what is compared with."),
+            click.option("--strategies", metavar="A,B", help="Only these (names or files), and the reference."),
             click.option("--reference", metavar="STRATEGY", help="The strategy from which differences are taken."),
-            click.option(
-                "--contrast", metavar="A,B", multiple=True, help="A pair that is asked about.  May be repeated."
-            ),
+            click.option("--contrast", metavar="A,B", multiple=True, help="A pair to ask about.  May be repeated."),
             click.option("--cpu", metavar="A,B", help="CPU profiles."),
             click.option("--kernel", metavar="A,B", help="Kernels."),
             click.option("--case", metavar="NAME", multiple=True, help="Only this case.  May be repeated."),
             click.option("--measure", metavar="TIME", help="Simulated time of a replication."),
-            click.option("--replications", metavar="N", type=int, help="Exactly so many."),
-            click.option("--precision", metavar="SHARE", help='As many as this needs, such as "1 %".'),
+            click.option("--replications", metavar="N", type=int, help="Exactly this many."),
+            click.option("--precision", metavar="SHARE", help='As many as this precision takes, such as "1 %".'),
             click.option("--feedback", is_flag=True, default=None, help="Also each strategy on a schedule of its own."),
-            click.option("--seed", metavar="N", type=int, help="Of all random streams."),
+            click.option("--seed", metavar="N", type=int, help="The seed of all random streams."),
             click.option("--engine", metavar="NAME", help="simpy, compiled or auto: what simulates; the same bytes."),
             set_option,
         )

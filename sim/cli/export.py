@@ -20,7 +20,9 @@ Example:
 @click.argument("scenario")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write.")
 @click.option("--force", is_flag=True, help="Overwrite it.")
-@click.option("--strategy", metavar="NAME", help="That times the host; default: the case's, as in fpswitch run.")
+@click.option(
+    "--strategy", metavar="NAME", help="The strategy that times the host; default: the case's, as in fpswitch run."
+)
 @click.option("--case", metavar="NAME", help="Of the scenario (fpswitch show lists them); default: the first.")
 @click.option(
     "--replication", metavar="N", type=int, default=0, show_default=True, help="Of the scenario, as in fpswitch run."

@@ -112,8 +112,8 @@ def flow(
     optimisation; for a restore, "initialised" ones were set to their initial configuration.
 
     The integrity check reports wrong-value (a consumer gets what is not its own), guest-to-guest (what another guest
-    wrote), foreign-in-fpstate (a fpstate holds what is not its owner's) and residue (a guest's value in a register that
-    nobody consumes, which is no violation).  Findings do not change the exit status.
+    wrote), foreign-in-fpstate (an fpstate holds what is not its owner's) and residue (a guest's value in a register
+    that nobody consumes, which is no violation).  Findings do not change the exit status.
 
     With --cost: TSC cycles of each operation, all buffers in L1, with each cost row at its value and, in brackets, at
     the ends of its range; the weakest grade of the rows (measured, published, derived, assumed), and the rows.

@@ -46,9 +46,9 @@ RATE = "20000/s"
     default="constant",
     show_default=True,
     metavar="USE",
-    help="What guests do with the carried MSRs: none, constant (written once) or rewritten (each time that they run).",
+    help="What guests do with the carried MSRs: none, constant (written once) or rewritten (each time they run).",
 )
-@click.option("--guest-amx", is_flag=True, help="Guests have AMX, as the host.")
+@click.option("--guest-amx", is_flag=True, help="Guests have AMX, like the host.")
 @click.option("--guest-xss", callback=mask_option, metavar="MASK", help="The guest's IA32_XSS; default: all of CET.")
 @click.option(
     "--registers",
@@ -61,10 +61,10 @@ RATE = "20000/s"
 @click.option("--carried", default="cet-s", show_default=True, help="The carried state: shipped, or a TOML file.")
 @click.option("--costs", metavar="TABLE", help="A cost table, shipped or a TOML file; default: the CPU's.")
 @click.option("--tsc", metavar="RATE", help="TSC frequency; default: the CPU profile's.")
-@click.option("--hypothetical", is_flag=True, help="Allow strategies that the CPU lacks something for.")
+@click.option("--hypothetical", is_flag=True, help="Allow strategies for which the CPU lacks something.")
 @json_option
 def price(as_json: bool, **options: Any) -> None:
-    """What each strategy costs on one CPU where these things happen so often: cycles per second, and share of the CPU.
+    """What each strategy costs on one CPU at these rates of events: cycles per second, and share of the CPU.
 
     Rates are per second of one CPU, as 20000/s or 20kHz.  Each event is a sequence of the kernel model (fpswitch flow
     shows them), priced with the CPU's cost table; nothing is simulated.  A load/put pair that goes to user space is a

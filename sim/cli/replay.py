@@ -79,7 +79,7 @@ def prices(cpu: str | None, costs_name: str | None) -> "CostTable | None":
     "--guest-ssp",
     default="constant",
     show_default=True,
-    help="What guests do with PL0-2_SSP: none, constant (written once) or rewritten (each time that they run).",
+    help="What guests do with PL0-2_SSP: none, constant (written once) or rewritten (each time they run).",
 )
 @click.option(
     "--touched",

@@ -63,7 +63,7 @@ def run(
 
     Progress goes to standard error, the answer to standard output: 40 lines of plain text, 72 columns wide, at most, or
     all tables with --full, or 15 lines for a mail with --mail.  What is finished in DIR of the same cases, costs, seed
-    and code is used again; what it has more is kept there, and shown when it is asked for.  What it holds of another
+    and code is used again; whatever else it has is kept there, and shown when asked for.  What it holds of another
     scenario is replaced when the new run is complete.  The same seed gives the same tables with any number of
     jobs, and on a cluster (docs/cluster.md).
 

@@ -215,7 +215,7 @@ def update_host_msr(k: Kernel, cpu: Cpu, phase: str) -> None:
 
 
 def reset(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
-    """A guest INIT makes the carried state initial where the strategy keeps it; a fpstate has been cleared already."""
+    """A guest INIT makes the carried state initial where the strategy keeps it; an fpstate has been cleared already."""
     if k.strategy.mechanism in ("none", "fpstate"):
         return
     vcpu.carried = (0,) * len(k.carried_names)

@@ -397,7 +397,7 @@ def _hypothetical(
     if what.mask & USER & ~KVM_SUPPORTED_XCR0 and how.carries:
         notes.append(f"no KVM up to v7.3 offers {what.component} to guests")
     if what.mask & ~CET & SUPERVISOR and how.mechanism == "fpstate":
-        notes.append(f"no kernel up to v7.3 has {what.component} in a fpstate")
+        notes.append(f"no kernel up to v7.3 has {what.component} in an fpstate")
     if SPEC_CTRL in what.msrs.values() and "spec-ctrl" in mitigations.chosen(settings.mitigations):
         notes.append("KVM switches IA32_SPEC_CTRL as a mitigation already, and that runs besides")
     if what.per_task_msr:

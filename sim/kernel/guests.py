@@ -1,7 +1,7 @@
 """What a guest is offered: the features of its CPUID, where they are chosen for it alone, and what KVM makes of them.
 
 Source: arch/x86/kvm/cpuid.c, arch/x86/kvm/x86.c __kvm_set_xcr(), kvm_load_xfeatures(), kvm_load_guest_pkru(), Linux
-v6.19.  A fpstate has all that the kernel gives guests, whatever this one's CPUID lacks; AMX alone makes it larger.
+v6.19.  An fpstate has all that the kernel gives guests, whatever this one's CPUID lacks; AMX alone makes it larger.
 """
 
 from collections.abc import Iterator

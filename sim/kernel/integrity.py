@@ -1,7 +1,7 @@
-"""Whose values are where: a consumer must find his own, and nobody must get another's.
+"""Whose values are where: a consumer must find its own, and nobody may get another's.
 
 Each component has a rule about who consumes it and when.  User components and CET_U are consumed at return to user mode
-and at VM entry; PKRU likewise, and never from a fpstate; the carried state at
+and at VM entry; PKRU likewise, and never from an fpstate; the carried state at
 VM entry, and at return to user mode only if the host has a value of its own there.
 """
 

@@ -207,7 +207,7 @@ class Kernel:
         return vcpu
 
     def host_ssp0_into_fpstate(self, task: Task) -> None:
-        """With host shadow stacks, a task's SSP0 is there from the start, also in a fpstate that has room for it."""
+        """With host shadow stacks, a task's SSP0 is there from the start, also in an fpstate that has room for it."""
         if not self.host_consumes_carried or not task.user_fpu:
             return
         i = CET_S.bit_length() - 1

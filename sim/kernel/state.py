@@ -24,9 +24,9 @@ PKRU_DEFAULT = 0x55555554
 
 
 class Context:
-    """Someone who has register contents of his own: a task's user mode, or a guest.
+    """An owner of register contents: a task's user mode, or a guest.
 
-    ``regs`` holds what he must find in the registers when he runs; it is the architectural truth that the integrity
+    ``regs`` holds what it must find in the registers when it runs; it is the architectural truth that the integrity
     check compares with; ``carried`` the same for carried MSRs that are in no component.  Each write gets a new token,
     writer << 32 | version.
     """
@@ -49,7 +49,7 @@ class Context:
         return self.id << 32 | self.version
 
     def write(self, unit: Unit, components: int) -> None:
-        """He writes registers of ``components``, on a CPU where he runs."""
+        """It writes registers of ``components``, on a CPU where it runs."""
         self.version += 1
         token = self.id << 32 | self.version
         truth, regs = self.regs, unit.regs
@@ -58,7 +58,7 @@ class Context:
         unit.mark_written(components)
 
     def written_in_memory(self, components: int, token: int) -> None:
-        """Somebody else has put ``token`` into his ``components`` while he was not running."""
+        """Somebody else has put ``token`` into its ``components`` while it was not running."""
         for i in bits[components]:
             self.regs[i] = token
 

@@ -1,7 +1,7 @@
 """The walker: one kernel model led along a schedule, flow point by flow point.
 
 A schedule is a simulated host's or a recorded trace's; neither knows the other.  Whoever has one names threads by
-numbers of his own; each walker makes its own tasks, vCPUs and CPUs for them.  So any number of walkers, one per
+numbers of its own; each walker makes its own tasks, vCPUs and CPUs for them.  So any number of walkers, one per
 strategy, can be led along one schedule, and differ in nothing but their strategies.
 """
 

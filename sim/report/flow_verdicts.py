@@ -1,4 +1,4 @@
-"""Flows under every strategy: who got what was not his own, by the integrity check."""
+"""Flows under every strategy: who got what was not theirs, by the integrity check."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Verdict:
 
     @property
     def sound(self) -> bool:
-        """Nobody got what was not his own."""
+        """Nobody got what was not theirs."""
         return not self.violations
 
 

@@ -33,7 +33,7 @@ class Verdict:
 
     @property
     def sound(self) -> bool | None:
-        """Nobody got what is not his own; None if nothing was run."""
+        """Nobody got what is not their own; None if nothing was run."""
         return None if self.not_run else not any(finding.kind in VIOLATIONS for _, finding in self.findings)
 
     @property

@@ -47,7 +47,7 @@ class Lock:
             except BaseException:
                 os.close(file)
                 raise
-            os.close(file)  # whoever had it has just ended, and took the file with him
+            os.close(file)  # whoever had it has just ended, and took the file along
 
     def release(self) -> None:
         """Ends the lock; the file goes, too."""

@@ -2,7 +2,7 @@
 
 The strategies meet the same flow points, which the follower finds in the trace.  What a trace cannot say is a setting
 with a stated default: what guests do with their shadow stacks, and which of the components in use somebody writes while
-he runs.  Which components are in use is taken from the trace, from ``xfeatures`` at each save and restore.
+running.  Which components are in use is taken from the trace, from ``xfeatures`` at each save and restore.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from sim.trace.following.told import ToldReplica
 from sim.xsave.profiles import profile
 
 Ssp = Literal["none", "constant", "rewritten"]
-"""What guests do with PL0-2_SSP: never write them, write them once, or new ones each time that they run."""
+"""What guests do with PL0-2_SSP: never write them, write them once, or new ones each time they run."""
 
 Touched = Literal["common", "all", "changed"]
 """What is written of the components in use: SSE and AVX (YMM), all of them, or none but those that became in use."""

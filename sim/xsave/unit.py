@@ -277,7 +277,7 @@ class Unit:
     def xrstors(self, area: Area, mask: int) -> int:
         """XRSTORS: compacted format, supervisor components too (section 13.12).
 
-        RFBM may hold components that XCOMP_BV lacks; they are initialised.  That is how a fpstate without CET_S clears
+        RFBM may hold components that XCOMP_BV lacks; they are initialised.  That is how an fpstate without CET_S clears
         the one that the registers hold.
         """
         if self.mode or area.address & UNALIGNED or self.cr0_ts or not self.cr4_osxsave:

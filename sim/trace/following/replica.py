@@ -50,7 +50,7 @@ def counting(cpu: int) -> Ledger:
 
 
 Uses = Callable[[int, int, bool], int]
-"""Which components somebody writes while he runs: those in use before and at the save, and whether it is a guest."""
+"""Which components somebody writes while running: those in use before and at the save, and whether it is a guest."""
 
 
 def changed_and_common(before: int, after: int, is_guest: bool) -> int:
@@ -170,7 +170,7 @@ class Replica(Walker):
         vcpu.fpstate.in_use = inside
 
     def memory_holds(self, number: int, guest_fpstate: bool, xstate_bv: int) -> None:
-        """What an event shows of a fpstate in memory."""
+        """What an event shows of an fpstate in memory."""
         task = self.tasks[number]
         fpstate = self._fpstate(task, guest_fpstate)
         wanted = xstate_bv & fpstate.xfeatures

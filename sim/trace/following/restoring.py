@@ -1,4 +1,4 @@
-"""x86_fpu_regs_activated: a restore, the end of a fpstate swap (kvm_fpu follows), or a signal."""
+"""x86_fpu_regs_activated: a restore, the end of an fpstate swap (kvm_fpu follows), or a signal."""
 
 from sim.trace.following.judging import clears_load, done, fields, hold, owes_kvm_fpu, returned, same
 from sim.trace.following.known import Known, Place, Step, Thread, named

@@ -80,7 +80,7 @@ def switched(f: Known, place: Place, held: Step, saved: Step | None) -> bool:
         assert saved is not None
         events, guest = f.passed(place), bool(prev.in_kvm_run)
         fields(f, place, saved, prev, guest, events[-1].load if events else f.load_at_save, memory=False)
-        prev.last_cpu_known = True  # fpregs_owner stays as it was: who is saved was the owner, unless he is dying
+        prev.last_cpu_known = True  # fpregs_owner stays as it was: what is saved was the owner, unless it is dying
         xfeatures = saved.values[2]
         f.memory_holds(prev, guest, xfeatures)
         prev.load_known = True
