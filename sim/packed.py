@@ -39,8 +39,10 @@ def unpacked(stream: IO[bytes], name: str) -> Stream:
 
 
 def is_binary(stream: Stream) -> bool:
-    """Whether the stream begins like something that is no text."""
-    return b"\0" in stream.peek(_PEEKED)[:_PEEKED]
+    """Whether the stream begins like something that is no text; after a power failure a log may begin with zeros."""
+    begins = stream.peek(_PEEKED)
+    text = begins.lstrip(b"\0")[:_PEEKED]
+    return b"\0" in text or bool(begins and not text)
 
 
 def content(stream: Stream, name: str, most: int) -> bytes:

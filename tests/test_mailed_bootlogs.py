@@ -252,6 +252,14 @@ def test_one_line_a_boot_is_a_boot_where_its_time_or_the_log_says_so(log, boots)
     assert parse_text(log).boots == boots
 
 
+@pytest.mark.parametrize("zeros", [1, 300, 5000])
+@pytest.mark.parametrize("place", [0, 700])
+def test_zeros_that_a_power_failure_left_in_a_log_are_not_in_the_way(zeros, place):
+    content = PRINTED[0].encode()
+    place = content.index(b"\n", place) + 1 if place else 0
+    assert read_bytes(content[:place] + b"\0" * zeros + content[place:]) == parse_text(PRINTED[0])
+
+
 @pytest.mark.parametrize("edge", [">", "…"])
 def test_a_line_that_a_pager_cut_off_is_told_from_a_garbled_one(edge):
     cut = TEXTS[0].replace(" bytes, using", edge + "\n").partition(edge)[0] + edge + "\n"
