@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sim.engine import layout as at
 from sim.engine import loop
 from sim.engine.jit import Memory
-from sim.engine.table import Points
+from sim.engine.table import Points, zeros
 from sim.engine.transitions import Point, handles_signal
 from sim.host.cpu import HostCpu
 from sim.host.directed_yield import FORCED_EVERY_S
@@ -56,11 +56,6 @@ ACCOUNT_COLUMNS: Final = {
 }  # fmt: skip
 
 
-def zeros(*shape: int) -> Integers:
-    """An array of whole numbers, which takes memory only where it is used."""
-    return np.zeros(shape, np.int64)
-
-
 def address(array: Integers) -> int:
     """Where its first number is."""
     where: int = array.__array_interface__["data"][0]
@@ -91,7 +86,7 @@ class Streams:
         """Where each of them is, once all have been added."""
         table = zeros(max(len(self.sources), 1), at.D_COLUMNS)
         for i, block in enumerate(self.blocks):
-            table[i] = address(block), 0, len(block)
+            table[i, :3] = address(block), 0, len(block)
         return table
 
     def refill(self, table: Integers, stream: int, n: int) -> None:
@@ -106,7 +101,7 @@ class Streams:
                 more = source.block().astype(np.int64, copy=False)
                 block = np.concatenate([block, more]) if len(block) else more
         self.blocks[stream] = block
-        row[:] = address(block), 0, len(block)
+        row[:3] = address(block), 0, len(block)
 
     def _constant(self, value: int, n: int) -> Integers:
         """A block of a number that is always the same, for all streams of it."""
@@ -356,7 +351,7 @@ class Built:
             assert settings.l2 is not None, "cases are complete"
             g[at.L1_BYTES], g[at.L2_BYTES] = round(settings.l1 * case.tsc_hz), round(settings.l2 * case.tsc_hz)
         g[at.ROUND_ROBIN] = not isinstance(host.cpus[0].rq, EevdfRunQueue)
-        g[at.MOST_EVENTS], g[at.MOST_QUEUED] = len(self.a.heap_time), self.a.queue.shape[1]
+        g[at.MOST_EVENTS], g[at.MOST_QUEUED] = len(self.a.heap), self.a.queue.shape[1]
         g[at.AREAS] = self.a.used.shape[1]
         g[at.VMX] = host.kernel.vendor == "vmx"
         g[at.V7_3] = isinstance(host.cpus[0].rq, EevdfRunQueueV73)
@@ -407,9 +402,7 @@ def _arrays(cpus: int, n: int, kinds: int, walkers: int) -> Memory:
             "t": zeros(n, at.T_COLUMNS),
             "k": zeros(max(kinds, 1), at.K_COLUMNS),
             "d": zeros(1, at.D_COLUMNS),
-            "heap_time": zeros(events),
-            "heap_key": zeros(events),
-            "heap_what": zeros(events),
+            "heap": zeros(events, at.HEAP_COLUMNS),
             "queue": zeros(cpus, n - cpus + 1),
             "posted": zeros(cpus, at.POSTED_MOST, at.W_COLUMNS),
             "allowed": zeros(n, words),

@@ -16,6 +16,9 @@ from sim.engine.layout import (
     FAILED,
     FINGERPRINT,
     FIRST_FREE,
+    HEAP_KEY,
+    HEAP_TIME,
+    HEAP_WHAT,
     INF,
     L_CLOCK,
     L_CPU,
@@ -39,29 +42,35 @@ from sim.engine.layout import (
 @compiled
 def is_before(a: Memory, i: int, at: int, key: int) -> bool:
     """Whether entry ``i`` of the heap comes before such an event."""
-    return a.heap_time[i] < at or (a.heap_time[i] == at and a.heap_key[i] < key)
+    return a.heap[i, HEAP_TIME] < at or (a.heap[i, HEAP_TIME] == at and a.heap[i, HEAP_KEY] < key)
 
 
 @compiled
 def put(a: Memory, i: int, at: int, key: int, what: int) -> None:
     """An entry of the heap."""
-    a.heap_time[i] = at
-    a.heap_key[i] = key
-    a.heap_what[i] = what
+    a.heap[i, HEAP_TIME] = at
+    a.heap[i, HEAP_KEY] = key
+    a.heap[i, HEAP_WHAT] = what
+
+
+@compiled
+def move(a: Memory, i: int, to: int) -> None:
+    """An entry gets another place."""
+    put(a, to, a.heap[i, HEAP_TIME], a.heap[i, HEAP_KEY], a.heap[i, HEAP_WHAT])
 
 
 @compiled
 def sink(a: Memory, at: int, key: int, what: int) -> None:
     """Puts an event into the heap, whose first entry is free."""
-    n, i, child = a.g[EVENTS], 0, 1
-    while child < n:
-        if child + 1 < n:
-            child += 1 if is_before(a, child + 1, a.heap_time[child], a.heap_key[child]) else 0
+    n, i, child = a.g[EVENTS], 1, 2
+    while child <= n:
+        if child < n and is_before(a, child + 1, a.heap[child, HEAP_TIME], a.heap[child, HEAP_KEY]):
+            child += 1
         if not is_before(a, child, at, key):
             break
-        put(a, i, a.heap_time[child], a.heap_key[child], a.heap_what[child])
+        move(a, child, i)
         i = child
-        child = 2 * i + 1
+        child = 2 * i
     put(a, i, at, key, what)
 
 
@@ -75,17 +84,14 @@ def push(a: Memory, at: int, priority: int, what: int, whom: int) -> int:
         a.g[FIRST_FREE] = 0
         sink(a, at, key, packed)
         return created
-    n = a.g[EVENTS]
+    n = a.g[EVENTS] + 1
     if n >= a.g[MOST_EVENTS]:
         a.g[FAILED] = FAIL_EVENTS
         return -1
-    a.g[EVENTS] = n + 1
-    while n > 0:
-        parent = (n - 1) >> 1
-        if is_before(a, parent, at, key):
-            break
-        put(a, n, a.heap_time[parent], a.heap_key[parent], a.heap_what[parent])
-        n = parent
+    a.g[EVENTS] = n
+    while n > 1 and not is_before(a, n >> 1, at, key):
+        move(a, n >> 1, n)
+        n >>= 1
     put(a, n, at, key, packed)
     return created
 
@@ -101,9 +107,9 @@ def fill(a: Memory) -> None:
     """Nothing has followed from the last event: the first place of the heap gets its last entry."""
     if a.g[FIRST_FREE]:
         a.g[FIRST_FREE] = 0
-        n = a.g[EVENTS] - 1
-        a.g[EVENTS] = n
-        sink(a, a.heap_time[n], a.heap_key[n], a.heap_what[n])
+        n = a.g[EVENTS]
+        a.g[EVENTS] = n - 1
+        sink(a, a.heap[n, HEAP_TIME], a.heap[n, HEAP_KEY], a.heap[n, HEAP_WHAT])
 
 
 @compiled
@@ -111,9 +117,9 @@ def peek(a: Memory) -> int:
     """When the next event is."""
     n = a.g[EVENTS]
     if a.g[FIRST_FREE] == 0:
-        return a.heap_time[0] if n else INF
-    first = a.heap_time[1] if n > 1 else INF
-    return min(first, a.heap_time[2]) if n > 2 else first
+        return a.heap[1, HEAP_TIME] if n else INF
+    first = a.heap[2, HEAP_TIME] if n > 1 else INF
+    return min(first, a.heap[3, HEAP_TIME]) if n > 2 else first
 
 
 @compiled

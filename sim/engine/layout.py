@@ -8,6 +8,12 @@ from sim.host.accounts import ACCOUNTS, COUNTS, TIMES
 
 INF: Final = 1 << 62
 
+
+def whole_lines(columns: int) -> int:
+    """So many columns and some more, up to the end of a line of the caches, so that each row begins with one."""
+    return -(-columns // 8) * 8
+
+
 # Of the replication.
 (
     NOW, EVENTS, CREATED, CPUS, WALKERS, WORDS, CALLBACK, FAILED, BATCH, WAKEUP_PREEMPTION, IDLE_BALANCING,
@@ -35,8 +41,9 @@ TALLIES: Final = len(ACCOUNTS) + len(COUNTS) + len(TIMES)
     CURRENT_ENTITY, RUNNING, RQ_RESCHED, QUEUED, SLICE_END,
     PLANNED, P_END, P_UNTIL, P_SELF, P_LEFT, P_TICKS, P_DEVICES, P_SERVED, P_WALL, P_LAST, P_ONGOING, P_HITS,
     W_ACTION, W_THREAD, AGAIN, TARGET, NEED_RESCHED_LAZY, EXIT_REQUEST, HRTICK_TIME, HRTICK_ASKED, BUDDY,
-    FORCED_AT, CPU_FINGERPRINT, C_COLUMNS,
+    FORCED_AT, CPU_FINGERPRINT, _C_END,
 ) = range(TALLIES, TALLIES + 58)  # fmt: skip
+C_COLUMNS: Final = whole_lines(_C_END)
 
 P_COLUMNS: Final = P_HITS - PLANNED + 1
 """A plan of a span is a row of its own within a CPU's."""
@@ -54,8 +61,9 @@ P_COLUMNS: Final = P_HITS - PLANNED + 1
     WHERE, THEN, LEFT_THEN, FORKED_CHILD, HANDLED, POLL_OVER, SIGNALLED_DRAWS, SIGNAL_TIMES, QUEUED_AT,
     POLL_GROW, AT_TICKS, GUEST_WINDOW, GUEST_MOST, GUEST_START, POLLS_UNTIL,
     LOCKS, LOCK_GAPS, LOCK_HOLDS, LOCK_HOLDER, BOOSTED, TURN, REQUEST_END, OUT_SINCE, SPINS_SINCE, SPINS_FROM,
-    IN_SPIN_LOOP, DY_ELIGIBLE, PLE_WINDOW, PLE_DRAWS, PAUSE_KIND, T_COLUMNS,
+    IN_SPIN_LOOP, DY_ELIGIBLE, PLE_WINDOW, PLE_DRAWS, PAUSE_KIND, _T_END,
 ) = range(113)  # fmt: skip
+T_COLUMNS: Final = whole_lines(_T_END)
 
 IDLE_KIND, COMPUTE, KTHREAD_KIND, PIPE, FORK, CHILD, VCPU = range(7)
 """Kinds of threads."""
@@ -66,13 +74,17 @@ TO_USER, POLLS, KERNEL_CODE = range(3)
 # Of a kind of exit of one vCPU.
 (
     K_POINT, K_REASON, K_EFFECT, K_USERSPACE, K_TARGET, K_VMM, K_KNOWN, K_CYCLES, K_ENTRY, K_FASTPATH, K_ROW, K_ROW2,
-    K_COUNTS, K_POINT_REQUEST, K_DRAWN, K_DRAWN_TIME, K_DRAWN_FPU, K_PART, K_POS, K_HEAD, K_COLUMNS,
+    K_COUNTS, K_POINT_REQUEST, K_DRAWN, K_DRAWN_TIME, K_DRAWN_FPU, K_PART, K_POS, K_HEAD, _K_END,
 ) = range(21)  # fmt: skip
+K_COLUMNS: Final = whole_lines(_K_END)
 USES_FPU: Final = 1 << 16
 """Beside the kind of an exit: an interrupt during it runs kernel_fpu_begin()."""
 
+# Of an entry of the event heap; the first is in row 1, so that the two below one share a line of the caches.
+HEAP_TIME, HEAP_KEY, HEAP_WHAT, HEAP_COLUMNS = 0, 1, 2, 4
+
 # Of a stream of numbers.
-D_ADDRESS, D_POS, D_LEN, D_COLUMNS = range(4)
+D_ADDRESS, D_POS, D_LEN, D_COLUMNS = 0, 1, 2, 4
 
 # Of a strategy: where its table is (sim.engine.table), the number of the next token, and the keys that it is asked for.
 (
@@ -85,11 +97,11 @@ KW_COLUMNS: Final = KW_KEPT + 3 * 16
 
 # Of a task, and of a CPU, under one strategy; tokens are numbers that no other content has.
 KT_FRAGMENT, KT_LAST, KT_VMCS, KT_VERSION, KT_TOKEN0 = range(5)
-KT_COLUMNS: Final = KT_TOKEN0 + TOKENS
+KT_COLUMNS: Final = whole_lines(KT_TOKEN0 + TOKENS)
 KC_SHAPE, KC_SLOTS, KC_SLOT0 = range(3)
 KC_STAMP0: Final = KC_SLOT0 + SLOTS
 KC_TOKEN0: Final = KC_STAMP0 + SLOTS
-KC_COLUMNS: Final = KC_TOKEN0 + TOKENS
+KC_COLUMNS: Final = whole_lines(KC_TOKEN0 + TOKENS)
 
 # Of a transition, three lines of a cache: its keys, what becomes of everything, then the rest; the operations' price is
 # without those whose buffer's level counts.
@@ -170,7 +182,7 @@ USED_COLUMNS: Final = 2
 _ANY: Final = 0
 SHAPES: Final = {
     "g": (G_COLUMNS,), "c": (_ANY, C_COLUMNS), "t": (_ANY, T_COLUMNS), "k": (_ANY, K_COLUMNS), "d": (_ANY, D_COLUMNS),
-    "heap_time": (_ANY,), "heap_key": (_ANY,), "heap_what": (_ANY,),
+    "heap": (_ANY, HEAP_COLUMNS),
     "queue": (_ANY, _ANY), "posted": (_ANY, POSTED_MOST, W_COLUMNS),
     "allowed": (_ANY, _ANY), "idle": (_ANY,), "overloaded": (_ANY,),
     "kw": (_ANY, KW_COLUMNS), "kt": (_ANY, _ANY, KT_COLUMNS), "kc": (_ANY, _ANY, KC_COLUMNS),

@@ -43,6 +43,9 @@ from sim.engine.layout import (
     FAILED,
     FROM_EVENT,
     GUEST_TIMER,
+    HEAP_KEY,
+    HEAP_TIME,
+    HEAP_WHAT,
     HRTICK_ASKED,
     HRTICK_TIME,
     INF,
@@ -344,7 +347,7 @@ def run(handle: Any, budget: int) -> int:
         if a.g[BUDGET] < 0:
             return PAUSED
         fill(a)
-        at, key, packed = a.heap_time[0], a.heap_key[0], a.heap_what[0]
+        at, key, packed = a.heap[1, HEAP_TIME], a.heap[1, HEAP_KEY], a.heap[1, HEAP_WHAT]
         pop(a)
         a.g[NOW] = at
         what, whom = packed & 255, packed >> 8

@@ -45,7 +45,7 @@ class Enough(Exception):
 
 @contextmanager
 def _without_gc() -> Iterator[None]:
-    """Where many objects are made, and stay, a collector would look at them again and again."""
+    """A host's objects are many, and stay; a collector would look at all of them again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -209,7 +209,9 @@ class Replication:
     def _until(self, what: int) -> None:
         ended = at.PAUSED
         while ended == at.PAUSED:  # between two slices a signal can end it
-            ended = loop.run(self.a.handle, SLICE)
+            with _without_gc():
+                ended = loop.run(self.a.handle, SLICE)
+                gc.collect(0)  # what asking the kernel model has left
             self._signals.pass_on()
         if self.error is not None:
             raise self.error

@@ -5,6 +5,7 @@ A table lives as long as the process, so that replications and cases with the sa
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -31,11 +32,11 @@ def _mixed(key1: int, key2: int) -> int:
     return (((key1 ^ key1 >> 31) & half) * 0x5E3779B1 ^ ((key2 ^ key2 >> 31) & half) * 0x3F58476D) >> 16
 
 
-def _lines(n: int) -> Integers:
-    """Room for so many rows, each of which begins where a line of the caches does."""
-    numbers = np.zeros(n * at.R_COLUMNS + 8, np.int64)
+def zeros(*shape: int) -> Integers:
+    """An array of whole numbers that begins where a line of the caches does, and takes memory only where it is used."""
+    numbers = np.zeros(prod(shape) + 8, np.int64)
     first = -numbers.ctypes.data % 64 // 8
-    return numbers[first : first + n * at.R_COLUMNS].reshape(n, at.R_COLUMNS)
+    return numbers[first : first + prod(shape)].reshape(shape)
 
 
 class Table:
@@ -52,7 +53,7 @@ class Table:
         self.found: dict[int, tuple[tuple[str, int], ...]] = {}
         self._levels = 0
         self._priced_for: tuple[Prices, int] | None = None
-        self.rows = _lines(512)
+        self.rows = zeros(512, at.R_COLUMNS)
         self.hash = np.zeros(1024, np.int64)
         self.levels = np.zeros((1024, 2), np.int64)
         self.level_counts = np.zeros((64, at.LEVEL_COLUMNS), np.int64)
@@ -74,7 +75,7 @@ class Table:
             raise Unsupported("a kernel model with too many states")
         self.answers.append(answer)
         if n == len(self.rows):
-            rows, self.rows = self.rows, _lines(2 * n)
+            rows, self.rows = self.rows, zeros(2 * n, at.R_COLUMNS)
             self.rows[:n] = rows
         values[at.R_KEY1], values[at.R_KEY2] = key1, key2
         self.rows[n] = values
