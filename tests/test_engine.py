@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sim.engine import (
     choice,
     directed_yield,
+    exits,
     guest,
     guest_lock,
     halting,
@@ -29,6 +30,7 @@ from sim.engine import (
     spans,
     threads,
     vcpus,
+    walking,
 )
 from sim.engine.check import check
 from sim.engine.fragments import Unsupported
@@ -297,6 +299,8 @@ BROKEN = [
     (directed_yield, "preempted_in_kernel", otherwise),
     (directed_yield, "nominate", never),
     (directed_yield, "forfeit", never),
+    (vcpus, "learn", never),
+    (guest, "exits", never),
 ]
 
 
@@ -385,6 +389,34 @@ def test_what_a_task_left_on_a_cpu_before_it_moved_is_told_from_what_it_has_now(
     assert not differ(case, "user-return")
     monkeypatch.setattr(kernel_table, "note_equal", never(kernel_table.note_equal))
     assert differ(case, "user-return")
+
+
+STORM = """
+title = "exits of two kinds, some with kernel_fpu_begin, drawn ahead several times, and some at the same time"
+[run]
+measure = "2 ms"
+warmup = "0 ms"
+[host]
+cpus = 1
+cpu = ["sapphire-rapids"]
+[guests.storm]
+vms = 2
+shadow_stacks = "constant"
+fpu = { components = ["SSE", "AVX"], every = "100 us" }
+[guests.storm.exits]
+kernel = { every = "400 kHz", time = "100 ns" }
+other = { every = { constant = "4 us" }, time = { exponential = "50 ns" }, kernel_fpu = 0.1 }
+more = { every = { constant = "8 us" }, time = "60 ns" }
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("module", "name"), [(exits, "load_byte"), (walking, "walk_exits"), (loop, "walk")])
+def test_exits_that_are_drawn_ahead_again_and_again_give_the_same_records(module, name, monkeypatch):
+    case = only(STORM)
+    assert not differ(case, "manual-exit")
+    monkeypatch.setattr(module, name, never(getattr(module, name)))
+    assert differ(case, "manual-exit")
 
 
 def differ(case, *strategies):

@@ -126,6 +126,8 @@ class _Writing:
             if name == "info_address":
                 return self._info_address(value)
             return value if value < TOKEN or name in _LITERAL else self._token(value)
+        if kind in FIELDS:
+            return self._object(value, kind)
         if value is None or kind is bool or kind is str:
             return value
         if kind is list or kind is tuple:
@@ -137,12 +139,15 @@ class _Writing:
                 )
             return (
                 "list" if kind is list else "tuple",
-                *[each if each.__class__ is int and each < TOKEN else self.value(each) for each in value],
+                *[
+                    self.value(each) if each.__class__ is not int else each if each < TOKEN else self._token(each)
+                    for each in value
+                ],
             )
         if kind is dict:
             of = self._uret if name == "uret" else self.value
             return ("dict", *[(key, of(each)) for key, each in value.items()])
-        return self._object(value, kind)
+        raise Unsupported(f"{kind.__name__} objects in a task's state")
 
     def _object(self, value: Any, kind: Any) -> Any:
         if self._entity is None and (kind is Task or kind is Vcpu):
@@ -151,8 +156,6 @@ class _Writing:
         number = self._seen.get(id(value))
         if number is not None:
             return ("again", number)
-        if kind not in FIELDS:
-            raise Unsupported(f"{kind.__name__} objects in a task's state")
         self._seen[id(value)] = len(self._seen)
         return _WRITERS[kind](self.value, _VALUES[kind](value))
 
