@@ -393,6 +393,8 @@ def _arrays(cpus: int, n: int, kinds: int, walkers: int) -> Memory:
     """All empty; the streams' table comes when all of them are known."""
     words = -(-cpus // BITS)
     events = 1024 + 64 * cpus + 4 * n
+    heap = zeros(events, at.HEAP_COLUMNS)
+    heap[:, at.HEAP_TIME] = at.INF
     kt = zeros(walkers, n, at.KT_COLUMNS)
     kt[:, :, at.KT_LAST] = kt[:, :, at.KT_VMCS] = -1
     return Memory(
@@ -402,7 +404,7 @@ def _arrays(cpus: int, n: int, kinds: int, walkers: int) -> Memory:
             "t": zeros(n, at.T_COLUMNS),
             "k": zeros(max(kinds, 1), at.K_COLUMNS),
             "d": zeros(1, at.D_COLUMNS),
-            "heap": zeros(events, at.HEAP_COLUMNS),
+            "heap": heap,
             "queue": zeros(cpus, n - cpus + 1),
             "posted": zeros(cpus, at.POSTED_MOST, at.W_COLUMNS),
             "allowed": zeros(n, words),

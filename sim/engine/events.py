@@ -41,8 +41,9 @@ from sim.engine.layout import (
 
 @compiled
 def is_before(a: Memory, i: int, at: int, key: int) -> bool:
-    """Whether entry ``i`` of the heap comes before such an event."""
-    return a.heap[i, HEAP_TIME] < at or (a.heap[i, HEAP_TIME] == at and a.heap[i, HEAP_KEY] < key)
+    """Whether entry ``i`` of the heap comes before such an event; without a branch, which nobody could predict."""
+    time = a.heap[i, HEAP_TIME]
+    return (time < at) | ((time == at) & (a.heap[i, HEAP_KEY] < key))
 
 
 @compiled
@@ -61,11 +62,10 @@ def move(a: Memory, i: int, to: int) -> None:
 
 @compiled
 def sink(a: Memory, at: int, key: int, what: int) -> None:
-    """Puts an event into the heap, whose first entry is free."""
+    """Puts an event into the heap, whose first entry is free; those after the last are at INF."""
     n, i, child = a.g[EVENTS], 1, 2
     while child <= n:
-        if child < n and is_before(a, child + 1, a.heap[child, HEAP_TIME], a.heap[child, HEAP_KEY]):
-            child += 1
+        child += 1 if is_before(a, child + 1, a.heap[child, HEAP_TIME], a.heap[child, HEAP_KEY]) else 0
         if not is_before(a, child, at, key):
             break
         move(a, child, i)
@@ -85,7 +85,7 @@ def push(a: Memory, at: int, priority: int, what: int, whom: int) -> int:
         sink(a, at, key, packed)
         return created
     n = a.g[EVENTS] + 1
-    if n >= a.g[MOST_EVENTS]:
+    if n + 2 > a.g[MOST_EVENTS]:
         a.g[FAILED] = FAIL_EVENTS
         return -1
     a.g[EVENTS] = n
@@ -109,17 +109,18 @@ def fill(a: Memory) -> None:
         a.g[FIRST_FREE] = 0
         n = a.g[EVENTS]
         a.g[EVENTS] = n - 1
-        sink(a, a.heap[n, HEAP_TIME], a.heap[n, HEAP_KEY], a.heap[n, HEAP_WHAT])
+        at = a.heap[n, HEAP_TIME]
+        a.heap[n, HEAP_TIME] = INF
+        if n > 1:
+            sink(a, at, a.heap[n, HEAP_KEY], a.heap[n, HEAP_WHAT])
 
 
 @compiled
 def peek(a: Memory) -> int:
-    """When the next event is."""
-    n = a.g[EVENTS]
+    """When the next event is; INF: there is none."""
     if a.g[FIRST_FREE] == 0:
-        return a.heap[1, HEAP_TIME] if n else INF
-    first = a.heap[2, HEAP_TIME] if n > 1 else INF
-    return min(first, a.heap[3, HEAP_TIME]) if n > 2 else first
+        return a.heap[1, HEAP_TIME]
+    return min(a.heap[2, HEAP_TIME], a.heap[3, HEAP_TIME])
 
 
 @compiled
