@@ -101,6 +101,22 @@ nice = 18
 compute = "60 ms"
 sleep = "1 ms"
 """,
+    "a kernel thread never sleeps": """
+[threads.busy]
+kind = "kthread"
+compute = { exponential = "200 us" }
+[threads.others]
+count = 3
+compute = { exponential = "200 us" }
+sleep = "100 us"
+""",
+    "threads that never sleep are preempted in their system calls": """
+preemption = "full"
+[threads.busy]
+count = 5
+compute = { exponential = "100 us" }
+syscall = { exponential = "300 us" }
+""",
     "round robin takes no notice of yields": """
 cpus = 2
 scheduler = "round-robin"

@@ -68,19 +68,15 @@ class Streams:
     def __init__(self) -> None:
         self.sources: list[Draws | Instants] = []
         self.blocks: list[Integers] = []
-        self._numbers: dict[int, int] = {}
         self._constants: dict[int, Integers] = {}
 
     def add(self, source: Draws | Instants | None) -> int:
-        """The number of a stream; -1 if there is none."""
+        """The number of a stream, which nobody shares; -1 if there is none."""
         if source is None:
             return -1
-        number = self._numbers.get(id(source))
-        if number is None:
-            number = self._numbers[id(source)] = len(self.sources)
-            self.sources.append(source)
-            self.blocks.append(source.ahead().astype(np.int64))
-        return number
+        self.sources.append(source)
+        self.blocks.append(source.ahead().astype(np.int64))
+        return len(self.sources) - 1
 
     def table(self) -> Integers:
         """Where each of them is, once all have been added."""
@@ -169,7 +165,7 @@ class Built:
         row[at.REMAINING], row[at.ACCOUNT] = thread.left, ACCOUNT_COLUMNS[thread.account]
         row[at.FLOW], row[at.KERNEL_FLOW] = thread.flow, thread.kernel_flow
         row[at.TASK_KIND], row[at.WHERE] = TASK_KINDS.index(thread.task.kind), thread.place
-        row[at.SEVERAL_CPUS], row[at.LOWEST_CPU] = allowed & (allowed - 1) != 0, (allowed & -allowed).bit_length() - 1
+        row[at.SEVERAL_CPUS] = allowed & (allowed - 1) != 0
         row[at.WEIGHT], row[at.INV_WEIGHT] = thread.weight, thread.inv_weight
         row[at.CUSTOM_SLICE], row[at.SLICE], row[at.VRUNTIME] = thread.custom_slice, thread.slice, thread.vruntime
         row[at.DEADLINE], row[at.VPROT], row[at.VLAG] = thread.deadline, thread.vprot, thread.vlag

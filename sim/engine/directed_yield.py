@@ -69,10 +69,8 @@ def runs_again(a: Memory, t: int) -> None:
 
 @compiled
 def on_spin(a: Memory, c: int, me: int) -> bool:
-    """kvm_vcpu_on_spin(me, true): whether ``me`` has yielded."""
+    """kvm_vcpu_on_spin(me, true): whether ``me`` has yielded; a VM of one vCPU has nobody to spin for."""
     first, n = a.t[me, VM_FIRST], a.t[me, VM_SIZE]
-    if n < 2:
-        return False
     a.t[me, IN_SPIN_LOOP] = 1
     start, tries = a.t[first, BOOSTED] + 1, TRIES
     for i in range(n):

@@ -117,8 +117,7 @@ def finds_work(a: Memory, c: int, t: int) -> bool:
     if not take_pending(a, t):
         return False
     does(a, t, GUEST)
-    if a.t[t, WOKEN_AT] >= 0:
-        has_woken(a, c, t, 0)
+    has_woken(a, c, t, 0)
     return True
 
 

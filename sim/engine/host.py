@@ -36,7 +36,6 @@ from sim.engine.layout import (
     KT_FRAGMENT,
     KT_VMCS,
     LOADS,
-    LOWEST_CPU,
     MIGRATIONS,
     NEED_RESCHED,
     NEED_RESCHED_LAZY,
@@ -121,10 +120,8 @@ def note_queue(a: Memory, c: int) -> None:
 
 @compiled
 def select(a: Memory, thread: int, target: int) -> int:
-    """select_idle_sibling(): the target, where it was, the next idle one; else the target."""
+    """select_idle_sibling(): the target, on which it may run, where it was, the next idle one; else the target."""
     was = a.t[thread, CPU]
-    if not has(a.allowed[thread, target >> 5], target):
-        target = was if has(a.allowed[thread, was >> 5], was) else a.t[thread, LOWEST_CPU]
     if has(a.idle[target >> 5], target):
         return target
     found = next_idle(a, thread, target)

@@ -251,9 +251,6 @@ def dequeue(a: Memory, c: int, now: int, entity: int, sleep: bool) -> None:
     t = a.t
     if a.c[c, BUDDY] == entity:
         a.c[c, BUDDY] = -1
-    if t[entity, DELAYED]:
-        dequeue_delayed(a, c, now, entity)
-        return
     update_current(a, c, now)
     a.c[c, RUNNING] -= 1
     if not a.g[ROUND_ROBIN]:

@@ -110,8 +110,7 @@ class HaltingVcpu(GuestSpan):
         if not self._take_pending():
             return False
         self._does(GUEST)
-        if self.woken_at >= 0:
-            self._has_woken(cpu, "vcpu")
+        self._has_woken(cpu, "vcpu")  # only what is posted comes meanwhile, and that has been noted
         return True
 
     def _has_event(self, cpu: "HostCpu") -> bool:
