@@ -7,8 +7,9 @@ import pytest
 import test_engine  # first of all: the loop as plain Python
 from any_host import any_host
 from hosts import changed, only
+from test_host_limits import IN_ONE_SYSTEM_CALL
 
-from sim.engine import build, fragments, layout, rescheduling, simulation, table, transitions
+from sim.engine import build, choice, fragments, layout, rescheduling, simulation, table, transitions
 from sim.engine.fragments import Unsupported
 from sim.host import population
 from sim.host import simulation as reference
@@ -206,3 +207,26 @@ def test_a_host_for_which_there_is_no_room_is_refused(new_tables, monkeypatch, m
     case = only(HOST + BUSY)
     with pytest.raises(Unsupported, match=says):
         simulation.simulate(case, case.timed_by, ("manual-load",), 0)
+
+
+def test_a_measurement_without_a_cycle_is_left_to_the_reference_which_says_so():
+    case = changed(only(IN_ONE_SYSTEM_CALL.format("all", 4)), measure=2e-3, warmup=1e-3)
+    with pytest.raises(Unsupported, match="every CPU was in the kernel"):
+        simulation.simulate(case, case.timed_by, (), 0)
+
+
+def test_the_reference_simulates_where_it_is_asked_for():
+    case = changed(only(HOST + RARE["a kernel thread never sleeps"]), measure=1e-3, engine="simpy")
+    (record,) = choice.simulate(case, case.timed_by, (), 0)
+    assert record.engine == "simpy"
+    assert record == reference.simulate(case, case.timed_by, (), 0)[0]
+
+
+def test_accounts_that_do_not_add_up_are_an_error(monkeypatch):
+    ledger = simulation.Replication.ledger
+    monkeypatch.setattr(
+        simulation.Replication, "ledger", lambda run, w: {key: n + 1 for key, n in ledger(run, w).items()}
+    )
+    case = changed(only(HOST + RARE["a kernel thread never sleeps"]), measure=1e-3)
+    with pytest.raises(AssertionError, match="cycles elapsed"):
+        simulation.simulate(case, case.timed_by, (), 0)
