@@ -19,7 +19,7 @@ from sim.analysis.feedback import Feedback
 from sim.analysis.feedback import feedback as feedback_of
 from sim.analysis.pricing import with_tables
 from sim.analysis.schedules import finished
-from sim.analysis.uncertainty.coefficients import Array, Coefficients, from_ledger, values
+from sim.analysis.uncertainty.coefficients import Array, Coefficients, of_used_rows, values
 from sim.analysis.uncertainty.draws import Ranges, draw
 from sim.costs.price import design_matrix, in_tsc
 from sim.costs.rows import CostTable
@@ -122,11 +122,11 @@ class Answers:
         self._tables = with_tables(comparison.results)
 
     def _case(self, name: str) -> Coefficients:
-        """The coefficients of a case: strategies x replications x rows."""
+        """The coefficients of a case: strategies x replications x rows that it uses."""
         if name not in self._coefficients:
             results = self._comparison.results
             ledger, replications = finished(results, results.case(name))
-            self._coefficients[name] = from_ledger(ledger, results.case(name), replications, self._tables[name])
+            self._coefficients[name] = of_used_rows(ledger, results.case(name), replications, self._tables[name])
         return self._coefficients[name]
 
     def _draws(self, name: str) -> Array:
@@ -140,16 +140,15 @@ class Answers:
 
     def difference(self, case: str, a: str, b: str) -> Difference:
         """``a`` less ``b`` in ``case``, both walked there."""
-        coefficients, draws = self._case(case), self._draws(case)
+        coefficients = self._case(case)
+        draws, at_values = coefficients.taken(self._draws(case)), _at_values(coefficients)
         i, j = (coefficients.strategies.index(name) for name in (a, b))
-        table = coefficients.table
-        at_values = in_tsc(table, values(table))
         moved = coefficients.total[i] - coefficients.total[j]
         xss = coefficients.xss[i] - coefficients.xss[j]
         without = moved - xss
         by_row = np.abs(moved.mean(axis=0) * at_values)
         order = [row for row in np.argsort(-by_row, kind="stable") if by_row[row] > 0]
-        rows = list(table.rows.values())
+        rows = coefficients.rows
         assumed = sum(by_row[row] for row in order if rows[row].grade == "assumed")
         unit = "cycles/vCPU-s" if coefficients.per == "vCPU-second" else "cycles/CPU-s"
         drawn, drawn_without, drawn_xss = (_priced(draws, each.mean(axis=0)) for each in (moved, without, xss))
@@ -179,8 +178,8 @@ class Answers:
         coefficients = self._case(case)
         i, j = (coefficients.strategies.index(name) for name in (a, b))
         moved = (coefficients.total[i] - coefficients.total[j]).mean(axis=0)
-        cycles = moved * in_tsc(coefficients.table, values(coefficients.table))
-        return {row: float(each) for row, each in zip(coefficients.table.rows, cycles, strict=True) if each}
+        cycles = moved * _at_values(coefficients)
+        return {row.id: float(each) for row, each in zip(coefficients.rows, cycles, strict=True) if each}
 
     def of_component(self, case: str, strategy: str, mask: int) -> tuple[Estimate, Range]:
         """What a strategy's saves and restores cost more with the components of ``mask`` than without, and its range.
@@ -283,7 +282,7 @@ class Answers:
     def by_replication(self, case: str, a: str, b: str | None = None) -> tuple[Array, Array]:
         """All operations of ``a``, or less those of ``b``, in each replication: with IA32_XSS and without."""
         coefficients = self._case(case)
-        at_values = in_tsc(coefficients.table, values(coefficients.table))
+        at_values = _at_values(coefficients)
         i = coefficients.strategies.index(a)
         total, xss = coefficients.total[i], coefficients.xss[i]
         if b is not None:
@@ -298,12 +297,12 @@ class Answers:
     def used(self, case: str) -> dict[str, float]:
         """The cost rows that ``case`` was priced with, and the largest share that each has of a strategy's cost."""
         coefficients = self._case(case)
-        cycles = coefficients.total.mean(axis=1) * in_tsc(coefficients.table, values(coefficients.table))
+        cycles = coefficients.total.mean(axis=1) * _at_values(coefficients)
         total = cycles.sum(axis=1, keepdims=True)
         share = np.divide(cycles, total, out=np.zeros_like(cycles), where=total > 0).max(axis=0)
         used = np.any(coefficients.total != 0, axis=(0, 1))
-        rows = zip(coefficients.table.rows, used, share, strict=True)
-        return {row: float(each) for row, there, each in rows if there}
+        rows = zip(coefficients.rows, used, share, strict=True)
+        return {row.id: float(each) for row, there, each in rows if there}
 
     def load(self, case: str) -> Load:
         """The load that was realised in ``case``."""
@@ -325,6 +324,11 @@ class Answers:
             load_puts=rate("vcpu_loads"),
             busy=float((1 - of_record["idle_cycles"] / of_record["elapsed_cycles"]).mean()),
         )
+
+
+def _at_values(coefficients: Coefficients) -> Array:
+    """TSC cycles of each row at its value."""
+    return coefficients.taken(in_tsc(coefficients.table, values(coefficients.table)))
 
 
 def _estimate(by_replication: Array, unit: str) -> Estimate:

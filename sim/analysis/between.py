@@ -41,13 +41,14 @@ class Side:
     @cached_property
     def at_values(self) -> Array:
         """TSC cycles of each row at its value."""
-        return in_tsc(self.coefficients.table, values(self.coefficients.table))
+        return self.coefficients.taken(in_tsc(self.coefficients.table, values(self.coefficients.table)))
 
     @cached_property
     def ranges(self) -> Ranges:
         """The rows that this side uses."""
-        used = tuple(bool(each) for each in np.any(self.total != 0, axis=0))
-        return Ranges(self.coefficients.table, used, "table")
+        used = np.zeros(len(self.coefficients.table.rows), dtype=bool)
+        used[self.coefficients.taken(np.arange(len(used)))] = np.any(self.total != 0, axis=0)
+        return Ranges(self.coefficients.table, tuple(used.tolist()), "table")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,10 @@ class Between:
         rows = draw_pair(
             self.a.ranges, self.b.ranges, draws, seed, same_cpu=self.a.coefficients.cpu == self.b.coefficients.cpu
         )
-        sides = list(zip((self.a, self.b), rows, self._scales, strict=True))
+        sides = [
+            (side, side.coefficients.taken(drawn), scale)
+            for side, drawn, scale in zip((self.a, self.b), rows, self._scales, strict=True)
+        ]
         one, other = (
             [drawn @ each.mean(axis=0) * scale for each, drawn, scale in of]
             for of in (
@@ -103,7 +107,7 @@ class Between:
         assumed: dict[str, bool] = defaultdict(bool)
         for side, scale in zip((self.a, self.b), (self._scales[0], -self._scales[1]), strict=True):
             cycles = side.total.mean(axis=0) * side.at_values * scale
-            for row, each in zip(side.coefficients.table.rows.values(), cycles, strict=True):
+            for row, each in zip(side.coefficients.rows, cycles, strict=True):
                 moved[row.id] += float(each)
                 assumed[row.id] |= bool(each) and row.grade == "assumed"
         found = {row: (moved[row], assumed[row]) for row in moved if moved[row]}

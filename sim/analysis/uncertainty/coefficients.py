@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.costs.price import design_matrix, in_tsc
-from sim.costs.rows import CostTable
+from sim.costs.rows import CostRow, CostTable
 from sim.errors import InputError
 from sim.kernel.operations import XSS_PHASE
 
@@ -27,6 +27,9 @@ HALF_A_CYCLE: Final = 0.5
 @dataclass(frozen=True, slots=True)
 class Coefficients:
     """One case: coefficients of the rows of ``table``, strategies x replications x rows.
+
+    Where ``used`` is given, they are those of the rows of these numbers alone; of the others they are 0: of hundreds of
+    rows a case uses some dozens, and there may be ten thousand replications.
 
     A coefficient is how often the row counts per unit of ``per`` (vCPU-second, or CPU-second in a case without vCPUs);
     ``xss`` is the part of it that is IA32_XSS switching.  ``operations`` are the operations per unit of ``per``, by
@@ -48,11 +51,30 @@ class Coefficients:
     seconds: float
     violating: frozenset[str] = frozenset()
     not_carrying: frozenset[str] = frozenset()
+    used: NDArray[np.intp] | None = None
 
     @property
     def replications(self) -> int:
         """Replications of each strategy."""
         return int(self.total.shape[1])
+
+    @property
+    def rows(self) -> list[CostRow]:
+        """The rows that there are coefficients of."""
+        every = list(self.table.rows.values())
+        return every if self.used is None else [every[i] for i in self.used]
+
+    def taken(self, of_table: NDArray[Any]) -> NDArray[Any]:
+        """Of something that is there for each row of the table, in its last dimension, what these rows have."""
+        return of_table if self.used is None else of_table[..., self.used]
+
+    def whole(self) -> Coefficients:
+        """The same with all rows of the table."""
+        if self.used is None:
+            return self
+        total, xss = (np.zeros((*self.total.shape[:2], len(self.table.rows))) for _ in range(2))
+        total[..., self.used], xss[..., self.used] = self.total, self.xss
+        return replace(self, total=total, xss=xss, used=None)
 
     def of(self, *, with_xss: bool) -> Array:
         """The coefficients with the phase in which IA32_XSS is switched, or without it."""
@@ -65,7 +87,12 @@ def values(table: CostTable) -> Array:
 
 
 def from_ledger(ledger: pd.DataFrame, case: Mapping[str, Any], replications: int, table: CostTable) -> Coefficients:
-    """The coefficients of one case.
+    """The coefficients of one case: those of :func:`of_used_rows` with all rows of the table."""
+    return of_used_rows(ledger, case, replications, table).whole()
+
+
+def of_used_rows(ledger: pd.DataFrame, case: Mapping[str, Any], replications: int, table: CostTable) -> Coefficients:
+    """The coefficients of one case, of the rows that it uses.
 
     ``ledger``: the columns case, strategy, replication, :data:`KEY`, count and cycles; ``case``: the entry of the
     manifest.  Raises :class:`InputError` for a strategy that lacks a replication, and for a table that is not the one
@@ -79,8 +106,8 @@ def from_ledger(ledger: pd.DataFrame, case: Mapping[str, Any], replications: int
     strategies = tuple(str(each) for each in case["strategies"])
     units = pd.MultiIndex.from_product([strategies, range(replications)], names=["strategy", "replication"])
     unit = units.get_indexer(pd.MultiIndex.from_arrays([ledger["strategy"].astype(str), ledger["replication"]]))
-    if missing := sorted(set(range(len(units))) - set(unit.tolist())):
-        strategy, replication = units[missing[0]]
+    if len(missing := np.setdiff1d(np.arange(len(units)), unit)):
+        strategy, replication = units[int(missing[0])]
         raise InputError(f"case {name}: no ledger of strategy {strategy}, replication {replication}")
     ledger, unit = ledger[unit >= 0], unit[unit >= 0]
     keys = ledger[KEY].astype(dict.fromkeys(("thread_kind", "phase", "operation", "level"), str))
@@ -88,13 +115,16 @@ def from_ledger(ledger: pd.DataFrame, case: Mapping[str, Any], replications: int
     keys = keys.assign(thread_kind="", phase=keys["phase"].where(keys["phase"] == XSS_PHASE, ""))
     number = keys.groupby(KEY, sort=True).ngroup().to_numpy()
     distinct = keys.assign(number=number).drop_duplicates("number").sort_values("number")[KEY]
-    design = csr_array(design_matrix(distinct.itertuples(index=False, name=None), table))
+    matrix = design_matrix(distinct.itertuples(index=False, name=None), table)
+    used = np.flatnonzero(np.any(matrix != 0, axis=0))
+    design = csr_array(matrix[:, used])
     count, cycles = (ledger[column].to_numpy(dtype=np.float64) for column in ("count", "cycles"))
     counts = csr_array((count, (unit, number)), shape=(len(units), len(distinct)))
     is_xss = csr_array(np.diag((distinct["phase"] == XSS_PHASE).to_numpy(dtype=np.float64)))
-    shape = (len(strategies), replications, len(table.rows))
+    shape = (len(strategies), replications, len(used))
     total = (counts @ design).toarray()
-    _check_table(total, np.bincount(unit, count), np.bincount(unit, cycles), name, table)
+    priced = total @ in_tsc(table, values(table))[used]
+    _check_table(priced, np.bincount(unit, count), np.bincount(unit, cycles), name, table)
     per, seconds = ("vCPU-second", case["vcpus"]) if case["vcpus"] else ("CPU-second", case["cpus"])
     seconds *= case["measure_s"]
     return Coefficients(
@@ -109,14 +139,12 @@ def from_ledger(ledger: pd.DataFrame, case: Mapping[str, Any], replications: int
         xss=(counts @ is_xss @ design).toarray().reshape(shape) / seconds,
         operations=np.bincount(unit, count).reshape(shape[:2]).mean(axis=1) / seconds,
         seconds=float(seconds),
+        used=used,
     )
 
 
-def _check_table(
-    coefficients: Array, operations: NDArray[Any], cycles: NDArray[Any], case: str, table: CostTable
-) -> None:
+def _check_table(repriced: Array, operations: NDArray[Any], cycles: NDArray[Any], case: str, table: CostTable) -> None:
     """A run's own prices differ from those of its table by rounding alone."""
-    repriced = coefficients @ in_tsc(table, values(table))
     if np.any(np.abs(repriced - cycles) > HALF_A_CYCLE * operations + 1e-9 * cycles):
         worst = int(np.argmax(np.abs(repriced - cycles)))
         raise InputError(
