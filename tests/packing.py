@@ -3,7 +3,9 @@
 import hashlib
 from itertools import chain
 
-from sim.results import tables
+from sim.kernel.operations import Operation
+from sim.results import Record, tables
+from sim.results.columns import RUN_COLUMNS, SCHEMAS
 from sim.results.groups import Group, packed
 from sim.results.keys import Keys
 from sim.results.shelf import Shelf
@@ -33,3 +35,30 @@ def frames_of(records, cases, at_a_time=1000):
     )
     order = tables.in_order(keys, cases)
     return tables.frames(chain.from_iterable(shelf.tables(same, keys.replications) for same in order))
+
+
+def records(tables):
+    """The records of four tables, which have all but their engines."""
+    by_part = {name: {} for name in SCHEMAS}
+    for name, frame in tables.items():
+        for row in frame[SCHEMAS[name].names].itertuples(index=False, name=None):
+            by_part[name].setdefault(row[: len(RUN_COLUMNS)], []).append(row[len(RUN_COLUMNS) :])
+    found = []
+    for part in dict.fromkeys(part for rows in by_part.values() for part in rows):
+        latency = {}
+        for histogram, low, high, count in by_part["latency"].get(part, ()):
+            latency.setdefault(histogram, {})[low, high] = count
+        found.append(
+            Record(
+                *part,
+                ledger=tuple(
+                    (Operation(*row[:-2]), count, cycles)
+                    for row in by_part["ledger"].get(part, ())
+                    for count, cycles in (row[-2:],)
+                ),
+                metrics={metric: (value, unit) for metric, unit, value in by_part["metrics"].get(part, ())},
+                latency=latency,
+                integrity=dict(by_part["integrity"].get(part, ())),
+            )
+        )
+    return found

@@ -8,14 +8,14 @@ import fake_host
 import pytest
 import worlds
 from command import run as run_command
-from packing import frames_of
+from packing import frames_of, records
 
 from sim import experiment
 from sim.errors import InputError, RunError
 from sim.experiment import workers
 from sim.kernel import strategies
 from sim.results import files, load, parts
-from sim.results.tables import SCHEMAS, records
+from sim.results.tables import SCHEMAS
 
 SMALL = worlds.small(["free-ssp", "manual-load", "xstate-guest"], ["sapphire-rapids", "zen4"], 2)
 WALKED = 2 * 3 * 2

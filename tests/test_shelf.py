@@ -2,20 +2,23 @@
 
 import random
 from dataclasses import replace
+from itertools import chain
 
 import fake_host
 import pyarrow as pa
 import pytest
 import worlds
-from packing import frames_of, group_of, same_of, shelf_of
+from packing import frames_of, group_of, records, same_of, shelf_of
 
 from sim import experiment
 from sim.errors import InputError
 from sim.kernel.integrity import RESIDUE, VIOLATIONS
+from sim.results import parts, tables
 from sim.results.groups import SCHEMA, Group, checked
 from sim.results.keys import Keys
 from sim.results.record import Finished
-from sim.results.tables import SCHEMAS, records
+from sim.results.shelf import Shelf
+from sim.results.tables import SCHEMAS
 
 SMALL = worlds.small(["free-ssp", "manual-load-nozero", "xstate-guest"], replications=9)
 
@@ -49,6 +52,20 @@ def test_tables_do_not_depend_on_which_records_come_together_nor_in_what_order(r
         there = getattr(results, name)[schema.names]
         assert again[name].equals(there)
         assert (again[name].dtypes == there.dtypes).all()
+
+
+def test_tables_become_groups_of_which_the_same_tables_are_made(results, held, monkeypatch):
+    monkeypatch.setattr(tables, "AT_A_TIME", 4)
+    keys = parts.keys(results.manifest, 9)
+    shelf, found = Shelf(), []
+    disordered = {name: frame.sample(frac=1, random_state=1) for name, frame in results.tables.items()}
+    for group in tables.groups(disordered, keys):
+        found += shelf.add(group)
+    assert set(found) == {Finished.of(record, keys[record.part][0]) for record in held}
+    order = tables.in_order(keys, results.cases)
+    again = tables.frames(chain.from_iterable(shelf.tables(same, 9) for same in order))
+    for name, schema in SCHEMAS.items():
+        assert again[name].equals(results.tables[name][schema.names])
 
 
 def test_a_record_that_is_there_already_is_not_taken_again(held):

@@ -4,7 +4,7 @@ A row has the record's key, what it is of, its engine, and as lists its rows in 
 packs; the driver keeps the bytes as they are, and makes tables of whole batches.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import accumulate, chain
@@ -21,6 +21,8 @@ from sim.results.keys import Key, Series
 from sim.results.record import Finished, Record
 
 MOST_REPLICATIONS: Final = 10**7
+AT_A_TIME: Final = 256
+"""Records that become a group where nobody has run them together."""
 SCHEMA: Final = pa.schema(
     [
         pa.field("same", pa.string(), nullable=False),
@@ -39,28 +41,48 @@ def packed(records: Iterable[tuple[Key, Record]]) -> bytes:
     series: dict[str, list[Record]] = {}
     for (same, _), record in records:
         series.setdefault(same, []).append(record)
+    return written(_batch(same, sorted(some, key=lambda each: each.replication)) for same, some in series.items())
+
+
+def written(batches: Iterable[pa.RecordBatch]) -> bytes:
+    """A file of these batches."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, SCHEMA, options=_WRITING) as file:
-        for same, some in series.items():
-            file.write_batch(_batch(same, sorted(some, key=lambda record: record.replication)))
+        for batch in batches:
+            file.write_batch(batch)
     content: bytes = sink.getvalue().to_pybytes()
     return content
 
 
-def _batch(same: str, records: list[Record]) -> pa.RecordBatch:
-    rows = [(same, *record.part, record.engine) for record in records]
-    plain = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=False)]
-    return pa.RecordBatch.from_arrays([*plain, *(_lists(name, records) for name in ROW_FIELDS)], schema=SCHEMA)
+def _batch(same: str, records: Sequence[Record]) -> pa.RecordBatch:
+    """That of records of one series."""
+    *series, _ = records[0].part
+    lists = {name: _lists(name, records) for name in ROW_FIELDS}
+    numbers, engines = [each.replication for each in records], [each.engine for each in records]
+    return batch_of(same, (series[0], series[1], series[2]), numbers, engines, lists)
 
 
-def _lists(name: str, records: list[Record]) -> pa.ListArray:
+def _lists(name: str, records: Iterable[Record]) -> pa.ListArray:
     """A table's rows of each record, in the order of the table."""
     fields, rows = ROW_FIELDS[name], [sorted(ROWS[name](record)) for record in records]
     columns = list(zip(*chain.from_iterable(rows), strict=True)) or [()] * len(fields)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)]
-    values = pa.StructArray.from_arrays(arrays, fields=fields)
-    offsets = pa.array(accumulate(map(len, rows), initial=0), pa.int32())
-    return pa.ListArray.from_arrays(offsets, values, type=SCHEMA.field(name).type)
+    return lists_of(name, arrays, list(accumulate(map(len, rows), initial=0)))
+
+
+def lists_of(name: str, columns: Sequence[pa.Array], bounds: "Sequence[int] | np.ndarray[Any, Any]") -> pa.ListArray:
+    """Rows of a table as a list for each record; the first of its rows is at its bound, the first bound is 0."""
+    values = pa.StructArray.from_arrays(columns, fields=ROW_FIELDS[name])
+    return pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), values, type=SCHEMA.field(name).type)
+
+
+def batch_of(
+    same: str, series: Series, replications: Sequence[int], engines: Sequence[str], lists: Mapping[str, pa.ListArray]
+) -> pa.RecordBatch:
+    """Records of one series, with their rows in each table (:func:`lists_of`)."""
+    texts = [pa.array([text] * len(replications), pa.string()) for text in (same, *series)]
+    plain = [*texts, pa.array(replications, pa.int64()), pa.array(engines, pa.string())]
+    return pa.RecordBatch.from_arrays([*plain, *(lists[name] for name in ROW_FIELDS)], schema=SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from sim.kernel.datafile import STRICT
 from sim.kernel.operations import Operation
 from sim.results import files
 from sim.results import manifest as manifests
-from sim.results.groups import Group, checked, name_of, packed
+from sim.results.groups import AT_A_TIME, Group, checked, name_of, packed
 from sim.results.keys import Key, Keys, Series
 from sim.results.record import Part, Record
 
@@ -25,8 +25,6 @@ FOLDER: Final = "parts"
 SUFFIX: Final = ".arrow"
 OLD_SUFFIX: Final = ".json"
 OLD_NAME: Final = re.compile(r"[0-9a-f]{32}-(0|[1-9]\d{0,6})", re.ASCII)
-AT_A_TIME: Final = 256
-"""Files of JSON that become a group."""
 
 
 def schedules(case: Mapping[str, Any], *, feedback: bool) -> list[tuple[str, tuple[str, ...]]]:

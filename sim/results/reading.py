@@ -14,7 +14,7 @@ from sim.errors import InputError
 from sim.results import check, parts, schema, tables
 from sim.results import manifest as manifests
 from sim.results.columns import SCHEMAS
-from sim.results.groups import Group, packed
+from sim.results.groups import Group
 from sim.results.shelf import Shelf
 from sim.results.tables import Results
 
@@ -69,10 +69,7 @@ def finished(path: Path, problems: list[str]) -> Iterator[Group]:
     if manifests.read(path)["status"] == manifests.COMPLETE:
         results = load(path)
         keys = parts.keys(results.manifest, results.manifest["replications"])
-        records = tables.records(results.tables)
-        while some := records[: parts.AT_A_TIME]:
-            yield Group(packed((keys[record.part], record) for record in some))
-            del records[: parts.AT_A_TIME]
+        yield from tables.groups(results.tables, keys)
 
 
 def _asked(path: Path, manifest: dict[str, Any]) -> dict[str, pd.DataFrame]:

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sim.errors import InputError
 from sim.kernel.datafile import shortened
-from sim.kernel.operations import Operation
-from sim.results.columns import RUN_COLUMNS, SCHEMAS
+from sim.results.columns import ROW_FIELDS, RUN_COLUMNS, SCHEMAS
+from sim.results.groups import AT_A_TIME, Group, batch_of, lists_of, written
 from sim.results.keys import Keys, Series
-from sim.results.record import Part, Record
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -193,31 +193,28 @@ def _place(series: Series, cases: Iterable[Mapping[str, Any]]) -> tuple[int, int
     return None
 
 
-def records(tables: Mapping[str, pd.DataFrame]) -> list[Record]:
-    """The records of four tables, which have all but their engines."""
-    by_part: dict[str, dict[Part, list[tuple[Any, ...]]]] = {name: {} for name in SCHEMAS}
-    for name, frame in tables.items():
-        for row in frame[SCHEMAS[name].names].itertuples(index=False, name=None):
-            by_part[name].setdefault(row[: len(RUN_COLUMNS)], []).append(row[len(RUN_COLUMNS) :])
-    found = []
-    for part in dict.fromkeys(part for rows in by_part.values() for part in rows):
-        latency: dict[str, dict[tuple[int, int], int]] = {}
-        for histogram, low, high, count in by_part["latency"].get(part, ()):
-            latency.setdefault(histogram, {})[low, high] = count
-        found.append(
-            Record(
-                *part,
-                ledger=tuple(
-                    (Operation(*row[:-2]), count, cycles)
-                    for row in by_part["ledger"].get(part, ())
-                    for count, cycles in (row[-2:],)
-                ),
-                metrics={metric: (value, unit) for metric, unit, value in by_part["metrics"].get(part, ())},
-                latency=latency,
-                integrity=dict(by_part["integrity"].get(part, ())),
-            )
-        )
-    return found
+def groups(tables: Mapping[str, pd.DataFrame], keys: Keys) -> Iterator[Group]:
+    """The records of four tables that have all parts of ``keys``; they have all but their engines."""
+    for series, same in keys.series.items():
+        rows = {name: _of_series(frame, series, name) for name, frame in tables.items()}
+        for begin in range(0, keys.replications, AT_A_TIME):
+            wanted = range(begin, min(begin + AT_A_TIME, keys.replications))
+            lists = {name: _by_replication(name, frame, wanted) for name, frame in rows.items()}
+            yield Group(written([batch_of(same, series, wanted, [""] * len(wanted), lists)]))
+
+
+def _of_series(frame: pd.DataFrame, series: Series, name: str) -> pd.DataFrame:
+    """The rows of a series, by replication, and of each in their order in the table."""
+    case, timed_by, strategy = series
+    found = frame[(frame["strategy"] == strategy) & (frame["timed_by"] == timed_by) & (frame["case"] == case)]
+    return found.sort_values(["replication", *(field.name for field in ROW_FIELDS[name])])
+
+
+def _by_replication(name: str, rows: pd.DataFrame, wanted: range) -> pa.ListArray:
+    bounds = np.searchsorted(rows["replication"].to_numpy(), np.arange(wanted.start, wanted.stop + 1))
+    some = rows.iloc[bounds[0] : bounds[-1]]
+    columns = [pa.array(some[field.name].to_numpy(), field.type) for field in ROW_FIELDS[name]]
+    return lists_of(name, columns, bounds - bounds[0])
 
 
 def read(name: str, path: Path, file: BinaryIO | None = None, *, timed: bool = True) -> pd.DataFrame:
