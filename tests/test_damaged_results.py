@@ -258,6 +258,19 @@ def test_what_is_wrong_in_a_table_is_named(copied, name, change, message):
     clear(str(caught.value), copied)
 
 
+def test_a_table_that_would_fill_the_memory_is_refused_before_it_is_read(copied):
+    path = copied / "ledger.parquet"
+    row = pq.read_table(path).slice(0, 1)
+    many = pa.concat_tables([row]).take(pa.array(np.zeros(200_000, dtype=np.int64)))
+    pq.write_table(many, path, compression="zstd")
+    assert path.stat().st_size < 30_000
+    assert "200000 rows (allowed: up to 90000, for a run of 9 parts)" in refusal(copied)
+    long = row.set_column(row.schema.names.index("phase"), row.schema.field("phase"), pa.array(["x" * 100_000_000]))
+    pq.write_table(long, path, compression="zstd")
+    assert path.stat().st_size < 30_000
+    assert "bytes, unpacked, (allowed: up to 90000000, for a run of 9 parts)" in refusal(copied)
+
+
 def test_what_is_not_a_number_is_named(copied):
     table = pq.read_table(copied / "metrics.parquet")
     values = table["value"].to_numpy().copy()

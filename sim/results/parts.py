@@ -52,6 +52,13 @@ def expected(manifest: Mapping[str, Any]) -> list[Part]:
     ]
 
 
+def number(manifest: Mapping[str, Any]) -> int:
+    """How many these are."""
+    feedback = bool(manifest["resolved"]["run"].get("feedback"))
+    of_all = (strategies for case in manifest["cases"] for _, strategies in schedules(case, feedback=feedback))
+    return sum(map(len, of_all)) * int(manifest["replications"])
+
+
 def keys(manifest: Mapping[str, Any], replications: int) -> Keys:
     """What tells each part of a run, of so many replications, from all that have another content.
 

@@ -52,7 +52,8 @@ def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> R
     costs, table_of = _costs(path / manifests.COSTS, manifest)
     if status == manifests.COMPLETE:
         timed = manifest["format"] == manifests.FORMAT
-        found = {name: tables.read(name, path / f"{name}.parquet", timed=timed) for name in SCHEMAS}
+        number = parts.number(manifest)
+        found = {name: tables.read(name, path / f"{name}.parquet", timed=timed, parts=number) for name in SCHEMAS}
         check.check(found, manifest, table_of, path)
     else:
         found = _asked(path, manifest)

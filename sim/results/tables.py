@@ -6,7 +6,7 @@ Rows are in an order that depends on nothing but their contents, so that the num
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, Final
 
 import numpy as np
 import pandas as pd
@@ -217,16 +217,27 @@ def _by_replication(name: str, rows: pd.DataFrame, wanted: range) -> pa.ListArra
     return lists_of(name, columns, bounds - bounds[0])
 
 
-def read(name: str, path: Path, file: BinaryIO | None = None, *, timed: bool = True) -> pd.DataFrame:
+MOST_OF_PART: Final = 10_000
+"""Rows of a table that a record has at most; of a ledger it has some hundreds, and of the buckets of latencies."""
+MOST_OF_ROW: Final = 1000
+"""Bytes of a row."""
+
+
+def read(
+    name: str, path: Path, file: BinaryIO | None = None, *, timed: bool = True, parts: int | None = None
+) -> pd.DataFrame:
     """Table ``name``; :class:`InputError` if the file cannot be read or has other columns.
 
-    ``file`` is the file where it is open already.
+    ``file`` is the file where it is open already.  ``parts`` are how many records it is of: a file of a few megabytes
+    may have rows that fill any memory, and one that has more than they can have is not read.
     Without ``timed`` it is of version 0.1.0 and has no column "timed_by": each strategy timed its own schedule.
     """
     schema = SCHEMAS[name] if timed else SCHEMAS[name].remove(RUN_COLUMNS.index("timed_by"))
     try:
         with pq.ParquetFile(file or path) as found:
             _check_columns(found.schema_arrow, schema, name, path)
+            if parts is not None:
+                _check_size(found.metadata, parts, path)
             table = found.read()
         table.validate(full=True)  # also that texts are UTF-8
     except InputError:
@@ -241,6 +252,16 @@ def read(name: str, path: Path, file: BinaryIO | None = None, *, timed: bool = T
     if not timed:
         frame.insert(RUN_COLUMNS.index("timed_by"), "timed_by", frame["strategy"])
     return frame
+
+
+def _check_size(found: pq.FileMetaData, parts: int, path: Path) -> None:
+    size = sum(found.row_group(i).total_byte_size for i in range(found.num_row_groups))
+    for number, what, most in (
+        (found.num_rows, "rows", MOST_OF_PART * parts),
+        (size, "bytes, unpacked,", MOST_OF_PART * MOST_OF_ROW * parts),
+    ):
+        if number > most:
+            raise InputError(f"{path}: {number} {what} (allowed: up to {most}, for a run of {parts} parts)")
 
 
 def _check_columns(found: pa.Schema, schema: pa.Schema, name: str, path: Path) -> None:
