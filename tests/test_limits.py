@@ -18,6 +18,7 @@ from command import run as run_command
 
 from sim import bounded, experiment
 from sim.errors import MOST_SAID, InputError, RunError
+from sim.experiment import workers
 from sim.results import files, load
 
 FOREVER = Path("/dev/zero")
@@ -145,6 +146,24 @@ def test_a_full_disk_is_one_message_that_names_the_file_and_the_same_command_con
     again = experiment.run(path, jobs=1, simulate=fake_host.simulate, out=out)
     assert again.ledger.equals(whole.ledger)
     assert load(out).metrics.equals(whole.metrics)
+
+
+def test_a_directory_that_vanishes_is_one_message_that_does_not_promise_what_is_gone(tmp_path, monkeypatch):
+    path, out = tmp_path / "s.toml", tmp_path / "r"
+    path.write_text(SMALL)
+    monkeypatch.setattr(workers, "GROUP_S", 0)
+
+    def removed(*work):
+        if work[-1] == 1:
+            shutil.rmtree(out, ignore_errors=True)
+        return fake_host.simulate(*work)
+
+    with pytest.raises(RunError) as caught:
+        experiment.run(path, jobs=1, simulate=removed, out=out)
+    message = str(caught.value)
+    assert re.fullmatch(r"\S+/r/parts/\w+\.arrow: cannot be written \(No such file or directory\) after .*", message)
+    assert message.endswith(f"; {out} is gone, and what it kept with it")
+    assert not out.exists()
 
 
 def test_a_limit_on_files_leaves_the_earlier_result_as_it_was(tmp_path):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from sim.results.columns import SCHEMAS
 from sim.verification.kill.victim import killed
 
 SEED: Final = 1
+CUT: Final = "network of a worker cut"
 REPLICATIONS: Final = 60
 """Some ten seconds of work, so that there is a middle."""
 TIMEOUT_S: Final = 180
@@ -41,13 +42,15 @@ class Event:
     problems: list[str] = field(default_factory=list)
 
 
-def events(place: Path) -> Iterator[Event]:
-    """Lets each of them happen once, below the empty directory ``place``."""
+def events(place: Path, names: Collection[str] | None = None) -> Iterator[Event]:
+    """Lets each of :data:`EVENTS`, or of these, happen once, below the empty directory ``place``."""
     killed(SEED, str(place / "alone"), "1", REPLICATIONS)
     truth = _bytes(place / "alone")
     for name, happens in EVENTS.items():
+        if names is not None and name not in names:
+            continue
         event = Event(name)
-        if name == "network of a worker cut" and not _can_cut():
+        if name == CUT and not can_cut():
             event.how = "left out: needs root and ip(8)"
             yield event
             continue
@@ -67,7 +70,8 @@ def _bytes(out: Path) -> dict[str, bytes]:
     return {name: (out / f"{name}.parquet").read_bytes() for name in SCHEMAS}
 
 
-def _can_cut() -> bool:
+def can_cut() -> bool:
+    """Whether the network of a worker can be cut here."""
     return os.geteuid() == 0 and shutil.which("ip") is not None
 
 
@@ -274,7 +278,7 @@ EVENTS: Final[dict[str, Callable[[Path], str]]] = {
     "scheduler killed": _scheduler_killed,
     "driver killed": _driver_killed,
     "driver of a local cluster killed": _driver_of_a_local_cluster_killed,
-    "network of a worker cut": _network_of_a_worker_cut,
+    CUT: _network_of_a_worker_cut,
     "slow worker": _slow_worker,
     "no worker at first, and a late one": _late_worker,
 }
