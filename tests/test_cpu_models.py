@@ -7,12 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.errors import InputError
-from sim.kernel import flows
+from sim.kernel import flows, kvm, process
 from sim.kernel.config import Settings, boot
 from sim.kernel.cpu_models import FEATURES, MODELS, components, of_file, of_template
 from sim.kernel.guests import GuestChoice, features
+from sim.kernel.kernel import Kernel
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
+from sim.xsave.components import CET_S, CET_U, SUPERVISOR
 
 HOST = """
 title = "a guest with a CPU model"
@@ -50,9 +52,16 @@ T2 = {
         ("Skylake-Server-noTSX-IBRS", 0x2E7), ("Icelake-Server-v5", 0x2E7), ("SapphireRapids-v2", 0x602E7),
         ("SapphireRapids,-amx-tile", 0x2E7), ("Skylake-Server-v5,pku=off,-avx512f", 0x7), ("EPYC,+mpx", 0x1F),
         ("EPYC , pku=on", 0x207), ("Denverton", 0x1B), ("Denverton-v3", 0x3), ("Snowridge-v4", 0x3), ("kvm64", 0x3),
-        ("Opteron_G5-v1", 0x7), ("KnightsMill", 0xE7), ("max,amx_tile=off", 0x2FF), ("host,-xsave", 0x3),
+        ("Opteron_G5-v1", 0x7), ("KnightsMill", 0xE7), ("max,amx_tile=off,xsaves=off", 0x2FF), ("host,-xsave", 0x3),
         ("EPYC-Milan,+xsave,xsaves=off,-avx512vl,+amx-int8,avx2=off,hv_spinlocks=0x1fff,kvm=off,model-id=x", 0x207),
-        ("host,migratable=on,+invtsc,-vmx,hv-time,topoext,host-phys-bits-limit=0x28,pku=off", 0x600FF),
+        ("host,migratable=on,+invtsc,-vmx,hv-time,topoext,host-phys-bits-limit=0x28,pku=off,-xsaves", 0x600FF),
+        ("SapphireRapids", 0x602E7), ("SapphireRapids-v4", 0x602E7), ("SapphireRapids-v5", 0x61AE7),
+        ("SapphireRapids-v6,-cet-ibt", 0x61AE7), ("GraniteRapids-v3", 0x602E7), ("GraniteRapids-v4", 0x61AE7),
+        ("SierraForest-v4", 0x1A07), ("ClearwaterForest", 0x207), ("ClearwaterForest-v2", 0x1A07),
+        ("SapphireRapids-v5,-cet-ss", 0x60AE7), ("SapphireRapids-v5,-cet-ss,-cet-ibt", 0x602E7),
+        ("EPYC-Genoa,+cet-ss", 0x1AE7), ("EPYC,+cet-ibt", 0x807), ("Icelake-Server,+arch-lbr", 0x82E7),
+        ("SapphireRapids-v5,xsaves=off", 0x602E7), ("SapphireRapids-v5,-xsave", 0x3),
+        ("SapphireRapids-v5,-xsaves,+xsaves", 0x61AE7),
     ],
 )  # fmt: skip
 def test_a_model_has_the_components_of_its_features(model, mask):
@@ -88,6 +97,56 @@ def test_a_guest_has_what_its_model_and_the_host_both_have():
     assert (found.xcr0, found.pku) == (0x7, False)
 
 
+@pytest.mark.parametrize(
+    ("cpu", "kernel", "strategy", "model", "xss", "has_cet"),
+    [
+        ("sapphire-rapids", "v6.18", "xstate-guest", "SapphireRapids-v4", 0, False),
+        ("sapphire-rapids", "v6.18", "xstate-guest", "SapphireRapids-v5", 0x1800, True),
+        ("sapphire-rapids", "v6.18", "xstate-guest", "SapphireRapids-v5,-cet-ss", 0x800, False),
+        ("sapphire-rapids", "v6.18", "xstate-guest", "host", 0x1800, True),
+        ("zen4", "v6.18", "xstate-guest", "EPYC-Genoa", 0, False),
+        ("zen4", "v6.18", "xstate-guest", "EPYC-Genoa,+cet-ss", 0x1800, True),
+        ("sapphire-rapids", "v6.12", "no-cet", "SapphireRapids-v5", 0, False),  # its KVM offers none
+        ("ice-lake-sp", "v6.18", "no-cet", "SapphireRapids-v5", 0, False),  # its CPU has none
+        ("sapphire-rapids", "v6.18", "manual-load", "SapphireRapids-v4", 0, False),
+    ],
+)
+def test_cet_of_a_guest_is_what_its_model_has_and_kvm_of_the_kernel_offers(cpu, kernel, strategy, model, xss, has_cet):
+    config = boot(Settings(cpu=cpu, kernel=kernel, strategy=strategy))
+    choice = GuestChoice(components=components(model))
+    assert features(config, choice).xss == xss
+    vcpu = Kernel(config).new_vcpu("V", choice)
+    assert (vcpu.xss, vcpu.has_cet) == (xss, has_cet)
+
+
+@pytest.mark.parametrize(("model", "writes"), [("EPYC-Genoa", 2), ("EPYC-Genoa,+cet-ss", 0), ("host", 0)])
+def test_on_zen4_a_model_without_cet_costs_two_writes_of_xss_per_exit(model, writes):
+    """Host XSS is 1800H on v6.18; a guest without CET never writes it."""
+    config = boot(Settings(cpu="zen4", kernel="v6.18"))
+    k = Kernel(config)
+    (cpu,) = k.cpus
+    vcpu = k.new_vcpu("V", GuestChoice(components=components(model)))
+    process.schedule(k, cpu, vcpu.task)
+    for step in (kvm.kvm_run, kvm.kvm_load_guest_fpu, kvm.kvm_run_entry, kvm.vcpu_enter_guest):
+        step(k, cpu)
+    before = cpu.ledger.count("WRMSR(XSS)")
+    kvm.vm_exit(k, cpu, "cpuid")
+    kvm.vcpu_enter_guest(k, cpu)
+    assert cpu.ledger.count("WRMSR(XSS)") - before == writes
+
+
+@pytest.mark.parametrize("model", ["SapphireRapids-v4", "SapphireRapids-v5"])
+def test_a_guest_whose_model_lacks_cet_costs_a_strategy_that_copies_ssps_nothing(model):
+    k = Kernel(boot(Settings(strategy="manual-load")))
+    vcpu = k.new_vcpu("V", GuestChoice(components=components(model)))
+    assert k.guest_has_carried(vcpu) == (model == "SapphireRapids-v5")
+    (cpu,) = k.cpus
+    process.schedule(k, cpu, vcpu.task)
+    for step in (kvm.kvm_run, kvm.kvm_load_guest_fpu, kvm.kvm_run_entry, kvm.vcpu_enter_guest):
+        step(k, cpu)
+    assert cpu.ledger.count("WRMSR(PL0_SSP)") == (model == "SapphireRapids-v5")
+
+
 def test_a_model_with_less_than_the_host_makes_kvm_run_xsetbv(tmp_path):
     """As for a guest whose XCR0 the scenario gives: twice per exit."""
     (tmp_path / "host.toml").write_text(HOST)
@@ -95,10 +154,29 @@ def test_a_model_with_less_than_the_host_makes_kvm_run_xsetbv(tmp_path):
     guest = case.scenario.guests["vm"]
     choice = guest.choice
     config = boot(case.settings("no-cet"))
-    assert features(config, choice) == features(config, GuestChoice(xcr0=0x2E7))
+    mine, given = features(config, choice), features(config, GuestChoice(xcr0=0x2E7))
+    assert (mine.xcr0, mine.pku, mine.fpstate_size) == (given.xcr0, given.pku, given.fpstate_size)
     assert config.offered_xcr0 & ~features(config, choice).xcr0  # AMX
     operations = [each.operation for each in flows.run("in-kernel-exit", Settings(guest_xcr0=0x2E7)).operations]
     assert operations.count("XSETBV") == 2
+
+
+@pytest.mark.parametrize(
+    ("leaf", "subleaf", "register", "bit", "model"),
+    [
+        ("0x7", "0x0", "ecx", 7, "host,-cet-ss"),
+        ("0xd", "0x1", "ecx", 12, "host,-cet-ss"),
+        ("0xd", "0x1", "ecx", 11, "host,-cet-ss,-cet-ibt"),
+        ("0x7", "0x0", "edx", 19, "host,-arch-lbr"),
+        ("0xd", "0x1", "eax", 3, "host,-cet-ss,-cet-ibt,-arch-lbr"),
+    ],
+)
+def test_a_template_takes_supervisor_components_away(leaf, subleaf, register, bit, model, tmp_path):
+    bitmap = "0b" + "".join("0" if each == bit else "x" for each in reversed(range(32)))
+    modifiers = [{"register": register, "bitmap": bitmap}]
+    template = {"cpuid_modifiers": [{"leaf": leaf, "subleaf": subleaf, "flags": 0, "modifiers": modifiers}]}
+    (tmp_path / "t.json").write_text(json.dumps(template))
+    assert of_template(str(tmp_path / "t.json")) == model
 
 
 def test_a_template_of_firecracker_takes_components_away(tmp_path):
@@ -125,8 +203,8 @@ EXPANSION = {
     [
         ({"guest_cpu_config": T2, "kernel_version": "6.1"}, "host,-mpx,-avx512f,-pku"),
         ({"machine-config": {"vcpu_count": 2, "cpu_template": "T2S"}}, "host,-mpx,-avx512f,-pku"),
-        (EXPANSION, "host,-mpx,-avx512f,-amx-tile"),
-        (EXPANSION["return"], "host,-mpx,-avx512f,-amx-tile"),
+        (EXPANSION, "host,-mpx,-avx512f,-amx-tile,-cet-ss,-cet-ibt,-arch-lbr"),
+        (EXPANSION["return"], "host,-mpx,-avx512f,-amx-tile,-cet-ss,-cet-ibt,-arch-lbr"),
     ],
 )
 def test_json_of_firecracker_and_qemu_is_a_model(document, model, tmp_path):
@@ -163,6 +241,11 @@ CAPABILITIES = """<domainCapabilities>
         (DOMAIN, "Skylake-Client-IBRS,+avx512f,+pku,-mpx", 0x2E7),
         (CAPABILITIES, "EPYC-Milan,-pku", 0x7),
         ("<cpu mode='host-passthrough' check='none'/>", "host-passthrough", 0x602FF),
+        (
+            "<cpu><model>SapphireRapids-v5</model><feature policy='disable' name='cet-ss'/></cpu>",
+            "SapphireRapids-v5,-cet-ss",
+            0x602E7,
+        ),
         ("<cpu mode='host-model'><feature policy='forbid' name='xsave'/></cpu>", "host-model,-xsave", 0x3),
         ("<host><cpu><arch>x86_64</arch><model>EPYC</model><feature name='pku'/></cpu></host>", "EPYC,+pku", 0x207),
     ],
@@ -170,7 +253,7 @@ CAPABILITIES = """<domainCapabilities>
 def test_xml_of_libvirt_is_a_model(text, model, mask, tmp_path):
     (tmp_path / "vm.xml").write_text(text)
     assert of_file(str(tmp_path / "vm.xml")) == model
-    assert components(model) == mask
+    assert components(model) & ~SUPERVISOR == mask
     (tmp_path / "host.toml").write_text(HOST.replace("Skylake-Server-v5", "vm.xml"))
     assert read(tmp_path / "host.toml").guests["vm"].cpu_model == model
 
@@ -195,8 +278,13 @@ def test_the_last_word_about_a_feature_holds(name, changes):
         found = components(model)
     except InputError:
         return
-    for feature, sign in {feature: sign for sign, feature in changes}.items():
-        assert bool(found & FEATURES[feature]) == (sign == "+")
+    last = {feature: sign for sign, feature in changes}
+    for feature, sign in last.items():
+        if feature == "cet-ibt":  # its component is there with cet-ss, too
+            continue
+        assert bool(found & (CET_S if feature == "cet-ss" else FEATURES[feature])) == (sign == "+")
+    if found & CET_S:
+        assert found & CET_U
 
 
 @pytest.mark.parametrize(
@@ -226,6 +314,7 @@ def test_what_is_no_template_is_refused(text, message, tmp_path):
         ('"Skylake-Server-v5"', "5", "guests.vm.cpu_model"),
         ('"Skylake-Server-v5"', '"missing.json"', "guests.vm.cpu_model"),
         ('"Skylake-Server-v5"', '"EPYC"\nxcr0 = 7', "guests.vm.cpu_model: found beside xcr0"),
+        ('"Skylake-Server-v5"', '"EPYC"\nshadow_stacks = "constant"', "cpu_model 'EPYC' has no cet-ss"),
         (
             '"Skylake-Server-v5"',
             '"EPYC"\nfpu = { components = ["ZMM_Hi256"], every = "1 ms" }',

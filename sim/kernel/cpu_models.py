@@ -1,10 +1,16 @@
-"""CPU models that hypervisors give to guests, as the state components that a guest with them may enable in XCR0.
+"""CPU models that hypervisors give to guests, as the state components that a guest with them may enable.
+
+User components are those of XCR0, and AMX with them is what makes a guest write IA32_XFD; supervisor components are
+those of IA32_XSS.  What KVM of a kernel does not offer a guest lacks all the same.
 
 Names and features: ``builtin_x86_defs`` of QEMU's target/i386/cpu.c (commit 0048035a870312f2fd0f3dd28115398d26e419bb),
 whose names are libvirt's, too; src/cpu_map/x86_*.xml of libvirt (commits 61be05a00fd3, cd93f7ddab57, bfe53e9145cd,
 ee95c9d7d131, 3afbb1644c4f) for Haswell, Broadwell, SierraForest and EPYC.  Versions and variants (-v5, -noTSX, -IBRS,
--IBPB) of one of these do not differ in the components, if they are not named.  CET is not in them: it is chosen by
-``kernel.guest_cet``.  Features that have no component (vmx, hv-time, avx512vl) change nothing.
+-IBPB) of one of these do not differ in the components, if they are not named, but in CET, which some have from a
+version on (Zhao Liu, "[PATCH v5 20/22] i386/cpu: Enable cet-ss & cet-ibt for supported CPU models", 11 Dec 2025,
+20251211060801.3600039-21-zhao1.liu@intel.com, QEMU commit 5cb89cad7f30).  cet-ss is SHSTK, with which QEMU enumerates
+CET_U and CET_S; cet-ibt is IBT, with which it enumerates CET_U (patches 06 and 11 of that series).  No model has
+arch-lbr.  Features that have no component (vmx, hv-time, avx512vl) change nothing.
 
 Custom CPU templates of Firecracker (docs/cpu_templates/cpu-templates.md there) are JSON: bits that a guest's CPUID has
 (1), has not (0) or takes from the host (x); they may stand in a configuration or a fingerprint, too.  What a machine of
@@ -13,21 +19,42 @@ QEMU answers to query-cpu-model-expansion is JSON, too, and a domain of libvirt 
 
 import json
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, Final
 
 from sim import bounded
 from sim.errors import InputError, unknown
-from sim.xsave.components import AVX, AVX512, FP, MPX, PKRU, SSE, XTILE
+from sim.xsave.components import AVX, AVX512, CET_S, CET_U, FP, LBR, MPX, PKRU, SSE, SUPERVISOR, XTILE
 
-FEATURES: Final = {"avx": AVX, "mpx": MPX, "avx512f": AVX512, "pku": PKRU, "amx-tile": XTILE}
+FEATURES: Final = {
+    "avx": AVX,
+    "mpx": MPX,
+    "avx512f": AVX512,
+    "pku": PKRU,
+    "amx-tile": XTILE,
+    "cet-ss": CET_U | CET_S,
+    "cet-ibt": CET_U,
+    "arch-lbr": LBR,
+}
 """Features of CPUID, as QEMU and libvirt call them, and the components that are there with them."""
 
+
+def _together(features: Iterable[str]) -> int:
+    """The components of features, as a mask."""
+    found = 0
+    for feature in features:
+        found |= FEATURES[feature]
+    return found
+
+
+_OF_FEATURES: Final = _together(FEATURES)
+
 HOST: Final = "host"
-XSAVE: Final = "xsave"
-"""Without it a guest has the components of FXSAVE alone."""
-_ALL: Final = FP | SSE | AVX | MPX | AVX512 | PKRU | XTILE
+_ALL: Final = FP | SSE | AVX | MPX | AVX512 | PKRU | XTILE | SUPERVISOR
 _OLD: Final = FP | SSE
+_WITHOUT: Final = {"xsave": _OLD, "xsaves": _ALL & ~SUPERVISOR}
+"""What a guest has left without a feature: without XSAVE the components of FXSAVE alone, without XSAVES no IA32_XSS."""
 _SERVER: Final = _OLD | AVX | AVX512 | PKRU
 
 _NAMES: Final = (
@@ -50,11 +77,15 @@ _NAMES: Final = (
 MODELS: Final = {name: mask for names, mask in _NAMES for name in names.split()}
 """The components of a model by its name; without its version a name is version 1."""
 
+CET_SINCE: Final = {"SapphireRapids": 5, "GraniteRapids": 4, "SierraForest": 4, "ClearwaterForest": 2}
+"""The first version of a model with cet-ss and cet-ibt."""
+
+_VERSION: Final = re.compile(r"-v(\d{1,3})$")
 _VARIANT: Final = re.compile(r"(?:-v\d{1,3}|-noTSX|-IBRS|-IBPB)+$")
 _CHANGE: Final = re.compile(r"([+-]?)([a-z0-9_-]+?)(?:=(on|off))?")
 _WITHOUT_COMPONENT: Final = re.compile(
     r"avx(?:2|10(?:-(?:128|256|512|version))?|512\S+|-vnni\S*|-ifma|-ne-convert)"
-    r"|amx-(?:bf16|int8|fp16|complex|fp8|tf32|avx512|movrs)|xsave(?:s|c|opt)"
+    r"|amx-(?:bf16|int8|fp16|complex|fp8|tf32|avx512|movrs)|xsave(?:c|opt)"
 )
 _LIKE_THOSE: Final = ("avx", "amx", "mpx", "pku", "xsave")
 _SETTING: Final = re.compile(r"[+-]?([a-z][a-z0-9_.-]{1,40})(?:=\S*)?")
@@ -63,9 +94,11 @@ _BITMAP: Final = re.compile(r"0b([01x_]{1,64})")
 
 _BITS: Final = (
     (0x1, 0x0, "ecx", 28, AVX), (0x7, 0x0, "ebx", 14, MPX), (0x7, 0x0, "ebx", 16, AVX512), (0x7, 0x0, "ecx", 3, PKRU),
-    (0x7, 0x0, "edx", 24, XTILE), (0xD, 0x0, "eax", 2, AVX), (0xD, 0x0, "eax", 3, MPX), (0xD, 0x0, "eax", 4, MPX),
-    (0xD, 0x0, "eax", 5, AVX512), (0xD, 0x0, "eax", 6, AVX512), (0xD, 0x0, "eax", 7, AVX512),
-    (0xD, 0x0, "eax", 9, PKRU), (0xD, 0x0, "eax", 17, XTILE), (0xD, 0x0, "eax", 18, XTILE),
+    (0x7, 0x0, "ecx", 7, CET_S), (0x7, 0x0, "edx", 19, LBR), (0x7, 0x0, "edx", 24, XTILE), (0xD, 0x0, "eax", 2, AVX),
+    (0xD, 0x0, "eax", 3, MPX), (0xD, 0x0, "eax", 4, MPX), (0xD, 0x0, "eax", 5, AVX512), (0xD, 0x0, "eax", 6, AVX512),
+    (0xD, 0x0, "eax", 7, AVX512), (0xD, 0x0, "eax", 9, PKRU), (0xD, 0x0, "eax", 17, XTILE),
+    (0xD, 0x0, "eax", 18, XTILE), (0xD, 0x1, "eax", 3, SUPERVISOR), (0xD, 0x1, "ecx", 11, CET_U),
+    (0xD, 0x1, "ecx", 12, CET_S), (0xD, 0x1, "ecx", 15, LBR),
 )  # fmt: skip
 """Leaf, subleaf, register and bit of CPUID without which a guest does not have components (Intel SDM vol. 2, CPUID)."""
 
@@ -80,20 +113,23 @@ def components(model: str) -> int:
     if base not in MODELS:
         raise unknown("CPU model", name, MODELS)
     found = MODELS[base]
+    has = {*_WITHOUT, *(feature for feature, mask in FEATURES.items() if not mask & ~found)}
+    version = _VERSION.search(name)
+    if version and base in CET_SINCE and int(version[1]) >= CET_SINCE[base]:
+        has |= {"cet-ss", "cet-ibt"}
     for change in changes:
         if _changes_nothing(change):
             continue
         match = _CHANGE.fullmatch(change)
         feature = match[2].replace("_", "-") if match else ""
-        if match is None or feature not in (*FEATURES, XSAVE):
+        if match is None or feature not in (*FEATURES, *_WITHOUT):
             raise unknown("feature of a CPU model", change.lstrip("+-").partition("=")[0], FEATURES)
         if bool(match[1]) == bool(match[3]):
             raise InputError(f"CPU model: found {change!r} (allowed: +{match[2]}, -{match[2]}, {match[2]}=on or =off)")
-        there = "+" in match[1] or match[3] == "on"
-        if feature == XSAVE:
-            found = found if there else found & _OLD
-        else:
-            found = found | FEATURES[feature] if there else found & ~FEATURES[feature]
+        has = has | {feature} if "+" in match[1] or match[3] == "on" else has - {feature}
+    found = found & ~_OF_FEATURES | _together(has - _WITHOUT.keys())
+    for feature in _WITHOUT.keys() - has:
+        found &= _WITHOUT[feature]
     if found & AVX512 and not found & AVX:
         raise InputError(f"CPU model {model!r}: avx512f without avx (allowed: both, or neither)")
     return found
@@ -145,7 +181,7 @@ def of_domain(path: str) -> str:
     changes = []
     for match in _FEATURE.finditer(inner):
         said = dict(_ATTRIBUTE.findall(match[1]))
-        if said.get("name") in (*FEATURES, XSAVE):
+        if said.get("name") in (*FEATURES, *_WITHOUT):
             changes.append(("-" if said.get("policy") in ("disable", "forbid") else "+") + said["name"])
     return ",".join([name, *changes])
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sim.errors import InputError
 from sim.kernel.config import Config
-from sim.xsave.components import PKRU, XTILE, XTILEDATA
+from sim.xsave.components import PKRU, SUPERVISOR, XTILE, XTILEDATA
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,8 @@ class GuestChoice:
     ``xss`` are the bits of IA32_XSS that it may have, where it has CET or another carried xfeature at all.  ``pku``
     False: its CPUID has no PKU, so that it has neither XCR0[9] nor CR4.PKE.  ``vpmu`` False: its CPUID has no
     performance counters, so that KVM leaves them alone (kvm_vcpu_has_mediated_pmu()).  ``components`` are those of its
-    CPU model: of what the host offers, it has these and no others in XCR0, as QEMU leaves out what the host lacks.
+    CPU model: of what the host offers, it has these and no others in XCR0 and IA32_XSS, as QEMU leaves out what the
+    host lacks.
     """
 
     xcr0: int | None = None
@@ -35,11 +36,15 @@ AS_ALL = GuestChoice()
 
 @dataclass(frozen=True, slots=True)
 class GuestFeatures:
-    """A guest's XCR0 and IA32_XSS, whether it sets CR4.PKE, and the features and size in bytes of its fpstate."""
+    """A guest's XCR0 and IA32_XSS, whether it sets CR4.PKE, and the features and size in bytes of its fpstate.
+
+    ``lacks`` are the supervisor components that its CPU model lacks: it has their MSRs under no strategy.
+    """
 
     xcr0: int
     xss: int
     pku: bool
+    lacks: int
     xfeatures: int
     fpstate_size: int
 
@@ -53,8 +58,9 @@ def features(config: Config, choice: GuestChoice = AS_ALL) -> GuestFeatures:
     xfeatures = config.guest_default | (XTILEDATA & config.masks.max_features if amx else 0)
     return GuestFeatures(
         xcr0=xcr0,
-        xss=config.guest_xss if choice.xss is None else config.guest_xss & choice.xss,
+        xss=_offered_xss(config, choice) & (-1 if choice.xss is None else choice.xss),
         pku=bool(xcr0 & PKRU) if choice.pku is None else choice.pku,
+        lacks=_lacks(choice),
         xfeatures=xfeatures,
         fpstate_size=config.cpu.compacted(xfeatures).size,
     )
@@ -74,8 +80,17 @@ def problems(config: Config, choice: GuestChoice) -> Iterator[tuple[str, str]]:
             yield "xcr0", f"found {xcr0:#x} with AMX (bits 17 and 18), which needs amx = true"
         elif xcr0 & PKRU and choice.pku is False:
             yield "xcr0", f"found {xcr0:#x} with PKRU (bit 9) beside pku = false"
-    if choice.xss is not None and config.guest_has_cet and choice.xss & ~config.guest_xss:
-        yield "xss", f"found {choice.xss:#x}; allowed: bits of {config.guest_xss:#x}, which these guests are offered"
+    offered_xss = _offered_xss(config, choice)
+    if choice.xss is not None and config.guest_has_cet and choice.xss & ~offered_xss:
+        yield "xss", f"found {choice.xss:#x}; allowed: bits of {offered_xss:#x}, which these guests are offered"
+
+
+def _lacks(choice: GuestChoice) -> int:
+    return 0 if choice.components is None else SUPERVISOR & ~choice.components
+
+
+def _offered_xss(config: Config, choice: GuestChoice) -> int:
+    return config.guest_xss & ~_lacks(choice)
 
 
 def _amx(config: Config, choice: GuestChoice) -> bool:

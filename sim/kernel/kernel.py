@@ -196,7 +196,8 @@ class Kernel:
         fpstate = Fpstate(area, offered.xfeatures, 0, offered.fpstate_size, context, is_guest=True)
         vcpu = Vcpu(context.id, task, fpstate, context)
         task.vcpu = vcpu
-        vcpu.has_cet = config.guest_has_cet
+        vcpu.lacks = offered.lacks
+        vcpu.has_cet = config.guest_has_cet and not offered.lacks & CET_S
         vcpu.xcr0 = offered.xcr0
         vcpu.xss = offered.xss
         vcpu.has_vpmu = choice.vpmu
@@ -223,9 +224,14 @@ class Kernel:
         return self.pku and bool(vcpu.xcr0 & PKRU or vcpu.cr4_pke)
 
     def guest_has_carried(self, vcpu: Vcpu) -> bool:
-        """Whether this guest has the carried state: CET_S comes with CET, a user component with XCR0, others always."""
+        """Whether this guest has the carried state: CET_S comes with CET, a user component with XCR0, others always.
+
+        A guest has no supervisor component that its CPU model lacks.
+        """
         if self.carried_mask & USER:
             return bool(vcpu.xcr0 & self.carried_mask)
+        if self.carried_mask & vcpu.lacks:
+            return False
         return vcpu.has_cet or self.carried_mask != CET_S
 
     def carried_value(self, cpu: Cpu, index: int) -> int:

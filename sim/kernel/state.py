@@ -182,6 +182,7 @@ class Vcpu:
         "has_vpmu",
         "host_pkru",
         "id",
+        "lacks",
         "name",
         "needs_ibpb",
         "pkru",
@@ -201,6 +202,7 @@ class Vcpu:
         self.fpstate = fpstate
         self.context = context
         self.has_cet = False
+        self.lacks = 0
         self.has_host_spec_ctrl = True
         self.has_vpmu = True
         self.needs_ibpb = False

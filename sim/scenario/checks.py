@@ -273,6 +273,11 @@ def _shadow_stacks(where: str, guest: Guest, scenario: Scenario) -> Iterator[Pro
         return
     if not scenario.kernel.guest_cet:
         yield f"{where}.shadow_stacks", f"found {guest.shadow_stacks!r}, which needs kernel.guest_cet = true"
+    if guest.cpu_model is not None and not components(guest.cpu_model) & CET_S:
+        yield (
+            f"{where}.shadow_stacks",
+            f"found {guest.shadow_stacks!r}, and cpu_model {guest.cpu_model!r} has no cet-ss",
+        )
     if guest.shadow_stacks == "rewritten":
         for path, xss in ((f"{where}.xss", guest.xss), ("kernel.guest_xss", scenario.kernel.guest_xss)):
             if xss is not None and not xss & CET_S:

@@ -161,9 +161,10 @@ class Guest(Section):
     cpu_model: CpuModel | None = Field(
         None,
         description="their CPU model, as QEMU and libvirt call it, with features added or taken away: Skylake-Server, "
-        "EPYC-Milan-v2,-pku (avx, mpx, avx512f, pku, amx-tile); or a file: a CPU template of Firecracker or what "
-        "QEMU's query-cpu-model-expansion answers (.json), a domain or capabilities of libvirt (.xml). XCR0 has its "
-        "components, as far as the host has them; absent: all that KVM offers",
+        "EPYC-Milan-v2,-pku, SapphireRapids-v5 (avx, mpx, avx512f, pku, amx-tile, cet-ss, cet-ibt, arch-lbr); or a "
+        "file: a CPU template of Firecracker or what QEMU's query-cpu-model-expansion answers (.json), a domain or "
+        "capabilities of libvirt (.xml). XCR0 and IA32_XSS have its components, as far as the kernel's KVM offers "
+        "them; absent: all of those",
     )
     xcr0: Mask | None = Field(
         None,
