@@ -116,7 +116,7 @@ def test_mitigations_are_all_that_differs_with_and_without_them():
         for each in (True, False)
     )
     assert {op.operation for op in (on - off)} == {
-        "IBPB", "RDMSR(SPEC_CTRL)", "WRMSR(SPEC_CTRL)", "RSB fill", "VERW",
+        "IBPB", "RDMSR(SPEC_CTRL)", "WRMSR(SPEC_CTRL)", "RSB fill", "VERW", "L1D flush",
     }  # fmt: skip
     assert off - on == Counter()
 
@@ -251,3 +251,51 @@ def test_what_no_kernel_does_yet_is_said(option, value):
 def test_a_place_that_a_series_does_not_have_is_refused(changes, says):
     with pytest.raises(InputError, match=says):
         boot(replace(EMR, **changes))
+
+
+# The conditional L1D flush against L1TF: Skylake-SP, of the CPUs that are shipped.
+
+
+def flushes(flow: str, **settings: object) -> list[str]:
+    """In which steps of a flow L1D is flushed."""
+    run = flows.run(flow, Settings(**{"cpu": "skylake-sp", "kernel": "v6.18", "strategy": "no-cet", **settings}))
+    return [
+        step.name for step in run.steps for _, event in step.events if getattr(event, "operation", "") == "L1D flush"
+    ]
+
+
+@pytest.mark.parametrize("kernel", ["v6.6", "v6.18", "v7.3"])
+def test_l1d_is_flushed_at_the_first_entry_after_a_vcpu_load_and_not_after_an_exit_that_kvm_handles(kernel):
+    assert flushes("in-kernel-exit", kernel=kernel) == []
+    assert flushes("userspace-exit", kernel=kernel) == ["V enters the guest"]
+    assert flushes("preempt", kernel=kernel) == ["V enters the guest"]
+    assert len(flushes("vcpu-switch", kernel=kernel)) == 2
+
+
+def test_an_external_interrupt_or_a_page_fault_makes_the_next_entry_flush_l1d_once():
+    kernel = Kernel(boot(Settings(cpu="skylake-sp", strategy="no-cet")))
+    (cpu,) = kernel.cpus
+    process.schedule(kernel, cpu, kernel.new_vcpu("V").task)
+    for step in (kvm.kvm_run, kvm.kvm_load_guest_fpu, kvm.kvm_run_entry, kvm.vcpu_enter_guest):
+        step(kernel, cpu)
+    seen = []
+    for reason in ("cpuid", "external-interrupt", "cpuid", "ept-violation", "ept-misconfig", "msr-write"):
+        before = cpu.ledger.count("L1D flush")
+        kvm.vm_exit(kernel, cpu, reason)
+        kvm.vcpu_enter_guest(kernel, cpu)
+        seen.append(cpu.ledger.count("L1D flush") - before)
+    assert seen == [0, 1, 0, 1, 1, 0]
+
+
+def test_l1d_is_flushed_before_the_guests_spec_ctrl_and_the_entry():
+    run = flows.run("userspace-exit", Settings(cpu="skylake-sp", kernel="v6.18", strategy="no-cet"))
+    order = [op.operation for op in run.operations]
+    assert order[order.index("L1D flush") :] == ["L1D flush", "VERW", "VM entry"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mitigations": False}, {"mitigations": ("verw",)}, {"cpu": "cascade-lake"}, {"cpu": "zen3"}]
+)
+def test_without_the_mitigation_or_the_bug_l1d_is_never_flushed(settings):
+    assert flushes("vcpu-switch", **settings) == []
+    assert len(flushes("vcpu-switch", mitigations=("l1d-flush",))) == 2

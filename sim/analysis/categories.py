@@ -39,8 +39,8 @@ _BY_OPERATION: Final = {
         (
             op.VMENTRY, op.VMEXIT, op.VMLOAD, op.VMSAVE, op.VMPTRLD, op.VMCLEAR, op.KVM_RUN, op.XSETBV, op.IBPB,
             op.RDMSR_KERNEL_GS_BASE, op.WRMSR_KERNEL_GS_BASE, op.RDMSR_SPEC_CTRL, op.WRMSR_SPEC_CTRL, op.VERW,
-            op.RSB_FILL, op.RSB_ONE_CALL, op.BHB_CLEAR, op.BHB_LONG_CLEAR, op.UNTRAIN_RET, op.RDPMC, op.VMREAD,
-            op.PERF_CONTEXT, op.VPMU_SAMPLE,
+            op.RSB_FILL, op.RSB_ONE_CALL, op.BHB_CLEAR, op.BHB_LONG_CLEAR, op.UNTRAIN_RET, op.L1D_FLUSH, op.RDPMC,
+            op.VMREAD, op.PERF_CONTEXT, op.VPMU_SAMPLE,
         ),
         VIRTUALISATION,
     ),

@@ -61,7 +61,7 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
               help="rdmsr-wrmsr, wrmsrns or msr-list, for strategies that copy MSRs.")  # fmt: skip
 @click.option("--no-mitigations", is_flag=True, help="None at VM entry and exit, vCPU switch and return to user mode.")
 @click.option("--mitigations", "kinds", metavar="KINDS", help="Only these, such as spec-ctrl,verw: ibpb, vmscape, "
-              "spec-ctrl, verw, rsb, bhb, unret.")  # fmt: skip
+              "spec-ctrl, verw, rsb, bhb, unret, l1d-flush.")  # fmt: skip
 @click.option("--vpmu", default="none", show_default=True, metavar="HOW", help="none, emulated or mediated.")
 @click.option("--no-init-optimisation", is_flag=True, help="A CPU whose XINUSE is always 1.")
 @click.option("--no-modified-optimisation", is_flag=True, help="A CPU whose XMODIFIED is always 1.")

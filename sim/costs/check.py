@@ -27,7 +27,7 @@ PLAIN: Final = (
     op.RESTORE_SKIPPED, op.RDPKRU, op.WRPKRU, op.XSETBV, op.IBPB, op.LDMXCSR, op.XGETBV1, op.FWAIT, op.TILERELEASE,
     op.VMPTRLD, op.VMCLEAR, op.IPI, op.VMLOAD, op.VMSAVE, op.VMENTRY, op.VMEXIT, op.CONTEXT_SWITCH, op.KVM_RUN,
     op.RDPMC, op.VMREAD, op.PERF_CONTEXT, op.VPMU_SAMPLE, op.TEST_XCR0,
-    op.VERW, op.RSB_FILL, op.RSB_ONE_CALL, op.BHB_CLEAR, op.BHB_LONG_CLEAR, op.UNTRAIN_RET,
+    op.VERW, op.RSB_FILL, op.RSB_ONE_CALL, op.BHB_CLEAR, op.BHB_LONG_CLEAR, op.UNTRAIN_RET, op.L1D_FLUSH,
 )  # fmt: skip
 HANDLER: Final = re.compile(r"exit handler\(([a-z-]+|\*)\)")
 """KVM's software for an exit that leaves the fastpath loop, by the reason: the way to the handler, and the handler."""

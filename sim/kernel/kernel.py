@@ -104,6 +104,7 @@ class Kernel:
         on = mitigations.features(config.cpu, config.version, config.mitigations)
         self.mitigations_at_entry = mitigations.operations(on, mitigations.AT_ENTRY)
         self.mitigations_at_exit = mitigations.operations(on, mitigations.AT_EXIT)
+        self.flushes_l1d = "l1d-flush" in config.mitigations and mitigations.L1TF in config.cpu.bugs
         self.host_spec_ctrl = config.vendor == "vmx" and bool(on & {"IBRS_ENHANCED", "KERNEL_IBRS"})
         self.writes_spec_ctrl_at_exit = "KERNEL_IBRS" in on
 

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from sim.kernel import carriers, fpu, svm, vmx, vpmu
 from sim.kernel.kernel import IllegalFlow, Kernel
+from sim.kernel.mitigations import UNSAFE_EXITS
 from sim.kernel.operations import (
     GUEST_ENTRY,
     GUEST_EXIT,
@@ -74,6 +75,7 @@ def kvm_arch_vcpu_load(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
             else:
                 cpu.record((cpu.current.kind, VCPU_LOAD, IBPB))
         cpu.last_vcpu = vcpu
+    vcpu.l1tf_flush_l1d = k.flushes_l1d
     if k.pku:
         cpu.record((cpu.current.kind, VCPU_LOAD, RDPKRU))
         vcpu.host_pkru = cpu.unit.pkru
@@ -192,6 +194,8 @@ def vm_exit(k: Kernel, cpu: Cpu, reason: str, exit_request: bool = False) -> boo
     if reason in k.fastpath and not exit_request:
         _vcpu_run_entry(k, cpu, vcpu)
         return True
+    if k.flushes_l1d and reason in UNSAFE_EXITS:
+        vcpu.l1tf_flush_l1d = True
     k.run_hooks("loop_exit", cpu, vcpu)
     if not k.swaps_in_vcpu_run:
         kvm_load_host_pkru(k, cpu, vcpu)

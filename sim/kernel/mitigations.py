@@ -13,10 +13,10 @@ from sim.kernel.operations import BHB_CLEAR, RSB_FILL, RSB_ONE_CALL, UNTRAIN_RET
 from sim.kernel.versions import KernelVersion
 from sim.xsave.profiles import CpuProfile
 
-MitigationKind = Literal["ibpb", "vmscape", "spec-ctrl", "verw", "rsb", "bhb", "unret"]
+MitigationKind = Literal["ibpb", "vmscape", "spec-ctrl", "verw", "rsb", "bhb", "unret", "l1d-flush"]
 """ibpb: at a vCPU switch.  vmscape: an IBPB at return to user mode after a guest.  spec-ctrl: IA32_SPEC_CTRL of host
 and guest.  verw: clears CPU buffers before each VM entry.  rsb, bhb, unret: what makes the return predictor and
-the branch history safe after each VM exit."""
+the branch history safe after each VM exit.  l1d-flush: clears L1D before a VM entry that follows something unsafe."""
 
 VmscapeBy = Literal["ibpb", "bhb-clear"]
 """What runs at return to user mode after a guest: an IBPB, as up to v7.3; or the long BHB clearing loop, where eIBRS
@@ -33,6 +33,13 @@ VMSCAPE_SERIES_SINCE: Final = (6, 18)
 
 LONG_CLEAR_ON: Final = "BHI_DIS_S"
 """The feature of Alder Lake and later for which the series has the long loop; older CPUs and AMD's keep the IBPB."""
+
+L1TF: Final = "L1TF"
+"""The bug for which KVM flushes L1D (vmentry_l1d_flush = cond, the default)."""
+UNSAFE_EXITS: Final = frozenset(("external-interrupt", "ept-violation", "ept-misconfig"))
+"""VM exits after which the next entry flushes: interrupt handlers set the CPU's flag, kvm_handle_page_fault() and
+x86_emulate_instruction() the vCPU's, as kvm_arch_vcpu_load() does (arch/x86/kvm/x86.c, mmu.c, vmx/vmx.c
+vmx_l1d_flush(), v6.18 and the patch that makes one flag of the two, 13 Oct 2025; in v6.6 vcpu_run() sets it)."""
 
 KINDS: Final[tuple[MitigationKind, ...]] = get_args(MitigationKind)
 

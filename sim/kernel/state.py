@@ -182,6 +182,7 @@ class Vcpu:
         "has_vpmu",
         "host_pkru",
         "id",
+        "l1tf_flush_l1d",
         "lacks",
         "name",
         "needs_ibpb",
@@ -205,6 +206,7 @@ class Vcpu:
         self.lacks = 0
         self.has_host_spec_ctrl = True
         self.has_vpmu = True
+        self.l1tf_flush_l1d = False
         self.needs_ibpb = False
         self.xcr0 = 0
         self.xss = 0

@@ -12,6 +12,7 @@ from sim.kernel.operations import (
     GUEST_ENTRY,
     IBPB,
     IPI,
+    L1D_FLUSH,
     MITIGATION,
     RDMSR_KERNEL_GS_BASE,
     RDMSR_SPEC_CTRL,
@@ -72,9 +73,12 @@ def prepare_switch_to_host(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
 
 
 def vm_entry(k: Kernel, cpu: Cpu) -> None:
-    """IA32_SPEC_CTRL if the guest's value differs, VERW where it is needed, and VMLAUNCH or VMRESUME."""
+    """The L1D flush if it is due, IA32_SPEC_CTRL if the guest's value differs, VERW where needed, and the entry."""
     vcpu = cpu.current.vcpu
     assert vcpu is not None
+    if vcpu.l1tf_flush_l1d:
+        vcpu.l1tf_flush_l1d = False
+        cpu.record((cpu.current.kind, MITIGATION, L1D_FLUSH))
     if k.host_spec_ctrl and not vcpu.has_host_spec_ctrl:
         cpu.record((cpu.current.kind, MITIGATION, WRMSR_SPEC_CTRL))
     for operation in k.mitigations_at_entry:

@@ -1,7 +1,8 @@
 """Families of CPUs by CPUID's signature: their names, and what Linux holds of them.
 
 Names: Linux v6.19, arch/x86/include/asm/intel-family.h, and arch/x86/kernel/cpu/amd.c, bsp_init_amd().  VMSCAPE:
-cpu_vuln_blacklist[] of arch/x86/kernel/cpu/common.c, there.
+cpu_vuln_blacklist[] of arch/x86/kernel/cpu/common.c, there.  L1TF: the cores of Intel before those whose
+IA32_ARCH_CAPABILITIES has RDCL_NO, which is no part of CPUID and recalled.
 """
 
 from collections.abc import Sequence
@@ -19,22 +20,28 @@ class Family:
     name: str
     like: str
     vmscape: bool = True
+    l1tf: bool = False
     steppings: Sequence[int] = range(16)
+
+    @property
+    def bugs(self) -> tuple[str, ...]:
+        """X86_BUG_* that the model asks for, as a profile has them."""
+        return ("VMSCAPE",) * self.vmscape + ("L1TF",) * self.l1tf
 
 
 INTEL, AMD, HYGON = "GenuineIntel", "AuthenticAMD", "HygonGenuine"
 
 FAMILIES: Final = (
-    Family(INTEL, 6, (0x17, 0x1D), "Penryn", "", vmscape=False),
-    Family(INTEL, 6, (0x2A, 0x2D), "Sandy Bridge", ""),
-    Family(INTEL, 6, (0x3A, 0x3E), "Ivy Bridge", ""),
-    Family(INTEL, 6, (0x3C, 0x3F, 0x45, 0x46), "Haswell", ""),
-    Family(INTEL, 6, (0x3D, 0x47, 0x4F, 0x56), "Broadwell", ""),
-    Family(INTEL, 6, (0x4E, 0x5E), "Skylake", "skylake-sp"),
-    Family(INTEL, 6, (0x55,), "Skylake-SP", "skylake-sp", steppings=range(5)),
+    Family(INTEL, 6, (0x17, 0x1D), "Penryn", "", vmscape=False, l1tf=True),
+    Family(INTEL, 6, (0x2A, 0x2D), "Sandy Bridge", "", l1tf=True),
+    Family(INTEL, 6, (0x3A, 0x3E), "Ivy Bridge", "", l1tf=True),
+    Family(INTEL, 6, (0x3C, 0x3F, 0x45, 0x46), "Haswell", "", l1tf=True),
+    Family(INTEL, 6, (0x3D, 0x47, 0x4F, 0x56), "Broadwell", "", l1tf=True),
+    Family(INTEL, 6, (0x4E, 0x5E), "Skylake", "skylake-sp", l1tf=True),
+    Family(INTEL, 6, (0x55,), "Skylake-SP", "skylake-sp", l1tf=True, steppings=range(5)),
     Family(INTEL, 6, (0x55,), "Cascade Lake", "cascade-lake", steppings=range(5, 10)),
     Family(INTEL, 6, (0x55,), "Cooper Lake", "cascade-lake", steppings=range(10, 16)),
-    Family(INTEL, 6, (0x8E, 0x9E), "Kaby Lake", "skylake-sp"),
+    Family(INTEL, 6, (0x8E, 0x9E), "Kaby Lake", "skylake-sp", l1tf=True),
     Family(INTEL, 6, (0xA5, 0xA6), "Comet Lake", "skylake-sp"),
     Family(INTEL, 6, (0x66,), "Cannon Lake", "skylake-sp"),
     Family(INTEL, 6, (0x6A, 0x6C), "Ice Lake-SP", "ice-lake-sp", vmscape=False),

@@ -62,7 +62,7 @@ def document(found: Dump, source: str) -> dict[str, Any]:
         "title": _title(found, known, signature, source),
         "vendor": vendor,
         **({} if tsc_hz is None else {"tsc_hz": tsc_hz}),
-        "bugs": ["VMSCAPE"] if known is not None and known.vmscape and not in_guest else [],
+        "bugs": list(known.bugs) if known is not None and not in_guest else [],
         "mitigations": list(shipped(like)["mitigations"]) if known is not None and known.like and not in_guest else [],
         "source": f"{source}, as {found.printed_by} prints it",
         "notes": notes,

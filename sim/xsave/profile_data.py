@@ -49,7 +49,7 @@ NOTHING: Final = (0, 0, 0, 0)
 """Registers of a sub-leaf that a CPU lacks."""
 
 VENDORS: Final = ("intel", "amd")
-BUGS: Final = ("VMSCAPE",)
+BUGS: Final = ("VMSCAPE", "L1TF")
 MITIGATIONS: Final = (
     "IBRS_ENHANCED", "KERNEL_IBRS", "RSB_VMEXIT", "RSB_VMEXIT_LITE", "CLEAR_BHB_VMEXIT", "CLEAR_CPU_BUF_VM",
     "CLEAR_CPU_BUF_VM by RFDS", "CLEAR_CPU_BUF_VM by TSA", "UNRET", "BHI_DIS_S",
