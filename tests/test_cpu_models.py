@@ -61,7 +61,7 @@ T2 = {
         ("SapphireRapids-v5,-cet-ss", 0x60AE7), ("SapphireRapids-v5,-cet-ss,-cet-ibt", 0x602E7),
         ("EPYC-Genoa,+cet-ss", 0x1AE7), ("EPYC,+cet-ibt", 0x807), ("Icelake-Server,+arch-lbr", 0x82E7),
         ("SapphireRapids-v5,xsaves=off", 0x602E7), ("SapphireRapids-v5,-xsave", 0x3),
-        ("SapphireRapids-v5,-xsaves,+xsaves", 0x61AE7),
+        ("SapphireRapids-v5,-xsaves,+xsaves", 0x61AE7), ("SapphireRapids,-xfd", 0x2E7), ("EPYC,+xfd", 0x7),
     ],
 )  # fmt: skip
 def test_a_model_has_the_components_of_its_features(model, mask):
@@ -169,9 +169,10 @@ def test_a_model_with_less_than_the_host_makes_kvm_run_xsetbv(tmp_path):
         ("0xd", "0x1", "ecx", 11, "host,-cet-ss,-cet-ibt"),
         ("0x7", "0x0", "edx", 19, "host,-arch-lbr"),
         ("0xd", "0x1", "eax", 3, "host,-cet-ss,-cet-ibt,-arch-lbr"),
+        ("0xd", "0x1", "eax", 4, "host,-amx-tile"),
     ],
 )
-def test_a_template_takes_supervisor_components_away(leaf, subleaf, register, bit, model, tmp_path):
+def test_a_template_takes_components_away_by_each_bit(leaf, subleaf, register, bit, model, tmp_path):
     bitmap = "0b" + "".join("0" if each == bit else "x" for each in reversed(range(32)))
     modifiers = [{"register": register, "bitmap": bitmap}]
     template = {"cpuid_modifiers": [{"leaf": leaf, "subleaf": subleaf, "flags": 0, "modifiers": modifiers}]}

@@ -53,8 +53,11 @@ _OF_FEATURES: Final = _together(FEATURES)
 HOST: Final = "host"
 _ALL: Final = FP | SSE | AVX | MPX | AVX512 | PKRU | XTILE | SUPERVISOR
 _OLD: Final = FP | SSE
-_WITHOUT: Final = {"xsave": _OLD, "xsaves": _ALL & ~SUPERVISOR}
-"""What a guest has left without a feature: without XSAVE the components of FXSAVE alone, without XSAVES no IA32_XSS."""
+_WITHOUT: Final = {"xsave": _OLD, "xsaves": _ALL & ~SUPERVISOR, "xfd": _ALL & ~XTILE}
+"""What a guest has left without a feature: without XSAVE the components of FXSAVE alone, without XSAVES no IA32_XSS.
+
+Without XFD a Linux leaves AMX off (v5.16 on, ``fpu__init_system_xstate``).
+"""
 _SERVER: Final = _OLD | AVX | AVX512 | PKRU
 
 _NAMES: Final = (
@@ -97,8 +100,8 @@ _BITS: Final = (
     (0x7, 0x0, "ecx", 7, CET_S), (0x7, 0x0, "edx", 19, LBR), (0x7, 0x0, "edx", 24, XTILE), (0xD, 0x0, "eax", 2, AVX),
     (0xD, 0x0, "eax", 3, MPX), (0xD, 0x0, "eax", 4, MPX), (0xD, 0x0, "eax", 5, AVX512), (0xD, 0x0, "eax", 6, AVX512),
     (0xD, 0x0, "eax", 7, AVX512), (0xD, 0x0, "eax", 9, PKRU), (0xD, 0x0, "eax", 17, XTILE),
-    (0xD, 0x0, "eax", 18, XTILE), (0xD, 0x1, "eax", 3, SUPERVISOR), (0xD, 0x1, "ecx", 11, CET_U),
-    (0xD, 0x1, "ecx", 12, CET_S), (0xD, 0x1, "ecx", 15, LBR),
+    (0xD, 0x0, "eax", 18, XTILE), (0xD, 0x1, "eax", 3, SUPERVISOR), (0xD, 0x1, "eax", 4, XTILE),
+    (0xD, 0x1, "ecx", 11, CET_U), (0xD, 0x1, "ecx", 12, CET_S), (0xD, 0x1, "ecx", 15, LBR),
 )  # fmt: skip
 """Leaf, subleaf, register and bit of CPUID without which a guest does not have components (Intel SDM vol. 2, CPUID)."""
 
@@ -141,7 +144,7 @@ def _changes_nothing(change: str) -> bool:
     if match is None:
         return False
     name = match[1].replace("_", "-")
-    if name in FEATURES:
+    if name in FEATURES or name in _WITHOUT:
         return False
     if name.startswith(_LIKE_THOSE):
         return _WITHOUT_COMPONENT.fullmatch(name) is not None
