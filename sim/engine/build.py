@@ -17,11 +17,12 @@ from sim.host.directed_yield import FORCED_EVERY_S
 from sim.host.eevdf import EevdfRunQueue
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
 from sim.host.exits import ExitKind, ExitStream
+from sim.host.fork_thread import ForkThread
 from sim.host.guest_lock import LockingVcpu
 from sim.host.host import TIMER, Host
 from sim.host.hrtick import LEAST_S, SLACK_S
 from sim.host.streams import LARGEST_BLOCK, Draws, Instants
-from sim.host.thread import ComputeThread, ForkThread, KernelThread, PipeThread, Thread
+from sim.host.thread import ComputeThread, KernelThread, PipeThread, Thread
 from sim.host.vcpu import VcpuThread
 from sim.kernel.state import TASK_KINDS
 from sim.kernel.walker import Walker

@@ -3,6 +3,7 @@
 Source: virt/kvm/kvm_main.c kvm_vcpu_halt(), kvm_vcpu_kick(); drivers/cpuidle/governors/haltpoll.c; Linux v6.18.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.host.events import Work
@@ -11,6 +12,7 @@ from sim.host.guest_span import GUEST, GuestSpan
 from sim.host.halt_polling import GuestPolling, HaltPolling
 from sim.host.preemption import KERNEL, POLLS, TO_USER
 from sim.host.streams import Draws
+from sim.host.waiting import Waits
 
 if TYPE_CHECKING:
     from sim.host.cpu import HostCpu
@@ -31,15 +33,19 @@ PLACES: Final = {
 class Requests:
     """When a guest has something to do: ``demand`` of guest CPU time a request; None: always.
 
-    They come ``arrivals`` apart in wall time (open) or ``sleeps`` after HLT (closed).
+    They come ``arrivals`` apart in wall time (open) or ``sleeps`` after HLT (closed), or ``waits`` says that a thread
+    sends them.
     """
 
-    __slots__ = ("arrivals", "demand", "sleeps")
+    __slots__ = ("arrivals", "demand", "sleeps", "waits")
 
-    def __init__(self, demand: Draws | None, arrivals: Draws | None, sleeps: Draws | None) -> None:
+    def __init__(
+        self, demand: Draws | None, arrivals: Draws | None, sleeps: Draws | None, waits: Waits | None = None
+    ) -> None:
         self.demand = demand
         self.arrivals = arrivals
         self.sleeps = sleeps
+        self.waits = waits
 
 
 class HaltingVcpu(GuestSpan):
@@ -51,7 +57,7 @@ class HaltingVcpu(GuestSpan):
 
     __slots__ = (
         "_armed", "_guest_flow", "_guest_polling", "_halted_at", "_ipi_pending", "_poll_over", "_polling",
-        "_polls_until", "_posted_interrupts", "_requests", "_slept", "_vmm_flow", "_waiting",
+        "_polls_until", "_posted_interrupts", "_requests", "_slept", "_vmm_flow", "_wait", "_waiting",
     )  # fmt: skip
 
     def __init__(
@@ -66,7 +72,7 @@ class HaltingVcpu(GuestSpan):
         self._guest_flow = self.flow
         self.kernel_flow = self._vmm_flow = vmm_flow
         self._slept = self._armed = self._ipi_pending = self._poll_over = False
-        self._waiting = 0
+        self._waiting = self._wait = 0
         self._halted_at = self._polls_until = 0
         self._does(VMM)
 
@@ -229,10 +235,33 @@ class HaltingVcpu(GuestSpan):
         return Work(0, self.host.wakeup_cycles(), self.wake_up) if self._deliver() else None
 
     def _arm_timer(self, cpu: "HostCpu") -> None:
-        """The guest is idle: its timer runs, if it did not yet."""
-        if self._requests.sleeps is not None and not self._armed:
+        """The guest is idle: its timer runs, or it waits for a thread, if it did not yet."""
+        if self._armed:
+            return
+        waits = self._requests.waits
+        if waits is not None and waits.waits.next():
+            self._armed = True
+            waits.queue.join(self)
+            if waits.at_most is not None:
+                self._wait += 1
+                cpu.host.after(waits.at_most, self._times_out(self._wait))
+        elif self._requests.sleeps is not None:
             self._armed = True
             cpu.host.after(self._requests.sleeps.next(), self._timer)
+
+    def _times_out(self, wait: int) -> Callable[[], None]:
+        def expires() -> None:
+            assert self._requests.waits is not None
+            if self._wait == wait and self._requests.waits.queue.leave(self):
+                self._timer()
+
+        return expires
+
+    def ends_wait(self, cpu: "HostCpu") -> bool:
+        """A thread on ``cpu`` sends what the guest waits for; True if the vCPU has to be woken up."""
+        self._armed = False
+        self._waiting += 1
+        return self._deliver()
 
     def _timer(self) -> None:
         """The guest's timer has expired."""

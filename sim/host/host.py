@@ -203,8 +203,10 @@ class Host:
         """``action`` in ``cycles`` from now."""
         Until(self.env, self.env.now + cycles, TIMER).callbacks.append(lambda event: action())
 
-    def wake_after(self, cycles: int, thread: Thread, *, at_tick: bool = False) -> None:
-        """A timer on the thread's CPU wakes it in ``cycles``.
+    def wake_after(
+        self, cycles: int, thread: Thread, *, at_tick: bool = False, still: Callable[[], bool] = lambda: True
+    ) -> None:
+        """A timer on the thread's CPU wakes it in ``cycles``, if ``still`` then says so: else it has been cancelled.
 
         ``at_tick``: one of the timer wheel, which expires at the first tick that is not before, in the softirq of that
         interrupt (run_local_timers(), kernel/time/timer.c, Linux v6.18).
@@ -213,6 +215,8 @@ class Host:
             cycles = thread.cpu.tick_after(self.env.now + cycles) - self.env.now
 
         def expires() -> None:
+            if not still():
+                return
             if self.counts_from_event:
                 thread.woken_at = self.env.now
             cpu = thread.cpu

@@ -1,6 +1,6 @@
 """From a case to a host with its CPUs, threads, guests and interrupts; nothing has run yet."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,6 +12,7 @@ from sim.host.directed_yield import FORCED_EVERY_S
 from sim.host.eevdf import EevdfRunQueue
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
 from sim.host.exits import EXTERNAL_INTERRUPT, ExitKind, ExitStream, Flags
+from sim.host.fork_thread import ForkThread
 from sim.host.guest_lock import GuestLock, LockingVcpu, Pausing
 from sim.host.guest_span import GuestUse
 from sim.host.halt_polling import GuestPolling, HaltPolling
@@ -26,8 +27,9 @@ from sim.host.round_robin import RoundRobinRunQueue
 from sim.host.runqueue import RunQueue
 from sim.host.schedule import Schedule
 from sim.host.streams import Draws, Instants, Sample, Streams, sampler
-from sim.host.thread import ComputeThread, ForkThread, KernelThread, Pipe, PipeThread, Thread
+from sim.host.thread import ComputeThread, KernelThread, Pipe, PipeThread, Thread
 from sim.host.vcpu import VcpuThread
+from sim.host.waiting import WaitQueue, Waits, Wakes
 from sim.host.weights import load_weight
 from sim.kernel.config import boot
 from sim.kernel.kernel import BufferLevel
@@ -40,6 +42,7 @@ from sim.scenario.distribution import Distribution
 from sim.scenario.run_schema import Component
 from sim.scenario.schema import Affinity, Exit, Guest, Interrupt, Lock
 from sim.scenario.schema import Thread as ThreadEntry
+from sim.scenario.schema import Waits as WaitsEntry
 
 
 def populate(
@@ -101,6 +104,7 @@ class _Builder:
         self.case = case
         self.streams = Streams(case.scenario.run.seed, replication)
         self.loads = [(1 << case.scenario.host.cpus) - 1]
+        self._queues: dict[str, WaitQueue] = {}
 
     def sampler(self, times: Distribution, *name: object, least: int = 0) -> Sample:
         """Draws many of ``times`` at once, from the stream ``name``."""
@@ -125,6 +129,24 @@ class _Builder:
             return lambda n: np.full(n, bool(share))
         rng = self.streams.generator(*name)
         return lambda n: rng.random(n) < share
+
+    def queue(self, entry: str) -> WaitQueue:
+        """The wait queue of the threads or vCPUs of an entry."""
+        return self._queues.setdefault(entry, WaitQueue())
+
+    def waits(self, waits: WaitsEntry | None, entry: str, *name: object) -> Waits | None:
+        """How those of ``entry`` wait, if they do."""
+        if waits is None:
+            return None
+        at_most = None if waits.at_most is None else self.case.cycles(waits.at_most)
+        return Waits(self.queue(entry), Draws(self.flags(waits.share, *name, "waits")), at_most)
+
+    def wakes(self, wakes: Mapping[str, float], *name: object) -> list[Wakes]:
+        """Whom a thread wakes."""
+        return [
+            Wakes(self.queue(entry), int(number), Draws(self.flags(number % 1, *name, "wakes", entry)))
+            for entry, number in wakes.items()
+        ]
 
     def mask(self, names: tuple[Component, ...]) -> int:
         """The components of these names."""
@@ -227,6 +249,7 @@ def _vcpu(
         build.optional(guest.demand, *own, "demand"),
         build.optional(guest.arrivals, *own, "arrivals"),
         build.optional(guest.sleep, *own, "sleep"),
+        build.waits(guest.waits, name[0], *own),
     )
     others = build.streams.generator(*own, "IPI targets")
     kind, of_lock = (VcpuThread, {}) if lock is None or guest.lock is None else (
@@ -364,6 +387,8 @@ def _thread(
         "components": build.mask(entry.fpu.components),
         "uses_fpu": Draws(build.flags(entry.fpu.share, *own, "fpu")),
         "at_ticks": entry.timer == "tick",
+        "waits": build.waits(entry.waits, str(name[0]), *own),
+        "wakes": build.wakes(entry.wakes, *own),
     }
     if pipe is not None:
         end = PipeThread(*place, pipe=pipe, **use)

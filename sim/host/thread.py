@@ -12,12 +12,13 @@ With full or lazy preemption a system call is a span, too, since it is preempted
 ``event`` is a process (``yield from``), because what it does to others must happen at the right time.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sim.host.preemption import KERNEL, TO_USER
 from sim.host.runqueue import Entity
 from sim.host.streams import Draws
+from sim.host.waiting import Waits, Wakes, wake
 from sim.kernel.state import Task
 from sim.kernel.walker import Walker
 
@@ -174,20 +175,26 @@ class Thread(Entity):
 class ComputeThread(Thread):
     """Bursts of computing, with the system calls of each, and sleep between them.
 
-    ``_then`` goes on after a system call that is a span.  ``_at_ticks``: sleeps end at ticks.
+    ``_then`` goes on after a system call that is a span.  ``_at_ticks``: sleeps end at ticks.  ``_waiting``: it is on
+    its wait queue, from the end of a burst until it is woken or the wait is over by itself; ``_wait`` counts waits.
     """
 
     __slots__ = (
-        "_at_ticks", "_bursts", "_components", "_left", "_sleeps", "_syscalls", "_then", "_uses_fpu", "_wrote",
+        "_at_ticks", "_bursts", "_components", "_left", "_sleeps", "_syscalls", "_then", "_uses_fpu", "_wait",
+        "_waiting", "_waits", "_wakes", "_wrote",
     )  # fmt: skip
 
     BURST: ClassVar = ("user", TO_USER)
     """The account of a burst, and its place."""
 
     def __init__(self, *place: Any, bursts: Draws, sleeps: Draws | None, syscalls: Draws, components: int,
-                 uses_fpu: Draws, at_ticks: bool) -> None:  # fmt: skip
+                 uses_fpu: Draws, at_ticks: bool, waits: Waits | None, wakes: Sequence[Wakes]) -> None:  # fmt: skip
         super().__init__(*place)
         self._at_ticks = at_ticks
+        self._waits = waits
+        self._wakes = wakes
+        self._waiting = False
+        self._wait = 0
         self.account, self.place = self.BURST
         self._bursts = bursts
         self._sleeps = sleeps
@@ -225,7 +232,7 @@ class ComputeThread(Thread):
         cpu.count_bursts += 1
         syscall = self._syscalls.next()
         self._begin_burst()
-        if self._sleeps is None and not syscall:
+        if not (syscall or self._wakes or self._sleeps is not None or self._waits is not None):
             self._writes(cpu)
             return True
         return (yield from self._syscall(cpu, syscall, self._sleep))
@@ -251,12 +258,56 @@ class ComputeThread(Thread):
         return (yield from then(cpu))
 
     def _sleep(self, cpu: "HostCpu") -> Steps:
-        """The end of the system call."""
+        """The end of the system call: it wakes others, being on its own wait queue already if it is going to wait."""
+        yield from cpu.sync()
+        joined = self._waits is not None and self._waits.waits.next()
+        if joined:
+            assert self._waits is not None
+            self._waiting = True
+            self._waits.queue.join(self)
+        then = self._waits_its_turn if joined else self._sleeps_its_time
+        if self._wakes and (yield from wake(cpu, self._wakes)):
+            return (yield from self._has_woken_somebody(cpu, then))
+        return (yield from then(cpu))
+
+    def _sleeps_its_time(self, cpu: "HostCpu") -> Steps:
         yield from cpu.sync()
         if self._sleeps is not None:
             self.host.wake_after(self._sleeps.next(), self, at_tick=self._at_ticks)
             cpu.block(self)
         return False
+
+    def _waits_its_turn(self, cpu: "HostCpu") -> Steps:
+        """schedule() between prepare_to_wait() and finish_wait(), unless it has been woken in between."""
+        yield from cpu.sync()
+        if self._waiting:
+            assert self._waits is not None
+            self._wait += 1
+            if self._waits.at_most is not None:
+                self.host.wake_after(self._waits.at_most, self, still=self._times_out(self._wait))
+            cpu.block(self)
+        return False
+
+    def _times_out(self, wait: int) -> Callable[[], bool]:
+        """Whether this wait is still going on when its time is over, which ends it."""
+
+        def still() -> bool:
+            assert self._waits is not None
+            if self._wait != wait or not self._waits.queue.leave(self):
+                return False
+            self._waiting = False
+            return True
+
+        return still
+
+    def ends_wait(self, cpu: "HostCpu") -> bool:
+        """Somebody has taken it from its queue; one that has not left its CPU yet goes on there without a wake-up."""
+        self._waiting = False
+        return self.blocked
+
+    def wake_up(self, cpu: "HostCpu") -> None:
+        """try_to_wake_up()."""
+        self.host.wake(self, cpu)
 
 
 class KernelThread(ComputeThread):
@@ -326,60 +377,4 @@ class PipeThread(ComputeThread):
             pipe.bytes[side] -= 1
         else:
             cpu.block(self)
-        return False
-
-
-class ForkThread(ComputeThread):
-    """A parent that forks a child every now and then; the child may exec, computes, and exits."""
-
-    __slots__ = ("_child", "_children", "_execs")
-
-    def __init__(self, *args: Any, execs: bool, **given: Any) -> None:
-        super().__init__(*args, **given)
-        self._execs = execs
-        self._children = 0
-        self.left = 0
-
-    def _burst_over(self, cpu: "HostCpu") -> Steps:
-        cpu.count_forks += 1
-        self._children += 1
-        number = cpu.schedule.number()
-        task: Task = cpu.passes(Walker.fork, number, f"{self.name}.{self._children}")
-        self._child = ChildThread(
-            self.host, task.name, number, task, self.weight, self.allowed, self.flow, bursts=self._bursts, sleeps=None,
-            syscalls=self._syscalls, components=self._components, uses_fpu=self._uses_fpu, execs=self._execs,
-            at_ticks=False,
-        )  # fmt: skip
-        self._wrote = True
-        self.left = 0
-        return (yield from self._syscall(cpu, self._syscalls.next(), self._forked))
-
-    def _forked(self, cpu: "HostCpu") -> Steps:
-        yield from cpu.sync()
-        self.host.start(self._child, cpu)
-        return (yield from self._has_woken_somebody(cpu, self._sleep))
-
-
-class ChildThread(ComputeThread):
-    """A child: one burst."""
-
-    __slots__ = ("_execs",)
-
-    def __init__(self, *args: Any, execs: bool, **given: Any) -> None:
-        super().__init__(*args, **given)
-        self._execs = execs
-
-    def enter(self, cpu: "HostCpu") -> None:
-        if self._execs:
-            self._execs = False
-            cpu.passes(Walker.return_to_user)  # from fork(), to call execve()
-            cpu.passes(Walker.exec)
-        super().enter(cpu)
-
-    def _burst_over(self, cpu: "HostCpu") -> Steps:
-        cpu.count_bursts += 1
-        cpu.passes(Walker.exit)
-        self.ended = True
-        yield from cpu.sync()
-        cpu.block(self)
         return False

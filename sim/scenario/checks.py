@@ -81,7 +81,28 @@ def problems(scenario: Scenario) -> Iterator[Problem]:
             yield f"{where}.components", "found XTILEDATA, which kernel_fpu_begin() does not make room for"
         if interrupt.kernel_fpu and not interrupt.components:
             yield f"{where}.components", "found none; allowed with kernel_fpu: one component or more"
+    yield from _waking(scenario)
     yield from _interrupt_load(scenario)
+
+
+def _waking(scenario: Scenario) -> Iterator[Problem]:
+    """Who wakes whom: an entry that waits and is never woken would sleep for ever."""
+    waiting = {
+        name: f"{section}.{name}.waits"
+        for section, entries in (("guests", scenario.guests), ("threads", scenario.threads))
+        for name, each in entries.items()
+        if each.waits is not None
+    }
+    for name in scenario.guests.keys() & waiting.keys() & scenario.threads.keys():
+        yield waiting[name], f"found guests and threads that are both called {name!r}; allowed: names of their own"
+    for name, thread in scenario.threads.items():
+        for other in thread.wakes:
+            if other not in waiting:
+                yield f"threads.{name}.wakes", str(unknown("entry that waits", other, waiting))
+    woken = {other for thread in scenario.threads.values() for other in thread.wakes}
+    for name, path in waiting.items():
+        if name not in woken:
+            yield path, "nobody wakes them; allowed: an entry of [threads] that names them in its wakes"
 
 
 def _guest_xcr0(scenario: Scenario) -> Iterator[Problem]:
@@ -232,10 +253,12 @@ def _guest(where: str, guest: Guest, scenario: Scenario) -> Iterator[Problem]:
                 yield f"{where}.{key}", "goes with demand, the guest CPU time of a request, which is missing"
     else:
         yield from _positive(f"{where}.demand", guest.demand)
-        if guest.arrivals is None and guest.sleep is None:
+        if guest.arrivals is None and guest.sleep is None and (guest.waits is None or guest.waits.share < 1):
             yield f"{where}.demand", "needs arrivals (open) or sleep (closed), and neither is there"
         if guest.arrivals is not None and guest.sleep is not None:
             yield f"{where}.sleep", "found beside arrivals; allowed: arrivals (open) or sleep (closed), not both"
+    if guest.waits is not None and (guest.demand is None or guest.arrivals is not None):
+        yield f"{where}.waits", "goes with demand, and without arrivals, which end halts whoever waits"
     if guest.signalled is not None and guest.demand is None:
         yield f"{where}.signalled", "goes with demand, without which these vCPUs never halt"
     if (guest.signalled is None) != (guest.signal_time is None):
@@ -307,6 +330,15 @@ def _thread(where: str, thread: Thread) -> Iterator[Problem]:
             yield f"{where}.sleep", "does not go with kind 'pipe', whose threads sleep until the other hands over"
     else:
         yield from _positive(f"{where}.compute", thread.compute)
+    if thread.waits is not None and kind not in ("compute", "kthread"):
+        yield f"{where}.waits", f"goes with kinds 'compute' and 'kthread'; here it is {kind!r}"
+    if thread.waits is not None and thread.waits.share < 1 and thread.sleep is None:
+        yield (
+            f"{where}.waits.share",
+            f"found {thread.waits.share:g} without sleep; allowed: 1.0, or a sleep for the rest",
+        )
+    if thread.wakes and kind == "pipe":
+        yield f"{where}.wakes", "does not go with kind 'pipe', whose ends wake each other"
     if thread.timer == "tick" and thread.sleep is None:
         yield f"{where}.timer", "found 'tick', which ends sleeps, and there is no sleep"
     yield from _weight(where, thread)

@@ -21,6 +21,7 @@ from sim.scenario.units import Flow, Time
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=True)]
+Wakes = Annotated[float, Field(gt=0.0, le=100.0, strict=True)]
 Nice = Annotated[int, Field(ge=-20, le=19, strict=True)]
 Weight = Annotated[int, Field(ge=15, le=88_761, strict=True)]
 
@@ -111,6 +112,15 @@ class Lock(Section):
     hold: Times = Field(description="guest CPU time of a critical section")
 
 
+class Waits(Section):
+    """Sleeps that somebody else ends: who names this entry in its ``wakes``."""
+
+    share: Share = Field(description="probability that a sleep, or a halt, waits for somebody; the others end by time")
+    at_most: Time | None = Field(
+        None, description="when such a wait ends by itself, as with a timeout of futex() or poll(); absent: never"
+    )
+
+
 class Guest(Section):
     """Virtual machines of one kind."""
 
@@ -132,6 +142,9 @@ class Guest(Section):
         None, description="wall time between requests to a vCPU, which queue (open; with demand)"
     )
     sleep: Times | None = Field(None, description="wall time from HLT to the next request (closed; with demand)")
+    waits: Waits | None = Field(
+        None, description="halts that a thread ends by what it sends (with demand, and without arrivals); absent: none"
+    )
     halt_poll: Time | None = Field(
         None, description="KVM_CAP_HALT_POLL, which stands in for host.halt_poll in these VMs; absent: host.halt_poll"
     )
@@ -230,6 +243,15 @@ class Thread(Section):
         None,
         description="what ends a sleep: hrtimer: when it is over (nanosleep, futex timeouts); tick: a timer of the "
         "timer wheel, at the first tick behind that (schedule_timeout(), by which rcu_preempt sleeps); absent: hrtimer",
+    )
+    waits: Waits | None = Field(
+        None, description="sleeps that another thread ends (compute and kthread); absent: none, all end by time"
+    )
+    wakes: dict[Name, Wakes] = Field(
+        default_factory=dict,
+        description="by entry of [threads] or [guests] with waits: how many of its threads or vCPUs are woken at the "
+        "end of a burst on average, those first that have waited longest; who does not wait is not woken (wake_up() of "
+        "a wait queue). fork: at the exit of a child",
     )
     syscall: Times = Field(
         NO_TIME,

@@ -1,0 +1,84 @@
+"""Who waits for whom: wait queues, on which threads and halted vCPUs sleep until somebody wakes them.
+
+A queue is that of kernel/sched/wait.c, Linux v6.18: who is about to sleep joins it first (prepare_to_wait()), so that a
+wake-up between that and the sleep is not lost but ends the wait; a wake-up that finds nobody does nothing; and of those
+who wait exclusively the one is woken that has waited longest.
+"""
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from sim.host.streams import Draws
+
+if TYPE_CHECKING:
+    from sim.host.cpu import HostCpu
+
+
+class Waiter(Protocol):
+    """Who can wait."""
+
+    def ends_wait(self, cpu: "HostCpu") -> bool:
+        """Somebody on ``cpu`` has taken it from the queue; True: it sleeps, and :meth:`wake_up` has to follow."""
+
+    def wake_up(self, cpu: "HostCpu") -> None:
+        """try_to_wake_up() on ``cpu``."""
+
+
+class WaitQueue:
+    """Those of one entry that wait, the first to come first."""
+
+    __slots__ = ("_waiters",)
+
+    def __init__(self) -> None:
+        self._waiters: deque[Waiter] = deque()
+
+    def join(self, waiter: Waiter) -> None:
+        """prepare_to_wait_exclusive()."""
+        self._waiters.append(waiter)
+
+    def leave(self, waiter: Waiter) -> bool:
+        """finish_wait() of one whose wait is over by itself; False: somebody has taken it from the queue before."""
+        if waiter not in self._waiters:
+            return False
+        self._waiters.remove(waiter)
+        return True
+
+    def take(self) -> Waiter | None:
+        """The one that has waited longest."""
+        return self._waiters.popleft() if self._waiters else None
+
+
+class Waits(NamedTuple):
+    """Of a thread or vCPU: on which queue it waits, whether the next sleep does, and when in cycles it ends at last.
+
+    ``at_most`` None: never by itself.
+    """
+
+    queue: WaitQueue
+    waits: Draws
+    at_most: int | None
+
+
+class Wakes(NamedTuple):
+    """Whom a thread wakes at the end of a burst: so many of a queue, and one more if ``more`` draws so."""
+
+    queue: WaitQueue
+    whole: int
+    more: Draws
+
+
+def wake(cpu: "HostCpu", wakes: Sequence[Wakes]) -> Generator[Any, None, bool]:
+    """What runs on ``cpu`` wakes others, as a process; True if it has woken somebody."""
+    woken = False
+    for queue, whole, more in wakes:
+        for _ in range(whole + bool(more.next())):
+            waiter = queue.take()
+            if waiter is None:
+                break
+            if waiter.ends_wait(cpu):
+                woken = True
+                cpu.spend("wakeup", cpu.host.wakeup_cycles())
+                yield from cpu.sync()
+                waiter.wake_up(cpu)
+    return woken

@@ -1,0 +1,175 @@
+"""Threads and vCPUs that wait for each other: what waking conserves, whatever preempts whom."""
+
+from collections import defaultdict
+
+import pytest
+from hosts import only, simulate
+from test_ticks import watched
+
+from sim.engine.choice import lacking
+from sim.errors import InputError
+
+HOST = """
+title = "who waits for whom"
+[run]
+measure = "200 ms"
+warmup = "0 ns"
+[host]
+cpus = {cpus}
+cpu = ["zen4"]
+halt_poll = "0 ns"
+preemption = "{preemption}"
+"""
+KICKER = """
+[threads.kicker]
+compute = "20 us"
+sleep = { exponential = "500 us" }
+wakes = { vm = 1.0 }
+[guests.vm]
+vcpus = 3
+demand = "10 us"
+waits = { share = 1.0 }
+"""
+LOOP = """
+[threads.a]
+compute = { exponential = "30 us" }
+waits = { share = 1.0 }
+wakes = { b = 1.0 }
+syscall = "2 us"
+[threads.b]
+compute = { exponential = "20 us" }
+waits = { share = 1.0 }
+wakes = { a = 1.0 }
+syscall = "2 us"
+[threads.hog]
+count = 2
+compute = "1 ms"
+"""
+POOL = """
+[threads.source]
+compute = "20 us"
+sleep = { exponential = "1 ms" }
+wakes = { worker = 0.5 }
+[threads.worker]
+kind = "kthread"
+count = 4
+compute = "10 us"
+waits = { share = 1.0 }
+"""
+
+
+def case(text, cpus=2, preemption="voluntary"):
+    return only(HOST.format(cpus=cpus, preemption=preemption) + text)
+
+
+def lives(text, *host):
+    """What each thread does, by its name up to the number."""
+    found = defaultdict(list)
+    for life in watched(case(text, *host)).lives:
+        found[life.name.partition("/")[0]].append(life)
+    return found
+
+
+def test_each_burst_of_a_kicker_ends_one_halt_of_the_vcpu_that_has_waited_longest():
+    found = lives(KICKER)
+    (kicker,) = found["kicker"]
+    vcpus = [len(life.bursts) for life in found["vm"]]
+    assert sum(vcpus) == pytest.approx(len(kicker.bursts), abs=6)
+    assert max(vcpus) - min(vcpus) <= 2
+    for life in found["vm"]:
+        assert set(life.wakers) == {kicker.tid}
+
+
+@pytest.mark.parametrize("preemption", ["none", "voluntary", "full", "lazy"])
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_loop_of_two_that_wake_each_other_never_stops(cpus, preemption):
+    """A wake-up between prepare_to_wait() and the sleep would otherwise be lost, and both would sleep for ever."""
+    found = lives(LOOP, cpus, preemption)
+    (a,), (b,) = found["a"], found["b"]
+    assert len(a.bursts) > 20
+    assert max(a.bursts[-1].end_ns, b.bursts[-1].end_ns) > 190e6
+
+
+def test_a_probability_is_the_share_of_bursts_that_wake_somebody():
+    found = lives(POOL)
+    (source,) = found["source"]
+    woken = sum(life.wakers[source.tid] for life in found["worker"])
+    assert woken / len(source.bursts) == pytest.approx(0.5, abs=0.12)
+    assert all(set(life.wakers) <= {source.tid} for life in found["worker"])
+
+
+def test_a_number_above_one_wakes_several_of_those_that_wait():
+    found = lives(POOL.replace("worker = 0.5", "worker = 2.5"))
+    (source,) = found["source"]
+    woken = sum(life.wakers[source.tid] for life in found["worker"])
+    assert woken / len(source.bursts) == pytest.approx(2.5, abs=0.2)
+
+
+def test_a_wake_up_that_finds_nobody_waiting_does_nothing():
+    found = lives(POOL.replace("count = 4", "count = 1").replace('compute = "10 us"', 'compute = "3 ms"'))
+    (source,), (worker,) = found["source"], found["worker"]
+    assert len(worker.bursts) < 0.5 * len(source.bursts)
+
+
+@pytest.mark.parametrize(("share", "at_most"), [(1.0, 2), (0.5, 2), (0.5, 5)])
+def test_a_wait_that_nobody_ends_is_over_at_its_time_limit(share, at_most):
+    text = POOL.replace("worker = 0.5", "worker = 0.0001").replace(
+        "waits = { share = 1.0 }", f'waits = {{ share = {share}, at_most = "{at_most} ms" }}\nsleep = "1 ms"'
+    )
+    mean = sum(len(life.bursts) for life in lives(text)["worker"]) / 4
+    assert mean == pytest.approx(200 / (share * at_most + (1 - share) + 0.02), rel=0.1)
+
+
+def test_a_halt_that_no_thread_ends_is_over_at_its_time_limit():
+    text = KICKER.replace("vm = 1.0", "vm = 0.0001").replace("share = 1.0", 'share = 1.0, at_most = "2 ms"')
+    for life in lives(text)["vm"]:
+        assert len(life.bursts) == pytest.approx(200 / 2.03, abs=3)
+
+
+def test_the_exit_of_a_child_wakes_who_waits_for_it():
+    text = """
+    [threads.shell]
+    kind = "fork"
+    compute = { exponential = "200 us" }
+    sleep = { exponential = "1 ms" }
+    wakes = { make = 1.0 }
+    [threads.make]
+    compute = "20 us"
+    waits = { share = 1.0 }
+    """
+    found = lives(text)
+    (make,) = found["make"]
+    children = len(found["shell"]) - 1
+    assert children > 100
+    assert 0.9 * children < len(make.bursts) <= children + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (KICKER.replace("{ vm = 1.0 }", "{ vn = 1.0 }"), "threads.kicker.wakes"),
+        (KICKER.replace("wakes = { vm = 1.0 }", ""), "guests.vm.waits: nobody wakes them"),
+        (KICKER.replace("vm = 1.0", "vm = 0.0"), "threads.kicker.wakes.vm"),
+        (KICKER.replace("share = 1.0", "share = 0.5"), "guests.vm.demand"),
+        (KICKER.replace('demand = "10 us"', ""), "guests.vm.waits"),
+        (POOL.replace("share = 1.0", "share = 0.5"), "threads.worker.waits.share"),
+        (POOL.replace('"kthread"', '"fork"') + 'sleep = "1 ms"\n', "threads.worker.waits"),
+        (POOL.replace("[threads.source]", '[threads.source]\nkind = "pipe"').replace(
+            'sleep = { exponential = "1 ms" }\n', ""), "threads.source.wakes"),
+    ],
+)  # fmt: skip
+def test_who_waits_for_nobody_and_who_wakes_nobody_is_said(text, message):
+    with pytest.raises((InputError, ValueError), match=message.replace(".", r"\.")):
+        case(text)
+
+
+def test_the_compiled_engine_refuses_both_by_name():
+    assert lacking(case(KICKER)) == "guests.vm.waits"
+    assert lacking(case(POOL)) == "threads.source.wakes"
+    plain = case(POOL.replace("wakes = { worker = 0.5 }", "").replace("waits = { share = 1.0 }", 'sleep = "1 ms"'))
+    assert lacking(plain) == ""
+
+
+def test_time_is_accounted_for_and_runs_again_to_the_same_record():
+    one, other = (simulate(case(LOOP + KICKER.replace("vm", "guest")), "free-ssp", 0) for _ in range(2))
+    assert one == other
