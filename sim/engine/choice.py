@@ -33,10 +33,14 @@ def lacking(case: Case) -> str:
     """What of a case the compiled engine cannot do; empty if there is nothing."""
     host = case.scenario.host
     assert host.base_slice is not None, "cases are complete"
+    if case.scenario.groups:
+        return f"groups.{next(iter(case.scenario.groups))}"
     for name, guest in case.scenario.guests.items():
         if guest.waits is not None:
             return f"guests.{name}.waits"
     for name, thread in case.scenario.threads.items():
+        if thread.blocks is not None:
+            return f"threads.{name}.blocks"
         if thread.waits is not None or thread.wakes:
             return f"threads.{name}.{'waits' if thread.waits is not None else 'wakes'}"
     base, tick = case.cycles(host.base_slice), case.cycles(1 / host.hz)

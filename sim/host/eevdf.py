@@ -10,6 +10,7 @@ A queue is a plain list in the order of insertion, because it is short; the sums
 from __future__ import annotations
 
 from sim.host.runqueue import Entity
+from sim.host.weights import inverse
 
 
 class EevdfRunQueue:
@@ -153,6 +154,44 @@ class EevdfRunQueue:
         entity.exec_start = now
         self.current = entity
         return entity
+
+    def put_previous(self) -> None:
+        """put_prev_entity() of a group's ``current``, since another group goes on."""
+        if self.current is not None:
+            self._insert(self.current)
+            self.current = None
+        self.need_resched = False
+
+    def reweight(self, now: int, entity: Entity, weight: int) -> None:
+        """reweight_entity(): lag, and what is left of the request and of the protection, stay the same in service."""
+        if weight == entity.weight:
+            return
+        if entity.on_rq:
+            self.update_current(now)
+            self._update_lag(entity, self.avg_vruntime())
+        old, is_current, queued = entity.weight, entity is self.current, entity.on_rq
+        deadline, vprot = entity.deadline - entity.vruntime, entity.vprot - entity.vruntime
+        if is_current:
+            self.current = None
+        elif queued:
+            self._remove(entity)
+        entity.weight, entity.inv_weight = weight, inverse(weight)
+        entity.vlag = entity.vlag * old // weight
+        if entity.rel_deadline:
+            entity.deadline = entity.deadline * old // weight
+        if queued:
+            entity.deadline, entity.rel_deadline = deadline * old // weight, True
+            self._place(entity, initial=False)
+            entity.vprot = entity.vruntime + vprot * old // weight
+        if is_current:
+            self.current = entity
+        elif queued:
+            self._insert(entity)
+
+    @property
+    def load(self) -> int:
+        """cfs_rq->load.weight: of all that is queued, or runs."""
+        return self._load + (0 if self.current is None else self.current.weight)
 
     def wakeup_preempts(self, now: int, entity: Entity, *, fork: bool = False) -> bool:
         """check_preempt_wakeup_fair(); of an idle CPU, always.

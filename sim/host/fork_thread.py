@@ -32,6 +32,7 @@ class ForkThread(ComputeThread):
             syscalls=self._syscalls, components=self._components, uses_fpu=self._uses_fpu, execs=self._execs,
             at_ticks=False, waits=None, wakes=self._wakes,
         )  # fmt: skip
+        self._child.group = self.group
         self._wrote = True
         self.left = 0
         return (yield from self._syscall(cpu, self._syscalls.next(), self._forked))

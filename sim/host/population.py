@@ -10,6 +10,7 @@ from sim.host.caches import L1, MEMORY, Always, Touched
 from sim.host.clock import Clock
 from sim.host.directed_yield import FORCED_EVERY_S
 from sim.host.eevdf import EevdfRunQueue
+from sim.host.eevdf_groups import GroupedRunQueue, TaskGroup
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
 from sim.host.exits import EXTERNAL_INTERRUPT, ExitKind, ExitStream, Flags
 from sim.host.fork_thread import ForkThread
@@ -26,7 +27,7 @@ from sim.host.preemption import PREEMPTION
 from sim.host.round_robin import RoundRobinRunQueue
 from sim.host.runqueue import RunQueue
 from sim.host.schedule import Schedule
-from sim.host.streams import Draws, Instants, Sample, Streams, sampler
+from sim.host.streams import Draws, Instants, Sample, Streams, in_blocks, sampler
 from sim.host.thread import ComputeThread, KernelThread, Pipe, PipeThread, Thread
 from sim.host.vcpu import VcpuThread
 from sim.host.waiting import WaitQueue, Waits, Wakes
@@ -105,6 +106,7 @@ class _Builder:
         self.streams = Streams(case.scenario.run.seed, replication)
         self.loads = [(1 << case.scenario.host.cpus) - 1]
         self._queues: dict[str, WaitQueue] = {}
+        self.groups = {name: TaskGroup(group.weight) for name, group in case.scenario.groups.items()}
 
     def sampler(self, times: Distribution, *name: object, least: int = 0) -> Sample:
         """Draws many of ``times`` at once, from the stream ``name``."""
@@ -114,6 +116,10 @@ class _Builder:
         """Draws ``times`` one by one."""
         constant = self.case.cycles(times.mean) if times.kind == "constant" else None
         return Draws(self.sampler(times, *name), constant)
+
+    def rows(self, times: Distribution, rows: int, *name: object) -> Draws:
+        """Draws ``times`` in recorded order, the same rows as others of this name."""
+        return Draws(in_blocks(times, self.case.tsc_hz, self.streams.generator(*name, "blocks"), rows))
 
     def optional(self, times: Distribution | None, *name: object) -> Draws | None:
         """The same, for times that a scenario may leave out."""
@@ -175,16 +181,20 @@ def _add_cpus(host: Host, build: _Builder) -> None:
         ticks = build.draws(settings.interrupt_time, "cpu", cpu.id, "tick")
         forced_every = case.cycles(FORCED_EVERY_S)
         hrtick = Hrtick(bool(settings.hrtick), case.cycles(LEAST_S), case.cycles(SLACK_S))
-        rq = _run_queue(settings.scheduler, host.kernel.version.slice_rules, base_slice, period, forced_every)
+        rules = host.kernel.version.slice_rules
+        rq = _run_queue(settings.scheduler, rules, base_slice, period, forced_every, list(build.groups.values()))
         host.add_cpu(cpu, rq, Devices(sources), TickTimes(ticks), period, first_tick, hrtick)
 
 
-def _run_queue(scheduler: str, slice_rules: str, base_slice: int, tick: int, forced_every: int) -> RunQueue:
+def _run_queue(
+    scheduler: str, slice_rules: str, base_slice: int, tick: int, forced_every: int, groups: Sequence[TaskGroup]
+) -> RunQueue:
     if scheduler == "round-robin":
         return RoundRobinRunQueue(base_slice)
-    rq = (EevdfRunQueueV73 if slice_rules == "v7.3" else EevdfRunQueue)(base_slice, tick)
-    rq.forced_every = forced_every
-    return rq
+    queues = [(EevdfRunQueueV73 if slice_rules == "v7.3" else EevdfRunQueue)(base_slice, tick) for _ in (0, *groups)]
+    for rq in queues:
+        rq.forced_every = forced_every
+    return GroupedRunQueue(queues[0], dict(zip(groups, queues[1:], strict=True))) if groups else queues[0]
 
 
 def _device(build: _Builder, entry: Interrupt, *name: object) -> DeviceSource:
@@ -203,8 +213,9 @@ def _allowed(affinity: Affinity, n: int, cpus: int) -> int:
     return sum(1 << cpu for cpu in set(affinity))
 
 
-def _start(host: Host, build: _Builder, thread: Thread) -> None:
+def _start(host: Host, build: _Builder, thread: Thread, group: str | None) -> None:
     """Runnable from time 0, on the one with the fewest threads of the CPUs on which it may run."""
+    thread.group = None if group is None else build.groups[group]
     loads = build.loads
     n, cpus = next((n, cpus & thread.allowed) for n, cpus in enumerate(loads) if cpus & thread.allowed)
     cpu = cpus & -cpus
@@ -280,7 +291,7 @@ def _vcpu(
         signal_times=build.optional(guest.signal_time, *own, "signal"),
         **of_lock,
     )
-    _start(host, build, thread)
+    _start(host, build, thread, guest.group)
     if requests.arrivals is not None:
         host.keep_asking(thread, requests.arrivals)
     return thread
@@ -390,13 +401,18 @@ def _thread(
         "waits": build.waits(entry.waits, str(name[0]), *own),
         "wakes": build.wakes(entry.wakes, *own),
     }
+    if entry.blocks is not None:
+        assert entry.sleep is not None, "scenarios are checked"
+        use["bursts"], use["sleeps"] = (build.rows(each, entry.blocks, *own) for each in (entry.compute, entry.sleep))
     if pipe is not None:
         end = PipeThread(*place, pipe=pipe, **use)
         if len(pipe.ends) == 1:
-            _start(host, build, end)
+            _start(host, build, end, entry.group)
         else:
             end.cpu = pipe.ends[0].cpu
+            end.group = pipe.ends[0].group
     elif entry.kind == "fork":
-        _start(host, build, ForkThread(*place, execs=entry.exec, **use))
+        _start(host, build, ForkThread(*place, execs=entry.exec, **use), entry.group)
     else:
-        _start(host, build, (KernelThread if entry.kind == "kthread" else ComputeThread)(*place, **use))
+        kind = KernelThread if entry.kind == "kthread" else ComputeThread
+        _start(host, build, kind(*place, **use), entry.group)

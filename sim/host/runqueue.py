@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sim.host.weights import NICE_0_LOAD, inverse
+
+if TYPE_CHECKING:
+    from sim.host.eevdf_groups import TaskGroup
 
 
 class Entity:
@@ -16,13 +19,15 @@ class Entity:
     ``custom_slice`` one that was asked for with sched_setattr(), or 0 for the queue's.  ``vprot`` is the vruntime up to
     which the running entity is protected from preemption.  ``exec_start`` is when it last was accounted for,
     ``sum_exec_runtime`` its service so far.  ``on_rq`` is true also while ``sched_delayed``: blocked, but not yet
-    dequeued.  With ``rel_deadline``, ``deadline`` is relative to ``vruntime``.  The weight is fixed for life.
+    dequeued.  With ``rel_deadline``, ``deadline`` is relative to ``vruntime``.  The weight is fixed for life,
+    except of what stands for a ``group``.
     """
 
     __slots__ = (
         "custom_slice",
         "deadline",
         "exec_start",
+        "group",
         "inv_weight",
         "on_rq",
         "rel_deadline",
@@ -49,6 +54,7 @@ class Entity:
         self.on_rq = False
         self.sched_delayed = False
         self.rel_deadline = False
+        self.group: TaskGroup | None = None
 
 
 class RunQueue(Protocol):
@@ -60,7 +66,10 @@ class RunQueue(Protocol):
 
     current: Entity | None
     nr_running: int
-    need_resched: bool
+
+    @property
+    def need_resched(self) -> bool:
+        """As above."""
 
     def update_current(self, now: int) -> None:
         """Account the wall time since the last accounting to ``current``."""

@@ -61,6 +61,26 @@ def sampler(distribution: Distribution, tsc_hz: float, rng: np.random.Generator,
     return sample
 
 
+def in_blocks(distribution: Distribution, tsc_hz: float, rng: np.random.Generator, rows: int) -> Sample:
+    """A function that draws n times of an empirical distribution in blocks of so many ``rows`` in their order.
+
+    The circular block bootstrap (Politis and Romano, 1992): behind the last row comes the first.  Two distributions
+    with generators of the same name draw the same rows.
+    """
+    values = (np.asarray(distribution.values) * tsc_hz + 0.5).astype(np.int64)
+    following = np.arange(rows)
+    left = np.zeros(0, np.int64)
+
+    def sample(n: int) -> Cycles:
+        nonlocal left
+        starts = rng.integers(0, len(values), max(0, -(-(n - len(left)) // rows)))
+        drawn = np.concatenate((left, ((starts[:, None] + following) % len(values)).ravel()))
+        left = drawn[n:]
+        return values[drawn[:n]]
+
+    return sample
+
+
 class Draws:
     """Numbers of one stream, one by one; ``constant`` if they are all the same."""
 

@@ -81,8 +81,18 @@ def problems(scenario: Scenario) -> Iterator[Problem]:
             yield f"{where}.components", "found XTILEDATA, which kernel_fpu_begin() does not make room for"
         if interrupt.kernel_fpu and not interrupt.components:
             yield f"{where}.components", "found none; allowed with kernel_fpu: one component or more"
+    yield from _groups(scenario)
     yield from _waking(scenario)
     yield from _interrupt_load(scenario)
+
+
+def _groups(scenario: Scenario) -> Iterator[Problem]:
+    for section, entries in (("guests", scenario.guests), ("threads", scenario.threads)):
+        for name, each in entries.items():
+            if each.group is not None and each.group not in scenario.groups:
+                yield f"{section}.{name}.group", str(unknown("group", each.group, scenario.groups))
+    if scenario.groups and scenario.host.scheduler != "eevdf":
+        yield "groups", f"found with host.scheduler {scenario.host.scheduler!r}; allowed: 'eevdf'"
 
 
 def _waking(scenario: Scenario) -> Iterator[Problem]:
@@ -339,6 +349,8 @@ def _thread(where: str, thread: Thread) -> Iterator[Problem]:
         )
     if thread.wakes and kind == "pipe":
         yield f"{where}.wakes", "does not go with kind 'pipe', whose ends wake each other"
+    if thread.blocks is not None:
+        yield from _blocks(where, thread)
     if thread.timer == "tick" and thread.sleep is None:
         yield f"{where}.timer", "found 'tick', which ends sleeps, and there is no sleep"
     yield from _weight(where, thread)
@@ -350,6 +362,14 @@ def _thread(where: str, thread: Thread) -> Iterator[Problem]:
         yield f"{where}.fpu.components", "found some; a kthread has no FPU state of its own (allowed: none)"
     if fpu.every is not None:
         yield f"{where}.fpu.every", "is for guests; a thread writes in each burst with probability fpu.share"
+
+
+def _blocks(where: str, thread: Thread) -> Iterator[Problem]:
+    rows = [0 if each is None else len(each.values) for each in (thread.compute, thread.sleep)]
+    if thread.kind not in ("compute", "kthread") or thread.waits is not None:
+        yield f"{where}.blocks", "goes with kinds 'compute' and 'kthread', and without waits"
+    elif not rows[0] or rows[0] != rows[1]:
+        yield f"{where}.blocks", f"found {rows[0]} rows of compute and {rows[1]} of sleep; allowed: as many of both"
 
 
 def _affinity(where: str, who: Guest | Thread, scenario: Scenario) -> Iterator[Problem]:

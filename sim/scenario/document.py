@@ -16,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter
 from sim.scenario.distribution import Intervals, Times
 from sim.scenario.host_schema import Host, KernelSettings
 from sim.scenario.run_schema import Run
-from sim.scenario.schema import Exit, FpuUse, Guest, Interrupt, Lock, Scenario, Thread, Waits
+from sim.scenario.schema import Exit, FpuUse, Group, Guest, Interrupt, Lock, Scenario, Thread, Waits
 from sim.scenario.units import Flow, Percent, Rate, Size, Time
 
 SCHEMA_FILE: Final = Path(__file__).with_name("scenario.schema.json")
@@ -40,6 +40,7 @@ _TABLES: Final[Mapping[str, type[BaseModel]]] = {
     "[guests.NAME.waits] and [threads.NAME.waits]": Waits,
     "[guests.NAME.fpu] and [threads.NAME.fpu]": FpuUse,
     "[threads.NAME]": Thread,
+    "[groups.NAME]": Group,
     "[interrupts.NAME]": Interrupt,
 }
 """The tables of a scenario file, in the order of the manual."""

@@ -132,6 +132,7 @@ class Guest(Section):
         description="load weight of each vCPU thread in place of nice's, as control groups come to it: 1024 is nice 0, "
         "and each step of nice is a factor of 1.25; absent: that of nice",
     )
+    group: Name | None = Field(None, description="their control group, of [groups]; absent: the root group")
     affinity: Affinity = Field("any", description=AFFINITY)
     demand: Times | None = Field(
         None,
@@ -234,6 +235,7 @@ class Thread(Section):
         description="load weight of each thread in place of nice's, as control groups come to it: 1024 is nice 0, "
         "and each step of nice is a factor of 1.25; absent: that of nice",
     )
+    group: Name | None = Field(None, description="their control group, of [groups]; absent: the root group")
     affinity: Affinity = Field("any", description=AFFINITY)
     compute: Times = Field(description="CPU time of a burst; pipe: user time of each hand-off; fork: of a child")
     sleep: Times | None = Field(
@@ -243,6 +245,11 @@ class Thread(Section):
         None,
         description="what ends a sleep: hrtimer: when it is over (nanosleep, futex timeouts); tick: a timer of the "
         "timer wheel, at the first tick behind that (schedule_timeout(), by which rcu_preempt sleeps); absent: hrtimer",
+    )
+    blocks: Annotated[int, Field(ge=2, le=65536, strict=True)] | None = Field(
+        None,
+        description="compute and sleep come together, row by row, from their files (empirical, as many rows of both): "
+        "so many rows in their order, from a row by chance, then from another; absent: each by itself, by chance",
     )
     waits: Waits | None = Field(
         None, description="sleeps that another thread ends (compute and kthread); absent: none, all end by time"
@@ -264,6 +271,12 @@ class Thread(Section):
     )
 
 
+class Group(Section):
+    """A control group of threads and vCPUs, which shares the CPUs with the others as one (docs/scheduler.md)."""
+
+    weight: Weight = Field(1024, description="its load weight on all CPUs together: cpu.weight 100 is 1024")
+
+
 class Interrupt(Section):
     """Interrupt work that arrives on each CPU in wall time."""
 
@@ -283,6 +296,7 @@ class Scenario(Section):
     kernel: KernelSettings = Field(KernelSettings(), description="what is chosen about the kernel and KVM")
     guests: dict[Name, Guest] = Field(default_factory=dict, description="virtual machines, by a name")
     threads: dict[Name, Thread] = Field(default_factory=dict, description="threads of the host, by a name")
+    groups: dict[Name, Group] = Field(default_factory=dict, description="control groups, by a name")
     interrupts: dict[Name, Interrupt] = Field(default_factory=dict, description="interrupt work, by a name")
     sweep: dict[str, tuple[bool | int | float | str, ...]] = Field(
         default_factory=dict,

@@ -1,0 +1,187 @@
+"""Control groups: a run queue of run queues, as CONFIG_FAIR_GROUP_SCHED has it for groups that have no groups within.
+
+A group competes on each CPU as one entity, with the part of its weight that its threads there are of all its threads
+that can run (calc_group_shares(), kernel/sched/fair.c, Linux v6.18; Linux takes a decaying average of that).  Which of
+its threads runs is decided among them.  A wake-up preempts where the paths of the two threads part
+(find_matching_se()): in their common group, or else between the groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from sim.host.eevdf import EevdfRunQueue
+from sim.host.runqueue import Entity
+
+LEAST_SHARES: Final = 2
+"""MIN_SHARES."""
+
+
+class TaskGroup:
+    """struct task_group: ``weight`` is what its entities weigh on all CPUs together (cpu.weight 100 is 1024)."""
+
+    __slots__ = ("entities", "weight")
+
+    def __init__(self, weight: int) -> None:
+        self.weight = weight
+        self.entities: list[GroupEntity] = []
+
+    @property
+    def load(self) -> int:
+        """The weight of all its threads that are queued, on all CPUs."""
+        return sum(each.queue.load for each in self.entities)
+
+
+class GroupEntity(Entity):
+    """A group on one CPU: its entity in the queue above, and its own ``queue`` (cfs_rq)."""
+
+    __slots__ = ("of", "queue")
+
+    def __init__(self, of: TaskGroup, queue: EevdfRunQueue) -> None:
+        super().__init__(of.weight)
+        self.of = of
+        self.queue = queue
+
+
+class GroupedRunQueue:
+    """A ``root`` queue, in which threads without a group and the entities of groups are, and one for each group.
+
+    A :class:`~sim.host.runqueue.RunQueue`.
+    """
+
+    __slots__ = ("_entities", "_root", "current", "nr_running")
+
+    def __init__(self, root: EevdfRunQueue, groups: dict[TaskGroup, EevdfRunQueue]) -> None:
+        self._root = root
+        self._entities: dict[TaskGroup, GroupEntity] = {}
+        for group, queue in groups.items():
+            self._entities[group] = entity = GroupEntity(group, queue)
+            group.entities.append(entity)
+        self.current: Entity | None = None
+        self.nr_running = 0
+
+    def _of(self, entity: Entity) -> GroupEntity | None:
+        """The entity of a thread's group on this CPU."""
+        return None if entity.group is None else self._entities[entity.group]
+
+    def _levels(self) -> Iterator[EevdfRunQueue]:
+        """The queues in which something runs: the root, and the group's."""
+        yield self._root
+        if isinstance(self._root.current, GroupEntity):
+            yield self._root.current.queue
+
+    @property
+    def need_resched(self) -> bool:
+        """Whether the root or the group that runs has asked for the CPU."""
+        return any(queue.need_resched for queue in self._levels())
+
+    def update_current(self, now: int) -> None:
+        """update_curr() of each level."""
+        for queue in self._levels():
+            queue.update_current(now)
+
+    def _weigh(self, now: int, own: GroupEntity) -> None:
+        """update_cfs_group(): what the group weighs here; a group without threads here keeps what it had."""
+        if load := own.queue.load:
+            self._root.reweight(now, own, max(LEAST_SHARES, own.of.weight * load // own.of.load))
+
+    def enqueue(
+        self, now: int, entity: Entity, *, wakeup: bool = False, initial: bool = False, migrated: bool = False
+    ) -> None:
+        """enqueue_task_fair()."""
+        self.nr_running += 1
+        own = self._of(entity)
+        if own is None:
+            self._root.enqueue(now, entity, wakeup=wakeup, initial=initial, migrated=migrated)
+            return
+        own.queue.enqueue(now, entity, wakeup=wakeup, initial=initial, migrated=migrated)
+        self._weigh(now, own)
+        if not own.on_rq or own.sched_delayed:
+            self._root.enqueue(now, own, wakeup=True)
+
+    def dequeue(self, now: int, entity: Entity, *, sleep: bool, special: bool = False) -> None:
+        """dequeue_task_fair(): the last one of a group takes its entity with it, which may be delayed, too."""
+        self.nr_running -= 1
+        own = self._of(entity)
+        if own is None:
+            self._root.dequeue(now, entity, sleep=sleep, special=special)
+            return
+        own.queue.dequeue(now, entity, sleep=sleep, special=special)
+        if own.queue.load:
+            self._weigh(now, own)
+        else:
+            self._root.dequeue(now, own, sleep=True)
+
+    def pick_next(self, now: int) -> Entity | None:
+        """pick_next_task_fair(), from the root down; what the group that has run weighs is renewed, as by a tick."""
+        before = self._root.current
+        self.update_current(now)
+        if isinstance(before, GroupEntity):
+            self._weigh(now, before)
+        while True:
+            entity = self._root.pick_next(now)
+            if isinstance(before, GroupEntity) and entity is not before:
+                before.queue.put_previous()
+                before = None
+            if not isinstance(entity, GroupEntity):
+                break
+            picked = entity.queue.pick_next(now)
+            if picked is not None:
+                entity = picked
+                break
+            self._root.dequeue(now, entity, sleep=True)  # all that it had was delayed
+        self.current = entity
+        return entity
+
+    def wakeup_preempts(self, now: int, entity: Entity, *, fork: bool = False) -> bool:
+        """check_preempt_wakeup_fair(), at the level at which the two meet."""
+        if self.current is None:
+            return True
+        own = self._of(entity)
+        if own is not None and own is self._of(self.current):
+            return own.queue.wakeup_preempts(now, entity, fork=fork) or self.need_resched
+        return self._root.wakeup_preempts(now, own or entity, fork=fork) or self.need_resched
+
+    def preempt_time(self) -> int | None:
+        """The first of the levels' times."""
+        return _first(queue.preempt_time() for queue in self._levels())
+
+    def time_to_deadline(self) -> int | None:
+        """The first of the levels' times."""
+        return _first(queue.time_to_deadline() for queue in self._levels())
+
+    def renewal_time(self) -> int | None:
+        """The first of the levels' times."""
+        return _first(queue.renewal_time() for queue in self._levels())
+
+    @property
+    def alone(self) -> bool:
+        """single_task_running()."""
+        return all(queue.alone for queue in self._levels())
+
+    def tick(self, now: int) -> bool:
+        """task_tick_fair()."""
+        self.update_current(now)
+        return self.need_resched
+
+    def nominate(self, now: int, entity: Entity, *, credit: bool) -> bool:
+        """set_next_buddy(), at each level."""
+        own = self._of(entity)
+        if own is None:
+            return self._root.nominate(now, entity, credit=credit)
+        return own.queue.nominate(now, entity, credit=credit) and self._root.nominate(now, own, credit=credit)
+
+    def forfeit(self, now: int, *, force: bool) -> None:
+        """yield_task_fair(), in the group of who runs."""
+        *_, queue = self._levels()
+        queue.forfeit(now, force=force)
+
+    def waiting(self) -> list[Entity]:
+        """The threads that another CPU may pull."""
+        found = [entity for entity in self._root.waiting() if not isinstance(entity, GroupEntity)]
+        return found + [each for own in self._entities.values() for each in own.queue.waiting()]
+
+
+def _first(times: Iterator[int | None]) -> int | None:
+    return min((time for time in times if time is not None), default=None)

@@ -1,0 +1,127 @@
+"""Control groups: they share the CPUs by their weights, whatever is in them, and one group alone changes nothing."""
+
+import pytest
+from hosts import only, simulate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_ticks import watched
+
+from sim.engine.choice import lacking
+from sim.errors import InputError
+
+HOST = """
+title = "threads in groups"
+[run]
+measure = "{measure}"
+warmup = "0 ns"
+[host]
+cpus = {cpus}
+cpu = ["zen4"]
+preemption = "{preemption}"
+{kernel}
+"""
+
+
+def host(measure="400 ms", cpus=1, preemption="voluntary", kernel=""):
+    return HOST.format(measure=measure, cpus=cpus, preemption=preemption, kernel=kernel)
+
+
+def on_cpu(text):
+    """Seconds on a CPU by entry."""
+    found = {}
+    for life in watched(only(text)).lives:
+        name = life.name.partition("/")[0]
+        found[name] = found.get(name, 0.0) + sum(burst.on_ns for burst in life.bursts) * 1e-9
+    return found
+
+
+def busy(**entries):
+    """Entries of threads that never sleep: how many, and their group."""
+    return "".join(
+        f'[threads.{name}]\ncount = {count}\ncompute = "1 ms"\n' + (f'group = "{group}"\n' if group else "")
+        for name, (count, group) in entries.items()
+    )
+
+
+@pytest.mark.parametrize("kernel", ["", 'kernel = ["v7.3"]'])
+@pytest.mark.parametrize(("weight", "share"), [(1024, 1 / 2), (2048, 2 / 3), (102, 1 / 11)])
+def test_groups_share_a_cpu_by_their_weights_whatever_is_in_them(weight, share, kernel):
+    preemption = "full" if kernel else "voluntary"
+    text = host(kernel=kernel, preemption=preemption) + busy(many=(5, "a"), one=(1, "b"))
+    found = on_cpu(text + f"[groups.a]\nweight = {weight}\n[groups.b]\n")
+    assert found["many"] / 0.4 == pytest.approx(share, abs=0.03)
+
+
+def test_a_thread_of_the_root_group_competes_with_a_group_as_one():
+    found = on_cpu(host() + busy(many=(3, "a"), root=(1, None)) + "[groups.a]\n")
+    assert found["root"] / 0.4 == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_group_has_its_weight_once_on_all_cpus_together():
+    text = host(cpus=2) + busy(wide=(2, "a"), one=(1, "b"), other=(1, "c")).replace(
+        "[threads.wide]\n", '[threads.wide]\naffinity = "pinned"\n'
+    ).replace("[threads.one]\n", "[threads.one]\naffinity = [0]\n").replace(
+        "[threads.other]\n", "[threads.other]\naffinity = [1]\n"
+    )
+    found = on_cpu(text + "[groups.a]\n[groups.b]\n[groups.c]\n")
+    assert found["wide"] / 0.8 == pytest.approx(1 / 3, abs=0.03)
+
+
+THREADS = """
+[threads.hog]
+count = HOGS
+compute = "1 ms"
+GROUP
+[threads.sleeper]
+count = SLEEPERS
+compute = { exponential = "200 us" }
+sleep = { exponential = "900 us" }
+GROUP
+[threads.child]
+kind = "fork"
+compute = { exponential = "300 us" }
+sleep = { exponential = "3 ms" }
+GROUP
+[threads.pair]
+kind = "pipe"
+compute = "30 us"
+GROUP
+[guests.vm]
+vcpus = 2
+demand = "100 us"
+sleep = { exponential = "500 us" }
+GROUP
+"""
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 2), st.sampled_from(["none", "voluntary", "full", "lazy"]))
+def test_one_group_with_everything_in_it_changes_nothing(hogs, sleepers, cpus, preemption):
+    text = host("30 ms", cpus, preemption) + THREADS.replace("HOGS", str(hogs)).replace("SLEEPERS", str(sleepers))
+    (flat, grouped) = (
+        simulate(only(text.replace("GROUP", group) + groups), "free-ssp", 0)
+        for group, groups in (("", ""), ('group = "all"', "[groups.all]\n"))
+    )
+    assert grouped == flat
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from(["none", "full", "lazy"]), st.integers(1, 3))
+def test_nobody_starves_and_all_time_is_accounted_for(seed, preemption, cpus):
+    text = host("60 ms", cpus, preemption)
+    parts = THREADS.replace("HOGS", "3").replace("SLEEPERS", "4").split("GROUP")
+    for part, group in zip(parts, "abaab", strict=False):
+        text += part + f'group = "{group}"'
+    case = only(text + "\n[groups.a]\nweight = 300\n[groups.b]\n", seed=seed)
+    assert simulate(case, "free-ssp", 0)  # accounts add up, or it raises
+    for life in watched(case).lives:
+        assert max(burst.end_ns - burst.ready_ns - burst.on_ns for burst in life.bursts) < 58e6
+
+
+def test_a_group_that_is_not_there_is_refused_and_the_compiled_engine_has_none():
+    text = host() + busy(many=(5, "a"))
+    with pytest.raises((InputError, ValueError), match=r"threads\.many\.group"):
+        only(text)
+    with pytest.raises((InputError, ValueError), match="'round-robin'"):
+        only(text.replace("cpus = 1", 'cpus = 1\nscheduler = "round-robin"') + "[groups.a]\n")
+    assert lacking(only(text + "[groups.a]\n")) == "groups.a"
