@@ -477,5 +477,5 @@ def test_the_twin_of_a_sample_costs_what_its_host_costs(name, tmp_path):
     assert [each["figure"] for each in document["compared"] if each["holds"] is False] == []
     found = {each["figure"]: each for each in document["compared"]}
     for figure in ("KVM_RUN round trips", "manual-load less free-ssp"):
-        if name != "vcpu-spin-overcommit" and figure in found:
-            assert found[figure]["simulated"] == pytest.approx(found[figure]["trace"], rel=0.05)
+        if figure in found and found[figure]["holds"] is not None:
+            assert found[figure]["simulated"] == pytest.approx(found[figure]["trace"], rel=0.1)  # 4 replications

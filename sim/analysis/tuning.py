@@ -1,14 +1,14 @@
 """Tunes a fitted scenario by simulating it: what a trace shows of a thread is also the work of the host's scheduler.
 
 How long a thread waits for a CPU follows from weights, control groups and the kernel's preemption, of which the
-simulated host has a part.  A thread that waits too long there comes round too seldom, with all that it does.  So sleeps
-are made longer or shorter until threads and vCPUs come round as often as in the trace, and weights of vCPUs and threads
-that never sleep until they get as much of the CPUs.
+simulated host has a part.  A thread that waits too long there comes round too seldom, with all that it does.  So
+weights are changed until threads wait for a CPU as long as in the trace, and those that hardly ever sleep get as much
+of the CPUs; and sleeps are made longer or shorter until threads and vCPUs come round as often.
 """
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,31 +24,39 @@ from sim.trace.fit.writing import write
 from sim.trace.reading.reader import Reader
 from sim.trace.reading.reader import steps as events_of
 
-ROUNDS: Final = 3
-REPLICATIONS: Final = 4
-"""Of each round: long bursts and sleeps make single ones differ by a third."""
+ROUNDS: Final = 5
+GAIN: Final = (0.7, 0.5, 0.4, 0.3, 0.2)
+"""Of what is asked for so much is done in each round, as a power: long bursts, and where threads happen to be, make
+replications differ by tenths, and how long a thread waits for a CPU depends on how often it comes round."""
+REPLICATIONS: Final = 3
+"""Of each round."""
 FIRST_REPLICATION: Final = 1000
 """Those of the check are others."""
 ENOUGH: Final = 40
 """Cycles in the trace from which on their number says something."""
 LONGEST: Final = 8.0
 """By how much a mean sleep may change in all."""
+STEP: Final = 2.0
+"""By how much a mean or a weight is asked to change in a round."""
+LEAST_OWN: Final = 0.5
+"""The share of its sleeps that end by time from which on their length is tuned; the others end when their wakers do."""
 LEAST_SHARE: Final = 0.02
-"""The share of a CPU from which on a weight is tuned."""
-LATE: Final = 0.85
-"""The share of its cycles below which a thread that hardly sleeps any more gets more weight."""
+"""The share of a CPU from which on the weight of a thread that never sleeps is tuned."""
+LEAST_WAIT: Final = 0.1
+"""Waits for a CPU, of the time that a thread was runnable, from which on its weight is tuned by them."""
 NICE_STEP: Final = 1.25
 """What one step of nice changes the weight by (sched_prio_to_weight[], kernel/sched/core.c, Linux v6.18)."""
-MOST: Final = NICE_STEP**2
-"""By what factor a weight may change in all."""
+MOST: Final = NICE_STEP**10
+"""By what factor a weight may change in all: as nice 10 does."""
 MOST_WEIGHT: Final = 88_761
 
 
 class _Seen(NamedTuple):
-    """By entry and second: how often its threads went to sleep, and for how long they were on a CPU."""
+    """By entry and second: how often its threads went to sleep, how long they were on a CPU, and runnable."""
 
     cycles: dict[str, float]
     on: dict[str, float]
+    wanted: dict[str, float]
 
 
 def tune(fitted: Fitted, out: Path, jobs: int, step: Callable[[], None] = lambda: None) -> Fitted:
@@ -63,7 +71,8 @@ def tune(fitted: Fitted, out: Path, jobs: int, step: Callable[[], None] = lambda
         begin = FIRST_REPLICATION + REPLICATIONS * number
         work = [(case, fitted.strategy, fitted.events, begin + each) for each in range(REPLICATIONS)]
         seen = _mean(list(in_processes(_simulated, work, jobs, step)))
-        groups = tuple(_tuned(group, first[group.entry], seen, seconds) for group in fitted.groups)
+        groups = tuple(_tuned(group, first[group.entry], seen, seconds, GAIN[number]) for group in fitted.groups)
+        groups = _families_tuned(groups, first, seen, seconds, GAIN[number])
         fitted = replace(fitted, groups=groups)
         write(fitted, out, force=True)
     return fitted
@@ -74,7 +83,7 @@ def _mean(several: Sequence[_Seen]) -> _Seen:
         names = {name for column in columns for name in column}
         return {name: sum(column.get(name, 0.0) for column in columns) / len(columns) for name in names}
 
-    return _Seen(mean([each.cycles for each in several]), mean([each.on for each in several]))
+    return _Seen(*(mean([each[i] for each in several]) for i in range(3)))
 
 
 def _simulated(work: tuple[Case, str, frozenset[str], int]) -> _Seen:
@@ -88,9 +97,9 @@ def _simulated(work: tuple[Case, str, frozenset[str], int]) -> _Seen:
     watcher.finish()
     begin, end = (round(cycles * 1e9 / case.tsc_hz) for cycles in window(case))
     seconds = (end - begin) * 1e-9
-    found = _Seen(defaultdict(float), defaultdict(float))
+    found = _Seen(defaultdict(float), defaultdict(float), defaultdict(float))
     for life in watcher.lives:
-        entry = run.entries.get(life.tid)
+        entry = run.entries.get(life.tid, run.entries.get(life.parent))
         if entry is None:
             continue
         for burst in life.bursts:
@@ -99,6 +108,7 @@ def _simulated(work: tuple[Case, str, frozenset[str], int]) -> _Seen:
             if within > 0:
                 share = within / max(1, burst.end_ns - burst.ready_ns)
                 found.on[entry] += share * burst.on_ns * 1e-9 / seconds
+                found.wanted[entry] += within * 1e-9 / seconds
     return found
 
 
@@ -107,27 +117,57 @@ def _mean_sleep(group: Group) -> float:
     return sum(sleeps) / len(sleeps) if sleeps else 0.0
 
 
-def _tuned(group: Group, first: Group, seen: _Seen, seconds: float) -> Group:
+def _tuned(group: Group, first: Group, seen: _Seen, seconds: float, gain: float) -> Group:
     """``first`` is the group as it was fitted."""
     kind, rate = group.key[0], seen.cycles.get(group.entry, 0.0)
+    on, wanted = seen.on.get(group.entry, 0.0), seen.wanted.get(group.entry, 0.0)
     mean, first_mean = _mean_sleep(group), _mean_sleep(first)
-    if kind != "pipe" and mean and group.cycles >= ENOUGH and rate:
-        late_ns = 1e9 * group.rows * (seconds / group.cycles - 1 / rate)
-        wanted = min(first_mean * LONGEST, max(first_mean / LONGEST, mean + late_ns))
-        if wanted == first_mean / LONGEST and rate < LATE * group.cycles / seconds:  # it waits for a CPU too long
-            group = _weighted(group, first, NICE_STEP)
-        if kind == "vcpu":
-            return replace(group, halt=[each * wanted / mean for each in group.halt])
-        return replace(group, sleep=[each * wanted / mean for each in group.sleep])
-    on, share = seen.on.get(group.entry, 0.0), group.on_ns * 1e-9 / seconds
-    if (kind == "vcpu" or not mean) and share >= LEAST_SHARE and on:
-        return _weighted(group, first, share / on)
-    return group
+    own = 1.0 if group.waits is None else 1 - group.waits[0]
+    if not rate or not on or kind == "pipe":
+        return group
+    if group.cycles < ENOUGH or not (mean or group.waits):
+        share = group.on_ns * 1e-9 / seconds
+        return _weighted(group, first, share / on, gain) if share >= LEAST_SHARE else group
+    there, here = (group.wanted_ns - group.on_ns) / group.cycles, 1e9 * (wanted - on) / rate
+    if there > LEAST_WAIT * group.wanted_ns / group.cycles:
+        group = _weighted(group, first, here / there, gain / 2)
+    if not mean or own < LEAST_OWN:
+        return group
+    late_ns = 1e9 * group.rows * (seconds / group.cycles - 1 / rate) / own
+    least, most = max(first_mean / LONGEST, mean / STEP), min(first_mean * LONGEST, mean * STEP)
+    factor = (min(most, max(least, mean + late_ns)) / mean) ** gain
+    if kind == "vcpu":
+        return replace(group, halt=[each * factor for each in group.halt])
+    return replace(group, sleep=[each * factor for each in group.sleep])
 
 
-def _weighted(group: Group, first: Group, factor: float) -> Group:
+def _families_tuned(
+    groups: tuple[Group, ...], first: Mapping[str, Group], seen: _Seen, seconds: float, gain: float
+) -> tuple[Group, ...]:
+    """The weights of control groups: until their threads get as much of the CPUs, or wait as long."""
+    weights = {}
+    for family in {group.family for group in groups if group.family}:
+        members = [group for group in groups if group.family == family]
+        on, wanted = (sum(each.get(group.entry, 0.0) for group in members) for each in (seen.on, seen.wanted))
+        there = sum(group.on_ns for group in members) * 1e-9 / seconds
+        waited = sum(group.wanted_ns for group in members) * 1e-9 / seconds - there
+        if not on or wanted <= on or waited <= 0:
+            continue
+        busy = any(group.is_long for group in members)
+        factor = (there / on) ** gain if busy else ((wanted - on) / waited) ** (gain / 2)
+        begun, now = first[members[0].entry].family_weight, members[0].family_weight
+        weight = now * min(STEP, max(1 / STEP, factor))
+        weights[family] = max(LEAST_WEIGHT, min(MOST_WEIGHT, round(max(begun / MOST, min(begun * MOST, weight)))))
+    return tuple(
+        replace(group, family_weight=weights[group.family]) if group.family in weights else group for group in groups
+    )
+
+
+def _weighted(group: Group, first: Group, factor: float, gain: float) -> Group:
+    if group.family:
+        return group
     least, most = _weight(first) / MOST, _weight(first) * MOST
-    weight = round(max(least, min(most, _weight(group) * factor)))
+    weight = round(max(least, min(most, _weight(group) * min(STEP, max(1 / STEP, factor)) ** gain)))
     return replace(group, weight=max(LEAST_WEIGHT, min(MOST_WEIGHT, weight)))
 
 

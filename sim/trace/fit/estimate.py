@@ -29,8 +29,9 @@ from sim.kernel.operations import (
     Operation,
 )
 from sim.trace.fit.groups import ENOUGH, Charges, Group, grouped
-from sim.trace.fit.lives import Life, Seen, Watcher
+from sim.trace.fit.lives import Seen, Watcher
 from sim.trace.fit.tally import Counted, Tally
+from sim.trace.fit.thread_times import Life
 from sim.trace.fit.ticks import TICKS_HZ, WITNESSES, Ticks, ticks
 from sim.trace.following.replay import TELLING, Progress, Recorded, Replay, Replayed, missing_events
 from sim.trace.following.replica import Replica
@@ -183,8 +184,9 @@ def fit(
     charges = _charges(on_cpu.counts(), Prices(load_for(chosen, costs)), tsc_hz, around)
     tick = _ticks(watcher.lives)
     hz = _hz(seen, notes) if tick is None else tick.hz
-    groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges, tick)
     cpus = tuple(sorted(report.cpus))
+    idle = seen.idle_ns / (max(1, seen.last_ns - seen.first_ns) * len(cpus))
+    groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges, tick, idle)
     counted = found["tally"].finish(len(cpus))
     unsure = seen.unknown_idle_ns / 2 / (max(1, seen.last_ns - seen.first_ns) * len(cpus))
     if seen.missing > 0.01 * seen.switches:

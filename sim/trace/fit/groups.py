@@ -2,13 +2,16 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, Literal
 
-from sim.trace.fit.lives import Burst, Life, slots
+from sim.trace.fit.families import CONTENDED, LONG_NS, by_groups, family_names
+from sim.trace.fit.order import Order, order
+from sim.trace.fit.thread_times import Burst, Life, slots
 from sim.trace.fit.ticks import Ticks
+from sim.trace.fit.waking import Member, Waiting, waiting
 
 Kind = Literal["compute", "kthread", "pipe", "fork", "vcpu"]
 Key = tuple[Kind, str, int, tuple[int, ...]]
@@ -18,11 +21,14 @@ ENOUGH: Final = 10
 """Samples from which on an entry has a distribution of its own."""
 ENOUGH_STINTS: Final = 5
 """Stints on one CPU and no other from which on a thread counts as pinned."""
+ALWAYS: Final = 1.0
+MAINLY: Final = 0.85
+"""The share of those on one CPU, on a host whose CPUs are never idle: there the simulated one moves nobody."""
+IDLE: Final = 0.02
+"""Of the CPUs' time; with less of it they are never idle."""
 ENOUGH_HANDOFFS: Final = 50
-CONTENDED: Final = 0.8
-"""The share of its runnable time that a thread was on the CPU below which others had it meanwhile."""
 ABSENT: Final = 0.05
-"""The share of a trace for which a vCPU may be absent without its absence being modelled."""
+"""The share of a trace for which a vCPU, or a thread that never sleeps, may be absent without that being modelled."""
 LIGHT: Final = 0.01
 """Threads that were on a CPU for less of the trace do not show their weight: they wait for other reasons."""
 NICE_0_LOAD: Final = 1024
@@ -61,7 +67,10 @@ class Group:
     of a group that never sleeps is empty.  For vCPUs ``compute`` is the guest time between returns to user space, and
     ``demand``, ``halt``, ``vmm`` are theirs, ``signalled`` the times outside KVM_RUN after a signal that ended a halt.
     ``entry`` is its name in the scenario.  ``weight`` None is that of its nice value; ``at_ticks``: its sleeps end at
-    ticks.
+    ticks.  ``waits`` are the share of its sleeps or halts that somebody ends, which are not among ``sleep`` and
+    ``halt``, and the longest of them in ns; ``wakes`` says whom it wakes, with means per burst.  ``halts`` is how many
+    there were.  ``order`` None: bursts and sleeps are independent.  ``family`` is its control group, if there are such,
+    of so much weight.
     """
 
     key: Key
@@ -81,60 +90,116 @@ class Group:
     signalled: list[float] = field(default_factory=list)
     vmm_saves: Counter[int] = field(default_factory=Counter)
     cycles: int = 0
+    halts: int = 0
+    order: Order | None = None
+    family: str = ""
+    family_weight: int = 0
+    waits: tuple[float, float] | None = None
+    wakes: dict[Key, float] = field(default_factory=dict)
     entry: str = ""
     names: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def is_long(self) -> bool:
+        """Whether a burst takes several slices."""
+        return self.on_ns >= LONG_NS * max(1, self.cycles)
+
+    @property
+    def share(self) -> float:
+        """How much of its runnable time it was on a CPU."""
+        return self.on_ns / max(1, self.wanted_ns)
+
 
 def grouped(
-    lives: Iterable[Life], first_ns: int, last_ns: int, charges: Charges, ticks: Ticks | None = None
+    lives: Iterable[Life], first_ns: int, last_ns: int, charges: Charges, ticks: Ticks | None = None, idle: float = 0.0
 ) -> list[Group]:
-    """All threads of a trace as groups, those with the most time on the CPU first; ``ticks`` None: not known."""
+    """All threads of a trace as groups, those with the most time on the CPU first; ``ticks`` None: not known.
+
+    ``idle`` is the share of the time of CPUs: where there is some, threads that moved may move.
+    """
+    mainly = ALWAYS if idle > IDLE else MAINLY
     lives = [life for life in lives if life.bursts]
     found: list[Group] = []
-    vcpus = [life for life in lives if life.vcpu is not None]
+    members: dict[Key, Member] = {}
     rest = [life for life in lives if life.vcpu is None]
-    for key, members in _by_key(vcpus, "vcpu").items():
-        found.append(_vcpus(key, members, first_ns, last_ns, charges))
-    pairs = _pairs(rest)
-    for one, other in pairs:
-        found.append(_pipe(one, other, charges))
-    paired = {id(life) for pair in pairs for life in pair}
-    rest = [life for life in rest if id(life) not in paired]
+    for pair in _pairs(rest):
+        found.append(_pipe(*pair, charges))
+        rest = [life for life in rest if life not in pair]
     children = [life for life in rest if life.forked_ns >= 0 and life.execs and life.bursts]
     if len(children) >= ENOUGH:
+        firsts = {id(child): child.bursts[:1] for child in children}
         found.append(_forks(children, rest, first_ns, last_ns, charges))
+        members[found[-1].key] = Member(children, firsts, waits=False)
         rest = [life for life in rest if life.bursts]
+    vcpus = _by_key([life for life in lives if life.vcpu is not None], "vcpu", mainly)
+    threads = _thread_groups(rest, LIGHT * (last_ns - first_ns), mainly)
+    members |= {
+        key: Member(alike, {id(life): life.bursts for life in alike}, wakes=False) for key, alike in vcpus.items()
+    }
+    members |= {key: Member(alike, {id(life): life.bursts for life in alike}) for key, alike in threads.items()}
+    waits = dict(zip(members, waiting(list(members.values())), strict=True))
+    found += [_vcpus(key, alike, first_ns, last_ns, charges, waits[key]) for key, alike in vcpus.items()]
+    found += [_threads(key, alike, first_ns, last_ns, charges, ticks, waits[key]) for key, alike in threads.items()]
+    keys = list(members)
+    for group in found:
+        if group.key in waits:
+            group.wakes = {keys[number]: mean for number, mean in waits[group.key].wakes.items()}
+    _set_weights(found, LIGHT * (last_ns - first_ns))
+    if by_groups(lives, last_ns - first_ns):
+        _set_families(found, family_names(lives, vcpus | threads))
+    return sorted(found, key=lambda group: -sum(group.compute))
+
+
+def _thread_groups(lives: Sequence[Life], enough_ns: float, mainly: float) -> dict[Key, list[Life]]:
+    """Threads that are alike; those that do too little to be an entry go together."""
     groups: dict[Key, list[Life]] = defaultdict(list)
     kinds: tuple[tuple[Kind, str, list[Life]], ...] = (
-        ("compute", "others", [life for life in rest if life.user]),
-        ("kthread", "kernel-others", [life for life in rest if not life.user]),
+        ("compute", "others", [life for life in lives if life.user]),
+        ("kthread", "kernel-others", [life for life in lives if not life.user]),
     )
     for kind, others, members in kinds:
         few: list[Life] = []
-        for key, alike in _by_key(members, kind).items():
-            if sum(len(life.bursts) for life in alike) >= ENOUGH or _on_ns(alike) > LIGHT * (last_ns - first_ns):
+        for key, alike in _by_key(members, kind, mainly).items():
+            if sum(len(life.bursts) for life in alike) >= ENOUGH or _on_ns(alike) > enough_ns:
                 groups[key] += alike
             else:
                 few += alike
         if few:
             groups[kind, others, 0, ()] += few
-    found += [_threads(key, members, first_ns, last_ns, charges, ticks) for key, members in groups.items()]
-    _set_weights(found, LIGHT * (last_ns - first_ns))
-    return sorted(found, key=lambda group: -sum(group.compute))
+    return groups
 
 
 def _set_weights(groups: Sequence[Group], least_ns: float) -> None:
     """Where threads had to wait, weights are those with which the CPU would be shared out as it was.
 
     The thread's own nice says little on a host that schedules by control groups, which the simulated one does not.
+    How much of the CPU a thread gets shows in bursts that last for several slices.  A shorter one waits for the slice
+    under way, whatever its weight; it gets what those have on average.
     """
-    shares = {id(group): group.on_ns / group.wanted_ns for group in groups if group.on_ns >= least_ns}
-    contended = {key: share for key, share in shares.items() if share < CONTENDED}
-    most = max(contended.values(), default=1.0)
-    for group in groups:
-        if (share := contended.get(id(group))) is not None:
-            group.weight = max(LEAST_WEIGHT, round(NICE_0_LOAD * share / most))
+    contended = [group for group in groups if group.on_ns >= least_ns and group.share < CONTENDED]
+    long = [group for group in contended if group.is_long]
+    most = max((group.share for group in long), default=1.0)
+    for group in long:
+        group.weight = max(LEAST_WEIGHT, round(NICE_0_LOAD * group.share / most))
+    on = sum(group.on_ns for group in long)
+    mean = round(sum(group.on_ns * (group.weight or 0) for group in long) / on) if on else NICE_0_LOAD
+    for group in contended:
+        if group.weight is None:
+            group.weight = mean
+
+
+def _set_families(groups: Sequence[Group], families: Mapping[Key, str]) -> None:
+    """Families compete as control groups: by what their busy threads weigh together, or as one thread."""
+    for family in sorted(set(families.values())):
+        members = [group for group in groups if families.get(group.key) == family]
+        weighed = [group for group in members if group.weight is not None]
+        busy = [group.rows * group.weight for group in weighed if group.weight and group.is_long]
+        if not weighed:
+            continue
+        weight = sum(busy) if busy else max(group.weight or 0 for group in weighed)
+        for group in members:
+            group.family, group.family_weight, group.weight = _key(family), weight, None
 
 
 def _share_out(group: Group, lives: Iterable[Life]) -> None:
@@ -149,7 +214,7 @@ def _on_ns(lives: Iterable[Life]) -> int:
     return sum(burst.on_ns for life in lives for burst in life.bursts)
 
 
-def _by_key(lives: Sequence[Life], kind: Kind) -> dict[Key, list[Life]]:
+def _by_key(lives: Sequence[Life], kind: Kind, mainly: float) -> dict[Key, list[Life]]:
     series: dict[str, set[str]] = defaultdict(set)
     for life in lives:
         series[_NUMBERED.sub("", life.name)].add(life.name)
@@ -157,7 +222,7 @@ def _by_key(lives: Sequence[Life], kind: Kind) -> dict[Key, list[Life]]:
     for life in lives:
         stem = _NUMBERED.sub("", life.name)
         alike = len(series[stem]) > 1 and not _ANONYMOUS.match(life.name)
-        found[kind, _key(stem if alike else life.name), life.nice, _pinned(life)].append(life)
+        found[kind, _key(stem if alike else life.name), life.nice, _pinned(life, mainly)].append(life)
     return found
 
 
@@ -166,11 +231,13 @@ def _key(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name.replace("+", "p")).strip("-_") or "unnamed"
 
 
-def _pinned(life: Life) -> tuple[int, ...]:
+def _pinned(life: Life, mainly: float = ALWAYS) -> tuple[int, ...]:
     if not life.user and (match := _ON_A_CPU.search(life.name)):
         return (int(match[1]),)
-    if len(life.cpus) == 1 and sum(life.cpus.values()) >= ENOUGH_STINTS:
-        return (next(iter(life.cpus)),)
+    if life.cpus.total() >= ENOUGH_STINTS:
+        cpu, stints = life.cpus.most_common(1)[0]
+        if stints >= mainly * life.cpus.total():
+            return (cpu,)
     return ()
 
 
@@ -179,8 +246,9 @@ def _own(burst: Burst, charges: Charges) -> float:
 
 
 def _threads(
-    key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges, ticks: Ticks | None
-) -> Group:
+    key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges, ticks: Ticks | None,
+    waiting: Waiting,
+) -> Group:  # fmt: skip
     """Each row is one simulated thread; what lies between two lives in it counts as sleep, at its ends as one.
 
     A sleep that ends at a tick does so wherever in the period before it would be over: the middle of that is taken.
@@ -189,20 +257,34 @@ def _threads(
     group = Group(key, len(lives), len(rows), _saves(lives), names=_names(lives))
     _share_out(group, lives)
     for row in rows:
-        bursts = [burst for life in row for burst in life.bursts]
-        group.compute += [_own(burst, charges) for burst in bursts]
-        group.sleep += [max(0, after.ready_ns - before.end_ns) for before, after in pairwise(bursts)]
-        around = bursts[0].ready_ns - first_ns + last_ns - bursts[-1].end_ns
-        if around > 0.001 * (last_ns - first_ns) or len(bursts) > 1:
+        bursts = [(id(life), burst) for life in row for burst in life.bursts]
+        group.compute += [_own(burst, charges) for _, burst in bursts]
+        group.sleep += [
+            max(0, after.ready_ns - before.end_ns)
+            for (life, before), (_, after) in pairwise(bursts)
+            if (life, before.end_ns) not in waiting.ended
+        ]
+        first, last = bursts[0][1], bursts[-1][1]
+        around = first.ready_ns - first_ns + last_ns - last.end_ns
+        if around > ABSENT * (last_ns - first_ns) or len(bursts) > 1:
             group.sleep.append(around)
+    _set_waits(group, len(waiting.ended), len(waiting.ended) + len(group.sleep), waiting)
     woken = [burst.ready_ns for life in lives for burst in life.bursts[1:]]
     if ticks is not None and len(woken) >= ENOUGH and ticks.wake(woken):
         group.at_ticks = True
         group.sleep = [max(0.0, each - ticks.period_ns / 2) for each in group.sleep]
+    if group.waits is None:
+        group.order = order(group.compute, group.sleep)
     return group
 
 
-def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges) -> Group:
+def _set_waits(group: Group, ended: int, sleeps: int, waiting: Waiting) -> None:
+    """``ended`` are those of the sleeps or halts that somebody has ended."""
+    if ended:
+        group.waits = ended / sleeps, float(waiting.longest_ns)
+
+
+def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges, waiting: Waiting) -> Group:
     """A vCPU that is not there all the time counts as halted meanwhile."""
     group = Group(key, len(lives), len(lives), _saves(lives), names=_names(lives))
     _share_out(group, lives)
@@ -222,13 +304,20 @@ def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges
             max(LEAST_NS, each - returns * charges.guest - breaks * (charges.guest + charges.away))
             for each, breaks, returns in zip(vcpu.demand, vcpu.demand_breaks, vcpu.demand_returns, strict=True)
         ]
-        group.halt += map(float, vcpu.halt)
+        group.halts += halted
+        group.halt += [
+            float(ns)
+            for ns, begin in zip(vcpu.halt, vcpu.halt_from, strict=True)
+            if (id(life), begin) not in waiting.ended
+        ]
         group.signalled += [max(LEAST_NS, each - charges.signal) for each in vcpu.signalled]
         group.vmm_saves += vcpu.vmm_saves
         if is_away:
+            group.halts += 1
             group.halt.append(absent)
         if vcpu.blocked_outside:
             group.notes.append(f"{life.name} slept {vcpu.blocked_outside} times outside KVM_RUN, which is left out")
+    _set_waits(group, group.halts - len(group.halt), group.halts, waiting)
     return group
 
 

@@ -1,10 +1,14 @@
 """What each thread of a trace does: bursts on the CPU, sleeps, and for vCPU threads what happens around KVM_RUN."""
 
-from bisect import insort
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Final
+
+from sim.trace.fit.thread_times import Life, VcpuTimes
 from sim.trace.following.known import Step
 from sim.trace.reading.events import (
     ACTIVATED,
@@ -26,132 +30,10 @@ MIGRATED: Final = CODE["sched_migrate_task"]
 VCPU_WAKEUP: Final = CODE["kvm_vcpu_wakeup"]
 RUNNABLE: Final = ord("R")
 DEAD: Final = (ord("X"), ord("Z"))
-NICE_0_PRIO: Final = 120
-"""MAX_RT_PRIO + NICE_WIDTH / 2, include/linux/sched/prio.h, Linux v6.18."""
-
-
-class Burst(NamedTuple):
-    """From a wake-up to the next sleep: ``on_ns`` on a CPU, in ``stints``; ``wakes`` of others and ``forks`` in it."""
-
-    ready_ns: int
-    end_ns: int
-    on_ns: int
-    stints: int
-    wakes: int
-    forks: int
-
-
-@dataclass(slots=True)
-class VcpuTimes:
-    """Times in ns of a vCPU thread; ``guest``, ``vmm`` and ``demand`` are on the CPU, ``halt`` is wall time.
-
-    ``guest``: inside KVM_RUN between two returns to user space; ``vmm``: outside; ``demand``: inside between blocks;
-    ``halt``: from a block inside KVM_RUN to its wake-up.  ``blocked_outside`` counts sleeps of the VMM's own.
-    ``guest_breaks`` and ``demand_breaks`` are how often the thread left its CPU within each of these times, and
-    ``demand_returns`` how often KVM_RUN returned.
-
-    A signal that ends a halt takes the thread out of KVM_RUN without a VM entry; that is no return of the guest's:
-    ``signalled`` are the times outside KVM_RUN then.  ``vmm_saves`` are XSTATE_BV of the VMM.
-    """
-
-    guest: list[int] = field(default_factory=list)
-    vmm: list[int] = field(default_factory=list)
-    demand: list[int] = field(default_factory=list)
-    halt: list[int] = field(default_factory=list)
-    guest_breaks: list[int] = field(default_factory=list)
-    demand_breaks: list[int] = field(default_factory=list)
-    demand_returns: list[int] = field(default_factory=list)
-    signalled: list[int] = field(default_factory=list)
-    vmm_saves: Counter[int] = field(default_factory=Counter)
-    blocked_outside: int = 0
-    since_exit: int = 0
-    breaks: int = 0
-    breaks_since_halt: int = 0
-    returns_since_halt: int = 0
-    halted: tuple[int, int, int] | None = None
-    restores: int = 0
-    restored: int = 0
-    by_signal: bool = False
-    since_halt: int = 0
-    since_put: int = 0
-    total: int = 0
-
-    def end_demand(self) -> None:
-        """It blocks, or the trace ends."""
-        self.demand.append(self.since_halt)
-        self.demand_breaks.append(self.breaks_since_halt)
-        self.demand_returns.append(self.returns_since_halt)
-        self.since_halt = self.breaks_since_halt = self.returns_since_halt = 0
-
-
-@dataclass(slots=True, eq=False)
-class Life:
-    """A thread as far as the trace shows it.
-
-    ``cpus`` counts its stints by CPU; ``saves`` its saves by XSTATE_BV, of the normal and of the guest fpstate;
-    ``wakers`` its wake-ups by the thread that ran there.  ``handoffs`` are times on
-    the CPU, in ns, up to a sleep or to the one that it woke or that wakes it.
-    """
-
-    tid: int
-    name: str
-    first_ns: int
-    prio: int = NICE_0_PRIO
-    user: bool = False
-    forked_ns: int = -1
-    execs: bool = False
-    ended: bool = False
-    last_ns: int = 0
-    bursts: list[Burst] = field(default_factory=list)
-    cpus: Counter[int] = field(default_factory=Counter)
-    saves: Counter[int] = field(default_factory=Counter)
-    wakers: Counter[int] = field(default_factory=Counter)
-    successors: Counter[int] = field(default_factory=Counter)
-    handoffs: list[int] = field(default_factory=list)
-    since_handoff: int = 0
-    vcpu: VcpuTimes | None = None
-    inside: bool = False
-    ready_ns: int | None = None
-    asleep: bool = False
-    on_ns: int = 0
-    stints: int = 0
-    wakes: int = 0
-    forks: int = 0
-    since_ns: int = -1
-
-    @property
-    def nice(self) -> int:
-        """A real-time thread counts as the nicest that a fair one can be."""
-        return max(-20, min(19, self.prio - NICE_0_PRIO))
-
-    def runs_until(self, now_ns: int) -> None:
-        """It has been on its CPU up to now."""
-        if self.since_ns < 0:
-            return
-        on = max(0, now_ns - self.since_ns)
-        self.since_ns = now_ns
-        self.on_ns += on
-        self.since_handoff += on
-        if (vcpu := self.vcpu) is not None:
-            if self.inside:
-                vcpu.since_exit += on
-                vcpu.since_halt += on
-                vcpu.total += on
-            else:
-                vcpu.since_put += on
-
-    def hand_off(self) -> None:
-        """It gives the CPU away for its own reasons."""
-        self.handoffs.append(self.since_handoff)
-        self.since_handoff = 0
-
-    def end_burst(self, now_ns: int) -> None:
-        """It sleeps or is gone."""
-        if self.ready_ns is not None and self.stints:
-            end_ns = max(now_ns, self.ready_ns + self.on_ns)  # clocks of CPUs may differ
-            self.bursts.append(Burst(self.ready_ns, end_ns, self.on_ns, self.stints, self.wakes, self.forks))
-        self.ready_ns = None
-        self.on_ns = self.stints = self.wakes = self.forks = 0
+GOLDEN: Final = 0.618034
+"""Multiples of it are spread evenly over the unit interval."""
+REMEMBERED: Final = 8192
+"""Switches of a CPU."""
 
 
 @dataclass(slots=True)
@@ -178,7 +60,26 @@ class Seen:
     entries: int = 0
     wakeups: int = 0
     migrations: int = 0
-    stint_ns: list[int] = field(default_factory=list)
+    stint_ns: array[int] = field(default_factory=lambda: array("q"))
+
+
+class Ran:
+    """Who ran on a CPU, not long ago."""
+
+    def __init__(self) -> None:
+        self._ns: list[int] = []
+        self._tids: list[int] = []
+
+    def note(self, ns: int, tid: int) -> None:
+        """The thread runs from now on."""
+        self._ns.append(ns)
+        self._tids.append(tid)
+        if len(self._ns) > REMEMBERED:
+            del self._ns[: REMEMBERED // 2], self._tids[: REMEMBERED // 2]
+
+    def at(self, ns: int) -> int:
+        """Who ran at a time, or if that is too long ago at the earliest that is remembered; -1: nobody is known."""
+        return self._tids[max(0, bisect_right(self._ns, ns) - 1)] if self._ns else -1
 
 
 class Watcher:
@@ -189,6 +90,7 @@ class Watcher:
         self.lives: list[Life] = []
         self.seen = Seen()
         self._running: dict[int, tuple[int, int]] = {}
+        self._ran: dict[int, Ran] = defaultdict(Ran)
 
     def see(self, step: Step) -> None:
         """The next event, in the order of the trace."""
@@ -215,6 +117,7 @@ class Watcher:
             seen.forks += 1
             child = self._life(step.values[2], step.values[1], now, new=True)
             child.forked_ns = child.ready_ns = now
+            child.parent = step.values[0]
             if (parent := self.alive.get(step.values[0])) is not None:
                 parent.forks += 1
         elif event == EXEC and step.tid > 0:
@@ -272,6 +175,7 @@ class Watcher:
             self._missed(cpu, prev, step.comm, woken if since < woken < now else (since + now) // 2, now)
             ran, since = self._running[cpu]
         self._running[cpu] = (tid, now)
+        self._ran[cpu].note(now, tid)
         if prev == 0:
             seen.idle_ns += max(0, now - since)
         else:
@@ -293,6 +197,7 @@ class Watcher:
         seen.switches += 1
         seen.missing += 1
         self._running[cpu] = (tid, at)
+        self._ran[cpu].note(at, tid)
         if gone == 0:
             seen.idle_ns += max(0, at - since)
             seen.unknown_idle_ns += max(0, known - since)
@@ -359,17 +264,23 @@ class Watcher:
         life = self.alive.get(tid)
         if life is None or not life.asleep:
             return
+        slept_ns = life.last_ns
         self._awake(life, step.time_ns)
         running = self._running.get(step.cpu, (0, 0))[0]
         life.wakers[running] += 1
-        if running in self.alive:
-            self.alive[running].wakes += 1
+        life.waker = running
+        at = slept_ns + int((step.time_ns - slept_ns) * (GOLDEN * len(life.bursts) % 1.0))
+        life.by_chance[self._ran[step.cpu].at(at)] += 1
+        if (waker := self.alive.get(running)) is not None:
+            waker.wakes += 1
+            waker.woke.append((life, step.time_ns))
 
     def _awake(self, life: Life, now: int) -> None:
         life.asleep = False
         life.ready_ns = now
         if life.vcpu is not None and life.inside:
             life.vcpu.halt.append(now - life.last_ns)
+            life.vcpu.halt_from.append(life.last_ns)
 
     def _kvm_fpu(self, step: Step) -> None:
         if step.tid <= 0:
@@ -401,19 +312,3 @@ class Watcher:
                 vcpu.returns_since_halt += 1
             vcpu.halted = None
         life.inside = loads
-
-
-def slots(lives: list[Life]) -> list[list[Life]]:
-    """The lives, in as few rows as hold them one after the other: those that were never there at once share one."""
-    rows: list[list[Life]] = []
-    free: list[tuple[int, int]] = []
-    for life in sorted(lives, key=lambda each: each.bursts[0].ready_ns):
-        begin, end = life.bursts[0].ready_ns, life.bursts[-1].end_ns
-        if free and free[0][0] <= begin:
-            row = free.pop(0)[1]
-            rows[row].append(life)
-        else:
-            row = len(rows)
-            rows.append([life])
-        insort(free, (end, row))
-    return rows

@@ -126,7 +126,7 @@ def scenario_text(fitted: Fitted, folder: str) -> tuple[str, Columns]:
     host.add("hz", fitted.hz)
     host.add(tomlkit.comment(f"preemption: {fitted.preemption_from}"))
     host.add("preemption", fitted.preemption)
-    if any(group.halt for group in fitted.groups):
+    if any(group.halts for group in fitted.groups):
         host.add(
             tomlkit.comment(f"{fitted.seen.polled} polls of a halted vCPU succeeded, {fitted.seen.waited} did not")
         )
@@ -134,16 +134,24 @@ def scenario_text(fitted: Fitted, folder: str) -> tuple[str, Columns]:
             host.add("halt_poll", "0 ns")
     document.add("host", host)
     used: set[str] = set()
+    for group in sorted(fitted.groups, key=lambda each: each.key[0] != "vcpu"):
+        group.entry = _name(group, used)
+        used.add(group.entry)
     for section in ("guests", "threads"):
         tables = tomlkit.table(is_super_table=True)
         for group in fitted.groups:
             if (group.key[0] == "vcpu") != (section == "guests"):
                 continue
-            name = group.entry = _name(group, used)
-            used.add(name)
-            tables.add(name, _entry(fitted, group, name, folder, columns))
+            tables.add(group.entry, _entry(fitted, group, folder, columns))
         if tables:
             document.add(section, tables)
+    if families := {group.family: group.family_weight for group in fitted.groups if group.family}:
+        tables = tomlkit.table(is_super_table=True)
+        for name, weight in families.items():
+            table = tomlkit.table()
+            table.add("weight", weight)
+            tables.add(name, table)
+        document.add("groups", tables)
     return tomlkit.dumps(document), columns
 
 
@@ -171,8 +179,9 @@ def _name(group: Group, used: set[str]) -> str:
     return name
 
 
-def _entry(fitted: Fitted, group: Group, name: str, folder: str, columns: Columns) -> Table:
+def _entry(fitted: Fitted, group: Group, folder: str, columns: Columns) -> Table:
     kind, _, _, pinned = group.key
+    name = group.entry
     table = tomlkit.table()
     for line in _comments(group):
         table.add(tomlkit.comment(line))
@@ -184,6 +193,8 @@ def _entry(fitted: Fitted, group: Group, name: str, folder: str, columns: Column
             table.add("kind", kind)
         if group.rows > 1:
             table.add("count", group.rows)
+    if group.family:
+        table.add("group", group.family)
     if group.weight is not None:
         table.add("weight", group.weight)
     elif group.key[2]:
@@ -193,11 +204,15 @@ def _entry(fitted: Fitted, group: Group, name: str, folder: str, columns: Column
     if kind == "vcpu":
         _guest(table, fitted, group, writer)
         return table
-    table.add("compute", writer.times("compute", group.compute))
+    rows = None if group.order is None else group.order.rows
+    table.add("compute", writer.times("compute", group.compute, rows))
     if kind != "pipe" and group.sleep and sum(group.sleep) > 0:
-        table.add("sleep", writer.times("sleep", group.sleep))
+        table.add("sleep", writer.times("sleep", group.sleep, rows))
+        if rows is not None:
+            table.add("blocks", rows)
         if group.at_ticks:
             table.add("timer", "tick")
+    _waking(table, fitted, group)
     if group.syscall:
         table.add("syscall", writer.times("syscall", group.syscall))
     if kind != "kthread" and (components := _components(fitted, group.saves)):
@@ -205,12 +220,25 @@ def _entry(fitted: Fitted, group: Group, name: str, folder: str, columns: Column
     return table
 
 
+def _waking(table: Table, fitted: Fitted, group: Group) -> None:
+    entries = {each.key: each.entry for each in fitted.groups}
+    if group.waits is not None:
+        share, longest_ns = group.waits
+        table.add(
+            "waits", inline({"share": round(share, 4), "at_most": time_text(max(1e-6, round(longest_ns * 1e-9, 9)))})
+        )
+    if group.wakes:
+        table.add("wakes", inline({entries[key]: round(max(1e-4, mean), 4) for key, mean in group.wakes.items()}))
+
+
 def _guest(table: Table, fitted: Fitted, group: Group, writer: "Samples") -> None:
-    if group.halt:
+    if group.halt or group.waits is not None:
         table.add("demand", writer.times("demand", group.demand))
-        table.add("sleep", writer.times("halt", group.halt))
+        if group.halt:
+            table.add("sleep", writer.times("halt", group.halt))
+        _waking(table, fitted, group)
         if group.signalled:
-            table.add("signalled", round(min(1.0, len(group.signalled) / len(group.halt)), 4))
+            table.add("signalled", round(min(1.0, len(group.signalled) / group.halts), 4))
             table.add("signal_time", writer.times("signal", group.signalled))
     if components := _components(fitted, group.saves):
         table.add("fpu", inline({"components": components, "every": time_text(1e-3)}))
@@ -240,13 +268,19 @@ def _comments(group: Group) -> list[str]:
         found = {
             "times between returns to user space": group.compute,
             "times outside KVM_RUN": group.vmm,
-            "halts": group.halt,
+            "halts that nobody else ended" if group.waits else "halts": group.halt,
             "halts that a signal ended": group.signalled,
         }
     lines.append(", ".join(f"{len(values)} {what}" for what, values in found.items()))
+    if (order := group.order) is not None:
+        lines.append(
+            f"in recorded blocks: the correlation of {order.of} is {order.correlation:.2f}, where independent ones are "
+            f"within {order.bound:.2f}"
+        )
+    if group.waits is not None:
+        lines.append(f"{group.waits[0]:.1%} of its sleeps are ended by the entries that name it in wakes")
     if group.weight is not None:
-        share = group.on_ns / group.wanted_ns
-        lines.append(f"nice {group.key[2]} in the trace; fitted to {share:.0%} of its runnable time on a CPU")
+        lines.append(f"nice {group.key[2]} in the trace; on a CPU in {group.share:.0%} of its runnable time there")
     few = [what for what, values in found.items() if 0 < len(values) < ENOUGH]
     if few:
         lines.append(f"too few samples: {' and '.join(few)}")
@@ -261,14 +295,18 @@ class Samples:
         self._name = name
         self._columns = columns
 
-    def times(self, what: str, ns: Sequence[float], few: int = ENOUGH) -> Any:
-        """Fewer than ``few`` samples are their mean, more are a file."""
+    def times(self, what: str, ns: Sequence[float], rows: int | None = None, few: int = ENOUGH) -> Any:
+        """Fewer than ``few`` samples are their mean, more are a file; in order, if blocks of ``rows`` are kept."""
         values = np.array(ns) / 1e3
         if len(values) < few:
             return time_text(max(1e-9, round(float(values.mean()) * 1e-6, 9)))
         if len(values) > MOST_SAMPLES:
             mean = values.mean()
-            values = np.quantile(values, (np.arange(MOST_SAMPLES) + 0.5) / MOST_SAMPLES)
+            if rows is None:
+                values = np.quantile(values, (np.arange(MOST_SAMPLES) + 0.5) / MOST_SAMPLES)
+            else:
+                starts = np.linspace(0, len(values) - rows, max(1, MOST_SAMPLES // rows)).astype(int)
+                values = np.concatenate([values[start : start + rows] for start in starts])
             values *= mean / values.mean()
         file = f"{self._name}-{what}"
         self._columns[file] = values.tolist()

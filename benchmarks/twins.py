@@ -1,0 +1,200 @@
+"""Twins of hosts that no rule of ``fpswitch fit`` was made on: simulated ones, halves of traces.
+
+    python benchmarks/twins.py [--only NAME] [--trace FILE ...]
+
+Each host below is simulated, exported as a recording, and fitted; the twin is held against the host itself, simulated
+with other random numbers, as a fit holds it against a trace.  Of each FILE the first half is fitted, and held against
+the second.  Prints a table in Markdown of what misses; exit status 1 if anything does.
+"""
+
+import argparse
+import gzip
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from sim.analysis import fitness, tuning
+from sim.cli import cli
+from sim.scenario.cases import cases
+from sim.scenario.reading import read
+from sim.trace.fit import estimate, writing
+from sim.trace.fit.estimate import Fitted
+
+REPLICATIONS = 4
+HEAD = """
+title = "{name}"
+[run]
+measure = "600 ms"
+warmup = "100 ms"
+[host]
+cpus = {cpus}
+cpu = ["zen4"]
+preemption = "{preemption}"
+{host}
+"""
+SSE = 'fpu = { components = ["SSE", "AVX"] }\n'
+HOGS = '[threads.hog]\ncount = {n}\ncompute = "1 ms"\nfpu = {{ components = ["SSE", "AVX"] }}\n'
+SLEEPERS = (
+    '[threads.sleeper]\ncount = {n}\ncompute = {{ exponential = "200 us" }}\nsleep = {{ exponential = "1500 us" }}\n'
+)
+RCU = '[threads.rcu_preempt]\nkind = "kthread"\ncompute = "8 us"\nsleep = { exponential = "9 ms" }\ntimer = "tick"\n'
+SPIN = '[guests.vm]\nvcpus = {n}\nfpu = {{ components = ["SSE"], every = "1 ms" }}\n'
+HALTING = """
+[guests.vm]
+vcpus = 3
+demand = {{ exponential = "150 us" }}
+{end}
+signalled = {signalled}
+signal_time = "10 us"
+fpu = {{ components = ["SSE"], every = "1 ms" }}
+[guests.vm.exits.io]
+every = {{ exponential = "200 us" }}
+reason = "io"
+handled = "userspace"
+vmm = "10 us"
+"""
+KICKER = '[threads.kicker]\ncompute = "20 us"\nsleep = { exponential = "700 us" }\nwakes = { vm = 1.0 }\n' + SSE
+OUT = """
+[guests.vm]
+vcpus = 2
+fpu = { components = ["SSE"], every = "1 ms" }
+[guests.vm.exits.io]
+every = { exponential = "30 us" }
+reason = "io"
+handled = "userspace"
+vmm = { exponential = "8 us" }
+"""
+PIPE = '[threads.sched-pipe]\nkind = "pipe"\ncompute = "4 us"\nsyscall = "2 us"\n' + SSE
+BUILD = """
+[threads.sh]
+kind = "fork"
+compute = { lognormal = "4 ms", sigma = 1.0 }
+sleep = { exponential = "8 ms" }
+wakes = { make = 1.0 }
+[threads.make]
+compute = { exponential = "300 us" }
+waits = { share = 1.0 }
+fpu = { components = ["SSE"] }
+"""
+GROUPED = (
+    SPIN.format(n=4).replace("vcpus", 'group = "load"\nvcpus')
+    + SLEEPERS.format(n=3).replace("count", 'group = "load"\ncount')
+    + HOGS.format(n=1)
+    + '[threads.other]\ncompute = "1 ms"\nnice = 5\n'
+    + SSE
+    + "[groups.load]\nweight = 600\n"
+)
+VHOST = """
+[threads.source]
+compute = { exponential = "60 us" }
+sleep = { exponential = "400 us" }
+wakes = { worker = 0.8 }
+[threads.worker]
+kind = "kthread"
+count = 2
+compute = { exponential = "40 us" }
+waits = { share = 1.0 }
+"""
+HOSTS = {
+    "pipe beside a hog": (1, "none", "", PIPE + HOGS.format(n=1) + RCU),
+    "sleepers and hogs": (2, "voluntary", "", HOGS.format(n=3) + SLEEPERS.format(n=6) + RCU),
+    "a half idle host": (4, "voluntary", "", SLEEPERS.format(n=8) + HOGS.format(n=1) + RCU),
+    "halts that timers end": (
+        2, "none", 'halt_poll = "0 ns"',
+        HALTING.format(end='sleep = { exponential = "900 us" }', signalled=0.0)
+        + SLEEPERS.format(n=2) + HOGS.format(n=1),
+    ),
+    "halts that a kicker ends": (
+        2, "none", 'halt_poll = "0 ns"',
+        HALTING.format(end="waits = { share = 1.0 }", signalled=0.95)
+        + KICKER + HOGS.format(n=2) + SLEEPERS.format(n=2),
+    ),
+    "OUT exits": (2, "none", "", OUT + SLEEPERS.format(n=2) + HOGS.format(n=2)),
+    "overcommitted spinners": (2, "none", "", SPIN.format(n=5) + SLEEPERS.format(n=3) + HOGS.format(n=1) + RCU),
+    "spinners in a control group": (2, "none", "", GROUPED + RCU),
+    "a build": (2, "voluntary", "", BUILD + HOGS.format(n=1) + RCU),
+    "a worker pool": (2, "full", "", VHOST + HOGS.format(n=2) + SLEEPERS.format(n=2)),
+}  # fmt: skip
+
+
+def tuned(file: Path, out: Path, preemption: str) -> Fitted:
+    """The scenario of a recording, tuned, in ``out``."""
+    with open(file, "rb") as stream:
+        fitted = estimate.fit(stream, file.name, cpu="zen4", preemption=preemption, all_strategies=True)
+    writing.write(fitted, out, force=True)
+    return tuning.tune(fitted, out, 1)
+
+
+def of_a_host(name: str, folder: Path) -> Iterator[fitness.Compared]:
+    """The twin of a simulated host against that host with other random numbers."""
+    cpus, preemption, host, text = HOSTS[name]
+    scenario, run = folder / "host.toml", folder / "run.txt"
+    scenario.write_text(HEAD.format(name=name, cpus=cpus, preemption=preemption, host=host) + text)
+    command = ["export", str(scenario), "-o", str(run), "--strategy", "xstate-guest", "--force"]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 0, result.output
+    run.write_text("".join(line for line in run.open() if not line.startswith("# fpswitch ")))
+    fitted = tuned(run, folder / "twin.toml", preemption)
+    (case,) = cases(read(scenario))
+    measured = case.scenario.run.model_copy(update={"measure": 0.6, "warmup": 0.1})
+    truth = replace(case, scenario=case.scenario.model_copy(update={"run": measured}))
+    there = fitness.recordings(fitted, truth, REPLICATIONS, 1)
+    here = fitness.recordings(fitted, fitness.twin(fitted, folder / "twin.toml"), REPLICATIONS, 1)
+    joined = fitness.side_by_side(fitted.counted, there)
+    for one, other in zip(joined, fitness.side_by_side(fitted.counted, here), strict=False):
+        if one.low is None or one.high is None or one.what != other.what:
+            continue
+        half = (one.high - one.low) / 2
+        yield replace(other, trace=one.simulated, low=one.simulated - half, high=one.simulated + half)
+
+
+def of_halves(trace: Path, folder: Path) -> Iterator[fitness.Compared]:
+    """The twin of the first half of a trace against the second half."""
+    content = trace.read_bytes()
+    lines = (gzip.decompress(content) if trace.suffix == ".gz" else content).decode().splitlines(keepends=True)
+    time = re.compile(r"\]\s+(\d+\.\d+):")
+    at = [float(match[1]) for line in lines if (match := time.search(line))]
+    middle = (at[0] + at[-1]) / 2
+    files = [folder / "first.txt", folder / "second.txt"]
+    for number, file in enumerate(files):
+        file.write_text(
+            "".join(each for each in lines if not (m := time.search(each)) or (float(m[1]) > middle) == bool(number))
+        )
+    fitted = tuned(files[0], folder / "twin.toml", "none")
+    with open(files[1], "rb") as stream:
+        other = estimate.fit(stream, "second half", cpu="zen4", preemption="none", all_strategies=True)
+    simulated = fitness.recordings(fitted, fitness.twin(fitted, folder / "twin.toml"), REPLICATIONS, 1)
+    yield from fitness.side_by_side(other.counted, simulated, other.unsure)
+
+
+def main() -> int:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", action="append", choices=HOSTS)
+    parser.add_argument("--trace", action="append", type=Path, default=[])
+    chosen = parser.parse_args()
+    work = [(name, of_a_host, name) for name in chosen.only or ([] if chosen.trace else HOSTS)]
+    work += [(trace.name, of_halves, trace) for trace in chosen.trace]
+    missed = 0
+    print("| host | compared | miss | the largest of switches, round trips, load/put pairs | what misses |")
+    print("|---|---|---|---|---|")
+    for name, of, what in work:
+        with tempfile.TemporaryDirectory() as folder:
+            found = [each for each in of(what, Path(folder)) if each.holds is not None]  # type: ignore[operator]
+        misses = [each for each in found if not each.holds]
+        missed += bool(misses)
+        rates = [each for each in found if each.unit == "1/s" and each.trace]
+        largest = max(rates, key=lambda each: abs(each.simulated / each.trace - 1), default=None)
+        text = "; ".join(f"{each.what} {each.simulated:.4g} for {each.trace:.4g}" for each in misses[:4])
+        worst = "" if largest is None else f"{largest.what} {largest.simulated / largest.trace - 1:+.1%}"
+        print(f"| {name} | {len(found)} | {len(misses)} | {worst} | {text} |", flush=True)
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Whether a recorded host schedules by control groups, and which threads belong to one.
+
+A trace does not name groups.  Where threads that always have something to do get other parts of a CPU than their nice
+values say, the kernel schedules by groups; and threads that were forked by one another are likely in one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, TypeVar
+
+from sim.trace.fit.thread_times import Life
+
+Entry = TypeVar("Entry")
+
+LONG_NS: Final = 5_000_000
+"""A burst of several slices (of 1.4 ms with two CPUs, 2.8 ms with eight)."""
+LEAST_ON: Final = 0.05
+"""The share of a CPU that a thread must have had to count."""
+MAINLY: Final = 0.8
+"""The share of a thread's stints on one CPU from which on it competes with those there."""
+CONTENDED: Final = 0.8
+"""The share of its runnable time that a thread was on the CPU below which others had it meanwhile."""
+NICE_STEP: Final = 1.25
+"""What one step of nice changes the weight by (sched_prio_to_weight[], kernel/sched/core.c, Linux v6.18)."""
+UNLIKE: Final = 1.5
+"""By what factor CPU time per weight may differ between threads of a CPU that no groups are in."""
+
+
+def by_groups(lives: Iterable[Life], seconds_ns: int) -> bool:
+    """Whether busy threads of one CPU got unlike parts of it for their nice values."""
+    per_weight: dict[int, list[float]] = defaultdict(list)
+    for life in lives:
+        on = sum(burst.on_ns for burst in life.bursts)
+        wanted = sum(burst.end_ns - burst.ready_ns for burst in life.bursts)
+        if on < max(LEAST_ON * seconds_ns, LONG_NS * len(life.bursts)) or on > CONTENDED * wanted:
+            continue
+        cpu, stints = life.cpus.most_common(1)[0]
+        if stints >= MAINLY * life.cpus.total():
+            per_weight[cpu].append(on / wanted * NICE_STEP**life.nice)
+    return any(max(each) > UNLIKE * min(each) for each in per_weight.values())
+
+
+def families(lives: Iterable[Life]) -> list[list[Life]]:
+    """Threads that were forked by one another in the trace, and who forked the first; only those of two or more."""
+    parents = {life.tid: life.parent for life in lives if life.parent >= 0}
+    found: dict[int, list[Life]] = defaultdict(list)
+    for life in lives:
+        tid = life.tid
+        seen = {tid}
+        while (parent := parents.get(tid, -1)) >= 0 and parent not in seen:
+            tid = parent
+            seen.add(tid)
+        found[tid].append(life)
+    return [each for each in found.values() if len(each) > 1]
+
+
+def family_names(lives: Sequence[Life], entries: Mapping[Entry, Sequence[Life]]) -> dict[Entry, str]:
+    """By entry the family that all its threads belong to, called by the name of the family's first thread."""
+    of_life: dict[int, str] = {}
+    used: dict[str, int] = defaultdict(int)
+    for family in families(lives):
+        name = min(family, key=lambda life: life.first_ns).name
+        used[name] += 1
+        for life in family:
+            of_life[id(life)] = name if used[name] == 1 else f"{name}-{used[name]}"
+    names = {}
+    for entry, members in entries.items():
+        own = {of_life.get(id(life), "") for life in members}
+        if len(own) == 1 and "" not in own:
+            (names[entry],) = own
+    return names

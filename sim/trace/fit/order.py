@@ -1,0 +1,66 @@
+"""Whether bursts and sleeps of a thread depend on those before them, as in phases of a load: then it is kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEAST_ROWS: Final = 50
+"""Bursts from which on a correlation says something."""
+SIGMAS: Final = 3.3
+"""1 in 1,000 of independent samples is farther from 0."""
+LEAST: Final = 0.1
+"""A smaller correlation changes little."""
+LEAST_BLOCK: Final = 8
+FEWEST_BLOCKS: Final = 8
+"""In a recording, so that they can come in another order."""
+REACH: Final = 4
+"""A block is as many times as long as the correlation reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """``rows`` of a block; the largest correlation, ``of`` what; independent samples are within ``bound``."""
+
+    rows: int
+    of: str
+    correlation: float
+    bound: float
+
+
+def order(bursts: Sequence[float], sleeps: Sequence[float]) -> Order | None:
+    """None if ``sleeps``, each behind its burst, and ``bursts`` look independent of those before them and each other.
+
+    Correlations are those of logarithms, of neighbours and of a burst with its sleep.
+    """
+    rows = len(bursts)
+    if rows < LEAST_ROWS or len(sleeps) != rows:
+        return None
+    burst, sleep = (_normal(np.log(np.maximum(np.asarray(each, np.float64), 1.0))) for each in (bursts, sleeps))
+    found = {
+        "a burst with the next": float((burst[:-1] * burst[1:]).mean()),
+        "a sleep with the next": float((sleep[:-1] * sleep[1:]).mean()),
+        "a burst with its sleep": float((burst * sleep).mean()),
+    }
+    of = max(found, key=lambda each: abs(found[each]))
+    bound = SIGMAS / np.sqrt(rows)
+    if abs(found[of]) <= max(bound, LEAST):
+        return None
+    reach = max(_reach(burst, bound), _reach(sleep, bound))
+    block = max(LEAST_BLOCK, min(REACH * reach, rows // FEWEST_BLOCKS))
+    return Order(block, of, found[of], float(bound)) if 2 <= block < rows else None
+
+
+def _normal(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    deviation = float(values.std())
+    return (values - values.mean()) / deviation if deviation > 1e-9 else np.zeros_like(values)
+
+
+def _reach(values: NDArray[np.float64], bound: float) -> int:
+    """The first lag at which the correlation is no longer outside the bound."""
+    for lag in range(1, len(values) // FEWEST_BLOCKS):
+        if abs(float((values[:-lag] * values[lag:]).mean())) <= bound:
+            return lag
+    return len(values) // FEWEST_BLOCKS

@@ -1,0 +1,223 @@
+"""What a trace shows of one thread: bursts on the CPU, sleeps, and for vCPU threads what happens around KVM_RUN."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import insort
+from collections import Counter
+from collections.abc import Iterator, MutableSequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, overload
+
+NICE_0_PRIO: Final = 120
+"""MAX_RT_PRIO + NICE_WIDTH / 2, include/linux/sched/prio.h, Linux v6.18."""
+LAST_ACT_NS: Final = 100_000
+"""To wake somebody is the last thing that a thread does before it sleeps, if it sleeps so soon afterwards."""
+
+
+def _integers() -> array[int]:
+    return array("q")
+
+
+class Burst(NamedTuple):
+    """From a wake-up to the next sleep: ``on_ns`` on a CPU, in ``stints``; ``wakes`` of others and ``forks`` in it.
+
+    ``waker`` is the thread that ran where it was woken, idle 0, or -1 if nobody is known to have woken it.
+    """
+
+    ready_ns: int
+    end_ns: int
+    on_ns: int
+    stints: int
+    wakes: int
+    forks: int
+    waker: int
+
+
+_FIELDS: Final = len(Burst._fields)
+
+
+class Bursts(MutableSequence[Burst]):
+    """Bursts in an array of 64-bit integers, which takes a quarter of the memory of tuples."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self) -> None:
+        self._values = _integers()
+
+    def __len__(self) -> int:
+        return len(self._values) // _FIELDS
+
+    @overload
+    def __getitem__(self, index: int) -> Burst: ...
+    @overload
+    def __getitem__(self, index: slice) -> MutableSequence[Burst]: ...
+    def __getitem__(self, index: int | slice) -> Burst | MutableSequence[Burst]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        begin = range(len(self))[index] * _FIELDS
+        return Burst(*self._values[begin : begin + _FIELDS])
+
+    def __iter__(self) -> Iterator[Burst]:
+        values = iter(self._values)
+        return (Burst(*each) for each in zip(*[values] * _FIELDS, strict=True))
+
+    def __setitem__(self, index: Any, burst: Any) -> None:
+        begin = range(len(self))[index] * _FIELDS
+        self._values[begin : begin + _FIELDS] = array("q", burst)
+
+    def __delitem__(self, index: Any) -> None:
+        begin = range(len(self))[index] * _FIELDS
+        del self._values[begin : begin + _FIELDS]
+
+    def insert(self, index: int, burst: Burst) -> None:
+        """A burst before that of this number; at the end, if there is none."""
+        begin = min(index, len(self)) * _FIELDS
+        self._values[begin:begin] = array("q", burst)
+
+
+@dataclass(slots=True)
+class VcpuTimes:
+    """Times in ns of a vCPU thread; ``guest``, ``vmm`` and ``demand`` are on the CPU, ``halt`` is wall time.
+
+    ``guest``: inside KVM_RUN between two returns to user space; ``vmm``: outside; ``demand``: inside between blocks;
+    ``halt``: from a block inside KVM_RUN, at ``halt_from``, to its wake-up.  ``blocked_outside`` counts sleeps of the
+    VMM's own.
+    ``guest_breaks`` and ``demand_breaks`` are how often the thread left its CPU within each of these times, and
+    ``demand_returns`` how often KVM_RUN returned.
+
+    A signal that ends a halt takes the thread out of KVM_RUN without a VM entry; that is no return of the guest's:
+    ``signalled`` are the times outside KVM_RUN then.  ``vmm_saves`` are XSTATE_BV of the VMM.
+    """
+
+    guest: array[int] = field(default_factory=_integers)
+    vmm: array[int] = field(default_factory=_integers)
+    demand: array[int] = field(default_factory=_integers)
+    halt: array[int] = field(default_factory=_integers)
+    halt_from: array[int] = field(default_factory=_integers)
+    guest_breaks: array[int] = field(default_factory=_integers)
+    demand_breaks: array[int] = field(default_factory=_integers)
+    demand_returns: array[int] = field(default_factory=_integers)
+    signalled: array[int] = field(default_factory=_integers)
+    vmm_saves: Counter[int] = field(default_factory=Counter)
+    blocked_outside: int = 0
+    since_exit: int = 0
+    breaks: int = 0
+    breaks_since_halt: int = 0
+    returns_since_halt: int = 0
+    halted: tuple[int, int, int] | None = None
+    restores: int = 0
+    restored: int = 0
+    by_signal: bool = False
+    since_halt: int = 0
+    since_put: int = 0
+    total: int = 0
+
+    def end_demand(self) -> None:
+        """It blocks, or the trace ends."""
+        self.demand.append(self.since_halt)
+        self.demand_breaks.append(self.breaks_since_halt)
+        self.demand_returns.append(self.returns_since_halt)
+        self.since_halt = self.breaks_since_halt = self.returns_since_halt = 0
+
+
+@dataclass(slots=True, eq=False)
+class Life:
+    """A thread as far as the trace shows it.
+
+    ``cpus`` counts its stints by CPU; ``saves`` its saves by XSTATE_BV, of the normal and of the guest fpstate;
+    ``wakers`` its wake-ups by the thread that ran there, and ``by_chance`` by the one that had run there at a time
+    within the sleep that has nothing to do with its end.  ``last_acts`` are those, by thread, after which that one went
+    to sleep or ended within :data:`LAST_ACT_NS`, and ``last_by_chance`` how many would be so at a random time of its
+    burst; ``woke`` are whom it has woken in the burst under way, and when.  ``handoffs`` are times on
+    the CPU, in ns, up to a sleep or to the one that it woke or that wakes it.
+    """
+
+    tid: int
+    name: str
+    first_ns: int
+    prio: int = NICE_0_PRIO
+    user: bool = False
+    forked_ns: int = -1
+    parent: int = -1
+    execs: bool = False
+    ended: bool = False
+    last_ns: int = 0
+    bursts: MutableSequence[Burst] = field(default_factory=lambda: Bursts())
+    cpus: Counter[int] = field(default_factory=Counter)
+    saves: Counter[int] = field(default_factory=Counter)
+    wakers: Counter[int] = field(default_factory=Counter)
+    by_chance: Counter[int] = field(default_factory=Counter)
+    last_acts: Counter[int] = field(default_factory=Counter)
+    last_by_chance: dict[int, float] = field(default_factory=dict)
+    woke: list[tuple[Life, int]] = field(default_factory=list)
+    successors: Counter[int] = field(default_factory=Counter)
+    handoffs: array[int] = field(default_factory=_integers)
+    since_handoff: int = 0
+    vcpu: VcpuTimes | None = None
+    inside: bool = False
+    ready_ns: int | None = None
+    asleep: bool = False
+    on_ns: int = 0
+    stints: int = 0
+    wakes: int = 0
+    forks: int = 0
+    waker: int = -1
+    since_ns: int = -1
+
+    @property
+    def nice(self) -> int:
+        """A real-time thread counts as the nicest that a fair one can be."""
+        return max(-20, min(19, self.prio - NICE_0_PRIO))
+
+    def runs_until(self, now_ns: int) -> None:
+        """It has been on its CPU up to now."""
+        if self.since_ns < 0:
+            return
+        on = max(0, now_ns - self.since_ns)
+        self.since_ns = now_ns
+        self.on_ns += on
+        self.since_handoff += on
+        if (vcpu := self.vcpu) is not None:
+            if self.inside:
+                vcpu.since_exit += on
+                vcpu.since_halt += on
+                vcpu.total += on
+            else:
+                vcpu.since_put += on
+
+    def hand_off(self) -> None:
+        """It gives the CPU away for its own reasons."""
+        self.handoffs.append(self.since_handoff)
+        self.since_handoff = 0
+
+    def end_burst(self, now_ns: int) -> None:
+        """It sleeps or is gone."""
+        if self.ready_ns is not None and self.stints:
+            end_ns = max(now_ns, self.ready_ns + self.on_ns)  # clocks of CPUs may differ
+            burst = Burst(self.ready_ns, end_ns, self.on_ns, self.stints, self.wakes, self.forks, self.waker)
+            self.bursts.append(burst)
+            for woken, at in self.woke:
+                woken.last_acts[self.tid] += now_ns - at <= LAST_ACT_NS
+                chance = woken.last_by_chance.get(self.tid, 0.0) + min(1.0, LAST_ACT_NS / max(1, self.on_ns))
+                woken.last_by_chance[self.tid] = chance
+        self.woke.clear()
+        self.ready_ns = None
+        self.waker = -1
+        self.on_ns = self.stints = self.wakes = self.forks = 0
+
+
+def slots(lives: list[Life]) -> list[list[Life]]:
+    """The lives, in as few rows as hold them one after the other: those that were never there at once share one."""
+    rows: list[list[Life]] = []
+    free: list[tuple[int, int]] = []
+    for life in sorted(lives, key=lambda each: each.bursts[0].ready_ns):
+        begin, end = life.bursts[0].ready_ns, life.bursts[-1].end_ns
+        if free and free[0][0] <= begin:
+            row = free.pop(0)[1]
+            rows[row].append(life)
+        else:
+            row = len(rows)
+            rows.append([life])
+        insort(free, (end, row))
+    return rows

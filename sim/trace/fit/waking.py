@@ -1,0 +1,143 @@
+"""Who waits for whom in a trace: which threads end the sleeps of which, and how often.
+
+The thread that runs where another one is woken need not have to do with it: most timers expire in an interrupt of
+whoever runs.  It wakes the other one if it is there much more often than who ran on that CPU at other times within the
+sleeps, or if to wake is the last thing that it does in its bursts.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import sqrt
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.trace.fit.thread_times import Burst, Life
+
+LEAST: Final = 10
+"""Wake-ups of one entry by another from which on they may be more than chance."""
+SIGMAS: Final = 4.0
+RATIO: Final = 2.0
+SHARE: Final = 0.1
+"""A waker is there in so much more of all wake-ups of the entry than by chance, and so many times as often."""
+MOST_WAKES: Final = 100.0
+
+
+@dataclass(slots=True)
+class Member:
+    """The threads of an entry, and the bursts that are theirs by id(): of a forked one perhaps all but the first.
+
+    ``waits`` and ``wakes``: whether it can, in a scenario.
+    """
+
+    lives: Sequence[Life]
+    bursts: Mapping[int, Sequence[Burst]]
+    waits: bool = True
+    wakes: bool = True
+
+
+@dataclass(slots=True)
+class Waiting:
+    """Of an entry: whom it ``wakes``, by the number of the entry, with means per burst.
+
+    ``ended`` are its sleeps that somebody ended, by the thread's id() and the end of the burst before; the longest
+    lasts ``longest_ns``.
+    """
+
+    wakes: dict[int, float] = field(default_factory=dict)
+    longest_ns: int = 0
+    ended: set[tuple[int, int]] = field(default_factory=set)
+
+
+def waiting(members: Sequence[Member]) -> list[Waiting]:
+    """Who wakes whom among the entries of a trace."""
+    owners: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+    for number, member in enumerate(members):
+        for life in member.lives:
+            if bursts := member.bursts.get(id(life)):
+                owners[life.tid].append((bursts[0].ready_ns, bursts[-1].end_ns, number))
+    found = [Waiting() for _ in members]
+    for number, member in enumerate(members):
+        if member.waits:
+            _ended(number, members, owners, found)
+    return found
+
+
+def _owner(owners: dict[int, list[tuple[int, int, int]]], tid: int, ns: int) -> int:
+    """The entry to which a thread belongs at a time, or -1."""
+    return next((number for begin, end, number in owners.get(tid, ()) if begin <= ns <= end), -1)
+
+
+def _ended(
+    number: int, members: Sequence[Member], owners: dict[int, list[tuple[int, int, int]]], found: list[Waiting]
+) -> None:
+    """Fills in whose sleeps end by whom, of one entry."""
+    member = members[number]
+    wakers = _wakers(member.lives, owners, {i for i, each in enumerate(members) if each.wakes})
+    if not wakers:
+        return
+    intervals: list[tuple[int, int]] = []
+    by: dict[int, dict[int, list[int]]] = {each: defaultdict(list) for each in wakers}
+    for life in member.lives:
+        for before, after in pairwise(member.bursts.get(id(life), ())):
+            waker = _owner(owners, after.waker, after.ready_ns)
+            if waker in by:
+                intervals.append((before.end_ns, after.ready_ns))
+                by[waker][after.waker].append(after.ready_ns)
+                found[number].ended.add((id(life), before.end_ns))
+    if not intervals:
+        return
+    found[number].longest_ns = max(end - begin for begin, end in intervals)
+    begins, ends = (np.sort(np.array(each, np.int64)) for each in zip(*intervals, strict=True))
+    for waker, at in by.items():
+        if at:
+            found[waker].wakes[number] = min(MOST_WAKES, _per_burst(members[waker], at, begins, ends))
+
+
+def _wakers(lives: Iterable[Life], owners: dict[int, list[tuple[int, int, int]]], able: set[int]) -> set[int]:
+    """The entries that wake these threads, by more than chance."""
+    seen: Counter[int] = Counter()
+    chance: Counter[int] = Counter()
+    last: Counter[int] = Counter()
+    last_chance: defaultdict[int, float] = defaultdict(float)
+    of_tid = {tid: entries[-1][2] for tid, entries in owners.items()}
+    for life in lives:
+        for counted, by_tid in ((seen, life.wakers), (chance, life.by_chance), (last, life.last_acts)):
+            for tid, times in by_tid.items():
+                counted[of_tid.get(tid, -1)] += times
+        for tid, share in life.last_by_chance.items():
+            last_chance[of_tid.get(tid, -1)] += share
+    total = seen.total()
+    return {
+        each
+        for each, times in seen.items()
+        if each in able
+        and times >= max(LEAST, SHARE * total)
+        and (
+            _more_than_chance(times, chance[each], total)
+            or (2 * last[each] >= times and last[each] - last_chance[each] > SIGMAS * sqrt(last_chance[each] + 1))
+        )
+    }
+
+
+def _more_than_chance(times: int, by_chance: int, total: int) -> bool:
+    there, then = ((each + 0.5) / (total + 1) for each in (times, by_chance))
+    error = sqrt((there * (1 - there) + then * (1 - then)) / total)
+    return there - then > max(SHARE, SIGMAS * error) and times >= RATIO * by_chance
+
+
+def _per_burst(waker: Member, at: dict[int, list[int]], begins: NDArray[np.int64], ends: NDArray[np.int64]) -> float:
+    """How many a burst wakes, of those bursts at whose end somebody waits: in others a wake-up would do nothing."""
+    bursts = 0
+    for life in waker.lives:
+        own = waker.bursts.get(id(life), [])
+        first = np.array([burst.ready_ns for burst in own], np.int64)
+        last = np.array([burst.end_ns for burst in own], np.int64)
+        times = np.sort(np.array(at.get(life.tid, ()), np.int64))
+        woken = np.searchsorted(times, last, "right") - np.searchsorted(times, first, "left")
+        wait = np.searchsorted(begins, last, "right") - np.searchsorted(ends, last, "right")
+        bursts += int(((woken > 0) | (wait > 0)).sum())
+    return sum(map(len, at.values())) / max(1, bursts)

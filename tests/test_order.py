@@ -1,0 +1,101 @@
+"""The order of bursts and sleeps: found where it is there and only there, and kept by the simulated host."""
+
+import numpy as np
+import pytest
+from hosts import only
+from test_ticks import watched
+
+from sim.engine.choice import lacking
+from sim.errors import InputError
+from sim.host.streams import Streams, in_blocks
+from sim.scenario.distribution import Distribution
+from sim.trace.fit.order import order
+
+HOST = """
+title = "a thread whose bursts come in phases"
+[run]
+measure = "2 s"
+warmup = "0 ns"
+[host]
+cpus = 1
+cpu = ["zen4"]
+[threads.phased]
+compute = {{ empirical = "{file}", column = "compute", unit = "us" }}
+sleep = {{ empirical = "{file}", column = "sleep", unit = "us" }}
+{blocks}
+"""
+
+
+def phases(rng, rows=600, length=40):
+    """Phases of short bursts with long sleeps and of long bursts with short ones."""
+    long = (np.arange(rows) // length) % 2 == 1
+    bursts = np.where(long, 900, 150) * rng.lognormal(0, 0.3, rows)
+    sleeps = np.where(long, 300, 1500) * rng.lognormal(0, 0.3, rows)
+    return bursts, sleeps
+
+
+def correlations(bursts):
+    x = np.log(bursts)
+    x = x - x.mean()
+    return float((x[:-1] * x[1:]).mean() / x.var())
+
+
+def test_phases_are_found_and_blocks_are_as_long_as_they_reach():
+    found = order(*phases(np.random.default_rng(1)))
+    assert abs(found.correlation) > 0.5 > found.bound
+    assert 40 < found.rows < 300
+
+
+def test_independent_bursts_and_sleeps_have_no_order():
+    rng = np.random.default_rng(2)
+    found = [order(rng.exponential(1.0, 300), rng.exponential(1.0, 300)) for _ in range(300)]
+    assert sum(each is not None for each in found) <= 3
+
+
+def test_few_bursts_or_constant_ones_say_nothing_of_order():
+    assert order([1.0] * 40, [2.0] * 40) is None
+    assert order([5.0] * 400, [7.0] * 400) is None
+    assert order([1.0] * 400, [2.0] * 300) is None
+
+
+@pytest.mark.parametrize("rows", [2, 7, 64])
+def test_blocks_are_runs_of_the_file_however_many_are_drawn_at_once(rows):
+    values = tuple(float(i) for i in range(100))
+    distribution = Distribution(kind="empirical", mean=49.5, values=values)
+    one, other = (in_blocks(distribution, 1.0, Streams(1, 0).generator("t"), rows) for _ in range(2))
+    drawn = np.concatenate([one(n) for n in (1, 16, 3, 200, 780)])
+    assert (drawn == other(1000)).all()
+    steps = np.diff(drawn) % 100
+    assert (np.delete(steps, np.arange(rows - 1, 999, rows)) == 1).all()
+    assert np.bincount(drawn.astype(int), minlength=100).min() > 0
+
+
+def scenario(tmp_path, blocks, bursts, sleeps):
+    file = tmp_path / "rows.csv"
+    rows = "".join(f"{a:.3f},{b:.3f}\n" for a, b in zip(bursts, sleeps, strict=True))
+    file.write_text(f"compute,sleep\n{rows}")
+    return HOST.format(file=file, blocks=blocks)
+
+
+def test_the_simulated_host_keeps_the_correlation_in_blocks_and_loses_it_without(tmp_path):
+    bursts, sleeps = phases(np.random.default_rng(3))
+    recorded = correlations(bursts)
+    for blocks, low, high in (("blocks = 80", 0.8 * recorded, 1.0), ("", -0.15, 0.15)):
+        (life,) = watched(only(scenario(tmp_path, blocks, bursts, sleeps))).lives
+        on = np.array([burst.on_ns for burst in life.bursts[1:-1]])
+        assert low < correlations(on) < high
+        assert on.mean() == pytest.approx(1e3 * bursts.mean(), rel=0.15)
+
+
+def test_blocks_need_rows_of_both_and_the_compiled_engine_has_none(tmp_path):
+    bursts, sleeps = phases(np.random.default_rng(3))
+    text = scenario(tmp_path, "blocks = 80", bursts, sleeps)
+    assert lacking(only(text)) == "threads.phased.blocks"
+    for wrong in ('compute = "1 ms"', 'kind = "fork"\ncompute = { empirical = "x"'):
+        broken = "\n".join(
+            wrong if line.startswith("compute") and "fork" not in wrong else line for line in text.split("\n")
+        )
+        if "fork" in wrong:
+            broken = text.replace("[threads.phased]", '[threads.phased]\nkind = "fork"')
+        with pytest.raises((InputError, ValueError), match=r"threads\.phased\.blocks"):
+            only(broken)
