@@ -48,7 +48,7 @@ def test_nothing_is_compiled_without_numba_or_for_nobody(monkeypatch, compiles, 
 
 def test_the_loop_is_compiled_once_and_where_it_is_kept_is_said(kept, compiles):
     (sentence,) = prepared(small())
-    assert sentence == f"compiling the loop, once per machine and version: half a minute (kept in {kept})"
+    assert sentence == f"compiling the loop, once per machine and version: about 15 s (kept in {kept})"
     assert len(compiles) == 1
     cache.complete()
     assert prepared(small(), asked=True) == []
@@ -68,7 +68,7 @@ def test_who_comes_while_another_process_compiles_says_so_and_waits(kept, compil
 def test_without_a_cache_directory_whoever_simulates_compiles_in_memory(monkeypatch, compiles, here):
     monkeypatch.setattr(cache, "directory", lambda: None)
     (sentence,) = prepared(asked=True, here=here)
-    assert sentence.startswith("compiling the loop in memory: half a minute in each process")
+    assert sentence.startswith("compiling the loop in memory: about 15 s in each process")
     assert len(compiles) == here
     with cache.making():
         assert not cache.is_being_made()

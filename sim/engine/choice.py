@@ -102,11 +102,11 @@ def prepare(cases: Sequence[Case], say: Callable[[str], None], *, asked: bool = 
         return
     kept = cache.directory()
     if kept is None:
-        say("compiling the loop in memory: half a minute in each process (no cache directory can be written)")
+        say("compiling the loop in memory: about 15 s in each process (no cache directory can be written)")
     elif cache.is_being_made():
         say(f"waiting for another process that compiles the loop (kept in {kept})")
     else:
-        say(f"compiling the loop, once per machine and version: half a minute (kept in {kept})")
+        say(f"compiling the loop, once per machine and version: about 15 s (kept in {kept})")
     if kept is not None or here:
         from sim.engine import loop
 
