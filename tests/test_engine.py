@@ -206,7 +206,7 @@ HOSTS = st.fixed_dictionaries(
         "burst": st.sampled_from(['"1 ns"', '{ exponential = "1 ns" }', '"5 us"', '"10 us"', '"400 us"']),
         "affinity": st.sampled_from(["any", "pinned"]),
         "threads": st.integers(1, 4),
-        "device": st.sampled_from([30, 100]),
+        "device": st.sampled_from([3, 30, 100]),
     }
 )
 
