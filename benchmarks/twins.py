@@ -69,7 +69,7 @@ reason = "io"
 handled = "userspace"
 vmm = { exponential = "8 us" }
 """
-PIPE = '[threads.sched-pipe]\nkind = "pipe"\ncompute = "4 us"\nsyscall = "2 us"\n' + SSE
+PIPE = '[threads.sched-pipe]\nkind = "pipe"\ncompute = "40 us"\nsyscall = "20 us"\n' + SSE
 BUILD = """
 [threads.sh]
 kind = "fork"
