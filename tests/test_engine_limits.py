@@ -1,5 +1,6 @@
 """What few hosts have, what the compiled engine has no room for, and the event in which engines differ."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from hosts import changed, only
 from test_host_limits import ALWAYS_IN_THE_KERNEL
 
 from sim.engine import check as checking
-from sim.engine import choice, events, layout, process, simulation
+from sim.engine import choice, events, layout, process, simulation, table, walking
 from sim.engine.check import check
 from sim.engine.fragments import Unsupported
 from sim.errors import InputError
@@ -157,6 +158,70 @@ def test_a_loop_that_has_no_room_says_for_what(limit, most, says):
     run.a.g[limit] = most
     with pytest.raises(Unsupported, match=says):
         run.run()
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_where_a_strategy_cannot_walk_a_block_nothing_is_noted_behind_it(monkeypatch, room):
+    for module in (layout, walking):
+        monkeypatch.setattr(module, "MOST_NOTED", room)
+    monkeypatch.setitem(layout.SHAPES, "noted", (room, layout.N_COLUMNS))
+    row = simulation.Replication._row
+    for last in range(1, 30):
+        asked = []
+
+        def fails(run, w, *rest, asked=asked, last=last):
+            asked.append(w)
+            if asked.count(1) == last:
+                raise Unsupported("on purpose")
+            return row(run, w, *rest)
+
+        monkeypatch.setattr(simulation.Replication, "_row", fails)
+        monkeypatch.setattr(table, "_tables", {})
+        with pytest.raises(Unsupported, match="on purpose"):
+            simulation.simulate(small(), "xstate-guest", ["manual-load"], 0)
+
+
+TOUCHES = """
+title = "a guest that touches much"
+[run]
+measure = "12 ms"
+warmup = "0 ms"
+strategies = ["xstate-guest", "manual-load"]
+[host]
+cpus = 1
+hz = 100
+cpu = ["zen4"]
+tsc = "1 GHz"
+buffer_level = "touched"
+l1 = "1 KiB"
+l2 = "2 MiB"
+[guests.g]
+demand = "9 ms"
+sleep = "1 ms"
+touches = "100 GB/s"
+"""
+
+
+@pytest.mark.parametrize(
+    ("less", "more", "says"),
+    [
+        ("100 GB/s", "900 GB/s", "more bytes through a CPU's caches at once than 61 bits count"),
+        ("2 MiB", "1023 GiB", "a cache whose bytes, times TSC Hz, do not fit in 61 bits"),
+    ],
+)
+def test_more_bytes_of_a_cache_than_can_be_counted_are_left_to_the_reference(less, more, says):
+    test_engine.assert_the_same(only(TOUCHES))
+    case = only(TOUCHES.replace(less, more))
+    with pytest.raises(Unsupported, match=says):
+        simulation.simulate(case, case.timed_by, case.strategies, 0)
+
+
+def test_threads_of_one_process_make_the_records_that_one_thread_makes():
+    case = changed(small(), measure=300e-6)
+    table._tables.clear()
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda n: simulation.simulate(case, case.timed_by, case.strategies, n), range(3)))
+    assert found == [reference.simulate(case, case.timed_by, case.strategies, n) for n in range(3)]
 
 
 def test_an_error_in_what_the_loop_asks_of_python_is_that_error():

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from sim.engine import layout as at
 from sim.engine import loop
+from sim.engine.fragments import Unsupported
 from sim.engine.jit import Memory
 from sim.engine.table import Points, zeros
 from sim.engine.transitions import Point, handles_signal
+from sim.engine.walking import MUCH
 from sim.host.cpu import HostCpu
 from sim.host.directed_yield import FORCED_EVERY_S
 from sim.host.eevdf import EevdfRunQueue
@@ -346,7 +348,10 @@ class Built:
         if settings.buffer_level == "touched":
             assert settings.l1 is not None, "cases are complete"
             assert settings.l2 is not None, "cases are complete"
-            g[at.L1_BYTES], g[at.L2_BYTES] = round(settings.l1 * case.tsc_hz), round(settings.l2 * case.tsc_hz)
+            sizes = round(settings.l1 * case.tsc_hz), round(settings.l2 * case.tsc_hz)
+            if max(sizes) > MUCH:
+                raise Unsupported("a cache whose bytes, times TSC Hz, do not fit in 61 bits")
+            g[at.L1_BYTES], g[at.L2_BYTES] = sizes
         g[at.ROUND_ROBIN] = not isinstance(host.cpus[0].rq, EevdfRunQueue)
         g[at.MOST_EVENTS], g[at.MOST_QUEUED] = len(self.a.heap), self.a.queue.shape[1]
         g[at.AREAS] = self.a.used.shape[1]

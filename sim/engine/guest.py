@@ -120,7 +120,7 @@ def settle(a: Memory, c: int, begin: int, until: int) -> int:
     ran = a.t[thread, REMAINING] - a.c[c, P_LEFT]
     a.t[thread, REMAINING] = a.c[c, P_LEFT]
     a.c[c, a.t[thread, ACCOUNT]] += ran
-    touch(a, c, ran * a.t[thread, FLOW])
+    touch(a, c, ran, a.t[thread, FLOW])
     if a.c[c, P_TICKS] or a.c[c, P_DEVICES]:
         absorbed(a, c, a.c[c, P_TICKS], a.c[c, P_DEVICES], a.c[c, P_SERVED])
     if a.t[thread, KIND] == IDLE_KIND:
@@ -238,11 +238,11 @@ def settle_guest(a: Memory, c: int, begin: int, until: int, soft: bool) -> int:
     ran = time - a.t[t, GUEST_TIME]
     a.t[t, GUEST_TIME] = time
     a.c[c, GUEST] += ran
-    touch(a, c, ran * a.t[t, FLOW])
+    touch(a, c, ran, a.t[t, FLOW])
     if last > first:
         handled = load(a.t[t, S_HANDLED], last) - load(a.t[t, S_HANDLED], first)
         a.c[c, HANDLER] += handled
-        touch(a, c, handled * a.t[t, KERNEL_FLOW])
+        touch(a, c, handled, a.t[t, KERNEL_FLOW])
         a.c[c, EXITS] += last - first
         for i in range(a.t[t, KINDS]):
             kind = a.t[t, FIRST_KIND] + i

@@ -84,7 +84,7 @@ def note_due(a: Memory, c: int) -> None:
 def absorbed(a: Memory, c: int, ticks: int, devices: int, cycles: int) -> None:
     """Interrupts that were served within a span."""
     a.c[c, INTERRUPT] += cycles
-    touch(a, c, cycles * a.t[a.c[c, THREAD], KERNEL_FLOW])
+    touch(a, c, cycles, a.t[a.c[c, THREAD], KERNEL_FLOW])
     a.c[c, TICKS] += ticks
     a.c[c, DEVICE_INTERRUPTS] += devices
     a.c[c, NEXT_TICK] += ticks * a.g[TICK]

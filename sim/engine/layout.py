@@ -165,7 +165,8 @@ POSTED_MOST: Final = 512
 
 (
     FAIL_EVENTS, FAIL_POSTED, FAIL_QUEUE, FAIL_VRUNTIME, FAIL_CHILDREN, FAIL_PYTHON, FAIL_LOGGED, FAIL_EXITS,
-) = range(1, 9)  # fmt: skip
+    FAIL_TOUCHED,
+) = range(1, 10)  # fmt: skip
 """Why a replication cannot go on."""
 
 URGENT, NORMAL, TIMER, FIRST_CPU = 0, 1, 1, 2

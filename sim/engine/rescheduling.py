@@ -130,7 +130,7 @@ def spend(a: Memory, c: int, account: int, cycles: int) -> None:
     """Kernel work beside operations."""
     a.c[c, account] += cycles
     a.c[c, CLOCK] += cycles
-    touch(a, c, cycles * a.t[a.c[c, THREAD], KERNEL_FLOW])
+    touch(a, c, cycles, a.t[a.c[c, THREAD], KERNEL_FLOW])
 
 
 @compiled

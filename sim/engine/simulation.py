@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ from sim.scenario.cases import Case
 
 SLICE: Final = 20_000
 """How many pieces of work the loop does before Python has a look: at most some tenths of a second."""
+
+_one_at_a_time = threading.Lock()
 
 
 class Enough(Exception):
@@ -226,6 +229,7 @@ class Replication:
                     at.FAIL_QUEUE: "more threads on a CPU than there is room for",
                     at.FAIL_CHILDREN: "more forked threads at once than there is room for",
                     at.FAIL_VRUNTIME: "virtual times that grow too large",
+                    at.FAIL_TOUCHED: "more bytes through a CPU's caches at once than 61 bits count",
                     at.FAIL_EXITS: "exits whose operations depend on where a buffer is, counted together",
                 }[failed]
             )
@@ -282,10 +286,14 @@ class Replication:
 
 
 def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: int) -> list[Record]:
-    """Runs one replication; :class:`Unsupported` if this engine cannot, with what it is that it cannot."""
-    run = Replication(case, timed_by, others_of(timed_by, strategies), replication)
-    run.run()
-    return run.records()
+    """Runs one replication; :class:`Unsupported` if this engine cannot, with what it is that it cannot.
+
+    Threads of one process wait for each other: the tables are the process's.
+    """
+    with _one_at_a_time:
+        run = Replication(case, timed_by, others_of(timed_by, strategies), replication)
+        run.run()
+        return run.records()
 
 
 def others_of(timed_by: str, strategies: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from sim.engine.layout import (
     CALLBACK,
     CHILD,
     CPUS,
+    FAIL_TOUCHED,
     FAILED,
     K_POINT,
     K_REASON,
@@ -51,7 +52,7 @@ MUCH = 1 << 61
 @compiled
 def note(a: Memory, c: int, point: int, current: int, following: int, times: int) -> None:
     """A flow point for the other strategies; ``following`` is the kind, where exits of one are counted together."""
-    if a.g[WALKERS] == 1:
+    if a.g[WALKERS] == 1 or a.g[FAILED]:  # a block that could not be walked to its end has no room
         return
     n = a.g[NOTED]
     a.noted[n, N_CPU] = c
@@ -147,9 +148,12 @@ def forget_in(a: Memory, w: int, task: int) -> None:
 
 
 @compiled
-def touch(a: Memory, c: int, amount: int) -> None:
-    """So much runs through the CPU's caches (bytes x TSC Hz)."""
-    touched = a.c[c, TOUCHED] + amount
+def touch(a: Memory, c: int, cycles: int, flow: int) -> None:
+    """Cycles in which so many bytes per second run through the CPU's caches (counted in bytes x TSC Hz)."""
+    if float(cycles) * float(flow) > MUCH:
+        a.g[FAILED] = FAIL_TOUCHED
+        return
+    touched = a.c[c, TOUCHED] + cycles * flow
     if touched > MUCH:
         touched -= MUCH
         count_anew(a, 0, c)
