@@ -304,5 +304,12 @@ class Scenario(Section):
     )
 
     def written(self) -> dict[str, Any]:
-        """The scenario with all its defaults as a file would have it; what is absent has no default."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """The scenario with all its defaults as a file would have it; what is absent has no default.
+
+        Keys that came after 0.2.0 are there where they are used: the hash of this seeds the draws of costs.
+        """
+        found = self.model_dump(mode="json", exclude_none=True)
+        for holder, key in ((found, "groups"), *((thread, "wakes") for thread in found["threads"].values())):
+            if not holder[key]:
+                del holder[key]
+        return found
