@@ -13,7 +13,7 @@ from sim.engine import build, choice, fragments, layout, rescheduling, simulatio
 from sim.engine.fragments import Unsupported
 from sim.host import population
 from sim.host import simulation as reference
-from sim.host.thread import ForkThread
+from sim.host.fork_thread import ForkThread
 
 QUICK = (19, 23, 65, 75, 86, 88, 94, 96, 99, 103, 115, 121, 134, 145)
 """Few hosts that lead nearly everywhere in the loop that all lead to."""

@@ -10,7 +10,6 @@ from test_host_cpus import FOUR
 from test_host_runs import differences
 from test_waiting import metrics
 
-from sim.engine.choice import lacking
 from sim.host.directed_yield import ESRCH, Boosted, on_spin, yield_to
 from sim.host.eevdf import EevdfRunQueue
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
@@ -339,7 +338,3 @@ def test_batched_equals_one_by_one_where_guests_have_locks(number, how):
     batched = simulate(from_text(text)[number], "xstate-guest", 0)
     assert differences(batched, simulate(from_text(text, batch=False)[number], "xstate-guest", 0)) == []
     assert metrics(batched)["guest_spin_cycles"] > 0
-
-
-def test_the_compiled_engine_names_the_lock_that_it_lacks():
-    assert lacking(locking("10 us", "5 us")) == "guests.g.lock"

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.analysis.recorded_run import RecordedRun
-from sim.engine.choice import lacking
 from sim.errors import InputError
 from sim.trace.fit.groups import Charges, grouped
 from sim.trace.fit.lives import Watcher
@@ -106,11 +105,6 @@ def test_cpu_time_is_shared_out_by_weight():
     watcher = watched(only(HOST[: HOST.index("[threads.busy]")] + rows))
     on = {life.name[0]: sum(burst.on_ns for burst in life.bursts) for life in watcher.lives}
     assert on["b"] / on["a"] == pytest.approx(3, rel=0.05)
-
-
-def test_the_compiled_engine_says_that_it_has_no_such_timer():
-    assert lacking(only(HOST)) == "threads.rcu_preempt.timer 'tick'"
-    assert lacking(only(HOST.replace('timer = "tick"', ""))) == ""
 
 
 @pytest.mark.parametrize(

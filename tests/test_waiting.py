@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from test_host_cpus import FOUR, LONE, latencies
 from test_host_runs import differences
 
-from sim.engine.choice import lacking
 from sim.host.halt_polling import GuestPolling, HaltPolling
 
 QUIET = FOUR.replace(
@@ -231,11 +230,3 @@ def test_of_n_busy_vcpus_on_a_cpu_each_waits_all_but_an_nth_of_the_time(vcpus):
 def test_steal_is_of_vcpus_and_not_of_other_threads():
     text = FOUR.replace("cpus = 4", "cpus = 1") + '[threads.t]\ncount = 3\ncompute = "1 ms"\n'
     assert metrics(simulate(only(text), "xstate-guest", 0))["steal_cycles"] == 0
-
-
-# What the compiled engine says of it.
-
-
-def test_the_compiled_engine_names_what_it_lacks():
-    assert lacking(one_guest("", guest='idle = "haltpoll"')).startswith("guests.g.idle")
-    assert lacking(one_guest('halt_poll_grow = 3\nidle_exit = "1 us"', run='latency_from = "event"')) == ""
