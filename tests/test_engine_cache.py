@@ -2,12 +2,14 @@
 
 import ast
 import os
+import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-from test_engine_limits import small
+from test_engine_limits import SMALL, small
 
 from sim.engine import cache, choice, loop
 
@@ -53,6 +55,92 @@ def test_the_loop_is_compiled_once_and_where_it_is_kept_is_said(kept, compiles):
     cache.complete()
     assert prepared(small(), asked=True) == []
     assert len(compiles) == 1
+
+
+CODE = "engine/loop.run-1.py311.1.nbc"
+NAMES = ("engine/loop.run-1.py311.nbi", CODE)
+
+
+def zeroed_page(content):
+    return content[:8192] + bytes(4096) + content[12288:]
+
+
+def flipped_bit(content):
+    return content[:9000] + bytes([content[9000] ^ 4]) + content[9001:]
+
+
+@pytest.fixture
+def made(kept):
+    """The same with two files of numba's, and the mark."""
+    for i, name in enumerate(NAMES):
+        (kept / name).parent.mkdir(exist_ok=True)
+        (kept / name).write_bytes(random.Random(i).randbytes(16384))
+    cache.complete()
+    assert cache.is_complete()
+    return kept
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "damage", [zeroed_page, flipped_bit, lambda content: content[:-1], lambda content: content + b"\0", None]
+)
+def test_what_is_kept_and_not_as_it_was_made_is_said_to_be_and_deleted_and_made_again(made, compiles, name, damage):
+    if damage is None:
+        (made / name).unlink()
+    else:
+        (made / name).write_bytes(damage((made / name).read_bytes()))
+    assert not cache.is_complete()
+    (sentence,) = prepared(small())
+    assert sentence == f"compiling the loop again, about 15 s: {name} is not as it was made (kept in {made})"
+    assert len(compiles) == 1
+    with cache.making() as missing:
+        assert missing
+        assert not list(made.rglob("*.nb?"))
+        cache.complete()
+    with cache.making() as missing:
+        assert not missing
+
+
+def test_damage_to_the_mark_is_found(made):
+    mark = made / cache.COMPLETE
+    content = mark.read_bytes()
+    for i, byte in list(enumerate(content))[::3]:
+        if chr(byte).isspace():
+            continue
+        mark.write_bytes(content[:i] + bytes([byte ^ 1 << i % 8]) + content[i + 1 :])
+        assert not cache.is_complete()
+    for end in range(0, len(content), 5):
+        mark.write_bytes(content[:end])
+        assert cache.damaged() == cache.COMPLETE
+    mark.write_bytes(content)
+    assert cache.is_complete()
+
+
+def test_a_file_that_was_kept_later_is_no_reason_to_make_all_again(made):
+    later = made / "engine" / "loop.cross-2.py311.1.nbc"
+    later.write_bytes(b"later")
+    assert cache.is_complete()
+    with cache.making() as missing:
+        assert not missing
+    assert later.exists()
+
+
+def test_what_a_process_kept_that_did_not_get_to_the_end_is_not_trusted(made, compiles):
+    (made / cache.COMPLETE).unlink()
+    (sentence,) = prepared(small())
+    assert sentence.startswith("compiling the loop, once per machine")
+    with cache.making() as missing:
+        assert missing
+        assert not list(made.rglob("*.nb?"))
+
+
+def test_all_is_on_the_disk_before_it_is_said_to_be_complete(kept, made, monkeypatch):
+    (kept / cache.COMPLETE).unlink()
+    synced = {}
+    monkeypatch.setattr(cache, "sync", lambda path: synced.update({path: (kept / cache.COMPLETE).exists()}))
+    cache.complete()
+    before = {made / "engine", *(made / name for name in NAMES)}
+    assert synced == dict.fromkeys(before, False) | {made: True}
 
 
 def test_who_comes_while_another_process_compiles_says_so_and_waits(kept, compiles):
@@ -106,6 +194,14 @@ def test_a_cpu_of_which_proc_says_nothing_has_the_name_that_python_knows(monkeyp
     assert cache._cpu() == "a processor"
 
 
+@pytest.mark.parametrize("name", ["NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"])
+def test_code_for_another_target_than_this_cpu_is_kept_apart(monkeypatch, name):
+    monkeypatch.delenv(name, raising=False)
+    here = cache._key()
+    monkeypatch.setenv(name, "generic")
+    assert cache._key() != here
+
+
 def test_the_key_covers_every_module_of_the_host_from_which_machine_code_has_constants():
     found = set()
     for path in ENGINE.glob("*.py"):
@@ -142,6 +238,15 @@ print(sum(stats.cache_hits.values()), "read,", sum(stats.cache_misses.values()),
 """
 
 
+SIMULATED = f"""
+from hosts import only
+from sim.engine import choice
+case = only({SMALL.replace("ENGINE", "compiled")!r})
+choice.prepare([case], print)
+print(choice.simulate(case, "xstate-guest", (), 0))
+"""
+
+
 def start(directory):
     """A process that needs the entry."""
     kept = {name: value for name, value in os.environ.items() if name != "NUMBA_DISABLE_JIT"}
@@ -170,13 +275,32 @@ def test_of_many_processes_that_start_on_an_empty_cache_one_compiles_and_all_oth
 
 
 @pytest.mark.slow
-def test_what_is_kept_and_not_whole_is_made_again(tmp_path):
+def test_code_that_is_kept_and_not_whole_is_made_again(tmp_path):
     pytest.importorskip("numba")
     assert lines(start(tmp_path))[-1] == "0 read, 1 made; True"
-    (index,) = tmp_path.rglob("*.nbi")
-    index.write_bytes(index.read_bytes()[:5])
-    assert lines(start(tmp_path))[-1] == "0 read, 1 made; True"
-    assert lines(start(tmp_path)) == ["1 read, 0 made; True"]
+    for pattern, damage in (("*.nbi", lambda content: content[:5]), ("*.nbc", zeroed_page), ("*.nbc", flipped_bit)):
+        (path,) = tmp_path.rglob(pattern)
+        path.write_bytes(damage(path.read_bytes()))
+        said, how = lines(start(tmp_path))
+        assert said.startswith(f"compiling the loop again, about 15 s: {path.relative_to(*tmp_path.iterdir())} is not")
+        assert how == "0 read, 1 made; True"
+        assert lines(start(tmp_path)) == ["1 read, 0 made; True"]
+
+
+@pytest.mark.slow
+def test_a_run_with_a_zeroed_page_in_the_loop_compiles_it_again_and_has_the_same_records(tmp_path):
+    pytest.importorskip("numba")
+    (tmp_path / "again.py").write_text(SIMULATED)
+    kept = {name: value for name, value in os.environ.items() if name != "NUMBA_DISABLE_JIT"}
+    kept |= {cache.VARIABLE: str(tmp_path / "kept"), "PYTHONPATH": f"{ENGINE.parent.parent}:{Path(__file__).parent}"}
+    run = partial(subprocess.run, [sys.executable, tmp_path / "again.py"], env=kept, text=True, timeout=600)
+    first = run(stdout=subprocess.PIPE, check=True).stdout.splitlines()
+    (code,) = (tmp_path / "kept").rglob("loop.run-*.nbc")
+    code.write_bytes(zeroed_page(code.read_bytes()))
+    second = run(stdout=subprocess.PIPE, check=True).stdout.splitlines()
+    assert "is not as it was made" in second[0]
+    assert first[1:] == second[1:]
+    assert run(stdout=subprocess.PIPE, check=True).stdout.splitlines() == first[1:]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import sys
@@ -12,12 +13,17 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from sim.results.files import sha256, sync, write
 
 VARIABLE: Final = "NUMBA_CACHE_DIR"
 """numba's own: whoever sets it has chosen."""
 LOCK: Final = "lock"
 COMPLETE: Final = "complete"
+"""The mark: name, size and SHA-256 of each file."""
+FILES: Final = "*.nb[ci]"
+"""What numba keeps: indices and code."""
 CONSTANTS: Final = ("accounts.py", "directed_yield.py", "halt_polling.py")
 """Modules of sim.host from which constants are in machine code."""
 
@@ -37,9 +43,13 @@ def directory() -> Path | None:
 
 
 def is_complete() -> bool:
-    """Whether all machine code is there already."""
-    kept = directory()
-    return kept is not None and (kept / COMPLETE).exists()
+    """Whether all machine code is there already, and as it was made."""
+    return _fault() == ""
+
+
+def damaged() -> str:
+    """The first file that is not as it was made; empty if there is none, or not all have been made."""
+    return _fault() or ""
 
 
 def is_being_made() -> bool:
@@ -58,35 +68,71 @@ def is_being_made() -> bool:
 
 
 @contextmanager
-def making() -> Iterator[None]:
-    """One process at a time makes machine code; whoever waits finds it there.
+def making() -> Iterator[bool]:
+    """One process at a time makes machine code, and gets True; whoever waits finds it there.
 
+    numba would run damaged code, and does not sync its files; so what is not known to be whole is deleted first.
     Where files cannot be locked all make it, which costs their time only, since numba replaces whole files.
     """
     kept = directory()
     if kept is None or is_complete():
-        yield
+        yield False
         return
     with ExitStack() as stack:
         with suppress(OSError):
             flock(stack.enter_context(open(kept / LOCK, "w")), LOCK_EX)
-        yield
+        missing = not is_complete()
+        if missing:
+            clear()
+        yield missing
 
 
 def complete() -> None:
-    """All machine code has been made, and kept."""
+    """All machine code has been made, and kept: on the disk, when this returns."""
     kept = directory()
     if kept is not None:
         with suppress(OSError):
-            (kept / COMPLETE).touch()
+            files = sorted(kept.rglob(FILES))
+            for path in (*files, *{path.parent for path in files}):
+                sync(path)
+            listed = [
+                {"name": str(path.relative_to(kept)), "size": path.stat().st_size, "sha256": sha256(path)}
+                for path in files
+            ]
+            write(kept / COMPLETE, json.dumps(listed, indent=1).encode())
+            sync(kept)
 
 
 def clear() -> None:
     """Nothing is kept any more."""
     kept = directory()
     if kept is not None:
-        for path in (kept / COMPLETE, *kept.rglob("*.nb[ci]")):
+        for path in (kept / COMPLETE, *kept.rglob(FILES)):
             path.unlink(missing_ok=True)
+
+
+def _fault() -> str | None:
+    """The first file that is not as it was made; empty if all are, None if not all have been made.
+
+    Files that are not in the list, as numba may write later, are no fault.
+    """
+    kept = directory()
+    if kept is None:
+        return None
+    try:
+        listed = json.loads((kept / COMPLETE).read_bytes())
+        return next((each["name"] for each in listed if not _is_as_made(kept / each["name"], each)), "")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError):
+        return COMPLETE
+
+
+def _is_as_made(path: Path, listed: dict[str, Any]) -> bool:
+    try:
+        return path.stat().st_size == listed["size"] and sha256(path) == listed["sha256"]
+    except OSError:
+        return False
 
 
 def _key() -> str:
@@ -96,7 +142,17 @@ def _key() -> str:
         digest.update(path.read_bytes())
     loop = Path(__file__).with_name("loop.py")  # numba goes by its place and time, too
     place = (str(loop), str(loop.stat().st_mtime_ns))
-    about = (*place, sys.version, version("numba"), version("llvmlite"), version("numpy"), platform.machine(), _cpu())
+    target = (os.environ.get("NUMBA_CPU_NAME", ""), os.environ.get("NUMBA_CPU_FEATURES", ""))
+    about = (
+        *place,
+        *target,
+        sys.version,
+        version("numba"),
+        version("llvmlite"),
+        version("numpy"),
+        platform.machine(),
+        _cpu(),
+    )
     digest.update("\0".join(about).encode())
     return digest.hexdigest()[:16]
 

@@ -105,6 +105,8 @@ def prepare(cases: Sequence[Case], say: Callable[[str], None], *, asked: bool = 
         say("compiling the loop in memory: about 15 s in each process (no cache directory can be written)")
     elif cache.is_being_made():
         say(f"waiting for another process that compiles the loop (kept in {kept})")
+    elif damaged := cache.damaged():
+        say(f"compiling the loop again, about 15 s: {damaged} is not as it was made (kept in {kept})")
     else:
         say(f"compiling the loop, once per machine and version: about 15 s (kept in {kept})")
     if kept is not None or here:

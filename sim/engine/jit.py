@@ -9,13 +9,12 @@ import ctypes
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pickle import UnpicklingError
 from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine.cache import clear, directory
+from sim.engine.cache import directory
 from sim.engine.layout import NAMES, SHAPES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -315,12 +314,12 @@ if HAVE_NUMBA:
 
     def compile_entry(function: Any, arguments: int) -> bool:
         """Compiles an entry for so many whole numbers, or reads it from the cache; whether it is kept there."""
+        integers = (types.int64,) * arguments
+        if integers in function.signatures:  # since a call, and what that kept may be deleted by now
+            return False
         with _generated_once(function.__name__):
             try:
-                function.compile((types.int64,) * arguments)
-            except (EOFError, UnpicklingError):  # a file that is not whole, as a power failure leaves it
-                clear()
-                function.compile((types.int64,) * arguments)
+                function.compile(integers)
             except OSError:  # it is there, but there was no room to keep it
                 return False
         return True

@@ -408,7 +408,7 @@ ENTRIES = ((run, 2), (cross, 2), (begin, 1), (schedule_event, 5))
 def compile_all() -> None:
     """Compiles what Python calls, or reads it from the cache, of which one process at a time makes machine code."""
     if HAVE_NUMBA:
-        with making():
+        with making() as missing:
             kept = [compile_entry(function, arguments) for function, arguments in ENTRIES]
-            if all(kept):
+            if missing and all(kept):
                 complete()
