@@ -369,6 +369,37 @@ def test_what_an_earlier_version_kept_one_by_one_is_used_again(run, tmp_path, ta
     assert tables("r") == tables("fresh")
 
 
+@pytest.mark.parametrize("place", ["ledger", "latency", "metrics", "integrity", "replication"])
+def test_a_number_that_no_column_can_have_is_a_damaged_part_of_an_earlier_version(run, tmp_path, tables, capsys, place):
+    with pytest.raises(RunError):
+        run(replications=6, simulate=breaks_at(4))
+    as_before(tmp_path / "r")
+    damaged, *others = sorted((tmp_path / "r" / "parts").glob("*.json"))
+    document = json.loads(damaged.read_text())
+    too_large = 10**400 if place == "metrics" else 10**30
+    match place:
+        case "ledger":
+            document[place][0][-1] = too_large
+        case "latency":
+            document[place] = {"vcpu": [[1, 2, too_large]]}
+        case "metrics":
+            document[place] = {"idle_cycles": [too_large, "cycles"]}
+        case "integrity":
+            document[place] = {"residue": too_large}
+        case _:
+            document[place] += 1
+    damaged.write_text(json.dumps(document))
+    status, out, _ = run_command(capsys, "status", str(tmp_path / "r"))
+    assert (status, f"done       {len(others)} of 36 " in out) == (1, True)
+    with pytest.raises(InputError, match="not a replication that can be read|has replication"):
+        load(tmp_path / "r", incomplete_ok=True)
+    results, counted = run(replications=6)
+    assert any(note.startswith(f"{damaged}: ") and "simulated again" in note for note in results.notes)
+    assert len(counted.walked) == 36 - len(others)
+    run(out="fresh", replications=6)
+    assert tables("r") == tables("fresh")
+
+
 def test_what_an_earlier_version_kept_beside_its_tables_stays(run, tmp_path, tables):
     run(replications=3)
     first = tables("r")

@@ -1,30 +1,21 @@
 """Finished replications as files, from which a later run goes on."""
 
 import os
-import re
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sim.bounded import content
 from sim.errors import InputError
-from sim.kernel.datafile import STRICT
-from sim.kernel.operations import Operation
 from sim.results import files
 from sim.results import manifest as manifests
 from sim.results.groups import AT_A_TIME, Group, checked, name_of, packed
 from sim.results.keys import Key, Keys, Series
 from sim.results.record import Part, Record
 
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
-
 FOLDER: Final = "parts"
 SUFFIX: Final = ".arrow"
-OLD_SUFFIX: Final = ".json"
-OLD_NAME: Final = re.compile(r"[0-9a-f]{32}-(0|[1-9]\d{0,6})", re.ASCII)
+SUFFIXES: Final = (SUFFIX, ".json")
 
 
 def schedules(case: Mapping[str, Any], *, feedback: bool) -> list[tuple[str, tuple[str, ...]]]:
@@ -93,16 +84,15 @@ def kept(directory: Path, problems: list[str]) -> Iterator[Group]:
     """
     of_json: list[tuple[Key, Record]] = []
     for path in _files(directory / FOLDER):
-        if path.suffix not in (SUFFIX, OLD_SUFFIX) or path.name.startswith("."):
+        if path.suffix not in SUFFIXES or path.name.startswith("."):
             continue
         try:
             if path.suffix == SUFFIX:
                 yield _read(path)
                 continue
-            if not OLD_NAME.fullmatch(path.stem):
-                raise InputError(f"{path}: not the name of a replication's file")
-            same, _, n = path.stem.rpartition("-")
-            of_json.append(((same, int(n)), _read_json(path)))
+            from sim.results import json_parts  # pydantic, which few directories need
+
+            of_json.append(json_parts.record(path))
         except InputError as error:
             problems.append(f"{error}: what was in it is simulated again if asked for")
         if len(of_json) == AT_A_TIME:
@@ -158,50 +148,3 @@ def _read(path: Path) -> Group:
     if name_of(found) != path.stem:
         raise InputError(f"{path}: is not what the run wrote (another sha256 than its name)")
     return checked(found, str(path))
-
-
-def _read_json(path: Path) -> Record:
-    """The record in a file; :class:`InputError` for a file that is none, or not whole."""
-    from pydantic import ValidationError
-
-    try:
-        found = _adapter().validate_json(content(path))
-    except ValidationError as error:
-        why = error.errors(include_url=False)[0]["msg"]
-        raise InputError(f"{path}: not a replication that can be read ({why})") from error
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: not a replication that can be read ({why})") from error
-    return Record(
-        case=found.case,
-        timed_by=found.timed_by,
-        strategy=found.strategy,
-        replication=found.replication,
-        ledger=tuple((Operation(*row[:-2]), row[-2], row[-1]) for row in found.ledger),
-        metrics=found.metrics,
-        latency={name: {(low, high): count for low, high, count in buckets} for name, buckets in found.latency.items()},
-        integrity=found.integrity,
-        engine=found.engine,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    __pydantic_config__ = STRICT
-
-    case: str
-    timed_by: str
-    strategy: str
-    replication: int
-    ledger: list[tuple[str, str, str, int, int, int, str, int, int]]
-    metrics: dict[str, tuple[int | float, str]]
-    latency: dict[str, list[tuple[int, int, int]]]
-    integrity: dict[str, int]
-    engine: str = ""
-
-
-@cache
-def _adapter() -> "TypeAdapter[_Kept]":
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(_Kept)
