@@ -330,6 +330,22 @@ def test_a_part_that_was_damaged_is_simulated_again_and_named(run, tmp_path, tab
     assert tables("r") == tables("fresh")
 
 
+def test_what_is_no_runs_stays_among_the_parts(run, tmp_path, tables):
+    with pytest.raises(RunError):
+        run(replications=4, simulate=breaks_at(2))
+    folder = tmp_path / "r" / "parts"
+    (folder / f"{'1' * 32}.arrow").mkdir()
+    (folder / "mine").mkdir()
+    (folder / "mine" / "notes.txt").write_text("mine")
+    (folder / "notes.txt").write_text("mine")
+    (folder / f".{'2' * 32}.arrow.x1y2z3").write_bytes(b"what a kill left")
+    run(replications=4)
+    assert {path.name for path in folder.iterdir()} == {f"{'1' * 32}.arrow", "mine", "notes.txt"}
+    assert (folder / "mine" / "notes.txt").read_text() == "mine"
+    run(out="fresh", replications=4)
+    assert tables("r") == tables("fresh")
+
+
 def as_before(directory):
     """Makes of an unfinished result one as fpswitch 0.2.0 left it: a file for each strategy of a replication."""
     for group in list(parts.kept(directory, [])):
@@ -391,7 +407,7 @@ def test_a_number_that_no_column_can_have_is_a_damaged_part_of_an_earlier_versio
     damaged.write_text(json.dumps(document))
     status, out, _ = run_command(capsys, "status", str(tmp_path / "r"))
     assert (status, f"done       {len(others)} of 36 " in out) == (1, True)
-    with pytest.raises(InputError, match="not a replication that can be read|has replication"):
+    with pytest.raises(InputError, match=r"not a replication that can be read|has replication"):
         load(tmp_path / "r", incomplete_ok=True)
     results, counted = run(replications=6)
     assert any(note.startswith(f"{damaged}: ") and "simulated again" in note for note in results.notes)

@@ -121,10 +121,14 @@ def keys_kept(directory: Path) -> Iterator[Key]:
 
 
 def remove_all_but(wanted: Container[str], directory: Path) -> None:
-    """Removes the files of all groups but those of these names, and the folder if none is left."""
+    """Removes the files of all groups but those of these names, and the folder if nothing is left.
+
+    What is no run's, a folder among them, stays.
+    """
     folder = directory / FOLDER
     for path in _files(folder):
-        if path.suffix != SUFFIX or path.stem not in wanted:
+        left_by_a_kill = path.name.startswith(".") and Path(path.stem).suffix in SUFFIXES
+        if left_by_a_kill or (path.suffix in SUFFIXES and (path.suffix != SUFFIX or path.stem not in wanted)):
             path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
@@ -134,7 +138,7 @@ def _files(folder: Path) -> Iterator[Path]:
     """The files in a folder, which may be a hundred thousand, one by one."""
     try:
         with os.scandir(folder) as found:
-            yield from (Path(each.path) for each in found)
+            yield from (Path(each.path) for each in found if not each.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return
 
