@@ -230,6 +230,19 @@ def test_two_strategies_of_one_name_are_one_message(own):
         experiment.run(own, strategies=[str(own.parent / "mine" / "load.toml"), str(other)], jobs=1)
 
 
+def test_a_copy_of_a_strategy_is_refused_beside_it_and_may_be_the_reference(own, tmp_path):
+    mine, copy = own.parent / "mine" / "load.toml", tmp_path / "copy.toml"
+    copy.write_text(mine.read_text())
+    options = {"jobs": 1, "simulate": fake_host.simulate}
+    with pytest.raises(InputError, match=r"two strategies called 'by hand', in .*load\.toml and .*copy\.toml; allowed"):
+        experiment.run(own, strategies=["xstate-guest", str(mine), str(copy)], **options)
+    results = experiment.run(own, reference=str(copy), out=tmp_path / "r", **options)
+    assert [each["name"] for each in results.manifest["inputs"]].count("by hand") == 1
+    assert results.manifest["resolved"]["run"]["reference"] in results.manifest["resolved"]["run"]["strategies"]
+    again = experiment.run(tmp_path / "r" / "manifest.json", **options)
+    assert again.ledger.equals(results.ledger)
+
+
 def test_a_file_that_changes_while_a_process_lives_is_read_again(own):
     def caught(text):
         (own.parent / "mine" / "load.toml").write_text(text)

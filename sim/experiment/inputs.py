@@ -15,7 +15,7 @@ from sim.kernel.strategies import strategy
 from sim.results.manifest import COSTS, INPUTS
 from sim.scenario.cases import Case
 from sim.scenario.contrasts import operand
-from sim.scenario.own import own_strategies
+from sim.scenario.own import named, own_strategies
 from sim.scenario.schema import Scenario
 from sim.xsave import profiles
 
@@ -53,6 +53,9 @@ def gathered(scenario: Scenario, cases: Sequence[Case]) -> Inputs:
         place = next(p for p in _free(Path(path).name) if contents.get(p, content) == content)
         contents[place], places[path] = content, place
         documents.append({"kind": kind, "name": name, "path": place, "sha256": sha256(content).hexdigest()})
+    own = own_strategies(scenario.run)
+    for file in (each for _, each in named(scenario.run) if is_file(each)):
+        places[file] = places[own.given(own.name(file))]  # of a copy, the file that it is a copy of
     return Inputs(contents, places, documents)
 
 

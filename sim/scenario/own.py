@@ -34,19 +34,22 @@ class OwnStrategies:
 
 
 def own_strategies(run: Run) -> OwnStrategies:
-    """The strategies in files; :class:`ScenarioError` if two of them have one name."""
+    """The strategies in files; :class:`ScenarioError` if two of them have one name.
+
+    A copy of one of ``run.strategies`` may be the reference, or in a contrast, and is that strategy.
+    """
     values: dict[str, Strategy] = {}
     files: dict[str, str] = {}
     for path, file in named(run):
         if not is_file(file):
             continue
         found = strategy(file)
-        if values.setdefault(found.name, found) != found:
-            both = f"{files[found.name]} and {file}"
+        first = files.setdefault(found.name, file)
+        if values.setdefault(found.name, found) != found or (path == "run.strategies" and file != first):
+            both = f"{first} and {file}"
             raise ScenarioError(
                 path, f"found two strategies called {found.name!r}, in {both}; allowed: a name for each"
             )
-        files.setdefault(found.name, file)
     return OwnStrategies(values, files)
 
 
