@@ -102,7 +102,9 @@ def work(task: Task) -> Done | Refused:
 def here(
     works: Iterable[Work], cases: Sequence[Case], keys: Mapping[Series, str], simulate: Simulate
 ) -> Iterator[Group]:
-    """The records of all works, which are done in this process; what is in flight is a second of work.
+    """The records of all works, which are done in this process.
+
+    What is not in a group yet is less than a second of finished work, and the replication that runs.
 
     Where one of them raises, or somebody interrupts it, those before it come first.
     """
