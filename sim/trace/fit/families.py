@@ -22,12 +22,16 @@ CONTENDED: Final = 0.8
 """The share of its runnable time that a thread was on the CPU below which others had it meanwhile."""
 NICE_STEP: Final = 1.25
 """What one step of nice changes the weight by (sched_prio_to_weight[], kernel/sched/core.c, Linux v6.18)."""
+SHORTEST_NS: Final = 1_000_000_000
+"""In a shorter recording few bursts of several slices make the shares."""
 UNLIKE: Final = 1.5
 """By what factor CPU time per weight may differ between threads of a CPU that no groups are in."""
 
 
 def by_groups(lives: Iterable[Life], seconds_ns: int) -> bool:
     """Whether busy threads of one CPU got unlike parts of it for their nice values."""
+    if seconds_ns < SHORTEST_NS:
+        return False
     per_weight: dict[int, list[float]] = defaultdict(list)
     for life in lives:
         on = sum(burst.on_ns for burst in life.bursts)
