@@ -207,6 +207,38 @@ def test_the_decoded_lines_of_virtualbox_are_a_cpu():
     assert "XSAVES" in one.features
 
 
+def registers_in(text, leaf):
+    return cpuid.parse(text.splitlines(keepends=True), "the text").leaves[leaf]
+
+
+def test_only_the_states_of_ia32_xss_have_its_bit_in_the_registers_that_virtualbox_decodes():
+    """SDM Vol. 2A, CPUID.(0DH,i):ECX[0]: 1 for a component of IA32_XSS, 0 for one of XCR0."""
+    text = (
+        "          XSAVE area cur/max size by XCR0, host: 0x340/0xa88\n"
+        "                  Valid XCR0 bits, host: 0x0000000100000207\n"
+        "                   XSAVE features, host: XSAVEOPT XSAVES\n"
+        "              Valid IA32_XSS bits, host: 0x0000000200000900\n"
+        + "".join(
+            f"  State #{i},  host:  off={offset:#06x}, cb={size:#06x} IA32_XSS-bit\n"
+            for i, offset, size in ((2, 0x240, 0x100), (8, 0, 0x80), (9, 0xA80, 8), (11, 0, 16))
+        )
+    )
+    assert registers_in(text, 0xD) == {
+        0: (0x207, 0x340, 0xA88, 1), 1: (0b1001, 0, 0x900, 2),
+        2: (0x100, 0x240, 0, 0), 8: (0x80, 0, 1, 0), 9: (8, 0xA80, 0, 0), 11: (16, 0, 1, 0),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("xcr0", "features"), [(0x1F, 1 << 26 | 1 << 28), (0b11, 1 << 26)])
+def test_macos_shows_no_bit_of_leaf_1_but_that_of_xsave_and_with_its_component_that_of_avx(xcr0, features):
+    text = (
+        "machdep.cpu.vendor: GenuineIntel\nmachdep.cpu.signature: 591593\n"
+        f"machdep.cpu.xsave.extended_state: {xcr0} 832 1088 0\nmachdep.cpu.xsave.extended_state1: 15 832 256 0\n"
+    )
+    assert registers_in(text, 1) == {0: (591593, 0, features, 0)}
+    assert registers_in(text, 0xD) == {0: (xcr0, 832, 1088, 0), 1: (15, 832, 256, 0)}
+
+
 def of_registers(registers):
     text = "".join(as_cpuid(leaf, sub, *row) + "\n" for leaf, subs in registers.items() for sub, row in subs.items())
     return of_data("x", imported.document(cpuid.parse(text.splitlines(keepends=True), "the dump"), "the dump"))

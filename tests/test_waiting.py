@@ -1,6 +1,7 @@
 """vCPUs that wait: halt polling of KVM and of guests, the way out of idle, steal; against closed forms and source."""
 
 import math
+from collections import Counter
 
 import pytest
 from hosts import RICH, from_text, only, simulate
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 from test_host_cpus import FOUR, LONE, latencies
 from test_host_runs import differences
 
+from sim.host.guest_span import GUEST as RUNS
 from sim.host.halt_polling import GuestPolling, HaltPolling
+from sim.host.halting import GUEST_POLL, HaltingVcpu
 
 QUIET = FOUR.replace(
     "cpus = 4", 'cpus = 1\nbuffer_level = "L1"\ninterrupt_time = "0 ns"\nwakeup_time = "0 ns"\n{host}'
@@ -162,6 +165,31 @@ def test_a_polling_guest_is_reached_without_an_exit_if_interrupts_are_posted(pos
     assert found["requests"] > 300
     per_request = found["vm_exits"] / found["requests"]
     assert per_request < 0.05 if posted == "true" else 1 <= per_request < 1.05
+
+
+@pytest.mark.parametrize("posted", ["true", "false"])
+def test_an_ipi_to_a_polling_guest_is_an_exit_unless_it_is_posted(posted, monkeypatch):
+    """kvm_vcpu_kick() of a vCPU in IN_GUEST_MODE; what is posted ends the polling by itself, and only that is noted."""
+    text = (QUIET.replace("cpus = 1", "cpus = 2") + GUEST).format(
+        host="hz = 100", gap='exponential = "200 us"', measure="20 ms",
+        guest=f'vcpus = 2\nidle = "haltpoll"\nposted_interrupts = {posted}\n'
+        '[guests.g.exits.ipi]\nevery = { exponential = "60 us" }\neffect = "ipi"\nreason = "wrmsr-icr"\n',
+    )  # fmt: skip
+    exits, deliver = Counter(), HaltingVcpu.deliver_ipi
+
+    def delivering(self):
+        in_guest, before = self.cpu.cpu.guest is self.vcpu, len(self.cpu.posted)
+        noted = self.woken_at
+        to_wake = deliver(self)
+        if in_guest:
+            exits[self.account, len(self.cpu.posted) - before, noted != self.woken_at] += 1
+        return to_wake
+
+    monkeypatch.setattr(HaltingVcpu, "deliver_ipi", delivering)
+    simulate(only(text), "xstate-guest", 0)
+    exits_each, is_posted = posted == "false", posted == "true"
+    assert exits.keys() == {(RUNS, exits_each, False), (GUEST_POLL, exits_each, is_posted)}
+    assert min(exits.values()) > 20
 
 
 def test_each_tick_is_an_exit_of_a_guest_that_polls():
