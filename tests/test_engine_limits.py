@@ -49,8 +49,9 @@ def small(engine="auto"):
 
 @pytest.fixture
 def numba(monkeypatch):
-    """numba is there, as far as the choice of an engine goes."""
+    """numba is there, as far as the choice of an engine goes, and may compile."""
     monkeypatch.setattr(choice, "find_spec", lambda name: name)
+    monkeypatch.delenv(choice.DISABLED, raising=False)
 
 
 @pytest.mark.parametrize("engine", ["auto", "compiled"])
@@ -60,6 +61,18 @@ def test_a_record_says_that_the_compiled_engine_made_it_and_is_that_of_the_refer
     found = choice.simulate(case, case.timed_by, case.strategies, 0)
     assert {record.engine for record in found} == {"compiled"}
     assert found == wanted
+
+
+@pytest.mark.parametrize(("value", "is_off"), [("1", True), ("0", False), ("", False), ("yes", False)])
+def test_auto_takes_simpy_and_says_so_where_numba_may_not_compile_and_compiled_is_obeyed(
+    numba, monkeypatch, value, is_off
+):
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", value)
+    case, asked = small(), small("compiled")
+    assert (choice.wanted(case), choice.wanted(asked)) == (not is_off, True)
+    of_auto, of_compiled = (choice.simulate(each, each.timed_by, (), 0)[0].engine for each in (case, asked))
+    lacks = "simpy (compiled lacks numba's compiler, which NUMBA_DISABLE_JIT turns off)"
+    assert (of_auto, of_compiled) == (lacks if is_off else "compiled", "compiled")
 
 
 def test_what_shows_only_when_it_runs_hands_over_to_simpy_or_is_refused_if_compiled_is_asked_for(numba, monkeypatch):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Final
@@ -18,6 +20,8 @@ SIMPY: Final = "simpy"
 COMPILED: Final = "compiled"
 AUTO: Final = "auto"
 
+DISABLED: Final = "NUMBA_DISABLE_JIT"
+
 FARTHEST: Final = 1 << 60
 """Virtual times of a queue's entities differ by less than that."""
 
@@ -27,6 +31,17 @@ def refusal(case: Case) -> str:
     if find_spec("numba") is None:
         return "numba, which is not installed (the extra fast: pip install 'fpswitch[fast]')"
     return lacking(case)
+
+
+def _compiler_is_off() -> str:
+    """What says that numba runs the loop as plain Python, which is far slower than SimPy; empty if nothing does.
+
+    numba reads the variable when it is imported, which takes longer than a small run.
+    """
+    with suppress(ValueError):
+        if int(os.environ.get(DISABLED, "0")):
+            return f"numba's compiler, which {DISABLED} turns off"
+    return ""
 
 
 def lacking(case: Case) -> str:
@@ -57,7 +72,8 @@ def lacking(case: Case) -> str:
 
 def wanted(case: Case) -> bool:
     """Whether the compiled engine is to be tried."""
-    return case.scenario.run.engine == COMPILED or (case.scenario.run.engine == AUTO and not refusal(case))
+    engine = case.scenario.run.engine
+    return engine == COMPILED or (engine == AUTO and not (refusal(case) or _compiler_is_off()))
 
 
 def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: int) -> list[Record]:
@@ -69,7 +85,7 @@ def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: 
     engine = case.scenario.run.engine
     reason = ""
     if engine != SIMPY:
-        reason = refusal(case)
+        reason = refusal(case) or (_compiler_is_off() if engine == AUTO else "")
         if not reason:
             from sim.engine import simulation
             from sim.engine.fragments import Unsupported
