@@ -97,9 +97,9 @@ class Dispatcher:
                         self._seconds[case] = (self._seconds.get(case, seconds) + seconds) / 2
                     yield Group(outcome.group)
 
-    def in_flight(self) -> list[Work]:
+    def in_flight(self) -> Iterator[Work]:
         """What is with the workers."""
-        return [work for group in self._flying.values() for work in group]
+        return chain.from_iterable(self._flying.values())
 
     def _group(self, waiting: "_Waiting") -> tuple[Work, ...]:
         """What goes out next, without leaving other workers idle at the end."""

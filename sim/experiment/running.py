@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +155,7 @@ class Running:
                 fixed=self._asked.scenario.run.replications is not None,
                 workers=pool.workers() if pool else 1,
                 dashboard=pool.dashboard if pool else "",
-                running=[(case, by, n) for case, by, _, n in (sent.in_flight() if sent else ())][:MOST_LISTED],
+                running=[(case, by, n) for case, by, _, n in islice(sent.in_flight() if sent else (), MOST_LISTED)],
                 failed=[(case, by, n) for case, by, _, n in (sent.failed if sent else ())],
             )
         )
