@@ -166,6 +166,26 @@ def test_a_directory_that_vanishes_is_one_message_that_does_not_promise_what_is_
     assert not out.exists()
 
 
+def test_parts_that_vanish_alone_are_not_promised_either_and_the_same_command_begins_anew(tmp_path, monkeypatch):
+    path, out = tmp_path / "s.toml", tmp_path / "r"
+    path.write_text(SMALL)
+    monkeypatch.setattr(workers, "GROUP_S", 0)
+
+    def removed(*work):
+        if work[-1] == 1:
+            shutil.rmtree(out / "parts", ignore_errors=True)
+        return fake_host.simulate(*work)
+
+    with pytest.raises(RunError) as caught:
+        experiment.run(path, jobs=1, simulate=removed, out=out)
+    message = str(caught.value)
+    assert re.fullmatch(r"\S+/r/parts/\w+\.arrow: cannot be written \(No such file or directory\) after .*", message)
+    assert message.endswith(f"; {out / 'parts'} is gone, and what it kept with it")
+    again = experiment.run(path, jobs=1, simulate=fake_host.simulate, out=out)
+    whole = experiment.run(path, jobs=1, simulate=fake_host.simulate)
+    assert again.metrics.equals(whole.metrics)
+
+
 def test_a_limit_on_files_leaves_the_earlier_result_as_it_was(tmp_path):
     path, out = tmp_path / "s.toml", tmp_path / "r"
     path.write_text(SMALL)

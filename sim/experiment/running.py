@@ -305,8 +305,11 @@ class Running:
         text = f"{finished} of {max(self._told.total, finished)} replications"
         if self._directory is None or not self._directory.begun:
             return text
-        if not (self._directory.path / manifests.NAME).exists():
-            return f"{text}; {self._directory.path} is gone, and what it kept with it"
+        path, is_complete = self._directory.path, self._directory.manifest["status"] == manifests.COMPLETE
+        whole = (path / manifests.NAME).exists()
+        folder = path / parts.FOLDER  # which a complete result need not have
+        if not whole or not (is_complete or folder.exists()):
+            return f"{text}; {folder if whole else path} is gone, and what it kept with it"
         aside = f"; what was there before is in {self._directory.previous}" if self._directory.has_set_aside else ""
         return f"{text}; {self._directory.path} keeps them, and the same command continues from there{aside}"
 
