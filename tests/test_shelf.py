@@ -13,7 +13,7 @@ from packing import frames_of, group_of, records, same_of, shelf_of
 from sim import experiment
 from sim.errors import InputError
 from sim.kernel.integrity import RESIDUE, VIOLATIONS
-from sim.results import parts, tables
+from sim.results import groups, parts, tables, unpacked
 from sim.results.groups import SCHEMA, Group, checked
 from sim.results.keys import Keys
 from sim.results.record import Finished
@@ -118,6 +118,33 @@ def test_a_file_with_something_that_no_run_writes_is_refused(held, column, value
     with pytest.raises(InputError, match=f"^somewhere: not replications that can be read .*{why}"):
         checked(content, "somewhere")
     assert checked(group_of(held).content, "somewhere").name == group_of(held).name
+
+
+@pytest.mark.parametrize("packing", ["zstd", "lz4", None])
+def test_what_a_group_takes_unpacked_is_known_before_it_is_unpacked(held, packing):
+    batches = [batch.content for batch in group_of(held).batches()]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, SCHEMA, options=pa.ipc.IpcWriteOptions(compression=packing)) as file:
+        for batch in batches:
+            file.write_batch(batch)
+    content = sink.getvalue().to_pybytes()
+    read = [pa.ipc.open_file(content).get_batch(i) for i in range(len(batches))]
+    taken = sum(buffer.size for batch in read for column in batch.columns for buffer in column.buffers() if buffer)
+    assert taken <= unpacked.size(content) <= taken + (0 if packing else 64 * 100 * len(batches))
+
+
+def test_a_group_that_would_fill_the_memory_is_refused_before_it_is_unpacked(held):
+    (row, *_) = group_of(held).batch(0).content.slice(0, 1).to_pylist()
+    bombs = {
+        "150000 records; allowed: up to 100000": [row | {name: [] for name in groups.ROW_FIELDS}] * 150_000,
+        r"\d{9} bytes, unpacked; allowed: up to 4000000": [row | {"engine": "x" * 100_000_000}],
+    }
+    bombs[r"\d{8} bytes, unpacked"] = [row | {"integrity": [{"kind": RESIDUE, "count": 0}] * 1_000_000}]
+    for why, rows in bombs.items():
+        content = groups.written(pa.Table.from_pylist(rows, SCHEMA).to_batches())
+        assert len(content) < 3_000_000
+        with pytest.raises(InputError, match=f"^x: not replications that can be read .*{why}"):
+            checked(content, "x")
 
 
 def test_whatever_bytes_a_file_has_it_is_a_group_or_refused(held):

@@ -19,8 +19,15 @@ from sim.kernel.integrity import VIOLATIONS
 from sim.results.columns import ROW_FIELDS, ROWS, RUN_FIELDS, SCHEMAS
 from sim.results.keys import Key, Series
 from sim.results.record import Finished, Record
+from sim.results.unpacked import size
 
 MOST_REPLICATIONS: Final = 10**7
+MOST_RECORDS: Final = 100_000
+"""In a group; a worker is sent at most 1,000 replications together."""
+MOST_OF_RECORD: Final = 4_000_000
+"""Bytes of a record, unpacked: 10,000 rows in its tables, of 400 bytes; it has some hundreds."""
+MOST_OF_GROUP: Final = 1 << 30
+"""Bytes of a group, unpacked."""
 AT_A_TIME: Final = 256
 """Records that become a group where nobody has run them together."""
 SCHEMA: Final = pa.schema(
@@ -171,12 +178,22 @@ def checked(content: bytes, where: str) -> Group:
         group = Group(content)
         if group._file.schema != SCHEMA:
             raise ValueError("other columns")
+        _check_size(content, group._file.count_rows())
         for number in range(len(group)):
             _check(group._file.get_batch(number))
     except Exception as error:  # whatever a decoder says of bytes that were never Arrow
         why = shortened(str(error).strip().partition("\n")[0])
         raise InputError(f"{where}: not replications that can be read ({why})") from error
     return group
+
+
+def _check_size(content: bytes, records: int) -> None:
+    """A file of a few kilobytes may have records that fill any memory; such are not unpacked."""
+    if records > MOST_RECORDS:
+        raise ValueError(f"{records} records; allowed: up to {MOST_RECORDS}")
+    most = min(MOST_OF_GROUP, MOST_OF_RECORD * records)
+    if (unpacked := size(content)) > most:
+        raise ValueError(f"{unpacked} bytes, unpacked; allowed: up to {most}")
 
 
 def _check(content: pa.RecordBatch) -> None:
