@@ -124,7 +124,7 @@ def _driver(stack: ExitStack, out: Path, address: str) -> "subprocess.Popen[byte
     return stack.enter_context(_process("-m", module, str(SEED), str(out), address, str(REPLICATIONS)))
 
 
-def _until(holds: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
+def _until(holds: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not holds():
         if time.monotonic() > deadline:
