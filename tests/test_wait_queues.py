@@ -6,7 +6,6 @@ import pytest
 from hosts import only, simulate
 from test_ticks import watched
 
-from sim.engine.choice import lacking
 from sim.errors import InputError
 
 HOST = """
@@ -163,13 +162,26 @@ def test_who_waits_for_nobody_and_who_wakes_nobody_is_said(text, message):
         case(text)
 
 
-def test_the_compiled_engine_refuses_both_by_name():
-    assert lacking(case(KICKER)) == "guests.vm.waits"
-    assert lacking(case(POOL)) == "threads.source.wakes"
-    plain = case(POOL.replace("wakes = { worker = 0.5 }", "").replace("waits = { share = 1.0 }", 'sleep = "1 ms"'))
-    assert lacking(plain) == ""
-
-
 def test_time_is_accounted_for_and_runs_again_to_the_same_record():
     one, other = (simulate(case(LOOP + KICKER.replace("vm", "guest")), "free-ssp", 0) for _ in range(2))
     assert one == other
+
+
+def test_the_time_limit_of_a_wait_that_is_over_does_not_end_the_next_one():
+    """While it wakes others, who is going to wait is on its queue already, and runs."""
+    text = """
+    wakeup_time = "40 us"
+    [threads.source]
+    compute = "10 us"
+    sleep = { exponential = "60 us" }
+    wakes = { relay = 1.0 }
+    [threads.relay]
+    compute = { exponential = "10 us" }
+    waits = { share = 1.0, at_most = "150 us" }
+    wakes = { sink = 1.0 }
+    [threads.sink]
+    compute = "1 us"
+    waits = { share = 1.0 }
+    """
+    (relay,) = lives(text)["relay"]
+    assert 100 < sum(relay.wakers.values()) <= len(relay.bursts)

@@ -264,6 +264,7 @@ class ComputeThread(Thread):
         if joined:
             assert self._waits is not None
             self._waiting = True
+            self._wait += 1
             self._waits.queue.join(self)
         then = self._waits_its_turn if joined else self._sleeps_its_time
         if self._wakes and (yield from wake(cpu, self._wakes)):
@@ -282,7 +283,6 @@ class ComputeThread(Thread):
         yield from cpu.sync()
         if self._waiting:
             assert self._waits is not None
-            self._wait += 1
             if self._waits.at_most is not None:
                 self.host.wake_after(self._waits.at_most, self, still=self._times_out(self._wait))
             cpu.block(self)
