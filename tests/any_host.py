@@ -8,12 +8,18 @@ KERNELS = (
 OTHERS = ("manual-load", "manual-lazy", "user-return", "manual-exit", "xstate-all-resident")
 
 
+WAKING = 150
+"""From this number on, threads and vCPUs wait for threads."""
+
+
 def any_host(number):
     """The text of the scenario with this number; the same number gives the same text."""
     draw = Random(number)
     host = _Host(draw)
     parts = [_threads(draw, host, i) for i in range(draw.randint(1, 3))]
     parts += [_guests(draw, host, i) for i in range(draw.randrange(3))]
+    if number >= WAKING:
+        parts.append(_waking(draw, host))
     if draw.random() < 0.4:
         parts.append(f'[interrupts.net]\nevery = "{draw.choice((30, 300))} us"\ntime = "1 us"\nkernel_fpu = 0.5\n')
     strategies = f'strategies = ["xstate-guest", "{draw.choice(OTHERS)}"]'
@@ -86,6 +92,28 @@ def _threads(draw, host, number):
         more = draw.choice(("AVX", "XTILEDATA" if host.cpu == "sapphire-rapids" else "FP"))
         text += f'fpu = {{ components = ["SSE", "{more}"], share = 0.5 }}\n'
     return text + _common(draw, host, (-5, 3, 10, 18))
+
+
+def _waits(draw):
+    limit = draw.choice(("", ', at_most = "20 us"', ', at_most = "100 us"', ', at_most = "1 ms"'))
+    return f"waits = {{ share = {draw.choice((0.5, 1.0))}{limit} }}\n"
+
+
+def _waking(draw, host):
+    """A pool and a guest that wait, and those that wake them; a wait may run out of time."""
+    text = ""
+    for name, wakes in (("source", ("pool", "waiting")), ("forks", ("pool", "waiting")), ("pool", ("pool", "waiting"))):
+        kind = "fork" if name == "forks" else draw.choice(("compute", "kthread"))
+        text += f'[threads.{name}]\nkind = "{kind}"\ncount = {draw.randint(1, 3)}\n'
+        text += f"compute = {_time(draw, '1 us', '5 us', '30 us')}\nsleep = {_time(draw, '5 us', '50 us')}\n"
+        text += f"syscall = {_time(draw, '1 us', '30 us')}\n" if kind != "kthread" and draw.random() < 0.6 else ""
+        text += f"wakes = {{ {', '.join(f'{each} = {draw.choice((0.3, 1.0, 2.5))}' for each in wakes)} }}\n"
+        text += (_waits(draw) if name == "pool" else "") + _common(draw, host, (-5, 3, 10))
+    text += f"[guests.waiting]\nvcpus = {draw.randint(1, 3)}\ndemand = {_time(draw, '5 us', '30 us')}\n"
+    text += f"sleep = {_time(draw, '1 ns', '60 us')}\n{_waits(draw)}"
+    text += 'idle = "haltpoll"\n' if draw.random() < 0.35 else ""
+    text += f"posted_interrupts = {draw.choice(('true', 'false'))}\n{_common(draw, host, (-5, 3, 10))}"
+    return text
 
 
 def _guests(draw, host, number):

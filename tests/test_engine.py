@@ -30,6 +30,7 @@ from sim.engine import (
     spans,
     threads,
     vcpus,
+    waiting,
     walking,
 )
 from sim.engine.check import check
@@ -298,6 +299,12 @@ BROKEN = [
     (directed_yield, "is_ready", otherwise),
     (directed_yield, "preempted_in_kernel", otherwise),
     (directed_yield, "nominate", never),
+    (halting, "join", never),
+    (threads, "prepares_to_wait", never),
+    (loop, "times_out", never),
+    (halting, "limit_wait", never),
+    (threads, "limit_wait", never),
+    (waiting, "ends_wait", otherwise),
     (directed_yield, "forfeit", never),
     (vcpus, "learn", never),
     (guest, "exits", never),
@@ -342,6 +349,85 @@ sleep = { exponential = "1 ms" }
 """
 
 
+WAKING = """
+title = "who waits for whom"
+[run]
+measure = "5 ms"
+warmup = "1 ms"
+strategies = ["xstate-guest"]
+reference = "xstate-guest"
+[host]
+cpus = 2
+cpu = ["zen4"]
+halt_poll = "20 us"
+preemption = "{}"
+[threads.source]
+compute = {{ exponential = "20 us" }}
+sleep = {{ exponential = "60 us" }}
+wakes = {{ vm = 1.5, pool = 0.5, make = 1.0 }}
+[threads.make]
+compute = "10 us"
+syscall = "2 us"
+waits = {{ share = 0.7, at_most = "100 us" }}
+sleep = "20 us"
+wakes = {{ pool = 2.0, make = 0.3 }}
+[threads.pool]
+kind = "kthread"
+count = 3
+compute = {{ exponential = "15 us" }}
+waits = {{ share = 1.0, at_most = "50 us" }}
+[threads.forks]
+kind = "fork"
+compute = "20 us"
+sleep = "50 us"
+wakes = {{ make = 1.5 }}
+[guests.vm]
+vcpus = 3
+demand = {{ exponential = "10 us" }}
+sleep = "30 us"
+waits = {{ share = 0.9, at_most = "100 us" }}
+"""
+
+
+@pytest.mark.parametrize("preemption", PREEMPTION)
+def test_threads_and_vcpus_that_wait_for_threads_give_the_same_records(preemption):
+    assert_the_same(only(WAKING.format(preemption)))
+
+
+def test_time_limits_of_waits_that_are_over_get_room_when_they_need_it(monkeypatch):
+    monkeypatch.setattr(simulation, "SLICE", 7)
+    text = WAKING.format("voluntary").replace('"100 us"', '"9 ms"').replace('at_most = "50 us"', 'at_most = "9 ms"')
+    forks, guests = text.index("[threads.forks]"), text.index("[guests.vm]")
+    case = only(text[:forks] + text[guests:])
+    sizes = []
+    make_room = simulation.Replication._make_room
+
+    def noted(run):
+        run.built.most_events = 900  # so that it is not at once that there is too little room
+        make_room(run)
+        sizes.append(len(run.a.heap))
+
+    monkeypatch.setattr(simulation.Replication, "_make_room", noted)
+    assert_the_same(case)
+    assert sizes[0] < sizes[-1]
+
+
+BLOCKS = """
+[threads.recorded]
+count = 2
+blocks = 3
+compute = {{ empirical = {path!r}, column = "compute", unit = "us" }}
+sleep = {{ empirical = {path!r}, column = "sleep", unit = "us" }}
+"""
+
+
+def test_bursts_and_sleeps_in_recorded_blocks_give_the_same_records(tmp_path):
+    rows = "".join(f"{7 * i % 11 + 1},{5 * i % 13 + 1}\n" for i in range(50))
+    (tmp_path / "recorded.csv").write_text(f"compute,sleep\n{rows}")
+    text = WAKING.format("voluntary") + BLOCKS.format(path=str(tmp_path / "recorded.csv"))
+    assert_the_same(only(text))
+
+
 @pytest.mark.parametrize("kernel", ["v6.18", "v7.3"])
 @pytest.mark.parametrize("directed", ["none", "v7.3", "lag-credit"])
 def test_guests_that_spin_and_guests_that_poll_give_the_same_records(directed, kernel):
@@ -357,7 +443,8 @@ def test_a_broken_rule_is_found(module, name, how, monkeypatch):
     monkeypatch.setattr(module, name, how(getattr(module, name)))
     busy = changed(from_text(RICH)[0], measure=8e-3, warmup=1e-3)
     idle = shipped(SHIPPED[[path.stem for path in SHIPPED].index("idle-fleet")], "8 ms", "1 ms")[0]
-    cases = (busy, idle, changed(only(NEWEST), measure=8e-3, warmup=1e-3), only(LOCKED))
+    waking = only(WAKING.format("voluntary"))
+    cases = (busy, idle, changed(only(NEWEST), measure=8e-3, warmup=1e-3), only(LOCKED), waking)
     assert any(map(differ, cases)), f"nobody has noticed that {name} is broken"
 
 

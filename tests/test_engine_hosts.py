@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import test_engine  # first of all: the loop as plain Python
-from any_host import any_host
+from any_host import WAKING, any_host
 from hosts import changed, only
 from test_host_limits import IN_ONE_SYSTEM_CALL
 
@@ -15,9 +15,9 @@ from sim.host import population
 from sim.host import simulation as reference
 from sim.host.fork_thread import ForkThread
 
-QUICK = (19, 23, 65, 75, 86, 88, 94, 96, 99, 103, 115, 121, 134, 145)
+QUICK = (19, 23, 65, 75, 86, 88, 94, 96, 99, 103, 115, 121, 134, 145, 151, 152, 154)
 """Few hosts that lead nearly everywhere in the loop that all lead to."""
-DRAWN = 150
+DRAWN = WAKING + 50
 FAR = (81, 104)
 """A thread of nice 18 waits there for so long that its virtual time is refused."""
 SLICES = (0, 100_000, 5_000_000, 300_000)

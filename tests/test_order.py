@@ -5,7 +5,6 @@ import pytest
 from hosts import only
 from test_ticks import watched
 
-from sim.engine.choice import lacking
 from sim.errors import InputError
 from sim.host.streams import Streams, in_blocks
 from sim.scenario.distribution import Distribution
@@ -87,10 +86,9 @@ def test_the_simulated_host_keeps_the_correlation_in_blocks_and_loses_it_without
         assert on.mean() == pytest.approx(1e3 * bursts.mean(), rel=0.15)
 
 
-def test_blocks_need_rows_of_both_and_the_compiled_engine_has_none(tmp_path):
+def test_blocks_need_rows_of_both(tmp_path):
     bursts, sleeps = phases(np.random.default_rng(3))
     text = scenario(tmp_path, "blocks = 80", bursts, sleeps)
-    assert lacking(only(text)) == "threads.phased.blocks"
     for wrong in ('compute = "1 ms"', 'kind = "fork"\ncompute = { empirical = "x"'):
         broken = "\n".join(
             wrong if line.startswith("compute") and "fork" not in wrong else line for line in text.split("\n")

@@ -26,6 +26,7 @@ from sim.host.hrtick import LEAST_S, SLACK_S
 from sim.host.streams import LARGEST_BLOCK, Draws, Instants
 from sim.host.thread import ComputeThread, KernelThread, PipeThread, Thread
 from sim.host.vcpu import VcpuThread
+from sim.host.waiting import WaitQueue, Waits
 from sim.kernel.state import TASK_KINDS
 from sim.kernel.walker import Walker
 from sim.scenario.cases import Case
@@ -119,6 +120,8 @@ class Built:
         self.streams = Streams()
         self.points = POINTS
         self.kinds: list[ExitKind] = []
+        self.queues: dict[WaitQueue, int] = {}
+        self.wakes: list[tuple[int, int, int]] = []
         self.columns: dict[int, Integers] = {}
         self.drawn: dict[int, Any] = {}
         self.device_columns: dict[int, list[Integers]] = {}
@@ -127,6 +130,7 @@ class Built:
         children = MOST_CHILDREN if any(isinstance(each, ForkThread) for each in self.threads) else 0
         cpus, n = len(host.cpus), len(host.cpus) + len(self.threads) + children
         self.a = _arrays(cpus, n, self._count_kinds(), walkers)
+        self.most_events, self.has_timeouts = len(self.a.heap), False
         for cpu in host.cpus:
             self._idle(cpu)
         for thread in self.threads:
@@ -137,6 +141,8 @@ class Built:
         for cpu in host.cpus:
             self._cpu(cpu)
         self.a.put("d", self.streams.table())
+        self.a.put("waiters", zeros(max(len(self.queues), 1), at.Q_COLUMNS) - 1)
+        self.a.put("wakes", np.array(self.wakes or [(0, 0, 0)], np.int64))
         self.a.put("exits", np.full((walkers, n, max(len(self.reasons), 1)), -1, np.int64))
         self._events()
         loop.begin(self.a.handle)
@@ -186,6 +192,10 @@ class Built:
         row[at.BURST_DRAWS], row[at.SLEEP_DRAWS] = add(thread._bursts), add(thread._sleeps)
         row[at.SYSCALL_DRAWS], row[at.FPU_DRAWS] = add(thread._syscalls), add(thread._uses_fpu)
         row[at.AT_TICKS] = thread._at_ticks
+        self._waits(thread._waits, row)
+        row[at.WAKES_FIRST] = len(self.wakes)
+        self.wakes += [(self._queue(queue), whole, add(more)) for queue, whole, more in thread._wakes]
+        row[at.WAKES_END] = len(self.wakes)
         row[at.WRITES_POINT] = self.points.of(Point(Walker.user_writes, (thread._components,)))
         row[at.HAS_FPU], row[at.WROTE] = thread._components != 0, thread._wrote
         if isinstance(thread, ForkThread):
@@ -194,6 +204,17 @@ class Built:
             row[at.KIND] = at.PIPE
             row[at.OTHER_END] = self.number(thread._pipe.ends[1 - thread._side])
 
+    def _queue(self, queue: WaitQueue) -> int:
+        """The number of a wait queue."""
+        return self.queues.setdefault(queue, len(self.queues))
+
+    def _waits(self, waits: Waits | None, row: Integers) -> None:
+        row[at.WAIT_QUEUE] = row[at.WAIT_TIMEOUT] = row[at.AT_MOST] = -1
+        if waits is not None:
+            row[at.WAIT_QUEUE], row[at.WAITS_DRAWS] = self._queue(waits.queue), self.streams.add(waits.waits)
+            if waits.at_most is not None:
+                row[at.AT_MOST], self.has_timeouts = waits.at_most, True
+
     def _vcpu(self, thread: VcpuThread, row: Integers) -> None:
         add, use, requests = self.streams.add, thread._use, thread._requests
         row[at.KIND] = at.VCPU
@@ -201,6 +222,7 @@ class Built:
         row[at.ONGOING] = row[at.LEARNING] = -1
         row[at.DEMAND_DRAWS], row[at.ARRIVAL_DRAWS] = add(requests.demand), add(requests.arrivals)
         row[at.REQUEST_SLEEPS] = add(requests.sleeps)
+        self._waits(requests.waits, row)
         row[at.USE_WRITES], row[at.USE_SWITCHES] = add(use.writes), add(use.switches)
         row[at.USE_FPU_DRAWS], row[at.USE_CONSTANT] = add(use.fpu_tasks), use.constant
         row[at.P_GUEST_WRITES] = self.points.of(Point(Walker.guest_writes, (use.components,)))
@@ -407,6 +429,8 @@ def _arrays(cpus: int, n: int, kinds: int, walkers: int) -> Memory:
             "k": zeros(max(kinds, 1), at.K_COLUMNS),
             "d": zeros(1, at.D_COLUMNS),
             "heap": heap,
+            "waiters": zeros(1, at.Q_COLUMNS),
+            "wakes": zeros(1, at.WK_COLUMNS),
             "queue": zeros(cpus, n - cpus + 1),
             "posted": zeros(cpus, at.POSTED_MOST, at.W_COLUMNS),
             "allowed": zeros(n, words),

@@ -60,6 +60,7 @@ from sim.engine.layout import (
 )
 from sim.engine.process import has_woken
 from sim.engine.rescheduling import post
+from sim.engine.wait_queues import join, limit_wait, waits
 from sim.engine.walking import passes, passes_signal
 from sim.host.halt_polling import GUEST_GROW, GUEST_SHRINK
 
@@ -131,8 +132,14 @@ def begin_polling(a: Memory, c: int, t: int) -> None:
 
 @compiled
 def arm_timer(a: Memory, t: int) -> None:
-    """The guest is idle: its timer runs, if it did not yet."""
-    if a.t[t, REQUEST_SLEEPS] >= 0 and not a.t[t, ARMED]:
+    """The guest is idle: its timer runs, or it waits for a thread, if it did not yet."""
+    if a.t[t, ARMED]:
+        return
+    if waits(a, t):
+        a.t[t, ARMED] = 1
+        join(a, t)
+        limit_wait(a, t)
+    elif a.t[t, REQUEST_SLEEPS] >= 0:
         a.t[t, ARMED] = 1
         push(a, a.g[NOW] + draw(a, a.t[t, REQUEST_SLEEPS]), TIMER, GUEST_TIMER, t)
 

@@ -41,8 +41,8 @@ TALLIES: Final = len(ACCOUNTS) + len(COUNTS) + len(TIMES)
     CURRENT_ENTITY, RUNNING, RQ_RESCHED, QUEUED, SLICE_END,
     PLANNED, P_END, P_UNTIL, P_SELF, P_LEFT, P_TICKS, P_DEVICES, P_SERVED, P_WALL, P_LAST, P_ONGOING, P_HITS,
     W_ACTION, W_THREAD, AGAIN, TARGET, NEED_RESCHED_LAZY, EXIT_REQUEST, HRTICK_TIME, HRTICK_ASKED, BUDDY,
-    FORCED_AT, CPU_FINGERPRINT, _C_END,
-) = range(TALLIES, TALLIES + 58)  # fmt: skip
+    FORCED_AT, CPU_FINGERPRINT, WAKES_NOW, WAKES_LEFT, HAS_WOKEN, _C_END,
+) = range(TALLIES, TALLIES + 61)  # fmt: skip
 C_COLUMNS: Final = whole_lines(_C_END)
 
 P_COLUMNS: Final = P_HITS - PLANNED + 1
@@ -61,8 +61,10 @@ P_COLUMNS: Final = P_HITS - PLANNED + 1
     WHERE, THEN, LEFT_THEN, FORKED_CHILD, HANDLED, POLL_OVER, SIGNALLED_DRAWS, SIGNAL_TIMES, QUEUED_AT,
     POLL_GROW, AT_TICKS, GUEST_WINDOW, GUEST_MOST, GUEST_START, POLLS_UNTIL,
     LOCKS, LOCK_GAPS, LOCK_HOLDS, LOCK_HOLDER, BOOSTED, TURN, REQUEST_END, OUT_SINCE, SPINS_SINCE, SPINS_FROM,
-    IN_SPIN_LOOP, DY_ELIGIBLE, PLE_WINDOW, PLE_DRAWS, PAUSE_KIND, _T_END,
-) = range(112)  # fmt: skip
+    IN_SPIN_LOOP, DY_ELIGIBLE, PLE_WINDOW, PLE_DRAWS, PAUSE_KIND,
+    WAIT_QUEUE, WAITS_DRAWS, AT_MOST, WAIT_TIMEOUT, PREPARED, ON_QUEUE, NEXT_WAITER, PREV_WAITER, WAKES_FIRST,
+    WAKES_END, _T_END,
+) = range(122)  # fmt: skip
 T_COLUMNS: Final = whole_lines(_T_END)
 
 IDLE_KIND, COMPUTE, KTHREAD_KIND, PIPE, FORK, CHILD, VCPU = range(7)
@@ -82,6 +84,10 @@ USES_FPU: Final = 1 << 16
 
 # Of an entry of the event heap; the first is in row 1, so that the two below one share a line of the caches.
 HEAP_TIME, HEAP_KEY, HEAP_WHAT, HEAP_COLUMNS = 0, 1, 2, 4
+
+# Of a wait queue: who has waited longest, and who came last; -1: nobody.  And of those whom a thread wakes.
+Q_FIRST, Q_LAST, Q_COLUMNS = range(3)
+WK_QUEUE, WK_WHOLE, WK_MORE, WK_COLUMNS = range(4)
 
 # Of a stream of numbers.
 D_ADDRESS, D_POS, D_LEN, D_COLUMNS = 0, 1, 2, 4
@@ -151,7 +157,9 @@ MOST_NOTED: Final = 1024
 ) = range(19)  # fmt: skip
 
 # Events.
-STOP, CPU_WAITS, CPU_INTERRUPTED, CPU_STARTS, WAKE_TIMER, GUEST_TIMER, ARRIVAL, PATIENCE, OVER, PAUSED = range(10)
+(
+    STOP, CPU_WAITS, CPU_INTERRUPTED, CPU_STARTS, WAKE_TIMER, GUEST_TIMER, ARRIVAL, TIMEOUT, PATIENCE, OVER, PAUSED,
+) = range(11)  # fmt: skip
 
 # What a posted piece of work is.
 W_INTERRUPT, W_WAKEUP, W_WHAT, W_WHOM, W_CALL, W_COLUMNS = range(6)
@@ -183,7 +191,7 @@ USED_COLUMNS: Final = 2
 _ANY: Final = 0
 SHAPES: Final = {
     "g": (G_COLUMNS,), "c": (_ANY, C_COLUMNS), "t": (_ANY, T_COLUMNS), "k": (_ANY, K_COLUMNS), "d": (_ANY, D_COLUMNS),
-    "heap": (_ANY, HEAP_COLUMNS),
+    "heap": (_ANY, HEAP_COLUMNS), "waiters": (_ANY, Q_COLUMNS), "wakes": (_ANY, WK_COLUMNS),
     "queue": (_ANY, _ANY), "posted": (_ANY, POSTED_MOST, W_COLUMNS),
     "allowed": (_ANY, _ANY), "idle": (_ANY,), "overloaded": (_ANY,),
     "kw": (_ANY, KW_COLUMNS), "kt": (_ANY, _ANY, KT_COLUMNS), "kc": (_ANY, _ANY, KC_COLUMNS),
@@ -193,8 +201,8 @@ SHAPES: Final = {
     "histograms": (_ANY, BUCKETS), "totals": (TALLIES,), "plans": (P_COLUMNS,),
 }  # fmt: skip
 """The arrays: ``g`` of the replication; ``c`` by CPU; ``t`` by thread, of which the first are idle; ``k`` kinds of
-exits; ``d`` streams; the event heap; run queues; posted work; masks of CPUs; and, by strategy, its table, what its
-kernel has of tasks and CPUs, where areas were used last, and the rows of exits that are counted together, and flow
-points that are noted.  A length that is 0 here depends on the host.
+exits; ``d`` streams; the event heap; wait queues, and whom threads wake; run queues; posted work; masks of CPUs; and,
+by strategy, its table, what its kernel has of tasks and CPUs, where areas were used last, and the rows of exits that
+are counted together, and flow points that are noted.  A length that is 0 here depends on the host.
 """
 NAMES: Final = tuple(SHAPES)

@@ -51,6 +51,7 @@ from sim.engine.layout import (
     INF,
     INTERRUPT,
     INTERRUPTS,
+    KIND,
     MEASURING,
     NEED_RESCHED,
     NEED_RESCHED_LAZY,
@@ -73,7 +74,9 @@ from sim.engine.layout import (
     THREAD,
     TICK,
     TICKS,
+    TIMEOUT,
     TIMER,
+    VCPU,
     W_ACTION,
     W_CALL,
     W_INTERRUPT,
@@ -112,6 +115,7 @@ from sim.engine.rescheduling import must_schedule, post, preempts, resched_curr_
 from sim.engine.scheduler import update_current
 from sim.engine.spans import is_interrupted, plan, settle_span
 from sim.engine.threads import enter, event, leave
+from sim.engine.wait_queues import times_out
 from sim.engine.walking import walk
 
 
@@ -326,9 +330,19 @@ def kernel_work(a: Memory, c: int, place: int) -> int:
 
 
 @compiled
-def wakes_at_tick(a: Memory, c: int, t: int) -> bool:
+def wakes_at_tick(a: Memory, c: int, at_tick: bool) -> bool:
     """Whether a tick that comes now anyway is the interrupt that wakes a thread."""
-    return a.t[t, AT_TICKS] != 0 and a.c[c, NEXT_TICK] <= a.g[NOW]
+    return at_tick and a.c[c, NEXT_TICK] <= a.g[NOW]
+
+
+@compiled
+def expires(a: Memory, t: int, at_tick: bool) -> None:
+    """A timer wakes a thread."""
+    if a.g[FROM_EVENT]:
+        a.t[t, WOKEN_AT] = a.g[NOW]
+    c = a.t[t, CPU]
+    interrupt = 0 if wakes_at_tick(a, c, at_tick) else draw(a, a.g[INTERRUPTS])
+    post(a, c, interrupt, draw(a, a.g[WAKEUPS]), WAKE, t, -1, False)
 
 
 @entry
@@ -361,11 +375,14 @@ def run(handle: Any, budget: int) -> int:
         elif what == CPU_STARTS:
             resume(a, whom, False)
         elif what == WAKE_TIMER:
-            if a.g[FROM_EVENT]:
-                a.t[whom, WOKEN_AT] = at
-            c = a.t[whom, CPU]
-            interrupt = 0 if wakes_at_tick(a, c, whom) else draw(a, a.g[INTERRUPTS])
-            post(a, c, interrupt, draw(a, a.g[WAKEUPS]), WAKE, whom, -1, False)
+            expires(a, whom, a.t[whom, AT_TICKS] != 0)
+        elif what == TIMEOUT:
+            if times_out(a, whom, key & ((1 << CREATED_BITS) - 1)):
+                if a.t[whom, KIND] == VCPU:
+                    a.t[whom, ARMED] = 0
+                    request(a, whom)
+                else:
+                    expires(a, whom, False)
         elif what == GUEST_TIMER:
             a.t[whom, ARMED] = 0
             request(a, whom)

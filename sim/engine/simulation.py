@@ -20,7 +20,7 @@ from sim.engine.build import Built
 from sim.engine.fragments import Unsupported
 from sim.engine.jit import Callback
 from sim.engine.signals import PutOff
-from sim.engine.table import Table, table_of
+from sim.engine.table import Table, table_of, zeros
 from sim.engine.transitions import CURRENT, ELSEWHERE, HERE, NEXT, NOWHERE, OTHER, Asked, Point, Side
 from sim.host.accounts import ACCOUNTS, COUNTS, TIMES
 from sim.host.clock import Clock
@@ -209,9 +209,20 @@ class Replication:
         if not a.g[at.ELAPSED]:
             raise Unsupported("a measurement during all of which every CPU was in the kernel")
 
+    def _make_room(self) -> None:
+        """Time limits of waits that are over stay in the queue, and each piece of work may begin a wait."""
+        a, n = self.a, len(self.a.heap)
+        least = self.built.most_events + SLICE
+        if self.built.has_timeouts and n - a.g[at.EVENTS] < least:
+            heap = zeros(2 * n + least, at.HEAP_COLUMNS)
+            heap[:n], heap[n:, at.HEAP_TIME] = a.heap, at.INF
+            a.put("heap", heap)
+            a.g[at.MOST_EVENTS] = len(heap)
+
     def _until(self, what: int) -> None:
         ended = at.PAUSED
         while ended == at.PAUSED:  # between two slices a signal can end it
+            self._make_room()
             with _without_gc():
                 ended = loop.run(self.a.handle, SLICE)
                 gc.collect(0)  # what asking the kernel model has left

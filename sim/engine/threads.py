@@ -27,6 +27,7 @@ from sim.engine.layout import (
     FREE_THREAD,
     HANDOFFS,
     HAS_FPU,
+    HAS_WOKEN,
     IDLE,
     IDLE_EXIT,
     IDLE_KIND,
@@ -38,12 +39,14 @@ from sim.engine.layout import (
     LEFT_THEN,
     NEED_RESCHED,
     NOW,
+    ON_QUEUE,
     OTHER_END,
     PIPE,
     POINT_EXEC,
     POINT_EXIT,
     POINT_FORK,
     POINT_RETURN,
+    PREPARED,
     REL_DEADLINE,
     REMAINING,
     SLEEP_DRAWS,
@@ -58,7 +61,10 @@ from sim.engine.layout import (
     TO_USER,
     USER,
     VCPU,
+    WAIT_QUEUE,
     WAKE_TIMER,
+    WAKES_END,
+    WAKES_FIRST,
     WAKEUP,
     WAKEUPS,
     WHERE,
@@ -75,13 +81,17 @@ from sim.engine.process import (
     PIPE_READS,
     PIPE_SYNCED,
     PIPE_WAKES,
+    SLEEPS,
     SPAN_BEGINS,
     TOP,
+    WAKES_ONE,
     has_woken,
     synced,
 )
 from sim.engine.rescheduling import spend
 from sim.engine.vcpus import enter_vcpu, leave_vcpu, vcpu_event
+from sim.engine.wait_queues import join, limit_wait, waits
+from sim.engine.waiting import wakes_others
 from sim.engine.walking import passes
 
 
@@ -191,6 +201,20 @@ def wake_after(a: Memory, c: int, t: int, cycles: int) -> None:
 
 
 @compiled
+def concerns_others(a: Memory, t: int) -> bool:
+    """Whether the end of a burst may wait for others, or wakes them."""
+    return a.t[t, WAIT_QUEUE] >= 0 or a.t[t, WAKES_FIRST] < a.t[t, WAKES_END]
+
+
+@compiled
+def prepares_to_wait(a: Memory, t: int) -> None:
+    """Who is going to wait is on its queue before it wakes others."""
+    a.t[t, PREPARED] = 1 if waits(a, t) else 0
+    if a.t[t, PREPARED]:
+        join(a, t)
+
+
+@compiled
 def leave(a: Memory, c: int) -> None:
     """An interrupt, or the scheduler, takes the CPU from the span."""
     t = a.c[c, THREAD]
@@ -221,16 +245,28 @@ def event(a: Memory, c: int, place: int) -> int:
                 return place
         if not synced(a, c, place):
             return -1
-    if place == EXITED:
-        block(a, c, t)
-        return TOP
+    if place in (EXITED, SLEEPS, WAKES_ONE):
+        if place == SLEEPS:
+            prepares_to_wait(a, t)
+        if not wakes_others(a, c, t, place):
+            return -1
+        if kind == CHILD:
+            block(a, c, t)
+            return TOP
+        if a.c[c, HAS_WOKEN] and is_preempted(a, c, t, AFTER_BURST):
+            return TOP
+        place = AFTER_BURST
     if place == FORKED:
         start(a, a.t[t, FORKED_CHILD], c)
         if is_preempted(a, c, t, AFTER_BURST):
             return TOP
         place = AFTER_BURST
     if place == AFTER_BURST:
-        if a.t[t, SLEEP_DRAWS] >= 0:
+        if a.t[t, PREPARED]:
+            if a.t[t, ON_QUEUE]:
+                limit_wait(a, t)
+                block(a, c, t)
+        elif a.t[t, SLEEP_DRAWS] >= 0:
             wake_after(a, c, t, draw(a, a.t[t, SLEEP_DRAWS]))
             block(a, c, t)
         cond_resched(a, c, t)
@@ -269,7 +305,7 @@ def burst_over(a: Memory, c: int, t: int) -> int:
         place = FORKED
     else:
         a.c[c, HANDOFFS if kind == PIPE else BURSTS] += 1
-        place = PIPE_SYNCED if kind == PIPE else AFTER_BURST
+        place = PIPE_SYNCED if kind == PIPE else SLEEPS if concerns_others(a, t) else AFTER_BURST
     cycles = draw(a, a.t[t, SYSCALL_DRAWS])
     if kind != FORK:
         begin_burst(a, t)
