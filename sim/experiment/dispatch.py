@@ -83,7 +83,7 @@ class Dispatcher:
             self.tick()
             alone = len(self._flying) == 1
             done, _ = wait(self._flying, timeout=LOOK_S, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in [each for each in self._flying if each in done]:  # in the order in which they were sent
                 group = self._flying.pop(future)
                 error = None if future.cancelled() else future.exception()
                 if error is not None or future.cancelled():
