@@ -464,18 +464,16 @@ def twin_case(path, measure):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
-    [
-        "host-threads", "vcpu-halt-wakeup", "vcpu-out-exits",
-        "vcpu-spin-overcommit",
-    ],
-)  # fmt: skip
-def test_the_twin_of_a_sample_costs_what_its_host_costs(name, tmp_path):
+    ("name", "replications"),
+    [("host-threads", 4), ("vcpu-halt-wakeup", 16), ("vcpu-out-exits", 4), ("vcpu-spin-overcommit", 4)],
+)
+def test_the_twin_of_a_sample_costs_what_its_host_costs(name, replications, tmp_path):
+    # Single replications of vcpu-halt-wakeup differ by a tenth: four say too little of 5 %.
     command = ["fit", str(NAMED[name]), "-o", str(tmp_path / "fit.toml"), "--cpu", "zen4", "--jobs", "1"]
-    options = ["--recorded-preemption", "none", "--replications", "4", "--json"]
+    options = ["--recorded-preemption", "none", "--replications", str(replications), "--json"]
     document = json.loads(CliRunner().invoke(cli, [*command, *options]).stdout)
     assert [each["figure"] for each in document["compared"] if each["holds"] is False] == []
     found = {each["figure"]: each for each in document["compared"]}
     for figure in ("KVM_RUN round trips", "manual-load less free-ssp"):
         if figure in found and found[figure]["holds"] is not None:
-            assert found[figure]["simulated"] == pytest.approx(found[figure]["trace"], rel=0.1)  # 4 replications
+            assert found[figure]["simulated"] == pytest.approx(found[figure]["trace"], rel=0.05)
