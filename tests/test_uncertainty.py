@@ -465,6 +465,18 @@ def test_orders_that_turn_when_simulated_again_are_counted() -> None:
     assert (found.turned, found.pairs, found.clear, found.differences) == (1, 3, 1, 2)
 
 
+def test_a_row_more_in_a_table_changes_no_draw_of_the_others() -> None:
+    whole = costs.load("zen4")
+    added = next(row.id for row in reversed(list(whole.rows.values())) if row.factor == row.id)
+    others = {name: row for name, row in whole.rows.items() if row.factor != added}
+    few = replace(whole, rows=others)
+    one, other = (draw(Ranges(each, (True,) * len(each.rows), "table"), 50, 3, seed=7) for each in (whole, few))
+    kept = [i for i, name in enumerate(whole.rows) if name in others]
+    assert 0 < len(kept) < len(whole.rows)
+    assert np.array_equal(one.rows[:, kept], other.rows)
+    assert np.array_equal(one.weights, other.weights)
+
+
 def test_coefficients_of_the_rows_that_are_used_are_those_of_all_rows_without_the_others() -> None:
     of = costs.load("zen4")
     save, write = Operation("vcpu", "switch", "XSAVES", 0x7, 0x7), Operation("vcpu", "guest-entry", "WRMSR(PL0_SSP)")

@@ -9,6 +9,7 @@ that an estimate has at most about the standard error of n independent draws, an
 is nearly linear.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
@@ -57,7 +58,7 @@ class Ranges:
 
     @cached_property
     def factors(self) -> tuple[str, ...]:
-        """The factors of all rows, used or not, so that the draws of a row do not depend on which others are used."""
+        """The factors of all rows, used or not."""
         return tuple(dict.fromkeys(factor(row) for row in self.table.rows.values()))
 
     @cached_property
@@ -105,14 +106,21 @@ class Draws:
     weights: Array
 
 
-def draw(ranges: Ranges, draws: int, replications: int, seed: int) -> Draws:
-    """Costs and weights of replications, drawn together; the same seed gives the same draws."""
+def _hypercube(names: Sequence[str], draws: int, *seed: int) -> Array:
+    """Quantiles, draws x names; those of a name do not depend on which others there are."""
     from scipy.stats import qmc
 
-    n = len(ranges.factors)
-    sample = qmc.LatinHypercube(n + replications + 1, rng=np.random.default_rng(seed)).random(draws)
-    rows = ranges.at(sample[:, :n])
-    weights = replication_weights(sample[:, n:-1], sample[:, -1])
+    columns = [
+        qmc.LatinHypercube(1, rng=np.random.default_rng([*seed, *name.encode()])).random(draws) for name in names
+    ]
+    return np.hstack(columns)
+
+
+def draw(ranges: Ranges, draws: int, replications: int, seed: int) -> Draws:
+    """Costs and weights of replications, drawn together; the same seed gives the same draws."""
+    rows = ranges.at(_hypercube(ranges.factors, draws, seed))
+    of_replications = _hypercube([f"replication {i}" for i in range(replications)], draws, seed)
+    weights = replication_weights(of_replications, _hypercube(["replications"], draws, seed)[:, 0])
     return Draws(ranges, in_tsc(ranges.table, rows), rows[:, ranges.ratio], weights)
 
 
@@ -122,10 +130,7 @@ def draw_pair(a: Ranges, b: Ranges, draws: int, seed: int, *, same_cpu: bool) ->
     Of one CPU, a factor whose rows are the same in both tables is one uncertainty.  Two CPUs are independent, even
     where the same is assumed of both: nobody knows that it is the same.
     """
-    from scipy.stats import qmc
-
-    one = qmc.LatinHypercube(len(a.factors) + 2, rng=np.random.default_rng(seed)).random(draws)
-    other = qmc.LatinHypercube(len(b.factors), rng=np.random.default_rng([seed, 1])).random(draws)
+    one, other = _hypercube(a.factors, draws, seed), _hypercube(b.factors, draws, seed, 1)
     number = {name: i for i, name in enumerate(a.factors)}
     for i, name in enumerate(b.factors):
         if same_cpu and name in number and _rows_of(a.table, name) == _rows_of(b.table, name):
