@@ -124,6 +124,15 @@ def test_who_is_told_now_and_then_is_told_until_the_end_whatever_becomes_of_file
 # Ctrl-C.
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as a terminal's: what a shell runs in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_between_two_calls_from_machine_code_is_caught_in_the_next():
     """Without PutOff ctypes prints it, and the C function, here qsort() in place of the loop, goes on."""
     signals, caught = PutOff(), []
@@ -145,6 +154,7 @@ def test_an_interrupt_between_two_calls_from_machine_code_is_caught_in_the_next(
     assert len(caught) == 1
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_a_replication_at_the_next_thing_that_the_loop_asks_for(monkeypatch):
     row, calls = simulation.Replication._row, []
 
