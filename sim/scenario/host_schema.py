@@ -1,4 +1,4 @@
-"""What a scenario file may say of the machine, its scheduler, its kernel and KVM.
+"""What a scenario file may say about the machine, its scheduler, its kernel and KVM.
 
 See :mod:`sim.scenario.schema`.
 """
@@ -30,7 +30,7 @@ class Host(Section):
 
     cpus: Count = Field(description="logical CPUs of the host")
     cpu: tuple[str, ...] = Field(
-        description="CPU profiles, such as zen4 (fpswitch cpu list), or files of the user's; each is a case"
+        description="CPU profiles, such as zen4 (fpswitch cpu list), or files of your own; each is a case"
     )
     tsc: Rate | dict[str, Rate] | None = Field(
         None,
@@ -40,7 +40,7 @@ class Host(Section):
     kernel: tuple[str, ...] = Field(("v6.18",), description="kernels (fpswitch kernels); each is a case")
     costs: dict[str, str] = Field(
         default_factory=dict,
-        description="cost table by CPU profile: a name (fpswitch costs list) or a file; the profile's own where absent",
+        description="cost table by CPU profile: a name (fpswitch costs list) or a file; absent: that of the profile",
     )
     scheduler: Literal["eevdf", "round-robin"] = Field("eevdf", description="how a CPU chooses the next thread")
     hz: Literal[100, 250, 300, 1000] = Field(250, description="CONFIG_HZ")
@@ -56,8 +56,8 @@ class Host(Section):
     )
     hrtick: Switch | None = Field(
         None,
-        description="whether a timer ends a slice when it is over, and not the next tick; absent: false up to v6.19, "
-        "true in v7.3",
+        description="whether a timer ends a slice when it is used up, instead of the next tick; absent: false up to "
+        "v6.19, true in v7.3",
     )
     wakeup_preemption: Switch = Field(True, description="whether a thread that wakes may preempt the running one")
     idle_balancing: Switch = Field(True, description="whether a CPU that runs out of threads takes some of another's")
@@ -65,13 +65,13 @@ class Host(Section):
         200e-6, description="kvm.halt_poll_ns, the most that a vCPU polls after HLT; 0 ns: it blocks at once"
     )
     halt_poll_grow: Factor = Field(
-        2, description="kvm.halt_poll_ns_grow, by which a vCPU's window grows; 0: it does not"
+        2, description="kvm.halt_poll_ns_grow, the factor by which a vCPU's window grows; 0: it does not"
     )
-    halt_poll_grow_start: Time = Field(10e-6, description="kvm.halt_poll_ns_grow_start, the least window")
+    halt_poll_grow_start: Time = Field(10e-6, description="kvm.halt_poll_ns_grow_start, the smallest window")
     halt_poll_shrink: Factor | None = Field(
         None,
-        description="kvm.halt_poll_ns_shrink, by which a window shrinks; 0: it ends; 1: it stays; absent: the kernel's "
-        "default (docs/kernel-versions.md)",
+        description="kvm.halt_poll_ns_shrink, the divisor by which a window shrinks; 0: to nothing; 1: not at all; "
+        "absent: the kernel's default (docs/kernel-versions.md)",
     )
     idle_exit: Time = Field(
         0.0,
@@ -80,7 +80,7 @@ class Host(Section):
     )
     ple_gap: Factor = Field(
         128,
-        description="ple_gap of kvm_intel, pause_filter_thresh of kvm_amd; 0: a guest that spins never exits for it",
+        description="ple_gap of kvm_intel, pause_filter_thresh of kvm_amd; 0: a guest that spins never exits",
     )
     ple_window: Count | None = Field(
         None,
@@ -89,19 +89,19 @@ class Host(Section):
     )
     ple_window_grow: Factor = Field(2, description="ple_window_grow, pause_filter_count_grow")
     ple_window_shrink: Factor = Field(
-        0, description="ple_window_shrink, pause_filter_count_shrink; 0: back to the first"
+        0, description="ple_window_shrink, pause_filter_count_shrink; 0: back to ple_window"
     )
     ple_window_max: Annotated[int, Field(ge=1, lt=1 << 32, strict=True)] | None = Field(
         None, description="ple_window_max, pause_filter_count_max; absent: 2^32 - 1 and 65535"
     )
     ple_time: Times = Field(
         Distribution(kind="constant", mean=500e-9),
-        description="kernel time of the handler of such an exit, kvm_vcpu_on_spin() included, beside the listed "
+        description="kernel time of the handler of such an exit, including kvm_vcpu_on_spin(), beside the listed "
         "operations (assumed)",
     )
     directed_yield: Literal["none", "v7.3", "lag-credit"] = Field(
         "v7.3",
-        description="to whom a guest that spins yields: none: to nobody; v7.3: kvm_vcpu_on_spin() and yield_to(); "
+        description="to which vCPU a spinning guest yields: none: to none; v7.3: kvm_vcpu_on_spin() and yield_to(); "
         "lag-credit: with the scheduler's side of a series that is not merged (docs/questions/overcommit-ratio.md)",
     )
     interrupt_time: Times = Field(
@@ -114,18 +114,18 @@ class Host(Section):
     )
     buffer_level: Literal["touched", "L1", "memory"] = Field(
         "touched",
-        description="where an fpstate is when it is used: touched: by what ran on the CPU since (docs/host.md); L1, "
-        "memory: always there",
+        description="where an fpstate is when it is used: touched: depends on what ran on the CPU since "
+        "(docs/host.md); L1, memory: always there",
     )
     l1: Size | None = Field(None, description="L1 data cache of a core; absent: what CPUID of the CPU profile says")
     l2: Size | None = Field(None, description="L2 cache of a core; absent: what CPUID of the CPU profile says")
 
 
 class KernelSettings(Section):
-    """What is chosen about the kernel and KVM."""
+    """Settings of the kernel and KVM."""
 
     carried: str = Field("cet-s", description="the carried state: a name or a file (docs/strategy-files.md)")
-    guest_cet: Switch = Field(True, description="whether KVM is asked to give CET to guests")
+    guest_cet: Switch = Field(True, description="whether the VMM asks KVM to give guests CET")
     guest_xss: Mask | None = Field(
         None,
         description="IA32_XSS of guests with CET, such as 0x800 (Linux v6.6 to v6.16 as a guest; 0x1800: since v6.17); "
@@ -133,7 +133,7 @@ class KernelSettings(Section):
     )
     guest_xcr0: Mask | None = Field(
         None,
-        description="XCR0 of guests, such as 0xe7 where they have no PKU (0x200): where it is not the host's, KVM runs "
+        description="XCR0 of guests, such as 0xe7 if they have no PKU (0x200): if it differs from the host's, KVM runs "
         "XSETBV at entry and at exit; absent: all that KVM offers",
     )
     guest_amx: Switch = Field(False, description="whether guests have AMX, and so the 8 KiB of XTILEDATA")
@@ -146,12 +146,13 @@ class KernelSettings(Section):
         "rdmsr-wrmsr", description="instructions by which the carried MSRs are accessed one by one"
     )
     guest_uret_msrs: tuple[str, ...] | None = Field(
-        None, description="user-return MSRs in which guest and host differ; absent: LSTAR (on Intel) and TSC_AUX"
+        None,
+        description="user-return MSRs whose values differ between guest and host; absent: LSTAR (on Intel) and TSC_AUX",
     )
     mitigations: Switch | tuple[MitigationKind, ...] = Field(
         True,
-        description="mitigations at VM entry and exit, vCPU switches and return to user mode: all that Linux has on "
-        "this CPU, none, or those of some kinds",
+        description="mitigations at VM entry and exit, vCPU switches and return to user mode: all that Linux uses on "
+        "this CPU, none, or those of the kinds listed",
     )
     vmscape_by: VmscapeBy = Field(
         "ibpb",
@@ -160,8 +161,8 @@ class KernelSettings(Section):
     )
     ibpb_at: IbpbAt = Field(
         "vcpu_load",
-        description="where the mitigation ibpb is: in kvm_arch_vcpu_load(), or at the first entry after it, by a "
-        "series that is not merged",
+        description="where the mitigation ibpb is: in kvm_arch_vcpu_load(), or at the first entry after it (a "
+        "series that is not merged)",
     )
     apx: Switch = Field(True, description="whether the kernel enables APX where the CPU has it (false: clearcpuid=apx)")
     vpmu: Vpmu = Field(
@@ -170,14 +171,16 @@ class KernelSettings(Section):
         "in the guest; mediated (kvm.enable_mediated_pmu, v7.0 and later): loaded and put around the fastpath loop",
     )
     vpmu_in_use: Annotated[int, Field(ge=0, le=8, strict=True)] = Field(
-        0, description="how many counters of each guest count; mediated: those are loaded and cleared, too"
+        0, description="how many counters each guest uses; mediated: they are also loaded and cleared"
     )
     pasid: Switch = Field(True, description="whether the kernel enables PASID where the CPU has it")
     hypothetical: Switch = Field(
-        False, description="true: strategies that are named in run.strategies may need what the CPU lacks"
+        False, description="true: strategies named in run.strategies may need features that the CPU lacks"
     )
-    init_optimisation: Switch | None = Field(None, description="of XSAVES; absent: as the CPU profile says")
-    modified_optimisation: Switch | None = Field(None, description="of XSAVES; absent: as the CPU profile says")
+    init_optimisation: Switch | None = Field(None, description="whether XSAVES has it; absent: as the CPU profile says")
+    modified_optimisation: Switch | None = Field(
+        None, description="whether XSAVES has it; absent: as the CPU profile says"
+    )
     vm_transition_clears_xrstor_info: Switch | None = Field(
         None, description="whether VM entry and exit end the modified optimisation; absent: as the CPU profile says"
     )

@@ -40,7 +40,7 @@ def _cpu_model(value: Any) -> Any:
 
 CpuModel = Annotated[str, BeforeValidator(_cpu_model)]
 Affinity = Literal["any", "pinned"] | tuple[Annotated[int, Field(ge=0, strict=True)], ...]
-"""any CPU; pinned: the n-th thread of this entry to CPU n modulo the number of CPUs; or a list of CPUs."""
+"""Any CPU; pinned: the n-th thread of this entry to CPU n modulo the number of CPUs; or a list of CPUs."""
 
 Reason = (
     FastpathExit
@@ -56,13 +56,13 @@ FASTPATH: Final = get_args(FastpathExit)
 NO_TIME: Final = Distribution(kind="constant", mean=0.0)
 
 AFFINITY: Final = (
-    "any CPU; pinned: the n-th of this entry (of pipes: the n-th pair, both ends) on CPU n modulo the number of CPUs; "
+    "any CPU; pinned: the n-th thread of this entry (both ends of the n-th pipe) on CPU n modulo the number of CPUs; "
     "or a list of CPUs, from 0"
 )
 
 
 class FpuUse(Section):
-    """Which components are written, and how often."""
+    """Which state components are written, and how often."""
 
     components: tuple[Component, ...] = Field((), description="state components, as XSAVE names them")
     every: Intervals | None = Field(
@@ -71,24 +71,25 @@ class FpuUse(Section):
     )
     share: Share = Field(
         1.0,
-        description="threads: probability that a burst writes them; guests: that the task to which the guest's kernel "
-        "switches has them in use",
+        description="threads: probability that a burst writes them; guests: probability that the task to which the "
+        "guest's kernel switches has them in use",
     )
 
 
 class Exit(Section):
-    """A kind of VM exit; its exits are drawn in guest CPU time, so that they do not come while the vCPU waits."""
+    """A kind of VM exit; its exits are drawn in guest CPU time, so that there are none while the vCPU waits."""
 
-    every: Intervals = Field(description="guest CPU time between two of them on one vCPU")
+    every: Intervals = Field(description="guest CPU time between two such exits of one vCPU")
     reason: Reason = Field("other", description="KVM's reason; a kernel that has a fastpath for it takes the fastpath")
     handled: Literal["kernel", "userspace"] = Field(
         "kernel",
-        description="kernel: in KVM, the vCPU keeps its CPU; userspace: KVM_RUN returns, the VMM runs, KVM_RUN again",
+        description="kernel: in KVM, and the vCPU keeps its CPU; userspace: KVM_RUN returns, the VMM runs, and calls "
+        "KVM_RUN again",
     )
     time: Times | None = Field(
         None,
         description="kernel time of its handler, beside the listed operations; absent: the row of its reason in the "
-        "cost table, exit handler(cpuid) for one, and nothing where the fastpath re-enters",
+        "cost table, for example exit handler(cpuid), and nothing if the fastpath re-enters the guest",
     )
     vmm: Times = Field(
         NO_TIME,
@@ -96,12 +97,12 @@ class Exit(Section):
     )
     effect: Literal["none", "ipi"] = Field(
         "none",
-        description="ipi: an interrupt to another vCPU of the VM, which is work like a request (those that are "
-        "pending together are one), wakes it from HLT and, without posted interrupts, takes it out of the guest",
+        description="ipi: an interrupt to another vCPU of the VM. It is work like a request (several that are pending "
+        "count as one), wakes the vCPU from HLT and, without posted interrupts, makes it exit",
     )
     target: Literal["next", "random"] = Field("random", description="ipi: which of the VM's other vCPUs")
     kernel_fpu: Share = Field(
-        0.0, description="probability that an interrupt is taken in its handler that uses kernel_fpu_begin()"
+        0.0, description="probability that during its handler an interrupt arrives that uses kernel_fpu_begin()"
     )
 
 
@@ -113,9 +114,9 @@ class Lock(Section):
 
 
 class Waits(Section):
-    """Sleeps that somebody else ends: who names this entry in its ``wakes``."""
+    """Sleeps that are ended by threads of an entry that names this one in its ``wakes``."""
 
-    share: Share = Field(description="probability that a sleep, or a halt, waits for somebody; the others end by time")
+    share: Share = Field(description="probability that a sleep, or a halt, waits to be woken; the others end by time")
     at_most: Time | None = Field(
         None, description="when such a wait ends by itself, as with a timeout of futex() or poll(); absent: never"
     )
@@ -129,14 +130,14 @@ class Guest(Section):
     nice: Nice = Field(0, description="of the vCPU threads")
     weight: Weight | None = Field(
         None,
-        description="load weight of each vCPU thread in place of nice's, as control groups come to it: 1024 is nice 0, "
-        "and each step of nice is a factor of 1.25; absent: that of nice",
+        description="load weight of each vCPU thread, in place of that of nice, such as a control group gives it: 1024 "
+        "is nice 0, and each step of nice is a factor of 1.25; absent: that of nice",
     )
     group: Name | None = Field(None, description="their control group, of [groups]; absent: the root group")
     affinity: Affinity = Field("any", description=AFFINITY)
     demand: Times | None = Field(
         None,
-        description="guest CPU time of a request; the vCPU runs HLT when it is done and no other waits; absent: the "
+        description="guest CPU time of a request; the vCPU runs HLT when it is done and none is waiting; absent: the "
         "guest is always busy",
     )
     arrivals: Intervals | None = Field(
@@ -144,41 +145,41 @@ class Guest(Section):
     )
     sleep: Times | None = Field(None, description="wall time from HLT to the next request (closed; with demand)")
     waits: Waits | None = Field(
-        None, description="halts that a thread ends by what it sends (with demand, and without arrivals); absent: none"
+        None, description="halts that a thread ends (with demand, and without arrivals); absent: none"
     )
     halt_poll: Time | None = Field(
-        None, description="KVM_CAP_HALT_POLL, which stands in for host.halt_poll in these VMs; absent: host.halt_poll"
+        None, description="KVM_CAP_HALT_POLL, which overrides host.halt_poll for these VMs; absent: host.halt_poll"
     )
     idle: Literal["hlt", "haltpoll"] = Field(
         "hlt",
         description="what the guest's kernel does when it is idle: hlt: HLT at once; haltpoll: the cpuidle governor of "
-        "that name, which polls in the guest first and has KVM not poll (MSR_KVM_POLL_CONTROL)",
+        "that name, which polls in the guest first and turns off KVM's polling (MSR_KVM_POLL_CONTROL)",
     )
     guest_halt_poll: Time = Field(200e-6, description="haltpoll.guest_halt_poll_ns, the most that such a guest polls")
     guest_halt_poll_grow_start: Time = Field(
-        50e-6, description="haltpoll.guest_halt_poll_grow_start, the least window of such a guest"
+        50e-6, description="haltpoll.guest_halt_poll_grow_start, the smallest window of such a guest"
     )
     lock: Lock | None = Field(None, description="a spinlock in the guest, for which its vCPUs contend; absent: none")
-    exits: dict[Name, Exit] = Field(default_factory=dict, description="kinds of VM exits beside HLT, by a name")
+    exits: dict[Name, Exit] = Field(default_factory=dict, description="kinds of VM exits besides HLT, by name")
     fpu: FpuUse = Field(FpuUse(), description="what the guest does with its FPU")
     task_switch: Intervals | None = Field(
         None,
         description="guest CPU time between context switches of the guest's kernel, each an XRSTORS in the guest that "
-        "loads fpu.components with probability fpu.share; absent: none",
+        "loads fpu.components with probability fpu.share; absent: no switches",
     )
     shadow_stacks: Literal["none", "constant", "rewritten"] = Field(
         "none",
         description="the guest's supervisor shadow stacks: none: SSPs initial; constant: written once; rewritten: new "
-        "SSPs at each context switch of the guest's kernel, by its XRSTORS. No KVM up to v7.3 reports CET_SSS to a "
-        "guest, without which the SDM advises against them",
+        "SSPs at each context switch of the guest's kernel, by its XRSTORS. Without CET_SSS, which no KVM up to v7.3 "
+        "reports to a guest, the SDM advises against supervisor shadow stacks",
     )
     cpu_model: CpuModel | None = Field(
         None,
-        description="their CPU model, as QEMU and libvirt call it, with features added or taken away: Skylake-Server, "
+        description="their CPU model, as QEMU and libvirt name it, with features added or removed: Skylake-Server, "
         "EPYC-Milan-v2,-pku, SapphireRapids-v5 (avx, mpx, avx512f, pku, amx-tile, cet-ss, cet-ibt, arch-lbr); or a "
-        "file: a CPU template of Firecracker or what QEMU's query-cpu-model-expansion answers (.json), a domain or "
+        "file: a CPU template of Firecracker or the answer of QEMU's query-cpu-model-expansion (.json), a domain or "
         "capabilities of libvirt (.xml). XCR0 and IA32_XSS have its components, as far as the kernel's KVM offers "
-        "them; absent: all of those",
+        "them; absent: all that KVM offers",
     )
     xcr0: Mask | None = Field(
         None,
@@ -192,16 +193,17 @@ class Guest(Section):
     )
     amx: Switch | None = Field(None, description="whether they have AMX; absent: kernel.guest_amx")
     vpmu: Switch = Field(
-        True, description="whether their CPUID has the performance counters of kernel.vpmu; those without pay nothing"
+        True,
+        description="whether their CPUID has the performance counters of kernel.vpmu; without them they pay nothing",
     )
     posted_interrupts: Switch = Field(
-        True, description="an interrupt for a running vCPU needs no VM exit (APICv, AVIC)"
+        True, description="whether an interrupt for a running vCPU needs no VM exit (APICv, AVIC)"
     )
     touches: Flow = Field(
         1e9,
         description="cache filled with lines that the guest had not touched shortly before, per second (assumed)",
     )
-    vmm_touches: Flow = Field(1e9, description="the same of the VMM and of KVM on behalf of this vCPU (assumed)")
+    vmm_touches: Flow = Field(1e9, description="the same for the VMM, and for KVM on behalf of this vCPU (assumed)")
     vmm_fpu: tuple[Component, ...] = Field(
         ("SSE", "AVX"), description="what the VMM writes between two KVM_RUNs, as by memcpy() (assumed)"
     )
@@ -211,11 +213,13 @@ class Guest(Section):
         description="probability that a signal for the vCPU thread ends a halt: it leaves KVM_RUN (KVM_EXIT_INTR), "
         "runs the handler, and calls KVM_RUN again; absent: never",
     )
-    signal_time: Times | None = Field(None, description="user time of the VMM then, the handler included (signalled)")
+    signal_time: Times | None = Field(
+        None, description="with signalled: user time of the VMM after such a signal, including the handler"
+    )
 
     @property
     def choice(self) -> GuestChoice:
-        """What the kernel model is told of these guests alone."""
+        """What the kernel model is told about these guests in particular."""
         model = None if self.cpu_model is None else components(self.cpu_model)
         return GuestChoice(self.xcr0, self.xss, self.pku, self.amx, self.vpmu, model)
 
@@ -226,30 +230,30 @@ class Thread(Section):
     kind: Literal["compute", "kthread", "pipe", "fork"] = Field(
         "compute",
         description="compute: bursts in user mode; kthread: bursts in the kernel, without FPU state of its own; "
-        "pipe: pairs that hand a byte to and fro; fork: a parent that sleeps and forks children",
+        "pipe: pairs that pass a byte back and forth; fork: a parent that sleeps and forks children",
     )
     count: Count = Field(1, description="how many; of kind pipe: pairs")
     nice: Nice = Field(0, description="of the threads")
     weight: Weight | None = Field(
         None,
-        description="load weight of each thread in place of nice's, as control groups come to it: 1024 is nice 0, "
-        "and each step of nice is a factor of 1.25; absent: that of nice",
+        description="load weight of each thread, in place of that of nice, such as a control group gives it: 1024 is "
+        "nice 0, and each step of nice is a factor of 1.25; absent: that of nice",
     )
     group: Name | None = Field(None, description="their control group, of [groups]; absent: the root group")
     affinity: Affinity = Field("any", description=AFFINITY)
     compute: Times = Field(description="CPU time of a burst; pipe: user time of each hand-off; fork: of a child")
     sleep: Times | None = Field(
-        None, description="wall time between bursts, absent: none; fork: between two children; pipe: never"
+        None, description="wall time between bursts; fork: between two children; pipe: not allowed; absent: none"
     )
     timer: Literal["hrtimer", "tick"] | None = Field(
         None,
         description="what ends a sleep: hrtimer: when it is over (nanosleep, futex timeouts); tick: a timer of the "
-        "timer wheel, at the first tick behind that (schedule_timeout(), by which rcu_preempt sleeps); absent: hrtimer",
+        "timer wheel, at the first tick after that (schedule_timeout(), by which rcu_preempt sleeps); absent: hrtimer",
     )
     blocks: Annotated[int, Field(ge=2, le=65536, strict=True)] | None = Field(
         None,
-        description="compute and sleep come together, row by row, from their files (empirical, as many rows of both): "
-        "so many rows in their order, from a row by chance, then from another; absent: each by itself, by chance",
+        description="take compute and sleep together, row by row, from their files (empirical, with as many rows "
+        "in both): this many rows in order, from a random one on, then from another; absent: each is drawn by itself",
     )
     waits: Waits | None = Field(
         None, description="sleeps that another thread ends (compute and kthread); absent: none, all end by time"
@@ -257,8 +261,8 @@ class Thread(Section):
     wakes: dict[Name, Wakes] = Field(
         default_factory=dict,
         description="by entry of [threads] or [guests] with waits: how many of its threads or vCPUs are woken at the "
-        "end of a burst on average, those first that have waited longest; who does not wait is not woken (wake_up() of "
-        "a wait queue). fork: at the exit of a child",
+        "end of a burst, on average; those that have waited longest come first, and only waiting ones are woken "
+        "(wake_up() of a wait queue). fork: at the exit of a child",
     )
     syscall: Times = Field(
         NO_TIME,
@@ -272,7 +276,7 @@ class Thread(Section):
 
 
 class Group(Section):
-    """A control group of threads and vCPUs, which shares the CPUs with the others as one (docs/scheduler.md)."""
+    """A control group of threads and vCPUs, which competes for the CPUs as one (docs/scheduler.md)."""
 
     weight: Weight = Field(1024, description="its load weight on all CPUs together: cpu.weight 100 is 1024")
 
@@ -280,33 +284,33 @@ class Group(Section):
 class Interrupt(Section):
     """Interrupt work that arrives on each CPU in wall time."""
 
-    every: Intervals = Field(description="wall time between two on one CPU")
-    time: Times = Field(description="kernel time of one, beside the listed operations")
+    every: Intervals = Field(description="wall time between two interrupts on one CPU")
+    time: Times = Field(description="kernel time of an interrupt, beside the listed operations")
     kernel_fpu: Share = Field(0.0, description="probability that it uses kernel_fpu_begin()")
-    components: tuple[Component, ...] = Field(("SSE", "AVX"), description="what it writes then")
+    components: tuple[Component, ...] = Field(("SSE", "AVX"), description="what it then writes")
 
 
 class Scenario(Section):
     """A scenario file."""
 
     title: Annotated[str, Field(min_length=1, max_length=200)] = Field(description="one line")
-    question: str = Field("", description="what is asked of it")
+    question: str = Field("", description="what the scenario is to answer")
     run: Run = Field(description="how long, how often, and with which strategies")
     host: Host = Field(description="the machine and its scheduler")
-    kernel: KernelSettings = Field(KernelSettings(), description="what is chosen about the kernel and KVM")
-    guests: dict[Name, Guest] = Field(default_factory=dict, description="virtual machines, by a name")
-    threads: dict[Name, Thread] = Field(default_factory=dict, description="threads of the host, by a name")
-    groups: dict[Name, Group] = Field(default_factory=dict, description="control groups, by a name")
-    interrupts: dict[Name, Interrupt] = Field(default_factory=dict, description="interrupt work, by a name")
+    kernel: KernelSettings = Field(KernelSettings(), description="settings of the kernel and KVM")
+    guests: dict[Name, Guest] = Field(default_factory=dict, description="virtual machines, by name")
+    threads: dict[Name, Thread] = Field(default_factory=dict, description="threads of the host, by name")
+    groups: dict[Name, Group] = Field(default_factory=dict, description="control groups, by name")
+    interrupts: dict[Name, Interrupt] = Field(default_factory=dict, description="interrupt work, by name")
     sweep: dict[str, tuple[bool | int | float | str, ...]] = Field(
         default_factory=dict,
         description='values by the path of a key, such as "guests.web.exits.io.every"; each combination is a case',
     )
 
     def written(self) -> dict[str, Any]:
-        """The scenario with all its defaults as a file would have it; what is absent has no default.
+        """The scenario with all its defaults, as a file would have it; what is absent has no default.
 
-        Keys that came after 0.2.0 are there where they are used: the hash of this seeds the draws of costs.
+        Keys added after 0.2.0 appear only if they are used: the hash of this seeds the draws of costs.
         """
         found = self.model_dump(mode="json", exclude_none=True)
         for holder, key in ((found, "groups"), *((thread, "wakes") for thread in found["threads"].values())):
