@@ -16,26 +16,26 @@ from sim.errors import InputError
 COMMANDS = {
     "run": ("sim.cli.run:run", "Simulate a scenario and compare its strategies."),
     "compare": ("sim.cli.run:compare", "Print the answer again, from a result directory."),
-    "status": ("sim.cli.status:status", "How far a run is, also while it runs."),
+    "status": ("sim.cli.status:status", "Show the progress of a run, also while it runs."),
     "report": ("sim.cli.report:report", "Write a result directory as one HTML file."),
-    "uncertainty": ("sim.cli.uncertainty:uncertainty", "How sure a ranking is, and which cost decides it."),
-    "show": ("sim.cli.show:show", "Check a scenario and show every value that it sets."),
-    "scenarios": ("sim.cli.scenarios:scenarios", "The shipped scenarios, and what each asks."),
-    "new": ("sim.cli.scenarios:new", "Write a scenario of one's own to start from."),
-    "price": ("sim.cli.price:price", "What each strategy costs at your own rates."),
-    "flow": ("sim.cli.flow:flow", "The operations of one sequence, in kernel order, and why."),
-    "snapshot": ("sim.cli.snapshot:snapshot", "A guest saved and restored: who loses what."),
-    "kernels": ("sim.cli.kernels:kernels", "The kernels of the model, and what differs between them."),
-    "strategies": ("sim.cli.strategies:strategies", "Each strategy on each kernel: masks and what KVM offers."),
-    "patches": ("sim.cli.patches:patches", "The RFC's eight patches: what each does, and its fate."),
-    "layout": ("sim.cli.layout:layout", "Where components lie in an XSAVE area."),
-    "cpu": ("sim.cli.cpu:cpu", "CPU profiles: shipped, from a dump, of this machine."),
-    "verify": ("sim.cli.verify:verify", "The model against what others recorded and published."),
-    "costs": ("sim.cli.costs:costs", "What operations cost, and where each number comes from."),
+    "uncertainty": ("sim.cli.uncertainty:uncertainty", "Say how sure a ranking is, and which cost decides it."),
+    "show": ("sim.cli.show:show", "Check a scenario and show all its values."),
+    "scenarios": ("sim.cli.scenarios:scenarios", "List the shipped scenarios, and what each asks."),
+    "new": ("sim.cli.scenarios:new", "Write a scenario to start from."),
+    "price": ("sim.cli.price:price", "Price each strategy at your own rates."),
+    "flow": ("sim.cli.flow:flow", "Show the operations of a sequence, in kernel order, and why."),
+    "snapshot": ("sim.cli.snapshot:snapshot", "Save and restore a guest: which strategies lose what."),
+    "kernels": ("sim.cli.kernels:kernels", "List the kernels of the model, and their differences."),
+    "strategies": ("sim.cli.strategies:strategies", "Show each strategy on each kernel: masks, what KVM offers."),
+    "patches": ("sim.cli.patches:patches", "Show what each of the RFC's eight patches does, and its fate."),
+    "layout": ("sim.cli.layout:layout", "Show where components are in an XSAVE area."),
+    "cpu": ("sim.cli.cpu:cpu", "Show and make CPU profiles."),
+    "verify": ("sim.cli.verify:verify", "Check the model against recordings and published numbers."),
+    "costs": ("sim.cli.costs:costs", "Show what operations cost, and where the numbers come from."),
     "calibrate": ("sim.cli.calibrate:calibrate", "Measure this machine and write a cost table."),
     "replay": ("sim.cli.replay:replay", "Check a recorded trace, and ask what-if."),
     "fit": ("sim.cli.fit:fit", "Write a scenario that behaves like a recorded host."),
-    "export": ("sim.cli.export:export", "Write a simulated run as the trace of a recorded one."),
+    "export": ("sim.cli.export:export", "Write a simulated run in the form of a recorded trace."),
     "timeline": ("sim.cli.timeline:timeline", "Write a trace or a simulated run for the Perfetto UI."),
 }
 """Each command's place, and its line in the help, for which nothing is imported."""
@@ -76,7 +76,7 @@ class _LazyGroup(click.Group):
 def cli() -> None:
     """What does carrying FPU and CET state across vCPU context switches cost on x86 Linux/KVM?
 
-    Exit status: 0 done, 1 a check did not hold, 2 the input is wrong, 130 interrupted.
+    Exit status: 0 done, 1 a check failed, 2 the input is wrong, 130 interrupted.
 
     \b
     Examples:

@@ -28,13 +28,14 @@ LEGEND = (
 @click.command()
 @json_option
 def anchors(as_json: bool) -> None:
-    """Print published experiments with what the model says of them, and which of them are evidence.
+    """Print published experiments, what the model predicts for them, and which of them are evidence.
 
     A prediction is the sequence of the kernel model that an experiment runs, priced with the cost table of its CPU.  A
-    number that was an input to that table is marked, and is no evidence: the sources of the table's rows say which.
-    Series that contradict each other are kept apart.  Known measurements that the model cannot express come last.
+    number that was an input to that table is marked, and is not evidence: the sources of the table's rows say which.
+    Series that contradict each other are kept apart. Known measurements that the model cannot express come last.
 
-    An error of any size is no failure: exit status 0, unless the model cannot run an experiment (2).
+    No error of a prediction is a failure, whatever its size: the exit status is 0, or 2 if the model cannot run an
+    experiment.
 
     With --json: {"anchors": [{"id", "title", "series", "published", "low", "high", "unit", "source", "date", "cpu",
     "stands_for", "cost_table", "predicted", "predicted_low", "predicted_high", "error_percent", "within" (low to high;

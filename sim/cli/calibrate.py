@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Overwrite FILE and the list of measurements beside it.")
 @click.option("--quick", is_flag=True, help="Ten seconds: fewer in-use sets, wider intervals.")
 @click.option(
-    "--budget", type=float, metavar="SECONDS", help="Measure for at most so long (default 120, or 8 if quick)."
+    "--budget", type=float, metavar="SECONDS", help="Measure for at most this long (default 120, or 8 with --quick)."
 )
 @click.option("--on", "cpu", type=int, metavar="N", help="The CPU to measure on (default: the last one allowed).")
 @click.option("--derived-from", default="", metavar="NAME", help="The table for what cannot be measured.")
@@ -34,18 +34,19 @@ def calibrate(
     """Measure this machine and write a cost table with `measured` rows.
 
     It needs a C compiler and no privileges.  XSAVE, XSAVEC, XSAVEOPT and XRSTOR are timed in user mode for every in-use
-    set.  What runs in ring 0 is seen by difference only: XSAVES and XRSTORS in place, in a write to /dev/urandom and,
-    with CAP_SYS_NICE, in a switch between two threads; hand-offs between two processes; and KVM_RUN round trips where
+    set.  What runs in ring 0 is measured only as a difference: XSAVES and XRSTORS in place, in a write to /dev/urandom
+    and, with CAP_SYS_NICE, in a switch between two threads; hand-offs between two processes; and KVM_RUN round trips if
     /dev/kvm can be used and does not interpret its guests.  What cannot be measured is derived from the shipped table
-    that is nearest to this CPU.  All timings of the XSAVE instructions go to a list beside FILE, with a name in .csv.
+    that is nearest to this CPU. All timings of the XSAVE instructions go to a .csv file beside FILE.
 
-    With --guest, XSAVES, XRSTORS, XGETBV, RDMSR, WRMSR and WRMSRNS are timed as whole instructions at CPL 0 of a small
-    virtual machine, and VM exits by kind.  It needs access to /dev/kvm, and KVM of Linux 5.14 or later that runs its
-    guests by VMX or SVM; else it is refused.  CET_S and PL0-2_SSP are measured where KVM offers them (Linux 6.18).
+    With --guest, XSAVES, XRSTORS, XGETBV, RDMSR, WRMSR and WRMSRNS are also timed as whole instructions, at CPL 0 in a
+    small virtual machine, and VM exits by kind.  This needs access to /dev/kvm, and a KVM of Linux 5.14 or later that
+    runs its guests by VMX or SVM; otherwise it is refused.  CET_S and PL0-2_SSP are measured where KVM offers them
+    (Linux 6.18).
 
-    Leave the machine alone meanwhile.  Disturbed samples are rejected, but a busy neighbour is not always seen.
+    Leave the machine idle while it runs.  Disturbed samples are rejected, but a busy neighbour is not always noticed.
 
-    With --json: {"table", "measurements", "cpu", "derived_from", "rows", "processes", "rejected" (a part of 1, by
+    With --json: {"table", "measurements", "cpu", "derived_from", "rows", "processes", "rejected" (a fraction, by
     stage), "misfit" (by instruction and level), "differences", "spanning_zero", "left_out" (reasons), "between_runs"
     (TSC cycles by which two halves of the processes differ at most, by kind of call)}.
 

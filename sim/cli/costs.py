@@ -33,10 +33,10 @@ def costs() -> None:
 @costs.command("list")
 @json_option
 def list_tables(as_json: bool) -> None:
-    """The shipped tables, and how many of their rows are of which grade.
+    """List the shipped tables, with the number of rows of each grade.
 
-    Grades: measured on that CPU, published by others for it, derived from other rows (or from another CPU's), assumed:
-    nobody has published it.  Rows that are evidence and never priced are counted, too.
+    Grades: measured on that CPU; published by others for it; derived from other rows (or from those of another CPU);
+    assumed, if nobody has published it.  Rows that are evidence and never priced are counted as well.
 
     With --json: {"tables": [{"name", "title", "derived_from", "grades": {GRADE: N}}]}.
 
@@ -67,11 +67,12 @@ def list_tables(as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Every row of the table NAME (shipped, or a file that ends in .toml).
+    """Show every row of the table NAME (shipped, or a file that ends in .toml).
 
     A row is a term of a price: fpswitch adds the base of an instruction, a term for each component that it wrote,
-    loaded, initialised or skipped, and more at @L2 or @memory.  Rows of term "total", "reference" or "difference" are
-    evidence and never priced.  The number in the last column names the source and the conditions below the table.
+    loaded, initialised or skipped, and the rows at @L2 or @memory if the buffer is there. Rows with the term "total",
+    "reference" or "difference" are evidence and never priced. The number in the last column refers to the source and
+    the conditions below the table.
 
     With --json: {"name", "rows": [{"id", "operation", "term", "component", "level", "requested", "value", "low",
     "high", "distribution", "clock", "grade", "source", "conditions", "date", "origin", "table", "factor"}]}. Rows
@@ -93,7 +94,7 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("file")
 @json_option
 def check(file: str, as_json: bool) -> None:
-    """Say what is wrong with the table FILE (or a shipped one); exit status 1 if anything is.
+    """Check the table FILE (or a shipped one) and list its errors; exit status 1 if there are any.
 
     A row needs a source, a value inside its range, an operation and a component that exist, and a grade that its
     conditions do not contradict.
@@ -119,7 +120,7 @@ def check(file: str, as_json: bool) -> None:
 @click.argument("b")
 @json_option
 def diff(a: str, b: str, as_json: bool) -> None:
-    """The rows in which the tables A and B differ: in value, range, clock or grade, or that only one has.
+    """Show the rows in which the tables A and B differ in value, range, clock or grade, or that only one has.
 
     With --json: {"a", "b", "rows": [{"id", "a", "b"}]}, where a row is {"value", "low", "high", "clock", "grade"} or
     null.

@@ -20,8 +20,8 @@ force_option = click.option("--force", is_flag=True, help="Replace FILE.toml.")
 def cpu() -> None:
     """Show CPU profiles, and make one from a dump of CPUID's registers or from this machine.
 
-    A profile's name or file is what --cpu takes everywhere, and host.cpu of a scenario.  Commands that price need
-    --costs TABLE (host.costs of a scenario) for a CPU without a cost table of its own.
+    Every --cpu, and host.cpu of a scenario, takes the name or the file of a profile. For a CPU without a cost table of
+    its own, commands that price need --costs TABLE (a scenario: host.costs).
 
     \b
     Examples:
@@ -35,7 +35,7 @@ def cpu() -> None:
 @cpu.command("list")
 @json_option
 def list_profiles(as_json: bool) -> None:
-    """The shipped CPU profiles: what XCR0 and IA32_XSS may have, and from whose costs theirs come.
+    """List the shipped CPU profiles: the bits that XCR0 and IA32_XSS may have, and the CPU whose costs they use.
 
     With --json: {"cpus": [{"name", "title", "vendor", "family", "xcr0", "xss", "costs_derived_from" (null: its own),
     "synthetic"}]}.
@@ -70,7 +70,7 @@ def list_profiles(as_json: bool) -> None:
 @click.argument("name", metavar="NAME|FILE")
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """What the profile NAME, or that of FILE (a profile or a dump), says: components, sizes, features, and its source.
+    """Show the profile NAME, or that of FILE (a profile or a dump): components, sizes, features, and its source.
 
     With --json: {"name", "title", "vendor", "family", "signature", "xcr0", "xss", "xfd", "standard_size", "components":
     [{"component", "name", "in", "size", "offset" (in the standard format, or null), "aligned"}], "features", "bugs",
@@ -96,10 +96,10 @@ def show(name: str, as_json: bool) -> None:
 def import_dump(dump: str, out: Path | None, force: bool, as_json: bool) -> None:
     """Make a CPU profile of the CPUID registers in FILE; - is standard input.
 
-    Read are the text of cpuid (also without -r), InstLatx64, kcpuid -r, xen-cpuid, cpucontrol, x86info, libcpuid,
+    It reads the text of cpuid (also without -r), InstLatx64, kcpuid -r, xen-cpuid, cpucontrol, x86info, libcpuid,
     hwloc, Intel SDE and Bochs, the CPUID lines of a kernel's log (after an XSAVE consistency problem), of vmware.log
-    and of VBox.log, libvirt's XML and Firecracker's dumps.  Of several CPUs the first counts.
-    Leaf 0DH must be there with its sub-leaf 0; what else is missing is taken from other CPUs, and noted.
+    and of VBox.log, libvirt's XML and Firecracker's dumps.  Of several CPUs the first is used.  Leaf 0DH with its
+    sub-leaf 0 is required; whatever else is missing is taken from other CPUs, and noted.
 
     JSON as for fpswitch cpu show, and "profile" (the file that was written, or null).
 
@@ -123,7 +123,7 @@ def detect(out: Path | None, force: bool, as_json: bool) -> None:
     """Make a CPU profile of the machine on which this runs.
 
     CPUID needs native code: a small C program is compiled with the system's compiler and run; without a compiler the
-    kernel's driver (/dev/cpu/*/cpuid) is read.  In a virtual machine this is what its hypervisor shows.
+    kernel's driver (/dev/cpu/*/cpuid) is read.  In a virtual machine the result is what the hypervisor shows.
 
     JSON as for fpswitch cpu import.
 

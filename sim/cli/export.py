@@ -43,11 +43,11 @@ def export(
 ) -> None:
     """Write a simulated run of a SCENARIO as the text of perf script, which fpswitch replay, fit and timeline read.
 
-    The run is that of a replication of fpswitch run with the same seed, warm-up included; every VM exit is an event of
-    its own.  What leaves no event in Linux (what guests do with their shadow stacks, which components are written,
-    returns to user mode without a restore, kernel_fpu_begin(), begin and end of the measurement) is in comment lines
-    that begin with "# fpswitch".  So replay counts for every strategy what the run counts, if host.buffer_level is L1,
-    since a replay has all buffers in L1.
+    The run is that of a replication of fpswitch run with the same seed, including the warm-up; every VM exit is an
+    event of its own. What leaves no event in Linux (what guests do with their shadow stacks, which components are
+    written, returns to user mode without a restore, kernel_fpu_begin(), start and end of the measurement) is in comment
+    lines that begin with "# fpswitch". So if host.buffer_level is L1, as in a replay, replay counts the same operations
+    as the run for every strategy.
 
     JSON: output, case, strategy, replication, events.
     """

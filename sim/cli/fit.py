@@ -29,14 +29,12 @@ if TYPE_CHECKING:
 @click.option(
     "--recorded-preemption",
     metavar="MODEL",
-    help="The recorded kernel's preemption model, where the trace does not say it (PREEMPT_NONE: none).",
+    help="The recorded kernel's preemption model, if the trace does not say (PREEMPT_NONE: none).",
 )
-@click.option("--kernel", metavar="NAME", help="What this kernel would do to the host, by its twin.")
-@click.option("--preemption", metavar="MODEL", help="What this preemption model would do to it.")
+@click.option("--kernel", metavar="NAME", help="Also simulate the twin with this kernel.")
+@click.option("--preemption", metavar="MODEL", help="Also simulate the twin with this preemption model.")
 @click.option("--force", is_flag=True, help="Replace FILE.toml and its samples.")
-@click.option(
-    "--exits", "exits_only", is_flag=True, help="Fit the VM exits alone, of a trace that may have KVM's events only."
-)
+@click.option("--exits", "exits_only", is_flag=True, help="Fit only the VM exits; the trace needs only KVM's events.")
 @click.option("--no-check", is_flag=True, help="Do not simulate the scenario.")
 @click.option("--replications", default=5, show_default=True, type=click.IntRange(1, 1000), help="Of the check.")
 @click.option("--jobs", type=int, metavar="N", help="Processes; by default one per CPU.")
@@ -62,18 +60,19 @@ def fit(
     space, halts and what ends them, FPU use and affinity; the samples are CSV files in FILE.samples beside it
     (docs/traces.md).
 
-    The scenario is then simulated with the recorded kernel's strategy, and its sleeps are tuned until threads and vCPUs
-    come round as often as in the trace.  Then it is recorded as the trace was, and both recordings are counted and
-    priced alike: context switches, KVM_RUN round trips, vCPU load/put pairs, VM entries, wake-ups, migrations, and the
-    cost of every strategy, within 5 % or the 95 % interval from blocks of the trace, whichever is wider; skipped
-    restores within 1 percentage point or their interval, CPU utilisation within 2.  Exit status 1 if one misses, and
-    which assumption of the twin is then likely wrong.  With --no-check nothing is simulated or tuned.
+    The scenario is then simulated with the recorded kernel's strategy, and tuned until threads and vCPUs wait for CPUs
+    and go to sleep as often as in the trace.  Then it is recorded as the trace was, and both recordings are counted and
+    priced in the same way: context switches, KVM_RUN round trips, vCPU load/put pairs, VM entries, wake-ups,
+    migrations, and the cost of every strategy, within 5 % or the 95 % interval from blocks of the trace, whichever is
+    wider; skipped restores within 1 percentage point or their interval, CPU utilisation within 2.  The exit status is 1
+    if a figure misses; the output then says which assumption of the simulated twin is likely wrong.  With --no-check
+    nothing is simulated or tuned.
 
-    With --kernel or --preemption the twin is also simulated with another kernel or preemption model, and what that
-    changes is shown; FILE.toml stays the recorded host's.
+    With --kernel or --preemption the twin is also simulated with another kernel or preemption model, and the output
+    shows what changes; FILE.toml is still that of the recorded host.
 
     A trace with KVM's events alone (kvm_entry, kvm_exit, kvm_userspace_exit) gives the exits, round trips and halts of
-    its vCPUs; so does any other with --exits.  What such events do not say is listed.
+    its vCPUs; so does any other with --exits.  The output lists what such events do not show.
 
     JSON: scenario, cpu, strategy, seconds, groups (name, kind, threads, simulated, samples), notes, unsupported, and
     with the check: compared (figure, unit, trace, simulated, low, high, samples, holds, likely), holds,

@@ -47,19 +47,29 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
     type=click.Choice(["none", "wrmsr", "xrstors", "rewritten"]),
     default="wrmsr",
     show_default=True,
-    help="How the guest writes PL0-2_SSP: not, once by WRMSR, by its own XRSTORS alone, or new ones at each run.",
+    help=(
+        "How the guest writes PL0-2_SSP: not at all, once by WRMSR, only by its own XRSTORS, or new values in each run."
+    ),
 )
 @click.option(
-    "--reason", default="wrmsr-tsc-deadline", show_default=True, metavar="EXIT", help="Which exit fastpath-exit is."
+    "--reason",
+    default="wrmsr-tsc-deadline",
+    show_default=True,
+    metavar="EXIT",
+    help="Which exit the flow fastpath-exit takes.",
 )
-@click.option("--guest-xrstors", is_flag=True, help="The guest's kernel runs XRSTORS (a task switch) while it runs.")
-@click.option("--guest-amx", is_flag=True, help="AMX is given to the guest, whose kernel writes IA32_XFD at boot.")
+@click.option(
+    "--guest-xrstors", is_flag=True, help="While the guest runs, its kernel executes XRSTORS (a task switch)."
+)
+@click.option("--guest-amx", is_flag=True, help="The guest has AMX, and its kernel writes IA32_XFD at boot.")
 @click.option("--guest-tiles", is_flag=True, help="The guest runs a task that uses AMX tiles (with --guest-amx).")
 @click.option("--host-shadow-stacks", default="off", show_default=True, metavar="MODE",
               help="off, fpstate or return-to-user; no kernel has the last two.")  # fmt: skip
 @click.option("--msr-access", default="rdmsr-wrmsr", show_default=True, metavar="HOW",
               help="rdmsr-wrmsr, wrmsrns or msr-list, for strategies that copy MSRs.")  # fmt: skip
-@click.option("--no-mitigations", is_flag=True, help="None at VM entry and exit, vCPU switch and return to user mode.")
+@click.option(
+    "--no-mitigations", is_flag=True, help="No mitigations at VM entry and exit, vCPU switch and return to user mode."
+)
 @click.option("--mitigations", "kinds", metavar="KINDS", help="Only these, such as spec-ctrl,verw: ibpb, vmscape, "
               "spec-ctrl, verw, rsb, bhb, unret, l1d-flush.")  # fmt: skip
 @click.option("--vpmu", default="none", show_default=True, metavar="HOW", help="none, emulated or mediated.")
@@ -69,25 +79,25 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
     "--vm-transition-clears-xrstor-info",
     is_flag=True,
     default=None,
-    help="A CPU on which VM entry and VM exit do.",
+    help="A CPU on which VM entry and VM exit clear XRSTOR_INFO.",
 )
-@click.option("--hypothetical", is_flag=True, help="Allow what the CPU lacks.")
+@click.option("--hypothetical", is_flag=True, help="Allow what needs features that the CPU lacks.")
 @click.option("--cost", is_flag=True, help="Price each operation, with its range and the cost rows behind it.")
 @click.option("--costs", metavar="TABLE", help="The cost table for --cost, shipped or a TOML file; default: the CPU's.")
-@click.option("--every-strategy", is_flag=True, help="Only the verdict of the integrity check, under each strategy.")
+@click.option("--every-strategy", is_flag=True, help="Show only the verdict of the integrity check, for each strategy.")
 @click.option("--trace/--no-trace", default=True, show_default=True, help="Show tracepoints between the operations.")
 @json_option
 def flow(
     name: str, cost: bool, costs: str | None, trace: bool, every_strategy: bool, as_json: bool, **options: Any
 ) -> None:
-    """Show which operations FLOW consists of, in kernel order, and why.
+    """Show the operations of FLOW, in kernel order, and why they run.
 
     \b
     FLOW is one of
       preempt          a vCPU is preempted by a busy user task and comes back
       kernel-preempt   the same by a kernel thread
       vcpu-switch      two vCPUs share a CPU
-      migrate          a vCPU is preempted and goes on on another CPU
+      migrate          a vCPU is preempted and continues on another CPU
       halt             HLT, idle, wake-up
       in-kernel-exit   an exit that KVM handles while the vCPU keeps its CPU
       fastpath-exit    one that some kernels handle in the fastpath
@@ -98,7 +108,7 @@ def flow(
       kernel-fpu       kernel_fpu_begin() in an interrupt
       ping-pong        two user tasks, no vCPU
       fork             a user task forks
-    or one of the tests that the RFC names, as what it does to registers (rfc-tests: all of them, --every-strategy)
+    or what one of the RFC's tests does to registers (rfc-tests: all of them, with --every-strategy)
       test-fpu         a system call computes with the FPU
       amx-64           two tasks with tiles, and a child
       amx-test         a guest with tiles, saved and restored
@@ -111,12 +121,13 @@ def flow(
     For a save, "initial" components were skipped by the init optimisation and "unmodified" ones by the modified
     optimisation; for a restore, "initialised" ones were set to their initial configuration.
 
-    The integrity check reports wrong-value (a consumer gets what is not its own), guest-to-guest (what another guest
-    wrote), foreign-in-fpstate (an fpstate holds what is not its owner's) and residue (a guest's value in a register
-    that nobody consumes, which is no violation).  Findings do not change the exit status.
+    The integrity check reports wrong-value (a task or guest gets a value that is not its own), guest-to-guest (one that
+    another guest wrote), foreign-in-fpstate (an fpstate holds a value that is not its owner's) and residue (a guest's
+    value in a register that nobody uses, which is not a violation). Findings do not change the exit status.
 
-    With --cost: TSC cycles of each operation, all buffers in L1, with each cost row at its value and, in brackets, at
-    the ends of its range; the weakest grade of the rows (measured, published, derived, assumed), and the rows.
+    With --cost it shows the TSC cycles of each operation, with all buffers in L1 and each cost row at its value and, in
+    brackets, at the ends of its range; the weakest grade of the rows (measured, published, derived, assumed); and the
+    rows.
 
     JSON: flow, cpu, kernel, strategy, carried, host_xss, guest_xss, guest_has_cet, hypothetical, patches (the RFC's,
     with notes), steps (step, events), operations (count by name), integrity (violations, kinds), findings, warnings.

@@ -11,11 +11,11 @@ from sim.cli.common import WIDTH, emit, json_option
 @click.argument("name", required=False)
 @json_option
 def kernels(name: str | None, as_json: bool) -> None:
-    """The Linux kernels that the model knows, and what differs between them.
+    """List the Linux kernels of the model, and the differences between them.
 
-    Each difference has the values that the model reads, and by which kernels they are shared. With NAME it is what this
-    kernel does, with its source in Linux, and where that was read. Any other release is an input error that says which
-    kernel is nearest, and what may differ. The same table with all sources is docs/kernel-versions.md.
+    Each difference has the values that the model uses, and the kernels that share them. With NAME, show what this
+    kernel does, with its source in Linux and where that was read. Any other release is an input error that says which
+    kernel is nearest, and what may differ. docs/kernel-versions.md is the same table with all sources.
 
     With --json: {"kernels": [{"name", "title", "about"}], "differences": [{"number", "topic", "kernels": {NAME:
     {"says", "source", "checked", "since" (a release, or null), "values"}}}]}; masks are numbers.

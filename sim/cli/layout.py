@@ -31,7 +31,7 @@ LEGACY_OFFSETS = {0: 0, 1: 160}
     metavar="NAME|FILE",
     help="Sizes, alignment and offsets as this CPU reports them: a profile (fpswitch cpu), or a dump of its CPUID.",
 )
-@click.option("--standard", is_flag=True, help="The standard format in place of the compacted one.")
+@click.option("--standard", is_flag=True, help="The standard format instead of the compacted one.")
 @click.option("--size", metavar="BYTES", type=int, help="Which masks give an area of this size, in which format?")
 @click.option("--boot-log", metavar="FILE", help="Check a kernel's boot log (may be gzipped; - is standard input).")
 @click.option("--boot", "number", metavar="N", type=int, help="Which boot of the log, from 1; default: the last.")
@@ -45,18 +45,19 @@ def layout(
     number: int | None,
     as_json: bool,
 ) -> None:
-    """Where the components of MASK lie in an XSAVE area, and how large it is.
+    """Show where the components of MASK are in an XSAVE area, and how large it is.
 
-    MASK is hexadecimal with 0x in front, or decimal. Without --cpu, components have the sizes that all CPUs known here
-    give them, and in the standard format Intel's offsets.
+    MASK is hexadecimal with 0x in front, or decimal. Without --cpu, components have the sizes that all known CPUs give
+    them, and in the standard format the offsets of Intel CPUs.
 
-    With --size, the masks are shown whose area has that many bytes: in the compacted format, in the same without the
-    alignment of the AMX components (as kernels and hypervisors have computed it by mistake), and in the standard
-    format. First those of components that Linux enables.
+    With --size, show the masks whose area has that many bytes: in the compacted format, in the same without the
+    alignment of the AMX components (a mistake that kernels and hypervisors have made), and in the standard format.
+    Masks of components that Linux enables come first.
 
-    With --boot-log, what a kernel printed at boot is compared with our layout of the same mask; the exit status is 1
-    if they disagree. An excerpt agrees as far as it goes. The log may be quoted and wrapped by mail programs, copied
-    from a web page, and packed by gzip, xz, bzip2 or zstd. Of several boots in it, the last counts, or --boot N.
+    With --boot-log, compare what a kernel printed at boot with our layout of the same mask; the exit status is 1 if
+    they disagree. Of an excerpt only what it contains is compared. The log may be quoted and wrapped by mail programs,
+    copied from a web page, or compressed by gzip, xz, bzip2 or zstd. If it has several boots, the last is used, or that
+    of --boot N.
 
     With --json: {"mask" (hexadecimal), "format", "cpu" (null without --cpu), "size", "offsets" and "sizes" (in bytes,
     by component), "aligned" (the components that start on a 64-byte boundary), "cache_lines", "guest_allocation"

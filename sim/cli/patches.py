@@ -18,13 +18,13 @@ from sim.xsave.profiles import profile
 @click.option("--subset", metavar="LIST", help="Only this subset of the patches, such as 1-3,5 or none.")
 @json_option
 def patches(cpu_name: str, subset: str | None, as_json: bool) -> None:
-    """The eight patches of the RFC "Introduce CET supervisor xstate support", one by one and together.
+    """Show the eight patches of the RFC "Introduce CET supervisor xstate support", alone and in combinations.
 
-    For each patch what became of it, and for each subset: what builds, the masks that follow, what KVM offers, sizes,
-    and a verdict. The verdict is found by running the model: a vCPU writes PL0-2_SSP in the guest, and then is
-    preempted by a user task, exits to user space, or halts, and runs again. Where KVM v6 gives guests no CET because
-    they are AMD's, that is run as if it did. On a CPU with IBT two tasks that use it in user mode share a CPU, too:
-    that is what patch 1 is about, also in a guest kernel whose CPUID has IBT and no SHSTK.
+    For each patch it says what became of it; for each subset what builds, the resulting masks, what KVM offers, sizes,
+    and a verdict. The verdict comes from running the model: a vCPU writes PL0-2_SSP in the guest, and then is preempted
+    by a user task, exits to user space, or halts, and runs again. KVM v6 gives no CET to guests on AMD; there the model
+    runs as if it did. On a CPU with IBT, two tasks that use it in user mode also share a CPU, since that is what patch
+    1 is about, also in a guest kernel whose CPUID has IBT and no SHSTK.
 
     With --json: {"cpu", "patches", "subsets", "allocation", "cpus_that_show_patch_6"}. A patch has "number", "title",
     "does", "fate", "needs". A subset

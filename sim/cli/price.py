@@ -26,15 +26,22 @@ RATE = "20000/s"
     "--exits",
     multiple=True,
     metavar="[REASON=]RATE",
-    help="VM exits that KVM handles while the vCPU keeps its CPU; with REASON: of a kind that some fastpath handles.",
+    help=(
+        "VM exits that KVM handles while the vCPU keeps its CPU; with REASON: exits of a kind that some fastpath "
+        "handles."
+    ),
 )
 @click.option("--load-put", metavar="RATE", help="All pairs of vcpu_load() and vcpu_put(); default: --kvm-run.")
-@click.option("--kvm-run", metavar="RATE", help="Those among them that go to user space; default: none.")
+@click.option("--kvm-run", metavar="RATE", help="Those of these pairs that go to user space; default: none.")
 @click.option("--switches", metavar="RATE", help="All context switches of the CPU; default: those of the pairs.")
 @click.option("--perf-kvm-stat", metavar="FILE", help="Take the exits from the text of perf kvm stat report.")
-@click.option("--duration", metavar="TIME", help="How long perf recorded, where FILE does not say it.")
+@click.option("--duration", metavar="TIME", help="How long perf recorded, if FILE does not say.")
 @click.option("--cpus", type=int, metavar="N", help="CPUs on which perf counted exits; default: one.")
-@click.option("--strategies", metavar="LIST", help="Names or files, with commas; default: all that the CPU can have.")
+@click.option(
+    "--strategies",
+    metavar="LIST",
+    help="Names or files, separated by commas; default: all that are possible on the CPU.",
+)
 @click.option(
     "--between",
     metavar="WHO",
@@ -61,22 +68,22 @@ RATE = "20000/s"
 @click.option("--carried", default="cet-s", show_default=True, help="The carried state: shipped, or a TOML file.")
 @click.option("--costs", metavar="TABLE", help="A cost table, shipped or a TOML file; default: the CPU's.")
 @click.option("--tsc", metavar="RATE", help="TSC frequency; default: the CPU profile's.")
-@click.option("--hypothetical", is_flag=True, help="Allow strategies for which the CPU lacks something.")
+@click.option("--hypothetical", is_flag=True, help="Allow strategies that need features the CPU lacks.")
 @json_option
 def price(as_json: bool, **options: Any) -> None:
-    """What each strategy costs on one CPU at these rates of events: cycles per second, and share of the CPU.
+    """Price each strategy on one CPU at these rates of events: cycles per second, and share of the CPU.
 
-    Rates are per second of one CPU, as 20000/s or 20kHz.  Each event is a sequence of the kernel model (fpswitch flow
-    shows them), priced with the CPU's cost table; nothing is simulated.  A load/put pair that goes to user space is a
-    KVM_RUN round trip; one that does not is a vCPU that is preempted or halts, and takes two context switches, or one
-    from vCPU to vCPU.  Other switches are between user tasks.  Each pair has a VM exit and an entry of its own, which
-    --exits does not count.
+    Rates are per second of one CPU, such as 20000/s or 20kHz.  Each event is a sequence of the kernel model (fpswitch
+    flow shows them), priced with the CPU's cost table; nothing is simulated.  A load/put pair that goes to user space
+    is a KVM_RUN round trip; any other is a vCPU that is preempted or halts, which takes two context switches, or one if
+    the next to run is a vCPU. All other switches are between user tasks.  Each pair has a VM exit and an entry of its
+    own, which --exits does not include.
 
-    perf kvm stat counts all exits, so those of --load-put, and those with a REASON, are taken from its number.  Its
-    table does not say how long was recorded, on how many CPUs, nor which exits were load/put pairs: give --duration,
+    perf kvm stat counts all exits, so those of --load-put, and those with a REASON, are subtracted from its number. Its
+    table does not say how long it recorded, on how many CPUs, or which exits were load/put pairs: give --duration,
     --cpus, --load-put and --kvm-run (0/s for none).
 
-    The range is the middle 95 % of draws from the ranges of the cost table.  docs/price.md says what each number is.
+    The range is the middle 95 % of draws from the ranges of the cost table. docs/price.md explains each number.
 
     With --json: {"cpu", "kernel", "carried", "cost_table", "tsc_hz", "unit", "load": {"exits", "fastpath", "load_put",
     "kvm_run", "switches", "task_switches", "vm_entries", "between"}, "assumed": [...], "notes": [...], "reference",
@@ -85,7 +92,8 @@ def price(as_json: bool, **options: Any) -> None:
     "per_event": {"operations", "cycles", "low", "high", "xss"}, "rows": {ROW: cycles}, "assumed_percent", "same_as",
     "unsound", "hypothetical", "guest_xss"}}, "contrasts": [{"a", "b", "own", "own_without_xss"}] (a less b), "unsaid":
     [{"strategy", "option", "per_pair": {VALUE: cycles}}], "rows": [{"row", "share", "of", "value", "low", "high",
-    "clock", "grade", "table", "source"}], "left_out": {NAME: why}}.  Differences are to "reference", null without one.
+    "clock", "grade", "table", "source"}], "left_out": {NAME: why}}. Differences are from "reference", which is null if
+    there is none.
     """
     from sim.analysis.price import price as price_all
     from sim.analysis.price import settings_of

@@ -34,7 +34,8 @@ costs_option = click.option(
     "--costs", metavar="TABLE", help="The cost table that prices --cpu, a name or a file; default: its own."
 )
 kernel_option = click.option(
-    "--kernel", help="One of fpswitch kernels instead of the recorded kernel; the check is always of that one."
+    "--kernel",
+    help=("Run on this kernel (fpswitch kernels) instead of the recorded one; the check always uses the recorded one."),
 )
 
 
@@ -72,9 +73,16 @@ def prices(cpu: str | None, costs_name: str | None) -> "CostTable | None":
 @costs_option
 @kernel_option
 @click.option(
-    "--strategies", metavar="LIST", help="Names or files, separated by commas; default: all that the CPU has."
+    "--strategies",
+    metavar="LIST",
+    help=("Names or files, separated by commas; default: all that are possible on the CPU."),
 )
-@click.option("--reference", default="free-ssp", show_default=True, help="From which differences are taken; runs, too.")
+@click.option(
+    "--reference",
+    default="free-ssp",
+    show_default=True,
+    help=("The strategy that the others are compared with; it always runs."),
+)
 @click.option(
     "--guest-ssp",
     default="constant",
@@ -88,13 +96,11 @@ def prices(cpu: str | None, costs_name: str | None) -> "CostTable | None":
     help="Components in use that are written in each run: common (SSE, AVX), all, or changed (none).",
 )
 @click.option("--check", "check_only", is_flag=True, help="Check the trace and do nothing else.")
-@click.option(
-    "--exits", "exits_only", is_flag=True, help="The VM exits alone, of a trace that may have KVM's events only."
-)
+@click.option("--exits", "exits_only", is_flag=True, help="Show only the VM exits; the trace needs only KVM's events.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="A directory for the ledger and the check as files: empty, or an earlier replay's.",
+    help="Write the ledger and the check to this directory: empty, or an earlier replay's.",
 )
 @json_option
 def replay(
@@ -113,23 +119,24 @@ def replay(
 ) -> None:
     """Replay a recorded TRACE on the kernel model: check it, and price every strategy on its schedule.
 
-    TRACE is text of perf script, of ftrace's trace file or of trace-cmd report, plain or packed (gzip, xz, bzip2,
-    zstd), or perf.data or trace.dat, which their own tools print; - is standard input.
+    TRACE is the text of perf script, of ftrace's trace file or of trace-cmd report, plain or compressed (gzip, xz,
+    bzip2, zstd), or a perf.data or trace.dat file, which perf or trace-cmd then prints; - is standard input.
 
     The check explains every x86_fpu event or says which rule of the kernel it contradicts (docs/traces.md).  Exit
     status 1 if fewer than 99.9 % of the events agree, or if more than 0.5 % of them are restores that only
     kernel_fpu_begin() or a task outside the recording would explain.
 
-    With --exits, and for a trace that has no others, KVM's events alone are enough: KVM_RUN round trips, exits by
-    reason with the times in the guest before them and until the next entry, halts, and what such a trace does not say.
+    With --exits, and for a trace that has no other events, KVM's events are enough: the output has KVM_RUN round trips,
+    exits by reason with the time in the guest before each and the time until the next entry, halts, and what such a
+    trace does not show.
 
-    What-if: all strategies meet the recorded schedule.  Amounts are per vCPU-second, or CPU-second of a trace without
-    vCPUs, as in fpswitch run.  Without --cpu, masks are the trace's and nothing is priced.
+    What-if: all strategies run on the recorded schedule.  Amounts are per vCPU-second, or per CPU-second if the trace
+    has no vCPUs, as in fpswitch run.  Without --cpu, masks are the trace's and nothing is priced.
 
     JSON with --check: events, explained, inferred, agreement, by_kind, unexplained (line, event, rule, likely), notes.
     With --exits: seconds, vcpus, round_trips, entries, exits, to_user_space, reasons (by name: exits, per_second,
     to_user_space, guest_ns, handler_ns, outside_ns), user_space_reasons, halts, halted_ns, not_said.  Without: trace
-    (what was read), machine, check, per (what, number, and seconds of all of them: what the text divides by), and
+    (what was read), machine, check, per (what, number, and their seconds in all: what the text divides by), and
     strategies (by name: operations, cycles_per_second, difference; per second of the trace).
     """
     if exits_only:

@@ -16,8 +16,8 @@ from sim.errors import InputError
 def report(directory: str, out: str, reference: str | None, as_json: bool) -> None:
     """Write the results in DIR as one HTML file: answer, figures, tables, costs, scenario, how to reproduce.
 
-    The file needs nothing else and loads nothing, so that it can be sent to a colleague or kept with a mail.  Figures
-    are drawn anew, from the tables.  A FILE that is there is replaced.
+    The file needs and loads nothing else, so that it can be sent to a colleague or kept with a mail. Figures are drawn
+    anew, from the tables. An existing FILE is replaced.
 
     With --json: {"report": path, "bytes"}.
 

@@ -57,15 +57,16 @@ def run(
 ) -> None:
     """Simulate all cases and strategies of SCENARIO, compare them, and leave a result directory.
 
-    SCENARIO is the name of a shipped one (fpswitch scenarios), or a path: what ends in .toml or has a /.  Options take
-    the place of its keys (docs/scenarios.md), and pass the same checks.  It may also be the manifest.json of a result
-    directory: its run is repeated, by the same fpswitch to the same bytes, by what lies in that directory alone.
+    SCENARIO is the name of a shipped scenario (fpswitch scenarios), or a path: an argument that ends in .toml or has a
+    /. Options override its keys (docs/scenarios.md), and go through the same checks. It may also be the manifest.json
+    of a result directory: that run is then repeated from what is in the directory alone, and the same version of
+    fpswitch gives byte-identical tables.
 
-    Progress goes to standard error, the answer to standard output: 40 lines of plain text, 72 columns wide, at most, or
-    all tables with --full, or 15 lines for a mail with --mail.  What is finished in DIR of the same cases, costs, seed
-    and code is used again; whatever else it has is kept there, and shown when asked for.  What it holds of another
-    scenario is replaced when the new run is complete.  The same seed gives the same tables with any number of
-    jobs, and on a cluster (docs/cluster.md).
+    Progress goes to standard error, the answer to standard output: at most 40 lines of plain text, 72 columns wide, or
+    all tables with --full, or 15 lines for a mail with --mail. Whatever is finished in DIR for the same cases, costs,
+    seed and code is used again; what else it has of this scenario is kept, and shown when asked for. Results of another
+    scenario are replaced when the new run is complete. The same seed gives the same tables with any number of jobs, and
+    on a cluster (docs/cluster.md).
 
     With --design the scenario runs at N points, spread over all ranges at once, and the output is a table for each
     range.  DIR then has the points, each as a result directory, and a dataset of all tables (docs/scenarios.md).
@@ -156,11 +157,11 @@ def _run_design(
 def compare(directory: str, other: str | None, reference: str | None, full: bool, mail: bool, as_json: bool) -> None:
     """Print the answer again from the result directory DIR, and with another reference if you like.
 
-    Options for the output, and exit status, are those of `fpswitch run`.
+    Options for the output and the exit status are those of `fpswitch run`.
 
-    With a second DIR: the second result less the first, such as two kernels, CPUs, loads or versions of fpswitch, for
-    cases that differ in no more than that.  Where seed, load and random streams are the same, replications are paired,
-    otherwise Welch's test compares them; the output says which.  With --json: {"a", "b" (each {"scenario", "seed",
+    With a second DIR: the second result less the first, for two kernels, CPUs, loads or versions of fpswitch; cases
+    that differ in nothing else are matched.  If seed, load and random streams are the same, replications are paired;
+    otherwise Welch's test compares them.  The output says which.  With --json: {"a", "b" (each {"scenario", "seed",
     "replications", ...}), "tool", "alone", "alone_in": {"a": [...], "b": [...]}, "cases": [{"a", "b", "paired", "test",
     "differs": [{"key", "a", "b"}], "load": {"a", "b"}, "unsound", "found": [{"what" ("cost", "own", "own_without_xss"),
     "strategy", "a", "b", "difference" (each {"mean", "low", "high", "unit", "n"}), "p", "p_adjusted", "verdict"}]}]}.

@@ -18,7 +18,7 @@ WIDTH = 72
 def scenarios(as_json: bool) -> None:
     """List the shipped scenarios: what each asks, and how long it takes on two cores.
 
-    Their names are known to every command that takes a scenario, and to extends in a scenario file.
+    Every command that takes a scenario, and extends in a scenario file, accepts these names.
 
     With --json: {"scenarios": [{"name", "question", "seconds"}]}.
 
@@ -37,7 +37,7 @@ def scenarios(as_json: bool) -> None:
     "--perf-kvm-stat", metavar="TABLE", help="Take guests from the text of perf kvm stat report: exits and halts."
 )
 @click.option("--rt-app", metavar="WORKLOAD", help="Take threads from the JSON of an rt-app workload.")
-@click.option("--duration", metavar="TIME", help="How long perf recorded, where TABLE does not say it.")
+@click.option("--duration", metavar="TIME", help="How long perf recorded, if TABLE does not say.")
 @click.option("--vcpus", type=click.IntRange(1, 65536), metavar="N", help="vCPUs in TABLE; default: one.")
 @click.option("--cpu", metavar="NAME|FILE", help="With TABLE: the CPU profile; default: by its exit reasons.")
 @click.option("--kernel", metavar="NAME", help="With TABLE: the kernel; default: v6.18.")
@@ -54,12 +54,12 @@ def new(
 ) -> None:
     """Write a scenario to start from: small, complete, with comments that say what to change.
 
-    With --perf-kvm-stat its guests have the exits that perf counted, by reason, as often and for as long as these took,
-    and its halts.  What the vCPUs were not outside of their guests, they were in them: so a table that sums up several
-    vCPUs needs their number.
+    With --perf-kvm-stat, its guests have the exits that perf counted, with the frequency and time of each reason, and
+    the halts. The time that vCPUs did not spend in exits counts as time in their guests, so for a table that sums up
+    several vCPUs their number is needed.
 
-    With --rt-app its threads are the tasks of the workload: bursts of CPU time, the sleeps behind them, their number,
-    nice value and CPUs.  What tasks do to each other is left out, and said.
+    With --rt-app, its threads are the tasks of the workload: bursts of CPU time, the sleeps after them, their number,
+    nice value and CPUs. What tasks do to each other is left out, and the output says so.
 
     With --json: {"file"}, and with --perf-kvm-stat or --rt-app "notes".
 

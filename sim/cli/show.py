@@ -14,12 +14,12 @@ from sim.cli.common import emit, json_option, overrides, scenario_options
 def show(scenario: str, as_json: bool, **options: Any) -> None:
     """Check SCENARIO, a shipped one or a TOML file, and show it with all its defaults.
 
-    What is printed is a scenario file itself, and the same scenario. Comments list its cases, with what depends on CPU
-    and kernel: TSC, cost table, base slice, preemption, caches, strategies. With one --case it is the scenario of that
-    case alone, with all that its CPU profile decides.
+    The output is itself a scenario file, of the same scenario. Comments list its cases, with what depends on CPU and
+    kernel: TSC, cost table, base slice, preemption, caches, strategies. With one --case it is the scenario of that case
+    alone, including everything that its CPU profile decides.
 
     With --json: {"scenario", "cases": [{"case", "cpu", "kernel", "sweep", "tsc_hz", "costs", "strategies", "reference",
-    "timed_by", "contrasts": [[A, B]], "scenario"}]}; quantities are texts with units, as in a file.
+    "timed_by", "contrasts": [[A, B]], "scenario"}]}; quantities are strings with units, as in a file.
 
     \b
     Examples:

@@ -17,18 +17,22 @@ from sim.report.snapshots import Outcome, SnapshotRow
 
 @click.command()
 @click.option("--cpu", default="sapphire-rapids", show_default=True, help="Where the guest is saved: a CPU profile.")
-@click.option("--kernel", default="v6.18", show_default=True, help="Its kernel: one of fpswitch kernels.")
-@click.option("--to-cpu", metavar="NAME", help="Where it is restored; without it, on the same CPU.")
-@click.option("--to-kernel", metavar="NAME", help="The kernel there; without it, the same.")
+@click.option("--kernel", default="v6.18", show_default=True, help="The kernel there: one of fpswitch kernels.")
+@click.option("--to-cpu", metavar="NAME", help="The CPU on which it is restored; default: the same.")
+@click.option("--to-kernel", metavar="NAME", help="The kernel there; default: the same.")
 @click.option("--strategy", "names", metavar="NAME", multiple=True, help="Only this one (or a file); may be repeated.")
-@click.option("--to-strategy", metavar="NAME", help="The strategy there; without it, the same.")
+@click.option("--to-strategy", metavar="NAME", help="The strategy there; default: the same.")
 @click.option("--carried", default="cet-s", show_default=True, help="The carried state: shipped, or a TOML file.")
 @click.option("--guest-xss", callback=mask_option, metavar="MASK", help="The guest's IA32_XSS; default: all of CET.")
-@click.option("--guest-xcr0", callback=mask_option, metavar="MASK", help="The guest's XCR0; default: all that it may.")
+@click.option(
+    "--guest-xcr0", callback=mask_option, metavar="MASK", help="The guest's XCR0; default: all that it may have."
+)
 @click.option("--no-guest-cet", "guest_cet", flag_value=False, default=True, type=bool, help="The guest has no CET.")
 @click.option("--guest-amx", is_flag=True, help="The guest has AMX, and a task that uses tiles.")
-@click.option("--hypothetical", is_flag=True, help="Allow what the CPU lacks.")
-@click.option("--cost", is_flag=True, help="TSC cycles of saving and restoring, for the VMM that does all right.")
+@click.option("--hypothetical", is_flag=True, help="Allow what needs features that the CPU lacks.")
+@click.option(
+    "--cost", is_flag=True, help="TSC cycles of saving and restoring, for the VMM that does everything right."
+)
 @json_option
 def snapshot(
     to_cpu: str | None,
@@ -39,14 +43,14 @@ def snapshot(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Save a guest by KVM's ioctls, restore it here or on another host, and enter it: who loses what.
+    """Save a guest by KVM's ioctls, restore it on the same host or another, enter it, and show what is lost.
 
     A guest that has used all its registers and written the carried MSRs is saved by KVM_GET_XSAVE2, KVM_GET_XCRS and
-    KVM_GET_MSRS while its vCPU is out of KVM_RUN. On the other host, where another guest has run, the VMM restores it
-    in one of five ways, and a busy task runs before KVM_RUN. The integrity check compares at the first entry; then the
-    guest's kernel switches tasks, by an XRSTORS of an area whose XCOMP_BV has all that it knows.
+    KVM_GET_MSRS while its vCPU is outside KVM_RUN. On the other host, where another guest has run, the VMM restores it
+    in one of five ways, and a busy task runs before KVM_RUN. The integrity check compares at the first entry. Then the
+    guest's kernel switches tasks, by an XRSTORS from an area whose XCOMP_BV has all components that the guest knows.
 
-    KVM_GET_XSAVE2 holds user components only: whatever carries PL0-2_SSP on the host, a VMM must save them, CET_U and
+    KVM_GET_XSAVE2 has only user components: whatever carries PL0-2_SSP on the host, the VMM must save them, CET_U and
     IA32_XSS as MSRs.
 
     With --json: {"from", "to" (each {"cpu", "kernel"}), "vmms": [{"name", "title"}], "rows"}. A row has "strategy",

@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 @click.option("--jobs", metavar="N", type=click.IntRange(1, 1024), help="Processes; by default one per CPU.")
 @json_option
 def statistics(repetitions: int | None, replications: int | None, jobs: int | None, as_json: bool) -> None:
-    """Hold the statistics of an answer against many runs; this takes a quarter of an hour (docs/statistics.md).
+    """Check the statistics of an answer with many runs; this takes a quarter of an hour (docs/statistics.md).
 
-    Coverage: a short scenario is run --repetitions times, each time until its own stopping rule is content; how many of
-    the printed 95 % intervals contain the mean of all of these runs?
+    Coverage: a short scenario is run --repetitions times, each time until its own stopping rule is satisfied. How many
+    of the printed 95 % intervals contain the mean of all these runs?
 
-    Per event: each strategy of each shipped scenario walks one schedule, and also runs by itself; what it runs per VM
-    exit, per vCPU load/put pair and per context switch is the same, and the numbers of these events explain what
-    differs of the totals.
+    Per event: each strategy of each shipped scenario follows the common schedule, and also runs on one of its own. What
+    it runs per VM exit, per vCPU load/put pair and per context switch must be the same, and the numbers of these events
+    must explain the difference of the totals.
 
-    Exit status 1 if a coverage is outside 93 % to 97 %, or a comparison is outside its interval, which is adjusted for
-    how many there are.
+    The exit status is 1 if a coverage is outside 93 % to 97 %, or a comparison is outside its interval, which is
+    adjusted for the number of comparisons.
 
     With --json: {"coverage": {"own" | "cost" | "contrast": {"covered", "repetitions", "truth", "share", "low", "high",
     "replications", "holds"}}, "per_event": {"comparisons", "explained", "failures": [{"scenario", "case", "strategy",

@@ -16,13 +16,14 @@ LISTED = 4
 @click.argument("directory", metavar="DIR")
 @json_option
 def status(directory: str, as_json: bool) -> None:
-    """Say what of the run in DIR is done, running and failed, and how long it will take; also while it runs.
+    """Show what part of the run in DIR is done, running and failed, and how long the rest will take; also while it
+    runs.
 
-    What is counted is a strategy in a replication of a case.  The time that is left is by what this run took so far; a
-    run that goes on until a precision is reached may ask for more.  Exit status 0 if the run is complete or goes on,
-    and 1 if it has ended before its end.
+    The unit is a strategy in a replication of a case. The time left is estimated from what this run took so far; a run
+    that goes on until it reaches a precision may need more. The exit status is 0 if the run is complete or still
+    running, and 1 if it ended early.
 
-    Of a design: how many points are done, and the one that runs; --json has {"directory", "scenario", "points",
+    For a design: how many points are done, and which one is running; --json has {"directory", "scenario", "points",
     "finished", "last" (as below, of the last point that was begun)}.
 
     With --json: {"directory", "scenario", "status" ("running", "complete", "failed", "interrupted", or "killed": its

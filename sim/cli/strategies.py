@@ -18,14 +18,16 @@ PLAIN = ("swaps_xcr0", "swaps_xss", "kvm_offers_cet", "guest_has_cet", "normal_b
 
 
 @click.command()
-@click.option("--kernel", metavar="NAME", help="Only on this kernel (fpswitch kernels); without it, on each.")
+@click.option("--kernel", metavar="NAME", help="Only on this kernel (fpswitch kernels); default: on each.")
 @click.option("--cpu", "cpu_name", metavar="NAME", default="sapphire-rapids", show_default=True)
 @click.option("--strategy", "names", metavar="NAME", multiple=True, help="Only this one (or a file); may be repeated.")
-@click.option("--guest-xss", metavar="MASK", help="IA32_XSS of guests with CET; without it, all that KVM offers.")
+@click.option("--guest-xss", metavar="MASK", help="IA32_XSS of guests with CET; default: all that KVM offers.")
 @click.option(
     "--host-shadow-stacks", metavar="MODE", default="off", show_default=True, help="off, fpstate or return-to-user."
 )
-@click.option("--hypothetical", is_flag=True, help="Also what the CPU lacks, such as MSR lists on AMD.")
+@click.option(
+    "--hypothetical", is_flag=True, help="Also strategies that need what the CPU lacks, such as MSR lists on AMD."
+)
 @json_option
 def strategies(
     kernel: str | None,
@@ -36,7 +38,7 @@ def strategies(
     hypothetical: bool,
     as_json: bool,
 ) -> None:
-    """Each strategy on each kernel: masks, IA32_XSS, what KVM offers, and what is hypothetical about the pair.
+    """Show each strategy on each kernel: masks, IA32_XSS, what KVM offers, and what is hypothetical about the pair.
 
     A pair that makes no sense is listed with the reason.
 

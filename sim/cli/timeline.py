@@ -32,14 +32,16 @@ Examples:
 @click.option(
     "--strategy",
     metavar="NAME",
-    help="Whose operations to draw; default: those of the recorded kernel; in a simulation xstate-guest, or the "
-    "reference where the case does not have that.",
+    help="Whose operations to draw; default: those of the recorded kernel; for a scenario xstate-guest, or the "
+    "reference if the case does not have it.",
 )
 @cpu_option
 @costs_option
 @kernel_option
 @click.option(
-    "--guest", metavar="FILE", help="Of a merged report of trace-cmd: also who runs on the CPUs of this guest's file."
+    "--guest",
+    metavar="FILE",
+    help=("For a merged report of trace-cmd: also draw who runs on the CPUs of this guest's file."),
 )
 @click.option("--case", metavar="NAME", help="Of a scenario (fpswitch show lists them); default: the first.")
 @click.option(
@@ -50,7 +52,7 @@ Examples:
     metavar="TIME",
     default="20 ms",
     show_default=True,
-    help="Of a scenario: how much to draw, from the end of its warm-up on.",
+    help="For a scenario: how much to draw, from the end of its warm-up.",
 )
 @set_option
 @json_option
@@ -58,16 +60,17 @@ Examples:
 def timeline(context: click.Context, /, source: str, output: Path, force: bool, as_json: bool, **options: Any) -> None:
     """Write a recorded TRACE, or a simulated run of a SCENARIO, as a Perfetto trace, to open at https://ui.perfetto.dev.
 
-    One track per CPU shows who runs, one beside it the FPU and MSR operations of the kernel model with their masks, and
-    one per vCPU thread whether it runs its guest, is in KVM (exit), in the VMM, blocked, woken or preempted.
+    Each CPU has a track that shows who runs and one with the FPU and MSR operations of the kernel model and their
+    masks; each vCPU thread has one that shows whether it runs its guest, is in KVM (exit), in the VMM, blocked, woken
+    or preempted.
 
-    TRACE is as for fpswitch replay; - is standard input.  Operations begin at the event in which they ran, one after
-    the other.  Their width is their price if --cpu names a cost table and the trace its TSC frequency, and else means
-    nothing.
+    TRACE is as for fpswitch replay; - is standard input.  Operations start at the event in which they ran, one after
+    the other.  Their width is their price if --cpu names a cost table and the trace its TSC frequency; otherwise it
+    means nothing.
 
-    A SCENARIO is a file whose name ends with .toml, or the name of a shipped one.  What is drawn is the beginning of
-    the measurement of a replication of fpswitch run, with the same seed.  Every VM exit is drawn, and every operation,
-    with its place and its price in simulated time, also the software cost of a context switch and of KVM_RUN.
+    A SCENARIO is a file whose name ends in .toml, or the name of a shipped one.  The beginning of the measurement of a
+    replication of fpswitch run is drawn, with the same seed: every VM exit and every operation, at its place and with
+    its price in simulated time, including the software cost of a context switch and of KVM_RUN.
 
     JSON: output, records; of a trace also notes; of a scenario also case, strategy, replication, begin_ns, end_ns.
     """

@@ -45,12 +45,12 @@ def uncertainty(
 ) -> None:
     """Price the run in the result directory RESULTS again, with every draw of its cost tables from the rows' ranges.
 
-    Says for each case how probable it is that each strategy is cheaper than each other, gives intervals that join
-    replications and costs, says which factor explains how much of the variance of a difference, at which value of a row
-    the order of two strategies turns, and which factor to measure next.  A factor is a row with all rows that are
-    derived from it; they are drawn together.  Everything with and without the switching of IA32_XSS, with the
-    distributions of the table and with all rows uniform.  The counts of operations stay those of the run: --resimulate
-    asks how far that is from the truth.
+    For each case it says how probable it is that each strategy is cheaper than each other one, with intervals over
+    replications and costs together; how much of the variance of a difference each factor explains; at which value of a
+    row the order of two strategies is reversed; and which factor to measure next. A factor is a row with all rows that
+    are derived from it; they are drawn together. Everything is given with and without the switching of IA32_XSS, with
+    the distributions of the table and with all rows uniform. The counts of operations stay those of the run;
+    --resimulate shows how much that matters.
 
     With --json: {"results", "scenario", "draws", "seed", "cases": [{"case", "cpu", "kernel", "cost_table", "unit",
     "reference", "violating", "replications", "views": [{"xss", "distributions" ("table" or "uniform"), "strategies":

@@ -45,17 +45,17 @@ verify.add_command(fuzz)
 @verify.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.jsonl ...")
 @click.option("--all", "show_all", is_flag=True, help=f"Print every departure, not only the first {SHOWN}.")
-@click.option("--free", metavar="CPU", help="Do as this CPU's profile says, and do not follow the recorded XINUSE.")
+@click.option("--free", metavar="CPU", help="Follow this CPU's profile, and not the recorded XINUSE.")
 @json_option
 def vectors(files: tuple[Path, ...], show_all: bool, free: str | None, as_json: bool) -> None:
     """Run recorded XSAVE instructions and compare all that the recordings guarantee.
 
-    A departure names a vector, a step (from 0) and a field; "expected" is the recorded value, "got" the model's.  What
-    the architecture leaves to a processor is no departure.  Fields of disputed steps are not compared.
+    A departure names a vector, a step (from 0) and a field; "expected" is the recorded value, "got" the model's.  A
+    difference that the architecture permits is not a departure.  Fields of disputed steps are not compared.
 
     Without --free, the model's XINUSE is set to the recorded one after each step.  With it, XINUSE and what a save
-    skips are the model's own; where they differ from the record, and a processor may choose, the difference is counted
-    as left open and not as a departure.
+    skips are the model's own; a difference from the record in which a processor may choose is counted as left open, not
+    as a departure.
 
     A file has one JSON object per line and may be gzipped; - is standard input.  Exit status 1 if anything departs.
 

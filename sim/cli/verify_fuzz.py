@@ -20,13 +20,15 @@ from sim.errors import unknown
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Where the first input of each kind goes.")
 @json_option
 def fuzz(inputs: int, only: tuple[str, ...], seed: int, data: Path, keep: Path | None, as_json: bool) -> None:
-    """Damage files of every kind, and see that each is read or is one message.
+    """Damage files of every kind, and check that each is read, or refused in one message.
 
-    No traceback, no more than 20 s and 1 GiB for an input, nothing written elsewhere, no command run, no pickle loaded,
-    no control character on the terminal, one message, which names the file, in lines of at most 1,000 characters.
-    The files are those of the package and, in a checkout, those of its tests.  Exit status 1 if anything was wrong.
+    What is checked: no traceback; at most 20 s and 1 GiB for an input; nothing written elsewhere, no command run, no
+    pickle loaded; no control character on the terminal; and one message, which names the file, in lines of at most
+    1,000 characters. The files are those of the package and, in a checkout, those of its tests. The exit status is 1 if
+    a check failed.
 
-    With atheris (the extra fuzz) damage goes on from inputs that got to new code, else from those with a new message.
+    With atheris (the extra fuzz), inputs that reached new code are damaged further; without it, those with a new
+    message.
 
     With --json: {"readers": [{"reader", "inputs", "messages" (of how many kinds), "reached" (inputs that got further
     than all before, or null), "seconds", "problems": {KIND: N}}]}.

@@ -15,12 +15,12 @@ from sim.cli.common import emit, json_option, say
 @click.option("--cluster", is_flag=True, help="Also what happens to a Dask cluster, with real processes.")
 @json_option
 def kill(kills: int, seed: int, cluster: bool, as_json: bool) -> None:
-    """Kill runs at random moments: nothing that was finished may be lost, and the bytes must be the same.
+    """Kill runs at random moments, and check that nothing that was kept is lost and that the tables are byte-identical.
 
     Drivers and their processes get SIGKILL while they start, simulate, write, set an earlier result aside and delete
-    it, and the same command continues.  Three seconds a kill.  With --cluster a scheduler, a driver and workers
-    die, a worker is slow, one is late, and the network of one is cut (as root, in a network namespace).  Exit status 1
-    if anything was lost, or is not as without the kills.
+    it; then the same command continues. A kill takes three seconds. With --cluster, a scheduler, a driver and workers
+    are killed, one worker is slow, one is late, and one loses its network (as root, in a network namespace). The exit
+    status is 1 if anything was lost, or differs from a run without kills.
 
     With --json: {"kills": {WHAT: N}, "too_late", "complete", "continued", "problems", "cluster": [{"event", "how",
     "problems"}]}.

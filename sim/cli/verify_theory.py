@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 @click.option("--figure", metavar="FILE", type=click.Path(path_type=Path), help="Draw it as well: .png or .svg.")
 @json_option
 def theory(replications: int | None, jobs: int | None, figure: Path | None, as_json: bool) -> None:
-    """Hold simulated hosts against queueing theory; this takes ten minutes (docs/statistics.md).
+    """Compare simulated hosts with queueing theory; this takes ten minutes (docs/statistics.md).
 
     Machine repairman (M/M/c//N): threads, or vCPUs, that sleep and run for exponential times.  Processor sharing:
     skewed bursts on one CPU with short slices, where only the means matter.  M/G/1: how often a vCPU with Poisson
     requests halts.  EEVDF: shares of a CPU by nice.
 
-    Exit status 1 if an interval, which is adjusted for how many there are, is wide or does not reach what theory says,
-    to half a percent.
+    The exit status is 1 if an interval, which is adjusted for the number of comparisons, is too wide, or misses what
+    theory says by more than half a percent.
 
     With --json: {"findings": [{"theory", "what", "host", "simulated", "expected", "low", "high" (of simulated over
     expected less 1), "holds"}]}.
