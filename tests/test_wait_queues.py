@@ -55,6 +55,16 @@ count = 4
 compute = "10 us"
 waits = { share = 1.0 }
 """
+MAKE = """
+[threads.shell]
+kind = "fork"
+compute = { exponential = "200 us" }
+sleep = { exponential = "1 ms" }
+wakes = { make = 1.0 }
+[threads.make]
+compute = "20 us"
+waits = { share = 1.0 }
+"""
 
 
 def case(text, cpus=2, preemption="voluntary"):
@@ -126,17 +136,7 @@ def test_a_halt_that_no_thread_ends_is_over_at_its_time_limit():
 
 
 def test_the_exit_of_a_child_wakes_who_waits_for_it():
-    text = """
-    [threads.shell]
-    kind = "fork"
-    compute = { exponential = "200 us" }
-    sleep = { exponential = "1 ms" }
-    wakes = { make = 1.0 }
-    [threads.make]
-    compute = "20 us"
-    waits = { share = 1.0 }
-    """
-    found = lives(text)
+    found = lives(MAKE)
     (make,) = found["make"]
     children = len(found["shell"]) - 1
     assert children > 100

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 from hosts import only
+from test_wait_queues import MAKE
 
 from sim.analysis.recorded_run import RecordedRun
 from sim.trace.fit.groups import Charges, grouped
@@ -55,16 +56,6 @@ affinity = [1]
 compute = "60 us"
 sleep = {{ exponential = "3 ms" }}
 waits = {{ share = {share} }}
-"""
-MAKE = """
-[threads.shell]
-kind = "fork"
-compute = { exponential = "300 us" }
-sleep = { exponential = "1 ms" }
-wakes = { make = 1.0 }
-[threads.make]
-compute = "20 us"
-waits = { share = 1.0 }
 """
 
 
