@@ -39,6 +39,12 @@ def lag(queue: EevdfRunQueue, entity: Entity) -> float:
     return float(entity.weight * (mean(queue) - entity.vruntime) / (1 << WMULT_SHIFT))
 
 
+def ticks(queue: RunQueue, now: int) -> bool:
+    """task_tick_fair() without HRTICK: whether what runs has to be rescheduled."""
+    queue.update_current(now)
+    return queue.need_resched
+
+
 class Host:
     """One CPU with a tick: the least that a host must do with a run queue."""
 
@@ -49,7 +55,7 @@ class Host:
         end = self.now + cycles
         while (tick := (self.now // TICK + 1) * TICK) <= end:
             self.now = tick
-            if self.queue.tick(tick):
+            if ticks(self.queue, tick):
                 self.see()
                 self.queue.pick_next(tick)
         self.now = end
@@ -148,7 +154,7 @@ def test_lag_stays_within_a_request_if_reschedules_come_when_due(
             host.wake(coming.pop())
         else:
             host.now = when
-            queue.tick(when)
+            ticks(queue, when)
             assert_lag_within(queue, 0, 0)
             queue.pick_next(when)
 
@@ -266,9 +272,9 @@ def test_it_decides_as_a_literal_reading_of_fair_c(
             assert ours == cfs_rq.check_preempt_wakeup(now, ses[number[id(entity)]], fork)
             return ours
 
-        def tick(self, now: int) -> bool:
-            cfs_rq.update_curr(now)
-            assert queue.tick(now) == cfs_rq.resched
+        @property
+        def need_resched(self) -> bool:
+            assert queue.need_resched == cfs_rq.resched
             return queue.need_resched
 
         def waiting(self) -> list[Entity]:
@@ -301,8 +307,8 @@ def test_preempt_time_is_the_first_time_at_which_a_tick_reschedules(
         for now in [time for time in times if time >= host.now]:
             copy = deepcopy(queue)
             stop = host.now + (now - host.now) // 3
-            assert copy.tick(stop) == (when is not None and stop >= when)
-            assert copy.tick(now) == (when is not None and now >= when)
+            assert ticks(copy, stop) == (when is not None and stop >= when)
+            assert ticks(copy, now) == (when is not None and now >= when)
 
     host.see = see
     live(host, [Entity(weight_of(nice), custom) for nice, custom in people], steps[:30])
@@ -643,7 +649,7 @@ def test_the_protection_is_the_shortest_slice_of_the_queue() -> None:
         assert when is not None
         assert when - host.now <= 3 * MS
         host.now = when
-        queue.tick(when)
+        ticks(queue, when)
         queue.pick_next(when)
 
 
@@ -654,12 +660,12 @@ def test_once_a_reschedule_is_due_it_is_due_at_once_and_until_the_pick() -> None
     current = queue.pick_next(0)
     queue.update_current(SLICE)
     assert queue.preempt_time() == SLICE
-    assert queue.tick(SLICE)
+    assert ticks(queue, SLICE)
     woken = Entity()
     queue.enqueue(SLICE + 5, woken, wakeup=True)
     assert queue.wakeup_preempts(SLICE + 5, woken)
     assert queue.pick_next(SLICE + 5) is not current
-    assert not queue.tick(SLICE + 5)
+    assert not ticks(queue, SLICE + 5)
 
 
 # Round robin.
@@ -682,8 +688,8 @@ def test_round_robin_runs_in_the_order_of_arrival_a_quantum_each(count: int) -> 
             now += SLICE
         else:
             assert when == now + SLICE
-            assert not queue.tick(when - 1)
-            assert queue.tick(when)
+            assert not ticks(queue, when - 1)
+            assert ticks(queue, when)
             now = when
     assert order == list(range(count)) * 3
     assert queue.nr_running == count

@@ -163,7 +163,10 @@ class EevdfRunQueue:
         self.need_resched = False
 
     def reweight(self, now: int, entity: Entity, weight: int) -> None:
-        """reweight_entity(): lag, and what is left of the request and of the protection, stay the same in service."""
+        """reweight_entity(): lag, and what is left of the request and of the protection, stay the same in service.
+
+        ``entity`` is a group's, which leaves a queue only to sleep, and so without a request that it goes on with.
+        """
         if weight == entity.weight:
             return
         if entity.on_rq:
@@ -177,8 +180,6 @@ class EevdfRunQueue:
             self._remove(entity)
         entity.weight, entity.inv_weight = weight, inverse(weight)
         entity.vlag = entity.vlag * old // weight
-        if entity.rel_deadline:
-            entity.deadline = entity.deadline * old // weight
         if queued:
             entity.deadline, entity.rel_deadline = deadline * old // weight, True
             self._place(entity, initial=False)
@@ -248,11 +249,6 @@ class EevdfRunQueue:
     def alone(self) -> bool:
         """single_task_running(): nothing but ``current`` is queued, not even a delayed sleeper."""
         return not self._queue
-
-    def tick(self, now: int) -> bool:
-        """task_tick_fair(), without HRTICK."""
-        self.update_current(now)
-        return self.need_resched
 
     def nominate(self, now: int, entity: Entity, *, credit: bool) -> bool:
         """yield_to_task_fair(): the buddy.  With ``credit`` it is made eligible first.

@@ -160,11 +160,6 @@ class GroupedRunQueue:
         """single_task_running()."""
         return all(queue.alone for queue in self._levels())
 
-    def tick(self, now: int) -> bool:
-        """task_tick_fair()."""
-        self.update_current(now)
-        return self.need_resched
-
     def nominate(self, now: int, entity: Entity, *, credit: bool) -> bool:
         """set_next_buddy(), at each level."""
         own = self._of(entity)

@@ -94,11 +94,6 @@ class RoundRobinRunQueue:
         """Whether nobody waits."""
         return not self._queue
 
-    def tick(self, now: int) -> bool:
-        """Whether the quantum is over and somebody waits."""
-        self.update_current(now)
-        return self.need_resched
-
     def nominate(self, now: int, entity: Entity, *, credit: bool) -> bool:
         """There is no such thing."""
         return False

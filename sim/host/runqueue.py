@@ -92,7 +92,7 @@ class RunQueue(Protocol):
         """Whether ``current`` has to be rescheduled now that ``entity``, a new task if ``fork``, has been enqueued."""
 
     def preempt_time(self) -> int | None:
-        """The first wall time at which ``tick`` would return true, if ``current`` runs on and the queue stays as it is.
+        """When a tick would set ``need_resched``, at the earliest, if ``current`` runs on and the queue stays as it is.
 
         None if it never will.
         """
@@ -106,9 +106,6 @@ class RunQueue(Protocol):
     @property
     def alone(self) -> bool:
         """single_task_running(): nothing but ``current`` is queued."""
-
-    def tick(self, now: int) -> bool:
-        """The scheduler's tick; whether ``current`` has to be rescheduled."""
 
     def nominate(self, now: int, entity: Entity, *, credit: bool) -> bool:
         """yield_to_task(): ``entity``, which waits here, shall run next; False if the policy has no such thing."""
