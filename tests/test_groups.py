@@ -106,16 +106,50 @@ def test_one_group_with_everything_in_it_changes_nothing(hogs, sleepers, cpus, p
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.integers(0, 1000), st.sampled_from(["none", "full", "lazy"]), st.integers(1, 3))
-def test_nobody_starves_and_all_time_is_accounted_for(seed, preemption, cpus):
+@given(
+    st.integers(0, 1000),
+    st.sampled_from(["none", "full", "lazy"]),
+    st.integers(1, 3),
+    st.sampled_from(["abaab", "ab-a-"]),
+)
+def test_nobody_starves_and_all_time_is_accounted_for(seed, preemption, cpus, groups):
     text = host("60 ms", cpus, preemption)
     parts = THREADS.replace("HOGS", "3").replace("SLEEPERS", "4").split("GROUP")
-    for part, group in zip(parts, "abaab", strict=False):
-        text += part + f'group = "{group}"'
+    for part, group in zip(parts, groups, strict=False):
+        text += part + (f'group = "{group}"' if group != "-" else "")
     case = only(text + "\n[groups.a]\nweight = 300\n[groups.b]\n", seed=seed)
     assert simulate(case, "free-ssp", 0)  # accounts add up, or it raises
     for life in watched(case).lives:
         assert max(burst.end_ns - burst.ready_ns - burst.on_ns for burst in life.bursts) < 58e6
+
+
+SPINNING = """
+[threads.hog]
+count = 2
+compute = "1 ms"
+HOGS
+[guests.vm]
+vcpus = 4
+lock = { every = "20 us", hold = "10 us" }
+VCPUS
+"""
+A, B = 'group = "a"', 'group = "b"'
+
+
+@pytest.mark.parametrize("directed", ["none", "v7.3", "lag-credit"])
+def test_vcpus_of_a_group_yield_to_each_other_as_without_and_in_several_groups_all_time_is_accounted_for(directed):
+    def record(hogs, vcpus, groups=""):
+        text = host("20 ms", 3, kernel=f'ple_window = 2000\ndirected_yield = "{directed}"')
+        return simulate(only(text + SPINNING.replace("HOGS", hogs).replace("VCPUS", vcpus) + groups), "free-ssp", 0)
+
+    flat = record("", "")
+    assert record(A, A, "[groups.a]\n") == flat
+    for others in (
+        record(A, B, "[groups.a]\n[groups.b]\n"),
+        record(A, "", "[groups.a]\n"),
+        record("", A, "[groups.a]\n"),
+    ):
+        assert others != flat
 
 
 def test_a_group_that_is_not_there_is_refused_and_the_compiled_engine_has_none():

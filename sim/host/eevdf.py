@@ -259,7 +259,7 @@ class EevdfRunQueue:
         if not entity.on_rq or entity.sched_delayed:
             return False
         self._next = entity
-        if credit:
+        if credit and entity is not self.current:  # as the group of both may be
             self.update_current(now)
             limit = max(2 * entity.slice, self._tick) * entity.inv_weight
             margin = min(len(self._queue) * entity.slice * entity.inv_weight // 8, limit)
