@@ -181,6 +181,17 @@ def test_whom_a_spinning_vcpu_yields_to_is_what_the_source_says(data, flags):
         assert not ours[me].dy_eligible
 
 
+def test_after_three_who_say_that_there_is_no_point_nobody_else_is_asked():
+    vcpus, asked = [Vcpu(True, False, False, False, False, False) for _ in range(6)], []
+
+    def ask(number):
+        asked.append(number)
+        return ESRCH
+
+    assert not on_spin(0, vcpus, Boosted(), ask)
+    assert asked == [1, 2, 3]
+
+
 # yield_to_task_fair() and yield_task_fair().
 
 

@@ -13,6 +13,7 @@ from test_timeline import decoded
 from sim.cli.simulated import choose, records
 from sim.host.recording import Recorder
 from sim.host.warmup import warmup_seconds
+from sim.host.watching import watch, window
 from sim.kernel.operations import IPI, KVM_RUN, MITIGATION, TRANSITION, VMCLEAR, VMENTRY, VMEXIT
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
@@ -125,6 +126,43 @@ def test_what_the_host_tells_is_in_order_on_each_track(rich):
         track = (type(record), record.vcpu if isinstance(record, VcpuState) else record.cpu)
         assert record.time_ns >= until[track]
         until[track] = record.time_ns + (record.duration_ns if isinstance(record, Ran) else 0)
+
+
+class States:
+    """A watcher that keeps the states of each vCPU thread."""
+
+    def __init__(self):
+        self.of = defaultdict(list)
+
+    def vcpu(self, time, thread, state):
+        self.of[thread].append((time, state))
+
+    def runs(self, *told):
+        pass
+
+    ran = runs
+
+
+def states(case, begin, measure):
+    """What is told of each vCPU thread in a window, and the window."""
+    case, told = changed(case, warmup=begin, measure=measure), States()
+    for _ in watch(case, "xstate-guest", 0, told):
+        pass
+    return told.of, *window(case)
+
+
+def test_windows_one_after_another_tell_of_each_vcpu_what_one_window_tells_of_it():
+    case, us = from_text(RICH)[0], 1e-6
+    whole, *_ = states(case, 0.0, 500 * us)
+    for i in range(10):
+        part, begin, end = states(case, i * 50 * us, 50 * us)
+        assert part.keys() == whole.keys()
+        for thread, found in part.items():
+            before = [state for time, state in whole[thread] if time <= begin]
+            assert found == [
+                (begin, before[-1]),
+                *[(time, state) for time, state in whole[thread] if begin < time < end],
+            ]
 
 
 def test_a_vmclear_is_drawn_on_the_cpu_on_which_it_runs(tmp_path, capsys):
