@@ -1,15 +1,17 @@
 """The table of kernel versions: complete, sourced, in step with its page, and equal where nothing changed."""
 
 import dataclasses
+import json
 import re
 from importlib import resources
 from pathlib import Path
 
 import pytest
 from command import run, run_json
+from pydantic import TypeAdapter, ValidationError
 
 from sim.errors import InputError
-from sim.kernel import versions
+from sim.kernel import releases, versions
 from sim.kernel.releases import release
 from sim.kernel.versions import KernelVersion
 from sim.xsave import components as c
@@ -215,11 +217,22 @@ def test_a_name_that_is_no_release_is_told_the_right_ones():
 
 NEAREST = {
     # release: the nearest kernel, differences for sure, differences perhaps
-    (6, 7): ("v6.6", [], [6, 9, 10, 11, 13, 14, 15, 17, 22]),
-    (6, 13): ("v6.12", [17, 19], [2, 3, 4, 8, 10, 11, 15]),
-    (6, 15): ("v6.12", [17, 19], [2, 3, 4, 8, 10, 11, 15]),
-    (6, 16): ("v6.17", [5, 6, 17], [2, 3, 4, 8, 10, 11, 15]),  # switch_fpu() and struct fpu are v6.16's already
+    (5, 10): ("v6.6", [2, 5, 6, 11, 13, 17, 19, 21, 22], []),
+    (5, 13): ("v6.6", [2, 5, 6, 11, 21], [13, 17, 19, 22]),
+    (5, 15): ("v6.6", [2, 5, 6, 11, 21, 22], []),
+    (6, 1): ("v6.6", [2, 5, 6, 9, 10, 11, 15, 17, 21, 22], []),
+    (6, 4): ("v6.6", [5, 21], [2, 6, 9, 10, 11, 15, 17, 22]),  # what stable 6.1 has, 6.5.0 may not
+    (6, 5): ("v6.6", [5, 21], []),
+    (6, 7): ("v6.6", [], [22]),
+    (6, 8): ("v6.6", [22], []),
+    (6, 10): ("v6.6", [9, 15, 22], [10, 13, 14]),
+    (6, 11): ("v6.6", [9, 10, 13, 14, 15, 22], []),
+    (6, 13): ("v6.12", [6, 10, 11, 17, 19, 22], []),
+    (6, 14): ("v6.12", [6, 8, 10, 11, 15, 17, 19, 22], []),
+    (6, 15): ("v6.12", [8, 10, 11, 17, 19, 22], [2, 3, 4, 15]),  # the allocation of 6 is corrected, TSA is not known
+    (6, 16): ("v6.17", [5, 6, 17], [2, 3, 4, 15]),  # switch_fpu() and struct fpu are v6.16's already
     (7, 0): ("v6.19", [19], []),
+    (7, 1): ("v7.3", [21], []),
     (7, 2): ("v7.3", [21], []),
 }
 
@@ -235,7 +248,51 @@ def test_a_release_between_two_kernels_gets_the_nearest_and_what_differs_or_may(
     assert near.kernel == kernel
     sure, _, maybe = near.says.partition("may differ in")
     assert (numbers(sure), numbers(maybe)) == (surely, perhaps)
-    assert near.says.startswith(f"Linux {wanted[0]}.{wanted[1]} lies between ")
+    assert (near.differs, near.may_differ) == (tuple(surely), tuple(perhaps))
+    where = "lies between " if wanted > (6, 6) else "is older than v6.6, "
+    assert near.says.startswith(f"Linux {wanted[0]}.{wanted[1]} {where}")
+
+
+READ = releases.read_releases()
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_release_that_was_read_says_where_and_differs_in_values_that_its_row_has(name):
+    found = READ[name]
+    number = ".".join(map(str, release(name)))
+    assert found.tree.name.startswith(number)
+    assert "/" in found.tree.repository or found.tree.repository.endswith(number)
+    assert re.fullmatch(r"[0-9a-f]{40}|[\d.]+-\d", found.tree.commit)
+    rows = {row.number: row for row in versions.differences()}
+    numbered = [each.number for each in found.differs]
+    assert numbered == sorted(set(numbered))
+    for each in found.differs:
+        here = rows[each.number].cells[found.like].values
+        assert set(each.values) <= set(here)
+        assert all(value != here[key] for key, value in each.values.items())
+        assert ".c" in each.source or ".h" in each.source or ".S" in each.source or "Kconfig" in each.source
+        assert each.until == "" or release(each.until) > release(name)
+        TypeAdapter(KernelVersion).validate_json(
+            json.dumps({**dataclasses.asdict(versions.version(found.like)), **each.values})
+        )
+
+
+def test_every_release_that_was_read_is_on_the_page_and_in_the_help(capsys):
+    page = PAGE.read_text(encoding="utf-8")
+    _, text, _ = run(capsys, "kernels", "--help")
+    listed = " ".join(text.split())
+    assert all(f"\n**{name}**, as " in page for name in READ)
+    assert all(name in listed for name in READ if name != "v7.1")  # "v7.0 to v7.2"
+
+
+@pytest.mark.parametrize("missing", ["like", "tree", "differs"])
+def test_a_release_that_lacks_something_is_an_error_at_load(missing):
+    other = {"like": 'like = "v6.6"', "tree": "tree = {name='a', repository='b', commit='c', about='d'}", "differs": ""}
+    del other[missing]
+    row = "" if missing == "differs" else '[[release."v6.7".differs]]\nnumber = 1\nsays = "a"\nsource = "b"'
+    text = "\n".join(['[release."v6.7"]', *other.values(), row, '[beyond]\nsays = "a"\nsource = "b"'])
+    with pytest.raises(ValidationError, match=missing):
+        releases.parse(text)
 
 
 def test_a_release_of_the_model_has_nothing_to_be_said():
@@ -247,7 +304,7 @@ def test_a_release_of_the_model_has_nothing_to_be_said():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "kernel", "says"), [((5, 13), "v6.6", "older than v6.6"), ((7, 4), "v7.3", "newer than v7.3")]
+    ("wanted", "kernel", "says"), [((4, 19), "v6.6", "older than v6.6"), ((7, 4), "v7.3", "newer than v7.3")]
 )
 def test_a_release_beyond_the_ends_gets_the_end_and_no_more(wanted, kernel, says):
     near = versions.nearest(wanted)
@@ -290,9 +347,21 @@ def test_fpswitch_kernels_of_one_kernel_says_what_it_does_and_of_another_release
     status, text, _ = run(capsys, "kernels", "v6.17")
     assert status == 0
     assert all(f"\n{row.number:2} {row.topic}\n" in text for row in versions.differences())
-    status, _, error = run(capsys, "kernels", "v6.14")
-    assert status == 2
-    assert "v6.12 is nearest" in error
+    status, text, _ = run(capsys, "kernels", "v6.14")
+    assert status == 0
+    assert "v6.12 is nearest" in text
+    assert "perishh/linux-6.14 @ 16b95dcdf585" in text
+    assert "write_pkru_reads: no" in text
+    found = run_json(capsys, "kernels", "v6.14.8-rc2")
+    assert [each["number"] for each in found["differs"]] == NEAREST[6, 14][1]
+    assert found["nearest"] == "v6.12"
+    assert found["read"]["name"] == "6.14.0"
+    found = run_json(capsys, "kernels", "6.16")
+    assert found["read"] is None
+    assert [each["number"] for each in found["may_differ"]] == NEAREST[6, 16][2]
+    assert {each["says"] for each in found["differs"]} == {None}
+    _, text, _ = run(capsys, "kernels", "6.12.3")
+    assert text == run(capsys, "kernels", "v6.12")[1]
 
 
 def test_a_version_cannot_be_changed_and_can_be_a_key():

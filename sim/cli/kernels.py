@@ -1,6 +1,7 @@
 """fpswitch kernels: the kernels of the model, and what differs between them."""
 
 import textwrap
+from typing import Any
 
 import click
 
@@ -14,21 +15,32 @@ def kernels(name: str | None, as_json: bool) -> None:
     """List the Linux kernels of the model, and the differences between them.
 
     Each difference has the values that the model uses, and the kernels that share them. With NAME, show what this
-    kernel does, with its source in Linux and where that was read. Any other release is an input error that says which
-    kernel is nearest, and what may differ. docs/kernel-versions.md is the same table with all sources.
+    kernel does, with its source in Linux and where that was read. For any other release, show which kernel is nearest,
+    and what differs or may differ: v5.10, v5.15, v6.1, v6.5, v6.8, v6.9, v6.11, v6.13, v6.14 and v7.0 to v7.2 were
+    read. docs/kernel-versions.md is the same table with all sources.
 
     With --json: {"kernels": [{"name", "title", "about"}], "differences": [{"number", "topic", "kernels": {NAME:
-    {"says", "source", "checked", "since" (a release, or null), "values"}}}]}; masks are numbers.
+    {"says", "source", "checked", "since" (a release, or null), "values"}}}]}; masks are numbers. Of another release:
+    {"release", "nearest", "says", "read" ({"name", "repository", "commit", "about"}, or null), "besides", "differs":
+    [{"number", "topic", "says", "source", "values"}], "may_differ": [{"number", "topic"}]}; "says", "source" and
+    "values" are null where it was not read.
 
     \b
     Examples:
       fpswitch kernels
       fpswitch kernels v6.12
+      fpswitch kernels v6.1
       fpswitch kernels v6.18 --json
     """
-    from sim.kernel import versions
+    from sim.kernel import releases, versions
     from sim.report import kernel_versions
 
+    if name is not None and name not in versions.names() and (other := releases.release(name)):
+        found = kernel_versions.other_release(other)
+        if found["says"]:
+            emit(found, _other_text(found), as_json)
+            return
+        name = found["nearest"]
     chosen = versions.names() if name is None else (versions.version(name).name,)
     emit(kernel_versions.document(chosen), _all_text() if name is None else _one_text(chosen[0]), as_json)
 
@@ -62,6 +74,20 @@ def _one_text(name: str) -> str:
         lines += ["", f"{row.number:2} {row.topic}", _item("", cell.says + since)]
         lines += [_item("source:", cell.source), _item("checked:", cell.checked)]
         lines += [_item(f"{key}:", versions.shown(value, "; ")) for key, value in cell.values.items()]
+    return "\n".join(lines)
+
+
+def _other_text(found: dict[str, Any]) -> str:
+    from sim.kernel.versions import shown
+
+    lines = [textwrap.fill(f"{found['says']}.", WIDTH)]
+    if found["read"]:
+        read = found["read"]
+        lines.append(textwrap.fill(f"Read: {read['repository']} @ {read['commit']}, {read['about']}.", WIDTH))
+    lines += [textwrap.fill(f"Besides: {found['besides']}.", WIDTH)] if found["besides"] else []
+    for row in found["differs"] if found["read"] else ():
+        lines += ["", f"{row['number']:2} {row['topic']}", _item("", row["says"]), _item("source:", row["source"])]
+        lines += [_item(f"{key}:", shown(value, "; ")) for key, value in row["values"].items()]
     return "\n".join(lines)
 
 

@@ -1,20 +1,29 @@
-"""Releases of Linux that are no kernel of the model: the nearest one that is, and what may differ from it.
+"""Releases of Linux that are no kernel of the model: the nearest one that is, and what differs from it or may.
 
-The differences are those of :mod:`sim.kernel.versions`.  One whose release is known (``since``) is known to be there
-or not; of the others between two kernels of the model nobody has looked which release brought them.
+Some of them were read; what they do otherwise is in ``releases.toml`` beside this module, row by row of
+:mod:`sim.kernel.versions`, each with its source.  Of a release between two that were read a row is known where both
+do the same, or where it is known which release brought the difference (``since``); of the others it may differ.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from pydantic import ConfigDict, TypeAdapter
 
 if TYPE_CHECKING:
     from sim.kernel.versions import Difference
 
+_FILE: Final = "releases.toml"
+_STRICT: Final = ConfigDict(extra="forbid", strict=True)
 _NAME: Final = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?:[.+~-].*)?", re.ASCII)
 
 LAST_MINOR: Final = 20
@@ -25,11 +34,68 @@ Release = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class ReadTree:
+    """What was read of a release: a repository and its commit, or a source package and its version."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: str
+    repository: str
+    commit: str
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """What a release does otherwise than the kernel that it is compared with, in one row.
+
+    ``values`` are those of the row's that are others; empty where what is other is in no value.  ``until`` is the
+    later release that does what that kernel does, where it is known.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    number: int
+    says: str
+    source: str
+    values: dict[str, Any] = field(default_factory=dict)
+    until: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRelease:
+    """A release that was read: the kernel of the model that it is like, where it differs, and what is in no row."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    like: str
+    tree: ReadTree
+    differs: tuple[Departure, ...]
+    besides: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """What is known of releases after the newest kernel of the model."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    says: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Nearest:
-    """The kernel of the model that is nearest to a release, and in a sentence what may differ; empty: nothing."""
+    """The kernel of the model that is nearest to a release, and in a sentence what differs or may; empty: nothing.
+
+    ``differs`` and ``may_differ`` are numbers of rows.  ``was_read`` is the release itself, if a tree of it was read.
+    """
 
     kernel: str
     says: str
+    differs: tuple[int, ...] = ()
+    may_differ: tuple[int, ...] = ()
+    was_read: ReadRelease | None = None
 
 
 def release(name: str) -> Release | None:
@@ -38,45 +104,108 @@ def release(name: str) -> Release | None:
     return (int(match[1]), int(match[2])) if match and int(match[2]) <= LAST_MINOR else None
 
 
-def nearest(wanted: Release, kernels: Iterable[str], differences: Iterable[Difference]) -> Nearest:
+def read_releases() -> Mapping[str, ReadRelease]:
+    """The releases that were read and are no kernel of the model, oldest first."""
+    return _file()[0]
+
+
+def beyond() -> Beyond:
+    """What is known of releases after the newest kernel of the model."""
+    return _file()[1]
+
+
+@cache
+def _file() -> tuple[Mapping[str, ReadRelease], Beyond]:
+    return parse(resources.files(__package__).joinpath(_FILE).read_text(encoding="utf-8"))
+
+
+def parse(text: str) -> tuple[Mapping[str, ReadRelease], Beyond]:
+    """What ``text`` describes in TOML; pydantic's ValidationError for what is missing, unknown or of a wrong type."""
+    root = tomllib.loads(text)  # by way of JSON, because only there a strict check takes an array for a tuple
+    found = TypeAdapter(dict[str, ReadRelease]).validate_json(json.dumps(root["release"]))
+    return found, TypeAdapter(Beyond).validate_json(json.dumps(root["beyond"]))
+
+
+def nearest(wanted: Release, kernels: Iterable[str], differences: Sequence[Difference]) -> Nearest:
     """The one of ``kernels`` that is nearest to a release by what is known of the differences between them."""
     rows = {found: name for name in kernels if (found := release(name))}
     if wanted in rows:
         return Nearest(rows[wanted], "")
-    name, oldest, newest = _text(wanted), min(rows), max(rows)
-    if wanted < oldest:
-        first = rows[oldest]
-        says = f"Linux {name} is older than {first}, the oldest kernel of the model; what differs is not known here"
-        return Nearest(first, says)
-    if wanted > newest:
-        last = rows[newest]
-        says = f"Linux {name} is newer than {last}, the newest kernel of the model; what has changed is not known here"
-        return Nearest(last, says)
-    lower, upper = next((rows[a], rows[b]) for a, b in pairwise(sorted(rows)) if a < wanted < b)
-    between = [row for row in differences if row.cells[upper].since or _values_differ(row, lower, upper)]
-    dated = [release(row.cells[upper].since) for row in between]
-    come = sum(each is not None and each <= wanted for each in dated)
-    to_come = sum(each is not None and each > wanted for each in dated)
-    near = upper if 0 < come >= to_come else lower
-    amiss = _amiss(between, wanted, near, upper)
-    return Nearest(near, f"Linux {name} lies between {lower} and {upper}; {near} is nearest: {amiss}")
+    read = {found: each for name, each in read_releases().items() if (found := release(name))}
+    name, oldest, newest = _text(wanted), rows[min(rows)], rows[max(rows)]
+    if wanted > max(rows):
+        says = (
+            f"Linux {name} is newer than {newest}, the newest kernel of the model; what has changed is not known here"
+        )
+        return Nearest(newest, f"{says} ({beyond().says})")
+    if wanted < min(read):
+        says = f"older than {oldest}, the oldest kernel of the model, and than {_text(min(read))}, the oldest that was"
+        return Nearest(oldest, f"Linux {name} is {says} read; what differs is not known here")
+    where = f"Linux {name} is older than {oldest}, the oldest kernel of the model and so the nearest"
+    if wanted > min(rows):
+        where = "Linux {} lies between {} and {}; {{}} is nearest".format(name, *_around(wanted, rows.items()))
+    if same := read.get(wanted):
+        numbers = tuple(each.number for each in same.differs)
+        amiss = _amiss(_rows(differences, numbers), [])
+        told = f"{where.format(same.like)}: {amiss} (read in {same.tree.name})"
+        return Nearest(same.like, told, numbers, (), same)
+    near, surely, perhaps = _between(wanted, rows, read, differences)
+    return Nearest(near, f"{where.format(near)}: {_amiss(surely, perhaps)}", _numbers(surely), _numbers(perhaps))
 
 
-def _amiss(between: Sequence[Difference], wanted: Release, near: str, upper: str) -> str:
+def _between(
+    wanted: Release, rows: Mapping[Release, str], read: Mapping[Release, ReadRelease], differences: Sequence[Difference]
+) -> tuple[str, list[Difference], list[Difference]]:
+    """Of a release between two that were read: the nearest kernel, the rows that differ from it and that may."""
+    lower, upper = _around(wanted, ((each, each) for each in {*rows, *read}))
+    below, above = (read[each].like if each in read else rows[each] for each in (lower, upper))
+    known: dict[int, object] = {}
+    for row in differences:
+        old = _does(row, rows.get(lower), read.get(lower), wanted)
+        new = _does(row, rows.get(upper), read.get(upper))
+        lasts = (each.until for each in read[lower].differs if each.number == row.number) if lower in read else ()
+        if old == new or any((release(until) or wanted) > wanted for until in lasts):
+            known[row.number] = old
+        elif upper in rows and (since := release(row.cells[rows[upper]].since)):
+            known[row.number] = new if since <= wanted else old
+    perhaps = [row for row in differences if row.number not in known]
+    surely = {
+        kernel: [row for row in differences if row.number in known and known[row.number] != _does(row, kernel, None)]
+        for kernel in (below, above)
+    }
+    near = min(surely, key=lambda kernel: len(surely[kernel]))
+    return near, surely[near], perhaps
+
+
+def _does(row: Difference, kernel: str | None, read: ReadRelease | None, later: Release | None = None) -> object:
+    """What decides whether two releases differ in a row: values, and what no value says.
+
+    With ``later``: what is left of it in that later release, as far as is known.
+    """
+    values = dict(row.cells[read.like if read else kernel or ""].values)
+    for here in read.differs if read else ():
+        if here.number == row.number and not (later and here.until and (release(here.until) or later) <= later):
+            return values | here.values, "" if here.values else here.says
+    return values, ""
+
+
+def _around(wanted: Release, points: Iterable[tuple[Release, Any]]) -> tuple[Any, Any]:
+    ordered = sorted(points, key=lambda point: point[0])
+    return next((a[1], b[1]) for a, b in pairwise(ordered) if a[0] < wanted < b[0])
+
+
+def _amiss(surely: Sequence[Difference], perhaps: Sequence[Difference]) -> str:
     """What differs between a release and the kernel that is nearest to it, as far as is known."""
-    surely, perhaps = [], []
-    for row in between:
-        since = release(row.cells[upper].since)
-        if since is None:
-            perhaps.append(row)
-        elif (since <= wanted) == _values_differ(row, near, upper):
-            surely.append(row)
     parts = [f"it {what} in {_listed(rows)}" for what, rows in (("differs", surely), ("may differ", perhaps)) if rows]
     return ", and ".join(parts) if parts else "the two are the same in all rows of docs/kernel-versions.md"
 
 
-def _values_differ(row: Difference, one: str, other: str) -> bool:
-    return row.cells[one].values != row.cells[other].values
+def _rows(differences: Sequence[Difference], numbers: Iterable[int]) -> list[Difference]:
+    return [row for row in differences if row.number in set(numbers)]
+
+
+def _numbers(rows: Iterable[Difference]) -> tuple[int, ...]:
+    return tuple(row.number for row in rows)
 
 
 def _listed(rows: Sequence[Difference]) -> str:

@@ -192,6 +192,7 @@ def version(name: str) -> KernelVersion:
         raise unknown("kernel version", name, known)
     near = nearest(wanted)
     says = near.says or f"the model's row for it is {near.kernel!r}"
+    says += f"; fpswitch kernels {name} says how" if near.was_read else ""
     raise InputError(f"unknown kernel version {name!r}: {says} (allowed: {', '.join(known)})")
 
 
@@ -351,9 +352,30 @@ def markdown() -> str:
                 f"  *Source:* {cell.source}.<br>",
                 f"  *Checked:* {cell.checked}.",
             ]
+    lines += _other_releases()
     for note in table.notes:
         lines += ["", f"## {note.title}", "", note.text]
     return "\n".join(lines) + "\n"
+
+
+def _other_releases() -> list[str]:
+    lines = [
+        "",
+        "## Releases that were read and are no kernel of the model",
+        "",
+        "Each was compared with the kernel that it is like, function by function and without comments, in the",
+        "functions that the rows name. What is not listed is the same. Of a release that was not read, `fpswitch`",
+        "takes from the two around it what both do, and says that the rest may differ.",
+    ]
+    for name, each in releases.read_releases().items():
+        tree = each.tree
+        at = tree.commit[:12] if len(tree.commit) == 40 else tree.commit
+        lines += ["", f"**{name}**, as {each.like}. Read: {tree.name}, {tree.repository} @ `{at}` ({tree.about})."]
+        lines += [f"{each.besides}."] if each.besides else []
+        lines += [""]
+        lines += [f"- {row.number}: {row.says} *Source:* {row.source}." for row in each.differs]
+    beyond = releases.beyond()
+    return [*lines, "", f"**After v7.3**: {beyond.says}. *Source:* {beyond.source}."]
 
 
 def shown(value: object, between_vendors: str = "<br>") -> str:

@@ -1,9 +1,10 @@
 """The kernels of the model side by side: which of them share a value, and what one of them does."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sim.kernel import versions
+from sim.kernel.releases import Release
 from sim.kernel.versions import Difference, shown
 
 
@@ -49,4 +50,30 @@ def document(kernels: tuple[str, ...]) -> dict[str, Any]:
             }
             for row in versions.differences()
         ],
+    }
+
+
+def other_release(wanted: Release) -> dict[str, Any]:
+    """A release that is no kernel of the model, as one JSON document: the nearest, and what differs or may."""
+    near = versions.nearest(wanted)
+    topics = {row.number: row.topic for row in versions.differences()}
+    read = near.was_read
+    said = {each.number: each for each in read.differs} if read else {}
+    return {
+        "release": f"{wanted[0]}.{wanted[1]}",
+        "nearest": near.kernel,
+        "says": near.says,
+        "read": asdict(read.tree) if read else None,
+        "besides": (read.besides if read else "") or None,
+        "differs": [
+            {
+                "number": number,
+                "topic": topics[number],
+                "says": said[number].says if number in said else None,
+                "source": said[number].source if number in said else None,
+                "values": said[number].values if number in said else None,
+            }
+            for number in near.differs
+        ],
+        "may_differ": [{"number": number, "topic": topics[number]} for number in near.may_differ],
     }
