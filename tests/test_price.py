@@ -444,6 +444,16 @@ def test_wrong_input_is_one_message_and_status_2(capsys, options, message):
     assert message in err
 
 
+def test_rates_of_a_file_that_no_cpu_can_have_are_refused_with_its_name(capsys, tmp_path):
+    path = tmp_path / "report"
+    path.write_text(REPORT)
+    counted = ("--cpu", "sapphire-rapids", "--load-put", "10/s", "--perf-kvm-stat", str(path), "--duration")
+    assert run(capsys, "price", *counted, "9 s")[0] == 0
+    status, out, err = run(capsys, "price", *counted, "1 us")
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith(f"fpswitch: {path}: at these rates the operations alone take")
+
+
 # What is printed.
 
 

@@ -502,6 +502,14 @@ def test_kvm_s_events_alone_tell_of_round_trips_and_exits(capsys):
     ]
 
 
+def test_a_trace_of_perf_prof_with_no_line_but_a_date_and_a_cpu_is_refused(capsys, tmp_path):
+    path = tmp_path / "dates.txt"
+    path.write_text("2022-04-22 17:39:26.535183         worker-a    435 d... [000]59 9.552240: next_prio:\n" * 3)
+    status, out, err = run(capsys, "replay", path, "--check")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"fpswitch: {path}")
+
+
 def test_a_replay_of_kvm_s_events_alone_says_what_they_tell(capsys):
     status, _, err = run(capsys, "replay", CASES / "kvm-only-trace.txt", "--check")
     assert status == 2

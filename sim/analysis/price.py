@@ -244,11 +244,15 @@ def price(
     return Priced(load, assumed, table, tsc_hz, reference, tuple(found), asked, contrasts, tuple(open_ends))
 
 
+class ImpossibleRates(InputError):
+    """Of so many events not even the operations fit on a CPU."""
+
+
 def _check_possible(totals: Mapping[str, Spread], tsc_hz: float) -> None:
     """Rates of which a CPU cannot have so many, even where all costs are low, are rates of something else."""
     name, least = min(totals.items(), key=lambda each: each[1].low)
     if least.low > tsc_hz:
-        raise InputError(
+        raise ImpossibleRates(
             f"at these rates the operations alone take {100 * least.low / tsc_hz:.0f} % of a CPU with {name}, every "
             "cost at its low end (allowed: rates of one CPU; those of a host are divided by the number of its CPUs)"
         )

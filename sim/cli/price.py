@@ -95,8 +95,8 @@ def price(as_json: bool, **options: Any) -> None:
     "clock", "grade", "table", "source"}], "left_out": {NAME: why}}. Differences are from "reference", which is null if
     there is none.
     """
+    from sim.analysis.price import ImpossibleRates, settings_of
     from sim.analysis.price import price as price_all
-    from sim.analysis.price import settings_of
     from sim.analysis.price_own import Assumptions, Buffer, GuestSsp
     from sim.costs.table import load as load_costs
     from sim.report.price import document, text
@@ -126,7 +126,11 @@ def price(as_json: bool, **options: Any) -> None:
     if options["perf_kvm_stat"]:
         load, doubts = _with_counted(load, options, vendor="vmx" if cpu.vendor == "intel" else "svm")
     tsc_hz = _rate("--tsc", options["tsc"]) or cpu.tsc_hz
-    priced = price_all(load, settings, load_costs(options["costs"] or cpu.name), tsc_hz, assumed)
+    try:
+        priced = price_all(load, settings, load_costs(options["costs"] or cpu.name), tsc_hz, assumed)
+    except ImpossibleRates as error:
+        file = options["perf_kvm_stat"]
+        raise InputError(f"{file}: {error}") if file else error from None
     emit(document(priced, notes, doubts, left_out), text(priced, notes, doubts), as_json)
 
 

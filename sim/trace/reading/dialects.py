@@ -10,6 +10,7 @@ an event, and undone so that lines keep their numbers.
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from sim.trace.reading import lines, pasted
@@ -205,7 +206,7 @@ def _is_wrapped(rows: list[bytes]) -> bool:
     """Whether many events that cannot be read become some that can by the lines behind them."""
     begins = [row for row, line in enumerate(rows) if _BEGINS.match(line)]
     mended = 0
-    for row, after in zip(begins, [*begins[1:], len(rows)], strict=True):
+    for row, after in pairwise([*begins, len(rows)]):
         behind = [line.strip() for line in rows[row + 1 : min(after, row + 1 + _MOST_JOINED)]]
         if not behind or not behind[0] or behind[0].startswith(b"#") or _is_event(rows[row]):
             continue
