@@ -1,5 +1,6 @@
 """Records that are packed in groups are the same records, and tables do not depend on what was packed with what."""
 
+import pickle
 import random
 from dataclasses import replace
 from itertools import chain
@@ -39,9 +40,12 @@ def test_what_a_run_knows_of_a_packed_record_is_what_the_record_says(held):
         replace(held[1], integrity={VIOLATIONS[-1]: 1}, ledger=()),
         *held[2:],
     ]
-    found = {each.key: each for batch in group_of(some).batches() for each in batch.finished()}
-    assert found == {(same_of(record), record.replication): Finished.of(record, same_of(record)) for record in some}
-    assert len({each.caught for each in found.values()}) == 2
+    packed = group_of(some)
+    for group in (packed, pickle.loads(pickle.dumps(packed)), Group(packed.content)):
+        found = {each.key: each for summary in group.summaries() for each in summary.finished()}
+        assert found == {(same_of(record), record.replication): Finished.of(record, same_of(record)) for record in some}
+        assert len({each.caught for each in found.values()}) == 2
+    assert Group(packed.content).summaries() == list(packed.summaries())
 
 
 @pytest.mark.parametrize("at_a_time", [1, 5, 18, 100])

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sim.bounded import content
 from sim.costs.check import GRADES, number_defects
@@ -15,14 +15,21 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 
+COLUMNS: Final = tuple(field.name for field in fields(CostRow))
+
+
 def document(table: CostTable) -> dict[str, Any]:
     """A cost table as a JSON document; :func:`from_document` gives it back."""
     return {
         "name": table.name,
         "title": table.title,
         "derived_from": table.derived_from,
-        "rows": [asdict(row) | {"origin": list(row.origin)} for row in table.rows.values()],
+        "rows": [_row(row) for row in table.rows.values()],
     }
+
+
+def _row(row: CostRow) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in COLUMNS} | {"origin": list(row.origin)}
 
 
 def from_document(found: Any, where: str) -> CostTable:

@@ -95,7 +95,7 @@ class Dispatcher:
                 else:
                     for (case, *_), seconds in zip(group, outcome.seconds, strict=True):
                         self._seconds[case] = (self._seconds.get(case, seconds) + seconds) / 2
-                    yield Group(outcome.group)
+                    yield outcome.group
 
     def in_flight(self) -> Iterator[Work]:
         """What is with the workers."""

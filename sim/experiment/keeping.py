@@ -5,8 +5,10 @@ the earlier scenario with all strategies of both, where that is finished; otherw
 kept beside the tables.
 """
 
+import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +30,7 @@ SHOWN = 4
 """Names in a sentence."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Experiment:
     """A scenario with its cases and files; ``name`` is the scenario's, ``source`` its file."""
 
@@ -39,16 +41,25 @@ class Experiment:
     source: str
     command: Sequence[str]
 
-    def manifest(self) -> dict[str, Any]:
+    @cached_property
+    def manifest(self) -> Mapping[str, Any]:
         """What the manifest says of it."""
         return document(self.scenario, self.cases, self.inputs, self.name, self.source, self.command)
 
-    def costs(self) -> dict[str, Any]:
+    @cached_property
+    def costs(self) -> Mapping[str, Any]:
         """Its cost tables."""
         return costs_of(self.cases)
 
+    @cached_property
+    def contents(self) -> Mapping[str, bytes]:
+        """The files of a run that are there before its tables, by their place in the directory."""
+        return {manifests.COSTS: (json.dumps(self.costs, indent=1) + "\n").encode(), **self.inputs.contents}
+
     def exactly(self, replications: int) -> "Experiment":
         """The same with so many replications."""
+        if self.scenario == stopping.exactly(self.scenario, replications):
+            return self
         return replace(
             self,
             scenario=stopping.exactly(self.scenario, replications),
@@ -86,7 +97,7 @@ def shown(asked: Experiment, whole: Path | None, there: Container[Key]) -> Shown
 
 
 def _shown(experiment: Experiment) -> Shown:
-    manifest = experiment.manifest()
+    manifest = experiment.manifest
     return Shown(experiment, manifest, parts.keys(manifest, manifest["replications"]))
 
 

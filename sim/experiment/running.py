@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Container, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sim.engine.choice import prepare
 from sim.errors import RunError
@@ -26,7 +29,7 @@ from sim.experiment.workers import Simulate, Work, here, in_flight, named, simul
 from sim.results import manifest as manifests
 from sim.results import parts
 from sim.results.groups import Group
-from sim.results.keys import Key, Keys, count
+from sim.results.keys import Keys
 from sim.results.progress import EVERY_S, MOST_LISTED
 from sim.results.progress import Progress as How
 from sim.results.shelf import Shelf
@@ -59,7 +62,7 @@ class Running:
 
     def __init__(self, asked: Experiment, out: str | os.PathLike[str] | None, told: Progress) -> None:
         self._asked, self._told = asked, told
-        self._manifest = asked.manifest()
+        self._manifest = asked.manifest
         self._rule = stopping.Rule(asked.scenario, asked.cases)
         self._keys = parts.keys(self._manifest, self._rule.looks[-1])
         self._there = Shelf()
@@ -225,11 +228,11 @@ class Running:
 
     def _begin(self, experiment: Experiment) -> None:
         assert self._directory is not None
-        self._told.say(*self._directory.begin(experiment.manifest(), experiment.costs(), experiment.inputs.contents))
+        self._told.say(*self._directory.begin(experiment.manifest, experiment.contents))
 
     def _finished(self, begin: int = 0) -> int:
         """How many parts are, from that replication on."""
-        return count(part for part, key in self._keys.items() if part[-1] >= begin and key in self._there)
+        return self._there.number(self._keys, begin)
 
     def _ended(self, before: int) -> Results:
         from sim.results.tables import Results, frames
@@ -237,9 +240,9 @@ class Running:
         n = self._stopped.replications
         exact = self._asked.exactly(n)
         stopped = {"stopping": stopping.document(self._asked.scenario.run, self._stopped), "engines": self._engines()}
-        manifest = exact.manifest() | stopped | {"status": manifests.COMPLETE}
-        wanted, costs = self._keys.up_to(n), exact.costs()
-        if used := count(key for key in wanted.values() if self._there.is_before(key, before)):
+        manifest = {**exact.manifest, **stopped, "status": manifests.COMPLETE}
+        wanted, costs = self._keys.up_to(n), exact.costs
+        if used := self._there.number(wanted, before=before):
             self._told.say(f"{used} of {len(wanted)} replications were there already, and are used again")
         path = self._directory.path if self._directory is not None else None
         if path is not None and self._keep(exact, stopped):
@@ -251,31 +254,30 @@ class Running:
 
     def _keep(self, exact: Experiment, stopped: Mapping[str, Any]) -> bool:
         """Leaves the directory with all that is finished, and says whether its tables have just what was asked for."""
-        from sim.results.directory import contents_of, hashes_of
+        from sim.results.directory import hashes_of
         from sim.results.writing import write
 
         directory = self._directory
         assert directory is not None
         whole = directory.whole()
         shown = keeping.shown(exact, whole, self._there)
-        inputs, costs = shown.experiment.inputs.contents, shown.experiment.costs()
+        contents = shown.experiment.contents
         n = shown.manifest["replications"]
         earlier = directory.found or {}
         if n != exact.scenario.run.replications:
             stopped = {**stopped, "stopping": (manifests.read(whole) if whole else {}).get("stopping")}
         manifest = {**shown.manifest, **stopped}
         is_asked = shown.experiment is exact
-        if not directory.begun and whole == directory.path and keeping.keys_of(earlier).same_parts(shown.keys):
-            hashes = hashes_of(contents_of(costs, inputs))
-            if hashes.items() <= earlier["files"].items():
-                if any(manifest[key] != earlier.get(key) for key in ("resolved", "scenario")):
-                    directory.restate(manifest)
-                self._told.say(*filter(None, [keeping.words(exact, self._there, directory.path)]))
-                return is_asked
+        stays = not directory.begun and whole == directory.path and keeping.keys_of(earlier).same_parts(shown.keys)
+        if stays and hashes_of(contents).items() <= earlier["files"].items():
+            if any(manifest[key] != earlier.get(key) for key in ("resolved", "scenario")):
+                directory.restate(manifest)
+            self._told.say(*filter(None, [keeping.words(exact, self._there, directory.path)]))
+            return is_asked
         if not directory.begun:
             self._begin(shown.experiment)
         tables = partial(write, self._pieces(shown.keys, manifest["cases"]))
-        directory.complete(tables, manifest, costs, inputs, self._there.groups_beside(shown.keys))
+        directory.complete(tables, manifest, contents, self._there.groups_beside(shown.keys))
         self._told.say(*filter(None, [keeping.words(exact, self._there, directory.path)]))
         return is_asked
 
@@ -324,19 +326,22 @@ def _opened(out: str | os.PathLike[str], manifest: Mapping[str, Any]) -> ResultD
 class Missing:
     """What has to be run for the keys that are not ``there``: each schedule once, walked by all that lack it."""
 
-    def __init__(self, wanted: Keys, there: Container[Key]) -> None:
-        self._wanted, self._there = wanted, there
-        self._number = count(self)
+    def __init__(self, wanted: Keys, there: Shelf) -> None:
+        self._there, self._replications = there, wanted.replications
+        self._walking: dict[tuple[str, str], dict[str, str]] = {}
+        for (case, timed_by, name), same in wanted.series.items():
+            self._walking.setdefault((case, timed_by), {})[name] = same
+        self._number = sum(int(self._lacking(names).any(axis=0).sum()) for names in self._walking.values())
+
+    def _lacking(self, names: Mapping[str, str]) -> NDArray[np.bool_]:
+        """Which replications each of these lacks: a row for each."""
+        return np.array([~self._there.has(same, self._replications) for same in names.values()])
 
     def __iter__(self) -> Iterator[Work]:
-        walking: dict[tuple[str, str], list[str]] = {}
-        for case, timed_by, name in self._wanted.series:
-            walking.setdefault((case, timed_by), []).append(name)
-        for (case, timed_by), names in walking.items():
-            for n in range(self._wanted.replications):
-                lacking = [name for name in names if self._wanted[case, timed_by, name, n] not in self._there]
-                if lacking:
-                    yield case, timed_by, tuple(lacking), n
+        for (case, timed_by), names in self._walking.items():
+            lacking = self._lacking(names)
+            for n in np.flatnonzero(lacking.any(axis=0)).tolist():
+                yield case, timed_by, tuple(compress(names, lacking[:, n])), n
 
     def __len__(self) -> int:
         return self._number

@@ -54,7 +54,7 @@ class Task:
 class Done:
     """The records of a task, packed (:mod:`sim.results.groups`), and the seconds that each work took, in its order."""
 
-    group: bytes
+    group: Group
     seconds: tuple[float, ...]
 
 
@@ -119,12 +119,12 @@ def here(
             break
         _here.finished = len(found)
         if time.monotonic() - began >= GROUP_S:
-            group, found, _here.finished = Group(packed(found)), [], 0
+            group, found, _here.finished = packed(found), [], 0
             yield group
             began = time.monotonic()
     _here.finished = 0
     if found:
-        yield Group(packed(found))
+        yield packed(found)
     if error is not None:
         raise error
 

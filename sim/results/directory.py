@@ -6,7 +6,6 @@ finished of the same world is used again, from parts and from tables.  A complet
 run of it is complete, too.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -84,8 +83,11 @@ class ResultDirectory:
     def _is_related(self, manifest: Mapping[str, Any] | None) -> bool:
         return manifest is not None and any(case.get("fingerprint") in self._worlds for case in manifest["cases"])
 
-    def begin(self, manifest: Mapping[str, Any], costs: Mapping[str, Any], inputs: Mapping[str, bytes]) -> list[str]:
-        """Makes the directory that of a run with this manifest, and says what becomes of what was there."""
+    def begin(self, manifest: Mapping[str, Any], contents: Mapping[str, bytes]) -> list[str]:
+        """Makes the directory that of a run with this manifest, and says what becomes of what was there.
+
+        ``contents`` are the files that are there before its tables, by their place.
+        """
         self._started = time.monotonic()
         notes = self._make_room()
         self.begun = True
@@ -95,12 +97,11 @@ class ResultDirectory:
         }  # fmt: skip
         manifests.write(self.path, self.manifest)
         (self.path / parts.FOLDER).mkdir(exist_ok=True)
-        self._write_inputs(costs, inputs)
+        self._write_inputs(contents)
         manifests.write(self.path, self.manifest)
         return notes
 
-    def _write_inputs(self, costs: Mapping[str, Any], inputs: Mapping[str, bytes]) -> None:
-        contents = contents_of(costs, inputs)
+    def _write_inputs(self, contents: Mapping[str, bytes]) -> None:
         for place, content in contents.items():
             path = self.path / place
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,8 +149,7 @@ class ResultDirectory:
         self,
         write_tables: Callable[[Mapping[str, Path]], None],
         manifest: Mapping[str, Any],
-        costs: Mapping[str, Any],
-        inputs: Mapping[str, bytes],
+        contents: Mapping[str, bytes],
         others: Iterable[Group],
     ) -> None:
         """Writes the tables, and then says in the manifest that they are there; what was set aside is deleted.
@@ -162,7 +162,7 @@ class ResultDirectory:
             if not parts.has(group, self.path):
                 self.keep(group)
         self.manifest |= manifest
-        self._write_inputs(costs, inputs)
+        self._write_inputs(contents)
         written = {name: self.path / f".{name}.parquet" for name in SCHEMAS}
         write_tables(written)
         for name, temporary in written.items():
@@ -199,11 +199,6 @@ class ResultDirectory:
 def is_complete(manifest: Mapping[str, Any] | None) -> bool:
     """Whether there is a result, and it is complete."""
     return manifest is not None and manifest["status"] == manifests.COMPLETE
-
-
-def contents_of(costs: Mapping[str, Any], inputs: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files of a run that are there before its tables, by their place."""
-    return {manifests.COSTS: (json.dumps(costs, indent=1) + "\n").encode(), **inputs}
 
 
 def hashes_of(contents: Mapping[str, bytes]) -> dict[str, str]:

@@ -1,11 +1,13 @@
 """Finished replications that were run together, packed as an Arrow IPC file: a batch for each series, a row a record.
 
 A row has the record's key, what it is of, its engine, and as lists its rows in each of the four tables.  A worker
-packs; the driver keeps the bytes as they are, and makes tables of whole batches.
+packs, and says what a run has to know of each record; the driver keeps the bytes as they are, and unpacks them once, to
+make tables of whole batches.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from itertools import accumulate, chain
 from typing import Any, Final
@@ -43,12 +45,15 @@ _WRITING: Final = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
 _READING: Final = pa.ipc.IpcReadOptions(use_threads=False)
 
 
-def packed(records: Iterable[tuple[Key, Record]]) -> bytes:
+def packed(records: Iterable[tuple[Key, Record]]) -> "Group":
     """Records with their keys as a file."""
     series: dict[str, list[Record]] = {}
     for (same, _), record in records:
         series.setdefault(same, []).append(record)
-    return written(_batch(same, sorted(some, key=lambda each: each.replication)) for same, some in series.items())
+    for some in series.values():
+        some.sort(key=lambda each: each.replication)
+    content = written(_batch(same, some) for same, some in series.items())
+    return Group(content, tuple(Summary.of(same, some) for same, some in series.items()))
 
 
 def written(batches: Iterable[pa.RecordBatch]) -> bytes:
@@ -93,6 +98,37 @@ def batch_of(
 
 
 @dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run has to know of records of one series that it does not unpack, in their order in the batch."""
+
+    same: str
+    series: Series
+    replications: Sequence[int]
+    cycles: Sequence[int]
+    caught: Sequence[bool]
+    engines: Sequence[str]
+
+    @classmethod
+    def of(cls, same: str, records: Sequence[Record]) -> "Summary":
+        """That of records which are in memory."""
+        some = [Finished.of(record, same) for record in records]
+        return cls(
+            same,
+            records[0].part[:3],
+            [each.replication for each in some],
+            [each.cycles for each in some],
+            [each.caught for each in some],
+            [each.engine for each in some],
+        )
+
+    def finished(self) -> Iterator[Finished]:
+        """The same of each record."""
+        columns = (self.replications, self.cycles, self.caught, self.engines)
+        for n, cycles, caught, engine in zip(*columns, strict=True):
+            yield Finished(*self.series, n, self.same, cycles, caught, engine)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """The records of one series in a group."""
 
@@ -101,14 +137,18 @@ class Batch:
     replications: list[int]
     content: pa.RecordBatch
 
-    def finished(self) -> Iterator[Finished]:
-        """What a run has to know of each."""
-        cycles = self._sums("ledger", "cycles")
+    def summary(self) -> Summary:
+        """What a run has to know of them."""
         kinds = self.content.column("integrity")
-        caught = [False] * len(cycles) if not len(kinds.flatten()) else map(_violates, kinds.to_pylist())
-        engines = self.content.column("engine").to_pylist()
-        for n, sum_of, wrong, engine in zip(self.replications, cycles, caught, engines, strict=True):
-            yield Finished(*self.series, n, self.same, sum_of, wrong, engine)
+        caught = [bool(any(map(_violates, each))) for each in kinds.to_pylist()] if len(kinds.flatten()) else ()
+        return Summary(
+            self.same,
+            self.series,
+            self.replications,
+            self._sums("ledger", "cycles"),
+            caught or [False] * len(kinds),
+            self.content.column("engine").to_pylist(),
+        )
 
     def _sums(self, name: str, column: str) -> list[int]:
         """The sum of a column over the rows of each record."""
@@ -135,16 +175,25 @@ def _offsets(lists: pa.ListArray) -> "np.ndarray[Any, np.dtype[np.int32]]":
     return offsets - offsets[:1]
 
 
-def _violates(kinds: Iterable[Mapping[str, Any]]) -> bool:
-    return any(each["kind"] in VIOLATIONS and each["count"] for each in kinds)
+def _violates(found: Mapping[str, Any]) -> bool:
+    return bool(found["kind"] in VIOLATIONS and found["count"])
 
 
 class Group:
-    """A file of records; ``content`` are its bytes, which somebody here has packed."""
+    """A file of records; ``content`` are its bytes, which somebody here has packed.
 
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-        self._file = pa.ipc.open_file(pa.py_buffer(content), options=_READING)
+    ``summaries`` are what is known of each of its series without unpacking it, in their order.
+    """
+
+    def __init__(self, content: bytes, summaries: Sequence[Summary] | None = None) -> None:
+        self.content, self._summaries = content, summaries
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Group, (self.content, self._summaries)
+
+    @cached_property
+    def _file(self) -> pa.ipc.RecordBatchFileReader:
+        return pa.ipc.open_file(pa.py_buffer(self.content), options=_READING)
 
     def __len__(self) -> int:
         """How many series it has."""
@@ -160,6 +209,10 @@ class Group:
     def batches(self) -> Iterator[Batch]:
         """Those of all."""
         return (self.batch(number) for number in range(len(self)))
+
+    def summaries(self) -> Sequence[Summary]:
+        """What a run has to know of the records of each of its series."""
+        return [batch.summary() for batch in self.batches()] if self._summaries is None else self._summaries
 
     @property
     def name(self) -> str:

@@ -75,6 +75,7 @@ def versions() -> dict[str, str]:
     return found | {library: _version(library) for library in LIBRARIES}
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -96,10 +96,10 @@ def kept(directory: Path, problems: list[str]) -> Iterator[Group]:
         except InputError as error:
             problems.append(f"{error}: what was in it is simulated again if asked for")
         if len(of_json) == AT_A_TIME:
-            yield Group(packed(of_json))
+            yield packed(of_json)
             of_json = []
     if of_json:
-        yield Group(packed(of_json))
+        yield packed(of_json)
     problems.sort()
 
 

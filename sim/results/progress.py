@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,7 +74,7 @@ class Progress:
 def write(directory: Path, progress: Progress) -> None:
     """Says it to whoever asks; nothing depends on its being there, so nobody waits for the disk."""
     temporary = directory / f".{NAME}"
-    temporary.write_text(json.dumps(asdict(progress)))
+    temporary.write_text(json.dumps({name: getattr(progress, name) for name in progress.__slots__}))
     os.replace(temporary, directory / NAME)
 
 

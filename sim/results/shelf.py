@@ -3,14 +3,16 @@
 import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
-from itertools import groupby, islice
+from itertools import groupby
 from operator import itemgetter
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sim.results.groups import Group
-from sim.results.keys import Key, Keys, Series
+from sim.results.keys import Keys, Series
 from sim.results.record import Finished, Part
 
 IN_MEMORY: Final = 1 << 18
@@ -23,16 +25,28 @@ class _Places:
 
     def __init__(self, series: Series) -> None:
         self.series = series
-        self.groups, self.batches, self.rows = array("i"), array("i"), array("i")
+        self._places = np.full((3, 1), ABSENT, dtype=np.int32)
 
-    def put(self, n: int, group: int, batch: int, row: int) -> None:
-        for places, place in ((self.groups, group), (self.batches, batch), (self.rows, row)):
-            if n >= len(places):
-                places.extend(array("i", [ABSENT]) * (n + 1 - len(places)))
-            places[n] = place
+    def put(self, replications: Sequence[int], group: int, batch: int) -> list[int]:
+        """Notes where a batch has what is not there yet, and gives the rows of that."""
+        numbers, first = np.unique(np.array(replications, dtype=np.int64), return_index=True)
+        if len(numbers) and (least := int(numbers[-1]) + 1) > (there := self._places.shape[1]):
+            more = max(least, there * 5 // 4) - there
+            self._places = np.pad(self._places, ((0, 0), (0, more)), constant_values=ABSENT)
+        is_new = self._places[0, numbers] == ABSENT
+        rows = first[is_new]
+        self._places[:, numbers[is_new]] = [np.full(len(rows), group), np.full(len(rows), batch), rows]
+        return sorted(rows.tolist())
 
-    def group(self, n: int) -> int:
-        return self.groups[n] if n < len(self.groups) else ABSENT
+    def of(self, replications: int) -> NDArray[np.int32]:
+        """Groups, batches and rows of the first replications, as far as any is there."""
+        return self._places[:, :replications]
+
+    @property
+    def groups(self) -> NDArray[np.int32]:
+        """In which group each replication is."""
+        found: NDArray[np.int32] = self._places[0]
+        return found
 
 
 class Shelf:
@@ -50,13 +64,10 @@ class Shelf:
         self._file.seek(self._begins[-1])
         self._file.write(group.content)
         self._begins.append(self._begins[-1] + len(group.content))
-        for of_group, batch in enumerate(group.batches()):
-            places = self._places.setdefault(batch.same, _Places(batch.series))
-            for row, finished in enumerate(batch.finished()):
-                n = finished.replication
-                if places.group(n) == ABSENT:
-                    places.put(n, number, of_group, row)
-                    found.append(finished)
+        for of_group, summary in enumerate(group.summaries()):
+            places = self._places.setdefault(summary.same, _Places(summary.series))
+            some = list(summary.finished())
+            found += [some[row] for row in places.put(summary.replications, number, of_group)]
         return found
 
     def _group(self, number: int) -> Group:
@@ -66,26 +77,38 @@ class Shelf:
             self._last = number, Group(self._file.read(end - begin))
         return self._last[1]
 
-    def _in_group(self, key: Key) -> int:
-        same, n = key
-        return self._places[same].group(n) if same in self._places else ABSENT
+    def _groups(self, same: str, replications: int) -> NDArray[np.int32]:
+        """In which group each of the first replications of a series is."""
+        found = self._places[same].groups[:replications] if same in self._places else np.zeros(0, np.int32)
+        return np.pad(found, (0, replications - len(found)), constant_values=ABSENT)
+
+    def has(self, same: str, replications: int) -> NDArray[np.bool_]:
+        """Which of the first replications of a series are there."""
+        found: NDArray[np.bool_] = self._groups(same, replications) != ABSENT
+        return found
+
+    def number(self, keys: Keys, begin: int = 0, before: int | None = None) -> int:
+        """How many parts are there from replication ``begin`` on; ``before``: were there when that was :attr:`end`."""
+        end = self.end if before is None else before
+        some = (self._groups(same, keys.replications)[begin:] for same in keys.series.values())
+        return sum(int(np.count_nonzero((groups != ABSENT) & (groups < end))) for groups in some)
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, tuple) and self._in_group(key) != ABSENT
+        if not isinstance(key, tuple):
+            return False
+        same, n = key
+        groups = self._places[same].groups if same in self._places else ()
+        return n < len(groups) and bool(groups[n] != ABSENT)
 
     @property
     def end(self) -> int:
         """What tells earlier records from those that come after this: the number of groups."""
         return len(self._begins) - 1
 
-    def is_before(self, key: Key, end: int) -> bool:
-        """Whether it was there when :attr:`end` was that."""
-        return ABSENT < self._in_group(key) < end
-
     def tables(self, same: str, replications: int) -> Iterator[dict[str, pa.Table]]:
         """The rows of what is there of a series in each table, by replication, a few records at a time."""
         places = self._places.get(same)
-        all_there = islice(zip(places.groups, places.batches, places.rows, strict=True), replications) if places else ()
+        all_there = zip(*places.of(replications).tolist(), strict=True) if places else ()
         for (group, batch), some in groupby(all_there, key=itemgetter(0, 1)):
             if group == ABSENT:
                 continue
@@ -96,18 +119,18 @@ class Shelf:
     def beside(self, keys: Keys) -> Iterator[Part]:
         """The parts that have none of the keys."""
         for same, places in self._places.items():
-            for n, group in enumerate(places.groups):
-                if group != ABSENT and not keys.have((same, n)):
-                    yield *places.series, n
+            yield from ((*places.series, n) for n in self._others(same, keys).tolist())
+
+    def _others(self, same: str, keys: Keys) -> NDArray[np.intp]:
+        """The replications of a series that are there, and have none of the keys."""
+        there = np.flatnonzero(self._places[same].groups != ABSENT)
+        return there[there >= keys.replications] if keys.have((same, 0)) else there
 
     def groups_beside(self, keys: Keys) -> Iterator[Group]:
         """The groups in which something has none of the keys."""
-        numbers = {
-            group
-            for same, places in self._places.items()
-            for n, group in enumerate(places.groups)
-            if group != ABSENT and not keys.have((same, n))
-        }
+        numbers: set[int] = set()
+        for same, places in self._places.items():
+            numbers.update(places.groups[self._others(same, keys)].tolist())
         return map(self._group, sorted(numbers))
 
     def close(self) -> None:
