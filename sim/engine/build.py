@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from sim.engine import layout as at
 from sim.engine import loop
+from sim.engine.asked import Point
 from sim.engine.fragments import Unsupported
 from sim.engine.jit import Memory
 from sim.engine.table import Points, zeros
-from sim.engine.transitions import Point, handles_signal
+from sim.engine.transitions import handles_signal
 from sim.engine.walking import MUCH
 from sim.host.cpu import HostCpu
 from sim.host.directed_yield import FORCED_EVERY_S
@@ -442,6 +443,7 @@ def _arrays(cpus: int, n: int, kinds: int, walkers: int) -> Memory:
             "used": zeros(walkers, 3 * n + 1, at.USED_COLUMNS),
             "exits": zeros(1, 1, 1),
             "noted": zeros(at.MOST_NOTED, at.N_COLUMNS),
+            "alike": zeros(at.MOST_POINTS),
             "log": zeros(1, at.L_COLUMNS),
             "marks": zeros(1),
             "calls": zeros(len(TASK_KINDS)),

@@ -15,9 +15,9 @@ from itertools import zip_longest
 from typing import Any
 
 from sim.engine import layout as at
+from sim.engine.asked import Point
 from sim.engine.simulation import Enough, Replication, others_of
 from sim.engine.table import Points, zeros
-from sim.engine.transitions import Point
 from sim.host import simulation as reference
 from sim.host.host import Host
 from sim.kernel.walker import FlowPoint, Walker

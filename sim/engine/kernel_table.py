@@ -151,7 +151,7 @@ def row_of(a: Memory, w: int, c: int, point: int, current: int, following: int) 
             if a.kc[w, c, KC_STAMP0 + i] != a.kt[w, task, KT_VERSION]:
                 note_equal(a, w, c, i, task)
         pattern = pattern * 3 + whom
-    key1 = point << 48 | a.kc[w, c, KC_SHAPE] << 28 | pattern
+    key1 = a.alike[point] << 48 | a.kc[w, c, KC_SHAPE] << 28 | pattern
     key2 = a.kt[w, current, KT_FRAGMENT] << 8
     key2 |= place_of(c, a.kt[w, current, KT_LAST]) * 3 + place_of(c, a.kt[w, current, KT_VMCS])
     if following >= 0:

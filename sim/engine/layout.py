@@ -196,13 +196,14 @@ SHAPES: Final = {
     "allowed": (_ANY, _ANY), "idle": (_ANY,), "overloaded": (_ANY,),
     "kw": (_ANY, KW_COLUMNS), "kt": (_ANY, _ANY, KT_COLUMNS), "kc": (_ANY, _ANY, KC_COLUMNS),
     "used": (_ANY, _ANY, USED_COLUMNS), "exits": (_ANY, _ANY, _ANY),
-    "noted": (MOST_NOTED, N_COLUMNS),
+    "noted": (MOST_NOTED, N_COLUMNS), "alike": (_ANY,),
     "log": (_ANY, L_COLUMNS), "marks": (_ANY,), "calls": (_ANY,), "call_prices": (_ANY,),
     "histograms": (_ANY, BUCKETS), "totals": (TALLIES,), "plans": (P_COLUMNS,),
 }  # fmt: skip
 """The arrays: ``g`` of the replication; ``c`` by CPU; ``t`` by thread, of which the first are idle; ``k`` kinds of
 exits; ``d`` streams; the event heap; wait queues, and whom threads wake; run queues; posted work; masks of CPUs; and,
 by strategy, its table, what its kernel has of tasks and CPUs, where areas were used last, and the rows of exits that
-are counted together, and flow points that are noted.  A length that is 0 here depends on the host.
+are counted together, flow points that are noted, and as which point each is looked up.  A length that is 0 here depends
+on the host.
 """
 NAMES: Final = tuple(SHAPES)

@@ -16,12 +16,12 @@ import numpy as np
 from sim.costs.price import Prices
 from sim.engine import layout as at
 from sim.engine import loop
+from sim.engine.asked import CURRENT, ELSEWHERE, HERE, NEXT, NOWHERE, OTHER, Asked, Point, Side
 from sim.engine.build import Built
 from sim.engine.fragments import Unsupported
 from sim.engine.jit import Callback
 from sim.engine.signals import PutOff
 from sim.engine.table import Table, table_of, zeros
-from sim.engine.transitions import CURRENT, ELSEWHERE, HERE, NEXT, NOWHERE, OTHER, Asked, Point, Side
 from sim.host.accounts import ACCOUNTS, COUNTS, TIMES
 from sim.host.clock import Clock
 from sim.host.elapsed import shown
@@ -78,6 +78,8 @@ class Replication:
         host = populate(populated, timed_by, (), replication, Clock(initial_time=0), self.prices)
         self.built = Built(case, host, len(self.tables))
         self.a = self.built.a
+        self._compared = 0
+        self._compare_points()
         for table in self.tables:
             table.begin(self.prices, int(self.a.g[at.LEVEL]))
         self.error: BaseException | None = None
@@ -109,6 +111,15 @@ class Replication:
         a.kw[w, at.KW_NEXT_TOKEN] = tokens.size
         table.put_into(a.kw[w])
 
+    def _compare_points(self) -> None:
+        """Exits whose reasons make no difference to any of the kernels are looked up as one."""
+        points = self.built.points
+        while self._compared < len(points.all):
+            point = points.all[self._compared]
+            like = {table.model.like(point) for table in self.tables}
+            self.a.alike[self._compared] = points.of(like.pop()) if len(like) == 1 else self._compared
+            self._compared += 1
+
     # What the loop asks.
 
     def _asked(self, kind: int, first: int, second: int, third: int, fourth: int) -> int:
@@ -128,9 +139,12 @@ class Replication:
                     self.built.streams.refill(self.a.d, first, second)
                 case at.ASK_DEVICES:
                     self.built.more_devices(self.built.host.cpus[first], second)
+                    self._compare_points()
                 case at.ASK_EXITS:
                     point = self.built.points.all[first]
-                    return self.built.points.of(Point(Walker.exits, (point.arguments[0], 1)))
+                    number = self.built.points.of(Point(Walker.exits, (point.arguments[0], 1)))
+                    self._compare_points()
+                    return number
                 case at.ASK_RENEW:
                     self._renew(first, second, third, fourth)
                 case at.ASK_REFILL:
@@ -143,39 +157,37 @@ class Replication:
 
     def _row(self, w: int, c: int, point: int, current: int, following: int) -> int:
         a, table = self.a, self.tables[w]
-        slots = a.kc[w, c, at.KC_SLOT0 : at.KC_SLOT0 + a.kc[w, c, at.KC_SLOTS]].tolist()
-        asked = Asked(
-            self.built.points.all[point],
-            int(a.kc[w, c, at.KC_SHAPE]),
-            tuple([CURRENT if task == current else NEXT if task == following else OTHER for task in slots]),
-            self._side(w, c, current),
-            self._side(w, c, following) if following >= 0 else None,
-        )
-        row = table.add(asked, int(a.kw[w, at.KW_KEY1]), int(a.kw[w, at.KW_KEY2]))
-        table.put_into(a.kw[w])
+        shape, n, *slots = a.kc[w, c, : at.KC_STAMP0].tolist()
+        whom = tuple([CURRENT if task == current else NEXT if task == following else OTHER for task in slots[:n]])
+        side = self._side(w, c, current)
+        assert side is not None
+        asked = Asked(self.built.points.all[point], shape, whom, side, self._side(w, c, following))
+        kw = a.kw[w]
+        row = table.add(asked, *kw[at.KW_KEY1 : at.KW_KEY2 + 1].tolist())
+        if table.moved:
+            table.put_into(kw)
         return row
 
-    def _side(self, w: int, c: int, task: int) -> Side:
-        def place(where: int) -> int:
-            return NOWHERE if where < 0 else HERE if where == c else ELSEWHERE
-
-        row = self.a.kt[w, task]
-        return Side(int(row[at.KT_FRAGMENT]), place(row[at.KT_LAST]), place(row[at.KT_VMCS]))
+    def _side(self, w: int, c: int, task: int) -> Side | None:
+        if task < 0:
+            return None
+        fragment, *places = self.a.kt[w, task, : at.KT_VMCS + 1].tolist()
+        last, vmcs = [NOWHERE if where < 0 else HERE if where == c else ELSEWHERE for where in places]
+        return Side(fragment, last, vmcs)
 
     def _equal(self, w: int, shape: int, slot: int, tokens: int) -> int:
         """What a task has is not what a CPU knows of it: which of the CPU's contents are still the task's."""
         kw, table = self.a.kw[w], self.tables[w]
         key1, key2 = int(kw[at.KW_KEY1]), int(kw[at.KW_KEY2])
         row = table.add_equal(shape, slot, tuple([(key2 >> 4 * i & 15) - 1 for i in range(tokens)]), key1, key2)
-        table.put_into(kw)
+        if table.moved:
+            table.put_into(kw)
         return row
 
     def _renew(self, w: int, n: int, c: int, current: int) -> None:
         """An area has been replaced: nobody has used the new one, and the old one is in no CPU's XRSTOR_INFO."""
         a, table = self.a, self.tables[w]
-        answer = table.answers[n]
-        assert answer is not None
-        for whose, role in answer.renewed:
+        for whose, role in table.renewed[n]:
             assert whose == 0
             a.used[w, current * 3 + role, 0] = 0
             for other in range(len(self.built.host.cpus)):
@@ -185,7 +197,8 @@ class Replication:
                     if a.kc[w, other, at.KC_SLOT0 + i] == current:
                         shape = table.without_area(int(a.kc[w, other, at.KC_SHAPE]), i, role)
                         a.kc[w, other, at.KC_SHAPE] = shape
-        table.put_into(a.kw[w])
+        if table.moved:
+            table.put_into(a.kw[w])
 
     # Running.
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from sim.costs.price import Prices
 from sim.engine import layout as at
+from sim.engine.asked import INIT_AREA, OTHER, Answer, Asked, Point
 from sim.engine.fragments import Unsupported
-from sim.engine.transitions import INIT_AREA, OTHER, Answer, Asked, Point, Transitions
+from sim.engine.transitions import Transitions
 from sim.kernel.config import Config, boot
 from sim.kernel.operations import VCPU_LOAD, VMCLEAR, Key
 from sim.kernel.walker import Walker
@@ -40,11 +41,12 @@ def zeros(*shape: int) -> Integers:
 
 
 class Table:
-    """What has been asked of a kernel model so far, by row; ``answers`` has None where a row is no flow point's."""
+    """What has been asked of a kernel model so far, by row."""
 
     def __init__(self, config: Config, *, integrity: bool) -> None:
         self.model = Transitions(config, integrity=integrity)
-        self.answers: list[Answer | None] = []
+        self.count = 0
+        self.renewed: dict[int, tuple[tuple[int, int], ...]] = {}
         self.keys: list[Key] = []
         self._key_numbers: dict[Key, int] = {}
         self._uses: list[tuple[int, ...]] = []
@@ -59,28 +61,33 @@ class Table:
         self.level_counts = np.zeros((64, at.LEVEL_COLUMNS), np.int64)
         self.flags = np.zeros((256, at.F_COLUMNS), np.int64)
         self._flagged = [0, 0]
+        self.moved = True
+        """Whether an array is elsewhere since the loop has been told."""
         self._note_flags()
 
     # Growing.
 
     def put_into(self, row: Any) -> None:
         """The loop's addresses of it all."""
+        self.moved = False
         row[at.KW_HASH], row[at.KW_MASK] = self.hash.ctypes.data, len(self.hash) - 1
         row[at.KW_ROWS], row[at.KW_LEVELS] = self.rows.ctypes.data, self.levels.ctypes.data
         row[at.KW_LEVEL_COUNTS], row[at.KW_FLAGS] = self.level_counts.ctypes.data, self.flags.ctypes.data
 
-    def _new_row(self, key1: int, key2: int, answer: Answer | None, values: list[int]) -> int:
-        n = len(self.answers)
+    def _new_row(self, key1: int, key2: int, values: list[int]) -> int:
+        n = self.count
         if n == MOST:
             raise Unsupported("a kernel model with too many states")
-        self.answers.append(answer)
+        self.count += 1
         if n == len(self.rows):
             rows, self.rows = self.rows, zeros(2 * n, at.R_COLUMNS)
             self.rows[:n] = rows
+            self.moved = True
         values[at.R_KEY1], values[at.R_KEY2] = key1, key2
         self.rows[n] = values
         if 2 * n > len(self.hash):
             self.hash = np.zeros(2 * len(self.hash), np.int64)
+            self.moved = True
             for i, (first, second) in enumerate(self.rows[:n, [at.R_KEY1, at.R_KEY2]].tolist()):
                 self._enter(first, second, i)
         self._enter(key1, key2, n)
@@ -102,6 +109,7 @@ class Table:
             raise Unsupported("a kernel model with too many states")
         while most > len(self.flags):
             self.flags = np.concatenate([self.flags, np.zeros_like(self.flags)])
+            self.moved = True
         for i in range(self._flagged[0], len(model.fragment_flags)):
             notifier, clean = model.fragment_flags[i]
             self.flags[i, at.F_NOTIFIER], self.flags[i, at.F_CLEAN] = notifier, clean
@@ -149,15 +157,18 @@ class Table:
                 raise Unsupported("exits whose operations depend on where a buffer is, counted together")
             if self._levels == len(self.levels):
                 self.levels = np.concatenate([self.levels, np.zeros_like(self.levels)])
+                self.moved = True
             whose = at.INIT_AREA if use.task == INIT_AREA else use.task * 3 + use.role
             self.levels[self._levels] = whose, self._level_number(use.key)
             self._levels += 1
             counted += 1
         assert answer.called in ((), (("", VCPU_LOAD, VMCLEAR),))
-        n = self._new_row(key1, key2, answer, self._values(asked, answer, first << 8 | counted))
+        n = self._new_row(key1, key2, self._values(asked, answer, first << 8 | counted))
         self._uses.append(tuple(uses))
         if answer.found:
             self.found[n] = answer.found
+        if answer.renewed:
+            self.renewed[n] = answer.renewed
         return n
 
     def add_equal(self, shape: int, slot: int, equal: tuple[int, ...], key1: int, key2: int) -> int:
@@ -165,7 +176,7 @@ class Table:
         values = [0] * at.R_COLUMNS
         values[at.R_SHAPE] = self.model.with_equal(shape, slot, equal)
         self._uses.append(())
-        return self._new_row(key1, key2, None, values)
+        return self._new_row(key1, key2, values)
 
     def _key_number(self, key: Key) -> int:
         number = self._key_numbers.get(key)
@@ -181,6 +192,7 @@ class Table:
             self.level_keys.append(key)
             if number == len(self.level_counts):
                 self.level_counts = np.concatenate([self.level_counts, np.zeros_like(self.level_counts)])
+                self.moved = True
         return number
 
     @staticmethod
@@ -188,32 +200,29 @@ class Table:
         values = [0] * at.R_COLUMNS
         values[at.R_PRICE], values[at.R_LEVELS] = -1, levels
         values[at.R_RESULT], values[at.R_CALLED] = answer.result, len(answer.called)
-        values[at.R_SHAPE], values[at.R_SLOTS] = answer.shape, len(answer.slots)
+        values[at.R_SHAPE], slots, flags = answer.shape, len(answer.slots), 0
         for i, slot in enumerate(answer.slots, 1):
-            values[at.R_SLOTS] |= (slot & 15) << 4 * i
-        same_slots = len(answer.slots) == len(asked.slots) and all(
-            each == i if whom == OTHER else each == ~whom
-            for i, (each, whom) in enumerate(zip(answer.slots, asked.slots, strict=True))
-        )
+            slots |= (slot & 15) << 4 * i
+        values[at.R_SLOTS] = slots
+        if answer.slots != tuple([i if whom == OTHER else ~whom for i, whom in enumerate(asked.slots)]):
+            flags |= at.HAS_SLOTS
         for side, fragment, shift in ((answer.current, at.R_FRAGMENT, 4), (answer.next, at.R_FRAGMENT2, 0)):
             if side is not None:
                 values[fragment] = side.fragment
                 values[at.R_PLACES] |= (side.last << 2 | side.vmcs) << shift
         for tokens, column in zip(answer.tokens, (at.R_TOKENS, at.R_TOKENS2, at.R_CPU_TOKENS), strict=True):
             if tokens is not None:
+                flags |= at.HAS_TOKENS
                 for i, each in enumerate((len(tokens) + 1, *tokens)):
                     values[column + i // at.TOKENS_IN_WORD] |= each << 6 * (i % at.TOKENS_IN_WORD)
-                for source in tokens:
-                    values[at.R_NEW] = max(values[at.R_NEW], source - at.NEW_TOKEN + 1)
-        for flag, holds in (
-            (at.HAS_LEVELS, levels & 255),
-            (at.HAS_TOKENS, any(tokens is not None for tokens in answer.tokens)),
-            (at.HAS_SLOTS, not same_slots),
-            (at.HAS_FOUND, answer.found),
-            (at.HAS_RENEWED, answer.renewed),
-        ):
-            if holds:
-                values[at.R_FLAGS] |= flag
+                values[at.R_NEW] = max(values[at.R_NEW], max(tokens, default=0) - at.NEW_TOKEN + 1)
+        if levels & 255:
+            flags |= at.HAS_LEVELS
+        if answer.found:
+            flags |= at.HAS_FOUND
+        if answer.renewed:
+            flags |= at.HAS_RENEWED
+        values[at.R_FLAGS] = flags
         return values
 
     def price(self, n: int) -> None:
@@ -230,7 +239,7 @@ class Table:
 
     def ledger(self) -> dict[Key, int]:
         """How often each operation ran in the measurement."""
-        counted = self.rows[: len(self.answers), at.R_COUNT]
+        counted = self.rows[: self.count, at.R_COUNT]
         totals = [0] * len(self.keys)
         for n in np.flatnonzero(counted).tolist():
             times = int(counted[n])

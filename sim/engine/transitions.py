@@ -7,10 +7,27 @@ has become of them.  An own strategy file, a carried state or another kernel ver
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
+from sim.engine.asked import (
+    CHILD_NUMBER,
+    CURRENT,
+    CURRENT_NUMBER,
+    ELSEWHERE,
+    HERE,
+    INIT_AREA,
+    NEXT,
+    NEXT_NUMBER,
+    NOWHERE,
+    OTHER,
+    UNCHANGED,
+    Answer,
+    Asked,
+    Point,
+    Side,
+    Use,
+)
 from sim.engine.fragments import (
     GONE,
     TOKENS,
@@ -26,6 +43,8 @@ from sim.engine.fragments import (
 )
 from sim.engine.layout import FROM_CPU, FROM_NEXT, NEW_TOKEN
 from sim.engine.reading import Reading
+from sim.engine.switches import Sketch, Switches
+from sim.kernel import kvm
 from sim.kernel.config import Config
 from sim.kernel.guests import GuestChoice
 from sim.kernel.kernel import Kernel
@@ -34,27 +53,6 @@ from sim.kernel.state import Cpu, Task
 from sim.kernel.walker import Walker
 from sim.xsave.area import Area
 
-NOWHERE, HERE, ELSEWHERE = range(3)
-"""Where a task was last (fpu->last_cpu), or a VMCS is current."""
-
-OTHER, CURRENT, NEXT = range(3)
-"""Whom a slot stands for."""
-
-CURRENT_NUMBER, NEXT_NUMBER, CHILD_NUMBER = 1, 2, 3
-
-AREAS: Final = 3
-"""Roles of a task's areas: normal, guest, own buffer of a mechanism."""
-INIT_AREA: Final = 2
-"""As the task of a :class:`Use`: the area is init_fpstate's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A flow point: a method of the walker, and what it takes after the CPU and the next thread."""
-
-    what: Callable[..., Any]
-    arguments: tuple[Any, ...] = ()
-
 
 def handles_signal(walker: Walker, cpu: Cpu) -> None:
     """A signal is delivered, handled and returned from, with nothing between; so no frame is part of any state."""
@@ -62,58 +60,6 @@ def handles_signal(walker: Walker, cpu: Cpu) -> None:
     walker.return_to_user(cpu)
     walker.sigreturn(cpu)
     walker.return_to_user(cpu)
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One task that takes part: its fragment, where it was last, and where its VMCS is."""
-
-    fragment: int
-    last: int
-    vmcs: int
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A combination of states: the point, the CPU's shape, whom its slots stand for, and who takes part."""
-
-    point: Point
-    shape: int
-    slots: tuple[int, ...]
-    current: Side
-    next: Side | None
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """An operation; ``task`` (0 current, 1 next) and ``role`` of the area whose level its price depends on, or -1."""
-
-    key: Key
-    task: int = -1
-    role: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a flow point does.
-
-    ``slots``: for each slot of the new shape, the old slot that it was, or CURRENT or NEXT below zero (~CURRENT).
-    ``tokens``: of current, of next and of the CPU, where each token comes from; None: as they were.  ``uses`` are the
-    operations in order, ``called`` those that another CPU is asked to run, whose thread kind is None.  ``renewed``:
-    areas (task, role) that have been replaced by new ones.  ``result`` is what the walker's method returned, if that is
-    a truth value.
-    """
-
-    shape: int
-    slots: tuple[int, ...]
-    current: Side
-    next: Side | None
-    tokens: tuple[tuple[int, ...] | None, tuple[int, ...] | None, tuple[int, ...] | None]
-    uses: tuple[Use, ...]
-    called: tuple[Key, ...]
-    found: tuple[tuple[str, int], ...]
-    renewed: tuple[tuple[int, int], ...]
-    result: bool
 
 
 @dataclass(slots=True)
@@ -164,6 +110,7 @@ class Transitions:
         self.shapes = Numbers()
         self.fragment_tokens: list[int] = []
         self.shape_tokens: list[int] = []
+        self.kinds: list[str] = []
         self.fragment_flags: list[tuple[bool, bool]] = []
         self.shape_flags: list[bool] = []
         self._joined: dict[tuple[int, int, int], tuple[tuple[int, int], ...]] = {}
@@ -171,6 +118,7 @@ class Transitions:
         entity = Entity(self._cpu.idle, None)
         fragment = self._fragment_number(entity)
         shape, _, _ = write_shape(self.kernel, self._cpu, [entity], self._unused)
+        self._switches = Switches(self)
         self.idle = self._shape_number(shape, in_guest=False), fragment
         """The shape of a CPU that has not run anything, and the fragment of its idle task."""
 
@@ -179,10 +127,13 @@ class Transitions:
     def _fragment_number(self, entity: Entity) -> int:
         """The number of an entity's fragment; of a new one it is noted whether its preempt notifier is registered,
         and whether guest state and registers are loaded."""
+        if isinstance(entity, Sketch):
+            return UNCHANGED
         number = self.fragments.of(write_fragment(self.kernel, entity, self._unused))
         if number == len(self.fragment_flags):
             task, vcpu = entity.task, entity.vcpu
             clean = vcpu is not None and vcpu.guest_state_loaded and not task.need_fpu_load
+            self.kinds.append(task.kind)
             self.fragment_flags.append((task.notifier is not None, clean))
             self.fragment_tokens.append(len(entity.tokens))
         return number
@@ -223,27 +174,44 @@ class Transitions:
 
     # Asking.
 
+    def like(self, point: Point) -> Point:
+        """A name for all points that do the same here: of exits only the path counts that a reason leads to."""
+        if point.what is Walker.vm_exit:
+            return Point(kvm.exit_path, (False, kvm.exit_path(self.kernel, *point.arguments)))
+        if point.what is Walker.exits and point.arguments:
+            return Point(kvm.exit_path, (True, kvm.exit_path(self.kernel, point.arguments[0])))
+        return point
+
     def answer(self, asked: Asked) -> Answer:
         """What happens; :class:`Unsupported` if that depends on something that the states do not say."""
-        k, cpu = self.kernel, self._cpu
-        reading = Reading(k)
+        reading = Reading(self.kernel)
         whom = asked.slots
+        pairs: tuple[tuple[int, int], ...] = ()
+        if CURRENT in whom and NEXT in whom:
+            pairs = self._pairs(asked.shape, whom.index(CURRENT), whom.index(NEXT))
+        if asked.next is not None and not pairs:
+            return self._switches.answer(asked)
         current = reading.entity(self.fragments.values[asked.current.fragment], {})
         sides = [(current, asked.current)]
         if asked.next is not None:
             values = {number: token for token, number in current.tokens.items()}
-            given: dict[int, int] = {}
-            if CURRENT in whom and NEXT in whom:
-                pairs = self._pairs(asked.shape, whom.index(CURRENT), whom.index(NEXT))
-                given = {theirs: values[ours] for ours, theirs in pairs}
+            given = {theirs: values[ours] for ours, theirs in pairs}
             sides.append((reading.entity(self.fragments.values[asked.next.fragment], given), asked.next))
         slots = [reading.bystander() if each == OTHER else sides[each - 1][0] for each in whom]
-        reading.cpu(cpu, self.shapes.values[asked.shape], slots, {entity for entity, _ in sides})
+        return self.passed(asked.point, asked.shape, reading, sides, slots)
+
+    def passed(
+        self, point: Point, shape: int, reading: Reading, sides: list[tuple[Entity, Side]], slots: list[Entity]
+    ) -> Answer:
+        """What happens to a CPU of this shape, whose slots stand for these tasks, and to those that take part."""
+        cpu, current = self._cpu, sides[0][0]
+        known = {entity for entity, _ in sides if not isinstance(entity, Sketch)}
+        reading.cpu(cpu, self.shapes.values[shape], slots, known)
         for entity, side in sides:
             self._place(entity, side)
         cpu.current = current.task
         current.task.cpu = cpu
-        return self._pass(asked.point, sides, slots, reading.tokens)
+        return self._pass(point, sides, slots, reading.tokens)
 
     def _pairs(self, shape: int, first: int, second: int) -> tuple[tuple[int, int], ...]:
         key = shape, first, second
@@ -268,7 +236,7 @@ class Transitions:
         walker, k, cpu = self._walker, self.kernel, self._cpu
         walker.tasks = {CURRENT_NUMBER + i: entity.task for i, (entity, _) in enumerate(sides)}
         walker._exits.clear()
-        cpu.ledger.restart()
+        cpu.pending.clear()  # nothing else of the ledger is looked at
         self._called.clear()
         self._levels.asked.clear()
         if k.integrity:

@@ -8,7 +8,7 @@ Each function is a step that nothing preempts; between two calls preemption is o
 """
 
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from sim.kernel import carriers, fpu, svm, vmx, vpmu
 from sim.kernel.kernel import IllegalFlow, Kernel
@@ -183,18 +183,41 @@ def _prepare_entry(k: Kernel, cpu: Cpu) -> Vcpu:
     return vcpu
 
 
-def vm_exit(k: Kernel, cpu: Cpu, reason: str, exit_request: bool = False) -> bool:
-    """A VM exit, up to the point where interrupts and preemption are on again; True if the fastpath re-entered.
+class ExitPath(NamedTuple):
+    """All that the reason of a VM exit decides: whether the fastpath enters again, and what else is done for it."""
+
+    fastpath: bool
+    flushes_l1d: bool
+    pmu: bool
+    nm: bool
+
+
+def exit_path(k: Kernel, reason: str, exit_request: bool = False) -> ExitPath:
+    """How an exit is handled.
 
     ``reason`` is one of :data:`~sim.kernel.versions.Exit` for what some kernel handles in the fastpath, or anything
     else.  ``exit_request`` is what kvm_vcpu_exit_request() says after the fastpath: it leaves the loop then.
     """
+    fastpath = reason in k.fastpath and not exit_request
+    return ExitPath(fastpath, k.flushes_l1d and reason in UNSAFE_EXITS, reason == "pmu", reason == "nm")
+
+
+def vm_exit(k: Kernel, cpu: Cpu, reason: str, exit_request: bool = False) -> bool:
+    """A VM exit, up to the point where interrupts and preemption are on again; True if the fastpath re-entered.
+
+    ``reason`` and ``exit_request`` are those of :func:`exit_path`.
+    """
+    return exit_by(k, cpu, exit_path(k, reason, exit_request), reason)
+
+
+def exit_by(k: Kernel, cpu: Cpu, path: ExitPath, reason: str) -> bool:
+    """The same on a path that is known; the reason is only what the tracepoint says."""
     vcpu = _vcpu_of_current(cpu, in_guest=True)
     _vcpu_run_exit(k, cpu, vcpu, reason)
-    if reason in k.fastpath and not exit_request:
+    if path.fastpath:
         _vcpu_run_entry(k, cpu, vcpu)
         return True
-    if k.flushes_l1d and reason in UNSAFE_EXITS:
+    if path.flushes_l1d:
         vcpu.l1tf_flush_l1d = True
     k.run_hooks("loop_exit", cpu, vcpu)
     if not k.swaps_in_vcpu_run:
@@ -206,9 +229,9 @@ def vm_exit(k: Kernel, cpu: Cpu, reason: str, exit_request: bool = False) -> boo
         cpu.record((cpu.current.kind, GUEST_EXIT, RDMSR_XFD))
         k.trace_msr(cpu, "read", "XFD")
         vcpu.fpstate.xfd = cpu.xfd_state = cpu.unit.xfd
-    if reason == "pmu":
+    if path.pmu:
         vpmu.overflow(k, cpu)
-    if reason == "nm":
+    if path.nm:
         cpu.record((cpu.current.kind, GUEST_EXIT, RDMSR_XFD_ERR))
         k.trace_msr(cpu, "read", "XFD_ERR")
         vcpu.xfd_err = cpu.unit.xfd_err

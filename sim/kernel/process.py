@@ -20,20 +20,33 @@ RDPKRU_BY: Final = {kind: (kind, SWITCH, RDPKRU) for kind in TASK_KINDS}
 
 def schedule(k: Kernel, cpu: Cpu, next: Task) -> None:
     """__schedule() from the current task to ``next``: notifiers, XSAVES if the registers are live, PKRU; no restore."""
-    prev = cpu.current
     if next.cpu is not None or cpu.guest is not None or not next.runnable:
         raise IllegalFlow(f"{cpu!r} cannot switch to {next!r}")
     if len(cpu.pending) > FOLD_AT:
         cpu.ledger.fold()
+    switch_out(k, cpu, next.name)
+    switch_in(k, cpu, next)
+
+
+def switch_out(k: Kernel, cpu: Cpu, next_comm: str = "") -> None:
+    """The half of a switch that is about the task that leaves, whatever comes next."""
+    prev = cpu.current
     cpu.record(CONTEXT_SWITCH_BY[prev.kind])
     if k.tracing:
-        cpu.ledger.trace("sched:sched_switch", prev_comm=prev.name, next_comm=next.name)
+        cpu.ledger.trace("sched:sched_switch", prev_comm=prev.name, next_comm=next_comm)
     if prev.notifier is not None:
         kvm.kvm_sched_out(k, cpu, prev.notifier)
     fpu.switch_fpu(k, cpu, prev)
     if k.pku:
-        x86_pkru_load(cpu, next)
+        cpu.record(RDPKRU_BY[prev.kind])
+        prev.pkru = cpu.unit.pkru
     prev.cpu = None
+
+
+def switch_in(k: Kernel, cpu: Cpu, next: Task) -> None:
+    """The half that is about the task that comes: of the one before, only its kind is asked."""
+    if k.pku:
+        x86_pkru_load(cpu, next)
     next.cpu = cpu
     cpu.current = next
     if not k.tif_set_on_prev:
@@ -43,13 +56,10 @@ def schedule(k: Kernel, cpu: Cpu, next: Task) -> None:
 
 
 def x86_pkru_load(cpu: Cpu, next: Task) -> None:
-    """PKRU is switched eagerly and outside the fpstate (arch/x86/kernel/process_64.c)."""
-    prev, unit = cpu.current, cpu.unit
-    cpu.record(RDPKRU_BY[prev.kind])
-    prev.pkru = unit.pkru
-    if unit.pkru != next.pkru:
-        cpu.record((prev.kind, SWITCH, WRPKRU))
-        unit.write_pkru(next.pkru)
+    """PKRU is switched eagerly and outside the fpstate (arch/x86/kernel/process_64.c); it has been read already."""
+    if cpu.unit.pkru != next.pkru:
+        cpu.record((cpu.current.kind, SWITCH, WRPKRU))
+        cpu.unit.write_pkru(next.pkru)
 
 
 def return_to_user(k: Kernel, cpu: Cpu) -> None:

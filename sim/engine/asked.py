@@ -1,0 +1,86 @@
+"""What is asked of a kernel model, and what it answers: a flow point in a combination of states, by number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sim.kernel.operations import Key
+
+NOWHERE, HERE, ELSEWHERE = range(3)
+"""Where a task was last (fpu->last_cpu), or a VMCS is current."""
+
+OTHER, CURRENT, NEXT = range(3)
+"""Whom a slot stands for."""
+
+CURRENT_NUMBER, NEXT_NUMBER, CHILD_NUMBER = 1, 2, 3
+
+AREAS: Final = 3
+"""Roles of a task's areas: normal, guest, own buffer of a mechanism."""
+INIT_AREA: Final = 2
+"""As the task of a :class:`Use`: the area is init_fpstate's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A flow point: a method of the walker, and what it takes after the CPU and the next thread."""
+
+    what: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
+
+
+UNCHANGED: Final = -1
+"""Instead of a fragment: whatever it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One task that takes part: its fragment, where it was last, and where its VMCS is."""
+
+    fragment: int
+    last: int
+    vmcs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A combination of states: the point, the CPU's shape, whom its slots stand for, and who takes part."""
+
+    point: Point
+    shape: int
+    slots: tuple[int, ...]
+    current: Side
+    next: Side | None
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """An operation; ``task`` (0 current, 1 next) and ``role`` of the area whose level its price depends on, or -1."""
+
+    key: Key
+    task: int = -1
+    role: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a flow point does.
+
+    ``slots``: for each slot of the new shape, the old slot that it was, or CURRENT or NEXT below zero (~CURRENT).
+    ``tokens``: of current, of next and of the CPU, where each token comes from; None: as they were.  ``uses`` are the
+    operations in order, ``called`` those that another CPU is asked to run, whose thread kind is None.  ``renewed``:
+    areas (task, role) that have been replaced by new ones.  ``result`` is what the walker's method returned, if that is
+    a truth value.
+    """
+
+    shape: int
+    slots: tuple[int, ...]
+    current: Side
+    next: Side | None
+    tokens: tuple[tuple[int, ...] | None, tuple[int, ...] | None, tuple[int, ...] | None]
+    uses: tuple[Use, ...]
+    called: tuple[Key, ...]
+    found: tuple[tuple[str, int], ...]
+    renewed: tuple[tuple[int, int], ...]
+    result: bool

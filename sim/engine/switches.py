@@ -1,0 +1,191 @@
+"""Context switches asked of the kernel model in two halves: one task leaves, whatever comes, and another one comes.
+
+There are many more pairs of tasks, each in some state, than there are tasks that leave and tasks that come.  The half
+in which a task comes hardly looks at it; what it need not look at is not there when it is asked, so that no answer can
+depend on it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sim.engine.asked import CURRENT, CURRENT_NUMBER, INIT_AREA, NEXT, OTHER, UNCHANGED, Answer, Asked, Point, Side, Use
+from sim.engine.fragments import FIELDS, Entity, Fragment
+from sim.engine.layout import FROM_CPU, FROM_NEXT, NEW_TOKEN
+from sim.engine.reading import Reading
+from sim.kernel import process
+from sim.kernel.state import Cpu, Task, Vcpu
+from sim.kernel.walker import Walker
+
+if TYPE_CHECKING:
+    from sim.engine.transitions import Transitions
+
+TASK_FIELDS: Final = tuple(name for name in FIELDS[Task] if name not in ("notifier", "vcpu"))
+VCPU_FIELDS: Final = tuple(name for name in FIELDS[Vcpu] if name != "task")
+MISSING: Final = object()
+"""A field that is not there."""
+
+
+def leaves(walker: Walker, cpu: Cpu) -> None:
+    """The current task leaves the CPU."""
+    process.switch_out(walker.kernel, cpu)
+
+
+def comes(walker: Walker, cpu: Cpu, kind: str) -> None:
+    """The task comes after one of this kind, which has left."""
+    cpu.current = Task.__new__(Task)
+    cpu.current.kind = kind
+    task = walker.tasks[CURRENT_NUMBER]
+    task.cpu = None
+    process.switch_in(walker.kernel, cpu, task)
+
+
+LEAVES: Final = Point(leaves)
+
+
+def _plain(tree: Fragment, names: tuple[str, ...]) -> tuple[Any, ...]:
+    """The fields that are numbers, truth values or texts; contents, areas and contexts are missing."""
+    fields = dict(zip(FIELDS[tree[0]], tree[1:], strict=True))
+    return tuple([MISSING if type(fields[name]) is tuple else fields[name] for name in names])
+
+
+def _set(made: Any, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+    for name, value in zip(names, values, strict=True):
+        if value is not MISSING:
+            setattr(made, name, value)
+
+
+class Outline:
+    """Of a fragment, what the half in which its task comes may look at; two that are equal have the same key."""
+
+    __slots__ = ("has_notifier", "key", "task", "vcpu")
+
+    def __init__(self, fragment: Fragment) -> None:
+        fields = dict(zip(FIELDS[Task], fragment[1:], strict=True))
+        self.task = _plain(fragment, TASK_FIELDS)
+        vcpu = next((fields[name] for name in ("notifier", "vcpu") if fields[name] and fields[name][0] is Vcpu), None)
+        self.vcpu = None if vcpu is None else _plain(vcpu, VCPU_FIELDS)
+        self.has_notifier = fields["notifier"] is not None
+        self.key = self.task, self.vcpu, self.has_notifier
+
+
+class Sketch(Entity):
+    """A task of which only the outline is there."""
+
+    __slots__ = ("_outline",)
+
+    def __init__(self, outline: Outline, like: Entity) -> None:
+        self._outline = outline
+        self.own, self.guest, self.areas, self.tokens = like.own, like.guest, like.areas, {}
+        self.task = Task.__new__(Task)
+        self.vcpu = None
+        _set(self.task, TASK_FIELDS, outline.task)
+        if outline.vcpu is not None:
+            self.vcpu = Vcpu.__new__(Vcpu)
+            _set(self.vcpu, VCPU_FIELDS, outline.vcpu)
+            self.vcpu.task = self.task
+        self.task.vcpu = self.vcpu
+        self.task.notifier = self.vcpu if outline.has_notifier else None
+
+    def find_areas(self) -> None:
+        """They stay what they are."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything is not as in the outline, which then does not say enough."""
+        task, vcpu, of = self.task, self.vcpu, self._outline
+        return (
+            tuple([getattr(task, name, MISSING) for name in TASK_FIELDS]) != of.task
+            or task.vcpu is not vcpu
+            or task.notifier is not (vcpu if of.has_notifier else None)
+            or (vcpu is not None and tuple([getattr(vcpu, name, MISSING) for name in VCPU_FIELDS]) != of.vcpu)
+        )
+
+
+class Switches:
+    """The context switches of one strategy, put together from halves."""
+
+    def __init__(self, model: Transitions) -> None:
+        self._model = model
+        self._outlines: list[tuple[Outline, int]] = []
+        self._alike: dict[Any, int] = {}
+        self._left: dict[tuple[int, tuple[int, ...], Side], Answer] = {}
+        self._came: dict[tuple[Any, ...], Answer | None] = {}
+
+    def answer(self, asked: Asked) -> Answer:
+        """What happens, for two tasks of whose contents the CPU knows none to be both's."""
+        assert asked.next is not None
+        whom = tuple([CURRENT if each == CURRENT else OTHER for each in asked.slots])
+        key = asked.shape, whom, asked.current
+        left = self._left.get(key)
+        if left is None:
+            left = self._left[key] = self._model.answer(Asked(LEAVES, asked.shape, whom, asked.current, None))
+        whom = tuple([CURRENT if each >= 0 and asked.slots[each] == NEXT else OTHER for each in left.slots])
+        kind = self._model.kinds[asked.current.fragment]
+        return _together(left, self._comes(kind, left.shape, whom, asked.next), asked.next.fragment)
+
+    def _comes(self, kind: str, shape: int, whom: tuple[int, ...], side: Side) -> Answer:
+        outline, alike = self._outline(side.fragment)
+        key: tuple[Any, ...] = kind, shape, whom, alike, side.last, side.vmcs
+        if key not in self._came:
+            self._came[key] = self._sketched(kind, shape, whom, outline, side)
+        came = self._came[key]
+        if came is not None:
+            return came
+        key = kind, shape, whom, side
+        came = self._came.get(key)
+        if came is None:
+            came = self._came[key] = self._model.answer(Asked(Point(comes, (kind,)), shape, whom, side, None))
+        return came
+
+    def _outline(self, fragment: int) -> tuple[Outline, int]:
+        """The outline of a fragment, and the number of all that are equal to it."""
+        fragments = self._model.fragments.values
+        while len(self._outlines) <= fragment:
+            outline = Outline(fragments[len(self._outlines)])
+            self._outlines.append((outline, self._alike.setdefault(outline.key, len(self._alike))))
+        return self._outlines[fragment]
+
+    def _sketched(self, kind: str, shape: int, whom: tuple[int, ...], outline: Outline, side: Side) -> Answer | None:
+        """The half in which a task comes, with an outline of it; None if that does not say enough, or changes."""
+        reading = Reading(self._model.kernel)
+        sketch = Sketch(outline, reading.bystander())
+        try:
+            slots = [reading.bystander() if each == OTHER else sketch for each in whom]
+            sides: list[tuple[Entity, Side]] = [(sketch, Side(UNCHANGED, side.last, side.vmcs))]
+            answer = self._model.passed(Point(comes, (kind,)), shape, reading, sides, slots)
+        except AttributeError:  # it looked at what is not there
+            return None
+        return None if sketch.changed else answer
+
+
+def _together(left: Answer, came: Answer, fragment: int) -> Answer:
+    """One half after the other; ``fragment`` is that of the task that comes, where it stays what it was."""
+    of_cpu, of_current = left.tokens[2], left.tokens[0]
+    made = 1 + max((each - NEW_TOKEN for each in (*(of_cpu or ()), *(of_current or ()))), default=-1)
+    made = max(made, 0)
+
+    def source(each: int) -> int:
+        if each < FROM_NEXT:
+            return FROM_NEXT + each
+        if each >= NEW_TOKEN:
+            return each + made
+        return each if of_cpu is None else of_cpu[each - FROM_CPU]
+
+    of_next = None if came.tokens[0] is None else tuple(map(source, came.tokens[0]))
+    uses = [use if use.task in (-1, INIT_AREA) else Use(use.key, use.task + 1, use.role) for use in came.uses]
+    side, found = came.current, dict(left.found)
+    for kind, times in came.found:
+        found[kind] = found.get(kind, 0) + times
+    return Answer(
+        shape=came.shape,
+        slots=tuple([~NEXT if each < 0 else left.slots[each] for each in came.slots]),
+        current=left.current,
+        next=Side(fragment if side.fragment == UNCHANGED else side.fragment, side.last, side.vmcs),
+        tokens=(of_current, of_next, of_cpu if came.tokens[2] is None else tuple(map(source, came.tokens[2]))),
+        uses=(*left.uses, *uses),
+        called=(*left.called, *came.called),
+        found=tuple(sorted(found.items())),
+        renewed=(*left.renewed, *[(task + 1, role) for task, role in came.renewed]),
+        result=False,
+    )
