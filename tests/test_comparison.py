@@ -518,7 +518,7 @@ def test_the_summary_is_at_most_72_columns_wide_and_says_what_is_needed(comparis
 def test_a_strategy_that_violates_integrity_is_called_neither_cheaper_nor_more_expensive(comparison):
     text = " ".join(comparison.summary().split())
     assert "manual-lazy(!) " in text
-    assert text.count("Violates integrity, so no cost to compare: manual-lazy.") == 1
+    assert text.count("Violates integrity, so its cost is not comparable: manual-lazy.") == 1
     verdicts = [part.split(".")[0] for part in text.split("Than free-ssp, ")[1:]]
     assert len(verdicts) == 2
     assert not any("manual-lazy" in said for said in verdicts)

@@ -558,7 +558,7 @@ def test_one_answers_of_the_strategies_that_one_asks_about():
 @pytest.mark.parametrize("cpu", ["zen4", "sapphire-rapids"])
 def test_without_load_put_pairs_the_answer_says_that_they_are_what_costs(capsys, cpu):
     out = " ".join(run(capsys, "price", "--cpu", cpu, "--exits", "20000/s")[1].split())
-    assert "manual-load and xstate-guest cost nothing more; what they cost, they cost at load/put pairs" in out
+    assert "manual-load and xstate-guest cost nothing more; all their cost is at load/put pairs" in out
     assert ("IA32_XSS, switched at VM exits, is apart: -8.00M" in out) == (cpu == "zen4")
 
 
@@ -571,7 +571,7 @@ def test_rates_have_no_exponents_and_shares_no_more_than_five_characters(capsys)
     shares = {name: each["percent_of_cpu"]["value"] for name, each in strategies.items()}
     assert max(shares.values()) > 100 > min(shares.values())
     over = ", ".join(name for name, share in shares.items() if share > 100)
-    assert f"a CPU has not the cycles for these rates with {over}, each cost" in " ".join(out.split())
+    assert f"a CPU does not have enough cycles for these rates with {over}, each cost" in " ".join(out.split())
     assert re.search(rf"manual-exit +\S+G {shares['manual-exit']:.1f} ", out)
 
 

@@ -3,7 +3,7 @@
 ``run.replications``, where given, is exact.  Otherwise a run ends when each difference that is asked about is known to
 +- ``run.precision`` of the largest of its case, at 95 %: own operations on one schedule, the cycles of IA32_XSS among
 them.  Asked about are the planned contrasts, and in a case that has none the differences from the reference.  A
-strategy that is documented as unsound, or has been caught, has no cost to compare and does not count.
+strategy that is documented as unsound, or was caught, has no comparable cost and does not count.
 
 The rule looks at replications 0 to n-1, for certain n one after the other, and at nothing else; so n is the same
 whatever the number of workers, and whichever replication ended first.

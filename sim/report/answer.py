@@ -67,8 +67,8 @@ def warnings(screen: Shown) -> list[str]:
         found.append(f"THE RUN IS NOT COMPLETE (status {status}): only what was finished is here.")
     if any(case.document["timed_by"] is None for case in screen.cases):
         found.append(
-            "Results of fpswitch 0.1.0, where each strategy timed a host of its own: differences have in them how the "
-            "host reacts."
+            "Results of fpswitch 0.1.0, where each strategy timed a host of its own: differences include how the host "
+            "reacts."
         )
     return found
 
@@ -130,7 +130,7 @@ def _load(screen: Shown) -> Part:
     vcpus = any(case.document["vcpus"] for case, _ in loads)
     per = screen.cases[0].per
     columns = ("exits", "switches", "KVM_RUN", "halts", "load+put", "busy") if vcpus else ("switches", "busy")
-    title = f"LOAD (per {per}-second; hold it against {'perf kvm stat, ' * vcpus}perf stat)"
+    title = f"LOAD (per {per}-second; compare with {'perf kvm stat, ' * vcpus}perf stat)"
     heading = screen.heading if len(screen.cases) > 1 else ""
     values = [(each.exits, each.switches, each.kvm_runs, each.halts, each.load_puts, each.busy) for _, each in loads]
     rows = [(case.short, _load_cells(each, vcpus)) for (case, _), each in zip(loads, values, strict=True)]
@@ -198,7 +198,7 @@ def unsound_text(screen: Shown) -> str:
         ", ".join(found) + (f" ({', '.join(filter(None, key[::-1]))})" if any(key) else "")
         for key, found in sorted(together.items())
     ]
-    return f"{'; '.join(said)}: no cost to compare" if said else ""
+    return f"{'; '.join(said)}: not comparable" if said else ""
 
 
 def cite(screen: Shown) -> str:

@@ -35,7 +35,7 @@ def integrity(comparison: "Comparison") -> str:
         return "Integrity: not checked (run.integrity = false)."
     if not lines:
         return "Integrity: every consumer found its own values."
-    return "Integrity (residue is left for nobody to read, and is no violation):\n" + "\n".join(lines)
+    return "Integrity (residue is a value that nobody reads, and not a violation):\n" + "\n".join(lines)
 
 
 def hypothetical(comparison: "Comparison") -> str:

@@ -115,7 +115,7 @@ def figure_of(comparison: Comparison, finding: str, note: str, heights_in: Seque
 def violation_note(comparison: Comparison) -> str:
     """What the mark means, if there is one."""
     some = any(unsound_in(comparison, case["case"]) for case in comparison.results.cases)
-    return " (!): unsound, as caught here or as documented, so its cost is no cost to compare." if some else ""
+    return " (!): unsound, as caught here or as documented, so its cost is not comparable." if some else ""
 
 
 def unsound_in(comparison: Comparison, case: str) -> frozenset[str]:

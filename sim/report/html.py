@@ -154,7 +154,7 @@ def _costs(screen: Shown) -> Iterator[Markup]:
     """Each row of the cost tables that some operation of the run was priced with, and where it comes from."""
     yield element(
         "p",
-        "Every row that was used. The share is the largest that the row has of a strategy's whole cost. Rows that are "
+        "Every row that was used. The share is the row's largest share of a strategy's whole cost. Rows that are "
         "drawn together have the same factor.",
     )
     seen = set()
@@ -191,7 +191,7 @@ def _scenario(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reproduce(screen: Shown) -> Iterator[Markup]:
     manifest = screen.manifest
-    yield element("p", "From the result directory, on any machine, to the same bytes:")
+    yield element("p", "From the result directory, on any machine, with byte-identical tables:")
     yield element("pre", "fpswitch run manifest.json")
     if command := mail.command(manifest):
         yield element("p", "Without it, with the same version and cost tables:")

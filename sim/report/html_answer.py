@@ -30,7 +30,7 @@ def body(screen: Shown) -> Markup:
     """The answer, how sure it is, the load, and what is not there."""
     parts = [element("p", _signs(words.in_words(screen)), class_="answer"), *(_case(case) for case in screen.cases)]
     if screen.of > len(screen.cases):
-        parts.append(element("p", f"{len(screen.cases)} of {screen.of} cases are here, at equal distances."))
+        parts.append(element("p", f"{len(screen.cases)} of {screen.of} cases are shown, evenly spaced."))
     for label, text in (
         ("In your units", " ".join(units.sentences(screen))),
         ("How sure", " ".join(next(iter(sureness.texts(screen)), []))),
@@ -107,4 +107,4 @@ def _load(screen: Shown) -> Markup:
             rates = (load.exits, load.switches, load.kvm_runs, load.halts, load.load_puts)
             cells = [Number(rate, fixed(rate, 0)) for rate in rates]
             rows.append([case.title, *cells, Number(load.busy, f"{fixed(100 * load.busy, 0)} %")])
-    return table(LOAD, rows, caption=f"per {screen.cases[0].per}-second; hold it against perf kvm stat and perf stat")
+    return table(LOAD, rows, caption=f"per {screen.cases[0].per}-second; compare with perf kvm stat and perf stat")

@@ -32,7 +32,7 @@ def _fastpaths(vendor: Vendor, one: str, other: str, reasons: set[str]) -> Itera
         if differing := sorted(names & reasons):
             yield (
                 f"Exits by {', '.join(differing)} re-enter the guest in the fastpath of {has} and leave its loop in "
-                f"{lacks} ({vendor.upper()}). What that spares beside the listed operations is software that no row "
-                "prices: the difference between the two is not shown, and is not zero. For an IPI it was more than 200 "
-                "cycles on Skylake-SP (Linux commit 1e9e2622a149)."
+                f"{lacks} ({vendor.upper()}). Besides the listed operations, that saves software that no row prices: "
+                "the difference between the two is not shown, and is not zero. For an IPI it was more than 200 cycles "
+                "on Skylake-SP (Linux commit 1e9e2622a149)."
             )

@@ -63,7 +63,7 @@ def _head(priced: Priced, doubts: Sequence[str]) -> Iterator[str]:
 def _too_much(priced: Priced) -> Iterator[str]:
     if over := [label(each) for each in priced.strategies if each.cycles.value > priced.tsc_hz]:
         whose = "all strategies" if len(over) == len(priced.strategies) else ", ".join(over)
-        yield f"a CPU has not the cycles for these rates with {whose}, each cost at its value"
+        yield f"a CPU does not have enough cycles for these rates with {whose}, each cost at its value"
 
 
 # The answer.
@@ -104,7 +104,7 @@ def _answer(priced: Priced) -> Iterator[str]:
     if same:
         yield from _item("=", "the same cost: " + "; ".join(same))
     if unsound := [label(each) for each in priced.strategies if each.unsound]:
-        yield from _item("!", f"UNSOUND, so its cost is no cost to compare: {', '.join(unsound)}")
+        yield from _item("!", f"UNSOUND, so its cost is not comparable: {', '.join(unsound)}")
     yield from _xss(priced)
 
 
@@ -116,7 +116,7 @@ def _in_words(priced: Priced) -> Iterator[str]:
     if more:
         said.append(f"Beside carrying nothing ({priced.reference}): {', '.join(more)}")
     elif asked:
-        why = "" if priced.load.pairs else "; what they cost, they cost at load/put pairs (--load-put)"
+        why = "" if priced.load.pairs else "; all their cost is at load/put pairs (--load-put)"
         nothing = " and ".join(label(each) for each, _ in asked)
         said.append(f"Beside carrying nothing ({priced.reference}), {nothing} cost nothing more{why}")
     by_xss: dict[str, list[str]] = {}

@@ -110,7 +110,7 @@ def _same_order(comparison: Comparison, asked: Mapping[str, tuple[str, str]], wi
             signs.add(pair if a > b else pair[::-1])
     if not signs and missed:
         one, other = map(short, next(iter(asked.values())))
-        return f"no line for {', '.join(map(short, missed))}: of {one} and {other} the law says nothing"
+        return f"no line for {', '.join(map(short, missed))}: the law says nothing about {one} and {other}"
     if len(signs) != 1:
         return ""
     one, other = map(short, signs.pop())

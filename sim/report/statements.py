@@ -48,9 +48,9 @@ def feedback(comparison: "Comparison", case: str, table: Table) -> list[str]:
     percent = partial(_fixed, decimals=2)
     return [
         table(
-            "How the host reacts, from independent runs: the difference of the whole cost less that of own operations, "
-            "with the writes of IA32_XSS (left) and without (right); most: within so much on both sides of 0 "
-            "(two one-sided tests at 2.5 %, as the interval of 95 % is):",
+            "How the host reacts, from independent runs: the difference of the whole cost less that of own "
+            "operations, with the writes of IA32_XSS (left) and without (right); most: the margin around 0 within "
+            "which it is (two one-sided tests at 2.5 %, as with the 95 % interval):",
             [
                 column
                 for metric in COSTS
@@ -63,8 +63,8 @@ def feedback(comparison: "Comparison", case: str, table: Table) -> list[str]:
         ),
         table(
             "Guest cycles, time per hand-off, and the median wake-up of vCPUs (v) and threads (t), from independent "
-            "runs: paired differences in %, and within how much on both sides of 0; a dash where it is not known to "
-            "its own size:",
+            "runs: paired differences in %, and the margin around 0 within which they are; a dash if half the "
+            "interval is wider than the metric:",
             [
                 column
                 for head, metric in SHOWN

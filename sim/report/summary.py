@@ -65,15 +65,15 @@ def _how_to_read(manifest: Mapping[str, Any]) -> str:
     n = manifest["replications"]
     texts = [
         "Cost: TSC cycles of the listed FPU, MSR, XSS, virtualisation and scheduling operations, per second and vCPU "
-        "of the host (per CPU, if it has no vCPUs); k, M, G are thousands, millions, billions. "
-        f"+-: half the {100 * CONFIDENCE:.0f} % t interval over {n} replication{'s' * (n != 1)}. Differences are "
-        "paired: in one replication all strategies walk the same schedule. p: two-sided paired t test; if the scenario "
-        "does not ask about the pair, adjusted by Holm for all such differences of the same quantity, which is why a "
-        "difference may have another p with the writes of IA32_XSS than without. (*): the reference. "
-        "(!): violates integrity, so its cost is no cost to compare."
+        "of the host (per CPU, if it has no vCPUs); k, M, G are thousands, millions, billions. +-: half the "
+        f"{100 * CONFIDENCE:.0f} % t interval over {n} replication{'s' * (n != 1)}. Differences are paired: in one "
+        "replication all strategies follow the same schedule. p: two-sided paired t test; if the scenario does not "
+        "ask about the pair, adjusted by Holm for all such differences of the same quantity, which is why a "
+        "difference may have another p with the writes of IA32_XSS than without. (*): the reference. (!): violates "
+        "integrity, so its cost is not comparable."
     ]
     if manifest["status"] != "complete":
-        texts.append(f"THE RUN IS NOT COMPLETE (status {manifest['status']}): only what was finished is here.")
+        texts.append(f"THE RUN IS NOT COMPLETE (status {manifest['status']}): only what was finished is shown.")
     if n < ENOUGH:
         texts.append(
             f"WARNING: {n} replication{'s' * (n != 1)}. Intervals and p-values over fewer than {ENOUGH} say little."
@@ -148,7 +148,7 @@ def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
         ),
         _verdicts(moved["verdict"], compared, reference, violating, (CARRYING_COST, CARRYING_COST_WITHOUT_XSS)),
     ]
-    left_out = f"Exactly as {short(reference)}, and in no table: {', '.join(map(short, same))}."
+    left_out = f"Exactly like {short(reference)}, and in no table: {', '.join(map(short, same))}."
     return [
         _case_heading(case),
         _wrapped(left_out) if same else "",
@@ -208,8 +208,8 @@ def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
             strategies,
         ),
         table(
-            "Throughput of the schedule that all walked: guest cycles per vCPU-second; per second of the host, "
-            "requests, threads' bursts, hand-offs; and microseconds per hand-off:",
+            "Throughput of the common schedule: guest cycles per vCPU-second; per second of the host, requests, "
+            "threads' bursts, hand-offs; and microseconds per hand-off:",
             [
                 ("guest", value(means, "guest_cycles", _si4)),
                 ("requests", _if_any(means, "requests_per_second")),
@@ -243,9 +243,9 @@ def _missed(strategies: Sequence[str]) -> str:
     if not strategies:
         return ""
     return _wrapped(
-        f"The linear law does not hold for {', '.join(map(short, strategies))}: at the simulated rates it is beside "
-        f"the simulated difference by more than {100 * MISS:.0f} %, with IA32_XSS or without it, so there is no "
-        "break-even by it."
+        f"The linear law does not hold for {', '.join(map(short, strategies))}: at the simulated rates it is off the "
+        f"simulated difference by more than {100 * MISS:.0f} %, with IA32_XSS or without it, so no break-even is "
+        "given."
     )
 
 
@@ -320,7 +320,7 @@ def _verdicts(
         if said:
             lines.append(_wrapped(f"Than {short(reference)}, {title}: {'; '.join(said)}.", indent="  "))
     if caught:
-        lines.append(_wrapped(f"Violates integrity, so no cost to compare: {', '.join(caught)}.", indent="  "))
+        lines.append(_wrapped(f"Violates integrity, so its cost is not comparable: {', '.join(caught)}.", indent="  "))
     return "\n".join(lines)
 
 

@@ -117,7 +117,7 @@ def _over_costs(screen: Shown) -> Iterator[str]:
         rows = _more(screen, first, cheaper, other)
         if 0 < turn < 1 and rows:
             its = "cost < {} % of their values" if " and " in rows else "costs < {} % of its value"
-            text += f"; it turns only if {rows} {its.format(_percent_up(turn))}"
+            text += f"; the order is reversed only if {rows} {its.format(_percent_up(turn))}"
         yield f"{text}."
 
 
@@ -218,7 +218,7 @@ def _same_rows(screen: Shown) -> Iterator[str]:
     if shared:
         named = ", ".join(list(dict.fromkeys(row.operation for row in shared))[:MOST_ROWS])
         cpus = " and ".join(cpu(name) for name in by_cpu) if len(by_cpu) == 2 else f"All {len(by_cpu)} CPUs"
-        yield f"{cpus} have the same assumed {named}: comparing them says nothing of these."
+        yield f"{cpus} have the same assumed {named}: comparing them says nothing about these."
 
 
 def is_shared(row: CostRow, table: CostTable) -> bool:

@@ -295,7 +295,9 @@ def _shared(a: "Comparison", b: "Comparison", pairs: Sequence[CasePair]) -> str:
             found.update(dict.fromkeys(row.operation for row in rows))
     listed = ", ".join(list(found)[:4]) + (", ..." if len(found) > 4 else "")
     return (
-        f"both tables have the same assumed {listed}: of what these cost the comparison says nothing" if found else ""
+        f"both tables have the same assumed {listed}: the comparison says nothing about what these cost"
+        if found
+        else ""
     )
 
 

@@ -39,17 +39,17 @@ def as_text(each: CaseReport, pairs: Sequence[tuple[str, str]] = ()) -> str:
 def _case(each: CaseReport, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
     case, view = each.coefficients, each.views[0]
     yield _fill(
-        f"== {case.case}: costs {case.table.name}, {case.replications} replications, 1000 TSC cycles per "
-        f"{case.per}; difference to {case.reference}"
+        f"== {case.case}: costs {case.table.name}, {case.replications} replications, 1000 TSC cycles per {case.per}; "
+        f"difference from {case.reference}"
     )
     yield (
         "How sure is the ranking\n\n"
         + _ranking(view)
         + "\n\n"
         + _fill(
-            "'at values': each row at its value, '+-' half of the t interval over the replications alone. 'joint': "
-            "the middle 95 % of the draws. 'first': probability, in %, that no strategy that carries the state, and "
-            "soundly, is cheaper. =: does the same as the one above." + _unsound(case)
+            "'at values': each row at its value, '+-' half of the t interval over the replications "
+            "alone. 'joint': the middle 95 % of the draws. 'first': probability, in %, that no sound "
+            "strategy that carries the state is cheaper. =: does the same as the one above." + _unsound(case)
         )
     )
     if np.array_equal(case.xss, np.broadcast_to(case.xss[:1], case.xss.shape)):
@@ -58,21 +58,21 @@ def _case(each: CaseReport, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
         yield "The ranking without the switching of IA32_XSS\n\n" + _ranking(each.views[2])
     yield "Probability, in %, that the row is cheaper than the column\n\n" + _matrix(view)
     yield "Probability, in %, that each is cheaper than the next\n\n" + _neighbours(each)
-    yield "What explains the variance of the difference to the reference\n\n" + _shares(view)
-    yield "Where an order turns\n\n" + _turns(view)
+    yield "What explains the variance of the difference from the reference\n\n" + _shares(view)
+    yield "Where an order is reversed\n\n" + _turns(view)
     for a, b in (pair for pair in pairs if set(pair) <= set(case.strategies)):
         yield f"Break-even of {a} and {b}, row by row\n\n" + _pair(
             view, case.strategies.index(a), case.strategies.index(b)
         )
     yield "What to measure next\n\n" + _next(view)
-    yield "Repricing against simulating again\n\n" + _feedback(each)
+    yield "Repricing compared with simulating again\n\n" + _feedback(each)
 
 
 def _unsound(case: Coefficients) -> str:
     if not case.violating:
         return ""
     names = [name for name in case.strategies if name in case.violating]
-    return f" Violates integrity, so its cost is no cost to compare: {', '.join(names)}."
+    return f" Violates integrity, so its cost is not comparable: {', '.join(names)}."
 
 
 def _ranking(view: View) -> str:
@@ -130,7 +130,7 @@ def _shares(view: View) -> str:
         parts.append(("the ratio with others", share.interaction))
         shown = [f"{part:.0%} {name}" for name, part in sorted(parts, key=lambda p: -p[1]) if part >= LITTLE][:4]
         lines.append(_item(case.strategies[i], f"s.d. {_thousands(share.deviation)}: " + ", ".join(shown)))
-    return "\n".join(lines) or "  no difference to the reference has any"
+    return "\n".join(lines) or "  no difference from the reference has any"
 
 
 def _turns(view: View) -> str:
@@ -139,9 +139,9 @@ def _turns(view: View) -> str:
     best = view.carrying[0]
     firsts = [i for i, *_ in view.groups if i in view.carrying and i != best]
     head = _fill(
-        f"Against {case.strategies[best]}, the cheapest that carries the state: the value of one row with which the "
-        "strategy would be cheaper, all others at their values; of the rows that count more often in the same one of "
-        "both in every replication, the one nearest to its range."
+        f"Compared with {case.strategies[best]}, the cheapest that carries the state: the value of one row at which "
+        "the strategy would be cheaper, with all others at their values. Of the rows that count more often in the "
+        "same one of the two in every replication, the one nearest to its range is shown."
     )
     return "\n".join([head, *(_item(case.strategies[i], _turn(view, best, i)) for i in firsts)])
 
@@ -151,11 +151,11 @@ def _turn(view: View, best: int, other: int) -> str:
     share = together(view.pricing, best, other).share
     if share == 0:
         return f"never: it does all that {case.strategies[best]} does, and more"
-    left = f"all in which it costs more would have to cost {share:.1%} of their values"
+    left = f"all rows in which it costs more would have to cost {share:.1%} of their values"
     # A ratio of the clocks far from any real one is no answer, nor a row that counts differently by chance.
     turns = [turn for turn in view.break_even(best, other) if turn.steady and (turn.row != RATIO or turn.within)]
     if not turns or turns[0].value is None:
-        return f"no row turns it; {left}"
+        return f"no row reverses it; {left}"
     turn, value = turns[0], turns[0].value
     row = case.table.rows[turn.row]
     clock = "" if turn.row == RATIO else f" {row.clock} cycles"
@@ -191,8 +191,8 @@ def _next(view: View) -> str:
     before = gains[0].before
     lines = [
         _fill(
-            f"Of all pairs, {_few(before)} are expected to be in the wrong order. Known exactly, this would leave so "
-            "much of that:"
+            f"Of all pairs, {_few(before)} are expected to be in the wrong order. If this were known exactly, so much "
+            "of that would remain:"
         )
     ]
     table = view.pricing.coefficients.table
@@ -216,8 +216,8 @@ def _few(pairs: float) -> str:
 def _feedback(each: CaseReport) -> str:
     if not each.feedback:
         return _fill(
-            "Not asked for (--resimulate N): costs take simulated time, so a machine with other costs would run other "
-            "counts of operations; this report keeps the counts of the run."
+            "Not asked for (--resimulate N): costs take simulated time, so that with other costs the counts of "
+            "operations would change; this report keeps the counts of the run."
         )
     rows = [
         (
@@ -234,11 +234,11 @@ def _feedback(each: CaseReport) -> str:
     headers = ("draw", "strategy", "repriced", "simulated", "departs", "low", "high")
     found = departure(each.feedback)
     notes = (
-        "Differences to the reference; 'departs': simulated less repriced, with its 95 % t interval. The largest "
+        "Differences from the reference; 'departs': simulated less repriced, with its 95 % t interval. The largest "
         f"departure is {found.largest_difference_percent:.1f}% of its difference, and of a whole cost "
-        f"{found.largest_cost_percent:.2f}%. {found.clear} of {found.differences} departures have an interval "
-        f"without 0: the others may be noise. {found.turned} of {found.pairs} pairs of strategies have another order "
-        "when simulated."
+        f"{found.largest_cost_percent:.2f}%. {found.clear} of {found.differences} departures have an interval without "
+        f"0: the others may be noise. {found.turned} of {found.pairs} pairs of strategies are in another order when "
+        "simulated."
     )
     return _table(rows, headers, "right left right right right right right") + "\n\n" + _fill(notes)
 

@@ -50,7 +50,10 @@ def sentences(screen: Shown) -> list[str]:
     vcpus = case.document["vcpus"]
     here = f"{case.load.load_puts:.0f} load+puts" if vcpus else f"{case.load.switches:.0f} switches"
     found = [f"{'; '.join(said)}{where}.", f"Here{here_is}: {here} per {case.per}-second."]
-    return [*found, *([f"Yours, in place of these rates of one CPU: {command(case, case.load)}"] if vcpus else [])]
+    return [
+        *found,
+        *([f"With your own rates in place of these (of one CPU): {command(case, case.load)}"] if vcpus else []),
+    ]
 
 
 def command(case: ShownCase, load: Load) -> str:

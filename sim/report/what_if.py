@@ -58,7 +58,7 @@ def table(results: Sequence[Priced], reference: str, over: Per, tsc_hz: float | 
         whole = base / over.seconds
         yield f"{reference} in all: {_us(whole, tsc_hz)} us, {si(whole)} cycles"
     if unsound := [label(each) for each in results if each.config.unsound]:
-        said = f"! UNSOUND, so its cost is no cost to compare: {', '.join(unsound)}"
+        said = f"! UNSOUND, so its cost is not comparable: {', '.join(unsound)}"
         yield from textwrap.wrap(said, COLUMNS, subsequent_indent="  ")
 
 

@@ -34,7 +34,7 @@ class Coefficients:
     A coefficient is how often the row counts per unit of ``per`` (vCPU-second, or CPU-second in a case without vCPUs);
     ``xss`` is the part of it that is IA32_XSS switching.  ``operations`` are the operations per unit of ``per``, by
     strategy, which bound what rounding does; ``seconds`` are the vCPU-seconds (or CPU-seconds) of a replication.
-    ``violating`` are the strategies that were caught violating integrity: their cost is no cost to compare;
+    ``violating`` are the strategies that were caught violating integrity: their cost is not comparable;
     ``not_carrying`` those that carry nothing, and so have nothing to be compared.
     """
 

@@ -216,7 +216,7 @@ def _named(turn: BreakEven | Together) -> dict[str, Any]:
 
 
 def _pair(cheaper: str, more_expensive: str) -> dict[str, str]:
-    """Two strategies; what the second was called at first is kept for old readers."""
+    """Two strategies; the first name of the second key is kept for programs that read it."""
     return {"cheaper": cheaper, "more_expensive": more_expensive, "dearer": more_expensive}
 
 
