@@ -138,7 +138,8 @@ def of_a_host(name: str, folder: Path) -> Iterator[fitness.Compared]:
     command = ["export", str(scenario), "-o", str(run), "--strategy", "xstate-guest", "--force"]
     result = CliRunner().invoke(cli, command)
     assert result.exit_code == 0, result.output
-    run.write_text("".join(line for line in run.open() if not line.startswith("# fpswitch ")))
+    lines = (line for line in run.open() if not line.startswith("# fpswitch "))
+    run.write_text("".join(lines).replace("rcu_preempt/0", "rcu_preempt"))
     fitted = tuned(run, folder / "twin.toml", preemption)
     (case,) = cases(read(scenario))
     measured = case.scenario.run.model_copy(update={"measure": 0.6, "warmup": 0.1})

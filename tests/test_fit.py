@@ -18,13 +18,15 @@ from sim.cli import cli, main
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
 from sim.trace.fit import estimate
-from sim.trace.fit.groups import Charges, grouped
+from sim.trace.fit.entries import Charges
+from sim.trace.fit.groups import grouped
 from sim.trace.fit.lives import Watcher
 from sim.trace.fit.tally import COST, COUNTED, IDLE, RESTORED, SKIPPED, Counted
 from sim.trace.following.known import Step
 from sim.trace.following.replay import REGS
 from sim.trace.reading.events import CODE
 from sim.trace.reading.reader import Reader, steps
+from sim.xsave.components import CET_S
 
 NAMED = {path.name.split(".")[0]: path for path in TRACES}
 US = 1000
@@ -52,8 +54,9 @@ class Trace:
     def restores(self, us, tid, xfeatures):
         self.add(us, "x86_fpu_regs_activated", tid, (0, 1, xfeatures, 0))
 
-    def groups(self, charges=None):
+    def groups(self, charges=None, of_guests=0):
         watcher = Watcher()
+        watcher.of_guests = of_guests
         for step in self.steps:
             watcher.see(step)
         watcher.finish()
@@ -186,6 +189,66 @@ def test_a_halt_that_a_signal_ends_is_one_event_and_no_return_of_the_guest():
     assert group.compute[1:] == [246 * US] * 19
     assert group.demand[1:20] == [246 * US] * 19
     assert group.vmm_saves == {0xA6: 40}
+
+
+def guest_goes_on(us, what):
+    """A vCPU whose registers stay in place while it halts, so that no restore shows that its guest goes on."""
+    trace, now = Trace(), 0
+    trace.switch(0, 0, "R", 5)
+    trace.kvm(0, 5, "load")
+    for _ in range(20):
+        trace.switch(now + 6, 5, "S", 0)  # HLT
+        trace.wakes(now + 1000, 5)
+        trace.switch(now + 1000, 0, "R", 5)
+        if what == "entries":
+            trace.add(now + 1002, "kvm_entry", 5, ())
+        trace.restores(now + 1000 + us, 5, 0xA6)
+        trace.kvm(now + 1000 + us, 5, "unload")
+        if what == "signals":
+            trace.add(now + 1000 + us + 2, "signal_deliver", 5, (10, 0))
+        trace.kvm(now + 1000 + us + 20, 5, "load")
+        now += 1000 + us + 20
+    return trace.groups()[1][0]
+
+
+@pytest.mark.parametrize(("us", "what", "by_signal"), [
+    (4, "nothing", True), (400, "nothing", False), (4, "entries", False), (400, "signals", True),
+])  # fmt: skip
+def test_a_signal_ends_a_halt_where_the_trace_shows_one_or_the_guest_had_no_time_to_go_on(us, what, by_signal):
+    group = guest_goes_on(us, what)
+    assert len(group.signalled) == (20 if by_signal else 0)
+    assert len(group.vmm) == (0 if by_signal else 20)
+
+
+def test_where_the_trace_shows_signals_a_halt_without_one_was_not_ended_by_one():
+    trace, now = Trace(), 0
+    trace.switch(0, 0, "R", 5)
+    trace.kvm(0, 5, "load")
+    for turn in range(20):
+        trace.switch(now + 6, 5, "S", 0)
+        trace.wakes(now + 1000, 5)
+        trace.switch(now + 1000, 0, "R", 5)
+        trace.restores(now + 1004, 5, 0xA6)
+        trace.kvm(now + 1004, 5, "unload")
+        if turn % 2 == 0:
+            trace.add(now + 1006, "signal_deliver", 5, (10, 0))
+        trace.kvm(now + 1024, 5, "load")
+        now += 1024
+    group = trace.groups()[1][0]
+    assert (len(group.signalled), len(group.vmm)) == (10, 10)
+
+
+@pytest.mark.parametrize("shown_by", ["kvm_entry", "x86_fpu_regs_deactivated"])
+def test_a_vcpu_that_has_been_in_its_guest_since_before_the_trace_is_one(shown_by):
+    trace = Trace()
+    trace.switch(0, 0, "R", 5)
+    for n in range(1, 31):
+        trace.add(500 * n - 300, shown_by, 5, () if shown_by == "kvm_entry" else (0, 1, 2, CET_S))
+        trace.switch(500 * n - 200, 5, "R", 9)
+        trace.switch(500 * n, 9, "S", 5)
+    watcher, groups = trace.groups(of_guests=CET_S)
+    assert {group.key[0]: group.names for group in groups} == {"vcpu": ["worker5"], "kthread": ["other"]}
+    assert watcher.seen.loads == 30
 
 
 def counted(switches, skipped=10, busy=0.5, cost=1e6, own=1e4, seconds=1.0):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from sim.analysis.recorded_run import RecordedRun
 from sim.errors import InputError
-from sim.trace.fit.groups import Charges, grouped
+from sim.trace.fit.entries import Charges
+from sim.trace.fit.groups import grouped
 from sim.trace.fit.lives import Watcher
 from sim.trace.fit.ticks import ticks
 from sim.trace.reading.reader import Reader, steps

@@ -8,7 +8,8 @@ from hosts import only
 from test_wait_queues import MAKE
 
 from sim.analysis.recorded_run import RecordedRun
-from sim.trace.fit.groups import Charges, grouped
+from sim.trace.fit.entries import Charges
+from sim.trace.fit.groups import grouped
 from sim.trace.fit.lives import Watcher
 from sim.trace.following.replay import REGS
 from sim.trace.reading.reader import Reader, steps

@@ -17,9 +17,10 @@ from sim.analysis.fitness import in_processes, twin
 from sim.analysis.recorded_run import RecordedRun
 from sim.host.watching import window
 from sim.scenario.cases import Case
+from sim.trace.fit.entries import Group
 from sim.trace.fit.estimate import Fitted
-from sim.trace.fit.groups import LEAST_WEIGHT, NICE_0_LOAD, Group
 from sim.trace.fit.lives import Watcher
+from sim.trace.fit.weights import LEAST_WEIGHT, MOST_WEIGHT, NICE_0_LOAD
 from sim.trace.fit.writing import write
 from sim.trace.reading.reader import Reader
 from sim.trace.reading.reader import steps as events_of
@@ -48,7 +49,6 @@ NICE_STEP: Final = 1.25
 """What one step of nice changes the weight by (sched_prio_to_weight[], kernel/sched/core.c, Linux v6.18)."""
 MOST: Final = NICE_STEP**10
 """By what factor a weight may change in all: as nice 10 does."""
-MOST_WEIGHT: Final = 88_761
 
 
 class _Seen(NamedTuple):

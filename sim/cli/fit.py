@@ -193,7 +193,7 @@ def _simulated(
 
 
 def _text(fitted: "Fitted", out: Path) -> str:
-    from sim.trace.fit.groups import ENOUGH
+    from sim.trace.fit.entries import ENOUGH
 
     threads = sum(group.threads for group in fitted.groups)
     rows = sum(group.rows for group in fitted.groups)

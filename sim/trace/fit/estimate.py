@@ -28,7 +28,8 @@ from sim.kernel.operations import (
     XSS_PHASE,
     Operation,
 )
-from sim.trace.fit.groups import ENOUGH, Charges, Group, grouped
+from sim.trace.fit.entries import ENOUGH, Charges, Group
+from sim.trace.fit.groups import grouped
 from sim.trace.fit.lives import Seen, Watcher
 from sim.trace.fit.tally import Counted, Tally
 from sim.trace.fit.thread_times import Life
@@ -36,6 +37,7 @@ from sim.trace.fit.ticks import TICKS_HZ, WITNESSES, Ticks, ticks
 from sim.trace.following.replay import TELLING, Progress, Recorded, Replay, Replayed, missing_events
 from sim.trace.following.replica import Replica
 from sim.trace.whatif import Choices, replicas
+from sim.xsave.components import CET_S
 from sim.xsave.profiles import names, profile
 
 WAKEUP_NS: Final = 500.0
@@ -118,6 +120,7 @@ def fit(
 
     def make(recorded: Recorded) -> list[Replica]:
         config = recorded.config
+        watcher.of_guests = config.masks.guest_default & CET_S
         if recorded.kernel_note:
             notes.append(recorded.kernel_note)
         chosen = found["cpu"] = profile(cpu).name if cpu else _nearest(config)

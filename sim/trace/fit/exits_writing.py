@@ -7,7 +7,7 @@ import tomlkit
 from tomlkit.items import Table
 
 from sim.scenario.units import rate_text, time_text
-from sim.trace.fit.groups import ENOUGH
+from sim.trace.fit.entries import ENOUGH
 from sim.trace.fit.guests import ExitEntry, FittedExits, GuestEntry, Times
 from sim.trace.fit.writing import COUNTED, MEASURE_S, Columns, Samples, inline, samples_of, store, whole_path
 

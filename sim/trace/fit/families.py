@@ -45,16 +45,31 @@ def by_groups(lives: Iterable[Life], seconds_ns: int) -> bool:
 
 
 def families(lives: Iterable[Life]) -> list[list[Life]]:
-    """Threads that were forked by one another in the trace, and who forked the first; only those of two or more."""
+    """Threads that were forked by one another in the trace, and who forked the first; only those of two or more.
+
+    Who forked a thread that was there before the trace is not known.  If it is called as those that only one family
+    has forked, it belongs there, with all that it has forked itself: another job of the same make.
+    """
+    lives = list(lives)
     parents = {life.tid: life.parent for life in lives if life.parent >= 0}
-    found: dict[int, list[Life]] = defaultdict(list)
+    trees: dict[int, list[Life]] = defaultdict(list)
     for life in lives:
         tid = life.tid
         seen = {tid}
         while (parent := parents.get(tid, -1)) >= 0 and parent not in seen:
             tid = parent
             seen.add(tid)
-        found[tid].append(life)
+        trees[tid].append(life)
+    forked: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for top, tree in trees.items():
+        for life in tree:
+            if life.parent >= 0:
+                forked[life.name, life.nice].add(top)
+    found: dict[int, list[Life]] = defaultdict(list)
+    for top, tree in trees.items():
+        first = min(tree, key=lambda life: life.first_ns)
+        others = forked[first.name, first.nice] - {top}
+        found[others.pop() if first.tid == top and len(others) == 1 else top] += tree
     return [each for each in found.values() if len(each) > 1]
 
 

@@ -2,113 +2,30 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Final, Literal
+from typing import Final
 
-from sim.trace.fit.families import CONTENDED, LONG_NS, by_groups, family_names
-from sim.trace.fit.order import Order, order
+from sim.trace.fit.entries import ENOUGH, Charges, Group, Key, Kind, key_of
+from sim.trace.fit.families import by_groups, family_names
+from sim.trace.fit.order import order
+from sim.trace.fit.pins import Places, pins
 from sim.trace.fit.thread_times import Burst, Life, slots
 from sim.trace.fit.ticks import Ticks
 from sim.trace.fit.waking import Member, Waiting, waiting
+from sim.trace.fit.weights import set_families, set_weights
 
-Kind = Literal["compute", "kthread", "pipe", "fork", "vcpu"]
-Key = tuple[Kind, str, int, tuple[int, ...]]
-"""Kind, name, nice, and the CPUs to which it is pinned (none: any)."""
-
-ENOUGH: Final = 10
-"""Samples from which on an entry has a distribution of its own."""
-ENOUGH_STINTS: Final = 5
-"""Stints on one CPU and no other from which on a thread counts as pinned."""
-ALWAYS: Final = 1.0
-MAINLY: Final = 0.85
-"""The share of those on one CPU, on a host whose CPUs are never idle: there the simulated one moves nobody."""
-IDLE: Final = 0.02
-"""Of the CPUs' time; with less of it they are never idle."""
 ENOUGH_HANDOFFS: Final = 50
 ABSENT: Final = 0.05
 """The share of a trace for which a vCPU, or a thread that never sleeps, may be absent without that being modelled."""
 LIGHT: Final = 0.01
 """Threads that were on a CPU for less of the trace do not show their weight: they wait for other reasons."""
-NICE_0_LOAD: Final = 1024
-LEAST_WEIGHT: Final = 15
-"""Of nice 19."""
 LEAST_NS: Final = 100
 """A burst has at least so much that is its own."""
 
 _NUMBERED: Final = re.compile(r"[-_:/.]?\d+$")
 """What the numbered threads of a series differ in."""
 _ANONYMOUS: Final = re.compile(r"task-\d+$")
-_ON_A_CPU: Final = re.compile(r"/(\d+)(?!\d)")
-
-
-@dataclass(frozen=True, slots=True)
-class Charges:
-    """What the simulated host itself takes, in ns: for each stint, each wake-up of another, each side of KVM_RUN.
-
-    ``away`` is that of a vCPU that leaves its CPU inside KVM_RUN and comes back, beside the exit and the entry, which
-    are ``guest``'s; ``signal`` is that of the VMM's side and of a signal there.
-    """
-
-    stint: float = 0.0
-    wakeup: float = 0.0
-    guest: float = 0.0
-    away: float = 0.0
-    vmm: float = 0.0
-    signal: float = 0.0
-
-
-@dataclass(slots=True)
-class Group:
-    """An entry of the scenario; samples in ns.
-
-    ``rows`` threads are simulated for ``threads`` in the trace, where they went to sleep ``cycles`` times.  ``sleep``
-    of a group that never sleeps is empty.  For vCPUs ``compute`` is the guest time between returns to user space, and
-    ``demand``, ``halt``, ``vmm`` are theirs, ``signalled`` the times outside KVM_RUN after a signal that ended a halt.
-    ``entry`` is its name in the scenario.  ``weight`` None is that of its nice value; ``at_ticks``: its sleeps end at
-    ticks.  ``waits`` are the share of its sleeps or halts that somebody ends, which are not among ``sleep`` and
-    ``halt``, and the longest of them in ns; ``wakes`` says whom it wakes, with means per burst.  ``halts`` is how many
-    there were.  ``order`` None: bursts and sleeps are independent.  ``family`` is its control group, if there are such,
-    of so much weight.
-    """
-
-    key: Key
-    threads: int
-    rows: int
-    saves: Counter[int]
-    on_ns: int = 0
-    wanted_ns: int = 0
-    weight: int | None = None
-    at_ticks: bool = False
-    compute: list[float] = field(default_factory=list)
-    sleep: list[float] = field(default_factory=list)
-    syscall: list[float] = field(default_factory=list)
-    vmm: list[float] = field(default_factory=list)
-    demand: list[float] = field(default_factory=list)
-    halt: list[float] = field(default_factory=list)
-    signalled: list[float] = field(default_factory=list)
-    vmm_saves: Counter[int] = field(default_factory=Counter)
-    cycles: int = 0
-    halts: int = 0
-    order: Order | None = None
-    family: str = ""
-    family_weight: int = 0
-    waits: tuple[float, float] | None = None
-    wakes: dict[Key, float] = field(default_factory=dict)
-    entry: str = ""
-    names: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def is_long(self) -> bool:
-        """Whether a burst takes several slices."""
-        return self.on_ns >= LONG_NS * max(1, self.cycles)
-
-    @property
-    def share(self) -> float:
-        """How much of its runnable time it was on a CPU."""
-        return self.on_ns / max(1, self.wanted_ns)
 
 
 def grouped(
@@ -116,15 +33,15 @@ def grouped(
 ) -> list[Group]:
     """All threads of a trace as groups, those with the most time on the CPU first; ``ticks`` None: not known.
 
-    ``idle`` is the share of the time of CPUs: where there is some, threads that moved may move.
+    ``idle`` is the share of the time of CPUs.
     """
-    mainly = ALWAYS if idle > IDLE else MAINLY
     lives = [life for life in lives if life.bursts]
+    place = pins(lives, LIGHT * (last_ns - first_ns), idle)
     found: list[Group] = []
     members: dict[Key, Member] = {}
     rest = [life for life in lives if life.vcpu is None]
     for pair in _pairs(rest):
-        found.append(_pipe(*pair, charges))
+        found.append(_pipe(*pair, place, charges))
         rest = [life for life in rest if life not in pair]
     children = [life for life in rest if life.forked_ns >= 0 and life.execs and life.bursts]
     if len(children) >= ENOUGH:
@@ -132,8 +49,9 @@ def grouped(
         found.append(_forks(children, rest, first_ns, last_ns, charges))
         members[found[-1].key] = Member(children, firsts, waits=False)
         rest = [life for life in rest if life.bursts]
-    vcpus = _by_key([life for life in lives if life.vcpu is not None], "vcpu", mainly)
-    threads = _thread_groups(rest, LIGHT * (last_ns - first_ns), mainly)
+    steady_ns = (1 - ABSENT) * (last_ns - first_ns)
+    vcpus = _by_key([life for life in lives if life.vcpu is not None], "vcpu", place, steady_ns)
+    threads = _thread_groups(rest, LIGHT * (last_ns - first_ns), place, steady_ns)
     members |= {
         key: Member(alike, {id(life): life.bursts for life in alike}, wakes=False) for key, alike in vcpus.items()
     }
@@ -145,13 +63,14 @@ def grouped(
     for group in found:
         if group.key in waits:
             group.wakes = {keys[number]: mean for number, mean in waits[group.key].wakes.items()}
-    _set_weights(found, LIGHT * (last_ns - first_ns))
+    most = set_weights(found, LIGHT * (last_ns - first_ns))
     if by_groups(lives, last_ns - first_ns):
-        _set_families(found, family_names(lives, vcpus | threads))
+        entries = {key: member.lives for key, member in members.items()}
+        set_families(found, family_names(lives, entries), most, last_ns - first_ns)
     return sorted(found, key=lambda group: -sum(group.compute))
 
 
-def _thread_groups(lives: Sequence[Life], enough_ns: float, mainly: float) -> dict[Key, list[Life]]:
+def _thread_groups(lives: Sequence[Life], enough_ns: float, place: Places, steady_ns: float) -> dict[Key, list[Life]]:
     """Threads that are alike; those that do too little to be an entry go together."""
     groups: dict[Key, list[Life]] = defaultdict(list)
     kinds: tuple[tuple[Kind, str, list[Life]], ...] = (
@@ -160,7 +79,7 @@ def _thread_groups(lives: Sequence[Life], enough_ns: float, mainly: float) -> di
     )
     for kind, others, members in kinds:
         few: list[Life] = []
-        for key, alike in _by_key(members, kind, mainly).items():
+        for key, alike in _by_key(members, kind, place, steady_ns).items():
             if sum(len(life.bursts) for life in alike) >= ENOUGH or _on_ns(alike) > enough_ns:
                 groups[key] += alike
             else:
@@ -168,38 +87,6 @@ def _thread_groups(lives: Sequence[Life], enough_ns: float, mainly: float) -> di
         if few:
             groups[kind, others, 0, ()] += few
     return groups
-
-
-def _set_weights(groups: Sequence[Group], least_ns: float) -> None:
-    """Where threads had to wait, weights are those with which the CPU would be shared out as it was.
-
-    The thread's own nice says little on a host that schedules by control groups, which the simulated one does not.
-    How much of the CPU a thread gets shows in bursts that last for several slices.  A shorter one waits for the slice
-    under way, whatever its weight; it gets what those have on average.
-    """
-    contended = [group for group in groups if group.on_ns >= least_ns and group.share < CONTENDED]
-    long = [group for group in contended if group.is_long]
-    most = max((group.share for group in long), default=1.0)
-    for group in long:
-        group.weight = max(LEAST_WEIGHT, round(NICE_0_LOAD * group.share / most))
-    on = sum(group.on_ns for group in long)
-    mean = round(sum(group.on_ns * (group.weight or 0) for group in long) / on) if on else NICE_0_LOAD
-    for group in contended:
-        if group.weight is None:
-            group.weight = mean
-
-
-def _set_families(groups: Sequence[Group], families: Mapping[Key, str]) -> None:
-    """Families compete as control groups: by what their busy threads weigh together, or as one thread."""
-    for family in sorted(set(families.values())):
-        members = [group for group in groups if families.get(group.key) == family]
-        weighed = [group for group in members if group.weight is not None]
-        busy = [group.rows * group.weight for group in weighed if group.weight and group.is_long]
-        if not weighed:
-            continue
-        weight = sum(busy) if busy else max(group.weight or 0 for group in weighed)
-        for group in members:
-            group.family, group.family_weight, group.weight = _key(family), weight, None
 
 
 def _share_out(group: Group, lives: Iterable[Life]) -> None:
@@ -214,7 +101,11 @@ def _on_ns(lives: Iterable[Life]) -> int:
     return sum(burst.on_ns for life in lives for burst in life.bursts)
 
 
-def _by_key(lives: Sequence[Life], kind: Kind, mainly: float) -> dict[Key, list[Life]]:
+def _by_key(lives: Sequence[Life], kind: Kind, place: Places, steady_ns: float) -> dict[Key, list[Life]]:
+    """Threads of one name, nice and CPU.
+
+    Those with something to do all the time, in a burst of ``steady_ns`` or more, are not like others of that name.
+    """
     series: dict[str, set[str]] = defaultdict(set)
     for life in lives:
         series[_NUMBERED.sub("", life.name)].add(life.name)
@@ -222,23 +113,13 @@ def _by_key(lives: Sequence[Life], kind: Kind, mainly: float) -> dict[Key, list[
     for life in lives:
         stem = _NUMBERED.sub("", life.name)
         alike = len(series[stem]) > 1 and not _ANONYMOUS.match(life.name)
-        found[kind, _key(stem if alike else life.name), life.nice, _pinned(life, mainly)].append(life)
+        found[kind, key_of(stem if alike else life.name), life.nice, place[id(life)]].append(life)
+    for key, alike_lives in list(found.items()):
+        steady = [life for life in alike_lives if max(each.end_ns - each.ready_ns for each in life.bursts) > steady_ns]
+        if 0 < len(steady) < len(alike_lives):
+            found[kind, f"{key[1]}-busy", *key[2:]] = steady
+            found[key] = [life for life in alike_lives if life not in steady]
     return found
-
-
-def _key(name: str) -> str:
-    """The name in letters that a key of the scenario takes."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name.replace("+", "p")).strip("-_") or "unnamed"
-
-
-def _pinned(life: Life, mainly: float = ALWAYS) -> tuple[int, ...]:
-    if not life.user and (match := _ON_A_CPU.search(life.name)):
-        return (int(match[1]),)
-    if life.cpus.total() >= ENOUGH_STINTS:
-        cpu, stints = life.cpus.most_common(1)[0]
-        if stints >= mainly * life.cpus.total():
-            return (cpu,)
-    return ()
 
 
 def _own(burst: Burst, charges: Charges) -> float:
@@ -338,9 +219,9 @@ def _pairs(lives: Sequence[Life]) -> list[tuple[Life, Life]]:
     return found
 
 
-def _pipe(one: Life, other: Life, charges: Charges) -> Group:
-    pinned = _pinned(one)
-    key: Key = ("pipe", _key(one.name), one.nice, pinned if pinned == _pinned(other) else ())
+def _pipe(one: Life, other: Life, place: Places, charges: Charges) -> Group:
+    pinned = place[id(one)]
+    key: Key = ("pipe", key_of(one.name), one.nice, pinned if pinned == place[id(other)] else ())
     group = Group(key, 2, 1, _saves((one, other)), names=_names((one, other)))
     group.on_ns = _on_ns((one, other))
     group.wanted_ns = max(one.last_ns, other.last_ns) - min(one.first_ns, other.first_ns)

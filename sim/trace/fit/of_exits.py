@@ -8,7 +8,7 @@ import numpy as np
 
 from sim.errors import InputError
 from sim.trace.exits import HALTS, Exits, Kind, Vcpu, exits
-from sim.trace.fit.groups import ENOUGH
+from sim.trace.fit.entries import ENOUGH
 from sim.trace.fit.guests import (
     DEFAULT_CPU,
     HALT,

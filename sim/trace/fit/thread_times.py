@@ -87,7 +87,8 @@ class VcpuTimes:
     ``demand_returns`` how often KVM_RUN returned.
 
     A signal that ends a halt takes the thread out of KVM_RUN without a VM entry; that is no return of the guest's:
-    ``signalled`` are the times outside KVM_RUN then.  ``vmm_saves`` are XSTATE_BV of the VMM.
+    ``signalled`` are the times outside KVM_RUN then.  ``returned``: KVM_RUN has, after so many ``restores_at_return``,
+    and ``signals`` were delivered since.  ``vmm_saves`` are XSTATE_BV of the VMM.
     """
 
     guest: array[int] = field(default_factory=_integers)
@@ -108,6 +109,9 @@ class VcpuTimes:
     halted: tuple[int, int, int] | None = None
     restores: int = 0
     restored: int = 0
+    returned: bool = False
+    restores_at_return: int = 0
+    signals: int = 0
     by_signal: bool = False
     since_halt: int = 0
     since_put: int = 0
@@ -125,12 +129,12 @@ class VcpuTimes:
 class Life:
     """A thread as far as the trace shows it.
 
-    ``cpus`` counts its stints by CPU; ``saves`` its saves by XSTATE_BV, of the normal and of the guest fpstate;
-    ``wakers`` its wake-ups by the thread that ran there, and ``by_chance`` by the one that had run there at a time
-    within the sleep that has nothing to do with its end.  ``last_acts`` are those, by thread, after which that one went
-    to sleep or ended within :data:`LAST_ACT_NS`, and ``last_by_chance`` how many would be so at a random time of its
-    burst; ``woke`` are whom it has woken in the burst under way, and when.  ``handoffs`` are times on
-    the CPU, in ns, up to a sleep or to the one that it woke or that wakes it.
+    ``cpus`` counts its stints by CPU, and ``at_ns`` its time; ``saves`` its saves by XSTATE_BV, of the normal and of
+    the guest fpstate; ``wakers`` its wake-ups by the thread that ran there, and ``by_chance`` by the one that had run
+    there at a time within the sleep that has nothing to do with its end.  ``last_acts`` are those, by thread, after
+    which that one went to sleep or ended within :data:`LAST_ACT_NS`, and ``last_by_chance`` how many would be so at a
+    random time of its burst; ``woke`` are whom it has woken in the burst under way, and when.  ``handoffs`` are times
+    on the CPU, in ns, up to a sleep or to the one that it woke or that wakes it.
     """
 
     tid: int
@@ -145,6 +149,7 @@ class Life:
     last_ns: int = 0
     bursts: MutableSequence[Burst] = field(default_factory=lambda: Bursts())
     cpus: Counter[int] = field(default_factory=Counter)
+    at_ns: Counter[int] = field(default_factory=Counter)
     saves: Counter[int] = field(default_factory=Counter)
     wakers: Counter[int] = field(default_factory=Counter)
     by_chance: Counter[int] = field(default_factory=Counter)
@@ -164,6 +169,7 @@ class Life:
     forks: int = 0
     waker: int = -1
     since_ns: int = -1
+    cpu: int = -1
 
     @property
     def nice(self) -> int:
@@ -177,6 +183,7 @@ class Life:
         on = max(0, now_ns - self.since_ns)
         self.since_ns = now_ns
         self.on_ns += on
+        self.at_ns[self.cpu] += on
         self.since_handoff += on
         if (vcpu := self.vcpu) is not None:
             if self.inside:

@@ -15,8 +15,8 @@ from sim.errors import InputError
 from sim.scenario.checks import MASKS
 from sim.scenario.reading import read
 from sim.scenario.units import rate_text, time_text
+from sim.trace.fit.entries import ENOUGH, Group
 from sim.trace.fit.estimate import Fitted
-from sim.trace.fit.groups import ENOUGH, Group
 from sim.xsave.profiles import profile
 
 MOST_SAMPLES: Final = 2000

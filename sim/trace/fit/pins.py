@@ -1,0 +1,64 @@
+"""On which CPU a thread of a trace stays in the simulated host."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from sim.trace.fit.families import LONG_NS
+from sim.trace.fit.thread_times import Life
+
+Places = dict[int, tuple[int, ...]]
+"""By id() of a thread the CPU to which it is pinned; none: any."""
+
+ENOUGH_STINTS: Final = 5
+"""Stints on one CPU and no other from which on a thread counts as pinned, or so many times LONG_NS of longer ones."""
+MAINLY: Final = 0.85
+"""The share of a thread's CPU time on one CPU from which on it belongs there."""
+IDLE: Final = 0.02
+"""Of the CPUs' time; with less of it they are never idle."""
+
+_ON_A_CPU: Final = re.compile(r"/(\d+)(?!\d)")
+
+
+def pins(lives: Sequence[Life], light_ns: float, idle: float) -> Places:
+    """Threads that were always on one CPU are pinned to it.
+
+    On a host whose CPUs are never idle, all are that ran often enough: the simulated host moves nobody between busy
+    CPUs, and a thread would stay where it begins.  Those that moved go where CPU time is left of what the trace shows
+    of each CPU, the busiest first; threads of less than ``light_ns`` to the CPU on which they were most often.
+    """
+    found = {id(life): _always(life) for life in lives}
+    if idle > IDLE:
+        return found
+    left: Counter[int] = Counter()
+    for life in lives:
+        left.update(life.at_ns)
+    moved = []
+    for life in sorted(lives, key=lambda life: -life.at_ns.total()):
+        total = life.at_ns.total()
+        if not found[id(life)] and _is_enough(life):
+            cpu, ns = life.at_ns.most_common(1)[0]
+            if total < light_ns:
+                found[id(life)] = (life.cpus.most_common(1)[0][0],)
+            elif ns >= MAINLY * total:
+                found[id(life)] = (cpu,)
+            else:
+                moved.append(life)
+        for cpu in found[id(life)]:
+            left[cpu] -= total
+    for life in moved:
+        cpu = max(life.at_ns, key=lambda each: left[each])
+        found[id(life)] = (cpu,)
+        left[cpu] -= life.at_ns.total()
+    return found
+
+
+def _is_enough(life: Life) -> bool:
+    return max(life.cpus.total(), life.at_ns.total() // LONG_NS) >= ENOUGH_STINTS
+
+
+def _always(life: Life) -> tuple[int, ...]:
+    if not life.user and (match := _ON_A_CPU.search(life.name)):
+        return (int(match[1]),)
+    return tuple(life.cpus) if len(life.cpus) == 1 and _is_enough(life) else ()

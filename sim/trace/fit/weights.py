@@ -1,0 +1,64 @@
+"""Load weights of threads and control groups, from how the CPUs were shared out in a trace."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from sim.trace.fit.entries import Group, Key, key_of
+from sim.trace.fit.families import CONTENDED
+
+NICE_0_LOAD: Final = 1024
+LEAST_WEIGHT: Final = 15
+"""Of nice 19."""
+MOST_WEIGHT: Final = 88_761
+"""Of nice -20."""
+ANY: Final = -1
+"""Stands for all CPUs where no thread is pinned."""
+
+
+def set_weights(groups: Sequence[Group], least_ns: float) -> dict[int, float]:
+    """Where threads had to wait, weights are those with which the CPU would be shared out as it was.
+
+    The thread's own nice says little on a host that schedules by control groups, which the simulated one does not.
+    How much of the CPU a thread gets shows in bursts that last for several slices.  A shorter one waits for the slice
+    under way, whatever its weight; it gets what those on its CPU have on average.  Weights say nothing across CPUs.
+    Returned is the largest share on each CPU, which is that of NICE_0_LOAD.
+    """
+    contended = [group for group in groups if group.on_ns >= least_ns and group.share < CONTENDED]
+    long = [group for group in contended if group.is_long]
+    cpus = {cpu for group in contended for cpu in group.key[3]} or {ANY}
+    most = {cpu: max(each.share for each in there) for cpu in cpus if (there := _there(long, cpu))}
+    for group in long:
+        shares = [most[cpu] for cpu in group.key[3] or most]
+        group.weight = max(LEAST_WEIGHT, round(NICE_0_LOAD * group.share * len(shares) / sum(shares)))
+    for group in contended:
+        if group.weight is None:
+            rivals = [each for cpu in group.key[3] for each in _there(long, cpu)] or long
+            on = sum(each.on_ns for each in rivals)
+            group.weight = round(sum(each.on_ns * (each.weight or 0) for each in rivals) / on) if on else NICE_0_LOAD
+    return most
+
+
+def _there(groups: Iterable[Group], cpu: int) -> list[Group]:
+    """Those that run on a CPU, or anywhere."""
+    return [group for group in groups if cpu in group.key[3] or not group.key[3]]
+
+
+def set_families(
+    groups: Sequence[Group], families: Mapping[Key, str], most: Mapping[int, float], seconds_ns: int
+) -> None:
+    """Families compete as control groups: by the CPU time that they got, or as one thread if none of them is busy.
+
+    ``most`` is the share of each CPU that a weight of NICE_0_LOAD got.
+    """
+    for family in sorted(set(families.values())):
+        members = [group for group in groups if families.get(group.key) == family]
+        weighed = [group.weight for group in members if group.weight is not None]
+        if not weighed:
+            continue
+        weight = max(weighed)
+        if most and any(group.is_long for group in members):
+            on = {cpu: sum(each.on_ns / len(each.key[3] or most) for each in _there(members, cpu)) for cpu in most}
+            got = sum(on[cpu] / (seconds_ns * most[cpu]) for cpu in most)
+            weight = min(MOST_WEIGHT, max(LEAST_WEIGHT, round(NICE_0_LOAD * got)))
+        for group in members:
+            group.family, group.family_weight, group.weight = key_of(family), weight, None

@@ -1,0 +1,110 @@
+"""Weights and control groups of a fit: what a CPU was shared out by, and who belongs together."""
+
+import pytest
+
+from sim.trace.fit.entries import Charges
+from sim.trace.fit.families import families
+from sim.trace.fit.groups import grouped
+from sim.trace.fit.pins import pins
+from sim.trace.fit.thread_times import Burst, Life
+
+MS = 1_000_000
+SECONDS_NS = 2_000 * MS
+
+
+def life(name, tid, share=1.0, cpu=0, *, parent=-1, burst_ms=2000, prio=120, stints=100):
+    """A thread that wants a CPU all the time and gets a share of it, in bursts of so much wall time."""
+    found = Life(tid, name, 0 if parent < 0 else 1, prio)
+    found.user, found.parent = True, parent
+    for begin in range(0, 2000, burst_ms):
+        on_ns = round(share * burst_ms * MS)
+        found.bursts.append(Burst(begin * MS, (begin + burst_ms) * MS, on_ns, stints, 0, 0, -1))
+        found.cpus[cpu] += stints
+        found.at_ns[cpu] += on_ns
+    found.last_ns = SECONDS_NS
+    return found
+
+
+def entries(*lives):
+    """By name and CPU."""
+    groups = grouped(list(lives), 0, SECONDS_NS, Charges())
+    return {(group.key[1], *group.key[3]): group for group in groups}
+
+
+def test_threads_of_equal_weight_get_equal_weights_however_full_their_cpus_are():
+    crowded = [life(f"a{n}", n, 0.2, 0) for n in range(1, 6)]
+    found = entries(*crowded, life("b1", 11, 0.5, 1), life("b2", 12, 0.5, 1))
+    assert {group.weight for group in found.values()} == {1024}
+
+
+def test_a_short_burst_has_the_weight_of_those_with_which_it_shares_its_cpu():
+    short = life("short", 9, 0.2, 1, burst_ms=2)
+    found = entries(life("big", 1, 0.6), life("small", 2, 0.3), life("alone", 3, 0.4, 1), life("too", 4, 0.4, 1), short)
+    assert (found["big", 0].weight, found["small", 0].weight) == (1024, 512)
+    assert found["short", 1].weight == found["alone", 1].weight == 1024
+
+
+@pytest.mark.parametrize("cpus", [(0,), (0, 1)])
+def test_a_control_group_weighs_what_its_cpu_time_comes_to_on_each_cpu(cpus):
+    lives = [life("shell", 1, 0.001, burst_ms=20)]
+    for cpu in cpus:
+        lives += [life(f"in{n}", 10 * cpu + n, 0.1, cpu, parent=1) for n in (2, 3, 4)]
+        lives.append(life(f"root{cpu}", 90 + cpu, 0.7, cpu))
+    found = entries(*lives)
+    assert {found[key].weight for key in found if key[0].startswith("root")} == {1024}
+    weight = found["in", 0].family_weight
+    assert weight == pytest.approx(1024 * len(cpus) * 0.3 / 0.7, rel=0.02)
+    assert found["in", 0].weight is None
+
+
+def test_a_thread_that_hardly_ever_leaves_its_cpu_is_pinned_by_the_time_that_it_was_there():
+    found = entries(life("hog", 1, 1.0, 1, stints=1), life("brief", 2, 0.002, 1, stints=1))
+    assert ("hog", 1) in found
+    assert ("others",) in found
+
+
+def named(lives):
+    return {frozenset(each.tid for each in family) for family in families(lives)}
+
+
+def test_whose_parent_is_not_known_belongs_to_the_only_family_that_forks_threads_called_so():
+    make = [life("make", 1), life("cc1", 2, parent=1), life("as", 3, parent=2)]
+    before, its_own = life("cc1", 7), life("as", 8, parent=7)
+    assert named([*make, before, its_own]) == {frozenset({1, 2, 3, 7, 8})}
+    assert named([*make, life("cc1", 7, prio=130)]) == {frozenset({1, 2, 3})}
+    other = [life("ninja", 11), life("cc1", 12, parent=11)]
+    assert named([*make, *other, before]) == {frozenset({1, 2, 3}), frozenset({11, 12})}
+
+
+def test_a_thread_that_is_always_busy_is_no_entry_with_those_of_its_name_that_come_and_go():
+    brief = life("cc1", 2, 0.5, burst_ms=20)
+    brief.bursts = list(brief.bursts)[::2]
+    found = entries(life("cc1", 1, 0.5), brief)
+    assert found["cc1-busy", 0].compute == [1000 * MS]
+    assert not found["cc1-busy", 0].sleep
+    assert len(found["cc1", 0].compute) == 50
+
+
+def moved(name, tid, *parts):
+    """A thread that was on several CPUs: of each its number, and how much of the trace it was on it."""
+    found = life(name, tid, sum(share for _, share in parts))
+    found.cpus.clear()
+    found.at_ns.clear()
+    for cpu, share in parts:
+        found.cpus[cpu], found.at_ns[cpu] = round(1000 * share), round(share * SECONDS_NS)
+    return found
+
+
+def test_on_a_host_that_is_never_idle_threads_that_moved_fill_up_what_the_others_leave_of_each_cpu():
+    lives = [life("a", 1, 0.6, 0), life("b", 2, 0.5, 1)]
+    lives += [moved("large", 3, (0, 0.25), (1, 0.2)), moved("small", 4, (0, 0.14), (1, 0.3))]
+    found = pins(lives, 0.01 * SECONDS_NS, idle=0.0)
+    assert [found[id(each)] for each in lives] == [(0,), (1,), (1,), (0,)]
+    light = moved("light", 6, (0, 0.004), (1, 0.005))
+    assert pins([*lives, light], 0.01 * SECONDS_NS, idle=0.0)[id(light)] == (1,)
+
+
+def test_where_cpus_are_idle_at_times_threads_that_moved_may_move():
+    lives = [life("a", 1, 0.5, 0), moved("b", 2, (0, 0.3), (1, 0.01))]
+    found = pins(lives, 0.01 * SECONDS_NS, idle=0.1)
+    assert [found[id(each)] for each in lives] == [(0,), ()]
