@@ -33,7 +33,7 @@ REPLICATIONS: Final = 3
 """Of each round."""
 FIRST_REPLICATION: Final = 1000
 """Those of the check are others."""
-ENOUGH: Final = 40
+ENOUGH: Final = 20
 """Cycles in the trace from which on their number says something."""
 LONGEST: Final = 8.0
 """By how much a mean sleep may change in all."""
@@ -102,8 +102,10 @@ def _simulated(work: tuple[Case, str, frozenset[str], int]) -> _Seen:
         entry = run.entries.get(life.tid, run.entries.get(life.parent))
         if entry is None:
             continue
+        forks = entry in case.scenario.threads and case.scenario.threads[entry].kind == "fork"
+        counts = not forks or life.tid not in run.entries  # of a parent the children are counted
         for burst in life.bursts:
-            found.cycles[entry] += (begin < burst.end_ns < end) / seconds
+            found.cycles[entry] += counts * (begin < burst.end_ns < end) / seconds
             within = min(end, burst.end_ns) - max(begin, burst.ready_ns)
             if within > 0:
                 share = within / max(1, burst.end_ns - burst.ready_ns)
