@@ -7,7 +7,7 @@
  *
  * Intel SDM vol. 1 section 13.2 (enumeration of XSAVE), 13.7 to 13.12 (XSAVE to XRSTORS, init and modified optimisation),
  * vol. 2 (RDMSR, WRMSR, WRMSRNS, XGETBV, XSETBV), vol. 3 sections 3.4.5 (segment descriptors), 6.14 (IDT in 64-bit mode),
- * 14.5 and 14.6 (XSAVE and CET), 27.1.3 (instructions that exit: CPUID, INVD, HLT, OUT, WRMSR), vol. 4 (MSRs).
+ * 2.7 (CR4.PKE), 14.5 and 14.6 (XSAVE and CET), 27.1.3 (instructions that exit: CPUID, INVD, HLT, OUT, WRMSR), vol. 4 (MSRs).
  */
 #include "timing.h"
 #include "state.h"
@@ -24,6 +24,7 @@
 #define CR4_OSFXSR (1ull << 9)
 #define CR4_OSXMMEXCPT (1ull << 10)
 #define CR4_OSXSAVE (1ull << 18)
+#define CR4_PKE (1ull << 22)	/* without it RDPKRU and WRPKRU are #UD; pages of CPL 0 have no key */
 
 #define MSR_U_CET 0x6a0
 #define MSR_PL0_SSP 0x6a4
@@ -42,6 +43,7 @@ static uint8_t area[AREA_SIZE] __attribute__((aligned(4096))), other[AREA_SIZE] 
 static uint8_t standard[AREA_SIZE] __attribute__((aligned(4096)));
 static uint8_t stack[16384] __attribute__((aligned(16), used));
 static uint64_t timer, xss_now;
+static int has_protection_keys;
 
 /* What the compiler may call. */
 void *memset(void *to, int byte, size_t bytes)
@@ -174,6 +176,7 @@ static void ask_cpuid(struct guest_about *about)
 		return;
 	__cpuid_count(7, 0, a, b, c, d);
 	about->shadow_stacks = c >> 7 & 1;
+	has_protection_keys = c >> 3 & 1;
 	__cpuid_count(LEAF_XSTATE, 0, a, b, c, d);
 	about->xcr0 = (uint64_t)d << 32 | a;
 	__cpuid_count(LEAF_XSTATE, 1, a, b, c, d);
@@ -204,7 +207,8 @@ static void set_up(void)
 	asm volatile("mov %%cr0, %0" : "=r"(cr));
 	asm volatile("mov %0, %%cr0" : : "r"((cr & ~(CR0_EM | CR0_TS)) | CR0_MP | CR0_NE));
 	asm volatile("mov %%cr4, %0" : "=r"(cr));
-	asm volatile("mov %0, %%cr4" : : "r"(cr | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE));
+	cr |= CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | (has_protection_keys ? CR4_PKE : 0);
+	asm volatile("mov %0, %%cr4" : : "r"(cr));
 	xsetbv(shared->about.xcr0);
 	asm volatile("fninit");
 	timer = timer_cost();
