@@ -380,7 +380,7 @@ WRONG = {
         cpu("zen4", also(KERNEL, 'guest_uret_msrs = ["LSTAR"]')), "kernel.guest_uret_msrs", "'LSTAR'", "TSC_AUX",
     ),
     # what does not go together
-    "nobody there": (GOOD[: GOOD.index("[guests.web]")], "guests", "neither guests nor threads", "one kind"),
+    "nobody there": (GOOD[: GOOD.index("[guests.web]")], "guests", "neither guests nor threads", "at least one kind"),
     "CPU that is not there": (also(THREAD, "affinity = [0, 4]"), "threads.daemon.affinity", "found CPU 4", "0 to 3"),
     "negative CPU": (also(THREAD, "affinity = [-1]"), "threads.daemon.affinity[0]", "found -1", "0 or more"),
     "no CPU to run on": (also(GUEST, "affinity = []"), "guests.web.affinity", "an empty list", "'pinned'"),
@@ -442,7 +442,7 @@ WRONG = {
     "sweep in a table that there is not": (
         sweep('"guests.wbe.vcpus" = [1]'), "sweep.'guests.wbe.vcpus'", "unknown key 'wbe'", "did you mean 'web'?",
     ),
-    "sweep below a value": (sweep('"host.hz.x" = [1]'), "sweep.'host.hz.x'", "host.hz is no table", "'x'"),
+    "sweep below a value": (sweep('"host.hz.x" = [1]'), "sweep.'host.hz.x'", "host.hz is not a table", "'x'"),
     "sweep with a value that does not fit": (
         sweep('"guests.web.vcpus" = [2, "x"]'), "sweep.'guests.web.vcpus'", "found 'x'", "a whole number",
     ),

@@ -552,7 +552,7 @@ def test_a_machine_that_cannot_be_measured_is_refused(tmp_path, capsys, monkeypa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-o", "there.toml"], "there.toml is there already; --force overwrites it"),
+        (["-o", "there.toml"], "there.toml already exists; --force overwrites it"),
         (["-o", "mine.json"], "ends in .toml"),
         (["-o", "nowhere/mine.toml"], "there is no directory nowhere"),
         (["-o", "/proc/mine.toml"], "the directory /proc cannot be written to"),

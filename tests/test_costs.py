@@ -536,7 +536,7 @@ def with_row(table: CostTable, row_id: str, **changes) -> CostTable:
         ("XGETBV(1)/base", {"conditions": "CPU: x; kernel: y; method: estimated"}, "but it says 'estimated'"),
         ("XGETBV(1)/base", {"conditions": "CPU: x; kernel: y; method: derived from XSAVEC"}, "says 'derived from'"),
         ("IBPB/base", {"grade": "derived"}, "without an origin"),
-        ("VM exit/base", {"origin": ("fastpath/reference",)}, "is no row of this table"),
+        ("VM exit/base", {"origin": ("fastpath/reference",)}, "is not a row of this table"),
         ("VM exit/base", {"origin": ("VM exit/base",)}, "its own origin"),
         ("XSAVEC/written/FP", {"component": "X87"}, "unknown component 'X87'"),
         ("XSAVEC/written/FP", {"component": ""}, "takes one component"),

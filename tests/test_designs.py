@@ -162,7 +162,7 @@ def test_another_design_in_the_directory_is_refused_and_so_is_something_else(run
         run(design=("sobol:16", RANGES))
     (tmp_path / "e").mkdir()
     (tmp_path / "e" / "letter").touch()
-    with pytest.raises(InputError, match="something else than a design"):
+    with pytest.raises(InputError, match="something other than a design"):
         run("e")
 
 

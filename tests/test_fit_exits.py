@@ -228,9 +228,9 @@ def test_a_simulated_host_counted_by_perf_comes_back(trace, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "does not say how long was recorded"),
+        ((), "does not say how long perf recorded"),
         (("--duration", "1 us"), "allowed: --vcpus of"),
-        (("--duration", "soon"), "is no time"),
+        (("--duration", "soon"), "is not a time"),
         (("--duration", "10 s", "--cpu", "z80"), "z80"),
         (("--duration", "10 s", "--kernel", "v1.0"), "v1.0"),
     ],

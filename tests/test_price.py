@@ -411,10 +411,10 @@ def test_rates_that_cannot_be_together_are_one_message(given, message):
     ("options", "message"),
     [
         ((), "no rate is given (allowed: one or more of --exits, --load-put, --kvm-run, --switches)"),
-        (("--exits", "20000"), "--exits '20000' is no rate (allowed: a rate like '20000/s'"),
-        (("--exits", "-5/s"), "--exits '-5/s' is no rate"),
-        (("--exits", "1e400/s"), "--exits '1e400/s' is no rate"),
-        (("--kvm-run", "often"), "--kvm-run 'often' is no rate"),
+        (("--exits", "20000"), "--exits '20000' is not a rate (allowed: a rate like '20000/s'"),
+        (("--exits", "-5/s"), "--exits '-5/s' is not a rate"),
+        (("--exits", "1e400/s"), "--exits '1e400/s' is not a rate"),
+        (("--kvm-run", "often"), "--kvm-run 'often' is not a rate"),
         (("--load-put", "1/s", "--kvm-run", "2/s"), "each KVM_RUN is one of the load/put pairs"),
         (("--load-put", "2/s", "--switches", "1/s"), "allowed: 2/s switches or more"),
         (("--exits", "cpuid=5/s"), "unknown fastpath exit 'cpuid'"),
@@ -430,7 +430,7 @@ def test_rates_that_cannot_be_together_are_one_message(given, message):
         (("--exits", "1/s", "--registers", "SSE,MMX"), "--registers 'MMX' on sapphire-rapids (allowed: FP, SSE,"),
         (("--exits", "1/s", "--cpu", "zen3", "--registers", "AVX-512"), "--registers 'AVX-512' on zen3"),
         (("--exits", "1/s", "--between", "user=much"), "--between 'user=much'"),
-        (("--exits", "1/s", "--tsc", "2.6"), "--tsc '2.6' is no rate"),
+        (("--exits", "1/s", "--tsc", "2.6"), "--tsc '2.6' is not a rate"),
         (("--exits", "1/s", "--costs", "zen44"), "unknown cost table 'zen44'"),
         (("--exits", "1/s", "--duration", "3 s"), "go with --perf-kvm-stat"),
         (("--perf-kvm-stat", "nothere.txt"), "cannot read nothere.txt: No such file or directory"),
@@ -712,7 +712,7 @@ WITH_IO = REPORT.replace("EPT_MISCONFIG ", "IO_INSTRUCTION")
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        (REPORT, ("--load-put", "20/s"), "does not say how long was recorded (needed: --duration, such as '10 s')"),
+        (REPORT, ("--load-put", "20/s"), "does not say how long perf recorded (needed: --duration, such as '10 s')"),
         (REPORT, ("--duration", "1 s"), "its 179 HLT exits are among them, in part or all (needed: --load-put; 0/s"),
         (REPORT, ("--duration", "1 s", "--kvm-run", "5/s"), "(needed: --load-put; 0/s for none)"),
         (WITH_IO, ("--duration", "1 s"), "its 179 HLT and 68 I/O port exits are among them, in part or all (needed: "),

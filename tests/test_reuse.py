@@ -69,7 +69,7 @@ def test_the_same_again_simulates_nothing_and_changes_nothing(run, tmp_path, tab
     results, counted = run()
     assert counted.works == []
     assert {path: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
-    assert results.notes == ("12 of 12 replications were there already, and are used again",)
+    assert results.notes == ("12 of 12 replications were finished already, and are used again",)
     assert results.ledger.equals(load(tmp_path / "r").ledger)
 
 
@@ -116,7 +116,7 @@ def test_less_than_there_is_is_shown_and_all_of_it_stays(run, tmp_path, tables, 
     before = tables("r")
     results, counted = run(**fewer)
     assert counted.works == []
-    assert any(f"{tmp_path / 'r'} keeps more, which was not asked for: {message}" in note for note in results.notes)
+    assert any(f"{tmp_path / 'r'} also keeps what was not asked for: {message}" in note for note in results.notes)
     assert len(results.ledger) < len(load(tmp_path / "r").ledger)
     assert tables("r") == before
     in_memory = experiment.run(tmp_path / "small.toml", jobs=1, simulate=fake_host.simulate, **fewer)
@@ -136,7 +136,7 @@ def test_the_command_says_what_is_kept_and_not_shown_and_figures_are_of_all(scen
     status, text, err = run_command(capsys, "run", str(scenario), *out, "--strategies", "manual-load", "--full")
     assert status == 0
     assert "xstate-guest" not in text
-    assert "keeps more, which was not asked for: strategies xstate-guest" in err
+    assert "also keeps what was not asked for: strategies xstate-guest" in err
     assert drawn == [["free-ssp", "manual-load", "xstate-guest"]] * 2
 
 
@@ -146,7 +146,7 @@ def test_what_does_not_fit_into_one_table_is_kept_beside_it_and_comes_back(run, 
     results, counted = run(strategies=["manual-load"], replications=4)
     assert len(counted.walked) == 2 * 2 * 2
     assert load(tmp_path / "r").cases[0]["strategies"] == ["free-ssp", "manual-load"]
-    assert any("keeps more, which was not asked for: strategies xstate-guest" in note for note in results.notes)
+    assert any("also keeps what was not asked for: strategies xstate-guest" in note for note in results.notes)
     _, counted = run()
     assert (counted.works, tables("r")) == ([], first)
     _, counted = run(replications=4)
@@ -211,7 +211,10 @@ def test_another_world_is_simulated_and_said_to_take_the_place_of_what_was_there
     results, counted = run()
     assert len(counted.walked) == WALKED
     (note,) = results.notes
-    assert f"what {tmp_path / 'r'} holds is in {tmp_path / 'r'}.previous until this run is complete, and then" in note
+    assert (
+        f"the contents of {tmp_path / 'r'} are kept in {tmp_path / 'r'}.previous until this run is complete, and then"
+        in note
+    )
     assert "scenario small, seed 1, 2 replications" in note
     assert not (tmp_path / "r.previous").exists()
 
@@ -283,7 +286,9 @@ def test_the_earlier_scenario_goes_on_after_another_one_failed_over_it(run, scen
         run(seed=2, simulate=breaks_at(1))
     results, counted = run()
     assert (counted.works, tables("r")) == ([], before)
-    assert any(f"what {tmp_path / 'r'} holds is deleted: scenario small, seed 2" in note for note in results.notes)
+    assert any(
+        f"the contents of {tmp_path / 'r'} are deleted: scenario small, seed 2" in note for note in results.notes
+    )
 
 
 def test_how_many_replications_the_rule_needs_does_not_depend_on_what_is_there(run, scenario, tmp_path):
@@ -309,7 +314,7 @@ def test_a_schedule_of_its_own_is_simulated_alone_and_kept_when_it_is_not_asked_
     both = tables("r")
     results, counted = run()
     assert (counted.works, tables("r")) == ([], both)
-    assert any("keeps more, which was not asked for: other schedules" in note for note in results.notes)
+    assert any("also keeps what was not asked for: other schedules" in note for note in results.notes)
 
 
 def test_a_part_that_was_damaged_is_simulated_again_and_named(run, tmp_path, tables, monkeypatch):

@@ -102,7 +102,7 @@ def test_a_new_scenario_is_complete_and_nothing_is_overwritten(tmp_path, capsys,
     before = Path("my-host.toml").read_bytes()
     status, out, err = run(capsys, "new", "my-host.toml")
     assert (status, out) == (2, "")
-    assert "is there already" in err
+    assert "already exists" in err
     assert Path("my-host.toml").read_bytes() == before
 
 
@@ -129,7 +129,7 @@ def test_what_the_comments_of_a_new_scenario_offer_is_right(tmp_path, capsys):
         ("my-host", "allowed: the path of a file that ends in .toml"),
         ("no/my-host.toml", "cannot write 'no/my-host.toml': No such file or directory"),
         ("a\0b.toml", "cannot write 'a\\x00b.toml'"),
-        ("folder.toml", "is there already"),
+        ("folder.toml", "already exists"),
     ],
 )
 def test_a_scenario_that_cannot_be_written_is_one_line(name, says, tmp_path, capsys, monkeypatch):

@@ -243,7 +243,7 @@ def test_an_option_of_scenarios_is_refused_with_a_trace(option, tmp_path, capsys
     status, _, err = run(capsys, "timeline", str(TRACES[0]), "-o", str(tmp_path / "x"), option, "1")
     assert (status, err) == (
         2,
-        f"fpswitch: {option}: that is for scenarios, whose names end with .toml; allowed with a trace: "
+        f"fpswitch: {option}: that is for scenarios, whose names end in .toml; allowed with a trace: "
         "--strategy, --cpu, --costs, --kernel, --guest\n",
     )
 
@@ -253,7 +253,7 @@ def test_a_file_that_is_there_is_kept_unless_forced(rich, tmp_path, capsys):
     out.write_text("mine", encoding="utf-8")
     command = ("timeline", str(rich), "-o", str(out), "--duration", "100 us")
     status, _, err = run(capsys, *command)
-    assert (status, err) == (2, f"fpswitch: {out} is there already; --force overwrites it\n")
+    assert (status, err) == (2, f"fpswitch: {out} already exists; --force overwrites it\n")
     assert out.read_text(encoding="utf-8") == "mine"
     assert run(capsys, *command, "--force", "--case", "nothing")[0] == 2
     assert out.read_text(encoding="utf-8") == "mine"

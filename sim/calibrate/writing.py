@@ -32,7 +32,7 @@ def refuse_existing(paths: Sequence[Path]) -> None:
     """Raises :class:`InputError` for a file that is there already, or whose directory is not."""
     for path in paths:
         if path.exists():
-            raise InputError(f"calibrate: {path} is there already; --force overwrites it")
+            raise InputError(f"calibrate: {path} already exists; --force overwrites it")
     refuse_unwritable(paths)
 
 

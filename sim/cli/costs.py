@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 WIDTH = 110
 DRAWN = (
-    "cycles of clock core or tsc; drawn from a triangle, assumed rows uniformly, where the grade does not say otherwise"
+    "cycles of clock core or tsc; drawn from a triangle, or uniformly for assumed rows, unless the grade says otherwise"
 )
 
 

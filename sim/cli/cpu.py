@@ -149,7 +149,7 @@ def _write(data: dict[str, Any], out: Path | None, force: bool, as_json: bool) -
         if out.suffix != ".toml":
             raise InputError(f"{out}: a profile's name must end in .toml")
         if out.exists() and not force:
-            raise InputError(f"{out} is there already; --force overwrites it")
+            raise InputError(f"{out} already exists; --force overwrites it")
         try:
             files.write(out, imported.text(data).encode())
         except OSError as error:

@@ -165,14 +165,14 @@ def _about_runs(rows: list[PatchRow]) -> list[str]:
     parts = []
     if any(row.forced for row in rows):
         parts.append(
-            wrapped("KVM v6 gives AMD's guests no CET, so they lose nothing; in brackets what is found if it did.")
+            wrapped("KVM v6 gives AMD's guests no CET, so they lose nothing; in brackets is what is found if it did.")
         )
     if any(not row.tasks.not_run for row in rows):
         parts.append(
             wrapped(
                 "Patch 1: two tasks that use IBT in user mode share a CPU, on this kernel as it is, or as the kernel "
-                "of a guest with such a CPUID. No kernel enables IBT in user mode. Where nothing is said both keep "
-                "their own."
+                "of a guest with such a CPUID. No kernel enables IBT in user mode. Unless a finding is listed, both "
+                "keep their own values."
             )
         )
     return parts

@@ -177,7 +177,7 @@ def _with_counted(load: "Load", options: dict[str, Any], vendor: str) -> "tuple[
     counted = read(file)
     seconds = parse_time("--duration", options["duration"]) or counted.recorded_s
     if not seconds:
-        raise InputError(f"{file} does not say how long was recorded (needed: --duration, such as '10 s')")
+        raise InputError(f"{file} does not say how long perf recorded (needed: --duration, such as '10 s')")
     _ask_for_pairs(file, counted, given=[name for name in PAIRS if options[name] is not None])
     doubts = []
     if counted.vendor != vendor:
@@ -221,7 +221,7 @@ def _rate(option: str, text: str | None) -> float | None:
     try:
         return None if text is None else parsed(text.strip(), "a rate", RATES, RATE, 1e12)
     except ValueError as error:
-        raise InputError(f"{option} {text!r} is no rate (allowed: {error})") from error
+        raise InputError(f"{option} {text!r} is not a rate (allowed: {error})") from error
 
 
 def parse_time(option: str, text: str | None) -> float | None:
@@ -231,7 +231,7 @@ def parse_time(option: str, text: str | None) -> float | None:
     try:
         return None if text is None else parsed_time(text.strip())
     except ValueError as error:
-        raise InputError(f"{option} {text!r} is no time (allowed: {error})") from error
+        raise InputError(f"{option} {text!r} is not a time (allowed: {error})") from error
 
 
 def _exits(texts: tuple[str, ...]) -> dict[str, float]:

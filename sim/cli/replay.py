@@ -317,7 +317,7 @@ def _amiss(result: "Replayed") -> list[str]:
     if report.recordings > 1:
         lines.append(f"{report.recordings} recordings follow one another")
     if report.foreign:
-        lines.append(f"{report.foreign} lines are no events, the first: {report.first_foreign!r}")
+        lines.append(f"{report.foreign} lines are not events; the first: {report.first_foreign!r}")
     if report.truncated:
         lines.append("the end is cut off")
     if report.steps_back:

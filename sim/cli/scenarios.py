@@ -71,7 +71,7 @@ def new(
     """
     if not file.endswith(".toml"):
         raise InputError(f"FILE: found {file!r}; allowed: the path of a file that ends in .toml")
-    what_next = f"{file}: change it, check it (fpswitch show {file}), run it (fpswitch run {file})"
+    what_next = f"{file}: edit it, check it (fpswitch show {file}), run it (fpswitch run {file})"
     if perf_kvm_stat is not None and rt_app is not None:
         raise InputError("--perf-kvm-stat and --rt-app both say what runs: leave one of them out")
     if perf_kvm_stat is not None:
@@ -91,7 +91,7 @@ def new(
         with Path(file).open("x", encoding="utf-8") as stream:
             stream.write(template)
     except FileExistsError as error:
-        raise InputError(f"{file!r} is there already; allowed: a new file") from error
+        raise InputError(f"{file!r} already exists; allowed: a new file") from error
     except (OSError, ValueError) as error:  # the latter for a null character
         raise InputError(f"cannot write {file!r}: {getattr(error, 'strerror', None) or error}") from error
     emit({"file": file}, what_next, as_json)

@@ -88,7 +88,7 @@ def timeline(context: click.Context, /, source: str, output: Path, force: bool, 
 
 def _check_options(context: click.Context, simulated: bool) -> None:
     foreign, own = (OF_TRACES, OF_SCENARIOS) if simulated else (OF_SCENARIOS, OF_TRACES)
-    why = "a scenario has that itself" if simulated else "that is for scenarios, whose names end with .toml"
+    why = "a scenario has that itself" if simulated else "that is for scenarios, whose names end in .toml"
     what = "a scenario" if simulated else "a trace"
     allowed = ", ".join(_option(name) for name in ("strategy", *own))
     for name in foreign:
@@ -158,9 +158,9 @@ def _draw_trace(
 def check_output(path: Path, force: bool) -> None:
     """Raises :class:`~sim.errors.InputError` if the file is there, and may not be overwritten, or is no file."""
     if path.exists() and not force:
-        raise InputError(f"{path} is there already; --force overwrites it")
+        raise InputError(f"{path} already exists; --force overwrites it")
     if path.exists() and not path.is_file():
-        raise InputError(f"cannot write {path}: found no regular file there; allowed: the name of a file")
+        raise InputError(f"cannot write {path}: it is not a regular file; allowed: the name of a file")
 
 
 @contextmanager

@@ -164,7 +164,7 @@ def _grade_defects(row: CostRow, table: CostTable) -> Iterator[str]:
         yield "graded derived, but without an origin"
     for origin in row.origin:
         if ":" not in origin and origin not in table.rows:
-            yield f"origin {origin!r} is no row of this table"
+            yield f"origin {origin!r} is not a row of this table"
         if origin == row.id:
             yield "is its own origin"
 

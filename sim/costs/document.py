@@ -54,7 +54,9 @@ def from_document(found: Any, where: str) -> CostTable:
         raise InputError(f"{where}: no row {RATIO!r}, so core cycles cannot be converted")
     for row in rows.values():
         if row.factor not in rows:
-            raise InputError(f"{where}: row {row.id[:60]!r} has the factor {row.factor[:60]!r}, which is no row there")
+            raise InputError(
+                f"{where}: row {row.id[:60]!r} has the factor {row.factor[:60]!r}, which is not one of its rows"
+            )
     return CostTable(found["name"], found["title"], found["derived_from"], rows)
 
 

@@ -132,7 +132,7 @@ def described(path: Path) -> dict[str, Any]:
             raise ValueError("not a design of this version")
         int(found["design"]["n"])
     except FileNotFoundError as error:
-        raise InputError(f"{path}: holds something else than a design; nothing in it is overwritten") from error
+        raise InputError(f"{path}: holds something other than a design; nothing in it is overwritten") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path / NAME}: cannot be read ({error})") from error
     return dict(found)

@@ -161,9 +161,7 @@ def words(asked: Experiment, there: Shelf, path: Path) -> str:
         f"{most} replications" if most > n else "",
     ]
     found = ", ".join(filter(None, kept)) or "other schedules"
-    return (
-        f"{path} keeps more, which was not asked for: {found}; fpswitch compare {path} shows that, and not this answer"
-    )
+    return f"{path} also keeps what was not asked for: {found}; fpswitch compare {path} shows that, and not this answer"
 
 
 def _names(names: set[str]) -> str:

@@ -80,7 +80,7 @@ def other_versions(source: str) -> str:
     if not other:
         return ""
     words = (f"{name} {made.get(name, '?')[:12]} (here {here[name][:12]})" for name in other)
-    return f"{source} was made with {', '.join(words)}, so that the numbers here may be others"
+    return f"{source} was made with {', '.join(words)}, so the numbers here may differ"
 
 
 def _case_document(case: Case, inputs: Inputs, cost_table_sha256: str, versions: Mapping[str, str]) -> dict[str, Any]:

@@ -243,7 +243,7 @@ class Running:
         manifest = {**exact.manifest, **stopped, "status": manifests.COMPLETE}
         wanted, costs = self._keys.up_to(n), exact.costs
         if used := self._there.number(wanted, before=before):
-            self._told.say(f"{used} of {len(wanted)} replications were there already, and are used again")
+            self._told.say(f"{used} of {len(wanted)} replications were finished already, and are used again")
         path = self._directory.path if self._directory is not None else None
         if path is not None and self._keep(exact, stopped):
             results = Results.on_disk(path, manifest, costs)
@@ -311,7 +311,7 @@ class Running:
         whole = (path / manifests.NAME).exists()
         folder = path / parts.FOLDER  # which a complete result need not have
         if not whole or not (is_complete or folder.exists()):
-            return f"{text}; {folder if whole else path} is gone, and what it kept with it"
+            return f"{text}; {folder if whole else path} is gone, with everything that it kept"
         aside = f"; what was there before is in {self._directory.previous}" if self._directory.has_set_aside else ""
         return f"{text}; {self._directory.path} keeps them, and the same command continues from there{aside}"
 

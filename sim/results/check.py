@@ -141,7 +141,7 @@ def _incomplete(tables: Mapping[str, pd.DataFrame], expected: pd.MultiIndex) -> 
     for metric, number in counted[counted < len(timing)].items():
         there = pd.MultiIndex.from_frame(metrics.loc[metrics["metric"] == metric, list(RUN_COLUMNS)])
         lacking = _who(timing[~timing.isin(there)][0])
-        yield f"metrics.parquet: {shortened(metric)} is there {number} times of {len(timing)}, and not for {lacking}"
+        yield f"metrics.parquet: {shortened(metric)} is there {number} of {len(timing)} times, and not for {lacking}"
     if metrics.empty:
         yield f"metrics.parquet: nothing of {_who(timing[0])}"
     for metric in (OPERATIONS, ELAPSED):

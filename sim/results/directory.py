@@ -119,11 +119,13 @@ class ResultDirectory:
             if found is not None:
                 of_same, complete = self._is_related(found), is_complete(found)
                 if aside is not None and not complete and not of_same:
-                    notes.append(f"what {self.path} holds is deleted: {_words(found)}")
+                    notes.append(f"the contents of {self.path} are deleted: {_words(found)}")
                     files.remove(self.path)
                 elif complete or not of_same:
                     if not of_same:
-                        notes.append(f"what {self.path} holds is in {self.previous} {until}: {_words(found)}")
+                        notes.append(
+                            f"the contents of {self.path} are kept in {self.previous} {until}: {_words(found)}"
+                        )
                     if self.previous.exists():
                         files.remove(self.previous)
                     self.path.rename(self.previous)

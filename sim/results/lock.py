@@ -41,8 +41,8 @@ class Lock:
                 holder = _holder(file)
                 os.close(file)
                 raise InputError(
-                    f"{directory}: {holder} has a run going on in it (allowed: another directory, or this one when "
-                    "that has ended)"
+                    f"{directory}: {holder} has a run in progress there (allowed: another directory, or this one when "
+                    "that run has ended)"
                 ) from None
             except BaseException:
                 os.close(file)

@@ -94,7 +94,7 @@ def kept(directory: Path, problems: list[str]) -> Iterator[Group]:
 
             of_json.append(json_parts.record(path))
         except InputError as error:
-            problems.append(f"{error}: what was in it is simulated again if asked for")
+            problems.append(f"{error}: its replications are simulated again if asked for")
         if len(of_json) == AT_A_TIME:
             yield packed(of_json)
             of_json = []

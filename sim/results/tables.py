@@ -271,6 +271,6 @@ def _check_columns(found: pa.Schema, schema: pa.Schema, name: str, path: Path) -
         if found.field(column).type != kind:
             raise InputError(f"{path}: column {column} is {found.field(column).type} (allowed: {kind})")
     if more := [shortened(column) for column in found.names if column not in schema.names]:
-        raise InputError(f"{path}: column {more[0]}, which a {name} table has not")
+        raise InputError(f"{path}: column {more[0]}, which a {name} table does not have")
     if found.names != schema.names:
         raise InputError(f"{path}: columns in another order than {', '.join(schema.names)}")

@@ -63,7 +63,7 @@ def problems(scenario: Scenario) -> Iterator[Problem]:
     if number > MOST_THREADS:
         yield "guests", f"found {number} vCPUs and threads in all; allowed: {MOST_THREADS} at most"
     if not scenario.guests and not scenario.threads:
-        yield "guests", "there are neither guests nor threads; allowed: one kind of either, or more"
+        yield "guests", "there are neither guests nor threads; allowed: at least one kind of either"
     for each in scenario.kernel.guest_uret_msrs or ():
         if each not in URET_MSRS:
             yield "kernel.guest_uret_msrs", str(unknown("user-return MSR", each, URET_MSRS))

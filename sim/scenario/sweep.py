@@ -79,7 +79,7 @@ def _set(written: dict[str, Any], path: str, value: Value) -> None:
             raise ScenarioError(_swept(path), _no_such(key, here, allowed))
         at = at[key]
     if not isinstance(at, dict):
-        raise ScenarioError(_swept(path), f"{'.'.join(parents)} is no table, so it has no key {last!r}")
+        raise ScenarioError(_swept(path), f"{'.'.join(parents)} is not a table, so it has no key {last!r}")
     at[last] = value
 
 

@@ -107,7 +107,7 @@ def _read(name: str, stamp: tuple[int, int] | None) -> CpuProfile:
         return of_data(name, shipped(name))
     path = Path(name)
     if not _is_file(path):
-        raise InputError(f"{unknown('CPU', name, names())}, nor is there such a file")
+        raise InputError(f"{unknown('CPU', name, names())}, and there is no such file")
     data = profile_data.read(path) if path.suffix == ".toml" else imported.document(imported.dump(path), name)
     return of_data(name, data)
 

@@ -48,7 +48,7 @@ def fit(
     notes = []
     seconds = seconds or counted.recorded_s
     if not seconds:
-        raise InputError(f"{name} does not say how long was recorded (needed: --duration, such as '10 s')")
+        raise InputError(f"{name} does not say how long perf recorded (needed: --duration, such as '10 s')")
     number = vcpus or 1
     if vcpus is None:
         notes.append("one vCPU is assumed (--vcpus)")

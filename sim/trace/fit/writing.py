@@ -69,7 +69,7 @@ def store(text: str, columns: "Columns", out: Path, name: str, *, force: bool = 
                 read(made / out.name)
             except InputError as error:
                 what = str(error).replace(f"{made}{os.sep}", "")
-                raise InputError(f"{name}: what was fitted is no scenario: {what}") from error
+                raise InputError(f"{name}: the fitted scenario is not valid: {what}") from error
             _replace(made, out, samples)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror}") from error
@@ -81,7 +81,7 @@ def _replace(made: Path, out: Path, samples: Path) -> None:
     if samples.is_dir():
         samples.rename(old)
     elif samples.exists():
-        raise InputError(f"{samples} is no directory")
+        raise InputError(f"{samples} is not a directory")
     try:
         if (made / samples.name).is_dir():
             (made / samples.name).rename(samples)

@@ -132,7 +132,9 @@ class Reader:
                 self._dialect = dialects.told(text, _tsc_hz(text))
                 if self._dialect is not None and self._follow:
                     if not self._dialect.host:
-                        raise InputError(f"{self.name} is no merged report of several files (trace-cmd report -i -i)")
+                        raise InputError(
+                            f"{self.name} is not a merged report of several files (trace-cmd report -i -i)"
+                        )
                     self._dialect.host = self._follow
             if self._dialect is not None and not self._dialect.is_plain:
                 text = self._dialect.plain(text)
