@@ -5,7 +5,14 @@ import pytest
 
 from sim import experiment
 from sim.analysis import answers
+from sim.engine import kept_tables
 from sim.results.tables import SCHEMAS
+
+
+@pytest.fixture(autouse=True)
+def _no_kept_tables(monkeypatch):
+    """Tests that break the kernel model keep nothing of what it says then, and find nothing of other tests."""
+    monkeypatch.setattr(kept_tables, "directory", lambda: None)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What the compiled engine asks of the kernel model, and how seldom: switches in halves, exits by their path."""
 
+import engine_mode  # first of all: the loop as plain Python  # noqa: F401
 import pytest
 from hosts import RICH, changed, from_text
 

@@ -45,7 +45,7 @@ POINTS: Final = Points(
     ]
 )  # fmt: skip
 """In the order of POINT_SCHEDULE and those after it; POINT_EQUAL is the last, and no flow point."""
-POINTS.all.append(Point(handles_signal, ("",)))
+POINTS.of(Point(handles_signal, ("",)))
 
 MOST_CHILDREN: Final = 4096
 """How many forked threads may be there at the same time."""

@@ -133,6 +133,8 @@ F_NOTIFIER, F_CLEAN, F_TASK_TOKENS, F_IN_GUEST, F_CPU_TOKENS, F_COLUMNS = range(
 INIT_AREA: Final = 6
 """Instead of a task's area: init_fpstate's."""
 MOST_POINTS: Final = 1 << 14
+POINT_SHIFT: Final = 48
+"""Where the point is in the first key of a row."""
 
 NOBODY: Final = -2
 """Whom a slot speaks of when the task is gone."""

@@ -17,7 +17,7 @@ from sim.costs.price import Prices
 from sim.engine import layout as at
 from sim.engine import loop
 from sim.engine.asked import CURRENT, ELSEWHERE, HERE, NEXT, NOWHERE, OTHER, Asked, Point, Side
-from sim.engine.build import Built
+from sim.engine.build import POINTS, Built
 from sim.engine.fragments import Unsupported
 from sim.engine.jit import Callback
 from sim.engine.signals import PutOff
@@ -71,7 +71,9 @@ class Replication:
         self.names = (timed_by, *others)
         self.replication = replication
         self.prices: Prices = prices_of(case.table)
-        self.tables = [table_of(case.settings(name), integrity=case.scenario.run.integrity) for name in self.names]
+        self.tables = [
+            table_of(case.settings(name), POINTS, integrity=case.scenario.run.integrity) for name in self.names
+        ]
         batch = case.scenario.run.batch and all(table.model.batches for table in self.tables)
         run = case.scenario.run.model_copy(update={"batch": batch})
         populated = replace(case, scenario=case.scenario.model_copy(update={"run": run}))
@@ -317,6 +319,8 @@ def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: 
     with _one_at_a_time:
         run = Replication(case, timed_by, others_of(timed_by, strategies), replication)
         run.run()
+        for table in run.tables:
+            table.keep()
         return run.records()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.costs.price import Prices
+from sim.engine import kept_tables
 from sim.engine import layout as at
 from sim.engine.asked import INIT_AREA, OTHER, Answer, Asked, Point
 from sim.engine.fragments import Unsupported
@@ -23,6 +24,8 @@ from sim.kernel.walker import Walker
 Integers = NDArray[np.int64]
 
 LEVELS: Final = ("L1", "L2", "memory")
+MORE: Final = 16
+"""A table is kept again when it has a sixteenth more rows, or sixteen."""
 MOST: Final = 1 << 20
 """The most rows, fragments and shapes of a table: what a key of the hash has room for."""
 
@@ -40,11 +43,34 @@ def zeros(*shape: int) -> Integers:
     return numbers[first : first + prod(shape)].reshape(shape)
 
 
+class Points:
+    """Flow points by number; those that every replication has come first."""
+
+    def __init__(self, first: list[Point]) -> None:
+        self.all: list[Point] = []
+        self._numbers: dict[Point, int] = {}
+        for point in first:
+            self.of(point)
+
+    def of(self, point: Point) -> int:
+        """The number of a flow point."""
+        number = self._numbers.get(point)
+        if number is None:
+            number = self._numbers[point] = len(self.all)
+            if number == at.MOST_POINTS:
+                raise Unsupported("too many kinds of flow points")
+            self.all.append(point)
+        return number
+
+
 class Table:
     """What has been asked of a kernel model so far, by row."""
 
-    def __init__(self, config: Config, *, integrity: bool) -> None:
+    def __init__(self, config: Config, points: Points, *, integrity: bool) -> None:
         self.model = Transitions(config, integrity=integrity)
+        self._points = points
+        self._name = kept_tables.name_of(config, integrity=integrity)
+        self._kept = 0
         self.count = 0
         self.renewed: dict[int, tuple[tuple[int, int], ...]] = {}
         self.keys: list[Key] = []
@@ -63,7 +89,55 @@ class Table:
         self._flagged = [0, 0]
         self.moved = True
         """Whether an array is elsewhere since the loop has been told."""
+        kept = kept_tables.read(self._name)
+        if kept is not None:
+            self._take(kept)
         self._note_flags()
+
+    # On the disk.
+
+    def keep(self) -> None:
+        """Keeps what has been asked for later processes, if it is much more than what they find."""
+        if self.count <= self._kept + max(self._kept // MORE, MORE):
+            return
+        self._kept = self.count
+        rows = self.rows[: self.count].copy()
+        rows[:, [at.R_COUNT, at.R_TIMES]], rows[:, at.R_PRICE] = 0, -1
+        numbers, rows[:, at.R_KEY1] = self._renumbered(rows[:, at.R_KEY1])
+        values = {
+            "points": [self._points.all[number] for number in numbers],
+            "rows": rows, "levels": self.levels[: self._levels], "uses": self._uses, "keys": self.keys,
+            "level_keys": self.level_keys, "found": self.found, "renewed": self.renewed, "model": self.model.kept(),
+        }  # fmt: skip
+        kept_tables.write(self._name, self.count, values)
+
+    @staticmethod
+    def _renumbered(keys: Integers) -> tuple[list[int], Integers]:
+        """The points of keys, and the keys with their places among these instead."""
+        numbers, places = np.unique(keys >> at.POINT_SHIFT, return_inverse=True)
+        return numbers.tolist(), places << at.POINT_SHIFT | keys & (1 << at.POINT_SHIFT) - 1
+
+    def _take(self, kept: dict[str, Any]) -> None:
+        """Goes on from what an earlier process has kept."""
+        rows, levels = kept["rows"], kept["levels"]
+        numbers = np.array([self._points.of(point) for point in kept["points"]], np.int64)
+        keys = rows[:, at.R_KEY1]
+        rows[:, at.R_KEY1] = numbers[keys >> at.POINT_SHIFT] << at.POINT_SHIFT | keys & (1 << at.POINT_SHIFT) - 1
+        self.model.take(kept["model"])
+        self.count = self._kept = n = len(rows)
+        self.rows = zeros(max(512, 1 << n.bit_length()), at.R_COLUMNS)
+        self.rows[:n] = rows
+        self.hash = np.zeros(2 * len(self.rows), np.int64)
+        for i, (first, second) in enumerate(rows[:, [at.R_KEY1, at.R_KEY2]].tolist()):
+            self._enter(first, second, i)
+        self._levels = len(levels)
+        self.levels = np.zeros((max(1024, 1 << len(levels).bit_length()), 2), np.int64)
+        self.levels[: len(levels)] = levels
+        self._uses, self.found, self.renewed = kept["uses"], kept["found"], kept["renewed"]
+        for key in kept["keys"]:
+            self._key_number(key)
+        for key in kept["level_keys"]:
+            self._level_number(key)
 
     # Growing.
 
@@ -267,29 +341,9 @@ _tables: dict[Any, Table] = {}
 """The tables of this process, by configuration."""
 
 
-def table_of(settings: Any, *, integrity: bool) -> Table:
+def table_of(settings: Any, points: Points, *, integrity: bool) -> Table:
     """The table of a strategy on a kernel."""
     key = settings, integrity
     if key not in _tables:
-        _tables[key] = Table(boot(settings), integrity=integrity)
+        _tables[key] = Table(boot(settings), points, integrity=integrity)
     return _tables[key]
-
-
-class Points:
-    """Flow points by number; those that every replication has come first."""
-
-    def __init__(self, first: list[Point]) -> None:
-        self.all: list[Point] = []
-        self._numbers: dict[Point, int] = {}
-        for point in first:
-            self.of(point)
-
-    def of(self, point: Point) -> int:
-        """The number of a flow point."""
-        number = self._numbers.get(point)
-        if number is None:
-            number = self._numbers[point] = len(self.all)
-            if number == at.MOST_POINTS:
-                raise Unsupported("too many kinds of flow points")
-            self.all.append(point)
-        return number

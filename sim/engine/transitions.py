@@ -8,7 +8,7 @@ has become of them.  An own strategy file, a carried state or another kernel ver
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from sim.engine.asked import (
     CHILD_NUMBER,
@@ -53,6 +53,9 @@ from sim.kernel.state import Cpu, Task
 from sim.kernel.walker import Walker
 from sim.xsave.area import Area
 
+KEPT: Final = ("fragment_flags", "fragment_tokens", "kinds", "shape_flags", "shape_tokens")
+"""Lists by the number of a fragment, or of a shape."""
+
 
 def handles_signal(walker: Walker, cpu: Cpu) -> None:
     """A signal is delivered, handled and returned from, with nothing between; so no frame is part of any state."""
@@ -67,7 +70,10 @@ class Numbers:
     """Values by number, in the order in which they were first met."""
 
     values: list[Any] = field(default_factory=list)
-    _of: dict[Any, int] = field(default_factory=dict)
+    _of: dict[Any, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._of = {value: number for number, value in enumerate(self.values)}
 
     def of(self, value: Any) -> int:
         """The number of a value."""
@@ -121,6 +127,22 @@ class Transitions:
         self._switches = Switches(self)
         self.idle = self._shape_number(shape, in_guest=False), fragment
         """The shape of a CPU that has not run anything, and the fragment of its idle task."""
+
+    # On the disk.
+
+    def kept(self) -> dict[str, Any]:
+        """All that has been found out, for :meth:`take` in another process."""
+        values = {name: getattr(self, name) for name in KEPT}
+        return values | {
+            "fragments": self.fragments.values, "shapes": self.shapes.values, "switches": self._switches.kept()
+        }  # fmt: skip
+
+    def take(self, kept: dict[str, Any]) -> None:
+        """Goes on from there; numbers stay what they were."""
+        for name in KEPT:
+            setattr(self, name, kept[name])
+        self.fragments, self.shapes = Numbers(kept["fragments"]), Numbers(kept["shapes"])
+        self._switches.take(kept["switches"])
 
     # Where everything begins.
 

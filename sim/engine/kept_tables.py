@@ -1,0 +1,144 @@
+"""Tables beside the machine code on the disk: what has been asked of a kernel model once need not be asked again.
+
+A file is of one kernel with one strategy, found by a hash of all that decides an answer: the sources and data of
+sim.kernel and sim.xsave, those of this package, and the configuration.  It begins with how many rows it has and the
+SHA-256 of the rest; what is not as it was written is not read.  Files replace each other whole, and those that nobody
+has used for longest go when there are too many.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from sim.engine import cache as machine_code
+from sim.kernel.config import Config
+
+FOLDER: Final = "tables"
+MOST_BYTES: Final = 64 << 20
+"""What all files may take: a strategy of a shipped scenario takes 50 to 200 kB."""
+FORMAT: Final = b"fpswitch-table"
+LEVEL: Final = 1
+"""Of zlib: rows are mostly zeroes."""
+
+
+def directory() -> Path | None:
+    """Where tables are kept; None if that cannot be written."""
+    kept = machine_code.directory()
+    if kept is None:
+        return None
+    path = kept.parent / FOLDER
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError:
+        return None
+    return path
+
+
+def name_of(config: Config, *, integrity: bool) -> str:
+    """The name of the file of a kernel model."""
+    return hashlib.sha256(repr((_sources(), _plain(config), integrity)).encode()).hexdigest()[:32]
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """What has been kept under this name; None if there is nothing. What is not as it was written is deleted."""
+    folder = directory()
+    if folder is None:
+        return None
+    path = folder / name
+    try:
+        head, _, content = path.read_bytes().partition(b"\n")
+        if hashlib.sha256(content).hexdigest() == _read_head(head)[1]:
+            os.utime(path)
+            found: dict[str, Any] = pickle.loads(zlib.decompress(content))
+            return found
+    except OSError:
+        return None
+    except ValueError:
+        pass
+    with suppress(OSError):
+        path.unlink()
+    return None
+
+
+def write(name: str, rows: int, values: dict[str, Any]) -> None:
+    """Keeps a table, unless another process has kept one with as many rows; where it cannot, it does not."""
+    folder = directory()
+    if folder is None:
+        return
+    with suppress(OSError):
+        path = folder / name
+        with suppress(FileNotFoundError, ValueError), path.open("rb") as file:
+            if _read_head(file.readline().rstrip())[0] >= rows:
+                return
+        content = zlib.compress(pickle.dumps(values, pickle.HIGHEST_PROTOCOL), LEVEL)
+        head = b"%s %d %s\n" % (FORMAT, rows, hashlib.sha256(content).hexdigest().encode())
+        _replace(path, head + content)
+        _prune(folder)
+
+
+def _read_head(head: bytes) -> tuple[int, str]:
+    what, rows, digest = head.split(b" ")
+    if what != FORMAT:
+        raise ValueError(head)
+    return int(rows), digest.decode()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Not synced to the disk: what a power failure leaves is not as it was written, and nothing is lost but time."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _prune(folder: Path) -> None:
+    """Deletes those that have not been used for longest, also what a kill left half-written."""
+    files = sorted(((path.stat(), path) for path in folder.iterdir()), key=lambda each: -each[0].st_mtime_ns)
+    total = 0
+    for of, path in files:
+        total += of.st_size
+        if total > MOST_BYTES:
+            path.unlink(missing_ok=True)
+
+
+@cache
+def _sources() -> str:
+    """The hash of all files that decide an answer."""
+    digest = hashlib.sha256(sys.version.encode())
+    here = Path(__file__).parent
+    for folder in (here, here.parent / "kernel", here.parent / "xsave"):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                content = path.read_bytes()
+                digest.update(f"{path.relative_to(here.parent)} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A value whose repr is the same in each process: fields by name, and sets in order."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value).__name__, [(each.name, _plain(getattr(value, each.name))) for each in fields(value)]
+    if isinstance(value, Mapping):
+        return [(_plain(key), _plain(each)) for key, each in value.items()]
+    if isinstance(value, (frozenset, set)):
+        return sorted(repr(_plain(each)) for each in value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(each) for each in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise TypeError(f"a configuration with a {type(value).__name__}")

@@ -1,0 +1,167 @@
+"""Tables that the compiled engine keeps on the disk: found again, right or not read, and not too many."""
+
+import os
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+
+import engine_mode  # first of all: the loop as plain Python  # noqa: F401
+import pytest
+from hosts import RICH, changed, from_text
+
+from sim.engine import build, kept_tables, simulation, table
+from sim.engine.table import Points, Table
+from sim.engine.transitions import Transitions
+from sim.kernel.config import Settings, boot
+
+STRATEGIES = ("xstate-guest", "manual-load")
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path):
+    """The directory of the tables, empty; as in a process that has asked nothing yet."""
+    monkeypatch.setattr(kept_tables, "directory", lambda: tmp_path)
+    monkeypatch.setattr(table, "_tables", {})
+    return tmp_path
+
+
+def simulated(case):
+    """The records of a new process."""
+    table._tables.clear()
+    return simulation.simulate(case, STRATEGIES[0], STRATEGIES, 0)
+
+
+@pytest.fixture
+def case():
+    """The host with everything in it, for a moment."""
+    return changed(from_text(RICH)[0], measure=1e-3, warmup=0.5e-3)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the kernel model is asked."""
+    found, ask = [], Transitions.answer
+    monkeypatch.setattr(Transitions, "answer", lambda self, each: found.append(each) or ask(self, each))
+    return found
+
+
+def test_a_process_that_finds_tables_asks_nothing_and_gives_the_same_records(kept, case, asked):
+    wanted = simulated(case)
+    assert len(list(kept.iterdir())) == len(STRATEGIES)
+    assert asked
+    asked.clear()
+    assert simulated(case) == wanted
+    assert asked == []
+
+
+def test_a_process_goes_on_where_another_ended(kept, case, asked):
+    first = changed(case, measure=0.2e-3)
+    simulated(first)
+    before = len(asked)
+    wanted = simulated(case)
+    more = len(asked) - before
+    assert simulated(case) == wanted
+    assert len(asked) == before + more
+    for each in kept.iterdir():
+        each.unlink()
+    asked.clear()
+    assert simulated(case) == wanted
+    assert more < len(asked)
+
+
+def cut(content):
+    return content[: len(content) // 2]
+
+
+def with_a_bit_flipped(content):
+    return content[:-20] + bytes([content[-20] ^ 4]) + content[-19:]
+
+
+def with_another_head(content):
+    return b"something else\n" + content
+
+
+@pytest.mark.parametrize("damage", [cut, with_a_bit_flipped, with_another_head, lambda content: b""])
+def test_what_is_not_as_it_was_written_is_not_read_and_written_again(kept, case, asked, damage):
+    wanted = simulated(case)
+    for path in kept.iterdir():
+        path.write_bytes(damage(path.read_bytes()))
+    asked.clear()
+    assert simulated(case) == wanted
+    assert asked
+    assert all(kept_tables.read(path.name) for path in kept.iterdir())
+    assert len(list(kept.iterdir())) == len(STRATEGIES)
+
+
+def test_points_have_other_numbers_in_another_process(kept, case):
+    simulated(case)
+    for key, of in table._tables.items():
+        other = Points(list(reversed(build.POINTS.all)))
+        found = Table(boot(key[0]), other, integrity=key[1])
+        assert found.count == of.count
+        for one, two in zip(of.rows[: of.count].tolist(), found.rows[: of.count].tolist(), strict=True):
+            assert build.POINTS.all[one[0] >> 48] == other.all[two[0] >> 48]
+            assert one[1] == two[1]
+        assert found.model.fragments.values == of.model.fragments.values
+        assert found.model.shapes.values == of.model.shapes.values
+
+
+def test_a_file_is_of_one_kernel_model():
+    settings = [Settings(), Settings(strategy="manual-load"), Settings(kernel="v7.3"), Settings(cpu="zen4")]
+    names = {kept_tables.name_of(boot(each), integrity=each is settings[0]) for each in (*settings, Settings())}
+    assert len(names) == len(settings) + 1
+    config = boot(settings[1])
+    other = replace(config, strategy=replace(config.strategy, zero=config.strategy.zero - 1))
+    assert kept_tables.name_of(other, integrity=True) != kept_tables.name_of(config, integrity=True)
+
+
+def test_a_file_is_of_one_version_of_the_sources(monkeypatch):
+    name = kept_tables.name_of(boot(Settings()), integrity=True)
+    monkeypatch.setattr(kept_tables, "_sources", lambda: "others")
+    assert kept_tables.name_of(boot(Settings()), integrity=True) != name
+
+
+def test_each_process_finds_the_same_file():
+    script = (
+        "from sim.engine import kept_tables; from sim.kernel.config import Settings, boot;"
+        "print(kept_tables.name_of(boot(Settings(kernel='v7.3')), integrity=True))"
+    )
+    names = {
+        subprocess.run(
+            [sys.executable, "-c", script], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in "12"
+    }
+    assert len(names) == 1
+
+
+def test_a_table_with_fewer_rows_does_not_replace_one_with_more(kept):
+    kept_tables.write("name", 20, {"of": "one"})
+    kept_tables.write("name", 20, {"of": "another"})
+    assert kept_tables.read("name") == {"of": "one"}
+    kept_tables.write("name", 21, {"of": "another"})
+    assert kept_tables.read("name") == {"of": "another"}
+
+
+def test_tables_that_nobody_has_used_for_longest_go(kept, monkeypatch):
+    monkeypatch.setattr(kept_tables, "MOST_BYTES", 3000)
+    for i, name in enumerate("abc"):
+        kept_tables.write(name, 1, {"": os.urandom(800)})
+        os.utime(kept / name, (i, i))
+    assert kept_tables.read("a")
+    kept_tables.write("d", 1, {"": os.urandom(800)})
+    assert sorted(path.name for path in kept.iterdir()) == ["a", "c", "d"]
+
+
+def test_nothing_is_kept_where_nothing_can_be_written(case, monkeypatch, tmp_path):
+    monkeypatch.setattr(kept_tables, "directory", lambda: tmp_path / "not there")
+    monkeypatch.setattr(table, "_tables", {})
+    assert simulated(case)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_whole_and_no_table_is_not_looked_into_without_its_hash(kept):
+    content = zlib.compress(b"not a pickle")
+    (kept / "name").write_bytes(b"%s 1 %s\n" % (kept_tables.FORMAT, b"0" * 64) + content)
+    assert kept_tables.read("name") is None
