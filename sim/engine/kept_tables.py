@@ -2,7 +2,8 @@
 
 A file is of one kernel with one strategy, found by a hash of all that decides an answer: the sources and data of
 sim.kernel and sim.xsave, those of this package, and the configuration.  It begins with how many rows it has and the
-SHA-256 of the rest; what is not as it was written is not read.  Files replace each other whole, and those that nobody
+SHA-256 of the rest; what is not as it was written is not read.  It is a pickle, as numba's own files are: whoever can
+write to the user's cache directory runs code as the user.  Files replace each other whole, and those that nobody
 has used for longest go when there are too many.
 """
 
@@ -20,6 +21,8 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from sim.engine import cache as machine_code
 from sim.kernel.config import Config
@@ -119,7 +122,7 @@ def _prune(folder: Path) -> None:
 @cache
 def _sources() -> str:
     """The hash of all files that decide an answer."""
-    digest = hashlib.sha256(sys.version.encode())
+    digest = hashlib.sha256(f"{sys.version} {np.__version__}".encode())  # a pickle is of its numpy
     here = Path(__file__).parent
     for folder in (here, here.parent / "kernel", here.parent / "xsave"):
         for path in sorted(folder.rglob("*")):
