@@ -7,6 +7,7 @@ from itertools import chain
 
 import fake_host
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import worlds
 from packing import frames_of, group_of, records, same_of, shelf_of
@@ -19,6 +20,7 @@ from sim.results.groups import SCHEMA, Group, checked
 from sim.results.keys import Keys
 from sim.results.record import Finished
 from sim.results.shelf import Shelf
+from sim.results.stored import Stored
 from sim.results.tables import SCHEMAS
 
 SMALL = worlds.small(["free-ssp", "manual-load-nozero", "xstate-guest"], replications=9)
@@ -58,12 +60,18 @@ def test_tables_do_not_depend_on_which_records_come_together_nor_in_what_order(r
         assert (again[name].dtypes == there.dtypes).all()
 
 
-def test_tables_become_groups_of_which_the_same_tables_are_made(results, held, monkeypatch):
+@pytest.mark.parametrize("order", ["that of a run", "another"])
+def test_tables_become_groups_of_which_the_same_tables_are_made(results, held, monkeypatch, tmp_path, order):
     monkeypatch.setattr(tables, "AT_A_TIME", 4)
+    monkeypatch.setattr(tables, "READ_TOGETHER", 6)
     keys = parts.keys(results.manifest, 9)
     shelf, found = Shelf(), []
-    disordered = {name: frame.sample(frac=1, random_state=1) for name, frame in results.tables.items()}
-    for group in tables.groups(disordered, keys):
+    for name, schema in SCHEMAS.items():
+        frame = results.tables[name][schema.names]
+        frame = frame if order == "that of a run" else frame.sample(frac=1, random_state=1)
+        table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+        pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=50)
+    for group in tables.groups({name: Stored(name, tmp_path / f"{name}.parquet") for name in SCHEMAS}, keys):
         found += shelf.add(group)
     assert set(found) == {Finished.of(record, keys[record.part][0]) for record in held}
     order = tables.in_order(keys, results.cases)

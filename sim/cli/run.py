@@ -200,13 +200,13 @@ def compare(directory: str, other: str | None, reference: str | None, full: bool
 def _of_directory(comparison: "Comparison") -> "Comparison":
     """The comparison of all that the directory shows, which may be more than was asked for."""
     from sim.report.comparison import compare as comparison_of
-    from sim.results import load
-    from sim.results.parts import expected
+    from sim.results import load, manifest
+    from sim.results.parts import keys
 
     results = comparison.results
     assert results.directory, "it was written to one"
-    whole = load(results.directory)
-    return comparison if expected(whole.manifest) == expected(results.manifest) else comparison_of(whole)
+    whole, asked = (keys(each, each["replications"]) for each in (manifest.read(results.directory), results.manifest))
+    return comparison if whole == asked else comparison_of(load(results.directory))
 
 
 def _one_of(full: bool, mail: bool, as_json: bool) -> None:

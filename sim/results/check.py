@@ -1,11 +1,15 @@
-"""Whether the tables of a result directory are those of its manifest: known names, ranges, and nothing missing."""
+"""Whether the tables of a result directory are those of its manifest: known names, ranges, and nothing missing.
 
-from collections.abc import Iterator, Mapping
+Tables are read a batch of rows at a time; what stays of a row are eight bytes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from sim.costs import document as cost_documents
 from sim.costs.price import Prices
@@ -18,6 +22,7 @@ from sim.results import manifest as manifests
 from sim.results import parts
 from sim.results.columns import KEY_COLUMNS, RUN_COLUMNS
 from sim.results.schema import shorter
+from sim.results.stored import Stored
 
 MOST: Final = 2**53
 """Whole numbers up to this are exact in all tables."""
@@ -83,114 +88,225 @@ def _name(name: str) -> str:
     return name if name.isprintable() and len(name) <= 60 else shortened(name)
 
 
+Codes = NDArray[np.int64]
+
+
 def check(
-    tables: Mapping[str, pd.DataFrame], manifest: Mapping[str, Any], costs: Mapping[str, CostTable], path: Path
+    stored: Mapping[str, Stored], manifest: Mapping[str, Any], costs: Mapping[str, CostTable], path: Path
 ) -> None:
     """Raises :class:`InputError` for the first thing in the tables that cannot be of the run in the manifest.
 
-    ``tables`` have their documented columns and types; ``path`` is the directory.
+    ``path`` is the directory.
     """
-    expected = pd.MultiIndex.from_tuples(parts.expected(manifest), names=list(RUN_COLUMNS))
-    for name, frame in tables.items():
-        for problem in _problems(name, frame, expected):
-            raise InputError(f"{path / f'{name}.parquet'}: {problem}")
-    for problem in _incomplete(tables, expected):
+    expected = _Parts(manifest)
+    number = {name: table.check_size(len(expected)) for name, table in stored.items()}
+    seen = _Seen(len(expected))
+    for name, table in stored.items():
+        for problem in _problems(table, number[name], expected, seen):
+            raise InputError(f"{table.path}: {problem}")
+    for problem in _incomplete(stored["metrics"], expected, seen):
         raise InputError(f"{path}: {problem}")
     of_case = {case["case"]: costs[case["cost_table"]] for case in manifest["cases"]}
-    for problem in _mispriced(tables["ledger"], of_case):
-        raise InputError(f"{path / 'ledger.parquet'}: {problem}")
+    for problem in _mispriced(stored["ledger"], number["ledger"], of_case):
+        raise InputError(f"{stored['ledger'].path}: {problem}")
 
 
-def _problems(name: str, frame: pd.DataFrame, expected: pd.MultiIndex) -> Iterator[str]:
-    run = pd.MultiIndex.from_frame(frame[list(RUN_COLUMNS)])
-    yield from _first(frame, ~run.isin(expected), "no replication of this strategy in this case is in the manifest")
+class _Parts:
+    """The parts of a run by number: those of a series together, by replication."""
+
+    def __init__(self, manifest: Mapping[str, Any]) -> None:
+        self.replications = int(manifest["replications"])
+        self.series = list(parts.series(manifest))
+        self._number = {series: i for i, series in enumerate(self.series)}
+        timing = {series[:2]: i for i, series in enumerate(self.series) if series[1] == series[2]}
+        self.timed_by = np.array([timing[series[:2]] for series in self.series])
+        """Of each series the number of that which times its schedule."""
+
+    def __len__(self) -> int:
+        return len(self.series) * self.replications
+
+    def of(self, batch: pa.RecordBatch) -> Codes:
+        """The part of each row; -1 for one that is none."""
+        code, series = _distinct([batch.column(name) for name in RUN_COLUMNS[:-1]])
+        number = np.array([self._number.get(each, -1) for each in series], dtype=np.int64)[code]
+        replication = batch.column(RUN_COLUMNS[-1]).to_numpy()
+        there = (number >= 0) & (replication >= 0) & (replication < self.replications)
+        return np.where(there, number * self.replications + np.where(there, replication, 0), -1)
+
+    def who(self, part: int) -> str:
+        """Which part this is, in words."""
+        number, replication = divmod(part, self.replications)
+        case, timed_by, strategy = self.series[number]
+        walked = "" if strategy == timed_by else f", timed by {_name(timed_by)}"
+        return f"{_name(case)}, {_name(strategy)}{walked}, replication {replication}"
+
+    @property
+    def timing(self) -> Codes:
+        """The parts that time a schedule."""
+        own = np.flatnonzero(self.timed_by == np.arange(len(self.series)))
+        return (own[:, None] * self.replications + np.arange(self.replications)).ravel()
+
+
+class _Seen:
+    """What is known of the parts when all rows have been read: sums, totals, and how often each metric is there."""
+
+    def __init__(self, number: int) -> None:
+        self.cycles = np.zeros(number, dtype=np.int64)
+        self.has_operations = np.zeros(number, dtype=bool)
+        self.totals = {name: np.full(number, np.nan) for name in TOTALS}
+        self.metrics: dict[str, int] = {}
+
+    def take(self, name: str, batch: pa.RecordBatch, part: Codes) -> None:
+        """Rows of a table, each of a part."""
+        if name == "ledger":
+            np.add.at(self.cycles, part, batch.column("cycles").to_numpy())
+            self.has_operations[part] = True
+        elif name == "metrics":
+            code, metrics = _distinct([batch.column("metric")])
+            for (metric,), number in zip(metrics, np.bincount(code, minlength=len(metrics)).tolist(), strict=True):
+                self.metrics[metric] = self.metrics.get(metric, 0) + number
+            for (metric,), values in zip(metrics, range(len(metrics)), strict=True):
+                if metric in self.totals:
+                    rows = code == values
+                    self.totals[metric][part[rows]] = batch.column("value").to_numpy()[rows]
+
+
+def _distinct(columns: Sequence[pa.Array]) -> tuple[Codes, list[tuple[Any, ...]]]:
+    """Which distinct tuple of values each row has, and these tuples."""
+    code = np.zeros(len(columns[0]), dtype=np.int64)
+    for column in columns:
+        coded = column.dictionary_encode()
+        code = code * len(coded.dictionary) + coded.indices.to_numpy()
+        _, first, code = np.unique(code, return_index=True, return_inverse=True)
+    rows = pa.array(first)
+    return code, list(zip(*(column.take(rows).to_pylist() for column in columns), strict=True))
+
+
+def _problems(table: Stored, number: int, expected: _Parts, seen: _Seen) -> Iterator[str]:
+    """Sentences about the first row of each kind that is wrong, the worst kind first; ``number``: of all rows."""
+    found: dict[int, str] = {}
+    keys: dict[tuple[Any, ...], int] = {}
+    whole, begin = [np.zeros(0, dtype=np.int64)], 0
+    for batch in table.batches():
+        part = expected.of(batch)
+        for kind, (wrong, text, column) in enumerate(_wrong(table.name, batch, part)):
+            if kind not in found and wrong.any():
+                found[kind] = _said(batch, int(np.argmax(wrong)), begin, number, text, column)
+        code, some = _distinct([batch.column(name) for name in KEYS[table.name]])
+        whole.append(part << KEY_BITS | np.array([keys.setdefault(each, len(keys)) for each in some], np.int64)[code])
+        if len(keys) >> KEY_BITS:
+            raise InputError(f"{table.path}: over {1 << KEY_BITS} different rows (allowed: those of a run)")
+        if not found:
+            seen.take(table.name, batch, part)
+        begin += len(batch)
+    yield from (text for _, text in sorted(found.items()))
+    if (second := _second(np.concatenate(whole))) is not None:
+        yield next(_row(table, second, number, f"a second row of this {KEYS[table.name][0]}"))
+
+
+KEY_BITS: Final = 24
+"""Different rows that a record can have are numbered by so many bits."""
+
+
+def _wrong(name: str, batch: pa.RecordBatch, part: Codes) -> Iterator[tuple[NDArray[np.bool_], str, str]]:
+    """Which rows are wrong in each way, how that is said, and the column that is shown."""
+    yield part < 0, "no replication of this strategy in this case is in the manifest", ""
     for column, words in WORDS[name].items():
         text = f"{column} is none of {', '.join(word or 'nothing' for word in words)}"
-        yield from _first(frame, ~frame[column].isin(words).to_numpy(), text, column)
+        code, some = _distinct([batch.column(column)])
+        yield np.array([each not in words for (each,) in some], dtype=bool)[code], text, column
     for column, (least, most) in RANGES[name].items():
-        values = frame[column].to_numpy()
+        values = batch.column(column).to_numpy()
         text = f"{column} is not in its range (allowed: {least} to {most})"
-        yield from _first(frame, ~((values >= least) & (values <= most)), text, column)  # NaN is in none
+        yield ~((values >= least) & (values <= most)), text, column  # NaN is in none
     if name == "latency":
-        wrong = (frame["low"] >= frame["high"]).to_numpy()
-        yield from _first(frame, wrong, "low is not below high", "low")
-    keys = [*RUN_COLUMNS, *KEYS[name]]
-    yield from _first(frame, frame.duplicated(keys).to_numpy(), f"a second row of this {KEYS[name][0]}")
+        yield batch.column("low").to_numpy() >= batch.column("high").to_numpy(), "low is not below high", "low"
 
 
-def _first(frame: pd.DataFrame, wrong: "np.ndarray[Any, Any]", text: str, column: str = "") -> Iterator[str]:
-    """A sentence about the first row that is wrong, if there is one."""
-    if not wrong.any():
-        return
-    number = int(np.argmax(wrong))
-    row = frame.iloc[number]
-    found = f", found {shortened(_plain(row[column]))}" if column else ""
-    who = ", ".join(shortened(_plain(row[each])) for each in RUN_COLUMNS)
-    yield f"row {number + 1} of {len(frame)} ({who}): {text}{found}"
+def _second(rows: Codes) -> int | None:
+    """The first row that was there before; None if there is none."""
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    again = order[1:][ordered[1:] == ordered[:-1]]
+    return int(again.min()) if len(again) else None
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+def _row(table: Stored, row: int, number: int, text: str) -> Iterator[str]:
+    begin = 0
+    for batch in table.batches():
+        if row < begin + len(batch):
+            yield _said(batch, row - begin, begin, number, text)
+        begin += len(batch)
 
 
-def _incomplete(tables: Mapping[str, pd.DataFrame], expected: pd.MultiIndex) -> Iterator[str]:
+def _said(batch: pa.RecordBatch, row: int, begin: int, number: int, text: str, column: str = "") -> str:
+    """A sentence about a row of a batch that begins with row ``begin`` of ``number``."""
+    values = {name: batch.column(name)[row].as_py() for name in batch.schema.names}
+    found = f", found {shortened(values[column])}" if column else ""
+    who = ", ".join(shortened(values[each]) for each in RUN_COLUMNS)
+    return f"row {begin + row + 1} of {number} ({who}): {text}{found}"
+
+
+def _incomplete(metrics: Stored, expected: _Parts, seen: _Seen) -> Iterator[str]:
     """What the host counted is there for each schedule, and the ledger has the operations that it counted."""
-    metrics, ledger = tables["metrics"], tables["ledger"]
-    timing = expected[expected.get_level_values("timed_by") == expected.get_level_values("strategy")]
-    counted = metrics.groupby("metric", sort=False)["value"].count()
-    for metric, number in counted[counted < len(timing)].items():
-        there = pd.MultiIndex.from_frame(metrics.loc[metrics["metric"] == metric, list(RUN_COLUMNS)])
-        lacking = _who(timing[~timing.isin(there)][0])
-        yield f"metrics.parquet: {shortened(metric)} is there {number} of {len(timing)} times, and not for {lacking}"
-    if metrics.empty:
-        yield f"metrics.parquet: nothing of {_who(timing[0])}"
+    timing = expected.timing
+    for metric, number in seen.metrics.items():
+        if number < len(timing):
+            there = np.concatenate([expected.of(each)[_is(each, metric)] for each in metrics.batches()])
+            lacking = expected.who(int(timing[~np.isin(timing, there)][0]))
+            how_often = f"is there {number} of {len(timing)} times, and not for {lacking}"
+            yield f"metrics.parquet: {shortened(metric)} {how_often}"
+    if not seen.metrics:
+        yield f"metrics.parquet: nothing of {expected.who(int(timing[0]))}"
     for metric in (OPERATIONS, ELAPSED):
-        if metric not in counted:
+        if metric not in seen.metrics:
             yield f"metrics.parquet: no {metric!r}"
-    operations, elapsed = (
-        metrics[metrics["metric"] == name].set_index(list(RUN_COLUMNS))["value"].reindex(timing) for name in TOTALS
-    )
+    operations, elapsed = (seen.totals[name][timing] for name in TOTALS)
     if (elapsed <= 0).any():
-        yield f"metrics.parquet: {ELAPSED} of {_who(timing[int(np.argmax(elapsed <= 0))])} is 0"
-    by_part = ledger.groupby(list(RUN_COLUMNS), sort=False)["cycles"].sum()
-    cycles = by_part.reindex(timing, fill_value=0)
+        yield f"metrics.parquet: {ELAPSED} of {expected.who(int(timing[np.argmax(elapsed <= 0)]))} is 0"
+    cycles = seen.cycles[timing]
     if (cycles != operations).any():
         at = int(np.argmax(cycles != operations))
         yield (
-            f"ledger.parquet: the operations of {_who(timing[at])} took {cycles.iloc[at]} cycles, and by "
-            f"metrics.parquet {operations.iloc[at]:.0f}"
+            f"ledger.parquet: the operations of {expected.who(int(timing[at]))} took {cycles[at]} cycles, and by "
+            f"metrics.parquet {operations[at]:.0f}"
         )
-    did_something = timing[(operations > 0).to_numpy()].droplevel("strategy")
-    gone = expected[~expected.isin(by_part.index) & expected.droplevel("strategy").isin(did_something)]
+    did_something = (seen.totals[OPERATIONS] > 0).reshape(-1, expected.replications)[expected.timed_by].ravel()
+    gone = np.flatnonzero(~seen.has_operations & did_something)
     if len(gone):
-        yield f"ledger.parquet: nothing of {_who(gone[0])}"
+        yield f"ledger.parquet: nothing of {expected.who(int(gone[0]))}"
 
 
-def _who(part: Any) -> str:
-    case, timed_by, strategy, replication = part
-    walked = "" if strategy == timed_by else f", timed by {_name(timed_by)}"
-    return f"{_name(case)}, {_name(strategy)}{walked}, replication {replication}"
+def _is(batch: pa.RecordBatch, metric: str) -> NDArray[np.bool_]:
+    code, some = _distinct([batch.column("metric")])
+    return np.array([each == metric for (each,) in some], dtype=bool)[code]
 
 
-def _mispriced(ledger: pd.DataFrame, of_case: Mapping[str, CostTable]) -> Iterator[str]:
+def _mispriced(ledger: Stored, number: int, of_case: Mapping[str, CostTable]) -> Iterator[str]:
     """Rows that their cost table has no price for, or another one."""
-    for case, table in of_case.items():
-        prices = Prices(table)
-        rows = ledger[ledger["case"] == case]
-        keys = rows[list(KEY_COLUMNS)].drop_duplicates()
-        for row, key in zip(keys.index, keys.itertuples(index=False, name=None), strict=True):
+    prices = {case: Prices(table) for case, table in of_case.items()}
+    unpriced: dict[str, str] = {}
+    wrong: dict[str, str] = {}
+    begin = 0
+    for batch in ledger.batches():
+        code, keys = _distinct([batch.column(name) for name in ("case", *KEY_COLUMNS)])
+        price = np.zeros(len(keys))
+        first = np.unique(code, return_index=True)[1]
+        for i in np.argsort(first).tolist():
+            case, *key = keys[i]
             try:
-                prices[key]
+                price[i] = prices[case][tuple(key)]
             except InputError as error:
-                yield f"row {row + 1} of {len(ledger)}: {shorter(error)}"
-        all_keys = rows[list(KEY_COLUMNS)].itertuples(index=False, name=None)
-        price = np.array([prices[key] for key in all_keys], dtype=float)
-        count, cycles = (rows[column].to_numpy(dtype=float) for column in ("count", "cycles"))
-        wrong = np.abs(cycles - count * price) > HALF_A_CYCLE * count + 1e-9 * cycles
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            row = rows.index[at]
-            yield (
-                f"row {row + 1} of {len(ledger)}: {rows['operation'][row]}, {count[at]:.0f} times, is {cycles[at]:.0f} "
-                f"cycles, and by {manifests.COSTS} {count[at] * price[at]:.0f}"
-            )
+                unpriced.setdefault(case, f"row {begin + first[i] + 1} of {number}: {shorter(error)}")
+        count, cycles = (batch.column(name).to_numpy().astype(float) for name in ("count", "cycles"))
+        of_table = count * price[code]
+        other = np.abs(cycles - of_table) > HALF_A_CYCLE * count + 1e-9 * cycles
+        for row in np.flatnonzero(other).tolist() if len(wrong) + len(unpriced) < len(of_case) else ():
+            if (case := keys[code[row]][0]) not in wrong:
+                wrong[case] = (
+                    f"row {begin + row + 1} of {number}: {batch.column('operation')[row]}, {count[row]:.0f} times, is "
+                    f"{cycles[row]:.0f} cycles, and by {manifests.COSTS} {of_table[row]:.0f}"
+                )
+        begin += len(batch)
+    for case in of_case:
+        yield from (found[case] for found in (unpriced, wrong) if case in found)

@@ -11,7 +11,7 @@ from sim.results import files
 from sim.results import manifest as manifests
 from sim.results.groups import AT_A_TIME, Group, checked, name_of, packed
 from sim.results.keys import Key, Keys, Series
-from sim.results.record import Part, Record
+from sim.results.record import Record
 
 FOLDER: Final = "parts"
 SUFFIX: Final = ".arrow"
@@ -31,16 +31,12 @@ def schedules(case: Mapping[str, Any], *, feedback: bool) -> list[tuple[str, tup
     return [(timed_by, tuple(dict.fromkeys((timed_by, *strategies)))), *(own if feedback else ())]
 
 
-def expected(manifest: Mapping[str, Any]) -> list[Part]:
-    """All that the run of a manifest consists of."""
+def series(manifest: Mapping[str, Any]) -> Iterator[Series]:
+    """All that the run of a manifest consists of, without the replications."""
     feedback = bool(manifest["resolved"]["run"].get("feedback"))
-    return [
-        (case["case"], timed_by, strategy, replication)
-        for case in manifest["cases"]
-        for timed_by, strategies in schedules(case, feedback=feedback)
-        for strategy in strategies
-        for replication in range(manifest["replications"])
-    ]
+    for case in manifest["cases"]:
+        for timed_by, strategies in schedules(case, feedback=feedback):
+            yield from ((case["case"], timed_by, strategy) for strategy in strategies)
 
 
 def number(manifest: Mapping[str, Any]) -> int:

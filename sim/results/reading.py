@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Final
 
 from sim.bounded import content
 from sim.errors import InputError
@@ -16,7 +14,10 @@ from sim.results import manifest as manifests
 from sim.results.columns import SCHEMAS
 from sim.results.groups import Group
 from sim.results.shelf import Shelf
-from sim.results.tables import Results
+from sim.results.tables import OnDisk, Results
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ENDED: Final = {
     manifests.RUNNING: "has not ended, or was killed",
@@ -50,15 +51,13 @@ def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> R
         if lacking:
             raise InputError(f"{path / manifests.NAME}: damaged: no sha256 of {lacking[0]}")
     costs, table_of = _costs(path / manifests.COSTS, manifest)
-    if status == manifests.COMPLETE:
-        timed = manifest["format"] == manifests.FORMAT
-        number = parts.number(manifest)
-        found = {name: tables.read(name, path / f"{name}.parquet", timed=timed, parts=number) for name in SCHEMAS}
-        check.check(found, manifest, table_of, path)
-    else:
-        found = _asked(path, manifest)
+    if status != manifests.COMPLETE:
+        return Results.of(_asked(path, manifest), manifest, costs, path)
     notes = (WITHOUT_HASHES.format(path),) if manifest["format"] == manifests.FORMAT_OF_0_1 else ()
-    return Results.of(found, manifest, costs, path, notes)
+    results = Results.on_disk(path, manifest, costs, notes)
+    assert isinstance(results.tables, OnDisk)
+    check.check(results.tables.stored, manifest, table_of, path)
+    return results
 
 
 def finished(path: Path, problems: list[str]) -> Iterator[Group]:
@@ -69,11 +68,11 @@ def finished(path: Path, problems: list[str]) -> Iterator[Group]:
     yield from parts.kept(path, problems)
     if manifests.read(path)["status"] == manifests.COMPLETE:
         results = load(path)
-        keys = parts.keys(results.manifest, results.manifest["replications"])
-        yield from tables.groups(results.tables, keys)
+        assert isinstance(results.tables, OnDisk)
+        yield from tables.groups(results.tables.stored, parts.keys(results.manifest, results.manifest["replications"]))
 
 
-def _asked(path: Path, manifest: dict[str, Any]) -> dict[str, pd.DataFrame]:
+def _asked(path: Path, manifest: dict[str, Any]) -> "dict[str, pd.DataFrame]":
     """The tables of what is finished of an unfinished run, also of what it took over."""
     problems: list[str] = []
     with closing(Shelf()) as shelf:

@@ -3,21 +3,25 @@
 Rows are in an order that depends on nothing but their contents, so that the number of jobs cannot be seen in them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sim.errors import InputError
-from sim.kernel.datafile import shortened
-from sim.results.columns import ROW_FIELDS, RUN_COLUMNS, SCHEMAS
+from sim.results.columns import ROW_FIELDS, SCHEMAS
 from sim.results.groups import AT_A_TIME, Group, batch_of, lists_of, written
 from sim.results.keys import Keys, Series
+from sim.results.manifest import FORMAT_OF_0_1
+from sim.results.stored import Stored
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -47,7 +51,7 @@ class Results:
     directory: Path | None = None
     notes: tuple[str, ...] = ()
 
-    first_screen: ClassVar[Callable[["Results"], str] | None] = None
+    first_screen: ClassVar[Callable[[Results], str] | None] = None
     """Makes HTML of results for Jupyter; set from above, where reports are (:mod:`sim`)."""
 
     @classmethod
@@ -58,15 +62,18 @@ class Results:
         costs: Mapping[str, Any],
         directory: Path | None = None,
         notes: tuple[str, ...] = (),
-    ) -> "Results":
+    ) -> Results:
         """Results from the four tables by name."""
         whole = {name: described(tables[name], manifest["cases"]) for name in SCHEMAS}
         return cls(whole, manifest, costs, directory, notes)
 
     @classmethod
-    def on_disk(cls, directory: Path, manifest: Mapping[str, Any], costs: Mapping[str, Any]) -> "Results":
+    def on_disk(
+        cls, directory: Path, manifest: Mapping[str, Any], costs: Mapping[str, Any], notes: tuple[str, ...] = ()
+    ) -> Results:
         """Results whose four tables are files in ``directory``."""
-        return cls(OnDisk(directory, manifest["cases"]), manifest, costs, directory)
+        timed = manifest.get("format") != FORMAT_OF_0_1
+        return cls(OnDisk(directory, manifest["cases"], timed=timed), manifest, costs, directory, notes)
 
     @property
     def ledger(self) -> pd.DataFrame:
@@ -120,19 +127,20 @@ class Results:
         return found[0]
 
 
-class OnDisk(Mapping[str, pd.DataFrame]):
-    """The four tables in a directory, as they are now; each is read when it is first asked for."""
+class OnDisk(Mapping[str, "pd.DataFrame"]):
+    """The four tables in a directory, as they are now; each is read when it is first asked for.
 
-    def __init__(self, directory: Path, cases: Sequence[Mapping[str, Any]]) -> None:
+    Without ``timed`` they are of version 0.1.0 (:class:`~sim.results.stored.Stored`).
+    """
+
+    def __init__(self, directory: Path, cases: Sequence[Mapping[str, Any]], *, timed: bool = True) -> None:
         self._cases = cases
-        self._paths = {name: directory / f"{name}.parquet" for name in SCHEMAS}
-        self._files = {name: path.open("rb") for name, path in self._paths.items()}  # a later run replaces the files
+        self.stored = {name: Stored(name, directory / f"{name}.parquet", timed=timed) for name in SCHEMAS}
         self._read: dict[str, pd.DataFrame] = {}
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         if name not in self._read:
-            self._read[name] = described(read(name, self._paths[name], self._files[name]), self._cases)
-            self._files[name].close()
+            self._read[name] = described(self.stored[name].frame(), self._cases)
         return self._read[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -145,8 +153,8 @@ class OnDisk(Mapping[str, pd.DataFrame]):
         return dict, ({name: self[name] for name in self},)
 
     def __del__(self) -> None:
-        for file in self._files.values():
-            file.close()
+        for stored in self.__dict__.get("stored", {}).values():
+            stored.close()
 
 
 def case_columns(cases: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -193,21 +201,25 @@ def _place(series: Series, cases: Iterable[Mapping[str, Any]]) -> tuple[int, int
     return None
 
 
-def groups(tables: Mapping[str, pd.DataFrame], keys: Keys) -> Iterator[Group]:
+READ_TOGETHER: Final = 8 * AT_A_TIME
+"""Replications of a series whose rows are in memory: about as many as a group of rows in a file has."""
+
+
+def groups(stored: Mapping[str, Stored], keys: Keys) -> Iterator[Group]:
     """The records of four tables that have all parts of ``keys``; they have all but their engines."""
     for series, same in keys.series.items():
-        rows = {name: _of_series(frame, series, name) for name, frame in tables.items()}
-        for begin in range(0, keys.replications, AT_A_TIME):
-            wanted = range(begin, min(begin + AT_A_TIME, keys.replications))
-            lists = {name: _by_replication(name, frame, wanted) for name, frame in rows.items()}
-            yield Group(written([batch_of(same, series, wanted, [""] * len(wanted), lists)]))
+        for first in range(0, keys.replications, READ_TOGETHER):
+            end = min(first + READ_TOGETHER, keys.replications)
+            rows = {name: _ordered(each.some(series, first, end), name) for name, each in stored.items()}
+            for begin in range(first, end, AT_A_TIME):
+                wanted = range(begin, min(begin + AT_A_TIME, end))
+                lists = {name: _by_replication(name, frame, wanted) for name, frame in rows.items()}
+                yield Group(written([batch_of(same, series, wanted, [""] * len(wanted), lists)]))
 
 
-def _of_series(frame: pd.DataFrame, series: Series, name: str) -> pd.DataFrame:
-    """The rows of a series, by replication, and of each in their order in the table."""
-    case, timed_by, strategy = series
-    found = frame[(frame["strategy"] == strategy) & (frame["timed_by"] == timed_by) & (frame["case"] == case)]
-    return found.sort_values(["replication", *(field.name for field in ROW_FIELDS[name])])
+def _ordered(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Rows of a series, by replication, and of each in their order in the table."""
+    return rows.sort_values(["replication", *(field.name for field in ROW_FIELDS[name])])
 
 
 def _by_replication(name: str, rows: pd.DataFrame, wanted: range) -> pa.ListArray:
@@ -215,62 +227,3 @@ def _by_replication(name: str, rows: pd.DataFrame, wanted: range) -> pa.ListArra
     some = rows.iloc[bounds[0] : bounds[-1]]
     columns = [pa.array(some[field.name].to_numpy(), field.type) for field in ROW_FIELDS[name]]
     return lists_of(name, columns, bounds - bounds[0])
-
-
-MOST_OF_PART: Final = 10_000
-"""Rows of a table that a record has at most; of a ledger it has some hundreds, and of the buckets of latencies."""
-MOST_OF_ROW: Final = 1000
-"""Bytes of a row."""
-
-
-def read(
-    name: str, path: Path, file: BinaryIO | None = None, *, timed: bool = True, parts: int | None = None
-) -> pd.DataFrame:
-    """Table ``name``; :class:`InputError` if the file cannot be read or has other columns.
-
-    ``file`` is the file where it is open already.  ``parts`` are how many records it is of: a file of a few megabytes
-    may have rows that fill any memory, and one that has more than they can have is not read.
-    Without ``timed`` it is of version 0.1.0 and has no column "timed_by": each strategy timed its own schedule.
-    """
-    schema = SCHEMAS[name] if timed else SCHEMAS[name].remove(RUN_COLUMNS.index("timed_by"))
-    try:
-        with pq.ParquetFile(file or path) as found:
-            _check_columns(found.schema_arrow, schema, name, path)
-            if parts is not None:
-                _check_size(found.metadata, parts, path)
-            table = found.read()
-        table.validate(full=True)  # also that texts are UTF-8
-    except InputError:
-        raise
-    except Exception as error:  # whatever a decoder says of bytes that were never Parquet
-        why = shortened(str(error).strip().partition("\n")[0])
-        raise InputError(f"{path}: not a Parquet file that can be read ({why})") from error
-    for column in schema.names:
-        if table[column].null_count:
-            raise InputError(f"{path}: column {column} has {table[column].null_count} empty values (allowed: none)")
-    frame: pd.DataFrame = table.to_pandas()
-    if not timed:
-        frame.insert(RUN_COLUMNS.index("timed_by"), "timed_by", frame["strategy"])
-    return frame
-
-
-def _check_size(found: pq.FileMetaData, parts: int, path: Path) -> None:
-    size = sum(found.row_group(i).total_byte_size for i in range(found.num_row_groups))
-    for number, what, most in (
-        (found.num_rows, "rows", MOST_OF_PART * parts),
-        (size, "bytes, unpacked,", MOST_OF_PART * MOST_OF_ROW * parts),
-    ):
-        if number > most:
-            raise InputError(f"{path}: {number} {what} (allowed: up to {most}, for a run of {parts} parts)")
-
-
-def _check_columns(found: pa.Schema, schema: pa.Schema, name: str, path: Path) -> None:
-    for column, kind in zip(schema.names, schema.types, strict=True):
-        if column not in found.names:
-            raise InputError(f"{path}: no column {column!r}, which a {name} table has")
-        if found.field(column).type != kind:
-            raise InputError(f"{path}: column {column} is {found.field(column).type} (allowed: {kind})")
-    if more := [shortened(column) for column in found.names if column not in schema.names]:
-        raise InputError(f"{path}: column {more[0]}, which a {name} table does not have")
-    if found.names != schema.names:
-        raise InputError(f"{path}: columns in another order than {', '.join(schema.names)}")
