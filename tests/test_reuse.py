@@ -1,6 +1,5 @@
 """Finished replications are used again, and none is dropped without a word."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -351,86 +350,24 @@ def test_what_is_no_runs_stays_among_the_parts(run, tmp_path, tables):
     assert tables("r") == tables("fresh")
 
 
-def as_before(directory):
-    """Makes of an unfinished result one as fpswitch 0.2.0 left it: a file for each strategy of a replication."""
-    for group in list(parts.kept(directory, [])):
-        for batch in group.batches():
-            for row in batch.content.to_pylist():
-                key = f"{row.pop('same')}-{row['replication']}"
-                latency = {}
-                for each in row["latency"]:
-                    latency.setdefault(each["histogram"], []).append([each["low"], each["high"], each["count"]])
-                document = row | {
-                    "ledger": [list(each.values()) for each in row["ledger"]],
-                    "metrics": {each["metric"]: [each["value"], each["unit"]] for each in row["metrics"]},
-                    "latency": latency,
-                    "integrity": {each["kind"]: each["count"] for each in row["integrity"]},
-                }
-                (directory / "parts" / f"{key}.json").write_text(json.dumps(document))
-        (directory / "parts" / f"{group.name}.arrow").unlink()
-
-
-def test_what_an_earlier_version_kept_one_by_one_is_used_again(run, tmp_path, tables, capsys):
+def test_what_0_2_0_kept_one_by_one_without_hashes_is_not_used_but_simulated_again(run, tmp_path, tables, capsys):
     with pytest.raises(RunError):
         run(replications=6, simulate=breaks_at(4))
-    there = load(tmp_path / "r", incomplete_ok=True)
-    as_before(tmp_path / "r")
-    old = sorted((tmp_path / "r" / "parts").glob("*.json"))
-    assert len(old) == 4 * 3
-    old[0].write_text(old[0].read_text()[:-10])
+    folder = tmp_path / "r" / "parts"
+    for number, group in enumerate(folder.glob("*.arrow")):
+        group.rename(folder / f"{'0' * 32}-{number}.json")
+    number = len(list(folder.iterdir()))
     status, out, _ = run_command(capsys, "status", str(tmp_path / "r"))
-    assert (status, f"done       {len(old) - 1} of 36 " in out) == (1, True)
-    with pytest.raises(InputError, match="not a replication that can be read"):
+    assert (status, "done       0 of 36 " in out) == (1, True)
+    said = f"{folder}: {number} files of fpswitch 0.2.0, which have no hash"
+    with pytest.raises(InputError, match=said):
         load(tmp_path / "r", incomplete_ok=True)
     results, counted = run(replications=6)
-    assert any(note.startswith(f"{old[0]}: ") and "simulated again" in note for note in results.notes)
-    assert len(counted.walked) == 36 - len(old) + 1
-    assert len(there.ledger) < len(results.ledger)
+    assert [note for note in results.notes if note.startswith(said)]
+    assert len(counted.walked) == 36
     run(out="fresh", replications=6)
     assert tables("r") == tables("fresh")
-
-
-@pytest.mark.parametrize("place", ["ledger", "latency", "metrics", "integrity", "replication"])
-def test_a_number_that_no_column_can_have_is_a_damaged_part_of_an_earlier_version(run, tmp_path, tables, capsys, place):
-    with pytest.raises(RunError):
-        run(replications=6, simulate=breaks_at(4))
-    as_before(tmp_path / "r")
-    damaged, *others = sorted((tmp_path / "r" / "parts").glob("*.json"))
-    document = json.loads(damaged.read_text())
-    too_large = 10**400 if place == "metrics" else 10**30
-    match place:
-        case "ledger":
-            document[place][0][-1] = too_large
-        case "latency":
-            document[place] = {"vcpu": [[1, 2, too_large]]}
-        case "metrics":
-            document[place] = {"idle_cycles": [too_large, "cycles"]}
-        case "integrity":
-            document[place] = {"residue": too_large}
-        case _:
-            document[place] += 1
-    damaged.write_text(json.dumps(document))
-    status, out, _ = run_command(capsys, "status", str(tmp_path / "r"))
-    assert (status, f"done       {len(others)} of 36 " in out) == (1, True)
-    with pytest.raises(InputError, match=r"not a replication that can be read|has replication"):
-        load(tmp_path / "r", incomplete_ok=True)
-    results, counted = run(replications=6)
-    assert any(note.startswith(f"{damaged}: ") and "simulated again" in note for note in results.notes)
-    assert len(counted.walked) == 36 - len(others)
-    run(out="fresh", replications=6)
-    assert tables("r") == tables("fresh")
-
-
-def test_what_an_earlier_version_kept_beside_its_tables_stays(run, tmp_path, tables):
-    run(replications=3)
-    first = tables("r")
-    run(strategies=["manual-load"], replications=4)
-    as_before(tmp_path / "r")
-    assert list((tmp_path / "r" / "parts").glob("*.json"))
-    run(strategies=["manual-load"], replications=5)
-    assert not list((tmp_path / "r" / "parts").glob("*.json"))
-    _, counted = run(replications=3)
-    assert (counted.works, tables("r")) == ([], first)
+    assert not folder.exists()
 
 
 def test_tables_that_were_damaged_are_named_and_left(run, tmp_path):

@@ -9,13 +9,14 @@ from sim.bounded import content
 from sim.errors import InputError
 from sim.results import files
 from sim.results import manifest as manifests
-from sim.results.groups import AT_A_TIME, Group, checked, name_of, packed
+from sim.results.groups import Group, checked, name_of
 from sim.results.keys import Key, Keys, Series
-from sim.results.record import Record
 
 FOLDER: Final = "parts"
 SUFFIX: Final = ".arrow"
-SUFFIXES: Final = (SUFFIX, ".json")
+WITHOUT_HASH: Final = ".json"
+"""A strategy in a replication, as fpswitch 0.2.0 kept it: nothing tells whether it is what the run wrote."""
+SUFFIXES: Final = (SUFFIX, WITHOUT_HASH)
 
 
 def schedules(case: Mapping[str, Any], *, feedback: bool) -> list[tuple[str, tuple[str, ...]]]:
@@ -76,26 +77,24 @@ def keep(group: Group, directory: Path) -> None:
 def kept(directory: Path, problems: list[str]) -> Iterator[Group]:
     """The groups that lie in a result directory as files, in no order.
 
-    ``problems`` gets a sentence about each damaged file.  Up to 0.2.0 each strategy of a replication was a file, JSON.
+    ``problems`` gets a sentence about each damaged file, and one about files of 0.2.0, which are not used.
     """
-    of_json: list[tuple[Key, Record]] = []
+    without = 0
     for path in _files(directory / FOLDER):
         if path.suffix not in SUFFIXES or path.name.startswith("."):
             continue
+        if path.suffix == WITHOUT_HASH:
+            without += 1
+            continue
         try:
-            if path.suffix == SUFFIX:
-                yield _read(path)
-                continue
-            from sim.results import json_parts  # pydantic, which few directories need
-
-            of_json.append(json_parts.record(path))
+            yield _read(path)
         except InputError as error:
             problems.append(f"{error}: its replications are simulated again if asked for")
-        if len(of_json) == AT_A_TIME:
-            yield packed(of_json)
-            of_json = []
-    if of_json:
-        yield packed(of_json)
+    if without:
+        problems.append(
+            f"{directory / FOLDER}: {without} files of fpswitch 0.2.0, which have no hash: their replications "
+            "are simulated again if asked for"
+        )
     problems.sort()
 
 
