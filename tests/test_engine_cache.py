@@ -5,6 +5,8 @@ import os
 import random
 import subprocess
 import sys
+import time
+from fcntl import LOCK_EX, flock
 from functools import partial
 from pathlib import Path
 
@@ -154,6 +156,48 @@ def test_who_comes_while_another_process_compiles_says_so_and_waits(kept, compil
 
 
 @pytest.mark.parametrize("here", [True, False])
+def versions(place, number):
+    """Directories of so many other versions, the first used a day ago, and each one a day before that."""
+    found = [place / f"engine-{i:016x}" for i in range(number)]
+    for i, path in enumerate(found):
+        path.mkdir()
+        (path / "loop.run-1.py311.nbi").write_bytes(b"code")
+        mark = path / cache.COMPLETE if i % 2 else path
+        mark.touch()
+        os.utime(mark, (time.time() - 86400 * (i + 1),) * 2)
+    return found
+
+
+def test_of_what_other_versions_made_stays_what_was_used_last_or_is_in_use(tmp_path, monkeypatch):
+    used, *others = versions(tmp_path, cache.KEPT + 6)
+    (tmp_path / f".{others[-1].name}.77").mkdir()
+    *_, young, locked, old = others
+    (young / cache.COMPLETE).touch()
+    monkeypatch.setattr(cache, "directory", lambda: used)
+    with open(locked / cache.LOCK, "w") as file:
+        flock(file, LOCK_EX)
+        os.utime(locked, (0, 0))
+        with cache.making() as missing:
+            assert missing
+    there = {path for path in tmp_path.iterdir() if path != used}
+    assert there == {*others[: cache.KEPT - 1], young, locked}
+    assert not old.exists()
+
+
+def test_what_a_process_finds_complete_has_been_used(made):
+    os.utime(made / cache.COMPLETE, (0, 0))
+    assert cache.is_complete()
+    assert time.time() - (made / cache.COMPLETE).stat().st_mtime < 3600
+
+
+def test_of_processes_that_delete_at_once_none_fails_and_no_more_goes(tmp_path):
+    used, *others = versions(tmp_path, cache.KEPT + 41)
+    text = f"from pathlib import Path; from sim.engine.cache import prune; prune(Path({str(used)!r}))"
+    processes = [subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.PIPE) for _ in range(4)]
+    assert [process.communicate()[1] for process in processes] == [b""] * 4
+    assert set(tmp_path.iterdir()) == {used, *others[: cache.KEPT]}
+
+
 def test_without_a_cache_directory_whoever_simulates_compiles_in_memory(monkeypatch, compiles, here):
     monkeypatch.setattr(cache, "directory", lambda: None)
     (sentence,) = prepared(asked=True, here=here)

@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -24,6 +26,10 @@ COMPLETE: Final = "complete"
 """The mark: name, size and SHA-256 of each file."""
 FILES: Final = "*.nb[ci]"
 """What numba keeps: indices and code."""
+KEPT: Final = 8
+"""Directories of other versions that stay, those that were used last."""
+YOUNG_S: Final = 3600
+"""Used within so many seconds, a directory stays in any case: somebody may be about to read it."""
 CONSTANTS: Final = ("accounts.py", "directed_yield.py", "halt_polling.py")
 """Modules of sim.host from which constants are in machine code."""
 
@@ -43,8 +49,13 @@ def directory() -> Path | None:
 
 
 def is_complete() -> bool:
-    """Whether all machine code is there already, and as it was made."""
-    return _fault() == ""
+    """Whether all machine code is there already, and as it was made; from now on it has just been used."""
+    kept = directory()
+    found = _fault() == ""
+    if found and kept is not None:
+        with suppress(OSError):
+            os.utime(kept / COMPLETE)
+    return found
 
 
 def damaged() -> str:
@@ -85,6 +96,8 @@ def making() -> Iterator[bool]:
         if missing:
             clear()
         yield missing
+        if missing:
+            prune(kept)
 
 
 def complete() -> None:
@@ -101,6 +114,34 @@ def complete() -> None:
             ]
             write(kept / COMPLETE, json.dumps(listed, indent=1).encode())
             sync(kept)
+
+
+def prune(used: Path) -> None:
+    """Deletes what other versions have kept beside ``used``, but for what was used last.
+
+    What another process makes, has used within the hour, or deletes, is left to it; one that looks for what has just
+    gone makes it again.
+    """
+    others = [(_last_use(path), path) for path in used.parent.glob("engine-*") if path != used]
+    for last, path in sorted(others, reverse=True)[KEPT:]:
+        if time.time() - last < YOUNG_S:
+            continue
+        with suppress(OSError), open(path / LOCK, "w") as file:
+            flock(file, LOCK_EX | LOCK_NB)
+            path.rename(doomed := path.with_name(f".{path.name}.{os.getpid()}"))
+            shutil.rmtree(doomed)
+    for left in used.parent.glob(".engine-*.*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _last_use(path: Path) -> float:
+    """When a process found it complete, or made it; 0 for what has gone."""
+    try:
+        return (path / COMPLETE).stat().st_mtime
+    except OSError:
+        with suppress(OSError):
+            return path.stat().st_mtime
+    return 0.0
 
 
 def clear() -> None:
