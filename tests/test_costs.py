@@ -13,7 +13,7 @@ from sim.calibrate import calls
 from sim.calibrate import in_place as rule
 from sim.calibrate.samples import Interval
 from sim.cli import main
-from sim.costs.check import check
+from sim.costs.check import EVIDENCE_LEVEL, check
 from sim.costs.price import Prices, composed, design_matrix, in_tsc, price, terms
 from sim.costs.rows import COMPONENT_NAMES, RATIO, CostTable
 from sim.costs.table import load, names
@@ -294,6 +294,22 @@ def test_composed_prices_reproduce_the_measured_instructions(row):
     if row.level:
         tolerance = max(tolerance, TIMER_STEP)
     assert composed(row, load("zen4")) == pytest.approx(row.value, abs=tolerance)
+
+
+def test_from_the_last_level_cache_there_are_differences_between_l2_and_memory_and_no_price():
+    """Of everything; and a priced row, or one of an instruction, cannot have the level."""
+    rows = [row for row in ZEN4.rows.values() if row.level == EVIDENCE_LEVEL]
+    assert len(rows) == 9
+    assert {(row.term, row.priced) for row in rows} == {("difference", False)}
+    measured = {mask_of(row): row.value for row in in_place(calls.LOADED, "urandom", EVIDENCE_LEVEL)}
+    near, far = (
+        Prices(ZEN4)[key("XRSTORS", E7, E7, 0, level)] - Prices(ZEN4)[key("XRSTORS", E7, 0, E7, level)]
+        for level in ("L2", "memory")
+    )
+    assert near < measured[E7] < far / 20
+    for row in (ZEN4.rows["XRSTOR/base@L2"], ZEN4.rows["XRSTOR/total@L2"]):
+        moved = {**ZEN4.rows, row.id: replace(row, level=EVIDENCE_LEVEL)}
+        assert any("unknown level 'L3' (allowed: L2, memory;" in each for each in check(replace(ZEN4, rows=moved)))
 
 
 def test_zen4_has_measured_instructions_to_compare_with_at_every_level():

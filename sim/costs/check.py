@@ -13,6 +13,8 @@ DISTRIBUTIONS: Final = ("triangular", "uniform", "fixed")
 GRADES: Final = ("measured", "published", "derived", "assumed")
 CLOCKS: Final = ("core", "tsc")
 LEVELS: Final = ("", "L2", "memory")
+EVIDENCE_LEVEL: Final = "L3"
+"""A level that rows have which are never priced: of a last-level cache only differences were measured, and no base."""
 
 SAVES: Final = (op.XSAVES, op.XSAVE, "XSAVEC", "XSAVEOPT")
 RESTORES: Final = (op.XRSTORS, op.XRSTOR)
@@ -113,8 +115,9 @@ def _key_defects(row: CostRow) -> Iterator[str]:
     for name in (*names, *row.requested.split()):
         if name not in COMPONENT_NAMES and not (name == ANY and row.priced):
             yield f"unknown component {name!r} (allowed: {', '.join(COMPONENT_NAMES)})"
-    if row.level not in LEVELS:
-        yield f"unknown level {row.level!r} (allowed: L2, memory; L1 is without)"
+    allowed = (*LEVELS, EVIDENCE_LEVEL) if row.term in NAMED_FREELY else LEVELS
+    if row.level not in allowed:
+        yield f"unknown level {row.level!r} (allowed: {', '.join(allowed[1:])}; L1 is without)"
     if row.level and row.operation not in (*SAVES, *RESTORES) and row.term not in NAMED_FREELY:
         yield f"level {row.level!r}: {row.operation} has no buffer"
     if row.requested and row.term != "total":

@@ -22,11 +22,12 @@ UNPRICED: Final = ("total", "reference", "difference")
 class CostRow:
     """One cost.
 
-    ``component`` is one of Linux's names (:data:`COMPONENT_NAMES`), "*" or empty; in a ``total`` or ``reference`` row
-    the list of all that were in use, of ``requested`` ones.  ``level`` is empty, or L2 or memory for what is added when
-    the buffer is there.  ``clock`` is core or tsc, in a reference row also ns.  ``origin`` are the rows from which a
-    derived one comes, as ids of this table or as TABLE:ID.  ``factor`` is the row whose uncertainty this one shares;
-    ``table`` the file in which the row was written.
+    ``component`` is one of Linux's names (:data:`COMPONENT_NAMES`), "*" or empty; in a ``total`` or ``reference``
+    row the list of all that were in use, of ``requested`` ones. ``level`` is empty, or L2 or memory for what is
+    added when the buffer is there; or L3 in a ``difference`` or ``reference`` row. ``clock`` is core or tsc, in a
+    reference row also ns. ``origin`` are the rows from which a derived one comes, as ids of this table or as
+    TABLE:ID. ``factor`` is the row whose uncertainty this one shares; ``table`` the file in which the row was
+    written.
     """
 
     __pydantic_config__ = STRICT
