@@ -100,6 +100,60 @@ count = 2
 compute = { exponential = "40 us" }
 waits = { share = 1.0 }
 """
+STORM = """
+[guests.vm]
+vcpus = 2
+fpu = { components = ["SSE"], every = "1 ms" }
+[guests.vm.exits.cpuid]
+every = { exponential = "25 us" }
+reason = "cpuid"
+[guests.vm.exits.io]
+every = { exponential = "300 us" }
+reason = "io"
+handled = "userspace"
+vmm = "10 us"
+"""
+IDLING = """
+[guests.vm]
+vcpus = {n}
+demand = {{ exponential = "{demand}" }}
+sleep = {{ exponential = "{sleep}" }}
+fpu = {{ components = ["SSE", "AVX"], every = "1 ms" }}
+"""
+TIMERS = """
+[threads.timer]
+count = 3
+compute = "60 us"
+sleep = "1 ms"
+fpu = { components = ["SSE"] }
+[threads.frame]
+compute = { lognormal = "3 ms", sigma = 0.3 }
+sleep = "13 ms"
+fpu = { components = ["SSE", "AVX"] }
+"""
+PIPELINE = """
+[threads.source]
+compute = { exponential = "100 us" }
+sleep = { exponential = "300 us" }
+wakes = { filter = 1.0 }
+fpu = { components = ["SSE"] }
+[threads.filter]
+compute = { exponential = "80 us" }
+waits = { share = 1.0 }
+wakes = { sink = 0.5 }
+fpu = { components = ["SSE", "AVX"] }
+[threads.sink]
+compute = { exponential = "60 us" }
+waits = { share = 1.0 }
+fpu = { components = ["SSE"] }
+"""
+MAKE_J = """
+[threads.make]
+kind = "fork"
+compute = { lognormal = "8 ms", sigma = 1.0 }
+sleep = { exponential = "5 ms" }
+fpu = { components = ["SSE"] }
+"""
 HOSTS = {
     "pipe beside a hog": (1, "none", "", PIPE + HOGS.format(n=1) + RCU),
     "sleepers and hogs": (2, "voluntary", "", HOGS.format(n=3) + SLEEPERS.format(n=6) + RCU),
@@ -119,6 +173,14 @@ HOSTS = {
     "spinners in a control group": (2, "none", "", GROUPED + RCU),
     "a build": (2, "voluntary", "", BUILD + HOGS.format(n=1) + RCU),
     "a worker pool": (2, "full", "", VHOST + HOGS.format(n=2) + SLEEPERS.format(n=2)),
+    "CPUID storms": (2, "none", "", STORM + SLEEPERS.format(n=2) + HOGS.format(n=1) + RCU),
+    "halts that KVM polls": (4, "voluntary", "", IDLING.format(n=3, demand="80 us", sleep="150 us") + RCU),
+    "overcommit with halts": (
+        2, "none", 'halt_poll = "0 ns"', IDLING.format(n=6, demand="300 us", sleep="500 us") + HOGS.format(n=1) + RCU,
+    ),
+    "periodic timers": (2, "none", "", TIMERS + HOGS.format(n=2) + RCU),
+    "a pipeline": (2, "voluntary", "", PIPELINE + HOGS.format(n=2) + RCU),
+    "a parallel make": (2, "voluntary", "", MAKE_J + SLEEPERS.format(n=3) + RCU),
 }  # fmt: skip
 
 

@@ -2,8 +2,12 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sim.trace.fit.families import LONG_NS
 from sim.trace.fit.order import Order
@@ -17,11 +21,40 @@ ENOUGH: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """Times in ns: all samples, or where there are too few or none, their mean alone."""
+
+    mean: float
+    samples: Sequence[float] = ()
+
+    def with_samples(self, ns: NDArray[np.float64]) -> "Times":
+        """With these, scaled to the mean, if there are enough."""
+        total = float(ns.sum())
+        return Times(self.mean, (ns * (self.mean * len(ns) / total)).tolist() if len(ns) >= ENOUGH and total else ())
+
+
+@dataclass(frozen=True, slots=True)
+class ExitEntry:
+    """A kind of VM exit: the guest time between two, and the time of its handler, or of the VMM.
+
+    ``name`` is that of the entry, ``counted`` how many there were of which ``known``.
+    """
+
+    name: str
+    reason: str
+    counted: int
+    every: Times
+    time: Times
+    userspace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Charges:
     """What the simulated host itself takes, in ns: for each stint, each wake-up of another, each side of KVM_RUN.
 
     ``away`` is that of a vCPU that leaves its CPU inside KVM_RUN and comes back, beside the exit and the entry, which
-    are ``guest``'s; ``signal`` is that of the VMM's side and of a signal there.
+    are ``guest``'s; ``signal`` is that of the VMM's side and of a signal there.  ``exit`` is that of a VM exit before
+    kvm_exit and behind kvm_entry, ``handler`` between the two.
     """
 
     stint: float = 0.0
@@ -30,6 +63,8 @@ class Charges:
     away: float = 0.0
     vmm: float = 0.0
     signal: float = 0.0
+    exit: float = 0.0
+    handler: float = 0.0
 
 
 @dataclass(slots=True)
@@ -42,8 +77,8 @@ class Group:
     ``entry`` is its name in the scenario.  ``weight`` None is that of its nice value; ``at_ticks``: its sleeps end at
     ticks.  ``waits`` are the share of its sleeps or halts that somebody ends, which are not among ``sleep`` and
     ``halt``, and the longest of them in ns; ``wakes`` says whom it wakes, with means per burst.  ``halts`` is how many
-    there were.  ``order`` None: bursts and sleeps are independent.  ``family`` is its control group, if there are such,
-    of so much weight.
+    there were, and ``exits`` those that KVM handles itself.  ``order`` None: bursts and sleeps are independent.
+    ``family`` is its control group, if there are such, of so much weight.
     """
 
     key: Key
@@ -61,6 +96,7 @@ class Group:
     demand: list[float] = field(default_factory=list)
     halt: list[float] = field(default_factory=list)
     signalled: list[float] = field(default_factory=list)
+    exits: list[ExitEntry] = field(default_factory=list)
     vmm_saves: Counter[int] = field(default_factory=Counter)
     cycles: int = 0
     halts: int = 0

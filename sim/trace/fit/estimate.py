@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, Final
 
 from sim.costs.price import Prices
@@ -28,6 +28,7 @@ from sim.kernel.operations import (
     XSS_PHASE,
     Operation,
 )
+from sim.trace.fit import guests
 from sim.trace.fit.entries import ENOUGH, Charges, Group
 from sim.trace.fit.groups import grouped
 from sim.trace.fit.lives import Seen, Watcher
@@ -185,11 +186,14 @@ def fit(
             f"{on_cpu.kernel.version.name}, is assumed (--recorded-preemption)"
         )
     charges = _charges(on_cpu.counts(), Prices(load_for(chosen, costs)), tsc_hz, around)
+    if report.events["kvm_exit"]:
+        of_exits = guests.charges(chosen, on_cpu.kernel.config.version.name, costs, tsc_hz)
+        charges = replace(charges, exit=of_exits.guest, handler=of_exits.handler)
     tick = _ticks(watcher.lives)
     hz = _hz(seen, notes) if tick is None else tick.hz
     cpus = tuple(sorted(report.cpus))
     idle = seen.idle_ns / (max(1, seen.last_ns - seen.first_ns) * len(cpus))
-    groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges, tick, idle)
+    groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges, tick, idle, hz)
     counted = found["tally"].finish(len(cpus))
     unsure = seen.unknown_idle_ns / 2 / (max(1, seen.last_ns - seen.first_ns) * len(cpus))
     if seen.missing > 0.01 * seen.switches:

@@ -1,15 +1,24 @@
 """Writes guests that are known by their VM exits as a scenario, with the samples as CSV files beside it."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import tomlkit
 from tomlkit.items import Table
 
 from sim.scenario.units import rate_text, time_text
-from sim.trace.fit.entries import ENOUGH
-from sim.trace.fit.guests import ExitEntry, FittedExits, GuestEntry, Times
-from sim.trace.fit.writing import COUNTED, MEASURE_S, Columns, Samples, inline, samples_of, store, whole_path
+from sim.trace.fit.guests import FittedExits, GuestEntry
+from sim.trace.fit.writing import (
+    COUNTED,
+    MEASURE_S,
+    Columns,
+    Samples,
+    exit_table,
+    ns_text,
+    samples_of,
+    store,
+    whole_path,
+)
 
 SHORTEST_S: Final = 0.02
 """A replication of a scenario made of rates alone, which has no length of its own, is at least so long."""
@@ -44,7 +53,7 @@ def scenario_text(fitted: FittedExits, folder: str) -> tuple[str, Columns]:
     host.add("kernel", [fitted.kernel])
     host.add("hz", fitted.hz)
     if fitted.interrupt_ns is not None:
-        host.add("interrupt_time", _time(fitted.interrupt_ns))
+        host.add("interrupt_time", ns_text(fitted.interrupt_ns))
     if not fitted.polls:
         host.add("halt_poll", "0 ns")
     document.add("host", host)
@@ -67,37 +76,11 @@ def _guest(guest: GuestEntry, samples: Samples) -> Table:
         table.add(tomlkit.comment(line))
     table.add("vcpus", guest.vcpus)
     if guest.demand is not None and guest.sleep is not None:
-        table.add("demand", _times(samples, "demand", guest.demand, by_chance=True))
-        table.add("sleep", _times(samples, "halt", guest.sleep, by_chance=False))
+        table.add("demand", samples.of("demand", guest.demand, by_chance=True))
+        table.add("sleep", samples.of("halt", guest.sleep))
     if guest.exits:
         exits = tomlkit.table(is_super_table=True)
         for each in guest.exits:
-            exits.add(each.name, _exit(each, samples))
+            exits.add(each.name, exit_table(each, samples))
         table.add("exits", exits)
     return table
-
-
-def _exit(exit: ExitEntry, samples: Samples) -> Table:
-    table = tomlkit.table()
-    table.add(tomlkit.comment(f"{exit.counted} exits"))
-    table.add("every", _times(samples, f"{exit.name}-every", exit.every, by_chance=True))
-    table.add("reason", exit.reason)
-    time = _times(samples, exit.name, exit.time, by_chance=False)
-    if exit.userspace:
-        table.add("handled", "userspace")
-        table.add("time", "0 ns")
-        table.add("vmm", time)
-    else:
-        table.add("time", time)
-    return table
-
-
-def _times(samples: Samples, what: str, times: Times, *, by_chance: bool) -> Any:
-    if len(times.samples) >= ENOUGH:
-        return samples.times(what, times.samples)
-    mean = _time(times.mean)
-    return inline({"exponential": mean}) if by_chance else mean
-
-
-def _time(ns: float) -> str:
-    return time_text(round(ns * 1e-9, 10))

@@ -8,6 +8,7 @@ from typing import Final
 
 from sim.trace.fit.entries import ENOUGH, Charges, Group, Key, Kind, key_of
 from sim.trace.fit.families import by_groups, family_names
+from sim.trace.fit.handled import handled_exits
 from sim.trace.fit.order import order
 from sim.trace.fit.pins import Places, pins
 from sim.trace.fit.thread_times import Burst, Life, slots
@@ -29,14 +30,15 @@ _ANONYMOUS: Final = re.compile(r"task-\d+$")
 
 
 def grouped(
-    lives: Iterable[Life], first_ns: int, last_ns: int, charges: Charges, ticks: Ticks | None = None, idle: float = 0.0
-) -> list[Group]:
+    lives: Iterable[Life], first_ns: int, last_ns: int, charges: Charges, ticks: Ticks | None = None,
+    idle: float = 0.0, hz: int = 250,
+) -> list[Group]:  # fmt: skip
     """All threads of a trace as groups, those with the most time on the CPU first; ``ticks`` None: not known.
 
-    ``idle`` is the share of the time of CPUs.
+    ``idle`` is the share of the time of CPUs, and ``hz`` how many ticks each has in a second.
     """
     lives = [life for life in lives if life.bursts]
-    place = pins(lives, LIGHT * (last_ns - first_ns), idle)
+    place = pins(lives, idle)
     found: list[Group] = []
     members: dict[Key, Member] = {}
     rest = [life for life in lives if life.vcpu is None]
@@ -57,7 +59,7 @@ def grouped(
     }
     members |= {key: Member(alike, {id(life): life.bursts for life in alike}) for key, alike in threads.items()}
     waits = dict(zip(members, waiting(list(members.values())), strict=True))
-    found += [_vcpus(key, alike, first_ns, last_ns, charges, waits[key]) for key, alike in vcpus.items()]
+    found += [_vcpus(key, alike, first_ns, last_ns, charges, hz, waits[key]) for key, alike in vcpus.items()]
     found += [_threads(key, alike, first_ns, last_ns, charges, ticks, waits[key]) for key, alike in threads.items()]
     keys = list(members)
     for group in found:
@@ -165,16 +167,20 @@ def _set_waits(group: Group, ended: int, sleeps: int, waiting: Waiting) -> None:
         group.waits = ended / sleeps, float(waiting.longest_ns)
 
 
-def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges, waiting: Waiting) -> Group:
+def _vcpus(
+    key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges, hz: int, waiting: Waiting
+) -> Group:
     """A vCPU that is not there all the time counts as halted meanwhile."""
     group = Group(key, len(lives), len(lives), _saves(lives), names=_names(lives))
     _share_out(group, lives)
     for life in lives:
         vcpu = life.vcpu
         assert vcpu is not None
+        # With kvm_exit guest time is known, and without it what is inside KVM_RUN.
+        own, away = (charges.exit, 0.0) if vcpu.exits else (charges.guest, charges.guest + charges.away)
         group.compute += [
-            max(LEAST_NS, each - charges.guest - breaks * (charges.guest + charges.away))
-            for each, breaks in zip(vcpu.guest, vcpu.guest_breaks, strict=True)
+            max(LEAST_NS, each - exits * own - breaks * away)
+            for each, exits, breaks in zip(vcpu.guest, vcpu.guest_exits, vcpu.guest_breaks, strict=True)
         ]
         group.vmm += [max(LEAST_NS, each - charges.vmm) for each in vcpu.vmm]
         halted = len(vcpu.halt)
@@ -182,7 +188,7 @@ def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges
         if is_away := absent > ABSENT * (last_ns - first_ns) or halted > 0:
             vcpu.end_demand()
         group.demand += [
-            max(LEAST_NS, each - returns * charges.guest - breaks * (charges.guest + charges.away))
+            max(LEAST_NS, each - returns * own - breaks * away)
             for each, breaks, returns in zip(vcpu.demand, vcpu.demand_breaks, vcpu.demand_returns, strict=True)
         ]
         group.halts += halted
@@ -199,6 +205,7 @@ def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges
         if vcpu.blocked_outside:
             group.notes.append(f"{life.name} slept {vcpu.blocked_outside} times outside KVM_RUN, which is left out")
     _set_waits(group, group.halts - len(group.halt), group.halts, waiting)
+    group.exits = handled_exits([life.vcpu for life in lives if life.vcpu is not None], charges, hz)
     return group
 
 

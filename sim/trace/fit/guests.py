@@ -1,8 +1,11 @@
 """Guests that are known by their VM exits alone, as entries of a scenario: from KVM's events, or from perf's table."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
 
 from sim.costs.price import Prices
 from sim.costs.table import load_for
@@ -10,6 +13,7 @@ from sim.errors import InputError
 from sim.kernel.config import Settings
 from sim.kernel.flows import run as run_flow
 from sim.kernel.operations import Operation
+from sim.trace.fit.entries import ExitEntry, Times
 from sim.xsave.profiles import CpuProfile, profile
 
 DEFAULT_CPU: Final = {"vmx": "sapphire-rapids", "svm": "zen4"}
@@ -48,29 +52,6 @@ def vendor_of(reasons: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
-    """Times in ns: all samples, or where there are too few or none, their mean alone."""
-
-    mean: float
-    samples: Sequence[float] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ExitEntry:
-    """A kind of VM exit: the guest time between two, and the time of its handler, or of the VMM.
-
-    ``name`` is that of the entry, ``counted`` how many there were of which ``known``.
-    """
-
-    name: str
-    reason: str
-    counted: int
-    every: Times
-    time: Times
-    userspace: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class GuestEntry:
     """vCPUs that are alike; ``demand`` is guest time between two halts, ``sleep`` how long they last."""
 
@@ -103,6 +84,34 @@ class FittedExits:
     notes: Sequence[str]
     per_second: float
     """Exits of all guests."""
+
+
+class Exited(Protocol):
+    """Exits of a vCPU: ``guest_ns`` is when on a clock that runs while the guest runs, ``number`` how many of any kind
+    it had had with each, ``after_ns`` the times in ns until the guest was entered again."""
+
+    guest_ns: "array[int]"
+    number: "array[int]"
+    after_ns: "array[int]"
+
+
+def spaced(kinds: Sequence[Exited], guest_ns: float, charge: float) -> Times:
+    """Guest time between exits: of so many in all that there was, so that what lies behind the last one counts, too.
+
+    ``charge`` is what the model takes itself before and behind each exit.
+    """
+    at = np.concatenate([np.array(kind.guest_ns, np.int64) for kind in kinds])
+    number = np.concatenate([np.array(kind.number, np.int64) for kind in kinds])
+    order = np.argsort(number)
+    gaps = np.diff(at[order], prepend=0) - charge * np.diff(number[order], prepend=0)
+    return Times(guest_ns / len(gaps)).with_samples(np.maximum(gaps, 1.0))
+
+
+def taken(kinds: Sequence[Exited], charge: float) -> Times:
+    """Times until the next entry, less what the model charges itself."""
+    after = np.concatenate([np.array(kind.after_ns, np.int64) for kind in kinds])
+    own = np.maximum(after - charge, 0.0)
+    return Times(float(own.mean()) if len(own) else 0.0).with_samples(own)
 
 
 class Charges(NamedTuple):

@@ -20,6 +20,7 @@ from sim.trace.reading.events import (
     IS_FPU,
     IS_TOLD,
     KVM_ENTRY,
+    KVM_EXIT,
     KVM_FPU,
     SIGNAL_DELIVER,
     SWITCH,
@@ -119,7 +120,9 @@ class Watcher:
             self._wakes(step)
         elif event == KVM_ENTRY:
             seen.entries += 1
-            self._inside(self._life(step.tid, step.comm, now)).halted = None
+            self._inside(step).enters_guest()
+        elif event == KVM_EXIT:
+            self._inside(step).leaves_guest(step.values[0], now)
         elif event == SIGNAL_DELIVER:
             if (life := self.alive.get(step.tid)) is not None and life.vcpu is not None:
                 self._signals = True
@@ -140,6 +143,10 @@ class Watcher:
         elif event == VCPU_WAKEUP:
             if step.values[0] == "poll":
                 seen.polled += 1
+                vcpu = self._inside(step)
+                if vcpu.halted_ns >= 0:
+                    vcpu.end_demand()
+                    vcpu.end_halt(now, now)
             else:
                 seen.waited += 1
         elif IS_FPU[event] and step.tid > 0:
@@ -147,7 +154,7 @@ class Watcher:
             if event != CODE["x86_fpu_copy_dst"]:
                 life.user = True
             if step.values[3] & self.of_guests:
-                self._inside(life)
+                self._inside(step)
             if event == DEACTIVATED and (life.vcpu is None or life.inside):
                 life.saves[step.values[2]] += 1
             elif event == ACTIVATED and life.vcpu is not None:
@@ -156,9 +163,10 @@ class Watcher:
         elif event == EXIT and step.tid > 0:
             self._life(step.tid, step.comm, now).ended = True
 
-    @staticmethod
-    def _inside(life: Life) -> VcpuTimes:
+    def _inside(self, step: Step) -> VcpuTimes:
         """The thread is a vCPU's, and if that was not known yet it has been inside KVM_RUN since before the trace."""
+        life = self._life(step.tid, step.comm, step.time_ns)
+        life.runs_until(step.time_ns)
         if life.vcpu is None:
             life.vcpu = VcpuTimes()
             life.inside = True
@@ -253,6 +261,8 @@ class Watcher:
             life.vcpu.breaks += 1
             life.vcpu.breaks_since_halt += 1
         if state == RUNNABLE:
+            if life.vcpu is not None:
+                life.vcpu.preempted += life.inside
             if life.wakers.get(successor) or (successor in self.alive and self.alive[successor].wakers.get(tid)):
                 life.hand_off()
             self.seen.stint_ns.append(stint)
@@ -304,8 +314,7 @@ class Watcher:
         life.asleep = False
         life.ready_ns = now
         if life.vcpu is not None and life.inside:
-            life.vcpu.halt.append(now - life.last_ns)
-            life.vcpu.halt_from.append(life.last_ns)
+            life.vcpu.end_halt(now, life.last_ns)
 
     def _kvm_fpu(self, step: Step) -> None:
         if step.tid <= 0:
@@ -330,6 +339,7 @@ class Watcher:
             self.seen.round_trips += 1
             vcpu.vmm_saves[vcpu.restored] += 1
             vcpu.returned, vcpu.restores_at_return, vcpu.signals = True, vcpu.restores, 0
+            vcpu.in_guest, vcpu.reason = False, ""
         life.inside = loads
 
     def _has_returned(self, vcpu: VcpuTimes) -> None:
@@ -346,8 +356,5 @@ class Watcher:
         if vcpu.by_signal:
             vcpu.since_exit, vcpu.breaks, vcpu.since_halt = since_exit, breaks, 0
         else:
-            vcpu.guest.append(vcpu.since_exit)
-            vcpu.guest_breaks.append(vcpu.breaks)
-            vcpu.since_exit = vcpu.breaks = 0
-            vcpu.returns_since_halt += 1
+            vcpu.end_guest()
         vcpu.halted = None

@@ -1,25 +1,24 @@
 """A fit of KVM's events alone: the exits, round trips and halts of each vCPU, as entries of a scenario."""
 
-from collections.abc import Sequence
 from itertools import groupby
 from typing import IO, Final
 
 import numpy as np
 
 from sim.errors import InputError
-from sim.trace.exits import HALTS, Exits, Kind, Vcpu, exits
-from sim.trace.fit.entries import ENOUGH
+from sim.trace.exits import HALTS, Exits, Vcpu, exits
+from sim.trace.fit.entries import ExitEntry
 from sim.trace.fit.guests import (
     DEFAULT_CPU,
     HALT,
     LEAST_NS,
     Charges,
-    ExitEntry,
     FittedExits,
     GuestEntry,
-    Times,
     charges,
     reason_of,
+    spaced,
+    taken,
     ticks,
     vendor_of,
 )
@@ -106,15 +105,15 @@ def _guest(name: str, vcpu: Vcpu, own: Charges) -> tuple[GuestEntry, int, float 
     by_reason = sorted(vcpu.kinds.items(), key=lambda item: (reason_of(item[0][0]), item[0][1]))
     for (reason, user), several in groupby(by_reason, key=lambda item: (reason_of(item[0][0]), item[0][1])):
         kinds = [kind for _, kind in several]
-        every = _every(kinds, guest_ns, own)
+        every = spaced(kinds, guest_ns, own.guest)
         count = sum(len(kind.at_ns) for kind in kinds)
         if reason == HALT and not user:
-            demand, sleep = every, _after(kinds, own.halt)
+            demand, sleep = every, taken(kinds, own.halt)
             continue
         charge = own.user if user else own.handler
         label = ("io" if reason == "io" else f"{reason}-to-user") if user else reason if reason != "io" else "io-kernel"
         shown = "other" if reason == HALT else reason
-        entries.append(ExitEntry(label, shown, count, every, _after(kinds, charge), userspace=user))
+        entries.append(ExitEntry(label, shown, count, every, taken(kinds, charge), userspace=user))
         rates[label] = count * 1e9 / guest_ns
     per_second = sum(rates[each.name] for each in entries if each.reason == "external-interrupt" and not each.userspace)
     hz, kept, interrupt = ticks(per_second, entries)
@@ -124,26 +123,3 @@ def _guest(name: str, vcpu: Vcpu, own: Charges) -> tuple[GuestEntry, int, float 
         + (f", {halts} of them halts" if halts else ""),
     )
     return GuestEntry(name, 1, tuple(kept), demand, sleep, comments), hz, interrupt
-
-
-def _every(kinds: Sequence[Kind], guest_ns: float, own: Charges) -> Times:
-    """Guest time between exits: of so many in all that there was, so that what lies behind the last one counts, too."""
-    at = np.concatenate([np.array(kind.guest_ns, np.int64) for kind in kinds])
-    number = np.concatenate([np.array(kind.number, np.int64) for kind in kinds])
-    order = np.argsort(number)
-    gaps = np.diff(at[order], prepend=0) - own.guest * np.diff(number[order], prepend=0)
-    mean = guest_ns / len(gaps)
-    if len(gaps) < ENOUGH:
-        return Times(mean)
-    gaps = np.maximum(gaps, 1.0)
-    return Times(mean, (gaps * (mean / gaps.mean())).tolist())
-
-
-def _after(kinds: Sequence[Kind], charge: float) -> Times:
-    """Times until the next entry, less what the model charges itself."""
-    after = np.concatenate([np.array(kind.after_ns, np.int64) for kind in kinds])
-    if not len(after):
-        return Times(0.0)
-    own = np.maximum(after - charge, 0.0)
-    mean = float(own.mean())
-    return Times(mean, own.tolist() if len(own) >= ENOUGH else ())

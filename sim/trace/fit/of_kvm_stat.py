@@ -8,15 +8,14 @@ from itertools import groupby
 from typing import Final
 
 from sim.errors import InputError
+from sim.trace.fit.entries import ExitEntry, Times
 from sim.trace.fit.guests import (
     DEFAULT_CPU,
     HALT,
     LEAST_NS,
     Charges,
-    ExitEntry,
     FittedExits,
     GuestEntry,
-    Times,
     charges,
     reason_of,
     ticks,

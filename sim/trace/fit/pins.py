@@ -21,12 +21,12 @@ IDLE: Final = 0.02
 _ON_A_CPU: Final = re.compile(r"/(\d+)(?!\d)")
 
 
-def pins(lives: Sequence[Life], light_ns: float, idle: float) -> Places:
+def pins(lives: Sequence[Life], idle: float) -> Places:
     """Threads that were always on one CPU are pinned to it.
 
     On a host whose CPUs are never idle, all are that ran often enough: the simulated host moves nobody between busy
-    CPUs, and a thread would stay where it begins.  Those that moved go where CPU time is left of what the trace shows
-    of each CPU, the busiest first; threads of less than ``light_ns`` to the CPU on which they were most often.
+    CPUs, and a thread would stay where it begins.  Threads of short bursts go to the CPU on which they were most often.
+    Busy ones that moved, which fill a CPU, go where time is left of what the trace shows of each, the busiest first.
     """
     found = {id(life): _always(life) for life in lives}
     if idle > IDLE:
@@ -39,7 +39,7 @@ def pins(lives: Sequence[Life], light_ns: float, idle: float) -> Places:
         total = life.at_ns.total()
         if not found[id(life)] and _is_enough(life):
             cpu, ns = life.at_ns.most_common(1)[0]
-            if total < light_ns:
+            if total < LONG_NS * len(life.bursts):
                 found[id(life)] = (life.cpus.most_common(1)[0][0],)
             elif ns >= MAINLY * total:
                 found[id(life)] = (cpu,)

@@ -9,6 +9,8 @@ from collections.abc import Iterator, MutableSequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, overload
 
+from sim.trace.exits import HALTS
+
 NICE_0_PRIO: Final = 120
 """MAX_RT_PRIO + NICE_WIDTH / 2, include/linux/sched/prio.h, Linux v6.18."""
 LAST_ACT_NS: Final = 100_000
@@ -77,6 +79,15 @@ class Bursts(MutableSequence[Burst]):
 
 
 @dataclass(slots=True)
+class Handled:
+    """Exits for one reason that KVM handled: when, in guest time and exits of the vCPU, and for how long on the CPU."""
+
+    guest_ns: array[int] = field(default_factory=_integers)
+    number: array[int] = field(default_factory=_integers)
+    after_ns: array[int] = field(default_factory=_integers)
+
+
+@dataclass(slots=True)
 class VcpuTimes:
     """Times in ns of a vCPU thread; ``guest``, ``vmm`` and ``demand`` are on the CPU, ``halt`` is wall time.
 
@@ -85,6 +96,12 @@ class VcpuTimes:
     VMM's own.
     ``guest_breaks`` and ``demand_breaks`` are how often the thread left its CPU within each of these times, and
     ``demand_returns`` how often KVM_RUN returned.
+
+    Where kvm_exit is recorded, ``exits`` of them, guest time is that from kvm_entry to kvm_exit alone, ``clock`` in
+    all; then ``guest_exits`` and ``demand_returns`` count exits, and ``handled`` are those that KVM handled, by reason.
+    ``in_guest``: the guest runs; else ``reason`` is that of the exit, and ``handling`` how long it has been handled on
+    the CPU.  ``halted_ns`` is when HLT came, of a halt that is not over; ``preempted`` is
+    how often the thread was inside KVM_RUN.
 
     A signal that ends a halt takes the thread out of KVM_RUN without a VM entry; that is no return of the guest's:
     ``signalled`` are the times outside KVM_RUN then.  ``returned``: KVM_RUN has, after so many ``restores_at_return``,
@@ -97,10 +114,21 @@ class VcpuTimes:
     halt: array[int] = field(default_factory=_integers)
     halt_from: array[int] = field(default_factory=_integers)
     guest_breaks: array[int] = field(default_factory=_integers)
+    guest_exits: array[int] = field(default_factory=_integers)
     demand_breaks: array[int] = field(default_factory=_integers)
     demand_returns: array[int] = field(default_factory=_integers)
     signalled: array[int] = field(default_factory=_integers)
     vmm_saves: Counter[int] = field(default_factory=Counter)
+    handled: dict[str, Handled] = field(default_factory=dict)
+    exits: int = 0
+    clock: int = 0
+    in_guest: bool = False
+    reason: str = ""
+    handling: int = 0
+    halted_ns: int = -1
+    preempted: int = 0
+    at_return: tuple[int, int] = (0, 0)
+    at_halt: tuple[int, int] = (0, 0)
     blocked_outside: int = 0
     since_exit: int = 0
     breaks: int = 0
@@ -115,14 +143,60 @@ class VcpuTimes:
     by_signal: bool = False
     since_halt: int = 0
     since_put: int = 0
-    total: int = 0
+
+    def runs(self, on_ns: int, *, inside: bool) -> None:
+        """It has been on its CPU for so long."""
+        if not inside:
+            self.since_put += on_ns
+            return
+        self.since_exit += on_ns
+        self.since_halt += on_ns
+        if self.in_guest:
+            self.clock += on_ns
+        elif self.reason:
+            self.handling += on_ns
+
+    def enters_guest(self) -> None:
+        """kvm_entry: KVM has handled the exit before it, and what was a halt goes on."""
+        if self.reason:
+            handled = self.handled.setdefault(self.reason, Handled())
+            handled.guest_ns.append(self.clock)
+            handled.number.append(self.exits)
+            handled.after_ns.append(self.handling)
+        self.in_guest, self.reason, self.halted = True, "", None
+
+    def leaves_guest(self, reason: str, now_ns: int) -> None:
+        """kvm_exit; that of HLT begins a halt."""
+        self.exits += 1
+        self.in_guest, self.handling = False, 0
+        halts = reason in HALTS
+        self.reason, self.halted_ns = ("", now_ns) if halts else (reason, -1)
+
+    def end_guest(self) -> None:
+        """KVM_RUN has returned to user space for a reason of the guest's."""
+        clock, exits = self.at_return
+        self.at_return = self.clock, self.exits
+        self.guest.append(self.clock - clock if self.exits else self.since_exit)
+        self.guest_exits.append(self.exits - exits if self.exits else 1)
+        self.guest_breaks.append(self.breaks)
+        self.since_exit = self.breaks = 0
+        self.returns_since_halt += 1
 
     def end_demand(self) -> None:
         """It blocks, or the trace ends."""
-        self.demand.append(self.since_halt)
+        clock, exits = self.at_halt
+        self.at_halt = self.clock, self.exits
+        self.demand.append(self.clock - clock if self.exits else self.since_halt)
         self.demand_breaks.append(self.breaks_since_halt)
-        self.demand_returns.append(self.returns_since_halt)
+        self.demand_returns.append(self.exits - exits if self.exits else self.returns_since_halt)
         self.since_halt = self.breaks_since_halt = self.returns_since_halt = 0
+
+    def end_halt(self, now_ns: int, slept_ns: int) -> None:
+        """A halt is over that began with HLT, if that is recorded, or else when the thread went to sleep."""
+        began = self.halted_ns if self.halted_ns >= 0 else slept_ns
+        self.halt.append(now_ns - began)
+        self.halt_from.append(slept_ns)
+        self.halted_ns = -1
 
 
 @dataclass(slots=True, eq=False)
@@ -185,13 +259,8 @@ class Life:
         self.on_ns += on
         self.at_ns[self.cpu] += on
         self.since_handoff += on
-        if (vcpu := self.vcpu) is not None:
-            if self.inside:
-                vcpu.since_exit += on
-                vcpu.since_halt += on
-                vcpu.total += on
-            else:
-                vcpu.since_put += on
+        if self.vcpu is not None:
+            self.vcpu.runs(on, inside=self.inside)
 
     def hand_off(self) -> None:
         """It gives the CPU away for its own reasons."""

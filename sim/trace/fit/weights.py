@@ -1,5 +1,6 @@
 """Load weights of threads and control groups, from how the CPUs were shared out in a trace."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -48,10 +49,16 @@ def set_families(
 ) -> None:
     """Families compete as control groups: by the CPU time that they got, or as one thread if none of them is busy.
 
-    ``most`` is the share of each CPU that a weight of NICE_0_LOAD got.
+    ``most`` is the share of each CPU that a weight of NICE_0_LOAD got.  A family all of whose threads stay on their
+    CPUs is a group on each: on the recorded host they move, so that it gets the same on all CPUs, in the long run.
     """
+    parts: dict[str, list[Group]] = defaultdict(list)
     for family in sorted(set(families.values())):
         members = [group for group in groups if families.get(group.key) == family]
+        cpus = {group.key[3] for group in members}
+        for group in members:
+            parts[key_of(family) + (f"-cpu{group.key[3][0]}" if len(cpus) > 1 and () not in cpus else "")].append(group)
+    for name, members in parts.items():
         weighed = [group.weight for group in members if group.weight is not None]
         if not weighed:
             continue
@@ -61,4 +68,4 @@ def set_families(
             got = sum(on[cpu] / (seconds_ns * most[cpu]) for cpu in most)
             weight = min(MOST_WEIGHT, max(LEAST_WEIGHT, round(NICE_0_LOAD * got)))
         for group in members:
-            group.family, group.family_weight, group.weight = key_of(family), weight, None
+            group.family, group.family_weight, group.weight = name, weight, None

@@ -15,7 +15,7 @@ from sim.errors import InputError
 from sim.scenario.checks import MASKS
 from sim.scenario.reading import read
 from sim.scenario.units import rate_text, time_text
-from sim.trace.fit.entries import ENOUGH, Group
+from sim.trace.fit.entries import ENOUGH, ExitEntry, Group, Times
 from sim.trace.fit.estimate import Fitted
 from sim.xsave.profiles import profile
 
@@ -244,14 +244,17 @@ def _guest(table: Table, fitted: Fitted, group: Group, writer: "Samples") -> Non
         table.add("fpu", inline({"components": components, "every": time_text(1e-3)}))
     if group.vmm_saves:
         table.add("vmm_fpu", _components(fitted, group.vmm_saves))
+    exits = tomlkit.table(is_super_table=True)
     if len(group.compute) >= ENOUGH:
-        exits = tomlkit.table(is_super_table=True)
         exit_ = tomlkit.table()
         exit_.add("every", writer.times("exit", group.compute))
         exit_.add("reason", "io")
         exit_.add("handled", "userspace")
         exit_.add("vmm", writer.times("vmm", group.vmm))
         exits.add("userspace", exit_)
+    for each in group.exits:
+        exits.add(each.name, exit_table(each, writer))
+    if exits:
         table.add("exits", exits)
 
 
@@ -311,6 +314,34 @@ class Samples:
         file = f"{self._name}-{what}"
         self._columns[file] = values.tolist()
         return inline({"empirical": f"{self._folder}/{file}.csv", "column": "us", "unit": "us"})
+
+    def of(self, what: str, times: Times, *, by_chance: bool = False) -> Any:
+        """The samples, or where there are too few the mean, ``by_chance`` or always."""
+        if len(times.samples) >= ENOUGH:
+            return self.times(what, times.samples)
+        mean = ns_text(times.mean)
+        return inline({"exponential": mean}) if by_chance else mean
+
+
+def exit_table(exit: ExitEntry, samples: Samples) -> Table:
+    """A kind of VM exit."""
+    table = tomlkit.table()
+    table.add(tomlkit.comment(f"{exit.counted} exits"))
+    table.add("every", samples.of(f"{exit.name}-every", exit.every, by_chance=True))
+    table.add("reason", exit.reason)
+    time = samples.of(exit.name, exit.time)
+    if exit.userspace:
+        table.add("handled", "userspace")
+        table.add("time", "0 ns")
+        table.add("vmm", time)
+    else:
+        table.add("time", time)
+    return table
+
+
+def ns_text(ns: float) -> str:
+    """A time in ns as a scenario has it."""
+    return time_text(round(ns * 1e-9, 10))
 
 
 def inline(values: Mapping[str, Any]) -> Any:
