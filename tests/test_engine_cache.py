@@ -155,7 +155,6 @@ def test_who_comes_while_another_process_compiles_says_so_and_waits(kept, compil
     assert not cache.is_being_made()
 
 
-@pytest.mark.parametrize("here", [True, False])
 def versions(place, number):
     """Directories of so many other versions, the first used a day ago, and each one a day before that."""
     found = [place / f"engine-{i:016x}" for i in range(number)]
@@ -198,6 +197,7 @@ def test_of_processes_that_delete_at_once_none_fails_and_no_more_goes(tmp_path):
     assert set(tmp_path.iterdir()) == {used, *others[: cache.KEPT]}
 
 
+@pytest.mark.parametrize("here", [True, False])
 def test_without_a_cache_directory_whoever_simulates_compiles_in_memory(monkeypatch, compiles, here):
     monkeypatch.setattr(cache, "directory", lambda: None)
     (sentence,) = prepared(asked=True, here=here)
