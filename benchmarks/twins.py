@@ -154,6 +154,21 @@ compute = { lognormal = "8 ms", sigma = 1.0 }
 sleep = { exponential = "5 ms" }
 fpu = { components = ["SSE"] }
 """
+KICKS = """
+[guests.vm]
+vcpus = 2
+fpu = {{ components = ["SSE", "AVX"], every = "1 ms" }}
+[guests.vm.exits.kick]
+every = {{ exponential = "150 us" }}
+reason = "ept-misconfig"
+handled = "{handled}"
+vmm = {vmm}
+wakes = {{ vhost = {mean} }}
+[threads.vhost]
+{kind}
+compute = {{ exponential = "25 us" }}
+waits = {{ share = 1.0 }}
+"""
 HOSTS = {
     "pipe beside a hog": (1, "none", "", PIPE + HOGS.format(n=1) + RCU),
     "sleepers and hogs": (2, "voluntary", "", HOGS.format(n=3) + SLEEPERS.format(n=6) + RCU),
@@ -177,6 +192,15 @@ HOSTS = {
     "halts that KVM polls": (4, "voluntary", "", IDLING.format(n=3, demand="80 us", sleep="150 us") + RCU),
     "overcommit with halts": (
         2, "none", 'halt_poll = "0 ns"', IDLING.format(n=6, demand="300 us", sleep="500 us") + HOGS.format(n=1) + RCU,
+    ),
+    "vhost threads that KVM wakes": (
+        2, "none", "",
+        KICKS.format(handled="kernel", mean=0.8, vmm='"0 ns"', kind='kind = "kthread"')
+        + HOGS.format(n=1) + SLEEPERS.format(n=2) + RCU,
+    ),
+    "an I/O thread that the VMM wakes": (
+        2, "voluntary", "",
+        KICKS.format(handled="userspace", mean=1.0, vmm='"8 us"', kind=SSE) + HOGS.format(n=1) + RCU,
     ),
     "periodic timers": (2, "none", "", TIMERS + HOGS.format(n=2) + RCU),
     "a pipeline": (2, "voluntary", "", PIPELINE + HOGS.format(n=2) + RCU),

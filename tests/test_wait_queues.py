@@ -6,6 +6,7 @@ import pytest
 from hosts import only, simulate
 from test_ticks import watched
 
+from sim.engine.choice import lacking
 from sim.errors import InputError
 
 HOST = """
@@ -185,3 +186,41 @@ def test_the_time_limit_of_a_wait_that_is_over_does_not_end_the_next_one():
     """
     (relay,) = lives(text)["relay"]
     assert 100 < sum(relay.wakers.values()) <= len(relay.bursts)
+
+
+VHOST = """
+[guests.vm]
+vcpus = 1
+affinity = [0]
+[guests.vm.exits.kick]
+every = {{ exponential = "200 us" }}
+handled = "{handled}"
+wakes = {{ worker = {mean} }}
+[threads.worker]
+kind = "kthread"
+count = 2
+affinity = [{cpu}]
+compute = "10 us"
+waits = {{ share = 1.0 }}
+"""
+
+
+@pytest.mark.parametrize("preemption", ["none", "full"])
+@pytest.mark.parametrize("handled", ["kernel", "userspace"])
+@pytest.mark.parametrize(("mean", "cpu"), [(1.0, 1), (0.5, 1), (1.0, 0)])
+def test_exits_of_a_guest_wake_threads_with_their_probability(preemption, handled, mean, cpu):
+    found = lives(VHOST.format(handled=handled, mean=mean, cpu=cpu), 2, preemption)
+    (vcpu,) = found["vm"]
+    woken = [len(life.bursts) for life in found["worker"]]
+    assert sum(woken) == pytest.approx(mean * 1000, rel=0.15)
+    assert max(woken) - min(woken) <= 0.02 * sum(woken)
+    assert all(set(life.wakers) == {vcpu.tid} for life in found["worker"])
+
+
+def test_the_compiled_engine_has_no_exits_that_wake_and_a_vcpu_is_not_woken_by_one():
+    text = VHOST.format(handled="kernel", mean=1.0, cpu=1)
+    assert lacking(case(text)) == "guests.vm.exits.kick.wakes"
+    with pytest.raises(InputError, match=r"guests\.vm\.exits\.kick\.wakes"):
+        case(
+            text.replace("worker = 1.0", "vm = 1.0").replace("affinity = [0]", 'demand = "1 ms"\nwaits = { share = 1 }')
+        )

@@ -60,17 +60,17 @@ waits = {{ share = {share} }}
 """
 
 
-def groups(text, seed=1, preemption="voluntary", measure="600 ms"):
-    """The entries of a fit to a run of a scenario, by their names and keys."""
+def groups(text, seed=1, preemption="voluntary", measure="600 ms", more=()):
+    """The entries of a fit to a run of a scenario, by their names and keys; of ``more`` events than needed."""
     case = only(HOST.format(preemption=preemption, measure=measure) + text, seed=seed)
-    lines = RecordedRun(case, "free-ssp", 0, only=EVENTS).lines()
+    lines = RecordedRun(case, "free-ssp", 0, only=EVENTS | set(more)).lines()
     reader, watcher = Reader(io.BytesIO("\n".join([*lines, ""]).encode()), "a run"), Watcher()
     for chunk in reader.chunks():
         for step in steps(chunk, reader.names):
             watcher.see(step)
     watcher.finish()
     seen = watcher.seen
-    found = grouped(watcher.lives, seen.first_ns, seen.last_ns, Charges())
+    found = grouped(watcher.lives, seen.first_ns, seen.last_ns, Charges(), hz=case.scenario.host.hz)
     return {entry(group.key): group for group in found} | {group.key: group for group in found}
 
 
@@ -127,3 +127,58 @@ def test_the_exits_of_children_wake_who_waits_for_them():
 def test_a_wait_ends_at_the_latest_when_the_longest_one_of_the_trace_did():
     found = groups(KICKER.format(mean=1.0))
     assert all(2e6 < vm.waits[1] < 20e6 for vm in vcpus(found))
+
+
+VHOST = """
+[guests.vm]
+vcpus = 2
+[guests.vm.exits.kick]
+every = {{ exponential = "250 us" }}
+reason = "ept-misconfig"
+handled = "{handled}"
+wakes = {{ vhost = {mean} }}
+[threads.vhost]
+kind = "kthread"
+count = 3
+compute = {{ exponential = "20 us" }}
+waits = {{ share = 1.0 }}
+"""
+
+
+@pytest.mark.parametrize(("handled", "more", "name"), [
+    ("kernel", ("kvm_entry", "kvm_exit"), "ept-misconfig"), ("kernel", (), "kick"),
+    ("userspace", ("kvm_entry", "kvm_exit"), "userspace"), ("userspace", (), "userspace"),
+])  # fmt: skip
+def test_a_vcpu_s_exits_that_wake_a_thread_are_found_with_their_probability(handled, more, name):
+    found = groups(VHOST.format(handled=handled, mean=0.8 if more else 1.0), measure="400 ms", more=more)
+    assert sum(group.cycles for key, group in found.items() if key[1] == "vhost") > 200
+    for vm in vcpus(found):
+        assert set(vm.exit_wakes) == {name}
+        assert sum(wakes.waits[0] for key, wakes in found.items() if key[1:2] == ("vhost",)) > 0.95
+        assert sum(vm.exit_wakes[name].values()) == pytest.approx(0.8 if more else 1.0, abs=0.15)
+
+
+STORM = """
+[guests.vm]
+vcpus = 2
+demand = { exponential = "200 us" }
+sleep = { exponential = "100 us" }
+halt_poll = "200 us"
+[guests.vm.exits.cpuid]
+every = { exponential = "30 us" }
+reason = "cpuid"
+time = "2 us"
+"""
+
+
+def test_exits_that_kvm_handles_are_found_with_their_guest_time_and_handler_and_polled_halts_are_halts():
+    found = groups(STORM, measure="200 ms", more=("kvm_entry", "kvm_exit", "kvm_vcpu_wakeup"))
+    for vm in vcpus(found):
+        (cpuid,) = vm.exits
+        assert (cpuid.name, cpuid.reason) == ("cpuid", "cpuid")
+        assert cpuid.every.mean == pytest.approx(30e3, rel=0.08)
+        assert cpuid.every.samples
+        assert 2e3 < cpuid.time.mean < 4e3
+        assert sum(vm.demand) / len(vm.demand) == pytest.approx(200e3, rel=0.2)
+        assert sum(vm.halt) / len(vm.halt) == pytest.approx(100e3, rel=0.25)
+        assert vm.halts > 100

@@ -3,7 +3,8 @@
 How long a thread waits for a CPU follows from weights, control groups and the kernel's preemption, of which the
 simulated host has a part.  A thread that waits too long there comes round too seldom, with all that it does.  So
 weights are changed until threads wait for a CPU as long as in the trace, and those that hardly ever sleep get as much
-of the CPUs; and sleeps are made longer or shorter until threads and vCPUs come round as often.
+of the CPUs; and sleeps are made longer or shorter, and wake-ups of others more or fewer, until threads and vCPUs come
+round as often.
 """
 
 import io
@@ -17,7 +18,7 @@ from sim.analysis.fitness import in_processes, twin
 from sim.analysis.recorded_run import RecordedRun
 from sim.host.watching import window
 from sim.scenario.cases import Case
-from sim.trace.fit.entries import Group
+from sim.trace.fit.entries import Group, Key
 from sim.trace.fit.estimate import Fitted
 from sim.trace.fit.lives import Watcher
 from sim.trace.fit.weights import LEAST_WEIGHT, MOST_WEIGHT, NICE_0_LOAD
@@ -73,6 +74,7 @@ def tune(fitted: Fitted, out: Path, jobs: int, step: Callable[[], None] = lambda
         seen = _mean(list(in_processes(_simulated, work, jobs, step)))
         groups = tuple(_tuned(group, first[group.entry], seen, seconds, GAIN[number]) for group in fitted.groups)
         groups = _families_tuned(groups, first, seen, seconds, GAIN[number])
+        groups = _wakers_tuned(groups, first, seen, seconds, GAIN[number])
         fitted = replace(fitted, groups=groups)
         write(fitted, out, force=True)
     return fitted
@@ -162,6 +164,38 @@ def _families_tuned(
         weights[family] = max(LEAST_WEIGHT, min(MOST_WEIGHT, round(max(begun / MOST, min(begun * MOST, weight)))))
     return tuple(
         replace(group, family_weight=weights[group.family]) if group.family in weights else group for group in groups
+    )
+
+
+def _wakers_tuned(
+    groups: tuple[Group, ...], first: Mapping[str, Group], seen: _Seen, seconds: float, gain: float
+) -> tuple[Group, ...]:
+    """How many others wake: until those whose sleeps they end come round as often.
+
+    A wake-up that finds nobody waiting is lost, and how often that is so depends on who has the CPUs.
+    """
+    factors = {
+        group.key: min(STEP, max(1 / STEP, group.cycles / seconds / rate)) ** gain
+        for group in groups
+        if group.waits is not None and 1 - group.waits[0] < LEAST_OWN and group.cycles >= ENOUGH
+        if (rate := seen.cycles.get(group.entry, 0.0))
+    }
+
+    def tuned(wakes: Mapping[Key, float], begun: Mapping[Key, float]) -> dict[Key, float]:
+        return {
+            key: min(STEP * begun[key], max(begun[key] / STEP, mean * factors.get(key, 1.0)))
+            for key, mean in wakes.items()
+        }
+
+    return tuple(
+        replace(
+            group,
+            wakes=tuned(group.wakes, first[group.entry].wakes),
+            exit_wakes={
+                name: tuned(wakes, first[group.entry].exit_wakes[name]) for name, wakes in group.exit_wakes.items()
+            },
+        )
+        for group in groups
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.host.streams import Cycles, Draws
+from sim.host.waiting import Wakes
 from sim.kernel.operations import Keys
 
 INF: Final = 1 << 62
@@ -48,8 +49,8 @@ class ExitKind:
 
     ``gaps``, ``times`` and ``uses_fpu`` draw n at once: the guest time between two, the time of KVM's handler beside
     operations, and whether an interrupt in it runs kernel_fpu_begin().  ``userspace`` ones leave KVM_RUN for ``vmm``
-    cycles; ``target`` says which other vCPU one wakes or kicks.  ``effect``: an exit of this kind is never one of many.
-    ``cost`` is None until the kernel model has run one.
+    cycles; ``target`` says which other vCPU one wakes or kicks, ``wakes`` which threads.  ``effect``: an exit of
+    this kind is never one of many.  ``cost`` is None until the kernel model has run one.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ExitKind:
     userspace: bool
     target: Literal["next", "random"] | None
     vmm: Draws | None
+    wakes: Sequence[Wakes] = ()
     cost: ExitCost | None = None
     drawn_guest: Cycles = field(default_factory=lambda: np.empty(0, np.int64))
     drawn_time: Cycles = field(default_factory=lambda: np.empty(0, np.int64))

@@ -344,10 +344,11 @@ def _exit_kind(build: _Builder, name: str, exit: Exit, *stream: object) -> ExitK
         gaps=build.sampler(exit.every, *stream, "every", least=1),
         times=build.sampler(exit.time, *stream, "time"),
         uses_fpu=build.flags(exit.kernel_fpu, *stream, "kernel_fpu"),
-        effect=userspace or ipi,
+        effect=userspace or ipi or bool(exit.wakes),
         userspace=userspace,
         target=exit.target if ipi else None,
         vmm=build.draws(exit.vmm, *stream, "vmm") if userspace else None,
+        wakes=build.wakes(exit.wakes, *stream),
     )
 
 

@@ -8,6 +8,7 @@ from sim.host.halting import GUEST_POLL, HANDLER, POLLING, VMM, HaltingVcpu
 from sim.host.preemption import TO_USER
 from sim.host.streams import Draws
 from sim.host.thread import Steps
+from sim.host.waiting import wake
 from sim.kernel.operations import Keys
 from sim.kernel.walker import Walker
 
@@ -208,6 +209,9 @@ class VcpuThread(HaltingVcpu):
                 target.wake_up(cpu)
         elif kind.userspace:
             self._to_user_space(cpu, kind)
+        if kind.wakes:
+            yield from cpu.sync()
+            yield from wake(cpu, kind.wakes)
         return again
 
     def _to_user_space(self, cpu: "HostCpu", kind: ExitKind) -> None:

@@ -105,14 +105,23 @@ def _waking(scenario: Scenario) -> Iterator[Problem]:
     }
     for name in scenario.guests.keys() & waiting.keys() & scenario.threads.keys():
         yield waiting[name], f"found guests and threads that are both called {name!r}; allowed: names of their own"
-    for name, thread in scenario.threads.items():
-        for other in thread.wakes:
-            if other not in waiting:
-                yield f"threads.{name}.wakes", str(unknown("entry that waits", other, waiting))
-    woken = {other for thread in scenario.threads.values() for other in thread.wakes}
+    threads = {name: path for name, path in waiting.items() if name in scenario.threads}
+    woken = set()
+    for path, wakes, able in (
+        *((f"threads.{name}", thread.wakes, waiting) for name, thread in scenario.threads.items()),
+        *(
+            (f"guests.{name}.exits.{exit}", each.wakes, threads)
+            for name, guest in scenario.guests.items()
+            for exit, each in guest.exits.items()
+        ),
+    ):
+        woken |= set(wakes)
+        for other in wakes:
+            if other not in able:
+                yield f"{path}.wakes", str(unknown("entry that waits", other, able))
     for name, path in waiting.items():
         if name not in woken:
-            yield path, "nobody wakes them; allowed: an entry of [threads] that names them in its wakes"
+            yield path, "nobody wakes them; allowed: a thread, or an exit of guests, that names them in its wakes"
 
 
 def _guest_xcr0(scenario: Scenario) -> Iterator[Problem]:

@@ -104,6 +104,11 @@ class Exit(Section):
     kernel_fpu: Share = Field(
         0.0, description="probability that during its handler an interrupt arrives that uses kernel_fpu_begin()"
     )
+    wakes: dict[Name, Wakes] = Field(
+        default_factory=dict,
+        description="by entry of [threads] with waits: how many of its threads such an exit wakes on average, as an "
+        "ioeventfd wakes a vhost thread, or what the VMM does when KVM_RUN returns; else as wakes of [threads.NAME]",
+    )
 
 
 class Lock(Section):
@@ -313,7 +318,8 @@ class Scenario(Section):
         Keys added after 0.2.0 appear only if they are used: the hash of this seeds the draws of costs.
         """
         found = self.model_dump(mode="json", exclude_none=True)
-        for holder, key in ((found, "groups"), *((thread, "wakes") for thread in found["threads"].values())):
+        exits = (exit for guest in found["guests"].values() for exit in guest["exits"].values())
+        for holder, key in ((found, "groups"), *((each, "wakes") for each in (*found["threads"].values(), *exits))):
             if not holder[key]:
                 del holder[key]
         return found

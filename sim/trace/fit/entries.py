@@ -76,7 +76,8 @@ class Group:
     ``demand``, ``halt``, ``vmm`` are theirs, ``signalled`` the times outside KVM_RUN after a signal that ended a halt.
     ``entry`` is its name in the scenario.  ``weight`` None is that of its nice value; ``at_ticks``: its sleeps end at
     ticks.  ``waits`` are the share of its sleeps or halts that somebody ends, which are not among ``sleep`` and
-    ``halt``, and the longest of them in ns; ``wakes`` says whom it wakes, with means per burst.  ``halts`` is how many
+    ``halt``, and the longest of them in ns; ``wakes`` says whom it wakes, with means per burst, and
+    ``exit_wakes`` whom the vCPU's exits of a name wake, per exit.  ``halts`` is how many
     there were, and ``exits`` those that KVM handles itself.  ``order`` None: bursts and sleeps are independent.
     ``family`` is its control group, if there are such, of so much weight.
     """
@@ -105,6 +106,7 @@ class Group:
     family_weight: int = 0
     waits: tuple[float, float] | None = None
     wakes: dict[Key, float] = field(default_factory=dict)
+    exit_wakes: dict[str, dict[Key, float]] = field(default_factory=dict)
     entry: str = ""
     names: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

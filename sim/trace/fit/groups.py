@@ -8,7 +8,7 @@ from typing import Final
 
 from sim.trace.fit.entries import ENOUGH, Charges, Group, Key, Kind, key_of
 from sim.trace.fit.families import by_groups, family_names
-from sim.trace.fit.handled import handled_exits
+from sim.trace.fit.handled import exit_wakes, handled_exits
 from sim.trace.fit.order import order
 from sim.trace.fit.pins import Places, pins
 from sim.trace.fit.thread_times import Burst, Life, slots
@@ -55,15 +55,20 @@ def grouped(
     vcpus = _by_key([life for life in lives if life.vcpu is not None], "vcpu", place, steady_ns)
     threads = _thread_groups(rest, LIGHT * (last_ns - first_ns), place, steady_ns)
     members |= {
-        key: Member(alike, {id(life): life.bursts for life in alike}, wakes=False) for key, alike in vcpus.items()
+        key: Member(alike, {id(life): life.bursts for life in alike}, is_vcpu=True) for key, alike in vcpus.items()
     }
     members |= {key: Member(alike, {id(life): life.bursts for life in alike}) for key, alike in threads.items()}
     waits = dict(zip(members, waiting(list(members.values())), strict=True))
-    found += [_vcpus(key, alike, first_ns, last_ns, charges, hz, waits[key]) for key, alike in vcpus.items()]
+    found += [_vcpus(key, alike, first_ns, last_ns, charges, waits[key]) for key, alike in vcpus.items()]
     found += [_threads(key, alike, first_ns, last_ns, charges, ticks, waits[key]) for key, alike in threads.items()]
     keys = list(members)
     for group in found:
-        if group.key in waits:
+        if group.key in vcpus:
+            woken = {keys[n]: {life.tid for life in members[keys[n]].lives} for n in waits[group.key].wakes}
+            own = [life.vcpu for life in vcpus[group.key] if life.vcpu is not None]
+            group.exits = handled_exits(own, charges, hz, woken)
+            group.exit_wakes = exit_wakes(own, group.exits, len(group.compute), woken)
+        elif group.key in waits:
             group.wakes = {keys[number]: mean for number, mean in waits[group.key].wakes.items()}
     most = set_weights(found, LIGHT * (last_ns - first_ns))
     if by_groups(lives, last_ns - first_ns):
@@ -167,9 +172,7 @@ def _set_waits(group: Group, ended: int, sleeps: int, waiting: Waiting) -> None:
         group.waits = ended / sleeps, float(waiting.longest_ns)
 
 
-def _vcpus(
-    key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges, hz: int, waiting: Waiting
-) -> Group:
+def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges, waiting: Waiting) -> Group:
     """A vCPU that is not there all the time counts as halted meanwhile."""
     group = Group(key, len(lives), len(lives), _saves(lives), names=_names(lives))
     _share_out(group, lives)
@@ -205,7 +208,6 @@ def _vcpus(
         if vcpu.blocked_outside:
             group.notes.append(f"{life.name} slept {vcpu.blocked_outside} times outside KVM_RUN, which is left out")
     _set_waits(group, group.halts - len(group.halt), group.halts, waiting)
-    group.exits = handled_exits([life.vcpu for life in lives if life.vcpu is not None], charges, hz)
     return group
 
 

@@ -1,30 +1,41 @@
 """VM exits that KVM handles itself, of vCPUs that are alike: the guest time between two, and how long one takes.
 
-Exits by external interrupts are the host's own work: its ticks, and the interrupts by which a vCPU is preempted.  Only
-what there is beyond that is kept.
+Exits by external interrupts are the host's own work: its ticks, and the interrupts that wake somebody or by which a
+vCPU is preempted.  Only what there is beyond that is kept.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
-from sim.trace.fit.entries import Charges, ExitEntry, Times
+from sim.trace.fit.entries import ENOUGH, Charges, ExitEntry, Key, Times
 from sim.trace.fit.guests import INTERRUPT, reason_of, spaced, taken
-from sim.trace.fit.thread_times import Handled, VcpuTimes
+from sim.trace.fit.thread_times import KICK, USERSPACE, Handled, VcpuTimes
 
+LEAST: Final = 0.05
+"""The share of a vCPU's wake-ups of others from which on a kind of exit is one that wakes."""
 BEYOND: Final = 0.1
 """The share of external interrupts that the host does not make itself, from which on they are an entry."""
 
 
-def handled_exits(vcpus: Sequence[VcpuTimes], charges: Charges, hz: int) -> list[ExitEntry]:
-    """The kinds of exits, by their names; none if kvm_exit is not recorded.  A host CPU has ``hz`` ticks a second."""
+def handled_exits(
+    vcpus: Sequence[VcpuTimes], charges: Charges, hz: int, woken: Mapping[Key, Collection[int]]
+) -> list[ExitEntry]:
+    """The kinds of exits, by their names; a host CPU has ``hz`` ticks a second.
+
+    Without kvm_exit there are only those that wake threads: ``woken``, by entry.
+    """
     found: dict[str, list[list[Handled]]] = defaultdict(list)
     for vcpu in vcpus:
         of_vcpu: dict[str, list[Handled]] = defaultdict(list)
         for name, handled in vcpu.handled.items():
             of_vcpu[reason_of(name)].append(handled)
+        if at := sorted(ns for tids in woken.values() for tid in tids for ns in vcpu.kicks.get(tid, ())):
+            n = len(at)
+            of_vcpu[KICK].append(Handled(array("q", at), array("q", range(n)), array("q", [0]) * n))
         for reason, several in of_vcpu.items():
             found[reason].append(several)
     guest_ns = max(1.0, sum(vcpu.clock - vcpu.exits * charges.exit for vcpu in vcpus))
@@ -33,12 +44,35 @@ def handled_exits(vcpus: Sequence[VcpuTimes], charges: Charges, hz: int) -> list
         count = sum(len(each.number) for several in parts for each in several)
         kept = float(count)
         if reason == INTERRUPT:
-            kept -= hz * guest_ns * 1e-9 + sum(vcpu.preempted for vcpu in vcpus)
+            kept -= hz * guest_ns * 1e-9 + sum(max(vcpu.preempted, vcpu.interrupts_that_woke) for vcpu in vcpus)
             if kept < BEYOND * count:
                 continue
-        # The mean cancels: the samples are scaled to that of all.
         gaps = [ns for several in parts for ns in spaced(several, guest_ns, charges.exit).samples]
         every = Times(guest_ns / kept).with_samples(np.array(gaps))
         time = taken([each for several in parts for each in several], charges.handler)
-        entries.append(ExitEntry(reason, reason, count, every, time))
+        # A doorbell is port I/O, or an EPT violation that is misconfigured to be one: KVM wakes whom its eventfd has.
+        entries.append(ExitEntry(reason, "io" if reason == KICK else reason, count, every, time))
     return entries
+
+
+def exit_wakes(
+    vcpus: Sequence[VcpuTimes], exits: Sequence[ExitEntry], returns: int, woken: Mapping[Key, Collection[int]]
+) -> dict[str, dict[Key, float]]:
+    """How many threads of the entries in ``woken`` an exit wakes, by its name.
+
+    ``returns`` is the number of those to user space, ``exits`` are those that KVM handles.
+    """
+    number = {each.name: each.counted for each in exits}
+    if returns >= ENOUGH:
+        number[USERSPACE] = returns
+    found: dict[str, dict[Key, float]] = defaultdict(dict)
+    for key, tids in woken.items():
+        by: Counter[str] = Counter()
+        for vcpu in vcpus:
+            for (reason, tid), times in vcpu.woke.items():
+                if tid in tids:
+                    by[reason if reason in (KICK, USERSPACE) else reason_of(reason)] += times
+        for name, times in by.items():
+            if name in number and times >= LEAST * by.total():
+                found[name][key] = times / number[name]
+    return dict(found)

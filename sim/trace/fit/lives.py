@@ -308,7 +308,14 @@ class Watcher:
         life.by_chance[self._ran[step.cpu].at(at)] += 1
         if (waker := self.alive.get(running)) is not None:
             waker.wakes += 1
-            waker.woke.append((life, step.time_ns))
+            if (vcpu := waker.vcpu) is None:
+                waker.woke.append((life, step.time_ns))
+                return
+            waker.runs_until(step.time_ns)
+            vcpu.wakes_somebody(tid, inside=waker.inside)
+            life.last_acts[running] += vcpu.acts or not waker.inside
+            chance = life.last_by_chance.get(running, 0.0) + vcpu.acting / max(1, vcpu.total)
+            life.last_by_chance[running] = chance
 
     def _awake(self, life: Life, now: int) -> None:
         life.asleep = False

@@ -21,6 +21,14 @@ def _integers() -> array[int]:
     return array("q")
 
 
+INTERRUPTS: Final = ("external_interrupt", "interrupt")
+"""Exit reasons of an interrupt for the host, in small letters, on Intel and on AMD."""
+KICK: Final = "kick"
+"""Stands for the reason of exits that KVM handles by waking somebody, where kvm_exit is not recorded."""
+USERSPACE: Final = "userspace"
+"""Stands for the reason of exits by which KVM_RUN returns."""
+
+
 class Burst(NamedTuple):
     """From a wake-up to the next sleep: ``on_ns`` on a CPU, in ``stints``; ``wakes`` of others and ``forks`` in it.
 
@@ -97,6 +105,10 @@ class VcpuTimes:
     ``guest_breaks`` and ``demand_breaks`` are how often the thread left its CPU within each of these times, and
     ``demand_returns`` how often KVM_RUN returned.
 
+    ``woke`` are wake-ups of others, by the reason of the exit and who was woken; ``kicks`` are when, in guest time,
+    those inside KVM_RUN came that no kvm_exit shows.  Of its ``total`` time on the CPU it has been ``acting`` outside
+    KVM_RUN, or in exits that are not interrupts for the host.
+
     Where kvm_exit is recorded, ``exits`` of them, guest time is that from kvm_entry to kvm_exit alone, ``clock`` in
     all; then ``guest_exits`` and ``demand_returns`` count exits, and ``handled`` are those that KVM handled, by reason.
     ``in_guest``: the guest runs; else ``reason`` is that of the exit, and ``handling`` how long it has been handled on
@@ -120,6 +132,8 @@ class VcpuTimes:
     signalled: array[int] = field(default_factory=_integers)
     vmm_saves: Counter[int] = field(default_factory=Counter)
     handled: dict[str, Handled] = field(default_factory=dict)
+    woke: Counter[tuple[str, int]] = field(default_factory=Counter)
+    kicks: dict[int, array[int]] = field(default_factory=dict)
     exits: int = 0
     clock: int = 0
     in_guest: bool = False
@@ -143,18 +157,39 @@ class VcpuTimes:
     by_signal: bool = False
     since_halt: int = 0
     since_put: int = 0
+    total: int = 0
+    acting: int = 0
 
     def runs(self, on_ns: int, *, inside: bool) -> None:
         """It has been on its CPU for so long."""
+        self.total += on_ns
+        if not inside or self.acts:
+            self.acting += on_ns
         if not inside:
             self.since_put += on_ns
             return
         self.since_exit += on_ns
         self.since_halt += on_ns
-        if self.in_guest:
+        if self.in_guest or not self.exits:
             self.clock += on_ns
         elif self.reason:
             self.handling += on_ns
+
+    @property
+    def acts(self) -> bool:
+        """Whether KVM does something for the guest, for what is known; an interrupt's work is none of the guest's."""
+        return bool(self.reason) and self.reason.lower() not in INTERRUPTS
+
+    @property
+    def interrupts_that_woke(self) -> int:
+        """Wake-ups of others in interrupts for the host that took it out of the guest."""
+        return sum(times for (reason, _), times in self.woke.items() if reason.lower() in INTERRUPTS)
+
+    def wakes_somebody(self, tid: int, *, inside: bool) -> None:
+        """A thread is woken where this one runs: by an exit of that reason, or outside KVM_RUN."""
+        if inside and not self.exits:
+            self.kicks.setdefault(tid, _integers()).append(self.clock)
+        self.woke[(self.reason or KICK) if inside else USERSPACE, tid] += 1
 
     def enters_guest(self) -> None:
         """kvm_entry: KVM has handled the exit before it, and what was a halt goes on."""
@@ -206,9 +241,10 @@ class Life:
     ``cpus`` counts its stints by CPU, and ``at_ns`` its time; ``saves`` its saves by XSTATE_BV, of the normal and of
     the guest fpstate; ``wakers`` its wake-ups by the thread that ran there, and ``by_chance`` by the one that had run
     there at a time within the sleep that has nothing to do with its end.  ``last_acts`` are those, by thread, after
-    which that one went to sleep or ended within :data:`LAST_ACT_NS`, and ``last_by_chance`` how many would be so at a
-    random time of its burst; ``woke`` are whom it has woken in the burst under way, and when.  ``handoffs`` are times
-    on the CPU, in ns, up to a sleep or to the one that it woke or that wakes it.
+    which that one went to sleep or ended within :data:`LAST_ACT_NS`, or that a vCPU did while KVM or the VMM acted for
+    it, and ``last_by_chance`` how many would be so at a random time of its burst; ``woke`` are whom it has woken in the
+    burst under way, and when.  ``handoffs`` are times on the CPU, in ns, up to a sleep or to the one that it woke or
+    that wakes it.
     """
 
     tid: int

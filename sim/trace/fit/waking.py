@@ -23,6 +23,9 @@ SIGMAS: Final = 4.0
 RATIO: Final = 2.0
 SHARE: Final = 0.1
 """A waker is there in so much more of all wake-ups of the entry than by chance, and so many times as often."""
+NEARLY: Final = 0.9
+HALF: Final = 0.5
+"""vCPUs wake a thread if they run at so many of its wake-ups, and have a CPU for no more of the time."""
 MOST_WAKES: Final = 100.0
 
 
@@ -30,13 +33,13 @@ MOST_WAKES: Final = 100.0
 class Member:
     """The threads of an entry, and the bursts that are theirs by id(): of a forked one perhaps all but the first.
 
-    ``waits`` and ``wakes``: whether it can, in a scenario.
+    ``waits``: whether it can, in a scenario.  Exits of vCPUs wake threads, and no vCPUs.
     """
 
     lives: Sequence[Life]
     bursts: Mapping[int, Sequence[Burst]]
     waits: bool = True
-    wakes: bool = True
+    is_vcpu: bool = False
 
 
 @dataclass(slots=True)
@@ -76,7 +79,9 @@ def _ended(
 ) -> None:
     """Fills in whose sleeps end by whom, of one entry."""
     member = members[number]
-    wakers = _wakers(member.lives, owners, {i for i, each in enumerate(members) if each.wakes})
+    wakers = _wakers(
+        member.lives, owners, {i for i, each in enumerate(members) if not (each.is_vcpu and member.is_vcpu)}, members
+    )
     if not wakers:
         return
     intervals: list[tuple[int, int]] = []
@@ -97,8 +102,24 @@ def _ended(
             found[waker].wakes[number] = min(MOST_WAKES, _per_burst(members[waker], at, begins, ends))
 
 
-def _wakers(lives: Iterable[Life], owners: dict[int, list[tuple[int, int, int]]], able: set[int]) -> set[int]:
-    """The entries that wake these threads, by more than chance."""
+def _busiest(members: Iterable[Member]) -> float:
+    """The largest share of a CPU's time that is theirs."""
+    lives = [life for member in members for life in member.lives]
+    at: Counter[int] = Counter()
+    for life in lives:
+        at.update(life.at_ns)
+    seconds = max((life.last_ns for life in lives), default=0) - min((life.first_ns for life in lives), default=0)
+    return max(at.values(), default=0) / max(1, seconds)
+
+
+def _wakers(
+    lives: Iterable[Life], owners: dict[int, list[tuple[int, int, int]]], able: set[int], members: Sequence[Member]
+) -> set[int]:
+    """The entries that wake these threads, by more than chance.
+
+    A vCPU that kicks a thread again and again runs for all of its sleeps, so that chance within them says nothing.  It
+    is found by all of the wake-ups coming while vCPUs run that have the CPU for less than half of the time.
+    """
     seen: Counter[int] = Counter()
     chance: Counter[int] = Counter()
     last: Counter[int] = Counter()
@@ -111,11 +132,15 @@ def _wakers(lives: Iterable[Life], owners: dict[int, list[tuple[int, int, int]]]
         for tid, share in life.last_by_chance.items():
             last_chance[of_tid.get(tid, -1)] += share
     total = seen.total()
+    enough = max(LEAST, SHARE * total)
+    of_vcpus = {i for i, times in seen.items() if i in able and members[i].is_vcpu and times >= enough}
+    if sum(seen[i] for i in of_vcpus) >= NEARLY * total and _busiest(members[i] for i in of_vcpus) <= HALF:
+        return of_vcpus
     return {
         each
         for each, times in seen.items()
         if each in able
-        and times >= max(LEAST, SHARE * total)
+        and times >= enough
         and (
             _more_than_chance(times, chance[each], total)
             or (2 * last[each] >= times and last[each] - last_chance[each] > SIGMAS * sqrt(last_chance[each] + 1))

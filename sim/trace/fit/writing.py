@@ -15,8 +15,9 @@ from sim.errors import InputError
 from sim.scenario.checks import MASKS
 from sim.scenario.reading import read
 from sim.scenario.units import rate_text, time_text
-from sim.trace.fit.entries import ENOUGH, ExitEntry, Group, Times
+from sim.trace.fit.entries import ENOUGH, ExitEntry, Group, Key, Times
 from sim.trace.fit.estimate import Fitted
+from sim.trace.fit.thread_times import USERSPACE
 from sim.xsave.profiles import profile
 
 MOST_SAMPLES: Final = 2000
@@ -221,14 +222,18 @@ def _entry(fitted: Fitted, group: Group, folder: str, columns: Columns) -> Table
 
 
 def _waking(table: Table, fitted: Fitted, group: Group) -> None:
-    entries = {each.key: each.entry for each in fitted.groups}
     if group.waits is not None:
         share, longest_ns = group.waits
         table.add(
             "waits", inline({"share": round(share, 4), "at_most": time_text(max(1e-6, round(longest_ns * 1e-9, 9)))})
         )
     if group.wakes:
-        table.add("wakes", inline({entries[key]: round(max(1e-4, mean), 4) for key, mean in group.wakes.items()}))
+        table.add("wakes", _wakes(fitted, group.wakes))
+
+
+def _wakes(fitted: Fitted, wakes: Mapping[Key, float]) -> Any:
+    entries = {each.key: each.entry for each in fitted.groups}
+    return inline({entries[key]: round(max(1e-4, mean), 4) for key, mean in wakes.items()})
 
 
 def _guest(table: Table, fitted: Fitted, group: Group, writer: "Samples") -> None:
@@ -251,9 +256,11 @@ def _guest(table: Table, fitted: Fitted, group: Group, writer: "Samples") -> Non
         exit_.add("reason", "io")
         exit_.add("handled", "userspace")
         exit_.add("vmm", writer.times("vmm", group.vmm))
-        exits.add("userspace", exit_)
+        exits.add(USERSPACE, exit_)
     for each in group.exits:
         exits.add(each.name, exit_table(each, writer))
+    for name, wakes in group.exit_wakes.items():
+        exits[name].add("wakes", _wakes(fitted, wakes))
     if exits:
         table.add("exits", exits)
 
