@@ -15,7 +15,7 @@ from sim.errors import InputError, RunError
 from sim.experiment import workers
 from sim.experiment.dispatch import TRIES, Dispatcher
 from sim.experiment.pools import Given
-from sim.results import load, parts
+from sim.results import groups, load, parts
 from sim.results.groups import packed
 
 SMALL = worlds.small(cpu=["zen4", "sapphire-rapids"])
@@ -108,6 +108,29 @@ def test_replications_go_out_in_groups_of_a_second_or_more_and_each_once(scenari
     whole = [len(group) for group in pool.groups[4:] if len(group) > 1]
     assert all(n * seconds < 2 for n in whole)
     assert max(len(group) for group in pool.groups[-5:]) <= max(1, least // 2 if least > 3 else least)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_however_little_replications_take_no_more_records_come_together_than_are_read_again(
+    scenario, monkeypatch, jobs
+):
+    from sim.experiment import dispatch
+    from sim.scenario.cases import cases
+    from sim.scenario.reading import read
+
+    for module in (workers, dispatch):
+        monkeypatch.setattr(module, "MOST_OF_GROUP", 10)
+    case = cases(read(scenario))[0]
+    keys = {(case.name, "free-ssp", name): name for name in ("free-ssp", "manual-load")}
+    works = [(case.name, "free-ssp", ("free-ssp", "manual-load"), n) for n in range(40)]
+    if jobs == 1:
+        found = list(workers.here(works, [case], keys, fake_host.simulate))
+        numbers = [sum(len(batch.replications) for batch in group.batches()) for group in found]
+    else:
+        list(Dispatcher([case], keys, pool := Timed(0.0001), print, list).groups(works))
+        numbers = [2 * len(group) for group in pool.groups]
+    assert (sum(numbers), max(numbers)) == (80, 10)
+    assert 10 * workers.MOST_OF_GROUP <= groups.MOST_RECORDS
 
 
 # Workers that die.

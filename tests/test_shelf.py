@@ -149,7 +149,7 @@ def test_a_group_that_would_fill_the_memory_is_refused_before_it_is_unpacked(hel
     (row, *_) = group_of(held).batch(0).content.slice(0, 1).to_pylist()
     bombs = {
         "150000 records; allowed: up to 100000": [row | {name: [] for name in groups.ROW_FIELDS}] * 150_000,
-        r"\d{9} bytes, unpacked; allowed: up to 4000000": [row | {"engine": "x" * 100_000_000}],
+        r"\d{9} bytes, unpacked; allowed: up to 1000000": [row | {"engine": "x" * 100_000_000}],
     }
     bombs[r"\d{8} bytes, unpacked"] = [row | {"integrity": [{"kind": RESIDUE, "count": 0}] * 1_000_000}]
     for why, rows in bombs.items():

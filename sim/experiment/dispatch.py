@@ -12,12 +12,11 @@ from itertools import chain
 from typing import Final, Protocol
 
 from sim.experiment.pool import Outcome, Pool, Say
-from sim.experiment.workers import GROUP_S, Refused, Simulate, Task, Work, pickled, versions
+from sim.experiment.workers import GROUP_S, MOST_OF_GROUP, Refused, Simulate, Task, Work, pickled, versions
 from sim.results.groups import Group
 from sim.results.keys import Series
 from sim.scenario.cases import Case
 
-MOST_OF_GROUP: Final = 1000
 IN_FLIGHT: Final = 2
 """Groups for each worker: one that runs, and one that waits."""
 TRIES: Final = 3
@@ -103,12 +102,13 @@ class Dispatcher:
 
     def _group(self, waiting: "_Waiting") -> tuple[Work, ...]:
         """What goes out next, without leaving other workers idle at the end."""
-        most = min(MOST_OF_GROUP, max(1, len(waiting) // (IN_FLIGHT * max(1, self.pool.workers()))))
+        most = max(1, len(waiting) // (IN_FLIGHT * max(1, self.pool.workers())))
         group: list[Work] = []
-        seconds = 0.0
-        while waiting and len(group) < most and seconds < GROUP_S:
+        seconds, records = 0.0, 0
+        while waiting and len(group) < most and seconds < GROUP_S and records < MOST_OF_GROUP:
             for work in waiting.take():
                 group.append(work)
+                records += len(work[2])
                 seconds += self._seconds.get(work[0], GROUP_S)
         return tuple(group)
 

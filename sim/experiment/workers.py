@@ -30,6 +30,8 @@ Work = tuple[str, str, tuple[str, ...], int]
 
 GROUP_S: Final = 1.0
 """Seconds of work that are sent and kept together."""
+MOST_OF_GROUP: Final = 10_000
+"""Records that are sent and kept together, however little they take; up to ten times as many are read again."""
 
 SAME = (*WORLDS_VERSIONS, "pyarrow")
 """Versions that workers share with their driver, since numbers may depend on them."""
@@ -118,7 +120,7 @@ def here(
             error = raised
             break
         _here.finished = len(found)
-        if time.monotonic() - began >= GROUP_S:
+        if time.monotonic() - began >= GROUP_S or len(found) >= MOST_OF_GROUP:
             group, found, _here.finished = packed(found), [], 0
             yield group
             began = time.monotonic()

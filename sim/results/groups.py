@@ -25,11 +25,13 @@ from sim.results.unpacked import size
 
 MOST_REPLICATIONS: Final = 10**7
 MOST_RECORDS: Final = 100_000
-"""In a group; a worker is sent at most 1,000 replications together."""
-MOST_OF_RECORD: Final = 4_000_000
-"""Bytes of a record, unpacked: 10,000 rows in its tables, of 400 bytes; it has some hundreds."""
-MOST_OF_GROUP: Final = 1 << 30
-"""Bytes of a group, unpacked."""
+"""In a group: those that are run together are 10,000, or the strategies of one replication."""
+MOST_OF_RECORD: Final = 1_000_000
+"""Bytes of a record, unpacked; with shipped scenarios and all strategies up to 8,800."""
+MOST_OF_GROUP: Final = 256 << 20
+"""Bytes of a group, unpacked; 10,000 records of rfc-question with all strategies have 70 million."""
+MOST_OF_FILE: Final = 128 << 20
+"""Bytes of a group, packed; the same have 10 million, and 46 million where each replication is of another case."""
 AT_A_TIME: Final = 256
 """Records that become a group where nobody has run them together."""
 SCHEMA: Final = pa.schema(

@@ -9,7 +9,7 @@ from sim.bounded import content
 from sim.errors import InputError
 from sim.results import files
 from sim.results import manifest as manifests
-from sim.results.groups import Group, checked, name_of
+from sim.results.groups import MOST_OF_FILE, Group, checked, name_of
 from sim.results.keys import Key, Keys, Series
 
 FOLDER: Final = "parts"
@@ -101,7 +101,7 @@ def kept(directory: Path, problems: list[str]) -> Iterator[Group]:
 def has(group: Group, directory: Path) -> bool:
     """Whether a group is kept there, undamaged."""
     try:
-        return content(_path(group, directory)) == group.content
+        return content(_path(group, directory), MOST_OF_FILE) == group.content
     except (OSError, ValueError):
         return False
 
@@ -140,7 +140,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _read(path: Path) -> Group:
     try:
-        found = content(path)
+        found = content(path, MOST_OF_FILE)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: not replications that can be read ({why})") from error
