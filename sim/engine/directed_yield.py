@@ -144,12 +144,13 @@ def nominate(a: Memory, c: int, entity: int) -> bool:
 
 @compiled
 def forfeit(a: Memory, c: int) -> None:
-    """yield_task_fair(); with a credit of lag, who yields is not protected any more, once in FORCED_EVERY."""
+    """yield_task_fair(); with a credit of lag, who yields is not protected any more, once in FORCED_EVERY.
+
+    It runs, and so it is nobody's buddy.
+    """
     t, current, now = a.t, a.c[c, CURRENT_ENTITY], a.g[NOW]
     if a.g[ROUND_ROBIN] or current < 0 or a.c[c, RUNNING] == 1:
         return
-    if a.c[c, BUDDY] == current:
-        a.c[c, BUDDY] = -1
     update_current(a, c, now)
     if t[current, VRUNTIME] <= avg_vruntime(a, c):
         t[current, VRUNTIME] = t[current, DEADLINE]

@@ -104,15 +104,15 @@ def pop(a: Memory) -> None:
 
 @compiled
 def fill(a: Memory) -> None:
-    """Nothing has followed from the last event: the first place of the heap gets its last entry."""
+    """Nothing has followed from the last event: the first place of the heap gets its last entry, at least the STOP or
+    the PATIENCE that ends the run."""
     if a.g[FIRST_FREE]:
         a.g[FIRST_FREE] = 0
         n = a.g[EVENTS]
         a.g[EVENTS] = n - 1
         at = a.heap[n, HEAP_TIME]
         a.heap[n, HEAP_TIME] = INF
-        if n > 1:
-            sink(a, at, a.heap[n, HEAP_KEY], a.heap[n, HEAP_WHAT])
+        sink(a, at, a.heap[n, HEAP_KEY], a.heap[n, HEAP_WHAT])
 
 
 @compiled

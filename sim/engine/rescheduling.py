@@ -95,11 +95,9 @@ def hrtick_update(a: Memory, c: int, asker: int) -> None:
     if c == asker:
         hrtick_start_fair(a, c)
         return
-    delay = time_to_deadline(a, c)
-    if delay >= 0:
-        at = due_after(a, c, delay)
-        a.c[c, HRTICK_ASKED] = 1
-        post(a, c, draw(a, a.g[INTERRUPTS]), 0, START_HRTICK, at, -1, False)
+    at = due_after(a, c, time_to_deadline(a, c))  # of who runs there, behind whom somebody is queued now
+    a.c[c, HRTICK_ASKED] = 1
+    post(a, c, draw(a, a.g[INTERRUPTS]), 0, START_HRTICK, at, -1, False)
 
 
 @compiled

@@ -73,14 +73,13 @@ def avg_vruntime(a: Memory, c: int) -> int:
 
 @compiled
 def rebase(a: Memory, c: int, by: int) -> None:
-    """Moves all virtual times of a queue back."""
-    n, current = a.c[c, QUEUED], a.c[c, CURRENT_ENTITY]
+    """Moves all virtual times of a queue back, also that of who runs."""
+    n = a.c[c, QUEUED]
     for i in range(n + 1):
-        entity = a.queue[c, i] if i < n else current
-        if entity >= 0:
-            a.t[entity, VRUNTIME] -= by
-            a.t[entity, DEADLINE] -= by
-            a.t[entity, VPROT] -= by
+        entity = a.queue[c, i] if i < n else a.c[c, CURRENT_ENTITY]
+        a.t[entity, VRUNTIME] -= by
+        a.t[entity, DEADLINE] -= by
+        a.t[entity, VPROT] -= by
 
 
 @compiled
@@ -192,18 +191,15 @@ def place(a: Memory, c: int, entity: int, initial: bool) -> None:
 
 @compiled
 def requeue_delayed(a: Memory, c: int, entity: int) -> None:
-    """requeue_delayed_entity()."""
+    """requeue_delayed_entity(): who blocks leaves its CPU at once here, and so is in the list when it is woken."""
     t, average = a.t, avg_vruntime(a, c)
     update_lag(a, c, entity, average, 1)
     if average - t[entity, VLAG] != t[entity, VRUNTIME] if a.g[V7_3] else t[entity, VLAG] > 0:
-        in_list = entity != a.c[c, CURRENT_ENTITY]  # current has not left its CPU yet
-        if in_list:
-            remove(a, c, entity)
+        remove(a, c, entity)
         if not a.g[V7_3]:
             t[entity, VLAG] = 0
         place(a, c, entity, False)
-        if in_list:
-            insert(a, c, entity)
+        insert(a, c, entity)
     t[entity, DELAYED] = 0
     a.c[c, RUNNING] += 1
 

@@ -149,7 +149,7 @@ class Replication:
                     return number
                 case at.ASK_RENEW:
                     self._renew(first, second, third, fourth)
-                case at.ASK_REFILL:
+                case _:  # at.ASK_REFILL
                     return self.built.more_exits(self.built.threads[first - len(self.built.host.cpus)])
         except BaseException as error:
             self.error = self.error or error

@@ -147,8 +147,6 @@ def enters(a: Memory, c: int, t: int) -> None:
     account = a.t[t, ACCOUNT]
     if account == VMM:
         passes(a, c, POINT_RETURN, -1)
-        if a.t[t, WOKEN_AT] >= 0:
-            has_woken(a, c, t, 1)
         passes(a, c, a.t[t, VMM_POINT], -1)
         return
     if account == HANDLER:
