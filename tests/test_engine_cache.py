@@ -197,6 +197,15 @@ def test_of_processes_that_delete_at_once_none_fails_and_no_more_goes(tmp_path):
     assert set(tmp_path.iterdir()) == {used, *others[: cache.KEPT]}
 
 
+def test_who_has_waited_for_another_process_finds_what_that_made(made, monkeypatch):
+    mark = (made / cache.COMPLETE).read_bytes()
+    (made / cache.COMPLETE).unlink()
+    monkeypatch.setattr(cache, "flock", lambda *arguments: (made / cache.COMPLETE).write_bytes(mark))
+    with cache.making() as missing:
+        assert not missing
+    assert cache.is_complete()
+
+
 @pytest.mark.parametrize("here", [True, False])
 def test_without_a_cache_directory_whoever_simulates_compiles_in_memory(monkeypatch, compiles, here):
     monkeypatch.setattr(cache, "directory", lambda: None)

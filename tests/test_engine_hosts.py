@@ -1,8 +1,5 @@
 """Hosts at random, and what few of them have: both engines give the same records, whichever way through the loop."""
 
-import re
-from pathlib import Path
-
 import pytest
 import test_engine  # first of all: the loop as plain Python
 from any_host import WAKING, any_host
@@ -15,7 +12,7 @@ from sim.host import population
 from sim.host import simulation as reference
 from sim.host.fork_thread import ForkThread
 
-QUICK = (19, 23, 65, 75, 86, 88, 94, 96, 99, 103, 115, 121, 134, 145, 151, 152, 154)
+QUICK = (6, 19, 23, 65, 75, 81, 86, 88, 94, 96, 99, 103, 115, 121, 134, 145, 151, 152, 154, 161, 164, 185)
 """Few hosts that lead nearly everywhere in the loop that all lead to."""
 DRAWN = WAKING + 50
 FAR = (81, 104)
@@ -148,7 +145,6 @@ def test_what_a_task_left_on_a_cpu_before_it_moved_gives_the_same_records():
     test_engine.assert_the_same(only(test_engine.MOVING), ("user-return",))
 
 
-TABLE = Path(__file__).parent.parent / "sim/costs/tables/sapphire-rapids.toml"
 BUSY = """
 interrupt_time = "0 ns"
 wakeup_time = "0 ns"
@@ -171,14 +167,6 @@ compute = "5 us"
 affinity = "pinned"
 count = 2
 """
-
-
-def test_a_host_on_which_operations_take_no_time_gives_the_same_records(tmp_path):
-    free = re.sub(r"\b(value|low) = +[0-9.]+", r"\1 = 0", re.sub(r"\bhigh = +[0-9.]+", "high = 1", TABLE.read_text()))
-    (tmp_path / "free.toml").write_text(free)
-    costs = f"costs = {{ sapphire-rapids = {str(tmp_path / 'free.toml')!r} }}\n"
-    for preemption in ("voluntary", "full"):
-        test_engine.assert_the_same(only(HOST + costs + f'preemption = "{preemption}"' + BUSY))
 
 
 # What the loop has no room for, or cannot know.

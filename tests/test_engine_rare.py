@@ -1,0 +1,442 @@
+"""What hardly any host leads to and some branch of the loop needs: hosts made for it, errors, and arrays that grow."""
+
+import gc
+import re
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import test_engine  # first of all: the loop as plain Python
+from hosts import changed, only, simulate
+from test_engine_hosts import BUSY, HOST
+
+from sim.engine import check as checking
+from sim.engine import fragments, layout, loop, process, simulation, switches, table, vcpus
+from sim.engine.asked import UNCHANGED, Answer, Side
+from sim.engine.fragments import Unsupported
+from sim.engine.reading import FOREIGN_TASK, Reading
+from sim.engine.transitions import Transitions
+from sim.kernel.config import boot
+from sim.kernel.walker import Walker
+from sim.xsave.area import Area
+
+SPINNERS = """
+[guests.s]
+vcpus = {n}
+lock = {{ every = "20 us", hold = "10 us" }}
+"""
+RARE = {
+    "vCPUs that wake up on idle CPUs are yielded to": """
+cpus = 4
+idle_exit = "100 us"
+ple_window = 500
+directed_yield = "lag-credit"
+[guests.s]
+vcpus = 8
+demand = { exponential = "100 us" }
+sleep = { exponential = "200 us" }
+lock = { every = "20 us", hold = "10 us" }
+[threads.h0]
+affinity = [0]
+compute = { exponential = "100 us" }
+sleep = { exponential = "100 us" }
+[threads.h1]
+affinity = [1]
+compute = { exponential = "100 us" }
+sleep = { exponential = "100 us" }
+""",
+    "vCPUs wake up on idle CPUs together": """
+cpus = 8
+idle_exit = "200 us"
+ple_window = 500
+directed_yield = "v7.3"
+[guests.s]
+vcpus = 12
+demand = { exponential = "100 us" }
+sleep = "300 us"
+lock = { every = "20 us", hold = "30 us" }
+""",
+    "more wait on a CPU than the credit of lag counts": """
+cpus = 1
+ple_window = 500
+directed_yield = "lag-credit"
+"""
+    + SPINNERS.format(n=24),
+    "the window of a guest that spins does not grow": """
+ple_window = 500
+ple_window_grow = 0
+"""
+    + SPINNERS.format(n=4),
+    "signals and IPIs come to vCPUs that are elsewhere": """
+[guests.g]
+vcpus = 4
+demand = "20 us"
+sleep = { exponential = "30 us" }
+signalled = 0.5
+signal_time = "5 us"
+[guests.g.exits.x]
+every = { exponential = "15 us" }
+effect = "ipi"
+""",
+    "signals end a halt before anybody has woken the vCPU": """
+halt_poll = "100 us"
+[guests.g]
+vcpus = 4
+demand = "20 us"
+sleep = { exponential = "30 us" }
+signalled = 0.5
+signal_time = "5 us"
+[guests.g.exits.x]
+every = { exponential = "15 us" }
+effect = "ipi"
+[threads.h]
+count = 2
+compute = { exponential = "500 us" }
+sleep = { exponential = "100 us" }
+""",
+    "a vCPU that somebody wakes is woken by an IPI meanwhile": """
+cpus = 4
+wakeup_time = "20 us"
+halt_poll = "0 us"
+[threads.kicker]
+count = 3
+compute = "10 us"
+sleep = { exponential = "60 us" }
+wakes = { vm = 1.5 }
+[guests.vm]
+vcpus = 6
+demand = "30 us"
+waits = { share = 1.0 }
+[guests.vm.exits.ipi]
+every = { exponential = "15 us" }
+effect = "ipi"
+""",
+    "the time limit of a wait ends one in the middle of the queue": """
+cpus = 3
+wakeup_time = "15 us"
+[threads.source]
+compute = "10 us"
+sleep = { exponential = "60 us" }
+wakes = { relay = 1.0 }
+[threads.relay]
+count = 4
+compute = { exponential = "10 us" }
+waits = { share = 1.0, at_most = "90 us" }
+wakes = { sink = 1.5 }
+[threads.sink]
+count = 3
+compute = "1 us"
+waits = { share = 1.0 }
+""",
+}
+AMX = """
+[threads.a]
+compute = { exponential = "100 us" }
+sleep = { exponential = "80 us" }
+fpu = { components = ["SSE", "XTILEDATA"], share = 0.1 }
+[threads.k]
+kind = "kthread"
+count = 2
+compute = { exponential = "100 us" }
+sleep = { exponential = "80 us" }
+"""
+"""The area of a task grows on one CPU while another still knows the old one as its last XRSTORS."""
+
+
+def host(text):
+    """Two CPUs, or as many as the text says first."""
+    return only((HOST.replace("cpus = 2\n", "") if text.startswith("\ncpus") else HOST) + text)
+
+
+@pytest.mark.parametrize("what", RARE)
+def test_what_hardly_any_host_has_gives_the_same_records(what):
+    test_engine.assert_the_same(host(RARE[what]))
+
+
+def test_an_area_that_is_replaced_on_another_cpu_gives_the_same_records():
+    test_engine.assert_the_same(host(AMX))
+
+
+STRATEGIES = ("user-return", "manual-load", "manual-lazy", "xstate-all-resident")
+CONSTANT = test_engine.MOVING.replace('"rewritten"', '"constant"')
+
+
+def test_what_a_task_left_on_a_cpu_and_still_has_gives_the_same_records_and_is_looked_up_the_next_time(new_tables):
+    for replication in range(2):
+        test_engine.assert_the_same(only(CONSTANT), STRATEGIES, replication)
+
+
+# Operations that take no time, so that what follows them comes in the same cycle.
+
+TABLES = Path(__file__).parent.parent / "sim/costs/tables"
+
+
+@pytest.fixture
+def free(tmp_path):
+    """Keys of a host on which nothing that the kernel or the processor does takes time."""
+
+    def zero(row):
+        return re.sub(r"\b(value|low) = +[0-9.]+", r"\1 = 0", re.sub(r"\bhigh = +[0-9.]+", "high = 1", row))
+
+    for name in ("sapphire-rapids", "skylake-sp"):
+        rows = (TABLES / f"{name}.toml").read_text().replace('"skylake-sp"', '"skylake-sp.toml"').splitlines()
+        (tmp_path / f"{name}.toml").write_text("\n".join(row if '"ratio"' in row else zero(row) for row in rows))
+    return f"""
+costs = {{ sapphire-rapids = {str(tmp_path / "sapphire-rapids.toml")!r} }}
+interrupt_time = "0 ns"
+wakeup_time = "0 ns"
+idle_exit = "0 us"
+ple_time = "0 ns"
+ple_window = 500
+halt_poll = "0 us"
+"""
+
+
+POLLING = """
+[guests.polling]
+vcpus = 3
+idle = "haltpoll"
+demand = "20 us"
+sleep = { exponential = "300 us" }
+"""
+
+
+CALLS = BUSY[BUSY.index("[guests.all]") :]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [POLLING, SPINNERS.format(n=8), CALLS, 'preemption = "full"\n' + CALLS],
+    ids=["polling", "spinning", "calls", "preempted calls"],
+)
+def test_a_host_on_which_nothing_takes_time_but_programs_gives_the_same_records(free, text):
+    case = only(HOST + free + text)
+    assert not any(cycles for _, _, cycles in simulate(case, case.timed_by, 0).ledger)
+    test_engine.assert_the_same(case)
+
+
+@pytest.mark.parametrize("pending", [1, 0])
+def test_what_comes_in_the_cycle_in_which_polling_ends_keeps_the_vcpu_from_blocking(pending):
+    run = simulation.Replication(host(POLLING), "xstate-guest", (), 0)
+    t = run.built.number(next(thread for thread in run.built.threads if "vcpu" in thread.name))
+    run.a.c[0, layout.THREAD] = t
+    run.a.t[t, layout.ACCOUNT], run.a.t[t, layout.WAITING_REQUESTS] = layout.HALT_POLL, pending
+    vcpus.vcpu_event(run.a, 0, t, process.EVENT)
+    assert bool(run.a.t[t, layout.BLOCKED]) is not bool(pending)
+
+
+@pytest.mark.parametrize("started", [7_000, layout.INF])
+def test_a_timer_that_a_cpu_has_started_before_the_ipi_that_was_to_start_it_stays(started):
+    run = simulation.Replication(host(POLLING), "xstate-guest", (), 0)
+    run.a.c[1, layout.HRTICK_ASKED], run.a.c[1, layout.HRTICK_TIME] = 1, started
+    loop.act(run.a, 1, layout.START_HRTICK, 9_000)
+    assert run.a.c[1, layout.HRTICK_TIME] == min(started, 9_000)
+    assert not run.a.c[1, layout.HRTICK_ASKED]
+
+
+# Errors, and what has to be as it was.
+
+
+class Fails:
+    """In place of what passes signals on, which is the first that a question does."""
+
+    def pass_on(self):
+        raise ZeroDivisionError("on purpose")
+
+
+def of_exits(run, kind, first, point, *rest):
+    """What a strategy that only walks does at a VM exit among others that are counted together."""
+    return kind == layout.ASK_ROW and first >> 32 > 0 and run.built.points.all[point].what is Walker.exits
+
+
+STORM = test_engine.STORM + '[interrupts.net]\nevery = { exponential = "20 us" }\ntime = "1 us"\n'
+ASKED = {
+    "a row": (layout.ASK_ROW, STORM),
+    "a row of exits": (of_exits, STORM),
+    "a price": (layout.ASK_PRICE, STORM),
+    "draws": (layout.ASK_DRAWS, STORM),
+    "interrupts": (layout.ASK_DEVICES, STORM),
+    "exits": (layout.ASK_EXITS, STORM),
+    "more exits": (layout.ASK_REFILL, STORM),
+    "what is equal": (layout.ASK_EQUAL, CONSTANT),
+    "an area": (layout.ASK_RENEW, HOST + AMX),
+}
+
+
+@pytest.fixture
+def new_tables(monkeypatch):
+    """Nobody has asked the kernel models anything, and nobody goes on with what this test leaves."""
+    monkeypatch.setattr(table, "_tables", {})
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_an_error_in_whatever_the_loop_asks_is_that_error(new_tables, monkeypatch, what):
+    (which, text), asked, failed = ASKED[what], simulation.Replication._asked, []
+
+    def fails(run, *question):
+        if not (which(run, *question) if callable(which) else question[0] == which):
+            return asked(run, *question)
+        failed.append(question)
+        before, run._signals = run._signals, Fails()
+        try:
+            return asked(run, *question)
+        finally:
+            run._signals = before
+
+    monkeypatch.setattr(simulation.Replication, "_asked", fails)
+    with pytest.raises(ZeroDivisionError, match="on purpose"):
+        simulation.simulate(only(text), "xstate-guest", ("manual-exit", "user-return"), 0)
+    assert failed
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_garbage_collector_is_on_or_off_afterwards_as_it_was(on):
+    (gc.enable if on else gc.disable)()
+    try:
+        simulation.simulate(changed(host(POLLING), measure=1e-4, warmup=0.0), "xstate-guest", (), 0)
+        assert gc.isenabled() is on
+    finally:
+        gc.enable()
+
+
+# Tables.
+
+TOUCHED = """
+buffer_level = "touched"
+[threads.all]
+count = 3
+compute = { exponential = "30 us" }
+sleep = { exponential = "20 us" }
+fpu = { components = ["SSE", "AVX"], share = 0.5 }
+[guests.one]
+demand = { exponential = "30 us" }
+sleep = { exponential = "20 us" }
+[guests.one.exits.io]
+every = { exponential = "50 us" }
+kernel_fpu = 0.5
+"""
+
+
+@pytest.mark.parametrize("text", [HOST + TOUCHED, HOST + AMX, CONSTANT], ids=["touched", "areas", "equal"])
+def test_tables_that_begin_with_one_row_and_grow_give_the_same_records(new_tables, monkeypatch, text):
+    begin = table.Table.__init__
+
+    def small(self, config, *, integrity):
+        begin(self, config, integrity=integrity)
+        self.rows, self.hash = table.zeros(1, layout.R_COLUMNS), self.hash[:4].copy()
+        self.levels, self.level_counts = self.levels[:1].copy(), self.level_counts[:1].copy()
+        self.flags = self.flags[: max(self._flagged)].copy()
+
+    monkeypatch.setattr(table.Table, "__init__", small)
+    test_engine.assert_the_same(only(text), ("manual-load", "user-return"))
+    (grown, *_) = table._tables.values()
+    for array in (grown.rows, grown.hash, grown.levels, grown.level_counts, grown.flags):
+        assert len(array) > 4
+
+
+@pytest.mark.parametrize("most", [1, 40])
+def test_a_kernel_model_with_more_rows_or_states_than_a_table_can_have_is_refused(new_tables, monkeypatch, most):
+    monkeypatch.setattr(table, "MOST", most)
+    with pytest.raises(Unsupported, match="a kernel model with too many states"):
+        simulation.simulate(host(TOUCHED), "xstate-guest", (), 0)
+
+
+# What no kernel model has so far, and a later one might.
+
+
+@pytest.fixture
+def model():
+    """What is known of the states of a kernel with Linux's own strategy."""
+    case = host(AMX)
+    return Transitions(boot(case.settings(case.timed_by)), integrity=False)
+
+
+def test_a_state_that_cannot_be_written_or_read_is_an_error_and_not_another_state(model):
+    task = model.kernel.new_task("", "user")
+    task.fpstate.area = {"a", "set"}
+    with pytest.raises(Unsupported, match="set objects in a task's state"):
+        fragments._Writing(model.kernel, None, [], -1).value(task.fpstate)
+    with pytest.raises(AssertionError, match="a kind of its own"):
+        Reading(model.kernel)._value(("a kind of its own", 1))
+
+
+def test_a_user_return_msr_of_somebody_who_is_gone_is_a_stranger_s(model):
+    task = model.kernel.new_task("", "user")
+    written = fragments._Writing(model.kernel, None, [fragments.Entity(task, None)], -1)._uret(task.context.id + 1)
+    assert Reading(model.kernel)._value(written) == FOREIGN_TASK
+
+
+def test_an_instruction_on_an_area_of_nobody_is_refused(model):
+    with pytest.raises(Unsupported, match="an instruction on an area that is nobody's"):
+        model._place_of(Area(1 << 40), [])
+
+
+AT_EACH_EXIT = """
+name = "independent-exit"
+title = "XSAVES at each VM exit, and XRSTORS at each VM entry"
+mechanism = "independent"
+save_at = ["vm_exit"]
+load_at = ["vm_entry"]
+source = "a test"
+"""
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_exits_that_use_a_buffer_each_are_not_counted_together(new_tables, monkeypatch, tmp_path, timed):
+    (tmp_path / "exit.toml").write_text(AT_EACH_EXIT)
+    name = str(tmp_path / "exit.toml")
+    text = HOST.replace('strategies = ["xstate-guest"]', f'strategies = ["xstate-guest", {name!r}]') + TOUCHED
+    case = only(text.replace("kernel_fpu = 0.5", ""))
+    (saves,) = set(case.strategies) - {"xstate-guest"}
+    timed_by, other = (saves, "xstate-guest") if timed else ("xstate-guest", saves)
+    assert simulation.simulate(case, timed_by, (other,), 0)  # one by one
+    monkeypatch.setattr(Walker, "batches", True)
+    table._tables.clear()
+    with pytest.raises(Unsupported, match="exits whose operations depend on where a buffer is, counted together"):
+        simulation.simulate(case, timed_by, (other,), 0)
+
+
+def test_a_switch_has_what_both_of_its_halves_find_and_write():
+    side, new = Side(UNCHANGED, 1, 0), layout.NEW_TOKEN
+    left = Answer(5, (~1,), side, None, ((new,), None, (new, new + 1)), (), (), (("lost", 1),), (), False)
+    came = Answer(
+        7, (0,), side, None, ((new, 0), None, (new + 1, layout.FROM_CPU)), (), (), (("lost", 2), ("old", 1)), (), False
+    )
+    both = switches._together(left, came, 3)
+    assert both.found == (("lost", 3), ("old", 1))
+    assert both.next == Side(3, 1, 0)
+    assert both.tokens == ((new,), (new + 2, layout.FROM_NEXT), (new + 3, new))  # the CPU's first is what left wrote
+
+
+# Compiling, and comparing.
+
+
+@pytest.mark.parametrize("missing", [True, False])
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_loop_is_complete_once_all_of_its_entries_have_been_made_and_kept(monkeypatch, missing, kept):
+    made, completed = [], []
+
+    @contextmanager
+    def making():
+        yield missing
+
+    def compile_entry(function, arguments):
+        made.append(function)
+        return kept or len(made) > 1
+
+    monkeypatch.setattr(loop, "HAVE_NUMBA", True)
+    monkeypatch.setattr(loop, "making", making)
+    monkeypatch.setattr(loop, "compile_entry", compile_entry)
+    monkeypatch.setattr(loop, "complete", lambda: completed.append(len(made)))
+    loop.compile_all.__wrapped__()
+    assert made == [function for function, _ in loop.ENTRIES]
+    assert completed == ([len(made)] if missing and kept else [])
+
+
+def test_engines_that_logged_so_differently_many_events_that_one_thinned_its_marks_are_compared_at_those_of_both():
+    marks = list(range(100, 116))
+    often = checking.Trail([], every=1, marks=marks[:12])
+    seldom = checking.Trail([], every=4, marks=[103, 107, 0, 0])
+    for one, other in ((often, seldom), (seldom, often)):
+        again = [checking.Trail([], every=each.every, marks=list(each.marks)) for each in (one, other)]
+        assert checking._narrowed(checking.Window(32), *again) == checking.Window(32 + 8, 4)
