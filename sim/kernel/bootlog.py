@@ -38,8 +38,8 @@ _WHY: Final = re.compile(
     r"|(?P<version>\bLinux\s+version\s+\d|-- Reboot --|-- Boot [0-9a-f]{32}\b)",
     re.ASCII,
 )
-"""What a kernel says that does not use XSAVE: fpu__init_system_xstate and XSTATE_WARN_ON of xstate.c, Linux v4.2 to
-v7.1, and what tells where another boot begins, also to journalctl."""
+"""What a kernel that does not use XSAVE says: fpu__init_system_xstate and XSTATE_WARN_ON of xstate.c, Linux v4.2 to
+v7.1, and the lines by which another boot can be recognised, also in journalctl's output."""
 
 _START: Final = re.compile(
     r"Supporting\s+XSAVE\s+feature\b|xstate_offset\[|Enabled\s+xstate\s+features\b|enabled\s+xstate_bv\b|"
@@ -52,14 +52,14 @@ _BEGINS: Final = re.compile(
     r"|APX/MPX|XSAVE (?!feature)|[Dd]isabling\b|command line:|CPUID\[|Linux version|-- (?:Reboot|Boot) ",
     re.ASCII,
 )
-"""A line in which one of those begins, perhaps to be ended by the next."""
+"""A line in which one of those begins; the next line may be its end."""
 
 _WRAPPED: Final = 6
-"""Lines behind such a line that may be its end."""
+"""How many lines after such a line may be its end."""
 
 MOST: Final = 32 << 20
 MOST_UTF16: Final = 16 << 20
-"""Bytes of a log that are read; many boots of a journal are less."""
+"""The most bytes of a log that are read; many boots of a journal take less."""
 
 _NUMBER = r"0[0-9a-f]{3}|\d{1,8}"  # "%04x" before Linux v4.4, "%4d" since; below 1000H the former starts with a 0
 
@@ -81,7 +81,7 @@ _NUMBERS: Final = re.compile(r"\d+", re.ASCII)
 _REST_OF_NUMBER: Final = re.compile(r"\n\d{1,7}\n", re.ASCII)
 
 _SHOWN = 160
-"""Characters of a garbled line that an error repeats."""
+"""The most characters of a garbled line that an error repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +96,16 @@ class BootLog:
     supporting: int
     """The mask of the "Supporting XSAVE feature" lines; 0 if the log has none."""
     boots: int
-    """How many boots the log holds."""
+    """How many boots the log has."""
     number: int = 1
-    """Which of them this is, from 1."""
+    """Which of these boots this is, from 1."""
     warnings: tuple[str, ...] = ()
-    """What the kernel complained of, and used XSAVE all the same."""
+    """What the kernel warned about, although it uses XSAVE."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoBoot:
-    """A boot whose lines say nothing about a layout, and why."""
+    """A boot whose lines say nothing about a layout, and the reason."""
 
     why: str
 
@@ -118,15 +118,15 @@ class _Boot:
     garbled: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     disabled: bool = False
-    """The last of the warnings says that this kernel goes on without XSAVE."""
+    """The last warning says that this kernel runs without XSAVE."""
     enabled: tuple[int, int, str] | None = None
     before: str = ""
-    """What stands before the Enabled line, such as its time."""
+    """What precedes the Enabled line, such as its time."""
     begins: bool = False
     """Whether the log says that a boot begins here."""
 
     def repeats(self, other: "_Boot") -> bool:
-        """Whether both end with the same Enabled line, and one of them is nothing else and of no other time."""
+        """Whether both end with the same Enabled line, and one of them has no other line and no different time."""
         if self.enabled != other.enabled or 1 not in (len(self.lines), len(other.lines)):
             return False
         return not (self.begins and other.begins) and not self._is_of_another_time(other)
@@ -142,7 +142,7 @@ def read(stream: IO[bytes], name: str, number: int | None = None) -> BootLog:
 
 
 def read_all(stream: IO[bytes], name: str) -> tuple[BootLog | NoBoot, ...]:
-    """All boots in a log, which may be packed (:mod:`sim.packed`)."""
+    """All boots in a log, which may be compressed (:mod:`sim.packed`)."""
     try:
         found = packed.unpacked(stream, name)
         if found.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as PowerShell writes what wsl dmesg prints
@@ -337,7 +337,7 @@ def layout(log: BootLog, geometry: Geometry = GENERIC) -> Layout:
 
 
 def check(log: BootLog, geometry: Geometry = GENERIC) -> list[str]:
-    """What is wrong with the log, or with our layout: one sentence for each disagreement, none if all agrees."""
+    """One sentence for each disagreement between the log and our layout; none if they agree."""
     found = []
     if unknown := log.mask & ~ALL:
         found.append(f"components above {len(COMPONENTS) - 1} are not known here: {unknown:#x}")
@@ -364,7 +364,7 @@ def check(log: BootLog, geometry: Geometry = GENERIC) -> list[str]:
 
 
 def absent(log: BootLog) -> list[str]:
-    """What an excerpt leaves out, a sentence for each kind of line: no disagreement, but not compared either."""
+    """What an excerpt leaves out, a sentence for each kind of line: neither a disagreement nor compared."""
     found = []
     if missing := log.mask & EXTENDED & ALL & ~_sum(log.offsets):
         are = "the offset of {} is" if missing.bit_count() == 1 else "the offsets of {} are"

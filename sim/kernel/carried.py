@@ -20,10 +20,10 @@ others by itself or never enables them."""
 IN_COMPONENTS = {0x6A0: 11, 0x6A4: 12, 0x6A5: 12, 0x6A6: 12, 0x6A7: 11, 0xD93: 10}
 """MSRs, by number, that XSAVES and XRSTORS move with a state component (Intel SDM vol. 1, section 13.5)."""
 SWITCHED_BY_KVM = {0x1C4: "IA32_XFD", 0x1C5: "IA32_XFD_ERR", 0xDA0: "IA32_XSS", 0xC0000102: "IA32_KERNEL_GS_BASE"}
-"""MSRs that KVM switches by itself wherever guest and host differ, and so the model."""
+"""MSRs that KVM, and so the model, switches by itself wherever guest and host differ."""
 
 INSTRUCTIONS = ("PUSH2", "POP2", "PUSH", "POP", "MOV", "XOR")
-"""By which software may copy plain registers to memory and back; the cost tables have a row for each."""
+"""Instructions by which software may copy plain registers to memory and back; the cost tables have a row for each."""
 MOST_INSTRUCTIONS = 1024
 
 
@@ -115,12 +115,12 @@ class CarriedState:
 
     @property
     def called(self) -> str:
-        """What texts call it."""
+        """Its name in texts."""
         return self.short or ", ".join(self.msrs) or (self.name if self.xfeature is None else self.component)
 
     @property
     def component(self) -> str:
-        """The name of its state component; what it is called, if it has none."""
+        """The name of its state component, or its name in texts if it has none."""
         return COMPONENTS[self.xfeature].name if self.xfeature is not None else self.called
 
     @property
@@ -130,7 +130,7 @@ class CarriedState:
 
 
 def carried_state(name: str | CarriedState) -> CarriedState:
-    """The carried state called ``name``, shipped or a TOML file; a carried state itself stays what it is.
+    """The carried state called ``name``, shipped or a TOML file; a carried state is returned as it is.
 
     Raises :class:`~sim.errors.InputError` if there is none.
     """

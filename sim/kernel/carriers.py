@@ -1,7 +1,7 @@
 """The mechanisms behind strategies: what runs at the points of the flow that a strategy names.
 
 :func:`hooks` turns a strategy and a carried state into functions by point; the flow calls whatever is at a point and
-knows nothing of either.  Points are named after the kernel functions in which they lie.
+knows nothing of either.  Points are named after the kernel functions that contain them.
 """
 
 from __future__ import annotations
@@ -155,7 +155,8 @@ def _load_user_return(k: Kernel, cpu: Cpu, vcpu: Vcpu, phase: str) -> None:
 
 
 def _save_user_return(k: Kernel, cpu: Cpu, vcpu: Vcpu, phase: str) -> None:
-    """The guest writes these MSRs without an exit, so the CPU's note is right again only after it has been read."""
+    """The guest writes these MSRs without an exit, so the value recorded for the CPU is right again only after they
+    have been read."""
     vcpu.carried = _rdmsrs(k, cpu, phase)
     if k.strategy.sets_cache:
         for name, value in zip(k.carried_names, vcpu.carried, strict=True):
@@ -184,7 +185,8 @@ def _load_by_instructions(k: Kernel, cpu: Cpu, vcpu: Vcpu, phase: str) -> None:
 
 
 def _save_by_instructions(k: Kernel, cpu: Cpu, vcpu: Vcpu, phase: str) -> None:
-    """The registers into vcpu->arch.regs[], and zeroes into them if the state says by what."""
+    """The registers into vcpu->arch.regs[], and zeroes into the registers if the state names the instructions for
+    that."""
     _run_instructions(k, cpu, phase, k.carried.save_by)
     i = k.carried.xfeature
     vcpu.carried = (k.carried_value(cpu, 0) if i is None else cpu.unit.regs[i],)
@@ -207,7 +209,8 @@ def _run_instructions(k: Kernel, cpu: Cpu, phase: str, instructions: Mapping[str
 
 
 def update_host_msr(k: Kernel, cpu: Cpu, phase: str) -> None:
-    """On return to user mode: the task's value, if the CPU's noted one differs (fred_update_rsp0(), asm/fred.h)."""
+    """On return to user mode: the task's value, if the one recorded for the CPU differs (fred_update_rsp0(),
+    asm/fred.h)."""
     want = cpu.current.host_value
     if cpu.carried_cache != want:
         k.wrmsr_carried(cpu, 0, want, phase)

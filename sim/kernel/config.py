@@ -1,4 +1,4 @@
-"""A kernel booted on a CPU with a strategy: what it carries where, and what KVM then offers to guests.
+"""A kernel booted on a CPU with a strategy: what it carries, where it keeps it, and what KVM then offers guests.
 
 Source: arch/x86/kvm/x86.c kvm_setup_xss_caps(), Linux v6.19; the masks are those of :mod:`sim.kernel.masks`.
 """
@@ -134,7 +134,7 @@ def strategy_of(settings: Settings) -> Strategy:
 def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
     """Checks ``settings`` and completes them; :class:`InputError` says what does not go together and why.
 
-    ``cpu`` stands in for the profile that ``settings`` name: a machine that is known from its boot log.
+    ``cpu``, a machine that is known from its boot log, replaces the profile that ``settings`` name.
     """
     cpu, kernel = cpu or profile(settings.cpu), version(settings.kernel)
     how, what = strategy_of(settings), carried_state(settings.carried)
@@ -196,7 +196,7 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
 
 
 def default_uret_msrs(vendor: str) -> tuple[str, ...]:
-    """The user-return MSRs in which a guest differs from the host if nothing else is said."""
+    """The user-return MSRs in which a guest differs from the host by default."""
     return ("LSTAR", "TSC_AUX") if vendor == "vmx" else ("TSC_AUX",)
 
 
@@ -205,7 +205,8 @@ def _places(
 ) -> dict[str, int]:
     """The supervisor components that depend on the strategy, as :func:`~sim.kernel.masks.boot_masks` takes them.
 
-    What the strategy carries by an xfeature is where it says.  If that is not CET_S, CET_S is where this kernel has it.
+    What the strategy carries by an xfeature is where the strategy says.  If that is not CET_S, CET_S is where this
+    kernel has it.
     """
     own, stacks = what.mask & SUPERVISOR, settings.host_shadow_stacks == "fpstate"
     in_normal, in_guest = how.normal_fpstates, how.guest_fpstates
@@ -223,7 +224,7 @@ def _places(
 
 
 def _with_component(cpu: CpuProfile, what: CarriedState) -> CpuProfile:
-    """The CPU with the carried component, for a CPU that lacks it: who asks for that has been told."""
+    """The CPU with the carried component added, if it lacks it; the output says that this is hypothetical."""
     if what.xfeature is None or what.mask & (cpu.xcr0_supported | cpu.xss_supported) or what.mask == CET_S:
         return cpu
     return replace(
@@ -247,7 +248,7 @@ def _check_carried_user_component(
 
 
 def _check_user_return_msrs(what: CarriedState, uret: tuple[str, ...]) -> None:
-    """One MSR is carried in one way."""
+    """An MSR must not be carried in two ways."""
     for name, number in what.msrs.items():
         for msr in uret:
             if URET_MSRS[msr] == number:
@@ -267,7 +268,7 @@ def _patches_for(how: Strategy) -> frozenset[int]:
 def _check_pair(
     settings: Settings, cpu: CpuProfile, kernel: KernelVersion, how: Strategy, what: CarriedState, vendor: str
 ) -> None:
-    """Pairs that make no sense."""
+    """Refuses pairs that make no sense."""
     for option, allowed in (
         ("host_shadow_stacks", HostShadowStacks),
         ("msr_access", MsrAccess),
@@ -381,7 +382,7 @@ def _hypothetical(
     vendor: str,
     overrides_kvm: bool,
 ) -> list[str]:
-    """What about this pair no kernel does, in sentences."""
+    """What no kernel does about this pair, in sentences."""
     notes = [f"{how.name}: {how.hypothetical}"] if how.hypothetical else []
     if how.guest_has_cet and not how.carries:
         notes.append("nothing carries the state, so the integrity check leaves it out")

@@ -1,20 +1,20 @@
 """CPU models that hypervisors give to guests, as the state components that a guest with them may enable.
 
 User components are those of XCR0, and AMX with them is what makes a guest write IA32_XFD; supervisor components are
-those of IA32_XSS.  What KVM of a kernel does not offer a guest lacks all the same.
+those of IA32_XSS. A guest always lacks what its kernel's KVM does not offer.
 
 Names and features: ``builtin_x86_defs`` of QEMU's target/i386/cpu.c (commit 0048035a870312f2fd0f3dd28115398d26e419bb),
 whose names are libvirt's, too; src/cpu_map/x86_*.xml of libvirt (commits 61be05a00fd3, cd93f7ddab57, bfe53e9145cd,
-ee95c9d7d131, 3afbb1644c4f) for Haswell, Broadwell, SierraForest and EPYC.  Versions and variants (-v5, -noTSX, -IBRS,
--IBPB) of one of these do not differ in the components, if they are not named, but in CET, which some have from a
-version on (Zhao Liu, "[PATCH v5 20/22] i386/cpu: Enable cet-ss & cet-ibt for supported CPU models", 11 Dec 2025,
-20251211060801.3600039-21-zhao1.liu@intel.com, QEMU commit 5cb89cad7f30).  cet-ss is SHSTK, with which QEMU enumerates
+ee95c9d7d131, 3afbb1644c4f) for Haswell, Broadwell, SierraForest and EPYC. Versions and variants (-v5, -noTSX, -IBRS,
+-IBPB) of one of these that are not listed differ in no component except CET, which some have from a certain version on
+(Zhao Liu, "[PATCH v5 20/22] i386/cpu: Enable cet-ss & cet-ibt for supported CPU models", 11 Dec 2025,
+20251211060801.3600039-21-zhao1.liu@intel.com, QEMU commit 5cb89cad7f30). cet-ss is SHSTK, with which QEMU enumerates
 CET_U and CET_S; cet-ibt is IBT, with which it enumerates CET_U (patches 06 and 11 of that series).  No model has
 arch-lbr.  Features that have no component (vmx, hv-time, avx512vl) change nothing.
 
 Custom CPU templates of Firecracker (docs/cpu_templates/cpu-templates.md there) are JSON: bits that a guest's CPUID has
-(1), has not (0) or takes from the host (x); they may stand in a configuration or a fingerprint, too.  What a machine of
-QEMU answers to query-cpu-model-expansion is JSON, too, and a domain of libvirt or its capabilities are XML.
+(1), has not (0) or takes from the host (x); they may also be part of a configuration or a fingerprint.  The answer of a
+QEMU machine to query-cpu-model-expansion is JSON, too; a domain of libvirt, and its capabilities, are XML.
 """
 
 import json
@@ -37,7 +37,7 @@ FEATURES: Final = {
     "cet-ibt": CET_U,
     "arch-lbr": LBR,
 }
-"""Features of CPUID, as QEMU and libvirt call them, and the components that are there with them."""
+"""Features of CPUID, as QEMU and libvirt call them, and the components that come with them."""
 
 
 def _together(features: Iterable[str]) -> int:
@@ -54,7 +54,7 @@ HOST: Final = "host"
 _ALL: Final = FP | SSE | AVX | MPX | AVX512 | PKRU | XTILE | SUPERVISOR
 _OLD: Final = FP | SSE
 _WITHOUT: Final = {"xsave": _OLD, "xsaves": _ALL & ~SUPERVISOR, "xfd": _ALL & ~XTILE}
-"""What a guest has left without a feature: without XSAVE the components of FXSAVE alone, without XSAVES no IA32_XSS.
+"""What remains of a guest without a feature: without XSAVE the components of FXSAVE alone, without XSAVES no IA32_XSS.
 
 Without XFD a Linux leaves AMX off (v5.16 on, ``fpu__init_system_xstate``).
 """
@@ -92,7 +92,8 @@ _WITHOUT_COMPONENT: Final = re.compile(
 )
 _LIKE_THOSE: Final = ("avx", "amx", "mpx", "pku", "xsave")
 _SETTING: Final = re.compile(r"[+-]?([a-z][a-z0-9_.-]{1,40})(?:=\S*)?")
-""":data:`FEATURES` change components; of others that begin alike those are known that do not, all else does not."""
+""":data:`FEATURES` change components; of other features whose names begin alike, these are known not to; no other
+feature does."""
 _BITMAP: Final = re.compile(r"0b([01x_]{1,64})")
 
 _BITS: Final = (
@@ -139,7 +140,7 @@ def components(model: str) -> int:
 
 
 def _changes_nothing(change: str) -> bool:
-    """Whether it is a feature or a setting of QEMU's -cpu that no component depends on."""
+    """Whether this is a feature or a setting of QEMU's -cpu on which no component depends."""
     match = _SETTING.fullmatch(change)
     if match is None:
         return False
@@ -203,7 +204,7 @@ def _element(opening: re.Pattern[str], closing: str, text: str) -> tuple[str, st
 def of_template(path: str) -> str:
     """The model that a custom CPU template of Firecracker makes of the host's, such as ``"host,-mpx,-pku"``.
 
-    Raises :class:`~sim.errors.InputError` for a file that is none.
+    Raises :class:`~sim.errors.InputError` for any other file.
     """
     try:
         document = json.loads(bounded.content(path).decode("utf-8"))
@@ -235,7 +236,7 @@ def of_template(path: str) -> str:
 
 
 def _expanded(document: Any) -> str:
-    """The model in QEMU's answer to query-cpu-model-expansion; empty if the document is none."""
+    """The model in QEMU's answer to query-cpu-model-expansion; empty if the document is not one."""
     for key in ("return", "model"):
         document = document.get(key, document) if isinstance(document, dict) else None
     properties = document.get("props") if isinstance(document, dict) else None
@@ -245,7 +246,8 @@ def _expanded(document: Any) -> str:
 
 
 def _of_static_template(document: Any) -> str:
-    """The model of a Firecracker configuration that names one of its own templates, which all take the same away."""
+    """The model of a Firecracker configuration that names one of its own templates, all of which remove the same
+    features."""
     machine = document.get("machine-config") if isinstance(document, dict) else None
     named = machine.get("cpu_template") if isinstance(machine, dict) else None
     return f"{HOST},-mpx,-avx512f,-pku" if named in ("C3", "T2", "T2A", "T2CL", "T2S") else ""

@@ -1,4 +1,4 @@
-"""Typed reading of the small TOML files that describe carried states and strategies, shipped or the user's own."""
+"""Typed reading of the small TOML files that describe carried states and strategies, shipped or of the user."""
 
 import json
 from collections.abc import Iterable
@@ -18,11 +18,11 @@ STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}
 
 
 _SHOWN = 60
-"""Characters of a value that an error repeats."""
+"""The most characters of a value that an error repeats."""
 
 
 def shortened(value: object) -> str:
-    """A value of the user's for an error message, which is one line and not a long one."""
+    """A value of the user, shortened for an error message of one line."""
     text = repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
@@ -33,12 +33,12 @@ def is_name(text: str) -> bool:
 
 
 def is_file(name: str) -> bool:
-    """Whether a name is the path of a file of the user's own: it has a slash in it or ends in .toml."""
+    """Whether a name is the path of a user's file: it has a slash or ends in .toml."""
     return "/" in name or name.endswith(".toml")
 
 
 def stamp(name: str) -> tuple[int, int] | None:
-    """What tells whether a file of the user's own has changed; None for what is shipped, and for no file."""
+    """A stamp that changes when a user's file does; None for shipped data, and if there is no file."""
     if not is_file(name):
         return None
     try:

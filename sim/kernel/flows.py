@@ -85,7 +85,7 @@ def vcpu_switch(s: Scene) -> Steps:
 
 
 def migrate(s: Scene) -> Steps:
-    """A vCPU is preempted on CPU 0 and goes on on CPU 1."""
+    """A vCPU is preempted on CPU 0 and continues on CPU 1."""
     s.run_user(s.b, s.other_cpu)
     s.start_in_guest()
     yield from exits(s, "external interrupt")
@@ -209,7 +209,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class FlowRun:
-    """A flow that has been run: its steps, and what the kernel's WARNs and, by step, the integrity check said."""
+    """A flow that has been run: its steps, the kernel's WARNs and, by step, the findings of the integrity check."""
 
     kernel: Kernel
     steps: tuple[Step, ...]

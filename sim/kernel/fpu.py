@@ -183,7 +183,7 @@ def fpu_flush_thread(k: Kernel, cpu: Cpu) -> None:
 
 
 def fpu__drop(k: Kernel, cpu: Cpu) -> None:
-    """exit: the registers are nobody's, whoever's they were.
+    """exit: the registers belong to nobody, whoever owned them.
 
     TIF_NEED_FPU_LOAD stays as it is, so the task's last __switch_to() still saves them if it was clear and
     kernel_fpu_begin() has not run.

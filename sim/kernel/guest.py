@@ -47,7 +47,7 @@ def _ready(k: Kernel, cpu: Cpu) -> Vcpu:
 def writes(k: Kernel, cpu: Cpu, components: int) -> None:
     """The guest writes registers of user components that its XCR0 enables.
 
-    Who writes tiles is a task that has them, so IA32_XFD is 0; its first use of them is :func:`uses_disabled_amx`.
+    Only a task that has tiles writes them, so IA32_XFD is 0; its first use of them is :func:`uses_disabled_amx`.
     """
     vcpu = _ready(k, cpu) if components & ~(FP | SSE) else _running(cpu)
     if components & cpu.unit.xcr0 & cpu.unit.xfd:
@@ -67,9 +67,9 @@ def switches_task(k: Kernel, cpu: Cpu, components: int, carried: int = 0) -> Non
     """The guest's kernel switches between its tasks: XRSTORS of what the next one had in ``components``.
 
     With XSS[12] and ``carried`` > 0 the first ``carried`` of the carried MSRs get new values by that XRSTORS, without
-    an exit; with ``carried`` = 0 they keep the ones that they have.  Where the guest's kernel uses IA32_XFD it goes
-    with the tasks (xfd_update_state()): 0 for one that has tiles, which took its #NM at its first use of them,
-    XTILEDATA for others.
+    an exit; with ``carried`` = 0 they keep their values.  If the guest's kernel uses IA32_XFD, it is switched with the
+    tasks (xfd_update_state()): 0 for a task that has tiles, which took its #NM at its first use of them, XTILEDATA for
+    others.
     """
     vcpu = _ready(k, cpu)
     xfd = XTILEDATA & ~components
@@ -145,7 +145,8 @@ def writes_carried(k: Kernel, cpu: Cpu, index: int, zero: bool = False) -> None:
 
 
 def _note_truth(k: Kernel, vcpu: Vcpu, index: int, value: int) -> None:
-    """What the guest must find from now on: also where an interception dropped the write, as the lazy one does of 0."""
+    """What the guest must find from now on, even if an interception dropped the write, as a lazy strategy drops a write
+    of 0."""
     context, i = vcpu.context, k.carried.xfeature
     held = context.carried if i is None else context.regs[i]
     values = list(held) if isinstance(held, tuple) else [0] * len(k.carried_names)

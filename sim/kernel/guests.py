@@ -1,4 +1,5 @@
-"""What a guest is offered: the features of its CPUID, where they are chosen for it alone, and what KVM makes of them.
+"""What a guest is offered: the features of its CPUID, if they are chosen for it in particular, and what KVM makes of
+them.
 
 Source: arch/x86/kvm/cpuid.c, arch/x86/kvm/x86.c __kvm_set_xcr(), kvm_load_xfeatures(), kvm_load_guest_pkru(), Linux
 v6.19.  An fpstate has all that the kernel gives guests, whatever this one's CPUID lacks; AMX alone makes it larger.
@@ -14,7 +15,7 @@ from sim.xsave.components import PKRU, SUPERVISOR, XTILE, XTILEDATA
 
 @dataclass(frozen=True, slots=True)
 class GuestChoice:
-    """What is chosen for a guest alone; None: as the settings of the kernel say for all guests.
+    """What is chosen for one guest; None: as the settings of the kernel say for all guests.
 
     ``xss`` are the bits of IA32_XSS that it may have, where it has CET or another carried xfeature at all.  ``pku``
     False: its CPUID has no PKU, so that it has neither XCR0[9] nor CR4.PKE.  ``vpmu`` False: its CPUID has no
@@ -67,7 +68,7 @@ def features(config: Config, choice: GuestChoice = AS_ALL) -> GuestFeatures:
 
 
 def problems(config: Config, choice: GuestChoice) -> Iterator[tuple[str, str]]:
-    """What of a choice cannot be on this kernel and CPU: the key, what was found and what is allowed."""
+    """The parts of a choice that are impossible on this kernel and CPU: the key, what was found and what is allowed."""
     offered, xcr0 = config.offered_xcr0, choice.xcr0
     if choice.amx and not offered & XTILE:
         yield "amx", f"found true, and {config.cpu.name} has no AMX to give to a guest"

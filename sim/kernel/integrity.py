@@ -1,8 +1,8 @@
-"""Whose values are where: a consumer must find its own, and nobody may get another's.
+"""Whose values are where: a consumer must find its own values, and nobody may get those of another.
 
-Each component has a rule about who consumes it and when.  User components and CET_U are consumed at return to user mode
-and at VM entry; PKRU likewise, and never from an fpstate; the carried state at
-VM entry, and at return to user mode only if the host has a value of its own there.
+Each component has a rule that says who consumes it and when.  User components and CET_U are consumed at return to user
+mode and at VM entry; PKRU likewise, and never from an fpstate; the carried state at VM entry, and at return to user
+mode only if the host has a value of its own there.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ WRONG_VALUE: Final = "wrong-value"
 GUEST_TO_GUEST: Final = "guest-to-guest"
 FOREIGN_IN_FPSTATE: Final = "foreign-in-fpstate"
 RESIDUE: Final = "residue"
-"""A guest's value lies in a register that nobody consumes: reported, not a violation."""
+"""A guest's value is in a register that nobody consumes: reported, but not a violation."""
 
 VIOLATIONS: Final = (WRONG_VALUE, GUEST_TO_GUEST, FOREIGN_IN_FPSTATE)
 KINDS: Final = (*VIOLATIONS, RESIDUE)
@@ -33,7 +33,7 @@ REMEMBERED = 100
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding: what kind, who was to have the value, in which component or MSR, on which CPU.
+    """A finding: its kind, who should have had the value, in which component or MSR, on which CPU.
 
     ``expected`` and ``got`` name the writer and the version of the contents, or "initial".
     """
@@ -55,7 +55,7 @@ def _writers(content: object) -> set[int]:
 class Integrity:
     """Compares what registers and fpstates hold with what their consumer must see.
 
-    A mismatch is reported once, when it is consumed; the consumer then goes on with the value that it got.
+    A mismatch is reported once, when it is consumed; the consumer then continues with the value that it got.
     ``findings`` keeps the first hundred, ``counts`` all.
     """
 
@@ -66,7 +66,7 @@ class Integrity:
 
     @property
     def violations(self) -> int:
-        """How many findings are violations, which residue is not."""
+        """How many findings are violations; residue is not one."""
         return sum(self.counts[kind] for kind in VIOLATIONS)
 
     def _report(self, kind: str, who: str, what: str, cpu: Cpu, expected: object, got: object) -> None:
@@ -97,10 +97,9 @@ class Integrity:
         return GUEST_TO_GUEST if context.guest and any(map(self._is_guest, foreign)) else WRONG_VALUE
 
     def consume(self, cpu: Cpu, context: Context, consumed: int) -> None:
-        """``context`` is about to run with what the registers hold, and uses the components in ``consumed``.
-
-        Not those that IA32_XFD disables: sigreturn, for one, leaves another task's tiles in the registers of a task
-        that has not enabled AMX, where nothing can read them.
+        """``context`` is about to run with what the registers hold, and uses the components in ``consumed``, except
+        those that IA32_XFD disables: sigreturn, for one, leaves another task's tiles in the registers of a task that
+        has not enabled AMX, where nothing can read them.
         """
         unit = cpu.unit
         for i in bits[consumed & ~unit.xfd]:

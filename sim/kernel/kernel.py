@@ -1,4 +1,4 @@
-"""A booted kernel: its CPUs, tasks and vCPUs, and what the functions of the flow ask again and again.
+"""A booted kernel: its CPUs, tasks and vCPUs, and what the functions of the flow often need.
 
 The flow itself is in :mod:`sim.kernel.fpu`, :mod:`sim.kernel.process`, :mod:`sim.kernel.signal` and
 :mod:`sim.kernel.kvm`, as functions that take the kernel first and the CPU second.
@@ -180,7 +180,8 @@ class Kernel:
         return task
 
     def forget(self, task: Task) -> None:
-        """A task has been freed (free_task()); what it left in registers stays somebody's whose name is gone."""
+        """A task has been freed (free_task()); what it left in registers still belongs to an owner, who no longer has a
+        name."""
         del self.contexts[task.context.id]
         if self.buffer_level is not None:
             self.buffer_level.forget(task.fpstate.area)
@@ -188,7 +189,7 @@ class Kernel:
     def new_vcpu(self, name: str, choice: GuestChoice = AS_ALL) -> Vcpu:
         """A vCPU thread (in user mode, in the VMM) and its vCPU, as KVM_CREATE_VCPU and KVM_SET_CPUID2 leave them.
 
-        ``choice`` is what the CPUID of its guest has or lacks beside what the settings say for all.
+        ``choice`` is what the CPUID of its guest has or lacks, where it differs from the settings for all guests.
         """
         config, offered = self.config, features(self.config, choice)
         task = self.new_task(name, VCPU_TASK)
@@ -266,7 +267,7 @@ class Kernel:
             self.warnings.append(f"save of {fpstate!r} has a guest-only feature in its mask")
 
     def run_hooks(self, point: str, cpu: Cpu, vcpu: Vcpu) -> None:
-        """Whatever the strategy does at this point of the flow."""
+        """Runs whatever the strategy does at this point of the flow."""
         for hook in self.at.get(point, ()):
             hook(self, cpu, vcpu)
 

@@ -184,7 +184,7 @@ def _prepare_entry(k: Kernel, cpu: Cpu) -> Vcpu:
 
 
 class ExitPath(NamedTuple):
-    """All that the reason of a VM exit decides: whether the fastpath enters again, and what else is done for it."""
+    """Everything that the reason of a VM exit decides: whether the fastpath re-enters, and what else is done."""
 
     fastpath: bool
     flushes_l1d: bool

@@ -1,6 +1,6 @@
 """Feature masks and sizes that a kernel sets up at boot: fpu__init_system_xstate().
 
-Source: arch/x86/kernel/fpu/xstate.c, Linux v6.19; the differences to the other kernels are those of
+Source: arch/x86/kernel/fpu/xstate.c, Linux v6.19; the differences from the other kernels are those of
 :mod:`sim.kernel.versions`, those of the RFC's patches in :mod:`sim.kernel.patches`.
 """
 

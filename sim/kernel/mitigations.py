@@ -1,9 +1,8 @@
-"""Mitigations on the way between host and guest: which kinds there are, and what of each a CPU needs.
-
-What the assembly around VMRESUME and VMRUN tests are X86_FEATURE_* that arch/x86/kernel/cpu/bugs.c sets by CPU; a
-profile (:mod:`sim.xsave.profiles`) has them.  Source: arch/x86/kvm/vmx/vmenter.S, arch/x86/kvm/svm/vmenter.S,
+"""Mitigations on the way between host and guest: their kinds, and what a CPU needs of each.  The assembly around
+VMRESUME and VMRUN tests X86_FEATURE_* that arch/x86/kernel/cpu/bugs.c sets by CPU; a profile
+(:mod:`sim.xsave.profiles`) has them.  Source: arch/x86/kvm/vmx/vmenter.S, arch/x86/kvm/svm/vmenter.S,
 arch/x86/kvm/vmenter.h, read in v7.3.4.  Which of them a kernel knows is row 22 of docs/kernel-versions.md; the IBPBs
-are rows 17 and 18.  Guests are taken to have booted with the mitigations of their host.
+are rows 17 and 18.  Guests are assumed to have booted with the mitigations of their host.
 """
 
 from typing import Final, Literal, get_args
@@ -56,7 +55,7 @@ AT_EXIT: Final = {
 
 
 def chosen(setting: bool | tuple[str, ...]) -> frozenset[str]:
-    """The kinds that are on; :class:`~sim.errors.InputError` for a kind that there is not."""
+    """The kinds that are on; :class:`~sim.errors.InputError` for an unknown kind."""
     if isinstance(setting, bool):
         return frozenset(KINDS if setting else ())
     for kind in setting:
@@ -75,5 +74,5 @@ def features(cpu: CpuProfile, kernel: KernelVersion, kinds: frozenset[str]) -> f
 
 
 def operations(on: frozenset[str], table: dict[str, tuple[str, str]]) -> tuple[str, ...]:
-    """What of ``table`` runs with the features ``on``, in its order."""
+    """The operations of ``table`` that run with the features ``on``, in its order."""
     return tuple(operation for feature, (_, operation) in table.items() if feature in on)

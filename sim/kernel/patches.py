@@ -1,11 +1,10 @@
-"""The eight patches of "[RFC PATCH 0/8] Introduce CET supervisor xstate support", and what a subset of them is.
+"""The eight patches of "[RFC PATCH 0/8] Introduce CET supervisor xstate support", and what any subset of them does.
 
 Yang Weijiang, 14 Sep 2023, on v6.6-rc1, Message-Ids 20230914032334.75212-(n+1)-weijiang.yang@intel.com.  Patch 3 was
-read in its next posting, v7 03/26 of 24 Nov 2023 (20231124055330.138870-4-weijiang.yang@intel.com), whose diffstat
-is the same.  Nobody has posted the patches one by one: what a subset builds and does follows from the hunks.
-
-What became of them: the push of tip's x86/fpu branch of 24 Jun 2025 (7bc4ed75f2d6 to 8b05b3c98816, all by Chao Gao or
-Yang Weijiang), which is in v6.17.0, and the code of v6.12.117, v6.17.0 and v7.3.4.
+read in its next posting, v7 03/26 of 24 Nov 2023 (20231124055330.138870-4-weijiang.yang@intel.com), whose diffstat is
+the same.  Nobody has posted the patches separately: what a subset builds and does follows from the hunks.  What became
+of them is from: the push of tip's x86/fpu branch of 24 Jun 2025 (7bc4ed75f2d6 to 8b05b3c98816, all by Chao Gao or Yang
+Weijiang), which is in v6.17.0, and the code of v6.12.117, v6.17.0 and v7.3.4.
 """
 
 from dataclasses import dataclass
@@ -112,7 +111,7 @@ class Effect:
 
     @property
     def adds_cet_u(self) -> bool:
-        """Whether CET_U is set in max_features without a look at what CPUID has."""
+        """Whether CET_U is set in max_features without checking CPUID."""
         return 1 in self.patches
 
     @property

@@ -29,7 +29,7 @@ def schedule(k: Kernel, cpu: Cpu, next: Task) -> None:
 
 
 def switch_out(k: Kernel, cpu: Cpu, next_comm: str = "") -> None:
-    """The half of a switch that is about the task that leaves, whatever comes next."""
+    """The half of a switch that concerns the task that leaves, whatever comes next."""
     prev = cpu.current
     cpu.record(CONTEXT_SWITCH_BY[prev.kind])
     if k.tracing:
@@ -44,7 +44,7 @@ def switch_out(k: Kernel, cpu: Cpu, next_comm: str = "") -> None:
 
 
 def switch_in(k: Kernel, cpu: Cpu, next: Task) -> None:
-    """The half that is about the task that comes: of the one before, only its kind is asked."""
+    """The half that concerns the next task; of the previous one, only its kind matters."""
     if k.pku:
         x86_pkru_load(cpu, next)
     next.cpu = cpu

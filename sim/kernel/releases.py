@@ -1,8 +1,9 @@
-"""Releases of Linux that are no kernel of the model: the nearest one that is, and what differs from it or may.
+"""Releases of Linux that are not kernels of the model: the nearest kernel that is, and what differs from it or may
+differ.
 
-Some of them were read; what they do otherwise is in ``releases.toml`` beside this module, row by row of
-:mod:`sim.kernel.versions`, each with its source.  Of a release between two that were read a row is known where both
-do the same, or where it is known which release brought the difference (``since``); of the others it may differ.
+Some of them were read; what they do differently is in ``releases.toml`` beside this module, row by row of
+:mod:`sim.kernel.versions`, each with its source.  For a release between two that were read, a row is known if both do
+the same, or if it is known which release brought the difference (``since``); other rows may differ.
 """
 
 from __future__ import annotations
@@ -47,10 +48,9 @@ class ReadTree:
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """What a release does otherwise than the kernel that it is compared with, in one row.
-
-    ``values`` are those of the row's that are others; empty where what is other is in no value.  ``until`` is the
-    later release that does what that kernel does, where it is known.
+    """What a release does differently from the kernel that it is compared with, in one row.  ``values`` are the values
+    that differ; empty if the difference is in no value.  ``until`` is the later release that does what that kernel
+    does, if it is known.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -64,7 +64,8 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class ReadRelease:
-    """A release that was read: the kernel of the model that it is like, where it differs, and what is in no row."""
+    """A release that was read: the kernel of the model that it resembles, where it differs from it, and what is in no
+    row."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -86,7 +87,8 @@ class Beyond:
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """The kernel of the model that is nearest to a release, and in a sentence what differs or may; empty: nothing.
+    """The kernel of the model that is nearest to a release, and a sentence on what differs or may differ; empty if
+    nothing does.
 
     ``differs`` and ``may_differ`` are numbers of rows.  ``was_read`` is the release itself, if a tree of it was read.
     """
@@ -99,13 +101,13 @@ class Nearest:
 
 
 def release(name: str) -> Release | None:
-    """The release that a name such as v6.14, 6.14.3 or 6.14.0-rc2 is of; None for another kind of name."""
+    """The release that a name such as v6.14, 6.14.3 or 6.14.0-rc2 belongs to; None for any other kind of name."""
     match = _NAME.fullmatch(name)
     return (int(match[1]), int(match[2])) if match and int(match[2]) <= LAST_MINOR else None
 
 
 def read_releases() -> Mapping[str, ReadRelease]:
-    """The releases that were read and are no kernel of the model, oldest first."""
+    """The releases that were read and are not kernels of the model, oldest first."""
     return _file()[0]
 
 

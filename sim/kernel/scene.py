@@ -15,7 +15,7 @@ from sim.kernel.versions import Exit
 from sim.xsave.components import AVX, FP, SSE, XTILE
 
 USED: Final = SSE | AVX
-"""What threads and guests of a flow write whenever they run, if nothing else is said."""
+"""What threads and guests of a flow write whenever they run, by default."""
 
 SspUse = Literal["none", "wrmsr", "xrstors", "rewritten"]
 
@@ -25,8 +25,8 @@ class GuestUse:
     """What the guests of a flow do while they run.
 
     ``xrstors``: the guest's kernel switches tasks by an XRSTORS of its own.  ``ssp``: it has written the carried MSRs
-    once, by WRMSR, or it loads new values by that XRSTORS alone, or neither; "rewritten": once by WRMSR, and new ones
-    each time that it runs, by an XRSTORS that loads ``registers``, or by WRMSR where its XRSTORS does not reach them.
+    once, by WRMSR, or it loads new values only by that XRSTORS, or neither; "rewritten": once by WRMSR, and new values
+    each time it runs, by an XRSTORS that loads ``registers``, or by WRMSR if its XRSTORS does not reach them.
     ``registers`` are the components that guests, and user tasks, write whenever they run.  ``fastpath_exit`` is the
     reason of the exit in the flow of that name.  ``tiles``: the guest's task uses AMX.
     """

@@ -127,7 +127,7 @@ def smm_test(s: Scene) -> Steps:
 
 
 def ssp_test(s: Scene) -> Steps:
-    """Two guests, and a VMM that reads and writes PL0-2_SSP, through all that a vCPU thread meets."""
+    """Two guests, and a VMM that reads and writes PL0-2_SSP, through everything that happens to a vCPU thread."""
     s.run_first(s.w)
     kvm.vm_exit(s.k, s.cpu, "external-interrupt")
     s.start_in_guest()

@@ -49,7 +49,7 @@ def deliver(k: Kernel, cpu: Cpu) -> None:
 def _clear_user_states(k: Kernel, cpu: Cpu, task: Task) -> None:
     """fpu__clear_user_states(): XRSTOR_INFO names init_fpstate afterwards, so the next save has no match.
 
-    Its os_xrstor_supervisor() for registers that are not valid has no place here: :func:`deliver` is one step, which
+    Its os_xrstor_supervisor() for registers that are not valid is not needed here: :func:`deliver` is one step, which
     has made them valid, and nothing preempts it.
     """
     unit = cpu.unit
@@ -106,7 +106,8 @@ def fpu_sync_fpstate(k: Kernel, cpu: Cpu) -> None:
 
 
 def ptrace_write(k: Kernel, task: Task, components: int) -> None:
-    """Another task writes the registers of ``task``, which is off the CPU: in memory; last_cpu makes it load them."""
+    """Another task writes the registers of ``task``, which is off the CPU, in memory; resetting last_cpu makes it load
+    them."""
     token = task.context.token()
     area = task.fpstate.area
     components &= task.fpstate.user_xfeatures & ~PKRU

@@ -11,7 +11,7 @@ from sim.kernel.state import Vcpu
 
 
 class Smram(NamedTuple):
-    """What of the state-save area the model needs: bits of CR4 and EFER."""
+    """The part of the state-save area that the model needs: bits of CR4 and EFER."""
 
     cr4_osxsave: bool
     cr4_pke: bool

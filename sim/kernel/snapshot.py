@@ -6,8 +6,8 @@ __copy_xstate_to_uabi_buf(), fpu_copy_uabi_to_guest_fpstate() and copy_uabi_to_x
 v6.18.2, v6.19.0 and v7.3.4.
 
 KVM_GET_XSAVE2 copies user components from the guest fpstate in memory, and KVM_SET_XSAVE leaves the supervisor bits of
-XSTATE_BV as they are: CET_U and PL0-2_SSP travel as MSRs alone, and IA32_XSS, which says that they are in the guest's
-own areas, as one more.
+XSTATE_BV as they are: CET_U and PL0-2_SSP travel only as MSRs, and so does IA32_XSS, which says that they are in the
+guest's own areas.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ CET_U_MSRS: Final = ("U_CET", "PL3_SSP")
 
 @dataclass(frozen=True, slots=True)
 class Vmm:
-    """What a VMM saves, and in which order it restores that.
+    """What a VMM saves, and in which order it restores it.
 
     ``msrs_first``: KVM_SET_MSRS comes before KVM_SET_XSAVE, and IA32_XSS is the last in its list, not the first.
     Without ``saves_xss`` or ``saves_carried`` the list leaves IA32_XSS, or the carried MSRs, out; without ``xsave2``
@@ -54,7 +54,7 @@ VMMS: Final = (
     Vmm("no-carried", "the MSRs of {carried} are not saved", saves_carried=False),
     Vmm("old-xsave", "KVM_GET_XSAVE, which has 4096 bytes, not KVM_GET_XSAVE2", xsave2=False),
 )
-"""A VMM that does all right, in two orders, and what one may leave out.
+"""A VMM that does everything right, in two orders, and VMMs that leave something out.
 
 Firecracker left IA32_XSS out until pull request 5972 of 16 June 2026, and before it the fork superfly/firecracker until
 its pull request 10 of 23 April 2026: the guest's next XRSTORS raised #GP.
@@ -63,10 +63,10 @@ its pull request 10 of 23 April 2026: the guest's next XRSTORS raised #GP.
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a VMM has saved of a vCPU, and what that vCPU's guest must find when it runs again.
+    """What a VMM has saved from a vCPU, and what that vCPU's guest must find when it runs again.
 
-    ``xsave`` has the user components, or is None where the ioctl failed; ``msrs`` the contents by name, CET_U as the
-    one content that stands for U_CET and PL3_SSP.  ``vcpu`` is the source, as it was left.
+    ``xsave`` has the user components, or is None where the ioctl failed; ``msrs`` the contents by name, CET_U as one
+    content for U_CET and PL3_SSP. ``vcpu`` is the source, as it was left.
     """
 
     vcpu: Vcpu
@@ -150,7 +150,7 @@ def guest_fpu_for_msrs(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> Iterator[bool]:
 def restore(
     k: Kernel, cpu: Cpu, name: str, saved: Saved, vmm: Vmm, choice: GuestChoice = AS_ALL
 ) -> tuple[Vcpu, tuple[str, ...]]:
-    """A VMM that runs on ``cpu`` makes a vCPU of what was saved; the vCPU, and which ioctls refused what.
+    """A VMM that runs on ``cpu`` makes a vCPU from what was saved; returns the vCPU, and which ioctls refused what.
 
     The new vCPU's thread is the current one afterwards, in user mode, outside KVM_RUN.  ``choice`` is what its CPUID
     says, by KVM_SET_CPUID2.
@@ -181,7 +181,8 @@ class _Given:
     xss: int
 
     def moved(self, content: Any, vcpu: Vcpu) -> Any:
-        """A content that the source's guest wrote, as one that the new vCPU's wrote: they are the same guest."""
+        """A content that the source's guest wrote, as if the new vCPU's guest had written it: they are the same
+        guest."""
         return _moved(content, self.saved.vcpu.context.id, vcpu.context.id)
 
 
@@ -241,7 +242,7 @@ def _set_msrs(k: Kernel, cpu: Cpu, vcpu: Vcpu, given: _Given) -> Iterator[str]:
 
 
 def _set_msr(k: Kernel, cpu: Cpu, vcpu: Vcpu, given: _Given, name: str, content: Any, loaded: bool) -> bool:
-    """One MSR of the list; whether KVM takes it, as it takes 0 for any that it knows."""
+    """One MSR of the list; returns whether KVM accepts it, as it accepts 0 for any MSR that it knows."""
     if name == "XSS":
         vcpu.xss = vcpu.xss if content & ~given.xss else content
         return not content & ~given.xss
@@ -268,7 +269,7 @@ def _set_msr(k: Kernel, cpu: Cpu, vcpu: Vcpu, given: _Given, name: str, content:
 
 
 def _expect(vcpu: Vcpu, saved: Saved) -> None:
-    """What the guest must find is what the source's guest had to find, whatever has become of it on the way."""
+    """The guest must find what the source's guest had to find, whatever happened to it on the way."""
     source, target = saved.vcpu.context, vcpu.context
     target.version = source.version
     target.regs = [_moved(each, source.id, target.id) for each in source.regs]
@@ -277,7 +278,8 @@ def _expect(vcpu: Vcpu, saved: Saved) -> None:
 
 
 def guest_switches_task(k: Kernel, cpu: Cpu, saved: Saved) -> str:
-    """The guest's kernel runs XRSTORS on an area that it made before: the fault that this raises, or nothing.
+    """The guest's kernel runs XRSTORS from an area that it made earlier; returns the fault that this raises, or
+    nothing.
 
     That area's XCOMP_BV has all of XCR0 and IA32_XSS as the guest's kernel knows them.
     """

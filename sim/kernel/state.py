@@ -26,8 +26,8 @@ PKRU_DEFAULT = 0x55555554
 class Context:
     """An owner of register contents: a task's user mode, or a guest.
 
-    ``regs`` holds what it must find in the registers when it runs; it is the architectural truth that the integrity
-    check compares with; ``carried`` the same for carried MSRs that are in no component.  Each write gets a new token,
+    ``regs`` has what it must find in the registers when it runs: the architectural truth that the integrity check
+    compares with.  ``carried`` is the same for carried MSRs that are in no component.  Each write gets a new token,
     writer << 32 | version.
     """
 
@@ -49,7 +49,7 @@ class Context:
         return self.id << 32 | self.version
 
     def write(self, unit: Unit, components: int) -> None:
-        """It writes registers of ``components``, on a CPU where it runs."""
+        """The context writes registers of ``components``, on a CPU where it runs."""
         self.version += 1
         token = self.id << 32 | self.version
         truth, regs = self.regs, unit.regs
@@ -58,7 +58,7 @@ class Context:
         unit.mark_written(components)
 
     def written_in_memory(self, components: int, token: int) -> None:
-        """Somebody else has put ``token`` into its ``components`` while it was not running."""
+        """Another context has written ``token`` to its ``components`` while it was not running."""
         for i in bits[components]:
             self.regs[i] = token
 
@@ -92,12 +92,12 @@ class Fpstate:
 
 
 class Task:
-    """A thread and its struct fpu, of which there is one per task also for vCPU threads.
+    """A thread and its struct fpu; a vCPU thread also has only one.
 
     ``need_fpu_load`` is TIF_NEED_FPU_LOAD; ``runnable`` is False once the task has exited.  ``user_fpu`` is False for
     PF_KTHREAD and PF_USER_WORKER, which never return to user mode.  ``saved_fpstate`` is __task_fpstate: the normal one
     while the guest's is active.  ``notifier`` is the vCPU whose preempt notifier is registered (between vcpu_load and
-    vcpu_put).  ``host_value`` is what the host wants in a carried MSR while this task is in user mode (SSP0 with host
+    vcpu_put).  ``host_value`` is what the host needs in a carried MSR while this task is in user mode (SSP0 with host
     shadow stacks, FRED_RSP0).
     """
 

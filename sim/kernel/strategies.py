@@ -1,8 +1,8 @@
 """Strategies: ways of carrying a guest's state across vCPU switches, as data.
 
 A strategy is a mechanism and the named points of the flow at which it saves and loads a carried state
-(:mod:`sim.kernel.carried`).  The files in data/strategies are the whole of what is specific to each; a new idea of the
-same kind is a new file, shipped or given by its path.
+(:mod:`sim.kernel.carried`).  The files in data/strategies contain everything that is specific to each; a new idea of
+the same kind is a new file, shipped or given by its path.
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,14 @@ from sim.kernel.datafile import STRICT, is_file, is_name, load, shipped, shorten
 MECHANISMS: Final = ("none", "msr", "msr-list", "user-return", "fpstate", "independent", "instructions")
 """none: nothing is carried; msr: RDMSR/WRMSR by software; msr-list: the VMX MSR areas; user-return: MSRs whose host
 value is restored on return to user mode; fpstate: an xfeature in fpstates; independent: an xfeature with a buffer of
-its own; instructions: plain registers copied to memory of the vCPU, in which no fpstate of a guest then has them."""
+its own; instructions: plain registers copied to memory of the vCPU; no guest fpstate then has them."""
 
 SAVE_POINTS: Final = ("vm_exit", "loop_exit", "kvm_run_exit", "sched_out", "prepare_switch_to_host")
 LOAD_POINTS: Final = ("vm_entry", "loop_entry", "kvm_run_entry", "sched_in", "prepare_switch_to_guest")
 
 WITHOUT_POINTS: Final = ("none", "fpstate")
-"""Mechanisms that save and load at no point of their own: the second where the kernel handles its fpstates anyway."""
+"""Mechanisms that have no points of their own for saving and loading: the second works wherever the kernel handles its
+fpstates."""
 
 BELONGS_TO: Final = {
     "zero": "msr",
@@ -37,28 +38,28 @@ BELONGS_TO: Final = {
     "always": "instructions",
     "restore": "user-return",
 }
-"""Keys that have a meaning for one mechanism only."""
+"""Keys that have a meaning only for one mechanism."""
 
 MAX_LABEL: Final = 22
 
 MOST_MSRS: Final = 64
-"""No carried state has as many; whether one has ``zero`` or ``restore`` of them is checked where both are known."""
+"""No carried state has as many MSRs; whether one has ``zero`` or ``restore`` of them is checked when both are known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
     """One way of carrying a guest's state.
 
-    ``guard`` keeps a flag "the guest's values are in the registers", so that nothing is saved that is not loaded.
-    ``zero`` is how many of the MSRs, from the first, get 0 after a save.  ``lazy`` does nothing until KVM has
+    ``guard`` keeps a flag "the guest's values are in the registers", so that nothing is saved that was not loaded.
+    ``zero`` is how many of the MSRs, from the first, are set to 0 after a save.  ``lazy`` does nothing until KVM has
     intercepted a non-zero write of one of the MSRs.  ``normal_fpstates`` and ``guest_fpstates`` say which fpstates have
     the xfeature; ``resident`` takes it out of the mask with which normal fpstates are restored.  ``late`` loads an
     independent feature after the guest fpstate instead of before.  ``sets_cache`` is False for a user-return strategy
-    that forgets to note what it found in the MSRs at deschedule, and ``restore`` how many of the MSRs, from the first,
+    that does not record what it found in the MSRs at sched-out, and ``restore`` how many of the MSRs, from the first,
     get the host's value back on return to user mode; the others keep a guest's.  ``hypothetical`` and ``unsound`` say
     why, and are empty otherwise; ``unsound_with_host_shadow_stacks`` says why by the host's use of shadow stacks.
     ``always``: the instructions run whatever the guest's XCR0 is, instead of behind a test of it.  ``hardware_xcr0``:
-    VM entry and exit switch XCR0, so that KVM runs no XSETBV.  ``carries_only``: the carried states that it is about;
+    VM entry and exit switch XCR0, so that KVM runs no XSETBV. ``carries_only``: the carried states that it is for;
     empty: any.  In all texts {carried} stands for what is carried, {first} for its first MSR, {xfeature} for its
     component.
     """
@@ -128,7 +129,7 @@ class Strategy:
             yield "mechanism 'fpstate' needs normal_fpstates or guest_fpstates, or both"
 
     def why_unsound(self, host_shadow_stacks: str) -> str:
-        """Why it is unsound on a host that does this with shadow stacks of its own; empty if it is not."""
+        """Why it is unsound on a host that uses shadow stacks of its own in this way; empty if it is not."""
         there = (why for host, why in self.unsound_with_host_shadow_stacks.items() if host == host_shadow_stacks)
         return next(there, self.unsound)
 
@@ -156,10 +157,9 @@ class Strategy:
 
 
 def strategy(name: str | Strategy) -> Strategy:
-    """The strategy called ``name``, shipped or a TOML file; a strategy itself stays what it is.
-
-    One of the user's that has the name of a shipped one is called by both: "manual-load (mine.toml)".  Raises
-    :class:`~sim.errors.InputError` if there is none.
+    """The strategy called ``name``, shipped or a TOML file; a strategy is returned as it is.  A user's strategy with
+    the name of a shipped one is called by both: "manual-load (mine.toml)".  Raises :class:`~sim.errors.InputError` if
+    there is none.
     """
     return name if isinstance(name, Strategy) else _read(name, stamp(name))
 

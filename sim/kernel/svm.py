@@ -14,7 +14,7 @@ from sim.kernel.uret import load_user_return_msrs
 
 
 def vcpu_load(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
-    """Nothing but, before v6.16, the IBPB if another VMCB was current here."""
+    """Before v6.16, the IBPB if another VMCB was current here; nothing else."""
     vcpu.vmcs_cpu = cpu
     if cpu.current_vmcs is not vcpu:
         cpu.current_vmcs = vcpu
@@ -33,7 +33,7 @@ def prepare_switch_to_guest(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
 
 
 def prepare_switch_to_host(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
-    """From vcpu_put and the sched-out notifier: the flag alone."""
+    """From vcpu_put and the sched-out notifier: only the flag."""
     if not vcpu.guest_state_loaded:
         return
     k.run_hooks("prepare_switch_to_host", cpu, vcpu)
@@ -43,8 +43,8 @@ def prepare_switch_to_host(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
 def vm_entry(k: Kernel, cpu: Cpu) -> None:
     """VMLOAD of the guest's VMCB, VERW where it is needed, and VMRUN.
 
-    IA32_SPEC_CTRL costs nothing: hardware switches it where there is V_SPEC_CTRL (Zen 3), and before, host and guest
-    are taken to have 0.
+    IA32_SPEC_CTRL costs nothing: hardware switches it on CPUs with V_SPEC_CTRL (Zen 3); on older ones, host and guest
+    are assumed to have 0.
     """
     cpu.record((cpu.current.kind, TRANSITION, VMLOAD))
     for operation in k.mitigations_at_entry:

@@ -1,8 +1,8 @@
 """KVM's user-return MSRs: guest values stay in the CPU until some task returns to user mode there.
 
 Source: arch/x86/kvm/x86.c kvm_set_user_return_msr(), kvm_on_user_return(), Linux v6.19.  The host's value of every slot
-is 0 here; a CPU's current value is in ``cpu.uret``.  Carried MSRs that no host value is restored to are not slots of
-KVM's; they are noted in the same place, and the notifier passes them over.
+is 0 here; a CPU's current value is in ``cpu.uret``.  Carried MSRs whose host value is not restored are not among KVM's
+slots; their values are recorded in the same place, and the notifier skips them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def load_user_return_msrs(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
 
 
 def kvm_set_user_return_msr(k: Kernel, cpu: Cpu, msr: str, value: int, phase: str) -> None:
-    """WRMSR unless the CPU's noted value is the same; neither the hardware nor the host's value is looked at."""
+    """WRMSR unless the value recorded for the CPU is the same; neither the hardware nor the host's value is checked."""
     if cpu.uret.get(msr, 0) == value:
         return
     _wrmsr(k, cpu, msr, value, phase)
@@ -49,14 +49,15 @@ def kvm_set_user_return_msr(k: Kernel, cpu: Cpu, msr: str, value: int, phase: st
 
 
 def note_current(k: Kernel, cpu: Cpu, msr: str, value: int) -> None:
-    """The MSR was found to hold ``value``: no WRMSR, but the note is right again, and the host's value comes back."""
+    """The MSR was found to hold ``value``: no WRMSR, but the recorded value is right again, and the host's value will
+    be restored."""
     cpu.uret[msr] = value
     if value and msr not in k.not_restored:
         cpu.user_return_notify = True
 
 
 def kvm_on_user_return(k: Kernel, cpu: Cpu) -> None:
-    """The notifier: every slot gets the host's value, WRMSR only where the noted value differs."""
+    """The notifier: every slot gets the host's value; WRMSR only if the recorded value differs."""
     cpu.user_return_notify = False
     for msr, value in list(cpu.uret.items()):
         if value and msr not in k.not_restored:

@@ -1,7 +1,7 @@
 """The kernels of the model, and what differs between them.
 
-Facts, values and prose are in ``versions.toml`` beside this module, each with its source and how it was checked.
-``python -m sim.kernel.versions`` prints the page docs/kernel-versions.md, which is made from the same file.
+Facts, values and texts are in ``versions.toml`` beside this module, each with its source and how it was checked.
+``python -m sim.kernel.versions`` prints the page docs/kernel-versions.md from that file.
 """
 
 import json
@@ -100,7 +100,7 @@ class KernelVersion:
     tracepoints: Literal["v6.6", "v6.12", "v6.18"]
     """Row 15: the kernel whose tracepoint formats these are."""
     struct_fpu: Literal["in thread_struct", "after task_struct"]
-    """Row 16: where struct fpu lies."""
+    """Row 16: where struct fpu is."""
     ibpb_exit_to_user: bool
     """Row 17: return to user mode after a guest has run may do an IBPB (VMSCAPE)."""
     vcpu_switch_ibpb: Literal["vendor vcpu_load", "kvm_arch_vcpu_load"]
@@ -108,7 +108,7 @@ class KernelVersion:
     preemption_models: tuple[Preemption, ...]
     """Row 19: the preemption models that it can be built or booted with."""
     preemption_default: Preemption
-    """Row 19: the one that is taken where nobody chooses."""
+    """Row 19: the default one."""
     hrtick: bool
     """Row 20: HRTICK is on by default."""
     slice_rules: Literal["v6.18", "v7.3"]

@@ -31,7 +31,7 @@ from sim.kernel.uret import load_user_return_msrs
 
 
 def vcpu_load(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
-    """The VMCS becomes current here, after a VMCLEAR where it was; before v6.16, the IBPB."""
+    """The VMCS becomes current here, after a VMCLEAR on the CPU where it was; before v6.16, also the IBPB."""
     kind = cpu.current.kind
     elsewhere = vcpu.vmcs_cpu
     if elsewhere is not None and elsewhere is not cpu:

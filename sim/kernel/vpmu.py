@@ -1,9 +1,9 @@
 """The mediated vPMU: a guest's performance counters in hardware, loaded and put around the fastpath loop.
 
 Source: arch/x86/kvm/pmu.c kvm_mediated_pmu_load(), kvm_mediated_pmu_put(), kvm_pmu_load_guest_pmcs(),
-kvm_pmu_put_guest_pmcs(), and mediated_load, mediated_put in vmx/pmu_intel.c and svm/pmu.c, Linux v7.3.4.  The host
-counts nothing; overflow status is clear, fixed counters are exposed and stopped, and so are general-purpose ones but
-``vpmu_in_use``, which count.
+kvm_pmu_put_guest_pmcs(), and mediated_load, mediated_put in vmx/pmu_intel.c and svm/pmu.c, Linux v7.3.4.  The host uses
+no counters, and overflow status is clear.  All counters are exposed; only ``vpmu_in_use`` general-purpose ones are
+running, the others and the fixed ones are stopped.
 """
 
 from typing import TYPE_CHECKING, Final, Literal, get_args
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Vpmu = Literal["none", "emulated", "mediated"]
 COUNTERS: Final = {"vmx": (8, 3), "svm": (6, 0)}
-"""The most general-purpose and fixed counters that KVM gives a guest (asm/kvm_host.h); taken to be what guests have."""
+"""The most general-purpose and fixed counters that KVM gives a guest (asm/kvm_host.h); guests are assumed to have all
+of them."""
 SINCE: Final = ("v7.3",)
 """Kernels of the model that have it: it was merged for v7.0 (Linux commit bf2c3138ae36), off by default."""
 
@@ -25,7 +26,7 @@ Steps = tuple[str, ...]
 
 
 def check(vpmu: str, kernel: str, vendor: str, features: frozenset[str], cpu: str, in_use: int) -> None:
-    """Raises :class:`~sim.errors.InputError` where guests cannot have this vPMU with so many counters in use."""
+    """Raises :class:`~sim.errors.InputError` if guests cannot have this vPMU with that many counters in use."""
     if vpmu not in get_args(Vpmu):
         raise unknown("vpmu", vpmu, get_args(Vpmu))
     gp, _ = COUNTERS[vendor]
@@ -87,6 +88,7 @@ def run(cpu: Cpu, vcpu: Vcpu, steps: Steps) -> None:
 
 
 def overflow(k: "Kernel", cpu: Cpu) -> None:
-    """A counter of the guest has overflowed: with the emulated vPMU all that perf in the guest then does exits."""
+    """A counter of the guest has overflowed: with the emulated vPMU, everything that perf in the guest then does
+    exits."""
     if k.config.settings.vpmu == "emulated":
         cpu.record((cpu.current.kind, VPMU, VPMU_SAMPLE))

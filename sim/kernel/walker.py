@@ -1,8 +1,8 @@
-"""The walker: one kernel model led along a schedule, flow point by flow point.
+"""The walker leads one kernel model along a schedule, flow point by flow point.
 
-A schedule is a simulated host's or a recorded trace's; neither knows the other.  Whoever has one names threads by
-numbers of its own; each walker makes its own tasks, vCPUs and CPUs for them.  So any number of walkers, one per
-strategy, can be led along one schedule, and differ in nothing but their strategies.
+A schedule is a simulated host's or a recorded trace's; neither knows the other. The source of a schedule names threads
+by numbers; each walker makes its own tasks, vCPUs and CPUs for them. So any number of walkers, one per strategy, can
+follow one schedule, and differ only in their strategies.
 """
 
 from collections import Counter, deque
@@ -19,7 +19,7 @@ from sim.xsave.components import XTILEDATA
 
 FlowPoint = tuple[Callable[..., Any], int, int, tuple[Any, ...]]
 """Something that happens to a CPU: a method of :class:`Walker`, the CPU's number, what has run through its caches so
-far, and what the method takes after the CPU."""
+far, and the method's further arguments."""
 
 
 def idle_number(cpu: int) -> int:
@@ -32,11 +32,9 @@ STATELESS: Final = ("none", "fpstate", "msr", "msr-list")
 
 
 class Walker:
-    """One kernel model and what there is on it: CPUs and tasks by number.
-
-    ``buffer_level`` makes the rule that says where a buffer is, of what has run through the caches of each CPU:
-    ``touched``, up to the flow point that is walked.  ``defers_calls``: what one CPU asks another to run (VMCLEAR)
-    waits there for :meth:`serve_call`; otherwise it runs at once.
+    """One kernel model with its CPUs and tasks, by number. ``buffer_level`` makes the rule that says where a buffer is,
+    from what has run through the caches of each CPU (``touched``) up to the current flow point. ``defers_calls``: what
+    one CPU asks another to run (VMCLEAR) waits there for :meth:`serve_call`; otherwise it runs at once.
     """
 
     def __init__(
@@ -96,7 +94,7 @@ class Walker:
         return task
 
     def new_vcpu(self, number: int, name: str, choice: GuestChoice = AS_ALL) -> Vcpu:
-        """A vCPU thread; ``choice`` is what is chosen for its guest alone."""
+        """A vCPU thread; ``choice`` is what is chosen for its guest in particular."""
         vcpu = self.kernel.new_vcpu(name, choice)
         self.tasks[number] = vcpu.task
         return vcpu
@@ -149,7 +147,7 @@ class Walker:
         self.kernel.forget(task)
 
     def serve_call(self, cpu: Cpu) -> None:
-        """The interrupt comes by which another CPU asked for something that was deferred."""
+        """The interrupt arrives by which another CPU asked for something that was deferred."""
         cpu.record(self._calls[cpu.id].popleft())
 
     def defer_call(self, cpu: Cpu, key: Key) -> None:
@@ -175,14 +173,13 @@ class Walker:
         kvm.vcpu_enter_guest(self.kernel, cpu)
 
     def vm_exit(self, cpu: Cpu, reason: str, exit_request: bool = False) -> bool:
-        """A VM exit, until preemption is on again; True: the fastpath has entered the guest again.
-
-        ``exit_request``: there is a request to reschedule, with which it does not.
+        """A VM exit, until preemption is on again; True if the fastpath has re-entered the guest. ``exit_request``:
+        there is a request to reschedule, with which it does not re-enter.
         """
         return kvm.vm_exit(self.kernel, cpu, reason, exit_request)
 
     def exits(self, cpu: Cpu, reason: str, times: int) -> None:
-        """So many VM exits, each with the entry after it and nothing between: one is run, the others are counted."""
+        """``count`` VM exits, each with the entry after it and nothing between: one is run, the others are counted."""
         vcpu = cpu.guest
         assert vcpu is not None
         kind = vcpu.id, reason

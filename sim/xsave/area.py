@@ -1,4 +1,4 @@
-"""The XSAVE area: where each state component lies, and what is in it.
+"""The XSAVE area: where each state component is, and what is in it.
 
 Intel SDM vol. 1, section 13.4 "XSAVE area": legacy region (bytes 0-511), header (512-575), extended region (from 576).
 """
@@ -23,7 +23,7 @@ CONTENTS = 20
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Places of the components of an XSAVE area: byte offsets by component number, and the size in bytes.
+    """The components of an XSAVE area: byte offsets by component number, and the size in bytes.
 
     Only components 2-62 are listed; x87 and SSE always lie in the legacy region.
     """
@@ -61,11 +61,11 @@ def standard_layout(xcr0: int, sizes: Mapping[int, int], offsets: Mapping[int, i
 
 
 class Area:
-    """One XSAVE area in memory, with a content per component in place of its bytes.
+    """One XSAVE area in memory, with a content for each component instead of its bytes.
 
     ``standard`` and ``compacted`` are the contents as an instruction of either format sees them; the kernel never uses
-    an area in both, so here they are one list.  ``header_rest`` is header bytes 16-63 as a little-endian integer.
-    PKRU lies apart because Linux neither restores it from an area nor consumes it there.
+    an area in both, so here they are one list.  ``header_rest`` is header bytes 16-63 as a little-endian integer.  PKRU
+    is kept separately, because Linux neither restores it from an area nor uses it there.
 
     ``check``, where an area has one, is called as ``check(unit, loaded)`` before a restore takes effect, and raises the
     fault for values that the processor refuses (tokens are never refused).

@@ -73,7 +73,7 @@ ALL: Final = (1 << len(COMPONENTS)) - 1
 USER: Final = sum(c.mask for c in COMPONENTS if not c.supervisor)
 SUPERVISOR: Final = ALL & ~USER
 EXTENDED: Final = (1 << 63) - 1 & ~(FP | SSE)
-"""Components 2-62: those that live in the extended region."""
+"""Components 2-62: those in the extended region."""
 
 COMPACTED: Final = 1 << 63
 """XCOMP_BV[63]: the area is in the compacted format."""
@@ -96,7 +96,7 @@ def decode(mask: int) -> tuple[str, ...]:
     """The Linux names of the components in ``mask``, such as an XCR0, IA32_XSS, RFBM, XSTATE_BV or XCOMP_BV.
 
     A bit without a component is "bit N"; bit 63, by which XCOMP_BV says that the area is compacted, is left out.
-    Raises :class:`~sim.errors.InputError` for what is no mask of 64 bits.
+    Raises :class:`~sim.errors.InputError` for anything that is not a mask of 64 bits.
     """
     if isinstance(mask, bool) or not isinstance(mask, int) or not 0 <= mask < 1 << 64:
         raise InputError(f"mask: found {mask!r}; allowed: a whole number from 0 to {(1 << 64) - 1:#x}")

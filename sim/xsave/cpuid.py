@@ -1,4 +1,4 @@
-"""CPUID registers from the text in which people have them: dumps of tools, of hypervisors and of the kernel itself.
+"""CPUID registers from the texts in which people have them: dumps of tools, of hypervisors and of the kernel itself.
 
 Only the first CPU of a dump is read.  What is found is what CPUID reported; what it means is decoded in
 :mod:`sim.xsave.profiles`.
@@ -31,7 +31,7 @@ _TABLES: Final = {
 """The leaf of row 0 in libcpuid's raw dumps (rawdump in libcpuid/cpuid_main.c)."""
 
 _OF_MANY_LEAVES: Final = ("basic_cpuid", "ext_cpuid")
-"""Whose rows are leaves; those of the others are sub-leaves."""
+"""Tools whose rows are leaves; those of the others are sub-leaves."""
 
 FORMS: Final = tuple(
     (what, re.compile(pattern, re.ASCII | re.IGNORECASE))
@@ -77,7 +77,7 @@ ALLOWED: Final = (
 )
 
 MOST: Final = 16 << 20
-"""Bytes of a dump, or of the log that has it, that are read."""
+"""The most bytes that are read of a dump, or of the log that has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +99,14 @@ class Dump:
 
     @property
     def brand(self) -> str:
-        """The brand string; empty if the dump has not all of it."""
+        """The brand string; empty if the dump does not have all of it."""
         parts = [self.registers(0x80000002 + k) for k in range(3)]
         text = "".join(_characters(*part) for part in parts if part is not None)
         return " ".join(text.split()) if all(parts) else ""
 
 
 def read(stream: IO[bytes], name: str) -> Dump:
-    """The registers in a dump, which may be packed; :class:`InputError` if it has no leaf 0DH that can be read."""
+    """The registers in a dump, which may be compressed; :class:`InputError` if it has no leaf 0DH that can be read."""
     try:
         found = packed.unpacked(stream, name)
         if packed.is_binary(found):
@@ -138,7 +138,7 @@ def parse(lines: Iterable[str], name: str) -> Dump:
 
 
 def _with_xsave(dump: Dump, name: str) -> Dump:
-    """The dump; :class:`InputError` if it is of a CPU that cannot have a state component."""
+    """The dump; :class:`InputError` if its CPU cannot have state components."""
     if why := _why_no_xsave(dump):
         raise InputError(f"{name}: {why}")
     return dump
@@ -166,7 +166,7 @@ _IN_CPUINFO: Final = (
 
 
 def _instead(text: str) -> str:
-    """What /proc/cpuinfo or lscpu do say: the CPU's name, and so perhaps a shipped profile."""
+    """What /proc/cpuinfo or lscpu does say: the CPU's name, and so perhaps a shipped profile."""
     if not _FLAGS.search(text):
         return ""
     said = [pattern.search(text) for pattern in _IN_CPUINFO]

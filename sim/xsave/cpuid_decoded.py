@@ -1,7 +1,6 @@
-"""CPUID registers from texts that print their fields in place of them, put together again.
-
-Such are VirtualBox's log, ``cpuid`` without ``-r``, the CPU templates that Firecracker dumps (a register's bits), and
-``sysctl machdep.cpu`` of macOS.  A register of which nothing is printed is left out.
+"""CPUID registers, reassembled from texts that print their fields instead: VirtualBox's log, ``cpuid`` without ``-r``,
+the CPU templates that Firecracker dumps (a register's bits), and ``sysctl machdep.cpu`` of macOS. A register of which
+nothing is printed is left out.
 """
 
 import re
@@ -29,7 +28,7 @@ def decoded(text: str) -> tuple[str, Found]:
 
 
 def _of_virtualbox(text: str) -> Found:
-    """Leaf 0DH as VBox.log decodes it (cpumR3CpuIdInfoStdLeaf13Details), the host's if that is there."""
+    """Leaf 0DH as VBox.log decodes it (cpumR3CpuIdInfoStdLeaf13Details); the host's, if the log has it."""
     for who in ("host", "guest", ""):
         xcr0 = _number(rf"Valid XCR0 bits,?\s*{who}\s*:", text)
         if xcr0 is None:

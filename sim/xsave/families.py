@@ -1,8 +1,8 @@
-"""Families of CPUs by CPUID's signature: their names, and what Linux holds of them.
+"""Families of CPUs by CPUID's signature: their names, and what Linux assumes about them.
 
 Names: Linux v6.19, arch/x86/include/asm/intel-family.h, and arch/x86/kernel/cpu/amd.c, bsp_init_amd().  VMSCAPE:
 cpu_vuln_blacklist[] of arch/x86/kernel/cpu/common.c, there.  L1TF: the cores of Intel before those whose
-IA32_ARCH_CAPABILITIES has RDCL_NO, which is no part of CPUID and recalled.
+IA32_ARCH_CAPABILITIES has RDCL_NO, which is not in CPUID; the list is from memory.
 """
 
 from collections.abc import Sequence

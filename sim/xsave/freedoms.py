@@ -1,4 +1,4 @@
-"""What the architecture leaves to a processor, and where one departs from it: settings of a CPU profile."""
+"""What the architecture leaves to a processor, and where a processor departs from it: settings of a CPU profile."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ class Freedoms:
     """What the architecture leaves to a processor (SDM vol. 1, section 13.6: XINUSE and XMODIFIED "may" be 1).
 
     Masks are of state components.  No vendor documents its choices; the defaults are the ones that the text of the
-    SDM's Operation sections describes, with XINUSE of the small MSR-like components following their value.  What is
-    said of Zen 4 was recorded from one, at CPL 3 and at CPL 0 (tests/data/vectors).
+    SDM's Operation sections describes, with XINUSE of the small MSR-like components following their value.  The
+    settings of Zen 4 were recorded on one, at CPL 3 and at CPL 0 (tests/data/vectors).
     """
 
     init_optimisation: bool = True

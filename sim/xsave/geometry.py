@@ -1,4 +1,4 @@
-"""Sizes and places of state components, from which the layout of an XSAVE area follows."""
+"""Sizes and offsets of state components, from which the layout of an XSAVE area follows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from sim.xsave.components import APX, COMPACTED, MPX, SUPERVISOR, XTILE
 from sim.xsave.components import names as component_names
 
 LEGACY_SIZES: Final = {0: 160, 1: 256}
-"""x87 and SSE lie in the legacy region, which CPUID does not describe (SDM vol. 1, section 13.4.1).
+"""x87 and SSE are in the legacy region, which CPUID does not describe (SDM vol. 1, section 13.4.1).
 
 SSE here is XMM0-15; MXCSR and MXCSR_MASK are 8 bytes more, at offset 24 amid the x87 state.
 """
@@ -18,7 +18,7 @@ SSE here is XMM0-15; MXCSR and MXCSR_MASK are 8 bytes more, at offset 24 amid th
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
-    """Sizes and places of state components, from which a layout follows.
+    """Sizes and offsets of state components, from which a layout follows.
 
     ``sizes`` and ``offsets`` are in bytes by component; ``offsets`` are those of the standard format.  ``aligned`` is
     the mask of components that start on a 64-byte boundary in the compacted format.
@@ -31,7 +31,7 @@ class Geometry:
 
     @property
     def components(self) -> int:
-        """The mask of all components that there are."""
+        """The mask of all components that the CPU has."""
         return sum(1 << i for i in self.sizes)
 
     def compacted(self, mask: int) -> Layout:

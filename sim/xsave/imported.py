@@ -1,4 +1,4 @@
-"""A CPU profile from a dump of CPUID registers, and from other CPUs what the dump leaves out.
+"""A CPU profile from a dump of CPUID registers; what the dump leaves out comes from other CPUs.
 
 Whatever did not come from the dump is a note of the profile.
 """
@@ -25,7 +25,7 @@ _OF_COMPONENT: Final = {
     "AVX": 2, "MPX": 3, "AVX512F": 5, "INTEL_PT": 8, "PKU": 9, "ENQCMD": 10, "SHSTK": 12, "UINTR": 14, "ARCH_LBR": 15,
     "AMX_TILE": 17, "APX": 19,
 }  # fmt: skip
-"""The component that shows a feature, where leaf 1 or 7 is not in the dump."""
+"""The component that implies a feature, if leaf 1 or 7 is not in the dump."""
 
 
 def dump(path: Path) -> Dump:
@@ -146,7 +146,7 @@ def _add_caches(leaves: Leaves, vendor: str, like: str, notes: list[str]) -> Non
 
 
 def _tsc_hz(leaves: Leaves, vendor: str, like: str, notes: list[str]) -> int | None:
-    """The TSC's frequency of a CPU like this, if the leaves do not say it; AMD's have none that do."""
+    """The TSC frequency of a similar CPU, if the leaves do not give it; AMD has no leaf for it."""
     ratio, base = (leaves.get(leaf, {}).get(0, NOTHING) for leaf in (0x15, 0x16))
     if vendor == "intel" and ((ratio[0] and ratio[ECX]) or base[0]):
         return None
