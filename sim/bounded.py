@@ -31,7 +31,8 @@ def content(path: str | Path, most: int = MOST) -> bytes:
 def toml(raw: bytes) -> dict[str, Any]:
     """The table in a TOML file, which may begin with a byte order mark, as some editors write one.
 
-    Raises ValueError (UnicodeDecodeError, TOMLDecodeError) for what is none, or nested so deeply that nobody wrote it.
+    Raises ValueError (UnicodeDecodeError, TOMLDecodeError) for a file that is not TOML, or is nested more deeply than
+    anybody would write.
     """
     if _DOTTED.search(raw):
         raise ValueError(f"a key of {MOST_DOTTED} parts or more")

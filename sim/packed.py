@@ -1,4 +1,5 @@
-"""Files as people send them: plain, or packed by gzip, xz, bzip2 or zstd, which are told by their first bytes."""
+"""Files as people send them: plain, or compressed by gzip, xz, bzip2 or zstd, which is recognised by the first
+bytes."""
 
 import bz2
 import gzip
@@ -39,7 +40,7 @@ def unpacked(stream: IO[bytes], name: str) -> Stream:
 
 
 def is_binary(stream: Stream) -> bool:
-    """Whether the stream begins like something that is no text; after a power failure a log may begin with zeros."""
+    """Whether the stream does not begin like text; after a power failure a log may begin with zeros."""
     begins = stream.peek(_PEEKED)
     text = begins.lstrip(b"\0")[:_PEEKED]
     return b"\0" in text or bool(begins and not text)

@@ -38,7 +38,7 @@ class Tests(NamedTuple):
 
 
 class Family:
-    """The differences of a run that nobody planned, by which a p among them is adjusted.
+    """The unplanned differences of a run, for which each p among them is adjusted.
 
     ``unplanned``: by pair, the differences by replication with the cycles of IA32_XSS, and without.
     """

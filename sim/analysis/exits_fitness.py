@@ -28,14 +28,14 @@ HALTS: Final = "halts"
 GUEST: Final = "time in the guest"
 RECORDED: Final = frozenset(each for each in EVENTS if each.startswith("kvm_"))
 MOST_EXITS: Final = 5_000
-"""A replication of the check is as long as so many exits of the trace, or as the scenario measures."""
+"""A replication of the check is as long as this many exits of the trace, or as the scenario measures."""
 
 Instants = NDArray[np.int64]
 
 
 def side_by_side(fitted: FittedExits, trace: Exits, scenario: Path, replications: int, jobs: int,
                  step: Callable[[], None] = lambda: None) -> list[Compared]:  # fmt: skip
-    """What the trace and so many replications of its scenario have per second, and what may lie between.
+    """What the trace and ``replications`` replications of its scenario have per second, and how far they may differ.
 
     ``jobs`` are processes; ``step`` is called after each replication.
     """

@@ -56,7 +56,7 @@ NOTHING: Final = 1e-3
 """The share of what the reference costs below which a difference is none."""
 LONGEST_S: Final = 5.0
 MOST_EVENTS: Final = 40_000
-"""A replication of the check is as long as the trace, or as so many events of it, or as this."""
+"""A replication of the check is as long as the trace, or as this many events of it, or as long as this."""
 
 Blocks = NDArray[np.float64]
 Work = TypeVar("Work")
@@ -228,7 +228,7 @@ def holds(compared: Sequence[Compared]) -> bool:
 def recordings(
     fitted: Fitted, case: Case, replications: int, jobs: int, step: Callable[[], None] = lambda: None
 ) -> list[Counted]:
-    """What is counted of so many replications of a twin, recorded and followed as the trace was.
+    """The counts of the replications of a twin, recorded and followed as the trace was.
 
     ``jobs`` are processes; ``step`` is called after each replication.
     """

@@ -1,4 +1,4 @@
-"""What each strategy costs at one's own rates: sequences of the kernel model, priced, without a simulation.
+"""What each strategy costs at given rates: sequences of the kernel model, priced, without a simulation.
 
 Cycles per second are the sum over events of events per second x cycles of the event's sequence.  Each event is run on
 the kernel model from a stated starting point (:mod:`sim.analysis.price_own`).  The *own* operations of a strategy are
@@ -245,11 +245,11 @@ def price(
 
 
 class ImpossibleRates(InputError):
-    """Of so many events not even the operations fit on a CPU."""
+    """The operations alone of these events take more cycles than a CPU has."""
 
 
 def _check_possible(totals: Mapping[str, Spread], tsc_hz: float) -> None:
-    """Rates of which a CPU cannot have so many, even where all costs are low, are rates of something else."""
+    """Refuses rates that a CPU cannot have even if all costs are low: they must be rates of something else."""
     name, least = min(totals.items(), key=lambda each: each[1].low)
     if least.low > tsc_hz:
         raise ImpossibleRates(
@@ -259,9 +259,8 @@ def _check_possible(totals: Mapping[str, Spread], tsc_hz: float) -> None:
 
 
 def _asked(strategies: Sequence[PricedStrategy]) -> tuple[str, ...]:
-    """Those that one asks about: a few that are named, or those that somebody posted, or the two ends.
-
-    What carries nothing is not among them, nor what is unsound.
+    """The strategies that are asked about: a few that are named, or those that somebody posted, or the two extremes.
+    Strategies that carry nothing or are unsound are not among them.
     """
     carrying = [each for each in strategies if each.config.strategy.carries and not each.unsound]
     if len(carrying) > ASKED_ABOUT:

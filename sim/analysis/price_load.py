@@ -153,7 +153,7 @@ class Load:
 
     @property
     def task_switches(self) -> float:
-        """Context switches that are no vCPU's."""
+        """Context switches in which no vCPU takes part."""
         return max(0.0, self.all_switches - self._of_pairs)
 
     @property

@@ -28,7 +28,7 @@ from sim.trace.reading.reader import steps as events_of
 
 ROUNDS: Final = 5
 GAIN: Final = (0.7, 0.5, 0.4, 0.3, 0.2)
-"""Of what is asked for so much is done in each round, as a power: long bursts, and where threads happen to be, make
+"""The part of each correction that is applied in a round, as a power: long bursts, and where threads happen to be, make
 replications differ by tenths, and how long a thread waits for a CPU depends on how often it comes round."""
 REPLICATIONS: Final = 3
 """Of each round."""

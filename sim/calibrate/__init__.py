@@ -29,7 +29,7 @@ QUICK_BUDGET_S: Final = 8.0
 BUDGET_MOST_S: Final = 280.0
 """The whole command is to end within five minutes."""
 SHARES: Final = {"xsave": 0.4, "urandom": 0.2, "switch": 0.15, "hand-off": 0.1, "vm": 0.15, "guest": 0.4}
-"""Of the time, what each stage has; a guest of one's own is one that has to be asked for."""
+"""The part of the time that each stage has; the guest is a stage only on request."""
 STAGES: Final = {
     "xsave": "XSAVE instructions",
     "urandom": "XSAVES and XRSTORS in a write to /dev/urandom",
@@ -42,12 +42,12 @@ STAGES: Final = {
 PASSES: Final = 9
 """Blocks of each row in a process."""
 QUICK_PASSES: Final = 5
-"""With so many, two of a row may be disturbed and the process still says something about it."""
+"""With this many, two blocks of a row may be disturbed and the process still says something about it."""
 OTHER_CPU_SPREAD: Final = 0.3
 """Of rows that come from the table of another CPU: a choice, as in the shipped tables."""
 
 Bar = Callable[[float], AbstractContextManager[Progress]]
-"""Opens a progress bar of so many seconds."""
+"""Opens a progress bar for this many seconds."""
 
 
 @dataclass(frozen=True, slots=True)

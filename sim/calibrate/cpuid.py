@@ -24,7 +24,7 @@ _TIMEOUT_S: Final = 60
 def registers_text() -> tuple[str, str]:
     """The registers as ``cpuid -r`` prints them, and how they were read.
 
-    Raises :class:`InputError` if this is no x86, or if neither way works, with the reason of each.
+    Raises :class:`InputError` if this machine is not x86, or if neither way works, with both reasons.
     """
     if platform.machine() not in ("x86_64", "AMD64", "i686", "i386"):
         raise InputError(f"this is {platform.machine()}, which has no CPUID; allowed: x86")

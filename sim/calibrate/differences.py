@@ -25,9 +25,8 @@ SWITCHES: Final = 40
 ROUND_TRIPS: Final = 20
 """KVM_RUN round trips in a sample of vm.c."""
 SLOWER: Final = 4
-"""An add in a guest that takes more than so many times as long as outside is interpreted: a choice.
-
-A processor runs both alike; an interpreter took more than 1,000 times as long."""
+"""An add that takes more than this many times as long in a guest as outside is interpreted (a choice).  A processor
+runs both alike; an interpreter took more than 1,000 times as long."""
 NESTED_EXIT: Final = 4000.0
 """TSC cycles of a CPUID exit beyond which KVM runs under another hypervisor, or without VMX and SVM: a choice.
 

@@ -1,4 +1,4 @@
-"""Instructions of CPL 0 in a guest of one's own, by KVM: guest.c makes it, and guest_code.c runs in it.
+"""Instructions at CPL 0 in a small KVM guest: guest.c makes it, and guest_code.c runs in it.
 
 What KVM lets a guest do without an exit costs there what it costs anywhere at CPL 0: XSAVES, XRSTORS and XGETBV always;
 RDMSR, WRMSR and WRMSRNS of some MSRs, among them U_CET, S_CET and PL0-3_SSP since Linux 6.18 on a CPU with supervisor
@@ -126,8 +126,8 @@ class GuestRow:
 def about(programs: Programs, cpu: int) -> About:
     """What the guest has, after a first run of it.
 
-    Raises :class:`~sim.calibrate.rounds.Unavailable` where there is no KVM, where it interprets its guests, or where it
-    cannot run one.
+    Raises :class:`~sim.calibrate.rounds.Unavailable` if there is no KVM, if it interprets its guests, or if it cannot
+    run one.
     """
     command = [str(programs.guest), str(cpu), str(programs.guest_code), "about", str(SLOWER)]
     said = json.loads(output(command))

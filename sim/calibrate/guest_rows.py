@@ -17,8 +17,8 @@ from sim.costs.rows import ANY, COMPONENT_NAMES, row_id
 
 NATIVE_PART: Final = 0.5
 NATIVE_MOST: Final = 1000.0
-"""An access to an MSR that costs more than this part of an exit, or so many TSC cycles, without one that KVM counts,
-is an exit to an outer hypervisor: a choice.  No MSR here is known to take longer."""
+"""An access to an MSR that costs more than this part of an exit, or this many TSC cycles, without an exit that KVM
+counts, is an exit to an outer hypervisor (a choice).  No MSR here is known to take longer."""
 
 FAULTS: Final = {6: "#UD", 13: "#GP"}
 

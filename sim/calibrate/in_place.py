@@ -1,13 +1,14 @@
 """XSAVES and XRSTORS where the kernel executes them, at CPL 0: the terms of their prices from differences.
 
-Two series of measurements can be had without code of one's own at CPL 0: what a call costs more if XSAVES writes some
+Two series of measurements are possible without own code at CPL 0: what a call costs more if XSAVES writes some
 components than if it skips them, and if XRSTORS loads them than if it initialises them (:mod:`sim.calibrate.calls`
 takes them).  Each is by in-use set, in TSC cycles, and there may be several: two calls, registers touched or not.
 
-A save in place is not the sum of what single components cost.  The stores overlap with what follows, and what is dear
-is to write anything at all: on a Zen 4, x87 alone costs 17 TSC cycles, OPMASK alone 10, and both with SSE and AVX 23.
-So a term ``writing`` counts once if anything is written, beside a term for each component.  Non-negative least squares
-over the in-use sets gives them; with it the eleven sets of that Zen 4 come out within 3 TSC cycles, without it 10 off.
+A save in place is not the sum of what single components cost.  The stores overlap with what follows, and the expensive
+part is to write anything at all: on a Zen 4, x87 alone costs 17 TSC cycles, OPMASK alone 10, and both with SSE and AVX
+23.  So a term ``writing`` counts once if anything is written, beside a term for each component.  Non-negative least
+squares over the in-use sets gives them; with it the eleven sets of that Zen 4 come out within 3 TSC cycles, without it
+10 off.
 
 Of a restore only the difference between loading and initialising shows.  It may be negative; its smaller part is taken
 as zero, as in :mod:`sim.calibrate.rows`.  The sum of the components' differences fits within 3 TSC cycles.
@@ -30,7 +31,7 @@ from sim.costs.rows import COMPONENT_NAMES
 from sim.xsave.components import bits
 
 Series = Mapping[int, Interval]
-"""TSC cycles by in-use set; a set that is empty is no part of it."""
+"""TSC cycles by in-use set; the empty set is not included."""
 
 _ROUNDING: Final = 1e-6
 

@@ -57,9 +57,8 @@ def compiler(what: str = "calibrate") -> list[str]:
 
 @contextmanager
 def compiled() -> Iterator[Programs]:
-    """The programs, in a directory that goes when they are done.
-
-    Raises :class:`InputError` if there is no compiler, or if it refuses a source: with what it said first.
+    """The programs, in a directory that is deleted afterwards. Raises :class:`InputError` if there is no compiler, or
+    with its first message if it refuses a source.
     """
     command = compiler()
     with tempfile.TemporaryDirectory(prefix="fpswitch-") as folder, as_file(files("sim.calibrate")) as sources:

@@ -26,7 +26,7 @@ FEWEST: Final = 3
 
 
 class Progress(Protocol):
-    """What is told how many seconds were spent: tqdm, say."""
+    """Receives the number of seconds spent; tqdm is one."""
 
     def update(self, n: float) -> object:
         """``n`` more seconds."""

@@ -17,7 +17,7 @@ from sim.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What stands above the rows; ``texts`` are what {name} in a row stands for."""
+    """What is written above the rows; ``texts`` are the replacements for {name} in a row."""
 
     comment: Sequence[str]
     title: str

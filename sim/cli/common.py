@@ -1,4 +1,4 @@
-"""What the commands share: the --json option, those that stand for keys of a scenario, and how a result is printed."""
+"""What the commands share: the --json option, options for keys of a scenario, and how a result is printed."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`fpswitch price`: what each strategy costs at one's own rates, without a simulation."""
+"""`fpswitch price`: what each strategy costs at given rates, without a simulation."""
 
 from typing import TYPE_CHECKING, Any, get_args
 

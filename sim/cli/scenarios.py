@@ -1,4 +1,4 @@
-"""``fpswitch scenarios`` and ``fpswitch new``: the shipped scenarios, and one of one's own to start from."""
+"""``fpswitch scenarios`` and ``fpswitch new``: the shipped scenarios, and a new one to start from."""
 
 import textwrap
 from importlib.resources import files

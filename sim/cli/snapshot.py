@@ -1,4 +1,4 @@
-"""`fpswitch snapshot`: a guest saved on one host and restored on another, and who loses what."""
+"""`fpswitch snapshot`: a guest saved on one host and restored on another, and what is lost."""
 
 from collections import Counter
 from dataclasses import asdict, replace

@@ -1,4 +1,4 @@
-"""`fpswitch verify statistics`: what is claimed of intervals and of own operations, held against many runs."""
+"""`fpswitch verify statistics`: the claims about intervals and own operations, checked with many runs."""
 
 import os
 import sys

@@ -156,7 +156,8 @@ def _draw_trace(
 
 
 def check_output(path: Path, force: bool) -> None:
-    """Raises :class:`~sim.errors.InputError` if the file is there, and may not be overwritten, or is no file."""
+    """Raises :class:`~sim.errors.InputError` if the file exists and may not be overwritten, or is not a regular
+    file."""
     if path.exists() and not force:
         raise InputError(f"{path} already exists; --force overwrites it")
     if path.exists() and not path.is_file():

@@ -1,4 +1,4 @@
-"""What is wrong with a cost table: rows that nobody could review, price or believe."""
+"""Errors in a cost table: rows that nobody could review, price or believe."""
 
 import re
 from collections.abc import Iterator
@@ -60,7 +60,8 @@ OWN: Final = (
     "measured by the method of `fpswitch calibrate`",
     "measured by fpswitch_bench",
 )
-"""How the source of a row begins that the user's own machine gave: without privileges, and by the kernel module."""
+"""How the source of a row begins that was measured on the user's machine: without privileges, or by the kernel
+module."""
 MOST: Final = 1e12
 """Cycles; no operation takes minutes."""
 DATE: Final = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")

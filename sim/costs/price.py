@@ -22,9 +22,9 @@ So a price is linear in the rows: the sum of coefficient x value, where values i
 table's core cycles per TSC cycle, rounded once to whole TSC cycles.
 
 That this is how hardware behaves is tested against every ``total`` row of the shipped tables, which are whole
-instructions as measured (Zen 4, by in-use set and level); the measurements repeat within 10 %.  One thing is not
-linear: a save to memory that the store buffer takes in costs no more than a warm one, until the buffer is full.  An
-image of about that size (AVX-512 without ZMM16-31) may be priced at a third of its cost, or a quarter too dear.
+instructions as measured (Zen 4, by in-use set and level); the measurements repeat within 10 %. One thing is not linear:
+a save to memory that the store buffer takes in costs no more than a warm one, until the buffer is full.  An image of
+about that size (AVX-512 without ZMM16-31) may be priced at a third of its cost, or a quarter too high.
 
 ``writing`` is optional, and there because a save in the kernel is not the sum of what user mode shows between LFENCEs:
 its stores overlap with what follows, and most of what a component costs alone it does not cost beside others.  Zen 4's

@@ -29,7 +29,7 @@ from sim.errors import InputError, unknown
 from sim.kernel.datafile import shortened
 
 MOST_TEXT: Final = 4000
-"""Characters of a text, with what its {names} stand for; the longest that is shipped has 400."""
+"""The most characters of a text with its {names} replaced; the longest shipped one has 400."""
 MOST_NAME: Final = 100
 
 
@@ -110,7 +110,7 @@ def load_for(cpu: str, name: str | None = None) -> CostTable:
 
 
 def current(name: str) -> CostTable:
-    """:func:`load`, which reads a file of the user's again only when it has changed."""
+    """:func:`load`, which reads a user's file again only when it has changed."""
     file = _in_document(name)[0] or name
     if file == name and not name.endswith(".toml"):
         return _loaded(name, None)
@@ -133,7 +133,7 @@ def _in_document(name: str) -> tuple[str, str]:
 
 
 def shown_name(name: str) -> str:
-    """The name of the table ``name``: one of the user's that has a shipped one's is shown with its file."""
+    """The name of the table ``name``: a user's table with the name of a shipped one is shown with its file."""
     name = _in_document(name)[1] or name
     if not name.endswith(".toml"):
         return name
@@ -222,7 +222,7 @@ def _complete(raw: _RawRow, table: _RawTable, name: str, where: str) -> CostRow:
 
 
 def _expand(text: str, texts: Mapping[str, str], where: str) -> str:
-    """``{name}`` stands for an entry of ``texts``."""
+    """Replaces ``{name}`` by the entry of ``texts``."""
 
     def entry(match: re.Match[str]) -> str:
         if match[1] not in texts:
@@ -257,7 +257,7 @@ def _inherited(row: CostRow, child: _RawTable, factor: str) -> CostRow:
 
 
 def _stand_in(row: CostRow, operation: str) -> CostRow:
-    """The row for an instruction that nobody has measured, in place of which ``row`` stands."""
+    """The row for an instruction that nobody has measured, for which ``row`` is used."""
     return replace(
         row,
         operation=operation,

@@ -12,7 +12,7 @@ NOWHERE, HERE, ELSEWHERE = range(3)
 """Where a task was last (fpu->last_cpu), or a VMCS is current."""
 
 OTHER, CURRENT, NEXT = range(3)
-"""Whom a slot stands for."""
+"""The task that a slot stands for."""
 
 CURRENT_NUMBER, NEXT_NUMBER, CHILD_NUMBER = 1, 2, 3
 

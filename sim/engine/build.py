@@ -76,7 +76,7 @@ class Streams:
         self._constants: dict[int, Integers] = {}
 
     def add(self, source: Draws | Instants | None) -> int:
-        """The number of a stream, which nobody shares; -1 if there is none."""
+        """The number of a stream, which is not shared; -1 if there is none."""
         if source is None:
             return -1
         self.sources.append(source)
@@ -287,7 +287,7 @@ class Built:
         row[at.S_NEXT], row[at.S_LEN] = stream.next, n
 
     def _columns(self, thread: VcpuThread, length: int) -> Integers:
-        """Room for so many exits, where the loop finds it."""
+        """Room for this many exits, where the loop finds it."""
         kinds, row = len(thread._stream.kinds), self.a.t[self.number(thread)]
         columns = self.columns.get(thread.number)
         if columns is None or columns.shape[1] < length:

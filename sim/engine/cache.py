@@ -20,7 +20,7 @@ from typing import Any, Final
 from sim.results.files import sha256, sync, write
 
 VARIABLE: Final = "NUMBA_CACHE_DIR"
-"""numba's own: whoever sets it has chosen."""
+"""numba's own variable: if it is set, it decides."""
 LOCK: Final = "lock"
 COMPLETE: Final = "complete"
 """The mark: name, size and SHA-256 of each file."""
@@ -29,7 +29,7 @@ FILES: Final = "*.nb[ci]"
 KEPT: Final = 8
 """Directories of other versions that stay, those that were used last."""
 YOUNG_S: Final = 3600
-"""Used within so many seconds, a directory stays in any case: somebody may be about to read it."""
+"""A directory that was used within this many seconds stays in any case: another process may be about to read it."""
 CONSTANTS: Final = ("accounts.py", "directed_yield.py", "halt_polling.py")
 """Modules of sim.host from which constants are in machine code."""
 
@@ -153,9 +153,8 @@ def clear() -> None:
 
 
 def _fault() -> str | None:
-    """The first file that is not as it was made; empty if all are, None if not all have been made.
-
-    Files that are not in the list, as numba may write later, are no fault.
+    """The first file that is not as it was made; empty if all are, None if not all have been made. Files that are not
+    in the list, such as numba may write later, are not a fault.
     """
     kept = directory()
     if kept is None:

@@ -69,7 +69,7 @@ def runs_again(a: Memory, t: int) -> None:
 
 @compiled
 def on_spin(a: Memory, c: int, me: int) -> bool:
-    """kvm_vcpu_on_spin(me, true): whether ``me`` has yielded; a VM of one vCPU has nobody to spin for."""
+    """kvm_vcpu_on_spin(me, true): whether ``me`` has yielded; a VM with one vCPU has no other vCPU to spin for."""
     first, n = a.t[me, VM_FIRST], a.t[me, VM_SIZE]
     a.t[me, IN_SPIN_LOOP] = 1
     start, tries = a.t[first, BOOSTED] + 1, TRIES
@@ -144,9 +144,9 @@ def nominate(a: Memory, c: int, entity: int) -> bool:
 
 @compiled
 def forfeit(a: Memory, c: int) -> None:
-    """yield_task_fair(); with a credit of lag, who yields is not protected any more, once in FORCED_EVERY.
+    """yield_task_fair(); with a credit of lag, the yielding thread loses its protection, once in FORCED_EVERY.
 
-    It runs, and so it is nobody's buddy.
+    It is running, and so it is nobody's buddy.
     """
     t, current, now = a.t, a.c[c, CURRENT_ENTITY], a.g[NOW]
     if a.g[ROUND_ROBIN] or current < 0 or a.c[c, RUNNING] == 1:

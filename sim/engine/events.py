@@ -41,7 +41,7 @@ from sim.engine.layout import (
 
 @compiled
 def is_before(a: Memory, i: int, at: int, key: int) -> bool:
-    """Whether entry ``i`` of the heap comes before such an event; without a branch, which nobody could predict."""
+    """Whether entry ``i`` of the heap comes before such an event; without a branch, which could not be predicted."""
     time = a.heap[i, HEAP_TIME]
     return (time < at) | ((time == at) & (a.heap[i, HEAP_KEY] < key))
 
@@ -133,7 +133,7 @@ def kick(a: Memory, c: int) -> None:
 
 @compiled
 def log(a: Memory, c: int, point: int, thread: int) -> None:
-    """An event of a CPU, where somebody compares them with the reference's."""
+    """Records an event of a CPU, if the engines are being compared."""
     if not a.g[LOGS] or a.g[LOGGED] >= a.g[LOG_UNTIL]:
         return
     n, clock, value, own = a.g[LOGGED], a.c[c, CLOCK], a.g[FINGERPRINT], a.c[c, CPU_FINGERPRINT]

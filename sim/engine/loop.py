@@ -178,7 +178,7 @@ def act(a: Memory, c: int, what: int, t: int) -> None:
 
 @compiled
 def resume(a: Memory, c: int, interrupted: bool) -> None:
-    """The process of a CPU goes on until it waits again."""
+    """The process of a CPU continues until it waits again."""
     place = a.c[c, PLACE]
     now = a.g[NOW]
     if place == SPAN_WAITS:

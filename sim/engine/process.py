@@ -1,4 +1,4 @@
-"""Where the process of a CPU waits, and what its thread is told when it goes on."""
+"""Where the process of a CPU waits, and what its thread receives when it continues."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from sim.engine.walking import passes
 
 @compiled
 def wait_until(a: Memory, c: int, at: int, place: int, late: bool) -> None:
-    """The process waits, and goes on at ``place``."""
+    """The process waits, and continues at ``place``."""
     a.c[c, WAITS_FOR] = push(a, at, FIRST_CPU + c + (LATE if late else 0), CPU_WAITS, c)
     a.c[c, PLACE] = place
 

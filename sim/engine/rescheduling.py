@@ -46,7 +46,8 @@ from sim.engine.walking import touch
 
 @compiled
 def resched_curr_lazy(a: Memory, c: int, asker: int) -> None:
-    """The fair class asks for the CPU; a lazy request is no interrupt, and idle always goes at once."""
+    """The fair class requests a reschedule; a lazy request is not an interrupt, and idle is always preempted at
+    once."""
     if a.g[LAZY] and a.c[c, THREAD] != a.c[c, IDLE_THREAD]:
         a.c[c, NEED_RESCHED_LAZY] = 1
         kick(a, c)

@@ -176,7 +176,7 @@ class Table:
         self.hash[i] = row + 1
 
     def _note_flags(self) -> None:
-        """What the loop wants to know of fragments and shapes."""
+        """What the loop needs to know about fragments and shapes."""
         model = self.model
         most = max(len(model.fragment_flags), len(model.shape_flags))
         if most > MOST:

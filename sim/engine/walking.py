@@ -132,7 +132,7 @@ def walk_exits(a: Memory, w: int, n: int) -> None:
 
 @compiled
 def forget(a: Memory, task: int) -> None:
-    """A task has been freed: what CPUs have of it is nobody's any more."""
+    """A task has been freed: what CPUs still have of it belongs to no task."""
     forget_in(a, 0, task)
     note(a, 0, FORGETS, task, -1, 1)
 

@@ -38,7 +38,8 @@ class Range:
 
     @classmethod
     def parsed(cls, text: str) -> "Range":
-        """``PATH=LOW..HIGH``, and "log" behind it for an even spread of the logarithm; else :class:`InputError`."""
+        """``PATH=LOW..HIGH``, followed by "log" for an even spread of the logarithm; :class:`InputError` for anything
+        else."""
         name, equals, ends = text.partition("=")
         wrong = InputError(
             f"range {text!r} (allowed: PATH=LOW..HIGH, such as host.cpus=1..64 or guests.web.demand='1 ms..1 s log')"

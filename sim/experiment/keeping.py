@@ -57,7 +57,7 @@ class Experiment:
         return {manifests.COSTS: (json.dumps(self.costs, indent=1) + "\n").encode(), **self.inputs.contents}
 
     def exactly(self, replications: int) -> "Experiment":
-        """The same with so many replications."""
+        """The same with exactly this many replications."""
         if self.scenario == stopping.exactly(self.scenario, replications):
             return self
         return replace(

@@ -29,7 +29,7 @@ class Pool(Protocol):
         """Begins a task, or puts it in line."""
 
     def in_flight(self) -> float:
-        """How many parts workers have done that nobody has taken yet; 0 where that is not known."""
+        """How many parts workers have done that the driver has not taken yet; 0 if that is not known."""
 
     def deaths(self, error: BaseException) -> int:
         """How many workers died of a task that failed so; 0 if it failed for another reason."""

@@ -1,4 +1,4 @@
-"""Pools: processes of this machine, whatever a :class:`concurrent.futures.Executor` stands for, or a cluster."""
+"""Pools: processes of this machine, any :class:`concurrent.futures.Executor`, or a cluster."""
 
 import multiprocessing
 import os
@@ -35,7 +35,8 @@ def cpus() -> int:
 
 
 class Given:
-    """An executor of the caller's, who ends it; at most ``jobs`` tasks run at a time where it does not say how many."""
+    """An executor of the caller, who shuts it down; at most ``jobs`` tasks run at a time if it does not say how many
+    may."""
 
     dashboard = ""
 

@@ -1,4 +1,4 @@
-"""What a run says while it goes on: a bar, and sentences."""
+"""What a run shows while it is running: a bar, and sentences."""
 
 import sys
 import warnings
@@ -19,7 +19,7 @@ def _is_notebook() -> bool:
 
 @contextmanager
 def every(seconds: float, what: Callable[[], None]) -> Iterator[None]:
-    """Calls ``what`` every so often from another thread meanwhile; files that cannot be written are no matter to it."""
+    """Meanwhile calls ``what`` at intervals from another thread; files that cannot be written are ignored."""
     over = Event()
 
     def call() -> None:

@@ -51,7 +51,7 @@ class Stopped:
 
 
 class Rule:
-    """The rule of one run; it is told of what is finished in any order, and asked what it can say of them."""
+    """The rule of one run; it receives finished replications in any order, and says whether they are enough."""
 
     def __init__(self, scenario: Scenario, cases: Sequence[Case]) -> None:
         self.run = scenario.run

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from sim.host.thread import Thread
 
 TRIES: Final = 3
-"""How often yield_to() may say that there is no point in it."""
+"""How many times yield_to() may fail as pointless."""
 ESRCH: Final = -1
 FORCED_EVERY_S: Final = 6e-3
-"""How often a yield cancels the protection of who yields, on one run queue, by the series that is not merged."""
+"""How often a yield cancels the protection of the yielding thread, on one run queue, in the series that is not
+merged."""
 
 
 class Candidate(Protocol):

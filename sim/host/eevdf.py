@@ -273,7 +273,7 @@ class EevdfRunQueue:
         return True
 
     def forfeit(self, now: int, *, force: bool) -> None:
-        """yield_task_fair(); ``force``: who yields is not protected any more, once in ``forced_every``.
+        """yield_task_fair(); ``force``: the yielding entity loses its protection, once in ``forced_every``.
 
         Linux commit 79104becf42b ("sched/fair: Forfeit vruntime on yield").
         """

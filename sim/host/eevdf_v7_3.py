@@ -31,8 +31,8 @@ class EevdfRunQueueV73(EevdfRunQueue):
         """wakeup_preempt_fair().
 
         One with a shorter slice preempts as soon as it is eligible, and is picked then (set_short_buddy()); a new task
-        with the same slice never does (WF_FORK).  Who is preempted loses its protection; where nobody is, it ends
-        at the latest after the shortest slice in the queue (update_protect_slice()).
+        with the same slice never does (WF_FORK).  A preempted entity loses its protection; where nobody is, it ends at
+        the latest after the shortest slice in the queue (update_protect_slice()).
         """
         current = self.current
         if current is None:

@@ -1,6 +1,6 @@
-"""How far the replication that runs in this process is in simulated time, for another thread that looks now and then.
-
-Whoever simulates says once where to look, so that neither the simulated host nor its speed depends on who looks.
+"""How far the replication that runs in this process is in simulated time, for another thread that reads it now and
+then. The simulation registers once where to read, so that neither the simulated host nor its speed depends on the
+reader.
 """
 
 from collections.abc import Callable, Iterator

@@ -91,7 +91,7 @@ class HaltingVcpu(GuestSpan):
     # Polling.
 
     def plan(self, cpu: "HostCpu", begin: int, limit: int) -> tuple[int, bool]:
-        """Polling goes on for the window, in wall time: KVM's as long as nobody else is queued (kvm_vcpu_can_poll()),
+        """Polling continues for the window, in wall time: KVM's as long as nobody else is queued (kvm_vcpu_can_poll()),
         the guest's as long as nothing is pending; there an interrupt for the host is an exit."""
         if self.account == POLLING:
             over = max(begin, self._halted_at + self._polling.window if cpu.rq.alone else cpu.env.now)

@@ -1,4 +1,4 @@
-"""The host: its CPUs, who is woken where, and what CPUs do for each other.
+"""The host: its CPUs, where threads are woken, and what CPUs do for each other.
 
 Source of the rules: kernel/sched/fair.c select_task_rq_fair(), wake_affine_idle(), select_idle_sibling(),
 sched_balance_newidle(); kernel/sched/core.c ttwu_runnable(); Linux v6.18.  All CPUs share one last-level cache and one
@@ -36,7 +36,7 @@ TIMER: Final = 1
 
 
 class Listener(Protocol):
-    """Who is told what the scheduler and KVM do beside flow points; nobody, unless a run is recorded."""
+    """Receives what the scheduler and KVM do besides flow points, if a run is recorded."""
 
     def woken(self, thread: Thread, waker: HostCpu, *, new: bool) -> None:
         """``thread`` has been made runnable on its CPU by what runs on ``waker``; ``new``: for the first time."""
@@ -45,7 +45,7 @@ class Listener(Protocol):
         """``thread`` has gone from ``source`` to its CPU, which a CPU ``by`` has done."""
 
     def halt_is_over(self, thread: "HaltingVcpu", cpu: HostCpu, cycles: int, *, polled: bool) -> None:
-        """A vCPU goes on, so long after its HLT, by polling or by having slept."""
+        """A vCPU continues, this long after its HLT, by polling or after having slept."""
 
 
 class Host:
@@ -226,7 +226,7 @@ class Host:
         self.after(cycles, expires)
 
     def keep_asking(self, thread: "VcpuThread", gaps: Draws) -> None:
-        """Requests for a vCPU, ``gaps`` apart, whatever becomes of them."""
+        """Requests for a vCPU, ``gaps`` apart, independently of when they are served."""
 
         def arrive() -> None:
             thread.request()

@@ -11,7 +11,7 @@ from sim.host.exits import INF
 LEAST_S: Final = 10e-6
 """The shortest time for which the timer is started, in seconds."""
 SLACK_S: Final = 5e-6
-"""A timer that is due within so many seconds of the new time is left as it is."""
+"""A timer that is due within this many seconds of the new time is left as it is."""
 
 
 class Hrtick:

@@ -52,7 +52,7 @@ def populate(
 ) -> Host:  # fmt: skip
     """The host of ``case``, timed by one strategy and walked by others, with everything that will run on it, at time 0.
 
-    ``watched`` makes the :class:`PricedLedger` of each CPU in a host that is watched; it is told tracepoints, too.
+    ``watched`` makes the :class:`PricedLedger` of each CPU in a host that is watched; it also receives tracepoints.
     ``points`` is what flow points are appended to, each before it is passed, in a host without others.
     """
     scenario = case.scenario

@@ -1,4 +1,4 @@
-"""Linux's preemption models: who sees that a CPU has to reschedule, and when.
+"""Linux's preemption models: where and when a request to reschedule is noticed.
 
 A request of the fair class sets TIF_NEED_RESCHED, or with lazy preemption TIF_NEED_RESCHED_LAZY, for which no IPI is
 sent.  Both are seen where a thread goes on to user or guest mode; kernel code is preempted for TIF_NEED_RESCHED alone,

@@ -10,7 +10,8 @@ from sim.host.runqueue import Entity
 class RoundRobinRunQueue:
     """Entities run in the order of arrival, each for ``base_slice`` TSC cycles, after which it goes to the tail.
 
-    A wake-up never preempts.  A quantum that ends while nobody waits is followed by another only at the next pick.
+    A wake-up never preempts.  A quantum that ends while nothing else is runnable is followed by another only at the
+    next pick.
     """
 
     __slots__ = ("_base_slice", "_queue", "_slice_end", "current", "need_resched", "nr_running")
@@ -86,7 +87,7 @@ class RoundRobinRunQueue:
         return None if current is None or not self._queue else max(0, self._slice_end - current.exec_start)
 
     def renewal_time(self) -> int | None:
-        """Never: a quantum that ends while nobody waits is not renewed."""
+        """Never: a quantum that ends while nothing else is runnable is not renewed."""
         return None
 
     @property
@@ -95,11 +96,11 @@ class RoundRobinRunQueue:
         return not self._queue
 
     def nominate(self, now: int, entity: Entity, *, credit: bool) -> bool:
-        """There is no such thing."""
+        """Round robin has no such thing."""
         return False
 
     def forfeit(self, now: int, *, force: bool) -> None:
-        """There is no such thing."""
+        """Round robin has no such thing."""
 
     def waiting(self) -> list[Entity]:
         """All but the running one, the head first."""

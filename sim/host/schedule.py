@@ -52,7 +52,7 @@ class Schedule:
         return self.timing.new_vcpu(number, name, choice)
 
     def walk(self) -> None:
-        """The others walk what they have not walked yet."""
+        """The other strategies walk the points that they have not walked yet."""
         if self.points:
             for walker in self.others:
                 walker.walk(self.points)

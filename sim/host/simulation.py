@@ -64,7 +64,7 @@ class Measurement:
     def finish(self, case: Case) -> None:
         """Runs the host until the measurement is over on all CPUs, the nominal end of which is now.
 
-        Raises :class:`~sim.errors.InputError` if a CPU does not come out of the kernel, or none has measured a cycle.
+        Raises :class:`~sim.errors.InputError` if a CPU does not leave the kernel, or none has measured a cycle.
         """
         env, measure = self._host.env, case.scenario.run.measure
         patience = env.timeout(case.cycles(max(PATIENCE_S, measure)))

@@ -62,7 +62,7 @@ def sampler(distribution: Distribution, tsc_hz: float, rng: np.random.Generator,
 
 
 def in_blocks(distribution: Distribution, tsc_hz: float, rng: np.random.Generator, rows: int) -> Sample:
-    """A function that draws n times of an empirical distribution in blocks of so many ``rows`` in their order.
+    """A function that draws n times from an empirical distribution, in blocks of ``rows`` rows in their order.
 
     The circular block bootstrap (Politis and Romano, 1992): behind the last row comes the first.  Two distributions
     with generators of the same name draw the same rows.
@@ -100,7 +100,7 @@ class Draws:
         return left.pop()
 
     def block(self) -> NDArray[Any]:
-        """The next numbers of the stream, for whoever keeps them himself."""
+        """The next numbers of the stream, for a caller that buffers them."""
         block = self._sample(self._size)
         self._size = min(2 * self._size, LARGEST_BLOCK)
         return block
@@ -131,7 +131,7 @@ class Instants:
         return self._times[self._i]
 
     def block(self) -> Cycles:
-        """The next instants of the stream, for whoever keeps them himself."""
+        """The next instants of the stream, for a caller that buffers them."""
         times: Cycles = self._last + np.cumsum(self._sample(self._size))
         self._last = int(times[-1])
         self._size = min(2 * self._size, LARGEST_BLOCK)

@@ -301,7 +301,7 @@ class ComputeThread(Thread):
         return still
 
     def ends_wait(self, cpu: "HostCpu") -> bool:
-        """Somebody has taken it from its queue; one that has not left its CPU yet goes on there without a wake-up."""
+        """A waker has taken it from its queue; if it has not left its CPU yet, it continues there without a wake-up."""
         self._waiting = False
         return self.blocked
 
@@ -342,7 +342,7 @@ class Pipe:
 
 
 class PipeThread(ComputeThread):
-    """One end of a pair that hands one byte to and fro, as will-it-scale's context_switch1 does."""
+    """One end of a pair that passes one byte back and forth, as will-it-scale's context_switch1 does."""
 
     __slots__ = ("_pipe", "_side")
 

@@ -1,4 +1,4 @@
-"""Who waits for whom: wait queues, on which threads and halted vCPUs sleep until somebody wakes them.
+"""Wait queues, on which threads and halted vCPUs sleep until a thread wakes them.
 
 A queue is that of kernel/sched/wait.c, Linux v6.18: who is about to sleep joins it first (prepare_to_wait()), so that a
 wake-up between that and the sleep is not lost but ends the wait; a wake-up that finds nobody does nothing; and of those
@@ -38,7 +38,7 @@ class WaitQueue:
         self._waiters.append(waiter)
 
     def leave(self, waiter: Waiter) -> bool:
-        """finish_wait() of one whose wait is over by itself; False: somebody has taken it from the queue before."""
+        """finish_wait() of a waiter whose wait ends by itself; False if a waker has already taken it from the queue."""
         if waiter not in self._waiters:
             return False
         self._waiters.remove(waiter)
@@ -61,7 +61,7 @@ class Waits(NamedTuple):
 
 
 class Wakes(NamedTuple):
-    """Whom a thread wakes at the end of a burst: so many of a queue, and one more if ``more`` draws so."""
+    """What a thread wakes at the end of a burst: this many of a queue, and one more if ``more`` draws so."""
 
     queue: WaitQueue
     whole: int
@@ -69,7 +69,7 @@ class Wakes(NamedTuple):
 
 
 def wake(cpu: "HostCpu", wakes: Sequence[Wakes]) -> Generator[Any, None, bool]:
-    """What runs on ``cpu`` wakes others, as a process; True if it has woken somebody."""
+    """The thread that runs on ``cpu`` wakes others, as a process; True if it has woken any."""
     woken = False
     for queue, whole, more in wakes:
         for _ in range(whole + bool(more.next())):

@@ -1,8 +1,7 @@
-"""Watching a simulated host: who runs, what vCPU threads do, and which operations run when.
-
-What is told is what the kernel model's tracepoints say (sched_switch, kvm_fpu, kvm_entry, kvm_exit), and the operations
-as they are recorded.  A host that nobody watches passes no tracepoints and has plain ledgers, so that it pays nothing.
-A watched one has one event per VM exit, which changes no result.
+"""Watching a simulated host: what runs on each CPU, what vCPU threads do, and which operations run when.  A watcher
+receives what the kernel model's tracepoints say (sched_switch, kvm_fpu, kvm_entry, kvm_exit), and the operations as
+they are recorded.  A host that nobody watches passes no tracepoints and has plain ledgers, so that it pays nothing.  A
+watched one has one event per VM exit, which changes no result.
 """
 
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from sim.kernel.operations import Operation
 from sim.scenario.cases import Case
 
 IDLE: Final = "idle"
-"""What a watcher is told to run when nothing does."""
+"""What a watcher sees running when nothing is."""
 
 STEP_S: Final = 1e-3
 
@@ -32,7 +31,7 @@ preempted, and waits for a CPU."""
 
 
 class Watcher(Protocol):
-    """Who is told what happens in a measurement; times are TSC cycles since the simulation began."""
+    """Receives what happens in a measurement; times are TSC cycles since the simulation began."""
 
     def runs(self, time: int, cpu: int, thread: str) -> None:
         """From now on this thread, or ``IDLE``, runs on the CPU."""
@@ -41,7 +40,7 @@ class Watcher(Protocol):
         """From now on a vCPU thread is in this state."""
 
     def ran(self, time: int, cpu: int, operation: Operation, cycles: int) -> None:
-        """An operation began at ``time`` and took so many cycles."""
+        """An operation began at ``time`` and took ``cycles`` cycles."""
 
 
 @dataclass(slots=True)

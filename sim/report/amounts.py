@@ -22,7 +22,7 @@ def si(value: float, digits: int = 3, sign: str = "") -> str:
 
 
 def fixed(value: float, decimals: int) -> str:
-    """A number with so many decimals; one that is not there is a dash."""
+    """A number with this many decimals; a missing one is a dash."""
     return f"{value:.{decimals}f}" if math.isfinite(value) else "-"
 
 

@@ -1,4 +1,4 @@
-"""Flows under every strategy: who got what was not theirs, by the integrity check."""
+"""Flows under every strategy: what the integrity check found."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ class ValueGroup:
 
 
 def value_groups(row: Difference) -> dict[str, list[ValueGroup]]:
-    """By name of the value: who shares which, in the order of the oldest kernel that has it."""
+    """By name of the value: which kernels share which one, in the order of the oldest kernel that has it."""
     groups: dict[str, list[ValueGroup]] = {}
     for key in next(iter(row.cells.values())).values:
         sharing: dict[str, list[str]] = {}
@@ -54,7 +54,8 @@ def document(kernels: tuple[str, ...]) -> dict[str, Any]:
 
 
 def other_release(wanted: Release) -> dict[str, Any]:
-    """A release that is no kernel of the model, as one JSON document: the nearest, and what differs or may."""
+    """A release that is not a kernel of the model, as one JSON document: the nearest kernel, and what differs or may
+    differ."""
     near = versions.nearest(wanted)
     topics = {row.number: row.topic for row in versions.differences()}
     read = near.was_read

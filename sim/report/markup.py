@@ -56,5 +56,5 @@ def _cell(cell: Cell) -> Markup:
 
 
 def details(summary: str, *content: str) -> Markup:
-    """What is folded until somebody asks for it."""
+    """Content that is folded until the reader opens it."""
     return element("details", element("summary", summary), *content)

@@ -45,7 +45,7 @@ def carried(config: Config) -> str:
 
 
 def cpu(name: str) -> str:
-    """The family of a CPU profile: "Zen 4"; one of the user's is called by its file."""
+    """The family of a CPU profile: "Zen 4"; a user's profile is called by its file."""
     if name not in cpus():
         return name
     title = profile(name).title

@@ -1,4 +1,4 @@
-"""What is found by running a subset of the RFC's patches: who gets what is not its own, and how far XSAVES writes.
+"""What is found by running a subset of the RFC's patches: values that reach the wrong owner, and how far XSAVES writes.
 
 Nothing here is looked up: a kernel is booted, tasks and a vCPU go through short sequences, and the integrity check says
 what it saw.

@@ -91,7 +91,7 @@ def interesting_subsets() -> list[frozenset[int]]:
 
 
 def parse_subset(text: str) -> frozenset[int]:
-    """The patches that "1-3,5" names; "none" is no patch at all."""
+    """The patches that "1-3,5" names; "none" means no patch."""
     if text.strip() == "none":
         return frozenset()
     numbers: set[int] = set()

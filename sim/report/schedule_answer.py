@@ -43,7 +43,7 @@ CAPTION: Final = "% of vCPU time, but % busy of CPUs; requests per vCPU-second"
 LEAST: Final = 0.005
 """Less is nothing: a per cent of a per cent of the time, a few nanoseconds."""
 FACTOR: Final = 2.0
-"""A p99 that has grown by so much is told."""
+"""A p99 that has grown by this factor is mentioned."""
 
 
 def is_asked(screen: Shown) -> bool:
@@ -113,7 +113,7 @@ def columns_of(found: Sequence[Outcome]) -> list[Column]:
 
 
 def lines(screen: Shown, *, most: int | None = None) -> list[str]:
-    """The table; ``most``: with the lines of so many cases at most, at equal distances."""
+    """The table; ``most``: with the lines of at most this many cases, evenly spaced."""
     found = outcomes(screen.comparison)
     if not found:
         return []

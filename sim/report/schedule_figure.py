@@ -79,7 +79,7 @@ def _finding(found: Sequence[Outcome]) -> str:
 
 
 def _key(found: Sequence[Outcome]) -> str:
-    """The swept key with most values; of numbers, the one that doublings are told of."""
+    """The swept key with the most values; among numeric keys, the one whose doublings are mentioned."""
     number = schedule_answer.numbers(found)
     if number:
         return number

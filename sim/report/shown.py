@@ -120,7 +120,7 @@ class Shown:
 
     @property
     def of_the_user(self) -> frozenset[str]:
-        """What strategies that are the user's own are called, which is written as it is."""
+        """The names of the user's own strategies, which are printed unchanged."""
         return frozenset(label for case in self.cases for name, label in case.labels.items() if name not in shipped())
 
     @property
@@ -158,7 +158,7 @@ def _between(comparison: "Comparison", answers: Answers, pair: Contrast) -> Betw
 
 
 def chosen(number: int) -> list[int]:
-    """Which of so many cases are shown: all, or some at equal distances, the first and the last among them."""
+    """Which of this many cases are shown: all, or some that are evenly spaced, including the first and the last."""
     if number <= MOST_CASES:
         return list(range(number))
     return [round(i * (number - 1) / (SOME_CASES - 1)) for i in range(SOME_CASES)]

@@ -1,7 +1,7 @@
 """What is found by running a snapshot: a guest is saved on one host, restored on another, and enters there.
 
-Nothing here is looked up: two kernels are booted, the ioctls run on both, and the integrity check says at the first
-entry who gets what is not theirs.
+Nothing here is looked up: two kernels are booted, the ioctls run on both, and the integrity check looks for wrong
+values at the first entry.
 """
 
 from collections import Counter

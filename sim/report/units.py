@@ -57,7 +57,8 @@ def sentences(screen: Shown) -> list[str]:
 
 
 def command(case: ShownCase, load: Load) -> str:
-    """What prices rates of one's own on the CPU and kernel of a case, with the rates of its schedule to begin from."""
+    """The command that prices a user's rates on the CPU and kernel of a case, with the rates of its schedule to start
+    from."""
     document = case.document
     per_cpu = document["vcpus"] / document["cpus"]
     exits, kvm_runs, load_puts = (round(per_cpu * each) for each in (load.exits, load.kvm_runs, load.load_puts))

@@ -88,7 +88,7 @@ def told(case: ShownCase, found: Difference, quantity: str) -> Told:
 
 
 def pairs(screen: Shown) -> list[tuple[str, str]]:
-    """The contrasts within a case that are told."""
+    """The contrasts within a case that are described."""
     return list(dict.fromkeys((each.a, each.b) for case in screen.cases for each in case.asked))[:MOST]
 
 

@@ -127,8 +127,8 @@ def draw(ranges: Ranges, draws: int, replications: int, seed: int) -> Draws:
 def draw_pair(a: Ranges, b: Ranges, draws: int, seed: int, *, same_cpu: bool) -> tuple[Array, Array]:
     """Rows of two tables in TSC cycles, draws x rows; those of ``a`` are the ones that :func:`draw` gives.
 
-    Of one CPU, a factor whose rows are the same in both tables is one uncertainty.  Two CPUs are independent, even
-    where the same is assumed of both: nobody knows that it is the same.
+    Of one CPU, a factor whose rows are the same in both tables is one uncertainty.  Two CPUs are independent, even if
+    the same is assumed for both: nobody knows that it is the same.
     """
     one, other = _hypercube(a.factors, draws, seed), _hypercube(b.factors, draws, seed, 1)
     number = {name: i for i, name in enumerate(a.factors)}

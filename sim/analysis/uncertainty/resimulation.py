@@ -48,8 +48,8 @@ def resimulate(
 ) -> list[Feedback]:
     """Simulates ``draws`` draws of the case's costs again, with every strategy and replication.
 
-    Writes each drawn table to ``folder``, where it stays for who wants to look.  The draws are a Latin hypercube of
-    their own, so that a few of them spread over the ranges, from the distributions of the table.
+    Writes each drawn table to ``folder``, where it is kept for inspection.  The draws are a Latin hypercube of their
+    own, so that a few of them spread over the ranges, from the distributions of the table.
     """
     table = coefficients.table
     chosen = draw(Ranges(table, (True,) * len(table.rows), "table"), draws, 1, seed)

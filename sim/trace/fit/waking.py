@@ -1,8 +1,7 @@
-"""Who waits for whom in a trace: which threads end the sleeps of which, and how often.
-
-The thread that runs where another one is woken need not have to do with it: most timers expire in an interrupt of
-whoever runs.  It wakes the other one if it is there much more often than who ran on that CPU at other times within the
-sleeps, or if to wake is the last thing that it does in its bursts.
+"""Which threads end the sleeps of which others in a trace, and how often.  The thread that runs where another one is
+woken need not be its waker: most timers expire in an interrupt of whoever runs.  It wakes the other one if it is there
+much more often than who ran on that CPU at other times within the sleeps, or if to wake is the last thing that it does
+in its bursts.
 """
 
 from collections import Counter, defaultdict

@@ -17,12 +17,11 @@ ANY: Final = -1
 
 
 def set_weights(groups: Sequence[Group], least_ns: float) -> dict[int, float]:
-    """Where threads had to wait, weights are those with which the CPU would be shared out as it was.
-
-    The thread's own nice says little on a host that schedules by control groups, which the simulated one does not.
-    How much of the CPU a thread gets shows in bursts that last for several slices.  A shorter one waits for the slice
-    under way, whatever its weight; it gets what those on its CPU have on average.  Weights say nothing across CPUs.
-    Returned is the largest share on each CPU, which is that of NICE_0_LOAD.
+    """Where threads had to wait, weights are those that would share out the CPU as it was.  The thread's own nice value
+    says little on a host that schedules by control groups, which the simulated one does not.  How much of the CPU a
+    thread gets shows in bursts that last for several slices.  A shorter one waits for the slice under way, whatever its
+    weight; it gets what those on its CPU have on average.  Weights say nothing across CPUs.  Returned is the largest
+    share on each CPU, which is that of NICE_0_LOAD.
     """
     contended = [group for group in groups if group.on_ns >= least_ns and group.share < CONTENDED]
     long = [group for group in contended if group.is_long]

@@ -157,7 +157,8 @@ def scenario_text(fitted: Fitted, folder: str) -> tuple[str, Columns]:
 
 
 def whole_path(name: str) -> str:
-    """A file's name is relative to the scenario that names it, and the user's to where he is."""
+    """A file's name in a scenario is relative to the scenario; a name that the user gives is relative to the current
+    directory."""
     return os.path.abspath(name) if name.endswith(".toml") or os.sep in name or os.path.isfile(name) else name
 
 

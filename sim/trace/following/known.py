@@ -32,7 +32,7 @@ class Step(NamedTuple):
 
 @dataclass(slots=True)
 class Clock:
-    """The time of the event that is judged, in ns of the trace's clock: for ledgers that want to know it."""
+    """The time of the event that is being checked, in ns of the trace's clock, for ledgers that need it."""
 
     ns: int = 0
 

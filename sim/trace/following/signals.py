@@ -1,4 +1,4 @@
-"""Signals: facts where their events are recorded, and told by x86_fpu_regs_activated with load: 0 alone where not.
+"""Signals: known if their events are recorded; otherwise recognised only by x86_fpu_regs_activated with load: 0.
 
 Delivery passes it behind signal:signal_deliver (get_signal(), then setup_rt_frame() and fpu__clear_user_states()),
 sigreturn behind syscalls:sys_enter_rt_sigreturn (__fpu_restore_sig()).  A preemption may lie between, where the frame

@@ -9,7 +9,7 @@ from sim.trace.following.whose import leaves_elsewhere, misses_switch, speaks
 from sim.trace.reading.events import DEACTIVATED
 
 SKEW_NS: Final = 20_000
-"""A CPU whose next event is more than so much later than another CPU's will not show an earlier one any more."""
+"""A CPU whose next event is later than another CPU's by more than this will not show an earlier one."""
 
 _DEAD: Final = (ord("X"), ord("Z"))
 _STOPPED: Final = (ord("T"), ord("t"))

@@ -1,7 +1,7 @@
 """What the trace of a simulated run says in comment lines: settings, threads, and the flow points that leave no event.
 
-``fpswitch export`` writes them.  A replica that is told of all register writes fills in none, so that each strategy
-meets exactly the world that the simulated one met.
+``fpswitch export`` writes them.  A replica that knows all register writes fills in none, so that each strategy meets
+exactly what the simulated one met.
 """
 
 import json
@@ -98,13 +98,13 @@ class ToldReplica(Replica):
         return self.new_task(number, name, kind)
 
     def holds(self, cpu: int, xstate_bv: int) -> None:
-        """Nothing: what was written is told."""
+        """Nothing: the trace says what was written."""
 
     def memory_holds(self, number: int, guest_fpstate: bool, xstate_bv: int) -> None:
         """Nothing: what was saved is known."""
 
     def enlarged(self, number: int, guest_fpstate: bool, mask: int) -> None:
-        """Nothing: the first use of AMX is told."""
+        """Nothing: the trace says where AMX is used first."""
 
     def returns(self, cpu: int) -> None:
         """Return to user mode; a guest's restore is part of the VM entry that follows, behind what that does first."""

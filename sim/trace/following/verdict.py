@@ -6,13 +6,14 @@ from typing import Any, Final, NamedTuple
 
 AT_LIFE: Final = "kernel_fpu_begin in fork or exit"
 ELSEWHERE: Final = "kernel_fpu_begin elsewhere"
-"""What is assumed where a save is missing: in fork and exit the random pool uses the FPU; elsewhere, who knows."""
+"""What is assumed where a save is missing: in fork and exit the random pool uses the FPU; elsewhere the reason is not
+known."""
 
 NO_USER_MODE: Final = "switched out before user mode"
 """A user thread was neither restored nor saved between two switches, so it stayed in the kernel."""
 
 UNSEEN_SWITCH: Final = "switch outside the recording"
-"""A CPU goes on with another task than it was switched to, which has no event of its own."""
+"""A CPU continues with another task than the one it was switched to; this has no event of its own."""
 
 SILENT_SAVE: Final = "save without an event"
 """What memory holds was written without an event (a swap, kernel_fpu_begin(), the VMM), so nothing can be compared."""

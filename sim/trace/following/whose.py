@@ -1,4 +1,4 @@
-"""Whose event it is: who runs on its CPU, and what a sched_switch that is not there means."""
+"""Whose event it is: which task runs on its CPU, and what a missing sched_switch means."""
 
 from sim.trace.following.known import Known, Place, Step, Thread, named
 from sim.trace.following.verdict import UNSEEN_SWITCH

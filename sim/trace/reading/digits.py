@@ -26,7 +26,7 @@ _ZEROS, _NIBBLES = _u64(0x3030303030303030), _u64(0x0F0F0F0F0F0F0F0F)
 _PAIRS, _QUADS = _u64(0x00FF00FF00FF00FF), _u64(0x0000FFFF0000FFFF)
 _8, _16, _32, _1, _4 = _u64(8), _u64(16), _u64(32), _u64(1), _u64(4)
 _EMPTY: Final = np.array([0] + [(1 << 8 * n) - 1 for n in range(1, 9)], dtype=np.uint64)
-"""By number of characters: a mask of the first so many bytes."""
+"""By number of characters: a mask of that many first bytes."""
 _POWERS: Final = 10 ** np.arange(9)
 
 

@@ -1,7 +1,7 @@
 """The text of a trace that went through a mail program, a web page or a terminal, as bytes, line for line.
 
-Each way is told by a sample of the text, and undone so that lines keep their numbers.  (:mod:`sim.mailed` does that for
-logs of a few lines, and does not keep them.)
+Each transformation is recognised in a sample of the text, and undone so that lines keep their numbers.
+(:mod:`sim.mailed` does that for logs of a few lines, and does not keep them.)
 """
 
 import re

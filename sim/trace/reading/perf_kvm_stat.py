@@ -172,7 +172,7 @@ def _seconds(match: re.Match[str]) -> float:
 
 
 def _live(tables: list[_Table], name: str) -> KvmStat:
-    """Tables of perf kvm stat live: the first is left out, since nobody knows when it began."""
+    """Tables of perf kvm stat live: the first is left out, because its start is not known."""
     times = [table.time_of_day_s for table in tables if table.time_of_day_s is not None]
     if len(times) < len(tables):
         raise InputError(

@@ -28,7 +28,7 @@ BLOCK: Final = 2 << 20
 """Bytes of text that are read at a time; a line that is longer is foreign."""
 
 JUMP_NS: Final = 1_000_000_000
-"""A CPU's clock that steps back by so much shows two recordings in one file."""
+"""A CPU's clock that steps back by this much shows that a file has two recordings."""
 
 COMMENTS: Final = 10_000
 

@@ -36,7 +36,7 @@ Main = Callable[[list[str]], Any]
 
 
 class Hang(BaseException):
-    """The command took too long; no Exception, so that nobody catches it."""
+    """The command took too long; not an Exception, so that no handler catches it."""
 
 
 @dataclass(slots=True)

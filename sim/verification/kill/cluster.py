@@ -114,7 +114,7 @@ def _answers(host: str, port: int) -> bool:
 
 
 def _worker(stack: ExitStack, address: str, *options: str, prefix: tuple[str, ...] = ()) -> "subprocess.Popen[bytes]":
-    """A worker of one thread, without a nanny, so that nobody starts it again."""
+    """A worker with one thread, without a nanny, so that it is not restarted."""
     command = ("-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
     return stack.enter_context(_process(*command, *options, prefix=prefix))
 

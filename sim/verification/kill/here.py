@@ -44,7 +44,7 @@ class Campaign:
 
 
 def campaign(kills: int, seed: int, place: Path) -> Iterator[Campaign]:
-    """Kills so many times, below the empty directory ``place``, and says after each kill how it stands."""
+    """Kills runs below the empty directory ``place``, and reports after each kill."""
     chosen, found = random.Random(seed), Campaign()
     truth = {each: _tables_of(each, place / f"alone-{each}") for each in SEEDS}
     out, turn, length = place / "r", 0, _length(place)
@@ -84,7 +84,7 @@ def _bytes(out: Path) -> dict[str, bytes]:
 
 
 def _length(place: Path) -> float:
-    """How long a run takes that nobody kills."""
+    """How long a run takes without kills."""
     began = time.monotonic()
     _started(SEEDS[0], place / "timed", "1").wait()
     return time.monotonic() - began
@@ -154,7 +154,7 @@ def _is_complete(out: Path, seed: int) -> bool:
 
 
 def _other(out: Path, truth: dict[str, bytes], what: str) -> Iterator[str]:
-    """What of a complete run is not as it would be had nobody killed it."""
+    """What differs in a complete run from one without kills."""
     try:
         load(out)
     except InputError as error:

@@ -1,1 +1,1 @@
-"""Statistical claims held against many repetitions: coverage of intervals, and own operations per event."""
+"""Statistical claims checked with many repetitions: coverage of intervals, and own operations per event."""

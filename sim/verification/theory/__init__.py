@@ -1,1 +1,2 @@
-"""The simulated host against queueing theory: what is known in closed form, and hosts that are as the theory wants."""
+"""The simulated host compared with queueing theory: what is known in closed form, and hosts that meet its
+conditions."""

@@ -1,4 +1,4 @@
-"""What queueing theory says of a host.
+"""What queueing theory says about a host.
 
 Machine repairman (M/M/c//N): N threads each sleep and then want a CPU, of which there are c.  With exponential times
 the order of service does not matter (Kleinrock, Queueing Systems vol. 1, 1975, sec. 3.8 and 3.10).  With one CPU that

@@ -1,4 +1,4 @@
-"""Hosts that are as queueing theory wants them, and what was simulated of each beside what theory says.
+"""Hosts that meet the conditions of queueing theory, and their simulation compared with theory.
 
 The service time in a formula is that of the replication: CPU time that was not idle, per burst, so with what switches,
 interrupts and exits take.  What is left between the two is how the host queues and shares.
@@ -24,7 +24,7 @@ REPLICATIONS: Final = 20
 MARGIN: Final = 0.005
 """Of the value: what hosts do that the formulas leave out, such as an IPI's way to an idle CPU."""
 WIDEST: Final = 0.02
-"""An interval that is wider than so much on each side would show nothing."""
+"""An interval that is wider than this on each side would show nothing."""
 LEVEL: Final = 0.95
 
 SCENARIO: Final = """
@@ -109,7 +109,7 @@ class Finding(NamedTuple):
 
 
 def finding(claim: Claim, values: Sequence[Value], claims: int = 1) -> Finding:
-    """Replications against theory; the interval allows for so many claims (Bonferroni)."""
+    """Replications against theory; the interval allows for the number of claims (Bonferroni)."""
     ratios = np.array([each.simulated / each.expected - 1 for each in values])
     half = stats.t.ppf(1 - (1 - LEVEL) / claims / 2, len(ratios) - 1) * ratios.std(ddof=1) / np.sqrt(len(ratios))
     simulated, expected = (float(np.mean([each[i] for each in values])) for i in range(2))

@@ -23,7 +23,7 @@ from sim.xsave.area import CONTENTS, EXTENDED_OFFSET, INIT, LEGACY_BYTES, Area, 
 from sim.xsave.components import bits
 
 UNWRITTEN: Final = None
-"""Stands in an area for what a save has not written."""
+"""Marks in an area what a save has not written."""
 
 _NO_TAG = 0xA5
 """Between the prefilled areas the recorded bytes are not known; a register of these bytes holds no tag."""
