@@ -19,7 +19,7 @@ COLUMN: Final = 13
 
 
 def of(screen: Shown, most: int) -> Iterator[str]:
-    """The table, with at most so many strategies of a case."""
+    """The table, with at most this many strategies of a case."""
     blocks = len(screen.cases) <= BLOCKS and not any(case.document["sweep"] for case in screen.cases)
     return _blocks(screen, most) if blocks else _by_case(screen, most)
 

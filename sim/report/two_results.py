@@ -189,7 +189,7 @@ def _scale(comparison: "Comparison", pair: CasePair, each: Compared) -> float:
 
 
 def _table(a: "Comparison", pairs: Sequence[CasePair], most: int) -> Iterator[str]:
-    """All pairs of cases, with so many strategies of each."""
+    """All pairs of cases, with this many strategies of each."""
     rows = [(pair, list(_rows(a, pair, most))) for pair in pairs]
     cells = [COLUMNS, *(cells for _, found in rows for _, cells in found)]
     widths = [

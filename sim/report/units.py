@@ -1,4 +1,5 @@
-"""One's own units: what one load/put pair, exit or switch costs more, and the command that takes one's own rates."""
+"""The reader's units: what one load/put pair, exit or switch costs more, and the command that takes the reader's
+rates."""
 
 import math
 from collections.abc import Iterator

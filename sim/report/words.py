@@ -15,7 +15,7 @@ from sim.scenario.checks import MASKS
 
 SIGNIFICANT: Final = 1 - CONFIDENCE
 MOST: Final = 3
-"""Contrasts that are told, and strategies that are named one by one."""
+"""The most contrasts that are described, and strategies that are named one by one."""
 
 
 def in_words(screen: Shown) -> str:
@@ -296,7 +296,8 @@ def _between(screen: Shown, between: Between) -> str:
 
 
 def reactions(screen: Shown) -> list[tuple[ShownCase, Asked, Feedback]]:
-    """The feedback of the contrasts, from independent runs; of at most so many, each in the first case that has it."""
+    """The feedback of the contrasts, from independent runs; of at most this many, each in the first case that has
+    it."""
     found: dict[tuple[str, str], tuple[ShownCase, Asked, Feedback]] = {}
     for case in screen.cases:
         for each in case.asked:

@@ -17,8 +17,8 @@ __all__ = ["Record", "load"]
 def load(directory: str | PathLike[str], *, incomplete_ok: bool = False) -> "Results":
     """The results in ``directory``.
 
-    Raises :class:`~sim.errors.InputError` for a directory that is not one of ours, whose tables do not fit its
-    manifest, or whose run has not ended well; with ``incomplete_ok`` the last gives the parts that were finished.
+    Raises :class:`~sim.errors.InputError` for a directory that is not a result directory, whose tables do not fit its
+    manifest, or whose run did not complete; with ``incomplete_ok`` the last gives the parts that were finished.
     """
     from sim.results.reading import load as load_directory
 

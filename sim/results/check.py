@@ -205,7 +205,7 @@ def _problems(table: Stored, number: int, expected: _Parts, seen: _Seen) -> Iter
 
 
 KEY_BITS: Final = 24
-"""Different rows that a record can have are numbered by so many bits."""
+"""The different rows that a record can have are numbered with this many bits."""
 
 
 def _wrong(name: str, batch: pa.RecordBatch, part: Codes) -> Iterator[tuple[NDArray[np.bool_], str, str]]:

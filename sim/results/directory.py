@@ -194,7 +194,7 @@ class ResultDirectory:
         progress.remove(self.path)
 
     def tell(self, how_far: "progress.Progress") -> None:
-        """Says how far the run is to whoever asks."""
+        """Writes the progress of the run for other processes."""
         progress.write(self.path, how_far)
 
 

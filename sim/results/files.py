@@ -49,9 +49,8 @@ def sha256(path: Path) -> str:
 
 
 def remove(directory: Path) -> None:
-    """Deletes a directory that is no more called by its name from the moment at which this begins.
-
-    What a kill left of an earlier deletion goes, too.
+    """Deletes a directory, which loses its name before anything in it is deleted. Also deletes what a kill left of an
+    earlier deletion.
     """
     parent, prefix = directory.parent.resolve(), f".{directory.name}.deleted."
     for left in parent.glob(f"{escape(prefix)}*"):

@@ -33,7 +33,7 @@ MOST_OF_GROUP: Final = 256 << 20
 MOST_OF_FILE: Final = 128 << 20
 """Bytes of a group, packed; the same have 10 million, and 46 million where each replication is of another case."""
 AT_A_TIME: Final = 256
-"""Records that become a group where nobody has run them together."""
+"""How many records become a group if they were not run together."""
 SCHEMA: Final = pa.schema(
     [
         pa.field("same", pa.string(), nullable=False),

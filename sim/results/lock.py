@@ -15,7 +15,7 @@ from sim.errors import InputError
 class Lock:
     """An exclusive lock (flock) on a file beside ``directory``, which need not be there and may be renamed.
 
-    Raises :class:`InputError`, which says who has it, if somebody else does; nobody waits.
+    Raises :class:`InputError`, which says who holds it, if it is taken; it never waits.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -29,7 +29,7 @@ INPUTS: Final = "inputs"
 FORMAT: Final = "fpswitch results 2"
 """Says that a directory is one of ours, and in which form."""
 FORMAT_OF_0_1: Final = "fpswitch results 1"
-"""That of fpswitch 0.1.0: no hashes, and files of the user's own by their paths."""
+"""The format of fpswitch 0.1.0: no hashes, and the user's files by their paths."""
 FORMATS: Final = (FORMAT, FORMAT_OF_0_1)
 
 OWN_SHA256: Final = "sha256"
@@ -48,16 +48,15 @@ LIBRARIES: Final = ("numpy", "pandas", "pyarrow", "pydantic", "scipy", "simpy")
 
 
 def sha256(document: Any) -> str:
-    """The hash of a JSON document, whatever the order of its keys."""
+    """The hash of a JSON document, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @cache
 def source_sha256() -> str:
-    """The hash of this package's own files (code and data), by which two versions of it are told apart.
-
-    Not that of the shipped scenarios, which a wheel has in the package and a checkout beside it: a run's own is in its
-    manifest.
+    """The hash of this package's own files (code and data), by which two versions of it are distinguished. The shipped
+    scenarios, which a wheel has in the package and a checkout beside it, are not included: the manifest has that of a
+    run.
     """
     root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()

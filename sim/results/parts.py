@@ -1,4 +1,4 @@
-"""Finished replications as files, from which a later run goes on."""
+"""Finished replications as files, from which a later run continues."""
 
 import os
 from collections.abc import Container, Iterator, Mapping
@@ -118,7 +118,7 @@ def keys_kept(directory: Path) -> Iterator[Key]:
 def remove_all_but(wanted: Container[str], directory: Path) -> None:
     """Removes the files of all groups but those of these names, and the folder if nothing is left.
 
-    What is no run's, a folder among them, stays.
+    Anything that no run wrote, such as a folder, stays.
     """
     folder = directory / FOLDER
     for path in _files(folder):

@@ -1,4 +1,4 @@
-"""How far a run is, as its driver says it while it goes on, and as its directory shows it afterwards."""
+"""The progress of a run, as its driver writes it while it runs, and as its directory shows it afterwards."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from sim.results import manifest as manifests
 from sim.results import parts
 
 NAME: Final = "progress.json"
-"""In the directory, while a run goes on in it."""
+"""The file in the directory, while a run is in progress there."""
 EVERY_S: Final = 1.0
 MOST_LISTED: Final = 100
 SILENT_S: Final = 600
@@ -59,7 +59,7 @@ class Progress:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process that wrote it goes on, as far as can be seen from here."""
+        """Whether the process that wrote it is still running, as far as can be seen from here."""
         if self.host != socket.gethostname():
             return time.time() - self.at < SILENT_S
         try:
@@ -72,7 +72,7 @@ class Progress:
 
 
 def write(directory: Path, progress: Progress) -> None:
-    """Says it to whoever asks; nothing depends on its being there, so nobody waits for the disk."""
+    """Writes it for other processes; nothing depends on the file, so this does not wait for the disk."""
     temporary = directory / f".{NAME}"
     temporary.write_text(json.dumps({name: getattr(progress, name) for name in progress.__slots__}))
     os.replace(temporary, directory / NAME)
@@ -92,7 +92,7 @@ def read(directory: Path) -> Progress | None:
 
 
 def on_disk(directory: Path, manifest: Mapping[str, Any]) -> tuple[int, int]:
-    """How many parts of a run are there, and how many it wants; what it takes over from before counts."""
+    """How many parts of a run are finished, including those of earlier runs, and how many it needs."""
     wanted = parts.keys(manifest, manifest["replications"])
     if manifest["status"] == manifests.COMPLETE:
         return wanted.distinct, wanted.distinct

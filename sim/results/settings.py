@@ -16,7 +16,7 @@ _DEFAULTS: Final = Settings()
 
 
 def document(settings: Settings) -> dict[str, Any]:
-    """The settings without what has its default; the user's own CPU, strategy or carried state is there by content."""
+    """The settings that differ from their defaults; a user's CPU, strategy or carried state is included by content."""
     chosen = {field.name: getattr(settings, field.name) for field in fields(settings)}
     own = {key: asdict(chosen[key]) for key in ("cpu", "strategy", "carried") if not isinstance(chosen[key], str)}
     if "cpu" in own:
@@ -28,7 +28,7 @@ def document(settings: Settings) -> dict[str, Any]:
 def settings_of(case: Mapping[str, Any], strategy: str) -> Settings:
     """What the kernel of a case, an entry of the manifest, is booted with under a strategy.
 
-    Raises :class:`InputError` if these are no settings.
+    Raises :class:`InputError` if these are not settings.
     """
     from pydantic import ValidationError  # a tenth of a second, for which only results have to wait
 

@@ -16,7 +16,7 @@ from sim.results.keys import Keys, Series
 from sim.results.record import Finished, Part
 
 IN_MEMORY: Final = 1 << 18
-"""Bytes up to which there is no file."""
+"""Up to this many bytes there is no file."""
 ABSENT: Final = -1
 
 

@@ -55,7 +55,7 @@ class Stored:
 
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
-        """The file; :class:`InputError` for whatever a decoder says of bytes that were never Parquet."""
+        """The file; :class:`InputError` for any error of the decoder with bytes that are not Parquet."""
         try:
             with pq.ParquetFile(self._bytes) as found:
                 self._check_columns(found.schema_arrow)
@@ -66,9 +66,8 @@ class Stored:
             raise self._wrong(error) from error
 
     def check_size(self, parts: int) -> int:
-        """How many rows there are; :class:`InputError` if that is more than a run of so many parts can have.
-
-        A file of a few megabytes may have rows that fill any memory.
+        """How many rows there are; :class:`InputError` if that is more than a run of this many parts can have. The rows
+        of a file of a few megabytes may fill any memory.
         """
         with self._opened() as found:
             metadata = found.metadata

@@ -104,7 +104,7 @@ class Results:
         )
 
     def _repr_html_(self) -> str | None:
-        """What Jupyter shows: the first screen; the text of repr() where nobody has said how."""
+        """What Jupyter shows: the first screen, or the text of repr() if no renderer is registered."""
         show = type(self).first_screen
         return None if show is None else show(self)
 
@@ -189,7 +189,7 @@ def in_order(keys: Keys, cases: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _place(series: Series, cases: Iterable[Mapping[str, Any]]) -> tuple[int, int, int] | None:
-    """Where a series stands among those of ``cases``; None if nobody asked for it."""
+    """Where a series stands among those of ``cases``; None if it was not asked for."""
     of_case, timed_by, strategy = series
     for i, case in enumerate(cases):
         if case["case"] != of_case:

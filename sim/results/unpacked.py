@@ -24,7 +24,7 @@ LENGTH: Final = struct.Struct("<q")
 def size(content: bytes) -> int:
     """Bytes of all buffers of all record batches, unpacked.
 
-    Raises ValueError or :class:`struct.error` for what is no such file, or has dictionaries.
+    Raises ValueError or :class:`struct.error` for any other file, or one with dictionaries.
     """
     end = len(content) - len(MAGIC) - 4
     if end < 0 or not content.endswith(MAGIC):

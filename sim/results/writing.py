@@ -35,7 +35,7 @@ class _Writer:
             raise OSError(error.errno, why, str(self._path)) from error
 
     def add(self, rows: pa.Table) -> None:
-        """More rows, behind those that came before."""
+        """Adds rows after the earlier ones."""
         self._waiting.append(rows)
         self._rows += rows.num_rows
         while self._rows >= ROWS_OF_A_GROUP:

@@ -80,8 +80,8 @@ class Case:
 def cases(scenario: Scenario) -> tuple[Case, ...]:
     """All cases of a scenario: host.cpu x host.kernel x the combinations of the sweep's values, in that order.
 
-    Of them only those that run.cases names, if it does.  Raises :class:`~sim.scenario.explain.ScenarioError` for
-    whatever does not go together in one of them.
+    If run.cases names some, only these. Raises :class:`~sim.scenario.explain.ScenarioError` for values that do not go
+    together in one of them.
     """
     points = [(point, at_point(scenario, point)) for point in sweep_points(scenario)]
     own = _check(points)
@@ -178,7 +178,8 @@ def _check(points: Sequence[tuple[Mapping[str, Value], Scenario]]) -> OwnStrateg
 
 
 def _check_names(scenario: Scenario) -> None:
-    """CPU profiles, kernels, strategies in files and the carried state are there, whatever they go with."""
+    """Checks that CPU profiles, kernels, strategies in files and the carried state exist, whether or not they go
+    together."""
     host = scenario.host
     there: list[tuple[str, str, Callable[[str], object]]] = [
         *(("host.cpu", name, profiles.profile) for name in host.cpu),

@@ -165,10 +165,9 @@ def _xcr0(path: str, xcr0: int | None, amx: bool, needs_amx: str) -> Iterator[Pr
 
 
 def _interrupt_load(scenario: Scenario) -> Iterator[Problem]:
-    """A CPU on which interrupts come faster than it can serve them does nothing else for ever.
-
-    None takes less than :data:`SHORTEST`, whatever the scenario says.  A request for a guest is one, except to a guest
-    that runs with posted interrupts; so many would not let it run.
+    """A CPU on which interrupts come faster than it can serve them never does anything else.  No interrupt takes less
+    than :data:`SHORTEST`, whatever the scenario says.  A request for a guest is one, except to a guest that runs with
+    posted interrupts; so many would not let it run.
     """
     host = scenario.host
     interrupt = max(host.interrupt_time.mean, SHORTEST)

@@ -37,7 +37,7 @@ _ALLOWED: Final = {
 """By pydantic's type of error."""
 
 _TABLES: Final[Mapping[tuple[Key, ...], str]] = {("host", "costs"): '{ PROFILE = "NAME or FILE" }'}
-"""What is in a table whose keys are the user's, by its path."""
+"""What the entries of a table are whose keys the user chooses, by its path."""
 
 MOST_SHOWN: Final = 100
 """Characters of a table that an error repeats."""

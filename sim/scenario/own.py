@@ -1,4 +1,4 @@
-"""What is the user's own in a scenario, by value: strategies under the one name by which each is shown everywhere."""
+"""The user's own parts of a scenario, by value: strategies under the one name by which each is shown everywhere."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -19,7 +19,7 @@ from sim.xsave import profiles
 from sim.xsave.profiles import CpuProfile
 
 REFERENCE: Final[str] = Run.model_fields["reference"].default
-"""The reference of a scenario that does not name one; nobody has asked for it where it is not possible."""
+"""The reference of a scenario that does not name one; it is replaced silently where it is not possible."""
 TIMED_BY: Final = "free-ssp"
 """The strategy that times the schedule of a scenario that does not name one."""
 FALLBACK: Final = "no-cet"

@@ -1,4 +1,4 @@
-"""What a scenario file may say: every key, its unit, its default and what it means.
+"""What a scenario file may contain: every key, its unit, its default and what it means.
 
 Times are kept in seconds, rates per second, sizes in bytes; a case (:mod:`sim.scenario.cases`) turns them into cycles
 of its CPU's TSC.  A default that nobody has published is an assumption, and says so.  The descriptions are those of the

@@ -50,7 +50,8 @@ def _swept(path: str) -> str:
 def at_point(scenario: Scenario, point: Mapping[str, Value]) -> Scenario:
     """The scenario at a point of its sweep.
 
-    Raises :class:`~sim.scenario.explain.ScenarioError` for a path that is no key and for a value that is not allowed.
+    Raises :class:`~sim.scenario.explain.ScenarioError` for a path that is not a key and for a value that is not
+    allowed.
     """
     if not point:
         return scenario

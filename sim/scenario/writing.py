@@ -17,7 +17,7 @@ def toml_text(scenario: Scenario) -> str:
 
 
 def written_text(values: Mapping[str, Any]) -> str:
-    """The same of what a manifest keeps of a scenario."""
+    """The same for a scenario as a manifest keeps it."""
     document = tomlkit.document()
     _fill(document, values)
     return tomlkit.dumps(document)

@@ -50,7 +50,8 @@ class ExitEntry:
 
 @dataclass(frozen=True, slots=True)
 class Charges:
-    """What the simulated host itself takes, in ns: for each stint, each wake-up of another, each side of KVM_RUN.
+    """What the simulated host itself charges, in ns: for each stint, each wake-up of another thread, each side of
+    KVM_RUN.
 
     ``away`` is that of a vCPU that leaves its CPU inside KVM_RUN and comes back, beside the exit and the entry, which
     are ``guest``'s; ``signal`` is that of the VMM's side and of a signal there.  ``exit`` is that of a VM exit before

@@ -48,7 +48,7 @@ FOLLOWED: Final = 100_000
 """Events that the model follows where costs are not asked for."""
 UNKNOWN: Final = "not known: the kernel's default"
 LONGEST_S: Final = 3600
-"""run.measure of a scenario is no longer."""
+"""The longest run.measure of a scenario."""
 
 _AT_GUEST: Final = (GUEST_ENTRY, GUEST_EXIT, TRANSITION, XSS_PHASE, MITIGATION, VPMU)
 """Phases of each VM exit and entry: as often as KVM_RUN returns or the vCPU leaves its CPU."""

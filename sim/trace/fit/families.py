@@ -45,7 +45,7 @@ def by_groups(lives: Iterable[Life], seconds_ns: int) -> bool:
 
 
 def families(lives: Iterable[Life]) -> list[list[Life]]:
-    """Threads that were forked by one another in the trace, and who forked the first; only those of two or more.
+    """Threads that forked one another in the trace, and the thread that forked the first; only families of two or more.
 
     Who forked a thread that was there before the trace is not known.  If it is called as those that only one family
     has forked, it belongs there, with all that it has forked itself: another job of the same make.

@@ -22,7 +22,7 @@ ABSENT: Final = 0.05
 LIGHT: Final = 0.01
 """Threads that were on a CPU for less of the trace do not show their weight: they wait for other reasons."""
 LEAST_NS: Final = 100
-"""A burst has at least so much that is its own."""
+"""A burst has at least this much CPU time of its own."""
 
 _NUMBERED: Final = re.compile(r"[-_:/.]?\d+$")
 """What the numbered threads of a series differ in."""
@@ -167,7 +167,7 @@ def _threads(
 
 
 def _set_waits(group: Group, ended: int, sleeps: int, waiting: Waiting) -> None:
-    """``ended`` are those of the sleeps or halts that somebody has ended."""
+    """``ended`` are the sleeps or halts that another thread ended."""
     if ended:
         group.waits = ended / sleeps, float(waiting.longest_ns)
 
@@ -212,7 +212,7 @@ def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges
 
 
 def _pairs(lives: Sequence[Life]) -> list[tuple[Life, Life]]:
-    """Pairs that wake each other, and nearly nobody else wakes them."""
+    """Pairs that wake each other, and that hardly any other thread wakes."""
     by_tid = {life.tid: life for life in lives}
     found, used = [], set()
     for life in lives:

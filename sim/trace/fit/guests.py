@@ -42,7 +42,7 @@ LEAST_NS: Final = 100.0
 
 
 def reason_of(name: str) -> str:
-    """What a scenario calls an exit reason; ``hlt`` for that, which is no kind of exit there."""
+    """What a scenario calls an exit reason; HLT is ``hlt``, which is not a kind of exit there."""
     return REASONS.get(name.lower(), "other")
 
 
@@ -96,9 +96,8 @@ class Exited(Protocol):
 
 
 def spaced(kinds: Sequence[Exited], guest_ns: float, charge: float) -> Times:
-    """Guest time between exits: of so many in all that there was, so that what lies behind the last one counts, too.
-
-    ``charge`` is what the model takes itself before and behind each exit.
+    """Guest time between exits; the time after the last exit counts, too.  ``charge`` is what the model itself charges
+    before and after each exit.
     """
     at = np.concatenate([np.array(kind.guest_ns, np.int64) for kind in kinds])
     number = np.concatenate([np.array(kind.number, np.int64) for kind in kinds])
@@ -115,10 +114,9 @@ def taken(kinds: Sequence[Exited], charge: float) -> Times:
 
 
 class Charges(NamedTuple):
-    """What the simulated host itself takes, in ns.
-
-    ``guest``: of an exit, before kvm_exit and behind kvm_entry; ``handler``: between the two where KVM handles it,
-    ``user`` where KVM_RUN returns, ``halt`` where the vCPU sleeps and the CPU idles.
+    """What the simulated host itself charges, in ns.  ``guest``: for an exit, before kvm_exit and after kvm_entry;
+    ``handler``: between the two where KVM handles it, ``user`` where KVM_RUN returns, ``halt`` where the vCPU sleeps
+    and the CPU idles.
     """
 
     guest: float
@@ -152,7 +150,7 @@ def _settings(cpu: CpuProfile, kernel: str) -> Settings:
 
 
 def _cycles(flow: str, settings: Settings, prices: Prices) -> tuple[float, float, float]:
-    """Cycles before kvm_exit, from it to kvm_entry, and behind that."""
+    """Cycles before kvm_exit, from it to kvm_entry, and after that."""
     found = [0.0, 0.0, 0.0]
     part = 0
     for step in run_flow(flow, settings).steps:

@@ -82,7 +82,7 @@ class Ran:
             del self._ns[: REMEMBERED // 2], self._tids[: REMEMBERED // 2]
 
     def at(self, ns: int) -> int:
-        """Who ran at a time, or if that is too long ago at the earliest that is remembered; -1: nobody is known."""
+        """The thread that ran at a time, or at the earliest remembered time if that is too long ago; -1: not known."""
         return self._tids[max(0, bisect_right(self._ns, ns) - 1)] if self._ns else -1
 
 

@@ -27,7 +27,7 @@ from sim.trace.following.replay import Progress
 from sim.xsave.profiles import profile
 
 LONGEST_S: Final = 3600.0
-"""run.measure of a scenario is no longer."""
+"""The longest run.measure of a scenario."""
 
 ASSUMED: Final = "which components guests and the VMM write, and when vCPUs are preempted, are the scenario's defaults"
 

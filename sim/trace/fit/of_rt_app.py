@@ -46,7 +46,7 @@ _SETTINGS: Final = (
 
 @dataclass(slots=True)
 class Task:
-    """A task: CPU times of its bursts and the sleeps behind them, in us, over one round of its phases."""
+    """A task: CPU times of its bursts and the sleeps after them, in us, over one round of its phases."""
 
     name: str
     count: int
@@ -59,9 +59,8 @@ class Task:
 
 
 def tasks(path: str) -> list[Task]:
-    """The tasks of a workload; :class:`~sim.errors.InputError` for a file that is none, or for a value that cannot be.
-
-    C comments and commas behind the last item, which rt-app's own examples have, are allowed.
+    """The tasks of a workload; :class:`~sim.errors.InputError` for any other file, or for an impossible value.  C
+    comments and commas after the last item, which rt-app's own examples have, are allowed.
     """
     try:
         text = bounded.content(path).decode("utf-8")
@@ -91,7 +90,7 @@ def tasks(path: str) -> list[Task]:
 
 
 def _with_all(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object in which a key that is there again has a number behind it."""
+    """An object in which a repeated key has a number appended."""
     found: dict[str, Any] = {}
     again: dict[str, int] = {}
     for key, value in pairs:
@@ -217,7 +216,7 @@ class _Walk:
         self.run_us = 0.0
 
     def finish(self) -> None:
-        """Ends the round; what it slept before its first burst is behind the last."""
+        """Ends the round; the sleep before its first burst is appended after the last one."""
         if self.run_us:
             self._task.bursts.append(self.run_us)
             self._task.sleeps.append(0.0)

@@ -31,7 +31,7 @@ class Order:
 
 
 def order(bursts: Sequence[float], sleeps: Sequence[float]) -> Order | None:
-    """None if ``sleeps``, each behind its burst, and ``bursts`` look independent of those before them and each other.
+    """None if ``sleeps``, each after its burst, and ``bursts`` look independent of those before them and each other.
 
     Correlations are those of logarithms, of neighbours and of a burst with its sleep.
     """

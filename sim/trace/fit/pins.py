@@ -12,7 +12,8 @@ Places = dict[int, tuple[int, ...]]
 """By id() of a thread the CPU to which it is pinned; none: any."""
 
 ENOUGH_STINTS: Final = 5
-"""Stints on one CPU and no other from which on a thread counts as pinned, or so many times LONG_NS of longer ones."""
+"""A thread with this many stints on one CPU and none on another counts as pinned, or with this many times LONG_NS of
+longer ones."""
 MAINLY: Final = 0.85
 """The share of a thread's CPU time on one CPU from which on it belongs there."""
 IDLE: Final = 0.02

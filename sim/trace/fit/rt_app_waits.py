@@ -14,7 +14,7 @@ WAITING: Final = ("suspend", "wait", "sync", "sig_and_wait")
 
 
 LONGEST_CHAIN: Final = 100
-"""Tasks one behind the other, of which each is woken by the one before it."""
+"""Tasks in a chain, of which each is woken by the one before it."""
 
 
 @dataclass(slots=True)

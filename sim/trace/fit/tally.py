@@ -61,7 +61,7 @@ class Counted:
         return float(column[-1] - column[0])
 
     def blocks(self, name: str, number: int) -> NDArray[np.float64]:
-        """The same in each of so many blocks of equal length."""
+        """The same in each of this many blocks of equal length."""
         at = np.linspace(self.ns[0], self.ns[-1], number + 1)
         return np.diff(np.interp(at, self.ns, self.counts[:, self.names.index(name)]))
 

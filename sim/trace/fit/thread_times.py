@@ -14,7 +14,7 @@ from sim.trace.exits import HALTS
 NICE_0_PRIO: Final = 120
 """MAX_RT_PRIO + NICE_WIDTH / 2, include/linux/sched/prio.h, Linux v6.18."""
 LAST_ACT_NS: Final = 100_000
-"""To wake somebody is the last thing that a thread does before it sleeps, if it sleeps so soon afterwards."""
+"""A wake-up is the last thing that a thread does before it sleeps, if it sleeps within this time afterwards."""
 
 
 def _integers() -> array[int]:
@@ -192,7 +192,7 @@ class VcpuTimes:
         self.woke[(self.reason or KICK) if inside else USERSPACE, tid] += 1
 
     def enters_guest(self) -> None:
-        """kvm_entry: KVM has handled the exit before it, and what was a halt goes on."""
+        """kvm_entry: KVM has handled the exit before it; a halted vCPU continues."""
         if self.reason:
             handled = self.handled.setdefault(self.reason, Handled())
             handled.guest_ns.append(self.clock)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 WINDOW: Final = 0.05
-"""The part of a period, behind a tick, in which what the tick does comes."""
+"""The part of a period, after a tick, in which the effects of the tick come."""
 MOST: Final = 0.95
 """The share of a thread's wake-ups that come there if its timers are those of the timer wheel."""
 TICKS_HZ: Final = (100, 250, 300, 1000)
@@ -21,7 +21,7 @@ WITNESSES: Final = ("rcu_preempt", "rcu_sched")
 
 @dataclass(frozen=True, slots=True)
 class Ticks:
-    """Ticks come ``hz`` times a second, and what they do up to a window behind ``phase_ns`` of a period."""
+    """Ticks come ``hz`` times a second; their effects come up to a window after ``phase_ns`` of a period."""
 
     hz: int
     phase_ns: float
