@@ -60,10 +60,10 @@ class Range:
 class Difference:
     """Own operations of ``a`` less those of ``b`` in a case, in TSC cycles per vCPU-second (CPU-second, without vCPUs).
 
-    Prices are not rounded to whole cycles here, as those of the ledger are, so that draws of the costs are beside them.
-    ``own_without_xss`` and ``xss``, the switching of IA32_XSS, add up to ``own``, and so do not their ranges.
-    ``cheaper`` is the share of the draws in which ``a`` costs less than ``b``; ``assumed`` the share of the difference
-    that rests on assumed cost rows; ``rows`` are the cost rows behind it, the one with most cycles first.
+    Unlike those of the ledger, prices are not rounded to whole cycles here, so that they are comparable with draws of
+    the costs.  ``own_without_xss`` and ``xss``, the switching of IA32_XSS, add up to ``own``, and so do not their
+    ranges.  ``cheaper`` is the share of the draws in which ``a`` costs less than ``b``; ``assumed`` the share of the
+    difference that rests on assumed cost rows; ``rows`` are the cost rows behind it, the one with most cycles first.
 
     ``planned``: the scenario asks about this pair.  ``p`` is raw, and so is ``p_xss``, that of ``xss``; ``p_adjusted``
     by Holm, over this and all differences from the references of all cases that are not planned, NaN where planned.
@@ -203,7 +203,7 @@ class Answers:
         return _estimate(by_replication @ at_values, unit), _range(drawn)
 
     def over_costs(self, case: str, rows: Mapping[str, float]) -> Range:
-        """What so many of each cost row cost over the draws, in TSC cycles."""
+        """What this many of each cost row cost over the draws, in TSC cycles."""
         moved = np.array([rows.get(row, 0.0) for row in self.table(case).rows])
         return _range(_priced(self._draws(case), moved))
 

@@ -17,7 +17,8 @@ DIFFERENCE: Final = "difference_us"
 
 
 def own_costs(results: Results) -> Iterator[dict[str, Any]]:
-    """For each case and strategy: what its operations cost on the case's schedule, and more than the reference's.
+    """For each case and strategy: what its operations cost on the case's schedule, and how much more than the
+    reference's.
 
     In microseconds per vCPU-second (CPU-second, on a host without vCPUs): means over the replications, and half of the
     95 % t interval of the difference, which is paired; NaN with one replication.

@@ -1,4 +1,4 @@
-"""A comparison: results as statements, each as a data frame (``df_*``)."""
+"""A comparison of strategies: its findings as data frames (``df_*``)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from sim.results.tables import Results, described
 
 
 class Comparison:
-    """Statements about ``results``: the strategies of each case beside ``reference``, by default the scenario's.
+    """The strategies of each case of ``results`` compared with ``reference``, by default the scenario's.
 
     ``references`` is the reference strategy of each case.  Frames are in the order of the scenario.  "mean", "low" and
     "high" are over replications: the t interval of 95 %, absent (NaN) for a single replication and for what is not a
     mean over replications.  The last columns of a frame by case are cpu, kernel and the swept values of the case.
 
-    ``results`` are those of the schedules that all strategies walked, ``independent`` those of independent runs, from
-    which the feedback is taken; None if there are none.
+    ``results`` are those of the common schedules, ``independent`` those of independent runs, which give the feedback;
+    None if there are none.
 
-    Raises :class:`~sim.errors.InputError` if a case has no results of that reference.
+    Raises :class:`~sim.errors.InputError` if a case has no results for that reference.
     """
 
     def __init__(self, results: Results, reference: str | None = None) -> None:
@@ -48,7 +48,7 @@ class Comparison:
         self.planned = contrasts.from_references(contrasts.planned(self.results), self.references)
 
     def _described(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """A copy of a frame, with what its cases are."""
+        """A copy of a frame, with the columns that describe its cases."""
         return described(frame, self.results.cases)
 
     @cached_property
@@ -71,9 +71,8 @@ class Comparison:
         return estimates.with_intervals(of_host, ["case", "metric", "unit"]).drop(columns="sd")
 
     def df_schedule(self) -> pd.DataFrame:
-        """What the host did in each case, whoever walks its schedule: case, metric, unit, n, mean, low, high.
-
-        Rates, shares of time, throughput and latencies, as the strategy that times the schedule has them.
+        """What the host did in each case, under the strategy that times the schedule: rates, shares of time, throughput
+        and latencies.  Columns: case, metric, unit, n, mean, low, high.
         """
         return self._described(self._schedule)
 
@@ -113,7 +112,7 @@ class Comparison:
         return estimates.compared(differences, self.planned)
 
     def df_differences(self) -> pd.DataFrame:
-        """Differences against the reference on one schedule, for every metric that is made of operations.
+        """Differences from the reference on one schedule, for every metric that is computed from operations.  Columns:
 
         case, strategy, metric, unit, n, mean, low, high, percent, percent_low, percent_high, p, planned, p_adjusted,
         verdict; see :func:`sim.analysis.estimates.compared`.
@@ -135,7 +134,7 @@ class Comparison:
         return feedback.df_feedback(values, self.references, self.planned)
 
     def df_feedback(self) -> pd.DataFrame:
-        """What the host does otherwise than under the reference, from independent runs; empty without them.
+        """What the host does differently than under the reference, from independent runs; empty without them.
 
         For metrics that only the host shows, the paired difference; for cost and cost_without_xss the difference of the
         whole cost less own operations.  The columns of :meth:`df_differences`, and no_more_than,
@@ -152,7 +151,7 @@ class Comparison:
         return self._described(self._contrasts)
 
     def notes(self) -> list[str]:
-        """What a reader has to know of the estimates: see :func:`sim.analysis.notes.notes`."""
+        """What a reader must know about the estimates: see :func:`sim.analysis.notes.notes`."""
         return notes.notes(self)
 
     def df_categories(self) -> pd.DataFrame:
@@ -165,9 +164,9 @@ class Comparison:
         )
 
     def df_levels(self) -> pd.DataFrame:
-        """The difference in cost against the reference with all buffers warm, as modelled, and all in memory.
+        """The difference in cost from the reference with all buffers warm, as modelled, and all in memory.  Columns:
 
-        case, strategy, xss (whether the cycles of IA32_XSS are in), level, unit, mean, low, high.
+        case, strategy, xss (whether the cycles of IA32_XSS are included), level, unit, mean, low, high.
         """
         names = {
             f"{cost}{suffix}": (cost == metrics.COST, level)
@@ -217,12 +216,12 @@ class Comparison:
         return self._described(self._integrity)
 
     def violating(self, case: str) -> frozenset[str]:
-        """The strategies that were caught violating integrity in ``case``: they have no cost that could be compared."""
+        """The strategies that were caught violating integrity in ``case``: their costs are not comparable."""
         found = self._integrity[(self._integrity["case"] == case) & (self._integrity["violations"] > 0)]
         return frozenset(found["strategy"])
 
     def unsound(self, case: str) -> dict[str, str]:
-        """Why a strategy of ``case`` has no cost that could be compared: it was caught, or is known to be unsound."""
+        """Why the cost of a strategy of ``case`` is not comparable: it was caught, or is known to be unsound."""
         found = {}
         for row in self._integrity[self._integrity["case"] == case].to_dict("records"):
             count, documented = int(row["violations"]), str(row["documented"])
@@ -262,5 +261,5 @@ class Comparison:
         return self._described(self._law_check)
 
     def df_break_even(self) -> pd.DataFrame:
-        """Rates at which a strategy costs what the reference costs: see :func:`sim.analysis.rates.df_break_even`."""
+        """Rates at which a strategy costs as much as the reference: see :func:`sim.analysis.rates.df_break_even`."""
         return self._described(self._break_even)

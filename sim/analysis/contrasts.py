@@ -1,4 +1,4 @@
-"""Pairs that are asked about, and tests of pairs: what was planned before anything ran has a raw p, all else Holm's."""
+"""Pairs that are asked about, and tests of pairs: planned ones have an unadjusted p, all others Holm's."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple

@@ -107,7 +107,7 @@ def df_feedback(
 ) -> pd.DataFrame:
     """The columns of :func:`sim.analysis.estimates.compared`, and no_more_than, percent_no_more_than, heavy_tails.
 
-    Of what is not known to within its own size the columns of percent are absent.
+    If half the interval is wider than the metric, the columns of percent are absent.
     """
     moved = differences(values, references)
     found = estimates.compared(moved, planned)

@@ -1,4 +1,4 @@
-"""Whether a fitted scenario shows what its trace shows: the two side by side, with what may lie between them.
+"""Whether a fitted scenario shows what its trace shows: the two side by side, with the tolerance between them.
 
 The simulated host is recorded with the events that the trace has, and its recording is followed by the code that
 follows the trace.  So both sides are counted alike, at the same buffer level and with the same use of shadow stacks,
@@ -51,7 +51,7 @@ BUSY: Final = 0.02
 BLOCKS: Final = 16
 """Blocks of the trace, of whose figures the interval of the whole is made."""
 REFERENCE: Final = "free-ssp"
-"""The strategy that carries nothing, from which the costs of carrying are taken."""
+"""The strategy that carries nothing, with which the costs of carrying are compared."""
 NOTHING: Final = 1e-3
 """The share of what the reference costs below which a difference is none."""
 LONGEST_S: Final = 5.0
@@ -173,7 +173,7 @@ def side_by_side(trace: Counted, simulated: Sequence[Counted], unsure: float = 0
 
 
 def _costs(trace: Counted, simulated: Sequence[Counted], seconds: float) -> list[Compared]:
-    """What each strategy costs, and what it costs beside the reference."""
+    """What each strategy costs, and how much more than the reference."""
     both = [name for name in trace.strategies if all(COST + name in each.names for each in simulated)]
     samples = round(trace.total(SWITCHES))
     found = []

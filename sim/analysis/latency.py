@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 QUANTILES: Final = {"p50": Fraction(1, 2), "p99": Fraction(99, 100), "p99.9": Fraction(999, 1000)}
 BEYOND: Final = 20
-"""Samples that must lie beyond a quantile for it to be stated."""
+"""How many samples must be beyond a quantile for it to be stated."""
 
 RESOLUTION: Final = 1 / 16
 """The width of a histogram's bucket, in units of its lower bound, is at most this."""

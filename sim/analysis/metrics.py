@@ -237,7 +237,7 @@ def _bytes(results: Results, index: pd.Index) -> pd.DataFrame:
 
 
 def _task_bytes(scenario: Mapping[str, Any], masks: BootMasks) -> float:
-    """The mean over all user threads, those of vCPUs among them, each with what its components need."""
+    """The mean over all user threads, including those of vCPUs, each with what its components need."""
     threads = [each for each in scenario.get("threads", {}).values() if each["kind"] != "kthread"]
     users = [(each["count"] * (1 + (each["kind"] == "pipe")), _uses_amx(each["fpu"])) for each in threads]
     users += [

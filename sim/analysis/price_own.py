@@ -1,4 +1,4 @@
-"""The own operations of a strategy: what it runs more than another in one event, in operations and in cycles.
+"""The own operations of a strategy: how much more than another it runs in one event, in operations and in cycles.
 
 An event (:class:`~sim.analysis.price_load.Event`) is a sequence of the kernel model from a stated starting point
 (:mod:`sim.kernel.flows`); what rates do not say about it is an assumption.

@@ -65,7 +65,7 @@ def df_rates(comparison: Compared) -> pd.DataFrame:
 
 
 MISS: Final = 0.1
-"""How much of a simulated difference the law may be beside it."""
+"""The share of a simulated difference by which the law may be off."""
 
 
 def df_law_check(comparison: Compared) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """The two estimates that results may hold: strategies on one schedule, and independent runs of each.
 
-In each replication of a case one strategy times the host, and all walk its schedule: what they differ in are their own
+In each replication of a case one strategy times the host, and all follow its schedule: they differ only in their own
 operations.  In an independent run a strategy times a host of its own: what differs besides is how the host reacts.
 """
 

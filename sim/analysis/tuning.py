@@ -1,4 +1,4 @@
-"""Tunes a fitted scenario by simulating it: what a trace shows of a thread is also the work of the host's scheduler.
+"""Tunes a fitted scenario by simulating it: what a trace shows of a thread also depends on the host's scheduler.
 
 How long a thread waits for a CPU follows from weights, control groups and the kernel's preemption, of which the
 simulated host has a part.  A thread that waits too long there comes round too seldom, with all that it does.  So

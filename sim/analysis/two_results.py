@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
 
 What = Literal["cost", "own", "own_without_xss"]
-"""All operations, of the reference; a strategy's own ones, beside its result's reference; those without IA32_XSS."""
+"""All operations of the reference; a strategy's own operations, compared with its result's reference; and those without
+IA32_XSS."""
 WHATS: Final[tuple[What, ...]] = ("cost", "own", "own_without_xss")
 
 NOT_OF_THE_LOAD: Final = (

@@ -65,7 +65,7 @@ class Range:
         return cls(path, float(a), float(b), unit, log, not unit and a.isdecimal() and b.isdecimal())
 
     def value(self, share: float) -> Any:
-        """What a scenario has at this share (0 to 1) of the range."""
+        """The value at this fraction (0 to 1) of the range."""
         if self.whole:
             n = math.floor(self._at(share, self.low, self.high + 1))
             return min(n, int(self.high))
@@ -82,7 +82,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """``n`` points by ``kind`` in all ``ranges`` at once; ``seed`` is that of the points, not of what runs there."""
+    """``n`` points by ``kind`` in all ``ranges`` at once; ``seed`` is that of the points, not of the runs."""
 
     kind: str
     n: int
@@ -113,7 +113,7 @@ class Design:
         return cls(kind, n, found, seed)
 
     def document(self) -> dict[str, Any]:
-        """All that decides the points."""
+        """Everything that determines the points."""
         return {**asdict(self), "ranges": [asdict(each) for each in self.ranges]}
 
     def points(self) -> Iterator[dict[str, Any]]:

@@ -2,8 +2,8 @@
 
 ``DIR/design.json`` says what was asked for; ``DIR/points/000001`` and so on are what ``fpswitch run`` writes;
 ``DIR/dataset/TABLE/point=000001/part.parquet`` are the same tables as a partitioned dataset, by links where the file
-system has them; ``DIR/points.parquet`` has a row for each point, case and strategy.  The tables of one point are in
-memory at a time.
+system has them; ``DIR/points.parquet`` has a row for each point, case and strategy.  Only the tables of one point are
+in memory at a time.
 """
 
 import json
@@ -54,12 +54,11 @@ def run_design(
     command: Sequence[str] = (),
     simulate: Simulate | None = None,
 ) -> "pd.DataFrame":
-    """Runs the scenario at every point of the design, in ``out``, and gives the rows of ``points.parquet``.
+    """Runs the scenario at every point of the design, in ``out``, and returns the rows of ``points.parquet``.
 
-    Arguments are those of :func:`sim.experiment.run`.  What is finished of the same design is used again.
-
-    Raises :class:`~sim.errors.InputError` for a wrong scenario at a point where a range has its end (before anything
-    runs) or at another one (when its turn comes), and for a directory that holds something else; otherwise what
+    Arguments are those of :func:`sim.experiment.run`.  Finished points of the same design are used again.  Raises
+    :class:`~sim.errors.InputError` for a scenario that is wrong at an end of a range (before anything runs) or at
+    another point (when its turn comes), and for a directory that holds something else; otherwise what
     :func:`sim.experiment.run` raises.
     """
     path, given = Path(out), dict(overrides or {})
@@ -109,7 +108,7 @@ def point_name(number: int) -> str:
 
 
 def _begin(path: Path, document: Mapping[str, Any]) -> None:
-    """Makes the directory that of the design, or sees that it is."""
+    """Makes the directory that of the design, or checks that it is."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: not a directory")
     if path.is_dir() and any(path.iterdir()):
@@ -125,7 +124,7 @@ def _begin(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def described(path: Path) -> dict[str, Any]:
-    """What ``design.json`` says; :class:`InputError` for a directory that is none of a design."""
+    """What ``design.json`` says; :class:`InputError` for a directory that is not that of a design."""
     try:
         found = json.loads(content(path / NAME))
         if found["format"] != FORMAT or not all(key in found for key in ("scenario", "scenario_sha256", "design")):

@@ -1,4 +1,4 @@
-"""An experiment: every replication of every strategy in every case of a scenario, in parallel, with what came out."""
+"""An experiment: every replication of every strategy in every case of a scenario, in parallel, and its results."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def run(
     command: Sequence[str] = (),
     simulate: Simulate | None = None,
 ) -> Results:
-    """Runs a scenario, a shipped one by its name, or the one in a file, and returns its results.
+    """Runs a scenario, given by its name or as a file, and returns its results.
 
-    ``overrides`` maps the paths of keys to what takes the place of the scenario's values, such as {"host.cpus": 64},
-    and ``options`` to what an error calls them; ``strategies`` (a list, or "all"), ``replications``, ``seed`` and
-    ``reference`` are short for those of [run]. A reference that is not among the strategies is run, too. ``jobs`` is
-    the number of processes, by default one per CPU that this process may use; with 1 everything runs in this process.
-    ``executor`` is a :class:`concurrent.futures.Executor` that runs replications instead, and is not shut down; of one
-    that does not say how many workers it has, ``jobs`` does.  ``cluster`` is the address of a Dask scheduler, or
-    "local:N" (:class:`sim.experiment.cluster.Cluster`).  Tables are the same bytes, wherever replications run.
-    ``out`` is the result directory; without it the results are in memory only. What is finished there of the same
-    cases, costs, seed and code is used again, and nothing of it is dropped; the ``notes`` of the results say what was.
-    ``progress`` shows a bar and these notes on standard error. ``command`` goes into the manifest. ``simulate`` takes
-    the place of :func:`sim.host.simulation.simulate`.
+    ``overrides`` maps the paths of keys to new values, such as {"host.cpus": 64}, and ``options`` maps them to their
+    names in error messages; ``strategies`` (a list, or "all"), ``replications``, ``seed`` and ``reference`` are short
+    for those of [run].  A reference that is not among the strategies is also run.  ``jobs`` is the number of processes,
+    by default one per CPU that this process may use; with 1 everything runs in this process.  ``executor`` is a
+    :class:`concurrent.futures.Executor` that runs replications instead, and is not shut down; if it does not tell how
+    many workers it has, ``jobs`` does.  ``cluster`` is the address of a Dask scheduler, or "local:N"
+    (:class:`sim.experiment.cluster.Cluster`).  The tables are byte-identical, wherever replications run.  ``out`` is
+    the result directory; without it the results are in memory only.  Whatever is finished there for the same cases,
+    costs, seed and code is used again, and none of it is dropped; the ``notes`` of the results say how much was.
+    ``progress`` shows a bar and these notes on standard error.  ``command`` goes into the manifest.  ``simulate``
+    replaces :func:`sim.host.simulation.simulate`.
 
     Raises :class:`~sim.errors.InputError` for a wrong scenario or option, :class:`~sim.errors.RunError` for a run that
     could not be finished, and :class:`Interrupted` for one that got a KeyboardInterrupt.

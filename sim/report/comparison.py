@@ -1,4 +1,4 @@
-"""A comparison that can be looked at: printed, as JSON, in Jupyter, drawn (``plot_*``)."""
+"""A comparison as text, JSON, figures (``plot_*``) and in Jupyter."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 def compare(results: Results | str | os.PathLike[str], reference: str | None = None) -> Comparison:
     """Compares the strategies of each case with ``reference``, by default the scenario's.
 
-    ``results`` may also be a result directory.  Raises :class:`~sim.errors.InputError` if a case has no results of that
-    strategy, and for a directory that holds no complete results.
+    ``results`` may also be a result directory.  Raises :class:`~sim.errors.InputError` if a case has no results for
+    that strategy, and for a directory without complete results.
     """
     return Comparison(load(results) if isinstance(results, str | os.PathLike) else results, reference)
 
 
 class Comparison(comparison.Comparison):
-    """Statements about ``results``; printed, it is the first screen, as ``fpswitch run`` prints it."""
+    """A comparison of strategies; printing it gives the first screen of ``fpswitch run``."""
 
     @cached_property
     def answers(self) -> Answers:
@@ -77,10 +77,10 @@ class Comparison(comparison.Comparison):
         return page.page(self, self.answers, self._figures())
 
     def rates(self) -> pd.DataFrame:
-        """The load that was realised, by case, per vCPU-second (CPU-second of a host without vCPUs).
+        """The load that was simulated, by case, per vCPU-second (per CPU-second on a host without vCPUs).
 
-        Columns: case, per, exits, switches, kvm_runs, halts, load_puts, busy (the share of all CPU time), and what the
-        case is.
+        Columns: case, per, exits, switches, kvm_runs, halts, load_puts, busy (the share of all CPU time), and the
+        columns that describe the case.
         """
         lines = [
             {"case": case["case"], "per": "vCPU" if case["vcpus"] else "CPU", **asdict(self.answers.load(case["case"]))}
@@ -97,11 +97,11 @@ class Comparison(comparison.Comparison):
         return summary.text(self)
 
     def document(self) -> dict[str, Any]:
-        """The comparison as what ``fpswitch run --json`` prints."""
+        """The comparison as ``fpswitch run --json`` prints it."""
         return document.document(self, self.answers)
 
     def plot_cost(self) -> Figure:
-        """Own operations by strategy: with intervals over the replications and, apart, over the costs."""
+        """Own operations by strategy: with intervals over the replications and, separately, ranges over the costs."""
         return figures.cost(self, self.answers)
 
     def plot_categories(self) -> Figure:
@@ -113,22 +113,23 @@ class Comparison(comparison.Comparison):
         return rate_figure.against_rates(self, self.answers)
 
     def plot_latency(self) -> Figure:
-        """How the host reacts: latencies in independent runs, beside the reference.
+        """How the host reacts: latencies in independent runs, compared with the reference.
 
-        Raises :class:`~sim.errors.InputError` without such runs: on one schedule all strategies have the same.
+        Raises :class:`~sim.errors.InputError` without such runs: on one schedule all strategies have the same
+        latencies.
         """
         return figures.latency(self)
 
     def plot_contrasts(self) -> Figure:
-        """What one case runs more than another, for the contrasts of two cases that are asked about."""
+        """How much more one case runs than another, for the contrasts of two cases that are asked about."""
         return contrast_figure.of_pairs(self, self.answers)
 
     def plot_schedule(self) -> Figure:
-        """What the schedule comes to: polling, steal, latency, throughput, by what the scenario sweeps."""
+        """What the schedule shows: polling, steal, latency and throughput, over the keys that the scenario sweeps."""
         return schedule_figure.outcome(self)
 
     def _figures(self) -> dict[str, Callable[[], Figure]]:
-        """What draws each figure that the results have data for, by its name."""
+        """The functions that draw the figures for which the results have data, by name."""
         drawn = {
             "cost": self.plot_cost,
             "categories": self.plot_categories,

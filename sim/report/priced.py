@@ -1,4 +1,4 @@
-"""One's own rates priced, as an object to look at: what `fpswitch price` prints, and its numbers as a frame."""
+"""Priced rates as an object: what `fpswitch price` prints, and its numbers as a frame."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -33,12 +33,11 @@ def price(
 ) -> "Prices":
     """What each strategy costs at these rates, in events per second of one CPU, without a simulation.
 
-    ``exits`` are VM exits that KVM handles, ``load_put`` all pairs of vcpu_load() and vcpu_put(), ``kvm_run`` those
-    among them that go to user space, ``switches`` all context switches; ``between`` says who runs while a vCPU is
-    switched out (:class:`~sim.analysis.price_load.Load`), ``guest_ssp`` what guests do with their SSPs, ``guest_xss``
-    their IA32_XSS.  Without ``strategies``: all that the CPU and the kernel can have.  ``costs``: another cost table.
-
-    Raises :class:`~sim.errors.InputError` for unknown names and for rates that cannot be together.
+    ``exits`` are VM exits that KVM handles, ``load_put`` all pairs of vcpu_load() and vcpu_put(), ``kvm_run`` those of
+    them that go to user space, ``switches`` all context switches; ``between`` says what runs while a vCPU is switched
+    out (:class:`~sim.analysis.price_load.Load`), ``guest_ssp`` what guests do with their SSPs, ``guest_xss`` their
+    IA32_XSS. Without ``strategies``: all that are possible on the CPU and the kernel.  ``costs``: another cost table.
+    Raises :class:`~sim.errors.InputError` for unknown names and for rates that contradict one another.
     """
     load = Load(exits=exits, load_put=load_put, kvm_run=kvm_run, switches=switches, between=between)
     settings, left_out = settings_of(cpu, kernel, strategies, guest_xss=guest_xss)
@@ -47,7 +46,8 @@ def price(
 
 
 class Prices:
-    """All strategies at given rates; printed, it is the text of the command.  ``left_out``: why, by strategy."""
+    """All strategies at given rates; printing it gives the text of the command.  ``left_out`` has the reasons, by
+    strategy."""
 
     def __init__(self, priced: Priced, left_out: Mapping[str, str]) -> None:
         self._priced = priced
@@ -69,7 +69,7 @@ class Prices:
         return document(self._priced, (), (), self.left_out)
 
     def df(self) -> "pd.DataFrame":
-        """By strategy, in % of one CPU: the cost, and own operations beside those of the reference.
+        """By strategy, in % of one CPU: the cost, and own operations compared with those of the reference.
 
         ``own`` is without the writes of IA32_XSS, ``low`` and ``high`` the middle 95 % of draws of the costs, ``xss``
         those writes; ``per_pair`` are own TSC cycles of one load/put pair.  Absent for the reference.

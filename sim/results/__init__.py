@@ -1,6 +1,5 @@
-"""What a run gives: one record per replication, four tables, and the directory in which they are kept.
-
-pandas is imported only where a table is made, so that the engine can make records without waiting for it.
+"""The results of a run: one record per replication, four tables, and the directory in which they are kept. pandas is
+imported only when a table is made, so that the engine can make records without it.
 """
 
 from os import PathLike

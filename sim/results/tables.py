@@ -1,6 +1,5 @@
-"""The four tables of a run as frames, in memory and read from files.
-
-Rows are in an order that depends on nothing but their contents, so that the number of jobs cannot be seen in them.
+"""The four tables of a run as frames, in memory and read from files.  The order of rows depends only on their contents,
+and so not on the number of jobs.
 """
 
 from __future__ import annotations
@@ -28,21 +27,18 @@ if TYPE_CHECKING:
 class Results:
     """The results of a run.
 
-    Every row begins with case, timed_by, strategy, replication: in one replication of a case all strategies walk the
+    Every row begins with case, timed_by, strategy, replication: in one replication of a case all strategies follow the
     schedule of a host that one of them times.  An independent run of a strategy is one that it times itself.
 
     ``ledger``: one row per operation: thread_kind, phase, operation, rfbm, components (of a save: written; of a
-    restore: loaded), initialised, level, count, cycles (TSC; count x price).
-    ``metrics``: metric, unit, value, as the simulated host counted them; they are the schedule's, so strategy is
-    timed_by.
-    ``latency``: histogram, low, high, count, likewise; a bucket is [low, high) in TSC cycles.
-    ``integrity``: kind, count; no row where nothing was found.
-    The last columns of each say what the case is: cpu, kernel, and one for each swept path (:func:`case_columns`).
+    restore: loaded), initialised, level, count, cycles (TSC; count x price).  ``metrics``: metric, unit, value, as the
+    simulated host counted them; they are the schedule's, so strategy is timed_by.  ``latency``: histogram, low, high,
+    count, likewise; a bucket is [low, high) in TSC cycles.  ``integrity``: kind, count; there is no row if nothing was
+    found.  The last columns of each describe the case: cpu, kernel, and one for each swept path (:func:`case_columns`).
 
-    All are about the measurement phase.  ``tables`` has them by name; those of a run in a directory are read from it
-    when they are first asked for.  ``manifest`` says what was run, and with what; ``costs`` holds the cost tables
-    by name, as they were.  ``directory`` is where it all lies, or None.  ``notes`` are sentences that a reader should
-    see.
+    All cover only the measurement.  ``tables`` has them by name; those of a run in a directory are read when they are
+    first used.  ``manifest`` says what was run, and with what; ``costs`` has the cost tables by name, as they were.
+    ``directory`` is the result directory, or None.  ``notes`` are sentences that a reader should see.
     """
 
     tables: Mapping[str, pd.DataFrame]
@@ -52,7 +48,7 @@ class Results:
     notes: tuple[str, ...] = ()
 
     first_screen: ClassVar[Callable[[Results], str] | None] = None
-    """Makes HTML of results for Jupyter; set from above, where reports are (:mod:`sim`)."""
+    """Makes HTML of results for Jupyter; set by the layer that has the reports (:mod:`sim`)."""
 
     @classmethod
     def of(
@@ -128,7 +124,7 @@ class Results:
 
 
 class OnDisk(Mapping[str, "pd.DataFrame"]):
-    """The four tables in a directory, as they are now; each is read when it is first asked for.
+    """The four tables in a directory, as they are now; each is read when it is first used.
 
     Without ``timed`` they are of version 0.1.0 (:class:`~sim.results.stored.Stored`).
     """
@@ -158,12 +154,13 @@ class OnDisk(Mapping[str, "pd.DataFrame"]):
 
 
 def case_columns(cases: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What tells cases apart, entries of the manifest: cpu, kernel and the swept paths, such as "host.cpus"."""
+    """The columns that distinguish cases, which are entries of the manifest: cpu, kernel and the swept paths, such as
+    "host.cpus"."""
     return list(dict.fromkeys(("cpu", "kernel", *(path for case in cases for path in case["sweep"]))))
 
 
 def described(frame: pd.DataFrame, cases: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A frame with a column "case", and at its end the columns that say what the case is (:func:`case_columns`)."""
+    """A frame with a column "case", and at its end the columns that describe the case (:func:`case_columns`)."""
     of = {case["case"]: {"cpu": case["cpu"], "kernel": case["kernel"], **case["sweep"]} for case in cases}
     values = {name: {case: each.get(name) for case, each in of.items()} for name in case_columns(cases)}
     return frame.assign(**{name: frame["case"].map(each) for name, each in values.items()})
@@ -182,7 +179,7 @@ def in_order(keys: Keys, cases: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the keys of each series have in common, in the order of the tables.
 
     By case, what walked its schedule before independent runs, by strategy.  ``cases`` are entries of the manifest; of
-    each the keys "case", "timed_by" and "strategies" are read.  A series that nobody asked for there is left out.
+    each the keys "case", "timed_by" and "strategies" are read.  A series that is not among them is left out.
     """
     placed = [(where, same) for series, same in keys.series.items() if (where := _place(series, cases)) is not None]
     return [same for _, same in sorted(placed)]

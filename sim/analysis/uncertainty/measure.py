@@ -20,13 +20,14 @@ from sim.costs.rows import RATIO
 
 REPLICATIONS: Final = "more replications"
 NODES: Final = 16
-"""Quantiles at which a factor is taken to be known; midpoints of equal parts."""
+"""Quantiles at which a factor is assumed to be known; midpoints of equal parts."""
 LITTLE: Final = 1e-3
 """A pair with less doubt is decided."""
 
 
 class Gain(NamedTuple):
-    """``reduction``: what is expected to go from the doubt ``before`` if ``factor`` is known; ``pairs``: of which."""
+    """``reduction``: how much of the doubt ``before`` is expected to disappear if ``factor`` is known; ``pairs``: by
+    pair."""
 
     factor: str
     before: float
