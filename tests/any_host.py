@@ -10,6 +10,8 @@ OTHERS = ("manual-load", "manual-lazy", "user-return", "manual-exit", "xstate-al
 
 WAKING = 150
 """From this number on, threads and vCPUs wait for threads."""
+KICKING = 200
+"""From this number on, exits wake threads, too."""
 
 
 def any_host(number):
@@ -20,6 +22,8 @@ def any_host(number):
     parts += [_guests(draw, host, i) for i in range(draw.randrange(3))]
     if number >= WAKING:
         parts.append(_waking(draw, host))
+    if number >= KICKING:
+        parts.append(_kicks(draw, parts[-1]))
     if draw.random() < 0.4:
         parts.append(f'[interrupts.net]\nevery = "{draw.choice((30, 300))} us"\ntime = "1 us"\nkernel_fpu = 0.5\n')
     strategies = f'strategies = ["xstate-guest", "{draw.choice(OTHERS)}"]'
@@ -113,6 +117,18 @@ def _waking(draw, host):
     text += f"sleep = {_time(draw, '1 ns', '60 us')}\n{_waits(draw)}"
     text += 'idle = "haltpoll"\n' if draw.random() < 0.35 else ""
     text += f"posted_interrupts = {draw.choice(('true', 'false'))}\n{_common(draw, host, (-5, 3, 10))}"
+    return text
+
+
+def _kicks(draw, waking):
+    """Exits of the guest that waits, which wake the pool; a VM of one vCPU sends no IPIs."""
+    effects = ["", 'handled = "userspace"\nvmm = "2 us"\n', 'reason = "msr-write"\n']
+    effects += ['effect = "ipi"\n'] if "[guests.waiting]\nvcpus = 1\n" not in waking else []
+    text = ""
+    for i, effect in enumerate(effects):
+        every = draw.choice((8, 30, 100))
+        text += f'[guests.waiting.exits.kick{i}]\nevery = {{ exponential = "{every} us" }}\n{effect}'
+        text += f"wakes = {{ pool = {draw.choice((0.3, 1.0, 2.5))} }}\n" if draw.random() < 0.8 else ""
     return text
 
 

@@ -387,6 +387,30 @@ demand = {{ exponential = "10 us" }}
 sleep = "30 us"
 waits = {{ share = 0.9, at_most = "100 us" }}
 """
+KICKS = """
+[guests.vm.exits.ipi]
+every = {{ exponential = "80 us" }}
+effect = "ipi"
+wakes = {{ make = 0.7 }}
+[guests.vm.exits.kick]
+every = {{ exponential = "70 us" }}
+reason = "{reason}"
+wakes = {{ pool = 1.6, make = 0.4 }}
+[guests.vm.exits.out]
+every = {{ exponential = "90 us" }}
+handled = "userspace"
+vmm = "8 us"
+wakes = {{ pool = 0.8 }}
+[guests.vm.exits.cpuid]
+every = {{ exponential = "30 us" }}
+"""
+
+
+@pytest.mark.parametrize("reason", ["msr-write", "other"])
+@pytest.mark.parametrize("preemption", PREEMPTION)
+def test_exits_that_wake_threads_give_the_same_records(preemption, reason):
+    case = only(WAKING.format(preemption) + KICKS.format(reason=reason))
+    assert_the_same(case)
 
 
 @pytest.mark.parametrize("preemption", PREEMPTION)

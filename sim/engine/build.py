@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -27,7 +28,7 @@ from sim.host.hrtick import LEAST_S, SLACK_S
 from sim.host.streams import LARGEST_BLOCK, Draws, Instants
 from sim.host.thread import ComputeThread, KernelThread, PipeThread, Thread
 from sim.host.vcpu import VcpuThread
-from sim.host.waiting import WaitQueue, Waits
+from sim.host.waiting import WaitQueue, Waits, Wakes
 from sim.kernel.state import TASK_KINDS
 from sim.kernel.walker import Walker
 from sim.scenario.cases import Case
@@ -194,9 +195,7 @@ class Built:
         row[at.SYSCALL_DRAWS], row[at.FPU_DRAWS] = add(thread._syscalls), add(thread._uses_fpu)
         row[at.AT_TICKS] = thread._at_ticks
         self._waits(thread._waits, row)
-        row[at.WAKES_FIRST] = len(self.wakes)
-        self.wakes += [(self._queue(queue), whole, add(more)) for queue, whole, more in thread._wakes]
-        row[at.WAKES_END] = len(self.wakes)
+        row[at.WAKES_FIRST], row[at.WAKES_END] = self._wakes(thread._wakes)
         row[at.WRITES_POINT] = self.points.of(Point(Walker.user_writes, (thread._components,)))
         row[at.HAS_FPU], row[at.WROTE] = thread._components != 0, thread._wrote
         if isinstance(thread, ForkThread):
@@ -208,6 +207,12 @@ class Built:
     def _queue(self, queue: WaitQueue) -> int:
         """The number of a wait queue."""
         return self.queues.setdefault(queue, len(self.queues))
+
+    def _wakes(self, wakes: Iterable[Wakes]) -> tuple[int, int]:
+        """Rows of those whom a thread or an exit wakes, from the first to before the last."""
+        first = len(self.wakes)
+        self.wakes += [(self._queue(queue), whole, self.streams.add(more)) for queue, whole, more in wakes]
+        return first, len(self.wakes)
 
     def _waits(self, waits: Waits | None, row: Integers) -> None:
         row[at.WAIT_QUEUE] = row[at.WAIT_TIMEOUT] = row[at.AT_MOST] = -1
@@ -273,6 +278,7 @@ class Built:
         row[at.K_EFFECT], row[at.K_USERSPACE] = kind.effect, kind.userspace
         row[at.K_TARGET] = (None, "next", "random").index(kind.target)
         row[at.K_VMM] = self.streams.add(kind.vmm)
+        row[at.K_WAKES_FIRST], row[at.K_WAKES_END] = self._wakes(kind.wakes)
         row[at.K_ROW] = row[at.K_ROW2] = -1
         return number
 

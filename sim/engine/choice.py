@@ -50,10 +50,6 @@ def lacking(case: Case) -> str:
     assert host.base_slice is not None, "cases are complete"
     if case.scenario.groups:
         return f"groups.{next(iter(case.scenario.groups))}"
-    for name, guest in case.scenario.guests.items():
-        for exit, each in guest.exits.items():
-            if each.wakes:
-                return f"guests.{name}.exits.{exit}.wakes"
     base, tick = case.cycles(host.base_slice), case.cycles(1 / host.hz)
     longest = base + tick if version(case.kernel).slice_rules == "v7.3" else max(2 * base, tick)
     for kind, entries in (("guests", case.scenario.guests), ("threads", case.scenario.threads)):

@@ -41,8 +41,8 @@ TALLIES: Final = len(ACCOUNTS) + len(COUNTS) + len(TIMES)
     CURRENT_ENTITY, RUNNING, RQ_RESCHED, QUEUED, SLICE_END,
     PLANNED, P_END, P_UNTIL, P_SELF, P_LEFT, P_TICKS, P_DEVICES, P_SERVED, P_WALL, P_LAST, P_ONGOING, P_HITS,
     W_ACTION, W_THREAD, AGAIN, TARGET, NEED_RESCHED_LAZY, EXIT_REQUEST, HRTICK_TIME, HRTICK_ASKED, BUDDY,
-    FORCED_AT, CPU_FINGERPRINT, WAKES_NOW, WAKES_LEFT, HAS_WOKEN, _C_END,
-) = range(TALLIES, TALLIES + 61)  # fmt: skip
+    FORCED_AT, CPU_FINGERPRINT, WAKES_NOW, WAKES_STOP, WAKES_LEFT, HAS_WOKEN, _C_END,
+) = range(TALLIES, TALLIES + 62)  # fmt: skip
 C_COLUMNS: Final = whole_lines(_C_END)
 
 P_COLUMNS: Final = P_HITS - PLANNED + 1
@@ -76,8 +76,9 @@ TO_USER, POLLS, KERNEL_CODE = range(3)
 # Of a kind of exit of one vCPU.
 (
     K_POINT, K_REASON, K_EFFECT, K_USERSPACE, K_TARGET, K_VMM, K_KNOWN, K_CYCLES, K_ENTRY, K_FASTPATH, K_ROW, K_ROW2,
-    K_COUNTS, K_POINT_REQUEST, K_DRAWN, K_DRAWN_TIME, K_DRAWN_FPU, K_PART, K_POS, K_HEAD, _K_END,
-) = range(21)  # fmt: skip
+    K_COUNTS, K_POINT_REQUEST, K_DRAWN, K_DRAWN_TIME, K_DRAWN_FPU, K_PART, K_POS, K_HEAD,
+    K_WAKES_FIRST, K_WAKES_END, _K_END,
+) = range(23)  # fmt: skip
 K_COLUMNS: Final = whole_lines(_K_END)
 USES_FPU: Final = 1 << 16
 """Beside the kind of an exit: an interrupt during it runs kernel_fpu_begin()."""
@@ -85,7 +86,7 @@ USES_FPU: Final = 1 << 16
 # Of an entry of the event heap; the first is in row 1, so that the two below one share a line of the caches.
 HEAP_TIME, HEAP_KEY, HEAP_WHAT, HEAP_COLUMNS = 0, 1, 2, 4
 
-# Of a wait queue: who has waited longest, and who came last; -1: nobody.  And of those whom a thread wakes.
+# Of a wait queue: who has waited longest, and who came last; -1: nobody.  And of those whom a thread or an exit wakes.
 Q_FIRST, Q_LAST, Q_COLUMNS = range(3)
 WK_QUEUE, WK_WHOLE, WK_MORE, WK_COLUMNS = range(4)
 

@@ -91,7 +91,7 @@ from sim.engine.process import (
 from sim.engine.rescheduling import spend
 from sim.engine.vcpus import enter_vcpu, leave_vcpu, vcpu_event
 from sim.engine.wait_queues import join, limit_wait, waits
-from sim.engine.waiting import wakes_others
+from sim.engine.waiting import set_wakes, wakes_others
 from sim.engine.walking import passes
 
 
@@ -248,7 +248,9 @@ def event(a: Memory, c: int, place: int) -> int:
     if place in (EXITED, SLEEPS, WAKES_ONE):
         if place == SLEEPS:
             prepares_to_wait(a, t)
-        if not wakes_others(a, c, t, place):
+        if place != WAKES_ONE:
+            set_wakes(a, c, a.t[t, WAKES_FIRST], a.t[t, WAKES_END])
+        if not wakes_others(a, c, place, WAKES_ONE):
             return -1
         if kind == CHILD:
             block(a, c, t)

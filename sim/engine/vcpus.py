@@ -49,6 +49,8 @@ from sim.engine.layout import (
     K_TARGET,
     K_USERSPACE,
     K_VMM,
+    K_WAKES_END,
+    K_WAKES_FIRST,
     KT_FRAGMENT,
     KT_VMCS,
     LEARNING,
@@ -86,6 +88,8 @@ from sim.engine.layout import (
     VMM,
     VMM_POINT,
     VMX,
+    WAKES_NOW,
+    WAKES_STOP,
     WAKEUP,
     WAKEUPS,
     WALL,
@@ -94,6 +98,8 @@ from sim.engine.layout import (
 from sim.engine.process import (
     EVENT,
     EXIT_HANDLED,
+    EXIT_WAKES,
+    EXIT_WAKES_ONE,
     GUEST_POLLS,
     HALTED,
     HAS_SPUN,
@@ -111,6 +117,7 @@ from sim.engine.process import (
     use_kernel_fpu,
 )
 from sim.engine.rescheduling import preempts, spend
+from sim.engine.waiting import set_wakes, wakes_others
 from sim.engine.walking import passes
 
 
@@ -295,13 +302,14 @@ def vcpu_event(a: Memory, c: int, t: int, place: int) -> int:
             place = EXIT_HANDLED
     if place == EXIT_HANDLED:
         kind = a.c[c, TARGET]
+        set_wakes(a, c, a.k[kind, K_WAKES_FIRST], a.k[kind, K_WAKES_END])
+        if a.k[kind, K_USERSPACE]:
+            passes(a, c, POINT_LEAVE_RUN, -1)
+            a.c[c, ROUND_TRIPS] += 1
+            does(a, t, VMM)
+            a.t[t, REMAINING] = draw(a, a.k[kind, K_VMM])
         if not a.k[kind, K_TARGET]:
-            if a.k[kind, K_USERSPACE]:
-                passes(a, c, POINT_LEAVE_RUN, -1)
-                a.c[c, ROUND_TRIPS] += 1
-                does(a, t, VMM)
-                a.t[t, REMAINING] = draw(a, a.k[kind, K_VMM])
-            return SPAN_BEGINS if a.c[c, AGAIN] else TOP
+            return exit_wakes(a, c, EXIT_HANDLED)
         place = IPI_SENT
         if not synced(a, c, place):
             return -1
@@ -348,6 +356,17 @@ def vcpu_event(a: Memory, c: int, t: int, place: int) -> int:
             place = IPI_WAKES
     if place == IPI_WAKES and a.t[a.c[c, TARGET], BLOCKED]:
         wake(a, a.c[c, TARGET], c, False)
+    return exit_wakes(a, c, place)
+
+
+@compiled
+def exit_wakes(a: Memory, c: int, place: int) -> int:
+    """The exit has been handled, and wakes threads; where the process goes on, -1: where it waits."""
+    if a.c[c, WAKES_NOW] < a.c[c, WAKES_STOP]:
+        if place not in (EXIT_WAKES, EXIT_WAKES_ONE) and not synced(a, c, EXIT_WAKES):
+            return -1
+        if not wakes_others(a, c, place, EXIT_WAKES_ONE):
+            return -1
     return SPAN_BEGINS if a.c[c, AGAIN] else TOP
 
 

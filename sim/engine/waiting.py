@@ -14,17 +14,16 @@ from sim.engine.layout import (
     TARGET,
     VCPU,
     WAITING_REQUESTS,
-    WAKES_END,
-    WAKES_FIRST,
     WAKES_LEFT,
     WAKES_NOW,
+    WAKES_STOP,
     WAKEUP,
     WAKEUPS,
     WK_MORE,
     WK_QUEUE,
     WK_WHOLE,
 )
-from sim.engine.process import WAKES_ONE, synced
+from sim.engine.process import synced
 from sim.engine.rescheduling import spend
 from sim.engine.wait_queues import take
 
@@ -40,9 +39,9 @@ def ends_wait(a: Memory, t: int) -> bool:
 
 
 @compiled
-def finds_sleeper(a: Memory, c: int, t: int) -> bool:
-    """The next whom a thread has to wake up, if there is one."""
-    while a.c[c, WAKES_NOW] < a.t[t, WAKES_END]:
+def finds_sleeper(a: Memory, c: int) -> bool:
+    """The next who has to be woken up, if there is one."""
+    while a.c[c, WAKES_NOW] < a.c[c, WAKES_STOP]:
         row = a.c[c, WAKES_NOW]
         if a.c[c, WAKES_LEFT] < 0:
             a.c[c, WAKES_LEFT] = a.wakes[row, WK_WHOLE] + draw(a, a.wakes[row, WK_MORE])
@@ -60,18 +59,23 @@ def finds_sleeper(a: Memory, c: int, t: int) -> bool:
 
 
 @compiled
-def wakes_others(a: Memory, c: int, t: int, place: int) -> bool:
-    """wake(): False if the process has to wait, and go on at WAKES_ONE."""
-    if place == WAKES_ONE:
+def set_wakes(a: Memory, c: int, first: int, end: int) -> None:
+    """Whom :func:`wakes_others` wakes: those of rows of ``wakes``."""
+    a.c[c, WAKES_NOW] = first
+    a.c[c, WAKES_STOP] = end
+    a.c[c, WAKES_LEFT] = -1
+    a.c[c, HAS_WOKEN] = 0
+
+
+@compiled
+def wakes_others(a: Memory, c: int, place: int, goes_on: int) -> bool:
+    """wake(): False if the process has to wait, and go on at ``goes_on``."""
+    if place == goes_on:
         wake_up(a, c)
-    else:
-        a.c[c, WAKES_NOW] = a.t[t, WAKES_FIRST]
-        a.c[c, WAKES_LEFT] = -1
-        a.c[c, HAS_WOKEN] = 0
-    while finds_sleeper(a, c, t):
+    while finds_sleeper(a, c):
         a.c[c, HAS_WOKEN] = 1
         spend(a, c, WAKEUP, draw(a, a.g[WAKEUPS]))
-        if not synced(a, c, WAKES_ONE):
+        if not synced(a, c, goes_on):
             return False
         wake_up(a, c)
     return True
