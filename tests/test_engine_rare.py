@@ -321,8 +321,8 @@ kernel_fpu = 0.5
 def test_tables_that_begin_with_one_row_and_grow_give_the_same_records(new_tables, monkeypatch, text):
     begin = table.Table.__init__
 
-    def small(self, config, *, integrity):
-        begin(self, config, integrity=integrity)
+    def small(self, *given, **more):
+        begin(self, *given, **more)
         self.rows, self.hash = table.zeros(1, layout.R_COLUMNS), self.hash[:4].copy()
         self.levels, self.level_counts = self.levels[:1].copy(), self.level_counts[:1].copy()
         self.flags = self.flags[: max(self._flagged)].copy()
