@@ -106,9 +106,9 @@ def judged(main: Main, command: tuple[str, ...], watch: Watch) -> tuple[str, str
 
 
 def _where(error: BaseException) -> str:
-    """The last place in this package."""
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if "/sim/" in each.filename]
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+    """The last place in this package, where all commands are called from."""
+    *_, last = (each for each in traceback.extract_tb(error.__traceback__) if "/sim/" in each.filename)
+    return f"{Path(last.filename).name}:{last.lineno}"
 
 
 def _wrong(status: Any, out: str, err: str) -> Iterator[str]:

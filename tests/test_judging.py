@@ -1,0 +1,109 @@
+"""What judges a damaged input notices: what a command does to other files and processes, errors, and time."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sim.verification.fuzz import judging
+from sim.verification.fuzz.judging import Watch, judged
+from sim.xsave.profiles import profile
+
+HOOKS = """
+import os, pickle, subprocess, sys
+from pathlib import Path
+from sim.verification.fuzz.judging import Watch
+place = Path(sys.argv[1])
+watch = Watch(place / "inside")
+sys.addaudithook(watch)
+watch.is_on = True
+try:
+    {what}
+except Exception:
+    pass
+watch.is_on = False
+print(watch.seen)
+"""
+SEEN = {
+    "a file elsewhere": ("open(place / 'elsewhere', 'w')", "opens '{place}/elsewhere' for writing"),
+    "a file elsewhere, by its descriptor": (
+        "os.open(place / 'elsewhere', os.O_RDWR | os.O_CREAT)",
+        "opens '{place}/elsewhere' for writing",
+    ),
+    "a file of the directory above": (
+        "open(place / 'inside' / '..' / 'up', 'a')",
+        "opens '{place}/inside/../up' for writing",
+    ),
+    "a file that goes": ("os.remove(place / 'there')", "os.remove '{place}/there'"),
+    "a directory elsewhere": ("os.mkdir(place / 'new')", "os.mkdir '{place}/new'"),
+    "a command": ("subprocess.run(['true'])", "subprocess.Popen 'true'"),
+    "a command of a shell": ("os.system('true')", "os.system b'true'"),
+    "a pickle that names a class": ("pickle.loads(pickle.dumps(Path('x')))", "pickle.find_class 'pathlib'"),
+    "reading elsewhere": ("open(place / 'there').read()", ""),
+    "writing below its directory": ("open(place / 'inside' / 'x', 'w'); os.remove(place / 'inside' / 'x')", ""),
+    "writing to nowhere": ("open('/dev/null', 'w')", ""),
+}
+
+
+@pytest.mark.parametrize("what", SEEN)
+def test_what_a_command_does_outside_its_directory_is_seen_and_nothing_else(what, tmp_path):
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "there").touch()
+    code, seen = SEEN[what]
+    arguments = [sys.executable, "-c", HOOKS.format(what=code), str(tmp_path)]
+    out = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.strip()
+    expected = seen.format(place=tmp_path)
+    assert out.startswith(expected) if "pickle" in seen else out == expected
+
+
+@pytest.fixture
+def watch(tmp_path):
+    return Watch(tmp_path)
+
+
+def test_the_first_thing_that_is_seen_is_what_was_wrong(watch):
+    def elsewhere(command):
+        watch("os.system", ("first",))
+        watch("os.system", ("second",))
+
+    assert judged(elsewhere, (), watch) == ("os.system 'first'", "")
+    assert not watch.is_on
+    watch("os.system", ("third",))
+    assert judged(lambda command: sys.exit(0), (), watch) == ("", "")  # and the next command begins anew
+
+
+def test_an_error_that_is_no_message_is_named_with_the_last_place_in_this_package(watch):
+    def elsewhere(command):
+        raise KeyboardInterrupt
+
+    assert judged(elsewhere, (), watch)[0].startswith("KeyboardInterrupt at judging.py:")
+    wrong, _ = judged(lambda command: profile(None), (), watch)
+    assert wrong.startswith(("TypeError at profile", "AttributeError at profile"))
+
+
+def test_a_command_that_takes_too_long_hangs_even_if_it_catches_every_exception(watch, monkeypatch):
+    def hangs(command):
+        while True:
+            try:
+                time.sleep(30)
+            except Exception:
+                continue
+
+    monkeypatch.setattr(judging, "HANG_S", 0.01)
+    before = signal.signal(signal.SIGALRM, judging._hangs)
+    try:
+        assert judged(hangs, (), watch) == ("hangs: over 0.01 s", "")
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_message_with_its_place_and_status_2_is_how_an_input_is_refused(watch):
+    def refuses(command):
+        print(f"fpswitch: {command[0]}: no", file=sys.stderr)
+        sys.exit(2)
+
+    assert judged(refuses, ("input.toml",), watch) == ("", "fpswitch: input.toml: no\n")
+    assert judged(refuses, ("x",), watch)[0] == "a message without the place"
