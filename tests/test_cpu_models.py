@@ -1,20 +1,22 @@
 """CPU models of hypervisors as guests' feature sets."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.errors import InputError
-from sim.kernel import flows, kvm, process
+from sim.kernel import flows, guest, kvm, process
 from sim.kernel.config import Settings, boot
-from sim.kernel.cpu_models import FEATURES, MODELS, components, of_file, of_template
+from sim.kernel.cpu_models import FEATURES, MODELS, Offered, components, of_file, of_template, offered
 from sim.kernel.guests import GuestChoice, features
 from sim.kernel.kernel import Kernel
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
-from sim.xsave.components import CET_S, CET_U, SUPERVISOR
+from sim.xsave.area import INIT
+from sim.xsave.components import AVX, CET_S, CET_U, FP, SSE, SUPERVISOR
 
 HOST = """
 title = "a guest with a CPU model"
@@ -59,9 +61,12 @@ T2 = {
         ("SapphireRapids-v6,-cet-ibt", 0x61AE7), ("GraniteRapids-v3", 0x602E7), ("GraniteRapids-v4", 0x61AE7),
         ("SierraForest-v4", 0x1A07), ("ClearwaterForest", 0x207), ("ClearwaterForest-v2", 0x1A07),
         ("SapphireRapids-v5,-cet-ss", 0x60AE7), ("SapphireRapids-v5,-cet-ss,-cet-ibt", 0x602E7),
-        ("EPYC-Genoa,+cet-ss", 0x1AE7), ("EPYC,+cet-ibt", 0x807), ("Icelake-Server,+arch-lbr", 0x82E7),
+        ("EPYC-Genoa,+cet-ss", 0x1AE7), ("EPYC,+cet-ibt,+xsaves", 0x807), ("Icelake-Server-v5,+arch-lbr", 0x82E7),
+        ("EPYC,+cet-ibt", 0x7), ("Icelake-Server,+arch-lbr", 0x2E7),  # no XSAVES, so no IA32_XSS
+        ("EPYC,pku", 0x207), ("EPYC-Milan,pku=off,+pku", 0x207), ("EPYC,-pku,pku=on,+pku", 0x7), ("YongFeng", 0x207),
+        ("DiamondRapids", 0x61AE7), ("DiamondRapids-v2,-cet-ss,-cet-ibt", 0x602E7), ("EPYC,xsave", 0x7),
         ("SapphireRapids-v5,xsaves=off", 0x602E7), ("SapphireRapids-v5,-xsave", 0x3),
-        ("SapphireRapids-v5,-xsaves,+xsaves", 0x61AE7), ("SapphireRapids,-xfd", 0x2E7), ("EPYC,+xfd", 0x7),
+        ("SapphireRapids-v5,-xsaves,+xsaves", 0x602E7), ("SapphireRapids,-xfd", 0x2E7), ("EPYC,+xfd", 0x7),
     ],
 )  # fmt: skip
 def test_a_model_has_the_components_of_its_features(model, mask):
@@ -72,14 +77,12 @@ def test_a_model_has_the_components_of_its_features(model, mask):
     ("model", "message"),
     [
         ("Skylake-Sever", "did you mean 'Skylake-Server'"),
-        ("EPYC,pku", "found 'pku'"),
         ("EPYC,+pku=on", "found '+pku=on'"),
         ("EPYC,+avx1024", "avx1024"),
         ("EPYC,,", "feature of a CPU model"),
         ("Nehalem,+avx512f", "avx512f without avx"),
         ("EPYC,-avx512", "feature of a CPU model"),
         ("EPYC,+pkuu", "did you mean 'pku'"),
-        ("EPYC,xsave", "found 'xsave'"),
         ("EPYC,+a b", "feature of a CPU model"),
         ("", "CPU model"),
     ],
@@ -133,6 +136,53 @@ def test_on_zen4_a_model_without_cet_costs_two_writes_of_xss_per_exit(model, wri
     kvm.vm_exit(k, cpu, "cpuid")
     kvm.vcpu_enter_guest(k, cpu)
     assert cpu.ledger.count("WRMSR(XSS)") - before == writes
+
+
+QEMU = json.loads((Path(__file__).parent / "data" / "qemu-cpu-models.json").read_text())
+"""By features that QEMU 11.1.3 says they have (query-cpu-model-expansion, of those that matter here): its models."""
+
+
+@pytest.mark.parametrize("features_of", QEMU)
+def test_every_model_of_qemu_has_the_components_of_the_features_that_qemu_says_it_has(features_of):
+    has = set(features_of.split())
+    components_of = sum({FEATURES[each] for each in has & {"avx", "mpx", "avx512f", "pku", "amx-tile"}}) + (FP | SSE)
+    if "xsaves" in has and "cet-ss" in has:
+        components_of |= CET_S | CET_U
+    for model in QEMU[features_of].split():
+        assert offered(model) == Offered(components_of, "xsave" in has, "xsaves" in has), model
+
+
+@pytest.mark.parametrize(
+    ("cpu", "model", "xsetbv", "xss"),
+    [
+        ("sapphire-rapids", "Skylake-Server-v5", 2, 2),
+        ("sapphire-rapids", "Skylake-Server-v4", 2, 0),  # no XSAVES: vmx_vcpu_after_set_cpuid()
+        ("sapphire-rapids", "Skylake-Server-v4,+xsaves", 2, 2),
+        ("sapphire-rapids", "Nehalem", 0, 0),  # no XSAVE: CR4.OSXSAVE is clear
+        ("zen4", "EPYC-v2", 2, 2),  # SVM cannot forbid XSAVES: svm_vcpu_after_set_cpuid()
+        ("zen4", "EPYC-v3", 2, 2),
+        ("zen4", "qemu64", 0, 0),
+        ("zen4", "qemu64,+xsave", 2, 2),
+    ],
+)
+def test_kvm_switches_xcr0_for_guests_with_xsave_and_xss_for_those_that_may_execute_xsaves(cpu, model, xsetbv, xss):
+    """Per exit; the host has AMX or AVX-512 and IA32_XSS, which none of these guests has."""
+    choice = offered(model)
+    k = Kernel(boot(Settings(cpu=cpu, kernel="v6.18")))
+    vcpu = k.new_vcpu("V", GuestChoice(components=choice.components, xsave=choice.xsave, xsaves=choice.xsaves))
+    (cpu_0,) = k.cpus
+    process.schedule(k, cpu_0, vcpu.task)
+    for step in (kvm.kvm_run, kvm.kvm_load_guest_fpu, kvm.kvm_run_entry, kvm.vcpu_enter_guest):
+        step(k, cpu_0)
+    guest.boots(k, cpu_0)
+    guest.writes(k, cpu_0, FP | SSE | AVX)
+    before = [cpu_0.ledger.count(each) for each in ("XSETBV", "WRMSR(XSS)")]
+    kvm.vm_exit(k, cpu_0, "cpuid")
+    kvm.vcpu_enter_guest(k, cpu_0)
+    after = [cpu_0.ledger.count(each) for each in ("XSETBV", "WRMSR(XSS)")]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [xsetbv, xss]
+    held = vcpu.context.regs
+    assert (held[2] != INIT) == bool(choice.components & AVX)
 
 
 @pytest.mark.parametrize("model", ["SapphireRapids-v4", "SapphireRapids-v5"])
@@ -273,14 +323,15 @@ def test_xml_without_a_model_is_refused(text, message, tmp_path):
 
 @settings(deadline=None)
 @given(st.sampled_from(sorted(MODELS)), st.lists(st.tuples(st.sampled_from("+-"), st.sampled_from(sorted(FEATURES)))))
-def test_the_last_word_about_a_feature_holds(name, changes):
-    model = ",".join([name, *(sign + feature for sign, feature in changes)])
+def test_a_feature_that_is_taken_away_is_gone_whatever_else_is_said_of_it(name, changes):
+    model = ",".join([name, "+xsave,+xsaves", *(sign + feature for sign, feature in changes)])
     try:
         found = components(model)
     except InputError:
         return
-    last = {feature: sign for sign, feature in changes}
-    for feature, sign in last.items():
+    gone = {feature for sign, feature in changes if sign == "-"}
+    for _, feature in changes:
+        sign = "-" if feature in gone else "+"
         if feature == "cet-ibt":  # its component is there with cet-ss, too
             continue
         assert bool(found & (CET_S if feature == "cet-ss" else FEATURES[feature])) == (sign == "+")

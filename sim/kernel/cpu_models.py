@@ -3,14 +3,15 @@
 User components are those of XCR0, and AMX with them is what makes a guest write IA32_XFD; supervisor components are
 those of IA32_XSS. A guest always lacks what its kernel's KVM does not offer.
 
-Names and features: ``builtin_x86_defs`` of QEMU's target/i386/cpu.c (commit 0048035a870312f2fd0f3dd28115398d26e419bb),
-whose names are libvirt's, too; src/cpu_map/x86_*.xml of libvirt (commits 61be05a00fd3, cd93f7ddab57, bfe53e9145cd,
-ee95c9d7d131, 3afbb1644c4f) for Haswell, Broadwell, SierraForest and EPYC. Versions and variants (-v5, -noTSX, -IBRS,
--IBPB) of one of these that are not listed differ in no component except CET, which some have from a certain version on
-(Zhao Liu, "[PATCH v5 20/22] i386/cpu: Enable cet-ss & cet-ibt for supported CPU models", 11 Dec 2025,
-20251211060801.3600039-21-zhao1.liu@intel.com, QEMU commit 5cb89cad7f30). cet-ss is SHSTK, with which QEMU enumerates
+Names and features: what QEMU 11.1.3 and 10.0.2 answer to query-cpu-model-expansion for each of their models (Debian
+packages qemu-system-x86 1:11.1.3+ds-1 and 1:10.0.2+ds-2+deb13u1~bpo12+1), whose names are libvirt's, too
+(src/cpu_map/x86_*.xml).  Versions and variants (-v5, -noTSX, -IBRS, -IBPB) of one of these do not differ in user
+components, if they are not named, but in XSAVES and in CET, which some have from a version on (Zhao Liu, "[PATCH v5
+20/22] i386/cpu: Enable cet-ss & cet-ibt for supported CPU models", 11 Dec 2025,
+20251211060801.3600039-21-zhao1.liu@intel.com, QEMU commit 5cb89cad7f30).  cet-ss is SHSTK, with which QEMU enumerates
 CET_U and CET_S; cet-ibt is IBT, with which it enumerates CET_U (patches 06 and 11 of that series).  No model has
-arch-lbr.  Features that have no component (vmx, hv-time, avx512vl) change nothing.
+arch-lbr.  Features that have no component (vmx, hv-time, avx512vl, apxf, which no KVM offers) change nothing.  A
+feature alone switches it on; "+" goes before "=", and "-" before both.
 
 Custom CPU templates of Firecracker (docs/cpu_templates/cpu-templates.md there) are JSON: bits that a guest's CPUID has
 (1), has not (0) or takes from the host (x); they may also be part of a configuration or a fingerprint.  The answer of a
@@ -20,6 +21,7 @@ QEMU machine to query-cpu-model-expansion is JSON, too; a domain of libvirt, and
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -60,28 +62,41 @@ Without XFD a Linux leaves AMX off (v5.16 on, ``fpu__init_system_xstate``).
 """
 _SERVER: Final = _OLD | AVX | AVX512 | PKRU
 
+_HOST_NAMES: Final = "host max host-passthrough host-model maximum"
+_NO_XSAVE: Final = (
+    "Nehalem Westmere Penryn Conroe core2duo coreduo n270 kvm64 kvm32 qemu64 qemu32 phenom athlon pentium pentium2 "
+    "pentium3 486 Opteron_G1 Opteron_G2 Opteron_G3"
+)
+"""Models without xsave, so that a guest's CR4.OSXSAVE stays clear."""
+
 _NAMES: Final = (
-    ("host max host-passthrough host-model maximum", _ALL),
-    (
-        "Nehalem Westmere Penryn Conroe core2duo coreduo n270 kvm64 kvm32 qemu64 qemu32 phenom athlon pentium pentium2",
-        _OLD,
-    ),
-    ("pentium3 486 Opteron_G1 Opteron_G2 Opteron_G3 Denverton-v2 Denverton-v3 Snowridge-v2 Snowridge-v3", _OLD),
-    ("Snowridge-v4", _OLD),
+    (_HOST_NAMES, _ALL),
+    (_NO_XSAVE, _OLD),
+    ("Denverton-v2 Denverton-v3 Snowridge-v2 Snowridge-v3 Snowridge-v4", _OLD),
     ("Denverton Snowridge", _OLD | MPX),
     ("SandyBridge IvyBridge Haswell Broadwell Skylake-Client EPYC EPYC-Rome Dhyana Opteron_G4 Opteron_G5", _OLD | AVX),
-    ("YongFeng", _OLD | AVX),
-    ("EPYC-Milan SierraForest ClearwaterForest Icelake-Client", _OLD | AVX | PKRU),
+    ("EPYC-Milan SierraForest ClearwaterForest Icelake-Client YongFeng", _OLD | AVX | PKRU),
     ("KnightsMill", _OLD | AVX | AVX512),
     ("Skylake-Server Cascadelake-Server Cooperlake Icelake-Server EPYC-Genoa EPYC-Turin", _SERVER),
-    ("SapphireRapids GraniteRapids", _SERVER | XTILE),
+    ("SapphireRapids GraniteRapids DiamondRapids", _SERVER | XTILE),
 )
 
 MODELS: Final = {name: mask for names, mask in _NAMES for name in names.split()}
 """The components of a model by its name; without its version a name is version 1."""
 
-CET_SINCE: Final = {"SapphireRapids": 5, "GraniteRapids": 4, "SierraForest": 4, "ClearwaterForest": 2}
+CET_SINCE: Final = {
+    "SapphireRapids": 5, "GraniteRapids": 4, "DiamondRapids": 1, "SierraForest": 4, "ClearwaterForest": 2,
+}  # fmt: skip
 """The first version of a model with cet-ss and cet-ibt."""
+
+XSAVES_SINCE: Final = {
+    "Denverton": 3, "Snowridge": 3, "Skylake-Client": 4, "Skylake-Server": 5, "Cascadelake-Server": 5, "Cooperlake": 2,
+    "Icelake-Server": 5, "SapphireRapids": 1, "GraniteRapids": 1, "DiamondRapids": 1, "SierraForest": 1,
+    "ClearwaterForest": 1, "EPYC": 3, "EPYC-Rome": 1, "EPYC-Milan": 1, "EPYC-Genoa": 1, "EPYC-Turin": 1, "Dhyana": 2,
+}  # fmt: skip
+"""The first version of a model with xsaves, without which KVM on VMX does not switch IA32_XSS; the others have none."""
+XSAVES_UNTIL: Final = {"EPYC-Rome": 3}
+"""The last version with it: Zen 2's XSAVES may fail to save XMM registers (AMD erratum 1386)."""
 
 _VERSION: Final = re.compile(r"-v(\d{1,3})$")
 _VARIANT: Final = re.compile(r"(?:-v\d{1,3}|-noTSX|-IBRS|-IBPB)+$")
@@ -107,8 +122,22 @@ _BITS: Final = (
 """Leaf, subleaf, register and bit of CPUID without which a guest does not have components (Intel SDM vol. 2, CPUID)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What a model offers a guest: components as a mask, and whether its CPUID has XSAVE and XSAVES."""
+
+    components: int
+    xsave: bool
+    xsaves: bool
+
+
 def components(model: str) -> int:
-    """The components of a model, such as ``"Skylake-Server-v5"`` or ``"EPYC-Milan,-pku,+avx512f"``, as a mask.
+    """The components of a model, as :func:`offered` has them."""
+    return offered(model).components
+
+
+def offered(model: str) -> Offered:
+    """What a model offers, such as ``"Skylake-Server-v5"`` or ``"EPYC-Milan,-pku,+avx512f"``.
 
     Raises :class:`~sim.errors.InputError` for a name or a feature that is not known.
     """
@@ -117,10 +146,17 @@ def components(model: str) -> int:
     if base not in MODELS:
         raise unknown("CPU model", name, MODELS)
     found = MODELS[base]
-    has = {*_WITHOUT, *(feature for feature, mask in FEATURES.items() if not mask & ~found)}
-    version = _VERSION.search(name)
-    if version and base in CET_SINCE and int(version[1]) >= CET_SINCE[base]:
+    has = {"xfd", *(feature for feature, mask in FEATURES.items() if not mask & ~found)}
+    number, stem = _VERSION.search(name), _VARIANT.sub("", name)
+    version = int(number[1]) if number else 1
+    if version >= CET_SINCE.get(stem, version + 1):
         has |= {"cet-ss", "cet-ibt"}
+    if base not in _NO_XSAVE.split():
+        has.add("xsave")
+    if base in _HOST_NAMES.split() or XSAVES_SINCE.get(stem, 999) <= version <= XSAVES_UNTIL.get(stem, version):
+        has.add("xsaves")
+    plus: set[str] = set()
+    minus: set[str] = set()
     for change in changes:
         if _changes_nothing(change):
             continue
@@ -128,15 +164,19 @@ def components(model: str) -> int:
         feature = match[2].replace("_", "-") if match else ""
         if match is None or feature not in (*FEATURES, *_WITHOUT):
             raise unknown("feature of a CPU model", change.lstrip("+-").partition("=")[0], FEATURES)
-        if bool(match[1]) == bool(match[3]):
+        if match[1] and match[3]:
             raise InputError(f"CPU model: found {change!r} (allowed: +{match[2]}, -{match[2]}, {match[2]}=on or =off)")
-        has = has | {feature} if "+" in match[1] or match[3] == "on" else has - {feature}
+        if match[1]:
+            (plus if match[1] == "+" else minus).add(feature)
+        else:
+            has = has - {feature} if match[3] == "off" else has | {feature}
+    has = (has | plus) - minus  # after what "=" says, in this order: x86_cpu_expand_features()
     found = found & ~_OF_FEATURES | _together(has - _WITHOUT.keys())
-    for feature in _WITHOUT.keys() - has:
-        found &= _WITHOUT[feature]
     if found & AVX512 and not found & AVX:
         raise InputError(f"CPU model {model!r}: avx512f without avx (allowed: both, or neither)")
-    return found
+    for feature in _WITHOUT.keys() - has:
+        found &= _WITHOUT[feature]
+    return Offered(found, "xsave" in has, {"xsave", "xsaves"} <= has)
 
 
 def _changes_nothing(change: str) -> bool:
@@ -242,7 +282,9 @@ def _expanded(document: Any) -> str:
     properties = document.get("props") if isinstance(document, dict) else None
     if not isinstance(properties, dict) or not any(isinstance(properties.get(name), bool) for name in FEATURES):
         return ""
-    return ",".join([HOST, *(f"-{name}" for name in FEATURES if properties.get(name) is not True)])
+    gone = [name for name in FEATURES if properties.get(name) is not True]
+    gone += [name for name in _WITHOUT if properties.get(name) is False]
+    return ",".join([HOST, *(f"-{name}" for name in gone)])
 
 
 def _of_static_template(document: Any) -> str:

@@ -26,9 +26,10 @@ def boots(k: Kernel, cpu: Cpu) -> None:
     v6.12.117, v6.18.2 and v7.3.4.
     """
     vcpu = _running(cpu)
-    if not vcpu.cr4_osxsave:
+    if not vcpu.efer_sce:
         kvm.vm_exit(k, cpu, "cr-access")
-        vcpu.cr4_osxsave = vcpu.efer_sce = vcpu.has_host_spec_ctrl = True
+        vcpu.efer_sce = vcpu.has_host_spec_ctrl = True
+        vcpu.cr4_osxsave = vcpu.has_xsave
         vcpu.cr4_pke = vcpu.has_pku
         vcpu.guest_uret_msrs_loaded = False
         kvm.vcpu_enter_guest(k, cpu)
@@ -39,7 +40,7 @@ def boots(k: Kernel, cpu: Cpu) -> None:
 def _ready(k: Kernel, cpu: Cpu) -> Vcpu:
     """The running guest, whose kernel has set up XSAVE again if there was an INIT."""
     vcpu = _running(cpu)
-    if not vcpu.cr4_osxsave:
+    if not vcpu.efer_sce:
         boots(k, cpu)
     return vcpu
 
@@ -50,9 +51,9 @@ def writes(k: Kernel, cpu: Cpu, components: int) -> None:
     Only a task that has tiles writes them, so IA32_XFD is 0; its first use of them is :func:`uses_disabled_amx`.
     """
     vcpu = _ready(k, cpu) if components & ~(FP | SSE) else _running(cpu)
-    if components & cpu.unit.xcr0 & cpu.unit.xfd:
+    if components & vcpu.xcr0 & cpu.unit.xfd:
         writes_xfd(k, cpu, 0)
-    vcpu.context.write(cpu.unit, components & cpu.unit.xcr0 & ~PKRU)
+    vcpu.context.write(cpu.unit, components & vcpu.xcr0 & ~PKRU)
 
 
 def wrpkru(k: Kernel, cpu: Cpu, value: int) -> None:
@@ -76,7 +77,7 @@ def switches_task(k: Kernel, cpu: Cpu, components: int, carried: int = 0) -> Non
     if vcpu.xfd_passthrough and cpu.unit.xfd != xfd:
         writes_xfd(k, cpu, xfd)
     unit, context = cpu.unit, vcpu.context
-    enabled = (unit.xcr0 | unit.xss) & ~PKRU
+    enabled = (vcpu.xcr0 | vcpu.xss) & ~PKRU
     area = k.new_area(enabled)
     area.xstate_bv = components & enabled & ~k.carried_mask
     for i in bits[area.xstate_bv]:

@@ -21,7 +21,9 @@ class GuestChoice:
     False: its CPUID has no PKU, so that it has neither XCR0[9] nor CR4.PKE.  ``vpmu`` False: its CPUID has no
     performance counters, so that KVM leaves them alone (kvm_vcpu_has_mediated_pmu()).  ``components`` are those of its
     CPU model: of what the host offers, it has these and no others in XCR0 and IA32_XSS, as QEMU leaves out what the
-    host lacks.
+    host lacks.  ``xsave`` False: its CPUID has no XSAVE, so that CR4.OSXSAVE stays clear and KVM switches neither XCR0
+    nor IA32_XSS.  ``xsaves`` False: it has no XSAVES, so that KVM on VMX does not switch IA32_XSS; SVM cannot forbid
+    XSAVES, and switches it (vmx_vcpu_after_set_cpuid(), svm_vcpu_after_set_cpuid(), v6.6 to v7.3).
     """
 
     xcr0: int | None = None
@@ -30,6 +32,8 @@ class GuestChoice:
     amx: bool | None = None
     vpmu: bool = True
     components: int | None = None
+    xsave: bool = True
+    xsaves: bool = True
 
 
 AS_ALL = GuestChoice()

@@ -203,6 +203,8 @@ class Kernel:
         vcpu.xcr0 = offered.xcr0
         vcpu.xss = offered.xss
         vcpu.has_vpmu = choice.vpmu
+        vcpu.has_xsave = vcpu.cr4_osxsave = choice.xsave
+        vcpu.has_xsaves = choice.xsave and (choice.xsaves or self.vendor == "svm")
         vcpu.has_pku = vcpu.cr4_pke = offered.pku
         # LSTAR differs between kernels (KASLR), TSC_AUX between CPUs; the host's value is 0 here.
         vcpu.uret = dict.fromkeys(config.guest_uret_msrs, context.id)

@@ -275,7 +275,10 @@ def _vcpu_run_exit(k: Kernel, cpu: Cpu, vcpu: Vcpu, reason: str) -> None:
 
 
 def kvm_load_xfeatures(k: Kernel, cpu: Cpu, vcpu: Vcpu, guest: bool) -> None:
-    """XCR0 and IA32_XSS, each only where guest and host differ, and only for a guest with CR4.OSXSAVE."""
+    """XCR0 and IA32_XSS, each only where guest and host differ, and only for a guest with CR4.OSXSAVE.
+
+    IA32_XSS only for a guest that KVM takes to have XSAVES.
+    """
     if not vcpu.cr4_osxsave:
         return
     host, unit, kind = k.config.masks, cpu.unit, cpu.current.kind
@@ -283,7 +286,7 @@ def kvm_load_xfeatures(k: Kernel, cpu: Cpu, vcpu: Vcpu, guest: bool) -> None:
         unit.xcr0 = vcpu.xcr0 if guest else host.xcr0
         if not k.strategy.hardware_xcr0:
             cpu.record((kind, GUEST_ENTRY if guest else GUEST_EXIT, XSETBV))
-    if vcpu.xss != host.xss:
+    if vcpu.xss != host.xss and vcpu.has_xsaves:
         unit.xss = vcpu.xss if guest else host.xss
         cpu.record((kind, XSS_PHASE, WRMSR_XSS))
         k.trace_msr(cpu, "write", "XSS")

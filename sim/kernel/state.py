@@ -180,6 +180,8 @@ class Vcpu:
         "has_host_spec_ctrl",
         "has_pku",
         "has_vpmu",
+        "has_xsave",
+        "has_xsaves",
         "host_pkru",
         "id",
         "l1tf_flush_l1d",
@@ -206,6 +208,7 @@ class Vcpu:
         self.lacks = 0
         self.has_host_spec_ctrl = True
         self.has_vpmu = True
+        self.has_xsave = self.has_xsaves = True
         self.l1tf_flush_l1d = False
         self.needs_ibpb = False
         self.xcr0 = 0

@@ -6,12 +6,13 @@ JSON Schema and of docs/scenarios.md, which :mod:`sim.scenario.document` makes f
 :mod:`sim.scenario.run_schema` and :mod:`sim.scenario.host_schema`.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
 from sim.errors import InputError
-from sim.kernel.cpu_models import components, of_file
+from sim.kernel.cpu_models import of_file, offered
 from sim.kernel.guests import GuestChoice
 from sim.kernel.versions import Exit as FastpathExit
 from sim.scenario.distribution import Distribution, Intervals, Times
@@ -32,7 +33,7 @@ def _cpu_model(value: Any) -> Any:
         return value
     try:
         model = of_file(value) if value.endswith((".json", ".xml")) else value
-        components(model)
+        offered(model)
     except InputError as error:
         raise ValueError(str(error)) from error
     return model
@@ -181,8 +182,9 @@ class Guest(Section):
     cpu_model: CpuModel | None = Field(
         None,
         description="their CPU model, as QEMU and libvirt name it, with features added or removed: Skylake-Server, "
-        "EPYC-Milan-v2,-pku, SapphireRapids-v5 (avx, mpx, avx512f, pku, amx-tile, cet-ss, cet-ibt, arch-lbr); or a "
-        "file: a CPU template of Firecracker or the answer of QEMU's query-cpu-model-expansion (.json), a domain or "
+        "EPYC-Milan-v2,-pku, SapphireRapids-v5 (avx, mpx, avx512f, pku, amx-tile, cet-ss, cet-ibt, arch-lbr, xsave, "
+        "xsaves, xfd; without xsave KVM does not switch XCR0, without xsaves on VMX not IA32_XSS); or a file: a CPU "
+        "template of Firecracker or the answer of QEMU's query-cpu-model-expansion (.json), a domain or "
         "capabilities of libvirt (.xml). XCR0 and IA32_XSS have its components, as far as the kernel's KVM offers "
         "them; absent: all that KVM offers",
     )
@@ -225,8 +227,11 @@ class Guest(Section):
     @property
     def choice(self) -> GuestChoice:
         """What the kernel model is told about these guests in particular."""
-        model = None if self.cpu_model is None else components(self.cpu_model)
-        return GuestChoice(self.xcr0, self.xss, self.pku, self.amx, self.vpmu, model)
+        choice = GuestChoice(self.xcr0, self.xss, self.pku, self.amx, self.vpmu)
+        if self.cpu_model is None:
+            return choice
+        model = offered(self.cpu_model)
+        return replace(choice, components=model.components, xsave=model.xsave, xsaves=model.xsaves)
 
 
 class Thread(Section):
