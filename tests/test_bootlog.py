@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from command import run_json
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -254,6 +255,25 @@ def test_the_same_boot_again_with_all_its_lines_is_a_second_boot():
 def test_another_enabled_line_is_another_boot():
     log = parse_text(text_of("ryzen-9-7945hx") + enabled_line("xeon-8480c"))
     assert (log.mask, log.boots) == (0x602E7, 2)
+
+
+@pytest.mark.parametrize("name", [each.stem for each in sorted(LOGS.glob("*.txt")) if each.stem != "linux-4.2"])
+def test_a_log_without_its_enabled_line_has_its_mask_and_format_from_the_other_lines(name, tmp_path, capsys):
+    whole = text_of(name)
+    lines = [line for line in whole.splitlines(keepends=True) if "Enabled xstate features" not in line]
+    log, right = parse_text("".join(lines)), parse_text(whole)
+    assert (log.mask, log.format, log.offsets) == (right.mask, right.format, right.offsets)
+    assert bootlog.check(log) == []
+    assert bootlog.absent(log)[0].startswith('no "Enabled xstate features" line: mask and format follow')
+    (tmp_path / "log.txt").write_text("".join(lines))
+    document = run_json(capsys, "layout", "--boot-log", str(tmp_path / "log.txt"))
+    assert (document["mask"], document["size"], document["agrees"]) == (f"{right.mask:#x}", None, True)
+
+
+def test_offsets_that_no_format_has_without_an_enabled_line_are_refused():
+    lines = [line for line in text_of("xeon-8480c").splitlines(keepends=True) if "Enabled xstate" not in line]
+    with pytest.raises(InputError, match="the offsets that it has fit neither format"):
+        parse_text("".join(lines).replace("xstate_offset[5]:  832", "xstate_offset[5]:  900"))
 
 
 # Wrong input.

@@ -183,7 +183,7 @@ def _boot_log(name: str, geometry: Geometry, number: int | None) -> tuple[dict[s
         "disagreements": disagreements,
         "mask": f"{log.mask:#x}",
         "format": log.format,
-        "size": log.size,
+        "size": log.size or None,
         "offsets": dict(log.offsets),
         "sizes": dict(log.sizes),
         "not_in_log": absent,
@@ -211,7 +211,7 @@ def _boot_log(name: str, geometry: Geometry, number: int | None) -> tuple[dict[s
     text = (
         f"{log.mask:#x} in the {log.format} format, from the log{which}, against {_title(geometry, log.format)}\n\n"
         + table(rows, ("component", "Linux name", "offset in log", "our offset", "size"))
-        + f"\n\nsize in log  {log.size} bytes\nour size     {ours.size} bytes\n\n{verdict}"
+        + f"\n\nsize in log  {f'{log.size} bytes' if log.size else '-'}\nour size     {ours.size} bytes\n\n{verdict}"
         + "".join(f"\n{note}" for note in notes)
     )
     if log.boots > 1:
@@ -229,7 +229,8 @@ def _one_of(boots: Sequence[bootlog.BootLog | bootlog.NoBoot], place: int, geome
     if isinstance(log, bootlog.NoBoot):
         return {"boot": place + 1, "why_not": log.why.partition(bootlog.EXPECTED)[0].strip(" :;")}
     agrees = not bootlog.check(log, geometry)
-    return {"boot": log.number, "agrees": agrees, "mask": f"{log.mask:#x}", "format": log.format, "size": log.size}
+    size = log.size or None
+    return {"boot": log.number, "agrees": agrees, "mask": f"{log.mask:#x}", "format": log.format, "size": size}
 
 
 def _boots_table(listed: list[dict[str, Any]]) -> str:

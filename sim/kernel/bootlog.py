@@ -8,13 +8,13 @@ from a web page, in excerpts, several boots in one file.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Final, Literal
 
 from sim import mailed, packed
 from sim.errors import InputError
 from sim.xsave.area import EXTENDED_OFFSET, Layout, compacted_layout, standard_layout
-from sim.xsave.components import ALL, COMPONENTS, EXTENDED, SUPERVISOR, bits
+from sim.xsave.components import ALL, COMPONENTS, EXTENDED, FP, SSE, SUPERVISOR, bits
 from sim.xsave.components import names as component_names
 from sim.xsave.geometry import GENERIC, Geometry
 
@@ -101,6 +101,8 @@ class BootLog:
     """Which of these boots this is, from 1."""
     warnings: tuple[str, ...] = ()
     """What the kernel warned about, although it uses XSAVE."""
+    has_enabled_line: bool = True
+    """False: mask and format follow from the other lines, and ``size`` is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,8 @@ def parse_all(lines: Iterable[str], name: str) -> tuple[BootLog | NoBoot, ...]:
             boots[0].lines += current.lines
     elif current.garbled:
         raise InputError(f"{name}{_garbled(current)}")
+    elif current.lines:
+        return (_without_enabled_line(current, name),)
     else:
         raise InputError(f'{name} has no "Enabled xstate features" line; {EXPECTED}')
     return tuple(_boot(boot, number, len(boots)) for number, boot in enumerate(boots, 1))
@@ -320,6 +324,25 @@ def _boot(boot: _Boot, number: int, boots: int) -> BootLog | NoBoot:
     )
 
 
+def _without_enabled_line(boot: _Boot, name: str) -> BootLog | NoBoot:
+    """An excerpt without the last line: the mask of the others, in the one format that their offsets have."""
+    fitting: list[BootLog] = []
+    for form in ("compacted", "standard"):
+        found = _boot(_Boot(lines=boot.lines, warnings=boot.warnings, enabled=(0, 0, form)), 1, 1)
+        if isinstance(found, NoBoot):
+            return found
+        mask = found.supporting | _sum(found.offsets) | FP | SSE
+        log = replace(found, mask=mask, has_enabled_line=False)
+        if not (form == "standard" and mask & SUPERVISOR) and layout(log).offsets.items() >= log.offsets.items():
+            fitting.append(log)
+    if len(fitting) == 1:
+        return fitting[0]
+    which = "both formats" if fitting else "neither format"
+    raise InputError(
+        f'{name} has no "Enabled xstate features" line, and the offsets that it has fit {which}; {EXPECTED}'
+    )
+
+
 def _number(text: str) -> int:
     return int(text, 16 if text.startswith("0") else 10)
 
@@ -358,7 +381,7 @@ def check(log: BootLog, geometry: Geometry = GENERIC) -> list[str]:
     for i, offset in ours.offsets.items():
         if offset != log.offsets.get(i, offset):
             found.append(f"{_list(1 << i)}: the log has offset {log.offsets[i]}, our layout has {offset}")
-    if ours.size != log.size:
+    if log.has_enabled_line and ours.size != log.size:
         found.append(f"context size: the log has {log.size}, our layout has {ours.size}")
     return [*found, *_overlaps(log)]
 
@@ -366,6 +389,9 @@ def check(log: BootLog, geometry: Geometry = GENERIC) -> list[str]:
 def absent(log: BootLog) -> list[str]:
     """What an excerpt leaves out, a sentence for each kind of line: neither a disagreement nor compared."""
     found = []
+    if not log.has_enabled_line:
+        same = "" if log.mask & SUPERVISOR or log.format == "standard" else "; AMD's standard format looks the same"
+        found.append(f'no "Enabled xstate features" line: mask and format follow from the others, size unknown{same}')
     if missing := log.mask & EXTENDED & ALL & ~_sum(log.offsets):
         are = "the offset of {} is" if missing.bit_count() == 1 else "the offsets of {} are"
         found.append(f"{are.format(_list(missing))} not in the log")
