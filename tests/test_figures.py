@@ -487,6 +487,11 @@ def test_ticks_are_decimals_below_1_and_have_no_prefix_for_thousandths():
     ]  # fmt: skip
 
 
+def test_ticks_of_a_symmetric_axis_have_one_minus_sign():
+    numbers = figure_style.tick_numbers()
+    assert [numbers(value, 0) for value in (-2_000_000, -1000, -100, -0.1)] == ["-2M", "-1k", "-100", "-0.1"]
+
+
 def test_the_cost_figure_is_about_two_cases_where_they_are_asked_about(tmp_path_factory):
     pair = 'contrasts = [["free-ssp@sapphire-rapids v6.18", "free-ssp@zen4 v6.18"]]\n[host]'
     text = TWO_CPUS.replace("[host]", pair) + GUESTS

@@ -94,7 +94,7 @@ def test_the_rates_are_those_of_the_answer(results):
 
 def test_uncertainty_is_what_the_command_says_as_text_and_as_frames(results):
     found = sim.compare(results).uncertainty(draws=500)
-    assert "How sure is the ranking" in str(found)
+    assert "How sure the ranking is" in str(found)
     assert "object at" not in repr(found)
     ranking = found.df_ranking()
     assert len(ranking) == 2 * 3 * 2  # cases, strategies, with IA32_XSS and without

@@ -131,8 +131,8 @@ def test_two_kernels_are_the_same_world(ran):
 def test_another_seed_or_load_is_another_world(ran):
     a = ran()
     for change, said in (
-        ({"run.seed": 2}, "other seed (1; 2)"),
-        ({"guests.web.exits.timer.every": "6 kHz"}, "other guests.web.exits.timer.every"),
+        ({"run.seed": 2}, "different seed (1; 2)"),
+        ({"guests.web.exits.timer.every": "6 kHz"}, "different guests.web.exits.timer.every"),
     ):
         b = ran(**change)
         found = two_results(a, b)
@@ -292,7 +292,7 @@ def test_the_command_takes_one_directory_or_two(ran, tmp_path, capsys):
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     status, out, err = run_command(capsys, "compare", a, b)
     assert (status, err) == (0, "")
-    assert "NOT PAIRED: other seed (1; 2)" in " ".join(out.split())
+    assert "NOT PAIRED: different seed (1; 2)" in " ".join(out.split())
     status, out, _ = run_command(capsys, "compare", a, b, "--json")
     assert json.loads(out)["cases"][0]["differs"] == []
     for arguments in ((a, b, "--mail"), (a, str(tmp_path)), (a, b, "--reference", "nobody")):

@@ -117,7 +117,7 @@ def test_the_text_fits_a_mail(capsys, results):
     assert (status, err) == (0, "")
     assert max(len(line) for line in out.splitlines()) <= 72
     for part in (
-        "How sure is the ranking",
+        "How sure the ranking is",
         "What explains the variance",
         "Where an order is reversed",
         "What to measure next",

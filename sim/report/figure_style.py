@@ -172,11 +172,15 @@ def strategy_axis(
 
 
 def tick_numbers() -> Any:
-    """How ticks are written: k, M and G for thousands, millions and billions, and decimals below 1."""
+    """How ticks are written: k, M and G for thousands, millions and billions, decimals below 1, and one minus sign."""
     from matplotlib.ticker import EngFormatter, FuncFormatter
 
     large = EngFormatter(sep="")
-    return FuncFormatter(lambda value, place: f"{value:g}" if abs(value) < 1000 else large(value, place))
+
+    def written(value: float, place: int | None) -> str:
+        return f"{value:g}" if abs(value) < 1000 else large(value, place).replace("\N{MINUS SIGN}", "-")
+
+    return FuncFormatter(written)
 
 
 def number_axis(axes: Axes, label: str) -> None:

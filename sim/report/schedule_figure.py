@@ -48,7 +48,7 @@ def outcome(comparison: Comparison) -> Figure:
             comparison,
             _finding(found),
             "Means over replications; latencies of all replications together, from the event or the wake-up "
-            "(run.latency_from) to the VM entry. Lines join cases that differ in the key named alone.",
+            "(run.latency_from) to the VM entry. Lines join cases that differ only in the key named.",
             [PANEL_IN],
             2 if polls else max(len(columns), 1),
         )

@@ -94,7 +94,7 @@ def _paired(found: TwoResults) -> list[str]:
     keys = {path: (one, other) for pair in found.pairs for path, one, other in pair.not_paired}
     said = _some([_differing(path, *values) for path, values in keys.items()], MOST_KEYS, " keys")
     return wrapped(
-        f"NOT PAIRED{some}: other {said}, so these are independent samples, compared by Welch's test.", "", "  "
+        f"NOT PAIRED{some}: different {said}, so these are independent samples, compared by Welch's test.", "", "  "
     )
 
 

@@ -43,7 +43,7 @@ class Uncertainty:
 
     def _repr_html_(self) -> str:
         """What Jupyter shows: the ranking, and what to measure next."""
-        tables = (("How sure is the ranking", self.df_ranking()), ("What to measure next", self.df_measure_next()))
+        tables = (("How sure the ranking is", self.df_ranking()), ("What to measure next", self.df_measure_next()))
         return "".join(f"<h4>{html.escape(title)}</h4>{frame.to_html(index=False)}" for title, frame in tables)
 
     def df_ranking(self) -> pd.DataFrame:

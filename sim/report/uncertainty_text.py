@@ -43,7 +43,7 @@ def _case(each: CaseReport, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
         f"difference from {case.reference}"
     )
     yield (
-        "How sure is the ranking\n\n"
+        "How sure the ranking is\n\n"
         + _ranking(view)
         + "\n\n"
         + _fill(
