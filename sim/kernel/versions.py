@@ -331,7 +331,7 @@ def markdown() -> str:
         "",
         "The model's flow follows those that change which operations run. Where FPU code may be interrupted (4), exits",
         "that a fastpath handles without re-entry (9), what counts as preempted (13), the poll window (14), tracepoint",
-        "formats (15) and the place of struct fpu (16) change none; they are for those who compare a trace or a host.",
+        "formats (15) and the place of struct fpu (16) change none; they serve to compare a trace or a host.",
         "Preemption (19), HRTICK (20) and slices (21) are the scheduler's of a simulated host; no flow has one.",
         "Masks are hexadecimal, bit i is XSAVE component i.",
         "",
