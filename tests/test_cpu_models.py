@@ -342,7 +342,7 @@ def test_a_feature_that_is_taken_away_is_gone_whatever_else_is_said_of_it(name, 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[]", "has no list 'cpuid_modifiers'"),
         ('{"reg_modifiers": []}', "has no list 'cpuid_modifiers'"),
         ('{"cpuid_modifiers": [{"leaf": "0x7"}]}', "a cpuid_modifier that is none"),

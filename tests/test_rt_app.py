@@ -147,8 +147,8 @@ def test_the_grammar_before_events_is_a_burst_in_each_period(tmp_path, capsys, p
     [
         ('{"tasks": {"a": {"exec": 5, "run": 5}}}', "tasks.a.run: found beside exec"),
         ('{"tasks": {"a": {"exec": 5, "period": -1}}}', "tasks.a.timer.period: found -1"),
-        ("{", "is no JSON"),
-        ("/* " * 300_000, "is no JSON"),  # no comment ends: once through the text, not once for each
+        ("{", "is not JSON"),
+        ("/* " * 300_000, "is not JSON"),  # no comment ends: once through the text, not once for each
         ("[]", "has no 'tasks'"),
         ('{"tasks": {}}', "has no 'tasks'"),
         ('{"tasks": {"a": 5}}', "tasks.a: found 5"),

@@ -100,7 +100,7 @@ def test_lines_that_a_mail_wrapped_are_read_and_what_the_trace_lacks_is_what_is_
 def test_the_fields_of_an_older_kernel_are_recognised(capsys):
     status, out, err = run(capsys, "replay", CASES / "trace-initialized-field.txt", "--check")
     assert (status, out) == (2, "")
-    assert "x86_fpu events in the format of Linux v4.14 to v5.1 (initialized:); read are those with load:" in err
+    assert "x86_fpu events in the format of Linux v4.14 to v5.1 (initialized:); only those with load:" in err
 
 
 @pytest.mark.parametrize("line", [0, 1, 2])
@@ -253,7 +253,7 @@ def test_kvm_s_events_without_a_task_are_not_said_to_be_absent(capsys, tmp_path)
     trace = tmp_path / "trace.txt"
     trace.write_text(text)
     status, _, err = run(capsys, "replay", trace, "--exits")
-    assert (status, "2 lines name an event and lack its task, CPU or time" in err) == (2, True)
+    assert (status, "2 lines have an event but not its task, CPU or time" in err) == (2, True)
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -513,7 +513,7 @@ def test_a_trace_of_perf_prof_with_no_line_but_a_date_and_a_cpu_is_refused(capsy
 def test_a_replay_of_kvm_s_events_alone_says_what_they_tell(capsys):
     status, _, err = run(capsys, "replay", CASES / "kvm-only-trace.txt", "--check")
     assert status == 2
-    assert "Its KVM events alone tell of VM exits: fpswitch replay --exits" in err
+    assert "Its KVM events are enough for VM exits: fpswitch replay --exits" in err
     status, _, err = run(capsys, "replay", CASES / "trace-no-xsaves.txt", "--exits")
     assert (status, "has no kvm:kvm_exit events" in err) == (2, True)
     assert run(capsys, "replay", CASES / "kvm-only-trace.txt", "--exits", "--check")[0] == 2

@@ -251,7 +251,7 @@ def of_template(path: str) -> str:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no JSON: {error} (allowed: a CPU template of Firecracker)") from error
+        raise InputError(f"{path} is not JSON: {error} (allowed: a CPU template of Firecracker)") from error
     if (found := _expanded(document)) or (found := _of_static_template(document)):
         return found
     if isinstance(document, dict) and isinstance(document.get("guest_cpu_config"), dict):  # a fingerprint

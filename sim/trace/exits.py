@@ -173,7 +173,7 @@ def exits(stream: IO[bytes], name: str, progress: Callable[[Iterator[Step]], Ite
     report = reader.report
     if not report.events["kvm_exit"]:
         lacking = (
-            f"; {report.headless} lines name an event and lack its task, CPU or time (perf script -F "
+            f"; {report.headless} lines have an event but not its task, CPU or time (perf script -F "
             f"comm,tid,cpu,time,event,trace), the first: {report.first_foreign!r}"
         )
         raise InputError(

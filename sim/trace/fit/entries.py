@@ -55,7 +55,7 @@ class Charges:
 
     ``away`` is that of a vCPU that leaves its CPU inside KVM_RUN and comes back, beside the exit and the entry, which
     are ``guest``'s; ``signal`` is that of the VMM's side and of a signal there.  ``exit`` is that of a VM exit before
-    kvm_exit and behind kvm_entry, ``handler`` between the two.
+    kvm_exit and after kvm_entry, ``handler`` between the two.
     """
 
     stint: float = 0.0

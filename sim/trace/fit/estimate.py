@@ -152,11 +152,11 @@ def fit(
     assert replayed is not None
     report, seen = replayed.report, watcher.seen
     if report.recordings > 1:
-        raise InputError(f"{name} holds {report.recordings} recordings, one behind the other; allowed: one")
+        raise InputError(f"{name} holds {report.recordings} recordings, one after the other; allowed: one")
     if report.steps_back:
         raise InputError(
-            f"{name}: the clock of a CPU steps back {report.steps_back} times, and a fit is made of times; allowed: "
-            "events in order on each CPU, as the tools print them"
+            f"{name}: the clock of a CPU steps back {report.steps_back} times, and a fit needs the order of events; "
+            "allowed: events in order on each CPU, as the tools print them"
         )
     seconds = (seen.last_ns - seen.first_ns) * 1e-9
     if not 0 < seconds <= LONGEST_S:

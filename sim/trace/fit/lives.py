@@ -113,7 +113,7 @@ class Watcher:
         if event == SWITCH:
             self._switch(step)
             return
-        if step.tid > 0 and event != DEACTIVATED:  # a save comes behind the switch, from the thread that is gone
+        if step.tid > 0 and event != DEACTIVATED:  # a save comes after the switch, from the thread that left
             self._shows(step.cpu, step.tid, step.comm, now)
         if event in WAKEUPS:
             seen.wakeups += event != WAKING

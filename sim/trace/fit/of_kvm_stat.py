@@ -25,7 +25,7 @@ from sim.xsave.profiles import profile
 
 DEFAULT_KERNEL: Final = "v6.18"
 IO: Final = "io"
-NO_DISTRIBUTION: Final = "the table has means alone: exits come by chance (exponential), handlers take their mean"
+NO_DISTRIBUTION: Final = "the table has only means: times between exits are exponential, handlers take their mean"
 ASSUMED: Final = "all port I/O goes to user space, and no other exit does; who shares the CPUs is not in the table"
 
 

@@ -69,7 +69,7 @@ def tasks(path: str) -> list[Task]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # also UnicodeDecodeError and JSONDecodeError
-        raise InputError(f"{path} is no JSON: {error} (allowed: a workload of rt-app)") from error
+        raise InputError(f"{path} is not JSON: {error} (allowed: a workload of rt-app)") from error
     if not isinstance(document, dict) or not isinstance(document.get("tasks"), dict) or not document["tasks"]:
         raise InputError(f"{path} has no 'tasks' (allowed: a workload of rt-app, with an object of tasks)")
     default = document.get("global", {})
@@ -247,7 +247,7 @@ def scenario_text(found: Sequence[Task], name: str, folder: str) -> tuple[str, C
     """The scenario as TOML whose CSV files are in ``folder``, and their samples in us."""
     columns: Columns = {}
     document = tomlkit.document()
-    document.add(tomlkit.comment("rt-app says neither the CPU, nor how many there are, nor what the threads do to the"))
+    document.add(tomlkit.comment("rt-app does not say which CPU, how many there are, or what the threads do to the"))
     document.add(tomlkit.comment("FPU: change [host] and fpu."))
     document.add("title", tomlkit.item(f"The tasks of {Path(name).name}"[:200]))
     run = tomlkit.table()

@@ -108,7 +108,7 @@ def scenario_text(fitted: Fitted, folder: str) -> tuple[str, Columns]:
         f"Fitted to {Path(fitted.name).name}: {fitted.seen.switches} context switches, {fitted.seen.round_trips} "
         f"KVM_RUN round trips, {fitted.seen.forks} forks",
         f"in {seconds:.3f} s on {len(fitted.cpus)} CPUs that were {busy:.1%} busy.",
-        "Bursts are times on the CPU less what the simulated host charges itself.",
+        "Bursts are times on the CPU less what the simulated host itself charges.",
         *fitted.notes,
     ):
         document.add(tomlkit.comment(line))
@@ -279,7 +279,7 @@ def _comments(group: Group) -> list[str]:
         found = {
             "times between returns to user space": group.compute,
             "times outside KVM_RUN": group.vmm,
-            "halts that nobody else ended" if group.waits else "halts": group.halt,
+            "halts that ended by themselves" if group.waits else "halts": group.halt,
             "halts that a signal ended": group.signalled,
         }
     lines.append(", ".join(f"{len(values)} {what}" for what, values in found.items()))

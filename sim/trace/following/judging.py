@@ -70,7 +70,7 @@ def same(f: Known, place: Place, step: Step) -> None:
     events = f.passed(place)
     if not events or (events[-1].event, events[-1].load) != (EVENTS[step.event], step.values[1]):
         shown = f"{events[-1].event} with load: {events[-1].load}" if events else "nothing"
-        f.contradict(place, step, "event", f"the model passes {shown} here")
+        f.contradict(place, step, "event", f"the model has {shown} here")
 
 
 def clears_load(f: Known, place: Place, step: Step, thread: Thread, what: str) -> None:

@@ -74,8 +74,8 @@ class Masks:
 
 
 NO_XSAVES: Final = (
-    "this machine uses neither XSAVES nor XSAVEC (standard format, xcomp_bv 0): followed by its masks alone, and what "
-    "it saves and restores is counted as XSAVES and XRSTORS"
+    "this machine uses neither XSAVES nor XSAVEC (standard format, xcomp_bv 0): followed by its masks alone, and its "
+    "saves and restores are counted as XSAVES and XRSTORS"
 )
 
 

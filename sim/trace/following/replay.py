@@ -23,8 +23,8 @@ from sim.xsave.components import CET_S, COMPACTED, FP, SSE
 REGS: Final = ("x86_fpu_regs_activated", "x86_fpu_regs_deactivated")
 
 SIMULATED: Final = (
-    "a run of fpswitch export: what guests do with their shadow stacks and which components are written is as it was "
-    "there, and what is counted is its measurement"
+    "a run of fpswitch export: guests use their shadow stacks, and components are written, as they were there, and "
+    "only its measurement is counted"
 )
 
 TELLING: Final = 10
@@ -77,7 +77,7 @@ class Replay:
     """A replay under way; :meth:`steps` drives it, and :attr:`result` is there when that has ended.
 
     ``as_recorded``: what the trace of a simulated run says in comment lines is left out, as if a real host had run.
-    ``most``: only so many events are followed; those behind them are read.
+    ``most``: only this many events are followed; those after them are only read.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ def missing_events(name: str, events: Sequence[str], report: Report) -> InputErr
     """The error for a trace that lacks events, or in which they cannot be told, because lines lack what is needed."""
     listed = ", ".join(map(full_name, events))
     if old := _old_wording(report):
-        return InputError(f"{name} has {old}; read are those with load:, which Linux prints since v5.2")
+        return InputError(f"{name} has {old}; only those with load: can be read, which Linux prints since v5.2")
     unread = ""
     if report.unread:
         shown = next(iter(report.first_unread.values()))
@@ -226,7 +226,7 @@ def missing_events(name: str, events: Sequence[str], report: Report) -> InputErr
             f"prints (wrapped, or cut off?), the first: {shown!r}"
         )
     elif not any(report.events[event] for event in REGS) and report.events["kvm_exit"]:
-        unread = "\nIts KVM events alone tell of VM exits: fpswitch replay --exits, fpswitch fit --exits"
+        unread = "\nIts KVM events are enough for VM exits: fpswitch replay --exits, fpswitch fit --exits"
         if not report.events["sched_switch"]:
             return KvmAlone(f"{name} has no {listed} events; this records them:\n  {RECORD}{unread}")
     elif report.foreign:
@@ -260,8 +260,8 @@ def _of_dialect(reader: Reader) -> Iterator[str]:
         yield "lines that a mail program wrapped are joined"
     if dialect.cycles and not dialect.tsc_hz:
         yield (
-            "times are cycles (trace_clock x86-tsc), and no comment says the TSC's frequency (# TSC 2400 MHz): each is "
-            "shown as a nanosecond, so what is per second here is per 1000 million cycles"
+            "times are cycles (trace_clock x86-tsc), and no comment says the TSC's frequency (# TSC 2400 MHz): each "
+            "is shown as a nanosecond, so a rate per second here is one per 1000 million cycles"
         )
 
 

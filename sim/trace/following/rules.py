@@ -31,7 +31,7 @@ RULES: Final = {
         "arch/x86/kernel/fpu/context.h fpregs_restore_userregs(), fpregs_state_valid()",
     ),
     "load": Rule(
-        "load is TIF_NEED_FPU_LOAD of the current task when the event is passed",
+        "load is TIF_NEED_FPU_LOAD of the current task at the time of the event",
         "arch/x86/include/asm/trace/fpu.h",
     ),
     "fpstate": Rule(
@@ -40,7 +40,7 @@ RULES: Final = {
         "arch/x86/kernel/fpu/core.c fpu_swap_kvm_fpstate(), arch/x86/kernel/fpu/xstate.c fpstate_init_user()",
     ),
     "xfeatures": Rule(
-        "xfeatures is XSTATE_BV in memory: what the last save into this fpstate wrote, and a part of xcomp_bv",
+        "xfeatures is XSTATE_BV in memory: what the last save into this fpstate wrote, and a subset of xcomp_bv",
         "Intel SDM vol. 1, section 13.11; arch/x86/include/asm/trace/fpu.h",
     ),
     "pointer": Rule(
@@ -48,12 +48,12 @@ RULES: Final = {
         "include/linux/sched.h, arch/x86/kernel/fpu/init.c; x86_task_fpu()",
     ),
     "swap": Rule(
-        "kvm_fpu load and unload alternate for a thread, each right behind the x86_fpu_regs_activated of its swap",
+        "kvm_fpu load and unload alternate for a thread, each right after the x86_fpu_regs_activated of its swap",
         "arch/x86/kvm/x86.c kvm_load_guest_fpu(), kvm_put_guest_fpu()",
     ),
     "signal": Rule(
-        "registers are marked as the task's without a restore from its fpstate by signal delivery and sigreturn alone, "
-        "once by each, never inside KVM_RUN",
+        "only signal delivery and sigreturn mark registers as the task's without a restore from its fpstate, once "
+        "each, and never inside KVM_RUN",
         "arch/x86/kernel/fpu/core.c fpu__clear_user_states(), arch/x86/kernel/fpu/signal.c __fpu_restore_sig()",
     ),
     "fork": Rule(
@@ -61,7 +61,7 @@ RULES: Final = {
         "arch/x86/kernel/fpu/core.c fpu_clone()",
     ),
     "drop": Rule(
-        "a dying task passes x86_fpu_regs_deactivated and x86_fpu_dropped together, if TIF_NEED_FPU_LOAD is clear",
+        "an exiting task emits x86_fpu_regs_deactivated and x86_fpu_dropped together, if TIF_NEED_FPU_LOAD is clear",
         "arch/x86/kernel/fpu/core.c fpu__drop()",
     ),
     "guest-entry": Rule(
@@ -69,7 +69,7 @@ RULES: Final = {
         "arch/x86/kvm/x86.c vcpu_enter_guest(), switch_fpu_return()",
     ),
     "event": Rule(
-        "this kernel version has no such event, or passes it nowhere in this state",
+        "this kernel version has no such event, or never emits it in this state",
         "arch/x86/include/asm/trace/fpu.h",
     ),
 }

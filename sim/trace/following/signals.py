@@ -1,8 +1,8 @@
 """Signals: known if their events are recorded; otherwise recognised only by x86_fpu_regs_activated with load: 0.
 
-Delivery passes it behind signal:signal_deliver (get_signal(), then setup_rt_frame() and fpu__clear_user_states()),
-sigreturn behind syscalls:sys_enter_rt_sigreturn (__fpu_restore_sig()).  A preemption may lie between, where the frame
-is not in memory.  What is ignored (SIG_IGN) or kills (SIG_DFL) has no handler and passes nothing.
+Delivery emits it after signal:signal_deliver (get_signal(), then setup_rt_frame() and fpu__clear_user_states()),
+sigreturn after syscalls:sys_enter_rt_sigreturn (__fpu_restore_sig()).  A preemption may lie between, where the frame is
+not in memory.  What is ignored (SIG_IGN) or kills (SIG_DFL) has no handler and passes nothing.
 """
 
 from typing import Final
@@ -54,7 +54,7 @@ def owes_signal(f: Known, place: Place, step: Step, thread: Thread) -> None:
     if thread.signal_due:
         f.contradict(
             place, step, "signal",
-            f"behind the {thread.signal_due} of {named(thread)} its x86_fpu_regs_activated is missing",
+            f"after the {thread.signal_due} of {named(thread)} its x86_fpu_regs_activated is missing",
         )  # fmt: skip
         thread.signal_due = ""
 

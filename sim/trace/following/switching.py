@@ -1,4 +1,4 @@
-"""sched_switch and the save of the task that left, which is inside __switch_to() and so comes right behind it."""
+"""sched_switch and the save of the task that left, which is inside __switch_to() and so comes right after it."""
 
 from typing import Final
 

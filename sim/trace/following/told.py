@@ -107,7 +107,7 @@ class ToldReplica(Replica):
         """Nothing: the trace says where AMX is used first."""
 
     def returns(self, cpu: int) -> None:
-        """Return to user mode; a guest's restore is part of the VM entry that follows, behind what that does first."""
+        """Return to user mode; a guest's restore is part of the VM entry that follows, after what that does first."""
         if self.kernel.tracing or not self.cpu(cpu).current.fpstate.is_guest:
             super().returns(cpu)
 

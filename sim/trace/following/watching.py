@@ -61,7 +61,7 @@ class Watcher:
         """The records of one event."""
         if IS_TOLD[step.event]:
             return
-        # A save comes behind the switch, from the task that is gone.
+        # A save comes after the switch, from the task that left.
         saved = step.event == DEACTIVATED and step.tid == self.left.get(step.cpu)
         if step.tid >= 0 and not saved:
             yield from self._runs(step.time_ns, step.cpu, step.tid, step.comm)

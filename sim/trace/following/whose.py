@@ -48,8 +48,8 @@ def speaks(f: Known, place: Place, step: Step, thread: Thread) -> None:
 def misses_switch(f: Known, place: Place, step: Step, thread: Thread) -> None:
     """``thread`` runs here, and the switch to it was not seen.
 
-    At the start and after a gap that is so for everybody, and behind a task outside the recording always.
-    Otherwise what it and the last one left in the registers is unknown.
+    At the start and after a gap that is so for every task, and always after a task outside the recording.  Otherwise
+    what it and the last one left in the registers is unknown.
     """
     gone, departed = place.current, place.departed
     last = gone or departed

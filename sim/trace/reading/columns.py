@@ -83,7 +83,7 @@ class Lines:
         return np.where(with_subsystem, blanks == colon - length - time_end - 1, blanks == 1), with_subsystem
 
     def _times(self, good: Places, start: Places, end: Places) -> Mask:
-        """Seconds with six or nine decimals, behind blanks or (ftrace) behind flags and blanks."""
+        """Seconds with six or nine decimals, after blanks or (ftrace) after flags and blanks."""
         block = self.block
         nanoseconds = block.is_at(end - 10, ".")
         fraction, ok = block.fraction(end, 6)
@@ -246,7 +246,7 @@ def _sched_switch(block: Block, start: Places, ends: Places) -> Parsed:
 
 
 def _number(block: Block, at: Places, label: str, next_at: Places, behind: str, ok: Mask) -> NDArray[np.int64]:
-    """The number behind ``label=``, which ends where the next label begins."""
+    """The number after ``label=``, which ends where the next label begins."""
     value, length = block.signed(at + 1)
     ok &= _label(block, at, label) & (length > 0) & (at + 1 + length + len(behind) == next_at)
     return value

@@ -203,7 +203,7 @@ def _files(rows: list[bytes]) -> bytes:
 
 
 def _is_wrapped(rows: list[bytes]) -> bool:
-    """Whether many events that cannot be read become some that can by the lines behind them."""
+    """Whether many events that cannot be read become readable with the lines after them."""
     begins = [row for row, line in enumerate(rows) if _BEGINS.match(line)]
     mended = 0
     for row, after in pairwise([*begins, len(rows)]):

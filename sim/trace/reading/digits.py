@@ -89,7 +89,7 @@ class Block:
         self._places: dict[str, Places] = {}
 
     def places(self, character: str) -> Places:
-        """Where a character is, ascending; behind them eight places that are beyond every line."""
+        """Where a character is, ascending, followed by eight places that are beyond every line."""
         if character not in self._places:
             found = np.flatnonzero(self.bytes == ord(character))
             self._places[character] = np.append(found, [FAR] * 8)
@@ -194,5 +194,5 @@ class Block:
         return length
 
     def text_words(self, places: Places, lengths: NDArray[np.intp], words: int) -> list[Words]:
-        """The characters of tokens, as words; bytes behind the end are 0."""
+        """The characters of tokens, as words; bytes after the end are 0."""
         return [self._words[places + 8 * k] & _EMPTY[np.clip(lengths - 8 * k, 0, 8)] for k in range(words)]
