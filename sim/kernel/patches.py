@@ -33,14 +33,14 @@ PATCHES: Final = (
         "x86/fpu/xstate: Manually check and add XFEATURE_CET_USER xstate bit",
         "CET_U is set in fpu_kernel_cfg.max_features if the CPU has SHSTK or IBT, no longer only with SHSTK, and even "
         "where CPUID.(0DH,1) does not have it, so that WRMSR(IA32_XSS) would fault",
-        "dropped: it went along up to v10 of the KVM series (19 Feb 2024) and is not in what was merged. In v7.3 CET_U "
+        "dropped: it stayed in the KVM series up to v10 (19 Feb 2024) and is not in what was merged. In v7.3 CET_U "
         "still needs SHSTK",
     ),
     Patch(
         2,
         "x86/fpu/xstate: Fix guest fpstate allocation size calculation",
         "guest fpstates are allocated with fpu_kernel_cfg.default_size instead of fpu_user_cfg.default_size",
-        'merged on its own, from somebody else: 1937e18cc3cf ("x86/fpu: Fix guest FPU state buffer allocation size", '
+        'merged separately, by another author: 1937e18cc3cf ("x86/fpu: Fix guest FPU state buffer allocation size", '
         "Stanislav Spassov), v6.15, and stable 6.1, 6.6, 6.12 and 6.14",
     ),
     Patch(
@@ -64,16 +64,16 @@ PATCHES: Final = (
         "x86/fpu/xstate: Remove kernel dynamic xfeatures from kernel default_features",
         "fpu_kernel_cfg.default_features loses CET_S, and with it every normal and, until patch 7, guest fpstate",
         'merged in substance: 7bc4ed75f2d6 ("x86/fpu/xstate: Differentiate default features for host and guest FPUs"), '
-        "v6.17, where host and guest masks are apart from the start",
+        "v6.17, where host and guest masks are separate from the start",
         needs=(4,),
         why="it uses fpu_kernel_dynamic_xfeatures, which patch 4 defines",
     ),
     Patch(
         6,
         "x86/fpu/xstate: Opt-in kernel dynamic bits when calculate guest xstate size",
-        "the size that a guest's permission request (AMX) leads to counts CET_S",
+        "the size computed for a guest's permission request (AMX) includes CET_S",
         'merged in substance: 7c2c89364d92 ("x86/fpu: Initialize guest FPU permissions from guest defaults"), v6.17; '
-        'and beside it d8414603b29f ("x86/fpu/xstate: Always preserve non-user xfeatures/flags in __state_perm")',
+        'and besides d8414603b29f ("x86/fpu/xstate: Always preserve non-user xfeatures/flags in __state_perm")',
         needs=(4,),
         why="it uses fpu_kernel_dynamic_xfeatures, which patch 4 defines",
     ),

@@ -104,7 +104,7 @@ def _waking(scenario: Scenario) -> Iterator[Problem]:
         if each.waits is not None
     }
     for name in scenario.guests.keys() & waiting.keys() & scenario.threads.keys():
-        yield waiting[name], f"found guests and threads that are both called {name!r}; allowed: names of their own"
+        yield waiting[name], f"found guests and threads that are both called {name!r}; allowed: different names"
     threads = {name: path for name, path in waiting.items() if name in scenario.threads}
     woken = set()
     for path, wakes, able in (
@@ -276,7 +276,7 @@ def _guest(where: str, guest: Guest, scenario: Scenario) -> Iterator[Problem]:
         if guest.arrivals is not None and guest.sleep is not None:
             yield f"{where}.sleep", "found beside arrivals; allowed: arrivals (open) or sleep (closed), not both"
     if guest.waits is not None and (guest.demand is None or guest.arrivals is not None):
-        yield f"{where}.waits", "goes with demand, and without arrivals, which end halts whoever waits"
+        yield f"{where}.waits", "goes with demand, and without arrivals, which end halts in any case"
     if guest.signalled is not None and guest.demand is None:
         yield f"{where}.signalled", "goes with demand, without which these vCPUs never halt"
     if (guest.signalled is None) != (guest.signal_time is None):

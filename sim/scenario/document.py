@@ -47,8 +47,8 @@ _TABLES: Final[Mapping[str, type[BaseModel]]] = {
 
 _EXTENDS: Final = {
     "type": "string",
-    "description": "another scenario file, relative to this one, that this one varies: tables are merged, all else is "
-    "replaced",
+    "description": "another scenario file, relative to this one, from which this one starts: tables are merged, "
+    "everything else is replaced",
 }
 
 Schema = dict[str, Any]
