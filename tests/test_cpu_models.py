@@ -220,6 +220,15 @@ def test_a_model_with_less_than_the_host_makes_kvm_run_xsetbv(tmp_path):
         ("0x7", "0x0", "edx", 19, "host,-arch-lbr"),
         ("0xd", "0x1", "eax", 3, "host,-cet-ss,-cet-ibt,-arch-lbr"),
         ("0xd", "0x1", "eax", 4, "host,-amx-tile"),
+        ("0x1", "0x0", "ecx", 28, "host,-avx"),
+        ("0x7", "0x0", "ebx", 14, "host,-mpx"),
+        ("0x7", "0x0", "ebx", 16, "host,-avx512f"),
+        ("0x7", "0x0", "ecx", 3, "host,-pku"),
+        ("0x7", "0x0", "edx", 24, "host,-amx-tile"),
+        ("0xd", "0x0", "eax", 2, "host,-avx"),
+        ("0xd", "0x0", "eax", 3, "host,-mpx"),
+        ("0xd", "0x0", "eax", 4, "host,-mpx"),
+        ("0xd", "0x0", "eax", 9, "host,-pku"),
     ],
 )
 def test_a_template_takes_components_away_by_each_bit(leaf, subleaf, register, bit, model, tmp_path):

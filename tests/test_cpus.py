@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -20,7 +21,7 @@ from sim.kernel.config import Settings, boot
 from sim.results.settings import settings_of
 from sim.scenario.cases import cases
 from sim.scenario.reading import read as read_scenario
-from sim.xsave import cpuid, imported
+from sim.xsave import cpuid, cpuid_decoded, imported
 from sim.xsave.components import ALL, AVX, AVX512, EXTENDED, FP, MPX, SSE, XTILE, XTILEDATA, bits
 from sim.xsave.families import AMD, FAMILIES, INTEL, decoded, family
 from sim.xsave.profile_data import shipped
@@ -324,6 +325,18 @@ def test_what_cpuid_prints_without_r_is_the_cpu_too(name, halves, quote):
     assert (one.vendor, one.signature, printed_by) == (profile(name).vendor, profile(name).signature, "cpuid")
     assert one.title.startswith("A CPU of that family (")
     assert one.features >= {"XSAVE", "XSAVES", "XSAVEC", "AVX", "PKU"}
+
+
+@pytest.mark.parametrize("halves", [False, True])
+@pytest.mark.parametrize("name", ["zen2", "zen5", "sapphire-rapids", "alder-lake"])
+def test_what_cpuid_prints_without_r_has_the_registers_of_leaf_0xd_that_it_prints_with_r(name, halves):
+    text, registers = as_decoded(name, halves), leaves(name)
+    _, found = cpuid_decoded.decoded(text)
+    printed = {sub: row for sub, row in registers[13].items() if sub < 2 or row[0]}
+    assert found[13] == {sub: tuple(row) for sub, row in printed.items()}
+    assert found[1] == {0: (registers[1][0][0], 0, 1 << 26 | 1 << 28, 0)}  # XSAVE and AVX
+    guest = re.sub(r"(hypervisor guest status +=) false", r"\1 true", text)
+    assert cpuid_decoded.decoded(guest)[1][1][0][2] == found[1][0][2] | 1 << 31
 
 
 def test_what_firecracker_dumps_is_a_cpu_and_a_template_with_bits_left_to_the_host_is_none():

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hosts import RICH, from_text, hosted, on_host, simulate
+from hosts import RICH, from_text, hosted, on_host, only, simulate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -435,3 +435,33 @@ def test_an_exit_for_an_interrupt_or_hlt_is_drawn_from_no_stream():
     for draw in (kind.gaps, kind.times, kind.uses_fpu):
         with pytest.raises(AssertionError, match="hlt: exits of this kind are not drawn"):
             draw(1)
+
+
+TOUCHING = """
+title = "a guest that touches memory while it runs"
+[run]
+measure = "5 ms"
+warmup = "0 ns"
+strategies = ["xstate-guest"]
+[host]
+cpus = 1
+cpu = ["zen4"]
+halt_poll = "0 us"
+buffer_level = "touched"
+l1 = "32 KiB"
+l2 = "1 MiB"
+[guests.g]
+demand = "100 us"
+sleep = "100 us"
+touches = "{rate}"
+vmm_touches = "{vmm}"
+"""
+
+
+@pytest.mark.parametrize(("rate", "level"), [("10 MB/s", "L1"), ("1 GB/s", "L2"), ("100 GB/s", "memory")])
+def test_where_the_guest_s_registers_are_saved_is_what_the_guest_touched_in_its_burst(rate, level):
+    """100 us of it are 1 KB, 100 KB and 10 MB; what the VMM touches per second does not matter, which does not run."""
+    for vmm in ("10 MB/s", "100 GB/s"):
+        record = simulate(only(TOUCHING.format(rate=rate, vmm=vmm)), "xstate-guest", 0)
+        saves = {each.level for each, *_ in record.ledger if each.operation == "XSAVES" and each.phase == "switch"}
+        assert saves == {level}, vmm
