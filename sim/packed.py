@@ -2,6 +2,7 @@
 bytes."""
 
 import bz2
+import codecs
 import gzip
 import io
 import lzma
@@ -20,23 +21,49 @@ Stream: TypeAlias = "io.BufferedReader[Any] | gzip.GzipFile | lzma.LZMAFile | bz
 _KINDS: Final = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd"}
 
 _PEEKED: Final = 256
+_PIECE: Final = 1 << 16
 
 MOST_OF_LINE: Final = 1 << 16
 """Bytes of a line; what is longer comes in pieces."""
 
 
 def unpacked(stream: IO[bytes], name: str) -> Stream:
-    """The bytes of ``stream``, unpacked if they are packed; ``name`` is what an error calls it.
+    """The bytes of ``stream``, unpacked if they are packed, as UTF-8 if they are UTF-16; ``name`` is what an error
+    calls it.  PowerShell writes UTF-16 where it redirects what a program prints.
 
     Packed twice (``x.gz`` sent through a mail gateway that packs again) is unpacked twice.
     """
     found: Stream = io.BufferedReader(stream)  # for peek() and read1()
     for _ in range(2):
+        if found.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return io.BufferedReader(_Utf8(found))
         kind = next((kind for magic, kind in _KINDS.items() if found.peek(len(magic)).startswith(magic)), None)
         if kind is None:
             break
         found = _unpacking(found, kind, name)
     return found
+
+
+class _Utf8(io.RawIOBase):
+    """UTF-16 with a byte order mark as UTF-8; what is no UTF-16 is replaced."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-16")("replace")
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        while not self._left:
+            part = self._stream.read1(_PIECE)
+            self._left = self._decoder.decode(part, final=not part).encode()
+            if not part:
+                break
+        given, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
+        buffer[: len(given)] = given
+        return len(given)
 
 
 def is_binary(stream: Stream) -> bool:

@@ -540,3 +540,33 @@ def test_the_times_of_exits_add_up_to_the_time_of_the_vcpu(runs):
     assert sum(sum(one.handler_ns) for one in each) == sum(took for _, took, user in runs if not user) * 1000
     assert sum(sum(one.outside_ns) for one in each) == sum(took for _, took, user in runs if user) * 1000
     assert (found.exits, found.round_trips) == (len(runs), sum(user for _, _, user in runs) or 0)
+
+
+# Other encodings, and what cannot be followed.
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_trace_in_utf_16_is_the_same_trace(encoding):
+    data = gzip.decompress(TRACES[0].read_bytes())[:200_000].rpartition(b"\n")[0] + b"\n"
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    found, reader = read(gzip.compress(mark + data.decode().replace("\n", "\r\n").encode(encoding)))
+    expected, _ = read(data)
+    assert found == expected != []
+    assert reader.report.foreign == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "     0.000 ( 0.004 ms): CPU 0/KVM/17350 ioctl(fd: 28, cmd: KVM_RUN               ) = 0",
+        "         ? (         ): qemu-kvm/17350  ... [continued]: ioctl())                 = 0",
+        "     0.012 qemu-kvm/17350 kvm:kvm_exit(exit_reason: 12, guest_rip: 0xffffffff81e3c9ae)",
+        "     0.020 (         ): w/17350 sched:sched_switch:prev_comm=w prev_pid=17350 prev_prio=120",
+    ],
+)
+@pytest.mark.parametrize("option", ["--check", "--exits"])
+def test_what_perf_trace_prints_is_refused_as_such(line, option, tmp_path, capsys):
+    (tmp_path / "trace.txt").write_text(f"{line}\n" * 3)
+    status, _, error = run(capsys, "replay", tmp_path / "trace.txt", option)
+    assert status == 2
+    assert "This is what perf trace prints, which names no CPU" in error

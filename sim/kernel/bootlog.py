@@ -58,7 +58,6 @@ _WRAPPED: Final = 6
 """How many lines after such a line may be its end."""
 
 MOST: Final = 32 << 20
-MOST_UTF16: Final = 16 << 20
 """The most bytes of a log that are read; many boots of a journal take less."""
 
 _NUMBER = r"0[0-9a-f]{3}|\d{1,8}"  # "%04x" before Linux v4.4, "%4d" since; below 1000H the former starts with a 0
@@ -71,7 +70,7 @@ _LINE: Final = re.compile(
     r"\s*xstate_sizes\[(?P<j>\d\d?)\]:\s*(?P<size>" + _NUMBER + r")\b"
     r"|Enabled\s+xstate\s+features\s+0x(?P<mask>[0-9a-f]{1,16}),"
     r"\s+context\s+size\s+is\s+(?P<total>0x[0-9a-f]{1,8}|\d{1,8})\s+bytes,"
-    r"\s+using\s+['\"`](?P<format>compacted|standard)['\"`]\s+format"
+    r"\s+using\s+['\"`]{1,2}(?P<format>compacted|standard)['\"`]{1,2}\s+format"
     r"|enabled\s+xstate_bv\s+0x(?P<old_mask>[0-9a-f]{1,16}),\s+cntxt\s+size\s+(?P<old_total>0x[0-9a-f]{1,8})\b"
     r"(?:\s+using\s+(?P<old_format>compacted|standard)\s+form\b)?",
     re.ASCII,
@@ -147,9 +146,6 @@ def read_all(stream: IO[bytes], name: str) -> tuple[BootLog | NoBoot, ...]:
     """All boots in a log, which may be compressed (:mod:`sim.packed`)."""
     try:
         found = packed.unpacked(stream, name)
-        if found.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as PowerShell writes what wsl dmesg prints
-            text = packed.content(found, name, MOST_UTF16).decode("utf-16", "replace")
-            return parse_all(text.splitlines(keepends=True), name)
         if packed.is_binary(found):
             raise InputError(f"{name} is not text; {EXPECTED}")
         return parse_all(mailed.text_lines(packed.lines(found, name, MOST)), name)

@@ -35,6 +35,17 @@ COMMENTS: Final = 10_000
 TOO_LONG: Final = b"(a line that is too long) "
 """What is left of one, before its end."""
 
+_PERF_TRACE: Final = re.compile(
+    r"(?:\?|\d{1,12}\.\d{3}) (?:\( *(?:\d+\.\d+ ms)? *\): +)?\S.*/\d{1,10} +"
+    r"(?:\w+\(|\.\.\. \[continued\]: |\w+:\w+[:(])",
+    re.ASCII,
+)
+"""tools/perf/builtin-trace.c, trace__fprintf_entry_head() and trace__event_handler()."""
+PERF_TRACE: Final = (
+    "This is what perf trace prints, which names no CPU, so that nothing can be followed in it (allowed: what perf "
+    "script prints of a recording)"
+)
+
 
 @dataclass(slots=True)
 class Gap:
@@ -78,6 +89,12 @@ class Report:
     others: Counter[str] = field(default_factory=Counter)
     foreign: int = 0
     first_foreign: str = ""
+
+    @property
+    def is_of_perf_trace(self) -> bool:
+        """Whether it is what ``perf trace`` prints: ms, duration, comm/tid and an event or a system call, no CPU."""
+        return _PERF_TRACE.match(self.first_foreign) is not None
+
     unread: Counter[str] = field(default_factory=Counter)
     first_unread: dict[str, str] = field(default_factory=dict)
     headless: int = 0
