@@ -44,7 +44,7 @@ from sim.xsave.profiles import names, profile
 WAKEUP_NS: Final = 500.0
 """host.wakeup_time of a scenario that does not say another."""
 ASSUMED_TSC_HZ: Final = 2.5e9
-FOLLOWED: Final = 100_000
+FOLLOWED: Final = 20_000
 """Events that the model follows where costs are not asked for."""
 UNKNOWN: Final = "not known: the kernel's default"
 LONGEST_S: Final = 3600

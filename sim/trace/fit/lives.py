@@ -115,7 +115,18 @@ class Watcher:
             return
         if step.tid > 0 and event != DEACTIVATED:  # a save comes after the switch, from the thread that left
             self._shows(step.cpu, step.tid, step.comm, now)
-        if event in WAKEUPS:
+        if IS_FPU[event] and step.tid > 0:
+            life = self._life(step.tid, step.comm, now)
+            if event != CODE["x86_fpu_copy_dst"]:
+                life.user = True
+            if step.values[3] & self.of_guests and life.vcpu is None:
+                self._inside(step)
+            if event == DEACTIVATED and (life.vcpu is None or life.inside):
+                life.saves[step.values[2]] += 1
+            elif event == ACTIVATED and life.vcpu is not None:
+                life.vcpu.restores += 1
+                life.vcpu.restored = step.values[2]
+        elif event in WAKEUPS:
             seen.wakeups += event != WAKING
             self._wakes(step)
         elif event == KVM_ENTRY:
@@ -124,9 +135,10 @@ class Watcher:
         elif event == KVM_EXIT:
             self._inside(step).leaves_guest(step.values[0], now)
         elif event == SIGNAL_DELIVER:
-            if (life := self.alive.get(step.tid)) is not None and life.vcpu is not None:
+            thread = self.alive.get(step.tid)
+            if thread is not None and thread.vcpu is not None:
                 self._signals = True
-                life.vcpu.signals += 1
+                thread.vcpu.signals += 1
         elif event == MIGRATED:
             seen.migrations += 1
         elif event == FORK:
@@ -149,17 +161,6 @@ class Watcher:
                     vcpu.end_halt(now, now)
             else:
                 seen.waited += 1
-        elif IS_FPU[event] and step.tid > 0:
-            life = self._life(step.tid, step.comm, now)
-            if event != CODE["x86_fpu_copy_dst"]:
-                life.user = True
-            if step.values[3] & self.of_guests:
-                self._inside(step)
-            if event == DEACTIVATED and (life.vcpu is None or life.inside):
-                life.saves[step.values[2]] += 1
-            elif event == ACTIVATED and life.vcpu is not None:
-                life.vcpu.restores += 1
-                life.vcpu.restored = step.values[2]
         elif event == EXIT and step.tid > 0:
             self._life(step.tid, step.comm, now).ended = True
 
@@ -346,7 +347,7 @@ class Watcher:
             self.seen.round_trips += 1
             vcpu.vmm_saves[vcpu.restored] += 1
             vcpu.returned, vcpu.restores_at_return, vcpu.signals = True, vcpu.restores, 0
-            vcpu.in_guest, vcpu.reason = False, ""
+            vcpu.in_guest, vcpu.acts, vcpu.reason = False, False, ""
         life.inside = loads
 
     def _has_returned(self, vcpu: VcpuTimes) -> None:

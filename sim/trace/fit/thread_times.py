@@ -111,13 +111,12 @@ class VcpuTimes:
 
     Where kvm_exit is recorded, ``exits`` of them, guest time is that from kvm_entry to kvm_exit alone, ``clock`` in
     all; then ``guest_exits`` and ``demand_returns`` count exits, and ``handled`` are those that KVM handled, by reason.
-    ``in_guest``: the guest runs; else ``reason`` is that of the exit, and ``handling`` how long it has been handled on
-    the CPU.  ``halted_ns`` is when HLT came, of a halt that is not over; ``preempted`` is
-    how often the thread was inside KVM_RUN.
-
-    A signal that ends a halt takes the thread out of KVM_RUN without a VM entry; that is no return of the guest's:
-    ``signalled`` are the times outside KVM_RUN then.  ``returned``: KVM_RUN has, after so many ``restores_at_return``,
-    and ``signals`` were delivered since.  ``vmm_saves`` are XSTATE_BV of the VMM.
+    ``in_guest``: the guest runs; ``acts``: KVM handles an exit that is the guest's own; ``reason`` is that of the exit,
+    and ``handling`` how long it has been handled on the CPU. ``halted_ns`` is when HLT came, of a halt that is not
+    over; ``preempted`` is how often the thread was inside KVM_RUN. A signal that ends a halt takes the thread out of
+    KVM_RUN without a VM entry; that is no return of the guest's: ``signalled`` are the times outside KVM_RUN then.
+    ``returned``: KVM_RUN has, after so many ``restores_at_return``, and ``signals`` were delivered since.
+    ``vmm_saves`` are XSTATE_BV of the VMM.
     """
 
     guest: array[int] = field(default_factory=_integers)
@@ -137,6 +136,7 @@ class VcpuTimes:
     exits: int = 0
     clock: int = 0
     in_guest: bool = False
+    acts: bool = False
     reason: str = ""
     handling: int = 0
     halted_ns: int = -1
@@ -176,11 +176,6 @@ class VcpuTimes:
             self.handling += on_ns
 
     @property
-    def acts(self) -> bool:
-        """Whether KVM does something for the guest, for what is known; an interrupt's work is none of the guest's."""
-        return bool(self.reason) and self.reason.lower() not in INTERRUPTS
-
-    @property
     def interrupts_that_woke(self) -> int:
         """Wake-ups of others in interrupts for the host that took it out of the guest."""
         return sum(times for (reason, _), times in self.woke.items() if reason.lower() in INTERRUPTS)
@@ -198,7 +193,7 @@ class VcpuTimes:
             handled.guest_ns.append(self.clock)
             handled.number.append(self.exits)
             handled.after_ns.append(self.handling)
-        self.in_guest, self.reason, self.halted = True, "", None
+        self.in_guest, self.acts, self.reason, self.halted = True, False, "", None
 
     def leaves_guest(self, reason: str, now_ns: int) -> None:
         """kvm_exit; that of HLT begins a halt."""
@@ -206,6 +201,7 @@ class VcpuTimes:
         self.in_guest, self.handling = False, 0
         halts = reason in HALTS
         self.reason, self.halted_ns = ("", now_ns) if halts else (reason, -1)
+        self.acts = not halts and reason.lower() not in INTERRUPTS
 
     def end_guest(self) -> None:
         """KVM_RUN has returned to user space for a reason of the guest's."""
