@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from sim.engine import layout as at
 from sim.engine import loop
+from sim.engine.arrays import BITS, empty
 from sim.engine.asked import Point
+from sim.engine.blocks import Streams, address
 from sim.engine.fragments import Unsupported
-from sim.engine.jit import Memory
 from sim.engine.table import Points, zeros
 from sim.engine.transitions import handles_signal
 from sim.engine.walking import MUCH
@@ -25,7 +26,6 @@ from sim.host.fork_thread import ForkThread
 from sim.host.guest_lock import LockingVcpu
 from sim.host.host import TIMER, Host
 from sim.host.hrtick import LEAST_S, SLACK_S
-from sim.host.streams import LARGEST_BLOCK, Draws, Instants
 from sim.host.thread import ComputeThread, KernelThread, PipeThread, Thread
 from sim.host.vcpu import VcpuThread
 from sim.host.waiting import WaitQueue, Waits, Wakes
@@ -50,67 +50,12 @@ POINTS.of(Point(handles_signal, ("",)))
 
 MOST_CHILDREN: Final = 4096
 """How many forked threads may be there at the same time."""
-BITS: Final = 32
-LEAST_BLOCK: Final = 256
-"""So many numbers are drawn at least when the loop asks for more: asking takes longer than drawing them."""
-
 EXIT_COLUMNS: Final = [at.S_GUEST, at.S_WALL, at.S_KIND, at.S_TIME, at.S_HANDLED, at.S_EFFECTS]
 DRAWN_COLUMNS: Final = [at.K_DRAWN, at.K_DRAWN_TIME, at.K_DRAWN_FPU, at.K_PART]
 ACCOUNT_COLUMNS: Final = {
     "guest": at.GUEST, "user": at.USER, "vmm": at.VMM, "syscall": at.SYSCALL, "halt_poll": at.HALT_POLL,
     "idle": at.IDLE,
 }  # fmt: skip
-
-
-def address(array: Integers) -> int:
-    """Where its first number is."""
-    where: int = array.__array_interface__["data"][0]
-    return where
-
-
-class Streams:
-    """The streams of the host by number: blocks of them are kept here, and the loop reads them by address."""
-
-    def __init__(self) -> None:
-        self.sources: list[Draws | Instants] = []
-        self.blocks: list[Integers] = []
-        self._constants: dict[int, Integers] = {}
-
-    def add(self, source: Draws | Instants | None) -> int:
-        """The number of a stream, which is not shared; -1 if there is none."""
-        if source is None:
-            return -1
-        self.sources.append(source)
-        self.blocks.append(source.ahead().astype(np.int64))
-        return len(self.sources) - 1
-
-    def table(self) -> Integers:
-        """Where each of them is, once all have been added."""
-        table = zeros(max(len(self.sources), 1), at.D_COLUMNS)
-        for i, block in enumerate(self.blocks):
-            table[i, :3] = address(block), 0, len(block)
-        return table
-
-    def refill(self, table: Integers, stream: int, n: int) -> None:
-        """Draws until number ``n`` from now is there."""
-        source, row = self.sources[stream], table[stream]
-        if isinstance(source, Draws) and source.constant is not None:
-            block = self._constant(source.constant, n)
-        else:
-            source._size = max(source._size, LEAST_BLOCK)
-            block = self.blocks[stream][int(row[at.D_POS]) :]
-            while len(block) <= n:
-                more = source.block().astype(np.int64, copy=False)
-                block = np.concatenate([block, more]) if len(block) else more
-        self.blocks[stream] = block
-        row[:3] = address(block), 0, len(block)
-
-    def _constant(self, value: int, n: int) -> Integers:
-        """A block of a number that is always the same, for all streams of it."""
-        block = self._constants.get(value)
-        if block is None or len(block) <= n:
-            block = self._constants[value] = np.full(max(LARGEST_BLOCK, n + 1), value)
-        return block
 
 
 class Built:
@@ -131,7 +76,7 @@ class Built:
         self.threads = _threads(host)
         children = MOST_CHILDREN if any(isinstance(each, ForkThread) for each in self.threads) else 0
         cpus, n = len(host.cpus), len(host.cpus) + len(self.threads) + children
-        self.a = _arrays(cpus, n, self._count_kinds(), walkers)
+        self.a = empty(cpus, n, self._count_kinds(), walkers)
         self.most_events, self.has_timeouts = len(self.a.heap), False
         for cpu in host.cpus:
             self._idle(cpu)
@@ -418,44 +363,3 @@ def _threads(host: Host) -> list[Any]:
             if isinstance(thread, PipeThread):
                 found.update((end.number, end) for end in thread._pipe.ends)
     return [found[number] for number in sorted(found)]
-
-
-def _arrays(cpus: int, n: int, kinds: int, walkers: int) -> Memory:
-    """All empty; the streams' table comes when all of them are known."""
-    words = -(-cpus // BITS)
-    events = 1024 + 64 * cpus + 4 * n
-    heap = zeros(events, at.HEAP_COLUMNS)
-    heap[:, at.HEAP_TIME] = at.INF
-    kt = zeros(walkers, n, at.KT_COLUMNS)
-    kt[:, :, at.KT_LAST] = kt[:, :, at.KT_VMCS] = -1
-    return Memory(
-        {
-            "g": zeros(at.G_COLUMNS),
-            "c": zeros(cpus, at.C_COLUMNS),
-            "t": zeros(n, at.T_COLUMNS),
-            "k": zeros(max(kinds, 1), at.K_COLUMNS),
-            "d": zeros(1, at.D_COLUMNS),
-            "heap": heap,
-            "waiters": zeros(1, at.Q_COLUMNS),
-            "wakes": zeros(1, at.WK_COLUMNS),
-            "queue": zeros(cpus, n - cpus + 1),
-            "posted": zeros(cpus, at.POSTED_MOST, at.W_COLUMNS),
-            "allowed": zeros(n, words),
-            "idle": zeros(words),
-            "overloaded": zeros(words),
-            "kw": zeros(walkers, at.KW_COLUMNS),
-            "kt": kt,
-            "kc": zeros(walkers, cpus, at.KC_COLUMNS),
-            "used": zeros(walkers, 3 * n + 1, at.USED_COLUMNS),
-            "exits": zeros(1, 1, 1),
-            "noted": zeros(at.MOST_NOTED, at.N_COLUMNS),
-            "alike": zeros(at.MOST_POINTS),
-            "log": zeros(1, at.L_COLUMNS),
-            "marks": zeros(1),
-            "calls": zeros(len(TASK_KINDS)),
-            "call_prices": zeros(len(TASK_KINDS)) - 1,
-            "histograms": zeros(2, at.BUCKETS),
-            "totals": zeros(at.TALLIES),
-            "plans": zeros(at.P_COLUMNS),
-        }
-    )

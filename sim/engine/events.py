@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from sim.engine.jit import Memory, compiled
+from sim.engine.jit import Memory, compiled, fetch
 from sim.engine.layout import (
     CLOCK,
     CPU_FINGERPRINT,
     CPU_INTERRUPTED,
+    CPU_WAITS,
     CREATED,
     CREATED_BITS,
+    CURRENT_ENTITY,
     EVENTS,
     FACTOR,
     FAIL_EVENTS,
@@ -16,10 +18,16 @@ from sim.engine.layout import (
     FAILED,
     FINGERPRINT,
     FIRST_FREE,
+    GUEST_TIME,
+    HALTED_AT,
     HEAP_KEY,
     HEAP_TIME,
     HEAP_WHAT,
     INF,
+    KC_SHAPE,
+    KC_TOKEN0,
+    KIND,
+    KT_FRAGMENT,
     L_CLOCK,
     L_CPU,
     L_POINT,
@@ -33,9 +41,17 @@ from sim.engine.layout import (
     MOST_EVENTS,
     MOST_MARKS,
     NOW,
+    OPERATIONS,
+    P_WALL,
+    PLANNED,
     PRIME,
+    S_EFFECT,
+    SPAN_BEGIN,
+    THREAD,
     URGENT,
+    VRUNTIME,
     WAITING,
+    WEIGHT,
 )
 
 
@@ -121,6 +137,36 @@ def peek(a: Memory) -> int:
     if a.g[FIRST_FREE] == 0:
         return a.heap[1, HEAP_TIME]
     return min(a.heap[2, HEAP_TIME], a.heap[3, HEAP_TIME])
+
+
+@compiled
+def look_ahead(a: Memory, i: int) -> None:
+    """One of the next two events is this: what it needs is fetched from memory while the present one is handled.
+
+    With 1,024 CPUs it is in no core's own cache.
+    """
+    if a.heap[i, HEAP_TIME] == INF:
+        return
+    packed = a.heap[i, HEAP_WHAT]
+    what, thread = packed & 255, packed >> 8
+    if what in (CPU_WAITS, CPU_INTERRUPTED):
+        c = thread
+        thread = a.c[c, THREAD]
+        fetch(a.c, (c, CURRENT_ENTITY))
+        fetch(a.c, (c, SPAN_BEGIN))
+        fetch(a.c, (c, PLANNED))
+        fetch(a.c, (c, P_WALL))
+        fetch(a.c, (c, OPERATIONS))
+        fetch(a.kc, (0, c, KC_SHAPE))
+        fetch(a.kc, (0, c, KC_TOKEN0))
+        fetch(a.queue, (c, 0))
+    fetch(a.t, (thread, VRUNTIME))
+    fetch(a.t, (thread, KIND))
+    fetch(a.t, (thread, WEIGHT))
+    fetch(a.t, (thread, GUEST_TIME))
+    fetch(a.t, (thread, S_EFFECT))
+    fetch(a.t, (thread, HALTED_AT))
+    fetch(a.kt, (0, thread, KT_FRAGMENT))
 
 
 @compiled

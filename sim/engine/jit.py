@@ -253,6 +253,21 @@ if HAVE_NUMBA:
         return signature, code
 
     @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
+    def fetch(typing, section, i):  # type: ignore[no-untyped-def]
+        """Tells the CPU that the line of the caches at an item will be used soon."""
+
+        def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            flag, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+            name = f"llvm.prefetch.{'p0' if getattr(byte, 'is_opaque', False) else 'p0i8'}"
+            kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+            function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+            where = builder.bitcast(_pointer(context, builder, signature, values), byte)
+            builder.call(function, [where, *[ir.Constant(flag, each) for each in (0, 3, 1)]])
+            return context.get_dummy_value()
+
+        return types.none(section, i), code
+
+    @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
     def trailing_zeros(typing, word):  # type: ignore[no-untyped-def]
         """The number of the lowest bit that is set in a word that is not 0."""
 
@@ -343,6 +358,9 @@ else:
     def call(address: int, kind: int, a: int, b: int, c: int, d: int) -> int:
         """Calls the :data:`Callback` at an address."""
         return int(Callback(int(address))(int(kind), int(a), int(b), int(c), int(d)))
+
+    def fetch(section: Any, i: Any) -> None:
+        """Nothing: Python is slower than memory."""
 
     def trailing_zeros(word: int) -> int:
         """The number of the lowest bit that is set in a word that is not 0."""

@@ -208,12 +208,13 @@ def add_levels(
 @compiled
 def set_tokens(a: Memory, w: int, c: int, row: int, current: int, following: int) -> None:
     """Which contents tasks and the CPU have after a flow point; ``row`` is the row's address."""
-    new = a.kw[w, KW_NEXT_TOKEN]
-    a.kw[w, KW_NEXT_TOKEN] = new + load(row, R_NEW)
-    for i in range(15):  # contents come from old ones by number, so all of those are kept aside
+    new, counts = a.kw[w, KW_NEXT_TOKEN], load(row, R_NEW)
+    a.kw[w, KW_NEXT_TOKEN] = new + (counts & 255)
+    for i in range(counts >> 8 & 255):  # contents come from old ones by number, so those are kept aside
         a.kw[w, KW_KEPT + i] = a.kt[w, current, KT_TOKEN0 + i]
-        if following >= 0:
-            a.kw[w, KW_KEPT + FROM_NEXT + i] = a.kt[w, following, KT_TOKEN0 + i]
+    for i in range(counts >> 16 & 255):
+        a.kw[w, KW_KEPT + FROM_NEXT + i] = a.kt[w, following, KT_TOKEN0 + i]
+    for i in range(counts >> 24):
         a.kw[w, KW_KEPT + FROM_CPU + i] = a.kc[w, c, KC_TOKEN0 + i]
     for which in range(3):
         column = R_TOKENS if which == 0 else R_TOKENS2 if which == 1 else R_CPU_TOKENS

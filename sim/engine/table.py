@@ -43,6 +43,16 @@ def zeros(*shape: int) -> Integers:
     return numbers[first : first + prod(shape)].reshape(shape)
 
 
+def _counted(sources: list[int]) -> int:
+    """How many contents are new, and how many the current task, the next one and the CPU had that are needed."""
+    packed = 0
+    for shift, first, end in (
+        (0, at.NEW_TOKEN, 64), (8, 0, at.FROM_NEXT), (16, at.FROM_NEXT, at.FROM_CPU), (24, at.FROM_CPU, at.NEW_TOKEN)
+    ):  # fmt: skip
+        packed |= max((source - first + 1 for source in sources if first <= source < end), default=0) << shift
+    return packed
+
+
 class Points:
     """Flow points by number; those that every replication has come first."""
 
@@ -289,7 +299,7 @@ class Table:
                 flags |= at.HAS_TOKENS
                 for i, each in enumerate((len(tokens) + 1, *tokens)):
                     values[column + i // at.TOKENS_IN_WORD] |= each << 6 * (i % at.TOKENS_IN_WORD)
-                values[at.R_NEW] = max(values[at.R_NEW], max(tokens, default=0) - at.NEW_TOKEN + 1)
+        values[at.R_NEW] = _counted([source for tokens in answer.tokens for source in tokens or ()])
         if levels & 255:
             flags |= at.HAS_LEVELS
         if answer.found:

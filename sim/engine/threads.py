@@ -50,7 +50,6 @@ from sim.engine.layout import (
     REL_DEADLINE,
     REMAINING,
     SLEEP_DRAWS,
-    SLICE,
     SYSCALL,
     SYSCALL_DRAWS,
     T_COLUMNS,
@@ -61,6 +60,7 @@ from sim.engine.layout import (
     TO_USER,
     USER,
     VCPU,
+    VRUNTIME,
     WAIT_QUEUE,
     WAKE_TIMER,
     WAKES_END,
@@ -124,7 +124,7 @@ def fork(a: Memory, c: int, t: int) -> None:
     passes(a, c, POINT_FORK, child)
     for i in range(T_COLUMNS):
         a.t[child, i] = a.t[t, i]
-    for i in range(SLICE, REL_DEADLINE + 1):
+    for i in range(VRUNTIME, REL_DEADLINE + 1):
         a.t[child, i] = 0
     for i in range(a.g[WORDS]):
         a.allowed[child, i] = a.allowed[t, i]

@@ -1,0 +1,78 @@
+"""Random numbers for the loop: the streams of sim.host, drawn in blocks that it reads by address."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engine import layout as at
+from sim.engine.table import zeros
+from sim.host.streams import LARGEST_BLOCK, Draws, Instants
+
+Integers = NDArray[np.int64]
+
+LEAST_BLOCK: Final = 256
+"""So many numbers are drawn at least when the loop asks for more: asking takes longer than drawing them."""
+MANY, ROOM = 4096, 512
+"""So many streams have a place each for so many numbers, all in one array, for which the system has large pages: on
+small ones almost each draw waits for a look at page tables."""
+
+
+def address(array: Integers) -> int:
+    """Where its first number is."""
+    where: int = array.__array_interface__["data"][0]
+    return where
+
+
+class Streams:
+    """The streams of the host by number: blocks of them are kept here, and the loop reads them by address."""
+
+    def __init__(self) -> None:
+        self.sources: list[Draws | Instants] = []
+        self.blocks: list[Integers] = []
+        self._constants: dict[int, Integers] = {}
+        self._places: Integers | None = None
+
+    def add(self, source: Draws | Instants | None) -> int:
+        """The number of a stream, which is not shared; -1 if there is none."""
+        if source is None:
+            return -1
+        self.sources.append(source)
+        self.blocks.append(source.ahead().astype(np.int64))
+        return len(self.sources) - 1
+
+    def table(self) -> Integers:
+        """Where each of them is, once all have been added."""
+        table = zeros(max(len(self.sources), 1), at.D_COLUMNS)
+        for i, block in enumerate(self.blocks):
+            table[i, :3] = address(block), 0, len(block)
+        if len(self.sources) >= MANY:
+            self._places = np.empty((len(self.sources), ROOM), np.int64)
+        return table
+
+    def refill(self, table: Integers, stream: int, n: int) -> None:
+        """Draws until number ``n`` from now is there."""
+        source, row = self.sources[stream], table[stream]
+        if isinstance(source, Draws) and source.constant is not None:
+            block = self._constant(source.constant, n)
+        else:
+            block = self.blocks[stream][int(row[at.D_POS]) :]
+            place = None if self._places is None or n >= ROOM else self._places[stream]
+            source._size = max(source._size, LEAST_BLOCK) if place is None else ROOM - len(block)
+            while len(block) <= n:
+                more = source.block().astype(np.int64, copy=False)
+                block = np.concatenate([block, more]) if len(block) else more
+            if place is not None:
+                place[: len(block)] = block
+                block = place[: len(block)]
+        self.blocks[stream] = block
+        row[:3] = address(block), 0, len(block)
+
+    def _constant(self, value: int, n: int) -> Integers:
+        """A block of a number that is always the same, for all streams of it."""
+        block = self._constants.get(value)
+        if block is None or len(block) <= n:
+            block = self._constants[value] = np.full(max(LARGEST_BLOCK, n + 1), value)
+        return block
