@@ -218,7 +218,7 @@ def full_rate(engine: Any, case: Case, metric: str, strategies: tuple[str, ...] 
 
 
 def of_question(short: Case, long: Case) -> dict[str, float]:
-    """Simulated cycles per second of CPU time: of the reference, and of the compiled engine with what it has asked before.
+    """Simulated cycles per second of CPU time: of the reference, and of the compiled engine by what was asked before.
 
     Tables are kept on the disk; a new process is one that has none in memory, and reads them in the time that counts.
     """

@@ -167,3 +167,18 @@ def threads(host):
             if thread is not cpu.idle_thread:
                 found[thread.name] = thread
     return found
+
+
+def with_little(title, measure, cpu="sapphire-rapids"):
+    """The text of a host with two CPUs and nothing on it yet; what follows first goes into ``[host]``."""
+    return f"""
+title = "{title}"
+[run]
+measure = "{measure}"
+warmup = "1 ms"
+strategies = ["xstate-guest"]
+reference = "xstate-guest"
+[host]
+cpus = 2
+cpu = ["{cpu}"]
+"""

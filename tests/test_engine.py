@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from engine_mode import COMPILED, HOSTS_COMPARED
-from hosts import RICH, SHIPPED, changed, from_text, on_host, only, shipped
+from hosts import RICH, SHIPPED, changed, from_text, on_host, only, shipped, with_little
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -350,16 +350,9 @@ sleep = { exponential = "1 ms" }
 """
 
 
-WAKING = """
-title = "who waits for whom"
-[run]
-measure = "5 ms"
-warmup = "1 ms"
-strategies = ["xstate-guest"]
-reference = "xstate-guest"
-[host]
-cpus = 2
-cpu = ["zen4"]
+WAKING = (
+    with_little("who waits for whom", "5 ms", "zen4")
+    + """
 halt_poll = "20 us"
 preemption = "{}"
 [threads.source]
@@ -388,6 +381,7 @@ demand = {{ exponential = "10 us" }}
 sleep = "30 us"
 waits = {{ share = 0.9, at_most = "100 us" }}
 """
+)
 KICKS = """
 [guests.vm.exits.ipi]
 every = {{ exponential = "80 us" }}

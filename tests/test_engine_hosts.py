@@ -3,7 +3,7 @@
 import pytest
 import test_engine  # first of all: the loop as plain Python
 from any_host import KICKING, any_host
-from hosts import changed, only
+from hosts import changed, only, with_little
 from test_host_limits import IN_ONE_SYSTEM_CALL
 
 from sim.engine import build, choice, fragments, layout, rescheduling, simulation, table, transitions
@@ -65,19 +65,7 @@ def test_any_host_whose_threads_have_slices_of_their_own_gives_the_same_records(
     assert_the_same(number)
 
 
-HOST = """
-title = "a host with one thing on it"
-[run]
-measure = "5 ms"
-warmup = "1 ms"
-strategies = ["xstate-guest"]
-reference = "xstate-guest"
-[host]
-cpus = 2
-cpu = ["sapphire-rapids"]
-tsc = "1 GHz"
-hz = 1000
-"""
+HOST = with_little("a host with one thing on it", "5 ms") + 'tsc = "1 GHz"\nhz = 1000\n'
 RARE = {
     "a guest without posted interrupts loses its CPU while it polls": """
 [guests.poller]

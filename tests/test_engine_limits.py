@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import test_engine  # first of all: the loop as plain Python
-from hosts import changed, only
+from hosts import changed, only, with_little
 from test_host_limits import ALWAYS_IN_THE_KERNEL
 
 from sim.engine import check as checking
@@ -90,19 +90,7 @@ def test_what_shows_only_when_it_runs_hands_over_to_simpy_or_is_refused_if_compi
 
 # What few hosts have.
 
-FEW = """
-title = "a host with little on it"
-[run]
-measure = "3 ms"
-warmup = "1 ms"
-strategies = ["xstate-guest"]
-reference = "xstate-guest"
-[host]
-cpus = 2
-cpu = ["sapphire-rapids"]
-tsc = "1 GHz"
-hz = 1000
-"""
+FEW = with_little("a host with little on it", "3 ms") + 'tsc = "1 GHz"\nhz = 1000\n'
 
 RARE = {
     "IPIs to the next vCPU of three": """
