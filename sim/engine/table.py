@@ -24,8 +24,8 @@ from sim.kernel.walker import Walker
 Integers = NDArray[np.int64]
 
 LEVELS: Final = ("L1", "L2", "memory")
-MORE: Final = 16
-"""A table is kept again when it has a sixteenth more rows, or sixteen."""
+PART, LEAST = 64, 16
+"""A table is kept again when it has this part of its rows more, and as many as this at least."""
 MOST: Final = 1 << 20
 """The most rows, fragments and shapes of a table: what a key of the hash has room for."""
 
@@ -108,7 +108,7 @@ class Table:
 
     def keep(self) -> None:
         """Keeps what has been asked for later processes, if it is much more than what they find."""
-        if self.count <= self._kept + max(self._kept // MORE, MORE):
+        if self.count <= self._kept + max(self._kept // PART, LEAST):
             return
         self._kept = self.count
         rows = self.rows[: self.count].copy()
