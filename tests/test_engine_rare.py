@@ -11,7 +11,7 @@ from hosts import changed, only, simulate
 from test_engine_hosts import BUSY, HOST
 
 from sim.engine import check as checking
-from sim.engine import fragments, layout, loop, process, simulation, switches, table, vcpus
+from sim.engine import fragments, kernel_work, layout, loop, process, simulation, switches, table, vcpus
 from sim.engine.asked import UNCHANGED, Answer, Side
 from sim.engine.fragments import Unsupported
 from sim.engine.reading import FOREIGN_TASK, Reading
@@ -229,7 +229,7 @@ def test_what_comes_in_the_cycle_in_which_polling_ends_keeps_the_vcpu_from_block
 def test_a_timer_that_a_cpu_has_started_before_the_ipi_that_was_to_start_it_stays(started):
     run = simulation.Replication(host(POLLING), "xstate-guest", (), 0)
     run.a.c[1, layout.HRTICK_ASKED], run.a.c[1, layout.HRTICK_TIME] = 1, started
-    loop.act(run.a, 1, layout.START_HRTICK, 9_000)
+    kernel_work.act(run.a, 1, layout.START_HRTICK, 9_000)
     assert run.a.c[1, layout.HRTICK_TIME] == min(started, 9_000)
     assert not run.a.c[1, layout.HRTICK_ASKED]
 
