@@ -337,6 +337,8 @@ def test_what_cpuid_prints_without_r_has_the_registers_of_leaf_0xd_that_it_print
     assert found[1] == {0: (registers[1][0][0], 0, 1 << 26 | 1 << 28, 0)}  # XSAVE and AVX
     guest = re.sub(r"(hypervisor guest status +=) false", r"\1 true", text)
     assert cpuid_decoded.decoded(guest)[1][1][0][2] == found[1][0][2] | 1 << 31
+    more = re.sub(r"(IA32_XSS (?:upper 32 bits )?valid bit field mask +=) 0x0{8}", r"\1 0x00000005", text)
+    assert cpuid_decoded.decoded(more)[1][13][1][2:] == (registers[13][1][2], 5)
 
 
 def test_what_firecracker_dumps_is_a_cpu_and_a_template_with_bits_left_to_the_host_is_none():
