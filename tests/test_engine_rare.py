@@ -334,6 +334,31 @@ def test_tables_that_begin_with_one_row_and_grow_give_the_same_records(new_table
         assert len(array) > 4
 
 
+@pytest.mark.parametrize("text", [HOST + AMX, CONSTANT], ids=["areas", "equal"])
+def test_tables_that_move_whenever_something_is_noted_give_the_same_records(new_tables, monkeypatch, text):
+    """The loop has addresses, and what was there is overwritten here."""
+
+    def moves(method):
+        def moving(self, *given):
+            result = method(self, *given)
+            for name in ("rows", "hash", "levels", "level_counts", "flags"):
+                there = getattr(self, name)
+                setattr(self, name, table.zeros(*there.shape))
+                getattr(self, name)[:] = there
+                left.append(there)
+                there[:] = 1 << 40
+            self.moved = True
+            return result
+
+        return moving
+
+    left = []
+    for name in ("_new_row", "_note_flags"):
+        monkeypatch.setattr(table.Table, name, moves(getattr(table.Table, name)))
+    test_engine.assert_the_same(only(text), ("manual-load", "user-return"))
+    assert len(left) > 100
+
+
 @pytest.mark.parametrize("most", [1, 40])
 def test_a_kernel_model_with_more_rows_or_states_than_a_table_can_have_is_refused(new_tables, monkeypatch, most):
     monkeypatch.setattr(table, "MOST", most)
