@@ -7,7 +7,6 @@ depend on it.
 
 from __future__ import annotations
 
-import pickle
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.engine.asked import CURRENT, CURRENT_NUMBER, INIT_AREA, NEXT, OTHER, UNCHANGED, Answer, Asked, Point, Side, Use
@@ -112,26 +111,10 @@ class Switches:
         self._alike: dict[Any, int] = {}
         self._left: dict[tuple[int, tuple[int, ...], Side], Answer] = {}
         self._came: dict[tuple[Any, ...], Answer | None] = {}
-        self._packed = b""
-
-    def kept(self) -> bytes:
-        """The halves, for another process, which may need none of them."""
-        self._unpack()
-        return pickle.dumps((self._left, self._came), pickle.HIGHEST_PROTOCOL)
-
-    def take(self, kept: bytes) -> None:
-        """Goes on with those of another process, of the same numbers."""
-        self._packed = kept
-
-    def _unpack(self) -> None:
-        if self._packed:
-            self._left, self._came = pickle.loads(self._packed)
-            self._packed = b""
 
     def answer(self, asked: Asked) -> Answer:
         """What happens, for two tasks of whose contents the CPU knows none to be both's."""
         assert asked.next is not None
-        self._unpack()
         whom = tuple([CURRENT if each == CURRENT else OTHER for each in asked.slots])
         key = asked.shape, whom, asked.current
         left = self._left.get(key)

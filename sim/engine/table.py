@@ -24,7 +24,7 @@ from sim.kernel.walker import Walker
 Integers = NDArray[np.int64]
 
 LEVELS: Final = ("L1", "L2", "memory")
-PART, LEAST = 64, 16
+PART, LEAST = 32, 16
 """A table is kept again when it has this part of its rows more, and as many as this at least."""
 MOST: Final = 1 << 20
 """The most rows, fragments and shapes of a table: what a key of the hash has room for."""

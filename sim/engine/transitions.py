@@ -131,18 +131,15 @@ class Transitions:
     # On the disk.
 
     def kept(self) -> dict[str, Any]:
-        """All that has been found out, for :meth:`take` in another process."""
+        """Fragments and shapes, for :meth:`take` in another process; halves of switches are sooner asked again."""
         values = {name: getattr(self, name) for name in KEPT}
-        return values | {
-            "fragments": self.fragments.values, "shapes": self.shapes.values, "switches": self._switches.kept()
-        }  # fmt: skip
+        return values | {"fragments": self.fragments.values, "shapes": self.shapes.values}
 
     def take(self, kept: dict[str, Any]) -> None:
         """Goes on from there; numbers stay what they were."""
         for name in KEPT:
             setattr(self, name, kept[name])
         self.fragments, self.shapes = Numbers(kept["fragments"]), Numbers(kept["shapes"])
-        self._switches.take(kept["switches"])
 
     # Where everything begins.
 
