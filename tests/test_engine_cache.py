@@ -189,6 +189,16 @@ def test_what_a_process_finds_complete_has_been_used(made):
     assert time.time() - (made / cache.COMPLETE).stat().st_mtime < 3600
 
 
+def test_a_user_without_a_home_keeps_nothing(monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in (cache.VARIABLE, "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    assert cache.directory.__wrapped__() is None
+
+
 def test_of_processes_that_delete_at_once_none_fails_and_no_more_goes(tmp_path):
     used, *others = versions(tmp_path, cache.KEPT + 41)
     text = f"from pathlib import Path; from sim.engine.cache import prune; prune(Path({str(used)!r}))"

@@ -38,13 +38,13 @@ CONSTANTS: Final = ("accounts.py", "directed_yield.py", "halt_polling.py")
 def directory() -> Path | None:
     """A directory of its own for this source, numba, numpy, Python and CPU; None if it cannot be written."""
     given = os.environ.get(VARIABLE)
-    base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fpswitch"
-    path = base / f"engine-{_key()}"
     try:
+        base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fpswitch"
+        path = base / f"engine-{_key()}"
         path.mkdir(parents=True, exist_ok=True)
         writable = os.access(path, os.W_OK)
-    except OSError:
-        writable = False
+    except (OSError, RuntimeError):  # the latter for a user without a home
+        return None
     return path if writable else None
 
 
