@@ -1,15 +1,18 @@
 """Tables that the compiled engine keeps on the disk: found again, right or not read, and not too many."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import engine_mode  # first of all: the loop as plain Python  # noqa: F401
 import pytest
 from hosts import RICH, changed, from_text
 
+import sim
 from sim.engine import build, kept_tables, simulation, table
 from sim.engine.table import Points, Table
 from sim.engine.transitions import Transitions
@@ -90,7 +93,7 @@ def test_what_is_not_as_it_was_written_is_not_read_and_written_again(kept, case,
     asked.clear()
     assert simulated(case) == wanted
     assert asked
-    assert all(kept_tables.read(path.name) for path in kept.iterdir())
+    assert all(kept_tables.read(path.stem) for path in kept.iterdir())
     assert len(list(kept.iterdir())) == len(STRATEGIES)
 
 
@@ -136,6 +139,41 @@ def test_each_process_finds_the_same_file():
     assert len(names) == 1
 
 
+EDITED = """
+from pathlib import Path
+import sim.kernel.process as process
+source = Path(process.__file__)
+{edit}
+from sim.engine import kept_tables
+from sim.kernel.config import Settings, boot
+name = kept_tables.name_of(boot(Settings()), integrity=True)
+kept_tables.write(name, 1, {{"of": "the code in memory"}})
+print(name, kept_tables.read(name))
+"""
+
+
+@pytest.mark.parametrize("edit", ["source.write_text(source.read_text() + '#')", "other.replace(source)"])
+def test_a_process_whose_sources_have_changed_since_it_imported_them_keeps_nothing_under_the_hash_of_the_new_ones(
+    tmp_path, edit
+):
+    shutil.copytree(Path(sim.__file__).parent, tmp_path / "sim", ignore=shutil.ignore_patterns("__pycache__"))
+    other = tmp_path / "other.py"
+    other.write_bytes((tmp_path / "sim/kernel/process.py").read_bytes() + b"#")
+    os.utime(other, (0, 0))  # as rsync or tar leave it
+    found = []
+    for each in (f"other = Path({str(other)!r}); {edit}", ""):
+        ran = subprocess.run(
+            [sys.executable, "-c", EDITED.format(edit=each)],
+            env=os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        found.append(ran.stdout)
+    edited, fresh = found
+    assert edited == "None None\n"
+    assert fresh.endswith(" {'of': 'the code in memory'}\n")
+    assert len(list((tmp_path / "cache/tables").iterdir())) == 1
+
+
 def test_a_table_with_fewer_rows_does_not_replace_one_with_more(kept):
     kept_tables.write("name", 20, {"of": "one"})
     kept_tables.write("name", 20, {"of": "another"})
@@ -148,10 +186,21 @@ def test_tables_that_nobody_has_used_for_longest_go(kept, monkeypatch):
     monkeypatch.setattr(kept_tables, "MOST_BYTES", 3000)
     for i, name in enumerate("abc"):
         kept_tables.write(name, 1, {"": os.urandom(800)})
-        os.utime(kept / name, (i, i))
+        os.utime(kept / f"{name}.table", (i, i))
     assert kept_tables.read("a")
     kept_tables.write("d", 1, {"": os.urandom(800)})
-    assert sorted(path.name for path in kept.iterdir()) == ["a", "c", "d"]
+    assert sorted(path.stem for path in kept.iterdir()) == ["a", "c", "d"]
+
+
+def test_what_others_keep_in_the_same_directory_is_not_deleted(kept, monkeypatch):
+    monkeypatch.setattr(kept_tables, "MOST_BYTES", 3000)
+    (kept / "results.parquet").write_bytes(bytes(4000))
+    os.utime(kept / "results.parquet", (0, 0))
+    (kept / ".half.table").write_bytes(bytes(4000))
+    os.utime(kept / ".half.table", (0, 0))
+    (kept / "folder").mkdir()
+    kept_tables.write("a", 1, {"": os.urandom(800)})
+    assert sorted(path.name for path in kept.iterdir()) == ["a.table", "folder", "results.parquet"]
 
 
 def test_nothing_is_kept_where_nothing_can_be_written(case, monkeypatch, tmp_path):
@@ -163,5 +212,5 @@ def test_nothing_is_kept_where_nothing_can_be_written(case, monkeypatch, tmp_pat
 
 def test_a_file_that_is_whole_and_no_table_is_not_looked_into_without_its_hash(kept):
     content = zlib.compress(b"not a pickle")
-    (kept / "name").write_bytes(b"%s 1 %s\n" % (kept_tables.FORMAT, b"0" * 64) + content)
+    (kept / "name.table").write_bytes(b"%s 1 %s\n" % (kept_tables.FORMAT, b"0" * 64) + content)
     assert kept_tables.read("name") is None

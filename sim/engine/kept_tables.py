@@ -4,7 +4,10 @@ A file is of one kernel with one strategy, found by a hash of all that decides a
 sim.kernel and sim.xsave, those of this package, and the configuration.  It begins with how many rows it has and the
 SHA-256 of the rest; what is not as it was written is not read.  It is a pickle, as numba's own files are: whoever can
 write to the user's cache directory runs code as the user.  Files replace each other whole, and those that nobody
-has used for longest go when there are too many.
+has used for longest go when there are too many.  The directory may be one that others use, too (NUMBA_CACHE_DIR), so
+that only files with this module's suffix are ever deleted.
+
+A process that has imported sources which have changed since keeps and finds nothing: the hash would be of the new ones.
 """
 
 from __future__ import annotations
@@ -26,8 +29,10 @@ import numpy as np
 
 from sim.engine import cache as machine_code
 from sim.kernel.config import Config
+from sim.release import IMPORTED_AT
 
 FOLDER: Final = "tables"
+SUFFIX: Final = ".table"
 MOST_BYTES: Final = 64 << 20
 """What all files may take: a strategy of a shipped scenario takes 50 to 200 kB."""
 FORMAT: Final = b"fpswitch-table"
@@ -48,17 +53,19 @@ def directory() -> Path | None:
     return path
 
 
-def name_of(config: Config, *, integrity: bool) -> str:
-    """The name of the file of a kernel model."""
+def name_of(config: Config, *, integrity: bool) -> str | None:
+    """The name of the file of a kernel model; None if the code in memory is not that of the sources."""
+    if _sources() is None:
+        return None
     return hashlib.sha256(repr((_sources(), _plain(config), integrity)).encode()).hexdigest()[:32]
 
 
-def read(name: str) -> dict[str, Any] | None:
+def read(name: str | None) -> dict[str, Any] | None:
     """What has been kept under this name; None if there is nothing. What is not as it was written is deleted."""
     folder = directory()
-    if folder is None:
+    if folder is None or name is None:
         return None
-    path = folder / name
+    path = folder / f"{name}{SUFFIX}"
     try:
         head, _, content = path.read_bytes().partition(b"\n")
         if hashlib.sha256(content).hexdigest() == _read_head(head)[1]:
@@ -74,13 +81,13 @@ def read(name: str) -> dict[str, Any] | None:
     return None
 
 
-def write(name: str, rows: int, values: dict[str, Any]) -> None:
+def write(name: str | None, rows: int, values: dict[str, Any]) -> None:
     """Keeps a table, unless another process has kept one with as many rows; where it cannot, it does not."""
     folder = directory()
-    if folder is None:
+    if folder is None or name is None:
         return
     with suppress(OSError):
-        path = folder / name
+        path = folder / f"{name}{SUFFIX}"
         with suppress(FileNotFoundError, ValueError), path.open("rb") as file:
             if _read_head(file.readline().rstrip())[0] >= rows:
                 return
@@ -99,7 +106,7 @@ def _read_head(head: bytes) -> tuple[int, str]:
 
 def _replace(path: Path, content: bytes) -> None:
     """Not synced to the disk: what a power failure leaves is not as it was written, and nothing is lost but time."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=SUFFIX)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -111,7 +118,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 def _prune(folder: Path) -> None:
     """Deletes those that have not been used for longest, also what a kill left half-written."""
-    files = sorted(((path.stat(), path) for path in folder.iterdir()), key=lambda each: -each[0].st_mtime_ns)
+    files = sorted(((path.stat(), path) for path in folder.glob(f"*{SUFFIX}")), key=lambda each: -each[0].st_mtime_ns)
     total = 0
     for of, path in files:
         total += of.st_size
@@ -120,14 +127,19 @@ def _prune(folder: Path) -> None:
 
 
 @cache
-def _sources() -> str:
-    """The hash of all files that decide an answer."""
+def _sources() -> str | None:
+    """The hash of all files that decide an answer; None if one has changed since the first was imported.
+
+    Of a file that replaces another one only the time of the change of its inode is always later.
+    """
     digest = hashlib.sha256(f"{sys.version} {np.__version__}".encode())  # a pickle is of its numpy
     here = Path(__file__).parent
     for folder in (here, here.parent / "kernel", here.parent / "xsave"):
         for path in sorted(folder.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 content = path.read_bytes()
+                if path.stat().st_ctime > IMPORTED_AT:
+                    return None
                 digest.update(f"{path.relative_to(here.parent)} {len(content)} ".encode() + content)
     return digest.hexdigest()
 
