@@ -71,6 +71,25 @@ def test_results_of_0_1_0_are_read_with_a_note_and_repeated(old, tmp_path, capsy
     assert any("was made with" in note for note in again.notes)
 
 
+def test_tables_that_a_run_replaces_while_they_are_checked_are_those_of_the_manifest(copied, monkeypatch):
+    path, check = copied / "metrics.parquet", manifests.check_files
+    wanted = load(copied).metrics
+    table = pq.read_table(path)
+    pairs = zip(table["metric"].to_pylist(), table["value"].to_pylist(), strict=True)
+    values = pa.array([value + (metric == "vm_exits") for metric, value in pairs], pa.float64())
+    i = table.schema.get_field_index("value")
+    pq.write_table(table.set_column(i, table.schema.field(i), values), other := copied / "other")
+
+    def checks(*arguments):
+        check(*arguments)
+        other.replace(path)
+
+    monkeypatch.setattr(manifests, "check_files", checks)
+    found = load(copied)
+    assert not other.exists()
+    assert found.metrics.equals(wanted)
+
+
 # The manifest.
 
 

@@ -44,6 +44,9 @@ def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> R
         )
     if status != manifests.COMPLETE and manifest["format"] == manifests.FORMAT_OF_0_1:
         raise InputError(f"{path}: an unfinished run of fpswitch 0.1.0, whose parts cannot be read any more")
+    opened: OnDisk | None = None
+    if status == manifests.COMPLETE:  # before their hashes are compared: a later run may replace them meanwhile
+        opened = OnDisk(path, manifest["cases"], timed=manifest["format"] == manifests.FORMAT)
     hashes: dict[str, str] = manifest.get("files", {})
     manifests.check_files(path, hashes)
     if status == manifests.COMPLETE and manifest["format"] == manifests.FORMAT:
@@ -51,13 +54,11 @@ def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> R
         if lacking:
             raise InputError(f"{path / manifests.NAME}: damaged: no sha256 of {lacking[0]}")
     costs, table_of = _costs(path / manifests.COSTS, manifest)
-    if status != manifests.COMPLETE:
+    if opened is None:
         return Results.of(_asked(path, manifest), manifest, costs, path)
     notes = (WITHOUT_HASHES.format(path),) if manifest["format"] == manifests.FORMAT_OF_0_1 else ()
-    results = Results.on_disk(path, manifest, costs, notes)
-    assert isinstance(results.tables, OnDisk)
-    check.check(results.tables.stored, manifest, table_of, path)
-    return results
+    check.check(opened.stored, manifest, table_of, path)
+    return Results(opened, manifest, costs, path, notes)
 
 
 def finished(path: Path, problems: list[str]) -> Iterator[Group]:

@@ -42,7 +42,7 @@ class Stored:
         try:
             self._bytes: BinaryIO = path.open("rb")
         except OSError as error:
-            raise self._wrong(error) from error
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         self._last: tuple[int, pa.Table] | None = None
 
     def close(self) -> None:

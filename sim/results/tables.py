@@ -16,7 +16,6 @@ from sim.errors import InputError
 from sim.results.columns import ROW_FIELDS, SCHEMAS
 from sim.results.groups import AT_A_TIME, Group, batch_of, lists_of, written
 from sim.results.keys import Keys, Series
-from sim.results.manifest import FORMAT_OF_0_1
 from sim.results.stored import Stored
 
 if TYPE_CHECKING:
@@ -64,12 +63,9 @@ class Results:
         return cls(whole, manifest, costs, directory, notes)
 
     @classmethod
-    def on_disk(
-        cls, directory: Path, manifest: Mapping[str, Any], costs: Mapping[str, Any], notes: tuple[str, ...] = ()
-    ) -> Results:
-        """Results whose four tables are files in ``directory``."""
-        timed = manifest.get("format") != FORMAT_OF_0_1
-        return cls(OnDisk(directory, manifest["cases"], timed=timed), manifest, costs, directory, notes)
+    def on_disk(cls, directory: Path, manifest: Mapping[str, Any], costs: Mapping[str, Any]) -> Results:
+        """Results whose four tables are files in ``directory``, which a run has just written."""
+        return cls(OnDisk(directory, manifest["cases"]), manifest, costs, directory)
 
     @property
     def ledger(self) -> pd.DataFrame:
