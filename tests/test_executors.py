@@ -158,7 +158,7 @@ def test_a_replication_that_kills_its_workers_is_tried_three_times_and_named_and
     assert (manifest["status"], manifest["failed"]) == ("failed", [failed])
     assert len(set(parts.keys_kept(tmp_path / "r"))) == 22
     again = run_in("r", jobs=1)
-    assert any(note.startswith("22 of 24 replications were there") for note in again.notes)
+    assert any(note.startswith("22 of 24 replications were finished already") for note in again.notes)
     assert tables("r") == alone
     assert "failed" not in load(tmp_path / "r").manifest
 
