@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -493,6 +494,31 @@ def test_another_kernel_needs_the_simulation(tmp_path, capsys):
     assert "--no-check simulates nothing" in refused(command, capsys)
     command = ["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.toml"), "--preemption", "eager"]
     assert "--preemption" in refused(command, capsys)
+    command = ["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.toml"), "--kernel", "v6.1"]
+    assert "Linux 6.1 is older than v6.6" in refused(command, capsys)
+    packed = NAMED["vcpu-out-exits"].read_bytes()
+    (trace := tmp_path / "start.txt.gz").write_bytes(packed[: len(packed) // 8])
+    command = ["fit", str(trace), "-o", str(tmp_path / "mine.toml"), "--kernel", "v6.12"]
+    assert "strategy xstate-guest on v6.12: its KVM has no CET for guests" in refused(command, capsys)
+    assert list(tmp_path.iterdir()) == [trace]  # so that the corrected command needs no --force
+
+
+def test_entries_with_few_samples_are_named_as_in_the_scenario(tmp_path):
+    out = tmp_path / "mine.toml"
+    said = CliRunner().invoke(cli, ["fit", str(NAMED["host-pipe"]), "-o", str(out), "--no-check"])
+    (few,) = re.findall(r"the mean alone: (.*)", said.stdout)
+    names = few.split(", ")
+    assert len(names) == len(set(names))
+    assert set(names) <= set(read(out).threads)
+
+
+def test_a_trace_whose_end_is_cut_off_is_fitted_with_a_note(tmp_path):
+    packed = NAMED["host-builds"].read_bytes()
+    cut = tmp_path / "cut.txt.gz"
+    cut.write_bytes(packed[: len(packed) // 2])
+    said = CliRunner().invoke(cli, ["fit", str(cut), "-o", str(tmp_path / "mine.toml"), "--no-check"])
+    assert said.exit_code == 0
+    assert "the end of the trace is cut off" in said.stdout
 
 
 def per_round_trip(watcher):

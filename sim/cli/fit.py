@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--recorded-preemption",
     metavar="MODEL",
-    help="The recorded kernel's preemption model, if the trace does not say (PREEMPT_NONE: none).",
+    help="The recorded kernel's preemption model, if the trace does not say (none, voluntary, full or lazy).",
 )
 @click.option("--kernel", metavar="NAME", help="Also simulate the twin with this kernel.")
 @click.option("--preemption", metavar="MODEL", help="Also simulate the twin with this preemption model.")
@@ -74,17 +74,20 @@ def fit(
     A trace with KVM's events alone (kvm_entry, kvm_exit, kvm_userspace_exit) gives the exits, round trips and halts of
     its vCPUs; so does any other with --exits.  The output lists what such events do not show.
 
-    JSON: scenario, cpu, strategy, seconds, groups (name, kind, threads, simulated, samples), notes, unsupported, and
-    with the check: compared (figure, unit, trace, simulated, low, high, samples, holds, likely), holds,
-    and with --kernel or --preemption: changed (figure, unit, recorded, other).  Of exits alone: scenario, cpu, kernel,
-    seconds, guests (name, vcpus, exits by kind), notes, not_said, and with the check compared and holds.
+    JSON: scenario, cpu, strategy, seconds, groups (entry, name, kind, threads, simulated, samples), notes,
+    unsupported, and with the check: compared (figure, unit, trace, simulated, low, high, samples, holds, likely),
+    holds, and with --kernel or --preemption: changed (figure, unit, recorded, other).  Of exits alone: scenario, cpu,
+    kernel, seconds, guests (name, vcpus, exits by kind), notes, not_said, and with the check compared and holds.
     """
+    from sim.kernel.versions import version
     from sim.trace.fit import estimate, writing
     from sim.trace.following.replay import KvmAlone
 
     other = kernel is not None or preemption is not None
     if other and no_check:
         raise InputError("--no-check simulates nothing, and --kernel and --preemption need it: leave one of them out")
+    if kernel is not None:
+        version(kernel)
     writing.check_target(out, force=force)
     if exits_only:
         if other or recorded_preemption is not None:
@@ -111,6 +114,8 @@ def fit(
     if not as_json:
         for each in unsupported:
             click.echo(f"note: {each}")
+    if other:
+        _refuse(fitted, kernel, preemption)
     writing.write(fitted, out, force=force)
     compared: list[Compared] | None = None
     changed: list[tuple[str, str, float, float]] = []
@@ -123,6 +128,7 @@ def fit(
         "seconds": fitted.counted.seconds,
         "groups": [
             {
+                "entry": group.entry,
                 "name": group.key[1],
                 "kind": group.key[0],
                 "threads": group.threads,
@@ -157,6 +163,20 @@ def fit(
     sys.exit(0 if held else 1)
 
 
+def _refuse(fitted: "Fitted", kernel: str | None, preemption: str | None) -> None:
+    """Raises InputError for a kernel or preemption model that the twin cannot have, before anything is written."""
+    import tempfile
+
+    from sim.analysis import fitness
+    from sim.analysis.recorded_run import RecordedRun
+    from sim.trace.fit import writing
+
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / "twin.toml"
+        writing.write(fitted, trial)
+        RecordedRun(fitness.twin(fitted, trial, kernel, preemption), fitted.strategy, 0)  # boots that kernel
+
+
 def _simulated(
     fitted: "Fitted",
     out: Path,
@@ -174,9 +194,6 @@ def _simulated(
     from sim.experiment.pools import cpus
 
     jobs = jobs or cpus()
-    elsewhere = (
-        fitness.twin(fitted, out, kernel, preemption) if other else None
-    )  # before the long part, if it is refused
     total = tuning.ROUNDS * tuning.REPLICATIONS + replications * (1 + other)
     with tqdm(total=total, unit="rep", desc="tuning and check", disable=None, file=sys.stderr, ncols=72) as bar:
 
@@ -202,7 +219,7 @@ def _text(fitted: "Fitted", out: Path) -> str:
         f"{len(fitted.groups)} entries; Linux {fitted.kernel}, {fitted.strategy}, {fitted.cpu}",
         *(f"note: {note}" for note in fitted.notes),
     ]
-    few = [group.key[1] for group in fitted.groups if len(group.compute) < ENOUGH]
+    few = [group.entry for group in fitted.groups if len(group.compute) < ENOUGH]
     if few:
         lines.append(f"note: fewer than {ENOUGH} samples, so the mean alone: {', '.join(few)}")
     lines += [f"note: {note}" for group in fitted.groups for note in group.notes]

@@ -178,6 +178,8 @@ def fit(
         )
     if report.lost_times:
         notes.append(f"events were lost {report.lost_times} times; bursts and sleeps across them are wrong")
+    if report.truncated:
+        notes.append("the end of the trace is cut off; what comes before it is fitted")
     on_cpu, chosen = found["on cpu"], found["cpu"]
     model, model_from = _preemption(replayed.recorded, preemption)
     if model_from == UNKNOWN:
