@@ -109,3 +109,13 @@ def test_where_cpus_are_idle_at_times_threads_that_moved_may_move():
     lives = [life("a", 1, 0.5, 0), moved("b", 2, (0, 0.3), (1, 0.01))]
     found = pins(lives, idle=0.1)
     assert [found[id(each)] for each in lives] == [(0,), ()]
+
+
+def test_a_thread_that_moved_and_came_or_went_within_the_trace_may_move():
+    lives = [life("a", 1, 0.6, 0), life("b", 2, 0.5, 1)]
+    for name, first_ns, last_ns in (("came", SECONDS_NS // 5, SECONDS_NS), ("went", 0, SECONDS_NS // 2)):
+        each = moved(name, len(lives) + 1, (0, 0.25), (1, 0.2))
+        each.first_ns, each.last_ns = first_ns, last_ns
+        lives.append(each)
+    found = pins(lives, idle=0.0)
+    assert [found[id(each)] for each in lives] == [(0,), (1,), (), ()]

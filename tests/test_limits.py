@@ -162,7 +162,7 @@ def test_a_directory_that_vanishes_is_one_message_that_does_not_promise_what_is_
         experiment.run(path, jobs=1, simulate=removed, out=out)
     message = str(caught.value)
     assert re.fullmatch(r"\S+/r/parts/\w+\.arrow: cannot be written \(No such file or directory\) after .*", message)
-    assert message.endswith(f"; {out} is gone, and what it kept with it")
+    assert message.endswith(f"; {out} is gone, with everything that it kept")
     assert not out.exists()
 
 
@@ -180,7 +180,7 @@ def test_parts_that_vanish_alone_are_not_promised_either_and_the_same_command_be
         experiment.run(path, jobs=1, simulate=removed, out=out)
     message = str(caught.value)
     assert re.fullmatch(r"\S+/r/parts/\w+\.arrow: cannot be written \(No such file or directory\) after .*", message)
-    assert message.endswith(f"; {out / 'parts'} is gone, and what it kept with it")
+    assert message.endswith(f"; {out / 'parts'} is gone, with everything that it kept")
     again = experiment.run(path, jobs=1, simulate=fake_host.simulate, out=out)
     whole = experiment.run(path, jobs=1, simulate=fake_host.simulate)
     assert again.metrics.equals(whole.metrics)

@@ -163,7 +163,7 @@ def test_the_guest_s_lines_of_a_merged_report_are_drawn_on_tracks_of_their_own(t
     ("report", "guest", "message"),
     [
         (MERGED, "trace-vm2.dat", "files in it: trace-vm1.dat, trace.dat"),
-        (MERGED.replace("      trace.dat:", "").replace("  trace-vm1.dat:", ""), "trace-vm1.dat", "no merged report"),
+        (MERGED.replace("      trace.dat:", "").replace("  trace-vm1.dat:", ""), "trace-vm1.dat", "not a merged"),
     ],
 )
 def test_a_guest_that_is_not_in_the_report_is_refused_and_nothing_written(report, guest, message, tmp_path, capsys):

@@ -16,6 +16,8 @@ ENOUGH_STINTS: Final = 5
 longer ones."""
 MAINLY: Final = 0.85
 """The share of a thread's CPU time on one CPU from which on it belongs there."""
+WHOLE: Final = 0.95
+"""The share of the trace for which a thread is there that is there all the time."""
 IDLE: Final = 0.02
 """Of the CPUs' time; with less of it they are never idle."""
 
@@ -28,11 +30,13 @@ def pins(lives: Sequence[Life], idle: float) -> Places:
     On a host whose CPUs are never idle, all are that ran often enough: the simulated host moves nobody between busy
     CPUs, and a thread would stay where it begins.  Threads of short bursts go to the CPU on which they were most often.
     Busy ones that moved, which fill a CPU, go where time is left of what the trace shows of each, the busiest first.
+    One that came or went within the trace stays free: where it goes when it comes depends on who is idle then.
     """
     found = {id(life): _always(life) for life in lives}
     if idle > IDLE:
         return found
     left: Counter[int] = Counter()
+    first, last = min((life.first_ns for life in lives), default=0), max((life.last_ns for life in lives), default=0)
     for life in lives:
         left.update(life.at_ns)
     moved = []
@@ -44,7 +48,7 @@ def pins(lives: Sequence[Life], idle: float) -> Places:
                 found[id(life)] = (life.cpus.most_common(1)[0][0],)
             elif ns >= MAINLY * total:
                 found[id(life)] = (cpu,)
-            else:
+            elif life.last_ns - life.first_ns >= WHOLE * (last - first):
                 moved.append(life)
         for cpu in found[id(life)]:
             left[cpu] -= total
