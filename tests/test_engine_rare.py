@@ -25,6 +25,17 @@ SPINNERS = """
 vcpus = {n}
 lock = {{ every = "20 us", hold = "10 us" }}
 """
+SIGNALLED = """
+[guests.g]
+vcpus = 4
+demand = "20 us"
+sleep = { exponential = "30 us" }
+signalled = 0.5
+signal_time = "5 us"
+[guests.g.exits.x]
+every = { exponential = "15 us" }
+effect = "ipi"
+"""
 RARE = {
     "vCPUs that wake up on idle CPUs are yielded to": """
 cpus = 4
@@ -67,28 +78,12 @@ ple_window = 500
 ple_window_grow = 0
 """
     + SPINNERS.format(n=4),
-    "signals and IPIs come to vCPUs that are elsewhere": """
-[guests.g]
-vcpus = 4
-demand = "20 us"
-sleep = { exponential = "30 us" }
-signalled = 0.5
-signal_time = "5 us"
-[guests.g.exits.x]
-every = { exponential = "15 us" }
-effect = "ipi"
-""",
+    "signals and IPIs come to vCPUs that are elsewhere": SIGNALLED,
     "signals end a halt before anybody has woken the vCPU": """
 halt_poll = "100 us"
-[guests.g]
-vcpus = 4
-demand = "20 us"
-sleep = { exponential = "30 us" }
-signalled = 0.5
-signal_time = "5 us"
-[guests.g.exits.x]
-every = { exponential = "15 us" }
-effect = "ipi"
+"""
+    + SIGNALLED
+    + """
 [threads.h]
 count = 2
 compute = { exponential = "500 us" }
