@@ -148,39 +148,32 @@ def test_a_full_disk_is_one_message_that_names_the_file_and_the_same_command_con
     assert load(out).metrics.equals(whole.metrics)
 
 
-def test_a_directory_that_vanishes_is_one_message_that_does_not_promise_what_is_gone(tmp_path, monkeypatch):
-    path, out = tmp_path / "s.toml", tmp_path / "r"
+def refused_when_gone(path, out, gone, monkeypatch):
+    """A run during which ``gone`` is deleted, and what it says."""
     path.write_text(SMALL)
     monkeypatch.setattr(workers, "GROUP_S", 0)
 
     def removed(*work):
         if work[-1] == 1:
-            shutil.rmtree(out, ignore_errors=True)
+            shutil.rmtree(gone, ignore_errors=True)
         return fake_host.simulate(*work)
 
     with pytest.raises(RunError) as caught:
         experiment.run(path, jobs=1, simulate=removed, out=out)
     message = str(caught.value)
     assert re.fullmatch(r"\S+/r/parts/\w+\.arrow: cannot be written \(No such file or directory\) after .*", message)
-    assert message.endswith(f"; {out} is gone, with everything that it kept")
+    assert message.endswith(f"; {gone} is gone, with everything that it kept")
+
+
+def test_a_directory_that_vanishes_is_one_message_that_does_not_promise_what_is_gone(tmp_path, monkeypatch):
+    out = tmp_path / "r"
+    refused_when_gone(tmp_path / "s.toml", out, out, monkeypatch)
     assert not out.exists()
 
 
 def test_parts_that_vanish_alone_are_not_promised_either_and_the_same_command_begins_anew(tmp_path, monkeypatch):
     path, out = tmp_path / "s.toml", tmp_path / "r"
-    path.write_text(SMALL)
-    monkeypatch.setattr(workers, "GROUP_S", 0)
-
-    def removed(*work):
-        if work[-1] == 1:
-            shutil.rmtree(out / "parts", ignore_errors=True)
-        return fake_host.simulate(*work)
-
-    with pytest.raises(RunError) as caught:
-        experiment.run(path, jobs=1, simulate=removed, out=out)
-    message = str(caught.value)
-    assert re.fullmatch(r"\S+/r/parts/\w+\.arrow: cannot be written \(No such file or directory\) after .*", message)
-    assert message.endswith(f"; {out / 'parts'} is gone, with everything that it kept")
+    refused_when_gone(path, out, out / "parts", monkeypatch)
     again = experiment.run(path, jobs=1, simulate=fake_host.simulate, out=out)
     whole = experiment.run(path, jobs=1, simulate=fake_host.simulate)
     assert again.metrics.equals(whole.metrics)
