@@ -23,6 +23,9 @@ CUT: Final = "network of a worker cut"
 REPLICATIONS: Final = 60
 """Some ten seconds of work, so that there is a middle."""
 TIMEOUT_S: Final = 180
+"""The longest that a run may take to its end."""
+STALLED_S: Final = 60
+"""The longest in which nothing that is waited for moves, on a machine that is shared."""
 TTL_S: Final = 5
 NAMESPACE: Final = "fpswitch-kill"
 HOST_SIDE, WORKER_SIDE = "10.213.7.1", "10.213.7.2"
@@ -124,9 +127,14 @@ def _driver(stack: ExitStack, out: Path, address: str) -> "subprocess.Popen[byte
     return stack.enter_context(_process("-m", module, str(SEED), str(out), address, str(REPLICATIONS)))
 
 
-def _until(holds: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
-    deadline = time.monotonic() + timeout_s
+def _until(
+    holds: Callable[[], bool], what: str, timeout_s: float = STALLED_S, moves: Callable[[], int] = lambda: 0
+) -> None:
+    """Waits until something holds; TimeoutError if it does not, and nothing moves, for ``timeout_s``."""
+    seen, deadline = moves(), time.monotonic() + timeout_s
     while not holds():
+        if (now := moves()) != seen:
+            seen, deadline = now, time.monotonic() + timeout_s
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what} did not come")
         time.sleep(0.05)
@@ -137,7 +145,7 @@ def _parts(out: Path) -> int:
 
 
 def _in_the_middle(out: Path) -> None:
-    _until(lambda: _parts(out) >= REPLICATIONS // 2, "the middle")
+    _until(lambda: _parts(out) >= REPLICATIONS // 2, "the middle", moves=lambda: _parts(out))
 
 
 def _ended(driver: "subprocess.Popen[bytes]") -> str:
