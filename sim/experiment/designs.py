@@ -111,14 +111,14 @@ def _begin(path: Path, document: Mapping[str, Any]) -> None:
     """Makes the directory that of the design, or checks that it is."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: not a directory")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and files.has_contents(path, NAME):
         there = described(path)
         for key in ("scenario", "scenario_sha256", "design"):
             if there[key] != document[key]:
                 raise InputError(
                     f"{path}: holds another design or scenario ({key} differs; allowed: another directory)"
                 )
-    path.mkdir(parents=True, exist_ok=True)
+    files.make_directory(path)
     files.write(path / NAME, (json.dumps(document, indent=1) + "\n").encode())
     files.sync(path)
 
@@ -159,14 +159,16 @@ def _link(file: Path, place: Path) -> None:
     """Puts a file in a second place, if it is not there already."""
     if place.exists() and (place.samefile(file) or files.sha256(place) == files.sha256(file)):
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
+    files.make_directory(place.parent)
     temporary = place.with_name(f".{place.name}")
     temporary.unlink(missing_ok=True)
     try:
         os.link(file, temporary)
     except OSError:  # a file system without links
         shutil.copyfile(file, temporary)
+        files.sync(temporary)
     os.replace(temporary, place)
+    files.sync(place.parent)
 
 
 def _points_table(path: Path, design: Design, points: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":

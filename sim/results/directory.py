@@ -96,7 +96,7 @@ class ResultDirectory:
             "error": None, "files": {},
         }  # fmt: skip
         manifests.write(self.path, self.manifest)
-        (self.path / parts.FOLDER).mkdir(exist_ok=True)
+        files.make_directory(self.path / parts.FOLDER)
         self._write_inputs(contents)
         manifests.write(self.path, self.manifest)
         return notes
@@ -104,7 +104,7 @@ class ResultDirectory:
     def _write_inputs(self, contents: Mapping[str, bytes]) -> None:
         for place, content in contents.items():
             path = self.path / place
-            path.parent.mkdir(parents=True, exist_ok=True)
+            files.make_directory(path.parent)
             files.write(path, content)
             files.sync(path.parent)
         for place in self.manifest["files"].keys() - contents:
@@ -133,7 +133,8 @@ class ResultDirectory:
                     self.aside, aside, self.found = found, None, None
             if aside is not None and not self._is_related(aside):
                 notes.append(f"{self.previous} is kept {until}: {_words(aside)}")
-            self.path.mkdir(parents=True, exist_ok=True)
+            files.make_directory(self.path)
+            files.sync(self.path.parent)  # who made it before need not have done so
         except OSError as error:
             raise InputError(f"{self.path}: cannot be made a result directory ({error.strerror})") from error
         return notes
@@ -224,7 +225,7 @@ def _words(manifest: Mapping[str, Any]) -> str:
 def _found(path: Path) -> dict[str, Any] | None:
     """The manifest of what lies in a directory; :class:`InputError` if that is not ours."""
     try:
-        if not path.exists() or not any(path.iterdir()):
+        if not path.exists() or not files.has_contents(path, manifests.NAME):
             return None
         return manifests.read(path)
     except InputError as error:

@@ -42,6 +42,21 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def make_directory(path: Path) -> None:
+    """Makes a directory and those above it, if they are not there; when this returns the names of new ones are on the
+    disk.
+    """
+    new = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in new:
+        sync(each.parent)  # of others, such as /home, it need not be possible
+
+
+def has_contents(directory: Path, first: str) -> bool:
+    """Whether a directory has more than what a kill can leave of the writing of the file that comes first in it."""
+    return any(not each.name.startswith(f".{first}.") for each in directory.iterdir())
+
+
 def sha256(path: Path) -> str:
     """The hash of a file's contents."""
     with path.open("rb") as file:

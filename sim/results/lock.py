@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from sim.errors import InputError
+from sim.results import files
 
 
 class Lock:
@@ -22,7 +23,7 @@ class Lock:
         whole = Path(os.path.abspath(directory))
         self._path = whole.with_name(f".{whole.name}.lock")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            files.make_directory(self._path.parent)
             self._file = self._locked(directory)
         except OSError as error:
             raise InputError(f"{directory}: cannot be locked ({error.strerror})") from error

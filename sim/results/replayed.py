@@ -30,7 +30,7 @@ class ReplayDirectory:
         self.path = path
         if path.exists() and not path.is_dir():
             raise InputError(f"--out {path}: not a directory")
-        if path.is_dir() and any(path.iterdir()) and not _is_replay(path):
+        if path.is_dir() and files.has_contents(path, MANIFEST) and not _is_replay(path):
             raise InputError(
                 f"--out {path}: it is not empty, and holds no earlier replay (allowed: an empty directory, one that is "
                 "not there yet, or an earlier replay's)"
@@ -40,7 +40,7 @@ class ReplayDirectory:
     def write(self, document: Mapping[str, Any], ledger: "pd.DataFrame", about: Mapping[str, Any]) -> None:
         """Writes what came out; the manifest, with ``about``, says "complete" when all of it is on the disk."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            files.make_directory(self.path)
             self._manifest("running", about)
             (self.path / LEDGER).unlink(missing_ok=True)
             files.write(self.path / DOCUMENT, (json.dumps(document, indent=1) + "\n").encode())
