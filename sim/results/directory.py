@@ -33,8 +33,8 @@ class ResultDirectory:
     ``previous`` was replaced by it, and a kill interrupted its deletion.
 
     Raises :class:`InputError` if ``directory`` is empty, the current directory or one above it, something else than a
-    directory, or holds files and is not one of ours; if that holds of ``previous``; or if another run goes on in it,
-    until :meth:`close`.
+    directory, or holds files and is not one of ours; if that holds of ``previous``; or if another run goes on in one of
+    the two, until :meth:`close`.
     """
 
     def __init__(self, directory: str | os.PathLike[str], worlds: Container[str]) -> None:
@@ -50,8 +50,9 @@ class ResultDirectory:
         self.begun = False
         self._worlds = worlds
         self.manifest: dict[str, Any] = {}
-        self._lock = Lock(path)
+        self._locks = [Lock(path)]
         try:
+            self._locks.append(Lock(self.previous))
             aside, self.found = _set_aside(path, self.previous), _found(path)
             self.aside = None if is_complete(self.found) else aside
         except BaseException:
@@ -60,7 +61,8 @@ class ResultDirectory:
 
     def close(self) -> None:
         """Lets others run in it."""
-        self._lock.release()
+        for lock in self._locks:
+            lock.release()
 
     def finished(self, notes: list[str]) -> Iterator[Group]:
         """What is finished of the run's cases, and what lies beside that.

@@ -30,12 +30,13 @@ class ReplayDirectory:
         self.path = path
         if path.exists() and not path.is_dir():
             raise InputError(f"--out {path}: not a directory")
+        self._lock = Lock(path)
         if path.is_dir() and files.has_contents(path, MANIFEST) and not _is_replay(path):
+            self.close()
             raise InputError(
                 f"--out {path}: it is not empty, and holds no earlier replay (allowed: an empty directory, one that is "
                 "not there yet, or an earlier replay's)"
             )
-        self._lock = Lock(path)
 
     def write(self, document: Mapping[str, Any], ledger: "pd.DataFrame", about: Mapping[str, Any]) -> None:
         """Writes what came out; the manifest, with ``about``, says "complete" when all of it is on the disk."""

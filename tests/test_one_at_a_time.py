@@ -1,0 +1,146 @@
+"""One at a time writes to a directory of results: all others are told who does, and change nothing."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_host
+import pandas as pd
+import pytest
+import worlds
+from command import run as run_command
+
+from sim import experiment
+from sim.errors import InputError
+from sim.experiment.design import Design
+from sim.results.lock import Lock
+from sim.results.replayed import ReplayDirectory
+
+HERE = Path(__file__).parent
+TRACE = str(HERE.parent / "sim" / "scenario" / "scenarios" / "no-such-trace.txt")
+WAITS = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from sim import experiment
+from sim.experiment.design import Design
+
+def waits(*work):
+    print("waits", flush=True)
+    time.sleep(600)
+
+scenario, out, options = sys.argv[1], sys.argv[2], {"simulate": waits, "jobs": 1}
+"""
+DESIGN = ("lhs:2", ["host.cpus=2..9"])
+HOLDERS = {
+    "run": "experiment.run(scenario, seed=2, out=out, **options)",
+    "run by an executor": "experiment.run(scenario, seed=2, out=out, executor=ThreadPoolExecutor(1), simulate=waits)",
+    "run --design": f"experiment.run_design(scenario, Design.parsed(*{DESIGN}), out, **options)",
+    "replay": "from sim.cli import main; print('waits', flush=True); main(['replay', '-', '--out', out])",
+}
+"""What a process does that has the directory."""
+
+
+def earlier_run(scenario, out):
+    experiment.run(scenario, out=out, simulate=fake_host.simulate, jobs=1)
+
+
+def earlier_points(scenario, out):
+    """A design whose second point is not finished."""
+
+    def ends(case, timed_by, strategies, replication):
+        if (out / "points" / "000001" / "ledger.parquet").exists():
+            raise KeyboardInterrupt
+        return fake_host.simulate(case, timed_by, strategies, replication)
+
+    with pytest.raises(experiment.Interrupted):
+        experiment.run_design(scenario, Design.parsed(*DESIGN), out, simulate=ends, jobs=1)
+
+
+def earlier_replay(scenario, out):
+    kept = ReplayDirectory(out)
+    kept.write({"number": 1}, pd.DataFrame({"number": [1]}), {"trace": "t"})
+    kept.close()
+
+
+EARLIER = {
+    "run": earlier_run,
+    "run by an executor": earlier_run,
+    "run --design": earlier_points,
+    "replay": earlier_replay,
+}
+
+
+@pytest.fixture(scope="module", params=HOLDERS)
+def held(request, tmp_path_factory):
+    """A scenario, and a directory with a result, in which a process of each kind does something."""
+    place = tmp_path_factory.mktemp("held")
+    scenario, out = place / "small.toml", place / "r"
+    scenario.write_text(worlds.small(replications=3))
+    EARLIER[request.param](scenario, out)
+    code = WAITS + HOLDERS[request.param]
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(scenario), str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])},
+    )
+    assert holder.stdout.readline() == "waits\n"
+    while not (place / ".r.lock").exists():  # a replay locks before it reads
+        assert holder.poll() is None
+    yield scenario, out, holder.pid
+    holder.kill()
+    holder.communicate()
+
+
+COMMANDS = {
+    "run": ("run", "SCENARIO", "--jobs", "1"),
+    "run --cluster": ("run", "SCENARIO", "--cluster", "tcp://127.0.0.1:9"),
+    "run --design": ("run", "SCENARIO", "--jobs", "1", "--design", DESIGN[0], "--range", *DESIGN[1]),
+    "replay": ("replay", TRACE),
+}
+"""What is refused, before it looks for a cluster or reads a trace."""
+
+
+def contents(place):
+    """All that lies there, but for what a run says of its progress."""
+    return {
+        path: path.read_bytes()
+        for path in sorted(place.rglob("*"))
+        if path.is_file() and path.name not in ("progress.json", ".progress.json")
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_whatever_writes_to_a_directory_shuts_out_all_that_would_and_they_change_nothing(held, command, capsys):
+    scenario, out, pid = held
+    before = contents(out.parent)
+    words = [str(scenario) if each == "SCENARIO" else each for each in COMMANDS[command]]
+    status, text, error = run_command(capsys, *words, "--out", str(out))
+    assert (status, text, error.count("\n")) == (2, "", 1)
+    assert error.startswith(f"fpswitch: {out}: process {pid} on {socket.gethostname()}, since 20")
+    assert contents(out.parent) == before
+
+
+@pytest.mark.parametrize("held", ["run"], indirect=True)
+def test_nobody_writes_to_what_a_run_has_set_aside(held, capsys):
+    scenario, out, pid = held
+    aside = out.with_name("r.previous")
+    assert aside.is_dir()
+    before = contents(out.parent)
+    status, _, error = run_command(capsys, "run", str(scenario), "--jobs", "1", "--out", str(aside))
+    assert (status, f"{aside}: process {pid} on " in error) == (2, True)
+    assert contents(out.parent) == before
+
+
+def test_a_run_sets_nothing_aside_where_another_writes(tmp_path):
+    scenario = tmp_path / "small.toml"
+    scenario.write_text(worlds.small(replications=3))
+    earlier_run(scenario, tmp_path / "r")
+    before = contents(tmp_path / "r")
+    with Lock(tmp_path / "r.previous"), pytest.raises(InputError, match=f"r.previous: process {os.getpid()} on "):
+        experiment.run(scenario, seed=2, out=tmp_path / "r", simulate=fake_host.simulate, jobs=1)
+    assert contents(tmp_path / "r") == before
+    assert not list(tmp_path.glob(".*"))
