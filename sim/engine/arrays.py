@@ -10,11 +10,14 @@ from sim.engine.table import zeros
 from sim.kernel.state import TASK_KINDS
 
 BITS: Final = 32
-"""Of a word of a mask of CPUs."""
+"""In a word of a mask of CPUs."""
 
 
 def empty(cpus: int, n: int, kinds: int, walkers: int) -> Memory:
-    """For so many CPUs, threads with the idle ones, kinds of exits and strategies; some come when all is known."""
+    """Arrays for ``cpus`` CPUs, ``n`` threads (idle ones too), ``kinds`` kinds of exits and ``walkers`` strategies.
+
+    Those of length 1 are replaced once their length is known (sim.engine.build).
+    """
     words = -(-cpus // BITS)
     events = 1024 + 64 * cpus + 4 * n
     heap = zeros(events, at.HEAP_COLUMNS)

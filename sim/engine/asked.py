@@ -9,7 +9,7 @@ from typing import Any, Final
 from sim.kernel.operations import Key
 
 NOWHERE, HERE, ELSEWHERE = range(3)
-"""Where a task was last (fpu->last_cpu), or a VMCS is current."""
+"""Where a task ran last (fpu->last_cpu), or where its VMCS is current."""
 
 OTHER, CURRENT, NEXT = range(3)
 """The task that a slot stands for."""
@@ -17,7 +17,7 @@ OTHER, CURRENT, NEXT = range(3)
 CURRENT_NUMBER, NEXT_NUMBER, CHILD_NUMBER = 1, 2, 3
 
 AREAS: Final = 3
-"""Roles of a task's areas: normal, guest, own buffer of a mechanism."""
+"""How many roles a task's areas have: normal fpstate, guest fpstate, a mechanism's own buffer."""
 INIT_AREA: Final = 2
 """As the task of a :class:`Use`: the area is init_fpstate's."""
 
@@ -31,7 +31,7 @@ class Point:
 
 
 UNCHANGED: Final = -1
-"""Instead of a fragment: whatever it was."""
+"""In place of a fragment's number: it is what it was before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """An operation; ``task`` (0 current, 1 next) and ``role`` of the area whose level its price depends on, or -1."""
+    """An operation; ``task`` (0 current, 1 next) and ``role`` name the area whose level decides its price; -1: none."""
 
     key: Key
     task: int = -1
@@ -69,9 +69,9 @@ class Answer:
 
     ``slots``: for each slot of the new shape, the old slot that it was, or CURRENT or NEXT below zero (~CURRENT).
     ``tokens``: of current, of next and of the CPU, where each token comes from; None: as they were.  ``uses`` are the
-    operations in order, ``called`` those that another CPU is asked to run, whose thread kind is None.  ``renewed``:
-    areas (task, role) that have been replaced by new ones.  ``result`` is what the walker's method returned, if that is
-    a truth value.
+    operations in order, ``called`` those that another CPU is asked to run; the latter's thread kind is None.
+    ``renewed``: areas (task, role) that have been replaced by new ones.  ``result`` is what the walker's method
+    returned, if that is a truth value.
     """
 
     shape: int

@@ -14,20 +14,20 @@ from sim.host.streams import LARGEST_BLOCK, Draws, Instants
 Integers = NDArray[np.int64]
 
 LEAST_BLOCK: Final = 256
-"""So many numbers are drawn at least when the loop asks for more: asking takes longer than drawing them."""
+"""The fewest numbers that are drawn when the loop asks for more: asking takes longer than drawing them."""
 MANY, ROOM = 4096, 512
-"""So many streams have a place each for so many numbers, all in one array, for which the system has large pages: on
-small ones almost each draw waits for a look at page tables."""
+"""From MANY streams on, each has room for ROOM numbers in one array, for which the system can use large pages.  On
+small ones almost every draw misses the TLB."""
 
 
 def address(array: Integers) -> int:
-    """Where its first number is."""
+    """The address of an array's first number."""
     where: int = array.__array_interface__["data"][0]
     return where
 
 
 class Streams:
-    """The streams of the host by number: blocks of them are kept here, and the loop reads them by address."""
+    """The streams of the host by number.  Their blocks are kept alive here; the loop reads them by address."""
 
     def __init__(self) -> None:
         self.sources: list[Draws | Instants] = []
@@ -36,7 +36,7 @@ class Streams:
         self._places: Integers | None = None
 
     def add(self, source: Draws | Instants | None) -> int:
-        """The number of a stream, which is not shared; -1 if there is none."""
+        """Adds a stream from which nobody else draws; returns its number, or -1 for None."""
         if source is None:
             return -1
         self.sources.append(source)
@@ -44,7 +44,7 @@ class Streams:
         return len(self.sources) - 1
 
     def table(self) -> Integers:
-        """Where each of them is, once all have been added."""
+        """The loop's row for each stream (address, position, length), once all have been added."""
         table = zeros(max(len(self.sources), 1), at.D_COLUMNS)
         for i, block in enumerate(self.blocks):
             table[i, :3] = address(block), 0, len(block)
@@ -53,7 +53,7 @@ class Streams:
         return table
 
     def refill(self, table: Integers, stream: int, n: int) -> None:
-        """Draws until number ``n`` from now is there."""
+        """Draws more of a stream until its block has the ``n``-th number from now."""
         source, row = self.sources[stream], table[stream]
         if isinstance(source, Draws) and source.constant is not None:
             block = self._constant(source.constant, n)
@@ -71,7 +71,7 @@ class Streams:
         row[:3] = address(block), 0, len(block)
 
     def _constant(self, value: int, n: int) -> Integers:
-        """A block of a number that is always the same, for all streams of it."""
+        """A block that repeats one number; all streams with this constant share it."""
         block = self._constants.get(value)
         if block is None or len(block) <= n:
             block = self._constants[value] = np.full(max(LARGEST_BLOCK, n + 1), value)

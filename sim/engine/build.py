@@ -45,11 +45,11 @@ POINTS: Final = Points(
         Point(Walker.exits), Point(Walker.deliver_signal), Point(Walker.sigreturn), Point(handles_signal),
     ]
 )  # fmt: skip
-"""In the order of POINT_SCHEDULE and those after it; POINT_EQUAL is the last, and no flow point."""
+"""In the order of POINT_SCHEDULE and the numbers after it; the last, POINT_EQUAL, is not a flow point."""
 POINTS.of(Point(handles_signal, ("",)))
 
 MOST_CHILDREN: Final = 4096
-"""How many forked threads may be there at the same time."""
+"""The most forked threads that may exist at the same time."""
 EXIT_COLUMNS: Final = [at.S_GUEST, at.S_WALL, at.S_KIND, at.S_TIME, at.S_HANDLED, at.S_EFFECTS]
 DRAWN_COLUMNS: Final = [at.K_DRAWN, at.K_DRAWN_TIME, at.K_DRAWN_FPU, at.K_PART]
 ACCOUNT_COLUMNS: Final = {
@@ -154,7 +154,7 @@ class Built:
         return self.queues.setdefault(queue, len(self.queues))
 
     def _wakes(self, wakes: Iterable[Wakes]) -> tuple[int, int]:
-        """Rows of those whom a thread or an exit wakes, from the first to before the last."""
+        """Adds rows for those whom a thread or an exit wakes: the first row, and the one after the last."""
         first = len(self.wakes)
         self.wakes += [(self._queue(queue), whole, self.streams.add(more)) for queue, whole, more in wakes]
         return first, len(self.wakes)
@@ -238,7 +238,7 @@ class Built:
         row[at.S_NEXT], row[at.S_LEN] = stream.next, n
 
     def _columns(self, thread: VcpuThread, length: int) -> Integers:
-        """Room for this many exits, where the loop finds it."""
+        """Allocates room for ``length`` exits, and tells the loop where it is."""
         kinds, row = len(thread._stream.kinds), self.a.t[self.number(thread)]
         columns = self.columns.get(thread.number)
         if columns is None or columns.shape[1] < length:
@@ -250,7 +250,7 @@ class Built:
         return columns
 
     def more_exits(self, thread: VcpuThread) -> int:
-        """Draws more exits, all of which the loop merges; how many there are."""
+        """Draws more exits, all of which the loop merges; returns how many there are."""
         stream, total = thread._stream, 0
         first, horizon = int(self.a.t[self.number(thread), at.FIRST_KIND]), stream._draw()
         drawn = self.drawn[thread.number] = [
@@ -292,7 +292,7 @@ class Built:
                 array[c // BITS] |= 1 << c % BITS
 
     def more_devices(self, cpu: HostCpu, n: int) -> None:
-        """Device interrupts of a CPU up to number ``n`` from now, and some more."""
+        """Draws device interrupts of a CPU up to at least the ``n``-th from now."""
         row, devices = self.a.c[cpu.id], cpu.devices
         devices.serve(int(row[at.DEVICES]))
         some = n + 64
@@ -339,7 +339,7 @@ class Built:
         g[at.IDLE_EXIT], g[at.FROM_EVENT] = host.idle_exit, host.counts_from_event
 
     def _events(self) -> None:
-        """What SimPy has scheduled, in the order in which it was: each CPU's start, and each guest's first request."""
+        """Schedules what SimPy schedules at time 0, in the same order: CPUs' starts, and guests' first requests."""
         starting = iter(range(len(self.host.cpus)))
         asking = iter(
             self.number(thread)

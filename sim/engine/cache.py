@@ -1,4 +1,4 @@
-"""Where machine code is kept: by what it was made from, in the user's cache directory."""
+"""Where machine code is kept: in the user's cache directory, under a hash of everything that it is made from."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from typing import Any, Final
 from sim.results.files import sha256, sync, write
 
 VARIABLE: Final = "NUMBA_CACHE_DIR"
-"""numba's own variable: if it is set, it decides."""
+"""numba's own variable: if it is set, machine code is kept there."""
 LOCK: Final = "lock"
 COMPLETE: Final = "complete"
-"""The mark: name, size and SHA-256 of each file."""
+"""The file that says that all is there: name, size and SHA-256 of each file."""
 FILES: Final = "*.nb[ci]"
-"""What numba keeps: indices and code."""
+"""What numba writes: indices and code."""
 KEPT: Final = 8
-"""Directories of other versions that stay, those that were used last."""
+"""How many directories of other versions stay: those that were used last."""
 YOUNG_S: Final = 3600
-"""A directory that was used within this many seconds stays in any case: another process may be about to read it."""
+"""A directory that was used within this many seconds always stays: another process may be about to read it."""
 CONSTANTS: Final = ("accounts.py", "directed_yield.py", "halt_polling.py")
-"""Modules of sim.host from which constants are in machine code."""
+"""Modules of sim.host whose constants are compiled in."""
 
 
 @cache
 def directory() -> Path | None:
-    """A directory of its own for this source, numba, numpy, Python and CPU; None if it cannot be written."""
+    """The directory for this source, numba, numpy, Python and CPU; None if it cannot be written."""
     given = os.environ.get(VARIABLE)
     try:
         base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fpswitch"
@@ -49,7 +49,7 @@ def directory() -> Path | None:
 
 
 def is_complete() -> bool:
-    """Whether all machine code is there already, and as it was made; from now on it has just been used."""
+    """Whether all machine code is there and undamaged; if it is, it counts as used now."""
     kept = directory()
     found = _fault() == ""
     if found and kept is not None:
@@ -59,7 +59,7 @@ def is_complete() -> bool:
 
 
 def damaged() -> str:
-    """The first file that is not as it was made; empty if there is none, or not all have been made."""
+    """The first file that is damaged; empty if there is none, or if not everything has been compiled yet."""
     return _fault() or ""
 
 
@@ -80,10 +80,10 @@ def is_being_made() -> bool:
 
 @contextmanager
 def making() -> Iterator[bool]:
-    """One process at a time makes machine code, and gets True; whoever waits finds it there.
+    """Lets one process at a time compile: it gets True, and those that waited get False and find the code there.
 
-    numba would run damaged code, and does not sync its files; so what is not known to be whole is deleted first.
-    Where files cannot be locked all make it, which costs their time only, since numba replaces whole files.
+    numba would run damaged code, and does not sync its files; so whatever is not known to be whole is deleted first.
+    Where files cannot be locked, every process compiles; that only takes time, since numba replaces whole files.
     """
     kept = directory()
     if kept is None or is_complete():
@@ -101,7 +101,7 @@ def making() -> Iterator[bool]:
 
 
 def complete() -> None:
-    """All machine code has been made, and kept: on the disk, when this returns."""
+    """Notes that everything has been compiled.  When this returns, all of it is on the disk."""
     kept = directory()
     if kept is not None:
         with suppress(OSError):
@@ -117,10 +117,10 @@ def complete() -> None:
 
 
 def prune(used: Path) -> None:
-    """Deletes what other versions have kept beside ``used``, but for what was used last.
+    """Deletes what other versions have kept beside ``used``, except for what was used last.
 
-    What another process makes, has used within the hour, or deletes, is left to it; one that looks for what has just
-    gone makes it again.
+    What another process is making, deleting, or has used within the hour is left alone.  A process that misses what
+    has just been deleted compiles it again.
     """
     others = [(_last_use(path), path) for path in used.parent.glob("engine-*") if path != used]
     for last, path in sorted(others, reverse=True)[KEPT:]:
@@ -135,7 +135,7 @@ def prune(used: Path) -> None:
 
 
 def _last_use(path: Path) -> float:
-    """When a process found it complete, or made it; 0 for what has gone."""
+    """When a process last found a directory complete, or made it; 0 if it is gone."""
     try:
         return (path / COMPLETE).stat().st_mtime
     except OSError:
@@ -145,7 +145,7 @@ def _last_use(path: Path) -> float:
 
 
 def clear() -> None:
-    """Nothing is kept any more."""
+    """Deletes all machine code of this version."""
     kept = directory()
     if kept is not None:
         for path in (kept / COMPLETE, *kept.rglob(FILES)):
@@ -153,8 +153,9 @@ def clear() -> None:
 
 
 def _fault() -> str | None:
-    """The first file that is not as it was made; empty if all are, None if not all have been made. Files that are not
-    in the list, such as numba may write later, are not a fault.
+    """The first file that is damaged; empty if none is, None if not everything has been compiled yet.
+
+    Files that are not in the list, such as numba may write later, are not a fault.
     """
     kept = directory()
     if kept is None:
@@ -180,7 +181,7 @@ def _key() -> str:
     here = Path(__file__).parent
     for path in (*sorted(here.glob("*.py")), *(here.parent / "host" / name for name in CONSTANTS)):
         digest.update(path.read_bytes())
-    loop = Path(__file__).with_name("loop.py")  # numba goes by its place and time, too
+    loop = Path(__file__).with_name("loop.py")  # numba itself goes by its path and time
     place = (str(loop), str(loop.stat().st_mtime_ns))
     target = (os.environ.get("NUMBA_CPU_NAME", ""), os.environ.get("NUMBA_CPU_FEATURES", ""))
     about = (

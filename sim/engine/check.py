@@ -43,8 +43,8 @@ class Seen:
 class Outcome:
     """How many events the engines have in common from the beginning, and the first in which they differ, if any.
 
-    ``fingerprints`` are those of the CPUs, where all events are the same; ``differ``: the strategies whose records
-    differ although they are.
+    ``fingerprints`` are those of the CPUs, if all events are the same; ``differ``: the strategies whose records
+    differ although the events do not.
     """
 
     events: int
@@ -74,9 +74,9 @@ class Window:
 
 @dataclass(slots=True)
 class Trail:
-    """What an engine keeps of a replication's events: the marks of a window, ``every`` so many events, and the first.
+    """What an engine keeps of a replication's events: the first of a window, and a mark after each ``every`` of them.
 
-    ``records`` are None where the engine ended with the window, or has noticed by itself that its accounts are wrong.
+    ``records`` are None if the engine stopped at the end of the window, or found its own accounts to be wrong.
     """
 
     fingerprints: list[int]
@@ -88,7 +88,7 @@ class Trail:
     records: list[Record] | None = None
 
     def thin(self) -> None:
-        """Every other mark is enough."""
+        """Drops every other mark."""
         self.marks = self.marks[1::2]
         self.every *= 2
 
@@ -144,7 +144,7 @@ class _Log(list[Any]):
 
 
 def check(case: Case, timed_by: str, strategies: Sequence[str], replication: int) -> Outcome:
-    """Runs both engines; where they differ, again and again to find the first event in which they do.
+    """Runs both engines.  If they differ, runs them again on smaller and smaller windows to find the first event.
 
     Raises :class:`~sim.engine.fragments.Unsupported` for what the compiled engine cannot do.
     """
@@ -165,7 +165,7 @@ def check(case: Case, timed_by: str, strategies: Sequence[str], replication: int
 
 
 def _narrowed(window: Window, one: Trail, other: Trail) -> Window:
-    """From the last mark that is the same to the next."""
+    """The window from the last mark that is the same in both to the next."""
     while one.every != other.every:
         min(one, other, key=lambda trail: trail.every).thin()
     alike = 0

@@ -27,16 +27,16 @@ FARTHEST: Final = 1 << 60
 
 
 def refusal(case: Case) -> str:
-    """Why the compiled engine does not simulate a case, as far as that is known before it runs; empty if it does."""
+    """Why the compiled engine cannot simulate a case, as far as that is known before it runs; empty if it can."""
     if find_spec("numba") is None:
         return "numba, which is not installed (the extra fast: pip install 'fpswitch[fast]')"
     return lacking(case)
 
 
 def _compiler_is_off() -> str:
-    """What says that numba runs the loop as plain Python, which is far slower than SimPy; empty if nothing does.
+    """Why numba would run the loop as plain Python, which is far slower than SimPy; empty if it would not.
 
-    numba reads the variable when it is imported, which takes longer than a small run.
+    The variable is read here, since importing numba only to ask it takes longer than a small run.
     """
     with suppress(ValueError):
         if int(os.environ.get(DISABLED, "0")):
@@ -71,8 +71,8 @@ def wanted(case: Case) -> bool:
 def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: int) -> list[Record]:
     """Runs one replication with the engine of ``run.engine``; otherwise as :func:`sim.host.simulation.simulate`.
 
-    Where the compiled engine cannot, ``auto`` takes the reference, and ``compiled`` raises
-    :class:`~sim.errors.InputError` with what it is that it cannot.
+    If the compiled engine cannot simulate the case, ``auto`` takes the reference, and ``compiled`` raises
+    :class:`~sim.errors.InputError`, which says what is lacking.
     """
     engine = case.scenario.run.engine
     reason = ""
@@ -103,8 +103,8 @@ def _named(records: list[Record], engine: str) -> list[Record]:
 def prepare(cases: Sequence[Case], say: Callable[[str], None], *, asked: bool = False, here: bool = True) -> None:
     """Compiles the loop, before workers start, if any case wants it and this machine has not compiled it yet.
 
-    ``asked``: it is wanted whatever the cases say.  ``here``: this process simulates; if not, and what is compiled
-    cannot be kept, each worker does it.
+    ``asked``: compile whatever the cases say.  ``here``: this process simulates; if it does not, and machine code
+    cannot be kept, each worker compiles for itself.
     """
     if not (asked or any(map(wanted, cases))) or find_spec("numba") is None or cache.is_complete():
         return

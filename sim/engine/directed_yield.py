@@ -1,4 +1,4 @@
-"""Which vCPU of a VM one that spins gives its CPU to, and how (sim.host.directed_yield and the run queues' share)."""
+"""To which vCPU of its VM a spinning vCPU gives its CPU, and how (sim.host.directed_yield, and parts of run queues)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from sim.host.directed_yield import ESRCH, TRIES
 
 @compiled
 def is_ready(a: Memory, t: int) -> bool:
-    """vcpu->ready: it was preempted in KVM_RUN, or woken there, and does not run yet."""
+    """vcpu->ready: the vCPU was preempted in KVM_RUN, or woken there, and does not run yet."""
     notifier = flag_of(a, 0, a.kt[0, t, KT_FRAGMENT], F_NOTIFIER)
     return notifier != 0 and not a.t[t, BLOCKED] and a.c[a.t[t, CPU], THREAD] != t
 
@@ -99,7 +99,7 @@ def on_spin(a: Memory, c: int, me: int) -> bool:
 
 @compiled
 def yield_to(a: Memory, c: int, target: int) -> int:
-    """yield_to(target, preempt = true) by what runs on the CPU: 1, 0 if it failed, or ESRCH."""
+    """yield_to(target, preempt = true) by the thread that runs on the CPU: 1, 0 if it failed, or ESRCH."""
     its = a.t[target, CPU]
     if a.c[c, RUNNING] == 1 and a.c[its, RUNNING] == 1:
         return ESRCH
@@ -115,7 +115,7 @@ def yield_to(a: Memory, c: int, target: int) -> int:
 
 @compiled
 def nominate(a: Memory, c: int, entity: int) -> bool:
-    """yield_to_task_fair(): the buddy, which is made eligible first where the target gets a credit of lag."""
+    """yield_to_task_fair(): sets the buddy, which is made eligible first if the target gets a credit of lag."""
     if a.g[ROUND_ROBIN] or a.t[entity, DELAYED]:
         return False
     a.c[c, BUDDY] = entity
@@ -123,9 +123,9 @@ def nominate(a: Memory, c: int, entity: int) -> bool:
         t, queued = a.t, a.c[c, QUEUED]
         update_current(a, c, a.g[NOW])
         weight, inv = t[entity, WEIGHT], t[entity, INV_WEIGHT]
-        margin = max(2 * t[entity, SLICE], a.g[TICK]) * inv  # the most
+        margin = max(2 * t[entity, SLICE], a.g[TICK]) * inv  # the upper bound
         eighth, rest = t[entity, SLICE] * inv // 8, t[entity, SLICE] * inv % 8
-        if queued <= margin // max(eighth, 1):  # else it is more, and may not fit in 64 bits
+        if queued <= margin // max(eighth, 1):  # otherwise the sum exceeds the bound, and may not fit in 64 bits
             margin = min(margin, queued * eighth + queued * rest // 8)
         remove(a, c, entity)
         others = t[a.c[c, CURRENT_ENTITY], WEIGHT] if a.c[c, CURRENT_ENTITY] >= 0 else 0
@@ -144,9 +144,9 @@ def nominate(a: Memory, c: int, entity: int) -> bool:
 
 @compiled
 def forfeit(a: Memory, c: int) -> None:
-    """yield_task_fair(); with a credit of lag, the yielding thread loses its protection, once in FORCED_EVERY.
+    """yield_task_fair(); with a credit of lag, the thread that yields loses its protection, once in FORCED_EVERY.
 
-    It is running, and so it is nobody's buddy.
+    There is no buddy to clear: a thread that runs is not one.
     """
     t, current, now = a.t, a.c[c, CURRENT_ENTITY], a.g[NOW]
     if a.g[ROUND_ROBIN] or current < 0 or a.c[c, RUNNING] == 1:

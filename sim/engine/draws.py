@@ -1,4 +1,4 @@
-"""Numbers of a stream one by one, of blocks that Python has drawn."""
+"""Numbers of a stream one by one, from blocks that Python has drawn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draw(a: Memory, stream: int) -> int:
 
 @compiled
 def pass_instants(a: Memory, stream: int, time: int) -> tuple[int, int]:
-    """Passes all instants up to and including ``time``: how many there were, and when the last was (-1: none)."""
+    """Passes all instants up to and including ``time``: how many there were, and the last of them (-1: none)."""
     count, last = 0, -1
     while True:
         at = peek_at(a, stream, 0)

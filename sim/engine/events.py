@@ -57,14 +57,14 @@ from sim.engine.layout import (
 
 @compiled
 def is_before(a: Memory, i: int, at: int, key: int) -> bool:
-    """Whether entry ``i`` of the heap comes before such an event; without a branch, which could not be predicted."""
+    """Whether entry ``i`` of the heap comes before an event; without a branch, which could not be predicted."""
     time = a.heap[i, HEAP_TIME]
     return (time < at) | ((time == at) & (a.heap[i, HEAP_KEY] < key))
 
 
 @compiled
 def put(a: Memory, i: int, at: int, key: int, what: int) -> None:
-    """An entry of the heap."""
+    """Writes an entry of the heap."""
     a.heap[i, HEAP_TIME] = at
     a.heap[i, HEAP_KEY] = key
     a.heap[i, HEAP_WHAT] = what
@@ -72,13 +72,13 @@ def put(a: Memory, i: int, at: int, key: int, what: int) -> None:
 
 @compiled
 def move(a: Memory, i: int, to: int) -> None:
-    """An entry gets another place."""
+    """Moves an entry to another place."""
     put(a, to, a.heap[i, HEAP_TIME], a.heap[i, HEAP_KEY], a.heap[i, HEAP_WHAT])
 
 
 @compiled
 def sink(a: Memory, at: int, key: int, what: int) -> None:
-    """Puts an event into the heap, whose first entry is free; those after the last are at INF."""
+    """Puts an event into the heap, whose first place is free; places after the last have the time INF."""
     n, i, child = a.g[EVENTS], 1, 2
     while child <= n:
         child += 1 if is_before(a, child + 1, a.heap[child, HEAP_TIME], a.heap[child, HEAP_KEY]) else 0
@@ -92,7 +92,7 @@ def sink(a: Memory, at: int, key: int, what: int) -> None:
 
 @compiled
 def push(a: Memory, at: int, priority: int, what: int, whom: int) -> int:
-    """Schedules an event; its number, by which a CPU knows what it waits for."""
+    """Schedules an event; returns its number, by which a CPU knows what it waits for."""
     created = a.g[CREATED]
     a.g[CREATED] = created + 1
     key, packed = priority << CREATED_BITS | created, whom << 8 | what
@@ -114,14 +114,16 @@ def push(a: Memory, at: int, priority: int, what: int, whom: int) -> int:
 
 @compiled
 def pop(a: Memory) -> None:
-    """Takes the first event off, which the caller has read: mostly another one follows from it, and gets its place."""
+    """Takes off the first event, which the caller has read.  Its place is left for the event that mostly follows."""
     a.g[FIRST_FREE] = 1
 
 
 @compiled
 def fill(a: Memory) -> None:
-    """Nothing has followed from the last event: the first place of the heap gets its last entry, at least the STOP or
-    the PATIENCE that ends the run."""
+    """If no event has followed from the last one, the last entry of the heap gets the first place.
+
+    There always is one: the STOP or the PATIENCE that ends the run.
+    """
     if a.g[FIRST_FREE]:
         a.g[FIRST_FREE] = 0
         n = a.g[EVENTS]
@@ -141,9 +143,9 @@ def peek(a: Memory) -> int:
 
 @compiled
 def look_ahead(a: Memory, i: int) -> None:
-    """One of the next two events is this: what it needs is fetched from memory while the present one is handled.
+    """Fetches from memory what entry ``i``, one of the next two events, will need, while this one is handled.
 
-    With 1,024 CPUs it is in no core's own cache.
+    With 1,024 CPUs that is in no core's own cache.
     """
     if a.heap[i, HEAP_TIME] == INF:
         return
@@ -171,7 +173,7 @@ def look_ahead(a: Memory, i: int) -> None:
 
 @compiled
 def kick(a: Memory, c: int) -> None:
-    """Something has changed that a span in progress must take note of."""
+    """Interrupts the span in progress on a CPU: something has changed that it must take note of."""
     if a.c[c, WAITING]:
         a.c[c, WAITING] = 0
         push(a, a.g[NOW], URGENT, CPU_INTERRUPTED, c)
@@ -203,7 +205,7 @@ def log(a: Memory, c: int, point: int, thread: int) -> None:
 
 @compiled
 def mark(a: Memory, value: int) -> None:
-    """Keeps a fingerprint; where all marks are used, every other one is enough from now on."""
+    """Keeps a fingerprint; when all marks are used, drops every other one, and comes half as often from now on."""
     n = a.g[MARKS]
     a.marks[n] = value
     n += 1

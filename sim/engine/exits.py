@@ -52,7 +52,7 @@ from sim.engine.layout import (
 
 @compiled
 def head(a: Memory, kind: int, n: int) -> None:
-    """Exit ``n`` of a kind is the next of those that have been drawn."""
+    """Makes exit ``n`` of a kind the next of those that have been drawn."""
     a.k[kind, K_POS] = n
     a.k[kind, K_HEAD] = load(a.k[kind, K_DRAWN], n) if n < a.k[kind, K_PART] else INF
 
@@ -116,7 +116,7 @@ def lay_out(a: Memory, t: int) -> None:
 
 @compiled
 def lay_out_all(a: Memory) -> None:
-    """The same of all vCPUs, when the simulation begins."""
+    """The same for all vCPUs, when the simulation begins."""
     for t in range(a.g[THREADS]):
         if a.t[t, KIND] == VCPU:
             lay_out(a, t)
@@ -140,7 +140,7 @@ def refill(a: Memory, t: int) -> None:
 
 @compiled
 def learn(a: Memory, t: int, kind: int, out: int, back: int) -> None:
-    """What an exit of a kind costs has become known, by the rows of the exit and of the entry after it."""
+    """Notes what an exit of a kind costs, now that the rows of the exit and of the entry after it are known."""
     last = back if back >= 0 else out
     if (of_row(a, 0, out, R_FLAGS) | of_row(a, 0, last, R_FLAGS)) & HAS_LEVELS:
         a.g[FAILED] = FAIL_EXITS

@@ -23,7 +23,7 @@ from sim.xsave.area import Area
 from sim.xsave.unit import Unit
 
 TOKEN: Final = 1 << 32
-"""Contents that somebody wrote are not below it, all other numbers of the model are (but XCOMP_BV)."""
+"""Contents that somebody wrote are numbers from here on; all others of the model, except XCOMP_BV, are smaller."""
 SLOTS: Final = 12
 """The most tasks of which a shape may speak."""
 TOKENS: Final = 15
@@ -49,9 +49,9 @@ _VALUES: Final[dict[Any, Callable[[Any], tuple[Any, ...]]]] = {cls: attrgetter(*
 
 
 def _writer(cls: Any, names: tuple[str, ...]) -> Callable[[Callable[..., Any], tuple[Any, ...]], tuple[Any, ...]]:
-    """A function that writes the objects of a class, given what writes a value, and their fields.
+    """A function that writes objects of a class as tuples, given a function for values, and the fields' values.
 
-    There are a hundred thousand objects, and a loop over the fields takes three times as long.
+    It is generated: there are a hundred thousand objects, and a loop over the fields takes three times as long.
     """
     fields = [f"f{i}" for i in range(len(names))]
     plain = "{0} is None or {0}.__class__ is bool or ({0}.__class__ is int and {0} < TOKEN)"
@@ -207,7 +207,7 @@ class _Writing:
         return ("token", number, who, tuple(equal))
 
     def _whose(self, content: Any) -> Any:
-        """Of a content that nobody compares, whether it is a guest's is all that is left."""
+        """Of a content that nobody compares, all that matters is whether it is a guest's."""
         if isinstance(content, tuple):
             return ("tuple", *map(self._whose, content))
         if content < TOKEN:
@@ -225,7 +225,7 @@ class _Writing:
 def unused_component(k: Kernel) -> int:
     """The carried component if no strategy's save, restore or check looks at what is in it, else -1.
 
-    So it is where nothing carries it: it is written by guests, and what is left of it in the registers is residue.
+    That is so if nothing carries it: guests write it, and what they leave in the registers is residue.
     """
     masks, mask = k.config.masks, k.carried_mask
     saved = masks.host_default | masks.guest_default | masks.restore_mask | k.restore_mask_normal

@@ -1,4 +1,4 @@
-"""Spans: how far one comes, with how many exits and interrupts (sim.host.thread, sim.host.guest_span)."""
+"""Spans: how far a thread gets, with how many exits and interrupts (sim.host.thread, sim.host.guest_span)."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def follow_guest(a: Memory, c: int, begin: int, until: int, soft: bool) -> None:
 
 @compiled
 def repeat(a: Memory, c: int, kind: int, times: int) -> None:
-    """Exits of a kind whose cost is known came so often in a span."""
+    """Counts the exits of a kind in a span; their cost is known."""
     measuring = a.c[c, MEASURING]
     add_count(a, 0, a.k[kind, K_ROW], times * measuring)
     if a.k[kind, K_ROW2] >= 0:

@@ -100,7 +100,7 @@ def set_end(a: Memory, t: int) -> None:
 
 @compiled
 def returns(a: Memory, t: int) -> None:
-    """KVM_RUN goes on, before the span: the vCPU may have been off its CPU."""
+    """KVM_RUN goes on, before the span: shrinks the window if the vCPU has been off its CPU."""
     if a.t[t, QUEUED_AT] != a.t[t, OUT_SINCE]:
         a.t[t, OUT_SINCE] = a.t[t, QUEUED_AT]
         shrink(a, t)
@@ -124,7 +124,7 @@ def takes(a: Memory, t: int) -> None:
 
 @compiled
 def release(a: Memory, first: int) -> None:
-    """The lock goes to the vCPU that spins at this moment, of several to the one that has spun longest, or is free."""
+    """Gives the lock to the vCPU that spins now (of several, the one that has spun longest), or frees it."""
     holder = -1
     for t in range(first, first + a.t[first, VM_SIZE]):
         c = a.t[t, CPU]
@@ -138,7 +138,7 @@ def release(a: Memory, first: int) -> None:
 
 @compiled
 def takes_or_releases(a: Memory, c: int, t: int) -> None:
-    """The guest stays in the guest, whatever comes of it."""
+    """A critical section ends, or the vCPU wants the lock: it takes it, or spins.  It stays in the guest."""
     first = a.t[t, VM_FIRST]
     if a.t[first, LOCK_HOLDER] == t:
         release(a, first)
@@ -154,7 +154,7 @@ def takes_or_releases(a: Memory, c: int, t: int) -> None:
 
 @compiled
 def has_spun(a: Memory, c: int, t: int) -> bool:
-    """The loop is over: True if PLE makes the guest exit; else it has the lock, or goes on."""
+    """The spinning span is over: True if PLE makes the guest exit; if not, the vCPU has the lock, or spins on."""
     if is_free(a, t):
         does(a, t, GUEST)
         takes(a, t)

@@ -84,7 +84,7 @@ def end_polling(a: Memory, t: int, halted: int) -> None:
 
 @compiled
 def has_halted(a: Memory, t: int, cycles: int) -> None:
-    """GuestPolling.has_halted(); without haltpoll the most is 0, and so is the window."""
+    """GuestPolling.has_halted(); without haltpoll the maximum is 0, and so is the window."""
     window, most = a.t[t, GUEST_WINDOW], a.t[t, GUEST_MOST]
     if window < cycles <= most:
         window = min(max(window * GUEST_GROW, a.t[t, GUEST_START]), most)
@@ -114,7 +114,7 @@ def polls_until(a: Memory, t: int) -> int:
 
 @compiled
 def finds_work(a: Memory, c: int, t: int) -> bool:
-    """What is pending ends the guest's polling."""
+    """Ends the guest's polling if anything is pending."""
     if not take_pending(a, t):
         return False
     does(a, t, GUEST)
@@ -132,7 +132,7 @@ def begin_polling(a: Memory, c: int, t: int) -> None:
 
 @compiled
 def arm_timer(a: Memory, t: int) -> None:
-    """The guest is idle: its timer runs, or it waits for a thread, if it did not yet."""
+    """The guest is idle: starts its timer, or its wait for a thread, unless that has been done."""
     if a.t[t, ARMED]:
         return
     if waits(a, t):
@@ -190,14 +190,14 @@ def handles_signal(a: Memory, c: int, t: int) -> None:
 
 @compiled
 def note_wakeup(a: Memory, t: int) -> None:
-    """Since now there is something to do."""
+    """From now on there is something to do."""
     if a.t[t, WOKEN_AT] < 0:
         a.t[t, WOKEN_AT] = a.g[NOW]
 
 
 @compiled
 def kick_poll(a: Memory, t: int) -> None:
-    """The guest, which polls, sees what is pending."""
+    """The guest polls, and sees what is pending."""
     c = a.t[t, CPU]
     if a.c[c, THREAD] == t:
         kick(a, c)
@@ -205,7 +205,7 @@ def kick_poll(a: Memory, t: int) -> None:
 
 @compiled
 def deliver(a: Memory, t: int) -> bool:
-    """An interrupt has become pending for the guest: ends its polling or kicks it; True: it has to be woken up."""
+    """An interrupt has become pending: ends the vCPU's polling, or kicks it; True if it has to be woken up."""
     if a.t[t, BLOCKED]:
         return True
     c = a.t[t, CPU]

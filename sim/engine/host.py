@@ -82,7 +82,7 @@ def has(mask: int, c: int) -> bool:
 
 @compiled
 def next_idle(a: Memory, thread: int, after: int) -> int:
-    """The next idle CPU by number on which the thread may run, or the lowest; -1: none."""
+    """The next idle CPU after ``after``, by number, on which the thread may run, or else the lowest; -1: none."""
     words = a.g[WORDS]
     word = after >> 5
     mask = a.idle[word] & a.allowed[thread, word] & ~((2 << (after & 31)) - 1)
@@ -120,7 +120,7 @@ def note_queue(a: Memory, c: int) -> None:
 
 @compiled
 def select(a: Memory, thread: int, target: int) -> int:
-    """select_idle_sibling(): the target, on which it may run, where it was, the next idle one; else the target."""
+    """select_idle_sibling(): the first that is idle of target, previous CPU and those after it; else the target."""
     was = a.t[thread, CPU]
     if has(a.idle[target >> 5], target):
         return target
@@ -210,7 +210,7 @@ def pull_from(a: Memory, other: int, c: int, now: int) -> bool:
 
 @compiled
 def pull(a: Memory, c: int, now: int) -> bool:
-    """sched_balance_newidle(): from the next overloaded CPU by number that has one which may run here."""
+    """sched_balance_newidle(): pulls from the next overloaded CPU, by number, with a thread that may run here."""
     if not a.g[IDLE_BALANCING]:
         return False
     words = a.g[WORDS]
@@ -233,14 +233,14 @@ def pull(a: Memory, c: int, now: int) -> bool:
 
 @compiled
 def end_tickless(a: Memory, c: int, now: int) -> None:
-    """The tick goes on where its period has it."""
+    """The tick starts again, in step with its period."""
     a.c[c, NEXT_TICK] = tick_after(a, c, now)
     note_due(a, c)
 
 
 @compiled
 def ask_elsewhere(a: Memory, c: int, row: int, where: int) -> None:
-    """Whatever a flow point asks of another CPU waits there for an interrupt."""
+    """Posts to another CPU, with an interrupt, what a flow point asks of it."""
     if called(a, row):
         kind = a.t[a.c[where, THREAD], TASK_KIND]
         post(a, where, draw(a, a.g[INTERRUPTS]), 0, NOTHING, 0, kind, False)
@@ -319,7 +319,7 @@ def take_pending(a: Memory, thread: int) -> bool:
 
 @compiled
 def before_switch(a: Memory, c: int) -> None:
-    """kvm_vcpu_can_poll() says no when the CPU is wanted: the vCPU blocks instead, but not one that is preempted."""
+    """kvm_vcpu_can_poll() is false when the CPU is wanted: a vCPU that polls blocks, unless it is preempted."""
     thread = a.c[c, THREAD]
     if a.t[thread, WHERE] != POLLS or a.t[thread, BLOCKED] or is_pending(a, thread):
         return

@@ -42,7 +42,7 @@ def device_time(a: Memory, c: int, n: int) -> int:
 
 @compiled
 def device_cycles(a: Memory, c: int, n: int) -> int:
-    """How long it is served; it has been looked at."""
+    """How long the ``n``-th is served; device_time() of it must have been called."""
     return load(a.c[c, DEVICE_CYCLES], a.c[c, DEVICES] + n)
 
 
@@ -61,7 +61,7 @@ def tick_cycles(a: Memory, c: int, n: int) -> int:
 
 @compiled
 def serve_ticks(a: Memory, c: int, n: int) -> None:
-    """So many ticks have been served."""
+    """Notes that ``n`` ticks have been served."""
     if a.c[c, TICK_CONSTANT] < 0:
         for _ in range(n):
             draw(a, a.c[c, TICK_DRAWS])
@@ -76,13 +76,13 @@ def tick_after(a: Memory, c: int, time: int) -> int:
 
 @compiled
 def note_due(a: Memory, c: int) -> None:
-    """Another tick or device interrupt is the next."""
+    """Notes when the next interrupt is due, after that has changed."""
     a.c[c, DUE] = min(a.c[c, NEXT_TICK], device_time(a, c, 0), a.c[c, HRTICK_TIME])
 
 
 @compiled
 def absorbed(a: Memory, c: int, ticks: int, devices: int, cycles: int) -> None:
-    """Interrupts that were served within a span."""
+    """Accounts for interrupts that were served within a span."""
     a.c[c, INTERRUPT] += cycles
     touch(a, c, cycles, a.t[a.c[c, THREAD], KERNEL_FLOW])
     a.c[c, TICKS] += ticks

@@ -36,10 +36,10 @@ except ImportError:
     HAVE_NUMBA = False  # type: ignore[misc]
 
 WIDTH: Final = 4
-"""Numbers in a line of a memory's table: the address, and as many lengths as an array has at most."""
+"""Numbers in a row of a memory's table: the address, and a length for each of an array's dimensions, at most three."""
 
 Callback: Final = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)
-"""What the loop can call: five whole numbers, one back."""
+"""What the loop can call: takes five integers, returns one."""
 
 
 class Memory:
@@ -57,7 +57,7 @@ class Memory:
             self.put(name, array)
 
     def put(self, name: str, array: NDArray[np.int64]) -> None:
-        """Another array of this name."""
+        """Replaces the array of this name."""
         assert all(fixed in (0, length) for fixed, length in zip(SHAPES[name], array.shape, strict=True))
         assert array.dtype == np.int64
         assert array.flags.c_contiguous
@@ -121,7 +121,7 @@ if HAVE_NUMBA:
             return None
 
     def _number(builder: Any, address: Any, i: int, *, fixed: bool) -> Any:
-        """The ``i``-th number at an address; ``fixed``: it never changes, so that it need not be read again."""
+        """The ``i``-th number at an address; ``fixed``: it never changes, so it need not be read again."""
         integer = ir.IntType(64)
         base = builder.inttoptr(address, integer.as_pointer())
         found = builder.load(builder.gep(base, [ir.Constant(ir.IntType(32), i)]))
@@ -289,9 +289,9 @@ if HAVE_NUMBA:
 
     @contextmanager
     def _generated_once(name: str) -> Iterator[None]:
-        """numba links, optimises and generates each function together with all that it calls, so the innermost ones
-        dozens of times; here only the entry of this name is, with everything in it.  Where numba has nothing to patch,
-        it takes longer."""
+        """numba links, optimises and generates each function together with all that it calls, and so the innermost
+        ones dozens of times.  Here that is done for the entry of this name only.  A numba in which the patched names
+        do not exist takes longer, and gives the same code."""
         library = getattr(codegen, "JITCodeLibrary", None)
         finalize, executable = getattr(library, "finalize", None), getattr(CPUContext, "get_executable", None)
         if library is None or finalize is None or executable is None:
@@ -328,14 +328,14 @@ if HAVE_NUMBA:
             CPUContext.get_executable = executable
 
     def compile_entry(function: Any, arguments: int) -> bool:
-        """Compiles an entry for so many whole numbers, or reads it from the cache; whether it is kept there."""
+        """Compiles an entry for this many integer arguments, or reads it from the cache; True if it is kept there."""
         integers = (types.int64,) * arguments
-        if integers in function.signatures:  # since a call, and what that kept may be deleted by now
+        if integers in function.signatures:  # compiled by a call, whose file may be deleted by now
             return False
         with _generated_once(function.__name__):
             try:
                 function.compile(integers)
-            except OSError:  # it is there, but there was no room to keep it
+            except OSError:  # compiled, but there was no room to write it
                 return False
         return True
 

@@ -2,12 +2,13 @@
 
 A file is of one kernel with one strategy, found by a hash of all that decides an answer: the sources and data of
 sim.kernel and sim.xsave, those of this package, and the configuration.  It begins with how many rows it has and the
-SHA-256 of the rest; what is not as it was written is not read.  It is a pickle, as numba's own files are: whoever can
-write to the user's cache directory runs code as the user.  Files replace each other whole, and those that nobody
-has used for longest go when there are too many.  The directory may be one that others use, too (NUMBA_CACHE_DIR), so
-that only files with this module's suffix are ever deleted.
+SHA-256 of the rest; a damaged file is not read.  It is a pickle, as numba's own files are: whoever can write to the
+user's cache directory runs code as the user.  Files are replaced whole, and those that have not been used for longest
+are deleted when there are too many.  Others may use the directory, too (NUMBA_CACHE_DIR), so only files with this
+module's suffix are ever deleted.
 
-A process that has imported sources which have changed since keeps and finds nothing: the hash would be of the new ones.
+A process whose sources have changed since it imported them neither keeps nor finds anything: the hash would be of the
+new ones.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ from sim.release import IMPORTED_AT
 FOLDER: Final = "tables"
 SUFFIX: Final = ".table"
 MOST_BYTES: Final = 64 << 20
-"""What all files may take: a strategy of a shipped scenario takes 50 to 200 kB."""
+"""What all files together may take: a strategy of a shipped scenario takes 50 to 200 kB."""
 FORMAT: Final = b"fpswitch-table"
 LEVEL: Final = 1
-"""Of zlib: rows are mostly zeroes."""
+"""zlib's level: rows are mostly zeroes."""
 
 
 def directory() -> Path | None:
-    """Where tables are kept; None if that cannot be written."""
+    """Where tables are kept; None if nothing can be written there."""
     kept = machine_code.directory()
     if kept is None:
         return None
@@ -61,7 +62,7 @@ def name_of(config: Config, *, integrity: bool) -> str | None:
 
 
 def read(name: str | None) -> dict[str, Any] | None:
-    """What has been kept under this name; None if there is nothing. What is not as it was written is deleted."""
+    """What has been kept under this name; None if there is nothing.  A damaged file is deleted."""
     folder = directory()
     if folder is None or name is None:
         return None
@@ -82,7 +83,7 @@ def read(name: str | None) -> dict[str, Any] | None:
 
 
 def write(name: str | None, rows: int, values: dict[str, Any]) -> None:
-    """Keeps a table, unless another process has kept one with as many rows; where it cannot, it does not."""
+    """Keeps a table, unless another process has kept one with as many rows.  Errors of the file system are ignored."""
     folder = directory()
     if folder is None or name is None:
         return
@@ -105,7 +106,7 @@ def _read_head(head: bytes) -> tuple[int, str]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Not synced to the disk: what a power failure leaves is not as it was written, and nothing is lost but time."""
+    """Not synced to the disk: after a power failure the file may be damaged, which costs time only."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=SUFFIX)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -117,7 +118,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _prune(folder: Path) -> None:
-    """Deletes those that have not been used for longest, also what a kill left half-written."""
+    """Deletes the files that have not been used for longest, and what a killed process left half-written."""
     files = sorted(((path.stat(), path) for path in folder.glob(f"*{SUFFIX}")), key=lambda each: -each[0].st_mtime_ns)
     total = 0
     for of, path in files:
@@ -130,9 +131,9 @@ def _prune(folder: Path) -> None:
 def _sources() -> str | None:
     """The hash of all files that decide an answer; None if one has changed since the first was imported.
 
-    Of a file that replaces another one only the time of the change of its inode is always later.
+    It goes by ctime: a file that replaces another one may have an older mtime.
     """
-    digest = hashlib.sha256(f"{sys.version} {np.__version__}".encode())  # a pickle is of its numpy
+    digest = hashlib.sha256(f"{sys.version} {np.__version__}".encode())  # unpickling needs the same numpy
     here = Path(__file__).parent
     for folder in (here, here.parent / "kernel", here.parent / "xsave"):
         for path in sorted(folder.rglob("*")):

@@ -85,13 +85,13 @@ LOW = (1 << 31) - 1
 
 @compiled
 def of_row(a: Memory, w: int, n: int, column: int) -> int:
-    """A number of a row."""
+    """The number in a column of row ``n``."""
     return load(a.kw[w, KW_ROWS], n * R_COLUMNS + column)
 
 
 @compiled
 def flag_of(a: Memory, w: int, number: int, flag: int) -> int:
-    """What is noted of a fragment or a shape."""
+    """A flag of a fragment or a shape, by its number."""
     return load(a.kw[w, KW_FLAGS], number * F_COLUMNS + flag)
 
 
@@ -115,7 +115,7 @@ def find(a: Memory, w: int, key1: int, key2: int) -> int:
 
 @compiled
 def note_equal(a: Memory, w: int, c: int, slot: int, task: int) -> None:
-    """What the task in a slot has is not what it was when the CPU last knew: the CPU's shape is now another one."""
+    """A task's contents have changed since the CPU last saw it, so the CPU's shape becomes another one."""
     shape = a.kc[w, c, KC_SHAPE]
     tokens, theirs = flag_of(a, w, shape, F_CPU_TOKENS), flag_of(a, w, a.kt[w, task, KT_FRAGMENT], F_TASK_TOKENS)
     equal = 0
@@ -190,7 +190,7 @@ def level_of(a: Memory, w: int, c: int, area: int, touched: int) -> int:
 def add_levels(
     a: Memory, w: int, c: int, levels: int, current: int, following: int, measuring: int, touched: int
 ) -> int:
-    """Counts operations whose price depends on where their buffer is; what they take under the first strategy."""
+    """Counts operations whose price depends on where their buffer is; returns their cycles under the first strategy."""
     price, columns = 0, a.kw[w, KW_LEVEL_COUNTS]
     for i in range(levels >> 8, (levels >> 8) + (levels & 255)):
         whose, operation = load(a.kw[w, KW_LEVELS], 2 * i), load(a.kw[w, KW_LEVELS], 2 * i + 1)
@@ -207,7 +207,7 @@ def add_levels(
 
 @compiled
 def set_tokens(a: Memory, w: int, c: int, row: int, current: int, following: int) -> None:
-    """Which contents tasks and the CPU have after a flow point; ``row`` is the row's address."""
+    """Sets which contents tasks and the CPU have after a flow point; ``row`` is the row's address."""
     new, counts = a.kw[w, KW_NEXT_TOKEN], load(row, R_NEW)
     a.kw[w, KW_NEXT_TOKEN] = new + (counts & 255)
     for i in range(counts >> 8 & 255):  # contents come from old ones by number, so those are kept aside
@@ -237,7 +237,7 @@ def set_tokens(a: Memory, w: int, c: int, row: int, current: int, following: int
 
 @compiled
 def set_slots(a: Memory, w: int, c: int, row: int, current: int, following: int) -> None:
-    """Whom the CPU's new shape speaks of."""
+    """Sets of which tasks the CPU's new shape speaks."""
     for i in range(a.kc[w, c, KC_SLOTS]):
         a.kw[w, KW_KEPT + i] = a.kc[w, c, KC_SLOT0 + i]
         a.kw[w, KW_KEPT + 16 + i] = a.kc[w, c, KC_STAMP0 + i]
@@ -257,7 +257,7 @@ def set_slots(a: Memory, w: int, c: int, row: int, current: int, following: int)
 
 @compiled
 def step(a: Memory, w: int, c: int, point: int, current: int, following: int, measuring: int, touched: int) -> int:
-    """One strategy's kernel passes a flow point; the row's number, or -1.  A child is only there afterwards."""
+    """One strategy's kernel passes a flow point; the row's number, or -1.  A forked child exists only afterwards."""
     n = row_of(a, w, c, point, current, -1 if point == POINT_FORK else following)
     if n < 0:
         return n
@@ -302,14 +302,14 @@ def runs_guest(a: Memory, c: int) -> bool:
 
 @compiled
 def add_count(a: Memory, w: int, n: int, times: int) -> None:
-    """A row has been passed more often."""
+    """Counts a row ``times`` more times."""
     column = n * R_COLUMNS + R_COUNT
     store(a.kw[w, KW_ROWS], column, load(a.kw[w, KW_ROWS], column) + times)
 
 
 @compiled
 def charge(a: Memory, c: int) -> None:
-    """The operations since the last call take their time."""
+    """Moves a CPU's clock on by the operations since the last call."""
     cycles = a.c[c, PENDING]
     if cycles:
         a.c[c, PENDING] = 0

@@ -72,7 +72,7 @@ from sim.engine.threads import enter
 
 @compiled
 def sched_tick(a: Memory, c: int, tick: int) -> None:
-    """Promotes a lazy request that is there already, and then asks whether the slice is over."""
+    """Promotes a lazy request that is already there, and then asks whether the slice is over."""
     if a.c[c, NEED_RESCHED_LAZY]:
         a.c[c, NEED_RESCHED] = 1
     if preempt_time(a, c) <= tick:
@@ -111,7 +111,7 @@ def serve_due(a: Memory, c: int) -> None:
 
 @compiled
 def act(a: Memory, c: int, what: int, t: int) -> None:
-    """What a posted piece of work was for."""
+    """Does what a piece of work was posted for."""
     if what == WAKE:
         wake(a, t, c, False)
     elif what == REQUESTED:
@@ -159,7 +159,7 @@ def kernel_work(a: Memory, c: int, place: int) -> int:
             if a.c[c, POSTED]:
                 i = a.c[c, POSTED_HEAD]
                 a.c[c, POSTED] -= 1
-                a.c[c, POSTED_HEAD] = (i + 1) % POSTED_MOST if a.c[c, POSTED] else 0  # so that few places are used
+                a.c[c, POSTED_HEAD] = (i + 1) % POSTED_MOST if a.c[c, POSTED] else 0  # 0: keeps to few cache lines
                 kind = a.posted[c, i, W_CALL]
                 if kind >= 0:
                     log(a, c, POINT_SERVE, -1)

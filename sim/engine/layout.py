@@ -10,7 +10,7 @@ INF: Final = 1 << 62
 
 
 def whole_lines(columns: int) -> int:
-    """So many columns and some more, up to the end of a line of the caches, so that each row begins with one."""
+    """The number of columns, rounded up to whole cache lines, so that each row begins with one."""
     return -(-columns // 8) * 8
 
 
@@ -25,7 +25,7 @@ def whole_lines(columns: int) -> int:
     NOTED, G_COLUMNS,
 ) = range(61)  # fmt: skip
 
-# Of a CPU: its accounts and counts come first, then what is used most, a line of the caches in each line.
+# Of a CPU: its accounts and counts come first, then what is used most; a line here is a cache line.
 (
     OPERATIONS, GUEST, GUEST_POLL, GUEST_SPIN, USER, VMM, HANDLER, SYSCALL, INTERRUPT, WAKEUP, HALT_POLL, IDLE,
 ) = range(len(ACCOUNTS))  # fmt: skip
@@ -48,10 +48,10 @@ TALLIES: Final = len(ACCOUNTS) + len(COUNTS) + len(TIMES)
 C_COLUMNS: Final = whole_lines(_C_END)
 
 P_COLUMNS: Final = P_HITS - PLANNED + 1
-"""A plan of a span is a row of its own within a CPU's."""
+"""The plan of a span is a part of a CPU's row, from PLANNED on."""
 
-# Of a thread: a line here is one of the caches, as far as those go that are used again and again.  The first is what
-# the run queue has of it, with which no child begins.
+# Of a thread: a line here is a cache line, for those that are used again and again.  The first has what the run queue
+# knows of the thread; a forked child does not inherit it.
 (
     VRUNTIME, DEADLINE, DELAYED, SLICE, VLAG, VPROT, EXEC_START, REL_DEADLINE,
     KIND, BLOCKED, CPU, ACCOUNT, REMAINING, WHERE, WOKEN_AT, QUEUED_AT,
@@ -85,28 +85,28 @@ TO_USER, POLLS, KERNEL_CODE = range(3)
 ) = range(23)  # fmt: skip
 K_COLUMNS: Final = whole_lines(_K_END)
 USES_FPU: Final = 1 << 16
-"""Beside the kind of an exit: an interrupt during it runs kernel_fpu_begin()."""
+"""A flag beside the kind of an exit: an interrupt during it runs kernel_fpu_begin()."""
 
-# Of an entry of the event heap; the first is in row 1, so that the two below one share a line of the caches.
+# Of an entry of the event heap; the first is in row 1, so that the two children of an entry share a cache line.
 HEAP_TIME, HEAP_KEY, HEAP_WHAT, HEAP_COLUMNS = 0, 1, 2, 4
 
-# Of a wait queue: who has waited longest, and who came last; -1: nobody.  And of those whom a thread or an exit wakes.
+# Of a wait queue: who has waited longest, and who came last; -1: nobody.  Then of those whom a thread or an exit wakes.
 Q_FIRST, Q_LAST, Q_COLUMNS = range(3)
 WK_QUEUE, WK_WHOLE, WK_MORE, WK_COLUMNS = range(4)
 
 # Of a stream of numbers.
 D_ADDRESS, D_POS, D_LEN, D_COLUMNS = 0, 1, 2, 4
 
-# Of a strategy: where its table is (sim.engine.table), the number of the next token, and the keys that it is asked for.
+# Of a strategy: where its table is (sim.engine.table), the number of the next token, and the keys of a row not found.
 (
     KW_HASH, KW_MASK, KW_ROWS, KW_LEVELS, KW_LEVEL_COUNTS, KW_FLAGS, KW_NEXT_TOKEN, KW_KEY1, KW_KEY2, KW_KEPT,
 ) = range(10)  # fmt: skip
 SLOTS: Final = 12
 TOKENS: Final = 15
 KW_COLUMNS: Final = KW_KEPT + 3 * 16
-"""After the columns there is room to keep slots or tokens aside."""
+"""After the columns there is room for old slots or tokens, while new ones are written."""
 
-# Of a task, and of a CPU, under one strategy; tokens are numbers that no other content has.
+# Of a task, and of a CPU, under one strategy; tokens are numbers, each of one content.
 KT_FRAGMENT, KT_LAST, KT_VMCS, KT_VERSION, KT_TOKEN0 = range(5)
 KT_COLUMNS: Final = whole_lines(KT_TOKEN0 + TOKENS)
 KC_SHAPE, KC_SLOTS, KC_SLOT0 = range(3)
@@ -114,8 +114,8 @@ KC_STAMP0: Final = KC_SLOT0 + SLOTS
 KC_TOKEN0: Final = KC_STAMP0 + SLOTS
 KC_COLUMNS: Final = whole_lines(KC_TOKEN0 + TOKENS)
 
-# Of a transition, three lines of a cache: its keys, what becomes of everything, then the rest; the operations' price is
-# without those whose buffer's level counts.
+# Of a transition, three cache lines: its keys, what becomes of everything, then the rest.  The price is that of the
+# operations whose price does not depend on a buffer's level.
 (
     R_KEY1, R_KEY2, R_COUNT, R_FLAGS, R_SHAPE, R_FRAGMENT, R_FRAGMENT2, R_PLACES,
     R_SLOTS, R_LEVELS, R_TOKENS, R_TOKENS2, R_CPU_TOKENS, R_NEW,
@@ -124,13 +124,13 @@ KC_COLUMNS: Final = whole_lines(KC_TOKEN0 + TOKENS)
 HAS_LEVELS, HAS_TOKENS, HAS_SLOTS, HAS_FOUND, HAS_RENEWED = 1, 2, 4, 8, 16
 """Flags of a row: operations whose price depends on a level; contents, or slots, that change; findings; new areas."""
 TOKENS_IN_WORD: Final = 10
-"""Of two words: how many there are and one, or 0 if they are as they were, and where each comes from, in 6 bits each.
-Slots are in one word, in 4 bits each: how many there are, and which old one each was; the highest stand for ~CURRENT
-and ~NEXT.
+"""Tokens are in two words, 6 bits each: one more than how many there are (0: all as they were), then where each comes
+from.  Slots are in one word, 4 bits each: how many there are, then which old one each was; the highest values stand for
+~CURRENT and ~NEXT.
 """
 FROM_NEXT, FROM_CPU, NEW_TOKEN = 16, 32, 48
-"""Where a token comes from: a number below 16 is one of current's; the others begin here.
-R_NEW has how many are new and, a byte each, how many of current's, next's and the CPU's old ones are needed.
+"""Where a token comes from: numbers below 16 are current's; those of next, of the CPU and of new ones begin here.
+R_NEW has, in a byte each, how many are new, and how many old ones of current, next and the CPU are needed.
 """
 
 # Of an operation whose price depends on a level, and of a fragment and a shape.
@@ -138,18 +138,18 @@ LEVEL_COUNT0, LEVEL_PRICE0, LEVEL_COLUMNS = 0, 3, 6
 F_NOTIFIER, F_CLEAN, F_TASK_TOKENS, F_IN_GUEST, F_CPU_TOKENS, F_COLUMNS = range(6)
 
 INIT_AREA: Final = 6
-"""Instead of a task's area: init_fpstate's."""
+"""In place of a task's area: init_fpstate."""
 MOST_POINTS: Final = 1 << 14
 POINT_SHIFT: Final = 48
 """Where the point is in the first key of a row."""
 
 NOBODY: Final = -2
-"""Whom a slot speaks of when the task is gone."""
+"""In a slot, in place of a task that is gone."""
 
-# Of an event, where events are logged: some by themselves, all as fingerprints.
+# Of an event, if events are logged: those of a window one by one, all of them in fingerprints.
 L_CPU, L_CLOCK, L_POINT, L_THREAD, L_COLUMNS = range(5)
 MOST_MARKS: Final = 1024
-"""How many marks, and how many events, there is room for."""
+"""The most marks, and the most events, that are kept."""
 PRIME: Final = (1 << 40) - 87
 FACTOR: Final = (1 << 22) - 3
 """A fingerprint is a polynomial modulo a prime, so that nothing overflows; both numbers are prime."""
@@ -178,7 +178,7 @@ NOTHING, WAKE, REQUESTED, WAKE_VCPU, START_HRTICK = range(5)
 ASK_ROW, ASK_EQUAL, ASK_PRICE, ASK_DRAWS, ASK_DEVICES, ASK_EXITS, ASK_RENEW, ASK_REFILL = range(8)
 
 POSTED_MOST: Final = 512
-"""How much posted work may wait on a CPU."""
+"""The most pieces of posted work that may wait on a CPU."""
 
 (
     FAIL_EVENTS, FAIL_POSTED, FAIL_QUEUE, FAIL_VRUNTIME, FAIL_CHILDREN, FAIL_PYTHON, FAIL_LOGGED, FAIL_EXITS,
@@ -193,7 +193,7 @@ CREATED_BITS: Final = 40
 SPAN: Final = 1 << 24
 
 BUCKETS: Final = 64 * 32
-"""Of a histogram."""
+"""In a histogram."""
 USED_COLUMNS: Final = 2
 
 

@@ -111,7 +111,7 @@ def resume(a: Memory, c: int, interrupted: bool) -> None:
 
 @compiled
 def go_on(a: Memory, c: int, place: int) -> None:
-    """The same from a place at which it does not wait; or until the loop pauses, so that Python can have a look."""
+    """The same from a place at which it does not wait; also ends when the budget is used up, for signals."""
     now = a.g[NOW]
     while a.g[FAILED] == 0:
         a.g[BUDGET] -= 1
@@ -165,7 +165,7 @@ def go_on(a: Memory, c: int, place: int) -> None:
 
 @compiled
 def end_span(a: Memory, c: int) -> int:
-    """A span has come to where it was planned to."""
+    """A span has ended as planned."""
     end, reached = a.c[c, SPAN_END], a.c[c, SPAN_REACHED]
     soft = not reached and end == a.c[c, SPAN_LONGEST]
     begin = settle_span(a, c, a.c[c, SPAN_BEGIN], end, soft)
@@ -180,7 +180,7 @@ def end_span(a: Memory, c: int) -> int:
 
 @compiled
 def wakes_at_tick(a: Memory, c: int, at_tick: bool) -> bool:
-    """Whether a tick that comes now anyway is the interrupt that wakes a thread."""
+    """Whether a tick that is due now anyway is the interrupt that wakes a thread."""
     return at_tick and a.c[c, NEXT_TICK] <= a.g[NOW]
 
 
@@ -195,14 +195,14 @@ def expires(a: Memory, t: int, at_tick: bool) -> None:
 
 
 MANY_CPUS = 256
-"""From here on what the next events need is fetched ahead; with fewer it is mostly in the core's own cache."""
+"""With this many CPUs, what the next events need is prefetched; with fewer it is mostly in the core's own cache."""
 
 
 @entry
 def run(handle: Any, budget: int) -> int:
-    """Events, until one that stops the run (STOP, PATIENCE or OVER), which is returned; -1: it cannot go on.
+    """Handles events until one stops the run (STOP, PATIENCE or OVER), and returns that; -1: it cannot go on.
 
-    PAUSED: so many pieces of work have been done, which takes a part of a second; call it again.
+    PAUSED: ``budget`` pieces of work have been done; call it again.
     """
     a = memory(handle)
     a.g[BUDGET] = budget
@@ -259,7 +259,7 @@ def schedule_event(handle: Any, at: int, priority: int, what: int, whom: int) ->
 
 @entry
 def cross(handle: Any, boundary: int) -> None:
-    """The nominal end of warm-up (1) or measurement (2) is now."""
+    """Now is the nominal end of warm-up (1) or measurement (2)."""
     a = memory(handle)
     a.g[BOUNDARY_IS] = boundary
     for c in range(a.g[CPUS]):
@@ -269,17 +269,17 @@ def cross(handle: Any, boundary: int) -> None:
 
 @entry
 def begin(handle: Any) -> None:
-    """What has been drawn ahead is laid out."""
+    """Lays out the exits that have been drawn ahead."""
     lay_out_all(memory(handle))
 
 
 ENTRIES = ((run, 2), (cross, 2), (begin, 1), (schedule_event, 5))
-"""What Python calls, and with how many numbers."""
+"""What Python calls, and the number of its arguments."""
 
 
 @cache
 def compile_all() -> None:
-    """Compiles what Python calls, or reads it from the cache, of which one process at a time makes machine code."""
+    """Compiles what Python calls, one process at a time, or reads it from the cache."""
     if HAVE_NUMBA:
         with making() as missing:
             kept = [compile_entry(function, arguments) for function, arguments in ENTRIES]

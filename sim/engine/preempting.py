@@ -1,4 +1,4 @@
-"""When what runs has to make way for another, by the run queue (sim.host.eevdf, eevdf_v7_3 and round_robin)."""
+"""When the running thread has to make way for another, by the run queue (sim.host.eevdf, eevdf_v7_3, round_robin)."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def time_to_deadline(a: Memory, c: int) -> int:
 
 @compiled
 def catch_up_ticks(a: Memory, c: int, now: int) -> None:
-    """What the ticks of a thread that ran alone have done to its request: they renew it when it is used up."""
+    """Does what ticks do to the request of a thread that ran alone: they renew it when it is used up."""
     t, current = a.t, a.c[c, CURRENT_ENTITY]
     if current < 0 or a.c[c, QUEUED] or a.g[ROUND_ROBIN]:
         return

@@ -56,7 +56,7 @@ def synced(a: Memory, c: int, place: int) -> bool:
 
 @compiled
 def has_woken(a: Memory, c: int, thread: int, histogram: int) -> None:
-    """The latency of a wake-up, if one is being measured."""
+    """Records the latency of a wake-up, if the CPU is measuring, and that the wake-up is over."""
     charge(a, c)
     if a.c[c, MEASURING]:
         value = a.c[c, CLOCK] - a.t[thread, WOKEN_AT]

@@ -16,7 +16,7 @@ FOREIGN_GUEST: Final = 9
 FIRST_CONTEXT: Final = 16
 WRITTEN: Final = 1 << 16
 OLD: Final = 1 << 30
-"""Numbers of contexts, and versions of contents, that do not meet in one world."""
+"""Numbers of contexts, and versions of contents, far enough apart that none is used twice in one world."""
 
 
 def _maker(names: tuple[str, ...]) -> Callable[[Any, Callable[[Any], Any], tuple[Any, ...]], None]:
@@ -39,7 +39,7 @@ class Reading:
     def __init__(self, k: Kernel) -> None:
         k.contexts = {k.kernel_context.id: k.kernel_context, FOREIGN_GUEST: Context(FOREIGN_GUEST, "", guest=True)}
         k.kernel_context.version = WRITTEN
-        k._contexts_made = k._areas = OLD  # what a flow point makes has other numbers than what is made here
+        k._contexts_made = k._areas = OLD  # so that what a flow point makes has numbers of its own
         self._k = k
         self._contexts = FIRST_CONTEXT
         self._areas = 1
@@ -54,7 +54,7 @@ class Reading:
     # Entities.
 
     def entity(self, fragment: Fragment, given: dict[int, int]) -> Entity:
-        """A task of this fragment; ``given`` are tokens that are somebody else's, too."""
+        """A task of this fragment; ``given`` are tokens that another task has, too."""
         self._begin(given)
         task: Task = self._object(fragment)
         guest = task.vcpu.context if task.vcpu is not None else None

@@ -46,8 +46,7 @@ from sim.engine.walking import touch
 
 @compiled
 def resched_curr_lazy(a: Memory, c: int, asker: int) -> None:
-    """The fair class requests a reschedule; a lazy request is not an interrupt, and idle is always preempted at
-    once."""
+    """The fair class requests a reschedule.  A lazy request sends no interrupt; idle is always preempted at once."""
     if a.g[LAZY] and a.c[c, THREAD] != a.c[c, IDLE_THREAD]:
         a.c[c, NEED_RESCHED_LAZY] = 1
         kick(a, c)
@@ -59,7 +58,7 @@ def resched_curr_lazy(a: Memory, c: int, asker: int) -> None:
 
 @compiled
 def preempts(a: Memory, c: int) -> bool:
-    """Whether TIF_NEED_RESCHED takes the CPU from the running thread where that is now."""
+    """Whether TIF_NEED_RESCHED takes the CPU from the running thread, given where that is."""
     seen = a.t[a.c[c, THREAD], WHERE] != KERNEL_CODE or a.g[KERNEL_POINTS] != 0
     return a.c[c, NEED_RESCHED] != 0 and seen
 
@@ -72,14 +71,14 @@ def must_schedule(a: Memory, c: int) -> bool:
 
 @compiled
 def due_after(a: Memory, c: int, delay: int) -> int:
-    """When a timer for ``delay`` from now is due; one that is started already and due at about that time stays."""
+    """When a timer for ``delay`` from now is due; one that is due at about that time already is left as it is."""
     at = a.g[NOW] + max(delay, a.g[HRTICK_LEAST])
     return a.c[c, HRTICK_TIME] if abs(at - a.c[c, HRTICK_TIME]) <= a.g[HRTICK_SLACK] else at
 
 
 @compiled
 def hrtick_start_fair(a: Memory, c: int) -> None:
-    """The timer for the end of the running thread's request, if somebody waits."""
+    """Starts the timer for the end of the running thread's request, if another thread waits."""
     if a.g[HRTICK]:
         delay = time_to_deadline(a, c)
         if delay >= 0:
@@ -89,21 +88,21 @@ def hrtick_start_fair(a: Memory, c: int) -> None:
 
 @compiled
 def hrtick_update(a: Memory, c: int, asker: int) -> None:
-    """Somebody was enqueued by ``asker``; another CPU has the timer started by an IPI."""
+    """``asker`` has enqueued a thread: starts the timer, on another CPU by an IPI."""
     idle = a.c[c, THREAD] == a.c[c, IDLE_THREAD]
     if not a.g[HRTICK] or a.c[c, HRTICK_ASKED] or a.c[c, HRTICK_TIME] != INF or idle:
         return
     if c == asker:
         hrtick_start_fair(a, c)
         return
-    at = due_after(a, c, time_to_deadline(a, c))  # of who runs there, behind whom somebody is queued now
+    at = due_after(a, c, time_to_deadline(a, c))  # of the thread that runs there, behind which another is queued now
     a.c[c, HRTICK_ASKED] = 1
     post(a, c, draw(a, a.g[INTERRUPTS]), 0, START_HRTICK, at, -1, False)
 
 
 @compiled
 def post(a: Memory, c: int, interrupt: int, wakeup: int, what: int, whom: int, call_kind: int, first: bool) -> None:
-    """An interrupt for this CPU, now; ``first``: more of what it is doing, before everything else."""
+    """Posts an interrupt to a CPU; ``first``: as a part of what it is doing, before all else that is posted."""
     n, head, most = a.c[c, POSTED], a.c[c, POSTED_HEAD], POSTED_MOST
     if n >= most:
         a.g[FAILED] = FAIL_POSTED
@@ -126,7 +125,7 @@ def post(a: Memory, c: int, interrupt: int, wakeup: int, what: int, whom: int, c
 
 @compiled
 def spend(a: Memory, c: int, account: int, cycles: int) -> None:
-    """Kernel work beside operations."""
+    """Spends cycles on kernel work other than operations."""
     a.c[c, account] += cycles
     a.c[c, CLOCK] += cycles
     touch(a, c, cycles, a.t[a.c[c, THREAD], KERNEL_FLOW])

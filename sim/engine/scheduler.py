@@ -73,7 +73,7 @@ def avg_vruntime(a: Memory, c: int) -> int:
 
 @compiled
 def rebase(a: Memory, c: int, by: int) -> None:
-    """Moves all virtual times of a queue back, also that of who runs."""
+    """Moves all virtual times of a queue back, including those of the running thread."""
     n = a.c[c, QUEUED]
     for i in range(n + 1):
         entity = a.queue[c, i] if i < n else a.c[c, CURRENT_ENTITY]
@@ -84,7 +84,7 @@ def rebase(a: Memory, c: int, by: int) -> None:
 
 @compiled
 def update_current(a: Memory, c: int, now: int) -> None:
-    """update_curr() and update_deadline(), or what round robin has of them."""
+    """update_curr() and update_deadline(), or their counterpart for round robin."""
     current = a.c[c, CURRENT_ENTITY]
     if current < 0:
         return
@@ -124,7 +124,7 @@ def update_current(a: Memory, c: int, now: int) -> None:
 
 @compiled
 def insert(a: Memory, c: int, entity: int) -> None:
-    """To the end of the list."""
+    """Adds an entity at the end of the list."""
     n = a.c[c, QUEUED]
     if n >= a.g[MOST_QUEUED]:
         a.g[FAILED] = FAIL_QUEUE
@@ -135,7 +135,7 @@ def insert(a: Memory, c: int, entity: int) -> None:
 
 @compiled
 def remove(a: Memory, c: int, entity: int) -> None:
-    """Out of the list, whose order stays."""
+    """Takes an entity out of the list, whose order stays."""
     n = a.c[c, QUEUED]
     i = 0
     while i < n and a.queue[c, i] != entity:
@@ -191,7 +191,7 @@ def place(a: Memory, c: int, entity: int, initial: bool) -> None:
 
 @compiled
 def requeue_delayed(a: Memory, c: int, entity: int) -> None:
-    """requeue_delayed_entity(): who blocks leaves its CPU at once here, and so is in the list when it is woken."""
+    """requeue_delayed_entity(); here a thread that blocks leaves its CPU at once, so it is in the list when woken."""
     t, average = a.t, avg_vruntime(a, c)
     update_lag(a, c, entity, average, 1)
     if average - t[entity, VLAG] != t[entity, VRUNTIME] if a.g[V7_3] else t[entity, VLAG] > 0:
@@ -206,7 +206,7 @@ def requeue_delayed(a: Memory, c: int, entity: int) -> None:
 
 @compiled
 def enqueue(a: Memory, c: int, now: int, entity: int, initial: bool, migrated: bool) -> None:
-    """enqueue_task_fair(); the tail of a round-robin queue."""
+    """enqueue_task_fair(), or to the tail of a round-robin queue."""
     t = a.t
     if a.g[V7_3]:
         update_current(a, c, now)
@@ -224,7 +224,7 @@ def enqueue(a: Memory, c: int, now: int, entity: int, initial: bool, migrated: b
 
 @compiled
 def leave_queue(a: Memory, c: int, entity: int) -> None:
-    """Off the queue: no longer current, or out of the list."""
+    """Takes an entity off the queue: no longer current, or out of the list."""
     if entity == a.c[c, CURRENT_ENTITY]:
         a.c[c, CURRENT_ENTITY] = -1
     else:
@@ -304,7 +304,7 @@ def pick_next_entity(a: Memory, c: int, protect: bool) -> int:
 
 @compiled
 def pick_not_delayed(a: Memory, c: int, now: int, protect: bool) -> int:
-    """The same as often as it takes: delayed entities that come up are dequeued."""
+    """The same until it finds one that is not delayed: delayed ones that come up are dequeued."""
     entity = pick_next_entity(a, c, protect)
     while entity >= 0 and a.t[entity, DELAYED]:
         dequeue_delayed(a, c, now, entity)
@@ -329,7 +329,7 @@ def set_protect_slice(a: Memory, c: int, entity: int) -> None:
 
 @compiled
 def pick_next(a: Memory, c: int, now: int) -> int:
-    """pick_next_task_fair(), or the head of a round-robin queue; -1: nobody."""
+    """pick_next_task_fair(), or the head of a round-robin queue; -1: none."""
     update_current(a, c, now)
     t, previous = a.t, a.c[c, CURRENT_ENTITY]
     if a.g[ROUND_ROBIN]:

@@ -9,11 +9,10 @@ from typing import Any
 
 
 class PutOff:
-    """While it is entered, SIGINT waits until :meth:`pass_on`, which does what the handler from before does.
+    """Inside this context SIGINT waits until :meth:`pass_on`, which calls the handler that was installed before.
 
-    Python runs a handler at the first instruction that it executes.  Where the loop has just called back, that is
-    before the callback can catch anything, so that ctypes would print the KeyboardInterrupt and go on with a wrong
-    number.
+    Python runs a handler at the first instruction that it executes.  If the loop has just called back, that is before
+    the callback can catch anything; ctypes would then print the KeyboardInterrupt and go on with a wrong number.
     """
 
     def __init__(self) -> None:
@@ -33,7 +32,7 @@ class PutOff:
         self._came = number, frame
 
     def pass_on(self) -> None:
-        """What has come meanwhile, if anything."""
+        """Handles the SIGINT that has come meanwhile, if any."""
         came, self._came = self._came, None
         if came is not None:
             self._before(*came)

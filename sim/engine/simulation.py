@@ -37,7 +37,7 @@ from sim.results import Record
 from sim.scenario.cases import Case
 
 SLICE: Final = 20_000
-"""How many pieces of work the loop does before Python has a look: at most some tenths of a second."""
+"""How many pieces of work the loop does before Python handles signals: some tenths of a second at most."""
 
 _one_at_a_time = threading.Lock()
 
@@ -48,7 +48,7 @@ class Enough(Exception):
 
 @contextmanager
 def _without_gc() -> Iterator[None]:
-    """A host's objects are many, and stay; a collector would look at all of them again and again."""
+    """A host has many objects, which stay; the garbage collector would visit all of them again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -178,7 +178,7 @@ class Replication:
         return Side(fragment, last, vmcs)
 
     def _equal(self, w: int, shape: int, slot: int, tokens: int) -> int:
-        """What a task has is not what a CPU knows of it: which of the CPU's contents are still the task's."""
+        """A task's contents have changed since a CPU saw it: the row that says which of them are the same as before."""
         kw, table = self.a.kw[w], self.tables[w]
         key1, key2 = int(kw[at.KW_KEY1]), int(kw[at.KW_KEY2])
         row = table.add_equal(shape, slot, tuple([(key2 >> 4 * i & 15) - 1 for i in range(tokens)]), key1, key2)
@@ -187,7 +187,7 @@ class Replication:
         return row
 
     def _renew(self, w: int, n: int, c: int, current: int) -> None:
-        """An area has been replaced: nobody has used the new one, and the old one is in no CPU's XRSTOR_INFO."""
+        """An area has been replaced: the new one has not been used, and the old one leaves all CPUs' XRSTOR_INFO."""
         a, table = self.a, self.tables[w]
         for whose, role in table.renewed[n]:
             assert whose == 0
@@ -225,7 +225,7 @@ class Replication:
             raise Unsupported("a measurement during all of which every CPU was in the kernel")
 
     def _make_room(self) -> None:
-        """Time limits of waits that are over stay in the queue, and each piece of work may begin a wait."""
+        """Makes the event queue longer: each piece of work may begin a wait, whose time limit stays after its end."""
         a, n = self.a, len(self.a.heap)
         least = self.built.most_events + SLICE
         if self.built.has_timeouts and n - a.g[at.EVENTS] < least:
@@ -240,7 +240,7 @@ class Replication:
             self._make_room()
             with _without_gc():
                 ended = loop.run(self.a.handle, SLICE)
-                gc.collect(0)  # what asking the kernel model has left
+                gc.collect(0)  # garbage of the kernel model, which has been asked
             self._signals.pass_on()
         if self.error is not None:
             raise self.error
@@ -312,9 +312,9 @@ class Replication:
 
 
 def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: int) -> list[Record]:
-    """Runs one replication; :class:`Unsupported` if this engine cannot, with what it is that it cannot.
+    """Runs one replication; raises :class:`Unsupported`, which says what is lacking, if this engine cannot.
 
-    Threads of one process wait for each other: the tables are the process's.
+    Threads of one process run one after the other, since they share its tables.
     """
     with _one_at_a_time:
         run = Replication(case, timed_by, others_of(timed_by, strategies), replication)

@@ -1,4 +1,4 @@
-"""A span of whatever kind of thread: when it ends, and what it came to."""
+"""A span of any kind of thread: when it ends, and what it has done by then."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def resched_tick(a: Memory, c: int) -> int:
 
 @compiled
 def plan(a: Memory, c: int, begin: int) -> tuple[int, bool, int]:
-    """When the span that begins now ends, whether by itself, and the longest that it may be planned."""
+    """When the span that begins now ends, whether it ends by itself, and the latest end that may be planned."""
     t = a.c[c, THREAD]
     guest = a.t[t, KIND] == VCPU and a.t[t, ACCOUNT] == GUEST
     longest = begin + SPAN
@@ -92,6 +92,6 @@ def plan(a: Memory, c: int, begin: int) -> tuple[int, bool, int]:
 
 @compiled
 def is_interrupted(a: Memory, c: int, begin: int, end: int) -> bool:
-    """Whether an interrupt is being served now, in a span that began then, after which it could go on at ``end``."""
+    """Whether an interrupt is being served now, in the span from ``begin``, which could go on at ``end`` after it."""
     t = a.c[c, THREAD]
     return a.t[t, WHERE] == TO_USER and begin <= a.g[NOW] < end and a.t[t, ACCOUNT] != GUEST

@@ -1,8 +1,8 @@
-"""Context switches asked of the kernel model in two halves: one task leaves, whatever comes, and another one comes.
+"""Context switches asked of the kernel model in two halves: one task leaves, whichever comes next, and one comes.
 
-There are many more pairs of tasks, each in some state, than there are tasks that leave and tasks that come.  The half
-in which a task comes hardly looks at it; what it need not look at is not there when it is asked, so that no answer can
-depend on it.
+There are many more pairs of tasks and their states than tasks that leave and tasks that come.  The half in which a task
+comes hardly looks at its state; fields that it is not expected to look at do not exist when it is asked, so no answer
+can depend on them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LEAVES: Final = Point(leaves)
 
 
 def _plain(tree: Fragment, names: tuple[str, ...]) -> tuple[Any, ...]:
-    """The fields that are numbers, truth values or texts; contents, areas and contexts are missing."""
+    """The fields that are numbers, booleans or strings; contents, areas and contexts are MISSING."""
     fields = dict(zip(FIELDS[tree[0]], tree[1:], strict=True))
     return tuple([MISSING if type(fields[name]) is tuple else fields[name] for name in names])
 
@@ -56,7 +56,7 @@ def _set(made: Any, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
 
 
 class Outline:
-    """Of a fragment, what the half in which its task comes may look at; two that are equal have the same key."""
+    """What the half in which a task comes may look at in its fragment; equal outlines have the same key."""
 
     __slots__ = ("has_notifier", "key", "task", "vcpu")
 
@@ -70,7 +70,7 @@ class Outline:
 
 
 class Sketch(Entity):
-    """A task of which only the outline is there."""
+    """A task of which only the outline exists."""
 
     __slots__ = ("_outline",)
 
@@ -88,11 +88,11 @@ class Sketch(Entity):
         self.task.notifier = self.vcpu if outline.has_notifier else None
 
     def find_areas(self) -> None:
-        """They stay what they are."""
+        """Nothing to find: a sketch has the areas that it was given."""
 
     @property
     def changed(self) -> bool:
-        """Whether anything is not as in the outline, which then does not say enough."""
+        """Whether anything differs from the outline; if so, the outline is not enough."""
         task, vcpu, of = self.task, self.vcpu, self._outline
         return (
             tuple([getattr(task, name, MISSING) for name in TASK_FIELDS]) != of.task
@@ -113,7 +113,7 @@ class Switches:
         self._came: dict[tuple[Any, ...], Answer | None] = {}
 
     def answer(self, asked: Asked) -> Answer:
-        """What happens, for two tasks of whose contents the CPU knows none to be both's."""
+        """What happens, for two tasks that have no contents in common, as far as the CPU knows."""
         assert asked.next is not None
         whom = tuple([CURRENT if each == CURRENT else OTHER for each in asked.slots])
         key = asked.shape, whom, asked.current
@@ -154,7 +154,7 @@ class Switches:
             slots = [reading.bystander() if each == OTHER else sketch for each in whom]
             sides: list[tuple[Entity, Side]] = [(sketch, Side(UNCHANGED, side.last, side.vmcs))]
             answer = self._model.passed(Point(comes, (kind,)), shape, reading, sides, slots)
-        except AttributeError:  # it looked at what is not there
+        except AttributeError:  # it looked at a field that does not exist
             return None
         return None if sketch.changed else answer
 

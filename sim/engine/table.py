@@ -25,26 +25,26 @@ Integers = NDArray[np.int64]
 
 LEVELS: Final = ("L1", "L2", "memory")
 PART, LEAST = 32, 16
-"""A table is kept again when it has this part of its rows more, and as many as this at least."""
+"""A table is written again when it has grown by this share of its rows, and by at least this many."""
 MOST: Final = 1 << 20
 """The most rows, fragments and shapes of a table: what a key of the hash has room for."""
 
 
 def _mixed(key1: int, key2: int) -> int:
-    """As in the loop: where a search for these keys begins."""
+    """Where a search for these keys begins; the same as in the loop (sim.engine.kernel_table.find)."""
     half = (1 << 31) - 1
     return (((key1 ^ key1 >> 31) & half) * 0x5E3779B1 ^ ((key2 ^ key2 >> 31) & half) * 0x3F58476D) >> 16
 
 
 def zeros(*shape: int) -> Integers:
-    """An array of whole numbers that begins where a line of the caches does, and takes memory only where it is used."""
+    """An array of 64-bit zeros, aligned to a cache line; takes memory only where it is used."""
     numbers = np.zeros(prod(shape) + 8, np.int64)
     first = -numbers.ctypes.data % 64 // 8
     return numbers[first : first + prod(shape)].reshape(shape)
 
 
 def _counted(sources: list[int]) -> int:
-    """How many contents are new, and how many the current task, the next one and the CPU had that are needed."""
+    """R_NEW: how many contents are new, and how many old ones of current, next and the CPU are needed."""
     packed = 0
     for shift, first, end in (
         (0, at.NEW_TOKEN, 64), (8, 0, at.FROM_NEXT), (16, at.FROM_NEXT, at.FROM_CPU), (24, at.FROM_CPU, at.NEW_TOKEN)
@@ -98,7 +98,7 @@ class Table:
         self.flags = np.zeros((256, at.F_COLUMNS), np.int64)
         self._flagged = [0, 0]
         self.moved = True
-        """Whether an array is elsewhere since the loop has been told."""
+        """Whether an array has moved since the loop was told its address."""
         kept = kept_tables.read(self._name)
         if kept is not None:
             self._take(kept)
@@ -107,7 +107,7 @@ class Table:
     # On the disk.
 
     def keep(self) -> None:
-        """Keeps what has been asked for later processes, if it is much more than what they find."""
+        """Writes what has been asked to disk, for later processes, if it is much more than what is there."""
         if self.count <= self._kept + max(self._kept // PART, LEAST):
             return
         self._kept = self.count
@@ -123,7 +123,7 @@ class Table:
 
     @staticmethod
     def _renumbered(keys: Integers) -> tuple[list[int], Integers]:
-        """The points of keys, and the keys with their places among these instead."""
+        """The points in keys, and the keys with places in that list in place of the points' numbers."""
         numbers, places = np.unique(keys >> at.POINT_SHIFT, return_inverse=True)
         return numbers.tolist(), places << at.POINT_SHIFT | keys & (1 << at.POINT_SHIFT) - 1
 
@@ -152,7 +152,7 @@ class Table:
     # Growing.
 
     def put_into(self, row: Any) -> None:
-        """The loop's addresses of it all."""
+        """Tells the loop all addresses."""
         self.moved = False
         row[at.KW_HASH], row[at.KW_MASK] = self.hash.ctypes.data, len(self.hash) - 1
         row[at.KW_ROWS], row[at.KW_LEVELS] = self.rows.ctypes.data, self.levels.ctypes.data
@@ -229,7 +229,7 @@ class Table:
             self.rows[:, at.R_PRICE] = -1
 
     def add(self, asked: Asked, key1: int, key2: int) -> int:
-        """The row of a flow point in a combination of states that has not been there before."""
+        """Adds the row of a flow point in a combination of states that is new."""
         answer = self.model.answer(asked)
         uses: list[int] = []
         first, counted = self._levels, 0
@@ -256,7 +256,7 @@ class Table:
         return n
 
     def add_equal(self, shape: int, slot: int, equal: tuple[int, ...], key1: int, key2: int) -> int:
-        """The row that says what a CPU's shape becomes when what a task has is something else."""
+        """Adds the row that says what a CPU's shape becomes when a task's contents have changed."""
         values = [0] * at.R_COLUMNS
         values[at.R_SHAPE] = self.model.with_equal(shape, slot, equal)
         self._uses.append(())
@@ -310,7 +310,7 @@ class Table:
         return values
 
     def price(self, n: int) -> None:
-        """The price of a row, which is passed by the strategy that times the host."""
+        """Prices a row, which the strategy that times the host has passed."""
         assert self._priced_for is not None
         prices, level = self._priced_for
         first, counted = self.rows[n, at.R_LEVELS] >> 8, self.rows[n, at.R_LEVELS] & 255

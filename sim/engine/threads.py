@@ -97,7 +97,7 @@ from sim.engine.walking import passes
 
 @compiled
 def begin_burst(a: Memory, t: int) -> None:
-    """The next burst, and whether it writes registers."""
+    """Draws the next burst, and whether it writes registers."""
     a.t[t, REMAINING] = draw(a, a.t[t, BURST_DRAWS])
     a.t[t, WROTE] = 1
     if a.t[t, HAS_FPU] and draw(a, a.t[t, FPU_DRAWS]):
@@ -186,7 +186,7 @@ def is_preempted(a: Memory, c: int, t: int, then: int) -> bool:
 
 @compiled
 def cond_resched(a: Memory, c: int, t: int) -> bool:
-    """At the end of a kernel thread's burst, which sees what nothing has seen before."""
+    """At the end of a kernel thread's burst: without preemption, the first place that sees the request."""
     if a.t[t, KIND] == KTHREAD_KIND and not a.g[KERNEL_POINTS] and a.c[c, NEED_RESCHED]:
         a.t[t, WHERE] = TO_USER
         return True
@@ -195,20 +195,20 @@ def cond_resched(a: Memory, c: int, t: int) -> bool:
 
 @compiled
 def wake_after(a: Memory, c: int, t: int, cycles: int) -> None:
-    """A timer on the thread's CPU, or at the first tick that is not before it, wakes it."""
+    """Sets the timer that wakes a thread, on its own CPU; or has the first tick after that time wake it."""
     at = a.g[NOW] + cycles
     push(a, tick_after(a, c, at) if a.t[t, AT_TICKS] else at, TIMER, WAKE_TIMER, t)
 
 
 @compiled
 def concerns_others(a: Memory, t: int) -> bool:
-    """Whether the end of a burst may wait for others, or wakes them."""
+    """Whether the thread may wait for others at the end of a burst, or wakes them."""
     return a.t[t, WAIT_QUEUE] >= 0 or a.t[t, WAKES_FIRST] < a.t[t, WAKES_END]
 
 
 @compiled
 def prepares_to_wait(a: Memory, t: int) -> None:
-    """Who is going to wait is on its queue before it wakes others."""
+    """A thread that is going to wait joins its queue before it wakes others."""
     a.t[t, PREPARED] = 1 if waits(a, t) else 0
     if a.t[t, PREPARED]:
         join(a, t)
@@ -220,13 +220,13 @@ def leave(a: Memory, c: int) -> None:
     t = a.c[c, THREAD]
     if a.t[t, KIND] == VCPU:
         leave_vcpu(a, c, t)
-    elif a.t[t, KIND] == IDLE_KIND:  # the CPU takes its time to leave the idle state
+    elif a.t[t, KIND] == IDLE_KIND:  # leaving the idle state takes time
         spend(a, c, IDLE, a.g[IDLE_EXIT])
 
 
 @compiled
 def event(a: Memory, c: int, place: int) -> int:
-    """The span has come to its own end, and what follows from it; where the process goes on, or -1: it waits."""
+    """A span has come to its own end: does what follows; where the process goes on, or -1: it waits."""
     t = a.c[c, THREAD]
     kind = a.t[t, KIND]
     if kind == VCPU:

@@ -2,7 +2,7 @@
 
 There is no second description of the kernel: a transition is found by making the objects of :mod:`sim.kernel.state` in
 that state, passing the flow point with the :class:`~sim.kernel.walker.Walker` of the strategy, and writing down what
-has become of them.  An own strategy file, a carried state or another kernel version needs nothing here.
+has become of them.  A strategy file, a carried state or another kernel version needs nothing here.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ KEPT: Final = ("fragment_flags", "fragment_tokens", "kinds", "shape_flags", "sha
 
 
 def handles_signal(walker: Walker, cpu: Cpu) -> None:
-    """A signal is delivered, handled and returned from, with nothing between; so no frame is part of any state."""
+    """A signal is delivered, handled and returned from in one step, so that no state has a signal frame in it."""
     walker.deliver_signal(cpu)
     walker.return_to_user(cpu)
     walker.sigreturn(cpu)
@@ -95,7 +95,7 @@ class _Levels:
         return f"@{len(self.asked) - 1}"
 
     def forget(self, area: Area) -> None:
-        """A freed area is forgotten by whoever keeps levels."""
+        """The kernel model calls it for freed areas; there is nothing to forget."""
 
 
 class Transitions:
@@ -131,12 +131,12 @@ class Transitions:
     # On the disk.
 
     def kept(self) -> dict[str, Any]:
-        """Fragments and shapes, for :meth:`take` in another process; halves of switches are sooner asked again."""
+        """Fragments and shapes, for :meth:`take` in another process; halves of switches are faster to ask again."""
         values = {name: getattr(self, name) for name in KEPT}
         return values | {"fragments": self.fragments.values, "shapes": self.shapes.values}
 
     def take(self, kept: dict[str, Any]) -> None:
-        """Goes on from there; numbers stay what they were."""
+        """Goes on from what :meth:`kept` returned; numbers stay what they were."""
         for name in KEPT:
             setattr(self, name, kept[name])
         self.fragments, self.shapes = Numbers(kept["fragments"]), Numbers(kept["shapes"])
@@ -194,7 +194,7 @@ class Transitions:
     # Asking.
 
     def like(self, point: Point) -> Point:
-        """A name for all points that do the same here: of exits only the path counts that a reason leads to."""
+        """One name for all points that do the same here: of an exit's reason, only the path that it takes counts."""
         if point.what is Walker.vm_exit:
             return Point(kvm.exit_path, (False, kvm.exit_path(self.kernel, *point.arguments)))
         if point.what is Walker.exits and point.arguments:
@@ -202,7 +202,7 @@ class Transitions:
         return point
 
     def answer(self, asked: Asked) -> Answer:
-        """What happens; :class:`Unsupported` if that depends on something that the states do not say."""
+        """What happens; raises :class:`Unsupported` if that depends on something that the states do not hold."""
         reading = Reading(self.kernel)
         whom = asked.slots
         pairs: tuple[tuple[int, int], ...] = ()
@@ -255,7 +255,7 @@ class Transitions:
         walker, k, cpu = self._walker, self.kernel, self._cpu
         walker.tasks = {CURRENT_NUMBER + i: entity.task for i, (entity, _) in enumerate(sides)}
         walker._exits.clear()
-        cpu.pending.clear()  # nothing else of the ledger is looked at
+        cpu.pending.clear()  # the ledger itself is not read
         self._called.clear()
         self._levels.asked.clear()
         if k.integrity:

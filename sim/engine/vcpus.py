@@ -191,7 +191,7 @@ def handles(a: Memory, t: int, kind: int, cycles: int) -> None:
 
 @compiled
 def catches_up(a: Memory, c: int, t: int) -> None:
-    """The handler has run until now, when something ended a span in which its exit was one of many."""
+    """Accounts for the handler up to now, after a span with many exits was ended in the middle of one."""
     charge(a, c)
     passed = min(a.t[t, REMAINING], a.g[NOW] - a.c[c, CLOCK])
     if passed > 0:
@@ -203,7 +203,7 @@ def catches_up(a: Memory, c: int, t: int) -> None:
 
 @compiled
 def leave_vcpu(a: Memory, c: int, t: int) -> None:
-    """Something else than its own end has ended a span of a vCPU thread."""
+    """A span of a vCPU thread has ended before its own end."""
     if a.t[t, ACCOUNT] in (GUEST_POLL, GUEST_SPIN):
         vm_exit(a, c, t, a.t[t, INTERRUPT_KIND])
         return
@@ -228,7 +228,7 @@ def leave_vcpu(a: Memory, c: int, t: int) -> None:
 
 @compiled
 def begin_exit(a: Memory, c: int, t: int) -> bool:
-    """VcpuThread._exit(), up to what it does to others; True: its handler is a span."""
+    """VcpuThread._exit(), up to what it does to others; True if its handler is a span."""
     n = a.t[t, S_NEXT]
     kind, time, uses_fpu, over = kind_of(a, t, n), exit_time(a, t, n), exit_fpu(a, t, n), exit_over(a, t, n)
     again = vm_exit(a, c, t, kind)
@@ -361,7 +361,7 @@ def vcpu_event(a: Memory, c: int, t: int, place: int) -> int:
 
 @compiled
 def exit_wakes(a: Memory, c: int, place: int) -> int:
-    """The exit has been handled, and wakes threads; where the process goes on, -1: where it waits."""
+    """The exit has been handled, and wakes threads; where the process goes on, or -1: it waits."""
     if a.c[c, WAKES_NOW] < a.c[c, WAKES_STOP]:
         if place not in (EXIT_WAKES, EXIT_WAKES_ONE) and not synced(a, c, EXIT_WAKES):
             return -1
@@ -372,7 +372,7 @@ def exit_wakes(a: Memory, c: int, place: int) -> int:
 
 @compiled
 def renew_demand(a: Memory, t: int) -> None:
-    """The next request's work begins now."""
+    """Draws the next request's work, which begins now."""
     if a.t[t, LOCKS]:
         a.t[t, REQUEST_END] = a.t[t, GUEST_TIME] + draw(a, a.t[t, DEMAND_DRAWS])
         set_end(a, t)

@@ -29,7 +29,7 @@ def waits(a: Memory, t: int) -> bool:
 
 @compiled
 def join(a: Memory, t: int) -> None:
-    """prepare_to_wait_exclusive(); a time limit of an earlier wait is none of this one."""
+    """prepare_to_wait_exclusive(); the time limit of an earlier wait does not end this one."""
     queue = a.t[t, WAIT_QUEUE]
     last = a.waiters[queue, Q_LAST]
     a.t[t, ON_QUEUE] = 1
@@ -60,7 +60,7 @@ def leave_wait(a: Memory, t: int) -> None:
 
 @compiled
 def take(a: Memory, queue: int) -> int:
-    """The one that has waited longest; -1: nobody waits."""
+    """Takes off the thread that has waited longest; -1: none waits."""
     t = a.waiters[queue, Q_FIRST]
     if t >= 0:
         leave_wait(a, t)
@@ -69,14 +69,14 @@ def take(a: Memory, queue: int) -> int:
 
 @compiled
 def limit_wait(a: Memory, t: int) -> None:
-    """The wait ends by itself at last, if it has a time limit."""
+    """Sets when the wait ends by itself, if it has a time limit."""
     if a.t[t, AT_MOST] >= 0:
         a.t[t, WAIT_TIMEOUT] = push(a, a.g[NOW] + a.t[t, AT_MOST], TIMER, TIMEOUT, t)
 
 
 @compiled
 def times_out(a: Memory, t: int, timeout: int) -> bool:
-    """Whether the wait that began with this event is still going on, which ends it."""
+    """Ends the wait that began with this time limit; False if it is over already."""
     if a.t[t, WAIT_TIMEOUT] != timeout or not a.t[t, ON_QUEUE]:
         return False
     leave_wait(a, t)

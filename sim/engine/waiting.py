@@ -30,7 +30,7 @@ from sim.engine.wait_queues import take
 
 @compiled
 def ends_wait(a: Memory, t: int) -> bool:
-    """Somebody has taken it from its queue; True: it sleeps, and has to be woken up."""
+    """A thread has been taken from its queue; True if it sleeps, and has to be woken up."""
     if a.t[t, KIND] == VCPU:
         a.t[t, ARMED] = 0
         a.t[t, WAITING_REQUESTS] += 1
@@ -40,7 +40,7 @@ def ends_wait(a: Memory, t: int) -> bool:
 
 @compiled
 def finds_sleeper(a: Memory, c: int) -> bool:
-    """The next who has to be woken up, if there is one."""
+    """Finds the next thread that has to be woken up, if there is one."""
     while a.c[c, WAKES_NOW] < a.c[c, WAKES_STOP]:
         row = a.c[c, WAKES_NOW]
         if a.c[c, WAKES_LEFT] < 0:
@@ -60,7 +60,7 @@ def finds_sleeper(a: Memory, c: int) -> bool:
 
 @compiled
 def set_wakes(a: Memory, c: int, first: int, end: int) -> None:
-    """Whom :func:`wakes_others` wakes: those of rows of ``wakes``."""
+    """Sets whom :func:`wakes_others` wakes: those in rows ``first`` to ``end`` of ``wakes``."""
     a.c[c, WAKES_NOW] = first
     a.c[c, WAKES_STOP] = end
     a.c[c, WAKES_LEFT] = -1

@@ -1,7 +1,7 @@
-"""Flow points as all strategies walk them: the one that times the host at once, the others over blocks of points.
+"""Flow points as all strategies walk them: the one that times the host at once, the others in blocks of points.
 
-What the others do changes nothing in the schedule.  So flow points are noted, and each strategy walks a block of them
-after the other, as in sim.host.schedule: its table and its states then stay in the caches.
+What the others do changes nothing in the schedule.  So flow points are noted, and the strategies walk each block one
+after the other, as in sim.host.schedule: a strategy's table and states then stay in the caches.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from sim.engine.layout import (
 )
 
 FORGETS, TOUCHED_MUCH = -1, -2
-"""Noted beside flow points: a task has been freed, and the bytes that a CPU's caches have seen are counted anew."""
+"""Noted like flow points: a task has been freed; the bytes that a CPU's caches have seen are counted from 0 again."""
 MUCH = 1 << 61
 
 
 @compiled
 def note(a: Memory, c: int, point: int, current: int, following: int, times: int) -> None:
-    """A flow point for the other strategies; ``following`` is the kind, where exits of one are counted together."""
-    if a.g[WALKERS] == 1 or a.g[FAILED]:  # a block that could not be walked to its end has no room
+    """Notes a flow point for the other strategies; ``following`` is the kind, if exits of one are counted together."""
+    if a.g[WALKERS] == 1 or a.g[FAILED]:  # after a failure the block may be full
         return
     n = a.g[NOTED]
     a.noted[n, N_CPU] = c
@@ -109,14 +109,14 @@ def passes_signal(a: Memory, c: int) -> None:
 
 @compiled
 def exits(a: Memory, c: int, kind: int, times: int) -> None:
-    """So many exits with the entries after them, for all strategies but the one that times the host."""
+    """Notes exits and the entries after them for all strategies except the one that times the host."""
     log(a, c, POINT_EXITS, times)
     note(a, c, POINT_EXITS, a.c[c, THREAD], kind, times)
 
 
 @compiled
 def walk_exits(a: Memory, w: int, n: int) -> None:
-    """The same of one of these strategies, when it comes to them."""
+    """One of these strategies passes the exits that were noted."""
     c, current, kind = a.noted[n, N_CPU], a.noted[n, N_CURRENT], a.noted[n, N_FOLLOWING]
     times, measuring = a.noted[n, N_TIMES], a.noted[n, N_MEASURING]
     row = a.exits[w, current, a.k[kind, K_REASON]]
@@ -132,7 +132,7 @@ def walk_exits(a: Memory, w: int, n: int) -> None:
 
 @compiled
 def forget(a: Memory, task: int) -> None:
-    """A task has been freed: what CPUs still have of it belongs to no task."""
+    """A task has been freed: what CPUs still hold of it belongs to no task."""
     forget_in(a, 0, task)
     note(a, 0, FORGETS, task, -1, 1)
 
@@ -149,7 +149,7 @@ def forget_in(a: Memory, w: int, task: int) -> None:
 
 @compiled
 def touch(a: Memory, c: int, cycles: int, flow: int) -> None:
-    """Cycles in which so many bytes per second run through the CPU's caches (counted in bytes x TSC Hz)."""
+    """Accounts for ``cycles`` in which ``flow`` bytes/s run through the CPU's caches, in bytes x TSC Hz."""
     if float(cycles) * float(flow) > MUCH:
         a.g[FAILED] = FAIL_TOUCHED
         return
@@ -163,7 +163,7 @@ def touch(a: Memory, c: int, cycles: int, flow: int) -> None:
 
 @compiled
 def count_anew(a: Memory, w: int, c: int) -> None:
-    """What has run through a CPU's caches is counted from another beginning, so that it does not grow too large."""
+    """Counts what has run through a CPU's caches from 0 again, so that the number does not grow too large."""
     for i in range(a.g[AREAS]):
         if a.used[w, i, 0] == c + 1:
             a.used[w, i, 1] = max(a.used[w, i, 1] - MUCH, -MUCH)
