@@ -14,21 +14,21 @@ from sim.trace.fit.order import Order
 
 Kind = Literal["compute", "kthread", "pipe", "fork", "vcpu"]
 Key = tuple[Kind, str, int, tuple[int, ...]]
-"""Kind, name, nice, and the CPUs to which it is pinned (none: any)."""
+"""Kind, name, nice, and the CPUs to which the thread is pinned (none: any)."""
 
 ENOUGH: Final = 10
-"""Samples from which on an entry has a distribution of its own."""
+"""The fewest samples that make a distribution; of fewer only the mean is written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Times in ns: all samples, or where there are too few or none, their mean alone."""
+    """Times in ns: all samples, or only their mean if there are too few."""
 
     mean: float
     samples: Sequence[float] = ()
 
     def with_samples(self, ns: NDArray[np.float64]) -> "Times":
-        """With these, scaled to the mean, if there are enough."""
+        """The same mean with these samples, scaled to it, if there are enough of them."""
         total = float(ns.sum())
         return Times(self.mean, (ns * (self.mean * len(ns) / total)).tolist() if len(ns) >= ENOUGH and total else ())
 
@@ -37,7 +37,7 @@ class Times:
 class ExitEntry:
     """A kind of VM exit: the guest time between two, and the time of its handler, or of the VMM.
 
-    ``name`` is that of the entry, ``counted`` how many there were of which ``known``.
+    ``name`` is that of the entry in the scenario, ``counted`` how many exits of this kind there were.
     """
 
     name: str
@@ -53,9 +53,9 @@ class Charges:
     """What the simulated host itself charges, in ns: for each stint, each wake-up of another thread, each side of
     KVM_RUN.
 
-    ``away`` is that of a vCPU that leaves its CPU inside KVM_RUN and comes back, beside the exit and the entry, which
-    are ``guest``'s; ``signal`` is that of the VMM's side and of a signal there.  ``exit`` is that of a VM exit before
-    kvm_exit and after kvm_entry, ``handler`` between the two.
+    ``away``: for a vCPU that leaves its CPU inside KVM_RUN and comes back, without the exit and the entry, which are
+    in ``guest``; ``signal``: on the VMM's side, with a signal there.  ``exit``: for a VM exit, before kvm_exit and
+    after kvm_entry; ``handler``: between the two.
     """
 
     stint: float = 0.0
@@ -73,14 +73,14 @@ class Group:
     """An entry of the scenario; samples in ns.
 
     ``rows`` threads are simulated for ``threads`` in the trace, where they went to sleep ``cycles`` times.  ``sleep``
-    of a group that never sleeps is empty.  For vCPUs ``compute`` is the guest time between returns to user space, and
-    ``demand``, ``halt``, ``vmm`` are theirs, ``signalled`` the times outside KVM_RUN after a signal that ended a halt.
-    ``entry`` is its name in the scenario.  ``weight`` None is that of its nice value; ``at_ticks``: its sleeps end at
-    ticks.  ``waits`` are the share of its sleeps or halts that somebody ends, which are not among ``sleep`` and
-    ``halt``, and the longest of them in ns; ``wakes`` says whom it wakes, with means per burst, and
-    ``exit_wakes`` whom the vCPU's exits of a name wake, per exit.  ``halts`` is how many
-    there were, and ``exits`` those that KVM handles itself.  ``order`` None: bursts and sleeps are independent.
-    ``family`` is its control group, if there are such, of so much weight.
+    is empty if the group never sleeps.  For vCPUs ``compute`` is the guest time between returns to user space,
+    ``demand``, ``halt`` and ``vmm`` are as in the scenario, and ``signalled`` are the times outside KVM_RUN after a
+    signal that ended a halt.  ``entry`` is the group's name in the scenario.  ``weight`` None: that of its nice value;
+    ``at_ticks``: its sleeps end at ticks.  ``waits`` has the share of its sleeps or halts that other threads end, which
+    are not in ``sleep`` and ``halt``, and the longest of them in ns; ``wakes`` says whom it wakes, with means per
+    burst, and ``exit_wakes`` whom a vCPU's exits wake, by their name, per exit.  ``halts`` is the number of halts, and
+    ``exits`` are those that KVM handles itself.  ``order`` None: bursts and sleeps are independent.  ``family`` is its
+    control group, if the host has any, and ``family_weight`` that group's weight.
     """
 
     key: Key
@@ -119,10 +119,10 @@ class Group:
 
     @property
     def share(self) -> float:
-        """How much of its runnable time it was on a CPU."""
+        """The share of its runnable time for which it was on a CPU."""
         return self.on_ns / max(1, self.wanted_ns)
 
 
 def key_of(name: str) -> str:
-    """The name in letters that a key of the scenario takes."""
+    """The name, in characters that a key of the scenario may have."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name.replace("+", "p")).strip("-_") or "unnamed"

@@ -42,16 +42,16 @@ from sim.xsave.components import CET_S
 from sim.xsave.profiles import names, profile
 
 WAKEUP_NS: Final = 500.0
-"""host.wakeup_time of a scenario that does not say another."""
+"""The default of host.wakeup_time."""
 ASSUMED_TSC_HZ: Final = 2.5e9
 FOLLOWED: Final = 20_000
-"""Events that the model follows where costs are not asked for."""
+"""How many events the model follows if no costs are asked for."""
 UNKNOWN: Final = "not known: the kernel's default"
 LONGEST_S: Final = 3600
 """The longest run.measure of a scenario."""
 
 _AT_GUEST: Final = (GUEST_ENTRY, GUEST_EXIT, TRANSITION, XSS_PHASE, MITIGATION, VPMU)
-"""Phases of each VM exit and entry: as often as KVM_RUN returns or the vCPU leaves its CPU."""
+"""Phases of each VM exit and entry; one of each per return of KVM_RUN, and per time that the vCPU leaves its CPU."""
 _AT_RETURN: Final = (USER_RETURN, URET, SWAP_LOAD)
 """Phases outside ``kvm_fpu`` load and unload, once per KVM_RUN; SWAP_PUT is inside."""
 _AT_LOAD: Final = (VCPU_PUT, VCPU_LOAD)
@@ -64,8 +64,8 @@ WOKEN: Final = ("sched_wakeup", "sched_waking", "sched_wakeup_new")
 class Fitted:
     """What a trace was found to be: the machine, the entries of a scenario, and what was counted, to compare with.
 
-    ``unsure`` is by how much the trace leaves the utilisation open, up and down; ``events`` are those that it has.
-    ``preemption`` is the kernel's model, and ``preemption_from`` how that is known.
+    ``unsure`` is by how much the utilisation may be above or below, given the trace; ``events`` are those that it has.
+    ``preemption`` is the kernel's preemption model, and ``preemption_from`` how that is known.
     """
 
     name: str
@@ -106,8 +106,8 @@ def fit(
     ``preemption`` is the preemption model of the recorded kernel, by default what the trace says, or else the default
     of that kernel.
 
-    ``all_strategies``: what was counted has the cost of every strategy that the CPU has.  Without them the kernel model
-    follows no more of the trace than what it takes to know what its own operations cost.  ``progress`` counts events.
+    ``all_strategies``: the counts include the cost of every strategy that the CPU can have.  Otherwise the kernel model
+    follows only as much of the trace as it takes to know what its own operations cost.  ``progress`` counts events.
 
     ``cpu`` is the CPU profile of the scenario, by default the shipped one whose state components exceed those of the
     trace the least; ``costs`` the cost table, by default that of the profile.  Raises
@@ -239,7 +239,7 @@ def _preemption(recorded: Recorded, asked: str | None) -> tuple[str, str]:
 
 
 def _on(recorded: Recorded, cpu: str) -> Replica:
-    """The recorded strategy on ``cpu``, or none of them if that CPU cannot have it."""
+    """The recorded strategy on ``cpu``; empty if that CPU cannot have it."""
     strategy = recorded.config.strategy.name
     try:
         return replicas(recorded, Choices(cpu, strategies=(strategy,)))[strategy]
@@ -251,12 +251,12 @@ def _nearest(config: Config) -> str:
     wanted = config.masks.max_features
     excess = {each: (profile(each).components & ~wanted).bit_count() for each in names()}
     fitting = [each for each in names() if not wanted & ~profile(each).components & ~(1 << 12)]
-    # Of CPUs that fit alike, one with costs of its own.
+    # Of CPUs that fit equally well, one with costs of its own.
     return min(fitting or ["zen4"], key=lambda each: (excess[each], bool(load_for(each).derived_from)))
 
 
 def _charges(ledger: Mapping[tuple[Any, ...], int], prices: Prices, tsc_hz: float, round_trips: int) -> Charges:
-    """What the model's own operations of the recorded schedule take, spread over what they belong to."""
+    """The time of the model's own operations on the recorded schedule, divided among what they belong to."""
     cycles: Counter[tuple[str, bool]] = Counter()
     switches = vcpu_switches = signals = 0
     for key, count in ledger.items():
@@ -295,7 +295,10 @@ def _ticks(lives: Iterable[Life]) -> Ticks | None:
 
 
 def _hz(seen: Seen, notes: list[str]) -> int:
-    """The lowest CONFIG_HZ at whose ticks half of the longer preempted stints end that end at ticks of 1000 Hz."""
+    """CONFIG_HZ: of the longer preempted stints that end at ticks of 1000 Hz, half also end at ticks of the result.
+
+    It is the lowest for which that holds.
+    """
     stints = [ns * 1e-9 for ns in seen.stint_ns if ns > 0.5e-3]
     share = {hz: sum(_at_tick(each, hz) for each in stints) for hz in TICKS_HZ}
     if share[1000] < 20:

@@ -21,11 +21,11 @@ from sim.trace.fit.writing import (
 )
 
 SHORTEST_S: Final = 0.02
-"""A replication of a scenario made of rates alone, which has no length of its own, is at least so long."""
+"""The shortest replication of a scenario made of rates alone, which has no length of its own."""
 
 
 def write(fitted: FittedExits, out: Path, *, force: bool = False) -> None:
-    """Writes ``out`` and, in a directory beside it, its CSV files: both or neither; raises as that of all fits."""
+    """Writes ``out`` and, in a directory beside it, its CSV files, as :func:`sim.trace.fit.writing.write`."""
     text, columns = scenario_text(fitted, samples_of(out).name)
     store(text, columns, out, fitted.name, force=force)
 

@@ -1,7 +1,7 @@
 """Whether a recorded host schedules by control groups, and which threads belong to one.
 
-A trace does not name groups.  Where threads that always have something to do get other parts of a CPU than their nice
-values say, the kernel schedules by groups; and threads that were forked by one another are likely in one.
+A trace does not name groups.  If threads that always have work get other shares of a CPU than their nice values say,
+the kernel schedules by groups; and threads that were forked by one another are probably in one.
 """
 
 from collections import defaultdict
@@ -15,21 +15,21 @@ Entry = TypeVar("Entry")
 LONG_NS: Final = 5_000_000
 """A burst of several slices (of 1.4 ms with two CPUs, 2.8 ms with eight)."""
 LEAST_ON: Final = 0.05
-"""The share of a CPU that a thread must have had to count."""
+"""The share of a CPU that a thread must have had for it to count."""
 MAINLY: Final = 0.8
-"""The share of a thread's stints on one CPU from which on it competes with those there."""
+"""A thread with this share of its stints on one CPU, or more, competes with the others there."""
 CONTENDED: Final = 0.8
-"""The share of its runnable time that a thread was on the CPU below which others had it meanwhile."""
+"""A thread that was on the CPU for less than this share of its runnable time had to compete."""
 NICE_STEP: Final = 1.25
-"""What one step of nice changes the weight by (sched_prio_to_weight[], kernel/sched/core.c, Linux v6.18)."""
+"""The factor between the weights of neighbouring nice values (sched_prio_to_weight[], kernel/sched/core.c, v6.18)."""
 SHORTEST_NS: Final = 1_000_000_000
-"""In a shorter recording few bursts of several slices make the shares."""
+"""In a shorter recording too few bursts of several slices make up the shares."""
 UNLIKE: Final = 1.5
-"""By what factor CPU time per weight may differ between threads of a CPU that no groups are in."""
+"""Without groups, CPU time per weight differs by less than this factor between threads of a CPU."""
 
 
 def by_groups(lives: Iterable[Life], seconds_ns: int) -> bool:
-    """Whether busy threads of one CPU got unlike parts of it for their nice values."""
+    """Whether busy threads of one CPU got other shares of it than their nice values say."""
     if seconds_ns < SHORTEST_NS:
         return False
     per_weight: dict[int, list[float]] = defaultdict(list)
@@ -45,10 +45,10 @@ def by_groups(lives: Iterable[Life], seconds_ns: int) -> bool:
 
 
 def families(lives: Iterable[Life]) -> list[list[Life]]:
-    """Threads that forked one another in the trace, and the thread that forked the first; only families of two or more.
+    """Threads that forked one another in the trace, with the thread that forked the first; families of two or more.
 
-    Who forked a thread that was there before the trace is not known.  If it is called as those that only one family
-    has forked, it belongs there, with all that it has forked itself: another job of the same make.
+    Who forked a thread that was there before the trace is not known.  If only one family has forked threads of its
+    name, it belongs there, with all that it has forked itself: it is another job of the same make.
     """
     lives = list(lives)
     parents = {life.tid: life.parent for life in lives if life.parent >= 0}
@@ -74,7 +74,7 @@ def families(lives: Iterable[Life]) -> list[list[Life]]:
 
 
 def family_names(lives: Sequence[Life], entries: Mapping[Entry, Sequence[Life]]) -> dict[Entry, str]:
-    """By entry the family that all its threads belong to, called by the name of the family's first thread."""
+    """By entry, the family to which all its threads belong, named after the family's first thread."""
     of_life: dict[int, str] = {}
     used: dict[str, int] = defaultdict(int)
     for family in families(lives):

@@ -20,7 +20,7 @@ ENOUGH_HANDOFFS: Final = 50
 ABSENT: Final = 0.05
 """The share of a trace for which a vCPU, or a thread that never sleeps, may be absent without that being modelled."""
 LIGHT: Final = 0.01
-"""Threads that were on a CPU for less of the trace do not show their weight: they wait for other reasons."""
+"""Threads that were on a CPU for less of the trace than this do not show their weight: they wait for other reasons."""
 LEAST_NS: Final = 100
 """A burst has at least this much CPU time of its own."""
 
@@ -35,7 +35,7 @@ def grouped(
 ) -> list[Group]:  # fmt: skip
     """All threads of a trace as groups, those with the most time on the CPU first; ``ticks`` None: not known.
 
-    ``idle`` is the share of the time of CPUs, and ``hz`` how many ticks each has in a second.
+    ``idle`` is the share of the time for which CPUs are idle, ``hz`` the ticks of each per second.
     """
     lives = [life for life in lives if life.bursts]
     place = pins(lives, idle)
@@ -78,7 +78,7 @@ def grouped(
 
 
 def _thread_groups(lives: Sequence[Life], enough_ns: float, place: Places, steady_ns: float) -> dict[Key, list[Life]]:
-    """Threads that are alike; those that do too little to be an entry go together."""
+    """Threads that are alike; those that do too little for an entry of their own are put together."""
     groups: dict[Key, list[Life]] = defaultdict(list)
     kinds: tuple[tuple[Kind, str, list[Life]], ...] = (
         ("compute", "others", [life for life in lives if life.user]),
@@ -137,9 +137,10 @@ def _threads(
     key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges, ticks: Ticks | None,
     waiting: Waiting,
 ) -> Group:  # fmt: skip
-    """Each row is one simulated thread; what lies between two lives in it counts as sleep, at its ends as one.
+    """Each row is one simulated thread.  Between two lives of a row it sleeps; the time before the first and after the
+    last is one sleep.
 
-    A sleep that ends at a tick does so wherever in the period before it would be over: the middle of that is taken.
+    A sleep that ends at a tick was over somewhere in the period before it; the middle is taken.
     """
     rows = slots([life for life in lives if life.bursts])
     group = Group(key, len(lives), len(rows), _saves(lives), names=_names(lives))
@@ -173,13 +174,13 @@ def _set_waits(group: Group, ended: int, sleeps: int, waiting: Waiting) -> None:
 
 
 def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges, waiting: Waiting) -> Group:
-    """A vCPU that is not there all the time counts as halted meanwhile."""
+    """A vCPU counts as halted while it is not there."""
     group = Group(key, len(lives), len(lives), _saves(lives), names=_names(lives))
     _share_out(group, lives)
     for life in lives:
         vcpu = life.vcpu
         assert vcpu is not None
-        # With kvm_exit guest time is known, and without it what is inside KVM_RUN.
+        # With kvm_exit the guest time is known, without it only the time inside KVM_RUN.
         own, away = (charges.exit, 0.0) if vcpu.exits else (charges.guest, charges.guest + charges.away)
         group.compute += [
             max(LEAST_NS, each - exits * own - breaks * away)
@@ -212,7 +213,7 @@ def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges
 
 
 def _pairs(lives: Sequence[Life]) -> list[tuple[Life, Life]]:
-    """Pairs that wake each other, and that hardly any other thread wakes."""
+    """Pairs of threads that wake each other and are hardly woken by others."""
     by_tid = {life.tid: life for life in lives}
     found, used = [], set()
     for life in lives:
@@ -242,9 +243,9 @@ def _pipe(one: Life, other: Life, place: Places, charges: Charges) -> Group:
 
 
 def _forks(children: Sequence[Life], lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges) -> Group:
-    """What children do up to their first sleep, and the bursts in which their parents fork, which are taken from them.
+    """What children do up to their first sleep, and the bursts in which parents fork, which are removed from those.
 
-    A simulated child ends with its first sleep; what it does later is left to the threads of its name.
+    A simulated child ends with its first sleep; what it does later is in the entry of the threads of its name.
     """
     group = Group(("fork", "forks", 0, ()), len(children), 1, _saves(children), names=_names(children))
     group.cycles = len(children)

@@ -17,7 +17,7 @@ from sim.trace.fit.entries import ExitEntry, Times
 from sim.xsave.profiles import CpuProfile, profile
 
 DEFAULT_CPU: Final = {"vmx": "sapphire-rapids", "svm": "zen4"}
-"""By the vendor, which the letters of exit reasons tell."""
+"""By vendor, which the case of exit reasons tells: VMX has capitals."""
 
 REASONS: Final = {
     "external_interrupt": "external-interrupt", "interrupt": "external-interrupt", "cpuid": "cpuid",
@@ -36,9 +36,9 @@ SVM's msr does not say whether it is a read; a nested page fault is what VMX cal
 HALT: Final = "hlt"
 INTERRUPT: Final = "external-interrupt"
 HZ: Final = (250, 100)
-"""CONFIG_HZ of the scenario: the default, or less where external interrupts are rarer than that."""
+"""CONFIG_HZ of the scenario: the default, or less if external interrupts are rarer than that."""
 LEAST_NS: Final = 100.0
-"""Exits are at least so far apart (docs/scenarios.md)."""
+"""The least time between exits (docs/scenarios.md)."""
 
 
 def reason_of(name: str) -> str:
@@ -47,13 +47,13 @@ def reason_of(name: str) -> str:
 
 
 def vendor_of(reasons: Sequence[str]) -> str:
-    """Vmx or svm: capitals are VMX's."""
+    """vmx or svm: VMX has capitals."""
     return "vmx" if any(each.isupper() for each in reasons) else "svm"
 
 
 @dataclass(frozen=True, slots=True)
 class GuestEntry:
-    """vCPUs that are alike; ``demand`` is guest time between two halts, ``sleep`` how long they last."""
+    """vCPUs that are alike; ``demand`` is the guest time between two halts, ``sleep`` how long a halt lasts."""
 
     name: str
     vcpus: int
@@ -87,8 +87,8 @@ class FittedExits:
 
 
 class Exited(Protocol):
-    """Exits of a vCPU: ``guest_ns`` is when on a clock that runs while the guest runs, ``number`` how many of any kind
-    it had had with each, ``after_ns`` the times in ns until the guest was entered again."""
+    """Exits of a vCPU: ``guest_ns`` is when, on a clock that runs while the guest runs; ``number`` how many of any
+    kind it had had by then; ``after_ns`` the times until the guest was entered again."""
 
     guest_ns: "array[int]"
     number: "array[int]"
@@ -96,8 +96,8 @@ class Exited(Protocol):
 
 
 def spaced(kinds: Sequence[Exited], guest_ns: float, charge: float) -> Times:
-    """Guest time between exits; the time after the last exit counts, too.  ``charge`` is what the model itself charges
-    before and after each exit.
+    """Guest time between exits, including that after the last one.  ``charge`` is what the model itself charges before
+    and after each exit, in ns.
     """
     at = np.concatenate([np.array(kind.guest_ns, np.int64) for kind in kinds])
     number = np.concatenate([np.array(kind.number, np.int64) for kind in kinds])
@@ -107,7 +107,7 @@ def spaced(kinds: Sequence[Exited], guest_ns: float, charge: float) -> Times:
 
 
 def taken(kinds: Sequence[Exited], charge: float) -> Times:
-    """Times until the next entry, less what the model charges itself."""
+    """Times until the next entry, less what the model itself charges."""
     after = np.concatenate([np.array(kind.after_ns, np.int64) for kind in kinds])
     own = np.maximum(after - charge, 0.0)
     return Times(float(own.mean()) if len(own) else 0.0).with_samples(own)
@@ -115,8 +115,8 @@ def taken(kinds: Sequence[Exited], charge: float) -> Times:
 
 class Charges(NamedTuple):
     """What the simulated host itself charges, in ns.  ``guest``: for an exit, before kvm_exit and after kvm_entry;
-    ``handler``: between the two where KVM handles it, ``user`` where KVM_RUN returns, ``halt`` where the vCPU sleeps
-    and the CPU idles.
+    between the two, ``handler`` if KVM handles it, ``user`` if KVM_RUN returns, ``halt`` if the vCPU sleeps and the
+    CPU idles.
     """
 
     guest: float
@@ -126,7 +126,7 @@ class Charges(NamedTuple):
 
 
 def charges(cpu: str, kernel: str, costs: str | None, tsc_hz: float) -> Charges:
-    """Of the strategy that times a scenario by default."""
+    """The charges of the strategy that times a scenario by default."""
     chosen = profile(cpu)
     prices = Prices(load_for(chosen.name, costs))
     inside = {}
@@ -163,9 +163,9 @@ def _cycles(flow: str, settings: Settings, prices: Prices) -> tuple[float, float
 
 
 def ticks(per_guest_second: float, entries: Sequence[ExitEntry]) -> tuple[int, list[ExitEntry], float | None]:
-    """CONFIG_HZ, the exits that are not those of the host's tick, and the time of an interrupt in ns.
+    """CONFIG_HZ, the exits other than those of the host's tick, and the time of an interrupt in ns.
 
-    The simulated host's own ticks end guests' spans, too, so they are taken from the external interrupts.
+    The simulated host has ticks of its own, which are exits, so they are subtracted from the external interrupts.
     """
     interrupts = [each for each in entries if each.reason == INTERRUPT and not each.userspace]
     if not interrupts:

@@ -1,7 +1,7 @@
 """VM exits that KVM handles itself, of vCPUs that are alike: the guest time between two, and how long one takes.
 
-Exits by external interrupts are the host's own work: its ticks, and the interrupts that wake somebody or by which a
-vCPU is preempted.  Only what there is beyond that is kept.
+Exits by external interrupts are the host's own work: its ticks, and the interrupts that wake a thread or preempt a
+vCPU.  The simulated host makes those itself; only what there is beyond them is kept.
 """
 
 from array import array
@@ -16,9 +16,9 @@ from sim.trace.fit.guests import INTERRUPT, reason_of, spaced, taken
 from sim.trace.fit.thread_times import KICK, USERSPACE, Handled, VcpuTimes
 
 LEAST: Final = 0.05
-"""The share of a vCPU's wake-ups of others from which on a kind of exit is one that wakes."""
+"""A kind of exit with this share of a vCPU's wake-ups of others, or more, is one that wakes."""
 BEYOND: Final = 0.1
-"""The share of external interrupts that the host does not make itself, from which on they are an entry."""
+"""External interrupts are an entry if at least this share of them are not the host's own."""
 
 
 def handled_exits(
@@ -50,7 +50,7 @@ def handled_exits(
         gaps = [ns for several in parts for ns in spaced(several, guest_ns, charges.exit).samples]
         every = Times(guest_ns / kept).with_samples(np.array(gaps))
         time = taken([each for several in parts for each in several], charges.handler)
-        # A doorbell is port I/O, or an EPT violation that is misconfigured to be one: KVM wakes whom its eventfd has.
+        # A doorbell is port I/O or an EPT misconfiguration: KVM wakes whoever waits for its eventfd.
         entries.append(ExitEntry(reason, "io" if reason == KICK else reason, count, every, time))
     return entries
 
@@ -60,7 +60,7 @@ def exit_wakes(
 ) -> dict[str, dict[Key, float]]:
     """How many threads of the entries in ``woken`` an exit wakes, by its name.
 
-    ``returns`` is the number of those to user space, ``exits`` are those that KVM handles.
+    ``returns`` is the number of returns to user space, ``exits`` are those that KVM handles.
     """
     number = {each.name: each.counted for each in exits}
     if returns >= ENOUGH:

@@ -35,7 +35,7 @@ DEAD: Final = (ord("X"), ord("Z"))
 GOLDEN: Final = 0.618034
 """Multiples of it are spread evenly over the unit interval."""
 REMEMBERED: Final = 8192
-"""Switches of a CPU."""
+"""How many switches of a CPU are remembered."""
 BY_SIGNAL_NS: Final = 100_000
 """A signal that ends a halt takes the thread out of KVM_RUN in less time on its CPU: 69 us in the sample traces."""
 
@@ -45,9 +45,9 @@ class Seen:
     """Counts over the whole trace; times in ns.
 
     ``missing`` of the ``switches`` are not in the trace: a CPU went on with another thread than the last one that was
-    switched to.  ``unknown_idle_ns``: an idle CPU went on so, and when that was lies somewhere in this time, half of
-    which counts as idle.  ``loads`` are vcpu_load()s, at KVM_RUN and where a thread inside it gets a CPU; ``entries``
-    are kvm_entry.  ``stint_ns`` are those that ended in preemption.
+    switched to.  ``unknown_idle_ns``: the same of idle CPUs; the switch was somewhere within this time, half of which
+    counts as idle.  ``loads`` are calls of vcpu_load(), at KVM_RUN and where a thread inside it gets a CPU;
+    ``entries`` are kvm_entry.  ``stint_ns`` are the stints that ended in preemption.
     """
 
     first_ns: int = -1
@@ -68,7 +68,7 @@ class Seen:
 
 
 class Ran:
-    """Who ran on a CPU, not long ago."""
+    """Which threads have run on a CPU recently."""
 
     def __init__(self) -> None:
         self._ns: list[int] = []
@@ -165,7 +165,7 @@ class Watcher:
             self._life(step.tid, step.comm, now).ended = True
 
     def _inside(self, step: Step) -> VcpuTimes:
-        """The thread is a vCPU's, and if that was not known yet it has been inside KVM_RUN since before the trace."""
+        """The thread is a vCPU's; if that was not known, it has been inside KVM_RUN since before the trace."""
         life = self._life(step.tid, step.comm, step.time_ns)
         life.runs_until(step.time_ns)
         if life.vcpu is None:
@@ -174,7 +174,7 @@ class Watcher:
         return life.vcpu
 
     def idle_until(self, ns: int) -> int:
-        """How long CPUs have been idle, in ns of all of them."""
+        """How long CPUs have been idle up to ``ns``, summed over all CPUs, in ns."""
         return self.seen.idle_ns + sum(max(0, ns - since) for tid, since in self._running.values() if tid == 0)
 
     def finish(self) -> None:
@@ -225,7 +225,7 @@ class Watcher:
                 self._missed(cpu, tid, name, now, now)
 
     def _missed(self, cpu: int, tid: int, name: str, at: int, known: int) -> None:
-        """The CPU went on with a thread at about ``at``, known at ``known``; what it had run went to sleep."""
+        """The CPU went on with a thread at about ``at``, known at ``known``; the one before it went to sleep."""
         gone, since = self._running[cpu]
         seen = self.seen
         seen.switches += 1
@@ -351,10 +351,10 @@ class Watcher:
         life.inside = loads
 
     def _has_returned(self, vcpu: VcpuTimes) -> None:
-        """KVM_RUN has returned, and what came of it until the next one is known: a signal's work, or the guest's.
+        """KVM_RUN has returned, and it is now known whether a signal or the guest was the reason.
 
-        A signal's is without a VM entry since the halt, so without a restore but that of the swap; of a guest whose
-        registers were still in place there is no other either.
+        If it was a signal, there was no VM entry since the halt, and so no restore except that of the swap; but a guest
+        whose registers were still in place had no other either.
         """
         vcpu.returned = False
         if vcpu.halted is not None:

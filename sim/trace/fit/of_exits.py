@@ -42,7 +42,7 @@ def fit(
 ) -> tuple[FittedExits, Exits]:
     """Estimates from the trace in ``stream``, which errors call ``name``, and what was found in it.
 
-    ``cpu`` is by default a CPU of the vendor that the exit reasons tell.  Raises :class:`~sim.errors.InputError` for a
+    ``cpu`` is by default a CPU of the vendor that the exit reasons show.  Raises :class:`~sim.errors.InputError` for a
     trace without VM exits, or without the times between them.
     """
     found = exits(stream, name, progress)
@@ -97,7 +97,7 @@ def fit(
 
 
 def _guest(name: str, vcpu: Vcpu, own: Charges) -> tuple[GuestEntry, int, float | None]:
-    """The entry of one vCPU, CONFIG_HZ by its external interrupts, and what one takes."""
+    """The entry of one vCPU, CONFIG_HZ according to its external interrupts, and the time of one of these in ns."""
     guest_ns = max(vcpu.guest_ns - vcpu.exits * own.guest, vcpu.exits * LEAST_NS)
     entries: list[ExitEntry] = []
     demand = sleep = None

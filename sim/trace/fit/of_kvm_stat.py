@@ -1,4 +1,4 @@
-"""From the table of ``perf kvm stat`` to a scenario: exit rates and handler times by reason, halts, and no more.
+"""From the table of ``perf kvm stat`` to a scenario: exit rates and handler times by reason, and halts.
 
 The table sums up all vCPUs.  What the vCPUs did not spend between an exit and the next entry, they spent in the guest:
 so the time that was recorded, and how many vCPUs there were, give the rates per second of guest time.
@@ -41,8 +41,7 @@ def fit(
 ) -> FittedExits:
     """A scenario of ``vcpus`` vCPUs, each on a CPU of its own, that exit as they were ``counted`` in ``seconds``.
 
-    Raises :class:`~sim.errors.InputError` if it is not known how long was recorded, or if exits took longer than all of
-    that.
+    Raises :class:`~sim.errors.InputError` if it is not known how long the recording took, or if exits took longer.
     """
     notes = []
     seconds = seconds or counted.recorded_s

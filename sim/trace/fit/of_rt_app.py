@@ -2,9 +2,9 @@
 
 Grammar: doc/tutorial.txt of rt-app (github.com/scheduler-tools/rt-app).  A task is a sequence of events, or phases of
 them, run over and over: ``run`` and ``runtime`` are CPU time in us, ``sleep`` and ``timer`` end a burst.  What tasks do
-to each other (suspend and resume, locks, barriers) is left out, and said, but for how often it lets them run.  As for
-its script workgen, a key may be there more than once, and ``suspend`` without a value; ``exec`` and ``period`` are an
-older grammar.
+to each other (suspend and resume, locks, barriers) is left out, with a note, except for how often it lets them run.  As
+in its script workgen, a key may be repeated, and ``suspend`` may have no value; ``exec`` and ``period`` are an older
+grammar.
 """
 
 import json
@@ -187,7 +187,7 @@ class _Walk:
                 period_us = _us(f"{where}.{key}.period", value["period"])
                 if self.elapsed_us or self._task.bursts:
                     self._sleeps(max(0.0, period_us - self._since_timer_us))
-                else:  # as long as the rest of the round leaves of it
+                else:  # what the rest of the round leaves of the period
                     self._first_period_us = period_us
                     self.elapsed_us += period_us
                 self._since_timer_us = 0.0

@@ -1,4 +1,4 @@
-"""Whether bursts and sleeps of a thread depend on those before them, as in phases of a load: then it is kept."""
+"""Whether bursts and sleeps of a thread depend on those before them, as in phases of a load; if so, order is kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -9,17 +9,17 @@ from sim.trace.fit.families import LONG_NS
 from sim.trace.fit.thread_times import Life
 
 Places = dict[int, tuple[int, ...]]
-"""By id() of a thread the CPU to which it is pinned; none: any."""
+"""By id() of a thread, the CPU to which it is pinned; empty: any."""
 
 ENOUGH_STINTS: Final = 5
 """A thread with this many stints on one CPU and none on another counts as pinned, or with this many times LONG_NS of
 longer ones."""
 MAINLY: Final = 0.85
-"""The share of a thread's CPU time on one CPU from which on it belongs there."""
+"""A thread with this share of its CPU time on one CPU, or more, belongs there."""
 WHOLE: Final = 0.95
-"""The share of the trace for which a thread is there that is there all the time."""
+"""A thread that is there for this share of the trace, or more, counts as there all the time."""
 IDLE: Final = 0.02
-"""Of the CPUs' time; with less of it they are never idle."""
+"""The share of idle time below which CPUs count as never idle."""
 
 _ON_A_CPU: Final = re.compile(r"/(\d+)(?!\d)")
 
@@ -27,10 +27,10 @@ _ON_A_CPU: Final = re.compile(r"/(\d+)(?!\d)")
 def pins(lives: Sequence[Life], idle: float) -> Places:
     """Threads that were always on one CPU are pinned to it.
 
-    On a host whose CPUs are never idle, all are that ran often enough: the simulated host moves nobody between busy
-    CPUs, and a thread would stay where it begins.  Threads of short bursts go to the CPU on which they were most often.
-    Busy ones that moved, which fill a CPU, go where time is left of what the trace shows of each, the busiest first.
-    One that came or went within the trace stays free: where it goes when it comes depends on who is idle then.
+    If CPUs are never idle, all threads that ran often enough are pinned: the simulated host moves none between busy
+    CPUs, so a thread would stay where it begins.  Threads of short bursts go to the CPU on which they were most often.
+    Busy threads that moved go, the busiest first, where the time that the trace shows of each CPU is not used up.  A
+    thread that came or went within the trace is not pinned: where it goes depends on which CPU is idle then.
     """
     found = {id(life): _always(life) for life in lives}
     if idle > IDLE:

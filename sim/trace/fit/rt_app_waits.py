@@ -1,7 +1,7 @@
 """How often tasks of rt-app run that wait for others: by the periods of those that wake them.
 
-A task without a sleep of its own runs as often as others resume it or signal what it waits for, in the mean.  What a
-wake-up does beside that (that the two run one after the other) is left out.
+A task without a sleep of its own runs, on average, as often as others resume it or signal what it waits for.  What else
+a wake-up does (the two tasks run one after the other) is left out.
 """
 
 from collections import Counter, defaultdict
@@ -14,12 +14,12 @@ WAITING: Final = ("suspend", "wait", "sync", "sig_and_wait")
 
 
 LONGEST_CHAIN: Final = 100
-"""Tasks in a chain, of which each is woken by the one before it."""
+"""The most tasks in a chain in which each is woken by the one before it."""
 
 
 @dataclass(slots=True)
 class Waits:
-    """Of one task, in one round of its phases: what it wakes and waits for, how often, and how long the round takes."""
+    """What a task wakes and waits for in one round of its phases, how often, and how long the round takes."""
 
     name: str
     instances: int
@@ -38,7 +38,7 @@ class Waits:
 
 
 def periods_us(tasks: Iterable[Waits]) -> dict[str, float]:
-    """The mean time of a round of each task that only waits for others, where those that wake it are known."""
+    """The mean time of a round, for each task that only waits for others, if those that wake it are known."""
     every = list(tasks)
     per_us = {task.name: task.instances / task.round_us for task in every if task.round_us > task.run_us}
     found: dict[str, float] = {}

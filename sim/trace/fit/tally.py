@@ -30,7 +30,7 @@ COUNTED: Final = (SWITCHES, ROUND_TRIPS, LOADS, ENTRIES, WAKEUPS, MIGRATIONS)
 
 FIRST_GRID_NS: Final = 1_000_000
 MOST: Final = 512
-"""Points of the grid; from more of them every second is left out."""
+"""The most points of the grid; beyond that every second one is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Counted:
         return float(column[-1] - column[0])
 
     def blocks(self, name: str, number: int) -> NDArray[np.float64]:
-        """The same in each of this many blocks of equal length."""
+        """How much was counted in each of ``number`` blocks of equal length."""
         at = np.linspace(self.ns[0], self.ns[-1], number + 1)
         return np.diff(np.interp(at, self.ns, self.counts[:, self.names.index(name)]))
 
@@ -74,9 +74,9 @@ class Counted:
 
 
 class Tally:
-    """Counts while a trace is followed: ``watcher`` and ``replicas`` are led along it by others.
+    """Counts while a trace is followed; the caller leads ``watcher`` and the replicas along it.
 
-    ``recorded`` is the replica whose restores are counted; those of ``priced`` have a cost.
+    ``recorded`` is the replica whose restores are counted; the operations of those in ``priced`` are priced.
     """
 
     def __init__(self, watcher: Watcher, recorded: Replica, priced: Mapping[str, Replica], prices: Prices) -> None:

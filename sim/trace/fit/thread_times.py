@@ -14,7 +14,7 @@ from sim.trace.exits import HALTS
 NICE_0_PRIO: Final = 120
 """MAX_RT_PRIO + NICE_WIDTH / 2, include/linux/sched/prio.h, Linux v6.18."""
 LAST_ACT_NS: Final = 100_000
-"""A wake-up is the last thing that a thread does before it sleeps, if it sleeps within this time afterwards."""
+"""A wake-up counts as the last thing that a thread does before it sleeps if it sleeps within this time after it."""
 
 
 def _integers() -> array[int]:
@@ -81,7 +81,7 @@ class Bursts(MutableSequence[Burst]):
         del self._values[begin : begin + _FIELDS]
 
     def insert(self, index: int, burst: Burst) -> None:
-        """A burst before that of this number; at the end, if there is none."""
+        """Inserts a burst before that of this number; appends it if there is none."""
         begin = min(index, len(self)) * _FIELDS
         self._values[begin:begin] = array("q", burst)
 
@@ -161,7 +161,7 @@ class VcpuTimes:
     acting: int = 0
 
     def runs(self, on_ns: int, *, inside: bool) -> None:
-        """It has been on its CPU for so long."""
+        """Notes that it has been on its CPU for ``on_ns`` more."""
         self.total += on_ns
         if not inside or self.acts:
             self.acting += on_ns
@@ -214,7 +214,7 @@ class VcpuTimes:
         self.returns_since_halt += 1
 
     def end_demand(self) -> None:
-        """It blocks, or the trace ends."""
+        """The vCPU blocks, or the trace ends."""
         clock, exits = self.at_halt
         self.at_halt = self.clock, self.exits
         self.demand.append(self.clock - clock if self.exits else self.since_halt)
@@ -223,7 +223,7 @@ class VcpuTimes:
         self.since_halt = self.breaks_since_halt = self.returns_since_halt = 0
 
     def end_halt(self, now_ns: int, slept_ns: int) -> None:
-        """A halt is over that began with HLT, if that is recorded, or else when the thread went to sleep."""
+        """A halt is over; it began with HLT, or when the thread went to sleep if HLT is not recorded."""
         began = self.halted_ns if self.halted_ns >= 0 else slept_ns
         self.halt.append(now_ns - began)
         self.halt_from.append(slept_ns)
@@ -235,12 +235,12 @@ class Life:
     """A thread as far as the trace shows it.
 
     ``cpus`` counts its stints by CPU, and ``at_ns`` its time; ``saves`` its saves by XSTATE_BV, of the normal and of
-    the guest fpstate; ``wakers`` its wake-ups by the thread that ran there, and ``by_chance`` by the one that had run
-    there at a time within the sleep that has nothing to do with its end.  ``last_acts`` are those, by thread, after
-    which that one went to sleep or ended within :data:`LAST_ACT_NS`, or that a vCPU did while KVM or the VMM acted for
-    it, and ``last_by_chance`` how many would be so at a random time of its burst; ``woke`` are whom it has woken in the
-    burst under way, and when.  ``handoffs`` are times on the CPU, in ns, up to a sleep or to the one that it woke or
-    that wakes it.
+    the guest fpstate; ``wakers`` its wake-ups by the thread that ran there, and ``by_chance`` by the thread that had
+    run there at a time within the sleep that has nothing to do with its end.  ``last_acts`` are the wake-ups, by
+    thread, after which that thread went to sleep or ended within :data:`LAST_ACT_NS`, or that a vCPU made while KVM or
+    the VMM acted for it; ``last_by_chance`` is how many of them would be expected at a random time of its burst.
+    ``woke`` says whom it has woken in the burst under way, and when.  ``handoffs`` are times on the CPU, in ns, up to a
+    sleep or to the one that it woke or that wakes it.
     """
 
     tid: int
@@ -279,7 +279,7 @@ class Life:
 
     @property
     def nice(self) -> int:
-        """A real-time thread counts as the nicest that a fair one can be."""
+        """Its nice value; a real-time thread counts as -20."""
         return max(-20, min(19, self.prio - NICE_0_PRIO))
 
     def runs_until(self, now_ns: int) -> None:
@@ -295,7 +295,7 @@ class Life:
             self.vcpu.runs(on, inside=self.inside)
 
     def hand_off(self) -> None:
-        """It gives the CPU away for its own reasons."""
+        """It gives up the CPU of its own accord."""
         self.handoffs.append(self.since_handoff)
         self.since_handoff = 0
 
@@ -316,7 +316,7 @@ class Life:
 
 
 def slots(lives: list[Life]) -> list[list[Life]]:
-    """The lives, in as few rows as hold them one after the other: those that were never there at once share one."""
+    """The lives, in as few rows as possible: lives that do not overlap in time can share one."""
     rows: list[list[Life]] = []
     free: list[tuple[int, int]] = []
     for life in sorted(lives, key=lambda each: each.bursts[0].ready_ns):

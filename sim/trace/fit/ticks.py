@@ -1,7 +1,7 @@
 """The tick of a recorded host: its period and phase, and which threads are woken at ticks.
 
-A timer of the timer wheel (schedule_timeout()) expires at a tick, an hrtimer does not.  A thread that wakes at a tick
-meets the end of the running thread's slice, which comes at ticks, too: so it matters who has the registers afterwards.
+A timer of the timer wheel (schedule_timeout()) expires at a tick, an hrtimer does not.  It matters, since the running
+thread's slice ends at ticks, too: which of the two threads has the registers afterwards depends on it.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 WINDOW: Final = 0.05
-"""The part of a period, after a tick, in which the effects of the tick come."""
+"""The part of a period, after a tick, in which the tick's effects are seen."""
 MOST: Final = 0.95
-"""The share of a thread's wake-ups that come there if its timers are those of the timer wheel."""
+"""The least share of a thread's wake-ups in that part if its timers are those of the timer wheel."""
 TICKS_HZ: Final = (100, 250, 300, 1000)
 WITNESSES: Final = ("rcu_preempt", "rcu_sched")
 """Kernel threads whose sleeps are timers of the timer wheel: rcu_gp_fqs_loop(), kernel/rcu/tree.c, Linux v6.18."""
@@ -21,7 +21,7 @@ WITNESSES: Final = ("rcu_preempt", "rcu_sched")
 
 @dataclass(frozen=True, slots=True)
 class Ticks:
-    """Ticks come ``hz`` times a second; their effects come up to a window after ``phase_ns`` of a period."""
+    """Ticks come ``hz`` times a second; their effects are seen within a window from ``phase_ns`` of a period on."""
 
     hz: int
     phase_ns: float

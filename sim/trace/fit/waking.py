@@ -1,7 +1,8 @@
-"""Which threads end the sleeps of which others in a trace, and how often.  The thread that runs where another one is
-woken need not be its waker: most timers expire in an interrupt of whoever runs.  It wakes the other one if it is there
-much more often than who ran on that CPU at other times within the sleeps, or if to wake is the last thing that it does
-in its bursts.
+"""Which threads end the sleeps of which others in a trace, and how often.
+
+The thread that runs where another one is woken need not be its waker: most timers expire in an interrupt of whatever
+runs.  It is the waker if it runs there much more often than at other times within the sleeps, or if the wake-up is the
+last thing that it does in its bursts.
 """
 
 from collections import Counter, defaultdict
@@ -17,22 +18,22 @@ from numpy.typing import NDArray
 from sim.trace.fit.thread_times import Burst, Life
 
 LEAST: Final = 10
-"""Wake-ups of one entry by another from which on they may be more than chance."""
+"""The fewest wake-ups of one entry by another that may be more than chance."""
 SIGMAS: Final = 4.0
 RATIO: Final = 2.0
 SHARE: Final = 0.1
-"""A waker is there in so much more of all wake-ups of the entry than by chance, and so many times as often."""
+"""A waker runs at this share of the entry's wake-ups more than by chance, and this many times as often."""
 NEARLY: Final = 0.9
 HALF: Final = 0.5
-"""vCPUs wake a thread if they run at so many of its wake-ups, and have a CPU for no more of the time."""
+"""vCPUs wake a thread if they run at this share of its wake-ups, and have a CPU for no more of the time than that."""
 MOST_WAKES: Final = 100.0
 
 
 @dataclass(slots=True)
 class Member:
-    """The threads of an entry, and the bursts that are theirs by id(): of a forked one perhaps all but the first.
+    """The threads of an entry, and their bursts by id(): for a forked thread perhaps all but the first.
 
-    ``waits``: whether it can, in a scenario.  Exits of vCPUs wake threads, and no vCPUs.
+    ``waits``: whether the entry can wait in a scenario.  Exits of vCPUs wake threads, but no vCPUs.
     """
 
     lives: Sequence[Life]
@@ -43,10 +44,10 @@ class Member:
 
 @dataclass(slots=True)
 class Waiting:
-    """Of an entry: whom it ``wakes``, by the number of the entry, with means per burst.
+    """Whom an entry ``wakes``, by the number of the other entry, with means per burst.
 
-    ``ended`` are its sleeps that somebody ended, by the thread's id() and the end of the burst before; the longest
-    lasts ``longest_ns``.
+    ``ended`` are its own sleeps that another thread ended, by the sleeper's id() and the end of the burst before; the
+    longest lasts ``longest_ns``.
     """
 
     wakes: dict[int, float] = field(default_factory=dict)
@@ -76,7 +77,7 @@ def _owner(owners: dict[int, list[tuple[int, int, int]]], tid: int, ns: int) -> 
 def _ended(
     number: int, members: Sequence[Member], owners: dict[int, list[tuple[int, int, int]]], found: list[Waiting]
 ) -> None:
-    """Fills in whose sleeps end by whom, of one entry."""
+    """Fills in, for one entry, which sleeps end by whom."""
     member = members[number]
     wakers = _wakers(
         member.lives, owners, {i for i, each in enumerate(members) if not (each.is_vcpu and member.is_vcpu)}, members
@@ -116,8 +117,9 @@ def _wakers(
 ) -> set[int]:
     """The entries that wake these threads, by more than chance.
 
-    A vCPU that kicks a thread again and again runs for all of its sleeps, so that chance within them says nothing.  It
-    is found by all of the wake-ups coming while vCPUs run that have the CPU for less than half of the time.
+    A vCPU that kicks a thread again and again runs during all of its sleeps, so comparing with other times within them
+    shows nothing.  It is found because all of the wake-ups come while vCPUs run that have the CPU for less than half of
+    the time.
     """
     seen: Counter[int] = Counter()
     chance: Counter[int] = Counter()
@@ -154,7 +156,7 @@ def _more_than_chance(times: int, by_chance: int, total: int) -> bool:
 
 
 def _per_burst(waker: Member, at: dict[int, list[int]], begins: NDArray[np.int64], ends: NDArray[np.int64]) -> float:
-    """How many a burst wakes, of those bursts at whose end somebody waits: in others a wake-up would do nothing."""
+    """How many threads a burst wakes, of bursts during which one waits: in others a wake-up would do nothing."""
     bursts = 0
     for life in waker.lives:
         own = waker.bursts.get(id(life), [])

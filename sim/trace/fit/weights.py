@@ -9,19 +9,20 @@ from sim.trace.fit.families import CONTENDED
 
 NICE_0_LOAD: Final = 1024
 LEAST_WEIGHT: Final = 15
-"""Of nice 19."""
+"""The weight of nice 19."""
 MOST_WEIGHT: Final = 88_761
-"""Of nice -20."""
+"""The weight of nice -20."""
 ANY: Final = -1
 """Stands for all CPUs where no thread is pinned."""
 
 
 def set_weights(groups: Sequence[Group], least_ns: float) -> dict[int, float]:
-    """Where threads had to wait, weights are those that would share out the CPU as it was.  The thread's own nice value
-    says little on a host that schedules by control groups, which the simulated one does not.  How much of the CPU a
-    thread gets shows in bursts that last for several slices.  A shorter one waits for the slice under way, whatever its
-    weight; it gets what those on its CPU have on average.  Weights say nothing across CPUs.  Returned is the largest
-    share on each CPU, which is that of NICE_0_LOAD.
+    """Sets the weights with which threads that had to wait would have shared the CPU as they did.
+
+    A thread's own nice value says little on a host that schedules by control groups.  Bursts of several slices show
+    how much of the CPU a thread gets.  A shorter burst waits for the slice under way, whatever its weight, and so gets
+    the average weight of those on its CPU.  Weights of different CPUs cannot be compared.  Returns the largest share
+    on each CPU, which is that of NICE_0_LOAD.
     """
     contended = [group for group in groups if group.on_ns >= least_ns and group.share < CONTENDED]
     long = [group for group in contended if group.is_long]
@@ -39,7 +40,7 @@ def set_weights(groups: Sequence[Group], least_ns: float) -> dict[int, float]:
 
 
 def _there(groups: Iterable[Group], cpu: int) -> list[Group]:
-    """Those that run on a CPU, or anywhere."""
+    """The groups that run on this CPU, or on any."""
     return [group for group in groups if cpu in group.key[3] or not group.key[3]]
 
 
@@ -48,8 +49,8 @@ def set_families(
 ) -> None:
     """Families compete as control groups: by the CPU time that they got, or as one thread if none of them is busy.
 
-    ``most`` is the share of each CPU that a weight of NICE_0_LOAD got.  A family all of whose threads stay on their
-    CPUs is a group on each: on the recorded host they move, so that it gets the same on all CPUs, in the long run.
+    ``most`` is the share of each CPU that a weight of NICE_0_LOAD got.  A family all of whose threads are pinned is a
+    group of its own on each CPU: on the recorded host its threads move, so in the long run it gets the same on each.
     """
     parts: dict[str, list[Group]] = defaultdict(list)
     for family in sorted(set(families.values())):

@@ -21,11 +21,11 @@ from sim.trace.fit.thread_times import USERSPACE
 from sim.xsave.profiles import profile
 
 MOST_SAMPLES: Final = 2000
-"""Of more samples as many quantiles are written, scaled to the mean of all."""
+"""The most samples of a file; of more, this many quantiles are written, scaled to the mean of all."""
 
 MEASURE_S: Final = 5.0
 COUNTED: Final = 60_000
-"""A replication is as long as the trace, and longer, up to MEASURE_S, until so much has been counted in it."""
+"""A replication is as long as the trace, or longer, up to MEASURE_S, until this much has been counted in it."""
 
 
 def check_target(out: Path, *, force: bool = False) -> None:
@@ -77,7 +77,7 @@ def store(text: str, columns: "Columns", out: Path, name: str, *, force: bool = 
 
 
 def _replace(made: Path, out: Path, samples: Path) -> None:
-    """Moves the new files into their places; if the second cannot be moved, the first is as it was."""
+    """Moves the new files into place; if the second cannot be moved, the first is put back."""
     old = made / "old"
     if samples.is_dir():
         samples.rename(old)
@@ -157,8 +157,8 @@ def scenario_text(fitted: Fitted, folder: str) -> tuple[str, Columns]:
 
 
 def whole_path(name: str) -> str:
-    """A file's name in a scenario is relative to the scenario; a name that the user gives is relative to the current
-    directory."""
+    """An absolute path for a file that the user named: names in a scenario are relative to the scenario, and the
+    user's to the current directory."""
     return os.path.abspath(name) if name.endswith(".toml") or os.sep in name or os.path.isfile(name) else name
 
 
@@ -307,7 +307,7 @@ class Samples:
         self._columns = columns
 
     def times(self, what: str, ns: Sequence[float], rows: int | None = None, few: int = ENOUGH) -> Any:
-        """Fewer than ``few`` samples are their mean, more are a file; in order, if blocks of ``rows`` are kept."""
+        """Fewer than ``few`` samples (ns) become their mean, more a file; in order, if blocks of ``rows`` are kept."""
         values = np.array(ns) / 1e3
         if len(values) < few:
             return time_text(max(1e-9, round(float(values.mean()) * 1e-6, 9)))
@@ -324,7 +324,7 @@ class Samples:
         return inline({"empirical": f"{self._folder}/{file}.csv", "column": "us", "unit": "us"})
 
     def of(self, what: str, times: Times, *, by_chance: bool = False) -> Any:
-        """The samples, or where there are too few the mean, ``by_chance`` or always."""
+        """The samples; if too few, an exponential distribution with their mean (``by_chance``), or just their mean."""
         if len(times.samples) >= ENOUGH:
             return self.times(what, times.samples)
         mean = ns_text(times.mean)
@@ -348,7 +348,7 @@ def exit_table(exit: ExitEntry, samples: Samples) -> Table:
 
 
 def ns_text(ns: float) -> str:
-    """A time in ns as a scenario has it."""
+    """A time in ns as it is written in a scenario."""
     return time_text(round(ns * 1e-9, 10))
 
 
@@ -360,7 +360,7 @@ def inline(values: Mapping[str, Any]) -> Any:
 
 
 def _components(fitted: Fitted, saves: Mapping[int, int]) -> list[str]:
-    """Those that the most frequent save has in use, as far as the CPU has them."""
+    """The components that the most frequent save has in use, as far as the CPU has them."""
     if not saves:
         return []
     mask = max(saves, key=lambda each: saves[each]) & profile(fitted.cpu).components
