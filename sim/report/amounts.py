@@ -7,7 +7,7 @@ LEAST_PERCENT: Final = 0.0001
 
 
 def si(value: float, digits: int = 3, sign: str = "") -> str:
-    """Six characters or fewer with three digits, with a sign seven; k, M, G, T are powers of a thousand."""
+    """At most six characters with three digits, seven with a sign; k, M, G, T are powers of a thousand."""
     if not math.isfinite(value):
         return "-"
     if value == 0:
@@ -27,7 +27,10 @@ def fixed(value: float, decimals: int) -> str:
 
 
 def with_half(mean: float, half: float) -> str:
-    """A mean and half its interval, to the first digit of the latter: "5.0 +- 0.3"; three digits for lack of one."""
+    """A mean and half its interval, rounded to the first digit of the latter: "5.0 +- 0.3".
+
+    Without an interval, the mean has three digits.
+    """
     if not math.isfinite(mean):
         return "-"
     if half == 0 or not math.isfinite(half):
@@ -38,7 +41,7 @@ def with_half(mean: float, half: float) -> str:
 
 
 def three_digits(value: float) -> str:
-    """Three significant digits without an exponent, as long as that fits."""
+    """Three significant digits, without an exponent if that fits."""
     if value == 0 or not math.isfinite(value):
         return fixed(value, 0)
     decimals = 2 - math.floor(math.log10(abs(value)))
@@ -60,7 +63,7 @@ def spread(low: float, high: float) -> str:
 
 
 def short_spread(low: float, high: float) -> str:
-    """A range of cycles where there is little room: "347k-836k"."""
+    """A range of cycles for narrow columns: "347k-836k"."""
     if si(low) == si(high):
         return si(low)
     return f"{si(low)}-{si(high)}" if low >= 0 else f"{si(low, 2)}..{si(high, 2)}"

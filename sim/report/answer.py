@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LINES: Final = 40
 MOST: Final = 5
-"""Strategies of a case that have a line of their own."""
+"""How many strategies of a case have a line of their own."""
 RATES: Final = 18
 COLUMN: Final = 9
 
@@ -175,7 +175,7 @@ def host_text(reactions: Sequence[str]) -> str:
 
 
 def what_is_missing(screen: Shown) -> list[str]:
-    """What own operations cannot say, and nobody asked for; what had too few samples; and what no operation says."""
+    """What own operations cannot show and was not asked for; what had too few samples; what no operation shows."""
     asked = [each for case in screen.cases for each in case.asked if each.found]
     has_feedback = screen.comparison.independent is not None and (not asked or words.reactions(screen))
     said = [] if has_feedback else ["how the host reacts (throughput, latency): --feedback"]
@@ -183,7 +183,7 @@ def what_is_missing(screen: Shown) -> list[str]:
 
 
 def unsound_text(screen: Shown) -> str:
-    """The strategies without a cost that could be compared, where they are that."""
+    """The strategies whose cost cannot be compared, and the cases in which that is so."""
     where: dict[tuple[str, str], list[str]] = {}
     for case in screen.cases:
         for name, why in case.unsound.items():

@@ -121,7 +121,7 @@ class Comparison(comparison.Comparison):
         return figures.latency(self)
 
     def plot_contrasts(self) -> Figure:
-        """How much more one case runs than another, for the contrasts of two cases that are asked about."""
+        """How much more one case costs than another, for the contrasts of two cases that are asked about."""
         return contrast_figure.of_pairs(self, self.answers)
 
     def plot_schedule(self) -> Figure:

@@ -1,4 +1,4 @@
-"""The figure of contrasts between cases: what one case runs more than another, a row for each pair."""
+"""The figure of contrasts between cases: what one case costs more than another, a row for each pair."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
 
 ROW_IN: Final = 0.34
-"""Inches for a pair."""
+"""Height of a pair's row, in inches."""
 FRAME_IN: Final = 0.7
-"""Inches for the axis."""
+"""Height of the axis, in inches."""
 COLOR: Final = "#334fb3"
 
 
 def of_pairs(comparison: Comparison, answers: Answers) -> Figure:
-    """All operations of one case less another's: over the replications and, apart, over the costs."""
+    """All operations of one case less another's: over the replications and, separately, over the costs."""
     screen = shown(comparison, answers)
     titles = names.titles(comparison.results.cases).short
     found = {

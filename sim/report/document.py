@@ -29,14 +29,14 @@ def document(comparison: "Comparison", answers: Answers) -> dict[str, Any]:
     """What ``fpswitch run --json`` prints; ``answers`` are those of ``comparison``.
 
     "manifest" is the path of the manifest, or null; "not_shown" are sentences about differences between kernels that no
-    figure tells.  "low" and "high" are null where there is no interval; a difference
-    also has "p", "p_adjusted" and "verdict" (see :func:`sim.analysis.estimates.compared`), and that of "cost"
-    "assumed_percent", how much of it rests on assumed rows; the difference of the reference is empty, and that of a
-    metric which only the host shows is null.  "own", "own_without_xss", "xss" and their ranges are the answer
-    (:class:`sim.analysis.answers.Difference`), a contrast's with p of each: of a contrast a less b, of a strategy its
-    own less the reference's, null for the reference itself, and in a case that has no replication of all strategies.
-    "difference" of "cost" and "cost_without_xss" are the same numbers as "own": prices are not rounded to whole cycles,
-    as those of "metrics" are.
+    number shows.  "low" and "high" are null if there is no interval.  A difference also has "p", "p_adjusted" and
+    "verdict" (see :func:`sim.analysis.estimates.compared`), and that of "cost" has "assumed_percent", how much of it
+    rests on assumed rows; the difference of the reference is empty, and that of a metric which only the host has is
+    null.  "own", "own_without_xss", "xss" and their ranges are the answer (:class:`sim.analysis.answers.Difference`),
+    in a contrast with p for each.  They are a less b in a contrast, and in a strategy its own less the reference's;
+    they are null for the reference, and in a case without a replication of all strategies.  "difference" of "cost" and
+    of "cost_without_xss" are the same numbers as "own": there prices are not rounded to whole cycles, unlike those of
+    "metrics".
     """
     results = comparison.results
     metrics = _by_strategy(comparison.df_metrics())
@@ -102,7 +102,7 @@ def _metrics(frame: pd.DataFrame | None, *more: str) -> dict[str, dict[str, Any]
 def _compared(
     own: Mapping[str, Any], frame: pd.DataFrame | None, assumed: float | None, of_host: Sequence[str]
 ) -> dict[str, Any]:
-    """The difference from the reference, metric by metric, and the answer; what is in both is the same number."""
+    """The difference from the reference, metric by metric, and the answer; a metric that is in both has one number."""
     found = _difference(frame, assumed, of_host)
     for metric, name in ((COST, "own"), (COST_WITHOUT_XSS, "own_without_xss")):
         if own[name] and (difference := found.get(metric)):
@@ -120,7 +120,7 @@ def _difference(
 
 
 def _load(answers: Answers, case: str) -> dict[str, Any]:
-    """The realised load; rates are per vCPU-second, or CPU-second of a host without vCPUs."""
+    """The load that was simulated; rates are per vCPU-second, or per CPU-second of a host without vCPUs."""
     return {name: _plain(value) for name, value in asdict(answers.load(case)).items()}
 
 

@@ -39,7 +39,7 @@ def integrity(comparison: "Comparison") -> str:
 
 
 def hypothetical(comparison: "Comparison") -> str:
-    """What no kernel does, and why it is there."""
+    """The strategies that no kernel has, and why they are there."""
     why = {
         name: strategy_of(settings_of(case, name)).hypothetical
         for case in comparison.results.cases

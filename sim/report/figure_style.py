@@ -27,10 +27,10 @@ TITLE: Final = 100
 NOTE: Final = 165
 """Characters in a line of the note below a figure, and of the title of a case."""
 MOST_CASES: Final = 8
-"""Rows of panels in one figure; all cases are in the tables."""
+"""The most rows of panels in one figure; the tables have all cases."""
 ONLY_THE_REFERENCE: Final = "only the reference: no difference"
 POINTS: Final = 72.0
-"""In an inch."""
+"""Points in an inch."""
 
 
 class Look(NamedTuple):
@@ -76,7 +76,7 @@ CATEGORY_COLORS: Final = {
 
 
 def look(strategy: str) -> Look:
-    """The look of a strategy in all figures; of an own one black, with a marker that follows from its name."""
+    """The look of a strategy in all figures; a user's own is black, with a marker that follows from its name."""
     return LOOKS.get(strategy) or Look(OWN_COLOR, OWN_MARKERS[zlib.crc32(strategy.encode()) % len(OWN_MARKERS)])
 
 
@@ -134,7 +134,7 @@ def cases_of(comparison: Comparison) -> tuple[list[Mapping[str, Any]], str]:
 
 
 def case_title(axes: Axes, text: str) -> None:
-    """Says above a row of panels what case it is, and what was found in it."""
+    """Writes above a row of panels which case it is, and what was found in it."""
     axes.set_title(textwrap.fill(text, NOTE - 40, break_on_hyphens=False), loc="left", fontsize=10.5)
 
 
@@ -172,7 +172,7 @@ def strategy_axis(
 
 
 def tick_numbers() -> Any:
-    """How ticks are written: k, M and G for thousands, millions and billions, decimals below 1, and one minus sign."""
+    """A formatter of ticks: k, M and G for thousands, millions and billions, decimals below 1, U+2212 as minus."""
     from matplotlib.ticker import EngFormatter, FuncFormatter
 
     large = EngFormatter(sep="")
@@ -196,15 +196,15 @@ def number_axis(axes: Axes, label: str) -> None:
 
 
 LABEL_PT: Final = {"x": 32.0, "y": 16.0}
-"""What a tick's label needs along an axis; beside the 0 two thirds of it."""
+"""Room for a tick's label along an axis, in points; beside the 0 two thirds of it."""
 NEAR_ZERO: Final = 0.8
 """Length of the linear part of a symmetric logarithmic axis on either side of 0, in decades."""
 
 
 def symmetric_log(axes: Axes, axis: Literal["x", "y"], values: Sequence[Any], uncertainty: float = 0.0) -> str:
-    """Makes an axis logarithmic on both sides of 0 if its values differ by orders of magnitude; says so if it did.
+    """Makes an axis logarithmic on both sides of 0 if its values differ by orders of magnitude; returns a note if so.
 
-    It stays linear around 0 up to the ``uncertainty`` of the values, so that an interval over 0 is not blown up.
+    It stays linear around 0 up to the ``uncertainty`` of the values, so that an interval around 0 does not look large.
     """
     from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -241,7 +241,7 @@ def _decades(axes: Axes, axis: str, limits: tuple[float, float], first: int, las
     figure = axes.figure.bbox
     points = POINTS / axes.figure.dpi * (figure.width * box.width if axis == "x" else figure.height * box.height)
     length = sum(place(end) for end in limits)
-    least = LABEL_PT[axis] / (0.7 * points) * length  # labels and titles take a part of an axes' place
+    least = LABEL_PT[axis] / (0.7 * points) * length  # labels and titles take part of the space
     found = [0.0]
     for sign, end in zip((-1, 1), limits, strict=True):
         at = 0.0
@@ -262,7 +262,7 @@ class Label(NamedTuple):
 
 
 LINE_PT: Final = 10.5
-"""Height of a line of such a text."""
+"""Height of a line of such a text, in inches."""
 
 
 def labels_at_right(axes: Axes, labels: Sequence[Label], height_in: float) -> None:

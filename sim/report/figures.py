@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
 
 ROW_IN: Final = 0.27
-"""Inches for a strategy."""
+"""Height of a strategy's row, in inches."""
 FRAME_IN: Final = 0.95
-"""Inches for the title and the axis of a row of panels."""
+"""Height of the title and the axis of a row of panels, in inches."""
 MARGIN: Final = 1.06
 """How far an axis from 0 goes, in units of its largest value."""
 
@@ -56,7 +56,7 @@ def _height_in(strategies: int) -> float:
 
 
 def cost(comparison: Comparison, answers: Answers) -> Figure:
-    """Own operations of each strategy less the reference's: over the replications and, apart, over the costs."""
+    """Own operations of each strategy less the reference's: over the replications and, separately, over the costs."""
     cases, left_out = cases_of(comparison)
     found = [findings.own_operations(comparison, answers, case) for case in cases]
     switching = any(_switches_xss(each) for own in found for each in own.differences.values())
@@ -191,7 +191,7 @@ REACTIONS: Final = {
     "thread_wakeup_p50": "thread wake-up to user mode, p50",
     "thread_wakeup_p99": "thread wake-up to user mode, p99",
 }
-"""What the latency figure shows, the first three of which there are."""
+"""What the latency figure shows: the first three of these that the results have."""
 MOST_REACTIONS: Final = 3
 
 

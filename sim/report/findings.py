@@ -71,7 +71,7 @@ def _share(share: float) -> str:
 
 
 class Own(NamedTuple):
-    """Own operations in a case: of each strategy less the reference's, and of the pair that is asked about."""
+    """Own operations in a case: each strategy's less the reference's, and of the pair that is asked about."""
 
     case: Mapping[str, Any]
     differences: Mapping[str, Difference]
@@ -111,7 +111,7 @@ def _per(case: Mapping[str, Any]) -> str:
 
 
 def _in_writes(pairs: Sequence[tuple[Mapping[str, Any], Difference]]) -> str:
-    """How the first pair differs in the writes of IA32_XSS, where it is shown to; empty where it is not."""
+    """How the first pair differs in the writes of IA32_XSS, in cases where that is shown; empty if it is in none."""
     first = pairs[0][1]
     amounts = [
         us(case) * pair.xss.mean
@@ -126,7 +126,7 @@ def _in_writes(pairs: Sequence[tuple[Mapping[str, Any], Difference]]) -> str:
 
 
 def _in_all_cases(pairs: Sequence[tuple[Mapping[str, Any], Difference]]) -> str:
-    """A pair in several cases: the amounts of those in which a difference is shown."""
+    """A pair in several cases: the amounts in cases where a difference is shown."""
     first = pairs[0][1]
     names = short(first.a), short(first.b)
     apart = f", {XSS_APART}" * any(pair.own.mean != pair.own_without_xss.mean for _, pair in pairs)
@@ -173,7 +173,7 @@ def _extremes(comparison: Comparison, found: Sequence[Own]) -> str:
 
 
 def extremes(comparison: Comparison, own: Own) -> str:
-    """The cheapest and the most expensive strategy of a case; nothing if there is no sound one but the reference."""
+    """The cheapest and the most expensive strategy of a case; empty if only the reference is sound."""
     unsound = unsound_in(comparison, own.case["case"])
     means = {
         name: us(own.case) * each.own_without_xss.mean
@@ -204,11 +204,11 @@ def _between(amounts: Sequence[float]) -> str:
 
 
 WORDS: Final = ("no ", "nothing ", "own ", "whether ")
-"""What a sentence begins with that is no strategy's name, which stays as it is."""
+"""Words with which a sentence begins and that get a capital; a strategy's name stays as it is."""
 
 
 def sentence(text: str) -> str:
-    """The text with a capital at its beginning, unless that is a strategy's name."""
+    """The text with a capital at its beginning, unless it begins with a strategy's name."""
     return text[:1].upper() + text[1:] if text.startswith(WORDS) else text
 
 
@@ -216,7 +216,7 @@ def sentence(text: str) -> str:
 
 
 def of_categories(comparison: Comparison, cases: Sequence[Mapping[str, Any]]) -> str:
-    """How much of the cycles no strategy changes, and in which category strategies differ most."""
+    """The share of cycles that no strategy changes, and the category in which strategies differ most."""
     found = comparison.df_categories()
     shares, spreads = [], []
     for case in cases:

@@ -25,7 +25,7 @@ class Verdict:
 
     @property
     def sound(self) -> bool:
-        """Nobody got what was not theirs."""
+        """Whether every consumer got its own values."""
         return not self.violations
 
 
@@ -33,7 +33,7 @@ class Verdict:
 class VerdictRow:
     """A strategy with its verdicts; ``refused`` says why it cannot be run here, and is empty otherwise.
 
-    ``carries`` is False where nobody carries the state, so that its loss is not counted.
+    ``carries`` is False if the strategy does not carry the state, so that losing it does not count.
     """
 
     strategy: str
@@ -43,7 +43,7 @@ class VerdictRow:
 
 
 def verdicts(flows: Sequence[str], settings: Settings, use: GuestUse) -> list[VerdictRow]:
-    """Each shipped strategy through ``flows``; :class:`InputError` where no strategy can run."""
+    """Runs each shipped strategy through ``flows``; raises :class:`InputError` if no strategy can run."""
     version(settings.kernel), profile(settings.cpu), carried_state(settings.carried)
     rows = []
     for name in strategies.names():

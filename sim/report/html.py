@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
 
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""Nothing is loaded from anywhere."""
+"""The page's Content-Security-Policy: nothing is loaded from anywhere."""
 MOST_ROWS: Final = 20_000
-"""Of a table; a browser takes seconds for more."""
+"""The most rows of a table; for more a browser takes seconds."""
 MOST_DRAWN: Final = 12
-"""Cases that figures can hold."""
+"""The most cases for which figures are drawn."""
 SECTIONS: Final = ("Answer", "Figures", "Tables", "Costs", "Scenario", "Reproduce")
 
 
@@ -151,7 +151,7 @@ ROW: Final = ("row", "value", "low", "high", "clock", "grade", "% of the cost", 
 
 
 def _costs(screen: Shown) -> Iterator[Markup]:
-    """Each row of the cost tables that some operation of the run was priced with, and where it comes from."""
+    """Each row of the cost tables that priced some operation of the run, and where it comes from."""
     yield element(
         "p",
         "Every row that was used. The share is the row's largest share of a strategy's whole cost. Rows that are "
@@ -179,7 +179,7 @@ def _costs(screen: Shown) -> Iterator[Markup]:
 
 
 def _scenario(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """The scenario with its cost tables by their names; the manifest has them by their place in the directory."""
+    """The scenario, with cost tables by name; the manifest names them by their place in the directory."""
     host = dict(resolved["host"])
     if "costs" in host:
         host["costs"] = {cpu: name.rpartition("#")[2] for cpu, name in host["costs"].items()}

@@ -15,7 +15,7 @@ LOAD: Final = ("case", "exits", "switches", "KVM_RUN", "halts", "load+put", "bus
 
 
 def heading(screen: Shown) -> Markup:
-    """What was simulated, and what is wrong with it."""
+    """What was simulated, and warnings about it."""
     manifest = screen.manifest
     parts = [
         element("h1", answer.title(manifest)),
@@ -52,7 +52,7 @@ def body(screen: Shown) -> Markup:
 
 
 def _signs(text: str) -> str:
-    """What plain text writes in ASCII."""
+    """The typographic signs for what plain text writes in ASCII."""
     return text.replace("+-", "\N{PLUS-MINUS SIGN}")
 
 
@@ -90,12 +90,12 @@ def _row(case: ShownCase, line: Line) -> list[Cell]:
 
 
 def name(text: str) -> Markup:
-    """What is not broken over two lines."""
+    """A text that is not broken over two lines."""
     return element("span", text, class_="name")
 
 
 def p_text(p: float) -> str:
-    """A p-value; a dash where nothing was tested."""
+    """A p-value; a dash if nothing was tested."""
     return "-" if p != p else "< 1e-4" if p < 1e-4 else f"{p:.4f}"
 
 

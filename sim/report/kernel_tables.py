@@ -37,7 +37,7 @@ class StrategyMasks:
 
 @dataclass(frozen=True, slots=True)
 class StrategyRow:
-    """A strategy on a kernel; a pair that makes no sense has a reason in ``refused`` and no masks.
+    """A strategy on a kernel; a pair that is impossible has a reason in ``refused`` and no masks.
 
     ``hypothetical`` is about the strategy anywhere, ``unsound`` about it with these host shadow stacks, ``overrides``
     about this pair.
@@ -65,8 +65,8 @@ def strategy_rows(
 ) -> list[StrategyRow]:
     """Every strategy on every kernel; without ``kernels`` and ``names``, all that are shipped.
 
-    ``guest_xss`` is the IA32_XSS of guests with CET; it says nothing of a strategy whose guest has none.
-    Raises :class:`InputError` for what no strategy could make sense of; what some cannot is a row of its own.
+    ``guest_xss`` is the IA32_XSS of guests with CET; it is not used for a strategy whose guests have none.
+    Raises :class:`InputError` for what is impossible with every strategy; if it is with some, their rows say so.
     """
     profiles.profile(cpu)
     chosen = tuple(kernels) or versions.names()

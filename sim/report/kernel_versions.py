@@ -10,14 +10,14 @@ from sim.kernel.versions import Difference, shown
 
 @dataclass(frozen=True, slots=True)
 class ValueGroup:
-    """Kernels, oldest first, that have the same value of something."""
+    """Kernels, oldest first, that have the same value in a row."""
 
     value: str
     kernels: tuple[str, ...]
 
 
 def value_groups(row: Difference) -> dict[str, list[ValueGroup]]:
-    """By name of the value: which kernels share which one, in the order of the oldest kernel that has it."""
+    """By name of the value, which kernels share which one, in the order of the oldest kernel that has it."""
     groups: dict[str, list[ValueGroup]] = {}
     for key in next(iter(row.cells.values())).values:
         sharing: dict[str, list[str]] = {}

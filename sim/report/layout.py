@@ -10,7 +10,7 @@ WIDTH: Final = 72
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A part's lines at some length; ``loss`` is how sorry one is to get it instead of the longer one before it."""
+    """A part's lines at one length; ``loss`` is how much worse it is than the longer one before it."""
 
     lines: Sequence[str]
     loss: float = 0.0
@@ -25,7 +25,7 @@ class Part:
 
 
 def part(*variants: Sequence[str], losses: Sequence[float] = (), gap: bool = True) -> Part:
-    """A part; ``losses`` are those of the second variant and of later ones, which only grow shorter."""
+    """A part; ``losses`` are those of the second and later variants, each shorter than the one before it."""
     return Part([Variant(lines, loss) for lines, loss in zip(variants, (0.0, *losses), strict=True)], gap)
 
 
@@ -34,7 +34,7 @@ GAP: Final = 2.5
 
 
 def fitted(parts: Sequence[Part], most: int) -> list[str]:
-    """The lines of all parts, at most ``most``: whichever part loses least is shortened first, and again.
+    """The lines of all parts, at most ``most``: the part that loses least is shortened, until all fit.
 
     Parts without a line are left out, and so is the blank line before them.  What does not fit with every part at its
     shortest is cut off.
@@ -60,7 +60,7 @@ def fitted(parts: Sequence[Part], most: int) -> list[str]:
             at[number] += 1
         else:
             break
-    for i, each in enumerate(parts):  # one step may have made more room than was lacking
+    for i, each in enumerate(parts):  # one step may have made more room than was needed
         gaps[i] = each.gap and i > 0
         if len(list(lines())) > most:
             gaps[i] = False
@@ -80,7 +80,7 @@ def item(label: str, text: str) -> list[str]:
 
 
 def whole(label: str, sentences: Sequence[str], most: int) -> list[str]:
-    """A paragraph of the first sentences, as many of them as fit whole; the first one is there in any case."""
+    """A paragraph of as many of the first sentences as fit whole; the first one always is there."""
     for n in range(len(sentences), 1, -1):
         if len(lines := item(label, " ".join(sentences[:n]))) <= most:
             return lines
@@ -88,7 +88,7 @@ def whole(label: str, sentences: Sequence[str], most: int) -> list[str]:
 
 
 def at_most(lines: list[str], most: int) -> list[str]:
-    """The first lines; what was cut off shows as an ellipsis."""
+    """The first lines; an ellipsis shows that others were cut off."""
     if len(lines) <= most:
         return lines
     last = lines[most - 1]

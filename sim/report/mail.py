@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LINES: Final = 15
 ROWS: Final = 4
 SIDE_BY_SIDE: Final = 2
-"""Cases whose numbers stand beside each other; of more, strategies do."""
+"""The most cases that are columns; with more of them, strategies are."""
 COLUMNS: Final = 2
 MOST_KERNELS: Final = 3
 PAIR: Final = 34
@@ -30,7 +30,7 @@ CELL: Final = 24
 OF_THE_SHOW: Final = {
     "--out": 1, "--jobs": 1, "--json": 0, "--no-figures": 0, "--full": 0, "--mail": 0,
 }  # fmt: skip
-"""Options of a run that change no number, and how many words follow each."""
+"""Options of a run that change no number, and the number of words after each."""
 
 
 def text(comparison: "Comparison", answers: Answers) -> str:
@@ -150,7 +150,7 @@ def _amounts_of(screen: Shown, between: Between) -> tuple[str, str]:
 
 
 def _ends(cases: Sequence[ShownCase], most: int) -> list[ShownCase]:
-    """Some of many, at equal distances."""
+    """At most ``most`` of the cases, evenly spaced."""
     last = len(cases) - 1
     return [cases[round(i * last / max(most - 1, 1))] for i in range(most)]
 
@@ -185,7 +185,7 @@ def _notes(screen: Shown) -> Iterator[str]:
 
 
 def _left_out(screen: Shown) -> str:
-    """Where lines are cases: how many strategies have no column."""
+    """If lines are cases: how many strategies have no column."""
     answered = [case for case in screen.cases if case.lines]
     labels = columns_of(answered, sum(len(case.lines) for case in answered))
     there = len(_columns(screen, answered))
@@ -193,13 +193,13 @@ def _left_out(screen: Shown) -> str:
 
 
 def _columns(screen: Shown, answered: Sequence[ShownCase]) -> list[str]:
-    """The strategies that are columns where lines are cases; IA32_XSS takes one where it is asked about."""
+    """The strategies that are columns if lines are cases; IA32_XSS takes one if it is asked about."""
     by_xss = XSS in screen.asks and any(map(_xss, answered))
     return columns_of(answered, COLUMNS - by_xss)
 
 
 def _of_xss(screen: Shown) -> Iterator[str]:
-    """What (*) is in the table; where there is no room for it, the writes of IA32_XSS in all cases."""
+    """What (*) means in the table; if there was no room for it, the writes of IA32_XSS in all cases."""
     moved = [case for case in screen.cases if _xss(case)]
     if not moved:
         return
@@ -213,7 +213,7 @@ def _of_xss(screen: Shown) -> Iterator[str]:
 
 
 def _xss(case: ShownCase) -> list[tuple[Estimate, Range]]:
-    """The writes of IA32_XSS of a case that differ from the reference's: the first line's that has such."""
+    """The writes of IA32_XSS of a case that differ from the reference's: those of the first line that has any."""
     return [(line.found.xss, line.found.range_xss) for line in case.lines if line.found.xss.mean][:1]
 
 
@@ -222,7 +222,7 @@ def _xss_cell(case: ShownCase) -> str:
 
 
 def _reproduce(manifest: Mapping[str, Any]) -> list[str]:
-    """How to get the same numbers: never a part of the command, which would be another one."""
+    """How to get the same numbers; the command is whole or left out, since a part of it is another command."""
     costs = f"(costs.json: {manifest['files'][COSTS][:12]})" if manifest.get("files") else ""
     kept = "fpswitch run manifest.json, from the result directory"
     own = kept if manifest.get("files") else f"sim.run() of {manifest['scenario']} as it is here; nothing was kept"
@@ -231,7 +231,7 @@ def _reproduce(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def command(manifest: Mapping[str, Any]) -> str:
-    """The command line that gives the same numbers; empty for a run that none began, such as one of ``sim.run``."""
+    """The command line that gives the same numbers; empty for a run from Python (``sim.run``)."""
     words = iter(str(each) for each in manifest.get("command") or ())
     kept = []
     for word in words:

@@ -16,7 +16,7 @@ class Markup(str):
 
 
 class Number(NamedTuple):
-    """A cell that is sorted by its value and shows a text; what is not a number is sorted last."""
+    """A cell that is sorted by its value and shows a text; values that are not numbers come last."""
 
     value: float
     text: str

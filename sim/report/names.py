@@ -32,7 +32,7 @@ def labels(case: Mapping[str, Any]) -> dict[str, str]:
 
 
 def cut(text: str, width: int) -> str:
-    """A text that fits; of a longer one both ends, and of "name (file)" the file."""
+    """A text that fits: both ends of a longer one, and the file of "name (file)"."""
     if len(text) > width and (in_brackets := re.fullmatch(r".* \((.+)\)", text)):
         return cut(in_brackets[1], width)
     head = width // 2 - 1
@@ -66,7 +66,7 @@ class Titles(NamedTuple):
 
 
 def titles(cases: Sequence[Mapping[str, Any]]) -> Titles:
-    """Titles of cases; a single one is called by its CPU."""
+    """Titles of cases; a single one is named after its CPU."""
 
     def varies(values: Sequence[Any]) -> bool:
         return any(value != values[0] for value in values)

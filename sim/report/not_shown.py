@@ -1,4 +1,4 @@
-"""Differences between kernels that a run cannot show, said instead of a zero."""
+"""Differences between kernels that a run cannot show; these are stated, since a zero would be wrong."""
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations
@@ -10,9 +10,9 @@ from sim.report.names import config_of
 
 
 def sentences(manifest: Mapping[str, Any]) -> list[str]:
-    """What kernels of a comparison do otherwise and no operation or price tells, for the exits that its guests have.
+    """What kernels of a comparison do differently and no operation or price shows, for the exits that its guests have.
 
-    A fastpath that re-enters the guest spares KVM's run loop.  As far as that is operations (XCR0, IA32_XSS and PKRU of
+    A fastpath that re-enters the guest avoids KVM's run loop.  As far as that is operations (XCR0, IA32_XSS and PKRU in
     v6.19), they are counted; the rest is software, and a scenario gives an exit the same ``time`` on all kernels.
     """
     resolved = manifest["resolved"]

@@ -33,7 +33,7 @@ class Verdict:
 
     @property
     def sound(self) -> bool | None:
-        """Nobody got what is not their own; None if nothing was run."""
+        """Whether every consumer got its own values; None if nothing was run."""
         return None if self.not_run else not any(finding.kind in VIOLATIONS for _, finding in self.findings)
 
     @property
@@ -138,14 +138,14 @@ def _run(k: Kernel, sequence: Callable[[Kernel, Cpu, Vcpu, Task], None], used: i
 
 
 def forced(config: Config) -> Config:
-    """The same kernel whose KVM gives CET to guests all the same, with all of it in their IA32_XSS."""
+    """The same kernel, whose KVM gives CET to guests anyway, with all of it in their IA32_XSS."""
     return replace(config, guest_has_cet=True, guest_xss=config.masks.xss & (CET_U | CET_S))
 
 
 def run_tasks(cpu: str, masks: BootMasks, built: Effect) -> Verdict:
     """Two tasks that use IBT in user mode share a CPU of a kernel that has these masks.
 
-    That kernel is also a guest's: what RFC patch 1 is about is a guest kernel whose CPUID has IBT and no SHSTK.
+    It stands for a guest kernel, too: RFC patch 1 is about guest kernels whose CPUID has IBT and no SHSTK.
     """
     config = boot(Settings(cpu=cpu, kernel="rfc", strategy="no-cet"))
     k = Kernel(replace(config, masks=masks, patched=built, restore_mask_normal=masks.restore_mask))
@@ -159,7 +159,7 @@ def run_tasks(cpu: str, masks: BootMasks, built: Effect) -> Verdict:
 
 
 def furthest_byte(config: Config) -> int:
-    """How many bytes into a guest fpstate's area XSAVES writes, for a guest that uses all that it has but AMX."""
+    """How many bytes of a guest fpstate's area XSAVES writes, for a guest that uses all that it has except AMX."""
     events: list[tuple[int, Any]] = []
     for sequence in SEQUENCES.values():
         k = Kernel(config, ledger=lambda cpu: Log(cpu, events))

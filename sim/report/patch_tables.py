@@ -26,22 +26,22 @@ class Allocation:
 
     @property
     def difference(self) -> int:
-        """Bytes to spare; negative where the area is too short."""
+        """Bytes to spare; negative if the area is too short."""
         return self.allocated - self.needed
 
     @property
     def short(self) -> bool:
-        """Less was allocated than is needed."""
+        """Whether less was allocated than is needed."""
         return self.difference < 0
 
     @property
     def pages_suffice(self) -> bool:
-        """vzalloc() gives whole pages, and those have the room."""
+        """Whether there is room in the whole pages that vzalloc() returns."""
         return round_up(ALIGN_STRUCT + self.allocated, PAGE) >= ALIGN_STRUCT + self.needed
 
     @property
     def hidden_by_pages(self) -> bool:
-        """The area is too short, and only the rounding to pages keeps XSAVES from writing beyond the memory."""
+        """Whether the area is too short, and only rounding to pages keeps XSAVES from writing beyond it."""
         return self.short and self.pages_suffice
 
 
@@ -58,13 +58,13 @@ class PatchRow:
     """The fpstate of a guest that has AMX: what __xstate_request_perm() computes and what XSAVES then writes."""
     verdict: Verdict
     forced: Verdict | None
-    """The same as ``verdict`` where KVM v6 gives guests no CET for their vendor's sake: as if it did."""
+    """If KVM v6 gives guests no CET because of the CPU's vendor: the verdict as if it did."""
     tasks: Verdict
     """Two tasks that use IBT in user mode, on a CPU that has it."""
 
     @property
     def cet_s_in_normal_fpstates(self) -> bool:
-        """Every task saves CET_S."""
+        """Whether every task saves CET_S."""
         return bool(self.masks.host_default & CET_S)
 
 
@@ -83,7 +83,7 @@ class AllocationRow:
 
 
 def interesting_subsets() -> list[frozenset[int]]:
-    """No patch, each alone, each prefix of the series, and the subsets that lack one link."""
+    """No patch, each alone, each prefix of the series, and the series without one of its patches."""
     singles = [frozenset((number,)) for number in sorted(ALL_PATCHES)]
     prefixes = [frozenset(range(1, end + 1)) for end in range(2, len(ALL_PATCHES))]
     gaps = [frozenset((1, 2, 3, 4, 5, 7)), frozenset((1, 2, 3, 4, 7, 8)), frozenset((3, 4, 8))]

@@ -17,7 +17,7 @@ NAME: Final = 21
 LABEL: Final = 9
 MOST_ROWS: Final = 3
 LEAST: Final = 0.1
-"""The share of a difference that a cost row must have to be named."""
+"""A cost row is named if it makes up at least this share of a difference."""
 
 WHO: Final[Mapping[Between, str]] = {
     "user": "a user task", "kthread": "a kernel thread", "idle": "nobody (it halts)", "vcpu": "another vCPU",
@@ -33,7 +33,7 @@ Group = tuple[PricedStrategy, ...]
 def text(priced: Priced, notes: Sequence[str], doubts: Sequence[str]) -> str:
     """The answer, its range and what it rests on, and what was assumed.
 
-    ``notes`` are further assumptions, ``doubts`` what one should know before one reads on.
+    ``notes`` are further assumptions, ``doubts`` are warnings that come first.
     """
     parts = (_head(priced, doubts), _answer(priced), _rests_on(priced), _unsaid(priced), _assumed(priced, notes))
     return "\n".join(line for part in parts for line in part)
@@ -70,7 +70,7 @@ def _too_much(priced: Priced) -> Iterator[str]:
 
 
 def groups(priced: Priced) -> list[Group]:
-    """Strategies that cost the same together, sound ones first, and those that somebody posted before ideas.
+    """Strategies grouped by equal cost: sound ones first, and those that were posted before hypothetical ones.
 
     The reference's are first, then from the cheapest on.
     """
@@ -109,7 +109,7 @@ def _answer(priced: Priced) -> Iterator[str]:
 
 
 def _in_words(priced: Priced) -> Iterator[str]:
-    """Strategies that one asks about, against one another and beside carrying nothing; IA32_XSS apart."""
+    """The strategies asked about, against one another and beside carrying nothing; IA32_XSS is separate."""
     asked = [(priced[name], found) for name in priced.asked if (found := priced[name].difference) is not None]
     more = [f"{label(each)} {_amount(found.own, priced)}" for each, found in asked if _is(found.own)]
     said = list(_contrasts(priced)) if more else []
@@ -185,7 +185,7 @@ def _range(spread: Spread) -> str:
 
 
 def _xss(priced: Priced) -> Iterator[str]:
-    """Who differs from the host in IA32_XSS is a question of its own, which a strategy changes on some CPUs."""
+    """The writes of IA32_XSS, which a strategy changes on some CPUs, are a question of their own."""
     parts: dict[str, list[str]] = {}
     for group in groups(priced):
         if (difference := group[0].difference) and difference.xss:
@@ -221,8 +221,8 @@ def _differences(priced: Priced) -> list[Difference]:
 def deciding(priced: Priced) -> list[tuple[str, float, str]]:
     """Cost rows, their largest share of a sound strategy's difference, and that strategy; the largest share first.
 
-    The share of IA32_XSS is of all of the difference, that of other rows is of what is left without it.  Strategies
-    that somebody posted are named before ideas.
+    The share of IA32_XSS is of the whole difference, that of other rows is of the rest.  Strategies that were posted
+    are named before hypothetical ones.
     """
     best: dict[str, tuple[bool, float, str]] = {}
     for first, *_ in groups(priced):
@@ -243,7 +243,7 @@ def deciding(priced: Priced) -> list[tuple[str, float, str]]:
 
 
 def _unsaid(priced: Priced) -> Iterator[str]:
-    """How far the cycles of a pair go with what an option says of guests, or of who runs between."""
+    """How far the cycles of a pair depend on options about guests, and about what runs in between."""
     found: dict[str, list[str]] = {}
     for each in priced.unsaid:
         if each.strategy in priced.asked:
@@ -260,7 +260,7 @@ def _assumed(priced: Priced, notes: Sequence[str]) -> Iterator[str]:
 
 
 def assumptions(priced: Priced) -> list[str]:
-    """What rates do not say, each with the option that says otherwise."""
+    """What rates do not say and is assumed, each with the option that changes it."""
     load, assumed = priced.load, priced.assumed
     configs = [each.config for each in priced.strategies]
     carried = configs[0].carried

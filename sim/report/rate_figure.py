@@ -40,21 +40,21 @@ if TYPE_CHECKING:
 
 NAMES: Final = {rate: f"{name} per vCPU-second" for rate, name in rate_findings.EVENT_NAMES.items()}
 WITHIN: Final = 10.0
-"""How far from the simulated rate the law is drawn, as a factor."""
+"""The law is drawn from the simulated rate divided by this factor to that rate times it."""
 PANEL_IN: Final = 4.4
-"""Inches for a row of panels, and what is left of it for an axes."""
+"""Height of a row of panels, and of the axes in it, in inches."""
 AXES_IN: Final = 3.5
 LOW_IN: Final = 1.2
-"""For a row that has nothing to show."""
+"""Height of a row that has nothing to show, in inches."""
 MARKS: Final = 4
-"""Markers along a line."""
+"""How many markers a line has."""
 
 
 def against_rates(comparison: Comparison, answers: Answers) -> Figure:
     """The difference in cost from the reference against the rate of VM exits (left) and of context switches (right).
 
-    Simulated points where the scenario sweeps something that moves the rates; the linear law of
-    :mod:`sim.analysis.law` otherwise, for the strategies for which it holds.
+    If the scenario sweeps something that moves the rates, these are simulated points; otherwise it is the linear law of
+    :mod:`sim.analysis.law`, for the strategies for which it holds.
     """
     points = rates.sweep_points(comparison)
     with style():
@@ -102,7 +102,7 @@ def _sound(comparison: Comparison, case: Mapping[str, Any]) -> list[str]:
 def _same_laws(laws: Mapping[str, Law], reference: str) -> dict[Law, list[str]]:
     """Strategies by the difference of their law from the reference's; those with the same one share a line.
 
-    It has the look of the first, so those come first that are sound and that somebody posted.
+    The line has the look of the first, so sound strategies that were posted come first.
     """
     groups: dict[Law, list[str]] = {}
     base = laws[reference]
@@ -139,7 +139,7 @@ def _law_panel(
         if reference in names:
             axes.plot(x, y, color=look(reference).color, linewidth=1.6, label=short(reference))
             continue
-        first = 8 + 7 * (place % 5)  # so that markers of lines over each other lie side by side
+        first = 8 + 7 * (place % 5)  # so that markers of lines that coincide lie side by side
         axes.plot(
             x, y, marker=marker, markevery=(first, len(x) // MARKS), markersize=5, color=color, linewidth=1.4,
             alpha=0.5 if unsound.issuperset(names) else 1.0, label=", ".join(map(short, names)),
@@ -259,7 +259,7 @@ def _sweep_line(axes: Axes, line: pd.DataFrame, rate: str, scale: float, strateg
 
 
 def _swept_values(comparison: Comparison, axes: Axes, points: pd.DataFrame, rate: str, swept: str) -> None:
-    """Above the axes, which value of the sweep each point belongs to, as far as they lie apart."""
+    """Writes above the axes to which value of the sweep each point belongs, if there is room."""
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
     low, high = axes.get_xlim()

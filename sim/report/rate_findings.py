@@ -34,7 +34,7 @@ class Crossing(NamedTuple):
 
 
 def crossings(comparison: Comparison, case: str, strategies: Sequence[str], within: float) -> list[Crossing]:
-    """All crossings of laws in a case at up to ``within`` times the rate of its schedule, or one over that."""
+    """All crossings of laws in a case at rates from its schedule's over ``within`` to its schedule's times that."""
     at = next((row for row in rates.df_rates(comparison).to_dict("records") if row["case"] == case), None)
     of_case = rates.laws(comparison).get(case, {})
     if at is None:
@@ -65,9 +65,9 @@ EVENT_NAMES: Final = {"exits": "VM exits", "switches": "context switches"}
 
 
 def of_rates(comparison: Comparison, found: Sequence[Crossing], within: float) -> str:
-    """The crossing nearest to the schedule: of a pair that is asked about, else of sound and posted strategies.
+    """The crossing nearest to the schedule: of a pair that is asked about, or else of sound and posted strategies.
 
-    Of a pair that is asked about and does not change places, that it does not.
+    If a pair that is asked about does not cross, the sentence says so.
     """
     asked = {case["case"]: pair for case in comparison.results.cases if (pair := asked_pair(comparison, case))}
     crossing = [each for each in found if {each.above, each.below} == set(asked.get(each.case, ()))]
@@ -91,7 +91,7 @@ def of_rates(comparison: Comparison, found: Sequence[Crossing], within: float) -
 
 
 def _same_order(comparison: Comparison, asked: Mapping[str, tuple[str, str]], within: float) -> str:
-    """Which of the pair costs more at all rates that are drawn, or that the law does not hold for one; else empty."""
+    """Which of the pair costs more at all drawn rates, or that the law does not hold for one of them; or empty."""
     at = {row["case"]: row for row in rates.df_rates(comparison).to_dict("records")}
     signs: set[tuple[str, ...]] = set()
     there: list[str] = []
@@ -119,7 +119,7 @@ def _same_order(comparison: Comparison, asked: Mapping[str, tuple[str, str]], wi
 
 
 def of_sweep(comparison: Comparison, answers: Answers, points: pd.DataFrame, swept: str) -> str:
-    """How far the sweep moves the pair that is asked about; or a break-even inside it, or what it moves most."""
+    """How far the sweep moves the pair that is asked about, or a break-even in it, or what it moves most."""
     host = points[points["host"] == points["host"].iloc[0]]
     cases = [comparison.results.case(host["case"].iloc[place]) for place in (0, -1)]
     unsound = unsound_in(comparison, cases[0]["case"])

@@ -1,4 +1,4 @@
-"""The answer to what a schedule comes to: the least and the most of each quantity, and a line for each case."""
+"""The answer about the schedule itself: the least and the most of each quantity, and a line for each case."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -35,24 +35,24 @@ COLUMNS: Final = (
 SHARES: Final = ("polling", "spinning", "steal")
 TOLD: Final = (*SHARES, "p99")
 ROOM: Final = 1.0
-"""Shares of less, in %, have no column in plain text."""
+"""Shares below this, in %, have no column in plain text."""
 LEFT_OUT: Final = ("work", "p50")
-"""Quantities that plain text has no room for; work is there where there are no requests."""
+"""Quantities for which plain text has no room; work is shown if there are no requests."""
 WIDE: Final = 8
 CAPTION: Final = "% of vCPU time, but % busy of CPUs; requests per vCPU-second"
 LEAST: Final = 0.005
-"""Less is nothing: a per cent of a per cent of the time, a few nanoseconds."""
+"""Anything below this counts as 0: in %, half a ten-thousandth of the time; in us, 5 ns."""
 FACTOR: Final = 2.0
 """A p99 that has grown by this factor is mentioned."""
 
 
 def is_asked(screen: Shown) -> bool:
-    """Whether the scenario asks what its schedule comes to."""
+    """Whether the scenario asks about its schedule."""
     return SCHEDULE in screen.asks
 
 
 def sentences(screen: Shown) -> Iterator[str]:
-    """From where to where each quantity goes, and from which value of a number on p99 has doubled."""
+    """From where to where each quantity goes, and from which value of a numeric key on the p99 has doubled."""
     found = outcomes(screen.comparison)
     full = titles(screen.comparison.results.cases).full
     yield from _doublings(found)
@@ -78,7 +78,7 @@ def _amount(outcome: Outcome, name: str) -> str:
 
 
 def numbers(found: Sequence[Outcome]) -> str:
-    """The swept key whose values are whole numbers, of several the one with most of them; else an empty text."""
+    """The swept key whose values are integers (of several, the one with the most values), or an empty string."""
     values: dict[str, set[int]] = {}
     for each in found:
         for path, value in each.case["sweep"].items():
@@ -108,7 +108,7 @@ def _doublings(found: Sequence[Outcome]) -> Iterator[str]:
 
 
 def columns_of(found: Sequence[Outcome]) -> list[Column]:
-    """The quantities of which some case has any."""
+    """The quantities that are not 0 in every case."""
     return [each for each in COLUMNS if any(getattr(one, each.name) > 0 for one in found)]
 
 

@@ -1,4 +1,4 @@
-"""What a schedule comes to, as a figure: quantities against a swept key, and CPU time against wake-up latency."""
+"""The schedule as a figure: quantities against a swept key, or CPU time against wake-up latency."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_PANELS: Final = 3
 COLORS: Final = ("#3344aa", "#bb5522", "#664466", "#009e73", "#eeaa22", "#77bbff", "#661100", "#777777")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 FIRST: Final = ("p99", "steal", "requests", "work", "spinning", "mean")
-"""What is drawn against a key, the first of which there are any."""
+"""What is drawn against a key: the first of these that the results have."""
 
 FOUND: Final = (
     ("polling", "polling takes", " % of vCPU time"), ("spinning", "spinning for locks", " %"), ("steal", "steal", " %"),
@@ -31,11 +31,11 @@ FOUND: Final = (
 )  # fmt: skip
 """What the title says of each quantity."""
 NEAR: Final = 0.04
-"""Labels of points that are nearer, in units of what is shown, would lie on each other."""
+"""Labels of points nearer than this, as a share of the axes, would overlap."""
 
 
 def outcome(comparison: Comparison) -> Figure:
-    """Where guests or KVM poll: what polling takes against the latency, a line for each load; else quantities by key.
+    """If guests or KVM poll: the CPU time of polling against latency, a line for each load; else quantities by key.
 
     A line joins the cases that differ in one key alone, the one with most values.
     """
@@ -91,7 +91,7 @@ def _key(found: Sequence[Outcome]) -> str:
 
 
 def _groups(found: Sequence[Outcome], key: str) -> dict[str, list[Outcome]]:
-    """The cases that differ in the key alone, by what the others of their keys are."""
+    """The cases that differ in this key alone, by the values of the other keys."""
     groups: dict[str, list[Outcome]] = {}
     varying = {
         path for each in found for path, value in each.case["sweep"].items()

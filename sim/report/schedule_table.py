@@ -1,4 +1,4 @@
-"""What hosts do that are scheduled by different rules: preemptions, interrupts, wake-up latency, overhead."""
+"""How hosts differ that schedule by different rules: preemptions, interrupts, wake-up latency, overhead."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from sim.report.markup import Cell, Markup, Number, joined, table
 from sim.report.shown import Shown, ShownCase
 
 RULES: Final = ("host.preemption", "host.hrtick")
-"""Keys of a sweep by which the same load is scheduled otherwise."""
+"""Keys of a sweep that change how the same load is scheduled."""
 
 LABEL: Final = 24
 COLUMN: Final = 9
@@ -20,7 +20,7 @@ CAPTION: Final = "per s of a CPU; us from wake-up to VM entry; operations"
 
 class Scheduled(NamedTuple):
     """A case: preemptions and interrupts per second of a CPU, quantiles of the time from the wake-up of a vCPU to its
-    VM entry in microseconds, and the share of all CPUs that the listed operations take, in %; NaN: not there."""
+    VM entry in microseconds, and the share of all CPUs that the listed operations take, in %; NaN: none."""
 
     case: ShownCase
     preemptions: float
@@ -38,7 +38,7 @@ class Scheduled(NamedTuple):
 
 
 def scheduled(screen: Shown) -> list[Scheduled]:
-    """All cases where a sweep has one of :data:`RULES`, else none."""
+    """All cases, if the sweep has one of :data:`RULES`; otherwise none."""
     swept = {path for case in screen.cases for path in case.document["sweep"]}
     if not swept & set(RULES):
         return []

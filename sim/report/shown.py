@@ -1,7 +1,7 @@
-"""What is shown of a comparison where little fits: the strategies of each case in the order of their importance.
+"""What is shown of a comparison when there is little room: the strategies of each case by importance.
 
-Strategies that do exactly the same are one line.  One that violates integrity, or is known to be unsound, has no cost
-that could be compared, and is named as that only.
+Strategies that do exactly the same share a line.  The cost of one that violates integrity, or is known to be unsound,
+cannot be compared; only its name is given.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
 
 MOST_CASES: Final = 10
-"""Cases that are shown one by one; of more, :data:`SOME_CASES` at equal distances."""
+"""The most cases that are shown one by one; of more, :data:`SOME_CASES` that are evenly spaced."""
 SOME_CASES: Final = 8
 CARRYING: Final = "carrying"
 SURVIVORS: Final = "survivors"
@@ -29,7 +29,7 @@ SCHEDULE: Final = "schedule"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Strategies that do exactly the same, and how they differ from the reference; the first gives its ``label``."""
+    """Strategies that do exactly the same, and how they differ from the reference; ``label`` is that of the first."""
 
     names: tuple[str, ...]
     label: str
@@ -47,7 +47,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """A contrast of two cases; ``found`` is None if one of the two is unsound, or has no replication of all."""
+    """A contrast of two cases; ``found`` is None if one is unsound, or has no replication of all strategies."""
 
     contrast: Contrast
     found: Difference | None
@@ -57,9 +57,9 @@ class Between:
 class ShownCase:
     """One case; ``document`` is its entry of the manifest, ``title`` what it is called, ``short`` under a heading.
 
-    ``lines`` are the sound strategies but the reference and those that are ``same`` as it, the most important ones
-    first: those of contrasts, then the user's own, then what somebody posted, then the others from the cheapest on.
-    None of them if the reference is unsound.  ``unsound``: why, by strategy.  ``incomplete``: why there is no answer.
+    ``lines`` are the sound strategies other than the reference and those that are the ``same``, the most important
+    first: those in contrasts, then the user's own, then those that were posted, then the others from the cheapest on.
+    There are none if the reference is unsound.  ``unsound``: why, by strategy.  ``incomplete``: why there is no answer.
     ``one_of_many``: there are other cases.
     """
 
@@ -83,7 +83,7 @@ class ShownCase:
 
     @property
     def per(self) -> str:
-        """What amounts are related to."""
+        """The unit of time to which amounts are related: vCPU-second or CPU-second."""
         return "vCPU" if self.document["vcpus"] else "CPU"
 
     def us(self, cycles: float) -> float:
@@ -103,7 +103,7 @@ class ShownCase:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """All of it; ``heading`` is what cases differ in, ``cases`` are all, or some of ``of`` at equal distances."""
+    """What is shown; ``heading`` is what cases differ in, ``cases`` are all, or some of ``of``, evenly spaced."""
 
     comparison: "Comparison"
     answers: Answers
@@ -115,7 +115,7 @@ class Shown:
 
     @property
     def asks(self) -> tuple[str, ...]:
-        """What the answer is about, as run.asks has it."""
+        """What the answer is about, as in run.asks."""
         return tuple(self.manifest["resolved"]["run"].get("asks", (CARRYING,)))
 
     @property
@@ -158,7 +158,7 @@ def _between(comparison: "Comparison", answers: Answers, pair: Contrast) -> Betw
 
 
 def chosen(number: int) -> list[int]:
-    """Which of this many cases are shown: all, or some that are evenly spaced, including the first and the last."""
+    """Indices of the cases that are shown: all, or some, evenly spaced, with the first and the last."""
     if number <= MOST_CASES:
         return list(range(number))
     return [round(i * (number - 1) / (SOME_CASES - 1)) for i in range(SOME_CASES)]
@@ -192,11 +192,11 @@ def _lines(
     labels: Mapping[str, str],
     asked: Sequence[str],
 ) -> list[Line]:
-    """The strategies but the reference, those that do exactly the same together."""
+    """The strategies except the reference, grouped if they do exactly the same."""
     groups: dict[tuple[object, ...], list[str]] = {}
     differences = {each: answers.difference(case["case"], each, reference) for each in sound if each != reference}
     for each, found in differences.items():
-        # Every row of the cost table in which they differ, under every draw of the costs: the same to the last digit.
+        # The same to the last digit in every row of the cost table, under every draw of the costs.
         key = (found.rows, found.own.mean, found.own_without_xss.mean, found.range, found.range_without_xss)
         groups.setdefault(key, []).append(each)
     found_lines = []

@@ -42,12 +42,12 @@ class Outcome:
 
     @property
     def sound(self) -> bool:
-        """The guest runs on and finds what it had."""
+        """Whether the guest runs on and finds what it had."""
         return not (self.refused or self.findings or self.fault)
 
     @property
     def verdict(self) -> str:
-        """In a word or two."""
+        """The outcome in a word or two."""
         if self.refused:
             return "fails"
         lost = dict.fromkeys(each.what for each in self.findings if each.kind != FOREIGN_IN_FPSTATE)
@@ -60,7 +60,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRow:
-    """A strategy with what each VMM's snapshot comes to; ``impossible`` says why it cannot be run, where that is so."""
+    """A strategy with the outcome of each VMM's snapshot; ``impossible`` says why it cannot be run, if it cannot."""
 
     strategy: str
     carries: bool = True
@@ -75,10 +75,10 @@ def vmms(settings: Settings) -> list[Vmm]:
 
 
 def rows(source: Settings, target: Settings, names: Sequence[str] = (), there: str | None = None) -> list[SnapshotRow]:
-    """Every strategy on both hosts, or those in ``names``; what one of them cannot have is a row that says so.
+    """Every strategy on both hosts, or those in ``names``; the row of one that is impossible says so.
 
-    ``there`` is the strategy on the target, by default the same.  Raises :class:`~sim.errors.InputError` for a name
-    that is none, and where no strategy can run.
+    ``there`` is the strategy on the target, by default the same.  Raises :class:`~sim.errors.InputError` for an unknown
+    name, and if no strategy can run.
     """
     for settings in (source, target):
         profile(settings.cpu), version(settings.kernel)
@@ -100,7 +100,7 @@ def _row(source: Settings, target: Settings, name: str, there_name: str) -> Snap
 
 
 def run(source: Config, target: Config, vmm: Vmm) -> Outcome:
-    """One snapshot of a guest that has used all that it has, by one VMM."""
+    """One VMM's snapshot of a guest that has used all its components."""
     saving: list[tuple[int, Operation | TracePoint]] = []
     restoring: list[tuple[int, Operation | TracePoint]] = []
     saved = _save(source, vmm, saving)
@@ -115,12 +115,12 @@ def _operations(events: list[tuple[int, Operation | TracePoint]]) -> tuple[Opera
 
 
 def _used(config: Config) -> GuestUse:
-    """A guest that uses all of its user components, tiles too, and whose kernel switches tasks by XRSTORS."""
+    """A guest that uses all its user components, tiles included, and whose kernel switches tasks by XRSTORS."""
     return GuestUse(registers=USER & (AVX512 | config.guest_xcr0), xrstors=True, tiles=config.settings.guest_amx)
 
 
 def _save(config: Config, vmm: Vmm, events: list[tuple[int, Operation | TracePoint]]) -> Saved:
-    """V has run, exited to its VMM, and other threads have had its CPU since."""
+    """V has run and exited to its VMM, and other threads have used its CPU since."""
     kernel = Kernel(config, 2, ledger=lambda cpu: Log(cpu, events))
     scene = Scene(kernel, _used(config))
     scene.start_in_guest()
@@ -141,7 +141,7 @@ def _save(config: Config, vmm: Vmm, events: list[tuple[int, Operation | TracePoi
 def _restore(
     config: Config, saved: Saved, vmm: Vmm, events: list[tuple[int, Operation | TracePoint]]
 ) -> tuple[tuple[str, ...], tuple[Finding, ...], str]:
-    """On a host where another guest has run, and a busy task runs between the last ioctl and KVM_RUN."""
+    """Restores on a host where another guest has run; a busy task runs between the last ioctl and KVM_RUN."""
     kernel = Kernel(config, 2, ledger=lambda cpu: Log(cpu, events))
     scene = Scene(kernel, _used(config))
     scene.run_first(scene.w)

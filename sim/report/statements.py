@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WIDTH: Final = 72
 Columns = Sequence[tuple[str, Callable[[str], str]]]
 Table = Callable[[str, Columns], str]
-"""Makes a table of a case from a title and columns: heads, and what a strategy has there."""
+"""Makes a table of a case from a title and columns: a head, and a function from strategy to cell."""
 
 SHOWN: Final = (
     ("guest", "guest_cycles"),
@@ -29,7 +29,7 @@ SHOWN: Final = (
 
 
 def feedback(comparison: "Comparison", case: str, table: Table) -> list[str]:
-    """How the host of a case reacts, from independent runs; nothing without them."""
+    """How the host of a case reacts, from independent runs; empty without them."""
     found = comparison.df_feedback()
     found = found[found["case"] == case]
     rows = {(row["metric"], row["strategy"]): row for row in found.to_dict("records")}

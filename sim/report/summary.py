@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 72
 LABEL: Final = 22
-"""Characters for a strategy's name, which of the shipped ones none exceeds."""
+"""Width of a strategy's name, in characters; no shipped name is longer."""
 
 SHORT: Final = {"FPU": "FPU", "MSR": "MSR", "XSS": "XSS", "virtualisation": "virt.", "scheduling": "sched."}
 
@@ -132,7 +132,7 @@ def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
         ]
 
     def all_of_it() -> bool:
-        """Whether strategies differ in FPU, MSR and XSS operations alone."""
+        """Whether strategies differ only in FPU, MSR and XSS operations."""
         return all(
             math.isclose(_at(moved["mean"], whole, s), _at(moved["mean"], part, s), rel_tol=1e-9, abs_tol=1e-6)
             for whole, part in ((COST, CARRYING_COST), (COST_WITHOUT_XSS, CARRYING_COST_WITHOUT_XSS))
@@ -254,7 +254,7 @@ def _phases(event: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The head is a row like the others, since tabulate makes columns wider than their heads."""
+    """A table; the head is a row like the others, since tabulate makes columns wider than their heads."""
     lines = tabulate(
         [head, *rows], tablefmt="plain", disable_numparse=True, colalign=("left", *("right" for _ in head[1:]))
     ).splitlines()
@@ -334,12 +334,12 @@ def _wrapped(line: str, indent: str = "") -> str:
 
 
 def short(strategy: str) -> str:
-    """A strategy's name as it fits into a column: of a long one, which is the user's, both ends."""
+    """A strategy's name, fitted to a column: of a long one (a user's own) both ends."""
     return cut(strategy, LABEL)
 
 
 def marked(strategy: str, violating: Iterable[str], more: str = "") -> str:
-    """A strategy's name as it fits into a column, with a mark if it violates integrity."""
+    """A strategy's name, fitted to a column, with a mark if it violates integrity."""
     marks = more + ("(!)" if strategy in violating else "")
     return short(strategy)[: LABEL - len(marks)].rstrip() + marks
 

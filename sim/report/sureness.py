@@ -1,4 +1,4 @@
-"""How sure the answer is: over replications, over the costs, and on what rows it rests."""
+"""How sure the answer is: over replications, over the costs, and on which rows it rests."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from sim.report.names import config_of, cost_row, cpu
 from sim.report.shown import CARRYING, SCHEDULE, SURVIVORS, Line, Shown, ShownCase
 
 LEAST: Final = 0.1
-"""The share of a difference that a cost row must have to be named."""
+"""A cost row is named if it makes up at least this share of a difference."""
 MOST_ROWS: Final = 3
 MOST_LINES: Final = 9
 
@@ -27,7 +27,7 @@ def part_of(screen: Shown) -> Part:
 
 
 def texts(screen: Shown) -> list[list[str]]:
-    """How sure the answer is, in sentences, all of them and then fewer; nothing where there is no answer."""
+    """How sure the answer is, in sentences: all of them, then shorter selections; empty if there is no answer."""
     needed = [*_tested(screen), *_over_costs(screen)]
     if not needed:
         return []
@@ -66,7 +66,7 @@ def _tested(screen: Shown) -> Iterator[str]:
 
 
 def _tests(screen: Shown) -> str:
-    """The p of each contrast of the answer, in its order; of a contrast in several cases the least and the largest."""
+    """The p of each contrast, in the order of the answer; in several cases, the smallest and the largest."""
     quantity = next((each for each in screen.asks if each not in (SURVIVORS, SCHEDULE)), CARRYING)
     found = []
     for a, b in words.pairs(screen):
@@ -90,7 +90,7 @@ def _p(p: float) -> str:
 
 
 def _over_costs(screen: Shown) -> Iterator[str]:
-    """Which of a contrast is cheaper in the draws of the costs, and what would turn it."""
+    """Which of a contrast is cheaper in the draws of the costs, and what would reverse that."""
     pairs = list(dict.fromkeys((each.a, each.b) for case in screen.cases for each in case.asked))
     for a, b in pairs[:2]:
         found = [
@@ -113,7 +113,7 @@ def _over_costs(screen: Shown) -> Iterator[str]:
         text = f"{label} {_is(label)} cheaper in {_share(share)} of the draws"
         text = words.sentence(text, screen)
         if not strategy_of(first, cheaper).carries:
-            continue  # nothing is cheaper than something, by construction
+            continue  # carrying nothing is always cheaper
         rows = _more(screen, first, cheaper, other)
         if 0 < turn < 1 and rows:
             its = "cost < {} % of their values" if " and " in rows else "costs < {} % of its value"
@@ -141,7 +141,7 @@ def _percent_up(share: float) -> str:
 
 
 def _of_rows(screen: Shown, case: ShownCase, a: str, b: str) -> dict[str, float]:
-    """What each cost row adds to a less b, without those of IA32_XSS."""
+    """What each cost row contributes to a less b, without those of IA32_XSS."""
     rows = screen.answers.table(case.name).rows
     return {
         row: cycles
@@ -151,14 +151,14 @@ def _of_rows(screen: Shown, case: ShownCase, a: str, b: str) -> dict[str, float]
 
 
 def _turning(screen: Shown, case: ShownCase, cheaper: str, other: str) -> float:
-    """What is left of the rows that the more expensive one runs more, when both cost the same."""
+    """The factor on the rows that the more expensive one runs more, at which both cost the same."""
     cycles = _of_rows(screen, case, other, cheaper).values()
     more, less = sum(each for each in cycles if each > 0), -sum(each for each in cycles if each < 0)
     return less / more if more else 1.0
 
 
 def _more(screen: Shown, case: ShownCase, cheaper: str, other: str) -> str:
-    """The operations that the more expensive one runs more, those with most cycles first."""
+    """The operations that the more expensive one runs more of, those with the most cycles first."""
     table = screen.answers.table(case.name)
     cycles = _of_rows(screen, case, other, cheaper)
     total = sum(each for each in cycles.values() if each > 0)
@@ -174,7 +174,7 @@ def _asked_about(case: ShownCase) -> list[Line]:
 
 
 def deciding(screen: Shown, case: ShownCase) -> list[tuple[CostRow, float]]:
-    """Cost rows behind the lines of a case, with the largest share that each has of one; the largest first."""
+    """Cost rows behind the lines of a case, with the largest share of a line that each has; the largest first."""
     table = screen.answers.table(case.name)
     best: dict[str, float] = {}
     for line in _asked_about(case):
@@ -200,7 +200,7 @@ def _assumed(screen: Shown, *, with_rows: bool) -> Iterator[str]:
 
 
 def assumed_share(screen: Shown) -> str:
-    """How much of what is asked about rests on assumed cost rows, in whole %; empty for nothing."""
+    """How much of what is asked about rests on assumed cost rows, in whole %; empty if none does."""
     of_lines = [line.found.assumed for case in screen.cases for line in _asked_about(case)]
     shares = [*of_lines, *(each.found.assumed for each in screen.between if each.found)] or [0.0]
     low, high = math.floor(100 * min(shares)), math.floor(100 * max(shares))
@@ -208,7 +208,7 @@ def assumed_share(screen: Shown) -> str:
 
 
 def _same_rows(screen: Shown) -> Iterator[str]:
-    """Assumed rows that CPUs of the run share: they say nothing of how these CPUs differ."""
+    """Assumed rows that CPUs of the run share; they show nothing about how these CPUs differ."""
     by_cpu = {case.document["cpu"]: case for case in screen.cases if case.lines}
     if len(by_cpu) < 2:
         return

@@ -12,10 +12,10 @@ from sim.report.names import config_of
 from sim.report.shown import Line, Shown, ShownCase
 
 BLOCKS: Final = 2
-"""Cases that have a table each; more, and those of a sweep, share one with a line each."""
+"""The most cases that have a table each; more of them, and those of a sweep, share one with a line each."""
 LABEL: Final = 26
 COLUMN: Final = 13
-"""Of a strategy, where the lines are cases."""
+"""Width of a strategy's column if the lines are cases."""
 
 
 def of(screen: Shown, most: int) -> Iterator[str]:
@@ -25,7 +25,7 @@ def of(screen: Shown, most: int) -> Iterator[str]:
 
 
 def reference_text(case: ShownCase) -> str:
-    """What the strategies of a case are beside."""
+    """With what the strategies of a case are compared."""
     same = " = ".join((case.reference, *case.same))
     if config_of(case.document, case.reference).strategy.carries:
         return f"beside {case.labels[case.reference]} ({same})"
@@ -116,7 +116,7 @@ def _cells(case: ShownCase, found: Difference, which: str) -> list[str]:
 
 
 def _others(lines: Sequence[tuple[ShownCase, Line]], indent: str) -> Iterator[str]:
-    """The strategies that have no line, as one: from the least that one adds in a case to the most."""
+    """The strategies that have no line, in one line: from the least that one adds in a case to the most."""
     if not lines:
         return
     number = len({name for _, line in lines for name in line.names})
@@ -165,13 +165,13 @@ def columns_of(cases: Sequence[ShownCase], most: int) -> list[str]:
 
 
 def line_called(case: ShownCase, label: str) -> Line | None:
-    """The line of a case that a strategy of this label is in."""
+    """The line of a case that has a strategy with this label."""
     here = [name for name, own in case.labels.items() if own == label]
     return next((line for line in case.lines if set(here) & set(line.names)), None)
 
 
 def _at_right(cell: str) -> str:
-    """A cell in its column, with a blank before it: a long one loses those about its "+-" or "-"."""
+    """A cell in its column, with a blank before it; a long one loses those around its "+-" or "-"."""
     for blanks, without in ((" +- ", "+-"), (" - ", "-")):
         cell = cell if len(cell) < COLUMN else cell.replace(blanks, without)
     return cell.rjust(COLUMN)

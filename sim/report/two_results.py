@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LINES: Final = 40
 MOST_PAIRS: Final = 6
 MOST: Final = 8
-"""Strategies of a pair of cases that are shown, if they fit."""
+"""How many strategies of a pair of cases are shown, if they fit."""
 MOST_KEYS: Final = 6
 MOST_VALUE: Final = 24
 MOST_ALONE: Final = 4
@@ -155,7 +155,7 @@ def _answer(found: TwoResults, a: "Comparison") -> str:
 
 
 def _has_xss(pair: CasePair, each: Compared) -> bool:
-    """Whether this is what a strategy costs with IA32_XSS, where that is not what it costs without."""
+    """Whether this is a strategy's cost with IA32_XSS, and differs from that without."""
     return each.what == "own" and any(
         (each.a.mean, each.b.mean) != (other.a.mean, other.b.mean)
         for other in pair.found
@@ -175,7 +175,7 @@ def _of_xss(a: "Comparison", lines: Sequence[tuple[CasePair, Compared]]) -> str:
 
 
 def _counted(lines: Sequence[tuple[CasePair, Compared]]) -> str:
-    """The verdicts, and how often each is there."""
+    """The verdicts, and how often each occurs."""
     verdicts = [each.verdict for _, each in lines]
     if len(set(verdicts)) == 1:
         return VERDICTS[verdicts[0]]
@@ -183,7 +183,7 @@ def _counted(lines: Sequence[tuple[CasePair, Compared]]) -> str:
 
 
 def _scale(comparison: "Comparison", pair: CasePair, each: Compared) -> float:
-    """From the unit of an estimate to microseconds."""
+    """The factor from the unit of an estimate to microseconds."""
     in_cycles = each.difference.unit.startswith("cycles")
     return float(1e6 / comparison.results.case(pair.a)["tsc_hz"]) if in_cycles else 1.0
 
@@ -194,7 +194,7 @@ def _table(a: "Comparison", pairs: Sequence[CasePair], most: int) -> Iterator[st
     cells = [COLUMNS, *(cells for _, found in rows for _, cells in found)]
     widths = [
         max(least, *(len(row[i]) + 1 for row in cells)) for i, least in enumerate(LEAST_WIDTHS)
-    ]  # one space between columns at least
+    ]  # at least one space between columns
 
     def line(label: str, cells: Sequence[str]) -> Iterator[str]:
         numbers = "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
@@ -284,7 +284,7 @@ def _rates(load: Load) -> list[str]:
 
 
 def _shared(a: "Comparison", b: "Comparison", pairs: Sequence[CasePair]) -> str:
-    """Assumed rows that two cost tables have in common, of which the comparison says nothing."""
+    """Assumed rows that two cost tables have in common, about which the comparison says nothing."""
     found: dict[str, None] = {}
     of_a, of_b = Answers(a), Answers(b)
     for pair in pairs:

@@ -28,7 +28,7 @@ class Uncertainty:
     def __init__(self, results: "Results", draws: int, seed: int) -> None:
         self.documents: list[dict[str, Any]] = []
         texts = [heading(draws, seed)]
-        for coefficients in read_cases(results):  # one at a time: the draws of one case are enough to keep
+        for coefficients in read_cases(results):  # one at a time, to keep the draws of one case only
             each: CaseReport = report(coefficients, draws=draws, seed=seed)
             self.documents.append(as_document(each))
             texts.append(as_text(each))
@@ -47,7 +47,7 @@ class Uncertainty:
         return "".join(f"<h4>{html.escape(title)}</h4>{frame.to_html(index=False)}" for title, frame in tables)
 
     def df_ranking(self) -> pd.DataFrame:
-        """By case, strategy and xss: the difference, what is known of it, and how probably no other is cheaper.
+        """By case, strategy and xss: the difference, its ranges, and the probability that no other is cheaper.
 
         mean: each cost row at its value; costs_low, costs_high: the middle 95 % of the draws; joint_low, joint_high: of
         draws and replications together; cheapest: a probability, absent for strategies that carry nothing.
@@ -72,7 +72,7 @@ class Uncertainty:
         return pd.DataFrame(lines, columns=["case", "xss", "a", "b", "probability"])
 
     def df_measure_next(self) -> pd.DataFrame:
-        """By case and xss: what takes most doubt from the ranking, if it is known, and how much of how much."""
+        """By case and xss: what would make the ranking most certain if it were known, and by how much."""
         lines = [
             (document["case"], view["xss"], gain["factor"], gain["reduction"], gain["doubt"])
             for document, view in self._views()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN: Final = 12
-"""Factors or break-even points that a figure shows by name, at most."""
+"""The most factors or break-even points that a figure shows by name."""
 FACTORS: Final = 7
 """Factors that have a colour of their own."""
 TITLE_PER_IN: Final = 9.5
@@ -106,7 +106,7 @@ def plot_probability(each: CaseReport) -> "Figure":
 
 
 def plot_intervals(each: CaseReport) -> "Figure":
-    """Differences to the reference: what the replications, the costs and both leave open."""
+    """Differences from the reference, with the ranges over replications, over costs, and over both."""
     view, case = each.views[0], each.coefficients
     labels, firsts = _names(view), [group[0] for group in view.groups]
     found = [view.versus_reference(i) for i in firsts]
@@ -142,7 +142,7 @@ def plot_intervals(each: CaseReport) -> "Figure":
 
 
 def plot_variance(each: CaseReport) -> "Figure | None":
-    """Shares of the variance of the difference to the reference."""
+    """Shares of the variance of the difference from the reference."""
     import seaborn as sns
 
     view, case = each.views[0], each.coefficients
@@ -178,9 +178,9 @@ def plot_variance(each: CaseReport) -> "Figure | None":
 
 
 def plot_break_even(each: CaseReport) -> "Figure | None":
-    """Values of one row at which the order of two strategies turns, inside or near its range: one line for each.
+    """Values of one row at which the order of two strategies is reversed, inside or near its range: a line for each.
 
-    If there is none, how cheap all in which a strategy is more expensive would have to be.
+    If there is none: how cheap all the rows in which a strategy is more expensive would have to be.
     """
     view, case = each.views[0], each.coefficients
     firsts = [group[0] for group in view.groups if group[0] in view.carrying]
@@ -224,7 +224,7 @@ def plot_break_even(each: CaseReport) -> "Figure | None":
 
 
 def _plot_together(each: CaseReport) -> "Figure | None":
-    """What is left of all costs in which a strategy is more expensive than the cheapest, when both cost the same."""
+    """The factor on all costs in which a strategy is more expensive than the cheapest, at which both cost the same."""
     view, case = each.views[0], each.coefficients
     best, *others = [group[0] for group in view.groups if group[0] in view.carrying]
     if not others:
@@ -243,7 +243,7 @@ def _plot_together(each: CaseReport) -> "Figure | None":
 
 
 def plot_measure_next(each: CaseReport) -> "Figure | None":
-    """What knowing one factor takes from the expected number of pairs in the wrong order."""
+    """By how much knowing one factor lowers the expected number of pairs in the wrong order."""
     import seaborn as sns
 
     case = each.coefficients
@@ -276,7 +276,7 @@ def plot_measure_next(each: CaseReport) -> "Figure | None":
 
 
 def plot_feedback(each: CaseReport) -> "Figure | None":
-    """How far the repriced difference to the reference is from the simulated one, for each draw that was simulated."""
+    """How far the repriced difference from the reference is from the simulated one, by draw that was simulated."""
     rows = [one for one in each.feedback if one.difference_repriced]
     if not rows:
         return None

@@ -24,7 +24,7 @@ LEAST_PAIRS: Final = 0.001
 
 
 def heading(draws: int, seed: int) -> str:
-    """What is above all cases."""
+    """The heading above all cases."""
     return _fill(
         f"{draws} draws of the cost tables (seed {seed}): each row from its own range, rows derived from one "
         "another together. Joint intervals and probabilities are about costs and replications together."
@@ -134,7 +134,7 @@ def _shares(view: View) -> str:
 
 
 def _turns(view: View) -> str:
-    """For each strategy against the best that carries the state: the row that is nearest to turning their order."""
+    """For each strategy against the best that carries the state: the row that is nearest to reversing their order."""
     case = view.pricing.coefficients
     best = view.carrying[0]
     firsts = [i for i, *_ in view.groups if i in view.carrying and i != best]

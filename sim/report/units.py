@@ -22,9 +22,9 @@ DEFAULT: Final = Settings()
 MOST_LINES: Final = 8
 MOST_SHORT: Final = 5
 MOST: Final = 2
-"""Strategies whose events are priced."""
+"""How many strategies' events are priced."""
 LEAST: Final = 0.05
-"""Operations per event that are named; fewer are the guests' doing."""
+"""An operation is named if there are at least this many per event; fewer depend on what guests do."""
 
 
 def part_of(screen: Shown) -> Part:
@@ -37,7 +37,7 @@ def part_of(screen: Shown) -> Part:
 
 
 def sentences(screen: Shown) -> list[str]:
-    """Of the first case that has an answer: events, the load here, and the command; none if none has."""
+    """Sentences on events, the load here, and the command, for the first case that has an answer."""
     case = next((case for case in screen.cases if case.lines and case.load), None)
     if case is None or case.load is None:
         return []
@@ -82,7 +82,7 @@ def command(case: ShownCase, load: Load) -> str:
 
 
 def _between(load: price_load.Load) -> str | None:
-    """Who runs while a vCPU is switched out, in whole %: of vCPUs rather more, so that the switches suffice."""
+    """What runs while a vCPU is switched out, in whole %; vCPUs are rounded up, so that the switches suffice."""
     if not load.switched_out:
         return None
     vcpu = math.ceil(100 * load.shares.get("vcpu", 0.0))
@@ -97,7 +97,7 @@ def _of_case(screen: Shown, case: ShownCase, strategies: list[str]) -> Iterator[
         try:
             found = event_costs(case.document, name, case.reference, table, case.load)
         except InputError:
-            continue  # a cost table without some operation that only this sequence has
+            continue  # the cost table lacks an operation that only this sequence has
         for each in found:
             by_event.setdefault(each.event, []).append((case.labels[name], each))
     for event, costs in by_event.items():

@@ -1,4 +1,4 @@
-"""The answer in words: what the contrasts say, which strategies survive, and how the host reacts."""
+"""The answer in words: what the contrasts show, which strategies are sound, and how the host reacts."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from sim.scenario.checks import MASKS
 
 SIGNIFICANT: Final = 1 - CONFIDENCE
 MOST: Final = 3
-"""The most contrasts that are described, and strategies that are named one by one."""
+"""The most contrasts that are described, and the most strategies that are named one by one."""
 
 
 def in_words(screen: Shown) -> str:
@@ -43,12 +43,12 @@ def sentences(screen: Shown, *, with_contrasts: bool = True) -> list[str]:
 
 
 def sentence(text: str, screen: Shown) -> str:
-    """A text with a capital, unless it begins with what the user calls a strategy."""
+    """A text with a capital, unless it begins with the name of a user's strategy."""
     return text if any(text.startswith(f"{name} ") for name in screen.of_the_user) else text[0].upper() + text[1:]
 
 
 def of_two_cases_alone(screen: Shown) -> bool:
-    """Whether cases are compared, and no strategies within one."""
+    """Whether only cases are compared, and no strategies within a case."""
     return bool(screen.between) and all(len(case.document["strategies"]) == 1 for case in screen.cases)
 
 
@@ -70,7 +70,7 @@ class Told:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the estimate is known to be other than 0; with one replication nobody has asked."""
+        """Whether the estimate is shown not to be 0; with one replication that is not tested."""
         return not self.p >= SIGNIFICANT
 
     def amount(self, sign: float = 1.0) -> str:
@@ -148,7 +148,7 @@ def _titles(found: Sequence[Told]) -> str:
 def _amounts(found: Sequence[Told], sign: float, *, goes_on: bool = False) -> str:
     """The amounts of a contrast: in one or two cases each, in more from the least to the most.
 
-    ``goes_on``: the sentence has said unit and what cases differ in already.
+    ``goes_on``: the sentence has already named the unit and what cases differ in.
     """
     unit = "" if goes_on else f" us per {found[0].case.per}-second"
     ordered = sorted(found, key=lambda each: sign * each.found.mean) if len(found) > 2 else list(found)
@@ -161,7 +161,7 @@ def _amounts(found: Sequence[Told], sign: float, *, goes_on: bool = False) -> st
 
 
 def _in_size(screen: Shown) -> Iterator[str]:
-    """Where both quantities are asked about: how large the writes of IA32_XSS are beside all else."""
+    """If both quantities are asked about: how large the writes of IA32_XSS are beside all else."""
     if not {CARRYING, XSS} <= set(screen.asks):
         return
     for a, b in pairs(screen):
@@ -182,7 +182,7 @@ def times(low: float, high: float) -> str:
 
 
 def _beside(screen: Shown) -> Iterator[str]:
-    """What saving and loading other state costs, of which it is asked how it compares."""
+    """What saving and loading other state costs, if the scenario asks for that comparison."""
     for name in screen.manifest["resolved"]["run"].get("beside", ()):
         for case in [case for case in screen.cases if case.lines][:1]:
             found, over = screen.answers.of_component(case.name, case.reference, MASKS[name])
@@ -225,7 +225,7 @@ def _extremes(screen: Shown) -> Iterator[str]:
 
 
 def _survivors(screen: Shown) -> Iterator[str]:
-    """Which strategies that carry are sound, where the same are; first where the fewest are."""
+    """Which carrying strategies are sound, by cases with the same ones; those with the fewest come first."""
     groups: dict[tuple[str, ...], list[ShownCase]] = {}
     for case in screen.cases:
         carrying = [name for name in case.labels if names.config_of(case.document, name).strategy.carries]
@@ -241,7 +241,7 @@ def _carries(case: ShownCase, line: Line) -> bool:
 
 
 def _sound(cases: Sequence[ShownCase]) -> str:
-    """Strategies with what they cost in the first case: each, or of many the cheapest and the most expensive one."""
+    """Strategies with their cost in the first case: each, or of many the cheapest and the most expensive one."""
     first = cases[0]
     found = [(told(first, line.found, CARRYING), line.label) for line in first.lines if _carries(first, line)]
     ordered = [f"{label} at {one.amount()}" for one, label in sorted(found, key=lambda each: each[0].found.mean)]
@@ -259,7 +259,7 @@ def _sound(cases: Sequence[ShownCase]) -> str:
 
 
 def scale(screen: Shown, between: Between) -> float:
-    """Microseconds in what a contrast of two cases is in: cycles, or microseconds where clocks differ."""
+    """Microseconds per unit of a contrast of two cases, which is a cycle, or a microsecond if clocks differ."""
     in_us = between.found is not None and between.found.own.unit.startswith("us")
     return 1.0 if in_us else 1e6 / float(screen.comparison.results.case(between.contrast[0].case)["tsc_hz"])
 
@@ -308,7 +308,7 @@ def reactions(screen: Shown) -> list[tuple[ShownCase, Asked, Feedback]]:
 
 
 def _hand_offs(screen: Shown) -> Iterator[str]:
-    """What a hand-off of a pipe takes: where there are pipes, that is what one asks about."""
+    """What a hand-off of a pipe takes, if there are pipes."""
     than: dict[str, list[str]] = {}
     for case, each, feedback in reactions(screen):
         for response in feedback.host:
@@ -320,7 +320,7 @@ def _hand_offs(screen: Shown) -> Iterator[str]:
 
 
 def host(screen: Shown) -> list[str]:
-    """How the host reacts, in throughput and latency, and in what all operations cost beside own ones; by contrast."""
+    """How the host reacts, by contrast: throughput, latency, and the cost of all operations beside own ones."""
     said = []
     for case, each, feedback in reactions(screen):
         known = {response.metric: response for response in feedback.host if response.percent is not None}
@@ -340,7 +340,7 @@ def host(screen: Shown) -> list[str]:
 
 
 def unknown_reactions(screen: Shown) -> str:
-    """Of throughput and latency, what independent runs have too few samples of."""
+    """Which throughputs and latencies have too few samples in independent runs."""
     found = [
         {response.metric for response in feedback.host if response.percent is not None}
         for _, _, feedback in reactions(screen)
@@ -369,7 +369,7 @@ def _percent(response: Response) -> str:
 
 
 def _within(response: Response) -> str:
-    """The margin on both sides of 0 within which it is shown to be, not rounded to less."""
+    """The margin on both sides of 0 within which the response is shown to be, rounded up."""
     most = response.percent_no_more_than
     if most is None or not math.isfinite(most) or most == 0:
         return ""
