@@ -1,4 +1,4 @@
-"""Anchors: published experiments, what the model says of them, and whether that is evidence.
+"""Anchors: published experiments, what the model predicts for them, and whether that is evidence.
 
 The experiments are data (anchors.toml): what was published, by whom and when, and the sequence of the kernel model
 that it corresponds to (:mod:`.experiments`).  A prediction is that sequence priced with the cost table of the CPU

@@ -18,14 +18,13 @@ STRICT: Final[dict[str, Any]] = {"extra": "forbid", "strict": True}
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What of the kernel model an experiment runs: fields of :class:`~sim.kernel.config.Settings` and of the guest.
+    """The set-up of an experiment: fields of :class:`~sim.kernel.config.Settings` and of the guest.
 
-    ``mitigations`` are taken to be off where a source does not say; its guests, mostly kvm-unit-tests, do not write
-    IA32_SPEC_CTRL.  ``handler`` is the reason of an exit whose handler was in what was measured.
+    ``mitigations`` are taken to be off if a source does not say; the guests, mostly kvm-unit-tests, do not write
+    IA32_SPEC_CTRL.  ``handler`` is the reason of an exit whose handler was part of what was measured.
     ``experiment`` is one of :data:`~sim.verification.anchors.experiments.EXPERIMENTS`.  ``without`` are phases or
     operations that the kernel of the experiment did not have, ``without_rows`` rows of the cost table that are outside
-    what was measured.  ``operation``, ``components`` and ``requested`` are for
-    the experiment "instruction" alone.
+    what was measured.  ``operation``, ``components`` and ``requested`` are only for the experiment "instruction".
     """
 
     __pydantic_config__ = STRICT
@@ -52,11 +51,12 @@ class Setup:
 class Anchor:
     """One published number.
 
-    ``low`` and ``high`` are the spread that the source gives.  ``keys`` identify the source where a cost table names
-    it (a commit, a path of an address, a message id).  ``cpu`` and ``table`` are the profile and cost table of the
-    prediction, ``stands_for`` says what CPU was measured if that is another.  ``hertz`` converts to ns: of the TSC, or
-    of the core where ``core_clock``.  ``minus`` is a second set-up, the prediction then is the difference.  ``floor``:
-    what the prediction leaves out, so that it can only be too low.  ``series`` keeps apart what does not go together.
+    ``low`` and ``high`` are the spread that the source gives.  ``keys`` identify the source in a cost table's rows (a
+    commit, a path of an address, a message id).  ``cpu`` and ``table`` are the profile and cost table of the
+    prediction; ``stands_for`` says which CPU was measured if it is another.  ``hertz`` converts to ns: that of the TSC,
+    or of the core with ``core_clock``.  ``minus`` is a second set-up; the prediction then is the difference.
+    ``floor``: what the prediction leaves out, so that it can only be too low.  ``series`` separates numbers that cannot
+    be compared.
     """
 
     __pydantic_config__ = STRICT
@@ -83,7 +83,7 @@ class Anchor:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the number is smaller than the spread of its source, so that only the spread says something."""
+        """Whether the number is smaller than the spread of its source, so that only the spread tells something."""
         return self.low is not None and self.high is not None and self.low < 0 < self.high
 
 

@@ -1,6 +1,6 @@
 """Published experiments as sequences of the kernel model: which operations one round of each runs.
 
-Every experiment goes round once before it is counted, so that what runs only the first time is not in it.
+Every experiment runs one round before the one that is counted, so that what runs only the first time is not included.
 """
 
 from collections import Counter
@@ -34,7 +34,7 @@ Counts = Counter[Operation]
 USER: Final = SSE | AVX
 """What user code writes between two system calls: memcpy() and the like."""
 GUEST_PKRU: Final = 0
-"""Another value than Linux's default, so that PKRU has to be switched."""
+"""Not Linux's default, so that PKRU has to be switched."""
 
 
 class Bench:
@@ -71,7 +71,7 @@ class Bench:
         self.back_to_user(cpu)
 
     def back_to_user(self, cpu: Cpu) -> None:
-        """The return to user mode, and what user code writes there."""
+        """The return to user mode, and the registers that user code writes there."""
         process.return_to_user(self.k, cpu)
         process.user_writes(self.k, cpu, USER)
 
@@ -88,7 +88,7 @@ class Bench:
         kvm.vcpu_put(self.k, self.cpu)
 
     def counts(self) -> Counts:
-        """What has run so far, on both CPUs, whoever ran it."""
+        """What has run so far, on both CPUs and in all threads."""
         found: Counts = Counter()
         for cpu in self.k.cpus:
             for operation, count in cpu.ledger.rows():
@@ -149,7 +149,7 @@ def _kvm_run_halves(cpu: str, setup: Setup) -> tuple[Counts, Counts]:
     bench.kvm_run_in()
     kvm.vcpu_enter_guest(bench.k, bench.cpu)
     into = bench.counts() - start
-    # The model records KVM_RUN once, at the entry; which half counts is for the rows to say.
+    # The model records KVM_RUN once, at the entry; the rows of the cost table say which half counts.
     out += Counter({key: n for key, n in into.items() if key.operation == KVM_RUN})
     return Counter({key: n for key, n in into.items() if key.operation not in (VMLOAD, VMENTRY)}), out
 
@@ -160,7 +160,7 @@ def _vmrun_leg(cpu: str, setup: Setup) -> Counts:
 
 
 def _without_kvm_run(cpu: str, setup: Setup) -> Counts:
-    """The VMRUN leg and the way out, of which the way in has KVM_RUN already."""
+    """The VMRUN leg and the way out, without KVM_RUN, which belongs to the way in."""
     out = Counter({key: n for key, n in _kvm_run_halves(cpu, setup)[1].items() if key.operation != KVM_RUN})
     return out + _vmrun_leg(cpu, setup)
 

@@ -1,4 +1,4 @@
-"""What the model says of each published number, and whether the number may count as evidence."""
+"""What the model predicts for each published number, and whether the number may count as evidence."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ SEED: Final = 1
 Standing = Literal["untouched", "input", "same as an input", "difference of others"]
 """untouched: no row that the prediction uses names the source of the number.  input: one does.  same as an input:
 another number is an input to this very prediction, so that this one can only agree or disagree with that publication.
-difference of others: of two anchors that are there, too."""
+difference of others: the difference of two other anchors."""
 
 
 class Touch(NamedTuple):
@@ -52,7 +52,7 @@ class Prediction:
 
     @property
     def error_percent(self) -> float:
-        """Predicted less published, in % of the published number."""
+        """Predicted minus published, in % of the published number."""
         return 100 * (self.predicted - self.anchor.published) / abs(self.anchor.published)
 
     @property
@@ -123,7 +123,7 @@ def _in_unit(tsc_cycles: Array, ratio: Array, anchor: Anchor) -> Array:
 
 
 def _touches(row: CostRow, table: CostTable, anchor: Anchor, tables: _Tables) -> Iterator[Touch]:
-    """The row and all that it comes from, as far as they name the source of the number."""
+    """Those of the row and the rows from which it comes that name the source of the number."""
     for each in _ancestry(row, table, tables):
         for key in anchor.keys:
             if key in each.source:
@@ -169,7 +169,7 @@ def _settled(i: int, found: list[Prediction], vectors: list[tuple[str, bytes]]) 
 
 
 def count(predictions: Sequence[Prediction]) -> dict[str, int]:
-    """How many numbers are of which standing.
+    """How many numbers there are by standing.
 
     ``floors``: of the untouched, those whose prediction leaves something out; ``bounds``: those that are smaller than
     the spread of their source.

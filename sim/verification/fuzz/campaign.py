@@ -14,20 +14,23 @@ from typing import Any, Final
 from sim.verification.fuzz.readers import READERS
 
 OF_A_PROCESS: Final = {True: 500, False: 10_000}
-"""Inputs of a process, for files of a result directory and for others: what it remembers is no input's memory."""
+"""How many inputs a process tries, for files of a result directory and for others.
+
+A process remembers some of what it has read; a new one keeps that from counting against the limit of memory.
+"""
 IN_MEMORY: Final = Path("/dev/shm")
-"""Where files are written in a fiftieth of the time."""
+"""A file system on which writing takes a fiftieth of the time."""
 PROCESS: Final = "import runpy; runpy.run_module('sim.cli.fuzzed', run_name='__main__')"
 OURS: Final = [f"sim.verification.fuzz.{name}" for name in ("campaign", "judging", "mutation", "readers", "trying")]
-"""What reads nothing, and whose coverage is of no interest."""
+"""Modules that read no input, so that their coverage does not matter."""
 GUIDED: Final = f"import atheris\nwith atheris.instrument_imports(['sim'], {OURS}): {PROCESS}"
 
 
 @dataclass(slots=True)
 class Found:
-    """What was tried of a reader, of how many kinds the messages were, and the kinds of what was wrong.
+    """How often a reader was tried, how many kinds of messages there were, and what kinds of problems.
 
-    ``reached``: inputs that got to code that none before them got to; None where nobody looked.  ``problems``: how
+    ``reached``: inputs that reached code that none before them had; None without coverage.  ``problems``: how
     often, by kind; ``examples``: the first input of each kind.
     """
 
@@ -39,7 +42,7 @@ class Found:
     examples: dict[str, bytes] = field(default_factory=dict)
 
     def take(self, said: Mapping[str, Any]) -> None:
-        """What a process said."""
+        """Adds what a process reported."""
         self.inputs += said["inputs"]
         self.messages.update(said["messages"])
         for kind, content in said["problems"]:
@@ -53,7 +56,7 @@ def is_guided() -> bool:
 
 
 def campaign(reader: str, inputs: int, seed: int, data: Path) -> Found:
-    """Tries so many inputs; ``data`` is the directory of the tests' data."""
+    """Tries this many inputs; ``data`` is the directory of the tests' data."""
     found = Found(reader)
     with tempfile.TemporaryDirectory(prefix="fpswitch-fuzz.", dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as folder:
         corpus = Path(folder).resolve() / "corpus"
@@ -67,7 +70,7 @@ def campaign(reader: str, inputs: int, seed: int, data: Path) -> Found:
 
 
 def _some(found: Found, inputs: int, seed: int, data: Path, corpus: Path) -> bool:
-    """What one process tries; False if there is nothing to damage."""
+    """Has one process try inputs; False if there is nothing to damage."""
     with tempfile.TemporaryDirectory(dir=corpus.parent) as folder, (corpus.parent / "stderr").open("w+b") as stderr:
         place, before = Path(folder) / "w", found.inputs
         place.mkdir()

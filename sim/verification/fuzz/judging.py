@@ -1,7 +1,7 @@
-"""One command on one input in this process, with limits, and what was wrong with what it did.
+"""One command on one input in this process, with limits, and what it did wrong.
 
-The process is one of its own: its memory is limited, it may write below its directory only, and an audit hook tells of
-files that are opened for writing elsewhere, of commands and of pickles (PEP 578).
+The process does nothing else: its memory is limited, it may write only below its directory, and an audit hook
+(PEP 578) notices files that are opened for writing elsewhere, commands and pickles.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ FORBIDDEN: Final = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"
 CHANGING: Final = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate")
 PREFIX: Final = "fpswitch: "
 PLACES: Final = ("input.", "/r", "fitted.toml", "strategy ", "perf kvm stat ")
-"""A message says where: the file, or what in two files does not fit together."""
+"""A message says where: it contains the file, or what in two files does not fit together."""
 NOTE: Final = "is of fpswitch 0.1.0, without hashes"
-"""What is said of such a result before anything else."""
+"""The note on such a result, which may come before the message."""
 STATUSES: Final = (0, 1, 2)
 
 
@@ -41,7 +41,7 @@ class Hang(BaseException):
 
 @dataclass(slots=True)
 class Watch:
-    """What the process does outside its directory; on while an input is read."""
+    """Notes what the process does outside its directory; on while an input is read."""
 
     place: Path
     is_on: bool = False
@@ -83,7 +83,7 @@ def _hangs(number: int, frame: FrameType | None) -> None:
 
 
 def judged(main: Main, command: tuple[str, ...], watch: Watch) -> tuple[str, str]:
-    """What was wrong with a command of the command line ``main``, or nothing; and its message."""
+    """What a command of the command line ``main`` did wrong (or an empty string), and its message."""
     out, err = io.StringIO(), io.StringIO()
     status: Any = None
     watch.seen, watch.is_on = "", True
@@ -106,7 +106,7 @@ def judged(main: Main, command: tuple[str, ...], watch: Watch) -> tuple[str, str
 
 
 def _where(error: BaseException) -> str:
-    """The last place in this package, where all commands are called from."""
+    """The innermost line of this package in the traceback."""
     *_, last = (each for each in traceback.extract_tb(error.__traceback__) if "/sim/" in each.filename)
     return f"{Path(last.filename).name}:{last.lineno}"
 

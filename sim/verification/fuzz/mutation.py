@@ -20,7 +20,7 @@ TEXTS: Final = (
     b"%s%n", b"x" * 5000, b"[" * 3000, b"{a=" * 2000, b"a." * 2000, b"\xef\xbb\xbf", b"\xff\xfe", b"\x1f\x8b", b"-",
     b"",
 )  # fmt: skip
-"""What terminals, parsers and file systems take for something else than text."""
+"""What terminals, parsers and file systems do not take for text."""
 
 
 def mutated(seed: bytes, others: Sequence[bytes], chosen: random.Random) -> bytes:
@@ -70,7 +70,7 @@ def _splice(data: bytes, others: Sequence[bytes], chosen: random.Random) -> byte
 
 
 def _one_of(pattern: "re.Pattern[bytes]", data: bytes, chosen: random.Random) -> "re.Match[bytes] | None":
-    """A match after a place that is drawn, or before it; not all are looked for."""
+    """The first match after a random place, or one before it, without looking for all of them."""
     at = chosen.randrange(len(data) + 1)
     return pattern.search(data, at) or pattern.search(data)
 

@@ -1,4 +1,4 @@
-"""The readers: how a file comes to each of them, and files that it can read, of which damaged ones are made."""
+"""The readers: how each is given a file, and files that it can read, from which damaged ones are made."""
 
 import shutil
 import tarfile
@@ -11,10 +11,10 @@ import sim
 from sim.scenario import shipped
 
 MOST_OF_SEED: Final = 1 << 15
-"""Bytes; what is longer is cut, so that thousands of inputs can be tried."""
+"""Length in bytes to which longer seeds are cut, so that thousands of inputs can be tried."""
 HERE: Final = "INPUT"
 RESULT: Final = "results-0.1.0"
-"""A result directory in the form that has no hashes, so that damage gets further than to these."""
+"""A result directory of the form without hashes, so that damage is not noticed by these at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Reader:
     text: bytes = b""
 
     def seeds(self, place: Path, data: Path) -> list[bytes]:
-        """Files that it can read, as far as they are there; ``place`` gets what lies around an input."""
+        """Files that it can read and that exist; puts into ``place`` what belongs around an input."""
         if not self.inside:
             found = [path.read_bytes()[:MOST_OF_SEED] for path in self._paths(data)]
             return [*found, self.text] if self.text else found

@@ -1,7 +1,7 @@
 """Damaged inputs, one after the other, in a process of its own; by atheris (libFuzzer) where it is, guided by coverage.
 
-libFuzzer keeps what reaches code that nothing before it reached, and damage goes on from there.  Without it, an input
-whose message is of a new kind is kept.
+libFuzzer keeps inputs that reach code that none before them reached, and damages these further.  Without it, an input
+is kept if its message is of a new kind.
 """
 
 import gc
@@ -21,9 +21,9 @@ EVERY: Final = 200
 """Inputs between two reports."""
 MOST_SEEDS: Final = 2000
 COLLECT: Final = 20
-"""Inputs between two collections of garbage."""
+"""Inputs between two garbage collections."""
 OF_LIBFUZZER: Final = 0.4
-"""How many of the damages are libFuzzer's own, which knows with what the code compares; the others are ours."""
+"""The share of damage that is libFuzzer's own, which knows what the code compares with; the rest is mutation.py's."""
 LIBFUZZER: Final = (
     f"-max_len={MOST_BYTES}", "-len_control=0", "-verbosity=0", "-rss_limit_mb=0", "-malloc_limit_mb=0",
     "-detect_leaks=0", "-handle_abrt=0", "-handle_int=0", "-handle_term=0",
@@ -45,7 +45,7 @@ class Trying:
         self._problems: list[tuple[str, str]] = []
         if self.seeds:
             self._watch = limited(place)
-            for content in self.seeds[:8]:  # imports, which take long, are no hang, and their memory is no input's
+            for content in self.seeds[:8]:  # so that time and memory of imports do not count for an input
                 judged(main, self._how.put(content, place), self._watch)
 
     def attempt(self, content: bytes) -> bool:
@@ -53,7 +53,7 @@ class Trying:
         (self._place / "last").write_bytes(content)
         wrong, message = judged(self._main, self._how.put(content, self._place), self._watch)
         if self._how.inside and self._done % COLLECT == 0:
-            gc.collect()  # a comparison refers to itself
+            gc.collect()  # comparisons are reference cycles
         if wrong:
             self._problems.append((wrong, content.hex()))
         shape = sha256(VARIABLE.sub("", message).encode("utf-8", "replace")).hexdigest()[:16]
@@ -71,7 +71,7 @@ class Trying:
         return self._done >= self._inputs
 
     def unguided(self, seed: int) -> None:
-        """All of them by our own damage."""
+        """Tries all inputs, damaged by mutation.py alone."""
         chosen, seeds = random.Random(seed), self.seeds
         while not self.is_done:
             content = mutated(chosen.choice(seeds), seeds, chosen)
@@ -79,7 +79,7 @@ class Trying:
                 seeds.append(content)
 
     def guided(self, atheris: Any, seed: int, corpus: Path) -> None:
-        """All of them by libFuzzer, which ends the process; ``corpus`` is where it keeps what got further."""
+        """Tries all inputs with libFuzzer, which ends the process; ``corpus`` is where it keeps what got further."""
         is_damaged = False
 
         def damage(content: bytes, most: int, drawn: int) -> bytes:
@@ -94,7 +94,7 @@ class Trying:
             nonlocal is_damaged
             if is_damaged:
                 self.attempt(content)
-            else:  # what it begins with
+            else:  # libFuzzer first runs its corpus
                 judged(self._main, self._how.put(content, self._place), self._watch)
             is_damaged = False
             if self.is_done:

@@ -21,7 +21,7 @@ from sim.verification.kill.victim import killed
 SEED: Final = 1
 CUT: Final = "network of a worker cut"
 REPLICATIONS: Final = 60
-"""Some ten seconds of work, so that there is a middle."""
+"""Some ten seconds of work, so that something can happen in the middle."""
 TIMEOUT_S: Final = 180
 """The longest that a run may take to its end."""
 STALLED_S: Final = 60
@@ -38,7 +38,7 @@ SETTINGS: Final = {
 
 @dataclass(slots=True)
 class Event:
-    """Something that happened to a cluster, how the run ended, and what was wrong with that."""
+    """Something that happened to a cluster, how the run ended, and what was wrong with the result."""
 
     name: str
     how: str = ""
@@ -46,7 +46,7 @@ class Event:
 
 
 def events(place: Path, names: Collection[str] | None = None) -> Iterator[Event]:
-    """Lets each of :data:`EVENTS`, or of these, happen once, below the empty directory ``place``."""
+    """Lets each of :data:`EVENTS`, or those in ``names``, happen once, below the empty directory ``place``."""
     killed(SEED, str(place / "alone"), "1", REPLICATIONS)
     truth = _bytes(place / "alone")
     for name, happens in EVENTS.items():
@@ -63,7 +63,7 @@ def events(place: Path, names: Collection[str] | None = None) -> Iterator[Event]
             event.how = happens(out)
             load(out)
             event.problems = [f"{table} has other bytes" for table, each in _bytes(out).items() if each != truth[table]]
-        except Exception as error:  # whatever it is, the next event is to happen, too
+        except Exception as error:  # whatever it is, go on to the next event
             event.problems = [f"{type(error).__name__}: {error}"]
         event.how += f", {time.monotonic() - began:.0f} s"
         yield event

@@ -96,7 +96,7 @@ def _started(seed: int, out: Path, jobs: str) -> "subprocess.Popen[bytes]":
 
 
 def _run(seed: int, out: Path, jobs: str, moment: float, chosen: random.Random, found: Campaign) -> int:
-    """Its exit status; it is killed at that moment, or one of its processes is."""
+    """Runs, and kills the run or one of its processes at that moment; returns its exit status."""
     process = _started(seed, out, jobs)
     try:
         process.wait(moment)
@@ -128,7 +128,7 @@ def _state(out: Path) -> str:
 
 
 def _finished(out: Path, seed: int) -> set[Key]:
-    """The keys of all that is finished of a seed's run, there or aside; beside a complete result nothing is aside."""
+    """The keys of all that is finished of a seed's run, in place or set aside; nothing is, beside a complete result."""
     found: set[Key] = set()
     has_ended = False
     for place in (out, out.with_name(f"{out.name}.previous")):

@@ -14,9 +14,9 @@ OVERRIDES: Final = {
     "run.feedback": False,
     "host.cpu": ["zen4"],
 }
-"""What makes of the RFC's question something that a second of work or two answers."""
+"""What reduces rfc-question to a second or two of work."""
 REPLICATIONS: Final = 40
-"""More than one group, also in one process."""
+"""Enough for more than one group of replications, even in one process."""
 
 
 def killed(seed: int, out: str, where: str, replications: int = REPLICATIONS) -> Results:

@@ -1,9 +1,9 @@
 """How often 95 % intervals contain the truth, with the stopping rule on.
 
-A short scenario is run again and again, each time with another seed, and each run ends by its own rule.  Of each run
+A short scenario is run again and again, each time with another seed, and each run ends by its own rule.  From each run
 come the three intervals that an answer prints: own operations of a strategy beside the reference, the cost of a
-strategy, and a planned contrast.  The truth is the mean of all replications of all runs: sum over sum, which the
-stopping rule does not bias (Wald's identity).
+strategy, and a planned contrast.  The truth is the mean of all replications of all runs: the sum of all values over the
+number of all replications, which the stopping rule does not bias (Wald's identity).
 """
 
 import tomllib
@@ -84,7 +84,7 @@ class Coverage(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether it is what it should be."""
+        """Whether the coverage is as promised, give or take (:data:`ALLOWED`)."""
         return ALLOWED[0] <= self.share <= ALLOWED[1]
 
 
@@ -96,7 +96,7 @@ def scenario(seed: int) -> Scenario:
 
 
 def replications(seed: int) -> dict[str, Array]:
-    """One run: what each kind of interval is made of, by replication, in cycles per vCPU-second."""
+    """One run: the values of which each kind of interval is made, by replication, in cycles per vCPU-second."""
     asked = scenario(seed)
     (case,) = cases(asked)
     rule = Rule(asked, [case])

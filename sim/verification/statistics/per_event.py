@@ -52,9 +52,9 @@ OF_GUESTS: Final = frozenset(
 class Compared(NamedTuple):
     """One strategy in one case, by replication.
 
-    ``own``: by event, cycles of own operations per event in its independent run less those on the schedule that all
-    walk, where there are such events.  ``of``: their mean on that schedule.  ``feedback``: the difference of the total,
-    in cycles; ``by_rates``: what of it the other numbers of events make, at the costs per event of the one schedule.
+    ``own``: by event, cycles of own operations per event in its independent run less those on the common schedule, if
+    there are such events.  ``of``: their mean on that schedule.  ``feedback``: the difference of the totals, in cycles;
+    ``by_rates``: the part of it that different numbers of events explain, at the common schedule's costs per event.
     """
 
     scenario: str
@@ -93,7 +93,7 @@ def event_of(operation: op.Operation, settings: Settings) -> str:
 def counted(
     record: Record, metrics: Mapping[str, tuple[int | float, str]], table: CostTable, settings: Settings
 ) -> Counted:
-    """A record with the counts of its schedule; a VM exit that only its strategy makes is one, too."""
+    """A record with the counts of its schedule; VM exits that only its strategy causes are included."""
     found: Counter[tuple[str, str]] = Counter()
     exits = 0
     for operation, n, _ in record.ledger:
@@ -108,7 +108,7 @@ def counted(
 
 
 def compared(scenario: str, case: Case, replications: int) -> list[Compared]:
-    """All strategies of a case but the one that times its schedule."""
+    """All strategies of a case except the one that times its schedule."""
     table = load(case.costs)
     schedules, alone = [], []
     for n in range(replications):
@@ -171,7 +171,7 @@ def _compared(
 
 
 def _rates(walked: Counted, alone: Counted) -> tuple[float, float]:
-    """The difference of the totals of a replication, and what other numbers of events make of it."""
+    """The difference of the totals of a replication, and the part that different numbers of events explain."""
     whole = sum(alone.cycles.values()) - sum(walked.cycles.values())
     by_rates = sum(
         walked.total(event) / walked.events[event] * (alone.events[event] - walked.events[event])
@@ -182,14 +182,14 @@ def _rates(walked: Counted, alone: Counted) -> tuple[float, float]:
 
 
 ROUNDING: Final = 1e-9
-"""Relative size of what differs by the rounding of floating-point numbers alone."""
+"""A relative difference below this is due to rounding of floating-point numbers."""
 
 
 class Finding(NamedTuple):
     """One comparison: a mean that should be 0 and its adjusted interval.
 
-    ``what`` is an event, or "feedback less rates".  ``of``: what the mean is held
-    against: own operations per event, or the mean feedback.
+    ``what`` is an event, or "feedback less rates".  ``of``: what the mean is compared with: own operations per event,
+    or the mean feedback.
     """
 
     scenario: str

@@ -1,4 +1,4 @@
-"""Simulated over theory, claim by claim."""
+"""A figure of simulated values over those of theory, claim by claim."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from sim.verification.theory.study import MARGIN, Finding
 
 
 def draw(findings: Sequence[Finding], path: Path) -> None:
-    """An interval for each claim, in percent, with the margin as a band; the file's ending says its format."""
+    """Draws an interval for each claim, in percent, with the margin as a band; the suffix of ``path`` is the format."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 0.9 + 0.3 * len(findings)), layout="constrained")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Repairman(NamedTuple):
-    """The steady state: shares of 1, and completions and seconds."""
+    """The steady state: shares between 0 and 1, completions per second, and times in seconds."""
 
     utilisation: float
     throughput_hz: float
@@ -31,10 +31,10 @@ def repairman(cpus: int, sources: int, service_s: float, sleep_s: float) -> Repa
 
 
 def busy_periods_hz(arrivals_hz: float, service_s: float) -> float:
-    """How often an M/G/1 queue begins to be busy; 0 where it never ends."""
+    """How many busy periods of an M/G/1 queue begin per second; 0 if the server is always busy."""
     return max(0.0, arrivals_hz * (1 - arrivals_hz * service_s))
 
 
 def share(weights: tuple[float, ...]) -> float:
-    """What the first of several that always run gets of a CPU that is shared by weight."""
+    """The share of a CPU, shared by weight, of the first of several that always run."""
     return weights[0] / sum(weights)

@@ -1,7 +1,7 @@
 """Hosts that meet the conditions of queueing theory, and their simulation compared with theory.
 
-The service time in a formula is that of the replication: CPU time that was not idle, per burst, so with what switches,
-interrupts and exits take.  What is left between the two is how the host queues and shares.
+The service time in a formula is that of the replication: busy CPU time per burst, with switches, interrupts and exits.
+So what is compared is how the host queues and shares.
 """
 
 import tomllib
@@ -22,7 +22,7 @@ from sim.verification.theory.formulas import busy_periods_hz, repairman, share
 
 REPLICATIONS: Final = 20
 MARGIN: Final = 0.005
-"""Of the value: what hosts do that the formulas leave out, such as an IPI's way to an idle CPU."""
+"""A share of the value, for what formulas leave out, such as the time of an IPI to an idle CPU."""
 WIDEST: Final = 0.02
 """An interval that is wider than this on each side would show nothing."""
 LEVEL: Final = 0.95
@@ -45,7 +45,7 @@ kernel = ["{kernel}"]
 """
 
 Counts = Mapping[str, float]
-"""Metrics of a replication, by name; ``seconds`` that were measured, and ``cpu_s`` of them on all CPUs."""
+"""Metrics of a replication, by name; ``seconds`` is the measured time, ``cpu_s`` that of all CPUs together."""
 
 
 class Value(NamedTuple):
@@ -57,7 +57,7 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A host, and what theory says of it; ``of`` makes both numbers of a replication."""
+    """A host, and what theory says about it; ``of`` computes both numbers from a replication."""
 
     theory: str
     what: str
@@ -92,7 +92,7 @@ class Claim:
 
 
 class Finding(NamedTuple):
-    """A claim's numbers; ``low`` and ``high`` bound the mean of simulated over expected less 1."""
+    """A claim's numbers; ``low`` and ``high`` bound the mean of (simulated / expected) - 1."""
 
     theory: str
     what: str
@@ -104,7 +104,7 @@ class Finding(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether the interval is narrow, and reaches what theory says, give or take the margin."""
+        """Whether the interval is narrow enough, and reaches the value of theory to within the margin."""
         return self.high - self.low <= 2 * WIDEST and self.low <= MARGIN and self.high >= -MARGIN
 
 
@@ -196,7 +196,7 @@ CLAIMS: Final = (
 
 
 def study(replications: int, jobs: int, claims: Sequence[Claim] = CLAIMS) -> list[Finding]:
-    """All claims, in so many processes."""
+    """All claims, in ``jobs`` processes."""
     if jobs == 1:
         values = [claim.values(replications) for claim in claims]
     else:

@@ -1,9 +1,9 @@
 """Runs test vectors against the processor model, driven or free.
 
 Driven: after each step the model's XINUSE is set to the recorded one, and where a processor may choose, the model
-follows the record, so that memory stays what it was on the recorded machine.  Free: the model is told nothing, and does
-what the freedoms of a CPU profile say.  What the recordings guarantee, and what they leave to a processor, is in
-tests/data/vectors/README.md.
+follows the record, so that memory is always what it was on the recorded machine.  Free: the model is told nothing, and
+does what the freedoms of a CPU profile say.  tests/data/vectors/README.md says what the recordings guarantee, and what
+they leave to a processor.
 """
 
 from collections.abc import Mapping
@@ -50,13 +50,13 @@ STANDARD_OFFSETS: Final[Mapping[str, Mapping[int, int]]] = {
 """Offsets of the standard format by source (AMD's and Intel's), unless a meta line has the CPUID registers."""
 
 MODE: Final = {"silicon": 3, "bochs": 0}
-"""CPL by source, of a step that does not give it."""
+"""By source, the CPL of a step that does not say it."""
 
 RECORDED: Final[Mapping[str, Any]] = {
     "silicon": {"outer_exit_disturbs": True},
     "bochs": {"modified_optimisation": False},
 }
-"""What a free processor has from the recorded machine: its host, and what its instructions leave of a prefill."""
+"""Freedoms that a free run takes from the recorded machine: its hypervisor, and what saves leave of a prefill."""
 
 _REINIT: Final = {
     "xorps": SSE,
@@ -77,7 +77,7 @@ _ECX = 2
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The recorded machine, as far as CPUID tells: the places of the standard format, and the bits of IA32_XSS."""
+    """What CPUID tells about the recorded machine: the offsets of the standard format, and the bits of IA32_XSS."""
 
     standard: Mapping[int, int]
     xss: int
@@ -91,9 +91,9 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class FileResult:
-    """What came of one file.
+    """The result of one file.
 
-    ``left_open`` has, of a free run, what differs and is left to a processor.
+    ``left_open`` has the differences of a free run in which a processor may choose.
     """
 
     path: Path
@@ -130,7 +130,7 @@ def run(file: VectorFile, free: Freedoms | None = None) -> FileResult:
 
 
 class _Run:
-    """One vector on its way through the model."""
+    """One vector while it runs through the model."""
 
     def __init__(self, vector: Vector, machine: Machine, free: Freedoms | None) -> None:
         self.vector = vector
@@ -159,9 +159,9 @@ class _Run:
         return departures, left_open
 
     def _follow_xinuse(self, exp: Expected, may_stay_unmodified: int = 0) -> None:
-        """XINUSE as recorded; of components that XGETBV does not show, and those that are not initial, by value.
+        """Sets XINUSE as recorded; a component that XGETBV does not show is in use if its value is not initial.
 
-        What comes into use counts as modified, since memory may hold something else.
+        A component that comes into use counts as modified, since memory may hold something else.
         """
         unit = self.unit
         if exp.xinuse is not None:
@@ -288,9 +288,9 @@ class _Run:
         )
 
     def _save_as_recorded(self, step: Save, area: Area, rfbm: int) -> int:
-        """Saves; what a processor may write or leave is written if it was recorded as written, and returned."""
+        """Saves; what a processor may write or leave alone is written if the record says so; returns those."""
         unit, exp = self.unit, step.exp
-        # Of SSE, XGETBV does not tell XINUSE while MXCSR is not initial (SDM vol. 1, section 13.6).
+        # While MXCSR is not initial, XGETBV does not show XINUSE of SSE (SDM vol. 1, section 13.6).
         standard = step.op in ("xsave", "xsaveopt")
         unknown = rfbm & SSE if unit.mxcsr != MXCSR_INIT and unit.regs[1] == INIT and standard else 0
         left_open = 0
@@ -315,9 +315,9 @@ class _Run:
 
     @staticmethod
     def _listed(exp: Expected, buffer: Buffer, area: Area) -> tuple[int, int]:
-        """Of memory that was not prefilled, what a record lists: components, and MXCSR there (-1: it does not).
+        """What a record lists of memory that was not prefilled: components, and MXCSR (-1: not listed).
 
-        That is what XSTATE_BV has, apart from what was seen to be left as it was.
+        These are the components in XSTATE_BV, except those that were seen to be left alone.
         """
         mxcsr = area.xstate_bv & SSE and (exp.w or {}).get("mxcsr", "N") in "F?"
         return _recorded(exp, "F?") & area.xstate_bv, buffer.mxcsr if mxcsr else -1
@@ -338,7 +338,7 @@ _SAVES: Final[Mapping[str, Any]] = {
 
 
 def _is_legacy_sse_write(step: Step) -> bool:
-    """After which AVX may be in use and unmodified, as on Zen 4: against the architecture, and not demanded."""
+    """After these AVX may be in use and unmodified, as on Zen 4, which contradicts the architecture; not required."""
     if isinstance(step, Touch | Touch1):
         return step.comp == 1
     return isinstance(step, Reinit) and step.how == "xorps"

@@ -23,10 +23,10 @@ from sim.xsave.area import CONTENTS, EXTENDED_OFFSET, INIT, LEGACY_BYTES, Area, 
 from sim.xsave.components import bits
 
 UNWRITTEN: Final = None
-"""Marks in an area what a save has not written."""
+"""Stands in an area for what a save has not written."""
 
 _NO_TAG = 0xA5
-"""Between the prefilled areas the recorded bytes are not known; a register of these bytes holds no tag."""
+"""The byte between prefilled areas, where the record says nothing; registers with these bytes have no tag."""
 _KNOWN = sum(1 << i for i in SIZES)
 _MXCSR = slice(24, 28)
 _XSTATE_BV = slice(LEGACY_BYTES, LEGACY_BYTES + 8)
@@ -35,7 +35,7 @@ _REST = slice(LEGACY_BYTES + 16, EXTENDED_OFFSET)
 
 
 def compacted_offsets(xcomp_bv: int) -> Mapping[int, int]:
-    """Offsets in the compacted format; bits of components that the vectors do not know move nothing."""
+    """Offsets in the compacted format; bits of components that the vectors do not have are ignored."""
     return compacted_layout(xcomp_bv & _KNOWN, SIZES, 0).offsets
 
 
@@ -55,7 +55,7 @@ class Buffer:
     # What the test program does to it.
 
     def prefill(self, offsets: Mapping[int, int], tag: int, mxcsr: int, bv: int, cv: int, rest: int) -> None:
-        """Overwrites all of it with what is to be there before a save."""
+        """Overwrites the buffer with what is there before a save."""
         self._memory = bytearray([_NO_TAG]) * BUFFER_BYTES
         for i in (0, 1, *offsets):
             self._put(i, offsets, in_memory(i, tag))
@@ -65,7 +65,7 @@ class Buffer:
         self._memory[_REST] = bytes([rest]) * (_REST.stop - _REST.start)
 
     def craft(self, image: Image) -> None:
-        """Overwrites all of it with a crafted image."""
+        """Overwrites the buffer with a crafted image."""
         self._memory = bytearray(BUFFER_BYTES)
         offsets = compacted_offsets(image.cv) if image.fmt == "c" else self.standard
         for name, held in image.tags.items():
@@ -114,7 +114,7 @@ class Buffer:
         return sum(1 << i for i in written)
 
     def held(self, components: int, offsets: Mapping[int, int]) -> dict[int, Content]:
-        """What memory holds in the places of ``components``."""
+        """What memory holds at the offsets of ``components``."""
         return {i: self._read(i, offsets) for i in bits[components]}
 
     def _area(self, misalign: int) -> Area:

@@ -1,4 +1,4 @@
-"""Reading vector files: the first thing in one that is not of the schema is one error, with its place."""
+"""Reading vector files: the first violation of the schema is one error, which says where it is."""
 
 import codecs
 import json
@@ -31,7 +31,7 @@ from sim.verification.vectors.schema import (
 )
 
 MOST: Final = 32 << 20
-"""Bytes of a file, unpacked; all that are shipped together have 3 MB."""
+"""The most bytes of a file, unpacked; all shipped files together have 3 MB."""
 _FOUND_LENGTH = 60
 
 
@@ -45,9 +45,9 @@ class VectorFile:
 
 
 def read(path: Path) -> VectorFile:
-    """The vectors of a file, packed or not; the first thing in it that is not of the schema is an :class:`InputError`.
+    """The vectors of a file, packed or not; raises :class:`InputError` for the first violation of the schema.
 
-    "-" is standard input.  A byte order mark and blank lines are no matter.
+    "-" is standard input.  A byte order mark and blank lines are ignored.
     """
     name = "standard input" if str(path) == "-" else str(path)
     try:
@@ -77,7 +77,7 @@ def read(path: Path) -> VectorFile:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of the JSON text; of two fields with one name, json.loads would drop the first silently."""
+    """An object of the JSON text, without repeated names, of which json.loads would silently drop the first."""
     result = dict(pairs)
     if len(result) < len(pairs):
         names = [name for name, _ in pairs]
@@ -118,7 +118,7 @@ _OBJECTS: dict[str, type[BaseModel]] = {
 
 
 def _explain(error: ValidationError) -> str:
-    """The first complaint as "where: found what, allowed: what"."""
+    """The first error as "where: found what, allowed: what"."""
     first = error.errors(include_url=False)[0]
     kind, context = first["type"], first.get("ctx", {})
     message = first["msg"][:1].lower() + first["msg"][1:]

@@ -10,7 +10,7 @@ from sim.verification.vectors.values import MSRS
 from sim.xsave.components import USER
 
 LEGAL_MXCSR: Final = {"silicon": 0x2FFFF, "bochs": 0xFFFF}
-"""MXCSR_MASK by source: the silicon knows bit 17."""
+"""MXCSR_MASK by source: the silicon has bit 17."""
 SUPPORTED_XSS: Final = 0x1800
 
 _U_CET_RESERVED = 0x3C0
@@ -23,7 +23,7 @@ def _canonical(value: int, width: int) -> bool:
 
 
 def refused(msr: str, value: int, supported_xss: int = SUPPORTED_XSS) -> bool | None:
-    """Whether a write of ``value`` is a #GP(0); None where the CPU model decides."""
+    """Whether a write of ``value`` is a #GP(0); None if that depends on the CPU model."""
     if msr == "XSS":
         if value & USER:
             return True

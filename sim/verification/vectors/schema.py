@@ -36,7 +36,7 @@ def _content(value: Any) -> Any:
 
 
 def _contents(value: dict[str, Any]) -> dict[str, Any]:
-    """A list of one tag is that tag; not of x87, where a tag is also about the control, status and tag words."""
+    """A list that repeats one tag becomes that tag; not for x87, where it would cover the control words, too."""
     return {name: same(held) if isinstance(held, list) and name != "0" else held for name, held in value.items()}
 
 
@@ -151,7 +151,7 @@ class Wrmsr(_Step):
 
 
 class Cpuid(_Step):
-    """CPUID ``n`` times: as many exits to a hypervisor underneath."""
+    """CPUID ``n`` times: that many exits to the hypervisor below."""
 
     op: Literal["cpuid"]
     n: Annotated[int, Field(ge=1)]

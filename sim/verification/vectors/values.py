@@ -1,4 +1,4 @@
-"""Register contents: as the tags of the test vectors, as bytes in memory, and as the processor model holds them.
+"""Register contents: as tags of the test vectors, as bytes in memory, and as the processor model holds them.
 
 The formula of the tags is in tests/data/vectors/README.md; the places of the x87 fields and of XMM in the legacy region
 are in Intel SDM vol. 1, section 13.4.1 and vol. 2, FXSAVE (64-bit mode, REX.W = 1); the quadwords of CET_U and CET_S in
@@ -18,7 +18,7 @@ Described = int | str | list[int | None] | list[int]
 """A tag; "fninit:<tag>"; one tag or None per register; the quadwords of components 11 and 12."""
 
 SIZES: Final = {2: 256, 5: 64, 6: 512, 7: 1024, 11: 16, 12: 24}
-"""Bytes of the components of the extended region that the vectors know; none is aligned in the compacted format."""
+"""Sizes of the components of the extended region in the vectors; none is aligned in the compacted format."""
 BUFFER_BYTES: Final = 4096
 REGISTERS: Final = {1: 16, 2: 16, 5: 8, 6: 16, 7: 16}
 """Registers by component."""
@@ -74,7 +74,7 @@ def bytes_of(component: int, content: Content) -> bytes:
 
 
 def content_of(component: int, raw: bytes) -> Content:
-    """What registers hold that were loaded from ``raw``; reserved bytes of x87 are not kept."""
+    """What registers loaded from ``raw`` hold; reserved bytes of x87 are lost."""
     if component == 0:
         raw = _x87(raw[:5] + b"\0" + raw[6 : _CONTROL.size], _x87_data(raw))
     return INIT if raw == in_memory(component, INIT) else raw
@@ -106,7 +106,7 @@ def from_quadwords(component: int, values: list[int]) -> Content:
 
 
 def _tag(component: int, first: int, raw: bytes) -> int | None:
-    """The tag whose pattern ``raw`` is, from byte ``first`` of the component on; None if it is no tag's."""
+    """The tag whose pattern, from byte ``first`` of the component on, is ``raw``; None if there is none."""
     if not any(raw):
         return INIT
     tag = (raw[0] - _pattern(component, first, 1, 0)[0]) * _INVERSE_37 % _TAGS
@@ -148,6 +148,6 @@ def described(component: int, held: int | str | list[int]) -> bytes:
 
 
 def same(tags: list[int | None]) -> int | list[int | None]:
-    """One tag where all registers hold it, else the list."""
+    """One tag if all registers hold it, otherwise the list."""
     first = tags[0] if tags else None
     return first if first is not None and tags == [first] * len(tags) else tags
