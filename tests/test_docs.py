@@ -53,5 +53,10 @@ def test_the_pages_that_a_page_links_are_there(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=called)
+def test_a_page_has_the_minus_sign_that_the_program_prints(page):
+    assert "\N{MINUS SIGN}" not in page.read_text(encoding="utf-8")
+
+
 def test_the_readme_is_a_first_page():
     assert len((TOP / "README.md").read_text(encoding="utf-8").splitlines()) < 150

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from readable import texts, unreadable
 
 import sim
@@ -490,6 +491,12 @@ def test_ticks_are_decimals_below_1_and_have_no_prefix_for_thousandths():
 def test_ticks_of_a_symmetric_axis_have_one_minus_sign():
     numbers = figure_style.tick_numbers()
     assert [numbers(value, 0) for value in (-2_000_000, -1000, -100, -0.1)] == ["-2M", "-1k", "-100", "-0.1"]
+
+
+def test_every_figure_has_the_minus_sign_of_texts(comparison):
+    for name, figure in figures_of(comparison[1]).items():
+        figure.draw_without_rendering()
+        assert not any("\N{MINUS SIGN}" in text.get_text() for text in figure.findobj(Text)), name
 
 
 def test_the_cost_figure_is_about_two_cases_where_they_are_asked_about(tmp_path_factory):

@@ -6,6 +6,7 @@ import sim
 from sim import experiment
 from sim.analysis.outcomes import Outcome, outcomes
 from sim.report import schedule_answer
+from sim.report.names import titles
 from sim.scenario.reading import read
 
 TEXT = """
@@ -51,6 +52,16 @@ def test_shares_are_of_vcpu_time_and_requests_per_vcpu_second(comparison):
         assert each.requests == pytest.approx(raw.loc[case["case"], "requests"] / of_vcpus * case["tsc_hz"], rel=1e-3)
         idle = raw.loc[case["case"], "idle_cycles"] / raw.loc[case["case"], "elapsed_cycles"]
         assert each.busy == pytest.approx(100 * (1 - idle), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["constant", "exponential", "lognormal", "empirical"])
+def test_a_swept_distribution_is_called_by_what_has_it(kind):
+    cases = [
+        {"case": text, "cpu": "zen4", "kernel": "v6.18", "sweep": {f"guests.vm.sleep.{kind}": text, "host.hz": 250}}
+        for text in ("20 us", "1 ms")
+    ]
+    found = titles(cases)
+    assert (found.heading, found.full["1 ms"]) == ("sleep", "sleep = 1 ms")
 
 
 def test_the_first_screen_has_a_line_for_each_case_and_says_from_where_to_where(comparison):

@@ -154,6 +154,7 @@ def test_out_has_the_report_its_json_and_a_figure_for_each_part(capsys, results,
 
 def test_every_figure_says_what_was_found_and_from_how_much_and_no_labels_overlap(results, monkeypatch, tmp_path):
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     from sim.analysis.uncertainty.report import read_cases, report
     from sim.report import uncertainty_figures
@@ -166,6 +167,7 @@ def test_every_figure_says_what_was_found_and_from_how_much_and_no_labels_overla
     assert len(drawn) == 5
     for name, figure in drawn.items():
         assert not unreadable(figure), name
+        assert not any("\N{MINUS SIGN}" in text.get_text() for text in figure.findobj(Text)), name
         assert figure.get_supxlabel() == "n = 4 replications, 300 draws of the costs, seed 5"
         assert figure.get_suptitle().startswith(each.coefficients.case)
     pairs = [(a, b) for a, b in combinations((group[0] for group in each.views[0].groups), 2)]

@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import pytest
 from command import run as run_command
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from sim.host import weights
 from sim.verification.theory import study
+from sim.verification.theory.figure import draw
 from sim.verification.theory.formulas import busy_periods_hz, repairman, share
 from sim.verification.theory.study import CLAIMS, Value, finding
 
@@ -77,3 +80,14 @@ def test_the_command_prints_each_claim_and_draws_it(capsys, tmp_path, monkeypatc
     assert [each["theory"] for each in found] == [study.WEIGHTS, study.REPAIRMAN]
     assert status == (not all(each["holds"] for each in found))
     assert figure.stat().st_size > 5000
+
+
+def test_the_figure_has_the_minus_sign_of_texts(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    low = finding(quick(study.BUSY), [Value(0.99, 1), Value(0.991, 1), Value(0.992, 1)])
+    draw([low], tmp_path / "theory.png")
+    drawn[0].draw_without_rendering()
+    texts = [text.get_text() for text in drawn[0].findobj(Text)]
+    assert any(text.startswith("-") for text in texts)
+    assert not any("\N{MINUS SIGN}" in text for text in texts)

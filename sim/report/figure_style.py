@@ -172,7 +172,7 @@ def strategy_axis(
 
 
 def tick_numbers() -> Any:
-    """A formatter of ticks: k, M and G for thousands, millions and billions, decimals below 1, U+2212 as minus."""
+    """A formatter of ticks: k, M and G from a thousand on, decimals below 1, and the minus sign that texts have."""
     from matplotlib.ticker import EngFormatter, FuncFormatter
 
     large = EngFormatter(sep="")
@@ -190,8 +190,7 @@ def number_axis(axes: Axes, label: str) -> None:
     axes.set_xlabel(label, fontsize=10)
     if axes.get_xscale() == "linear":
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        if max(map(abs, axes.get_xlim())) >= 1000:
-            axes.xaxis.set_major_formatter(tick_numbers())
+        axes.xaxis.set_major_formatter(tick_numbers())
     axes.tick_params(axis="x", labelsize=9)
 
 

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 from sim.analysis.metrics import settings_of
 from sim.costs.rows import CostRow
 from sim.kernel.config import Config, boot
 from sim.kernel.strategies import MAX_LABEL, strategy
 from sim.kernel.strategies import names as shipped
+from sim.scenario.distribution import Kind
 from sim.scenario.host_schema import is_mask
 from sim.xsave.profiles import names as cpus
 from sim.xsave.profiles import profile
@@ -65,16 +66,25 @@ class Titles(NamedTuple):
     full: dict[str, str]
 
 
+DISTRIBUTIONS: Final = get_args(Kind)
+
+
+def key_name(path: str) -> str:
+    """What a swept key is called by itself: "halt_poll", or "sleep" if its mean or file is swept."""
+    *_, table, last = path.split(".")
+    return table if last in DISTRIBUTIONS else last
+
+
 def titles(cases: Sequence[Mapping[str, Any]]) -> Titles:
     """Titles of cases; a single one is named after its CPU."""
 
     def varies(values: Sequence[Any]) -> bool:
         return any(value != values[0] for value in values)
 
-    by_cpu, by_kernel = (varies([case[key] for case in cases]) for key in ("cpu", "kernel"))
+    by_cpu, by_kernel = (varies([case[each] for case in cases]) for each in ("cpu", "kernel"))
     paths = list(dict.fromkeys(path for case in cases for path in case["sweep"]))
     swept = [path for path in paths if varies([case["sweep"].get(path) for case in cases])]
-    last = [path.rpartition(".")[2] for path in swept]
+    last = [key_name(path) for path in swept]
     keys = {path: name if last.count(name) == 1 else path for path, name in zip(swept, last, strict=True)}
     by_cpu = by_cpu or not (by_kernel or swept)
     heading = ", ".join([*(["CPU"] if by_cpu else []), *(["kernel"] if by_kernel else []), *keys.values()])

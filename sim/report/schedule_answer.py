@@ -8,7 +8,7 @@ from sim.analysis.outcomes import Outcome, outcomes
 from sim.report.amounts import si, three_digits, with_half
 from sim.report.layout import WIDTH, wrapped
 from sim.report.markup import Cell, Markup, Number, joined, table
-from sim.report.names import titles
+from sim.report.names import key_name, titles
 from sim.report.shown import SCHEDULE, Shown
 
 
@@ -92,18 +92,18 @@ def _doublings(found: Sequence[Outcome]) -> Iterator[str]:
     path = numbers(found)
     groups: dict[tuple[tuple[str, object], ...], list[Outcome]] = {}
     for each in found if path else ():
-        rest = {key: value for key, value in each.case["sweep"].items() if key != path}
+        rest = {name: value for name, value in each.case["sweep"].items() if name != path}
         groups.setdefault(tuple(rest.items()), []).append(each)
-    key = path.rpartition(".")[2]
     told: dict[tuple[object, object], list[str]] = {}
     for others, members in groups.items():
         members.sort(key=lambda each: each.case["sweep"][path])
         first = members[0]
         if beyond := [each for each in members if each.p99 > FACTOR * first.p99]:
-            where = ", ".join(f"{name.rpartition('.')[2]} = {value}" for name, value in others)
+            where = ", ".join(f"{key_name(name)} = {value}" for name, value in others)
             told.setdefault((first.case["sweep"][path], beyond[0].case["sweep"][path]), []).append(where)
     for (first_value, value), where_all in told.items():
         where = "" if len(where_all) == len(groups) else f" with {' or '.join(where_all)}"
+        key = key_name(path)
         yield f"p99 is more than twice that of {key} = {first_value} from {key} = {value} on{where}."
 
 

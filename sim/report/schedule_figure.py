@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from sim.analysis.outcomes import Outcome, outcomes
 from sim.report import schedule_answer
 from sim.report.figure_style import figure_of, nothing, style
-from sim.report.names import value_text
+from sim.report.names import key_name, value_text
 from sim.report.schedule_answer import Column
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ FOUND: Final = (
 """What the title says of each quantity."""
 NEAR: Final = 0.04
 """Labels of points nearer than this, as a share of the axes, would overlap."""
+LABEL: Final = 0.13
+"""Room for the label of the point at the right end, as a share of the axis."""
 
 
 def outcome(comparison: Comparison) -> Figure:
@@ -47,8 +49,9 @@ def outcome(comparison: Comparison) -> Figure:
         figure, panels = figure_of(
             comparison,
             _finding(found),
-            "Means over replications; latencies of all replications together, from the event or the wake-up "
-            "(run.latency_from) to the VM entry. Lines join cases that differ only in the key named.",
+            f"Means over replications{'' if polls else ', with 95 % intervals'}; latencies of all replications "
+            "together, from the event or the wake-up (run.latency_from) to the VM entry. Lines join cases that differ "
+            "only in the key named.",
             [PANEL_IN],
             2 if polls else max(len(columns), 1),
         )
@@ -99,7 +102,7 @@ def _groups(found: Sequence[Outcome], key: str) -> dict[str, list[Outcome]]:
     }  # fmt: skip
     for each in found:
         rest = [
-            f"{path.rpartition('.')[2]} = {value_text(path, value)}"
+            f"{key_name(path)} = {value_text(path, value)}"
             for path, value in each.case["sweep"].items()
             if path in varying
         ]
@@ -121,12 +124,16 @@ def _pareto(axes: Axes, found: Sequence[Outcome], key: str, name: str, label: st
             continue
         color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
         x, y = [each.polling for each in there], [getattr(each, name) for each in there]
-        axes.plot(x, y, "-", color=color, marker=marker, markersize=6, linewidth=1.2, label=group or "all cases")
+        axes.plot(
+            x, y, "-", color=color, marker=marker, markersize=6, linewidth=1.2, clip_on=False,
+            label=group or "all cases",
+        )  # fmt: skip
         for each, left, up in zip(there, x, y, strict=True) if len(there) > 1 else ():
             if all(abs(left - a) > NEAR * widest or abs(up - b) > NEAR * highest for a, b in labelled):
                 labelled.append((left, up))
                 text = value_text(key, each.case["sweep"].get(key, ""))
                 axes.annotate(text, (left, up), textcoords="offset points", xytext=(5, 4), fontsize=7.5, color=color)
+    axes.set_xlim(-0.05 * widest, (1 + LABEL) * widest)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(f"polling, % of vCPU time (at each point: {key})", fontsize=10)
     axes.set_ylabel(f"wake-up to VM entry, {label}, us", fontsize=10)
@@ -137,10 +144,11 @@ def _by_key(axes: Axes, found: Sequence[Outcome], key: str, column: Column) -> N
         color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
         values = [each.case["sweep"].get(key, "") for each in members]
         x = values if schedule_answer.numbers(found) else [value_text(key, value) for value in values]
-        half = [each.half.get(column.name, 0.0) for each in members]
         axes.errorbar(
-            x, [getattr(each, column.name) for each in members], yerr=[0.0 if math.isnan(h) else h for h in half],
-            color=color, marker=marker, markersize=6, linewidth=1.2, capsize=2.5, label=group or "all cases",
+            x, [getattr(each, column.name) for each in members],
+            yerr=[each.half.get(column.name, math.nan) for each in members],
+            color=color, marker=marker, markersize=6, linewidth=1.2, capsize=2.5, clip_on=False,
+            label=group or "all cases",
         )  # fmt: skip
     axes.set_ylim(bottom=0)
     axes.set_xlabel(key, fontsize=10)

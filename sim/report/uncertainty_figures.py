@@ -11,7 +11,7 @@ import pandas as pd
 from sim.analysis.uncertainty.breakeven import BreakEven, together
 from sim.analysis.uncertainty.report import CaseReport, View, file_name
 from sim.report.amounts import three_digits
-from sim.report.figure_style import look, style, symmetric_log
+from sim.report.figure_style import look, style, symmetric_log, tick_numbers
 from sim.report.summary import short
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def plot_intervals(each: CaseReport) -> "Figure":
     axis.invert_yaxis()
     ends = [end for one in found for end in (one.joint.low, one.joint.high, one.replications.mean)]
     log = symmetric_log(axis, "x", [ends])
+    axis.xaxis.set_major_formatter(tick_numbers())
     axis.set_xlabel(
         f"TSC cycles per {case.per} more than {short(case.reference)}{log}.  Mark: each row at its value;\n"
         "95 % intervals: black, over the replications; coloured, over the costs; grey, over both"
@@ -286,6 +287,7 @@ def plot_feedback(each: CaseReport) -> "Figure | None":
     case = each.coefficients
     title = f"{case.case}: simulated again, differences depart by up to {three_digits(largest)} % from the repriced"
     figure, (axis,) = _subplots(title, 9, 1.3 + 0.38 * len(names))
+    axis.xaxis.set_major_formatter(tick_numbers())
     axis.axvline(0, color="0.3", linewidth=1)
     draws = 1 + max(one.draw for one in rows)
     for one, (mean, low, high) in zip(rows, departures, strict=True):

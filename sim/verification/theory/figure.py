@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from sim.report.figure_style import tick_numbers
 from sim.verification.theory.study import MARGIN, Finding
 
 
@@ -20,8 +21,11 @@ def draw(findings: Sequence[Finding], path: Path) -> None:
         axes.plot(100 * (each.low + each.high) / 2, row, "o", color=color, markersize=5)
     axes.set_yticks(range(len(findings)), [f"{each.theory}: {each.host}" for each in findings])
     axes.invert_yaxis()
-    axes.set_xlabel("simulated less theory, %\nintervals of 95 % for all together; grey: the margin")
+    axes.set_xlabel(
+        f"simulated less theory, %\nintervals of 95 % for all together; grey: a margin of {100 * MARGIN:g} %"
+    )
     failures = sum(not each.holds for each in findings)
+    axes.xaxis.set_major_formatter(tick_numbers())
     axes.set_title(f"{len(findings) - failures} of {len(findings)} hosts agree with queueing theory", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
