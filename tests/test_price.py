@@ -197,6 +197,15 @@ def test_the_range_holds_the_value_also_where_the_table_has_rows_at_an_end_of_th
                 assert spread.low <= spread.value <= spread.high, (cpu, each.name)
 
 
+def test_the_range_of_a_pair_does_not_depend_on_what_else_is_priced():
+    pair = ("manual-load", "xstate-guest")
+    few, more = (priced(strategies=names) for names in (pair, (*pair, "xstate-all", "manual-exit", "independent")))
+    (one,) = few.contrasts
+    (other,) = (each for each in more.contrasts if {each.a, each.b} == set(pair))
+    assert (one.own.low, one.own.high) == pytest.approx((other.own.low, other.own.high), rel=1e-12)
+    assert few["manual-load"].difference.all.high == pytest.approx(more["manual-load"].difference.all.high, rel=1e-12)
+
+
 def test_the_range_of_a_load_put_pair_by_hand_is_that_of_its_two_rows():
     """Seven uniform draws, of two factors: 3 x RDMSR and 4 x WRMSR.  Ends of the middle 95 %, in closed form."""
     found = priced(Load(load_put=1), strategies=("manual-load",))["manual-load"].difference.all

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kstest, triang
+from scipy.stats import kstest, qmc, triang
 from scipy.stats import t as student
 
 from sim.analysis.uncertainty.breakeven import break_even, together
 from sim.analysis.uncertainty.coefficients import Coefficients, from_ledger, of_used_rows, values
-from sim.analysis.uncertainty.draws import Ranges, draw, factor, quantile
+from sim.analysis.uncertainty.draws import Ranges, draw, factor, hypercube, quantile
 from sim.analysis.uncertainty.measure import REPLICATIONS, measure_next
 from sim.analysis.uncertainty.pricing import Interval, Pricing, draw_case, price_draws
 from sim.analysis.uncertainty.report import as_document, report
@@ -463,6 +463,14 @@ def test_orders_that_turn_when_simulated_again_are_counted() -> None:
     ]
     found = departure(draws)
     assert (found.turned, found.pairs, found.clear, found.differences) == (1, 3, 1, 2)
+
+
+@pytest.mark.parametrize("draws", [1, 7, 300])
+def test_quantiles_are_those_of_scipys_latin_hypercube(draws: int) -> None:
+    names = ["WRMSR(PLx_SSP)", "XSAVES"]
+    for found, name in zip(hypercube(names, draws, 1, 2).T, names, strict=True):
+        its = qmc.LatinHypercube(1, rng=np.random.default_rng([1, 2, *name.encode()]))
+        assert np.array_equal(found, its.random(draws)[:, 0])
 
 
 def test_a_row_more_in_a_table_changes_no_draw_of_the_others() -> None:

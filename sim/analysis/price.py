@@ -17,7 +17,7 @@ from sim.analysis.price_load import Event, Load
 from sim.analysis.price_own import COMMON, Assumptions, Own, own, per_second, run, switches_xss
 from sim.analysis.price_unsaid import Unsaid, unsaid
 from sim.analysis.uncertainty.coefficients import Array, values
-from sim.analysis.uncertainty.draws import Ranges
+from sim.analysis.uncertainty.draws import Ranges, hypercube
 from sim.costs.price import design_matrix, in_tsc, terms
 from sim.costs.rows import RATIO, CostTable
 from sim.errors import InputError
@@ -293,8 +293,7 @@ class _Costs:
         self._design = design_matrix(self.operations, self._rows)
         self.at_values = self._design @ in_tsc(self._rows, values(self._rows))
         ranges = Ranges(self._rows, (True,) * len(self._rows.rows), "table")
-        quantiles = np.random.default_rng(SEED).random((DRAWS, len(ranges.factors)))
-        self._drawn = in_tsc(self._rows, ranges.at(quantiles))
+        self._drawn = in_tsc(self._rows, ranges.at(hypercube(ranges.factors, DRAWS, SEED)))
 
     def spreads(self, counts: Array) -> list[Spread]:
         """What each line of ``counts``, lines x operations, costs."""

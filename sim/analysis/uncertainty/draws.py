@@ -106,21 +106,24 @@ class Draws:
     weights: Array
 
 
-def _hypercube(names: Sequence[str], draws: int, *seed: int) -> Array:
-    """Quantiles, draws x names; those of a name do not depend on which others there are."""
-    from scipy.stats import qmc
+def hypercube(names: Sequence[str], draws: int, *seed: int) -> Array:
+    """Quantiles, draws x names, one in each of ``draws`` equal parts; those of a name do not depend on the other names.
 
-    columns = [
-        qmc.LatinHypercube(1, rng=np.random.default_rng([*seed, *name.encode()])).random(draws) for name in names
-    ]
-    return np.hstack(columns)
+    They are those of scipy.stats.qmc.LatinHypercube in one dimension, the import of which takes half a second.
+    """
+    found = np.empty((draws, len(names)))
+    for i, name in enumerate(names):
+        generator = np.random.default_rng([*seed, *name.encode()]).spawn(1)[0]
+        within = generator.uniform(size=draws)
+        found[:, i] = (generator.permutation(draws) + 1 - within) / draws
+    return found
 
 
 def draw(ranges: Ranges, draws: int, replications: int, seed: int) -> Draws:
     """Costs and weights of replications, drawn together; the same seed gives the same draws."""
-    rows = ranges.at(_hypercube(ranges.factors, draws, seed))
-    of_replications = _hypercube([f"replication {i}" for i in range(replications)], draws, seed)
-    weights = replication_weights(of_replications, _hypercube(["replications"], draws, seed)[:, 0])
+    rows = ranges.at(hypercube(ranges.factors, draws, seed))
+    of_replications = hypercube([f"replication {i}" for i in range(replications)], draws, seed)
+    weights = replication_weights(of_replications, hypercube(["replications"], draws, seed)[:, 0])
     return Draws(ranges, in_tsc(ranges.table, rows), rows[:, ranges.ratio], weights)
 
 
@@ -130,7 +133,7 @@ def draw_pair(a: Ranges, b: Ranges, draws: int, seed: int, *, same_cpu: bool) ->
     Of one CPU, a factor whose rows are the same in both tables is one uncertainty.  Two CPUs are independent, even if
     the same is assumed for both: nobody knows that it is the same.
     """
-    one, other = _hypercube(a.factors, draws, seed), _hypercube(b.factors, draws, seed, 1)
+    one, other = hypercube(a.factors, draws, seed), hypercube(b.factors, draws, seed, 1)
     number = {name: i for i, name in enumerate(a.factors)}
     for i, name in enumerate(b.factors):
         if same_cpu and name in number and _rows_of(a.table, name) == _rows_of(b.table, name):
