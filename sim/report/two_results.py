@@ -99,15 +99,17 @@ def _paired(found: TwoResults) -> list[str]:
 
 
 def _differs(found: TwoResults) -> list[str]:
+    told = {path for pair in found.pairs for path, _, _ in pair.not_paired}
     keys: dict[str, tuple[Any, Any]] = {}
     for pair in found.pairs:
         for path, one, other in pair.differs:
-            keys.setdefault(path, (one, other))
+            if path not in told:
+                keys.setdefault(path, (one, other))
     for name, one, other in found.tool:
         keys[TOOL[name]] = one[:12], other[:12]
     said = _some([_differing(path, *values) for path, values in keys.items()], MOST_KEYS, " keys")
     nothing = "They differ in nothing" + (" else." if any(pair.not_paired for pair in found.pairs) else ".")
-    return wrapped(f"They differ in {said}." if said else nothing, "", "  ")
+    return wrapped(f"They{' also' if told else ''} differ in {said}." if said else nothing, "", "  ")
 
 
 def _differing(path: str, one: Any, other: Any) -> str:
@@ -143,7 +145,7 @@ def _answer(found: TwoResults, a: "Comparison") -> str:
         label = names.labels(a.results.case(pair.a))[first.strategy]
         amount = amounts[0] if len(amounts) == 1 else f"{amounts[0]} ({pair.a}) to {amounts[-1]} ({ordered[-1][0].a})"
         per = first.difference.unit.partition("/")[2].removesuffix("-s")
-        said.append(f"B less A, all operations of {label}: {amount} us per {per}-second ({_counted(whole)})")
+        said.append(f"B less A, all operations with {label}: {amount} us per {per}-second ({_counted(whole)})")
     own = [(pair, each) for pair in found.pairs for each in pair.found if each.what == "own_without_xss"]
     if own:
         with_xss = [(pair, each) for pair in found.pairs for each in pair.found if _has_xss(pair, each)]
@@ -228,7 +230,7 @@ def _rows(a: "Comparison", pair: CasePair, most: int) -> Iterator[Row]:
     own = [each for each in pair.found if each.what == "own_without_xss"]
     xss = {each.strategy: each for each in pair.found if _has_xss(pair, each)}
     for each in whole:
-        yield _row(f"all of {labels[each.strategy]}", each, scale)
+        yield _row(f"all, {labels[each.strategy]}", each, scale)
     shown = sorted(own, key=lambda each: (not _moved(each, xss), -abs(each.difference.mean)))[:most]
     order = list(document["strategies"])
     for each in sorted(shown, key=lambda each: order.index(each.strategy)):
