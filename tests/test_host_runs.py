@@ -109,6 +109,8 @@ AT_ONCE = {
     "exits alone": (1, "", ""),
     "two vCPUs on a CPU": (1, "vcpus = 2", ""),
     "a request ends at an exit": (1, 'demand = "100 us"\nsleep = "100 us"', ""),
+    "a request ends at two exits": (1, 'demand = "100 us"\narrivals = { constant = "150 us" }',
+                                    '[guests.g.exits.b]\nevery = "20 us"\ntime = "3 us"\n'),
     "requests arrive as exits do": (1, 'demand = "100 us"\narrivals = { constant = "150 us" }', ""),
     "two vCPUs halt at once": (2, 'vcpus = 2\ndemand = "100 us"\nsleep = "100 us"', ""),
     "user space and an exit": (2, "vcpus = 2",
