@@ -240,6 +240,12 @@ def test_macos_shows_no_bit_of_leaf_1_but_that_of_xsave_and_with_its_component_t
     assert registers_in(text, 0xD) == {0: (xcr0, 832, 1088, 0), 1: (15, 832, 256, 0)}
 
 
+@pytest.mark.parametrize("signature", ["", "machdep.cpu.signature: unknown\n"])
+def test_macos_without_a_signature_leaves_leaf_1_out(signature):
+    found = cpuid_decoded.decoded(f"{signature}machdep.cpu.xsave.extended_state: 7 832 1088 0\n")
+    assert found == ("sysctl", {0xD: {0: (7, 832, 1088, 0)}})
+
+
 def of_registers(registers):
     text = "".join(as_cpuid(leaf, sub, *row) + "\n" for leaf, subs in registers.items() for sub, row in subs.items())
     return of_data("x", imported.document(cpuid.parse(text.splitlines(keepends=True), "the dump"), "the dump"))
@@ -339,6 +345,28 @@ def test_what_cpuid_prints_without_r_has_the_registers_of_leaf_0xd_that_it_print
     assert cpuid_decoded.decoded(guest)[1][1][0][2] == found[1][0][2] | 1 << 31
     more = re.sub(r"(IA32_XSS (?:upper 32 bits )?valid bit field mask +=) 0x0{8}", r"\1 0x00000005", text)
     assert cpuid_decoded.decoded(more)[1][13][1][2:] == (registers[13][1][2], 5)
+
+
+@pytest.mark.parametrize(
+    ("label", "lost"),
+    [
+        ("vendor_id", {(0, 0)}),
+        ("stepping id", {(1, 0)}),
+        ("brand", {(0x80000002 + k, 0) for k in range(3)}),
+        ("XSAVEOPT|XSAVEC|XGETBV|XSAVES/XRSTORS|XFD:", {(0xD, 1)}),
+        ("PKRU save state byte size", {(0xD, 9)}),
+    ],
+)
+def test_a_register_of_which_cpuid_prints_no_field_is_left_out_and_not_taken_for_zero(label, lost):
+    whole = as_decoded("sapphire-rapids", halves=False).replace("(0xd/9):\n      XYZ", "(0xd/9):\n      PKRU")
+    lines = whole.splitlines(keepends=True)
+    _, found = cpuid_decoded.decoded("".join(line for line in lines if not re.match(rf"\s*(?:{label})", line)))
+    left, printed = (
+        {(leaf, sub): row for leaf, subs in each.items() for sub, row in subs.items()}
+        for each in (found, cpuid_decoded.decoded(whole)[1])
+    )
+    assert left == {which: row for which, row in printed.items() if which not in lost}
+    assert lost < printed.keys()
 
 
 def test_what_firecracker_dumps_is_a_cpu_and_a_template_with_bits_left_to_the_host_is_none():
