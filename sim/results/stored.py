@@ -132,11 +132,11 @@ class Stored:
         name, path, schema = self.name, self.path, self._schema
         for column, kind in zip(schema.names, schema.types, strict=True):
             if column not in found.names:
-                raise InputError(f"{path}: no column {column!r}, which a {name} table has")
+                raise InputError(f"{path}: no column {column!r}, which the {name} table has")
             if found.field(column).type != kind:
                 raise InputError(f"{path}: column {column} is {found.field(column).type} (allowed: {kind})")
         if more := [shortened(column) for column in found.names if column not in schema.names]:
-            raise InputError(f"{path}: column {more[0]}, which a {name} table does not have")
+            raise InputError(f"{path}: column {more[0]}, which the {name} table does not have")
         if found.names != schema.names:
             raise InputError(f"{path}: columns in another order than {', '.join(schema.names)}")
 
