@@ -225,6 +225,9 @@ WRONG = {
     "negative sigma": (
         instead(EXIT, 'every = { lognormal = "1 ms", sigma = -1 }'), "io.every", "sigma = -1}", "above 0",
     ),
+    "lognormal with a mean of 0": (
+        instead(EXIT, 'every = { lognormal = "0 ms", sigma = 1 }'), "io.every", "sigma = 1}", "a mean above 0",
+    ),
     "two distributions": (
         instead(EXIT, 'every = { constant = "1 ms", exponential = "1 ms" }'),
         "io.every", "found {constant", "one of constant, exponential",
@@ -236,6 +239,22 @@ WRONG = {
     "no CSV file": (
         instead(THREAD, 'compute = { empirical = "no.csv", column = "t", unit = "us" }'),
         "threads.daemon.compute", "no.csv: No such file", "a CSV file",
+    ),
+    "CSV file of more than is read": (
+        instead(THREAD, 'compute = { empirical = "/dev/zero", column = "t", unit = "us" }'),
+        "threads.daemon.compute", "/dev/zero: more than 32 MiB", "a CSV file",
+    ),
+    "CSV file with a quotation that does not end": (
+        instead(THREAD, 'compute = { empirical = "open.csv", column = "t", unit = "us" }'),
+        "threads.daemon.compute", "open.csv:", "is not (unexpected end of data)", "a CSV file",
+    ),
+    "samples without their unit": (
+        instead(THREAD, 'compute = { empirical = "good.csv", column = "t" }'),
+        "threads.daemon.compute", "empirical with unit", "unit = 'us'",
+    ),
+    "column by its number": (
+        instead(THREAD, 'compute = { empirical = "good.csv", column = 1, unit = "us" }'),
+        "threads.daemon.compute", "column = 1", "empirical with column as a text in quotes",
     ),
     "no such column": (
         instead(THREAD, 'compute = { empirical = "good.csv", column = "tt", unit = "us" }'),
@@ -355,6 +374,10 @@ WRONG = {
     "tiles in kernel_fpu_begin()": (
         also(INTERRUPT, 'components = ["XTILEDATA"]'), "interrupts.network.components", "XTILEDATA", "kernel_fpu_begin",
     ),
+    "kernel_fpu_begin() without components": (
+        also(INTERRUPT, "kernel_fpu = 0.5\ncomponents = []"),
+        "interrupts.network.components", "found none", "one component or more",
+    ),
     "XSS that KVM does not offer": (also(KERNEL, "guest_xss = 0x4"), "kernel.guest_xss", "0x4", "bits of 0x1800"),
     "XCR0 that the host has not": (
         also(KERNEL, "guest_xcr0 = 0x8000000000001"), "kernel.guest_xcr0", "0x8000000000001", "bits of",
@@ -399,6 +422,23 @@ WRONG = {
         also(GUEST, 'demand = "1 ms"\narrivals = "1 kHz"\nsleep = "1 ms"'),
         "guests.web.sleep", "beside arrivals", "not both",
     ),
+    "signals to vCPUs that never halt": (
+        also(GUEST, 'signalled = 0.5\nsignal_time = "1 us"'), "guests.web.signalled", "goes with demand", "halt",
+    ),
+    "signals that take nobody knows how long": (
+        also(GUEST, 'demand = "1 ms"\nsleep = "1 ms"\nsignalled = 0.5'),
+        "guests.web.signal_time", "is missing", "both or neither",
+    ),
+    "signals without their rate": (
+        also(GUEST, 'demand = "1 ms"\nsleep = "1 ms"\nsignal_time = "1 us"'),
+        "guests.web.signalled", "is missing", "both or neither",
+    ),
+    "guests and threads of one name that wait": (
+        also(GUEST, 'demand = "1 ms"\nwaits = { share = 1.0 }').replace("threads.daemon", "threads.web").replace(
+            THREAD, THREAD + "\nwakes = { web = 1.0 }"
+        ),
+        "guests.web.waits", "both called 'web'", "different names",
+    ),
     "VMM where KVM handles": (
         also(EXIT, 'vmm = "1 us"'),
         "guests.web.exits.io.vmm", "'userspace'", "here it is 'kernel'",
@@ -432,6 +472,10 @@ WRONG = {
         "threads.daemon.fpu.every", "is for guests", "share",
     ),
     "pipe that sleeps": (also(THREAD, 'kind = "pipe"\nsleep = "1 ms"'), "threads.daemon.sleep", "'pipe'", "hands over"),
+    "pipe that takes no time": (
+        instead(THREAD, 'kind = "pipe"\ncompute = "0 us"\nsyscall = "0 us"'),
+        "threads.daemon.compute", "found 0 beside syscall = 0", "takes time",
+    ),
     "fork that never waits": (also(THREAD, 'kind = "fork"'), "threads.daemon.sleep", "the key is missing", "'fork'"),
     "burst of 0": (instead(THREAD, 'compute = "0 ms"'), "threads.daemon.compute", "a mean of 0", "more than 0"),
     "exec of a compute thread": (also(THREAD, "exec = false"), "threads.daemon.exec", "'fork'", "here it is 'compute'"),
@@ -496,6 +540,7 @@ FILES = {
     "nan.csv": b"t\nnan\n",
     "negative.csv": b"t\n-1\n",
     "empty.csv": b"t\n",
+    "open.csv": b't\n"1\n',
     "binary.csv": b"t\n\xff\n",
     "circle.toml": b'extends = "wrong.toml"\n',
 }
