@@ -474,10 +474,12 @@ def test_vzeroupper_initialises_avx_and_zmm_hi256_and_counts_as_a_modification()
     assert memory.xstate_bv == ENABLED & ~ZMM_HI256
 
 
-def test_vzeroupper_writes_the_zmm_registers_and_so_the_group_of_the_processor() -> None:
-    cpu, memory = restored(freedoms=Freedoms(zmm_write_group=SSE | AVX | ZMM_HI256))
-    cpu.initialise(AVX | ZMM_HI256)
-    assert cpu.xsaves(memory, ENABLED) == SSE
+def test_vzeroupper_modifies_the_group_where_the_processor_has_it_so() -> None:
+    for marks, written in ((True, SSE), (False, 0)):
+        free = Freedoms(zmm_write_group=SSE | AVX | ZMM_HI256, vzeroupper_marks_group_modified=marks)
+        cpu, memory = restored(freedoms=free)
+        cpu.initialise(AVX | ZMM_HI256)
+        assert cpu.xsaves(memory, ENABLED) == written
 
 
 # What a Zen 4 does at CPL 0 (tests/data/vectors/ring0).

@@ -18,6 +18,7 @@ from sim.xsave.components import (
     PKRU,
     SSE,
     SUPERVISOR,
+    XTILECFG,
     ZMM_HI256,
     bits,
 )
@@ -34,7 +35,12 @@ freedoms = st.builds(
     mxcsr_sets_xstate_bv=st.booleans(),
     mxcsr_apart_from_xmm=st.booleans(),
     zmm_write_group=st.sampled_from([0, SSE | AVX | ZMM_HI256]),
+    ymm_write_group=st.sampled_from([0, SSE | AVX]),
     restore_group=st.sampled_from([0, SSE | AVX | ZMM_HI256]),
+    xmodified_always=st.sampled_from([0, XTILECFG]),
+    zeroing_idioms_set_xinuse=st.sampled_from([0, SSE]),
+    ldmxcsr_sets_xinuse=st.booleans(),
+    vzeroupper_marks_group_modified=st.booleans(),
 )
 
 

@@ -60,7 +60,7 @@ WRONG = {
     "an XCR0 without x87": (line(xcr0="0xe6"), "0xe6", "bit 0"),
     "an XCR0 with PKRU": (line(xcr0="0x2e7"), "0x2e7", "0xe7"),
     "an IA32_XSS with PASID": (line(xss="0x400"), "xss is 0x400", "0x1800"),
-    "another source": (line(src="qemu"), "src", "'silicon' or 'bochs'"),
+    "another source": (line(src="qemu"), "src", "'silicon', 'intel' or 'bochs'"),
     "a field twice": ('{"id": "a", "id": "b"}', "id", "twice"),
 }
 

@@ -12,6 +12,7 @@ from sim.cli.common import emit, json_option, table
 from sim.cli.statistics import statistics
 from sim.cli.verify_fuzz import fuzz
 from sim.cli.verify_kill import kill
+from sim.cli.verify_record import record
 from sim.cli.verify_theory import theory
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def verify() -> None:
       fpswitch verify theory
       fpswitch verify kill
       fpswitch verify fuzz
+      fpswitch verify record mine.jsonl
     """
 
 
@@ -40,6 +42,7 @@ verify.add_command(statistics)
 verify.add_command(theory)
 verify.add_command(kill)
 verify.add_command(fuzz)
+verify.add_command(record)
 
 
 @verify.command()

@@ -11,7 +11,8 @@ class Freedoms:
 
     Masks are of state components.  No vendor documents its choices; the defaults are the ones that the text of the
     SDM's Operation sections describes, with XINUSE of the small MSR-like components following their value.  The
-    settings of Zen 4 were recorded on one, at CPL 3 and at CPL 0 (tests/data/vectors).
+    settings of Zen 4 were recorded on one, at CPL 3 and at CPL 0, those of Intel at CPL 3 on a server processor with
+    AMX (tests/data/vectors).
     """
 
     init_optimisation: bool = True
@@ -22,8 +23,15 @@ class Freedoms:
     """Components whose XINUSE a write of initial values clears; the others stay in use until they are initialised."""
     xinuse_always: int = 0
     """Components whose XINUSE is always 1."""
+    xmodified_always: int = 0
+    """Components whose XMODIFIED is always 1: the modified optimisation never skips them (Intel: TILECFG)."""
     loading_initial_values_sets_xinuse: bool = True
     """False: a restore that loads initial values from memory clears XINUSE, as if it had initialised them."""
+    zeroing_idioms_set_xinuse: int = 0
+    """Components that XORPS, KXORQ or VPXORQ of their registers brings into use, as any write does (Intel: SSE, opmask,
+    Hi16_ZMM, which VZEROALL and restores alone initialise); the others are initialised by it (Zen 4: all)."""
+    ldmxcsr_sets_xinuse: bool = False
+    """LDMXCSR of any value is a write of SSE (Intel); else XGETBV(1) alone shows it, and only while it is not 1F80H."""
     mxcsr_sets_xstate_bv: bool = False
     """XSAVE and XSAVEOPT store XSTATE_BV[1] = 1 when of SSE only MXCSR is not initial (Bochs does, Zen 4 does not)."""
     mxcsr_apart_from_xmm: bool = False
@@ -32,8 +40,12 @@ class Freedoms:
     False: MXCSR is stored with XMM, and XMM whenever MXCSR is not 1F80H (SDM vol. 2, XSAVES, Operation).
     """
     zmm_write_group: int = 0
-    """Components that a write of ZMM0-15 also marks in use and modified (Zen 4: SSE, AVX and ZMM_Hi256; a 256-bit write
-    does not: kernel traces of a Zen 4 show AVX in use without ZMM_Hi256).  VZEROUPPER, too, marks them modified."""
+    """Components that a write of ZMM0-15 also marks in use and modified (Zen 4, Intel: SSE, AVX and ZMM_Hi256; a
+    256-bit write does not: kernel traces of a Zen 4 show AVX in use without ZMM_Hi256)."""
+    ymm_write_group: int = 0
+    """Components that a 256-bit write also marks in use and modified (Intel: SSE and AVX; not recorded of Zen 4)."""
+    vzeroupper_marks_group_modified: bool = False
+    """VZEROUPPER marks all of ``zmm_write_group`` modified (Zen 4), not only what it initialises."""
     restore_group: int = 0
     """A restore of any of these components sets XINUSE of all of them by value, also of those outside RFBM.
 

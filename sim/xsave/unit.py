@@ -84,7 +84,7 @@ class Unit:
         self._restore_group = freedoms.restore_group
         self._sse_marks = AVX if freedoms.legacy_sse_write_marks_avx_in_use else 0
         self._xinuse_floor = freedoms.xinuse_always if freedoms.init_optimisation else ALL
-        self._xmodified_floor = 0 if freedoms.modified_optimisation else ALL
+        self._xmodified_floor = freedoms.xmodified_always if freedoms.modified_optimisation else ALL
         self.xcr0 = xcr0
         self.xss = xss
         self.xfd = 0
@@ -121,7 +121,11 @@ class Unit:
 
         SSE without AVX is a legacy SSE write: one with a VEX prefix clears the upper halves.
         """
-        marked = components | self.freedoms.zmm_write_group if components & ZMM_HI256 else components
+        marked = components
+        if components & ZMM_HI256:
+            marked |= self.freedoms.zmm_write_group
+        elif components & AVX:
+            marked |= self.freedoms.ymm_write_group
         if self.xinuse & ZMM_HI256 and marked & _VECTORS == SSE:
             self.xinuse |= self._sse_marks
         self.xinuse |= marked
@@ -143,9 +147,11 @@ class Unit:
             self.xinuse &= ~component | self._xinuse_floor
 
     def ldmxcsr(self, value: int) -> None:
-        """LDMXCSR; XINUSE[1] and XMODIFIED[1] are about the XMM registers and stay as they are."""
+        """LDMXCSR; XINUSE[1] and XMODIFIED[1] are about the XMM registers: what becomes of them is a freedom."""
         self.mxcsr = value
         self.mxcsr_written = True
+        if self.freedoms.ldmxcsr_sets_xinuse:
+            self.mark_written(SSE)
 
     def write_pkru(self, value: int) -> None:
         """WRPKRU; XINUSE[9] is whether the value is not 0."""
@@ -166,8 +172,18 @@ class Unit:
             regs[i] = INIT
         if components == SSE and self.xinuse & ZMM_HI256:
             self.xinuse |= self._sse_marks
-        self.xmodified |= components | self.freedoms.zmm_write_group if components & ZMM_HI256 else components
+        self.xmodified |= components
+        if components & ZMM_HI256 and self.freedoms.vzeroupper_marks_group_modified:
+            self.xmodified |= self.freedoms.zmm_write_group
         self.xinuse &= ~components | self._xinuse_floor
+
+    def zero(self, components: int) -> None:
+        """XORPS, KXORQ or VPXORQ of every register of ``components`` with itself."""
+        written = components & self.freedoms.zeroing_idioms_set_xinuse
+        for i in bits[written]:
+            self.write(i, INIT)
+        if components & ~written:
+            self.initialise(components & ~written)
 
     def enter_mode(self, cpl: int, nonroot: bool) -> None:
         """The privilege level and VMX/SVM mode in which the next instructions run."""

@@ -64,7 +64,7 @@ class Comparison:
             self._differ("fault", exp.fault, outcome.fault)
             return self
         # After a fault in a restore the architecture leaves RFBM open; the silicon's registers are known not to change.
-        unknown = outcome.fault is not None and isinstance(step, Restore) and self.vector.src == "bochs"
+        unknown = outcome.fault is not None and isinstance(step, Restore) and self.vector.src != "silicon"
         held = _not_initial(unit)
         if (exp.noninit ^ held) & ~(step.rfbm if unknown and isinstance(step, Restore) else 0):
             self._differ("noninit", exp.noninit, held)

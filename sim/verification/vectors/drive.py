@@ -45,26 +45,23 @@ from sim.xsave.unit import Fault, Unit
 
 STANDARD_OFFSETS: Final[Mapping[str, Mapping[int, int]]] = {
     "silicon": {2: 576, 5: 832, 6: 896, 7: 1408},
+    "intel": {2: 576, 5: 1088, 6: 1152, 7: 1664},
     "bochs": {2: 576, 5: 1088, 6: 1152, 7: 1664},
 }
 """Offsets of the standard format by source (AMD's and Intel's), unless a meta line has the CPUID registers."""
 
-MODE: Final = {"silicon": 3, "bochs": 0}
+MODE: Final = {"silicon": 3, "intel": 3, "bochs": 0}
 """By source, the CPL of a step that does not say it."""
 
 RECORDED: Final[Mapping[str, Any]] = {
     "silicon": {"outer_exit_disturbs": True},
+    "intel": {"outer_exit_disturbs": True},
     "bochs": {"modified_optimisation": False},
 }
 """Freedoms that a free run takes from the recorded machine: its hypervisor, and what saves leave of a prefill."""
 
-_REINIT: Final = {
-    "xorps": SSE,
-    "vzeroupper": AVX | ZMM_HI256,
-    "vzeroall": SSE | AVX | ZMM_HI256,
-    "kxor": OPMASK,
-    "hi160": HI16_ZMM,
-}
+_INITIALISES: Final = {"vzeroupper": AVX | ZMM_HI256, "vzeroall": SSE | AVX | ZMM_HI256}
+_ZEROES: Final = {"xorps": SSE, "kxor": OPMASK, "hi160": HI16_ZMM}
 _INSERTS_ZERO: Final = {"avxhi0": 2, "zmmhi0": 6}
 _BY_512_BIT_WRITES: Final = (2, 6)
 """Components that the recording program wrote with EVEX instructions of 512 bits."""
@@ -207,8 +204,10 @@ class _Run:
             self.unit.write(0, after_fninit(self.unit.regs[0]))
         elif step.how in _INSERTS_ZERO:
             self._write(_INSERTS_ZERO[step.how], INIT)
+        elif step.how in _ZEROES:
+            self.unit.zero(_ZEROES[step.how])
         else:
-            self.unit.initialise(_REINIT[step.how])
+            self.unit.initialise(_INITIALISES[step.how])
 
     def _check_mxcsr(self, value: int) -> None:
         if value & ~refusals.LEGAL_MXCSR[self.vector.src]:

@@ -9,7 +9,7 @@ from typing import Final
 from sim.verification.vectors.values import MSRS
 from sim.xsave.components import USER
 
-LEGAL_MXCSR: Final = {"silicon": 0x2FFFF, "bochs": 0xFFFF}
+LEGAL_MXCSR: Final = {"silicon": 0x2FFFF, "intel": 0xFFFF, "bochs": 0xFFFF}
 """MXCSR_MASK by source: the silicon has bit 17."""
 SUPPORTED_XSS: Final = 0x1800
 

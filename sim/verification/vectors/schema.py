@@ -53,6 +53,8 @@ HeaderByte = Annotated[str, Field(pattern="^(1[6-9]|[2-5][0-9]|6[0-3])$")]
 SubLeaf = Annotated[str, Field(pattern="^[0-9]+$")]
 Written = Literal["F", "N", "P", "?"]
 Cpl = Literal[0, 3]
+Source = Literal["silicon", "intel", "bochs"]
+"""An AMD Zen 4, an Intel server processor, an emulator."""
 Piece = (
     Literal["x87", "mxcsr", "mxcsr_mask", "xmm", "tail", "hdr_rest", "beyond"] | Literal["2", "5", "6", "7", "11", "12"]
 )
@@ -241,7 +243,7 @@ class Vector(_Strict):
     """One recorded sequence of operations."""
 
     id: str
-    src: Literal["silicon", "bochs"]
+    src: Source
     cat: str
     xcr0: Quadword
     xss: Quadword | None = None
@@ -257,12 +259,12 @@ class Vector(_Strict):
             raise ValueError("xss is missing, required in every vector from bochs and in one with a step at CPL 0")
         if self.xss is not None and self.xss & ~(CET_U | CET_S):
             raise ValueError(f"xss is {self.xss:#x}, allowed: bits of {CET_U | CET_S:#x}")
-        if self.src == "silicon" and any(isinstance(step, Wrmsr) for step in self.steps):
+        if self.src != "bochs" and any(isinstance(step, Wrmsr) for step in self.steps):
             raise ValueError("op is wrmsr, allowed: in vectors from bochs, only")
         if self.src == "bochs" and any(
             isinstance(step, Save | Restore) and step.cpl is not None for step in self.steps
         ):
-            raise ValueError("cpl is given, allowed: in vectors from silicon, only")
+            raise ValueError("cpl is given, allowed: in vectors from silicon and intel, only")
         return self
 
 
@@ -270,7 +272,7 @@ class Meta(_Strict):
     """The emulated processor: CPUID leaf 0DH, EAX to EDX by sub-leaf."""
 
     id: str
-    src: Literal["silicon", "bochs"]
+    src: Source
     cat: Literal["meta"]
     model: str
     info: list[str]

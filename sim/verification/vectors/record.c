@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT
+// Runs one vector on this processor at CPL 3 and shows what came of each step.  Loaded into the recording process:
+// compiled with -mgeneral-regs-only, it touches vector registers where a step says so, and nowhere else.
+
+#include <cpuid.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <ucontext.h>
+
+#define AREA 16384
+#define SLACK 4096	/* for misaligned areas */
+#define IN_FRAME 2688	/* of the frame of a signal: all that the vectors know */
+#define BUFFERS 3
+
+enum op { TOUCH, TOUCH1, REINIT, LDMXCSR, XSAVE, XSAVEOPT, XSAVEC, XSAVES, XRSTOR, XRSTORS };
+
+struct step {
+	int op, component, reg, how, buffer, misalign;
+	uint64_t rfbm;
+	uint32_t mxcsr;
+	const uint8_t *data;		/* what a touch loads */
+	const uint8_t *memory;		/* what the buffer is overwritten with before the instruction, if anything */
+	uint64_t memory_at, memory_bytes;
+};
+
+struct seen {
+	uint64_t signal, xinuse;
+	uint8_t registers[AREA];	/* a standard-format image; only if asked for, or after a fault */
+	uint8_t memory[AREA + SLACK];	/* the buffer of the step */
+};
+
+static uint8_t buffers[BUFFERS][AREA + SLACK] __attribute__((aligned(4096)));
+static uint8_t initial[AREA] __attribute__((aligned(64)));
+static uint8_t looked[AREA] __attribute__((aligned(64)));
+static uint8_t at_fault[AREA];
+static sigjmp_buf out_of_step;
+static volatile int signalled;
+
+static void copy(void *to, const void *from, uint64_t bytes)
+{
+	asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes) :: "memory");
+}
+
+static void zero(void *at, uint64_t bytes)
+{
+	asm volatile("rep stosb" : "+D"(at), "+c"(bytes) : "a"(0) : "memory");
+}
+
+uint64_t xgetbv(uint32_t which)
+{
+	uint32_t low, high;
+
+	asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(which));
+	return low | (uint64_t)high << 32;
+}
+
+void cpuid(uint32_t leaf, uint32_t subleaf, uint32_t *to)
+{
+	__cpuid_count(leaf, subleaf, to[0], to[1], to[2], to[3]);
+}
+
+#define ON_AREA(name) \
+	static void name(void *area, uint64_t mask) \
+	{ \
+		asm volatile(#name "64 (%0)" :: "r"(area), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32)) : "memory"); \
+	}
+ON_AREA(xsave)
+ON_AREA(xsaveopt)
+ON_AREA(xsavec)
+ON_AREA(xsaves)
+ON_AREA(xrstor)
+ON_AREA(xrstors)
+
+/* The kernel has saved the registers for the handler, as they were when the instruction faulted. */
+static void handler(int number, siginfo_t *info, void *context)
+{
+	(void)info;
+	signalled = number;
+	copy(at_fault, ((ucontext_t *)context)->uc_mcontext.fpregs, IN_FRAME);
+	siglongjmp(out_of_step, 1);
+}
+
+#define EIGHT(f) f(0) f(1) f(2) f(3) f(4) f(5) f(6) f(7)
+#define SIXTEEN(f) EIGHT(f) f(8) f(9) f(10) f(11) f(12) f(13) f(14) f(15)
+#define UPPER_SIXTEEN(f) \
+	f(16) f(17) f(18) f(19) f(20) f(21) f(22) f(23) f(24) f(25) f(26) f(27) f(28) f(29) f(30) f(31)
+
+#define LOAD_XMM(i) case i: asm volatile("movups (%0), %%xmm" #i :: "r"(from)); break;
+#define LOAD_YMM_HIGH(i) case i: asm volatile("vinserti32x4 $1, (%0), %%zmm" #i ", %%zmm" #i :: "r"(from)); break;
+#define LOAD_K(i) case i: asm volatile("kmovq (%0), %%k" #i :: "r"(from)); break;
+#define LOAD_ZMM_HIGH(i) case i: asm volatile("vinserti64x4 $1, (%0), %%zmm" #i ", %%zmm" #i :: "r"(from)); break;
+#define LOAD_ZMM(i) case i: asm volatile("vmovdqu64 (%0), %%zmm" #i :: "r"(from)); break;
+
+static void load(int component, int reg, const uint8_t *from)
+{
+	switch (component) {
+	case 1: switch (reg) { SIXTEEN(LOAD_XMM) } break;
+	case 2: switch (reg) { SIXTEEN(LOAD_YMM_HIGH) } break;
+	case 5: switch (reg) { EIGHT(LOAD_K) } break;
+	case 6: switch (reg) { SIXTEEN(LOAD_ZMM_HIGH) } break;
+	case 7: switch (reg + 16) { UPPER_SIXTEEN(LOAD_ZMM) } break;
+	}
+}
+
+static const int registers[] = { [1] = 16, [2] = 16, [5] = 8, [6] = 16, [7] = 16 };
+static const int width[] = { [1] = 16, [2] = 16, [5] = 8, [6] = 32, [7] = 64 };
+
+static void touch(int component, const uint8_t *from)
+{
+	if (component == 0)
+		asm volatile("frstor (%0)" :: "r"(from));
+	else
+		for (int reg = 0; reg < registers[component]; reg++)
+			load(component, reg, from + reg * width[component]);
+}
+
+#define XORPS(i) asm volatile("xorps %xmm" #i ", %xmm" #i);
+#define KXORQ(i) asm volatile("kxorq %k" #i ", %k" #i ", %k" #i);
+#define VPXORQ(i) asm volatile("vpxorq %zmm" #i ", %zmm" #i ", %zmm" #i);
+
+/* The order is that of HOWS in recording.py. */
+static void reinit(int how)
+{
+	static const uint8_t zeros[16 * 32];
+
+	switch (how) {
+	case 0: asm volatile("fninit"); break;
+	case 1: SIXTEEN(XORPS) break;
+	case 2: touch(2, zeros); break;
+	case 3: asm volatile("vzeroupper"); break;
+	case 4: asm volatile("vzeroall"); break;
+	case 5: EIGHT(KXORQ) break;
+	case 6: touch(6, zeros); break;
+	case 7: UPPER_SIXTEEN(VPXORQ) break;
+	}
+}
+
+static void run_step(const struct step *step)
+{
+	uint8_t *buffer = buffers[step->buffer], *area = buffer + step->misalign;
+
+	if (step->memory)
+		copy(buffer + step->memory_at, step->memory, step->memory_bytes);
+	switch ((enum op)step->op) {
+	case TOUCH: touch(step->component, step->data); break;
+	case TOUCH1: load(step->component, step->reg, step->data); break;
+	case REINIT: reinit(step->how); break;
+	case LDMXCSR: asm volatile("ldmxcsr %0" :: "m"(step->mxcsr)); break;
+	case XSAVE: xsave(area, step->rfbm); break;
+	case XSAVEOPT: xsaveopt(area, step->rfbm); break;
+	case XSAVEC: xsavec(area, step->rfbm); break;
+	case XSAVES: xsaves(area, step->rfbm); break;
+	case XRSTOR: xrstor(area, step->rfbm); break;
+	case XRSTORS: xrstors(area, step->rfbm); break;
+	}
+}
+
+/*
+ * Runs the steps from the start state of the vectors; the first that faults is the last.  With look, an XSAVE to another
+ * area shows the registers after each step.
+ */
+void run(const struct step *steps, int count, struct seen *seen, uint64_t components, int look)
+{
+	struct sigaction action = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_NODEFER }, segv, bus;
+	volatile int i;
+
+	for (i = 0; i < BUFFERS; i++)
+		zero(buffers[i], sizeof(buffers[i]));
+	*(uint16_t *)initial = 0x37f;
+	*(uint32_t *)(initial + 24) = 0x1f80;
+	sigaction(SIGSEGV, &action, &segv);
+	sigaction(SIGBUS, &action, &bus);
+	xrstor(initial, components);
+	for (i = 0; i < count; i++) {
+		if (sigsetjmp(out_of_step, 1)) {
+			seen[i].signal = signalled;
+			copy(seen[i].registers, at_fault, IN_FRAME);
+			break;
+		}
+		run_step(steps + i);
+		seen[i].xinuse = xgetbv(1);
+		copy(seen[i].memory, buffers[steps[i].buffer], sizeof(seen[i].memory));
+		if (look) {
+			xsave(looked, components);
+			copy(seen[i].registers, looked, AREA);
+		}
+	}
+	xrstor(initial, components);
+	sigaction(SIGSEGV, &segv, 0);
+	sigaction(SIGBUS, &bus, 0);
+}
