@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_host
 import numpy as np
@@ -22,7 +23,7 @@ from sim import experiment
 from sim.analysis.answers import Difference, Estimate, Range
 from sim.errors import InputError
 from sim.kernel import strategies
-from sim.report import amounts, figure_style, findings
+from sim.report import amounts, figure_style, findings, shown
 
 HOST = """
 title = "Figures"
@@ -288,6 +289,47 @@ def test_a_difference_is_said_as_it_was_found():
     assert said(0, 0, float("nan")) == "a and b cost the same"
 
 
+SHOWN, UNSHOWN, ALWAYS_THE_SAME = (1_000, 10, 1e-9), (300, 900, 0.5), (0, 0, float("nan"))
+UNTESTED = 1_000, float("nan"), float("nan"), 1
+
+
+def minus(found):
+    return -found[0], *found[1:]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([SHOWN, (2_000, 10, 1e-9)], "a costs 1.00 to 2.00 us per vCPU-second more than b in each case"),
+        ([minus(SHOWN), minus(SHOWN)], "b costs 1.00 us per vCPU-second more than a in each case"),
+        (
+            [SHOWN, UNSHOWN, SHOWN],
+            "a costs 1.00 us per vCPU-second more than b in 2 of 3 cases (no difference shown in others)",
+        ),
+        (
+            [ALWAYS_THE_SAME, SHOWN],
+            "a costs 1.00 us per vCPU-second more than b in 1 of 2 cases (no difference shown in others)",
+        ),
+        ([SHOWN, minus(SHOWN)], "Whether a costs more than b depends on the case"),
+        ([SHOWN, minus(UNSHOWN)], "a costs 1.00 us per vCPU-second more than b in 1 of 2 cases (no difference shown in "
+                                  "others)"),
+        ([UNSHOWN, minus(UNSHOWN)], "No difference shown between a and b in any of 2 cases"),
+        ([ALWAYS_THE_SAME, UNSHOWN], "No difference shown between a and b in any of 2 cases"),
+        ([UNTESTED, UNTESTED], "a costs 1.00 us per vCPU-second more than b in each case (one replication: not "
+                               "tested)"),
+        ([UNTESTED, minus(UNTESTED)], "Whether a costs more than b depends on the case (one replication: not tested)"),
+        ([ALWAYS_THE_SAME, ALWAYS_THE_SAME], "a and b cost the same in all 2 cases"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("asks", [(), (shown.XSS,)])
+def test_a_pair_in_several_cases_is_said_to_differ_where_that_is_shown(found, said, asks):
+    """Also where writes of IA32_XSS are asked about, of which these have none."""
+    case = {"vcpus": 2, "tsc_hz": 1e9}
+    comparison = SimpleNamespace(results=SimpleNamespace(manifest={"resolved": {"run": {"asks": asks}}}))
+    owns = [findings.Own(case, {}, difference(*each)) for each in found]
+    assert findings.of_cost(comparison, None, owns) == said
+
+
 def test_categories_say_how_much_of_the_cycles_no_strategy_is_about(comparison):
     kind, what = comparison
     if kind != "guests":
@@ -499,15 +541,45 @@ def test_every_figure_has_the_minus_sign_of_texts(comparison):
         assert not any("\N{MINUS SIGN}" in text.get_text() for text in figure.findobj(Text)), name
 
 
-def test_the_cost_figure_is_about_two_cases_where_they_are_asked_about(tmp_path_factory):
-    pair = 'contrasts = [["free-ssp@sapphire-rapids v6.18", "free-ssp@zen4 v6.18"]]\n[host]'
-    text = TWO_CPUS.replace("[host]", pair) + GUESTS
-    what = compared(tmp_path_factory, text)
+def of_two_cases(tmp_path_factory, text, one, other):
+    pair = f'contrasts = [["{one}", "{other}"]]\n[host]'
+    text = re.sub('"manual-load", .*"independent"', '"manual-lazy"', text).replace("[host]", pair)
+    return compared(tmp_path_factory, text)
+
+
+@pytest.mark.parametrize(("turned", "replications"), [(False, 5), (True, 1)])
+def test_the_cost_figure_is_about_two_cases_where_they_are_asked_about(tmp_path_factory, turned, replications):
+    pair = [f"free-ssp@{cpu} v6.18" for cpu in ("sapphire-rapids", "zen4")]
+    text = TWO_CPUS.replace("replications = 5", f"replications = {replications}") + GUESTS
+    what = of_two_cases(tmp_path_factory, text, *(pair[::-1] if turned else pair))
     [found] = what.answers.contrasts()
+    assert (found.own.mean > 0) == turned
     size = amounts.with_half(abs(found.own.mean) / 2000, (found.own.high - found.own.mean) / 2000).replace("+-", "±")
-    assert re.match(
-        rf"free-ssp \((zen4|sapphire-rapids) v6.18\) costs {re.escape(size)} us per vCPU", title(what.plot_cost())
-    )
+    said = f"free-ssp (zen4 v6.18) costs {size} us per vCPU-second more than free-ssp (sapphire-rapids v6.18)"
+    assert title(what.plot_cost()) == said + " (one replication: not tested)" * (replications == 1)
+
+
+@pytest.mark.parametrize(("hz", "verdict"), [(250, "same"), (1000, "not shown")])
+def test_two_cases_that_cost_the_same_or_hardly_differ_are_said_to(tmp_path_factory, hz, verdict):
+    """The fake host draws how often things happen from streams named by how long the name of a case is."""
+    text = f'{HOST}{GUESTS}\n[sweep]\n"host.hz" = [100, {hz}]\n'
+    cases = [f"zen4 v6.18 host.hz={each}" for each in (100, hz)]
+    what = of_two_cases(tmp_path_factory, text, *(f"free-ssp@{case}" for case in cases))
+    said = findings.of_cost(what, what.answers, [])
+    assert [each.verdict for each in what.answers.contrasts()] == [verdict]
+    one, other = (f"free-ssp ({case})" for case in cases)
+    if verdict == "same":
+        assert said == f"{one} and {other} cost the same"
+    else:
+        assert re.fullmatch(r"No difference shown between (.*) and (.*) \([\d,.]+ ± [\d,.]+ us per vCPU-second\)", said)
+        assert {one, other} == set(re.findall(r"free-ssp \([^)]*\)", said))
+
+
+def test_of_two_cases_with_an_unsound_strategy_no_cost_is_said(tmp_path_factory):
+    pair = "free-ssp@sapphire-rapids v6.18", "manual-lazy@zen4 v6.18"
+    what = of_two_cases(tmp_path_factory, TWO_CPUS + GUESTS, *pair)
+    said = findings.of_cost(what, what.answers, [])
+    assert said == "free-ssp (sapphire-rapids v6.18) against manual-lazy (zen4 v6.18): one of them is unsound"
 
 
 def test_contrasts_of_cases_of_one_strategy_have_a_figure_with_a_row_for_each_of_them():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sim.analysis.comparison import Comparison
 
 XSS_APART: Final = "IA32_XSS apart"
+UNTESTED: Final = " (one replication: not tested)"
 
 
 def asked_pair(comparison: Comparison, case: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -57,7 +58,7 @@ def of_pair(found: Difference, scale: float, per: str) -> str:
     turned = Estimate(abs(mean), min(abs(own.low), abs(own.high)), max(abs(own.low), abs(own.high)), own.unit, own.n)
     if own.n < 2:
         amount_of_one = three_digits(scale * abs(mean))
-        return f"{one} costs {amount_of_one} {per} more than {other}{apart} (one replication: not tested)"
+        return f"{one} costs {amount_of_one} {per} more than {other}{apart}{UNTESTED}"
     if (found.p_without_xss if found.planned else found.p_without_xss_adjusted) > 1 - CONFIDENCE:
         said = amount(turned, scale)
         return f"no difference shown between {one} and {other}{apart} ({said} {per})"
@@ -130,11 +131,14 @@ def _in_all_cases(pairs: Sequence[tuple[Mapping[str, Any], Difference]]) -> str:
     first = pairs[0][1]
     names = short(first.a), short(first.b)
     apart = f", {XSS_APART}" * any(pair.own.mean != pair.own_without_xss.mean for _, pair in pairs)
-    shown = [(case, pair) for case, pair in pairs if not pair.p_that_counts >= 1 - CONFIDENCE]
-    amounts = [us(case) * pair.own_without_xss.mean for case, pair in shown if pair.own_without_xss.mean]
-    if not amounts:
-        nothing = "cost the same" if not first.own_without_xss.mean else "no difference shown"
-        return f"{names[0]} and {names[1]}: {nothing} in any of {len(pairs)} cases{apart}"
+    differing = [(case, pair) for case, pair in pairs if pair.own_without_xss.mean]
+    if not differing:
+        return f"{names[0]} and {names[1]} cost the same in all {len(pairs)} cases{apart}"
+    shown = [(case, pair) for case, pair in differing if not pair.p_that_counts >= 1 - CONFIDENCE]
+    if not shown:
+        return f"no difference shown between {names[0]} and {names[1]} in any of {len(pairs)} cases{apart}"
+    amounts = [us(case) * pair.own_without_xss.mean for case, pair in shown]
+    apart += UNTESTED * (first.own.n < 2)
     if min(amounts) < 0 < max(amounts):
         return f"whether {names[0]} costs more than {names[1]} depends on the case{apart}"
     one, other = names if amounts[0] > 0 else names[::-1]
@@ -161,7 +165,8 @@ def _of_two_cases(comparison: Comparison, answers: Answers, pair: Contrast) -> s
     said = with_half(size, half).replace("+-", "±")
     if found.verdict == "not shown":
         return f"no difference shown between {a} and {b} ({said} {_per(case)})"
-    return f"{a} costs {said} {_per(case)} more than {b}" if size else f"{a} and {b} cost the same"
+    untested = UNTESTED * (found.own.n < 2)
+    return f"{a} costs {said} {_per(case)} more than {b}{untested}" if size else f"{a} and {b} cost the same"
 
 
 def _extremes(comparison: Comparison, found: Sequence[Own]) -> str:
