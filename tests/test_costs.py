@@ -16,7 +16,7 @@ from sim.cli import main
 from sim.costs.check import EVIDENCE_LEVEL, check
 from sim.costs.price import Prices, composed, design_matrix, in_tsc, price, terms
 from sim.costs.rows import COMPONENT_NAMES, RATIO, CostTable
-from sim.costs.table import load, names
+from sim.costs.table import current, load, names
 from sim.errors import InputError
 from sim.kernel import flows, strategies, versions
 from sim.kernel.config import Settings
@@ -44,15 +44,17 @@ def core(table, key):
 
 @functools.cache
 def emitted(cpu):
-    """The ledger keys of every flow, strategy and kernel, with either carried state and each way of MSR access."""
-    variants = [{}, {"msr_access": "wrmsrns"}, {"msr_access": "msr-list", "carried": "fred-rsp0"}]
-    if profiles.profile(cpu).xfd_supported:
-        variants.append({"guest_amx": True})
+    """The ledger keys of every flow, strategy and kernel; of two kernels with the other state and ways to MSRs, too."""
+    variants = [{"kernel": kernel} for kernel in versions.names()]
+    for kernel in ("rfc", versions.names()[-1]):
+        variants.append({"kernel": kernel, "msr_access": "wrmsrns"})
+        variants.append({"kernel": kernel, "msr_access": "msr-list", "carried": "fred-rsp0"})
+        if profiles.profile(cpu).xfd_supported:
+            variants.append({"kernel": kernel, "guest_amx": True})
     keys = set()
-    for kernel in versions.names():
-        for strategy in strategies.names():
-            for variant in variants:
-                keys |= of_all_flows(Settings(cpu=cpu, kernel=kernel, strategy=strategy, hypothetical=True, **variant))
+    for strategy in strategies.names():
+        for variant in variants:
+            keys |= of_all_flows(Settings(cpu=cpu, strategy=strategy, hypothetical=True, **variant))
     return frozenset(keys)
 
 
@@ -81,7 +83,7 @@ def test_every_cpu_profile_has_a_table():
 
 @pytest.mark.parametrize("cpu", profiles.names())
 def test_every_operation_of_the_kernel_model_has_a_price_which_is_a_whole_non_negative_number_at_every_level(cpu):
-    prices = Prices(load(cpu))
+    prices = Prices(current(cpu))
     keys = emitted(cpu)
     assert len(keys) > 30
     for each in keys:
@@ -93,7 +95,7 @@ def test_every_operation_of_the_kernel_model_has_a_price_which_is_a_whole_non_ne
 
 @pytest.mark.parametrize("name", names())
 def test_measured_rows_are_of_the_cpu_of_the_table_and_say_how_they_were_measured(name):
-    for row in load(name).rows.values():
+    for row in current(name).rows.values():
         if row.grade == "measured":
             assert row.table == name
             assert all(label in row.conditions for label in ("CPU: ", "kernel: ", "method: "))
@@ -101,7 +103,7 @@ def test_measured_rows_are_of_the_cpu_of_the_table_and_say_how_they_were_measure
 
 @pytest.mark.parametrize("name", names())
 def test_what_nobody_has_published_about_cet_s_and_its_msrs_is_graded_assumed_and_has_a_range(name):
-    table = load(name)
+    table = current(name)
     rows = [r for r in table.rows.values() if r.component == "CET_KERNEL" or "PLx_SSP" in r.operation]
     assert {(r.operation, r.term) for r in rows} >= {
         ("XSAVES", "written"), ("XSAVES", "initial"), ("XSAVES", "unmodified"), ("XRSTORS", "loaded"),
@@ -113,12 +115,12 @@ def test_what_nobody_has_published_about_cet_s_and_its_msrs_is_graded_assumed_an
 
 @pytest.mark.parametrize("name", names())
 def test_the_supervisor_forms_are_nowhere_graded_measured_or_published(name):
-    grades = {r.grade for r in load(name).rows.values() if r.operation in ("XSAVES", "XRSTORS")}
+    grades = {r.grade for r in current(name).rows.values() if r.operation in ("XSAVES", "XRSTORS")}
     assert grades <= {"derived", "assumed"}
 
 
 def test_the_bases_of_the_supervisor_forms_on_zen4_stand_on_the_measured_user_mode_forms_and_say_so():
-    rows = load("zen4").rows
+    rows = current("zen4").rows
     for mine, measured in (("XSAVES", "XSAVEC"), ("XRSTORS", "XRSTOR")):
         row = rows[f"{mine}/base"]
         assert row.origin == (f"{measured}/base",)
@@ -128,7 +130,7 @@ def test_the_bases_of_the_supervisor_forms_on_zen4_stand_on_the_measured_user_mo
 
 # XSAVES and XRSTORS in place, on Zen 4.
 
-ZEN4 = load("zen4")
+ZEN4 = current("zen4")
 SWITCH_WITHIN = 4
 """TSC cycles between a price in a context switch and what was measured there."""
 
@@ -267,7 +269,7 @@ def test_xsaves_and_xrstors_with_nothing_in_use_are_below_the_bound_that_was_mea
 @pytest.mark.parametrize("name", ["zen3", "zen5"])
 def test_a_table_derived_from_zen4s_keeps_its_differences_and_widens_them(name):
     """Zen 3 has no AVX-512."""
-    child = load(name)
+    child = current(name)
     prices, own = Prices(child), Prices(ZEN4)
     every = [mask_of(row) for row in in_place(calls.WRITTEN, "switch")]
     masks = [mask for mask in every if name == "zen5" or not mask & 0xE0]
@@ -286,14 +288,14 @@ HALF_IN_THE_STORE_BUFFER = {f"XSAVEC/total/{x87}SSE YMM OPMASK ZMM_Hi256@memory"
 """174 cycles without x87 and 623 with it, where the store buffer is full: no linear composition has both."""
 
 
-@pytest.mark.parametrize("row", [r for r in load("zen4").rows.values() if r.term == "total"], ids=lambda r: r.id)
+@pytest.mark.parametrize("row", [r for r in current("zen4").rows.values() if r.term == "total"], ids=lambda r: r.id)
 def test_composed_prices_reproduce_the_measured_instructions(row):
     if row.id in HALF_IN_THE_STORE_BUFFER:
         pytest.skip("a save that the store buffer takes in for the most part is not linear")
     tolerance = REPEATABILITY * row.value
     if row.level:
         tolerance = max(tolerance, TIMER_STEP)
-    assert composed(row, load("zen4")) == pytest.approx(row.value, abs=tolerance)
+    assert composed(row, current("zen4")) == pytest.approx(row.value, abs=tolerance)
 
 
 def test_from_the_last_level_cache_there_are_differences_between_l2_and_memory_and_no_price():
@@ -313,7 +315,7 @@ def test_from_the_last_level_cache_there_are_differences_between_l2_and_memory_a
 
 
 def test_zen4_has_measured_instructions_to_compare_with_at_every_level():
-    totals = [r for r in load("zen4").rows.values() if r.term == "total"]
+    totals = [r for r in current("zen4").rows.values() if r.term == "total"]
     assert {(r.operation, r.level) for r in totals} >= {
         ("XSAVEC", ""), ("XSAVEC", "memory"), ("XRSTOR", ""), ("XRSTOR", "L2"), ("XRSTOR", "memory"),
     }  # fmt: skip
@@ -323,19 +325,19 @@ def test_zen4_has_measured_instructions_to_compare_with_at_every_level():
 @pytest.mark.parametrize("name", names())
 def test_the_value_of_an_assumed_row_is_the_median_of_its_range(name):
     """So the answer at the table's values lies in the middle of the answers over the draws, and not at their edge."""
-    for row in load(name).rows.values():
+    for row in current(name).rows.values():
         if row.grade == "assumed" and row.distribution == "uniform":
             assert row.value == pytest.approx((row.low + row.high) / 2), row.id
 
 
 def test_a_restore_from_memory_costs_eight_times_a_warm_one_on_zen4():
-    table = load("zen4")
+    table = current("zen4")
     warm, cold = (core(table, key("XRSTORS", E7, E7, level=level)) for level in ("L1", "memory"))
     assert cold / warm == pytest.approx(8.5, rel=REPEATABILITY)
 
 
 def test_a_save_on_skylake_with_x87_and_sse_in_use_costs_what_agner_fog_published():
-    table = load("skylake-sp")
+    table = current("skylake-sp")
     assert core(table, key("XSAVEC", 3, 3)) == table.rows["XSAVEC, Skylake-X/reference"].value
     assert core(table, key("XRSTOR", 3, 3)) == table.rows["XRSTOR, Skylake-X/reference"].value
     assert core(table, key("XSAVE", 3, 3)) == table.rows["XSAVE, Skylake-X/reference"].value
@@ -343,7 +345,7 @@ def test_a_save_on_skylake_with_x87_and_sse_in_use_costs_what_agner_fog_publishe
 
 @pytest.mark.parametrize(("cpu", "round_trip", "pkru"), [("emerald-rapids", 770, 40), ("zen5", 1500, 60)])
 def test_the_fastpath_exit_and_the_pkru_swap_compose_to_the_published_round_trips(cpu, round_trip, pkru):
-    table = load(cpu)
+    table = current(cpu)
     prices = Prices(table)
     settings = Settings(cpu=cpu, kernel="v6.19", strategy="no-cet", mitigations=False)
     assert sum(prices[tuple(op)] for op in flows.run("fastpath-exit", settings).operations) == round_trip
@@ -354,7 +356,7 @@ def test_the_fastpath_exit_and_the_pkru_swap_compose_to_the_published_round_trip
 
 def test_the_parts_of_a_round_trip_are_drawn_as_one_and_their_ranges_add_up_to_that_of_the_sum():
     for cpu in ("emerald-rapids", "zen5"):
-        rows = load(cpu).rows
+        rows = current(cpu).rows
         parts = [rows[f"VM {way}/{term}"] for way in ("entry", "exit") for term in ("base", "software")]
         whole = rows["fastpath round trip/reference"]
         around = 240 if cpu == "zen5" else 0  # VMSAVE and two VMLOADs
@@ -364,7 +366,7 @@ def test_the_parts_of_a_round_trip_are_drawn_as_one_and_their_ranges_add_up_to_t
 
 
 def test_the_kvm_run_halves_of_the_amd_breakdown_come_out_with_the_fpstate_swap():
-    table = load("zen4")
+    table = current("zen4")
     prices = Prices(table)
     swap = prices[key("XSAVES", 0x2E7, 0x206, 0xE1)] + prices[key("XRSTORS", 0xE7, 6, 0xE1)]
     halves = {term: table.rows[f"KVM_RUN/{term}"].value for term in ("in", "out")}
@@ -379,7 +381,7 @@ def test_the_kvm_run_halves_of_the_amd_breakdown_come_out_with_the_fpstate_swap(
 
 @pytest.mark.parametrize("name", names())
 def test_a_price_is_the_rounded_product_of_coefficients_and_values(name):
-    table = load(name)
+    table = current(name)
     keys = sorted(of_all_flows(Settings(cpu=name, kernel="v6.19", strategy="no-cet")))
     values = np.array([float(row.value) for row in table.rows.values()])
     prices = Prices(table)
@@ -389,7 +391,7 @@ def test_a_price_is_the_rounded_product_of_coefficients_and_values(name):
 
 
 def test_draws_are_priced_as_one_matrix_product_with_the_ratio_of_each_draw():
-    table = load("zen4")
+    table = current("zen4")
     keys = [key("XSAVES", E7, 7, 0xE0), key("WRMSR(XSS)")]
     draws = np.tile([float(row.value) for row in table.rows.values()], (2, 1))
     draws[1, list(table.rows).index(RATIO)] = 1.0
@@ -402,7 +404,7 @@ def test_draws_are_priced_as_one_matrix_product_with_the_ratio_of_each_draw():
 @pytest.mark.parametrize("name", names())
 @pytest.mark.parametrize("operation", ["XSAVES", "XRSTORS", "XSAVE", "XRSTOR"])
 def test_one_more_component_never_makes_an_instruction_cheaper(name, operation):
-    prices, rng = Prices(load(name)), random.Random(1)
+    prices, rng = Prices(current(name)), random.Random(1)
     mine = profiles.profile(name).components & (0xFFFFF if operation.endswith("S") else 0xC02E7)
     numbers = [c.number for c in COMPONENTS if c.mask & mine]
     for _ in range(200):
@@ -419,7 +421,7 @@ def test_one_more_component_never_makes_an_instruction_cheaper(name, operation):
 
 @pytest.mark.parametrize("name", names())
 def test_a_farther_buffer_never_makes_an_instruction_cheaper(name):
-    prices = Prices(load(name))
+    prices = Prices(current(name))
     for operation in ("XSAVES", "XRSTORS", "XSAVE", "XRSTOR"):
         warm, l2, memory = (prices[key(operation, E7, E7, 0, level)] for level in ("", "L2", "memory"))
         assert warm <= l2 <= memory
@@ -427,7 +429,7 @@ def test_a_farther_buffer_never_makes_an_instruction_cheaper(name):
 
 @pytest.mark.parametrize("name", names())
 def test_cet_s_requested_but_initial_costs_a_few_cycles_at_most(name):
-    prices = Prices(load(name))
+    prices = Prices(current(name))
     without = prices[key("XSAVES", E7, 7, 0xE0)]
     initial = prices[key("XSAVES", E7 | CET_S, 7, 0xE0 | CET_S)]
     written = prices[key("XSAVES", E7 | CET_S, 7 | CET_S, 0xE0)]
@@ -436,13 +438,13 @@ def test_cet_s_requested_but_initial_costs_a_few_cycles_at_most(name):
 
 
 def test_a_key_without_masks_or_level_counts_as_one_with_their_defaults():
-    prices = Prices(load("zen4"))
+    prices = Prices(current("zen4"))
     assert prices[("vcpu", "switch", "RDPKRU")] == prices[("task", "exit", "RDPKRU", 0, 0, 0, "")]
     assert prices[key("XSAVES", E7, 7, 0xE0)[:6]] == prices[key("XSAVES", E7, 7, 0xE0, "L1")]
 
 
 def test_an_msr_is_priced_by_its_name_then_its_kind_then_as_any_other():
-    table = load("zen4")
+    table = current("zen4")
     assert terms(key("WRMSR(XSS)"), table) == {"WRMSR(XSS)/base": 1}
     assert terms(key("WRMSR(PL1_SSP)"), table) == {"WRMSR(PLx_SSP)/base": 1}
     assert terms(key("WRMSR(LBR_SELECT)"), table) == {"WRMSR(*)/base": 1}
@@ -450,7 +452,7 @@ def test_an_msr_is_priced_by_its_name_then_its_kind_then_as_any_other():
 
 
 def test_amx_tiles_dominate_a_save_that_writes_them():
-    prices = Prices(load("sapphire-rapids"))
+    prices = Prices(current("sapphire-rapids"))
     tiles = prices[key("XSAVES", 0x600E7, 0x60007, 0xE0)] - prices[key("XSAVES", 0x600E7, 7, 0x600E0)]
     assert 128 / 1.3 <= tiles <= 520 / 1.3
 
@@ -458,31 +460,31 @@ def test_amx_tiles_dominate_a_save_that_writes_them():
 @pytest.mark.parametrize("operation", ["XSAVEZ", "WRMSR", "WRMSR()", "vm exit", "VMPTRLD"])
 def test_an_operation_without_a_price_is_named(operation):
     with pytest.raises(InputError, match=operation.replace("(", r"\(").replace(")", r"\)")):
-        price(key(operation), load("zen4"))
+        price(key(operation), current("zen4"))
 
 
 def test_a_component_without_a_price_is_named():
     with pytest.raises(InputError, match="XRSTOR/loaded/XTILE_DATA"):
-        price(key("XRSTOR", 1 << 18, 1 << 18), load("zen4"))
+        price(key("XRSTOR", 1 << 18, 1 << 18), current("zen4"))
 
 
 # Tables from tables.
 
 
 def test_a_derived_table_inherits_rows_and_overrides_those_that_it_has_itself():
-    zen4, zen5 = load("zen4"), load("zen5")
+    zen4, zen5 = current("zen4"), current("zen5")
     own, inherited = zen5.rows["VM exit/base"], zen5.rows["XSAVEC/written/FP"]
     assert (own.table, inherited.table, inherited.origin) == ("zen5", "zen4", ("zen4:XSAVEC/written/FP",))
     assert own.high < zen4.rows["VM exit/base"].high
     assert inherited.value == zen4.rows["XSAVEC/written/FP"].value
     assert inherited.low < zen4.rows["XSAVEC/written/FP"].low
-    assert load("granite-rapids").rows["XSAVEC/base"].table == "sapphire-rapids"  # two steps up, still visible
+    assert current("granite-rapids").rows["XSAVEC/base"].table == "sapphire-rapids"  # two steps up, still visible
 
 
-@pytest.mark.parametrize("name", [name for name in names() if load(name).derived_from])
+@pytest.mark.parametrize("name", [name for name in names() if current(name).derived_from])
 def test_rows_that_are_drawn_as_one_stay_one_in_a_table_that_inherits_them(name):
-    child, parent = load(name), load(load(name).derived_from)
-    own = load(name).name
+    child, parent = current(name), current(current(name).derived_from)
+    own = current(name).name
     there = [row.id for row in child.rows.values() if row.priced and row.table != own]
     together = {(a, b) for a in there for b in there if parent.rows[a].factor == parent.rows[b].factor}
     assert len(together) > len(there)
@@ -563,7 +565,7 @@ def with_row(table: CostTable, row_id: str, **changes) -> CostTable:
     ],
 )
 def test_check_finds(row, changes, finding):
-    problems = check(with_row(load("zen4"), row, **changes))
+    problems = check(with_row(current("zen4"), row, **changes))
     assert any(finding in problem for problem in problems), problems
     assert all(problem.startswith("zen4: ") for problem in problems)
 
@@ -582,7 +584,7 @@ ROW = (
     ],
 )  # fmt: skip
 def test_check_takes_a_source_that_can_be_opened(source):
-    assert check(with_row(load("zen4"), "IBPB/base", grade="published", source=source, conditions="")) == []
+    assert check(with_row(current("zen4"), "IBPB/base", grade="published", source=source, conditions="")) == []
 
 
 HEAD = 'title = "t"\ndate = "2026"\n'
@@ -661,7 +663,7 @@ def test_show_as_json_is_the_name_and_all_rows(capsys):
     status, out, err = run(capsys, "show", "zen4", "--json")
     document = json.loads(out)
     assert (status, err, list(document), document["name"]) == (0, "", ["name", "rows"], "zen4")
-    assert [row["id"] for row in document["rows"]] == list(load("zen4").rows)
+    assert [row["id"] for row in document["rows"]] == list(current("zen4").rows)
     assert set(document["rows"][0]) >= {"value", "low", "high", "distribution", "clock", "grade", "source", "date"}
 
 
@@ -685,7 +687,7 @@ def test_list_has_every_table(capsys):
 def test_check_exits_1_on_a_table_with_a_defect_and_0_on_one_without(capsys, tmp_path):
     assert run(capsys, "check", "zen4")[:2] == (
         0,
-        "zen4: 205 rows, nothing found\n".replace("205", str(len(load("zen4").rows))),
+        "zen4: 205 rows, nothing found\n".replace("205", str(len(current("zen4").rows))),
     )
     file = tmp_path / "mine.toml"
     file.write_text(f'{HEAD}derived_from = "zen4"\nrows = [{ROW.replace("= 5", "= 50")}]')
