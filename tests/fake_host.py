@@ -42,6 +42,18 @@ def altered(change):
     return simulate_altered
 
 
+def _histogram(waits):
+    """Counts by bucket, of which there are 16 or more for each power of two."""
+    cycles = np.floor(waits).astype(int)
+    lows, counts = np.unique(cycles >> _shift(cycles) << _shift(cycles), return_counts=True)
+    highs = lows + (1 << _shift(lows))
+    return dict(zip(zip(lows.tolist(), highs.tolist(), strict=True), counts.tolist(), strict=True))
+
+
+def _shift(cycles):
+    return np.maximum(np.ceil(np.log2(cycles + 1)).astype(int) - 5, 0)
+
+
 def _record(case, timed_by, strategy, replication):
     world = np.random.default_rng(np.random.SeedSequence([case.scenario.run.seed, replication, len(case.name)]))
     scenario = case.scenario
@@ -85,10 +97,7 @@ def _record(case, timed_by, strategy, replication):
         "interrupts": 0,
         "kernel_fpu_uses": 0,
     }
-    waits = np.floor(world.exponential(40_000, size=times.get("halt", 0))).astype(int)
-    shift = np.maximum(np.ceil(np.log2(waits + 1)).astype(int) - 5, 0)
-    lows = (waits >> shift) << shift
-    buckets = Counter(zip(lows.tolist(), (lows + (1 << shift)).tolist(), strict=True))
+    waits = world.exponential(40_000, size=times.get("halt", 0))
     caught = {"wrong-value": int(world.integers(1, 9))} if strategy_named(settings.strategy).unsound else {}
     return Record(
         case=case.name,
@@ -104,6 +113,6 @@ def _record(case, timed_by, strategy, replication):
         }
         if strategy == timed_by
         else {},
-        latency={"vcpu": dict(buckets)} if vcpus and strategy == timed_by else {},
+        latency={"vcpu": _histogram(waits)} if vcpus and strategy == timed_by else {},
         integrity=caught | ({"residue": 3} if strategy == "manual-load-nozero" else {}),
     )
