@@ -4,9 +4,10 @@ A metric is there where it means something: a ratio per VM exit is absent, and n
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from sim.analysis.categories import CARRYING, CATEGORIES, FPU, MSR, XSS, category, instructions
@@ -60,7 +61,7 @@ OF_OPERATIONS: Final = re.compile(r"cost\b.*|cost_.*|cpu_share.*|(\w+_)?operatio
 """Metrics that follow from a strategy's own operations; all others only the host shows that it times."""
 
 Column = tuple[str, str, pd.Series]
-"""A metric, its unit, and its values by record."""
+"""A metric, its unit, and its values by record, in the order of the records."""
 
 
 def is_of_operations(metric: str) -> bool:
@@ -93,19 +94,25 @@ def per_replication(results: Results) -> pd.DataFrame:
     host = cases.loc[index.get_level_values("case")].set_axis(index)
     host["seconds"] = raw["elapsed_cycles"] / (host["cpus"] * host["tsc_hz"])
     units = (host["vcpus"] == 0).map({True: "cycles/CPU-s", False: "cycles/vCPU-s"})
-    frames = [_long(column, units) for column in _columns(results, raw, host)]
-    frames += [_latency(results, cases), _bytes(results, index)]
+    frames = [_long(_columns(results, raw, host), index, units), _latency(results, cases), _bytes(results, index)]
     return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
 
 
-def _long(column: Column, cost_units: pd.Series) -> pd.DataFrame:
-    metric, unit, values = column
-    if not is_of_operations(metric):
-        values = values[values.index.get_level_values("timed_by") == values.index.get_level_values("strategy")]
-    frame = values.rename("value").to_frame()
-    frame["metric"] = metric
-    frame["unit"] = unit or cost_units.loc[values.index]
-    return frame.dropna(subset="value").reset_index()[list(COLUMNS)]
+def _long(columns: Iterable[Column], index: pd.MultiIndex, cost_units: pd.Series) -> pd.DataFrame:
+    """All columns, one below the other, without what means nothing; together, since there are a hundred of them."""
+    timing = index.get_level_values("timed_by") == index.get_level_values("strategy")
+    at, found = [], []
+    names: list[str] = []
+    units: list[str] = []
+    for metric, unit, column in columns:
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        kept = np.flatnonzero(~np.isnan(values) & (timing | is_of_operations(metric)))
+        at.append(kept)
+        found.append(values[kept])
+        names += [metric] * len(kept)
+        units += [unit] * len(kept) if unit else cost_units.iloc[kept].tolist()
+    frame = index.to_frame(index=False).take(np.concatenate(at))
+    return frame.assign(metric=names, unit=units, value=np.concatenate(found))[list(COLUMNS)]
 
 
 def _columns(results: Results, raw: pd.DataFrame, host: pd.DataFrame) -> Iterator[Column]:
