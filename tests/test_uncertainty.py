@@ -468,7 +468,7 @@ def test_orders_that_turn_when_simulated_again_are_counted() -> None:
 @pytest.mark.parametrize("draws", [1, 7, 300])
 def test_quantiles_are_those_of_scipys_latin_hypercube(draws: int) -> None:
     names = ["WRMSR(PLx_SSP)", "XSAVES"]
-    for found, name in zip(hypercube(names, draws, 1, 2).T, names, strict=True):
+    for found, name in zip(hypercube(tuple(names), draws, 1, 2).T, names, strict=True):
         its = qmc.LatinHypercube(1, rng=np.random.default_rng([1, 2, *name.encode()]))
         assert np.array_equal(found, its.random(draws)[:, 0])
 

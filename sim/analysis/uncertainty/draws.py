@@ -9,9 +9,8 @@ that an estimate has at most about the standard error of n independent draws, an
 is nearly linear.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final, Literal
 
 import numpy as np
@@ -68,6 +67,14 @@ class Ranges:
         return {row.id: number[factor(row)] for row in self.table.rows.values()}
 
     @cached_property
+    def rows_of(self) -> dict[str, list[CostRow]]:
+        """The rows of each factor."""
+        found: dict[str, list[CostRow]] = {name: [] for name in self.factors}
+        for row in self.table.rows.values():
+            found[factor(row)].append(row)
+        return found
+
+    @cached_property
     def ratio(self) -> int:
         """The column of the ratio of the clocks."""
         return list(self.table.rows).index(RATIO)
@@ -106,24 +113,27 @@ class Draws:
     weights: Array
 
 
-def hypercube(names: Sequence[str], draws: int, *seed: int) -> Array:
+@lru_cache(maxsize=8)  # ten thousand draws of a table are 8 MB, and each contrast of two cases asks for those of both
+def hypercube(names: tuple[str, ...], draws: int, *seed: int) -> Array:
     """Quantiles, draws x names, one in each of ``draws`` equal parts; those of a name do not depend on the other names.
 
-    They are those of scipy.stats.qmc.LatinHypercube in one dimension, the import of which takes half a second.
+    They are those of scipy.stats.qmc.LatinHypercube in one dimension, the import of which takes half a second.  Not to
+    be written to: the next call has the same array.
     """
     found = np.empty((draws, len(names)))
     for i, name in enumerate(names):
         generator = np.random.default_rng([*seed, *name.encode()]).spawn(1)[0]
         within = generator.uniform(size=draws)
         found[:, i] = (generator.permutation(draws) + 1 - within) / draws
+    found.flags.writeable = False
     return found
 
 
 def draw(ranges: Ranges, draws: int, replications: int, seed: int) -> Draws:
     """Costs and weights of replications, drawn together; the same seed gives the same draws."""
     rows = ranges.at(hypercube(ranges.factors, draws, seed))
-    of_replications = hypercube([f"replication {i}" for i in range(replications)], draws, seed)
-    weights = replication_weights(of_replications, hypercube(["replications"], draws, seed)[:, 0])
+    of_replications = hypercube(tuple(f"replication {i}" for i in range(replications)), draws, seed)
+    weights = replication_weights(of_replications, hypercube(("replications",), draws, seed)[:, 0])
     return Draws(ranges, in_tsc(ranges.table, rows), rows[:, ranges.ratio], weights)
 
 
@@ -133,16 +143,12 @@ def draw_pair(a: Ranges, b: Ranges, draws: int, seed: int, *, same_cpu: bool) ->
     Of one CPU, a factor whose rows are the same in both tables is one uncertainty.  Two CPUs are independent, even if
     the same is assumed for both: nobody knows that it is the same.
     """
-    one, other = hypercube(a.factors, draws, seed), hypercube(b.factors, draws, seed, 1)
+    one, other = hypercube(a.factors, draws, seed), hypercube(b.factors, draws, seed, 1).copy()
     number = {name: i for i, name in enumerate(a.factors)}
     for i, name in enumerate(b.factors):
-        if same_cpu and name in number and _rows_of(a.table, name) == _rows_of(b.table, name):
+        if same_cpu and name in number and a.rows_of[name] == b.rows_of[name]:
             other[:, i] = one[:, number[name]]
     return in_tsc(a.table, a.at(one)), in_tsc(b.table, b.at(other))
-
-
-def _rows_of(table: CostTable, name: str) -> list[CostRow]:
-    return [row for row in table.rows.values() if factor(row) == name]
 
 
 def replication_weights(normal: Array, spread: Array) -> Array:
