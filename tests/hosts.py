@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sim.costs.price import Prices
-from sim.costs.table import load
+from sim.costs.table import current
 from sim.host import simulation
 from sim.host.clock import Clock
 from sim.host.population import populate
@@ -155,7 +155,7 @@ def value(record, metric):
 def hosted(case, strategy=None, replication=0, others=()):
     """A host at time 0, and its clock; ``env.run(until=...)`` and ``env.step()`` move it."""
     env = Clock(initial_time=0)
-    host = populate(case, strategy or case.reference, others, replication, env, Prices(load(case.costs)))
+    host = populate(case, strategy or case.reference, others, replication, env, Prices(current(case.costs)))
     return env, host
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from command import run, run_json
 
-from sim.costs.table import load
+from sim.costs.table import current
 from sim.errors import InputError
 from sim.verification.anchors import predictions as module
 from sim.verification.anchors.data import Anchors, Setup, read
@@ -44,13 +44,13 @@ def test_numbers_that_the_table_was_made_from_come_out_and_are_marked(by_id):
         assert by_id[name].predicted == pytest.approx(by_id[name].anchor.published, abs=1)
         assert by_id[name].standing == "input"
     # One WRMSR of another MSR on another CPU: it bounds the assumed row, whose value is the middle of its range.
-    row = load("zen4").rows["WRMSR(*)/base"]
+    row = current("zen4").rows["WRMSR(*)/base"]
     assert by_id["uros-wrmsr"].standing == "input"
     assert row.low <= by_id["uros-wrmsr"].anchor.published <= by_id["uros-wrmsr"].predicted == row.value
 
 
 def test_a_prediction_is_the_sum_of_the_operations_of_the_experiment(by_id):
-    rows = load("emerald-rapids").rows
+    rows = current("emerald-rapids").rows
     transition = sum(rows[f"VM {way}/{term}"].value for way in ("entry", "exit") for term in ("base", "software"))
     swaps = 2 * rows["XSETBV/base"].value + 2 * rows["WRMSR(XSS)/base"].value
     assert by_id["invd-mail-emr-before"].predicted == transition + swaps
@@ -74,13 +74,13 @@ def test_nanoseconds_are_of_the_clock_that_the_anchor_names(by_id):
     of_tsc = by_id["cpuid-zen4"]
     assert of_tsc.predicted == pytest.approx(_cycles(of_tsc) / 2.7)
     of_core = by_id["uros-pair"]
-    assert of_core.predicted == pytest.approx(_cycles(of_core) * load("zen3").ratio / 3.993)
+    assert of_core.predicted == pytest.approx(_cycles(of_core) * current("zen3").ratio / 3.993)
 
 
 def _cycles(prediction):
     from sim.costs.price import terms
 
-    table = load(prediction.anchor.cpu)
+    table = current(prediction.anchor.cpu)
     return sum(
         n * number * table.rows[row].value * table.scale(table.rows[row])
         for key, n in operations(prediction.anchor.cpu, prediction.anchor.setup).items()
@@ -105,7 +105,7 @@ def test_a_difference_of_two_anchors_is_not_counted_again(by_id):
 def test_a_number_becomes_an_input_when_a_row_names_its_source(shipped, monkeypatch):
     one = known_from(of(shipped, "cpuid-zen4"), "a mail")
     assert predict(one)[0].standing == "untouched"
-    table = load("zen4")
+    table = current("zen4")
     for changed, where in (
         ({"source": "a mail"}, "source"),
         ({"conditions": "between a mail and 1"}, "conditions"),
@@ -119,7 +119,7 @@ def test_a_number_becomes_an_input_when_a_row_names_its_source(shipped, monkeypa
 
 def test_a_number_becomes_an_input_when_a_row_comes_from_one_that_names_its_source(shipped, monkeypatch):
     one = known_from(of(shipped, "cpuid-zen4"), "a mail")
-    table = load("zen4")
+    table = current("zen4")
     told = replace(table.rows["thread switch in a unikernel/reference"], source="a mail")
     save = replace(table.rows["VMSAVE/base"], origin=(told.id,))
     rows = dict(table.rows) | {told.id: told, save.id: save}
@@ -130,7 +130,7 @@ def test_a_number_becomes_an_input_when_a_row_comes_from_one_that_names_its_sour
 
 def test_a_row_that_the_prediction_does_not_use_touches_nothing(shipped, monkeypatch):
     one = known_from(of(shipped, "cpuid-zen4"), "a mail")
-    table = load("zen4")
+    table = current("zen4")
     rows = dict(table.rows) | {"IBPB/base": replace(table.rows["IBPB/base"], source="a mail")}
     monkeypatch.setattr(module, "load", lambda name: replace(table, rows=rows))
     assert predict(one)[0].standing == "untouched"

@@ -264,7 +264,7 @@ def test_what_other_state_costs_is_said_beside_the_answer_where_it_is_asked_abou
         for level in ("", op.level if op.level == "memory" else None):
             found = [rows.get(f"{op.operation}/{term}/{what}{'@memory' * bool(level)}") for what in ("YMM", "*")]
             if level is not None and op.components & 4:
-                cycles += op.count * next(row.value for row in found if row) / cost_tables.load(case["cpu"]).ratio
+                cycles += op.count * next(row.value for row in found if row) / cost_tables.current(case["cpu"]).ratio
     cycles /= 3 * case["vcpus"] * case["measure_s"]
     found, over = comparison.answers.of_component(case["case"], "free-ssp", 4)
     assert found.mean == pytest.approx(cycles, rel=0.02)  # what is initialised is not in it
@@ -327,7 +327,7 @@ def test_the_numbers_are_those_of_the_ledger(ran):
     results = ran(**{"run.contrasts": [["manual-load", "xstate-guest"]]})
     comparison = sim.compare(results)
     case = results.cases[0]
-    table = cost_tables.load("sapphire-rapids")
+    table = cost_tables.current("sapphire-rapids")
     ledger = results.ledger
     keys = list(ledger[list(KEY_COLUMNS)].itertuples(index=False, name=None))
     price = design_matrix(keys, table) @ in_tsc(table, np.array([row.value for row in table.rows.values()]))
@@ -558,7 +558,7 @@ def test_two_cpus_with_the_same_assumed_row_are_not_compared_by_it(ran):
     text = flat(sim.compare(ran(**{"host.cpu": ["sapphire-rapids", "zen4"], **pair})).answer())
     said = re.search(r"Sapphire Rapids and Zen 4 have the same assumed (.*?): comparing them says nothing", text)
     assert said
-    tables = [cost_tables.load(name).rows for name in ("sapphire-rapids", "zen4")]
+    tables = [cost_tables.current(name).rows for name in ("sapphire-rapids", "zen4")]
     for operation in said[1].split(", "):
         assert any(
             row.operation == operation and row.grade == "assumed" and tables[1][row.id].grade == "assumed"
@@ -586,7 +586,7 @@ def test_in_ones_own_units_manual_load_is_three_rdmsr_and_four_wrmsr(ran):
     case = results.cases[0]
     load = sim.compare(results).answers.load(case["case"])
     [pair] = event_costs(case, "manual-load", "free-ssp", with_tables(results)[case["case"]], load)
-    table = cost_tables.load("sapphire-rapids")
+    table = cost_tables.current("sapphire-rapids")
     rows = table.rows
     rdmsr, wrmsr = rows["RDMSR(PLx_SSP)/base"], rows["WRMSR(PLx_SSP)/base"]
     assert pair.event == "vcpu load + put"

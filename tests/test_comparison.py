@@ -331,7 +331,7 @@ def test_all_warm_is_at_most_as_modelled_and_that_at_most_all_memory(results):
 def test_what_rows_contribute_adds_up_to_the_cycles_but_for_rounding(results):
     rows = pricing.by_cost_row(results)
     assert rows["cycles"].sum() == pytest.approx(results.ledger["cycles"].sum(), abs=results.ledger["count"].sum() / 2)
-    by_hand = Prices(cost_tables.load("sapphire-rapids"))
+    by_hand = Prices(cost_tables.current("sapphire-rapids"))
     key = tuple(results.ledger.loc[0, list(Operation._fields)])
     assert by_hand[key] * results.ledger.loc[0, "count"] == results.ledger.loc[0, "cycles"]
 
@@ -346,7 +346,7 @@ def test_shares_of_grades_add_up(comparison):
 
 
 def test_the_law_is_what_the_sequences_cost():
-    table = cost_tables.load("zen4")
+    table = cost_tables.current("zen4")
     settings = Settings(cpu="zen4", strategy="manual-load")
     prices = Prices(table)
     cost = {name: sum(prices[op] for op in flows.run(name, settings).operations) for _, name, *_ in law.EVENTS}

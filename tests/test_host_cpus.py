@@ -6,7 +6,7 @@ import pytest
 from hosts import MS, RICH, SHIPPED, changed, from_text, hosted, only, shipped, simulate, threads
 
 from sim.costs.price import price
-from sim.costs.table import load
+from sim.costs.table import current
 from sim.host.cpu import HostCpu
 from sim.host.weights import weight_of
 from sim.kernel.operations import VMCLEAR
@@ -275,7 +275,7 @@ def latencies(text, name):
     host.cpus[0].measuring = True
     env.run(until=case.cycles(100 * MS))
     assert len(seen) >= 30
-    return seen[3:], load(case.costs)
+    return seen[3:], current(case.costs)
 
 
 def test_a_thread_that_wakes_on_an_idle_cpu_waits_for_the_switch_and_no_longer():

@@ -10,7 +10,7 @@ from test_host_cpus import FOUR
 
 import sim.kernel
 from sim.costs.price import price
-from sim.costs.table import load
+from sim.costs.table import current
 from sim.host.accounts import ACCOUNTS
 
 CASES = [
@@ -32,7 +32,7 @@ def three(case):
 @pytest.mark.parametrize(("path", "number"), CASES)
 def test_every_cycle_of_every_cpu_is_in_one_account_and_every_operation_is_paid_at_its_price(path, number):
     case = shipped(path)[number]
-    table = load(case.costs)
+    table = current(case.costs)
     window = case.cycles(case.scenario.run.measure) * case.scenario.host.cpus
     for strategy in three(case):
         record = short(path, number, strategy)

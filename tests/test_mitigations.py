@@ -9,7 +9,7 @@ import pytest
 import sim
 from sim.cli import main
 from sim.costs.price import price
-from sim.costs.table import load, names
+from sim.costs.table import current, names
 from sim.errors import InputError
 from sim.kernel import flows, guest, kvm, process, versions
 from sim.kernel.config import Settings, boot
@@ -131,7 +131,7 @@ PAIR = Setup("in-kernel-exit", kernel="v6.12", guest_osxsave=False, handler="cpu
 
 def test_a_cpuid_exit_costs_the_published_pair_without_and_with_mitigations():
     """About 1,020 and "1,600 and more": each part of the sum is in one row, so neither is off by another."""
-    table = load("emerald-rapids")
+    table = current("emerald-rapids")
 
     def costs(mitigations: bool) -> int:
         counted = operations("emerald-rapids", replace(PAIR, mitigations=mitigations))
@@ -144,7 +144,7 @@ def test_a_cpuid_exit_costs_the_published_pair_without_and_with_mitigations():
 @pytest.mark.parametrize("table", names())
 def test_the_handler_of_every_reason_has_a_price(table):
     for reason in ("cpuid", "vmcall", "io", "msr-write", "other"):
-        assert price(("", "", f"exit handler({reason})"), load(table)) > 0
+        assert price(("", "", f"exit handler({reason})"), current(table)) > 0
 
 
 def storm(tmp_path, text: str):

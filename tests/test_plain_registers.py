@@ -7,7 +7,7 @@ import pytest
 from test_integrity import finds, nothing_is_wrong, run
 
 from sim.costs.price import Prices, price
-from sim.costs.table import load
+from sim.costs.table import current
 from sim.errors import InputError
 from sim.kernel import flows, strategies
 from sim.kernel.carried import INSTRUCTIONS, carried_state
@@ -174,7 +174,7 @@ def test_what_does_not_go_together_is_refused(tmp_path):
 
 @pytest.mark.parametrize("instruction", INSTRUCTIONS)
 def test_so_many_of_an_instruction_cost_so_many_times_one(instruction):
-    table = load("diamond-rapids")
+    table = current("diamond-rapids")
     row = table.rows[f"{instruction}/each"]
     for n in (1, 8, 100):
         assert price(("", "", f"{instruction}({n})"), table) == round(n * row.value / table.ratio)
@@ -184,7 +184,7 @@ def test_so_many_of_an_instruction_cost_so_many_times_one(instruction):
 
 
 def cost(strategy: str, flow: str) -> int:
-    prices = Prices(load("diamond-rapids"))
+    prices = Prices(current("diamond-rapids"))
     use = GuestUse(registers=SSE | AVX | APX)
     operations = flows.run(flow, replace(DIAMOND, strategy=strategy), use).operations
     return sum(prices[tuple(op)] for op in operations)
@@ -193,7 +193,7 @@ def cost(strategy: str, flow: str) -> int:
 def test_the_outer_loop_costs_less_than_the_fpstate_only_below_one_exit_in_a_switch():
     """Per exit P = PUSH2, POP2, XOR and two tests; per preemption W + L = one XSAVES and one XRSTORS of R16-R31."""
     per_exit = cost("regs-outer-loop", "in-kernel-exit") - cost("guest-fpstate", "in-kernel-exit")
-    table = load("diamond-rapids")
+    table = current("diamond-rapids")
     instructions = ("PUSH2(8)", "POP2(8)", "XOR(16)", "test of XCR0", "test of XCR0")
     assert per_exit == sum(price(("", "", each), table) for each in instructions)
     switch = cost("guest-fpstate", "preempt") - cost("regs-outer-loop", "preempt") + per_exit

@@ -112,7 +112,7 @@ def test_every_cost_row_that_was_used_is_there_with_its_source(directory, page):
     results = sim.load(directory)
     case = results.cases[0]["case"]
     used = sim.compare(results).answers.used(case)
-    rows = cost_tables.load("sapphire-rapids").rows
+    rows = cost_tables.current("sapphire-rapids").rows
     costs = page[page.index('<section id="costs"') : page.index('<section id="scenario"')]
     assert costs.count("<tr>") == len(used) + 1
     assert {"WRMSR(PLx_SSP)/base", "XRSTORS/loaded/CET_KERNEL"} <= set(used)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 import sim
-from sim.costs.table import load
+from sim.costs.table import current
 from sim.errors import InputError
 from sim.kernel.config import boot
 from sim.kernel.strategies import ORDER
@@ -483,7 +483,7 @@ def test_a_guest_without_pku_costs_two_xsetbv_per_exit(tmp_path):
     path = written(tmp_path, text.replace("[run]", "[run]\nreplications = 1") + "[kernel]\nguest_xcr0 = 0xe7\n")
     count, cycles = (sim.run(path).ledger.groupby("operation")[each].sum() for each in ("count", "cycles"))
     assert count["XSETBV"] == 2 * count["VM exit"] > 100
-    assert cycles["XSETBV"] / count["VM exit"] == 2 * load("ice-lake-sp").rows["XSETBV/base"].value
+    assert cycles["XSETBV"] / count["VM exit"] == 2 * current("ice-lake-sp").rows["XSETBV/base"].value
     assert "RDPKRU" not in count  # neither XCR0 nor CR4 has PKU
     assert "guest_xcr0 = 0xe7" in toml_text(read(path))
 

@@ -9,7 +9,7 @@ import pytest
 import shown
 
 from sim.costs.price import price
-from sim.costs.table import load
+from sim.costs.table import current
 from sim.errors import InputError
 from sim.kernel import flows, kvm, process
 from sim.kernel.config import Settings, boot
@@ -61,7 +61,7 @@ def test_the_page_has_what_the_mediated_vpmu_costs_at_an_exit_and_how_many_exits
     value, low, high = map(int, re.search(r"vpmu (\d+) \[(\d+) to (\d+)\]", printed).groups())
     page = PAGE.read_text(encoding="utf-8")
     assert f"Outside it, {value:,} TSC cycles on Emerald Rapids ({low:,} to {high:,}, all rows at their ends)" in page
-    sample = load("emerald-rapids").rows["vPMU sample/base"]
+    sample = current("emerald-rapids").rows["vPMU sample/base"]
     worth = sample.value / value, sample.low / high, sample.high / low
     few, least, most = (
         int(each)
@@ -77,8 +77,8 @@ def test_the_page_has_what_the_flagship_costs_with_what_is_assumed_and_what_is_p
     (saved,) = shown.SAVED.finditer(page)
     (command,) = (each["command"] for each in shown.SHOWN.finditer(page) if "./wrmsr-bounded.toml" in each["command"])
     assumed, published = (
-        load("sapphire-rapids").rows["WRMSR(PLx_SSP)/base"],
-        load("emerald-rapids").rows["WRMSR(PMU)/base"],
+        current("sapphire-rapids").rows["WRMSR(PLx_SSP)/base"],
+        current("emerald-rapids").rows["WRMSR(PMU)/base"],
     )
     low, high = max(assumed.low, published.low), min(assumed.high, published.high)
     both = f"value = {(low + high) / 2:.0f}, low = {low:.0f} and high = {high:.0f}"
@@ -198,7 +198,7 @@ STEP = {"emerald-rapids": (11, 1000, 500), "zen5": (6, 900, 100)}
 def test_the_elided_wrmsrs_cost_what_the_commit_measured(cpu):
     """4k to 3k and 6.2k to 5.3k: one WRMSR less and one RDPMC more for each counter that is exposed."""
     counters, step, rounding = STEP[cpu]
-    table = load(cpu)
+    table = current(cpu)
     each = price(("", VPMU, "WRMSR(PERFCTR)"), table) - price(("", VPMU, "RDPMC"), table)
     assert counters * each == pytest.approx(step, abs=rounding)
 
@@ -206,14 +206,14 @@ def test_the_elided_wrmsrs_cost_what_the_commit_measured(cpu):
 def test_a_cpuid_exit_with_a_mediated_vpmu_costs_the_published_3k_on_emerald_rapids():
     """The step is an input to the rows and the level is not."""
     setup = Setup("in-kernel-exit", kernel="v7.3", guest_osxsave=False, vpmu="mediated", handler="cpuid")
-    table = load("emerald-rapids")
+    table = current("emerald-rapids")
     counted = operations("emerald-rapids", setup)
     assert sum(n * price(tuple(op), table) for op, n in counted.items()) == pytest.approx(3000, abs=500)
 
 
 def test_the_break_even_rate_is_a_quotient_of_two_prices():
     """Emulated costs S per sample, mediated M per exit that leaves the loop: as much at S / M such exits a sample."""
-    table = load("emerald-rapids")
+    table = current("emerald-rapids")
     per_exit = sum(price(("", VPMU, each), table) for each in ran("in-kernel-exit", replace(EMR, vpmu_in_use=1)))
     per_sample = price(("", VPMU, "vPMU sample"), table)
     assert 30 < per_sample / per_exit < 50
