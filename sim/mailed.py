@@ -1,8 +1,8 @@
 """Lines of a log that came through a mail program, a web page or a terminal, as they were before.
 
 Undone are transfer encodings (RFC 2045, sections 6.7 and 6.8), HTML's tags and character references, bold type of
-forums, the escapes of JSON and Markdown, the colours of a terminal, and white space and quotation marks that look like
-ASCII's.  What was quoted or wrapped stays so:
+forums, the escapes of JSON and Markdown, messages that journald writes as a list of bytes, the colours of a terminal,
+and white space and quotation marks that look like ASCII's.  What was quoted or wrapped stays so:
 :func:`without_prefix` helps to join it.
 """
 
@@ -39,6 +39,10 @@ _ESCAPED: Final = re.compile(
 )
 _QUOTE_MARKS: Final = re.compile(r"(?:[>|] ?)+", re.ASCII)
 _DIGIT: Final = re.compile(r"\d", re.ASCII)
+# systemd, src/shared/logs-show.c, json_variant_new_string_or_bytes(): what holds control characters is a list of bytes.
+_BYTES: Final = re.compile(r'(?<="MESSAGE")(\s*:\s*)\[(\s*\d{1,3}(?:\s*,\s*\d{1,3})*)\s*\]', re.ASCII)
+_BYTES_BEGIN: Final = re.compile(r'"MESSAGE"\s*:\s*\[[\s\d,]*$', re.ASCII)
+_BYTES_GO_ON: Final = re.compile(r"[\s\d,]*", re.ASCII)
 _TOO_LONG: Final = 1 << 20
 """Characters that are held back at most to be joined."""
 
@@ -49,7 +53,7 @@ _MOJIBAKE: Final = re.compile("Â[\x80-\xbf]|â€")
 
 def undone(lines: Iterable[str]) -> Iterator[str]:
     """The lines with all of that undone, each with a line end; a line of HTML may become several."""
-    for line in _without_quoted_printable(_without_base64(lines)):
+    for line in _without_byte_lists(_without_quoted_printable(_without_base64(lines))):
         if "[" in line or "**" in line:
             line = _BOLD.sub("", _COLOUR.sub("", line))
         if "<" in line:
@@ -139,6 +143,30 @@ def _without_quoted_printable(lines: Iterable[str]) -> Iterator[str]:
         yield line
     if held:
         yield held + "\n"
+
+
+def _without_byte_lists(lines: Iterable[str]) -> Iterator[str]:
+    """``"MESSAGE" : [ 120, 56, 54 ]`` of journalctl's JSON as text, also where -o json-pretty wrote a line for each."""
+    held = ""
+    for line in lines:
+        if held:
+            held += line.strip()
+            if _BYTES_GO_ON.fullmatch(line) and len(held) < _TOO_LONG:
+                continue
+            line, held = held + "\n", ""
+        if '"MESSAGE"' in line:
+            if _BYTES_BEGIN.search(line):
+                held = line.rstrip()
+                continue
+            line = _BYTES.sub(_of_bytes, line)
+        yield line
+    if held:
+        yield held + "\n"
+
+
+def _of_bytes(match: re.Match[str]) -> str:
+    numbers = [int(number) for number in match[2].split(",")]
+    return match[1] + next(text_lines([bytes(numbers)])) if max(numbers) < 256 else match[0]
 
 
 def _characters(match: re.Match[str]) -> str:

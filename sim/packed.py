@@ -6,6 +6,7 @@ import codecs
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any, Final, TypeAlias, cast
@@ -20,7 +21,24 @@ Stream: TypeAlias = "io.BufferedReader[Any] | gzip.GzipFile | lzma.LZMAFile | bz
 
 _KINDS: Final = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd"}
 
+_OTHERS: Final = {
+    b"LPKSHHRH": "a journal of systemd (journalctl --file FILE prints it)",
+    b"KDUMP   ": "a kernel dump (makedumpfile --dump-dmesg FILE LOG writes the log that is in it)",
+    b"\x7fELF": "an ELF file (if it is a vmcore, makedumpfile --dump-dmesg FILE LOG writes the log that is in it)",
+    b"PERFILE2": "a recording of perf (perf script -i FILE prints it)",
+    b"\x17\x08Dtracing": "a recording of trace-cmd (trace-cmd report -i FILE prints it)",
+    b"PK\x03\x04": "a zip archive (unpack it)",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive (unpack it)",
+    b"Rar!": "a rar archive (unpack it)",
+    b"%PDF": "a PDF file",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+}
+"""What is no text and known by its first bytes (systemd, src/libsystemd/sd-journal/journal-def.h; makedumpfile,
+diskdump_mod.h; the others as in file(1)), and what makes text of it."""
+
 _PEEKED: Final = 256
+_UTF16_LE: Final = re.compile(rb"(?:[\t\n\r -~]\0){16}")
 _PIECE: Final = 1 << 16
 
 MOST_OF_LINE: Final = 1 << 16
@@ -29,7 +47,7 @@ MOST_OF_LINE: Final = 1 << 16
 
 def unpacked(stream: IO[bytes], name: str) -> Stream:
     """The bytes of ``stream``, unpacked if they are packed, as UTF-8 if they are UTF-16; ``name`` is what an error
-    calls it.  PowerShell writes UTF-16 where it redirects what a program prints.
+    calls it.  PowerShell writes UTF-16 where it redirects what a program prints; a part of that has no byte order mark.
 
     Packed twice (``x.gz`` sent through a mail gateway that packs again) is unpacked twice.
     """
@@ -37,6 +55,8 @@ def unpacked(stream: IO[bytes], name: str) -> Stream:
     for _ in range(2):
         if found.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return io.BufferedReader(_Utf8(found))
+        if _UTF16_LE.match(found.peek(_PEEKED)):
+            return io.BufferedReader(_Utf8(found, "utf-16-le"))
         kind = next((kind for magic, kind in _KINDS.items() if found.peek(len(magic)).startswith(magic)), None)
         if kind is None:
             break
@@ -45,11 +65,11 @@ def unpacked(stream: IO[bytes], name: str) -> Stream:
 
 
 class _Utf8(io.RawIOBase):
-    """UTF-16 with a byte order mark as UTF-8; what is no UTF-16 is replaced."""
+    """UTF-16, by default with a byte order mark, as UTF-8; what is no UTF-16 is replaced."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, encoding: str = "utf-16") -> None:
         self._stream = stream
-        self._decoder = codecs.getincrementaldecoder("utf-16")("replace")
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
         self._left = b""
 
     def readable(self) -> bool:
@@ -64,6 +84,12 @@ class _Utf8(io.RawIOBase):
         given, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
         buffer[: len(given)] = given
         return len(given)
+
+
+def told(stream: Stream) -> str:
+    """What a file is that is no text, and what makes text of it; empty if its first bytes do not tell."""
+    begins = stream.peek(_PEEKED)
+    return next((what for magic, what in _OTHERS.items() if begins.startswith(magic)), "")
 
 
 def is_binary(stream: Stream) -> bool:

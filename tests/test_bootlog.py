@@ -284,7 +284,7 @@ def test_offsets_that_no_format_has_without_an_enabled_line_are_refused():
     [
         (b"", 'no "Enabled xstate features" line'),
         (b"nothing of the kind\n", 'no "Enabled xstate features" line'),
-        (b"\x7fELF\0\0\0", "is not text"),
+        (b"\x7fOBJ\0\0\0", "is not text"),
         (b"\xff\xfe" + "x86/fpu: Enabled".encode("utf-16-le"), 'no "Enabled xstate features" line'),
         (b"\x80\x81\x82", 'no "Enabled xstate features" line'),
         (b"\x1f\x8b\x08\x00broken", "cannot read the log"),

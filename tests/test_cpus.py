@@ -435,22 +435,6 @@ def test_a_cpu_without_xsave_is_refused_as_what_it_is(rows, why):
         imported_text("".join(as_cpuid(*row) + "\n" for row in rows))
 
 
-def test_cpuinfo_is_told_from_a_dump_and_its_cpu_is_named():
-    text = (
-        "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Some CPU\n"
-        "stepping\t: 8\nflags\t\t: fpu vme avx xsaves\n"
-    )
-    with pytest.raises(
-        InputError, match=r"flags, and neither sizes nor places .*Sapphire Rapids: --cpu sapphire-rapids"
-    ):
-        imported_text(text)
-    lscpu = "Vendor ID:              AuthenticAMD\n  CPU family:           25\n  Model:                17\n"
-    with pytest.raises(InputError, match="for Zen 4: --cpu zen4"):
-        imported_text(lscpu + "  Stepping:             1\n  Flags:                fpu vme avx\n")
-    with pytest.raises(InputError, match="neither sizes nor places of components; allowed"):
-        imported_text("flags : fpu vme\n")
-
-
 def without(registers, leaf, sub):
     return {number: {s: r for s, r in subs.items() if (number, s) != (leaf, sub)} for number, subs in registers.items()}
 

@@ -5,15 +5,15 @@ Only the first CPU of a dump is read.  What is found is what CPUID reported; wha
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Final
 
 from sim import mailed, packed
 from sim.errors import InputError
+from sim.xsave import cpuid_rows, no_registers
 from sim.xsave.cpuid_decoded import XSTATE as _XSTATE
 from sim.xsave.cpuid_decoded import Registers, decoded
-from sim.xsave.families import encoded, family
 
 Leaves = Mapping[int, Mapping[int, Registers]]
 """Registers by leaf and sub-leaf."""
@@ -69,11 +69,11 @@ FORMS: Final = tuple(
         ),
     )
 )
-"""Who prints registers, and how; :func:`_found` knows the groups."""
+"""Who prints registers, and how; :func:`_matches` knows the groups."""
 
 ALLOWED: Final = (
-    "what cpuid -r, InstLatx64, kcpuid -r, xen-cpuid, cpucontrol, x86info, libcpuid or hwloc print, the CPUID lines of "
-    "a kernel's log, of vmware.log or of VBox.log"
+    "what cpuid -r, InstLatx64, CPU-Z, kcpuid -r, xen-cpuid, cpucontrol, x86info, libcpuid or hwloc print, the CPUID "
+    "lines of a kernel's log, of vmware.log or of VBox.log, a table of leaf, sub-leaf and four registers"
 )
 
 MOST: Final = 16 << 20
@@ -109,6 +109,8 @@ def read(stream: IO[bytes], name: str) -> Dump:
     """The registers in a dump, which may be compressed; :class:`InputError` if it has no leaf 0DH that can be read."""
     try:
         found = packed.unpacked(stream, name)
+        if what := packed.told(found):
+            raise InputError(f"{name} is {what}; allowed: a CPU profile (.toml), or {ALLOWED}")
         if packed.is_binary(found):
             raise InputError(f"{name} is not text; allowed: a CPU profile (.toml), or {ALLOWED}")
         return parse(mailed.text_lines(packed.lines(found, name, MOST)), name)
@@ -118,23 +120,30 @@ def read(stream: IO[bytes], name: str) -> Dump:
 
 def parse(lines: Iterable[str], name: str) -> Dump:
     """The registers in the lines of a dump."""
-    text = "".join(mailed.undone(lines))
+    raw = list(lines)
+    text = "".join(mailed.undone(raw))
     some: Dump | None = None
     for what, pattern in FORMS:
-        leaves = _found(pattern, text)
+        leaves = _first_cpu(_matches(pattern, text))
         if 0 in leaves.get(_XSTATE, {}):
             return _with_xsave(Dump(leaves, what), name)
         some = some or (Dump(leaves, what) if leaves else None)
     who, put_together = decoded(text)
     if put_together:
         return _with_xsave(Dump(put_together, who), name)
+    for who, form in cpuid_rows.FORMS.items():
+        leaves = _first_cpu(("", *row) for row in form(text))
+        if 0 in leaves.get(_XSTATE, {}):
+            return _with_xsave(Dump(leaves, who), name)
     if some is not None:
         why = _why_no_xsave(some)
         raise InputError(
             f"{name}: CPUID registers as {some.printed_by} prints them, but leaf 0DH, sub-leaf 0 is not among them"
             + (f" ({why})" if why else "")
         )
-    raise InputError(f"{name} has no CPUID registers{_instead(text)}; allowed: a CPU profile (.toml), or {ALLOWED}")
+    if instead := no_registers.told(text) or no_registers.told("".join(raw)):  # tags of XML are gone in the former
+        raise InputError(f"{name} has no CPUID registers: {instead}")
+    raise InputError(f"{name} has no CPUID registers; allowed: a CPU profile (.toml), or {ALLOWED}")
 
 
 def _with_xsave(dump: Dump, name: str) -> Dump:
@@ -155,32 +164,8 @@ def _why_no_xsave(dump: Dump) -> str:
     return ""
 
 
-_FLAGS: Final = re.compile(r"^[^\w\n]*flags\s*:.*\bfpu\b", re.ASCII | re.IGNORECASE | re.MULTILINE)
-_IN_CPUINFO: Final = (
-    re.compile(r"vendor[_ ]id\s*:\s*(?P<value>\w+)", re.ASCII | re.IGNORECASE),
-    *(
-        re.compile(rf"^[^\w\n]*{name}\s*:\s*(?P<value>\d{{1,3}})\s*$", re.ASCII | re.IGNORECASE | re.MULTILINE)
-        for name in ("cpu family", "model", "stepping")
-    ),
-)
-
-
-def _instead(text: str) -> str:
-    """What /proc/cpuinfo or lscpu does say: the CPU's name, and so perhaps a shipped profile."""
-    if not _FLAGS.search(text):
-        return ""
-    said = [pattern.search(text) for pattern in _IN_CPUINFO]
-    known = None
-    if all(said):
-        vendor, number, model, stepping = (match["value"] for match in said if match)
-        known = family(vendor, encoded(int(number), int(model), int(stepping)))
-    like = f" (for {known.name}: --cpu {known.like})" if known is not None and known.like else ""
-    return f": /proc/cpuinfo and lscpu have flags, and neither sizes nor places of components{like}"
-
-
-def _found(pattern: re.Pattern[str], text: str) -> dict[int, dict[int, Registers]]:
-    """The registers of the first CPU; of a hypervisor's log those of its host, if it has them."""
-    of_whom: dict[str, dict[int, dict[int, Registers]]] = {}
+def _matches(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, int, int, Registers]]:
+    """Whose registers they are, if the text says it, leaf, sub-leaf and registers of each match."""
     leaf = sub = -1
     for match in pattern.finditer(text):
         groups = match.groupdict()
@@ -199,8 +184,15 @@ def _found(pattern: re.Pattern[str], text: str) -> dict[int, dict[int, Registers
         if leaf < 0 or not all(values):
             continue
         sub = 0 if sub == 0xFFFFFFFF else sub  # Xen: a leaf without sub-leaves
-        of_one = of_whom.setdefault(groups.get("who") or "", {})
-        registers: Registers = tuple(int(value or "", 16) for value in values)  # type: ignore[assignment]  # four
+        a, b, c, d = (int(value or "", 16) for value in values)
+        yield groups.get("who") or "", leaf, sub, (a, b, c, d)
+
+
+def _first_cpu(rows: Iterable[tuple[str, int, int, Registers]]) -> dict[int, dict[int, Registers]]:
+    """The registers of the first CPU; of a hypervisor's log those of its host, if it has them."""
+    of_whom: dict[str, dict[int, dict[int, Registers]]] = {}
+    for who, leaf, sub, registers in rows:
+        of_one = of_whom.setdefault(who, {})
         if _is_another(leaf, sub, of_one, registers):
             break
         of_one.setdefault(leaf, {}).setdefault(sub, registers)

@@ -1,0 +1,179 @@
+"""Registers in texts of no particular tool, and what people have of a CPU that is no dump: named, with what to do."""
+
+import io
+import json
+
+import pytest
+
+from sim.errors import InputError
+from sim.kernel import cpu_models
+from sim.xsave import cpuid, imported
+from sim.xsave.profile_data import shipped
+from sim.xsave.profiles import of_data, profile
+
+VENDOR = [0x20, 0x756E6547, 0x6C65746E, 0x49656E69]
+
+
+def rows(name: str) -> list[tuple[int, int, list[int]]]:
+    """The registers of a shipped Intel CPU by leaf and sub-leaf, with zeros for the sub-leaves that its file leaves
+    out."""
+    of_file = {int(leaf, 0): {int(s): row for s, row in subs.items()} for leaf, subs in shipped(name)["cpuid"].items()}
+    leaves = {0: {0: VENDOR}} | of_file
+    return [(leaf, s, subs.get(s, [0, 0, 0, 0])) for leaf, subs in leaves.items() for s in range(max(subs) + 1)]
+
+
+TABLES = {
+    "CPU-Z": lambda leaf, s, r: f"\t0x{leaf:08X}\t\t" + "\t".join(f"0x{value:08X}" for value in r),
+    "with an h": lambda leaf, s, r: f"  {leaf:08X}h  " + "  ".join(f"{value:08X}h" for value in r),
+    "HWiNFO": lambda leaf, s, r: f"CPUID 0x{leaf:08X}: " + "-".join(f"0x{value:08X}" for value in r),
+    "leaf and sub-leaf": lambda leaf, s, r: f"CPUID {leaf:08X}-{s:08X}: " + "-".join(f"{value:08X}" for value in r),
+    "CSV": lambda leaf, s, r: f"{leaf:#x},{s:#x}," + ",".join(f"{value:#010x}" for value in r),
+    "columns": lambda leaf, s, r: f"> {leaf:08x} {s:x} | " + " ".join(f"{value:08x}" for value in r),
+    "decimal sub-leaf": lambda leaf, s, r: f"{leaf:#x} {s} " + " ".join(f"{value:#x}" for value in r),
+    "prose": lambda leaf, s, r: (
+        f"leaf {leaf:#x} subleaf {s:#x}: "
+        + ", ".join(f"e{name}x={value:#x}" for name, value in zip("abcd", r, strict=True))
+    ),
+    "the SDM's": lambda leaf, s, r: (
+        f"CPUID.(EAX={leaf:02X}H,ECX={s}): "
+        + " ".join(f"E{name}X={value:08X}" for name, value in zip("ABCD", r, strict=True))
+    ),
+}
+
+
+def names_and_values(r, form):
+    return ", ".join(form.format(name, value) for name, value in zip("abcd", r, strict=True))
+
+
+OBJECTS = {
+    "Rust": lambda leaf, s, r: (
+        f"kvm_cpuid_entry2 {{ function: {leaf}, index: {s}, flags: 1, {names_and_values(r, 'e{}x: {}')}, "
+        "padding: [0, 0, 0] }"
+    ),
+    "Rust, pretty": lambda leaf, s, r: (
+        f"CpuIdEntry {{\n    function: {leaf},\n    index: {s},\n    flags: 1,\n    "
+        + names_and_values(r, "e{}x: {}").replace(", ", ",\n    ")
+        + ",\n},"
+    ),
+    "JSON": lambda leaf, s, r: json.dumps(
+        {"leaf": hex(leaf), "subleaf": hex(s)} | {f"e{n}x": hex(v) for n, v in zip("abcd", r, strict=True)}
+    ),
+    "JSON, sorted": lambda leaf, s, r: json.dumps(
+        {f"e{n}x": v for n, v in zip("abcd", r, strict=True)} | {"function": leaf, "index": s}
+    ),
+    "C": lambda leaf, s, r: f"{{.function = {leaf:#x}, .index = {s:#x}, {names_and_values(r, '.e{}x = {:#x}')}}},",
+}
+
+
+@pytest.mark.parametrize("name", ["sapphire-rapids", "alder-lake"])
+@pytest.mark.parametrize("how", [*TABLES, *OBJECTS])
+def test_registers_are_read_whatever_stands_between_them(how, name):
+    form = TABLES.get(how) or OBJECTS[how]
+    lines = [form(*row) + "\n" for row in rows(name)]
+    found = cpuid.parse(lines, "the text")
+    assert found.printed_by == ("a table" if how in TABLES else "a program")
+    one, other = of_data("x", imported.document(found, "the text")), profile(name)
+    assert (one.xcr0_supported, one.xss_supported) == (other.xcr0_supported, other.xss_supported)
+    assert (one.sizes, one.offsets, one.aligned) == (other.sizes, other.offsets, other.aligned)
+    assert one.features == other.features
+
+
+def test_a_memory_dump_is_no_table_of_registers():
+    dump = "".join(f"{16 * k:08x}: {k:08x} {k + 1:08x} 0badf00d 00000000\n" for k in range(64))
+    with pytest.raises(InputError, match="has no CPUID registers; allowed"):
+        cpuid.parse(dump.splitlines(keepends=True), "the dump")
+
+
+FLAGS = "fpu vme sse2 xsave avx avx2 pku xsaves"
+LSCPU = {"field": "CPU family:", "data": "25"}, {"field": "Model:", "data": "17"}, {"field": "Stepping:", "data": "1"}
+OTHERS = {
+    "/proc/cpuinfo": (
+        f"vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nstepping\t: 8\nflags\t\t: {FLAGS}\n",
+        "Sapphire Rapids: --cpu sapphire-rapids",
+        "run cpuid -1 -r",
+    ),
+    "what lscpu prints": (
+        "CPU op-mode(s):   32-bit, 64-bit\nVendor ID:        AuthenticAMD\n  CPU family:  25\n  Model:  17\n"
+        "  Stepping:  1\n",
+        "Zen 4: --cpu zen4",
+        "run cpuid -1 -r",
+    ),
+    "what lscpu prints, as JSON": (
+        json.dumps({"lscpu": [{"field": "Vendor ID:", "data": "AuthenticAMD", "children": list(LSCPU)}]}, indent=3),
+        "Zen 4: --cpu zen4",
+        "run cpuid -1 -r",
+    ),
+    "/proc/cpuinfo of an ARM machine": (
+        "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\n",
+        "",
+        "only x86",
+    ),
+    "what virsh capabilities prints": (
+        "<capabilities><host><cpu><arch>x86_64</arch><model>SapphireRapids</model><vendor>Intel</vendor>\n"
+        "<signature family='6' model='143' stepping='8'/></cpu></host></capabilities>\n",
+        "Sapphire Rapids: --cpu sapphire-rapids",
+        "guests.NAME.cpu_model of a scenario takes the file",
+    ),
+    "what virsh domcapabilities prints": (
+        "<domainCapabilities><cpu><mode name='host-model' supported='yes'><model>EPYC-Genoa</model></mode></cpu>"
+        "</domainCapabilities>\n",
+        "",
+        "guests.NAME.cpu_model of a scenario takes the file",
+    ),
+    "libvirt's CPU map": ("<cpus>\n<model name='EPYC'><feature name='xsave'/></model></cpus>\n", "", "name its model"),
+    "what QEMU's -cpu help prints": (
+        "Available CPUs:\n  486-v1\n\nRecognized CPUID flags:\n  abm\n",
+        "",
+        "name its model",
+    ),
+    "a command line of QEMU": ("qemu-system-x86_64 -cpu EPYC-Genoa,pku=off -m 4096\n", "", "name its model"),
+    "what Coreinfo prints": (
+        "Coreinfo v3.6 - Dump information on system CPU and memory topology\n"
+        "Intel64 Family 6 Model 143 Stepping 8, GenuineIntel\nXSAVE  *  Supports XSAVE/XRSTOR instructions\n",
+        "Sapphire Rapids: --cpu sapphire-rapids",
+        "AIDA64's CPUID dump",
+    ),
+    "what Windows says of its CPU": (
+        "Processor(s):  1 Installed.\n  [01]: AMD64 Family 25 Model 17 Stepping 1 AuthenticAMD ~2400 Mhz\n",
+        "Zen 4: --cpu zen4",
+        "AIDA64's CPUID dump",
+    ),
+    "a boot message of FreeBSD": (
+        'CPU: Intel\n  Origin="GenuineIntel"  Id=0x806f8  Family=0x6\n  Features=0xbfebfbff<FPU,VME>\n',
+        "Sapphire Rapids: --cpu sapphire-rapids",
+        "cpucontrol -i",
+    ),
+    "what dmidecode prints": ("# dmidecode 3.5\nHandle 0x0004, DMI type 4, 48 bytes\n", "", "run cpuid -1 -r"),
+    "a list of CPU flags": (FLAGS + "\n", "", "run cpuid -1 -r"),
+    "a boot log": (
+        "x86/fpu: Enabled xstate features 0x7, context size is 832 bytes\n",
+        "",
+        "fpswitch layout --boot-log",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_has_no_registers_is_named_with_what_to_do_instead(kind):
+    text, like, instead = OTHERS[kind]
+    with pytest.raises(InputError) as caught:
+        cpuid.parse(text.splitlines(keepends=True), "the file")
+    message = str(caught.value)
+    assert message.startswith(f"the file has no CPUID registers: it is {kind.removesuffix(', as JSON')}, without sizes")
+    assert like in message
+    assert ("--cpu" in message) == bool(like)
+    assert instead in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("kind", ["what virsh capabilities prints", "what virsh domcapabilities prints"])
+def test_a_file_that_is_said_to_be_a_guests_model_is_one(kind, tmp_path):
+    path = tmp_path / "host.xml"
+    path.write_text(OTHERS[kind][0])
+    assert cpu_models.of_domain(str(path)) in ("SapphireRapids", "EPYC-Genoa")
+
+
+def test_a_picture_and_an_archive_are_named():
+    for begins, what in ((b"\x89PNG\r\n\x1a\n", "a picture"), (b"PK\x03\x04\x14\0", "a zip archive [(]unpack it")):
+        with pytest.raises(InputError, match=f"the file is {what}"):
+            cpuid.read(io.BytesIO(begins + bytes(300)), "the file")
