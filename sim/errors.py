@@ -55,6 +55,8 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     """The name that this may have been meant to be, in whole or as far as it goes; empty if there is none."""
     if near := get_close_matches(name, names, n=1, cutoff=0.5):
         return near[0]
+    if not name.strip():
+        return ""
     begins = {each[: len(name)]: each for each in reversed(names)}
     near = get_close_matches(name, begins, n=1)
     return begins[near[0]] if near else ""

@@ -14,6 +14,7 @@ from sim.cli import cli
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
 from sim.trace.exits import exits
+from sim.trace.fit.groups import slept_outside
 from sim.trace.fit.guests import reason_of
 
 
@@ -171,6 +172,11 @@ def test_a_trace_of_kvm_s_events_is_taken_for_what_it_is(tmp_path, capsys):
     status, _, err = run(capsys, "fit", CASE, "-o", tmp_path / "x.toml", "--exits", "--kernel", "v7.3")
     assert (status, "leave out" in err) == (2, True)
     assert not list(tmp_path.iterdir())
+
+
+def test_one_sleep_outside_the_guest_is_counted_as_one_is_in_english():
+    assert slept_outside("CPU 0/KVM", 1) == "CPU 0/KVM slept once outside KVM_RUN, which is left out"
+    assert "slept 2 times outside" in slept_outside("CPU 0/KVM", 2)
 
 
 def test_a_guest_that_is_never_entered_is_refused(tmp_path, capsys):

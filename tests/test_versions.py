@@ -320,6 +320,9 @@ def test_a_release_beyond_the_ends_gets_the_end_and_no_more(wanted, kernel, says
         ("v6.18.35", "the model's row for it is 'v6.18'"),
         ("6.14.0-rc2+", "v6.12 is nearest"),
         ("7.4", "newer than v7.3"),
+        ("v5.20", "there is no Linux v5.20: the last v5 was v5.19"),
+        ("6.20.1-rc1", "there is no Linux v6.20: the last v6 was v6.19"),
+        ("7.21", "there is no Linux v7.21: v7 has not come so far"),
     ],
 )
 def test_a_name_that_is_another_release_is_told_the_nearest_and_no_fuzzy_match(name, message):
@@ -328,6 +331,18 @@ def test_a_name_that_is_another_release_is_told_the_nearest_and_no_fuzzy_match(n
     assert message in str(error.value)
     assert "did you mean" not in str(error.value)
     assert "(allowed: v6.6, rfc, v6.12," in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_like_no_other(name):
+    with pytest.raises(InputError, match=r"unknown kernel version '[ ]?' [(]allowed: rfc, "):
+        versions.version(name)
+
+
+def test_the_release_before_one_that_never_was_is_a_release():
+    for major, minor in releases.LAST_MINORS.items():
+        assert releases.release(f"v{major}.{minor}") == (major, minor)
+        assert releases.release(f"v{major}.{minor + 1}") is None
 
 
 def test_fpswitch_kernels_has_the_whole_table(capsys):

@@ -27,8 +27,10 @@ _FILE: Final = "releases.toml"
 _STRICT: Final = ConfigDict(extra="forbid", strict=True)
 _NAME: Final = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?:[.+~-].*)?", re.ASCII)
 
-LAST_MINOR: Final = 20
-"""No major version of Linux since 3 has had a higher minor number: v3.19, v4.20, v5.19 and v6.19 were the last."""
+LAST_MINORS: Final = {2: 6, 3: 19, 4: 20, 5: 19, 6: 19}
+"""The last minor version of each major one that has ended (the tags of Linux)."""
+LAST_MINOR: Final = max(LAST_MINORS.values())
+"""No later major version is expected to have a higher minor number."""
 
 Release = tuple[int, int]
 """Major and minor number of a mainline release; a stable release is that of the mainline release before it."""
@@ -103,7 +105,19 @@ class Nearest:
 def release(name: str) -> Release | None:
     """The release that a name such as v6.14, 6.14.3 or 6.14.0-rc2 belongs to; None for any other kind of name."""
     match = _NAME.fullmatch(name)
-    return (int(match[1]), int(match[2])) if match and int(match[2]) <= LAST_MINOR else None
+    return (int(match[1]), int(match[2])) if match and not never(name) else None
+
+
+def never(name: str) -> str:
+    """Why there never was a release of this name, such as v5.20; empty if there was or may be one."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return ""
+    major, minor = int(match[1]), int(match[2])
+    if (last := LAST_MINORS.get(major, LAST_MINOR)) >= minor:
+        return ""
+    followed = f"the last v{major} was v{major}.{last}" if major in LAST_MINORS else f"v{major} has not come so far"
+    return f"there is no Linux v{major}.{minor}: {followed}"
 
 
 def read_releases() -> Mapping[str, ReadRelease]:

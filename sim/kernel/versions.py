@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from sim.errors import InputError, unknown
+from sim.errors import MOST_COMPARED, InputError, unknown
 from sim.kernel import releases
 
 _FILE: Final = "versions.toml"
@@ -188,6 +188,8 @@ def version(name: str) -> KernelVersion:
     known = kernels()
     if name in known:
         return known[name]
+    if never := releases.never(name):
+        raise InputError(f"unknown kernel version {name[:MOST_COMPARED]!r}: {never} (allowed: {', '.join(known)})")
     if (wanted := releases.release(name)) is None:
         raise unknown("kernel version", name, known)
     near = nearest(wanted)

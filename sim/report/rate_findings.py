@@ -109,8 +109,8 @@ def _same_order(comparison: Comparison, asked: Mapping[str, tuple[str, str]], wi
         if a != b:
             signs.add(pair if a > b else pair[::-1])
     if not signs and missed:
-        one, other = map(short, next(iter(asked.values())))
-        return f"no line for {', '.join(map(short, missed))}: the law says nothing about {one} and {other}"
+        left_out = " and ".join(map(short, missed))
+        return f"cost at other rates of VM exits and context switches, without {left_out}: prices x rates miss the mark"
     if len(signs) != 1:
         return ""
     one, other = map(short, signs.pop())

@@ -207,9 +207,14 @@ def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges
             group.halts += 1
             group.halt.append(absent)
         if vcpu.blocked_outside:
-            group.notes.append(f"{life.name} slept {vcpu.blocked_outside} times outside KVM_RUN, which is left out")
+            group.notes.append(slept_outside(life.name, vcpu.blocked_outside))
     _set_waits(group, group.halts - len(group.halt), group.halts, waiting)
     return group
+
+
+def slept_outside(name: str, number: int) -> str:
+    """The note on the sleeps of a vCPU thread that were neither halts nor in the guest."""
+    return f"{name} slept {'once' if number == 1 else f'{number} times'} outside KVM_RUN, which is left out"
 
 
 def _pairs(lives: Sequence[Life]) -> list[tuple[Life, Life]]:
