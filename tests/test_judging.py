@@ -1,13 +1,15 @@
 """What judges a damaged input notices: what a command does to other files and processes, errors, and time."""
 
+import itertools
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from sim.verification.fuzz import judging
+from sim.verification.fuzz import judging, trying
 from sim.verification.fuzz.judging import Watch, judged
 from sim.xsave.profiles import profile
 
@@ -107,3 +109,29 @@ def test_a_message_with_its_place_and_status_2_is_how_an_input_is_refused(watch)
 
     assert judged(refuses, ("input.toml",), watch) == ("", "fpswitch: input.toml: no\n")
     assert judged(refuses, ("x",), watch)[0] == "a message without the place"
+
+
+def test_memory_is_limited_when_what_the_seeds_import_and_reserve_is_there(monkeypatch, tmp_path):
+    done = []
+    monkeypatch.setattr(trying, "watched", lambda place: Watch(place))
+    monkeypatch.setattr(trying, "judged", lambda main, command, watch: done.append(command[0]) or ("", ""))
+    monkeypatch.setattr(trying, "limit_memory", lambda: done.append("limit"))
+    one = trying.Trying(
+        lambda arguments: None, "manifest", 1, Path(__file__).parent / "data", tmp_path, lambda said: None
+    )
+    assert one.seeds
+    assert done == [*["compare"] * len(one.seeds), "limit"]
+
+
+def test_the_first_result_directory_is_always_compared(monkeypatch):
+    from sim.cli import fuzzed
+
+    compared = []
+    monkeypatch.setattr("sim.results.load", lambda directory: None)
+    monkeypatch.setattr(fuzzed, "main", compared.append)
+    monkeypatch.setattr(fuzzed.random, "random", lambda: 1.0)
+    monkeypatch.setattr(fuzzed, "_calls", itertools.count())
+    fuzzed.loaded(["compare", "r"])
+    with pytest.raises(SystemExit):
+        fuzzed.loaded(["compare", "r"])
+    assert compared == [["compare", "r"]]

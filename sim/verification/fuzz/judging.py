@@ -21,7 +21,7 @@ from sim.errors import MOST_SAID
 
 HANG_S: Final = 20
 MEMORY: Final = 1 << 30
-"""Bytes beyond what the process had when it began."""
+"""Bytes of address space beyond what the process had when it had read the files that are damaged."""
 FORBIDDEN: Final = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class")
 CHANGING: Final = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate")
 PREFIX: Final = "fpswitch: "
@@ -65,12 +65,16 @@ class Watch:
         return Path(os.path.abspath(os.fsdecode(path))).is_relative_to(self.place)
 
 
-def limited(place: Path) -> Watch:
-    """Sets the limits of this process, whose directory becomes ``place``."""
-    os.chdir(place)
-    os.environ["TMPDIR"] = str(place)
+def limit_memory() -> None:
+    """Sets the limit of this process's address space, of which libraries that are imported later would take most."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+
+
+def watched(place: Path) -> Watch:
+    """Watches this process, whose directory becomes ``place``."""
+    os.chdir(place)
+    os.environ["TMPDIR"] = str(place)
     watch = Watch(place)
     sys.addaudithook(watch)
     signal.signal(signal.SIGALRM, _hangs)

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from sim.verification.fuzz.judging import Main, judged, limited
+from sim.verification.fuzz.judging import Main, judged, limit_memory, watched
 from sim.verification.fuzz.mutation import MOST_BYTES, mutated
 from sim.verification.fuzz.readers import READERS
 
@@ -44,9 +44,10 @@ class Trying:
         self._done, self._told = 0, 0
         self._problems: list[tuple[str, str]] = []
         if self.seeds:
-            self._watch = limited(place)
+            self._watch = watched(place)
             for content in self.seeds[:8]:  # so that time and memory of imports do not count for an input
                 judged(main, self._how.put(content, place), self._watch)
+            limit_memory()
 
     def attempt(self, content: bytes) -> bool:
         """Judges an input, and says whether its message is of a new kind."""
