@@ -207,6 +207,18 @@ def test_perf_s_second_time_and_perf_prof_s_date_are_left_out(name):
 
 PERF_HEAD = re.compile(rb"(?m)^( *\S.*?) +(\d+) +\[(\d{3})\] +(\d+)\.(\d{6}): +\w+:")
 
+PREFIXES = {
+    "patch": lambda text: re.sub(rb"(?m)^", b"+ ", text),
+    "grep -n": lambda text: b"".join(b"%d:%b" % each for each in enumerate(text.splitlines(keepends=True), 1)),
+    "cat -n": lambda text: b"".join(b"%6d\t%b" % each for each in enumerate(text.splitlines(keepends=True), 1)),
+    "grep in files": lambda text: re.sub(rb"(?m)^(?=.)", b"host/trace.txt:12:", text),
+    "a tab": lambda text: re.sub(rb"(?m)^(?=.)", b"\t", text),
+    "the kernel's log": lambda text: re.sub(rb"(?m)^(?=.)", b"[   12.345678][    T1] ", text),
+    "syslog": lambda text: re.sub(rb"(?m)^(?=.)", b"Nov  8 10:00:00 host perf[123]: ", text),
+    "a container's log": lambda text: re.sub(rb"(?m)^(?=.)", b"2025-11-28T10:00:00.123456789Z stdout F ", text),
+    "journalctl -o short-iso": lambda text: re.sub(rb"(?m)^(?=.)", b"2025-11-28T10:00:00+0100 host perf[1]: ", text),
+}
+
 PASTES = {
     "quoted-printable": quopri.encodestring,
     "its mail": lambda text: b"Content-Transfer-Encoding: quoted-printable\n\n" + quopri.encodestring(text),
@@ -218,6 +230,9 @@ PASTES = {
     "wrapped at the name": lambda text: re.sub(rb"(\d\.\d{6}): +", rb"\1:\n", text),
     "windows": lambda text: text.replace(b"\n", b"\r\n"),
     "no comm": lambda text: re.sub(rb"(?m)^ *\S.*? +(\d+ \[)", rb"\1", text),
+    "systrace's script": lambda text: text.replace(b"\n", b"\\n\\\n"),
+    "time of day": lambda text: re.sub(rb"(\] +)(?=\d+\.\d{6}:)", rb"\g<1>2025-11-28 10:00:00.123456 ", text),
+    "differences": lambda text: re.sub(rb"(\.\d{6}: +)(?:\w+:)?(?=\w+: )", rb"\g<1>(+12) ", text),
     "code address": lambda text: re.sub(rb"(?m)$", b" ffffffff81a0b0c0 __schedule+0x3f0 ([kernel.kallsyms])", text),
 }
 
@@ -234,6 +249,15 @@ def test_what_was_pasted_is_the_trace(name, how):
     found, reader = read(PASTES[how](text))
     assert same(found) == same(read(text)[0])
     assert not reader.report.unread
+
+
+@pytest.mark.parametrize("how", PREFIXES)
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_stands_before_each_line_is_no_part_of_a_thread_s_name(name, how):
+    text = b"".join(line for line in short(name).splitlines(keepends=True) if not line.startswith(b"#"))
+    found, reader = read(PREFIXES[how](text))
+    assert found == read(text)[0]
+    assert reader.report.foreign == 0
 
 
 def test_what_a_mail_says_behind_the_last_event_is_no_part_of_it():
@@ -570,3 +594,39 @@ def test_what_perf_trace_prints_is_refused_as_such(line, option, tmp_path, capsy
     status, _, error = run(capsys, "replay", tmp_path / "trace.txt", option)
     assert status == 2
     assert "This is what perf trace prints, which names no CPU" in error
+
+
+OTHERS = {
+    "what bpftrace prints": "Attaching 2 probes...\n\n@exits[12]: 1234\n",
+    "a table of perf kvm stat, .*--perf-kvm-stat of fpswitch new": "  VM-EXIT    Samples  Samples%     Time%\n",
+    "what kvm_stat prints": "kvm statistics - summary\n\n Event      Total %Total CurAvg/s\n",
+    "what perf stat prints": " Performance counter stats for 'system wide':\n\n  1,234   kvm:kvm_exit\n",
+    "what perf report prints": "# Overhead  Command\n# ........  .......\n  12.00%  qemu  [k] vmx_vcpu_run\n",
+    "what perf sched timehist.*perf sched script": "   time    cpu  task name   wait time\n",
+    "what babeltrace prints": "[10:00:00.000000001] (+0.000000012) host sched_switch: { cpu_id = 0 }\n",
+    "what perf data convert --to-json writes": '{\n "linux-perf-json-version": 1,\n "samples": []\n}\n',
+    "a trace in Chrome's JSON .*traceconv systrace": '{"traceEvents":[{"name":"a","ph":"X","ts":1}]}',
+    "the output of ftrace's tracer function_graph": "# tracer: function_graph\n#\n 0)   1.234 us    |  __schedule();\n",
+    "a histogram of a trace event": "# event histogram\n#\n{ exit_reason:  12 } hitcount:   1234\n",
+    "a trace of QEMU": "123@1700000000.123456:kvm_run_exit cpu_index 0, reason 2\n",
+    "what strace prints": "10:00:00.123 ioctl(12, KVM_RUN, 0) = 0\n",
+    "what uftrace prints": "# DURATION     TID     FUNCTION\n   1.000 us [ 12345] | main();\n",
+    "a trace of Xen": "CPU0  1234 (+  123)  VMEXIT      [ exitcode = 0x0000000c ]\n",
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("option", ["--check", "--exits"])
+def test_what_is_no_trace_is_named_and_what_prints_one(kind, option, tmp_path, capsys):
+    (tmp_path / "trace.txt").write_text(OTHERS[kind])
+    status, _, error = run(capsys, "replay", tmp_path / "trace.txt", option)
+    assert status == 2
+    assert re.search(f"This is {kind}", error)
+
+
+@pytest.mark.parametrize("comm", ["1:worker", "+x", "host/a.txt:2:b"])
+def test_a_thread_s_name_like_a_prefix_is_a_name_where_others_are_not_like_it(comm):
+    text = (FORMATS / "perf.txt").read_bytes()
+    line = f"{comm:>16}    2345 [003]  1021.500012:          kvm:kvm_fpu: unload\n".encode()
+    found, _ = read(line + text)
+    assert [step.comm for step in found][:2] == [comm, "CPU 0/KVM"]

@@ -17,7 +17,7 @@ from sim.errors import InputError
 from sim.trace.following import machine
 from sim.trace.following.known import Step
 from sim.trace.reading.events import CODE, KVM_ENTRY, KVM_EXIT, KVM_FPU, USERSPACE_EXIT
-from sim.trace.reading.reader import PERF_TRACE, Reader, Report, steps
+from sim.trace.reading.reader import Reader, Report, steps
 
 WAKEUP = CODE["kvm_vcpu_wakeup"]
 HALTS = ("HLT", "hlt")
@@ -172,13 +172,14 @@ def exits(stream: IO[bytes], name: str, progress: Callable[[Iterator[Step]], Ite
         vcpu.settle(None)
     report = reader.report
     if not report.events["kvm_exit"]:
+        kind = "" if report.events else report.is_another_kind
         lacking = (
             f"; {report.headless} lines have an event but not its task, CPU or time (perf script -F "
             f"comm,tid,cpu,time,event,trace), the first: {report.first_foreign!r}"
         )
         raise InputError(
             f"{name} has no kvm:kvm_exit events; allowed: a trace with kvm:kvm_entry and kvm:kvm_exit"
-            + (f". {PERF_TRACE}" if report.is_of_perf_trace else lacking if report.headless else "")
+            + (f". {kind}" if kind else lacking if report.headless else "")
         )
     seconds = 0.0 if report.first_ns is None else (report.last_ns - report.first_ns) * 1e-9
     return Exits(

@@ -17,7 +17,7 @@ from sim.trace.following.replica import Replica
 from sim.trace.following.told import Told, told
 from sim.trace.following.verdict import AT_LIFE, ELSEWHERE, Verdict
 from sim.trace.reading.events import DEACTIVATED, RECORD, full_name
-from sim.trace.reading.reader import PERF_TRACE, Chunk, Reader, Report, steps
+from sim.trace.reading.reader import Chunk, Reader, Report, steps
 from sim.xsave.components import CET_S, COMPACTED, FP, SSE
 
 REGS: Final = ("x86_fpu_regs_activated", "x86_fpu_regs_deactivated")
@@ -229,8 +229,8 @@ def missing_events(name: str, events: Sequence[str], report: Report) -> InputErr
         unread = "\nIts KVM events are enough for VM exits: fpswitch replay --exits, fpswitch fit --exits"
         if not report.events["sched_switch"]:
             return KvmAlone(f"{name} has no {listed} events; this records them:\n  {RECORD}{unread}")
-    elif report.is_of_perf_trace:
-        unread = f"\n{PERF_TRACE}"
+    elif not report.events and (kind := report.is_another_kind):
+        unread = f"\n{kind}"
     elif report.foreign:
         unread = (
             f"\n{report.foreign} of its {report.lines} lines are none that perf script, ftrace or trace-cmd report "

@@ -7,6 +7,7 @@ Each transformation is recognised in a sample of the text, and undone so that li
 import re
 from collections.abc import Callable
 from html import unescape
+from itertools import islice
 from typing import Final, NamedTuple
 
 _SOFT: Final = re.compile(rb"=[ \t]*\r?$", re.MULTILINE)
@@ -49,6 +50,44 @@ def _from_html(text: bytes) -> bytes:
     return _REFERENCE.sub(lambda match: unescape(match[0].decode()).encode(), _TAG.sub(b"", text))
 
 
+_EVENT: Final = re.compile(rb"^(?!#).*\[\d{3,5}\] .*$", re.MULTILINE)
+_MOST: Final = 0.9
+"""The share of events that begin alike where each line has something before it."""
+
+_ENOUGH: Final = 1000
+
+_PREFIXES: Final = tuple(
+    re.compile(rb"^" + pattern, re.MULTILINE)
+    for pattern in (
+        rb"[+-] ",  # of a patch
+        rb" *\d+(?:: ?|\t)",  # cat -n, grep -n
+        rb"[^\s:]+\.(?:txt|log|out|trace)(?:\.gz)?:(?:\d+:)?",  # grep in several files
+        rb"\t+",
+        rb"(?:<\d{1,3}>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ",  # the kernel's log
+        rb"(?:<\d{1,3}>)?[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d+)? "  # syslog
+        rb"\S+ [^\s:\[]+(?:\[\d+\])?: ",
+        rb"\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+-]\d\d:?\d\d)? "  # a container's log, or syslog
+        rb"(?:(?:stdout|stderr) F )?(?:[^\s:\[]+ [^\s:\[]+(?:\[\d+\])?: )?",
+    )
+)
+
+
+def _begin_alike(prefix: re.Pattern[bytes]) -> Callable[[bytes], bool]:
+    def told(text: bytes) -> bool:
+        events = [match[0] for match in islice(_EVENT.finditer(text), _ENOUGH)]
+        return bool(events) and sum(prefix.match(line) is not None for line in events) > _MOST * len(events)
+
+    return told
+
+
+def _without(pattern: re.Pattern[bytes], replacement: bytes = b"") -> Way:
+    return Way(pattern.search, lambda text: pattern.sub(replacement, text))
+
+
+def _prefixed(prefix: re.Pattern[bytes]) -> Way:
+    return Way(_begin_alike(prefix), lambda text: prefix.sub(b"", text))
+
+
 WAYS: Final = (
     Way(_is_quoted_printable, _from_quoted_printable),
     Way(re.compile(rb"=&gt; next_comm|&lt;(?:idle|\.\.\.)&gt;-|<pre[ >]|&nbsp;").search, _from_html),
@@ -57,6 +96,12 @@ WAYS: Final = (
         re.compile(rb"\x1b\[[0-9;]*m(?:\x1b\[K)?(?:\w+:)?(?:sched_|kvm_|x86_fpu)").search,
         lambda text: _COLOUR.sub(b"", text),
     ),
+    _without(re.compile(rb"\\n\\(?=\r?$)", re.MULTILINE)),  # systrace writes a string of JavaScript
+    _without(
+        re.compile(rb"(?<=\]) +\[?\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\]? +(?=\d+\.\d{6})"), b" "
+    ),  # perf's -F +tod
+    _without(re.compile(rb"(?<=\d:) +\([+-]?\d+(?:\.\d+)?\) +(?=\w+: )"), b" "),  # trace-cmd report --ts-diff
+    *map(_prefixed, _PREFIXES),
     Way(re.compile(rb"\xa0|\xe2\x80[\x80-\x8a\xaf]|\]\t|\d:\t|-\d+\t").search, lambda text: _BLANK.sub(b" ", text)),
 )
 """In the order in which they are undone."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sim import packed
 from sim.errors import InputError
 from sim.trace.following.known import Step
-from sim.trace.reading import dialects, lines
+from sim.trace.reading import dialects, lines, others
 from sim.trace.reading.columns import CODES, PARSERS, Columns, Interner, Lines
 from sim.trace.reading.dialects import Dialect
 from sim.trace.reading.digits import PADDING, Block
@@ -35,16 +35,8 @@ COMMENTS: Final = 10_000
 TOO_LONG: Final = b"(a line that is too long) "
 """What is left of one, before its end."""
 
-_PERF_TRACE: Final = re.compile(
-    r"(?:\?|\d{1,12}\.\d{3}) (?:\( *(?:\d+\.\d+ ms)? *\): +)?\S.*/\d{1,10} +"
-    r"(?:\w+\(|\.\.\. \[continued\]: |\w+:\w+[:(])",
-    re.ASCII,
-)
-"""tools/perf/builtin-trace.c, trace__fprintf_entry_head() and trace__event_handler()."""
-PERF_TRACE: Final = (
-    "This is what perf trace prints, which names no CPU, so that nothing can be followed in it (allowed: what perf "
-    "script prints of a recording)"
-)
+SHOWN: Final = 4096
+"""Bytes of the beginning that are kept, to tell what it is if it is no trace."""
 
 
 @dataclass(slots=True)
@@ -79,7 +71,8 @@ class Report:
     """What a trace held, beside its events.
 
     ``lost_events`` are those of ``lost_times`` of which the tool said how many; ``steps_back`` of the clock are within
-    one CPU, ``out_of_order`` between CPUs; ``foreign`` lines are no events and no comments, the first of them is kept.
+    one CPU, ``out_of_order`` between CPUs; ``foreign`` lines are no events and no comments, the first of
+    them is kept, and so is how the text ``begins``.
     ``unread`` are those among them that name an event whose fields are not as the kernel prints them, by event;
     ``headless`` those that name one and lack the task, the CPU or the time.
     """
@@ -89,12 +82,7 @@ class Report:
     others: Counter[str] = field(default_factory=Counter)
     foreign: int = 0
     first_foreign: str = ""
-
-    @property
-    def is_of_perf_trace(self) -> bool:
-        """Whether it is what ``perf trace`` prints: ms, duration, comm/tid and an event or a system call, no CPU."""
-        return _PERF_TRACE.match(self.first_foreign) is not None
-
+    begins: str = ""
     unread: Counter[str] = field(default_factory=Counter)
     first_unread: dict[str, str] = field(default_factory=dict)
     headless: int = 0
@@ -108,6 +96,11 @@ class Report:
     named_cpus: set[int] = field(default_factory=set)
     first_ns: int | None = None
     last_ns: int = 0
+
+    @property
+    def is_another_kind(self) -> str:
+        """A sentence on what it is if it is no trace; empty if that is not known."""
+        return others.told(self.begins)
 
 
 class Reader:
@@ -166,6 +159,7 @@ class Reader:
     def _blocks(self) -> Iterator[bytes]:
         rest = b""
         for data in self._pieces():
+            self.report.begins = self.report.begins or data[:SHOWN].decode("utf-8", "replace")
             cut = data.rfind(b"\n") + 1
             if not cut:
                 rest += data

@@ -1,0 +1,49 @@
+"""What people take for a trace and is none that can be followed: what it is, and what prints the events instead."""
+
+import re
+from typing import Final
+
+_SCRIPT: Final = "allowed: what perf script prints of a recording"
+_COUNTS: Final = f"which has counts and no events ({_SCRIPT})"
+
+_KINDS: Final = tuple(
+    (re.compile(pattern, re.ASCII | re.MULTILINE), what)
+    for pattern, what in (
+        # tools/perf/builtin-trace.c, trace__fprintf_entry_head() and trace__event_handler()
+        (r"^ *(?:\?|\d{1,12}\.\d{3}) (?:\( *(?:\d+\.\d+ ms)? *\): +)?\S.*/\d{1,10} +"
+         r"(?:\w+\(|\.\.\. \[continued\]: |\w+:\w+[:(])",
+         f"what perf trace prints, which names no CPU, so that nothing can be followed in it ({_SCRIPT})"),
+        (r"\bVM-EXIT\s+Samples\b",
+         "a table of perf kvm stat, which has counts and no events (--perf-kvm-stat of fpswitch new and fpswitch price "
+         "takes it)"),
+        (r"^kvm statistics - summary|^ *kvm_entry +kvm_exit\b", f"what kvm_stat prints, {_COUNTS}"),
+        (r"\bPerformance counter stats for\b", f"what perf stat prints, {_COUNTS}"),
+        (r"^# Overhead\b", f"what perf report prints, {_COUNTS}"),
+        (r"^ *time +cpu +task name\b|\bRuntime ms +\| +Switches\b|\bsecs \S+ => ",
+         "what perf sched timehist, latency or map prints, which leaves the FPU's events out (perf sched script prints "
+         "the events)"),
+        (r"^Attaching \d+ probes?\.\.\.|^@\w*(?:\[[^\]\n]*\])?: ", f"what bpftrace prints ({_SCRIPT})"),
+        (r"^\[\d\d:\d\d:\d\d\.\d{9}\] \([+?]",
+         f"what babeltrace prints of a trace in CTF (LTTng, perf data convert), whose fields are others ({_SCRIPT})"),
+        (r"\"linux-perf-json-version\"",
+         f"what perf data convert --to-json writes, which leaves the fields of tracepoints out ({_SCRIPT})"),
+        (r"\"traceEvents\"\s*:",
+         "a trace in Chrome's JSON (allowed: ftrace's text, which traceconv systrace makes of a trace of Perfetto)"),
+        (r"^# event histogram|^# trigger info: hist:", f"a histogram of a trace event, {_COUNTS}"),
+        (r"^# tracer: (?!nop)(?P<tracer>\w+)",
+         "the output of ftrace's tracer {tracer} without trace events (trace-cmd record -e switches these on)"),
+        (r"^# DURATION +TID +FUNCTION", f"what uftrace prints, which knows functions and no trace events ({_SCRIPT})"),
+        (r"\bkvm_run_exit\b.*\bcpu_index\b", f"a trace of QEMU, whose events are QEMU's own ({_SCRIPT})"),
+        (r"\bioctl\(\d+[^,\n]*, KVM_RUN\b", f"what strace prints, which names no CPU ({_SCRIPT})"),
+        (r"\bVMEXIT +\[ exitcode\b", "a trace of Xen (allowed: one of Linux with KVM)"),
+    )
+)  # fmt: skip
+"""The first that fits counts."""
+
+
+def told(begins: str) -> str:
+    """A sentence on what a text is by its beginning; empty if it is of no kind that is known here."""
+    for pattern, what in _KINDS:
+        if match := pattern.search(begins):
+            return f"This is {what.format(**match.groupdict())}"
+    return ""
