@@ -171,8 +171,6 @@ def _sample(text: str | None, where: str, unit: float) -> float:
 
 def _parser(rates: bool) -> Callable[[Any], Distribution]:
     def parse(written: Any) -> Distribution:
-        if isinstance(written, Distribution):
-            return written
         if isinstance(written, Mapping):
             return _from_table(written)
         if rates and is_in(written, RATES):
