@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import fake_host
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -328,6 +329,25 @@ def test_a_pair_in_several_cases_is_said_to_differ_where_that_is_shown(found, sa
     comparison = SimpleNamespace(results=SimpleNamespace(manifest={"resolved": {"run": {"asks": asks}}}))
     owns = [findings.Own(case, {}, difference(*each)) for each in found]
     assert findings.of_cost(comparison, None, owns) == said
+
+
+@pytest.mark.parametrize(
+    ("strategies", "said"),
+    [
+        ('["no-cet"]', "Nothing but references: no differences"),
+        ('"all"', r"Own operations go from [-+\d.]+ \(.*\) to .* beside free-ssp \(zen4 v6\.18\)"),
+    ],
+)
+def test_a_case_with_the_reference_alone_has_no_difference_to_name(tmp_path_factory, strategies, said):
+    what = compared(tmp_path_factory, ONE_AND_MANY.replace('"all"', strategies))
+    owns = [findings.own_operations(what, what.answers, case) for case in what.results.cases]
+    assert not owns[0].differences
+    assert re.fullmatch(said, findings.of_cost(what, what.answers, owns))
+
+
+def test_one_replication_with_feedback_tests_nothing():
+    untested = pd.DataFrame({"verdict": ["not tested"] * 2})
+    assert findings.of_feedback(untested, {}) == "How the host reacts: one replication, not tested"
 
 
 def test_categories_say_how_much_of_the_cycles_no_strategy_is_about(comparison):
