@@ -1,5 +1,10 @@
 """What many test files need: their host as a file, runs of it in directories, and quick draws of costs."""
 
+import os
+
+# Before numpy is imported: BLAS threads wait in loops, and the tests are spread over the CPUs already.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import fake_host
 import pytest
 

@@ -27,6 +27,8 @@ from sim.kernel.operations import Operation
 from sim.report import amounts
 from sim.results.tables import SCHEMAS
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 SCENARIO = """
 title = "A comparison"
 question = "Who is cheaper?"

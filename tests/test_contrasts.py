@@ -15,6 +15,8 @@ from sim.analysis.answers import Answers
 from sim.analysis.uncertainty.draws import Ranges, draw, draw_pair
 from sim.costs.table import load as load_costs
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 SCENARIO = """
 title = "Contrasts"
 [run]

@@ -63,6 +63,8 @@ ONE_AND_MANY = ONE_AND_MANY.replace('["zen4"]', '["zen4"]\nkernel = ["v6.6", "v6
 LONG = HOST.replace('"50 ms"', '"1 s"')
 """With enough wake-ups for quantiles."""
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 FIGURES = ("cost", "categories", "rates", "latency")
 
 

@@ -16,6 +16,8 @@ from sim.kernel import strategies
 from sim.results import files, load, parts
 from sim.results.tables import SCHEMAS
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 SMALL = worlds.small(["free-ssp", "manual-load", "xstate-guest"], ["sapphire-rapids", "zen4"], 2)
 WALKED = 2 * 3 * 2
 """Cases x strategies x replications of it."""
