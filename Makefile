@@ -10,11 +10,12 @@ COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-ex
 run: .venv/ready
 	$(BIN)/fpswitch run scenarios/rfc-question.toml --engine auto --set run.measure='1 s'
 
+# Each worker takes whole files as long as there are such, so that what a file prepares is prepared once.
 test: .venv/ready
-	$(BIN)/pytest -n auto -m "not slow"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
 
 test-all: .venv/ready
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 # The quick tests on the lower bounds of pyproject.toml.
 OLDEST := numpy==2.0.0 pandas==2.2.2 pyarrow==16.0.0 scipy==1.15.0 pytz
@@ -23,7 +24,7 @@ test-oldest: .venv/ready
 	build/oldest/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	build/oldest/bin/python -m pip install --quiet --disable-pip-version-check $(OLDEST)
 	build/oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	build/oldest/bin/pytest -n auto -m "not slow"
+	build/oldest/bin/pytest -n auto --dist worksteal -m "not slow"
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -40,7 +41,7 @@ NEWER ?= python3.13
 COMPLETE := xsave kernel host engine
 coverage: build/newer/ready
 	rm -rf build/coverage && mkdir -p build/coverage
-	NUMBA_DISABLE_JIT=1 build/newer/bin/pytest -n auto -m "not slow" --hypothesis-seed=0 \
+	NUMBA_DISABLE_JIT=1 build/newer/bin/pytest -n auto --dist worksteal -m "not slow" --hypothesis-seed=0 \
 		--cov --cov-context=test --cov-report= --junitxml=build/coverage/tests.xml
 	@status=0; for each in $(COMPLETE); do \
 		build/newer/bin/coverage report --include="sim/$$each/*" --fail-under=100 || status=1; done; \
