@@ -7,6 +7,10 @@ which are the same: fragments and shapes number their contents (*tokens*) in the
 shape says of a token whose it is, and which tokens of fragments it equals.  The tasks that a shape speaks of are its
 *slots*.
 
+An area's contents count as far as its XSTATE_BV says that they are there (:func:`contents_of`): no instruction reads
+the others, which a restore initialises and a save writes before it sets their bits.  The objects that are made for a
+flow point have :data:`DEAD` there, so that nothing can look at them unseen.
+
 This module and :mod:`sim.engine.reading` write and make the objects of :mod:`sim.kernel.state` by their ``__slots__``,
 so that a new field of the model is part of the pattern without a word here.
 """
@@ -20,6 +24,7 @@ from typing import Any, Final
 from sim.kernel.kernel import Kernel
 from sim.kernel.state import Context, Cpu, Fpstate, SignalFrame, Task, Vcpu
 from sim.xsave.area import Area
+from sim.xsave.components import AVX, bits
 from sim.xsave.unit import Unit
 
 TOKEN: Final = 1 << 32
@@ -46,6 +51,7 @@ FIELDS: Final = {
     cls: tuple(name for name in cls.__slots__ if name not in skipped) for cls, skipped in _NOT_ENCODED.items()
 }
 _VALUES: Final[dict[Any, Callable[[Any], tuple[Any, ...]]]] = {cls: attrgetter(*names) for cls, names in FIELDS.items()}
+_CONTENTS: Final = FIELDS[Area].index("compacted")
 
 
 def _writer(cls: Any, names: tuple[str, ...]) -> Callable[[Callable[..., Any], tuple[Any, ...]], tuple[Any, ...]]:
@@ -73,6 +79,17 @@ _WRITERS: Final = {cls: _writer(cls, names) for cls, names in FIELDS.items()}
 class Unsupported(Exception):
     """A state that the tables cannot hold exactly; says what it is."""
 
+
+class Dead:
+    """A content that is not there: it can be copied, but not looked at, nor be part of a state."""
+
+    def __eq__(self, other: object) -> bool:
+        raise Unsupported("an XSAVE area of which a component is looked at that its XSTATE_BV lacks")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+DEAD: Final = Dead()
 
 Fragment = tuple[Any, ...]
 Shape = tuple[Any, ...]
@@ -147,6 +164,8 @@ class _Writing:
         if kind is dict:
             of = self._uret if name == "uret" else self.value
             return ("dict", *[(key, of(each)) for key, each in value.items()])
+        if value is DEAD:
+            raise Unsupported("an XSAVE area of which a component is restored that its XSTATE_BV lacks")
         raise Unsupported(f"{kind.__name__} objects in a task's state")
 
     def _object(self, value: Any, kind: Any) -> Any:
@@ -157,7 +176,11 @@ class _Writing:
         if number is not None:
             return ("again", number)
         self._seen[id(value)] = len(self._seen)
-        return _WRITERS[kind](self.value, _VALUES[kind](value))
+        values = _VALUES[kind](value)
+        if kind is Area:
+            there = [value.compacted[i] for i in contents_of(self._k, value)]
+            values = (*values[:_CONTENTS], there, *values[_CONTENTS + 1 :])
+        return _WRITERS[kind](self.value, values)
 
     def _slot(self, entity: Entity) -> int:
         if entity not in self.slots:
@@ -220,6 +243,15 @@ class _Writing:
             return "K"
         context = self._k.contexts.get(writer)
         return "Y" if context is not None and context.guest else "X"
+
+
+def contents_of(k: Kernel, area: Area) -> tuple[int, ...]:
+    """The components whose contents in an area may ever be read.
+
+    A Zen 4 may set XSTATE_BV[2] without a write (Freedoms.legacy_sse_write_marks_avx_in_use).
+    """
+    sets_avx = k.config.cpu.freedoms.legacy_sse_write_marks_avx_in_use
+    return bits[area.xstate_bv | AVX] if sets_avx else bits[area.xstate_bv]
 
 
 def unused_component(k: Kernel) -> int:

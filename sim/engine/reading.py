@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from sim.engine.fragments import FIELDS, GONE, Entity, Fragment, Shape
+from sim.engine.fragments import DEAD, FIELDS, GONE, Entity, Fragment, Shape, contents_of
 from sim.kernel.kernel import AREA_BYTES, Kernel
 from sim.kernel.state import Context, Cpu, Fpstate, Task, Vcpu
-from sim.xsave.area import Area
+from sim.xsave.area import CONTENTS, Area
 from sim.xsave.unit import Unit
 
 FOREIGN_TASK: Final = 8
@@ -148,7 +148,11 @@ class Reading:
             made.id, made.name, made.version = self._ids[made.guest], "", WRITTEN
         elif kind is Area:
             self._areas += 1
-            made.address, made.standard = self._areas * AREA_BYTES, made.compacted
+            made.address = self._areas * AREA_BYTES
+            there, made.compacted = made.compacted, [DEAD] * CONTENTS
+            for i, content in zip(contents_of(self._k, made), there, strict=True):
+                made.compacted[i] = content
+            made.standard = made.compacted
         return made
 
     def _context(self, slot: int, name: str) -> int:
