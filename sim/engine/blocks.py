@@ -21,7 +21,8 @@ small ones almost every draw misses the TLB."""
 
 
 def address(array: Integers) -> int:
-    """The address of an array's first number."""
+    """The address of an array's first number; the loop expects the others to follow it."""
+    assert array.flags.c_contiguous
     where: int = array.__array_interface__["data"][0]
     return where
 

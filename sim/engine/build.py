@@ -13,6 +13,7 @@ from sim.engine import loop
 from sim.engine.arrays import BITS, empty
 from sim.engine.asked import Point
 from sim.engine.blocks import Streams, address
+from sim.engine.device_interrupts import DeviceInterrupts
 from sim.engine.fragments import Unsupported
 from sim.engine.table import Points, zeros
 from sim.engine.transitions import handles_signal
@@ -48,6 +49,8 @@ POINTS: Final = Points(
 """In the order of POINT_SCHEDULE and the numbers after it; the last, POINT_EQUAL, is not a flow point."""
 POINTS.of(Point(handles_signal, ("",)))
 
+LEAST_DEVICES: Final = 64
+"""So many device interrupts of a CPU are drawn ahead at least."""
 MOST_CHILDREN: Final = 4096
 """The most forked threads that may exist at the same time."""
 EXIT_COLUMNS: Final = [at.S_GUEST, at.S_WALL, at.S_KIND, at.S_TIME, at.S_HANDLED, at.S_EFFECTS]
@@ -71,7 +74,7 @@ class Built:
         self.wakes: list[tuple[int, int, int]] = []
         self.columns: dict[int, Integers] = {}
         self.drawn: dict[int, Any] = {}
-        self.device_columns: dict[int, list[Integers]] = {}
+        self.devices: dict[int, DeviceInterrupts] = {}
         self.reasons: list[str] = []
         self.threads = _threads(host)
         children = MOST_CHILDREN if any(isinstance(each, ForkThread) for each in self.threads) else 0
@@ -279,8 +282,9 @@ class Built:
         row[at.HAS_DEVICES] = bool(cpu.devices._sources)
         row[at.DUE] = at.INF
         if cpu.devices._sources:
-            self.more_devices(cpu, 0)
-            row[at.DUE] = cpu.devices.time(0)
+            point_of = lambda components: self.points.of(Point(Walker.kernel_fpu, (components,)))  # noqa: E731
+            self.devices[cpu.id] = DeviceInterrupts(cpu.devices, point_of)
+            row[at.DUE] = self.more_devices(cpu.id, 0)
         queue = list(rq._queue)  # type: ignore[attr-defined]
         row[at.CURRENT_ENTITY], row[at.RUNNING], row[at.QUEUED] = -1, rq.nr_running, len(queue)
         row[at.RQ_RESCHED], row[at.BUDDY], row[at.FORCED_AT] = rq.need_resched, -1, -1
@@ -291,18 +295,14 @@ class Built:
             if mask >> c & 1:
                 array[c // BITS] |= 1 << c % BITS
 
-    def more_devices(self, cpu: HostCpu, n: int) -> None:
-        """Draws device interrupts of a CPU up to at least the ``n``-th from now."""
-        row, devices = self.a.c[cpu.id], cpu.devices
-        devices.serve(int(row[at.DEVICES]))
-        some = n + 64
-        found = [(devices.time(i), devices.cycles(i), devices.components(i)) for i in range(some)]
-        points = [-1 if each is None else self.points.of(Point(Walker.kernel_fpu, (each,))) for _, _, each in found]
-        columns = [np.array(each, np.int64) for each in ([x[0] for x in found], [x[1] for x in found], points)]
-        self.device_columns[cpu.id] = columns
-        row[at.DEVICES], row[at.DEVICES_READY] = 0, some
+    def more_devices(self, cpu: int, n: int) -> int:
+        """Draws device interrupts of a CPU up to at least the ``n``-th from now; returns when the next one comes."""
+        row = self.a.c[cpu]
+        columns = self.devices[cpu].columns(int(row[at.DEVICES]), n + LEAST_DEVICES)
+        row[at.DEVICES], row[at.DEVICES_READY] = 0, columns.shape[1]
         for column, of in zip((at.DEVICE_TIMES, at.DEVICE_CYCLES, at.DEVICE_FPU), columns, strict=True):
             row[column] = address(of)
+        return int(columns[0, 0])
 
     # The rest.
 

@@ -182,7 +182,9 @@ class Reading:
         for slot, local in equal:
             entity = self._slots[slot]
             if entity in self._known:
-                made = next(token for token, each in entity.tokens.items() if each == local)
+                made = next((token for token, each in entity.tokens.items() if each == local), 0)
+                if not made:
+                    raise AssertionError("a CPU that knows of a content which its task does not have")
                 break
         else:
             made = self._context(*who) << 32 | OLD | number + 1

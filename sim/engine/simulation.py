@@ -140,8 +140,7 @@ class Replication:
                 case at.ASK_DRAWS:
                     self.built.streams.refill(self.a.d, first, second)
                 case at.ASK_DEVICES:
-                    self.built.more_devices(self.built.host.cpus[first], second)
-                    self._compare_points()
+                    self.built.more_devices(first, second)
                 case at.ASK_EXITS:
                     point = self.built.points.all[first]
                     number = self.built.points.of(Point(Walker.exits, (point.arguments[0], 1)))
