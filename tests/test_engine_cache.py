@@ -3,6 +3,7 @@
 import ast
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from test_engine_limits import SMALL, small
 
+import sim
 from sim.engine import cache, choice, loop
 
 ENGINE = Path(cache.__file__).parent
@@ -287,6 +289,42 @@ def test_the_key_covers_every_module_of_the_host_from_which_machine_code_has_con
         used = {node.id for each in machine_code for node in ast.walk(each) if isinstance(node, ast.Name)}
         found |= {names[name] for name in used & names.keys()}
     assert found == set(cache.CONSTANTS)
+
+
+EDITED = """
+from pathlib import Path
+from sim.engine import cache, choice
+source = Path(cache.__file__).with_name("scheduler.py")
+{before}
+kept = cache.directory()
+{after}
+cache.complete()
+print(kept is not None, cache.is_complete())
+choice.prepare((), print, asked=kept is None, here=False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ("", "", "True True\n"),
+        ("source.write_text(source.read_text() + '#')", "", "False False\n"),
+        ("", "source.write_text(source.read_text() + '#')", "True False\n"),
+    ],
+)
+def test_a_process_whose_sources_have_changed_since_it_imported_them_marks_no_machine_code_as_complete(
+    tmp_path, before, after, found
+):
+    pytest.importorskip("numba")
+    shutil.copytree(Path(sim.__file__).parent, tmp_path / "sim", ignore=shutil.ignore_patterns("__pycache__"))
+    ran = subprocess.run(
+        [sys.executable, "-c", EDITED.format(before=before, after=after)],
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ran.stdout.startswith(found)
+    assert ("in memory" in ran.stdout) == ("(sources have changed since this process began)" in ran.stdout)
+    assert ("in memory" in ran.stdout) == bool(before)
 
 
 # With processes and a compiler, of which one small entry of the loop is enough.

@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from functools import cache
@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from sim.release import IMPORTED_AT
 from sim.results.files import sha256, sync, write
 
 VARIABLE: Final = "NUMBA_CACHE_DIR"
@@ -36,9 +37,14 @@ CONSTANTS: Final = ("accounts.py", "directed_yield.py", "halt_polling.py")
 
 @cache
 def directory() -> Path | None:
-    """The directory for this source, numba, numpy, Python and CPU; None if it cannot be written."""
+    """The directory for this source, numba, numpy, Python and CPU; None if it cannot be written.
+
+    None, too, if the source has changed since this process imported it: the name would be that of the new one.
+    """
     given = os.environ.get(VARIABLE)
     try:
+        if is_outdated():
+            return None
         base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fpswitch"
         path = base / f"engine-{_key()}"
         path.mkdir(parents=True, exist_ok=True)
@@ -101,9 +107,9 @@ def making() -> Iterator[bool]:
 
 
 def complete() -> None:
-    """Notes that everything has been compiled.  When this returns, all of it is on the disk."""
+    """Notes that everything has been compiled, unless the source has changed.  When this returns, all is on the disk."""
     kept = directory()
-    if kept is not None:
+    if kept is not None and not is_outdated():
         with suppress(OSError):
             files = sorted(kept.rglob(FILES))
             for path in (*files, *{path.parent for path in files}):
@@ -176,10 +182,28 @@ def _is_as_made(path: Path, listed: dict[str, Any]) -> bool:
         return False
 
 
+def sources_changed(paths: Iterable[Path]) -> bool:
+    """Whether one of these files is not, or may not be, what this process imported.
+
+    It goes by ctime: a file that replaces another one may have an older mtime.
+    """
+    return any(path.stat().st_ctime > IMPORTED_AT for path in paths)
+
+
+def is_outdated() -> bool:
+    """Whether machine code that this process makes may not be that of the source."""
+    return sources_changed(_sources())
+
+
+def _sources() -> list[Path]:
+    """The modules from which machine code is made."""
+    here = Path(__file__).parent
+    return [*sorted(here.glob("*.py")), *(here.parent / "host" / name for name in CONSTANTS)]
+
+
 def _key() -> str:
     digest = hashlib.sha256()
-    here = Path(__file__).parent
-    for path in (*sorted(here.glob("*.py")), *(here.parent / "host" / name for name in CONSTANTS)):
+    for path in _sources():
         digest.update(path.read_bytes())
     loop = Path(__file__).with_name("loop.py")  # numba itself goes by its path and time
     place = (str(loop), str(loop.stat().st_mtime_ns))

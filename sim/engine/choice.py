@@ -110,7 +110,9 @@ def prepare(cases: Sequence[Case], say: Callable[[str], None], *, asked: bool = 
         return
     kept = cache.directory()
     if kept is None:
-        say("compiling the loop in memory: about 15 s in each process (no cache directory can be written)")
+        outdated = cache.is_outdated()
+        why = "sources have changed since this process began" if outdated else "no cache directory can be written"
+        say(f"compiling the loop in memory: about 15 s in each process ({why})")
     elif cache.is_being_made():
         say(f"waiting for another process that compiles the loop (kept in {kept})")
     elif damaged := cache.damaged():

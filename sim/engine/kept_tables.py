@@ -30,7 +30,6 @@ import numpy as np
 
 from sim.engine import cache as machine_code
 from sim.kernel.config import Config
-from sim.release import IMPORTED_AT
 
 FOLDER: Final = "tables"
 SUFFIX: Final = ".table"
@@ -129,17 +128,14 @@ def _prune(folder: Path) -> None:
 
 @cache
 def _sources() -> str | None:
-    """The hash of all files that decide an answer; None if one has changed since the first was imported.
-
-    It goes by ctime: a file that replaces another one may have an older mtime.
-    """
+    """The hash of all files that decide an answer; None if one has changed since the first was imported."""
     digest = hashlib.sha256(f"{sys.version} {np.__version__}".encode())  # unpickling needs the same numpy
     here = Path(__file__).parent
     for folder in (here, here.parent / "kernel", here.parent / "xsave"):
         for path in sorted(folder.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 content = path.read_bytes()
-                if path.stat().st_ctime > IMPORTED_AT:
+                if machine_code.sources_changed([path]):
                     return None
                 digest.update(f"{path.relative_to(here.parent)} {len(content)} ".encode() + content)
     return digest.hexdigest()
