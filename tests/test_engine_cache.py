@@ -185,6 +185,18 @@ def test_of_what_other_versions_made_stays_what_was_used_last_or_is_in_use(tmp_p
     assert not old.exists()
 
 
+def test_of_many_versions_none_goes_that_was_used_within_the_hour(tmp_path, monkeypatch):
+    used, *others = versions(tmp_path, cache.KEPT + 3)
+    for each in others:
+        (each / cache.COMPLETE).touch()
+    cache.prune(used)
+    assert {path for path in tmp_path.iterdir() if path != used} == set(others)
+
+
+def test_what_has_gone_was_not_used(tmp_path):
+    assert cache._last_use(tmp_path / "gone") == 0
+
+
 def test_what_a_process_finds_complete_has_been_used(made):
     os.utime(made / cache.COMPLETE, (0, 0))
     assert cache.is_complete()
@@ -249,6 +261,14 @@ def test_a_cache_directory_that_cannot_be_made_is_none(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file" / "below"))
     assert cache.directory.__wrapped__() is None
+
+
+def test_a_process_that_imported_other_sources_has_no_cache_directory(monkeypatch, tmp_path):
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "new"))
+    monkeypatch.setattr(cache, "IMPORTED_AT", 0.0)
+    assert cache.is_outdated()
+    assert cache.directory.__wrapped__() is None
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_cpu_of_which_proc_says_nothing_has_the_name_that_python_knows(monkeypatch):

@@ -13,11 +13,12 @@ import pytest
 from hosts import RICH, changed, from_text
 
 import sim
-from sim.engine import build, kept_tables, simulation, table
+from sim.engine import build, cache, kept_tables, simulation, table
 from sim.engine.table import Points, Table
 from sim.engine.transitions import Transitions
 from sim.kernel.config import Settings, boot
 
+DIRECTORY = kept_tables.directory  # which tests otherwise do without
 STRATEGIES = ("xstate-guest", "manual-load")
 
 
@@ -214,3 +215,54 @@ def test_a_file_that_is_whole_and_no_table_is_not_looked_into_without_its_hash(k
     content = zlib.compress(b"not a pickle")
     (kept / "name.table").write_bytes(b"%s 1 %s\n" % (kept_tables.FORMAT, b"0" * 64) + content)
     assert kept_tables.read("name") is None
+
+
+def test_tables_lie_beside_the_machine_code_of_all_versions(monkeypatch, tmp_path):
+    for version in ("engine-a", "engine-b"):
+        monkeypatch.setattr(cache, "directory", lambda version=version: tmp_path / version)
+        assert DIRECTORY() == tmp_path / "tables"
+    assert [path.name for path in tmp_path.iterdir()] == ["tables"]
+
+
+@pytest.mark.parametrize("machine_code", [None, "engine-a"])
+def test_where_no_machine_code_is_kept_or_a_file_is_in_the_way_no_table_is(monkeypatch, tmp_path, machine_code):
+    (tmp_path / "tables").touch()
+    monkeypatch.setattr(cache, "directory", lambda: machine_code and tmp_path / machine_code)
+    assert DIRECTORY() is None
+    monkeypatch.setattr(kept_tables, "directory", DIRECTORY)
+    kept_tables.write("name", 1, {"of": "one"})
+    assert kept_tables.read("name") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["tables"]
+
+
+def test_a_kernel_model_whose_sources_may_be_others_has_no_name(monkeypatch):
+    monkeypatch.setattr(cache, "IMPORTED_AT", 0.0)
+    monkeypatch.setattr(kept_tables, "_sources", kept_tables._sources.__wrapped__)
+    assert kept_tables.name_of(boot(Settings()), integrity=True) is None
+
+
+@pytest.mark.parametrize("head", [b"another-format 1 00", b"fpswitch-table 1", b"fpswitch-table many 00", b""])
+def test_a_file_with_another_head_is_deleted_and_replaced(kept, head):
+    path = kept / "name.table"
+    path.write_bytes(head + b"\n")
+    assert kept_tables.read("name") is None
+    assert not path.exists()
+    path.write_bytes(head + b"\n")
+    kept_tables.write("name", 1, {"of": "one"})
+    assert kept_tables.read("name") == {"of": "one"}
+
+
+def test_a_table_that_cannot_be_put_into_its_place_leaves_nothing(kept, monkeypatch):
+    def cannot(*paths):
+        raise OSError(28, "No space left on device")
+
+    kept_tables.write("name", 1, {"of": "one"})
+    monkeypatch.setattr(os, "replace", cannot)
+    kept_tables.write("name", 2, {"of": "another"})
+    monkeypatch.undo()
+    assert [path.name for path in kept.iterdir()] == ["name.table"]
+
+
+def test_a_configuration_whose_values_have_no_lasting_text_is_an_error():
+    with pytest.raises(TypeError, match="a configuration with a object"):
+        kept_tables._plain({"of": object()})

@@ -244,7 +244,7 @@ def of_exits(run, kind, first, point, *rest):
     return kind == layout.ASK_ROW and first >> 32 > 0 and run.built.points.all[point].what is Walker.exits
 
 
-STORM = test_engine.STORM + '[interrupts.net]\nevery = { exponential = "20 us" }\ntime = "1 us"\n'
+STORM = test_engine.STORM + '[interrupts.net]\nevery = { exponential = "8 us" }\ntime = "1 us"\n'
 ASKED = {
     "a row": (layout.ASK_ROW, STORM),
     "a row of exits": (of_exits, STORM),
@@ -378,6 +378,14 @@ def test_a_state_that_cannot_be_written_or_read_is_an_error_and_not_another_stat
         fragments._Writing(model.kernel, None, [], -1).value(task.fpstate)
     with pytest.raises(AssertionError, match="a kind of its own"):
         Reading(model.kernel)._value(("a kind of its own", 1))
+
+
+def test_a_cpu_cannot_know_of_a_content_which_its_task_does_not_have(model):
+    reading = Reading(model.kernel)
+    task = reading.entity(model.fragments.values[model.idle[1]], {})
+    reading._slots, reading._known = [task], {task}
+    with pytest.raises(AssertionError, match="a CPU that knows of a content which its task does not have"):
+        reading._token_of_cpu(0, (0, "T"), ((0, 0),))
 
 
 def test_a_user_return_msr_of_somebody_who_is_gone_is_a_stranger_s(model):
