@@ -50,6 +50,13 @@ class Reading:
         self._slots: list[Entity] = []
         self._known: set[Entity] = set()
         self._number = 0
+        self._vcpus: list[Vcpu] = []
+
+    def end(self) -> None:
+        """Nobody needs the objects any more: without their circles they go at once, and others are made in their place,
+        which is still in the core's own caches."""
+        for vcpu in self._vcpus:
+            vcpu.task = None  # type: ignore[assignment]
 
     # Entities.
 
@@ -81,6 +88,7 @@ class Reading:
         vcpu = Vcpu(guest.id, task, Fpstate(self._area(), 0, 0, 0, guest, is_guest=True), guest)
         vcpu.carried_area = self._area()
         task.vcpu = vcpu
+        self._vcpus.append(vcpu)
         return Entity(task, guest)
 
     def _area(self) -> Area:
@@ -143,6 +151,7 @@ class Reading:
             made.cpu, made.id, made.last_cpu, made.name = None, self._ids[0], -1, ""
         elif kind is Vcpu:
             made.id, made.name, made.vmcs_cpu = self._ids[1], "", None
+            self._vcpus.append(made)
         _MAKERS[kind](made, self._value, value)
         if kind is Context:
             made.id, made.name, made.version = self._ids[made.guest], "", WRITTEN

@@ -156,7 +156,11 @@ class Switches:
             answer = self._model.passed(Point(comes, (kind,)), shape, reading, sides, slots)
         except AttributeError:  # it looked at a field that does not exist
             return None
-        return None if sketch.changed else answer
+        changed = sketch.changed
+        if sketch.vcpu is not None:
+            del sketch.vcpu.task
+        reading.end()
+        return None if changed else answer
 
 
 def _together(left: Answer, came: Answer, fragment: int) -> Answer:

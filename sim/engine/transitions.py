@@ -217,7 +217,9 @@ class Transitions:
             given = {theirs: values[ours] for ours, theirs in pairs}
             sides.append((reading.entity(self.fragments.values[asked.next.fragment], given), asked.next))
         slots = [reading.bystander() if each == OTHER else sides[each - 1][0] for each in whom]
-        return self.passed(asked.point, asked.shape, reading, sides, slots)
+        answer = self.passed(asked.point, asked.shape, reading, sides, slots)
+        reading.end()
+        return answer
 
     def passed(
         self, point: Point, shape: int, reading: Reading, sides: list[tuple[Entity, Side]], slots: list[Entity]
