@@ -149,8 +149,9 @@ def test_of_the_cost_feedback_is_the_whole_difference_less_own_operations(compar
 def test_the_strategy_that_times_the_schedule_has_no_feedback_of_its_own(small):
     overrides = {"run.timed_by": "manual-load", "run.reference": "manual-load"}
     comparison = sim.compare(experiment.run(small, overrides=overrides, jobs=1))
-    values = comparison.feedback_by_replication
-    timing = values[(values["strategy"] == "manual-load") & values["metric"].isin(["cost", "cost_without_xss"])]
+    values = comparison.feedback_by_replication.of(comparison.results.cases[0]["case"], ["manual-load"])
+    timing = values[values["metric"].isin(["cost", "cost_without_xss"])]
+    assert len(timing) == 2 * comparison.results.manifest["replications"]
     assert (timing["value"] == 0).all()
 
 
@@ -230,7 +231,7 @@ def test_what_is_not_known_to_its_own_size_has_no_percentage(spread, known):
         ],
         columns=["case", "strategy", "replication", "metric", "unit", "value", "of"],
     )
-    (row,) = feedback.df_feedback(values, {"c": "b"}, {("c", "a")}).to_dict("records")
+    (row,) = feedback.df_feedback([values], {"c": "b"}, {("c", "a")}).to_dict("records")
     assert row["no_more_than"] == pytest.approx(max(abs(row["low"]), abs(row["high"])))  # of the interval beside it
     for name in ("percent", "percent_low", "percent_high", "percent_no_more_than"):
         assert np.isnan(row[name]) != known

@@ -490,7 +490,7 @@ def test_coefficients_of_the_rows_that_are_used_are_those_of_all_rows_without_th
     save, write = Operation("vcpu", "switch", "XSAVES", 0x7, 0x7), Operation("vcpu", "guest-entry", "WRMSR(PL0_SSP)")
     frame = ledger(of, {"a": [{save: 1000}, {save: 1100}], "b": [{save: 1000, write: 300}, {save: 1100, write: 320}]})
     entry = ENTRY | {"strategies": ["a", "b"]}
-    few, whole = of_used_rows(frame, entry, 2, of), from_ledger(frame, entry, 2, of)
+    few, whole = of_used_rows([frame], entry, 2, of), from_ledger(frame, entry, 2, of)
     assert few.used is not None
     assert 0 < len(few.used) < len(of.rows) == whole.total.shape[2] == len(whole.rows)
     assert np.array_equal(few.taken(whole.total), few.total)

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import pandas as pd
 from scipy.stats import t as student
 
 from sim.analysis.between import Between, Side
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 DRAWS: Final = 10_000
 SEED: Final = 1
 LEVEL: Final = 0.95
+OF_LOAD: Final = (
+    "elapsed_cycles", "idle_cycles", "vm_exits", "context_switches", "kvm_run_round_trips", "halts", "vcpu_loads",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +129,8 @@ class Answers:
         """The coefficients of a case: strategies x replications x rows that it uses."""
         if name not in self._coefficients:
             results = self._comparison.results
-            ledger, replications = finished(results, results.case(name))
-            self._coefficients[name] = of_used_rows(ledger, results.case(name), replications, self._tables[name])
+            ledgers, replications = finished(results, results.case(name))
+            self._coefficients[name] = of_used_rows(ledgers, results.case(name), replications, self._tables[name])
         return self._coefficients[name]
 
     def _draws(self, name: str) -> Array:
@@ -187,15 +191,16 @@ class Answers:
         They are priced again without the bits; how often they run, and where buffers are, stays.
         """
         coefficients, results = self._case(case), self._comparison.results
-        ledger, replications = finished(results, results.case(case))
-        ledger = ledger[ledger["strategy"] == strategy]
-        keys = list(ledger[list(KEY_COLUMNS)].itertuples(index=False, name=None))
-        less = [_without(Operation(*key), mask) for key in keys]
-        moved = ledger["count"].to_numpy()[:, None] * (
-            design_matrix(keys, coefficients.table) - design_matrix(less, coefficients.table)
-        )
-        by_replication = np.zeros((replications, moved.shape[1]))
-        np.add.at(by_replication, ledger["replication"].to_numpy(), moved)
+        ledgers, replications = finished(results, results.case(case))
+        by_replication = np.zeros((replications, len(coefficients.table.rows)))
+        for ledger in ledgers:
+            rows = ledger[ledger["strategy"] == strategy]
+            keys = list(rows[list(KEY_COLUMNS)].itertuples(index=False, name=None))
+            less = [_without(Operation(*key), mask) for key in keys]
+            moved = rows["count"].to_numpy()[:, None] * (
+                design_matrix(keys, coefficients.table) - design_matrix(less, coefficients.table)
+            )
+            np.add.at(by_replication, rows["replication"].to_numpy(), moved)
         by_replication /= coefficients.seconds
         unit = "cycles/vCPU-s" if coefficients.per == "vCPU-second" else "cycles/CPU-s"
         drawn = _priced(self._draws(case), by_replication.mean(axis=0))
@@ -307,8 +312,8 @@ class Answers:
     def load(self, case: str) -> Load:
         """The load that was realised in ``case``."""
         document = self._comparison.results.case(case)
-        counted = self._comparison.results.metrics
-        counted = counted[counted["case"] == case]
+        pieces = (piece.metrics for piece in self._comparison.results.pieces(case))
+        counted = pd.concat([each[(each["case"] == case) & each["metric"].isin(OF_LOAD)] for each in pieces])
         of_record = counted.pivot(index=["timed_by", "replication"], columns="metric", values="value")
         seconds = of_record["elapsed_cycles"] / (document["cpus"] * document["tsc_hz"])
         seconds *= document["vcpus"] or document["cpus"]

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import pandas as pd
 
+from sim.analysis.feedback import Values
 from sim.results.tables import Results
 
 
@@ -22,11 +23,11 @@ class Compared(Protocol):
         """Differences to references that were planned: a case, and a strategy."""
 
     @property
-    def feedback_by_replication(self) -> pd.DataFrame | None:
+    def feedback_by_replication(self) -> Values | None:
         """What the independent runs show, if there are any."""
 
     def df_schedule(self) -> pd.DataFrame: ...
-    def df_replications(self) -> pd.DataFrame: ...
+    def by_replication(self, metric: str) -> pd.DataFrame: ...
     def df_differences(self) -> pd.DataFrame: ...
     def df_law(self) -> pd.DataFrame: ...
     def df_law_check(self) -> pd.DataFrame: ...

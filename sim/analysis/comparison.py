@@ -12,6 +12,7 @@ from sim.analysis.answers import Answers
 from sim.analysis.categories import CATEGORIES
 from sim.analysis.contrast_frame import df_contrasts
 from sim.analysis.latency import quantiles, resolution
+from sim.analysis.replicated import Replicated
 from sim.analysis.schedules import has_feedback, independent, walked
 from sim.errors import InputError, unknown
 from sim.kernel.config import strategy_of
@@ -34,7 +35,7 @@ class Comparison:
     """
 
     def __init__(self, results: Results, reference: str | None = None) -> None:
-        if results.metrics.empty:
+        if all(piece.metrics.empty for piece in results.pieces()):
             raise InputError("results without a single finished replication: nothing to compare")
         self.whole = results
         self.results = walked(results)
@@ -52,23 +53,23 @@ class Comparison:
         return described(frame, self.results.cases)
 
     @cached_property
-    def _everything(self) -> pd.DataFrame:
+    def _everything(self) -> Replicated:
         return metrics.per_replication(self.results)
 
     @cached_property
-    def _replications(self) -> pd.DataFrame:
+    def _replications(self) -> Replicated:
         return self._asked(self._everything)
 
-    def _asked(self, found: pd.DataFrame) -> pd.DataFrame:
-        """The rows of strategies that a case has; the one that times the schedule need not be among them."""
+    def _asked(self, found: Replicated) -> Replicated:
+        """Those of strategies that a case has; the one that times the schedule need not be among them."""
         asked = {(case["case"], strategy) for case in self.results.cases for strategy in case["strategies"]}
-        return found[[key in asked for key in zip(found["case"], found["strategy"], strict=True)]]
+        return found.where(lambda key: (key["case"], key["strategy"]) in asked)
 
     @cached_property
     def _schedule(self) -> pd.DataFrame:
-        found = self._everything
-        of_host = found[~found["metric"].map(metrics.is_of_operations).astype(bool)]
-        return estimates.with_intervals(of_host, ["case", "metric", "unit"]).drop(columns="sd")
+        of_host = self._everything.where(lambda key: not metrics.is_of_operations(key["metric"]))
+        found = (estimates.with_intervals(each, ["case", "metric", "unit"]) for each in of_host.frames())
+        return pd.concat(found, ignore_index=True).drop(columns="sd")
 
     def df_schedule(self) -> pd.DataFrame:
         """What the host did in each case, under the strategy that times the schedule: rates, shares of time, throughput
@@ -78,11 +79,17 @@ class Comparison:
 
     def df_replications(self) -> pd.DataFrame:
         """Every metric of every replication: case, strategy, replication, metric, unit, value."""
-        return self._described(self._replications)
+        return self._described(self._replications.frame())
+
+    def by_replication(self, metric: str) -> pd.DataFrame:
+        """The same of one metric, without what describes the cases."""
+        return self._replications.where(lambda key: key["metric"] == metric).frame()
 
     @cached_property
     def _metrics(self) -> pd.DataFrame:
-        found = estimates.with_intervals(self._replications, ["case", "strategy", "metric", "unit"])
+        by = ["case", "strategy", "metric", "unit"]
+        some = [estimates.with_intervals(each, by) for each in self._replications.frames()]
+        found = pd.concat(some, ignore_index=True)
         bucket = resolution(found["metric"], found["mean"])
         found["low"], found["high"] = found["low"] - bucket, found["high"] + bucket
         frames = [found.drop(columns="sd"), self._pooled_latency(found)]
@@ -107,9 +114,9 @@ class Comparison:
 
     @cached_property
     def _differences(self) -> pd.DataFrame:
-        of_operations = self._replications["metric"].map(metrics.is_of_operations)
-        differences = estimates.paired(self._replications[of_operations], pd.Series(self.references))
-        return estimates.compared(differences, self.planned)
+        of_operations = self._replications.where(lambda key: metrics.is_of_operations(key["metric"]))
+        moved = (estimates.paired(each, pd.Series(self.references)) for each in of_operations.frames())
+        return pd.concat([estimates.compared(each, self.planned) for each in moved], ignore_index=True)
 
     def df_differences(self) -> pd.DataFrame:
         """Differences from the reference on one schedule, for every metric that is computed from operations.  Columns:
@@ -120,18 +127,18 @@ class Comparison:
         return self._described(self._differences)
 
     @cached_property
-    def feedback_by_replication(self) -> pd.DataFrame | None:
+    def feedback_by_replication(self) -> feedback.Values | None:
         """What :mod:`sim.analysis.feedback` compares; None without independent runs of all strategies."""
         if self.independent is None:
             return None
-        return feedback.per_replication(self._replications, self._asked(metrics.per_replication(self.independent)))
+        return feedback.Values(self._replications, self._asked(metrics.per_replication(self.independent)))
 
     @cached_property
     def _feedback(self) -> pd.DataFrame:
         values = self.feedback_by_replication
         if values is None:
             return pd.DataFrame(columns=list(feedback.COLUMNS))
-        return feedback.df_feedback(values, self.references, self.planned)
+        return feedback.df_feedback(values.frames(), self.references, self.planned)
 
     def df_feedback(self) -> pd.DataFrame:
         """What the host does differently than under the reference, from independent runs; empty without them.
@@ -182,7 +189,7 @@ class Comparison:
 
     @cached_property
     def _grades(self) -> pd.DataFrame:
-        return pricing.grades_of_differences(pricing.by_cost_row(self.results), self.references)
+        return pricing.grades_of_differences(self.results, self.references)
 
     def df_grades(self) -> pd.DataFrame:
         """How much of the difference in cycles rests on cost rows of each grade: case, strategy, grade, percent."""
@@ -191,13 +198,26 @@ class Comparison:
     def df_latency(self) -> pd.DataFrame:
         """Wake-up latencies, all replications together: case, strategy, histogram, quantile, us, samples."""
         tsc_hz = pd.Series({case["case"]: case["tsc_hz"] for case in self.results.cases})
-        return self._described(quantiles(self.results.latency, ["case", "strategy"], tsc_hz))
+        return self._described(quantiles(self.histograms, ["case", "strategy"], tsc_hz))
+
+    @cached_property
+    def histograms(self) -> pd.DataFrame:
+        """Wake-up latencies of all replications: case, strategy, histogram, low, high, count.
+
+        A bucket may have several rows.
+        """
+        keys = ["case", "strategy", "histogram", "low", "high"]
+        latencies = (piece.latency for piece in self.results.pieces())
+        some = [each.groupby(keys, sort=False)["count"].sum().reset_index() for each in latencies]
+        return pd.concat(some, ignore_index=True)
 
     @cached_property
     def _integrity(self) -> pd.DataFrame:
         lines = [(case["case"], strategy) for case in self.results.cases for strategy in case["strategies"]]
         index = pd.MultiIndex.from_tuples(lines, names=["case", "strategy"])
-        counts = self.results.integrity.groupby(["case", "strategy", "kind"])["count"].sum()
+        by = ["case", "strategy", "kind"]
+        some = pd.concat([piece.integrity[[*by, "count"]] for piece in self.results.pieces()])
+        counts = some.groupby(by)["count"].sum()
         kinds = counts.unstack("kind", fill_value=0).reindex(index, fill_value=0)
         violations = kinds[[kind for kind in VIOLATIONS if kind in kinds]].sum(axis=1).astype("int64")
         documented = [

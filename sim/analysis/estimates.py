@@ -140,7 +140,17 @@ def has_heavy_tails(values: NDArray[np.float64], among: int = 1) -> bool:
     sqrt(2 / pi) = 0.80 for normal values and small where most values lie close together and a few far away.  Of
     ``among`` normal samples that are looked at, one is named in about one of a hundred cases.
     """
-    return len(values) >= FEWEST_FOR_TAILS and bool(_geary(values) < -stats.norm.isf(RARELY / among))
+    return is_heavy(tails(values), among)
+
+
+def tails(values: NDArray[np.float64]) -> float:
+    """How heavy the tails are: Geary's ratio in standard deviations; 0 for too few values, which show nothing."""
+    return _geary(values) if len(values) >= FEWEST_FOR_TAILS else 0.0
+
+
+def is_heavy(tails: float, among: int) -> bool:
+    """What :func:`has_heavy_tails` says of :func:`tails`."""
+    return bool(tails < -stats.norm.isf(RARELY / among))
 
 
 FEWEST_FOR_TAILS: Final = 8

@@ -5,7 +5,7 @@ latency, time per hand-off) it is the paired difference; of the cost it is the d
 one schedule, which are the strategy's own operations.  Replication n is the same world for all of them.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import pandas as pd
 
 from sim.analysis import estimates, metrics
 from sim.analysis.latency import resolution
+from sim.analysis.replicated import Replicated
 
 COSTS: Final = (metrics.COST, metrics.COST_WITHOUT_XSS)
 
@@ -78,20 +79,33 @@ def _document(response: Response) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and not np.isfinite(value) else value for key, value in found.items()}
 
 
-def per_replication(walked: pd.DataFrame, independent: pd.DataFrame) -> pd.DataFrame:
+class Values:
     """What is compared, by replication: case, strategy, replication, metric, unit, value, and "of".
 
-    Both frames are those of :func:`sim.analysis.metrics.per_replication`.  The value of a cost is what it is on a
-    schedule of the strategy's own less what it is on the one that all walk; "of" is the whole.
+    ``walked`` and ``independent`` are those of :func:`sim.analysis.metrics.per_replication`.  The value of a cost is
+    what it is on a schedule of the strategy's own less what it is on the one that all walk; "of" is the whole.
     """
-    of_host = independent[~independent["metric"].map(metrics.is_of_operations).astype(bool)]
-    keys = ["case", "strategy", "replication", "metric", "unit"]
-    costs = independent[independent["metric"].isin(COSTS)].merge(
-        walked[walked["metric"].isin(COSTS)], on=keys, suffixes=("", "_walked")
-    )
-    costs = costs.assign(of=costs["value"], value=costs["value"] - costs["value_walked"])
-    frames = [of_host.assign(of=of_host["value"]), costs.drop(columns="value_walked")]
-    return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
+
+    def __init__(self, walked: Replicated, independent: Replicated) -> None:
+        self._host = independent.where(lambda key: not metrics.is_of_operations(key["metric"]))
+        keys = ["case", "strategy", "replication", "metric", "unit"]
+        whole, on_one = (each.where(lambda key: key["metric"] in COSTS).frame() for each in (independent, walked))
+        costs = whole.merge(on_one, on=keys, suffixes=("", "_walked"))
+        costs = costs.assign(of=costs["value"], value=costs["value"] - costs["value_walked"])
+        self._costs = costs.drop(columns="value_walked")
+
+    def frames(self) -> Iterator[pd.DataFrame]:
+        """Frames of some metrics at a time."""
+        for each in self._host.frames():
+            yield each.assign(of=each["value"])
+        yield self._costs
+
+    def of(self, case: str, strategies: Collection[str]) -> pd.DataFrame:
+        """Those of these strategies in a case."""
+        host = self._host.where(lambda key: key["case"] == case and key["strategy"] in strategies).frame()
+        costs = self._costs[(self._costs["case"] == case) & self._costs["strategy"].isin(strategies)]
+        frames = [host.assign(of=host["value"]), costs]
+        return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
 def differences(values: pd.DataFrame, references: Mapping[str, str]) -> pd.DataFrame:
@@ -103,13 +117,22 @@ def differences(values: pd.DataFrame, references: Mapping[str, str]) -> pd.DataF
 
 
 def df_feedback(
-    values: pd.DataFrame, references: Mapping[str, str], planned: Collection[tuple[str, str]]
+    frames: Iterable[pd.DataFrame], references: Mapping[str, str], planned: Collection[tuple[str, str]]
 ) -> pd.DataFrame:
     """The columns of :func:`sim.analysis.estimates.compared`, and no_more_than, percent_no_more_than, heavy_tails.
 
-    If half the interval is wider than the metric, the columns of percent are absent.
+    ``frames`` are those of :meth:`Values.frames`.  If half the interval is wider than the metric, the columns of
+    percent are absent.
     """
-    moved = differences(values, references)
+    some = [each for values in frames if len(each := _compared(differences(values, references), planned))]
+    if not some:
+        return pd.DataFrame(columns=list(COLUMNS))
+    found = pd.concat(some, ignore_index=True)
+    return found.assign(heavy_tails=[estimates.is_heavy(tails, len(found)) for tails in found["heavy_tails"]])
+
+
+def _compared(moved: pd.DataFrame, planned: Collection[tuple[str, str]]) -> pd.DataFrame:
+    """The columns of :func:`df_feedback`, but how heavy the tails are in place of whether they are."""
     found = estimates.compared(moved, planned)
     by = ["case", "strategy", "metric", "unit"]
     grouped = moved.groupby(by, sort=False, observed=True)
@@ -122,15 +145,14 @@ def df_feedback(
     unknown = found["high"] - found["mean"] > base
     for column in ("percent", "percent_low", "percent_high", "percent_no_more_than"):
         found[column] = found[column].mask(unknown)
-    samples = [each.to_numpy() for _, each in grouped["value"]]
-    found["heavy_tails"] = [estimates.has_heavy_tails(each, len(samples)) for each in samples]
+    found["heavy_tails"] = [estimates.tails(each.to_numpy()) for _, each in grouped["value"]]
     return found
 
 
-def feedback(values: pd.DataFrame, case: str, a: str, b: str) -> Feedback | None:
+def feedback(values: Values, case: str, a: str, b: str) -> Feedback | None:
     """The feedback of ``a`` less that of ``b``; None where the case lacks an independent run of one of them."""
-    here = values[(values["case"] == case) & values["strategy"].isin((a, b))]
-    frame = df_feedback(here, {case: b}, {(case, a)}) if {a, b} <= set(here["strategy"]) else here.head(0)
+    here = values.of(case, (a, b))
+    frame = df_feedback([here], {case: b}, {(case, a)}) if {a, b} <= set(here["strategy"]) else here.head(0)
     if frame.empty:
         return None
     of = here[here["strategy"] == b].groupby("metric")["of"].mean()

@@ -4,6 +4,7 @@ A metric is there where it means something: a ratio per VM exit is absent, and n
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -11,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from sim.analysis.categories import CARRYING, CATEGORIES, FPU, MSR, XSS, category, instructions
-from sim.analysis.latency import quantiles
+from sim.analysis.latency import OF_QUANTILE, quantiles
 from sim.analysis.pricing import by_cost_row, repriced
+from sim.analysis.replicated import Replicated
 from sim.costs.check import GRADES
 from sim.errors import InputError
 from sim.kernel import operations as op
@@ -73,13 +75,32 @@ AMX_DATA: Final = "XTILEDATA"
 """The component whose first use gives a thread another fpstate."""
 
 
-def per_replication(results: Results) -> pd.DataFrame:
-    """All metrics of all replications: case, strategy, replication, metric, unit, value.
+def per_replication(results: Results) -> Replicated:
+    """All metrics of all replications: case, strategy, replication, metric, unit, value; each metric in one frame.
 
     ``results`` are those of one schedule a replication (:func:`sim.analysis.schedules.walked`), or of independent runs
     (:func:`~sim.analysis.schedules.independent`).  Metrics that only a host shows are there for the strategy that timed
-    it; what operations are related to (seconds, events) is the schedule's.
+    it; what operations are related to (seconds, events) is the schedule's.  A latency is there for a strategy whose
+    every replication has enough samples for the quantile.
     """
+    replications: Counter[Any] = Counter()
+
+    def frames() -> Iterator[pd.DataFrame]:
+        for piece in results.pieces():
+            replications.update(piece.metrics.groupby(["case", "strategy"])["replication"].nunique().to_dict())
+            yield _of_piece(piece)
+
+    found = Replicated(frames(), [name for name in COLUMNS if name not in ("replication", "value")], apart="metric")
+    numbers = found.numbers()
+
+    def is_everywhere(key: Mapping[str, str]) -> bool:
+        latency = re.search(OF_QUANTILE, key["metric"])
+        return not latency or numbers[tuple(key.values())] == replications[key["case"], key["strategy"]]
+
+    return found.where(is_everywhere)
+
+
+def _of_piece(results: Results) -> pd.DataFrame:
     index = pd.MultiIndex.from_frame(
         pd.concat([results.ledger[list(RUN_COLUMNS)], results.metrics[list(RUN_COLUMNS)]]).drop_duplicates()
     )
@@ -208,14 +229,10 @@ def _throughput(raw: pd.DataFrame, host: pd.DataFrame) -> Iterator[Column]:
 
 
 def _latency(results: Results, cases: pd.DataFrame) -> pd.DataFrame:
-    """Wake-up latencies of a strategy whose every replication has enough samples for the quantile."""
+    """Wake-up latencies of each replication that has enough samples for the quantile."""
     found = quantiles(results.latency, ["case", "strategy", "replication"], cases["tsc_hz"])
     found["metric"] = [latency_metric(h, q) for h, q in zip(found["histogram"], found["quantile"], strict=True)]
-    replications = results.metrics.groupby(["case", "strategy"])["replication"].nunique()
-    stated = found.groupby(["case", "strategy", "metric"])["replication"].transform("nunique")
-    wanted = pd.Series(list(zip(found["case"], found["strategy"], strict=True)), dtype=object).map(replications)
-    everywhere = found[(stated.to_numpy() == wanted.to_numpy())]
-    renamed: pd.DataFrame = everywhere.assign(unit="us").rename(columns={"us": "value"})
+    renamed: pd.DataFrame = found.assign(unit="us").rename(columns={"us": "value"})
     return renamed[list(COLUMNS)]
 
 

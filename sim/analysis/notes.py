@@ -26,10 +26,8 @@ def _precision(comparison: Compared) -> Iterator[str]:
 
 
 def _heavy_tails(comparison: Compared) -> Iterator[str]:
-    found = comparison.df_replications()
-    cost = found[found["metric"] == metrics.COST].pivot(
-        index=["case", "replication"], columns="strategy", values="value"
-    )
+    found = comparison.by_replication(metrics.COST)
+    cost = found.pivot(index=["case", "replication"], columns="strategy", values="value")
     asked = [(a.case, a.strategy, b.strategy) for a, b in contrasts.planned(comparison.results) if a.case == b.case]
     asked += [
         (case["case"], strategy, reference)

@@ -72,7 +72,7 @@ def outcomes(comparison: "Comparison") -> list[Outcome]:
 
 def _mean_latency(comparison: "Comparison") -> dict[str, float]:
     """Mean wake-up latency of vCPUs by case in microseconds, each sample in the middle of its bucket."""
-    frame = comparison.results.latency
+    frame = comparison.histograms
     frame = frame[frame["histogram"] == HISTOGRAM]
     hertz = {case["case"]: case["tsc_hz"] for case in comparison.results.cases}
     found = {}

@@ -4,12 +4,14 @@ Only prices change.  On a host where restores come from memory there would also 
 does not say so, a run with ``host.buffer_level = "memory"`` does.
 """
 
-from collections.abc import Mapping
-from typing import Final
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
+from sim.analysis.replicated import Replicated
 from sim.costs.check import GRADES
 from sim.costs.document import from_document
 from sim.costs.price import Prices, terms
@@ -67,15 +69,25 @@ def by_cost_row(results: Results) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def grades_of_differences(rows: pd.DataFrame, references: Mapping[str, str]) -> pd.DataFrame:
+def grades_of_differences(results: Results, references: Mapping[str, str]) -> pd.DataFrame:
     """How much of each strategy's difference in cycles against the reference rests on rows of each grade.
 
-    ``rows`` are those of :func:`by_cost_row`, ``references`` the reference by case.  The share of a grade is the sum of
-    \\|difference of a row\\| over its rows, divided by that sum over all rows; means over replications.  Columns: case,
-    strategy, grade, percent.  A strategy that differs in nothing has no lines.
+    ``references`` is the reference by case.  The share of a grade is the sum of \\|difference of a row\\| over its
+    rows, divided by that sum over all rows; means over replications.  Columns: case, strategy, grade, percent.  A
+    strategy that differs in nothing has no lines.
     """
-    means = rows.groupby(["case", "strategy", "row", "grade"])["cycles"].sum()
-    means = means / rows.groupby(["case", "strategy"])["replication"].nunique()
+    keys = ["case", "strategy", "row", "grade"]
+    replications: Counter[Any] = Counter()
+
+    def frames() -> Iterator[pd.DataFrame]:
+        for piece in results.pieces():
+            rows = by_cost_row(piece)
+            replications.update(rows.groupby(keys[:2])["replication"].nunique().to_dict())
+            yield rows[[*keys, "replication", "cycles"]].rename(columns={"cycles": "value"})
+
+    rows = Replicated(frames(), keys, apart="row")
+    means = pd.concat([each.groupby(keys)["value"].sum() for each in rows.frames()]).sort_index()
+    means = means / [replications[key[:2]] for key in means.index]
     found = []
     for case, reference in references.items():
         if case not in means.index.get_level_values("case"):

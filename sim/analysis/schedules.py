@@ -4,7 +4,7 @@ In each replication of a case one strategy times the host, and all follow its sc
 operations.  In an independent run a strategy times a host of its own: what differs besides is how the host reacts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from sim.errors import InputError
 from sim.results.manifest import COMPLETE
-from sim.results.tables import Results
+from sim.results.tables import Lazy, Results
 
 
 def walked(results: Results) -> Results:
@@ -36,29 +36,42 @@ def independent(results: Results) -> Results:
 
 def has_feedback(results: Results) -> bool:
     """Whether there are independent runs of all strategies that are compared."""
-    found = independent(results).metrics
+    found = next(independent(results).pieces()).metrics  # which has them, if any has
     there = set(zip(found["case"], found["strategy"], strict=True))
     return all((case["case"], strategy) in there for case in results.cases for strategy in case["strategies"])
 
 
-def finished(results: Results, case: Mapping[str, Any]) -> tuple[pd.DataFrame, int]:
-    """The ledger of a case (an entry of the manifest), and how many replications it has of every strategy.
+def finished(results: Results, case: Mapping[str, Any]) -> tuple[Iterator[pd.DataFrame], int]:
+    """The ledger of a case (an entry of the manifest), some replications at a time, and how many it has of every
+    strategy.
 
     What an incomplete run has for some strategies only is left out, and the rest is numbered from 0.  Raises
     :class:`~sim.errors.InputError` if nothing is left.
     """
-    ledger = results.ledger[results.ledger["case"] == case["case"]]
     if results.manifest["status"] == COMPLETE:
-        return ledger, int(results.manifest["replications"])
+        pieces = (piece.ledger for piece in results.pieces(case["case"]))
+        return (ledger[ledger["case"] == case["case"]] for ledger in pieces), int(results.manifest["replications"])
+    ledger = results.ledger[results.ledger["case"] == case["case"]]
     names = set(case["strategies"])
     there = ledger[ledger["strategy"].isin(names)].groupby("replication")["strategy"].nunique()
     numbers = {old: new for new, old in enumerate(there.index[there == len(names)])}
     if not numbers:
         raise InputError(f"case {case['case']}: no replication was finished for every strategy")
     ledger = ledger[ledger["replication"].isin(numbers)]
-    return ledger.assign(replication=ledger["replication"].map(numbers)), len(numbers)
+    return iter([ledger.assign(replication=ledger["replication"].map(numbers))]), len(numbers)
 
 
 def _only(results: Results, wanted: Callable[[pd.DataFrame], pd.Series]) -> Results:
-    tables = {name: frame[wanted(frame)].reset_index(drop=True) for name, frame in results.tables.items()}
-    return replace(results, tables=tables)
+    return replace(results, tables=_rows(results.tables, wanted))
+
+
+def _rows(
+    tables: Mapping[str, pd.DataFrame], wanted: Callable[[pd.DataFrame], pd.Series]
+) -> Mapping[str, pd.DataFrame]:
+    def make(name: str) -> pd.DataFrame:
+        return tables[name][wanted(tables[name])].reset_index(drop=True)
+
+    if not isinstance(tables, Lazy):
+        return {name: make(name) for name in tables}
+    some = tables.some
+    return Lazy(make, lambda *which: _rows(some(*which), wanted))

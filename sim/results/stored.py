@@ -21,8 +21,6 @@ from sim.results.columns import RUN_COLUMNS, SCHEMAS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from sim.results.keys import Series
-
 MOST_OF_PART: Final = 10_000
 """Rows of a table that a record has at most; of a ledger it has some hundreds, and of the buckets of latencies."""
 MOST_OF_ROW: Final = 1000
@@ -105,8 +103,10 @@ class Stored:
         found: pd.DataFrame = pa.Table.from_batches(batches, SCHEMAS[self.name]).to_pandas()
         return found
 
-    def some(self, series: Series, begin: int, end: int) -> pd.DataFrame:
-        """The rows of a series in these replications; of groups of rows that have none of them none is read."""
+    def some(self, series: Sequence[str], begin: int, end: int) -> pd.DataFrame:
+        """The rows of a series in these replications, or of all series that begin so; of groups of rows that have none
+        of them none is read.
+        """
         found = [SCHEMAS[self.name].empty_table()]
         with self._opened() as file:
             for number in range(file.metadata.num_row_groups):
@@ -141,8 +141,8 @@ class Stored:
             raise InputError(f"{path}: columns in another order than {', '.join(schema.names)}")
 
 
-def _may_have(group: pq.RowGroupMetaData, series: Series, begin: int, end: int) -> bool:
-    """Whether a group of rows may have any of a series in these replications, by what the file says of it."""
+def _may_have(group: pq.RowGroupMetaData, series: Sequence[str], begin: int, end: int) -> bool:
+    """Whether a group of rows may have any of such series in these replications, by what the file says of it."""
     columns = {group.column(i).path_in_schema: group.column(i) for i in range(len(RUN_COLUMNS))}
     wanted: Mapping[str, tuple[Any, Any]] = {
         **{name: (each, each) for name, each in zip(RUN_COLUMNS, series, strict=False)},

@@ -5,7 +5,7 @@ and so not on the number of jobs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -20,6 +20,10 @@ from sim.results.stored import Stored
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+TOGETHER: Final = 1000
+"""Replications whose tables are in memory at a time, where that is possible."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -87,6 +91,18 @@ class Results:
         """The table of this name."""
         return self.tables["integrity"]
 
+    def pieces(self, case: str = "") -> Iterator[Results]:
+        """The results of some replications at a time, in their order, from tables in files; otherwise all at once.
+
+        With ``case`` those of that case, beside which there may be others.
+        """
+        replications = int(self.manifest["replications"])
+        if not isinstance(self.tables, Lazy) or replications <= TOGETHER:
+            yield self
+            return
+        for begin in range(0, replications, TOGETHER):
+            yield replace(self, tables=self.tables.some(case, begin, begin + TOGETHER))
+
     def __repr__(self) -> str:
         manifest = self.manifest
         rows = ", ".join(f"{name} {len(self.tables[name])}" for name in SCHEMAS)
@@ -119,21 +135,23 @@ class Results:
         return found[0]
 
 
-class OnDisk(Mapping[str, "pd.DataFrame"]):
-    """The four tables in a directory, as they are now; each is read when it is first used.
+class Lazy(Mapping[str, "pd.DataFrame"]):
+    """The four tables, each made when it is first used: by ``make``, which gets its name.
 
-    Without ``timed`` they are of version 0.1.0 (:class:`~sim.results.stored.Stored`).
+    ``some`` gives those of some replications in the same way: of a case, or of all if that is empty, from one
+    replication up to another.
     """
 
-    def __init__(self, directory: Path, cases: Sequence[Mapping[str, Any]], *, timed: bool = True) -> None:
-        self._cases = cases
-        self.stored = {name: Stored(name, directory / f"{name}.parquet", timed=timed) for name in SCHEMAS}
-        self._read: dict[str, pd.DataFrame] = {}
+    def __init__(
+        self, make: Callable[[str], pd.DataFrame], some: Callable[[str, int, int], Mapping[str, pd.DataFrame]]
+    ) -> None:
+        self._make, self.some = make, some
+        self._made: dict[str, pd.DataFrame] = {}
 
     def __getitem__(self, name: str) -> pd.DataFrame:
-        if name not in self._read:
-            self._read[name] = described(self.stored[name].frame(), self._cases)
-        return self._read[name]
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(SCHEMAS)
@@ -143,6 +161,23 @@ class OnDisk(Mapping[str, "pd.DataFrame"]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, ({name: self[name] for name in self},)
+
+
+class OnDisk(Lazy):
+    """The four tables in a directory, as they are now.
+
+    Without ``timed`` they are of version 0.1.0 (:class:`~sim.results.stored.Stored`).
+    """
+
+    def __init__(self, directory: Path, cases: Sequence[Mapping[str, Any]], *, timed: bool = True) -> None:
+        stored = {name: Stored(name, directory / f"{name}.parquet", timed=timed) for name in SCHEMAS}
+
+        def some(case: str, begin: int, end: int) -> Mapping[str, pd.DataFrame]:
+            series = (case,) if case else ()
+            return Lazy(lambda name: described(stored[name].some(series, begin, end), cases), some)
+
+        super().__init__(lambda name: described(stored[name].frame(), cases), some)
+        self.stored = stored
 
     def __del__(self) -> None:
         for stored in self.__dict__.get("stored", {}).values():

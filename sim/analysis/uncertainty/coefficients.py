@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -88,39 +88,37 @@ def values(table: CostTable) -> Array:
 
 def from_ledger(ledger: pd.DataFrame, case: Mapping[str, Any], replications: int, table: CostTable) -> Coefficients:
     """The coefficients of one case: those of :func:`of_used_rows` with all rows of the table."""
-    return of_used_rows(ledger, case, replications, table).whole()
+    return of_used_rows([ledger], case, replications, table).whole()
 
 
-def of_used_rows(ledger: pd.DataFrame, case: Mapping[str, Any], replications: int, table: CostTable) -> Coefficients:
+def of_used_rows(
+    ledgers: Iterable[pd.DataFrame], case: Mapping[str, Any], replications: int, table: CostTable
+) -> Coefficients:
     """The coefficients of one case, of the rows that it uses.
 
-    ``ledger``: the columns case, strategy, replication, :data:`KEY`, count and cycles; ``case``: the entry of the
-    manifest.  Raises :class:`InputError` for a strategy that lacks a replication, and for a table that is not the one
-    the run was priced with.
+    ``ledgers``, each of some replications: the columns case, strategy, replication, :data:`KEY`, count and cycles;
+    ``case``: the entry of the manifest.  Raises :class:`InputError` for a strategy that lacks a replication, and for a
+    table that is not the one the run was priced with.
     """
     import pandas as pd  # with SciPy, a second that `fpswitch price` need not wait for
     from scipy.sparse import csr_array
 
     name = str(case["case"])
-    ledger = ledger[ledger["case"] == name]
     strategies = tuple(str(each) for each in case["strategies"])
     units = pd.MultiIndex.from_product([strategies, range(replications)], names=["strategy", "replication"])
-    unit = units.get_indexer(pd.MultiIndex.from_arrays([ledger["strategy"].astype(str), ledger["replication"]]))
+    known: dict[tuple[Any, ...], int] = {}
+    some = [_numbered(ledger[ledger["case"] == name], units, known) for ledger in ledgers]
+    unit, number, count, cycles = (np.concatenate(each) for each in zip(*some, strict=True))
     if len(missing := np.setdiff1d(np.arange(len(units)), unit)):
         strategy, replication = units[int(missing[0])]
         raise InputError(f"case {name}: no ledger of strategy {strategy}, replication {replication}")
-    ledger, unit = ledger[unit >= 0], unit[unit >= 0]
-    keys = ledger[KEY].astype(dict.fromkeys(("thread_kind", "phase", "operation", "level"), str))
-    # Neither the thread nor, but for the XSS, the phase has a part in a price: what remains are a few dozen keys.
-    keys = keys.assign(thread_kind="", phase=keys["phase"].where(keys["phase"] == XSS_PHASE, ""))
-    number = keys.groupby(KEY, sort=True).ngroup().to_numpy()
-    distinct = keys.assign(number=number).drop_duplicates("number").sort_values("number")[KEY]
-    matrix = design_matrix(distinct.itertuples(index=False, name=None), table)
+    distinct = sorted(known)
+    number = np.argsort([known[key] for key in distinct])[number]
+    matrix = design_matrix(distinct, table)
     used = np.flatnonzero(np.any(matrix != 0, axis=0))
     design = csr_array(matrix[:, used])
-    count, cycles = (ledger[column].to_numpy(dtype=np.float64) for column in ("count", "cycles"))
     counts = csr_array((count, (unit, number)), shape=(len(units), len(distinct)))
-    is_xss = csr_array(np.diag((distinct["phase"] == XSS_PHASE).to_numpy(dtype=np.float64)))
+    is_xss = csr_array(np.diag(np.array([key[KEY.index("phase")] == XSS_PHASE for key in distinct], dtype=np.float64)))
     shape = (len(strategies), replications, len(used))
     total = (counts @ design).toarray()
     priced = total @ in_tsc(table, values(table))[used]
@@ -141,6 +139,27 @@ def of_used_rows(ledger: pd.DataFrame, case: Mapping[str, Any], replications: in
         seconds=float(seconds),
         used=used,
     )
+
+
+def _numbered(
+    ledger: pd.DataFrame, units: pd.MultiIndex, known: dict[tuple[Any, ...], int]
+) -> tuple[NDArray[np.int32], NDArray[np.int32], Array, Array]:
+    """Of the rows of a ledger that are of these units: the unit, the number of the key, count and cycles.
+
+    ``known`` are the numbers of keys, to which new ones are added.
+    """
+    import pandas as pd
+
+    unit = units.get_indexer(pd.MultiIndex.from_arrays([ledger["strategy"].astype(str), ledger["replication"]]))
+    ledger, unit = ledger[unit >= 0], unit[unit >= 0]
+    keys = ledger[KEY].astype(dict.fromkeys(("thread_kind", "phase", "operation", "level"), str))
+    # Neither the thread nor, but for the XSS, the phase has a part in a price: what remains are a few dozen keys.
+    keys = keys.assign(thread_kind="", phase=keys["phase"].where(keys["phase"] == XSS_PHASE, ""))
+    code = keys.groupby(KEY, sort=False).ngroup().to_numpy()
+    distinct = keys.drop_duplicates().itertuples(index=False, name=None)
+    number = np.array([known.setdefault(key, len(known)) for key in distinct], dtype=np.int32)[code]
+    count, cycles = (ledger[column].to_numpy(dtype=np.float64) for column in ("count", "cycles"))
+    return unit.astype(np.int32), number, count, cycles
 
 
 def _check_table(repriced: Array, operations: NDArray[Any], cycles: NDArray[Any], case: str, table: CostTable) -> None:
