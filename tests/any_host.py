@@ -12,6 +12,8 @@ WAKING = 150
 """From this number on, threads and vCPUs wait for threads."""
 KICKING = 200
 """From this number on, exits wake threads, too."""
+BY_CHANCE = 240
+"""From this number on, whoever waits may be woken, and bursts go on after they have woken somebody."""
 
 
 def any_host(number):
@@ -21,7 +23,7 @@ def any_host(number):
     parts = [_threads(draw, host, i) for i in range(draw.randint(1, 3))]
     parts += [_guests(draw, host, i) for i in range(draw.randrange(3))]
     if number >= WAKING:
-        parts.append(_waking(draw, host))
+        parts.append(_waking(draw, host, by_chance=number >= BY_CHANCE))
     if number >= KICKING:
         parts.append(_kicks(draw, parts[-1]))
     if draw.random() < 0.4:
@@ -98,12 +100,13 @@ def _threads(draw, host, number):
     return text + _common(draw, host, (-5, 3, 10, 18))
 
 
-def _waits(draw):
+def _waits(draw, by_chance):
     limit = draw.choice(("", ', at_most = "20 us"', ', at_most = "100 us"', ', at_most = "1 ms"'))
+    limit += ', order = "any"' if by_chance and draw.random() < 0.7 else ""
     return f"waits = {{ share = {draw.choice((0.5, 1.0))}{limit} }}\n"
 
 
-def _waking(draw, host):
+def _waking(draw, host, by_chance):
     """A pool and a guest that wait, and those that wake them; a wait may run out of time."""
     text = ""
     for name, wakes in (("source", ("pool", "waiting")), ("forks", ("pool", "waiting")), ("pool", ("pool", "waiting"))):
@@ -112,9 +115,11 @@ def _waking(draw, host):
         text += f"compute = {_time(draw, '1 us', '5 us', '30 us')}\nsleep = {_time(draw, '5 us', '50 us')}\n"
         text += f"syscall = {_time(draw, '1 us', '30 us')}\n" if kind != "kthread" and draw.random() < 0.6 else ""
         text += f"wakes = {{ {', '.join(f'{each} = {draw.choice((0.3, 1.0, 2.5))}' for each in wakes)} }}\n"
-        text += (_waits(draw) if name == "pool" else "") + _common(draw, host, (-5, 3, 10))
+        if by_chance and kind == "compute":
+            text += f"compute_after = {_time(draw, '0 ns', '3 us', '50 us')}\n"
+        text += (_waits(draw, by_chance) if name == "pool" else "") + _common(draw, host, (-5, 3, 10))
     text += f"[guests.waiting]\nvcpus = {draw.randint(1, 3)}\ndemand = {_time(draw, '5 us', '30 us')}\n"
-    text += f"sleep = {_time(draw, '1 ns', '60 us')}\n{_waits(draw)}"
+    text += f"sleep = {_time(draw, '1 ns', '60 us')}\n{_waits(draw, by_chance)}"
     text += 'idle = "haltpoll"\n' if draw.random() < 0.35 else ""
     text += f"posted_interrupts = {draw.choice(('true', 'false'))}\n{_common(draw, host, (-5, 3, 10))}"
     return text

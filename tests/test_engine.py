@@ -354,22 +354,25 @@ WAKING = (
     with_little("who waits for whom", "5 ms", "zen4")
     + """
 halt_poll = "20 us"
-preemption = "{}"
+preemption = "{preemption}"
 [threads.source]
 compute = {{ exponential = "20 us" }}
 sleep = {{ exponential = "60 us" }}
 wakes = {{ vm = 1.5, pool = 0.5, make = 1.0 }}
+{after}
+fpu = {{ components = ["SSE"], share = 0.5 }}
 [threads.make]
 compute = "10 us"
 syscall = "2 us"
 waits = {{ share = 0.7, at_most = "100 us" }}
 sleep = "20 us"
 wakes = {{ pool = 2.0, make = 0.3 }}
+{after}
 [threads.pool]
 kind = "kthread"
 count = 3
 compute = {{ exponential = "15 us" }}
-waits = {{ share = 1.0, at_most = "50 us" }}
+waits = {{ share = 1.0, at_most = "50 us"{order} }}
 [threads.forks]
 kind = "fork"
 compute = "20 us"
@@ -379,9 +382,11 @@ wakes = {{ make = 1.5 }}
 vcpus = 3
 demand = {{ exponential = "10 us" }}
 sleep = "30 us"
-waits = {{ share = 0.9, at_most = "100 us" }}
+waits = {{ share = 0.9, at_most = "100 us"{order} }}
 """
 )
+BY_CHANCE = {"after": 'compute_after = { exponential = "5 us" }', "order": ', order = "any"'}
+IN_ORDER = {"after": "", "order": ""}
 KICKS = """
 [guests.vm.exits.ipi]
 every = {{ exponential = "80 us" }}
@@ -404,18 +409,23 @@ every = {{ exponential = "30 us" }}
 @pytest.mark.parametrize("reason", ["msr-write", "other"])
 @pytest.mark.parametrize("preemption", PREEMPTION)
 def test_exits_that_wake_threads_give_the_same_records(preemption, reason):
-    case = only(WAKING.format(preemption) + KICKS.format(reason=reason))
+    case = only(WAKING.format(preemption=preemption, **BY_CHANCE) + KICKS.format(reason=reason))
     assert_the_same(case)
 
 
+@pytest.mark.parametrize("how", [IN_ORDER, BY_CHANCE], ids=["in order", "by chance"])
 @pytest.mark.parametrize("preemption", PREEMPTION)
-def test_threads_and_vcpus_that_wait_for_threads_give_the_same_records(preemption):
-    assert_the_same(only(WAKING.format(preemption)))
+def test_threads_and_vcpus_that_wait_for_threads_give_the_same_records(preemption, how):
+    assert_the_same(only(WAKING.format(preemption=preemption, **how)))
 
 
 def test_time_limits_of_waits_that_are_over_get_room_when_they_need_it(monkeypatch):
     monkeypatch.setattr(simulation, "SLICE", 7)
-    text = WAKING.format("voluntary").replace('"100 us"', '"9 ms"').replace('at_most = "50 us"', 'at_most = "9 ms"')
+    text = (
+        WAKING.format(preemption="voluntary", **IN_ORDER)
+        .replace('"100 us"', '"9 ms"')
+        .replace('at_most = "50 us"', 'at_most = "9 ms"')
+    )
     forks, guests = text.index("[threads.forks]"), text.index("[guests.vm]")
     case = only(text[:forks] + text[guests:])
     sizes = []
@@ -443,7 +453,7 @@ sleep = {{ empirical = {path!r}, column = "sleep", unit = "us" }}
 def test_bursts_and_sleeps_in_recorded_blocks_give_the_same_records(tmp_path):
     rows = "".join(f"{7 * i % 11 + 1},{5 * i % 13 + 1}\n" for i in range(50))
     (tmp_path / "recorded.csv").write_text(f"compute,sleep\n{rows}")
-    text = WAKING.format("voluntary") + BLOCKS.format(path=str(tmp_path / "recorded.csv"))
+    text = WAKING.format(preemption="voluntary", **IN_ORDER) + BLOCKS.format(path=str(tmp_path / "recorded.csv"))
     assert_the_same(only(text))
 
 
@@ -462,7 +472,7 @@ def test_a_broken_rule_is_found(module, name, how, monkeypatch):
     monkeypatch.setattr(module, name, how(getattr(module, name)))
     busy = changed(from_text(RICH)[0], measure=8e-3, warmup=1e-3)
     idle = shipped(SHIPPED[[path.stem for path in SHIPPED].index("idle-fleet")], "8 ms", "1 ms")[0]
-    waking = only(WAKING.format("voluntary"))
+    waking = only(WAKING.format(preemption="voluntary", **IN_ORDER))
     cases = (busy, idle, changed(only(NEWEST), measure=8e-3, warmup=1e-3), only(LOCKED), waking)
     assert any(map(differ, cases)), f"nobody has noticed that {name} is broken"
 

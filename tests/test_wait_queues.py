@@ -1,6 +1,7 @@
 """Threads and vCPUs that wait for each other: what waking conserves, whatever preempts whom."""
 
 from collections import defaultdict
+from itertools import pairwise
 
 import pytest
 from hosts import only, simulate
@@ -112,6 +113,43 @@ def test_a_number_above_one_wakes_several_of_those_that_wait():
     (source,) = found["source"]
     woken = sum(life.wakers[source.tid] for life in found["worker"])
     assert woken / len(source.bursts) == pytest.approx(2.5, abs=0.2)
+
+
+def test_any_of_those_that_wait_is_woken_where_the_scenario_says_so():
+    found = lives(KICKER.replace("share = 1.0", 'share = 1.0, order = "any"'))
+    ends = sorted((burst.ready_ns, life.tid) for life in found["vm"] for burst in life.bursts)
+    again = sum(one == other for (_, one), (_, other) in pairwise(ends)) / (len(ends) - 1)
+    assert again == pytest.approx(1 / 3, abs=0.08)
+    in_turn = lives(KICKER)
+    ends = sorted((burst.ready_ns, life.tid) for life in in_turn["vm"] for burst in life.bursts)
+    assert sum(one == other for (_, one), (_, other) in pairwise(ends)) <= 2
+
+
+AFTER = """
+[threads.kicker]
+affinity = [0]
+compute = "20 us"
+compute_after = "30 us"
+sleep = { exponential = "500 us" }
+wakes = { vm = 1.0 }
+fpu = { components = ["SSE"] }
+[guests.vm]
+affinity = [0]
+vcpus = 3
+demand = "10 us"
+waits = { share = 1.0 }
+"""
+
+
+@pytest.mark.parametrize("preemption", ["none", "full"])
+def test_a_burst_that_goes_on_after_it_has_woken_somebody_may_be_preempted_by_whom_it_woke(preemption):
+    for text, own_us in ((AFTER, 50), (AFTER.replace('compute_after = "30 us"\n', ""), 20)):
+        (kicker,) = lives(text, 1, preemption)["kicker"]
+        bursts = [burst for burst in kicker.bursts if burst.wakes][1:]
+        assert len(bursts) > 100
+        preempted = sum(burst.stints > 1 for burst in bursts) / len(bursts)
+        assert preempted > 0.5 if own_us == 50 else preempted == 0 or preemption == "full"
+        assert sum(burst.on_ns for burst in bursts) / len(bursts) / 1e3 == pytest.approx(own_us, abs=5)
 
 
 def test_a_wake_up_that_finds_nobody_waiting_does_nothing():

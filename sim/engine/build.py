@@ -90,8 +90,9 @@ class Built:
         self.a.g[at.FREE_THREAD], self.a.g[at.THREADS] = n - children, n
         for cpu in host.cpus:
             self._cpu(cpu)
+        waiters = self._wait_queues()
         self.a.put("d", self.streams.table())
-        self.a.put("waiters", zeros(max(len(self.queues), 1), at.Q_COLUMNS) - 1)
+        self.a.put("waiters", waiters)
         self.a.put("wakes", np.array(self.wakes or [(0, 0, 0)], np.int64))
         self.a.put("exits", np.full((walkers, n, max(len(self.reasons), 1)), -1, np.int64))
         self._events()
@@ -141,7 +142,7 @@ class Built:
         row[at.KIND] = at.KTHREAD_KIND if isinstance(thread, KernelThread) else at.COMPUTE
         row[at.BURST_DRAWS], row[at.SLEEP_DRAWS] = add(thread._bursts), add(thread._sleeps)
         row[at.SYSCALL_DRAWS], row[at.FPU_DRAWS] = add(thread._syscalls), add(thread._uses_fpu)
-        row[at.AT_TICKS] = thread._at_ticks
+        row[at.AT_TICKS], row[at.AFTER_DRAWS] = thread._at_ticks, add(thread._after)
         self._waits(thread._waits, row)
         row[at.WAKES_FIRST], row[at.WAKES_END] = self._wakes(thread._wakes)
         row[at.WRITES_POINT] = self.points.of(Point(Walker.user_writes, (thread._components,)))
@@ -155,6 +156,13 @@ class Built:
     def _queue(self, queue: WaitQueue) -> int:
         """The number of a wait queue."""
         return self.queues.setdefault(queue, len(self.queues))
+
+    def _wait_queues(self) -> Integers:
+        """Nobody is on a queue yet."""
+        rows = zeros(max(len(self.queues), 1), at.Q_COLUMNS) - 1
+        for queue, number in self.queues.items():
+            rows[number, at.Q_PLACES] = self.streams.add(queue.places)
+        return rows
 
     def _wakes(self, wakes: Iterable[Wakes]) -> tuple[int, int]:
         """Adds rows for those whom a thread or an exit wakes: the first row, and the one after the last."""

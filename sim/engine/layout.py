@@ -67,8 +67,8 @@ P_COLUMNS: Final = P_HITS - PLANNED + 1
     EXECS, FREE_AFTER, FORKED_CHILD, HANDLED, POLL_OVER, SIGNAL_TIMES, POLL_GROW, GUEST_MOST, GUEST_START,
     POLLS_UNTIL, LOCK_GAPS, LOCK_HOLDS, LOCK_HOLDER, BOOSTED, TURN, REQUEST_END, OUT_SINCE, SPINS_SINCE, SPINS_FROM,
     IN_SPIN_LOOP, DY_ELIGIBLE, PLE_WINDOW, PLE_DRAWS, PAUSE_KIND, WAITS_DRAWS, AT_MOST, WAIT_TIMEOUT, NEXT_WAITER,
-    PREV_WAITER, _T_END,
-) = range(122)  # fmt: skip
+    PREV_WAITER, AFTER_DRAWS, _T_END,
+) = range(123)  # fmt: skip
 T_COLUMNS: Final = whole_lines(_T_END)
 
 IDLE_KIND, COMPUTE, KTHREAD_KIND, PIPE, FORK, CHILD, VCPU = range(7)
@@ -90,8 +90,9 @@ USES_FPU: Final = 1 << 16
 # Of an entry of the event heap; the first is in row 1, so that the two children of an entry share a cache line.
 HEAP_TIME, HEAP_KEY, HEAP_WHAT, HEAP_COLUMNS = 0, 1, 2, 4
 
-# Of a wait queue: who has waited longest, and who came last; -1: nobody.  Then of those whom a thread or an exit wakes.
-Q_FIRST, Q_LAST, Q_COLUMNS = range(3)
+# Of a wait queue: who has waited longest, and who came last, -1: nobody; and the stream that draws whose turn it is,
+# -1: the one that has waited longest is next.  Then of those whom a thread or an exit wakes.
+Q_FIRST, Q_LAST, Q_PLACES, Q_COLUMNS = range(4)
 WK_QUEUE, WK_WHOLE, WK_MORE, WK_COLUMNS = range(4)
 
 # Of a stream of numbers.

@@ -9,6 +9,7 @@ from sim.engine.interrupts import tick_after
 from sim.engine.jit import Memory, compiled
 from sim.engine.layout import (
     ACCOUNT,
+    AFTER_DRAWS,
     AT_TICKS,
     BLOCKED,
     BURST_DRAWS,
@@ -157,12 +158,13 @@ def enter(a: Memory, c: int) -> None:
         a.t[t, EXECS] = 0
         passes(a, c, POINT_RETURN, -1)  # from fork(), to call execve()
         passes(a, c, POINT_EXEC, -1)
-    if a.t[t, THEN]:
+    if a.t[t, ACCOUNT] != USER:
         return
     passes(a, c, POINT_RETURN, -1)
     if a.t[t, WOKEN_AT] >= 0:
         has_woken(a, c, t, 1)
-    writes(a, c, t)
+    if not a.t[t, THEN]:
+        writes(a, c, t)
 
 
 @compiled
@@ -173,6 +175,14 @@ def goes_on(a: Memory, t: int, cycles: int, then: int) -> None:
     a.t[t, THEN] = then
     a.t[t, ACCOUNT] = SYSCALL
     a.t[t, WHERE] = KERNEL_CODE
+
+
+@compiled
+def computes_on(a: Memory, t: int, then: int) -> None:
+    """The rest of a burst that has woken somebody, after which the process goes on at ``then``."""
+    goes_on(a, t, draw(a, a.t[t, AFTER_DRAWS]), then)
+    a.t[t, ACCOUNT] = USER
+    a.t[t, WHERE] = TO_USER
 
 
 @compiled
@@ -254,6 +264,9 @@ def event(a: Memory, c: int, place: int) -> int:
             return -1
         if kind == CHILD:
             block(a, c, t)
+            return TOP
+        if a.c[c, HAS_WOKEN] and a.t[t, AFTER_DRAWS] >= 0:
+            computes_on(a, t, AFTER_BURST)
             return TOP
         if a.c[c, HAS_WOKEN] and is_preempted(a, c, t, AFTER_BURST):
             return TOP

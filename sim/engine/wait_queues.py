@@ -13,12 +13,14 @@ from sim.engine.layout import (
     PREV_WAITER,
     Q_FIRST,
     Q_LAST,
+    Q_PLACES,
     TIMEOUT,
     TIMER,
     WAIT_QUEUE,
     WAIT_TIMEOUT,
     WAITS_DRAWS,
 )
+from sim.host.waiting import PLACE_BITS
 
 
 @compiled
@@ -60,10 +62,19 @@ def leave_wait(a: Memory, t: int) -> None:
 
 @compiled
 def take(a: Memory, queue: int) -> int:
-    """Takes off the thread that has waited longest; -1: none waits."""
+    """Takes off the thread that is woken next; -1: none waits."""
     t = a.waiters[queue, Q_FIRST]
-    if t >= 0:
-        leave_wait(a, t)
+    if t < 0:
+        return t
+    if a.waiters[queue, Q_PLACES] >= 0:
+        n = 0
+        while t >= 0:
+            n += 1
+            t = a.t[t, NEXT_WAITER]
+        t = a.waiters[queue, Q_FIRST]
+        for _ in range(draw(a, a.waiters[queue, Q_PLACES]) * n >> PLACE_BITS):
+            t = a.t[t, NEXT_WAITER]
+    leave_wait(a, t)
     return t
 
 

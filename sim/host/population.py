@@ -27,10 +27,10 @@ from sim.host.preemption import PREEMPTION
 from sim.host.round_robin import RoundRobinRunQueue
 from sim.host.runqueue import RunQueue
 from sim.host.schedule import Schedule
-from sim.host.streams import Draws, Instants, Sample, Streams, in_blocks, sampler
+from sim.host.streams import Cycles, Draws, Instants, Sample, Streams, in_blocks, sampler
 from sim.host.thread import ComputeThread, KernelThread, Pipe, PipeThread, Thread
 from sim.host.vcpu import VcpuThread
-from sim.host.waiting import WaitQueue, Waits, Wakes
+from sim.host.waiting import PLACE_BITS, WaitQueue, Waits, Wakes
 from sim.host.weights import load_weight
 from sim.kernel.config import boot
 from sim.kernel.kernel import BufferLevel
@@ -138,7 +138,17 @@ class _Builder:
 
     def queue(self, entry: str) -> WaitQueue:
         """The wait queue of the threads or vCPUs of an entry."""
-        return self._queues.setdefault(entry, WaitQueue())
+        if entry not in self._queues:
+            scenario = self.case.scenario
+            waits = (scenario.threads[entry] if entry in scenario.threads else scenario.guests[entry]).waits
+            is_any = waits is not None and waits.order == "any"
+            self._queues[entry] = WaitQueue(Draws(self.places(entry, "woken")) if is_any else None)
+        return self._queues[entry]
+
+    def places(self, *name: object) -> Callable[[int], Cycles]:
+        """Draws many numbers below 2**PLACE_BITS, each as likely."""
+        rng = self.streams.generator(*name)
+        return lambda n: rng.integers(0, 1 << PLACE_BITS, n)
 
     def waits(self, waits: WaitsEntry | None, entry: str, *name: object) -> Waits | None:
         """How those of ``entry`` wait, if they do."""
@@ -401,6 +411,7 @@ def _thread(
         "at_ticks": entry.timer == "tick",
         "waits": build.waits(entry.waits, str(name[0]), *own),
         "wakes": build.wakes(entry.wakes, *own),
+        "after": build.optional(entry.compute_after, *own, "compute_after"),
     }
     if entry.blocks is not None:
         assert entry.sleep is not None, "scenarios are checked"

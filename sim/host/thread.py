@@ -175,21 +175,24 @@ class Thread(Entity):
 class ComputeThread(Thread):
     """Bursts of computing, with the system calls of each, and sleep between them.
 
-    ``_then`` goes on after a system call that is a span.  ``_at_ticks``: sleeps end at ticks.  ``_waiting``: it is on
-    its wait queue, from the end of a burst until it is woken or the wait is over by itself; ``_wait`` counts waits.
+    ``_then`` goes on after a system call, or what a burst has ``_after`` it has woken somebody, that is a span.
+    ``_at_ticks``: sleeps end at ticks.  ``_waiting``: it is on its wait queue, from the end of a burst until it is
+    woken or the wait is over by itself; ``_wait`` counts waits.
     """
 
     __slots__ = (
-        "_at_ticks", "_bursts", "_components", "_left", "_sleeps", "_syscalls", "_then", "_uses_fpu", "_wait",
-        "_waiting", "_waits", "_wakes", "_wrote",
+        "_after", "_at_ticks", "_bursts", "_components", "_left", "_sleeps", "_syscalls", "_then", "_uses_fpu",
+        "_wait", "_waiting", "_waits", "_wakes", "_wrote",
     )  # fmt: skip
 
     BURST: ClassVar = ("user", TO_USER)
     """The account of a burst, and its place."""
 
     def __init__(self, *place: Any, bursts: Draws, sleeps: Draws | None, syscalls: Draws, components: int,
-                 uses_fpu: Draws, at_ticks: bool, waits: Waits | None, wakes: Sequence[Wakes]) -> None:  # fmt: skip
+                 uses_fpu: Draws, at_ticks: bool, waits: Waits | None, wakes: Sequence[Wakes],
+                 after: Draws | None = None) -> None:  # fmt: skip
         super().__init__(*place)
+        self._after = after
         self._at_ticks = at_ticks
         self._waits = waits
         self._wakes = wakes
@@ -213,6 +216,8 @@ class ComputeThread(Thread):
         if self._then is None:
             super().enter(cpu)
             self._writes(cpu)
+        elif self.account == "user":
+            super().enter(cpu)
 
     def _writes(self, cpu: "HostCpu") -> None:
         """What the burst does to the registers, once."""
@@ -268,8 +273,16 @@ class ComputeThread(Thread):
             self._waits.queue.join(self)
         then = self._waits_its_turn if joined else self._sleeps_its_time
         if self._wakes and (yield from wake(cpu, self._wakes)):
+            if self._after is not None:
+                return self._computes_on(self._after.next(), then)
             return (yield from self._has_woken_somebody(cpu, then))
         return (yield from then(cpu))
+
+    def _computes_on(self, cycles: int, then: "Callable[[HostCpu], Steps]") -> bool:
+        """The rest of a burst that has woken somebody, who may preempt it."""
+        self._left, self.left, self._then = self.left, cycles, then
+        self.account, self.place = self.BURST
+        return False
 
     def _sleeps_its_time(self, cpu: "HostCpu") -> Steps:
         yield from cpu.sync()

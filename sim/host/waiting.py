@@ -2,12 +2,12 @@
 
 A queue is that of kernel/sched/wait.c, Linux v6.18: who is about to sleep joins it first (prepare_to_wait()), so that a
 wake-up between that and the sleep is not lost but ends the wait; a wake-up that finds nobody does nothing; and of those
-who wait exclusively the one is woken that has waited longest.
+who wait exclusively the one is woken that has waited longest.  Signals go to single threads instead: to any of them.
 """
 
 from collections import deque
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from sim.host.streams import Draws
 
@@ -25,13 +25,21 @@ class Waiter(Protocol):
         """try_to_wake_up() on ``cpu``."""
 
 
+PLACE_BITS: Final = 32
+"""Of a random place."""
+
+
 class WaitQueue:
-    """Those of one entry that wait, the first to come first."""
+    """Those of one entry that wait, the first to come first.
 
-    __slots__ = ("_waiters",)
+    ``places`` draws numbers below 2**PLACE_BITS, by which any of them is woken; None: the first is.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_waiters", "places")
+
+    def __init__(self, places: Draws | None = None) -> None:
         self._waiters: deque[Waiter] = deque()
+        self.places = places
 
     def join(self, waiter: Waiter) -> None:
         """prepare_to_wait_exclusive()."""
@@ -45,8 +53,14 @@ class WaitQueue:
         return True
 
     def take(self) -> Waiter | None:
-        """The one that has waited longest."""
-        return self._waiters.popleft() if self._waiters else None
+        """The one that is woken next, if anybody waits."""
+        waiters = self._waiters
+        if not waiters:
+            return None
+        place = 0 if self.places is None else self.places.next() * len(waiters) >> PLACE_BITS
+        waiter = waiters[place]
+        del waiters[place]
+        return waiter
 
 
 class Waits(NamedTuple):

@@ -357,6 +357,11 @@ def _thread(where: str, thread: Thread) -> Iterator[Problem]:
         )
     if thread.wakes and kind == "pipe":
         yield f"{where}.wakes", "does not go with kind 'pipe', whose ends wake each other"
+    if thread.compute_after is not None and (kind != "compute" or not thread.wakes):
+        yield (
+            f"{where}.compute_after",
+            f"goes with kind 'compute' and with wakes; here it is {kind!r}, {_wakers(thread)}",
+        )
     if thread.blocks is not None:
         yield from _blocks(where, thread)
     if thread.timer == "tick" and thread.sleep is None:
@@ -370,6 +375,10 @@ def _thread(where: str, thread: Thread) -> Iterator[Problem]:
         yield f"{where}.fpu.components", "found some; a kthread has no FPU state of its own (allowed: none)"
     if fpu.every is not None:
         yield f"{where}.fpu.every", "is for guests; a thread writes in each burst with probability fpu.share"
+
+
+def _wakers(thread: Thread) -> str:
+    return f"with {len(thread.wakes)} entries in wakes" if thread.wakes else "without wakes"
 
 
 def _blocks(where: str, thread: Thread) -> Iterator[Problem]:

@@ -126,6 +126,11 @@ class Waits(Section):
     at_most: Time | None = Field(
         None, description="when such a wait ends by itself, as with a timeout of futex() or poll(); absent: never"
     )
+    order: Literal["longest", "any"] | None = Field(
+        None,
+        description="which of those that wait is woken: longest: the one that has waited longest, as on a wait queue; "
+        "any: each is as likely, as where signals are sent to single threads; absent: longest",
+    )
 
 
 class Guest(Section):
@@ -271,8 +276,13 @@ class Thread(Section):
     wakes: dict[Name, Wakes] = Field(
         default_factory=dict,
         description="by entry of [threads] or [guests] with waits: how many of its threads or vCPUs are woken at the "
-        "end of a burst, on average; those that have waited longest come first, and only waiting ones are woken "
-        "(wake_up() of a wait queue). fork: at the exit of a child",
+        "end of a burst, on average; only waiting ones are woken (wake_up() of a wait queue). fork: at the exit of a "
+        "child",
+    )
+    compute_after: Times | None = Field(
+        None,
+        description="CPU time of a burst after it has woken somebody, before it sleeps (kind compute): back in "
+        "user mode it may be preempted by whom it woke; absent: none, it sleeps at once",
     )
     syscall: Times = Field(
         NO_TIME,
