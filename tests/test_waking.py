@@ -101,6 +101,20 @@ def test_a_kicker_is_found_with_its_probability_beside_threads_that_timers_wake(
         assert len(vm.halt) < 8
 
 
+@pytest.mark.parametrize("by_chance", [False, True])
+def test_whose_turn_it_is_and_how_long_a_burst_goes_on_after_a_wake_up_are_found(by_chance):
+    text = KICKER.format(mean=1.0)
+    if by_chance:
+        text = text.replace("share = 1.0", 'share = 1.0, order = "any"')
+        text = text.replace("wakes = { vm", 'compute_after = { exponential = "30 us" }\nwakes = { vm')
+    found = groups(text)
+    assert {vm.any_order for vm in vcpus(found) if vm.rows > 1} == {by_chance}
+    kicker = found["kicker"]
+    mean_us = sum(kicker.after) / len(kicker.after) / 1e3
+    assert mean_us == pytest.approx(31, rel=0.15) if by_chance else mean_us < 1.5
+    assert sum(kicker.compute) / len(kicker.compute) / 1e3 == pytest.approx(21, rel=0.1)
+
+
 @pytest.mark.parametrize(("mean", "share"), [(1.0, 1.0), (1.0, 0.4), (1.0, 0.7)])
 def test_sleeps_that_somebody_ends_are_told_from_those_that_time_ends(mean, share):
     found = groups(PIPELINE.format(mean=mean, share=share))

@@ -77,10 +77,11 @@ class Group:
     ``demand``, ``halt`` and ``vmm`` are as in the scenario, and ``signalled`` are the times outside KVM_RUN after a
     signal that ended a halt.  ``entry`` is the group's name in the scenario.  ``weight`` None: that of its nice value;
     ``at_ticks``: its sleeps end at ticks.  ``waits`` has the share of its sleeps or halts that other threads end, which
-    are not in ``sleep`` and ``halt``, and the longest of them in ns; ``wakes`` says whom it wakes, with means per
-    burst, and ``exit_wakes`` whom a vCPU's exits wake, by their name, per exit.  ``halts`` is the number of halts, and
-    ``exits`` are those that KVM handles itself.  ``order`` None: bursts and sleeps are independent.  ``family`` is its
-    control group, if the host has any, and ``family_weight`` that group's weight.
+    are not in ``sleep`` and ``halt``, and the longest of them in ns; ``any_order``: any of those that wait is woken.
+    ``wakes`` says whom it wakes, with means per burst, ``after`` how long these bursts go on then, which is not in
+    ``compute``, and ``exit_wakes`` whom a vCPU's exits wake, by their name, per exit.  ``halts`` is the number of
+    halts, and ``exits`` are those that KVM handles itself.  ``order`` None: bursts and sleeps are independent.
+    ``family`` is its control group, if the host has any, and ``family_weight`` that group's weight.
     """
 
     key: Key
@@ -92,6 +93,7 @@ class Group:
     weight: int | None = None
     at_ticks: bool = False
     compute: list[float] = field(default_factory=list)
+    after: list[float] = field(default_factory=list)
     sleep: list[float] = field(default_factory=list)
     syscall: list[float] = field(default_factory=list)
     vmm: list[float] = field(default_factory=list)
@@ -106,6 +108,7 @@ class Group:
     family: str = ""
     family_weight: int = 0
     waits: tuple[float, float] | None = None
+    any_order: bool = False
     wakes: dict[Key, float] = field(default_factory=dict)
     exit_wakes: dict[str, dict[Key, float]] = field(default_factory=dict)
     entry: str = ""

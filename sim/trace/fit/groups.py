@@ -24,6 +24,9 @@ LIGHT: Final = 0.01
 LEAST_NS: Final = 100
 """A burst has at least this much CPU time of its own."""
 
+GOES_ON_NS: Final = 2000
+"""A burst that lasts no longer after a wake-up is over: to go to sleep takes 1 us, in the simulated host, too."""
+
 _NUMBERED: Final = re.compile(r"[-_:/.]?\d+$")
 """What the numbered threads of a series differ in."""
 _ANONYMOUS: Final = re.compile(r"task-\d+$")
@@ -145,9 +148,17 @@ def _threads(
     rows = slots([life for life in lives if life.bursts])
     group = Group(key, len(lives), len(rows), _saves(lives), names=_names(lives))
     _share_out(group, lives)
+    after = [on_ns for on_ns, _ in waiting.after.values()]
+    goes_on = key[0] == "compute" and sum(after) > GOES_ON_NS * len(after)
     for row in rows:
         bursts = [(id(life), burst) for life in row for burst in life.bursts]
-        group.compute += [_own(burst, charges) for _, burst in bursts]
+        for life, burst in bursts:
+            own = _own(burst, charges)
+            if goes_on and (life, burst.end_ns) in waiting.after:
+                on_ns, stints = waiting.after[life, burst.end_ns]
+                group.after.append(max(0.0, min(own - LEAST_NS, on_ns - stints * charges.stint)))
+                own -= group.after[-1]
+            group.compute.append(own)
         group.sleep += [
             max(0, after.ready_ns - before.end_ns)
             for (life, before), (_, after) in pairwise(bursts)
@@ -171,6 +182,7 @@ def _set_waits(group: Group, ended: int, sleeps: int, waiting: Waiting) -> None:
     """``ended`` are the sleeps or halts that another thread ended."""
     if ended:
         group.waits = ended / sleeps, float(waiting.longest_ns)
+        group.any_order = waiting.any_order
 
 
 def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges, waiting: Waiting) -> Group:

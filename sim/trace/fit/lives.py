@@ -310,7 +310,8 @@ class Watcher:
         if (waker := self.alive.get(running)) is not None:
             waker.wakes += 1
             if (vcpu := waker.vcpu) is None:
-                waker.woke.append((life, step.time_ns))
+                on_ns = waker.on_ns + (max(0, step.time_ns - waker.since_ns) if waker.since_ns >= 0 else 0)
+                waker.woke.append((life, step.time_ns, on_ns, waker.stints))
                 return
             waker.runs_until(step.time_ns)
             vcpu.wakes_somebody(tid, inside=waker.inside)

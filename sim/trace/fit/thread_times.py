@@ -239,8 +239,10 @@ class Life:
     run there at a time within the sleep that has nothing to do with its end.  ``last_acts`` are the wake-ups, by
     thread, after which that thread went to sleep or ended within :data:`LAST_ACT_NS`, or that a vCPU made while KVM or
     the VMM acted for it; ``last_by_chance`` is how many of them would be expected at a random time of its burst.
-    ``woke`` says whom it has woken in the burst under way, and when.  ``handoffs`` are times on the CPU, in ns, up to a
-    sleep or to the one that it woke or that wakes it.
+    ``woke`` says whom it has woken in the burst under way, when, and after how much time and how many stints on the
+    CPU.  ``after_wakes`` has four numbers for each wake-up of another thread in its bursts: the end of the burst, whom,
+    and its time and stints on the CPU between the two.  ``handoffs`` are times on the CPU, in ns, up to a sleep or to
+    the one that it woke or that wakes it.
     """
 
     tid: int
@@ -258,10 +260,11 @@ class Life:
     at_ns: Counter[int] = field(default_factory=Counter)
     saves: Counter[int] = field(default_factory=Counter)
     wakers: Counter[int] = field(default_factory=Counter)
+    after_wakes: array[int] = field(default_factory=_integers)
     by_chance: Counter[int] = field(default_factory=Counter)
     last_acts: Counter[int] = field(default_factory=Counter)
     last_by_chance: dict[int, float] = field(default_factory=dict)
-    woke: list[tuple[Life, int]] = field(default_factory=list)
+    woke: list[tuple[Life, int, int, int]] = field(default_factory=list)
     successors: Counter[int] = field(default_factory=Counter)
     handoffs: array[int] = field(default_factory=_integers)
     since_handoff: int = 0
@@ -305,7 +308,8 @@ class Life:
             end_ns = max(now_ns, self.ready_ns + self.on_ns)  # clocks of CPUs may differ
             burst = Burst(self.ready_ns, end_ns, self.on_ns, self.stints, self.wakes, self.forks, self.waker)
             self.bursts.append(burst)
-            for woken, at in self.woke:
+            for woken, at, on_ns, stints in self.woke:
+                self.after_wakes.extend((end_ns, woken.tid, self.on_ns - on_ns, self.stints - stints))
                 woken.last_acts[self.tid] += now_ns - at <= LAST_ACT_NS
                 chance = woken.last_by_chance.get(self.tid, 0.0) + min(1.0, LAST_ACT_NS / max(1, self.on_ns))
                 woken.last_by_chance[self.tid] = chance

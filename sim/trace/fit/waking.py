@@ -6,7 +6,7 @@ last thing that it does in its bursts.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import sqrt
@@ -47,12 +47,16 @@ class Waiting:
     """Whom an entry ``wakes``, by the number of the other entry, with means per burst.
 
     ``ended`` are its own sleeps that another thread ended, by the sleeper's id() and the end of the burst before; the
-    longest lasts ``longest_ns``.
+    longest lasts ``longest_ns``.  ``any_order``: which of several threads that sleep so is woken is by chance, and not
+    the one that has waited longest.  ``after`` is how long its bursts that wake others go on afterwards, by the
+    thread's id() and the end of the burst: the time and the stints on the CPU.
     """
 
     wakes: dict[int, float] = field(default_factory=dict)
     longest_ns: int = 0
     ended: set[tuple[int, int]] = field(default_factory=set)
+    any_order: bool = False
+    after: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
 
 def waiting(members: Sequence[Member]) -> list[Waiting]:
@@ -96,10 +100,37 @@ def _ended(
     if not intervals:
         return
     found[number].longest_ns = max(end - begin for begin, end in intervals)
+    found[number].any_order = _any_order(intervals)
     begins, ends = (np.sort(np.array(each, np.int64)) for each in zip(*intervals, strict=True))
     for waker, at in by.items():
         if at:
             found[waker].wakes[number] = min(MOST_WAKES, _per_burst(members[waker], at, begins, ends))
+            _note_after(members[waker], at.keys(), {life.tid for life in member.lives}, found[waker].after)
+
+
+def _any_order(intervals: Sequence[tuple[int, int]]) -> bool:
+    """Whether the sleeps that end are the longest ones under way hardly more often than by chance."""
+    begins, ends = np.array(sorted(intervals, key=lambda each: each[1]), np.int64).T
+    of_later = np.append(np.minimum.accumulate(begins[::-1])[::-1][1:], ends[-1])
+    under_way = np.searchsorted(np.sort(begins), ends) - np.arange(len(ends))
+    several = under_way > 1
+    if several.sum() < LEAST:
+        return False
+    return bool((begins <= of_later)[several].mean() < (1 + (1 / under_way[several]).mean()) / 2)
+
+
+def _note_after(
+    waker: Member, tids: Collection[int], woken: Collection[int], after: dict[tuple[int, int], tuple[int, int]]
+) -> None:
+    """What is left of its bursts after they have woken any of ``woken``; of several entries, after the last one."""
+    for life in waker.lives:
+        if life.tid not in tids:
+            continue
+        numbers = iter(life.after_wakes)
+        for end_ns, tid, on_ns, stints in zip(*[numbers] * 4, strict=True):
+            if tid in woken:
+                burst = id(life), end_ns
+                after[burst] = min(after.get(burst, (on_ns, stints)), (on_ns, stints))
 
 
 def _busiest(members: Iterable[Member]) -> float:

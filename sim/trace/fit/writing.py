@@ -214,7 +214,7 @@ def _entry(fitted: Fitted, group: Group, folder: str, columns: Columns) -> Table
             table.add("blocks", rows)
         if group.at_ticks:
             table.add("timer", "tick")
-    _waking(table, fitted, group)
+    _waking(table, fitted, group, writer)
     if group.syscall:
         table.add("syscall", writer.times("syscall", group.syscall))
     if kind != "kthread" and (components := _components(fitted, group.saves)):
@@ -222,14 +222,15 @@ def _entry(fitted: Fitted, group: Group, folder: str, columns: Columns) -> Table
     return table
 
 
-def _waking(table: Table, fitted: Fitted, group: Group) -> None:
+def _waking(table: Table, fitted: Fitted, group: Group, writer: "Samples") -> None:
     if group.waits is not None:
         share, longest_ns = group.waits
-        table.add(
-            "waits", inline({"share": round(share, 4), "at_most": time_text(max(1e-6, round(longest_ns * 1e-9, 9)))})
-        )
+        waits: dict[str, Any] = {"share": round(share, 4), "at_most": time_text(max(1e-6, round(longest_ns * 1e-9, 9)))}
+        table.add("waits", inline(waits | ({"order": "any"} if group.any_order else {})))
     if group.wakes:
         table.add("wakes", _wakes(fitted, group.wakes))
+        if group.after:
+            table.add("compute_after", writer.times("after", group.after))
 
 
 def _wakes(fitted: Fitted, wakes: Mapping[Key, float]) -> Any:
@@ -242,7 +243,7 @@ def _guest(table: Table, fitted: Fitted, group: Group, writer: "Samples") -> Non
         table.add("demand", writer.times("demand", group.demand))
         if group.halt:
             table.add("sleep", writer.times("halt", group.halt))
-        _waking(table, fitted, group)
+        _waking(table, fitted, group, writer)
         if group.signalled:
             table.add("signalled", round(min(1.0, len(group.signalled) / group.halts), 4))
             table.add("signal_time", writer.times("signal", group.signalled))
