@@ -13,7 +13,7 @@ from sim.errors import InputError
 from sim.trace.fit.entries import Charges
 from sim.trace.fit.groups import grouped
 from sim.trace.fit.lives import Watcher
-from sim.trace.fit.ticks import ticks
+from sim.trace.fit.ticks import config_hz, ticks
 from sim.trace.reading.reader import Reader, steps
 
 HOST = """
@@ -86,6 +86,38 @@ def test_period_and_phase_of_the_tick_are_found_wherever_it_lies(hz, phase, seed
     assert found.hz == hz
     assert found.wake(at)
     assert not found.wake(at + period / 2)
+
+
+SHARED = """
+title = "busy threads, and sleepers that preempt them at any time"
+[run]
+measure = "600 ms"
+warmup = "0 ns"
+[host]
+cpus = 2
+cpu = ["zen4"]
+hz = {hz}
+[threads.busy]
+count = 4
+compute = "1 ms"
+[threads.sleeper]
+count = 2
+compute = {{ exponential = "200 us" }}
+sleep = {{ exponential = "1500 us" }}
+"""
+
+
+@pytest.mark.parametrize("hz", [100, 250, 1000])
+def test_slices_tell_how_often_the_tick_comes_however_many_sleepers_preempt_them(hz):
+    expired = watched(only(SHARED.format(hz=hz))).seen.expired_ns
+    assert sum(map(len, expired.values())) > 60
+    assert config_hz(expired.values()) == hz
+
+
+def test_slices_that_end_at_any_time_tell_no_tick():
+    rng = np.random.default_rng(1)
+    assert config_hz([np.cumsum(rng.exponential(5e6, 100)) for _ in range(2)]) is None
+    assert config_hz([[], [1.0]]) is None
 
 
 def test_no_tick_is_found_where_wake_ups_come_at_any_time():

@@ -34,7 +34,7 @@ from sim.trace.fit.groups import grouped
 from sim.trace.fit.lives import Seen, Watcher
 from sim.trace.fit.tally import Counted, Tally
 from sim.trace.fit.thread_times import Life
-from sim.trace.fit.ticks import TICKS_HZ, WITNESSES, Ticks, ticks
+from sim.trace.fit.ticks import EXPIRED, WITNESSES, Ticks, config_hz, ticks
 from sim.trace.following.replay import TELLING, Progress, Recorded, Replay, Replayed, missing_events
 from sim.trace.following.replica import Replica
 from sim.trace.whatif import Choices, replicas
@@ -44,6 +44,7 @@ from sim.xsave.profiles import names, profile
 WAKEUP_NS: Final = 500.0
 """The default of host.wakeup_time."""
 ASSUMED_TSC_HZ: Final = 2.5e9
+ASSUMED_HZ: Final = 250
 FOLLOWED: Final = 20_000
 """How many events the model follows if no costs are asked for."""
 UNKNOWN: Final = "not known: the kernel's default"
@@ -192,7 +193,7 @@ def fit(
         of_exits = guests.charges(chosen, on_cpu.kernel.config.version.name, costs, tsc_hz)
         charges = replace(charges, exit=of_exits.guest, handler=of_exits.handler)
     tick = _ticks(watcher.lives)
-    hz = _hz(seen, notes) if tick is None else tick.hz
+    hz = _hz(seen, tick, notes)
     cpus = tuple(sorted(report.cpus))
     idle = seen.idle_ns / (max(1, seen.last_ns - seen.first_ns) * len(cpus))
     groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges, tick, idle, hz)
@@ -294,19 +295,9 @@ def _ticks(lives: Iterable[Life]) -> Ticks | None:
     return None
 
 
-def _hz(seen: Seen, notes: list[str]) -> int:
-    """CONFIG_HZ: of the longer preempted stints that end at ticks of 1000 Hz, half also end at ticks of the result.
-
-    It is the lowest for which that holds.
-    """
-    stints = [ns * 1e-9 for ns in seen.stint_ns if ns > 0.5e-3]
-    share = {hz: sum(_at_tick(each, hz) for each in stints) for hz in TICKS_HZ}
-    if share[1000] < 20:
-        notes.append(f"{share[1000]} stints ended at a tick, too few to tell CONFIG_HZ: 250 is assumed")
-        return 250
-    return next(hz for hz in TICKS_HZ if share[hz] >= 0.5 * share[1000])
-
-
-def _at_tick(seconds: float, hz: int) -> bool:
-    ticks = seconds * hz
-    return round(ticks) > 0 and abs(ticks - round(ticks)) / hz < 0.05e-3
+def _hz(seen: Seen, tick: Ticks | None, notes: list[str]) -> int:
+    """CONFIG_HZ by slices, or else by the kernel's timers, which at several phases look like those of a higher rate."""
+    hz = config_hz(seen.expired_ns.values()) or (None if tick is None else tick.hz)
+    if hz is None:
+        notes.append(f"fewer than {EXPIRED} slices end at a tick, too few to tell CONFIG_HZ: {ASSUMED_HZ} is assumed")
+    return hz or ASSUMED_HZ

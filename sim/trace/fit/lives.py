@@ -32,6 +32,8 @@ MIGRATED: Final = CODE["sched_migrate_task"]
 VCPU_WAKEUP: Final = CODE["kvm_vcpu_wakeup"]
 RUNNABLE: Final = ord("R")
 DEAD: Final = (ord("X"), ord("Z"))
+JUST_WOKEN_NS: Final = 100_000
+"""A thread that takes the CPU of another one so soon after its wake-up preempts it, wherever the tick is."""
 GOLDEN: Final = 0.618034
 """Multiples of it are spread evenly over the unit interval."""
 REMEMBERED: Final = 8192
@@ -47,7 +49,8 @@ class Seen:
     ``missing`` of the ``switches`` are not in the trace: a CPU went on with another thread than the last one that was
     switched to.  ``unknown_idle_ns``: the same of idle CPUs; the switch was somewhere within this time, half of which
     counts as idle.  ``loads`` are calls of vcpu_load(), at KVM_RUN and where a thread inside it gets a CPU;
-    ``entries`` are kvm_entry.  ``stint_ns`` are the stints that ended in preemption.
+    ``entries`` are kvm_entry.  ``expired_ns`` are, by CPU, the times when it went on with another thread that had
+    been runnable for a while.
     """
 
     first_ns: int = -1
@@ -64,7 +67,7 @@ class Seen:
     entries: int = 0
     wakeups: int = 0
     migrations: int = 0
-    stint_ns: array[int] = field(default_factory=lambda: array("q"))
+    expired_ns: dict[int, array[int]] = field(default_factory=lambda: defaultdict(lambda: array("q")))
 
 
 class Ran:
@@ -252,7 +255,6 @@ class Watcher:
             life.stints += 1
             if life.ready_ns is None:
                 life.ready_ns = since
-        stint = now - since
         life.runs_until(now)
         life.since_ns = -1
         life.prio = prio
@@ -266,7 +268,9 @@ class Watcher:
                 life.vcpu.preempted += life.inside
             if life.wakers.get(successor) or (successor in self.alive and self.alive[successor].wakers.get(tid)):
                 life.hand_off()
-            self.seen.stint_ns.append(stint)
+            other = self.alive.get(successor)
+            if other is not None and other.ready_ns is not None and now - other.ready_ns > JUST_WOKEN_NS:
+                self.seen.expired_ns[step.cpu].append(now)
             return
         life.hand_off()
         if state in DEAD:

@@ -4,11 +4,12 @@ A timer of the timer wheel (schedule_timeout()) expires at a tick, an hrtimer do
 thread's slice ends at ticks, too: which of the two threads has the registers afterwards depends on it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 WINDOW: Final = 0.05
 """The part of a period, after a tick, in which the tick's effects are seen."""
@@ -17,6 +18,12 @@ MOST: Final = 0.95
 TICKS_HZ: Final = (100, 250, 300, 1000)
 WITNESSES: Final = ("rcu_preempt", "rcu_sched")
 """Kernel threads whose sleeps are timers of the timer wheel: rcu_gp_fqs_loop(), kernel/rcu/tree.c, Linux v6.18."""
+
+
+EXPIRED: Final = 20
+"""Slices that end at ticks from which on these tell CONFIG_HZ."""
+SPAN_NS: Final = 5_000_000_000
+"""For longer, the clock of a trace and the one by which ticks are set may part by a window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,30 @@ class Ticks:
         return bool((since < WINDOW * self.period_ns).mean() >= MOST)
 
 
+def config_hz(expired_ns: Iterable[ArrayLike]) -> int | None:
+    """The lowest CONFIG_HZ in whose period slices end at one time, by when they did on each CPU; None: too few do.
+
+    At a multiple of it they would do so, too, and at other rates at several times.  Some are in a window by chance.
+    """
+    ends = [np.asarray(each, np.float64) for each in expired_ns]
+    ends = [each[each < each[0] + SPAN_NS] for each in ends if len(each)]
+    beyond_chance = {
+        hz: sum(int(_inside(each % (1e9 / hz), 1e9 / hz)[2].max()) - WINDOW * len(each) for each in ends)
+        for hz in TICKS_HZ
+    }
+    most = max(beyond_chance.values())
+    return None if most < EXPIRED else next(hz for hz in TICKS_HZ if beyond_chance[hz] >= most / 2)
+
+
+def _inside(
+    phases: NDArray[np.float64], period: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """The phases in order, with those of the next period behind them, and how many are in the window from each on."""
+    phases = np.sort(phases)
+    twice = np.concatenate((phases, phases + period))
+    return phases, twice, np.searchsorted(twice, phases + WINDOW * period) - np.arange(len(phases))
+
+
 def ticks(woken_ns: ArrayLike) -> Ticks | None:
     """The tick, by the wake-ups of one of the WITNESSES: the lowest CONFIG_HZ at which they come in one window.
 
@@ -45,9 +76,7 @@ def ticks(woken_ns: ArrayLike) -> Ticks | None:
     at = np.asarray(woken_ns, np.float64)
     for hz in TICKS_HZ:
         period = 1e9 / hz
-        phases = np.sort(at % period)
-        twice = np.concatenate((phases, phases + period))
-        inside = np.searchsorted(twice, phases + WINDOW * period) - np.arange(len(phases))
+        phases, twice, inside = _inside(at % period, period)
         best = int(inside.argmax())
         if inside[best] >= MOST * len(phases):
             middle = (phases[best] + twice[best + inside[best] - 1]) / 2
