@@ -53,7 +53,8 @@ MOST: Final = NICE_STEP**10
 
 
 class _Seen(NamedTuple):
-    """By entry and second: how often its threads went to sleep, how long they were on a CPU, and runnable."""
+    """By entry and second: how often its threads went to sleep, or its vCPUs halted, whether KVM polled or not; how
+    long they were on a CPU, and runnable."""
 
     cycles: dict[str, float]
     on: dict[str, float]
@@ -106,14 +107,20 @@ def _simulated(work: tuple[Case, str, frozenset[str], int]) -> _Seen:
             continue
         forks = entry in case.scenario.threads and case.scenario.threads[entry].kind == "fork"
         counts = not forks or life.tid not in run.entries  # of a parent the children are counted
+        halts = [] if life.vcpu is None else life.vcpu.halt_from
+        found.cycles[entry] += sum(begin < ns < end for ns in halts) / seconds
         for burst in life.bursts:
-            found.cycles[entry] += counts * (begin < burst.end_ns < end) / seconds
+            found.cycles[entry] += counts * (not halts) * (begin < burst.end_ns < end) / seconds
             within = min(end, burst.end_ns) - max(begin, burst.ready_ns)
             if within > 0:
                 share = within / max(1, burst.end_ns - burst.ready_ns)
                 found.on[entry] += share * burst.on_ns * 1e-9 / seconds
                 found.wanted[entry] += within * 1e-9 / seconds
     return found
+
+
+def _cycles(group: Group) -> int:
+    return group.halts or group.cycles
 
 
 def _mean_sleep(group: Group) -> float:
@@ -129,15 +136,16 @@ def _tuned(group: Group, first: Group, seen: _Seen, seconds: float, gain: float)
     own = 1.0 if group.waits is None else 1 - group.waits[0]
     if not rate or not on or kind == "pipe":
         return group
-    if group.cycles < ENOUGH or not (mean or group.waits):
+    cycles = _cycles(group)
+    if cycles < ENOUGH or not (mean or group.waits):
         share = group.on_ns * 1e-9 / seconds
         return _weighted(group, first, share / on, gain) if share >= LEAST_SHARE else group
-    there, here = (group.wanted_ns - group.on_ns) / group.cycles, 1e9 * (wanted - on) / rate
-    if there > LEAST_WAIT * group.wanted_ns / group.cycles:
+    there, here = (group.wanted_ns - group.on_ns) / cycles, 1e9 * (wanted - on) / rate
+    if there > LEAST_WAIT * group.wanted_ns / cycles:
         group = _weighted(group, first, here / there, gain / 2)
     if not mean or own < LEAST_OWN:
         return group
-    late_ns = 1e9 * group.rows * (seconds / group.cycles - 1 / rate) / own
+    late_ns = 1e9 * group.rows * (seconds / cycles - 1 / rate) / own
     least, most = max(first_mean / LONGEST, mean / STEP), min(first_mean * LONGEST, mean * STEP)
     factor = (min(most, max(least, mean + late_ns)) / mean) ** gain
     if kind == "vcpu":
@@ -175,9 +183,9 @@ def _wakers_tuned(
     A wake-up that finds nobody waiting is lost, and how often that is so depends on who has the CPUs.
     """
     factors = {
-        group.key: min(STEP, max(1 / STEP, group.cycles / seconds / rate)) ** gain
+        group.key: min(STEP, max(1 / STEP, _cycles(group) / seconds / rate)) ** gain
         for group in groups
-        if group.waits is not None and 1 - group.waits[0] < LEAST_OWN and group.cycles >= ENOUGH
+        if group.waits is not None and 1 - group.waits[0] < LEAST_OWN and _cycles(group) >= ENOUGH
         if (rate := seen.cycles.get(group.entry, 0.0))
     }
 
