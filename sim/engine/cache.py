@@ -107,7 +107,7 @@ def making() -> Iterator[bool]:
 
 
 def complete() -> None:
-    """Notes that everything has been compiled, unless the source has changed.  When this returns, all is on the disk."""
+    """Notes that everything has been compiled, unless the source has changed.  Then all is on the disk."""
     kept = directory()
     if kept is not None and not is_outdated():
         with suppress(OSError):
