@@ -18,6 +18,7 @@ _LABELS: Final = re.compile(
 )
 _NUMBER: Final = re.compile(r"(?:0x)?[0-9a-f]{1,8}h?", re.ASCII | re.IGNORECASE)
 _BETWEEN: Final = re.compile(r"[\s,;:|/\\()\[\]{}=>\"'._#*+-]+", re.ASCII)
+_LEAST_OF_ROW: Final = 20
 _MOST_OF_ROW: Final = 200
 _WITH_SUB_LEAF: Final = 6
 """Numbers of a row: a leaf, a sub-leaf and four registers."""
@@ -49,7 +50,7 @@ def rows(text: str) -> Iterator[Row]:
 def _tokens(text: str) -> Iterator[list[str]]:
     """The numbers of the lines that have nothing but these and their labels."""
     for line in text.splitlines():
-        if len(line) > _MOST_OF_ROW:
+        if not _LEAST_OF_ROW <= len(line) <= _MOST_OF_ROW:
             continue
         row = [part for part in _BETWEEN.split(_LABELS.sub(" ", line)) if part]
         if len(row) not in (_WITH_SUB_LEAF - 1, _WITH_SUB_LEAF):

@@ -36,7 +36,7 @@ KINDS: Final = (
     _kind(_BEGIN + r"Vendor ID:\s|" + _BEGIN + r"CPU +NODE +SOCKET", "what lscpu prints"),
     _kind(r"<domainCapabilities\b", "what virsh domcapabilities prints", _OF_XML),
     _kind(r"<capabilities\b", "what virsh capabilities prints", _OF_XML),
-    _kind(r"<cpus>|<cpuid\s+eax_in=[^>]*\s+(?:e[a-d]x=['\"]\w+['\"]\s*){1,2}/>", "libvirt's CPU map", _OF_GUESTS),
+    _kind(r"<cpus>|<cpuid\s+eax_in=[^>]{0,200}\s(?:e[a-d]x=['\"]\w+['\"]\s*){1,2}/>", "libvirt's CPU map", _OF_GUESTS),
     _kind(r"<cpu\b[^>]*>|<model\b[^>]*>", "a CPU of libvirt", _OF_XML),
     _kind(r"Recognized CPUID flags:|^(?:Available CPUs|x86\s+\S.*):?$", "what QEMU's -cpu help prints", _OF_GUESTS),
     _kind(r"\bqemu-system-x86_64\b|\s-cpu\s+\w", "a command line of QEMU", _OF_GUESTS),
@@ -51,10 +51,13 @@ KINDS: Final = (
           "sysctl machdep.cpu has all (Intel Macs)"),
     _kind(r"Enabled xstate features|Supporting XSAVE feature", "a boot log",
           "fpswitch layout --boot-log FILE reads it; for a profile, " + TO_RUN),
-    _kind(r"^\s*(?:fpu\s.*|.*\s)xsave(?:\s|$).*\bavx\b", "a list of CPU flags"),
-    _kind(r"^\s*(?:Info: .*\bmodel: |CPU:\s*$)|\bmodel name\b|^\s*Features: fpu,", "a description of a CPU"),
+    _kind(r"^[ \t]*(?:\w+ ){0,200}(?:xsave(?: \w+){0,200} avx|avx(?: \w+){0,200} xsave)\b", "a list of CPU flags"),
+    _kind(r"^[ \t]*Info: .*\bmodel: |\bmodel name\b|^[ \t]*Features: fpu,", "a description of a CPU"),
 )  # fmt: skip
 """The first that fits counts."""
+
+_LOOKED_AT: Final = 1 << 18
+"""Characters."""
 
 _VENDOR: Final = re.compile(rf"\b({INTEL}|{AMD}|{HYGON})\b")
 _VENDORS: Final = (
@@ -67,7 +70,7 @@ _SIGNATURES: Final = tuple(
         tuple(rf"\bfield\"?\s*:\s*\"{name}:?\"\s*,\s*\"data\"\s*:\s*\"(\d{{1,3}})\""
               for name in ("CPU family", "Model", "Stepping")),
         tuple(rf"^[^\w\n]*{name}\s*:\s*(\d{{1,3}})\s*$" for name in ("cpu family", "model", "stepping")),
-        tuple(rf"<signature\b[^>]*\b{name}=['\"](\d{{1,3}})['\"]" for name in ("family", "model", "stepping")),
+        tuple(rf"<signature\b[^>]{{0,200}}\b{name}=['\"](\d{{1,3}})['\"]" for name in ("family", "model", "stepping")),
         (r"\bFamily (\d{1,3}) Model \d", r"\bFamily \d{1,3} Model (\d{1,3})\b",
          r"\bModel \d{1,3} Stepping (\d{1,2})\b"),
     )
@@ -77,6 +80,7 @@ _RAW_SIGNATURE: Final = re.compile(r"\bOrigin=\"\w+\"\s+Id=0x([0-9a-f]{3,8})\b|\
 
 def told(text: str) -> str:
     """What a text without registers is, and what to do instead; empty if it is of no kind that is known here."""
+    text = text[:_LOOKED_AT]
     kind = next((each for each in KINDS if each.pattern.search(text)), None)
     if kind is None:
         return ""
