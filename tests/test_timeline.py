@@ -74,12 +74,13 @@ def test_every_context_switch_of_a_trace_is_in_its_timeline(trace, tmp_path, cap
 )
 def test_a_kernel_that_is_none_of_the_models_is_said_with_the_nearest(release, says, tmp_path, capsys):
     recorded, out = tmp_path / "trace.txt", tmp_path / "run.pftrace"
-    trace = next(path for path in TRACES if "halt-wakeup" in path.name)
-    recorded.write_text(text(trace).replace("kernel 6.18.44 ", f"kernel {release} ", 1))
+    beginning = "".join(text(next(path for path in TRACES if "halt-wakeup" in path.name)).splitlines(True)[:2000])
+    recorded.write_text(beginning.replace("kernel 6.18.44 ", f"kernel {release} ", 1))
     _, said, _ = run(capsys, "timeline", str(recorded), "-o", str(out))
     assert said.startswith(f"note: {says}")
     assert f"{out}: " in said
-    _, said, _ = run(capsys, "timeline", str(trace), "-o", str(out), "--force")
+    recorded.write_text(beginning)
+    _, said, _ = run(capsys, "timeline", str(recorded), "-o", str(out), "--force")
     assert said.startswith(f"{out}: ")
 
 
