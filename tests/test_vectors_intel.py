@@ -172,11 +172,14 @@ class _Function:
         return self.result(*arguments) if callable(self.result) else self.result
 
 
-def _library(vendor: bytes = b"GenuineIntel", xcr0: int = 0xE7) -> Any:
+def _library(vendor: bytes = b"GenuineIntel", xcr0: int = 0xE7, without: str = "") -> Any:
     def cpuid(leaf: int, subleaf: int, to: Any) -> None:
         if leaf == 0:
             for register, part in ((1, vendor[:4]), (3, vendor[4:8]), (2, vendor[8:])):
                 to[register] = int.from_bytes(part, "little")
+        for name, place in recording.NEEDED.items():
+            if name != without and (leaf, subleaf) == place[:2]:
+                to[place[2]] |= 1 << place[3]
 
     library = type("Library", (), {})()
     library.cpuid, library.xgetbv, library.run = _Function(cpuid), _Function(xcr0), _Function(None)
@@ -188,6 +191,39 @@ def test_a_processor_that_vectors_are_not_about_is_refused() -> None:
         recording.Recorder(_library(b"CentaurHauls"))
     with pytest.raises(InputError, match=r"XCR0 lacks components 5, 6, 7, allowed: .* AVX-512"):
         recording.Recorder(_library(xcr0=7))
+    with pytest.raises(InputError, match=r"XCR0 has components 3, 4, "):
+        recording.Recorder(_library(xcr0=0xFF))
+
+
+@pytest.mark.parametrize("name", recording.NEEDED)
+def test_without_an_instruction_that_is_used_it_is_refused_and_not_killed_by_sigill(name: str) -> None:
+    library = _library(without=name)
+    library.xgetbv = _Function(lambda which: pytest.fail("XGETBV executed"))
+    with pytest.raises(InputError, match=f"CPUID lacks {name}, allowed: "):
+        recording.Recorder(library)
+
+
+def test_a_library_that_cannot_be_loaded_is_said_and_not_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho text > "$2"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    assert _status("verify", "record", str(tmp_path / "v.jsonl")) == 2
+    assert "verify record: cannot load what was compiled: " in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == [compiler]
+    compiler.write_text("#!/bin/sh\nexit 3\n")
+    assert _status("verify", "record", str(tmp_path / "v.jsonl")) == 2
+    assert "cannot compile record.c: exit status 3, and no message" in capsys.readouterr().err
+
+
+def test_it_overwrites_nothing_unless_it_is_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "v.jsonl"
+    out.write_text("kept")
+    assert _status("verify", "record", str(out)) == 2
+    assert "already exists; --force overwrites it" in capsys.readouterr().err
+    assert out.read_text() == "kept"
 
 
 def test_without_a_compiler_or_with_a_directory_that_is_not_there_it_says_so(

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from typing import Final
 
-from sim.verification.vectors.recording import COMPONENTS, HOWS, RECORDED, Json
+from sim.verification.vectors.recording import COMPONENTS, HOWS, NOT_IN_XCR0, RECORDED, Json
 from sim.verification.vectors.values import REGISTERS
 from sim.xsave.components import COMPACTED
 
@@ -16,7 +16,6 @@ _TAGS = 90  # those from 100 on are prefills
 _LEGAL_MXCSR = (0x1F80, 0x1F80, 0x1FA0, 0x9F80, 0x5F80, 0x7F80, 0x1FBF)
 _ANY_64_BITS = 64
 _NEAR_MISSES = (1, 8, 16, 32, 48, 63, 100)
-_NOT_IN_XCR0 = (3, 4, 8, 11, 12, 16, 40, 62)
 
 
 def draw(number: int, seed: int) -> Iterator[tuple[str, list[Json]]]:
@@ -98,11 +97,11 @@ class _Pen:
         image = restore["image"]
         kind = self.rng.randrange(7)
         if kind == 0:
-            image["bv"] = f"{int(image['bv'], 16) | 1 << self.rng.choice((*_NOT_IN_XCR0, 63)):#x}"
+            image["bv"] = f"{int(image['bv'], 16) | 1 << self.rng.choice((*NOT_IN_XCR0, 63)):#x}"
         elif kind == 1:
             restore = self.restore(fmt="c")
             image = restore["image"]
-            image["cv"] = f"{int(image['cv'], 16) | 1 << self.rng.choice(_NOT_IN_XCR0):#x}"
+            image["cv"] = f"{int(image['cv'], 16) | 1 << self.rng.choice(NOT_IN_XCR0):#x}"
         elif kind == 2:
             restore = self.restore(fmt="c")
             restore["image"]["bv"] = f"{self.mask():#x}"

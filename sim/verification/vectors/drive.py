@@ -55,7 +55,7 @@ MODE: Final = {"silicon": 3, "intel": 3, "bochs": 0}
 
 RECORDED: Final[Mapping[str, Any]] = {
     "silicon": {"outer_exit_disturbs": True},
-    "intel": {"outer_exit_disturbs": True},
+    "intel": {},
     "bochs": {"modified_optimisation": False},
 }
 """Freedoms that a free run takes from the recorded machine: its hypervisor, and what saves leave of a prefill."""

@@ -10,7 +10,6 @@
 
 #define AREA 16384
 #define SLACK 4096	/* for misaligned areas */
-#define IN_FRAME 2688	/* of the frame of a signal: all that the vectors know */
 #define BUFFERS 3
 
 enum op { TOUCH, TOUCH1, REINIT, LDMXCSR, XSAVE, XSAVEOPT, XSAVEC, XSAVES, XRSTOR, XRSTORS };
@@ -32,8 +31,10 @@ struct seen {
 
 static uint8_t buffers[BUFFERS][AREA + SLACK] __attribute__((aligned(4096)));
 static uint8_t initial[AREA] __attribute__((aligned(64)));
+static uint8_t callers[AREA] __attribute__((aligned(64)));
 static uint8_t looked[AREA] __attribute__((aligned(64)));
 static uint8_t at_fault[AREA];
+static uint64_t bytes_in_frame;
 static sigjmp_buf out_of_step;
 static volatile int signalled;
 
@@ -77,7 +78,7 @@ static void handler(int number, siginfo_t *info, void *context)
 {
 	(void)info;
 	signalled = number;
-	copy(at_fault, ((ucontext_t *)context)->uc_mcontext.fpregs, IN_FRAME);
+	copy(at_fault, ((ucontext_t *)context)->uc_mcontext.fpregs, bytes_in_frame);
 	siglongjmp(out_of_step, 1);
 }
 
@@ -157,27 +158,31 @@ static void run_step(const struct step *step)
 }
 
 /*
- * Runs the steps from the start state of the vectors; the first that faults is the last.  With look, an XSAVE to another
- * area shows the registers after each step.
+ * Runs the steps from the start state of the vectors; the first that faults is the last.  The frame of a signal has all
+ * the components within in_frame bytes.  With look, an XSAVE to another area shows the registers after each step.
  */
-void run(const struct step *steps, int count, struct seen *seen, uint64_t components, int look)
+void run(const struct step *steps, int count, struct seen *seen, uint64_t components, uint64_t in_frame, int look)
 {
 	struct sigaction action = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_NODEFER }, segv, bus;
 	volatile int i;
 
+	bytes_in_frame = in_frame;
 	for (i = 0; i < BUFFERS; i++)
 		zero(buffers[i], sizeof(buffers[i]));
 	*(uint16_t *)initial = 0x37f;
 	*(uint32_t *)(initial + 24) = 0x1f80;
 	sigaction(SIGSEGV, &action, &segv);
 	sigaction(SIGBUS, &action, &bus);
+	xsave(callers, components);	/* the ABI preserves the control words */
+	i = 0;
+	if (sigsetjmp(out_of_step, 1)) {
+		seen[i].signal = signalled;
+		copy(seen[i].registers, at_fault, in_frame);
+		goto out;
+	}
+	/* From here on nothing of libc, which may use vector registers. */
 	xrstor(initial, components);
-	for (i = 0; i < count; i++) {
-		if (sigsetjmp(out_of_step, 1)) {
-			seen[i].signal = signalled;
-			copy(seen[i].registers, at_fault, IN_FRAME);
-			break;
-		}
+	for (; i < count; i++) {
 		run_step(steps + i);
 		seen[i].xinuse = xgetbv(1);
 		copy(seen[i].memory, buffers[steps[i].buffer], sizeof(seen[i].memory));
@@ -186,7 +191,8 @@ void run(const struct step *steps, int count, struct seen *seen, uint64_t compon
 			copy(seen[i].registers, looked, AREA);
 		}
 	}
-	xrstor(initial, components);
+out:
+	xrstor(callers, components);
 	sigaction(SIGSEGV, &segv, 0);
 	sigaction(SIGBUS, &bus, 0);
 }

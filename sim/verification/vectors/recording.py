@@ -1,5 +1,6 @@
 """Records vectors on this machine's processor, at CPL 3; the schema is in tests/data/vectors/README.md.
 
+Only XCR0's components 0 to 2 and 5 to 7 are requested; PKRU and AMX state, if the system has them, are left alone.
 Each vector runs with two prefills, so that what a save left unwritten shows, and once more with an XSAVE to another
 area after each step, which shows the registers; each of these until four runs in a row agree, since an interrupt's
 XSAVES and XRSTORS, or an exit to a hypervisor, changes XINUSE and XRSTOR_INFO.
@@ -28,7 +29,14 @@ OPS: Final = ("touch", "touch1", "reinit", "ldmxcsr", "xsave", "xsaveopt", "xsav
 HOWS: Final = ("fninit", "xorps", "avxhi0", "vzeroupper", "vzeroall", "kxor", "zmmhi0", "hi160")
 COMPONENTS: Final = (0, 1, 2, 5, 6, 7)
 RECORDED: Final = sum(1 << i for i in COMPONENTS)
+NOT_IN_XCR0: Final = (3, 4, 8, 11, 12, 16, 40, 62)
+"""Components that vectors name where they show a fault; a kernel before 5.6 has 3 and 4 (MPX) on some processors."""
 SOURCES: Final = {"GenuineIntel": "intel", "AuthenticAMD": "silicon"}
+NEEDED: Final = {
+    "OSXSAVE": (1, 0, 2, 27), "XSAVEOPT": (0xD, 1, 0, 0), "XSAVEC": (0xD, 1, 0, 1), "XGETBV1": (0xD, 1, 0, 2),
+    "AVX512F": (7, 0, 1, 16), "AVX512BW": (7, 0, 1, 30),
+}  # fmt: skip
+"""What CPUID says of the instructions that are used: leaf, subleaf, index from EAX and bit."""
 FAULTS: Final = {0: None, 11: "#GP", 7: "#AC"}
 AGREEING: Final = 4
 TRIES: Final = 400
@@ -83,11 +91,21 @@ class Recorder:
         self.source = SOURCES[vendor]
         brand = b"".join(struct.pack("<4I", *self.cpuid(0x80000002 + i, 0)) for i in range(3))
         self.model = " ".join(brand.rstrip(b"\0").decode("ascii", "replace").split())
-        if missing := RECORDED & ~self.xgetbv(0):
+        absent = [
+            name for name, (leaf, sub, index, bit) in NEEDED.items() if not self.cpuid(leaf, sub)[index] >> bit & 1
+        ]
+        if absent:
+            raise InputError(f"CPUID lacks {', '.join(absent)}, allowed: a processor and a system with AVX-512")
+        xcr0 = self.xgetbv(0)
+        if missing := RECORDED & ~xcr0:
             names = ", ".join(str(i) for i in bits[missing])
             raise InputError(f"XCR0 lacks components {names}, allowed: a processor and a system with AVX-512")
+        if unexpected := [i for i in NOT_IN_XCR0 if xcr0 >> i & 1]:
+            names = ", ".join(str(i) for i in unexpected)
+            raise InputError(f"XCR0 has components {names}, of which the vectors say that they fault; allowed: without")
         self.cpuid_0d = {i: self.cpuid(0xD, i) for i in (0, 1, *(i for i in COMPONENTS if i in SIZES))}
         self._standard: Mapping[int, int] = {i: leaf[1] for i, leaf in self.cpuid_0d.items() if i in SIZES}
+        self._in_frame = max(at + SIZES[i] for i, at in self._standard.items())
 
     def cpuid(self, leaf: int, subleaf: int) -> list[int]:
         """EAX to EDX."""
@@ -138,7 +156,8 @@ class Recorder:
         raw, seen = (_Step * len(steps))(), (_Seen * len(steps))()
         for number, (to, step) in enumerate(zip(raw, steps, strict=True)):
             self._translate(to, step, self._memory(step, number, prefill))
-        self._library.run(raw, len(steps), seen, ctypes.c_uint64(RECORDED), int(look))
+        masks = ctypes.c_uint64(RECORDED), ctypes.c_uint64(self._in_frame)
+        self._library.run(raw, len(steps), seen, *masks, int(look))
         result = []
         for each in seen:
             result.append(Seen(each.signal, each.xinuse, bytes(each.registers), bytes(each.memory)))
@@ -276,8 +295,14 @@ def recorder() -> Iterator[Recorder]:
         done = subprocess.run(run, capture_output=True, text=True, check=False)
         if done.returncode:
             said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
+            said = said or f"exit status {done.returncode}, and no message"
             raise InputError(f"verify record: {command[0]} cannot compile record.c: {said}")
-        yield Recorder(ctypes.CDLL(str(library)))
+        try:
+            loaded = ctypes.CDLL(str(library))
+        except OSError as error:
+            allowed = "a TMPDIR that is not mounted noexec, and a compiler for this Python's architecture"
+            raise InputError(f"verify record: cannot load what was compiled: {error}; allowed: {allowed}") from error
+        yield Recorder(loaded)
 
 
 def vectors(
