@@ -28,8 +28,9 @@ class Freedoms:
     loading_initial_values_sets_xinuse: bool = True
     """False: a restore that loads initial values from memory clears XINUSE, as if it had initialised them."""
     zeroing_idioms_set_xinuse: int = 0
-    """Components that XORPS, KXORQ or VPXORQ of their registers brings into use, as any write does (Intel: SSE, opmask,
-    Hi16_ZMM, which VZEROALL and restores alone initialise); the others are initialised by it (Zen 4: all)."""
+    """Components that XORPS, KXORQ or VPXORQ of their registers brings into use, as any write does (Intel: SSE, which
+    only VZEROALL and restores initialise, opmask and Hi16_ZMM, which only restores do); the others are initialised by
+    it (Zen 4: all)."""
     ldmxcsr_sets_xinuse: bool = False
     """LDMXCSR of any value is a write of SSE (Intel); else XGETBV(1) alone shows it, and only while it is not 1F80H."""
     mxcsr_sets_xstate_bv: bool = False
