@@ -139,9 +139,10 @@ def test_a_full_disk_is_one_message_that_names_the_file_and_the_same_command_con
         original(handle)
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(RunError, match=r"No space left on device") as caught:
+    with pytest.raises((InputError, RunError), match=r"No space left on device") as caught:
         experiment.run(path, jobs=1, simulate=fake_host.simulate, out=out)
     assert str(caught.value).count("\n") == 0
+    assert str(out) in str(caught.value)
     monkeypatch.undo()
     again = experiment.run(path, jobs=1, simulate=fake_host.simulate, out=out)
     assert again.ledger.equals(whole.ledger)
