@@ -117,7 +117,7 @@ def scaling_ratio(pieces: int, folder: str) -> float:
 def memory_ratio(folder: str) -> float:
     """Peak of allocated memory with four times the simulated time over that with once.
 
-    In the first three seconds the blocks in which random numbers are drawn ahead grow to their full size.
+    In the first second or two the blocks in which random numbers are drawn ahead grow to their full size.
     """
 
     def peak(measure: float) -> int:
@@ -130,7 +130,7 @@ def memory_ratio(folder: str) -> float:
         return most
 
     peak(0.01)
-    return peak(16.0) / peak(4.0)
+    return peak(8.0) / peak(2.0)
 
 
 def integrity_ratio(rounds: int, folder: str) -> float:
