@@ -39,6 +39,26 @@ def compacted_offsets(xcomp_bv: int) -> Mapping[int, int]:
     return compacted_layout(xcomp_bv & _KNOWN, SIZES, 0).offsets
 
 
+def put(memory: bytearray, component: int, offsets: Mapping[int, int], raw: bytes) -> None:
+    """Puts the bytes of a component into its place; one of the extended region that has no place there is left out."""
+    if component == 0:
+        for piece in X87_PIECES:
+            length = piece.stop - piece.start
+            memory[piece], raw = raw[:length], raw[length:]
+    elif component == 1:
+        memory[XMM] = raw
+    elif component in offsets:
+        memory[offsets[component] : offsets[component] + len(raw)] = raw
+
+
+def bytes_at(memory: bytes | bytearray, component: int, offsets: Mapping[int, int]) -> bytes:
+    """The bytes in the place of a component."""
+    if component == 0:
+        return b"".join(memory[piece] for piece in X87_PIECES)
+    place = XMM if component == 1 else slice(offsets[component], offsets[component] + SIZES[component])
+    return bytes(memory[place])
+
+
 class Buffer:
     """One buffer in memory.  ``standard`` are the offsets of the standard format, by component."""
 
@@ -130,21 +150,10 @@ class Buffer:
         return contents
 
     def _read(self, component: int, offsets: Mapping[int, int]) -> Content:
-        memory = self._memory
-        if component == 0:
-            return content_of(0, b"".join(memory[piece] for piece in X87_PIECES))
-        place = XMM if component == 1 else slice(offsets[component], offsets[component] + SIZES[component])
-        return content_of(component, bytes(memory[place]))
+        return content_of(component, bytes_at(self._memory, component, offsets))
 
     def _put(self, component: int, offsets: Mapping[int, int], raw: bytes) -> None:
-        if component == 0:
-            for piece in X87_PIECES:
-                length = piece.stop - piece.start
-                self._memory[piece], raw = raw[:length], raw[length:]
-        elif component == 1:
-            self._memory[XMM] = raw
-        elif component in offsets:
-            self._memory[offsets[component] : offsets[component] + len(raw)] = raw
+        put(self._memory, component, offsets, raw)
 
     def _get(self, place: slice) -> int:
         return int.from_bytes(self._memory[place], "little")

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from sim.calibrate.programs import FLAGS, compiler
 from sim.errors import InputError
-from sim.verification.vectors.memory import compacted_offsets
+from sim.verification.vectors.memory import bytes_at, compacted_offsets, put
 from sim.verification.vectors.values import REGISTERS, SIZES, X87_PIECES, XMM, content_of, describe, in_memory
 from sim.xsave.area import EXTENDED_OFFSET, LEGACY_BYTES
 from sim.xsave.components import COMPACTED, bits
@@ -205,7 +205,7 @@ class Recorder:
         memory = bytearray([_FILLS[which]]) * (_AREA + _SLACK)
         places = self._places(step)
         for i in (0, 1, *places):
-            _put(memory, i, places, in_memory(i, 100 + 2 * number + which))
+            put(memory, i, places, in_memory(i, 100 + 2 * number + which))
         mxcsr = 0x1F80 | 1 + number if which == 0 else 0x5F80 | 0x20 + number
         _set(memory, _MXCSR, mxcsr)
         _set(memory, _MASK, int.from_bytes([_FILLS[which]] * 4, "little"))
@@ -219,7 +219,7 @@ class Recorder:
         xcomp_bv = int(image["cv"], 16)
         places = compacted_offsets(xcomp_bv) if image["fmt"] == "c" else self._standard
         for name, tag in image["tags"].items():
-            _put(memory, int(name), places, in_memory(int(name), tag))
+            put(memory, int(name), places, in_memory(int(name), tag))
         _set(memory, _MXCSR, int(image["mxcsr"], 16))
         _set(memory, _BV, int(image["bv"], 16))
         _set(memory, _CV, xcomp_bv)
@@ -231,7 +231,7 @@ class Recorder:
         self, step: Json, seen: tuple[Seen, Seen, Seen], prefills: list[tuple[int, bytes] | None], last: bool
     ) -> Json:
         first, second, looked = seen
-        held = {i: content_of(i, _get(looked.registers, i, self._standard)) for i in COMPONENTS}
+        held = {i: content_of(i, bytes_at(looked.registers, i, self._standard)) for i in COMPONENTS}
         noninit = sum(1 << i for i in COMPONENTS if held[i] != 0)
         expected: Json = {"fault": FAULTS[first.signal], "noninit": f"{noninit:#x}"}
         if not first.signal:
@@ -271,8 +271,8 @@ class Recorder:
             component = {"x87": 0, "xmm": 1}.get(name, int(name) if name.isdigit() else None)
             letters[name] = "F" if all(written) else "P" if any(written) else "N"
             if component is not None and letters[name] != "N":
-                content = content_of(component, _get(memory, component, places))
-                if content == content_of(component, _get(registers, component, self._standard)):
+                content = content_of(component, bytes_at(memory, component, places))
+                if content == content_of(component, bytes_at(registers, component, self._standard)):
                     letters[name] = "F"  # a register may hold in places what the prefill has there
                     contents[str(component)] = describe(component, content)
             elif name == "mxcsr" and any(written) and memory[slice(*_MXCSR)] == registers[slice(*_MXCSR)]:
@@ -323,23 +323,6 @@ def _frstor_image(content: bytes) -> bytes:
     words = [control, status, sum((0 if tags >> i & 1 else 3) << 2 * i for i in range(8)), 0, 0, 0, 0]
     start = X87_PIECES[0].stop - X87_PIECES[0].start
     return struct.pack("<7I", *words) + b"".join(content[start + 16 * i :][:10] for i in range(8))
-
-
-def _put(memory: bytearray, component: int, places: Mapping[int, int], raw: bytes) -> None:
-    if component == 0:
-        for piece in X87_PIECES:
-            length = piece.stop - piece.start
-            memory[piece], raw = raw[:length], raw[length:]
-    elif component == 1:
-        memory[XMM] = raw
-    elif component in places:
-        memory[places[component] : places[component] + len(raw)] = raw
-
-
-def _get(memory: bytes, component: int, places: Mapping[int, int]) -> bytes:
-    if component == 0:
-        return b"".join(memory[piece] for piece in X87_PIECES)
-    return memory[XMM] if component == 1 else memory[places[component] : places[component] + SIZES[component]]
 
 
 def _set(memory: bytearray, place: tuple[int, int], value: int) -> None:
