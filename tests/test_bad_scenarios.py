@@ -296,7 +296,7 @@ WRONG = {
     "unknown CPU": (cpu("zen44"), "host.cpu", "unknown CPU 'zen44'", "did you mean 'zen4'?"),
     "no CPU": (instead(CPU, "cpu = []"), "host.cpu", "an empty list", "names of CPU profiles"),
     "CPU twice": (instead(CPU, 'cpu = ["zen4", "zen4"]'), "host.cpu", "found 'zen4' twice", "each once"),
-    "unknown kernel": (also(HOST, 'kernel = ["v6.188"]'), "host.kernel", "'v6.188'", "the last v6 was v6.19"),
+    "unknown kernel": (also(HOST, 'kernel = ["v6.188"]'), "host.kernel", "'v6.188'", "did you mean 'v6.18'?"),
     "kernel without its v": (also(HOST, 'kernel = ["6.18"]'), "host.kernel", "row for it is 'v6.18'"),
     "unknown strategy": (
         also(RUN, 'strategies = ["xstate-gest"]'),

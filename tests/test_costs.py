@@ -44,17 +44,15 @@ def core(table, key):
 
 @functools.cache
 def emitted(cpu):
-    """The ledger keys of every flow, strategy and kernel; of two kernels with the other state and ways to MSRs, too."""
-    variants = [{"kernel": kernel} for kernel in versions.names()]
-    for kernel in ("rfc", versions.names()[-1]):
-        variants.append({"kernel": kernel, "msr_access": "wrmsrns"})
-        variants.append({"kernel": kernel, "msr_access": "msr-list", "carried": "fred-rsp0"})
-        if profiles.profile(cpu).xfd_supported:
-            variants.append({"kernel": kernel, "guest_amx": True})
+    """The ledger keys of every flow, strategy and kernel, with either carried state and each way of MSR access."""
+    variants = [{}, {"msr_access": "wrmsrns"}, {"msr_access": "msr-list", "carried": "fred-rsp0"}]
+    if profiles.profile(cpu).xfd_supported:
+        variants.append({"guest_amx": True})
     keys = set()
-    for strategy in strategies.names():
-        for variant in variants:
-            keys |= of_all_flows(Settings(cpu=cpu, strategy=strategy, hypothetical=True, **variant))
+    for kernel in versions.names():
+        for strategy in strategies.names():
+            for variant in variants:
+                keys |= of_all_flows(Settings(cpu=cpu, kernel=kernel, strategy=strategy, hypothetical=True, **variant))
     return frozenset(keys)
 
 

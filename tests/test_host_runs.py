@@ -92,7 +92,7 @@ def rich(seed):
     return {case.cpu: changed(case, seed=seed) for case in from_text(RICH)}
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("cpu", "strategy"), [(cpu, each) for cpu, all in RICH_STRATEGIES.items() for each in all])
 def test_batched_exits_give_the_ledger_of_an_event_per_exit_on_a_host_with_everything(cpu, strategy, seed):
     case = rich(seed)[cpu]

@@ -189,7 +189,9 @@ def version(name: str) -> KernelVersion:
     if name in known:
         return known[name]
     if never := releases.never(name):
-        raise InputError(f"unknown kernel version {name[:MOST_COMPARED]!r}: {never} (allowed: {', '.join(known)})")
+        slip = next((f"; did you mean {each!r}?" for each in known if name.startswith(each)), "")
+        found = name[:MOST_COMPARED]
+        raise InputError(f"unknown kernel version {found!r}: {never}{slip} (allowed: {', '.join(known)})")
     if (wanted := releases.release(name)) is None:
         raise unknown("kernel version", name, known)
     near = nearest(wanted)
