@@ -1,5 +1,7 @@
 """What the compiled engine asks of the kernel model, and how seldom: switches in halves, exits by their path."""
 
+from operator import attrgetter
+
 import engine_mode  # first of all: the loop as plain Python  # noqa: F401
 import pytest
 from hosts import RICH, changed, from_text
@@ -91,6 +93,43 @@ def test_a_task_that_changes_when_it_comes_is_asked_in_full(monkeypatch):
     simulated(rich(), "xstate-guest")
     (of,) = table._tables.values()
     assert set(of.model._switches._came.values()) > {None}
+
+
+@pytest.mark.parametrize("what", ["fpregs_owner", "uret", "unit.regs", "unit.xmodified"])
+def test_a_task_for_which_more_of_the_cpu_is_looked_at_when_it_comes_is_asked_with_the_whole_cpu(monkeypatch, what):
+    case = rich()
+    wanted = simulated(case, "xstate-guest")
+    table._tables.clear()
+    comes = process.switch_in
+
+    def looks(k, cpu, task):
+        attrgetter(what)(cpu)
+        comes(k, cpu, task)
+
+    monkeypatch.setattr(process, "switch_in", looks)
+    assert simulated(case, "xstate-guest") == wanted
+    (of,) = table._tables.values()
+    assert set(of.model._switches._seen.values()) == {None}
+
+
+def test_a_task_that_changes_more_of_the_cpu_when_it_comes_is_asked_with_the_whole_cpu(monkeypatch):
+    comes = process.switch_in
+
+    def changes(k, cpu, task):
+        comes(k, cpu, task)
+        cpu.user_return_notify = False
+
+    monkeypatch.setattr(process, "switch_in", changes)
+    simulated(rich(), "xstate-guest")
+    (of,) = table._tables.values()
+    assert set(of.model._switches._seen.values()) == {None}
+
+
+def test_tasks_come_in_few_ways():
+    simulated(rich(10e-3), "xstate-guest")
+    (of,) = table._tables.values()
+    switches = of.model._switches
+    assert 2 * len(switches._seen) < len(switches._came)
 
 
 def test_a_half_is_asked_once():

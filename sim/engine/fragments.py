@@ -316,3 +316,39 @@ def with_equal(tree: Any, slot: int, equal: tuple[int, ...]) -> Any:
     _, number, who, others = tree
     same = [each for each in others if each[0] != slot] + ([(slot, equal[number])] if equal[number] >= 0 else [])
     return ("token", number, who, tuple(sorted(same)))
+
+
+def with_fields(shape: Shape, fields: dict[str, Any], comes: int) -> tuple[Shape, tuple[int, ...]]:
+    """A CPU's shape in which these fields are other ones, and for each of its slots, which slot of the old one it was.
+
+    Slots are numbered as :func:`write_shape` does it after a flow point of which the task in slot ``comes`` is the
+    current one; that slot may be one more than the old shape has.
+    """
+    slots: list[int] = []
+
+    def slot(old: int) -> int:
+        if old not in slots:
+            slots.append(old)
+            if len(slots) > SLOTS:
+                raise Unsupported(f"a CPU whose registers speak of more than {SLOTS} tasks")
+        return slots.index(old)
+
+    def changed(tree: Any) -> Any:
+        if type(tree) is not tuple:
+            return tree
+        match tree[0]:
+            case "slot" | "area":
+                return tree[0], slot(tree[1]), tree[2]
+            case "whose":
+                return ("whose", slot(tree[1]), tree[2]) if tree[1] >= 0 else tree
+            case "token":
+                if len(tree) == 2:
+                    return tree
+                _, number, (whose, name), equal = tree
+                who = (slot(whose) if whose >= 0 else whose), name
+                in_turn = sorted(equal, key=lambda each: each[0] != comes)  # the current task is asked first
+                return ("token", number, who, tuple(sorted([(slot(old), token) for old, token in in_turn])))
+        return tuple([each if type(each) is not tuple else changed(each) for each in tree])
+
+    values = [fields.get(name, value) for name, value in zip(FIELDS[Cpu], shape[1:], strict=True)]
+    return (shape[0], *map(changed, values)), tuple(slots)

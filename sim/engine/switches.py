@@ -1,27 +1,36 @@
 """Context switches asked of the kernel model in two halves: one task leaves, whichever comes next, and one comes.
 
 There are many more pairs of tasks and their states than tasks that leave and tasks that come.  The half in which a task
-comes hardly looks at its state; fields that it is not expected to look at do not exist when it is asked, so no answer
-can depend on them.
+comes hardly looks at its state, nor at the CPU's; fields that it is not expected to look at do not exist when it is
+asked, so no answer can depend on them.  Where it does look at one, it is asked with the whole CPU, then with all of
+both.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sim.engine.asked import CURRENT, CURRENT_NUMBER, INIT_AREA, NEXT, OTHER, UNCHANGED, Answer, Asked, Point, Side, Use
-from sim.engine.fragments import FIELDS, Entity, Fragment
+from sim.engine.fragments import FIELDS, Entity, Fragment, Shape
 from sim.engine.layout import FROM_CPU, FROM_NEXT, NEW_TOKEN
 from sim.engine.reading import Reading
 from sim.kernel import process
 from sim.kernel.state import Cpu, Task, Vcpu
 from sim.kernel.walker import Walker
+from sim.xsave.unit import Unit
 
 if TYPE_CHECKING:
     from sim.engine.transitions import Transitions
 
 TASK_FIELDS: Final = tuple(name for name in FIELDS[Task] if name not in ("notifier", "vcpu"))
 VCPU_FIELDS: Final = tuple(name for name in FIELDS[Vcpu] if name != "task")
+CPU_FIELDS: Final = ("current_vmcs", "last_vcpu")
+"""What there is of a CPU in the half in which a task comes, besides PKRU."""
+ABSENT: Final = tuple(name for name in FIELDS[Cpu] if name not in (*CPU_FIELDS, "unit"))
+ABSENT_IN_UNIT: Final = tuple(name for name in Unit.__slots__ if name != "pkru")
+COMES: Final = -1
+"""In place of a vCPU's number: that of the task that comes."""
 MISSING: Final = object()
 """A field that is not there."""
 
@@ -102,6 +111,60 @@ class Sketch(Entity):
         )
 
 
+View = tuple[int, tuple[int | None, ...]]
+"""What the half in which a task comes may look at in a CPU: PKRU, and whose vCPU each of CPU_FIELDS is."""
+
+
+def _view(shape: Shape, whom: tuple[int, ...]) -> View:
+    fields = dict(zip(FIELDS[Cpu], shape[1:], strict=True))
+    others: list[int] = []
+    whose: list[int | None] = []
+    for name in CPU_FIELDS:
+        if fields[name] is None:
+            whose.append(None)
+            continue
+        _, slot, _ = fields[name]
+        if whom[slot] != CURRENT and slot not in others:
+            others.append(slot)
+        whose.append(COMES if whom[slot] == CURRENT else others.index(slot))
+    return fields["unit"][1 + FIELDS[Unit].index("pkru")], tuple(whose)
+
+
+class Glimpse:
+    """A CPU of which only a view exists."""
+
+    def __init__(self, like: Cpu) -> None:
+        self.cpu = Cpu.__new__(Cpu)
+        for name in ("id", "ledger", "pending", "record"):
+            setattr(self.cpu, name, getattr(like, name))
+        self.cpu.unit = Unit.__new__(Unit)
+        self._others = [Vcpu.__new__(Vcpu) for _ in CPU_FIELDS]
+
+    def show(self, view: View, comes: Vcpu | None) -> None:
+        """Makes the CPU one that looks so to the vCPU that comes."""
+        self.cpu.unit.pkru, whose = view
+        for name, number in zip(CPU_FIELDS, whose, strict=True):
+            setattr(self.cpu, name, None if number is None else comes if number == COMES else self._others[number])
+
+    def seen(self, comes: Vcpu | None) -> View | None:
+        """How it looks now; None if there is anything that a view does not have."""
+        cpu, number_of = self.cpu, {id(None): None, id(comes): None if comes is None else COMES}
+        number_of |= {id(each): number for number, each in enumerate(self._others)}
+        values = [id(getattr(cpu, name)) for name in CPU_FIELDS]
+        is_more = any([hasattr(cpu, name) for name in ABSENT] + [hasattr(cpu.unit, name) for name in ABSENT_IN_UNIT])
+        if is_more or not number_of.keys() >= set(values):
+            return None
+        return cpu.unit.pkru, tuple([number_of[value] for value in values])
+
+
+class Coming(NamedTuple):
+    """What happens when a task comes, in as far as a view of the CPU decides it: an answer that leaves the CPU as it
+    was, and which of its fields become the task's vCPU (True), or nobody's (False)."""
+
+    answer: Answer
+    fields: tuple[tuple[str, bool], ...]
+
+
 class Switches:
     """The context switches of one strategy, put together from halves."""
 
@@ -111,6 +174,10 @@ class Switches:
         self._alike: dict[Any, int] = {}
         self._left: dict[tuple[int, tuple[int, ...], Side], Answer] = {}
         self._came: dict[tuple[Any, ...], Answer | None] = {}
+        self._seen: dict[tuple[Any, ...], Coming | None] = {}
+        self._views: dict[tuple[int, tuple[int, ...]], View] = {}
+        self._placed: dict[tuple[int, tuple[int, ...], tuple[tuple[str, bool], ...]], tuple[int, tuple[int, ...]]] = {}
+        self._glimpse = Glimpse(model.kernel.cpus[0])
 
     def answer(self, asked: Asked) -> Answer:
         """What happens, for two tasks that have no contents in common, as far as the CPU knows."""
@@ -128,7 +195,9 @@ class Switches:
         outline, alike = self._outline(side.fragment)
         key: tuple[Any, ...] = kind, shape, whom, alike, side.last, side.vmcs
         if key not in self._came:
-            self._came[key] = self._sketched(kind, shape, whom, outline, side)
+            self._came[key] = self._glimpsed(kind, shape, whom, outline, alike, side) or self._sketched(
+                kind, shape, whom, outline, side
+            )
         came = self._came[key]
         if came is not None:
             return came
@@ -145,6 +214,43 @@ class Switches:
             outline = Outline(fragments[len(self._outlines)])
             self._outlines.append((outline, self._alike.setdefault(outline.key, len(self._alike))))
         return self._outlines[fragment]
+
+    def _glimpsed(
+        self, kind: str, shape: int, whom: tuple[int, ...], outline: Outline, alike: int, side: Side
+    ) -> Answer | None:
+        """The half in which a task comes, with an outline of it and a view of the CPU; None if that is not enough."""
+        if (shape, whom) not in self._views:
+            self._views[shape, whom] = _view(self._model.shapes.values[shape], whom)
+        view = self._views[shape, whom]
+        key = kind, view, alike, side.last, side.vmcs
+        if key not in self._seen:
+            self._seen[key] = self._coming(kind, view, outline, side)
+        coming = self._seen[key]
+        if coming is None:
+            return None
+        placed = shape, whom, coming.fields
+        if placed not in self._placed:
+            self._placed[placed] = self._model.with_vcpu(*placed)
+        number, slots = self._placed[placed]
+        return replace(coming.answer, shape=number, slots=slots)
+
+    def _coming(self, kind: str, view: View, outline: Outline, side: Side) -> Coming | None:
+        model, glimpse = self._model, self._glimpse
+        sketch = Sketch(outline, Reading(model.kernel).bystander())
+        glimpse.show(view, sketch.vcpu)
+        try:
+            answer = model.glimpsed(Point(comes, (kind,)), glimpse.cpu, sketch, side)
+        except AttributeError:  # it looked at a field that does not exist
+            return None
+        changed, after = sketch.changed, glimpse.seen(sketch.vcpu)
+        if sketch.vcpu is not None:
+            del sketch.vcpu.task
+        if changed or after is None or after[0] != view[0]:
+            return None
+        fields = [(name, now) for name, was, now in zip(CPU_FIELDS, view[1], after[1], strict=True) if now != was]
+        if any(now not in (None, COMES) for _, now in fields):
+            return None
+        return Coming(answer, tuple([(name, now == COMES) for name, now in fields]))
 
     def _sketched(self, kind: str, shape: int, whom: tuple[int, ...], outline: Outline, side: Side) -> Answer | None:
         """The half in which a task comes, with an outline of it; None if that does not say enough, or changes."""

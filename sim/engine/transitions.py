@@ -38,6 +38,7 @@ from sim.engine.fragments import (
     tokens_of,
     unused_component,
     with_equal,
+    with_fields,
     write_fragment,
     write_shape,
 )
@@ -229,10 +230,37 @@ class Transitions:
         known = {entity for entity, _ in sides if not isinstance(entity, Sketch)}
         reading.cpu(cpu, self.shapes.values[shape], slots, known)
         for entity, side in sides:
-            self._place(entity, side)
+            self._place(entity, side, cpu)
         cpu.current = current.task
         current.task.cpu = cpu
         return self._pass(point, sides, slots, reading.tokens)
+
+    def glimpsed(self, point: Point, cpu: Cpu, entity: Entity, side: Side) -> Answer:
+        """What happens to a task on a CPU that does not exist but for a few fields; the answer has no shape yet."""
+        self._place(entity, side, cpu)
+        self._run(point, cpu, [entity])
+        return Answer(
+            shape=UNCHANGED,
+            slots=(),
+            current=self._side(entity, UNCHANGED, cpu),
+            next=None,
+            tokens=(None, None, None),
+            uses=tuple(self._uses([[entity.areas]])),
+            called=tuple(self._called),
+            found=self._found(),
+            renewed=(),
+            result=False,
+        )
+
+    def with_vcpu(
+        self, shape: int, whom: tuple[int, ...], fields: tuple[tuple[str, bool], ...]
+    ) -> tuple[int, tuple[int, ...]]:
+        """The shape of a CPU some of whose fields are now the vCPU of the task that has come (True), or nobody's
+        (False); and whom its slots stand for, as in an :class:`Answer`."""
+        place = whom.index(CURRENT) if CURRENT in whom else len(whom)
+        values = {name: ("slot", place, False) if comes else None for name, comes in fields}
+        tree, slots = with_fields(self.shapes.values[shape], values, place)
+        return self._shape_number(tree, in_guest=False), tuple([~CURRENT if old == place else old for old in slots])
 
     def _pairs(self, shape: int, first: int, second: int) -> tuple[tuple[int, int], ...]:
         key = shape, first, second
@@ -240,34 +268,42 @@ class Transitions:
             self._joined[key] = tuple(joined(self.shapes.values[shape], first, second))
         return self._joined[key]
 
-    def _place(self, entity: Entity, side: Side) -> None:
+    def _place(self, entity: Entity, side: Side, cpu: Cpu) -> None:
         task, vcpu = entity.task, entity.vcpu
-        places = (None, self._cpu, self._elsewhere)
+        places = (None, cpu, self._elsewhere)
         last = places[side.last]
         task.last_cpu = last.id if last else -1
         if vcpu is not None:
             vcpu.vmcs_cpu = places[side.vmcs]
             # Whoever makes a VMCS current elsewhere has cleared it here.
-            if side.vmcs != HERE and self.kernel.vendor == "vmx" and self._cpu.current_vmcs is vcpu:
-                self._cpu.current_vmcs = None
+            if side.vmcs != HERE and self.kernel.vendor == "vmx" and cpu.current_vmcs is vcpu:
+                cpu.current_vmcs = None
+
+    def _run(self, point: Point, cpu: Cpu, participants: list[Entity]) -> Any:
+        """The kernel model passes the point; the walker's tasks are the participants, and a child if one was forked."""
+        walker, integrity = self._walker, self.kernel.integrity
+        walker.tasks = {CURRENT_NUMBER + i: entity.task for i, entity in enumerate(participants)}
+        walker._exits.clear()
+        cpu.pending.clear()  # the ledger itself is not read
+        self._called.clear()
+        self._levels.asked.clear()
+        if integrity:
+            integrity.clear()
+        more: tuple[Any, ...] = () if len(participants) == 1 else (NEXT_NUMBER,)
+        if point.what is Walker.fork:
+            more = (CHILD_NUMBER, "")
+        return point.what(walker, cpu, *more, *point.arguments)
+
+    def _found(self) -> tuple[tuple[str, int], ...]:
+        return tuple(sorted(self.kernel.integrity.counts.items())) if self.kernel.integrity else ()
 
     def _pass(
         self, point: Point, sides: list[tuple[Entity, Side]], slots: list[Entity], of_cpu: dict[int, int]
     ) -> Answer:
         walker, k, cpu = self._walker, self.kernel, self._cpu
-        walker.tasks = {CURRENT_NUMBER + i: entity.task for i, (entity, _) in enumerate(sides)}
-        walker._exits.clear()
-        cpu.pending.clear()  # the ledger itself is not read
-        self._called.clear()
-        self._levels.asked.clear()
-        if k.integrity:
-            k.integrity.clear()
         before = [entity.areas for entity, _ in sides]
         sources = _Sources([entity.tokens for entity, _ in sides], of_cpu)
-        more: tuple[Any, ...] = () if len(sides) == 1 else (NEXT_NUMBER,)
-        if point.what is Walker.fork:
-            more = (CHILD_NUMBER, "")
-        result = point.what(walker, cpu, *more, *point.arguments)
+        result = self._run(point, cpu, [entity for entity, _ in sides])
         if CHILD_NUMBER in walker.tasks:
             child = Entity(walker.tasks[CHILD_NUMBER], None)
             sides.append((child, Side(-1, NOWHERE, NOWHERE)))
@@ -281,12 +317,12 @@ class Transitions:
             shape=self._shape_number(shape, in_guest=cpu.guest is not None),
             slots=tuple([~(1 + participants.index(each)) if each in participants else slots.index(each)
                          for each in standing]),
-            current=self._side(participants[0], fragments[0]),
-            next=self._side(participants[1], fragments[1]) if len(sides) > 1 else None,
+            current=self._side(participants[0], fragments[0], cpu),
+            next=self._side(participants[1], fragments[1], cpu) if len(sides) > 1 else None,
             tokens=(froms[0], froms[1] if len(froms) > 1 else None, sources.of(tokens, FROM_CPU // FROM_NEXT)),
             uses=tuple(self._uses([before, [entity.areas for entity in participants]])),
             called=tuple(self._called),
-            found=tuple(sorted(k.integrity.counts.items())) if k.integrity else (),
+            found=self._found(),
             renewed=tuple(
                 (i, role)
                 for i, areas in enumerate(before)
@@ -296,12 +332,13 @@ class Transitions:
             result=result is True,
         )  # fmt: skip
 
-    def _side(self, entity: Entity, fragment: int) -> Side:
+    @staticmethod
+    def _side(entity: Entity, fragment: int, cpu: Cpu) -> Side:
         task, vcpu = entity.task, entity.vcpu
-        last = NOWHERE if task.last_cpu < 0 else HERE if task.last_cpu == self._cpu.id else ELSEWHERE
+        last = NOWHERE if task.last_cpu < 0 else HERE if task.last_cpu == cpu.id else ELSEWHERE
         vmcs = NOWHERE
         if vcpu is not None and vcpu.vmcs_cpu is not None:
-            vmcs = HERE if vcpu.vmcs_cpu is self._cpu else ELSEWHERE
+            vmcs = HERE if vcpu.vmcs_cpu is cpu else ELSEWHERE
         return Side(fragment, last, vmcs)
 
     def _uses(self, of_sides: list[list[tuple[Area | None, ...]]]) -> list[Use]:
