@@ -96,10 +96,7 @@ Shape = tuple[Any, ...]
 
 
 class Entity:
-    """A task and all that is its own, as objects of the model; ``tokens`` are the contents of its fragment by number.
-
-    One without a fragment stands for a task that takes no part: only its identity is there.
-    """
+    """A task and all that is its own, as objects of the model; ``tokens`` are its fragment's contents by number."""
 
     __slots__ = ("areas", "guest", "own", "task", "tokens", "vcpu")
 
@@ -125,6 +122,36 @@ class Entity:
         return "G" if self.guest is not None and context == self.guest.id else None
 
 
+class _TaskElsewhere(Task):
+    """A task of which nobody may look at anything, nor change it."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        raise Unsupported(f"{name} of a task that takes no part")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise Unsupported(f"{name} of a task that takes no part")
+
+
+class _VcpuElsewhere(Vcpu):
+    """A vCPU of the same kind."""
+
+    __slots__ = ()
+    __getattr__ = _TaskElsewhere.__getattr__
+    __setattr__ = _TaskElsewhere.__setattr__
+
+
+class Bystander(Entity):
+    """A task that takes no part: only its identity is there, and that of its contexts and areas."""
+
+    __slots__ = ()
+
+    def __init__(self, own: Context, guest: Context, areas: tuple[Area, ...]) -> None:
+        self.task, self.vcpu = _TaskElsewhere.__new__(_TaskElsewhere), _VcpuElsewhere.__new__(_VcpuElsewhere)
+        self.own, self.guest, self.areas, self.tokens = own, guest, areas, {}
+
+
 class _Writing:
     """Turns the objects of one entity, or of one CPU, into a nested tuple."""
 
@@ -143,6 +170,8 @@ class _Writing:
             if name == "info_address":
                 return self._info_address(value)
             return value if value < TOKEN or name in _LITERAL else self._token(value)
+        if self._entity is None and isinstance(value, (Task, Vcpu)):
+            return self._reference(value)
         if kind in FIELDS:
             return self._object(value, kind)
         if value is None or kind is bool or kind is str:
@@ -169,9 +198,6 @@ class _Writing:
         raise Unsupported(f"{kind.__name__} objects in a task's state")
 
     def _object(self, value: Any, kind: Any) -> Any:
-        if self._entity is None and (kind is Task or kind is Vcpu):
-            task = value if kind is Task else value.task
-            return "slot", self._slot(next(each for each in self._everybody if each.task is task)), kind is Task
         number = self._seen.get(id(value))
         if number is not None:
             return ("again", number)
@@ -181,6 +207,12 @@ class _Writing:
             there = [value.compacted[i] for i in contents_of(self._k, value)]
             values = (*values[:_CONTENTS], there, *values[_CONTENTS + 1 :])
         return _WRITERS[kind](self.value, values)
+
+    def _reference(self, value: Task | Vcpu) -> tuple[str, int, bool]:
+        for each in self._everybody:
+            if each.task is value or each.vcpu is value:
+                return "slot", self._slot(each), each.task is value
+        raise AssertionError(value)
 
     def _slot(self, entity: Entity) -> int:
         if entity not in self.slots:

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from sim.engine.fragments import DEAD, FIELDS, GONE, Entity, Fragment, Shape, contents_of
+from sim.engine.asked import AREAS
+from sim.engine.fragments import DEAD, FIELDS, GONE, SLOTS, TOKENS, Bystander, Entity, Fragment, Shape, contents_of
+from sim.engine.standing import Standing
 from sim.kernel.kernel import AREA_BYTES, Kernel
-from sim.kernel.state import Context, Cpu, Fpstate, Task, Vcpu
+from sim.kernel.state import Context, Cpu, Task, Vcpu
 from sim.xsave.area import CONTENTS, Area
 from sim.xsave.unit import Unit
 
 FOREIGN_TASK: Final = 8
 FOREIGN_GUEST: Final = 9
+STANDING_CONTEXT: Final = 10
 FIRST_CONTEXT: Final = 16
+FIRST_AREA: Final = 64
+BYSTANDERS: Final = 1 << 10
 WRITTEN: Final = 1 << 16
 OLD: Final = 1 << 30
 """Numbers of contexts, and versions of contents, far enough apart that none is used twice in one world."""
@@ -33,23 +38,41 @@ def _maker(names: tuple[str, ...]) -> Callable[[Any, Callable[[Any], Any], tuple
 _MAKERS: Final = {cls: _maker(names) for cls, names in FIELDS.items()}
 
 
+def _bystander(number: int) -> Bystander:
+    own, guest = (Context.__new__(Context) for _ in range(2))
+    own.id, guest.id = BYSTANDERS + 2 * number, BYSTANDERS + 2 * number + 1
+    own.name = guest.name = ""
+    own.guest, guest.guest = False, True
+    areas = tuple([Area((BYSTANDERS + 3 * number + role) * AREA_BYTES) for role in range(AREAS)])
+    return Bystander(own, guest, areas)
+
+
+_BYSTANDERS: Final = tuple(map(_bystander, range(SLOTS + 1)))
+"""One for each slot, and one that a sketch of the task that comes is like."""
+_CONTEXTS: Final = {
+    FOREIGN_GUEST: Context(FOREIGN_GUEST, "", guest=True),
+    **{each.id: each for entity in _BYSTANDERS for each in (entity.own, entity.guest) if each is not None},
+}
+
+
 class Reading:
     """Makes the objects of one world: entities from fragments, and a CPU from a shape."""
 
     def __init__(self, k: Kernel) -> None:
-        k.contexts = {k.kernel_context.id: k.kernel_context, FOREIGN_GUEST: Context(FOREIGN_GUEST, "", guest=True)}
+        k.contexts = {k.kernel_context.id: k.kernel_context, **_CONTEXTS}
         k.kernel_context.version = WRITTEN
         k._contexts_made = k._areas = OLD  # so that what a flow point makes has numbers of its own
         self._k = k
         self._contexts = FIRST_CONTEXT
-        self._areas = 1
+        self._areas = FIRST_AREA
         self._ids = (0, 0)
         self._made: list[Any] = []
         self._given: dict[int, int] = {}
         self.tokens: dict[int, int] = {}
         self._slots: list[Entity] = []
         self._known: set[Entity] = set()
-        self._number = 0
+        self._number = TOKENS  # of its contents; those of a standing entity come before
+        self._bystanders = 0
         self._vcpus: list[Vcpu] = []
 
     def end(self) -> None:
@@ -60,6 +83,19 @@ class Reading:
 
     # Entities.
 
+    @classmethod
+    def standing(cls, k: Kernel, number: int, fragment: Fragment) -> Standing:
+        """A task of this fragment, which may be in other worlds, too, if it joins them."""
+        reading = cls(k)
+        reading._contexts, reading._areas, reading._number = STANDING_CONTEXT, 0, 0
+        return Standing(number, reading.entity(fragment, {}), reading._made)
+
+    def join(self, entity: Entity) -> None:
+        """The entity is one of this world."""
+        for context in (entity.own, entity.guest):
+            if context is not None:
+                self._k.contexts[context.id] = context
+
     def entity(self, fragment: Fragment, given: dict[int, int]) -> Entity:
         """A task of this fragment; ``given`` are tokens that another task has, too."""
         self._begin(given)
@@ -67,9 +103,7 @@ class Reading:
         guest = task.vcpu.context if task.vcpu is not None else None
         entity = Entity(task, guest)
         entity.tokens = {token: number for number, token in self.tokens.items()}
-        for context in (task.context, guest):
-            if context is not None:
-                self._k.contexts[context.id] = context
+        self.join(entity)
         return entity
 
     def _begin(self, given: dict[int, int]) -> None:
@@ -80,20 +114,10 @@ class Reading:
 
     def bystander(self) -> Entity:
         """A task that takes no part, and whose contents are not known."""
-        self._begin({})
-        own, guest = (Context(each, "", guest=bool(i)) for i, each in enumerate(self._ids))
-        for context in (own, guest):
-            self._k.contexts[context.id] = context
-        task = Task(own.id, "", "user", Fpstate(self._area(), 0, 0, 0, own, is_guest=False), own)
-        vcpu = Vcpu(guest.id, task, Fpstate(self._area(), 0, 0, 0, guest, is_guest=True), guest)
-        vcpu.carried_area = self._area()
-        task.vcpu = vcpu
-        self._vcpus.append(vcpu)
-        return Entity(task, guest)
-
-    def _area(self) -> Area:
-        self._areas += 1
-        return Area(self._areas * AREA_BYTES)
+        entity = _BYSTANDERS[self._bystanders]
+        self._bystanders += 1
+        entity.tokens.clear()
+        return entity
 
     # CPUs.
 

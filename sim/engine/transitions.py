@@ -44,6 +44,7 @@ from sim.engine.fragments import (
 )
 from sim.engine.layout import FROM_CPU, FROM_NEXT, NEW_TOKEN
 from sim.engine.reading import Reading
+from sim.engine.standing import Change, Standing
 from sim.engine.switches import Sketch, Switches
 from sim.kernel import kvm
 from sim.kernel.config import Config
@@ -120,6 +121,8 @@ class Transitions:
         self.kinds: list[str] = []
         self.fragment_flags: list[tuple[bool, bool]] = []
         self.shape_flags: list[bool] = []
+        self._standing: dict[int, Standing] = {}
+        self._changed: dict[tuple[int, tuple[Change, ...]], int] = {}
         self._joined: dict[tuple[int, int, int], tuple[tuple[int, int], ...]] = {}
         self.batches = self._walker.batches
         entity = Entity(self._cpu.idle, None)
@@ -149,6 +152,13 @@ class Transitions:
         and whether guest state and registers are loaded."""
         if isinstance(entity, Sketch):
             return UNCHANGED
+        changes = None
+        if isinstance(entity, Standing):
+            changes = entity.changes()
+            if changes == ():
+                return entity.fragment
+            if changes is not None and (entity.fragment, changes) in self._changed:
+                return self._changed[entity.fragment, changes]
         number = self.fragments.of(write_fragment(self.kernel, entity, self._unused))
         if number == len(self.fragment_flags):
             task, vcpu = entity.task, entity.vcpu
@@ -156,6 +166,8 @@ class Transitions:
             self.kinds.append(task.kind)
             self.fragment_flags.append((task.notifier is not None, clean))
             self.fragment_tokens.append(len(entity.tokens))
+        if changes is not None and isinstance(entity, Standing):
+            self._changed[entity.fragment, changes] = number
         return number
 
     def task(self, kind: str) -> int:
@@ -204,21 +216,27 @@ class Transitions:
 
     def answer(self, asked: Asked) -> Answer:
         """What happens; raises :class:`Unsupported` if that depends on something that the states do not hold."""
-        reading = Reading(self.kernel)
         whom = asked.slots
         pairs: tuple[tuple[int, int], ...] = ()
         if CURRENT in whom and NEXT in whom:
             pairs = self._pairs(asked.shape, whom.index(CURRENT), whom.index(NEXT))
         if asked.next is not None and not pairs:
             return self._switches.answer(asked)
-        current = reading.entity(self.fragments.values[asked.current.fragment], {})
-        sides = [(current, asked.current)]
+        fragment = asked.current.fragment
+        current = self._standing.pop(fragment, None)  # it is back there when nothing has gone wrong
+        if current is None:
+            current = Reading.standing(self.kernel, fragment, self.fragments.values[fragment])
+        reading = Reading(self.kernel)
+        reading.join(current)
+        sides: list[tuple[Entity, Side]] = [(current, asked.current)]
         if asked.next is not None:
             values = {number: token for token, number in current.tokens.items()}
             given = {theirs: values[ours] for ours, theirs in pairs}
             sides.append((reading.entity(self.fragments.values[asked.next.fragment], given), asked.next))
         slots = [reading.bystander() if each == OTHER else sides[each - 1][0] for each in whom]
         answer = self.passed(asked.point, asked.shape, reading, sides, slots)
+        current.put_back()
+        self._standing[fragment] = current
         reading.end()
         return answer
 
