@@ -239,9 +239,9 @@ class Fails:
         raise ZeroDivisionError("on purpose")
 
 
-def of_exits(run, kind, first, point, *rest):
+def of_exits(run, kind, walker, cpu, point, *rest):
     """What a strategy that only walks does at a VM exit among others that are counted together."""
-    return kind == layout.ASK_ROW and first >> 32 > 0 and run.built.points.all[point].what is Walker.exits
+    return kind == layout.ASK_ROW and walker > 0 and run.built.points.all[point].what is Walker.exits
 
 
 STORM = test_engine.STORM + '[interrupts.net]\nevery = { exponential = "8 us" }\ntime = "1 us"\n'

@@ -8,9 +8,10 @@ from hosts import RICH, changed, from_text
 
 from sim.engine import simulation, table
 from sim.engine.asked import CURRENT, OTHER, Asked, Point, Side
+from sim.engine.fragments import Unsupported
 from sim.engine.reading import Reading
 from sim.engine.switches import LEAVES, Switches
-from sim.kernel import process
+from sim.kernel import fpu, process
 from sim.kernel.walker import Walker
 
 
@@ -130,6 +131,53 @@ def test_tasks_come_in_few_ways():
     (of,) = table._tables.values()
     switches = of.model._switches
     assert 2 * len(switches._seen) < len(switches._came)
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "read"),
+    [
+        (fpu, "restore_fpregs_from_fpstate", lambda cpu: cpu.current.last_cpu),
+        (fpu, "save_fpregs_to_fpstate", lambda cpu: cpu.current.vcpu and cpu.current.vcpu.vmcs_cpu),
+        (process, "return_to_user", lambda cpu: cpu.current.vcpu and cpu.current.vcpu.vmcs_cpu is cpu),
+    ],
+)
+def test_a_kernel_that_looks_at_where_a_task_was_where_this_one_does_not_is_refused(monkeypatch, where, what, read):
+    passes = getattr(where, what)
+
+    def looks(k, cpu, *rest):
+        read(cpu)
+        return passes(k, cpu, *rest)
+
+    monkeypatch.setattr(where, what, looks)
+    with pytest.raises(Unsupported, match=r"a kernel model that looks at (last_cpu|vmcs_cpu)"):
+        simulated(rich(), "xstate-guest")
+
+
+@pytest.mark.parametrize("what", ["last_cpu", "runnable"])
+def test_a_kernel_that_looks_at_a_task_that_takes_no_part_is_refused(monkeypatch, what):
+    passes = fpu.switch_fpu_return
+
+    def looks(k, cpu, phase):
+        if cpu.fpregs_owner not in (None, cpu.current):
+            getattr(cpu.fpregs_owner, what)
+        return passes(k, cpu, phase)
+
+    monkeypatch.setattr(fpu, "switch_fpu_return", looks)
+    with pytest.raises(Unsupported, match=f"{what} of a task that takes no part"):
+        simulated(rich(), "xstate-guest")
+
+
+def test_a_kernel_that_changes_a_task_that_takes_no_part_is_refused(monkeypatch):
+    passes = fpu.switch_fpu_return
+
+    def changes(k, cpu, phase):
+        if cpu.fpregs_owner not in (None, cpu.current):
+            cpu.fpregs_owner.need_fpu_load = True
+        return passes(k, cpu, phase)
+
+    monkeypatch.setattr(fpu, "switch_fpu_return", changes)
+    with pytest.raises(Unsupported, match="need_fpu_load of a task that takes no part"):
+        simulated(rich(), "xstate-guest")
 
 
 def test_a_half_is_asked_once():

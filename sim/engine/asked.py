@@ -8,8 +8,10 @@ from typing import Any, Final
 
 from sim.kernel.operations import Key
 
-NOWHERE, HERE, ELSEWHERE = range(3)
-"""Where a task ran last (fpu->last_cpu), or where its VMCS is current."""
+NOWHERE, HERE, ELSEWHERE, UNREAD = range(4)
+"""Where a task ran last (fpu->last_cpu), or where its VMCS is current; UNREAD: nothing may look at it.  After a flow
+point ELSEWHERE is where it was before.
+"""
 
 OTHER, CURRENT, NEXT = range(3)
 """The task that a slot stands for."""

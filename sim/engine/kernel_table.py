@@ -18,7 +18,10 @@ from sim.engine.layout import (
     F_COLUMNS,
     F_CPU_TOKENS,
     F_IN_GUEST,
+    F_NOTIFIER,
+    F_OWNER,
     F_TASK_TOKENS,
+    FRAGMENT_SHIFT,
     FROM_CPU,
     FROM_NEXT,
     HAS_FOUND,
@@ -54,10 +57,14 @@ from sim.engine.layout import (
     LEVEL_COUNT0,
     LEVEL_PRICE0,
     NEW_TOKEN,
+    NEXT_PLACES_SHIFT,
+    NEXT_SHIFT,
     OPERATIONS,
     PENDING,
+    POINT_ENTER_RUN,
     POINT_EQUAL,
     POINT_FORK,
+    POINT_SHIFT,
     R_CALLED,
     R_COLUMNS,
     R_COUNT,
@@ -76,6 +83,7 @@ from sim.engine.layout import (
     R_TIMES,
     R_TOKENS,
     R_TOKENS2,
+    SHAPE_SHIFT,
     SLOTS,
     TOKENS_IN_WORD,
 )
@@ -125,7 +133,7 @@ def note_equal(a: Memory, w: int, c: int, slot: int, task: int) -> None:
             if a.kt[w, task, KT_TOKEN0 + j] == token:
                 found = j + 1
         equal |= found << 4 * i
-    n = find(a, w, POINT_EQUAL << 48 | shape << 28 | slot, equal)
+    n = find(a, w, POINT_EQUAL << POINT_SHIFT | shape << SHAPE_SHIFT | slot, equal)
     if n < 0:
         n = call(a.g[CALLBACK], ASK_EQUAL, w, shape, slot, tokens)
     if n >= 0:
@@ -134,9 +142,9 @@ def note_equal(a: Memory, w: int, c: int, slot: int, task: int) -> None:
 
 
 @compiled
-def place_of(here: int, where: int) -> int:
-    """NOWHERE, HERE or ELSEWHERE."""
-    return 0 if where < 0 else 1 if where == here else 2
+def place_of(counts: bool, here: int, where: int) -> int:
+    """NOWHERE, HERE or ELSEWHERE; UNREAD if that does not count."""
+    return 3 if not counts else 0 if where < 0 else 1 if where == here else 2
 
 
 @compiled
@@ -151,14 +159,23 @@ def row_of(a: Memory, w: int, c: int, point: int, current: int, following: int) 
             if a.kc[w, c, KC_STAMP0 + i] != a.kt[w, task, KT_VERSION]:
                 note_equal(a, w, c, i, task)
         pattern = pattern * 3 + whom
-    key1 = a.alike[point] << 48 | a.kc[w, c, KC_SHAPE] << 28 | pattern
-    key2 = a.kt[w, current, KT_FRAGMENT] << 8
-    key2 |= place_of(c, a.kt[w, current, KT_LAST]) * 3 + place_of(c, a.kt[w, current, KT_VMCS])
+    shape = a.kc[w, c, KC_SHAPE]
+    owner = flag_of(a, w, shape, F_OWNER) - 1
+    if owner >= 0:
+        owner = a.kc[w, c, KC_SLOT0 + owner]
+    key1 = a.alike[point] << POINT_SHIFT | shape << SHAPE_SHIFT | pattern
+    # Where a task ran last is looked at if the registers are its own, and where its VMCS is, when it is loaded.
+    key2 = a.kt[w, current, KT_FRAGMENT] << FRAGMENT_SHIFT
+    key2 |= place_of(owner == current, c, a.kt[w, current, KT_LAST]) << 2
+    key2 |= place_of(point == POINT_ENTER_RUN, c, a.kt[w, current, KT_VMCS])
     if following >= 0:
-        key2 |= (a.kt[w, following, KT_FRAGMENT] + 1) << 32
-        key2 |= (place_of(c, a.kt[w, following, KT_LAST]) * 3 + place_of(c, a.kt[w, following, KT_VMCS])) << 4
+        fragment = a.kt[w, following, KT_FRAGMENT]
+        loads = flag_of(a, w, fragment, F_NOTIFIER) != 0
+        places = place_of(owner == following, c, a.kt[w, following, KT_LAST]) << 2
+        places |= place_of(loads, c, a.kt[w, following, KT_VMCS])
+        key2 |= (fragment + 1) << NEXT_SHIFT | places << NEXT_PLACES_SHIFT
     n = find(a, w, key1, key2)
-    return n if n >= 0 else call(a.g[CALLBACK], ASK_ROW, w << 32 | c, point, current, following)
+    return n if n >= 0 else call(a.g[CALLBACK], ASK_ROW, w, c, point, 0)
 
 
 @compiled

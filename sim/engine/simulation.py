@@ -16,12 +16,12 @@ import numpy as np
 from sim.costs.price import Prices
 from sim.engine import layout as at
 from sim.engine import loop
-from sim.engine.asked import CURRENT, ELSEWHERE, HERE, NEXT, NOWHERE, OTHER, Asked, Point, Side
+from sim.engine.asked import Asked, Point, Side
 from sim.engine.build import POINTS, Built
 from sim.engine.fragments import Unsupported
 from sim.engine.jit import Callback
 from sim.engine.signals import PutOff
-from sim.engine.table import Table, table_of, zeros
+from sim.engine.table import MOST, Table, table_of, zeros
 from sim.host.accounts import ACCOUNTS, COUNTS, TIMES
 from sim.host.clock import Clock
 from sim.host.elapsed import shown
@@ -129,7 +129,7 @@ class Replication:
             self._signals.pass_on()
             match kind:
                 case at.ASK_ROW:
-                    return self._row(first >> 32, first & 0xFFFFFFFF, second, third, fourth)
+                    return self._row(first, second, third)
                 case at.ASK_EQUAL:
                     return self._equal(first, second, third, fourth)
                 case at.ASK_PRICE:
@@ -156,25 +156,26 @@ class Replication:
             return -1
         return 0
 
-    def _row(self, w: int, c: int, point: int, current: int, following: int) -> int:
-        a, table = self.a, self.tables[w]
-        shape, n, *slots = a.kc[w, c, : at.KC_STAMP0].tolist()
-        whom = tuple([CURRENT if task == current else NEXT if task == following else OTHER for task in slots[:n]])
-        side = self._side(w, c, current)
-        assert side is not None
-        asked = Asked(self.built.points.all[point], shape, whom, side, self._side(w, c, following))
-        kw = a.kw[w]
-        row = table.add(asked, *kw[at.KW_KEY1 : at.KW_KEY2 + 1].tolist())
+    def _row(self, w: int, c: int, point: int) -> int:
+        """A combination of states that is new, in the keys that the loop has looked for."""
+        kw, table = self.a.kw[w], self.tables[w]
+        key1, key2 = kw[at.KW_KEY1 : at.KW_KEY2 + 1].tolist()
+        pattern, whom = key1 & (1 << at.SHAPE_SHIFT) - 1, []
+        for _ in range(int(self.a.kc[w, c, at.KC_SLOTS])):
+            pattern, digit = divmod(pattern, 3)
+            whom.append(digit)
+        shape, following = key1 >> at.SHAPE_SHIFT & MOST - 1, key2 >> at.NEXT_SHIFT
+        asked = Asked(
+            self.built.points.all[point],
+            shape,
+            tuple(reversed(whom)),
+            Side(key2 >> at.FRAGMENT_SHIFT & MOST - 1, key2 >> 2 & 3, key2 & 3),
+            Side(following - 1, key2 >> 6 & 3, key2 >> 4 & 3) if following else None,
+        )
+        row = table.add(asked, key1, key2)
         if table.moved:
             table.put_into(kw)
         return row
-
-    def _side(self, w: int, c: int, task: int) -> Side | None:
-        if task < 0:
-            return None
-        fragment, *places = self.a.kt[w, task, : at.KT_VMCS + 1].tolist()
-        last, vmcs = [NOWHERE if where < 0 else HERE if where == c else ELSEWHERE for where in places]
-        return Side(fragment, last, vmcs)
 
     def _equal(self, w: int, shape: int, slot: int, tokens: int) -> int:
         """A task's contents have changed since a CPU saw it: the row that says which of them are the same as before."""

@@ -199,7 +199,8 @@ class Table:
             self.flags[i, at.F_NOTIFIER], self.flags[i, at.F_CLEAN] = notifier, clean
             self.flags[i, at.F_TASK_TOKENS] = model.fragment_tokens[i]
         for i in range(self._flagged[1], len(model.shape_flags)):
-            self.flags[i, at.F_IN_GUEST], self.flags[i, at.F_CPU_TOKENS] = model.shape_flags[i], model.shape_tokens[i]
+            self.flags[i, at.F_IN_GUEST], self.flags[i, at.F_OWNER] = model.shape_flags[i]
+            self.flags[i, at.F_CPU_TOKENS] = model.shape_tokens[i]
         self._flagged = [len(model.fragment_flags), len(model.shape_flags)]
 
     def task(self, kind: str) -> int:

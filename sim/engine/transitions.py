@@ -22,6 +22,7 @@ from sim.engine.asked import (
     NOWHERE,
     OTHER,
     UNCHANGED,
+    UNREAD,
     Answer,
     Asked,
     Point,
@@ -29,6 +30,7 @@ from sim.engine.asked import (
     Use,
 )
 from sim.engine.fragments import (
+    FIELDS,
     GONE,
     TOKENS,
     Entity,
@@ -44,7 +46,7 @@ from sim.engine.fragments import (
 )
 from sim.engine.layout import FROM_CPU, FROM_NEXT, NEW_TOKEN
 from sim.engine.reading import Reading
-from sim.engine.standing import Change, Standing
+from sim.engine.standing import PLACES, Change, Standing
 from sim.engine.switches import Sketch, Switches
 from sim.kernel import kvm
 from sim.kernel.config import Config
@@ -54,6 +56,9 @@ from sim.kernel.operations import Key
 from sim.kernel.state import Cpu, Task
 from sim.kernel.walker import Walker
 from sim.xsave.area import Area
+
+_GUEST, _OWNER = (1 + FIELDS[Cpu].index(name) for name in ("guest", "fpregs_owner"))
+"""Where they are in a shape."""
 
 KEPT: Final = ("fragment_flags", "fragment_tokens", "kinds", "shape_flags", "shape_tokens")
 """Lists by the number of a fragment, or of a shape."""
@@ -120,7 +125,7 @@ class Transitions:
         self.shape_tokens: list[int] = []
         self.kinds: list[str] = []
         self.fragment_flags: list[tuple[bool, bool]] = []
-        self.shape_flags: list[bool] = []
+        self.shape_flags: list[tuple[bool, int]] = []
         self._standing: dict[int, Standing] = {}
         self._changed: dict[tuple[int, tuple[Change, ...]], int] = {}
         self._joined: dict[tuple[int, int, int], tuple[tuple[int, int], ...]] = {}
@@ -129,7 +134,7 @@ class Transitions:
         fragment = self._fragment_number(entity)
         shape, _, _ = write_shape(self.kernel, self._cpu, [entity], self._unused)
         self._switches = Switches(self)
-        self.idle = self._shape_number(shape, in_guest=False), fragment
+        self.idle = self._shape_number(shape), fragment
         """The shape of a CPU that has not run anything, and the fragment of its idle task."""
 
     # On the disk.
@@ -181,10 +186,13 @@ class Transitions:
         vcpu = self.kernel.new_vcpu("", choice)
         return self._fragment_number(Entity(vcpu.task, vcpu.context))
 
-    def _shape_number(self, shape: Shape, *, in_guest: bool) -> int:
+    def _shape_number(self, shape: Shape) -> int:
+        """The number of a shape; of a new one it is noted whether a guest runs, and in which slot the registers' owner
+        is, counted from 1."""
         number = self.shapes.of(shape)
         if number == len(self.shape_flags):
-            self.shape_flags.append(in_guest)
+            guest, owner = shape[_GUEST], shape[_OWNER]
+            self.shape_flags.append((guest is not None, 0 if owner is None else owner[1] + 1))
             self.shape_tokens.append(tokens_of(shape))
         return number
 
@@ -196,13 +204,13 @@ class Transitions:
                 return tree
             return GONE if tree == ("area", slot, role) else tuple(map(changed, tree))
 
-        return self._shape_number(changed(self.shapes.values[shape]), in_guest=self.shape_flags[shape])
+        return self._shape_number(changed(self.shapes.values[shape]))
 
     def with_equal(self, shape: int, slot: int, equal: tuple[int, ...]) -> int:
         """The shape of a CPU, now that what the task in a slot has is something else: token ``i`` of the CPU is token
         ``equal[i]`` of the task's fragment, or none of them (-1)."""
         tree: Shape = with_equal(self.shapes.values[shape], slot, equal)
-        return self._shape_number(tree, in_guest=self.shape_flags[shape])
+        return self._shape_number(tree)
 
     # Asking.
 
@@ -234,7 +242,12 @@ class Transitions:
             given = {theirs: values[ours] for ours, theirs in pairs}
             sides.append((reading.entity(self.fragments.values[asked.next.fragment], given), asked.next))
         slots = [reading.bystander() if each == OTHER else sides[each - 1][0] for each in whom]
-        answer = self.passed(asked.point, asked.shape, reading, sides, slots)
+        try:
+            answer = self.passed(asked.point, asked.shape, reading, sides, slots)
+        except AttributeError as error:
+            if error.name not in PLACES:
+                raise
+            raise Unsupported(f"a kernel model that looks at {error.name} where it did not matter before") from error
         current.put_back()
         self._standing[fragment] = current
         reading.end()
@@ -278,7 +291,7 @@ class Transitions:
         place = whom.index(CURRENT) if CURRENT in whom else len(whom)
         values = {name: ("slot", place, False) if comes else None for name, comes in fields}
         tree, slots = with_fields(self.shapes.values[shape], values, place)
-        return self._shape_number(tree, in_guest=False), tuple([~CURRENT if old == place else old for old in slots])
+        return self._shape_number(tree), tuple([~CURRENT if old == place else old for old in slots])
 
     def _pairs(self, shape: int, first: int, second: int) -> tuple[tuple[int, int], ...]:
         key = shape, first, second
@@ -288,13 +301,15 @@ class Transitions:
 
     def _place(self, entity: Entity, side: Side, cpu: Cpu) -> None:
         task, vcpu = entity.task, entity.vcpu
-        places = (None, cpu, self._elsewhere)
-        last = places[side.last]
-        task.last_cpu = last.id if last else -1
+        task.last_cpu = (-1, cpu.id, self._elsewhere.id, -1)[side.last]
+        if side.last == UNREAD:
+            del task.last_cpu
         if vcpu is not None:
-            vcpu.vmcs_cpu = places[side.vmcs]
+            vcpu.vmcs_cpu = (None, cpu, self._elsewhere, None)[side.vmcs]
+            if side.vmcs == UNREAD:
+                del vcpu.vmcs_cpu
             # Whoever makes a VMCS current elsewhere has cleared it here.
-            if side.vmcs != HERE and self.kernel.vendor == "vmx" and cpu.current_vmcs is vcpu:
+            elif side.vmcs != HERE and self.kernel.vendor == "vmx" and cpu.current_vmcs is vcpu:
                 cpu.current_vmcs = None
 
     def _run(self, point: Point, cpu: Cpu, participants: list[Entity]) -> Any:
@@ -332,7 +347,7 @@ class Transitions:
         shape, standing, tokens = write_shape(k, cpu, everybody, self._unused)
         froms = [sources.of(entity.tokens, i) for i, entity in enumerate(participants)]
         return Answer(
-            shape=self._shape_number(shape, in_guest=cpu.guest is not None),
+            shape=self._shape_number(shape),
             slots=tuple([~(1 + participants.index(each)) if each in participants else slots.index(each)
                          for each in standing]),
             current=self._side(participants[0], fragments[0], cpu),
@@ -350,14 +365,15 @@ class Transitions:
             result=result is True,
         )  # fmt: skip
 
-    @staticmethod
-    def _side(entity: Entity, fragment: int, cpu: Cpu) -> Side:
-        task, vcpu = entity.task, entity.vcpu
-        last = NOWHERE if task.last_cpu < 0 else HERE if task.last_cpu == cpu.id else ELSEWHERE
-        vmcs = NOWHERE
-        if vcpu is not None and vcpu.vmcs_cpu is not None:
-            vmcs = HERE if vcpu.vmcs_cpu is cpu else ELSEWHERE
-        return Side(fragment, last, vmcs)
+    def _side(self, entity: Entity, fragment: int, cpu: Cpu) -> Side:
+        """What has become of a task; fields that are not there are what they were."""
+        last = getattr(entity.task, "last_cpu", self._elsewhere.id)
+        vmcs = getattr(entity.vcpu, "vmcs_cpu", self._elsewhere)
+        return Side(
+            fragment,
+            NOWHERE if last < 0 else HERE if last == cpu.id else ELSEWHERE,
+            NOWHERE if vmcs is None else HERE if vmcs is cpu else ELSEWHERE,
+        )
 
     def _uses(self, of_sides: list[list[tuple[Area | None, ...]]]) -> list[Use]:
         uses = []
