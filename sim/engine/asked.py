@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sim.kernel.operations import Key
 
@@ -24,8 +23,7 @@ INIT_AREA: Final = 2
 """As the task of a :class:`Use`: the area is init_fpstate's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """A flow point: a method of the walker, and what it takes after the CPU and the next thread."""
 
     what: Callable[..., Any]
@@ -36,8 +34,7 @@ UNCHANGED: Final = -1
 """In place of a fragment's number: it is what it was before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(NamedTuple):
     """One task that takes part: its fragment, where it was last, and where its VMCS is."""
 
     fragment: int
@@ -45,8 +42,7 @@ class Side:
     vmcs: int
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """A combination of states: the point, the CPU's shape, whom its slots stand for, and who takes part."""
 
     point: Point
@@ -56,8 +52,7 @@ class Asked:
     next: Side | None
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """An operation; ``task`` (0 current, 1 next) and ``role`` name the area whose level decides its price; -1: none."""
 
     key: Key
@@ -65,8 +60,7 @@ class Use:
     role: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a flow point does.
 
     ``slots``: for each slot of the new shape, the old slot that it was, or CURRENT or NEXT below zero (~CURRENT).

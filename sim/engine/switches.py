@@ -8,7 +8,6 @@ both.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sim.engine.asked import CURRENT, CURRENT_NUMBER, INIT_AREA, NEXT, OTHER, UNCHANGED, Answer, Asked, Point, Side, Use
@@ -232,7 +231,7 @@ class Switches:
         if placed not in self._placed:
             self._placed[placed] = self._model.with_vcpu(*placed)
         number, slots = self._placed[placed]
-        return replace(coming.answer, shape=number, slots=slots)
+        return coming.answer._replace(shape=number, slots=slots)
 
     def _coming(self, kind: str, view: View, outline: Outline, side: Side) -> Coming | None:
         model, glimpse = self._model, self._glimpse

@@ -45,12 +45,11 @@ def zeros(*shape: int) -> Integers:
 
 def _counted(sources: list[int]) -> int:
     """R_NEW: how many contents are new, and how many old ones of current, next and the CPU are needed."""
-    packed = 0
-    for shift, first, end in (
-        (0, at.NEW_TOKEN, 64), (8, 0, at.FROM_NEXT), (16, at.FROM_NEXT, at.FROM_CPU), (24, at.FROM_CPU, at.NEW_TOKEN)
-    ):  # fmt: skip
-        packed |= max((source - first + 1 for source in sources if first <= source < end), default=0) << shift
-    return packed
+    most = [0, 0, 0, 0]  # of current, next, the CPU and new ones
+    for source in sources:
+        whose, number = divmod(source, at.FROM_NEXT)
+        most[whose] = max(most[whose], number + 1)
+    return most[3] | most[0] << 8 | most[1] << 16 | most[2] << 24
 
 
 class Points:
