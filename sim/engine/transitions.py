@@ -63,6 +63,9 @@ _GUEST, _OWNER = (1 + FIELDS[Cpu].index(name) for name in ("guest", "fpregs_owne
 KEPT: Final = ("fragment_flags", "fragment_tokens", "kinds", "shape_flags", "shape_tokens")
 """Lists by the number of a fragment, or of a shape."""
 
+MOST_STANDING: Final = 1024
+"""The most fragments whose objects are kept; they take some kilobytes each."""
+
 
 def handles_signal(walker: Walker, cpu: Cpu) -> None:
     """A signal is delivered, handled and returned from in one step, so that no state has a signal frame in it."""
@@ -250,6 +253,8 @@ class Transitions:
             raise Unsupported(f"a kernel model that looks at {error.name} where it did not matter before") from error
         current.put_back()
         self._standing[fragment] = current
+        if len(self._standing) > MOST_STANDING:
+            del self._standing[next(iter(self._standing))]  # the one that has not been used for longest
         reading.end()
         return answer
 
