@@ -6,9 +6,14 @@ import os
 # Before numpy is imported: BLAS threads wait in loops, and the tests are spread over the CPUs already.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+import compared
+import drawn
 import fake_host
 import pytest
+import screens
+import wrong_scenarios
 
+import sim
 from sim import experiment
 from sim.analysis import answers
 from sim.engine import kept_tables
@@ -70,3 +75,51 @@ def directory(request, tmp_path_factory):
 def few_draws(monkeypatch):
     """Ten thousand take most of a second for each cost table."""
     monkeypatch.setattr(answers, "DRAWS", 1000)
+
+
+@pytest.fixture
+def ran(tmp_path):
+    """Runs the host of :mod:`screens`, which is made up, with these changes."""
+
+    def run(simulate=fake_host.simulate, out=None, **changes):
+        path = tmp_path / "host.toml"
+        path.write_text(screens.HOST)
+        return experiment.run(path, overrides=changes, jobs=1, simulate=simulate, out=out)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """The scenario of :mod:`compared` as a file."""
+    path = tmp_path_factory.mktemp("scenario") / "small.toml"
+    path.write_text(compared.SCENARIO)
+    return path
+
+
+@pytest.fixture(scope="session")
+def results(small, tmp_path_factory):
+    """The scenario of :mod:`compared`, run with the host made up."""
+    return experiment.run(small, jobs=1, simulate=fake_host.simulate, out=tmp_path_factory.mktemp("r") / "results")
+
+
+@pytest.fixture(scope="session")
+def comparison(results):
+    """Of the results above."""
+    return sim.compare(results)
+
+
+@pytest.fixture(scope="session", params=drawn.SCENARIOS)
+def drawn_comparison(request, tmp_path_factory):
+    """The name of a scenario of :mod:`drawn`, and its results compared."""
+    text = drawn.SCENARIOS[request.param]
+    return request.param, drawn.compared(tmp_path_factory, text, fake_host.altered(drawn.swept))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current directory, with the files that :mod:`wrong_scenarios` names."""
+    for name, content in wrong_scenarios.FILES.items():
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -2,14 +2,31 @@
 
 :class:`World` is one kernel and the positions of its tasks; its actions are the steps of sim.kernel, each legal only at
 some positions.  Every position but USER_MODE and GUEST is one at which preemption is on: any task can be switched to.
-:class:`Sequences` drives one or several worlds through the same random legal sequence.
+The Sequences of :mod:`random_machine` drive one or several worlds through the same random legal sequence.
 """
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar
-
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from positions import (
+    AT,
+    DEAD,
+    GUEST,
+    INIT_OUT,
+    IOCTL,
+    IOCTL_FPU,
+    KERNEL,
+    KERNEL_FPU_USES,
+    LOOP,
+    MOST_TASKS,
+    NEVER_IN_USER_MODE,
+    NEXT,
+    NOT_PREEMPTIBLE,
+    RETURNING,
+    RUN_FPU,
+    RUN_LOADED,
+    RUN_OUT,
+    RUN_PUT,
+    SLOW_EXIT,
+    USER_MODE,
+)
 
 from sim.kernel import fpu, guest, kvm, process, signal
 from sim.kernel.config import Config
@@ -18,89 +35,7 @@ from sim.kernel.kernel import Kernel
 from sim.kernel.operations import Ledger, LedgerFactory
 from sim.kernel.state import KTHREAD, USER_TASK, Context, Cpu, Task, Vcpu
 from sim.xsave.area import INIT
-from sim.xsave.components import AVX, AVX512, CET_U, FP, PASID, PKRU, SSE, USER, XTILE, XTILEDATA, bits
-
-# Positions of a task in its path, whether it is on a CPU or not.
-USER_MODE = "in user mode"
-KERNEL = "entered the kernel"
-RETURNING = "about to return to user mode"
-DEAD = "exited"
-NEVER_IN_USER_MODE = "kernel thread"
-RUN_LOADED = "KVM_RUN: after vcpu_load"
-RUN_FPU = "KVM_RUN: after kvm_load_guest_fpu"
-LOOP = "KVM_RUN: in the loop, outside the guest"
-GUEST = "KVM_RUN: in the guest"
-INIT_OUT = "KVM_RUN: in a guest INIT, with the guest fpstate in memory"
-RUN_OUT = "KVM_RUN: after the strategy's part of leaving"
-RUN_PUT = "KVM_RUN: after kvm_put_guest_fpu"
-IOCTL = "short ioctl: after vcpu_load"
-IOCTL_FPU = "short ioctl: with the guest FPU, where the access needs it"
-
-NOT_PREEMPTIBLE = frozenset((USER_MODE, GUEST))
-"""In user mode and in the guest something else comes first: an interrupt, a VM exit."""
-
-AT: dict[str, frozenset[str]] = {
-    action: frozenset(positions)
-    for action, positions in {
-        "enter_kernel": {USER_MODE},
-        "user_writes": {USER_MODE},
-        "user_wrpkru": {USER_MODE},
-        "user_ldmxcsr": {USER_MODE},
-        "user_xrstor": {USER_MODE},
-        "return_to_user": {KERNEL, RETURNING},
-        "deliver": {KERNEL, RETURNING},
-        "sigreturn": {KERNEL},
-        "fork": {KERNEL},
-        "exec": {KERNEL},
-        "exit": {KERNEL},
-        "sync_fpstate": {KERNEL, RETURNING},
-        "enable_amx": {KERNEL},
-        "kvm_run": {KERNEL},
-        "load_guest_fpu": {RUN_LOADED},
-        "run_entry": {RUN_FPU},
-        "enter_guest": {LOOP},
-        "cancel_entry": {LOOP},
-        "init_put": {LOOP},
-        "init_load": {INIT_OUT},
-        "run_exit": {LOOP},
-        "put_guest_fpu": {RUN_OUT},
-        "vcpu_put": {RUN_PUT, IOCTL},
-        "ioctl": {KERNEL},
-        "ioctl_load_fpu": {IOCTL},
-        "access_msr": {IOCTL_FPU},
-        "ioctl_put_fpu": {IOCTL_FPU},
-        "exit_guest": {GUEST},
-        "guest_writes": {GUEST},
-        "guest_writes_cet_u": {GUEST},
-        "guest_wrpkru": {GUEST},
-        "guest_ldmxcsr": {GUEST},
-        "guest_writes_carried": {GUEST},
-        "guest_switches_task": {GUEST},
-        "guest_writes_xfd": {GUEST},
-        "guest_uses_disabled_amx": {GUEST},
-    }.items()
-}
-"""The positions of the current task at which an action is legal; :meth:`World.legal` has the rest of the rule."""
-
-NEXT = {
-    USER_MODE: "enter_kernel",
-    RETURNING: "return_to_user",
-    RUN_LOADED: "load_guest_fpu",
-    RUN_FPU: "run_entry",
-    LOOP: "enter_guest",
-    INIT_OUT: "init_load",
-    GUEST: "exit_guest",
-    RUN_OUT: "put_guest_fpu",
-    RUN_PUT: "vcpu_put",
-    IOCTL: "vcpu_put",
-    IOCTL_FPU: "ioctl_put_fpu",
-}
-"""What a task does next if nothing comes between; after KERNEL it depends on the task."""
-
-KERNEL_FPU_USES = FP | SSE | AVX | AVX512
-MOST_TASKS = 5
-SLOW_EXIT = "external-interrupt"
-EXITS = (SLOW_EXIT, "wrmsr-icr", "wrmsr-tsc-deadline", "preemption-timer", "hlt-event-pending", "invd")
+from sim.xsave.components import CET_U, PASID, PKRU, USER, XTILE, XTILEDATA, bits
 
 
 class World:
@@ -463,253 +398,3 @@ class World:
         for task in self.tasks:
             if task.cpu is not None and not task.need_fpu_load and self.position[task] != DEAD:
                 assert fpu.fpregs_state_valid(task.cpu, task), (task, task.cpu)
-
-
-masks = st.sampled_from((SSE, AVX, FP | SSE | AVX, AVX512, XTILE | SSE, CET_U, CET_U | SSE, FP | SSE | AVX | AVX512))
-pkrus = st.sampled_from((0, 0x55555554, 0x3, 0xC))
-mxcsrs = st.sampled_from((0x1F80, 0x1FA0, 0x9FC0))
-pick = st.integers(0, 11)
-"""Which one of those that there are: taken modulo their number."""
-
-
-def on_some_cpu(action: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A rule's precondition: the action is legal on some CPU."""
-    return precondition(lambda self: any(self.world.legal(action, c) for c in range(len(self.world.cpus))))
-
-
-class Sequences(RuleBasedStateMachine):
-    """Drives ``configs`` through the same sequence; they must agree in what is legal and which exits are fast."""
-
-    configs: ClassVar[Sequence[Config]] = ()
-    exits: ClassVar[tuple[str, ...]] = EXITS
-    msr_ioctls: ClassVar[bool] = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.worlds = [World(config, ledger=self.ledger(i)) for i, config in enumerate(self.configs)]
-        self.world = self.worlds[0]
-        self.c = range(len(self.world.cpus))
-
-    def ledger(self, number: int) -> LedgerFactory:
-        """The ledgers of world ``number``."""
-        return lambda cpu: Ledger()
-
-    def check(self) -> None:
-        """What must hold after each action."""
-
-    def do(self, action: str, *arguments: object) -> None:
-        """The same action in all worlds."""
-        for world in self.worlds:
-            getattr(world, action)(*arguments)
-        self.check()
-
-    def cpu(self, action: str, number: int) -> int:
-        """One of the CPUs on which the action is legal."""
-        cpus = [c for c in self.c if self.world.legal(action, c)]
-        return cpus[number % len(cpus)]
-
-    def go_on(self, c: int, steps: int, until: str = "") -> None:
-        """Up to ``steps`` steps of the current task's own path."""
-        for _ in range(steps):
-            action = self.world.next(c)
-            if action is None or self.world.where(c) == until:
-                return
-            self.do(action, c)
-
-    @initialize(first=pick, second=pick)
-    def start(self, first: int, second: int) -> None:
-        self.schedule(0, first)
-        self.schedule(1, second)
-
-    @rule(cpu=st.integers(0, 1), task=pick)
-    def schedule(self, cpu: int, task: int) -> None:
-        """A switch at a point with preemption on; after user mode or the guest, via the interrupt that causes it."""
-        if self.world.where(cpu) in NOT_PREEMPTIBLE:
-            self.do(NEXT[self.world.where(cpu)], cpu)
-        choices = self.world.switchable()
-        if not self.world.cpus[cpu].current.runnable or task < len(choices):
-            self.do("schedule", cpu, choices[task % len(choices)])
-        elif self.world.cpus[cpu].current is not self.world.cpus[cpu].idle:
-            self.do("schedule", cpu, None)
-
-    @rule(cpu=st.integers(0, 1), vcpu=pick, index=st.integers(0, 3), zero=st.booleans())
-    def another_vcpu_runs(self, cpu: int, vcpu: int, index: int, zero: bool) -> None:
-        """Switched to, into the guest, and a write there: the steps that matter most, in one rule."""
-        if self.world.where(cpu) in NOT_PREEMPTIBLE:
-            self.do(NEXT[self.world.where(cpu)], cpu)
-        choices = [i for i in self.world.switchable() if self.world.tasks[i].vcpu]
-        if choices:
-            self.do("schedule", cpu, choices[vcpu % len(choices)])
-            self.go_on(cpu, 8, until=GUEST)
-            if index < 3 and self.world.legal("guest_writes_carried", cpu):
-                self.do("guest_writes_carried", cpu, index, zero)
-
-    @rule(cpu=st.integers(0, 1), task=pick, components=masks)
-    def another_task_runs(self, cpu: int, task: int, components: int) -> None:
-        """Switched to, into user mode, and a write there."""
-        if self.world.where(cpu) in NOT_PREEMPTIBLE:
-            self.do(NEXT[self.world.where(cpu)], cpu)
-        choices = [i for i in self.world.switchable() if self.world.tasks[i].kind == USER_TASK]
-        if choices:
-            self.do("schedule", cpu, choices[task % len(choices)])
-            self.go_on(cpu, 3, until=USER_MODE)
-            if self.world.legal("user_writes", cpu):
-                self.do("user_writes", cpu, components)
-
-    @rule(cpu=st.integers(0, 1), steps=st.integers(1, 3))
-    def advance(self, cpu: int, steps: int) -> None:
-        self.go_on(cpu, steps)
-
-    @rule(cpu=st.integers(0, 1))
-    def advance_into_guest(self, cpu: int) -> None:
-        self.go_on(cpu, 8, until=GUEST)
-
-    @precondition(lambda self: any(map(self.world.preemptible, self.c)))
-    @rule(cpu=pick, used=masks)
-    def kernel_fpu(self, cpu: int, used: int) -> None:
-        cpus = [c for c in self.c if self.world.preemptible(c)]
-        self.do("kernel_fpu", cpus[cpu % len(cpus)], used)
-
-    @precondition(lambda self: any(self.world.cpus[c].current is self.world.cpus[c].idle for c in self.c))
-    @rule()
-    def idle_c6(self) -> None:
-        for c in self.c:
-            if self.world.cpus[c].current is self.world.cpus[c].idle:
-                self.do("idle_c6", c)
-
-    @rule(task=pick)
-    def signal(self, task: int) -> None:
-        self.do("signal", task % len(self.world.tasks))
-
-    @rule(task=pick, components=masks)
-    def ptrace_write(self, task: int, components: int) -> None:
-        self.do("ptrace_write", task % len(self.world.tasks), components)
-
-    @on_some_cpu("user_writes")
-    @rule(cpu=pick, components=masks)
-    def user_writes(self, cpu: int, components: int) -> None:
-        self.do("user_writes", self.cpu("user_writes", cpu), components)
-
-    @on_some_cpu("user_writes")
-    @rule(cpu=pick, value=pkrus, mxcsr=mxcsrs)
-    def user_writes_control_registers(self, cpu: int, value: int, mxcsr: int) -> None:
-        self.do("user_wrpkru", self.cpu("user_wrpkru", cpu), value)
-        self.do("user_ldmxcsr", self.cpu("user_ldmxcsr", cpu), mxcsr)
-
-    @on_some_cpu("user_xrstor")
-    @rule(cpu=pick, components=masks)
-    def user_xrstor(self, cpu: int, components: int) -> None:
-        self.do("user_xrstor", self.cpu("user_xrstor", cpu), components)
-
-    @on_some_cpu("return_to_user")
-    @rule(cpu=pick)
-    def return_to_user(self, cpu: int) -> None:
-        self.do("return_to_user", self.cpu("return_to_user", cpu))
-
-    @on_some_cpu("sigreturn")
-    @rule(cpu=pick)
-    def sigreturn(self, cpu: int) -> None:
-        self.do("sigreturn", self.cpu("sigreturn", cpu))
-
-    @on_some_cpu("fork")
-    @rule(cpu=pick)
-    def fork(self, cpu: int) -> None:
-        self.do("fork", self.cpu("fork", cpu))
-
-    @on_some_cpu("exec")
-    @rule(cpu=pick)
-    def exec(self, cpu: int) -> None:
-        self.do("exec", self.cpu("exec", cpu))
-
-    @on_some_cpu("exit")
-    @rule(cpu=pick)
-    def exit(self, cpu: int) -> None:
-        self.do("exit", self.cpu("exit", cpu))
-
-    @on_some_cpu("sync_fpstate")
-    @rule(cpu=pick)
-    def core_dump(self, cpu: int) -> None:
-        self.do("sync_fpstate", self.cpu("sync_fpstate", cpu))
-
-    @on_some_cpu("enable_amx")
-    @rule(cpu=pick)
-    def enable_amx(self, cpu: int) -> None:
-        """The first use of AMX, and tiles written, unless a signal comes first."""
-        c = self.cpu("enable_amx", cpu)
-        self.do("enable_amx", c)
-        if self.world.legal("return_to_user", c):
-            self.do("return_to_user", c)
-            self.do("user_writes", c, XTILE)
-
-    @on_some_cpu("ioctl")
-    @rule(cpu=pick)
-    def short_ioctl(self, cpu: int) -> None:
-        self.do("ioctl", self.cpu("ioctl", cpu))
-
-    @precondition(lambda self: self.msr_ioctls)
-    @on_some_cpu("ioctl_load_fpu")
-    @rule(cpu=pick)
-    def msr_ioctl(self, cpu: int) -> None:
-        self.do("ioctl_load_fpu", self.cpu("ioctl_load_fpu", cpu))
-
-    @on_some_cpu("access_msr")
-    @rule(cpu=pick, index=st.integers(0, 2), write=st.booleans())
-    def access_msr(self, cpu: int, index: int, write: bool) -> None:
-        self.do("access_msr", self.cpu("access_msr", cpu), index, write)
-
-    @on_some_cpu("init_put")
-    @rule(cpu=pick)
-    def init_put(self, cpu: int) -> None:
-        self.do("init_put", self.cpu("init_put", cpu))
-
-    @on_some_cpu("cancel_entry")
-    @rule(cpu=pick)
-    def cancel_entry(self, cpu: int) -> None:
-        self.do("cancel_entry", self.cpu("cancel_entry", cpu))
-
-    @on_some_cpu("run_exit")
-    @rule(cpu=pick, steps=st.integers(0, 4))
-    def leave_kvm_run(self, cpu: int, steps: int) -> None:
-        c = self.cpu("run_exit", cpu)
-        self.do("run_exit", c)
-        self.go_on(c, steps, until=USER_MODE)
-
-    @on_some_cpu("exit_guest")
-    @rule(cpu=pick, reason=pick)
-    def exit_guest(self, cpu: int, reason: int) -> None:
-        self.do("exit_guest", self.cpu("exit_guest", cpu), self.exits[reason % len(self.exits)])
-
-    @on_some_cpu("guest_writes")
-    @rule(cpu=pick, components=masks)
-    def guest_writes(self, cpu: int, components: int) -> None:
-        self.do("guest_writes", self.cpu("guest_writes", cpu), components)
-
-    @on_some_cpu("guest_writes")
-    @rule(cpu=pick, value=pkrus, mxcsr=mxcsrs)
-    def guest_writes_control_registers(self, cpu: int, value: int, mxcsr: int) -> None:
-        c = self.cpu("guest_wrpkru", cpu)
-        self.do("guest_wrpkru", c, value)
-        self.do("guest_ldmxcsr", c, mxcsr)
-        self.do("guest_writes_cet_u", c)
-
-    @on_some_cpu("guest_writes_carried")
-    @rule(cpu=pick, index=st.integers(0, 2), zero=st.sampled_from((False, False, True)))
-    def guest_writes_carried(self, cpu: int, index: int, zero: bool) -> None:
-        self.do("guest_writes_carried", self.cpu("guest_writes_carried", cpu), index, zero)
-
-    @on_some_cpu("guest_switches_task")
-    @rule(cpu=pick, components=masks, carried=st.integers(0, 3))
-    def guest_switches_task(self, cpu: int, components: int, carried: int) -> None:
-        self.do("guest_switches_task", self.cpu("guest_switches_task", cpu), components, carried)
-
-    @on_some_cpu("guest_writes_xfd")
-    @rule(cpu=pick, xfd=st.sampled_from((0, XTILEDATA)))
-    def guest_writes_xfd(self, cpu: int, xfd: int) -> None:
-        self.do("guest_writes_xfd", self.cpu("guest_writes_xfd", cpu), xfd)
-
-    @on_some_cpu("guest_uses_disabled_amx")
-    @rule(cpu=pick)
-    def guest_uses_disabled_amx(self, cpu: int) -> None:
-        c = self.cpu("guest_uses_disabled_amx", cpu)
-        self.do("guest_uses_disabled_amx", c)
-        self.do("guest_writes", c, XTILE)

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from test_integrity import HOST_OFF_SOUND, nothing_is_wrong, run
+from test_integrity import HOST_OFF_SOUND
+from verdicts import nothing_is_wrong, run
 
 from sim.errors import InputError
 from sim.kernel import flows, strategies

@@ -1,159 +1,29 @@
-"""What a comparison says, and that it may say it."""
+"""Comparisons: what is paired, what an interval covers, which tests count, prices and laws."""
 
-import json
 import math
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import fake_host
-import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
-from command import run as run_command
 from hosts import from_text
 from scipy import stats
 
 import sim
 from sim import experiment
-from sim.analysis import categories, estimates, latency, law, metrics, pricing
+from sim.analysis import estimates, latency, law, pricing
 from sim.costs import table as cost_tables
 from sim.costs.price import Prices
 from sim.errors import InputError
-from sim.kernel import flows, operations, strategies
+from sim.kernel import flows, strategies
 from sim.kernel.config import Settings
 from sim.kernel.operations import Operation
-from sim.report import amounts
 from sim.results.tables import SCHEMAS
 
 pytestmark = pytest.mark.usefixtures("few_draws")
-
-SCENARIO = """
-title = "A comparison"
-question = "Who is cheaper?"
-[run]
-measure = "50 ms"
-replications = 10
-strategies = ["free-ssp", "manual-load", "manual-lazy", "xstate-guest"]
-[host]
-cpus = 2
-cpu = ["sapphire-rapids"]
-tsc = "2 GHz"
-[guests.g]
-vcpus = 2
-"""
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    path = tmp_path_factory.mktemp("scenario") / "small.toml"
-    path.write_text(SCENARIO)
-    return path
-
-
-@pytest.fixture(scope="module")
-def results(small, tmp_path_factory):
-    return experiment.run(small, jobs=1, simulate=fake_host.simulate, out=tmp_path_factory.mktemp("r") / "results")
-
-
-@pytest.fixture(scope="module")
-def comparison(results):
-    return sim.compare(results)
-
-
-# Categories.
-
-
-def test_every_operation_of_the_vocabulary_has_exactly_one_category():
-    phases = {operations.SWITCH, operations.VCPU_LOAD, operations.GUEST_ENTRY, operations.USER_RETURN}
-    names = [
-        value
-        for name, value in vars(operations).items()
-        if name.isupper() and isinstance(value, str) and (name not in _phase_names())
-    ]
-    assert {"XSAVES", "VM entry", "context switch", "IBPB"} <= set(names)
-    for name in names:
-        assert {categories.category(phase, name) for phase in phases} <= set(categories.CATEGORIES), name
-
-
-def _phase_names():
-    text = Path(operations.__file__).read_text(encoding="utf-8")
-    between = text[text.index("# Phases") : text.index("class Operation")]
-    return {line.split(":")[0] for line in between.splitlines() if ": Final" in line}
-
-
-@pytest.mark.parametrize("cpu", ["sapphire-rapids", "zen4"])
-def test_every_operation_that_the_kernel_model_makes_has_a_category(cpu):
-    for strategy in strategies.names():
-        settings = Settings(cpu=cpu, strategy=strategy, hypothetical=True)
-        for flow in flows.FLOWS:
-            for op in flows.run(flow, settings).operations:
-                assert categories.category(op.phase, op.operation) in categories.CATEGORIES
-
-
-def test_the_xss_phase_is_xss_and_the_carried_msrs_are_msr():
-    assert categories.category(operations.XSS_PHASE, operations.WRMSR_XSS) == "XSS"
-    for name in ("RDMSR(PL0_SSP)", "WRMSRNS(PL1_SSP)", "RDMSRLIST(3)", "VM-exit MSR store(PL0_SSP)", "WRMSR(LSTAR)"):
-        assert categories.category(operations.VCPU_PUT, name) == "MSR"
-    assert categories.category(operations.GUEST_ENTRY, operations.WRPKRU) == "virtualisation"
-    assert categories.category(operations.SWITCH, operations.RDPKRU) == "FPU"
-    with pytest.raises(InputError, match="unknown operation 'XSAVEZ'"):
-        categories.category(operations.SWITCH, "XSAVEZ")
-
-
-def test_categories_partition_the_cycles_of_the_operations(results, comparison):
-    wide = comparison.df_replications().pivot(
-        index=["case", "strategy", "replication"], columns="metric", values="value"
-    )
-    split = wide[[f"cost_{name.lower()}" for name in categories.CATEGORIES]].sum(axis=1)
-    assert np.allclose(split, wide["cost"], rtol=1e-12)
-    assert np.allclose(wide["cost_without_xss"] + wide["cost_xss"], wide["cost"], rtol=1e-12)
-    seconds = results.cases[0]["measure_s"] * results.cases[0]["vcpus"]
-    cycles = results.ledger.groupby(["case", "strategy", "replication"])["cycles"].sum()
-    assert np.allclose(wide["cost"] * seconds, cycles.reindex(wide.index), rtol=1e-12)
-    raw = results.metrics.pivot(index=["case", "strategy", "replication"], columns="metric", values="value")
-    wide = wide.loc[raw.index]
-    assert np.allclose(wide["cost"] * seconds, raw["operations_cycles"], rtol=1e-12)
-    assert np.allclose(wide[[f"time_{part}" for part in metrics.PARTS]].sum(axis=1), 100, rtol=1e-12)
-
-
-def test_the_frame_of_categories_adds_up_to_the_cost(comparison):
-    parts = comparison.df_categories().groupby(["case", "strategy"])["mean"].sum()
-    costs = comparison.df_metrics().query("metric == 'cost'").set_index(["case", "strategy"])["mean"]
-    assert parts.to_dict() == pytest.approx(costs.to_dict())
-
-
-def test_shares_of_the_cpu_are_those_of_the_cost_with_and_without_xss(comparison):
-    values = comparison.df_replications().pivot_table(
-        index=["case", "strategy", "replication"], columns="metric", values="value"
-    )
-    for share, cost in (("cpu_share", "cost"), ("cpu_share_without_xss", "cost_without_xss")):
-        assert np.allclose(values[share] * values["cost_xss"], values["cpu_share_xss"] * values[cost])
-    assert (values["cpu_share_without_xss"] < values["cpu_share"]).all()
-
-
-def test_operations_per_event_are_those_of_its_own_phases(results, comparison):
-    wide = comparison.df_replications().pivot(
-        index=["case", "strategy", "replication"], columns="metric", values="value"
-    )
-    raw = results.metrics.pivot(index=["case", "replication"], columns="metric", values="value")
-    raw = raw.loc[wide.index.droplevel("strategy")].set_axis(wide.index)
-    ledger = results.ledger
-    for event, phases in (
-        ("context_switch", ["switch", "vcpu-load", "vcpu-put", "return-to-user", "user-return-msrs"]),
-        ("kvm_run", ["kvm-load-guest-fpu", "kvm-put-guest-fpu"]),
-        ("vm_exit", ["guest-entry", "guest-exit", "xss", "vm-transition"]),
-    ):
-        names = zip(ledger["phase"], ledger["operation"], strict=True)
-        counts = np.array([p in phases and bool(categories.instructions(p, name)) for p, name in names])
-        by_hand = (
-            ledger[counts].groupby(["case", "strategy", "replication"])["count"].sum() / raw[metrics.EVENTS[event]]
-        )
-        assert by_hand.min() > 0
-        assert np.allclose(wide[f"operations_per_{event}"], by_hand.reindex(wide.index))
-    # XSAVES, WRMSR(XFD) and XRSTORS per swap, and no more, however many exits and switches there are
-    assert set(wide["operations_per_kvm_run"].xs("free-ssp", level="strategy")) == {6.0}
 
 
 # Pairing and intervals.
@@ -363,184 +233,6 @@ def test_the_law_is_what_the_sequences_cost():
     assert law.break_even(found, found, round_trips=5, exits=None, switches=300) is None
 
 
-# The summary, the document and the commands.
-
-ESTIMATE = {
-    "type": "object",
-    "properties": {
-        "mean": {"type": "number"},
-        "low": {"type": ["number", "null"]},
-        "high": {"type": ["number", "null"]},
-        "unit": {"type": "string"},
-    },
-    "required": ["mean", "low", "high", "unit"],
-}
-RANGE = {
-    "type": "object",
-    "properties": {end: {"type": "number"} for end in ("low", "median", "high")},
-    "required": ["low", "median", "high"],
-    "additionalProperties": False,
-}
-ESTIMATES = ("own", "own_without_xss", "xss")
-RANGES = ("range", "range_without_xss", "range_xss")
-TESTS = ("p", "p_without_xss", "p_xss")
-DOCUMENT = {
-    "type": "object",
-    "required": ["scenario", "seed", "replications", "manifest", "not_shown", "cases"],
-    "additionalProperties": False,
-    "properties": {
-        "scenario": {"type": "string"},
-        "seed": {"type": "integer"},
-        "replications": {"type": "integer"},
-        "manifest": {"type": "string"},
-        "not_shown": {"type": "array", "items": {"type": "string"}},
-        "cases": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "required": ["case", "cpu", "kernel", "sweep", "load", "contrasts", "strategies"],
-                "additionalProperties": False,
-                "properties": {
-                    "case": {"type": "string"},
-                    "cpu": {"type": "string"},
-                    "kernel": {"type": "string"},
-                    "sweep": {"type": "object"},
-                    "load": {
-                        "type": "object",
-                        "required": ["exits", "switches", "kvm_runs", "halts", "load_puts", "busy"],
-                        "additionalProperties": {"type": ["number", "null"]},
-                    },
-                    "contrasts": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "required": ["a", "b", *ESTIMATES, *RANGES, *TESTS, "feedback"],
-                            "additionalProperties": False,
-                            "properties": {
-                                "a": {"type": "string"},
-                                "b": {"type": "string"},
-                                **dict.fromkeys(ESTIMATES, ESTIMATE),
-                                **dict.fromkeys(RANGES, RANGE),
-                                **{key: {"type": ["number", "null"]} for key in TESTS},
-                                "feedback": {"type": ["object", "null"]},
-                            },
-                        },
-                    },
-                    "strategies": {
-                        "type": "object",
-                        "additionalProperties": {
-                            "type": "object",
-                            "required": ["metrics", "difference", *ESTIMATES, *RANGES, "integrity"],
-                            "additionalProperties": False,
-                            "properties": {
-                                "metrics": {"type": "object", "minProperties": 30, "additionalProperties": ESTIMATE},
-                                "difference": {
-                                    "type": "object",
-                                    "additionalProperties": {"anyOf": [ESTIMATE, {"type": "null"}]},
-                                },
-                                **{key: {"anyOf": [ESTIMATE, {"type": "null"}]} for key in ESTIMATES},
-                                **{key: {"anyOf": [RANGE, {"type": "null"}]} for key in RANGES},
-                                "integrity": {
-                                    "type": "object",
-                                    "required": ["violations", "kinds"],
-                                    "properties": {
-                                        "violations": {"type": "integer"},
-                                        "kinds": {"type": "object", "additionalProperties": {"type": "integer"}},
-                                    },
-                                },
-                            },
-                        },
-                    },
-                },
-            },
-        },
-    },
-}
-
-
-def test_the_document_has_the_documented_shape(comparison):
-    document = json.loads(json.dumps(comparison.document(), allow_nan=False))
-    jsonschema.validate(document, DOCUMENT)
-    of = document["cases"][0]["strategies"]
-    assert list(of) == ["free-ssp", "manual-load", "manual-lazy", "xstate-guest"]
-    assert (of["free-ssp"]["difference"], of["free-ssp"]["own"]) == ({}, None)
-    host = of["manual-load"]["difference"].keys() - of["manual-load"]["metrics"].keys()
-    assert {"guest_cycles", "halts_per_second"} <= host
-    assert {of["manual-load"]["difference"][metric] for metric in host} == {None}
-    assert 0 < of["manual-load"]["difference"]["cost"]["assumed_percent"] <= 100
-    for name in ("cost", "cost_without_xss", "cpu_share_fpu", "operations_per_vm_exit", "task_fpstate_bytes"):
-        assert name in of["manual-load"]["metrics"]
-    assert of["manual-lazy"]["integrity"]["violations"] > 0
-    assert of["manual-load"]["integrity"] == {"violations": 0, "kinds": {}}
-
-
-def test_the_document_has_the_headline_with_p_and_range_and_one_number_for_one_quantity(tmp_path):
-    path = tmp_path / "asked.toml"
-    asked = SCENARIO.replace("[host]", 'contrasts = [["manual-load", "xstate-guest"]]\n[host]', 1)
-    path.write_text(asked)
-    comparison = sim.compare(experiment.run(path, jobs=1, simulate=fake_host.simulate))
-    found = comparison.answers.contrasts()[0]
-    contrast = comparison.document()["cases"][0]["contrasts"][0]
-    assert contrast["p_without_xss"] == found.p_without_xss
-    assert contrast["range_without_xss"]["low"] == found.range_without_xss.low < contrast["own_without_xss"]["mean"]
-    of = comparison.document()["cases"][0]["strategies"]["xstate-guest"]
-    for metric, name in (("cost", "own"), ("cost_without_xss", "own_without_xss")):
-        assert {key: of["difference"][metric][key] for key in ("mean", "low", "high")} == {
-            key: of[name][key] for key in ("mean", "low", "high")
-        }
-        rounded = comparison.df_differences().set_index(["case", "strategy", "metric"])["mean"]
-        assert of["difference"][metric]["mean"] == pytest.approx(
-            rounded[comparison.results.cases[0]["case"], "xstate-guest", metric], rel=0.05
-        )
-    line = next(line for line in comparison.summary().splitlines() if line.split()[:2] == ["without", "XSS"])
-    assert line.split()[-3:] == [
-        amounts.si(found.range_without_xss.low), "to", amounts.si(found.range_without_xss.high)
-    ]  # fmt: skip
-
-
-def test_the_summary_is_at_most_72_columns_wide_and_says_what_is_needed(comparison):
-    text = comparison.summary()
-    assert max(map(len, text.splitlines())) <= 72
-    assert text.isascii()
-    for needed in (
-        "Who is cheaper?",
-        "IA32_XSS",
-        "free-ssp(*)",
-        "Seed 1, 10 replications",
-        "assumed",
-        "memory",
-        "Holm",
-    ):
-        assert needed in text
-    assert "WARNING" not in text
-    assert "documented as" in text  # manual-lazy, which is caught
-
-
-def test_a_strategy_that_violates_integrity_is_called_neither_cheaper_nor_more_expensive(comparison):
-    text = " ".join(comparison.summary().split())
-    assert "manual-lazy(!) " in text
-    assert text.count("Violates integrity, so its cost is not comparable: manual-lazy.") == 1
-    verdicts = [part.split(".")[0] for part in text.split("Than free-ssp, ")[1:]]
-    assert len(verdicts) == 2
-    assert not any("manual-lazy" in said for said in verdicts)
-    assert all("manual-load" in said for said in verdicts)
-    assert set(comparison.df_break_even()["strategy"]) <= {"manual-load", "xstate-guest"}
-
-
-def test_with_a_reference_that_violates_integrity_nothing_is_compared(results):
-    text = sim.compare(results, "manual-lazy").summary()
-    assert "manual-lazy(*)(!)" in text
-    assert "manual-lazy violates integrity, so there is no cost to compare" in " ".join(text.split())
-    assert "cheaper:" not in text
-    assert "dearer:" not in text
-
-
-def test_its_repr_is_short(comparison):
-    assert "object at" not in repr(comparison)
-    assert len(repr(comparison.results)) < 300
-
-
 def test_with_several_cases_each_section_says_which_it_is_of(small, tmp_path):
     path = tmp_path / "masks.toml"
     path.write_text(small.read_text() + '[sweep]\n"kernel.guest_xss" = [0x800, 0x1800]\n')
@@ -560,22 +252,6 @@ def test_fewer_than_ten_replications_are_said_to_be_few(small):
     assert sim.compare(single).document()["cases"][0]["strategies"]["manual-load"]["metrics"]["cost"]["low"] is None
 
 
-@pytest.mark.parametrize("finished", [1, 4, 9])
-def test_what_an_interrupted_run_has_finished_can_be_compared(small, tmp_path, finished):
-    left = iter(range(finished))
-
-    def stops(*work):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return fake_host.simulate(*work)
-
-    with pytest.raises(experiment.Interrupted):
-        experiment.run(small, jobs=1, simulate=stops, out=tmp_path / "r")
-    comparison = sim.compare(sim.load(tmp_path / "r", incomplete_ok=True))
-    assert "THE RUN IS NOT COMPLETE (status interrupted)" in comparison.summary()
-    jsonschema.validate(comparison.document()["cases"][0]["strategies"]["free-ssp"]["integrity"], {"type": "object"})
-
-
 def test_a_reference_alone_has_costs_and_no_differences(small):
     comparison = sim.compare(
         experiment.run(small, strategies=["free-ssp"], replications=2, jobs=1, simulate=fake_host.simulate)
@@ -593,112 +269,6 @@ def test_another_reference_turns_the_difference_round(comparison, results):
     assert there == pytest.approx(-back)
     with pytest.raises(InputError, match=r"unknown reference of case .*did you mean 'manual-load'"):
         sim.compare(results, "manual-loda")
-
-
-WHOLE_RUN = experiment.run
-
-
-def simulated_by(monkeypatch, simulate):
-    monkeypatch.setattr(
-        experiment, "run", lambda *a, **k: WHOLE_RUN(*a, **{**k, "simulate": simulate, "jobs": k["jobs"] or 1})
-    )
-
-
-def test_run_and_compare_print_the_same(small, tmp_path, capsys, monkeypatch):
-    simulated_by(monkeypatch, fake_host.simulate)
-    out = tmp_path / "r"
-    status, text, err = run_command(capsys, "run", str(small), "--out", str(out), "--no-figures")
-    assert (status, err.count("Traceback")) == (0, 0)
-    assert err == ""  # which is no terminal, so that it gets no progress bar
-    status, again, err = run_command(capsys, "compare", str(out))
-    assert (status, again, err) == (0, text, "")
-    _, document, _ = run_command(capsys, "run", str(small), "--out", str(out), "--no-figures", "--json")
-    document = json.loads(document)
-    jsonschema.validate(document, DOCUMENT)
-    assert document["manifest"] == str(out / "manifest.json")
-
-
-def test_all_is_all_strategies_also_as_an_option(small, tmp_path, capsys, monkeypatch):
-    simulated_by(monkeypatch, fake_host.simulate)
-    options = ("--strategies", "all", "--out", str(tmp_path / "all"), "--no-figures", "--json")
-    status, document, _ = run_command(capsys, "run", str(small), *options)
-    assert status == 0
-    assert {"no-cet", "manual-exit"} <= json.loads(document)["cases"][0]["strategies"].keys()
-    assert len(experiment.run(small, strategies="all", jobs=1).cases[0]["strategies"]) > 10
-    with pytest.raises(InputError, match=r"found 'manual-load'.*allowed: all or a list in \[ \], such as \["):
-        experiment.run(small, strategies="manual-load", jobs=1)
-
-
-def test_a_strategy_that_is_documented_as_unsound_does_not_fail_a_run_and_another_does(
-    small, tmp_path, capsys, monkeypatch
-):
-    arguments = ("run", str(small), "--no-figures", "--replications", "2", "--out", str(tmp_path / "r"))
-    simulated_by(monkeypatch, fake_host.simulate)
-    assert run_command(capsys, *arguments)[0] == 0
-
-    simulated_by(monkeypatch, fake_host.altered(lambda case, record: replace(record, integrity={"guest-to-guest": 2})))
-    status, out, err = run_command(capsys, *arguments[:-1], str(tmp_path / "altered"))
-    assert status == 1
-    assert "manual-load violates integrity (4 times), and is not documented as unsound" in err
-    assert "manual-lazy violates" not in err
-    assert "NOT documented" in " ".join(out.split())
-
-
-@pytest.mark.parametrize(("stacks", "status"), [("off", 1), ("fpstate", 0), ("return-to-user", 1)])
-def test_unsound_with_host_shadow_stacks_is_documented_with_those_only(
-    small, tmp_path, capsys, monkeypatch, stacks, status
-):
-    path = tmp_path / "stacks.toml"
-    path.write_text(small.read_text() + f'[kernel]\nhost_shadow_stacks = "{stacks}"\n')
-
-    def wrong(case, record):
-        return replace(record, integrity={"wrong-value": 2} if record.strategy == "manual-load" else {})
-
-    simulated_by(monkeypatch, fake_host.altered(wrong))
-    arguments = ("--no-figures", "--full", "--replications", "2", "--out", str(tmp_path / "r"))
-    got, out, _ = run_command(capsys, "run", str(path), *arguments)
-    assert (got, "UNEXPECTED" in out) == (status, status == 1)
-    assert ("kvm_put_guest_fpu()" in out) == (status == 0)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--strategies", "manual-lode"), ("--strategies", "a,,b"), ("--reference", "nobody"), ("--replications", "0"),
-        ("--seed", "-1"), ("--jobs", "0"), ("--jobs", "100000"), ("--jobs", "two"),
-    ],
-)  # fmt: skip
-def test_wrong_options_are_one_message_and_status_2(small, tmp_path, capsys, arguments):
-    status, out, err = run_command(capsys, "run", str(small), "--out", str(tmp_path / "r"), *arguments)
-    assert (status, out) == (2, "")
-    assert "Traceback" not in err
-    assert not (tmp_path / "r").exists()
-
-
-def test_an_interrupted_run_exits_with_130(small, tmp_path, capsys, monkeypatch):
-    def interrupted(*work):
-        raise KeyboardInterrupt
-
-    simulated_by(monkeypatch, interrupted)
-    status, out, err = run_command(capsys, "run", str(small), "--out", str(tmp_path / "r"))
-    assert (status, out) == (130, "")
-    assert "fpswitch: interrupted after 0 of 40 replications" in err
-
-
-def test_an_interrupt_before_the_first_replication_is_one_message_and_130(small, capsys, monkeypatch):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(experiment, "run", interrupted)
-    assert run_command(capsys, "run", str(small)) == (130, "", "fpswitch: interrupted\n")
-    monkeypatch.setattr("importlib.import_module", interrupted)
-    assert run_command(capsys, "run", str(small)) == (130, "", "fpswitch: interrupted\n")
-
-
-def test_compare_refuses_what_is_not_a_complete_result(tmp_path, capsys):
-    for place in (tmp_path, tmp_path / "nowhere"):
-        status, out, err = run_command(capsys, "compare", str(place))
-        assert (status, out, err.count("\n")) == (2, "", 1)
 
 
 def test_every_frame_says_the_cpu_the_kernel_and_the_swept_value_of_each_row(small, tmp_path):

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
-from machine import GUEST, LOOP, RETURNING, SLOW_EXIT, Sequences, World
+from machine import World
+from positions import GUEST, LOOP, RETURNING, SLOW_EXIT
+from random_machine import Sequences
 
 from sim.kernel import strategies
 from sim.kernel.config import Config, Settings, boot

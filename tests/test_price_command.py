@@ -1,16 +1,12 @@
-"""fpswitch price: which input is refused, what is printed, and what is read from perf; fpswitch flow --cost."""
+"""`price` and `flow --cost`: what is printed, and what is refused."""
 
-import gzip
-import html
-import lzma
-import quopri
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from command import run, run_json
+from perf_reports import REPORT
 from test_price import ZEN4, costs, priced
 
 from sim.analysis.price_load import Load
@@ -18,10 +14,8 @@ from sim.costs.price import Prices
 from sim.errors import InputError
 from sim.kernel import flows
 from sim.kernel.config import Settings
-from sim.trace.reading import perf_kvm_stat
 
 RATES = ("--exits", "20000/s", "--load-put", "2000/s", "--kvm-run", "500/s", "--switches", "3000/s")
-REPORT = (Path(__file__).parent / "data" / "perf" / "kvm-stat-report.txt").read_text(encoding="utf-8")
 
 # What cannot be.
 
@@ -228,172 +222,6 @@ def test_what_rates_leave_open_is_said_with_how_much_it_changes(capsys):
             given = run_json(capsys, "price", "--cpu", "zen4", *RATES, *options)["strategies"]["xstate-guest"]
             assert given["per_load_put"]["cycles"] == pytest.approx(cycles)
     assert "manual-load" not in {each["strategy"] for each in document["unsaid"]}
-
-
-# perf kvm stat.
-
-
-def test_the_report_of_perf_kvm_stat_is_read():
-    found = perf_kvm_stat.parse(REPORT, "report")
-    assert found.exits["MSR_WRITE"] == 520
-    assert (found.total, found.others, found.lost, found.vendor) == (866, 0, 0, "vmx")
-    assert found.handled_s == pytest.approx(1.81536745)
-    assert found.recorded_s is None
-
-
-def old(text):
-    """As perf of Linux v3.9 printed it: no Min Time, no Max Time."""
-    return "\n".join(line[:53] + line[77:] if "us (" in line else line for line in text.splitlines())
-
-
-MAILED = """On Tuesday somebody wrote (recorded for 5 seconds):
->> > Analyze events for all VMs, all VCPUs:
->> >              VM-EXIT    Samples  Samples%     Time%    Min Time    Max
->> > Time         Avg time
->> >   EXTERNAL_INTERRUPT     471831    59.89%    68.58%      0.64us
->> > 65.42us      2.34us ( +-   0.11% )
->> >            MSR_WRITE     238932    30.33%    23.07%      0.48us
->> > 41.05us      1.56us ( +-   0.14% )
->> > [..]
->> > Total Samples:787803, Total events handled time:1611193.84us.
-"""
-
-
-@pytest.mark.parametrize(
-    ("text", "total", "others"),
-    [
-        (REPORT, 866, 0),
-        (old(REPORT), 866, 0),
-        (REPORT.replace(" ", "\N{NO-BREAK SPACE}").replace("\n", "\r\n"), 866, 0),
-        ("\n".join(f"> > {line}" for line in REPORT.splitlines()), 866, 0),
-        (REPORT[: REPORT.index("Total")], 866, 0),
-        (quopri.encodestring(REPORT.encode()).decode(), 866, 0),
-        ("<pre>" + html.escape(REPORT) + "</pre>", 866, 0),
-        ("\x1b[H\x1b[2J" + REPORT, 866, 0),
-        (REPORT.replace("MSR_READ", " UNKNOWN").replace("     HLT", " UNKNOWN"), 866, 0),
-        (MAILED, 787803, 787803 - 471831 - 238932),
-    ],
-)
-def test_what_versions_of_perf_and_mailers_make_of_it_is_read_too(text, total, others):
-    found = perf_kvm_stat.parse(text, "report")
-    assert (found.total, found.others) == (total, others)
-
-
-@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bytes])
-def test_a_table_may_be_packed(pack, tmp_path):
-    path = tmp_path / "report"
-    path.write_bytes(pack(REPORT.encode()))
-    assert perf_kvm_stat.read(str(path)).total == 866
-    path.write_bytes(pack(REPORT.encode())[:-9])
-    if pack is not bytes:
-        with pytest.raises(InputError, match=r"cannot read .*report: "):
-            perf_kvm_stat.read(str(path))
-
-
-def test_how_long_was_recorded_is_found_where_people_write_it():
-    assert perf_kvm_stat.parse(MAILED, "mail").recorded_s == 5
-    assert perf_kvm_stat.parse("w/o this patch (duration:10s):\n" + REPORT, "mail").recorded_s == 10
-    assert perf_kvm_stat.parse(REPORT + "  10.0023 seconds time elapsed\n", "mail").recorded_s == 10.0023
-
-
-def test_of_perf_kvm_stat_live_the_first_table_is_left_out():
-    tables = [f"12:10:{second:02}.786799\n{REPORT}" for second in (10, 11, 13)]
-    found = perf_kvm_stat.parse("".join(tables), "live")
-    assert (found.total, found.recorded_s) == (2 * 866, pytest.approx(3))
-    midnight = perf_kvm_stat.parse(f"23:59:59.000000{REPORT}00:00:01.500000{REPORT}", "live")
-    assert (midnight.total, midnight.recorded_s) == (866, pytest.approx(2.5))
-
-
-def test_svm_has_small_letters():
-    text = REPORT.replace("MSR_WRITE", "      msr").replace("HLT", "hlt")
-    text = "\n".join(line for line in text.splitlines() if not line.strip()[:1].isupper() or "Samples" in line)
-    assert perf_kvm_stat.parse(text.replace("Total Samples:866", "Total Samples:699"), "svm").vendor == "svm"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "no table of VM exits"),
-        ("PERFILE2\0\0", "no table of VM exits"),
-        (REPORT.replace("VM-EXIT", "MMIO Access"), "a table of MMIO Access"),
-        (REPORT + REPORT, "2 tables"),
-        (REPORT.replace("Samples:866", "Samples:800"), "866 samples in the rows, and 800"),
-        (REPORT.replace("MSR_READ", "     HLT"), "HLT is there twice"),
-        ("VM-EXIT Samples Samples% Time%\n", "without a row"),
-        (REPORT.replace("MSR_READ", "DABT_LOW"), "DABT_LOW is an exit reason of arm64"),
-    ],
-)
-def test_other_text_is_called_what_it_is(text, message):
-    with pytest.raises(InputError, match=message):
-        perf_kvm_stat.parse(text, "report")
-
-
-def test_the_exits_of_load_put_pairs_and_of_a_reason_are_among_those_that_perf_counted(capsys, tmp_path):
-    path = tmp_path / "report.txt"
-    path.write_text(REPORT, encoding="utf-8")
-    document = run_json(
-        capsys, "price", "--perf-kvm-stat", str(path), "--duration", "2 s", "--cpus", "2", "--load-put", "20/s",
-        "--exits", "wrmsr-tsc-deadline=100/s",
-    )  # fmt: skip
-    load = document["load"]
-    assert load["vm_entries"] == pytest.approx(866 / 4)
-    assert load["fastpath"] == {"preemption-timer": 18 / 4, "wrmsr-tsc-deadline": 100}
-    assert load["exits"] == pytest.approx(866 / 4 - 20 - 100 - 18 / 4)
-
-
-ONLY_CPUID = """
-             VM-EXIT    Samples  Samples%     Time%         Avg time
-               CPUID       1000   100.00%   100.00%      1.40us ( +-   4.68% )
-Total Samples:1000, Total events handled time:1400.00us.
-"""
-WITH_IO = REPORT.replace("EPT_MISCONFIG ", "IO_INSTRUCTION")
-
-
-@pytest.mark.parametrize(
-    ("text", "options", "message"),
-    [
-        (REPORT, ("--load-put", "20/s"), "does not say how long perf recorded (needed: --duration, such as '10 s')"),
-        (REPORT, ("--duration", "1 s"), "its 179 HLT exits are among them, in part or all (needed: --load-put; 0/s"),
-        (REPORT, ("--duration", "1 s", "--kvm-run", "5/s"), "(needed: --load-put; 0/s for none)"),
-        (WITH_IO, ("--duration", "1 s"), "its 179 HLT and 68 I/O port exits are among them, in part or all (needed: "),
-        (WITH_IO, ("--duration", "1 s"), "(needed: --load-put and --kvm-run; 0/s for none)"),
-        (WITH_IO, ("--duration", "1 s", "--load-put", "20/s"), "(needed: --kvm-run; 0/s for none)"),
-        (WITH_IO.lower().replace("vm-exit    samples  samples%", "VM-EXIT Samples Samples%")[:-65],
-         ("--duration", "1 s", "--cpu", "zen4"), "its 179 HLT and"),
-        (ONLY_CPUID, ("--duration", "1 s"), "how many load/put pairs there were (needed: --load-put; 0/s for none)"),
-        (REPORT.replace("PREEMPTION_TIMER", "io").lower().replace("vm-exit    samples  samples%",
-         "VM-EXIT Samples Samples%")[:-65], ("--duration", "1 s", "--load-put", "5/s", "--kvm-run", "0/s"),
-         "are SVM's, and sapphire-rapids, the default, has VMX (needed: --cpu)"),
-    ],
-)  # fmt: skip
-def test_what_a_table_of_exits_does_not_say_is_asked_for_and_never_guessed(capsys, tmp_path, text, options, message):
-    path = tmp_path / "report.txt"
-    path.write_text(text, encoding="utf-8")
-    status, out, err = run(capsys, "price", "--perf-kvm-stat", str(path), *options)
-    assert (status, out, len(err.splitlines())) == (2, "", 1)
-    assert message in err
-
-
-def test_what_may_be_wrong_with_counted_exits_stands_above_the_answer(capsys, tmp_path):
-    path = tmp_path / "report.txt"
-    path.write_text(REPORT, encoding="utf-8")
-    options = ("--cpu", "zen4", "--perf-kvm-stat", str(path), "--duration", "1 s", "--load-put", "200/s")
-    status, out, err = run(capsys, "price", *options)
-    assert (status, err) == (0, "")
-    said = " ".join(out[: out.index("ANSWER")].split())
-    assert "are VMX's, and the CPU has SVM" in said
-    assert "are of one CPU (--cpus)" in said
-    assert len(run_json(capsys, "price", *options)["notes"]) == 2
-    assert len(run_json(capsys, "price", *options, "--cpus", "1")["notes"]) == 1
-
-
-def test_more_pairs_than_perf_counted_exits_are_refused(capsys, tmp_path):
-    path = tmp_path / "report.txt"
-    path.write_text(REPORT, encoding="utf-8")
-    options = ("--perf-kvm-stat", str(path), "--duration", "1 s", "--load-put", "1000/s")
-    status, out, err = run(capsys, "price", *options)
-    assert (status, out) == (2, "")
-    assert "866/s exits in all, and 1018/s are asked for" in err
 
 
 # fpswitch flow --cost.

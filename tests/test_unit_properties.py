@@ -6,7 +6,7 @@ from itertools import count
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_unit import ENABLED, MXCSR, XCR0, XSS, area, restored, unit
+from xsave_unit import ENABLED, MXCSR, XCR0, XSS, area, restored, unit
 
 from sim.xsave.area import INIT, Area
 from sim.xsave.components import (

@@ -4,7 +4,7 @@ User mode: XSAVE, XSAVEC, XSAVEOPT and XRSTOR, timed by C programs that the syst
 needed, in the manner of nanoBench (Abel and Reineke, "nanoBench: A Low-Overhead Tool for Running Microbenchmarks on x86
 Systems", ISPASS 2020).  Ring 0 by difference: calls in which the kernel executes XSAVES and XRSTORS of the caller,
 hand-offs between two processes, and KVM_RUN round trips.
-``docs/calibrate.md`` has the method.
+``docs/measuring.md`` has the method.
 """
 
 import datetime
@@ -206,7 +206,7 @@ class _Calibration:
         comment = [
             f"{machine.name} (family {machine.family:x}h, model {machine.model:x}h), written by `fpswitch calibrate`.",
             "",
-            f"Measured rows are of this machine; what it cannot measure comes from {parent}.  docs/calibrate.md has",
+            f"Measured rows are of this machine; what it cannot measure comes from {parent}.  docs/measuring.md has",
             "the method.  Rows of term total, reference and difference are evidence and never priced.",
             *(f"No rows of {STAGES[name]}: {reason}." for name, reason in self.left_out.items()),
         ]

@@ -1,7 +1,7 @@
 """The JSON Schema and the manual of scenario files, made of the model.
 
 ``python -m sim.scenario.document`` writes scenario.schema.json beside this module, and what follows the marker in
-docs/scenarios.md.
+docs/reference/scenario-keys.md.
 """
 
 import json
@@ -20,7 +20,7 @@ from sim.scenario.schema import Exit, FpuUse, Group, Guest, Interrupt, Lock, Sce
 from sim.scenario.units import Flow, Percent, Rate, Size, Time
 
 SCHEMA_FILE: Final = Path(__file__).with_name("scenario.schema.json")
-PAGE: Final = Path(__file__).parents[2] / "docs" / "scenarios.md"
+PAGE: Final = Path(__file__).parents[2] / "docs" / "reference" / "scenario-keys.md"
 MARKER: Final = "<!-- what follows is made by: make docs -->\n"
 
 _QUANTITIES: Final = {
@@ -30,7 +30,7 @@ _QUANTITIES: Final = {
 """What the schema has once, under $defs, and the manual by a word."""
 
 _TABLES: Final[Mapping[str, type[BaseModel]]] = {
-    "the file": Scenario,
+    "The file": Scenario,
     "[run]": Run,
     "[host]": Host,
     "[kernel]": KernelSettings,
@@ -129,7 +129,7 @@ def page() -> str:
 
 def _section(title: str, kind: type[BaseModel], whole: Schema) -> Iterator[str]:
     here = whole if kind is Scenario else whole["$defs"][kind.__name__]
-    yield f"### {title if kind is Scenario else ', '.join(f'`{each}`' for each in title.split(' and '))}"
+    yield f"## {title if kind is Scenario else ', '.join(f'`{each}`' for each in title.split(' and '))}"
     yield ""
     if kind is not Scenario:
         yield from textwrap.wrap(here["description"], 118)

@@ -2,7 +2,7 @@
 
 Times are kept in seconds, rates per second, sizes in bytes; a case (:mod:`sim.scenario.cases`) turns them into cycles
 of its CPU's TSC.  A default that nobody has published is an assumption, and says so.  The descriptions are those of the
-JSON Schema and of docs/scenarios.md, which :mod:`sim.scenario.document` makes from this module,
+JSON Schema and of docs/reference/scenario-keys.md, which :mod:`sim.scenario.document` makes from this module,
 :mod:`sim.scenario.run_schema` and :mod:`sim.scenario.host_schema`.
 """
 

@@ -1,0 +1,209 @@
+"""The integrity check finds what is wrong in kernels that are broken on purpose."""
+
+import pytest
+from machine import World
+from verdicts import config, exit_to_the_vmm_and_back, finds, world
+
+from sim.kernel import fpu, kvm, process
+from sim.kernel.integrity import FOREIGN_IN_FPSTATE, WRONG_VALUE
+from sim.kernel.kernel import Kernel
+from sim.kernel.state import Cpu, Task
+from sim.xsave.components import AVX, CET_S, SSE, ZMM_HI256
+
+# The check itself: kernels that are broken on purpose.
+
+
+def test_integrity_catches_a_kernel_fpu_begin_that_leaves_the_owner(monkeypatch):
+    right = fpu.kernel_fpu_begin
+
+    def leaves_the_owner(k: Kernel, cpu: Cpu, used: int = 0) -> None:
+        owner = cpu.fpregs_owner
+        right(k, cpu, used)
+        cpu.fpregs_owner = owner
+
+    monkeypatch.setattr(fpu, "kernel_fpu_begin", leaves_the_owner)
+    w = world("xstate-guest")
+    w.to_user(0, 3)
+    w.user_writes(0, AVX)
+    w.enter_kernel(0)
+    w.kernel_fpu(0, AVX)
+    w.return_to_user(0)
+    assert w.kinds == {WRONG_VALUE}
+
+
+def test_integrity_catches_a_swap_that_does_not_note_the_cpu(monkeypatch):
+    right = fpu.fpu_swap_kvm_fpstate
+
+    def does_not_note_the_cpu(k, cpu, vcpu, enter_guest):
+        last = vcpu.task.last_cpu
+        right(k, cpu, vcpu, enter_guest)
+        vcpu.task.last_cpu = last
+
+    monkeypatch.setattr(fpu, "fpu_swap_kvm_fpstate", does_not_note_the_cpu)
+    finds([config("xstate-guest")], World.check_owner, "swap")
+
+
+def test_integrity_catches_a_validity_check_that_ignores_the_last_cpu(monkeypatch):
+    def restore(k: Kernel, cpu: Cpu, phase: str) -> None:
+        task = cpu.current
+        if cpu.fpregs_owner is not task:
+            fpu.restore_fpregs_from_fpstate(k, cpu, task.fpstate, phase)
+            fpu.fpregs_activate(k, cpu, task)
+            task.last_cpu = cpu.id
+        task.need_fpu_load = False
+
+    monkeypatch.setattr(fpu, "switch_fpu_return", restore)
+    w = world("xstate-guest")
+    for c in (0, 1):
+        w.to_user(c, 3)
+        w.user_writes(c, AVX)
+        w.enter_kernel(c)
+        w.schedule(c, None)
+    w.to_user(0, 3)  # CPU 0 still names the task, and holds what it had before it went to CPU 1
+    assert w.findings() == [(WRONG_VALUE, "task0", "YMM")]
+
+
+def test_integrity_catches_a_switch_without_pkru(monkeypatch):
+    monkeypatch.setattr(process, "x86_pkru_load", lambda cpu, next: None)
+    w = world("xstate-guest")
+    w.to_user(0, 3)
+    w.user_wrpkru(0, 0)
+    w.enter_kernel(0)
+    w.to_user(0, 4)
+    assert w.findings() == [(WRONG_VALUE, "task1", "PKRU")]
+
+
+def test_integrity_catches_a_switch_that_does_not_save(monkeypatch):
+    def does_not_save(k: Kernel, cpu: Cpu, prev: Task) -> None:
+        if prev.user_fpu:
+            prev.need_fpu_load = True
+            prev.last_cpu = cpu.id
+
+    monkeypatch.setattr(fpu, "switch_fpu", does_not_save)
+    w = world("xstate-guest")
+    w.to_user(0, 3)
+    w.user_writes(0, AVX)
+    w.enter_kernel(0)
+    w.to_user(0, 4)
+    w.enter_kernel(0)
+    w.to_user(0, 3)
+    assert w.findings() == [(WRONG_VALUE, "task0", "YMM")]
+
+
+def test_integrity_catches_a_guest_restore_without_cet_s():
+    w = world("xstate-guest")
+    w.k.restore_mask &= ~CET_S
+    exit_to_the_vmm_and_back(w)
+    assert w.kinds == {WRONG_VALUE}
+
+
+def test_integrity_catches_a_ptrace_write_that_does_not_invalidate():
+    w = world("xstate-guest")
+    w.to_user(0, 3)
+    w.enter_kernel(0)
+    w.schedule(0, None)
+    w.ptrace_write(3, AVX)
+    w.tasks[3].last_cpu = 0
+    w.to_user(0, 3)
+    assert w.findings() == [(WRONG_VALUE, "task0", "YMM")]
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_legacy_sse_write_on_zen4_may_change_ymm_under_any_kernel(legacy):
+    """What a real one does (docs/model.md): the fpstate holds an old AVX area, and ZMM_Hi256 alone is in use."""
+    w = world("xstate-guest", "zen4", legacy_sse_write_marks_avx_in_use=legacy)
+    w.to_user(0, 3)
+    w.user_writes(0, AVX)
+    w.enter_kernel(0)
+    w.to_user(0, 4)  # the old area
+    w.enter_kernel(0)
+    w.to_user(0, 3)
+    w.user_xrstor(0, ZMM_HI256)
+    w.enter_kernel(0)
+    w.to_user(0, 4)  # XSTATE_BV[2] = 0, and the area stays
+    w.enter_kernel(0)
+    w.to_user(0, 3)
+    w.user_writes(0, SSE)
+    w.enter_kernel(0)
+    w.to_user(0, 4)
+    w.enter_kernel(0)
+    assert w.findings() == []
+    w.to_user(0, 3)
+    assert w.findings() == ([(WRONG_VALUE, "task0", "YMM")] if legacy else [])
+
+
+def in_guest_with_pkru(value: int) -> World:
+    w = world("xstate-guest")
+    w.to_user(0, 0)
+    w.enter_kernel(0)
+    for step in (w.kvm_run, w.load_guest_fpu, w.run_entry, w.enter_guest):
+        step(0)
+    w.guest_wrpkru(0, value)
+    return w
+
+
+def test_integrity_catches_an_exit_that_leaves_the_guest_s_pkru(monkeypatch):
+    w = in_guest_with_pkru(0x1234)
+    monkeypatch.setattr(kvm, "kvm_load_host_pkru", lambda k, cpu, vcpu: None)
+    for step in (w.exit_guest, w.run_exit, w.put_guest_fpu, w.vcpu_put, w.return_to_user):
+        step(0)
+    assert w.findings() == [(WRONG_VALUE, "vcpu0", "PKRU")]
+
+
+def test_integrity_catches_an_entry_without_the_guest_s_pkru(monkeypatch):
+    w = in_guest_with_pkru(0x1234)
+    w.exit_guest(0)
+    monkeypatch.setattr(kvm, "kvm_load_guest_pkru", lambda k, cpu, vcpu: None)
+    w.enter_guest(0)
+    assert w.findings() == [(WRONG_VALUE, "guest vcpu0", "PKRU")]
+
+
+def test_integrity_catches_a_signal_frame_with_another_task_s_registers(monkeypatch):
+    w = world("xstate-guest")
+    w.to_user(0, 3)
+    w.user_writes(0, AVX)
+    w.enter_kernel(0)
+    w.to_user(0, 4)
+    w.user_writes(0, AVX)
+    w.enter_kernel(0)
+    w.schedule(0, 3)
+    w.signal(3)
+    monkeypatch.setattr(fpu, "fpregs_restore_userregs", lambda k, cpu, phase: None)
+    w.deliver(0)
+    assert w.findings() == [(FOREIGN_IN_FPSTATE, "signal frame of task0", "YMM")]
+
+
+SPEC_CTRL = """
+name = "spec-ctrl"
+title = "an MSR that belongs to no component"
+msrs = { SPEC_CTRL = 0x48 }
+size_bytes = 8
+per_task_msr = false
+source = "a test"
+"""
+
+
+@pytest.mark.parametrize("carried", ["cet-s", SPEC_CTRL], ids=["cet-s", "spec-ctrl"])
+def test_integrity_catches_another_mxcsr_once_whatever_is_carried(tmp_path, carried):
+    if carried == SPEC_CTRL:
+        path = tmp_path / "carried.toml"
+        path.write_text(carried, encoding="utf-8")
+        carried = str(path)
+    w = world("manual-load", carried=carried)
+    w.to_user(0, 3)
+    w.enter_kernel(0)
+    w.cpus[0].unit.ldmxcsr(0x1F00)
+    for _ in range(2):
+        w.return_to_user(0)
+        assert w.findings() == [(WRONG_VALUE, "task0", "MXCSR")]
+        w.enter_kernel(0)
+
+
+def test_what_a_freed_task_left_behind_has_no_name_any_more():
+    k = Kernel(config("xstate-guest"))
+    task = k.new_task("A")
+    token = task.context.token()
+    assert k.integrity is not None
+    assert k.integrity.described(token) == "A #1"
+    k.forget(task)
+    assert k.integrity.described(token) == f"{token:#x}"
