@@ -13,6 +13,14 @@ from sim.verification.anchors.experiments import EXPERIMENTS, operations
 from sim.verification.anchors.predictions import count, predict
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_draws():
+    """The width of a range is asked for nowhere here, and 4,000 draws of every anchor take two seconds."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "DRAWS", 400)
+        yield
+
+
 @pytest.fixture(scope="module")
 def shipped():
     return read()
