@@ -281,7 +281,7 @@ def test_a_variant_may_leave_out_what_its_base_has_to_say():
 
 
 def test_the_examples_of_the_manual_are_scenarios(tmp_path):
-    text = document.PAGE.read_text(encoding="utf-8")
+    text = (ROOT / "docs/scenarios.md").read_text(encoding="utf-8")
     blocks = [block.partition("```")[0] for block in text.split("```toml\n")[1:]]
     web, sweep, asked, between, variant = blocks
     read(written(tmp_path, web, "web.toml"))
