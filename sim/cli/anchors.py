@@ -25,7 +25,7 @@ LEGEND = (
 )
 
 
-@click.command()
+@click.command(short_help="Compare predictions with published numbers.")
 @json_option
 def anchors(as_json: bool) -> None:
     """Print published experiments, what the model predicts for them, and which of them are evidence.

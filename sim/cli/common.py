@@ -62,7 +62,7 @@ def scenario_options(command: _Command) -> _Command:
             click.option("--precision", metavar="SHARE", help='As many as this precision takes, such as "1 %".'),
             click.option("--feedback", is_flag=True, default=None, help="Also each strategy on a schedule of its own."),
             click.option("--seed", metavar="N", type=int, help="The seed of all random streams."),
-            click.option("--engine", metavar="NAME", help="simpy, compiled or auto: what simulates; the same bytes."),
+            click.option("--engine", metavar="NAME", help="simpy, compiled or auto; the results are the same."),
             set_option,
         )
     ):

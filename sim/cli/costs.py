@@ -63,7 +63,7 @@ def list_tables(as_json: bool) -> None:
     emit({"tables": documents}, table(rows, ("table", "derived from", *GRADES, "CPU")), as_json)
 
 
-@costs.command()
+@costs.command(short_help="Show every row of a table, with its source.")
 @click.argument("name")
 @json_option
 def show(name: str, as_json: bool) -> None:
@@ -90,7 +90,7 @@ def show(name: str, as_json: bool) -> None:
     emit(document, _shown(costs), as_json)
 
 
-@costs.command()
+@costs.command(short_help="List what is wrong with a table.")
 @click.argument("file")
 @json_option
 def check(file: str, as_json: bool) -> None:
@@ -115,7 +115,7 @@ def check(file: str, as_json: bool) -> None:
     sys.exit(1 if problems else 0)
 
 
-@costs.command()
+@costs.command(short_help="Show the rows in which two tables differ.")
 @click.argument("a")
 @click.argument("b")
 @json_option

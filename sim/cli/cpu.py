@@ -32,7 +32,7 @@ def cpu() -> None:
     """
 
 
-@cpu.command("list")
+@cpu.command("list", short_help="List the shipped CPU profiles.")
 @json_option
 def list_profiles(as_json: bool) -> None:
     """List the shipped CPU profiles: the bits that XCR0 and IA32_XSS may have, and the CPU whose costs they use.
@@ -66,7 +66,7 @@ def list_profiles(as_json: bool) -> None:
     emit({"cpus": documents}, table(rows, ("cpu", "XCR0", "IA32_XSS", "costs from", "title")), as_json)
 
 
-@cpu.command()
+@cpu.command(short_help="Show the components, sizes and features of a CPU.")
 @click.argument("name", metavar="NAME|FILE")
 @json_option
 def show(name: str, as_json: bool) -> None:
@@ -88,7 +88,7 @@ def show(name: str, as_json: bool) -> None:
     emit(document, _text(one, document), as_json)
 
 
-@cpu.command("import")
+@cpu.command("import", short_help="Make a CPU profile of a dump of CPUID's registers.")
 @click.argument("dump", metavar="FILE")
 @out_option
 @force_option

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from sim.trace.fit.estimate import Fitted
 
 
-@click.command(epilog="Example: fpswitch fit trace.txt.gz -o my-host.toml --cpu zen4")
+@click.command(
+    epilog="""\b
+Example:
+  fpswitch fit trace.txt.gz -o my-host.toml --cpu zen4
+"""
+)
 @click.argument("trace")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="FILE.toml", help="The scenario.")
 @click.option(

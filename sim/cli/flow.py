@@ -26,7 +26,12 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
     return None if value is None else parse_subset(value)
 
 
-@click.command(epilog="Example: fpswitch flow preempt --strategy xstate-guest --cpu sapphire-rapids --kernel v6.18")
+@click.command(
+    epilog="""\b
+Example:
+  fpswitch flow preempt --strategy xstate-guest --cpu sapphire-rapids --kernel v6.18
+"""
+)
 @click.argument("name", metavar="FLOW")
 @click.option("--strategy", default="xstate-guest", show_default=True, help="A shipped strategy, or a TOML file.")
 @click.option("--cpu", default="sapphire-rapids", show_default=True, help="A CPU profile.")

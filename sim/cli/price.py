@@ -18,7 +18,10 @@ RATE = "20000/s"
 
 
 @click.command(
-    epilog="Example: fpswitch price --cpu zen4 --exits 20000/s --load-put 2000/s --kvm-run 500/s --switches 3000/s"
+    epilog="""\b
+Example:
+  fpswitch price --cpu zen4 --exits 20000/s --load-put 2000/s --kvm-run 500/s --switches 3000/s
+"""
 )
 @click.option("--cpu", default="sapphire-rapids", show_default=True, help="A CPU profile.")
 @click.option("--kernel", default="v6.18", show_default=True, help="A kernel (docs/kernel-versions.md).")

@@ -67,7 +67,12 @@ def prices(cpu: str | None, costs_name: str | None) -> "CostTable | None":
     return load_for(profile(cpu).name, costs_name)
 
 
-@click.command(epilog="Example: fpswitch replay trace.txt.gz --cpu zen4 --strategies free-ssp,xstate-guest,manual-load")
+@click.command(
+    epilog="""\b
+Example:
+  fpswitch replay trace.txt.gz --cpu zen4 --strategies free-ssp,xstate-guest,manual-load
+"""
+)
 @click.argument("trace")
 @cpu_option
 @costs_option

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sim.verification.statistics.per_event import Finding
 
 
-@click.command()
+@click.command(short_help="Check how often printed intervals have the true value.")
 @click.option("--repetitions", metavar="N", type=click.IntRange(min=2), help="Runs behind the coverage; 2000.")
 @click.option("--replications", metavar="N", type=click.IntRange(min=3), help="Of each strategy and case; 12.")
 @click.option("--jobs", metavar="N", type=click.IntRange(1, 1024), help="Processes; by default one per CPU.")

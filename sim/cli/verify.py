@@ -45,7 +45,7 @@ verify.add_command(fuzz)
 verify.add_command(record)
 
 
-@verify.command()
+@verify.command(short_help="Compare the processor model with recorded instructions.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE.jsonl ...")
 @click.option("--all", "show_all", is_flag=True, help=f"Print every departure, not only the first {SHOWN}.")
 @click.option("--free", metavar="CPU", help="Follow this CPU's profile, and not the recorded XINUSE.")

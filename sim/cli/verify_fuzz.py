@@ -10,7 +10,7 @@ from sim.cli.common import emit, json_option, say, table
 from sim.errors import unknown
 
 
-@click.command()
+@click.command(short_help="Damage files of every kind: each is read, or refused.")
 @click.option("--inputs", default=1000, show_default=True, metavar="N", help="Of each reader.")
 @click.option("--reader", "only", metavar="NAME", multiple=True, help="Only this one.  May be repeated.")
 @click.option("--seed", default=1, show_default=True, metavar="N", help="Of the damage.")

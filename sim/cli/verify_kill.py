@@ -9,7 +9,7 @@ import click
 from sim.cli.common import emit, json_option, say
 
 
-@click.command()
+@click.command(short_help="Kill runs at random moments: nothing that was kept is lost.")
 @click.option("--kills", default=50, show_default=True, metavar="N", help="How often.")
 @click.option("--seed", default=1, show_default=True, metavar="N", help="Of the moments.")
 @click.option("--cluster", is_flag=True, help="Also what happens to a Dask cluster, with real processes.")

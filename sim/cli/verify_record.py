@@ -10,7 +10,7 @@ from sim.cli.common import emit, json_option
 from sim.cli.timeline import check_output, whole
 
 
-@click.command()
+@click.command(short_help="Record what this processor's XSAVE instructions do.")
 @click.argument("out", type=click.Path(path_type=Path), metavar="FILE.jsonl")
 @click.option("--vectors", "number", default=800, show_default=True, metavar="N", type=click.IntRange(min=1))
 @click.option("--seed", default=1, show_default=True, metavar="N", type=click.IntRange(min=0))

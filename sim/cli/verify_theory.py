@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sim.verification.theory.study import Finding
 
 
-@click.command()
+@click.command(short_help="Compare simulated hosts with queueing theory.")
 @click.option("--replications", metavar="N", type=click.IntRange(min=2), help="Of each host; 20.")
 @click.option("--jobs", metavar="N", type=click.IntRange(1, 1024), help="Processes; by default one per CPU.")
 @click.option("--figure", metavar="FILE", type=click.Path(path_type=Path), help="Draw it as well: .png or .svg.")
