@@ -48,7 +48,7 @@ WRONG = {
     "no fault": (line(exp_noninit=None), "steps[0].exp.noninit", "required"),
     "a wrong type": (line(step_tag="9"), "steps[0].tag", '"9"'),
     "a tag out of range": (line(step_tag=256), "steps[0].tag", "256"),
-    "an unknown component": (line(step_comp=3), "steps[0].comp", "0, 1, 2, 5, 6 or 7"),
+    "an unknown component": (line(step_comp=3), "steps[0].comp", "0, 1, 2, 5, 6, 7, 17 or 18"),
     "bad hexadecimal": (line(x0="0xzz"), "x0", '"0xzz"'),
     "a decimal mask": (line(xcr0="231"), "xcr0", "hexadecimal"),
     "a mask as an integer": (line(exp_xinuse=4), "steps[0].exp.xinuse", "hexadecimal"),
@@ -58,7 +58,7 @@ WRONG = {
     "an unknown component in regs": (line(exp_regs={"9": 1}), "steps[0].exp.regs.9", '"9"'),
     "no steps": (line(steps=[]), "steps", "at least 1 item"),
     "an XCR0 without x87": (line(xcr0="0xe6"), "0xe6", "bit 0"),
-    "an XCR0 with PKRU": (line(xcr0="0x2e7"), "0x2e7", "0xe7"),
+    "an XCR0 with PKRU": (line(xcr0="0x2e7"), "0x2e7", "0x600e7"),
     "an IA32_XSS with PASID": (line(xss="0x400"), "xss is 0x400", "0x1800"),
     "another source": (line(src="qemu"), "src", "'silicon', 'intel' or 'bochs'"),
     "a field twice": ('{"id": "a", "id": "b"}', "id", "twice"),
@@ -100,12 +100,20 @@ def test_a_register_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.parametrize("component", [0, 5, 17])
+def test_a_vex_prefix_is_for_xmm_and_ymm(component: int, tmp_path: Path) -> None:
+    path = tmp_path / "vex.jsonl"
+    path.write_text(line(step_comp=component, step_vex=True))
+    with pytest.raises(InputError, match=rf"vex is given with component {component}, allowed: with 1 and 2"):
+        read(path)
+
+
 def test_a_meta_line_that_places_a_component_outside_the_buffer_is_an_error(tmp_path: Path) -> None:
     meta = json.loads((DATA / "bochs.jsonl").read_text().splitlines()[0])
-    meta["cpuid_0d"]["7"][1] = "0x1000"
+    meta["cpuid_0d"]["7"][1] = "0x4000"
     path = tmp_path / "meta.jsonl"
     path.write_text(json.dumps(meta))
-    with pytest.raises(InputError, match=r":1: the object: .*EBX of cpuid_0d\.7 is 0x1000"):
+    with pytest.raises(InputError, match=r":1: the object: .*EBX of cpuid_0d\.7 is 0x4000"):
         read(path)
 
 

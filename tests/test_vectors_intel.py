@@ -13,11 +13,23 @@ from vectors import DATA
 
 from sim.cli import main
 from sim.errors import InputError
-from sim.verification.vectors import drawing, recording
+from sim.verification.vectors import drawing, recording, values
 from sim.verification.vectors.drive import run, verify
 from sim.verification.vectors.reading import read
 from sim.xsave.area import Area
-from sim.xsave.components import AVX, HI16_ZMM, MXCSR_INIT, OPMASK, SSE, XTILE, XTILECFG, XTILEDATA, ZMM_HI256
+from sim.xsave.components import (
+    AVX,
+    AVX512,
+    FP,
+    HI16_ZMM,
+    MXCSR_INIT,
+    OPMASK,
+    SSE,
+    XTILE,
+    XTILECFG,
+    XTILEDATA,
+    ZMM_HI256,
+)
 from sim.xsave.freedoms import Freedoms
 from sim.xsave.profiles import names, profile
 from sim.xsave.unit import Unit
@@ -26,8 +38,7 @@ FILES = sorted((DATA / "intel").glob("*.jsonl.gz"))
 RAPIDS = ("sapphire-rapids", "emerald-rapids", "granite-rapids")
 READ = [read(path) for path in FILES]
 INTEL = profile("sapphire-rapids").freedoms
-NOT_IN_VECTORS = {"xinuse_by_value", "xmodified_always", "ymm_write_group"}
-"""What probes showed: the vectors have no AMX, and write YMM registers by instructions of 512 bits."""
+EVERYTHING = FP | SSE | AVX | AVX512 | XTILE
 
 
 def differences(free: Freedoms) -> Counter[str]:
@@ -39,8 +50,11 @@ def differences(free: Freedoms) -> Counter[str]:
 
 
 def test_the_sample_has_every_category_in_its_share() -> None:
-    counts = Counter(vector.cat for path in FILES for vector in read(path).vectors)
-    assert counts == {category: 100 * share for category, share in drawing.SHARES.items()}
+    with_amx, without = (Counter(vector.cat for vector in file.vectors) for file in READ)
+    assert without == {
+        category: 100 * drawing.SHARES[category] for category in ("mix", "modopt", "mx", "xinuse", "fault")
+    }
+    assert with_amx == {category: 40 * share for category, share in drawing.SHARES.items()}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -53,9 +67,7 @@ def test_a_free_processor_of_its_kind_does_in_every_field_what_it_did(name: str)
     assert differences(profile(name).freedoms) == {}
 
 
-@pytest.mark.parametrize(
-    "name", [e.name for e in fields(Freedoms) if getattr(INTEL, e.name) != e.default and e.name not in NOT_IN_VECTORS]
-)
+@pytest.mark.parametrize("name", [each.name for each in fields(Freedoms) if getattr(INTEL, each.name) != each.default])
 def test_without_any_one_of_its_settings_it_differs(name: str) -> None:
     assert differences(replace(INTEL, **{name: getattr(Freedoms(), name)}))
 
@@ -73,7 +85,9 @@ def test_without_any_one_of_its_settings_it_differs(name: str) -> None:
     ],
 )
 def test_with_a_setting_that_zen4_has_or_no_optimisation_it_differs(name: str, value: Any) -> None:
-    assert differences(replace(INTEL, **{name: value}))
+    # Without what it tracks of registers 8-15, which would set XINUSE of vector registers whatever else there is.
+    plain = replace(INTEL, upper_registers_apart=False)
+    assert differences(replace(plain, **{name: value})) - differences(plain)
 
 
 def test_only_the_three_that_it_may_be_have_its_settings() -> None:
@@ -102,6 +116,21 @@ def test_tilecfg_is_written_whenever_it_is_in_use(restored: int, between: Any, i
     between(cpu)
     assert cpu.xgetbv1() == in_use
     assert cpu.xsaveopt(memory, XTILE) == written
+
+
+def test_what_ldtilecfg_refuses_a_restore_initialises_and_the_sample_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    valid = values.in_memory(17, 5)
+    refused = {
+        "palette 2": b"\2" + valid[1:], "palette 0": b"\0" + valid[1:],
+        "a reserved byte": valid[:2] + b"\1" + valid[3:],
+        "17 rows": valid[:48] + b"\x11" + valid[49:], "65 bytes": valid[:16] + b"\x41" + valid[17:],
+        "no rows": valid[:48] + b"\0" + valid[49:],
+    }  # fmt: skip
+    assert {what for what, raw in refused.items() if values.content_of(17, raw) != values.INIT} == set()
+    for taken in (valid, valid[:1] + b"\3" + valid[2:], valid[:16] + b"\x3f" + valid[17:]):  # a start row, 63 bytes
+        assert values.content_of(17, taken) == taken
+    monkeypatch.setattr(values, "_is_tilecfg", lambda raw: True)
+    assert any(departure.field == "regs" for file in READ for departure in run(file).departures)
 
 
 def test_ldtilecfg_of_zeros_clears_xinuse_of_tilecfg() -> None:
@@ -147,7 +176,15 @@ def test_ldmxcsr_of_the_initial_value_is_a_write_of_sse() -> None:
 
 
 def test_the_same_seed_draws_the_same_and_another_seed_does_not() -> None:
-    assert [*drawing.draw(40, 3)] == [*drawing.draw(40, 3)] != [*drawing.draw(40, 4)]
+    first, again, other = ([*drawing.draw(40, seed, EVERYTHING)] for seed in (3, 3, 4))
+    assert first == again != other
+
+
+def test_what_the_machine_lacks_is_not_drawn() -> None:
+    steps = [step for _, each in drawing.draw(400, 3, FP | SSE | AVX) for step in each]
+    assert {step["comp"] for step in steps if "comp" in step} == {0, 1, 2}
+    assert all(step.get("vex") for step in steps if step.get("comp") == 2)
+    assert not {step["how"] for step in steps if "how" in step} & {"avxhi0", "zmmhi0", "kxor", "hi160", "tilezero"}
 
 
 def test_a_run_that_never_agrees_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,25 +209,31 @@ class _Function:
         return self.result(*arguments) if callable(self.result) else self.result
 
 
-def _library(vendor: bytes = b"GenuineIntel", xcr0: int = 0xE7, without: str = "") -> Any:
+INSTRUCTIONS = {
+    name: place for some in (recording.NEEDED, *recording.OPTIONAL.values()) for name, place in some.items()
+}
+
+
+def _library(vendor: bytes = b"GenuineIntel", xcr0: int = 0xE7, without: str = "", permitted: int = 0) -> Any:
     def cpuid(leaf: int, subleaf: int, to: Any) -> None:
         if leaf == 0:
             for register, part in ((1, vendor[:4]), (3, vendor[4:8]), (2, vendor[8:])):
                 to[register] = int.from_bytes(part, "little")
-        for name, place in recording.NEEDED.items():
+        for name, place in INSTRUCTIONS.items():
             if name != without and (leaf, subleaf) == place[:2]:
                 to[place[2]] |= 1 << place[3]
 
     library = type("Library", (), {})()
     library.cpuid, library.xgetbv, library.run = _Function(cpuid), _Function(xcr0), _Function(None)
+    library.permit_amx = _Function(permitted)
     return library
 
 
 def test_a_processor_that_vectors_are_not_about_is_refused() -> None:
     with pytest.raises(InputError, match="calls itself 'CentaurHauls', allowed: GenuineIntel, AuthenticAMD"):
         recording.Recorder(_library(b"CentaurHauls"))
-    with pytest.raises(InputError, match=r"XCR0 lacks components 5, 6, 7, allowed: .* AVX-512"):
-        recording.Recorder(_library(xcr0=7))
+    with pytest.raises(InputError, match=r"XCR0 lacks components 2, allowed: .* AVX$"):
+        recording.Recorder(_library(xcr0=3))
     with pytest.raises(InputError, match=r"XCR0 has components 3, 4, "):
         recording.Recorder(_library(xcr0=0xFF))
 
@@ -201,6 +244,21 @@ def test_without_an_instruction_that_is_used_it_is_refused_and_not_killed_by_sig
     library.xgetbv = _Function(lambda which: pytest.fail("XGETBV executed"))
     with pytest.raises(InputError, match=f"CPUID lacks {name}, allowed: "):
         recording.Recorder(library)
+
+
+@pytest.mark.parametrize(
+    ("library", "recorded"),
+    [
+        (_library(xcr0=0x602E7, permitted=1), EVERYTHING),
+        (_library(xcr0=0x602E7), FP | SSE | AVX | AVX512),
+        (_library(xcr0=0x602E7, permitted=1, without="AMX-TILE"), FP | SSE | AVX | AVX512),
+        (_library(xcr0=0x2E7), FP | SSE | AVX | AVX512),
+        (_library(xcr0=0x2E7, without="AVX512BW"), FP | SSE | AVX),
+        (_library(xcr0=7), FP | SSE | AVX),
+    ],
+)
+def test_recorded_is_what_processor_and_system_have_and_the_kernel_permits(library: Any, recorded: int) -> None:
+    assert recording.Recorder(library).recorded == recorded
 
 
 def test_a_library_that_cannot_be_loaded_is_said_and_not_a_traceback(
@@ -260,7 +318,26 @@ def test_what_this_processor_does_departs_from_nothing_that_is_guaranteed(
     assert len(file.cpuid_0d[source]["0"]) == 4
 
 
+def test_without_avx512_and_amx_it_records_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This processor, asked for x87, SSE and AVX only, as one would be that has no more."""
+    monkeypatch.setattr(recording, "OPTIONAL", {})
+    try:
+        with recording.recorder() as machine:
+            assert machine.recorded == FP | SSE | AVX
+            recorded = [*recording.vectors(machine, drawing.draw(24, 6, machine.recorded))]
+            lines = [machine.meta(), *recorded]
+    except InputError as refused:
+        pytest.skip(str(refused))
+    out = tmp_path / "mine.jsonl"
+    out.write_text("\n".join(json.dumps(line) for line in lines))
+    assert {vector["xcr0"] for vector in recorded} == {"0x7"}
+    assert all(
+        set(step["exp"].get("regs", {})) <= {"0", "1", "2", "5", "6", "7"} for v in recorded for step in v["steps"]
+    )
+    assert verify(out).departures == []
+
+
 def test_the_steps_are_laid_out_as_the_program_reads_them() -> None:
-    """ctypes and C agree on the sizes: six ints, a mask, MXCSR and its padding, two pointers, a place and a length."""
-    assert ctypes.sizeof(recording._Step) == 6 * 4 + 8 + 8 + 8 + 8 + 8 + 8
+    """ctypes and C agree on the sizes: seven ints and padding, a mask, MXCSR and padding, two pointers, two sizes."""
+    assert ctypes.sizeof(recording._Step) == 7 * 4 + 4 + 8 + 8 + 8 + 8 + 8 + 8
     assert ctypes.sizeof(recording._Seen) == 8 + 8 + 16384 + 20480

@@ -19,10 +19,11 @@ from sim.cli.timeline import check_output, whole
 def record(out: Path, number: int, seed: int, force: bool, as_json: bool) -> None:
     """Record what XSAVE, XSAVEOPT, XSAVEC and XRSTOR do on this processor at CPL 3.
 
-    Random sequences of writes, zeroing instructions, saves and restores of x87, SSE, AVX and AVX-512 state; each runs
-    until four runs in a row agree.  800 take ten seconds.  A processor with AVX-512 and a C compiler are needed, no
-    privileges.  PKRU and AMX state are not recorded.  The schema is in tests/data/vectors/README.md; the same seed
-    draws the same sequences.
+    Random sequences of writes, zeroing instructions, saves and restores of x87, SSE and AVX state, and of AVX-512 and
+    AMX state where processor and system have it; each runs until four runs in a row agree.  800 take ten seconds.  A
+    processor with AVX and XSAVEC and a C compiler are needed, no privileges; AMX needs Linux 5.16, which is asked for
+    permission.  PKRU is not recorded.  The schema is in tests/data/vectors/README.md; on machines with the same
+    components the same seed draws the same sequences.
 
     With --json: {"file", "model", "vectors", "unstable" (left out, since their runs did not agree)}.
 
@@ -36,7 +37,9 @@ def record(out: Path, number: int, seed: int, force: bool, as_json: bool) -> Non
     check_output(out, force)
     unstable: list[None] = []
     with recording.recorder() as machine, whole(out) as file:
-        vectors = recording.vectors(machine, drawing.draw(number, seed), lambda: unstable.append(None))
+        vectors = recording.vectors(
+            machine, drawing.draw(number, seed, machine.recorded), lambda: unstable.append(None)
+        )
         for line in chain([machine.meta()], vectors):
             file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
     recorded = number - len(unstable)

@@ -27,6 +27,8 @@ class Freedoms:
     """Components whose XMODIFIED is always 1: the modified optimisation never skips them (Intel: TILECFG)."""
     loading_initial_values_sets_xinuse: bool = True
     """False: a restore that loads initial values from memory clears XINUSE, as if it had initialised them."""
+    loading_initial_values_clears_xinuse: int = 0
+    """Components that it clears although the others stay in use (Intel: TILECFG)."""
     zeroing_idioms_set_xinuse: int = 0
     """Components that XORPS, KXORQ or VPXORQ of their registers brings into use, as any write does (Intel: SSE, which
     only VZEROALL and restores initialise, opmask and Hi16_ZMM, which only restores do); the others are initialised by
@@ -45,6 +47,9 @@ class Freedoms:
     256-bit write does not: kernel traces of a Zen 4 show AVX in use without ZMM_Hi256)."""
     ymm_write_group: int = 0
     """Components that a 256-bit write also marks in use and modified (Intel: SSE and AVX; not recorded of Zen 4)."""
+    upper_registers_apart: bool = False
+    """What is in use is tracked for registers 8-15 apart (Intel: :mod:`sim.verification.vectors.halves`).  Contents of
+    the model are whole components, so that nothing but the verification of vectors can show it."""
     vzeroupper_marks_group_modified: bool = False
     """VZEROUPPER marks all of ``zmm_write_group`` modified (Zen 4), not only what it initialises."""
     restore_group: int = 0

@@ -49,7 +49,7 @@ class Unit:
 
     __slots__ = (
         "_by_value",
-        "_loading_sets_xinuse",
+        "_loaded_by_value",
         "_mxcsr_apart",
         "_restore_group",
         "_sse_marks",
@@ -79,7 +79,9 @@ class Unit:
     def __init__(self, xcr0: int, xss: int = 0, freedoms: Freedoms = DEFAULT_FREEDOMS) -> None:
         self.freedoms = freedoms
         self._by_value = freedoms.xinuse_by_value
-        self._loading_sets_xinuse = freedoms.loading_initial_values_sets_xinuse
+        self._loaded_by_value = (
+            freedoms.loading_initial_values_clears_xinuse if freedoms.loading_initial_values_sets_xinuse else ALL
+        )
         self._mxcsr_apart = freedoms.mxcsr_apart_from_xmm
         self._restore_group = freedoms.restore_group
         self._sse_marks = AVX if freedoms.legacy_sse_write_marks_avx_in_use else 0
@@ -145,6 +147,15 @@ class Unit:
             self.xinuse |= component
         else:
             self.xinuse &= ~component | self._xinuse_floor
+
+    def write_with_vex(self, components: int) -> None:
+        """SSE, or AVX with or without it, is written with a VEX prefix; the caller has set the contents.
+
+        What lies above the width of the instruction is zeroed: AVX and ZMM_Hi256 are modified where they are in use.
+        """
+        marked = components | (self.freedoms.ymm_write_group if components & AVX else 0)
+        self.xinuse |= marked
+        self.xmodified |= marked | AVX | ZMM_HI256
 
     def ldmxcsr(self, value: int) -> None:
         """LDMXCSR; XINUSE[1] and XMODIFIED[1] are about the XMM registers: what becomes of them is a freedom."""
@@ -375,7 +386,8 @@ class Unit:
             self.mxcsr_written = False
         if rfbm & PKRU:
             self.pkru = area.pkru if loaded & PKRU else 0
-        in_use = loaded if self._loading_sets_xinuse else self._not_initial(loaded)
+        by_value = loaded & self._loaded_by_value
+        in_use = loaded ^ by_value | self._not_initial(by_value) if by_value else loaded
         floor = self._xinuse_floor
         self.xinuse = self.xinuse & ~rfbm | in_use | floor
         if rfbm & self._restore_group:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sim.verification.vectors.schema import Expected, Reinit, Restore, Save, Step, Vector
-from sim.verification.vectors.values import COMPONENTS, MSRS, Content, describe, quadwords
+from sim.verification.vectors.values import AMX, COMPONENTS, MSRS, Content, describe, quadwords
 from sim.xsave.area import INIT
 from sim.xsave.components import FP, SSE, bits
 from sim.xsave.unit import Unit
@@ -140,7 +140,8 @@ class Comparison:
     def _registers(self, unit: Unit, listed: bool) -> None:
         exp = self.step.exp
         if exp.regs is not None or listed:
-            regs = {str(i): describe(i, unit.regs[i]) for i in COMPONENTS if i not in MSRS}
+            shown = [i for i in COMPONENTS if i not in MSRS and (i not in AMX or unit.xcr0 >> i & 1)]
+            regs = {str(i): describe(i, unit.regs[i]) for i in shown}
             self._by_key("regs", exp.regs, regs)
         if exp.mxcsr is not None and exp.mxcsr != unit.mxcsr:
             self._differ("mxcsr", exp.mxcsr, unit.mxcsr)

@@ -13,7 +13,7 @@ from typing import Any, Final, assert_never
 
 from sim.verification.vectors import refusals
 from sim.verification.vectors.compare import Comparison, Departure, Outcome
-from sim.verification.vectors.memory import Buffer, compacted_offsets
+from sim.verification.vectors.memory import STANDARD_OFFSETS, Buffer, compacted_offsets
 from sim.verification.vectors.reading import VectorFile, read
 from sim.verification.vectors.schema import (
     Cpuid,
@@ -29,26 +29,28 @@ from sim.verification.vectors.schema import (
     Wrmsr,
 )
 from sim.verification.vectors.values import (
+    AMX,
     MSRS,
-    Content,
-    after_fninit,
+    SIZES,
     content_of,
     from_quadwords,
     in_memory,
     quadwords,
     with_register,
 )
+from sim.verification.vectors.writes import Writes
 from sim.xsave.area import INIT, Area
-from sim.xsave.components import ALL, AVX, COMPACTED, FP, HI16_ZMM, MXCSR_INIT, OPMASK, SSE, ZMM_HI256, bits
+from sim.xsave.components import (
+    ALL,
+    AVX,
+    COMPACTED,
+    FP,
+    MXCSR_INIT,
+    SSE,
+    bits,
+)
 from sim.xsave.freedoms import Freedoms
 from sim.xsave.unit import Fault, Unit
-
-STANDARD_OFFSETS: Final[Mapping[str, Mapping[int, int]]] = {
-    "silicon": {2: 576, 5: 832, 6: 896, 7: 1408},
-    "intel": {2: 576, 5: 1088, 6: 1152, 7: 1664},
-    "bochs": {2: 576, 5: 1088, 6: 1152, 7: 1664},
-}
-"""Offsets of the standard format by source (AMD's and Intel's), unless a meta line has the CPUID registers."""
 
 MODE: Final = {"silicon": 3, "intel": 3, "bochs": 0}
 """By source, the CPL of a step that does not say it."""
@@ -60,11 +62,6 @@ RECORDED: Final[Mapping[str, Any]] = {
 }
 """Freedoms that a free run takes from the recorded machine: its hypervisor, and what saves leave of a prefill."""
 
-_INITIALISES: Final = {"vzeroupper": AVX | ZMM_HI256, "vzeroall": SSE | AVX | ZMM_HI256}
-_ZEROES: Final = {"xorps": SSE, "kxor": OPMASK, "hi160": HI16_ZMM}
-_INSERTS_ZERO: Final = {"avxhi0": 2, "zmmhi0": 6}
-_BY_512_BIT_WRITES: Final = (2, 6)
-"""Components that the recording program wrote with EVEX instructions of 512 bits."""
 _BY_VALUE = sum(1 << i for i in MSRS)
 _BUFFERS = 3
 _BUFFER_PITCH = 1 << 16
@@ -81,7 +78,7 @@ class Machine:
 
     @classmethod
     def of(cls, source: str, cpuid_0d: Mapping[str, list[int]]) -> "Machine":
-        recorded = {i: cpuid_0d[str(i)][_EBX] for i in STANDARD_OFFSETS[source] if str(i) in cpuid_0d}
+        recorded = {i: cpuid_0d[str(i)][_EBX] for i in SIZES if i not in MSRS and str(i) in cpuid_0d}
         xss = cpuid_0d["1"][_ECX] if "1" in cpuid_0d else refusals.SUPPORTED_XSS
         return cls({**STANDARD_OFFSETS[source], **recorded}, xss)
 
@@ -135,6 +132,7 @@ class _Run:
         self.free = free is not None
         self.unit = Unit(vector.xcr0, vector.xss or 0, free or Freedoms(xinuse_by_value=_BY_VALUE))
         self.unit.mode = MODE[vector.src]
+        self.writes = Writes(self.unit, self.free)
         self.unit.xinuse = vector.x0 & vector.xcr0
         self.buffers = [Buffer((i + 1) * _BUFFER_PITCH, machine.standard) for i in range(_BUFFERS)]
 
@@ -175,15 +173,15 @@ class _Run:
                 case Restore():
                     return self._restore(step)
                 case Touch():
-                    self._write(step.comp, content_of(step.comp, in_memory(step.comp, step.tag)))
+                    self.writes.load(step.comp, content_of(step.comp, in_memory(step.comp, step.tag)), step.vex)
                 case Touch1():
                     held = self.unit.regs[step.comp]
-                    self._write(step.comp, with_register(step.comp, held, step.reg, step.tag))
+                    self.writes.load(step.comp, with_register(step.comp, held, step.reg, step.tag), step.vex, step.reg)
                 case Reinit():
-                    self._reinit(step)
+                    self.writes.reinit(step.how)
                 case Ldmxcsr():
                     self._check_mxcsr(step.value)
-                    self.unit.ldmxcsr(step.value)
+                    self.writes.ldmxcsr(step.value)
                 case Wrmsr():
                     self._wrmsr(step)
                 case Cpuid():
@@ -193,21 +191,6 @@ class _Run:
         except Fault as fault:
             return Outcome(fault=fault.vector)
         return Outcome()
-
-    def _write(self, component: int, content: Content) -> None:
-        self.unit.write(component, content)
-        if self.free and component in _BY_512_BIT_WRITES:
-            self.unit.mark_written(ZMM_HI256)
-
-    def _reinit(self, step: Reinit) -> None:
-        if step.how == "fninit":
-            self.unit.write(0, after_fninit(self.unit.regs[0]))
-        elif step.how in _INSERTS_ZERO:
-            self._write(_INSERTS_ZERO[step.how], INIT)
-        elif step.how in _ZEROES:
-            self.unit.zero(_ZEROES[step.how])
-        else:
-            self.unit.initialise(_INITIALISES[step.how])
 
     def _check_mxcsr(self, value: int) -> None:
         if value & ~refusals.LEGAL_MXCSR[self.vector.src]:
@@ -247,10 +230,10 @@ class _Run:
                 self._refuse(refusals.component_refused(i, quadwords(i, area.compacted[i])), step.exp)
 
         area.check = check
-        if step.op == "xrstor":
-            self.unit.xrstor(area, step.rfbm)
-        else:
-            self.unit.xrstors(area, step.rfbm)
+        restore = self.unit.xrstor if step.op == "xrstor" else self.unit.xrstors
+        loaded = restore(area, step.rfbm)
+        if self.writes.halves:
+            self.writes.halves.restored(step.rfbm & self.unit.xcr0, loaded)
         return Outcome()
 
     def _save(self, number: int, step: Save) -> Outcome:
@@ -258,7 +241,8 @@ class _Run:
         unit.mode = MODE[self.vector.src] if step.cpl is None else step.cpl
         compacted = step.op in ("xsavec", "xsaves")
         rfbm = step.rfbm & (unit.xcr0 | unit.xss if step.op == "xsaves" else unit.xcr0)
-        offsets = compacted_offsets(rfbm) if compacted else self.machine.standard
+        standard = {i: at for i, at in self.machine.standard.items() if i not in AMX or unit.xcr0 >> i & 1}
+        offsets = compacted_offsets(rfbm) if compacted else standard
         buffer = self.buffers[step.buf]
         if step.pre_bv is not None and step.pre_cv is not None and step.pre_rest is not None:
             tag, mxcsr = 100 + 2 * number, MXCSR_INIT | 1 + number

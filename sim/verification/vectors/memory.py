@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sim.verification.vectors.schema import Header, Image
 from sim.verification.vectors.values import (
+    ALIGNED,
     BUFFER_BYTES,
     SIZES,
     X87_PIECES,
@@ -25,6 +26,13 @@ from sim.xsave.components import bits
 UNWRITTEN: Final = None
 """Stands in an area for what a save has not written."""
 
+STANDARD_OFFSETS: Final[Mapping[str, Mapping[int, int]]] = {
+    "silicon": {2: 576, 5: 832, 6: 896, 7: 1408},
+    "intel": {2: 576, 5: 1088, 6: 1152, 7: 1664},
+    "bochs": {2: 576, 5: 1088, 6: 1152, 7: 1664},
+}
+"""Offsets of the standard format by source (AMD's and Intel's), unless a meta line has the CPUID registers."""
+
 _NO_TAG = 0xA5
 """The byte between prefilled areas, where the record says nothing; registers with these bytes have no tag."""
 _KNOWN = sum(1 << i for i in SIZES)
@@ -36,7 +44,7 @@ _REST = slice(LEGACY_BYTES + 16, EXTENDED_OFFSET)
 
 def compacted_offsets(xcomp_bv: int) -> Mapping[int, int]:
     """Offsets in the compacted format; bits of components that the vectors do not have are ignored."""
-    return compacted_layout(xcomp_bv & _KNOWN, SIZES, 0).offsets
+    return compacted_layout(xcomp_bv & _KNOWN, SIZES, ALIGNED).offsets
 
 
 def put(memory: bytearray, component: int, offsets: Mapping[int, int], raw: bytes) -> None:

@@ -1,6 +1,6 @@
 """Records vectors on this machine's processor, at CPL 3; the schema is in tests/data/vectors/README.md.
 
-Only XCR0's components 0 to 2 and 5 to 7 are requested; PKRU and AMX state, if the system has them, are left alone.
+Of XCR0's components 0 to 2, 5 to 7, 17 and 18 are requested, as far as the system has them; PKRU is left alone.
 Each vector runs with two prefills, so that what a save left unwritten shows, and once more with an XSAVE to another
 area after each step, which shows the registers; each of these until four runs in a row agree, since an interrupt's
 XSAVES and XRSTORS, or an exit to a hypervisor, changes XINUSE and XRSTOR_INFO.
@@ -18,26 +18,35 @@ from typing import Any, Final, NamedTuple
 
 from sim.calibrate.programs import FLAGS, compiler
 from sim.errors import InputError
-from sim.verification.vectors.memory import bytes_at, compacted_offsets, put
-from sim.verification.vectors.values import REGISTERS, SIZES, X87_PIECES, XMM, content_of, describe, in_memory
+from sim.verification.vectors.memory import STANDARD_OFFSETS, bytes_at, compacted_offsets, put
+from sim.verification.vectors.values import AMX, SIZES, X87_PIECES, XMM, content_of, describe, in_memory, width_of
 from sim.xsave.area import EXTENDED_OFFSET, LEGACY_BYTES
-from sim.xsave.components import COMPACTED, bits
+from sim.xsave.components import AVX, AVX512, COMPACTED, FP, SSE, XTILE, bits
 
 Json = dict[str, Any]
 
 OPS: Final = ("touch", "touch1", "reinit", "ldmxcsr", "xsave", "xsaveopt", "xsavec", "xsaves", "xrstor", "xrstors")
-HOWS: Final = ("fninit", "xorps", "avxhi0", "vzeroupper", "vzeroall", "kxor", "zmmhi0", "hi160")
+HOWS: Final = {
+    "fninit": FP, "xorps": SSE, "avxhi0": AVX512, "vzeroupper": AVX, "vzeroall": AVX, "kxor": AVX512, "zmmhi0": AVX512,
+    "hi160": AVX512, "vxorps": AVX, "vxorps256": AVX, "vinsertf128": AVX, "tilezero": XTILE, "tilerelease": XTILE,
+}  # fmt: skip
+"""Initialising instructions in the order of record.c, and the components of XCR0 without which they are #UD."""
 COMPONENTS: Final = (0, 1, 2, 5, 6, 7)
-RECORDED: Final = sum(1 << i for i in COMPONENTS)
+"""Those that every vector lists, also if XCR0 lacks them; 17 and 18 are in those only whose XCR0 has them."""
+NEEDED_IN_XCR0: Final = FP | SSE | AVX
 NOT_IN_XCR0: Final = (3, 4, 8, 11, 12, 16, 40, 62)
 """Components that vectors name where they show a fault; a kernel before 5.6 has 3 and 4 (MPX) on some processors."""
 SOURCES: Final = {"GenuineIntel": "intel", "AuthenticAMD": "silicon"}
 NEEDED: Final = {
-    "OSXSAVE": (1, 0, 2, 27), "XSAVEOPT": (0xD, 1, 0, 0), "XSAVEC": (0xD, 1, 0, 1), "XGETBV1": (0xD, 1, 0, 2),
-    "AVX512F": (7, 0, 1, 16), "AVX512BW": (7, 0, 1, 30),
+    "OSXSAVE": (1, 0, 2, 27), "AVX": (1, 0, 2, 28), "XSAVEOPT": (0xD, 1, 0, 0), "XSAVEC": (0xD, 1, 0, 1),
+    "XGETBV1": (0xD, 1, 0, 2),
 }  # fmt: skip
 """What CPUID says of the instructions that are used: leaf, subleaf, index from EAX and bit."""
-FAULTS: Final = {0: None, 11: "#GP", 7: "#AC"}
+OPTIONAL: Final = {
+    AVX512: {"AVX512F": (7, 0, 1, 16), "AVX512BW": (7, 0, 1, 30)}, XTILE: {"AMX-TILE": (7, 0, 3, 24)},
+}  # fmt: skip
+"""The same of components that are recorded where the processor and the system have all of them."""
+FAULTS: Final = {0: None, 4: "#UD", 7: "#AC", 11: "#GP"}
 AGREEING: Final = 4
 TRIES: Final = 400
 
@@ -50,7 +59,7 @@ _X87_RESERVED: Final = {5, *(32 + 16 * i + byte for i in range(8) for byte in ra
 
 class _Step(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int) for name in ("op", "component", "reg", "how", "buffer", "misalign")),
+        *((name, ctypes.c_int) for name in ("op", "component", "reg", "vex", "how", "buffer", "misalign")),
         ("rfbm", ctypes.c_uint64),
         ("mxcsr", ctypes.c_uint32),
         ("data", ctypes.c_char_p),
@@ -79,7 +88,10 @@ class Seen(NamedTuple):
 
 
 class Recorder:
-    """This processor.  ``source``, ``model`` and ``cpuid_0d`` are what the meta line says."""
+    """This processor.  ``source``, ``model`` and ``cpuid_0d`` are what the meta line says.
+
+    ``recorded`` is the mask of components that are requested: the vectors' XCR0.
+    """
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -91,21 +103,31 @@ class Recorder:
         self.source = SOURCES[vendor]
         brand = b"".join(struct.pack("<4I", *self.cpuid(0x80000002 + i, 0)) for i in range(3))
         self.model = " ".join(brand.rstrip(b"\0").decode("ascii", "replace").split())
-        absent = [
-            name for name, (leaf, sub, index, bit) in NEEDED.items() if not self.cpuid(leaf, sub)[index] >> bit & 1
-        ]
-        if absent:
-            raise InputError(f"CPUID lacks {', '.join(absent)}, allowed: a processor and a system with AVX-512")
+        if absent := self._absent(NEEDED):
+            allowed = "a processor and a system with AVX and XSAVEC"
+            raise InputError(f"CPUID lacks {', '.join(absent)}, allowed: {allowed}")
         xcr0 = self.xgetbv(0)
-        if missing := RECORDED & ~xcr0:
+        if missing := NEEDED_IN_XCR0 & ~xcr0:
             names = ", ".join(str(i) for i in bits[missing])
-            raise InputError(f"XCR0 lacks components {names}, allowed: a processor and a system with AVX-512")
+            raise InputError(f"XCR0 lacks components {names}, allowed: a processor and a system with AVX")
         if unexpected := [i for i in NOT_IN_XCR0 if xcr0 >> i & 1]:
             names = ", ".join(str(i) for i in unexpected)
             raise InputError(f"XCR0 has components {names}, of which the vectors say that they fault; allowed: without")
-        self.cpuid_0d = {i: self.cpuid(0xD, i) for i in (0, 1, *(i for i in COMPONENTS if i in SIZES))}
-        self._standard: Mapping[int, int] = {i: leaf[1] for i, leaf in self.cpuid_0d.items() if i in SIZES}
-        self._in_frame = max(at + SIZES[i] for i, at in self._standard.items())
+        self.recorded = NEEDED_IN_XCR0
+        for components, instructions in OPTIONAL.items():
+            if not components & ~xcr0 and not self._absent(instructions):
+                self.recorded |= components
+        if self.recorded & XTILE and not library.permit_amx():
+            self.recorded &= ~XTILE
+        self.cpuid_0d = {i: self.cpuid(0xD, i) for i in (0, 1, *(i for i in bits[self.recorded] if i in SIZES))}
+        offsets = {i: leaf[1] for i, leaf in self.cpuid_0d.items() if i in SIZES}
+        self._in_frame = max(at + SIZES[i] for i, at in offsets.items())
+        self._standard: Mapping[int, int] = {**STANDARD_OFFSETS[self.source], **offsets}
+        self._listed = (*COMPONENTS, *(i for i in AMX if self.recorded >> i & 1))
+
+    def _absent(self, instructions: Mapping[str, tuple[int, int, int, int]]) -> list[str]:
+        places = instructions.items()
+        return [name for name, (leaf, sub, index, bit) in places if not self.cpuid(leaf, sub)[index] >> bit & 1]
 
     def cpuid(self, leaf: int, subleaf: int) -> list[int]:
         """EAX to EDX."""
@@ -138,10 +160,22 @@ class Recorder:
         for number, step in enumerate(steps):
             prefills = [self._memory(step, number, each) for each in (0, 1)]
             seen = (first[number], second[number], looked[number])
-            done.append({**step, "exp": self._expected(step, seen, prefills, number == len(steps) - 1)})
+            done.append(
+                {
+                    **step,
+                    "exp": self._expected(step, seen, prefills, number == len(steps) - 1 or bool(first[number].signal)),
+                }
+            )
             if first[number].signal:
                 break
-        return {"id": name, "src": self.source, "cat": category, "xcr0": f"{RECORDED:#x}", "x0": "0x0", "steps": done}
+        return {
+            "id": name,
+            "src": self.source,
+            "cat": category,
+            "xcr0": f"{self.recorded:#x}",
+            "x0": "0x0",
+            "steps": done,
+        }
 
     def _stable(self, steps: list[Json], prefill: int, look: bool) -> list[Seen] | None:
         last, agreeing = None, 0
@@ -156,14 +190,28 @@ class Recorder:
         raw, seen = (_Step * len(steps))(), (_Seen * len(steps))()
         for number, (to, step) in enumerate(zip(raw, steps, strict=True)):
             self._translate(to, step, self._memory(step, number, prefill))
-        masks = ctypes.c_uint64(RECORDED), ctypes.c_uint64(self._in_frame)
+        masks = ctypes.c_uint64(self.recorded), ctypes.c_uint64(self._in_frame)
         self._library.run(raw, len(steps), seen, *masks, int(look))
         result = []
         for each in seen:
-            result.append(Seen(each.signal, each.xinuse, bytes(each.registers), bytes(each.memory)))
+            registers = bytes(each.registers)
+            if each.signal:
+                registers = self._of_frame(registers)
+            result.append(Seen(each.signal, each.xinuse, registers, bytes(each.memory)))
             if each.signal:
                 break
         return result
+
+    def _of_frame(self, frame: bytes) -> bytes:
+        """Registers by the frame of a signal, in which the kernel leaves out AMX state that is initial.
+
+        Linux v6.18, arch/x86/kernel/fpu/xstate.h, xsave_to_user_sigframe(): XFEATURE_MASK_SIGFRAME_INITOPT.
+        """
+        registers = bytearray(frame)
+        in_use = int.from_bytes(frame[slice(*_BV)], "little")
+        for i in (i for i in AMX if self.recorded & ~in_use & 1 << i):
+            put(registers, i, self._standard, bytes(SIZES[i]))
+        return bytes(registers)
 
     @staticmethod
     def _translate(to: _Step, step: Json, memory: tuple[int, bytes] | None) -> None:
@@ -172,11 +220,12 @@ class Recorder:
             component = step["comp"]
             data = in_memory(component, step["tag"])
             if step["op"] == "touch1":
-                width = len(data) // REGISTERS[component]
+                width = width_of(component)
                 to.reg, data = step["reg"], data[step["reg"] * width :][:width]
             to.component, to.data = component, _frstor_image(data) if component == 0 else data
+            to.vex = step.get("vex", False)
         elif "how" in step:
-            to.how = HOWS.index(step["how"])
+            to.how = [*HOWS].index(step["how"])
         elif "value" in step:
             to.mxcsr = int(step["value"], 16)
         else:
@@ -198,7 +247,7 @@ class Recorder:
     def _places(self, step: Json) -> Mapping[int, int]:
         """Offsets in the extended region of the format that a save uses."""
         if step["op"] in ("xsavec", "xsaves"):
-            return compacted_offsets(int(step["rfbm"], 16) & RECORDED | COMPACTED)
+            return compacted_offsets(int(step["rfbm"], 16) & self.recorded | COMPACTED)
         return self._standard
 
     def _prefill(self, step: Json, number: int, which: int) -> bytes:
@@ -231,11 +280,11 @@ class Recorder:
         self, step: Json, seen: tuple[Seen, Seen, Seen], prefills: list[tuple[int, bytes] | None], last: bool
     ) -> Json:
         first, second, looked = seen
-        held = {i: content_of(i, bytes_at(looked.registers, i, self._standard)) for i in COMPONENTS}
-        noninit = sum(1 << i for i in COMPONENTS if held[i] != 0)
+        held = {i: content_of(i, bytes_at(looked.registers, i, self._standard)) for i in self._listed}
+        noninit = sum(1 << i for i in self._listed if held[i] != 0)
         expected: Json = {"fault": FAULTS[first.signal], "noninit": f"{noninit:#x}"}
         if not first.signal:
-            expected["xinuse"] = f"{first.xinuse & RECORDED:#x}"
+            expected["xinuse"] = f"{first.xinuse & self.recorded:#x}"
             if prefills[0] and prefills[1] and step["op"].startswith("xsave"):
                 misalign = step.get("misalign", 0)
                 memories = [each.memory[misalign:] for each in (first, second)]
@@ -262,12 +311,9 @@ class Recorder:
         memory = memories[0]
         letters, contents = {}, {}
         for name, offsets in pieces.items():
-            # A byte that both prefills have alike tells nothing.
-            written = [
-                memories[0][i] != before[0][i] or memories[1][i] != before[1][i]
-                for i in offsets
-                if before[0][i] != before[1][i]
-            ]
+            changed = {i for i in offsets if memories[0][i] != before[0][i] or memories[1][i] != before[1][i]}
+            # A byte that both prefills have alike and that did not change tells nothing.
+            written = [i in changed for i in offsets if i in changed or before[0][i] != before[1][i]]
             component = {"x87": 0, "xmm": 1}.get(name, int(name) if name.isdigit() else None)
             letters[name] = "F" if all(written) else "P" if any(written) else "N"
             if component is not None and letters[name] != "N":

@@ -15,6 +15,7 @@ from sim.xsave.components import CET_S, CET_U, FP
 
 _HEX = re.compile("0x[0-9a-fA-F]{1,16}")
 _FNINIT = re.compile("fninit:[0-9]+")
+_WRITTEN_WITH_VEX = (1, 2)
 _XCR0 = sum(1 << i for i in COMPONENTS if i not in MSRS)
 
 
@@ -47,7 +48,7 @@ Tag = Byte
 Buffer = Annotated[int, Field(ge=0, le=2)]
 Content = Annotated[Any, PlainValidator(_content)]
 Held = Tag | Annotated[str, Field(pattern="^fninit:([0-9]{1,2}|1[0-9]{2}|2[0-4][0-9]|25[0-5])$")] | list[Tag]
-Register = Literal["0", "1", "2", "5", "6", "7"]
+Register = Literal["0", "1", "2", "5", "6", "7", "17", "18"]
 Cet = Literal["11", "12"]
 HeaderByte = Annotated[str, Field(pattern="^(1[6-9]|[2-5][0-9]|6[0-3])$")]
 SubLeaf = Annotated[str, Field(pattern="^[0-9]+$")]
@@ -56,7 +57,8 @@ Cpl = Literal[0, 3]
 Source = Literal["silicon", "intel", "bochs"]
 """An AMD Zen 4, an Intel server processor, an emulator."""
 Piece = (
-    Literal["x87", "mxcsr", "mxcsr_mask", "xmm", "tail", "hdr_rest", "beyond"] | Literal["2", "5", "6", "7", "11", "12"]
+    Literal["x87", "mxcsr", "mxcsr_mask", "xmm", "tail", "hdr_rest", "beyond"]
+    | Literal["2", "5", "6", "7", "11", "12", "17", "18"]
 )
 
 
@@ -92,7 +94,7 @@ class Expected(_Strict):
     cv: Quadword | None = None
     w: dict[Piece, Written] | None = None
     wr: dict[Piece, list[list[int]]] | None = None
-    off: dict[Literal["2", "5", "6", "7", "11", "12"], int] | None = None
+    off: dict[Literal["2", "5", "6", "7", "11", "12", "17", "18"], int] | None = None
     c: Annotated[dict[Register | Cet, Content], AfterValidator(_contents)] | None = None
     mxcsr_saved: Quadword | None = None
     mxcsr_mask_saved: Quadword | None = None
@@ -107,26 +109,40 @@ class _Step(_Strict):
     exp: Expected
 
 
+def _check_prefix(component: int, vex: bool | None) -> None:
+    if vex and component not in _WRITTEN_WITH_VEX:
+        allowed = " and ".join(str(i) for i in _WRITTEN_WITH_VEX)
+        raise ValueError(f"vex is given with component {component}, allowed: with {allowed}")
+
+
 class Touch(_Step):
-    """All registers of a component are loaded with one tag."""
+    """All registers of a component are loaded with one tag; component 17 is by LDTILECFG."""
 
     op: Literal["touch"]
-    comp: Literal[0, 1, 2, 5, 6, 7]
+    comp: Literal[0, 1, 2, 5, 6, 7, 17, 18]
     tag: Tag
+    vex: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _has_such_an_instruction(self) -> Self:
+        _check_prefix(self.comp, self.vex)
+        return self
 
 
 class Touch1(_Step):
     """One register of a component is loaded with a tag."""
 
     op: Literal["touch1"]
-    comp: Literal[1, 2, 5, 6, 7]
+    comp: Literal[1, 2, 5, 6, 7, 18]
     reg: int
     tag: Tag
+    vex: Literal[True] | None = None
 
     @model_validator(mode="after")
     def _register_exists(self) -> Self:
         if not 0 <= self.reg < REGISTERS[self.comp]:
             raise ValueError(f"reg {self.reg}, allowed in component {self.comp}: 0 to {REGISTERS[self.comp] - 1}")
+        _check_prefix(self.comp, self.vex)
         return self
 
 
@@ -134,7 +150,10 @@ class Reinit(_Step):
     """An instruction that puts components into their initial configuration."""
 
     op: Literal["reinit"]
-    how: Literal["fninit", "xorps", "avxhi0", "vzeroupper", "vzeroall", "kxor", "zmmhi0", "hi160"]
+    how: Literal[
+        "fninit", "xorps", "avxhi0", "vzeroupper", "vzeroall", "kxor", "zmmhi0", "hi160",
+        "vxorps", "vxorps256", "vinsertf128", "tilezero", "tilerelease",
+    ]  # fmt: skip
 
 
 class Ldmxcsr(_Step):

@@ -2,7 +2,7 @@
 
 The formula of the tags is in tests/data/vectors/README.md; the places of the x87 fields and of XMM in the legacy region
 are in Intel SDM vol. 1, section 13.4.1 and vol. 2, FXSAVE (64-bit mode, REX.W = 1); the quadwords of CET_U and CET_S in
-vol. 1, sections 13.5.9.1 and 13.5.9.2.
+vol. 1, sections 13.5.9.1 and 13.5.9.2; the fields of TILECFG in vol. 2, LDTILECFG.
 """
 
 import struct
@@ -10,6 +10,7 @@ from functools import cache
 from typing import Final
 
 from sim.xsave.area import INIT
+from sim.xsave.components import XTILE
 
 Content = int | bytes
 """INIT, or the bytes that the component has in memory."""
@@ -17,12 +18,16 @@ Content = int | bytes
 Described = int | str | list[int | None] | list[int]
 """A tag; "fninit:<tag>"; one tag or None per register; the quadwords of components 11 and 12."""
 
-SIZES: Final = {2: 256, 5: 64, 6: 512, 7: 1024, 11: 16, 12: 24}
-"""Sizes of the components of the extended region in the vectors; none is aligned in the compacted format."""
-BUFFER_BYTES: Final = 4096
-REGISTERS: Final = {1: 16, 2: 16, 5: 8, 6: 16, 7: 16}
-"""Registers by component."""
+SIZES: Final = {2: 256, 5: 64, 6: 512, 7: 1024, 11: 16, 12: 24, 17: 64, 18: 8192}
+"""Sizes of the components of the extended region in the vectors."""
+ALIGNED: Final = XTILE
+"""Those of them that start on a 64-byte boundary in the compacted format."""
+BUFFER_BYTES: Final = 16384
+REGISTERS: Final = {1: 16, 2: 16, 5: 8, 6: 16, 7: 16, 18: 7}
+"""Registers by component that a tag fills; of eight tiles the last stays initial, since its shape is TILECFG's tag."""
 COMPONENTS: Final = (0, 1, *SIZES)
+AMX: Final = (17, 18)
+"""Components that only the vectors have whose XCR0 has them."""
 MSRS: Final = {11: ("U_CET", "PL3_SSP"), 12: ("PL0_SSP", "PL1_SSP", "PL2_SSP")}
 """The MSRs of components 11 and 12 in the order of their quadwords."""
 
@@ -34,6 +39,9 @@ _CONTROL = struct.Struct("<HHBxHQQ")  # FCW, FSW, abridged FTW, FOP, FIP, FDP
 _ST_BYTES = 10
 _ST_PITCH = 16
 _INIT_CONTROL = _CONTROL.pack(0x37F, 0, 0, 0, 0, 0)
+_TILECFG = struct.Struct("<B15x8H16x8B8x")  # palette, bytes per row and rows of each tile
+_TILE_BYTES = 1024
+_NO_TAGS: Final[list[int | None]] = [None]
 _TAGS = 256
 _INVERSE_37 = pow(37, -1, _TAGS)
 
@@ -59,13 +67,29 @@ def _x87_data(content: bytes) -> bytes:
     return b"".join(content[start + i * _ST_PITCH :][:_ST_BYTES] for i in range(8))
 
 
+def width_of(component: int) -> int:
+    """Bytes of one of its registers."""
+    return _TILE_BYTES if component == 18 else size_of(component) // REGISTERS[component]
+
+
+def size_of(component: int) -> int:
+    """Bytes in memory of a component other than x87."""
+    return SIZES[component] if component in SIZES else XMM.stop - XMM.start
+
+
 @cache
 def in_memory(component: int, tag: int) -> bytes:
     """The bytes of a component that holds ``tag``; tag 0 is its initial configuration."""
     if component == 0:
         return _x87(_x87_control(tag), _pattern(0, 16, 80, tag) if tag else bytes(80))
-    size = SIZES[component] if component in SIZES else XMM.stop - XMM.start
-    return _pattern(component, 0, size, tag) if tag else bytes(size)
+    size = size_of(component)
+    if not tag:
+        return bytes(size)
+    if component == 17:
+        rows, columns = 1 + (tag & 15), 4 + 4 * (tag >> 4)
+        return _TILECFG.pack(1, *(64,) * 7, columns, *(16,) * 7, rows)
+    filled = REGISTERS[18] * _TILE_BYTES if component == 18 else size
+    return _pattern(component, 0, filled, tag).ljust(size, b"\0")
 
 
 def bytes_of(component: int, content: Content) -> bytes:
@@ -74,16 +98,28 @@ def bytes_of(component: int, content: Content) -> bytes:
 
 
 def content_of(component: int, raw: bytes) -> Content:
-    """What registers loaded from ``raw`` hold; reserved bytes of x87 are lost."""
+    """What registers loaded from ``raw`` hold: reserved bytes of x87 are lost, and TILECFG takes valid values only."""
     if component == 0:
         raw = _x87(raw[:5] + b"\0" + raw[6 : _CONTROL.size], _x87_data(raw))
+    elif component == 17 and not _is_tilecfg(raw):
+        return INIT
     return INIT if raw == in_memory(component, INIT) else raw
+
+
+def _is_tilecfg(raw: bytes) -> bool:
+    """Whether LDTILECFG takes it as a configuration.  What it refuses, a restore initialises without a fault."""
+    palette, *fields = _TILECFG.unpack(raw)
+    columns, rows = fields[:8], fields[8:]
+    reserved = raw[2:16] + raw[32:48] + raw[56:]
+    of_tiles = zip(columns, rows, strict=True)
+    fits = all(across <= 64 and down <= 16 and bool(across) is bool(down) for across, down in of_tiles)
+    return palette == 1 and not any(reserved) and fits
 
 
 def with_register(component: int, content: Content, register: int, tag: int) -> Content:
     """``content`` with one register loaded with ``tag``."""
     raw = bytearray(bytes_of(component, content))
-    width = len(raw) // REGISTERS[component]
+    width = width_of(component)
     place = slice(register * width, (register + 1) * width)
     raw[place] = in_memory(component, tag)[place]
     return content_of(component, bytes(raw))
@@ -123,9 +159,13 @@ def describe(component: int, content: Content) -> Described:
     if component in MSRS:
         return quadwords(component, content)
     raw = bytes_of(component, content)
+    if component == 17:
+        of_shape = (raw[55] - 1 | raw[30] - 4 << 2) & 255 if raw[0] else INIT
+        return of_shape if raw == in_memory(17, of_shape) else _NO_TAGS
     if component:
-        tags = _per_register(component, 0, raw, len(raw) // REGISTERS[component])
-        return same(tags)
+        filled = REGISTERS[component] * width_of(component)
+        tags = _per_register(component, 0, raw[:filled], width_of(component))
+        return [*tags, None] if any(raw[filled:]) else same(tags)
     control, data = raw[: _CONTROL.size], _x87_data(raw)
     tag = _tag(0, 16, data)
     if tag is not None and control == _x87_control(tag):
