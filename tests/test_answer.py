@@ -79,7 +79,7 @@ def test_where_it_is_asked_who_survives_the_sound_and_the_unsound_are_named():
     comparison = fake("host-sss")
     text = flat(fits(comparison))
     assert re.search(
-        r"ANSWER Sound with host_shadow_stacks = fpstate: .*XSAVES guest-only at .*; unsound: MSRs at ", text
+        r"ANSWER Sound with host_shadow_stacks = fpstate: .*XSAVES guest-only at .*; unsound: MSRs load/put ", text
     )
     assert "Sound with host_shadow_stacks = off or return-to-user: all 5, from" in text
     assert "Nothing carried is cheaper" not in text
@@ -151,7 +151,7 @@ def test_the_numbers_are_those_of_the_ledger(ran):
     strategy = document["strategies"]["manual-load"]
     assert strategy["own"]["mean"] == pytest.approx(own.mean())
     assert strategy["range"]["low"] < strategy["range"]["median"] < strategy["range"]["high"]
-    row = next(line for line in comparison.answer().splitlines() if line.startswith("   MSRs at load/put"))
+    row = next(line for line in comparison.answer().splitlines() if line.startswith("   MSRs load/put (09"))
     assert amounts.si(own.mean()) in row.split()
 
 
@@ -223,7 +223,7 @@ def test_without_contrasts_the_least_and_the_most_expensive_are_named(ran):
 def test_a_contrast_of_two_that_do_the_same_says_so(ran):
     pairs = [["manual-load", "manual-run-guarded"]]
     text = flat(fits(sim.compare(ran(**{"run.contrasts": pairs}))))
-    assert "MSRs at load/put (v5) and MSRs at KVM_RUN (flag) do exactly the same." in text
+    assert "MSRs load/put (09/19) and MSRs at KVM_RUN (flag) do exactly the same." in text
 
 
 def test_an_unsound_strategy_has_no_cost_to_compare(ran):
@@ -233,7 +233,7 @@ def test_an_unsound_strategy_has_no_cost_to_compare(ran):
     text = flat(fits(sim.compare(results)))
     assert "no answer, since one of them violates integrity" in text
     assert "UNSOUND manual-lazy: not comparable" in text
-    assert "MSRs load/put (lazy) cost" not in text
+    assert "MSRs load/put (15/19) cost" not in text
 
 
 def test_an_unsound_reference_leaves_nothing_to_compare_with(ran):
@@ -342,7 +342,7 @@ def test_with_feedback_the_host_is_shown_and_without_it_is_said_not_to_be(ran):
     feedback = comparison.answers.feedback(comparison.results.cases[0]["case"], "manual-load", "xstate-guest")
     guest = next(each for each in feedback.host if each.metric == "guest_cycles")
     said = amounts.with_half(guest.percent, 100 * (guest.high - guest.mean) / guest.of)
-    assert f"HOST MSRs at load/put (v5) less XSAVES guest-only: guest cycles {said} %" in text
+    assert f"HOST MSRs load/put (09/19) less XSAVES guest-only: guest cycles {said} %" in text
     assert comparison.document()["cases"][0]["contrasts"][0]["feedback"] == feedback.document()
 
 
@@ -400,7 +400,7 @@ def test_in_ones_own_units_manual_load_is_three_rdmsr_and_four_wrmsr(ran):
     low, high = (
         amounts.three_digits(end) for end in np.quantile(cycles, (0.025, 0.975))
     )  # as all ranges of the screen
-    assert f"by MSRs at load/put (v5) (3 RDMSR, 4 WRMSR; {low} to {high})" in text
+    assert f"by MSRs load/put (09/19) (3 RDMSR, 4 WRMSR; {low} to {high})" in text
     assert f"Here: {load.load_puts:.0f} load+puts per vCPU-second" in text
 
 

@@ -130,7 +130,7 @@ def test_of_a_sweep_no_amount_is_claimed_that_is_not_shown(ran):
         )
     )
     assert re.search(
-        r"MSRs at load/put \(v5\) less XSAVES guest-only, .*: .* us per vCPU-second; no difference shown\.",
+        r"MSRs load/put \(09/19\) less XSAVES guest-only, .*: .* us per vCPU-second; no difference shown\.",
         flat(fits(alone)),
     )
 
