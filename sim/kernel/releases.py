@@ -176,13 +176,17 @@ def _between(
     lower, upper = _around(wanted, ((each, each) for each in {*rows, *read}))
     below, above = (read[each].like if each in read else rows[each] for each in (lower, upper))
     known: dict[int, object] = {}
+
+    def as_above(row: Difference) -> bool:
+        return upper in rows or row.number not in {each.number for each in read[upper].differs}
+
     for row in differences:
         old = _does(row, rows.get(lower), read.get(lower), wanted)
         new = _does(row, rows.get(upper), read.get(upper))
         lasts = (each.until for each in read[lower].differs if each.number == row.number) if lower in read else ()
         if old == new or any((release(until) or wanted) > wanted for until in lasts):
             known[row.number] = old
-        elif upper in rows and (since := release(row.cells[rows[upper]].since)):
+        elif as_above(row) and (since := release(row.cells[above].since)):
             known[row.number] = new if since <= wanted else old
     perhaps = [row for row in differences if row.number not in known]
     surely = {
