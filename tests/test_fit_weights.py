@@ -5,6 +5,7 @@ import pytest
 from sim.trace.fit.entries import Charges
 from sim.trace.fit.families import families
 from sim.trace.fit.groups import grouped
+from sim.trace.fit.handovers import sharing
 from sim.trace.fit.pins import pins
 from sim.trace.fit.thread_times import Burst, Life
 
@@ -119,3 +120,43 @@ def test_a_thread_that_moved_and_came_or_went_within_the_trace_may_move():
         lives.append(each)
     found = pins(lives, idle=0.0)
     assert [found[id(each)] for each in lives] == [(0,), (1,), (), ()]
+
+
+def beside_busy_threads(handed, on_ms, wakers=None):
+    """A thread of short bursts on CPU 0, and how often which of the busy threads got the CPU after them."""
+    short = life("short", 1, 0.2, burst_ms=20)
+    busy = [life(f"busy{tid}", tid, ms / 2000) for tid, ms in on_ms.items()]
+    for tid, times in handed.items():
+        short.handed[0, tid] = times
+        short.by_chance[tid] = 10
+        short.wakers[tid] = (wakers or {}).get(tid, 10)
+    found = sharing([short, *busy], SECONDS_NS)
+    return frozenset(each.tid for pair in found for each in pair)
+
+
+@pytest.mark.parametrize(
+    ("handed", "on_ms", "together"),
+    [
+        ({2: 45, 3: 45, 4: 10}, {2: 250, 3: 250, 4: 500}, {1, 2, 3}),
+        ({2: 25, 3: 25, 4: 50}, {2: 250, 3: 250, 4: 500}, set()),
+        ({2: 10, 3: 90}, {2: 250, 3: 750}, set()),
+        ({2: 18, 3: 18, 4: 4}, {2: 250, 3: 250, 4: 500}, {1, 2, 3}),
+        ({2: 9, 3: 9, 4: 2}, {2: 250, 3: 250, 4: 500}, set()),
+    ],
+    ids=["of its group", "as often as they run", "a light thread seldom", "few bursts", "too few bursts"],
+)
+def test_a_short_burst_leaves_the_cpu_to_threads_of_its_group(handed, on_ms, together):
+    assert beside_busy_threads(handed, on_ms) == together
+
+
+def test_a_thread_that_comes_and_goes_with_its_waker_shows_no_group():
+    handed, on_ms = {2: 45, 3: 45, 4: 10}, {2: 250, 3: 250, 4: 500}
+    assert beside_busy_threads(handed, on_ms, {2: 40}) == frozenset()
+    assert beside_busy_threads(handed, on_ms, {4: 2}) == frozenset()
+
+
+def test_threads_that_share_a_group_are_one_family_with_all_that_they_forked():
+    make = [life("make", 1), life("cc1", 2, parent=1)]
+    spinner, sleeper, other = (life(name, tid) for name, tid in (("spin", 5), ("sleep", 6), ("other", 7)))
+    found = families([*make, spinner, sleeper, other], [(spinner, sleeper), (sleeper, make[1])])
+    assert [{each.tid for each in family} for family in found] == [{1, 2, 5, 6}]

@@ -44,8 +44,10 @@ def by_groups(lives: Iterable[Life], seconds_ns: int) -> bool:
     return any(max(each) > UNLIKE * min(each) for each in per_weight.values())
 
 
-def families(lives: Iterable[Life]) -> list[list[Life]]:
+def families(lives: Iterable[Life], pairs: Iterable[tuple[Life, Life]] = ()) -> list[list[Life]]:
     """Threads that forked one another in the trace, with the thread that forked the first; families of two or more.
+
+    Of each of the ``pairs`` both are in one family.
 
     Who forked a thread that was there before the trace is not known.  If only one family has forked threads of its
     name, it belongs there, with all that it has forked itself: it is another job of the same make.
@@ -70,14 +72,20 @@ def families(lives: Iterable[Life]) -> list[list[Life]]:
         first = min(tree, key=lambda life: life.first_ns)
         others = forked[first.name, first.nice] - {top}
         found[others.pop() if first.tid == top and len(others) == 1 else top] += tree
+    for one, other in pairs:
+        here, there = (next(key for key, family in found.items() if life in family) for life in (one, other))
+        if here != there:
+            found[here] += found.pop(there)
     return [each for each in found.values() if len(each) > 1]
 
 
-def family_names(lives: Sequence[Life], entries: Mapping[Entry, Sequence[Life]]) -> dict[Entry, str]:
+def family_names(
+    lives: Sequence[Life], entries: Mapping[Entry, Sequence[Life]], pairs: Iterable[tuple[Life, Life]] = ()
+) -> dict[Entry, str]:
     """By entry, the family to which all its threads belong, named after the family's first thread."""
     of_life: dict[int, str] = {}
     used: dict[str, int] = defaultdict(int)
-    for family in families(lives):
+    for family in families(lives, pairs):
         name = min(family, key=lambda life: life.first_ns).name
         used[name] += 1
         for life in family:

@@ -9,6 +9,7 @@ from typing import Final
 from sim.trace.fit.entries import ENOUGH, Charges, Group, Key, Kind, key_of
 from sim.trace.fit.families import by_groups, family_names
 from sim.trace.fit.handled import exit_wakes, handled_exits
+from sim.trace.fit.handovers import sharing
 from sim.trace.fit.order import order
 from sim.trace.fit.pins import Places, pins
 from sim.trace.fit.thread_times import Burst, Life, slots
@@ -74,9 +75,10 @@ def grouped(
         elif group.key in waits:
             group.wakes = {keys[number]: mean for number, mean in waits[group.key].wakes.items()}
     most = set_weights(found, LIGHT * (last_ns - first_ns))
-    if by_groups(lives, last_ns - first_ns):
+    pairs = sharing(lives, last_ns - first_ns)
+    if pairs or by_groups(lives, last_ns - first_ns):
         entries = {key: member.lives for key, member in members.items()}
-        set_families(found, family_names(lives, entries), most, last_ns - first_ns)
+        set_families(found, family_names(lives, entries, pairs), most, last_ns - first_ns)
     return sorted(found, key=lambda group: -sum(group.compute))
 
 

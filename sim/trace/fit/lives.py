@@ -259,7 +259,6 @@ class Watcher:
         life.since_ns = -1
         life.prio = prio
         life.last_ns = now
-        life.successors[successor] += 1
         if life.vcpu is not None and life.inside:
             life.vcpu.breaks += 1
             life.vcpu.breaks_since_halt += 1
@@ -273,6 +272,7 @@ class Watcher:
                 self.seen.expired_ns[step.cpu].append(now)
             return
         life.hand_off()
+        life.handed[step.cpu, successor] += 1
         if state in DEAD:
             life.end_burst(now)
             life.ended = True

@@ -241,8 +241,9 @@ class Life:
     the VMM acted for it; ``last_by_chance`` is how many of them would be expected at a random time of its burst.
     ``woke`` says whom it has woken in the burst under way, when, and after how much time and how many stints on the
     CPU.  ``after_wakes`` has four numbers for each wake-up of another thread in its bursts: the end of the burst, whom,
-    and its time and stints on the CPU between the two.  ``handoffs`` are times on the CPU, in ns, up to a sleep or to
-    the one that it woke or that wakes it.
+    and its time and stints on the CPU between the two.  ``handed`` counts who got the CPU when it went to sleep, by
+    CPU and thread.  ``handoffs`` are times on the CPU, in ns, up to a sleep or to the one that it woke or that wakes
+    it.
     """
 
     tid: int
@@ -265,7 +266,7 @@ class Life:
     last_acts: Counter[int] = field(default_factory=Counter)
     last_by_chance: dict[int, float] = field(default_factory=dict)
     woke: list[tuple[Life, int, int, int]] = field(default_factory=list)
-    successors: Counter[int] = field(default_factory=Counter)
+    handed: Counter[tuple[int, int]] = field(default_factory=Counter)
     handoffs: array[int] = field(default_factory=_integers)
     since_handoff: int = 0
     vcpu: VcpuTimes | None = None

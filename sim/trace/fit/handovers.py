@@ -1,0 +1,83 @@
+"""Threads that share a control group, by whom short bursts leave the CPU to.
+
+Within a group's turn its own threads follow one another: when one goes to sleep, the scheduler picks the next from the
+same group, whose request is not used up yet (pick_next_task_fair() and RUN_TO_PARITY, kernel/sched/fair.c, Linux
+v6.18).  Without groups a busy thread gets the CPU after a short burst about as often as it has it at all.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import sqrt
+from typing import Final
+
+from sim.trace.fit.families import LEAST_ON, LONG_NS
+from sim.trace.fit.thread_times import Life
+
+SELDOM: Final = 0.6
+"""Threads outside of the group get the CPU after at most this part of the bursts after which they would without
+groups: a fifth to a half where the host has groups, nine tenths and more where it has none."""
+MOST: Final = 0.5
+"""Threads outside of the group have at least this share of the busy threads' time: without groups, those of small
+weight get the CPU after a short burst less often than they have it at all, and those of large weight more often."""
+SIGMAS: Final = 4.0
+WAKES_SIGMAS: Final = 3.0
+ALWAYS: Final = 0.8
+"""Busy threads count that are runnable for this share of the time that the other is there: of those that come and go
+nothing says how often they would get the CPU."""
+LEAST: Final = 20
+"""The fewest bursts that say anything."""
+LEAST_OF_SOME: Final = 5
+"""The fewest after which one thread got the CPU that say that it is in the group."""
+
+
+def sharing(lives: Sequence[Life], seconds_ns: int) -> list[tuple[Life, Life]]:
+    """Pairs of threads that are in one group, unlike others on their CPU."""
+    found: list[tuple[Life, Life]] = []
+    busy = [life for life in lives if _is_long(life) and life.at_ns.total() >= LEAST_ON * seconds_ns]
+    for life in lives:
+        if not life.user or _is_long(life):
+            continue
+        begin_ns, end_ns = life.bursts[0].ready_ns, life.bursts[-1].end_ns
+        always = [each for each in busy if _runnable(each, begin_ns, end_ns) >= ALWAYS * (end_ns - begin_ns)]
+        for cpu in life.cpus:
+            there = [each for each in always if each.at_ns[cpu]]
+            inside = _inside(life, {each.tid: each.at_ns[cpu] for each in there}, cpu)
+            found += pairwise([life, *(each for each in there if each.tid in inside)])
+    return found
+
+
+def _is_long(life: Life) -> bool:
+    return life.user and life.at_ns.total() >= LONG_NS * len(life.bursts)
+
+
+def _runnable(life: Life, begin_ns: int, end_ns: int) -> int:
+    """For how long it was runnable in that time."""
+    return sum(max(0, min(end_ns, burst.end_ns) - max(begin_ns, burst.ready_ns)) for burst in life.bursts)
+
+
+def _inside(life: Life, on_ns: Mapping[int, int], cpu: int) -> set[int]:
+    """Of the busy threads of a CPU, ``on_ns`` for so long, those in the group of a thread of short bursts, if it has
+    one.
+
+    A thread that is woken by one of them, or only while they run, leaves the CPU to its waker, group or not.
+    """
+    total = sum(on_ns.values())
+    bursts = sum(life.handed[cpu, tid] for tid in on_ns)
+    if bursts < LEAST or not total:
+        return set()
+    as_without = {tid: bursts * ns / total for tid, ns in on_ns.items()}
+    outside = {tid for tid, expected in as_without.items() if life.handed[cpu, tid] <= SELDOM * expected}
+    expected = sum(as_without[tid] for tid in outside)
+    fewer = expected - sum(life.handed[cpu, tid] for tid in outside)
+    inside = {tid for tid in on_ns if life.handed[cpu, tid] >= max(LEAST_OF_SOME, as_without[tid])}
+    if expected < MOST * bursts or fewer <= SIGMAS * sqrt(expected * (1 - expected / bursts) + 1):
+        return set()
+    if sum(life.wakers[tid] for tid in outside) < LEAST_OF_SOME or any(_is_woken_by(life, tid) for tid in inside):
+        return set()
+    return inside
+
+
+def _is_woken_by(life: Life, tid: int) -> bool:
+    """Whether it is woken where that thread runs more often than by chance."""
+    chance = life.by_chance[tid]
+    return life.wakers[tid] - chance > WAKES_SIGMAS * sqrt(chance + 1)
