@@ -11,7 +11,9 @@ from corruption import ACTIVATED, KVM_FPU, TRACES, Trace, text
 from sim.kernel import strategies
 
 by_trace = pytest.mark.parametrize("path", TRACES, ids=lambda path: path.name.split(".")[0])
-HALTS, PIPE = (next(path for path in TRACES if name in path.name) for name in ("halt-wakeup", "host-pipe"))
+HALTS, PIPE, SPINS = (
+    next(path for path in TRACES if name in path.name) for name in ("halt-wakeup", "host-pipe", "spin-overcommit")
+)
 
 
 def counts(document, strategy):
@@ -202,3 +204,18 @@ def test_an_unsound_strategy_is_marked_and_has_no_cost_to_compare(capsys):
         "{carried}", "PL0-2_SSP"
     )
     assert not document["manual-load"]["unsound"]
+
+
+def test_guests_that_were_in_kvm_run_before_the_recording_have_written_what_is_carried(tmp_path, capsys):
+    lines = text(SPINS).splitlines(keepends=True)
+    begin = max(number for number, line in enumerate(lines) if "kvm:kvm_fpu: load" in line) + 1
+    end = next(number for number, line in enumerate(lines[begin:], begin) if "kvm:kvm_fpu: unload" in line)
+    trace = tmp_path / "inside.txt"
+    trace.write_text("".join([line for line in lines if line.startswith("#")] + lines[begin:end]))
+    names = ("manual-run", "manual-run-guarded", "manual-load", "manual-lazy", "user-return")
+    document = run_json(capsys, "replay", str(trace), "--strategies", ",".join((*names, "independent")))
+    saved = {name: counts(document, name)["RDMSR(PL0_SSP)"] for name in names}
+    assert min(saved.values()) > 100
+    assert max(saved.values()) - min(saved.values()) <= 4  # of each vCPU, at the first exit or before the first write
+    extra = counts(document, "independent")["XSAVES"] - counts(document, "manual-run")["XSAVES"]
+    assert abs(extra - saved["manual-run"]) <= 4

@@ -22,7 +22,7 @@ from sim.kernel.operations import (
 from sim.kernel.state import Cpu, Vcpu
 from sim.kernel.uret import kvm_set_user_return_msr, note_current
 from sim.kernel.xstate import os_xrstor, os_xsave
-from sim.xsave.area import INIT
+from sim.xsave.area import INIT, Area
 
 if TYPE_CHECKING:
     from sim.kernel.kernel import Hook, Kernel
@@ -163,19 +163,21 @@ def _save_user_return(k: Kernel, cpu: Cpu, vcpu: Vcpu, phase: str) -> None:
             note_current(k, cpu, name, value)
 
 
+def _area_of(k: Kernel, vcpu: Vcpu) -> Area:
+    """The vCPU's buffer, which is allocated at its first use."""
+    if vcpu.carried_area is None:
+        vcpu.carried_area = k.new_area(k.carried_mask)
+    return vcpu.carried_area
+
+
 def _load_independent(k: Kernel, cpu: Cpu, vcpu: Vcpu, phase: str) -> None:
     """xrstors(buffer, mask): RFBM is exactly the mask (arch/x86/kernel/fpu/xstate.c)."""
-    area = vcpu.carried_area
-    if area is None:
-        area = vcpu.carried_area = k.new_area(k.carried_mask)
-    os_xrstor(k, cpu, area, k.carried_mask, phase)
+    os_xrstor(k, cpu, _area_of(k, vcpu), k.carried_mask, phase)
 
 
 def _save_independent(k: Kernel, cpu: Cpu, vcpu: Vcpu, phase: str) -> None:
     """xsaves(buffer, mask)."""
-    area = vcpu.carried_area
-    assert area is not None
-    os_xsave(k, cpu, area, k.carried_mask, phase)
+    os_xsave(k, cpu, _area_of(k, vcpu), k.carried_mask, phase)
 
 
 def _load_by_instructions(k: Kernel, cpu: Cpu, vcpu: Vcpu, phase: str) -> None:
@@ -235,10 +237,9 @@ def access_copy(k: Kernel, vcpu: Vcpu, index: int, value: int | None) -> int:
 
     Or plain registers that belong to no component; those of a component no ioctl for MSRs reaches.
     """
-    area, i = vcpu.carried_area, k.carried.xfeature
-    if k.strategy.mechanism == "independent":
-        if area is None:
-            area = vcpu.carried_area = k.new_area(k.carried_mask)
+    area = _area_of(k, vcpu) if k.strategy.mechanism == "independent" else None
+    i = k.carried.xfeature
+    if area is not None:
         assert i is not None
         held = area.compacted[i] if area.xstate_bv & k.carried_mask else 0
         values = list(held if isinstance(held, tuple) else (0,) * len(k.carried_names))
@@ -249,7 +250,7 @@ def access_copy(k: Kernel, vcpu: Vcpu, index: int, value: int | None) -> int:
         vcpu.carried_active = True
         vcpu.carried = tuple(values)
         content = vcpu.carried if any(values) else INIT
-        if k.strategy.mechanism == "independent" and area is not None and i is not None:
+        if area is not None and i is not None:
             area.compacted[i] = content
             area.xstate_bv |= k.carried_mask
         if i is None:

@@ -81,6 +81,7 @@ class Replica(Walker):
         self.entries_recorded = False
         self.vcpus = 0
         self._in_fastpath: dict[int, str] = {}
+        self._has_written: set[int] = set()
 
     # What there is.
 
@@ -99,6 +100,7 @@ class Replica(Walker):
             self.kernel.contexts.pop(task.context.id, None)
             if task.vcpu is not None:
                 self.kernel.contexts.pop(task.vcpu.context.id, None)
+                self._has_written.discard(task.vcpu.context.id)
                 for cpu in self.cpus.values():
                     if cpu.last_vcpu is task.vcpu:
                         cpu.last_vcpu = None
@@ -153,7 +155,10 @@ class Replica(Walker):
             task.last_cpu = here.id
 
     def in_kvm_run(self, number: int, inside: bool) -> None:
-        """The thread is inside or outside KVM_RUN, with the guest fpstate or its own active."""
+        """The thread is inside or outside KVM_RUN, with the guest fpstate or its own active.
+
+        What KVM_RUN does at its beginning has been done inside it: a strategy that notes so has the guest's values.
+        """
         task = self.tasks[number]
         vcpu = self._vcpu(task)
         if vcpu.fpstate.in_use == inside:
@@ -167,7 +172,7 @@ class Replica(Walker):
                 self._leave_guest(task.cpu)
             task.fpstate, task.saved_fpstate = task.saved_fpstate, None
             task.notifier = None
-        vcpu.fpstate.in_use = inside
+        vcpu.fpstate.in_use = vcpu.carried_loaded = inside
 
     def memory_holds(self, number: int, guest_fpstate: bool, xstate_bv: int) -> None:
         """What an event shows of an fpstate in memory."""
@@ -305,7 +310,9 @@ class Replica(Walker):
         if vcpu is None or here.guest is not None:
             return
         self.vm_entry(here)
-        if self._ssp == "rewritten" or (self._ssp == "constant" and not vcpu.context.version):
+        once = self._ssp == "constant" and vcpu.context.id not in self._has_written
+        if once or self._ssp == "rewritten":
+            self._has_written.add(vcpu.context.id)
             for index in range(len(self.kernel.carried_names)):
                 guest.writes_carried(self.kernel, here, index)
 
