@@ -8,6 +8,7 @@ from sim.trace.fit.groups import grouped
 from sim.trace.fit.handovers import sharing
 from sim.trace.fit.pins import pins
 from sim.trace.fit.thread_times import Burst, Life
+from sim.trace.fit.ticks import Ticks
 
 MS = 1_000_000
 SECONDS_NS = 2_000 * MS
@@ -160,3 +161,19 @@ def test_threads_that_share_a_group_are_one_family_with_all_that_they_forked():
     spinner, sleeper, other = (life(name, tid) for name, tid in (("spin", 5), ("sleep", 6), ("other", 7)))
     found = families([*make, spinner, sleeper, other], [(spinner, sleeper), (sleeper, make[1])])
     assert [{each.tid for each in family} for family in found] == [{1, 2, 5, 6}]
+
+
+def kernel_thread(name, tid, woken_ms):
+    found = Life(tid, name, 0)
+    found.bursts += [Burst(round(ms * MS), round(ms * MS) + 9000, 9000, 1, 0, 0, -1) for ms in (0, *woken_ms)]
+    found.last_ns = SECONDS_NS
+    return found
+
+
+def test_of_kernel_threads_with_few_samples_those_that_ticks_wake_are_apart():
+    delayed, queued = (8.05, 400.1, 700.0, 801.3), (7.3, 33.3, 510.7, 900.9)
+    threads = [kernel_thread("kworker/1:0", 1, delayed), kernel_thread("kworker/1:1H", 2, queued)]
+    groups = grouped([*threads, life("user", 3, 0.5)], 0, SECONDS_NS, Charges(), Ticks(250, 0.0))
+    found = {name: (group.key[1], group.at_ticks) for group in groups for name in group.names}
+    assert found["kworker/1:0"] == ("kernel-others-at-ticks", True)
+    assert found["kworker/1:1H"] == ("kernel-others", False)

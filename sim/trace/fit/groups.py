@@ -13,7 +13,7 @@ from sim.trace.fit.handovers import sharing
 from sim.trace.fit.order import order
 from sim.trace.fit.pins import Places, pins
 from sim.trace.fit.thread_times import Burst, Life, slots
-from sim.trace.fit.ticks import Ticks
+from sim.trace.fit.ticks import MAINLY, Ticks
 from sim.trace.fit.waking import Member, Waiting, waiting
 from sim.trace.fit.weights import set_families, set_weights
 
@@ -57,7 +57,7 @@ def grouped(
         rest = [life for life in rest if life.bursts]
     steady_ns = (1 - ABSENT) * (last_ns - first_ns)
     vcpus = _by_key([life for life in lives if life.vcpu is not None], "vcpu", place, steady_ns)
-    threads = _thread_groups(rest, LIGHT * (last_ns - first_ns), place, steady_ns)
+    threads = _thread_groups(rest, LIGHT * (last_ns - first_ns), place, steady_ns, ticks)
     members |= {
         key: Member(alike, {id(life): life.bursts for life in alike}, is_vcpu=True) for key, alike in vcpus.items()
     }
@@ -75,30 +75,44 @@ def grouped(
         elif group.key in waits:
             group.wakes = {keys[number]: mean for number, mean in waits[group.key].wakes.items()}
     most = set_weights(found, LIGHT * (last_ns - first_ns))
+    entries = {key: member.lives for key, member in members.items()}
     pairs = sharing(lives, last_ns - first_ns)
     if pairs or by_groups(lives, last_ns - first_ns):
-        entries = {key: member.lives for key, member in members.items()}
         set_families(found, family_names(lives, entries, pairs), most, last_ns - first_ns)
     return sorted(found, key=lambda group: -sum(group.compute))
 
 
-def _thread_groups(lives: Sequence[Life], enough_ns: float, place: Places, steady_ns: float) -> dict[Key, list[Life]]:
-    """Threads that are alike; those that do too little for an entry of their own are put together."""
+def _thread_groups(
+    lives: Sequence[Life], enough_ns: float, place: Places, steady_ns: float, ticks: Ticks | None
+) -> dict[Key, list[Life]]:
+    """Threads that are alike; those that do too little for an entry of their own are put together.
+
+    Those of them that ticks wake are apart: a tick is where the slice under way ends, too.
+    """
     groups: dict[Key, list[Life]] = defaultdict(list)
     kinds: tuple[tuple[Kind, str, list[Life]], ...] = (
         ("compute", "others", [life for life in lives if life.user]),
         ("kthread", "kernel-others", [life for life in lives if not life.user]),
     )
     for kind, others, members in kinds:
-        few: list[Life] = []
         for key, alike in _by_key(members, kind, place, steady_ns).items():
             if sum(len(life.bursts) for life in alike) >= ENOUGH or _on_ns(alike) > enough_ns:
                 groups[key] += alike
-            else:
-                few += alike
-        if few:
-            groups[kind, others, 0, ()] += few
+                continue
+            for life in alike:
+                groups[kind, others + ("-at-ticks" if _at_ticks(kind, (life,), ticks) else ""), 0, ()].append(life)
     return groups
+
+
+def _at_ticks(kind: Kind, lives: Iterable[Life], ticks: Ticks | None) -> bool:
+    """Whether ticks wake these threads: hardly any of user space, as nanosleep(), poll() and futexes have hrtimers.
+
+    Of kernel threads few samples do, if most of them say so: delayed works, and softirqs, begin at ticks.
+    """
+    woken = [burst.ready_ns for life in lives for burst in life.bursts[1:]]
+    if ticks is None:
+        return False
+    return ticks.wake(woken, MAINLY) if kind == "kthread" else len(woken) >= ENOUGH and ticks.wake(woken)
 
 
 def _share_out(group: Group, lives: Iterable[Life]) -> None:
@@ -171,8 +185,7 @@ def _threads(
         if around > ABSENT * (last_ns - first_ns) or len(bursts) > 1:
             group.sleep.append(around)
     _set_waits(group, len(waiting.ended), len(waiting.ended) + len(group.sleep), waiting)
-    woken = [burst.ready_ns for life in lives for burst in life.bursts[1:]]
-    if ticks is not None and len(woken) >= ENOUGH and ticks.wake(woken):
+    if ticks is not None and _at_ticks(key[0], lives, ticks):
         group.at_ticks = True
         group.sleep = [max(0.0, each - ticks.period_ns / 2) for each in group.sleep]
     if group.waits is None:

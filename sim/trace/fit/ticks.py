@@ -13,8 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 
 WINDOW: Final = 0.05
 """The part of a period, after a tick, in which the tick's effects are seen."""
-MOST: Final = 0.95
+MOST: Final = 0.9
 """The least share of a thread's wake-ups in that part if its timers are those of the timer wheel."""
+MAINLY: Final = 0.5
+"""The same of a kernel thread: works are also queued between ticks (queue_work()), and a kworker that does these and
+delayed ones has one kind of sleep here."""
 TICKS_HZ: Final = (100, 250, 300, 1000)
 WITNESSES: Final = ("rcu_preempt", "rcu_sched")
 """Kernel threads whose sleeps are timers of the timer wheel: rcu_gp_fqs_loop(), kernel/rcu/tree.c, Linux v6.18."""
@@ -38,10 +41,10 @@ class Ticks:
         """Between two ticks."""
         return 1e9 / self.hz
 
-    def wake(self, at_ns: ArrayLike) -> bool:
-        """Whether wake-ups at these times are those of a tick."""
+    def wake(self, at_ns: ArrayLike, least: float = MOST) -> bool:
+        """Whether at least this share of wake-ups at these times are those of a tick."""
         since = (np.asarray(at_ns, np.float64) - self.phase_ns) % self.period_ns
-        return bool((since < WINDOW * self.period_ns).mean() >= MOST)
+        return bool(since.size) and bool((since < WINDOW * self.period_ns).mean() >= least)
 
 
 def config_hz(expired_ns: Iterable[ArrayLike]) -> int | None:
