@@ -145,10 +145,8 @@ def peek(a: Memory) -> int:
 def look_ahead(a: Memory, i: int) -> None:
     """Fetches from memory what entry ``i``, one of the next two events, will need, while this one is handled.
 
-    With 1,024 CPUs that is in no core's own cache.
+    With 1,024 CPUs that is in no core's own cache.  There always are two: each other CPU waits for an event.
     """
-    if a.heap[i, HEAP_TIME] == INF:
-        return
     packed = a.heap[i, HEAP_WHAT]
     what, thread = packed & 255, packed >> 8
     if what in (CPU_WAITS, CPU_INTERRUPTED):
