@@ -14,12 +14,14 @@ KICKING = 200
 """From this number on, exits wake threads, too."""
 BY_CHANCE = 240
 """From this number on, whoever waits may be woken, and bursts go on after they have woken somebody."""
+GROUPED = 260
+"""From this number on, threads and vCPUs are in control groups."""
 
 
 def any_host(number):
     """The text of the scenario with this number; the same number gives the same text."""
     draw = Random(number)
-    host = _Host(draw)
+    host = _Host(draw, grouped=number >= GROUPED)
     parts = [_threads(draw, host, i) for i in range(draw.randint(1, 3))]
     parts += [_guests(draw, host, i) for i in range(draw.randrange(3))]
     if number >= WAKING:
@@ -29,13 +31,14 @@ def any_host(number):
     if draw.random() < 0.4:
         parts.append(f'[interrupts.net]\nevery = "{draw.choice((30, 300))} us"\ntime = "1 us"\nkernel_fpu = 0.5\n')
     strategies = f'strategies = ["xstate-guest", "{draw.choice(OTHERS)}"]'
+    parts += [f"[groups.{name}]\nweight = {weight}\n" for name, weight in host.groups.items()]
     return "".join((host.text, *parts)).replace("[run]", f"[run]\n{strategies}", 1)
 
 
 class _Host:
     """The tables [run] and [host], and what the others have to know of them."""
 
-    def __init__(self, draw):
+    def __init__(self, draw, grouped):
         kernel, preemption = draw.choice(KERNELS)
         self.cpu = draw.choice(("sapphire-rapids", "sapphire-rapids", "zen4"))
         cpus = draw.choice((1, 2, 2, 3))
@@ -65,6 +68,10 @@ class _Host:
         ):
             if draw.random() < share:
                 keys[key] = draw.choice(values)
+        self.groups = {}
+        if grouped:
+            keys.pop("scheduler", None)  # only EEVDF has groups
+            self.groups = {name: draw.choice((15, 300, 1024, 1024, 88761)) for name in "abc"[: draw.randint(1, 3)]}
         written = "".join(f"{key} = {value}\n" for key, value in keys.items())
         self.text = (
             'title = "any host"\n[run]\nreference = "xstate-guest"\n'
@@ -80,6 +87,7 @@ def _time(draw, *values):
 
 def _common(draw, host, nice):
     text = f"nice = {draw.choice(nice)}\n" if draw.random() < 0.4 else ""
+    text += f'group = "{draw.choice(list(host.groups))}"\n' if host.groups and draw.random() < 0.8 else ""
     return text + (f"affinity = {draw.choice(host.affinities)}\n" if draw.random() < 0.45 else "")
 
 

@@ -4,8 +4,6 @@ The loop runs as plain Python here, which needs no compiler; ``fpswitch run --ch
 and so does ``make verify``, which sets ENGINE_HOSTS to how many random hosts are to be compared.
 """
 
-from dataclasses import replace
-
 import pytest
 from engine_mode import COMPILED, HOSTS_COMPARED
 from hosts import RICH, SHIPPED, changed, from_text, on_host, only, shipped, with_little
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 from sim.engine import (
     choice,
     directed_yield,
+    eevdf_groups,
     exits,
     guest,
     guest_lock,
@@ -58,7 +57,6 @@ def assert_the_same(case, strategies=None, replication=0):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_scenarios_give_the_same_records_of_all_strategies(path):
     for case in shipped(path, "2 ms", "1 ms"):
-        assert not choice.lacking(case), "no shipped case needs SimPy"
         assert_the_same(case)
 
 
@@ -118,6 +116,7 @@ vcpus = {vcpus}
 demand = "{demand} us"
 sleep = "{sleep} us"
 posted_interrupts = {posted}
+{groups[0]}
 idle = "{idle}"
 guest_halt_poll = "{poll} us"
 guest_halt_poll_grow_start = "{guest_start} us"
@@ -136,6 +135,7 @@ vmm = "{vmm} us"
 vcpus = 2
 vms = {vms}
 nice = {nice}
+{groups[1]}
 {lock}
 [guests.busy.exits.timer]
 every = "{exits} us"
@@ -148,6 +148,7 @@ kind = "pipe"
 compute = {burst}
 syscall = "1 us"
 affinity = "{affinity}"
+{groups[2]}
 [threads.short]
 count = {threads}
 compute = {burst}
@@ -155,21 +156,32 @@ sleep = "{sleep} us"
 syscall = "{syscall} us"
 timer = "{timer}"
 nice = {nice}
+{groups[3]}
 fpu = {{ components = ["SSE"] }}
 [threads.kernel]
 kind = "kthread"
 compute = {burst}
 sleep = "{sleep} us"
+{groups[4]}
 [threads.make]
 kind = "fork"
 compute = {burst}
 sleep = "{sleep} us"
 exec = true
+{groups[5]}
 [interrupts.net]
 every = "{device} us"
 time = "{handler} us"
 kernel_fpu = 1.0
+{groups[6]}
 """
+
+
+def in_groups(which, weights):
+    """What each of six entries says of its group, "-" for none, and the tables of the groups."""
+    tables = "".join(f"[groups.{name}]\nweight = {weight}\n" for name, weight in weights.items())
+    return (*("" if each == "-" else f'group = "{each}"' for each in which), tables)
+
 
 LOCK = 'lock = {{ every = "{} us", hold = "{} us" }}'
 
@@ -208,6 +220,14 @@ HOSTS = st.fixed_dictionaries(
         "burst": st.sampled_from(['"1 ns"', '{ exponential = "1 ns" }', '"5 us"', '"10 us"', '"400 us"']),
         "affinity": st.sampled_from(["any", "pinned"]),
         "threads": st.integers(1, 4),
+        "groups": st.one_of(
+            st.just(in_groups("------", {})),
+            st.builds(
+                in_groups,
+                st.text("-ab", min_size=6, max_size=6),
+                st.fixed_dictionaries({name: st.sampled_from([15, 300, 1024, 1024, 88761]) for name in "ab"}),
+            ),
+        ),
         "device": st.sampled_from([3, 30, 100]),
     }
 )
@@ -245,6 +265,11 @@ def later(function):
 def otherwise(function):
     """The function with the opposite answer."""
     return lambda *arguments: not function(*arguments)
+
+
+def nobody(function):
+    """The function that always says that there is none."""
+    return lambda *arguments: -1
 
 
 def never(function):
@@ -309,6 +334,12 @@ BROKEN = [
     (directed_yield, "forfeit", never),
     (vcpus, "learn", never),
     (guest, "exits", never),
+    (eevdf_groups, "weigh", never),
+    (eevdf_groups, "reweight", never),
+    (eevdf_groups, "put_previous", never),
+    (eevdf_groups, "need_resched", otherwise),
+    (eevdf_groups, "level", nobody),
+    (eevdf_groups, "preempt_time", never),
 ]
 
 
@@ -347,6 +378,68 @@ kind = "kthread"
 timer = "tick"
 compute = "5 us"
 sleep = { exponential = "1 ms" }
+"""
+
+
+GROUPED = """
+title = "threads and vCPUs in control groups"
+[run]
+measure = "6 ms"
+warmup = "1 ms"
+strategies = ["xstate-guest"]
+reference = "xstate-guest"
+[host]
+cpus = 2
+cpu = ["sapphire-rapids"]
+kernel = ["{kernel}"]
+preemption = "{preemption}"
+hrtick = {hrtick}
+tsc = "1 GHz"
+hz = 1000
+base_slice = "200 us"
+ple_window = 500
+directed_yield = "{directed}"
+halt_poll = "20 us"
+[guests.spinning]
+vcpus = 4
+group = "a"
+lock = {{ every = {{ exponential = "30 us" }}, hold = {{ exponential = "10 us" }} }}
+demand = {{ exponential = "200 us" }}
+sleep = {{ exponential = "50 us" }}
+[guests.halting]
+vcpus = 2
+group = "b"
+nice = 3
+demand = {{ exponential = "20 us" }}
+sleep = {{ exponential = "30 us" }}
+[threads.hog]
+compute = "2 ms"
+group = "b"
+affinity = [0]
+[threads.daemon]
+count = 3
+compute = {{ exponential = "50 us" }}
+sleep = {{ exponential = "150 us" }}
+group = "b"
+[threads.kernel]
+kind = "kthread"
+count = 2
+compute = {{ exponential = "20 us" }}
+sleep = {{ exponential = "100 us" }}
+[threads.pair]
+kind = "pipe"
+compute = "30 us"
+group = "c"
+[threads.make]
+kind = "fork"
+compute = {{ exponential = "40 us" }}
+sleep = {{ exponential = "200 us" }}
+group = "c"
+[groups.a]
+[groups.b]
+weight = 300
+[groups.c]
+weight = 2048
 """
 
 
@@ -473,7 +566,8 @@ def test_a_broken_rule_is_found(module, name, how, monkeypatch):
     busy = changed(from_text(RICH)[0], measure=8e-3, warmup=1e-3)
     idle = shipped(SHIPPED[[path.stem for path in SHIPPED].index("idle-fleet")], "8 ms", "1 ms")[0]
     waking = only(WAKING.format(preemption="voluntary", **IN_ORDER))
-    cases = (busy, idle, changed(only(NEWEST), measure=8e-3, warmup=1e-3), only(LOCKED), waking)
+    grouped = only(GROUPED.format(kernel="v6.18", preemption="voluntary", hrtick="false", directed="lag-credit"))
+    cases = (busy, idle, changed(only(NEWEST), measure=8e-3, warmup=1e-3), only(LOCKED), waking, grouped)
     assert any(map(differ, cases)), f"nobody has noticed that {name} is broken"
 
 
@@ -548,19 +642,6 @@ def differ(case, *strategies):
 
 
 # Which engine runs.
-
-
-def test_the_compiled_engine_refuses_by_name_what_it_cannot(monkeypatch):
-    case = changed(from_text(RICH)[0], measure=1e-3, warmup=0.0, engine="compiled")
-    nice = case.scenario.threads["batch"].model_copy(update={"nice": 19})
-    threads = {**case.scenario.threads, "batch": nice}
-    hard = replace(case, scenario=case.scenario.model_copy(update={"threads": threads}))
-    monkeypatch.setattr(choice, "find_spec", lambda name: name)
-    with pytest.raises(InputError, match=r"run\.engine: found 'compiled', which lacks threads\.batch\.nice 19"):
-        choice.simulate(hard, hard.timed_by, (), 0)
-    (record,) = choice.simulate(changed(hard, engine="auto"), hard.timed_by, (), 0)
-    assert record.engine.startswith("simpy (compiled lacks threads.batch.nice 19")
-    assert record == reference.simulate(hard, hard.timed_by, (), 0)[0]
 
 
 def test_without_numba_everything_works_on_simpy(monkeypatch):

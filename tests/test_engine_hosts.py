@@ -2,7 +2,7 @@
 
 import pytest
 import test_engine  # first of all: the loop as plain Python
-from any_host import BY_CHANCE, any_host
+from any_host import GROUPED, any_host
 from hosts import changed, only, with_little
 from test_host_limits import IN_ONE_SYSTEM_CALL
 
@@ -14,11 +14,11 @@ from sim.host.fork_thread import ForkThread
 
 QUICK = (6, 19, 23, 65, 75, 81, 86, 88, 94, 96, 99, 103, 115, 121, 134, 145, 151, 152, 154, 161, 164, 185)
 """Few hosts that lead nearly everywhere in the loop that all lead to."""
-DRAWN = BY_CHANCE + 20
-FAR, MANY = "virtual times that grow too large", "a CPU whose registers speak of more than 12 tasks"
+DRAWN = GROUPED + 40
+MANY = "a CPU whose registers speak of more than 12 tasks"
 BYTES = "more bytes through a CPU's caches at once"
-REFUSED = {81: FAR, 104: FAR, 225: MANY, 251: MANY, 254: BYTES}
-"""A thread of nice 18 waits for so long, or many threads exit while registers still have what was theirs."""
+REFUSED = {225: MANY, 251: MANY, 254: BYTES}
+"""Many threads exit while registers still have what was theirs, or much goes through the caches."""
 SLICES = (0, 100_000, 5_000_000, 300_000)
 """What threads ask for with sched_setattr(), in cycles; 0: nothing.  No scenario says it."""
 

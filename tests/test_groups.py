@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ticks import watched
 
-from sim.engine.choice import lacking
 from sim.errors import InputError
 
 HOST = """
@@ -152,10 +151,9 @@ def test_vcpus_of_a_group_yield_to_each_other_as_without_and_in_several_groups_a
     assert record(A, "", "[groups.a]\n")  # accounts add up, or it raises
 
 
-def test_a_group_that_is_not_there_is_refused_and_the_compiled_engine_has_none():
+def test_a_group_that_is_not_there_is_refused():
     text = host() + busy(many=(5, "a"))
     with pytest.raises((InputError, ValueError), match=r"threads\.many\.group"):
         only(text)
     with pytest.raises((InputError, ValueError), match="'round-robin'"):
         only(text.replace("cpus = 1", 'cpus = 1\nscheduler = "round-robin"') + "[groups.a]\n")
-    assert lacking(only(text + "[groups.a]\n")) == "groups.a"

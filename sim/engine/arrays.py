@@ -13,9 +13,10 @@ BITS: Final = 32
 """In a word of a mask of CPUs."""
 
 
-def empty(cpus: int, n: int, kinds: int, walkers: int) -> Memory:
+def empty(cpus: int, n: int, kinds: int, walkers: int, queues: int, entities: int) -> Memory:
     """Arrays for ``cpus`` CPUs, ``n`` threads (idle ones too), ``kinds`` kinds of exits and ``walkers`` strategies.
 
+    ``queues`` are all rows of run queues, the CPUs' among them; ``entities`` are those of groups, beside the threads.
     Those of length 1 are replaced once their length is known (sim.engine.build).
     """
     words = -(-cpus // BITS)
@@ -27,16 +28,17 @@ def empty(cpus: int, n: int, kinds: int, walkers: int) -> Memory:
     return Memory(
         {
             "g": zeros(at.G_COLUMNS),
-            "c": zeros(cpus, at.C_COLUMNS),
-            "t": zeros(n, at.T_COLUMNS),
+            "c": zeros(queues, at.C_COLUMNS),
+            "t": zeros(n + entities, at.T_COLUMNS),
             "k": zeros(max(kinds, 1), at.K_COLUMNS),
             "d": zeros(1, at.D_COLUMNS),
             "heap": heap,
             "waiters": zeros(1, at.Q_COLUMNS),
             "wakes": zeros(1, at.WK_COLUMNS),
-            "queue": zeros(cpus, n - cpus + 1),
+            "queue": zeros(queues, n - cpus + 1 + entities // cpus),
+            "groups": zeros(1, at.GROUP_COLUMNS),
             "posted": zeros(cpus, at.POSTED_MOST, at.W_COLUMNS),
-            "allowed": zeros(n, words),
+            "allowed": zeros(n + entities, words),
             "idle": zeros(words),
             "overloaded": zeros(words),
             "kw": zeros(walkers, at.KW_COLUMNS),

@@ -15,13 +15,12 @@ from sim.engine.asked import Point
 from sim.engine.blocks import Streams, address
 from sim.engine.device_interrupts import DeviceInterrupts
 from sim.engine.fragments import Unsupported
+from sim.engine.queues import Queues, groups_of
 from sim.engine.table import Points, zeros
 from sim.engine.transitions import handles_signal
 from sim.engine.walking import MUCH
 from sim.host.cpu import HostCpu
 from sim.host.directed_yield import FORCED_EVERY_S
-from sim.host.eevdf import EevdfRunQueue
-from sim.host.eevdf_v7_3 import EevdfRunQueueV73
 from sim.host.exits import ExitKind, ExitStream
 from sim.host.fork_thread import ForkThread
 from sim.host.guest_lock import LockingVcpu
@@ -64,7 +63,7 @@ ACCOUNT_COLUMNS: Final = {
 class Built:
     """The arrays of a host, and what Python keeps for them."""
 
-    def __init__(self, case: Case, host: Host, walkers: int) -> None:
+    def __init__(self, case: Case, host: Host, walkers: int, *, grouped: bool) -> None:
         self.case = case
         self.host = host
         self.streams = Streams()
@@ -79,14 +78,17 @@ class Built:
         self.threads = _threads(host)
         children = MOST_CHILDREN if any(isinstance(each, ForkThread) for each in self.threads) else 0
         cpus, n = len(host.cpus), len(host.cpus) + len(self.threads) + children
-        self.a = empty(cpus, n, self._count_kinds(), walkers)
+        groups = len(groups_of(host))
+        queues = cpus * (2 + groups) if grouped else cpus
+        self.a = empty(cpus, n, self._count_kinds(), walkers, queues, cpus * groups)
+        self._queues = Queues(host, self.a, self.number, n, grouped=grouped)
         self.most_events, self.has_timeouts = len(self.a.heap), False
         for cpu in host.cpus:
             self._idle(cpu)
         for thread in self.threads:
             self._thread(thread)
         self._globals(walkers)
-        self.a.t[n - children :, at.FREE_AFTER] = range(n - children + 1, n + 1)
+        self.a.t[n - children : n, at.FREE_AFTER] = range(n - children + 1, n + 1)
         self.a.g[at.FREE_THREAD], self.a.g[at.THREADS] = n - children, n
         for cpu in host.cpus:
             self._cpu(cpu)
@@ -126,11 +128,7 @@ class Built:
         row[at.FLOW], row[at.KERNEL_FLOW] = thread.flow, thread.kernel_flow
         row[at.TASK_KIND], row[at.WHERE] = TASK_KINDS.index(thread.task.kind), thread.place
         row[at.SEVERAL_CPUS] = allowed & (allowed - 1) != 0
-        row[at.WEIGHT], row[at.INV_WEIGHT] = thread.weight, thread.inv_weight
-        row[at.CUSTOM_SLICE], row[at.SLICE], row[at.VRUNTIME] = thread.custom_slice, thread.slice, thread.vruntime
-        row[at.DEADLINE], row[at.VPROT], row[at.VLAG] = thread.deadline, thread.vprot, thread.vlag
-        row[at.EXEC_START], row[at.DELAYED] = thread.exec_start, thread.sched_delayed
-        row[at.REL_DEADLINE] = thread.rel_deadline
+        self._queues.of_thread(thread)
         if isinstance(thread, ComputeThread):
             self._compute(thread, row)
         else:
@@ -278,7 +276,7 @@ class Built:
     # CPUs.
 
     def _cpu(self, cpu: HostCpu) -> None:
-        c, a, rq = cpu.id, self.a, cpu.rq
+        c, a = cpu.id, self.a
         row = a.c[c]
         row[at.THREAD] = row[at.IDLE_THREAD] = c
         row[at.NEED_RESCHED], row[at.WAITS_FOR], row[at.BEGUN_AT] = cpu.need_resched, -1, -1
@@ -293,12 +291,8 @@ class Built:
             point_of = lambda components: self.points.of(Point(Walker.kernel_fpu, (components,)))  # noqa: E731
             self.devices[cpu.id] = DeviceInterrupts(cpu.devices, point_of)
             row[at.DUE] = self.more_devices(cpu.id, 0)
-        queue = list(rq._queue)  # type: ignore[attr-defined]
-        row[at.CURRENT_ENTITY], row[at.RUNNING], row[at.QUEUED] = -1, rq.nr_running, len(queue)
-        row[at.RQ_RESCHED], row[at.BUDDY], row[at.FORCED_AT] = rq.need_resched, -1, -1
         row[at.NEED_RESCHED_LAZY], row[at.HRTICK_TIME] = cpu.need_resched_lazy, cpu.hrtick.time
         row[at.HRTICK_ASKED] = cpu.hrtick.asked
-        a.queue[c, : len(queue)] = [self.number(thread) for thread in queue]
         for mask, array in ((self.host._idle, a.idle), (self.host._overloaded, a.overloaded)):
             if mask >> c & 1:
                 array[c // BITS] |= 1 << c % BITS
@@ -324,7 +318,7 @@ class Built:
             g[column] = self.streams.add(draws.__self__)  # type: ignore[attr-defined]
         assert settings.base_slice is not None, "cases are complete"
         g[at.BASE_SLICE], g[at.TICK] = case.cycles(settings.base_slice), case.cycles(1 / settings.hz)
-        g[at.SAME_WEIGHT] = len({thread.weight for thread in self.threads}) <= 1
+        g[at.SAME_WEIGHT] = not case.scenario.groups and len({thread.weight for thread in self.threads}) <= 1
         g[at.LEFT], g[at.PAUSED_CPU] = len(host.cpus), -1
         g[at.LEVEL] = {"L1": 0, "memory": 2, "touched": -1}[settings.buffer_level]
         if settings.buffer_level == "touched":
@@ -334,11 +328,10 @@ class Built:
             if max(sizes) > MUCH:
                 raise Unsupported("a cache whose bytes, times TSC Hz, do not fit in 61 bits")
             g[at.L1_BYTES], g[at.L2_BYTES] = sizes
-        g[at.ROUND_ROBIN] = not isinstance(host.cpus[0].rq, EevdfRunQueue)
-        g[at.MOST_EVENTS], g[at.MOST_QUEUED] = len(self.a.heap), self.a.queue.shape[1]
+        g[at.ROUND_ROBIN] = settings.scheduler == "round-robin"
+        g[at.MOST_EVENTS] = len(self.a.heap)
         g[at.AREAS] = self.a.used.shape[1]
         g[at.VMX] = host.kernel.vendor == "vmx"
-        g[at.V7_3] = isinstance(host.cpus[0].rq, EevdfRunQueueV73)
         g[at.FORCED_EVERY] = case.cycles(FORCED_EVERY_S)
         g[at.HRTICK] = host.cpus[0].hrtick.enabled
         g[at.HRTICK_LEAST], g[at.HRTICK_SLACK] = case.cycles(LEAST_S), case.cycles(SLACK_S)
@@ -366,7 +359,8 @@ def _threads(host: Host) -> list[Any]:
     """All threads, by number."""
     found: dict[int, Thread] = {}
     for cpu in host.cpus:
-        for thread in cpu.rq._queue:  # type: ignore[attr-defined]
+        for thread in cpu.rq.waiting():
+            assert isinstance(thread, Thread)
             found[thread.number] = thread
             if isinstance(thread, PipeThread):
                 found.update((end.number, end) for end in thread._pipe.ends)

@@ -16,7 +16,7 @@ from typing import Any
 
 from sim.engine import layout as at
 from sim.engine.asked import Point
-from sim.engine.simulation import Enough, Replication, others_of
+from sim.engine.simulation import Enough, Replication, as_wide_as_it_takes, others_of
 from sim.engine.table import Points, zeros
 from sim.host import simulation as reference
 from sim.host.host import Host
@@ -193,7 +193,13 @@ def _reference(
 def _compiled(
     case: Case, timed_by: str, strategies: Sequence[str], replication: int, window: Window
 ) -> tuple[Trail, Points]:
-    run = Replication(case, timed_by, others_of(timed_by, strategies), replication)
+    return as_wide_as_it_takes(lambda wide: _in_loop(case, timed_by, strategies, replication, window, wide))
+
+
+def _in_loop(
+    case: Case, timed_by: str, strategies: Sequence[str], replication: int, window: Window, wide: bool
+) -> tuple[Trail, Points]:
+    run = Replication(case, timed_by, others_of(timed_by, strategies), replication, wide=wide)
     a, points = run.a, run.built.points
     a.put("log", zeros(at.MOST_MARKS, at.L_COLUMNS))
     a.put("marks", zeros(at.MOST_MARKS))
@@ -204,7 +210,7 @@ def _compiled(
         records = run.records()
     kept = max(0, min(int(a.g[at.LOGGED]) - window.begin, at.MOST_MARKS))
     trail = Trail(
-        a.c[:, at.CPU_FINGERPRINT].tolist(),
+        a.c[: len(run.built.host.cpus), at.CPU_FINGERPRINT].tolist(),
         int(a.g[at.FINGERPRINT]),
         int(a.g[at.LOGGED]),
         int(a.g[at.MARK_EVERY]),

@@ -11,8 +11,6 @@ from typing import Final
 
 from sim.engine import cache
 from sim.errors import InputError
-from sim.host.weights import inverse, load_weight
-from sim.kernel.versions import version
 from sim.results.record import Record
 from sim.scenario.cases import Case
 
@@ -22,15 +20,12 @@ AUTO: Final = "auto"
 
 DISABLED: Final = "NUMBA_DISABLE_JIT"
 
-FARTHEST: Final = 1 << 60
-"""Virtual times of a queue's entities differ by less than that."""
 
-
-def refusal(case: Case) -> str:
-    """Why the compiled engine cannot simulate a case, as far as that is known before it runs; empty if it can."""
+def refusal() -> str:
+    """Why the compiled engine cannot run here, as far as that is known before it does; empty if it can."""
     if find_spec("numba") is None:
         return "numba, which is not installed (the extra fast: pip install 'fpswitch[fast]')"
-    return lacking(case)
+    return ""
 
 
 def _compiler_is_off() -> str:
@@ -44,28 +39,10 @@ def _compiler_is_off() -> str:
     return ""
 
 
-def lacking(case: Case) -> str:
-    """What of a case the compiled engine cannot do; empty if there is nothing."""
-    host = case.scenario.host
-    assert host.base_slice is not None, "cases are complete"
-    if case.scenario.groups:
-        return f"groups.{next(iter(case.scenario.groups))}"
-    base, tick = case.cycles(host.base_slice), case.cycles(1 / host.hz)
-    longest = base + tick if version(case.kernel).slice_rules == "v7.3" else max(2 * base, tick)
-    for kind, entries in (("guests", case.scenario.guests), ("threads", case.scenario.threads)):
-        for name, entry in entries.items():
-            weight = load_weight(entry.nice, entry.weight)
-            lag = longest * inverse(weight)
-            if host.scheduler == "eevdf" and lag >= FARTHEST:
-                key = f"nice {entry.nice}" if entry.weight is None else f"weight {weight}"
-                return f"{kind}.{name}.{key}, whose virtual times do not fit in 64 bits"
-    return ""
-
-
 def wanted(case: Case) -> bool:
     """Whether the compiled engine is to be tried."""
     engine = case.scenario.run.engine
-    return engine == COMPILED or (engine == AUTO and not (refusal(case) or _compiler_is_off()))
+    return engine == COMPILED or (engine == AUTO and not (refusal() or _compiler_is_off()))
 
 
 def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: int) -> list[Record]:
@@ -77,7 +54,7 @@ def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: 
     engine = case.scenario.run.engine
     reason = ""
     if engine != SIMPY:
-        reason = refusal(case) or (_compiler_is_off() if engine == AUTO else "")
+        reason = refusal() or (_compiler_is_off() if engine == AUTO else "")
         if not reason:
             from sim.engine import simulation
             from sim.engine.fragments import Unsupported

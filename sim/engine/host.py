@@ -46,11 +46,8 @@ from sim.engine.layout import (
     POLL_OVER,
     POLLS,
     PREEMPTIONS,
-    QUEUED,
     QUEUED_AT,
-    RQ_RESCHED,
     RUNNING,
-    SEVERAL_CPUS,
     SLEPT,
     STEAL,
     SWITCHES,
@@ -66,9 +63,16 @@ from sim.engine.layout import (
     WOKEN_AT,
     WORDS,
 )
-from sim.engine.preempting import catch_up_ticks, wakeup_preempts
 from sim.engine.rescheduling import hrtick_start_fair, hrtick_update, post, resched_curr_lazy
-from sim.engine.scheduler import dequeue, enqueue, pick_next
+from sim.engine.run_queue import (
+    catch_up_ticks,
+    dequeue,
+    enqueue,
+    need_resched,
+    pick_next,
+    waiting,
+    wakeup_preempts,
+)
 from sim.engine.walking import forget, passes
 
 # Masks of CPUs, 32 in a word.
@@ -105,14 +109,7 @@ def note_queue(a: Memory, c: int) -> None:
         a.idle[word] &= ~bit
     else:
         a.idle[word] |= bit
-    overloaded = False
-    if a.c[c, RUNNING] > 1:
-        for i in range(a.c[c, QUEUED]):
-            thread = a.queue[c, i]
-            if a.t[thread, SEVERAL_CPUS] and not a.t[thread, DELAYED]:
-                overloaded = True
-                break
-    if overloaded:
+    if a.c[c, RUNNING] > 1 and waiting(a, c, -1) >= 0:
         a.overloaded[word] |= bit
     else:
         a.overloaded[word] &= ~bit
@@ -144,7 +141,7 @@ def enqueue_on(a: Memory, thread: int, waker: int, initial: bool) -> None:
     if was_idle:
         a.c[c, NEED_RESCHED] = 1
         kick(a, c)
-    elif (a.g[WAKEUP_PREEMPTION] and wakeup_preempts(a, c, now, thread, initial)) or a.c[c, RQ_RESCHED]:
+    elif (a.g[WAKEUP_PREEMPTION] and wakeup_preempts(a, c, now, thread, initial)) or need_resched(a, c):
         resched_curr_lazy(a, c, waker)
     else:
         kick(a, c)
@@ -192,20 +189,18 @@ def block(a: Memory, c: int, thread: int) -> None:
 @compiled
 def pull_from(a: Memory, other: int, c: int, now: int) -> bool:
     """Takes the first waiting thread of another CPU that may run here."""
-    for i in range(a.c[other, QUEUED]):
-        thread = a.queue[other, i]
-        if a.t[thread, DELAYED] or not has(a.allowed[thread, c >> 5], c):
-            continue
-        dequeue(a, other, now, thread, False)
-        note_queue(a, other)
-        if a.c[other, RQ_RESCHED]:
-            resched_curr_lazy(a, other, c)
-        kick(a, other)
-        a.t[thread, CPU] = c
-        a.c[c, MIGRATIONS] += 1
-        enqueue(a, c, now, thread, False, True)
-        return True
-    return False
+    thread = waiting(a, other, c)
+    if thread < 0:
+        return False
+    dequeue(a, other, now, thread, False)
+    note_queue(a, other)
+    if need_resched(a, other):
+        resched_curr_lazy(a, other, c)
+    kick(a, other)
+    a.t[thread, CPU] = c
+    a.c[c, MIGRATIONS] += 1
+    enqueue(a, c, now, thread, False, True)
+    return True
 
 
 @compiled

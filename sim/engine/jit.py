@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.cache import directory
-from sim.engine.layout import NAMES, SHAPES
+from sim.engine.layout import HIGH, NAMES, SHAPES
+from sim.engine.wide import WideMemory
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -26,7 +27,10 @@ try:
     from numba.core import codegen
     from numba.core.cpu import CPUContext
     from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_global, signature
-    from numba.extending import infer_getattr, intrinsic, lower_builtin, lower_getattr_generic, models, register_model
+    from numba.extending import infer_getattr, intrinsic, lower_builtin, lower_getattr_generic
+
+    from sim.engine import jit_types
+    from sim.engine.jit_types import WIDE, MemoryType, SectionType, halves, join
 
     HAVE_NUMBA: Final = not config.DISABLE_JIT
     KEPT_IN: Final = directory()
@@ -76,39 +80,29 @@ class Memory:
 
 if HAVE_NUMBA:
 
-    class _MemoryType(types.Type):  # type: ignore[misc,unused-ignore]
-        def __init__(self) -> None:
-            super().__init__("Memory")
-
-    class _SectionType(types.Type):  # type: ignore[misc,unused-ignore]
-        def __init__(self, index: int) -> None:
-            self.index = index
-            super().__init__(f"Section{index}")
-
-    @register_model(_MemoryType)  # type: ignore[misc,untyped-decorator,unused-ignore]
-    @register_model(_SectionType)  # type: ignore[misc,untyped-decorator,unused-ignore]
-    class _AddressModel(models.PrimitiveModel):  # type: ignore[misc,unused-ignore]
-        def __init__(self, manager: Any, of: Any) -> None:
-            super().__init__(manager, of, ir.IntType(64))
-
     @infer_getattr  # type: ignore[misc,untyped-decorator,unused-ignore]
     class _Attributes(AttributeTemplate):  # type: ignore[misc,unused-ignore]
-        key = _MemoryType
+        key = MemoryType
 
         def generic_resolve(self, of: Any, name: str) -> Any:
-            return _SectionType(NAMES.index(name))
+            return SectionType(NAMES.index(name), of.wide and name == "t")
 
-    @lower_getattr_generic(_MemoryType)  # type: ignore[misc,untyped-decorator,unused-ignore]
+    @lower_getattr_generic(MemoryType)  # type: ignore[misc,untyped-decorator,unused-ignore]
     def _attribute(context: Any, builder: Any, of: Any, value: Any, name: str) -> Any:
         return builder.add(value, ir.Constant(ir.IntType(64), NAMES.index(name) * WIDTH * 8))
+
+    def _virtual(section: Any, index: Any) -> int | None:
+        """How many columns farther on the second word of a number of 128 bits is, 0: it has none; None: one of 64."""
+        column = index[-1].literal_value if section.wide and isinstance(index[-1], types.Literal) else None
+        return HIGH[column] - column if column in HIGH else None
 
     @infer_global(operator.getitem)  # type: ignore[misc,untyped-decorator,unused-ignore]
     class _GetItem(AbstractTemplate):  # type: ignore[misc,unused-ignore]
         prefer_literal = True
 
         def generic(self, arguments: Any, keywords: Any) -> Any:
-            if isinstance(arguments[0], _SectionType):
-                return signature(types.int64, *arguments)
+            if isinstance(arguments[0], SectionType):
+                return signature(types.int64 if _virtual(*arguments) is None else WIDE, *arguments)
             return None
 
     @infer_global(operator.setitem)  # type: ignore[misc,untyped-decorator,unused-ignore]
@@ -116,7 +110,7 @@ if HAVE_NUMBA:
         prefer_literal = True
 
         def generic(self, arguments: Any, keywords: Any) -> Any:
-            if isinstance(arguments[0], _SectionType):
+            if isinstance(arguments[0], SectionType):
                 return signature(types.none, *arguments)
             return None
 
@@ -155,44 +149,66 @@ if HAVE_NUMBA:
         access.set_metadata("tbaa", module.add_metadata([node, node, ir.Constant(ir.IntType(64), 0)]))
         return access
 
-    def _item(builder: Any, sig: Any, access: Any) -> Any:
+    def _item(builder: Any, sig: Any, access: Any, beyond: int = 0) -> Any:
         """The same of an item; a column that is not a constant may be any of the array's."""
         name, last = NAMES[sig.args[0].index], sig.args[1]
         if isinstance(last, types.BaseTuple):
             last = last[-1]
-        column = [str(last.literal_value)] if isinstance(last, types.Literal) and SHAPES[name][-1] else []
+        column = [str(last.literal_value + beyond)] if isinstance(last, types.Literal) and SHAPES[name][-1] else []
         return _apart(builder, access, name, *column)
 
-    @lower_builtin(operator.getitem, _SectionType, types.BaseTuple)  # type: ignore[misc,untyped-decorator,unused-ignore]
-    @lower_builtin(operator.getitem, _SectionType, types.Integer)  # type: ignore[misc,untyped-decorator,unused-ignore]
+    @lower_builtin(operator.getitem, SectionType, types.BaseTuple)  # type: ignore[misc,untyped-decorator,unused-ignore]
+    @lower_builtin(operator.getitem, SectionType, types.Integer)  # type: ignore[misc,untyped-decorator,unused-ignore]
     def _get_item(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        return _item(builder, sig, builder.load(_pointer(context, builder, sig, values)))
+        where, beyond = _pointer(context, builder, sig, values), _virtual(*sig.args)
+        low = _item(builder, sig, builder.load(where))
+        if not beyond:
+            return low if beyond is None else context.cast(builder, low, types.int64, WIDE)
+        high = builder.load(builder.gep(where, [ir.Constant(ir.IntType(64), beyond)]))
+        return join(builder, low, _item(builder, sig, high, beyond))
 
-    @lower_builtin(operator.setitem, _SectionType, types.BaseTuple, types.Any)  # type: ignore[misc,untyped-decorator,unused-ignore]
-    @lower_builtin(operator.setitem, _SectionType, types.Integer, types.Any)  # type: ignore[misc,untyped-decorator,unused-ignore]
+    @lower_builtin(operator.setitem, SectionType, types.BaseTuple, types.Any)  # type: ignore[misc,untyped-decorator,unused-ignore]
+    @lower_builtin(operator.setitem, SectionType, types.Integer, types.Any)  # type: ignore[misc,untyped-decorator,unused-ignore]
     def _set_item(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        value = context.cast(builder, values[2], sig.args[2], types.int64)
-        _item(builder, sig, builder.store(value, _pointer(context, builder, sig, values)))
+        where, beyond = _pointer(context, builder, sig, values), _virtual(*sig.args[:2])
+        value = context.cast(builder, values[2], sig.args[2], WIDE if beyond else types.int64)
+        if beyond:
+            value, high = halves(builder, value)
+            above = builder.gep(where, [ir.Constant(ir.IntType(64), beyond)])
+            _item(builder, sig, builder.store(high, above), beyond)
+        _item(builder, sig, builder.store(value, where))
         return context.get_dummy_value()
 
     @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
     def memory(typing, address):  # type: ignore[no-untyped-def]
         """The arrays whose table is at an address."""
-        return _MemoryType()(types.int64), lambda context, builder, sig, values: values[0]
+        return MemoryType()(types.int64), lambda context, builder, sig, values: values[0]
 
-    _TYPES: Final[dict[str, Any]] = {"Memory": _MemoryType(), "int": types.int64, "bool": types.boolean}
+    wide, is_wide, cycles = jit_types.wide, jit_types.is_wide, jit_types.cycles
+    _NARROW: Final[dict[str, Any]] = {
+        "Memory": MemoryType(), "int": types.int64, "bool": types.boolean, "Virtual": types.int64,
+    }  # fmt: skip
+    _WIDE: Final[dict[str, Any]] = {**_NARROW, "Memory": MemoryType(wide=True), "Virtual": WIDE}
     _inner: Final[set[str]] = set()
 
     def compiled(function: Function) -> Function:
         """Machine code of a function that only other compiled functions call: once, for what its annotations say.
 
-        numba would compile it anew for each constant that somebody gives it.
+        numba would compile it anew for each constant that somebody gives it.  A function of a run queue may be called
+        with :func:`wide` arrays, too, and is compiled once more for these.
         """
         options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
         made = njit(error_model="numpy", _nrt=False, **options)(function)
-        declared = tuple(_TYPES[of] for name, of in function.__annotations__.items() if name != "return")
-        template = made.get_call_template
-        made.get_call_template = lambda arguments, keywords: template(declared, keywords)
+        template, given = (
+            made.get_call_template,
+            [each for name, each in function.__annotations__.items() if name != "return"],
+        )
+
+        def of_declared(arguments: Any, keywords: Any) -> Any:
+            declared = _WIDE if arguments[0] == _WIDE["Memory"] else _NARROW
+            return template(tuple(declared[each] for each in given), keywords)
+
+        made.get_call_template = of_declared
         _inner.add(function.__name__)
         return made
 
@@ -354,6 +370,16 @@ else:
     def memory(arrays: Memory) -> Memory:
         """The arrays themselves."""
         return arrays
+
+    def wide(a: Any) -> Any:
+        """The same arrays, with virtual times of 128 bits."""
+        return WideMemory(a)
+
+    def is_wide(a: Any) -> bool:
+        """Whether virtual times have 128 bits."""
+        return isinstance(a, WideMemory)
+
+    cycles = int
 
     def call(address: int, kind: int, a: int, b: int, c: int, d: int) -> int:
         """Calls the :data:`Callback` at an address."""

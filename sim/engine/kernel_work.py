@@ -54,7 +54,6 @@ from sim.engine.layout import (
     WAKEUP,
     WAKEUPS,
 )
-from sim.engine.preempting import preempt_time
 from sim.engine.process import (
     KERNEL,
     KERNEL_ACTION,
@@ -66,7 +65,7 @@ from sim.engine.process import (
     wait_until,
 )
 from sim.engine.rescheduling import must_schedule, post, resched_curr_lazy, spend, undisturbed
-from sim.engine.scheduler import update_current
+from sim.engine.run_queue import preempt_time, update_current
 from sim.engine.threads import enter
 
 

@@ -21,11 +21,12 @@ def whole_lines(columns: int) -> int:
     EXIT_FPU, ALL_EVENTS, ROUND_ROBIN, MOST_EVENTS, MOST_QUEUED, AREAS, VMX, FREE_THREAD, THREADS, LOGS, LOGGED,
     LOG_FROM, LOG_UNTIL, MARK_EVERY, MARKS, FINGERPRINT, V7_3, HRTICK, HRTICK_LEAST, HRTICK_SLACK, LAZY,
     KERNEL_POINTS, IN_KERNEL, BUDGET, PAUSED_CPU, IDLE_EXIT, FROM_EVENT, PLE_EXITS, PLE_UNIT, PLE_BASE, PLE_GROW,
-    PLE_SHRINK, PLE_MOST, YIELDS, LAG_CREDIT, FORCED_EVERY, FIRST_FREE,
+    PLE_SHRINK, PLE_MOST, YIELDS, LAG_CREDIT, FORCED_EVERY, FIRST_FREE, GROUPED, GROUPS, ENTITIES,
     NOTED, G_COLUMNS,
-) = range(61)  # fmt: skip
+) = range(64)  # fmt: skip
 
-# Of a CPU: its accounts and counts come first, then what is used most; a line here is a cache line.
+# Of a CPU: its accounts and counts come first, then what is used most; a line here is a cache line.  If run queues are
+# grouped (sim.engine.eevdf_groups), rows of further queues follow those of the CPUs.
 (
     OPERATIONS, GUEST, GUEST_POLL, GUEST_SPIN, USER, VMM, HANDLER, SYSCALL, INTERRUPT, WAKEUP, HALT_POLL, IDLE,
 ) = range(len(ACCOUNTS))  # fmt: skip
@@ -43,8 +44,8 @@ TALLIES: Final = len(ACCOUNTS) + len(COUNTS) + len(TIMES)
     P_WALL, P_LAST, P_ONGOING, P_HITS, EXIT_REQUEST, POSTED_HEAD, HRTICK_TIME, IDLE_THREAD,
     BEGUN_AT, FIRST_TICK, DEVICES, DEVICE_TIMES, DEVICE_CYCLES, DEVICE_FPU, DEVICES_READY, SLICE_END, W_ACTION,
     W_THREAD, AGAIN, TARGET, HRTICK_ASKED, FORCED_AT, CPU_FINGERPRINT, WAKES_NOW, WAKES_STOP, WAKES_LEFT, HAS_WOKEN,
-    _C_END,
-) = range(TALLIES, TALLIES + 62)  # fmt: skip
+    LOAD, _C_END,
+) = range(TALLIES, TALLIES + 63)  # fmt: skip
 C_COLUMNS: Final = whole_lines(_C_END)
 
 P_COLUMNS: Final = P_HITS - PLANNED + 1
@@ -67,9 +68,13 @@ P_COLUMNS: Final = P_HITS - PLANNED + 1
     EXECS, FREE_AFTER, FORKED_CHILD, HANDLED, POLL_OVER, SIGNAL_TIMES, POLL_GROW, GUEST_MOST, GUEST_START,
     POLLS_UNTIL, LOCK_GAPS, LOCK_HOLDS, LOCK_HOLDER, BOOSTED, TURN, REQUEST_END, OUT_SINCE, SPINS_SINCE, SPINS_FROM,
     IN_SPIN_LOOP, DY_ELIGIBLE, PLE_WINDOW, PLE_DRAWS, PAUSE_KIND, WAITS_DRAWS, AT_MOST, WAIT_TIMEOUT, NEXT_WAITER,
-    PREV_WAITER, AFTER_DRAWS, _T_END,
-) = range(123)  # fmt: skip
+    PREV_WAITER, AFTER_DRAWS, GROUP, ON_RQ, VRUNTIME_HIGH, DEADLINE_HIGH, VLAG_HIGH, VPROT_HIGH, _T_END,
+) = range(129)  # fmt: skip
 T_COLUMNS: Final = whole_lines(_T_END)
+HIGH: Final = {
+    VRUNTIME: VRUNTIME_HIGH, DEADLINE: DEADLINE_HIGH, VLAG: VLAG_HIGH, VPROT: VPROT_HIGH, INV_WEIGHT: INV_WEIGHT,
+}  # fmt: skip
+"""The second word of what has 128 bits where virtual times do (sim.engine.wide); an inverse is one of 64 bits."""
 
 IDLE_KIND, COMPUTE, KTHREAD_KIND, PIPE, FORK, CHILD, VCPU = range(7)
 """Kinds of threads."""
@@ -89,6 +94,9 @@ USES_FPU: Final = 1 << 16
 
 # Of an entry of the event heap; the first is in row 1, so that the two children of an entry share a cache line.
 HEAP_TIME, HEAP_KEY, HEAP_WHAT, HEAP_COLUMNS = 0, 1, 2, 4
+
+# Of a control group: its weight, and that of all its threads that are queued.
+GROUP_WEIGHT, GROUP_LOAD, GROUP_COLUMNS = range(3)
 
 # Of a wait queue: who has waited longest, and who came last, -1: nobody; and the stream that draws whose turn it is,
 # -1: the one that has waited longest is next.  Then of those whom a thread or an exit wakes.
@@ -208,7 +216,7 @@ _ANY: Final = 0
 SHAPES: Final = {
     "g": (G_COLUMNS,), "c": (_ANY, C_COLUMNS), "t": (_ANY, T_COLUMNS), "k": (_ANY, K_COLUMNS), "d": (_ANY, D_COLUMNS),
     "heap": (_ANY, HEAP_COLUMNS), "waiters": (_ANY, Q_COLUMNS), "wakes": (_ANY, WK_COLUMNS),
-    "queue": (_ANY, _ANY), "posted": (_ANY, POSTED_MOST, W_COLUMNS),
+    "queue": (_ANY, _ANY), "groups": (_ANY, GROUP_COLUMNS), "posted": (_ANY, POSTED_MOST, W_COLUMNS),
     "allowed": (_ANY, _ANY), "idle": (_ANY,), "overloaded": (_ANY,),
     "kw": (_ANY, KW_COLUMNS), "kt": (_ANY, _ANY, KT_COLUMNS), "kc": (_ANY, _ANY, KC_COLUMNS),
     "used": (_ANY, _ANY, USED_COLUMNS), "exits": (_ANY, _ANY, _ANY),

@@ -40,7 +40,7 @@ from sim.engine.layout import (
     W_WHOM,
     WHERE,
 )
-from sim.engine.preempting import time_to_deadline
+from sim.engine.run_queue import time_to_deadline
 from sim.engine.walking import touch
 
 

@@ -1,15 +1,17 @@
 """The run queues of sim.host.eevdf and sim.host.round_robin on arrays: the same functions, with the same names.
 
-Virtual times are 64 bits wide here.  Only differences within a queue matter, so a queue is moved back to 0 before they
-grow too large; sums of weight x vruntime are divided term by term, which gives the same whole numbers.
+``q`` is the row of a queue: that of its CPU, or if queues are grouped one of those that follow.  Virtual times are 64
+bits wide here, or 128 with the arrays of ``wide(a)``.  Only differences within a queue matter, so a queue is moved back
+to 0 before they grow too large; sums of weight x vruntime are divided term by term, which gives the same whole numbers.
 """
 
 from __future__ import annotations
 
-from sim.engine.jit import Memory, compiled
+from sim.engine.jit import Memory, compiled, cycles, is_wide
 from sim.engine.layout import (
     BASE_SLICE,
     BUDDY,
+    CPUS,
     CURRENT_ENTITY,
     CUSTOM_SLICE,
     DEADLINE,
@@ -19,14 +21,18 @@ from sim.engine.layout import (
     FAIL_QUEUE,
     FAIL_VRUNTIME,
     FAILED,
+    GROUP_LOAD,
     INV_WEIGHT,
+    LOAD,
     MOST_QUEUED,
+    ON_RQ,
     QUEUED,
     REL_DEADLINE,
     ROUND_ROBIN,
     RQ_RESCHED,
     RUNNING,
     SAME_WEIGHT,
+    SEVERAL_CPUS,
     SLICE,
     SLICE_END,
     TICK,
@@ -36,33 +42,34 @@ from sim.engine.layout import (
     VRUNTIME,
     WEIGHT,
 )
+from sim.engine.wide import Virtual
 
 FAR = 1 << 60
 
 
 @compiled
-def avg_vruntime(a: Memory, c: int) -> int:
+def avg_vruntime(a: Memory, q: int) -> int:
     """V, the weighted mean of vruntime, rounded down; 0 in an empty queue."""
-    t, n, current = a.t, a.c[c, QUEUED], a.c[c, CURRENT_ENTITY]
+    t, n, current = a.t, a.c[q, QUEUED], a.c[q, CURRENT_ENTITY]
     if n == 0:
         return t[current, VRUNTIME] if current >= 0 else 0
-    origin = t[a.queue[c, 0], VRUNTIME]
+    origin = t[a.queue[q, 0], VRUNTIME]
     if a.g[SAME_WEIGHT]:
         total, entities = 0, n
         for i in range(1, n):
-            total += t[a.queue[c, i], VRUNTIME] - origin
+            total += t[a.queue[q, i], VRUNTIME] - origin
         if current >= 0:
             total += t[current, VRUNTIME] - origin
             entities += 1
         return origin + total // entities
     load = 0
     for i in range(n):
-        load += t[a.queue[c, i], WEIGHT]
+        load += t[a.queue[q, i], WEIGHT]
     if current >= 0:
         load += t[current, WEIGHT]
     whole = rest = 0
     for i in range(n + 1):
-        entity = a.queue[c, i] if i < n else current
+        entity = a.queue[q, i] if i < n else current
         if entity >= 0:
             weight, ahead = t[entity, WEIGHT], t[entity, VRUNTIME] - origin
             quotient = ahead // load
@@ -72,35 +79,35 @@ def avg_vruntime(a: Memory, c: int) -> int:
 
 
 @compiled
-def rebase(a: Memory, c: int, by: int) -> None:
+def rebase(a: Memory, q: int, by: Virtual) -> None:
     """Moves all virtual times of a queue back, including those of the running thread."""
-    n = a.c[c, QUEUED]
+    n = a.c[q, QUEUED]
     for i in range(n + 1):
-        entity = a.queue[c, i] if i < n else a.c[c, CURRENT_ENTITY]
+        entity = a.queue[q, i] if i < n else a.c[q, CURRENT_ENTITY]
         a.t[entity, VRUNTIME] -= by
         a.t[entity, DEADLINE] -= by
         a.t[entity, VPROT] -= by
 
 
 @compiled
-def update_current(a: Memory, c: int, now: int) -> None:
+def update_current(a: Memory, q: int, now: int) -> None:
     """update_curr() and update_deadline(), or their counterpart for round robin."""
-    current = a.c[c, CURRENT_ENTITY]
+    current = a.c[q, CURRENT_ENTITY]
     if current < 0:
         return
     t = a.t
     if a.g[ROUND_ROBIN]:
         t[current, EXEC_START] = now
-        if now >= a.c[c, SLICE_END] and a.c[c, QUEUED]:
-            a.c[c, RQ_RESCHED] = 1
+        if now >= a.c[q, SLICE_END] and a.c[q, QUEUED]:
+            a.c[q, RQ_RESCHED] = 1
         return
-    delta = now - t[current, EXEC_START]
+    delta = cycles(now - t[current, EXEC_START])
     if delta <= 0:
         return
     t[current, EXEC_START] = now
     inv = t[current, INV_WEIGHT]
-    if delta > FAR // inv:
-        if a.c[c, QUEUED]:
+    if not is_wide(a) and delta > FAR // inv:
+        if a.c[q, QUEUED]:
             a.g[FAILED] = FAIL_VRUNTIME
         # Alone for so long that the request is over, whatever it was; nobody is there to compare with.
         t[current, SLICE] = t[current, CUSTOM_SLICE] if t[current, CUSTOM_SLICE] else a.g[BASE_SLICE]
@@ -116,45 +123,45 @@ def update_current(a: Memory, c: int, now: int) -> None:
         t[current, DEADLINE] = vruntime + t[current, SLICE] * inv
     elif vruntime < t[current, VPROT]:
         due = False
-    if due and a.c[c, QUEUED]:
-        a.c[c, RQ_RESCHED] = 1
+    if due and a.c[q, QUEUED]:
+        a.c[q, RQ_RESCHED] = 1
     if vruntime > FAR:
-        rebase(a, c, vruntime)
+        rebase(a, q, vruntime)
 
 
 @compiled
-def insert(a: Memory, c: int, entity: int) -> None:
+def insert(a: Memory, q: int, entity: int) -> None:
     """Adds an entity at the end of the list."""
-    n = a.c[c, QUEUED]
+    n = a.c[q, QUEUED]
     if n >= a.g[MOST_QUEUED]:
         a.g[FAILED] = FAIL_QUEUE
         return
-    a.queue[c, n] = entity
-    a.c[c, QUEUED] = n + 1
+    a.queue[q, n] = entity
+    a.c[q, QUEUED] = n + 1
 
 
 @compiled
-def remove(a: Memory, c: int, entity: int) -> None:
+def remove(a: Memory, q: int, entity: int) -> None:
     """Takes an entity out of the list, whose order stays."""
-    n = a.c[c, QUEUED]
+    n = a.c[q, QUEUED]
     i = 0
-    while i < n and a.queue[c, i] != entity:
+    while i < n and a.queue[q, i] != entity:
         i += 1
     for j in range(i, n - 1):
-        a.queue[c, j] = a.queue[c, j + 1]
-    a.c[c, QUEUED] = n - 1
+        a.queue[q, j] = a.queue[q, j + 1]
+    a.c[q, QUEUED] = n - 1
 
 
 @compiled
-def update_lag(a: Memory, c: int, entity: int, average: int, delayed: int) -> None:
+def update_lag(a: Memory, q: int, entity: int, average: Virtual, delayed: int) -> None:
     """update_entity_lag(); in v7.3 clamped to the longest slice, and of a delayed one it grows no more negative."""
     t, before = a.t, a.t[entity, VLAG]
     if a.g[V7_3]:
-        longest, current = t[entity, SLICE], a.c[c, CURRENT_ENTITY]
+        longest, current = t[entity, SLICE], a.c[q, CURRENT_ENTITY]
         if current >= 0:
             longest = max(longest, t[current, SLICE])
-        for i in range(a.c[c, QUEUED]):
-            longest = max(longest, t[a.queue[c, i], SLICE])
+        for i in range(a.c[q, QUEUED]):
+            longest = max(longest, t[a.queue[q, i], SLICE])
         limit = (longest + a.g[TICK]) * t[entity, INV_WEIGHT]
     else:
         limit = max(2 * t[entity, SLICE], a.g[TICK]) * t[entity, INV_WEIGHT]
@@ -165,21 +172,21 @@ def update_lag(a: Memory, c: int, entity: int, average: int, delayed: int) -> No
 
 
 @compiled
-def place(a: Memory, c: int, entity: int, initial: bool) -> None:
+def place(a: Memory, q: int, entity: int, initial: bool) -> None:
     """place_entity()."""
     t = a.t
     t[entity, SLICE] = t[entity, CUSTOM_SLICE] if t[entity, CUSTOM_SLICE] else a.g[BASE_SLICE]
     lag = t[entity, VLAG]
-    if lag:
-        load = t[a.c[c, CURRENT_ENTITY], WEIGHT] if a.c[c, CURRENT_ENTITY] >= 0 else 0
-        for i in range(a.c[c, QUEUED]):
-            load += t[a.queue[c, i], WEIGHT]
+    if lag != 0:
+        load = t[a.c[q, CURRENT_ENTITY], WEIGHT] if a.c[q, CURRENT_ENTITY] >= 0 else 0
+        for i in range(a.c[q, QUEUED]):
+            load += t[a.queue[q, i], WEIGHT]
         if load:
             weight, quotient = t[entity, WEIGHT], lag // load
             lag += quotient * weight + (lag - quotient * load) * weight // load
         else:
             lag = 0
-    vruntime = avg_vruntime(a, c) - lag
+    vruntime = avg_vruntime(a, q) - lag
     t[entity, VRUNTIME] = vruntime
     if t[entity, REL_DEADLINE]:
         t[entity, DEADLINE] += vruntime
@@ -190,86 +197,101 @@ def place(a: Memory, c: int, entity: int, initial: bool) -> None:
 
 
 @compiled
-def requeue_delayed(a: Memory, c: int, entity: int) -> None:
+def requeue_delayed(a: Memory, q: int, entity: int) -> None:
     """requeue_delayed_entity(); here a thread that blocks leaves its CPU at once, so it is in the list when woken."""
-    t, average = a.t, avg_vruntime(a, c)
-    update_lag(a, c, entity, average, 1)
+    t, average = a.t, avg_vruntime(a, q)
+    update_lag(a, q, entity, average, 1)
     if average - t[entity, VLAG] != t[entity, VRUNTIME] if a.g[V7_3] else t[entity, VLAG] > 0:
-        remove(a, c, entity)
+        remove(a, q, entity)
         if not a.g[V7_3]:
             t[entity, VLAG] = 0
-        place(a, c, entity, False)
-        insert(a, c, entity)
+        place(a, q, entity, False)
+        insert(a, q, entity)
     t[entity, DELAYED] = 0
-    a.c[c, RUNNING] += 1
+    a.c[q, RUNNING] += 1
 
 
 @compiled
-def enqueue(a: Memory, c: int, now: int, entity: int, initial: bool, migrated: bool) -> None:
+def enqueue(a: Memory, q: int, now: int, entity: int, initial: bool, migrated: bool) -> None:
     """enqueue_task_fair(), or to the tail of a round-robin queue."""
     t = a.t
     if a.g[V7_3]:
-        update_current(a, c, now)
+        update_current(a, q, now)
     if t[entity, DELAYED]:
-        requeue_delayed(a, c, entity)
+        requeue_delayed(a, q, entity)
         return
-    update_current(a, c, now)
+    update_current(a, q, now)
     if not a.g[ROUND_ROBIN]:
-        place(a, c, entity, initial)
+        place(a, q, entity, initial)
     if migrated:
         t[entity, EXEC_START] = 0
-    insert(a, c, entity)
-    a.c[c, RUNNING] += 1
+    insert(a, q, entity)
+    a.c[q, RUNNING] += 1
+    if is_wide(a):
+        note_on_rq(a, q, entity, 1)
 
 
 @compiled
-def leave_queue(a: Memory, c: int, entity: int) -> None:
+def note_on_rq(a: Memory, q: int, entity: int, on: int) -> None:
+    """An entity is queued, or is not any more; keeps the loads of groups."""
+    a.t[entity, ON_RQ] = on
+    group = q // a.g[CPUS] - 2
+    if group >= 0:
+        weight = a.t[entity, WEIGHT] * (2 * on - 1)
+        a.c[q, LOAD] += weight
+        a.groups[group, GROUP_LOAD] += weight
+
+
+@compiled
+def leave_queue(a: Memory, q: int, entity: int) -> None:
     """Takes an entity off the queue: no longer current, or out of the list."""
-    if entity == a.c[c, CURRENT_ENTITY]:
-        a.c[c, CURRENT_ENTITY] = -1
+    if entity == a.c[q, CURRENT_ENTITY]:
+        a.c[q, CURRENT_ENTITY] = -1
     else:
-        remove(a, c, entity)
+        remove(a, q, entity)
+    if is_wide(a):
+        note_on_rq(a, q, entity, 0)
 
 
 @compiled
-def dequeue_delayed(a: Memory, c: int, now: int, entity: int) -> None:
+def dequeue_delayed(a: Memory, q: int, now: int, entity: int) -> None:
     """A delayed entity leaves at last, with no lag in credit."""
-    update_current(a, c, now)
-    update_lag(a, c, entity, avg_vruntime(a, c), 1)
+    update_current(a, q, now)
+    update_lag(a, q, entity, avg_vruntime(a, q), 1)
     a.t[entity, VLAG] = min(a.t[entity, VLAG], 0)
-    leave_queue(a, c, entity)
+    leave_queue(a, q, entity)
     a.t[entity, DELAYED] = 0
 
 
 @compiled
-def dequeue(a: Memory, c: int, now: int, entity: int, sleep: bool) -> None:
+def dequeue(a: Memory, q: int, now: int, entity: int, sleep: bool) -> None:
     """dequeue_entity(): one that blocks with negative lag stays queued as delayed, except if it exits."""
     t = a.t
-    if a.c[c, BUDDY] == entity:
-        a.c[c, BUDDY] = -1
-    update_current(a, c, now)
-    a.c[c, RUNNING] -= 1
+    if a.c[q, BUDDY] == entity:
+        a.c[q, BUDDY] = -1
+    update_current(a, q, now)
+    a.c[q, RUNNING] -= 1
     if not a.g[ROUND_ROBIN]:
-        average = avg_vruntime(a, c)
+        average = avg_vruntime(a, q)
         if sleep and not t[entity, ENDED] and t[entity, VRUNTIME] > average:
             t[entity, DELAYED] = 1
             if a.g[V7_3]:
-                update_lag(a, c, entity, avg_vruntime(a, c), 0)
+                update_lag(a, q, entity, avg_vruntime(a, q), 0)
             return
-        update_lag(a, c, entity, average, 0)
+        update_lag(a, q, entity, average, 0)
         if not sleep:
             t[entity, DEADLINE] -= t[entity, VRUNTIME]
             t[entity, REL_DEADLINE] = 1
-    leave_queue(a, c, entity)
+    leave_queue(a, q, entity)
 
 
 @compiled
-def pick_eevdf(a: Memory, c: int, protect: bool) -> int:
+def pick_eevdf(a: Memory, q: int, protect: bool) -> int:
     """__pick_eevdf()."""
-    t, current, n = a.t, a.c[c, CURRENT_ENTITY], a.c[c, QUEUED]
+    t, current, n = a.t, a.c[q, CURRENT_ENTITY], a.c[q, QUEUED]
     if n == 0:
         return current
-    average = avg_vruntime(a, c)
+    average = avg_vruntime(a, q)
     if current >= 0:
         if t[current, VRUNTIME] > average:
             current = -1
@@ -277,7 +299,7 @@ def pick_eevdf(a: Memory, c: int, protect: bool) -> int:
             return current
     best = -1
     for i in range(n):
-        entity = a.queue[c, i]
+        entity = a.queue[q, i]
         if t[entity, VRUNTIME] <= average and (best < 0 or t[entity, DEADLINE] < t[best, DEADLINE]):
             best = entity
     if best < 0 or (current >= 0 and t[current, DEADLINE] < t[best, DEADLINE]):
@@ -286,78 +308,90 @@ def pick_eevdf(a: Memory, c: int, protect: bool) -> int:
 
 
 @compiled
-def min_slice(a: Memory, c: int, shortest: int) -> int:
+def waiting(a: Memory, q: int, there: int) -> int:
+    """The first entity of the list that CPU ``there`` may pull, -1: any other; -1: none.  Nobody pulls a group."""
+    for i in range(a.c[q, QUEUED]):
+        entity = a.queue[q, i]
+        if a.t[entity, DELAYED]:
+            continue
+        if a.t[entity, SEVERAL_CPUS] if there < 0 else (a.allowed[entity, there >> 5] >> (there & 31)) & 1:
+            return entity
+    return -1
+
+
+@compiled
+def min_slice(a: Memory, q: int, shortest: int) -> int:
     """cfs_rq_min_slice()."""
-    for i in range(a.c[c, QUEUED]):
-        shortest = min(shortest, a.t[a.queue[c, i], SLICE])
+    for i in range(a.c[q, QUEUED]):
+        shortest = min(shortest, a.t[a.queue[q, i], SLICE])
     return shortest
 
 
 @compiled
-def pick_next_entity(a: Memory, c: int, protect: bool) -> int:
+def pick_next_entity(a: Memory, q: int, protect: bool) -> int:
     """pick_next_entity(): an eligible buddy first (PICK_BUDDY)."""
-    buddy = a.c[c, BUDDY]
-    if protect and buddy >= 0 and a.c[c, QUEUED] and a.t[buddy, VRUNTIME] <= avg_vruntime(a, c):
+    buddy = a.c[q, BUDDY]
+    if protect and buddy >= 0 and a.c[q, QUEUED] and a.t[buddy, VRUNTIME] <= avg_vruntime(a, q):
         return buddy
-    return pick_eevdf(a, c, protect)
+    return pick_eevdf(a, q, protect)
 
 
 @compiled
-def pick_not_delayed(a: Memory, c: int, now: int, protect: bool) -> int:
+def pick_not_delayed(a: Memory, q: int, now: int, protect: bool) -> int:
     """The same until it finds one that is not delayed: delayed ones that come up are dequeued."""
-    entity = pick_next_entity(a, c, protect)
+    entity = pick_next_entity(a, q, protect)
     while entity >= 0 and a.t[entity, DELAYED]:
-        dequeue_delayed(a, c, now, entity)
-        entity = pick_next_entity(a, c, protect)
+        dequeue_delayed(a, q, now, entity)
+        entity = pick_next_entity(a, q, protect)
     return entity
 
 
 @compiled
-def set_protect_slice(a: Memory, c: int, entity: int) -> None:
+def set_protect_slice(a: Memory, q: int, entity: int) -> None:
     """Of the entity that has been picked."""
     t = a.t
-    shortest = min_slice(a, c, t[entity, SLICE])
+    shortest = min_slice(a, q, t[entity, SLICE])
     if not a.g[V7_3]:
         t[entity, VPROT] = min(t[entity, DEADLINE], t[entity, VRUNTIME] + shortest * t[entity, INV_WEIGHT])
         return
     t[entity, VPROT] = t[entity, DEADLINE]
     if shortest < t[entity, SLICE]:  # ineligible_vruntime(): behind V of those who wait
-        current, a.c[c, CURRENT_ENTITY] = a.c[c, CURRENT_ENTITY], -1
-        t[entity, VPROT] = min(t[entity, VPROT], avg_vruntime(a, c) + 1)
-        a.c[c, CURRENT_ENTITY] = current
+        current, a.c[q, CURRENT_ENTITY] = a.c[q, CURRENT_ENTITY], -1
+        t[entity, VPROT] = min(t[entity, VPROT], avg_vruntime(a, q) + 1)
+        a.c[q, CURRENT_ENTITY] = current
 
 
 @compiled
-def pick_next(a: Memory, c: int, now: int) -> int:
+def pick_next(a: Memory, q: int, now: int) -> int:
     """pick_next_task_fair(), or the head of a round-robin queue; -1: none."""
-    update_current(a, c, now)
-    t, previous = a.t, a.c[c, CURRENT_ENTITY]
+    update_current(a, q, now)
+    t, previous = a.t, a.c[q, CURRENT_ENTITY]
     if a.g[ROUND_ROBIN]:
         if previous >= 0:
-            if not a.c[c, RQ_RESCHED]:
+            if not a.c[q, RQ_RESCHED]:
                 return previous
-            insert(a, c, previous)
-        a.c[c, RQ_RESCHED] = 0
-        if a.c[c, QUEUED] == 0:
-            a.c[c, CURRENT_ENTITY] = -1
+            insert(a, q, previous)
+        a.c[q, RQ_RESCHED] = 0
+        if a.c[q, QUEUED] == 0:
+            a.c[q, CURRENT_ENTITY] = -1
             return -1
-        entity = a.queue[c, 0]
-        remove(a, c, entity)
-        a.c[c, CURRENT_ENTITY] = entity
+        entity = a.queue[q, 0]
+        remove(a, q, entity)
+        a.c[q, CURRENT_ENTITY] = entity
         t[entity, EXEC_START] = now
-        a.c[c, SLICE_END] = now + a.g[BASE_SLICE]
+        a.c[q, SLICE_END] = now + a.g[BASE_SLICE]
         return entity
-    entity = pick_not_delayed(a, c, now, True)
-    a.c[c, RQ_RESCHED] = 0
-    if entity >= 0 and a.c[c, BUDDY] == entity:
-        a.c[c, BUDDY] = -1
-    previous = a.c[c, CURRENT_ENTITY]
+    entity = pick_not_delayed(a, q, now, True)
+    a.c[q, RQ_RESCHED] = 0
+    if entity >= 0 and a.c[q, BUDDY] == entity:
+        a.c[q, BUDDY] = -1
+    previous = a.c[q, CURRENT_ENTITY]
     if entity < 0 or entity == previous:
         return entity
     if previous >= 0:
-        insert(a, c, previous)
-    remove(a, c, entity)
-    set_protect_slice(a, c, entity)
+        insert(a, q, previous)
+    remove(a, q, entity)
+    set_protect_slice(a, q, entity)
     t[entity, EXEC_START] = now
-    a.c[c, CURRENT_ENTITY] = entity
+    a.c[q, CURRENT_ENTITY] = entity
     return entity

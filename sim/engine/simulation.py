@@ -6,10 +6,10 @@ import ctypes
 import gc
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from sim.engine.asked import Asked, Point, Side
 from sim.engine.build import POINTS, Built
 from sim.engine.fragments import Unsupported
 from sim.engine.jit import Callback
+from sim.engine.queues import is_grouped
 from sim.engine.signals import PutOff
 from sim.engine.table import MOST, Table, table_of, zeros
 from sim.host.accounts import ACCOUNTS, COUNTS, TIMES
@@ -39,11 +40,17 @@ from sim.scenario.cases import Case
 SLICE: Final = 20_000
 """How many pieces of work the loop does before Python handles signals: some tenths of a second at most."""
 
+T = TypeVar("T")
+
 _one_at_a_time = threading.Lock()
 
 
 class Enough(Exception):
     """As many events have been logged as were asked for."""
+
+
+class TooFar(Exception):
+    """Virtual times do not fit in 64 bits: the replication has to begin again, with 128."""
 
 
 @contextmanager
@@ -59,14 +66,19 @@ def _without_gc() -> Iterator[None]:
 
 
 class Replication:
-    """A replication that runs: the arrays, the kernels' tables, and what the loop asks of Python."""
+    """A replication that runs: the arrays, the kernels' tables, and what the loop asks of Python.
 
-    def __init__(self, case: Case, timed_by: str, others: Sequence[str], replication: int) -> None:
+    ``wide``: virtual times have 128 bits even if it is not known beforehand that they need them.
+    """
+
+    def __init__(
+        self, case: Case, timed_by: str, others: Sequence[str], replication: int, *, wide: bool = False
+    ) -> None:
         loop.compile_all()
         with _without_gc():
-            self._begin(case, timed_by, others, replication)
+            self._begin(case, timed_by, others, replication, wide)
 
-    def _begin(self, case: Case, timed_by: str, others: Sequence[str], replication: int) -> None:
+    def _begin(self, case: Case, timed_by: str, others: Sequence[str], replication: int, wide: bool) -> None:
         self.case = case
         self.names = (timed_by, *others)
         self.replication = replication
@@ -78,7 +90,7 @@ class Replication:
         run = case.scenario.run.model_copy(update={"batch": batch})
         populated = replace(case, scenario=case.scenario.model_copy(update={"run": run}))
         host = populate(populated, timed_by, (), replication, Clock(initial_time=0), self.prices)
-        self.built = Built(case, host, len(self.tables))
+        self.built = Built(case, host, len(self.tables), grouped=wide or is_grouped(case))
         self.a = self.built.a
         self._compared = 0
         self._compare_points()
@@ -247,6 +259,8 @@ class Replication:
         failed = int(self.a.g[at.FAILED])
         if failed == at.FAIL_LOGGED:
             raise Enough
+        if failed == at.FAIL_VRUNTIME:
+            raise TooFar
         if failed:
             raise Unsupported(
                 {
@@ -254,7 +268,6 @@ class Replication:
                     at.FAIL_POSTED: "more interrupts waiting on a CPU than there is room for",
                     at.FAIL_QUEUE: "more threads on a CPU than there is room for",
                     at.FAIL_CHILDREN: "more forked threads at once than there is room for",
-                    at.FAIL_VRUNTIME: "virtual times that grow too large",
                     at.FAIL_TOUCHED: "more bytes through a CPU's caches at once than 61 bits count",
                     at.FAIL_EXITS: "exits whose operations depend on where a buffer is, counted together",
                 }[failed]
@@ -316,12 +329,24 @@ def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: 
 
     Threads of one process run one after the other, since they share its tables.
     """
-    with _one_at_a_time:
-        run = Replication(case, timed_by, others_of(timed_by, strategies), replication)
+
+    def run(wide: bool) -> list[Record]:
+        run = Replication(case, timed_by, others_of(timed_by, strategies), replication, wide=wide)
         run.run()
         for table in run.tables:
             table.keep()
         return run.records()
+
+    with _one_at_a_time:
+        return as_wide_as_it_takes(run)
+
+
+def as_wide_as_it_takes(run: Callable[[bool], T]) -> T:
+    """What ``run`` returns, which simulates: with virtual times of 128 bits where those of 64 are not enough."""
+    try:
+        return run(False)
+    except TooFar:
+        return run(True)
 
 
 def others_of(timed_by: str, strategies: Sequence[str]) -> list[str]:

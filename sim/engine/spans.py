@@ -25,7 +25,6 @@ from sim.engine.layout import (
     P_SELF,
     P_UNTIL,
     PLANNED,
-    QUEUED,
     REMAINING,
     SPAN,
     THREAD,
@@ -35,7 +34,7 @@ from sim.engine.layout import (
     WHERE,
     WINDOW,
 )
-from sim.engine.preempting import preempt_time
+from sim.engine.run_queue import alone, preempt_time
 
 
 @compiled
@@ -79,7 +78,7 @@ def plan(a: Memory, c: int, begin: int) -> tuple[int, bool, int]:
     account = a.t[t, ACCOUNT]
     if account in (HALT_POLL, GUEST_POLL, GUEST_SPIN):
         if account == HALT_POLL:
-            over = a.g[NOW] if a.c[c, QUEUED] else a.t[t, HALTED_AT] + a.t[t, WINDOW]
+            over = a.t[t, HALTED_AT] + a.t[t, WINDOW] if alone(a, c) else a.g[NOW]
         else:  # an interrupt for the host is an exit
             limit = min(limit, a.c[c, DUE])
             over = spins_until(a, t) if account == GUEST_SPIN else polls_until(a, t)

@@ -61,7 +61,9 @@ from sim.engine.layout import (
     TO_USER,
     USER,
     VCPU,
+    VPROT_HIGH,
     VRUNTIME,
+    VRUNTIME_HIGH,
     WAIT_QUEUE,
     WAKE_TIMER,
     WAKES_END,
@@ -126,6 +128,8 @@ def fork(a: Memory, c: int, t: int) -> None:
     for i in range(T_COLUMNS):
         a.t[child, i] = a.t[t, i]
     for i in range(VRUNTIME, REL_DEADLINE + 1):
+        a.t[child, i] = 0
+    for i in range(VRUNTIME_HIGH, VPROT_HIGH + 1):
         a.t[child, i] = 0
     for i in range(a.g[WORDS]):
         a.allowed[child, i] = a.allowed[t, i]

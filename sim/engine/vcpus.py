@@ -71,7 +71,6 @@ from sim.engine.layout import (
     POINT_RETURN,
     POLL_OVER,
     POSTED,
-    QUEUED,
     R_RESULT,
     REMAINING,
     REQUEST_END,
@@ -117,6 +116,7 @@ from sim.engine.process import (
     use_kernel_fpu,
 )
 from sim.engine.rescheduling import preempts, spend
+from sim.engine.run_queue import alone
 from sim.engine.waiting import set_wakes, wakes_others
 from sim.engine.walking import passes
 
@@ -208,7 +208,7 @@ def leave_vcpu(a: Memory, c: int, t: int) -> None:
         vm_exit(a, c, t, a.t[t, INTERRUPT_KIND])
         return
     if a.t[t, ACCOUNT] != GUEST:
-        a.t[t, POLL_OVER] = 1 if a.t[t, ACCOUNT] == HALT_POLL and a.c[c, QUEUED] else 0
+        a.t[t, POLL_OVER] = 1 if a.t[t, ACCOUNT] == HALT_POLL and not alone(a, c) else 0
         return
     kind = a.t[t, ONGOING]
     if kind < 0:

@@ -1,0 +1,232 @@
+"""Control groups in the compiled engine, and virtual times that need 128 bits: both engines give the same records."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import test_engine  # first of all: the loop as plain Python
+from hosts import changed, from_text, only, with_little
+from hypothesis import given
+from hypothesis import strategies as st
+from test_engine import GROUPED, assert_the_same
+
+from sim.engine import choice, eevdf_groups, layout, queues, scheduler, simulation
+from sim.engine.arrays import empty
+from sim.engine.wide import WideMemory
+from sim.host.preemption import PREEMPTION
+from sim.host.weights import inverse
+
+HOST = with_little("groups", "4 ms") + 'tsc = "2 GHz"\nhz = 1000\n'
+
+
+@pytest.mark.parametrize("kernel", ["v6.18", "v7.3"])
+@pytest.mark.parametrize("hrtick", ["true", "false"])
+def test_a_host_with_everything_in_groups_gives_the_same_records(kernel, hrtick):
+    case = only(GROUPED.format(kernel=kernel, preemption="full", hrtick=hrtick, directed="lag-credit"))
+    assert_the_same(case)
+
+
+@pytest.mark.parametrize("preemption", PREEMPTION)
+def test_each_preemption_model_gives_the_same_records_with_groups(preemption):
+    case = only(GROUPED.format(kernel="v6.18", preemption=preemption, hrtick="false", directed="v7.3"))
+    assert_the_same(case)
+
+
+@pytest.mark.parametrize("switch", ["idle_balancing", "wakeup_preemption"])
+def test_groups_without_balancing_or_wakeup_preemption_give_the_same_records(switch):
+    text = GROUPED.format(kernel="v7.3", preemption="lazy", hrtick="true", directed="none")
+    assert_the_same(only(text.replace("[host]\n", f"[host]\n{switch} = false\n")))
+
+
+def test_auto_takes_the_compiled_engine_for_groups(monkeypatch):
+    monkeypatch.setattr(choice, "find_spec", lambda name: name)
+    monkeypatch.delenv(choice.DISABLED, raising=False)
+    case = only(GROUPED.format(kernel="v6.18", preemption="none", hrtick="false", directed="none"))
+    case = changed(case, measure=1e-3, engine="auto")
+    assert {each.engine for each in choice.simulate(case, case.timed_by, (), 0)} == {"compiled"}
+
+
+LONG = """
+idle_exit = "50 us"
+preemption = "{preemption}"
+[threads.long]
+compute = "8 ms"
+sleep = "500 us"
+group = "a"
+[threads.short]
+count = 5
+compute = {{ exponential = "5 us" }}
+sleep = {{ exponential = "{sleep}" }}
+group = "a"
+[threads.kernel]
+kind = "kthread"
+count = 2
+compute = {{ exponential = "2 ms" }}
+sleep = {{ exponential = "{sleep}" }}
+[groups.a]
+"""
+
+
+@pytest.mark.parametrize(("preemption", "sleep"), [("none", "60 us"), ("lazy", "60 us"), ("voluntary", "20 ms")])
+def test_requests_of_who_runs_alone_and_wakeups_on_cpus_that_leave_idle_give_the_same_records_with_groups(
+    preemption, sleep
+):
+    assert_the_same(changed(only(HOST + LONG.format(preemption=preemption, sleep=sleep)), measure=30e-3))
+
+
+PULLED = """
+[threads.one]
+count = 3
+compute = { exponential = "300 us" }
+sleep = { exponential = "300 us" }
+group = "a"
+[threads.other]
+count = 3
+compute = { exponential = "300 us" }
+sleep = { exponential = "300 us" }
+[groups.a]
+"""
+
+
+def test_an_idle_cpu_pulls_threads_of_groups_and_others(monkeypatch):
+    case = changed(only(HOST + PULLED), measure=20e-3)
+    assert not test_engine.differ(case)
+    waiting = eevdf_groups.waiting
+    monkeypatch.setattr(eevdf_groups, "waiting", lambda a, c, there: -1 if there >= 0 else waiting(a, c, there))
+    assert test_engine.differ(case)
+    root_only = lambda a, c, there: scheduler.waiting(a, eevdf_groups.root(a, c), there)  # noqa: E731
+    monkeypatch.setattr(eevdf_groups, "waiting", root_only)
+    assert test_engine.differ(case)
+
+
+LIGHT = """
+[threads.{name}]
+count = {count}
+group = "a"
+compute = {{ exponential = "500 us" }}
+sleep = {{ exponential = "300 us" }}
+affinity = {affinity}
+"""
+
+
+def virtual_times(case, wide=False):
+    """Of all entities at the end of a replication, in the words in which the loop has them."""
+    run = simulation.Replication(case, case.timed_by, (), 0, wide=wide)
+    run.run()
+    t = WideMemory(run.a).t
+    return [t[i, column] for i in range(len(run.a.t)) for column in (layout.VRUNTIME, layout.DEADLINE, layout.VLAG)]
+
+
+def test_a_group_of_which_little_is_on_a_cpu_has_virtual_times_of_more_than_64_bits_there():
+    many = LIGHT.format(name="many", count=30, affinity="[0]") + LIGHT.format(name="few", count=1, affinity="[1]")
+    root = (
+        '[threads.root]\ncount = 4\ncompute = "300 us"\nsleep = { exponential = "100 us" }\n[groups.a]\nweight = 15\n'
+    )
+    case = changed(only(HOST + 'base_slice = "20 ms"\n' + many + root), measure=20e-3)
+    assert_the_same(case)
+    assert max(map(abs, virtual_times(case))) > 1 << 63
+
+
+def test_a_nice_level_whose_lag_does_not_fit_in_64_bits_gives_the_same_records():
+    case = changed(from_text(test_engine.RICH)[0], measure=2e-3, warmup=0.0)
+    nice = case.scenario.threads["batch"].model_copy(update={"nice": 19})
+    scenario = case.scenario.model_copy(update={"threads": {**case.scenario.threads, "batch": nice}})
+    light = replace(case, scenario=scenario)
+    assert queues.is_grouped(light)
+    assert not queues.is_grouped(case)
+    assert_the_same(light)
+
+
+def test_wider_virtual_times_change_no_record():
+    case = changed(only(test_engine.LOCKED), measure=3e-3)
+    found = []
+    for wide in (False, True):
+        run = simulation.Replication(case, case.timed_by, (), 0, wide=wide)
+        run.run()
+        found.append(run.records())
+    assert found[0] == found[1]
+
+
+NUMBERS = st.integers(-(1 << 126), (1 << 126) - 1) | st.integers(-(1 << 64), 1 << 64)
+
+
+@given(NUMBERS, st.sampled_from(sorted(layout.HIGH)))
+def test_a_number_of_128_bits_is_read_as_it_was_written(number, column):
+    arrays = empty(1, 2, 1, 1, 1, 0)
+    a = WideMemory(arrays)
+    if column == layout.INV_WEIGHT:  # one of 64 bits
+        number = inverse(number % 88761 + 1)
+    arrays.t[1] = before = 77
+    a.t[1, column] = number
+    assert a.t[1, column] == number
+    written = {column, layout.HIGH[column]}
+    assert {int(each) for i, each in enumerate(arrays.t[1]) if i not in written} == {before}
+
+
+IN_MACHINE_CODE = """
+from __future__ import annotations
+from random import Random
+from numba import njit
+from sim.engine.arrays import empty
+from sim.engine.jit import HAVE_NUMBA, Memory, compiled, cycles, is_wide, memory, wide
+from sim.engine.layout import DEADLINE, INV_WEIGHT, SLICE, VLAG, VPROT, VRUNTIME
+from sim.engine.wide import Virtual, WideMemory
+
+assert HAVE_NUMBA
+
+@compiled
+def less(a: Memory, number: Virtual, by: int) -> int:
+    return number - by
+
+@compiled
+def work(a: Memory, by: int) -> int:
+    t = a.t
+    one, other = t[0, VRUNTIME], t[0, DEADLINE]
+    quotient = one // by
+    t[1, VRUNTIME] = quotient
+    t[1, DEADLINE] = -quotient * by + one
+    t[1, VLAG] = max(one, other) - min(one, other)
+    t[1, VPROT] = less(a, one, by) + other // t[0, INV_WEIGHT] * 3
+    total = 0
+    for _ in range(3):
+        total += one
+    t[2, VRUNTIME] = total
+    t[2, DEADLINE] = by
+    t[2, DEADLINE] -= t[0, SLICE] * t[0, INV_WEIGHT]
+    t[2, VLAG] = cycles(other)
+    t[2, VPROT] = (one < other) + 2 * (one <= other) + 4 * (one > other) + 8 * (one >= other) + 16 * (one == other)
+    return 32 * (one != other) + 64 * is_wide(a)
+
+@njit
+def in_machine_code(handle, by):
+    return work(wide(memory(handle)), by)
+
+draw = Random(1)
+columns = (VRUNTIME, DEADLINE, VLAG, VPROT)
+for i in range(3000):
+    arrays = empty(1, 3, 1, 1, 1, 0)
+    a = WideMemory(arrays)
+    one, other = (draw.randrange(-1 << bits, 1 << bits) for bits in draw.choices((30, 62, 63, 64, 65, 100, 120), k=2))
+    if i % 7 == 0:
+        other = one
+    by, inverse = draw.randrange(1, 1 << draw.choice((1, 20, 32, 43))), draw.randrange(1, (1 << 42) + 1)
+    length = draw.randrange(1 << 40)
+    a.t[0, VRUNTIME], a.t[0, DEADLINE], a.t[0, INV_WEIGHT], a.t[0, SLICE] = one, other, inverse, length
+    found = in_machine_code(arrays.table.ctypes.data, by)
+    flags = (one < other) + 2 * (one <= other) + 4 * (one > other) + 8 * (one >= other) + 16 * (one == other)
+    assert found == 32 * (one != other) + 64
+    wanted = [one // by, one % by, abs(one - other), one - by + other // inverse * 3]
+    wanted += [3 * one, by - length * inverse, (other + (1 << 63)) % (1 << 64) - (1 << 63), flags]
+    assert [a.t[row, column] for row in (1, 2) for column in columns] == wanted, (one, other, by, inverse, length)
+"""
+
+
+@pytest.mark.slow
+def test_numbers_of_128_bits_in_machine_code_are_those_of_python():
+    pytest.importorskip("numba")
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_DISABLE_JIT"}
+    command = [sys.executable, "-c", IN_MACHINE_CODE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
