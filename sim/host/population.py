@@ -1,18 +1,17 @@
 """From a case to a host with its CPUs, threads, guests and interrupts; nothing has run yet."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import numpy as np
-
 from sim.costs.price import Prices
+from sim.host.builder import Builder
 from sim.host.caches import L1, MEMORY, Always, Touched
 from sim.host.clock import Clock
 from sim.host.directed_yield import FORCED_EVERY_S
 from sim.host.eevdf import EevdfRunQueue
 from sim.host.eevdf_groups import GroupedRunQueue, TaskGroup
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
-from sim.host.exits import EXTERNAL_INTERRUPT, ExitKind, ExitStream, Flags
+from sim.host.exits import EXTERNAL_INTERRUPT, ExitKind, ExitStream
 from sim.host.fork_thread import ForkThread
 from sim.host.guest_lock import GuestLock, LockingVcpu, Pausing
 from sim.host.guest_span import GuestUse
@@ -27,10 +26,9 @@ from sim.host.preemption import PREEMPTION
 from sim.host.round_robin import RoundRobinRunQueue
 from sim.host.runqueue import RunQueue
 from sim.host.schedule import Schedule
-from sim.host.streams import Cycles, Draws, Instants, Sample, Streams, in_blocks, sampler
+from sim.host.streams import Draws
 from sim.host.thread import ComputeThread, KernelThread, Pipe, PipeThread, Thread
 from sim.host.vcpu import VcpuThread
-from sim.host.waiting import PLACE_BITS, WaitQueue, Waits, Wakes
 from sim.host.weights import load_weight
 from sim.kernel.config import boot
 from sim.kernel.kernel import BufferLevel
@@ -38,12 +36,8 @@ from sim.kernel.operations import Ledger, LedgerFactory
 from sim.kernel.state import KTHREAD, USER_TASK
 from sim.kernel.walker import FlowPoint, Walker
 from sim.scenario.cases import Case
-from sim.scenario.checks import MASKS
-from sim.scenario.distribution import Distribution
-from sim.scenario.run_schema import Component
 from sim.scenario.schema import Affinity, Exit, Guest, Interrupt, Lock
 from sim.scenario.schema import Thread as ThreadEntry
-from sim.scenario.schema import Waits as WaitsEntry
 
 
 def populate(
@@ -56,7 +50,7 @@ def populate(
     ``points`` is what flow points are appended to, each before it is passed, in a host without others.
     """
     scenario = case.scenario
-    build = _Builder(case, replication)
+    build = Builder(case, replication)
     timing = _walker(case, timed_by, watched or (lambda cpu: PricedLedger(prices)), tracing=watched is not None)
     schedule = Schedule(timing, [_walker(case, other, lambda cpu: Ledger()) for other in others])
     if points is not None:
@@ -95,80 +89,6 @@ def _walker(case: Case, strategy: str, ledger: LedgerFactory, *, tracing: bool =
     )
 
 
-class _Builder:
-    """What the parts of a population need again and again; random streams get their names here.
-
-    ``loads``: the CPUs on which 0, 1, ... threads have been placed, as masks.
-    """
-
-    def __init__(self, case: Case, replication: int) -> None:
-        self.case = case
-        self.streams = Streams(case.scenario.run.seed, replication)
-        self.loads = [(1 << case.scenario.host.cpus) - 1]
-        self._queues: dict[str, WaitQueue] = {}
-        self.groups = {name: TaskGroup(group.weight) for name, group in case.scenario.groups.items()}
-
-    def sampler(self, times: Distribution, *name: object, least: int = 0) -> Sample:
-        """Draws many of ``times`` at once, from the stream ``name``."""
-        return sampler(times, self.case.tsc_hz, self.streams.generator(*name), least)
-
-    def draws(self, times: Distribution, *name: object) -> Draws:
-        """Draws ``times`` one by one."""
-        constant = self.case.cycles(times.mean) if times.kind == "constant" else None
-        return Draws(self.sampler(times, *name), constant)
-
-    def rows(self, times: Distribution, rows: int, *name: object) -> Draws:
-        """Draws ``times`` in recorded order, the same rows as others of this name."""
-        return Draws(in_blocks(times, self.case.tsc_hz, self.streams.generator(*name, "blocks"), rows))
-
-    def optional(self, times: Distribution | None, *name: object) -> Draws | None:
-        """The same, for times that a scenario may leave out."""
-        return None if times is None else self.draws(times, *name)
-
-    def instants(self, gaps: Distribution | None, *name: object) -> Instants | None:
-        """Instants with ``gaps`` between them."""
-        return None if gaps is None else Instants(self.sampler(gaps, *name, least=1))
-
-    def flags(self, share: float, *name: object) -> Callable[[int], Flags]:
-        """Draws many times whether something of this probability is so."""
-        if share in (0.0, 1.0):
-            return lambda n: np.full(n, bool(share))
-        rng = self.streams.generator(*name)
-        return lambda n: rng.random(n) < share
-
-    def queue(self, entry: str) -> WaitQueue:
-        """The wait queue of the threads or vCPUs of an entry."""
-        if entry not in self._queues:
-            scenario = self.case.scenario
-            waits = (scenario.threads[entry] if entry in scenario.threads else scenario.guests[entry]).waits
-            is_any = waits is not None and waits.order == "any"
-            self._queues[entry] = WaitQueue(Draws(self.places(entry, "woken")) if is_any else None)
-        return self._queues[entry]
-
-    def places(self, *name: object) -> Callable[[int], Cycles]:
-        """Draws many numbers below 2**PLACE_BITS, each as likely."""
-        rng = self.streams.generator(*name)
-        return lambda n: rng.integers(0, 1 << PLACE_BITS, n)
-
-    def waits(self, waits: WaitsEntry | None, entry: str, *name: object) -> Waits | None:
-        """How those of ``entry`` wait, if they do."""
-        if waits is None:
-            return None
-        at_most = None if waits.at_most is None else self.case.cycles(waits.at_most)
-        return Waits(self.queue(entry), Draws(self.flags(waits.share, *name, "waits")), at_most)
-
-    def wakes(self, wakes: Mapping[str, float], *name: object) -> list[Wakes]:
-        """Whom a thread wakes."""
-        return [
-            Wakes(self.queue(entry), int(number), Draws(self.flags(number % 1, *name, "wakes", entry)))
-            for entry, number in wakes.items()
-        ]
-
-    def mask(self, names: tuple[Component, ...]) -> int:
-        """The components of these names."""
-        return sum(MASKS[name] for name in names)
-
-
 def _level(case: Case, touched: Sequence[int]) -> BufferLevel:
     host = case.scenario.host
     if host.buffer_level != "touched":
@@ -178,7 +98,7 @@ def _level(case: Case, touched: Sequence[int]) -> BufferLevel:
     return Touched(host.l1, host.l2, case.tsc_hz, touched)
 
 
-def _add_cpus(host: Host, build: _Builder) -> None:
+def _add_cpus(host: Host, build: Builder) -> None:
     case, settings = build.case, build.case.scenario.host
     period = case.cycles(1 / settings.hz)
     assert settings.base_slice is not None, "cases are complete"
@@ -207,7 +127,7 @@ def _run_queue(
     return GroupedRunQueue(queues[0], dict(zip(groups, queues[1:], strict=True))) if groups else queues[0]
 
 
-def _device(build: _Builder, entry: Interrupt, *name: object) -> DeviceSource:
+def _device(build: Builder, entry: Interrupt, *name: object) -> DeviceSource:
     instants = build.instants(entry.every, *name, "every")
     assert instants is not None
     uses_fpu = Draws(build.flags(entry.kernel_fpu, *name, "kernel_fpu"))
@@ -223,7 +143,7 @@ def _allowed(affinity: Affinity, n: int, cpus: int) -> int:
     return sum(1 << cpu for cpu in set(affinity))
 
 
-def _start(host: Host, build: _Builder, thread: Thread, group: str | None) -> None:
+def _start(host: Host, build: Builder, thread: Thread, group: str | None) -> None:
     """Runnable from time 0, on the one with the fewest threads of the CPUs on which it may run."""
     thread.group = None if group is None else build.groups[group]
     loads = build.loads
@@ -239,7 +159,7 @@ def _start(host: Host, build: _Builder, thread: Thread, group: str | None) -> No
 # Guests.
 
 
-def _add_guests(host: Host, build: _Builder, group: str, guest: Guest) -> None:
+def _add_guests(host: Host, build: Builder, group: str, guest: Guest) -> None:
     n = 0
     for number in range(guest.vms):
         vm: list[VcpuThread] = []
@@ -250,7 +170,7 @@ def _add_guests(host: Host, build: _Builder, group: str, guest: Guest) -> None:
 
 
 def _vcpu(
-    host: Host, build: _Builder, guest: Guest, name: tuple[str, int, int], n: int, vm: list[VcpuThread],
+    host: Host, build: Builder, guest: Guest, name: tuple[str, int, int], n: int, vm: list[VcpuThread],
     lock: GuestLock | None,
 ) -> VcpuThread:  # fmt: skip
     case, kernel = build.case, host.kernel
@@ -307,7 +227,7 @@ def _vcpu(
     return thread
 
 
-def _locking(host: Host, build: _Builder, entry: Lock, lock: GuestLock, own: tuple[object, ...]) -> dict[str, Any]:
+def _locking(host: Host, build: Builder, entry: Lock, lock: GuestLock, own: tuple[object, ...]) -> dict[str, Any]:
     """What a vCPU whose guest has critical sections has besides."""
     settings, vendor = build.case.scenario.host, host.kernel.vendor
     window = {"vmx": VMX_WINDOW, "svm": SVM_WINDOW}[vendor] if settings.ple_window is None else settings.ple_window
@@ -344,7 +264,7 @@ def _guest_polling(case: Case, guest: Guest) -> GuestPolling | None:
     return GuestPolling(case.cycles(guest.guest_halt_poll), case.cycles(guest.guest_halt_poll_grow_start))
 
 
-def _exit_kind(build: _Builder, name: str, exit: Exit, *stream: object) -> ExitKind:
+def _exit_kind(build: Builder, name: str, exit: Exit, *stream: object) -> ExitKind:
     userspace = exit.handled == "userspace"
     ipi = exit.effect == "ipi"
     assert exit.time is not None, "cases are complete"
@@ -374,7 +294,7 @@ def _plain_exit(reason: str, *, effect: bool) -> ExitKind:
 # Threads.
 
 
-def _add_threads(host: Host, build: _Builder, group: str, entry: ThreadEntry) -> None:
+def _add_threads(host: Host, build: Builder, group: str, entry: ThreadEntry) -> None:
     pairs = entry.kind == "pipe"
     for n in range(entry.count):
         allowed = _allowed(entry.affinity, n, len(host.cpus))
@@ -387,7 +307,7 @@ def _add_threads(host: Host, build: _Builder, group: str, entry: ThreadEntry) ->
 
 
 def _thread(
-    host: Host, build: _Builder, entry: ThreadEntry, name: tuple[object, ...], allowed: int, pipe: Pipe | None
+    host: Host, build: Builder, entry: ThreadEntry, name: tuple[object, ...], allowed: int, pipe: Pipe | None
 ) -> None:
     text = "/".join(map(str, name))
     number = host.schedule.number()

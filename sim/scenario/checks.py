@@ -8,28 +8,23 @@ from sim.errors import unknown
 from sim.kernel.cpu_models import components
 from sim.kernel.uret import URET_MSRS
 from sim.scenario.contrasts import operand
-from sim.scenario.distribution import Distribution
+from sim.scenario.entry_checks import (
+    Problem,
+    affinity_problems,
+    component_problems,
+    guest_problems,
+    has_amx,
+    list_problems,
+    mean_problems,
+    thread_problems,
+)
 from sim.scenario.explain import shown
 from sim.scenario.pace import SHORTEST
 from sim.scenario.run_schema import PRECISION, Run
-from sim.scenario.schema import FASTPATH, Exit, Guest, Scenario, Thread
+from sim.scenario.schema import Scenario
 from sim.scenario.units import rate_text, time_text
 from sim.xsave import profiles
-from sim.xsave.components import (
-    ALL,
-    APX,
-    AVX,
-    AVX512,
-    CET_S,
-    FP,
-    HI16_ZMM,
-    MPX,
-    OPMASK,
-    SSE,
-    XTILE,
-    XTILEDATA,
-    ZMM_HI256,
-)
+from sim.xsave.components import ALL, APX, AVX, AVX512, FP, HI16_ZMM, MPX, OPMASK, SSE, XTILE, XTILEDATA, ZMM_HI256
 
 MASKS: Final[Mapping[str, int]] = {
     "FP": FP,
@@ -46,8 +41,6 @@ MASKS: Final[Mapping[str, int]] = {
 MOST_THREADS: Final = 65536
 LEAST_TSC: Final = 1e6
 """Hz."""
-
-Problem = tuple[str, str]
 
 
 def problems(scenario: Scenario) -> Iterator[Problem]:
@@ -69,14 +62,14 @@ def problems(scenario: Scenario) -> Iterator[Problem]:
             yield "kernel.guest_uret_msrs", str(unknown("user-return MSR", each, URET_MSRS))
     yield from _guest_xcr0(scenario)
     for name, guest in scenario.guests.items():
-        yield from _guest(f"guests.{name}", guest, scenario)
+        yield from guest_problems(f"guests.{name}", guest, scenario)
     for name, thread in scenario.threads.items():
-        yield from _thread(f"threads.{name}", thread)
-        yield from _affinity(f"threads.{name}", thread, scenario)
+        yield from thread_problems(f"threads.{name}", thread)
+        yield from affinity_problems(f"threads.{name}", thread, scenario)
     for name, interrupt in scenario.interrupts.items():
         where = f"interrupts.{name}"
-        yield from _positive(f"{where}.every", interrupt.every)
-        yield from _components(f"{where}.components", interrupt.components)
+        yield from mean_problems(f"{where}.every", interrupt.every)
+        yield from component_problems(f"{where}.components", interrupt.components)
         if "XTILEDATA" in interrupt.components:
             yield f"{where}.components", "found XTILEDATA, which kernel_fpu_begin() does not make room for"
         if interrupt.kernel_fpu and not interrupt.components:
@@ -130,7 +123,7 @@ def _guest_xcr0(scenario: Scenario) -> Iterator[Problem]:
     yield from _xcr0("kernel.guest_xcr0", kernel.guest_xcr0, kernel.guest_amx, "kernel.guest_amx")
     for name, guest in scenario.guests.items():
         own = f"guests.{name}.xcr0"
-        yield from _xcr0(own, guest.xcr0, _has_amx(guest, scenario), f"guests.{name}.amx")
+        yield from _xcr0(own, guest.xcr0, has_amx(guest, scenario), f"guests.{name}.amx")
         path, xcr0 = ("kernel.guest_xcr0", kernel.guest_xcr0) if guest.xcr0 is None else (own, guest.xcr0)
         if guest.cpu_model is not None:
             if guest.xcr0 is not None:
@@ -139,12 +132,6 @@ def _guest_xcr0(scenario: Scenario) -> Iterator[Problem]:
         for each in guest.fpu.components if xcr0 is not None else ():
             if MASKS[each] & ~(xcr0 or 0) and not (each == "XTILEDATA" and guest.amx):
                 yield f"guests.{name}.fpu.components", f"found {each}, which {path} = {xcr0:#x} lacks"
-
-
-def _has_amx(guest: Guest, scenario: Scenario) -> bool:
-    if guest.amx is None and guest.cpu_model is not None:
-        return bool(components(guest.cpu_model) & XTILE)
-    return scenario.kernel.guest_amx if guest.amx is None else guest.amx
 
 
 def _xcr0(path: str, xcr0: int | None, amx: bool, needs_amx: str) -> Iterator[Problem]:
@@ -194,14 +181,14 @@ def _run(scenario: Scenario) -> Iterator[Problem]:
     if run.measure == 0:
         yield "run.measure", "found '0 ns'; allowed: a time above 0"
     if run.strategies != "all":
-        yield from _list("run.strategies", run.strategies, "names of strategies, or 'all'")
+        yield from list_problems("run.strategies", run.strategies, "names of strategies, or 'all'")
     for key in ("reference", "timed_by"):
         if getattr(run, key) == "":
             yield f"run.{key}", "found ''; allowed: the name of a strategy"
     yield from _replications(run)
     yield from _contrasts(run)
     if run.cases is not None:
-        yield from _list("run.cases", run.cases, "names of cases")
+        yield from list_problems("run.cases", run.cases, "names of cases")
 
 
 def _replications(run: Run) -> Iterator[Problem]:
@@ -232,8 +219,8 @@ def _contrasts(run: Run) -> Iterator[Problem]:
 
 def _host(scenario: Scenario) -> Iterator[Problem]:
     host = scenario.host
-    yield from _list("host.cpu", host.cpu, "names of CPU profiles")
-    yield from _list("host.kernel", host.kernel, "names of kernels")
+    yield from list_problems("host.cpu", host.cpu, "names of CPU profiles")
+    yield from list_problems("host.kernel", host.kernel, "names of kernels")
     if isinstance(host.tsc, dict):
         for cpu in host.tsc:
             if not profiles.is_known(cpu):
@@ -255,163 +242,3 @@ def _host(scenario: Scenario) -> Iterator[Problem]:
             yield f"host.{key}", "found 0; allowed: more than 0"
     if host.base_slice is not None and not 1e-6 <= host.base_slice <= 10:
         yield "host.base_slice", f"found {time_text(host.base_slice)!r}; allowed: 1 us to 10 s"
-
-
-def _weight(where: str, entry: Guest | Thread) -> Iterator[Problem]:
-    if entry.weight is not None and entry.nice:
-        yield f"{where}.weight", "found beside nice; allowed: one of the two"
-
-
-def _guest(where: str, guest: Guest, scenario: Scenario) -> Iterator[Problem]:
-    yield from _affinity(where, guest, scenario)
-    yield from _weight(where, guest)
-    if guest.demand is None:
-        for key in ("arrivals", "sleep"):
-            if getattr(guest, key) is not None:
-                yield f"{where}.{key}", "goes with demand, the guest CPU time of a request, which is missing"
-    else:
-        yield from _positive(f"{where}.demand", guest.demand)
-        if guest.arrivals is None and guest.sleep is None and (guest.waits is None or guest.waits.share < 1):
-            yield f"{where}.demand", "needs arrivals (open) or sleep (closed), and neither is there"
-        if guest.arrivals is not None and guest.sleep is not None:
-            yield f"{where}.sleep", "found beside arrivals; allowed: arrivals (open) or sleep (closed), not both"
-    if guest.waits is not None and (guest.demand is None or guest.arrivals is not None):
-        yield f"{where}.waits", "goes with demand, and without arrivals, which end halts in any case"
-    if guest.signalled is not None and guest.demand is None:
-        yield f"{where}.signalled", "goes with demand, without which these vCPUs never halt"
-    if (guest.signalled is None) != (guest.signal_time is None):
-        missing = "signalled" if guest.signalled is None else "signal_time"
-        yield f"{where}.{missing}", "is missing; allowed: signalled and signal_time, both or neither"
-    yield from _positive(f"{where}.arrivals", guest.arrivals)
-    yield from _positive(f"{where}.task_switch", guest.task_switch)
-    for name, each in guest.exits.items():
-        yield from _exit(f"{where}.exits.{name}", each, guest)
-    yield from _guest_fpu(where, guest, scenario)
-    yield from _shadow_stacks(where, guest, scenario)
-
-
-def _guest_fpu(where: str, guest: Guest, scenario: Scenario) -> Iterator[Problem]:
-    fpu = guest.fpu
-    yield from _components(f"{where}.fpu.components", fpu.components)
-    yield from _components(f"{where}.vmm_fpu", guest.vmm_fpu)
-    yield from _positive(f"{where}.fpu.every", fpu.every)
-    if fpu.every is not None and not fpu.components:
-        yield f"{where}.fpu.every", "goes with fpu.components, which are missing"
-    if fpu.components and fpu.every is None and guest.task_switch is None:
-        yield (
-            f"{where}.fpu.components",
-            "need fpu.every (the guest writes them) or task_switch (XRSTORS loads them)",
-        )
-    if "XTILEDATA" in fpu.components and not _has_amx(guest, scenario):
-        needed = "kernel.guest_amx" if guest.amx is None else f"{where}.amx"
-        yield f"{where}.fpu.components", f"found XTILEDATA, which needs {needed} = true"
-
-
-def _shadow_stacks(where: str, guest: Guest, scenario: Scenario) -> Iterator[Problem]:
-    if guest.shadow_stacks == "rewritten" and guest.task_switch is None:
-        yield f"{where}.shadow_stacks", "found 'rewritten', which needs task_switch, when the guest's kernel does it"
-    if guest.shadow_stacks == "none":
-        return
-    if not scenario.kernel.guest_cet:
-        yield f"{where}.shadow_stacks", f"found {guest.shadow_stacks!r}, which needs kernel.guest_cet = true"
-    if guest.cpu_model is not None and not components(guest.cpu_model) & CET_S:
-        yield (
-            f"{where}.shadow_stacks",
-            f"found {guest.shadow_stacks!r}, and cpu_model {guest.cpu_model!r} has no cet-ss",
-        )
-    if guest.shadow_stacks == "rewritten":
-        for path, xss in ((f"{where}.xss", guest.xss), ("kernel.guest_xss", scenario.kernel.guest_xss)):
-            if xss is not None and not xss & CET_S:
-                yield path, f"found {xss:#x}; allowed with shadow_stacks = 'rewritten': masks with bit 12 (0x1000)"
-
-
-def _exit(where: str, exit_: Exit, guest: Guest) -> Iterator[Problem]:
-    yield from _positive(f"{where}.every", exit_.every)
-    if exit_.effect == "ipi" and guest.vcpus == 1:
-        yield f"{where}.effect", "found 'ipi' in a VM with one vCPU; allowed: 'none', or vcpus of 2 or more"
-    if exit_.handled == "kernel" and exit_.vmm.mean > 0:
-        yield f"{where}.vmm", "goes with handled = 'userspace'; here it is 'kernel'"
-    if exit_.handled == "userspace" and exit_.reason in FASTPATH:
-        yield (
-            f"{where}.reason",
-            f"found {exit_.reason!r}, which KVM handles itself; allowed with userspace: io and the like",
-        )
-
-
-def _thread(where: str, thread: Thread) -> Iterator[Problem]:
-    fpu, kind = thread.fpu, thread.kind
-    yield from _components(f"{where}.fpu.components", fpu.components)
-    if kind == "pipe":
-        if thread.compute.mean + thread.syscall.mean == 0:
-            yield f"{where}.compute", "found 0 beside syscall = 0; allowed: a hand-off that takes time"
-        if thread.sleep is not None:
-            yield f"{where}.sleep", "does not go with kind 'pipe', whose threads sleep until the other hands over"
-    else:
-        yield from _positive(f"{where}.compute", thread.compute)
-    if thread.waits is not None and kind not in ("compute", "kthread"):
-        yield f"{where}.waits", f"goes with kinds 'compute' and 'kthread'; here it is {kind!r}"
-    if thread.waits is not None and thread.waits.share < 1 and thread.sleep is None:
-        yield (
-            f"{where}.waits.share",
-            f"found {thread.waits.share:g} without sleep; allowed: 1.0, or a sleep for the rest",
-        )
-    if thread.wakes and kind == "pipe":
-        yield f"{where}.wakes", "does not go with kind 'pipe', whose ends wake each other"
-    if thread.compute_after is not None and (kind != "compute" or not thread.wakes):
-        yield (
-            f"{where}.compute_after",
-            f"goes with kind 'compute' and with wakes; here it is {kind!r}, {_wakers(thread)}",
-        )
-    if thread.blocks is not None:
-        yield from _blocks(where, thread)
-    if thread.timer == "tick" and thread.sleep is None:
-        yield f"{where}.timer", "found 'tick', which ends sleeps, and there is no sleep"
-    yield from _weight(where, thread)
-    if kind == "fork" and thread.sleep is None:
-        yield f"{where}.sleep", "the key is missing; allowed with kind 'fork': the wall time between two children"
-    if kind != "fork" and not thread.exec:
-        yield f"{where}.exec", f"goes with kind 'fork'; here it is {kind!r}"
-    if kind == "kthread" and fpu.components:
-        yield f"{where}.fpu.components", "found some; a kthread has no FPU state of its own (allowed: none)"
-    if fpu.every is not None:
-        yield f"{where}.fpu.every", "is for guests; a thread writes in each burst with probability fpu.share"
-
-
-def _wakers(thread: Thread) -> str:
-    return f"with {len(thread.wakes)} entries in wakes" if thread.wakes else "without wakes"
-
-
-def _blocks(where: str, thread: Thread) -> Iterator[Problem]:
-    rows = [0 if each is None else len(each.values) for each in (thread.compute, thread.sleep)]
-    if thread.kind not in ("compute", "kthread") or thread.waits is not None:
-        yield f"{where}.blocks", "goes with kinds 'compute' and 'kthread', and without waits"
-    elif not rows[0] or rows[0] != rows[1]:
-        yield f"{where}.blocks", f"found {rows[0]} rows of compute and {rows[1]} of sleep; allowed: as many of both"
-
-
-def _affinity(where: str, who: Guest | Thread, scenario: Scenario) -> Iterator[Problem]:
-    if isinstance(who.affinity, str):
-        return
-    last = scenario.host.cpus - 1
-    yield from _list(f"{where}.affinity", who.affinity, "CPUs, or 'any' or 'pinned'")
-    for cpu in who.affinity:
-        if cpu > last:
-            yield f"{where}.affinity", f"found CPU {cpu}; allowed: 0 to {last}, since host.cpus = {last + 1}"
-
-
-def _list(where: str, found: tuple[object, ...], what: str) -> Iterator[Problem]:
-    if not found:
-        yield where, f"found an empty list; allowed: a list of {what}"
-    for each in found:
-        if found.count(each) > 1:
-            yield where, f"found {each!r} twice; allowed: each once"
-
-
-def _components(where: str, components: tuple[str, ...]) -> Iterator[Problem]:
-    if components:
-        yield from _list(where, components, "components")
-
-
-def _positive(where: str, times: Distribution | None) -> Iterator[Problem]:
-    if times is not None and times.mean == 0:
-        yield where, "found a mean of 0; allowed: more than 0"

@@ -1,0 +1,89 @@
+"""Random draws, wait queues and control groups of a case, each by the name of what has it."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from sim.host.eevdf_groups import TaskGroup
+from sim.host.exits import Flags
+from sim.host.streams import Cycles, Draws, Instants, Sample, Streams, in_blocks, sampler
+from sim.host.waiting import PLACE_BITS, WaitQueue, Waits, Wakes
+from sim.scenario.cases import Case
+from sim.scenario.checks import MASKS
+from sim.scenario.distribution import Distribution
+from sim.scenario.run_schema import Component
+from sim.scenario.schema import Waits as WaitsEntry
+
+
+class Builder:
+    """What the parts of a population need again and again; random streams get their names here.
+
+    ``loads``: the CPUs on which 0, 1, ... threads have been placed, as masks.
+    """
+
+    def __init__(self, case: Case, replication: int) -> None:
+        self.case = case
+        self.streams = Streams(case.scenario.run.seed, replication)
+        self.loads = [(1 << case.scenario.host.cpus) - 1]
+        self._queues: dict[str, WaitQueue] = {}
+        self.groups = {name: TaskGroup(group.weight) for name, group in case.scenario.groups.items()}
+
+    def sampler(self, times: Distribution, *name: object, least: int = 0) -> Sample:
+        """Draws many of ``times`` at once, from the stream ``name``."""
+        return sampler(times, self.case.tsc_hz, self.streams.generator(*name), least)
+
+    def draws(self, times: Distribution, *name: object) -> Draws:
+        """Draws ``times`` one by one."""
+        constant = self.case.cycles(times.mean) if times.kind == "constant" else None
+        return Draws(self.sampler(times, *name), constant)
+
+    def rows(self, times: Distribution, rows: int, *name: object) -> Draws:
+        """Draws ``times`` in recorded order, the same rows as others of this name."""
+        return Draws(in_blocks(times, self.case.tsc_hz, self.streams.generator(*name, "blocks"), rows))
+
+    def optional(self, times: Distribution | None, *name: object) -> Draws | None:
+        """The same, for times that a scenario may leave out."""
+        return None if times is None else self.draws(times, *name)
+
+    def instants(self, gaps: Distribution | None, *name: object) -> Instants | None:
+        """Instants with ``gaps`` between them."""
+        return None if gaps is None else Instants(self.sampler(gaps, *name, least=1))
+
+    def flags(self, share: float, *name: object) -> Callable[[int], Flags]:
+        """Draws many times whether something of this probability is so."""
+        if share in (0.0, 1.0):
+            return lambda n: np.full(n, bool(share))
+        rng = self.streams.generator(*name)
+        return lambda n: rng.random(n) < share
+
+    def queue(self, entry: str) -> WaitQueue:
+        """The wait queue of the threads or vCPUs of an entry."""
+        if entry not in self._queues:
+            scenario = self.case.scenario
+            waits = (scenario.threads[entry] if entry in scenario.threads else scenario.guests[entry]).waits
+            is_any = waits is not None and waits.order == "any"
+            self._queues[entry] = WaitQueue(Draws(self.places(entry, "woken")) if is_any else None)
+        return self._queues[entry]
+
+    def places(self, *name: object) -> Callable[[int], Cycles]:
+        """Draws many numbers below 2**PLACE_BITS, each as likely."""
+        rng = self.streams.generator(*name)
+        return lambda n: rng.integers(0, 1 << PLACE_BITS, n)
+
+    def waits(self, waits: WaitsEntry | None, entry: str, *name: object) -> Waits | None:
+        """How those of ``entry`` wait, if they do."""
+        if waits is None:
+            return None
+        at_most = None if waits.at_most is None else self.case.cycles(waits.at_most)
+        return Waits(self.queue(entry), Draws(self.flags(waits.share, *name, "waits")), at_most)
+
+    def wakes(self, wakes: Mapping[str, float], *name: object) -> list[Wakes]:
+        """Whom a thread wakes."""
+        return [
+            Wakes(self.queue(entry), int(number), Draws(self.flags(number % 1, *name, "wakes", entry)))
+            for entry, number in wakes.items()
+        ]
+
+    def mask(self, names: tuple[Component, ...]) -> int:
+        """The components of these names."""
+        return sum(MASKS[name] for name in names)
