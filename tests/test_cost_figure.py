@@ -1,6 +1,7 @@
 """What the cost figure says: the pair, its difference, the intervals, what is unsound."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import fake_host
@@ -112,6 +113,17 @@ def test_a_pair_in_several_cases_is_said_to_differ_where_that_is_shown(found, sa
     comparison = SimpleNamespace(results=SimpleNamespace(manifest={"resolved": {"run": {"asks": asks}}}))
     owns = [findings.Own(case, {}, difference(*each)) for each in found]
     assert findings.of_cost(comparison, None, owns) == said
+
+
+@pytest.mark.parametrize(("more", "apart"), [(0.0, ""), (1e-13, ""), (0.5, ", IA32_XSS apart")])
+def test_only_what_is_more_than_rounding_counts_as_writes_of_ia32_xss(more, apart):
+    mean = 12_340.1
+    pair = replace(difference(mean, 560, 1e-9), own=estimate(mean * (1 + more), 560))
+    results = SimpleNamespace(manifest={"resolved": {"run": {}}})
+    owns = [findings.Own({"vcpus": 2, "tsc_hz": 1e9}, {}, pair)] * 2
+    said = findings.of_cost(SimpleNamespace(results=results), None, owns)
+    assert said == f"a costs 12.3 us per vCPU-second more than b in each case{apart}"
+    assert f"more than b{apart}, and" in findings.of_pair(pair, 0.001, "us")
 
 
 @pytest.mark.parametrize(

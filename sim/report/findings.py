@@ -49,7 +49,7 @@ def of_pair(found: Difference, scale: float, per: str) -> str:
     """One difference in a sentence; ``scale`` is microseconds per cycle."""
     one, other = short(found.a), short(found.b)
     mean = found.own_without_xss.mean
-    apart = f", {XSS_APART}" if not math.isclose(mean, found.own.mean, abs_tol=1e-9) else ""
+    apart = _apart(found)
     if mean == 0:
         return f"{one} and {other} cost the same{apart}"
     if mean < 0:
@@ -65,6 +65,12 @@ def of_pair(found: Difference, scale: float, per: str) -> str:
     cheaper = found.cheaper_without_xss if mean < 0 else 1 - found.cheaper_without_xss
     draws = f", and costs more in {_share(cheaper)} of the draws of the costs"
     return f"{one} costs {amount(turned, scale)} {per} more than {other}{apart}{draws}"
+
+
+def _apart(*found: Difference) -> str:
+    """That writes of IA32_XSS are left out, if any of these differ in them by more than rounding."""
+    left_out = any(not math.isclose(each.own.mean, each.own_without_xss.mean, abs_tol=1e-9) for each in found)
+    return f", {XSS_APART}" if left_out else ""
 
 
 def _share(share: float) -> str:
@@ -130,7 +136,7 @@ def _in_all_cases(pairs: Sequence[tuple[Mapping[str, Any], Difference]]) -> str:
     """A pair in several cases: the amounts in cases where a difference is shown."""
     first = pairs[0][1]
     names = short(first.a), short(first.b)
-    apart = f", {XSS_APART}" * any(pair.own.mean != pair.own_without_xss.mean for _, pair in pairs)
+    apart = _apart(*(pair for _, pair in pairs))
     differing = [(case, pair) for case, pair in pairs if pair.own_without_xss.mean]
     if not differing:
         return f"{names[0]} and {names[1]} cost the same in all {len(pairs)} cases{apart}"

@@ -214,7 +214,8 @@ def _sweep(comparison: Comparison, answers: Answers, points: pd.DataFrame) -> Fi
         comparison,
         rate_findings.of_sweep(comparison, answers, points, swept),
         f"Simulated, over the sweep of {swept} (above): means with 95 % intervals of the difference on one schedule, "
-        "all operations; lines are linear between the points. Open circles: costs as much as the reference.",
+        "all operations, the writes of IA32_XSS among them; lines are linear between the points. Open circles: costs "
+        "as much as the reference.",
         [PANEL_IN] * len(hosts),
         len(moved),
     )
