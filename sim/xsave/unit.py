@@ -55,6 +55,8 @@ class Unit:
         "_sse_marks",
         "_xinuse_floor",
         "_xmodified_floor",
+        "_ymm_write_group",
+        "_zmm_write_group",
         "cr0_ts",
         "cr4_osxsave",
         "freedoms",
@@ -85,6 +87,8 @@ class Unit:
         self._mxcsr_apart = freedoms.mxcsr_apart_from_xmm
         self._restore_group = freedoms.restore_group
         self._sse_marks = AVX if freedoms.legacy_sse_write_marks_avx_in_use else 0
+        self._zmm_write_group = freedoms.zmm_write_group
+        self._ymm_write_group = freedoms.ymm_write_group
         self._xinuse_floor = freedoms.xinuse_always if freedoms.init_optimisation else ALL
         self._xmodified_floor = freedoms.xmodified_always if freedoms.modified_optimisation else ALL
         self.xcr0 = xcr0
@@ -125,9 +129,9 @@ class Unit:
         """
         marked = components
         if components & ZMM_HI256:
-            marked |= self.freedoms.zmm_write_group
+            marked |= self._zmm_write_group
         elif components & AVX:
-            marked |= self.freedoms.ymm_write_group
+            marked |= self._ymm_write_group
         if self.xinuse & ZMM_HI256 and marked & _VECTORS == SSE:
             self.xinuse |= self._sse_marks
         self.xinuse |= marked
@@ -375,33 +379,31 @@ class Unit:
             raise Fault("#NM", f"a restore loads components that IA32_XFD disables: {loaded & self.xfd:#x}")
         if area.check:
             area.check(self, loaded)
-        regs = self.regs
+        regs, in_use = self.regs, self.xinuse
         initialised = rfbm ^ loaded
         for i in bits[loaded]:
             regs[i] = contents[i]
-        for i in bits[initialised & self.xinuse]:  # XINUSE[i] = 0: known to be initial already
+        for i in bits[initialised & in_use]:  # XINUSE[i] = 0: known to be initial already
             regs[i] = INIT
         if rfbm & SSE:
             self.mxcsr = area.mxcsr if loaded & SSE else MXCSR_INIT
             self.mxcsr_written = False
         if rfbm & PKRU:
             self.pkru = area.pkru if loaded & PKRU else 0
-        by_value = loaded & self._loaded_by_value
-        in_use = loaded ^ by_value | self._not_initial(by_value) if by_value else loaded
         floor = self._xinuse_floor
-        self.xinuse = self.xinuse & ~rfbm | in_use | floor
+        in_use = in_use & ~rfbm | loaded | floor
+        by_value = loaded & self._loaded_by_value
         if rfbm & self._restore_group:
-            group = self._restore_group & ~floor
-            self.xinuse ^= self.xinuse & group & ~self._not_initial(group)
+            by_value |= self._restore_group
+        if by_value:
+            for i in bits[by_value & in_use & ~floor]:
+                if regs[i] == INIT:
+                    in_use ^= 1 << i
+            if by_value & PKRU and self.pkru:  # a value, and not a content
+                in_use |= PKRU
+        self.xinuse = in_use
         # Memory may hold something else than what was initialised: where XINUSE stays 1, XMODIFIED must be 1 as well.
         self.xmodified = ALL ^ rfbm | initialised & floor | self._xmodified_floor
         self.info_mode = self.mode
         self.info_address = area.address
         self.info_xcomp_bv = xcomp_bv
-
-    def _not_initial(self, components: int) -> int:
-        regs, held = self.regs, components
-        for i in bits[components]:
-            if regs[i] == INIT:
-                held ^= 1 << i
-        return held | PKRU if components & PKRU and self.pkru else held
