@@ -117,7 +117,7 @@ def scaling_ratio(pieces: int, folder: str) -> float:
 def memory_ratio(folder: str) -> float:
     """Peak of allocated memory with four times the simulated time over that with once.
 
-    In the first second or two the blocks in which random numbers are drawn ahead grow to their full size.
+    In the first half of a second the blocks in which random numbers are drawn ahead grow to their full size.
     """
 
     def peak(measure: float) -> int:

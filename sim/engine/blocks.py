@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine import layout as at
 from sim.engine.table import zeros
-from sim.host.streams import LARGEST_BLOCK, Draws, Instants
+from sim.host.streams import Draws, Instants
 
 Integers = NDArray[np.int64]
 
-LEAST_BLOCK: Final = 256
-"""The fewest numbers that are drawn when the loop asks for more: asking takes longer than drawing them."""
+LEAST_BLOCK, LARGEST_BLOCK = 256, 4096
+"""The fewest and the most numbers that are drawn when the loop asks for more: asking takes longer than drawing them."""
 MANY, ROOM = 4096, 512
 """From MANY streams on, each has room for ROOM numbers in one array, for which the system can use large pages.  On
 small ones almost every draw misses the TLB."""
@@ -33,6 +31,7 @@ class Streams:
     def __init__(self) -> None:
         self.sources: list[Draws | Instants] = []
         self.blocks: list[Integers] = []
+        self._sizes: list[int] = []
         self._constants: dict[int, Integers] = {}
         self._places: Integers | None = None
 
@@ -42,6 +41,7 @@ class Streams:
             return -1
         self.sources.append(source)
         self.blocks.append(source.ahead().astype(np.int64))
+        self._sizes.append(LEAST_BLOCK)
         return len(self.sources) - 1
 
     def table(self) -> Integers:
@@ -61,10 +61,11 @@ class Streams:
         else:
             block = self.blocks[stream][int(row[at.D_POS]) :]
             place = None if self._places is None or n >= ROOM else self._places[stream]
-            source._size = max(source._size, LEAST_BLOCK) if place is None else ROOM - len(block)
             while len(block) <= n:
-                more = source.block().astype(np.int64, copy=False)
+                more = source.block(self._sizes[stream] if place is None else ROOM - len(block))
+                more = more.astype(np.int64, copy=False)
                 block = np.concatenate([block, more]) if len(block) else more
+                self._sizes[stream] = min(2 * self._sizes[stream], LARGEST_BLOCK)
             if place is not None:
                 place[: len(block)] = block
                 block = place[: len(block)]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.host.interrupts import Devices, DeviceSource
-from sim.host.streams import Draws
+from sim.host.streams import FIRST_BLOCK, Draws
 
 Integers = NDArray[np.int64]
 
@@ -27,8 +27,8 @@ class _Buffered:
     def take(self, n: int) -> Integers:
         """The next ``n``."""
         ready = self._ready
-        while len(ready) < n:
-            ready = np.concatenate([ready, self._draws.block().astype(np.int64)])
+        if len(ready) < n:
+            ready = np.concatenate([ready, self._draws.block(n).astype(np.int64)])
         self._ready = ready[n:]
         return ready[:n]
 
@@ -38,6 +38,7 @@ class _Source:
 
     def __init__(self, source: DeviceSource, point: int) -> None:
         self._instants = source.instants
+        self._size = FIRST_BLOCK
         self._cycles = _Buffered(source.cycles)
         self._uses_fpu = _Buffered(source.uses_fpu)
         self._point = point
@@ -47,8 +48,8 @@ class _Source:
 
     def draw(self) -> None:
         """Draws some more instants."""
-        self._instants._size = min(self._instants._size, LARGEST_BLOCK)
-        more = np.unique(self._instants.block())
+        more = np.unique(self._instants.block(self._size))
+        self._size = min(2 * self._size, LARGEST_BLOCK)
         self._ready = np.concatenate([self._ready, more[more > self.last]])
         self.last = int(more[-1])
 

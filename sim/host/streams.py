@@ -18,7 +18,8 @@ Cycles = NDArray[np.int64]
 Sample = Callable[[int], Cycles]
 
 FIRST_BLOCK: Final = 16
-LARGEST_BLOCK: Final = 4096
+LARGEST_BLOCK: Final = 512
+"""The most numbers that are drawn ahead; they are Python's, 40 bytes each."""
 
 
 class Streams:
@@ -96,14 +97,13 @@ class Draws:
         """The next number, a Python one."""
         left = self._left
         if not left:
-            left.extend(self.block()[::-1].tolist())
+            left.extend(self.block(self._size)[::-1].tolist())
+            self._size = min(2 * self._size, LARGEST_BLOCK)
         return left.pop()
 
-    def block(self) -> NDArray[Any]:
-        """The next numbers of the stream, for a caller that buffers them."""
-        block = self._sample(self._size)
-        self._size = min(2 * self._size, LARGEST_BLOCK)
-        return block
+    def block(self, n: int) -> NDArray[Any]:
+        """The next ``n`` numbers of the stream, for a caller that buffers them."""
+        return self._sample(n)
 
     def ahead(self) -> NDArray[Any]:
         """The numbers that have been drawn and not taken yet; the next of them first."""
@@ -126,15 +126,15 @@ class Instants:
     def next(self) -> int:
         """The first instant that :meth:`upto` has not passed."""
         while self._i == len(self._times):
-            self._times = self.block().tolist()
+            self._times = self.block(self._size).tolist()
+            self._size = min(2 * self._size, LARGEST_BLOCK)
             self._i = 0
         return self._times[self._i]
 
-    def block(self) -> Cycles:
-        """The next instants of the stream, for a caller that buffers them."""
-        times: Cycles = self._last + np.cumsum(self._sample(self._size))
+    def block(self, n: int) -> Cycles:
+        """The next ``n`` instants of the stream, for a caller that buffers them."""
+        times: Cycles = self._last + np.cumsum(self._sample(n))
         self._last = int(times[-1])
-        self._size = min(2 * self._size, LARGEST_BLOCK)
         return times
 
     def ahead(self) -> Cycles:
