@@ -58,5 +58,10 @@ def test_a_page_has_the_minus_sign_that_the_program_prints(page):
     assert "\N{MINUS SIGN}" not in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=called)
+def test_no_line_of_a_page_is_a_comment_by_chance(page):
+    assert re.findall(r"^ {0,3}%.*", page.read_text(encoding="utf-8"), re.MULTILINE) == []  # MyST leaves it out
+
+
 def test_the_readme_is_a_first_page():
     assert len((TOP / "README.md").read_text(encoding="utf-8").splitlines()) < 150
