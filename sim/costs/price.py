@@ -31,8 +31,8 @@ its stores overlap with what follows, and most of what a component costs alone i
 terms of XSAVES and XRSTORS are those of a context switch, measured in place; its ``difference`` rows have what was
 measured, in a context switch and in a write to /dev/urandom.  Each of the eleven in-use sets comes out within 4 TSC
 cycles of the context switch, a sum without ``writing`` would be 10 off, and the range of a price spans both calls and
-both runs (tests/test_costs.py).  They were measured without PKRU.  With PKU enabled, Linux stores a PKRU that is not 0
-in each save, so ``writing`` is always there; that it then is the same is an extrapolation.
+both runs (tests/test_cost_rows.py).  They were measured without PKRU.  With PKU enabled, Linux stores a PKRU that is
+not 0 in each save, so ``writing`` is always there; that it then is the same is an extrapolation.
 """
 
 from __future__ import annotations
