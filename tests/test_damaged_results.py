@@ -256,6 +256,11 @@ def rows(*values):
         ("ledger", moved, r"row 1 of \d+: .* times, is .* cycles, and by costs.json"),
         ("ledger", lambda frame: frame.drop(frame.index[3]), "took .* cycles, and by metrics.parquet"),
         ("ledger", lambda frame: pd.concat([frame, frame.tail(1)]), "a second row of this thread_kind"),
+        (
+            "ledger",
+            lambda frame: pd.concat([frame, frame.head(1)]),
+            r"row (\d+) of \1 .*a second row of this thread_kind",
+        ),
         ("metrics", put("value", np.inf), "row 8 .*value is not in its range .*, found inf"),
         (
             "metrics",

@@ -1,6 +1,6 @@
 """Whether the tables of a result directory are those of its manifest: known names, ranges, and nothing missing.
 
-Tables are read a batch of rows at a time; what stays of a row are eight bytes.
+Tables are read a batch of rows at a time; what stays of a record are some thirty bytes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +21,7 @@ from sim.kernel.state import IDLE_TASK, KTHREAD, USER_TASK, VCPU_TASK
 from sim.results import manifest as manifests
 from sim.results import parts
 from sim.results.columns import KEY_COLUMNS, RUN_COLUMNS
+from sim.results.repeated import KEY_BITS, Codes, Repeated, second
 from sim.results.schema import shorter
 from sim.results.stored import Stored
 
@@ -86,9 +87,6 @@ def cost_tables(costs: Any, manifest: Mapping[str, Any], where: str) -> dict[str
 
 def _name(name: str) -> str:
     return name if name.isprintable() and len(name) <= 60 else shortened(name)
-
-
-Codes = NDArray[np.int64]
 
 
 def check(
@@ -186,26 +184,37 @@ def _problems(table: Stored, number: int, expected: _Parts, seen: _Seen) -> Iter
     """Sentences about the first row of each kind that is wrong, the worst kind first; ``number``: of all rows."""
     found: dict[int, str] = {}
     keys: dict[tuple[Any, ...], int] = {}
-    whole, begin = [np.zeros(0, dtype=np.int64)], 0
+    repeated, begin = Repeated(len(expected)), 0
     for batch in table.batches():
         part = expected.of(batch)
         for kind, (wrong, text, column) in enumerate(_wrong(table.name, batch, part)):
             if kind not in found and wrong.any():
                 found[kind] = _said(batch, int(np.argmax(wrong)), begin, number, text, column)
-        code, some = _distinct([batch.column(name) for name in KEYS[table.name]])
-        whole.append(part << KEY_BITS | np.array([keys.setdefault(each, len(keys)) for each in some], np.int64)[code])
-        if len(keys) >> KEY_BITS:
-            raise InputError(f"{table.path}: over {1 << KEY_BITS} different rows (allowed: those of a run)")
+        code = _key(table, batch, keys)
         if not found:
             seen.take(table.name, batch, part)
+            repeated.take(part, code)
         begin += len(batch)
     yield from (text for _, text in sorted(found.items()))
-    if (second := _second(np.concatenate(whole))) is not None:
-        yield next(_row(table, second, number, f"a second row of this {KEYS[table.name][0]}"))
+    row = repeated.row if repeated.is_known or found else _second(table, expected, keys)
+    if row is not None:
+        yield next(_row(table, row, number, f"a second row of this {KEYS[table.name][0]}"))
 
 
-KEY_BITS: Final = 24
-"""The different rows that a record can have are numbered with this many bits."""
+def _key(table: Stored, batch: pa.RecordBatch, known: dict[tuple[Any, ...], int]) -> Codes:
+    """The number of what each row says that a record has once; ``known`` are those of earlier rows."""
+    code, some = _distinct([batch.column(name) for name in KEYS[table.name]])
+    numbers = np.array([known.setdefault(each, len(known)) for each in some], dtype=np.int64)
+    if len(known) >> KEY_BITS:
+        raise InputError(f"{table.path}: over {1 << KEY_BITS} different rows (allowed: those of a run)")
+    found: Codes = numbers[code]
+    return found
+
+
+def _second(table: Stored, expected: _Parts, keys: dict[tuple[Any, ...], int]) -> int | None:
+    """The first row of a table that was there before, in any order of its rows: eight bytes stay of each."""
+    rows = [expected.of(batch) << KEY_BITS | _key(table, batch, keys) for batch in table.batches()]
+    return second(np.concatenate(rows)) if rows else None
 
 
 def _wrong(name: str, batch: pa.RecordBatch, part: Codes) -> Iterator[tuple[NDArray[np.bool_], str, str]]:
@@ -221,14 +230,6 @@ def _wrong(name: str, batch: pa.RecordBatch, part: Codes) -> Iterator[tuple[NDAr
         yield ~((values >= least) & (values <= most)), text, column  # NaN is in none
     if name == "latency":
         yield batch.column("low").to_numpy() >= batch.column("high").to_numpy(), "low is not below high", "low"
-
-
-def _second(rows: Codes) -> int | None:
-    """The first row that was there before; None if there is none."""
-    order = np.argsort(rows, kind="stable")
-    ordered = rows[order]
-    again = order[1:][ordered[1:] == ordered[:-1]]
-    return int(again.min()) if len(again) else None
 
 
 def _row(table: Stored, row: int, number: int, text: str) -> Iterator[str]:

@@ -25,7 +25,7 @@ MOST_OF_PART: Final = 10_000
 """Rows of a table that a record has at most; of a ledger it has some hundreds, and of the buckets of latencies."""
 MOST_OF_ROW: Final = 1000
 """Bytes of a row."""
-ROWS_OF_A_BATCH: Final = 1 << 16
+ROWS_OF_A_BATCH: Final = 1 << 13
 
 
 class Stored:
