@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 NAME: Final = "design.json"
 FORMAT: Final = "fpswitch design 1"
 POINTS: Final = "points"
+POINTS_TABLE: Final = "points.parquet"
 DATASET: Final = "dataset"
 TABLES: Final = ("ledger", "metrics", "latency", "integrity")
 
@@ -119,6 +120,8 @@ def _begin(path: Path, document: Mapping[str, Any]) -> None:
                     f"{path}: holds another design or scenario ({key} differs; allowed: another directory)"
                 )
     files.make_directory(path)
+    for name in (NAME, POINTS_TABLE):
+        files.remove_left(path / name)
     files.write(path / NAME, (json.dumps(document, indent=1) + "\n").encode())
     files.sync(path)
 
@@ -184,9 +187,9 @@ def _points_table(path: Path, design: Design, points: Sequence[Mapping[str, Any]
             values = {each.path: each.number(point[each.path]) for each in design.ranges}
             rows.append({"point": number + 1, **values, **row})
     frame = pd.DataFrame(rows)
-    temporary = path / ".points.parquet"
+    temporary = path / f".{POINTS_TABLE}"
     frame.to_parquet(temporary, index=False)
     files.sync(temporary)
-    os.replace(temporary, path / "points.parquet")
+    os.replace(temporary, path / POINTS_TABLE)
     files.sync(path)
     return frame

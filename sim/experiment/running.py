@@ -272,6 +272,7 @@ class Running:
         if stays and hashes_of(contents).items() <= earlier["files"].items():
             if any(manifest[key] != earlier.get(key) for key in ("resolved", "scenario")):
                 directory.restate(manifest)
+            directory.tidy(contents)
             self._told.say(*filter(None, [keeping.words(exact, self._there, directory.path)]))
             return is_asked
         if not directory.begun:

@@ -9,6 +9,7 @@ run of it is complete, too.
 import os
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -92,6 +93,7 @@ class ResultDirectory:
         """
         self._started = time.monotonic()
         notes = self._make_room()
+        self.tidy(contents)
         self.begun = True
         self.manifest = {
             "format": manifests.FORMAT, "status": manifests.RUNNING, **manifest, "started": _now(), "wall_s": None,
@@ -112,6 +114,16 @@ class ResultDirectory:
         for place in self.manifest["files"].keys() - contents:
             (self.path / place).unlink()
         self.manifest["files"] = hashes_of(contents)
+
+    def tidy(self, contents: Iterable[str]) -> None:
+        """Removes what commands that were killed left here and beside, of tables and of files with these places."""
+        for place in (manifests.NAME, progress.NAME, *(f"{name}.parquet" for name in SCHEMAS), *contents):
+            files.remove_left(self.path / place)
+        with suppress(OSError):
+            for each in (self.path, self.previous):
+                files.remove_deleted(each)
+            if not self.begun:
+                progress.remove(self.path)
 
     def _make_room(self) -> list[str]:
         """Sets aside what is there, unless it is an unfinished run of the same world, which is continued."""

@@ -2,10 +2,16 @@
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
+from contextlib import suppress
 from glob import escape
 from pathlib import Path
+from typing import Final
+
+_RANDOM: Final = re.compile(r"\.[a-z0-9_]{8}")
+"""What :mod:`tempfile` puts behind a name."""
 
 
 def write(path: Path, content: bytes) -> None:
@@ -63,14 +69,33 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def remove_left(path: Path) -> None:
+    """Removes what a kill left of the writing of a file; anything else stays."""
+    with suppress(OSError):  # its directory is not there, or read-only: nothing depends on it
+        for each in list(path.parent.iterdir()):
+            begins, random = each.name[: len(path.name) + 1], each.name[len(path.name) + 1 :]
+            if begins == f".{path.name}" and (not random or _RANDOM.fullmatch(random)):
+                each.unlink()
+
+
 def remove(directory: Path) -> None:
     """Deletes a directory, which loses its name before anything in it is deleted. Also deletes what a kill left of an
     earlier deletion.
     """
-    parent, prefix = directory.parent.resolve(), f".{directory.name}.deleted."
-    for left in parent.glob(f"{escape(prefix)}*"):
-        shutil.rmtree(left)
-    doomed = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+    remove_deleted(directory)
+    parent = directory.parent.resolve()
+    doomed = Path(tempfile.mkdtemp(dir=parent, prefix=_deleted(directory)))
     directory.rename(doomed / directory.name)
     sync(parent)
     shutil.rmtree(doomed)
+
+
+def remove_deleted(directory: Path) -> None:
+    """Deletes what a kill left of an earlier deletion of this directory."""
+    for left in directory.parent.resolve().glob(f"{escape(_deleted(directory))}*"):
+        if _RANDOM.fullmatch(left.name[-len(".12345678") :]):
+            shutil.rmtree(left)
+
+
+def _deleted(directory: Path) -> str:
+    return f".{directory.name}.deleted."

@@ -42,6 +42,8 @@ class ReplayDirectory:
         """Writes what came out; the manifest, with ``about``, says "complete" when all of it is on the disk."""
         try:
             files.make_directory(self.path)
+            for name in (MANIFEST, DOCUMENT, LEDGER):
+                files.remove_left(self.path / name)
             self._manifest("running", about)
             (self.path / LEDGER).unlink(missing_ok=True)
             files.write(self.path / DOCUMENT, (json.dumps(document, indent=1) + "\n").encode())
