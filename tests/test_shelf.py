@@ -91,10 +91,10 @@ def test_what_lies_beside_some_keys_is_found_with_its_groups(held):
     shelf = shelf_of(held)
     shelf.add(group_of([extra := replace(held[0], replication=12)]))
     series = {record.part[:3]: same_of(record) for record in held}
-    assert list(shelf.beside(Keys(series, 9))) == [extra.part]
+    assert list(shelf.beside(Keys(series, 9))) == [(extra.part[:3], extra.replication)]
     assert [len(group) for group in shelf.groups_beside(Keys(series, 9))] == [1]
     left = dict(list(series.items())[1:])
-    assert {part[:3] for part in shelf.beside(Keys(left, 13))} == {next(iter(series))}
+    assert {of for of, _ in shelf.beside(Keys(left, 13))} == {next(iter(series))}
     assert list(shelf.groups_beside(Keys(series, 13))) == []
 
 

@@ -149,12 +149,12 @@ def _cases(run: Run, old: Run) -> tuple[str, ...] | None:
 def words(asked: Experiment, there: Shelf, path: Path) -> str:
     """A sentence on what a directory keeps beside what was asked for; empty if that is nothing."""
     least = _shown(asked)
-    others = set(there.beside(least.keys))
+    others = list(there.beside(least.keys))
     if not others:
         return ""
-    elsewhere = _names({case for case, *_ in others} - {case for case, *_ in least.keys.series})
-    strategies = _names({strategy for _, _, strategy, _ in others} - {strategy for *_, strategy in least.keys.series})
-    most, n = max(n for *_, n in others) + 1, least.manifest["replications"]
+    elsewhere = _names({case for (case, *_), _ in others} - {case for case, *_ in least.keys.series})
+    strategies = _names({strategy for (*_, strategy), _ in others} - {strategy for *_, strategy in least.keys.series})
+    most, n = max(last for _, last in others) + 1, least.manifest["replications"]
     kept = [
         f"cases {elsewhere}" if elsewhere else "",
         f"strategies {strategies}" if strategies else "",

@@ -96,13 +96,19 @@ def on_disk(directory: Path, manifest: Mapping[str, Any]) -> tuple[int, int]:
     wanted = parts.keys(manifest, manifest["replications"])
     if manifest["status"] == manifests.COMPLETE:
         return wanted.distinct, wanted.distinct
+    there = {same: bytearray(wanted.replications) for same in wanted.series.values()}
+    for same, n in parts.keys_kept(directory):
+        if wanted.have((same, n)):
+            there[same][n] = True
     aside = directory.with_name(f"{directory.name}.previous")
-    there = set(parts.keys_kept(directory))
     if (aside / manifests.NAME).exists():
         try:
             earlier = manifests.read(aside)
         except InputError:
             earlier = {}
         if earlier.get("status") == manifests.COMPLETE:
-            there |= set(parts.keys(earlier, earlier["replications"]).values())
-    return len({key for key in there if wanted.have(key)}), wanted.distinct
+            of_earlier = parts.keys(earlier, earlier["replications"])
+            most = min(of_earlier.replications, wanted.replications)
+            for same in there.keys() & set(of_earlier.series.values()):
+                there[same][:most] = bytes([True]) * most
+    return sum(map(sum, there.values())), wanted.distinct

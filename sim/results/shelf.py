@@ -1,6 +1,5 @@
 """Finished records, packed in groups, in a temporary file that has no name: a run may have a million of them."""
 
-import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -13,10 +12,9 @@ from numpy.typing import NDArray
 
 from sim.results.groups import Group
 from sim.results.keys import Keys, Series
-from sim.results.record import Finished, Part
+from sim.results.record import Finished
+from sim.results.spool import Spool
 
-IN_MEMORY: Final = 1 << 18
-"""Up to this many bytes there is no file."""
 ABSENT: Final = -1
 
 
@@ -53,7 +51,7 @@ class Shelf:
     """Records by key; what is in memory of each are 12 bytes, and groups are unpacked one by one when asked for."""
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
+        self._spool = Spool()
         self._places: dict[str, _Places] = {}
         self._begins = array("q", [0])
         self._last: tuple[int, Group] | None = None
@@ -61,9 +59,7 @@ class Shelf:
     def add(self, group: Group) -> list[Finished]:
         """Puts the records of a group there; those that were not."""
         number, found = self.end, []
-        self._file.seek(self._begins[-1])
-        self._file.write(group.content)
-        self._begins.append(self._begins[-1] + len(group.content))
+        self._begins.append(self._spool.put(group.content) + len(group.content))
         for of_group, summary in enumerate(group.summaries()):
             places = self._places.setdefault(summary.same, _Places(summary.series))
             some = list(summary.finished())
@@ -73,8 +69,7 @@ class Shelf:
     def _group(self, number: int) -> Group:
         if self._last is None or self._last[0] != number:
             begin, end = self._begins[number : number + 2]
-            self._file.seek(begin)
-            self._last = number, Group(self._file.read(end - begin))
+            self._last = number, Group(self._spool.read(begin, end - begin))
         return self._last[1]
 
     def _groups(self, same: str, replications: int) -> NDArray[np.int32]:
@@ -116,10 +111,11 @@ class Shelf:
             for begin, end in _runs(rows):
                 yield content.tables(begin, end)
 
-    def beside(self, keys: Keys) -> Iterator[Part]:
-        """The parts that have none of the keys."""
+    def beside(self, keys: Keys) -> Iterator[tuple[Series, int]]:
+        """The series that have parts with none of the keys, and the last replication of these."""
         for same, places in self._places.items():
-            yield from ((*places.series, n) for n in self._others(same, keys).tolist())
+            if len(others := self._others(same, keys)):
+                yield places.series, int(others[-1])
 
     def _others(self, same: str, keys: Keys) -> NDArray[np.intp]:
         """The replications of a series that are there, and have none of the keys."""
@@ -135,7 +131,7 @@ class Shelf:
 
     def close(self) -> None:
         """Gives the file up."""
-        self._file.close()
+        self._spool.close()
 
 
 def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -63,6 +63,11 @@ class Stored:
         except Exception as error:
             raise self._wrong(error) from error
 
+    def rows(self) -> int:
+        """How many rows there are."""
+        with self._opened() as found:
+            return int(found.metadata.num_rows)
+
     def check_size(self, parts: int) -> int:
         """How many rows there are; :class:`InputError` if that is more than a run of this many parts can have. The rows
         of a file of a few megabytes may fill any memory.
@@ -109,18 +114,24 @@ class Stored:
         """
         found = [SCHEMAS[self.name].empty_table()]
         with self._opened() as file:
-            for number in range(file.metadata.num_row_groups):
-                if _may_have(file.metadata.row_group(number), series, begin, end):
-                    found.append(_of(self._group(file, number), series, begin, end))
-        frame: pd.DataFrame = pa.concat_tables(found).to_pandas()
-        return frame
+            groups = _groups_with(file, series, begin, end)
+            for batch in file.iter_batches(ROWS_OF_A_BATCH, row_groups=groups, use_threads=False):
+                found.append(_of(self._table(batch), series, begin, end))
+        return _frame(found)
 
-    def _group(self, file: pq.ParquetFile, number: int) -> pa.Table:
-        if self._last is None or self._last[0] != number:
-            self._last = None  # before the next one is there
-            columns = self._columns(file.read_row_group(number, use_threads=False))
-            self._last = number, pa.Table.from_arrays(columns, schema=SCHEMAS[self.name])
-        return self._last[1]
+    def few(self, series: Sequence[str], begin: int, end: int) -> pd.DataFrame:
+        """The same where they are few, and others of the same group of rows are asked for next: it stays in memory."""
+        found = [SCHEMAS[self.name].empty_table()]
+        with self._opened() as file:
+            for number in _groups_with(file, series, begin, end):
+                if self._last is None or self._last[0] != number:
+                    self._last = None  # before the next one is there
+                    self._last = number, self._table(file.read_row_group(number, use_threads=False))
+                found.append(_of(self._last[1], series, begin, end))
+        return _frame(found)
+
+    def _table(self, rows: pa.RecordBatch | pa.Table) -> pa.Table:
+        return pa.Table.from_arrays(self._columns(rows), schema=SCHEMAS[self.name])
 
     def _columns(self, rows: pa.RecordBatch | pa.Table) -> list[Any]:
         """The columns that a table has today."""
@@ -139,6 +150,17 @@ class Stored:
             raise InputError(f"{path}: column {more[0]}, which the {name} table does not have")
         if found.names != schema.names:
             raise InputError(f"{path}: columns in another order than {', '.join(schema.names)}")
+
+
+def _frame(tables: Sequence[pa.Table]) -> pd.DataFrame:
+    found: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+    return found
+
+
+def _groups_with(file: pq.ParquetFile, series: Sequence[str], begin: int, end: int) -> list[int]:
+    """The groups of rows that may have any of such series in these replications."""
+    metadata = file.metadata
+    return [i for i in range(metadata.num_row_groups) if _may_have(metadata.row_group(i), series, begin, end)]
 
 
 def _may_have(group: pq.RowGroupMetaData, series: Sequence[str], begin: int, end: int) -> bool:

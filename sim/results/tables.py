@@ -105,7 +105,8 @@ class Results:
 
     def __repr__(self) -> str:
         manifest = self.manifest
-        rows = ", ".join(f"{name} {len(self.tables[name])}" for name in SCHEMAS)
+        number = self.tables.rows if isinstance(self.tables, OnDisk) else lambda name: len(self.tables[name])
+        rows = ", ".join(f"{name} {number(name)}" for name in SCHEMAS)
         return (
             f"<Results of {manifest['scenario']}, {manifest['status']}: {len(self.cases)} cases, "
             f"{manifest['replications']} replications; rows: {rows}>"
@@ -179,6 +180,10 @@ class OnDisk(Lazy):
         super().__init__(lambda name: described(stored[name].frame(), cases), some)
         self.stored = stored
 
+    def rows(self, name: str) -> int:
+        """How many rows a table has, without reading them."""
+        return self.stored[name].rows()
+
     def __del__(self) -> None:
         for stored in self.__dict__.get("stored", {}).values():
             stored.close()
@@ -229,8 +234,8 @@ def _place(series: Series, cases: Iterable[Mapping[str, Any]]) -> tuple[int, int
     return None
 
 
-READ_TOGETHER: Final = 8 * AT_A_TIME
-"""Replications of a series whose rows are in memory: about as many as a group of rows in a file has."""
+READ_TOGETHER: Final = 2 * AT_A_TIME
+"""Replications of a series whose rows are in memory."""
 
 
 def groups(stored: Mapping[str, Stored], keys: Keys) -> Iterator[Group]:
@@ -238,7 +243,7 @@ def groups(stored: Mapping[str, Stored], keys: Keys) -> Iterator[Group]:
     for series, same in keys.series.items():
         for first in range(0, keys.replications, READ_TOGETHER):
             end = min(first + READ_TOGETHER, keys.replications)
-            rows = {name: _ordered(each.some(series, first, end), name) for name, each in stored.items()}
+            rows = {name: _ordered(each.few(series, first, end), name) for name, each in stored.items()}
             for begin in range(first, end, AT_A_TIME):
                 wanted = range(begin, min(begin + AT_A_TIME, end))
                 lists = {name: _by_replication(name, frame, wanted) for name, frame in rows.items()}
