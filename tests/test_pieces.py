@@ -12,11 +12,11 @@ import sim
 from sim import experiment
 from sim.analysis import replicated
 from sim.analysis.replicated import Replicated
-from sim.results import load, tables
+from sim.results import load, spool, tables
 
 STRATEGIES = ["free-ssp", "manual-load", "xstate-guest"]
 FRAMES = ("schedule", "replications", "metrics", "differences", "feedback", "grades", "latency", "integrity")
-OF_A_REPLICATION = 30_000
+OF_A_REPLICATION = 2000
 """Bytes that may stay of a replication, which has three hundred values; as frames they took 96,000."""
 
 
@@ -74,6 +74,7 @@ def test_a_frame_has_all_values_of_what_is_kept_apart_and_they_are_in_order(monk
 def test_of_a_replication_that_is_compared_little_stays_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "TOGETHER", 10)
     monkeypatch.setattr(replicated, "TOGETHER", 2000)
+    monkeypatch.setattr(spool, "IN_MEMORY", 1000)
     (tmp_path / "small.toml").write_text(worlds.small(STRATEGIES))
 
     def peak(number):
@@ -85,6 +86,7 @@ def test_of_a_replication_that_is_compared_little_stays_in_memory(tmp_path, monk
             comparison = sim.compare(results)
             for frame in (comparison.df_metrics, comparison.df_differences, comparison.df_grades):
                 frame()
+            repr(results)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -92,3 +94,11 @@ def test_of_a_replication_that_is_compared_little_stays_in_memory(tmp_path, monk
     peak(20)  # imports
     few, many = peak(20), peak(80)
     assert many - few < OF_A_REPLICATION * 60
+
+
+def test_a_result_in_a_directory_says_how_many_rows_it_has_without_reading_them(result, monkeypatch):
+    results, said = load(result), repr(load(result))
+    whole = [len(results.tables[name]) for name in tables.SCHEMAS]
+    monkeypatch.setattr(tables.OnDisk, "__getitem__", None)
+    assert repr(load(result)) == said
+    assert said.endswith(", ".join(f"{name} {n}" for name, n in zip(tables.SCHEMAS, whole, strict=True)) + ">")

@@ -14,7 +14,8 @@ from scipy.stats import kstest, qmc, triang
 from scipy.stats import t as student
 
 from sim.analysis.uncertainty.breakeven import break_even, together
-from sim.analysis.uncertainty.coefficients import Coefficients, from_ledger, of_used_rows, values
+from sim.analysis.uncertainty.coefficients import Coefficients, values
+from sim.analysis.uncertainty.counted import counted, from_ledger
 from sim.analysis.uncertainty.draws import Ranges, draw, factor, hypercube, quantile
 from sim.analysis.uncertainty.measure import REPLICATIONS, measure_next
 from sim.analysis.uncertainty.pricing import Interval, Pricing, draw_case, price_draws
@@ -490,9 +491,9 @@ def test_coefficients_of_the_rows_that_are_used_are_those_of_all_rows_without_th
     save, write = Operation("vcpu", "switch", "XSAVES", 0x7, 0x7), Operation("vcpu", "guest-entry", "WRMSR(PL0_SSP)")
     frame = ledger(of, {"a": [{save: 1000}, {save: 1100}], "b": [{save: 1000, write: 300}, {save: 1100, write: 320}]})
     entry = ENTRY | {"strategies": ["a", "b"]}
-    few, whole = of_used_rows([frame], entry, 2, of), from_ledger(frame, entry, 2, of)
-    assert few.used is not None
-    assert 0 < len(few.used) < len(of.rows) == whole.total.shape[2] == len(whole.rows)
-    assert np.array_equal(few.taken(whole.total), few.total)
-    assert np.count_nonzero(whole.total) == np.count_nonzero(few.total) > 0
+    few, whole = counted([frame], entry, 2, of), from_ledger(frame, entry, 2, of)
+    assert 0 < len(few.used) < len(of.rows) == whole.total.shape[2]
+    [read] = few.pieces
+    assert np.array_equal(few.taken(whole.total), read()[0])
+    assert np.count_nonzero(whole.total) == np.count_nonzero(read()[0]) > 0
     assert [each.id for each in few.rows] == few.taken(np.array(list(of.rows))).tolist()

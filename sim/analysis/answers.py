@@ -20,13 +20,15 @@ from sim.analysis.feedback import Feedback
 from sim.analysis.feedback import feedback as feedback_of
 from sim.analysis.pricing import with_tables
 from sim.analysis.schedules import finished
-from sim.analysis.uncertainty.coefficients import Array, Coefficients, of_used_rows, values
+from sim.analysis.uncertainty.coefficients import Array, values
+from sim.analysis.uncertainty.counted import Counted, Moved, counted
 from sim.analysis.uncertainty.draws import Ranges, draw
 from sim.costs.price import design_matrix, in_tsc
 from sim.costs.rows import CostTable
 from sim.errors import InputError
 from sim.kernel.operations import Operation
 from sim.results.columns import KEY_COLUMNS
+from sim.results.spool import Spool
 from sim.scenario.contrasts import Contrast, Operand
 
 if TYPE_CHECKING:
@@ -121,17 +123,23 @@ class Answers:
 
     def __init__(self, comparison: "Compared") -> None:
         self._comparison = comparison
-        self._coefficients: dict[str, Coefficients] = {}
+        self._counted: dict[str, Counted] = {}
+        self._spool = Spool()
         self._drawn: dict[str, Array] = {}
         self._tables = with_tables(comparison.results)
 
-    def _case(self, name: str) -> Coefficients:
-        """The coefficients of a case: strategies x replications x rows that it uses."""
-        if name not in self._coefficients:
+    def _case(self, name: str) -> Counted:
+        """What a case did, in the rows that it uses."""
+        if name not in self._counted:
             results = self._comparison.results
             ledgers, replications = finished(results, results.case(name))
-            self._coefficients[name] = of_used_rows(ledgers, results.case(name), replications, self._tables[name])
-        return self._coefficients[name]
+            self._counted[name] = counted(ledgers, results.case(name), replications, self._tables[name], self._spool)
+        return self._counted[name]
+
+    def _moved(self, case: str, a: str, b: str | None = None) -> Moved:
+        """What ``a`` does in a case, or does more than ``b``."""
+        of = self._case(case)
+        return of.moved(of.strategies.index(a), None if b is None else of.strategies.index(b))
 
     def _draws(self, name: str) -> Array:
         """Draws of the rows of a case's cost table, in TSC cycles."""
@@ -144,32 +152,29 @@ class Answers:
 
     def difference(self, case: str, a: str, b: str) -> Difference:
         """``a`` less ``b`` in ``case``, both walked there."""
-        coefficients = self._case(case)
-        draws, at_values = coefficients.taken(self._draws(case)), _at_values(coefficients)
-        i, j = (coefficients.strategies.index(name) for name in (a, b))
-        moved = coefficients.total[i] - coefficients.total[j]
-        xss = coefficients.xss[i] - coefficients.xss[j]
-        without = moved - xss
-        by_row = np.abs(moved.mean(axis=0) * at_values)
+        of, moved = self._case(case), self._moved(case, a, b)
+        draws, rows = of.taken(self._draws(case)), of.rows
+        by_row = np.abs(moved.total.mean * of.at_values)
         order = [row for row in np.argsort(-by_row, kind="stable") if by_row[row] > 0]
-        rows = coefficients.rows
         assumed = sum(by_row[row] for row in order if rows[row].grade == "assumed")
-        unit = "cycles/vCPU-s" if coefficients.per == "vCPU-second" else "cycles/CPU-s"
-        drawn, drawn_without, drawn_xss = (_priced(draws, each.mean(axis=0)) for each in (moved, without, xss))
-        with_xss, without_xss = moved @ at_values, without @ at_values
+        unit = "cycles/vCPU-s" if of.per == "vCPU-second" else "cycles/CPU-s"
+        with_xss, without_xss, xss = (each.cycles for each in (moved.total, moved.without_xss, moved.xss))
+        drawn, drawn_without, drawn_xss = (
+            _priced(draws, each.mean) for each in (moved.total, moved.without_xss, moved.xss)
+        )
         return Difference(
             case=case,
             a=a,
             b=b,
             own=_estimate(with_xss, unit),
             own_without_xss=_estimate(without_xss, unit),
-            xss=_estimate(xss @ at_values, unit),
+            xss=_estimate(xss, unit),
             range=_range(drawn),
             range_without_xss=_range(drawn_without),
             range_xss=_range(drawn_xss),
             p=p_value(with_xss),
             p_without_xss=p_value(without_xss),
-            p_xss=p_value(xss @ at_values),
+            p_xss=p_value(xss),
             cheaper=float(np.mean(drawn < 0)),
             cheaper_without_xss=float(np.mean(drawn_without < 0)),
             assumed=float(assumed / by_row.sum()) if by_row.any() else 0.0,
@@ -179,33 +184,37 @@ class Answers:
 
     def by_row(self, case: str, a: str, b: str) -> dict[str, float]:
         """What each cost row adds to ``a`` less ``b``, the row at its value; rows that add nothing are left out."""
-        coefficients = self._case(case)
-        i, j = (coefficients.strategies.index(name) for name in (a, b))
-        moved = (coefficients.total[i] - coefficients.total[j]).mean(axis=0)
-        cycles = moved * _at_values(coefficients)
-        return {row.id: float(each) for row, each in zip(coefficients.rows, cycles, strict=True) if each}
+        of = self._case(case)
+        cycles = self._moved(case, a, b).total.mean * of.at_values
+        return {row.id: float(each) for row, each in zip(of.rows, cycles, strict=True) if each}
 
     def of_component(self, case: str, strategy: str, mask: int) -> tuple[Estimate, Range]:
         """What a strategy's saves and restores cost more with the components of ``mask`` than without, and its range.
 
         They are priced again without the bits; how often they run, and where buffers are, stays.
         """
-        coefficients, results = self._case(case), self._comparison.results
-        ledgers, replications = finished(results, results.case(case))
-        by_replication = np.zeros((replications, len(coefficients.table.rows)))
+        of, results = self._case(case), self._comparison.results
+        ledgers, _ = finished(results, results.case(case))
+        at_values = in_tsc(of.table, values(of.table))
+        total, begin, by_replication = np.zeros(len(of.table.rows)), 0, []
         for ledger in ledgers:
             rows = ledger[ledger["strategy"] == strategy]
-            keys = list(rows[list(KEY_COLUMNS)].itertuples(index=False, name=None))
+            keys = list(rows[list(KEY_COLUMNS)].drop_duplicates().itertuples(index=False, name=None))
             less = [_without(Operation(*key), mask) for key in keys]
-            moved = rows["count"].to_numpy()[:, None] * (
-                design_matrix(keys, coefficients.table) - design_matrix(less, coefficients.table)
-            )
-            np.add.at(by_replication, rows["replication"].to_numpy(), moved)
-        by_replication /= coefficients.seconds
-        unit = "cycles/vCPU-s" if coefficients.per == "vCPU-second" else "cycles/CPU-s"
-        drawn = _priced(self._draws(case), by_replication.mean(axis=0))
-        at_values = in_tsc(coefficients.table, values(coefficients.table))
-        return _estimate(by_replication @ at_values, unit), _range(drawn)
+            of_key = design_matrix(keys, of.table) - design_matrix(less, of.table)
+            number = {key: i for i, key in enumerate(keys)}
+            code = np.array([number[key] for key in rows[list(KEY_COLUMNS)].itertuples(index=False, name=None)])
+            replication, count = rows["replication"].to_numpy(), rows["count"].to_numpy()
+            moved = np.zeros((int(replication.max()) + 1 - begin, len(total)))
+            for row in np.flatnonzero(np.any(of_key != 0, axis=0)).tolist():
+                np.add.at(moved[:, row], replication - begin, count * of_key[code, row])
+            moved /= of.seconds
+            total = np.add.reduce(np.vstack([total, moved]), axis=0)
+            by_replication.append(moved @ at_values)
+            begin += len(moved)
+        unit = "cycles/vCPU-s" if of.per == "vCPU-second" else "cycles/CPU-s"
+        drawn = _priced(self._draws(case), total / of.replications)
+        return _estimate(np.concatenate(by_replication), unit), _range(drawn)
 
     def over_costs(self, case: str, rows: Mapping[str, float]) -> Range:
         """What this many of each cost row cost over the draws, in TSC cycles."""
@@ -286,14 +295,8 @@ class Answers:
 
     def by_replication(self, case: str, a: str, b: str | None = None) -> tuple[Array, Array]:
         """All operations of ``a``, or less those of ``b``, in each replication: with IA32_XSS and without."""
-        coefficients = self._case(case)
-        at_values = _at_values(coefficients)
-        i = coefficients.strategies.index(a)
-        total, xss = coefficients.total[i], coefficients.xss[i]
-        if b is not None:
-            j = coefficients.strategies.index(b)
-            total, xss = total - coefficients.total[j], xss - coefficients.xss[j]
-        return total @ at_values, (total - xss) @ at_values
+        moved = self._moved(case, a, b)
+        return moved.total.cycles, moved.without_xss.cycles
 
     def table(self, case: str) -> CostTable:
         """The cost table of ``case``."""
@@ -301,20 +304,19 @@ class Answers:
 
     def used(self, case: str) -> dict[str, float]:
         """The cost rows that ``case`` was priced with, and the largest share that each has of a strategy's cost."""
-        coefficients = self._case(case)
-        cycles = coefficients.total.mean(axis=1) * _at_values(coefficients)
+        of = self._case(case)
+        moved = [of.moved(i) for i in range(len(of.strategies))]
+        cycles = np.array([each.total.mean for each in moved]) * of.at_values
         total = cycles.sum(axis=1, keepdims=True)
         share = np.divide(cycles, total, out=np.zeros_like(cycles), where=total > 0).max(axis=0)
-        used = np.any(coefficients.total != 0, axis=(0, 1))
-        rows = zip(coefficients.rows, used, share, strict=True)
-        return {row.id: float(each) for row, there, each in rows if there}
+        used = np.any([each.used for each in moved], axis=0)
+        return {row.id: float(each) for row, there, each in zip(of.rows, used, share, strict=True) if there}
 
     def load(self, case: str) -> Load:
         """The load that was realised in ``case``."""
         document = self._comparison.results.case(case)
         pieces = (piece.metrics for piece in self._comparison.results.pieces(case))
-        counted = pd.concat([each[(each["case"] == case) & each["metric"].isin(OF_LOAD)] for each in pieces])
-        of_record = counted.pivot(index=["timed_by", "replication"], columns="metric", values="value")
+        of_record = pd.concat([_of_load(each[each["case"] == case]) for each in pieces]).sort_index(kind="stable")
         seconds = of_record["elapsed_cycles"] / (document["cpus"] * document["tsc_hz"])
         seconds *= document["vcpus"] or document["cpus"]
 
@@ -331,9 +333,10 @@ class Answers:
         )
 
 
-def _at_values(coefficients: Coefficients) -> Array:
-    """TSC cycles of each row at its value."""
-    return coefficients.taken(in_tsc(coefficients.table, values(coefficients.table)))
+def _of_load(metrics: pd.DataFrame) -> pd.DataFrame:
+    """What is counted of the load, a column each, in each replication."""
+    counted = metrics[metrics["metric"].isin(OF_LOAD)]
+    return counted.pivot(index=["timed_by", "replication"], columns="metric", values="value")
 
 
 def _estimate(by_replication: Array, unit: str) -> Estimate:

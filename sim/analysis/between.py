@@ -10,9 +10,9 @@ from functools import cached_property
 
 import numpy as np
 
-from sim.analysis.uncertainty.coefficients import Array, Coefficients, values
+from sim.analysis.uncertainty.coefficients import Array
+from sim.analysis.uncertainty.counted import Counted, Moved
 from sim.analysis.uncertainty.draws import Ranges, draw_pair
-from sim.costs.price import in_tsc
 from sim.errors import InputError
 
 US_PER_SECOND = 1e6
@@ -22,33 +22,21 @@ US_PER_SECOND = 1e6
 class Side:
     """One operand: a strategy on the schedule of its case, whose TSC has ``tsc_hz``."""
 
-    coefficients: Coefficients
+    counted: Counted
     strategy: str
     tsc_hz: float
 
     @cached_property
-    def total(self) -> Array:
-        """Replications x rows."""
-        found: Array = self.coefficients.total[self.coefficients.strategies.index(self.strategy)]
-        return found
-
-    @cached_property
-    def without_xss(self) -> Array:
-        """The same without the phase in which IA32_XSS is switched."""
-        found: Array = self.total - self.coefficients.xss[self.coefficients.strategies.index(self.strategy)]
-        return found
-
-    @cached_property
-    def at_values(self) -> Array:
-        """TSC cycles of each row at its value."""
-        return self.coefficients.taken(in_tsc(self.coefficients.table, values(self.coefficients.table)))
+    def moved(self) -> Moved:
+        """What it does."""
+        return self.counted.moved(self.counted.strategies.index(self.strategy))
 
     @cached_property
     def ranges(self) -> Ranges:
         """The rows that this side uses."""
-        used = np.zeros(len(self.coefficients.table.rows), dtype=bool)
-        used[self.coefficients.taken(np.arange(len(used)))] = np.any(self.total != 0, axis=0)
-        return Ranges(self.coefficients.table, tuple(used.tolist()), "table")
+        used = np.zeros(len(self.counted.table.rows), dtype=bool)
+        used[self.counted.used] = self.moved.used
+        return Ranges(self.counted.table, tuple(used.tolist()), "table")
 
 
 @dataclass(frozen=True)
@@ -59,15 +47,15 @@ class Between:
     b: Side
 
     def __post_init__(self) -> None:
-        if self.a.coefficients.per != self.b.coefficients.per:
-            cases = f"{self.a.coefficients.case!r} and {self.b.coefficients.case!r}"
+        if self.a.counted.per != self.b.counted.per:
+            cases = f"{self.a.counted.case!r} and {self.b.counted.case!r}"
             raise InputError(f"contrast of {cases}: only one has vCPUs (allowed: both, or none)")
 
     @property
     def unit(self) -> str:
         """The unit of all that follows."""
         what = "cycles" if self.a.tsc_hz == self.b.tsc_hz else "us"
-        return f"{what}/{'vCPU' if self.a.coefficients.per == 'vCPU-second' else 'CPU'}-s"
+        return f"{what}/{'vCPU' if self.a.counted.per == 'vCPU-second' else 'CPU'}-s"
 
     @property
     def _scales(self) -> tuple[float, float]:
@@ -78,25 +66,23 @@ class Between:
     def by_replication(self, *, with_xss: bool) -> Array:
         """The difference in each replication, rows at their values."""
         found: list[Array] = [
-            (side.total if with_xss else side.without_xss) @ side.at_values * scale
+            (side.moved.total if with_xss else side.moved.without_xss).cycles * scale
             for side, scale in zip((self.a, self.b), self._scales, strict=True)
         ]
         return found[0] - found[1]
 
     def drawn(self, draws: int, seed: int) -> tuple[Array, Array]:
         """The difference of the means in each draw of the costs, with the cycles of IA32_XSS and without."""
-        rows = draw_pair(
-            self.a.ranges, self.b.ranges, draws, seed, same_cpu=self.a.coefficients.cpu == self.b.coefficients.cpu
-        )
+        rows = draw_pair(self.a.ranges, self.b.ranges, draws, seed, same_cpu=self.a.counted.cpu == self.b.counted.cpu)
         sides = [
-            (side, side.coefficients.taken(drawn), scale)
+            (side, side.counted.taken(drawn), scale)
             for side, drawn, scale in zip((self.a, self.b), rows, self._scales, strict=True)
         ]
         one, other = (
-            [drawn @ each.mean(axis=0) * scale for each, drawn, scale in of]
+            [drawn @ each.mean * scale for each, drawn, scale in of]
             for of in (
-                [(side.total, drawn, scale) for side, drawn, scale in sides],
-                [(side.without_xss, drawn, scale) for side, drawn, scale in sides],
+                [(side.moved.total, drawn, scale) for side, drawn, scale in sides],
+                [(side.moved.without_xss, drawn, scale) for side, drawn, scale in sides],
             )
         )
         return one[0] - one[1], other[0] - other[1]
@@ -106,8 +92,8 @@ class Between:
         moved: dict[str, float] = defaultdict(float)
         assumed: dict[str, bool] = defaultdict(bool)
         for side, scale in zip((self.a, self.b), (self._scales[0], -self._scales[1]), strict=True):
-            cycles = side.total.mean(axis=0) * side.at_values * scale
-            for row, each in zip(side.coefficients.rows, cycles, strict=True):
+            cycles = side.moved.total.mean * side.counted.at_values * scale
+            for row, each in zip(side.counted.rows, cycles, strict=True):
                 moved[row.id] += float(each)
                 assumed[row.id] |= bool(each) and row.grade == "assumed"
         found = {row: (moved[row], assumed[row]) for row in moved if moved[row]}

@@ -216,8 +216,8 @@ class Comparison:
         lines = [(case["case"], strategy) for case in self.results.cases for strategy in case["strategies"]]
         index = pd.MultiIndex.from_tuples(lines, names=["case", "strategy"])
         by = ["case", "strategy", "kind"]
-        some = pd.concat([piece.integrity[[*by, "count"]] for piece in self.results.pieces()])
-        counts = some.groupby(by)["count"].sum()
+        some = [piece.integrity.groupby(by)["count"].sum() for piece in self.results.pieces()]
+        counts: pd.Series = pd.concat(some).groupby(level=by).sum()
         kinds = counts.unstack("kind", fill_value=0).reindex(index, fill_value=0)
         violations = kinds[[kind for kind in VIOLATIONS if kind in kinds]].sum(axis=1).astype("int64")
         documented = [

@@ -1,4 +1,4 @@
-"""Values by replication in few bytes each: of ten thousand replications a comparison has millions.
+"""Values by replication in a file: of ten thousand replications a comparison has millions.
 
 A frame has texts in most of its columns, and what is made of it on the way takes several times as much memory.
 """
@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sim.results.spool import Spool
+
 TOGETHER: Final = 50_000
 """Values of which a frame is made at a time."""
+
+VALUE: Final = np.dtype([("code", np.int32), ("replication", np.int32), ("value", np.float64)])
 
 Key = tuple[Any, ...]
 
@@ -23,29 +27,54 @@ class Replicated:
     """Frames one after the other: columns ``keys``, "replication" and "value", in the order of the first frame.
 
     ``apart`` is the one of the keys by which values may be looked at separately: all that have the same there are in
-    one of :meth:`frames`.
+    one of :meth:`frames`.  The values of a single frame stay in memory, those of several go to a file.
     """
 
     def __init__(self, frames: Iterable[pd.DataFrame], keys: Sequence[str], apart: str) -> None:
         self._keys, self._apart = list(keys), keys.index(apart)
         self._columns: list[str] = []
         self._known: dict[Key, int] = {}
-        self._pieces: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]] = []
-        for frame in frames:
+        self._rank: list[int] = []
+        self._places: dict[Any, int] = {}
+        self._only: NDArray[Any] | None = None
+        self._spool, self._pieces = Spool(), list[_Piece]()
+        found = np.zeros(0, dtype=np.int64)
+        for number, frame in enumerate(frames):
             self._columns = self._columns or list(frame.columns)
-            code = frame.groupby(self._keys, sort=False).ngroup().to_numpy()
-            some = frame[self._keys].drop_duplicates().itertuples(index=False, name=None)
-            numbers = np.array([self._known.setdefault(key, len(self._known)) for key in some], dtype=np.int32)
-            replication, value = (frame[column].to_numpy() for column in ("replication", "value"))
-            self._pieces.append((numbers[code], replication.astype(np.int32), value.astype(np.float64)))
+            values = self._values(frame)
+            found = np.pad(found, (0, len(self._known) - len(found)))
+            found += np.bincount(values["code"], minlength=len(self._known))
+            if self._only is not None:
+                self._put(self._only)
+            self._only = values if number == 0 else None
+            if number:
+                self._put(values)
+        self._number = found.tolist()
         self._wanted = np.ones(len(self._known), dtype=bool)
+
+    def _values(self, frame: pd.DataFrame) -> NDArray[Any]:
+        """The values of a frame, in its order; its keys are known then."""
+        code = frame.groupby(self._keys, sort=False).ngroup().to_numpy()
+        numbers = []
+        for key in frame[self._keys].drop_duplicates().itertuples(index=False, name=None):
+            numbers.append(self._known.setdefault(key, len(self._known)))
+            if len(self._rank) < len(self._known):
+                self._rank.append(self._places.setdefault(key[self._apart], len(self._places)))
+        found = np.empty(len(frame), dtype=VALUE)
+        found["code"] = np.array(numbers, dtype=np.int32)[code]
+        found["replication"], found["value"] = frame["replication"].to_numpy(), frame["value"].to_numpy()
+        return found
+
+    def _put(self, values: NDArray[Any]) -> None:
+        """Puts values into the file, those of a place together, and otherwise in their order."""
+        rank = np.array(self._rank, dtype=np.int32)[values["code"]]
+        order = np.argsort(rank, kind="stable")
+        bounds = np.searchsorted(rank[order], np.arange(len(self._places) + 1))
+        self._pieces.append(_Piece(self._spool.put(values[order].tobytes()), bounds.astype(np.int32)))
 
     def numbers(self) -> dict[Key, int]:
         """How many values each key has."""
-        found = sum(
-            (np.bincount(code, minlength=len(self._known)) for code, *_ in self._pieces), start=np.zeros(1, int)
-        )
-        return {key: int(n) for (key, i), n in zip(self._known.items(), found, strict=True) if self._wanted[i]}
+        return {key: self._number[i] for key, i in self._known.items() if self._wanted[i]}
 
     def where(self, wanted: Callable[[Mapping[str, Any]], bool]) -> Replicated:
         """Those whose keys, by column, are wanted."""
@@ -61,31 +90,50 @@ class Replicated:
 
     def frames(self) -> Iterator[pd.DataFrame]:
         """Frames of some at a time, at least one; what came in one frame comes in one, and in its order."""
-        if len(self._pieces) == 1:
-            yield self._frame(self._wanted)
+        if not self._pieces:
+            some = np.empty(0, dtype=VALUE) if self._only is None else self._only
+            yield self._frame(some[self._wanted[some["code"]]])
             return
-        places: dict[Any, int] = {}
-        rank = np.array([places.setdefault(key[self._apart], len(places)) for key in self._known], dtype=np.int32)
-        size, number = 0, np.zeros(len(places), dtype=np.int64)
+        size, number = 0, np.zeros(len(self._places), dtype=np.int64)
         for key, n in self.numbers().items():
-            number[places[key[self._apart]]] += n
+            number[self._places[key[self._apart]]] += n
         chosen: list[int] = []
         for place in np.flatnonzero(number).tolist():
             if chosen and size + number[place] > TOGETHER:
-                yield self._frame(self._wanted & np.isin(rank, chosen), rank)
+                yield self._frame(self._read(chosen))
                 chosen, size = [], 0
             chosen.append(place)
             size += int(number[place])
-        yield self._frame(self._wanted & np.isin(rank, chosen), rank)
+        yield self._frame(self._read(chosen))
 
-    def _frame(self, wanted: NDArray[np.bool_], rank: NDArray[np.int32] | None = None) -> pd.DataFrame:
-        """Those that are wanted, in their order, or by the rank of their key."""
-        some = [[column[wanted[piece[0]]] for column in piece] for piece in self._pieces]
-        code, replication, value = (np.concatenate(columns) for columns in zip(*some, strict=True))
-        if rank is not None:
-            order = np.lexsort((code, rank[code]))  # of equals the first stays the first
-            code, replication, value = code[order], replication[order], value[order]
+    def _read(self, places: Sequence[int]) -> NDArray[Any]:
+        """The values of some places that are wanted, by place and key, and those of a key in their order."""
+        found = [np.empty(0, dtype=VALUE)]
+        for piece in self._pieces:
+            for place in places:
+                begin, end = (int(each) for each in piece.bounds[place : place + 2]) if place < piece.end else (0, 0)
+                content = self._spool.read(piece.begin + begin * VALUE.itemsize, (end - begin) * VALUE.itemsize)
+                some = np.frombuffer(content, dtype=VALUE)
+                found.append(some[self._wanted[some["code"]]])
+        values = np.concatenate(found)
+        rank = np.array(self._rank, dtype=np.int32)[values["code"]]
+        ordered: NDArray[Any] = values[np.lexsort((values["code"], rank))]  # of equals the first stays the first
+        return ordered
+
+    def _frame(self, values: NDArray[Any]) -> pd.DataFrame:
         texts = np.array(list(self._known), dtype=object).reshape(len(self._known), len(self._keys))
-        found = {name: texts[:, i][code] for i, name in enumerate(self._keys)}
-        found |= {"replication": replication.astype(np.int64), "value": value}
+        found = {name: texts[:, i][values["code"]] for i, name in enumerate(self._keys)}
+        found |= {"replication": values["replication"].astype(np.int64), "value": values["value"].copy()}
         return pd.DataFrame({name: found[name] for name in self._columns}, copy=False)
+
+
+class _Piece(NamedTuple):
+    """Where the values of a frame begin in the file, and which of them are of which place."""
+
+    begin: int
+    bounds: NDArray[np.int32]
+
+    @property
+    def end(self) -> int:
+        """How many places it can have values of."""
+        return len(self.bounds) - 1

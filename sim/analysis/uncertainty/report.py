@@ -9,7 +9,8 @@ import numpy as np
 
 from sim.analysis.schedules import walked
 from sim.analysis.uncertainty.breakeven import BreakEven, Together, break_even, together
-from sim.analysis.uncertainty.coefficients import Coefficients, of_used_rows
+from sim.analysis.uncertainty.coefficients import Coefficients
+from sim.analysis.uncertainty.counted import counted
 from sim.analysis.uncertainty.draws import DISTRIBUTIONS, Distributions, factor
 from sim.analysis.uncertainty.measure import Gain, measure_next
 from sim.analysis.uncertainty.pricing import Intervals, Pricing, draw_case, price_draws
@@ -121,7 +122,7 @@ def read_cases(results: "Results") -> list[Coefficients]:
             raise InputError(f"case {case['case']}: the reference {case['reference']!r} was not run")
         replications = int(results.manifest["replications"])
         ledgers = (piece.ledger for piece in results.pieces(case["case"]))
-        numbers = of_used_rows(ledgers, case, replications, tables[case["cost_table"]]).whole()
+        numbers = counted(ledgers, case, replications, tables[case["cost_table"]]).whole()
         nothing = frozenset(
             name for name in numbers.strategies if not strategy(settings_of(case, name).strategy).carries
         )
