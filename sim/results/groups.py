@@ -233,7 +233,7 @@ def checked(content: bytes, where: str) -> Group:
         group = Group(content)
         if group._file.schema != SCHEMA:
             raise ValueError("other columns")
-        _check_size(content, group._file.count_rows())
+        _check_size(content)
         for number in range(len(group)):
             _check(group._file.get_batch(number))
     except Exception as error:  # whatever a decoder says of bytes that were never Arrow
@@ -242,12 +242,13 @@ def checked(content: bytes, where: str) -> Group:
     return group
 
 
-def _check_size(content: bytes, records: int) -> None:
+def _check_size(content: bytes) -> None:
     """A file of a few kilobytes may have records that fill any memory; such are not unpacked."""
+    records, unpacked = size(content)
     if records > MOST_RECORDS:
         raise ValueError(f"{records} records; allowed: up to {MOST_RECORDS}")
     most = min(MOST_OF_GROUP, MOST_OF_RECORD * records)
-    if (unpacked := size(content)) > most:
+    if unpacked > most:
         raise ValueError(f"{unpacked} bytes, unpacked; allowed: up to {most}")
 
 
