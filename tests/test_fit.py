@@ -521,6 +521,45 @@ def test_a_trace_whose_end_is_cut_off_is_fitted_with_a_note(tmp_path):
     assert "the end of the trace is cut off" in said.stdout
 
 
+BY_INTERRUPTS = """
+title = "interrupts that use the FPU"
+[run]
+measure = "60 ms"
+warmup = "0 ns"
+[host]
+cpus = 2
+cpu = ["zen4"]
+[threads.hog]
+count = 3
+compute = "1 ms"
+fpu = { components = ["SSE", "AVX"] }
+[threads.sleeper]
+compute = "100 us"
+sleep = "1 ms"
+[interrupts.crypto]
+every = { exponential = "200 us" }
+time = "5 us"
+kernel_fpu = 1.0
+"""
+
+
+def test_how_often_the_kernel_uses_the_fpu_is_told_by_restores_that_nothing_else_explains(tmp_path):
+    (tmp_path / "host.toml").write_text(BY_INTERRUPTS)
+    trace, twin = tmp_path / "run.txt", tmp_path / "twin.toml"
+    assert CliRunner().invoke(cli, ["export", str(tmp_path / "host.toml"), "-o", str(trace)]).exit_code == 0
+    lines = trace.read_text().splitlines(keepends=True)
+    used = sum("fp_kernel_fpu" in line for line in lines)
+    trace.write_text("".join(line for line in lines if not line.startswith("# fpswitch ")))
+    assert CliRunner().invoke(cli, ["fit", str(trace), "-o", str(twin), "--no-check"]).exit_code == 0
+    (interrupt,) = read(twin).interrupts.values()
+    assert interrupt.kernel_fpu == 1
+    assert 2 * 60e-3 / interrupt.every.mean == pytest.approx(used, rel=0.1)
+
+
+def test_the_samples_kernels_hardly_use_the_fpu_themselves(fitted):
+    assert not any(read(fitted / f"{name}.toml").interrupts for name in NAMED)
+
+
 def per_round_trip(watcher):
     """CPU time of vCPU threads per return from KVM_RUN, in ns."""
     on = sum(burst.on_ns for life in watcher.lives if life.vcpu for burst in life.bursts)

@@ -71,7 +71,7 @@ def groups(text, seed=1, preemption="voluntary", measure="600 ms", more=()):
             watcher.see(step)
     watcher.finish()
     seen = watcher.seen
-    found = grouped(watcher.lives, seen.first_ns, seen.last_ns, Charges(), hz=case.scenario.host.hz)
+    found = grouped(watcher.lives, seen.first_ns, seen.last_ns, Charges(), interrupts=case.scenario.host.hz)
     return {entry(group.key): group for group in found} | {group.key: group for group in found}
 
 

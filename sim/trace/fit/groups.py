@@ -35,11 +35,11 @@ _ANONYMOUS: Final = re.compile(r"task-\d+$")
 
 def grouped(
     lives: Iterable[Life], first_ns: int, last_ns: int, charges: Charges, ticks: Ticks | None = None,
-    idle: float = 0.0, hz: int = 250,
+    idle: float = 0.0, interrupts: float = 250.0,
 ) -> list[Group]:  # fmt: skip
     """All threads of a trace as groups, those with the most time on the CPU first; ``ticks`` None: not known.
 
-    ``idle`` is the share of the time for which CPUs are idle, ``hz`` the ticks of each per second.
+    ``idle`` is the share of the time for which CPUs are idle, ``interrupts`` are ticks and others of each per second.
     """
     lives = [life for life in lives if life.bursts]
     place = pins(lives, idle)
@@ -70,7 +70,7 @@ def grouped(
         if group.key in vcpus:
             woken = {keys[n]: {life.tid for life in members[keys[n]].lives} for n in waits[group.key].wakes}
             own = [life.vcpu for life in vcpus[group.key] if life.vcpu is not None]
-            group.exits = handled_exits(own, charges, hz, woken)
+            group.exits = handled_exits(own, charges, interrupts, woken)
             group.exit_wakes = exit_wakes(own, group.exits, len(group.compute), woken)
         elif group.key in waits:
             group.wakes = {keys[number]: mean for number, mean in waits[group.key].wakes.items()}

@@ -22,9 +22,10 @@ BEYOND: Final = 0.1
 
 
 def handled_exits(
-    vcpus: Sequence[VcpuTimes], charges: Charges, hz: int, woken: Mapping[Key, Collection[int]]
+    vcpus: Sequence[VcpuTimes], charges: Charges, interrupts: float, woken: Mapping[Key, Collection[int]]
 ) -> list[ExitEntry]:
-    """The kinds of exits, by their names; a host CPU has ``hz`` ticks a second.
+    """The kinds of exits, by their names; a host CPU has so many ``interrupts`` a second that the twin makes
+    itself: ticks, and those that use the FPU.
 
     Without kvm_exit there are only those that wake threads: ``woken``, by entry.
     """
@@ -44,7 +45,7 @@ def handled_exits(
         count = sum(len(each.number) for several in parts for each in several)
         kept = float(count)
         if reason == INTERRUPT:
-            kept -= hz * guest_ns * 1e-9 + sum(max(vcpu.preempted, vcpu.interrupts_that_woke) for vcpu in vcpus)
+            kept -= interrupts * guest_ns * 1e-9 + sum(max(vcpu.preempted, vcpu.interrupts_that_woke) for vcpu in vcpus)
             if kept < BEYOND * count:
                 continue
         gaps = [ns for several in parts for ns in spaced(several, guest_ns, charges.exit).samples]

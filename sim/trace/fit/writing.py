@@ -153,6 +153,15 @@ def scenario_text(fitted: Fitted, folder: str) -> tuple[str, Columns]:
             table.add("weight", weight)
             tables.add(name, table)
         document.add("groups", tables)
+    if fitted.kernel_fpu:
+        table = tomlkit.table()
+        table.add(
+            tomlkit.comment("kernel_fpu_begin() in interrupts, tasks or kernel threads; its time is in the bursts")
+        )
+        table.add("every", inline({"exponential": time_text(round(1 / fitted.kernel_fpu, 9))}))
+        table.add("time", "0 ns")
+        table.add("kernel_fpu", 1.0)
+        document.add("interrupts", tomlkit.table(is_super_table=True).add("kernel-fpu", table))
     return tomlkit.dumps(document), columns
 
 
