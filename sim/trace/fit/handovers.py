@@ -35,7 +35,7 @@ def sharing(lives: Sequence[Life], seconds_ns: int) -> list[tuple[Life, Life]]:
     found: list[tuple[Life, Life]] = []
     busy = [life for life in lives if _is_long(life) and life.at_ns.total() >= LEAST_ON * seconds_ns]
     for life in lives:
-        if not life.user or _is_long(life):
+        if not life.user or _is_long(life) or life.handed.total() < LEAST:
             continue
         begin_ns, end_ns = life.bursts[0].ready_ns, life.bursts[-1].end_ns
         always = [each for each in busy if _runnable(each, begin_ns, end_ns) >= ALWAYS * (end_ns - begin_ns)]
