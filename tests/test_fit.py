@@ -100,6 +100,15 @@ def test_idle_time_and_switches_are_those_of_the_trace():
     assert watcher.seen.missing == 0
 
 
+def test_a_cpu_that_is_idle_at_the_end_was_idle_once():
+    trace = Trace()
+    trace.switch(0, 0, "R", 7)
+    trace.switch(300, 7, "S", 0)
+    trace.wakes(1000, 7)
+    watcher, _ = trace.groups()
+    assert watcher.seen.idle_ns == watcher.idle_until(1000 * US) == 700 * US
+
+
 def test_a_switch_that_is_not_in_the_trace_is_inferred_and_said():
     trace = periodic()
     gone = [i for i, step in enumerate(trace.steps) if step.values[:3] == (0, 120, ord("R"))][3]

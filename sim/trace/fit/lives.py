@@ -183,9 +183,10 @@ class Watcher:
     def finish(self) -> None:
         """The trace has ended; bursts under way end with it."""
         end = self.seen.last_ns
-        for tid, since in self._running.values():
+        for cpu, (tid, since) in self._running.items():
             if tid == 0:
                 self.seen.idle_ns += end - since
+                self._running[cpu] = (0, end)
             elif tid in self.alive:
                 self.alive[tid].runs_until(end)
         for life in self.alive.values():
