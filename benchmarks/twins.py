@@ -169,6 +169,97 @@ wakes = {{ vhost = {mean} }}
 compute = {{ exponential = "25 us" }}
 waits = {{ share = 1.0 }}
 """
+FPU_IRQ = """
+[interrupts.crypto]
+every = { exponential = "500 us" }
+time = "5 us"
+kernel_fpu = 1.0
+"""
+CONTAINERS = """
+[groups.one]
+weight = 1024
+[groups.two]
+weight = 512
+[threads.hog]
+group = "one"
+count = 2
+compute = "1 ms"
+fpu = { components = ["SSE", "AVX"] }
+[threads.server]
+group = "one"
+count = 3
+compute = { exponential = "150 us" }
+sleep = { exponential = "1 ms" }
+fpu = { components = ["SSE"] }
+[threads.batch]
+group = "two"
+count = 4
+compute = "1 ms"
+fpu = { components = ["SSE", "AVX"] }
+[threads.other]
+count = 2
+compute = "1 ms"
+"""
+DATABASE = """
+[threads.client]
+count = 6
+compute = { exponential = "120 us" }
+sleep = { exponential = "800 us" }
+waits = { share = 0.6 }
+wakes = { log = 1.0 }
+fpu = { components = ["SSE", "AVX"] }
+[threads.log]
+compute = { exponential = "40 us" }
+waits = { share = 1.0 }
+wakes = { client = 3.0 }
+fpu = { components = ["SSE"] }
+"""
+WORKERS = """
+[threads.worker]
+count = 2
+affinity = "pinned"
+compute = { lognormal = "60 us", sigma = 1.0 }
+sleep = { exponential = "110 us" }
+fpu = { components = ["SSE"] }
+[threads.ksoftirqd]
+kind = "kthread"
+count = 2
+affinity = "pinned"
+compute = { exponential = "30 us" }
+sleep = { exponential = "2 ms" }
+[interrupts.nic]
+every = { exponential = "150 us" }
+time = "4 us"
+"""
+PERIODIC = """
+[threads.control]
+nice = -20
+compute = "120 us"
+sleep = "880 us"
+fpu = { components = ["SSE", "AVX"] }
+[threads.logger]
+nice = 10
+compute = { exponential = "300 us" }
+sleep = { exponential = "3 ms" }
+fpu = { components = ["SSE"] }
+"""
+VIRTIO = """
+[guests.vm]
+vcpus = 2
+demand = { exponential = "200 us" }
+waits = { share = 0.7, at_most = "5 ms" }
+sleep = { exponential = "600 us" }
+fpu = { components = ["SSE", "AVX"], every = "1 ms" }
+[guests.vm.exits.doorbell]
+every = { exponential = "180 us" }
+reason = "ept-misconfig"
+wakes = { iothread = 1.0 }
+[threads.iothread]
+compute = { exponential = "30 us" }
+waits = { share = 1.0 }
+wakes = { vm = 0.8 }
+fpu = { components = ["SSE"] }
+"""
 HOSTS = {
     "pipe beside a hog": (1, "none", "", PIPE + HOGS.format(n=1) + RCU),
     "sleepers and hogs": (2, "voluntary", "", HOGS.format(n=3) + SLEEPERS.format(n=6) + RCU),
@@ -205,6 +296,14 @@ HOSTS = {
     "periodic timers": (2, "none", "", TIMERS + HOGS.format(n=2) + RCU),
     "a pipeline": (2, "voluntary", "", PIPELINE + HOGS.format(n=2) + RCU),
     "a parallel make": (2, "voluntary", "", MAKE_J + SLEEPERS.format(n=3) + RCU),
+    "interrupts that use the FPU": (
+        2, "none", "", SPIN.format(n=2) + HOGS.format(n=2) + SLEEPERS.format(n=3) + SSE + RCU + FPU_IRQ,
+    ),
+    "two containers": (2, "none", "", CONTAINERS + RCU),
+    "group commit": (2, "voluntary", "", DATABASE + HOGS.format(n=1) + RCU),
+    "pinned workers": (2, "full", "", WORKERS + HOGS.format(n=1) + RCU),
+    "a periodic thread above others": (1, "full", "", PERIODIC + HOGS.format(n=2) + RCU),
+    "a vCPU and its I/O thread": (3, "voluntary", 'halt_poll = "0 ns"', VIRTIO + HOGS.format(n=1) + RCU),
 }  # fmt: skip
 
 
