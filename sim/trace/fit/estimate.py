@@ -50,7 +50,7 @@ FOLLOWED: Final = 20_000
 """How many events the model follows if no costs are asked for."""
 BY_KERNEL: Final = 0.005
 """The share of x86_fpu events that only kernel_fpu_begin() explains from which on the twin has it, too; in the sample
-traces it is 0.001 and less."""
+traces of more than a thousand events it is 0.002 and less."""
 UNKNOWN: Final = "not known: the kernel's default"
 LONGEST_S: Final = 3600
 """The longest run.measure of a scenario."""
