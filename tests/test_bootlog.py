@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from sim.cli import main
 from sim.errors import InputError
-from sim.kernel import bootlog
-from sim.kernel.bootlog import absent, check, parse, read
+from sim.kernel import bootlog, bootlog_reading
+from sim.kernel.bootlog import absent, check
+from sim.kernel.bootlog_reading import parse, read
 from sim.xsave.components import ALL, EXTENDED, bits
 from sim.xsave.profiles import GENERIC, names, profile
 
@@ -443,4 +444,4 @@ def test_a_file_without_boot_lines_is_wrong_input(capsys, tmp_path):
 
 
 def test_a_long_line_is_shown_in_so_many_characters():
-    assert len(bootlog._line_at("x" * 500, 7)) == bootlog._SHOWN
+    assert len(bootlog_reading._line_at("x" * 500, 7)) == bootlog_reading._SHOWN

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from sim import packed
 from sim.cli import main
 from sim.errors import InputError
-from sim.kernel.bootlog import BootLog, NoBoot, absent, check, chosen, parse, parse_all, read, read_all
+from sim.kernel.bootlog import BootLog, NoBoot, absent, check
+from sim.kernel.bootlog_reading import chosen, parse, parse_all, read, read_all
 from sim.mailed import undone, without_prefix
 from sim.xsave.components import bits
 from sim.xsave.profiles import profile

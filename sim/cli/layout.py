@@ -7,7 +7,7 @@ import click
 
 from sim.cli.common import emit, json_option, parse_mask, table
 from sim.errors import InputError
-from sim.kernel import bootlog
+from sim.kernel import bootlog, bootlog_reading
 from sim.xsave.area import ALIGNMENT, Layout
 from sim.xsave.components import ALL, COMPACTED, COMPONENTS, FP, SSE, bits
 from sim.xsave.components import names as component_names
@@ -169,10 +169,10 @@ def _boot_log(name: str, geometry: Geometry, number: int | None) -> tuple[dict[s
     shown = "standard input" if name == "-" else name
     try:
         with click.open_file(name, "rb") as stream:
-            boots = bootlog.read_all(stream, shown)
+            boots = bootlog_reading.read_all(stream, shown)
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror}") from error
-    log = bootlog.chosen(boots, shown, number)
+    log = bootlog_reading.chosen(boots, shown, number)
     ours = bootlog.layout(log, geometry)
     disagreements = bootlog.check(log, geometry)
     absent = bootlog.absent(log)
@@ -227,7 +227,7 @@ def _agreeing(log: bootlog.BootLog) -> list[str]:
 def _one_of(boots: Sequence[bootlog.BootLog | bootlog.NoBoot], place: int, geometry: Geometry) -> dict[str, Any]:
     log = boots[place]
     if isinstance(log, bootlog.NoBoot):
-        return {"boot": place + 1, "why_not": log.why.partition(bootlog.EXPECTED)[0].strip(" :;")}
+        return {"boot": place + 1, "why_not": log.why.partition(bootlog_reading.EXPECTED)[0].strip(" :;")}
     agrees = not bootlog.check(log, geometry)
     size = log.size or None
     return {"boot": log.number, "agrees": agrees, "mask": f"{log.mask:#x}", "format": log.format, "size": size}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from sim.errors import InputError
-from sim.kernel import bootlog
+from sim.kernel import bootlog, bootlog_reading
 from sim.kernel.config import Config, Settings, boot
 from sim.kernel.masks import XSAVE_CPUID_FEATURES
 from sim.kernel.releases import Nearest
@@ -49,7 +49,7 @@ class Header:
 def header(comments: Iterable[str], name: str) -> Header:
     """Reads the comment lines of a trace; :class:`InputError` if its boot lines are garbled."""
     lines = list(comments)
-    log = bootlog.parse(lines, name) if any("Enabled xstate features" in line for line in lines) else None
+    log = bootlog_reading.parse(lines, name) if any("Enabled xstate features" in line for line in lines) else None
     kernel = cpus = tsc = preemption = None
     for line in lines:
         if kernel is None and (match := _KERNEL.match(line)):
