@@ -1,9 +1,9 @@
 """Lines of a log that came through a mail program, a web page or a terminal, as they were before.
 
-Undone are transfer encodings (RFC 2045, sections 6.7 and 6.8), HTML's tags and character references, bold type of
-forums, the escapes of JSON and Markdown, messages that journald writes as a list of bytes, the colours of a terminal,
-and white space and quotation marks that look like ASCII's.  What was quoted or wrapped stays so:
-:func:`without_prefix` helps to join it.
+Undone are transfer encodings (RFC 2045, sections 6.7 and 6.8; base64 also where a cloud's API has it in JSON or XML),
+lines that a container's log has in parts, HTML's tags and character references, bold type of forums, the escapes of
+JSON and Markdown, messages that journald writes as a list of bytes, the colours of a terminal, and white space and
+quotation marks that look like ASCII's.  What was quoted or wrapped stays so: :func:`without_prefix` helps to join it.
 """
 
 import base64
@@ -12,12 +12,23 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import takewhile
 from typing import Final
 
 _ENCODING: Final = re.compile(r"Content-Transfer-Encoding:\s*([\w-]+)", re.ASCII | re.IGNORECASE)
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/]{2,}={0,2}", re.ASCII)
+_BASE64: Final = re.compile(r"(?P<before>)(?P<code>[A-Za-z0-9+/]{2,}={0,2})(?P<after>)")
+# Without a header that says so, at least a line of it (60 characters in uuencode's days, 64 in PEM, 76 in mails).
+_SURE_BASE64: Final = re.compile(
+    r"(?P<before>(?:.*[^A-Za-z0-9+/=])?)(?P<code>[A-Za-z0-9+/]{60,}={0,2})(?P<after>(?:[\"'<].*)?)", re.DOTALL
+)
+_MORE_BASE64: Final = re.compile(r"(?P<before>)(?P<code>[A-Za-z0-9+/]+={0,2}|)(?P<after>(?:[\"'<].*)?)", re.DOTALL)
+_NOT_IN_TEXT: Final = frozenset(range(256)) - frozenset(range(32, 127)) - frozenset(b"\t\n\r\f\x1b")
+"""Bytes that are rare in a log."""
+
+# kubernetes, pkg/kubelet/kuberuntime/logs/logs.go: the last part of a line has F, those before it P.
+_PART: Final = re.compile(r"(?P<head>\S{20,40} std(?:out|err) )(?P<tag>[PF])(?: |$)", re.ASCII)
 _ANY_CODE: Final = re.compile(r"(?:=[0-9A-F]{2})+", re.ASCII)
 # Without a header that says so, "eax=20000000" must stay: codes with a letter, and blanks at the end of a line.
 _SURE_CODE: Final = re.compile(r"(?:=(?:3D|[C-F][0-9A-F]=[89AB][0-9A-F](?:=[89AB][0-9A-F])*))+|=(?:20|09)(?=\s*$)")
@@ -53,7 +64,7 @@ _MOJIBAKE: Final = re.compile("Â[\x80-\xbf]|â€")
 
 def undone(lines: Iterable[str]) -> Iterator[str]:
     """The lines with all of that undone, each with a line end; a line of HTML may become several."""
-    for line in _without_byte_lists(_without_quoted_printable(_without_base64(lines))):
+    for line in _without_byte_lists(_without_quoted_printable(_without_base64(_in_whole(lines)))):
         if "[" in line or "**" in line:
             line = _BOLD.sub("", _COLOUR.sub("", line))
         if "<" in line:
@@ -97,8 +108,57 @@ def text_lines(raw: Iterable[bytes]) -> Iterator[str]:
             yield line.decode("cp1252", "replace")
 
 
+def _in_whole(lines: Iterable[str]) -> Iterator[str]:
+    """Lines of a container's log that were written in parts, and a console in a string of JSON, whose line is longer
+    than what is read at a time, without a cut within a line of the console.
+    """
+    held, rest = "", ""
+    for line in lines:
+        line, rest = rest + line, ""
+        part = _PART.match(line)
+        if part and part["tag"] == "P" and len(held) < _TOO_LONG:
+            held = (held or part["head"] + "F ") + line[part.end() :].rstrip("\r\n")
+            continue
+        if held:
+            line = held + line[part.end() :] if part else f"{held}\n{line}"
+            held = ""
+        if not line.endswith("\n") and (end := line.rfind("\\n") + 2) > 1:
+            line, rest = line[:end], line[end:]
+        yield line
+    if held or rest:
+        yield held + rest
+
+
+@dataclass(slots=True)
+class _Encoded:
+    """Lines that may be base64: ``begin`` is what stands before it in the first, ``after`` what ends it in the last."""
+
+    certain: bool
+    begin: str
+    lines: list[str] = field(default_factory=list)
+    code: str = ""
+    after: str = ""
+
+    def text(self) -> Iterator[str]:
+        """The text that is encoded in the lines, or these if none is."""
+        try:
+            raw = base64.b64decode(self.code)
+        except binascii.Error:
+            raw = b""
+        if not raw or not (self.certain or sum(byte in _NOT_IN_TEXT for byte in raw) <= len(raw) // 10):
+            yield from self.lines
+            return
+        if self.begin:
+            yield self.begin + "\n"
+        yield from text_lines(raw.splitlines(keepends=True))
+        yield "\n"
+        if self.after:
+            yield self.after + "\n"
+
+
 def _without_base64(lines: Iterable[str]) -> Iterator[str]:
-    encoded, in_body, held = False, False, ""
+    encoded, in_body = False, False
+    held: _Encoded | None = None
     for line in lines:
         if found := _ENCODING.match(line):
             encoded, in_body = found[1].lower() == "base64", False
@@ -106,22 +166,22 @@ def _without_base64(lines: Iterable[str]) -> Iterator[str]:
             encoded = False
         elif not line.strip():
             in_body = True
-        elif encoded and in_body and _BASE64.fullmatch(line.strip()) and len(held) < _TOO_LONG:
-            held += line.strip()
+        certain = encoded and in_body
+        pattern = _BASE64 if certain else _MORE_BASE64 if held else _SURE_BASE64
+        part = pattern.fullmatch(line.strip()) if line.strip() else None
+        if held and (part is None or held.after or len(held.code) > _TOO_LONG):
+            yield from held.text()
+            held = None
+            part = part and (_BASE64 if certain else _SURE_BASE64).fullmatch(line.strip())
+        if part is None:
+            yield line
             continue
-        if held:
-            yield from _from_base64(held)
-            held = ""
-        yield line
+        held = held or _Encoded(certain, part["before"])
+        held.lines.append(line)
+        held.code += part["code"]
+        held.after = part["after"]
     if held:
-        yield from _from_base64(held)
-
-
-def _from_base64(text: str) -> Iterator[str]:
-    try:
-        return text_lines(base64.b64decode(text).splitlines(keepends=True))
-    except binascii.Error:
-        return iter([text + "\n"])
+        yield from held.text()
 
 
 def _without_quoted_printable(lines: Iterable[str]) -> Iterator[str]:

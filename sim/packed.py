@@ -27,6 +27,7 @@ _OTHERS: Final = {
     b"\x7fELF": "an ELF file (if it is a vmcore, makedumpfile --dump-dmesg FILE LOG writes the log that is in it)",
     b"PERFILE2": "a recording of perf (perf script -i FILE prints it)",
     b"\x17\x08Dtracing": "a recording of trace-cmd (trace-cmd report -i FILE prints it)",
+    b"\xc1\x1f\xfc\xc1": "a trace in CTF, of LTTng or perf data convert (perf script prints what is read here)",
     b"PK\x03\x04": "a zip archive (unpack it)",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive (unpack it)",
     b"Rar!": "a rar archive (unpack it)",
@@ -36,6 +37,9 @@ _OTHERS: Final = {
 }
 """What is no text and known by its first bytes (systemd, src/libsystemd/sd-journal/journal-def.h; makedumpfile,
 diskdump_mod.h; the others as in file(1)), and what makes text of it."""
+
+_OF_PROTOBUF: Final = b"\n"
+"""The tag of the first packet (Perfetto, protos/perfetto/trace/trace.proto, Trace.packet)."""
 
 _PEEKED: Final = 256
 _UTF16_LE: Final = re.compile(rb"(?:[\t\n\r -~]\0){16}")
@@ -61,6 +65,8 @@ def unpacked(stream: IO[bytes], name: str) -> Stream:
         if kind is None:
             break
         found = _unpacking(found, kind, name)
+    if found.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
+        found.read(len(codecs.BOM_UTF8))
     return found
 
 
@@ -89,6 +95,8 @@ class _Utf8(io.RawIOBase):
 def told(stream: Stream) -> str:
     """What a file is that is no text, and what makes text of it; empty if its first bytes do not tell."""
     begins = stream.peek(_PEEKED)
+    if begins.startswith(_OF_PROTOBUF) and is_binary(stream):
+        return "no text, perhaps a trace of Perfetto (traceconv systrace FILE prints what ftrace recorded in it)"
     return next((what for magic, what in _OTHERS.items() if begins.startswith(magic)), "")
 
 
