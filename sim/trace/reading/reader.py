@@ -19,10 +19,11 @@ from sim import packed
 from sim.errors import InputError
 from sim.trace.following.known import Step
 from sim.trace.reading import dialects, lines, others
-from sim.trace.reading.columns import CODES, PARSERS, Columns, Interner, Lines
+from sim.trace.reading.columns import Interner, Lines
 from sim.trace.reading.dialects import Dialect
 from sim.trace.reading.digits import PADDING, Block
 from sim.trace.reading.events import EVENTS, TABLE_OF, TABLES, Table
+from sim.trace.reading.payloads import CODES, PARSERS, Columns
 
 BLOCK: Final = 2 << 20
 """Bytes of text that are read at a time; a line that is longer is foreign."""
