@@ -260,6 +260,10 @@ def _of_dialect(reader: Reader) -> Iterator[str]:
         yield f"a merged report: the lines of {host} are followed; lines left out: {others}"
     if dialect.wrapped:
         yield "lines that a mail program wrapped are joined"
+    if dialect.width:
+        yield f"lines that were broken at column {dialect.width} are joined"
+    if dialect.differences:
+        yield "times are those since the event before (perf script --deltatime): added up, from 0 on"
     if dialect.cycles and not dialect.tsc_hz:
         yield (
             "times are cycles (trace_clock x86-tsc), and no comment says the TSC's frequency (# TSC 2400 MHz): each "

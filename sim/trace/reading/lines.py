@@ -13,10 +13,11 @@ from sim.trace.reading.events import CODE, TABLE_OF, Kind, Table
 HEADER: Final = re.compile(
     # comm-tid, comm [pid/]tid, or tid alone; each run of blanks is taken once, as a whole
     rb" *+(?:(?P<comm>.*?)(?:-|(?<! ) ++(?:-?\d+/)?))?(?P<tid>-?\d+) *+(?:\( *[-\d]+\) *+)?"
-    rb"(?:\[(?P<cpu>\d{3,5})\] +(?:[^\s:]{4,8} +)?"  # ftrace: irqs-off, need-resched, ... preempt depth
+    rb"(?:\[(?P<cpu>\d{3,5})\] +(?:[^\s:]{4,8} +|[A-Za-z]{1,3} +)?"  # ftrace's flags (irqs-off, ...), perf's -F +misc
     rb"|(?P<bare_cpu>\d{1,4})[^\s\d:][^\s:]{3,7} +)"  # the same with trace-cmd report -l
     rb"(?P<seconds>\d{1,12})\.(?P<fraction>\d{9}|\d{6}): +(?:\d+ +)?"  # perf script -F +period
-    rb"(?:\w+:)?(?P<event>\w+)(?::[A-Za-z]{1,8})? *: *(?P<payload>.*)",  # perf: event modifiers
+    # perf: event modifiers; ftrace: sys_read(...) and sys_read -> 0x0
+    rb"(?:\w+:)?(?P<event>\w+)(?::[A-Za-z]{1,8})? *(?:: *|(?=\(|->))(?P<payload>.*)",
     re.ASCII | re.DOTALL,
 )
 
@@ -29,9 +30,13 @@ LOST: Final = re.compile(
 """Lost events: ftrace, trace-cmd, ``perf script --show-lost-events``, and perf's warning."""
 
 FILLER: Final = re.compile(
-    rb"\s*$|##### CPU \d+ buffer started ####|version = \d+\s*$|cpus=\d+\s*$|CPU \d+ is empty\s*$", re.ASCII
+    rb"\s*$|##### CPU \d+ buffer started ####|version = \d+\s*$|cpus=\d+\s*$|CPU \d+ is empty\s*$"
+    rb"|\s+[0-9a-f]{4,16} \S.*\)\s*$|\s*=> \S|.*: <(?:user )?stack trace>\s*$"  # callchains of perf and of ftrace
+    rb"|.*: [\w.]+ <-[\w.]+\s*$"  # ftrace's functions
+    rb"|.*: PERF_RECORD_(?!LOST)[A-Z]",  # perf script --show-task-events and the like
+    re.ASCII,
 )
-"""What the tools print between events: no event, and nothing amiss."""
+"""What the tools print between events: no event of a tracepoint, and nothing amiss."""
 
 
 NAMES_EVENT: Final = re.compile(rb"\b(?:sched_switch|x86_fpu_regs_(?:de)?activated|kvm_(?:entry|exit|fpu)): ", re.ASCII)
@@ -73,6 +78,8 @@ def parse(line: bytes) -> Event | str | Unread | None:
     if match is None:
         return None
     name = match["event"].decode()
+    if name.startswith("sys_") and not name.startswith(("sys_enter", "sys_exit")):  # ftrace prints sys_read(...)
+        name = ("sys_enter_" if match["payload"].startswith(b"(") else "sys_exit_") + name[4:]
     table = TABLE_OF.get(name)
     if table is None:
         return name

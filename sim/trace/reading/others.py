@@ -18,6 +18,12 @@ _KINDS: Final = tuple(
          "takes it)"),
         (r"^kvm statistics - summary|^ *kvm_entry +kvm_exit\b", f"what kvm_stat prints, {_COUNTS}"),
         (r"\bPerformance counter stats for\b", f"what perf stat prints, {_COUNTS}"),
+        (r"^(?:kvm|sched|x86_fpu|syscalls|signal)__\w+ +\d+ \d{5,}\.\d{9} ",
+         "what a script prints that perf script -s runs (allowed: what perf script prints without -s)"),
+        (r"^ *(?:PID +TID +)?KVM_EXIT_REASON +COUNT\b", f"what kvmexit prints, {_COUNTS}"),
+        (r"^ *\d+\) [^\n]*/\* (?:sched_|kvm_|x86_fpu_)",
+         "what ftrace's tracer function_graph prints without time and task (echo 1 > options/funcgraph-abstime and > "
+         "options/funcgraph-proc add them)"),
         (r"^# Overhead\b", f"what perf report prints, {_COUNTS}"),
         (r"^ *time +cpu +task name\b|\bRuntime ms +\| +Switches\b|\bsecs \S+ => ",
          "what perf sched timehist, latency or map prints, which leaves the FPU's events out (perf sched script prints "

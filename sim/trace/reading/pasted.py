@@ -7,22 +7,25 @@ Each transformation is recognised in a sample of the text, and undone so that li
 import re
 from collections.abc import Callable
 from html import unescape
-from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final
+
+from sim.trace.reading import prefixes
+from sim.trace.reading.prefixes import Undo
 
 _SOFT: Final = re.compile(rb"=[ \t]*\r?$", re.MULTILINE)
 _CODE: Final = re.compile(rb"=([0-9A-F]{2})")
 _REFERENCE: Final = re.compile(rb"&(?:#\d{1,5}|#x[0-9a-fA-F]{1,4}|[a-z]{2,6});")
 _TAG: Final = re.compile(rb"</?(?:pre|code|span|div|p|td|tr|li|ol|font|b)(?:\s[^<>\n]{0,200})?>")
 _COLOUR: Final = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
+_COLOURED: Final = re.compile(rb"^\x1b\[[0-9;]*m|\x1b\[[0-9;]*m(?:\[\d{3,5}\]|\s*$)")
+_PART: Final = re.compile(rb"(?P<head>\S{20,40} std(?:out|err) )(?P<tag>[PF])(?: |$)")
+# kernel/trace/trace_functions_graph.c, print_graph_comment(), with the options funcgraph-abstime and funcgraph-proc
+_GRAPH: Final = re.compile(
+    rb"^ *(?P<time>\d+\.\d{6}) +\| +(?P<cpu>\d{1,4})\) +(?P<thread>\S[^\n|]{0,40}?-\d+) +\|[^\n/]*"
+    rb"/\* (?P<event>\w+: [^\n]*?) *\*/ *$",
+    re.MULTILINE,
+)
 _BLANK: Final = re.compile(rb"\xc2\xa0|\xe2\x80[\x80-\x8a\xaf]|(?<![\x80-\xff])\xa0|\t")
-
-
-class Way(NamedTuple):
-    """What was done to a text: what shows that, and what undoes it."""
-
-    told: Callable[[bytes], object]
-    undo: Callable[[bytes], bytes]
 
 
 def _is_quoted_printable(text: bytes) -> bool:
@@ -47,78 +50,95 @@ def _from_quoted_printable(text: bytes) -> bytes:
 
 
 def _from_html(text: bytes) -> bytes:
-    return _REFERENCE.sub(lambda match: unescape(match[0].decode()).encode(), _TAG.sub(b"", text))
+    for _ in range(2):  # twice where a page shows the source of another
+        text = _REFERENCE.sub(lambda match: unescape(match[0].decode()).encode(), _TAG.sub(b"", text))
+    return text
 
 
-_EVENT: Final = re.compile(rb"^(?!#).*\[\d{3,5}\] .*$", re.MULTILINE)
-_MOST: Final = 0.9
-"""The share of events that begin alike where each line has something before it."""
-
-_ENOUGH: Final = 1000
-
-_PREFIXES: Final = tuple(
-    re.compile(rb"^" + pattern, re.MULTILINE)
-    for pattern in (
-        rb"[+-] ",  # of a patch
-        rb" *\d+(?:: ?|\t)",  # cat -n, grep -n
-        rb"[^\s:]+\.(?:txt|log|out|trace)(?:\.gz)?:(?:\d+:)?",  # grep in several files
-        rb"\t+",
-        rb"(?:<\d{1,3}>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ",  # the kernel's log
-        rb"(?:<\d{1,3}>)?[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d+)? "  # syslog
-        rb"\S+ [^\s:\[]+(?:\[\d+\])?: ",
-        rb"\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+-]\d\d:?\d\d)? "  # a container's log, or syslog
-        rb"(?:(?:stdout|stderr) F )?(?:[^\s:\[]+ [^\s:\[]+(?:\[\d+\])?: )?",
-    )
-)
+def _of_whole_lines(text: bytes) -> bytes:
+    """The parts of a line in a container's log at the place of the first."""
+    rows = text.split(b"\n")
+    at = -1
+    for row, line in enumerate(rows):
+        part = _PART.match(line)
+        if part is None:
+            at = -1
+        elif at >= 0:
+            rows[at] += line[part.end() :].rstrip(b"\r")
+            rows[row] = b""
+            at = at if part["tag"] == b"P" else -1
+        elif part["tag"] == b"P":
+            at, rows[row] = row, part["head"] + b"F " + line[part.end() :].rstrip(b"\r")
+    return b"\n".join(rows)
 
 
-def _begin_alike(prefix: re.Pattern[bytes]) -> Callable[[bytes], bool]:
-    def told(text: bytes) -> bool:
-        events = [match[0] for match in islice(_EVENT.finditer(text), _ENOUGH)]
-        return bool(events) and sum(prefix.match(line) is not None for line in events) > _MOST * len(events)
-
-    return told
+def _is_coloured(text: bytes) -> bool:
+    """Whether most lines are, at their ends or at the CPU; a colour within a thread's name is that name."""
+    rows = [row for row in text.split(b"\n") if row.strip() and not row.startswith(b"#")]
+    return sum(_COLOURED.search(row) is not None for row in rows) > 0.9 * len(rows)
 
 
-def _without(pattern: re.Pattern[bytes], replacement: bytes = b"") -> Way:
-    return Way(pattern.search, lambda text: pattern.sub(replacement, text))
+def _of_graph(match: re.Match[bytes]) -> bytes:
+    return b"%s [%03d] %s: %s" % (match["thread"], int(match["cpu"]), match["time"], match["event"])
 
 
-def _prefixed(prefix: re.Pattern[bytes]) -> Way:
-    return Way(_begin_alike(prefix), lambda text: prefix.sub(b"", text))
+def _told(told: Callable[[bytes], object], undo: Undo) -> Callable[[bytes], Undo | None]:
+    return lambda sample: undo if told(sample) else None
 
 
-WAYS: Final = (
-    Way(_is_quoted_printable, _from_quoted_printable),
-    Way(re.compile(rb"=&gt; next_comm|&lt;(?:idle|\.\.\.)&gt;-|<pre[ >]|&nbsp;").search, _from_html),
+def _without(
+    pattern: re.Pattern[bytes], replacement: bytes | Callable[[re.Match[bytes]], bytes] = b""
+) -> Callable[[bytes], Undo | None]:
+    return _told(pattern.search, lambda text: pattern.sub(replacement, text))
+
+
+def _without_colours(text: bytes) -> bytes:
+    return _COLOUR.sub(b"", text)
+
+
+_WAYS: Final = (
+    _told(_is_quoted_printable, _from_quoted_printable),
+    _told(re.compile(rb"=&(?:amp;)?gt; next_comm|&lt;(?:idle|\.\.\.)&gt;-|<pre[ >]|&nbsp;").search, _from_html),
     # Around an event's name, as grep puts them; within a thread's name they are that name.
-    Way(
-        re.compile(rb"\x1b\[[0-9;]*m(?:\x1b\[K)?(?:\w+:)?(?:sched_|kvm_|x86_fpu)").search,
-        lambda text: _COLOUR.sub(b"", text),
-    ),
+    _told(re.compile(rb"\x1b\[[0-9;]*m(?:\x1b\[K)?(?:\w+:)?(?:sched_|kvm_|x86_fpu)").search, _without_colours),
+    _told(_is_coloured, _without_colours),
+    _without(re.compile(rb"\\u00(?:3[ce]|26)"), lambda match: bytes.fromhex(match[0][-2:].decode())),  # JSON of Go
     _without(re.compile(rb"\\n\\(?=\r?$)", re.MULTILINE)),  # systrace writes a string of JavaScript
+    _without(re.compile(rb"(?<= )(?:\xe2\x87\x92|\xe2\x86\x92|(?:\xe2\x95\x90)+>)(?= next_comm=)"), b"==>"),  # arrows
+    _without(re.compile(rb"(?<=\S)\xe2\x80[\x90-\x94](?=\d+ +\[\d{3,5}\] )"), b"-"),  # dashes
     _without(
         re.compile(rb"(?<=\]) +\[?\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\]? +(?=\d+\.\d{6})"), b" "
     ),  # perf's -F +tod
     _without(re.compile(rb"(?<=\d:) +\([+-]?\d+(?:\.\d+)?\) +(?=\w+: )"), b" "),  # trace-cmd report --ts-diff
-    *map(_prefixed, _PREFIXES),
-    Way(re.compile(rb"\xa0|\xe2\x80[\x80-\x8a\xaf]|\]\t|\d:\t|-\d+\t").search, lambda text: _BLANK.sub(b" ", text)),
+    _without(_GRAPH, _of_graph),
+    _told(re.compile(rb"^\S{20,40} std(?:out|err) P ", re.MULTILINE).search, _of_whole_lines),
+    prefixes.of_columns,
+    prefixes.of_instances,
 )
 """In the order in which they are undone."""
 
+_LAST: Final = _told(
+    re.compile(rb"\xa0|\xe2\x80[\x80-\x8a\xaf]|\]\t|\d:\t|-\d+\t").search, lambda text: _BLANK.sub(b" ", text)
+)
 
-def undone(text: bytes, ways: tuple[Way, ...]) -> bytes:
+
+def undone(text: bytes, ways: tuple[Undo, ...]) -> bytes:
     """The text with all of ``ways`` undone."""
-    for way in ways:
-        text = way.undo(text)
+    for undo in ways:
+        text = undo(text)
     return text
 
 
-def ways(sample: bytes) -> tuple[Way, ...]:
-    """What was done to a sample of the text."""
-    found: list[Way] = []
-    for way in WAYS:
-        if way.told(sample):
-            found.append(way)
-            sample = way.undo(sample)
+def ways(sample: bytes) -> tuple[Undo, ...]:
+    """What undoes all that was done to a sample of the text."""
+    found: list[Undo] = []
+    for way in _WAYS:
+        if undo := way(sample):
+            found.append(undo)
+            sample = undo(sample)
+    for undo in prefixes.known(sample):
+        found.append(undo)
+        sample = undo(sample)
+    if undo := _LAST(sample):
+        found.append(undo)
     return tuple(found)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sim import packed
 from sim.errors import InputError
 from sim.trace.following.known import Step
-from sim.trace.reading import dialects, lines, others
+from sim.trace.reading import dialects, embedded, lines, others
 from sim.trace.reading.columns import Interner, Lines
 from sim.trace.reading.dialects import Dialect
 from sim.trace.reading.digits import PADDING, Block
@@ -158,9 +158,11 @@ class Reader:
             )
 
     def _blocks(self) -> Iterator[bytes]:
-        rest = b""
+        rest, returns = b"", False
         for data in self._pieces():
-            self.report.begins = self.report.begins or data[:SHOWN].decode("utf-8", "replace")
+            returns = returns or (b"\n" not in data and b"\r" in data)
+            if returns:  # of a terminal, or of a Macintosh
+                data = data.replace(b"\r", b"\n")
             cut = data.rfind(b"\n") + 1
             if not cut:
                 rest += data
@@ -179,10 +181,14 @@ class Reader:
         size, any_before = 0, False
         try:
             stream = packed.unpacked(self._stream, self.name)
+            if what := packed.told(stream):
+                raise InputError(f"{self.name} is {what}; allowed: a trace as text")
             if packed.is_binary(stream):
                 raise InputError(
                     f"{self.name} is not text (perf.data and trace.dat are read by perf script and trace-cmd report)"
                 )
+            self.report.begins = stream.peek(SHOWN)[:SHOWN].decode("utf-8", "replace")
+            stream = embedded.unwrapped(stream)
             while part := stream.read1(self._block - size):
                 parts.append(part)
                 size += len(part)

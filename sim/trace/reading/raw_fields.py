@@ -1,0 +1,72 @@
+"""Fields as trace-cmd report -R prints them, and where libtraceevent cannot parse an event's format, as kernels print
+them.
+
+Fields stand in the order of TP_STRUCT__entry in include/trace/events/{sched,kvm}.h, arch/x86/kvm/trace.h and
+arch/x86/include/asm/trace/fpu.h.
+"""
+
+import re
+from typing import Final
+
+_STATES: Final = b"SDTtXZPI"
+
+_USER_REASONS: Final = (
+    "UNKNOWN", "EXCEPTION", "IO", "HYPERCALL", "DEBUG", "HLT", "MMIO", "IRQ_WINDOW_OPEN", "SHUTDOWN", "FAIL_ENTRY",
+    "INTR",
+)  # fmt: skip
+"""KVM_EXIT_* of include/uapi/linux/kvm.h from 0 on; of the others the number is shown."""
+
+_VMX: Final = {
+    0: "EXCEPTION_NMI", 1: "EXTERNAL_INTERRUPT", 7: "INTERRUPT_WINDOW", 8: "NMI_WINDOW", 10: "CPUID", 12: "HLT",
+    14: "INVLPG", 16: "RDTSC", 18: "VMCALL", 28: "CR_ACCESS", 29: "DR_ACCESS", 30: "IO_INSTRUCTION", 31: "MSR_READ",
+    32: "MSR_WRITE", 40: "PAUSE_INSTRUCTION", 43: "TPR_BELOW_THRESHOLD", 44: "APIC_ACCESS", 45: "EOI_INDUCED",
+    48: "EPT_VIOLATION", 49: "EPT_MISCONFIG", 52: "PREEMPTION_TIMER", 54: "WBINVD", 55: "XSETBV", 56: "APIC_WRITE",
+}  # fmt: skip
+_SVM: Final = {
+    0x60: "interrupt", 0x61: "nmi", 0x64: "vintr", 0x72: "cpuid", 0x77: "pause", 0x78: "hlt", 0x79: "invlpg",
+    0x7B: "io", 0x7C: "msr", 0x81: "hypercall", 0x89: "wbinvd", 0x8D: "xsetbv", 0x400: "npf",
+    0x401: "avic_incomplete_ipi", 0x402: "avic_unaccelerated_access",
+}  # fmt: skip
+"""Usual exit reasons by number (arch/x86/include/uapi/asm/vmx.h and svm.h); of the others the number is shown."""
+
+_REASONS: Final = {1: _VMX, 2: _SVM}
+"""By the field isa (KVM_ISA_VMX, KVM_ISA_SVM)."""
+
+
+def _user_exit(match: re.Match[bytes]) -> bytes:
+    reason, errno = int(match[2]), int(match[3])
+    if errno < 0:
+        why = b"restart" if errno == -4 else b"error"
+    else:
+        why = b"KVM_EXIT_" + (_USER_REASONS[reason].encode() if reason < len(_USER_REASONS) else b"%d" % reason)
+    return match[1] + b"reason %s (%d)" % (why, abs(errno) or reason)
+
+
+def _exit(match: re.Match[bytes]) -> bytes:
+    number = int(match[2], 0)
+    return match[1] + b"reason " + _REASONS[int(match[3], 0)].get(number, f"{number:#x}").encode()
+
+
+def _switch(match: re.Match[bytes]) -> bytes:
+    """The letter of sched_switch's prev_state; from 100H on a thread was preempted (TASK_REPORT_MAX)."""
+    bits = int(match[2])
+    state = next((_STATES[k : k + 1] for k in range(len(_STATES)) if bits >> k & 1), b"R")
+    return match[1] + state + (b"+" if bits >= 0x100 else b"") + b" ==>" + match[3]
+
+
+FIELDS: Final = tuple(
+    (re.compile(pattern, re.ASCII), replacement)
+    for pattern, replacement in (
+        (rb"(: +)\[FAILED TO PARSE\] +(?=\w+=)", rb"\1"),
+        (rb"( prev_state=)(\d{1,10})( next_comm=)", _switch),
+        (
+            rb"(: +)fpu=(0x[0-9a-f]+) load_fpu=(\d) xfeatures=0x([0-9a-f]+) xcomp_bv=0x([0-9a-f]+)",
+            rb"\1x86/fpu: \2 load: \3 xfeatures: \4 xcomp_bv: \5",
+        ),
+        (rb"(\bkvm_fpu: +)load=(?:0x)?([01])\b", lambda m: m[1] + (b"load" if m[2] == b"1" else b"unload")),
+        (rb"(\bkvm_userspace_exit: +)reason=(?:0x)?(\d+) errno=(-?\d+)", _user_exit),
+        (rb"(\bkvm_entry: +)vcpu_id=(?:0x)?(\d+)", rb"\1vcpu \2"),
+        (rb"(\bkvm_exit: +)exit_reason=(0x[0-9a-f]{1,8}|\d{1,9}) [^\n]*\bisa=((?:0x)?[12])\b[^\n]*", _exit),
+    )
+)
+"""What stands in a line, and how the kernel prints it."""
