@@ -2,12 +2,13 @@
 
 import io
 import json
+import struct
 
 import pytest
 
 from sim.errors import InputError
 from sim.kernel import cpu_models
-from sim.xsave import cpuid, imported
+from sim.xsave import cpuid, cpuid_bytes, imported
 from sim.xsave.profile_data import shipped
 from sim.xsave.profiles import of_data, profile
 
@@ -82,6 +83,63 @@ def test_a_memory_dump_is_no_table_of_registers():
     dump = "".join(f"{16 * k:08x}: {k:08x} {k + 1:08x} 0badf00d 00000000\n" for k in range(64))
     with pytest.raises(InputError, match="has no CPUID registers; allowed"):
         cpuid.parse(dump.splitlines(keepends=True), "the dump")
+
+
+def in_words(raw: bytes, size: int, *, little: bool) -> str:
+    words = (raw[k : k + size] for k in range(0, 16, size))
+    return " ".join(word[:: -1 if little else 1].hex() for word in words)
+
+
+BYTES = {
+    "xxd": lambda at, raw: f"{at:08x}: {in_words(raw, 2, little=False)}  ....@...........",
+    "xxd -g 1": lambda at, raw: f"{at:08x}: {in_words(raw, 1, little=False)}  ....@...........",
+    "xxd -e": lambda at, raw: f"{at:08x}: {in_words(raw, 4, little=True)}   ....@...........",
+    "hexdump": lambda at, raw: f"{at:07x} {in_words(raw, 2, little=True)}",
+    "hexdump -C": lambda at, raw: (
+        f"{at:08x}  {raw[:8].hex(' ')}  {raw[8:].hex(' ')}  |....@...........|\n{at + 16:08x}"
+    ),
+    "od -t x4": lambda at, raw: f"{at:07o} {in_words(raw, 4, little=True)}\n{at + 16:07o}",
+    "od -A x -t x1": lambda at, raw: f"{at:06x} {in_words(raw, 1, little=False)}",
+    "quoted": lambda at, raw: f"> > {at:08x}: {in_words(raw, 2, little=False)}  ....@...........",
+}
+
+
+@pytest.mark.parametrize("name", ["sapphire-rapids", "zen4", "alder-lake"])
+@pytest.mark.parametrize("how", BYTES)
+def test_the_bytes_of_the_driver_of_cpuid_are_its_registers(how, name):
+    found = [(s << 32 | leaf, struct.pack("<4I", *r)) for leaf, s, r in rows(name)]
+    text = "".join(BYTES[how](*each) + "\n" for each in found)
+    dump = cpuid.parse(text.splitlines(keepends=True), "the dump")
+    assert dump.printed_by == "a dump of /dev/cpu/N/cpuid"
+    assert dump.leaves[0xD] == {s: tuple(r) for leaf, s, r in rows(name) if leaf == 0xD}
+    one, other = of_data("x", imported.document(dump, "the dump")), profile(name)
+    assert (one.sizes, one.offsets, one.aligned, one.features) == (
+        other.sizes, other.offsets, other.aligned, other.features,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("begin", [0, 0x80000000])
+def test_each_line_of_a_run_is_the_next_leaf(begin):
+    leaves = {begin + k: (k + 1, 2 * k, 3 * k, 0) for k in range(14)}
+    leaves |= {5 + begin: (0, 0, 0, 0), 6 + begin: (0, 0, 0, 0), 7 + begin: (0, 0, 0, 0), 0xD: (7, 0x340, 0x340, 0)}
+    text = []
+    for leaf, registers in leaves.items():
+        at = begin + 16 * (leaf - begin) if leaf >= begin else leaf
+        if leaf != begin + 7:
+            text.append("*" if leaf == begin + 6 else BYTES["xxd"](at, struct.pack("<4I", *registers)))
+    found = {leaf: registers for leaf, _, registers in cpuid_bytes.rows("\n".join(text))}
+    del leaves[begin + 6], leaves[begin + 7]
+    assert found == leaves
+
+
+def test_a_register_a_line_is_read():
+    text = "".join(
+        f"CPUID leaf {leaf:#x} subleaf {s}:\n"
+        + "".join(f"  e{n}x = {value:#010x}\n" for n, value in zip("abcd", registers, strict=True))
+        for leaf, s, registers in rows("zen4")
+    )
+    found = cpuid.parse(text.splitlines(keepends=True), "the text")
+    assert found.leaves[0xD] == {s: tuple(r) for leaf, s, r in rows("zen4") if leaf == 0xD}
 
 
 FLAGS = "fpu vme sse2 xsave avx avx2 pku xsaves"

@@ -11,7 +11,7 @@ from typing import IO, Final
 
 from sim import mailed, packed
 from sim.errors import InputError
-from sim.xsave import cpuid_rows, no_registers
+from sim.xsave import cpuid_bytes, cpuid_rows, no_registers
 from sim.xsave.cpuid_decoded import XSTATE as _XSTATE
 from sim.xsave.cpuid_decoded import Registers, decoded
 
@@ -73,11 +73,15 @@ FORMS: Final = tuple(
 
 ALLOWED: Final = (
     "what cpuid -r, InstLatx64, CPU-Z, kcpuid -r, xen-cpuid, cpucontrol, x86info, libcpuid or hwloc print, the CPUID "
-    "lines of a kernel's log, of vmware.log or of VBox.log, a table of leaf, sub-leaf and four registers"
+    "lines of a kernel's log, of vmware.log or of VBox.log, a table of leaf, sub-leaf and four registers, what xxd "
+    "prints of /dev/cpu/N/cpuid"
 )
 
 MOST: Final = 16 << 20
 """The most bytes that are read of a dump, or of the log that has it."""
+
+
+_OF_NO_TOOL: Final = cpuid_rows.FORMS | {"a dump of /dev/cpu/N/cpuid": cpuid_bytes.rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ def parse(lines: Iterable[str], name: str) -> Dump:
     who, put_together = decoded(text)
     if put_together:
         return _with_xsave(Dump(put_together, who), name)
-    for who, form in cpuid_rows.FORMS.items():
+    for who, form in _OF_NO_TOOL.items():
         leaves = _first_cpu(("", *row) for row in form(text))
         if 0 in leaves.get(_XSTATE, {}):
             return _with_xsave(Dump(leaves, who), name)

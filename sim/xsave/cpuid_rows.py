@@ -24,6 +24,11 @@ _WITH_SUB_LEAF: Final = 6
 """Numbers of a row: a leaf, a sub-leaf and four registers."""
 _DIGITS: Final = 8
 
+# A register on a line of its own belongs to the line of its leaf.
+_NEXT_REGISTER: Final = re.compile(
+    r"\s*\n[>|\s]*(?=[er]?[a-d]x\s*[=:]\s*(?:0x)?[0-9a-f]{1,8}h?,?\s*$)", re.ASCII | re.IGNORECASE | re.MULTILINE
+)
+
 _OBJECT: Final = re.compile(r"\{([^{}]{20,600})\}")
 _MEMBER: Final = re.compile(r"\b(\w{2,12})[\"']?\s*[:=]\s*[\"']?(0x[0-9a-f]{1,8}|\d{1,10})\b", re.ASCII | re.IGNORECASE)
 _LEAF_NAMES: Final = ("function", "leaf", "eax_in", "func")
@@ -35,7 +40,7 @@ Row = tuple[int, int, Registers]
 
 def rows(text: str) -> Iterator[Row]:
     """The rows of a table; one without a sub-leaf is the next of its leaf."""
-    found = list(_tokens(text))
+    found = list(_tokens(_NEXT_REGISTER.sub(" ", text)))
     base = _base([row[1] for row in found if len(row) == _WITH_SUB_LEAF])
     leaf, sub = -1, -1
     for row in found:

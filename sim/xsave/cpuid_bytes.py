@@ -1,0 +1,63 @@
+"""CPUID registers in a dump of the bytes of /dev/cpu/N/cpuid, as xxd, hexdump or od prints them.
+
+The driver's file has sixteen bytes at each position, EAX, EBX, ECX and EDX; a position is a leaf, and in its upper half
+a sub-leaf (cpuid(4); Linux, arch/x86/kernel/cpuid.c).  Each read moves the position by one, while the tools count
+sixteen bytes.  So the first line of a run shows the position, and each line after it is the next leaf.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import product
+from typing import Final
+
+from sim.xsave.area import EXTENDED_OFFSET
+from sim.xsave.cpuid_decoded import LOW, XSTATE, Registers
+
+Row = tuple[int, int, Registers]
+"""Leaf, sub-leaf and its registers."""
+
+_SIZE: Final = 16
+_LINE: Final = re.compile(
+    r"^[^\S\n]*(?:[>|][> |]*)?(?:(?P<again>\*)[^\S\n]*$|(?P<at>[0-9a-f]{6,16}):?[^\S\n]+"
+    r"(?P<data>(?:(?:[0-9a-f]{2}[^\S\n]{1,2}){15}[0-9a-f]{2}|(?:[0-9a-f]{4}[^\S\n]+){7}[0-9a-f]{4}"
+    r"|(?:[0-9a-f]{8}[^\S\n]+){3}[0-9a-f]{8}))(?:[^\S\n]|$))",
+    re.ASCII | re.IGNORECASE | re.MULTILINE,
+)
+_LARGEST_AREA: Final = 1 << 16
+
+
+def rows(text: str) -> Iterator[Row]:
+    """The registers in whichever base of positions and order of bytes leaf 0DH is one; nothing if it is in none."""
+    for base, little in product((16, 8), (False, True)):
+        found = list(_rows(text, base, little))
+        if any(leaf == XSTATE and not sub and _is_xstate(registers) for leaf, sub, registers in found):
+            yield from found
+            return
+
+
+def _is_xstate(registers: Registers) -> bool:
+    """Whether sub-leaf 0 of leaf 0DH may be these: x87 and SSE, and the size of an area."""
+    features, enabled, size, _ = registers
+    return features & 3 == 3 and EXTENDED_OFFSET <= enabled <= size <= _LARGEST_AREA
+
+
+def _rows(text: str, base: int, little: bool) -> Iterator[Row]:
+    """``little``: words of several bytes are printed as numbers, not as bytes in their order."""
+    begin, last = 0, -2 * _SIZE
+    again = False
+    for match in _LINE.finditer(text):
+        if match["again"]:
+            again = True
+            continue
+        try:
+            at = int(match["at"], base)
+        except ValueError:  # no octal number
+            return
+        if at != last + _SIZE and not (again and at > last and (at - last) % _SIZE == 0):
+            begin = at
+        last, again = at, False
+        position = begin + (at - begin) // _SIZE
+        words = match["data"].split()
+        raw = b"".join(bytes.fromhex(word)[:: -1 if little else 1] for word in words)
+        a, b, c, d = (int.from_bytes(raw[k : k + 4], "little") for k in range(0, _SIZE, 4))
+        yield position & LOW, position >> 32, (a, b, c, d)
