@@ -1,5 +1,6 @@
 """Files that a user names, whole in memory: nothing that does not end, and no TOML that its parser takes hours for."""
 
+import codecs
 import re
 import tomllib
 from pathlib import Path
@@ -28,8 +29,17 @@ def content(path: str | Path, most: int = MOST) -> bytes:
     return found
 
 
+def text(raw: bytes, errors: str = "strict") -> str:
+    """The text of a file, in UTF-8 or, as PowerShell writes it, in UTF-16 with a byte order mark.
+
+    Raises ValueError (UnicodeDecodeError) for what is neither, unless ``errors`` are to be replaced.
+    """
+    is_utf_16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return raw.decode("utf-16" if is_utf_16 else "utf-8-sig", errors)
+
+
 def toml(raw: bytes) -> dict[str, Any]:
-    """The table in a TOML file, which may begin with a byte order mark, as some editors write one.
+    """The table in a TOML file, also in UTF-16 or with a byte order mark, as some editors write it.
 
     Raises ValueError (UnicodeDecodeError, TOMLDecodeError) for a file that is not TOML, or is nested more deeply than
     anybody would write.
@@ -37,6 +47,6 @@ def toml(raw: bytes) -> dict[str, Any]:
     if _DOTTED.search(raw):
         raise ValueError(f"a key of {MOST_DOTTED} parts or more")
     try:
-        return tomllib.loads(raw.decode("utf-8-sig"))
+        return tomllib.loads(text(raw))
     except RecursionError:
         raise ValueError("nested too deeply") from None

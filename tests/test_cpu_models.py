@@ -308,6 +308,7 @@ CAPABILITIES = """<domainCapabilities>
         ),
         ("<cpu mode='host-model'><feature policy='forbid' name='xsave'/></cpu>", "host-model,-xsave", 0x3),
         ("<host><cpu><arch>x86_64</arch><model>EPYC</model><feature name='pku'/></cpu></host>", "EPYC,+pku", 0x207),
+        ("<!-- not <cpu><model>Nehalem</model></cpu> -->\n" + DOMAIN, "Skylake-Client-IBRS,+avx512f,+pku,-mpx", 0x2E7),
     ],
 )
 def test_xml_of_libvirt_is_a_model(text, model, mask, tmp_path):
@@ -316,6 +317,19 @@ def test_xml_of_libvirt_is_a_model(text, model, mask, tmp_path):
     assert components(model) & ~SUPERVISOR == mask
     (tmp_path / "host.toml").write_text(HOST.replace("Skylake-Server-v5", "vm.xml"))
     assert read(tmp_path / "host.toml").guests["vm"].cpu_model == model
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_a_file_of_another_encoding_is_the_same_model(encoding, tmp_path):
+    (tmp_path / "vm.xml").write_text(DOMAIN + "<!-- caf\xe9 -->", encoding=encoding)
+    assert of_file(str(tmp_path / "vm.xml")) == "Skylake-Client-IBRS,+avx512f,+pku,-mpx"
+    template = {
+        "cpuid_modifiers": [
+            {"leaf": "0x7", "subleaf": "0x0", "modifiers": [{"register": "ECX", "bitmap": "0b" + "x" * 28 + "0xxx"}]}
+        ]
+    }
+    (tmp_path / "vm.json").write_text(json.dumps(template), encoding=encoding)
+    assert of_file(str(tmp_path / "vm.json")) == "host,-pku"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import gzip
 import html
 import lzma
 import quopri
+import re
 
 import pytest
 from command import run, run_json
@@ -54,11 +55,16 @@ MAILED = """On Tuesday somebody wrote (recorded for 5 seconds):
         ("\x1b[H\x1b[2J" + REPORT, 866, 0),
         (REPORT.replace("MSR_READ", " UNKNOWN").replace("     HLT", " UNKNOWN"), 866, 0),
         (MAILED, 787803, 787803 - 471831 - 238932),
+        (re.sub(r"(\d)\.(\d\d)(us|%)", r"\1,\2\3", REPORT), 866, 0),
+        (REPORT.replace("MSR_READ", " NM excp").replace("     HLT", " UD excp"), 866, 0),
+        (re.sub(r"(?m)(?<=\S) {2,}(?=\S)", " | ", REPORT), 866, 0),
     ],
 )
 def test_what_versions_of_perf_and_mailers_make_of_it_is_read_too(text, total, others):
     found = perf_kvm_stat.parse(text, "report")
     assert (found.total, found.others) == (total, others)
+    if text is not MAILED:
+        assert sum(found.took_s.values()) == pytest.approx(1.81536745, rel=1e-3)
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bytes])

@@ -51,6 +51,13 @@ def test_tasks_become_threads_with_their_bursts_and_sleeps(tmp_path, capsys):
     assert len(cases(scenario)) == 1
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_workload_that_windows_wrote_is_the_workload(encoding, tmp_path):
+    for name, how in (("plain.json", "utf-8"), ("other.json", encoding)):
+        (tmp_path / name).write_text(EXAMPLE, encoding=how)
+    assert tasks(str(tmp_path / "other.json")) == tasks(str(tmp_path / "plain.json"))
+
+
 def test_cpu_time_of_a_round_is_that_of_its_events(tmp_path, capsys):
     events = {"run": 100, "run1": 200, "sleep": 50, "sleep1": 60, "runtime": 300}
     assert new(capsys, tmp_path, json.dumps({"tasks": {"a": events}}))[0] == 0

@@ -197,6 +197,7 @@ def of_file(path: str) -> str:
     return of_domain(path) if path.endswith(".xml") else of_template(path)
 
 
+_COMMENT: Final = re.compile(r"<!--.*?-->", re.DOTALL)
 _CPU: Final = re.compile(r"<cpu\b([^>]{0,300})>")
 _HOST_MODEL: Final = re.compile(r"<mode\s+name=['\"]host-model['\"]([^>]{0,100})>")
 _MODE: Final = re.compile(r"\bmode\s*=\s*['\"]([a-z-]{1,30})['\"]")
@@ -211,9 +212,13 @@ def of_domain(path: str) -> str:
     Raises :class:`~sim.errors.InputError` for a file that has none.
     """
     try:
-        text = bounded.content(path).decode("utf-8", "replace")
+        text = _COMMENT.sub("", bounded.text(bounded.content(path), "replace"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(
+            f"{path} cannot be read: {error} (allowed: a domain of libvirt, or its capabilities)"
+        ) from error
     attributes, inner = _element(_HOST_MODEL, "</mode>", text) or _element(_CPU, "</cpu>", text) or ("", None)
     if inner is None:
         raise InputError(f"{path} has no <cpu> (allowed: a domain of libvirt, or its capabilities)")
@@ -247,7 +252,7 @@ def of_template(path: str) -> str:
     Raises :class:`~sim.errors.InputError` for any other file.
     """
     try:
-        document = json.loads(bounded.content(path).decode("utf-8"))
+        document = json.loads(bounded.text(bounded.content(path), "replace"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -263,7 +268,7 @@ def of_template(path: str) -> str:
     for modifier in modifiers:
         try:
             leaf, subleaf = int(modifier["leaf"], 0), int(modifier["subleaf"], 0)
-            registers = {each["register"]: _cleared(each["bitmap"]) for each in modifier["modifiers"]}
+            registers = {each["register"].lower(): _cleared(each["bitmap"]) for each in modifier["modifiers"]}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path}: a cpuid_modifier that is none: {_shown(modifier)} (allowed: leaf, subleaf and modifiers with "

@@ -100,7 +100,9 @@ class Stored:
             for name in numbers:
                 numbers[name] += batch.column(name).null_count
         column, number = next((name, number) for name, number in numbers.items() if number)
-        return InputError(f"{self.path}: column {column} has {number} empty values (allowed: none)")
+        return InputError(
+            f"{self.path}: column {column} has {number} empty value{'' if number == 1 else 's'} (allowed: none)"
+        )
 
     def frame(self) -> pd.DataFrame:
         """All rows."""

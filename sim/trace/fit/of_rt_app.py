@@ -63,7 +63,7 @@ def tasks(path: str) -> list[Task]:
     comments and commas after the last item, which rt-app's own examples have, are allowed.
     """
     try:
-        text = bounded.content(path).decode("utf-8")
+        text = bounded.text(bounded.content(path))
         text = _NO_VALUE.sub(lambda match: match[0] + (": 0" if match["key"] else ""), _without(_COMMENT, text))
         document = json.loads(_without(_COMMA, text), object_pairs_hook=_with_all)
     except OSError as error:

@@ -23,9 +23,11 @@ QUOTE: Final = re.compile(r"^[>| \t]+(?=\S)", re.MULTILINE)
 """Quotation marks and indentation."""
 HEADER: Final = re.compile(r"(?P<what>VM-EXIT|MMIO Access|IO Port Access|MSR Access)\s+Samples\s+Samples%")
 ROW: Final = re.compile(
-    r"(?P<reason>[A-Za-z_][\w:.+-]*)\s+(?P<samples>\d+)\s+\d+\.\d+%\s+\d+\.\d+%"
+    r"(?P<reason>[A-Z]{2} excp|[A-Za-z_][\w:.+-]*)\s+(?P<samples>\d+)\s+\d+\.\d+%\s+\d+\.\d+%"
     r"(?:\s+\d+\.\d+us\s+\d+\.\d+us)?\s+(?P<mean>\d+\.\d+)us\b"
 )
+COMMA: Final = re.compile(r"(?<=\d),(?=\d{2}(?:us|%))")
+"""The decimal mark of other locales."""
 TOTAL: Final = re.compile(
     r"Total\s+Samples:\s*(?P<samples>\d+),\s*Total\s+events\s+handled\s+time:\s*(?P<us>\d+\.\d+)us"
 )
@@ -111,7 +113,8 @@ def read(path: str) -> KvmStat:
 
 def parse(text: str, name: str) -> KvmStat:
     """The same for text that errors call ``name``."""
-    text = QUOTE.sub("", "".join(mailed.undone(text.splitlines(keepends=True))))
+    text = QUOTE.sub("", "".join(mailed.undone(text.splitlines(keepends=True))).replace("|", " "))
+    text = COMMA.sub(".", text)
     headers = list(HEADER.finditer(text))
     if not headers:
         raise InputError(
