@@ -6,6 +6,8 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final
 
+from sim import packed
+
 MOST: Final = 32 << 20
 """Bytes of a file that is read at once; JSON of that size takes at most a gibibyte."""
 MOST_TOML: Final = 4 << 20
@@ -32,8 +34,11 @@ def content(path: str | Path, most: int = MOST) -> bytes:
 def text(raw: bytes, errors: str = "strict") -> str:
     """The text of a file, in UTF-8 or, as PowerShell writes it, in UTF-16 with a byte order mark.
 
-    Raises ValueError (UnicodeDecodeError) for what is neither, unless ``errors`` are to be replaced.
+    Raises ValueError for what is packed, and (UnicodeDecodeError) for what is neither, unless ``errors`` are to be
+    replaced.
     """
+    if packer := packed.kind(raw):
+        raise ValueError(f"packed by {packer}, which is not unpacked here")
     is_utf_16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return raw.decode("utf-16" if is_utf_16 else "utf-8-sig", errors)
 

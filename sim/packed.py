@@ -61,10 +61,10 @@ def unpacked(stream: IO[bytes], name: str) -> Stream:
             return io.BufferedReader(_Utf8(found))
         if _UTF16_LE.match(found.peek(_PEEKED)):
             return io.BufferedReader(_Utf8(found, "utf-16-le"))
-        kind = next((kind for magic, kind in _KINDS.items() if found.peek(len(magic)).startswith(magic)), None)
-        if kind is None:
+        packer = kind(found.peek(_PEEKED))
+        if not packer:
             break
-        found = _unpacking(found, kind, name)
+        found = _unpacking(found, packer, name)
     if found.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
         found.read(len(codecs.BOM_UTF8))
     return found
@@ -127,6 +127,11 @@ def lines(stream: Stream, name: str, most: int) -> Iterator[bytes]:
         size += len(line)
         if size > most:
             raise InputError(f"{name}: more than {most >> 20} MiB of text (allowed: up to that)")
+
+
+def kind(begins: bytes) -> str:
+    """The program that packed a file which begins so; empty if none did."""
+    return next((kind for magic, kind in _KINDS.items() if begins.startswith(magic)), "")
 
 
 def _unpacking(stream: Stream, kind: str, name: str) -> Stream:

@@ -283,6 +283,14 @@ def test_a_dump_that_is_not_there_is_one_message(capsys, tmp_path):
     assert "dump.txt: No such file or directory" in err
 
 
+@pytest.mark.parametrize("name", ["a-dump", "a-cpu.toml"])
+def test_a_directory_is_no_cpu_and_said_to_be_one(name, capsys, tmp_path):
+    (tmp_path / name).mkdir()
+    status, out, err = run(capsys, "layout", "0x7", "--cpu", tmp_path / name)
+    assert (status, out) == (2, "")
+    assert "Is a directory" in err
+
+
 @given(st.text(max_size=200), st.integers(0, 20))
 def test_garbage_in_a_dump_is_wrong_input_at_worst(garbage, place):
     lines = dump_text("zen4", "cpuid -r").splitlines(keepends=True)

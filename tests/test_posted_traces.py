@@ -4,7 +4,9 @@ import base64
 import gzip
 import io
 import json
+import os
 import re
+import threading
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -323,3 +325,19 @@ def test_what_cannot_be_followed_is_named(text, kind, tmp_path, capsys):
 def test_a_binary_trace_is_named_with_what_prints_it():
     with pytest.raises(InputError, match=re.escape("perhaps a trace of Perfetto (traceconv systrace FILE prints")):
         read(b"\n\x1a2\x18\n\x04\x08\x06\x10\x00\x00" + bytes(300))
+
+
+@pytest.mark.parametrize("command", ["replay", "layout"])
+def test_a_pipe_is_read_once_and_whole(command, tmp_path, capsys):
+    """As a shell makes one of <(zcat trace.gz)."""
+    pipe, content = tmp_path / "pipe", TEXT.encode()
+    os.mkfifo(pipe)
+    if command == "layout":
+        content = (Path(__file__).parent / "data" / "cases" / "cpuid-raw.txt").read_bytes()
+    writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+    writer.start()
+    words = ("replay", str(pipe), "--check") if command == "replay" else ("layout", "0x2e7", "--cpu", str(pipe))
+    _, out, error = run(capsys, *words)
+    writer.join()
+    assert error == ""
+    assert (f"{len(EVENTS)} events" if command == "replay" else "guest allocation  4096 bytes") in out

@@ -1,10 +1,12 @@
 """Workloads of rt-app as threads of a host."""
 
+import gzip
 import json
 
 import command
 import pytest
 
+from sim.errors import InputError
 from sim.scenario.cases import cases
 from sim.scenario.reading import read
 from sim.trace.fit.of_rt_app import tasks
@@ -176,6 +178,12 @@ def test_what_is_no_workload_is_refused_and_nothing_is_written(text, message, tm
     status, _, err = new(capsys, tmp_path, text)
     assert (status, message in err) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["workload.json"]
+
+
+def test_a_packed_workload_is_said_to_be_packed(tmp_path):
+    (tmp_path / "w.json").write_bytes(gzip.compress(EXAMPLE.encode()))
+    with pytest.raises(InputError, match=r"w\.json is not JSON: packed by gzip"):
+        tasks(str(tmp_path / "w.json"))
 
 
 def test_a_scenario_that_is_there_is_kept(tmp_path, capsys):

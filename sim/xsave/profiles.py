@@ -95,10 +95,10 @@ def profile(name: str | CpuProfile) -> CpuProfile:
 
 def _stamp(name: str) -> tuple[int, int] | None:
     """What tells whether a file of the user's has changed; None for what is shipped, and for no file."""
-    if name in names() or not _is_file(Path(name)):
+    if name in names() or not _is_there(Path(name)):
         return None
     found = Path(name).stat()
-    return found.st_mtime_ns, found.st_size
+    return (found.st_mtime_ns, found.st_size) if Path(name).is_file() else (0, 0)  # a pipe can be read once
 
 
 @lru_cache(maxsize=64)
@@ -106,7 +106,7 @@ def _read(name: str, stamp: tuple[int, int] | None) -> CpuProfile:
     if name in names():
         return of_data(name, shipped(name))
     path = Path(name)
-    if not _is_file(path):
+    if not _is_there(path):
         raise InputError(f"{unknown('CPU', name, names())}, and there is no such file")
     data = profile_data.read(path) if path.suffix == ".toml" else imported.document(imported.dump(path), name)
     return of_data(name, data)
@@ -114,12 +114,12 @@ def _read(name: str, stamp: tuple[int, int] | None) -> CpuProfile:
 
 def is_known(name: str) -> bool:
     """Whether :func:`profile` has a CPU of that name, or a file."""
-    return name in names() or _is_file(Path(name))
+    return name in names() or _is_there(Path(name))
 
 
-def _is_file(path: Path) -> bool:
+def _is_there(path: Path) -> bool:
     try:
-        return path.is_file()
+        return path.exists()
     except (OSError, ValueError):  # too long a name, a null character
         return False
 

@@ -25,10 +25,13 @@ _PACKAGES: Final = {"perf": "package linux-perf or linux-tools", "trace-cmd": "p
 
 
 def command(path: Path) -> tuple[str, ...] | None:
-    """The command that prints the recording in a file; None if the file is none of those.
+    """The command that prints the recording in a file; None if the file is none of those, or a pipe, which it would
+    begin to read.
 
     Raises :class:`InputError` if the tool is missing.
     """
+    if path.is_fifo():
+        return None
     with path.open("rb") as stream:
         begins = stream.read(max(map(len, TOOLS)))
     for magic, words in TOOLS.items():
