@@ -15,6 +15,7 @@ import pytest
 from command import run
 
 from sim.errors import InputError
+from sim.trace.following.machine import header
 from sim.trace.reading import lines
 from sim.trace.reading.events import CODE, SIGRETURN
 from sim.trace.reading.reader import Reader, steps
@@ -341,3 +342,42 @@ def test_a_pipe_is_read_once_and_whole(command, tmp_path, capsys):
     writer.join()
     assert error == ""
     assert (f"{len(EVENTS)} events" if command == "replay" else "guest allocation  4096 bytes") in out
+
+
+# The machine.
+
+BOOT = (
+    "Linux version 6.18.3-1-default (build@host) (gcc 15.2.1) #1 SMP PREEMPT_DYNAMIC\n"
+    "x86/fpu: Supporting XSAVE feature 0x001: 'x87 floating point registers'\n"
+    "x86/fpu: xstate_offset[2]:  576, xstate_sizes[2]:  256\n"
+    "x86/fpu: Enabled xstate features 0x7, context size is 832 bytes, using 'compacted' format.\n"
+)
+
+
+@pytest.mark.parametrize("before", ["", "# ", "[    0.000000] ", "<6>[    0.000000][    T0] "])
+def test_the_log_of_the_kernel_in_front_of_a_trace_tells_of_its_machine(before):
+    found, reader = read(re.sub("(?m)^", before, BOOT.rstrip("\n")) + "\n" + TEXT)
+    assert (same(found), reader.report.foreign, reader.report.recordings) == (EVENTS, 0, 1)
+    head = header(reader.comments, "a trace")
+    assert head.kernel == (6, 18)
+    assert (head.log.mask, head.log.size) == (7, 832)
+
+
+@pytest.mark.parametrize(
+    ("comment", "kernel"),
+    [
+        ("# os release : 5.10.0-28-amd64", (5, 10)),
+        ("# kernel 6.18.44 x86_64, 2 cpus", (6, 18)),
+        ("# Kernel version: v6.6", (6, 6)),
+        ("# uname -r: 6.12.5", (6, 12)),
+        ("# Linux node7 6.8.0-40-generic #40-Ubuntu SMP PREEMPT_DYNAMIC x86_64 GNU/Linux", (6, 8)),
+        ("# uname -a: Linux node7 4.18.0-513.el8.x86_64 #1 SMP", (4, 18)),
+        ("# irqsoff latency trace v1.1.5 on 5.15.0-rc3", (5, 15)),
+        ("# [    0.000000] Linux version 7.1.0 (build@host)", (7, 1)),
+        ("# Linux Mint 21.3", None),
+        ("# Red Hat Enterprise Linux 8.9 (Ootpa)", None),
+        ("# perf version : 6.8.12", None),
+    ],
+)
+def test_the_kernel_is_told_however_it_is_written(comment, kernel):
+    assert header([comment], "a trace").kernel == kernel

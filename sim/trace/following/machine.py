@@ -15,7 +15,12 @@ from sim.xsave.components import ALL, CET_S, CET_U, COMPACTED, SUPERVISOR, USER,
 from sim.xsave.geometry import GENERIC
 from sim.xsave.profiles import CpuProfile, profile
 
-_KERNEL: Final = re.compile(r"^#\s*(?:kernel|os release\s*:|uname[^:]*:?)\s*v?(\d+)\.(\d+)", re.ASCII)
+_KERNEL: Final = re.compile(
+    r"^#(?:\s*(?:kernel(?:\s+version)?\s*:?|os release\s*:|uname[^:]*:?)|.*\bLinux version"
+    r"|.*\blatency trace v\S+ on)\s*v?(\d+)\.(\d+)"
+    r"|^#.*\bLinux (?:\S+ )?(\d+)\.(\d+)\.\d",  # uname -a; a distribution's release has two numbers
+    re.ASCII | re.IGNORECASE,
+)
 _CPUS: Final = re.compile(r"^#.*?(?:\b(\d+) cpus\b|nrcpus online\s*:\s*(\d+)|#P:(\d+))", re.ASCII)
 _TSC: Final = re.compile(r"TSC (\d+(?:\.\d+)?) MHz", re.ASCII)
 
@@ -53,7 +58,8 @@ def header(comments: Iterable[str], name: str) -> Header:
     kernel = cpus = tsc = preemption = None
     for line in lines:
         if kernel is None and (match := _KERNEL.match(line)):
-            kernel = int(match[1]), int(match[2])
+            major, minor = filter(None, match.groups())
+            kernel = int(major), int(minor)
         if cpus is None and (match := _CPUS.match(line)):
             cpus = int(next(filter(None, match.groups())))
         if tsc is None and (match := _TSC.search(line)):

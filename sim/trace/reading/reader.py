@@ -266,6 +266,8 @@ class Reader:
 
     def _other_line(self, line: bytes, row: int, found: Lines, gaps: list[Gap]) -> None:
         report = self.report
+        if _OF_BOOT.search(line) and not line.startswith(b"#"):  # the kernel's log, in front of the trace or around it
+            line = b"# " + line
         if line.startswith(b"#") and not line.startswith(b"#####"):
             begins = b"Enabled xstate features" in line or b"# tracer:" in line
             if begins and (self._seen_event or (found.event[:row] >= 0).any()):
@@ -355,6 +357,7 @@ class Reader:
         chunk.gaps.sort(key=lambda gap: gap.row)
 
 
+_OF_BOOT: Final = re.compile(rb"\bx86/fpu: (?:Supporting|xstate_offset|Enabled)|\bLinux version \d")
 _TSC: Final = re.compile(rb"^#.*TSC (\d{1,6}(?:\.\d{1,6})?) MHz", re.ASCII | re.MULTILINE)
 
 
