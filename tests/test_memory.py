@@ -12,8 +12,8 @@ import worlds
 from sim import experiment
 
 FEW, MANY = 3000, 9000
-OF_A_REPLICATION = 1000
-"""Bytes of a replication of two strategies that may stay, where frames of it took 20,000; 300 are what is expected."""
+OF_A_REPLICATION = 1500
+"""Bytes of a replication of two strategies that may stay, where frames of it took 20,000; 600 are what is expected."""
 STRATEGIES = ["free-ssp", "manual-load"]
 
 
