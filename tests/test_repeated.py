@@ -1,7 +1,7 @@
 """A row that is there twice is found in whatever pieces the rows of a table come, and the rows are not kept."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.results import repeated
@@ -22,6 +22,7 @@ def first_repeated(rows):
     return next((i for i, row in enumerate(rows) if row in rows[:i]), None)
 
 
+@settings(deadline=None)
 @given(ROWS, st.lists(st.integers(0, 40), max_size=6))
 def test_the_first_row_that_was_there_is_found_in_any_pieces_where_records_are_together(rows, bounds):
     rows.sort(key=lambda row: row[0])
@@ -30,6 +31,7 @@ def test_the_first_row_that_was_there_is_found_in_any_pieces_where_records_are_t
     assert found.row == first_repeated(rows)
 
 
+@settings(deadline=None)
 @given(ROWS, st.lists(st.integers(0, 40), max_size=6))
 def test_of_records_in_two_places_it_is_said_that_it_is_not_known(rows, bounds):
     found = taken(rows, bounds)
