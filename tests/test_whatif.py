@@ -9,6 +9,7 @@ from command import run, run_json
 from corruption import ACTIVATED, KVM_FPU, TRACES, Trace, text
 
 from sim.kernel import strategies
+from sim.xsave.components import CET_S
 
 by_trace = pytest.mark.parametrize("path", TRACES, ids=lambda path: path.name.split(".")[0])
 HALTS, PIPE, SPINS = (
@@ -219,3 +220,17 @@ def test_guests_that_were_in_kvm_run_before_the_recording_have_written_what_is_c
     assert max(saved.values()) - min(saved.values()) <= 4  # of each vCPU, at the first exit or before the first write
     extra = counts(document, "independent")["XSAVES"] - counts(document, "manual-run")["XSAVES"]
     assert abs(extra - saved["manual-run"]) <= 4
+
+
+@pytest.mark.parametrize(("use", "without"), [("constant", 4), ("none", None)])
+def test_cet_s_is_in_use_where_guests_write_it_whatever_the_recorded_guests_did(use, without, tmp_path, capsys):
+    """The recorded guests have CET_S in their fpstates, and never used it."""
+    options = ("--strategies", "xstate-guest", "--cpu", "zen4", "--guest-ssp", use, "--out", str(tmp_path / "out"))
+    run_json(capsys, "replay", str(HALTS), *options)
+    rows = pd.read_parquet(tmp_path / "out" / "ledger.parquet")
+    loads = rows[
+        (rows.strategy == "xstate-guest") & (rows.operation == "XRSTORS") & (rows.phase == "kvm-load-guest-fpu")
+    ]
+    number, loaded = loads["count"].sum(), loads[loads.components & CET_S > 0]["count"].sum()
+    assert number > 1000
+    assert loaded == 0 if without is None else number - without <= loaded <= number  # each vCPU's first load

@@ -2,7 +2,7 @@
 
 The strategies meet the same flow points, which the follower finds in the trace.  What a trace cannot say is a setting
 with a stated default: what guests do with their shadow stacks, and which of the components in use somebody writes while
-running.  Which components are in use is taken from the trace, from ``xfeatures`` at each save and restore.
+running.  Which other components are in use is taken from the trace, from ``xfeatures`` at each save and restore.
 """
 
 from collections.abc import Sequence
@@ -29,6 +29,7 @@ from sim.kernel.versions import version
 from sim.trace.following.replay import Recorded, Replayed
 from sim.trace.following.replica import Replica, Uses, changed_and_common
 from sim.trace.following.told import ToldReplica
+from sim.xsave.components import CET_S
 from sim.xsave.profiles import profile
 
 Ssp = Literal["none", "constant", "rewritten"]
@@ -110,7 +111,11 @@ def replicas(recorded: Recorded, choices: Choices) -> dict[str, Replica]:
     uses, told = USES[choices.touched], recorded.told
     if told is not None:
         return {name: ToldReplica(config, told) for name, config in configs(recorded, choices).items()}
-    return {name: Replica(config, uses=uses, ssp=choices.ssp) for name, config in configs(recorded, choices).items()}
+    shown = recorded.config.masks.max_features & ~CET_S  # CET_S is as ``choices.ssp`` says, in every strategy
+    return {
+        name: Replica(config, uses=uses, ssp=choices.ssp, shown=shown)
+        for name, config in configs(recorded, choices).items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

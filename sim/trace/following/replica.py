@@ -14,7 +14,7 @@ from sim.kernel.operations import GUEST_ENTRY, Ledger, LedgerFactory
 from sim.kernel.state import IDLE_TASK, KTHREAD, USER_TASK, VCPU_TASK, Cpu, Fpstate, Task, Vcpu
 from sim.kernel.walker import Walker
 from sim.xsave.area import INIT
-from sim.xsave.components import AVX, CET_S, COMPACTED, PKRU, SSE, bits
+from sim.xsave.components import ALL, AVX, CET_S, COMPACTED, PKRU, SSE, bits
 
 
 class PassedEvent(NamedTuple):
@@ -63,7 +63,8 @@ class Replica(Walker):
 
     ``entries_recorded``: the trace has kvm_entry and kvm_exit.  Without them, each time that the guest fpstate gets
     into the registers counts as one VM entry, and each time that the thread leaves the CPU or KVM_RUN as one VM exit.
-    ``vcpus``: how many vCPUs the trace has shown.
+    ``vcpus``: how many vCPUs the trace has shown.  ``shown``: the components for which xfeatures of the trace counts;
+    all others are as the model has them.
     """
 
     def __init__(
@@ -74,10 +75,12 @@ class Replica(Walker):
         tracing: bool = False,
         uses: Uses = changed_and_common,
         ssp: str = "constant",
+        shown: int = ALL,
     ) -> None:
         super().__init__(config, ledger=ledger, integrity=False, tracing=tracing)
         self._uses = uses
         self._ssp = ssp
+        self._shown = shown
         self.entries_recorded = False
         self.vcpus = 0
         self._in_fastpath: dict[int, str] = {}
@@ -178,7 +181,7 @@ class Replica(Walker):
         """What an event shows of an fpstate in memory."""
         task = self.tasks[number]
         fpstate = self._fpstate(task, guest_fpstate)
-        wanted = xstate_bv & fpstate.xfeatures
+        wanted = xstate_bv & self._shown & fpstate.xfeatures | fpstate.area.xstate_bv & ~self._shown
         if fpstate.area.xstate_bv != wanted:
             fpstate.area.xstate_bv = wanted
             for i in bits[wanted]:
@@ -201,7 +204,7 @@ class Replica(Walker):
         here = self.cpu(cpu)
         task, unit = here.current, here.unit
         context = task.fpstate.context
-        enabled = task.fpstate.xfeatures & ~PKRU
+        enabled = task.fpstate.xfeatures & self._shown & ~PKRU
         before, after = unit.xinuse & enabled, xstate_bv & enabled
         if gone := before & ~after:
             unit.initialise(gone)
