@@ -119,7 +119,7 @@ def is_known(name: str) -> bool:
 
 def _is_there(path: Path) -> bool:
     try:
-        return path.exists()
+        return bool(path.name) and path.exists()  # the path of an empty name is "."
     except (OSError, ValueError):  # too long a name, a null character
         return False
 
