@@ -59,7 +59,7 @@ def run(
 def finds(configs: list[Config], check: Callable[[World], None], name: str) -> None:
     """Random sequences find something; which one is not of interest, so it is not made shorter."""
     with pytest.raises(AssertionError):
-        run(configs, check, name, examples=500, phases=(Phase.generate,))
+        run(configs, check, name, examples=2000, phases=(Phase.generate,))
 
 
 def nothing_is_wrong(each: World) -> None:
