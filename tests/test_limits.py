@@ -90,7 +90,7 @@ def test_a_line_of_a_trace_that_is_too_long_is_one_foreign_line(tmp_path, capsys
     event = b"  qemu-1  [000] d..2.   100.000001: sched_switch: prev_comm=a prev_pid=1 prev_prio=1 prev_state=S ==> "
     (tmp_path / "long.txt.gz").write_bytes(gzip.compress(event + b"x" * (32 << 20) + b"\n" + event, 1))
     err = refused(capsys, "replay", str(tmp_path / "long.txt.gz"), "--check")
-    assert "1 of its 2 lines are none" in err
+    assert "1 of its 2 lines are not events" in err
     assert "(a line that is too long) xxx" in err
 
 

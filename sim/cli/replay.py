@@ -276,8 +276,9 @@ def _enabled(priced: "Priced") -> int:
 def _text(result: "Replayed", name: str) -> str:
     report, verdict, recorded = result.report, result.verdict, result.recorded
     masks = recorded.config.masks
+    cpus = "one CPU" if len(report.cpus) == 1 else f"{len(report.cpus)} CPUs"
     lines = [
-        f"{name}: {report.events.total()} events on {len(report.cpus)} CPUs in {result.seconds:.3f} s; "
+        f"{name}: {report.events.total()} events on {cpus} in {result.seconds:.3f} s; "
         f"followed as Linux {recorded.config.version.name}, fpstates {masks.host_default:#x}, guests' "
         f"{masks.guest_default:#x}",
         *_amiss(result),

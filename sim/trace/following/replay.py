@@ -233,8 +233,8 @@ def missing_events(name: str, events: Sequence[str], report: Report) -> InputErr
         unread = f"\n{kind}"
     elif report.foreign:
         unread = (
-            f"\n{report.foreign} of its {report.lines} lines are none that perf script, ftrace or trace-cmd report "
-            f"print with task, CPU, time and event, the first: {report.first_foreign!r}"
+            f"\n{report.foreign} of its {report.lines} lines are not events as perf script, ftrace or trace-cmd report "
+            f"print them (task, CPU, time, event), the first: {report.first_foreign!r}"
         )
     return InputError(f"{name} has no {listed} events; this records them:\n  {RECORD}{unread}")
 
