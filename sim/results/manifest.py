@@ -134,8 +134,16 @@ def check_files(directory: Path, hashes: Mapping[str, str]) -> None:
 def read(directory: Path) -> dict[str, Any]:
     """The manifest of ``directory``; :class:`InputError` if it is not one of our directories."""
     if not (directory / NAME).exists():
-        raise InputError(f"{directory}: not a result directory (it has no {NAME})")
+        raise InputError(f"{directory}: not a result directory (it has no {NAME}{_inside(directory)})")
     return read_file(directory / NAME)
+
+
+def _inside(directory: Path) -> str:
+    """Which directory in this one is a result's, if any is: ``results``, or the directory of a design, was meant as
+    that.
+    """
+    found = min((path for place in ("*", "points/*") for path in directory.glob(f"{place}/{NAME}")), default=None)
+    return f"; {found.parent} is one" if found else ""
 
 
 def read_file(path: Path) -> dict[str, Any]:

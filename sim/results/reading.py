@@ -34,7 +34,7 @@ def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> R
     """See :func:`sim.results.load`."""
     path = Path(directory)
     if not path.is_dir():
-        raise InputError(f"{path}: no such directory" if not path.exists() else f"{path}: not a directory")
+        raise InputError(f"{path}: {'not a directory' if path.exists() else 'no such directory'}{_meant(path)}")
     manifest = manifests.read(path)
     status = manifest["status"]
     if status != manifests.COMPLETE and not incomplete_ok:
@@ -59,6 +59,12 @@ def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> R
     notes = (WITHOUT_HASHES.format(path),) if manifest["format"] == manifests.FORMAT_OF_0_1 else ()
     check.check(opened.stored, manifest, table_of, path)
     return Results(opened, manifest, costs, path, notes)
+
+
+def _meant(path: Path) -> str:
+    """Where results lie that somebody may have meant by the name of their scenario, or of its file."""
+    found = Path("results") / path.stem
+    return f"; did you mean {found}?" if path.stem and os.path.isfile(found / manifests.NAME) else ""
 
 
 def finished(path: Path, problems: list[str]) -> Iterator[Group]:

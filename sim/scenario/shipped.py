@@ -1,6 +1,7 @@
 """The scenarios that come with the package, by name: what each asks, and how long it takes."""
 
 import json
+import os
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -39,7 +40,8 @@ def is_path(text: str) -> bool:
 def file(name: str) -> Path:
     """The file of a shipped scenario."""
     if name not in names():
-        raise InputError(f"{unknown('scenario', name, names())}; the path of a file ends in .toml or has a /")
+        here = f"; did you mean the file {name}.toml?" if name and os.path.isfile(f"{name}.toml") else ""
+        raise InputError(f"{unknown('scenario', name, names())}; the path of a file ends in .toml or has a /{here}")
     return _FOLDER / f"{name}.toml"
 
 

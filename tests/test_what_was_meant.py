@@ -1,0 +1,45 @@
+"""A path or name that is nearly what a command takes: the message says what may have been meant."""
+
+import fake_host
+import pytest
+import worlds
+from command import run
+
+from sim import experiment
+from sim.experiment import designs
+from sim.experiment.design import Design
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A directory with a scenario, its results and those of a design."""
+    place = tmp_path_factory.mktemp("made")
+    scenario = place / "host.toml"
+    scenario.write_text(worlds.small(replications=1))
+    experiment.run(scenario, out=place / "results" / "host", jobs=1, simulate=fake_host.simulate)
+    design = Design.parsed("lhs:2", ["guests.g.vcpus=1..4"])
+    designs.run_design(scenario, design, place / "results" / "plan", jobs=1, simulate=fake_host.simulate)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("run", "host"), "the path of a file ends in .toml or has a /; did you mean the file host.toml?"),
+        (("run", "hosts"), "the path of a file ends in .toml or has a /"),
+        (("compare", "host"), "host: no such directory; did you mean results/host?"),
+        (("compare", "host.toml"), "host.toml: not a directory; did you mean results/host?"),
+        (("compare", "hosts"), "hosts: no such directory"),
+        (("compare", "results"), "results: not a result directory (it has no manifest.json; results/host is one)"),
+        (("status", "results"), "results: not a result directory (it has no manifest.json; results/host is one)"),
+        (("compare", "results/plan"), "(it has no manifest.json; results/plan/points/000001 is one)"),
+        (("compare", "results/host/inputs"), "results/host/inputs: no such directory"),
+        (("compare", "."), ".: not a result directory (it has no manifest.json)"),
+        (("run", "./host.toml", "--out", "results"), "host is one); it is not empty, and nothing in it is overwritten"),
+    ],
+)
+def test_what_may_have_been_meant_is_said_where_it_is_there(made, command, says, capsys, monkeypatch):
+    monkeypatch.chdir(made)
+    status, out, err = run(capsys, *command)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.endswith(f"{says}\n")
