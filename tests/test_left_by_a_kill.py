@@ -16,6 +16,7 @@ from sim.experiment.design import Design
 from sim.results import files, load
 
 TRACE = Path(__file__).parent / "data" / "traces" / "formats" / "ftrace.txt"
+STRATEGIES = Path(files.__file__).parents[1] / "kernel" / "data" / "strategies"
 LEFT = (
     ".manifest.json.x1y2z3_4", ".costs.json.abcdefgh", ".progress.json", ".ledger.parquet", ".integrity.parquet",
     "parts/.0123456789abcdef0123456789abcdef.arrow.a_b_c_d_", "progress.json",
@@ -63,6 +64,33 @@ def test_a_run_removes_what_a_kill_left_in_its_directory_and_beside_it(scenario,
     assert there(out) - there(tmp_path / "whole") == set(FOREIGN)
     assert load(out).manifest["replications"] == max(2, replications)
     assert [(tmp_path / name).exists() for name in (*BESIDE, ".r.deleted.my_own")] == [False, False, True]
+
+
+def test_a_file_that_the_scenario_names_stays_though_it_is_called_as_what_a_kill_leaves_of_another(tmp_path):
+    names = ("mine.toml", ".mine.toml", ".mine.toml.abcdefgh/x.toml", "x.toml")
+    shipped = (STRATEGIES / "manual-load.toml").read_text()
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(shipped.replace('name = "manual-load"', f'name = "own-{number}"'))
+    strategies = ("free-ssp", *(str(tmp_path / name) for name in names))
+    (tmp_path / "small.toml").write_text(worlds.small(strategies, replications=1))
+    for _ in range(2):
+        experiment.run(tmp_path / "small.toml", out=tmp_path / "r", jobs=1, simulate=fake_host.simulate)
+        assert {"inputs/mine.toml", "inputs/.mine.toml"} <= there(tmp_path / "r")
+        load(tmp_path / "r")
+
+
+def test_what_another_directory_is_deleting_stays(tmp_path):
+    ours = ".r.deleted.abcdefgh"
+    others = (".r.deleted.old.deleted.abcdefgh", ".r.deleted.deleted.abcdefgh", ".q.deleted.abcdefgh")
+    for name in (ours, *others):
+        (tmp_path / name / "r").mkdir(parents=True)
+    (tmp_path / ".r.deleted.12345678").symlink_to(tmp_path / others[0])
+    (tmp_path / ".r.deleted.abcd1234").write_text("a file")
+    (tmp_path / "r").mkdir()
+    files.remove(tmp_path / "r")
+    assert {path.name for path in tmp_path.iterdir()} == {*others, ".r.deleted.12345678", ".r.deleted.abcd1234"}
+    assert (tmp_path / others[0] / "r").is_dir()
 
 
 def test_a_design_removes_what_a_kill_left_in_its_directory(scenario, tmp_path):

@@ -117,8 +117,10 @@ class ResultDirectory:
 
     def tidy(self, contents: Iterable[str]) -> None:
         """Removes what commands that were killed left here and beside, of tables and of files with these places."""
+        inputs = {*contents, *(self.found or {}).get("files", ())}  # of which .mine.toml may be one, beside mine.toml
+        own = {self.path / place for place in inputs}
         for place in (manifests.NAME, progress.NAME, *(f"{name}.parquet" for name in SCHEMAS), *contents):
-            files.remove_left(self.path / place)
+            files.remove_left(self.path / place, but=own)
         with suppress(OSError):
             for each in (self.path, self.previous):
                 files.remove_deleted(each)

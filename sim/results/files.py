@@ -5,8 +5,8 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Container
 from contextlib import suppress
-from glob import escape
 from pathlib import Path
 from typing import Final
 
@@ -69,12 +69,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remove_left(path: Path) -> None:
-    """Removes what a kill left of the writing of a file; anything else stays."""
+def remove_left(path: Path, but: Container[Path] = ()) -> None:
+    """Removes what a kill left of the writing of a file, ``but`` not these files; anything else stays."""
     with suppress(OSError):  # its directory is not there, or read-only: nothing depends on it
         for each in list(path.parent.iterdir()):
             begins, random = each.name[: len(path.name) + 1], each.name[len(path.name) + 1 :]
-            if begins == f".{path.name}" and (not random or _RANDOM.fullmatch(random)):
+            if begins == f".{path.name}" and (not random or _RANDOM.fullmatch(random)) and each not in but:
                 each.unlink()
 
 
@@ -92,8 +92,10 @@ def remove(directory: Path) -> None:
 
 def remove_deleted(directory: Path) -> None:
     """Deletes what a kill left of an earlier deletion of this directory."""
-    for left in directory.parent.resolve().glob(f"{escape(_deleted(directory))}*"):
-        if _RANDOM.fullmatch(left.name[-len(".12345678") :]):
+    begins = _deleted(directory)[:-1]
+    for left in list(directory.parent.resolve().iterdir()):
+        ours = left.name.startswith(begins) and _RANDOM.fullmatch(left.name[len(begins) :])
+        if ours and left.is_dir() and not left.is_symlink():
             shutil.rmtree(left)
 
 
