@@ -293,11 +293,18 @@ def test_the_key_covers_every_module_of_the_host_from_which_machine_code_has_con
     for path in ENGINE.glob("*.py"):
         tree = ast.parse(path.read_text())
         names = {
-            alias.asname or alias.name: f"{node.module.removeprefix('sim.host.')}.py"
+            alias.asname or alias.name: {f"{node.module.removeprefix('sim.host.')}.py"}
             for node in ast.walk(tree)
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sim.host.")
             for alias in node.names
         }
+        for each in tree.body:  # constants made from others
+            if isinstance(each, ast.Assign | ast.AnnAssign) and each.value is not None:
+                targets = each.targets if isinstance(each, ast.Assign) else [each.target]
+                made_from = {node.id for node in ast.walk(each.value) if isinstance(node, ast.Name)} & names.keys()
+                if made_from:
+                    modules = set().union(*(names[name] for name in made_from))
+                    names.update((target.id, modules) for target in targets if isinstance(target, ast.Name))
         machine_code = [
             each
             for each in tree.body
@@ -307,7 +314,7 @@ def test_the_key_covers_every_module_of_the_host_from_which_machine_code_has_con
         if path.name == "layout.py":  # whose numbers all others have
             machine_code = tree.body
         used = {node.id for each in machine_code for node in ast.walk(each) if isinstance(node, ast.Name)}
-        found |= {names[name] for name in used & names.keys()}
+        found = found.union(*(names[name] for name in used & names.keys()))
     assert found == set(cache.CONSTANTS)
 
 

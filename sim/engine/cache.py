@@ -31,7 +31,9 @@ KEPT: Final = 8
 """How many directories of other versions stay: those that were used last."""
 YOUNG_S: Final = 3600
 """A directory that was used within this many seconds always stays: another process may be about to read it."""
-CONSTANTS: Final = ("accounts.py", "directed_yield.py", "eevdf_groups.py", "halt_polling.py", "waiting.py")
+CONSTANTS: Final = (
+    "accounts.py", "directed_yield.py", "eevdf_groups.py", "halt_polling.py", "waiting.py", "weights.py",
+)  # fmt: skip
 """Modules of sim.host whose constants are compiled in."""
 
 
