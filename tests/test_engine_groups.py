@@ -139,6 +139,52 @@ def test_a_nice_level_whose_lag_does_not_fit_in_64_bits_gives_the_same_records()
     assert_the_same(light)
 
 
+STRETCHES = """
+preemption = "none"
+base_slice = "100 us"
+[threads.kernel]
+kind = "kthread"
+count = 3
+nice = 19
+compute = "80 ms"
+sleep = "100 us"
+affinity = [0]
+[threads.user]
+count = 2
+nice = 10
+compute = "1 ms"
+sleep = "1 ms"
+affinity = [0]
+"""
+
+
+def test_a_thread_that_nothing_preempts_may_leave_others_behind_farther_than_64_bits():
+    case = changed(only(HOST.replace("2 GHz", "1 GHz") + STRETCHES), measure=0.6)
+    assert not queues.is_grouped(case)
+    with pytest.raises(simulation.TooFar):
+        virtual_times(case)
+    assert_the_same(case)
+
+
+CROWD = """
+base_slice = "700 us"
+[threads.crowd]
+count = 100
+nice = {nice}
+compute = "30 ms"
+sleep = "20 us"
+affinity = [0]
+"""
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # of that sum, which is not used then
+@pytest.mark.parametrize("nice", [19, 18])
+def test_a_crowd_of_equal_threads_has_a_mean_though_the_sum_does_not_fit_in_64_bits(nice):
+    case = changed(only(HOST + CROWD.format(nice=nice)), measure=0.1)
+    assert not queues.is_grouped(case)
+    assert not test_engine.differ(case)
+
+
 def test_wider_virtual_times_change_no_record():
     case = changed(only(test_engine.LOCKED), measure=3e-3)
     found = []

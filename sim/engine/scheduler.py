@@ -2,7 +2,7 @@
 
 ``q`` is the row of a queue: that of its CPU, or if queues are grouped one of those that follow.  Virtual times are 64
 bits wide here, or 128 with the arrays of ``wide(a)``.  Only differences within a queue matter, so a queue is moved back
-to 0 before they grow too large; sums of weight x vruntime are divided term by term, which gives the same whole numbers.
+to 0 before they grow too large; sums that may not fit are divided term by term, which gives the same whole numbers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from sim.engine.layout import (
 )
 from sim.engine.wide import Virtual
 
-FAR = 1 << 60
+FAR, MANY = 1 << 60, 64
 
 
 @compiled
@@ -55,13 +55,19 @@ def avg_vruntime(a: Memory, q: int) -> int:
         return t[current, VRUNTIME] if current >= 0 else 0
     origin = t[a.queue[q, 0], VRUNTIME]
     if a.g[SAME_WEIGHT]:
-        total, entities = 0, n
+        total, farthest, entities = 0, 0, n
         for i in range(1, n):
-            total += t[a.queue[q, i], VRUNTIME] - origin
+            ahead = t[a.queue[q, i], VRUNTIME] - origin
+            total += ahead
+            farthest = max(farthest, max(ahead, -ahead))
         if current >= 0:
-            total += t[current, VRUNTIME] - origin
+            ahead = t[current, VRUNTIME] - origin
+            total += ahead
+            farthest = max(farthest, max(ahead, -ahead))
             entities += 1
-        return origin + total // entities
+        # Else the sum may have overflowed, and is divided term by term.
+        if is_wide(a) or (entities <= MANY and farthest <= FAR // MANY) or farthest <= FAR // entities:
+            return origin + total // entities
     load = 0
     for i in range(n):
         load += t[a.queue[q, i], WEIGHT]
@@ -80,13 +86,18 @@ def avg_vruntime(a: Memory, q: int) -> int:
 
 @compiled
 def rebase(a: Memory, q: int, by: Virtual) -> None:
-    """Moves all virtual times of a queue back, including those of the running thread."""
+    """Moves all virtual times of a queue back, including those of the running thread, which becomes 0.
+
+    Those who wait may be far behind it if nothing could preempt it for long, and then 64 bits may not be enough.
+    """
     n = a.c[q, QUEUED]
     for i in range(n + 1):
         entity = a.queue[q, i] if i < n else a.c[q, CURRENT_ENTITY]
         a.t[entity, VRUNTIME] -= by
         a.t[entity, DEADLINE] -= by
         a.t[entity, VPROT] -= by
+        if not is_wide(a) and not -FAR <= a.t[entity, VRUNTIME] <= FAR:
+            a.g[FAILED] = FAIL_VRUNTIME
 
 
 @compiled
@@ -125,7 +136,7 @@ def update_current(a: Memory, q: int, now: int) -> None:
         due = False
     if due and a.c[q, QUEUED]:
         a.c[q, RQ_RESCHED] = 1
-    if vruntime > FAR:
+    if not -FAR <= vruntime <= FAR:
         rebase(a, q, vruntime)
 
 
