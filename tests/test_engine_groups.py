@@ -185,6 +185,37 @@ def test_a_crowd_of_equal_threads_has_a_mean_though_the_sum_does_not_fit_in_64_b
     assert not test_engine.differ(case)
 
 
+def test_a_queue_whose_virtual_times_have_gone_down_is_moved_back():
+    case = changed(only(HOST + CROWD.format(nice=0)), measure=2e-3)
+    run = simulation.Replication(case, case.timed_by, (), 0)
+    run.run()
+    a, current = run.a, run.a.c[0, layout.CURRENT_ENTITY]
+    waiting = a.queue[0, : a.c[0, layout.QUEUED]]
+    assert len(waiting) > 50
+    at_0 = [current, *waiting]
+    average = scheduler.avg_vruntime(a, 0) - a.t[current, layout.VRUNTIME]
+    for column in (layout.VRUNTIME, layout.DEADLINE, layout.VPROT):
+        a.t[at_0, column] -= 1 << 61
+    execs = a.t[current, layout.EXEC_START]
+    a.t[current, layout.VRUNTIME] -= a.t[current, layout.INV_WEIGHT]
+    scheduler.update_current(a, 0, execs + 1)
+    assert not a.g[layout.FAILED]
+    assert a.t[current, layout.VRUNTIME] == 0
+    assert scheduler.avg_vruntime(a, 0) == average
+
+
+MANY_GROUPS = "".join(
+    f'[threads.t{i}]\ngroup = "g{i}"\ncompute = "50 us"\nsleep = "9 us"\n[groups.g{i}]\n' for i in range(60)
+)
+
+
+def test_a_queue_has_room_for_a_group_and_not_for_all_threads_of_the_host():
+    case = changed(only(HOST.replace("cpus = 2", "cpus = 16") + MANY_GROUPS), measure=1e-3)
+    run = simulation.Replication(case, case.timed_by, (), 0)
+    assert run.a.queue.shape == (16 * 62, 61)
+    assert_the_same(case)
+
+
 def test_wider_virtual_times_change_no_record():
     case = changed(only(test_engine.LOCKED), measure=3e-3)
     found = []
@@ -200,7 +231,7 @@ NUMBERS = st.integers(-(1 << 126), (1 << 126) - 1) | st.integers(-(1 << 64), 1 <
 
 @given(NUMBERS, st.sampled_from(sorted(layout.HIGH)))
 def test_a_number_of_128_bits_is_read_as_it_was_written(number, column):
-    arrays = empty(1, 2, 1, 1, 1, 0)
+    arrays = empty(1, 2, 1, 1, 1, 0, 1)
     a = WideMemory(arrays)
     if column == layout.INV_WEIGHT:  # one of 64 bits
         number = inverse(number % 88761 + 1)
@@ -252,7 +283,7 @@ def in_machine_code(handle, by):
 draw = Random(1)
 columns = (VRUNTIME, DEADLINE, VLAG, VPROT)
 for i in range(3000):
-    arrays = empty(1, 3, 1, 1, 1, 0)
+    arrays = empty(1, 3, 1, 1, 1, 0, 1)
     a = WideMemory(arrays)
     one, other = (draw.randrange(-1 << bits, 1 << bits) for bits in draw.choices((30, 62, 63, 64, 65, 100, 120), k=2))
     if i % 7 == 0:

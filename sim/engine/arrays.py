@@ -13,10 +13,11 @@ BITS: Final = 32
 """In a word of a mask of CPUs."""
 
 
-def empty(cpus: int, n: int, kinds: int, walkers: int, queues: int, entities: int) -> Memory:
+def empty(cpus: int, n: int, kinds: int, walkers: int, queues: int, entities: int, most_queued: int) -> Memory:
     """Arrays for ``cpus`` CPUs, ``n`` threads (idle ones too), ``kinds`` kinds of exits and ``walkers`` strategies.
 
-    ``queues`` are all rows of run queues, the CPUs' among them; ``entities`` are those of groups, beside the threads.
+    ``queues`` are all rows of run queues, the CPUs' among them, with room for ``most_queued`` entities each;
+    ``entities`` are those of groups, beside the threads.
     Those of length 1 are replaced once their length is known (sim.engine.build).
     """
     words = -(-cpus // BITS)
@@ -35,7 +36,7 @@ def empty(cpus: int, n: int, kinds: int, walkers: int, queues: int, entities: in
             "heap": heap,
             "waiters": zeros(1, at.Q_COLUMNS),
             "wakes": zeros(1, at.WK_COLUMNS),
-            "queue": zeros(queues, n - cpus + 1 + entities // cpus),
+            "queue": zeros(queues, most_queued),
             "groups": zeros(1, at.GROUP_COLUMNS),
             "posted": zeros(cpus, at.POSTED_MOST, at.W_COLUMNS),
             "allowed": zeros(n + entities, words),

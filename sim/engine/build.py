@@ -15,7 +15,7 @@ from sim.engine.asked import Point
 from sim.engine.blocks import Streams, address
 from sim.engine.device_interrupts import DeviceInterrupts
 from sim.engine.fragments import Unsupported
-from sim.engine.queues import Queues, groups_of
+from sim.engine.queues import Queues, groups_of, most_queued
 from sim.engine.table import Points, zeros
 from sim.engine.transitions import handles_signal
 from sim.engine.walking import MUCH
@@ -80,7 +80,8 @@ class Built:
         cpus, n = len(host.cpus), len(host.cpus) + len(self.threads) + children
         groups = len(groups_of(host))
         queues = cpus * (2 + groups) if grouped else cpus
-        self.a = empty(cpus, n, self._count_kinds(), walkers, queues, cpus * groups)
+        most = most_queued(self.threads, children, groups)
+        self.a = empty(cpus, n, self._count_kinds(), walkers, queues, cpus * groups, most)
         self._queues = Queues(host, self.a, self.number, n, grouped=grouped)
         self.most_events, self.has_timeouts = len(self.a.heap), False
         for cpu in host.cpus:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import numpy as np
@@ -43,6 +44,14 @@ def groups_of(host: Host) -> list[TaskGroup]:
     """The groups, in the order in which a CPU goes through them."""
     rq = host.cpus[0].rq
     return list(rq._entities) if isinstance(rq, GroupedRunQueue) else []
+
+
+def most_queued(threads: Iterable[Thread], children: int, groups: int) -> int:
+    """The most entities in one queue: all of a group, or the threads without one and ``groups`` entities; and one more,
+    since what runs is put back before the next one is taken out.  Forked ``children`` may all be of the same group."""
+    of_groups = Counter(thread.group for thread in threads)
+    of_root = of_groups.pop(None, 0) + groups
+    return max(of_root, *of_groups.values(), 0) + children + 1
 
 
 def put_entity(row: NDArray[np.int64], entity: Entity) -> None:
