@@ -1,4 +1,4 @@
-"""What an XSAVE area has of components that its XSTATE_BV lacks is no part of a state in the engine's tables."""
+"""What an XSAVE area has of components that no restore of it loads is no part of a state in the engine's tables."""
 
 import engine_mode  # first of all: the loop as plain Python  # noqa: F401
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sim.engine import fragments, reading, simulation, table
 from sim.engine.fragments import DEAD, Unsupported
 from sim.engine.transitions import Transitions
-from sim.kernel.config import boot
+from sim.kernel.config import Settings, boot
 from sim.xsave.area import INIT, Area
 from sim.xsave.components import AVX, CET_S, COMPACTED, PKRU, SSE, ZMM_HI256, bits
 from sim.xsave.freedoms import Freedoms
@@ -90,7 +90,7 @@ def test_no_instruction_reads_a_content_that_is_no_part_of_a_state(freedoms, ste
     (unit, areas), (other, scrambled) = worlds
     for step in steps:
         for area in scrambled:
-            there = fragments.contents_of(OfCpu(freedoms), area)
+            there = fragments.contents_of(OfCpu(freedoms), area, 0)
             area.compacted[:] = [each if i in there else DEAD for i, each in enumerate(area.compacted)]
         does(unit, areas, *step)
         does(other, scrambled, *step)
@@ -112,12 +112,12 @@ def test_fragments_that_differ_in_what_is_not_there_are_one():
 @pytest.mark.parametrize("lacking", [SSE, AVX])
 @pytest.mark.parametrize(("integrity", "what"), [(True, "looked at"), (False, "restored")])
 def test_a_state_without_a_content_that_is_there_is_refused(monkeypatch, lacking, integrity, what):
-    def fewer(k, area):
-        return bits[area.xstate_bv & ~lacking]
+    def fewer(k, area, left_out):
+        return bits[area.xstate_bv & ~lacking & ~left_out]
 
     for module in (fragments, reading):
         monkeypatch.setattr(module, "contents_of", fewer)
-    with pytest.raises(Unsupported, match=f"an XSAVE area of which a component is {what} that its XSTATE_BV lacks"):
+    with pytest.raises(Unsupported, match=f"an XSAVE area of which a component is {what} that no restore loads"):
         simulated(integrity=integrity)
 
 
@@ -132,6 +132,44 @@ def test_a_restore_that_loads_what_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(Unit, "_restore", loads_all)
     with pytest.raises(Unsupported, match="an XSAVE area of which a component is looked at"):
         simulated()
+
+
+def test_what_nobody_can_tell_in_a_normal_fpstate_is_no_part_of_a_state():
+    model = Transitions(boot(Settings(strategy="xstate-all-resident")), integrity=True)
+    task = model.kernel.new_task("", "user")
+    entity = fragments.Entity(task, None)
+    task.fpstate.area.xstate_bv = SSE | CET_S
+    found = set()
+    for content in (INIT, (task.context.token(), 0, 0), DEAD):
+        task.fpstate.area.compacted[CET_S.bit_length() - 1] = content
+        found.add(fragments.write_fragment(model.kernel, entity, -1))
+    assert len(found) == 1
+    task.fpstate.is_guest = True
+    with pytest.raises(Unsupported, match="restored"):
+        fragments.write_fragment(model.kernel, entity, -1)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "shadow_stacks", "lacking"),
+    [
+        ("xstate-all-resident", "off", CET_S),
+        ("xstate-all-resident", "fpstate", 0),
+        ("xstate-guest-resident", "off", CET_S),
+        ("xstate-all", "off", 0),
+        ("manual-load", "off", 0),
+    ],
+)
+def test_only_what_restores_of_normal_fpstates_leave_out_is_left_out_of_them(strategy, shadow_stacks, lacking):
+    config = boot(Settings(strategy=strategy, host_shadow_stacks=shadow_stacks))
+    assert fragments.never_loaded(Transitions(config, integrity=True).kernel) == lacking
+
+
+def test_a_restore_of_a_normal_fpstate_that_loads_what_nobody_could_tell_there_is_refused(monkeypatch):
+    monkeypatch.setattr(fragments, "never_loaded", lambda k: SSE)
+    monkeypatch.setattr(reading, "never_loaded", lambda k: SSE)
+    case = changed(from_text(RICH)[0], measure=5e-3, warmup=0.0)
+    with pytest.raises(Unsupported, match="an XSAVE area of which a component is"):
+        simulation.simulate(case, "xstate-all-resident", (), 0)
 
 
 def test_a_content_that_is_not_there_can_be_told_from_the_initial_one_only_by_looking_at_it():

@@ -84,7 +84,7 @@ class Dead:
     """A content that is not there: it can be copied, but not looked at, nor be part of a state."""
 
     def __eq__(self, other: object) -> bool:
-        raise Unsupported("an XSAVE area of which a component is looked at that its XSTATE_BV lacks")
+        raise Unsupported("an XSAVE area of which a component is looked at that no restore loads")
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -163,6 +163,7 @@ class _Writing:
         self._seen: dict[int, int] = {}
         self.tokens: dict[int, int] = {}
         self.slots: list[Entity] = []
+        self._left_out = 0
 
     def value(self, value: Any, name: str = "") -> Any:
         kind = type(value)
@@ -194,7 +195,7 @@ class _Writing:
             of = self._uret if name == "uret" else self.value
             return ("dict", *[(key, of(each)) for key, each in value.items()])
         if value is DEAD:
-            raise Unsupported("an XSAVE area of which a component is restored that its XSTATE_BV lacks")
+            raise Unsupported("an XSAVE area of which a component is restored that no restore loads")
         raise Unsupported(f"{kind.__name__} objects in a task's state")
 
     def _object(self, value: Any, kind: Any) -> Any:
@@ -203,8 +204,11 @@ class _Writing:
             return ("again", number)
         self._seen[id(value)] = len(self._seen)
         values = _VALUES[kind](value)
-        if kind is Area:
-            there = [value.compacted[i] for i in contents_of(self._k, value)]
+        left_out, self._left_out = self._left_out, 0
+        if kind is Fpstate and not value.is_guest:
+            self._left_out = never_loaded(self._k)  # of its area, which comes next
+        elif kind is Area:
+            there = [value.compacted[i] for i in contents_of(self._k, value, left_out)]
             values = (*values[:_CONTENTS], there, *values[_CONTENTS + 1 :])
         return _WRITERS[kind](self.value, values)
 
@@ -277,13 +281,20 @@ class _Writing:
         return "Y" if context is not None and context.guest else "X"
 
 
-def contents_of(k: Kernel, area: Area) -> tuple[int, ...]:
-    """The components whose contents in an area may ever be read.
+def never_loaded(k: Kernel) -> int:
+    """The components that no restore of a normal fpstate loads, although saves may write them: nobody can tell what is
+    in them there.  With host shadow stacks the host has a value of its own there, and all are taken to count.
+    """
+    return 0 if k.host_consumes_carried else k.restore_mask & ~k.restore_mask_normal
+
+
+def contents_of(k: Kernel, area: Area, left_out: int) -> tuple[int, ...]:
+    """The components whose contents in an area may ever be read; restores of it leave out those in ``left_out``.
 
     A Zen 4 may set XSTATE_BV[2] without a write (Freedoms.legacy_sse_write_marks_avx_in_use).
     """
     sets_avx = k.config.cpu.freedoms.legacy_sse_write_marks_avx_in_use
-    return bits[area.xstate_bv | AVX] if sets_avx else bits[area.xstate_bv]
+    return bits[(area.xstate_bv | AVX if sets_avx else area.xstate_bv) & ~left_out]
 
 
 def unused_component(k: Kernel) -> int:

@@ -6,10 +6,22 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from sim.engine.asked import AREAS
-from sim.engine.fragments import DEAD, FIELDS, GONE, SLOTS, TOKENS, Bystander, Entity, Fragment, Shape, contents_of
+from sim.engine.fragments import (
+    DEAD,
+    FIELDS,
+    GONE,
+    SLOTS,
+    TOKENS,
+    Bystander,
+    Entity,
+    Fragment,
+    Shape,
+    contents_of,
+    never_loaded,
+)
 from sim.engine.standing import Standing
 from sim.kernel.kernel import AREA_BYTES, Kernel
-from sim.kernel.state import Context, Cpu, Task, Vcpu
+from sim.kernel.state import Context, Cpu, Fpstate, Task, Vcpu
 from sim.xsave.area import CONTENTS, Area
 from sim.xsave.unit import Unit
 
@@ -35,6 +47,7 @@ def _maker(names: tuple[str, ...]) -> Callable[[Any, Callable[[Any], Any], tuple
     return made["make"]
 
 
+_IS_GUEST: Final = 1 + FIELDS[Fpstate].index("is_guest")
 _MAKERS: Final = {cls: _maker(names) for cls, names in FIELDS.items()}
 
 
@@ -74,6 +87,7 @@ class Reading:
         self._number = TOKENS  # of its contents; those of a standing entity come before
         self._bystanders = 0
         self._vcpus: list[Vcpu] = []
+        self._left_out = 0
 
     def end(self) -> None:
         """Nobody needs the objects any more: without their circles they go at once, and others are made in their place,
@@ -176,6 +190,9 @@ class Reading:
         elif kind is Vcpu:
             made.id, made.name, made.vmcs_cpu = self._ids[1], "", None
             self._vcpus.append(made)
+        left_out, self._left_out = self._left_out, 0
+        if kind is Fpstate and not value[_IS_GUEST]:
+            self._left_out = never_loaded(self._k)  # of its area, which comes next
         _MAKERS[kind](made, self._value, value)
         if kind is Context:
             made.id, made.name, made.version = self._ids[made.guest], "", WRITTEN
@@ -183,7 +200,7 @@ class Reading:
             self._areas += 1
             made.address = self._areas * AREA_BYTES
             there, made.compacted = made.compacted, [DEAD] * CONTENTS
-            for i, content in zip(contents_of(self._k, made), there, strict=True):
+            for i, content in zip(contents_of(self._k, made, left_out), there, strict=True):
                 made.compacted[i] = content
             made.standard = made.compacted
         return made
