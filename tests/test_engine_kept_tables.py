@@ -74,6 +74,23 @@ def test_a_process_goes_on_where_another_ended(kept, case, asked):
     assert more < len(asked)
 
 
+def test_a_table_that_is_kept_again_has_a_piece_with_the_new_rows_and_is_read_as_the_same(kept, case):
+    table._tables.clear()
+    for measure in (0.2e-3, 1e-3):
+        simulation.simulate(changed(case, measure=measure), STRATEGIES[0], STRATEGIES, 0)
+    for key, of in table._tables.items():
+        pieces = kept_tables.read(of._name)
+        assert len(pieces) == 2
+        assert sum(len(piece["uses"]) for piece in pieces) == of.count
+        found = Table(boot(key[0]), build.POINTS, integrity=key[1])
+        counted = [each for each in range(24) if each not in (2, 17, 18)]  # how often, and prices
+        assert (found.rows[: found.count, counted] == of.rows[: of.count, counted]).all()
+        for name in ("_uses", "keys", "level_keys", "found", "renewed"):
+            assert getattr(found, name) == getattr(of, name)
+        assert (found.levels[: found._levels] == of.levels[: of._levels]).all()
+        assert found.model.kept() == of.model.kept()
+
+
 def cut(content):
     return content[: len(content) // 2]
 
@@ -148,7 +165,7 @@ source = Path(process.__file__)
 from sim.engine import kept_tables
 from sim.kernel.config import Settings, boot
 name = kept_tables.name_of(boot(Settings()), integrity=True)
-kept_tables.write(name, 1, {{"of": "the code in memory"}})
+kept_tables.write(name, 1, kept_tables.packed({{"of": "the code in memory"}}))
 print(name, kept_tables.read(name))
 """
 
@@ -170,26 +187,26 @@ def test_a_process_whose_sources_have_changed_since_it_imported_them_keeps_nothi
         )  # fmt: skip
         found.append(ran.stdout)
     edited, fresh = found
-    assert edited == "None None\n"
-    assert fresh.endswith(" {'of': 'the code in memory'}\n")
+    assert edited == "None []\n"
+    assert fresh.endswith(" [{'of': 'the code in memory'}]\n")
     assert len(list((tmp_path / "cache/tables").iterdir())) == 1
 
 
 def test_a_table_with_fewer_rows_does_not_replace_one_with_more(kept):
-    kept_tables.write("name", 20, {"of": "one"})
-    kept_tables.write("name", 20, {"of": "another"})
-    assert kept_tables.read("name") == {"of": "one"}
-    kept_tables.write("name", 21, {"of": "another"})
-    assert kept_tables.read("name") == {"of": "another"}
+    kept_tables.write("name", 20, kept_tables.packed({"of": "one"}))
+    kept_tables.write("name", 20, kept_tables.packed({"of": "another"}))
+    assert kept_tables.read("name") == [{"of": "one"}]
+    kept_tables.write("name", 21, kept_tables.packed({"of": "another"}))
+    assert kept_tables.read("name") == [{"of": "another"}]
 
 
 def test_tables_that_nobody_has_used_for_longest_go(kept, monkeypatch):
     monkeypatch.setattr(kept_tables, "MOST_BYTES", 3000)
     for i, name in enumerate("abc"):
-        kept_tables.write(name, 1, {"": os.urandom(800)})
+        kept_tables.write(name, 1, kept_tables.packed({"": os.urandom(800)}))
         os.utime(kept / f"{name}.table", (i, i))
     assert kept_tables.read("a")
-    kept_tables.write("d", 1, {"": os.urandom(800)})
+    kept_tables.write("d", 1, kept_tables.packed({"": os.urandom(800)}))
     assert sorted(path.stem for path in kept.iterdir()) == ["a", "c", "d"]
 
 
@@ -200,7 +217,7 @@ def test_what_others_keep_in_the_same_directory_is_not_deleted(kept, monkeypatch
     (kept / ".half.table").write_bytes(bytes(4000))
     os.utime(kept / ".half.table", (0, 0))
     (kept / "folder").mkdir()
-    kept_tables.write("a", 1, {"": os.urandom(800)})
+    kept_tables.write("a", 1, kept_tables.packed({"": os.urandom(800)}))
     assert sorted(path.name for path in kept.iterdir()) == ["a.table", "folder", "results.parquet"]
 
 
@@ -214,7 +231,7 @@ def test_nothing_is_kept_where_nothing_can_be_written(case, monkeypatch, tmp_pat
 def test_a_file_that_is_whole_and_no_table_is_not_looked_into_without_its_hash(kept):
     content = zlib.compress(b"not a pickle")
     (kept / "name.table").write_bytes(b"%s 1 %s\n" % (kept_tables.FORMAT, b"0" * 64) + content)
-    assert kept_tables.read("name") is None
+    assert kept_tables.read("name") == []
 
 
 def test_tables_lie_beside_the_machine_code_of_all_versions(monkeypatch, tmp_path):
@@ -230,8 +247,8 @@ def test_where_no_machine_code_is_kept_or_a_file_is_in_the_way_no_table_is(monke
     monkeypatch.setattr(cache, "directory", lambda: machine_code and tmp_path / machine_code)
     assert DIRECTORY() is None
     monkeypatch.setattr(kept_tables, "directory", DIRECTORY)
-    kept_tables.write("name", 1, {"of": "one"})
-    assert kept_tables.read("name") is None
+    kept_tables.write("name", 1, kept_tables.packed({"of": "one"}))
+    assert kept_tables.read("name") == []
     assert [path.name for path in tmp_path.iterdir()] == ["tables"]
 
 
@@ -245,20 +262,20 @@ def test_a_kernel_model_whose_sources_may_be_others_has_no_name(monkeypatch):
 def test_a_file_with_another_head_is_deleted_and_replaced(kept, head):
     path = kept / "name.table"
     path.write_bytes(head + b"\n")
-    assert kept_tables.read("name") is None
+    assert kept_tables.read("name") == []
     assert not path.exists()
     path.write_bytes(head + b"\n")
-    kept_tables.write("name", 1, {"of": "one"})
-    assert kept_tables.read("name") == {"of": "one"}
+    kept_tables.write("name", 1, kept_tables.packed({"of": "one"}))
+    assert kept_tables.read("name") == [{"of": "one"}]
 
 
 def test_a_table_that_cannot_be_put_into_its_place_leaves_nothing(kept, monkeypatch):
     def cannot(*paths):
         raise OSError(28, "No space left on device")
 
-    kept_tables.write("name", 1, {"of": "one"})
+    kept_tables.write("name", 1, kept_tables.packed({"of": "one"}))
     monkeypatch.setattr(os, "replace", cannot)
-    kept_tables.write("name", 2, {"of": "another"})
+    kept_tables.write("name", 2, kept_tables.packed({"of": "another"}))
     monkeypatch.undo()
     assert [path.name for path in kept.iterdir()] == ["name.table"]
 

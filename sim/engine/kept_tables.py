@@ -2,10 +2,11 @@
 
 A file is of one kernel with one strategy, found by a hash of all that decides an answer: the sources and data of
 sim.kernel and sim.xsave, those of this package, and the configuration.  It begins with how many rows it has and the
-SHA-256 of the rest; a damaged file is not read.  It is a pickle, as numba's own files are: whoever can write to the
-user's cache directory runs code as the user.  Files are replaced whole, and those that have not been used for longest
-are deleted when there are too many.  Others may use the directory, too (NUMBA_CACHE_DIR), so only files with this
-module's suffix are ever deleted.
+SHA-256 of the rest; a damaged file is not read.  The rest is one or more pieces: each has what was asked
+since the one before, so a process packs everything once.  A piece is a pickle, as numba's own files are: whoever can
+write to the user's cache directory runs code as the user.  Files are replaced whole, and those that have not been used
+for longest are deleted when there are too many.  Others may use the directory, too (NUMBA_CACHE_DIR), so only files
+with this module's suffix are ever deleted.
 
 A process whose sources have changed since it imported them neither keeps nor finds anything: the hash would be of the
 new ones.
@@ -19,7 +20,7 @@ import pickle
 import sys
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -60,29 +61,43 @@ def name_of(config: Config, *, integrity: bool) -> str | None:
     return hashlib.sha256(repr((_sources(), _plain(config), integrity)).encode()).hexdigest()[:32]
 
 
-def read(name: str | None) -> dict[str, Any] | None:
-    """What has been kept under this name; None if there is nothing.  A damaged file is deleted."""
+def read(name: str | None) -> list[dict[str, Any]]:
+    """What has been kept under this name, piece by piece; nothing if there is none.  A damaged file is deleted."""
     folder = directory()
     if folder is None or name is None:
-        return None
+        return []
     path = folder / f"{name}{SUFFIX}"
     try:
         head, _, content = path.read_bytes().partition(b"\n")
         if hashlib.sha256(content).hexdigest() == _read_head(head)[1]:
             os.utime(path)
-            found: dict[str, Any] = pickle.loads(zlib.decompress(content))
-            return found
+            return list(_unpacked(content))
     except OSError:
-        return None
+        return []
     except ValueError:
         pass
     with suppress(OSError):
         path.unlink()
-    return None
+    return []
 
 
-def write(name: str | None, rows: int, values: dict[str, Any]) -> None:
-    """Keeps a table, unless another process has kept one with as many rows.  Errors of the file system are ignored."""
+def packed(values: dict[str, Any]) -> bytes:
+    """A piece of a table as it is on the disk; another one may follow it."""
+    return zlib.compress(pickle.dumps(values, pickle.HIGHEST_PROTOCOL), LEVEL)
+
+
+def _unpacked(content: bytes) -> Iterator[dict[str, Any]]:
+    while content:
+        piece = zlib.decompressobj()
+        yield pickle.loads(piece.decompress(content))
+        content = piece.unused_data
+
+
+def write(name: str | None, rows: int, content: bytes) -> None:
+    """Keeps a table, which is one or more pieces, unless another process has kept one with as many rows.
+
+    Errors of the file system are ignored.
+    """
     folder = directory()
     if folder is None or name is None:
         return
@@ -91,7 +106,6 @@ def write(name: str | None, rows: int, values: dict[str, Any]) -> None:
         with suppress(FileNotFoundError, ValueError), path.open("rb") as file:
             if _read_head(file.readline().rstrip())[0] >= rows:
                 return
-        content = zlib.compress(pickle.dumps(values, pickle.HIGHEST_PROTOCOL), LEVEL)
         head = b"%s %d %s\n" % (FORMAT, rows, hashlib.sha256(content).hexdigest().encode())
         _replace(path, head + content)
         _prune(folder)

@@ -80,6 +80,8 @@ class Table:
         self._points = points
         self._name = kept_tables.name_of(config, integrity=integrity)
         self._kept = 0
+        self._packed = b""
+        self._lengths: dict[str, int] = {}
         self.count = 0
         self.renewed: dict[int, tuple[tuple[int, int], ...]] = {}
         self.keys: list[Key] = []
@@ -98,9 +100,8 @@ class Table:
         self._flagged = [0, 0]
         self.moved = True
         """Whether an array has moved since the loop was told its address."""
-        kept = kept_tables.read(self._name)
-        if kept is not None:
-            self._take(kept)
+        if pieces := kept_tables.read(self._name):
+            self._take(pieces)
         self._note_flags()
 
     # On the disk.
@@ -109,16 +110,23 @@ class Table:
         """Writes what has been asked to disk, for later processes, if it is much more than what is there."""
         if self.count <= self._kept + max(self._kept // PART, LEAST):
             return
+        if kept_tables.directory() is None:
+            return
         self._kept = self.count
-        rows = self.rows[: self.count].copy()
+        whole: dict[str, Any] = {
+            "rows": self.rows[: self.count], "levels": self.levels[: self._levels], "uses": self._uses,
+            "keys": self.keys, "level_keys": self.level_keys, "found": list(self.found.items()),
+            "renewed": list(self.renewed.items()), **self.model.kept(),
+        }  # fmt: skip
+        piece = {name: each[self._lengths.get(name, 0) :] for name, each in whole.items()}
+        self._lengths = {name: len(each) for name, each in whole.items()}
+        rows = piece["rows"].copy()
         rows[:, [at.R_COUNT, at.R_TIMES]], rows[:, at.R_PRICE] = 0, -1
         numbers, rows[:, at.R_KEY1] = self._renumbered(rows[:, at.R_KEY1])
-        values = {
-            "points": [self._points.all[number] for number in numbers],
-            "rows": rows, "levels": self.levels[: self._levels], "uses": self._uses, "keys": self.keys,
-            "level_keys": self.level_keys, "found": self.found, "renewed": self.renewed, "model": self.model.kept(),
-        }  # fmt: skip
-        kept_tables.write(self._name, self.count, values)
+        piece["points"] = [self._points.all[number] for number in numbers]
+        piece["rows"] = np.ascontiguousarray(rows.view(np.uint8).T)  # most bytes are 0, and lie together so
+        self._packed += kept_tables.packed(piece)
+        kept_tables.write(self._name, self.count, self._packed)
 
     @staticmethod
     def _renumbered(keys: Integers) -> tuple[list[int], Integers]:
@@ -126,13 +134,23 @@ class Table:
         numbers, places = np.unique(keys >> at.POINT_SHIFT, return_inverse=True)
         return numbers.tolist(), places << at.POINT_SHIFT | keys & (1 << at.POINT_SHIFT) - 1
 
-    def _take(self, kept: dict[str, Any]) -> None:
-        """Goes on from what an earlier process has kept."""
-        rows, levels = kept["rows"], kept["levels"]
-        numbers = np.array([self._points.of(point) for point in kept["points"]], np.int64)
+    def _rows_of(self, piece: dict[str, Any]) -> Integers:
+        """The rows of a piece that has been kept, with this process's numbers of points."""
+        rows: Integers = np.ascontiguousarray(piece["rows"].T).view(np.int64)
+        numbers = np.array([self._points.of(point) for point in piece["points"]], np.int64)
         keys = rows[:, at.R_KEY1]
         rows[:, at.R_KEY1] = numbers[keys >> at.POINT_SHIFT] << at.POINT_SHIFT | keys & (1 << at.POINT_SHIFT) - 1
-        self.model.take(kept["model"])
+        return rows
+
+    def _take(self, pieces: list[dict[str, Any]]) -> None:
+        """Goes on from what an earlier process has kept; what this one keeps begins with all of it, as one piece."""
+        rows = np.concatenate([self._rows_of(piece) for piece in pieces])
+        levels = np.concatenate([piece["levels"] for piece in pieces])
+        kept = {
+            name: [each for piece in pieces for each in piece[name]]
+            for name in pieces[0].keys() - {"rows", "points", "levels"}
+        }
+        self.model.take(kept)
         self.count = self._kept = n = len(rows)
         self.rows = zeros(max(512, 1 << n.bit_length()), at.R_COLUMNS)
         self.rows[:n] = rows
@@ -142,7 +160,7 @@ class Table:
         self._levels = len(levels)
         self.levels = np.zeros((max(1024, 1 << len(levels).bit_length()), 2), np.int64)
         self.levels[: len(levels)] = levels
-        self._uses, self.found, self.renewed = kept["uses"], kept["found"], kept["renewed"]
+        self._uses, self.found, self.renewed = kept["uses"], dict(kept["found"]), dict(kept["renewed"])
         for key in kept["keys"]:
             self._key_number(key)
         for key in kept["level_keys"]:

@@ -142,12 +142,15 @@ class Transitions:
 
     # On the disk.
 
-    def kept(self) -> dict[str, Any]:
-        """Fragments and shapes, for :meth:`take` in another process; halves of switches are faster to ask again."""
+    def kept(self) -> dict[str, list[Any]]:
+        """Fragments and shapes, for :meth:`take` in another process; halves of switches are faster to ask again.
+
+        The lists grow at their ends only.
+        """
         values = {name: getattr(self, name) for name in KEPT}
         return values | {"fragments": self.fragments.values, "shapes": self.shapes.values}
 
-    def take(self, kept: dict[str, Any]) -> None:
+    def take(self, kept: dict[str, list[Any]]) -> None:
         """Goes on from what :meth:`kept` returned; numbers stay what they were."""
         for name in KEPT:
             setattr(self, name, kept[name])
