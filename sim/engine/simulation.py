@@ -38,7 +38,7 @@ from sim.results import Record
 from sim.scenario.cases import Case
 
 SLICE: Final = 20_000
-"""How many pieces of work the loop does before Python handles signals: some tenths of a second at most."""
+"""How many pieces of work the loop does before Python handles signals: some hundredths of a second."""
 
 T = TypeVar("T")
 
