@@ -1,5 +1,6 @@
 """CPU models of hypervisors as guests' feature sets."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -402,3 +403,10 @@ def test_a_model_that_does_not_fit_is_refused_by_name(old, new, message, tmp_pat
     with pytest.raises(InputError) as error:
         cases(read(tmp_path / "host.toml"))
     assert message in str(error.value)
+
+
+def test_a_domain_that_is_packed_is_refused_with_what_packed_it(tmp_path):
+    (tmp_path / "vm.xml").write_bytes(gzip.compress(DOMAIN.encode()))
+    says = r"vm\.xml cannot be read: packed by gzip, .* \(allowed: a domain of libvirt, or its capabilities\)"
+    with pytest.raises(InputError, match=says):
+        of_file(str(tmp_path / "vm.xml"))
