@@ -204,6 +204,31 @@ def test_a_queue_whose_virtual_times_have_gone_down_is_moved_back():
     assert scheduler.avg_vruntime(a, 0) == average
 
 
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("others", [False, True])
+def test_a_stretch_too_long_for_64_bits_matters_where_others_wait(others, wide):
+    """While others wait there are ticks, and none of them is so far from the last one: no scenario leads there."""
+    case = changed(only(HOST + CROWD.format(nice=19)), measure=2e-3)
+    run = simulation.Replication(case, case.timed_by, (), 0, wide=wide)
+    run.run()
+    a = WideMemory(run.a) if wide else run.a
+    q = eevdf_groups.root(a, 0) if wide else 0
+    current = a.c[q, layout.CURRENT_ENTITY]
+    assert a.c[q, layout.QUEUED] > 50
+    if not others:
+        a.c[q, layout.QUEUED] = 0
+    inv = int(a.t[current, layout.INV_WEIGHT])
+    cycles = scheduler.FAR // inv + 1
+    ahead = a.t[current, layout.VRUNTIME] - a.t[a.queue[q, 0], layout.VRUNTIME]
+    scheduler.update_current(a, q, a.t[current, layout.EXEC_START] + cycles)
+    assert a.g[layout.FAILED] == (layout.FAIL_VRUNTIME if others and not wide else 0)
+    if wide and others:
+        assert a.t[current, layout.VRUNTIME] - a.t[a.queue[q, 0], layout.VRUNTIME] == ahead + cycles * inv
+    elif not others and not wide:
+        lasts = a.t[current, layout.DEADLINE] - a.t[current, layout.VRUNTIME]
+        assert lasts == a.t[current, layout.SLICE] * inv > 0
+
+
 MANY_GROUPS = "".join(
     f'[threads.t{i}]\ngroup = "g{i}"\ncompute = "50 us"\nsleep = "9 us"\n[groups.g{i}]\n' for i in range(60)
 )
