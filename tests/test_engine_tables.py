@@ -6,11 +6,13 @@ import engine_mode  # first of all: the loop as plain Python  # noqa: F401
 import pytest
 from hosts import RICH, changed, from_text
 
-from sim.engine import simulation, table
+from sim.engine import simulation, table, transitions
 from sim.engine.asked import CURRENT, OTHER, Asked, Point, Side
-from sim.engine.fragments import Unsupported
+from sim.engine.fragments import SLOTS, Entity, Unsupported, with_fields, write_fragment, write_shape
 from sim.engine.reading import Reading
+from sim.engine.standing import Standing
 from sim.engine.switches import LEAVES, Switches
+from sim.host import simulation as reference
 from sim.kernel import fpu, process
 from sim.kernel.walker import Walker
 
@@ -126,6 +128,25 @@ def test_a_task_that_changes_more_of_the_cpu_when_it_comes_is_asked_with_the_who
     assert set(of.model._switches._seen.values()) == {None}
 
 
+def test_a_task_that_makes_the_cpu_remember_another_vcpu_than_itself_is_asked_with_the_whole_cpu(monkeypatch):
+    comes, moved = process.switch_in, []
+
+    def changes(k, cpu, task):
+        before = cpu.current_vmcs
+        comes(k, cpu, task)
+        if before is not None and cpu.last_vcpu is not before:
+            cpu.last_vcpu = before
+            moved.append(task)
+
+    monkeypatch.setattr(process, "switch_in", changes)
+    case = rich()
+    found = simulated(case, "xstate-guest")
+    (of,) = table._tables.values()
+    assert set(of.model._switches._seen.values()) > {None}
+    assert moved
+    assert found == reference.simulate(case, "xstate-guest", ("xstate-guest",), 0)
+
+
 def test_tasks_come_in_few_ways():
     simulated(rich(10e-3), "xstate-guest")
     (of,) = table._tables.values()
@@ -150,6 +171,18 @@ def test_a_kernel_that_looks_at_where_a_task_was_where_this_one_does_not_is_refu
 
     monkeypatch.setattr(where, what, looks)
     with pytest.raises(Unsupported, match=r"a kernel model that looks at (last_cpu|vmcs_cpu)"):
+        simulated(rich(), "xstate-guest")
+
+
+def test_a_field_that_a_kernel_model_misspells_is_its_own_error(monkeypatch):
+    passes = process.return_to_user
+
+    def misspelt(k, cpu, *rest):
+        passes(k, cpu, *rest)
+        return cpu.current.last_cqu
+
+    monkeypatch.setattr(process, "return_to_user", misspelt)
+    with pytest.raises(AttributeError, match="last_cqu"):
         simulated(rich(), "xstate-guest")
 
 
@@ -191,6 +224,81 @@ def test_a_half_is_asked_once():
     again = model._switches.answer(Asked(Point(Walker.schedule), shape, slots, side, Side(model.idle[1], 0, 0)))
     assert LEAVES not in [each.point for each in asked]
     assert again.current == left.current
+
+
+def test_the_tasks_whose_objects_are_kept_are_those_that_were_used_last(monkeypatch):
+    case, used, join = rich(), [], Reading.join
+    wanted = simulated(case, "xstate-guest")
+    (of,) = table._tables.values()
+    assert len(of.model._standing) > 3
+    table._tables.clear()
+
+    def joins(reading, entity):
+        if isinstance(entity, Standing):
+            used.append(entity.fragment)
+        join(reading, entity)
+
+    monkeypatch.setattr(Reading, "join", joins)
+    monkeypatch.setattr(transitions, "MOST_STANDING", 3)
+    assert simulated(case, "xstate-guest") == wanted
+    (of,) = table._tables.values()
+    assert list(of.model._standing) == list(dict.fromkeys(reversed(used)))[2::-1]
+
+
+@pytest.mark.parametrize("change", ["one more", "one less"])
+def test_a_list_or_dict_of_a_task_that_has_grown_or_shrunk_is_seen_and_put_back(change):
+    simulated(rich(), "xstate-guest")
+    (of,) = table._tables.values()
+    model, seen = of.model, 0
+    for number in [number for number, kind in enumerate(model.kinds) if kind == "vcpu"][:20]:
+        fragment = model.fragments.values[number]
+        task = Reading.standing(model.kernel, number, fragment)
+        for held in (
+            task.own.regs,
+            task.task.frames,
+            task.vcpu.uret,
+            task.guest.regs,
+            task.vcpu.fpstate.area.compacted,
+        ):
+            if change == "one less":
+                if not held:
+                    continue
+                held.popitem() if isinstance(held, dict) else held.pop()
+            elif isinstance(held, dict):
+                held["one more"] = 0
+            else:
+                held.append(0)
+            seen += 1
+            assert task.changes() is None
+            task.put_back()
+            assert task.changes() == ()
+            assert write_fragment(model.kernel, task, model._unused) == fragment
+    assert seen > 60
+
+
+def test_a_cpu_that_speaks_of_as_many_tasks_as_a_shape_can_has_no_room_for_one_that_comes():
+    simulated(rich(), "xstate-guest")
+    (of,) = table._tables.values()
+    shape, _ = with_fields(of.model.shapes.values[of.model.idle[0]], {"last_vcpu": ("slot", 0, False)}, 0)
+    everybody = ("list", *[("area", slot, 0) for slot in range(SLOTS)])
+    full, slots = with_fields(shape, {"msrs": everybody}, SLOTS)
+    assert sorted(slots) == [*range(SLOTS)]
+    assert with_fields(full, {"guest": ("slot", SLOTS - 1, False)}, SLOTS - 1)[1]
+    with pytest.raises(Unsupported, match=f"a CPU whose registers speak of more than {SLOTS} tasks"):
+        with_fields(full, {"guest": ("slot", SLOTS, False)}, SLOTS)
+
+
+def test_a_cpu_that_speaks_of_a_task_that_is_not_among_those_asked_about_is_an_error():
+    simulated(rich(), "xstate-guest")
+    (of,) = table._tables.values()
+    model, cpu = of.model, of.model._cpu
+    mine, stranger = model.kernel.new_task("", "user"), model.kernel.new_task("", "user")
+    everybody = [Entity(mine, None)]
+    cpu.current_vmcs, cpu.last_vcpu, cpu.guest, cpu.fpregs_owner = None, None, None, mine
+    assert write_shape(model.kernel, cpu, everybody, model._unused)[1] == everybody
+    cpu.fpregs_owner = stranger
+    with pytest.raises(AssertionError, match="<user"):
+        write_shape(model.kernel, cpu, everybody, model._unused)
 
 
 def test_exits_whose_reasons_make_no_difference_to_the_kernel_are_looked_up_as_one():
