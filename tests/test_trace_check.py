@@ -263,7 +263,7 @@ def test_lines_without_a_cpu_are_said_where_events_seem_to_be_missing(tmp_path, 
     status, _, err = run(capsys, "replay", str(path), "--check")
     assert status == 2
     assert "1519 of its 1536 lines" in err
-    assert "with task, CPU, time and event" in err
+    assert "(task, CPU, time, event)" in err
 
 
 def test_without_boot_lines_the_masks_are_those_seen(tmp_path, capsys):
