@@ -15,10 +15,9 @@ from sim.host.fork_thread import ForkThread
 QUICK = (6, 19, 23, 65, 75, 81, 86, 88, 94, 96, 99, 103, 115, 121, 134, 145, 151, 152, 154, 161, 164, 185)
 """Few hosts that lead nearly everywhere in the loop that all lead to."""
 DRAWN = GROUPED + 40
-MANY = "a CPU whose registers speak of more than 12 tasks"
 BYTES = "more bytes through a CPU's caches at once"
-REFUSED = {225: MANY, 251: MANY, 254: BYTES, 282: MANY, 287: MANY}
-"""Many threads exit while registers still have what was theirs, or much goes through the caches."""
+REFUSED = {254: BYTES}
+"""Much goes through the caches."""
 SLICES = (0, 100_000, 5_000_000, 300_000)
 """What threads ask for with sched_setattr(), in cycles; 0: nothing.  No scenario says it."""
 
