@@ -439,3 +439,16 @@ def test_where_nothing_can_be_kept_the_loop_is_compiled_in_memory_and_the_run_sa
     said, how = lines(start(tmp_path / "file"))
     assert said.endswith("(no cache directory can be written)")
     assert how == "0 read, 1 made; False"
+
+
+def test_while_one_process_deletes_another_that_sees_half_of_it_deletes_nothing(tmp_path):
+    used, *others = versions(tmp_path, cache.KEPT + 6)
+    place = os.open(tmp_path, os.O_RDONLY)
+    try:
+        flock(place, LOCK_EX)
+        cache.prune(used)
+        assert set(tmp_path.iterdir()) == {used, *others}
+    finally:
+        os.close(place)
+    cache.prune(used)
+    assert set(tmp_path.iterdir()) == {used, *others[: cache.KEPT]}

@@ -130,6 +130,14 @@ def prune(used: Path) -> None:
     What another process is making, deleting, or has used within the hour is left alone.  A process that misses what
     has just been deleted compiles it again.
     """
+    with suppress(OSError), ExitStack() as stack:
+        place = os.open(used.parent, os.O_RDONLY)
+        stack.callback(os.close, place)
+        flock(place, LOCK_EX | LOCK_NB)  # one at a time: a lock's file makes its directory look used
+        _prune(used)
+
+
+def _prune(used: Path) -> None:
     others = [(_last_use(path), path) for path in used.parent.glob("engine-*") if path != used]
     for last, path in sorted(others, reverse=True)[KEPT:]:
         if time.time() - last < YOUNG_S:
