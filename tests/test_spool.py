@@ -1,6 +1,8 @@
 """What is put in a spool is read again as it was, also by threads, by forked processes and from a copy."""
 
 import copy
+import errno
+import os
 import pickle
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -84,3 +86,15 @@ def test_a_file_that_cannot_be_made_is_named(monkeypatch):
     with pytest.raises(OSError, match="No usable temporary directory") as found:
         Spool().put(b"some")
     assert found.value.filename == "TMPDIR"
+
+
+def test_where_the_disk_is_full_the_message_says_what_moves_temporary_files(monkeypatch):
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(spool, "IN_MEMORY", 0)
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match=r"No space left on device \(TMPDIR says where temporary files go") as found:
+        Spool().put(b"some")
+    assert found.value.filename == tempfile.gettempdir()
+    assert found.value.errno == errno.ENOSPC

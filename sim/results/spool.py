@@ -110,7 +110,8 @@ def _named() -> Iterator[None]:
     try:
         yield
     except OSError as error:  # a file without a name has none to say
-        raise OSError(error.errno, error.strerror or str(error), _folder()) from error
+        what = f"{error.strerror or error} (TMPDIR says where temporary files go)"
+        raise OSError(error.errno, what, _folder()) from error
 
 
 def _folder() -> str:
