@@ -1,4 +1,4 @@
-"""What the check of a trace notices: the table of docs/traces.md, from random places of the sample traces.
+"""What the check of a trace notices: the table of docs/reference/trace-rules.md, from random places of the samples.
 
 ``python benchmarks/trace_corruption.py [PLACES]``: places per trace and class, 200 by default.  The limits are held by
 tests/test_trace_check.py; this prints the numbers.

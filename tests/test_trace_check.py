@@ -167,7 +167,7 @@ LEGAL = {
     "the thread's first event",
     "the CPU's first event",
 }
-"""What else may have happened at a broken place, so that no check can tell; docs/traces.md explains each."""
+"""What else may have happened at a broken place, so that no check can tell (docs/reference/trace-rules.md)."""
 
 PLACES = 200
 

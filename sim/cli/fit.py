@@ -63,7 +63,7 @@ def fit(
 
     TRACE is as for fpswitch replay; - is standard input.  FILE.toml gets threads, vCPUs, bursts, sleeps, exits to user
     space, halts and what ends them, FPU use and affinity; the samples are CSV files in FILE.samples beside it
-    (docs/traces.md).
+    (docs/fit.md).
 
     The scenario is then simulated with the recorded kernel's strategy, and tuned until threads and vCPUs wait for CPUs
     and go to sleep as often as in the trace.  Then it is recorded as the trace was, and both recordings are counted and

@@ -127,9 +127,9 @@ def replay(
     TRACE is the text of perf script, of ftrace's trace file or of trace-cmd report, plain or compressed (gzip, xz,
     bzip2, zstd), or a perf.data or trace.dat file, which perf or trace-cmd then prints; - is standard input.
 
-    The check explains every x86_fpu event or says which rule of the kernel it contradicts (docs/traces.md).  Exit
-    status 1 if fewer than 99.9 % of the events agree, or if more than 0.5 % of them are restores that only
-    kernel_fpu_begin() or a task outside the recording would explain.
+    The check explains every x86_fpu event or says which rule of the kernel it contradicts
+    (docs/reference/trace-rules.md).  Exit status 1 if fewer than 99.9 % of the events agree, or if more than 0.5 % of
+    them are restores that only kernel_fpu_begin() or a task outside the recording would explain.
 
     With --exits, and for a trace that has no other events, KVM's events are enough: the output has KVM_RUN round trips,
     exits by reason with the time in the guest before each and the time until the next entry, halts, and what such a
