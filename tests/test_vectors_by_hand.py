@@ -5,7 +5,7 @@ import copy
 import pytest
 from vectors import FILES, ZERO_REGS, Json, departures, hexadecimal, records
 
-from sim.verification.vectors.values import after_fninit, content_of, describe, in_memory
+from sim.verification.vectors.values import MSRS, after_fninit, content_of, describe, in_memory
 
 RECORDS = records(FILES)
 
@@ -14,6 +14,7 @@ def by_id(name: str) -> Json:
     return copy.deepcopy(next(record for record in RECORDS if record["id"] == name))
 
 
+PREFILL = {"pre_bv": "0x0", "pre_cv": "0x0", "pre_rest": 0}
 ZERO_MSRS = dict.fromkeys(("U_CET", "PL0_SSP", "PL1_SSP", "PL2_SSP", "PL3_SSP"), "0x0")
 
 
@@ -206,3 +207,48 @@ def test_steps_after_a_disputed_one_see_what_the_record_says_of_it() -> None:
     assert departures(record) == []
     after["regs"]["0"] = 250
     assert departures(record) == [(record["id"], len(record["steps"]) - 1, "regs")]
+
+
+def test_equal_quadwords_of_cet_s_are_quadwords_and_not_one_tag() -> None:
+    """XSAVES of three shadow-stack pointers that are the same: `c` lists three, and only a tag stands for all."""
+    steps: list[Json] = []
+    for i, msr in enumerate(MSRS[12], 1):
+        held = {name: "0x1000" if name in MSRS[12][:i] else "0x0" for names in MSRS.values() for name in names}
+        exp = {"fault": None, "xinuse": "0x0", "noninit": "0x1000", "msrs": held}
+        steps.append({"op": "wrmsr", "msr": msr, "value": "0x1000", "exp": exp})
+    w = dict.fromkeys(("x87", "xmm", "mxcsr", "mxcsr_mask", "tail", "hdr_rest", "beyond"), "N") | {"12": "F"}
+    saved = {
+        "fault": None, "xinuse": "0x0", "noninit": "0x1000", "bv": "0x1000", "cv": "0x8000000000001000", "w": w,
+        "off": {"12": 576}, "c": {"12": ["0x1000"] * 3}, "regs": ZERO_REGS, "mxcsr": "0x1f80",
+    }  # fmt: skip
+    steps.append({"op": "xsaves", "buf": 0, "rfbm": "0x1000", **PREFILL, "exp": saved})
+    vector = {"id": "e", "src": "bochs", "cat": "cet", "xcr0": "0xe7", "xss": "0x1800", "x0": "0x0", "steps": steps}
+    assert departures(vector) == []
+    saved["c"] = {"12": ["0x1000", "0x1000", "0x1008"]}
+    assert departures(vector) == [("e", 3, "c")]
+
+
+@pytest.mark.parametrize("xmm", ["N", "F"])
+def test_a_prefilled_xsaves_of_the_silicon_writes_mxcsr_even_if_it_skips_xmm(xmm: str) -> None:
+    """Rule 4 of the README: MXCSR and its mask are written exactly if XSTATE_BV[1] = 1; unmodified XMM is a choice.
+
+    It is one also while MXCSR is not initial.  What is loaded from there afterwards says which it was.
+    """
+    image = {"fmt": "c", "bv": "0x2", "cv": "0x80000000000008e7", "mxcsr": "0x3f80", "tags": {"1": 9}}
+    state = {"fault": None, "xinuse": "0x2", "noninit": "0x2"}
+    restored = state | {"regs": ZERO_REGS | {"1": 9}, "mxcsr": "0x3f80"}
+    w = dict.fromkeys(("x87", "tail", "hdr_rest", "2", "5", "6", "7", "11", "beyond"), "N")
+    saved = state | {
+        "bv": "0x2", "cv": "0x80000000000008e7", "w": w | {"xmm": xmm, "mxcsr": "F", "mxcsr_mask": "F"},
+        "c": {"1": 9} if xmm == "F" else {}, "mxcsr_saved": "0x3f80", "mxcsr_mask_saved": "0x2ffff",
+    }  # fmt: skip
+    loaded = 9 if xmm == "F" else 102  # the tag of the prefill of step 1
+    steps: list[Json] = [
+        {"op": "xrstors", "cpl": 0, "buf": 0, "rfbm": "0x18e7", "image": image, "exp": restored},
+        {"op": "xsaves", "cpl": 0, "buf": 0, "rfbm": "0x8e7", **PREFILL, "exp": saved},
+        {"op": "xrstors", "cpl": 0, "buf": 0, "rfbm": "0x18e7", "exp": restored | {"regs": ZERO_REGS | {"1": loaded}}},
+    ]  # fmt: skip
+    vector = {"id": "p", "src": "silicon", "cat": "own", "xcr0": "0xe7", "xss": "0x1800", "x0": "0x0", "steps": steps}
+    assert departures(vector) == []
+    saved["w"] |= {"mxcsr": "N", "mxcsr_mask": "N"}
+    assert departures(vector) == [("p", 1, "w")]

@@ -130,7 +130,8 @@ class _Run:
         self.vector = vector
         self.machine = machine
         self.free = free is not None
-        self.unit = Unit(vector.xcr0, vector.xss or 0, free or Freedoms(xinuse_by_value=_BY_VALUE))
+        driven = Freedoms(xinuse_by_value=_BY_VALUE, mxcsr_apart_from_xmm=vector.src == "silicon")
+        self.unit = Unit(vector.xcr0, vector.xss or 0, free or driven)
         self.unit.mode = MODE[vector.src]
         self.writes = Writes(self.unit, self.free)
         self.unit.xinuse = vector.x0 & vector.xcr0

@@ -16,6 +16,7 @@ from sim.xsave.components import CET_S, CET_U, FP
 _HEX = re.compile("0x[0-9a-fA-F]{1,16}")
 _FNINIT = re.compile("fninit:[0-9]+")
 _WRITTEN_WITH_VEX = (1, 2)
+_OF_TAGS = [str(i) for i in REGISTERS]
 _XCR0 = sum(1 << i for i in COMPONENTS if i not in MSRS)
 
 
@@ -37,8 +38,11 @@ def _content(value: Any) -> Any:
 
 
 def _contents(value: dict[str, Any]) -> dict[str, Any]:
-    """A list that repeats one tag becomes that tag; not for x87, where it would cover the control words, too."""
-    return {name: same(held) if isinstance(held, list) and name != "0" else held for name, held in value.items()}
+    """A list that repeats one tag becomes that tag.
+
+    Not for x87, where it would cover the control words, too, nor for quadwords, which may well be equal.
+    """
+    return {name: same(held) if isinstance(held, list) and name in _OF_TAGS else held for name, held in value.items()}
 
 
 Quadword = Annotated[int, BeforeValidator(_hexadecimal)]
