@@ -22,7 +22,7 @@ from sim.calibrate.plan import ladder
 from sim.calibrate.programs import Programs
 from sim.calibrate.rounds import Stage, Unavailable, output, small
 from sim.calibrate.samples import Floats
-from sim.xsave.components import CET_S, CET_U
+from sim.xsave.components import CET, CET_S, CET_U
 
 OPERATIONS: Final = (
     "ABOUT", "XSAVES", "XRSTORS", "XGETBV0", "XGETBV1", "RDMSR", "WRMSR", "WRMSRNS",
@@ -133,7 +133,7 @@ def about(programs: Programs, cpu: int) -> About:
     said = json.loads(output(command))
     if not said["xsaves"]:
         raise Unavailable("KVM offers its guests no XSAVES, so nothing of it can be measured in one")
-    return About(said["xcr0"], said["xss"] & (CET_U | CET_S), bool(said["shadow_stacks"]))
+    return About(said["xcr0"], said["xss"] & CET, bool(said["shadow_stacks"]))
 
 
 def guest_plan(offered: About, reachable: tuple[int, ...]) -> tuple[GuestRow, ...]:

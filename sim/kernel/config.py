@@ -4,47 +4,37 @@ Source: arch/x86/kvm/x86.c kvm_setup_xss_caps(), Linux v6.19; the masks are thos
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Literal
 
-from sim.errors import InputError, unknown
+from sim.errors import InputError
 from sim.kernel import mitigations, vpmu
 from sim.kernel.carried import CarriedState, carried_state
 from sim.kernel.datafile import STRICT
 from sim.kernel.masks import ALIGN_STRUCT, PAGE, BootMasks, boot_masks, round_up
 from sim.kernel.mitigations import IbpbAt, MitigationKind, VmscapeBy
 from sim.kernel.patches import ALL_PATCHES, Effect, effect
-from sim.kernel.releases import release
+from sim.kernel.settings_checks import (
+    KVM_SUPPORTED_XCR0,
+    HostShadowStacks,
+    MsrAccess,
+    check_carried_user_component,
+    check_pair,
+    check_user_return_msrs,
+    hypothetical,
+)
 from sim.kernel.strategies import Strategy, strategy
-from sim.kernel.uret import URET_MSRS
 from sim.kernel.versions import KernelVersion, version
 from sim.kernel.vpmu import Vpmu
 from sim.xsave.components import (
-    AVX,
-    AVX512,
+    CET,
     CET_S,
-    CET_U,
     FP,
-    MPX,
-    PKRU,
-    SSE,
     SUPERVISOR,
     USER,
     XTILE,
     XTILEDATA,
 )
 from sim.xsave.profiles import GENERIC, CpuProfile, profile
-
-CET: Final = CET_U | CET_S
-
-KVM_SUPPORTED_XCR0: Final = FP | SSE | AVX | MPX | AVX512 | PKRU | XTILE
-"""What KVM can offer a guest in XCR0, without APX: arch/x86/kvm/x86.c, read in v6.6.0, v6.12.117, v6.17.0, v6.18.2,
-v6.19.0, v7.2.13 and v7.3.4.  On a CPU with APX every guest's XCR0 then differs from the host's, since v6.16 enables it
-there."""
-
-SPEC_CTRL: Final = 0x48
-
-HostShadowStacks = Literal["off", "fpstate", "return-to-user"]
-MsrAccess = Literal["rdmsr-wrmsr", "wrmsrns", "msr-list"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +129,7 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
     cpu, kernel = cpu or profile(settings.cpu), version(settings.kernel)
     how, what = strategy_of(settings), carried_state(settings.carried)
     vendor: Literal["vmx", "svm"] = "vmx" if cpu.vendor == "intel" else "svm"
-    _check_pair(settings, cpu, kernel, how, what, vendor)
+    check_pair(settings, cpu, kernel, how, what, vendor)
 
     vpmu.check(settings.vpmu, kernel.name, vendor, cpu.features, cpu.name, settings.vpmu_in_use)
 
@@ -153,7 +143,7 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
     if patched and what.mask != CET_S:
         patched = effect(ALL_PATCHES)
     masks = boot_masks(cpu, version("v6.6") if patched else kernel, pasid=settings.pasid, patched=patched, **places)
-    _check_carried_user_component(cpu, kernel, how, what, masks)
+    check_carried_user_component(cpu, kernel, how, what, masks)
     kvm_rule = kernel.kvm_cet[vendor] and "SHSTK" in cpu.features and masks.xss & CET == CET
     overrides_kvm = what.mask == CET_S and settings.patches is None and kernel.gives_cet
     has_cet = settings.guest_cet and how.guest_has_cet and (kvm_rule or overrides_kvm)
@@ -168,7 +158,7 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
         guest_xcr0 = settings.guest_xcr0
     guest_xfeatures = guest_default | (XTILEDATA & masks.max_features if settings.guest_amx else 0)
     uret = default_uret_msrs(vendor) if settings.guest_uret_msrs is None else settings.guest_uret_msrs
-    _check_user_return_msrs(what, uret)
+    check_user_return_msrs(what, uret)
     return Config(
         settings=settings,
         cpu=_with_knobs(cpu, settings),
@@ -191,7 +181,7 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
         guest_fpstate_size=cpu.compacted(guest_xfeatures).size,
         guest_uret_msrs=uret,
         mitigations=mitigations.chosen(settings.mitigations),
-        hypothetical=tuple(_hypothetical(settings, cpu, kernel, how, what, vendor, has_cet and not kvm_rule)),
+        hypothetical=tuple(hypothetical(settings, cpu, kernel, how, what, vendor, has_cet and not kvm_rule)),
     )
 
 
@@ -237,120 +227,11 @@ def _with_component(cpu: CpuProfile, what: CarriedState) -> CpuProfile:
     )
 
 
-def _check_carried_user_component(
-    cpu: CpuProfile, kernel: KernelVersion, how: Strategy, what: CarriedState, masks: BootMasks
-) -> None:
-    """A user component is in all fpstates or in none, as the kernel has it."""
-    if how.carries and what.mask & USER & ~masks.max_features:
-        raise InputError(
-            f"strategy {how.name} with {what.name}: {kernel.name} does not enable {what.component} on {cpu.name}"
-        )
-
-
-def _check_user_return_msrs(what: CarriedState, uret: tuple[str, ...]) -> None:
-    """An MSR must not be carried in two ways."""
-    for name, number in what.msrs.items():
-        for msr in uret:
-            if URET_MSRS[msr] == number:
-                raise InputError(
-                    f"{what.name} carries {name}, which is a user-return MSR of these guests already (allowed: "
-                    f"guest_uret_msrs without {msr})"
-                )
-
-
 def _patches_for(how: Strategy) -> frozenset[int]:
     """The RFC's patches that a strategy consists of on kernel rfc."""
     if how.normal_fpstates:
         return frozenset((1, 2, 3))
     return ALL_PATCHES if how.guest_fpstates else frozenset((1, 2))
-
-
-def _check_pair(
-    settings: Settings, cpu: CpuProfile, kernel: KernelVersion, how: Strategy, what: CarriedState, vendor: str
-) -> None:
-    """Refuses pairs that make no sense."""
-    for option, allowed in (
-        ("host_shadow_stacks", HostShadowStacks),
-        ("msr_access", MsrAccess),
-        ("vmscape_by", VmscapeBy),
-        ("ibpb_at", IbpbAt),
-    ):
-        value = getattr(settings, option)
-        if value not in allowed.__args__:  # type: ignore[attr-defined]
-            raise InputError(f"{option} = {value!r} (allowed: {', '.join(allowed.__args__)})")  # type: ignore[attr-defined]
-    if settings.vmscape_by != "ibpb" and mitigations.LONG_CLEAR_ON not in cpu.mitigations:
-        raise InputError(
-            f"vmscape_by = {settings.vmscape_by!r}: {cpu.name} has no BHI_DIS_S, so only the IBPB is enough"
-        )
-    if settings.vmscape_by != "ibpb" and (release(kernel.name) or (0, 0)) < mitigations.VMSCAPE_SERIES_SINCE:
-        why = "has no mitigation of VMSCAPE" if not kernel.ibpb_exit_to_user else "is older"
-        raise InputError(
-            f"vmscape_by = {settings.vmscape_by!r}: the series is for v6.18 and later, and {kernel.name} {why}"
-        )
-    if settings.ibpb_at != "vcpu_load" and kernel.vcpu_switch_ibpb != "kvm_arch_vcpu_load":
-        raise InputError(
-            f"ibpb_at = {settings.ibpb_at!r}: the series is for v6.17 and later, and this is {kernel.name}"
-        )
-    for msr in settings.guest_uret_msrs or ():
-        if msr not in URET_MSRS:
-            raise unknown("user-return MSR", msr, URET_MSRS)
-    if settings.patches is not None:
-        if kernel.name != "rfc" or how.name != "xstate-guest":
-            raise InputError("a choice of the RFC's patches needs kernel rfc and strategy xstate-guest")
-        effect(settings.patches)
-    if what.xfeature is None and how.mechanism in ("fpstate", "independent"):
-        raise InputError(f"strategy {how.name} needs an xfeature, and {what.name} has none")
-    if how.carries_only and what.name not in how.carries_only:
-        raise InputError(f"strategy {how.name} is about {', '.join(how.carries_only)}, and carried here is {what.name}")
-    if how.mechanism == "instructions" and not what.save_by:
-        raise InputError(f"strategy {how.name} copies registers by instructions, and {what.name} does not say by which")
-    if how.carries and what.mask & USER and not settings.apx:
-        raise InputError(f"strategy {how.name} carries {what.component}, which apx = false leaves off")
-    if not what.msrs and how.mechanism not in ("none", "fpstate", "independent", "instructions"):
-        raise InputError(f"strategy {how.name} copies MSRs, and {what.name} has none")
-    if what.mask & USER and how.mechanism == "independent":
-        raise InputError(f"strategy {how.name}: {what.component} is a user component, and independent features are not")
-    for count, key in ((how.zero, "zero"), (how.restore if how.mechanism == "user-return" else 0, "restore")):
-        if count > len(what.msrs):
-            raise InputError(f"strategy {how.name}: {key} = {count}, and {what.name} has {len(what.msrs)} MSRs")
-    if what.per_task_msr and not how.carries:
-        raise InputError(f"strategy {how.name} leaves a guest's {what.name} to the host, which needs its own")
-    if what.per_task_msr and settings.host_shadow_stacks != "off":
-        raise InputError(f"host shadow stacks are about CET_S; carrying {what.name} leaves them off")
-    needs_cet = how.guest_has_cet and what.mask & CET
-    if needs_cet and "SHSTK" not in cpu.features:
-        raise InputError(
-            f"{cpu.name} has no supervisor shadow stacks (CET_S), which strategy {how.name} is about; "
-            "without them only no-cet makes sense"
-        )
-    if needs_cet and not kernel.gives_cet and not (kernel.guest_only and how.is_merged):
-        raise InputError(
-            f"strategy {how.name} on {kernel.name}: its KVM has no CET for guests; the first that has is v6.18, and "
-            f"kernel rfc is v6.6-rc1 with the series that adds it (allowed on {kernel.name}: no-cet"
-            f"{', and xstate-guest, which is what it does' if kernel.guest_only else ''})"
-        )
-    if settings.host_shadow_stacks != "off" and not how.guest_has_cet:
-        raise InputError("host shadow stacks need a kernel with CET_S; no-cet is one without")
-    if settings.host_shadow_stacks == "fpstate" and how.mechanism == "independent":
-        raise InputError("an independent feature is in no fpstate, so SSP0 cannot live in the normal one")
-    if (lacking := _lacking(settings, cpu, how, what)) and not settings.hypothetical:
-        raise InputError(f"strategy {how.name} on {cpu.name}: {lacking} (--hypothetical overrides)")
-    if settings.guest_amx and "AMX_TILE" not in cpu.features:
-        raise InputError(f"{cpu.name} has no AMX to give to a guest")
-
-
-def _lacking(settings: Settings, cpu: CpuProfile, how: Strategy, what: CarriedState) -> str:
-    """What the strategy needs and the CPU does not have, or nothing."""
-    if how.needs == "vmx" and cpu.vendor != "intel":
-        return "SVM has no MSR load and store lists"
-    if what.cpu_feature and what.cpu_feature not in cpu.features:
-        return f"CPUID does not enumerate {what.cpu_feature}, which {what.name} belongs to"
-    needed = {"wrmsrns": "WRMSRNS", "msr-list": "MSRLIST"}.get(settings.msr_access)
-    if what.xfeature is not None and what.mask != CET_S and not what.mask & (cpu.xcr0_supported | cpu.xss_supported):
-        return f"CPUID does not enumerate state component {what.xfeature}, {what.component}"
-    if how.mechanism in ("msr", "user-return") and needed and needed not in cpu.features:
-        return f"CPUID does not enumerate {needed}"
-    return ""
 
 
 def _guest_xss(settings: Settings, most: int, has_cet: bool) -> int:
@@ -371,41 +252,3 @@ def _with_knobs(cpu: CpuProfile, settings: Settings) -> CpuProfile:
     )
     chosen = {knob: getattr(settings, knob) for knob in knobs if getattr(settings, knob) is not None}
     return replace(cpu, freedoms=replace(cpu.freedoms, **chosen)) if chosen else cpu
-
-
-def _hypothetical(
-    settings: Settings,
-    cpu: CpuProfile,
-    kernel: KernelVersion,
-    how: Strategy,
-    what: CarriedState,
-    vendor: str,
-    overrides_kvm: bool,
-) -> list[str]:
-    """What no kernel does about this pair, in sentences."""
-    notes = [f"{how.name}: {how.hypothetical}"] if how.hypothetical else []
-    if how.guest_has_cet and not how.carries:
-        notes.append("nothing carries the state, so the integrity check leaves it out")
-    if not how.guest_has_cet and kernel.guest_only and "SHSTK" in cpu.features:
-        notes.append(f"{kernel.name} would carry CET_S on this CPU; here it is as on a kernel that cannot")
-    if overrides_kvm:
-        if kernel.kvm_cet[vendor]:  # type: ignore[index]
-            notes.append("KVM gives CET to guests only if host XSS has bits 11 and 12; overridden here")
-        else:
-            notes.append(f"KVM of {kernel.name} gives no CET to guests on {vendor.upper()}; overridden here")
-    if settings.host_shadow_stacks != "off":
-        notes.append("no kernel uses supervisor shadow stacks for itself")
-    if what.mask & USER & ~KVM_SUPPORTED_XCR0 and how.carries:
-        notes.append(f"no KVM up to v7.3 offers {what.component} to guests")
-    if what.mask & ~CET & SUPERVISOR and how.mechanism == "fpstate":
-        notes.append(f"no kernel up to v7.3 has {what.component} in an fpstate")
-    if SPEC_CTRL in what.msrs.values() and "spec-ctrl" in mitigations.chosen(settings.mitigations):
-        notes.append("KVM switches IA32_SPEC_CTRL as a mitigation already, and that runs besides")
-    if what.per_task_msr:
-        notes.append(f"no KVM up to v7.3 gives {what.name} to guests; the series that would is not merged")
-    for option, usual in (("vmscape_by", "ibpb"), ("ibpb_at", "vcpu_load")):
-        if (value := getattr(settings, option)) != usual:
-            notes.append(f"{option} = {value!r}: no kernel up to v7.3 does that; the series is not merged")
-    if lacking := _lacking(settings, cpu, how, what):
-        notes.append(f"{cpu.name}: {lacking}")
-    return notes

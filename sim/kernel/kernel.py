@@ -9,14 +9,14 @@ from typing import Final, Protocol
 
 from sim.kernel import mitigations, vpmu
 from sim.kernel.carriers import hooks
-from sim.kernel.config import CET, Config
+from sim.kernel.config import Config
 from sim.kernel.guests import AS_ALL, GuestChoice, features
 from sim.kernel.integrity import Integrity
 from sim.kernel.operations import BHB_LONG_CLEAR, IBPB, Key, Ledger, LedgerFactory
 from sim.kernel.state import IDLE_TASK, USER_TASK, VCPU_TASK, Context, Cpu, Fpstate, Task, Vcpu
 from sim.kernel.uret import URET_MSRS
 from sim.xsave.area import INIT, Area
-from sim.xsave.components import CET_S, COMPACTED, PKRU, USER
+from sim.xsave.components import CET, CET_S, COMPACTED, PKRU, USER
 from sim.xsave.unit import Unit
 
 Hook = Callable[["Kernel", Cpu, Vcpu], None]

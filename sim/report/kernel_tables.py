@@ -6,8 +6,10 @@ from typing import get_args
 
 from sim.errors import InputError
 from sim.kernel import strategies, versions
-from sim.kernel.config import CET, Config, HostShadowStacks, Settings, boot, strategy_of
+from sim.kernel.config import Config, Settings, boot, strategy_of
+from sim.kernel.settings_checks import HostShadowStacks
 from sim.xsave import profiles
+from sim.xsave.components import CET
 
 
 @dataclass(frozen=True, slots=True)

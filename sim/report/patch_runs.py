@@ -16,7 +16,7 @@ from sim.kernel.masks import BootMasks
 from sim.kernel.operations import XSAVES, Log
 from sim.kernel.patches import Effect
 from sim.kernel.state import Cpu, Task, Vcpu
-from sim.xsave.components import AVX512, CET_S, CET_U, COMPONENTS, EXTENDED, FP, SSE, bits
+from sim.xsave.components import AVX512, CET, CET_S, CET_U, COMPONENTS, EXTENDED, FP, SSE, bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def _run(k: Kernel, sequence: Callable[[Kernel, Cpu, Vcpu, Task], None], used: i
 
 def forced(config: Config) -> Config:
     """The same kernel, whose KVM gives CET to guests anyway, with all of it in their IA32_XSS."""
-    return replace(config, guest_has_cet=True, guest_xss=config.masks.xss & (CET_U | CET_S))
+    return replace(config, guest_has_cet=True, guest_xss=config.masks.xss & CET)
 
 
 def run_tasks(cpu: str, masks: BootMasks, built: Effect) -> Verdict:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sim.kernel.config import HostShadowStacks, MsrAccess
 from sim.kernel.mitigations import IbpbAt, MitigationKind, VmscapeBy
+from sim.kernel.settings_checks import HostShadowStacks, MsrAccess
 from sim.kernel.versions import Preemption
 from sim.kernel.vpmu import Vpmu
 from sim.scenario.distribution import Distribution, Times

@@ -62,6 +62,7 @@ PKRU: Final = 1 << 9
 PASID: Final = 1 << 10
 CET_U: Final = 1 << 11
 CET_S: Final = 1 << 12
+CET: Final = CET_U | CET_S
 UINTR: Final = 1 << 14
 LBR: Final = 1 << 15
 XTILECFG: Final = 1 << 17

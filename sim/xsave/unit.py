@@ -8,16 +8,7 @@ the texts leave a choice to the hardware, the choice is a field of :class:`~sim.
 from typing import Any
 
 from sim.xsave.area import ALIGNMENT, CONTENTS, INIT, Area
-from sim.xsave.components import (
-    ALL,
-    AVX,
-    COMPACTED,
-    MXCSR_INIT,
-    PKRU,
-    SSE,
-    ZMM_HI256,
-    bits,
-)
+from sim.xsave.components import ALL, AVX, COMPACTED, MXCSR_INIT, PKRU, SSE, ZMM_HI256, bits
 from sim.xsave.freedoms import DEFAULT_FREEDOMS, Freedoms
 
 

@@ -11,7 +11,7 @@ from sim.kernel.config import Config, Settings, boot
 from sim.kernel.masks import XSAVE_CPUID_FEATURES
 from sim.kernel.releases import Nearest
 from sim.kernel.versions import nearest, version
-from sim.xsave.components import ALL, CET_S, CET_U, COMPACTED, SUPERVISOR, USER, XTILEDATA
+from sim.xsave.components import ALL, CET, CET_S, COMPACTED, SUPERVISOR, USER, XTILEDATA
 from sim.xsave.geometry import GENERIC
 from sim.xsave.profiles import CpuProfile, profile
 
@@ -127,7 +127,7 @@ def cpu_profile(found: Masks, head: Header) -> CpuProfile:
     fitting = [each for each in map(profile, _BASES) if not found.maximum & ~each.components & ~CET_S]
     base = (fitting or [profile("zen4")])[0]
     features = {feature for components, feature in XSAVE_CPUID_FEATURES if found.maximum & components}
-    if found.maximum & (CET_U | CET_S):
+    if found.maximum & CET:
         features.add("SHSTK")
     if found.maximum & XTILEDATA:
         features.add("XFD")

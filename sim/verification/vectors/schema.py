@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from sim.verification.vectors.values import BUFFER_BYTES, COMPONENTS, MSRS, REGISTERS, SIZES, same
 from sim.xsave.area import EXTENDED_OFFSET
-from sim.xsave.components import CET_S, CET_U, FP
+from sim.xsave.components import CET, FP
 
 _HEX = re.compile("0x[0-9a-fA-F]{1,16}")
 _FNINIT = re.compile("fninit:[0-9]+")
@@ -280,8 +280,8 @@ class Vector(_Strict):
         at_cpl_0 = any(isinstance(step, Save | Restore) and step.cpl == 0 for step in self.steps)
         if self.xss is None and (self.src == "bochs" or at_cpl_0):
             raise ValueError("xss is missing, required in every vector from bochs and in one with a step at CPL 0")
-        if self.xss is not None and self.xss & ~(CET_U | CET_S):
-            raise ValueError(f"xss is {self.xss:#x}, allowed: bits of {CET_U | CET_S:#x}")
+        if self.xss is not None and self.xss & ~CET:
+            raise ValueError(f"xss is {self.xss:#x}, allowed: bits of {CET:#x}")
         if self.src != "bochs" and any(isinstance(step, Wrmsr) for step in self.steps):
             raise ValueError("op is wrmsr, allowed: in vectors from bochs, only")
         if self.src == "bochs" and any(
