@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import shown
+from hosts import changed, differences, only, simulate, with_little
 
 from sim.costs.price import price
 from sim.costs.table import current
@@ -16,7 +17,7 @@ from sim.kernel.config import Settings, boot
 from sim.kernel.guests import GuestChoice
 from sim.kernel.kernel import Kernel
 from sim.kernel.operations import GUEST_ENTRY, GUEST_EXIT, TRANSITION, VPMU
-from sim.kernel.scene import QUIET_GUEST, Scene
+from sim.kernel.scene import QUIET_GUEST, GuestUse, Scene
 from sim.verification.anchors.data import Setup
 from sim.verification.anchors.experiments import operations
 
@@ -181,6 +182,7 @@ def test_a_sample_of_perf_costs_its_emulation_with_the_emulated_vpmu_alone():
         (replace(EMR, cpu="ice-lake-sp", strategy="no-cet"), "MSR-store list, which is not modelled"),
         (replace(EMR, vpmu_in_use=9), r"vpmu_in_use = 9 \(allowed on VMX: 0 to 8\)"),
         (replace(TURIN, vpmu_in_use=7), r"allowed on SVM: 0 to 6"),
+        (replace(EMR, vpmu_counts_instructions=True), "with vpmu_in_use = 0 .allowed: with a counter in use"),
         (replace(EMR, vpmu="medi"), "did you mean 'mediated'"),
     ],
 )
@@ -217,3 +219,89 @@ def test_the_break_even_rate_is_a_quotient_of_two_prices():
     per_exit = sum(price(("", VPMU, each), table) for each in ran("in-kernel-exit", replace(EMR, vpmu_in_use=1)))
     per_sample = price(("", VPMU, "vPMU sample"), table)
     assert 30 < per_sample / per_exit < 50
+
+
+# While a counter counts instructions, KVM must count those that it emulates: kvm_pmu_is_fastpath_emulation_allowed().
+
+COUNTING = replace(EMR, vpmu_in_use=1, vpmu_counts_instructions=True)
+
+
+@pytest.mark.parametrize("kernel_settings", [COUNTING, replace(COUNTING, cpu="zen5")], ids=["vmx", "svm"])
+def test_a_guest_that_counts_instructions_has_the_fastpath_of_the_preemption_timer_alone(kernel_settings):
+    version = boot(kernel_settings).version
+    for reason in version.fastpath["svm" if kernel_settings.cpu == "zen5" else "vmx"]:
+        use = GuestUse(fastpath_exit=reason)
+        leaves = Counter(op.operation for op in flows.run("fastpath-exit", kernel_settings, use).operations)
+        within = flows.run("in-kernel-exit", kernel_settings, use).operations
+        assert (leaves == Counter(op.operation for op in within)) is (reason != "preemption-timer"), reason
+        assert leaves["perf context"] == (0 if reason == "preemption-timer" else 2)
+
+
+@pytest.mark.parametrize("vpmu", ["none", "emulated"])
+def test_without_the_mediated_vpmu_counting_instructions_takes_no_fastpath_away(vpmu):
+    counting = replace(COUNTING, vpmu=vpmu)
+    plain = replace(counting, vpmu_counts_instructions=False)
+    assert flows.run("fastpath-exit", counting).operations == flows.run("fastpath-exit", plain).operations
+
+
+def test_beside_guests_that_count_instructions_one_without_counters_keeps_the_fastpath():
+    kernel = Kernel(boot(COUNTING), 1)
+    (cpu,) = kernel.cpus
+    for vpmu in (True, False):
+        vcpu = kernel.new_vcpu(f"V{vpmu}", GuestChoice(vpmu=vpmu))
+        process.schedule(kernel, cpu, vcpu.task)
+        process.return_to_user(kernel, cpu)
+        kvm.kvm_run(kernel, cpu)
+        kvm.kvm_load_guest_fpu(kernel, cpu)
+        kvm.vcpu_enter_guest(kernel, cpu)
+        assert kvm.vm_exit(kernel, cpu, "invd") is not vpmu
+        if not vpmu:
+            kvm.vm_exit(kernel, cpu, "io")
+        kvm.kvm_put_guest_fpu(kernel, cpu)
+        kvm.vcpu_put(kernel, cpu)
+        process.return_to_user(kernel, cpu)
+
+
+TIMERS = (
+    with_little("two guests with timers", "5 ms", "emerald-rapids")
+    + """
+kernel = ["v7.3"]
+[kernel]
+vpmu = "mediated"
+vpmu_in_use = 1
+vpmu_counts_instructions = COUNTING
+[guests.counted]
+exits.timer = { every = "100 us", reason = "wrmsr-tsc-deadline" }
+[guests.plain]
+vpmu = false
+exits.timer = { every = "100 us", reason = "wrmsr-tsc-deadline" }
+"""
+)
+
+
+def test_in_a_run_the_timers_of_guests_with_counters_leave_the_fastpath_and_take_a_handlers_time():
+    records = {}
+    for counting in ("false", "true"):
+        case = only(TIMERS.replace("COUNTING", counting))
+        times = {name: guest.exits["timer"].time.mean for name, guest in case.scenario.guests.items()}
+        assert (times["counted"] > 0, times["plain"]) == (counting == "true", 0)
+        one, other = (simulate(changed(case, engine=engine), "xstate-guest", 0) for engine in ("simpy", "compiled"))
+        assert not differences(one, other)
+        records[counting] = Counter()
+        for operation, count, _ in one.ledger:
+            records[counting][operation.operation] += count
+    puts = {counting: found["perf context"] / 2 for counting, found in records.items()}
+    timers = records["true"]["VMREAD"]  # after each exit of the guest that has counters
+    assert puts["false"] < 0.2 * timers < timers * 0.9 < puts["true"]
+
+
+def test_the_page_has_what_a_timers_exit_costs_a_guest_that_counts_instructions():
+    command = (
+        "flow fastpath-exit --cpu emerald-rapids --kernel v7.3 --vpmu mediated --mitigations ibpb --cost --no-trace"
+    )
+    costs = [
+        int(re.search(r"cost: (\d+) ", shown.run(command + more)).group(1))
+        for more in (" --vpmu-in-use 1 --vpmu-counts-instructions", " --vpmu-in-use 1")
+    ]
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"{costs[0]:,} TSC cycles in place of {costs[1]}" in page

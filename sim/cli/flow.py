@@ -78,6 +78,9 @@ Example:
 @click.option("--mitigations", "kinds", metavar="KINDS", help="Only these, such as spec-ctrl,verw: ibpb, vmscape, "
               "spec-ctrl, verw, rsb, bhb, unret, l1d-flush.")  # fmt: skip
 @click.option("--vpmu", default="none", show_default=True, metavar="HOW", help="none, emulated or mediated.")
+@click.option("--vpmu-in-use", type=int, default=0, show_default=True, metavar="N",
+              help="How many counters the guest uses.")  # fmt: skip
+@click.option("--vpmu-counts-instructions", is_flag=True, help="One of those counts retired instructions.")
 @click.option("--no-init-optimisation", is_flag=True, help="A CPU whose XINUSE is always 1.")
 @click.option("--no-modified-optimisation", is_flag=True, help="A CPU whose XMODIFIED is always 1.")
 @click.option(

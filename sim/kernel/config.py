@@ -46,7 +46,7 @@ class Settings:
     guest and host differ.  ``mitigations`` are those of :mod:`sim.kernel.mitigations`: all that Linux has on this CPU,
     none, or those of some kinds.  ``cpu``, ``strategy`` and ``carried`` are names of shipped ones, paths of files, or
     what was read from a file.  ``apx`` False: the kernel leaves APX off (clearcpuid=apx).
-    ``vpmu_in_use``: how many counters of each guest count.
+    ``vpmu_in_use``: how many counters of each guest count, ``vpmu_counts_instructions``: one of them instructions.
     """
 
     __pydantic_config__ = STRICT
@@ -70,6 +70,7 @@ class Settings:
     apx: bool = True
     vpmu: Vpmu = "none"
     vpmu_in_use: int = 0
+    vpmu_counts_instructions: bool = False
     debug_fpu: bool = True
     hypothetical: bool = False
     init_optimisation: bool | None = None
@@ -131,7 +132,15 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
     vendor: Literal["vmx", "svm"] = "vmx" if cpu.vendor == "intel" else "svm"
     check_pair(settings, cpu, kernel, how, what, vendor)
 
-    vpmu.check(settings.vpmu, kernel.name, vendor, cpu.features, cpu.name, settings.vpmu_in_use)
+    vpmu.check(
+        settings.vpmu,
+        kernel.name,
+        vendor,
+        cpu.features,
+        cpu.name,
+        settings.vpmu_in_use,
+        settings.vpmu_counts_instructions,
+    )
 
     patched: Effect | None = None
     if kernel.name == "rfc":

@@ -140,7 +140,7 @@ def fastpath_exit(s: Scene) -> Steps:
     if kvm.vm_exit(s.k, s.cpu, s.use.fastpath_exit):
         s.guest_works()
         return
-    yield "V enters the guest (this kernel has no fastpath for it here)"
+    yield "V enters the guest (no fastpath for it here)"
     s.run_guest()
 
 

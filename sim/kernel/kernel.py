@@ -101,6 +101,8 @@ class Kernel:
         self.vpmu_load = vpmu.load(config.vendor, in_use) if mediated else ()
         self.vpmu_put = vpmu.put(config.vendor, in_use) if mediated else ()
         self.vpmu_after_exit = vpmu.AFTER_EXIT[config.vendor] if mediated else ()
+        counts_instructions = mediated and config.settings.vpmu_counts_instructions
+        self.not_in_fastpath_with_vpmu = vpmu.EMULATED_IN_FASTPATH if counts_instructions else frozenset()
         on = mitigations.features(config.cpu, config.version, config.mitigations)
         self.mitigations_at_entry = mitigations.operations(on, mitigations.AT_ENTRY)
         self.mitigations_at_exit = mitigations.operations(on, mitigations.AT_EXIT)

@@ -184,12 +184,16 @@ def _prepare_entry(k: Kernel, cpu: Cpu) -> Vcpu:
 
 
 class ExitPath(NamedTuple):
-    """Everything that the reason of a VM exit decides: whether the fastpath re-enters, and what else is done."""
+    """Everything that the reason of a VM exit decides: whether the fastpath re-enters, and what else is done.
+
+    ``without_vpmu``: the fastpath does so for guests without performance counters alone.
+    """
 
     fastpath: bool
     flushes_l1d: bool
     pmu: bool
     nm: bool
+    without_vpmu: bool
 
 
 def exit_path(k: Kernel, reason: str, exit_request: bool = False) -> ExitPath:
@@ -199,7 +203,8 @@ def exit_path(k: Kernel, reason: str, exit_request: bool = False) -> ExitPath:
     else.  ``exit_request`` is what kvm_vcpu_exit_request() says after the fastpath: it leaves the loop then.
     """
     fastpath = reason in k.fastpath and not exit_request
-    return ExitPath(fastpath, k.flushes_l1d and reason in UNSAFE_EXITS, reason == "pmu", reason == "nm")
+    flushes_l1d, without_vpmu = k.flushes_l1d and reason in UNSAFE_EXITS, reason in k.not_in_fastpath_with_vpmu
+    return ExitPath(fastpath, flushes_l1d, reason == "pmu", reason == "nm", without_vpmu)
 
 
 def vm_exit(k: Kernel, cpu: Cpu, reason: str, exit_request: bool = False) -> bool:
@@ -214,7 +219,7 @@ def exit_by(k: Kernel, cpu: Cpu, path: ExitPath, reason: str) -> bool:
     """The same on a path that is known; the reason is only what the tracepoint says."""
     vcpu = _vcpu_of_current(cpu, in_guest=True)
     _vcpu_run_exit(k, cpu, vcpu, reason)
-    if path.fastpath:
+    if path.fastpath and not (path.without_vpmu and vcpu.has_vpmu):
         _vcpu_run_entry(k, cpu, vcpu)
         return True
     if path.flushes_l1d:

@@ -3,7 +3,9 @@
 Source: arch/x86/kvm/pmu.c kvm_mediated_pmu_load(), kvm_mediated_pmu_put(), kvm_pmu_load_guest_pmcs(),
 kvm_pmu_put_guest_pmcs(), and mediated_load, mediated_put in vmx/pmu_intel.c and svm/pmu.c, Linux v7.3.4.  The host uses
 no counters, and overflow status is clear.  All counters are exposed; only ``vpmu_in_use`` general-purpose ones are
-running, the others and the fixed ones are stopped.
+running, the others and the fixed ones are stopped.  While one of them counts retired instructions, HLT, INVD and WRMSR
+leave the fastpath loop, since kvm_skip_emulated_instruction() must then count the emulated one (pmu.h
+kvm_pmu_is_fastpath_emulation_allowed(), msrs.c, x86.c; v7.0.0, v7.1.5 and v7.2.13 are the same).
 """
 
 from typing import TYPE_CHECKING, Final, Literal, get_args
@@ -25,13 +27,24 @@ SINCE: Final = ("v7.3",)
 Steps = tuple[str, ...]
 
 
-def check(vpmu: str, kernel: str, vendor: str, features: frozenset[str], cpu: str, in_use: int) -> None:
-    """Raises :class:`~sim.errors.InputError` if guests cannot have this vPMU with that many counters in use."""
+EMULATED_IN_FASTPATH: Final = frozenset(("wrmsr-icr", "wrmsr-tsc-deadline", "wrmsr-imm", "hlt-event-pending", "invd"))
+"""Exits whose fastpath emulates an instruction; that of the preemption timer does not."""
+
+
+def check(
+    vpmu: str, kernel: str, vendor: str, features: frozenset[str], cpu: str, in_use: int, instructions: bool
+) -> None:
+    """Raises :class:`~sim.errors.InputError` if guests cannot have this vPMU with that many counters in use.
+
+    ``instructions``: one of those counts retired instructions.
+    """
     if vpmu not in get_args(Vpmu):
         raise unknown("vpmu", vpmu, get_args(Vpmu))
     gp, _ = COUNTERS[vendor]
     if not 0 <= in_use <= gp:
         raise InputError(f"vpmu_in_use = {in_use} (allowed on {vendor.upper()}: 0 to {gp})")
+    if instructions and not in_use:
+        raise InputError("vpmu_counts_instructions with vpmu_in_use = 0 (allowed: with a counter in use)")
     if vpmu != "mediated":
         return
     if kernel not in SINCE:

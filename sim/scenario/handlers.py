@@ -7,14 +7,22 @@ of VM entry and exit, which end where the fastpath would re-enter the guest.
 from sim.costs.price import price
 from sim.costs.rows import CostTable
 from sim.kernel.versions import version
+from sim.kernel.vpmu import EMULATED_IN_FASTPATH
 from sim.scenario.distribution import Distribution
 from sim.scenario.schema import Exit, Guest
 from sim.xsave.profiles import CpuProfile
 
 
-def with_handler_times(guest: Guest, profile: CpuProfile, kernel: str, table: CostTable, tsc_hz: float) -> Guest:
-    """The guest with a time for the handler of each exit; 0 for those after which the kernel's fastpath re-enters."""
-    re_entered = version(kernel).fastpath["vmx" if profile.vendor == "intel" else "svm"]
+def with_handler_times(
+    guest: Guest, profile: CpuProfile, kernel: str, table: CostTable, tsc_hz: float, counts_instructions: bool
+) -> Guest:
+    """The guest with a time for the handler of each exit; 0 for those after which the kernel's fastpath re-enters.
+
+    ``counts_instructions``: guests with a mediated vPMU count them.
+    """
+    re_entered = set(version(kernel).fastpath["vmx" if profile.vendor == "intel" else "svm"])
+    if counts_instructions and guest.vpmu:
+        re_entered -= EMULATED_IN_FASTPATH
 
     def complete(exit: Exit) -> Exit:
         if exit.time is not None:

@@ -173,6 +173,11 @@ class KernelSettings(Section):
     vpmu_in_use: Annotated[int, Field(ge=0, le=8, strict=True)] = Field(
         0, description="how many counters each guest uses; mediated: they are also loaded and cleared"
     )
+    vpmu_counts_instructions: Switch = Field(
+        False,
+        description="whether one of them counts retired instructions, as that of perf stat does; mediated: KVM then "
+        "has no fastpath for HLT, INVD and WRMSR of these guests",
+    )
     pasid: Switch = Field(True, description="whether the kernel enables PASID where the CPU has it")
     hypothetical: Switch = Field(
         False, description="true: strategies named in run.strategies may need features that the CPU lacks"
