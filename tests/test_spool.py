@@ -4,9 +4,12 @@ import copy
 import errno
 import os
 import pickle
+import signal
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
+from threading import Event, Thread
+from time import sleep
 
 import fake_host
 import numpy as np
@@ -67,6 +70,28 @@ def test_threads_and_forked_processes_read_and_add_what_is_theirs(values):
             assert all(threads.map(_read_and_add, range(8, 16)))
         assert all(of_processes.get(60))
     _SHARED.clear()
+
+
+def test_a_process_forked_while_a_thread_adds_does_not_wait_for_that_thread(monkeypatch):
+    original, begun = spool._write, Event()
+    monkeypatch.setattr(spool, "IN_MEMORY", 0)
+
+    def slow(file, content, begin):
+        begun.set()
+        sleep(0.2)
+        original(file, content, begin)
+
+    monkeypatch.setattr(spool, "_write", slow)
+    kept = Spool()
+    thread = Thread(target=kept.put, args=(b"of a thread",))
+    thread.start()
+    begun.wait()
+    if (child := os.fork()) == 0:
+        signal.alarm(20)
+        os._exit(0 if kept.read(kept.put(b"of a child"), 10) == b"of a child" else 1)
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert kept.read(0, 11) == b"of a thread"
 
 
 def test_a_comparison_can_be_copied_and_pickled(tmp_path, monkeypatch):

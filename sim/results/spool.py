@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 IN_MEMORY: Final = 1 << 18
 """Up to this many bytes there is no file."""
 
+_PUTTING = Lock()
+# A thread that is in the middle of put() is not there in a forked process, which would wait for it for ever.
+os.register_at_fork(before=_PUTTING.acquire, after_in_parent=_PUTTING.release, after_in_child=_PUTTING.release)
+
 
 class Spool:
     """What is put there stays until :meth:`close`, or until nobody knows the spool any more.
@@ -28,7 +32,7 @@ class Spool:
     def __init__(self, content: bytes = b"") -> None:
         self._memory, self._end = bytearray(), 0
         self._file: FileIO | None = None
-        self._lock, self._owner = Lock(), os.getpid()
+        self._owner = os.getpid()
         if content:
             self.put(content)
 
@@ -37,7 +41,7 @@ class Spool:
 
     def put(self, content: bytes) -> int:
         """Adds bytes; they begin at this place."""
-        with self._lock, _named():
+        with _PUTTING, _named():
             begin, end = self._end, self._end + len(content)
             if self._file is None and end <= IN_MEMORY:
                 self._memory += content
