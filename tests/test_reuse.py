@@ -1,5 +1,6 @@
 """Finished replications are used again, and none is dropped without a word."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sim.errors import InputError, RunError
 from sim.experiment import workers
 from sim.kernel import strategies
 from sim.results import files, load, parts
+from sim.results import manifest as manifests
 from sim.results.tables import SCHEMAS
 
 pytestmark = pytest.mark.usefixtures("few_draws")
@@ -204,9 +206,17 @@ def test_words_of_the_scenario_change_no_world(run, scenario, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [("vcpus = 2", "vcpus = 3"), ("20 ms", "21 ms"), ("[host]", "seed = 2\n[host]"), ("2 GHz", "2.1 GHz")]
+    ("change", "other"),
+    [
+        (("vcpus = 2", "vcpus = 3"), "the scenario (guests.g.vcpus)"),
+        (("20 ms", "21 ms"), "the scenario (run.measure)"),
+        (("[host]", "seed = 2\n[host]"), "the seed (1, here 2)"),
+        (("2 GHz", "2.1 GHz"), "the scenario (host.tsc)"),
+    ],
 )
-def test_another_world_is_simulated_and_said_to_take_the_place_of_what_was_there(run, scenario, tmp_path, change):
+def test_another_world_is_simulated_and_said_to_take_the_place_of_what_was_there(
+    run, scenario, tmp_path, change, other
+):
     run()
     scenario.write_text(SMALL.replace(*change))
     results, counted = run()
@@ -217,7 +227,50 @@ def test_another_world_is_simulated_and_said_to_take_the_place_of_what_was_there
         in note
     )
     assert "scenario small, seed 1, 2 replications" in note
+    assert f"; none of it can be used again: other than here are {other}; to keep them longer, move " in note
     assert not (tmp_path / "r.previous").exists()
+
+
+def test_after_an_upgrade_it_is_said_that_only_the_program_is_another(run, monkeypatch):
+    run()
+    monkeypatch.setattr(manifests, "source_sha256", lambda: "f" * 64)
+    monkeypatch.setattr(manifests, "_version", lambda package: "9.9" if package == "numpy" else "1.0")
+    results, counted = run()
+    assert len(counted.walked) == WALKED
+    (note,) = results.notes
+    source = r"the source of fpswitch \([0-9a-f]{12}, here f{12}\)"
+    numpy, simpy = r"numpy \([0-9.]+, here 9\.9\)", r"simpy \([0-9.]+, here 1\.0\)"
+    assert re.search(f"; none of it can be used again: other than here are {source}, {numpy}, {simpy}; to keep", note)
+
+
+def test_other_costs_and_other_contents_of_a_file_are_said(run, tmp_path):
+    for name in ("samples", "costs"):
+        changed = {}
+        for value in (1, 2):
+            if name == "samples":
+                (tmp_path / "s.csv").write_text(f"d\n{value * 100}\n{value * 200}\n")
+                samples = {"empirical": str(tmp_path / "s.csv"), "column": "d", "unit": "us"}
+                changed = {"guests.g.demand": samples, "guests.g.sleep": "1 ms"}
+            else:
+                changed = {"host.cpu": ["zen4"], "host.costs": {"zen4": "zen4" if value == 1 else "zen5"}}
+            results, _ = run(out=name, overrides=changed)
+        (note,) = results.notes
+        assert {"samples": "files that the scenario names", "costs": "the costs"}[name] in note
+
+
+def test_an_earlier_result_that_was_moved_away_while_another_world_ran_stays(run, tmp_path, tables):
+    run()
+    before = tables("r")
+
+    def moved(*work):
+        if (tmp_path / "r.previous").exists():
+            (tmp_path / "r.previous").rename(tmp_path / "kept")
+        return fake_host.simulate(*work)
+
+    results, _ = run(seed=2, simulate=moved)
+    assert results.manifest["seed"] == 2
+    assert tables("kept") == before
+    load(tmp_path / "kept")
 
 
 def test_what_a_complete_result_replaced_is_not_taken_up_again_where_a_kill_kept_it_from_being_deleted(

@@ -4,24 +4,16 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sim.costs import document as cost_documents
 from sim.experiment.inputs import Inputs, placed
 from sim.results import manifest as manifests
 from sim.results import settings
+from sim.results.world import NOT_OF_THE_WORLD, WORLDS_VERSIONS
 from sim.scenario.cases import Case, contrasts
 from sim.scenario.schema import Scenario
 from sim.scenario.shipped import is_path
-
-WORLDS_VERSIONS: Final = ("source_sha256", "numpy", "simpy")
-"""Versions of what decides what happens in a replication."""
-
-NOT_OF_THE_WORLD: Final = (
-    "replications", "precision", "min_replications", "max_replications", "strategies", "reference", "timed_by",
-    "contrasts", "cases", "feedback", "asks", "beside",
-)  # fmt: skip
-"""Settings of run that say what runs and how often, and not what happens in a replication."""
 
 
 def costs_of(cases: Sequence[Case]) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from functools import cache, lru_cache
 from typing import Final
 
 from sim.errors import InputError, RunError
-from sim.experiment.provenance import WORLDS_VERSIONS
 from sim.host.elapsed import fraction
 from sim.results import manifest as manifests
 from sim.results.groups import Group, packed
 from sim.results.keys import Key, Series
 from sim.results.record import Record
+from sim.results.world import WORLDS_VERSIONS
 from sim.scenario.cases import Case
 
 Simulate = Callable[[Case, str, Sequence[str], int], list[Record]]

@@ -21,6 +21,7 @@ from sim.results import manifest as manifests
 from sim.results.columns import SCHEMAS
 from sim.results.groups import Group
 from sim.results.lock import Lock
+from sim.results.world import differences
 
 FROM_THE_FIRST_RUN = ("started", "wall_s", "error", "versions", "commit", "platform", "files")
 """What a manifest says of how its tables were made."""
@@ -92,7 +93,7 @@ class ResultDirectory:
         ``contents`` are the files that are there before its tables, by their place.
         """
         self._started = time.monotonic()
-        notes = self._make_room()
+        notes = self._make_room(manifest)
         self.tidy(contents)
         self.begun = True
         self.manifest = {
@@ -127,7 +128,7 @@ class ResultDirectory:
             if not self.begun:
                 progress.remove(self.path)
 
-    def _make_room(self) -> list[str]:
+    def _make_room(self, manifest: Mapping[str, Any]) -> list[str]:
         """Sets aside what is there, unless it is an unfinished run of the same world, which is continued."""
         found, aside, notes = self.found, self.aside, []
         until = "until this run is complete, and then deleted"
@@ -135,12 +136,13 @@ class ResultDirectory:
             if found is not None:
                 of_same, complete = self._is_related(found), is_complete(found)
                 if aside is not None and not complete and not of_same:
-                    notes.append(f"the contents of {self.path} are deleted: {_words(found)}")
+                    notes.append(f"the contents of {self.path} are deleted: {_words(found)}{_why(found, manifest)}")
                     files.remove(self.path)
                 elif complete or not of_same:
                     if not of_same:
                         notes.append(
                             f"the contents of {self.path} are kept in {self.previous} {until}: {_words(found)}"
+                            f"{_why(found, manifest)}; to keep them longer, move {self.previous} away before that"
                         )
                     if self.previous.exists():
                         files.remove(self.previous)
@@ -148,7 +150,7 @@ class ResultDirectory:
                     files.sync(self.previous.parent)
                     self.aside, aside, self.found = found, None, None
             if aside is not None and not self._is_related(aside):
-                notes.append(f"{self.previous} is kept {until}: {_words(aside)}")
+                notes.append(f"{self.previous} is kept {until}: {_words(aside)}{_why(aside, manifest)}")
             files.make_directory(self.path)
             files.sync(self.path.parent)  # who made it before need not have done so
         except OSError as error:
@@ -191,7 +193,7 @@ class ResultDirectory:
         files.sync(self.path / parts.FOLDER)
         self.end(manifests.COMPLETE)
         parts.remove_all_but(kept, self.path)
-        if self.aside is not None:
+        if self.aside is not None and self.previous.exists():  # somebody may have moved it away, to keep it
             files.remove(self.previous)
 
     def restate(self, manifest: Mapping[str, Any]) -> None:
@@ -236,6 +238,12 @@ def _words(manifest: Mapping[str, Any]) -> str:
         f"scenario {manifest['scenario']}, seed {manifest['seed']}, {manifest['replications']} replications, fpswitch "
         f"{manifest['versions']['fpswitch']} (source {manifest['versions']['source_sha256'][:12]}){ended}"
     )
+
+
+def _why(earlier: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """Why nothing of an earlier run can be used again."""
+    found = differences(earlier, manifest)
+    return f"; none of it can be used again: other than here are {', '.join(found)}" if found else ""
 
 
 def _found(path: Path) -> dict[str, Any] | None:
