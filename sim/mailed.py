@@ -1,14 +1,16 @@
 """Lines of a log that came through a mail program, a web page or a terminal, as they were before.
 
-Undone are transfer encodings (RFC 2045, sections 6.7 and 6.8; base64 also where a cloud's API has it in JSON or XML),
-lines that a container's log has in parts, HTML's tags and character references, bold type of forums, the escapes of
-JSON and Markdown, messages that journald writes as a list of bytes, the colours of a terminal, and white space and
-quotation marks that look like ASCII's.  What was quoted or wrapped stays so: :func:`without_prefix` helps to join it.
+Undone are transfer encodings (RFC 2045, sections 6.7 and 6.8; base64 also where a cloud's API has it in JSON or XML,
+and of a packed file), lines that a container's log has in parts, HTML's tags and character references, bold type of
+forums, the escapes of JSON, Markdown and RTF, messages that journald writes as a list of bytes, the colours of a
+terminal, ligatures, and white space and quotation marks that look like ASCII's.  What was quoted or wrapped stays so:
+:func:`without_prefix` helps to join it.
 """
 
 import base64
 import binascii
 import html
+import io
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -16,6 +18,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import takewhile
 from typing import Final
+
+from sim import packed
+from sim.errors import InputError
 
 _ENCODING: Final = re.compile(r"Content-Transfer-Encoding:\s*([\w-]+)", re.ASCII | re.IGNORECASE)
 _BASE64: Final = re.compile(r"(?P<before>)(?P<code>[A-Za-z0-9+/]{2,}={0,2})(?P<after>)")
@@ -46,7 +51,7 @@ _BOLD: Final = re.compile(
 )
 _BLANKS: Final = {"n": "\n", "r": "", "t": " "}
 _ESCAPED: Final = re.compile(
-    r"\\(?:u00(?P<code>[2-7][0-9A-Fa-f])|(?P<mark>[!-/:-@\[-`{-~])|(?P<blank>[nrt]))", re.ASCII
+    r"\\(?:u00(?P<code>[2-7][0-9A-Fa-f])|'(?P<curly>9[1-4])|(?P<mark>[!-/:-@\[-`{-~])|(?P<blank>[nrt]))", re.ASCII
 )
 _QUOTE_MARKS: Final = re.compile(r"(?:[>|] ?)+", re.ASCII)
 _DIGIT: Final = re.compile(r"\d", re.ASCII)
@@ -57,8 +62,9 @@ _BYTES_GO_ON: Final = re.compile(r"[\s\d,]*", re.ASCII)
 _TOO_LONG: Final = 1 << 20
 """Characters that are held back at most to be joined."""
 
-_QUOTES: Final = dict.fromkeys("‘’‚‛′ʹʼˈ´＇", "'") | dict.fromkeys("“”„‟″«»＂", '"')
+_QUOTES: Final = dict.fromkeys("‘’‚‛′ʹʼˈ´＇‹›", "'") | dict.fromkeys("“”„‟″«»＂", '"')
 _LIKE_ASCII: Final = dict.fromkeys("‐‑‒–—−", "-") | {"：": ":", "，": ",", "［": "[", "］": "]"}
+_LIGATURES: Final = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl"}
 _MOJIBAKE: Final = re.compile("Â[\x80-\xbf]|â€")
 
 
@@ -73,6 +79,8 @@ def undone(lines: Iterable[str]) -> Iterator[str]:
             line = html.unescape(html.unescape(line))  # twice where a page shows the source of another
         if "\\" in line:
             line = _ESCAPED.sub(_unescaped, line)
+            if "\\u00" in line:  # JSON within a string of JSON
+                line = _ESCAPED.sub(_unescaped, line)
         if not line.isascii():
             line = _ascii_like(line)
         yield from (each + "\n" for each in line.rstrip("\r\n").split("\n"))
@@ -145,6 +153,8 @@ class _Encoded:
             raw = base64.b64decode(self.code)
         except binascii.Error:
             raw = b""
+        if packed.kind(raw):
+            raw = _unpacked(raw)
         if not raw or not (self.certain or sum(byte in _NOT_IN_TEXT for byte in raw) <= len(raw) // 10):
             yield from self.lines
             return
@@ -154,6 +164,14 @@ class _Encoded:
         yield "\n"
         if self.after:
             yield self.after + "\n"
+
+
+def _unpacked(raw: bytes) -> bytes:
+    """What was packed, such as a mail's attachment; nothing if it is damaged, or a bomb."""
+    try:
+        return packed.content(packed.unpacked(io.BytesIO(raw), "base64"), "base64", _TOO_LONG * 16)
+    except (InputError, *packed.DAMAGED):
+        return b""
 
 
 def _without_base64(lines: Iterable[str]) -> Iterator[str]:
@@ -234,6 +252,8 @@ def _characters(match: re.Match[str]) -> str:
 
 
 def _unescaped(match: re.Match[str]) -> str:
+    if match["curly"]:  # RTF: a character of Windows-1252
+        return "'" if match["curly"] < "93" else '"'
     return chr(int(match["code"], 16)) if match["code"] else match["mark"] or _BLANKS[match["blank"]]
 
 
@@ -253,4 +273,4 @@ def _like(character: str) -> str:
         return " "
     if kind == "Cf":  # zero-width characters, soft hyphens, byte order marks
         return ""
-    return _QUOTES.get(character) or _LIKE_ASCII.get(character) or character
+    return _QUOTES.get(character) or _LIKE_ASCII.get(character) or _LIGATURES.get(character) or character

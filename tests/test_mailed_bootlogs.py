@@ -1,73 +1,21 @@
 """Boot logs as people send them: what mail programs, web pages, terminals and excerpts make of them."""
 
-import bz2
 import email.message
-import gzip
 import html
-import io
 import json
-import lzma
 import quopri
 import textwrap
-from pathlib import Path
 
 import pytest
+from boot_logs import PRINTED, TEXTS, case, parse_text, read_bytes, refused, run_json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import packed
-from sim.cli import main
 from sim.errors import InputError
 from sim.kernel.bootlog import BootLog, NoBoot, absent, check
-from sim.kernel.bootlog_reading import chosen, parse, parse_all, read, read_all
+from sim.kernel.bootlog_reading import chosen, parse_all
 from sim.mailed import undone, without_prefix
-from sim.xsave.components import bits
 from sim.xsave.profiles import profile
-
-DATA = Path(__file__).parent / "data"
-LOGS = sorted((DATA / "bootlogs").glob("*.txt"))
-TEXTS = [path.read_text().replace("# ", "") for path in LOGS]
-
-
-def as_printed(text: str) -> str:
-    """The lines of a log as the kernel printed them, without what others put before them or wrapped."""
-    log = parse(text.splitlines(keepends=True), "the log")
-    lines = [f"x86/fpu: Supporting XSAVE feature 0x{1 << i:03x}: 'AVX-512 opmask'" for i in bits[log.supporting]]
-    lines += [
-        f"x86/fpu: xstate_offset[{i}]: {log.offsets[i]:4}, xstate_sizes[{i}]: {log.sizes[i]:4}" for i in log.sizes
-    ]
-    size = f"context size is {log.size} bytes, using '{log.format}' format."
-    return "".join(line + "\n" for line in (*lines, f"x86/fpu: Enabled xstate features {log.mask:#x}, {size}"))
-
-
-PRINTED = [as_printed(text) for text in TEXTS]
-
-
-def case(name: str) -> str:
-    return str(DATA / "cases" / f"{name}.txt")
-
-
-def run_json(capsys, *arguments):
-    with pytest.raises(SystemExit) as stop:
-        main(["layout", *map(str, arguments), "--json"])
-    return stop.value.code or 0, json.loads(capsys.readouterr().out)
-
-
-def refused(capsys, *arguments) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(["layout", *map(str, arguments)])
-    out, err = capsys.readouterr()
-    assert (stop.value.code, out) == (2, "")
-    return err
-
-
-def parse_text(text: str) -> BootLog:
-    return parse(text.splitlines(keepends=True), "the log")
-
-
-def read_bytes(content: bytes) -> BootLog:
-    return read(io.BytesIO(content), "the log")
-
 
 # What was posted, and what a person reads in it.
 
@@ -96,11 +44,15 @@ def test_the_wording_before_linux_4_2_is_read_and_zero_sizes_are_absent_componen
     assert document["sizes"] == {"2": 256, "9": 8}
 
 
-def test_a_standard_log_that_disagrees_with_intels_places_names_the_cpus_with_which_it_agrees(capsys):
+def test_a_standard_log_with_amd_s_places_agrees_and_names_the_cpus_that_have_them(capsys):
     status, document = run_json(capsys, "--boot-log", case("xsave-enabled-el7"))
-    assert (status, document["agrees"]) == (1, False)
+    assert (status, document["agrees"], document["cpu"]) == (0, True, None)
+    assert [each["agrees"] for each in document["all_boots"]] == [True]
+    assert document["computed"] == {"size": 2440, "offsets": {"2": 576, "9": 2432}}
     assert {"zen3", "zen4", "zen5"} <= set(document["cpus_that_agree"])
     assert not any(profile(each).vendor == "intel" for each in document["cpus_that_agree"])
+    status, document = run_json(capsys, "--boot-log", case("xsave-enabled-el7"), "--cpu", "sapphire-rapids")
+    assert (status, document["agrees"]) == (1, False)
 
 
 @pytest.mark.parametrize(
@@ -261,13 +213,6 @@ def test_zeros_that_a_power_failure_left_in_a_log_are_not_in_the_way(zeros, plac
     assert read_bytes(content[:place] + b"\0" * zeros + content[place:]) == parse_text(PRINTED[0])
 
 
-@pytest.mark.parametrize("edge", [">", "…"])
-def test_a_line_that_a_pager_cut_off_is_told_from_a_garbled_one(edge):
-    cut = TEXTS[0].replace(" bytes, using", edge + "\n").partition(edge)[0] + edge + "\n"
-    with pytest.raises(InputError, match="a pager cut off at the edge"):
-        parse_text(cut)
-
-
 # The same log, whatever happened to it.
 
 PREFIXES = [
@@ -394,103 +339,3 @@ def test_characters_that_look_alike_are_alike(text, look):
 )
 def test_the_end_of_a_wrapped_line_loses_what_begins_both_parts(before, line, rest):
     assert without_prefix(line, before) == rest
-
-
-# Packed.
-
-
-@pytest.mark.parametrize(
-    "pack", [gzip.compress, lzma.compress, bz2.compress, lambda data: gzip.compress(gzip.compress(data))]
-)
-def test_a_packed_log_is_the_log(pack):
-    assert read_bytes(pack(TEXTS[0].encode())) == parse_text(TEXTS[0])
-
-
-def zstd(data: bytes) -> bytes:
-    import pyarrow
-
-    return pyarrow.compress(data, codec="zstd", asbytes=True)
-
-
-def test_zstd_is_read_by_the_codec_of_pyarrow(tmp_path):
-    data = zstd(TEXTS[0].encode())
-    assert read_bytes(data) == parse_text(TEXTS[0])
-    assert read_bytes(data + zstd(TEXTS[1].encode())).boots == 2
-    with pytest.raises(InputError, match="cannot read the log"):
-        read_bytes(data[:-20])
-
-
-@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress, zstd])
-def test_a_packed_log_that_is_cut_off_or_damaged_is_one_message(pack):
-    data = pack(b"".join(text.encode() for text in TEXTS * 50))
-    for broken in (data[: len(data) // 2], data[:12] + b"\x55" * 40 + data[52:]):
-        with pytest.raises(InputError, match=r"^cannot read the log: [^\n]+; expected lines"):
-            read_all(io.BytesIO(broken), "the log")
-
-
-def test_what_is_not_packed_is_passed_on():
-    assert packed.unpacked(io.BytesIO(b"BZ, plain"), "the file").read() == b"BZ, plain"
-    assert packed.unpacked(io.BytesIO(b""), "the file").read() == b""
-
-
-# What journald, serial consoles and PowerShell make of a log.
-
-
-def as_bytes(line: str) -> list[int]:
-    return list(line.encode())
-
-
-def in_pieces(line: str) -> str:
-    """A field of journalctl -o export whose value is not plain text: its length in eight bytes, and the bytes."""
-    raw = line.encode() + b"\x01"
-    return f"MESSAGE\n{len(raw).to_bytes(8, 'little').decode('latin-1')}{raw.decode()}\n"
-
-
-JOURNALS = {
-    "json": lambda line: json.dumps({"PRIORITY": "6", "MESSAGE": as_bytes(line)}) + "\n",
-    "json without blanks": lambda line: json.dumps({"MESSAGE": as_bytes(line)}, separators=(",", ":")) + "\n",
-    "json-pretty": lambda line: json.dumps({"MESSAGE": as_bytes(line), "PRIORITY": "6"}, indent=8) + "\n",
-    "json-seq": lambda line: "\x1e" + json.dumps({"MESSAGE": as_bytes(line)}) + "\n",
-    "export": lambda line: f"__CURSOR=s=1;i=2\n_TRANSPORT=kernel\n{in_pieces(line)}\n",
-}
-
-
-@pytest.mark.parametrize("text", PRINTED)
-@pytest.mark.parametrize("how", JOURNALS)
-def test_a_journal_whose_messages_are_bytes_is_the_log(how, text):
-    stream = io.BytesIO("".join(map(JOURNALS[how], text.splitlines())).encode("latin-1"))
-    assert read(stream, "the journal") == parse(text.splitlines(keepends=True), "the log")
-
-
-def test_a_list_of_what_are_no_bytes_stays():
-    line = '{"MESSAGE" : [ 120, 999 ], "xstate_offset[2]" : 576 }\n'
-    assert list(undone([line])) == [line]
-    assert list(undone(['{"MESSAGE" : [\n', "\t120,\n"])) == ['{"MESSAGE" : [120,\n']
-
-
-@pytest.mark.parametrize("noise", [b"\xff\0\xfe\x80", bytes(300), b"\0\n"])
-def test_zeros_and_noise_on_a_serial_line_do_not_hide_a_log(noise):
-    for text in PRINTED:
-        half = text.index("\n", len(text) // 2) + 1
-        raw = noise + text[:half].encode() + noise.replace(b"\n", b"") + text[half:].encode()
-        assert read(io.BytesIO(raw), "the capture") == parse(text.splitlines(keepends=True), "the log")
-
-
-def test_utf_16_without_its_byte_order_mark_is_read():
-    for text in PRINTED:
-        assert read(io.BytesIO(text.encode("utf-16-le")), "log") == parse(text.splitlines(keepends=True), "the log")
-
-
-@pytest.mark.parametrize(
-    ("begins", "message"),
-    [
-        (b"LPKSHHRH", "is a journal of systemd .journalctl --file FILE prints it.; allowed: a boot log as text"),
-        (b"KDUMP   ", "is a kernel dump .makedumpfile --dump-dmesg FILE LOG"),
-        (b"\x7fELF", "is an ELF file .if it is a vmcore"),
-        (b"\x89PNG", "is a picture; allowed: a boot log as text"),
-        (bytes(range(256)), "is not text"),
-    ],
-)
-def test_what_holds_a_log_and_is_no_text_is_named(begins, message):
-    with pytest.raises(InputError, match=f"the file {message}"):
-        read(io.BytesIO(begins + bytes(300)), "the file")

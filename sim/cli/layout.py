@@ -55,7 +55,8 @@ def layout(
     Masks of components that Linux enables come first.
 
     With --boot-log, compare what a kernel printed at boot with our layout of the same mask; the exit status is 1 if
-    they disagree. Of an excerpt only what it contains is compared. The log may be quoted and wrapped by mail programs,
+    they disagree. Without --cpu, a log agrees if it does so with one of the shipped CPUs. Of an excerpt, or of lines
+    that are cut off, only what is there is compared. The log may be quoted and wrapped by mail programs,
     copied from a web page, or compressed by gzip, xz, bzip2 or zstd. If it has several boots, the last is used, or that
     of --boot N.
 
@@ -65,8 +66,8 @@ def layout(
     "standard"), "components", "linux" (whether Linux enables all of them)}]}. With --boot-log: {"agrees",
     "disagreements" (sentences), "mask", "format", "size", "offsets" and "sizes" (all as the log has them), "not_in_log"
     (sentences), "boot" (which one), "boots" (how many are in the log), "all_boots" (of each: "boot", "agrees", "mask",
-    "format" and "size", or "why_not"), "warnings" (of the kernel), "cpu", "cpus_that_agree" (without --cpu, if the log
-    disagrees), "computed": {"size", "offsets"} (our layout)}.
+    "format" and "size", or "why_not"), "warnings" (of the kernel), "cpu", "cpus_that_agree" (without --cpu, if the
+    log has other offsets or sizes than most), "computed": {"size", "offsets"} (our layout)}.
 
     \b
     Examples:
@@ -173,10 +174,11 @@ def _boot_log(name: str, geometry: Geometry, number: int | None) -> tuple[dict[s
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror}") from error
     log = bootlog_reading.chosen(boots, shown, number)
-    ours = bootlog.layout(log, geometry)
-    disagreements = bootlog.check(log, geometry)
+    agreeing = _agreeing(log) if geometry is GENERIC and bootlog.check(log, geometry) else []
+    compared = profile(agreeing[0]) if agreeing else geometry
+    ours = bootlog.layout(log, compared)
+    disagreements = bootlog.check(log, compared)
     absent = bootlog.absent(log)
-    agreeing = [] if isinstance(geometry, CpuProfile) or not disagreements else _agreeing(log)
     listed = [_one_of(boots, k, geometry) for k in range(len(boots))]
     document = {
         "agrees": not disagreements,
@@ -207,9 +209,10 @@ def _boot_log(name: str, geometry: Geometry, number: int | None) -> tuple[dict[s
     )
     notes = [*absent, *(f"the kernel warned: {warning}" for warning in log.warnings)]
     if agreeing:
-        notes.append(f"it agrees with --cpu {', '.join(agreeing)}")
+        notes.append(f"it agrees with --cpu {', '.join(agreeing)} (Intel's standard offsets, and usual sizes, differ)")
+    title = "no CPU named" if agreeing else _title(geometry, log.format)
     text = (
-        f"{log.mask:#x} in the {log.format} format, from the log{which}, against {_title(geometry, log.format)}\n\n"
+        f"{log.mask:#x} in the {log.format} format, from the log{which}, against {title}\n\n"
         + table(rows, ("component", "Linux name", "offset in log", "our offset", "size"))
         + f"\n\nsize in log  {f'{log.size} bytes' if log.size else '-'}\nour size     {ours.size} bytes\n\n{verdict}"
         + "".join(f"\n{note}" for note in notes)
@@ -220,7 +223,7 @@ def _boot_log(name: str, geometry: Geometry, number: int | None) -> tuple[dict[s
 
 
 def _agreeing(log: bootlog.BootLog) -> list[str]:
-    """The shipped CPUs whose layout is that of the log."""
+    """The shipped CPUs whose layout is that of the log; vendors have other offsets in the standard format."""
     return [each for each in names() if not profile(each).synthetic and not bootlog.check(log, profile(each))]
 
 
@@ -228,7 +231,7 @@ def _one_of(boots: Sequence[bootlog.BootLog | bootlog.NoBoot], place: int, geome
     log = boots[place]
     if isinstance(log, bootlog.NoBoot):
         return {"boot": place + 1, "why_not": log.why.partition(bootlog_reading.EXPECTED)[0].strip(" :;")}
-    agrees = not bootlog.check(log, geometry)
+    agrees = not bootlog.check(log, geometry) or (geometry is GENERIC and bool(_agreeing(log)))
     size = log.size or None
     return {"boot": log.number, "agrees": agrees, "mask": f"{log.mask:#x}", "format": log.format, "size": size}
 

@@ -7,6 +7,7 @@ from typing import IO, Final
 
 from sim import mailed, packed
 from sim.errors import InputError
+from sim.kernel import bootlog_cut, no_bootlog
 from sim.kernel.bootlog import BootLog, NoBoot, layout, mask_of
 from sim.xsave.components import FP, SSE, SUPERVISOR
 
@@ -34,13 +35,13 @@ _WHY: Final = re.compile(
 v7.1, and the lines by which another boot can be recognised, also in journalctl's output."""
 
 _START: Final = re.compile(
-    r"Supporting\s+XSAVE\s+feature\b|xstate_offset\[|Enabled\s+xstate\s+features\b|enabled\s+xstate_bv\b|"
+    r"Supporting\s+XSAVE\s+feature\b|xstate_?offset\[|Enabled\s+xstate\s+features\b|enabled\s+xstate_bv\b|"
     + _WHY.pattern,
     re.ASCII,
 )
 
 _BEGINS: Final = re.compile(
-    r"x86/fpu: |x86/fpu:$|\bxsave(?:/xrstor)?: |Supporting\b|xstate_offset\[|Enabled\b|enabled xstate_bv|FPU|FP/SSE"
+    r"x86/fpu: |x86/fpu:$|\bxsave(?:/xrstor)?: |Supporting\b|xstate_?offset\[|Enabled\b|enabled xstate_bv|FPU|FP/SSE"
     r"|APX/MPX|XSAVE (?!feature)|[Dd]isabling\b|command line:|CPUID\[|Linux version|-- (?:Reboot|Boot) ",
     re.ASCII,
 )
@@ -54,15 +55,16 @@ MOST: Final = 32 << 20
 
 _NUMBER = r"0[0-9a-f]{3}|\d{1,8}"  # "%04x" before Linux v4.4, "%4d" since; below 1000H the former starts with a 0
 
-# Blanks may be line ends: mail programs wrap these lines.  Before Linux v4.2 the last of them was "xsave: enabled
-# xstate_bv 0x%llx, cntxt size 0x%x" (arch/x86/kernel/xsave.c), since v3.17 with "using compacted form".
+# Blanks may be line ends: mail programs wrap these lines; and Markdown makes italics of what is between underscores.
+# Before Linux v4.2 the last of them was "xsave: enabled xstate_bv 0x%llx, cntxt size 0x%x" (arch/x86/kernel/xsave.c),
+# since v3.17 with "using compacted form".
 _LINE: Final = re.compile(
     r"Supporting\s+XSAVE\s+feature\s+0x(?P<supporting>[0-9a-f]{1,16}):"
-    r"|xstate_offset\[(?P<i>[1-5]?\d|6[0-2])\]:\s*(?P<offset>" + _NUMBER + r"),"
-    r"\s*xstate_sizes\[(?P<j>\d\d?)\]:\s*(?P<size>" + _NUMBER + r")\b"
+    r"|xstate_?offset\[(?P<i>[1-5]?\d|6[0-2])\]:\s*(?P<offset>" + _NUMBER + r"),"
+    r"\s*xstate_?sizes\[(?P<j>\d\d?)\]:\s*(?P<size>" + _NUMBER + r")\b"
     r"|Enabled\s+xstate\s+features\s+0x(?P<mask>[0-9a-f]{1,16}),"
     r"\s+context\s+size\s+is\s+(?P<total>0x[0-9a-f]{1,8}|\d{1,8})\s+bytes,"
-    r"\s+using\s+['\"`]{1,2}(?P<format>compacted|standard)['\"`]{1,2}\s+format"
+    r"\s+using\s+['\"`]{0,3}(?P<format>compacted|standard)['\"`]{0,3}\s+format"
     r"|enabled\s+xstate_bv\s+0x(?P<old_mask>[0-9a-f]{1,16}),\s+cntxt\s+size\s+(?P<old_total>0x[0-9a-f]{1,8})\b"
     r"(?:\s+using\s+(?P<old_format>compacted|standard)\s+form\b)?",
     re.ASCII,
@@ -85,6 +87,9 @@ class _Boot:
     disabled: bool = False
     """The last warning says that this kernel runs without XSAVE."""
     enabled: tuple[int, int, str] | None = None
+    """Mask, size and format; of a line that is cut off, 0 and "" for what is not in it."""
+    cut: bool = False
+    """Lines are cut off at an edge."""
     before: str = ""
     """What precedes the Enabled line, such as its time."""
     begins: bool = False
@@ -146,7 +151,9 @@ def chosen(boots: Sequence[BootLog | NoBoot], name: str, number: int | None = No
 
 def parse_all(lines: Iterable[str], name: str) -> tuple[BootLog | NoBoot, ...]:
     """All boots in the lines of a log; :class:`InputError` if there is none."""
-    text = "".join(_candidates(lines))
+    begins: list[str] = []
+    text = "".join(_candidates(_kept(lines, begins)))
+    padded = bootlog_cut.is_padded(text)
     boots: list[_Boot] = []
     current = _Boot()
     for start in _START.finditer(text):
@@ -158,16 +165,23 @@ def parse_all(lines: Iterable[str], name: str) -> tuple[BootLog | NoBoot, ...]:
             _note(current, why)
             continue
         match = _line(text, start.start())
-        if match is None:
+        if match is not None and match["i"] and bootlog_cut.lacks_digits(match[0], padded):
+            current.cut = True
+        elif match is not None:
+            current.lines.append(match)
+            current.enabled = _enabled(match)
+        elif cut := bootlog_cut.told(text[start.start() :].partition("\n")[0]):
+            current.cut = True
+            current.enabled = cut.enabled
+        else:
             current.garbled.append(_line_at(text, start.start()))
             continue
-        current.lines.append(match)
-        current.enabled = _enabled(match)
         if current.enabled is not None:
             current.before = text[text.rfind("\n", 0, start.start()) + 1 : start.start()].lstrip(" \t>|")
             if boots and current.repeats(boots[-1]):
                 boots[-1].lines += current.lines
                 boots[-1].garbled += current.garbled
+                boots[-1].cut |= current.cut
             else:
                 boots.append(current)
             current = _Boot()
@@ -179,11 +193,25 @@ def parse_all(lines: Iterable[str], name: str) -> tuple[BootLog | NoBoot, ...]:
             boots[0].lines += current.lines
     elif current.garbled:
         raise InputError(f"{name}{_garbled(current)}")
-    elif current.lines:
+    elif current.lines or current.cut:
         return (_without_enabled_line(current, name),)
+    elif what := no_bootlog.told("".join(begins)):
+        raise InputError(f"{name} {what}")
     else:
-        raise InputError(f'{name} has no "Enabled xstate features" line; {EXPECTED}')
+        is_empty = not "".join(begins).strip()
+        what = "is empty" if is_empty else 'has no "Enabled xstate features" line'
+        raise InputError(f"{name} {what}; {EXPECTED}")
     return tuple(_boot(boot, number, len(boots)) for number, boot in enumerate(boots, 1))
+
+
+def _kept(lines: Iterable[str], begins: list[str]) -> Iterator[str]:
+    """The lines; the first of them are kept in ``begins``."""
+    left = no_bootlog.LOOKED_AT
+    for line in lines:
+        if left > 0:
+            begins.append(line)
+            left -= len(line)
+        yield line
 
 
 def _garbled(boot: _Boot) -> str:
@@ -266,6 +294,8 @@ def _boot(boot: _Boot, number: int, boots: int) -> BootLog | NoBoot:
         return NoBoot(_garbled(boot))
     if boot.enabled is None:
         return NoBoot(f": this kernel does not use XSAVE ({'; '.join(boot.warnings)})")
+    if not boot.enabled[2]:
+        return _of_either_format(boot, number, boots)
     supporting = 0
     offsets: dict[int, int] = {}
     sizes: dict[int, int] = {}
@@ -289,6 +319,29 @@ def _boot(boot: _Boot, number: int, boots: int) -> BootLog | NoBoot:
         boots,
         number,
         tuple(boot.warnings),
+        cut=boot.cut,
+    )
+
+
+def _of_either_format(boot: _Boot, number: int, boots: int) -> BootLog | NoBoot:
+    """A boot whose Enabled line is cut off before the format: that which size and offsets have."""
+    assert boot.enabled is not None
+    mask, size, _ = boot.enabled
+    fitting: list[BootLog] = []
+    for form in ("compacted", "standard"):
+        found = _boot(replace(boot, enabled=(mask, size, form)), number, boots)
+        if isinstance(found, NoBoot):
+            return found
+        ours = layout(found)
+        fits = ours.offsets.items() >= found.offsets.items() and size in (0, ours.size)
+        if fits and not (form == "standard" and mask & SUPERVISOR):
+            fitting.append(found)
+    if len(fitting) == 1:
+        return fitting[0]
+    which = "both formats" if fitting else "neither format"
+    return NoBoot(
+        f' has an "Enabled xstate features" line that is cut off before the format (0x{mask:x}), and what is left fits '
+        f"{which}; {EXPECTED}"
     )
 
 
@@ -296,7 +349,7 @@ def _without_enabled_line(boot: _Boot, name: str) -> BootLog | NoBoot:
     """An excerpt without the last line: the mask of the others, in the one format that their offsets have."""
     fitting: list[BootLog] = []
     for form in ("compacted", "standard"):
-        found = _boot(_Boot(lines=boot.lines, warnings=boot.warnings, enabled=(0, 0, form)), 1, 1)
+        found = _boot(replace(boot, enabled=(0, 0, form)), 1, 1)
         if isinstance(found, NoBoot):
             return found
         mask = found.supporting | mask_of(found.offsets) | FP | SSE

@@ -1,0 +1,98 @@
+"""Boot logs of which something is missing: the ends of lines, or all lines that are compared."""
+
+import pytest
+from boot_logs import PRINTED, TEXTS, parse_text, refused
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.errors import InputError
+from sim.kernel.bootlog import absent, check
+from sim.xsave.components import SUPERVISOR
+
+PREFIXES = ("", "[    0.000000] ", "> [    0.000000] ", "Jan  1 12:00:00 host kernel: [    0.000000] ")
+EDGES = ("", ">", "…", "...", "$")
+
+
+def cut(text: str, width: int, prefix: str, edge: str) -> str:
+    lines = (prefix + line for line in text.splitlines())
+    return "".join((line if len(line) <= width else line[: width - len(edge)] + edge) + "\n" for line in lines)
+
+
+@given(st.sampled_from(PRINTED), st.sampled_from(PREFIXES), st.sampled_from(EDGES), st.data())
+def test_a_log_cut_off_at_an_edge_agrees_as_far_as_it_goes(text, prefix, edge, data):
+    """Nothing that a cut log says differs from what the whole one does, wherever the edge is behind the mask."""
+    (last,) = (prefix + line for line in text.splitlines() if "Enabled" in line)
+    width = data.draw(st.integers(last.index(", context") + 1 + len(edge), len(last) - 1))
+    whole = parse_text(text)
+    try:
+        log = parse_text(cut(text, width, prefix, edge))
+    except InputError as error:
+        assert f"cut off before the format ({whole.mask:#x}), and what is left fits both formats" in str(error)  # noqa: PT017
+        assert not whole.mask & SUPERVISOR
+        return
+    assert (log.mask, log.format) == (whole.mask, whole.format)
+    assert log.size in (0, whole.size)
+    assert log.offsets.items() <= whole.offsets.items()
+    assert check(log) == check(whole)
+    assert log.cut or width >= len(last) - len("' format.")
+
+
+def test_a_cut_log_says_that_it_is_cut():
+    (text,) = (each for each in PRINTED if "0x602e7" in each)
+    log = parse_text(cut(text, 80, "[    0.000000] ", ""))
+    assert absent(log)[0] == "lines are cut off at the edge: what is behind it is not compared"
+
+
+@pytest.mark.parametrize("digits", ["8", "84", "840"])
+def test_a_number_at_the_edge_may_lack_digits_and_is_not_believed(digits):
+    offset = "x86/fpu: xstate_offset[9]:  832, xstate_sizes[9]:    8\n"
+    log = parse_text(f"{offset}x86/fpu: Enabled xstate features 0x207, context size is {digits}\n")
+    assert (log.mask, log.size, log.format) == (0x207, 0, "compacted")
+
+
+@pytest.mark.parametrize("edge", [">", "…"])
+def test_a_line_that_a_pager_cut_off_within_its_mask_is_told_from_a_garbled_one(edge):
+    line = next(line for line in TEXTS[0].splitlines() if "Enabled" in line)
+    with pytest.raises(InputError, match="a pager cut off at the edge"):
+        parse_text(line.partition("0x")[0] + "0x2" + edge + "\n")
+
+
+NO_LOG = {
+    "": "is empty; expected lines",
+    "dmesg: read kernel buffer failed: Operation not permitted\n": "sudo dmesg prints it",
+    "(XEN) Xen version 4.17\n(XEN) xstate: size: 0xa88 and states: 0x2e7\n": "fpswitch layout 0x2e7 --standard",
+    "(XEN) xstate_init: using cntxt_size: 0x340 and states: 0x7\n": "fpswitch layout 0x7 --standard",
+    "FreeBSD 14.0-RELEASE\n  XSAVE Features=0xf<XSAVEOPT>\n": "is a boot log of FreeBSD; only Linux",
+    "[    0.000000] Booting Linux on physical CPU 0x0\n": "another architecture; only x86 has these lines",
+    "vendor_id\t: GenuineIntel\nflags\t\t: fpu xsave\n": "as /proc/cpuinfo and lscpu do; dmesg | grep x86/fpu",
+    "   0x0000000d 0x00: eax=0x00000007 ebx=0x00000340 ecx=0x00000340 edx=0x0\n": "fpswitch cpu import FILE",
+    "   bash-1 [000] d..2.  1.000000: sched_switch: prev_comm=bash\n": "is a trace: fpswitch replay FILE",
+    "[    0.000000] Linux version 6.8.0\n[    0.1] a\n": "a quiet boot leaves them out on the console",
+    "[ 4711.000000] usb 1-1: new device\n[ 4712.000000] eth0: up\n": "a log of a kernel without its boot",
+    "something else\n": 'no "Enabled xstate features" line; expected lines',
+}
+
+
+@pytest.mark.parametrize("text", NO_LOG)
+def test_what_has_no_line_to_compare_is_named_with_what_prints_them(capsys, tmp_path, text):
+    path = tmp_path / "log"
+    path.write_text(text)
+    assert NO_LOG[text] in refused(capsys, "--boot-log", path)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda text: text.replace("ff", "ﬀ").replace("fi", "ﬁ"),  # copied from a PDF file
+        lambda text: text.replace("xstate_", "xstate"),  # italics of Markdown
+        lambda text: text.replace("xstate_offset", "xstate<em>offset").replace("xstate_sizes", "xstate</em>sizes"),
+        lambda text: "{\\rtf1\\ansi\n" + text.replace("'", "\\'92").replace("\n", "\\\n") + "}",
+        lambda text: text.replace("'", "‹"),
+        lambda text: text.replace("'", ""),
+        lambda text: text.replace("'", "'\\''"),  # quoted for a shell
+        lambda text: text.replace("'", "\\\\u0027"),  # JSON within a string of JSON
+    ],
+)
+def test_signs_that_editors_and_shells_put_in_place_of_others_change_nothing(way):
+    for text in PRINTED:
+        assert parse_text(way(text)) == parse_text(text)
