@@ -4,7 +4,7 @@ QEMU (TCG) and Bochs run guest_code.c as it is, behind a boot sector of tests/gu
 has, and supervisor shadow stacks with it.  Bochs 2.7 puts the compacted YMM area at 416 and not at 576, over the
 header, and does not tell CET_U from CET_S in XSTATE_BV; from 3.0 on all of it is compared.  Debian's 3.1 has AMX; it
 stores rows and bytes per row of a TILECFG the wrong way round, so that what it stored cannot be restored.  No emulator
-has XFD.
+has XFD; QEMU ignores writes of it.
 """
 
 import json

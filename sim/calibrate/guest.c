@@ -25,6 +25,8 @@
 #define PAGE_PRESENT_WRITABLE 3ull
 #define PAGE_LARGE (1ull << 7)
 #define CR0_PE 1ull
+#define CR0_NW (1ull << 29)
+#define CR0_CD (1ull << 30)
 #define CR0_PG (1ull << 31)
 #define CR4_PAE (1ull << 5)
 #define EFER_LME (1ull << 8)
@@ -87,7 +89,7 @@ static void set_registers(uint64_t entry)
 		unavailable("KVM_GET_SREGS");
 	sregs.cs = code;
 	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
-	sregs.cr0 |= CR0_PE | CR0_PG;
+	sregs.cr0 = (sregs.cr0 & ~(CR0_CD | CR0_NW)) | CR0_PE | CR0_PG;	/* a reset sets both; SVM may heed them */
 	sregs.cr3 = TABLES_AT;
 	sregs.cr4 |= CR4_PAE;
 	sregs.efer = EFER_LME | EFER_LMA;
@@ -97,11 +99,13 @@ static void set_registers(uint64_t entry)
 
 static void make_guest(const char *code, uint64_t slower)
 {
-	uint8_t *at = pages(MEMORY + HUGE_PAGE);
+	uint8_t *at = mmap(NULL, MEMORY + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	uint64_t entry;
 
+	if (at == MAP_FAILED)
+		die("mmap");
 	memory = (uint8_t *)(((uintptr_t)at + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1));
-	madvise(memory, MEMORY, MADV_HUGEPAGE);
+	madvise(memory, MEMORY, MADV_HUGEPAGE);		/* before anything touches it, which would make small pages */
 	memset(memory, 0, MEMORY);
 	shared = (struct guest_shared *)(memory + SHARED_AT);
 	entry = load_code(code);
@@ -159,6 +163,9 @@ static void round_trip(void)
 		if (reason == KVM_EXIT_IO && vcpu_run->io.port == PORT_FAULT)
 			fprintf(stderr, "the guest met exception %u while it set itself up\n",
 				*((uint8_t *)vcpu_run + vcpu_run->io.data_offset));
+		else if (reason == KVM_EXIT_FAIL_ENTRY)
+			fprintf(stderr, "the processor refuses to enter the guest (hardware reason %#llx)\n",
+				(unsigned long long)vcpu_run->fail_entry.hardware_entry_failure_reason);
 		else if (reason == KVM_EXIT_INTERNAL_ERROR)
 			fprintf(stderr, "KVM cannot run the guest (KVM_EXIT_INTERNAL_ERROR %u)\n", vcpu_run->internal.suberror);
 		else

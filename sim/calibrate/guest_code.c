@@ -32,7 +32,6 @@
 #define MSR_XSS 0xda0
 #define CET_USER (1ull << 11)
 #define CET_KERNEL (1ull << 12)
-#define U_CET_ENDBR_EN (1ull << 2)
 #define EXTENDED_AT 576
 #define MARK 0x5a
 #define SOME_SSP 0x1000		/* aligned, and never used: CR4.CET is clear */
@@ -220,8 +219,8 @@ static void make_areas(const struct guest_row *row)
 	image(standard, row->in_use & shared->about.xcr0);
 	xrstor(standard, shared->about.xcr0);
 	if (row->xss & CET_USER) {
-		wrmsr(MSR_U_CET, row->in_use & CET_USER ? U_CET_ENDBR_EN : 0);
-		wrmsr(MSR_PL3_SSP, 0);
+		wrmsr(MSR_U_CET, 0);	/* AMD reserves what is not about shadow stacks, and those stay off */
+		wrmsr(MSR_PL3_SSP, row->in_use & CET_USER ? SOME_SSP : 0);
 	}
 	if (row->xss & CET_KERNEL)
 		for (int level = 0; level < 3; level++)

@@ -116,7 +116,7 @@ static inline void image(uint8_t *area, uint64_t set)
 	memcpy(area + 24, &mxcsr, sizeof(mxcsr));
 	if (set & PKRU) {
 		memset(area + offset_of[9], 0, size_of[9]);
-		area[offset_of[9] + 3] = 0x40;		/* key 15 may not be written */
+		area[offset_of[9] + 3] = 0x40;		/* key 15 gives no access */
 	}
 	if (set & XTILE_CFG) {
 		uint8_t *config = area + offset_of[17];
