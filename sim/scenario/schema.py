@@ -334,7 +334,8 @@ class Scenario(Section):
         """
         found = self.model_dump(mode="json", exclude_none=True)
         exits = (exit for guest in found["guests"].values() for exit in guest["exits"].values())
-        for holder, key in ((found, "groups"), *((each, "wakes") for each in (*found["threads"].values(), *exits))):
+        wakes = ((each, "wakes") for each in (*found["threads"].values(), *exits))
+        for holder, key in ((found, "groups"), (found["kernel"], "vpmu_counts_instructions"), *wakes):
             if not holder[key]:
                 del holder[key]
         return found
