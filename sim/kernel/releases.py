@@ -52,7 +52,8 @@ class ReadTree:
 class Departure:
     """What a release does differently from the kernel that it is compared with, in one row.  ``values`` are the values
     that differ; empty if the difference is in no value.  ``until`` is the later release that does what that kernel
-    does, if it is known.
+    does, if it is known; ``since`` the one that brought what this release does.  ``like`` is the kernel of the model
+    that does the same in this row, if one does and no value says it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -61,7 +62,9 @@ class Departure:
     says: str
     source: str
     values: dict[str, Any] = field(default_factory=dict)
+    since: str = ""
     until: str = ""
+    like: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,9 @@ def nearest(wanted: Release, kernels: Iterable[str], differences: Sequence[Diffe
         told = f"{where.format(same.like)}: {amiss} (read in {same.tree.name})"
         return Nearest(same.like, told, numbers, (), same)
     near, surely, perhaps = _between(wanted, rows, read, differences)
-    return Nearest(near, f"{where.format(near)}: {_amiss(surely, perhaps)}", _numbers(surely), _numbers(perhaps))
+    before, after = map(_text, _around(wanted, ((each, each) for each in {*rows, *read})))
+    amiss = f"{_amiss(surely, perhaps)} (not read itself; this follows from {before} and {after}, which were)"
+    return Nearest(near, f"{where.format(near)}: {amiss}", _numbers(surely), _numbers(perhaps))
 
 
 def _between(
@@ -177,8 +182,9 @@ def _between(
     below, above = (read[each].like if each in read else rows[each] for each in (lower, upper))
     known: dict[int, object] = {}
 
-    def as_above(row: Difference) -> bool:
-        return upper in rows or row.number not in {each.number for each in read[upper].differs}
+    def brought_by(row: Difference) -> Release | None:
+        own = [each.since for each in read[upper].differs if each.number == row.number] if upper in read else []
+        return release(own[0] if own else row.cells[above].since)
 
     for row in differences:
         old = _does(row, rows.get(lower), read.get(lower), wanted)
@@ -186,7 +192,7 @@ def _between(
         lasts = (each.until for each in read[lower].differs if each.number == row.number) if lower in read else ()
         if old == new or any((release(until) or wanted) > wanted for until in lasts):
             known[row.number] = old
-        elif as_above(row) and (since := release(row.cells[above].since)):
+        elif since := brought_by(row):
             known[row.number] = new if since <= wanted else old
     perhaps = [row for row in differences if row.number not in known]
     surely = {
@@ -205,6 +211,8 @@ def _does(row: Difference, kernel: str | None, read: ReadRelease | None, later: 
     values = dict(row.cells[read.like if read else kernel or ""].values)
     for here in read.differs if read else ():
         if here.number == row.number and not (later and here.until and (release(here.until) or later) <= later):
+            if here.like:
+                return dict(row.cells[here.like].values), ""
             return values | here.values, "" if here.values else here.says
     return values, ""
 
