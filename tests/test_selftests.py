@@ -138,3 +138,11 @@ def test_a_guest_s_xfd_err_is_taken_from_the_register_and_the_host_s_is_0_after_
     scene.cpu.unit.xfd_err = XTILEDATA
     kvm.vm_exit(scene.k, scene.cpu, "nm")
     assert (scene.vcpu.xfd_err, scene.cpu.unit.xfd_err) == (XTILEDATA, 0)
+
+
+@pytest.mark.parametrize("command", [["flow", "rfc-tests", "--every-strategy"], ["snapshot"]])
+def test_why_strategies_cannot_be_run_is_said_once_for_all_of_them(command):
+    text = " ".join(CliRunner().invoke(cli, [*command, "--kernel", "v6.12"]).stdout.split())
+    assert text.count("its KVM has no CET for guests") == 1
+    assert "this strategy on v6.12" in text
+    assert "(free-ssp, manual-exit, manual-run" in text

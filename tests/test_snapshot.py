@@ -299,3 +299,9 @@ def test_a_snapshot_that_no_strategy_can_have_is_an_error_and_no_empty_table(opt
     done = CliRunner().invoke(cli, ["snapshot", *options])
     assert says in str(done.exception)
     assert done.stdout == ""
+
+
+def test_a_state_without_msrs_has_none_that_could_be_left_out():
+    titles = {vmm.name: vmm.title for vmm in snapshots.vmms(Settings(carried="apx"))}
+    assert titles["no-carried"] == "as all: APX has no MSRs"
+    assert "PL0-2_SSP" in {vmm.name: vmm.title for vmm in snapshots.vmms(Settings())}["no-carried"]

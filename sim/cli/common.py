@@ -174,6 +174,11 @@ def by_text(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return names
 
 
+def by_reason(refused: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Strategies by why they cannot be run, in which each is "this strategy"."""
+    return by_text((name, why.replace(f"strategy {name}", "this strategy")) for name, why in refused)
+
+
 def yes(value: bool) -> str:
     """yes or no."""
     return "yes" if value else "no"

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import click
 
-from sim.cli.common import by_text, emit, json_option, parse_mask, table, wrapped
+from sim.cli.common import by_reason, emit, json_option, parse_mask, table, wrapped
 from sim.errors import InputError, unknown
 
 ALL_RFC_TESTS = "rfc-tests"
@@ -216,7 +216,7 @@ def _verdicts_text(document: dict[str, Any], rows: list[Any]) -> str:
     for text, where in _found(run).items():
         by_strategy = (f"{strategy}: {', '.join(flows)}" for strategy, flows in where.items())
         notes.append(f"{text} ({'; '.join(by_strategy)})")
-    refused = by_text((row.strategy, row.refused) for row in rows if row.refused)
+    refused = by_reason((row.strategy, row.refused) for row in rows if row.refused)
     notes += [f"not run: {why} ({', '.join(who)})" for why, who in refused.items()]
     notes += [f"not run: {why}" for why in document["not_run"]]
     if not all(row.carries for row in run):

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sim.cli.common import by_text, emit, json_option, table, wrapped
+from sim.cli.common import by_reason, by_text, emit, json_option, table, wrapped
 from sim.cli.flow import mask_option
 from sim.kernel.config import Settings
 from sim.kernel.snapshot import VMMS
@@ -121,7 +121,7 @@ def _text(document: dict[str, Any], rows: list[SnapshotRow], cost: bool) -> str:
         ("An ioctl fails, and the guest is not entered:", _by_text(rows, "refused")),
         ("The guest's next task switch:", _by_text(rows, "fault")),
         ("Lost, or left where it does not belong:", _by_text(rows, "findings")),
-        ("Not run:", by_text((row.strategy, row.impossible) for row in rows if row.impossible)),
+        ("Not run:", by_reason((row.strategy, row.impossible) for row in rows if row.impossible)),
     ):
         if found:
             lines = (wrapped(f"{text} ({_few(who)})", "  ") for text, who in found.items())

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from sim.cli.common import by_text, emit, json_option, parse_mask, table, wrapped, yes
+from sim.cli.common import by_reason, by_text, emit, json_option, parse_mask, table, wrapped, yes
 from sim.kernel import versions
 from sim.report import kernel_tables
 from sim.report.kernel_tables import StrategyMasks, StrategyRow
@@ -123,7 +123,7 @@ def _kernel_text(kernel: str, rows: list[StrategyRow], cpu_name: str) -> str:
         )  # fmt: skip
         parts.append(table([_strategy_cells(row.strategy, masks) for row, masks in possible], headers))
     notes = by_text((row.strategy, note) for row, _ in possible for note in row.overrides)
-    refused = by_text((row.strategy, row.refused.replace(f"strategy {row.strategy}", "this strategy")) for row in rows)
+    refused = by_reason((row.strategy, row.refused) for row in rows)
     refused.pop("", None)
     if notes:
         parts.append("Hypothetical here:\n" + _listed(notes))

@@ -70,8 +70,13 @@ class SnapshotRow:
 
 def vmms(settings: Settings) -> list[Vmm]:
     """The VMMs, with titles that name what is carried."""
-    what = carried_state(settings.carried).called
-    return [replace(vmm, title=vmm.title.replace("{carried}", what)) for vmm in VMMS]
+    what = carried_state(settings.carried)
+
+    def title(vmm: Vmm) -> str:
+        return vmm.title.replace("{carried}", what.called) if vmm.saves_carried or what.msrs else as_all
+
+    as_all = f"as all: {what.called} has no MSRs"
+    return [replace(vmm, title=title(vmm)) for vmm in VMMS]
 
 
 def rows(source: Settings, target: Settings, names: Sequence[str] = (), there: str | None = None) -> list[SnapshotRow]:
