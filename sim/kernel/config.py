@@ -18,6 +18,7 @@ from sim.kernel.settings_checks import (
     HostShadowStacks,
     MsrAccess,
     check_carried_user_component,
+    check_guest_xcr0,
     check_pair,
     check_user_return_msrs,
     hypothetical,
@@ -28,7 +29,6 @@ from sim.kernel.vpmu import Vpmu
 from sim.xsave.components import (
     CET,
     CET_S,
-    FP,
     SUPERVISOR,
     USER,
     XTILE,
@@ -162,8 +162,7 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
     offered = masks.xcr0 & (KVM_SUPPORTED_XCR0 | (what.mask if how.carries else 0))
     guest_xcr0 = offered if settings.guest_amx else offered & ~XTILE
     if settings.guest_xcr0 is not None:
-        if settings.guest_xcr0 & ~offered or not settings.guest_xcr0 & FP:
-            raise InputError(f"guest XCR0 {settings.guest_xcr0:#x}: allowed are bit 0 and bits of {offered:#x}")
+        check_guest_xcr0(settings.guest_xcr0, offered, settings.guest_amx)
         guest_xcr0 = settings.guest_xcr0
     guest_xfeatures = guest_default | (XTILEDATA & masks.max_features if settings.guest_amx else 0)
     uret = default_uret_msrs(vendor) if settings.guest_uret_msrs is None else settings.guest_uret_msrs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, Literal
 
 from sim.errors import InputError, unknown
@@ -14,7 +15,7 @@ from sim.kernel.releases import release
 from sim.kernel.strategies import Strategy
 from sim.kernel.uret import URET_MSRS
 from sim.kernel.versions import KernelVersion
-from sim.xsave.components import AVX, AVX512, CET, CET_S, FP, MPX, PKRU, SSE, SUPERVISOR, USER, XTILE
+from sim.xsave.components import ALL, AVX, AVX512, CET, CET_S, FP, MPX, PKRU, SSE, SUPERVISOR, USER, XTILE
 from sim.xsave.profiles import CpuProfile
 
 if TYPE_CHECKING:
@@ -29,6 +30,29 @@ SPEC_CTRL: Final = 0x48
 
 HostShadowStacks = Literal["off", "fpstate", "return-to-user"]
 MsrAccess = Literal["rdmsr-wrmsr", "wrmsrns", "msr-list"]
+
+
+def xsetbv_refuses(xcr0: int) -> Iterator[str]:
+    """What a mask would have to have for XSETBV to take it (arch/x86/kvm/x86.c, __kvm_set_xcr(), Linux v6.18)."""
+    for mask, needs, which in (
+        (ALL, FP, "bit 0, x87"),
+        (AVX, SSE, "bit 1 with bit 2, SSE with AVX"),
+        (AVX512, AVX512 | AVX, "bits 2 and 5 to 7 together, AVX with AVX-512"),
+        (MPX, MPX, "bits 3 and 4 together, MPX"),
+        (XTILE, XTILE, "bits 17 and 18 together, AMX"),
+    ):
+        if xcr0 & mask and needs & ~xcr0:
+            yield which
+
+
+def check_guest_xcr0(xcr0: int, offered: int, amx: bool) -> None:
+    """Refuses an XCR0 that guests cannot have."""
+    if xcr0 & ~offered or not xcr0 & FP:
+        raise InputError(f"guest XCR0 {xcr0:#x}: allowed are bit 0 and bits of {offered:#x}")
+    for which in xsetbv_refuses(xcr0):
+        raise InputError(f"guest XCR0 {xcr0:#x}: allowed are masks that have {which}")
+    if xcr0 & XTILE and not amx:
+        raise InputError(f"guest XCR0 {xcr0:#x} has AMX (bits 17 and 18): allowed with guest_amx (--guest-amx)")
 
 
 def check_carried_user_component(

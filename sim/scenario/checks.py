@@ -6,6 +6,7 @@ from typing import Final
 
 from sim.errors import unknown
 from sim.kernel.cpu_models import components
+from sim.kernel.settings_checks import xsetbv_refuses
 from sim.kernel.uret import URET_MSRS
 from sim.scenario.contrasts import operand
 from sim.scenario.entry_checks import (
@@ -24,7 +25,7 @@ from sim.scenario.run_schema import PRECISION, Run
 from sim.scenario.schema import Scenario
 from sim.scenario.units import rate_text, time_text
 from sim.xsave import profiles
-from sim.xsave.components import ALL, APX, AVX, AVX512, FP, HI16_ZMM, MPX, OPMASK, SSE, XTILE, XTILEDATA, ZMM_HI256
+from sim.xsave.components import APX, AVX, FP, HI16_ZMM, OPMASK, SSE, XTILE, XTILEDATA, ZMM_HI256
 
 MASKS: Final[Mapping[str, int]] = {
     "FP": FP,
@@ -135,18 +136,11 @@ def _guest_xcr0(scenario: Scenario) -> Iterator[Problem]:
 
 
 def _xcr0(path: str, xcr0: int | None, amx: bool, needs_amx: str) -> Iterator[Problem]:
-    """What XSETBV refuses (arch/x86/kvm/x86.c, __kvm_set_xcr(), Linux v6.18)."""
+    """What XSETBV refuses, and AMX that the guests do not have."""
     if xcr0 is None:
         return
-    for mask, needs, why in (
-        (ALL, FP, "bit 0, x87"),
-        (AVX, SSE, "bit 1 with bit 2, SSE with AVX"),
-        (AVX512, AVX512 | AVX, "bits 2 and 5 to 7 together, AVX with AVX-512"),
-        (MPX, MPX, "bits 3 and 4 together, MPX"),
-        (XTILE, XTILE, "bits 17 and 18 together, AMX"),
-    ):
-        if xcr0 & mask and needs & ~xcr0:
-            yield path, f"found {xcr0:#x}; allowed: masks that have {why}"
+    for which in xsetbv_refuses(xcr0):
+        yield path, f"found {xcr0:#x}; allowed: masks that have {which}"
     if xcr0 & XTILE and not amx:
         yield path, f"found {xcr0:#x} with AMX (bits 17 and 18), which needs {needs_amx} = true"
 
