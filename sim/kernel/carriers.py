@@ -76,7 +76,7 @@ def _when_due(access: Callable[[Kernel, Cpu, Vcpu, str], None], point: str, save
     phase, in_notifier = PHASE_OF[point], point in NOTIFIERS
 
     def hook(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
-        if k.strategy.mechanism == "instructions" and not k.strategy.always:
+        if k.tests_xcr0:
             cpu.record((cpu.current.kind, phase, TEST_XCR0))
         if not k.guest_has_carried(vcpu) and not k.strategy.always:
             return
