@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
@@ -168,6 +168,7 @@ def test_what_is_not_given_follows_from_what_is():
     spare=st.floats(0, 3),
     factor=st.sampled_from((2, 10)),
 )
+@example(exits=0.0, load_put=1.0, kvm_run=1 - 2**-53, spare=0.0, factor=10)  # all but what is rounded
 @limits(max_examples=10, deadline=None)
 def test_cost_is_proportional_to_the_rates_and_its_range_holds_the_value(exits, load_put, kvm_run, spare, factor):
     def at(scale):

@@ -21,7 +21,7 @@ Between = Literal["user", "kthread", "idle", "vcpu"]
 vCPU has halted), or another vCPU."""
 
 ALMOST: Final = 1e-9
-"""By how much of itself a rate may be over another that is computed, for the rounding of floats."""
+"""By how much of the largest of them a rate may be over another that is computed, for the rounding of floats."""
 
 
 def count(rate: float) -> str:
@@ -111,12 +111,13 @@ class Load:
             f"switches {count(self.switches)}/s, and {count(self.switched_out)}/s load/put pairs that do not go to "
             "user space"
         )
-        if self.switched_out > self.switches * (1 + ALMOST):
+        allowed = self.switches + ALMOST * self.pairs
+        if self.switched_out > allowed:
             raise InputError(
                 f"{out}: each of them takes a context switch, or two if no other vCPU takes its place (allowed: "
                 f"{count(self.switched_out)}/s switches or more)"
             )
-        if self._of_pairs > self.switches * (1 + ALMOST):
+        if self._of_pairs > allowed:
             raise InputError(
                 f"{out}, which with these shares between take {count(self._of_pairs)}/s (allowed: that many switches "
                 "or more, or a larger share of vcpu)"
