@@ -5,6 +5,8 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from sim.costs.price import Prices
 from sim.costs.table import current
 from sim.host import simulation
@@ -128,6 +130,21 @@ def simulate(case, strategy, replication):
     """The record of a strategy that times its own host, with nobody else on its schedule."""
     (record,) = simulation.simulate(case, strategy, (), replication)
     return record
+
+
+SEVERAL_SECONDS = ("context-switch1", "fleet", "idle-fleet", "ipi-storm", "overcommit")
+"""What runs of all strategies of these shipped scenarios take."""
+CASES = [
+    pytest.param(
+        path,
+        number,
+        id=f"{path.stem}: {case.name}",
+        marks=[] if number == 0 and path.stem not in SEVERAL_SECONDS else pytest.mark.slow,
+    )
+    for path in SHIPPED
+    for number, case in enumerate(shipped(path))
+]
+"""Each case of each shipped scenario; the first of each is quick, but for the above."""
 
 
 @functools.cache

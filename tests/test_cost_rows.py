@@ -47,7 +47,13 @@ def test_every_cpu_profile_has_a_table():
     assert set(names()) - set(profiles.names()) == set(MEASURED_ALONE)
 
 
-@pytest.mark.parametrize("cpu", profiles.names())
+@pytest.mark.parametrize(
+    "cpu",
+    [
+        pytest.param(cpu, marks=[] if cpu in ("sapphire-rapids", "zen4") else pytest.mark.slow)
+        for cpu in profiles.names()
+    ],
+)
 def test_every_operation_of_the_kernel_model_has_a_price_which_is_a_whole_non_negative_number_at_every_level(cpu):
     prices = Prices(current(cpu))
     keys = emitted(cpu)

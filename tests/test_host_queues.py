@@ -84,9 +84,15 @@ def utilisation(record):
     return 1 - value(record, "idle_cycles") / value(record, "elapsed_cycles")
 
 
-@pytest.mark.parametrize("scheduler", ["eevdf", "round-robin"])
-@pytest.mark.parametrize("count", [1, 4])
-def test_threads_with_exponential_bursts_and_sleeps_are_the_machine_repairman_model(scheduler, count):
+@pytest.mark.parametrize(
+    ("count", "scheduler"),
+    [
+        (4, "eevdf"),
+        (1, "round-robin"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((4, "round-robin"), (1, "eevdf"))),
+    ],
+)
+def test_threads_with_exponential_bursts_and_sleeps_are_the_machine_repairman_model(count, scheduler):
     case = repair('{ exponential = "4 ms" }', '{ exponential = "8 ms" }', count, scheduler=scheduler, measure="5 s")
     theory = repairman(count, 4e-3, 8e-3)
     both = observed(case, per_second(case), utilisation)
@@ -94,7 +100,7 @@ def test_threads_with_exponential_bursts_and_sleeps_are_the_machine_repairman_mo
     near(both[1], theory * 4e-3, 0.025)
 
 
-@pytest.mark.parametrize("scheduler", ["eevdf", "round-robin"])
+@pytest.mark.parametrize("scheduler", ["eevdf", pytest.param("round-robin", marks=pytest.mark.slow)])
 def test_two_cpus_with_idle_balancing_are_one_queue_with_two_servers(scheduler):
     case = repair('{ exponential = "4 ms" }', '{ exponential = "6 ms" }', 5, cpus=2, scheduler=scheduler, measure="3 s")
     theory = repairman(5, 4e-3, 6e-3, cpus=2)

@@ -5,19 +5,13 @@ import re
 from importlib import resources
 
 import pytest
-from hosts import MS, RICH, SHIPPED, changed, differences, from_text, shipped, short, simulate, value
+from hosts import CASES, MS, RICH, changed, differences, from_text, shipped, short, simulate, value
 from test_host_cpus import FOUR
 
 import sim.kernel
 from sim.costs.price import price
 from sim.costs.table import current
 from sim.host.accounts import ACCOUNTS
-
-CASES = [
-    pytest.param(path, number, id=f"{path.stem}: {case.name}")
-    for path in SHIPPED
-    for number, case in enumerate(shipped(path))
-]
 
 
 def three(case):
@@ -92,7 +86,7 @@ def rich(seed):
     return {case.cpu: changed(case, seed=seed) for case in from_text(RICH)}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize(("cpu", "strategy"), [(cpu, each) for cpu, all in RICH_STRATEGIES.items() for each in all])
 def test_batched_exits_give_the_ledger_of_an_event_per_exit_on_a_host_with_everything(cpu, strategy, seed):
     case = rich(seed)[cpu]

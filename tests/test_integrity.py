@@ -1,6 +1,7 @@
 """Which strategies are sound, in random sequences, and what shows that the others are not."""
 
 from collections.abc import Callable
+from itertools import product
 from typing import NamedTuple
 
 import pytest
@@ -139,8 +140,13 @@ def test_impossible_pairs_are_input_errors(strategy, host):
         config(strategy, host_shadow_stacks=host)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("cpu", CPUS)
+QUICK = (("sapphire-rapids", "v6.18"), ("sapphire-rapids", "rfc"), ("zen4", "v6.19"))
+
+
+@pytest.mark.parametrize(
+    ("cpu", "kernel"),
+    [pytest.param(*each, marks=[] if each in QUICK else pytest.mark.slow) for each in product(CPUS, KERNELS)],
+)
 def test_sound_strategies_have_no_violation_in_random_sequences(cpu, kernel):
     names = [name for name, host, on in SOUND_PAIRS if host == OFF and on == cpu]
     run([config(name, cpu, kernel) for name in names], nothing_is_wrong, f"{cpu} {kernel}", examples=50)

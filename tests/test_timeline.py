@@ -38,7 +38,14 @@ def decoded(data):
     return slices
 
 
-@pytest.mark.parametrize("trace", TRACES, ids=lambda path: path.name.split(".")[0])
+@pytest.mark.parametrize(
+    "trace",
+    [
+        pytest.param(path, id=name, marks=pytest.mark.slow if name == "vcpu-out-exits" else [])
+        for path in TRACES
+        for name in [path.name.split(".")[0]]
+    ],
+)
 def test_every_context_switch_of_a_trace_is_in_its_timeline(trace, tmp_path, capsys):
     out = tmp_path / "run.pftrace"
     assert run(capsys, "timeline", str(trace), "-o", str(out))[0] == 0

@@ -1,7 +1,7 @@
 """Threads and vCPUs that wait for each other: what waking conserves, whatever preempts whom."""
 
 from collections import defaultdict
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 from hosts import only, simulate
@@ -90,8 +90,16 @@ def test_each_burst_of_a_kicker_ends_one_halt_of_the_vcpu_that_has_waited_longes
         assert set(life.wakers) == {kicker.tid}
 
 
-@pytest.mark.parametrize("preemption", ["none", "voluntary", "full", "lazy"])
-@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize(
+    ("cpus", "preemption"),
+    [
+        pytest.param(
+            cpus, each, marks=[] if (cpus, each) in ((1, "none"), (1, "full"), (2, "lazy")) else pytest.mark.slow
+        )
+        for cpus in (1, 2)
+        for each in ("none", "voluntary", "full", "lazy")
+    ],
+)
 def test_a_loop_of_two_that_wake_each_other_never_stops(cpus, preemption):
     """A wake-up between prepare_to_wait() and the sleep would otherwise be lost, and both would sleep for ever."""
     found = lives(LOOP, cpus, preemption)
@@ -158,7 +166,7 @@ def test_a_wake_up_that_finds_nobody_waiting_does_nothing():
     assert len(worker.bursts) < 0.5 * len(source.bursts)
 
 
-@pytest.mark.parametrize(("share", "at_most"), [(1.0, 2), (0.5, 2), (0.5, 5)])
+@pytest.mark.parametrize(("share", "at_most"), [(1.0, 2), pytest.param(0.5, 2, marks=pytest.mark.slow), (0.5, 5)])
 def test_a_wait_that_nobody_ends_is_over_at_its_time_limit(share, at_most):
     text = POOL.replace("worker = 0.5", "worker = 0.0001").replace(
         "waits = { share = 1.0 }", f'waits = {{ share = {share}, at_most = "{at_most} ms" }}\nsleep = "1 ms"'
@@ -242,10 +250,17 @@ waits = {{ share = 1.0 }}
 """
 
 
-@pytest.mark.parametrize("preemption", ["none", "full"])
-@pytest.mark.parametrize("handled", ["kernel", "userspace"])
-@pytest.mark.parametrize(("mean", "cpu"), [(1.0, 1), (0.5, 1), (1.0, 0)])
-def test_exits_of_a_guest_wake_threads_with_their_probability(preemption, handled, mean, cpu):
+QUICK = ((1.0, 0, "kernel", "full"), (0.5, 1, "kernel", "none"), (1.0, 0, "userspace", "none"))
+
+
+@pytest.mark.parametrize(
+    ("mean", "cpu", "handled", "preemption"),
+    [
+        pytest.param(*each, marks=[] if each in QUICK else pytest.mark.slow)
+        for each in product((1.0, 0.5), (0, 1), ("kernel", "userspace"), ("none", "full"))
+    ],
+)
+def test_exits_of_a_guest_wake_threads_with_their_probability(mean, cpu, handled, preemption):
     found = lives(VHOST.format(handled=handled, mean=mean, cpu=cpu), 2, preemption)
     (vcpu,) = found["vm"]
     woken = [len(life.bursts) for life in found["worker"]]

@@ -51,7 +51,7 @@ PIPELINE = """
 [threads.source]
 compute = {{ exponential = "50 us" }}
 sleep = {{ exponential = "1 ms" }}
-wakes = {{ sink = {mean} }}
+wakes = {{ sink = 1.0 }}
 [threads.sink]
 count = 2
 affinity = [1]
@@ -92,9 +92,14 @@ def wakes(group):
     return found
 
 
-@pytest.mark.parametrize("preemption", ["none", "full"])
-@pytest.mark.parametrize("mean", [1.0, 0.5])
-def test_a_kicker_is_found_with_its_probability_beside_threads_that_timers_wake(preemption, mean):
+@pytest.mark.parametrize(
+    ("mean", "preemption"),
+    [
+        (0.5, "full"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((0.5, "none"), (1.0, "none"), (1.0, "full"))),
+    ],
+)
+def test_a_kicker_is_found_with_its_probability_beside_threads_that_timers_wake(mean, preemption):
     found = groups(KICKER.format(mean=mean), preemption=preemption)
     assert sum(wakes(found["kicker"]).values()) == pytest.approx(mean, abs=0.12)
     for vm in vcpus(found):
@@ -117,17 +122,17 @@ def test_whose_turn_it_is_and_how_long_a_burst_goes_on_after_a_wake_up_are_found
     assert sum(kicker.compute) / len(kicker.compute) / 1e3 == pytest.approx(21, rel=0.1)
 
 
-@pytest.mark.parametrize(("mean", "share"), [(1.0, 1.0), (1.0, 0.4), (1.0, 0.7)])
-def test_sleeps_that_somebody_ends_are_told_from_those_that_time_ends(mean, share):
-    found = groups(PIPELINE.format(mean=mean, share=share))
+@pytest.mark.parametrize("share", [0.7, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.4, 1.0))])
+def test_sleeps_that_somebody_ends_are_told_from_those_that_time_ends(share):
+    found = groups(PIPELINE.format(share=share))
     sink = found["sink"]
-    assert wakes(found["source"])["sink"] == pytest.approx(mean, abs=0.25)
+    assert wakes(found["source"])["sink"] == pytest.approx(1.0, abs=0.25)
     assert sink.waits[0] == pytest.approx(share, abs=0.12)
     if share < 1:
         assert sum(sink.sleep) / len(sink.sleep) == pytest.approx(3e6, rel=0.3)
 
 
-@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))])
 def test_nobody_wakes_anybody_where_timers_end_all_sleeps(seed):
     found = groups("", seed)
     assert found["sleeper"].cycles > 400
@@ -162,8 +167,9 @@ waits = {{ share = 1.0 }}
 
 
 @pytest.mark.parametrize(("handled", "more", "name"), [
-    ("kernel", ("kvm_entry", "kvm_exit"), "ept-misconfig"), ("kernel", (), "kick"),
-    ("userspace", ("kvm_entry", "kvm_exit"), "userspace"), ("userspace", (), "userspace"),
+    ("kernel", ("kvm_entry", "kvm_exit"), "ept-misconfig"), ("userspace", (), "userspace"),
+    pytest.param("kernel", (), "kick", marks=pytest.mark.slow),
+    pytest.param("userspace", ("kvm_entry", "kvm_exit"), "userspace", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_vcpu_s_exits_that_wake_a_thread_are_found_with_their_probability(handled, more, name):
     found = groups(VHOST.format(handled=handled, mean=0.8 if more else 1.0), measure="400 ms", more=more)

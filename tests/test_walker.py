@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hosts import MS, RICH, SHIPPED, changed, from_text, hosted, shipped, value
+from hosts import CASES, MS, RICH, SHIPPED, changed, from_text, hosted, shipped, value
 
 import sim.kernel
 from sim.host import simulation
@@ -15,12 +15,6 @@ from sim.kernel.walker import Walker
 from sim.xsave.components import AVX, XTILEDATA
 
 STRATEGIES = Path(sim.kernel.__file__).parent / "data" / "strategies"
-
-CASES = [
-    pytest.param(path, number, id=f"{path.stem}: {case.name}")
-    for path in SHIPPED
-    for number, case in enumerate(shipped(path))
-]
 
 
 def counted(walker):

@@ -72,8 +72,18 @@ def number(text):
     return float(text.rstrip("kMG")) * {"k": 1e3, "M": 1e6, "G": 1e9}.get(text[-1], 1)
 
 
-@pytest.mark.parametrize("options", [(), ("--cpu", "zen4", "--reference", "xstate-guest-resident")])
-@pytest.mark.parametrize("path", [HALTS, PIPE], ids=["vCPUs", "no vCPUs"])
+PRICED = ("--cpu", "zen4", "--reference", "xstate-guest-resident")
+
+
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        (HALTS, PRICED),
+        (PIPE, ()),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((HALTS, ()), (PIPE, PRICED))),
+    ],
+    ids=["vCPUs, priced", "no vCPUs", "vCPUs", "no vCPUs, priced"],
+)
 def test_the_table_has_a_hundred_columns_and_the_units_of_a_run(path, capsys, tmp_path, options):
     arguments = (*options, "--strategies", "manual-load,xstate-guest", "--out", str(tmp_path / "out"))
     _, out, _ = run(capsys, "replay", str(path), *arguments)
@@ -181,17 +191,17 @@ def test_a_directory_that_is_no_earlier_replays_is_left_alone(capsys, tmp_path):
     out.mkdir()
     for name, content in (("thesis.txt", "years of work"), ("manifest.json", '{"format": "fpswitch results 2"}')):
         (out / name).write_text(content)
-        status, _, err = run(capsys, "replay", str(HALTS), "--check", "--out", str(out))
+        status, _, err = run(capsys, "replay", str(PIPE), "--check", "--out", str(out))
         assert (status, err.count("\n")) == (2, 1)
         assert "holds no earlier replay" in err
         assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, content)]
         (out / name).unlink()
-    assert run(capsys, "replay", str(HALTS), "--check", "--out", str(out))[0] == 0
+    assert run(capsys, "replay", str(PIPE), "--check", "--out", str(out))[0] == 0
     first = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert run(capsys, "replay", str(HALTS), "--check", "--out", str(out))[0] == 0  # over an earlier replay
+    assert run(capsys, "replay", str(PIPE), "--check", "--out", str(out))[0] == 0  # over an earlier replay
     assert {path.name: path.read_bytes() for path in out.iterdir()} == first
     (out / "manifest.json").write_text('{"status": "complete", "trace": "t", "command": []}')  # as 0.1.0 wrote it
-    assert run(capsys, "replay", str(HALTS), "--check", "--out", str(out))[0] == 0
+    assert run(capsys, "replay", str(PIPE), "--check", "--out", str(out))[0] == 0
     assert not list(tmp_path.glob(".*"))
 
 
