@@ -63,6 +63,51 @@ def test_a_shipped_cpu_that_is_printed_and_imported_is_that_cpu(name, how):
     assert same_cpu(of_data("x", imported.document(found, "the dump")), profile(name))
 
 
+@pytest.mark.parametrize("name", DUMPED)
+def test_a_dump_keeps_its_rows_and_what_it_says_of_the_clock_but_no_leaf_that_no_profile_has(name):
+    rows = dump_text(name, "InstLatx64") + "".join(
+        as_instlat(leaf, sub, 1, 2, 3, 4) + "\n" for leaf, sub in ((2, 0), (5, 0), (0x17, 0), (0x80000001, 0))
+    )
+    rows += as_instlat(7, 9, 0, 0, 0, 0) + "\n"  # says nothing, unlike zeros of leaf 0DH
+    found = imported.document(cpuid.parse(rows.splitlines(keepends=True), "the dump"), "the dump")
+    assert {int(leaf, 0): subs for leaf, subs in found["cpuid"].items()} == {
+        leaf: {str(sub): list(row) for sub, row in subs.items()} for leaf, subs in leaves(name).items()
+    }
+    ratio, base = (leaves(name).get(leaf, {}).get(0, [0, 0, 0, 0]) for leaf in (0x15, 0x16))
+    told = found["vendor"] == "intel" and bool((ratio[0] and ratio[2]) or base[0])
+    assert told == ("tsc_hz" not in found) == ("frequency" not in " ".join(found["notes"]))
+
+
+@pytest.mark.parametrize(("row", "told"), [
+    ((0x15, 2, 176, 25_000_000), True), ((0x15, 2, 176, 0), False), ((0x15, 0, 176, 25_000_000), False),
+    ((0x16, 2200, 0, 0), True), ((0x16, 0, 2200, 2200), False),
+])  # fmt: skip
+def test_an_intel_dump_tells_the_clock_by_leaf_15h_or_16h(row, told):
+    leaf, *registers = row
+    without = {number: subs for number, subs in leaves("sapphire-rapids").items() if number not in (0x15, 0x16)}
+    one = of_registers(without | {leaf: {0: [*registers, 0]}})
+    assert ("the TSC's frequency is not in the dump" in " ".join(one.notes)) == (not told)
+
+
+def test_components_that_neither_a_dump_nor_its_family_places_have_the_bits_of_the_sdm():
+    """SDM Vol. 2A, CPUID.(0DH,i):ECX: bit 0, IA32_XSS; bit 1, aligned to 64 bytes when compacted; bit 2, XFD."""
+    registers = leaves("sapphire-rapids")
+    text = "".join(as_instlat(leaf, sub, *registers[leaf][sub]) + "\n" for leaf, sub in ((0, 0), (13, 0), (13, 1)))
+    found = imported.document(cpuid.parse(text.splitlines(keepends=True), "the dump"), "the dump")
+    flags = {int(sub): row[2] for sub, row in found["cpuid"]["13"].items() if int(sub) > 1}
+    assert flags == {sub: row[2] for sub, row in registers[13].items() if sub > 1}
+    assert set(flags.values()) == {0b000, 0b001, 0b010, 0b110}
+
+
+def test_zeros_of_leaf_0dh_are_kept_and_say_that_there_is_no_xsaveopt():
+    registers = leaves("zen4")
+    registers[13][1] = [0, 0, 0, 0]
+    text = "".join(as_instlat(leaf, sub, *row) + "\n" for leaf, subs in registers.items() for sub, row in subs.items())
+    found = imported.document(cpuid.parse(text.splitlines(keepends=True), "the dump"), "the dump")
+    assert found["cpuid"]["13"]["1"] == [0, 0, 0, 0]
+    assert not {"XSAVEOPT", "XSAVEC", "XSAVES"} & of_data("x", found).features
+
+
 @pytest.mark.parametrize("quote", ["> ", "> > "])
 @pytest.mark.parametrize("name", ["zen4", "sapphire-rapids"])
 def test_a_dump_that_a_mail_quotes_and_wraps_is_the_dump(name, quote):

@@ -89,15 +89,16 @@ def test_a_guest_without_pku_has_none_after_an_init_either():
         (SPR, GuestChoice(xcr0=0x100001), "bits of 0x602e7"),
         (SPR, GuestChoice(xcr0=0x602E7), "needs amx = true"),
         (SPR, GuestChoice(xcr0=0x2E7, pku=False), r"PKRU \(bit 9\) beside pku = false"),
+        (SPR, GuestChoice(xcr0=0xE7, pku=False), ""),
         (SPR, GuestChoice(xss=0x8000), "allowed: bits of 0x1800"),
         (ICE_LAKE, GuestChoice(amx=True), "ice-lake-sp has no AMX"),
         (Settings(cpu="skylake-sp", strategy="no-cet"), GuestChoice(pku=True), ""),
     ],
 )
-def test_a_guest_that_cannot_be_is_refused(settings, choice, message):
+def test_a_guest_that_cannot_be_is_refused_and_one_that_can_is_not(settings, choice, message):
     config = boot(settings)
     if not message:
-        assert features(config, choice).pku
+        assert features(config, choice).pku == choice.pku
         return
     with pytest.raises(InputError, match=message):
         features(config, choice)

@@ -359,10 +359,14 @@ def test_only_legacy_sse_with_zmm_hi256_in_use_marks_avx(write) -> None:
         cpu.touch(zmm, "value")
         write(cpu)
         assert cpu.xinuse & AVX == marked
-    cpu = unit(Freedoms(legacy_sse_write_marks_avx_in_use=True))
-    cpu.touch(ZMM_HI256, "value")
-    for other in (lambda: cpu.initialise(SSE | ZMM_HI256), lambda: cpu.ldmxcsr(MXCSR), lambda: cpu.touch(FP, "value")):
-        other()
+    for other in (
+        lambda cpu: cpu.initialise(SSE | ZMM_HI256),
+        lambda cpu: cpu.ldmxcsr(MXCSR),
+        lambda cpu: cpu.touch(FP, "value"),
+    ):
+        cpu = unit(Freedoms(legacy_sse_write_marks_avx_in_use=True))
+        cpu.touch(ZMM_HI256, "value")
+        other(cpu)
         assert not cpu.xinuse & AVX
 
 

@@ -38,7 +38,7 @@ def fixed(window):
 # KVM's polling.
 
 
-@pytest.mark.parametrize("window_us", [30, 100, 250])
+@pytest.mark.parametrize("window_us", [100, *(pytest.param(us, marks=pytest.mark.slow) for us in (30, 250))])
 def test_a_fixed_window_against_an_exponential_gap_burns_and_hits_as_the_formula_says(window_us):
     """With mean gap g: a halt is polled with probability p = 1 - exp(-w/g), and burns min(gap, w), g p in the mean."""
     gap_us = 100
@@ -51,6 +51,18 @@ def test_a_fixed_window_against_an_exponential_gap_burns_and_hits_as_the_formula
     deviation = math.sqrt(2 * (1 - math.exp(-w) * (1 + w)) - p * p)
     burnt = found["halt_poll_cycles"] / n / case.cycles(gap_us * 1e-6)
     assert abs(burnt - p) < SIGMAS * deviation / math.sqrt(n)
+
+
+def test_a_vcpu_that_is_alone_polls_under_round_robin_as_under_eevdf():
+    window = fixed("100 us")
+    eevdf, turns = (
+        metrics(simulate(one_guest(f'{window}scheduler = "{name}"\n', measure="50 ms"), "xstate-guest", 0))
+        for name in ("eevdf", "round-robin")
+    )
+    assert turns["halts_polled"] > 0.4 * turns["halts"] > 100
+    assert (turns["halts"], turns["halts_polled"], turns["halt_poll_cycles"]) == (
+        eevdf["halts"], eevdf["halts_polled"], eevdf["halt_poll_cycles"]
+    )  # fmt: skip
 
 
 def mean_latency(record):
@@ -215,7 +227,7 @@ HALTPOLL = (
 )
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", [0, 3])
 def test_batched_equals_one_by_one_where_guests_poll(number, seed):
     case = from_text(HALTPOLL, seed=seed)[number]
