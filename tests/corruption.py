@@ -19,6 +19,7 @@ from sim.trace.reading.events import CODE, EVENTS, TABLE_OF
 from sim.trace.reading.reader import Reader, steps
 
 TRACES = sorted((Path(__file__).parent / "data" / "traces").glob("*.txt.gz"))
+NAMED = {path.name.split(".")[0]: path for path in TRACES}
 
 
 def text(path):

@@ -1,35 +1,20 @@
-"""Fitting: what a trace shows is estimated exactly, and the fitted scenario, simulated, shows it again."""
-
-import io
-import json
-import os
-import re
-from dataclasses import replace
+"""From traces to scenarios: what threads and vCPUs did, and how far a twin may be from its host."""
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from command import run_json
-from corruption import TRACES, text
 
-from sim.analysis import tuning
 from sim.analysis.fitness import holds, side_by_side, unsupported
-from sim.analysis.recorded_run import RecordedRun
-from sim.cli import cli, main
-from sim.scenario.cases import cases
+from sim.cli import cli
 from sim.scenario.reading import read
-from sim.trace.fit import estimate
 from sim.trace.fit.entries import Charges
 from sim.trace.fit.groups import grouped
 from sim.trace.fit.lives import Watcher
 from sim.trace.fit.tally import COST, COUNTED, IDLE, RESTORED, SKIPPED, Counted
 from sim.trace.following.known import Step
-from sim.trace.following.replay import REGS
 from sim.trace.reading.events import CODE
-from sim.trace.reading.reader import Reader, steps
 from sim.xsave.components import CET_S
 
-NAMED = {path.name.split(".")[0]: path for path in TRACES}
 US = 1000
 
 
@@ -151,27 +136,6 @@ def test_threads_that_were_never_there_at_once_are_simulated_as_one():
     _, (group,) = trace.groups()
     assert (group.threads, group.rows) == (30, 1)
     assert sum(group.sleep) + sum(group.compute) == pytest.approx((now - 150) * US)
-
-
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    """Each sample trace's scenario, without its check."""
-    folder = tmp_path_factory.mktemp("fitted")
-    for name, path in NAMED.items():
-        result = CliRunner().invoke(cli, ["fit", str(path), "-o", str(folder / f"{name}.toml"), "--no-check"])
-        assert result.exit_code == 0, result.output
-    return folder
-
-
-def test_every_sample_trace_becomes_a_scenario_that_says_its_samples(fitted):
-    for name in NAMED:
-        scenario = read(fitted / f"{name}.toml")
-        assert scenario.host.cpus == 2
-        assert "bursts" in (fitted / f"{name}.toml").read_text()
-    assert read(fitted / "host-pipe.toml").threads["sched-pipe"].kind == "pipe"
-    assert read(fitted / "host-builds.toml").threads["forks"].kind == "fork"
-    assert read(fitted / "vcpu-halt-wakeup.toml").host.halt_poll == 0
-    assert "userspace" in next(iter(read(fitted / "vcpu-out-exits.toml").guests.values())).exits
 
 
 def test_a_halt_that_a_signal_ends_is_one_event_and_no_return_of_the_guest():
@@ -300,150 +264,6 @@ def test_figures_of_few_samples_are_not_compared_and_said_before():
     assert unsupported(counted(10_000)) == []
 
 
-HALTING = """
-title = "vCPUs that halt and are woken by signals, beside threads that sleep"
-[run]
-measure = "150 ms"
-warmup = "50 ms"
-[host]
-cpus = 2
-cpu = ["zen4"]
-halt_poll = "0 ns"
-[guests.vm]
-vcpus = 2
-demand = "200 us"
-sleep = { exponential = "600 us" }
-signalled = 0.9
-signal_time = "10 us"
-[guests.vm.exits.io]
-every = { exponential = "250 us" }
-handled = "userspace"
-vmm = "10 us"
-[threads.sleeper]
-count = 3
-compute = { exponential = "150 us" }
-sleep = { exponential = "500 us" }
-fpu = { components = ["SSE", "AVX"] }
-"""
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """One tuning round of one replication."""
-    monkeypatch.setattr(tuning, "ROUNDS", 1)
-    monkeypatch.setattr(tuning, "REPLICATIONS", 1)
-
-
-@pytest.mark.slow
-def test_the_twin_of_a_simulated_host_costs_what_that_host_costs(tmp_path, quick):
-    (tmp_path / "host.toml").write_text(HALTING)
-    trace = str(tmp_path / "run.txt")
-    strategy = ["--strategy", "xstate-guest"]
-    assert CliRunner().invoke(cli, ["export", str(tmp_path / "host.toml"), "-o", trace, *strategy]).exit_code == 0
-    twin = tmp_path / "twin.toml"
-    command = ["fit", trace, "-o", str(twin), "--cpu", "zen4", "--replications", "1", "--jobs", "1", "--json"]
-    document = json.loads(CliRunner().invoke(cli, [*command, "--kernel", "v7.3"]).stdout)
-    found = {each["figure"]: each for each in document["compared"]}
-    for figure in ("KVM_RUN round trips", "vCPU load/put pairs", "VM entries", "wake-ups", "cost of xstate-guest"):
-        assert found[figure]["simulated"] == pytest.approx(found[figure]["trace"], rel=0.15)
-    own = {name: found[f"{name} less free-ssp"] for name in ("manual-load", "user-return", "xstate-guest")}
-    per_pair = found["vCPU load/put pairs"]
-    for each in own.values():
-        there, here = each["trace"] / per_pair["trace"], each["simulated"] / per_pair["simulated"]
-        assert here == pytest.approx(there, rel=0.1)
-    changed = {each["figure"]: each for each in document["changed"]}
-    assert changed["VM entries"]["recorded"] == found["VM entries"]["simulated"]
-    assert changed["context switches"]["other"] != changed["context switches"]["recorded"]
-    assert read(twin).host.preemption == "voluntary"
-    (guest,) = read(twin).guests.values()
-    assert guest.signalled == pytest.approx(0.9, abs=0.05)
-    assert guest.signal_time.mean == pytest.approx(10e-6, rel=0.1)
-
-
-@pytest.mark.slow
-def test_a_recorded_host_is_compared_in_what_the_strategies_cost(tmp_path, quick):
-    lines = text(NAMED["vcpu-halt-wakeup"]).splitlines(keepends=True)
-    trace = str(tmp_path / "trace.txt")
-    (tmp_path / "trace.txt").write_text("".join(lines[:8000]))
-    command = ["fit", trace, "-o", str(tmp_path / "fit.toml"), "--cpu", "zen4", "--replications", "1", "--jobs", "1"]
-    document = json.loads(CliRunner().invoke(cli, [*command, "--json"]).stdout)
-    found = {each["figure"]: each for each in document["compared"]}
-    assert {"wake-ups", "migrations", "cost of no-cet", "xstate-guest less free-ssp"} <= set(found)
-    for figure in ("KVM_RUN round trips", "vCPU load/put pairs", "manual-load less free-ssp"):
-        assert found[figure]["simulated"] == pytest.approx(found[figure]["trace"], rel=0.3)
-
-
-def refused(arguments, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    return capsys.readouterr().err
-
-
-def test_an_existing_scenario_is_replaced_only_by_force(tmp_path, capsys):
-    out = tmp_path / "mine.toml"
-    out.write_text("precious")
-    command = ["fit", str(NAMED["host-builds"]), "-o", str(out), "--no-check"]
-    assert f"{out} exists; --force replaces it" in refused(command, capsys)
-    assert out.read_text() == "precious"
-    assert CliRunner().invoke(cli, [*command, "--force"]).exit_code == 0
-    assert read(out).title == "Fitted to host-builds.txt.gz"
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["mine.samples", "mine.toml"]
-
-
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, capsys, monkeypatch):
-    out = tmp_path / "mine.toml"
-    samples = tmp_path / "mine.samples"
-    out.write_text("precious")
-    samples.mkdir()
-    (samples / "old.csv").write_text("us\n1\n")
-
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    message = refused(["fit", str(NAMED["host-builds"]), "-o", str(out), "--no-check", "--force"], capsys)
-    assert "No space left on device" in message
-    assert out.read_text() == "precious"
-    assert [each.name for each in samples.iterdir()] == ["old.csv"]
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["mine.samples", "mine.toml"]
-
-
-@pytest.mark.parametrize("event", ["sched_switch", "sched_wakeup"])
-def test_a_trace_without_the_events_says_how_to_record_them_and_writes_nothing(event, tmp_path, capsys):
-    trace = tmp_path / "trace.txt"
-    trace.write_text("\n".join(line for line in text(NAMED["host-builds"]).split("\n") if event not in line))
-    message = refused(["fit", str(trace), "-o", str(tmp_path / "mine.toml")], capsys)
-    assert f"has no sched:{event} events; this records them" in message
-    assert [each.name for each in tmp_path.iterdir()] == ["trace.txt"]
-
-
-def test_a_cpu_without_the_recorded_strategy_is_said(tmp_path, capsys):
-    arguments = ["fit", str(NAMED["vcpu-halt-wakeup"]), "-o", str(tmp_path / "mine.toml"), "--no-check"]
-    document = run_json(capsys, *arguments, "--cpu", "skylake-sp")
-    assert document["strategy"] == "no-cet"
-    assert "skylake-sp cannot have the recorded strategy, xstate-guest: no-cet instead" in document["notes"]
-
-
-def test_a_kernel_that_is_none_of_the_models_is_said_with_the_nearest_and_what_may_differ(tmp_path, capsys):
-    trace, out = tmp_path / "trace.txt", tmp_path / "mine.toml"
-    trace.write_text(text(NAMED["vcpu-halt-wakeup"]).replace("kernel 6.18.44 ", "kernel 6.14.3 ", 1))
-    document = run_json(capsys, "fit", str(trace), "-o", str(out), "--no-check")
-    says = "Linux 6.14 lies between v6.12 and v6.17; v6.12 is nearest: it differs in 6 ("
-    assert any(each.startswith(says) and each.endswith("; followed as v6.12") for each in document["notes"])
-    assert says in out.read_text()
-    document = run_json(capsys, "fit", str(NAMED["vcpu-halt-wakeup"]), "-o", str(out), "--no-check", "--force")
-    assert not any("nearest:" in each for each in document["notes"])
-
-
-def test_recordings_that_follow_one_another_are_refused(tmp_path, capsys):
-    both = tmp_path / "both.txt"
-    both.write_text(text(NAMED["host-builds"]) * 2)
-    message = refused(["fit", str(both), "-o", str(tmp_path / "mine.toml")], capsys)
-    assert "holds 2 recordings" in message
-    assert [each.name for each in tmp_path.iterdir()] == ["both.txt"]
-
-
 def test_a_clock_that_steps_back_makes_no_burst_shorter_than_its_time_on_the_cpu():
     trace = Trace()
     trace.switch(0, 0, "S", 7)
@@ -457,77 +277,6 @@ def test_a_clock_that_steps_back_makes_no_burst_shorter_than_its_time_on_the_cpu
     (life,) = watcher.lives
     assert len(life.bursts) == 11
     assert all(burst.end_ns - burst.ready_ns >= burst.on_ns for burst in life.bursts)
-
-
-def test_the_scenario_must_be_named_as_one(tmp_path, capsys):
-    assert "'.toml'" in refused(["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.txt")], capsys)
-
-
-@pytest.mark.parametrize(
-    ("said", "option", "model", "known"),
-    [
-        ("", [], "voluntary", False), ("# uname -v: #1 SMP PREEMPT_NONE Debian 6.18", [], "none", True),
-        ("# Dynamic Preempt: full", [], "full", True), ("# uname: #1 SMP PREEMPT_DYNAMIC", [], "voluntary", False),
-        ("", ["--recorded-preemption", "none"], "none", True),
-    ],
-)  # fmt: skip
-def test_the_preemption_model_is_written_and_said_to_be_known_or_not(said, option, model, known, tmp_path, capsys):
-    trace, out = tmp_path / "trace.txt", tmp_path / "mine.toml"
-    trace.write_text(said + "\n" + text(NAMED["host-builds"]))
-    document = run_json(capsys, "fit", str(trace), "-o", str(out), "--no-check", *option)
-    assert read(out).host.preemption == model
-    assert any("preemption model" in note for note in document["notes"]) != known
-
-
-def test_a_preemption_model_that_the_kernel_does_not_have_is_refused(tmp_path, capsys):
-    command = ["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.toml"), "--recorded-preemption", "eager"]
-    assert "found 'eager'; allowed with Linux v6.18: " in refused(command, capsys)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_without_the_check_the_model_follows_the_beginning_and_the_fit_is_that_of_all(tmp_path, capsys, monkeypatch):
-    trace = str(NAMED["host-builds"])
-    for name, followed in (("all", 10**9), ("some", 600)):
-        monkeypatch.setattr(estimate, "FOLLOWED", followed)
-        run_json(capsys, "fit", trace, "-o", str(tmp_path / f"{name}.toml"), "--no-check")
-    whole, some = read(tmp_path / "all.toml"), read(tmp_path / "some.toml")
-    assert whole.threads.keys() == some.threads.keys()
-    for name, entry in whole.threads.items():
-        assert some.threads[name].compute.mean == pytest.approx(entry.compute.mean, rel=0.05)
-        sleeps = [each and each.mean for each in (some.threads[name].sleep, entry.sleep)]
-        assert sleeps[0] == sleeps[1]
-
-
-def test_another_kernel_needs_the_simulation(tmp_path, capsys):
-    command = ["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.toml"), "--no-check", "--kernel", "v7.3"]
-    assert "--no-check simulates nothing" in refused(command, capsys)
-    command = ["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.toml"), "--preemption", "eager"]
-    assert "--preemption" in refused(command, capsys)
-    command = ["fit", str(NAMED["host-builds"]), "-o", str(tmp_path / "mine.toml"), "--kernel", "v6.1"]
-    assert "Linux 6.1 is older than v6.6" in refused(command, capsys)
-    packed = NAMED["vcpu-out-exits"].read_bytes()
-    (trace := tmp_path / "start.txt.gz").write_bytes(packed[: len(packed) // 8])
-    command = ["fit", str(trace), "-o", str(tmp_path / "mine.toml"), "--kernel", "v6.12"]
-    assert "strategy xstate-guest on v6.12: its KVM has no CET for guests" in refused(command, capsys)
-    assert list(tmp_path.iterdir()) == [trace]  # so that the corrected command needs no --force
-
-
-def test_entries_with_few_samples_are_named_as_in_the_scenario(tmp_path):
-    out = tmp_path / "mine.toml"
-    said = CliRunner().invoke(cli, ["fit", str(NAMED["host-pipe"]), "-o", str(out), "--no-check"])
-    (few,) = re.findall(r"the mean alone: (.*)", said.stdout)
-    names = few.split(", ")
-    assert len(names) == len(set(names))
-    assert set(names) <= set(read(out).threads)
-
-
-def test_a_trace_whose_end_is_cut_off_is_fitted_with_a_note(tmp_path):
-    packed = NAMED["host-builds"].read_bytes()
-    cut = tmp_path / "cut.txt.gz"
-    cut.write_bytes(packed[: len(packed) // 2])
-    said = CliRunner().invoke(cli, ["fit", str(cut), "-o", str(tmp_path / "mine.toml"), "--no-check"])
-    assert said.exit_code == 0
-    assert "the end of the trace is cut off" in said.stdout
 
 
 BY_INTERRUPTS = """
@@ -563,54 +312,3 @@ def test_how_often_the_kernel_uses_the_fpu_is_told_by_restores_that_nothing_else
     (interrupt,) = read(twin).interrupts.values()
     assert interrupt.kernel_fpu == 1
     assert 2 * 60e-3 / interrupt.every.mean == pytest.approx(used, rel=0.1)
-
-
-def test_the_samples_kernels_hardly_use_the_fpu_themselves(fitted):
-    assert not any(read(fitted / f"{name}.toml").interrupts for name in NAMED)
-
-
-def per_round_trip(watcher):
-    """CPU time of vCPU threads per return from KVM_RUN, in ns."""
-    on = sum(burst.on_ns for life in watcher.lives if life.vcpu for burst in life.bursts)
-    return on / watcher.seen.round_trips
-
-
-def watched(data):
-    reader, watcher = Reader(io.BytesIO(data), "a trace"), Watcher()
-    for chunk in reader.chunks():
-        for step in steps(chunk, reader.names):
-            watcher.see(step)
-    watcher.finish()
-    return watcher
-
-
-def test_a_round_trip_takes_the_twin_s_vcpu_as_long_as_the_recorded_one(fitted):
-    trace = per_round_trip(watched(text(NAMED["vcpu-out-exits"]).encode()))
-    case = twin_case(fitted / "vcpu-out-exits.toml", measure=0.1)
-    events = frozenset(("sched_switch", "sched_wakeup", "kvm_fpu", *REGS))
-    lines = RecordedRun(case, "xstate-guest", 0, only=events).lines()
-    simulated = per_round_trip(watched("\n".join([*lines, ""]).encode()))
-    assert simulated == pytest.approx(trace, rel=0.05)
-
-
-def twin_case(path, measure):
-    (case,) = cases(read(path))
-    run = case.scenario.run.model_copy(update={"measure": measure, "warmup": 0.0})
-    return replace(case, scenario=case.scenario.model_copy(update={"run": run}))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "replications"),
-    [("host-threads", 4), ("vcpu-halt-wakeup", 16), ("vcpu-out-exits", 4), ("vcpu-spin-overcommit", 4)],
-)
-def test_the_twin_of_a_sample_costs_what_its_host_costs(name, replications, tmp_path):
-    # Single replications of vcpu-halt-wakeup differ by a tenth: four say too little of 5 %.
-    command = ["fit", str(NAMED[name]), "-o", str(tmp_path / "fit.toml"), "--cpu", "zen4", "--jobs", "1"]
-    options = ["--recorded-preemption", "none", "--replications", str(replications), "--json"]
-    document = json.loads(CliRunner().invoke(cli, [*command, *options]).stdout)
-    assert [each["figure"] for each in document["compared"] if each["holds"] is False] == []
-    found = {each["figure"]: each for each in document["compared"]}
-    for figure in ("KVM_RUN round trips", "manual-load less free-ssp"):
-        if figure in found and found[figure]["holds"] is not None:
-            assert found[figure]["simulated"] == pytest.approx(found[figure]["trace"], rel=0.05)
