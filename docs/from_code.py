@@ -12,6 +12,8 @@ from sim.costs.table import load
 from sim.xsave.profiles import names, profile
 
 REFERENCE = Path(__file__).parent / "reference"
+WIDTH = 72
+"""Columns of a command's help, which a page of the site and a man page have."""
 HEAD = """\
 # Cost rows and their sources
 
@@ -41,7 +43,9 @@ def costs() -> str:
 
 
 def _helps(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
-    with click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100) as context:
+    with click.Context(
+        command, info_name=name, parent=parent, max_content_width=WIDTH, terminal_width=WIDTH
+    ) as context:
         yield context.command_path, command.get_help(context).rstrip()
         if isinstance(command, click.Group):
             for each in command.list_commands(context):
