@@ -1,5 +1,6 @@
 """A Dask cluster gives the same bytes; what cannot take part is told in a sentence."""
 
+import gc
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from command import run as run_command
 
 from sim.errors import InputError, RunError
 from sim.experiment import workers
+from sim.experiment.cluster import Cluster
 
 SMALL = worlds.small(cpu=["zen4", "sapphire-rapids"])
 
@@ -97,6 +99,21 @@ def test_a_worker_with_another_numpy_gets_nothing_to_do_and_none_but_such_is_ref
         client.run(spoil, workers=there[1:])
         with pytest.raises((InputError, RunError), match=r"is refused: it has numpy 1\.0 \(here "):
             run_in("other", cluster=dask.scheduler_address)
+
+
+@pytest.mark.parametrize(
+    ("address", "why"), [("tcp://127.0.0.1:1", "encryption required by Dask"), ("tls://127.0.0.1:1", "no certificates")]
+)
+def test_a_wrong_configuration_is_one_message_and_nothing_waits_for_it_afterwards(monkeypatch, address, why):
+    distributed, config = pytest.importorskip("distributed"), pytest.importorskip("dask").config
+    closed = []
+    monkeypatch.setattr(distributed.Client, "_close", lambda self, **given: closed.append(self))
+    with config.set({"distributed.comm.require-encryption": True}), pytest.raises(InputError, match=why) as error:
+        Cluster(address, print)
+    error.value.__cause__ = None
+    del error
+    gc.collect()
+    assert not closed
 
 
 @pytest.fixture(scope="module")

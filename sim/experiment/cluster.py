@@ -22,6 +22,17 @@ TTL_S: Final = 60
 """Seconds without a sign of life after which a worker started here counts as dead; Dask's own are 300."""
 
 
+def _connected(kind: Any, where: Any) -> Any:
+    """A client of the scheduler there."""
+    client = kind.__new__(kind)
+    try:
+        client.__init__(where, timeout=CONNECT_S, set_as_default=False)
+    except BaseException:
+        client.status = "closed"  # or the end of the process would wait for a connection that never was
+        raise
+    return client
+
+
 class Cluster:
     """The workers of a Dask scheduler at ``tcp://HOST:PORT`` (or tls), or of one that is started here (``local:N``).
 
@@ -55,10 +66,11 @@ class Cluster:
                     n_workers=int(local[1]), threads_per_worker=1, dashboard_address=None, silence_logs=50
                 )
         try:
-            where = self._cluster or address
-            self._client: Any = distributed.Client(where, timeout=CONNECT_S, set_as_default=False)
+            self._client = _connected(distributed.Client, self._cluster or address)
         except TypeError as error:  # which Dask says of TLS without certificates in its configuration
             raise InputError(f"cluster {address}: no certificates for it (needed: those of docs/cluster.md)") from error
+        except RuntimeError as error:  # of tcp:// where the configuration asks for TLS
+            raise InputError(f"cluster {address}: {error}") from error
         except (OSError, TimeoutError, ValueError) as error:
             raise InputError(f"cluster {address}: nobody answers ({str(error) or type(error).__name__})") from error
         self.dashboard = str(self._client.dashboard_link or "")  # the page is there if bokeh is

@@ -68,6 +68,7 @@ class Dispatcher:
     failed: list[Work] = field(default_factory=list)
     _contents: dict[str, bytes] = field(default_factory=dict)
     _seconds: dict[str, float] = field(default_factory=dict)
+    _refusals: set[str] = field(default_factory=set)
     _tries: dict[Work, int] = field(default_factory=dict)
     _flying: "dict[Future[Outcome], tuple[Work, ...]]" = field(default_factory=dict)
 
@@ -89,7 +90,9 @@ class Dispatcher:
                     suspects.extend(self._again(future, group, alone=alone))
                 elif isinstance(outcome := future.result(), Refused):
                     self.pool.refuse(outcome.why)
-                    self.say(outcome.why)
+                    if outcome.why not in self._refusals:  # a pool may ask such a worker again and again
+                        self._refusals.add(outcome.why)
+                        self.say(outcome.why)
                     waiting.put_back(group)
                 else:
                     for (case, *_), seconds in zip(group, outcome.seconds, strict=True):
