@@ -1,6 +1,7 @@
 """The report is one file that opens in a browser without a network, and says what the first screen says."""
 
 import html
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import sim
 from sim import experiment
 from sim.costs import table as cost_tables
 from sim.report.markup import Markup, Number, element, joined, table
+from sim.results import files
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -143,6 +145,16 @@ def test_the_command_writes_it_and_refuses_what_it_cannot_write(directory, tmp_p
         status, text, err = run_command(capsys, "report", *arguments)
         assert (status, text, err.count("\n")) == (2, "", 1)
         assert said in err
+
+
+def test_a_pipe_or_a_device_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    files.write_where_asked(pipe, b"a page")
+    assert os.read(reader, 100) == b"a page"
+    os.close(reader)
+    assert pipe.is_fifo()
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")

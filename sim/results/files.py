@@ -25,6 +25,14 @@ def write(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def write_where_asked(path: Path, content: bytes) -> None:
+    """The same of a file that a user names: a device or a pipe, such as /dev/null, is written to and not replaced."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+    else:
+        write(path, content)
+
+
 def _write(path: Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
