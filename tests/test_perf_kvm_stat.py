@@ -182,3 +182,36 @@ def test_more_pairs_than_perf_counted_exits_are_refused(capsys, tmp_path):
     status, out, err = run(capsys, "price", *options)
     assert (status, out) == (2, "")
     assert "866/s exits in all, and 1018/s are asked for" in err
+
+
+TUI = """KVM event statistics (4 entries)
++-----------+---------+---------+--------------+--------+---------------+---------------+-----------------+
+|Event name | Samples | Sample% |    Time (ns) |  Time% | Max Time (ns) | Min Time (ns) | Mean Time (ns)  |
++-----------+---------+---------+--------------+--------+---------------+---------------+-----------------+
+| idle-halt |  150279 |  91.00% | 159738246175 | 99.00% |      37789103 |          3435 |        1062944  |
+|       msr |    7682 |   4.00% |    131930697 |  0.00% |        221743 |           441 |          17174  |
+| interrupt |    3150 |   1.00% |     20785385 |  0.00% |         45438 |          2684 |           6598  |
+| write_cr4 |    2516 |   1.00% |      7146034 |  0.00% |         53700 |          2524 |           2840  |
++-----------+---------+---------+--------------+--------+---------------+---------------+-----------------+
+"""
+"""As somebody posted it, of a Zen 5 with Idle HLT."""
+
+
+@pytest.mark.parametrize("boxed", [True, False])
+def test_the_tui_of_perf_kvm_stat_is_read(boxed):
+    text = TUI if boxed else re.sub(r"(?m)^\+.*\n|\|", "", TUI)
+    found = perf_kvm_stat.parse(f"$ perf kvm stat report\n{text}", "report")
+    assert found.exits == {"idle-halt": 150279, "msr": 7682, "interrupt": 3150, "write_cr4": 2516}
+    assert (found.vendor, found.halts, found.others) == ("svm", 150279, 0)
+    assert found.took_s["interrupt"] == pytest.approx(20785385e-9)
+    for reason, mean_ns in (("idle-halt", 1062944), ("msr", 17174), ("interrupt", 6598), ("write_cr4", 2840)):
+        assert int(found.took_s[reason] / found.exits[reason] * 1e9) == pytest.approx(mean_ns, abs=1)
+
+
+def test_an_idle_halt_is_a_halt_and_no_work_of_the_host(tmp_path, capsys):
+    (tmp_path / "table").write_text(TUI)
+    options = ("--perf-kvm-stat", str(tmp_path / "table"), "--duration", "60 s", "--vcpus", "4")
+    run(capsys, "new", str(tmp_path / "host.toml"), *options)
+    written = (tmp_path / "host.toml").read_text()
+    assert re.search(r'^sleep = "1\.06\d* ms"$', written, re.MULTILINE)
+    assert "[guests.vm.exits.other]" not in written

@@ -4,6 +4,7 @@ import base64
 import gzip
 import io
 import json
+import lzma
 import os
 import re
 import threading
@@ -289,10 +290,61 @@ MAILS = {
 }
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress])
 @pytest.mark.parametrize("how", MAILS)
-def test_a_trace_in_base64_is_the_trace(how):
-    found, _ = read(MAILS[how](base64.encodebytes(TEXT.encode()).decode()))
+def test_a_trace_in_base64_is_the_trace(how, pack):
+    """Also of a packed one, as in an attachment."""
+    found, _ = read(MAILS[how](base64.encodebytes(pack(TEXT.encode())).decode()))
     assert same(found) == EVENTS
+
+
+def test_base64_on_one_line_is_the_trace():
+    for raw in (TEXT.encode(), gzip.compress(TEXT.encode())):
+        assert same(read(base64.b64encode(raw))[0]) == EVENTS
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_a_trace_in_a_string_of_json_is_the_trace(ascii_only):
+    text = TEXT.replace("kvmload", "kvm\u00e9")
+    for document in ({"trace": text}, {"host": "a", "trace": text}, [text]):
+        found, _ = read(json.dumps(document, ensure_ascii=ascii_only))
+        assert same(found) == same(read(text)[0])
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_the_cpu_that_perf_prints_without_brackets_is_the_cpu(both):
+    """perf script --Latency: names have eight characters there."""
+    text = "".join(
+        f"{row.comm[:8]:>8} {f'{row.tid:7}/{row.tid:<7}' if both else f'{row.tid:7}'} {row.cpu:3} {row.time}: "
+        f"{f'{row.subsystem}:{row.event}':>34}: {row.payload}\n"
+        for row in ROWS
+    )
+    found, reader = read(text)
+    assert [(step.time_ns, step.cpu, step.tid, step.event) for step in found] == [
+        (step.time_ns, step.cpu, step.tid, step.event) for step in read(TEXT)[0]
+    ]
+    assert reader.report.foreign == 0
+    alone, _ = read("".join(f"{row.comm:>16} {row.tid:7} {row.time}: {row.event}: {row.payload}\n" for row in ROWS))
+    assert alone == []  # without a CPU
+
+
+def test_an_address_behind_the_fields_is_no_part_of_them():
+    """perf script -F +addr."""
+    for behind in ("                0 ", "  ffff888102e2bac0 ", "  0x0"):
+        assert same(read("".join(perf(row, behind=behind) + "\n" for row in ROWS))[0]) == EVENTS
+
+
+def test_times_that_run_backwards_are_refused():
+    with pytest.raises(InputError, match="times run backwards, the newest first; tac FILE turns them round"):
+        read("".join(reversed(TEXT.splitlines(keepends=True))))
+
+
+def test_cpus_one_after_the_other_are_refused():
+    by_cpu = sorted(ROWS, key=lambda row: row.cpu)
+    text = "".join(ftrace(row) + "\n" for row in by_cpu)
+    with pytest.raises(InputError, match="the events of CPU 1 begin before the last ones of other CPUs"):
+        read(text)
+    assert by_cpu[0].cpu < by_cpu[-1].cpu
 
 
 def test_a_byte_order_mark_is_no_part_of_a_name():

@@ -1,51 +1,19 @@
-"""Traces as people post them: merged, wrapped, of other clocks, tools and kernels, and damaged."""
+"""Traces as people post them: merged, wrapped, of other clocks, tools and kernels."""
 
-import bz2
-import gzip
 import html
 import io
-import json
-import lzma
 import quopri
 import re
 import textwrap
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
-from corruption import TRACES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trace_texts import CASES, FORMATS, PLAIN, as_trace_cmd, checked, read, run, short, without_lines
 
-from sim.cli import main
-from sim.trace.exits import exits
-from sim.trace.reading import dialects, lines
-from sim.trace.reading.reader import Reader, steps
-
-CASES = Path(__file__).parent / "data" / "cases"
-FORMATS = Path(__file__).parent / "data" / "traces" / "formats"
-
-
-def run(capsys, *arguments):
-    with pytest.raises(SystemExit) as stop:
-        main(list(map(str, arguments)))
-    out, err = capsys.readouterr()
-    return stop.value.code or 0, out, err
-
-
-def checked(capsys, name):
-    status, out, _ = run(capsys, "replay", CASES / f"{name}.txt", "--check", "--json")
-    return status, json.loads(out)
-
-
-def read(data, block=1 << 20):
-    reader = Reader(io.BytesIO(data), "a trace", block)
-    return [step for chunk in reader.chunks() for step in steps(chunk, reader.names)], reader
-
-
-def without_lines(found):
-    return [tuple(step)[1:] for step in found]
-
+from sim.trace.reading import dialects
+from sim.trace.reading.reader import Reader
 
 # The cases.
 
@@ -125,27 +93,6 @@ def test_without_boot_lines_the_standard_format_is_followed_by_what_was_in_use(c
 
 # The same trace, printed otherwise.
 
-PLAIN = {path.stem.partition(".")[0]: gzip.decompress(path.read_bytes()) for path in TRACES[:2]}
-SHORT = b"".join(PLAIN["host-pipe"].splitlines(keepends=True)[:400]) if "host-pipe" in PLAIN else b""
-
-
-def short(name):
-    return b"".join(PLAIN[name].splitlines(keepends=True)[:500])
-
-
-def as_trace_cmd(text):
-    """Lines of perf script as trace-cmd report prints them."""
-    rows = []
-    for line in text.splitlines():
-        event = lines.HEADER.match(line)
-        if event is None or line.startswith(b"#"):
-            continue
-        rows.append(
-            b"%16s-%-5s [%s] %s.%s: %s: %s"
-            % (*event.group("comm", "tid", "cpu", "seconds", "fraction"), event["event"], event["payload"])
-        )
-    return rows
-
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_guest_s_lines_in_a_merged_report_change_nothing(name):
@@ -178,6 +125,18 @@ def test_times_in_cycles_are_those_in_seconds(name, mhz):
     plain, _ = read(b"".join(row + b"\n" for row in rows))
     assert [tuple(step)[2:] for step in found] == [tuple(step)[2:] for step in plain]
     assert all(abs(one.time_ns - other.time_ns) <= 1 for one, other in zip(found, plain, strict=True))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_numbers_of_trace_clock_counter_are_an_order(name):
+    rows = as_trace_cmd(short(name))
+    numbered = [re.sub(rb"\] [\d.]+: ", b"] %6d: " % k, row, count=1) for k, row in enumerate(rows, 1)]
+    found, reader = read(b"".join(row + b"\n" for row in numbered))
+    plain, _ = read(b"".join(row + b"\n" for row in rows))
+    assert [tuple(step)[2:] for step in found] == [tuple(step)[2:] for step in plain]
+    assert reader.dialect.cycles
+    mark = b"            bash-1       [000]  950.082728: tracing_mark_write: bar [001] 12: x\n"
+    assert not read(mark + b"".join(row + b"\n" for row in rows))[1].dialect.cycles
 
 
 @settings(max_examples=20, deadline=None)
@@ -391,242 +350,3 @@ def test_a_table_is_there_if_it_has_a_row(name, load):
     (chunk,) = Reader(io.BytesIO(text), "a trace").chunks()
     assert ("x86_fpu" in chunk.tables) == (load == "load")
     assert all(len(rows) for rows, _ in chunk.tables.values())
-
-
-# Packed.
-
-
-@pytest.mark.parametrize("pack", ["gzip", "xz", "bzip2", "zstd"])
-def test_a_packed_trace_is_the_trace(pack):
-    import pyarrow
-
-    packers = {
-        "gzip": gzip.compress,
-        "xz": lzma.compress,
-        "bzip2": bz2.compress,
-        "zstd": lambda data: pyarrow.compress(data, codec="zstd", asbytes=True),
-    }
-    text = short(next(iter(PLAIN)))
-    data = packers[pack](text)
-    assert read(data)[0] == read(text)[0]
-    if pack in ("gzip", "xz"):  # the others pack so little text as one block
-        cut, reader = read(data[: len(data) // 2])
-        assert reader.report.truncated
-        assert len(cut) < len(read(text)[0])
-
-
-# Damaged.
-
-HEAD = "          stress-900     [003] d....  1021.500021: "
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "          stress-99999999999999999999 [003] d....  1021.500021: sched_process_exit: comm=a pid=1 prio=120",
-        HEAD + "sched_process_exit: comm=a pid=99999999999999999999999999 prio=120",
-        HEAD + "sched_process_exit: comm=a pid=" + "9" * 5000 + " prio=120",
-        HEAD + "sched_wakeup: comm=a pid=1 prio=18446744073709551615 target_cpu=000",
-        "          stress-900     [003] d....  1021.500021: kvm_entry: vcpu " + "1" * 4400 + ", rip 0x1",
-        "stress " + "7" * 30 + " [001]   950.082728: sched:sched_wakeup: comm=a pid=1 prio=120 target_cpu=001",
-    ],
-    ids=range(6),
-)
-def test_a_number_that_no_kernel_prints_makes_a_line_unread_and_nothing_else(line):
-    good = HEAD + "sched_process_exit: comm=a pid=7 prio=120\n"
-    found, reader = read((line + "\n" + good).encode())
-    assert [step.values for step in found] == [(7,)]
-    assert reader.report.foreign == 1
-
-
-def test_a_thread_that_calls_itself_by_an_escape_sequence_is_shown_escaped(capsys, tmp_path):
-    text = (CASES / "host-only.txt").read_text().replace("CPU 0/KVM", "\x1b[31mX\x07")
-    trace = tmp_path / "escape.txt"
-    trace.write_text(text)
-    _, out, err = run(capsys, "replay", trace, "--check")
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f]", out + err)
-    found, _ = read(text.encode())
-    assert "\\x1b[31mX\\x07" in {step.comm for step in found}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda text: text.replace("2.167150", "2.067150"), "the clock of a CPU steps back 1 times"),
-        (lambda text: re.sub(r"2\.\d{6}", "2.167100", text), "covers 0 s; allowed: more than 0 and at most 3600 s"),
-        (lambda text: text.replace("2.16716", "4002.16716"), "covers 4000 s"),
-    ],
-)
-def test_times_of_which_no_fit_can_be_made_are_refused(capsys, tmp_path, change, message):
-    trace, out = tmp_path / "trace.txt", tmp_path / "a.toml"
-    trace.write_text(change((CASES / "host-only.txt").read_text()))
-    status, _, err = run(capsys, "fit", trace, "-o", out, "--no-check")
-    assert status == 2
-    assert f"{trace}" in err
-    assert message in err
-    assert [path.name for path in tmp_path.iterdir()] == ["trace.txt"]
-
-
-def test_a_fit_wants_seconds(capsys, tmp_path):
-    status, _, err = run(capsys, "fit", CASES / "trace-clock-tsc.txt", "-o", tmp_path / "a.toml", "--no-check")
-    assert status == 2
-    assert "# TSC 2400 MHz" in err
-
-
-# Recordings in the tools' own formats.
-
-
-def tool(folder, name, script):
-    path = folder / name
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-
-
-@pytest.mark.parametrize(("name", "magic"), [("perf", b"PERFILE2"), ("trace-cmd", b"\x17\x08Dtracing6\0")])
-def test_a_recording_is_read_by_the_tool_that_made_it(capsys, monkeypatch, tmp_path, name, magic):
-    recording, tools = tmp_path / "recording", tmp_path / "bin"
-    recording.write_bytes(magic + bytes(100))
-    tools.mkdir()
-    monkeypatch.setenv("PATH", str(tools))
-    status, out, err = run(capsys, "replay", recording, "--check")
-    assert (status, out) == (2, "")
-    assert f"is a recording of {name}, which is not installed here" in err
-    assert err.count("\n") == 1
-
-    tool(tools, name, f'echo "$@" > {tmp_path}/said; while read -r line; do echo "$line"; done < {CASES}/host-only.txt')
-    monkeypatch.setenv("PATH", f"{tools}")
-    status, out, _ = run(capsys, "replay", recording, "--check", "--json")
-    assert (status, json.loads(out)["explained"]) == (0, 3)
-    assert (tmp_path / "said").read_text().split()[-2:] == ["-i", str(recording)]
-
-    tool(tools, name, 'echo "incompatible file format" >&2; exit 255')
-    status, out, err = run(capsys, "replay", recording, "--check")
-    assert (status, out) == (2, "")
-    assert err.startswith(f"fpswitch: {recording}: {name} ")
-    assert err.endswith("cannot print it: incompatible file format\n")
-
-
-# KVM's events alone.
-
-
-def test_kvm_s_events_alone_tell_of_round_trips_and_exits(capsys):
-    status, out, _ = run(capsys, "replay", CASES / "kvm-only-trace.txt", "--exits", "--json")
-    document = json.loads(out)
-    assert status == 0
-    assert (document["round_trips"], document["exits"], document["to_user_space"]) == (1, 2, 1)
-    assert (document["vcpus"], document["entries"], document["halts"]) == (1, 3, 0)
-    injected, io_exit = document["reasons"]["EXCEPTION_NMI"], document["reasons"]["IO_INSTRUCTION"]
-    assert (injected["guest_ns"]["mean"], injected["handler_ns"]["mean"]) == (6000, 12000)
-    assert (io_exit["guest_ns"]["mean"], io_exit["handler_ns"], io_exit["outside_ns"]["mean"]) == (14000, None, 36000)
-    assert document["user_space_reasons"] == {"KVM_EXIT_IO": 1}
-    assert [what[what.rfind("(") :] for what in document["not_said"]] == [
-        "(sched:sched_switch)",
-        "(x86_fpu:*)",
-        "(kvm:kvm_vcpu_wakeup)",
-    ]
-
-
-def test_a_trace_of_perf_prof_with_no_line_but_a_date_and_a_cpu_is_refused(capsys, tmp_path):
-    path = tmp_path / "dates.txt"
-    path.write_text("2022-04-22 17:39:26.535183         worker-a    435 d... [000]59 9.552240: next_prio:\n" * 3)
-    status, out, err = run(capsys, "replay", path, "--check")
-    assert (status, out) == (2, "")
-    assert err.startswith(f"fpswitch: {path}")
-
-
-def test_a_replay_of_kvm_s_events_alone_says_what_they_tell(capsys):
-    status, _, err = run(capsys, "replay", CASES / "kvm-only-trace.txt", "--check")
-    assert status == 2
-    assert "Its KVM events are enough for VM exits: fpswitch replay --exits" in err
-    status, _, err = run(capsys, "replay", CASES / "trace-no-xsaves.txt", "--exits")
-    assert (status, "has no kvm:kvm_exit events" in err) == (2, True)
-    assert run(capsys, "replay", CASES / "kvm-only-trace.txt", "--exits", "--check")[0] == 2
-
-
-@given(st.lists(st.tuples(st.integers(1, 900), st.integers(1, 900), st.booleans()), min_size=1, max_size=30))
-def test_the_times_of_exits_add_up_to_the_time_of_the_vcpu(runs):
-    now, rows = 0, []
-
-    def row(event):
-        rows.append(f"{'vcpu':>16}-{4711:<7d} [001] d.... {1 + now * 1e-6:12.6f}: {event}\n")
-
-    for guest_us, handler_us, to_user in runs:
-        row("kvm_entry: vcpu 0, rip 0x1")
-        now += guest_us
-        row(f"kvm_exit: vcpu 0 reason {'IO_INSTRUCTION' if to_user else 'CPUID'} rip 0x1 info1 0x0")
-        if to_user:
-            row("kvm_userspace_exit: reason KVM_EXIT_IO (2)")
-        now += handler_us
-    row("kvm_entry: vcpu 0, rip 0x1")
-    found = exits(io.BytesIO("".join(rows).encode()), "a trace")
-    each = found.reasons.values()
-    assert sum(sum(one.guest_ns) for one in each) == sum(guest for guest, _, _ in runs) * 1000
-    assert sum(sum(one.handler_ns) for one in each) == sum(took for _, took, user in runs if not user) * 1000
-    assert sum(sum(one.outside_ns) for one in each) == sum(took for _, took, user in runs if user) * 1000
-    assert (found.exits, found.round_trips) == (len(runs), sum(user for _, _, user in runs) or 0)
-
-
-# Other encodings, and what cannot be followed.
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
-def test_a_trace_in_utf_16_is_the_same_trace(encoding):
-    data = gzip.decompress(TRACES[0].read_bytes())[:200_000].rpartition(b"\n")[0] + b"\n"
-    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
-    found, reader = read(gzip.compress(mark + data.decode().replace("\n", "\r\n").encode(encoding)))
-    expected, _ = read(data)
-    assert found == expected != []
-    assert reader.report.foreign == 0
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "     0.000 ( 0.004 ms): CPU 0/KVM/17350 ioctl(fd: 28, cmd: KVM_RUN               ) = 0",
-        "         ? (         ): qemu-kvm/17350  ... [continued]: ioctl())                 = 0",
-        "     0.012 qemu-kvm/17350 kvm:kvm_exit(exit_reason: 12, guest_rip: 0xffffffff81e3c9ae)",
-        "     0.020 (         ): w/17350 sched:sched_switch:prev_comm=w prev_pid=17350 prev_prio=120",
-    ],
-)
-@pytest.mark.parametrize("option", ["--check", "--exits"])
-def test_what_perf_trace_prints_is_refused_as_such(line, option, tmp_path, capsys):
-    (tmp_path / "trace.txt").write_text(f"{line}\n" * 3)
-    status, _, error = run(capsys, "replay", tmp_path / "trace.txt", option)
-    assert status == 2
-    assert "This is what perf trace prints, which names no CPU" in error
-
-
-OTHERS = {
-    "what bpftrace prints": "Attaching 2 probes...\n\n@exits[12]: 1234\n",
-    "a table of perf kvm stat, .*--perf-kvm-stat of fpswitch new": "  VM-EXIT    Samples  Samples%     Time%\n",
-    "what kvm_stat prints": "kvm statistics - summary\n\n Event      Total %Total CurAvg/s\n",
-    "what perf stat prints": " Performance counter stats for 'system wide':\n\n  1,234   kvm:kvm_exit\n",
-    "what perf report prints": "# Overhead  Command\n# ........  .......\n  12.00%  qemu  [k] vmx_vcpu_run\n",
-    "what perf sched timehist.*perf sched script": "   time    cpu  task name   wait time\n",
-    "what babeltrace prints": "[10:00:00.000000001] (+0.000000012) host sched_switch: { cpu_id = 0 }\n",
-    "what perf data convert --to-json writes": '{\n "linux-perf-json-version": 1,\n "samples": []\n}\n',
-    "a trace in Chrome's JSON .*traceconv systrace": '{"traceEvents":[{"name":"a","ph":"X","ts":1}]}',
-    "the output of ftrace's tracer function_graph": "# tracer: function_graph\n#\n 0)   1.234 us    |  __schedule();\n",
-    "a histogram of a trace event": "# event histogram\n#\n{ exit_reason:  12 } hitcount:   1234\n",
-    "a trace of QEMU": "123@1700000000.123456:kvm_run_exit cpu_index 0, reason 2\n",
-    "what strace prints": "10:00:00.123 ioctl(12, KVM_RUN, 0) = 0\n",
-    "what uftrace prints": "# DURATION     TID     FUNCTION\n   1.000 us [ 12345] | main();\n",
-    "a trace of Xen": "CPU0  1234 (+  123)  VMEXIT      [ exitcode = 0x0000000c ]\n",
-}
-
-
-@pytest.mark.parametrize("kind", OTHERS)
-@pytest.mark.parametrize("option", ["--check", "--exits"])
-def test_what_is_no_trace_is_named_and_what_prints_one(kind, option, tmp_path, capsys):
-    (tmp_path / "trace.txt").write_text(OTHERS[kind])
-    status, _, error = run(capsys, "replay", tmp_path / "trace.txt", option)
-    assert status == 2
-    assert re.search(f"This is {kind}", error)
-
-
-@pytest.mark.parametrize("comm", ["1:worker", "+x", "host/a.txt:2:b"])
-def test_a_thread_s_name_like_a_prefix_is_a_name_where_others_are_not_like_it(comm):
-    text = (FORMATS / "perf.txt").read_bytes()
-    line = f"{comm:>16}    2345 [003]  1021.500012:          kvm:kvm_fpu: unload\n".encode()
-    found, _ = read(line + text)
-    assert [step.comm for step in found][:2] == [comm, "CPU 0/KVM"]

@@ -20,8 +20,8 @@ from sim.trace.reading.events import CODE, KVM_ENTRY, KVM_EXIT, KVM_FPU, USERSPA
 from sim.trace.reading.reader import Reader, Report, steps
 
 WAKEUP = CODE["kvm_vcpu_wakeup"]
-HALTS = ("HLT", "hlt")
-"""Exit reasons of HLT, on Intel and on AMD."""
+HALTS = ("HLT", "hlt", "idle-halt")
+"""Exit reasons of HLT, on Intel and on AMD; with Idle HLT a processor exits if no interrupt is pending."""
 
 _times_ns = partial(array, "q")
 

@@ -27,6 +27,7 @@ REASONS: Final = {
     "apic_access": "apic-access", "apic_write": "apic-access", "avic_unaccelerated_access": "apic-access",
     "cr_access": "cr-access", "write_cr0": "cr-access", "write_cr4": "cr-access", "write_cr8": "cr-access",
     "preemption_timer": "preemption-timer", "invd": "invd", "hlt": "hlt",
+    "idle-halt": "hlt",
 }  # fmt: skip
 """What a scenario calls an exit reason of arch/x86/include/uapi/asm/{vmx,svm}.h, in small letters; else ``other``.
 

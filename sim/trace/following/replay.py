@@ -235,6 +235,7 @@ def missing_events(name: str, events: Sequence[str], report: Report) -> InputErr
         unread = (
             f"\n{report.foreign} of its {report.lines} lines are not events as perf script, ftrace or trace-cmd report "
             f"print them (task, CPU, time, event), the first: {report.first_foreign!r}"
+            + ("; perf script -F comm,tid,cpu,time,event,trace prints all of these" if report.headless else "")
         )
     return InputError(f"{name} has no {listed} events; this records them:\n  {RECORD}{unread}")
 
@@ -266,8 +267,9 @@ def _of_dialect(reader: Reader) -> Iterator[str]:
         yield "times are those since the event before (perf script --deltatime): added up, from 0 on"
     if dialect.cycles and not dialect.tsc_hz:
         yield (
-            "times are cycles (trace_clock x86-tsc), and no comment says the TSC's frequency (# TSC 2400 MHz): each "
-            "is shown as a nanosecond, so a rate per second here is one per 1000 million cycles"
+            "times are cycles (trace_clock x86-tsc), or numbers of events (counter), and no comment says the TSC's "
+            "frequency (# TSC 2400 MHz): each is shown as a nanosecond, so a rate per second here is one per 1000 "
+            "million cycles"
         )
 
 

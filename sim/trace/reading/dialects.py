@@ -158,7 +158,8 @@ def told(text: bytes, tsc_hz: float = 0.0) -> Dialect | None:
     found.wrapped = wrapped.is_wrapped(rows)
     found.perf_prof = _PERF_PROF.search(sample) is not None
     found.delta = _DELTA.search(sample) is not None
-    found.cycles = CYCLES.search(sample) is not None
+    events = [row for row in rows if BEGINS.match(row)]
+    found.cycles = 2 * sum(CYCLES.search(row) is not None for row in events) > len(events)
     found.differences = _are_differences(sample)
     return found
 

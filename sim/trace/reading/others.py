@@ -9,6 +9,10 @@ _COUNTS: Final = f"which has counts and no events ({_SCRIPT})"
 _KINDS: Final = tuple(
     (re.compile(pattern, re.ASCII | re.MULTILINE), what)
     for pattern, what in (
+        (r"\A\s*\Z", "an empty file"),
+        (r"^# entries-in-buffer/entries-written: 0/0 ",
+         "the file of ftrace without an event (trace-cmd record -e EVENT records, trace-cmd report prints)"),
+        (r"\A[^\n]{0,200}: Permission denied$", "what a command prints that may not read a trace (sudo)"),
         # tools/perf/builtin-trace.c, trace__fprintf_entry_head() and trace__event_handler()
         (r"^ *(?:\?|\d{1,12}\.\d{3}) (?:\( *(?:\d+\.\d+ ms)? *\): +)?\S.*/\d{1,10} +"
          r"(?:\w+\(|\.\.\. \[continued\]: |\w+:\w+[:(])",
@@ -35,6 +39,9 @@ _KINDS: Final = tuple(
          f"what perf data convert --to-json writes, which leaves the fields of tracepoints out ({_SCRIPT})"),
         (r"\"traceEvents\"\s*:",
          "a trace in Chrome's JSON (allowed: ftrace's text, which traceconv systrace makes of a trace of Perfetto)"),
+        (r"^packet \{|^ *ftrace_events? \{",
+         "a trace of Perfetto as the text of a protocol buffer (traceconv systrace FILE prints what ftrace recorded)"),
+        (r"^TIME +PID +TID +COMM +FUNC\b", f"what trace of bcc prints, which names no CPU ({_SCRIPT})"),
         (r"^# event histogram|^# trigger info: hist:", f"a histogram of a trace event, {_COUNTS}"),
         (r"^# tracer: (?!nop)(?P<tracer>\w+)",
          "the output of ftrace's tracer {tracer} without trace events (trace-cmd record -e switches these on)"),

@@ -25,6 +25,11 @@ _GRAPH: Final = re.compile(
     rb"/\* (?P<event>\w+: [^\n]*?) *\*/ *$",
     re.MULTILINE,
 )
+# tools/perf/builtin-script.c, perf_sample__fprintf_start(), with --Latency
+_PERF_LATENCY: Final = re.compile(
+    rb"^(?P<thread>[^\n]{8} +-?\d+(?:/-?\d+ *)?) (?P<cpu>[ \d]{2}\d) +(?P<rest>\d{1,12}\.(?:\d{9}|\d{6}): )",
+    re.MULTILINE,
+)
 _BLANK: Final = re.compile(rb"\xc2\xa0|\xe2\x80[\x80-\x8a\xaf]|(?<![\x80-\xff])\xa0|\t")
 
 
@@ -82,6 +87,16 @@ def _of_graph(match: re.Match[bytes]) -> bytes:
     return b"%s [%03d] %s: %s" % (match["thread"], int(match["cpu"]), match["time"], match["event"])
 
 
+def _is_of_perf_latency(text: bytes) -> bool:
+    """Whether most lines have their CPU without brackets."""
+    rows = [row for row in text.split(b"\n") if row.strip() and not row.startswith((b"#", b"\t"))]
+    return sum(_PERF_LATENCY.match(row) is not None for row in rows) > 0.5 * len(rows)
+
+
+def _with_brackets(text: bytes) -> bytes:
+    return _PERF_LATENCY.sub(lambda match: b"%s [%03d] %s" % (match["thread"], int(match["cpu"]), match["rest"]), text)
+
+
 def _told(told: Callable[[bytes], object], undo: Undo) -> Callable[[bytes], Undo | None]:
     return lambda sample: undo if told(sample) else None
 
@@ -111,6 +126,7 @@ _WAYS: Final = (
     ),  # perf's -F +tod
     _without(re.compile(rb"(?<=\d:) +\([+-]?\d+(?:\.\d+)?\) +(?=\w+: )"), b" "),  # trace-cmd report --ts-diff
     _without(_GRAPH, _of_graph),
+    _told(_is_of_perf_latency, _with_brackets),
     _told(re.compile(rb"^\S{20,40} std(?:out|err) P ", re.MULTILINE).search, _of_whole_lines),
     prefixes.of_columns,
     prefixes.of_instances,

@@ -1,9 +1,10 @@
 """The table of ``perf kvm stat report`` and ``perf kvm stat live``: how many VM exits there were, by reason.
 
-Format: tools/perf/builtin-kvm.c print_result() of Linux v3.9 (without Min Time and Max Time) to v6.19, whose TUI is
-off with --stdio; exit reasons are those of arch/x86/include/uapi/asm/vmx.h (capitals) and svm.h (small letters), and
-UNKNOWN as often as perf has no name.  Text that went through a mailer or a web page is read, too: quoted, wrapped,
-encoded (:mod:`sim.mailed`), cut down to the first reasons; packed, too.
+Format: tools/perf/builtin-kvm.c print_result() of Linux v3.9 (without Min Time and Max Time) to v6.19, and what its TUI
+shows since v6.4 without --stdio, in nanoseconds, with or without lines around the columns.  Exit reasons are those of
+arch/x86/include/uapi/asm/vmx.h (capitals) and svm.h (small letters), and UNKNOWN as often as perf has no name.  Text
+that went through a mailer or a web page is read, too: quoted, wrapped, encoded (:mod:`sim.mailed`), cut down to the
+first reasons; packed, too.
 
 The table does not say how long was recorded.  The time in its last line is what the exits took, each from exit to
 entry, HLT with the sleep in it; on a host with several vCPUs it may be more than was recorded, and it is less where
@@ -22,6 +23,11 @@ from sim.errors import InputError
 QUOTE: Final = re.compile(r"^[>| \t]+(?=\S)", re.MULTILINE)
 """Quotation marks and indentation."""
 HEADER: Final = re.compile(r"(?P<what>VM-EXIT|MMIO Access|IO Port Access|MSR Access)\s+Samples\s+Samples%")
+OF_TUI: Final = re.compile(r"Event +name\s+Samples\s+Sample%\s+Time +\(ns\)")
+TUI_ROW: Final = re.compile(
+    r"(?<![\w:])(?P<reason>[A-Z]{2} excp|[A-Za-z_][\w:.+-]*)\s+(?P<samples>\d+)\s+\d+\.\d+%\s+(?P<ns>\d+)\s+\d+\.\d+%"
+    r"\s+\d+\s+\d+\s+\d+\b"
+)
 ROW: Final = re.compile(
     r"(?P<reason>[A-Z]{2} excp|[A-Za-z_][\w:.+-]*)\s+(?P<samples>\d+)\s+\d+\.\d+%\s+\d+\.\d+%"
     r"(?:\s+\d+\.\d+us\s+\d+\.\d+us)?\s+(?P<mean>\d+\.\d+)us\b"
@@ -85,7 +91,7 @@ class KvmStat:
     @property
     def halts(self) -> int:
         """HLT exits: the vCPU waits for an interrupt, and if that takes longer than KVM polls, off its CPU."""
-        return self._count("HLT")
+        return self._count("HLT", "IDLE-HALT")
 
     @property
     def port_io(self) -> int:
@@ -115,11 +121,12 @@ def parse(text: str, name: str) -> KvmStat:
     """The same for text that errors call ``name``."""
     text = QUOTE.sub("", "".join(mailed.undone(text.splitlines(keepends=True))).replace("|", " "))
     text = COMMA.sub(".", text)
+    text = OF_TUI.sub(_OF_STDIO, TUI_ROW.sub(_row_of_stdio, text))
     headers = list(HEADER.finditer(text))
     if not headers:
         raise InputError(
             f"{name}: no table of VM exits (allowed: the text of perf kvm stat report --stdio, whose first column is "
-            "VM-EXIT)"
+            "VM-EXIT, or of its TUI)"
         )
     for header in headers:
         if header["what"] != "VM-EXIT":
@@ -138,6 +145,15 @@ def parse(text: str, name: str) -> KvmStat:
         others = table.total - sum(table.exits.values())
         return KvmStat(table.exits, others, table.handled_s, recorded or None, table.lost, table.took_s)
     return _live(tables, name)
+
+
+_OF_STDIO: Final = "VM-EXIT Samples Samples%"
+
+
+def _row_of_stdio(row: re.Match[str]) -> str:
+    """A row of the TUI as --stdio prints it; the percentages are not read."""
+    samples, ns = int(row["samples"]), int(row["ns"])
+    return f"{row['reason']} {samples} 0.00% 0.00% {ns / samples / 1e3 if samples else 0.0:.9f}us"
 
 
 def _table(above: str, below: str, name: str) -> _Table:

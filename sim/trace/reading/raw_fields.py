@@ -24,7 +24,8 @@ _VMX: Final = {
 }  # fmt: skip
 _SVM: Final = {
     0x60: "interrupt", 0x61: "nmi", 0x64: "vintr", 0x72: "cpuid", 0x77: "pause", 0x78: "hlt", 0x79: "invlpg",
-    0x7B: "io", 0x7C: "msr", 0x81: "hypercall", 0x89: "wbinvd", 0x8D: "xsetbv", 0x400: "npf",
+    0x7B: "io", 0x7C: "msr", 0x81: "hypercall", 0x89: "wbinvd", 0x8D: "xsetbv",
+    0xA6: "idle-halt", 0x400: "npf",
     0x401: "avic_incomplete_ipi", 0x402: "avic_unaccelerated_access",
 }  # fmt: skip
 """Usual exit reasons by number (arch/x86/include/uapi/asm/vmx.h and svm.h); of the others the number is shown."""

@@ -121,6 +121,7 @@ class Reader:
         self._clock: dict[int, int] = {}
         self._seen_event = False
         self._dialect: Dialect | None = None
+        self._late_cpu: int | None = None
         self._follow = follow.encode()
 
     @property
@@ -157,6 +158,20 @@ class Reader:
                 f"have them (perf script -F comm,tid,cpu,time,event,trace), the first: {self.report.first_foreign!r}"
             )
 
+        self._check_order()
+
+    def _check_order(self) -> None:
+        """Refuses events that are not in the order of time; some that are not, of lost events, are survived."""
+        report = self.report
+        if report.steps_back > max(_FEW, _BACKWARDS * report.events.total()):
+            raise InputError(f"{self.name}: times run backwards, the newest first; tac FILE turns them round")
+        if self._late_cpu is not None and report.recordings == 1 and not report.steps_back:
+            raise InputError(
+                f"{self.name}: the events of CPU {self._late_cpu} begin before the last ones of other CPUs, as in the "
+                "files of per_cpu one after the other (allowed: in the order of time, as perf script, trace-cmd report "
+                "and ftrace's file trace have them)"
+            )
+
     def _blocks(self) -> Iterator[bytes]:
         rest, returns = b"", False
         for data in self._pieces():
@@ -188,7 +203,7 @@ class Reader:
                     f"{self.name} is not text (perf.data and trace.dat are read by perf script and trace-cmd report)"
                 )
             self.report.begins = stream.peek(SHOWN)[:SHOWN].decode("utf-8", "replace")
-            stream = embedded.unwrapped(stream)
+            stream = embedded.unwrapped(stream, self.name)
             while part := stream.read1(self._block - size):
                 parts.append(part)
                 size += len(part)
@@ -328,6 +343,14 @@ class Reader:
         self._note(chunk)
         return chunk
 
+    def _is_late(self, chunk: Chunk, row: int, before_ns: int) -> bool:
+        """Whether the event of a row, the first of its CPU, is long before the last one of the others, which is at
+        ``before_ns`` in earlier chunks.
+        """
+        first = self.report.first_ns or 0
+        last = max(before_ns, int(chunk.time_ns[: row + 1].max()))
+        return last - int(chunk.time_ns[row]) > max(_LATE_NS, _LATE * (last - first))
+
     def _note(self, chunk: Chunk) -> None:
         report = self.report
         report.lines = self._line
@@ -338,12 +361,15 @@ class Reader:
         self._seen_event = True
         if report.first_ns is None:
             report.first_ns = int(chunk.time_ns[0])
+        before_ns = report.last_ns
         report.last_ns = max(report.last_ns, int(chunk.time_ns.max()))
         report.out_of_order += int((np.diff(chunk.time_ns) < 0).sum())
         present = np.flatnonzero(np.bincount(chunk.cpu)).tolist()
         report.cpus.update(present)
         for cpu in present:
             rows = np.flatnonzero(chunk.cpu == cpu)
+            if cpu not in self._clock and self._late_cpu is None and self._is_late(chunk, int(rows[0]), before_ns):
+                self._late_cpu = cpu
             times = np.concatenate(([self._clock.get(cpu, 0)], chunk.time_ns[rows]))
             self._clock[cpu] = int(times[-1])
             steps = np.diff(times)
@@ -356,6 +382,14 @@ class Reader:
                 report.named_cpus.update(np.unique(chunk.tables[name][1][column]).tolist())
         chunk.gaps.sort(key=lambda gap: gap.row)
 
+
+_BACKWARDS: Final = 0.8
+"""The share of events before the one above them from which a text has the newest first, and how many are too few."""
+_FEW: Final = 10
+_LATE: Final = 0.1
+"""The share of the time before a CPU's first event by which that is earlier than the last event before it, if not by
+chance, and at least:"""
+_LATE_NS: Final = 1_000_000
 
 _OF_BOOT: Final = re.compile(rb"\bx86/fpu: (?:Supporting|xstate_offset|Enabled)|\bLinux version \d")
 _TSC: Final = re.compile(rb"^#.*TSC (\d{1,6}(?:\.\d{1,6})?) MHz", re.ASCII | re.MULTILINE)

@@ -12,12 +12,13 @@ MOST_JOINED: Final = 6
 MANY: Final = 0.1
 """The share of wrapped events above which a trace is a wrapped one, and its other lines are not damaged."""
 FLAGS: Final = rb"(?:[^\s:\[\]]{4,8} +)?"
-CYCLES: Final = re.compile(rb"(\[\d{3,5}\] +" + FLAGS + rb")(\d{6,19}): (?=\S)", re.ASCII)
+CYCLES: Final = re.compile(rb"(\[\d{3,5}\] +" + FLAGS + rb")(\d{1,19}): (?=\S)", re.ASCII)
+"""A time of trace_clock x86-tsc, or a number of trace_clock counter."""
 
 BEGINS: Final = re.compile(
     rb"[^\n]*\[\d{3,5}\] +"
     + FLAGS
-    + rb"(?:\d{1,12}\.\d{6,9}|\d{6,19})(?: \([ .+\d]*\))?: *(?:(?:\d+ +)?(?:\w+:)?\w+|$)",
+    + rb"(?:\d{1,12}\.\d{6,9}|\d{1,19})(?: \([ .+\d]*\))?: *(?:(?:\d+ +)?(?:\w+:)?\w+|$)",
     re.ASCII,
 )
 """The beginning of an event, up to its name, or to where a mail program wrapped the line before it."""
