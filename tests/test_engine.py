@@ -536,18 +536,18 @@ def test_time_limits_of_waits_that_are_over_get_room_when_they_need_it(monkeypat
 
 BLOCKS = """
 [threads.recorded]
-count = 2
-blocks = 3
+{more}
 compute = {{ empirical = {path!r}, column = "compute", unit = "us" }}
 sleep = {{ empirical = {path!r}, column = "sleep", unit = "us" }}
 """
 
 
-def test_bursts_and_sleeps_in_recorded_blocks_give_the_same_records(tmp_path):
+@pytest.mark.parametrize("more", ["blocks = 3\ncount = 2", "blocks = 50\ncount = 2", 'blocks = 50\nkind = "fork"'])
+def test_bursts_and_sleeps_in_recorded_blocks_give_the_same_records(more, tmp_path):
     rows = "".join(f"{7 * i % 11 + 1},{5 * i % 13 + 1}\n" for i in range(50))
     (tmp_path / "recorded.csv").write_text(f"compute,sleep\n{rows}")
-    text = WAKING.format(preemption="voluntary", **IN_ORDER) + BLOCKS.format(path=str(tmp_path / "recorded.csv"))
-    assert_the_same(only(text))
+    blocks = BLOCKS.format(path=str(tmp_path / "recorded.csv"), more=more)
+    assert_the_same(only(WAKING.format(preemption="voluntary", **IN_ORDER) + blocks))
 
 
 @pytest.mark.parametrize("kernel", ["v6.18", "v7.3"])

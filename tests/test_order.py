@@ -89,11 +89,23 @@ def test_the_simulated_host_keeps_the_correlation_in_blocks_and_loses_it_without
 def test_blocks_need_rows_of_both(tmp_path):
     bursts, sleeps = phases(np.random.default_rng(3))
     text = scenario(tmp_path, "blocks = 80", bursts, sleeps)
-    for wrong in ('compute = "1 ms"', 'kind = "fork"\ncompute = { empirical = "x"'):
-        broken = "\n".join(
-            wrong if line.startswith("compute") and "fork" not in wrong else line for line in text.split("\n")
-        )
-        if "fork" in wrong:
-            broken = text.replace("[threads.phased]", '[threads.phased]\nkind = "fork"')
+    for wrong in ('compute = "1 ms"', "waits = { share = 0.5 }"):
+        broken = "\n".join(wrong if line.startswith("compute") else line for line in text.split("\n"))
+        if "waits" in wrong:
+            broken = text.replace("[threads.phased]", f"[threads.phased]\n{wrong}")
         with pytest.raises((InputError, ValueError), match=r"threads\.phased\.blocks"):
             only(broken)
+
+
+@pytest.mark.parametrize(("count", "kind"), [(1, "compute"), (4, "compute"), (2, "kthread"), (1, "fork")])
+def test_threads_that_take_all_rows_come_to_each_of_them_once_in_the_time_that_all_take(count, kind, tmp_path):
+    rng = np.random.default_rng(5)
+    bursts, sleeps = 500 * 1.06 ** rng.permutation(60), rng.lognormal(8, 1, 60)  # us; no two bursts are alike
+    seconds = (bursts + sleeps if kind != "fork" else sleeps).sum() * 1e-6 / count
+    more = f'blocks = 60\nkind = "{kind}"\ncount = {count}\nsyscall = "0 ns"'
+    text = scenario(tmp_path, more, bursts, sleeps).replace("cpus = 1", "cpus = 16")
+    lives = watched(only(text.replace('"2 s"', f'"{seconds:.6f} s"'))).lives
+    got = np.array([burst.on_ns for life in lives for burst in life.bursts]) / 1e3
+    found = [int((np.abs(got / each - 1) < 0.025).sum()) for each in bursts]
+    under_way = 6 if kind == "fork" else 2 * count + 2  # when a thread begins or ends; these bursts are not whole
+    assert found.count(1) >= len(bursts) - under_way, found

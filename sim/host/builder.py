@@ -6,12 +6,13 @@ import numpy as np
 
 from sim.host.eevdf_groups import TaskGroup
 from sim.host.exits import Flags
-from sim.host.streams import Cycles, Draws, Instants, Sample, Streams, in_blocks, sampler
+from sim.host.streams import Cycles, Draws, Instants, Sample, Streams, in_blocks, in_turn, sampler
 from sim.host.waiting import PLACE_BITS, WaitQueue, Waits, Wakes
 from sim.scenario.cases import Case
 from sim.scenario.checks import MASKS
 from sim.scenario.distribution import Distribution
 from sim.scenario.run_schema import Component
+from sim.scenario.schema import Thread as ThreadEntry
 from sim.scenario.schema import Waits as WaitsEntry
 
 
@@ -37,9 +38,33 @@ class Builder:
         constant = self.case.cycles(times.mean) if times.kind == "constant" else None
         return Draws(self.sampler(times, *name), constant)
 
-    def rows(self, times: Distribution, rows: int, *name: object) -> Draws:
-        """Draws ``times`` in recorded order, the same rows as others of this name."""
-        return Draws(in_blocks(times, self.case.tsc_hz, self.streams.generator(*name, "blocks"), rows))
+    def recorded(self, entry: ThreadEntry, group: str, number: int) -> tuple[Draws, Draws]:
+        """Bursts and sleeps of thread ``number`` of an entry in recorded order, in ``blocks``.
+
+        If those have all rows, each thread begins at some time within the recording, in the middle of a burst or a
+        sleep, so far from the others that in the time that all rows take, divided by their number, they come to each
+        row once.
+        """
+        compute, sleep, blocks = entry.compute, entry.sleep, entry.blocks
+        assert sleep is not None, "scenarios are checked"
+        assert blocks is not None, "blocks is asked for"
+        own = ("threads", group)
+        if blocks >= len(compute.values):
+            forks = entry.kind == "fork"  # a child's burst does not take its parent's time
+            bursts, sleeps = np.asarray(compute.values), np.asarray(sleep.values)
+            ends = np.cumsum(sleeps if forks else bursts + sleeps)
+            place = (self.streams.generator(*own, "blocks").random() + number / entry.count) % 1.0 * ends[-1]
+            row = min(int(np.searchsorted(ends, place, "right")), len(ends) - 1)
+            left = min(ends[row] - place, sleeps[row])
+            burst = [ends[row] - place - left]
+            before = [0.0, 0.0] if forks else burst  # the parent takes one itself, and one is that of the child before
+            tsc_hz = self.case.tsc_hz
+            return Draws(in_turn(compute, tsc_hz, row + 1, before)), Draws(in_turn(sleep, tsc_hz, row + 1, [left]))
+
+        def draws(times: Distribution) -> Draws:
+            return Draws(in_blocks(times, self.case.tsc_hz, self.streams.generator(*own, number, "blocks"), blocks))
+
+        return draws(compute), draws(sleep)
 
     def optional(self, times: Distribution | None, *name: object) -> Draws | None:
         """The same, for times that a scenario may leave out."""

@@ -307,7 +307,12 @@ def _add_threads(host: Host, build: Builder, group: str, entry: ThreadEntry) -> 
 
 
 def _thread(
-    host: Host, build: Builder, entry: ThreadEntry, name: tuple[object, ...], allowed: int, pipe: Pipe | None
+    host: Host,
+    build: Builder,
+    entry: ThreadEntry,
+    name: tuple[str, int] | tuple[str, int, int],
+    allowed: int,
+    pipe: Pipe | None,
 ) -> None:
     text = "/".join(map(str, name))
     number = host.schedule.number()
@@ -334,8 +339,7 @@ def _thread(
         "after": build.optional(entry.compute_after, *own, "compute_after"),
     }
     if entry.blocks is not None:
-        assert entry.sleep is not None, "scenarios are checked"
-        use["bursts"], use["sleeps"] = (build.rows(each, entry.blocks, *own) for each in (entry.compute, entry.sleep))
+        use["bursts"], use["sleeps"] = build.recorded(entry, name[0], name[1])
     if pipe is not None:
         end = PipeThread(*place, pipe=pipe, **use)
         if len(pipe.ends) == 1:

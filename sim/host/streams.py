@@ -5,7 +5,7 @@ one draws.  Numbers are drawn in blocks; a block's size does not change the sequ
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
@@ -78,6 +78,22 @@ def in_blocks(distribution: Distribution, tsc_hz: float, rng: np.random.Generato
         drawn = np.concatenate((left, ((starts[:, None] + following) % len(values)).ravel()))
         left = drawn[n:]
         return values[drawn[:n]]
+
+    return sample
+
+
+def in_turn(distribution: Distribution, tsc_hz: float, first: int, before: Sequence[float]) -> Sample:
+    """A function that gives times ``before`` (s), and then all rows of an empirical distribution in their order, from
+    row ``first`` on, again and again."""
+    values = (np.asarray(distribution.values) * tsc_hz + 0.5).astype(np.int64)
+    ahead = (np.asarray(before) * tsc_hz + 0.5).astype(np.int64)
+    given = 0
+
+    def sample(n: int) -> Cycles:
+        nonlocal given
+        numbers = np.arange(given, given + n) - len(ahead)
+        given += n
+        return np.where(numbers < 0, ahead[numbers.clip(max=-1)], values[(first + numbers) % len(values)])
 
     return sample
 

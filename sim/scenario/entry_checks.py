@@ -141,8 +141,8 @@ def _wakers(thread: Thread) -> str:
 
 def _blocks(where: str, thread: Thread) -> Iterator[Problem]:
     rows = [0 if each is None else len(each.values) for each in (thread.compute, thread.sleep)]
-    if thread.kind not in ("compute", "kthread") or thread.waits is not None:
-        yield f"{where}.blocks", "goes with kinds 'compute' and 'kthread', and without waits"
+    if thread.kind == "pipe" or thread.waits is not None:
+        yield f"{where}.blocks", "goes with kinds 'compute', 'kthread' and 'fork', and without waits"
     elif not rows[0] or rows[0] != rows[1]:
         yield f"{where}.blocks", f"found {rows[0]} rows of compute and {rows[1]} of sleep; allowed: as many of both"
 

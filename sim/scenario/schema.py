@@ -268,7 +268,9 @@ class Thread(Section):
     blocks: Annotated[int, Field(ge=2, le=65536, strict=True)] | None = Field(
         None,
         description="take compute and sleep together, row by row, from their files (empirical, with as many rows "
-        "in both): this many rows in order, from a random one on, then from another; absent: each is drawn by itself",
+        "in both): this many rows in order, from a random one on, then from another; all rows (or more): again and "
+        "again, with the threads of the entry evenly apart; fork: compute is the child's; absent: each is drawn by "
+        "itself",
     )
     waits: Waits | None = Field(
         None, description="sleeps that another thread ends (compute and kthread); absent: none, all end by time"
