@@ -180,6 +180,53 @@ def test_a_vcpu_s_exits_that_wake_a_thread_are_found_with_their_probability(hand
         assert sum(vm.exit_wakes[name].values()) == pytest.approx(0.8 if more else 1.0, abs=0.15)
 
 
+@pytest.mark.parametrize(("handled", "name"), [("kernel", "ept-misconfig"), ("userspace", "userspace")])
+def test_exits_at_which_the_woken_thread_is_busy_say_nothing_of_the_probability(handled, name):
+    host = VHOST.format(handled=handled, mean=0.8).replace("count = 3", "").replace('"20 us"', '"200 us"')
+    found = groups(host, measure="400 ms", more=("kvm_entry", "kvm_exit"))
+    for vm in vcpus(found):
+        assert sum(vm.exit_wakes[name].values()) == pytest.approx(0.8, abs=0.08)
+
+
+TIMEOUTS = """
+[guests.vm]
+vcpus = 2
+demand = { exponential = "200 us" }
+waits = { share = 0.7, at_most = "5 ms" }
+sleep = { exponential = "600 us" }
+[guests.vm.exits.doorbell]
+every = { exponential = "180 us" }
+reason = "ept-misconfig"
+wakes = { iothread = 1.0 }
+[threads.iothread]
+compute = { exponential = "30 us" }
+waits = { share = 1.0 }
+wakes = { vm = 0.8 }
+"""
+
+
+def test_waits_that_time_out_are_waits_and_a_wake_up_by_chance_does_not_make_bursts_go_on():
+    found = groups(TIMEOUTS, more=("kvm_entry", "kvm_exit"))
+    for vm in vcpus(found):
+        assert vm.waits == (pytest.approx(0.7, abs=0.08), pytest.approx(5e6, rel=0.01))
+    assert not found["iothread"].after
+
+
+def test_sleeps_of_one_length_during_which_wakers_run_are_no_waits():
+    host = """
+[threads.client]
+compute = "20 us"
+sleep = "2 ms"
+waits = { share = 0.4 }
+[threads.server]
+compute = "30 us"
+sleep = { exponential = "300 us" }
+wakes = { client = 1.0 }
+"""
+    client = groups(host)["client"]
+    assert client.waits[0] == pytest.approx(0.4, abs=0.1)
+
+
 STORM = """
 [guests.vm]
 vcpus = 2

@@ -8,7 +8,7 @@ from typing import Final
 
 from sim.trace.fit.entries import ENOUGH, Charges, Group, Key, Kind, key_of
 from sim.trace.fit.families import by_groups, family_names
-from sim.trace.fit.handled import exit_wakes, handled_exits
+from sim.trace.fit.handled import Waited, exit_wakes, handled_exits
 from sim.trace.fit.handovers import sharing
 from sim.trace.fit.order import order
 from sim.trace.fit.pins import Places, pins
@@ -26,7 +26,8 @@ LEAST_NS: Final = 100
 """A burst has at least this much CPU time of its own."""
 
 GOES_ON_NS: Final = 2000
-"""A burst that lasts no longer after a wake-up is over: to go to sleep takes 1 us, in the simulated host, too."""
+"""A burst that lasts no longer after a wake-up is over: to go to sleep takes 1 us, in the simulated host, too.  It is
+the median that counts: now and then a timer wakes one of those that the thread wakes, in the middle of its burst."""
 
 _NUMBERED: Final = re.compile(r"[-_:/.]?\d+$")
 """What the numbered threads of a series differ in."""
@@ -68,10 +69,13 @@ def grouped(
     keys = list(members)
     for group in found:
         if group.key in vcpus:
-            woken = {keys[n]: {life.tid for life in members[keys[n]].lives} for n in waits[group.key].wakes}
+            woken = {
+                key: Waited({life.tid for life in members[key].lives}, waits[key].begins, waits[key].ends)
+                for key in (keys[number] for number in waits[group.key].wakes)
+            }
             own = [life.vcpu for life in vcpus[group.key] if life.vcpu is not None]
             group.exits = handled_exits(own, charges, interrupts, woken)
-            group.exit_wakes = exit_wakes(own, group.exits, len(group.compute), woken)
+            group.exit_wakes = exit_wakes(own, group.exits, woken)
         elif group.key in waits:
             group.wakes = {keys[number]: mean for number, mean in waits[group.key].wakes.items()}
     most = set_weights(found, LIGHT * (last_ns - first_ns))
@@ -164,8 +168,8 @@ def _threads(
     rows = slots([life for life in lives if life.bursts])
     group = Group(key, len(lives), len(rows), _saves(lives), names=_names(lives))
     _share_out(group, lives)
-    after = [on_ns for on_ns, _ in waiting.after.values()]
-    goes_on = key[0] == "compute" and sum(after) > GOES_ON_NS * len(after)
+    after = sorted(on_ns for on_ns, _ in waiting.after.values())
+    goes_on = key[0] == "compute" and after and after[len(after) // 2] > GOES_ON_NS
     for row in rows:
         bursts = [(id(life), burst) for life in row for burst in life.bursts]
         for life, burst in bursts:

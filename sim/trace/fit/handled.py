@@ -7,9 +7,10 @@ vCPU.  The simulated host makes those itself; only what there is beyond them is 
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.trace.fit.entries import ENOUGH, Charges, ExitEntry, Key, Times
 from sim.trace.fit.guests import INTERRUPT, reason_of, spaced, taken
@@ -21,8 +22,21 @@ BEYOND: Final = 0.1
 """External interrupts are an entry if at least this share of them are not the host's own."""
 
 
+class Waited(NamedTuple):
+    """The threads of an entry that exits wake, and when their sleeps that somebody ended began and ended, in order."""
+
+    tids: Collection[int]
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    def at(self, ns: NDArray[np.int64]) -> int:
+        """At how many of these times one of the threads waits."""
+        begun, ended = np.searchsorted(self.begins, ns, "right"), np.searchsorted(self.ends, ns, "left")
+        return int((begun > ended).sum())
+
+
 def handled_exits(
-    vcpus: Sequence[VcpuTimes], charges: Charges, interrupts: float, woken: Mapping[Key, Collection[int]]
+    vcpus: Sequence[VcpuTimes], charges: Charges, interrupts: float, woken: Mapping[Key, Waited]
 ) -> list[ExitEntry]:
     """The kinds of exits, by their names; a host CPU has so many ``interrupts`` a second that the twin makes
     itself: ticks, and those that use the FPU.
@@ -34,7 +48,7 @@ def handled_exits(
         of_vcpu: dict[str, list[Handled]] = defaultdict(list)
         for name, handled in vcpu.handled.items():
             of_vcpu[reason_of(name)].append(handled)
-        if at := sorted(ns for tids in woken.values() for tid in tids for ns in vcpu.kicks.get(tid, ())):
+        if at := sorted(ns for each in woken.values() for tid in each.tids for ns in vcpu.kicks.get(tid, ())):
             n = len(at)
             of_vcpu[KICK].append(Handled(array("q", at), array("q", range(n)), array("q", [0]) * n))
         for reason, several in of_vcpu.items():
@@ -57,23 +71,30 @@ def handled_exits(
 
 
 def exit_wakes(
-    vcpus: Sequence[VcpuTimes], exits: Sequence[ExitEntry], returns: int, woken: Mapping[Key, Collection[int]]
+    vcpus: Sequence[VcpuTimes], exits: Sequence[ExitEntry], woken: Mapping[Key, Waited]
 ) -> dict[str, dict[Key, float]]:
-    """How many threads of the entries in ``woken`` an exit wakes, by its name.
+    """How many threads of the entries in ``woken`` an exit wakes, by its name: of the exits at which one of them waits,
+    since at others a wake-up leaves no event.
 
-    ``returns`` is the number of returns to user space, ``exits`` are those that KVM handles.
+    ``exits`` are those that KVM handles.
     """
-    number = {each.name: each.counted for each in exits}
-    if returns >= ENOUGH:
-        number[USERSPACE] = returns
+    at: dict[str, list[array[int]]] = {each.name: [] for each in exits}
+    kicks = sum(each.counted for each in exits if each.name == KICK)
+    if sum(len(vcpu.guest) for vcpu in vcpus) >= ENOUGH:
+        at[USERSPACE] = [vcpu.returns_ns for vcpu in vcpus]
+    for vcpu in vcpus:
+        for reason, handled in vcpu.handled.items():
+            if (name := reason_of(reason)) in at:
+                at[name].append(handled.at_ns)
     found: dict[str, dict[Key, float]] = defaultdict(dict)
-    for key, tids in woken.items():
+    for key, waited in woken.items():
         by: Counter[str] = Counter()
         for vcpu in vcpus:
             for (reason, tid), times in vcpu.woke.items():
-                if tid in tids:
+                if tid in waited.tids:
                     by[reason if reason in (KICK, USERSPACE) else reason_of(reason)] += times
         for name, times in by.items():
-            if name in number and times >= LEAST * by.total():
-                found[name][key] = times / number[name]
+            if name in at and times >= LEAST * by.total():
+                then = sum(waited.at(np.array(each, np.int64)) for each in at[name])
+                found[name][key] = times / (then or kicks)
     return dict(found)

@@ -353,7 +353,7 @@ class Watcher:
             self.seen.round_trips += 1
             vcpu.vmm_saves[vcpu.restored] += 1
             vcpu.returned, vcpu.restores_at_return, vcpu.signals = True, vcpu.restores, 0
-            vcpu.in_guest, vcpu.acts, vcpu.reason = False, False, ""
+            vcpu.in_guest, vcpu.acts, vcpu.reason, vcpu.put_ns = False, False, "", now
         life.inside = loads
 
     def _has_returned(self, vcpu: VcpuTimes) -> None:

@@ -88,11 +88,15 @@ class Bursts(MutableSequence[Burst]):
 
 @dataclass(slots=True)
 class Handled:
-    """Exits for one reason that KVM handled: when, in guest time and exits of the vCPU, and for how long on the CPU."""
+    """Exits for one reason that KVM handled: when, in guest time and exits of the vCPU, and for how long on the CPU.
+
+    ``at_ns`` is when in the trace; empty if kvm_exit does not say.
+    """
 
     guest_ns: array[int] = field(default_factory=_integers)
     number: array[int] = field(default_factory=_integers)
     after_ns: array[int] = field(default_factory=_integers)
+    at_ns: array[int] = field(default_factory=_integers)
 
 
 @dataclass(slots=True)
@@ -115,6 +119,8 @@ class VcpuTimes:
     and ``handling`` how long it has been handled on the CPU. ``halted_ns`` is when HLT came, of a halt that is not
     over; ``preempted`` is how often the thread was inside KVM_RUN. A signal that ends a halt takes the thread out of
     KVM_RUN without a VM entry; that is no return of the guest's: ``signalled`` are the times outside KVM_RUN then.
+    ``exit_ns`` and ``put_ns`` are when the guest last exited, and KVM_RUN last returned, and ``returns_ns`` when it did
+    so for a reason of the guest's.
     ``returned``: KVM_RUN has, after so many ``restores_at_return``, and ``signals`` were delivered since.
     ``vmm_saves`` are XSTATE_BV of the VMM.
     """
@@ -129,6 +135,7 @@ class VcpuTimes:
     demand_breaks: array[int] = field(default_factory=_integers)
     demand_returns: array[int] = field(default_factory=_integers)
     signalled: array[int] = field(default_factory=_integers)
+    returns_ns: array[int] = field(default_factory=_integers)
     vmm_saves: Counter[int] = field(default_factory=Counter)
     handled: dict[str, Handled] = field(default_factory=dict)
     woke: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -140,6 +147,8 @@ class VcpuTimes:
     reason: str = ""
     handling: int = 0
     halted_ns: int = -1
+    exit_ns: int = 0
+    put_ns: int = 0
     preempted: int = 0
     at_return: tuple[int, int] = (0, 0)
     at_halt: tuple[int, int] = (0, 0)
@@ -193,12 +202,13 @@ class VcpuTimes:
             handled.guest_ns.append(self.clock)
             handled.number.append(self.exits)
             handled.after_ns.append(self.handling)
+            handled.at_ns.append(self.exit_ns)
         self.in_guest, self.acts, self.reason, self.halted = True, False, "", None
 
     def leaves_guest(self, reason: str, now_ns: int) -> None:
         """kvm_exit; that of HLT begins a halt."""
         self.exits += 1
-        self.in_guest, self.handling = False, 0
+        self.in_guest, self.handling, self.exit_ns = False, 0, now_ns
         halts = reason in HALTS
         self.reason, self.halted_ns = ("", now_ns) if halts else (reason, -1)
         self.acts = not halts and reason.lower() not in INTERRUPTS
@@ -210,6 +220,7 @@ class VcpuTimes:
         self.guest.append(self.clock - clock if self.exits else self.since_exit)
         self.guest_exits.append(self.exits - exits if self.exits else 1)
         self.guest_breaks.append(self.breaks)
+        self.returns_ns.append(self.put_ns)
         self.since_exit = self.breaks = 0
         self.returns_since_halt += 1
 

@@ -27,6 +27,9 @@ NEARLY: Final = 0.9
 HALF: Final = 0.5
 """vCPUs wake a thread if they run at this share of its wake-ups, and have a CPU for no more of the time than that."""
 MOST_WAKES: Final = 100.0
+TIMED_OUT: Final = 0.99
+"""Sleeps that nobody ends and that last as long as the longest of them, to within this factor, are waits that timed
+out, if there are many of them."""
 
 
 @dataclass(slots=True)
@@ -46,15 +49,18 @@ class Member:
 class Waiting:
     """Whom an entry ``wakes``, by the number of the other entry, with means per burst.
 
-    ``ended`` are its own sleeps that another thread ended, by the sleeper's id() and the end of the burst before; the
-    longest lasts ``longest_ns``.  ``any_order``: which of several threads that sleep so is woken is by chance, and not
-    the one that has waited longest.  ``after`` is how long its bursts that wake others go on afterwards, by the
-    thread's id() and the end of the burst: the time and the stints on the CPU.
+    ``ended`` are its own sleeps that another thread ended, or that timed out before one did, by the sleeper's id() and
+    the end of the burst before; the longest lasts ``longest_ns``; ``begins`` and ``ends`` are when they did so, in
+    order.  ``any_order``: which of several threads that sleep so is woken is by chance, and not the one that has waited
+    longest.  ``after`` is how long its bursts that wake others go on afterwards, by the thread's id() and the end of
+    the burst: the time and the stints on the CPU.
     """
 
     wakes: dict[int, float] = field(default_factory=dict)
     longest_ns: int = 0
     ended: set[tuple[int, int]] = field(default_factory=set)
+    begins: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    ends: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     any_order: bool = False
     after: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
@@ -89,6 +95,7 @@ def _ended(
     if not wakers:
         return
     intervals: list[tuple[int, int]] = []
+    others: list[tuple[int, int, int]] = []
     by: dict[int, dict[int, list[int]]] = {each: defaultdict(list) for each in wakers}
     for life in member.lives:
         for before, after in pairwise(member.bursts.get(id(life), ())):
@@ -97,15 +104,46 @@ def _ended(
                 intervals.append((before.end_ns, after.ready_ns))
                 by[waker][after.waker].append(after.ready_ns)
                 found[number].ended.add((id(life), before.end_ns))
+            else:
+                others.append((before.end_ns, after.ready_ns, id(life)))
     if not intervals:
         return
     found[number].longest_ns = max(end - begin for begin, end in intervals)
     found[number].any_order = _any_order(intervals)
+    if out := _timed_out(others, intervals, {waker: (members[waker], at) for waker, at in by.items() if at}):
+        found[number].longest_ns = min(end - begin for begin, end, _ in out)
+        found[number].ended |= {(life, begin) for begin, _, life in out}
+        intervals += [(begin, end) for begin, end, _ in out]
     begins, ends = (np.sort(np.array(each, np.int64)) for each in zip(*intervals, strict=True))
+    found[number].begins, found[number].ends = begins, ends
     for waker, at in by.items():
         if at:
             found[waker].wakes[number] = min(MOST_WAKES, _per_burst(members[waker], at, begins, ends))
             _note_after(members[waker], at.keys(), {life.tid for life in member.lives}, found[waker].after)
+
+
+def _timed_out(
+    others: Sequence[tuple[int, int, int]], ended: Sequence[tuple[int, int]],
+    wakers: Mapping[int, tuple[Member, dict[int, list[int]]]],
+) -> list[tuple[int, int, int]]:  # fmt: skip
+    """Of the sleeps that nobody ended (begin, end and whose), those that waited for the wakers, in vain, until a time
+    limit.
+
+    They are as long as the longest, no sleep that ``ended`` is longer, and the wakers did so little meanwhile that it
+    is no wonder.
+    """
+    longest = max((end - begin for begin, end, _ in others), default=0)
+    out = [each for each in others if each[1] - each[0] >= TIMED_OUT * longest]
+    longer = sum(TIMED_OUT * (end - begin) > longest for begin, end in ended)
+    if len(out) < max(LEAST, SHARE * len(others)) or longer > (1 - TIMED_OUT) * len(ended):
+        return []
+    begins, ends = (np.sort(np.array(each, np.int64)) for each in zip(*ended, strict=True))
+    woken = 0.0
+    for waker, at in wakers.values():
+        over = np.sort([burst.end_ns for life in waker.lives for burst in waker.bursts.get(id(life), ())])
+        within = sum(int(np.searchsorted(over, end) - np.searchsorted(over, begin)) for begin, end, _ in out)
+        woken += _per_burst(waker, at, begins, ends) * within
+    return out if woken < len(out) else []
 
 
 def _any_order(intervals: Sequence[tuple[int, int]]) -> bool:
