@@ -46,6 +46,13 @@ def test_a_short_burst_has_the_weight_of_those_with_which_it_shares_its_cpu():
     assert found["short", 1].weight == found["alone", 1].weight == 1024
 
 
+def test_where_nice_values_differ_and_no_group_shows_weights_are_those_of_nice_values():
+    short = life("short", 9, 0.05, burst_ms=2, prio=130)
+    assert all(group.weight is None for group in entries(life("a", 1, 0.5), life("b", 2, 0.45), short).values())
+    by_groups = entries(life("big", 1, 0.6), life("small", 2, 0.3), short)
+    assert by_groups["short", 0].weight is not None
+
+
 @pytest.mark.parametrize("cpus", [(0,), (0, 1)])
 def test_a_control_group_weighs_what_its_cpu_time_comes_to_on_each_cpu(cpus):
     lives = [life("shell", 1, 0.001, burst_ms=20)]

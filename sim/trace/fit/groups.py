@@ -78,10 +78,11 @@ def grouped(
             group.exit_wakes = exit_wakes(own, group.exits, woken)
         elif group.key in waits:
             group.wakes = {keys[number]: mean for number, mean in waits[group.key].wakes.items()}
-    most = set_weights(found, LIGHT * (last_ns - first_ns))
-    entries = {key: member.lives for key, member in members.items()}
     pairs = sharing(lives, last_ns - first_ns)
-    if pairs or by_groups(lives, last_ns - first_ns):
+    host_has_groups = bool(pairs) or by_groups(lives, last_ns - first_ns)
+    most = set_weights(found, LIGHT * (last_ns - first_ns), by_groups=host_has_groups)
+    entries = {key: member.lives for key, member in members.items()}
+    if host_has_groups:
         set_families(found, family_names(lives, entries, pairs), most, last_ns - first_ns)
     return sorted(found, key=lambda group: -sum(group.compute))
 
