@@ -1,8 +1,11 @@
 """Weights and control groups of a fit: what a CPU was shared out by, and who belongs together."""
 
+from collections import Counter
+
 import pytest
 
-from sim.trace.fit.entries import Charges
+from sim.analysis import tuning
+from sim.trace.fit.entries import Charges, Group
 from sim.trace.fit.families import families
 from sim.trace.fit.groups import grouped
 from sim.trace.fit.handovers import sharing
@@ -51,6 +54,19 @@ def test_where_nice_values_differ_and_no_group_shows_weights_are_those_of_nice_v
     assert all(group.weight is None for group in entries(life("a", 1, 0.5), life("b", 2, 0.45), short).values())
     by_groups = entries(life("big", 1, 0.6), life("small", 2, 0.3), short)
     assert by_groups["short", 0].weight is not None
+
+
+@pytest.mark.parametrize("idle", [0.0, 0.3])
+def test_children_stay_on_the_cpu_where_they_were_unless_cpus_are_idle_at_times(idle):
+    children = [life(f"cc{n}", 20 + n, 0.5, n % 2, parent=1, stints=3) for n in range(12)]
+    for n, child in enumerate(children):
+        child.execs, child.forked_ns = True, n * MS
+        child.bursts[0] = child.bursts[0]._replace(on_ns=(1 + n) * MS)
+    found = grouped(children, 0, SECONDS_NS, Charges(), idle=idle)
+    forks = {group.key[3]: group for group in found if group.key[0] == "fork"}
+    assert set(forks) == ({()} if idle else {(0,), (1,)})
+    assert all(len(group.compute) == len(group.sleep) == 12 // len(forks) for group in forks.values())
+    assert all(sum(group.sleep) == SECONDS_NS for group in forks.values())
 
 
 @pytest.mark.parametrize("cpus", [(0,), (0, 1)])
@@ -184,3 +200,14 @@ def test_of_kernel_threads_with_few_samples_those_that_ticks_wake_are_apart():
     found = {name: (group.key[1], group.at_ticks) for group in groups for name in group.names}
     assert found["kworker/1:0"] == ("kernel-others-at-ticks", True)
     assert found["kworker/1:1H"] == ("kernel-others", False)
+
+
+@pytest.mark.parametrize("cycles", [3, 300])
+def test_threads_that_come_and_go_are_tuned_by_how_long_they_wait_however_few_they_are(cycles):
+    compute, sleep = [40.0 * MS / cycles] * cycles, [1_900.0 * MS / cycles] * cycles
+    group = Group(("fork", "forks", 0, ()), cycles, 1, Counter(), 40 * MS, 100 * MS, 1024, entry="forks")
+    group.compute, group.sleep, group.cycles = compute, sleep, cycles
+    waits_twice_as_long = tuning._Seen({"forks": cycles / 2}, {"forks": 0.02}, {"forks": 0.08})
+    assert tuning._tuned(group, group, waits_twice_as_long, 2.0, 0.7).weight > 1200
+    waits_as_long = tuning._Seen({"forks": cycles / 2}, {"forks": 0.02}, {"forks": 0.05})
+    assert tuning._tuned(group, group, waits_as_long, 2.0, 0.7).weight == 1024

@@ -8,7 +8,7 @@ from test_ticks import watched
 from sim.errors import InputError
 from sim.host.streams import Streams, in_blocks
 from sim.scenario.distribution import Distribution
-from sim.trace.fit.order import order
+from sim.trace.fit.order import order, whole
 
 HOST = """
 title = "a thread whose bursts come in phases"
@@ -55,6 +55,16 @@ def test_few_bursts_or_constant_ones_say_nothing_of_order():
     assert order([1.0] * 40, [2.0] * 40) is None
     assert order([5.0] * 400, [7.0] * 400) is None
     assert order([1.0] * 400, [2.0] * 300) is None
+
+
+def test_a_few_unequal_bursts_keep_their_order_as_a_whole_and_many_or_equal_ones_do_not():
+    rng = np.random.default_rng(4)
+    few, many = rng.exponential(1e6, 40), rng.exponential(1e6, 1000)
+    assert whole(few, 3 * few).rows == 40
+    assert whole(np.full(40, 1e6), rng.exponential(1e6, 40)).rows == 40
+    assert whole(many, many) is whole(np.full(40, 1e6), np.full(40, 1e6)) is None
+    assert whole(few[:1], few[:1]).rows == 2
+    assert whole(few[:0], few[:0]) is whole(few, few[1:]) is None
 
 
 @pytest.mark.parametrize("rows", [2, 7, 64])

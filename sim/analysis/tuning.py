@@ -42,6 +42,9 @@ STEP: Final = 2.0
 """By how much a mean or a weight is asked to change in a round."""
 LEAST_OWN: Final = 0.5
 """The share of its sleeps that end by time from which on their length is tuned; the others end when their wakers do."""
+ALWAYS: Final = 0.95
+"""The share of its time for which a thread is runnable from which on how much it gets shows its weight, not how long it
+waits."""
 LEAST_SHARE: Final = 0.02
 """The share of a CPU from which on the weight of a thread that never sleeps is tuned."""
 LEAST_WAIT: Final = 0.1
@@ -137,13 +140,13 @@ def _tuned(group: Group, first: Group, seen: _Seen, seconds: float, gain: float)
     if not rate or not on or kind == "pipe":
         return group
     cycles = _cycles(group)
-    if cycles < ENOUGH or not (mean or group.waits):
+    if not (mean or group.waits) or group.wanted_ns > ALWAYS * group.rows * seconds * 1e9:
         share = group.on_ns * 1e-9 / seconds
         return _weighted(group, first, share / on, gain) if share >= LEAST_SHARE else group
     there, here = (group.wanted_ns - group.on_ns) / cycles, 1e9 * (wanted - on) / rate
     if there > LEAST_WAIT * group.wanted_ns / cycles:
         group = _weighted(group, first, here / there, gain / 2)
-    if not mean or own < LEAST_OWN:
+    if not mean or own < LEAST_OWN or cycles < ENOUGH:
         return group
     late_ns = 1e9 * group.rows * (seconds / cycles - 1 / rate) / own
     least, most = max(first_mean / LONGEST, mean / STEP), min(first_mean * LONGEST, mean * STEP)

@@ -224,7 +224,7 @@ def _text(fitted: "Fitted", out: Path) -> str:
         f"{len(fitted.groups)} entries; Linux {fitted.kernel}, {fitted.strategy}, {fitted.cpu}",
         *(f"note: {note}" for note in fitted.notes),
     ]
-    few = [group.entry for group in fitted.groups if len(group.compute) < ENOUGH]
+    few = [group.entry for group in fitted.groups if len(group.compute) < ENOUGH and group.order is None]
     if few:
         lines.append(f"note: fewer than {ENOUGH} samples, so the mean alone: {', '.join(few)}")
     lines += [f"note: {note}" for group in fitted.groups for note in group.notes]

@@ -10,8 +10,8 @@ from sim.trace.fit.entries import ENOUGH, Charges, Group, Key, Kind, key_of
 from sim.trace.fit.families import by_groups, family_names
 from sim.trace.fit.handled import Waited, exit_wakes, handled_exits
 from sim.trace.fit.handovers import sharing
-from sim.trace.fit.order import order
-from sim.trace.fit.pins import Places, pins
+from sim.trace.fit.order import order, whole
+from sim.trace.fit.pins import IDLE, Places, pins
 from sim.trace.fit.thread_times import Burst, Life, slots
 from sim.trace.fit.ticks import MAINLY, Ticks
 from sim.trace.fit.waking import Member, Waiting, waiting
@@ -52,9 +52,11 @@ def grouped(
         rest = [life for life in rest if life not in pair]
     children = [life for life in rest if life.forked_ns >= 0 and life.execs and life.bursts]
     if len(children) >= ENOUGH:
-        firsts = {id(child): child.bursts[:1] for child in children}
-        found.append(_forks(children, rest, first_ns, last_ns, charges))
-        members[found[-1].key] = Member(children, firsts, waits=False)
+        forking = _forking(rest, charges)
+        for pinned, there in _by_cpu(children, idle).items():
+            firsts = {id(child): child.bursts[:1] for child in there}
+            found.append(_forks(there, pinned, forking, first_ns, last_ns, charges))
+            members[found[-1].key] = Member(there, firsts, waits=False)
         rest = [life for life in rest if life.bursts]
     steady_ns = (1 - ABSENT) * (last_ns - first_ns)
     vcpus = _by_key([life for life in lives if life.vcpu is not None], "vcpu", place, steady_ns)
@@ -194,7 +196,7 @@ def _threads(
         group.at_ticks = True
         group.sleep = [max(0.0, each - ticks.period_ns / 2) for each in group.sleep]
     if group.waits is None:
-        group.order = order(group.compute, group.sleep)
+        group.order = whole(group.compute, group.sleep) or order(group.compute, group.sleep)
     return group
 
 
@@ -279,24 +281,42 @@ def _pipe(one: Life, other: Life, place: Places, charges: Charges) -> Group:
     return group
 
 
-def _forks(children: Sequence[Life], lives: Sequence[Life], first_ns: int, last_ns: int, charges: Charges) -> Group:
-    """What children do up to their first sleep, and the bursts in which parents fork, which are removed from those.
+def _by_cpu(children: Iterable[Life], idle: float) -> dict[tuple[int, ...], list[Life]]:
+    """Children by the CPU on which they were most of the time; together if CPUs are idle at times, and draw them."""
+    found: dict[tuple[int, ...], list[Life]] = defaultdict(list)
+    for child in sorted(children, key=lambda child: child.forked_ns):
+        found[() if idle > IDLE or not child.at_ns else (max(child.at_ns, key=child.at_ns.__getitem__),)].append(child)
+    return found
+
+
+def _forking(lives: Sequence[Life], charges: Charges) -> list[float]:
+    """The bursts in which parents fork, per child; they are removed from the parents'."""
+    found: list[float] = []
+    for life in lives:
+        found += [_own(burst, charges) / burst.forks for burst in life.bursts if burst.forks]
+        life.bursts = [burst for burst in life.bursts if not burst.forks]
+    return found
+
+
+def _forks(
+    children: Sequence[Life], pinned: tuple[int, ...], forking: list[float], first_ns: int, last_ns: int,
+    charges: Charges,
+) -> Group:  # fmt: skip
+    """What children do up to their first sleep, and the bursts in which parents fork.
 
     A simulated child ends with its first sleep; what it does later is in the entry of the threads of its name.
     """
-    group = Group(("fork", "forks", 0, ()), len(children), 1, _saves(children), names=_names(children))
-    group.cycles = len(children)
+    group = Group(("fork", "forks", 0, pinned), len(children), 1, _saves(children), names=_names(children))
+    group.cycles, group.syscall = len(children), forking
     for child in children:
         burst = child.bursts.pop(0)
         group.compute.append(_own(burst, charges))
         group.on_ns += burst.on_ns
         group.wanted_ns += burst.end_ns - burst.ready_ns
-    for life in lives:
-        group.syscall += [_own(burst, charges) / burst.forks for burst in life.bursts if burst.forks]
-        life.bursts = [burst for burst in life.bursts if not burst.forks]
-    times = sorted(child.forked_ns for child in children)
+    times = [child.forked_ns for child in children]
     group.sleep = [after - before for before, after in pairwise(times)]
     group.sleep.append(times[0] - first_ns + last_ns - times[-1])
+    group.order = whole(group.compute, group.sleep)
     return group
 
 

@@ -1,4 +1,5 @@
-"""Whether bursts and sleeps of a thread depend on those before them, as in phases of a load; if so, order is kept."""
+"""Whether bursts and sleeps of a thread depend on those before them, as in phases of a load, or are few and unequal; if
+so, order is kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +21,40 @@ REACH: Final = 4
 """A block is as many times as long as the correlation reaches."""
 
 
+UNEQUAL: Final = 0.05
+"""Standard error of the CPU time of as many independent bursts, or of the time that they and their sleeps take, from
+which on all come in recorded order: what is compared may differ by as much."""
+MOST: Final = 2000
+"""Rows of a file (MOST_SAMPLES of sim.trace.fit.writing)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
-    """``rows`` of a block; the largest correlation, ``of`` what; independent samples are within ``bound``."""
+    """``rows`` of a block, and ``why`` there are any; of phases also the largest correlation, and that of independent
+    samples."""
 
     rows: int
-    of: str
-    correlation: float
-    bound: float
+    why: str
+    correlation: float = 0.0
+    bound: float = 0.0
+
+
+def whole(bursts: Sequence[float], sleeps: Sequence[float]) -> Order | None:
+    """All rows in their order, if they are so few and unequal that as many, drawn with replacement, would have another
+    CPU time, or take another time; None if not.
+
+    A simulated run of the length of the trace then has about the long bursts that the trace has.
+    """
+    rows = len(bursts)
+    if not 0 < rows <= MOST or len(sleeps) != rows:
+        return None
+    if rows == 1:
+        return Order(2, "once in the trace, at some time")
+    burst, sleep = (np.asarray(each, np.float64) for each in (bursts, sleeps))
+    error = max(float(each.std() / max(1.0, each.mean())) for each in (burst, burst + sleep)) / np.sqrt(rows)
+    if error < UNEQUAL:
+        return None
+    return Order(rows, f"in recorded order: of as many independent ones the sum varies by {error:.0%}")
 
 
 def order(bursts: Sequence[float], sleeps: Sequence[float]) -> Order | None:
@@ -50,7 +77,10 @@ def order(bursts: Sequence[float], sleeps: Sequence[float]) -> Order | None:
         return None
     reach = max(_reach(burst, bound), _reach(sleep, bound))
     block = max(LEAST_BLOCK, min(REACH * reach, rows // FEWEST_BLOCKS))
-    return Order(block, of, found[of], float(bound)) if 2 <= block < rows else None
+    why = (
+        f"in recorded blocks: the correlation of {of} is {found[of]:.2f}, where independent ones are within {bound:.2f}"
+    )
+    return Order(block, why, found[of], float(bound)) if 2 <= block < rows else None
 
 
 def _normal(values: NDArray[np.float64]) -> NDArray[np.float64]:

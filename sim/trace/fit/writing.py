@@ -216,9 +216,10 @@ def _entry(fitted: Fitted, group: Group, folder: str, columns: Columns) -> Table
         _guest(table, fitted, group, writer)
         return table
     rows = None if group.order is None else group.order.rows
-    table.add("compute", writer.times("compute", group.compute, rows))
+    few = ENOUGH if rows is None else 1
+    table.add("compute", writer.times("compute", group.compute, rows, few))
     if kind != "pipe" and group.sleep and sum(group.sleep) > 0:
-        table.add("sleep", writer.times("sleep", group.sleep, rows))
+        table.add("sleep", writer.times("sleep", group.sleep, rows, few))
         if rows is not None:
             table.add("blocks", rows)
         if group.at_ticks:
@@ -293,16 +294,13 @@ def _comments(group: Group) -> list[str]:
             "halts that a signal ended": group.signalled,
         }
     lines.append(", ".join(f"{len(values)} {what}" for what, values in found.items()))
-    if (order := group.order) is not None:
-        lines.append(
-            f"in recorded blocks: the correlation of {order.of} is {order.correlation:.2f}, where independent ones are "
-            f"within {order.bound:.2f}"
-        )
+    if group.order is not None:
+        lines.append(group.order.why)
     if group.waits is not None:
         lines.append(f"{group.waits[0]:.1%} of its sleeps are ended by the entries that name it in wakes")
     if group.weight is not None:
         lines.append(f"nice {group.key[2]} in the trace; on a CPU in {group.share:.0%} of its runnable time there")
-    few = [what for what, values in found.items() if 0 < len(values) < ENOUGH]
+    few = [what for what, values in found.items() if 0 < len(values) < ENOUGH and group.order is None]
     if few:
         lines.append(f"too few samples: {' and '.join(few)}")
     return lines + group.notes
