@@ -54,7 +54,7 @@ def test_what_it_says_while_a_run_goes_on_and_after_it_was_killed(scenario, tmp_
     )  # fmt: skip
     process = subprocess.Popen([sys.executable, "-c", text])
     folder, deadline = tmp_path / "r" / "parts", time.monotonic() + 30
-    while not (folder.is_dir() and len(list(folder.iterdir())) >= 3 and (tmp_path / "r" / progress.NAME).exists()):
+    while not (len(list(folder.glob("[!.]*"))) >= 3 and (tmp_path / "r" / progress.NAME).exists()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     status, out, err = run_command(capsys, "status", str(tmp_path / "r"))

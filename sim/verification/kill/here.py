@@ -110,7 +110,12 @@ def _run(seed: int, out: Path, jobs: str, moment: float, chosen: random.Random, 
             found.too_late += 1
         else:
             found.kills[f"{'driver' if whom == process.pid else 'worker'}, {_state(out)}"] += 1
-    return process.wait(TIMEOUT_S)
+    try:
+        return process.wait(TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        found.problems.append(f"seed {seed}, {jobs} jobs, after {moment:.3f} s: still not over {TIMEOUT_S} s later")
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
 
 
 def _children(pid: int) -> list[int]:

@@ -1,0 +1,182 @@
+"""Processes of this machine, each with a pipe of its own, so that the death of one is seen and harms no other.
+
+A :class:`concurrent.futures.ProcessPoolExecutor` has one pipe for all answers.  A worker that is killed while it writes
+there leaves half a message, for whose end the driver waits forever; one that is killed while others are being started
+may leave these to nobody.
+"""
+
+import multiprocessing
+import signal
+import sys
+import threading
+import time
+import traceback
+import types
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from os import _exit
+from queue import LifoQueue
+from typing import Any
+
+from sim.errors import RunError
+from sim.experiment.pool import Gone, Outcome
+from sim.experiment.workers import Task, in_flight, work
+from sim.results.progress import EVERY_S
+
+
+class Died(RunError):
+    """A worker that has died of a task, or of anything else while it had one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"worker {number} has died")
+        self.number = number
+
+
+class Processes:
+    """``jobs`` processes that end with this one; one that dies is started again.
+
+    A thread for each waits for its answers.  Processes are started by the thread that submits tasks.
+    """
+
+    dashboard = ""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._context = multiprocessing.get_context("spawn")
+        self._far = self._context.RawArray("d", jobs)
+        self._threads = ThreadPoolExecutor(jobs, "fpswitch-worker")
+        self._all: dict[int, _Worker] = {}
+        self._idle: LifoQueue[_Worker] = LifoQueue()
+
+    def workers(self) -> int:
+        return self._jobs
+
+    def submit(self, task: Task) -> "Future[Outcome]":
+        if len(self._all) < self._jobs:
+            self._start(len(self._all))
+        return self._threads.submit(self._do, task)
+
+    def in_flight(self) -> float:
+        return float(sum(self._far))
+
+    def deaths(self, error: BaseException) -> int:
+        if not isinstance(error, Died):
+            return 0
+        self._start(error.number)
+        return 1
+
+    def refuse(self, why: str) -> None:
+        raise Gone(f"{why}: it has changed since this run began")
+
+    def close(self, *, at_once: bool) -> None:
+        if at_once:
+            for worker in self._all.values():
+                worker.process.terminate()
+                self._idle.put(worker)  # nobody waits for one that has died
+        self._threads.shutdown(wait=True, cancel_futures=at_once)
+        for worker in self._all.values():
+            worker.end()
+
+    def _start(self, number: int) -> None:
+        ours, theirs = self._context.Pipe()
+        self._far[number] = 0
+        process = self._context.Process(target=_serve, args=(theirs, self._far, number), daemon=True)
+        with theirs, _without_main(), _without_interrupts():
+            process.start()
+        self._all[number] = _Worker(number, process, ours)
+        self._idle.put(self._all[number])
+
+    def _do(self, task: Task) -> Outcome:
+        worker = self._idle.get()
+        try:
+            answer = worker.ask(task)
+        finally:
+            if not worker.has_ended:
+                self._idle.put(worker)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+class _Worker:
+    """A process, and this end of its pipe."""
+
+    def __init__(self, number: int, process: Any, connection: "Connection[Any, Any]") -> None:
+        self._number, self.process, self._connection = number, process, connection
+        self.has_ended = False
+
+    def ask(self, task: Task) -> Outcome | BaseException:
+        """What it answers, or what it raised; :class:`Died` where it has ended, be it in the middle of an answer."""
+        try:
+            self._connection.send(task)
+            answer: Outcome | BaseException = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self.process.kill()  # it is of no use without its pipe
+            self.end()
+            raise Died(self._number) from error
+        return answer
+
+    def end(self) -> None:
+        """Lets it end, which it does when nobody can send it tasks any more."""
+        self.has_ended = True
+        self._connection.close()
+        self.process.join()
+
+
+def _serve(connection: "Connection[Any, Any]", far: Any, number: int) -> None:
+    """Does the tasks of a parent, which interrupts and ends its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_tell, args=(far, number), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    while True:
+        try:
+            task = connection.recv()
+        except (EOFError, ConnectionResetError):
+            return
+        try:
+            answer: Outcome | BaseException = work(task)
+        except BaseException as error:
+            error.add_note("".join(traceback.format_exception(error)))
+            answer = error
+        connection.send(answer)
+
+
+def _tell(far: Any, number: int) -> None:
+    """Says how far this worker is."""
+    while True:
+        far[number] = in_flight()
+        time.sleep(EVERY_S / 2)
+
+
+def _end_with(sentinel: Any) -> None:
+    """A worker does not outlive a parent that was killed."""
+    wait([sentinel])
+    _exit(1)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hides ``__main__`` from the processes that are started meanwhile.
+
+    They need nothing of it, and would run a script again that calls :func:`run` without a guard.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that are started meanwhile get no Ctrl-C before they can ignore it; it waits for this process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

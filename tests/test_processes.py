@@ -1,0 +1,103 @@
+"""Worker processes of this machine: whenever one of them is killed, the run goes on, and ends."""
+
+import os
+import random
+import signal
+import struct
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, wait
+
+import pytest
+
+from sim.errors import InputError
+from sim.experiment import processes
+from sim.experiment.processes import Died, Processes
+
+PATIENCE_S = 120
+
+
+def answered(connection, far, number):
+    """A worker that answers with the double of its task, and raises for None."""
+    for task in iter(connection.recv, "end"):
+        time.sleep(0.002)
+        connection.send(InputError("none") if task is None else 2 * task)
+
+
+def killed_in_an_answer(connection, far, number):
+    """The half of an answer of 1 MB, and death."""
+    connection.recv()
+    os.write(connection.fileno(), struct.pack("!i", 1_000_000) + b"x" * 500_000)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture
+def pool(monkeypatch, request):
+    monkeypatch.setattr(processes, "_serve", getattr(request, "param", answered))
+    started = Processes(3)
+    yield started
+    started.close(at_once=True)
+
+
+def test_tasks_are_done_and_what_they_raise_is_raised_here(pool):
+    futures = [pool.submit(n) for n in (*range(20), None, *range(20, 30))]
+    assert [each.result(PATIENCE_S) for each in futures if each is not futures[20]] == [2 * n for n in range(30)]
+    with pytest.raises(InputError, match="none"):
+        futures[20].result(PATIENCE_S)
+
+
+def test_a_task_that_cannot_be_sent_leaves_its_worker_for_others(pool):
+    failed = [pool.submit(threading.Lock()) for _ in range(6)]
+    for each in failed:
+        assert "pickle" in str(each.exception(PATIENCE_S))
+    assert pool.submit(4).result(PATIENCE_S) == 8
+
+
+@pytest.mark.parametrize("pool", [killed_in_an_answer], indirect=True)
+def test_a_worker_that_is_killed_in_the_middle_of_an_answer_has_died(pool):
+    error = pool.submit(1).exception(PATIENCE_S)
+    assert isinstance(error, Died)
+    assert pool.deaths(error) == 1
+
+
+def test_a_pool_that_ends_at_once_waits_neither_for_tasks_nor_for_workers_that_have_died(pool):
+    begun = [pool.submit(n) for n in range(300)]
+    begun[0].result(PATIENCE_S)
+    os.kill(pool._all[0].process.pid, signal.SIGKILL)
+    pool.close(at_once=True)
+    assert all(each.done() for each in begun)
+    assert not any(each.process.is_alive() for each in pool._all.values())
+
+
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+def test_every_task_is_done_though_workers_are_killed_while_they_start_wait_and_answer(pool, seed):
+    """Six kills of any worker that is there, some of them milliseconds after it has been started."""
+    chosen, over = random.Random(seed), threading.Event()
+
+    def kill():
+        for _ in range(6):
+            while not pool._all and not over.is_set():
+                time.sleep(0.0005)
+            if over.wait(chosen.choice((0, 0.001, 0.01, 0.1, 0.3))):
+                return
+            chosen.choice(list(pool._all.values())).process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    todo, flying, found = list(range(200)), {}, []
+    while todo or flying:
+        while todo and len(flying) < 6:
+            task = todo.pop()
+            flying[pool.submit(task)] = task
+        done, _ = wait(flying, timeout=PATIENCE_S, return_when=FIRST_COMPLETED)
+        assert done, "nothing moves"
+        for each in done:
+            task, error = flying.pop(each), each.exception()
+            if error is None:
+                found.append(each.result())
+            else:
+                assert pool.deaths(error) == 1
+                todo.append(task)
+    over.set()
+    killer.join()
+    assert sorted(found) == [2 * n for n in range(200)]
