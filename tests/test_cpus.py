@@ -13,7 +13,7 @@ from sim.results.settings import settings_of
 from sim.scenario.cases import cases
 from sim.scenario.reading import read as read_scenario
 from sim.xsave import imported
-from sim.xsave.components import ALL, AVX, AVX512, FP, MPX, SSE, XTILE
+from sim.xsave.components import ALL, APX, AVX, AVX512, FP, MPX, SSE, XTILE
 from sim.xsave.profiles import GENERIC, names, profile
 from sim.xsave.sizes import masks_of
 
@@ -127,3 +127,11 @@ def test_every_mask_is_among_those_of_its_size(geometry, data):
     for each in found:
         if each.format == "compacted":
             assert geometry.compacted(each.mask).size == geometry.compacted(mask).size
+
+
+def test_no_mask_has_avx512_without_avx_nor_apx_with_mpx_though_the_size_would_fit():
+    """SDM Vol. 1, 13.3: XSETBV refuses the former; no processor has the latter."""
+    for wrong in (FP | SSE | AVX512, FP | SSE | APX | MPX):
+        found = masks_of(GENERIC.compacted(wrong).size, GENERIC)
+        assert not any(each.mask & AVX512 and not each.mask & AVX for each in found)
+        assert not any(each.mask & APX and each.mask & MPX for each in found)
