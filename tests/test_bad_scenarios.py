@@ -82,6 +82,9 @@ def test_a_file_that_cannot_be_read_is_one_line(name, says, folder, capsys):
         (("--set", "guests.web.vcpu=2"), "--set guests.web.vcpu: unknown key 'vcpu'; did you mean 'vcpus'?"),
         (("--set", "guest.web.vcpus=2"), "unknown key 'guest'; did you mean 'guests'?"),
         (("--set", "host.cpu=zen4"), "--set host.cpu: found 'zen4'; allowed: a list in [ ], such as ['zen4']"),
+        (("--set", "host.cpu=64"), "--set host.cpu: found 64; did you mean 'cpus'? cpu is a list in [ ]"),
+        (("--set", "host.kernel=6.18"), "--set host.kernel: found 6.18; allowed: a list in [ ], such as ['6.18']"),
+        (("--kernel", "6.18,v6.18"), "--kernel: found 'v6.18' twice"),
         (("--set", "host.cpu=[zen4]"), "--set host.cpu: found '[zen4]', which is not TOML"),
         (("--set", "host.cpus"), "--set: found 'host.cpus'; allowed: KEY=VALUE"),
         (("--set", "=3"), "--set: found '=3'; allowed: KEY=VALUE"),
@@ -92,6 +95,14 @@ def test_a_file_that_cannot_be_read_is_one_line(name, says, folder, capsys):
 def test_an_option_goes_through_the_same_checks(options, says, folder, capsys):
     (folder / "good.toml").write_text(GOOD, encoding="utf-8")
     assert says in refusal(capsys, "show", "good.toml", *options)
+
+
+def test_a_kernel_may_be_named_without_its_v(folder, capsys):
+    (folder / "good.toml").write_text(GOOD, encoding="utf-8")
+    status, shown, _ = run(capsys, "show", "good.toml", "--kernel", "6.18,v6.19")
+    assert (status, 'kernel = ["v6.18", "v6.19"]' in shown) == (0, True)
+    for command in (("flow", "vcpu-switch"), ("price", "--exits", "20kHz"), ("strategies",), ("snapshot",)):
+        assert run(capsys, *command, "--kernel", "6.18")[:2] == run(capsys, *command, "--kernel", "v6.18")[:2]
 
 
 def test_a_reference_that_is_named_is_possible_somewhere(folder, capsys):

@@ -69,7 +69,7 @@ def test_a_kernel_that_is_none_of_the_models_is_said_with_the_nearest_and_what_m
     trace, out = tmp_path / "trace.txt", tmp_path / "mine.toml"
     trace.write_text(text(NAMED["vcpu-halt-wakeup"]).replace("kernel 6.18.44 ", "kernel 6.14.3 ", 1))
     document = run_json(capsys, "fit", str(trace), "-o", str(out), "--no-check")
-    says = "Linux 6.14 lies between v6.12 and v6.17; v6.12 is nearest: it differs in 6 ("
+    says = "Linux 6.14 lies between v6.12 and v6.17; v6.12 is nearest: it differs in rows 6 ("
     assert any(each.startswith(says) and each.endswith("; followed as v6.12") for each in document["notes"])
     assert says in out.read_text()
     document = run_json(capsys, "fit", str(NAMED["vcpu-halt-wakeup"]), "-o", str(out), "--no-check", "--force")

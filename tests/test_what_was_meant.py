@@ -1,4 +1,6 @@
-"""A path or name that is nearly what a command takes: the message says what may have been meant."""
+"""A path, a name or a number that is nearly what a command takes: the message says what may have been meant."""
+
+import json
 
 import fake_host
 import pytest
@@ -43,3 +45,18 @@ def test_what_may_have_been_meant_is_said_where_it_is_there(made, command, says,
     status, out, err = run(capsys, *command)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.endswith(f"{says}\n")
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("runn", "run"), ("replays", "replay"), ("latout", "layout")])
+def test_a_command_that_is_not_there_may_have_been_another(typed, meant, capsys):
+    status, _, err = run(capsys, typed, "x")
+    assert (status, f"No such command {typed!r}. Did you mean {meant!r}?" in err) == (2, True)
+    assert "Did you mean" not in run(capsys, "zzz")[2]
+
+
+def test_a_mask_says_in_which_base_it_was_read(capsys):
+    status, out, err = run(capsys, "layout", "1800", "--json")
+    assert (status, json.loads(out)["mask"]) == (0, "0x708")
+    assert err == "fpswitch: MASK 1800 is decimal, 0x708 (0x1800 is hexadecimal)\n"
+    assert run(capsys, "layout", "0x1800", "--json")[2] == run(capsys, "layout", "7", "--json")[2] == ""
+    assert run(capsys, "layout", "1ae7")[2].endswith("; did you mean 0x1ae7?\n")

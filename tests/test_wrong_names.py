@@ -25,7 +25,8 @@ WRONG = {
     "no CPU": (instead(CPU, "cpu = []"), "host.cpu", "an empty list", "names of CPU profiles"),
     "CPU twice": (instead(CPU, 'cpu = ["zen4", "zen4"]'), "host.cpu", "found 'zen4' twice", "each once"),
     "unknown kernel": (also(HOST, 'kernel = ["v6.188"]'), "host.kernel", "'v6.188'", "did you mean 'v6.18'?"),
-    "kernel without its v": (also(HOST, 'kernel = ["6.18"]'), "host.kernel", "row for it is 'v6.18'"),
+    "kernel of a stable release": (also(HOST, 'kernel = ["6.18.35"]'), "host.kernel", "row for it is 'v6.18'"),
+    "kernel twice": (also(HOST, 'kernel = ["6.18", "v6.18"]'), "host.kernel", "found 'v6.18' twice", "each once"),
     "unknown strategy": (
         also(RUN, 'strategies = ["xstate-gest"]'),
         "run.strategies", "'xstate-gest'", "'xstate-guest'?",

@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from sim.errors import InputError, one_line
 
+_HEXADECIMAL = re.compile("[0-9a-fA-F]{1,32}")
 _MASK = re.compile("-?(0[xX][0-9a-fA-F]{1,32}|0|[1-9][0-9]{0,38})")
 
 json_option = click.option(
@@ -133,10 +134,23 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def parse_mask(text: str, what: str) -> int:
-    """A mask as the user writes it: hexadecimal with 0x in front, or decimal; ``what`` is what an error calls it."""
+    """A mask as the user writes it: hexadecimal with 0x in front, or decimal, which is said; ``what`` is what a message
+    calls it.
+    """
     if not _MASK.fullmatch(text):
-        raise InputError(f"{what} {text!r}: not a number (0x1800 and 6144 are)")
-    return int(text, 0)
+        meant = f"; did you mean 0x{text}?" if _HEXADECIMAL.fullmatch(text) else ""
+        raise InputError(f"{what} {text!r}: not a number (0x1800 and 6144 are){meant}")
+    mask = int(text, 0)
+    if text.isdecimal() and mask > 9:
+        say([f"{what} {text} is decimal, {mask:#x} (0x{text} is hexadecimal)"])
+    return mask
+
+
+def kernel_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A kernel as an option names it: 6.18 is v6.18."""
+    from sim.kernel.releases import spelled
+
+    return None if value is None else spelled(value)
 
 
 def emit(document: Any, text: str, as_json: bool) -> None:

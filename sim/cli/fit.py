@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sim.cli.common import counting_events, emit, json_option, table
+from sim.cli.common import counting_events, emit, json_option, kernel_name, table
 from sim.cli.compared import compared_text
 from sim.cli.fit_exits import fit_exits
 from sim.cli.replay import costs_option, opened
@@ -36,7 +36,7 @@ Example:
     metavar="MODEL",
     help="The recorded kernel's preemption model, if the trace does not say (none, voluntary, full or lazy).",
 )
-@click.option("--kernel", metavar="NAME", help="Also simulate the twin with this kernel.")
+@click.option("--kernel", callback=kernel_name, metavar="NAME", help="Also simulate the twin with this kernel.")
 @click.option("--preemption", metavar="MODEL", help="Also simulate the twin with this preemption model.")
 @click.option("--force", is_flag=True, help="Replace FILE.toml and its samples.")
 @click.option("--exits", "exits_only", is_flag=True, help="Fit only the VM exits; the trace needs only KVM's events.")

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import click
 
-from sim.cli.common import by_reason, emit, json_option, parse_mask, table, wrapped
+from sim.cli.common import by_reason, emit, json_option, kernel_name, parse_mask, table, wrapped
 from sim.errors import InputError, unknown
 
 ALL_RFC_TESTS = "rfc-tests"
@@ -35,7 +35,7 @@ Example:
 @click.argument("name", metavar="FLOW")
 @click.option("--strategy", default="xstate-guest", show_default=True, help="A shipped strategy, or a TOML file.")
 @click.option("--cpu", default="sapphire-rapids", show_default=True, help="A CPU profile.")
-@click.option("--kernel", default="v6.18", show_default=True, help="One of fpswitch kernels.")
+@click.option("--kernel", callback=kernel_name, default="v6.18", show_default=True, help="One of fpswitch kernels.")
 @click.option("--carried", default="cet-s", show_default=True, help="The carried state: shipped, or a TOML file.")
 @click.option(
     "--patches", callback=parse_patches, metavar="LIST", help="The RFC's patches to apply (kernel rfc): 1-3,5."

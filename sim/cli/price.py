@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 from click.core import ParameterSource
 
-from sim.cli.common import emit, json_option
+from sim.cli.common import emit, json_option, kernel_name
 from sim.cli.flow import mask_option
 from sim.errors import InputError, unknown
 
@@ -24,7 +24,9 @@ Example:
 """
 )
 @click.option("--cpu", default="sapphire-rapids", show_default=True, help="A CPU profile.")
-@click.option("--kernel", default="v6.18", show_default=True, help="A kernel (docs/kernel-versions.md).")
+@click.option(
+    "--kernel", callback=kernel_name, default="v6.18", show_default=True, help="A kernel (docs/kernel-versions.md)."
+)
 @click.option(
     "--exits",
     multiple=True,

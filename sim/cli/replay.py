@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from sim.cli.common import WIDTH, counting_events, emit, json_option, table
+from sim.cli.common import WIDTH, counting_events, emit, json_option, kernel_name, table
 from sim.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ costs_option = click.option(
 )
 kernel_option = click.option(
     "--kernel",
+    callback=kernel_name,
     help=("Run on this kernel (fpswitch kernels) instead of the recorded one; the check always uses the recorded one."),
 )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.cli.common import emit, json_option
+from sim.cli.common import emit, json_option, kernel_name
 from sim.errors import InputError
 from sim.scenario.shipped import Shipped, catalogue
 
@@ -40,7 +40,7 @@ def scenarios(as_json: bool) -> None:
 @click.option("--duration", metavar="TIME", help="How long perf recorded, if TABLE does not say.")
 @click.option("--vcpus", type=click.IntRange(1, 65536), metavar="N", help="vCPUs in TABLE; default: one.")
 @click.option("--cpu", metavar="NAME|FILE", help="With TABLE: the CPU profile; default: by its exit reasons.")
-@click.option("--kernel", metavar="NAME", help="With TABLE: the kernel; default: v6.18.")
+@click.option("--kernel", callback=kernel_name, metavar="NAME", help="With TABLE: the kernel; default: v6.18.")
 @json_option
 def new(
     file: str,

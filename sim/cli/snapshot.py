@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sim.cli.common import by_reason, by_text, emit, json_option, table, wrapped
+from sim.cli.common import by_reason, by_text, emit, json_option, kernel_name, table, wrapped
 from sim.cli.flow import mask_option
 from sim.kernel.config import Settings
 from sim.kernel.snapshot import VMMS
@@ -17,9 +17,15 @@ from sim.report.snapshots import Outcome, SnapshotRow
 
 @click.command()
 @click.option("--cpu", default="sapphire-rapids", show_default=True, help="Where the guest is saved: a CPU profile.")
-@click.option("--kernel", default="v6.18", show_default=True, help="The kernel there: one of fpswitch kernels.")
+@click.option(
+    "--kernel",
+    callback=kernel_name,
+    default="v6.18",
+    show_default=True,
+    help="The kernel there: one of fpswitch kernels.",
+)
 @click.option("--to-cpu", metavar="NAME", help="The CPU on which it is restored; default: the same.")
-@click.option("--to-kernel", metavar="NAME", help="The kernel there; default: the same.")
+@click.option("--to-kernel", callback=kernel_name, metavar="NAME", help="The kernel there; default: the same.")
 @click.option("--strategy", "names", metavar="NAME", multiple=True, help="Only this one (or a file); may be repeated.")
 @click.option("--to-strategy", metavar="NAME", help="The strategy there; default: the same.")
 @click.option("--carried", default="cet-s", show_default=True, help="The carried state: shipped, or a TOML file.")

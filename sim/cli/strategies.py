@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from sim.cli.common import by_reason, by_text, emit, json_option, parse_mask, table, wrapped, yes
+from sim.cli.common import by_reason, by_text, emit, json_option, kernel_name, parse_mask, table, wrapped, yes
 from sim.kernel import versions
 from sim.report import kernel_tables
 from sim.report.kernel_tables import StrategyMasks, StrategyRow
@@ -18,7 +18,9 @@ PLAIN = ("swaps_xcr0", "swaps_xss", "kvm_offers_cet", "guest_has_cet", "normal_b
 
 
 @click.command()
-@click.option("--kernel", metavar="NAME", help="Only on this kernel (fpswitch kernels); default: on each.")
+@click.option(
+    "--kernel", callback=kernel_name, metavar="NAME", help="Only on this kernel (fpswitch kernels); default: on each."
+)
 @click.option("--cpu", "cpu_name", metavar="NAME", default="sapphire-rapids", show_default=True)
 @click.option("--strategy", "names", metavar="NAME", multiple=True, help="Only this one (or a file); may be repeated.")
 @click.option("--guest-xss", metavar="MASK", help="IA32_XSS of guests with CET; default: all that KVM offers.")

@@ -111,6 +111,11 @@ def release(name: str) -> Release | None:
     return (int(match[1]), int(match[2])) if match and not never(name) else None
 
 
+def spelled(name: str) -> str:
+    """A kernel's name as the model has it: 6.18 is v6.18."""
+    return f"v{name}" if re.fullmatch(r"\d{1,3}\.\d{1,3}", name, re.ASCII) else name
+
+
 def never(name: str) -> str:
     """Why there never was a release of this name, such as v5.20; empty if there was or may be one."""
     match = _NAME.fullmatch(name)
@@ -224,7 +229,11 @@ def _around(wanted: Release, points: Iterable[tuple[Release, Any]]) -> tuple[Any
 
 def _amiss(surely: Sequence[Difference], perhaps: Sequence[Difference]) -> str:
     """What differs between a release and the kernel that is nearest to it, as far as is known."""
-    parts = [f"it {what} in {_listed(rows)}" for what, rows in (("differs", surely), ("may differ", perhaps)) if rows]
+    parts = [
+        f"it {what} in row{'s' if len(rows) > 1 else ''} {_listed(rows)}"
+        for what, rows in (("differs", surely), ("may differ", perhaps))
+        if rows
+    ]
     return ", and ".join(parts) if parts else "the two are the same in all rows of docs/kernel-versions.md"
 
 

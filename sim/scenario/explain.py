@@ -39,6 +39,9 @@ _ALLOWED: Final = {
 _TABLES: Final[Mapping[tuple[Key, ...], str]] = {("host", "costs"): '{ PROFILE = "NAME or FILE" }'}
 """What the entries of a table are whose keys the user chooses, by its path."""
 
+_NUMBERS: Final[Mapping[tuple[Key, ...], str]] = {("host", "cpu"): "cpus"}
+"""The key that is a number, beside one that is a list of names."""
+
 MOST_SHOWN: Final = 100
 """Characters of a table that an error repeats."""
 
@@ -140,8 +143,11 @@ def _text(keys: Sequence[Key], errors: Sequence[Mapping[str, Any]], model: type[
             pieces.append(_TABLES[tuple(keys)])
         elif bounds := _bounds(keys, each["type"], model):
             pieces.append(bounds)
-        elif each["type"] == "tuple_type" and isinstance(each["input"], str):
-            pieces.append(f"{_ALLOWED['tuple_type']}, such as [{shortened(each['input'])}]")
+        elif each["type"] == "tuple_type" and isinstance(each["input"], int) and tuple(keys) in _NUMBERS:
+            meant = _NUMBERS[tuple(keys)]
+            return f"found {shown(each['input'])}; did you mean {meant!r}? {keys[-1]} is {_ALLOWED['tuple_type']}"
+        elif each["type"] == "tuple_type" and isinstance(each["input"], str | float):
+            pieces.append(f"{_ALLOWED['tuple_type']}, such as [{shortened(str(each['input']))}]")
         else:
             pieces.append(_ALLOWED.get(each["type"], each["msg"]).format(**each.get("ctx", {})))
     found = f"found {shown(first['input'])}"

@@ -5,8 +5,9 @@ See :mod:`sim.scenario.schema`.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from sim.kernel import releases
 from sim.kernel.mitigations import IbpbAt, MitigationKind, VmscapeBy
 from sim.kernel.settings_checks import HostShadowStacks, MsrAccess
 from sim.kernel.versions import Preemption
@@ -17,6 +18,7 @@ from sim.scenario.units import Rate, Size, Time
 
 Count = Annotated[int, Field(ge=1, le=65536, strict=True)]
 Factor = Annotated[int, Field(ge=0, le=1000, strict=True)]
+Kernel = Annotated[str, AfterValidator(releases.spelled)]
 Mask = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
 
 
@@ -37,7 +39,7 @@ class Host(Section):
         description="TSC frequency, of all CPU profiles or by profile: a cycle of the results is one of the TSC; "
         "absent: that of the CPU profile",
     )
-    kernel: tuple[str, ...] = Field(("v6.18",), description="kernels (fpswitch kernels); each is a case")
+    kernel: tuple[Kernel, ...] = Field(("v6.18",), description="kernels (fpswitch kernels); each is a case")
     costs: dict[str, str] = Field(
         default_factory=dict,
         description="cost table by CPU profile: a name (fpswitch costs list) or a file; absent: that of the profile",
