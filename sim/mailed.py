@@ -41,6 +41,7 @@ _NEXT_PART: Final = ("From ", "--")
 """How the next mail of an mbox begins (RFC 4155), and the next part of a mail (RFC 2046, section 5.1.1)."""
 
 _BREAK: Final = re.compile(r"<br\s*/?>|</(?:p|div|li|tr|pre|h\d)>", re.IGNORECASE)
+_CELL: Final = re.compile(r"</t[dh]>", re.IGNORECASE)
 _TAG: Final = re.compile(r"</?(?!cpuid\s)[a-zA-Z][a-zA-Z0-9]{0,15}(?:\s[^<>]{0,300})?/?>")
 # Copied from a terminal, a colour may have lost its ESC, or show it as ^[.
 _COLOUR: Final = re.compile(
@@ -74,7 +75,7 @@ def undone(lines: Iterable[str]) -> Iterator[str]:
         if "[" in line or "**" in line:
             line = _BOLD.sub("", _COLOUR.sub("", line))
         if "<" in line:
-            line = _TAG.sub("", _BREAK.sub("\n", line))
+            line = _TAG.sub("", _CELL.sub(" ", _BREAK.sub("\n", line)))
         if "&" in line:
             line = html.unescape(html.unescape(line))  # twice where a page shows the source of another
         if "\\" in line:

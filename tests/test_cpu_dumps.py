@@ -304,7 +304,7 @@ def test_a_vendor_that_is_not_known_is_told_by_where_the_components_are(name, ta
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has no CPUID registers; allowed: a CPU profile [(].toml[)], or what cpuid -r, InstLatx64"),
+        ("", "the dump is empty; allowed: a CPU profile [(].toml[)], or what cpuid -r, InstLatx64"),
         ("some text\n", "has no CPUID registers"),
         (as_cpuid(0, 0, 1, 2, 3, 4) + "\n", "as cpuid -r prints them, but leaf 0DH, sub-leaf 0 is not among them"),
         (as_instlat(0xD, 1, 1, 2, 3, 4) + "\n", "as InstLatx64 prints them, but leaf 0DH"),

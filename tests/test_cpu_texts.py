@@ -42,6 +42,13 @@ TABLES = {
 }
 
 
+def as_cells(leaf, s, r):
+    return "<tr>" + "".join(f"<td>{value:#010x}</td>" for value in (leaf, s, *r)) + "</tr>"
+
+
+TABLES["HTML"] = as_cells
+
+
 def names_and_values(r, form):
     return ", ".join(form.format(name, value) for name, value in zip("abcd", r, strict=True))
 
@@ -55,6 +62,10 @@ OBJECTS = {
         f"CpuIdEntry {{\n    function: {leaf},\n    index: {s},\n    flags: 1,\n    "
         + names_and_values(r, "e{}x: {}").replace(", ", ",\n    ")
         + ",\n},"
+    ),
+    "gdb": lambda leaf, s, r: (
+        f"$1 = {{function = {leaf:#x}, index = {s:#x}, flags = 0x1, {names_and_values(r, 'e{}x = {:#x}')}, "
+        "padding = {0x0, 0x0, 0x0}}"
     ),
     "JSON": lambda leaf, s, r: json.dumps(
         {"leaf": hex(leaf), "subleaf": hex(s)} | {f"e{n}x": hex(v) for n, v in zip("abcd", r, strict=True)}
@@ -203,6 +214,16 @@ OTHERS = {
     ),
     "what dmidecode prints": ("# dmidecode 3.5\nHandle 0x0004, DMI type 4, 48 bytes\n", "", "run cpuid -1 -r"),
     "a list of CPU flags": (FLAGS + "\n", "", "run cpuid -1 -r"),
+    "what cpuid -r prints, with lines that are cut off": (
+        "CPU 0:\n   0x00000001 0x00: eax=0x000806f8 ebx=0x00800800 ecx=0x7\n   0x0000000d 0x00: eax=0x000602e7\n",
+        "",
+        "run cpuid -1 -r",
+    ),
+    "what QEMU's info registers prints": ("RAX=0000000000000000 RBX=0000000000000000\n", "", "run cpuid -1 -r"),
+    "a trace": ("   bash-1 [000] d..2.  1.000000: sched_switch: prev_comm=bash\n", "", "fpswitch replay FILE"),
+    "a scenario": ('title = "a"\n\n[run]\nmeasure = "5 ms"\n', "", "fpswitch cpu import writes"),
+    "what WinDbg's !cpuid prints": ("CP  F/M/S  Manufacturer     MHz\n", "", "AIDA64's CPUID dump"),
+    "a description of a CPU": ("Name: Intel Core i7-12700K\nMicroarchitecture: Alder Lake\n", "", "run cpuid -1 -r"),
     "a boot log": (
         "x86/fpu: Enabled xstate features 0x7, context size is 832 bytes\n",
         "",

@@ -116,7 +116,10 @@ def read(stream: IO[bytes], name: str) -> Dump:
         if what := packed.told(found):
             raise InputError(f"{name} is {what}; allowed: a CPU profile (.toml), or {ALLOWED}")
         if packed.is_binary(found):
-            raise InputError(f"{name} is not text; allowed: a CPU profile (.toml), or {ALLOWED}")
+            raise InputError(
+                f"{name} is not text, and a dump in binary does not say which leaves it has (cpuid -1 -r prints them); "
+                f"allowed: a CPU profile (.toml), or {ALLOWED}"
+            )
         return parse(mailed.text_lines(packed.lines(found, name, MOST)), name)
     except packed.DAMAGED as error:
         raise InputError(f"cannot read {name}: {error}") from error
@@ -147,7 +150,8 @@ def parse(lines: Iterable[str], name: str) -> Dump:
         )
     if instead := no_registers.told(text) or no_registers.told("".join(raw)):  # tags of XML are gone in the former
         raise InputError(f"{name} has no CPUID registers: {instead}")
-    raise InputError(f"{name} has no CPUID registers; allowed: a CPU profile (.toml), or {ALLOWED}")
+    what = "has no CPUID registers" if "".join(raw).strip() else "is empty"
+    raise InputError(f"{name} {what}; allowed: a CPU profile (.toml), or {ALLOWED}")
 
 
 def _with_xsave(dump: Dump, name: str) -> Dump:

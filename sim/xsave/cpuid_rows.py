@@ -29,7 +29,7 @@ _NEXT_REGISTER: Final = re.compile(
     r"\s*\n[>|\s]*(?=[er]?[a-d]x\s*[=:]\s*(?:0x)?[0-9a-f]{1,8}h?,?\s*$)", re.ASCII | re.IGNORECASE | re.MULTILINE
 )
 
-_OBJECT: Final = re.compile(r"\{([^{}]{20,600})\}")
+_OBJECT: Final = re.compile(r"\{([^{}]{20,600})(?:\{[^{}]{0,80}\}\s*)?\}")  # gdb prints the padding in braces
 _MEMBER: Final = re.compile(r"\b(\w{2,12})[\"']?\s*[:=]\s*[\"']?(0x[0-9a-f]{1,8}|\d{1,10})\b", re.ASCII | re.IGNORECASE)
 _LEAF_NAMES: Final = ("function", "leaf", "eax_in", "func")
 _SUB_NAMES: Final = ("index", "subleaf", "sub_leaf", "ecx_in", "idx")
@@ -60,12 +60,18 @@ def _tokens(text: str) -> Iterator[list[str]]:
         row = [part for part in _BETWEEN.split(_LABELS.sub(" ", line)) if part]
         if len(row) not in (_WITH_SUB_LEAF - 1, _WITH_SUB_LEAF):
             continue
-        if all(map(_NUMBER.fullmatch, row)) and all(map(_is_register, (row[0], *row[-4:]))):
+        if all(map(_NUMBER.fullmatch, row)) and all(map(_is_register, (row[0], *row[-4:]))) and not _lacks_one(row):
             yield row
 
 
 def _is_register(number: str) -> bool:
     return len(number) >= _DIGITS or number[:2].lower() == "0x" or number[-1].lower() == "h"
+
+
+def _lacks_one(row: list[str]) -> bool:
+    """Whether the line is cut off: its leaf has all eight digits, and what must be a register has fewer."""
+    digits = [len(each.lower().removeprefix("0x").removesuffix("h")) for each in (row[0], *row[-4:])]
+    return digits[0] == _DIGITS and row[0].lower().removeprefix("0x").startswith("0") and min(digits) < _DIGITS
 
 
 def _base(sub_leaves: list[str]) -> int:

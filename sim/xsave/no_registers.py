@@ -29,6 +29,8 @@ def _kind(pattern: str, what: str, instead: str = TO_RUN) -> Kind:
 _BEGIN = r"^[^\w\n]*"  # quoted or not
 
 KINDS: Final = (
+    _kind(_BEGIN + r"0x[0-9a-f]{8}\s+0x[0-9a-f]{2}: eax=0x[0-9a-f]{8}\b(?!.*\bedx=0x[0-9a-f]{8})",
+          "what cpuid -r prints, with lines that are cut off"),
     _kind(_BEGIN + r"CPU implementer\s*:", "/proc/cpuinfo of an ARM machine", "only x86 has these state components"),
     _kind(r'"lscpu"\s*:\s*\[|' + _BEGIN + r"CPU op-mode\(s\):|" + _BEGIN + r"Thread\(s\) per core:",
           "what lscpu prints"),
@@ -40,6 +42,14 @@ KINDS: Final = (
     _kind(r"<cpu\b[^>]*>|<model\b[^>]*>", "a CPU of libvirt", _OF_XML),
     _kind(r"Recognized CPUID flags:|^(?:Available CPUs|x86\s+\S.*):?$", "what QEMU's -cpu help prints", _OF_GUESTS),
     _kind(r"\bqemu-system-x86_64\b|\s-cpu\s+\w", "a command line of QEMU", _OF_GUESTS),
+    _kind(r"query-cpu-model-expansion|\"model\"\s*:\s*\{\s*\"name\"\s*:[^{}]{0,200}\"props\"",
+          "what QEMU answers about a CPU model", _OF_XML),
+    _kind(r"^RAX=[0-9a-f]{16} RBX=|^CR0=[0-9a-f]{8} CR2=", "what QEMU's info registers prints"),
+    _kind(r"\[\d{3,5}\] .*\b(?:sched|kvm|x86_fpu)_\w+: ", "a trace", "fpswitch replay FILE follows it"),
+    _kind(r"^\[(?:run|guests\.[\w-]+)\]\s*$", "a scenario",
+          "a CPU profile is a file that fpswitch cpu import writes"),
+    _kind(r"^CPU-Z (?:TXT Report|version)", "CPU-Z's report without its part \"Thread dumps\"", _ON_WINDOWS),
+    _kind(r"^CP +F/M/S +Manufacturer", "what WinDbg's !cpuid prints", _ON_WINDOWS),
     _kind(r"^Coreinfo v|www\.sysinternals\.com", "what Coreinfo prints", _ON_WINDOWS),
     _kind(r"\b(?:Intel64|AMD64) Family \d+ Model \d+", "what Windows says of its CPU", _ON_WINDOWS),
     _kind(r"^# dmidecode|DMI type 4\b", "what dmidecode prints"),
@@ -52,6 +62,7 @@ KINDS: Final = (
     _kind(r"Enabled xstate features|Supporting XSAVE feature", "a boot log",
           "fpswitch layout --boot-log FILE reads it; for a profile, " + TO_RUN),
     _kind(r"^[ \t]*(?:\w+ ){0,200}(?:xsave(?: \w+){0,200} avx|avx(?: \w+){0,200} xsave)\b", "a list of CPU flags"),
+    _kind(r"^Microarchitecture: |^ *CPU: (?:AMD|Intel)|^ +Model: \d+\.\d+\.\d+ ", "a description of a CPU"),
     _kind(r"^[ \t]*Info: .*\bmodel: |\bmodel name\b|^[ \t]*Features: fpu,", "a description of a CPU"),
 )  # fmt: skip
 """The first that fits counts."""
