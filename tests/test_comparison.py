@@ -290,15 +290,19 @@ def test_every_frame_says_the_cpu_the_kernel_and_the_swept_value_of_each_row(sma
 # Bytes of fpstates.
 
 
-def task_bytes(entries):
-    """task_fpstate_bytes of a case with these threads and guests."""
+def fpstate_bytes(entries):
+    """The means of a case with these threads and guests."""
     text = (
         'title = "t"\n[run]\nmeasure = "1 ms"\nreplications = 2\nstrategies = ["no-cet"]\nreference = "no-cet"\n'
         f'timed_by = "no-cet"\n[host]\ncpus = 2\ncpu = ["sapphire-rapids"]\n{entries}'
     )
     (case,) = from_text(text)
     found = sim.compare(experiment.run(case.scenario, jobs=1, simulate=fake_host.simulate)).df_metrics()
-    return found.set_index("metric")["mean"]["task_fpstate_bytes"]
+    return found.set_index("metric")["mean"]
+
+
+def task_bytes(entries):
+    return fpstate_bytes(entries)["task_fpstate_bytes"]
 
 
 PLAIN, AMX = 2624, 2624 + 12288
@@ -321,3 +325,9 @@ pages come on top."""
 )  # fmt: skip
 def test_bytes_per_task_are_the_mean_over_user_threads_of_what_each_uses(entries, mean):
     assert task_bytes(entries) == pytest.approx(mean)
+
+
+def test_the_fpstate_of_a_task_that_has_used_amx_is_told_before_it_is_rounded_to_pages():
+    amx = '[threads.t]\ncompute = "1 ms"\nfpu = { components = ["XTILEDATA"] }\n'
+    assert fpstate_bytes(amx)["task_amx_fpstate_bytes"] == 64 + 10_752
+    assert "task_amx_fpstate_bytes" not in fpstate_bytes('[threads.t]\ncompute = "1 ms"\n')

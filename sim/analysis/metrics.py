@@ -249,11 +249,13 @@ def _bytes(results: Results, index: pd.Index) -> pd.DataFrame:
         settings = settings_of(document, strategy)
         config = boot(settings)
         sizes = {
-            "task_fpstate_bytes": _task_bytes(document["resolved"], config.masks),
+            "task_fpstate_bytes": (task_bytes := _task_bytes(document["resolved"], config.masks)),
             "task_fpstate_size": config.masks.host_size,
             "guest_fpstate_bytes": config.guest_fpstate_bytes,
             "guest_fpstate_size": config.guest_fpstate_size,
         }
+        if task_bytes > config.masks.task_bytes:
+            sizes["task_amx_fpstate_bytes"] = config.masks.amx_fpstate_bytes
         shown = {name: size for name, size in sizes.items() if document["vcpus"] or name.startswith("task")}
         replications = [r for c, _, s, r in index if (c, s) == (case, strategy)]
         lines += [(case, strategy, r, name, "B", float(size)) for r in replications for name, size in shown.items()]

@@ -65,7 +65,12 @@ class BootMasks:
     @property
     def amx_task_bytes(self) -> int:
         """The same of a task that has used AMX: pages for the larger fpstate come on top (fpstate_realloc())."""
-        return self.task_bytes + round_up(ALIGN_STRUCT + self.amx_size, PAGE)
+        return self.task_bytes + round_up(self.amx_fpstate_bytes, PAGE)
+
+    @property
+    def amx_fpstate_bytes(self) -> int:
+        """Bytes of that larger fpstate with its head, before they are rounded to pages."""
+        return ALIGN_STRUCT + self.amx_size
 
     @property
     def guest_bytes(self) -> int:

@@ -197,12 +197,13 @@ def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
         table(
             f"FPU, MSR and XSS operations per context switch ({_phases('context_switch')}), per KVM_RUN round trip "
             f"({_phases('kvm_run')}) and per VM exit ({_phases('vm_exit')}), each of these phases alone; and bytes of "
-            "an fpstate as allocated:",
+            "an fpstate as allocated (a task that has used AMX has a larger one besides, in whole pages):",
             [
                 ("per\nswitch", value(means, "operations_per_context_switch", partial(_fixed, decimals=2))),
                 ("per\nKVM_RUN", value(means, "operations_per_kvm_run", partial(_fixed, decimals=2))),
                 ("per\nexit", value(means, "operations_per_vm_exit", partial(_fixed, decimals=2))),
                 ("bytes\nper task", value(means, "task_fpstate_bytes", _fixed)),
+                ("larger\nof AMX", _if_any(means, "task_amx_fpstate_bytes", _fixed)),
                 ("bytes\nper vCPU", value(means, "guest_fpstate_bytes", _fixed)),
             ],
             strategies,
