@@ -10,6 +10,8 @@ import pytest
 from corruption import TRACES
 from trace_texts import CASES, FORMATS, PLAIN, read, run, short
 
+from sim.trace.following.machine import header
+
 # Packed.
 
 
@@ -192,3 +194,21 @@ def test_a_thread_s_name_like_a_prefix_is_a_name_where_others_are_not_like_it(co
     line = f"{comm:>16}    2345 [003]  1021.500012:          kvm:kvm_fpu: unload\n".encode()
     found, _ = read(line + text)
     assert [step.comm for step in found][:2] == [comm, "CPU 0/KVM"]
+
+
+@pytest.mark.parametrize(
+    ("release", "backports"),
+    [
+        ("5.14.0-427.13.1.el9_4.x86_64", True),
+        ("4.18.0-513.5.1.el8.x86_64", True),
+        ("5.15.0-300.163.18.el9uek.x86_64", True),
+        ("5.14.21-150500.55.49-default", True),
+        ("6.8.0-45-generic", False),
+        ("6.1.0-26-amd64", False),
+        ("6.12.9-200.fc41.x86_64", False),
+        ("5.15.167.4-microsoft-standard-WSL2", False),
+    ],
+)
+def test_a_distribution_that_takes_much_of_later_kernels_is_noted(release, backports):
+    for line in (f"# os release : {release}", f"# Linux version {release} (mock@build)"):
+        assert header([line], "t").has_backports is backports

@@ -170,7 +170,7 @@ def parse_all(lines: Iterable[str], name: str) -> tuple[BootLog | NoBoot, ...]:
         elif match is not None:
             current.lines.append(match)
             current.enabled = _enabled(match)
-        elif cut := bootlog_cut.told(text[start.start() :].partition("\n")[0]):
+        elif cut := bootlog_cut.told(_rest_of_line(text, start.start())):
             current.cut = True
             current.enabled = cut.enabled
         else:
@@ -284,8 +284,13 @@ def _enabled(match: re.Match[str]) -> tuple[int, int, str] | None:
     return None
 
 
+def _rest_of_line(text: str, place: int) -> str:
+    end = text.find("\n", place)
+    return text[place:] if end < 0 else text[place:end]
+
+
 def _line_at(text: str, place: int) -> str:
-    line = text[text.rfind("\n", 0, place) + 1 :].partition("\n")[0].strip()
+    line = _rest_of_line(text, text.rfind("\n", 0, place) + 1).strip()
     return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
 
 

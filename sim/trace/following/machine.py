@@ -21,6 +21,8 @@ _KERNEL: Final = re.compile(
     r"|^#.*\bLinux (?:\S+ )?(\d+)\.(\d+)\.\d",  # uname -a; a distribution's release has two numbers
     re.ASCII | re.IGNORECASE,
 )
+_BACKPORTS: Final = re.compile(r"\d\.\d+\.\d+-(?:[\w.]*\.el\d\w*|1\d{5}\.[\d.]+-\w+)", re.ASCII)
+"""Releases of RHEL and its rebuilds (5.14.0-427.13.1.el9_4) and of SLE (5.14.21-150500.55.49-default)."""
 _CPUS: Final = re.compile(r"^#.*?(?:\b(\d+) cpus\b|nrcpus online\s*:\s*(\d+)|#P:(\d+))", re.ASCII)
 _TSC: Final = re.compile(r"TSC (\d+(?:\.\d+)?) MHz", re.ASCII)
 
@@ -41,7 +43,8 @@ _BASES: Final = ("emerald-rapids", "granite-rapids", "skylake-sp", "diamond-rapi
 class Header:
     """What the comments of a trace say: masks and layout, kernel version, number of CPUs, TSC frequency in Hz.
 
-    ``preemption`` is the kernel's preemption model, None if nothing says it.
+    ``preemption`` is the kernel's preemption model, None if nothing says it.  ``has_backports``: it is of a
+    distribution that puts much of later releases into it.
     """
 
     log: bootlog.BootLog | None = None
@@ -49,6 +52,7 @@ class Header:
     cpus: int | None = None
     tsc_hz: float | None = None
     preemption: str | None = None
+    has_backports: bool = False
 
 
 def header(comments: Iterable[str], name: str) -> Header:
@@ -56,10 +60,12 @@ def header(comments: Iterable[str], name: str) -> Header:
     lines = list(comments)
     log = bootlog_reading.parse(lines, name) if any("Enabled xstate features" in line for line in lines) else None
     kernel = cpus = tsc = preemption = None
+    has_backports = False
     for line in lines:
         if kernel is None and (match := _KERNEL.match(line)):
             major, minor = filter(None, match.groups())
             kernel = int(major), int(minor)
+            has_backports = _BACKPORTS.search(line) is not None
         if cpus is None and (match := _CPUS.match(line)):
             cpus = int(next(filter(None, match.groups())))
         if tsc is None and (match := _TSC.search(line)):
@@ -67,7 +73,7 @@ def header(comments: Iterable[str], name: str) -> Header:
         if match := _PREEMPTION.match(line):
             found = match["built"] or match["chosen"] or match["asked"]
             preemption = "full" if found is None else found.lower()
-    return Header(log, kernel, cpus, tsc, preemption)
+    return Header(log, kernel, cpus, tsc, preemption, has_backports)
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,6 +184,8 @@ def _recorded(reader: Reader, chunk: Chunk, *, as_recorded: bool) -> Recorded:
     near = machine.nearest_kernel(head, int(saves.max()) if len(saves) else None)
     kernel_note = f"{near.says}; followed as {near.kernel}" if near.says else ""
     notes += [kernel_note] if kernel_note else []
+    if head.has_backports:
+        notes.append("a distribution's kernel with parts of later releases, which ones is not known here")
     try:
         config = machine.config(found, head, near.kernel)
     except InputError as error:
