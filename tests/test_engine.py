@@ -216,7 +216,7 @@ HOSTS = st.fixed_dictionaries(
         "exits": st.sampled_from([5, 10, 20]),
         "handler": st.sampled_from([0, 1]),
         "vmm": st.sampled_from([0, 5]),
-        "nice": st.sampled_from([-5, 0, 0, 3]),
+        "nice": st.sampled_from([-5, 0, 0, 3, 19]),
         "burst": st.sampled_from(['"1 ns"', '{ exponential = "1 ns" }', '"5 us"', '"10 us"', '"400 us"']),
         "affinity": st.sampled_from(["any", "pinned"]),
         "threads": st.integers(1, 4),

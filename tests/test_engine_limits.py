@@ -1,5 +1,6 @@
 """What few hosts have, what the compiled engine has no room for, and the event in which engines differ."""
 
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -9,9 +10,10 @@ from hosts import changed, only, with_little
 from test_host_limits import ALWAYS_IN_THE_KERNEL
 
 from sim.engine import check as checking
-from sim.engine import choice, events, layout, process, simulation, table, walking
+from sim.engine import choice, events, layout, loop, plain, process, simulation, table, walking
 from sim.engine.check import check
 from sim.engine.fragments import Unsupported
+from sim.engine.signals import PutOff
 from sim.errors import InputError
 from sim.host import simulation as reference
 
@@ -332,3 +334,28 @@ def test_bisecting_finds_the_first_event_that_a_comparison_of_all_events_finds(m
     for module in (layout, events):
         monkeypatch.setattr(module, "MOST_MARKS", 4)
     assert check(case, case.timed_by, (), 0) == wanted
+
+
+# Without a compiler, and signals.
+
+
+def test_without_a_compiler_no_machine_code_is_made():
+    assert not plain.compile_entry(loop.run, 2)
+
+
+def test_ctrl_c_waits_until_it_is_passed_on_and_does_not_get_lost_at_the_end():
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(len(came)))
+    try:
+        put_off = PutOff()
+        with put_off:
+            signal.raise_signal(signal.SIGINT)
+            assert came == []
+            put_off.pass_on()
+            assert came == [0]
+            signal.raise_signal(signal.SIGINT)
+        assert came == [0, 1]
+        signal.raise_signal(signal.SIGINT)
+        assert came == [0, 1, 2]
+    finally:
+        signal.signal(signal.SIGINT, before)

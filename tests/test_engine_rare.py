@@ -475,3 +475,30 @@ def test_engines_that_logged_so_differently_many_events_that_one_thinned_its_mar
     for one, other in ((often, seldom), (seldom, often)):
         again = [checking.Trail([], every=each.every, marks=list(each.marks)) for each in (one, other)]
         assert checking._narrowed(checking.Window(32), *again) == checking.Window(32 + 8, 4)
+
+
+FORKS = """
+[threads.make]
+kind = "fork"
+count = 2
+compute = { exponential = "50 us" }
+sleep = { exponential = "50 us" }
+exec = true
+fpu = { components = ["SSE", "AVX"] }
+"""
+
+
+def test_tasks_that_have_contents_in_common_have_them_in_common_when_one_takes_over_from_the_other(
+    new_tables, monkeypatch
+):
+    """A child has its parent's registers until it writes its own, and the CPU knows both."""
+    found, pairs = [], Transitions._pairs
+
+    def noted(*arguments):
+        found.append(pairs(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(Transitions, "_pairs", noted)
+    case = changed(only(HOST + FORKS), measure=20e-3)
+    test_engine.assert_the_same(case, ("manual-load", "user-return"))
+    assert any(found)

@@ -33,6 +33,7 @@ from sim.engine.layout import (
     VRUNTIME,
     WEIGHT,
 )
+from sim.engine.virtual_time import avg_vruntime
 from sim.host.eevdf_groups import LEAST_SHARES
 from sim.host.weights import WMULT_SHIFT
 
@@ -89,7 +90,7 @@ def reweight(a: Memory, q: int, now: int, entity: int, weight: int) -> None:
         return
     if queued:
         scheduler.update_current(a, q, now)
-        scheduler.update_lag(a, q, entity, scheduler.avg_vruntime(a, q), t[entity, DELAYED])
+        scheduler.update_lag(a, q, entity, avg_vruntime(a, q), t[entity, DELAYED])
     is_current = entity == a.c[q, CURRENT_ENTITY]
     deadline, vprot = t[entity, DEADLINE] - t[entity, VRUNTIME], t[entity, VPROT] - t[entity, VRUNTIME]
     if is_current:

@@ -5,20 +5,18 @@ Without numba the same functions run as plain Python, which is slow and gives th
 
 from __future__ import annotations
 
-import ctypes
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.cache import directory
 from sim.engine.layout import HIGH, NAMES, SHAPES
-from sim.engine.wide import WideMemory
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+from sim.engine.plain import Callback as Callback
+from sim.engine.plain import Function
 
 try:
     from llvmlite import ir
@@ -41,9 +39,6 @@ except ImportError:
 
 WIDTH: Final = 4
 """Numbers in a row of a memory's table: the address, and a length for each of an array's dimensions, at most three."""
-
-Callback: Final = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)
-"""What the loop can call: takes five integers, returns one."""
 
 
 class Memory:
@@ -356,50 +351,18 @@ if HAVE_NUMBA:
         return True
 
 else:
-
-    def compile_entry(function: Any, arguments: int) -> bool:
-        """Nothing: there is no compiler."""
-        return False
-
-    def compiled(function: Function) -> Function:
-        """The function itself."""
-        return function
-
-    entry = compiled
-
-    def memory(arrays: Memory) -> Memory:
-        """The arrays themselves."""
-        return arrays
-
-    def wide(a: Any) -> Any:
-        """The same arrays, with virtual times of 128 bits."""
-        return WideMemory(a)
-
-    def is_wide(a: Any) -> bool:
-        """Whether virtual times have 128 bits."""
-        return isinstance(a, WideMemory)
-
-    cycles = int
-
-    def call(address: int, kind: int, a: int, b: int, c: int, d: int) -> int:
-        """Calls the :data:`Callback` at an address."""
-        return int(Callback(int(address))(int(kind), int(a), int(b), int(c), int(d)))
-
-    def fetch(section: Any, i: Any) -> None:
-        """Nothing: Python is slower than memory."""
-
-    def trailing_zeros(word: int) -> int:
-        """The number of the lowest bit that is set in a word that is not 0."""
-        return (int(word) & -int(word)).bit_length() - 1
-
-    def load(address: int, i: int) -> int:
-        """The ``i``-th 64-bit number of the array at an address."""
-        return ctypes.c_int64.from_address(int(address) + 8 * int(i)).value
-
-    def load_byte(address: int, i: int) -> int:
-        """The ``i``-th byte of the array at an address."""
-        return ctypes.c_uint8.from_address(int(address) + int(i)).value
-
-    def store(address: int, i: int, value: int) -> None:
-        """Sets the ``i``-th 64-bit number of the array at an address."""
-        ctypes.c_int64.from_address(int(address) + 8 * int(i)).value = int(value)
+    from sim.engine.plain import (  # noqa: F401
+        call,
+        compile_entry,
+        compiled,
+        cycles,
+        entry,
+        fetch,
+        is_wide,
+        load,
+        load_byte,
+        memory,
+        store,
+        trailing_zeros,
+        wide,
+    )

@@ -27,7 +27,8 @@ from sim.engine.layout import (
     VRUNTIME,
     WEIGHT,
 )
-from sim.engine.scheduler import avg_vruntime, insert, min_slice, pick_eevdf, pick_not_delayed, remove, update_current
+from sim.engine.scheduler import insert, min_slice, pick_eevdf, pick_not_delayed, remove, update_current
+from sim.engine.virtual_time import avg_vruntime
 
 
 @compiled

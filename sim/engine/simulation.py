@@ -19,7 +19,7 @@ from sim.engine import loop
 from sim.engine.asked import Asked, Point, Side
 from sim.engine.build import POINTS, Built
 from sim.engine.fragments import Unsupported
-from sim.engine.jit import Callback
+from sim.engine.plain import Callback
 from sim.engine.queues import is_grouped
 from sim.engine.signals import PutOff
 from sim.engine.table import MOST, Table, table_of, zeros

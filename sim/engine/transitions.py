@@ -7,7 +7,6 @@ has become of them.  A strategy file, a carried state or another kernel version 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sim.engine.asked import (
@@ -32,7 +31,6 @@ from sim.engine.asked import (
 from sim.engine.fragments import (
     FIELDS,
     GONE,
-    TOKENS,
     Entity,
     Shape,
     Unsupported,
@@ -44,8 +42,10 @@ from sim.engine.fragments import (
     write_fragment,
     write_shape,
 )
-from sim.engine.layout import FROM_CPU, FROM_NEXT, NEW_TOKEN
+from sim.engine.layout import FROM_CPU, FROM_NEXT
+from sim.engine.numbers import Numbers
 from sim.engine.reading import Reading
+from sim.engine.sources import Sources
 from sim.engine.standing import PLACES, Change, Standing
 from sim.engine.switches import Sketch, Switches
 from sim.kernel import kvm
@@ -73,25 +73,6 @@ def handles_signal(walker: Walker, cpu: Cpu) -> None:
     walker.return_to_user(cpu)
     walker.sigreturn(cpu)
     walker.return_to_user(cpu)
-
-
-@dataclass(slots=True)
-class Numbers:
-    """Values by number, in the order in which they were first met."""
-
-    values: list[Any] = field(default_factory=list)
-    _of: dict[Any, int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._of = {value: number for number, value in enumerate(self.values)}
-
-    def of(self, value: Any) -> int:
-        """The number of a value."""
-        number = self._of.get(value)
-        if number is None:
-            number = self._of[value] = len(self.values)
-            self.values.append(value)
-        return number
 
 
 class _Levels:
@@ -343,7 +324,7 @@ class Transitions:
     ) -> Answer:
         walker, k, cpu = self._walker, self.kernel, self._cpu
         before = [entity.areas for entity, _ in sides]
-        sources = _Sources([entity.tokens for entity, _ in sides], of_cpu)
+        sources = Sources([entity.tokens for entity, _ in sides], of_cpu)
         result = self._run(point, cpu, [entity for entity, _ in sides])
         if CHILD_NUMBER in walker.tasks:
             child = Entity(walker.tasks[CHILD_NUMBER], None)
@@ -402,28 +383,3 @@ class Transitions:
                     if each is area:
                         return i, role
         raise Unsupported("an instruction on an area that is nobody's")
-
-
-class _Sources:
-    """Where the tokens come from that are there after a flow point: from whoever had them before, or they are new."""
-
-    def __init__(self, of_sides: list[dict[int, int]], of_cpu: dict[int, int]) -> None:
-        self._had = [*of_sides, *[{}] * (FROM_CPU // FROM_NEXT - len(of_sides))]
-        self._had.append({token: number for number, token in of_cpu.items()})
-        self._had = [dict(each) for each in self._had]
-        self._new: dict[int, int] = {}
-
-    def of(self, tokens: dict[int, int], whose: int) -> tuple[int, ...] | None:
-        """The source of each token of ``tokens`` in order; None if they are what ``whose`` were before, by number."""
-        if tokens == self._had[whose]:
-            return None
-        return tuple([self._source(token) for token in tokens])
-
-    def _source(self, token: int) -> int:
-        for i, had in enumerate(self._had):
-            if token in had:
-                return i * FROM_NEXT + had[token]
-        new = self._new.setdefault(token, len(self._new))
-        if new == TOKENS:
-            raise Unsupported(f"more than {TOKENS} contents written at once")
-        return NEW_TOKEN + new
