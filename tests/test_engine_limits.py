@@ -9,12 +9,13 @@ import test_engine  # first of all: the loop as plain Python
 from hosts import changed, only, with_little
 from test_host_limits import ALWAYS_IN_THE_KERNEL
 
+from sim.engine import build, choice, events, layout, loop, plain, process, simulation, table, walking
 from sim.engine import check as checking
-from sim.engine import choice, events, layout, loop, plain, process, simulation, table, walking
 from sim.engine.check import check
 from sim.engine.fragments import Unsupported
 from sim.engine.signals import PutOff
 from sim.errors import InputError
+from sim.host import room
 from sim.host import simulation as reference
 
 SMALL = """
@@ -359,3 +360,30 @@ def test_ctrl_c_waits_until_it_is_passed_on_and_does_not_get_lost_at_the_end():
         assert came == [0, 1, 2]
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# Memory.
+
+
+@pytest.mark.parametrize("engine", ["simpy", "auto", "compiled"])
+def test_a_host_that_cannot_fit_into_memory_is_refused_before_it_is_made(numba, monkeypatch, engine):
+    monkeypatch.setattr(room, "memory_bytes", lambda: 10_000)
+    says = r"host.cpus: found 1 CPUs and \d+ threads and vCPUs, which take at least .* GB with 1 strategies; allowed: "
+    with pytest.raises(InputError, match=says + "what fits into the 0.0 GB"):
+        choice.simulate(small(engine), "xstate-guest", (), 0)
+
+
+def test_arrays_that_do_not_fit_into_memory_are_left_to_the_reference_or_refused(numba, monkeypatch):
+    monkeypatch.setattr(build, "most_queued", lambda *_: 1 << 50)
+    case = small()
+    (record,) = choice.simulate(case, case.timed_by, (), 0)
+    assert record.engine.startswith("simpy (compiled lacks memory for the arrays of 1 CPUs and ")
+    with pytest.raises(InputError, match="found 'compiled', which lacks memory for the arrays of "):
+        choice.simulate(small("compiled"), case.timed_by, (), 0)
+
+
+def test_a_host_that_turns_out_not_to_fit_into_memory_is_an_error_that_says_so(monkeypatch):
+    monkeypatch.setattr(reference, "populate", lambda *_: bytearray(1 << 60))
+    case = small("simpy")
+    with pytest.raises(InputError, match=r"host.cpus: found 1 CPUs and .* which take more than there is; "):
+        choice.simulate(case, case.timed_by, (), 0)

@@ -28,6 +28,7 @@ from sim.host.clock import Clock
 from sim.host.elapsed import shown
 from sim.host.histogram import Histogram
 from sim.host.population import populate
+from sim.host.room import size_text
 from sim.host.simulation import PATIENCE_S, prices_of
 from sim.host.vcpu import VcpuThread
 from sim.host.warmup import warmup_seconds
@@ -338,7 +339,10 @@ def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: 
         return run.records()
 
     with _one_at_a_time:
-        return as_wide_as_it_takes(run)
+        try:
+            return as_wide_as_it_takes(run)
+        except MemoryError:
+            raise Unsupported(f"memory for the arrays of {size_text(case)}") from None
 
 
 def as_wide_as_it_takes(run: Callable[[bool], T]) -> T:

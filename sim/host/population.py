@@ -23,6 +23,7 @@ from sim.host.interrupts import Devices, DeviceSource, TickTimes
 from sim.host.ledger import PricedLedger
 from sim.host.ple import MOST, PAUSE_CYCLES, SVM_WINDOW, VMX_WINDOW, PleParameters, PleWindow
 from sim.host.preemption import PREEMPTION
+from sim.host.room import check_room
 from sim.host.round_robin import RoundRobinRunQueue
 from sim.host.runqueue import RunQueue
 from sim.host.schedule import Schedule
@@ -48,8 +49,10 @@ def populate(
 
     ``watched`` makes the :class:`PricedLedger` of each CPU in a host that is watched; it also receives tracepoints.
     ``points`` is what flow points are appended to, each before it is passed, in a host without others.
+    Raises :class:`~sim.errors.InputError` for a host that cannot fit into memory.
     """
     scenario = case.scenario
+    check_room(case, 1 + len(others))
     build = Builder(case, replication)
     timing = _walker(case, timed_by, watched or (lambda cpu: PricedLedger(prices)), tracing=watched is not None)
     schedule = Schedule(timing, [_walker(case, other, lambda cpu: Ledger()) for other in others])

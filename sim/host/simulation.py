@@ -15,6 +15,7 @@ from sim.host.cpu import HostCpu
 from sim.host.elapsed import shown
 from sim.host.host import Host
 from sim.host.population import populate
+from sim.host.room import too_large
 from sim.host.warmup import warmup_seconds
 from sim.kernel.operations import Operation
 from sim.kernel.walker import Walker
@@ -98,8 +99,17 @@ def simulate(
 
     Time and costs are in TSC cycles.  Raises :class:`~sim.errors.InputError` for what only shows when the host is
     built or runs: a cost table that lacks the price of an operation, a strategy that the CPU cannot have, a CPU that
-    gets nothing done but interrupts.
+    gets nothing done but interrupts, a host that does not fit into memory.
     """
+    try:
+        return _simulate(case, timed_by, strategies, replication, watch)
+    except MemoryError:
+        raise too_large(case) from None
+
+
+def _simulate(
+    case: Case, timed_by: str, strategies: Sequence[str], replication: int, watch: Callable[[Host], None] | None
+) -> list[Record]:
     env = Clock(initial_time=0)
     prices = prices_of(case.table)
     others = [strategy for strategy in dict.fromkeys(strategies) if strategy != timed_by]
