@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.engine.jit import Memory, call, compiled, load
-from sim.engine.layout import ASK_DRAWS, CALLBACK, D_ADDRESS, D_LEN, D_POS
+from sim.engine.layout import ASK_DRAWS, CALLBACK, D_ADDRESS, D_COPIES, D_COPY0, D_LEN, D_POS
 
 
 @compiled
@@ -15,10 +15,28 @@ def peek_at(a: Memory, stream: int, n: int) -> int:
 
 
 @compiled
+def peek(a: Memory, stream: int) -> int:
+    """The next number, which stays the next."""
+    if a.d[stream, D_POS] >= a.d[stream, D_LEN]:
+        call(a.g[CALLBACK], ASK_DRAWS, stream, 0, 0, 0)
+    return a.d[stream, D_COPY0 + (a.d[stream, D_POS] & D_COPIES - 1)]
+
+
+@compiled
+def take(a: Memory, stream: int) -> None:
+    """Goes on to the number after the next."""
+    n = a.d[stream, D_POS] + 1
+    a.d[stream, D_POS] = n
+    if n & D_COPIES - 1 == 0:
+        for i in range(min(D_COPIES, a.d[stream, D_LEN] - n)):
+            a.d[stream, D_COPY0 + i] = load(a.d[stream, D_ADDRESS], n + i)
+
+
+@compiled
 def draw(a: Memory, stream: int) -> int:
     """The next number."""
-    value = peek_at(a, stream, 0)
-    a.d[stream, D_POS] += 1
+    value = peek(a, stream)
+    take(a, stream)
     return value
 
 
@@ -27,9 +45,9 @@ def pass_instants(a: Memory, stream: int, time: int) -> tuple[int, int]:
     """Passes all instants up to and including ``time``: how many there were, and the last of them (-1: none)."""
     count, last = 0, -1
     while True:
-        at = peek_at(a, stream, 0)
+        at = peek(a, stream)
         if at > time:
             return count, last
         count += 1
         last = at
-        a.d[stream, D_POS] += 1
+        take(a, stream)
