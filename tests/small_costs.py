@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from sim.analysis.uncertainty.coefficients import Coefficients
+from sim.analysis.uncertainty.counted import Counted
+from sim.analysis.uncertainty.means import drawn_means
 from sim.analysis.uncertainty.pricing import Pricing, draw_case, price_draws
 from sim.costs.rows import RATIO, CostRow, CostTable
 
@@ -23,16 +24,26 @@ def table(*rows: CostRow, ratio: CostRow | None = None) -> CostTable:
     return CostTable("synthetic", "synthetic", "", {each.id: each for each in every})
 
 
-def case(of: CostTable, counts: dict[str, Sequence[dict[str, float]]]) -> Coefficients:
+def case(of: CostTable, counts: dict[str, Sequence[dict[str, float]]]) -> Counted:
     """``counts``: by strategy, for each replication how often each row counts; the first strategy is the reference."""
     ids = list(of.rows)
     total = np.array([[[one.get(each, 0) for each in ids] for one in runs] for runs in counts.values()], dtype=float)
-    names = tuple(counts)
-    return Coefficients(
-        "c", "zen4", "v6.18", of, names, names[0], "vCPU-second", total, np.zeros_like(total), np.ones(len(names)), 1.0
-    )
+    return in_pieces(of, tuple(counts), total, [total.shape[1]])
 
 
-def priced(coefficients: Coefficients, draws: int = 10_000, seed: int = 1, **more: Any) -> Pricing:
+def in_pieces(of: CostTable, names: tuple[str, ...], total: Any, sizes: Sequence[int]) -> Counted:
+    """``total``: strategies x replications x rows; ``sizes``: how many replications are read at a time."""
+    used = np.flatnonzero(np.any(total != 0, axis=(0, 1)))
+    ends = np.cumsum(sizes)
+    some = [np.stack([each, np.zeros_like(each)]) for each in np.split(total[..., used], ends[:-1], axis=1)]
+    return Counted(
+        case="c", cpu="zen4", kernel="v6.18", table=of, strategies=names, reference=names[0], per="vCPU-second",
+        replications=total.shape[1], operations=np.ones(len(names)), seconds=1.0, used=used,
+        pieces=[lambda each=each: each for each in some],
+    )  # fmt: skip
+
+
+def priced(coefficients: Counted, draws: int = 10_000, seed: int = 1, **more: Any) -> Pricing:
     more = {"with_xss": True} | more
-    return price_draws(coefficients, draw_case(coefficients, "table", draws=draws, seed=seed), **more)
+    drawn = draw_case(coefficients, "table", draws=draws, seed=seed)
+    return price_draws(coefficients, drawn, drawn_means(coefficients, draws, seed), **more)

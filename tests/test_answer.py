@@ -395,7 +395,7 @@ def test_in_ones_own_units_manual_load_is_three_rdmsr_and_four_wrmsr(ran):
     assert pair.own.cycles == pytest.approx(3 * rdmsr.value + 4 * wrmsr.value)
     assert pair.own.low == pytest.approx(3 * rdmsr.low + 4 * wrmsr.low)
     text = flat(sim.compare(results).answer())
-    draws = draw(Ranges(table, (True,) * len(rows), "table"), answers.DRAWS, 1, answers.SEED).rows
+    draws = draw(Ranges(table, (True,) * len(rows), "table"), answers.DRAWS, answers.SEED).rows
     cycles = draws[:, [list(rows).index(f"{each}(PLx_SSP)/base") for each in ("RDMSR", "WRMSR")]] @ [3, 4]
     low, high = (
         amounts.three_digits(end) for end in np.quantile(cycles, (0.025, 0.975))

@@ -49,7 +49,7 @@ def peak(*arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
-    [["compare"], ["compare", "--full"], ["status"], ["run"]],
+    [["compare"], ["compare", "--full"], ["status"], ["run"], ["uncertainty"], ["report"]],
     ids=" ".join,
 )
 def test_the_memory_of_a_command_does_not_grow_with_the_number_of_replications(results, command):
@@ -58,6 +58,8 @@ def test_the_memory_of_a_command_does_not_grow_with_the_number_of_replications(r
         if command == ["run"]:  # which continues from a complete result, with more
             more = ["--replications", str(number + 1), "--no-figures", "--jobs", "1"]
             return peak("run", str(results / "small.toml"), "--out", out, *more)
+        if command == ["report"]:
+            return peak("report", out, "-o", str(results / "report.html"))
         return peak(*command, out)
 
     few, many = of(FEW), of(MANY)

@@ -58,7 +58,7 @@ def test_on_a_full_cpu_more_expensive_operations_leave_time_for_as_many_fewer_of
     case, coefficients, feedback = again
     table = coefficients.table
     per_cpu = VCPUS / case.tsc_hz
-    run = (coefficients.total @ in_tsc(table, values(table))).mean(axis=1) * per_cpu
+    run = coefficients.priced(in_tsc(table, values(table))).mean(axis=1) * per_cpu
     seen = []
     for one in feedback:
         before = run[coefficients.strategies.index(one.strategy)]

@@ -147,7 +147,7 @@ class Answers:
         if table.name not in self._drawn:
             # Of all rows, since the draws of a row do not depend on which others there are: once for all cases.
             every = Ranges(table, (True,) * len(table.rows), "table")
-            self._drawn[table.name] = draw(every, DRAWS, 1, SEED).rows
+            self._drawn[table.name] = draw(every, DRAWS, SEED).rows
         return self._drawn[table.name]
 
     def difference(self, case: str, a: str, b: str) -> Difference:

@@ -11,7 +11,7 @@ from sim.cli.common import emit, json_option, say
 from sim.errors import InputError, unknown
 
 if TYPE_CHECKING:
-    from sim.analysis.uncertainty.coefficients import Coefficients
+    from sim.analysis.uncertainty.counted import Counted
     from sim.analysis.uncertainty.report import CaseReport
     from sim.results.tables import Results
 
@@ -115,7 +115,7 @@ def _folder(name: str) -> Path:
     return Path(name)
 
 
-def _chosen(cases: "list[Coefficients]", names: tuple[str, ...]) -> "list[Coefficients]":
+def _chosen(cases: "list[Counted]", names: tuple[str, ...]) -> "list[Counted]":
     there = [case.case for case in cases]
     for name in names:
         if name not in there:
@@ -123,7 +123,7 @@ def _chosen(cases: "list[Coefficients]", names: tuple[str, ...]) -> "list[Coeffi
     return [case for case in cases if not names or case.case in names]
 
 
-def _pair(text: str, cases: "list[Coefficients]") -> tuple[str, str]:
+def _pair(text: str, cases: "list[Counted]") -> tuple[str, str]:
     pair = [name.strip() for name in text.split(",")]
     if len(pair) != 2 or pair[0] == pair[1]:
         raise InputError(f"pair {text!r} (allowed: two strategies with a comma between them)")

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
-import numpy as np
 from tabulate import tabulate
 
 from sim.analysis.uncertainty.breakeven import together
-from sim.analysis.uncertainty.coefficients import Coefficients
+from sim.analysis.uncertainty.counted import Counted
 from sim.analysis.uncertainty.pricing import Interval
 from sim.analysis.uncertainty.report import CaseReport, View, factor_rows
 from sim.analysis.uncertainty.resimulation import departure
@@ -52,7 +51,7 @@ def _case(each: CaseReport, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
             "strategy that carries the state is cheaper. =: does the same as the one above." + _unsound(case)
         )
     )
-    if np.array_equal(case.xss, np.broadcast_to(case.xss[:1], case.xss.shape)):
+    if case.switch_alike:
         yield "The switching of IA32_XSS costs the same in all strategies."
     else:
         yield "The ranking without the switching of IA32_XSS\n\n" + _ranking(each.views[2])
@@ -68,7 +67,7 @@ def _case(each: CaseReport, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
     yield "Repricing compared with simulating again\n\n" + _feedback(each)
 
 
-def _unsound(case: Coefficients) -> str:
+def _unsound(case: Counted) -> str:
     if not case.violating:
         return ""
     names = [name for name in case.strategies if name in case.violating]

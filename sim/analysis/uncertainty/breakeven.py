@@ -33,14 +33,14 @@ class BreakEven(NamedTuple):
 def break_even(pricing: Pricing, a: int, b: int) -> list[BreakEven]:
     """For every row that counts differently in a and b, where their order turns; the nearest to its range first."""
     case = pricing.coefficients
-    used = pricing.used.mean(axis=1)
+    used = case.in_table(pricing.seen.mean)
     at = in_tsc(case.table, values(case.table))
     if float((used[a] - used[b]) @ at) > 0:
         a, b = b, a
     difference = used[b] - used[a]
     gap = float(difference @ at)
-    by_replication = pricing.used[b] - pricing.used[a]
-    in_core = (by_replication * pricing.draws.ranges.core) @ at
+    moved = pricing.seen.difference(b, a)
+    least, most = case.in_table(moved.least), case.in_table(moved.most)
     found = []
     for i, row in enumerate(case.table.rows.values()):
         scale = case.table.scale(row)
@@ -49,16 +49,17 @@ def break_even(pricing: Pricing, a: int, b: int) -> list[BreakEven]:
             in_tsc_clock = float((difference * (1 - pricing.draws.ranges.core)) @ at)
             if core == 0 or in_tsc_clock == 0:
                 continue
-            value, slope, counts = -core / in_tsc_clock, -core, in_core
+            value, slope = -core / in_tsc_clock, -core
+            steady = moved.least_in_core > 0 or moved.most_in_core < 0
         elif difference[i] != 0:
             slope = float(difference[i] * scale)
-            value, counts = row.value - gap / slope, by_replication[:, i]
+            value = row.value - gap / slope
+            steady = bool(least[i] > 0 or most[i] < 0)
         else:
             continue
         wins: Literal["under", "over"] = "under" if slope > 0 else "over"
         possible = value if value > NOTHING else None
         within = possible is not None and row.low <= value <= row.high
-        steady = bool((counts > 0).all() or (counts < 0).all())
         found.append(BreakEven(case.strategies[a], case.strategies[b], row.id, possible, wins, within, steady))
     rows = case.table.rows
     return sorted(found, key=lambda each: _distance(each.value, rows[each.row]))
@@ -80,7 +81,7 @@ def together(pricing: Pricing, a: int, b: int) -> Together:
     """
     case = pricing.coefficients
     at = in_tsc(case.table, values(case.table))
-    each = (pricing.used[b] - pricing.used[a]).mean(axis=0) * at
+    each = case.in_table(pricing.seen.mean[b] - pricing.seen.mean[a]) * at
     if each.sum() < 0:
         a, b, each = b, a, -each
     more, less = float(each[each > 0].sum()), float(abs(each[each < 0].sum()))

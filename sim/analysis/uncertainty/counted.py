@@ -5,16 +5,18 @@ There may be ten thousand replications, of which a thousand are in memory at a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.analysis.uncertainty.coefficients import Array, Coefficients, values
+from sim.analysis.uncertainty.coefficients import Array, values
+from sim.analysis.uncertainty.seen import Seen, seen
 from sim.costs.price import design_matrix, in_tsc
-from sim.costs.rows import CostRow, CostTable
+from sim.costs.rows import RATIO, CostRow, CostTable
 from sim.errors import InputError
 from sim.kernel.operations import XSS_PHASE
 from sim.results.columns import KEY_COLUMNS
@@ -48,13 +50,17 @@ class Moved:
     used: NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Counted:
-    """One case as :class:`~sim.analysis.uncertainty.coefficients.Coefficients`, which says what most of this is.
+    """One case: coefficients of the rows of ``table``.
 
-    ``used`` are the numbers of the rows that it uses, in the table.  ``pieces`` read the coefficients of some
+    A coefficient is how often the row counts per unit of ``per`` (vCPU-second, or CPU-second in a case without vCPUs).
+    ``used`` are the numbers of the rows that the case uses, in the table.  ``pieces`` read the coefficients of some
     replications, in their order: the total and the part that is IA32_XSS switching, each strategies x replications x
-    rows that are used.
+    rows that are used.  ``operations`` are the operations per unit of ``per``, by strategy, which bound what rounding
+    does; ``seconds`` are the vCPU-seconds (or CPU-seconds) of a replication.  ``violating`` are the strategies that
+    were caught violating integrity: their cost is not comparable; ``not_carrying`` those that carry nothing, and so
+    have nothing to be compared.
     """
 
     case: str
@@ -69,6 +75,8 @@ class Counted:
     seconds: float
     used: NDArray[np.intp]
     pieces: Sequence[Callable[[], NDArray[Any]]]
+    violating: frozenset[str] = frozenset()
+    not_carrying: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> list[CostRow]:
@@ -79,6 +87,12 @@ class Counted:
     def taken(self, of_table: NDArray[Any]) -> NDArray[Any]:
         """Of something that is there for each row of the table, in its last dimension, what these rows have."""
         return of_table[..., self.used]
+
+    def in_table(self, of_used: Array) -> Array:
+        """Of something that is there for each row that is used, in its last dimension, all rows; 0 for the others."""
+        found = np.zeros((*of_used.shape[:-1], len(self.table.rows)))
+        found[..., self.used] = of_used
+        return found
 
     @property
     def at_values(self) -> Array:
@@ -102,33 +116,36 @@ class Counted:
         )
         return Moved(of_all, without, of_xss, used)
 
-    def whole(self) -> Coefficients:
-        """The same with all rows of the table, in memory."""
-        total, xss = (np.zeros((len(self.strategies), self.replications, len(self.table.rows))) for _ in range(2))
-        begin = 0
+    def blocks(self, *, with_xss: bool) -> Iterator[Array]:
+        """The coefficients of some replications at a time, with the phase in which IA32_XSS is switched or without:
+        strategies x replications x rows that are used.
+        """
         for piece in self.pieces:
-            found = piece()
-            end = begin + found.shape[2]
-            total[:, begin:end, self.used], xss[:, begin:end, self.used] = found
-            begin = end
-        return Coefficients(
-            case=self.case,
-            cpu=self.cpu,
-            kernel=self.kernel,
-            table=self.table,
-            strategies=self.strategies,
-            reference=self.reference,
-            per=self.per,
-            total=total,
-            xss=xss,
-            operations=self.operations,
-            seconds=self.seconds,
+            total, xss = piece()
+            yield total if with_xss else total - xss
+
+    def priced(self, rows: Array) -> Array:
+        """Cycles of all operations, strategies x replications, by the prices of all rows of the table."""
+        return np.concatenate([block @ self.taken(rows) for block in self.blocks(with_xss=True)], axis=1)
+
+    def seen(self, *, with_xss: bool) -> Seen:
+        """What was done in all replications, with the phase in which IA32_XSS is switched or without."""
+        return self._seen[with_xss]
+
+    @cached_property
+    def _seen(self) -> tuple[Seen, Seen]:
+        core = np.array([row.clock == "core" and row.id != RATIO for row in self.rows], dtype=np.float64)
+        without, total = (
+            seen(partial(self.blocks, with_xss=with_xss), self.at_values, core) for with_xss in (False, True)
         )
+        return without, total
 
-
-def from_ledger(ledger: pd.DataFrame, case: Mapping[str, Any], replications: int, table: CostTable) -> Coefficients:
-    """The coefficients of one case: those of :func:`counted` with all rows of the table."""
-    return counted([ledger], case, replications, table).whole()
+    @cached_property
+    def switch_alike(self) -> bool:
+        """Whether all strategies do the same in the phase in which IA32_XSS is switched."""
+        return all(
+            np.array_equal(xss, np.broadcast_to(xss[:1], xss.shape)) for _, xss in (each() for each in self.pieces)
+        )
 
 
 ROW: Final = np.dtype([("unit", np.int32), ("number", np.int32), ("count", np.float64), ("cycles", np.float64)])

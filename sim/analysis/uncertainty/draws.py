@@ -101,16 +101,11 @@ class Ranges:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """``rows``: draws x rows in TSC cycles; ``ratio``: core cycles per TSC cycle; ``weights``: draws x replications.
-
-    A line of ``weights`` sums to 1; the weighted mean of any difference of strategies over the replications is a draw
-    from the t distribution about its mean that its t interval is taken from (:func:`replication_weights`).
-    """
+    """``rows``: draws x rows in TSC cycles; ``ratio``: core cycles per TSC cycle."""
 
     ranges: Ranges
     rows: Array
     ratio: Array
-    weights: Array
 
 
 @lru_cache(maxsize=8)  # ten thousand draws of a table are 8 MB, and each contrast of two cases asks for those of both
@@ -122,19 +117,23 @@ def hypercube(names: tuple[str, ...], draws: int, *seed: int) -> Array:
     """
     found = np.empty((draws, len(names)))
     for i, name in enumerate(names):
-        generator = np.random.default_rng([*seed, *name.encode()]).spawn(1)[0]
-        within = generator.uniform(size=draws)
-        found[:, i] = (generator.permutation(draws) + 1 - within) / draws
+        found[:, i] = quantiles(name, draws, *seed)
     found.flags.writeable = False
     return found
 
 
-def draw(ranges: Ranges, draws: int, replications: int, seed: int) -> Draws:
-    """Costs and weights of replications, drawn together; the same seed gives the same draws."""
+def quantiles(name: str, draws: int, *seed: int) -> Array:
+    """Those of one name in :func:`hypercube`."""
+    generator = np.random.default_rng([*seed, *name.encode()]).spawn(1)[0]
+    within = generator.uniform(size=draws)
+    found: Array = (generator.permutation(draws) + 1 - within) / draws
+    return found
+
+
+def draw(ranges: Ranges, draws: int, seed: int) -> Draws:
+    """Costs; the same seed gives the same draws."""
     rows = ranges.at(hypercube(ranges.factors, draws, seed))
-    of_replications = hypercube(tuple(f"replication {i}" for i in range(replications)), draws, seed)
-    weights = replication_weights(of_replications, hypercube(("replications",), draws, seed)[:, 0])
-    return Draws(ranges, in_tsc(ranges.table, rows), rows[:, ranges.ratio], weights)
+    return Draws(ranges, in_tsc(ranges.table, rows), rows[:, ranges.ratio])
 
 
 def draw_pair(a: Ranges, b: Ranges, draws: int, seed: int, *, same_cpu: bool) -> tuple[Array, Array]:
@@ -149,23 +148,3 @@ def draw_pair(a: Ranges, b: Ranges, draws: int, seed: int, *, same_cpu: bool) ->
         if same_cpu and name in number and a.rows_of[name] == b.rows_of[name]:
             other[:, i] = one[:, number[name]]
     return in_tsc(a.table, a.at(one)), in_tsc(b.table, b.at(other))
-
-
-def replication_weights(normal: Array, spread: Array) -> Array:
-    """Weights w of replications such that sum(w x) is a t draw for the mean of x, whatever the linear combination x is.
-
-    With z standard normal, s^2 a chi-squared over its n - 1 degrees of freedom: w = 1/n + (z - mean z) / (s sqrt(n
-    (n - 1))), so that sum(w x) is mean x + (standard error) x (standard normal / s), which is Student's t with n - 1
-    degrees of freedom.  All strategies share the weights: pairing is kept.  One replication weighs 1.
-
-    ``normal``: draws x n, ``spread``: draws, both uniform in (0, 1).
-    """
-    from scipy.stats import chi2, norm
-
-    n = normal.shape[1]
-    if n == 1:
-        return np.ones_like(normal)
-    z = norm.ppf(normal)
-    scale = np.sqrt((n - 1) / chi2.ppf(spread, n - 1))
-    found: Array = 1 / n + (z - z.mean(axis=1, keepdims=True)) * scale[:, None] / np.sqrt(n * (n - 1))
-    return found

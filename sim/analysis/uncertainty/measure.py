@@ -40,7 +40,7 @@ def measure_next(pricing: Pricing) -> list[Gain]:
     names = pricing.coefficients.strategies
     before, gains = 0.0, dict[str, dict[tuple[str, str], float]]()
     for a, b in pricing.pairs():
-        if np.array_equal(pricing.used[a], pricing.used[b]):
+        if pricing.are_alike(a, b):
             continue
         doubt = _doubt(pricing.joint[:, a] - pricing.joint[:, b])
         before += doubt
@@ -63,12 +63,12 @@ def _doubt(differences: Array) -> float:
 
 def _reductions(pricing: Pricing, a: int, b: int) -> Iterator[tuple[str, float]]:
     """By factor, what knowing it takes from the doubt of one pair, all else drawn as before."""
-    draws, ranges = pricing.draws, pricing.draws.ranges
-    rows, ratio = draws.rows, draws.ratio
-    difference = pricing.used[a] - pricing.used[b]
-    columns = np.flatnonzero(np.any(difference != 0, axis=0))
-    coefficients = draws.weights @ difference[:, columns]  # draws x columns: the replications' part is drawn, too
-    parts = rows[:, columns] * coefficients
+    ranges, ratio, seen = pricing.draws.ranges, pricing.draws.ratio, pricing.seen
+    difference, rows = seen.difference(a, b), pricing.rows
+    some = np.flatnonzero((difference.least != 0) | (difference.most != 0))
+    columns = pricing.coefficients.used[some]
+    coefficients = pricing.drawn(a, b)[:, some]
+    parts = rows[:, some] * coefficients
     whole = parts.sum(axis=1)
     doubt = _doubt(whole)
     nodes = (np.arange(NODES) + 0.5) / NODES
@@ -88,11 +88,11 @@ def _reductions(pricing: Pricing, a: int, b: int) -> Iterator[tuple[str, float]]
         at = quantile(table.rows[RATIO], nodes, ranges.distributions)
         known = (whole - in_core)[:, None] + (in_core * ratio)[:, None] / at
         yield RATIO, doubt - _left(known)
-    if len(difference) > 1:
-        by_replication = rows[:, columns] @ difference[:, columns].T
-        mean = by_replication.mean(axis=1)
-        error = by_replication.std(axis=1, ddof=1) / np.sqrt(len(difference))
-        at = student.ppf(nodes, len(difference) - 1)
+    if (n := seen.replications) > 1:
+        mean = rows @ (seen.mean[a] - seen.mean[b])
+        squares = np.einsum("dr,dr->d", rows @ difference.squares, rows)  # of what differs from the mean
+        error = np.sqrt(np.maximum(squares, 0) / (n - 1) / n)
+        at = student.ppf(nodes, n - 1)
         yield REPLICATIONS, doubt - _left(mean[:, None] + error[:, None] * at)
 
 

@@ -9,9 +9,11 @@ from typing import Final, NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
-from sim.analysis.uncertainty.coefficients import Array, Coefficients, values
+from sim.analysis.uncertainty.coefficients import Array
+from sim.analysis.uncertainty.counted import Counted
 from sim.analysis.uncertainty.draws import Distributions, Draws, Ranges, draw
-from sim.costs.price import in_tsc
+from sim.analysis.uncertainty.means import Means
+from sim.analysis.uncertainty.seen import Seen
 
 LEVEL: Final = 0.95
 
@@ -44,23 +46,35 @@ class Pricing:
     mean, too, from its t distribution.  Both in TSC cycles per unit of ``coefficients.per``.
     """
 
-    coefficients: Coefficients
+    coefficients: Counted
     with_xss: bool
     draws: Draws
+    means: Means
     costs: Array
     joint: Array
 
-    @cached_property
-    def used(self) -> Array:
-        """The coefficients of this view, strategies x replications x rows."""
-        return self.coefficients.of(with_xss=self.with_xss)
+    @property
+    def seen(self) -> Seen:
+        """What this view has of the replications."""
+        return self.coefficients.seen(with_xss=self.with_xss)
 
-    @cached_property
+    @property
     def at_values(self) -> Array:
         """Strategies x replications, each row at its value."""
-        table = self.coefficients.table
-        found: Array = self.used @ in_tsc(table, values(table))
-        return found
+        return self.seen.at_values
+
+    @cached_property
+    def rows(self) -> Array:
+        """Draws of the rows that are used, in TSC cycles: draws x rows."""
+        return self.coefficients.taken(self.draws.rows)
+
+    def drawn(self, a: int, b: int) -> Array:
+        """How much more often each row counts in ``a`` than in ``b``, the replications' part drawn: draws x rows."""
+        return self.means.of(a, with_xss=self.with_xss) - self.means.of(b, with_xss=self.with_xss)
+
+    def are_alike(self, a: int, b: int) -> bool:
+        """Whether two strategies do the same in every replication."""
+        return bool(self.seen.alike[a] == self.seen.alike[b])
 
     def strategy(self, number: int) -> Intervals:
         """What is known of the cost of a strategy."""
@@ -88,21 +102,22 @@ class Pricing:
         return combinations(order, 2)
 
 
-def draw_case(coefficients: Coefficients, distributions: Distributions, *, draws: int, seed: int) -> Draws:
-    """Draws of all rows that the case uses, with the XSS phase or without, and of its replications."""
-    used = tuple(bool(each) for each in np.any(coefficients.total != 0, axis=(0, 1)))
-    return draw(Ranges(coefficients.table, used, distributions), draws, coefficients.replications, seed)
+def draw_case(case: Counted, distributions: Distributions, *, draws: int, seed: int) -> Draws:
+    """Draws of all rows that the case uses, with the XSS phase or without."""
+    used = np.isin(np.arange(len(case.table.rows)), case.used)
+    return draw(Ranges(case.table, tuple(used.tolist()), distributions), draws, seed)
 
 
-def price_draws(coefficients: Coefficients, drawn: Draws, *, with_xss: bool) -> Pricing:
+def price_draws(case: Counted, drawn: Draws, means: Means, *, with_xss: bool) -> Pricing:
     """Prices a case with every draw."""
-    vectors = coefficients.of(with_xss=with_xss)
+    seen, rows = case.seen(with_xss=with_xss), case.taken(drawn.rows)
     # A matrix product may round equal columns differently; strategies that do the same are priced once.
-    distinct, number = np.unique(vectors.reshape(len(vectors), -1), axis=0, return_inverse=True)
-    vectors = distinct.reshape(-1, *vectors.shape[1:])
-    priced = (drawn.rows @ vectors.reshape(-1, vectors.shape[2]).T).reshape(-1, *vectors.shape[:2])
-    joint = np.einsum("dsr,dr->ds", priced, drawn.weights)
-    return Pricing(coefficients, with_xss, drawn, priced.mean(axis=2)[:, number], joint[:, number])
+    costs, joint = (np.empty((len(rows), len(case.strategies))) for _ in range(2))
+    for i, first in enumerate(seen.alike.tolist()):
+        if first == i:
+            costs[:, i] = rows @ seen.mean[i]
+            joint[:, i] = np.einsum("dr,dr->d", rows, means.of(i, with_xss=with_xss))
+    return Pricing(case, with_xss, drawn, means, costs[:, seen.alike], joint[:, seen.alike])
 
 
 def _intervals(at_values: Array, costs: Array, joint: Array) -> Intervals:

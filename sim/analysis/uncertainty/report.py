@@ -5,13 +5,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sim.analysis.schedules import walked
 from sim.analysis.uncertainty.breakeven import BreakEven, Together, break_even, together
-from sim.analysis.uncertainty.coefficients import Coefficients
-from sim.analysis.uncertainty.counted import counted
+from sim.analysis.uncertainty.counted import Counted, counted
 from sim.analysis.uncertainty.draws import DISTRIBUTIONS, Distributions, factor
+from sim.analysis.uncertainty.means import drawn_means
 from sim.analysis.uncertainty.measure import Gain, measure_next
 from sim.analysis.uncertainty.pricing import Intervals, Pricing, draw_case, price_draws
 from sim.analysis.uncertainty.resimulation import Feedback, departure
@@ -67,8 +65,7 @@ class View:
         """The strategies in order, those that do exactly the same together."""
         found: list[list[int]] = []
         for i in self.order:
-            used = self.pricing.used
-            same = next((group for group in found if np.array_equal(used[group[0]], used[i])), None)
+            same = next((group for group in found if self.pricing.are_alike(group[0], i)), None)
             if same is None:
                 found.append([i])
             else:
@@ -89,25 +86,26 @@ class View:
 class CaseReport:
     """A case; ``views`` in the order (with XSS, table), (with XSS, uniform), (without, table), (without, uniform)."""
 
-    coefficients: Coefficients
+    coefficients: Counted
     views: tuple[View, ...]
     feedback: list[Feedback] = field(default_factory=list)
 
 
-def report(coefficients: Coefficients, *, draws: int, seed: int) -> CaseReport:
+def report(coefficients: Counted, *, draws: int, seed: int) -> CaseReport:
     """Prices a case with every draw, in all four views."""
     drawn = {name: draw_case(coefficients, name, draws=draws, seed=seed) for name in DISTRIBUTIONS}
+    means = drawn_means(coefficients, draws, seed)
     known = {name: moments(drawn[name].ranges) for name in DISTRIBUTIONS}
     views = []
     for with_xss in (True, False):
         for distributions in DISTRIBUTIONS:
-            pricing = price_draws(coefficients, drawn[distributions], with_xss=with_xss)
+            pricing = price_draws(coefficients, drawn[distributions], means, with_xss=with_xss)
             pairs = tuple(pricing.pairs())
             views.append(View(pricing, distributions, pairs, tuple(shares(pricing, pairs, known[distributions]))))
     return CaseReport(coefficients, tuple(views))
 
 
-def read_cases(results: "Results") -> list[Coefficients]:
+def read_cases(results: "Results") -> list[Counted]:
     """The coefficients of each case of a run, priced with the cost tables that the run kept.
 
     Raises :class:`InputError` for a run of one strategy, which has no ranking.
@@ -122,7 +120,7 @@ def read_cases(results: "Results") -> list[Coefficients]:
             raise InputError(f"case {case['case']}: the reference {case['reference']!r} was not run")
         replications = int(results.manifest["replications"])
         ledgers = (piece.ledger for piece in results.pieces(case["case"]))
-        numbers = counted(ledgers, case, replications, tables[case["cost_table"]]).whole()
+        numbers = counted(ledgers, case, replications, tables[case["cost_table"]])
         nothing = frozenset(
             name for name in numbers.strategies if not strategy(settings_of(case, name).strategy).carries
         )
@@ -131,8 +129,11 @@ def read_cases(results: "Results") -> list[Coefficients]:
 
 
 def _violating(results: "Results", case: str) -> frozenset[str]:
-    found = results.integrity
-    return frozenset(found[(found["case"] == case) & (found["kind"] != RESIDUE)]["strategy"].astype(str))
+    names: set[str] = set()
+    for piece in results.pieces(case):
+        found = piece.integrity
+        names.update(found[(found["case"] == case) & (found["kind"] != RESIDUE)]["strategy"].astype(str))
+    return frozenset(names)
 
 
 def file_name(case: str) -> str:

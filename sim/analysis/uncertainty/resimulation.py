@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from sim.analysis.uncertainty.coefficients import Array, Coefficients
+from sim.analysis.uncertainty.coefficients import Array
+from sim.analysis.uncertainty.counted import Counted
 from sim.analysis.uncertainty.draws import Draws, Ranges, draw
 from sim.analysis.uncertainty.pricing import LEVEL, Interval
 from sim.costs.rows import CostRow, CostTable
@@ -44,7 +45,7 @@ class Feedback(NamedTuple):
 
 
 def resimulate(
-    coefficients: Coefficients, case: Case, rerun: Rerun, folder: Path, *, draws: int, seed: int
+    coefficients: Counted, case: Case, rerun: Rerun, folder: Path, *, draws: int, seed: int
 ) -> list[Feedback]:
     """Simulates ``draws`` draws of the case's costs again, with every strategy and replication.
 
@@ -52,7 +53,7 @@ def resimulate(
     own, so that a few of them spread over the ranges, from the distributions of the table.
     """
     table = coefficients.table
-    chosen = draw(Ranges(table, (True,) * len(table.rows), "table"), draws, 1, seed)
+    chosen = draw(Ranges(table, (True,) * len(table.rows), "table"), draws, seed)
     found = []
     for number in range(draws):
         path = folder / f"draw-{number}.toml"
@@ -60,11 +61,11 @@ def resimulate(
         ledger = rerun(replace(case, table=load(path)))
         cycles = ledger.groupby(["strategy", "replication"])["cycles"].sum().unstack("replication")
         simulated = cycles.loc[list(coefficients.strategies)].to_numpy(dtype=np.float64) / coefficients.seconds
-        found += _compare(coefficients, number, coefficients.total @ chosen.rows[number], simulated)
+        found += _compare(coefficients, number, coefficients.priced(chosen.rows[number]), simulated)
     return found
 
 
-def _compare(coefficients: Coefficients, number: int, repriced: Array, simulated: Array) -> list[Feedback]:
+def _compare(coefficients: Counted, number: int, repriced: Array, simulated: Array) -> list[Feedback]:
     """``repriced``, ``simulated``: strategies x replications."""
     reference = coefficients.strategies.index(coefficients.reference)
     found = []

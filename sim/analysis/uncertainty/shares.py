@@ -62,7 +62,7 @@ def shares(pricing: Pricing, pairs: Sequence[tuple[int, int]], known: Moments | 
     """The shares for cost(a) - cost(b), for each pair (a, b); ``known``: :func:`moments`, if they are at hand."""
     ranges = pricing.draws.ranges
     found = known or moments(ranges)
-    used = pricing.used.mean(axis=1)
+    used = pricing.coefficients.in_table(pricing.seen.mean)
     differences = np.array([used[a] - used[b] for a, b in pairs])
     core = differences * ranges.core
     whole = core * found.inverse_ratio_mean + differences * (1 - ranges.core)
@@ -70,7 +70,8 @@ def shares(pricing: Pricing, pairs: Sequence[tuple[int, int]], known: Moments | 
     by_factor = ((whole @ found.covariance) * whole) @ found.member
     by_factor[:, ranges.factors.index(_ratio_factor(ranges))] = (core @ found.mean) ** 2 * found.inverse_ratio_variance
     interaction = ((core @ found.covariance) * core).sum(axis=1) * found.inverse_ratio_variance
-    noise = np.array([_squared_standard_error(pricing, a, b) for a, b in pairs])
+    second_moment = pricing.rows.T @ pricing.rows / len(pricing.rows)
+    noise = np.array([_squared_standard_error(pricing, second_moment, a, b) for a, b in pairs])
     variance = by_factor.sum(axis=1) + interaction + noise
     results = []
     for i, total in enumerate(variance):
@@ -85,14 +86,7 @@ def _ratio_factor(ranges: Ranges) -> str:
     return ranges.factors[list(ranges.factor_of.values())[ranges.ratio]]
 
 
-def _squared_standard_error(pricing: Pricing, a: int, b: int) -> float:
+def _squared_standard_error(pricing: Pricing, second_moment: Array, a: int, b: int) -> float:
     """The mean over the draws of the squared standard error of the mean difference, T' S T / n in closed form."""
-    difference = pricing.used[a] - pricing.used[b]
-    n = len(difference)
-    if n == 1:
-        return 0.0
-    rows = np.flatnonzero(np.any(difference != difference[0], axis=0))
-    spread = difference[:, rows] - difference[:, rows].mean(axis=0)
-    drawn = pricing.draws.rows[:, rows]
-    second_moment = drawn.T @ drawn / len(drawn)
-    return float(np.sum((spread.T @ spread) * second_moment) / (n - 1) / n)
+    n = pricing.seen.replications
+    return float(np.sum(pricing.seen.difference(a, b).squares * second_moment) / (n - 1) / n) if n > 1 else 0.0

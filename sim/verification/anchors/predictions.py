@@ -94,7 +94,7 @@ def _predict(anchor: Anchor, table: CostTable, tables: _Tables) -> tuple[Predict
     if anchor.minus is not None:
         vector = vector - _coefficients(anchor.cpu, anchor.minus, table)
     used = tuple(bool(each) for each in vector)
-    drawn = draw(Ranges(table, used, "table"), DRAWS, 1, SEED)
+    drawn = draw(Ranges(table, used, "table"), DRAWS, SEED)
     low, high = np.quantile(_in_unit(drawn.rows @ vector, drawn.ratio, anchor), (0.025, 0.975))
     at_values = in_tsc(table, values(table)) @ vector
     predicted = float(_in_unit(np.array([at_values]), np.array([table.ratio]), anchor)[0])
