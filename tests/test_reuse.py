@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import fake_host
@@ -449,3 +450,24 @@ def test_each_part_has_a_key_of_its_own(run):
     numbers = range(results.manifest["replications"])
     assert list(keys) == [(*series, n) for series in parts.series(results.manifest) for n in numbers]
     assert len(set(keys.values())) == len(keys) == 2 * 5 * 2
+
+
+def by_engine(engine):
+    return lambda *work: [replace(record, engine=engine) for record in fake_host.simulate(*work)]
+
+
+def test_the_manifest_names_the_engines_of_what_is_there_and_not_of_what_it_replaced(run, scenario, tmp_path):
+    def engines():
+        return {engine for each in load(tmp_path / "r").manifest["engines"].values() for engine in each}
+
+    run(simulate=by_engine("compiled"))
+    run(seed=2, simulate=by_engine("simpy"))
+    assert engines() == {"simpy"}
+
+    def broken(*work):
+        raise RuntimeError("broken")
+
+    with pytest.raises(RunError):
+        run(seed=3, simulate=broken)
+    run(seed=2, replications=3, simulate=by_engine("compiled"))  # taken up again from r.previous
+    assert engines() == {"simpy", "compiled"}

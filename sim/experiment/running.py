@@ -73,8 +73,7 @@ class Running:
         self._directory = _opened(out, self._manifest) if out is not None else None
         if self._directory is not None:
             try:
-                earlier = (self._directory.found or {}).get("engines", {})
-                self._ran = {case: set(engines) for case, engines in earlier.items()}
+                self._ran = self._directory.engines()
                 notes: list[str] = []
                 for group in self._directory.finished(notes):
                     for finished in self._there.add(group):

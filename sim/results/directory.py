@@ -77,6 +77,16 @@ class ResultDirectory:
                 yield from reading.finished(where, problems)
                 notes += problems
 
+    def engines(self) -> dict[str, set[str]]:
+        """The engines that simulated what :meth:`finished` gives, by case: tables do not say that, but manifests do."""
+        found: dict[str, set[str]] = {}
+        for manifest in filter(None, (self.aside, self.found)):
+            of_cases = manifest.get("engines", {})
+            for case in (each["case"] for each in manifest["cases"] if each.get("fingerprint") in self._worlds):
+                if engines := of_cases.get(case):
+                    found.setdefault(case, set()).update(engines)
+        return found
+
     def whole(self) -> Path | None:
         """Where a complete result lies of which :meth:`finished` gave parts."""
         for manifest, where in ((self.found, self.path), (self.aside, self.previous)):
