@@ -89,7 +89,8 @@ def test_a_whole_value_is_in_its_range_and_both_ends_are(share, low, width):
         ("lhs:4", ("=1..2",), "allowed: PATH=LOW..HIGH"),
         ("lhs:4", ("host.cpus=4..4",), "low < high"),
         ("lhs:4", ("host.cpus=8..4",), "low < high"),
-        ("lhs:4", ("guests.g.demand=1 us..2 ms",), "one unit"),
+        ("lhs:4", ("guests.g.demand=1 us..2 MHz",), "units of one kind"),
+        ("lhs:4", ("guests.g.demand=2 us..1 ns",), "low < high"),
         ("lhs:4", ("host.cpus=0..4 log",), "from above 0"),
         ("lhs:4", ("host.cpus=1..nan",), "allowed: PATH=LOW..HIGH"),
         ("lhs:4", ("host.cpus=1..1e999",), "low < high"),
@@ -98,6 +99,12 @@ def test_a_whole_value_is_in_its_range_and_both_ends_are(share, low, width):
 def test_what_is_no_design_is_refused(design, ranges, message):
     with pytest.raises(InputError, match=message):
         Design.parsed(design, ranges)
+
+
+def test_a_range_may_have_two_units_of_one_kind_as_the_documentation_has_it():
+    found = Range.parsed("guests.web.demand=20 us..2 ms log")
+    assert [found.value(share) for share in (0, 0.5, 1)] == ["20.0 us", "200.0 us", "2000.0 us"]
+    assert Range.parsed("host.l2=512 KiB..2 MiB").value(1) == "2048.0 KiB"
 
 
 # Runs.

@@ -8,10 +8,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any, Final
 
 from sim.errors import InputError, unknown
 from sim.scenario.explain import keys, path_text
+from sim.scenario.units import exchanged
 
 KINDS: Final = ("lhs", "sobol")
 MOST_POINTS: Final = 100_000
@@ -24,7 +26,7 @@ DIGITS: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Values of the key at ``path`` from ``low`` to ``high``, in ``unit`` (may be empty), evenly or by their logarithm.
+    """Values of the key at ``path`` from ``low`` to ``high``, evenly or by their logarithm; ``unit`` may be empty.
 
     ``whole``: both ends are whole numbers, and so are all values.
     """
@@ -54,15 +56,17 @@ class Range:
         if not (path and dots and found[0] and found[1]):
             raise wrong
         (a, unit_a), (b, unit_b) = found[0].groups(), found[1].groups()
-        unit = unit_b or unit_a
-        if unit_a not in ("", unit) or not float(a) < float(b) or not math.isfinite(float(b)):
+        unit = unit_a or unit_b
+        worth = exchanged(unit_b or unit, unit)
+        last = float(Decimal(b) * worth) if worth else math.nan
+        if not float(a) < last or not math.isfinite(last):
             raise InputError(
-                f"range {text!r}: found {low.strip()} to {high.strip()} (allowed: one unit, and low < high)"
+                f"range {text!r}: found {low.strip()} to {high.strip()} (allowed: units of one kind, and low < high)"
             )
         log = ends.endswith(LOG)
         if log and float(a) <= 0:
             raise InputError(f"range {text!r}: log from {a} (allowed: from above 0)")
-        return cls(path, float(a), float(b), unit, log, not unit and a.isdecimal() and b.isdecimal())
+        return cls(path, float(a), last, unit, log, not unit and a.isdecimal() and b.isdecimal())
 
     def value(self, share: float) -> Any:
         """The value at this fraction (0 to 1) of the range."""

@@ -27,6 +27,8 @@ FLOWS: Final = {f"{unit}/s": worth for unit, worth in SIZES.items()} | {
     "GB/s": Decimal(10**9),
 }
 
+KINDS: Final = (TIMES, RATES, SIZES, FLOWS)
+
 MOST_TIME: Final = 3600.0
 """Seconds.  No time of a scenario is longer."""
 
@@ -40,6 +42,13 @@ FROM_FILE: Final = "from a file"
 def pattern(units: Mapping[str, Decimal]) -> str:
     """The regular expression, as JSON Schema has it, of a quantity in one of these units."""
     return f"^{NUMBER} *({'|'.join(units)})$"
+
+
+def exchanged(unit: str, other: str) -> Decimal | None:
+    """How much of another unit is one of this; None if they are of different kinds."""
+    if unit == other:
+        return Decimal(1)
+    return next((units[unit] / units[other] for units in KINDS if unit in units and other in units), None)
 
 
 def is_in(text: Any, units: Mapping[str, Decimal]) -> bool:
