@@ -9,6 +9,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import compared
 import drawn
 import fake_host
+import hypothesis
 import pytest
 import screens
 import wrong_scenarios
@@ -18,6 +19,10 @@ from sim import experiment
 from sim.analysis import answers
 from sim.engine import kept_tables
 from sim.results.tables import SCHEMAS
+
+# A busy machine and coverage take longer than the 200 ms that an example may take by default.
+hypothesis.settings.register_profile("fpswitch", deadline=None)
+hypothesis.settings.load_profile("fpswitch")
 
 
 @pytest.hookimpl(wrapper=True)
