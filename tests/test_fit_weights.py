@@ -69,6 +69,17 @@ def test_children_stay_on_the_cpu_where_they_were_unless_cpus_are_idle_at_times(
     assert all(sum(group.sleep) == SECONDS_NS for group in forks.values())
 
 
+def test_a_child_that_forks_before_it_first_sleeps_is_a_child_of_that_burst():
+    """As a compiler driver does, which may wait for its child to the end of the trace."""
+    children = [life(f"cc{n}", 20 + n, 0.5, parent=1, stints=3) for n in range(12)]
+    for n, child in enumerate(children):
+        child.execs, child.forked_ns = True, n * MS
+        child.bursts[0] = child.bursts[0]._replace(on_ns=(1 + n) * MS, forks=n % 2)
+    (forks,) = (group for group in grouped(children, 0, SECONDS_NS, Charges()) if group.key[0] == "fork")
+    assert forks.on_ns == sum(range(1, 13)) * MS
+    assert forks.syscall == []
+
+
 @pytest.mark.parametrize("cpus", [(0,), (0, 1)])
 def test_a_control_group_weighs_what_its_cpu_time_comes_to_on_each_cpu(cpus):
     lives = [life("shell", 1, 0.001, burst_ms=20)]

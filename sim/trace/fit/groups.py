@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -52,11 +52,12 @@ def grouped(
         rest = [life for life in rest if life not in pair]
     children = [life for life in rest if life.forked_ns >= 0 and life.execs and life.bursts]
     if len(children) >= ENOUGH:
+        firsts = {id(child): child.bursts.pop(0) for child in children}  # which may fork, too
         forking = _forking(rest, charges)
         for pinned, there in _by_cpu(children, idle).items():
-            firsts = {id(child): child.bursts[:1] for child in there}
-            found.append(_forks(there, pinned, forking, first_ns, last_ns, charges))
-            members[found[-1].key] = Member(there, firsts, waits=False)
+            bursts = {id(child): [firsts[id(child)]] for child in there}
+            found.append(_forks(there, bursts, pinned, forking, first_ns, last_ns, charges))
+            members[found[-1].key] = Member(there, bursts, waits=False)
         rest = [life for life in rest if life.bursts]
     steady_ns = (1 - ABSENT) * (last_ns - first_ns)
     vcpus = _by_key([life for life in lives if life.vcpu is not None], "vcpu", place, steady_ns)
@@ -299,17 +300,16 @@ def _forking(lives: Sequence[Life], charges: Charges) -> list[float]:
 
 
 def _forks(
-    children: Sequence[Life], pinned: tuple[int, ...], forking: list[float], first_ns: int, last_ns: int,
-    charges: Charges,
+    children: Sequence[Life], bursts: Mapping[int, Sequence[Burst]], pinned: tuple[int, ...], forking: list[float],
+    first_ns: int, last_ns: int, charges: Charges,
 ) -> Group:  # fmt: skip
-    """What children do up to their first sleep, and the bursts in which parents fork.
+    """What children do up to their first sleep (``bursts``, by id()), and the bursts in which parents fork.
 
     A simulated child ends with its first sleep; what it does later is in the entry of the threads of its name.
     """
     group = Group(("fork", "forks", 0, pinned), len(children), 1, _saves(children), names=_names(children))
     group.cycles, group.syscall = len(children), forking
-    for child in children:
-        burst = child.bursts.pop(0)
+    for burst in (burst for child in children for burst in bursts[id(child)]):
         group.compute.append(_own(burst, charges))
         group.on_ns += burst.on_ns
         group.wanted_ns += burst.end_ns - burst.ready_ns
