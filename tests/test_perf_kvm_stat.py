@@ -215,3 +215,10 @@ def test_an_idle_halt_is_a_halt_and_no_work_of_the_host(tmp_path, capsys):
     written = (tmp_path / "host.toml").read_text()
     assert re.search(r'^sleep = "1\.06\d* ms"$', written, re.MULTILINE)
     assert "[guests.vm.exits.other]" not in written
+
+
+@pytest.mark.parametrize("text", ["a" * 200_000, "a." * 100_000, "HLT" + " " * 200_000])
+def test_a_long_word_takes_time_in_proportion(text):
+    """A minute and more where each of its letters begins a row."""
+    longer = REPORT.replace("Total", f"{text}\n\nTotal", 1)
+    assert perf_kvm_stat.parse(longer, "report").exits == perf_kvm_stat.parse(REPORT, "report").exits

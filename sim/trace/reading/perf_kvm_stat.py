@@ -25,11 +25,11 @@ QUOTE: Final = re.compile(r"^[>| \t]+(?=\S)", re.MULTILINE)
 HEADER: Final = re.compile(r"(?P<what>VM-EXIT|MMIO Access|IO Port Access|MSR Access)\s+Samples\s+Samples%")
 OF_TUI: Final = re.compile(r"Event +name\s+Samples\s+Sample%\s+Time +\(ns\)")
 TUI_ROW: Final = re.compile(
-    r"(?<![\w:])(?P<reason>[A-Z]{2} excp|[A-Za-z_][\w:.+-]*)\s+(?P<samples>\d+)\s+\d+\.\d+%\s+(?P<ns>\d+)\s+\d+\.\d+%"
-    r"\s+\d+\s+\d+\s+\d+\b"
+    r"(?<![\w:.+-])(?P<reason>[A-Z]{2} excp|[A-Za-z_][\w:.+-]*)\s+(?P<samples>\d+)\s+\d+\.\d+%\s+(?P<ns>\d+)"
+    r"\s+\d+\.\d+%\s+\d+\s+\d+\s+\d+\b"
 )
 ROW: Final = re.compile(
-    r"(?P<reason>[A-Z]{2} excp|[A-Za-z_][\w:.+-]*)\s+(?P<samples>\d+)\s+\d+\.\d+%\s+\d+\.\d+%"
+    r"(?<![\w:.+-])(?P<reason>[A-Z]{2} excp|[A-Za-z_][\w:.+-]*)\s+(?P<samples>\d+)\s+\d+\.\d+%\s+\d+\.\d+%"
     r"(?:\s+\d+\.\d+us\s+\d+\.\d+us)?\s+(?P<mean>\d+\.\d+)us\b"
 )
 COMMA: Final = re.compile(r"(?<=\d),(?=\d{2}(?:us|%))")
