@@ -1,17 +1,21 @@
 """Worker processes of this machine: whenever one of them is killed, the run goes on, and ends."""
 
+import errno
 import os
 import random
 import signal
 import struct
+import sys
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, wait
+from multiprocessing.context import SpawnProcess
 
 import pytest
 
 from sim.errors import InputError
 from sim.experiment import processes
+from sim.experiment.pool import Gone
 from sim.experiment.processes import Died, Processes
 
 PATIENCE_S = 120
@@ -67,6 +71,66 @@ def test_a_pool_that_ends_at_once_waits_neither_for_tasks_nor_for_workers_that_h
     pool.close(at_once=True)
     assert all(each.done() for each in begun)
     assert not any(each.process.is_alive() for each in pool._all.values())
+
+
+def test_a_pool_that_ends_at_once_does_not_wait_for_a_worker_that_is_stopped(pool):
+    pool.submit(1).result(PATIENCE_S)
+    os.kill(pool._all[0].process.pid, signal.SIGSTOP)
+    begun = pool.submit(2)
+    ends = threading.Thread(target=pool.close, kwargs={"at_once": True}, daemon=True)
+    ends.start()
+    ends.join(PATIENCE_S)
+    try:
+        assert not ends.is_alive()
+        assert begun.done()
+    finally:
+        if ends.is_alive():
+            os.kill(pool._all[0].process.pid, signal.SIGCONT)
+
+
+def test_ctrl_c_while_a_later_worker_starts_comes_when_it_has_started(pool, monkeypatch):
+    """Threads of the pool, and of a progress bar, would take the signal that is blocked in the main thread."""
+    pool.submit(1).result(PATIENCE_S)
+    steps, start = [], SpawnProcess.start
+
+    def interrupted(process):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        start(process)
+        steps.append("started")
+
+    monkeypatch.setattr(SpawnProcess, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.submit(2)
+    assert steps == ["started"]
+    assert len(pool._all) == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_threads_that_start_workers_at_the_same_time_leave_main_as_it_was():
+    main = sys.modules["__main__"]
+
+    def start():
+        with processes._without_main():
+            time.sleep(0.05)
+
+    started = [threading.Thread(target=start) for _ in range(2)]
+    for each in started:
+        each.start()
+        time.sleep(0.02)
+    for each in started:
+        each.join()
+    left, sys.modules["__main__"] = sys.modules["__main__"], main
+    assert left is main
+
+
+def test_a_worker_that_cannot_start_is_one_message_about_that(pool, monkeypatch):
+    def none(process):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(SpawnProcess, "start", none)
+    with pytest.raises(Gone, match=r"^worker 1 of 3 cannot be started \(Too many open files\)"):
+        pool.submit(1)
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])

@@ -18,12 +18,15 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from os import _exit
 from queue import LifoQueue
-from typing import Any
+from typing import Any, Final
 
-from sim.errors import RunError
+from sim.errors import InputError, RunError
 from sim.experiment.pool import Gone, Outcome
 from sim.experiment.workers import Task, in_flight, work
 from sim.results.progress import EVERY_S
+
+_STARTING: Final = threading.Lock()
+"""Of two threads that hide ``__main__`` at the same time, one would leave it hidden."""
 
 
 class Died(RunError):
@@ -43,6 +46,10 @@ class Processes:
     dashboard = ""
 
     def __init__(self, jobs: int) -> None:
+        if multiprocessing.current_process().daemon:
+            raise InputError(
+                f"jobs = {jobs}: a process of multiprocessing.Pool has no processes itself (allowed: jobs=1)"
+            )
         self._jobs = jobs
         self._context = multiprocessing.get_context("spawn")
         self._far = self._context.RawArray("d", jobs)
@@ -73,20 +80,24 @@ class Processes:
     def close(self, *, at_once: bool) -> None:
         if at_once:
             for worker in self._all.values():
-                worker.process.terminate()
+                worker.process.kill()  # SIGTERM would wait in one that is stopped
                 self._idle.put(worker)  # nobody waits for one that has died
         self._threads.shutdown(wait=True, cancel_futures=at_once)
         for worker in self._all.values():
             worker.end()
 
     def _start(self, number: int) -> None:
-        ours, theirs = self._context.Pipe()
-        self._far[number] = 0
-        process = self._context.Process(target=_serve, args=(theirs, self._far, number), daemon=True)
-        with theirs, _without_main(), _without_interrupts():
-            process.start()
-        self._all[number] = _Worker(number, process, ours)
-        self._idle.put(self._all[number])
+        try:
+            ours, theirs = self._context.Pipe()
+            self._far[number] = 0
+            process = self._context.Process(target=_serve, args=(theirs, self._far, number), daemon=True)
+            with theirs, _without_main(), _without_interrupts():
+                process.start()
+                self._all[number] = _Worker(number, process, ours)
+                self._idle.put(self._all[number])
+        except OSError as error:
+            why = f"worker {number + 1} of {self._jobs} cannot be started ({error.strerror or error})"
+            raise Gone(f"{why}: take fewer jobs, or raise the limit (ulimit -n, ulimit -u)") from error
 
     def _do(self, task: Task) -> Outcome:
         worker = self._idle.get()
@@ -164,19 +175,32 @@ def _without_main() -> Iterator[None]:
 
     They need nothing of it, and would run a script again that calls :func:`run` without a guard.
     """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    with _STARTING:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Processes that are started meanwhile get no Ctrl-C before they can ignore it; it waits for this process."""
+    """Processes that are started meanwhile get no Ctrl-C before they can ignore it; it waits for this process.
+
+    They inherit the mask.  Here it is not enough: any other thread takes the signal, and the main thread handles it.
+    """
+    held: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if is_main else None
+    if handler is not None:
+        signal.signal(signal.SIGINT, lambda number, _: held.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
