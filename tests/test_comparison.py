@@ -21,6 +21,7 @@ from sim.errors import InputError
 from sim.kernel import flows, strategies
 from sim.kernel.config import Settings
 from sim.kernel.operations import Operation
+from sim.report import summary
 from sim.results.tables import SCHEMAS
 
 pytestmark = pytest.mark.usefixtures("few_draws")
@@ -290,15 +291,19 @@ def test_every_frame_says_the_cpu_the_kernel_and_the_swept_value_of_each_row(sma
 # Bytes of fpstates.
 
 
-def fpstate_bytes(entries):
-    """The means of a case with these threads and guests."""
+def compared(entries):
+    """A case with these threads and guests."""
     text = (
         'title = "t"\n[run]\nmeasure = "1 ms"\nreplications = 2\nstrategies = ["no-cet"]\nreference = "no-cet"\n'
         f'timed_by = "no-cet"\n[host]\ncpus = 2\ncpu = ["sapphire-rapids"]\n{entries}'
     )
     (case,) = from_text(text)
-    found = sim.compare(experiment.run(case.scenario, jobs=1, simulate=fake_host.simulate)).df_metrics()
-    return found.set_index("metric")["mean"]
+    return sim.compare(experiment.run(case.scenario, jobs=1, simulate=fake_host.simulate))
+
+
+def fpstate_bytes(entries):
+    """Its means."""
+    return compared(entries).df_metrics().set_index("metric")["mean"]
 
 
 def task_bytes(entries):
@@ -331,3 +336,5 @@ def test_the_fpstate_of_a_task_that_has_used_amx_is_told_before_it_is_rounded_to
     amx = '[threads.t]\ncompute = "1 ms"\nfpu = { components = ["XTILEDATA"] }\n'
     assert fpstate_bytes(amx)["task_amx_fpstate_bytes"] == 64 + 10_752
     assert "task_amx_fpstate_bytes" not in fpstate_bytes('[threads.t]\ncompute = "1 ms"\n')
+    assert "has used AMX" in " ".join(summary.text(compared(amx)).split())
+    assert "AMX" not in summary.text(compared('[threads.t]\ncompute = "1 ms"\n'))

@@ -149,6 +149,8 @@ def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
         _verdicts(moved["verdict"], compared, reference, violating, (CARRYING_COST, CARRYING_COST_WITHOUT_XSS)),
     ]
     left_out = f"Exactly like {short(reference)}, and in no table: {', '.join(map(short, same))}."
+    has_amx = any(means.get("task_amx_fpstate_bytes", {}).values())
+    of_amx = " (a task that has used AMX has a larger one besides, in whole pages)" if has_amx else ""
     return [
         _case_heading(case),
         _wrapped(left_out) if same else "",
@@ -197,7 +199,7 @@ def _case(comparison: "Comparison", case: Mapping[str, Any]) -> list[str]:
         table(
             f"FPU, MSR and XSS operations per context switch ({_phases('context_switch')}), per KVM_RUN round trip "
             f"({_phases('kvm_run')}) and per VM exit ({_phases('vm_exit')}), each of these phases alone; and bytes of "
-            "an fpstate as allocated (a task that has used AMX has a larger one besides, in whole pages):",
+            f"an fpstate as allocated{of_amx}:",
             [
                 ("per\nswitch", value(means, "operations_per_context_switch", partial(_fixed, decimals=2))),
                 ("per\nKVM_RUN", value(means, "operations_per_kvm_run", partial(_fixed, decimals=2))),
