@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import re
 import signal
 import struct
 import sys
@@ -55,6 +56,37 @@ def test_a_task_that_cannot_be_sent_leaves_its_worker_for_others(pool):
     for each in failed:
         assert "pickle" in str(each.exception(PATIENCE_S))
     assert pool.submit(4).result(PATIENCE_S) == 8
+
+
+class Unsendable(InputError):
+    """Has what no other process can have."""
+
+    def __init__(self):
+        super().__init__("of one process")
+        self.lock = threading.Lock()
+
+
+def raises_unsendable(task):
+    raise Unsendable
+
+
+def served_unsendable(connection, far, number):
+    """A worker as it is, whose tasks raise what cannot be pickled."""
+    processes.work = raises_unsendable
+    served(connection, far, number)
+
+
+served = processes._serve
+
+
+@pytest.mark.parametrize("pool", [served_unsendable], indirect=True)
+def test_an_error_that_cannot_be_sent_is_told_and_kills_no_worker(pool):
+    for _ in range(2):
+        assert re.fullmatch(
+            r"Unsendable: of one process \(cannot be sent as it is: .*pickle.*\)",
+            str(pool.submit(1).exception(PATIENCE_S)),
+        )
+    assert all(each.process.is_alive() for each in pool._all.values())
 
 
 @pytest.mark.parametrize("pool", [killed_in_an_answer], indirect=True)

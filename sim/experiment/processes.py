@@ -153,7 +153,12 @@ def _serve(connection: "Connection[Any, Any]", far: Any, number: int) -> None:
         except BaseException as error:
             error.add_note("".join(traceback.format_exception(error)))
             answer = error
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except OSError:  # nobody is there any more
+            return
+        except Exception as error:
+            connection.send(RunError(f"{type(answer).__name__}: {answer} (cannot be sent as it is: {error})"))
 
 
 def _tell(far: Any, number: int) -> None:
