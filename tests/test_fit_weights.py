@@ -7,11 +7,12 @@ import pytest
 from sim.analysis import tuning
 from sim.trace.fit.entries import Charges, Group
 from sim.trace.fit.families import families
-from sim.trace.fit.groups import grouped
+from sim.trace.fit.groups import _threads, grouped
 from sim.trace.fit.handovers import sharing
 from sim.trace.fit.pins import pins
 from sim.trace.fit.thread_times import Burst, Life
 from sim.trace.fit.ticks import Ticks
+from sim.trace.fit.waking import Waiting
 
 MS = 1_000_000
 SECONDS_NS = 2_000 * MS
@@ -49,11 +50,15 @@ def test_a_short_burst_has_the_weight_of_those_with_which_it_shares_its_cpu():
     assert found["short", 1].weight == found["alone", 1].weight == 1024
 
 
-def test_where_nice_values_differ_and_no_group_shows_weights_are_those_of_nice_values():
+def test_where_nice_values_differ_and_busy_threads_share_cpus_by_them_they_are_the_weights():
     short = life("short", 9, 0.05, burst_ms=2, prio=130)
     assert all(group.weight is None for group in entries(life("a", 1, 0.5), life("b", 2, 0.45), short).values())
-    by_groups = entries(life("big", 1, 0.6), life("small", 2, 0.3), short)
-    assert by_groups["short", 0].weight is not None
+    by_groups = life("big", 1, 0.6), life("small", 2, 0.3), short
+    assert entries(*by_groups)["short", 0].weight is not None
+    for each in by_groups:
+        each.bursts = each.bursts[: max(1, len(each.bursts) // 4)]
+    in_half_a_second = grouped(by_groups, 0, SECONDS_NS // 4, Charges())
+    assert {group.key[1]: group.weight for group in in_half_a_second} == {"big": 1024, "small": 512, "short": 853}
 
 
 @pytest.mark.parametrize("idle", [0.0, 0.3])
@@ -75,9 +80,11 @@ def test_a_child_that_forks_before_it_first_sleeps_is_a_child_of_that_burst():
     for n, child in enumerate(children):
         child.execs, child.forked_ns = True, n * MS
         child.bursts[0] = child.bursts[0]._replace(on_ns=(1 + n) * MS, forks=n % 2)
-    (forks,) = (group for group in grouped(children, 0, SECONDS_NS, Charges()) if group.key[0] == "fork")
-    assert forks.on_ns == sum(range(1, 13)) * MS
-    assert forks.syscall == []
+    parent = life("make", 1, 0.1, burst_ms=100)
+    parent.bursts = [burst._replace(forks=n % 2) for n, burst in enumerate(parent.bursts)]
+    found = {group.key[1]: group for group in grouped([parent, *children], 0, SECONDS_NS, Charges())}
+    assert found["forks"].on_ns == sum(range(1, 13)) * MS
+    assert len(found["forks"].syscall) == len(found["make"].compute) == 10
 
 
 @pytest.mark.parametrize("cpus", [(0,), (0, 1)])
@@ -222,3 +229,23 @@ def test_threads_that_come_and_go_are_tuned_by_how_long_they_wait_however_few_th
     assert tuning._tuned(group, group, waits_twice_as_long, 2.0, 0.7).weight > 1200
     waits_as_long = tuning._Seen({"forks": cycles / 2}, {"forks": 0.02}, {"forks": 0.05})
     assert tuning._tuned(group, group, waits_as_long, 2.0, 0.7).weight == 1024
+    comes_seldom = tuning._Seen({"forks": cycles / 4}, {"forks": 0.02}, {"forks": 0.05})
+    changed = tuning._tuned(group, group, comes_seldom, 2.0, 0.7).sleep[0] / sleep[0]
+    assert changed < 0.9 if cycles >= tuning.ENOUGH else changed == 1
+
+
+def test_a_thread_that_hardly_sleeps_is_tuned_by_what_it_gets_of_the_cpu():
+    group = Group(("compute", "busy", 0, ()), 1, 1, Counter(), 900 * MS, 1_990 * MS, 1024, entry="busy")
+    group.compute, group.sleep, group.cycles = [3.0 * MS] * 300, [0.03 * MS] * 300, 300
+    gets_less = tuning._Seen({"busy": 100.0}, {"busy": 0.3}, {"busy": 0.99})
+    assert tuning._tuned(group, group, gets_less, 2.0, 0.7).weight == round(1024 * 1.5**0.7)
+
+
+@pytest.mark.parametrize("long", [3, 7])
+def test_bursts_go_on_after_a_wake_up_if_half_of_them_do(long):
+    """One timer in the middle of a burst makes the mean long."""
+    waker = life("waker", 1, 0.5, burst_ms=200)
+    after = {(id(waker), burst.end_ns): (50 * MS if n < long else 1000, 1) for n, burst in enumerate(waker.bursts)}
+    key = ("compute", "waker", 0, ())
+    group = _threads(key, [waker], 0, SECONDS_NS, Charges(), None, Waiting(after=after))
+    assert len(group.after) == (10 if long == 7 else 0)

@@ -29,9 +29,12 @@ UNLIKE: Final = 1.5
 
 
 def by_groups(lives: Iterable[Life], seconds_ns: int) -> bool:
-    """Whether busy threads of one CPU got other shares of it than their nice values say."""
-    if seconds_ns < SHORTEST_NS:
-        return False
+    """Whether the trace is long enough to show that the host schedules by control groups, and shows it."""
+    return seconds_ns >= SHORTEST_NS and not by_nice(lives, seconds_ns)
+
+
+def by_nice(lives: Iterable[Life], seconds_ns: int) -> bool:
+    """Whether busy threads of one CPU got the shares of it that their nice values say."""
     per_weight: dict[int, list[float]] = defaultdict(list)
     for life in lives:
         on = sum(burst.on_ns for burst in life.bursts)
@@ -41,7 +44,7 @@ def by_groups(lives: Iterable[Life], seconds_ns: int) -> bool:
         cpu, stints = life.cpus.most_common(1)[0]
         if stints >= MAINLY * life.cpus.total():
             per_weight[cpu].append(on / wanted * NICE_STEP**life.nice)
-    return any(max(each) > UNLIKE * min(each) for each in per_weight.values())
+    return all(max(each) <= UNLIKE * min(each) for each in per_weight.values())
 
 
 def families(lives: Iterable[Life], pairs: Iterable[tuple[Life, Life]] = ()) -> list[list[Life]]:

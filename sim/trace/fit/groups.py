@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Final
 
 from sim.trace.fit.entries import ENOUGH, Charges, Group, Key, Kind, key_of
-from sim.trace.fit.families import by_groups, family_names
+from sim.trace.fit.families import by_groups, by_nice, family_names
 from sim.trace.fit.handled import Waited, exit_wakes, handled_exits
 from sim.trace.fit.handovers import sharing
 from sim.trace.fit.order import order, whole
@@ -83,7 +83,8 @@ def grouped(
             group.wakes = {keys[number]: mean for number, mean in waits[group.key].wakes.items()}
     pairs = sharing(lives, last_ns - first_ns)
     host_has_groups = bool(pairs) or by_groups(lives, last_ns - first_ns)
-    most = set_weights(found, LIGHT * (last_ns - first_ns), by_groups=host_has_groups)
+    as_nice = not pairs and by_nice(lives, last_ns - first_ns)
+    most = set_weights(found, LIGHT * (last_ns - first_ns), by_nice=as_nice)
     entries = {key: member.lives for key, member in members.items()}
     if host_has_groups:
         set_families(found, family_names(lives, entries, pairs), most, last_ns - first_ns)

@@ -16,20 +16,20 @@ ANY: Final = -1
 """Stands for all CPUs where no thread is pinned."""
 
 
-def set_weights(groups: Sequence[Group], least_ns: float, *, by_groups: bool) -> dict[int, float]:
+def set_weights(groups: Sequence[Group], least_ns: float, *, by_nice: bool) -> dict[int, float]:
     """Sets the weights with which threads that had to wait would have shared the CPU as they did.
 
     A thread's own nice value says little on a host that schedules by control groups.  Bursts of several slices show
     how much of the CPU a thread gets.  A shorter burst waits for the slice under way, whatever its weight, and so gets
-    the average weight of those on its CPU.  But if nice values differ, and the host does not schedule ``by_groups``,
-    all have the weights of their nice values.  Weights of different CPUs cannot be compared.  Returns the largest share
-    on each CPU, which is that of NICE_0_LOAD.
+    the average weight of those on its CPU.  But if nice values differ, and CPUs are shared ``by_nice``, all have those
+    weights.  Weights of different CPUs cannot be compared.  Returns the largest share on each CPU, which is that of
+    NICE_0_LOAD.
     """
     contended = [group for group in groups if group.on_ns >= least_ns and group.share < CONTENDED]
     long = [group for group in contended if group.is_long]
     cpus = {cpu for group in contended for cpu in group.key[3]} or {ANY}
     most = {cpu: max(each.share for each in there) for cpu in cpus if (there := _there(long, cpu))}
-    if not by_groups and len({group.key[2] for group in contended}) > 1:
+    if by_nice and len({group.key[2] for group in contended}) > 1:
         return most
     for group in long:
         shares = [most[cpu] for cpu in group.key[3] or most]
