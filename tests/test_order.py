@@ -1,5 +1,7 @@
 """The order of bursts and sleeps: found where it is there and only there, and kept by the simulated host."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hosts import only
@@ -119,3 +121,16 @@ def test_threads_that_take_all_rows_come_to_each_of_them_once_in_the_time_that_a
     found = [int((np.abs(got / each - 1) < 0.025).sum()) for each in bursts]
     under_way = 6 if kind == "fork" else 2 * count + 2  # when a thread begins or ends; these bursts are not whole
     assert found.count(1) >= len(bursts) - under_way, found
+
+
+def test_the_time_from_one_fork_to_the_next_is_that_after_the_same_child(tmp_path):
+    rng = np.random.default_rng(6)
+    bursts, sleeps = 500 * 1.06 ** rng.permutation(60), rng.lognormal(8, 1, 60)  # us; no two bursts are alike
+    text = scenario(tmp_path, 'blocks = 60\nkind = "fork"\nsyscall = "0 ns"', bursts, sleeps)
+    lives = watched(only(text.replace("cpus = 1", "cpus = 16").replace('"2 s"', '"400 ms"'))).lives
+    children = [life for life in lives if "." in life.name and life.ended][1:]  # the first had begun before
+    assert len(children) > 20
+    rows = [int(np.argmin(np.abs(bursts - life.bursts[0].on_ns / 1e3))) for life in children]
+    between = np.diff([life.first_ns for life in children]) / 1e3
+    assert all((row + 1) % 60 == after for row, after in pairwise(rows))
+    assert np.abs(between - sleeps[rows[:-1]]).max() < 50

@@ -220,7 +220,7 @@ sleep = "2 ms"
 waits = { share = 0.4 }
 [threads.server]
 compute = "30 us"
-sleep = { exponential = "300 us" }
+sleep = { exponential = "150 us" }
 wakes = { client = 1.0 }
 """
     client = groups(host)["client"]

@@ -96,5 +96,5 @@ def exit_wakes(
         for name, times in by.items():
             if name in at and times >= LEAST * by.total():
                 then = sum(waited.at(np.array(each, np.int64)) for each in at[name])
-                found[name][key] = times / (then or kicks)
+                found[name][key] = times / (then or kicks or times)
     return dict(found)
