@@ -249,3 +249,10 @@ def test_bursts_go_on_after_a_wake_up_if_half_of_them_do(long):
     key = ("compute", "waker", 0, ())
     group = _threads(key, [waker], 0, SECONDS_NS, Charges(), None, Waiting(after=after))
     assert len(group.after) == (10 if long == 7 else 0)
+
+
+def test_a_vcpu_of_few_halts_is_tuned_by_what_it_gets_of_the_cpu():
+    group = Group(("vcpu", "vm", 0, ()), 1, 1, Counter(), 200 * MS, 900 * MS, 1024, entry="vm")
+    group.compute, group.demand, group.halt, group.halts = [200.0 * MS], [100.0 * MS], [500.0 * MS] * 2, 2
+    gets_more = tuning._Seen({"vm": 1.0}, {"vm": 0.15}, {"vm": 0.45})
+    assert tuning._tuned(group, group, gets_more, 2.0, 0.7).weight == round(1024 * (0.1 / 0.15) ** 0.7)

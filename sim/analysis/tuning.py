@@ -18,7 +18,7 @@ from sim.analysis.fitness import in_processes, twin
 from sim.analysis.recorded_run import RecordedRun
 from sim.host.watching import window
 from sim.scenario.cases import Case
-from sim.trace.fit.entries import Group, Key
+from sim.trace.fit.entries import FULL_NS, Group, Key
 from sim.trace.fit.estimate import Fitted
 from sim.trace.fit.lives import Watcher
 from sim.trace.fit.weights import LEAST_WEIGHT, MOST_WEIGHT, NICE_0_LOAD
@@ -140,7 +140,8 @@ def _tuned(group: Group, first: Group, seen: _Seen, seconds: float, gain: float)
     if not rate or not on or kind == "pipe":
         return group
     cycles = _cycles(group)
-    if not (mean or group.waits) or group.wanted_ns > ALWAYS * group.rows * seconds * 1e9:
+    always = group.wanted_ns > ALWAYS * group.rows * seconds * 1e9
+    if not (mean or group.waits) or always or (cycles < ENOUGH and (kind == "vcpu" or seconds * 1e9 < FULL_NS)):
         share = group.on_ns * 1e-9 / seconds
         return _weighted(group, first, share / on, gain) if share >= LEAST_SHARE else group
     there, here = (group.wanted_ns - group.on_ns) / cycles, 1e9 * (wanted - on) / rate

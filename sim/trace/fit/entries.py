@@ -16,6 +16,8 @@ Kind = Literal["compute", "kthread", "pipe", "fork", "vcpu"]
 Key = tuple[Kind, str, int, tuple[int, ...]]
 """Kind, name, nice, and the CPUs to which the thread is pinned (none: any)."""
 
+FULL_NS: Final = 500_000_000
+"""In a shorter trace most long bursts are cut off by its ends: it does not show when they come."""
 ENOUGH: Final = 10
 """The fewest samples that make a distribution; of fewer only the mean is written."""
 

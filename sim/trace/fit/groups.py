@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
-from sim.trace.fit.entries import ENOUGH, Charges, Group, Key, Kind, key_of
+from sim.trace.fit.entries import ENOUGH, FULL_NS, Charges, Group, Key, Kind, key_of
 from sim.trace.fit.families import by_groups, by_nice, family_names
 from sim.trace.fit.handled import Waited, exit_wakes, handled_exits
 from sim.trace.fit.handovers import sharing
@@ -198,7 +198,8 @@ def _threads(
         group.at_ticks = True
         group.sleep = [max(0.0, each - ticks.period_ns / 2) for each in group.sleep]
     if group.waits is None:
-        group.order = whole(group.compute, group.sleep) or order(group.compute, group.sleep)
+        full = last_ns - first_ns >= FULL_NS
+        group.order = (full and whole(group.compute, group.sleep)) or order(group.compute, group.sleep)
     return group
 
 
@@ -317,7 +318,7 @@ def _forks(
     times = [child.forked_ns for child in children]
     group.sleep = [after - before for before, after in pairwise(times)]
     group.sleep.append(times[0] - first_ns + last_ns - times[-1])
-    group.order = whole(group.compute, group.sleep)
+    group.order = whole(group.compute, group.sleep) if last_ns - first_ns >= FULL_NS else None
     return group
 
 
