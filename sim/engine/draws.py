@@ -7,19 +7,30 @@ from sim.engine.layout import ASK_DRAWS, CALLBACK, D_ADDRESS, D_COPIES, D_COPY0,
 
 
 @compiled
+def has_next(a: Memory, stream: int, n: int) -> bool:
+    """Whether there is an ``n``-th number from now on: unless drawing has failed, which the loop sees before long."""
+    return a.d[stream, D_POS] + n < a.d[stream, D_LEN] or call(a.g[CALLBACK], ASK_DRAWS, stream, n, 0, 0) >= 0
+
+
+@compiled
 def peek_at(a: Memory, stream: int, n: int) -> int:
     """The ``n``-th number from now on."""
-    if a.d[stream, D_POS] + n >= a.d[stream, D_LEN]:
-        call(a.g[CALLBACK], ASK_DRAWS, stream, n, 0, 0)
+    if not has_next(a, stream, n):
+        return a.d[stream, D_COPY0]
     return load(a.d[stream, D_ADDRESS], a.d[stream, D_POS] + n)
+
+
+@compiled
+def _copy(a: Memory, stream: int) -> int:
+    """The next number, which has been drawn."""
+    return a.d[stream, D_COPY0 + (a.d[stream, D_POS] & D_COPIES - 1)]
 
 
 @compiled
 def peek(a: Memory, stream: int) -> int:
     """The next number, which stays the next."""
-    if a.d[stream, D_POS] >= a.d[stream, D_LEN]:
-        call(a.g[CALLBACK], ASK_DRAWS, stream, 0, 0, 0)
-    return a.d[stream, D_COPY0 + (a.d[stream, D_POS] & D_COPIES - 1)]
+    has_next(a, stream, 0)
+    return _copy(a, stream)
 
 
 @compiled
@@ -44,10 +55,11 @@ def draw(a: Memory, stream: int) -> int:
 def pass_instants(a: Memory, stream: int, time: int) -> tuple[int, int]:
     """Passes all instants up to and including ``time``: how many there were, and the last of them (-1: none)."""
     count, last = 0, -1
-    while True:
-        at = peek(a, stream)
+    while has_next(a, stream, 0):
+        at = _copy(a, stream)
         if at > time:
-            return count, last
+            break
         count += 1
         last = at
         take(a, stream)
+    return count, last
