@@ -6,7 +6,7 @@ from any_host import GROUPED, any_host
 from hosts import changed, only, with_little
 from test_host_limits import IN_ONE_SYSTEM_CALL
 
-from sim.engine import build, choice, fragments, layout, rescheduling, simulation, table, transitions
+from sim.engine import build, choice, fragments, layout, rescheduling, simulation, sources, table
 from sim.engine.fragments import Unsupported
 from sim.host import population
 from sim.host import simulation as reference
@@ -174,7 +174,7 @@ def new_tables(monkeypatch):
         (table, "MOST", 3, "a kernel model with too many states"),
         (fragments, "SLOTS", 1, "a CPU whose registers speak of more than 1 tasks"),
         (fragments, "TOKENS", 1, "more than 1 contents of one task, or on one CPU"),
-        (transitions, "TOKENS", 0, "more than 0 contents written at once"),
+        (sources, "TOKENS", 0, "more than 0 contents written at once"),
         (layout, "MOST_POINTS", layout.POINT_EQUAL + 1, "too many kinds of flow points"),
         (rescheduling, "POSTED_MOST", 0, "more interrupts waiting on a CPU than there is room for"),
     ],

@@ -66,10 +66,11 @@ def command(case: ShownCase, load: Load) -> str:
     switches = math.ceil(per_cpu * load.switches)
     found = rates(replace(load, exits=exits, kvm_runs=kvm_runs, load_puts=load_puts, switches=switches))
     kernel, use = document["resolved"]["kernel"], guest_ssp(document)
+    xss = kernel.get("guest_xss")
     others = {
         "--carried": kernel["carried"] if kernel["carried"] != DEFAULT.carried else None,
         "--costs": document["cost_table"] if document["cost_table"] != document["cpu"] else None,
-        "--guest-xss": kernel.get("guest_xss"),
+        "--guest-xss": None if xss is None else f"{xss:#x}",
         "--guest-ssp": use if use != COMMON.guest_ssp else None,
         "--exits": f"{found.exits:.0f}/s",
         "--load-put": f"{found.pairs:.0f}/s",
