@@ -13,9 +13,9 @@ Integers = NDArray[np.int64]
 
 LEAST_BLOCK, LARGEST_BLOCK = 256, 4096
 """The fewest and the most numbers that are drawn when the loop asks for more: asking takes longer than drawing them."""
-MANY, ROOM = 4096, 520
+MANY, ROOM = 4096, 512
 """From MANY streams on, each has room for ROOM numbers in one array, for which the system can use large pages.  On
-small ones almost every draw misses the TLB; and 520 numbers are an odd number of cache lines."""
+small ones almost every draw misses the TLB."""
 
 
 def address(array: Integers) -> int:
@@ -23,13 +23,6 @@ def address(array: Integers) -> int:
     assert array.flags.c_contiguous
     where: int = array.__array_interface__["data"][0]
     return where
-
-
-def _put(row: Integers, block: Integers) -> None:
-    """Writes which block a stream's numbers come from now."""
-    row[at.D_ADDRESS], row[at.D_POS], row[at.D_LEN] = address(block), 0, len(block)
-    copies = block[: at.D_COPIES]
-    row[at.D_COPY0 : at.D_COPY0 + len(copies)] = copies
 
 
 class Streams:
@@ -52,10 +45,10 @@ class Streams:
         return len(self.sources) - 1
 
     def table(self) -> Integers:
-        """The loop's row for each stream (sim.engine.layout), once all have been added."""
+        """The loop's row for each stream (address, position, length), once all have been added."""
         table = zeros(max(len(self.sources), 1), at.D_COLUMNS)
         for i, block in enumerate(self.blocks):
-            _put(table[i], block)
+            table[i, :3] = address(block), 0, len(block)
         if len(self.sources) >= MANY:
             self._places = np.empty((len(self.sources), ROOM), np.int64)
         return table
@@ -77,7 +70,7 @@ class Streams:
                 place[: len(block)] = block
                 block = place[: len(block)]
         self.blocks[stream] = block
-        _put(row, block)
+        row[:3] = address(block), 0, len(block)
 
     def _constant(self, value: int, n: int) -> Integers:
         """A block that repeats one number; all streams with this constant share it."""

@@ -71,7 +71,6 @@ class Built:
         self.kinds: list[ExitKind] = []
         self.queues: dict[WaitQueue, int] = {}
         self.wakes: list[tuple[int, int, int]] = []
-        self.masks = {0: 0}  # row 0 is of those that are never pulled: idle threads, and groups
         self.columns: dict[int, Integers] = {}
         self.drawn: dict[int, Any] = {}
         self.devices: dict[int, DeviceInterrupts] = {}
@@ -97,9 +96,6 @@ class Built:
         waiters = self._wait_queues()
         self.a.put("d", self.streams.table())
         self.a.put("waiters", waiters)
-        size = len(self.a.idle) * BITS // 8
-        rows = [np.frombuffer(mask.to_bytes(size, "little"), "<u4") for mask in self.masks]
-        self.a.put("allowed", np.array(rows, np.int64))
         self.a.put("wakes", np.array(self.wakes or [(0, 0, 0)], np.int64))
         self.a.put("exits", np.full((walkers, n, max(len(self.reasons), 1)), -1, np.int64))
         self._events()
@@ -126,12 +122,12 @@ class Built:
 
     def _thread(self, thread: Thread) -> None:
         row = self.a.t[self.number(thread)]
-        allowed = thread.allowed
+        allowed, words = thread.allowed, len(self.a.idle)
+        self.a.allowed[self.number(thread)] = np.frombuffer(allowed.to_bytes(words * BITS // 8, "little"), "<u4")
         row[at.CPU], row[at.BLOCKED], row[at.WOKEN_AT] = thread.cpu.id, thread.blocked, thread.woken_at
         row[at.REMAINING], row[at.ACCOUNT] = thread.left, ACCOUNT_COLUMNS[thread.account]
         row[at.FLOW], row[at.KERNEL_FLOW] = thread.flow, thread.kernel_flow
         row[at.TASK_KIND], row[at.WHERE] = TASK_KINDS.index(thread.task.kind), thread.place
-        row[at.ALLOWED] = self.masks.setdefault(allowed, len(self.masks))
         row[at.SEVERAL_CPUS] = allowed & (allowed - 1) != 0
         self._queues.of_thread(thread)
         if isinstance(thread, ComputeThread):

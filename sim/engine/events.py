@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from sim.engine.jit import Memory, compiled, fetch
 from sim.engine.layout import (
-    AREAS_OF_TASK,
-    BEGUN,
-    BURST_DRAWS,
     CLOCK,
     CPU_FINGERPRINT,
     CPU_INTERRUPTED,
     CPU_WAITS,
-    CPUS,
     CREATED,
     CREATED_BITS,
     CURRENT_ENTITY,
-    DEMAND_DRAWS,
     EVENTS,
     FACTOR,
     FAIL_EVENTS,
@@ -28,14 +23,11 @@ from sim.engine.layout import (
     HEAP_KEY,
     HEAP_TIME,
     HEAP_WHAT,
-    HLT_KIND,
     INF,
-    INTERRUPT_KIND,
     KC_SHAPE,
     KC_TOKEN0,
     KIND,
     KT_FRAGMENT,
-    KT_TOKEN0,
     L_CLOCK,
     L_CPU,
     L_POINT,
@@ -50,30 +42,17 @@ from sim.engine.layout import (
     MOST_MARKS,
     NOW,
     OPERATIONS,
-    OTHER_SHIFT,
     P_WALL,
     PLANNED,
     PRIME,
     S_EFFECT,
-    SLEEP_DRAWS,
     SPAN_BEGIN,
     THREAD,
-    TOKENS,
     URGENT,
-    USE_SWITCHES,
-    USE_WRITES,
-    VCPU,
     VRUNTIME,
     WAITING,
     WEIGHT,
-    WHAT_BITS,
-    WHAT_MASK,
 )
-
-MANY_CPUS = 256
-"""With this many CPUs, what the next events need is prefetched; with fewer it is mostly in the core's own cache."""
-CHILDREN = 4
-"""Of each entry of the heap."""
 
 
 @compiled
@@ -101,46 +80,14 @@ def move(a: Memory, i: int, to: int) -> None:
 def sink(a: Memory, at: int, key: int, what: int) -> None:
     """Puts an event into the heap, whose first place is free; places after the last have the time INF."""
     n, i, child = a.g[EVENTS], 1, 2
-    many = a.g[CPUS] >= MANY_CPUS
     while child <= n:
-        first = child
-        for j in range(first + 1, first + CHILDREN):
-            child = j if is_before(a, j, a.heap[child, HEAP_TIME], a.heap[child, HEAP_KEY]) else child
+        child += 1 if is_before(a, child + 1, a.heap[child, HEAP_TIME], a.heap[child, HEAP_KEY]) else 0
         if not is_before(a, child, at, key):
             break
-        if many and first <= CHILDREN + 2:
-            if i == 1:
-                look_further(a, a.heap[child, HEAP_WHAT])
-            else:
-                look_ahead(a, a.heap[child, HEAP_WHAT])
         move(a, child, i)
         i = child
-        child = first_child(i)
+        child = 2 * i
     put(a, i, at, key, what)
-
-
-@compiled
-def first_child(i: int) -> int:
-    """The first of an entry's children, which are in two cache lines that follow each other."""
-    return 4 * i - 2
-
-
-@compiled
-def parent(i: int) -> int:
-    """The entry above another one."""
-    return (i + 2) >> 2
-
-
-@compiled
-def beside(whom: int, other: int) -> int:
-    """Whom an event concerns, and what else it will need: of a CPU its thread, of a timer's thread its CPU."""
-    return whom | other << OTHER_SHIFT
-
-
-@compiled
-def whom_of(packed: int) -> int:
-    """The CPU or the thread that an event concerns."""
-    return packed >> WHAT_BITS & (1 << OTHER_SHIFT) - 1
 
 
 @compiled
@@ -148,19 +95,19 @@ def push(a: Memory, at: int, priority: int, what: int, whom: int) -> int:
     """Schedules an event; returns its number, by which a CPU knows what it waits for."""
     created = a.g[CREATED]
     a.g[CREATED] = created + 1
-    key, packed = priority << CREATED_BITS | created, whom << WHAT_BITS | what
+    key, packed = priority << CREATED_BITS | created, whom << 8 | what
     if a.g[FIRST_FREE]:
         a.g[FIRST_FREE] = 0
         sink(a, at, key, packed)
         return created
     n = a.g[EVENTS] + 1
-    if n + CHILDREN > a.g[MOST_EVENTS]:
+    if n + 2 > a.g[MOST_EVENTS]:
         a.g[FAILED] = FAIL_EVENTS
         return -1
     a.g[EVENTS] = n
-    while n > 1 and not is_before(a, parent(n), at, key):
-        move(a, parent(n), n)
-        n = parent(n)
+    while n > 1 and not is_before(a, n >> 1, at, key):
+        move(a, n >> 1, n)
+        n >>= 1
     put(a, n, at, key, packed)
     return created
 
@@ -191,64 +138,35 @@ def peek(a: Memory) -> int:
     """When the next event is; INF: there is none."""
     if a.g[FIRST_FREE] == 0:
         return a.heap[1, HEAP_TIME]
-    return min(min(a.heap[2, HEAP_TIME], a.heap[3, HEAP_TIME]), min(a.heap[4, HEAP_TIME], a.heap[5, HEAP_TIME]))
+    return min(a.heap[2, HEAP_TIME], a.heap[3, HEAP_TIME])
 
 
 @compiled
-def of_cpu(packed: int) -> bool:
-    """Whether an event is a CPU's."""
-    what = packed & WHAT_MASK
-    return (what == CPU_WAITS) | (what == CPU_INTERRUPTED)
+def look_ahead(a: Memory, i: int) -> None:
+    """Fetches from memory what entry ``i``, one of the next two events, will need, while this one is handled.
 
-
-@compiled
-def look_ahead(a: Memory, packed: int) -> None:
-    """Fetches from memory what one of the next events will need: with 1,024 CPUs that is in no core's own cache."""
-    whom, other = whom_of(packed), packed >> WHAT_BITS + OTHER_SHIFT
-    c, thread = (whom, other) if of_cpu(packed) else (other, whom)
-    fetch(a.c, (c, CLOCK))
-    fetch(a.c, (c, CURRENT_ENTITY))
-    fetch(a.c, (c, SPAN_BEGIN))
-    fetch(a.c, (c, PLANNED))
-    fetch(a.c, (c, P_WALL))
-    fetch(a.c, (c, OPERATIONS))
-    fetch(a.kc, (0, c, KC_SHAPE))
-    fetch(a.kc, (0, c, KC_TOKEN0))
-    fetch(a.queue, (c, 0))
-    fetch(a.posted, (c, 0, 0))
-    fetch_thread(a, thread)
-
-
-@compiled
-def fetch_thread(a: Memory, thread: int) -> None:
-    """What is used of a thread."""
+    With 1,024 CPUs that is in no core's own cache.  There always are two: each other CPU waits for an event.
+    """
+    packed = a.heap[i, HEAP_WHAT]
+    what, thread = packed & 255, packed >> 8
+    if what in (CPU_WAITS, CPU_INTERRUPTED):
+        c = thread
+        thread = a.c[c, THREAD]
+        fetch(a.c, (c, CURRENT_ENTITY))
+        fetch(a.c, (c, SPAN_BEGIN))
+        fetch(a.c, (c, PLANNED))
+        fetch(a.c, (c, P_WALL))
+        fetch(a.c, (c, OPERATIONS))
+        fetch(a.kc, (0, c, KC_SHAPE))
+        fetch(a.kc, (0, c, KC_TOKEN0))
+        fetch(a.queue, (c, 0))
     fetch(a.t, (thread, VRUNTIME))
     fetch(a.t, (thread, KIND))
     fetch(a.t, (thread, WEIGHT))
     fetch(a.t, (thread, GUEST_TIME))
     fetch(a.t, (thread, S_EFFECT))
     fetch(a.t, (thread, HALTED_AT))
-    fetch(a.t, (thread, BEGUN))
     fetch(a.kt, (0, thread, KT_FRAGMENT))
-    fetch(a.kt, (0, thread, KT_TOKEN0 + TOKENS // 2))
-    fetch(a.used, (0, AREAS_OF_TASK * thread, 0))
-
-
-@compiled
-def look_further(a: Memory, packed: int) -> None:
-    """The same of the very next event, where :func:`look_ahead` has fetched what says what else it will need."""
-    other = packed >> WHAT_BITS + OTHER_SHIFT
-    if not of_cpu(packed):
-        fetch_thread(a, a.c[other, THREAD])
-    elif a.t[other, KIND] == VCPU:
-        fetch(a.k, (a.t[other, INTERRUPT_KIND], 0))
-        fetch(a.k, (a.t[other, HLT_KIND], 0))
-        fetch(a.d, (a.t[other, USE_SWITCHES], 0))
-        fetch(a.d, (a.t[other, USE_WRITES], 0))
-        fetch(a.d, (a.t[other, DEMAND_DRAWS], 0))
-    else:
-        fetch(a.d, (a.t[other, BURST_DRAWS], 0))
-        fetch(a.d, (a.t[other, SLEEP_DRAWS], 0))
 
 
 @compiled
@@ -256,7 +174,7 @@ def kick(a: Memory, c: int) -> None:
     """Interrupts the span in progress on a CPU: something has changed that it must take note of."""
     if a.c[c, WAITING]:
         a.c[c, WAITING] = 0
-        push(a, a.g[NOW], URGENT, CPU_INTERRUPTED, beside(c, a.c[c, THREAD]))
+        push(a, a.g[NOW], URGENT, CPU_INTERRUPTED, c)
 
 
 @compiled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.engine.draws import draw
-from sim.engine.events import beside, kick, push
+from sim.engine.events import kick, push
 from sim.engine.guest import follow_guest
 from sim.engine.host import block_vcpu, does, is_pending, take_pending
 from sim.engine.jit import Memory, compiled
@@ -141,7 +141,7 @@ def arm_timer(a: Memory, t: int) -> None:
         limit_wait(a, t)
     elif a.t[t, REQUEST_SLEEPS] >= 0:
         a.t[t, ARMED] = 1
-        push(a, a.g[NOW] + draw(a, a.t[t, REQUEST_SLEEPS]), TIMER, GUEST_TIMER, beside(t, a.t[t, CPU]))
+        push(a, a.g[NOW] + draw(a, a.t[t, REQUEST_SLEEPS]), TIMER, GUEST_TIMER, t)
 
 
 @compiled

@@ -9,7 +9,6 @@ from sim.engine.jit import Memory, compiled, trailing_zeros
 from sim.engine.kernel_table import called, charge, flag_of
 from sim.engine.layout import (
     ACCOUNT,
-    ALLOWED,
     BLOCKED,
     CPU,
     DELAYED,
@@ -90,12 +89,12 @@ def next_idle(a: Memory, thread: int, after: int) -> int:
     """The next idle CPU after ``after``, by number, on which the thread may run, or else the lowest; -1: none."""
     words = a.g[WORDS]
     word = after >> 5
-    mask = a.idle[word] & a.allowed[a.t[thread, ALLOWED], word] & ~((2 << (after & 31)) - 1)
+    mask = a.idle[word] & a.allowed[thread, word] & ~((2 << (after & 31)) - 1)
     for _ in range(words + 1):
         if mask:
             return word * 32 + trailing_zeros(mask)
         word = word + 1 if word + 1 < words else 0
-        mask = a.idle[word] & a.allowed[a.t[thread, ALLOWED], word]
+        mask = a.idle[word] & a.allowed[thread, word]
     return -1
 
 
@@ -125,7 +124,7 @@ def select(a: Memory, thread: int, target: int) -> int:
     found = next_idle(a, thread, target)
     if found < 0:
         return target
-    if has(a.idle[was >> 5] & a.allowed[a.t[thread, ALLOWED], was >> 5], was):
+    if has(a.idle[was >> 5] & a.allowed[thread, was >> 5], was):
         return was
     return found
 
@@ -161,7 +160,7 @@ def wake(a: Memory, thread: int, waker: int, sync: bool) -> None:
     was = t[thread, CPU]
     if not t[thread, DELAYED] and a.c[was, THREAD] != thread:
         target = was
-        if sync and a.c[waker, RUNNING] == 1 and has(a.allowed[a.t[thread, ALLOWED], waker >> 5], waker):
+        if sync and a.c[waker, RUNNING] == 1 and has(a.allowed[thread, waker >> 5], waker):
             target = waker
         c = select(a, thread, target)
         if c != was:

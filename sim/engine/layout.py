@@ -10,11 +10,8 @@ INF: Final = 1 << 62
 
 
 def whole_lines(columns: int) -> int:
-    """The number of columns, rounded up to an odd number of cache lines.
-
-    Each row begins with one, and the same line of all rows is not in few sets of a cache, as with 1,024 bytes a row.
-    """
-    return (-(-columns // 8) | 1) * 8
+    """The number of columns, rounded up to whole cache lines, so that each row begins with one."""
+    return -(-columns // 8) * 8
 
 
 # Of the replication.
@@ -59,7 +56,7 @@ P_COLUMNS: Final = P_HITS - PLANNED + 1
 (
     VRUNTIME, DEADLINE, DELAYED, SLICE, VLAG, VPROT, EXEC_START, REL_DEADLINE,
     KIND, BLOCKED, CPU, ACCOUNT, REMAINING, WHERE, WOKEN_AT, QUEUED_AT,
-    WEIGHT, CUSTOM_SLICE, INV_WEIGHT, ENDED, SEVERAL_CPUS, KERNEL_FLOW, FLOW, ALLOWED,
+    WEIGHT, CUSTOM_SLICE, INV_WEIGHT, ENDED, SEVERAL_CPUS, KERNEL_FLOW, FLOW, TASK_KIND,
     GUEST_TIME, WALL, DEMAND_END, ONGOING, S_NEXT, S_LEN, S_WALL, S_GUEST,
     S_EFFECT, S_EFFECTS, S_N_EFFECTS, LEARNING, WAITING_REQUESTS, LOCKS, INTERRUPT_KIND, USE_SWITCHES,
     HALTED_AT, WINDOW, ARMED, GUEST_WINDOW, IPI_PENDING, SLEPT, REQUEST_SLEEPS, POLL_MOST,
@@ -71,9 +68,8 @@ P_COLUMNS: Final = P_HITS - PLANNED + 1
     EXECS, FREE_AFTER, FORKED_CHILD, HANDLED, POLL_OVER, SIGNAL_TIMES, POLL_GROW, GUEST_MOST, GUEST_START,
     POLLS_UNTIL, LOCK_GAPS, LOCK_HOLDS, LOCK_HOLDER, BOOSTED, TURN, REQUEST_END, OUT_SINCE, SPINS_SINCE, SPINS_FROM,
     IN_SPIN_LOOP, DY_ELIGIBLE, PLE_WINDOW, PLE_DRAWS, PAUSE_KIND, WAITS_DRAWS, AT_MOST, WAIT_TIMEOUT, NEXT_WAITER,
-    PREV_WAITER, AFTER_DRAWS, GROUP, ON_RQ, VRUNTIME_HIGH, DEADLINE_HIGH, VLAG_HIGH, VPROT_HIGH, TASK_KIND,
-    _T_END,
-) = range(130)  # fmt: skip
+    PREV_WAITER, AFTER_DRAWS, GROUP, ON_RQ, VRUNTIME_HIGH, DEADLINE_HIGH, VLAG_HIGH, VPROT_HIGH, _T_END,
+) = range(129)  # fmt: skip
 T_COLUMNS: Final = whole_lines(_T_END)
 HIGH: Final = {
     VRUNTIME: VRUNTIME_HIGH, DEADLINE: DEADLINE_HIGH, VLAG: VLAG_HIGH, VPROT: VPROT_HIGH, INV_WEIGHT: INV_WEIGHT,
@@ -96,11 +92,8 @@ K_COLUMNS: Final = whole_lines(_K_END)
 USES_FPU: Final = 1 << 16
 """A flag beside the kind of an exit: an interrupt during it runs kernel_fpu_begin()."""
 
-# Of an entry of the event heap; the first is in row 1, so that the children of an entry begin with a cache line.
+# Of an entry of the event heap; the first is in row 1, so that the two children of an entry share a cache line.
 HEAP_TIME, HEAP_KEY, HEAP_WHAT, HEAP_COLUMNS = 0, 1, 2, 4
-WHAT_BITS, OTHER_SHIFT = 8, 32
-WHAT_MASK: Final = (1 << WHAT_BITS) - 1
-"""What happens is in the lowest bits, then whom it concerns, and what else it will need (sim.engine.events.beside)."""
 
 # Of a control group: its weight, and that of all its threads that are queued.
 GROUP_WEIGHT, GROUP_LOAD, GROUP_COLUMNS = range(3)
@@ -110,9 +103,8 @@ GROUP_WEIGHT, GROUP_LOAD, GROUP_COLUMNS = range(3)
 Q_FIRST, Q_LAST, Q_PLACES, Q_COLUMNS = range(4)
 WK_QUEUE, WK_WHOLE, WK_MORE, WK_COLUMNS = range(4)
 
-# Of a stream of numbers: its block, the number of the next one there, and copies of that and of those after it, up to a
-# multiple of D_COPIES, all of which is one cache line.
-D_ADDRESS, D_POS, D_LEN, D_COPY0, D_COPIES, D_COLUMNS = 0, 1, 2, 4, 4, 8
+# Of a stream of numbers.
+D_ADDRESS, D_POS, D_LEN, D_COLUMNS = 0, 1, 2, 4
 
 # Of a strategy: where its table is (sim.engine.table), the number of the next token, and the keys of a row not found.
 (
@@ -200,8 +192,8 @@ NOTHING, WAKE, REQUESTED, WAKE_VCPU, START_HRTICK = range(5)
 # What the loop asks of Python.
 ASK_ROW, ASK_EQUAL, ASK_PRICE, ASK_DRAWS, ASK_DEVICES, ASK_EXITS, ASK_RENEW, ASK_REFILL = range(8)
 
-POSTED_MOST, POSTED_ROWS = 512, 520
-"""The most pieces of posted work that may wait on a CPU, and their rows, an odd number of cache lines."""
+POSTED_MOST: Final = 512
+"""The most pieces of posted work that may wait on a CPU."""
 
 (
     FAIL_EVENTS, FAIL_POSTED, FAIL_QUEUE, FAIL_VRUNTIME, FAIL_CHILDREN, FAIL_PYTHON, FAIL_LOGGED, FAIL_EXITS,
@@ -217,15 +209,14 @@ SPAN: Final = 1 << 24
 
 BUCKETS: Final = 64 * 32
 """In a histogram."""
-USED_COLUMNS, AREAS_OF_TASK = 2, 4
-"""Where an area was used last; a task has up to three, and with a row more they are in one cache line."""
+USED_COLUMNS: Final = 2
 
 
 _ANY: Final = 0
 SHAPES: Final = {
     "g": (G_COLUMNS,), "c": (_ANY, C_COLUMNS), "t": (_ANY, T_COLUMNS), "k": (_ANY, K_COLUMNS), "d": (_ANY, D_COLUMNS),
     "heap": (_ANY, HEAP_COLUMNS), "waiters": (_ANY, Q_COLUMNS), "wakes": (_ANY, WK_COLUMNS),
-    "queue": (_ANY, _ANY), "groups": (_ANY, GROUP_COLUMNS), "posted": (_ANY, POSTED_ROWS, W_COLUMNS),
+    "queue": (_ANY, _ANY), "groups": (_ANY, GROUP_COLUMNS), "posted": (_ANY, POSTED_MOST, W_COLUMNS),
     "allowed": (_ANY, _ANY), "idle": (_ANY,), "overloaded": (_ANY,),
     "kw": (_ANY, KW_COLUMNS), "kt": (_ANY, _ANY, KT_COLUMNS), "kc": (_ANY, _ANY, KC_COLUMNS),
     "used": (_ANY, _ANY, USED_COLUMNS), "exits": (_ANY, _ANY, _ANY),

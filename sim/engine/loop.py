@@ -11,7 +11,7 @@ from typing import Any
 
 from sim.engine.cache import complete, making
 from sim.engine.draws import draw
-from sim.engine.events import beside, fill, kick, pop, push, whom_of
+from sim.engine.events import fill, kick, look_ahead, pop, push
 from sim.engine.exits import lay_out_all
 from sim.engine.halting import request
 from sim.engine.jit import HAVE_NUMBA, Memory, compile_entry, compiled, entry, memory
@@ -64,7 +64,6 @@ from sim.engine.layout import (
     WAKE,
     WAKE_TIMER,
     WAKEUPS,
-    WHAT_MASK,
     WOKEN_AT,
 )
 from sim.engine.process import (
@@ -195,6 +194,10 @@ def expires(a: Memory, t: int, at_tick: bool) -> None:
     post(a, c, interrupt, draw(a, a.g[WAKEUPS]), WAKE, t, -1, False)
 
 
+MANY_CPUS = 256
+"""With this many CPUs, what the next events need is prefetched; with fewer it is mostly in the core's own cache."""
+
+
 @entry
 def run(handle: Any, budget: int) -> int:
     """Handles events until one stops the run (STOP, PATIENCE or OVER), and returns that; -1: it cannot go on.
@@ -203,7 +206,7 @@ def run(handle: Any, budget: int) -> int:
     """
     a = memory(handle)
     a.g[BUDGET] = budget
-    c = a.g[PAUSED_CPU]
+    c, many = a.g[PAUSED_CPU], a.g[CPUS] >= MANY_CPUS
     if c >= 0:
         a.g[PAUSED_CPU] = -1
         go_on(a, c, a.c[c, PLACE])
@@ -214,7 +217,10 @@ def run(handle: Any, budget: int) -> int:
         at, key, packed = a.heap[1, HEAP_TIME], a.heap[1, HEAP_KEY], a.heap[1, HEAP_WHAT]
         pop(a)
         a.g[NOW] = at
-        what, whom = packed & WHAT_MASK, whom_of(packed)
+        if many:
+            look_ahead(a, 2)
+            look_ahead(a, 3)
+        what, whom = packed & 255, packed >> 8
         if what == CPU_WAITS:
             if a.c[whom, WAITS_FOR] == key & ((1 << CREATED_BITS) - 1):
                 a.c[whom, WAITS_FOR] = -1
@@ -238,7 +244,7 @@ def run(handle: Any, budget: int) -> int:
             request(a, whom)
         elif what == ARRIVAL:
             request(a, whom)
-            push(a, at + draw(a, a.t[whom, ARRIVAL_DRAWS]), TIMER, ARRIVAL, beside(whom, a.t[whom, CPU]))
+            push(a, at + draw(a, a.t[whom, ARRIVAL_DRAWS]), TIMER, ARRIVAL, whom)
         else:
             walk(a)
             return what

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.engine.events import beside, log, push
+from sim.engine.events import log, push
 from sim.engine.jit import Memory, compiled
 from sim.engine.kernel_table import charge
 from sim.engine.layout import (
@@ -24,7 +24,6 @@ from sim.engine.layout import (
     POINT_BEGIN,
     POINT_END,
     TALLIES,
-    THREAD,
     WAITS_FOR,
     WOKEN_AT,
 )
@@ -41,7 +40,7 @@ from sim.engine.walking import passes
 @compiled
 def wait_until(a: Memory, c: int, at: int, place: int, late: bool) -> None:
     """The process waits, and continues at ``place``."""
-    a.c[c, WAITS_FOR] = push(a, at, FIRST_CPU + c + (LATE if late else 0), CPU_WAITS, beside(c, a.c[c, THREAD]))
+    a.c[c, WAITS_FOR] = push(a, at, FIRST_CPU + c + (LATE if late else 0), CPU_WAITS, c)
     a.c[c, PLACE] = place
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from sim.engine.jit import Memory, compiled, cycles, is_wide
 from sim.engine.layout import (
-    ALLOWED,
     BASE_SLICE,
     BUDDY,
     CPUS,
@@ -269,11 +268,7 @@ def waiting(a: Memory, q: int, there: int) -> int:
         entity = a.queue[q, i]
         if a.t[entity, DELAYED]:
             continue
-        if there < 0:
-            found = a.t[entity, SEVERAL_CPUS]
-        else:
-            found = a.allowed[a.t[entity, ALLOWED], there >> 5] >> (there & 31) & 1
-        if found:
+        if a.t[entity, SEVERAL_CPUS] if there < 0 else (a.allowed[entity, there >> 5] >> (there & 31)) & 1:
             return entity
     return -1
 

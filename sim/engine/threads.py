@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.engine.draws import draw
-from sim.engine.events import beside, push
+from sim.engine.events import push
 from sim.engine.host import block, start, wake
 from sim.engine.interrupts import tick_after
 from sim.engine.jit import Memory, compiled
@@ -72,6 +72,7 @@ from sim.engine.layout import (
     WAKEUPS,
     WHERE,
     WOKEN_AT,
+    WORDS,
     WRITES_POINT,
     WROTE,
 )
@@ -130,6 +131,8 @@ def fork(a: Memory, c: int, t: int) -> None:
         a.t[child, i] = 0
     for i in range(VRUNTIME_HIGH, VPROT_HIGH + 1):
         a.t[child, i] = 0
+    for i in range(a.g[WORDS]):
+        a.allowed[child, i] = a.allowed[t, i]
     a.t[child, KIND] = CHILD
     a.t[child, BLOCKED] = 1
     a.t[child, WOKEN_AT] = -1
@@ -208,7 +211,7 @@ def cond_resched(a: Memory, c: int, t: int) -> bool:
 def wake_after(a: Memory, c: int, t: int, cycles: int) -> None:
     """Sets the timer that wakes a thread, on its own CPU; or has the first tick after that time wake it."""
     at = a.g[NOW] + cycles
-    push(a, tick_after(a, c, at) if a.t[t, AT_TICKS] else at, TIMER, WAKE_TIMER, beside(t, c))
+    push(a, tick_after(a, c, at) if a.t[t, AT_TICKS] else at, TIMER, WAKE_TIMER, t)
 
 
 @compiled

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from sim.engine.draws import draw
-from sim.engine.events import beside, push
+from sim.engine.events import push
 from sim.engine.jit import Memory, compiled
 from sim.engine.layout import (
     AT_MOST,
-    CPU,
     NEXT_WAITER,
     NOW,
     ON_QUEUE,
@@ -83,7 +82,7 @@ def take(a: Memory, queue: int) -> int:
 def limit_wait(a: Memory, t: int) -> None:
     """Sets when the wait ends by itself, if it has a time limit."""
     if a.t[t, AT_MOST] >= 0:
-        a.t[t, WAIT_TIMEOUT] = push(a, a.g[NOW] + a.t[t, AT_MOST], TIMER, TIMEOUT, beside(t, a.t[t, CPU]))
+        a.t[t, WAIT_TIMEOUT] = push(a, a.g[NOW] + a.t[t, AT_MOST], TIMER, TIMEOUT, t)
 
 
 @compiled

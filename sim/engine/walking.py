@@ -11,7 +11,6 @@ from sim.engine.jit import Memory, call, compiled
 from sim.engine.kernel_table import add_count, step
 from sim.engine.layout import (
     AREAS,
-    AREAS_OF_TASK,
     ASK_EXITS,
     CALLBACK,
     CHILD,
@@ -145,7 +144,7 @@ def forget_in(a: Memory, w: int, task: int) -> None:
         for i in range(a.kc[w, c, KC_SLOTS]):
             if a.kc[w, c, KC_SLOT0 + i] == task:
                 a.kc[w, c, KC_SLOT0 + i] = NOBODY
-    a.used[w, AREAS_OF_TASK * task, 0] = 0
+    a.used[w, 3 * task, 0] = 0
 
 
 @compiled
