@@ -86,14 +86,7 @@ class Reading:
         self._known: set[Entity] = set()
         self._number = TOKENS  # of its contents; those of a standing entity come before
         self._bystanders = 0
-        self._vcpus: list[Vcpu] = []
         self._left_out = 0
-
-    def end(self) -> None:
-        """Nobody needs the objects any more: without their circles they go at once, and others are made in their place,
-        which is still in the core's own caches."""
-        for vcpu in self._vcpus:
-            vcpu.task = None  # type: ignore[assignment]
 
     # Entities.
 
@@ -189,7 +182,6 @@ class Reading:
             made.cpu, made.id, made.last_cpu, made.name = None, self._ids[0], -1, ""
         elif kind is Vcpu:
             made.id, made.name, made.vmcs_cpu = self._ids[1], "", None
-            self._vcpus.append(made)
         left_out, self._left_out = self._left_out, 0
         if kind is Fpstate and not value[_IS_GUEST]:
             self._left_out = never_loaded(self._k)  # of its area, which comes next

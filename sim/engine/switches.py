@@ -264,7 +264,6 @@ class Switches:
         changed = sketch.changed
         if sketch.vcpu is not None:
             del sketch.vcpu.task
-        reading.end()
         return None if changed else answer
 
 

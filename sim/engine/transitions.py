@@ -239,7 +239,6 @@ class Transitions:
         self._standing[fragment] = current
         if len(self._standing) > MOST_STANDING:
             del self._standing[next(iter(self._standing))]  # the one that has not been used for longest
-        reading.end()
         return answer
 
     def passed(
