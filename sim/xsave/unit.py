@@ -283,15 +283,14 @@ class Unit:
         loaded = rfbm & area.xstate_bv
         if area.xcomp_bv >= COMPACTED:
             self._check_compacted_header(area, self.xcr0)
-            self._restore(area, area.compacted, rfbm, loaded, area.xcomp_bv)
-            return loaded
+            return self._restore(area, area.compacted, rfbm, area.xcomp_bv)
         if area.xstate_bv & ~self.xcr0:
             raise Fault("#GP(0)", "standard format: XSTATE_BV has a bit that XCR0 lacks")
         if area.xcomp_bv or area.header_rest & QUADWORD:
             raise Fault("#GP(0)", "standard format: header bytes 8-23 are not all zero")
         if area.check and rfbm & (SSE | AVX):
             area.check(self, loaded | SSE)
-        self._restore(area, area.standard, rfbm, loaded, 0)
+        self._restore(area, area.standard, rfbm, 0)
         if rfbm & (SSE | AVX):
             self.mxcsr = area.mxcsr  # whatever XSTATE_BV says
         return loaded
@@ -309,10 +308,7 @@ class Unit:
         components = xcomp_bv ^ COMPACTED
         if components & ~enabled or area.xstate_bv & ~components or area.header_rest:
             self._check_compacted_header(area, enabled)
-        rfbm = enabled & mask
-        loaded = rfbm & area.xstate_bv
-        self._restore(area, area.compacted, rfbm, loaded, xcomp_bv)
-        return loaded
+        return self._restore(area, area.compacted, enabled & mask, xcomp_bv)
 
     # What the instructions share.
 
@@ -363,8 +359,9 @@ class Unit:
             in_use |= SSE
         area.xstate_bv = area.xstate_bv & ~rfbm | in_use & rfbm
 
-    def _restore(self, area: Area, contents: list[Any], rfbm: int, loaded: int, xcomp_bv: int) -> None:
+    def _restore(self, area: Area, contents: list[Any], rfbm: int, xcomp_bv: int) -> int:
         """Loads and initialises, then updates XINUSE, XMODIFIED and XRSTOR_INFO (section 13.8 and 13.12)."""
+        loaded = rfbm & area.xstate_bv
         if loaded & self.xfd:
             self.xfd_err = loaded & self.xfd
             raise Fault("#NM", f"a restore loads components that IA32_XFD disables: {loaded & self.xfd:#x}")
@@ -398,3 +395,4 @@ class Unit:
         self.info_mode = self.mode
         self.info_address = area.address
         self.info_xcomp_bv = xcomp_bv
+        return loaded
