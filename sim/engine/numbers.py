@@ -1,4 +1,4 @@
-"""The numbers of fragments and shapes."""
+"""The numbers of fragments, shapes and operations."""
 
 from __future__ import annotations
 

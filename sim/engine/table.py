@@ -16,6 +16,7 @@ from sim.engine import kept_tables
 from sim.engine import layout as at
 from sim.engine.asked import INIT_AREA, OTHER, Answer, Asked, Point
 from sim.engine.fragments import Unsupported
+from sim.engine.numbers import Numbers
 from sim.engine.transitions import Transitions
 from sim.kernel.config import Config, boot
 from sim.kernel.operations import VCPU_LOAD, VMCLEAR, Key
@@ -84,11 +85,9 @@ class Table:
         self._lengths: dict[str, int] = {}
         self.count = 0
         self.renewed: dict[int, tuple[tuple[int, int], ...]] = {}
-        self.keys: list[Key] = []
-        self._key_numbers: dict[Key, int] = {}
+        self.keys = Numbers()
         self._uses: list[tuple[int, ...]] = []
-        self.level_keys: list[Key] = []
-        self._level_numbers: dict[Key, int] = {}
+        self.level_keys = Numbers()
         self.found: dict[int, tuple[tuple[str, int], ...]] = {}
         self._levels = 0
         self._priced_for: tuple[Prices, int] | None = None
@@ -115,7 +114,7 @@ class Table:
         self._kept = self.count
         whole: dict[str, Any] = {
             "rows": self.rows[: self.count], "levels": self.levels[: self._levels], "uses": self._uses,
-            "keys": self.keys, "level_keys": self.level_keys, "found": list(self.found.items()),
+            "keys": self.keys.values, "level_keys": self.level_keys.values, "found": list(self.found.items()),
             "renewed": list(self.renewed.items()), **self.model.kept(),
         }  # fmt: skip
         piece = {name: each[self._lengths.get(name, 0) :] for name, each in whole.items()}
@@ -161,8 +160,7 @@ class Table:
         self.levels = np.zeros((max(1024, 1 << len(levels).bit_length()), 2), np.int64)
         self.levels[: len(levels)] = levels
         self._uses, self.found, self.renewed = kept["uses"], dict(kept["found"]), dict(kept["renewed"])
-        for key in kept["keys"]:
-            self._key_number(key)
+        self.keys = Numbers(kept["keys"])
         for key in kept["level_keys"]:
             self._level_number(key)
 
@@ -253,7 +251,7 @@ class Table:
         first, counted = self._levels, 0
         for use in answer.uses:
             if use.role < 0:
-                uses.append(self._key_number(use.key))
+                uses.append(self.keys.of(use.key))
                 continue
             if asked.point.what is Walker.exits:
                 raise Unsupported("exits whose operations depend on where a buffer is, counted together")
@@ -280,21 +278,11 @@ class Table:
         self._uses.append(())
         return self._new_row(key1, key2, values)
 
-    def _key_number(self, key: Key) -> int:
-        number = self._key_numbers.get(key)
-        if number is None:
-            number = self._key_numbers[key] = len(self.keys)
-            self.keys.append(key)
-        return number
-
     def _level_number(self, key: Key) -> int:
-        number = self._level_numbers.get(key)
-        if number is None:
-            number = self._level_numbers[key] = len(self.level_keys)
-            self.level_keys.append(key)
-            if number == len(self.level_counts):
-                self.level_counts = np.concatenate([self.level_counts, np.zeros_like(self.level_counts)])
-                self.moved = True
+        number = self.level_keys.of(key)
+        if number == len(self.level_counts):
+            self.level_counts = np.concatenate([self.level_counts, np.zeros_like(self.level_counts)])
+            self.moved = True
         return number
 
     @staticmethod
@@ -334,22 +322,22 @@ class Table:
         first, counted = self.rows[n, at.R_LEVELS] >> 8, self.rows[n, at.R_LEVELS] & 255
         for _, number in self.levels[first : first + counted].tolist():
             for i in range(3) if level < 0 else (level,):
-                self.level_counts[number, at.LEVEL_PRICE0 + i] = prices[*self.level_keys[number], LEVELS[i]]
-        self.rows[n, at.R_PRICE] = sum(prices[self.keys[key]] for key in self._uses[n])
+                self.level_counts[number, at.LEVEL_PRICE0 + i] = prices[*self.level_keys.values[number], LEVELS[i]]
+        self.rows[n, at.R_PRICE] = sum(prices[self.keys.values[key]] for key in self._uses[n])
 
     # What came of it.
 
     def ledger(self) -> dict[Key, int]:
         """How often each operation ran in the measurement."""
         counted = self.rows[: self.count, at.R_COUNT]
-        totals = [0] * len(self.keys)
+        totals = [0] * len(self.keys.values)
         for n in np.flatnonzero(counted).tolist():
             times = int(counted[n])
             for key in self._uses[n]:
                 totals[key] += times
-        counts: dict[Key, int] = {key: times for key, times in zip(self.keys, totals, strict=True) if times}
+        counts: dict[Key, int] = {key: times for key, times in zip(self.keys.values, totals, strict=True) if times}
         at_levels = self.level_counts[:, at.LEVEL_COUNT0 : at.LEVEL_COUNT0 + 3].tolist()
-        for operation, of_levels in zip(self.level_keys, at_levels, strict=False):
+        for operation, of_levels in zip(self.level_keys.values, at_levels, strict=False):
             for level, times in zip(LEVELS, of_levels, strict=True):
                 if times:
                     counts[*operation, level] = times
