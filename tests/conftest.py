@@ -44,6 +44,12 @@ def _no_kept_tables(monkeypatch):
 
 
 @pytest.fixture
+def new_tables(monkeypatch):
+    """Nobody has asked the kernel models anything, and nobody goes on with what this test leaves."""
+    monkeypatch.setattr("sim.engine.table._tables", {})
+
+
+@pytest.fixture
 def scenario(request, tmp_path):
     """The module's ``SMALL`` as a file."""
     path = tmp_path / "small.toml"

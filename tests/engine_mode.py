@@ -1,4 +1,4 @@
-"""How tests/test_engine.py runs the loop: plain Python, or compiled where ENGINE_HOSTS says how many hosts to compare.
+"""How tests/both_engines.py runs the loop: plain Python, or compiled where ENGINE_HOSTS says how many hosts to compare.
 
 It is imported before anything of ``sim.engine``.
 """

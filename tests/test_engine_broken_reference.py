@@ -1,9 +1,10 @@
-"""A rule of the reference that is deliberately broken is found, in many places; test_engine breaks the loop's."""
+"""A rule of the reference that is deliberately broken is found, in many places; so is one of the loop
+(test_engine_broken_loop)."""
 
+import both_engines  # first of all: the loop as plain Python
 import pytest
-import test_engine  # first of all: the loop as plain Python
+from both_engines import GROUPED, IN_ORDER, LOCKED, NEWEST, WAKING, differ, later, never, otherwise
 from hosts import RICH, SHIPPED, changed, from_text, only, shipped
-from test_engine import GROUPED, IN_ORDER, LOCKED, NEWEST, WAKING, differ, later, never, otherwise
 
 from sim.host.caches import L1, Touched
 from sim.host.cpu import HostCpu
@@ -88,4 +89,4 @@ def test_a_broken_rule_of_the_reference_is_found(of, name, how, what, monkeypatc
 
 @pytest.mark.parametrize("what", [BUSY, IDLE, GUESTS, LOCKS, WAITS, GROUPS])
 def test_with_no_rule_broken_there_is_nothing_to_find(what):
-    assert test_engine.check(host_with(what), "xstate-guest", (), 0).same
+    assert both_engines.check(host_with(what), "xstate-guest", (), 0).same

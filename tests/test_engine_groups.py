@@ -5,12 +5,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import both_engines  # first of all: the loop as plain Python
 import pytest
-import test_engine  # first of all: the loop as plain Python
-from hosts import changed, from_text, only, with_little
+from both_engines import GROUPED, assert_the_same
+from hosts import RICH, changed, from_text, only, with_little
 from hypothesis import given
 from hypothesis import strategies as st
-from test_engine import GROUPED, assert_the_same
 
 from sim.engine import choice, eevdf_groups, layout, queues, scheduler, simulation
 from sim.engine.arrays import empty
@@ -92,13 +92,13 @@ sleep = { exponential = "300 us" }
 
 def test_an_idle_cpu_pulls_threads_of_groups_and_others(monkeypatch):
     case = changed(only(HOST + PULLED), measure=20e-3)
-    assert not test_engine.differ(case)
+    assert not both_engines.differ(case)
     waiting = eevdf_groups.waiting
     monkeypatch.setattr(eevdf_groups, "waiting", lambda a, c, there: -1 if there >= 0 else waiting(a, c, there))
-    assert test_engine.differ(case)
+    assert both_engines.differ(case)
     root_only = lambda a, c, there: scheduler.waiting(a, eevdf_groups.root(a, c), there)  # noqa: E731
     monkeypatch.setattr(eevdf_groups, "waiting", root_only)
-    assert test_engine.differ(case)
+    assert both_engines.differ(case)
 
 
 LIGHT = """
@@ -130,7 +130,7 @@ def test_a_group_of_which_little_is_on_a_cpu_has_virtual_times_of_more_than_64_b
 
 
 def test_a_nice_level_whose_lag_does_not_fit_in_64_bits_gives_the_same_records():
-    case = changed(from_text(test_engine.RICH)[0], measure=2e-3, warmup=0.0)
+    case = changed(from_text(RICH)[0], measure=2e-3, warmup=0.0)
     nice = case.scenario.threads["batch"].model_copy(update={"nice": 19})
     scenario = case.scenario.model_copy(update={"threads": {**case.scenario.threads, "batch": nice}})
     light = replace(case, scenario=scenario)
@@ -182,7 +182,7 @@ affinity = [0]
 def test_a_crowd_of_equal_threads_has_a_mean_though_the_sum_does_not_fit_in_64_bits(nice):
     case = changed(only(HOST + CROWD.format(nice=nice)), measure=0.1)
     assert not queues.is_grouped(case)
-    assert not test_engine.differ(case)
+    assert not both_engines.differ(case)
 
 
 def test_a_queue_whose_virtual_times_have_gone_down_is_moved_back():
@@ -242,7 +242,7 @@ def test_a_queue_has_room_for_a_group_and_not_for_all_threads_of_the_host():
 
 
 def test_wider_virtual_times_change_no_record():
-    case = changed(only(test_engine.LOCKED), measure=3e-3)
+    case = changed(only(both_engines.LOCKED), measure=3e-3)
     found = []
     for wide in (False, True):
         run = simulation.Replication(case, case.timed_by, (), 0, wide=wide)

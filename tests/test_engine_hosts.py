@@ -1,7 +1,7 @@
 """Hosts at random, and what few of them have: both engines give the same records, whichever way through the loop."""
 
+import both_engines  # first of all: the loop as plain Python
 import pytest
-import test_engine  # first of all: the loop as plain Python
 from any_host import GROUPED, any_host
 from hosts import changed, only, with_little
 from test_host_limits import IN_ONE_SYSTEM_CALL
@@ -50,9 +50,9 @@ def assert_the_same(number):
     """Of the host with this number, or it is refused."""
     if number in REFUSED:
         with pytest.raises(Unsupported, match=REFUSED[number]):
-            test_engine.assert_the_same(only(any_host(number)))
+            both_engines.assert_the_same(only(any_host(number)))
     else:
-        test_engine.assert_the_same(only(any_host(number)))
+        both_engines.assert_the_same(only(any_host(number)))
 
 
 @pytest.mark.parametrize("number", drawn(own=False))
@@ -127,11 +127,11 @@ def test_what_few_hosts_have_gives_the_same_records(what):
     body = RARE[what]
     host = HOST.replace("cpus = 2\n", "") if body.startswith("\ncpus") else HOST
     case = only(host + body)
-    test_engine.assert_the_same(changed(case, measure=0.08) if "60 ms" in body else case)
+    both_engines.assert_the_same(changed(case, measure=0.08) if "60 ms" in body else case)
 
 
 def test_what_a_task_left_on_a_cpu_before_it_moved_gives_the_same_records():
-    test_engine.assert_the_same(only(test_engine.MOVING), ("user-return",))
+    both_engines.assert_the_same(only(both_engines.MOVING), ("user-return",))
 
 
 BUSY = """

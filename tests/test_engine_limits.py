@@ -4,8 +4,8 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import both_engines  # first of all: the loop as plain Python
 import pytest
-import test_engine  # first of all: the loop as plain Python
 from hosts import changed, only, with_little
 from test_host_limits import ALWAYS_IN_THE_KERNEL
 
@@ -129,19 +129,19 @@ compute = "1 ms"
 
 @pytest.mark.parametrize("what", RARE)
 def test_what_few_hosts_have_gives_the_same_records(what):
-    test_engine.assert_the_same(only(FEW + RARE[what]))
+    both_engines.assert_the_same(only(FEW + RARE[what]))
 
 
 def test_interrupts_closer_together_than_the_loop_draws_at_once_give_the_same_records():
     storm = '[interrupts.storm]\nevery = { exponential = "1 us" }\ntime = { exponential = "100 ns" }\n'
     case = only(FEW.replace("cpus = 2", "cpus = 1") + '[threads.busy]\ncompute = "1 ms"\n' + storm)
-    test_engine.assert_the_same(changed(case, measure=150e-6, warmup=0.0))
+    both_engines.assert_the_same(changed(case, measure=150e-6, warmup=0.0))
 
 
 def test_without_idle_balancing_the_records_are_the_same_and_others():
     text = FEW + '[threads.t]\ncount = 3\ncompute = "100 us"\nsleep = { exponential = "50 us" }\n'
     left = only(text.replace("hz = 1000", "hz = 1000\nidle_balancing = false"))
-    test_engine.assert_the_same(left)
+    both_engines.assert_the_same(left)
     one, other = (simulation.simulate(case, case.timed_by, (), 0) for case in (left, only(text)))
     assert one != other
 
@@ -214,7 +214,7 @@ touches = "100 GB/s"
     ],
 )
 def test_more_bytes_of_a_cache_than_can_be_counted_are_left_to_the_reference(less, more, says):
-    test_engine.assert_the_same(only(TOUCHES))
+    both_engines.assert_the_same(only(TOUCHES))
     case = only(TOUCHES.replace(less, more))
     with pytest.raises(Unsupported, match=says):
         simulation.simulate(case, case.timed_by, case.strategies, 0)
@@ -252,7 +252,7 @@ def test_a_cpu_that_never_comes_out_of_the_kernel_is_left_to_the_reference(monke
 def test_the_first_event_in_which_the_engines_differ_is_named(monkeypatch):
     case = small()
     assert check(case, case.timed_by, case.strategies, 0).same
-    monkeypatch.setattr(process, "charge", test_engine.never(process.charge))
+    monkeypatch.setattr(process, "charge", both_engines.never(process.charge))
     found = check(case, case.timed_by, (), 0)
     assert not found.same
     assert str(found.of_simpy) != str(found.of_compiled)

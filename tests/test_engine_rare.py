@@ -5,20 +5,16 @@ import re
 from contextlib import contextmanager
 from pathlib import Path
 
+import both_engines  # first of all: the loop as plain Python
 import pytest
-import test_engine  # first of all: the loop as plain Python
 from hosts import changed, only, simulate
 from test_engine_hosts import BUSY, HOST
 
-from sim.engine import blocks, fragments, kernel_work, layout, loop, process, simulation, switches, table, vcpus
+from sim.engine import blocks, kernel_work, layout, loop, process, simulation, table, vcpus
 from sim.engine import check as checking
-from sim.engine.asked import UNCHANGED, Answer, Side
 from sim.engine.fragments import Unsupported
-from sim.engine.reading import FOREIGN_TASK, Reading
 from sim.engine.transitions import Transitions
-from sim.kernel.config import boot
 from sim.kernel.walker import Walker
-from sim.xsave.area import Area
 
 SPINNERS = """
 [guests.s]
@@ -145,20 +141,20 @@ def host(text):
 
 @pytest.mark.parametrize("what", RARE)
 def test_what_hardly_any_host_has_gives_the_same_records(what):
-    test_engine.assert_the_same(host(RARE[what]))
+    both_engines.assert_the_same(host(RARE[what]))
 
 
 def test_an_area_that_is_replaced_on_another_cpu_gives_the_same_records():
-    test_engine.assert_the_same(host(AMX))
+    both_engines.assert_the_same(host(AMX))
 
 
 STRATEGIES = ("user-return", "manual-load", "manual-lazy", "xstate-all-resident")
-CONSTANT = test_engine.MOVING.replace('"rewritten"', '"constant"')
+CONSTANT = both_engines.MOVING.replace('"rewritten"', '"constant"')
 
 
 def test_what_a_task_left_on_a_cpu_and_still_has_gives_the_same_records_and_is_looked_up_the_next_time(new_tables):
     for replication in range(2):
-        test_engine.assert_the_same(only(CONSTANT), STRATEGIES, replication)
+        both_engines.assert_the_same(only(CONSTANT), STRATEGIES, replication)
 
 
 # Operations that take no time, so that what follows them comes in the same cycle.
@@ -207,7 +203,7 @@ CALLS = BUSY[BUSY.index("[guests.all]") :]
 def test_a_host_on_which_nothing_takes_time_but_programs_gives_the_same_records(free, text):
     case = only(HOST + free + text)
     assert not any(cycles for _, _, cycles in simulate(case, case.timed_by, 0).ledger)
-    test_engine.assert_the_same(case)
+    both_engines.assert_the_same(case)
 
 
 @pytest.mark.parametrize("pending", [1, 0])
@@ -244,7 +240,7 @@ def of_exits(run, kind, walker, cpu, point, *rest):
     return kind == layout.ASK_ROW and walker > 0 and run.built.points.all[point].what is Walker.exits
 
 
-STORM = test_engine.STORM + '[interrupts.net]\nevery = { exponential = "8 us" }\ntime = "1 us"\n'
+STORM = both_engines.STORM + '[interrupts.net]\nevery = { exponential = "8 us" }\ntime = "1 us"\n'
 ASKED = {
     "a row": (layout.ASK_ROW, STORM),
     "a row of exits": (of_exits, STORM),
@@ -256,12 +252,6 @@ ASKED = {
     "what is equal": (layout.ASK_EQUAL, CONSTANT),
     "an area": (layout.ASK_RENEW, HOST + AMX),
 }
-
-
-@pytest.fixture
-def new_tables(monkeypatch):
-    """Nobody has asked the kernel models anything, and nobody goes on with what this test leaves."""
-    monkeypatch.setattr(table, "_tables", {})
 
 
 @pytest.mark.parametrize("what", ASKED)
@@ -323,7 +313,7 @@ def test_tables_that_begin_with_one_row_and_grow_give_the_same_records(new_table
         self.flags = self.flags[: max(self._flagged)].copy()
 
     monkeypatch.setattr(table.Table, "__init__", small)
-    test_engine.assert_the_same(only(text), ("manual-load", "user-return"))
+    both_engines.assert_the_same(only(text), ("manual-load", "user-return"))
     (grown, *_) = table._tables.values()
     for array in (grown.rows, grown.hash, grown.levels, grown.level_counts, grown.flags):
         assert len(array) > 4
@@ -333,7 +323,7 @@ def test_what_is_done_for_hosts_of_many_cpus_and_streams_changes_no_record(monke
     """Prefetching, which compiled code does from 256 CPUs on whatever is set here, and streams in one array."""
     monkeypatch.setattr(loop, "MANY_CPUS", 1)
     monkeypatch.setattr(blocks, "MANY", 1)
-    test_engine.assert_the_same(only(HOST + TOUCHED), ("manual-load", "user-return"))
+    both_engines.assert_the_same(only(HOST + TOUCHED), ("manual-load", "user-return"))
 
 
 @pytest.mark.parametrize("text", [HOST + AMX, CONSTANT], ids=["areas", "equal"])
@@ -357,7 +347,7 @@ def test_tables_that_move_whenever_something_is_noted_give_the_same_records(new_
     left = []
     for name in ("_new_row", "_note_flags"):
         monkeypatch.setattr(table.Table, name, moves(getattr(table.Table, name)))
-    test_engine.assert_the_same(only(text), ("manual-load", "user-return"))
+    both_engines.assert_the_same(only(text), ("manual-load", "user-return"))
     assert len(left) > 100
 
 
@@ -366,81 +356,6 @@ def test_a_kernel_model_with_more_rows_or_states_than_a_table_can_have_is_refuse
     monkeypatch.setattr(table, "MOST", most)
     with pytest.raises(Unsupported, match="a kernel model with too many states"):
         simulation.simulate(host(TOUCHED), "xstate-guest", (), 0)
-
-
-# What no kernel model has so far, and a later one might.
-
-
-@pytest.fixture
-def model():
-    """What is known of the states of a kernel with Linux's own strategy."""
-    case = host(AMX)
-    return Transitions(boot(case.settings(case.timed_by)), integrity=False)
-
-
-def test_a_state_that_cannot_be_written_or_read_is_an_error_and_not_another_state(model):
-    task = model.kernel.new_task("", "user")
-    task.fpstate.area = {"a", "set"}
-    with pytest.raises(Unsupported, match="set objects in a task's state"):
-        fragments._Writing(model.kernel, None, [], -1).value(task.fpstate)
-    with pytest.raises(AssertionError, match="a kind of its own"):
-        Reading(model.kernel)._value(("a kind of its own", 1))
-
-
-def test_a_cpu_cannot_know_of_a_content_which_its_task_does_not_have(model):
-    reading = Reading(model.kernel)
-    task = reading.entity(model.fragments.values[model.idle[1]], {})
-    reading._slots, reading._known = [task], {task}
-    with pytest.raises(AssertionError, match="a CPU that knows of a content which its task does not have"):
-        reading._token_of_cpu(0, (0, "T"), ((0, 0),))
-
-
-def test_a_user_return_msr_of_somebody_who_is_gone_is_a_stranger_s(model):
-    task = model.kernel.new_task("", "user")
-    written = fragments._Writing(model.kernel, None, [fragments.Entity(task, None)], -1)._uret(task.context.id + 1)
-    assert Reading(model.kernel)._value(written) == FOREIGN_TASK
-
-
-def test_an_instruction_on_an_area_of_nobody_is_refused(model):
-    with pytest.raises(Unsupported, match="an instruction on an area that is nobody's"):
-        model._place_of(Area(1 << 40), [])
-
-
-AT_EACH_EXIT = """
-name = "independent-exit"
-title = "XSAVES at each VM exit, and XRSTORS at each VM entry"
-mechanism = "independent"
-save_at = ["vm_exit"]
-load_at = ["vm_entry"]
-source = "a test"
-"""
-
-
-@pytest.mark.parametrize("timed", [True, False])
-def test_exits_that_use_a_buffer_each_are_not_counted_together(new_tables, monkeypatch, tmp_path, timed):
-    (tmp_path / "exit.toml").write_text(AT_EACH_EXIT)
-    name = str(tmp_path / "exit.toml")
-    text = HOST.replace('strategies = ["xstate-guest"]', f'strategies = ["xstate-guest", {name!r}]') + TOUCHED
-    case = only(text.replace("kernel_fpu = 0.5", ""))
-    (saves,) = set(case.strategies) - {"xstate-guest"}
-    timed_by, other = (saves, "xstate-guest") if timed else ("xstate-guest", saves)
-    assert simulation.simulate(case, timed_by, (other,), 0)  # one by one
-    monkeypatch.setattr(Walker, "batches", True)
-    table._tables.clear()
-    with pytest.raises(Unsupported, match="exits whose operations depend on where a buffer is, counted together"):
-        simulation.simulate(case, timed_by, (other,), 0)
-
-
-def test_a_switch_has_what_both_of_its_halves_find_and_write():
-    side, new = Side(UNCHANGED, 1, 0), layout.NEW_TOKEN
-    left = Answer(5, (~1,), side, None, ((new,), None, (new, new + 1)), (), (), (("lost", 1),), (), False)
-    came = Answer(
-        7, (0,), side, None, ((new, 0), None, (new + 1, layout.FROM_CPU)), (), (), (("lost", 2), ("old", 1)), (), False
-    )
-    both = switches._together(left, came, 3)
-    assert both.found == (("lost", 3), ("old", 1))
-    assert both.next == Side(3, 1, 0)
-    assert both.tokens == ((new,), (new + 2, layout.FROM_NEXT), (new + 3, new))  # the CPU's first is what left wrote
 
 
 # Compiling, and comparing.
@@ -500,5 +415,5 @@ def test_tasks_that_have_contents_in_common_have_them_in_common_when_one_takes_o
 
     monkeypatch.setattr(Transitions, "_pairs", noted)
     case = changed(only(HOST + FORKS), measure=20e-3)
-    test_engine.assert_the_same(case, ("manual-load", "user-return"))
+    both_engines.assert_the_same(case, ("manual-load", "user-return"))
     assert any(found)
