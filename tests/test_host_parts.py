@@ -59,7 +59,7 @@ def test_buckets_do_not_overlap_and_are_at_most_a_sixteenth_of_their_lower_bound
 
 
 def draw(distribution, name=("a",), seed=1, replication=0):
-    return sampler(distribution, HZ, Streams(seed, replication).generator(*name))
+    return sampler(distribution, HZ, lambda: Streams(seed, replication).generator(*name))
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=KINDS)

@@ -31,7 +31,7 @@ class Builder:
 
     def sampler(self, times: Distribution, *name: object, least: int = 0) -> Sample:
         """Draws many of ``times`` at once, from the stream ``name``."""
-        return sampler(times, self.case.tsc_hz, self.streams.generator(*name), least)
+        return sampler(times, self.case.tsc_hz, lambda: self.streams.generator(*name), least)
 
     def draws(self, times: Distribution, *name: object) -> Draws:
         """Draws ``times`` one by one."""
@@ -89,6 +89,13 @@ class Builder:
             is_any = waits is not None and waits.order == "any"
             self._queues[entry] = WaitQueue(Draws(self.places(entry, "woken")) if is_any else None)
         return self._queues[entry]
+
+    def below(self, most: int, *name: object) -> Draws:
+        """Draws whole numbers below ``most``, each as likely, one by one."""
+        if most == 1:
+            return Draws(lambda n: np.zeros(n, np.int64), 0)
+        rng = self.streams.generator(*name)
+        return Draws(lambda n: rng.integers(0, most, n))
 
     def places(self, *name: object) -> Callable[[int], Cycles]:
         """Draws many numbers below 2**PLACE_BITS, each as likely."""

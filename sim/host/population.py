@@ -195,7 +195,6 @@ def _vcpu(
         build.optional(guest.sleep, *own, "sleep"),
         build.waits(guest.waits, name[0], *own),
     )
-    others = build.streams.generator(*own, "IPI targets")
     kind, of_lock = (VcpuThread, {}) if lock is None or guest.lock is None else (
         LockingVcpu, _locking(host, build, guest.lock, lock, own)
     )  # fmt: skip
@@ -219,7 +218,7 @@ def _vcpu(
         vmm_flow=round(guest.vmm_touches),
         interrupt=_plain_exit(EXTERNAL_INTERRUPT, effect=False),
         hlt=_plain_exit("hlt", effect=True),
-        others=Draws(lambda n: others.integers(0, max(guest.vcpus - 1, 1), n)),
+        others=build.below(max(guest.vcpus - 1, 1), *own, "IPI targets"),
         signalled=None if guest.signalled is None else Draws(build.flags(guest.signalled, *own, "signalled")),
         signal_times=build.optional(guest.signal_time, *own, "signal"),
         **of_lock,

@@ -38,14 +38,20 @@ class Streams:
         )
 
 
-def sampler(distribution: Distribution, tsc_hz: float, rng: np.random.Generator, least: int = 0) -> Sample:
-    """A function that draws n times in whole TSC cycles, each at least ``least``."""
+def sampler(
+    distribution: Distribution, tsc_hz: float, stream: Callable[[], np.random.Generator], least: int = 0
+) -> Sample:
+    """A function that draws n times in whole TSC cycles, each at least ``least``.
+
+    ``stream`` makes the generator, which takes long and which a constant does not need.
+    """
     mean = distribution.mean * tsc_hz
+    if distribution.kind == "constant":
+        constant = max(round(mean), least)
+        return lambda n: np.full(n, constant, dtype=np.int64)
+    rng = stream()
     draw: Callable[[int], Any]
     match distribution.kind:
-        case "constant":
-            constant = max(round(mean), least)
-            return lambda n: np.full(n, constant, dtype=np.int64)
         case "exponential":
             draw = lambda n: rng.exponential(mean, n)  # noqa: E731
         case "lognormal":
