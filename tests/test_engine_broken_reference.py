@@ -14,7 +14,7 @@ from sim.host.eevdf_groups import GroupedRunQueue
 from sim.host.exits import ExitStream
 from sim.host.guest_lock import LockingVcpu
 from sim.host.guest_span import GuestSpan
-from sim.host.halt_polling import HaltPolling
+from sim.host.halt_polling import GuestPolling, HaltPolling
 from sim.host.halting import HaltingVcpu
 from sim.host.host import Host
 from sim.host.hrtick import Hrtick
@@ -58,6 +58,8 @@ BROKEN = [
     (VcpuThread, "_learn", never, BUSY),
     (HaltingVcpu, "_in_guest", otherwise, BUSY),
     (HaltPolling, "end", never, IDLE),
+    (GuestPolling, "has_halted", never, LOCKS),
+    (HaltingVcpu, "_kick_poll", never, LOCKS),
     (LockingVcpu, "_set_end", never, LOCKS),
     (LockingVcpu, "preempted_in_kernel", otherwise, LOCKS),
     (GroupedRunQueue, "_weigh", never, GROUPS),

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 
 import pytest
-from hosts import RICH, from_text, only, simulate
+from hosts import RICH, changed, from_text, only, simulate
 from hypothesis import given
 from hypothesis import strategies as st
 from test_host_cpus import FOUR, LONE, latencies
@@ -165,6 +165,25 @@ def test_a_guest_that_polls_is_a_chain_of_two_states(window_us):
     assert abs(halts - (1 - polls * (1 - q))) < within
     assert abs(burnt - polls * (1 - q)) < within
     assert found["halt_poll_cycles"] == 0
+
+
+@pytest.mark.parametrize(
+    ("gap_us", "start_us", "windows_us"),
+    [(90, 10, (0, 10, 20, 40, 80)), (70, 10, (0, 10, 20, 40)), (90, 60, (0, 60)), (30, 40, (0, 40)), (300, 40, (0,))],
+)
+def test_a_guests_window_grows_until_what_is_left_of_a_constant_gap_is_shorter(gap_us, start_us, windows_us):
+    """By hand, with at most 200 us: from w the guest halts for gap - w, and while that is longer than w it doubles.  So
+    every window but the last is met once, and a poll takes its window, or the gap if that is shorter."""
+    guest = f'idle = "haltpoll"\nguest_halt_poll = "200 us"\nguest_halt_poll_grow_start = "{start_us} us"'
+    case = one_guest(gap=f'constant = "{gap_us} us"', guest=guest, measure="20 ms")
+    found = metrics(simulate(changed(case, warmup=0.0), "xstate-guest", 0))
+    *grows, last = windows_us
+    n = found["requests"]
+    assert n > 50
+    assert found["halts"] in ((n - 1, n) if last < gap_us else (len(grows),))  # the last request may still poll
+    polled = [*grows, *[min(last, gap_us)] * (n - len(grows))]
+    in_full, one = case.cycles(sum(polled) * 1e-6), case.cycles(polled[-1] * 1e-6)
+    assert in_full - one <= found["guest_poll_cycles"] <= in_full  # that may be in progress
 
 
 @pytest.mark.parametrize("posted", ["true", "false"])
