@@ -92,6 +92,11 @@ def test_a_guest_without_pku_has_none_after_an_init_either():
         (SPR, GuestChoice(xcr0=0xE7, pku=False), ""),
         (SPR, GuestChoice(xss=0x8000), "allowed: bits of 0x1800"),
         (ICE_LAKE, GuestChoice(amx=True), "ice-lake-sp has no AMX"),
+        (SPR, GuestChoice(vpmu_in_use=9), "guest vpmu_in_use: found 9; allowed on VMX: 0 to 8"),
+        (Settings(cpu="zen5"), GuestChoice(vpmu_in_use=7), "allowed on SVM: 0 to 6"),
+        (SPR, GuestChoice(vpmu=False, vpmu_in_use=1), "vpmu_in_use: found 1 beside vpmu = false"),
+        (SPR, GuestChoice(vpmu_counts_instructions=True), "found true with vpmu_in_use = 0"),
+        (SPR, GuestChoice(vpmu=False, vpmu_counts_instructions=True), "found true beside vpmu = false"),
         (Settings(cpu="skylake-sp", strategy="no-cet"), GuestChoice(pku=True), ""),
     ],
 )

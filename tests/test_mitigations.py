@@ -54,6 +54,22 @@ def test_a_guest_that_has_not_written_spec_ctrl_costs_two_writes_and_no_read():
     assert (counted["WRMSR(SPEC_CTRL)"], counted["RDMSR(SPEC_CTRL)"]) == (2, 0)
 
 
+@pytest.mark.parametrize(
+    ("spec_ctrl", "read", "written"),
+    # vmx_spec_ctrl_restore_host() and vmenter.S, v6.18.2: read where it is passed through, written where it differs.
+    [("host", 1, 0), ("other", 1, 2), ("unwritten", 0, 2)],
+)
+def test_spec_ctrl_is_read_where_it_is_passed_through_and_written_where_it_differs(spec_ctrl, read, written):
+    runs = at_one_exit("sapphire-rapids", kernel="v6.18", guest_spec_ctrl=spec_ctrl, mitigations=("spec-ctrl",))
+    assert (runs["RDMSR(SPEC_CTRL)"], runs["WRMSR(SPEC_CTRL)"]) == (read, written)
+    assert not at_one_exit("zen4", guest_spec_ctrl=spec_ctrl, mitigations=("spec-ctrl",))  # V_SPEC_CTRL
+
+
+def test_an_unknown_value_of_spec_ctrl_is_refused():
+    with pytest.raises(InputError, match=r"guest_spec_ctrl = 'hots' .allowed: host, other, unwritten"):
+        boot(Settings(guest_spec_ctrl="hots"))
+
+
 def test_an_init_of_the_guest_brings_its_spec_ctrl_back_to_0_until_it_has_booted_again():
     kernel = Kernel(boot(Settings(cpu="emerald-rapids", strategy="no-cet")))
     vcpu = kernel.new_vcpu("V")
@@ -63,10 +79,10 @@ def test_an_init_of_the_guest_brings_its_spec_ctrl_back_to_0_until_it_has_booted
     kvm.kvm_run(kernel, cpu)
     kvm.kvm_load_guest_fpu(kernel, cpu)
     kvm.guest_init(kernel, cpu)
-    assert not vcpu.has_host_spec_ctrl
+    assert vcpu.spec_ctrl == "unwritten"
     kvm.vcpu_enter_guest(kernel, cpu)
     guest.boots(kernel, cpu)
-    assert vcpu.has_host_spec_ctrl
+    assert vcpu.spec_ctrl == "host"
 
 
 def test_kernels_before_bhi_rfds_and_tsa_have_nothing_against_them():

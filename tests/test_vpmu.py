@@ -262,6 +262,31 @@ def test_beside_guests_that_count_instructions_one_without_counters_keeps_the_fa
         process.return_to_user(kernel, cpu)
 
 
+def test_one_guest_counts_instructions_and_its_neighbour_uses_other_counters():
+    """The counters of each are put and loaded at its own exits, as kvm_mediated_pmu_put() and _load() have it."""
+    kernel = Kernel(boot(replace(EMR, vpmu_in_use=0)), 1)
+    (cpu,) = kernel.cpus
+    seen = {}
+    for in_use, counts in ((3, True), (2, False), (0, None)):
+        vcpu = kernel.new_vcpu(f"V{in_use}", GuestChoice(vpmu_in_use=in_use, vpmu_counts_instructions=counts))
+        process.schedule(kernel, cpu, vcpu.task)
+        process.return_to_user(kernel, cpu)
+        kvm.kvm_run(kernel, cpu)
+        kvm.kvm_load_guest_fpu(kernel, cpu)
+        kvm.vcpu_enter_guest(kernel, cpu)
+        re_entered = kvm.vm_exit(kernel, cpu, "invd")
+        if re_entered:
+            kvm.vm_exit(kernel, cpu, "io")
+        before = cpu.ledger.count("WRMSR(PERFCTR)")
+        kvm.vcpu_enter_guest(kernel, cpu)
+        seen[in_use] = re_entered, cpu.ledger.count("WRMSR(PERFCTR)") - before
+        kvm.vm_exit(kernel, cpu, "io")
+        kvm.kvm_put_guest_fpu(kernel, cpu)
+        kvm.vcpu_put(kernel, cpu)
+        process.return_to_user(kernel, cpu)
+    assert seen == {3: (False, 3), 2: (True, 2), 0: (True, 0)}
+
+
 TIMERS = (
     with_little("two guests with timers", "5 ms", "emerald-rapids")
     + """
@@ -293,6 +318,29 @@ def test_in_a_run_the_timers_of_guests_with_counters_leave_the_fastpath_and_take
     puts = {counting: found["perf context"] / 2 for counting, found in records.items()}
     timers = records["true"]["VMREAD"]  # after each exit of the guest that has counters
     assert puts["false"] < 0.2 * timers < timers * 0.9 < puts["true"]
+
+
+SOME = (
+    TIMERS.replace("vpmu_in_use = 1\nvpmu_counts_instructions = COUNTING\n", "")
+    .replace("[guests.counted]", "[guests.counted]\nvpmu_in_use = 1\nvpmu_counts_instructions = COUNTING")
+    .replace("vpmu = false\n", "")
+)
+
+
+def test_in_a_run_some_guests_count_instructions_and_others_with_a_vpmu_do_not():
+    puts = {}
+    for counting in ("false", "true"):
+        case = only(SOME.replace("COUNTING", counting))
+        times = [guest.exits["timer"].time.mean for guest in case.scenario.guests.values()]
+        assert [time > 0 for time in times] == [counting == "true", False]
+        one, other = (simulate(changed(case, engine=engine), "xstate-guest", 0) for engine in ("simpy", "compiled"))
+        assert not differences(one, other)
+        found = Counter()
+        for operation, count, _ in one.ledger:
+            found[operation.operation] += count
+        puts[counting] = found["perf context"] / 2 / (found["VMREAD"] / 2)  # by exit of one of the two
+    assert puts["false"] < 0.4
+    assert 0.9 < puts["true"] - puts["false"] < 1.1
 
 
 def test_the_page_has_what_a_timers_exit_costs_a_guest_that_counts_instructions():

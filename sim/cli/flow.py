@@ -68,6 +68,8 @@ Example:
 )
 @click.option("--guest-amx", is_flag=True, help="The guest has AMX, and its kernel writes IA32_XFD at boot.")
 @click.option("--guest-tiles", is_flag=True, help="The guest runs a task that uses AMX tiles (with --guest-amx).")
+@click.option("--guest-spec-ctrl", default="host", show_default=True, metavar="VALUE",
+              help="IA32_SPEC_CTRL of the guest: host (the host's), other or unwritten (0).")  # fmt: skip
 @click.option("--host-shadow-stacks", default="off", show_default=True, metavar="MODE",
               help="off, fpstate or return-to-user; no kernel has the last two.")  # fmt: skip
 @click.option("--msr-access", default="rdmsr-wrmsr", show_default=True, metavar="HOW",

@@ -11,7 +11,7 @@ from sim.kernel import mitigations, vpmu
 from sim.kernel.carried import CarriedState, carried_state
 from sim.kernel.datafile import STRICT
 from sim.kernel.masks import ALIGN_STRUCT, PAGE, BootMasks, boot_masks, round_up
-from sim.kernel.mitigations import IbpbAt, MitigationKind, VmscapeBy
+from sim.kernel.mitigations import IbpbAt, MitigationKind, SpecCtrl, VmscapeBy
 from sim.kernel.patches import ALL_PATCHES, Effect, effect
 from sim.kernel.settings_checks import (
     KVM_SUPPORTED_XCR0,
@@ -47,6 +47,7 @@ class Settings:
     none, or those of some kinds.  ``cpu``, ``strategy`` and ``carried`` are names of shipped ones, paths of files, or
     what was read from a file.  ``apx`` False: the kernel leaves APX off (clearcpuid=apx).
     ``vpmu_in_use``: how many counters of each guest count, ``vpmu_counts_instructions``: one of them instructions.
+    ``guest_spec_ctrl``: what guests write to IA32_SPEC_CTRL.
     """
 
     __pydantic_config__ = STRICT
@@ -60,6 +61,7 @@ class Settings:
     guest_xss: int | None = None
     guest_xcr0: int | None = None
     guest_amx: bool = False
+    guest_spec_ctrl: SpecCtrl = "host"
     host_shadow_stacks: HostShadowStacks = "off"
     msr_access: MsrAccess = "rdmsr-wrmsr"
     guest_uret_msrs: tuple[str, ...] | None = None

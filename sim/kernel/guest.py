@@ -28,7 +28,8 @@ def boots(k: Kernel, cpu: Cpu) -> None:
     vcpu = _running(cpu)
     if not vcpu.efer_sce:
         kvm.vm_exit(k, cpu, "cr-access")
-        vcpu.efer_sce = vcpu.has_host_spec_ctrl = True
+        vcpu.efer_sce = True
+        vcpu.spec_ctrl = vcpu.boots_with_spec_ctrl
         vcpu.cr4_osxsave = vcpu.has_xsave
         vcpu.cr4_pke = vcpu.has_pku
         vcpu.guest_uret_msrs_loaded = False

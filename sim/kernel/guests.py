@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sim.errors import InputError
+from sim.kernel import vpmu
 from sim.kernel.config import Config
+from sim.kernel.mitigations import SpecCtrl
 from sim.xsave.components import PKRU, SUPERVISOR, XTILE, XTILEDATA
 
 
@@ -19,7 +21,9 @@ class GuestChoice:
 
     ``xss`` are the bits of IA32_XSS that it may have, where it has CET or another carried xfeature at all.  ``pku``
     False: its CPUID has no PKU, so that it has neither XCR0[9] nor CR4.PKE.  ``vpmu`` False: its CPUID has no
-    performance counters, so that KVM leaves them alone (kvm_vcpu_has_mediated_pmu()).  ``components`` are those of its
+    performance counters, so that KVM leaves them alone (kvm_vcpu_has_mediated_pmu()).  ``vpmu_in_use`` and
+    ``vpmu_counts_instructions``: how many counters it uses, and that one of them counts retired instructions.
+    ``spec_ctrl``: what its kernel writes to IA32_SPEC_CTRL.  ``components`` are those of its
     CPU model: of what the host offers, it has these and no others in XCR0 and IA32_XSS, as QEMU leaves out what the
     host lacks.  ``xsave`` False: its CPUID has no XSAVE, so that CR4.OSXSAVE stays clear and KVM switches neither XCR0
     nor IA32_XSS.  ``xsaves`` False: it has no XSAVES, so that KVM on VMX does not switch IA32_XSS; SVM cannot forbid
@@ -34,6 +38,9 @@ class GuestChoice:
     components: int | None = None
     xsave: bool = True
     xsaves: bool = True
+    vpmu_in_use: int | None = None
+    vpmu_counts_instructions: bool | None = None
+    spec_ctrl: SpecCtrl | None = None
 
 
 AS_ALL = GuestChoice()
@@ -41,7 +48,7 @@ AS_ALL = GuestChoice()
 
 @dataclass(frozen=True, slots=True)
 class GuestFeatures:
-    """A guest's XCR0 and IA32_XSS, whether it sets CR4.PKE, and the features and size in bytes of its fpstate.
+    """A guest's XCR0 and IA32_XSS, whether it sets CR4.PKE, its fpstate's features and size in bytes, and its vPMU.
 
     ``lacks`` are the supervisor components that its CPU model lacks: it has their MSRs under no strategy.
     """
@@ -52,6 +59,8 @@ class GuestFeatures:
     lacks: int
     xfeatures: int
     fpstate_size: int
+    vpmu_in_use: int
+    counts_instructions: bool
 
 
 def features(config: Config, choice: GuestChoice = AS_ALL) -> GuestFeatures:
@@ -68,7 +77,14 @@ def features(config: Config, choice: GuestChoice = AS_ALL) -> GuestFeatures:
         lacks=_lacks(choice),
         xfeatures=xfeatures,
         fpstate_size=config.cpu.compacted(xfeatures).size,
+        vpmu_in_use=_vpmu_in_use(config, choice),
+        counts_instructions=counts_instructions(config.settings.vpmu_counts_instructions, choice),
     )
+
+
+def counts_instructions(all_do: bool, choice: GuestChoice) -> bool:
+    """Whether a counter of a guest counts retired instructions, where ``all_do`` is the setting for all guests."""
+    return choice.vpmu and (all_do if choice.vpmu_counts_instructions is None else choice.vpmu_counts_instructions)
 
 
 def problems(config: Config, choice: GuestChoice) -> Iterator[tuple[str, str]]:
@@ -88,6 +104,23 @@ def problems(config: Config, choice: GuestChoice) -> Iterator[tuple[str, str]]:
     offered_xss = _offered_xss(config, choice)
     if choice.xss is not None and config.guest_has_cet and choice.xss & ~offered_xss:
         yield "xss", f"found {choice.xss:#x}; allowed: bits of {offered_xss:#x}, which these guests are offered"
+
+    yield from _vpmu_problems(config, choice)
+
+
+def _vpmu_problems(config: Config, choice: GuestChoice) -> Iterator[tuple[str, str]]:
+    most, in_use = vpmu.COUNTERS[config.vendor][0], choice.vpmu_in_use
+    for key, value in (("vpmu_in_use", in_use), ("vpmu_counts_instructions", choice.vpmu_counts_instructions)):
+        if value and not choice.vpmu:
+            yield key, f"found {str(value).lower()} beside vpmu = false"
+    if in_use is not None and not 0 <= in_use <= most:
+        yield "vpmu_in_use", f"found {in_use}; allowed on {config.vendor.upper()}: 0 to {most}"
+    elif counts_instructions(config.settings.vpmu_counts_instructions, choice) and not _vpmu_in_use(config, choice):
+        yield "vpmu_counts_instructions", "found true with vpmu_in_use = 0; allowed: with a counter in use"
+
+
+def _vpmu_in_use(config: Config, choice: GuestChoice) -> int:
+    return config.settings.vpmu_in_use if choice.vpmu_in_use is None else choice.vpmu_in_use
 
 
 def _lacks(choice: GuestChoice) -> int:

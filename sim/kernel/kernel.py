@@ -97,12 +97,10 @@ class Kernel:
         )
         self.vmscape_operation = IBPB if config.settings.vmscape_by == "ibpb" else BHB_LONG_CLEAR
         self.defers_ibpb = config.settings.ibpb_at == "vcpu_enter_guest"
-        mediated, in_use = config.settings.vpmu == "mediated", config.settings.vpmu_in_use
-        self.vpmu_load = vpmu.load(config.vendor, in_use) if mediated else ()
-        self.vpmu_put = vpmu.put(config.vendor, in_use) if mediated else ()
+        mediated = config.settings.vpmu == "mediated"
+        self.vpmu_load = vpmu.by_in_use(vpmu.load, config.vendor, mediated)
+        self.vpmu_put = vpmu.by_in_use(vpmu.put, config.vendor, mediated)
         self.vpmu_after_exit = vpmu.AFTER_EXIT[config.vendor] if mediated else ()
-        counts_instructions = mediated and config.settings.vpmu_counts_instructions
-        self.not_in_fastpath_with_vpmu = vpmu.EMULATED_IN_FASTPATH if counts_instructions else frozenset()
         on = mitigations.features(config.cpu, config.version, config.mitigations)
         self.mitigations_at_entry = mitigations.operations(on, mitigations.AT_ENTRY)
         self.mitigations_at_exit = mitigations.operations(on, mitigations.AT_EXIT)
@@ -206,6 +204,9 @@ class Kernel:
         vcpu.xcr0 = offered.xcr0
         vcpu.xss = offered.xss
         vcpu.has_vpmu = choice.vpmu
+        vcpu.vpmu_in_use = offered.vpmu_in_use
+        vcpu.counts_instructions = config.settings.vpmu == "mediated" and offered.counts_instructions
+        vcpu.spec_ctrl = vcpu.boots_with_spec_ctrl = choice.spec_ctrl or config.settings.guest_spec_ctrl
         vcpu.has_xsave = vcpu.cr4_osxsave = choice.xsave
         vcpu.has_xsaves = choice.xsave and (choice.xsaves or self.vendor == "svm")
         vcpu.has_pku = vcpu.cr4_pke = offered.pku

@@ -163,7 +163,7 @@ def vcpu_enter_guest(k: Kernel, cpu: Cpu) -> None:
         cpu.unit.xfd_err = vcpu.xfd_err
     if not k.swaps_in_vcpu_run:
         kvm_load_xfeatures(k, cpu, vcpu, guest=True)
-    vpmu.run(cpu, vcpu, k.vpmu_load)
+    vpmu.run(cpu, vcpu, k.vpmu_load[vcpu.vpmu_in_use])
     if not k.swaps_in_vcpu_run:
         kvm_load_guest_pkru(k, cpu, vcpu)
     k.run_hooks("loop_entry", cpu, vcpu)
@@ -186,14 +186,14 @@ def _prepare_entry(k: Kernel, cpu: Cpu) -> Vcpu:
 class ExitPath(NamedTuple):
     """Everything that the reason of a VM exit decides: whether the fastpath re-enters, and what else is done.
 
-    ``without_vpmu``: the fastpath does so for guests without performance counters alone.
+    ``emulates``: an instruction, which keeps the fastpath from guests whose mediated vPMU counts instructions.
     """
 
     fastpath: bool
     flushes_l1d: bool
     pmu: bool
     nm: bool
-    without_vpmu: bool
+    emulates: bool
 
 
 def exit_path(k: Kernel, reason: str, exit_request: bool = False) -> ExitPath:
@@ -203,8 +203,8 @@ def exit_path(k: Kernel, reason: str, exit_request: bool = False) -> ExitPath:
     else.  ``exit_request`` is what kvm_vcpu_exit_request() says after the fastpath: it leaves the loop then.
     """
     fastpath = reason in k.fastpath and not exit_request
-    flushes_l1d, without_vpmu = k.flushes_l1d and reason in UNSAFE_EXITS, reason in k.not_in_fastpath_with_vpmu
-    return ExitPath(fastpath, flushes_l1d, reason == "pmu", reason == "nm", without_vpmu)
+    flushes_l1d, emulates = k.flushes_l1d and reason in UNSAFE_EXITS, reason in vpmu.EMULATED_IN_FASTPATH
+    return ExitPath(fastpath, flushes_l1d, reason == "pmu", reason == "nm", emulates)
 
 
 def vm_exit(k: Kernel, cpu: Cpu, reason: str, exit_request: bool = False) -> bool:
@@ -219,7 +219,7 @@ def exit_by(k: Kernel, cpu: Cpu, path: ExitPath, reason: str) -> bool:
     """The same on a path that is known; the reason is only what the tracepoint says."""
     vcpu = _vcpu_of_current(cpu, in_guest=True)
     _vcpu_run_exit(k, cpu, vcpu, reason)
-    if path.fastpath and not (path.without_vpmu and vcpu.has_vpmu):
+    if path.fastpath and not (path.emulates and vcpu.counts_instructions):
         _vcpu_run_entry(k, cpu, vcpu)
         return True
     if path.flushes_l1d:
@@ -227,7 +227,7 @@ def exit_by(k: Kernel, cpu: Cpu, path: ExitPath, reason: str) -> bool:
     k.run_hooks("loop_exit", cpu, vcpu)
     if not k.swaps_in_vcpu_run:
         kvm_load_host_pkru(k, cpu, vcpu)
-    vpmu.run(cpu, vcpu, k.vpmu_put)
+    vpmu.run(cpu, vcpu, k.vpmu_put[vcpu.vpmu_in_use])
     if not k.swaps_in_vcpu_run:
         kvm_load_xfeatures(k, cpu, vcpu, guest=False)
     if vcpu.xfd_passthrough:
@@ -348,7 +348,8 @@ def vcpu_reset(k: Kernel, cpu: Cpu) -> None:
     for i in bits[components & vcpu.fpstate.area.xstate_bv]:
         vcpu.fpstate.area.compacted[i] = INIT
     vcpu.context.written_in_memory(components, INIT)
-    vcpu.cr4_osxsave = vcpu.cr4_pke = vcpu.efer_sce = vcpu.has_host_spec_ctrl = False
+    vcpu.cr4_osxsave = vcpu.cr4_pke = vcpu.efer_sce = False
+    vcpu.spec_ctrl = "unwritten"
     vcpu.guest_uret_msrs_loaded = False  # vmx_setup_uret_msrs()
     if components & k.carried_mask:
         carriers.reset(k, cpu, vcpu)

@@ -2,7 +2,8 @@
 VMRESUME and VMRUN tests X86_FEATURE_* that arch/x86/kernel/cpu/bugs.c sets by CPU; a profile
 (:mod:`sim.xsave.profiles`) has them.  Source: arch/x86/kvm/vmx/vmenter.S, arch/x86/kvm/svm/vmenter.S,
 arch/x86/kvm/vmenter.h, read in v7.3.4.  Which of them a kernel knows is row 22 of docs/kernel-versions.md; the IBPBs
-are rows 17 and 18.  Guests are assumed to have booted with the mitigations of their host.
+are rows 17 and 18.  Guests are assumed to have booted with the mitigations of their host, but for IA32_SPEC_CTRL, which
+may differ (:data:`SpecCtrl`).
 """
 
 from typing import Final, Literal, get_args
@@ -16,6 +17,11 @@ MitigationKind = Literal["ibpb", "vmscape", "spec-ctrl", "verw", "rsb", "bhb", "
 """ibpb: at a vCPU switch.  vmscape: an IBPB at return to user mode after a guest.  spec-ctrl: IA32_SPEC_CTRL of host
 and guest.  verw: clears CPU buffers before each VM entry.  rsb, bhb, unret: what makes the return predictor and
 the branch history safe after each VM exit.  l1d-flush: clears L1D before a VM entry that follows something unsafe."""
+
+SpecCtrl = Literal["host", "other", "unwritten"]
+"""IA32_SPEC_CTRL of a guest: the host's value; another that is not 0, such as 1 (IBRS) where the host has 1025
+(BHI_DIS_S, too) and the guest's CPUID no BHI_CTRL (Jon Kohler, 20240913184241.1528972-1-jon@nutanix.com); or 0, and
+KVM intercepts the MSR until the guest has written it (vmx_set_msr(), VMX_RUN_SAVE_SPEC_CTRL, v6.18)."""
 
 VmscapeBy = Literal["ibpb", "bhb-clear"]
 """What runs at return to user mode after a guest: an IBPB, as up to v7.3; or the long BHB clearing loop, where eIBRS

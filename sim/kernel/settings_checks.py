@@ -9,7 +9,7 @@ from sim.errors import InputError, unknown
 from sim.kernel import mitigations
 from sim.kernel.carried import CarriedState
 from sim.kernel.masks import BootMasks
-from sim.kernel.mitigations import IbpbAt, VmscapeBy
+from sim.kernel.mitigations import IbpbAt, SpecCtrl, VmscapeBy
 from sim.kernel.patches import effect
 from sim.kernel.releases import release
 from sim.kernel.strategies import Strategy
@@ -84,6 +84,7 @@ def check_pair(
         ("host_shadow_stacks", HostShadowStacks),
         ("msr_access", MsrAccess),
         ("vmscape_by", VmscapeBy),
+        ("guest_spec_ctrl", SpecCtrl),
         ("ibpb_at", IbpbAt),
     ):
         value = getattr(settings, option)

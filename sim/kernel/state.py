@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sim.kernel.mitigations import SpecCtrl
 from sim.kernel.operations import Ledger
 from sim.xsave.area import CONTENTS, INIT, Area
 from sim.xsave.components import MXCSR_INIT, USER, bits
@@ -160,16 +161,19 @@ class Vcpu:
     """struct kvm_vcpu: what KVM keeps for a guest's virtual CPU.
 
     ``xcr0``, ``xss`` and ``pkru`` are the guest's values; ``carried`` the guest's values of the carried state's MSRs
-    while software keeps them (cet_s_ssp[] in the drafts of 2023).  ``has_host_spec_ctrl``: it has written the value of
-    IA32_SPEC_CTRL that the host has, as a Linux with the same mitigations does, and that value is not 0.
+    while software keeps them (cet_s_ssp[] in the drafts of 2023).  ``spec_ctrl`` says what it has written to
+    IA32_SPEC_CTRL so far, ``boots_with_spec_ctrl`` what its kernel writes (:data:`SpecCtrl`); ``counts_instructions``
+    that one of its ``vpmu_in_use`` counters does.
     """
 
     __slots__ = (
+        "boots_with_spec_ctrl",
         "carried",
         "carried_active",
         "carried_area",
         "carried_loaded",
         "context",
+        "counts_instructions",
         "cr4_osxsave",
         "cr4_pke",
         "efer_sce",
@@ -177,7 +181,6 @@ class Vcpu:
         "guest_state_loaded",
         "guest_uret_msrs_loaded",
         "has_cet",
-        "has_host_spec_ctrl",
         "has_pku",
         "has_vpmu",
         "has_xsave",
@@ -189,9 +192,11 @@ class Vcpu:
         "name",
         "needs_ibpb",
         "pkru",
+        "spec_ctrl",
         "task",
         "uret",
         "vmcs_cpu",
+        "vpmu_in_use",
         "xcr0",
         "xfd_err",
         "xfd_passthrough",
@@ -206,8 +211,11 @@ class Vcpu:
         self.context = context
         self.has_cet = False
         self.lacks = 0
-        self.has_host_spec_ctrl = True
+        self.spec_ctrl: SpecCtrl = "host"
+        self.boots_with_spec_ctrl: SpecCtrl = "host"
         self.has_vpmu = True
+        self.vpmu_in_use = 0
+        self.counts_instructions = False
         self.has_xsave = self.has_xsaves = True
         self.l1tf_flush_l1d = False
         self.needs_ibpb = False

@@ -79,7 +79,7 @@ def vm_entry(k: Kernel, cpu: Cpu) -> None:
     if vcpu.l1tf_flush_l1d:
         vcpu.l1tf_flush_l1d = False
         cpu.record((cpu.current.kind, MITIGATION, L1D_FLUSH))
-    if k.host_spec_ctrl and not vcpu.has_host_spec_ctrl:
+    if k.host_spec_ctrl and vcpu.spec_ctrl != "host":
         cpu.record((cpu.current.kind, MITIGATION, WRMSR_SPEC_CTRL))
     for operation in k.mitigations_at_entry:
         cpu.record((cpu.current.kind, MITIGATION, operation))
@@ -95,9 +95,9 @@ def vm_exit(k: Kernel, cpu: Cpu) -> None:
     vcpu = cpu.current.vcpu
     assert vcpu is not None
     cpu.record((cpu.current.kind, TRANSITION, VMEXIT))
-    if k.host_spec_ctrl and vcpu.has_host_spec_ctrl:
+    if k.host_spec_ctrl and vcpu.spec_ctrl != "unwritten":
         cpu.record((cpu.current.kind, MITIGATION, RDMSR_SPEC_CTRL))
-    if k.writes_spec_ctrl_at_exit or (k.host_spec_ctrl and not vcpu.has_host_spec_ctrl):
+    if k.writes_spec_ctrl_at_exit or (k.host_spec_ctrl and vcpu.spec_ctrl != "host"):
         cpu.record((cpu.current.kind, MITIGATION, WRMSR_SPEC_CTRL))
     for operation in k.mitigations_at_exit:
         cpu.record((cpu.current.kind, MITIGATION, operation))

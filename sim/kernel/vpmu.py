@@ -3,11 +3,12 @@
 Source: arch/x86/kvm/pmu.c kvm_mediated_pmu_load(), kvm_mediated_pmu_put(), kvm_pmu_load_guest_pmcs(),
 kvm_pmu_put_guest_pmcs(), and mediated_load, mediated_put in vmx/pmu_intel.c and svm/pmu.c, Linux v7.3.4.  The host uses
 no counters, and overflow status is clear.  All counters are exposed; only ``vpmu_in_use`` general-purpose ones are
-running, the others and the fixed ones are stopped.  While one of them counts retired instructions, HLT, INVD and WRMSR
-leave the fastpath loop, since kvm_skip_emulated_instruction() must then count the emulated one (pmu.h
+running, the others and the fixed ones are stopped.  While one of a guest's counts retired instructions, HLT, INVD and
+WRMSR leave the fastpath loop, since kvm_skip_emulated_instruction() must then count the emulated one (pmu.h
 kvm_pmu_is_fastpath_emulation_allowed(), msrs.c, x86.c; v7.0.0, v7.1.5 and v7.2.13 are the same).
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from sim.errors import InputError, unknown
@@ -68,6 +69,12 @@ def load(vendor: str, in_use: int) -> Steps:
         else ("RDMSR(PERF_GLOBAL_STATUS)", "WRMSR(PERF_GLOBAL_STATUS_SET)", "WRMSR(PERF_GLOBAL_CTRL)")
     )
     return (PERF_CONTEXT, "WRMSR(PERF_GLOBAL_CTRL)", "WRMSR(LVTPC)", *counters, *(RDPMC,) * fixed, *own)
+
+
+def by_in_use(steps: Callable[[str, int], Steps], vendor: str, mediated: bool) -> tuple[Steps, ...]:
+    """What :func:`load` or :func:`put` runs, by the number of counters that a guest uses; nothing if not mediated."""
+    gp, _ = COUNTERS[vendor]
+    return tuple(steps(vendor, in_use) if mediated else () for in_use in range(gp + 1))
 
 
 def _load_counter(counts: bool) -> Steps:

@@ -221,7 +221,7 @@ def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value],
         "contrasts": tuple(tuple(map(own.given, pair)) for pair in chosen.contrasts),
         "cases": None,
     }
-    counts_instructions = scenario.kernel.vpmu == "mediated" and scenario.kernel.vpmu_counts_instructions
+    mediated, all_count = scenario.kernel.vpmu == "mediated", scenario.kernel.vpmu_counts_instructions
     complete = scenario.model_copy(
         update={
             "run": scenario.run.model_copy(update=run),
@@ -240,7 +240,7 @@ def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value],
             ),
             "kernel": scenario.kernel.model_copy(update=_defaults(scenario.kernel, profile)),
             "guests": {
-                each: with_handler_times(guest, profile, kernel, table, tsc, counts_instructions)
+                each: with_handler_times(guest, profile, kernel, table, tsc, mediated, all_count)
                 for each, guest in scenario.guests.items()
             },
             "sweep": {},

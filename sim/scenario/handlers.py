@@ -6,6 +6,7 @@ of VM entry and exit, which end where the fastpath would re-enter the guest.
 
 from sim.costs.price import price
 from sim.costs.rows import CostTable
+from sim.kernel.guests import counts_instructions
 from sim.kernel.versions import version
 from sim.kernel.vpmu import EMULATED_IN_FASTPATH
 from sim.scenario.distribution import Distribution
@@ -14,14 +15,14 @@ from sim.xsave.profiles import CpuProfile
 
 
 def with_handler_times(
-    guest: Guest, profile: CpuProfile, kernel: str, table: CostTable, tsc_hz: float, counts_instructions: bool
+    guest: Guest, profile: CpuProfile, kernel: str, table: CostTable, tsc_hz: float, mediated: bool, all_count: bool
 ) -> Guest:
     """The guest with a time for the handler of each exit; 0 for those after which the kernel's fastpath re-enters.
 
-    ``counts_instructions``: guests with a mediated vPMU count them.
+    ``mediated``: guests have a mediated vPMU; ``all_count``: they count instructions, where their entry does not say.
     """
     re_entered = set(version(kernel).fastpath["vmx" if profile.vendor == "intel" else "svm"])
-    if counts_instructions and guest.vpmu:
+    if mediated and counts_instructions(all_count, guest.choice):
         re_entered -= EMULATED_IN_FASTPATH
 
     def complete(exit: Exit) -> Exit:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from sim.kernel import releases
-from sim.kernel.mitigations import IbpbAt, MitigationKind, VmscapeBy
+from sim.kernel.mitigations import IbpbAt, MitigationKind, SpecCtrl, VmscapeBy
 from sim.kernel.settings_checks import HostShadowStacks, MsrAccess
 from sim.kernel.versions import Preemption
 from sim.kernel.vpmu import Vpmu
@@ -17,6 +17,7 @@ from sim.scenario.run_schema import Section, Switch
 from sim.scenario.units import Rate, Size, Time
 
 Count = Annotated[int, Field(ge=1, le=65536, strict=True)]
+Counters = Annotated[int, Field(ge=0, le=8, strict=True)]
 Factor = Annotated[int, Field(ge=0, le=1000, strict=True)]
 Kernel = Annotated[str, AfterValidator(releases.spelled)]
 Mask = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
@@ -139,6 +140,11 @@ class KernelSettings(Section):
         "XSETBV at entry and at exit; absent: all that KVM offers",
     )
     guest_amx: Switch = Field(False, description="whether guests have AMX, and so the 8 KiB of XTILEDATA")
+    guest_spec_ctrl: SpecCtrl = Field(
+        "host",
+        description="what guests write to IA32_SPEC_CTRL: the host's value; other: another one, such as IBRS without "
+        "BHI_DIS_S, so that each VM entry and exit writes the MSR (Intel); unwritten: nothing, likewise",
+    )
     host_shadow_stacks: HostShadowStacks = Field(
         "off",
         description="the host's own supervisor shadow stacks (no kernel has them): SSP0 in every fpstate, or written "
@@ -172,7 +178,7 @@ class KernelSettings(Section):
         description="the guests' performance counters: emulated, where an exit with reason pmu costs a sample of perf "
         "in the guest; mediated (kvm.enable_mediated_pmu, v7.0 and later): loaded and put around the fastpath loop",
     )
-    vpmu_in_use: Annotated[int, Field(ge=0, le=8, strict=True)] = Field(
+    vpmu_in_use: Counters = Field(
         0, description="how many counters each guest uses; mediated: they are also loaded and cleared"
     )
     vpmu_counts_instructions: Switch = Field(

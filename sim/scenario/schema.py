@@ -14,9 +14,10 @@ from pydantic import BeforeValidator, Field
 from sim.errors import InputError
 from sim.kernel.cpu_models import of_file, offered
 from sim.kernel.guests import GuestChoice
+from sim.kernel.mitigations import SpecCtrl
 from sim.kernel.versions import Exit as FastpathExit
 from sim.scenario.distribution import Distribution, Intervals, Times
-from sim.scenario.host_schema import Count, Host, KernelSettings, Mask
+from sim.scenario.host_schema import Count, Counters, Host, KernelSettings, Mask
 from sim.scenario.run_schema import Component, Run, Section, Switch
 from sim.scenario.units import Flow, Time
 
@@ -208,6 +209,14 @@ class Guest(Section):
         True,
         description="whether their CPUID has the performance counters of kernel.vpmu; without them they pay nothing",
     )
+    vpmu_in_use: Counters | None = Field(None, description="how many counters they use; absent: kernel.vpmu_in_use")
+    vpmu_counts_instructions: Switch | None = Field(
+        None,
+        description="whether one of them counts retired instructions; absent: kernel.vpmu_counts_instructions",
+    )
+    spec_ctrl: SpecCtrl | None = Field(
+        None, description="what they write to IA32_SPEC_CTRL; absent: kernel.guest_spec_ctrl"
+    )
     posted_interrupts: Switch = Field(
         True, description="whether an interrupt for a running vCPU needs no VM exit (APICv, AVIC)"
     )
@@ -232,7 +241,12 @@ class Guest(Section):
     @property
     def choice(self) -> GuestChoice:
         """What the kernel model is told about these guests in particular."""
-        choice = GuestChoice(self.xcr0, self.xss, self.pku, self.amx, self.vpmu)
+        choice = GuestChoice(
+            *(self.xcr0, self.xss, self.pku, self.amx, self.vpmu),
+            vpmu_in_use=self.vpmu_in_use,
+            vpmu_counts_instructions=self.vpmu_counts_instructions,
+            spec_ctrl=self.spec_ctrl,
+        )
         if self.cpu_model is None:
             return choice
         model = offered(self.cpu_model)
@@ -340,4 +354,6 @@ class Scenario(Section):
         for holder, key in ((found, "groups"), (found["kernel"], "vpmu_counts_instructions"), *wakes):
             if not holder[key]:
                 del holder[key]
+        if found["kernel"]["guest_spec_ctrl"] == "host":
+            del found["kernel"]["guest_spec_ctrl"]
         return found
