@@ -85,6 +85,19 @@ def test_an_init_of_the_guest_brings_its_spec_ctrl_back_to_0_until_it_has_booted
     assert vcpu.spec_ctrl == "host"
 
 
+def test_two_writes_of_spec_ctrl_cost_what_a_toggle_took_on_sapphire_rapids():
+    """Jon Kohler, KVM list, 13 September 2024: tscdeadline_immed took 3,878 cycles with a guest whose value differs and
+    3,153 with one that has the host's.  The 17-18 % of v2 of that series are a TSX abort (3,294) for the toggle.
+    """
+    toggled, equal, tsx_abort = 3878, 3153, 3294
+    table = current("sapphire-rapids")
+    assert 2 * price(("", MITIGATION, "WRMSR(SPEC_CTRL)"), table) == pytest.approx(toggled - equal, abs=1)
+    assert 0.17 < toggled / tsx_abort - 1 < 0.18
+    row = table.rows["SPEC_CTRL toggled/reference"]
+    assert (row.grade, row.value) == ("published", toggled - equal)
+    assert row.low <= toggled - equal <= row.high
+
+
 def test_kernels_before_bhi_rfds_and_tsa_have_nothing_against_them():
     assert at_one_exit("ice-lake-sp", kernel="v6.6") == {"RDMSR(SPEC_CTRL)": 1, "RSB one call": 1}
     assert at_one_exit("alder-lake", kernel="v6.6") == {"RDMSR(SPEC_CTRL)": 1, "RSB one call": 1}
@@ -146,7 +159,7 @@ PAIR = Setup("in-kernel-exit", kernel="v6.12", guest_osxsave=False, handler="cpu
 
 
 def test_a_cpuid_exit_costs_the_published_pair_without_and_with_mitigations():
-    """About 1,020 and "1,600 and more": each part of the sum is in one row, so neither is off by another."""
+    """About 1,020 and "1,600 and more", of which the writes of IA32_SPEC_CTRL were measured on Sapphire Rapids alone."""
     table = current("emerald-rapids")
 
     def costs(mitigations: bool) -> int:
@@ -154,7 +167,7 @@ def test_a_cpuid_exit_costs_the_published_pair_without_and_with_mitigations():
         return sum(n * price(tuple(op), table) for op, n in counted.items())
 
     assert costs(False) == pytest.approx(1020, abs=5)
-    assert 1600 <= costs(True) <= 1650
+    assert 1600 <= costs(True) <= 1800
 
 
 @pytest.mark.parametrize("table", names())
