@@ -171,12 +171,8 @@ def test_every_in_use_set_that_was_measured_is_in_the_table_for_both_calls():
 )
 def test_the_range_of_a_price_spans_both_calls_and_both_runs(kind, row):
     both = PRICED[kind](mask_of(row))
-    assert in_tsc_cycles(both, "low") <= row.low + ROUNDED
-    assert in_tsc_cycles(both, "high") >= row.high - ROUNDED
-
-
-ROUNDED = 0.5
-"""TSC cycles; the table has tenths of a core cycle, and a ratio of the clocks that is 0.7 % higher than in that run."""
+    assert in_tsc_cycles(both, "low") <= row.low
+    assert in_tsc_cycles(both, "high") >= row.high
 
 
 @pytest.mark.parametrize("row", in_place(calls.LOADED, "urandom", "L2"), ids=by_id)
@@ -211,10 +207,10 @@ def test_the_terms_in_the_table_are_those_that_the_rule_gives_for_its_difference
     lines += rule.level_lines(added, ratio, "L2", "", ())
     assert len(lines) == 7 + 13 + 6
     for line in lines:
-        row = ZEN4.rows[line.id]
-        assert (row.value, row.low, row.high) == pytest.approx(
-            (line.number.value, line.number.low, line.number.high), abs=0.6 if abs(row.value) >= 100 else 0.06
-        )
+        row, rounded = ZEN4.rows[line.id], 0.6 if abs(ZEN4.rows[line.id].value) >= 100 else 0.06
+        assert (row.value, row.low) == pytest.approx((line.number.value, line.number.low), abs=rounded + 0.05)
+        # The table's ratio of the clocks is 0.7 % higher than that of the run: as many TSC cycles are more core cycles.
+        assert line.number.high - rounded <= row.high <= line.number.high * ZEN4.ratio / ratio + max(rounded, 0.1)
 
 
 def test_on_zen4_unmodified_xmm_costs_nothing_whatever_mxcsr_is():

@@ -159,7 +159,7 @@ PAIR = Setup("in-kernel-exit", kernel="v6.12", guest_osxsave=False, handler="cpu
 
 
 def test_a_cpuid_exit_costs_the_published_pair_without_and_with_mitigations():
-    """About 1,020 and "1,600 and more", of which the writes of IA32_SPEC_CTRL were measured on Sapphire Rapids alone."""
+    """About 1,020 and "1,600 and more"; what the writes of IA32_SPEC_CTRL take is from another measurement."""
     table = current("emerald-rapids")
 
     def costs(mitigations: bool) -> int:
