@@ -65,6 +65,13 @@ def test_spec_ctrl_is_read_where_it_is_passed_through_and_written_where_it_diffe
     assert not at_one_exit("zen4", guest_spec_ctrl=spec_ctrl, mitigations=("spec-ctrl",))  # V_SPEC_CTRL
 
 
+def test_the_rsb_is_filled_before_spec_ctrl_is_read_and_written_and_branch_history_is_cleared_after():
+    """vmx/vmenter.S at vmx_vmexit: FILL_RETURN_BUFFER, vmx_spec_ctrl_restore_host(), CLEAR_BRANCH_HISTORY_VMEXIT."""
+    run = flows.run("in-kernel-exit", Settings(cpu="ice-lake-sp", strategy="no-cet", guest_spec_ctrl="other"))
+    order = [op.operation for op in run.operations if op.phase == MITIGATION]
+    assert order == ["RSB one call", "RDMSR(SPEC_CTRL)", "WRMSR(SPEC_CTRL)", "BHB clear", "WRMSR(SPEC_CTRL)"]
+
+
 def test_an_unknown_value_of_spec_ctrl_is_refused():
     with pytest.raises(InputError, match=r"guest_spec_ctrl = 'hots' .allowed: host, other, unwritten"):
         boot(Settings(guest_spec_ctrl="hots"))

@@ -103,6 +103,7 @@ class Kernel:
         self.vpmu_after_exit = vpmu.AFTER_EXIT[config.vendor] if mediated else ()
         on = mitigations.features(config.cpu, config.version, config.mitigations)
         self.mitigations_at_entry = mitigations.operations(on, mitigations.AT_ENTRY)
+        self.rsb_at_exit = mitigations.operations(on, mitigations.RSB_AT_EXIT)
         self.mitigations_at_exit = mitigations.operations(on, mitigations.AT_EXIT)
         self.flushes_l1d = "l1d-flush" in config.mitigations and mitigations.L1TF in config.cpu.bugs
         self.host_spec_ctrl = config.vendor == "vmx" and bool(on & {"IBRS_ENHANCED", "KERNEL_IBRS"})

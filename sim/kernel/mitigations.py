@@ -51,13 +51,10 @@ KINDS: Final[tuple[MitigationKind, ...]] = get_args(MitigationKind)
 AT_ENTRY: Final = dict.fromkeys(
     ("CLEAR_CPU_BUF_VM", "CLEAR_CPU_BUF_VM by RFDS", "CLEAR_CPU_BUF_VM by TSA"), ("verw", VERW)
 )
-AT_EXIT: Final = {
-    "RSB_VMEXIT": ("rsb", RSB_FILL),
-    "RSB_VMEXIT_LITE": ("rsb", RSB_ONE_CALL),
-    "CLEAR_BHB_VMEXIT": ("bhb", BHB_CLEAR),
-    "UNRET": ("unret", UNTRAIN_RET),
-}
-"""What runs at each VM entry and exit, by feature, and of which kind it is; IA32_SPEC_CTRL depends on the guest."""
+RSB_AT_EXIT: Final = {"RSB_VMEXIT": ("rsb", RSB_FILL), "RSB_VMEXIT_LITE": ("rsb", RSB_ONE_CALL)}
+AT_EXIT: Final = {"CLEAR_BHB_VMEXIT": ("bhb", BHB_CLEAR), "UNRET": ("unret", UNTRAIN_RET)}
+"""What runs at each VM entry and exit, by feature, and of which kind it is.  IA32_SPEC_CTRL, which depends on the
+guest, comes between what fills the RSB and the rest (vmenter.S of VMX and SVM; v6.10.0, v6.12.117, v6.18.2, v7.3.4)."""
 
 
 def chosen(setting: bool | tuple[str, ...]) -> frozenset[str]:
@@ -73,7 +70,7 @@ def chosen(setting: bool | tuple[str, ...]) -> frozenset[str]:
 def features(cpu: CpuProfile, kernel: KernelVersion, kinds: frozenset[str]) -> frozenset[str]:
     """The features of ``cpu`` that ``kernel`` sets and that belong to one of ``kinds``."""
     known = frozenset(cpu.mitigations) & frozenset(kernel.mitigations)
-    of_kind = {feature for feature, (kind, _) in (*AT_ENTRY.items(), *AT_EXIT.items()) if kind in kinds}
+    of_kind = {feature for feature, (kind, _) in (AT_ENTRY | RSB_AT_EXIT | AT_EXIT).items() if kind in kinds}
     if "spec-ctrl" in kinds:
         of_kind |= {"IBRS_ENHANCED", "KERNEL_IBRS"}
     return known & of_kind

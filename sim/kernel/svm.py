@@ -57,5 +57,5 @@ def vm_exit(k: Kernel, cpu: Cpu) -> None:
     cpu.record((cpu.current.kind, TRANSITION, VMEXIT))
     cpu.record((cpu.current.kind, TRANSITION, VMSAVE))
     cpu.record((cpu.current.kind, TRANSITION, VMLOAD))
-    for operation in k.mitigations_at_exit:
+    for operation in (*k.rsb_at_exit, *k.mitigations_at_exit):
         cpu.record((cpu.current.kind, MITIGATION, operation))

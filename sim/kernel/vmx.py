@@ -95,6 +95,8 @@ def vm_exit(k: Kernel, cpu: Cpu) -> None:
     vcpu = cpu.current.vcpu
     assert vcpu is not None
     cpu.record((cpu.current.kind, TRANSITION, VMEXIT))
+    for operation in k.rsb_at_exit:
+        cpu.record((cpu.current.kind, MITIGATION, operation))
     if k.host_spec_ctrl and vcpu.spec_ctrl != "unwritten":
         cpu.record((cpu.current.kind, MITIGATION, RDMSR_SPEC_CTRL))
     if k.writes_spec_ctrl_at_exit or (k.host_spec_ctrl and vcpu.spec_ctrl != "host"):
