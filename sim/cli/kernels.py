@@ -16,8 +16,8 @@ def kernels(name: str | None, as_json: bool) -> None:
 
     Each difference has the values that the model uses, and the kernels that share them. With NAME, show what this
     kernel does, with its source in Linux and where that was read. For any other release, show which kernel is nearest,
-    and what differs or may differ: v5.10, v5.15, v6.1, v6.5, v6.8, v6.9, v6.11, v6.13, v6.14, v6.16 and v7.0 to v7.2
-    were read. docs/kernel-versions.md is the same table with all sources.
+    and what differs or may differ: v5.10, v5.15, v6.1, v6.5, v6.8, v6.9, v6.10, v6.11, v6.13, v6.14, v6.16 and v7.0 to
+    v7.2 were read. docs/kernel-versions.md is the same table with all sources.
 
     With --json: {"kernels": [{"name", "title", "about"}], "differences": [{"number", "topic", "kernels": {NAME:
     {"says", "source", "checked", "since" (a release, or null), "values"}}}]}; masks are numbers. Of another release:
