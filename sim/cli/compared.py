@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from sim.cli.common import table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from sim.analysis.fitness import Compared
 
 
@@ -29,5 +31,13 @@ def compared_text(compared: "list[Compared]", replications: int) -> str:
             f"\nwhat {len(alike)} strategies cost in all is {min(ratios):+.1%} to {max(ratios):+.1%} off what it is on "
             "the trace: holds"
         )
-    likely = dict.fromkeys(each.likely for each in compared if each.holds is False)
-    return "\n".join([text, *(f"likely wrong: {each}" for each in likely)])
+    return "\n".join([text, *_likely([each for each in compared if each.holds is False])])
+
+
+def _likely(missing: "Iterable[Compared]") -> "Iterator[str]":
+    """Which assumptions are likely wrong, each with the figures that say so; what strategies cost is one."""
+    figures: dict[str, dict[str, None]] = {}
+    for each in missing:
+        figures.setdefault(each.likely, {})["costs" if each.unit == "cycles/s" else each.what] = None
+    for likely, names in figures.items():
+        yield f"likely wrong, of {', '.join(names)}: {likely}"
