@@ -57,6 +57,7 @@ class _LazyGroup(click.Group):
             return None
         module, attribute = COMMANDS[name][0].split(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
+        command.short_help = COMMANDS[name][1]  # what completion shows
         return command
 
     def resolve_command(

@@ -30,7 +30,7 @@ LEGEND = (
 def anchors(as_json: bool) -> None:
     """Print published experiments, what the model predicts for them, and which of them are evidence.
 
-    A prediction is the sequence of the kernel model that an experiment runs, priced with the cost table of its CPU.  A
+    A prediction is the sequence of the kernel model that an experiment runs, priced with the cost table of its CPU. A
     number that was an input to that table is marked, and is not evidence: the sources of the table's rows say which.
     Series that contradict each other are kept apart. Known measurements that the model cannot express come last.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("-o", "--output", required=True, metavar="FILE", help="The table to write; its name ends in .toml.")
+@click.option("-o", "--out", "--output", "output", required=True, metavar="FILE.toml", help="The table to write.")
 @click.option("--force", is_flag=True, help="Overwrite FILE and the list of measurements beside it.")
 @click.option("--quick", is_flag=True, help="Ten seconds: fewer in-use sets, wider intervals.")
 @click.option(
@@ -33,18 +33,18 @@ def calibrate(
 ) -> None:  # fmt: skip
     """Measure this machine and write a cost table with `measured` rows.
 
-    It needs a C compiler and no privileges.  XSAVE, XSAVEC, XSAVEOPT and XRSTOR are timed in user mode for every in-use
-    set.  What runs in ring 0 is measured only as a difference: XSAVES and XRSTORS in place, in a write to /dev/urandom
+    It needs a C compiler and no privileges. XSAVE, XSAVEC, XSAVEOPT and XRSTOR are timed in user mode for every in-use
+    set. What runs in ring 0 is measured only as a difference: XSAVES and XRSTORS in place, in a write to /dev/urandom
     and, with CAP_SYS_NICE, in a switch between two threads; hand-offs between two processes; and KVM_RUN round trips if
-    /dev/kvm can be used and does not interpret its guests.  What cannot be measured is derived from the shipped table
+    /dev/kvm can be used and does not interpret its guests. What cannot be measured is derived from the shipped table
     that is nearest to this CPU. All timings of the XSAVE instructions go to a .csv file beside FILE.
 
     With --guest, XSAVES, XRSTORS, XGETBV, RDMSR, WRMSR and WRMSRNS are also timed as whole instructions, at CPL 0 in a
-    small virtual machine, and VM exits by kind.  This needs access to /dev/kvm, and a KVM of Linux 5.14 or later that
-    runs its guests by VMX or SVM; otherwise it is refused.  CET_S and PL0-2_SSP are measured where KVM offers them
+    small virtual machine, and VM exits by kind. This needs access to /dev/kvm, and a KVM of Linux 5.14 or later that
+    runs its guests by VMX or SVM; otherwise it is refused. CET_S and PL0-2_SSP are measured where KVM offers them
     (Linux 6.18).
 
-    Leave the machine idle while it runs.  Disturbed samples are rejected, but a busy neighbour is not always noticed.
+    Leave the machine idle while it runs. Disturbed samples are rejected, but a busy neighbour is not always noticed.
 
     With --json: {"table", "measurements", "cpu", "derived_from", "rows", "processes", "rejected" (a fraction, by
     stage), "misfit" (by instruction and level), "differences", "spanning_zero", "left_out" (reasons), "between_runs"
@@ -61,7 +61,7 @@ def calibrate(
 
     path = Path(output)
     if path.suffix != ".toml":
-        raise InputError(f"calibrate: --output {output!r}: the name of a cost table ends in .toml")
+        raise InputError(f"calibrate: --out {output!r}: the name of a cost table ends in .toml")
     beside = path.with_suffix(".csv")
     (refuse_unwritable if force else refuse_existing)([path, beside])
     seconds = _budget(budget, measuring.QUICK_BUDGET_S if quick else measuring.BUDGET_S, measuring.BUDGET_MOST_S)

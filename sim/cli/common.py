@@ -25,7 +25,7 @@ set_option = click.option(
     "settings",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Any key of the scenario, such as host.cpus=64; VALUE as in TOML, or a bare word.  May be repeated.",
+    help="Any key of the scenario, such as host.cpus=64; VALUE as in TOML, or a bare word. May be repeated.",
 )
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -54,10 +54,10 @@ def scenario_options(command: _Command) -> _Command:
         (
             click.option("--strategies", metavar="A,B", help="Only these (names or files), and the reference."),
             click.option("--reference", metavar="STRATEGY", help="The strategy from which differences are taken."),
-            click.option("--contrast", metavar="A,B", multiple=True, help="A pair to ask about.  May be repeated."),
+            click.option("--contrast", metavar="A,B", multiple=True, help="A pair to ask about. May be repeated."),
             click.option("--cpu", metavar="A,B", help="CPU profiles."),
             click.option("--kernel", metavar="A,B", help="Kernels."),
-            click.option("--case", metavar="NAME", multiple=True, help="Only this case.  May be repeated."),
+            click.option("--case", metavar="NAME", multiple=True, help="Only this case. May be repeated."),
             click.option("--measure", metavar="TIME", help="Simulated time of a replication."),
             click.option("--replications", metavar="N", type=int, help="Exactly this many."),
             click.option("--precision", metavar="SHARE", help='As many as this precision takes, such as "1 %".'),

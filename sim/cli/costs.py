@@ -36,7 +36,7 @@ def list_tables(as_json: bool) -> None:
     """List the shipped tables, with the number of rows of each grade.
 
     Grades: measured on that CPU; published by others for it; derived from other rows (or from those of another CPU);
-    assumed, if nobody has published it.  Rows that are evidence and never priced are counted as well.
+    assumed, if nobody has published it. Rows that are evidence and never priced are counted as well.
 
     With --json: {"tables": [{"name", "title", "derived_from", "grades": {GRADE: N}}]}.
 

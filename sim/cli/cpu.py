@@ -98,10 +98,10 @@ def import_dump(dump: str, out: Path | None, force: bool, as_json: bool) -> None
 
     It reads the text of cpuid (also without -r), InstLatx64, kcpuid -r, xen-cpuid, cpucontrol, x86info, libcpuid,
     hwloc, Intel SDE and Bochs, the CPUID lines of a kernel's log (after an XSAVE consistency problem), of vmware.log
-    and of VBox.log, libvirt's XML and Firecracker's dumps.  Of several CPUs the first is used.  Leaf 0DH with its
+    and of VBox.log, libvirt's XML and Firecracker's dumps. Of several CPUs the first is used. Leaf 0DH with its
     sub-leaf 0 is required; whatever else is missing is taken from other CPUs, and noted.
 
-    JSON as for fpswitch cpu show, and "profile" (the file that was written, or null).
+    With --json: as for fpswitch cpu show, and "profile" (the file that was written, or null).
 
     \b
     Examples:
@@ -123,9 +123,9 @@ def detect(out: Path | None, force: bool, as_json: bool) -> None:
     """Make a CPU profile of the machine on which this runs.
 
     CPUID needs native code: a small C program is compiled with the system's compiler and run; without a compiler the
-    kernel's driver (/dev/cpu/*/cpuid) is read.  In a virtual machine the result is what the hypervisor shows.
+    kernel's driver (/dev/cpu/*/cpuid) is read. In a virtual machine the result is what the hypervisor shows.
 
-    JSON as for fpswitch cpu import.
+    With --json: as for fpswitch cpu import.
 
     \b
     Example:

@@ -7,18 +7,12 @@ from typing import Any
 import click
 
 from sim.cli.common import emit, json_option, set_option
-from sim.cli.timeline import check_output, whole
+from sim.cli.timeline import check_output, out_option, whole
 
 
-@click.command(
-    epilog="""\b
-Example:
-  fpswitch export rfc-question --duration "20 ms" -o run.txt
-  fpswitch replay run.txt --cpu sapphire-rapids
-"""
-)
+@click.command()
 @click.argument("scenario")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write.")
+@out_option
 @click.option("--force", is_flag=True, help="Overwrite it.")
 @click.option(
     "--strategy", metavar="NAME", help="The strategy that times the host; default: the case's, as in fpswitch run."
@@ -49,7 +43,12 @@ def export(
     lines that begin with "# fpswitch". So if host.buffer_level is L1, as in a replay, replay counts the same operations
     as the run for every strategy.
 
-    JSON: output, case, strategy, replication, events.
+    With --json: output, case, strategy, replication, events.
+
+    \b
+    Examples:
+      fpswitch export rfc-question --duration "20 ms" -o run.txt
+      fpswitch replay run.txt --cpu sapphire-rapids
     """
     from sim.analysis.recorded_run import RecordedRun
     from sim.cli.simulated import choose

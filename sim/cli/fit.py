@@ -17,12 +17,7 @@ if TYPE_CHECKING:
     from sim.trace.fit.estimate import Fitted
 
 
-@click.command(
-    epilog="""\b
-Example:
-  fpswitch fit trace.txt.gz -o my-host.toml --cpu zen4
-"""
-)
+@click.command()
 @click.argument("trace")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), metavar="FILE.toml", help="The scenario.")
 @click.option(
@@ -41,7 +36,8 @@ Example:
 @click.option("--force", is_flag=True, help="Replace FILE.toml and its samples.")
 @click.option("--exits", "exits_only", is_flag=True, help="Fit only the VM exits; the trace needs only KVM's events.")
 @click.option("--no-check", is_flag=True, help="Do not simulate the scenario.")
-@click.option("--replications", default=5, show_default=True, type=click.IntRange(1, 1000), help="Of the check.")
+@click.option("--replications", default=5, show_default=True, type=click.IntRange(1, 1000), metavar="N",
+              help="Of the check.")  # fmt: skip
 @click.option("--jobs", type=int, metavar="N", help="Processes; by default one per CPU.")
 @json_option
 def fit(
@@ -61,28 +57,32 @@ def fit(
 ) -> None:
     """Fit a scenario to a recorded TRACE, and show how the two compare.
 
-    TRACE is as for fpswitch replay; - is standard input.  FILE.toml gets threads, vCPUs, bursts, sleeps, exits to user
+    TRACE is as for fpswitch replay; - is standard input. FILE.toml gets threads, vCPUs, bursts, sleeps, exits to user
     space, halts and what ends them, FPU use and affinity; the samples are CSV files in FILE.samples beside it
     (docs/fit.md).
 
     The scenario is then simulated with the recorded kernel's strategy, and tuned until threads and vCPUs wait for CPUs
-    and go to sleep as often as in the trace.  Then it is recorded as the trace was, and both recordings are counted and
+    and go to sleep as often as in the trace. Then it is recorded as the trace was, and both recordings are counted and
     priced in the same way: context switches, KVM_RUN round trips, vCPU load/put pairs, VM entries, wake-ups,
     migrations, and the cost of every strategy, within 5 % or the 95 % interval from blocks of the trace, whichever is
-    wider; skipped restores within 1 percentage point or their interval, CPU utilisation within 2.  The exit status is 1
-    if a figure misses; the output then says which assumption of the simulated twin is likely wrong.  With --no-check
+    wider; skipped restores within 1 percentage point or their interval, CPU utilisation within 2. The exit status is 1
+    if a figure misses; the output then says which assumption of the simulated twin is likely wrong. With --no-check
     nothing is simulated or tuned.
 
     With --kernel or --preemption the twin is also simulated with another kernel or preemption model, and the output
     shows what changes; FILE.toml is still that of the recorded host.
 
     A trace with KVM's events alone (kvm_entry, kvm_exit, kvm_userspace_exit) gives the exits, round trips and halts of
-    its vCPUs; so does any other with --exits.  The output lists what such events do not show.
+    its vCPUs; so does any other with --exits. The output lists what such events do not show.
 
-    JSON: scenario, cpu, strategy, seconds, groups (entry, name, kind, threads, simulated, samples), notes,
+    With --json: scenario, cpu, strategy, seconds, groups (entry, name, kind, threads, simulated, samples), notes,
     unsupported, and with the check: compared (figure, unit, trace, simulated, low, high, samples, holds, likely),
-    holds, and with --kernel or --preemption: changed (figure, unit, recorded, other).  Of exits alone: scenario, cpu,
+    holds, and with --kernel or --preemption: changed (figure, unit, recorded, other). Of exits alone: scenario, cpu,
     kernel, seconds, guests (name, vcpus, exits by kind), notes, not_said, and with the check compared and holds.
+
+    \b
+    Example:
+      fpswitch fit trace.txt.gz -o my-host.toml --cpu zen4
     """
     from sim.kernel.versions import version
     from sim.trace.fit import estimate, writing

@@ -26,17 +26,16 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
     return None if value is None else parse_subset(value)
 
 
-@click.command(
-    epilog="""\b
-Example:
-  fpswitch flow preempt --strategy xstate-guest --cpu sapphire-rapids --kernel v6.18
-"""
-)
+@click.command()
 @click.argument("name", metavar="FLOW")
-@click.option("--strategy", default="xstate-guest", show_default=True, help="A shipped strategy, or a TOML file.")
-@click.option("--cpu", default="sapphire-rapids", show_default=True, help="A CPU profile.")
-@click.option("--kernel", callback=kernel_name, default="v6.18", show_default=True, help="One of fpswitch kernels.")
-@click.option("--carried", default="cet-s", show_default=True, help="The carried state: shipped, or a TOML file.")
+@click.option("--strategy", default="xstate-guest", show_default=True, metavar="NAME|FILE",
+              help="A shipped strategy (fpswitch strategies), or a TOML file.")  # fmt: skip
+@click.option("--cpu", default="sapphire-rapids", show_default=True, metavar="NAME|FILE",
+              help="A CPU profile (fpswitch cpu).")  # fmt: skip
+@click.option("--kernel", callback=kernel_name, default="v6.18", show_default=True, metavar="NAME",
+              help="A kernel (fpswitch kernels).")  # fmt: skip
+@click.option("--carried", default="cet-s", show_default=True, metavar="NAME|FILE",
+              help="The carried state: shipped, or a TOML file.")  # fmt: skip
 @click.option(
     "--patches", callback=parse_patches, metavar="LIST", help="The RFC's patches to apply (kernel rfc): 1-3,5."
 )
@@ -139,11 +138,15 @@ def flow(
     brackets, at the ends of its range; the weakest grade of the rows (measured, published, derived, assumed); and the
     rows.
 
-    JSON: flow, cpu, kernel, strategy, carried, host_xss, guest_xss, guest_has_cet, hypothetical, patches (the RFC's,
-    with notes), steps (step, events), operations (count by name), integrity (violations, kinds), findings, warnings.
-    With --cost each operation also has cycles, low, high, grade and rows, and there is totals: cost_table, cycles, low,
-    high, by_phase (cycles, low, high), by_grade (cycles). With --every-strategy it is flows, cpu, kernel, carried,
-    not_run (sentences) and rows (strategy, carries, refused, verdicts: flow, sound, violations, warnings).
+    With --json: flow, cpu, kernel, strategy, carried, host_xss, guest_xss, guest_has_cet, hypothetical, patches (the
+    RFC's, with notes), steps (step, events), operations (count by name), integrity (violations, kinds), findings,
+    warnings. With --cost each operation also has cycles, low, high, grade and rows, and there is totals: cost_table,
+    cycles, low, high, by_phase (cycles, low, high), by_grade (cycles). With --every-strategy it is flows, cpu, kernel,
+    carried, not_run (sentences) and rows (strategy, carries, refused, verdicts: flow, sound, violations, warnings).
+
+    \b
+    Example:
+      fpswitch flow preempt --strategy xstate-guest --cpu sapphire-rapids --kernel v6.18
     """
     from sim.kernel.config import Settings
     from sim.kernel.flows import run

@@ -14,7 +14,8 @@ from sim.xsave.profiles import profile
 
 
 @click.command()
-@click.option("--cpu", "cpu_name", metavar="NAME", default="sapphire-rapids", show_default=True)
+@click.option("--cpu", "cpu_name", metavar="NAME|FILE", default="sapphire-rapids", show_default=True,
+              help="A CPU profile (fpswitch cpu).")  # fmt: skip
 @click.option("--subset", metavar="LIST", help="Only this subset of the patches, such as 1-3,5 or none.")
 @json_option
 def patches(cpu_name: str, subset: str | None, as_json: bool) -> None:

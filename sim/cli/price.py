@@ -17,16 +17,11 @@ RATE = "20000/s"
 """An example for messages."""
 
 
-@click.command(
-    epilog="""\b
-Example:
-  fpswitch price --cpu zen4 --exits 20000/s --load-put 2000/s --kvm-run 500/s --switches 3000/s
-"""
-)
-@click.option("--cpu", default="sapphire-rapids", show_default=True, help="A CPU profile.")
-@click.option(
-    "--kernel", callback=kernel_name, default="v6.18", show_default=True, help="A kernel (docs/kernel-versions.md)."
-)
+@click.command()
+@click.option("--cpu", default="sapphire-rapids", show_default=True, metavar="NAME|FILE",
+              help="A CPU profile (fpswitch cpu).")  # fmt: skip
+@click.option("--kernel", callback=kernel_name, default="v6.18", show_default=True, metavar="NAME",
+              help="A kernel (fpswitch kernels).")  # fmt: skip
 @click.option(
     "--exits",
     multiple=True,
@@ -70,7 +65,8 @@ Example:
     help="What guests and user tasks write whenever they run: FP, SSE, AVX, AVX-512, APX.",
 )
 @click.option("--buffer", default="L1", show_default=True, metavar="LEVEL", help="Where fpstates are: L1, L2, memory.")
-@click.option("--carried", default="cet-s", show_default=True, help="The carried state: shipped, or a TOML file.")
+@click.option("--carried", default="cet-s", show_default=True, metavar="NAME|FILE",
+              help="The carried state: shipped, or a TOML file.")  # fmt: skip
 @click.option("--costs", metavar="TABLE", help="A cost table, shipped or a TOML file; default: the CPU's.")
 @click.option("--tsc", metavar="RATE", help="TSC frequency; default: the CPU profile's.")
 @click.option("--hypothetical", is_flag=True, help="Allow strategies that need features the CPU lacks.")
@@ -78,10 +74,10 @@ Example:
 def price(as_json: bool, **options: Any) -> None:
     """Price each strategy on one CPU at these rates of events: cycles per second, and share of the CPU.
 
-    Rates are per second of one CPU, such as 20000/s or 20kHz.  Each event is a sequence of the kernel model (fpswitch
-    flow shows them), priced with the CPU's cost table; nothing is simulated.  A load/put pair that goes to user space
+    Rates are per second of one CPU, such as 20000/s or 20kHz. Each event is a sequence of the kernel model (fpswitch
+    flow shows them), priced with the CPU's cost table; nothing is simulated. A load/put pair that goes to user space
     is a KVM_RUN round trip; any other is a vCPU that is preempted or halts, which takes two context switches, or one if
-    the next to run is a vCPU. All other switches are between user tasks.  Each pair has a VM exit and an entry of its
+    the next to run is a vCPU. All other switches are between user tasks. Each pair has a VM exit and an entry of its
     own, which --exits does not include.
 
     perf kvm stat counts all exits, so those of --load-put, and those with a REASON, are subtracted from its number. Its
@@ -99,6 +95,10 @@ def price(as_json: bool, **options: Any) -> None:
     [{"strategy", "option", "per_pair": {VALUE: cycles}}], "rows": [{"row", "share", "of", "value", "low", "high",
     "clock", "grade", "table", "source"}], "left_out": {NAME: why}}. Differences are from "reference", which is null if
     there is none.
+
+    \b
+    Example:
+      fpswitch price --cpu zen4 --exits 20000/s --load-put 2000/s --kvm-run 500/s --switches 3000/s
     """
     from sim.analysis.price import ImpossibleRates, settings_of
     from sim.analysis.price import price as price_all

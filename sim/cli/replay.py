@@ -36,6 +36,7 @@ costs_option = click.option(
 kernel_option = click.option(
     "--kernel",
     callback=kernel_name,
+    metavar="NAME",
     help=("Run on this kernel (fpswitch kernels) instead of the recorded one; the check always uses the recorded one."),
 )
 
@@ -68,12 +69,7 @@ def prices(cpu: str | None, costs_name: str | None) -> "CostTable | None":
     return load_for(profile(cpu).name, costs_name)
 
 
-@click.command(
-    epilog="""\b
-Example:
-  fpswitch replay trace.txt.gz --cpu zen4 --strategies free-ssp,xstate-guest,manual-load
-"""
-)
+@click.command()
 @click.argument("trace")
 @cpu_option
 @costs_option
@@ -87,18 +83,21 @@ Example:
     "--reference",
     default="free-ssp",
     show_default=True,
+    metavar="STRATEGY",
     help=("The strategy that the others are compared with; it always runs."),
 )
 @click.option(
     "--guest-ssp",
     default="constant",
     show_default=True,
+    metavar="USE",
     help="What guests do with PL0-2_SSP: none, constant (written once) or rewritten (each time they run).",
 )
 @click.option(
     "--touched",
     default="common",
     show_default=True,
+    metavar="SET",
     help="Components in use that are written in each run: common (SSE, AVX), all, or changed (none).",
 )
 @click.option("--check", "check_only", is_flag=True, help="Check the trace and do nothing else.")
@@ -106,6 +105,7 @@ Example:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
+    metavar="DIR",
     help="Write the ledger and the check to this directory: empty, or an earlier replay's.",
 )
 @json_option
@@ -129,21 +129,25 @@ def replay(
     bzip2, zstd), or a perf.data or trace.dat file, which perf or trace-cmd then prints; - is standard input.
 
     The check explains every x86_fpu event or says which rule of the kernel it contradicts
-    (docs/reference/trace-rules.md).  Exit status 1 if fewer than 99.9 % of the events agree, or if more than 0.5 % of
+    (docs/reference/trace-rules.md). Exit status 1 if fewer than 99.9 % of the events agree, or if more than 0.5 % of
     them are restores that only kernel_fpu_begin() or a task outside the recording would explain.
 
     With --exits, and for a trace that has no other events, KVM's events are enough: the output has KVM_RUN round trips,
     exits by reason with the time in the guest before each and the time until the next entry, halts, and what such a
     trace does not show.
 
-    What-if: all strategies run on the recorded schedule.  Amounts are per vCPU-second, or per CPU-second if the trace
-    has no vCPUs, as in fpswitch run.  Without --cpu, masks are the trace's and nothing is priced.
+    What-if: all strategies run on the recorded schedule. Amounts are per vCPU-second, or per CPU-second if the trace
+    has no vCPUs, as in fpswitch run. Without --cpu, masks are the trace's and nothing is priced.
 
-    JSON with --check: events, explained, inferred, agreement, by_kind, unexplained (line, event, rule, likely), notes.
-    With --exits: seconds, vcpus, round_trips, entries, exits, to_user_space, reasons (by name: exits, per_second,
-    to_user_space, guest_ns, handler_ns, outside_ns), user_space_reasons, halts, halted_ns, not_said.  Without: trace
-    (what was read), machine, check, per (what, number, and their seconds in all: what the text divides by), and
-    strategies (by name: operations, cycles_per_second, difference; per second of the trace).
+    With --json and --check: events, explained, inferred, agreement, by_kind, unexplained (line, event, rule, likely),
+    notes. With --exits: seconds, vcpus, round_trips, entries, exits, to_user_space, reasons (by name: exits,
+    per_second, to_user_space, guest_ns, handler_ns, outside_ns), user_space_reasons, halts, halted_ns, not_said.
+    Without: trace (what was read), machine, check, per (what, number, and their seconds in all: what the text divides
+    by), and strategies (by name: operations, cycles_per_second, difference; per second of the trace).
+
+    \b
+    Example:
+      fpswitch replay trace.txt.gz --cpu zen4 --strategies free-ssp,xstate-guest,manual-load
     """
     if exits_only:
         if check_only or cpu or strategies or out is not None:

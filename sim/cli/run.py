@@ -69,7 +69,7 @@ def run(
     on a cluster (docs/cluster.md).
 
     With --design the scenario runs at N points, spread over all ranges at once, and the output is a table for each
-    range.  DIR then has the points, each as a result directory, and a dataset of all tables (docs/scenarios.md).
+    range. DIR then has the points, each as a result directory, and a dataset of all tables (docs/scenarios.md).
 
     Exit status 1 if a strategy that is not documented as unsound violates integrity, or the run fails; 130 if it is
     interrupted.
@@ -160,8 +160,8 @@ def compare(directory: str, other: str | None, reference: str | None, full: bool
     Options for the output and the exit status are those of `fpswitch run`.
 
     With a second DIR: the second result less the first, for two kernels, CPUs, loads or versions of fpswitch; cases
-    that differ in nothing else are matched.  If seed, load and random streams are the same, replications are paired;
-    otherwise Welch's test compares them.  The output says which.  With --json: {"a", "b" (each {"scenario", "seed",
+    that differ in nothing else are matched. If seed, load and random streams are the same, replications are paired;
+    otherwise Welch's test compares them. The output says which. With --json: {"a", "b" (each {"scenario", "seed",
     "replications", ...}), "tool", "alone", "alone_in": {"a": [...], "b": [...]}, "cases": [{"a", "b", "paired", "test",
     "differs": [{"key", "a", "b"}], "load": {"a", "b"}, "unsound", "found": [{"what" ("cost", "own", "own_without_xss"),
     "strategy", "a", "b", "difference" (each {"mean", "low", "high", "unit", "n"}), "p", "p_adjusted", "verdict"}]}]}.

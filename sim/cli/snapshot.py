@@ -16,19 +16,22 @@ from sim.report.snapshots import Outcome, SnapshotRow
 
 
 @click.command()
-@click.option("--cpu", default="sapphire-rapids", show_default=True, help="Where the guest is saved: a CPU profile.")
+@click.option("--cpu", default="sapphire-rapids", show_default=True, metavar="NAME|FILE",
+              help="Where the guest is saved: a CPU profile (fpswitch cpu).")  # fmt: skip
 @click.option(
     "--kernel",
+    metavar="NAME",
     callback=kernel_name,
     default="v6.18",
     show_default=True,
     help="The kernel there: one of fpswitch kernels.",
 )
-@click.option("--to-cpu", metavar="NAME", help="The CPU on which it is restored; default: the same.")
+@click.option("--to-cpu", metavar="NAME|FILE", help="The CPU on which it is restored; default: the same.")
 @click.option("--to-kernel", callback=kernel_name, metavar="NAME", help="The kernel there; default: the same.")
-@click.option("--strategy", "names", metavar="NAME", multiple=True, help="Only this one (or a file); may be repeated.")
-@click.option("--to-strategy", metavar="NAME", help="The strategy there; default: the same.")
-@click.option("--carried", default="cet-s", show_default=True, help="The carried state: shipped, or a TOML file.")
+@click.option("--strategy", "names", metavar="NAME|FILE", multiple=True, help="Only this one. May be repeated.")
+@click.option("--to-strategy", metavar="NAME|FILE", help="The strategy there; default: the same.")
+@click.option("--carried", default="cet-s", show_default=True, metavar="NAME|FILE",
+              help="The carried state: shipped, or a TOML file.")  # fmt: skip
 @click.option("--guest-xss", callback=mask_option, metavar="MASK", help="The guest's IA32_XSS; default: all of CET.")
 @click.option(
     "--guest-xcr0", callback=mask_option, metavar="MASK", help="The guest's XCR0; default: all that it may have."

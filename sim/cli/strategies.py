@@ -21,8 +21,9 @@ PLAIN = ("swaps_xcr0", "swaps_xss", "kvm_offers_cet", "guest_has_cet", "normal_b
 @click.option(
     "--kernel", callback=kernel_name, metavar="NAME", help="Only on this kernel (fpswitch kernels); default: on each."
 )
-@click.option("--cpu", "cpu_name", metavar="NAME", default="sapphire-rapids", show_default=True)
-@click.option("--strategy", "names", metavar="NAME", multiple=True, help="Only this one (or a file); may be repeated.")
+@click.option("--cpu", "cpu_name", metavar="NAME|FILE", default="sapphire-rapids", show_default=True,
+              help="A CPU profile (fpswitch cpu).")  # fmt: skip
+@click.option("--strategy", "names", metavar="NAME|FILE", multiple=True, help="Only this one. May be repeated.")
 @click.option("--guest-xss", metavar="MASK", help="IA32_XSS of guests with CET; default: all that KVM offers.")
 @click.option(
     "--host-shadow-stacks", metavar="MODE", default="off", show_default=True, help="off, fpstate or return-to-user."

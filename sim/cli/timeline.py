@@ -19,15 +19,21 @@ OF_TRACES = ("cpu", "costs", "kernel", "guest")
 OF_SCENARIOS = ("settings", "case", "replication", "duration")
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  fpswitch timeline trace.txt.gz --cpu zen4 -o run.pftrace
-  fpswitch timeline overcommit --strategy manual-load --duration "5 ms" -o run.pftrace
-"""
+out_option = click.option(
+    "-o",
+    "--out",
+    "--output",
+    "output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The file to write.",
 )
+
+
+@click.command()
 @click.argument("source", metavar="TRACE|SCENARIO")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write.")
+@out_option
 @click.option("--force", is_flag=True, help="Overwrite it.")
 @click.option(
     "--strategy",
@@ -64,15 +70,21 @@ def timeline(context: click.Context, /, source: str, output: Path, force: bool, 
     masks; each vCPU thread has one that shows whether it runs its guest, is in KVM (exit), in the VMM, blocked, woken
     or preempted.
 
-    TRACE is as for fpswitch replay; - is standard input.  Operations start at the event in which they ran, one after
-    the other.  Their width is their price if --cpu names a cost table and the trace its TSC frequency; otherwise it
+    TRACE is as for fpswitch replay; - is standard input. Operations start at the event in which they ran, one after
+    the other. Their width is their price if --cpu names a cost table and the trace its TSC frequency; otherwise it
     means nothing.
 
-    A SCENARIO is a file whose name ends in .toml, or the name of a shipped one.  The beginning of the measurement of a
+    A SCENARIO is a file whose name ends in .toml, or the name of a shipped one. The beginning of the measurement of a
     replication of fpswitch run is drawn, with the same seed: every VM exit and every operation, at its place and with
     its price in simulated time, including the software cost of a context switch and of KVM_RUN.
 
-    JSON: output, records; of a trace also notes; of a scenario also case, strategy, replication, begin_ns, end_ns.
+    With --json: output, records; of a trace also notes; of a scenario also case, strategy, replication, begin_ns,
+    end_ns.
+
+    \b
+    Examples:
+      fpswitch timeline trace.txt.gz --cpu zen4 -o run.pftrace
+      fpswitch timeline overcommit --strategy manual-load --duration "5 ms" -o run.pftrace
     """
     simulated = source.endswith(".toml") or source in names()
     _check_options(context, simulated)

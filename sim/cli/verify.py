@@ -53,14 +53,14 @@ verify.add_command(record)
 def vectors(files: tuple[Path, ...], show_all: bool, free: str | None, as_json: bool) -> None:
     """Run recorded XSAVE instructions and compare all that the recordings guarantee.
 
-    A departure names a vector, a step (from 0) and a field; "expected" is the recorded value, "got" the model's.  A
-    difference that the architecture permits is not a departure.  Fields of disputed steps are not compared.
+    A departure names a vector, a step (from 0) and a field; "expected" is the recorded value, "got" the model's. A
+    difference that the architecture permits is not a departure. Fields of disputed steps are not compared.
 
-    Without --free, the model's XINUSE is set to the recorded one after each step.  With it, XINUSE and what a save
+    Without --free, the model's XINUSE is set to the recorded one after each step. With it, XINUSE and what a save
     skips are the model's own; a difference from the record in which a processor may choose is counted as left open, not
     as a departure.
 
-    A file has one JSON object per line and may be gzipped; - is standard input.  Exit status 1 if anything departs.
+    A file has one JSON object per line and may be gzipped; - is standard input. Exit status 1 if anything departs.
 
     With --json: {"files": [{"file", "vectors", "steps", "disputed" (steps), "departures": [{"id", "step", "field",
     "expected", "got"}], "left_open" (likewise)}], "vectors", "disputed", "departures", "left_open"}; the last four are

@@ -12,10 +12,15 @@ from sim.errors import unknown
 
 @click.command(short_help="Damage files of every kind: each is read, or refused.")
 @click.option("--inputs", default=1000, show_default=True, metavar="N", help="Of each reader.")
-@click.option("--reader", "only", metavar="NAME", multiple=True, help="Only this one.  May be repeated.")
+@click.option("--reader", "only", metavar="NAME", multiple=True, help="Only this one. May be repeated.")
 @click.option("--seed", default=1, show_default=True, metavar="N", help="Of the damage.")
 @click.option(
-    "--data", default="tests/data", show_default=True, type=click.Path(path_type=Path), help="Files to damage."
+    "--data",
+    default="tests/data",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Files to damage.",
 )
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Where the first input of each kind goes.")
 @json_option

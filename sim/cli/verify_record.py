@@ -20,9 +20,9 @@ def record(out: Path, number: int, seed: int, force: bool, as_json: bool) -> Non
     """Record what XSAVE, XSAVEOPT, XSAVEC and XRSTOR do on this processor at CPL 3.
 
     Random sequences of writes, zeroing instructions, saves and restores of x87, SSE and AVX state, and of AVX-512 and
-    AMX state where processor and system have it; each runs until four runs in a row agree.  800 take ten seconds.  A
+    AMX state where processor and system have it; each runs until four runs in a row agree.  800 take ten seconds. A
     processor with AVX and XSAVEC and a C compiler are needed, no privileges; AMX needs Linux 5.16, which is asked for
-    permission.  PKRU is not recorded.  The schema is in tests/data/vectors/README.md; on machines with the same
+    permission. PKRU is not recorded. The schema is in tests/data/vectors/README.md; on machines with the same
     components the same seed draws the same sequences.
 
     With --json: {"file", "model", "vectors", "unstable" (left out, since their runs did not agree)}.

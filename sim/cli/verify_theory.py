@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def theory(replications: int | None, jobs: int | None, figure: Path | None, as_json: bool) -> None:
     """Compare simulated hosts with queueing theory; this takes ten minutes (docs/statistics.md).
 
-    Machine repairman (M/M/c//N): threads, or vCPUs, that sleep and run for exponential times.  Processor sharing:
-    skewed bursts on one CPU with short slices, where only the means matter.  M/G/1: how often a vCPU with Poisson
-    requests halts.  EEVDF: shares of a CPU by nice.
+    Machine repairman (M/M/c//N): threads, or vCPUs, that sleep and run for exponential times. Processor sharing:
+    skewed bursts on one CPU with short slices, where only the means matter. M/G/1: how often a vCPU with Poisson
+    requests halts. EEVDF: shares of a CPU by nice.
 
     The exit status is 1 if an interval, which is adjusted for the number of comparisons, is too wide, or misses what
     theory says by more than half a percent.
