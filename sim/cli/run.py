@@ -1,7 +1,8 @@
 """`fpswitch run` and `fpswitch compare`: a scenario in, a comparison and a result directory out."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -101,7 +102,7 @@ def run(
     if out is None and scenario.endswith(".json"):
         say([f"the results go to {directory}"])
     given = overrides(options)
-    try:
+    with _failing_in_one_message():
         if check_engine:
             for sentence in experiment.check_engines(scenario, given.values, given.options, lambda note: say([note])):
                 say([sentence])
@@ -115,9 +116,6 @@ def run(
             progress=True,
             command=["fpswitch", *sys.argv[1:]],
         )
-    except RunError as error:
-        click.echo(f"fpswitch: {error}", err=True)
-        sys.exit(INTERRUPTED_STATUS if isinstance(error, experiment.Interrupted) else 1)
     from sim.report.comparison import compare as comparison_of
 
     comparison = comparison_of(results)
@@ -126,12 +124,24 @@ def run(
     _finish(comparison, full, mail, as_json)
 
 
+@contextmanager
+def _failing_in_one_message() -> Iterator[None]:
+    """A run that fails or is interrupted ends with its message, and exit status 1 or 130."""
+    from sim.experiment import Interrupted
+
+    try:
+        yield
+    except RunError as error:
+        click.echo(f"fpswitch: {error}", err=True)
+        sys.exit(INTERRUPTED_STATUS if isinstance(error, Interrupted) else 1)
+
+
 def _run_design(
     scenario: str, design: "Design", out: str, given: Overrides, jobs: int | None, cluster: str | None, as_json: bool
 ) -> None:
     from sim import experiment
 
-    try:
+    with _failing_in_one_message():
         points = experiment.run_design(
             scenario,
             design,
@@ -143,9 +153,6 @@ def _run_design(
             progress=True,
             command=["fpswitch", *sys.argv[1:]],
         )
-    except RunError as error:
-        click.echo(f"fpswitch: {error}", err=True)
-        sys.exit(INTERRUPTED_STATUS if isinstance(error, experiment.Interrupted) else 1)
     show(points, design, out, as_json)
 
 
