@@ -10,7 +10,7 @@ from sim.cli import main
 def run(capsys, *arguments):
     """Exit status, standard output and standard error of a command."""
     with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
+        main(list(map(str, arguments)))
     out, err = capsys.readouterr()
     return stop.value.code or 0, out, err
 

@@ -68,6 +68,18 @@ def run_in(scenario, tmp_path):
 
 
 @pytest.fixture
+def rerun(scenario, tmp_path):
+    """Runs ``scenario`` in the directory ``r``; gives the results and what was simulated for them."""
+
+    def run(path=scenario, out="r", **options):
+        counted = fake_host.Counted()
+        results = experiment.run(path, **{"jobs": 1, "simulate": counted, "out": tmp_path / out} | options)
+        return results, counted
+
+    return run
+
+
+@pytest.fixture
 def tables(tmp_path):
     """The bytes of each table of a directory of this name."""
     return lambda out: {name: (tmp_path / out / f"{name}.parquet").read_bytes() for name in SCHEMAS}

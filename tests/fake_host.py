@@ -42,6 +42,32 @@ def altered(change):
     return simulate_altered
 
 
+class Counted:
+    """Simulates as above, and knows what it was asked for."""
+
+    def __init__(self):
+        self.works = []
+
+    def __call__(self, case, timed_by, names, replication):
+        self.works.append((case.name, timed_by, tuple(names), replication))
+        return simulate(case, timed_by, names, replication)
+
+    @property
+    def walked(self):
+        return [name for _, _, names, _ in self.works for name in names]
+
+
+def breaks_at(replication):
+    """The same, up to this replication, which fails."""
+
+    def simulate_some(*work):
+        if work[-1] == replication:
+            raise RuntimeError("broken")
+        return simulate(*work)
+
+    return simulate_some
+
+
 def _histogram(waits):
     """Counts by bucket, of which there are 16 or more for each power of two."""
     cycles = np.floor(waits).astype(int)

@@ -11,6 +11,7 @@ from pathlib import Path
 import native
 import numpy as np
 import pytest
+from command import run
 from no_programs import NO_PROGRAMS
 
 from sim import calibrate
@@ -29,16 +30,6 @@ SOURCES = Path(calibrate.__file__).parent
 
 
 measures = pytest.mark.skipif(bool(native.refusal()), reason=native.refusal())
-
-
-def run(capsys, *arguments):
-    try:
-        main(["calibrate", *map(str, arguments)])
-        status = 0
-    except SystemExit as stop:
-        status = stop.code or 0
-    out, err = capsys.readouterr()
-    return status, out, err
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +242,7 @@ def test_an_emulated_machine_is_refused(monkeypatch):
 def test_without_a_compiler_it_says_so_and_ends_with_status_2(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    status, out, err = run(capsys, "-o", tmp_path / "mine.toml")
+    status, out, err = run(capsys, "calibrate", "-o", tmp_path / "mine.toml")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "no C compiler found (looked for cc, gcc, clang)" in err
     assert list(tmp_path.iterdir()) == []
@@ -260,7 +251,7 @@ def test_without_a_compiler_it_says_so_and_ends_with_status_2(tmp_path, capsys, 
 @measures
 def test_a_compiler_that_fails_is_one_message_and_status_2(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("CC", shutil.which("false"))
-    status, out, err = run(capsys, "-o", tmp_path / "mine.toml")
+    status, out, err = run(capsys, "calibrate", "-o", tmp_path / "mine.toml")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "cannot compile probe.c" in err
 
@@ -277,7 +268,7 @@ def test_a_machine_that_cannot_be_measured_is_refused(tmp_path, capsys, monkeypa
     monkeypatch.setattr("platform.system", lambda: system)
     monkeypatch.setattr("platform.machine", lambda: architecture)
     monkeypatch.setattr(machine, "_cpuinfo", lambda _: flags)
-    status, out, err = run(capsys, "-o", tmp_path / "mine.toml")
+    status, out, err = run(capsys, "calibrate", "-o", tmp_path / "mine.toml")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert said in err
 
@@ -298,7 +289,7 @@ def test_a_wrong_argument_is_refused_before_anything_is_measured(tmp_path, capsy
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(calibrate, "refuse_other_machines", lambda: None)
     Path("there.toml").write_text("mine")
-    status, out, err = run(capsys, *arguments)
+    status, out, err = run(capsys, "calibrate", *arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert said in err
     assert Path("there.toml").read_text() == "mine"

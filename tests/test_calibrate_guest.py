@@ -19,12 +19,12 @@ from pathlib import Path
 
 import native
 import pytest
+from command import run
 from guest_plan import NO_PROGRAMS
 
 from sim import calibrate
 from sim.calibrate import guest, programs, rounds, samples
 from sim.calibrate.guest import About, GuestRow
-from sim.cli import main
 from sim.costs.check import check
 from sim.costs.table import load
 from sim.xsave.components import CET_S, CET_U
@@ -233,16 +233,6 @@ def made():
         yield compiled
 
 
-def run(capsys, *arguments):
-    try:
-        main(["calibrate", *map(str, arguments)])
-        status = 0
-    except SystemExit as stop:
-        status = stop.code or 0
-    out, err = capsys.readouterr()
-    return status, out, err
-
-
 def refusal(made):
     """Why there can be no guest here, or nothing."""
     try:
@@ -259,7 +249,7 @@ def test_where_there_can_be_no_guest_the_command_says_why_in_one_line_with_statu
     why = refusal(made)
     if not why:
         pytest.skip("KVM runs guests here")
-    status, out, err = run(capsys, "-o", tmp_path / "mine.toml", "--guest", "--quick")
+    status, out, err = run(capsys, "calibrate", "-o", tmp_path / "mine.toml", "--guest", "--quick")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("fpswitch: calibrate --guest: ")
     assert list(tmp_path.iterdir()) == []
@@ -303,7 +293,7 @@ def test_where_kvm_runs_guests_a_quick_run_has_their_rows(made, tmp_path, capsys
     if why := refusal(made):
         pytest.skip(why)
     path = tmp_path / "mine.toml"
-    status, out, _ = run(capsys, "-o", path, "--guest", "--quick", "--json")
+    status, out, _ = run(capsys, "calibrate", "-o", path, "--guest", "--quick", "--json")
     assert status == 0
     table = load(path, checked=False)
     assert check(table) == []

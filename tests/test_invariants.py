@@ -5,12 +5,13 @@ from typing import ClassVar
 from zlib import crc32
 
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 from machine import World
 from positions import GUEST, LOOP, RETURNING, SLOW_EXIT
 from random_machine import Sequences
+from verdicts import FIXED
 
 from sim.kernel import strategies
 from sim.kernel.config import Config, Settings, boot
@@ -22,15 +23,7 @@ CPUS = ("sapphire-rapids", "zen4")
 KERNELS = ("rfc", "v6.18", "v6.19")
 SSPS = ("PL0_SSP", "PL1_SSP", "PL2_SSP")
 
-FIXED = settings(
-    max_examples=40,
-    stateful_step_count=50,
-    deadline=None,
-    database=None,
-    print_blob=False,
-    report_multiple_bugs=False,
-    suppress_health_check=list(HealthCheck),
-)
+MORE = settings(FIXED, max_examples=40)
 
 
 def config(strategy: str, cpu: str = "sapphire-rapids", kernel: str = "v6.18", **more) -> Config:
@@ -62,7 +55,7 @@ class Logged(Sequences):
         raise NotImplementedError
 
 
-def run(machine: type[Sequences], name: str, examples: int = FIXED.max_examples, **attributes: object) -> None:
+def run(machine: type[Sequences], name: str, examples: int = MORE.max_examples, **attributes: object) -> None:
     made = type(machine.__name__, (machine,), attributes)
     run_state_machine_as_test(seed(crc32(name.encode()))(made), settings=settings(FIXED, max_examples=examples))
 

@@ -61,12 +61,27 @@ def sse_unknown(record: Json, number: int) -> bool:
     return step["op"] in ("xsave", "xsaveopt") and bool(saves_sse) and mxcsr != 0x1F80 and not int(before, 16) & 2
 
 
-def corrupt_fault(record: Json, rng: random.Random) -> tuple[int, str] | None:
-    number, _, exp = steps_with(record, rng, lambda s: True) or (None, None, None)
-    if number is None or exp is None:
-        return None
+def corruption(name: str, wanted: Callable[[Json], bool], change: Callable[[Json, random.Random], None]) -> Corruption:
+    """Changes the field ``name`` of what is expected of a random step that is ``wanted``."""
+
+    def corrupt(record: Json, rng: random.Random) -> tuple[int, str] | None:
+        found = steps_with(record, rng, wanted)
+        if not found:
+            return None
+        number, _, exp = found
+        change(exp, rng)
+        return number, name
+
+    return corrupt
+
+
+def has(name: str) -> Callable[[Json], bool]:
+    """A step of which something is expected of ``name``."""
+    return lambda step: bool(step["exp"].get(name))
+
+
+def turn_fault(exp: Json, rng: random.Random) -> None:
     exp["fault"] = None if exp["fault"] else "#GP"
-    return number, "fault"
 
 
 def flip(name: str, choose: Callable[[Json, int, random.Random], int | None]) -> Corruption:
@@ -114,43 +129,16 @@ def corrupt_xinuse(record: Json, rng: random.Random) -> tuple[int, str] | None:
 
 
 def drop(name: str, wanted: Callable[[Json], bool] = lambda s: True) -> Corruption:
-    def corrupt(record: Json, rng: random.Random) -> tuple[int, str] | None:
-        found = steps_with(record, rng, lambda s: name in s["exp"] and wanted(s))
-        if not found:
-            return None
-        number, _, exp = found
-        del exp[name]
-        return number, name
-
-    return corrupt
+    return corruption(name, lambda s: name in s["exp"] and wanted(s), lambda exp, rng: exp.pop(name))
 
 
-def drop_regs(record: Json, rng: random.Random) -> tuple[int, str] | None:
-    found = steps_with(record, rng, lambda s: "regs" in s["exp"] and (s["op"] in RESTORES or s["op"] == "reinit"))
-    if not found:
-        return None
-    number, _, exp = found
-    del exp["regs"]
-    return number, "regs"
+def loads_registers(step: Json) -> bool:
+    return step["op"] in RESTORES or step["op"] == "reinit"
 
 
-def corrupt_letter(record: Json, rng: random.Random) -> tuple[int, str] | None:
-    found = steps_with(record, rng, lambda s: "w" in s["exp"])
-    if not found:
-        return None
-    number, _, exp = found
+def turn_letter(exp: Json, rng: random.Random) -> None:
     piece = rng.choice(sorted(exp["w"]))
     exp["w"][piece] = rng.choice([letter for letter in "FNP" if letter != exp["w"][piece]])
-    return number, "w"
-
-
-def drop_letter(record: Json, rng: random.Random) -> tuple[int, str] | None:
-    found = steps_with(record, rng, lambda s: "w" in s["exp"])
-    if not found:
-        return None
-    number, _, exp = found
-    del exp["w"][rng.choice(sorted(exp["w"]))]
-    return number, "w"
 
 
 def changed(value: Any, rng: random.Random) -> Any:
@@ -165,70 +153,37 @@ def changed(value: Any, rng: random.Random) -> Any:
 
 
 def corrupt_content(name: str) -> Corruption:
-    def corrupt(record: Json, rng: random.Random) -> tuple[int, str] | None:
-        found = steps_with(record, rng, lambda s: bool(s["exp"].get(name)))
-        if not found:
-            return None
-        number, _, exp = found
+    def change(exp: Json, rng: random.Random) -> None:
         component = rng.choice(sorted(exp[name]))
         exp[name][component] = changed(exp[name][component], rng)
-        return number, name
 
-    return corrupt
+    return corruption(name, has(name), change)
 
 
 def drop_content(name: str) -> Corruption:
-    def corrupt(record: Json, rng: random.Random) -> tuple[int, str] | None:
-        found = steps_with(record, rng, lambda s: bool(s["exp"].get(name)))
-        if not found:
-            return None
-        number, _, exp = found
-        del exp[name][rng.choice(sorted(exp[name]))]
-        return number, name
-
-    return corrupt
+    return corruption(name, has(name), lambda exp, rng: exp[name].pop(rng.choice(sorted(exp[name]))))
 
 
-def add_content(record: Json, rng: random.Random) -> tuple[int, str] | None:
-    found = steps_with(record, rng, lambda s: "c" in s["exp"] and len(s["exp"]["c"]) < 6)
-    if not found:
-        return None
-    number, _, exp = found
+def add_content(exp: Json, rng: random.Random) -> None:
     component = rng.choice(sorted({"0", "1", "2", "5", "6", "7"} - set(exp["c"])))
     exp["c"][component] = 7
-    return number, "c"
 
 
-def add_mxcsr_saved(record: Json, rng: random.Random) -> tuple[int, str] | None:
-    found = steps_with(record, rng, lambda s: "bv" in s["exp"] and "mxcsr_saved" not in s["exp"])
-    if not found:
-        return None
-    number, _, exp = found
+def add_mxcsr_saved(exp: Json, rng: random.Random) -> None:
     exp["mxcsr_saved"] = "0x1f80"
-    return number, "mxcsr_saved"
 
 
-def corrupt_off(record: Json, rng: random.Random) -> tuple[int, str] | None:
-    found = steps_with(record, rng, lambda s: bool(s["exp"].get("off")))
-    if not found:
-        return None
-    number, _, exp = found
+def move_off(exp: Json, rng: random.Random) -> None:
     exp["off"][rng.choice(sorted(exp["off"]))] += 64
-    return number, "off"
 
 
-def corrupt_msr(record: Json, rng: random.Random) -> tuple[int, str] | None:
-    found = steps_with(record, rng, lambda s: "msrs" in s["exp"])
-    if not found:
-        return None
-    number, _, exp = found
+def flip_msr(exp: Json, rng: random.Random) -> None:
     name = rng.choice(sorted(exp["msrs"]))
     exp["msrs"][name] = hexadecimal(int(exp["msrs"][name], 16) ^ 1 << rng.randrange(64))
-    return number, "msrs"
 
 
 CORRUPTIONS: dict[str, Corruption] = {
-    "fault": corrupt_fault,
+    "fault": corruption("fault", lambda s: True, turn_fault),
     "bv": flip("bv", a_bit_of_bv),
     "no bv": drop("bv"),
     "cv": flip("cv", any_bit(64)),
@@ -240,20 +195,22 @@ CORRUPTIONS: dict[str, Corruption] = {
     "mxcsr": flip("mxcsr", any_bit(32)),
     "mxcsr_saved": flip("mxcsr_saved", any_bit(32)),
     "no mxcsr_saved": drop("mxcsr_saved"),
-    "mxcsr_saved too many": add_mxcsr_saved,
-    "letter": corrupt_letter,
-    "no letter": drop_letter,
+    "mxcsr_saved too many": corruption(
+        "mxcsr_saved", lambda s: "bv" in s["exp"] and "mxcsr_saved" not in s["exp"], add_mxcsr_saved
+    ),
+    "letter": corruption("w", lambda s: "w" in s["exp"], turn_letter),
+    "no letter": drop_content("w"),
     "no w": drop("w"),
     "c": corrupt_content("c"),
     "a content too few": drop_content("c"),
-    "a content too many": add_content,
+    "a content too many": corruption("c", lambda s: "c" in s["exp"] and len(s["exp"]["c"]) < 6, add_content),
     "no c": drop("c"),
     "regs": corrupt_content("regs"),
     "a register too few": drop_content("regs"),
-    "no regs": drop_regs,
-    "off": corrupt_off,
+    "no regs": drop("regs", loads_registers),
+    "off": corruption("off", has("off"), move_off),
     "no off": drop("off"),
-    "msrs": corrupt_msr,
+    "msrs": corruption("msrs", lambda s: "msrs" in s["exp"], flip_msr),
 }
 
 
