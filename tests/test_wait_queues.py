@@ -233,6 +233,16 @@ def test_the_time_limit_of_a_wait_that_is_over_does_not_end_the_next_one():
     assert 100 < sum(relay.wakers.values()) <= len(relay.bursts)
 
 
+@pytest.mark.parametrize("waiter", ['[guests.vm]\ndemand = "10 us"', '[threads.vm]\ncompute = "10 us"'])
+def test_of_waits_that_are_all_ended_before_their_time_limit_none_is_ended_by_that_of_an_earlier_one(waiter):
+    """Woken every 300 us and some, with a limit of 500 us that falls into the next wait: a burst for each wake-up."""
+    kicker = '[threads.kicker]\ncompute = "20 us"\nsleep = "280 us"\nwakes = { vm = 1.0 }\n'
+    found = lives(f'{kicker}{waiter}\nwaits = {{ share = 1.0, at_most = "500 us" }}\n')
+    (one,), (other,) = found["kicker"], found["vm"]
+    assert len(one.bursts) > 600
+    assert len(other.bursts) == pytest.approx(len(one.bursts), abs=2)
+
+
 VHOST = """
 [guests.vm]
 vcpus = 1
