@@ -4,7 +4,7 @@ import math
 from collections import Counter
 
 import pytest
-from hosts import RICH, changed, from_text, only, simulate
+from hosts import MS, RICH, changed, from_text, only, simulate
 from hypothesis import given
 from hypothesis import strategies as st
 from test_host_cpus import FOUR, LONE, latencies
@@ -196,6 +196,29 @@ def test_a_polling_guest_is_reached_without_an_exit_if_interrupts_are_posted(pos
     assert found["requests"] > 300
     per_request = found["vm_exits"] / found["requests"]
     assert per_request < 0.05 if posted == "true" else 1 <= per_request < 1.05
+
+
+def test_a_guest_that_polls_sees_what_is_posted_in_the_cycle_in_which_it_comes():
+    text = (QUIET + GUEST).format(
+        host="hz = 100", gap='constant = "30 us"', measure="20 ms",
+        guest='idle = "haltpoll"\nguest_halt_poll = "40 us"\nguest_halt_poll_grow_start = "40 us"',
+    )  # fmt: skip
+    seen, _ = latencies(text, "vcpu")
+    assert set(seen) == {0}
+    assert len(seen) > 1000
+
+
+def test_who_polls_and_is_preempted_has_been_woken_by_the_first_of_what_comes_meanwhile():
+    """A hog has the CPU for a slice of 3 ms at a time, a request comes every 0.93 ms, and none ends a halt."""
+    text = (QUIET + GUEST).replace("sleep = {{ {gap} }}", "arrivals = {{ {gap} }}") + (
+        '[threads.hog]\ncompute = "10 ms"\n'
+    )
+    text = text.format(
+        host='hz = 1000\nbase_slice = "3 ms"', gap='constant = "930 us"', measure="100 ms",
+        guest='idle = "haltpoll"\nguest_halt_poll = "50 ms"\nguest_halt_poll_grow_start = "50 ms"',
+    )  # fmt: skip
+    seen, _ = latencies(text, "vcpu")
+    assert max(seen) > 2 * MS * 2e9
 
 
 @pytest.mark.parametrize("posted", ["true", "false"])
