@@ -133,6 +133,20 @@ def test_a_measurement_that_ends_within_a_handler_ends_there_and_before_the_tick
     assert (cpu.count_ticks, vcpu.account) == (ticks + 1, HANDLER)
 
 
+def test_a_tick_that_ends_a_slice_in_the_kernel_accounts_for_it_up_to_then():
+    """task_tick_fair() calls update_curr(); the thread sees no lazy request, and the next tick makes it go."""
+    env, machine, _there = held(KTHREAD.replace("1500 us", "1 s") + "count = 2\n", "lazy")
+    cpu = machine.cpus[1]
+    tick = TICK * 3 // 2
+    env.run(until=tick + SOON)
+    current = cpu.rq.current
+    assert (cpu.thread, cpu.need_resched_lazy, cpu.need_resched) == (current, True, False)
+    assert current.exec_start == tick
+    assert current.deadline > current.vruntime  # the request that is over has been renewed
+    env.run(until=tick + TICK + SOON)
+    assert cpu.thread is not current
+
+
 # HRTICK.
 
 

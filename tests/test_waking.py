@@ -188,6 +188,7 @@ def test_exits_at_which_the_woken_thread_is_busy_say_nothing_of_the_probability(
         assert sum(vm.exit_wakes[name].values()) == pytest.approx(0.8, abs=0.08)
 
 
+# As VIRTIO of benchmarks/twins.py was when a rule was made for it; a test does not change with a benchmark.
 TIMEOUTS = """
 [guests.vm]
 vcpus = 2
