@@ -47,6 +47,22 @@ def test_every_command_is_in_the_table():
     assert {name for name in COMMANDS if f"`fpswitch {name}" not in table} == set()
 
 
+def test_every_abbreviation_of_a_first_screen_that_is_shown_is_in_the_glossary():
+    glossary = set(re.findall(r"PL(?=x)|[^\W_]+", (TOP / "docs/glossary.md").read_text(encoding="utf-8")))
+    words = set()
+    for page in PAGES:
+        for block in SHOWN.finditer(page.read_text(encoding="utf-8")):
+            if block["command"].startswith(("run ", "compare ")):
+                lines = (line.removeprefix("    ") for line in block["printed"].splitlines())
+                words |= {word for line in lines for word in re.findall(r"[A-Za-z]*[A-Z]{2}[A-Z0-9]*", headed(line))}
+    assert words - glossary == {"ASSUMED", "DIR", "HASH", "SOURCE", "XOR"}  # words, and a component of APX's encoding
+
+
+def headed(line):
+    """A line of a first screen without the heading that it may begin with, such as HOW SURE."""
+    return re.sub(r"^[A-Z]+( [A-Z]+)*(?=  | \()", "", line)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=called)
 def test_the_pages_that_a_page_links_are_there(page):
     links = re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8"))
