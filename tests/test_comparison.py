@@ -268,7 +268,7 @@ def test_another_reference_turns_the_difference_round(comparison, results):
     there = cost(comparison.df_differences(), "manual-load")
     back = cost(sim.compare(results, "manual-load").df_differences(), "free-ssp")
     assert there == pytest.approx(-back)
-    with pytest.raises(InputError, match=r"unknown reference of case .*did you mean 'manual-load'"):
+    with pytest.raises(InputError, match=r"unknown reference in case .*did you mean 'manual-load'"):
         sim.compare(results, "manual-loda")
 
 

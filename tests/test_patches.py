@@ -336,7 +336,7 @@ def test_json_for_a_cpu_without_shstk_says_why_nothing_was_run(capsys):
     [
         (["--cpu", "zen9"], "zen9"),
         (["--cpu", ""], "CPU"),
-        (["--subset", "9"], "1-8"),
+        (["--subset", "9"], "1 to 8"),
         (["--subset", "five"], "five"),
         (["--subset", ""], "subset"),
     ],

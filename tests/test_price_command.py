@@ -45,7 +45,7 @@ def test_rates_that_cannot_be_together_are_one_message(given, message):
     ("options", "message"),
     [
         ((), "no rate is given (allowed: one or more of --exits, --load-put, --kvm-run, --switches)"),
-        (("--exits", "20000"), "--exits '20000' is not a rate (allowed: a rate like '20000/s'"),
+        (("--exits", "20000"), "--exits '20000' is not a rate; allowed: a rate like '20000/s'"),
         (("--exits", "-5/s"), "--exits '-5/s' is not a rate"),
         (("--exits", "1e400/s"), "--exits '1e400/s' is not a rate"),
         (("--kvm-run", "often"), "--kvm-run 'often' is not a rate"),

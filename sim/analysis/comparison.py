@@ -44,7 +44,7 @@ class Comparison:
         for case in results.cases:
             name = reference or case["reference"]
             if name not in case["strategies"]:
-                raise unknown(f"reference of case {case['case']}", name, case["strategies"])
+                raise unknown(f"reference in case {case['case']}:", name, case["strategies"])
             self.references[case["case"]] = name
         self.planned = contrasts.from_references(contrasts.planned(self.results), self.references)
 

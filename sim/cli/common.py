@@ -79,7 +79,7 @@ def overrides(given: Mapping[str, Any]) -> Overrides:
     keys = {
         "strategies": ("run.strategies", _names),
         "reference": ("run.reference", None),
-        "contrast": ("run.contrasts", lambda pairs: [_listed(pair) for pair in pairs]),
+        "contrast": ("run.contrasts", lambda pairs: [_pair(pair) for pair in pairs]),
         "cpu": ("host.cpu", _listed),
         "kernel": ("host.kernel", _listed),
         "case": ("run.cases", list),
@@ -107,6 +107,13 @@ def overrides(given: Mapping[str, Any]) -> Overrides:
 
 def _listed(text: str) -> list[str]:
     return [each.strip() for each in text.split(",")]
+
+
+def _pair(text: str) -> list[str]:
+    pair = _listed(text)
+    if len(pair) != 2:
+        raise InputError(f"--contrast {text!r}: allowed are two strategies, as in manual-load,xstate-guest")
+    return pair
 
 
 def _names(text: str) -> list[str] | str:

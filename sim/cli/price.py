@@ -226,7 +226,7 @@ def _rate(option: str, text: str | None) -> float | None:
     try:
         return None if text is None else parsed(text.strip(), "a rate", RATES, RATE, 1e12)
     except ValueError as error:
-        raise InputError(f"{option} {text!r} is not a rate (allowed: {error})") from error
+        raise InputError(f"{option} {text!r} is not a rate; allowed: {error}") from error
 
 
 def parse_time(option: str, text: str | None) -> float | None:

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from sim.cli.common import emit, json_option, set_option
 from sim.cli.replay import costs_option, cpu_option, kernel_option, opened, prices
-from sim.errors import InputError
+from sim.errors import InputError, unknown
 from sim.scenario.shipped import names
 
 OF_TRACES = ("cpu", "costs", "kernel", "guest")
@@ -88,6 +88,8 @@ def timeline(context: click.Context, /, source: str, output: Path, force: bool, 
     """
     simulated = source.endswith(".toml") or source in names()
     _check_options(context, simulated)
+    if not simulated and source != "-" and not Path(source).exists():
+        raise unknown("trace or scenario", source, names())
     check_output(output, force)
     if simulated:
         document = _draw_scenario(source, output, **{each: options[each] for each in ("strategy", *OF_SCENARIOS)})

@@ -101,7 +101,8 @@ def parse_subset(text: str) -> frozenset[int]:
             raise InputError(f"subset {text!r}: {part.strip()!r} is not a patch or a range (such as 1-3,5, or none)")
         low, high = int(first), int(last or first)
         if not 1 <= low <= high <= len(ALL_PATCHES):
-            raise InputError(f"subset {text!r}: {part.strip()!r} is not in 1-{len(ALL_PATCHES)}, in ascending order")
+            allowed = f"the patches are 1 to {len(ALL_PATCHES)} (such as 1-3,5, or none)"
+            raise InputError(f"subset {text!r}: found {part.strip()!r}; {allowed}")
         numbers.update(range(low, high + 1))
     return frozenset(numbers)
 

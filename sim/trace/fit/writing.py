@@ -31,7 +31,7 @@ COUNTED: Final = 60_000
 def check_target(out: Path, *, force: bool = False) -> None:
     """Raises :class:`~sim.errors.InputError` if ``out`` cannot be written or, without ``force``, exists."""
     if out.suffix != ".toml":
-        raise InputError(f"-o {out}: found a name that ends in {out.suffix!r}; allowed: a name that ends in '.toml'")
+        raise InputError(f"-o {str(out)!r}: allowed is the path of a file that ends in '.toml'")
     if not out.parent.is_dir():
         raise InputError(f"-o {out}: there is no directory {out.parent}")
     for each in (out, samples_of(out)):
