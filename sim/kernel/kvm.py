@@ -186,7 +186,7 @@ def _prepare_entry(k: Kernel, cpu: Cpu) -> Vcpu:
 class ExitPath(NamedTuple):
     """Everything that the reason of a VM exit decides: whether the fastpath re-enters, and what else is done.
 
-    ``emulates``: an instruction, which keeps the fastpath from guests whose mediated vPMU counts instructions.
+    ``emulates``: the fastpath does, an instruction, which keeps it from guests whose mediated vPMU counts instructions.
     """
 
     fastpath: bool
@@ -203,7 +203,8 @@ def exit_path(k: Kernel, reason: str, exit_request: bool = False) -> ExitPath:
     else.  ``exit_request`` is what kvm_vcpu_exit_request() says after the fastpath: it leaves the loop then.
     """
     fastpath = reason in k.fastpath and not exit_request
-    flushes_l1d, emulates = k.flushes_l1d and reason in UNSAFE_EXITS, reason in vpmu.EMULATED_IN_FASTPATH
+    emulates = fastpath and reason in vpmu.EMULATED_IN_FASTPATH
+    flushes_l1d = k.flushes_l1d and reason in UNSAFE_EXITS
     return ExitPath(fastpath, flushes_l1d, reason == "pmu", reason == "nm", emulates)
 
 
