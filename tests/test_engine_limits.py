@@ -299,7 +299,7 @@ def test_a_fingerprint_of_each_cpu_is_the_polynomial_of_its_events_in_both_engin
         assert value == sum(a * b for a, b in zip(reversed(terms), powers, strict=True)) % layout.PRIME
 
 
-def test_marks_stay_few_however_long_the_replication_and_are_every_so_manieth_fingerprint(monkeypatch):
+def test_marks_stay_few_however_long_the_replication_and_are_spaced_evenly(monkeypatch):
     every_one, _, _ = trails(monkeypatch, 1 << 14)
     assert (every_one.every, len(every_one.marks)) == (1, every_one.events)
     for trail in trails(monkeypatch, 8)[:2]:

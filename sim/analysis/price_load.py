@@ -159,7 +159,7 @@ class Load:
 
     @property
     def entries(self) -> float:
-        """VM entries, of which there are as many as VM exits."""
+        """VM entries: as many as VM exits."""
         return self.exits + sum(self.fastpath.values()) + self.pairs
 
     def pair_events(self) -> dict[Event, float]:

@@ -88,7 +88,7 @@ def alone(a: Memory, c: int) -> bool:
 
 @compiled
 def nominate(a: Memory, c: int, thread: int) -> bool:
-    """yield_to_task(): a thread that waits there shall run next."""
+    """yield_to_task(): a thread that waits there is to run next."""
     return eevdf_groups.nominate(wide(a), c, thread) if a.g[GROUPED] else preempting.nominate(a, c, thread)
 
 

@@ -18,7 +18,7 @@ class EevdfRunQueue:
 
     ``base_slice`` is the request of an entity without a custom slice, ``tick`` the period of the tick (TICK_NSEC), both
     in TSC cycles; ``forced_every`` is how often a yield may force its CPU (:mod:`sim.host.directed_yield`).
-    ``_next`` is cfs_rq->next, the buddy that shall run next.
+    ``_next`` is cfs_rq->next, the buddy that is to run next.
     """
 
     __slots__ = (

@@ -108,7 +108,7 @@ class RunQueue(Protocol):
         """single_task_running(): nothing but ``current`` is queued."""
 
     def nominate(self, now: int, entity: Entity, *, credit: bool) -> bool:
-        """yield_to_task(): ``entity``, which waits here, shall run next; False if the policy has no such thing."""
+        """yield_to_task(): ``entity``, which waits here, is to run next; False if the policy has no such thing."""
 
     def forfeit(self, now: int, *, force: bool) -> None:
         """yield_task(): ``current`` gives up what is left of its request."""

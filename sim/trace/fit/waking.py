@@ -126,8 +126,7 @@ def _timed_out(
     others: Sequence[tuple[int, int, int]], ended: Sequence[tuple[int, int]],
     wakers: Mapping[int, tuple[Member, dict[int, list[int]]]],
 ) -> list[tuple[int, int, int]]:  # fmt: skip
-    """Of the sleeps that nobody ended (begin, end and whose), those that waited for the wakers, in vain, until a time
-    limit.
+    """Of the sleeps that nobody ended (begin, end and whose), those that waited for the wakers until a limit.
 
     They are as long as the longest, no sleep that ``ended`` is longer, and the wakers did so little meanwhile that it
     is no wonder.

@@ -60,7 +60,7 @@ class Follower(Known):
             self.forget(thread)
 
     def settle(self, place: Place, next_step: Step | None) -> bool:
-        """Judges the held event by the next one of its CPU; True if that one is thereby done, too."""
+        """Judges the held event by the next one of its CPU; True if that settles that one, too."""
         held, place.held = place.held, None
         assert held is not None
         self.clock.ns = held.time_ns

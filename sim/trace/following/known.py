@@ -148,7 +148,7 @@ class Known(ABC):
 
     @abstractmethod
     def settle(self, place: Place, next_step: Step | None) -> bool:
-        """Judges the held event of a CPU by the next one there, if it is known; True if that is thereby done, too."""
+        """Judges the held event of a CPU by the next one there, if it is known; True if that settles that one, too."""
 
     def thread(self, tid: int, name: str, cpu: int) -> Thread:
         key = tid if tid else -2 - cpu  # every CPU has an idle task 0
