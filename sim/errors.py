@@ -39,6 +39,10 @@ class RunError(Exception):
     """A run that did not get to its end, through no fault of the input; the command line exits with status 1."""
 
 
+class Interrupted(RunError):
+    """The user ended the run; the exit status is 130, as a shell has it."""
+
+
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     """The error for a name that is not one of ``allowed``, with the nearest one that is.
 

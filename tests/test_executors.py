@@ -13,8 +13,9 @@ import worlds
 
 from sim.errors import InputError, RunError
 from sim.experiment import workers
-from sim.experiment.dispatch import TRIES, Dispatcher
+from sim.experiment.dispatch import Dispatcher
 from sim.experiment.pools import Given
+from sim.processes import TRIES
 from sim.results import groups, load, parts
 from sim.results.groups import packed
 

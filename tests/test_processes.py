@@ -1,4 +1,4 @@
-"""Worker processes of this machine: whenever one of them is killed, the run goes on, and ends."""
+"""Worker processes of this machine: whenever one of them is killed, the work goes on, and ends."""
 
 import errno
 import os
@@ -14,32 +14,33 @@ from multiprocessing.context import SpawnProcess
 
 import pytest
 
-from sim.errors import InputError
-from sim.experiment import processes
+from sim import processes
+from sim.errors import InputError, RunError
 from sim.experiment.pool import Gone
-from sim.experiment.processes import Died, Processes
+from sim.experiment.processes import Processes
+from sim.processes import Died, Workers, in_processes
 
 PATIENCE_S = 120
 
 
-def answered(connection, far, number):
-    """A worker that answers with the double of its task, and raises for None."""
-    for task in iter(connection.recv, "end"):
-        time.sleep(0.002)
-        connection.send(InputError("none") if task is None else 2 * task)
+def doubled(task):
+    """The double of a task; raises for None."""
+    time.sleep(0.002)
+    if task is None:
+        raise InputError("none")
+    return 2 * task
 
 
-def killed_in_an_answer(connection, far, number):
-    """The half of an answer of 1 MB, and death."""
+def killed_in_an_answer(connection, work, beside, number):
+    """A worker that sends half of an answer of 1 MB, and dies."""
     connection.recv()
     os.write(connection.fileno(), struct.pack("!i", 1_000_000) + b"x" * 500_000)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture
-def pool(monkeypatch, request):
-    monkeypatch.setattr(processes, "_serve", getattr(request, "param", answered))
-    started = Processes(3)
+def pool(request):
+    started = Workers(3, getattr(request, "param", doubled))
     yield started
     started.close(at_once=True)
 
@@ -70,16 +71,7 @@ def raises_unsendable(task):
     raise Unsendable
 
 
-def served_unsendable(connection, far, number):
-    """A worker as it is, whose tasks raise what cannot be pickled."""
-    processes.work = raises_unsendable
-    served(connection, far, number)
-
-
-served = processes._serve
-
-
-@pytest.mark.parametrize("pool", [served_unsendable], indirect=True)
+@pytest.mark.parametrize("pool", [raises_unsendable], indirect=True)
 def test_an_error_that_cannot_be_sent_is_told_and_kills_no_worker(pool):
     for _ in range(2):
         assert re.fullmatch(
@@ -89,11 +81,13 @@ def test_an_error_that_cannot_be_sent_is_told_and_kills_no_worker(pool):
     assert all(each.process.is_alive() for each in pool._all.values())
 
 
-@pytest.mark.parametrize("pool", [killed_in_an_answer], indirect=True)
-def test_a_worker_that_is_killed_in_the_middle_of_an_answer_has_died(pool):
+def test_a_worker_that_is_killed_in_the_middle_of_an_answer_has_died(pool, monkeypatch):
+    monkeypatch.setattr(processes, "_serve", killed_in_an_answer)
     error = pool.submit(1).exception(PATIENCE_S)
     assert isinstance(error, Died)
-    assert pool.deaths(error) == 1
+    monkeypatch.undo()
+    pool.start_again(error.number)
+    assert pool.submit(1).result(PATIENCE_S) == 2
 
 
 def test_a_pool_that_ends_at_once_waits_neither_for_tasks_nor_for_workers_that_have_died(pool):
@@ -160,13 +154,15 @@ def test_threads_that_start_workers_at_the_same_time_leave_main_as_it_was():
     assert left is main
 
 
-def test_a_worker_that_cannot_start_is_one_message_about_that(pool, monkeypatch):
+def test_a_worker_that_cannot_start_is_one_message_about_that(monkeypatch):
     def none(process):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(SpawnProcess, "start", none)
     with pytest.raises(Gone, match=r"^worker 1 of 3 cannot be started \(Too many open files\)"):
-        pool.submit(1)
+        Processes(3).submit(1)
+    with pytest.raises(RunError, match=r"^worker 1 of 2 cannot be started \(Too many open files\)"):
+        in_processes(doubled, range(9), 2)
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
@@ -196,8 +192,48 @@ def test_every_task_is_done_though_workers_are_killed_while_they_start_wait_and_
             if error is None:
                 found.append(each.result())
             else:
-                assert pool.deaths(error) == 1
+                assert isinstance(error, Died)
+                pool.start_again(error.number)
                 todo.append(task)
     over.set()
     killer.join()
     assert sorted(found) == [2 * n for n in range(200)]
+
+
+def dies_twice(task):
+    """Kills its worker the first two times that it is done."""
+    number, place = task
+    with open(f"{place}/{number}", "a+") as tries:
+        tries.write("x")
+        if tries.tell() <= 2:
+            tries.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def dies(task):
+    if task == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+def test_work_in_processes_whose_workers_die_is_done_again_and_in_order(tmp_path):
+    steps = []
+    tasks = [(number, tmp_path) for number in range(12)]
+    assert in_processes(dies_twice, tasks, 3, lambda: steps.append(1)) == list(range(12))
+    assert len(steps) == 12
+
+
+def test_work_of_which_three_workers_die_is_one_message_that_says_which():
+    with pytest.raises(RunError, match=r"^task 4 of 9: 3 worker processes have died of it \(killed, or out of memory"):
+        in_processes(dies, range(9), 2)
+
+
+def test_what_work_in_processes_raises_ends_it_and_its_processes():
+    with pytest.raises(InputError, match="none"):
+        in_processes(doubled, [*range(5), None, *range(500)], 2)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_work_in_processes_without_tasks_is_done(jobs):
+    assert in_processes(doubled, [], jobs) == []

@@ -12,9 +12,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.analysis.fitness import BLOCKS, BUSY, ENOUGH, EXITS_BY, RATE, Compared, half_of, in_processes
+from sim.analysis.fitness import BLOCKS, BUSY, ENOUGH, EXITS_BY, RATE, Compared, half_of
 from sim.analysis.recorded_run import RecordedRun
 from sim.host.watching import window
+from sim.processes import in_processes
 from sim.scenario.cases import Case, cases
 from sim.scenario.reading import read
 from sim.trace.exits import Exits, exits
@@ -43,7 +44,7 @@ def side_by_side(fitted: FittedExits, trace: Exits, scenario: Path, replications
     seconds = min(measure(fitted), max(0.02, MOST_EXITS / max(1.0, fitted.per_second)))
     run = case.scenario.run.model_copy(update={"measure": seconds})
     case = replace(case, scenario=case.scenario.model_copy(update={"run": run}))
-    simulated = list(in_processes(_counted, [(case, number) for number in range(replications)], jobs, step))
+    simulated = in_processes(_counted, [(case, number) for number in range(replications)], jobs, step)
     instants, guest_ns = _instants(trace), sum(vcpu.guest_ns for vcpu in trace.vcpus)
     begin, end = trace.report.first_ns or 0, trace.report.last_ns
     found = []

@@ -6,12 +6,10 @@ and what a trace cannot show is missing on both.
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +18,7 @@ from sim.analysis.recorded_run import RecordedRun
 from sim.costs.price import Prices
 from sim.host.watching import window
 from sim.kernel.versions import version
+from sim.processes import in_processes
 from sim.scenario.cases import Case, cases
 from sim.scenario.reading import read
 from sim.trace.fit.estimate import Fitted
@@ -59,8 +58,6 @@ MOST_EVENTS: Final = 40_000
 """A replication of the check is as long as the trace, or as this many events of it, or as long as this."""
 
 Blocks = NDArray[np.float64]
-Work = TypeVar("Work")
-Found = TypeVar("Found")
 
 EXITS_BY: Final = "exits by "
 
@@ -233,22 +230,7 @@ def recordings(
     ``jobs`` are processes; ``step`` is called after each replication.
     """
     work = [(case, fitted.strategy, number, fitted.events) for number in range(replications)]
-    return list(in_processes(_recording, work, jobs, step))
-
-
-def in_processes(
-    work: Callable[[Work], Found], items: Sequence[Work], jobs: int, step: Callable[[], None]
-) -> Iterator[Found]:
-    """What ``work`` makes of each item, in their order."""
-    if jobs == 1 or len(items) == 1:
-        for item in items:
-            yield work(item)
-            step()
-        return
-    with ProcessPoolExecutor(min(jobs, len(items)), mp_context=get_context("spawn")) as pool:
-        for found in pool.map(work, items):
-            yield found
-            step()
+    return in_processes(_recording, work, jobs, step)
 
 
 def twin(fitted: Fitted, scenario: Path, kernel: str | None = None, preemption: str | None = None) -> Case:

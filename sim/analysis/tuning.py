@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sim.analysis.fitness import in_processes, twin
+from sim.analysis.fitness import twin
 from sim.analysis.recorded_run import RecordedRun
 from sim.host.watching import window
+from sim.processes import in_processes
 from sim.scenario.cases import Case
 from sim.trace.fit.entries import FULL_NS, Group, Key
 from sim.trace.fit.estimate import Fitted
@@ -75,7 +76,7 @@ def tune(fitted: Fitted, out: Path, jobs: int, step: Callable[[], None] = lambda
         case = twin(fitted, out)
         begin = FIRST_REPLICATION + REPLICATIONS * number
         work = [(case, fitted.strategy, fitted.events, begin + each) for each in range(REPLICATIONS)]
-        seen = _mean(list(in_processes(_simulated, work, jobs, step)))
+        seen = _mean(in_processes(_simulated, work, jobs, step))
         groups = tuple(_tuned(group, first[group.entry], seen, seconds, GAIN[number]) for group in fitted.groups)
         groups = _families_tuned(groups, first, seen, seconds, GAIN[number])
         groups = _wakers_tuned(groups, first, seen, seconds, GAIN[number])

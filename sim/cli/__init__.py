@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from sim import __version__
-from sim.errors import InputError
+from sim.errors import InputError, Interrupted, RunError
 
 COMMANDS = {
     "run": ("sim.cli.run:run", "Simulate a scenario and compare its strategies."),
@@ -117,6 +117,9 @@ def messages() -> Iterator[None]:
     except InputError as error:
         click.echo(f"fpswitch: {error}", err=True)
         sys.exit(2)
+    except RunError as error:
+        click.echo(f"fpswitch: {error}", err=True)
+        sys.exit(INTERRUPTED_STATUS if isinstance(error, Interrupted) else 1)
     except OSError as error:
         what = "cannot write the output" if error.filename is None else error.filename
         click.echo(f"fpswitch: {what}: {error.strerror or error}", err=True)

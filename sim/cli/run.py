@@ -1,17 +1,15 @@
 """`fpswitch run` and `fpswitch compare`: a scenario in, a comparison and a result directory out."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sim.cli import INTERRUPTED_STATUS
 from sim.cli.common import Overrides, emit, json_option, overrides, say, scenario_options
 from sim.cli.design import asked, show
-from sim.errors import InputError, RunError
+from sim.errors import InputError
 
 if TYPE_CHECKING:
     from sim.experiment import Design
@@ -102,20 +100,19 @@ def run(
     if out is None and scenario.endswith(".json"):
         say([f"the results go to {directory}"])
     given = overrides(options)
-    with _failing_in_one_message():
-        if check_engine:
-            for sentence in experiment.check_engines(scenario, given.values, given.options, lambda note: say([note])):
-                say([sentence])
-        results = experiment.run(
-            scenario,
-            overrides=given.values,
-            options=given.options,
-            jobs=jobs,
-            cluster=cluster,
-            out=directory,
-            progress=True,
-            command=["fpswitch", *sys.argv[1:]],
-        )
+    if check_engine:
+        for sentence in experiment.check_engines(scenario, given.values, given.options, lambda note: say([note])):
+            say([sentence])
+    results = experiment.run(
+        scenario,
+        overrides=given.values,
+        options=given.options,
+        jobs=jobs,
+        cluster=cluster,
+        out=directory,
+        progress=True,
+        command=["fpswitch", *sys.argv[1:]],
+    )
     from sim.report.comparison import compare as comparison_of
 
     comparison = comparison_of(results)
@@ -124,35 +121,22 @@ def run(
     _finish(comparison, full, mail, as_json)
 
 
-@contextmanager
-def _failing_in_one_message() -> Iterator[None]:
-    """A run that fails or is interrupted ends with its message, and exit status 1 or 130."""
-    from sim.experiment import Interrupted
-
-    try:
-        yield
-    except RunError as error:
-        click.echo(f"fpswitch: {error}", err=True)
-        sys.exit(INTERRUPTED_STATUS if isinstance(error, Interrupted) else 1)
-
-
 def _run_design(
     scenario: str, design: "Design", out: str, given: Overrides, jobs: int | None, cluster: str | None, as_json: bool
 ) -> None:
     from sim import experiment
 
-    with _failing_in_one_message():
-        points = experiment.run_design(
-            scenario,
-            design,
-            out,
-            overrides=given.values,
-            options=given.options,
-            jobs=jobs,
-            cluster=cluster,
-            progress=True,
-            command=["fpswitch", *sys.argv[1:]],
-        )
+    points = experiment.run_design(
+        scenario,
+        design,
+        out,
+        overrides=given.values,
+        options=given.options,
+        jobs=jobs,
+        cluster=cluster,
+        progress=True,
+        command=["fpswitch", *sys.argv[1:]],
+    )
     show(points, design, out, as_json)
 
 

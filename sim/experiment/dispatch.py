@@ -13,13 +13,13 @@ from typing import Final, Protocol
 
 from sim.experiment.pool import Outcome, Pool, Say
 from sim.experiment.workers import GROUP_S, MOST_OF_GROUP, Refused, Simulate, Task, Work, pickled, versions
+from sim.processes import TRIES
 from sim.results.groups import Group
 from sim.results.keys import Series
 from sim.scenario.cases import Case
 
 IN_FLIGHT: Final = 2
 """Groups for each worker: one that runs, and one that waits."""
-TRIES: Final = 3
 LOOK_S: Final = 1.0
 """How often it is looked whether there are more workers."""
 

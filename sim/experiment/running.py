@@ -18,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.choice import prepare
-from sim.errors import RunError
+from sim.errors import Interrupted, RunError
 from sim.experiment import keeping, stopping
-from sim.experiment.dispatch import TRIES, Dispatcher
+from sim.experiment.dispatch import Dispatcher
 from sim.experiment.keeping import Experiment
 from sim.experiment.pool import Gone, Pool
 from sim.experiment.pools import pool_of
 from sim.experiment.progress import Progress, every
 from sim.experiment.workers import Simulate, Work, here, in_flight, named, simulated
+from sim.processes import TRIES
 from sim.results import manifest as manifests
 from sim.results import parts
 from sim.results.groups import Group
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
 
     from sim.results.directory import ResultDirectory
     from sim.results.tables import Results
-
-
-class Interrupted(RunError):
-    """The user ended the run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,6 @@ number of all replications, which the stopping rule does not bias (Wald's identi
 
 import tomllib
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,6 +18,7 @@ from sim.analysis.estimates import CONFIDENCE, with_intervals
 from sim.analysis.uncertainty.coefficients import Array
 from sim.experiment.stopping import Rule, Stopped
 from sim.host.simulation import simulate
+from sim.processes import in_processes
 from sim.results import Record
 from sim.results.record import Finished
 from sim.scenario.cases import cases
@@ -131,12 +130,7 @@ def coverage(runs: Sequence[Array]) -> Coverage:
 
 def study(repetitions: int, jobs: int) -> dict[str, Coverage]:
     """The coverage of each kind of interval, over runs with the seeds 1 to ``repetitions``."""
-    seeds = range(1, repetitions + 1)
-    if jobs == 1:
-        found = list(map(replications, seeds))
-    else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as executor:
-            found = list(executor.map(replications, seeds, chunksize=8))
+    found = in_processes(replications, range(1, repetitions + 1), jobs)
     return {kind: coverage([each[kind] for each in found]) for kind in KINDS}
 
 

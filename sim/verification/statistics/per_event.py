@@ -6,9 +6,7 @@ same in both, and what differs of the totals is how many such events there are: 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache
-from multiprocessing import get_context
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -21,6 +19,7 @@ from sim.host.simulation import simulate
 from sim.kernel import flows
 from sim.kernel import operations as op
 from sim.kernel.config import Settings
+from sim.processes import in_processes
 from sim.results import Record
 from sim.scenario.cases import Case, cases
 from sim.scenario.reading import read
@@ -240,15 +239,10 @@ def explained(found: Sequence[Compared]) -> float:
 
 def study(names: Sequence[str], jobs: int, replications: int = REPLICATIONS) -> list[Compared]:
     """All strategies of all cases of these shipped scenarios, with a short measurement."""
-    work = [(name, i) for name in names for i in range(len(cases(read(name, SHORT))))]
-    if jobs == 1:
-        found = [_of_case(each, replications) for each in work]
-    else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as executor:
-            found = list(executor.map(_of_case, work, [replications] * len(work)))
-    return [each for some in found for each in some]
+    work = [(name, i, replications) for name in names for i in range(len(cases(read(name, SHORT))))]
+    return [each for some in in_processes(_of_case, work, jobs) for each in some]
 
 
-def _of_case(work: tuple[str, int], replications: int) -> list[Compared]:
-    name, i = work
+def _of_case(work: tuple[str, int, int]) -> list[Compared]:
+    name, i, replications = work
     return compared(name, cases(read(name, SHORT))[i], replications)

@@ -6,15 +6,14 @@ So what is compared is how the host queues and shares.
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from sim.host.simulation import simulate
+from sim.processes import in_processes
 from sim.scenario.cases import cases
 from sim.scenario.schema import Scenario
 from sim.scenario.units import FROM_FILE
@@ -200,13 +199,13 @@ def study(replications: int, jobs: int, claims: Sequence[Claim] = CLAIMS) -> lis
     if jobs == 1:
         values = [claim.values(replications) for claim in claims]
     else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as executor:
-            values = list(executor.map(_values, range(len(claims)), [replications] * len(claims)))
+        values = in_processes(_values, [(number, replications) for number in map(CLAIMS.index, claims)], jobs)
     return [finding(claim, each, len(claims)) for claim, each in zip(claims, values, strict=True)]
 
 
-def _values(number: int, replications: int) -> list[Value]:
+def _values(work: tuple[int, int]) -> list[Value]:
     """Of one of :data:`CLAIMS`, whose functions cannot be sent to another process."""
+    number, replications = work
     return CLAIMS[number].values(replications)
 
 
