@@ -12,6 +12,7 @@ from sim.trace.fit.handled import Waited, exit_wakes, handled_exits
 from sim.trace.fit.handovers import sharing
 from sim.trace.fit.order import order, whole
 from sim.trace.fit.pins import IDLE, Places, pins
+from sim.trace.fit.stays import parts
 from sim.trace.fit.thread_times import Burst, Life, slots
 from sim.trace.fit.ticks import MAINLY, Ticks
 from sim.trace.fit.waking import Member, Waiting, waiting
@@ -42,7 +43,9 @@ def grouped(
 
     ``idle`` is the share of the time for which CPUs are idle, ``interrupts`` are ticks and others of each per second.
     """
-    lives = [life for life in lives if life.bursts]
+    whole_lives = [life for life in lives if life.bursts]
+    cut = parts(whole_lives, idle)
+    lives = [each for life in whole_lives for each in cut.get(id(life), [life])]
     place = pins(lives, idle)
     found: list[Group] = []
     members: dict[Key, Member] = {}
@@ -81,9 +84,14 @@ def grouped(
             group.exit_wakes = exit_wakes(own, group.exits, woken)
         elif group.key in waits:
             group.wakes = {keys[number]: mean for number, mean in waits[group.key].wakes.items()}
-    pairs = sharing(lives, last_ns - first_ns)
-    host_has_groups = bool(pairs) or by_groups(lives, last_ns - first_ns)
-    as_nice = not pairs and by_nice(lives, last_ns - first_ns)
+    pairs = [
+        (each, another)
+        for one, other in sharing(whole_lives, last_ns - first_ns)
+        for each in cut.get(id(one), [one])
+        for another in cut.get(id(other), [other])
+    ]
+    host_has_groups = bool(pairs) or by_groups(whole_lives, last_ns - first_ns)
+    as_nice = not pairs and by_nice(whole_lives, last_ns - first_ns)
     most = set_weights(found, LIGHT * (last_ns - first_ns), by_nice=as_nice)
     entries = {key: member.lives for key, member in members.items()}
     if host_has_groups:

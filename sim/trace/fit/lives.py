@@ -252,7 +252,7 @@ class Watcher:
     def _leaves(self, tid: int, prio: int, state: int, now: int, since: int, successor: int, step: Step) -> None:
         life = self._life(tid, step.comm if step.tid == tid else "", self.seen.first_ns)
         if life.since_ns < 0:  # on this CPU since before the first event that says so
-            life.since_ns, life.cpu = since, step.cpu
+            life.gets(step.cpu, since)
             life.stints += 1
             if life.ready_ns is None:
                 life.ready_ns = since
@@ -295,7 +295,7 @@ class Watcher:
         if life.ready_ns is None:
             life.ready_ns = now
         life.name, life.prio = name, prio
-        life.since_ns, life.cpu = now, cpu
+        life.gets(cpu, now)
         life.stints += 1
         life.cpus[cpu] += 1
         self.seen.loads += life.inside

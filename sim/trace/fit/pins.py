@@ -1,4 +1,4 @@
-"""On which CPU a thread of a trace stays in the simulated host."""
+"""On which CPU a thread of a trace stays in the simulated host, which moves none between busy CPUs."""
 
 import re
 from collections import Counter
@@ -42,13 +42,13 @@ def pins(lives: Sequence[Life], idle: float) -> Places:
     moved = []
     for life in sorted(lives, key=lambda life: -life.at_ns.total()):
         total = life.at_ns.total()
-        if not found[id(life)] and _is_enough(life):
+        if not found[id(life)] and is_enough(life):
             cpu, ns = life.at_ns.most_common(1)[0]
             if total < LONG_NS * len(life.bursts):
                 found[id(life)] = (life.cpus.most_common(1)[0][0],)
             elif ns >= MAINLY * total:
                 found[id(life)] = (cpu,)
-            elif life.last_ns - life.first_ns >= WHOLE * (last - first):
+            elif has_moved(life, first, last):
                 moved.append(life)
         for cpu in found[id(life)]:
             left[cpu] -= total
@@ -59,11 +59,21 @@ def pins(lives: Sequence[Life], idle: float) -> Places:
     return found
 
 
-def _is_enough(life: Life) -> bool:
+def has_moved(life: Life, first_ns: int, last_ns: int) -> bool:
+    """Whether it is a busy thread that was there for all of the trace, and on several CPUs for much of the time."""
+    if not life.at_ns or _always(life) or not is_enough(life):
+        return False
+    total, most = life.at_ns.total(), max(life.at_ns.values())
+    is_whole = life.last_ns - life.first_ns >= WHOLE * (last_ns - first_ns)
+    return is_whole and total >= LONG_NS * len(life.bursts) and most < MAINLY * total
+
+
+def is_enough(life: Life) -> bool:
+    """Whether it ran often enough, or long enough, to show where it belongs."""
     return max(life.cpus.total(), life.at_ns.total() // LONG_NS) >= ENOUGH_STINTS
 
 
 def _always(life: Life) -> tuple[int, ...]:
     if not life.user and (match := _ON_A_CPU.search(life.name)):
         return (int(match[1]),)
-    return tuple(life.cpus) if len(life.cpus) == 1 and _is_enough(life) else ()
+    return tuple(life.cpus) if len(life.cpus) == 1 and is_enough(life) else ()

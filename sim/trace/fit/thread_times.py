@@ -254,7 +254,8 @@ class Life:
     CPU.  ``after_wakes`` has four numbers for each wake-up of another thread in its bursts: the end of the burst, whom,
     and its time and stints on the CPU between the two.  ``handed`` counts who got the CPU when it went to sleep, by
     CPU and thread.  ``handoffs`` are times on the CPU, in ns, up to a sleep or to the one that it woke or that wakes
-    it.
+    it.  ``moves`` has four numbers for each time that it got another CPU than the one before: which, when, and its time
+    and stints on CPUs before that.
     """
 
     tid: int
@@ -270,6 +271,7 @@ class Life:
     bursts: MutableSequence[Burst] = field(default_factory=lambda: Bursts())
     cpus: Counter[int] = field(default_factory=Counter)
     at_ns: Counter[int] = field(default_factory=Counter)
+    moves: array[int] = field(default_factory=_integers)
     saves: Counter[int] = field(default_factory=Counter)
     wakers: Counter[int] = field(default_factory=Counter)
     after_wakes: array[int] = field(default_factory=_integers)
@@ -296,6 +298,12 @@ class Life:
     def nice(self) -> int:
         """Its nice value; a real-time thread counts as -20."""
         return max(-20, min(19, self.prio - NICE_0_PRIO))
+
+    def gets(self, cpu: int, now_ns: int) -> None:
+        """It runs on this CPU from now on."""
+        if cpu != self.cpu:
+            self.moves.extend((cpu, now_ns, self.at_ns.total(), self.cpus.total()))
+        self.since_ns, self.cpu = now_ns, cpu
 
     def runs_until(self, now_ns: int) -> None:
         """It has been on its CPU up to now."""
