@@ -6,6 +6,7 @@ from sim.trace.fit.entries import Charges
 from sim.trace.fit.groups import grouped
 from sim.trace.fit.lives import Watcher
 from sim.trace.fit.stays import parts
+from sim.trace.fit.thread_times import VcpuTimes
 from sim.trace.following.known import Step
 from sim.trace.reading.events import CODE
 
@@ -85,3 +86,13 @@ def test_a_thread_that_forks_in_a_long_burst_is_not_cut():
     (life,) = (each for each in watcher.lives if each.tid == 3)
     life.bursts[0] = life.bursts[0]._replace(forks=1)
     assert not parts(watcher.lives, idle=0.0)
+
+
+def test_beside_a_thread_that_was_moved_and_cannot_be_cut_none_is():
+    watcher = recording([0, 1, 0])
+    (life,) = (each for each in watcher.lives if each.tid == 3)
+    (vcpu,) = (each for each in recording([1, 0, 1]).lives if each.tid == 3)
+    assert len(parts([*watcher.lives, vcpu], idle=0.0)) == 2
+    vcpu.vcpu = VcpuTimes()
+    assert not parts([*watcher.lives, vcpu], idle=0.0)
+    assert id(life) in parts(watcher.lives, idle=0.0)

@@ -17,20 +17,32 @@ Parts = dict[int, list[Life]]
 
 
 def parts(lives: Sequence[Life], idle: float) -> Parts:
-    """Of the threads that were moved between CPUs that are never idle, those whose stays take several slices.
+    """All threads that were moved between CPUs that are never idle; none if one of them cannot be cut.
 
-    A stay makes a wake-up and a sleep in the twin that the host did not have: of short ones these would be many.
+    Who is moved follows from who else is there: beside a vCPU, say, that stays where it begins, the stays of another
+    thread would meet a load that was elsewhere then.
     """
     if idle > IDLE:
         return {}
     first, last = min((life.first_ns for life in lives), default=0), max((life.last_ns for life in lives), default=0)
     found = {}
     for life in lives:
-        if life.vcpu is None and has_moved(life, first, last) and not any(burst.forks for burst in life.bursts):
+        if has_moved(life, first, last):
             split = _by_cpu(life)
-            if all(is_enough(each) and each.at_ns.total() >= LONG_NS * len(each.bursts) for each in split):
-                found[id(life)] = split
+            if not _can_be_cut(life, split):
+                return {}
+            found[id(life)] = split
     return found
+
+
+def _can_be_cut(life: Life, split: Sequence[Life]) -> bool:
+    """Whether nothing of it is lost, and its stays take several slices.
+
+    A stay makes a wake-up and a sleep in the twin that the host did not have: of short ones these would be many.
+    """
+    if life.vcpu is not None or any(burst.forks for burst in life.bursts):
+        return False
+    return all(is_enough(each) and each.at_ns.total() >= LONG_NS * len(each.bursts) for each in split)
 
 
 def _by_cpu(life: Life) -> list[Life]:
