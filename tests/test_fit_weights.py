@@ -101,6 +101,14 @@ def test_a_control_group_weighs_what_its_cpu_time_comes_to_on_each_cpu(cpus):
     assert len({group.family for group in found.values() if group.family}) == len(cpus)
 
 
+def test_a_group_of_one_thread_weighs_what_its_share_was_while_it_was_there():
+    shell, late = life("shell", 1, 0.001, burst_ms=20), life("late", 2, 0.3, 1, parent=1)
+    late.bursts[0] = late.bursts[0]._replace(ready_ns=SECONDS_NS * 3 // 4, on_ns=round(0.3 * SECONDS_NS / 4))
+    late.at_ns[1] = late.bursts[0].on_ns
+    found = entries(shell, late, life("root", 3, 0.6, 1))
+    assert found["late", 1].family_weight == pytest.approx(1024 * 0.3 / 0.6, rel=0.02)
+
+
 def test_a_thread_that_hardly_ever_leaves_its_cpu_is_pinned_by_the_time_that_it_was_there():
     found = entries(life("hog", 1, 1.0, 1, stints=1), life("brief", 2, 0.002, 1, stints=1))
     assert ("hog", 1) in found

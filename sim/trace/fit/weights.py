@@ -54,6 +54,7 @@ def set_families(
 
     ``most`` is the share of each CPU that a weight of NICE_0_LOAD got.  A family all of whose threads are pinned is a
     group of its own on each CPU: on the recorded host its threads move, so in the long run it gets the same on each.
+    One thread may have been there for a part of the time: its share of that counts.
     """
     parts: dict[str, list[Group]] = defaultdict(list)
     for family in sorted(set(families.values())):
@@ -69,6 +70,8 @@ def set_families(
         if most and any(group.is_long for group in members):
             on = {cpu: sum(each.on_ns / len(each.key[3] or most) for each in _there(members, cpu)) for cpu in most}
             got = sum(on[cpu] / (seconds_ns * most[cpu]) for cpu in most)
+            if sum(group.rows for group in members) == 1:  # of one thread it is known how long it competed
+                got *= seconds_ns / min(seconds_ns, members[0].wanted_ns)
             weight = min(MOST_WEIGHT, max(LEAST_WEIGHT, round(NICE_0_LOAD * got)))
         for group in members:
             group.family, group.family_weight, group.weight = name, weight, None
