@@ -1,6 +1,6 @@
 """Families of CPUs by CPUID's signature: their names, and what Linux assumes about them.
 
-Names: Linux v6.19, arch/x86/include/asm/intel-family.h, and arch/x86/kernel/cpu/amd.c, bsp_init_amd().  VMSCAPE:
+Names: Linux v7.3.4, arch/x86/include/asm/intel-family.h, and arch/x86/kernel/cpu/amd.c, bsp_init_amd().  VMSCAPE:
 cpu_vuln_blacklist[] of arch/x86/kernel/cpu/common.c, there.  L1TF: the cores of Intel before those whose
 IA32_ARCH_CAPABILITIES has RDCL_NO, which is not in CPUID; the list is from memory.
 """
@@ -51,7 +51,8 @@ FAMILIES: Final = (
     Family(INTEL, 6, (0x8A,), "Lakefield", "alder-lake", vmscape=False),
     Family(INTEL, 6, (0x8F,), "Sapphire Rapids", "sapphire-rapids"),
     Family(INTEL, 6, (0xCF,), "Emerald Rapids", "emerald-rapids"),
-    Family(INTEL, 6, (0xAD, 0xAE), "Granite Rapids", "granite-rapids"),
+    Family(INTEL, 6, (0xAD,), "Granite Rapids", "granite-rapids"),
+    Family(INTEL, 6, (0xAE,), "Granite Rapids", "granite-rapids", vmscape=False),
     Family(INTEL, 19, (0x01,), "Diamond Rapids", "diamond-rapids", vmscape=False),
     Family(INTEL, 6, (0x97, 0x9A), "Alder Lake", "alder-lake"),
     Family(INTEL, 6, (0xB7, 0xBA, 0xBF), "Raptor Lake", "alder-lake"),
@@ -61,7 +62,7 @@ FAMILIES: Final = (
     Family(INTEL, 6, (0xAC,), "Meteor Lake", "alder-lake", vmscape=False),
     Family(INTEL, 6, (0xB5, 0xC5, 0xC6), "Arrow Lake", "arrow-lake"),
     Family(INTEL, 6, (0xBD,), "Lunar Lake", "arrow-lake"),
-    Family(INTEL, 6, (0xCC,), "Panther Lake", "arrow-lake", vmscape=False),
+    Family(INTEL, 6, (0xCC, 0xE5), "Panther Lake", "arrow-lake", vmscape=False),
     Family(INTEL, 6, (0xD5,), "Wildcat Lake", "arrow-lake", vmscape=False),
     Family(INTEL, 18, (0x01, 0x03), "Nova Lake", "diamond-rapids", vmscape=False),
     Family(INTEL, 6, (0x5C, 0x5F, 0x7A), "Goldmont", "", vmscape=False),
@@ -81,6 +82,7 @@ FAMILIES: Final = (
     Family(AMD, 0x19, (*range(0x10), *range(0x20, 0x60)), "Zen 3", "zen3"),
     Family(AMD, 0x19, range(256), "Zen 4", "zen4"),
     Family(AMD, 0x1A, (*range(0x50, 0x60), *range(0x80, 0xB0), *range(0xC0, 0xD0)), "Zen 6", "zen5"),
+    Family(AMD, 0x1A, range(0xD8, 0xF0), "Zen 6", "zen5"),
     Family(AMD, 0x1A, range(256), "Zen 5", "zen5"),
     Family(HYGON, 0x18, range(256), "Hygon Dhyana", "zen2"),
 )

@@ -1,0 +1,85 @@
+"""Families of CPUs by family, model and stepping, against the numbers of the kernel and of AMD's guides."""
+
+import pytest
+
+from sim.xsave.families import AMD, HYGON, INTEL, encoded, family
+
+# Linux v7.3.4, arch/x86/include/asm/intel-family.h: family, model and name there, of those that have XSAVE.
+INTEL_MODELS = """
+6 17 CORE2_PENRYN           6 1D CORE2_DUNNINGTON       6 2A SANDYBRIDGE            6 2D SANDYBRIDGE_X
+6 3A IVYBRIDGE              6 3E IVYBRIDGE_X            6 3C HASWELL                6 3F HASWELL_X
+6 45 HASWELL_L              6 46 HASWELL_G              6 3D BROADWELL              6 47 BROADWELL_G
+6 4F BROADWELL_X            6 56 BROADWELL_D            6 4E SKYLAKE_L              6 5E SKYLAKE
+6 55 SKYLAKE_X              6 8E KABYLAKE_L             6 9E KABYLAKE               6 A5 COMETLAKE
+6 A6 COMETLAKE_L            6 66 CANNONLAKE_L           6 6A ICELAKE_X              6 6C ICELAKE_D
+6 7D ICELAKE                6 7E ICELAKE_L              6 9D ICELAKE_NNPI           6 A7 ROCKETLAKE
+6 8C TIGERLAKE_L            6 8D TIGERLAKE              6 8F SAPPHIRERAPIDS_X       6 CF EMERALDRAPIDS_X
+6 AD GRANITERAPIDS_X        6 AE GRANITERAPIDS_D        19 01 DIAMONDRAPIDS_X       6 D7 BARTLETTLAKE
+6 8A LAKEFIELD              6 97 ALDERLAKE              6 9A ALDERLAKE_L            6 B7 RAPTORLAKE
+6 BA RAPTORLAKE_P           6 BF RAPTORLAKE_S           6 AC METEORLAKE             6 AA METEORLAKE_L
+6 C5 ARROWLAKE_H            6 C6 ARROWLAKE              6 B5 ARROWLAKE_U            6 BD LUNARLAKE_M
+6 CC PANTHERLAKE_L          6 E5 PANTHERLAKE_R          6 D5 WILDCATLAKE_L          18 01 NOVALAKE
+18 03 NOVALAKE_L            6 5C ATOM_GOLDMONT          6 5F ATOM_GOLDMONT_D        6 7A ATOM_GOLDMONT_PLUS
+6 86 ATOM_TREMONT_D         6 96 ATOM_TREMONT           6 9C ATOM_TREMONT_L         6 BE ATOM_GRACEMONT
+6 AF ATOM_CRESTMONT_X       6 B6 ATOM_CRESTMONT         6 DD ATOM_DARKMONT_X        6 57 XEON_PHI_KNL
+6 85 XEON_PHI_KNM
+"""
+NUMBERS = {
+    (int(number), int(model, 16)): name for number, model, name in zip(*[iter(INTEL_MODELS.split())] * 3, strict=True)
+}
+OTHERWISE_CALLED = {
+    "CORE2_DUNNINGTON": "Penryn", "ICELAKE_X": "Ice Lake-SP", "ICELAKE_D": "Ice Lake-SP", "SKYLAKE_X": "Skylake-SP",
+    "ATOM_GRACEMONT": "Alder Lake-N", "ATOM_CRESTMONT_X": "Sierra Forest", "ATOM_CRESTMONT": "Grand Ridge",
+    "ATOM_DARKMONT_X": "Clearwater Forest", "XEON_PHI_KNL": "Xeon Phi", "XEON_PHI_KNM": "Xeon Phi",
+}  # fmt: skip
+"""Where the name here is not the kernel's without its prefix and suffix."""
+
+VMSCAPE = """
+SANDYBRIDGE SANDYBRIDGE_X IVYBRIDGE IVYBRIDGE_X HASWELL HASWELL_L HASWELL_G HASWELL_X BROADWELL BROADWELL_D BROADWELL_G
+BROADWELL_X SKYLAKE SKYLAKE_L SKYLAKE_X KABYLAKE KABYLAKE_L CANNONLAKE_L COMETLAKE COMETLAKE_L ALDERLAKE ALDERLAKE_L
+RAPTORLAKE RAPTORLAKE_P RAPTORLAKE_S METEORLAKE_L ARROWLAKE ARROWLAKE_H ARROWLAKE_U LUNARLAKE_M SAPPHIRERAPIDS_X
+GRANITERAPIDS_X EMERALDRAPIDS_X ATOM_GRACEMONT ATOM_CRESTMONT_X
+"""
+"""Intel's of cpu_vuln_blacklist[] (Linux v7.3.4, arch/x86/kernel/cpu/common.c) that have VMSCAPE."""
+
+
+@pytest.mark.parametrize("number", [6, 15, 18, 19, 20])
+def test_intels_models_have_the_numbers_of_the_kernel_and_no_other_model_is_known(number):
+    for model in range(256):
+        kernels = NUMBERS.get((number, model), "")
+        stem = kernels.removeprefix("ATOM_").removeprefix("CORE2_").partition("_")[0]
+        found = family(INTEL, encoded(number, model, 4))
+        name = OTHERWISE_CALLED.get(kernels, stem).upper().replace(" ", "")
+        assert (found.name.upper().replace(" ", "") if found else "") == name, hex(model)
+
+
+def test_vmscape_is_a_bug_of_the_models_that_the_kernel_lists():
+    for (number, model), name in NUMBERS.items():
+        found = family(INTEL, encoded(number, model, 5))
+        assert found is not None
+        assert ("VMSCAPE" in found.bugs) == (name in VMSCAPE.split()), name
+    for vendor, number, has in ((AMD, 0x15, False), (AMD, 0x16, False), (HYGON, 0x18, True)):
+        assert ("VMSCAPE" in family(vendor, encoded(number, 0x1, 0)).bugs) == has
+    for number in (0x17, 0x19, 0x1A):
+        assert all("VMSCAPE" in family(AMD, encoded(number, model, 0)).bugs for model in range(256))
+
+
+@pytest.mark.parametrize(
+    ("number", "first", "last", "name"),
+    [
+        # Linux v7.3.4, arch/x86/kernel/cpu/amd.c, bsp_init_amd()
+        (0x17, 0x00, 0x2F, "Zen 1"), (0x17, 0x50, 0x5F, "Zen 1"), (0x17, 0x30, 0x4F, "Zen 2"),
+        (0x17, 0x60, 0x7F, "Zen 2"), (0x17, 0x90, 0x91, "Zen 2"), (0x17, 0xA0, 0xAF, "Zen 2"),
+        (0x19, 0x00, 0x0F, "Zen 3"), (0x19, 0x20, 0x5F, "Zen 3"), (0x19, 0x10, 0x1F, "Zen 4"),
+        (0x19, 0x60, 0xAF, "Zen 4"), (0x1A, 0x00, 0x2F, "Zen 5"), (0x1A, 0x40, 0x4F, "Zen 5"),
+        (0x1A, 0x60, 0x7F, "Zen 5"), (0x1A, 0xD0, 0xD7, "Zen 5"), (0x1A, 0x50, 0x5F, "Zen 6"),
+        (0x1A, 0x80, 0xAF, "Zen 6"), (0x1A, 0xC0, 0xCF, "Zen 6"), (0x1A, 0xD8, 0xEF, "Zen 6"),
+        # AMD's BIOS and Kernel Developer's Guides 42301, 42300, 49125, 50742, 55072, 48751 and 52740, by their titles;
+        # model 02H is an exception, in the Revision Guide 48931
+        (0x15, 0x00, 0x01, "Bulldozer"), (0x15, 0x02, 0x02, "Piledriver"), (0x15, 0x10, 0x1F, "Piledriver"),
+        (0x15, 0x30, 0x3F, "Steamroller"), (0x15, 0x60, 0x6F, "Excavator"), (0x15, 0x70, 0x7F, "Excavator"),
+        (0x16, 0x00, 0x0F, "Jaguar"), (0x16, 0x30, 0x3F, "Puma"),
+    ],
+)  # fmt: skip
+def test_amds_models_are_in_the_ranges_of_the_kernel_and_of_its_guides(number, first, last, name):
+    assert {family(AMD, encoded(number, model, 2)).name for model in range(first, last + 1)} == {name}
