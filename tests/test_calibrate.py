@@ -53,20 +53,6 @@ def mine(path):
 # The file.
 
 
-def test_the_file_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "mine.toml"
-    path.write_text("before")
-
-    def fails(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "fsync", fails)
-    with pytest.raises(OSError, match="disk full"):
-        writing.write(path, "after")
-    assert path.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize("value", [0.04, 99.96, 117.4, 1234.5, -3.3])
 def test_rounding_keeps_the_value_in_its_range(value):
     rounded = writing.rounded(Interval(value, value - 0.01, value + 0.01))

@@ -87,8 +87,8 @@ def test_tables_of_a_run_stay_what_they_were_when_a_later_run_replaces_them(scen
 
 
 def test_what_is_finished_within_a_second_is_one_file(scenario, tmp_path, monkeypatch):
-    written, original = [], files.write
+    written, original = [], files.write_kept
     monkeypatch.setattr(workers, "GROUP_S", 1.0)
-    monkeypatch.setattr(files, "write", lambda path, content: written.append(path) or original(path, content))
+    monkeypatch.setattr(files, "write_kept", lambda path, content: written.append(path) or original(path, content))
     peak(scenario, tmp_path / "r", MANY)
     assert 0 < len([path for path in written if path.suffix == ".arrow"]) < MANY / 10

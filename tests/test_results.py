@@ -248,9 +248,9 @@ def test_everything_is_on_the_disk_before_the_manifest_says_so_and_renamed_befor
         order.append("deleted")
         return real_rmtree(path, *arguments, **options)
 
-    real_sync, real_write, real_rmtree = files.sync, files.write, shutil.rmtree
+    real_sync, real_write, real_rmtree = files.sync, files.write_kept, shutil.rmtree
     monkeypatch.setattr(files, "sync", sync)
-    monkeypatch.setattr(files, "write", write)
+    monkeypatch.setattr(files, "write_kept", write)
     monkeypatch.setattr(shutil, "rmtree", rmtree)
     run(scenario, out=tmp_path / "r")
     assert order[0] == "complete"

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from sim.calibrate.machine import components
 from sim.calibrate.rows import STANDS_IN, Instructions, Line
 from sim.calibrate.samples import Interval
 from sim.errors import InputError
+from sim.results import files
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +45,12 @@ def refuse_unwritable(paths: Sequence[Path]) -> None:
             raise InputError(f"calibrate: {path}: there is no directory {path.parent}")
         try:
             # os.access() says of root that it may write anywhere, to /proc and a read-only file system as well.
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
-                pass
+            files.try_directory(path)
         except OSError as error:
-            said = error.strerror or error
-            raise InputError(f"calibrate: {path}: the directory {path.parent} cannot be written to ({said})") from error
-
-
-def write(path: Path, text: str) -> None:
-    """Writes the file as a whole or not at all: a temporary file beside it, then a rename."""
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as f:
-        temporary = Path(f.name)
-        try:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+            where = Path(os.path.realpath(path)).parent
+            raise InputError(
+                f"calibrate: {path}: the directory {where} cannot be written to ({error.strerror or error})"
+            ) from error
 
 
 def table(header: Header, lines: Sequence[Line]) -> str:
@@ -132,9 +116,3 @@ def rounded(number: Interval) -> tuple[float, float, float]:
 def _quoted(text: str) -> str:
     """A basic string of TOML, which a JSON string is, too."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -57,7 +57,8 @@ def calibrate(
       fpswitch costs check my-machine.toml
     """
     from sim import calibrate as measuring
-    from sim.calibrate.writing import refuse_existing, refuse_unwritable, write
+    from sim.calibrate.writing import refuse_existing, refuse_unwritable
+    from sim.results import files
 
     path = Path(output)
     if path.suffix != ".toml":
@@ -66,8 +67,8 @@ def calibrate(
     (refuse_unwritable if force else refuse_existing)([path, beside])
     seconds = _budget(budget, measuring.QUICK_BUDGET_S if quick else measuring.BUDGET_S, measuring.BUDGET_MOST_S)
     result = measuring.calibrate(_cpu(cpu), seconds, quick, derived_from, _bar, guest)
-    write(beside, result.measurements)
-    write(path, result.table)
+    files.write(beside, result.measurements.encode())
+    files.write(path, result.table.encode())
     emit(_document(result, path, beside), _text(result, path, beside), as_json)
 
 

@@ -37,6 +37,6 @@ def report(directory: str, out: str, reference: str | None, as_json: bool) -> No
     results = load(directory)
     say(results.notes)
     page = compare(results, reference).report()
-    files.write_where_asked(path, page.encode())
+    files.write(path, page.encode())
     size = len(page.encode())
     emit({"report": out, "bytes": size}, f"{out}: {size / 1e6:.1f} MB", as_json)

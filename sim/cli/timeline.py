@@ -1,9 +1,7 @@
 """``fpswitch timeline``: a recorded trace or a simulated run, drawn for the Perfetto UI."""
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -170,27 +168,26 @@ def _draw_trace(
 
 
 def check_output(path: Path, force: bool) -> None:
-    """Raises :class:`~sim.errors.InputError` if the file exists and may not be overwritten, or is not a regular
-    file."""
-    if path.exists() and not force:
-        raise InputError(f"{path} already exists; --force overwrites it")
-    if path.exists() and not path.is_file():
-        raise InputError(f"cannot write {path}: it is not a regular file; allowed: the name of a file")
+    """Raises :class:`~sim.errors.InputError` if the file exists and may not be overwritten, or is a directory."""
+    from sim.results import files
+
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a directory; allowed: the name of a file")
+    try:
+        if path.exists() and not force and not files.is_stream(path):
+            raise InputError(f"{path} already exists; --force overwrites it")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[IO[bytes]]:
-    """A stream whose file is there as a whole or not at all: a temporary file beside it, then a rename."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """A stream as of :func:`sim.results.files.whole`; raises :class:`~sim.errors.InputError` if there is none."""
+    from sim.results import files
+
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(files.whole(path))
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from error
+        yield stream

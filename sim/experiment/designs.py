@@ -122,7 +122,7 @@ def _begin(path: Path, document: Mapping[str, Any]) -> None:
     files.make_directory(path)
     for name in (NAME, POINTS_TABLE):
         files.remove_left(path / name)
-    files.write(path / NAME, (json.dumps(document, indent=1) + "\n").encode())
+    files.write_kept(path / NAME, (json.dumps(document, indent=1) + "\n").encode())
     files.sync(path)
 
 

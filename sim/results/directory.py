@@ -120,7 +120,7 @@ class ResultDirectory:
         for place, content in contents.items():
             path = self.path / place
             files.make_directory(path.parent)
-            files.write(path, content)
+            files.write_kept(path, content)
             files.sync(path.parent)
         for place in self.manifest["files"].keys() - contents:
             (self.path / place).unlink()

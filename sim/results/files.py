@@ -1,50 +1,124 @@
 """Files on the disk: written whole or not at all, and there when this says so."""
 
+import errno
 import hashlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Container
-from contextlib import suppress
+from collections.abc import Container, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 _RANDOM: Final = re.compile(r"\.[a-z0-9_]{8}")
 """What :mod:`tempfile` puts behind a name."""
 
+_PROCESS: Final = re.compile(r"/proc/\d+(/task/\d+)?/fd")
+_MOST_LINKS: Final = 40
+"""As many as Linux follows."""
+
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader finds the old contents or the new ones, and nothing in between.
+    """Writes a file that a user names, as :func:`whole` does.
 
     Raises OSError with the name of the file.
     """
+    with _naming(path), whole(path) as file:
+        file.write(content)
+
+
+def write_kept(path: Path, content: bytes) -> None:
+    """Writes a file of a directory of ours: a reader finds the old contents or the new ones, and nothing in between.
+
+    A link there is itself replaced, for in a copy made of links it leads to the file of the original.  Raises OSError
+    with the name of the file.
+    """
+    with _naming(path), _replaced(path, 0o644) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A stream to a file that a user names: there as a whole at the end, or not at all.
+
+    If the path is a symlink, the file to which it leads is replaced.  A device, a pipe and what this process has open,
+    such as /dev/stdout or /dev/fd/3, cannot be replaced: they are written to.  Raises OSError.
+    """
+    place, descriptor = _place(path)
+    if descriptor is not None:
+        opened: AbstractContextManager[IO[bytes]] = os.fdopen(os.dup(descriptor), "wb")
+    elif _is_special(place):
+        opened = place.open("wb")
+    else:
+        opened = _replaced(place, 0o666 & ~_umask())
+    with opened as file:
+        yield file
+
+
+def is_stream(path: Path) -> bool:
+    """Whether :func:`whole` writes to it without replacing anything; raises OSError as that does."""
+    place, descriptor = _place(path)
+    return descriptor is not None or _is_special(place)
+
+
+def try_directory(path: Path) -> None:
+    """Raises OSError if :func:`whole` could not make a file."""
+    if not is_stream(path):
+        place, _ = _place(path)
+        with tempfile.NamedTemporaryFile(dir=place.parent, prefix=f".{place.name}."):
+            pass
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error names the temporary file, or none where the disk is full."""
     try:
-        _write(path, content)
-    except OSError as error:  # which names the temporary file, or none where the disk is full
+        yield
+    except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def write_where_asked(path: Path, content: bytes) -> None:
-    """The same of a file that a user names: a device or a pipe, such as /dev/null, is written to and not replaced."""
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
-    else:
-        write(path, content)
-
-
-def _write(path: Path, content: bytes) -> None:
+@contextmanager
+def _replaced(path: Path, mode: int) -> Iterator[IO[bytes]]:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(mode)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _place(path: Path) -> tuple[Path, int | None]:
+    """Where the links of a path lead, and which descriptor of this process that is, if it is one.
+
+    The links are read one by one, because what the kernel shows for a descriptor is the file that it has open.
+    """
+    ours = re.compile(rf"{re.escape(os.path.realpath('/proc/self'))}(/task/\d+)?/fd")
+    for _ in range(_MOST_LINKS):
+        path = Path(os.path.realpath(path.parent), path.name)
+        if path.name.isdecimal() and ours.fullmatch(str(path.parent)):
+            return path, int(path.name)
+        if not path.is_symlink() or _PROCESS.fullmatch(str(path.parent)):
+            return path, None
+        path = path.parent / path.readlink()
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is there and is neither a regular file nor a directory; what another process has open is, too."""
+    return bool(_PROCESS.fullmatch(str(path.parent))) or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def sync(path: Path) -> None:

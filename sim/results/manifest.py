@@ -114,7 +114,7 @@ def write(directory: Path, manifest: Mapping[str, Any]) -> None:
     """Writes the manifest of ``directory``; when this returns it is on the disk, and what was written before, too."""
     files.sync(directory)
     document = {**manifest, OWN_SHA256: _own_sha256(manifest)}
-    files.write(directory / NAME, (json.dumps(document, indent=1) + "\n").encode())
+    files.write_kept(directory / NAME, (json.dumps(document, indent=1) + "\n").encode())
     files.sync(directory)
 
 

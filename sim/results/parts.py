@@ -70,7 +70,7 @@ def keep(group: Group, directory: Path) -> None:
     Raises OSError with the name of the file.
     """
     path = _path(group, directory)
-    files.write(path, group.content)
+    files.write_kept(path, group.content)
     files.sync(path.parent)
 
 

@@ -46,7 +46,7 @@ class ReplayDirectory:
                 files.remove_left(self.path / name)
             self._manifest("running", about)
             (self.path / LEDGER).unlink(missing_ok=True)
-            files.write(self.path / DOCUMENT, (json.dumps(document, indent=1) + "\n").encode())
+            files.write_kept(self.path / DOCUMENT, (json.dumps(document, indent=1) + "\n").encode())
             temporary = self.path / f".{LEDGER}"
             ledger.to_parquet(temporary, index=False)
             files.sync(temporary)
@@ -58,7 +58,7 @@ class ReplayDirectory:
     def _manifest(self, status: str, about: Mapping[str, Any]) -> None:
         files.sync(self.path)
         text = json.dumps({"format": FORMAT, "status": status, **about}) + "\n"
-        files.write(self.path / MANIFEST, text.encode())
+        files.write_kept(self.path / MANIFEST, text.encode())
         files.sync(self.path)
 
     def close(self) -> None:

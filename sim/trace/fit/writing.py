@@ -12,6 +12,7 @@ import tomlkit
 from tomlkit.items import Table
 
 from sim.errors import InputError
+from sim.results import files
 from sim.scenario.checks import MASKS
 from sim.scenario.reading import read
 from sim.scenario.units import rate_text, time_text
@@ -86,7 +87,7 @@ def _replace(made: Path, out: Path, samples: Path) -> None:
     try:
         if (made / samples.name).is_dir():
             (made / samples.name).rename(samples)
-        os.replace(made / out.name, out)
+        files.write(out, (made / out.name).read_bytes())
     except OSError:
         shutil.rmtree(samples, ignore_errors=True)
         if old.exists():
