@@ -116,12 +116,10 @@ def test_a_wrong_configuration_is_one_message_and_nothing_waits_for_it_afterward
     assert not closed
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
+def certified(place):
     """A CA of our own, and what it has certified, as docs/cluster.md has them in Dask's configuration."""
     if shutil.which("openssl") is None:
         pytest.skip("needs openssl")
-    place = tmp_path_factory.mktemp("tls")
     new = ("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
     for command in (
         (*new, "-x509", "-subj", "/CN=ca", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem"),
@@ -134,6 +132,36 @@ def certificates(tmp_path_factory):
     for who in ("scheduler", "worker", "client"):
         found |= {f"tls.{who}.cert": str(place / "node.pem"), f"tls.{who}.key": str(place / "node.key")}
     return {f"distributed.comm.{key}": value for key, value in found.items()}
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    return certified(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def others(tmp_path):
+    """Certificates of another CA, which has the same name."""
+    return certified(tmp_path)
+
+
+def test_a_certificate_of_another_ca_and_what_is_no_tls_are_not_told_as_a_host_that_does_not_answer(
+    certificates, others, monkeypatch
+):
+    distributed, config = pytest.importorskip("distributed"), pytest.importorskip("dask").config
+    monkeypatch.setattr("sim.experiment.cluster.CONNECT_S", 3)
+    at = {"n_workers": 0, "dashboard_address": None, "silence_logs": 50, "host": "127.0.0.1"}
+    with (
+        config.set(certificates),
+        distributed.LocalCluster(**at, security=distributed.Security(), protocol="tls://") as there,
+        config.set(others),
+        pytest.raises(InputError, match=r"somebody answers there, with a certificate that the CA .* has not signed"),
+    ):
+        Cluster(there.scheduler_address, print)
+    with distributed.LocalCluster(**at, protocol="tcp://") as plain, config.set(certificates):
+        address = plain.scheduler_address.replace("tcp:", "tls:")
+        with pytest.raises(InputError, match=r"somebody answers there, but TLS fails \(WRONG_VERSION_NUMBER\)"):
+            Cluster(address, print)
 
 
 @pytest.mark.slow

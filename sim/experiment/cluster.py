@@ -2,6 +2,7 @@
 
 import logging
 import re
+import ssl
 import time
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Executor, Future
@@ -31,6 +32,25 @@ def _connected(kind: Any, where: Any) -> Any:
         client.status = "closed"  # or the end of the process would wait for a connection that never was
         raise
     return client
+
+
+def _why_not(error: BaseException) -> str:
+    """Why there is no connection: Dask tells of TLS as of a host that is not there, with the reason as a cause."""
+    causes: list[BaseException] = []
+    after: BaseException | None = error
+    while after is not None and after not in causes:
+        causes.append(after)
+        after = after.__cause__ or after.__context__
+    for each in causes:
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return (
+                "somebody answers there, with a certificate that the CA of Dask's configuration here has not signed, "
+                f"or that is not valid ({each.verify_message})"
+            )
+    for each in causes:
+        if isinstance(each, ssl.SSLError):
+            return f"somebody answers there, but TLS fails ({each.reason or each})"
+    return f"nobody answers ({str(error) or type(error).__name__})"
 
 
 class Cluster:
@@ -72,7 +92,7 @@ class Cluster:
         except RuntimeError as error:  # of tcp:// where the configuration asks for TLS
             raise InputError(f"cluster {address}: {error}") from error
         except (OSError, TimeoutError, ValueError) as error:
-            raise InputError(f"cluster {address}: nobody answers ({str(error) or type(error).__name__})") from error
+            raise InputError(f"cluster {address}: {_why_not(error)}") from error
         self.dashboard = str(self._client.dashboard_link or "")  # the page is there if bokeh is
         self._look()
         if self._refused and not self._accepted:
