@@ -387,3 +387,19 @@ def test_a_host_that_turns_out_not_to_fit_into_memory_is_an_error_that_says_so(m
     case = small("simpy")
     with pytest.raises(InputError, match=r"host.cpus: found 1 CPUs and .* which take more than there is; "):
         choice.simulate(case, case.timed_by, (), 0)
+
+
+def no_more(*_):
+    raise MemoryError
+
+
+SAYS = r"memory ran out in replication 3 of case .*, after its host had been made: this process had [\d.]+ GB at most "
+
+
+def test_memory_that_runs_out_later_is_not_told_as_a_host_that_is_too_large(numba, monkeypatch):
+    monkeypatch.setattr(reference.Measurement, "finish", no_more)
+    with pytest.raises(InputError, match=rf"^{SAYS}.*1 CPUs and \d+ threads and vCPUs take at least 0\.0 GB"):
+        choice.simulate(small("simpy"), "xstate-guest", (), 3)
+    monkeypatch.setattr(simulation.Replication, "_make_room", no_more)
+    with pytest.raises(InputError, match=f"found 'compiled', which lacks memory: {SAYS}"):
+        choice.simulate(small("compiled"), "xstate-guest", (), 3)

@@ -28,7 +28,7 @@ from sim.host.clock import Clock
 from sim.host.elapsed import shown
 from sim.host.histogram import Histogram
 from sim.host.population import populate
-from sim.host.room import size_text
+from sim.host.room import ran_out, size_text
 from sim.host.simulation import PATIENCE_S, prices_of
 from sim.host.vcpu import VcpuThread
 from sim.host.warmup import warmup_seconds
@@ -332,17 +332,21 @@ def simulate(case: Case, timed_by: str, strategies: Sequence[str], replication: 
     """
 
     def run(wide: bool) -> list[Record]:
-        run = Replication(case, timed_by, others_of(timed_by, strategies), replication, wide=wide)
-        run.run()
-        for table in run.tables:
-            table.keep()
-        return run.records()
-
-    with _one_at_a_time:
         try:
-            return as_wide_as_it_takes(run)
+            run = Replication(case, timed_by, others, replication, wide=wide)
         except MemoryError:
             raise Unsupported(f"memory for the arrays of {size_text(case)}") from None
+        try:
+            run.run()
+            for table in run.tables:
+                table.keep()
+            return run.records()
+        except MemoryError:
+            raise Unsupported(f"memory: {ran_out(case, 1 + len(others), replication)}") from None
+
+    others = others_of(timed_by, strategies)
+    with _one_at_a_time:
+        return as_wide_as_it_takes(run)
 
 
 def as_wide_as_it_takes(run: Callable[[bool], T]) -> T:

@@ -30,8 +30,7 @@ def size_text(case: Case) -> str:
 
 def check_room(case: Case, strategies: int) -> None:
     """Raises :class:`~sim.errors.InputError` if the host, under so many strategies, surely needs more than there is."""
-    least = case.scenario.host.cpus * (CPU_BYTES + strategies * CPU_STATE_BYTES)
-    least += _threads(case) * (THREAD_BYTES + strategies * THREAD_STATE_BYTES)
+    least = _least_bytes(case, strategies)
     if least > memory_bytes():
         raise too_large(case, f"at least {least / _GB:,.1f} GB with {strategies} strategies")
 
@@ -43,6 +42,22 @@ def too_large(case: Case, needs: str = "more than there is") -> InputError:
         f"host.cpus: found {size_text(case)}, which take {needs}; "
         f"allowed: what fits into the {there_is} that a process may have here (case {case.name!r})"
     )
+
+
+def ran_out(case: Case, strategies: int, replication: int) -> str:
+    """What is known where memory ran out after the host had been made, which may be the fault of anything here."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return (
+        f"memory ran out in replication {replication} of case {case.name!r}, after its host had been made: this "
+        f"process had {peak / _GB:,.1f} GB at most and may have {memory_bytes() / _GB:,.1f} GB, if others leave "
+        f"it that; {size_text(case)} take at least {_least_bytes(case, strategies) / _GB:,.1f} GB, "
+        "the rest is for what happens on them and for what the process holds otherwise"
+    )
+
+
+def _least_bytes(case: Case, strategies: int) -> int:
+    of_cpus = case.scenario.host.cpus * (CPU_BYTES + strategies * CPU_STATE_BYTES)
+    return of_cpus + _threads(case) * (THREAD_BYTES + strategies * THREAD_STATE_BYTES)
 
 
 def _threads(case: Case) -> int:

@@ -15,7 +15,7 @@ from sim.host.cpu import HostCpu
 from sim.host.elapsed import shown
 from sim.host.host import Host
 from sim.host.population import populate
-from sim.host.room import too_large
+from sim.host.room import ran_out, too_large
 from sim.host.warmup import warmup_seconds
 from sim.kernel.operations import Operation
 from sim.kernel.walker import Walker
@@ -101,21 +101,25 @@ def simulate(
     built or runs: a cost table that lacks the price of an operation, a strategy that the CPU cannot have, a CPU that
     gets nothing done but interrupts, a host that does not fit into memory.
     """
-    try:
-        return _simulate(case, timed_by, strategies, replication, watch)
-    except MemoryError:
-        raise too_large(case) from None
-
-
-def _simulate(
-    case: Case, timed_by: str, strategies: Sequence[str], replication: int, watch: Callable[[Host], None] | None
-) -> list[Record]:
     env = Clock(initial_time=0)
     prices = prices_of(case.table)
     others = [strategy for strategy in dict.fromkeys(strategies) if strategy != timed_by]
-    host = populate(case, timed_by, others, replication, env, prices)
+    try:
+        host = populate(case, timed_by, others, replication, env, prices)
+    except MemoryError:
+        raise too_large(case) from None
     if watch is not None:
         watch(host)
+    try:
+        return _run(case, timed_by, others, replication, host, prices)
+    except MemoryError:
+        raise InputError(ran_out(case, 1 + len(others), replication)) from None
+
+
+def _run(
+    case: Case, timed_by: str, others: Sequence[str], replication: int, host: Host, prices: Prices
+) -> list[Record]:
+    env = host.env
     measurement = Measurement(host)
     run = case.scenario.run
     warmup = case.cycles(warmup_seconds(case))
