@@ -7,6 +7,7 @@ import fake_host
 import numpy as np
 import pandas as pd
 import pytest
+import worlds
 from command import run as run_command
 from hypothesis import given
 from hypothesis import strategies as st
@@ -221,3 +222,21 @@ def test_a_strategy_without_operations_costs_nothing(run, tmp_path):
     results = load(tmp_path / "d" / "points" / point_name(0))
     rows = {row["strategy"]: row for row in own_costs(results)}
     assert rows["free-ssp"]["difference_us"] == 0
+
+
+def test_points_at_which_nothing_has_operations_cost_nothing(tmp_path):
+    path = tmp_path / "idle.toml"
+    path.write_text(worlds.small(measure="2 ms", replications=2).replace("vcpus = 2", "vcpus = 1"))
+    design = Design.parsed("lhs:2", ("host.cpus=1..2",))
+    points = experiment.run_design(path, design, tmp_path / "d", jobs=1)
+    assert load(tmp_path / "d" / "points" / point_name(0)).ledger.empty
+    assert set(points["strategy"]) == {"free-ssp", "manual-load"}
+    assert (points[["own_us", "difference_us", "difference_half_us"]] == 0).all(axis=None)
+
+
+def test_status_of_a_point_that_begins_just_now_is_that_of_the_one_before(run, tmp_path, capsys):
+    run(design=("lhs:3", ("host.cpus=2..9",)))
+    (tmp_path / "d" / "points" / point_name(2) / "manifest.json").unlink()
+    status, text, err = run_command(capsys, "status", tmp_path / "d")
+    assert (status, err) == (0, "")
+    assert "2 of 3 points" in text

@@ -28,10 +28,11 @@ def own_costs(results: Results) -> Iterator[dict[str, Any]]:
         per = (case["vcpus"] or case["cpus"]) * case["measure_s"] * case["tsc_hz"] / 1e6
         own = ledger[(ledger["case"] == case["case"]) & (ledger["timed_by"] == case["timed_by"])]
         cycles = own.pivot_table(index="replication", columns="strategy", values="cycles", aggfunc="sum", fill_value=0)
-        cycles = cycles.reindex(index=range(results.manifest["replications"]), fill_value=0)
+        strategies = list(dict.fromkeys([*case["strategies"], case["reference"]]))  # some, or all, without operations
+        cycles = cycles.reindex(index=range(results.manifest["replications"]), columns=strategies, fill_value=0)
         for strategy in case["strategies"]:
-            costs = cycles[strategy] / per if strategy in cycles else cycles.iloc[:, 0] * 0.0
-            difference = costs - cycles[case["reference"]] / per if case["reference"] in cycles else costs
+            costs = cycles[strategy] / per
+            difference = costs - cycles[case["reference"]] / per
             n = len(difference)
             half = student.ppf((1 + LEVEL) / 2, n - 1) * difference.std(ddof=1) / n**0.5 if n > 1 else math.nan
             yield {

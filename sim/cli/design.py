@@ -65,7 +65,7 @@ def status(path: Path, of_point: Callable[[str], dict[str, Any]]) -> dict[str, A
     finished, last = 0, None
     for number in range(n):
         place = path / POINTS / point_name(number)
-        if not place.exists():
+        if not (place / manifests.NAME).exists():  # the directory of a point that begins just now is empty
             break
         last = of_point(str(place))
         finished += last["status"] == manifests.COMPLETE
