@@ -137,7 +137,10 @@ def _setting(text: str) -> tuple[str, Any]:
         if written.lstrip().startswith(("[", "{", '"', "'")):
             raise InputError(f"--set {path}: found {written!r}, which is not TOML: {error}") from error
         return path, written.strip()
-    return path, document["value"] if len(document) == 1 else written
+    value = document["value"] if len(document) == 1 else written
+    if path == "host.kernel" and isinstance(value, float):
+        return path, written.strip()  # 6.10 is another kernel than 6.1
+    return path, value
 
 
 def parse_mask(text: str, what: str) -> int:
