@@ -14,7 +14,7 @@ from sim.xsave.cpuid import Dump
 from sim.xsave.cpuid_decoded import Registers
 from sim.xsave.families import AMD, HYGON, INTEL, Family, decoded, family
 from sim.xsave.geometry import GENERIC
-from sim.xsave.profile_data import CACHES, ECX, FEATURES, NOTHING, names, shipped, tsc_hz
+from sim.xsave.profile_data import CACHES, EAX, ECX, FEATURES, NOTHING, names, shipped, tsc_hz
 
 Leaves = dict[int, dict[int, Registers]]
 
@@ -114,8 +114,8 @@ def _add_features(leaves: Leaves, notes: list[str]) -> None:
 
 
 def _supported(leaves: Leaves) -> int:
-    (user, _, _, user_high), supervisor = leaves[0xD][0], leaves[0xD].get(1, (0, 0, 0, 0))
-    return (user | user_high << 32 | supervisor[ECX] | supervisor[3] << 32) & ALL
+    """The components that are known here, all of which are in the low halves of XCR0 and IA32_XSS."""
+    return (leaves[0xD][0][EAX] | leaves[0xD].get(1, NOTHING)[ECX]) & ALL
 
 
 def _add_places(leaves: Leaves, vendor: str, like: str, notes: list[str]) -> None:
