@@ -77,6 +77,8 @@ def test_apx_is_in_all_fpstates_and_in_the_guests_xcr0_if_the_strategy_carries_i
     for each in (carries, not_carried):
         assert each.masks.host_default & each.masks.guest_default & each.masks.xcr0 & APX
     assert (carries.guest_xcr0 & APX, not_carried.guest_xcr0 & APX) == (APX, 0)
+    says = "no KVM up to v7.3 offers APX to guests"
+    assert (says in carries.hypothetical, says in not_carried.hypothetical) == (True, False)
     with pytest.raises(InputError, match=r"v6\.12 does not enable APX"):
         config(carried, "apx", "xstate-guest", "v6.12")
 

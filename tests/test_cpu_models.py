@@ -86,6 +86,8 @@ def test_a_model_has_the_components_of_its_features(model, mask):
         ("EPYC,+pkuu", "did you mean 'pku'"),
         ("EPYC,+a b", "feature of a CPU model"),
         ("", "CPU model"),
+        ("GraniteRapids-v0", "CPU model"),  # QEMU counts versions from 1
+        ("DiamondRapids-v0", "CPU model"),
     ],
 )
 def test_what_is_no_model_is_refused(model, message):

@@ -103,6 +103,7 @@ def in_words(raw: bytes, size: int, *, little: bool) -> str:
 
 BYTES = {
     "xxd": lambda at, raw: f"{at:08x}: {in_words(raw, 2, little=False)}  ....@...........",
+    "xxd -u": lambda at, raw: f"{at:08X}: {in_words(raw, 2, little=False).upper()}  ....@...........",
     "xxd -g 1": lambda at, raw: f"{at:08x}: {in_words(raw, 1, little=False)}  ....@...........",
     "xxd -e": lambda at, raw: f"{at:08x}: {in_words(raw, 4, little=True)}   ....@...........",
     "hexdump": lambda at, raw: f"{at:07x} {in_words(raw, 2, little=True)}",
@@ -230,6 +231,12 @@ OTHERS = {
         "fpswitch layout --boot-log",
     ),
 }
+
+
+def test_a_signature_in_hexadecimal_names_the_family():
+    text = "model name: Intel(R) Xeon(R)\nsignature: 000806F8\n"
+    with pytest.raises(InputError, match="for Sapphire Rapids: --cpu sapphire-rapids"):
+        cpuid.parse(text.splitlines(keepends=True), "the file")
 
 
 @pytest.mark.parametrize("kind", OTHERS)

@@ -135,3 +135,10 @@ def test_no_mask_has_avx512_without_avx_nor_apx_with_mpx_though_the_size_would_f
         found = masks_of(GENERIC.compacted(wrong).size, GENERIC)
         assert not any(each.mask & AVX512 and not each.mask & AVX for each in found)
         assert not any(each.mask & APX and each.mask & MPX for each in found)
+
+
+def test_masks_that_linux_enables_come_before_those_that_it_never_does():
+    """Of v7.1's XFEATURE_MASK_USER_SUPPORTED and _SUPERVISOR_SUPPORTED; not PT, HDC, UINTR, LBR, HWP."""
+    for size in (832, 2440, 2696):
+        found = [bool(each.mask & ~0xE1EFF) for each in masks_of(size, GENERIC)]
+        assert (len(set(found)), found) == (2, sorted(found)), size

@@ -5,10 +5,10 @@ from machine import World
 from verdicts import config, exit_to_the_vmm_and_back, finds, world
 
 from sim.kernel import fpu, kvm, process
-from sim.kernel.integrity import FOREIGN_IN_FPSTATE, WRONG_VALUE
+from sim.kernel.integrity import CONSUMED, FOREIGN_IN_FPSTATE, WRONG_VALUE
 from sim.kernel.kernel import Kernel
 from sim.kernel.state import Cpu, Task
-from sim.xsave.components import AVX, CET_S, SSE, ZMM_HI256
+from sim.xsave.components import AVX, CET_S, CET_U, SSE, USER, XTILE, XTILEDATA, ZMM_HI256, bits
 
 # The check itself: kernels that are broken on purpose.
 
@@ -207,3 +207,30 @@ def test_what_a_freed_task_left_behind_has_no_name_any_more():
     assert k.integrity.described(token) == "A #1"
     k.forget(task)
     assert k.integrity.described(token) == f"{token:#x}"
+
+
+@pytest.mark.parametrize("i", bits[USER & 0x602FF & ~(1 << 9) | CET_U])
+def test_a_foreign_value_in_any_component_that_is_used_is_found_unless_ia32_xfd_disables_it(i):
+    w = world("xstate-guest")
+    w.to_user(0, 3)
+    (cpu, _), integrity = w.cpus, w.k.integrity
+    cpu.unit.regs[i] = w.tasks[4].context.token()
+    integrity.consume(cpu, w.tasks[3].context, CONSUMED)
+    assert len(integrity.findings) == (1 << i != XTILEDATA)
+
+
+def test_a_deep_c_state_releases_tiles_that_are_in_use_and_nothing_else():
+    """arch/x86/kernel/fpu/core.c, fpu_idle_fpregs(), Linux v7.3.4."""
+    w = world("xstate-guest")
+    cpu = w.cpus[0]
+    w.to_user(0, 3)
+    w.user_writes(0, AVX)
+    w.enter_kernel(0)
+    w.schedule(0, None)
+    owner = cpu.fpregs_owner
+    w.idle_c6(0)
+    assert (cpu.fpregs_owner, cpu.ledger.count("TILERELEASE")) == (owner, 0)
+    cpu.unit.touch(XTILE, 7)
+    w.idle_c6(0)
+    assert (cpu.fpregs_owner, cpu.ledger.count("TILERELEASE"), cpu.unit.xinuse & XTILE) == (None, 1, 0)
+    assert cpu.ledger.count("XGETBV(1)") == 2

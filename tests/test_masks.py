@@ -129,6 +129,21 @@ def test_guest_only_cet_s_costs_a_task_no_byte_and_a_guest_no_page(cpu):
     assert everywhere.host_default == without.host_default | CET_S
 
 
+@pytest.mark.parametrize(("size", "pages"), [(576, 1), (4032, 1), (4033, 2), (8128, 2), (8129, 3), (11008, 3)])
+def test_a_guest_fpstate_is_whole_pages_of_its_size_and_64_bytes_before_it(size, pages):
+    """struct fpstate has its regs at offset 64, and fpu_alloc_guest_fpstate() takes both by vzalloc() (Linux v6.18)."""
+    masks = boot(Settings(cpu="sapphire-rapids")).masks
+    assert replace(masks, guest_allocated=size).guest_bytes == 4096 * pages
+
+
+def test_an_independent_feature_that_cpuid_lacks_is_not_in_ia32_xss():
+    """WRMSR of a bit that CPUID.(0DH,1):ECX lacks is #GP (Intel SDM vol. 1, section 13.3), though SHSTK be there."""
+    cpu = profile("sapphire-rapids")
+    cpu = replace(cpu, xss_supported=cpu.xss_supported & ~CET_S)
+    places = {"enabled": 0, "normal": 0, "guest": 0}
+    assert boot_masks(cpu, version("v6.6"), **places, independent=CET_S).xss & ~cpu.xss_supported == 0
+
+
 WRONG = {
     "unknown CPU 'zen9'": {"cpu": "zen9"},
     "unknown kernel version 'v7.0'.*v6.19 is nearest": {"kernel": "v7.0"},

@@ -192,6 +192,12 @@ def test_4_alone_changes_nothing(patches):
         assert result(with_4)[1:] == result(without)[1:]
 
 
+def test_a_note_that_4_has_no_effect_is_there_exactly_where_none_of_those_is_that_use_it():
+    for patches in SUBSETS:
+        noted = any(note.startswith("4 has no effect") for note in effect(patches).notes)
+        assert noted == ({3, 4} <= patches and not patches & {5, 6, 7, 8}), patches
+
+
 @pytest.mark.parametrize("cpu", CET_CPUS)
 def test_masks_are_those_of_the_kernel_that_boots(cpu):
     for row in patch_rows(cpu):

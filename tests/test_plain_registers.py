@@ -159,6 +159,18 @@ def test_a_wrong_state_is_one_message(tmp_path, changes, says):
         carried_state(str(path))
 
 
+@pytest.mark.parametrize(("count", "is_right"), [(0, False), (1, True), (1024, True), (1025, False)])
+def test_registers_are_copied_by_1_to_1024_of_an_instruction(tmp_path, count, is_right):
+    path = tmp_path / "dr.toml"
+    lines = [line for line in DEBUG.strip().splitlines() if not line.startswith("load_by")]
+    path.write_text("\n".join([*lines, f"load_by = {{ MOV = {count} }}"]))
+    if is_right:
+        assert carried_state(str(path)).load_by == {"MOV": count}
+        return
+    with pytest.raises(InputError, match=rf"load_by.MOV = {count} \(allowed: 1 to 1024\)"):
+        carried_state(str(path))
+
+
 def test_what_does_not_go_together_is_refused(tmp_path):
     for settings, says in (
         (Settings(strategy="regs-entry-exit"), "is about apx, and carried here is cet-s"),

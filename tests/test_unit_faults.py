@@ -118,6 +118,14 @@ def test_only_the_supervisor_forms_need_cpl_0(instruction, cpl: int) -> None:
     assert fault_of(instruction, cpu) == ("#GP(0)" if instruction in SUPERVISOR_FORMS else None)
 
 
+@pytest.mark.parametrize("nonroot", [False, True])
+def test_a_fault_of_the_privilege_level_names_it_in_a_guest_as_in_the_host(nonroot: bool) -> None:
+    cpu = unit()
+    cpu.enter_mode(3, nonroot)
+    with pytest.raises(Fault, match=r"^#GP\(0\): XSAVES at CPL 3$"):
+        cpu.xsaves(area(1, XCR0 | COMPACTED), XCR0)
+
+
 @pytest.mark.parametrize("instruction", INSTRUCTIONS)
 def test_without_the_execution_control_the_supervisor_forms_are_ud_in_the_guest_only(instruction) -> None:
     cpu = unit()

@@ -98,8 +98,8 @@ XSAVES_SINCE: Final = {
 XSAVES_UNTIL: Final = {"EPYC-Rome": 3}
 """The last version with it: Zen 2's XSAVES may fail to save XMM registers (AMD erratum 1386)."""
 
-_VERSION: Final = re.compile(r"-v(\d{1,3})$")
-_VARIANT: Final = re.compile(r"(?:-v\d{1,3}|-noTSX|-IBRS|-IBPB)+$")
+_VERSION: Final = re.compile(r"-v([1-9]\d{0,2})$")
+_VARIANT: Final = re.compile(r"(?:-v[1-9]\d{0,2}|-noTSX|-IBRS|-IBPB)+$")
 _CHANGE: Final = re.compile(r"([+-]?)([a-z0-9_-]+?)(?:=(on|off))?")
 _WITHOUT_COMPONENT: Final = re.compile(
     r"avx(?:2|10(?:-(?:128|256|512|version))?|512\S+|-vnni\S*|-ifma|-ne-convert)"
