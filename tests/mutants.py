@@ -3,6 +3,14 @@
 ``make coverage`` finds which tests execute which line and how long each takes; ``make mutants`` then draws from all
 mutants that cosmic-ray's operators make of ``sim/xsave``, ``sim/kernel`` and ``sim/host``, and runs for each the tests
 that execute its line, the quickest first, until one fails. What survives is printed with its difference.
+
+Not drawn is what no input can show, since it is the language that makes it equal, or that never looks at it:
+
+- changes within annotations, and within protocols, whose methods nobody calls;
+- ``/`` and other operators for the ``*`` that begins the keyword-only parameters;
+- ``is`` for ``==`` (and ``is not`` for ``!=``) with a constant of which Python keeps one object: a string that is a
+  name, True, False, None, an integer from -5 to 256, a member of an enumeration.  Whether such a comparison sees the
+  difference depends on where the other value was made and not on what the line says.
 """
 
 import argparse
@@ -21,6 +29,7 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -64,12 +73,41 @@ class Mutant:
         ]
 
 
-def annotations(tree):
-    """The (line, column) spans of annotations: a change there changes nothing that runs, or all imports fail."""
+def never_looked_at(tree):
+    """The (line, column) spans of annotations, where a change changes nothing that runs, or all imports fail, and of
+    protocols."""
     for node in ast.walk(tree):
-        for each in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+        spans = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases):
+            spans += node.body
+        for each in spans:
             if each is not None:
                 yield (each.lineno, each.col_offset), (each.end_lineno, each.end_col_offset)
+
+
+def is_one_object(value):
+    """Whether all that equals it and is of its type is, as a rule, this very object."""
+    if isinstance(value, str):
+        return value.isidentifier()
+    return value is None or isinstance(value, (bool, Enum)) or (type(value) is int and -5 <= value <= 256)
+
+
+def compared_with_one_object(tree, module):
+    """The (line, column) spans of comparisons with a constant, written out or named, that is one object."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            for side in (node.left, *node.comparators):
+                name = ast.unparse(side)
+                if isinstance(side, ast.Constant):
+                    found = is_one_object(side.value)
+                else:
+                    value, *rest = name.split(".")
+                    value = vars(module).get(value, module)
+                    for each in rest:
+                        value = getattr(value, each, module)
+                    found = name.rpartition(".")[2].isupper() and is_one_object(value)
+                if found:
+                    yield (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
 
 
 def mutants():
@@ -81,11 +119,17 @@ def mutants():
     operators = [(name, each()) for name, each in operators if not each.arguments() and not name.endswith("/NoOp")]
     for path in sorted(path for room in ROOMS for path in (ROOT / "sim" / room).rglob("*.py")):
         source = path.read_text(encoding="utf-8")
-        spans = list(annotations(ast.parse(source)))
+        tree = ast.parse(source)
+        module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        unseen = list(never_looked_at(tree))
+        identity = unseen + list(compared_with_one_object(tree, module))
         nodes = list(ast_nodes(get_ast(source)))
         for name, operator in operators:
-            places = (start for node in nodes for start, _ in operator.mutation_positions(node))
-            for occurrence, start in enumerate(places):
+            spans = identity if name.endswith(("_Eq_Is", "_NotEq_IsNot")) else unseen
+            places = ((start, node.parent) for node in nodes for start, _ in operator.mutation_positions(node))
+            for occurrence, (start, parent) in enumerate(places):
+                if parent is not None and parent.type == "parameters":  # the star of keyword-only parameters
+                    continue
                 if not any(first <= start < last for first, last in spans):
                     yield Mutant(str(path.relative_to(ROOT)), name, occurrence, start[0])
 
