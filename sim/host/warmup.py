@@ -2,10 +2,10 @@
 
 The rule for ``warmup = "auto"``: the longest of
 
-- ten rounds of the scheduler, where a round is a base slice, or a tick if that is longer, for each thread of a CPU;
+- ten rounds of the scheduler, where a round is a base slice, or a tick if that is longer, for each thread of a CPU,
+  which makes 10 ms at the least, since no tick is shorter than 1 ms;
 - ten times the longest mean of what threads and guests wait or compute between two interactions (a sleep, the time
-  between requests, a request's demand, a burst of computing);
-- 10 ms,
+  between requests, a request's demand, a burst of computing),
 
 but not more than the measurement takes.  After that the queues, the caches' state of each fpstate, the poll windows and
 the lag of each thread do not depend on the start any more, which tests check by doubling it.
@@ -16,7 +16,6 @@ from typing import Final
 from sim.scenario.cases import Case
 
 ROUNDS: Final = 10
-LEAST_S: Final = 10e-3
 
 
 def warmup_seconds(case: Case) -> float:
@@ -41,4 +40,4 @@ def warmup_seconds(case: Case) -> float:
         for times in (thread.compute, thread.sleep)
         if times is not None
     ]
-    return min(max(ROUNDS * scheduling, ROUNDS * max(waits, default=0.0), LEAST_S), scenario.run.measure)
+    return min(max(ROUNDS * scheduling, ROUNDS * max(waits, default=0.0)), scenario.run.measure)
