@@ -18,13 +18,21 @@ from sim.host.weights import SCHED_PRIO_TO_WEIGHT, WMULT_SHIFT, inverse, weight_
 
 # Weights.
 
+SCHED_PRIO_TO_WMULT = (
+    *(48388, 59856, 76040, 92818, 118348, 147320, 184698, 229616, 287308, 360437),
+    *(449829, 563644, 704093, 875809, 1099582, 1376151, 1717300, 2157191, 2708050, 3363326),
+    *(4194304, 5237765, 6557202, 8165337, 10153587, 12820798, 15790321, 19976592, 24970740, 31350126),
+    *(39045157, 49367440, 61356676, 76695844, 95443717, 119304647, 148102320, 186737708, 238609294, 286331153),
+)
+"""sched_prio_to_wmult[], kernel/sched/core.c, Linux v6.18: 2^32 over the weight of each nice level."""
+
 
 def test_a_nice_level_is_a_quarter_more_weight_and_inverses_are_those_of_the_kernel() -> None:
     for heavier, lighter in pairwise(SCHED_PRIO_TO_WEIGHT[:30]):
         assert heavier / lighter == pytest.approx(1.25, rel=0.04)
-    wmult = {-20: 48388, -15: 147320, -10: 449829, -5: 1376151, 0: 4194304, 19: 286331153}
-    for nice, kernel in wmult.items():
-        assert inverse(weight_of(nice)) / 1024 == pytest.approx(kernel, rel=2e-5)
+    for weight, wmult in zip(SCHED_PRIO_TO_WEIGHT, SCHED_PRIO_TO_WMULT, strict=True):
+        assert (1 << 32) // weight == pytest.approx(wmult, abs=1)
+        assert inverse(weight) / 1024 == pytest.approx(wmult, rel=2e-5)
     assert all(abs(inverse(w) * w / (1 << WMULT_SHIFT) - 1) < 2.1e-8 for w in SCHED_PRIO_TO_WEIGHT)
 
 

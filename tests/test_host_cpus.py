@@ -233,6 +233,14 @@ def test_no_cpu_is_idle_while_a_thread_that_may_run_there_waits(scheduler):
     assert waited == 0
 
 
+def test_a_thread_that_may_not_run_on_cpu_0_is_pulled_by_another():
+    """Three threads of two CPUs: nothing else keeps both busy, and each is pulled now and then."""
+    text = FOUR + '[threads.t]\ncompute = { exponential = "1 ms" }\nsleep = "1 ms"\ncount = 3\naffinity = [1, 2]\n'
+    idle, waited = idle_while_others_wait(text)
+    assert idle > 100
+    assert waited == 0
+
+
 def test_without_idle_balancing_some_do_wait():
     idle, waited = idle_while_others_wait(MIXED.replace("[host]", "[host]\nidle_balancing = false"))
     assert idle > 100

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hosts import RICH, from_text, hosted
+from hosts import RICH, from_text, hosted, threads
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -372,3 +372,9 @@ def test_an_exit_for_an_interrupt_or_hlt_is_drawn_from_no_stream():
     for draw in (kind.gaps, kind.times, kind.uses_fpu):
         with pytest.raises(AssertionError, match="hlt: exits of this kind are not drawn"):
             draw(1)
+
+
+def test_exits_come_a_cycle_apart_at_the_least():
+    _env, host = hosted(from_text(RICH.replace('every = "20 kHz"', 'every = { exponential = "100 ns" }'))[0])
+    (kind,) = (each for each in threads(host)["busy/0/vcpu0"]._stream.kinds if each.name == "msr")
+    assert kind.gaps(10_000).min() == 1

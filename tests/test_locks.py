@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from hosts import RICH, from_text, only, simulate
+from hosts import RICH, from_text, hosted, only, simulate, threads
 from hypothesis import given
 from hypothesis import strategies as st
 from test_host_cpus import FOUR
@@ -111,6 +111,16 @@ def test_the_ple_window_is_what_the_source_makes_of_it(grows, base, grow, shrink
         (window.grow if each else window.shrink)()
         value = c_grow(value, base, grow, most) if each else c_shrink(value, base, shrink, base)
         assert window.value == value
+
+
+@pytest.mark.parametrize(("cpu", "most"), [("sapphire-rapids", 4294967295), ("zen4", 65535)])  # UINT_MAX, USHRT_MAX
+def test_the_ple_window_grows_up_to_what_the_vendor_has_by_default(cpu, most):
+    text = (PLAIN + GUEST).format(every="10 us", hold="10 us", cpus=2, host="", measure="1 ms")
+    _env, host = hosted(only(text.replace("sapphire-rapids", cpu)))
+    window = threads(host)["g/0/vcpu0"]._ple
+    for _ in range(32):
+        window.grow()
+    assert window.value == most
 
 
 # kvm_vcpu_on_spin(), against the source.
@@ -260,6 +270,26 @@ def test_lag_credit_makes_the_target_eligible_whatever_it_has_used(kind):
     rq.forfeit(0, force=True)
     assert rq.pick_next(0) is buddy
     assert current in rq.waiting()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lag_credit_leaves_a_target_that_has_more_lag_where_it_is(kind):
+    rq, (_, _, buddy) = queue(kind, [9000 * UNIT, 9000 * UNIT, 1 * UNIT])
+    deadline = buddy.deadline
+    assert rq.nominate(0, buddy, credit=True)
+    assert (buddy.vruntime, buddy.deadline) == (1 * UNIT, deadline)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_yield_takes_the_protection_once_a_period_wherever_the_period_begins(kind):
+    """A cycle after 255 is far from it in bits, and no farther in time."""
+    rq, (current, _) = queue(kind, [5 * UNIT, 0])
+    rq.forced_every = 100
+    for now, taken in ((255, True), (256, False), (354, False), (355, True), (454, False), (512, True)):
+        rq.update_current(now)
+        current.vprot = protected = current.vruntime + UNIT
+        rq.forfeit(now, force=True)
+        assert current.vprot == (current.vruntime if taken else protected)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,7 +1,7 @@
 """When the preemption models of Linux let another thread onto a CPU."""
 
 import pytest
-from hosts import MS, RICH, US, changed, differences, from_text, only, simulate, value
+from hosts import MS, RICH, US, changed, differences, from_text, hosted, only, simulate, value
 from preempted import AT, GUEST, HEAD, KTHREAD, MODELS, NEXT_TICK, SOON, TICK, TSC, USER, held, runs_at, waits, wake
 
 from sim.errors import InputError
@@ -265,3 +265,15 @@ def test_the_first_screen_has_what_the_models_do_to_preemptions_latency_and_over
 def test_a_sweep_of_something_else_has_no_such_table():
     scenario = read("overcommit", {"run.measure": "5 ms", "run.warmup": "2 ms", "run.replications": 2})
     assert "SCHEDULE" not in compare(run(scenario, jobs=1)).answer()
+
+
+# HRTICK.
+
+
+def test_the_timer_of_a_slice_runs_for_10_us_at_the_least_and_stays_if_it_is_due_within_5_us():
+    """hrtick_start() and hrtick_needs_rearm(), kernel/sched/core.c, Linux v7.3; at 2 GHz."""
+    _env, host = hosted(from_text(RICH)[0])
+    timer = host.cpus[0].hrtick
+    assert [timer.due_after(100, delay) for delay in (0, 1, 19_999, 20_000, 20_001)] == [20_100] * 4 + [20_101]
+    timer.time = 50_000
+    assert [timer.due_after(0, delay) for delay in (39_999, 40_000, 60_000, 60_001)] == [39_999, 50_000, 50_000, 60_001]

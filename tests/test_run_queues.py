@@ -1,5 +1,7 @@
 """Sleeping, waking, moving and preempting on a run queue; round robin."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from run_queue import MS, SLICE, TICK, Host, eevdf, lag, live, mean, people, steps, ticks
@@ -7,7 +9,7 @@ from run_queue import MS, SLICE, TICK, Host, eevdf, lag, live, mean, people, ste
 from sim.host.eevdf import EevdfRunQueue
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
 from sim.host.round_robin import RoundRobinRunQueue
-from sim.host.runqueue import Entity
+from sim.host.runqueue import Entity, RunQueue
 from sim.host.weights import NICE_0_LOAD, WMULT_SHIFT, weight_of
 
 # Sleeping, waking, moving.
@@ -241,6 +243,19 @@ def test_once_a_reschedule_is_due_it_is_due_at_once_and_until_the_pick() -> None
     assert queue.wakeup_preempts(SLICE + 5, woken)
     assert queue.pick_next(SLICE + 5) is not current
     assert not ticks(queue, SLICE + 5)
+
+
+# All of them.
+
+
+@pytest.mark.parametrize("kind", [eevdf, lambda: EevdfRunQueueV73(SLICE, TICK), lambda: RoundRobinRunQueue(SLICE)])
+def test_a_new_queue_has_nobody_and_asks_for_nothing(kind: Callable[[], RunQueue]) -> None:
+    queue = kind()
+    assert (queue.current, queue.nr_running, list(queue.waiting())) == (None, 0, [])
+    assert not queue.need_resched
+    assert queue.preempt_time() is queue.time_to_deadline() is queue.renewal_time() is None
+    queue.enqueue(0, Entity(), initial=True)
+    assert not queue.need_resched
 
 
 # Round robin.

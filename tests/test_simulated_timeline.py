@@ -8,6 +8,7 @@ import pytest
 from command import run, run_json
 from corruption import TRACES
 from hosts import FEWER, RICH, SHIPPED, changed, from_text, only, simulate, value
+from test_host_cpus import FOUR
 from test_timeline import decoded
 
 from sim.cli.simulated import choose, records
@@ -163,6 +164,26 @@ def test_windows_one_after_another_tell_of_each_vcpu_what_one_window_tells_of_it
                 (begin, before[-1]),
                 *[(time, state) for time, state in whole[thread] if begin < time < end],
             ]
+
+
+def test_a_vcpu_whose_exits_kvm_handles_is_preempted_in_kvm_and_comes_back_to_it():
+    told, *_ = states(from_text(RICH)[0], 10 * MS, 8 * MS)
+    found = [state for thread in told for _, state in told[thread] if thread.startswith("busy/")]
+    assert found.count("preempted") > 10
+    assert "VMM" not in found
+
+
+def test_events_of_the_first_thread_whose_number_is_0_are_in_order_on_whatever_cpus():
+    """It wakes on another CPU before the switch away from it has taken its time."""
+    few = FOUR.replace("cpus = 4", "cpus = 2\nhz = 1000").replace("50 ms", "20 ms")
+    text = few + '[threads.t]\ncount = 3\ncompute = { exponential = "20 us" }\nsleep = { exponential = "10 us" }\n'
+    found = [
+        (each.ns, each.cpu)
+        for each in Recorder(only(text), "xstate-guest", 0).events()
+        if 0 in (each.thread, each.fields.get("next"))
+    ]
+    assert len({cpu for _, cpu in found}) == 2
+    assert found == sorted(found, key=lambda each: each[0])
 
 
 def test_a_vmclear_is_drawn_on_the_cpu_on_which_it_runs(tmp_path, capsys):
