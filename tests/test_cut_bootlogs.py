@@ -96,3 +96,13 @@ def test_what_has_no_line_to_compare_is_named_with_what_prints_them(capsys, tmp_
 def test_signs_that_editors_and_shells_put_in_place_of_others_change_nothing(way):
     for text in PRINTED:
         assert parse_text(way(text)) == parse_text(text)
+
+
+def test_contradictory_offsets_are_named_where_the_format_is_cut_off_too():
+    text = (
+        "x86/fpu: xstate_offset[2]:  576, xstate_sizes[2]:  256\n"
+        "x86/fpu: xstate_offset[2]:  600, xstate_sizes[2]:  256\n"
+        "x86/fpu: Enabled xstate features 0x7, context size is 832 bytes, using 'comp>\n"
+    )
+    with pytest.raises(InputError, match=r"contradictory xstate_offset\[2\] lines"):
+        parse_text(text)

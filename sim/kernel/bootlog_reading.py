@@ -332,41 +332,43 @@ def _of_either_format(boot: _Boot, number: int, boots: int) -> BootLog | NoBoot:
     """A boot whose Enabled line is cut off before the format: that which size and offsets have."""
     assert boot.enabled is not None
     mask, size, _ = boot.enabled
-    fitting: list[BootLog] = []
-    for form in ("compacted", "standard"):
-        found = _boot(replace(boot, enabled=(mask, size, form)), number, boots)
-        if isinstance(found, NoBoot):
-            return found
-        ours = layout(found)
-        fits = ours.offsets.items() >= found.offsets.items() and size in (0, ours.size)
-        if fits and not (form == "standard" and mask & SUPERVISOR):
-            fitting.append(found)
-    if len(fitting) == 1:
-        return fitting[0]
-    which = "both formats" if fitting else "neither format"
+    found = _boot(replace(boot, enabled=(mask, size, "compacted")), number, boots)
+    if isinstance(found, NoBoot):
+        return found
+    log = _in_one_format(found)
+    if isinstance(log, BootLog):
+        return log
     return NoBoot(
         f' has an "Enabled xstate features" line that is cut off before the format (0x{mask:x}), and what is left fits '
-        f"{which}; {EXPECTED}"
+        f"{log}; {EXPECTED}"
     )
 
 
 def _without_enabled_line(boot: _Boot, name: str) -> BootLog | NoBoot:
     """An excerpt without the last line: the mask of the others, in the one format that their offsets have."""
-    fitting: list[BootLog] = []
-    for form in ("compacted", "standard"):
-        found = _boot(replace(boot, enabled=(0, 0, form)), 1, 1)
-        if isinstance(found, NoBoot):
-            return found
-        mask = found.supporting | mask_of(found.offsets) | FP | SSE
-        log = replace(found, mask=mask, has_enabled_line=False)
-        if not (form == "standard" and mask & SUPERVISOR) and layout(log).offsets.items() >= log.offsets.items():
-            fitting.append(log)
+    found = _boot(replace(boot, enabled=(0, 0, "compacted")), 1, 1)
+    if isinstance(found, NoBoot):
+        return found
+    mask = found.supporting | mask_of(found.offsets) | FP | SSE
+    log = _in_one_format(replace(found, mask=mask, has_enabled_line=False))
+    if isinstance(log, BootLog):
+        return log
+    raise InputError(f'{name} has no "Enabled xstate features" line, and the offsets that it has fit {log}; {EXPECTED}')
+
+
+def _in_one_format(log: BootLog) -> BootLog | str:
+    """A log in the one format that its size and offsets have; how many fit, in words, if it is not one."""
+    fitting = [each for each in (replace(log, format="compacted"), replace(log, format="standard")) if _fits(each)]
     if len(fitting) == 1:
         return fitting[0]
-    which = "both formats" if fitting else "neither format"
-    raise InputError(
-        f'{name} has no "Enabled xstate features" line, and the offsets that it has fit {which}; {EXPECTED}'
-    )
+    return "both formats" if fitting else "neither format"
+
+
+def _fits(log: BootLog) -> bool:
+    if log.format == "standard" and log.mask & SUPERVISOR:
+        return False
+    ours = layout(log)
+    return ours.offsets.items() >= log.offsets.items() and log.size in (0, ours.size)
 
 
 def _number(text: str) -> int:
