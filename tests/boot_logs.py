@@ -16,6 +16,10 @@ LOGS = sorted((DATA / "bootlogs").glob("*.txt"))
 TEXTS = [path.read_text().replace("# ", "") for path in LOGS]
 
 
+def text_of(name: str) -> str:
+    return (DATA / "bootlogs" / f"{name}.txt").read_text()
+
+
 def as_printed(text: str) -> str:
     """The lines of a log as the kernel printed them, without what others put before them or wrapped."""
     log = parse(text.splitlines(keepends=True), "the log")

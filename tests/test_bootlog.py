@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from boot_logs import text_of
 from command import run_json
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,10 +40,6 @@ PUBLISHED = {
     "xeon-8573c-no-pku": (0x600E7, 10688, "compacted", AVX512 | {17: 2432, 18: 2496}),
     "zen4-vm-6.18": (0x18E7, 2472, "compacted", AVX512 | {11: 2432, 12: 2448}),
 }
-
-
-def text_of(name: str) -> str:
-    return (LOGS / f"{name}.txt").read_text()
 
 
 def parse_text(text: str):
@@ -269,12 +266,6 @@ def test_a_log_without_its_enabled_line_has_its_mask_and_format_from_the_other_l
     (tmp_path / "log.txt").write_text("".join(lines))
     document = run_json(capsys, "layout", "--boot-log", str(tmp_path / "log.txt"))
     assert (document["mask"], document["size"], document["agrees"]) == (f"{right.mask:#x}", None, True)
-
-
-def test_offsets_that_no_format_has_without_an_enabled_line_are_refused():
-    lines = [line for line in text_of("xeon-8480c").splitlines(keepends=True) if "Enabled xstate" not in line]
-    with pytest.raises(InputError, match="the offsets that it has fit neither format"):
-        parse_text("".join(lines).replace("xstate_offset[5]:  832", "xstate_offset[5]:  900"))
 
 
 # Wrong input.

@@ -1,7 +1,7 @@
 """Boot logs of which something is missing: the ends of lines, or all lines that are compared."""
 
 import pytest
-from boot_logs import PRINTED, TEXTS, parse_text, refused
+from boot_logs import PRINTED, TEXTS, parse_text, refused, text_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,3 +106,9 @@ def test_contradictory_offsets_are_named_where_the_format_is_cut_off_too():
     )
     with pytest.raises(InputError, match=r"contradictory xstate_offset\[2\] lines"):
         parse_text(text)
+
+
+def test_offsets_that_no_format_has_without_an_enabled_line_are_refused():
+    lines = [line for line in text_of("xeon-8480c").splitlines(keepends=True) if "Enabled xstate" not in line]
+    with pytest.raises(InputError, match="the offsets that it has fit neither format"):
+        parse_text("".join(lines).replace("xstate_offset[5]:  832", "xstate_offset[5]:  900"))
