@@ -58,7 +58,7 @@ BULLDOZER = {
     (0xD, 62): (0x80, 0x340, 0, 0),
 }
 """AMD Family 15h Models 00h-0Fh, with LWP, XCR0[62]: BIOS and Kernel Developer's Guide 42301, CPUID Fn0000_000D, and
-of leaves 0, 1 and 7 what identifies it."""
+of leaves 0, 1 and 7 what identifies it; from memory, no dump of one was at hand."""
 
 
 def components_in(text: str) -> dict[int, str]:

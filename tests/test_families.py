@@ -75,7 +75,7 @@ def test_vmscape_is_a_bug_of_the_models_that_the_kernel_lists():
         (0x1A, 0x60, 0x7F, "Zen 5"), (0x1A, 0xD0, 0xD7, "Zen 5"), (0x1A, 0x50, 0x5F, "Zen 6"),
         (0x1A, 0x80, 0xAF, "Zen 6"), (0x1A, 0xC0, 0xCF, "Zen 6"), (0x1A, 0xD8, 0xEF, "Zen 6"),
         # AMD's BIOS and Kernel Developer's Guides 42301, 42300, 49125, 50742, 55072, 48751 and 52740, by their titles;
-        # model 02H is an exception, in the Revision Guide 48931
+        # model 02H is an exception, in a Revision Guide; these numbers and titles are from memory
         (0x15, 0x00, 0x01, "Bulldozer"), (0x15, 0x02, 0x02, "Piledriver"), (0x15, 0x10, 0x1F, "Piledriver"),
         (0x15, 0x30, 0x3F, "Steamroller"), (0x15, 0x60, 0x6F, "Excavator"), (0x15, 0x70, 0x7F, "Excavator"),
         (0x16, 0x00, 0x0F, "Jaguar"), (0x16, 0x30, 0x3F, "Puma"),
