@@ -112,3 +112,28 @@ def test_offsets_that_no_format_has_without_an_enabled_line_are_refused():
     lines = [line for line in text_of("xeon-8480c").splitlines(keepends=True) if "Enabled xstate" not in line]
     with pytest.raises(InputError, match="the offsets that it has fit neither format"):
         parse_text("".join(lines).replace("xstate_offset[5]:  832", "xstate_offset[5]:  900"))
+
+
+@given(st.sampled_from(PRINTED))
+def test_lines_behind_the_only_enabled_line_are_of_its_boot_and_behind_the_last_of_two_of_none(text):
+    lines = text.splitlines(keepends=True)
+    (last,) = (line for line in lines if "Enabled" in line)
+    others = [line for line in lines if line != last]
+    one = parse_text("".join([last, *others]))
+    assert (one.mask, one.offsets) == (parse_text(text).mask, parse_text(text).offsets)
+    earlier = text_of("xeon-8480c" if one.mask != parse_text(text_of("xeon-8480c")).mask else "ryzen-9-7945hx")
+    assert parse_text("".join([earlier, last, *others])).offsets == {}
+
+
+@pytest.mark.parametrize(("breaks", "whole"), [(5, True), (6, True), (7, False)])
+def test_an_enabled_line_that_a_terminal_broke_within_words_is_joined_in_six_places(breaks, whole):
+    first, *rest = ["0x60", "2e7, con", "text size is 110", "08 byt", "es, using 'comp", "acted' for", "mat."]
+    broken = (
+        "x86/fpu: Enabled xstate features \n" + "\n".join([first, *rest[: breaks - 1]]) + "".join(rest[breaks - 1 :])
+    )
+    assert broken.count("\n") == breaks
+    if whole:
+        assert (parse_text(broken).mask, parse_text(broken).size) == (0x602E7, 11008)
+    else:
+        with pytest.raises(InputError):
+            parse_text(broken)
