@@ -145,11 +145,12 @@ def others(tmp_path):
     return certified(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_certificate_of_another_ca_and_what_is_no_tls_are_not_told_as_a_host_that_does_not_answer(
     certificates, others, monkeypatch
 ):
     distributed, config = pytest.importorskip("distributed"), pytest.importorskip("dask").config
-    monkeypatch.setattr("sim.experiment.cluster.CONNECT_S", 3)
+    monkeypatch.setattr("sim.experiment.cluster.CONNECT_S", 10)
     at = {"n_workers": 0, "dashboard_address": None, "silence_logs": 50, "host": "127.0.0.1"}
     with (
         config.set(certificates),
