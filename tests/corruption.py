@@ -15,8 +15,9 @@ from pathlib import Path
 from sim.trace.following import machine
 from sim.trace.following.follow import Follower
 from sim.trace.following.known import Thread
+from sim.trace.reading.chunks import steps
 from sim.trace.reading.events import CODE, EVENTS, TABLE_OF
-from sim.trace.reading.reader import Reader, steps
+from sim.trace.reading.reader import Reader
 
 TRACES = sorted((Path(__file__).parent / "data" / "traces").glob("*.txt.gz"))
 NAMED = {path.name.split(".")[0]: path for path in TRACES}

@@ -15,7 +15,8 @@ from sim.scenario.cases import cases
 from sim.scenario.reading import read
 from sim.trace.fit.lives import Watcher
 from sim.trace.following.replay import REGS
-from sim.trace.reading.reader import Reader, steps
+from sim.trace.reading.chunks import steps
+from sim.trace.reading.reader import Reader
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,9 @@ from command import run
 from sim.errors import InputError
 from sim.trace.following.machine import header
 from sim.trace.reading import lines
+from sim.trace.reading.chunks import steps
 from sim.trace.reading.events import CODE, SIGRETURN
-from sim.trace.reading.reader import Reader, steps
+from sim.trace.reading.reader import Reader
 
 SAMPLE = Path(__file__).parent / "data" / "traces" / "signals" / "vcpu-halt-signals.txt.gz"
 

@@ -14,7 +14,8 @@ from sim.trace.fit.entries import Charges
 from sim.trace.fit.groups import grouped
 from sim.trace.fit.lives import Watcher
 from sim.trace.fit.ticks import config_hz, ticks
-from sim.trace.reading.reader import Reader, steps
+from sim.trace.reading.chunks import steps
+from sim.trace.reading.reader import Reader
 
 HOST = """
 title = "a busy thread, one that sleeps by the timer wheel, and one by an hrtimer"

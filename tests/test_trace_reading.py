@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from sim.errors import InputError
 from sim.trace.reading import lines
+from sim.trace.reading.chunks import steps
 from sim.trace.reading.events import CODE, EVENTS
-from sim.trace.reading.reader import Reader, steps
+from sim.trace.reading.reader import Reader
 
 FORMATS = Path(__file__).parent / "data" / "traces" / "formats"
 PERF, FTRACE, TRACE_CMD = ((FORMATS / f"{name}.txt").read_bytes() for name in ("perf", "ftrace", "trace-cmd"))

@@ -10,8 +10,9 @@ from test_trace_rules import inferred, known, rules, settled
 
 from sim.trace.following import machine
 from sim.trace.following.follow import Follower
+from sim.trace.reading.chunks import steps
 from sim.trace.reading.events import CODE, RECORD
-from sim.trace.reading.reader import Reader, steps
+from sim.trace.reading.reader import Reader
 
 SAMPLE = Path(__file__).parent / "data" / "traces" / "signals" / "vcpu-halt-signals.txt.gz"
 HANDLER, SIG_DFL, SIG_IGN = 0x401000, 0, 1

@@ -13,7 +13,8 @@ from sim.trace.fit.entries import Charges
 from sim.trace.fit.groups import grouped
 from sim.trace.fit.lives import Watcher
 from sim.trace.following.replay import REGS
-from sim.trace.reading.reader import Reader, steps
+from sim.trace.reading.chunks import steps
+from sim.trace.reading.reader import Reader
 
 EVENTS = frozenset(("sched_switch", "sched_wakeup", "sched_process_fork", "sched_process_exec", "kvm_fpu", *REGS))
 HOST = """

@@ -10,7 +10,8 @@ from corruption import TRACES
 
 from sim.cli import main
 from sim.trace.reading import lines
-from sim.trace.reading.reader import Reader, steps
+from sim.trace.reading.chunks import steps
+from sim.trace.reading.reader import Reader
 
 CASES = Path(__file__).parent / "data" / "cases"
 FORMATS = Path(__file__).parent / "data" / "traces" / "formats"

@@ -24,8 +24,8 @@ from sim.trace.fit.estimate import Fitted
 from sim.trace.fit.lives import Watcher
 from sim.trace.fit.weights import LEAST_WEIGHT, MOST_WEIGHT, NICE_0_LOAD
 from sim.trace.fit.writing import write
+from sim.trace.reading.chunks import steps as events_of
 from sim.trace.reading.reader import Reader
-from sim.trace.reading.reader import steps as events_of
 
 ROUNDS: Final = 5
 GAIN: Final = (0.7, 0.5, 0.4, 0.3, 0.2)

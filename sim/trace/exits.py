@@ -16,8 +16,10 @@ import numpy as np
 from sim.errors import InputError
 from sim.trace.following import machine
 from sim.trace.following.known import Step
+from sim.trace.reading.chunks import steps
 from sim.trace.reading.events import CODE, KVM_ENTRY, KVM_EXIT, KVM_FPU, USERSPACE_EXIT
-from sim.trace.reading.reader import Reader, Report, steps
+from sim.trace.reading.reader import Reader
+from sim.trace.reading.report import Report
 
 WAKEUP = CODE["kvm_vcpu_wakeup"]
 HALTS = ("HLT", "hlt", "idle-halt")

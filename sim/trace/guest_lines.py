@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import IO
 
 from sim.errors import InputError
+from sim.trace.reading.chunks import steps
 from sim.trace.reading.events import SWITCH
-from sim.trace.reading.reader import Reader, steps
+from sim.trace.reading.reader import Reader
 from sim.trace.timeline import GuestRuns
 
 

@@ -16,8 +16,10 @@ from sim.trace.following.known import Clock, Step
 from sim.trace.following.replica import Replica
 from sim.trace.following.told import Told, told
 from sim.trace.following.verdict import AT_LIFE, ELSEWHERE, Verdict
+from sim.trace.reading.chunks import Chunk, steps
 from sim.trace.reading.events import DEACTIVATED, RECORD, full_name
-from sim.trace.reading.reader import Chunk, Reader, Report, steps
+from sim.trace.reading.reader import Reader
+from sim.trace.reading.report import Report
 from sim.xsave.components import CET_S, COMPACTED, FP, SSE
 
 REGS: Final = ("x86_fpu_regs_activated", "x86_fpu_regs_deactivated")

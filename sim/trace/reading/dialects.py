@@ -40,6 +40,8 @@ _TIME: Final = re.compile(
     rb"^(?P<head>(?!#)[^\n]*?\[\d{3,5}\] +" + wrapped.FLAGS + rb")(?P<seconds>\d{1,9})\.(?P<fraction>\d{9}|\d{6}): ",
     re.MULTILINE,
 )
+_TSC: Final = re.compile(rb"^#.*TSC (\d{1,6}(?:\.\d{1,6})?) MHz", re.ASCII | re.MULTILINE)
+
 _MOST_BACK: Final = 0.2
 """The share of times that are smaller than the one before, above which they are differences."""
 
@@ -131,10 +133,10 @@ _MARK: Final = b"\x01"
 _LEFT_OUT: Final = re.compile(rb"^\x01.*$", re.MULTILINE)
 
 
-def told(text: bytes, tsc_hz: float = 0.0) -> Dialect | None:
+def told(text: bytes) -> Dialect | None:
     """The dialect of a text of whole lines; None if it holds no event that would tell it."""
     sample = text[: text.rfind(b"\n", 0, SAMPLE) + 1]
-    found = Dialect(tsc_hz=tsc_hz, width=wrapped.width([row.rstrip(b"\r") for row in sample.split(b"\n")]))
+    found = Dialect(tsc_hz=_tsc_hz(text), width=wrapped.width([row.rstrip(b"\r") for row in sample.split(b"\n")]))
     sample = found._unpasted(sample)
     found.ways = pasted.ways(sample)
     sample = pasted.undone(sample, found.ways)
@@ -162,6 +164,12 @@ def told(text: bytes, tsc_hz: float = 0.0) -> Dialect | None:
     found.cycles = 2 * sum(CYCLES.search(row) is not None for row in events) > len(events)
     found.differences = _are_differences(sample)
     return found
+
+
+def _tsc_hz(text: bytes) -> float:
+    """The TSC's frequency by the comments of a text; 0 if they do not say it."""
+    match = _TSC.search(text)
+    return 0.0 if match is None else float(match[1]) * 1e6
 
 
 def _are_differences(sample: bytes) -> bool:

@@ -7,9 +7,7 @@ from a file or a stream; also as people paste it (:mod:`sim.trace.reading.dialec
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
 import numpy as np
@@ -17,13 +15,14 @@ from numpy.typing import NDArray
 
 from sim import packed
 from sim.errors import InputError
-from sim.trace.following.known import Step
-from sim.trace.reading import dialects, embedded, lines, others
+from sim.trace.reading import dialects, embedded, lines
+from sim.trace.reading.chunks import Chunk, Gap
 from sim.trace.reading.columns import Interner, Lines
 from sim.trace.reading.dialects import Dialect
 from sim.trace.reading.digits import PADDING, Block
 from sim.trace.reading.events import EVENTS, TABLE_OF, TABLES, Table
 from sim.trace.reading.payloads import CODES, PARSERS, Columns
+from sim.trace.reading.report import Report
 
 BLOCK: Final = 2 << 20
 """Bytes of text that are read at a time; a line that is longer is foreign."""
@@ -38,70 +37,6 @@ TOO_LONG: Final = b"(a line that is too long) "
 
 SHOWN: Final = 4096
 """Bytes of the beginning that are kept, to tell what it is if it is no trace."""
-
-
-@dataclass(slots=True)
-class Gap:
-    """Events are missing before ``row`` of a chunk: lost, or because another recording begins."""
-
-    row: int
-    why: str
-
-
-@dataclass(slots=True)
-class Chunk:
-    """Events in the order of the trace.
-
-    ``line`` counts from 1; ``time_ns`` is the trace's clock; ``comm`` and columns of names hold codes into the reader's
-    ``names``; ``event`` are codes of :data:`sim.trace.reading.events.EVENTS`.  ``tables`` holds, by table, the rows
-    that its events have in this chunk, and their fields.
-    """
-
-    line: NDArray[np.int64]
-    time_ns: NDArray[np.int64]
-    cpu: NDArray[np.int32]
-    tid: NDArray[np.int32]
-    comm: NDArray[np.int32]
-    event: NDArray[np.int8]
-    tables: dict[str, tuple[NDArray[np.int64], Columns]]
-    gaps: list[Gap] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Report:
-    """What a trace held, beside its events.
-
-    ``lost_events`` are those of ``lost_times`` of which the tool said how many; ``steps_back`` of the clock are within
-    one CPU, ``out_of_order`` between CPUs; ``foreign`` lines are no events and no comments, the first of
-    them is kept, and so is how the text ``begins``.
-    ``unread`` are those among them that name an event whose fields are not as the kernel prints them, by event;
-    ``headless`` those that name one and lack the task, the CPU or the time.
-    """
-
-    lines: int = 0
-    events: Counter[str] = field(default_factory=Counter)
-    others: Counter[str] = field(default_factory=Counter)
-    foreign: int = 0
-    first_foreign: str = ""
-    begins: str = ""
-    unread: Counter[str] = field(default_factory=Counter)
-    first_unread: dict[str, str] = field(default_factory=dict)
-    headless: int = 0
-    truncated: bool = False
-    lost_times: int = 0
-    lost_events: int = 0
-    recordings: int = 1
-    steps_back: int = 0
-    out_of_order: int = 0
-    cpus: set[int] = field(default_factory=set)
-    named_cpus: set[int] = field(default_factory=set)
-    first_ns: int | None = None
-    last_ns: int = 0
-
-    @property
-    def is_another_kind(self) -> str:
-        """A sentence on what it is if it is no trace; empty if that is not known."""
-        return others.told(self.begins)
 
 
 class Reader:
@@ -141,7 +76,7 @@ class Reader:
         """
         for text in self._blocks():
             if self._dialect is None:
-                self._dialect = dialects.told(text, _tsc_hz(text))
+                self._dialect = dialects.told(text)
                 if self._dialect is not None and self._follow:
                     if not self._dialect.host:
                         raise InputError(
@@ -392,31 +327,3 @@ chance, and at least:"""
 _LATE_NS: Final = 1_000_000
 
 _OF_BOOT: Final = re.compile(rb"\bx86/fpu: (?:Supporting|xstate_offset|Enabled)|\bLinux version \d")
-_TSC: Final = re.compile(rb"^#.*TSC (\d{1,6}(?:\.\d{1,6})?) MHz", re.ASCII | re.MULTILINE)
-
-
-def _tsc_hz(text: bytes) -> float:
-    """The TSC's frequency by the comments of a text; 0 if they do not say it."""
-    match = _TSC.search(text)
-    return 0.0 if match is None else float(match[1]) * 1e6
-
-
-def steps(chunk: Chunk, names: list[str]) -> Iterator[Step]:
-    """The events of a chunk one by one, with names as text."""
-    values: list[tuple[Any, ...]] = [()] * len(chunk.line)
-    for table in TABLES:
-        if table.name not in chunk.tables:
-            continue
-        rows, columns = chunk.tables[table.name]
-        lists = []
-        for name, kind in table.fields:
-            column = columns[name].tolist()
-            lists.append([names[code] for code in column] if kind == "name" else column)
-        for row, payload in zip(rows.tolist(), zip(*lists, strict=True), strict=True):
-            values[row] = payload
-    common = (chunk.line, chunk.time_ns, chunk.cpu, chunk.tid)
-    comms = [names[code] for code in chunk.comm.tolist()]
-    return map(
-        Step._make,
-        zip(*(column.tolist() for column in common), comms, chunk.event.tolist(), values, strict=True),
-    )

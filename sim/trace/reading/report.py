@@ -1,0 +1,43 @@
+"""What reading a trace found, beside its events."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from sim.trace.reading import others
+
+
+@dataclass(slots=True)
+class Report:
+    """What a trace held, beside its events.
+
+    ``lost_events`` are those of ``lost_times`` of which the tool said how many; ``steps_back`` of the clock are within
+    one CPU, ``out_of_order`` between CPUs; ``foreign`` lines are no events and no comments, the first of
+    them is kept, and so is how the text ``begins``.
+    ``unread`` are those among them that name an event whose fields are not as the kernel prints them, by event;
+    ``headless`` those that name one and lack the task, the CPU or the time.
+    """
+
+    lines: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
+    foreign: int = 0
+    first_foreign: str = ""
+    begins: str = ""
+    unread: Counter[str] = field(default_factory=Counter)
+    first_unread: dict[str, str] = field(default_factory=dict)
+    headless: int = 0
+    truncated: bool = False
+    lost_times: int = 0
+    lost_events: int = 0
+    recordings: int = 1
+    steps_back: int = 0
+    out_of_order: int = 0
+    cpus: set[int] = field(default_factory=set)
+    named_cpus: set[int] = field(default_factory=set)
+    first_ns: int | None = None
+    last_ns: int = 0
+
+    @property
+    def is_another_kind(self) -> str:
+        """A sentence on what it is if it is no trace; empty if that is not known."""
+        return others.told(self.begins)
