@@ -23,6 +23,7 @@ from sim.trace.reading.digits import PADDING, Block
 from sim.trace.reading.events import EVENTS, TABLE_OF, TABLES, Table
 from sim.trace.reading.payloads import CODES, PARSERS, Columns
 from sim.trace.reading.report import Report
+from sim.trace.reading.sections import HEADED, Sections
 
 BLOCK: Final = 2 << 20
 """Bytes of text that are read at a time; a line that is longer is foreign."""
@@ -57,6 +58,7 @@ class Reader:
         self._seen_event = False
         self._dialect: Dialect | None = None
         self._late_cpu: int | None = None
+        self._sections = Sections()
         self._follow = follow.encode()
 
     @property
@@ -100,11 +102,14 @@ class Reader:
         report = self.report
         if report.steps_back > max(_FEW, _BACKWARDS * report.events.total()):
             raise InputError(f"{self.name}: times run backwards, the newest first; tac FILE turns them round")
-        if self._late_cpu is not None and report.recordings == 1 and not report.steps_back:
+        late_cpu = self._sections.late_cpu()
+        if late_cpu is None and report.recordings == 1 and not report.steps_back:
+            late_cpu = self._late_cpu
+        if late_cpu is not None:
             raise InputError(
-                f"{self.name}: the events of CPU {self._late_cpu} begin before the last ones of other CPUs, as in the "
-                "files of per_cpu one after the other (allowed: in the order of time, as perf script, trace-cmd report "
-                "and ftrace's file trace have them)"
+                f"{self.name}: the events of CPU {late_cpu} begin before the last ones of other CPUs, as in the files "
+                "of per_cpu one after the other (allowed: in the order of time, as perf script, trace-cmd report and "
+                "cat trace have them)"
             )
 
     def _blocks(self) -> Iterator[bytes]:
@@ -222,7 +227,7 @@ class Reader:
             begins = b"Enabled xstate features" in line or b"# tracer:" in line
             if begins and (self._seen_event or (found.event[:row] >= 0).any()):
                 report.recordings += 1
-                gaps.append(Gap(row, "another recording begins"))
+                gaps.append(Gap(row, HEADED))
             if len(self.comments) < COMMENTS:
                 self.comments.append(line.decode("utf-8", "replace"))
         elif lost := lines.LOST.match(line):
@@ -294,6 +299,7 @@ class Reader:
         if not len(chunk.line):
             return
         self._seen_event = True
+        self._sections.add(chunk)
         if report.first_ns is None:
             report.first_ns = int(chunk.time_ns[0])
         before_ns = report.last_ns
