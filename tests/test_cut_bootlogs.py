@@ -102,7 +102,7 @@ def test_contradictory_offsets_are_named_where_the_format_is_cut_off_too():
     text = (
         "x86/fpu: xstate_offset[2]:  576, xstate_sizes[2]:  256\n"
         "x86/fpu: xstate_offset[2]:  600, xstate_sizes[2]:  256\n"
-        "x86/fpu: Enabled xstate features 0x7, context size is 832 bytes, using 'comp>\n"
+        "x86/fpu: Enabled xstate features 0x7, context size is 832 bytes, using>\n"
     )
     with pytest.raises(InputError, match=r"contradictory xstate_offset\[2\] lines"):
         parse_text(text)
