@@ -27,6 +27,7 @@ from sim.costs.document import read
 from sim.costs.rows import STRICT, UNPRICED, CostRow, CostTable, Number, usual_distribution
 from sim.errors import InputError, unknown
 from sim.kernel.datafile import shortened
+from sim.kinds import Kind, wanted
 
 MOST_TEXT: Final = 4000
 """The most characters of a text with its {names} replaced; the longest shipped one has 400."""
@@ -89,7 +90,8 @@ def load(name: str | Path, *, checked: bool = True) -> CostTable:
     kept, name_there = _in_document(str(name))
     if kept:
         return replace(read(kept, name_there), name=shown_name(name_there))
-    table = _load(str(name))
+    with wanted(name, Kind.COSTS):
+        table = _load(str(name))
     if checked and (problems := check(table)):
         more = f" (and {len(problems) - 1} more: fpswitch costs check)" if len(problems) > 1 else ""
         raise InputError(f"cost table {name}: {problems[0]}{more}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sim.errors import InputError
 from sim.kernel.datafile import STRICT, is_name, load, shipped, shortened, stamp
+from sim.kinds import Kind, wanted
 from sim.xsave.components import COMPONENTS
 
 CET_S_NUMBER = 12
@@ -139,7 +140,8 @@ def carried_state(name: str | CarriedState) -> CarriedState:
 
 @lru_cache(maxsize=64)
 def _read(name: str, stamp: tuple[int, int] | None) -> CarriedState:
-    return load(CarriedState, "carried state", "carried", name)
+    with wanted(name, Kind.CARRIED):
+        return load(CarriedState, "carried state", "carried", name)
 
 
 def names() -> list[str]:

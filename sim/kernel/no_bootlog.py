@@ -3,6 +3,8 @@
 import re
 from typing import Final
 
+from sim import kinds
+
 LOOKED_AT: Final = 1 << 18
 """Characters of the beginning."""
 
@@ -41,6 +43,8 @@ _KINDS: Final = tuple(
 
 def told(text: str) -> str:
     """What a text without the lines is, and what to do instead; empty if it is of no kind that is known here."""
+    if ours := kinds.ours(text):
+        return f"is {ours}"
     for pattern, what in _KINDS:
         if match := pattern.search(text):
             return what.format(**match.groupdict())

@@ -14,6 +14,7 @@ from typing import Final, Literal
 from sim.errors import InputError
 from sim.kernel.carried import CarriedState
 from sim.kernel.datafile import STRICT, is_file, is_name, load, shipped, shortened, stamp
+from sim.kinds import Kind, wanted
 
 MECHANISMS: Final = ("none", "msr", "msr-list", "user-return", "fpstate", "independent", "instructions")
 """none: nothing is carried; msr: RDMSR/WRMSR by software; msr-list: the VMX MSR areas; user-return: MSRs whose host
@@ -166,7 +167,8 @@ def strategy(name: str | Strategy) -> Strategy:
 
 @lru_cache(maxsize=256)
 def _read(name: str, stamp: tuple[int, int] | None) -> Strategy:
-    found = load(Strategy, "strategy", "strategies", name)
+    with wanted(name, Kind.STRATEGY):
+        found = load(Strategy, "strategy", "strategies", name)
     if not is_file(name) or f"{found.name}.toml" not in shipped("strategies"):
         return found
     return replace(found, name=f"{found.name} ({Path(name).name})")

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from sim import bounded
 from sim.errors import InputError, unknown
 from sim.kernel.datafile import is_file
+from sim.kinds import Kind, wanted
 from sim.results import manifest as manifests
 from sim.scenario import shipped
 from sim.scenario.cases import cases
@@ -55,6 +56,13 @@ def read(
 
     Raises :class:`InputError` with one line: the file, the path in it, what was found and what is allowed.
     """
+    if path in shipped.names():
+        return _read(path, overrides or {}, options or {})
+    with wanted(path, Kind.SCENARIO):
+        return _read(path, overrides or {}, options or {})
+
+
+def _read(path: str | Path, overrides: Mapping[str, Any], options: Mapping[str, str]) -> Scenario:
     if str(path).endswith(".json"):
         files = _of_run(str(path))
     else:
@@ -67,9 +75,9 @@ def read(
             f"{files[0][0]}: the file is empty; allowed: a scenario with title, run, host and guests or threads"
         )
     try:
-        return _checked(_overridden(data, overrides or {}))
+        return _checked(_overridden(data, overrides))
     except ScenarioError as error:
-        if option := _option(error.path, overrides or {}, options or {}):
+        if option := _option(error.path, overrides, options):
             raise InputError(f"{option}: {error.text}") from error
         raise InputError(f"{_whose(error.path, files)}: {error}") from error
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from sim import bounded
 from sim.errors import InputError, unknown
+from sim.kinds import Kind, wanted
 from sim.xsave.freedoms import Freedoms
 
 EAX, EBX, ECX, EDX = range(4)
@@ -78,6 +79,11 @@ def shipped(name: str) -> Mapping[str, Any]:
 
 def read(path: Path) -> Mapping[str, Any]:
     """The user's own profile, complete; :class:`InputError` says where it is wrong, what was found, what is allowed."""
+    with wanted(path, Kind.PROFILE):
+        return _read(path)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
     try:
         data = bounded.toml(bounded.content(path, bounded.MOST_TOML))
     except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML

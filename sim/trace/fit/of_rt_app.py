@@ -18,6 +18,7 @@ import tomlkit
 
 from sim import bounded
 from sim.errors import InputError
+from sim.kinds import Kind, wanted
 from sim.trace.fit.rt_app_waits import Waits, periods_us
 from sim.trace.fit.writing import Columns, Samples, inline
 
@@ -62,6 +63,11 @@ def tasks(path: str) -> list[Task]:
     """The tasks of a workload; :class:`~sim.errors.InputError` for any other file, or for an impossible value.  C
     comments and commas after the last item, which rt-app's own examples have, are allowed.
     """
+    with wanted(path, Kind.RT_APP):
+        return _tasks(path)
+
+
+def _tasks(path: str) -> list[Task]:
     try:
         text = bounded.text(bounded.content(path))
         text = _NO_VALUE.sub(lambda match: match[0] + (": 0" if match["key"] else ""), _without(_COMMENT, text))

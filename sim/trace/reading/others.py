@@ -3,6 +3,8 @@
 import re
 from typing import Final
 
+from sim import kinds
+
 _SCRIPT: Final = "allowed: what perf script prints of a recording"
 _COUNTS: Final = f"which has counts and no events ({_SCRIPT})"
 
@@ -56,6 +58,8 @@ _KINDS: Final = tuple(
 
 def told(begins: str) -> str:
     """A sentence on what a text is by its beginning; empty if it is of no kind that is known here."""
+    if ours := kinds.ours(begins):
+        return f"This is {ours}"
     for pattern, what in _KINDS:
         if match := pattern.search(begins):
             return f"This is {what.format(**match.groupdict())}"

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 from sim import mailed, packed
 from sim.errors import InputError
+from sim.kinds import Kind, wanted
 
 QUOTE: Final = re.compile(r"^[>| \t]+(?=\S)", re.MULTILINE)
 """Quotation marks and indentation."""
@@ -110,7 +111,7 @@ class KvmStat:
 def read(path: str) -> KvmStat:
     """The table in a file; :class:`~sim.errors.InputError` for one that cannot be read, or is something else."""
     try:
-        with Path(path).open("rb") as stream:
+        with wanted(path, Kind.EXITS), Path(path).open("rb") as stream:
             lines = packed.lines(packed.unpacked(stream, path), path, MOST_BYTES)
             return parse("".join(mailed.text_lines(lines)), path)
     except packed.DAMAGED as error:
