@@ -16,8 +16,8 @@ from typing import Final
 from sim.errors import InputError, RunError
 from sim.host.elapsed import fraction
 from sim.results import manifest as manifests
-from sim.results.groups import Group, packed
-from sim.results.keys import Key, Series
+from sim.results.groups import Flat, Group, flat, packed
+from sim.results.keys import Series
 from sim.results.record import Record
 from sim.results.world import WORLDS_VERSIONS
 from sim.scenario.cases import Case
@@ -88,12 +88,12 @@ def work(task: Task) -> Done | Refused:
     if other := differences(versions(), task.versions):
         return Refused(f"the worker {platform.node()}, process {os.getpid()}, is refused: it has {other}")
     model, seconds = task.simulate or simulated(), []
-    found: list[tuple[Key, Record]] = []
+    found: list[Flat] = []
     try:
         for case, timed_by, strategies, replication in task.works:
             began = time.perf_counter()
             records = replicate(model, _case(task.cases[case]), timed_by, strategies, replication)
-            found += _with_keys(records, strategies, task.keys)
+            found += _flat(records, strategies, task.keys)
             seconds.append(time.perf_counter() - began)
             _here.finished += len(strategies)
     finally:
@@ -111,11 +111,11 @@ def here(
     Where one of them raises, or somebody interrupts it, those before it come first.
     """
     by_name, error = {case.name: case for case in cases}, None
-    found: list[tuple[Key, Record]] = []
+    found: list[Flat] = []
     began = time.monotonic()
     for case, timed_by, strategies, replication in works:
         try:
-            found += _with_keys(replicate(simulate, by_name[case], timed_by, strategies, replication), strategies, keys)
+            found += _flat(replicate(simulate, by_name[case], timed_by, strategies, replication), strategies, keys)
         except BaseException as raised:
             error = raised
             break
@@ -131,13 +131,11 @@ def here(
         raise error
 
 
-def _with_keys(
-    records: Iterable[Record], strategies: Container[str], keys: Mapping[Series, str]
-) -> Iterator[tuple[Key, Record]]:
+def _flat(records: Iterable[Record], strategies: Container[str], keys: Mapping[Series, str]) -> Iterator[Flat]:
     """The records of the strategies that were asked for; the one that times a schedule is there in any case."""
     for record in records:
         if record.strategy in strategies:
-            yield (keys[record.case, record.timed_by, record.strategy], record.replication), record
+            yield flat(keys[record.case, record.timed_by, record.strategy], record)
 
 
 class _Here:

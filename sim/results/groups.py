@@ -19,7 +19,7 @@ from sim.errors import InputError
 from sim.kernel.datafile import shortened
 from sim.kernel.integrity import VIOLATIONS
 from sim.results.columns import ROW_FIELDS, ROWS, RUN_FIELDS, SCHEMAS
-from sim.results.keys import Key, Series
+from sim.results.keys import Series
 from sim.results.record import Finished, Record
 from sim.results.unpacked import size
 
@@ -47,15 +47,28 @@ _WRITING: Final = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
 _READING: Final = pa.ipc.IpcReadOptions(use_threads=False)
 
 
-def packed(records: Iterable[tuple[Key, Record]]) -> "Group":
-    """Records with their keys as a file."""
-    series: dict[str, list[Record]] = {}
-    for (same, _), record in records:
-        series.setdefault(same, []).append(record)
+Flat = tuple[Finished, Mapping[str, tuple[Any, ...]]]
+"""Of a record what a group has: by table the values of its rows, in the order of the table, one row after another."""
+
+
+def flat(same: str, record: Record) -> Flat:
+    """What waits for others until they become a group.
+
+    A record has hundreds of objects, which the garbage collector would visit again and again; here are two.
+    """
+    rows = {name: tuple(chain.from_iterable(sorted(of(record)))) for name, of in ROWS.items()}
+    return Finished.of(record, same), rows
+
+
+def packed(records: Iterable[Flat]) -> "Group":
+    """Records as a file."""
+    series: dict[str, list[Flat]] = {}
+    for each in records:
+        series.setdefault(each[0].same, []).append(each)
     for some in series.values():
-        some.sort(key=lambda each: each.replication)
-    content = written(_batch(same, some) for same, some in series.items())
-    return Group(content, tuple(Summary.of(same, some) for same, some in series.items()))
+        some.sort(key=lambda each: each[0].replication)
+    content = written(_batch(some) for some in series.values())
+    return Group(content, tuple(Summary.of([each for each, _ in some]) for some in series.values()))
 
 
 def written(batches: Iterable[pa.RecordBatch]) -> bytes:
@@ -68,20 +81,19 @@ def written(batches: Iterable[pa.RecordBatch]) -> bytes:
     return content
 
 
-def _batch(same: str, records: Sequence[Record]) -> pa.RecordBatch:
+def _batch(some: Sequence[Flat]) -> pa.RecordBatch:
     """That of records of one series."""
-    *series, _ = records[0].part
-    lists = {name: _lists(name, records) for name in ROW_FIELDS}
-    numbers, engines = [each.replication for each in records], [each.engine for each in records]
-    return batch_of(same, (series[0], series[1], series[2]), numbers, engines, lists)
+    first = some[0][0]
+    lists = {name: _lists(name, [rows[name] for _, rows in some]) for name in ROW_FIELDS}
+    numbers, engines = [each.replication for each, _ in some], [each.engine for each, _ in some]
+    return batch_of(first.same, first.series, numbers, engines, lists)
 
 
-def _lists(name: str, records: Iterable[Record]) -> pa.ListArray:
-    """A table's rows of each record, in the order of the table."""
-    fields, rows = ROW_FIELDS[name], [sorted(ROWS[name](record)) for record in records]
-    columns = list(zip(*chain.from_iterable(rows), strict=True)) or [()] * len(fields)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)]
-    return lists_of(name, arrays, list(accumulate(map(len, rows), initial=0)))
+def _lists(name: str, rows: Sequence[tuple[Any, ...]]) -> pa.ListArray:
+    """A table's rows of each record."""
+    fields, values = ROW_FIELDS[name], list(chain.from_iterable(rows))
+    columns = [pa.array(values[i :: len(fields)], field.type) for i, field in enumerate(fields)]
+    return lists_of(name, columns, list(accumulate((len(each) // len(fields) for each in rows), initial=0)))
 
 
 def lists_of(name: str, columns: Sequence[pa.Array], bounds: "Sequence[int] | np.ndarray[Any, Any]") -> pa.ListArray:
@@ -111,12 +123,11 @@ class Summary:
     engines: Sequence[str]
 
     @classmethod
-    def of(cls, same: str, records: Sequence[Record]) -> "Summary":
-        """That of records which are in memory."""
-        some = [Finished.of(record, same) for record in records]
+    def of(cls, some: Sequence[Finished]) -> "Summary":
+        """That of records of one series."""
         return cls(
-            same,
-            records[0].part[:3],
+            some[0].same,
+            some[0].series,
             [each.replication for each in some],
             [each.cycles for each in some],
             [each.caught for each in some],

@@ -65,6 +65,11 @@ class Finished:
         return cls(*record.part, same, cycles, caught, record.engine)
 
     @property
+    def series(self) -> tuple[str, str, str]:
+        """What it is of, without its replication."""
+        return (self.case, self.timed_by, self.strategy)
+
+    @property
     def key(self) -> tuple[str, int]:
         """What tells it from all that have another content (:data:`sim.results.keys.Key`)."""
         return (self.same, self.replication)
