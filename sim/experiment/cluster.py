@@ -50,6 +50,8 @@ def _why_not(error: BaseException) -> str:
     for each in causes:
         if isinstance(each, ssl.SSLError):
             return f"somebody answers there, but TLS fails ({each.reason or each})"
+        if "cannot convert to SSL" in str(each):  # Tornado's words where the scheduler's plain text came first
+            return "somebody answers there, but not with TLS"
     return f"nobody answers ({str(error) or type(error).__name__})"
 
 
