@@ -93,6 +93,7 @@ def _another(file: Path, kind: Kind) -> str:
     except (OSError, ValueError):  # the latter for a null character
         return ""
     found = told(text)
-    if found is None or any(pattern.search(text) for each, pattern in _BEGINS if each is kind):
+    taken = (kind, Kind.MANIFEST) if kind is Kind.SCENARIO else (kind,)  # a manifest repeats its run
+    if found is None or any(pattern.search(text) for each, pattern in _BEGINS if each in taken):
         return ""
     return found.value
