@@ -52,7 +52,7 @@ def refused(capsys, *command):
     assert (status, out) == (2, "")
     assert err.replace("\n", "").isprintable()
     assert all(len(line) <= MOST_SAID + len("fpswitch: ") for line in err.splitlines())
-    assert time.process_time() - began < 30  # of 3 s that the slowest takes, and 15 where coverage is measured
+    assert time.process_time() - began < (10 if sys.gettrace() is None else 30)  # measuring coverage takes its time
     return err
 
 
