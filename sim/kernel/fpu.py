@@ -43,8 +43,8 @@ def save_fpregs_to_fpstate(k: Kernel, cpu: Cpu, fpstate: Fpstate, phase: str) ->
 
 
 def xfd_update_state(k: Kernel, cpu: Cpu, fpstate: Fpstate, phase: str) -> None:
-    """WRMSR XFD if this CPU's last value differs, which it never does on CPUs without XFD features."""
-    if cpu.xfd_state != fpstate.xfd:
+    """WRMSR XFD if this CPU's last value differs; only on CPUs with XFD features (fpu_state_size_dynamic())."""
+    if k.xfd_features and cpu.xfd_state != fpstate.xfd:
         cpu.record((cpu.current.kind, phase, WRMSR_XFD))
         cpu.xfd_state = cpu.unit.xfd = fpstate.xfd
         k.trace_msr(cpu, "write", "XFD")
@@ -56,7 +56,7 @@ def restore_fpregs_from_fpstate(k: Kernel, cpu: Cpu, fpstate: Fpstate, phase: st
     That is not fpstate->xfeatures: what this fpstate lacks and the last owner used must go to its initial
     configuration.
     """
-    if cpu.xfd_state != fpstate.xfd:
+    if k.xfd_features:
         xfd_update_state(k, cpu, fpstate, phase)
     os_xrstor(k, cpu, fpstate.area, k.restore_mask if fpstate.is_guest else k.restore_mask_normal, phase)
 

@@ -45,7 +45,7 @@ def switch_out(k: Kernel, cpu: Cpu, next_comm: str = "") -> None:
 
 def switch_in(k: Kernel, cpu: Cpu, next: Task) -> None:
     """The half that concerns the next task; of the previous one, only its kind matters."""
-    if k.pku and cpu.unit.pkru != next.pkru:
+    if k.pku:
         x86_pkru_load(cpu, next)
     next.cpu = cpu
     cpu.current = next
@@ -56,10 +56,10 @@ def switch_in(k: Kernel, cpu: Cpu, next: Task) -> None:
 
 
 def x86_pkru_load(cpu: Cpu, next: Task) -> None:
-    """PKRU is switched eagerly and outside the fpstate (arch/x86/kernel/process_64.c), where the tasks' values differ;
-    the old one has been read already."""
-    cpu.record((cpu.current.kind, SWITCH, WRPKRU))
-    cpu.unit.write_pkru(next.pkru)
+    """PKRU is switched eagerly and outside the fpstate (arch/x86/kernel/process_64.c); it has been read already."""
+    if cpu.unit.pkru != next.pkru:
+        cpu.record((cpu.current.kind, SWITCH, WRPKRU))
+        cpu.unit.write_pkru(next.pkru)
 
 
 def return_to_user(k: Kernel, cpu: Cpu) -> None:
