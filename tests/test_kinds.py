@@ -34,6 +34,11 @@ COPIED = {
     "cpu.toml": "xsave/cpus/zen4.toml",
 }
 
+
+def shipped(name):
+    return (PACKAGE / COPIED[name]).read_text()
+
+
 WRITTEN = {
     "scenario.toml": SCENARIO,
     "trace.txt": "   bash-1 [000] d..2.  1.000000: sched_switch: prev_comm=bash\n",
@@ -128,10 +133,18 @@ WRONG = {
     "a scenario with an unknown key of a carried state": (
         "show FILE", 'size_bytes = 24\n' + SCENARIO, "unknown key 'size_bytes'",
     ),
-    "a carried state": ("flow halt --carried FILE", 'title = "a"\nsize_bytes = "many"\n', "file.toml: "),
-    "a strategy": ("flow halt --strategy FILE", 'title = "a"\nmechanism = "mrs"\n', "file.toml: "),
+    "a carried state": (
+        "flow halt --carried FILE",
+        shipped("carried.toml").replace("size_bytes = 24", 'size_bytes = "many"'),
+        "size_bytes: ",
+    ),
+    "a strategy": (
+        "flow halt --strategy FILE",
+        shipped("strategy.toml").replace('mechanism = "', 'mechanism = "m'),
+        "mechanism = 'm",
+    ),
     "a cost table": ("costs show FILE", 'derived_from = "zen44"\n', "'title' is missing"),
-    "a CPU profile": ("cpu show FILE", "[cpuid.1]\nten = 1\n", ""),
+    "a CPU profile": ("cpu show FILE", "[cpuid.1]\nten = 1\n", "title: found None"),
     "a file of no kind": ("show FILE", "name = 1\n", "unknown key 'name'"),
 }  # fmt: skip
 
