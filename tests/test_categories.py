@@ -49,8 +49,32 @@ def test_the_xss_phase_is_xss_and_the_carried_msrs_are_msr():
         assert categories.category(operations.VCPU_PUT, name) == "MSR"
     assert categories.category(operations.GUEST_ENTRY, operations.WRPKRU) == "virtualisation"
     assert categories.category(operations.SWITCH, operations.RDPKRU) == "FPU"
+    assert categories.category(operations.MITIGATION, operations.WRMSR_SPEC_CTRL) == "virtualisation"
     with pytest.raises(InputError, match="unknown operation 'XSAVEZ'"):
         categories.category(operations.SWITCH, "XSAVEZ")
+
+
+SPEC_CTRL = """
+name = "spec-ctrl"
+title = "IA32_SPEC_CTRL"
+msrs = { SPEC_CTRL = 0x48 }
+size_bytes = 8
+per_task_msr = false
+source = "a test"
+"""
+
+
+def test_an_msr_that_is_also_a_mitigation_is_the_strategys_own_where_a_strategy_carries_it(tmp_path):
+    (tmp_path / "spec-ctrl.toml").write_text(SPEC_CTRL)
+    carried = Settings(strategy="manual-exit", carried=str(tmp_path / "spec-ctrl.toml"))
+    made = flows.run("in-kernel-exit", carried).operations
+    own = [(op.phase, op.operation) for op in made if categories.category(op.phase, op.operation) == categories.MSR]
+    assert own == [
+        ("guest-exit", "RDMSR(SPEC_CTRL)"),
+        ("guest-exit", "WRMSR(SPEC_CTRL)"),
+        ("guest-entry", "WRMSR(SPEC_CTRL)"),
+    ]
+    assert ("mitigations", "RDMSR(SPEC_CTRL)") in [(op.phase, op.operation) for op in made]
 
 
 def test_categories_partition_the_cycles_of_the_operations(results, comparison):

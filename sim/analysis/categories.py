@@ -38,9 +38,8 @@ _BY_OPERATION: Final = {
     **dict.fromkeys(
         (
             op.VMENTRY, op.VMEXIT, op.VMLOAD, op.VMSAVE, op.VMPTRLD, op.VMCLEAR, op.KVM_RUN, op.XSETBV, op.IBPB,
-            op.RDMSR_KERNEL_GS_BASE, op.WRMSR_KERNEL_GS_BASE, op.RDMSR_SPEC_CTRL, op.WRMSR_SPEC_CTRL, op.VERW,
-            op.RSB_FILL, op.RSB_ONE_CALL, op.BHB_CLEAR, op.BHB_LONG_CLEAR, op.UNTRAIN_RET, op.L1D_FLUSH, op.RDPMC,
-            op.VMREAD, op.PERF_CONTEXT, op.VPMU_SAMPLE,
+            op.RDMSR_KERNEL_GS_BASE, op.WRMSR_KERNEL_GS_BASE, op.VERW, op.RSB_FILL, op.RSB_ONE_CALL, op.BHB_CLEAR,
+            op.BHB_LONG_CLEAR, op.UNTRAIN_RET, op.L1D_FLUSH, op.RDPMC, op.VMREAD, op.PERF_CONTEXT, op.VPMU_SAMPLE,
         ),
         VIRTUALISATION,
     ),
@@ -51,6 +50,9 @@ _BY_PHASE: Final = {
     op.RDPKRU: ((op.VCPU_LOAD, op.GUEST_ENTRY, op.GUEST_EXIT), VIRTUALISATION, FPU),
     op.WRPKRU: ((op.VCPU_LOAD, op.GUEST_ENTRY, op.GUEST_EXIT), VIRTUALISATION, FPU),
     op.IPI: ((op.VCPU_LOAD,), VIRTUALISATION, SCHEDULING),
+    # By KVM a mitigation; by a strategy that carries the MSR, anywhere else.
+    op.RDMSR_SPEC_CTRL: ((op.MITIGATION,), VIRTUALISATION, MSR),
+    op.WRMSR_SPEC_CTRL: ((op.MITIGATION,), VIRTUALISATION, MSR),
 }
 """Operations that depend on the phase: in these phases the first category, in others the second."""
 
