@@ -429,10 +429,11 @@ def test_the_command_for_ones_own_rates_prints_the_units_of_the_screen(ran, caps
 
 def test_the_command_for_ones_own_rates_is_taken_whatever_was_realised(ran, capsys):
     comparison = sim.compare(ran())
-    case = shown(comparison, comparison.answers).cases[0]
+    screen = shown(comparison, comparison.answers)
+    case = screen.cases[0]
     rng = np.random.default_rng(1)
     for _ in range(8):
         puts, exits, runs, switches = (float(each) for each in rng.random(4) * (1000, 5000, 1200, 2500))
-        command = units.command(case, answers.Load(exits, switches, runs, 0.0, puts, 1.0))
+        command = units.command(screen, case, answers.Load(exits, switches, runs, 0.0, puts, 1.0))
         status, _, err = run_command(capsys, *command.split()[1:], "--strategies", "manual-load")
         assert (status, err) == (0, ""), command

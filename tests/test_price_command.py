@@ -1,6 +1,7 @@
 """`price` and `flow --cost`: what is printed, and what is refused."""
 
 import re
+import shlex
 import subprocess
 import sys
 
@@ -14,6 +15,40 @@ from sim.costs.price import Prices
 from sim.errors import InputError
 from sim.kernel import flows
 from sim.kernel.config import Settings
+
+SPEC_CTRL = """
+name = "spec-ctrl"
+title = "IA32_SPEC_CTRL"
+msrs = { SPEC_CTRL = 0x48 }
+size_bytes = 8
+per_task_msr = false
+source = "a test"
+"""
+TOGGLE = """
+name = "toggle"
+title = "written at each exit and entry"
+mechanism = "msr"
+save_at = ["vm_exit"]
+load_at = ["vm_entry"]
+zero = 1
+source = "a test"
+"""
+COSTS = """
+title = "mine"
+date = "2026-11"
+derived_from = "sapphire-rapids"
+
+[[rows]]
+operation = "VMREAD"
+term = "base"
+value = 17
+low = 15
+high = 20
+clock = "tsc"
+grade = "assumed"
+source = "nobody"
+conditions = "range chosen because of a test"
+"""
 
 RATES = ("--exits", "20000/s", "--load-put", "2000/s", "--kvm-run", "500/s", "--switches", "3000/s")
 
@@ -281,3 +316,37 @@ def test_flow_names_the_exits_that_there_are(capsys):
     assert status == 2
     assert "unknown fastpath exit 'cpuid'" in err
     assert "hlt-event-pending" in err
+
+
+# The command of a first screen, for one's own rates.
+
+
+def test_the_command_of_a_screen_takes_the_users_own_files_from_the_result_directory(
+    ran, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    for name, text in (("spec-ctrl", SPEC_CTRL), ("toggle", TOGGLE), ("mine", COSTS)):
+        (tmp_path / "a" / f"{name}.toml").write_text(text)
+    changes = {"kernel.carried": "./a/spec-ctrl.toml", "host.costs": {"sapphire-rapids": "./a/mine.toml"}}
+    ran(out="out", **changes, **{"run.strategies": ["free-ssp", "./a/toggle.toml"], "run.contrasts": []})
+    _, screen, _ = run(capsys, "compare", "out")
+    said = re.search(r"fpswitch (price .*? --switches \S+)", " ".join(screen.split()))[1]
+    (tmp_path / "a").rename(tmp_path / "gone")
+    status, out, err = run(capsys, *shlex.split(said))
+    assert (status, err) == (0, ""), said
+    assert re.match(r"spec-ctrl on Intel .*, Linux v6.18, costs\smine\n", out)
+    assert "toggle" in out
+
+
+def test_a_long_result_directory_is_dir_in_the_command(ran, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec-ctrl.toml").write_text(SPEC_CTRL)
+    out = "a-directory-with-a-rather-long-name"
+    ran(
+        out=out,
+        **{"kernel.carried": "./spec-ctrl.toml", "run.strategies": ["free-ssp", "manual-load"], "run.contrasts": []},
+    )
+    _, screen, _ = run(capsys, "compare", out)
+    assert "--carried DIR/inputs/spec-ctrl.toml" in " ".join(screen.split())
+    assert f"(DIR: {out})" in " ".join(screen.split())

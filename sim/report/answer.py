@@ -211,7 +211,6 @@ def cite(screen: Shown) -> str:
     )
 
 
-LONG_PATH: Final = 30
 MORE: Final = "fpswitch compare DIR --full | --mail; fpswitch report DIR"
 
 
@@ -220,6 +219,6 @@ def more(screen: Shown) -> str:
     directory = screen.comparison.results.directory
     if directory is None:
         return "comparison.summary(), .mail(), .df_*(), .plot_*()"
-    if len(str(directory)) > LONG_PATH:
+    if len(str(directory)) > units.LONG_PATH:
         return f"{MORE} (DIR: {directory})"
     return f"fpswitch compare {directory} --full | --mail; fpswitch report {directory} -o report.html"

@@ -2,14 +2,16 @@
 rates."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Final
+from shlex import quote
+from typing import Any, Final
 
 from sim.analysis import price_load
 from sim.analysis.answers import Load
 from sim.analysis.event_costs import EXIT_AND_ENTRY, EventCost, event_costs, guest_ssp, rates
 from sim.analysis.price_own import COMMON
+from sim.costs.table import names as shipped_tables
 from sim.errors import InputError
 from sim.kernel.config import Settings
 from sim.kernel.operations import VMENTRY, VMEXIT
@@ -17,12 +19,15 @@ from sim.report.amounts import three_digits
 from sim.report.layout import Part, item, part, whole
 from sim.report.names import cpu
 from sim.report.shown import Shown, ShownCase
+from sim.results.manifest import COSTS
 
 DEFAULT: Final = Settings()
 MOST_LINES: Final = 8
 MOST_SHORT: Final = 5
 MOST: Final = 2
 """How many strategies' events are priced."""
+LONG_PATH: Final = 30
+"""A longer result directory is DIR in a command, and named once."""
 LEAST: Final = 0.05
 """An operation is named if there are at least this many per event; fewer depend on what guests do."""
 
@@ -53,14 +58,14 @@ def sentences(screen: Shown) -> list[str]:
     found = [f"{'; '.join(said)}{where}.", f"Here{here_is}: {here} per {case.per}-second."]
     return [
         *found,
-        *([f"With your own rates in place of these (of one CPU): {command(case, case.load)}"] if vcpus else []),
+        *([f"With your own rates in place of these (of one CPU): {command(screen, case, case.load)}"] if vcpus else []),
     ]
 
 
-def command(case: ShownCase, load: Load) -> str:
+def command(screen: Shown, case: ShownCase, load: Load) -> str:
     """The command that prices a user's rates on the CPU and kernel of a case, with the rates of its schedule to start
-    from."""
-    document = case.document
+    from; the user's own files are those of the result directory."""
+    document, own = case.document, _own_files(screen)
     per_cpu = document["vcpus"] / document["cpus"]
     exits, kvm_runs, load_puts = (round(per_cpu * each) for each in (load.exits, load.kvm_runs, load.load_puts))
     switches = math.ceil(per_cpu * load.switches)
@@ -68,8 +73,9 @@ def command(case: ShownCase, load: Load) -> str:
     kernel, use = document["resolved"]["kernel"], guest_ssp(document)
     xss = kernel.get("guest_xss")
     others = {
-        "--carried": kernel["carried"] if kernel["carried"] != DEFAULT.carried else None,
-        "--costs": document["cost_table"] if document["cost_table"] != document["cpu"] else None,
+        "--strategies": _strategies(document, own),
+        "--carried": own.get(kernel["carried"], kernel["carried"]) if kernel["carried"] != DEFAULT.carried else None,
+        "--costs": own.get(f"#{table}", table) if (table := document["cost_table"]) != document["cpu"] else None,
         "--guest-xss": None if xss is None else f"{xss:#x}",
         "--guest-ssp": use if use != COMMON.guest_ssp else None,
         "--exits": f"{found.exits:.0f}/s",
@@ -78,8 +84,29 @@ def command(case: ShownCase, load: Load) -> str:
         "--switches": f"{found.all_switches:.0f}/s",
         "--between": _between(found),
     }
-    options = "".join(f" {option} {value}" for option, value in others.items() if value is not None)
-    return f"fpswitch price --cpu {document['cpu']} --kernel {document['kernel']}{options}"
+    options = "".join(f" {option} {quote(value)}" for option, value in others.items() if value is not None)
+    profile = own.get(f"CPU {document['cpu']}", document["cpu"])
+    return f"fpswitch price --cpu {quote(profile)} --kernel {document['kernel']}{options}"
+
+
+def _own_files(screen: Shown) -> dict[str, str]:
+    """Where the result directory has what is not shipped: files by kind and name, and by how the scenario has them;
+    cost tables by # and name."""
+    directory, manifest = screen.comparison.results.directory, screen.manifest
+    if directory is None:
+        return {}
+    there = "DIR" if len(str(directory)) > LONG_PATH else directory
+    found = {}
+    for each in manifest.get("inputs", ()):
+        found[each["path"]] = found[f"{each['kind']} {each['name']}"] = f"{there}/{each['path']}"
+    tables = {case["cost_table"] for case in manifest["cases"]} - set(shipped_tables())
+    return found | {f"#{name}": f"{there}/{COSTS}#{name}" for name in tables}
+
+
+def _strategies(document: Mapping[str, Any], own: Mapping[str, str]) -> str | None:
+    """All strategies of the case, if any is the user's own; `fpswitch price` takes the shipped ones by itself."""
+    found = {name: own.get(f"strategy {name}", name) for name in document["strategies"]}
+    return ",".join(found.values()) if any(name != file for name, file in found.items()) else None
 
 
 def _between(load: price_load.Load) -> str | None:
