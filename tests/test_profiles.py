@@ -287,7 +287,6 @@ def test_features_and_components_of_a_cpu_fit(name):
         assert cpu.components & mask == (mask if feature in cpu.features else 0), feature
     assert bool(cpu.xss_supported & CET_U) == bool(cpu.features & {"SHSTK", "IBT"})
     assert cpu.xfd_supported == (XTILEDATA if "XFD" in cpu.features else 0)
-    assert cpu.cet_sss == ("CET_SSS" in cpu.features)
 
 
 def test_zen_2_has_pkru_state_of_another_size_at_another_place_and_no_protection_keys():

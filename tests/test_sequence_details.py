@@ -89,6 +89,22 @@ def test_a_guest_without_amx_leaves_xfd_alone_and_the_host_writes_its_own():
     assert xfd_accesses("userspace-exit", replace(AMX, guest_amx=False), QUIET) == (0, 2)
 
 
+@pytest.mark.parametrize(
+    ("settings", "use", "in_c6", "restores"),
+    [
+        (AMX, GuestUse(tiles=True), ["XGETBV(1)", "TILERELEASE"], 1),
+        (AMX, QUIET, ["XGETBV(1)"], 0),
+        (Settings(cpu="zen4"), QUIET, [], 0),
+    ],
+)
+def test_a_halt_in_c6_releases_the_tiles_of_a_guest_which_its_next_entry_restores(settings, use, in_c6, restores):
+    """fpu_idle_fpregs(): without an owner, fpregs_state_valid() is false.  No other guest pays a restore."""
+    run = flows.run("halt-c6", settings, use)
+    assert [op.operation for op in run.operations if op.phase == "idle"] == in_c6
+    assert [op.operation for op in run.operations].count("XRSTORS") == restores
+    assert not run.findings
+
+
 def test_tiles_need_a_guest_with_amx():
     with pytest.raises(InputError, match="--guest-amx"):
         flows.run("halt", replace(AMX, guest_amx=False), GuestUse(tiles=True))

@@ -108,6 +108,7 @@ def flow(
       vcpu-switch      two vCPUs share a CPU
       migrate          a vCPU is preempted and continues on another CPU
       halt             HLT, idle, wake-up
+      halt-c6          the same, and the CPU idles in C6, which releases a guest's tiles (--guest-tiles)
       in-kernel-exit   an exit that KVM handles while the vCPU keeps its CPU
       fastpath-exit    one that some kernels handle in the fastpath
       userspace-exit   an exit to the VMM, and KVM_RUN again

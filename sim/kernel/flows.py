@@ -47,6 +47,21 @@ def halt(s: Scene) -> Steps:
     yield from enters(s)
 
 
+def halt_c6(s: Scene) -> Steps:
+    """As halt, but the CPU idles in C6, at whose entry Linux releases tiles that are in use.
+
+    drivers/idle/intel_idle.c, spr_cstates[] (Sapphire and Emerald Rapids), CPUIDLE_FLAG_INIT_XSTATE; in torvalds/linux
+    at 00433eae1771.
+    """
+    s.start_in_guest()
+    yield from exits(s, "HLT", "hlt")
+    yield from switches(s, s.cpu.idle)
+    yield "the CPU enters C6"
+    fpu.fpu_idle_fpregs(s.k, s.cpu)
+    yield from switches(s, s.v)
+    yield from enters(s)
+
+
 def userspace_exit(s: Scene) -> Steps:
     """A vCPU exits to the VMM, which runs user code and calls KVM_RUN again."""
     s.start_in_guest()
@@ -176,6 +191,7 @@ def short_ioctl(s: Scene) -> Steps:
 FLOWS: Final[dict[str, Callable[[Scene], Steps]]] = {
     "preempt": preempt,
     "halt": halt,
+    "halt-c6": halt_c6,
     "userspace-exit": userspace_exit,
     "ping-pong": ping_pong,
     "kernel-preempt": kernel_preempt,

@@ -75,14 +75,6 @@ class CpuProfile(Geometry):
         file = Path(self.name).name
         return replace(self, name=self.label, **{key: getattr(self, key).replace(self.name, file) for key in _TEXTS})
 
-    @property
-    def cet_sss(self) -> bool:
-        """An OS that keeps page faults off its shadow stacks may use supervisor ones: none becomes prematurely busy.
-
-        SDM vol. 2, CPUID, leaf 07H, sub-leaf 1, EDX[18].
-        """
-        return "CET_SSS" in self.features
-
 
 def profile(name: str | CpuProfile) -> CpuProfile:
     """The CPU of that name, or of the file ``name``: a profile (.toml), or a dump of its CPUID registers.
