@@ -17,13 +17,14 @@ def kernels(name: str | None, as_json: bool) -> None:
     Each difference has the values that the model uses, and the kernels that share them. With NAME, show what this
     kernel does, with its source in Linux and where that was read. For any other release, show which kernel is nearest,
     and what differs or may differ: v5.10, v5.15, v6.1, v6.5, v6.8, v6.9, v6.10, v6.11, v6.13, v6.14, v6.16 and v7.0 to
-    v7.2 were read. docs/kernel-versions.md is the same table with all sources.
+    v7.2 were read. Of a stable release, such as v6.6.106, it says where its kernel was read in another.
+    docs/kernel-versions.md is the same table with all sources.
 
     With --json: {"kernels": [{"name", "title", "about"}], "differences": [{"number", "topic", "kernels": {NAME:
-    {"says", "source", "checked", "since" (a release, or null), "values"}}}]}; masks are numbers. Of another release:
-    {"release", "nearest", "says", "read" ({"name", "repository", "commit", "about"}, or null), "besides", "differs":
-    [{"number", "topic", "says", "source", "values"}], "may_differ": [{"number", "topic"}]}; "says", "source" and
-    "values" are null where it was not read.
+    {"says", "source", "checked", "since" (a release, or null), "values"}}}], "note" (on a stable release, or null)};
+    masks are numbers. Of another release: {"release", "nearest", "says", "read" ({"name", "repository", "commit",
+    "about"}, or null), "besides", "differs": [{"number", "topic", "says", "source", "values"}], "may_differ":
+    [{"number", "topic"}]}; "says", "source" and "values" are null where it was not read.
 
     \b
     Examples:
@@ -35,14 +36,17 @@ def kernels(name: str | None, as_json: bool) -> None:
     from sim.kernel import releases, versions
     from sim.report import kernel_versions
 
+    note = ""
     if name is not None and name not in versions.names() and (other := releases.release(name)):
         found = kernel_versions.other_release(other)
         if found["says"]:
             emit(found, _other_text(found), as_json)
             return
+        note = releases.of_a_stable(name, found["nearest"], versions.differences())
         name = found["nearest"]
     chosen = versions.names() if name is None else (versions.version(name).name,)
-    emit(kernel_versions.document(chosen), _all_text() if name is None else _one_text(chosen[0]), as_json)
+    document = kernel_versions.document(chosen) | {"note": note or None}
+    emit(document, _all_text() if name is None else _one_text(chosen[0], note), as_json)
 
 
 def _all_text() -> str:
@@ -63,11 +67,12 @@ def _all_text() -> str:
     return "\n".join(lines)
 
 
-def _one_text(name: str) -> str:
+def _one_text(name: str, note: str) -> str:
     from sim.kernel import versions
 
     title = versions.version(name).title
     lines = [title, "=" * len(title), textwrap.fill(versions.about()[name], WIDTH)]
+    lines += ["", textwrap.fill(f"{note}.", WIDTH)] if note else []
     for row in versions.differences():
         cell = row.cells[name]
         since = f" Since {cell.since}." if cell.since else ""

@@ -91,6 +91,17 @@ class Beyond:
 
 
 @dataclass(frozen=True, slots=True)
+class Stable:
+    """The stable release that a kernel's rows were read in, and the rows in which others differ or may, and why."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    read: str
+    may_differ: tuple[int, ...]
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
 class Nearest:
     """The kernel of the model that is nearest to a release, and a sentence on what differs or may differ; empty if
     nothing does.
@@ -133,21 +144,35 @@ def read_releases() -> Mapping[str, ReadRelease]:
     return _file()[0]
 
 
+def of_a_stable(name: str, kernel: str, differences: Sequence[Difference]) -> str:
+    """What is to be known of ``name``, a stable release of ``kernel``, in a sentence; empty if that very one was
+    read."""
+    stable, level = _file()[2][kernel], re.match(r"v?(\d+\.\d+(?:\.\d+)?)", name, re.ASCII)
+    assert level is not None
+    if level[1] in (stable.read, stable.read.removesuffix(".0")):
+        return ""
+    says = f"Linux {level[1]} is a release of {kernel}, whose rows were read in {stable.read}"
+    if not stable.may_differ:
+        return f"{says}; what other stable releases of it do was not read"
+    return f"{says}: {_amiss([], _rows(differences, stable.may_differ))}: {stable.because}"
+
+
 def beyond() -> Beyond:
     """What is known of releases after the newest kernel of the model."""
     return _file()[1]
 
 
 @cache
-def _file() -> tuple[Mapping[str, ReadRelease], Beyond]:
+def _file() -> tuple[Mapping[str, ReadRelease], Beyond, Mapping[str, Stable]]:
     return parse(resources.files(__package__).joinpath(_FILE).read_text(encoding="utf-8"))
 
 
-def parse(text: str) -> tuple[Mapping[str, ReadRelease], Beyond]:
+def parse(text: str) -> tuple[Mapping[str, ReadRelease], Beyond, Mapping[str, Stable]]:
     """What ``text`` describes in TOML; pydantic's ValidationError for what is missing, unknown or of a wrong type."""
     root = tomllib.loads(text)  # by way of JSON, because only there a strict check takes an array for a tuple
     found = TypeAdapter(dict[str, ReadRelease]).validate_json(json.dumps(root["release"]))
-    return found, TypeAdapter(Beyond).validate_json(json.dumps(root["beyond"]))
+    stable = TypeAdapter(dict[str, Stable]).validate_json(json.dumps(root.get("stable", {})))
+    return found, TypeAdapter(Beyond).validate_json(json.dumps(root["beyond"])), stable
 
 
 def nearest(wanted: Release, kernels: Iterable[str], differences: Sequence[Difference]) -> Nearest:

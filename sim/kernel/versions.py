@@ -196,7 +196,7 @@ def version(name: str) -> KernelVersion:
         raise unknown("kernel version", name, known)
     near = nearest(wanted)
     says = near.says or f"the model's row for it is {near.kernel!r}"
-    says += f"; fpswitch kernels {name} says how" if near.was_read else ""
+    says += f"; fpswitch kernels {name} says {'how' if near.says else 'more'}" if near.was_read or not near.says else ""
     raise InputError(f"unknown kernel version {name!r}: {says} (allowed: {', '.join(known)})")
 
 
