@@ -19,7 +19,7 @@ from sim.xsave.freedoms import Freedoms
 from sim.xsave.profiles import names, profile
 
 FILES = sorted((DATA / "ring0").glob("*.jsonl"))
-SILICON = [*FILES, *sorted(DATA.glob("silicon-*.jsonl"))]
+SILICON = [*FILES, *sorted(DATA.glob("silicon-*.jsonl")), *sorted((DATA / "zen4").glob("*.jsonl.gz"))]
 ZEN4 = profile("zen4").freedoms
 RECORDS = records(FILES)
 

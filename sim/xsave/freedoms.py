@@ -46,7 +46,10 @@ class Freedoms:
     """Components that a write of ZMM0-15 also marks in use and modified (Zen 4, Intel: SSE, AVX and ZMM_Hi256; a
     256-bit write does not: kernel traces of a Zen 4 show AVX in use without ZMM_Hi256)."""
     ymm_write_group: int = 0
-    """Components that a 256-bit write also marks in use and modified (Intel: SSE and AVX; not recorded of Zen 4)."""
+    """Components that a 256-bit write also marks in use and modified (Zen 4, Intel: SSE and AVX)."""
+    vex_write_initialises_above: bool = False
+    """A write of all registers with a VEX prefix clears XINUSE of what lies above its width (Zen 4); else that stays in
+    use where it was (Intel).  Only the verification of vectors writes so."""
     upper_registers_apart: bool = False
     """What is in use is tracked for registers 8-15 apart (Intel: :mod:`sim.verification.vectors.halves`).  Contents of
     the model are whole components, so that nothing but the verification of vectors can show it."""

@@ -97,6 +97,8 @@ class Writes:
             unit.regs[above] = INIT if register is None else with_register(above, held, register, INIT)
             unchanged |= (unit.regs[above] == held) << above
         unit.write_with_vex(1 << component)
+        if register is None and unit.freedoms.vex_write_initialises_above:
+            unit.xinuse &= ~(AVX | ZMM_HI256 if component == 1 else ZMM_HI256)
         if not self._free:  # zeros over zeros: a processor need not count that as a modification
             unit.xmodified &= ~unchanged | xmodified
         elif self.halves:
