@@ -59,7 +59,7 @@ def handled_exits(
         count = sum(len(each.number) for several in parts for each in several)
         kept = float(count)
         if reason == INTERRUPT:
-            kept -= interrupts * guest_ns * 1e-9 + sum(max(vcpu.preempted, vcpu.interrupts_that_woke) for vcpu in vcpus)
+            kept -= interrupts * guest_ns * 1e-9 + sum(vcpu.of_host for vcpu in vcpus)
             if kept < BEYOND * count:
                 continue
         gaps = [ns for several in parts for ns in spaced(several, guest_ns, charges.exit).samples]

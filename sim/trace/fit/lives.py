@@ -265,7 +265,7 @@ class Watcher:
             life.vcpu.breaks_since_halt += 1
         if state == RUNNABLE:
             if life.vcpu is not None:
-                life.vcpu.preempted += life.inside
+                life.vcpu.for_host = True
             if life.wakers.get(successor) or (successor in self.alive and self.alive[successor].wakers.get(tid)):
                 life.hand_off()
             other = self.alive.get(successor)

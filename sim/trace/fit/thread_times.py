@@ -117,8 +117,9 @@ class VcpuTimes:
     all; then ``guest_exits`` and ``demand_returns`` count exits, and ``handled`` are those that KVM handled, by reason.
     ``in_guest``: the guest runs; ``acts``: KVM handles an exit that is the guest's own; ``reason`` is that of the exit,
     and ``handling`` how long it has been handled on the CPU. ``halted_ns`` is when HLT came, of a halt that is not
-    over; ``preempted`` is how often the thread was inside KVM_RUN. A signal that ends a halt takes the thread out of
-    KVM_RUN without a VM entry; that is no return of the guest's: ``signalled`` are the times outside KVM_RUN then.
+    over.  ``of_host`` are interrupts for the host that woke a thread or let another one have the CPU, as the exit under
+    way does if ``for_host``.  A signal that ends a halt takes the thread out of KVM_RUN without a VM entry; that is no
+    return of the guest's: ``signalled`` are the times outside KVM_RUN then.
     ``exit_ns`` and ``put_ns`` are when the guest last exited, and KVM_RUN last returned, and ``returns_ns`` when it did
     so for a reason of the guest's.
     ``returned``: KVM_RUN has, after so many ``restores_at_return``, and ``signals`` were delivered since.
@@ -149,7 +150,8 @@ class VcpuTimes:
     halted_ns: int = -1
     exit_ns: int = 0
     put_ns: int = 0
-    preempted: int = 0
+    of_host: int = 0
+    for_host: bool = False
     at_return: tuple[int, int] = (0, 0)
     at_halt: tuple[int, int] = (0, 0)
     blocked_outside: int = 0
@@ -184,16 +186,12 @@ class VcpuTimes:
         elif self.reason:
             self.handling += on_ns
 
-    @property
-    def interrupts_that_woke(self) -> int:
-        """Wake-ups of others in interrupts for the host that took it out of the guest."""
-        return sum(times for (reason, _), times in self.woke.items() if reason.lower() in INTERRUPTS)
-
     def wakes_somebody(self, tid: int, *, inside: bool) -> None:
         """A thread is woken where this one runs: by an exit of that reason, or outside KVM_RUN."""
         if inside and not self.exits:
             self.kicks.setdefault(tid, _integers()).append(self.clock)
         self.woke[(self.reason or KICK) if inside else USERSPACE, tid] += 1
+        self.for_host |= inside
 
     def enters_guest(self) -> None:
         """kvm_entry: KVM has handled the exit before it; a halted vCPU continues."""
@@ -203,12 +201,13 @@ class VcpuTimes:
             handled.number.append(self.exits)
             handled.after_ns.append(self.handling)
             handled.at_ns.append(self.exit_ns)
+            self.of_host += self.for_host and self.reason.lower() in INTERRUPTS
         self.in_guest, self.acts, self.reason, self.halted = True, False, "", None
 
     def leaves_guest(self, reason: str, now_ns: int) -> None:
         """kvm_exit; that of HLT begins a halt."""
         self.exits += 1
-        self.in_guest, self.handling, self.exit_ns = False, 0, now_ns
+        self.in_guest, self.for_host, self.handling, self.exit_ns = False, False, 0, now_ns
         halts = reason in HALTS
         self.reason, self.halted_ns = ("", now_ns) if halts else (reason, -1)
         self.acts = not halts and reason.lower() not in INTERRUPTS
