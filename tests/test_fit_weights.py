@@ -74,6 +74,21 @@ def test_children_stay_on_the_cpu_where_they_were_unless_cpus_are_idle_at_times(
     assert all(sum(group.sleep) == SECONDS_NS for group in forks.values())
 
 
+@pytest.mark.parametrize(("parents", "rows"), [((1, 2), 2), ((1, 2, 3, 4), 1), ((1,), 1)])
+def test_parents_that_fork_all_the_time_do_so_side_by_side_and_few_forks_are_one_parent_s(parents, rows):
+    """Of 24 children each parent has forked 6, 12 or 24; ten are enough."""
+    whose = [parents[n % len(parents)] for n in range(24)]
+    children = [life(f"cc{n}", 20 + n, 0.5, parent=parent, stints=3) for n, parent in enumerate(whose)]
+    for n, child in enumerate(children):
+        child.execs, child.forked_ns = True, n * MS
+        child.bursts[0] = child.bursts[0]._replace(on_ns=(1 + whose[n]) * MS)
+    (forks,) = (group for group in grouped(children, 0, SECONDS_NS, Charges(), idle=0.3) if group.key[0] == "fork")
+    assert forks.rows == rows
+    assert sum(forks.sleep) == rows * SECONDS_NS
+    if rows > 1:  # each burst is beside the sleep after it of the same parent
+        assert forks.compute == sorted(forks.compute)
+
+
 def test_a_child_that_forks_before_it_first_sleeps_is_a_child_of_that_burst():
     """As a compiler driver does, which may wait for its child to the end of the trace."""
     children = [life(f"cc{n}", 20 + n, 0.5, parent=1, stints=3) for n in range(12)]

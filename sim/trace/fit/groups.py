@@ -313,21 +313,32 @@ def _forks(
     children: Sequence[Life], bursts: Mapping[int, Sequence[Burst]], pinned: tuple[int, ...], forking: list[float],
     first_ns: int, last_ns: int, charges: Charges,
 ) -> Group:  # fmt: skip
-    """What children do up to their first sleep (``bursts``, by id()), and the bursts in which parents fork.
+    """What children do up to their first sleep (``bursts``, by id()), and the bursts in which parents fork; a row for
+    each parent that forks all the time, as after a short sleep its registers are still in its CPU.
 
     A simulated child ends with its first sleep; what it does later is in the entry of the threads of its name.
     """
-    group = Group(("fork", "forks", 0, pinned), len(children), 1, _saves(children), names=_names(children))
+    rows = _by_parent(children)
+    group = Group(("fork", "forks", 0, pinned), len(children), len(rows), _saves(children), names=_names(children))
     group.cycles, group.syscall = len(children), forking
-    for burst in (burst for child in children for burst in bursts[id(child)]):
+    for burst in (burst for row in rows for child in row for burst in bursts[id(child)]):
         group.compute.append(_own(burst, charges))
         group.on_ns += burst.on_ns
         group.wanted_ns += burst.end_ns - burst.ready_ns
-    times = [child.forked_ns for child in children]
-    group.sleep = [after - before for before, after in pairwise(times)]
-    group.sleep.append(times[0] - first_ns + last_ns - times[-1])
+    for row in rows:
+        times = [child.forked_ns for child in row]
+        group.sleep += [after - before for before, after in pairwise(times)]
+        group.sleep.append(times[0] - first_ns + last_ns - times[-1])
     group.order = whole(group.compute, group.sleep) if last_ns - first_ns >= FULL_NS else None
     return group
+
+
+def _by_parent(children: Sequence[Life]) -> list[list[Life]]:
+    """The children by parent, if each parent forked enough of them: parents do so side by side."""
+    found: dict[int, list[Life]] = defaultdict(list)
+    for child in children:
+        found[child.parent].append(child)
+    return list(found.values()) if all(len(each) >= ENOUGH for each in found.values()) else [list(children)]
 
 
 def _saves(lives: Iterable[Life]) -> Counter[int]:
