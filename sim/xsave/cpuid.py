@@ -11,7 +11,7 @@ from typing import IO, Final
 
 from sim import mailed, packed
 from sim.errors import InputError
-from sim.xsave import cpuid_bytes, cpuid_rows, no_registers
+from sim.xsave import cpuid_bytes, cpuid_nested, cpuid_rows, no_registers
 from sim.xsave.cpuid_decoded import XSTATE as _XSTATE
 from sim.xsave.cpuid_decoded import Registers, decoded
 
@@ -48,7 +48,10 @@ FORMS: Final = tuple(
         ("Intel SDE", rf"\b{_LEAF}\s+(?:(?P<sub>[0-9a-f]{{8}})|\*+)\s*=>\s*{_VALUES}"),
         ("libcpuid", rf"\b(?P<table>{'|'.join(_TABLES)})\[(?P<row>\d{{1,3}})\]\s*=\s*{_VALUES}"),
         ("hwloc", rf"\b[0-9a-f]{{1,2}}\s+(?P<leaf>[0-9a-f]{{1,8}})\s+0\s+{_SUB}\s+0\s+=>\s+{_SHORT}"),
-        ("libvirt", rf"<cpuid\s+eax_in=['\"]0x{_LEAF}['\"](?:\s+ecx_in=['\"]0x{_SUB}['\"])?\s+{_OF_XML}"),
+        (
+            "libvirt",
+            rf"<cpuid\s+eax_in=['\"]0x(?P<leaf>[0-9a-f]{{1,8}})['\"](?:\s+ecx_in=['\"]0x{_SUB}['\"])?\s+{_OF_XML}",
+        ),
         ("the event kvm_cpuid", rf"kvm_cpuid:\s+func\s+(?P<leaf>[0-9a-f]{{1,8}})(?:\s+idx\s+{_SUB})?\s+{_OF_KVM}"),
         ("Bochs", rf"CPUID\[0x{_LEAF}\]\s*:\s*{_VALUES}"),
         ("UEFI's Cpuid", rf"\(Leaf\s+{_LEAF}(?:,\s*Sub-Leaf\s+{_SUB})?\)\s*{_VALUES}"),
@@ -81,7 +84,12 @@ MOST: Final = 16 << 20
 """The most bytes that are read of a dump, or of the log that has it."""
 
 
-_OF_NO_TOOL: Final = cpuid_rows.FORMS | {"a dump of /dev/cpu/N/cpuid": cpuid_bytes.rows}
+_OF_NO_TOOL: Final = {
+    "a program": cpuid_nested.rows,
+    "a table": cpuid_rows.rows,
+    "a table with a header": cpuid_rows.with_header,
+    "a dump of /dev/cpu/N/cpuid": cpuid_bytes.rows,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +124,12 @@ def read(stream: IO[bytes], name: str) -> Dump:
         if what := packed.told(found):
             raise InputError(f"{name} is {what}; allowed: a CPU profile (.toml), or {ALLOWED}")
         if packed.is_binary(found):
+            who, rows = cpuid_bytes.of_binary(packed.content(found, name, MOST))
+            if who:
+                return _with_xsave(Dump(_first_cpu(("", *row) for row in rows), who), name)
             raise InputError(
-                f"{name} is not text, and a dump in binary does not say which leaves it has (cpuid -1 -r prints them); "
+                f"{name} is not text, and neither what dd bs=16 copies of /dev/cpu/N/cpuid from leaf 0 on nor a "
+                f"kvm_cpuid2: it does not say which leaves it has (cpuid -1 -r prints them); "
                 f"allowed: a CPU profile (.toml), or {ALLOWED}"
             )
         return parse(mailed.text_lines(packed.lines(found, name, MOST)), name)

@@ -12,12 +12,13 @@ from typing import Final
 from sim.xsave.cpuid_decoded import LOW, Registers
 
 _LABELS: Final = re.compile(
-    r"\b(?:cpuid|leaf|sub[-_ ]?leaf|sub|function|func|fn|index|idx|input|in|results?|output|raw|(?:[er][a-d]x)(?:_in)?"
-    r"|cpu ?\d+)\b",
+    r"\b(?:(?:entry|cpuid)\[? ?\d{1,3}\]?\s*:|flags\s*[:=]?\s*(?:0x)?\d{1,2}\b[:,]?"  # of KVM's entries
+    r"|cpuid|leaf|sub[-_ ]?leaf|sub|function|func|fn|index|idx|input|in|results?|output|raw|(?:[er][a-d]x)(?:_in)?"
+    r"|cpu ?\d+)(?!\w)",
     re.ASCII | re.IGNORECASE,
 )
 _NUMBER: Final = re.compile(r"(?:0x)?[0-9a-f]{1,8}h?", re.ASCII | re.IGNORECASE)
-_BETWEEN: Final = re.compile(r"[\s,;:|/\\()\[\]{}=>\"'._#*+-]+", re.ASCII)
+_BETWEEN: Final = re.compile(r"[\s,;:|/\\()\[\]{}=>\"'`._#*+-]+", re.ASCII)
 _LEAST_OF_ROW: Final = 20
 _MOST_OF_ROW: Final = 200
 _WITH_SUB_LEAF: Final = 6
@@ -29,10 +30,15 @@ _NEXT_REGISTER: Final = re.compile(
     r"\s*\n[>|\s]*(?=[er]?[a-d]x\s*[=:]\s*(?:0x)?[0-9a-f]{1,8}h?,?\s*$)", re.ASCII | re.IGNORECASE | re.MULTILINE
 )
 
-_OBJECT: Final = re.compile(r"\{([^{}]{20,600})(?:\{[^{}]{0,80}\}\s*)?\}")  # gdb prints the padding in braces
-_MEMBER: Final = re.compile(r"\b(\w{2,12})[\"']?\s*[:=]\s*[\"']?(0x[0-9a-f]{1,8}|\d{1,10})\b", re.ASCII | re.IGNORECASE)
-_LEAF_NAMES: Final = ("function", "leaf", "eax_in", "func")
-_SUB_NAMES: Final = ("index", "subleaf", "sub_leaf", "ecx_in", "idx")
+_CELL_END: Final = re.compile(r"[,;\t|]")
+_NO_LETTER: Final = re.compile(r"[^a-z]+")
+_AROUND: Final = " \"'`"
+_REGISTERS: Final = ("eax", "ebx", "ecx", "edx")
+_HEADER_NAMES: Final = (
+    {name: name for name in _REGISTERS}
+    | dict.fromkeys(("leaf", "function", "func", "eaxin", "inputeax", "cpuid"), "leaf")
+    | dict.fromkeys(("subleaf", "index", "idx", "sub", "ecxin", "inputecx"), "sub")
+)
 
 Row = tuple[int, int, Registers]
 """Leaf, sub-leaf and its registers."""
@@ -84,20 +90,31 @@ def _value(number: str, base: int = 16) -> int:
     return int(number.rstrip("hH"), base)
 
 
-def objects(text: str) -> Iterator[Row]:
-    """The objects with members for a leaf, perhaps a sub-leaf, and the four registers; decimal without 0x."""
-    for match in _OBJECT.finditer(text):
-        members = {name.lower(): int(value, 0) & LOW for name, value in _plain(match[1])}
-        leaf = next((members[name] for name in _LEAF_NAMES if name in members), None)
-        if leaf is not None and members.keys() >= {"eax", "ebx", "ecx", "edx"}:
-            sub = next((members[name] for name in _SUB_NAMES if name in members), 0)
-            yield leaf, sub, (members["eax"], members["ebx"], members["ecx"], members["edx"])
+def with_header(text: str) -> Iterator[Row]:
+    """The rows of a table (CSV, TSV) whose first line names its columns: leaf, sub-leaf, the registers, and others.
 
-
-def _plain(text: str) -> Iterator[tuple[str, str]]:
-    for name, value in _MEMBER.findall(text):
-        yield name, value if value[:2].lower() == "0x" else str(int(value))
-
-
-FORMS: Final = {"a program": objects, "a table": rows}
-"""Who prints them, as a message says it."""
+    Numbers are hexadecimal where a column shows it, by 0x, a letter or a leading zero, and else decimal.
+    """
+    lines = iter(text.splitlines())
+    for line in lines:
+        named = [
+            _HEADER_NAMES.get(_NO_LETTER.sub("", cell.lower()), "") for cell in _CELL_END.split(line[:_MOST_OF_ROW])
+        ]
+        if {"leaf", *_REGISTERS} <= set(named):
+            break
+    else:
+        return
+    width = len(named)
+    cells = [[cell.strip(_AROUND) for cell in _CELL_END.split(line[:_MOST_OF_ROW])] for line in lines]
+    rows_of = [dict(zip(named, row, strict=True)) for row in cells if len(row) == width]
+    kept = [
+        row for row in rows_of if all(_NUMBER.fullmatch(row[name]) or row[name].isdecimal() for name in row if name)
+    ]
+    bases = {name: _base([row[name] for row in kept]) for name in named}
+    before, sub = -1, -1
+    for row in kept:
+        leaf = _value(row["leaf"], bases["leaf"])
+        sub = _value(row["sub"], bases["sub"]) if "sub" in row else sub + 1 if leaf == before else 0
+        before = leaf
+        a, b, c, d = (_value(row[name], bases[name]) & LOW for name in _REGISTERS)
+        yield leaf, sub, (a, b, c, d)
