@@ -190,6 +190,19 @@ PRINTED = {
     "perf -F +cgroup": lambda row: perf(row, behind=" /user.slice/user-1000.slice"),
     "perf -F +sym": lambda row: perf(row, behind=" __schedule+0x3f0 ([kernel.kallsyms])"),
     "perf -F +insn": lambda row: perf(row, behind=" insn: 0f 1f 00"),
+    "perf -F +flags": lambda row: perf(row, behind="   jmp                  "),
+    "perf -F +data_src": lambda row: perf(row, behind="                0 |OP N/A|LVL N/A|SNP N/A|TLB N/A|LCK N/A"),
+    "perf -F +iregs": lambda row: perf(row, behind=" ABI:2    AX:0x0    BX:0x1 "),
+    "perf -F +brstack": lambda row: perf(row, behind="  0xffffffff81a0b0c0/0xffffffff81a0b0d0/P/-/-/0 "),
+    "perf -F +code_page_size": lambda row: perf(row, behind=" 4K"),
+    "perf -F +metric": lambda row: f"{perf(row)}\n{perf(row).partition(': ')[0]}: \tmetric:    0.89  insn per cycle",
+    "KernelShark": lambda row: (
+        f"7\t{row.cpu}\t{row.time.strip()}\t{row.comm}\t{row.tid}\td..2\tx/{row.event}\t{row.payload}"
+    ),
+    "ftrace's option verbose": lambda row: (
+        f"{row.comm:>16} {row.tid:7} {row.cpu:3} 1 00000002 0000000c [{row.us:08x}] 12.345ms (+0.002ms): "
+        f"{row.event}: {row.payload}"
+    ),
     "perf record -g": lambda row: (
         f"{perf(row).strip()}\n\tffffffff81a0b0c0 __schedule+0x3f0 ([kernel.kallsyms])\n"
         "\t    7f1234 [unknown] (/usr/lib/libc.so.6)\n"

@@ -152,7 +152,7 @@ def test_what_perf_trace_prints_is_refused_as_such(line, option, tmp_path, capsy
     (tmp_path / "trace.txt").write_text(f"{line}\n" * 3)
     status, _, error = run(capsys, "replay", tmp_path / "trace.txt", option)
     assert status == 2
-    assert "This is what perf trace prints, which names no CPU" in error
+    assert "this is what perf trace prints, which names no CPU" in error
 
 
 OTHERS = {
@@ -175,6 +175,20 @@ OTHERS = {
     "what a command prints that may not read": "cat: /sys/kernel/tracing/trace: Permission denied\n",
     "a trace of Perfetto as the text": "packet {\n  ftrace_events {\n    cpu: 0\n  }\n}\n",
     "what trace of bcc prints": "TIME     PID     TID     COMM            FUNC             -\n",
+    r"what ftrace prints with its option raw, .*\(echo noraw > trace_options": "1234 0 3423898204000 type: 316\n",
+    r"what ftrace prints with its option hex, .*\(echo nohex > trace_options": (
+        "000004d2 00000000 0000031d303c7760 type: 316\n"
+    ),
+    r"what ftrace prints with its option nocontext-info, .*\(echo context-info > trace_options": "kvm_fpu: load\n",
+    r"what bpftrace prints \(": "Attached 3 probes\n1 2 a\n",
+    "what babeltrace prints of": "[2025-11-28 10:00:00.123456789] host sched_switch: { cpu_id = 0 }\n",
+    "what babeltrace prints of a trace in CTF": "[1234.123456789] (+?.?????????) kvm_entry: { cpu_id = 0 }\n",
+    "what babeltrace prints of a trace": "timestamp = 10:00:00.1, delta = +0.1, name = sched_switch, x = { }\n",
+    "what trace-cmd stat prints": "CPU: 0\nentries: 0\noverrun: 0\n",
+    "what trace-cmd dump prints": " Tracing meta data in file trace.dat:\n\t[Initial format]\n",
+    "what trace-cmd profile prints": "task: qemu-123\n  Event: sched_switch:S (1) Total: 1\n",
+    "what sysdig prints": "12 10:00:00.123456789 0 qemu (123) > ioctl fd=12 request=AE80\n",
+    "a session of KernelShark": '{"type": "kshark.config.session", "Data": {}}\n',
     "a trace of Xen": "CPU0  1234 (+  123)  VMEXIT      [ exitcode = 0x0000000c ]\n",
 }
 
@@ -185,7 +199,7 @@ def test_what_is_no_trace_is_named_and_what_prints_one(kind, option, tmp_path, c
     (tmp_path / "trace.txt").write_text(OTHERS[kind])
     status, _, error = run(capsys, "replay", tmp_path / "trace.txt", option)
     assert status == 2
-    assert re.search(f"This is {kind}", error)
+    assert re.search(rf"trace\.txt: this is {kind}", error)
 
 
 @pytest.mark.parametrize("comm", ["1:worker", "+x", "host/a.txt:2:b"])

@@ -174,14 +174,15 @@ def exits(stream: IO[bytes], name: str, progress: Callable[[Iterator[Step]], Ite
         vcpu.settle(None)
     report = reader.report
     if not report.events["kvm_exit"]:
-        kind = "" if report.events else report.is_another_kind
+        if not report.events and (kind := report.is_another_kind):
+            raise InputError(f"{name}: {kind}")
         lacking = (
             f"; {report.headless} lines have an event but not its task, CPU or time (perf script -F "
             f"comm,tid,cpu,time,event,trace), the first: {report.first_foreign!r}"
         )
         raise InputError(
             f"{name} has no kvm:kvm_exit events; allowed: a trace with kvm:kvm_entry and kvm:kvm_exit"
-            + (f". {kind}" if kind else lacking if report.headless else "")
+            + (lacking if report.headless else "")
         )
     seconds = 0.0 if report.first_ns is None else (report.last_ns - report.first_ns) * 1e-9
     return Exits(

@@ -18,6 +18,7 @@ from sim.trace.following.told import Told, told
 from sim.trace.following.verdict import AT_LIFE, ELSEWHERE, Verdict
 from sim.trace.reading.chunks import Chunk, steps
 from sim.trace.reading.events import DEACTIVATED, RECORD, full_name
+from sim.trace.reading.others import SCRIPT
 from sim.trace.reading.reader import Reader
 from sim.trace.reading.report import Report
 from sim.xsave.components import CET_S, COMPACTED, FP, SSE
@@ -227,14 +228,14 @@ def missing_events(name: str, events: Sequence[str], report: Report) -> InputErr
         shown = next(iter(report.first_unread.values()))
         unread = (
             f"\nOn {report.unread.total()} lines {', '.join(report.unread)} is without the fields that the kernel "
-            f"prints (wrapped, or cut off?), the first: {shown!r}"
+            f"prints (wrapped, or cut off?), the first: {shown!r}" + ("" if shown else " (perf script -F +trace)")
         )
     elif not any(report.events[event] for event in REGS) and report.events["kvm_exit"]:
         unread = "\nIts KVM events are enough for VM exits: fpswitch replay --exits, fpswitch fit --exits"
         if not report.events["sched_switch"]:
             return KvmAlone(f"{name} has no {listed} events; this records them:\n  {RECORD}{unread}")
     elif not report.events and (kind := report.is_another_kind):
-        unread = f"\n{kind}"
+        return InputError(f"{name}: {kind}" + (f"; this records one:\n  {RECORD}" if SCRIPT in kind else ""))
     elif report.foreign:
         unread = (
             f"\n{report.foreign} of its {report.lines} lines are not events as perf script, ftrace or trace-cmd report "

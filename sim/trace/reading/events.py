@@ -62,7 +62,9 @@ TABLES: Final = (
         "fpu:x load:d xfeatures:x xcomp_bv:x",
         rb"x86/fpu: (?:0x)?([0-9a-f]{1,16}) load: ([01]) xfeatures: ([0-9a-f]{1,16}) xcomp_bv: ([0-9a-f]{1,16})"
         rb"(?=\s*(?:$|[^\s\w.,;])|\s+[0-9a-f]{8,16}\s|\s+\S+\+0x|\s+(?:insn:|unknown)"
-        rb"|\s{2,}(?:0x)?[0-9a-f]{1,16}\s*$)",  # perf script -F +ip,+cgroup,+addr
+        rb"|\s{2,}(?:0x)?[0-9a-f]{1,16}\s*$"  # perf script -F +ip,+cgroup,+addr
+        rb"|\s{2,}(?:[0-9a-f]{1,16}\s|0x[0-9a-f]+/)|\s+(?:ABI:\d|\d+[KMG]\s*$)"  # -F +data_src,+brstack,+iregs,...
+        rb"|\s{3}[a-z]+(?: [a-z]+)*\s*$)",  # -F +flags
     ),
     _table(
         "sched_switch",

@@ -33,6 +33,7 @@ FILLER: Final = re.compile(
     rb"\s*$|##### CPU \d+ buffer started ####|version = \d+\s*$|cpus=\d+\s*$|CPU \d+ is empty\s*$"
     rb"|\s+[0-9a-f]{4,16} \S.*\)\s*$|\s*=> \S|.*: <(?:user )?stack trace>\s*$"  # callchains of perf and of ftrace
     rb"|.*: [\w.]+ <-[\w.]+\s*$"  # ftrace's functions
+    rb"|.*: +\tmetric: "  # perf script -F +metric
     rb"|.*: PERF_RECORD_(?!LOST)[A-Z]",  # perf script --show-task-events and the like
     re.ASCII,
 )

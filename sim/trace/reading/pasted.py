@@ -30,6 +30,18 @@ _PERF_LATENCY: Final = re.compile(
     rb"^(?P<thread>[^\n]{8} +-?\d+(?:/-?\d+ *)?) (?P<cpu>[ \d]{2}\d) +(?P<rest>\d{1,12}\.(?:\d{9}|\d{6}): )",
     re.MULTILINE,
 )
+# kernel/trace/trace_output.c, trace_print_lat_context() and lat_print_timestamp(), with the option verbose
+_VERBOSE: Final = re.compile(
+    rb"^(?P<comm> *\S[^\n]*?) +(?P<tid>\d+) +(?P<cpu>\d{1,4}) \d+ [0-9a-f]{8} [0-9a-f]{8,16} "
+    rb"\[(?P<us>[0-9a-f]{8,16})\] -?\d+\.\d{3}ms \(\+-?\d+\.\d{3}ms\): ",
+    re.MULTILINE,
+)
+# The columns of KernelShark's list: a number, CPU, time, task, its ID, ftrace's flags, event, fields.
+_KERNELSHARK: Final = re.compile(
+    rb"^[ \t]*\d+[ \t]+(?P<cpu>\d{1,4})[ \t]+(?P<time>\d{1,9}\.(?:\d{9}|\d{6}))[ \t]+(?P<comm>\S[^\t\n]*?)[ \t]+"
+    rb"(?P<tid>\d+)[ \t]+[^\s:]{4,8}[ \t]+(?:\w+/)?(?P<event>\w+)[ \t]*(?=[\s\w])",
+    re.MULTILINE,
+)
 _BLANK: Final = re.compile(rb"\xc2\xa0|\xe2\x80[\x80-\x8a\xaf]|(?<![\x80-\xff])\xa0|\t")
 
 
@@ -87,6 +99,16 @@ def _of_graph(match: re.Match[bytes]) -> bytes:
     return b"%s [%03d] %s: %s" % (match["thread"], int(match["cpu"]), match["time"], match["event"])
 
 
+def _of_verbose(match: re.Match[bytes]) -> bytes:
+    seconds, micros = divmod(int(match["us"], 16), 1_000_000)
+    return b"%s-%s [%03d] %d.%06d: " % (match["comm"], match["tid"], int(match["cpu"]), seconds, micros)
+
+
+def _of_kernelshark(match: re.Match[bytes]) -> bytes:
+    thread = b"%16s-%s" % (match["comm"], match["tid"])
+    return b"%s [%03d] %s: %s: " % (thread, int(match["cpu"]), match["time"], match["event"])
+
+
 def _is_of_perf_latency(text: bytes) -> bool:
     """Whether most lines have their CPU without brackets."""
     rows = [row for row in text.split(b"\n") if row.strip() and not row.startswith((b"#", b"\t"))]
@@ -126,6 +148,8 @@ _WAYS: Final = (
     ),  # perf's -F +tod
     _without(re.compile(rb"(?<=\d:) +\([+-]?\d+(?:\.\d+)?\) +(?=\w+: )"), b" "),  # trace-cmd report --ts-diff
     _without(_GRAPH, _of_graph),
+    _without(_VERBOSE, _of_verbose),
+    _without(_KERNELSHARK, _of_kernelshark),
     _told(_is_of_perf_latency, _with_brackets),
     _told(re.compile(rb"^\S{20,40} std(?:out|err) P ", re.MULTILINE).search, _of_whole_lines),
     prefixes.of_columns,

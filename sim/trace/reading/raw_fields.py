@@ -1,5 +1,5 @@
-"""Fields as trace-cmd report -R prints them, and where libtraceevent cannot parse an event's format, as kernels print
-them.
+"""Fields as trace-cmd report -R prints them, where libtraceevent cannot parse an event's format, and ftrace with its
+option fields, as kernels print them.
 
 Fields stand in the order of TP_STRUCT__entry in include/trace/events/{sched,kvm}.h, arch/x86/kvm/trace.h and
 arch/x86/include/asm/trace/fpu.h.
@@ -55,17 +55,41 @@ def _switch(match: re.Match[bytes]) -> bytes:
     return match[1] + state + (b"+" if bits >= 0x100 else b"") + b" ==>" + match[3]
 
 
+def _of_option_fields(match: re.Match[bytes]) -> bytes:
+    """A number as the format prints it: addresses and masks in hexadecimal, all others in decimal."""
+    return match[1] + (match[2] if match[1][:-1] in _HEXADECIMAL else match[3])
+
+
+_HEXADECIMAL: Final = (b"fpu", b"xfeatures", b"xcomp_bv", b"sa_handler", b"sa_flags")
+
+
+def _x86_fpu(match: re.Match[bytes]) -> bytes:
+    masks = [text.removeprefix(b"0x") if text.startswith(b"0x") else b"%x" % int(text) for text in match.group(4, 5)]
+    return b"%sx86/fpu: %s load: %s xfeatures: %s xcomp_bv: %s" % (*match.group(1, 2, 3), *masks)
+
+
+def _vcpu_wakeup(match: re.Match[bytes]) -> bytes:
+    """Of KVM's include/trace/events/kvm.h, kvm_vcpu_wakeup."""
+    how, polling = (b"wait", b"poll")[match[3] == b"0"], (b"valid", b"invalid")[match[4] == b"0"]
+    return b"%s%s time %s ns, polling %s" % (match[1], how, match[2], polling)
+
+
 FIELDS: Final = tuple(
     (re.compile(pattern, re.ASCII), replacement)
     for pattern, replacement in (
         (rb"(: +)\[FAILED TO PARSE\] +(?=\w+=)", rb"\1"),
+        # kernel/trace/trace_output.c, print_fields(): 0x1 (1); of a byte also 'a' (97)
+        (rb"\b(\w+=)(0x[0-9a-f]+|'.'|) ?\((-?\d+)\)", _of_option_fields),
+        (rb"\bparent_comm=([^\n]{0,15}?) parent_pid=(?=\d+ child_comm=)", rb"comm=\1 pid="),
         (rb"( prev_state=)(\d{1,10})( next_comm=)", _switch),
         (
-            rb"(: +)fpu=(0x[0-9a-f]+) load_fpu=(\d) xfeatures=0x([0-9a-f]+) xcomp_bv=0x([0-9a-f]+)",
-            rb"\1x86/fpu: \2 load: \3 xfeatures: \4 xcomp_bv: \5",
+            rb"(: +)fpu=(0x[0-9a-f]{1,16}) load_fpu=(\d) xfeatures=(0x[0-9a-f]{1,16}|\d{1,20}) "
+            rb"xcomp_bv=(0x[0-9a-f]{1,16}|\d{1,20})",
+            _x86_fpu,
         ),
         (rb"(\bkvm_fpu: +)load=(?:0x)?([01])\b", lambda m: m[1] + (b"load" if m[2] == b"1" else b"unload")),
         (rb"(\bkvm_userspace_exit: +)reason=(?:0x)?(\d+) errno=(-?\d+)", _user_exit),
+        (rb"(\bkvm_vcpu_wakeup: +)ns=(\d{1,19}) waited=(\d) valid=(\d)", _vcpu_wakeup),
         (rb"(\bkvm_entry: +)vcpu_id=(?:0x)?(\d+)", rb"\1vcpu \2"),
         (rb"(\bkvm_exit: +)exit_reason=(0x[0-9a-f]{1,8}|\d{1,9}) [^\n]*\bisa=((?:0x)?[12])\b[^\n]*", _exit),
     )

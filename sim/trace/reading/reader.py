@@ -140,7 +140,8 @@ class Reader:
                 raise InputError(f"{self.name} is {what}; allowed: a trace as text")
             if packed.is_binary(stream):
                 raise InputError(
-                    f"{self.name} is not text (perf.data and trace.dat are read by perf script and trace-cmd report)"
+                    f"{self.name} is not text (perf.data and trace.dat are read by perf script and trace-cmd report; if"
+                    " ftrace printed it with its option bin: echo nobin > trace_options, and read the file trace again)"
                 )
             self.report.begins = stream.peek(SHOWN)[:SHOWN].decode("utf-8", "replace")
             stream = embedded.unwrapped(stream, self.name)

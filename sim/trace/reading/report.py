@@ -39,5 +39,5 @@ class Report:
 
     @property
     def is_another_kind(self) -> str:
-        """A sentence on what it is if it is no trace; empty if that is not known."""
+        """What it is if it is no trace, as "this is ..."; empty if that is not known."""
         return others.told(self.begins)
