@@ -84,6 +84,10 @@ def test_a_file_that_cannot_be_read_is_one_line(name, says, folder, capsys):
         (("--set", "host.cpu=zen4"), "--set host.cpu: found 'zen4'; allowed: a list in [ ], such as ['zen4']"),
         (("--set", "host.cpu=64"), "--set host.cpu: found 64; did you mean 'cpus'? cpu is a list in [ ]"),
         (("--set", "host.kernel=6.10"), "--set host.kernel: found '6.10'; allowed: a list in [ ], such as ['6.10']"),
+        (
+            ("--set", "host.kernel=[6.10]"),
+            "found 6.1; allowed: a text in quotes (without quotes, TOML reads 6.10 as 6.1)",
+        ),
         (("--kernel", "6.18,v6.18"), "--kernel: found 'v6.18' twice"),
         (("--set", "host.cpu=[zen4]"), "--set host.cpu: found '[zen4]', which is not TOML"),
         (("--set", "host.cpus"), "--set: found 'host.cpus'; allowed: KEY=VALUE"),

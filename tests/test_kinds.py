@@ -72,6 +72,8 @@ COMMANDS = {
     "a strategy": ("flow halt --strategy FILE", ["strategy.toml"]),
     "a cost table": ("costs show FILE", ["costs.toml"]),
     "a table of perf kvm stat": ("price --perf-kvm-stat FILE", ["exits.txt", "result"]),
+    "a dump of CPUID registers": ("cpu import FILE", ["registers.txt"]),
+    "a result directory": ("compare FILE", ["result"]),
     "a configuration of rt-app": ("new new.toml --rt-app FILE", ["rt-app.json"]),
 }
 
@@ -114,18 +116,21 @@ def test_a_file_of_another_kind_is_named_with_what_takes_it(there, capsys, wante
     assert not os.path.exists("new.toml")
 
 
-NOT_TOLD = {("cpu show FILE", "cpu.toml"), ("cpu show FILE", "manifest.json"), ("replay FILE", "costs.toml")}
-"""What is right there, what is not TOML, and a table whose rows come after what a reader of traces keeps."""
-
-
 @pytest.mark.parametrize("line", ["cpu show FILE", "replay FILE", "layout --boot-log FILE"])
 def test_readers_of_dumps_traces_and_logs_name_files_that_are_ours(there, capsys, line):
     for file in OURS:
-        if (line, file) in NOT_TOLD:
+        if (line, file) == ("cpu show FILE", "cpu.toml"):
             continue
         status, out, err = command(capsys, line, file)
         assert (status, out) == (2, ""), file
         assert f" is {SAID[file]}" in err, err
+
+
+@pytest.mark.parametrize("file", ["boot.log", "registers.txt", "rt-app.json", "result"])
+def test_what_another_command_takes_is_no_trace_and_is_named(there, capsys, file):
+    status, out, err = command(capsys, "replay FILE", file)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"{file}: this is {SAID[file]}" in err
 
 
 WRONG = {

@@ -10,6 +10,7 @@ import click
 
 from sim.cli.common import WIDTH, counting_events, emit, json_option, kernel_name, table
 from sim.errors import InputError
+from sim.kinds import Kind, wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +55,8 @@ def opened(trace: str) -> "Iterator[tuple[IO[bytes], str]]":
         with Path(trace).open("rb") if words is None else printed(words) as stream:
             yield stream, trace
     except OSError as error:
-        raise InputError(f"cannot read {trace}: {error.strerror}") from error
+        with wanted(trace, Kind.TRACE):
+            raise InputError(f"cannot read {trace}: {error.strerror}") from error
 
 
 def prices(cpu: str | None, costs_name: str | None) -> "CostTable | None":

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.bounded import content
 from sim.errors import InputError
+from sim.kinds import Kind, wanted
 from sim.results import check, parts, schema, tables
 from sim.results import manifest as manifests
 from sim.results.columns import SCHEMAS
@@ -34,7 +35,10 @@ def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> R
     """See :func:`sim.results.load`."""
     path = Path(directory)
     if not path.is_dir():
-        raise InputError(f"{path}: {'not a directory' if path.exists() else 'no such directory'}{_meant(path)}")
+        meant = _meant(path)
+        error = InputError(f"{path}: {'not a directory' if path.exists() else 'no such directory'}{meant}")
+        with nullcontext() if meant else wanted(path, Kind.RESULT):
+            raise error
     manifest = manifests.read(path)
     status = manifest["status"]
     if status != manifests.COMPLETE and not incomplete_ok:

@@ -155,6 +155,8 @@ def _text(keys: Sequence[Key], errors: Sequence[Mapping[str, Any]], model: type[
         return f"{found}; {pieces[0]}"
     near = get_close_matches(str(first["input"]), names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ""
+    if isinstance(first["input"], float) and "kernel" in keys:
+        pieces[-1] += " (without quotes, TOML reads 6.10 as 6.1)"
     allowed = " or ".join([*([", ".join(dict.fromkeys(names))] if names else []), *dict.fromkeys(pieces)])
     return f"{found}{hint}; allowed: {allowed}"
 

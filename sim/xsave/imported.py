@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sim.errors import InputError
+from sim.kinds import Kind, wanted
 from sim.xsave import cpuid
 from sim.xsave.components import ALL, COMPONENTS, EXTENDED, SUPERVISOR, XTILE, XTILEDATA, bits
 from sim.xsave.cpuid import Dump
@@ -30,11 +31,12 @@ _OF_COMPONENT: Final = {
 
 def dump(path: Path) -> Dump:
     """The registers in a file."""
-    try:
-        with path.open("rb") as stream:
-            return cpuid.read(stream, str(path))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    with wanted(path, Kind.REGISTERS):
+        try:
+            with path.open("rb") as stream:
+                return cpuid.read(stream, str(path))
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from error
 
 
 def document(found: Dump, source: str) -> dict[str, Any]:

@@ -77,6 +77,12 @@ _KINDS: Final = tuple(
 """The first that fits counts."""
 
 
+def of_another_command(begins: str) -> str:
+    """What a text is that another command here takes, as "this is ..."; empty if it is none, or may be a trace."""
+    kind = kinds.told(begins)
+    return "" if kind in (None, kinds.Kind.TRACE) else f"this is {kind.value}"
+
+
 def told(begins: str) -> str:
     """What a text is by its beginning, as "this is ..."; empty if it is of no kind that is known here."""
     if ours := kinds.ours(begins):

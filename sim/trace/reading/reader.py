@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sim import packed
 from sim.errors import InputError
+from sim.kinds import LOOKED_AT
 from sim.trace.reading import dialects, embedded, lines
 from sim.trace.reading.chunks import Chunk, Gap
 from sim.trace.reading.columns import Interner, Lines
@@ -35,9 +36,6 @@ COMMENTS: Final = 10_000
 
 TOO_LONG: Final = b"(a line that is too long) "
 """What is left of one, before its end."""
-
-SHOWN: Final = 4096
-"""Bytes of the beginning that are kept, to tell what it is if it is no trace."""
 
 
 class Reader:
@@ -143,9 +141,11 @@ class Reader:
                     f"{self.name} is not text (perf.data and trace.dat are read by perf script and trace-cmd report; if"
                     " ftrace printed it with its option bin: echo nobin > trace_options, and read the file trace again)"
                 )
-            self.report.begins = stream.peek(SHOWN)[:SHOWN].decode("utf-8", "replace")
-            stream = embedded.unwrapped(stream, self.name)
+            self.report.begins = stream.peek(LOOKED_AT)[:LOOKED_AT].decode("utf-8", "replace")
+            plain, stream = stream, embedded.unwrapped(stream, self.name)
             while part := stream.read1(self._block - size):
+                if stream is plain and not any_before and size < LOOKED_AT:
+                    self.report.begins = b"".join((*parts, part))[:LOOKED_AT].decode("utf-8", "replace")
                 parts.append(part)
                 size += len(part)
                 if size == self._block:

@@ -40,4 +40,4 @@ class Report:
     @property
     def is_another_kind(self) -> str:
         """What it is if it is no trace, as "this is ..."; empty if that is not known."""
-        return others.told(self.begins)
+        return others.told(self.begins) or ("" if self.headless else others.of_another_command(self.begins))
