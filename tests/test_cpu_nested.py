@@ -226,6 +226,7 @@ def test_what_dd_copies_of_the_driver_of_cpuid_has_sub_leaf_0_of_each_leaf():
     struct.pack("<2I", 4, 0) + bytes(160),
     struct.pack("<4I", 7, 832, 832, 0),
     b"\1\0\2",
+    bytes(16 * 13) + struct.pack("<4I", 7, 832, 832, 0),  # without a vendor in leaf 0
 ])  # fmt: skip
 def test_bytes_whose_layout_cannot_be_told_are_refused_with_what_to_do(data):
     with pytest.raises(

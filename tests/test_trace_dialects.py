@@ -329,6 +329,16 @@ def test_a_trace_of_which_most_lines_lack_task_or_cpu_is_refused(capsys, tmp_pat
     assert "lack its task, CPU or time" in err
 
 
+@pytest.mark.parametrize("kept", [rb"\1 \2 \4", rb"\1 \2 \3", rb"\4"], ids=["no CPU", "no time", "no task"])
+def test_a_trace_without_a_column_is_refused_in_one_sentence_with_the_option_that_prints_it(capsys, tmp_path, kept):
+    text = re.sub(rb"(?m)^( *\S.*?) +(\d+) +(\[\d{3}\] +)(\d+\.\d{6}: )", kept, short("host-pipe"))
+    (tmp_path / "trace.txt").write_bytes(b"".join(re.findall(rb"(?m)^[^#].*\n", text)))
+    status, out, err = run(capsys, "replay", tmp_path / "trace.txt", "--check")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "its events lack their task, CPU or time" in err
+    assert "perf script -F comm,tid,cpu,time,event,trace" in err
+
+
 @pytest.mark.parametrize("data", [*PLAIN.values(), *(path.read_bytes() for path in FORMATS.iterdir())])
 def test_what_the_tools_print_themselves_is_no_dialect(data):
     told = dialects.told(data[: data.rfind(b"\n") + 1])

@@ -236,6 +236,11 @@ def missing_events(name: str, events: Sequence[str], report: Report) -> InputErr
             return KvmAlone(f"{name} has no {listed} events; this records them:\n  {RECORD}{unread}")
     elif not report.events and (kind := report.is_another_kind):
         return InputError(f"{name}: {kind}" + (f"; this records one:\n  {RECORD}" if SCRIPT in kind else ""))
+    elif not report.events and report.headless:
+        return InputError(
+            f"{name}: its events lack their task, CPU or time, as in {report.first_foreign!r}; allowed: all of them, "
+            "as perf script -F comm,tid,cpu,time,event,trace prints them"
+        )
     elif report.foreign:
         unread = (
             f"\n{report.foreign} of its {report.lines} lines are not events as perf script, ftrace or trace-cmd report "
