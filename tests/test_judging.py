@@ -1,6 +1,8 @@
 """What judges a damaged input notices: what a command does to other files and processes, errors, and time."""
 
+import importlib
 import itertools
+import json
 import signal
 import subprocess
 import sys
@@ -135,3 +137,15 @@ def test_the_first_result_directory_is_always_compared(monkeypatch):
     with pytest.raises(SystemExit):
         fuzzed.loaded(["compare", "r"])
     assert compared == [["compare", "r"]]
+
+
+@pytest.mark.parametrize(
+    ("whole", "inputs"), [([], 1), ([json.dumps({"inputs": 1, "messages": [], "problems": []})], 2)]
+)
+def test_a_process_that_ends_in_the_middle_of_a_line_is_a_problem(tmp_path, monkeypatch, whole, inputs):
+    campaign = importlib.import_module("sim.verification.fuzz.campaign")
+    text = "\n".join([*whole, '{"inp'])
+    monkeypatch.setattr(campaign, "PROCESS", f"import os; os.write(1, {text.encode()!r}); os._exit(9)")
+    monkeypatch.setattr(campaign, "is_guided", lambda: False)
+    found = campaign.campaign("scenario", inputs, 1, tmp_path)
+    assert (found.inputs, found.problems) == (inputs, {"ends the process with status 9: ''": 1})

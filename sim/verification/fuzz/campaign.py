@@ -80,6 +80,8 @@ def _some(found: Found, inputs: int, seed: int, data: Path, corpus: Path) -> boo
         process = subprocess.Popen([sys.executable, "-c", start, *request], stdout=subprocess.PIPE, stderr=stderr)
         assert process.stdout is not None
         for line in process.stdout:
+            if not line.endswith(b"\n"):  # the process ended in the middle of it, which its status says
+                break
             said = json.loads(line)
             if said.get("none"):
                 return False
