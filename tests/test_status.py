@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,9 @@ from command import run_json
 from sim import experiment
 from sim.cli.status import duration
 from sim.errors import RunError
+from sim.results import manifest as manifests
 from sim.results import progress
+from sim.results.lock import Lock
 
 SMALL = worlds.small()
 PARTS = 6 * 2
@@ -71,6 +74,30 @@ def test_what_it_says_while_a_run_goes_on_and_after_it_was_killed(scenario, tmp_
     assert "the same command continues it" in out
 
 
+def begun(directory):
+    """A complete result becomes a run that has said nothing yet."""
+    manifests.write(directory, {**manifests.read(directory), "status": manifests.RUNNING})
+
+
+def test_a_run_that_has_just_begun_is_not_told_as_killed(scenario, tmp_path, capsys):
+    experiment.run(scenario, jobs=1, simulate=fake_host.simulate, out=tmp_path / "r")
+    begun(tmp_path / "r")
+    with Lock(tmp_path / "r"):
+        found = run_json(capsys, "status", str(tmp_path / "r"))
+        assert (found["status"], found["process"]["pid"]) == ("running", os.getpid())
+        (tmp_path / ".r.lock").write_text(json.dumps({"pid": 2**22 + 1, "host": socket.gethostname()}))  # above pid_max
+        status, out, _ = run_command(capsys, "status", str(tmp_path / "r"))
+    assert (status, "small, killed" in out) == (1, True)
+
+
+def test_a_run_that_ends_in_this_moment_is_not_told_as_killed(scenario, tmp_path, capsys, monkeypatch):
+    experiment.run(scenario, jobs=1, simulate=fake_host.simulate, out=tmp_path / "r")
+    complete = manifests.read(tmp_path / "r")
+    begun(tmp_path / "r")
+    monkeypatch.setattr(progress, "read", lambda path: manifests.write(path, complete))
+    assert run_json(capsys, "status", str(tmp_path / "r"))["status"] == "complete"
+
+
 def test_what_it_continues_counts_and_so_does_what_an_earlier_result_has(scenario, tmp_path, capsys):
     experiment.run(scenario, jobs=1, simulate=fake_host.simulate, out=tmp_path / "r", replications=2)
 
@@ -91,8 +118,6 @@ def test_what_it_continues_counts_and_so_does_what_an_earlier_result_has(scenari
 def test_a_replication_that_failed_is_named(scenario, tmp_path, capsys):
     experiment.run(scenario, jobs=1, simulate=fake_host.simulate, out=tmp_path / "r")
     manifest = tmp_path / "r" / "manifest.json"
-    from sim.results import manifest as manifests
-
     found = manifests.read(tmp_path / "r")
     failed = {"case": "zen4 v6.18", "timed_by": "free-ssp", "strategies": ["free-ssp"], "replication": 3}
     manifests.write(tmp_path / "r", {**found, "status": "failed", "failed": [failed]})

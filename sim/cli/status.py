@@ -1,13 +1,17 @@
 """`fpswitch status`: how far a run is."""
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sim.cli.common import emit, json_option
 from sim.cli.design import status as of_design
 from sim.errors import InputError
+
+if TYPE_CHECKING:
+    from sim.results.progress import Progress
 
 LISTED = 4
 
@@ -60,11 +64,10 @@ def _document(directory: str) -> dict[str, Any]:
     path = Path(directory)
     if not path.is_dir():
         raise InputError(f"{path}: no such directory (allowed: the result directory of fpswitch run)")
-    manifest = manifests.read(path)
-    said = progress.read(path)
+    manifest, said, process = _read(path)
     running = manifest["status"] == manifests.RUNNING
-    alive = running and said is not None and said.is_alive
-    if said is not None and alive:
+    alive = process is not None
+    if said is not None:
         finished, total = said.finished, said.total
     else:
         finished, total = progress.on_disk(path, manifest)
@@ -75,19 +78,38 @@ def _document(directory: str) -> dict[str, Any]:
         "scenario": manifest["scenario"],
         "status": "killed" if running and not alive else manifest["status"],
         "finished": finished,
-        "in_flight": said.in_flight if said is not None and alive else 0.0,
+        "in_flight": said.in_flight if said is not None else 0.0,
         "total": total,
         "total_is_fixed": not running or said is None or said.fixed,
-        "elapsed_s": said.elapsed_s if said is not None and alive else manifest.get("wall_s"),
-        "left_s": said.left_s if said is not None and alive else None,
-        "per_second": said.per_second if said is not None and alive else None,
-        "workers": said.workers if said is not None and alive else None,
-        "dashboard": (said.dashboard or None) if said is not None and alive else None,
-        "process": {"pid": said.pid, "host": said.host} if said is not None and alive else None,
-        "running": [dict(zip(names, each, strict=True)) for each in (said.running if said and alive else ())],
-        "failed": [dict(zip(names, each, strict=True)) for each in (said.failed if said and alive else failed)],
+        "elapsed_s": said.elapsed_s if said is not None else manifest.get("wall_s"),
+        "left_s": said.left_s if said is not None else None,
+        "per_second": said.per_second if said is not None else None,
+        "workers": said.workers if said is not None else None,
+        "dashboard": (said.dashboard or None) if said is not None else None,
+        "process": dict(zip(("pid", "host"), process, strict=True)) if process is not None else None,
+        "running": [dict(zip(names, each, strict=True)) for each in (said.running if said else ())],
+        "failed": [dict(zip(names, each, strict=True)) for each in (said.failed if said else failed)],
         "error": None if alive else _last_line(manifest.get("error")),
     }
+
+
+def _read(path: Path) -> tuple[dict[str, Any], "Progress | None", tuple[int, str] | None]:
+    """The manifest, what the driver says, and which process that is; the latter two of one that runs.
+
+    A run that begins has said nothing yet, but has the lock; one that ends between two looks has a new manifest.
+    """
+    from sim.results import lock, progress
+    from sim.results import manifest as manifests
+
+    manifest = manifests.read(path)
+    if manifest["status"] != manifests.RUNNING:
+        return manifest, None, None
+    said = progress.read(path)
+    if said is not None and said.is_alive:
+        return manifest, said, (said.pid, said.host)
+    process = lock.holder(Path(os.path.realpath(path)))
+    again = manifests.read(path)
+    return again, None, process if again["status"] == manifests.RUNNING else None
 
 
 def _last_line(error: str | None) -> str | None:

@@ -4,13 +4,17 @@ import fcntl
 import json
 import os
 import socket
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from sim.errors import InputError
 from sim.results import files
+
+SILENT_S: Final = 600
+"""A driver on another host that has written nothing for so long has ended."""
 
 
 class Lock:
@@ -20,8 +24,7 @@ class Lock:
     """
 
     def __init__(self, directory: Path) -> None:
-        whole = Path(os.path.abspath(directory))
-        self._path = whole.with_name(f".{whole.name}.lock")
+        self._path = _place(directory)
         try:
             files.make_directory(self._path.parent)
             self._file = self._locked(directory)
@@ -64,6 +67,38 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def is_alive(pid: int, host: str, at: float) -> bool:
+    """Whether a process is running that said something ``at`` this time of day, as far as can be seen from here."""
+    if host != socket.gethostname():
+        return time.time() - at < SILENT_S
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def holder(directory: Path) -> tuple[int, str] | None:
+    """The process (its number, its host) that has a run in progress in a directory, as far as can be seen from here.
+
+    The lock itself is not touched, for a run that begins in this moment would find it taken.
+    """
+    try:
+        with _place(directory).open("rb") as file:
+            found, at = json.loads(file.read(4096)), os.fstat(file.fileno()).st_mtime
+        pid, host = int(found["pid"]), str(found["host"])
+        return (pid, host) if is_alive(pid, host, at) else None
+    except (OSError, ValueError, TypeError, KeyError):  # there is none, or one that says nothing yet
+        return None
+
+
+def _place(directory: Path) -> Path:
+    whole = Path(os.path.abspath(directory))
+    return whole.with_name(f".{whole.name}.lock")
 
 
 def _now() -> str:

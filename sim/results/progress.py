@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +12,12 @@ from sim.bounded import content
 from sim.errors import InputError
 from sim.results import manifest as manifests
 from sim.results import parts
+from sim.results.lock import is_alive
 
 NAME: Final = "progress.json"
 """The file in the directory, while a run is in progress there."""
 EVERY_S: Final = 1.0
 MOST_LISTED: Final = 100
-SILENT_S: Final = 600
-"""A driver on another host that has written nothing for so long has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +58,7 @@ class Progress:
     @property
     def is_alive(self) -> bool:
         """Whether the process that wrote it is still running, as far as can be seen from here."""
-        if self.host != socket.gethostname():
-            return time.time() - self.at < SILENT_S
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
+        return is_alive(self.pid, self.host, self.at)
 
 
 def write(directory: Path, progress: Progress) -> None:
