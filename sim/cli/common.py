@@ -1,11 +1,13 @@
 """What the commands share: the --json option, options for keys of a scenario, and how a result is printed."""
 
 import json
+import os
 import re
 import sys
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -163,9 +165,21 @@ def kernel_name(context: click.Context, parameter: click.Parameter, value: str |
     return None if value is None else spelled(value)
 
 
-def emit(document: Any, text: str, as_json: bool) -> None:
+def emit(document: Any, text: str, as_json: bool, *, err: bool = False) -> None:
     """Prints ``document`` as JSON, or ``text``, in which control characters of an input are as Python writes them."""
-    click.echo(json.dumps(document, indent=1) if as_json else "\n".join(map(one_line, text.split("\n"))))
+    click.echo(json.dumps(document, indent=1) if as_json else "\n".join(map(one_line, text.split("\n"))), err=err)
+
+
+def emit_of_file(path: Path, document: Any, text: str, as_json: bool) -> None:
+    """The same of a file that has been written: on standard error if that was standard output."""
+    emit(document, text, as_json, err=_is_standard_output(path))
+
+
+def _is_standard_output(path: Path) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):  # a stream without a descriptor, as in a notebook
+        return False
 
 
 def say(notes: Iterable[str]) -> None:

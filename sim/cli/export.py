@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from sim.cli.common import emit, json_option, set_option
+from sim.cli.common import emit_of_file, json_option, set_option
 from sim.cli.timeline import check_output, out_option, whole
 
 
@@ -66,4 +66,5 @@ def export(
         "replication": shown.replication,
         "events": exported.events,
     }
-    emit(document, f"{output}: {exported.events} events of {shown.case.name}, timed by {shown.strategy}", as_json)
+    text = f"{output}: {exported.events} events of {shown.case.name}, timed by {shown.strategy}"
+    emit_of_file(output, document, text, as_json)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from sim.cli.common import emit, json_option, say
+from sim.cli.common import emit_of_file, json_option, say
 from sim.errors import InputError
 
 
@@ -39,4 +39,4 @@ def report(directory: str, out: str, reference: str | None, as_json: bool) -> No
     page = compare(results, reference).report()
     files.write(path, page.encode())
     size = len(page.encode())
-    emit({"report": out, "bytes": size}, f"{out}: {size / 1e6:.1f} MB", as_json)
+    emit_of_file(path, {"report": out, "bytes": size}, f"{out}: {size / 1e6:.1f} MB", as_json)

@@ -8,7 +8,7 @@ from typing import IO, Any
 import click
 from click.core import ParameterSource
 
-from sim.cli.common import emit, json_option, set_option
+from sim.cli.common import emit_of_file, json_option, set_option
 from sim.cli.replay import costs_option, cpu_option, kernel_option, opened, prices
 from sim.errors import InputError, unknown
 from sim.scenario.shipped import names
@@ -95,7 +95,7 @@ def timeline(context: click.Context, /, source: str, output: Path, force: bool, 
         document = _draw_trace(source, output, **{each: options[each] for each in ("strategy", *OF_TRACES)})
     what = f" of {document['case']}, {document['strategy']}" if simulated else ""
     text = [*(f"note: {note}" for note in document.get("notes", ())), f"{output}: {document['records']} records{what}"]
-    emit(document, "\n".join(text), as_json)
+    emit_of_file(output, document, "\n".join(text), as_json)
 
 
 def _check_options(context: click.Context, simulated: bool) -> None:

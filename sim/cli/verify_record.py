@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.cli.common import emit, json_option
+from sim.cli.common import emit_of_file, json_option
 from sim.cli.timeline import check_output, whole
 
 
@@ -45,4 +45,9 @@ def record(out: Path, number: int, seed: int, force: bool, as_json: bool) -> Non
     recorded = number - len(unstable)
     document = {"file": str(out), "model": machine.model, "vectors": recorded, "unstable": len(unstable)}
     text = f"{out}: {document['vectors']} vectors of {machine.model}"
-    emit(document, text + (f", {len(unstable)} left out since their runs did not agree" if unstable else ""), as_json)
+    emit_of_file(
+        out,
+        document,
+        text + (f", {len(unstable)} left out since their runs did not agree" if unstable else ""),
+        as_json,
+    )
