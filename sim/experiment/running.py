@@ -336,9 +336,10 @@ class Missing:
 
     def __iter__(self) -> Iterator[Work]:
         for (case, timed_by), names in self._walking.items():
-            lacking = self._lacking(names)
+            lacking, everyone = self._lacking(names), tuple(names)
+            by_all: NDArray[np.bool_] = np.all(lacking, axis=0)
             for n in np.flatnonzero(lacking.any(axis=0)).tolist():
-                yield case, timed_by, tuple(compress(names, lacking[:, n])), n
+                yield case, timed_by, everyone if by_all[n] else tuple(compress(names, lacking[:, n])), n
 
     def __len__(self) -> int:
         return self._number

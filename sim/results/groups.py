@@ -147,8 +147,13 @@ class Batch:
 
     same: str
     series: Series
-    replications: list[int]
     content: pa.RecordBatch
+
+    @property
+    def replications(self) -> list[int]:
+        """The number of each."""
+        numbers: list[int] = self.content.column("replication").to_pylist()
+        return numbers
 
     def summary(self) -> Summary:
         """What a run has to know of them."""
@@ -217,7 +222,7 @@ class Group:
         """The records of one of its series."""
         content = self._file.get_batch(number)
         same, *series = (content.column(i)[0].as_py() for i in range(len(RUN_FIELDS)))
-        return Batch(same, (series[0], series[1], series[2]), content.column("replication").to_pylist(), content)
+        return Batch(same, (series[0], series[1], series[2]), content)
 
     def batches(self) -> Iterator[Batch]:
         """Those of all."""

@@ -60,7 +60,7 @@ class Finished:
     @classmethod
     def of(cls, record: Record, same: str = "") -> "Finished":
         """That of a record which is in memory."""
-        cycles = sum(cycles for *_, cycles in record.ledger)
+        cycles = sum([cycles for _, _, cycles in record.ledger])
         caught = any(record.integrity.get(kind) for kind in VIOLATIONS)
         return cls(*record.part, same, cycles, caught, record.engine)
 
