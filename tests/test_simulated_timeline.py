@@ -166,6 +166,15 @@ def test_windows_one_after_another_tell_of_each_vcpu_what_one_window_tells_of_it
             ]
 
 
+def test_a_change_in_the_cycle_in_which_the_window_ends_is_not_told():
+    case = from_text(RICH)[0]
+    whole, *_ = states(case, 0.0, 300e-6)
+    last, _ = max(change for found in whole.values() for change in found)
+    told, _, end = states(case, 0.0, last / case.tsc_hz)
+    assert end == last
+    assert told == {thread: [change for change in found if change[0] < last] for thread, found in whole.items()}
+
+
 def test_a_vcpu_whose_exits_kvm_handles_is_preempted_in_kvm_and_comes_back_to_it():
     told, *_ = states(from_text(RICH)[0], 10 * MS, 8 * MS)
     found = [state for thread in told for _, state in told[thread] if thread.startswith("busy/")]
