@@ -104,7 +104,7 @@ def test_one_group_with_everything_in_it_changes_nothing(hogs, sleepers, cpus, p
     assert grouped == flat
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.integers(0, 1000),
     st.sampled_from(["none", "full", "lazy"]),

@@ -153,7 +153,7 @@ def test_what_is_held_does_not_grow_with_simulated_time_though_thousands_of_chil
 
 def test_walkers_hold_no_more_either_however_many_children_come_and_go():
     env, host = hosted(only(FORKING), others=["no-cet", "xstate-all"])
-    env.run(until=host.cpus[0].host.env.now + 300_000_000)
+    env.run(until=host.cpus[0].host.env.now + 100_000_000)
     host.schedule.walk()
     for walker in host.schedule.walkers:
         assert len(walker.kernel.contexts) == len(host.kernel.contexts) <= 5 + 4 + 4

@@ -1,7 +1,7 @@
 """Where the simulated host reduces to a queue with a closed form, it gives that form's numbers.
 
 Means over replications are held against the theory within four standard errors, which are themselves small enough to
-tell it from a wrong one.
+tell it from a wrong one; `make verify` (sim/verification/theory) looks closer.
 """
 
 import math
@@ -93,20 +93,22 @@ def utilisation(record):
     ],
 )
 def test_threads_with_exponential_bursts_and_sleeps_are_the_machine_repairman_model(count, scheduler):
-    case = repair('{ exponential = "4 ms" }', '{ exponential = "8 ms" }', count, scheduler=scheduler, measure="5 s")
+    case = repair('{ exponential = "4 ms" }', '{ exponential = "8 ms" }', count, scheduler=scheduler, measure="2.5 s")
     theory = repairman(count, 4e-3, 8e-3)
     both = observed(case, per_second(case), utilisation)
-    near(both[0], theory, 0.025)
-    near(both[1], theory * 4e-3, 0.025)
+    near(both[0], theory, 0.035)
+    near(both[1], theory * 4e-3, 0.035)
 
 
 @pytest.mark.parametrize("scheduler", ["eevdf", pytest.param("round-robin", marks=pytest.mark.slow)])
 def test_two_cpus_with_idle_balancing_are_one_queue_with_two_servers(scheduler):
-    case = repair('{ exponential = "4 ms" }', '{ exponential = "6 ms" }', 5, cpus=2, scheduler=scheduler, measure="3 s")
+    case = repair(
+        '{ exponential = "4 ms" }', '{ exponential = "6 ms" }', 5, cpus=2, scheduler=scheduler, measure="1.5 s"
+    )
     theory = repairman(5, 4e-3, 6e-3, cpus=2)
     both = observed(case, per_second(case), utilisation)
-    near(both[0], theory, 0.025)
-    near(both[1], theory * 4e-3 / 2, 0.025)
+    near(both[0], theory, 0.035)
+    near(both[1], theory * 4e-3 / 2, 0.035)
 
 
 def test_without_balancing_two_cpus_are_two_queues():
@@ -116,8 +118,8 @@ def test_without_balancing_two_cpus_are_two_queues():
         f'sleep = {{ exponential = "6 ms" }}\n'
         for cpu in (0, 1)
     )
-    case = queue(text, cpus=2, measure="3 s")
-    near(*observed(case, per_second(case)), 2 * one, 0.02)
+    case = queue(text, cpus=2, measure="1.5 s")
+    near(*observed(case, per_second(case)), 2 * one, 0.028)
     assert 2 * one < 0.97 * repairman(6, 4e-3, 6e-3, cpus=2)
 
 
@@ -174,16 +176,16 @@ def guest(demand, arrivals, **host):
 @pytest.mark.parametrize("demand", ['{ exponential = "2 ms" }', '"2 ms"'])
 def test_a_guest_serves_its_poisson_arrivals_is_busy_for_their_demand_and_halts_when_none_is_left(demand):
     """A departure leaves the queue empty with probability 1 - rho, whatever the distribution; each is one HLT."""
-    case = guest(demand, "300 Hz", measure="5 s", warmup="300 ms")
+    case = guest(demand, "300 Hz", measure="2.5 s", warmup="300 ms")
     served, halts, busy = observed(
         case,
         per_second(case, "requests"),
         per_second(case, "halts"),
         lambda record: value(record, "guest_cycles") / value(record, "elapsed_cycles"),
     )
-    near(served, 300, 0.02)
-    near(busy, 0.6, 0.02)
-    near(halts, 300 * (1 - 0.6), 0.03)
+    near(served, 300, 0.028)
+    near(busy, 0.6, 0.028)
+    near(halts, 300 * (1 - 0.6), 0.04)
 
 
 @pytest.mark.parametrize(("demand", "scv"), [('{ exponential = "2 ms" }', 1.0), ('"2 ms"', 0.0)])
@@ -202,10 +204,10 @@ def test_the_mean_number_of_its_requests_is_that_of_pollaczek_and_khinchine(dema
     for replication in range(REPLICATIONS):
         found.clear()
         env, _host = hosted(case, replication=replication)
-        env.run(until=case.cycles(8))
+        env.run(until=case.cycles(4))
         means.append(mean(found[100:]))
     rho = 0.6
-    near((mean(means), stdev(means) / math.sqrt(REPLICATIONS)), rho + rho**2 * (1 + scv) / 2 / (1 - rho), 0.06)
+    near((mean(means), stdev(means) / math.sqrt(REPLICATIONS)), rho + rho**2 * (1 + scv) / 2 / (1 - rho), 0.085)
 
 
 # Exits.
