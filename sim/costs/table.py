@@ -108,7 +108,7 @@ def load_for(cpu: str, name: str | None = None) -> CostTable:
             f"{cpu} has no cost table of its own; allowed: --costs with another CPU's ({', '.join(names())}) or with a "
             "file, such as fpswitch calibrate writes"
         )
-    return load(name or cpu)
+    return current(name or cpu)
 
 
 def current(name: str) -> CostTable:
@@ -158,7 +158,7 @@ class _Resolved:
 
 
 def _load(name: str) -> CostTable:
-    resolved = _resolve(name, ())
+    resolved = _resolve(name, ()) if name.endswith(".toml") else _shipped(name)
     rows = dict(resolved.rows)
     for missing, measured in resolved.stand_ins.items():
         for row in resolved.rows.values():
@@ -174,6 +174,12 @@ def _load(name: str) -> CostTable:
     return CostTable(shown_name(name), resolved.raw.title, resolved.raw.derived_from, rows, resolved.duplicates)
 
 
+@lru_cache(maxsize=64)
+def _shipped(name: str) -> _Resolved:
+    """A file that is shipped, read once: most are derived from a few."""
+    return _resolve(name, ())
+
+
 def _resolve(name: str, children: tuple[str, ...]) -> _Resolved:
     if name in children:
         raise InputError(f"cost table {children[0]}: derived from itself ({' from '.join((*children, name))})")
@@ -181,7 +187,8 @@ def _resolve(name: str, children: tuple[str, ...]) -> _Resolved:
     rows: dict[str, CostRow] = {}
     stand_ins: dict[str, str] = {}
     if raw.derived_from:
-        parent = _resolve(_beside(name, raw.derived_from), (*children, name))
+        beside = _beside(name, raw.derived_from)
+        parent = _resolve(beside, (*children, name)) if beside.endswith(".toml") else _shipped(beside)
         kept = (row for row in parent.rows.values() if row.grade != "measured" or row.term not in UNPRICED)
         rows.update((row.id, _inherited(row, raw, _factor(row, parent.rows))) for row in kept)
         stand_ins.update(parent.stand_ins)
