@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from sim.analysis.latency import resolution
 
@@ -150,7 +150,7 @@ def tails(values: NDArray[np.float64]) -> float:
 
 def is_heavy(tails: float, among: int) -> bool:
     """What :func:`has_heavy_tails` says of :func:`tails`."""
-    return bool(tails < -stats.norm.isf(RARELY / among))
+    return bool(tails < special.ndtri(RARELY / among))
 
 
 FEWEST_FOR_TAILS: Final = 8

@@ -213,5 +213,5 @@ def in_tsc(table: CostTable, values: NDArray[np.float64]) -> NDArray[np.float64]
 
     rows: Mapping[str, CostRow] = table.rows
     ratio = list(rows).index(RATIO)
-    core = np.array([row.clock == "core" and row.id != RATIO for row in rows.values()])
+    core = np.array([row.clock == "core" and key != RATIO for key, row in rows.items()])
     return np.where(core, values / values[..., ratio : ratio + 1], values)
