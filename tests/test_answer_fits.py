@@ -42,7 +42,11 @@ def test_every_shipped_scenario_fits_on_a_screen_and_begins_with_the_answer(name
             assert all(labels(comparison.results.cases[-1])[side].lower() in flat(text).lower() for side in each)
 
 
-@pytest.mark.parametrize(("cpus", "kernels"), [(1, 1), (2, 1), (1, 2), (3, 1), (2, 2), (2, 3)], ids=lambda n: str(n))
+@pytest.mark.parametrize(
+    ("cpus", "kernels"),
+    [(1, 1), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((2, 1), (1, 2), (3, 1), (2, 2))), (2, 3)],
+    ids=str,
+)
 @pytest.mark.parametrize("number", [2, 5, 15])
 def test_one_to_six_cases_of_two_to_fifteen_strategies_fit(ran, cpus, kernels, number):
     names = strategies.names()
@@ -61,7 +65,7 @@ def test_one_to_six_cases_of_two_to_fifteen_strategies_fit(ran, cpus, kernels, n
         assert title in text, case
 
 
-@pytest.mark.parametrize("number", [2, 4, 10, 11, 30])
+@pytest.mark.parametrize("number", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 30)), 10, 11])
 def test_a_sweep_shows_its_table_by_value(ran, number):
     counts = [1 + i for i in range(number)]
     results = ran(**{"sweep": {"guests.web.vms": counts}, "run.contrasts": [["manual-load", "xstate-guest"]]})
