@@ -10,9 +10,10 @@ from sim.host import simulation
 from sim.host.schedule import BLOCK
 from sim.host.simulation import Measurement, cross
 from sim.host.warmup import warmup_seconds
+from sim.kernel import guest
 from sim.kernel.config import Settings, boot
 from sim.kernel.walker import Walker
-from sim.xsave.components import AVX, XTILEDATA
+from sim.xsave.components import AVX, CET_S, CET_U, XTILEDATA
 
 STRATEGIES = Path(sim.kernel.__file__).parent / "data" / "strategies"
 
@@ -141,3 +142,18 @@ def test_the_first_use_of_amx_by_a_thread_faults_and_no_later_one_does():
         assert cpu.ledger.count(operation) == 1
     walker.return_to_user(cpu)
     assert not walker.kernel.integrity.findings
+
+
+@pytest.mark.parametrize(("xss", "carried", "writes"), [(CET_U, 0, 0), (CET_U, 1, 1), (CET_U | CET_S, 1, 0)])
+def test_a_guest_writes_new_ssps_by_wrmsr_only_where_its_xrstors_does_not_reach_them(xss, carried, writes, monkeypatch):
+    walker = Walker(boot(Settings(cpu="sapphire-rapids", strategy="manual-load", guest_xss=xss)), 1)
+    walker.new_vcpu(1, "V")
+    cpu, written = walker.cpu(0), []
+    walker.schedule(cpu, 1)
+    walker.return_to_user(cpu)
+    walker.enter_kvm_run(cpu)
+    walker.vm_entry(cpu)
+    walker.guest_boots(cpu)
+    monkeypatch.setattr(guest, "writes_carried", lambda *arguments: written.append(arguments))
+    walker.guest_switches_task(cpu, AVX, carried)
+    assert len(written) == writes
