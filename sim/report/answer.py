@@ -3,16 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from sim.analysis.answers import Answers
 from sim.report import layout, names, not_shown, schedule_answer, schedule_table, sureness, tables, units, words
 from sim.report.amounts import fixed
 from sim.report.layout import WIDTH, Part, at_most, item, part, whole, wrapped
 from sim.report.names import cpu
-from sim.report.shown import SOME_CASES, Shown, shown
+from sim.report.shown import SOME_CASES, Shown
 from sim.results.manifest import COMPLETE
 
 if TYPE_CHECKING:
-    from sim.analysis.comparison import Comparison
+    pass
 
 LINES: Final = 40
 MOST: Final = 5
@@ -21,9 +20,9 @@ RATES: Final = 18
 COLUMN: Final = 9
 
 
-def text(comparison: "Comparison", answers: Answers) -> str:
-    """The first screen of ``comparison``, at most :data:`LINES` lines of 72 columns; ``answers`` are its own."""
-    return "\n".join(layout.fitted(list(parts(shown(comparison, answers))), LINES))
+def text(screen: Shown) -> str:
+    """The first screen, at most :data:`LINES` lines of 72 columns."""
+    return "\n".join(layout.fitted(list(parts(screen)), LINES))
 
 
 def parts(screen: Shown) -> Iterator[Part]:

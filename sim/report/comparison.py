@@ -27,7 +27,7 @@ from sim.report import (
 )
 from sim.report import html as page
 from sim.report.markup import element
-from sim.report.shown import SCHEDULE, shown
+from sim.report.shown import SCHEDULE, Shown, shown
 from sim.report.uncertainty import Uncertainty
 from sim.results import load
 from sim.results.tables import Results, described
@@ -53,6 +53,11 @@ class Comparison(comparison.Comparison):
         """What the strategies' own operations cost, in each case, and how sure that is."""
         return Answers(self)
 
+    @cached_property
+    def screen(self) -> Shown:
+        """What the first screen, the mail and the report show."""
+        return shown(self, self.answers)
+
     def __str__(self) -> str:
         return self.answer()
 
@@ -61,20 +66,19 @@ class Comparison(comparison.Comparison):
 
     def _repr_html_(self) -> str:
         """What Jupyter shows: the first screen, its tables with all strategies."""
-        screen = shown(self, self.answers)
-        return element("div", html_answer.heading(screen), html_answer.body(screen))
+        return element("div", html_answer.heading(self.screen), html_answer.body(self.screen))
 
     def answer(self) -> str:
         """The answer, how sure it is and what it rests on, as plain text: at most 40 lines of 72 columns."""
-        return answer.text(self, self.answers)
+        return answer.text(self.screen)
 
     def mail(self) -> str:
         """The answer for a mail: at most 15 lines of 72 columns."""
-        return mail.text(self, self.answers)
+        return mail.text(self.screen)
 
     def report(self) -> str:
         """The comparison as one HTML page that needs nothing else."""
-        return page.page(self, self.answers, self._figures())
+        return page.page(self.screen, self._figures())
 
     def rates(self) -> pd.DataFrame:
         """The load that was simulated, by case, per vCPU-second (per CPU-second on a host without vCPUs).
@@ -122,7 +126,7 @@ class Comparison(comparison.Comparison):
 
     def plot_contrasts(self) -> Figure:
         """How much more one case costs than another, for the contrasts of two cases that are asked about."""
-        return contrast_figure.of_pairs(self, self.answers)
+        return contrast_figure.of_pairs(self.screen)
 
     def plot_schedule(self) -> Figure:
         """What the schedule shows: polling, steal, latency and throughput, over the keys that the scenario sweeps."""
@@ -138,7 +142,7 @@ class Comparison(comparison.Comparison):
             "schedule": self.plot_schedule,
             "contrasts": self.plot_contrasts,
         }
-        if not words.of_two_cases_alone(shown(self, self.answers)):
+        if not words.of_two_cases_alone(self.screen):
             del drawn["contrasts"]
         if SCHEDULE not in self.results.manifest["resolved"]["run"].get("asks", ()):
             del drawn["schedule"]

@@ -9,14 +9,13 @@ import numpy as np
 from sim.report import names, words
 from sim.report.amounts import three_digits, with_half
 from sim.report.figure_style import figure_of, number_axis, style, symmetric_log, unit
-from sim.report.shown import shown
+from sim.report.shown import Shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from sim.analysis.answers import Answers, Difference
-    from sim.analysis.comparison import Comparison
+    from sim.analysis.answers import Difference
 
 ROW_IN: Final = 0.34
 """Height of a pair's row, in inches."""
@@ -25,9 +24,9 @@ FRAME_IN: Final = 0.7
 COLOR: Final = "#334fb3"
 
 
-def of_pairs(comparison: Comparison, answers: Answers) -> Figure:
+def of_pairs(screen: Shown) -> Figure:
     """All operations of one case less another's: over the replications and, separately, over the costs."""
-    screen = shown(comparison, answers)
+    comparison = screen.comparison
     titles = names.titles(comparison.results.cases).short
     found = {
         names.less(*(titles[each.case] for each in pair.contrast)): (words.scale(screen, pair), pair.found)

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
-from sim.analysis.answers import Answers
 from sim.analysis.uncertainty.draws import factor
 from sim.report import answer, html_answer, mail
 from sim.report.amounts import si
 from sim.report.markup import Cell, Markup, Number, details, element, joined, table
 from sim.report.names import cost_row, cpu
-from sim.report.shown import Shown, shown
+from sim.report.shown import Shown
 from sim.results.tables import case_columns
 from sim.scenario.writing import written_text
 
@@ -32,13 +31,12 @@ MOST_DRAWN: Final = 12
 SECTIONS: Final = ("Answer", "Figures", "Tables", "Costs", "Scenario", "Reproduce")
 
 
-def page(comparison: "Comparison", answers: Answers, drawn: Mapping[str, Callable[[], "Figure"]]) -> str:
-    """The report of ``comparison``; ``answers`` are its own, ``drawn`` draws its figures by their names."""
-    screen = shown(comparison, answers)
+def page(screen: Shown, drawn: Mapping[str, Callable[[], "Figure"]]) -> str:
+    """The report of a comparison; ``drawn`` draws its figures by their names."""
     parts = {
         "Answer": html_answer.body(screen),
-        "Figures": joined(_figures(comparison, drawn)),
-        "Tables": joined(_tables(comparison)),
+        "Figures": joined(_figures(screen.comparison, drawn)),
+        "Tables": joined(_tables(screen.comparison)),
         "Costs": joined(_costs(screen)),
         "Scenario": element("pre", written_text(_scenario(screen.manifest["resolved"]))),
         "Reproduce": joined(_reproduce(screen)),

@@ -4,17 +4,17 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from sim.analysis.answers import Answers, Estimate, Range
+from sim.analysis.answers import Estimate, Range
 from sim.report import layout, names, schedule_answer, sureness, words
 from sim.report.amounts import fixed, percent, short_spread, si, three_digits, with_half
 from sim.report.layout import part, wrapped
 from sim.report.names import carried, config_of, cpu
-from sim.report.shown import XSS, Between, Shown, ShownCase, shown
+from sim.report.shown import XSS, Between, Shown, ShownCase
 from sim.report.tables import columns_of, line_called
 from sim.results.manifest import COMPLETE, COSTS
 
 if TYPE_CHECKING:
-    from sim.analysis.comparison import Comparison
+    pass
 
 LINES: Final = 15
 ROWS: Final = 4
@@ -33,9 +33,8 @@ OF_THE_SHOW: Final = {
 """Options of a run that change no number, and the number of words after each."""
 
 
-def text(comparison: "Comparison", answers: Answers) -> str:
-    """The mail of ``comparison``; ``answers`` are its own."""
-    screen = shown(comparison, answers)
+def text(screen: Shown) -> str:
+    """The mail, at most :data:`LINES` lines of 72 columns."""
     tables = [list(_table(screen, rows)) for rows in range(ROWS, 0, -1)]
     notes = list(_notes(screen))
     shorter = [wrapped(" ".join(notes[:n]), "  ", "  ") for n in range(len(notes), 0, -1)] or [[]]
