@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.errors import InputError
+from sim.kernel import bootlog_reading
 from sim.kernel.bootlog import BootLog, NoBoot, absent, check
 from sim.kernel.bootlog_reading import chosen, parse_all
 from sim.mailed import undone, without_prefix
@@ -339,3 +340,8 @@ def test_characters_that_look_alike_are_alike(text, look):
 )
 def test_the_end_of_a_wrapped_line_loses_what_begins_both_parts(before, line, rest):
     assert without_prefix(line, before) == rest
+
+
+def test_the_end_of_the_first_line_is_kept_where_it_was_wrapped():
+    lines = ["> x86/fpu: XSAVE\n", "> disabled\n"]
+    assert list(bootlog_reading._candidates(lines)) == ["> x86/fpu: XSAVE\n", "disabled\n"]
