@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import time
 
 import pytest
 from cpu_dumps import leaves, run, same_cpu
@@ -193,6 +194,29 @@ def test_a_sub_leaf_that_is_not_said_is_the_next_of_its_leaf():
 ])  # fmt: skip
 def test_numbers_that_are_no_cpus_are_not_taken_for_registers(text):
     assert not list(cpuid_nested.rows(text))
+
+
+@pytest.mark.parametrize("name", ["zen4", "sapphire-rapids"])
+def test_a_table_in_odd_brackets_keeps_all_its_rows(name):
+    text = "cpuid = [\n" + lines(
+        lambda leaf, sub, *row: f"leaf={h8(leaf)}, sub-leaf: {sub:#x}] {' | '.join(f'{v:08x}' for v in row)}]\n"
+    )(name)
+    one, printed_by = imported_from(text.encode())
+    assert (same_cpu(one, profile(name)), printed_by) == (True, "a table")
+
+
+@pytest.mark.parametrize("text", [
+    "0xd" + " " * 80_000,
+    "0xd" + "\n" * 2_500,
+    "0xd" + "\n>" * 1_500,
+    "0xd " + "{" * 40_000,
+    "CPUID 00000001: 00000007-00000340-00000340-00000000 " * 8000,
+], ids=["blanks", "lines", "quoted lines", "brackets", "rows without an end"])  # fmt: skip
+def test_a_text_that_only_looks_like_registers_takes_time_as_it_is_long(text):
+    began = time.process_time()
+    with pytest.raises(InputError):
+        imported_from(text.encode())
+    assert time.process_time() - began < 1.5
 
 
 def test_libvirts_registers_need_no_leading_zeros():

@@ -37,7 +37,7 @@ FORMS: Final = tuple(
     (what, re.compile(pattern, re.ASCII | re.IGNORECASE))
     for what, pattern in (
         ("cpuid -r", rf"0x{_LEAF}\s+0x{_SUB}\s*:\s*{_VALUES}"),
-        ("InstLatx64", rf"CPUID\s+{_LEAF}\s*:?\s*{_VALUES}(?:[^\n\[]*\[SL\s+{_SUB}\])?"),
+        ("InstLatx64", rf"CPUID\s+{_LEAF}\s*:?\s*{_VALUES}(?:[^\n\[]{{0,200}}\[SL\s+{_SUB}\])?"),
         ("the kernel", rf"CPUID\[(?P<leaf>[0-9a-f]{{2,8}}),\s*{_SUB}\]\s*:\s*{_VALUES}"),
         ("VirtualBox", rf"\b(?P<who>Gst|Hst)\s*:\s+(?:{_LEAF}/{_SUB}\s+)?{_VALUES}"),
         ("xen-cpuid", rf"{_LEAF}:(?P<sub>[0-9a-f]{{8}})\s*->\s*{_VALUES}"),
@@ -68,7 +68,7 @@ FORMS: Final = tuple(
         ),
         (
             "C source",
-            rf"\{{+\s*0x(?P<leaf>[0-9a-f]{{1,8}}),\s*(?:0x)?{_SUB}\s*\}}\s*,\s*(?:\w+\s*)?\{{\s*{_VALUES}",
+            rf"\{{\s*0x(?P<leaf>[0-9a-f]{{1,8}}),\s*(?:0x)?{_SUB}\s*\}}\s*,\s*(?:\w+\s*)?\{{\s*{_VALUES}",
         ),
     )
 )
@@ -150,10 +150,10 @@ def parse(lines: Iterable[str], name: str) -> Dump:
     who, put_together = decoded(text)
     if put_together:
         return _with_xsave(Dump(put_together, who), name)
-    for who, form in _OF_NO_TOOL.items():
-        leaves = _first_cpu(("", *row) for row in form(text))
-        if 0 in leaves.get(_XSTATE, {}):
-            return _with_xsave(Dump(leaves, who), name)
+    found = [Dump(_first_cpu(("", *row) for row in form(text)), who) for who, form in _OF_NO_TOOL.items()]
+    most = max(found, key=lambda dump: sum(map(len, dump.leaves.values())) if 0 in dump.leaves.get(_XSTATE, {}) else 0)
+    if most.leaves.get(_XSTATE):
+        return _with_xsave(most, name)
     if some is not None:
         why = _why_no_xsave(some)
         raise InputError(

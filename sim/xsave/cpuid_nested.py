@@ -28,6 +28,8 @@ _MOST: Final = 1 << 20
 _OF_XSTATE: Final = re.compile(r"(?<![\da-z])(?:0x0*|0*)d(?![\da-f])|(?<!\d)13(?!\d)", re.ASCII | re.IGNORECASE)
 """Leaf 0DH."""
 _JSON: Final = re.compile(r"\s*(?:\{|\[\s*(?:[{\"\d]|\[\s*[\"\d]))", re.ASCII)
+_ITEMS: Final = re.compile(r"(?:- \s*)*", re.ASCII)
+"""What begins items of lists in YAML, one in another."""
 _DEEPEST: Final = 32
 
 _LABEL: Final = re.compile(
@@ -162,10 +164,12 @@ def _in_brackets(text: str) -> str:
         while indents and indent <= indents[-1]:
             shown.append("},")
             indents.pop()
-        while body.startswith("- "):
-            shown.append("{")
-            indents.append(indent)
-            indent, body = indent + 2, body[2:].lstrip()
+        items = _ITEMS.match(body)
+        assert items is not None
+        inner = indent + 2 * items[0].count("-")
+        shown += "{" * items[0].count("-")
+        indents += range(indent, inner, 2)
+        indent, body = inner, body[items.end() :]
         if body.endswith(":"):
             shown.append(body + " {")
             indents.append(indent)

@@ -25,9 +25,10 @@ _WITH_SUB_LEAF: Final = 6
 """Numbers of a row: a leaf, a sub-leaf and four registers."""
 _DIGITS: Final = 8
 
-# A register on a line of its own belongs to the line of its leaf.
+# A register on a line of its own belongs to its leaf's line.  What stands between may be long, and is looked at once.
 _NEXT_REGISTER: Final = re.compile(
-    r"\s*\n[>|\s]*(?=[er]?[a-d]x\s*[=:]\s*(?:0x)?[0-9a-f]{1,8}h?,?\s*$)", re.ASCII | re.IGNORECASE | re.MULTILINE
+    r"(?<![>|\s])[>| \t\r\f\v]*+\n[>|\s]*+(?=[er]?[a-d]x\s*[=:]\s*(?:0x)?[0-9a-f]{1,8}h?,?\s*$)",
+    re.ASCII | re.IGNORECASE | re.MULTILINE,
 )
 
 _CELL_END: Final = re.compile(r"[,;\t|]")
