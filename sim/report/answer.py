@@ -1,7 +1,7 @@
 """The first screen: the answer in an engineer's units, how sure it is and what it rests on; 40 lines of 72 columns."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sim.report import layout, names, not_shown, schedule_answer, schedule_table, sureness, tables, units, words
 from sim.report.amounts import fixed
@@ -9,9 +9,6 @@ from sim.report.layout import WIDTH, Part, at_most, item, part, whole, wrapped
 from sim.report.names import cpu
 from sim.report.shown import SOME_CASES, Shown
 from sim.results.manifest import COMPLETE
-
-if TYPE_CHECKING:
-    pass
 
 LINES: Final = 40
 MOST: Final = 5

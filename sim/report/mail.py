@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sim.analysis.answers import Estimate, Range
 from sim.report import layout, names, schedule_answer, sureness, words
@@ -12,9 +12,6 @@ from sim.report.names import carried, config_of, cpu
 from sim.report.shown import XSS, Between, Shown, ShownCase
 from sim.report.tables import columns_of, line_called
 from sim.results.manifest import COMPLETE, COSTS
-
-if TYPE_CHECKING:
-    pass
 
 LINES: Final = 15
 ROWS: Final = 4
