@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sim.cli.common import Overrides, emit, json_option, overrides, say, scenario_options
+from sim.cli.common import emit, json_option, overrides, say, scenario_options
 from sim.cli.design import asked, show
 from sim.errors import InputError
 
 if TYPE_CHECKING:
-    from sim.experiment import Design
     from sim.report.comparison import Comparison
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -93,51 +92,32 @@ def run(
         raise InputError("--cluster beside --jobs (allowed: one of them)")
     from sim import experiment
 
-    if plan := asked(design, ranges, out):
-        _run_design(scenario, plan, str(out), overrides(options), jobs, cluster, as_json)
+    plan = asked(design, ranges, out)
+    given = overrides(options)
+    how: dict[str, Any] = {
+        "overrides": given.values,
+        "options": given.options,
+        "jobs": jobs,
+        "cluster": cluster,
+        "progress": True,
+        "command": ["fpswitch", *sys.argv[1:]],
+    }
+    if plan:
+        show(experiment.run_design(scenario, plan, str(out), **how), plan, str(out), as_json)
         return
     directory = out if out is not None else str(experiment.directory_for(scenario))
     if out is None and scenario.endswith(".json"):
         say([f"the results go to {directory}"])
-    given = overrides(options)
     if check_engine:
         for sentence in experiment.check_engines(scenario, given.values, given.options, lambda note: say([note])):
             say([sentence])
-    results = experiment.run(
-        scenario,
-        overrides=given.values,
-        options=given.options,
-        jobs=jobs,
-        cluster=cluster,
-        out=directory,
-        progress=True,
-        command=["fpswitch", *sys.argv[1:]],
-    )
+    results = experiment.run(scenario, out=directory, **how)
     from sim.report.comparison import compare as comparison_of
 
     comparison = comparison_of(results)
     if not no_figures:
         _of_directory(comparison).write_figures(Path(directory) / "figures")
     _finish(comparison, full, mail, as_json)
-
-
-def _run_design(
-    scenario: str, design: "Design", out: str, given: Overrides, jobs: int | None, cluster: str | None, as_json: bool
-) -> None:
-    from sim import experiment
-
-    points = experiment.run_design(
-        scenario,
-        design,
-        out,
-        overrides=given.values,
-        options=given.options,
-        jobs=jobs,
-        cluster=cluster,
-        progress=True,
-        command=["fpswitch", *sys.argv[1:]],
-    )
-    show(points, design, out, as_json)
 
 
 @click.command()
