@@ -54,7 +54,7 @@ class Patched:
     def apply(self, patch: str) -> None:
         if not (self.folder / "sim").exists():
             shutil.copytree(TOP / "sim", self.folder / "sim", ignore=shutil.ignore_patterns("__pycache__"))
-        subprocess.run(["git", "apply", "--recount", "-"], input=patch, text=True, check=True, cwd=self.folder)
+        subprocess.run(["git", "apply", "-"], input=patch, text=True, check=True, cwd=self.folder)
 
     def run(self, command: str) -> str:
         """What a command prints there, which must end well."""
