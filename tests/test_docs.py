@@ -5,6 +5,7 @@ import re
 import pytest
 from shown import PAGES, SHOWN, TOP, refreshed
 
+import sim
 from sim.cli import COMMANDS
 
 
@@ -81,3 +82,8 @@ def test_no_line_of_a_page_is_a_comment_by_chance(page):
 
 def test_the_readme_is_a_first_page():
     assert len((TOP / "README.md").read_text(encoding="utf-8").splitlines()) < 150
+
+
+def test_the_readme_installs_the_wheel_of_this_version():
+    wheels = set(re.findall(r"dist/(\S+\.whl)", (TOP / "README.md").read_text(encoding="utf-8")))
+    assert wheels == {f"fpswitch-{sim.__version__}-py3-none-any.whl"}
