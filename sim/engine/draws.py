@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from sim.engine.jit import Memory, call, compiled, load
+from sim.engine.jit import Memory, call, compiled, fetch_number, load
 from sim.engine.layout import ASK_DRAWS, CALLBACK, D_ADDRESS, D_LEN, D_POS
+
+LINE = 8
+"""Numbers of a cache line.  The next one of each stream is fetched early: all blocks together are larger than a core's
+own caches, and streams take turns."""
 
 
 @compiled
@@ -22,6 +26,7 @@ def peek_at(a: Memory, stream: int, n: int) -> int:
 def draw(a: Memory, stream: int) -> int:
     """The next number."""
     value = peek_at(a, stream, 0)
+    fetch_number(a.d[stream, D_ADDRESS], a.d[stream, D_POS] + LINE)
     a.d[stream, D_POS] += 1
     return value
 

@@ -52,6 +52,7 @@ class Memory:
         assert tuple(arrays) == NAMES
         self.arrays = arrays
         self.table = np.zeros((len(NAMES), WIDTH), np.int64)
+        self.address = self.table.ctypes.data
         for name, array in arrays.items():
             self.put(name, array)
 
@@ -70,7 +71,7 @@ class Memory:
     @property
     def handle(self) -> Any:
         """What an entry of the loop takes: the address of the table, or in plain Python the arrays."""
-        return self.table.ctypes.data if HAVE_NUMBA else self
+        return self.address if HAVE_NUMBA else self
 
 
 if HAVE_NUMBA:
@@ -263,20 +264,33 @@ if HAVE_NUMBA:
 
         return signature, code
 
+    def _prefetch(context: Any, builder: Any, where: Any) -> Any:
+        """To be read, and to stay in all caches."""
+        flag, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        name = f"llvm.prefetch.{'p0' if getattr(byte, 'is_opaque', False) else 'p0i8'}"
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+        builder.call(function, [builder.bitcast(where, byte), *[ir.Constant(flag, each) for each in (0, 3, 1)]])
+        return context.get_dummy_value()
+
     @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
     def fetch(typing, section, i):  # type: ignore[no-untyped-def]
         """Tells the CPU that the line of the caches at an item will be used soon."""
 
         def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            flag, byte = ir.IntType(32), ir.IntType(8).as_pointer()
-            name = f"llvm.prefetch.{'p0' if getattr(byte, 'is_opaque', False) else 'p0i8'}"
-            kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-            function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-            where = builder.bitcast(_pointer(context, builder, signature, values), byte)
-            builder.call(function, [where, *[ir.Constant(flag, each) for each in (0, 3, 1)]])
-            return context.get_dummy_value()
+            return _prefetch(context, builder, _pointer(context, builder, signature, values))
 
         return types.none(section, i), code
+
+    @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
+    def fetch_number(typing, address, i):  # type: ignore[no-untyped-def]
+        """The same of the ``i``-th 64-bit number of the array at an address; there may be none."""
+
+        def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            base = builder.inttoptr(values[0], ir.IntType(64).as_pointer())
+            return _prefetch(context, builder, builder.gep(base, [values[1]]))
+
+        return types.none(types.int64, types.int64), code
 
     @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
     def trailing_zeros(typing, word):  # type: ignore[no-untyped-def]
@@ -358,6 +372,7 @@ else:
         cycles,
         entry,
         fetch,
+        fetch_number,
         is_wide,
         load,
         load_byte,

@@ -57,6 +57,10 @@ def fetch(section: Any, i: Any) -> None:
     """Nothing: Python is slower than memory."""
 
 
+def fetch_number(address: int, i: int) -> None:
+    """Nothing: Python is slower than memory."""
+
+
 def trailing_zeros(word: int) -> int:
     """The number of the lowest bit that is set in a word that is not 0."""
     return (int(word) & -int(word)).bit_length() - 1
