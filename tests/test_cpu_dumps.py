@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from sim.errors import InputError
 from sim.kernel.config import Settings, boot
 from sim.xsave import cpuid, cpuid_decoded, imported
-from sim.xsave.components import EXTENDED, XTILE, XTILEDATA, bits
+from sim.xsave.components import ALL, EXTENDED, SUPERVISOR, USER, XTILE, XTILEDATA, bits
+from sim.xsave.profile_data import shipped
 from sim.xsave.profiles import GENERIC, of_data, profile
 
 # The case: a raw dump with few sub-leaves.
@@ -184,6 +185,10 @@ def test_only_the_states_of_ia32_xss_have_its_bit_in_the_registers_that_virtualb
     }  # fmt: skip
 
 
+def test_sizes_that_virtualbox_s_log_does_not_have_are_0_in_the_registers():
+    assert registers_in("Valid XCR0 bits, host: 0x0000000000000007\n", 0xD)[0] == (7, 0, 0, 0)
+
+
 @pytest.mark.parametrize(("xcr0", "features"), [(0x1F, 1 << 26 | 1 << 28), (0b11, 1 << 26)])
 def test_macos_shows_no_bit_of_leaf_1_but_that_of_xsave_and_with_its_component_that_of_avx(xcr0, features):
     text = (
@@ -289,6 +294,32 @@ def test_a_dump_without_sub_leaf_1_is_a_cpu_without_xsaves():
     assert "leaf 0DH, sub-leaf 1 is not in the dump" in " ".join(one.notes)
     assert profile("zen4").features - one.features == {"XSAVEOPT", "XSAVEC", "XGETBV1", "XSAVES"}
     assert (one.xcr0_supported, one.xss_supported) == (profile("zen4").xcr0_supported, 0)
+
+
+def test_without_leaves_1_and_7_a_component_implies_its_feature():
+    # xsave_cpuid_features[], arch/x86/kernel/fpu/xstate.c, Linux v6.18; UINTR and LBR by the SDM, vol. 1, section 13.1.
+    features = {
+        2: "AVX", 3: "MPX", 5: "AVX512F", 8: "INTEL_PT", 9: "PKU", 10: "ENQCMD", 12: "SHSTK", 14: "UINTR",
+        15: "ARCH_LBR", 17: "AMX_TILE", 19: "APX",
+    }  # fmt: skip
+    found = {}
+    for i in bits[ALL & EXTENDED]:
+        user, supervisor = (1 << i & side for side in (USER, SUPERVISOR))
+        one = of_registers(
+            {0: leaves("sapphire-rapids")[0], 13: {0: [3 | user, 576, 576, 0], 1: [0, 0, supervisor, 0]}}
+        )
+        found[i] = one.features - {"XSAVE"}
+    assert found == {i: {features[i]} if i in features else set() for i in found}
+
+
+@pytest.mark.parametrize("name", ["sapphire-rapids", "zen4"])
+def test_caches_that_a_dump_does_not_have_are_those_of_its_family(name):
+    registers = {leaf: subs for leaf, subs in leaves(name).items() if leaf not in (4, 0x8000001D)}
+    text = "".join(as_cpuid(leaf, sub, *row) + "\n" for leaf, subs in registers.items() for sub, row in subs.items())
+    found = imported.document(cpuid.parse(text.splitlines(keepends=True), "the dump"), "the dump")
+    assert f"caches are not in the dump: those of {name}" in found["notes"]
+    leaf = {"sapphire-rapids": "4", "zen4": "0x8000001d"}[name]
+    assert found["cpuid"][leaf] == shipped(name)["cpuid"][leaf]
 
 
 @pytest.mark.parametrize(("name", "taken_for"), [("zen4", "AMD"), ("sapphire-rapids", "Intel")])

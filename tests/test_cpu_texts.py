@@ -144,6 +144,19 @@ def test_each_line_of_a_run_is_the_next_leaf(begin):
     assert found == leaves
 
 
+def test_a_run_that_begins_at_any_leaf_goes_on_behind_lines_that_are_left_out():
+    leaves = {leaf: (leaf, 0, 0, 0) for leaf in (5, 8, 9, 10, 11, 12)} | {0xD: (7, 0x340, 0x340, 0)}
+    lines = [BYTES["xxd"](5 + 16 * (leaf - 5), struct.pack("<4I", *row)) for leaf, row in leaves.items()]
+    text = "\n".join((lines[0], "*", *lines[1:]))  # xxd -s 5
+    assert {leaf: registers for leaf, _, registers in cpuid_bytes.rows(text)} == leaves
+
+
+def test_a_position_that_no_line_of_the_run_has_begins_another_run():
+    runs = {0: (13, 1, 2, 3), 0xD: (7, 0x340, 0x340, 0)}  # od -N 48, whose leaves 1 and 2 are left out, then od -j 13
+    text = "\n*\n".join(BYTES["xxd"](at, struct.pack("<4I", *row)) for at, row in runs.items())
+    assert {leaf: registers for leaf, _, registers in cpuid_bytes.rows(text)} == runs
+
+
 def test_a_register_a_line_is_read():
     text = "".join(
         f"CPUID leaf {leaf:#x} subleaf {s}:\n"
