@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from sim.errors import InputError
 from sim.kernel.bootlog import absent, check
+from sim.kernel.bootlog_reading import parse_all
 from sim.xsave.components import SUPERVISOR
 
 PREFIXES = ("", "[    0.000000] ", "> [    0.000000] ", "Jan  1 12:00:00 host kernel: [    0.000000] ")
+CET_USER = "x86/fpu: xstate_offset[11]:  832, xstate_sizes[11]:   16\n"
 EDGES = ("", ">", "…", "...", "$")
 
 
@@ -35,6 +37,19 @@ def test_a_log_cut_off_at_an_edge_agrees_as_far_as_it_goes(text, prefix, edge, d
     assert log.offsets.items() <= whole.offsets.items()
     assert check(log) == check(whole)
     assert log.cut or width >= len(last) - len("' format.")
+
+
+def test_a_log_of_offsets_alone_is_one_of_x87_and_sse_too():
+    # fpu__init_system_xstate(), arch/x86/kernel/fpu/xstate.c: XFEATURE_MASK_FPSSE has to be there
+    log = parse_text("x86/fpu: xstate_offset[2]:  576, xstate_sizes[2]:  256\n" + CET_USER)
+    assert (log.mask, log.supporting) == (0x807, 0)
+
+
+def test_an_enabled_line_that_is_there_twice_is_of_the_boot_before_it_and_so_is_what_is_cut_off():
+    first, last = (text_of(name) for name in ("xeon-8480c", "ryzen-9-7945hx"))
+    (line,) = (line for line in last.splitlines(keepends=True) if "Enabled" in line)
+    boots = parse_all((first + last + "x86/fpu: xstate_offset[12]: 24\n" + line).splitlines(keepends=True), "the log")
+    assert [(boot.mask, boot.cut) for boot in boots] == [(0x602E7, False), (0x1AE7, True)]
 
 
 def test_a_cut_log_says_that_it_is_cut():

@@ -90,6 +90,7 @@ def test_a_guest_without_pku_has_none_after_an_init_either():
         (SPR, GuestChoice(xcr0=0x602E7), "needs amx = true"),
         (SPR, GuestChoice(xcr0=0x2E7, pku=False), r"PKRU \(bit 9\) beside pku = false"),
         (SPR, GuestChoice(xcr0=0xE7, pku=False), ""),
+        (SPR, GuestChoice(xcr0=0x600E7, pku=False, amx=True), ""),
         (SPR, GuestChoice(xss=0x8000), "allowed: bits of 0x1800"),
         (ICE_LAKE, GuestChoice(amx=True), "ice-lake-sp has no AMX"),
         (SPR, GuestChoice(vpmu_in_use=9), "guest vpmu_in_use: found 9; allowed on VMX: 0 to 8"),

@@ -230,6 +230,13 @@ def test_unsound_strategy_is_caught_by_its_shortest_sequence(strategy, host, cpu
     assert VERDICTS[strategy, host].is_ in w.kinds, w.findings()
 
 
+def test_what_a_host_with_shadow_stacks_misses_is_the_ssp_of_cpl_0():
+    # SDM vol. 1, 17.2.2: a transfer to CPL 0 takes the shadow stack of IA32_PL0_SSP.
+    w = world("manual-load", host_shadow_stacks=FPSTATE)
+    exit_to_the_vmm_and_back(w)
+    assert (WRONG_VALUE, "vcpu0", "PL0_SSP") in w.findings()
+
+
 @pytest.mark.parametrize("cpu", CPUS)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_shortest_sequences_are_nothing_to_the_sound_strategies(kernel, cpu):

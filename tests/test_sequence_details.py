@@ -12,7 +12,8 @@ from sim.kernel.config import Settings, boot
 from sim.kernel.kernel import Kernel
 from sim.kernel.operations import Log, Operation, TracePoint
 from sim.kernel.scene import GuestUse, Scene
-from sim.xsave.components import AVX, PKRU, SSE, XTILE, XTILEDATA
+from sim.xsave.area import INIT
+from sim.xsave.components import AVX, CET_U, PKRU, SSE, XTILE, XTILEDATA
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,23 @@ from sim.xsave.components import AVX, PKRU, SSE, XTILE, XTILEDATA
 )
 def test_a_fastpath_exit_pays_for_xcr0_xss_and_pkru_until_v6_19(kernel, expected):
     assert sequence("fastpath-exit", replace(SPR, kernel=kernel)) == expected
+
+
+@pytest.mark.parametrize(("name", "loads"), [("zen2", []), ("zen3", [CET_U])])
+def test_after_a_switch_sigreturn_loads_the_supervisor_components_that_there_are_and_nothing_where_there_are_none(
+    name, loads
+):
+    # __restore_fpregs_from_user(), arch/x86/kernel/fpu/signal.c: if (... && xfeatures_mask_supervisor())
+    k = Kernel(boot(Settings(cpu=name, strategy="no-cet")))
+    (cpu,), task = k.cpus, k.new_task("T")
+    process.schedule(k, cpu, task)
+    process.return_to_user(k, cpu)
+    signal.deliver(k, cpu)
+    process.schedule(k, cpu, cpu.idle)
+    process.schedule(k, cpu, task)
+    cpu.ledger.restart()
+    signal.sigreturn(k, cpu)
+    assert [op.rfbm for op, _ in cpu.ledger.rows() if op.operation == "XRSTORS"] == loads
 
 
 def test_svm_of_v6_6_has_no_fastpath_that_re_enters():
@@ -250,6 +268,15 @@ def test_a_violation_while_the_scene_is_set_is_not_lost():
     # The RFC's patches 3-5 without 7: V was preempted once before the first step that is shown, and lost its SSPs.
     run = flows.run("preempt", Settings(kernel="rfc", patches=frozenset((3, 4, 5))))
     assert [(step, finding.kind) for step, finding in run.findings] == [(flows.SCENE_SETTING, "wrong-value")]
+
+
+@pytest.mark.parametrize("ssp", ["none", "wrmsr"])
+def test_a_guest_that_loads_no_new_ssps_keeps_those_it_has_when_it_switches_tasks(ssp):
+    scene = Scene(Kernel(boot(SPR), 2), GuestUse(xrstors=True, ssp=ssp))
+    scene.start_in_guest()
+    had = scene.cpu.unit.regs[12]
+    scene.guest_works()
+    assert (scene.cpu.unit.regs[12], had == INIT) == (had, ssp == "none")
 
 
 def test_tiles_that_a_handler_was_the_first_to_use_are_initial_after_sigreturn():

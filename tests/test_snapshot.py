@@ -15,7 +15,7 @@ from sim.kernel.scene import QUIET_GUEST, GuestUse, Scene
 from sim.kernel.snapshot import VMMS
 from sim.report import snapshots
 from sim.xsave.area import INIT
-from sim.xsave.components import AVX, MXCSR_INIT, PKRU, SSE, SUPERVISOR, USER, XTILEDATA
+from sim.xsave.components import AVX, FP, MXCSR_INIT, OPMASK, PKRU, SSE, SUPERVISOR, USER, XTILEDATA, bits
 
 ALL, MSRS_FIRST, NO_XSS, NO_CARRIED, OLD_XSAVE = VMMS
 SPR, GENOA = Settings(cpu="sapphire-rapids", kernel="v7.3"), Settings(cpu="zen4", kernel="v6.18")
@@ -273,6 +273,20 @@ def test_mxcsr_is_saved_only_where_sse_or_avx_is_in_use():
     saved = snapshot.save(scene.k, scene.cpu, ALL)
     assert saved.xsave is not None
     assert saved.xsave.mxcsr == MXCSR_INIT
+
+
+@pytest.mark.parametrize("i", bits[FP | SSE | AVX | OPMASK | PKRU])
+def test_mxcsr_is_restored_where_x87_sse_or_avx_is_in_use(i):
+    # copy_uabi_to_xstate(), arch/x86/kernel/fpu/xstate.c, Linux v6.18: "Validate MXCSR when any of the related features
+    # is in use".
+    scene = ready_to_save()
+    saved = snapshot.save(scene.k, scene.cpu, NO_CARRIED)
+    assert saved.xsave is not None
+    saved.xsave.xstate_bv, saved.xsave.mxcsr = 1 << i, MXCSR_INIT | 1
+    there = Kernel(boot(SPR))
+    vcpu, refused = snapshot.restore(there, there.cpus[0], "V", saved, NO_CARRIED)
+    assert refused == ()
+    assert vcpu.fpstate.area.mxcsr == MXCSR_INIT | bool(1 << i & (FP | SSE | AVX))
 
 
 def test_a_guest_that_switches_tasks_loads_all_that_its_ia32_xss_and_xcr0_have():
