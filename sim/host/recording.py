@@ -244,10 +244,9 @@ class Recorder:
             self._after = None
         elif event.endswith("x86_fpu_copy_dst"):
             fields = {**fields, "of": self._arguments[0]}
-        after = self._after
         self._note(cpu, event, fields, *(each for each in threads if each >= 0))
-        if after is not None and self._after is after:
-            self._after = after._replace(ns=self._cpu_ns[number])
+        if self._after is not None:
+            self._after = self._after._replace(ns=self._cpu_ns[number])
 
     def woken(self, thread: Thread, waker: HostCpu, *, new: bool) -> None:
         """try_to_wake_up() or wake_up_new_task()."""
