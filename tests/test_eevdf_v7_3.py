@@ -88,6 +88,21 @@ def test_in_v7_3_any_wake_up_that_does_not_preempt_limits_the_protection_to_a_sl
         assert (running.vprot == running.vruntime + SLICE * running.inv_weight) is limited
 
 
+@pytest.mark.parametrize(("then", "first"), [(8 * MS - 1, "second"), (8 * MS, "second"), (8 * MS + 1, "first")])
+def test_in_v7_3_of_two_that_preempt_the_one_with_the_shorter_slice_is_picked_or_the_later(
+    then: int, first: str
+) -> None:
+    """set_short_buddy()."""
+    queue = EevdfRunQueueV73(SLICE, TICK)
+    woken = {"first": Entity(custom_slice=8 * MS), "second": Entity(custom_slice=then)}
+    queue.enqueue(0, Entity(custom_slice=30 * MS))
+    queue.pick_next(0)
+    for entity in woken.values():
+        queue.enqueue(MS, entity)
+        assert queue.wakeup_preempts(MS, entity)
+    assert queue.pick_next(MS) is woken[first]
+
+
 def test_in_v7_3_who_was_to_be_picked_for_its_shorter_slice_and_moves_away_is_not_picked() -> None:
     """clear_buddies()."""
     queue = EevdfRunQueueV73(SLICE, TICK)

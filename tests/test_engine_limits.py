@@ -396,6 +396,13 @@ def no_more(*_):
 SAYS = r"memory ran out in replication 3 of case .*, after its host had been made: this process had [\d.]+ GB at most "
 
 
+def test_memory_that_runs_out_was_for_the_state_under_each_strategy(monkeypatch):
+    monkeypatch.setattr(reference.Measurement, "finish", no_more)
+    monkeypatch.setattr(room, "CPU_STATE_BYTES", 10**9)
+    with pytest.raises(InputError, match=r"1 CPUs and \d+ threads and vCPUs take at least 2\.0 GB"):
+        reference.simulate(small("simpy"), "xstate-guest", ("free-ssp",), 3)
+
+
 def test_memory_that_runs_out_later_is_not_told_as_a_host_that_is_too_large(numba, monkeypatch):
     monkeypatch.setattr(reference.Measurement, "finish", no_more)
     with pytest.raises(InputError, match=rf"^{SAYS}.*1 CPUs and \d+ threads and vCPUs take at least 0\.0 GB"):

@@ -10,6 +10,7 @@ from statistics import mean, stdev
 import pytest
 from hosts import hosted, on_host, only, simulate, threads, value
 from scipy import stats
+from test_host_cpus import FOUR
 
 from sim.host.halting import POLLING
 from sim.host.vcpu import VcpuThread
@@ -228,3 +229,14 @@ def test_exits_come_at_their_rate_in_guest_time_as_a_poisson_process():
     assert abs(value(record, "vm_exits") - others - expected) <= 4 * math.sqrt(expected) + 2
     assert abs(value(record, "kvm_run_round_trips") - 1000 * seconds) <= 4 * math.sqrt(1000 * seconds)
     assert value(record, "vmm_cycles") == pytest.approx(3000 * value(record, "kvm_run_round_trips"), rel=0.01)
+
+
+def test_pinned_threads_go_round_the_cpus_and_the_two_of_a_pipe_stay_together():
+    text = '[threads.{}]\ncount = 6\ncompute = "1 ms"\naffinity = "pinned"\n'
+    _env, host = hosted(only(FOUR + text.format("t") + text.format("p") + 'kind = "pipe"\n'))
+    names = [task.name for task in host.schedule.timing.tasks.values()]
+    assert {name for name in names if name.startswith("p/")} == {f"p/{n}/{side}" for n in range(6) for side in (0, 1)}
+    allowed = {name: thread.allowed for name, thread in threads(host).items()}
+    assert {name: cpus for name, cpus in allowed.items() if name.startswith("t/")} == {
+        f"t/{n}": 1 << cpu for n, cpu in enumerate((0, 1, 2, 3, 0, 1))
+    }

@@ -8,6 +8,7 @@ from hosts import only
 from test_ticks import watched
 
 from sim.errors import InputError
+from sim.host.builder import Builder
 from sim.host.streams import Streams, in_blocks
 from sim.scenario.distribution import Distribution
 from sim.trace.fit.order import order, whole
@@ -134,3 +135,12 @@ def test_the_time_from_one_fork_to_the_next_is_that_after_the_same_child(tmp_pat
     between = np.diff([life.first_ns for life in children]) / 1e3
     assert all((row + 1) % 60 == after for row, after in pairwise(rows))
     assert np.abs(between - sleeps[rows[:-1]]).max() < 50
+
+
+def test_a_parent_that_forks_at_once_each_time_begins_with_the_first_row_behind_the_last(tmp_path):
+    """All rows together take no time, in which it could be anywhere else."""
+    case = only(scenario(tmp_path, 'blocks = 3\nkind = "fork"', (1, 2, 3), (0, 0, 0)))
+    bursts, sleeps = Builder(case, 0).recorded(case.scenario.threads["phased"], "phased", 0)
+    us = case.cycles(1e-6)
+    assert [bursts.next() for _ in range(6)] == [0, 0, us, 2 * us, 3 * us, us]
+    assert sleeps.next() == 0

@@ -323,3 +323,31 @@ def test_a_vmm_that_writes_no_registers_leaves_no_note_of_it(writes):
     noted = Counter(each.event for each in Recorder(case, case.reference, 0).events())
     assert noted["kvm:kvm_userspace_exit"] > 2
     assert bool(noted["user_writes"]) is (writes != "[]")
+
+
+def test_a_return_to_user_mode_that_loads_registers_is_recorded_as_that_alone():
+    case = only(FOUR.replace("50 ms", "1 ms") + '[threads.t]\ncount = 6\ncompute = "20 us"\nsleep = "10 us"\n')
+    activated, returns = "x86_fpu:x86_fpu_regs_activated", "return_to_user"
+    of_cpu = defaultdict(list)
+    for each in Recorder(case, case.reference, 0).events():
+        of_cpu[each.cpu].append(each.event)
+    pairs = Counter(pair for events in of_cpu.values() for pair in pairwise(events))
+    assert {activated, returns} <= {after for _, after in pairs}
+    assert pairs[activated, returns] == 0
+
+
+def test_events_are_at_the_nanosecond_that_their_cycle_is_in():
+    recorder = Recorder(only(FOUR + '[threads.t]\ncompute = "1 ms"\n'), "xstate-guest", 0)
+    cpu = recorder._host.cpus[0]
+    cpu.clock = 20_000_000_000  # of a TSC of 2 GHz
+    assert recorder._note(cpu, "late", {}).ns == 10_000_000_000
+
+
+def test_a_vcpu_is_seen_woken_as_often_as_its_record_says():
+    text = '[guests.g]\nvcpus = 8\nposted_interrupts = false\ndemand = { exponential = "50 us" }\nsleep = "100 us"\n'
+    case = only(FOUR.replace("cpus = 4", "cpus = 2") + text)
+    told, *_ = states(case, 0.0, 2 * MS)
+    seen = sum(state == "woken" for found in told.values() for _, state in found)
+    record = simulate(changed(case, warmup=0.0, measure=2 * MS), case.reference, 0)
+    assert seen > 20
+    assert seen == pytest.approx(value(record, "wakeups"), abs=2)  # two CPUs: their windows end later
