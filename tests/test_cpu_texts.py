@@ -8,7 +8,7 @@ import pytest
 
 from sim.errors import InputError
 from sim.kernel import cpu_models
-from sim.xsave import cpuid, cpuid_bytes, imported
+from sim.xsave import cpuid, cpuid_bytes, cpuid_rows, imported
 from sim.xsave.profile_data import shipped
 from sim.xsave.profiles import of_data, profile
 
@@ -73,6 +73,9 @@ OBJECTS = {
     "JSON, sorted": lambda leaf, s, r: json.dumps(
         {f"e{n}x": v for n, v in zip("abcd", r, strict=True)} | {"function": leaf, "index": s}
     ),
+    "C, upper case": lambda leaf, s, r: (
+        f"{{ .Leaf = 0x{leaf:X}, .Index = 0X{s:X}, {names_and_values(r, '.E{}X = 0x{:08X}')} }},"
+    ),
     "C": lambda leaf, s, r: f"{{.function = {leaf:#x}, .index = {s:#x}, {names_and_values(r, '.e{}x = {:#x}')}}},",
 }
 
@@ -88,6 +91,12 @@ def test_registers_are_read_whatever_stands_between_them(how, name):
     assert (one.xcr0_supported, one.xss_supported) == (other.xcr0_supported, other.xss_supported)
     assert (one.sizes, one.offsets, one.aligned) == (other.sizes, other.offsets, other.aligned)
     assert one.features == other.features
+
+
+@pytest.mark.parametrize(("width", "read"), [(200, True), (201, False)])
+def test_a_line_of_more_than_200_characters_is_no_row_of_a_table(width, read):
+    row = "0xD 0x0 0x00000007 0x00000340 0x00000340 0x00000000"
+    assert bool(list(cpuid_rows.rows(f"{row:{width}}\n"))) == read
 
 
 def test_a_memory_dump_is_no_table_of_registers():

@@ -64,6 +64,16 @@ def test_vmscape_is_a_bug_of_the_models_that_the_kernel_lists():
         assert all("VMSCAPE" in family(AMD, encoded(number, model, 0)).bugs for model in range(256))
 
 
+def test_l1tf_is_a_bug_of_the_models_whose_cache_bits_the_kernel_overrides_for_its_mitigation():
+    """override_cache_bits(), Linux v7.3, arch/x86/kernel/cpu/bugs.c; those without XSAVE left out."""
+    affected = """
+    SANDYBRIDGE IVYBRIDGE HASWELL HASWELL_L HASWELL_G BROADWELL BROADWELL_G SKYLAKE_L SKYLAKE KABYLAKE_L KABYLAKE
+    """
+    models = {name: model for (_, model), name in NUMBERS.items()}
+    assert all("L1TF" in family(INTEL, encoded(6, models[name], 9)).bugs for name in affected.split())
+    assert not any("L1TF" in family(AMD, encoded(number, 0x1, 0)).bugs for number in (0x15, 0x16, 0x17, 0x19, 0x1A))
+
+
 @pytest.mark.parametrize(
     ("number", "first", "last", "name"),
     [
