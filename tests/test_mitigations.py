@@ -263,6 +263,7 @@ def test_the_bhb_loop_runs_where_the_ibpb_of_vmscape_did():
 def test_a_deferred_ibpb_is_at_the_entry_and_not_at_a_load_without_one():
     assert barriers("vcpu-switch", mitigations=("ibpb",)) == [("vcpu-load", "IBPB")] * 2
     assert barriers("vcpu-switch", mitigations=("ibpb",), ibpb_at="vcpu_enter_guest") == [("guest-entry", "IBPB")] * 2
+    assert barriers("in-kernel-exit", mitigations=("ibpb",), ibpb_at="vcpu_enter_guest") == []
     kernel = Kernel(boot(replace(EMR, mitigations=("ibpb",), ibpb_at="vcpu_enter_guest")))
     (cpu,) = kernel.cpus
     for name in "VW":  # an ioctl of each, and no entry
