@@ -91,6 +91,7 @@ def test_a_cpu_on_which_it_may_not_run_is_neither_idle_nor_a_target(placed):
     assert placed(idle=[0, 3], was=1, allowed=0b0110) == 1
     assert placed(idle=[], was=1, target=3, allowed=0b0110) == 1
     assert placed(idle=[], was=0, target=3, allowed=0b0110) == 1
+    assert placed(idle=[], was=2, target=3, allowed=0b0110) == 2
     assert placed(idle=[2, 3], was=0, target=3, allowed=0b0110) == 2
 
 
