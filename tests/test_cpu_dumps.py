@@ -330,6 +330,8 @@ def test_a_vendor_that_is_not_known_is_told_by_where_the_components_are(name, ta
     assert f"vendor 'CentaurHauls' is not known here: taken for {taken_for}" in one.notes
     assert one.vendor == taken_for.lower()
     assert one.offsets == profile(name).offsets
+    one = of_registers({leaf: subs for leaf, subs in registers.items() if leaf})
+    assert f"leaf 0 is not in the dump: {taken_for} by where its components are" in one.notes
 
 
 @pytest.mark.parametrize(
