@@ -198,6 +198,17 @@ def test_a_note_that_4_has_no_effect_is_there_exactly_where_none_of_those_is_tha
         assert noted == ({3, 4} <= patches and not patches & {5, 6, 7, 8}), patches
 
 
+@pytest.mark.parametrize(
+    ("note", "with_", "without"),
+    [("8 needs the declaration", 8, 7), ("2 has no effect with 7", 2, None), ("6 has no effect without 5", 6, 5)],
+)
+def test_a_note_of_a_patch_beside_another_is_there_exactly_where_it_builds_so(note, with_, without):
+    for patches in SUBSETS:
+        noted = any(each.startswith(note) for each in effect(patches).notes)
+        builds = {3, 4} <= patches and (with_ != 2 or 7 in patches)
+        assert noted == (builds and with_ in patches and without not in patches), patches
+
+
 @pytest.mark.parametrize("cpu", CET_CPUS)
 def test_masks_are_those_of_the_kernel_that_boots(cpu):
     for row in patch_rows(cpu):
