@@ -73,6 +73,9 @@ OBJECTS = {
     "JSON, sorted": lambda leaf, s, r: json.dumps(
         {f"e{n}x": v for n, v in zip("abcd", r, strict=True)} | {"function": leaf, "index": s}
     ),
+    "decimal, with leading zeros": lambda leaf, s, r: (
+        f"{{ leaf: {leaf:010}, subleaf: {s:02}, {names_and_values(r, 'e{}x: {:010}')} }}"
+    ),
     "C, upper case": lambda leaf, s, r: (
         f"{{ .Leaf = 0x{leaf:X}, .Index = 0X{s:X}, {names_and_values(r, '.E{}X = 0x{:08X}')} }},"
     ),
