@@ -14,6 +14,7 @@ from test_host_cpus import FOUR
 from sim.errors import InputError
 from sim.host.exits import LARGEST_BLOCK, ExitStream
 from sim.host.interrupts import Devices, TickTimes
+from sim.host.room import size_text
 from sim.host.simulation import Measurement, cross
 from sim.host.streams import Draws, Instants
 from sim.host.warmup import warmup_seconds
@@ -96,6 +97,22 @@ def test_a_measurement_without_a_cycle_is_one_message():
 
 
 # Memory.
+
+
+@pytest.mark.parametrize(
+    ("entry", "number"),
+    [
+        *((f'[threads.t]\ncount = 3\nkind = "{kind}"\ncompute = "1 ms"\nsleep = "1 ms"\n', 3)
+          for kind in ("compute", "kthread", "fork")),
+        ('[threads.t]\ncount = 3\nkind = "pipe"\ncompute = "1 us"\n', 6),
+        ("[guests.g]\nvms = 3\nvcpus = 2\n", 6),
+    ],
+)  # fmt: skip
+def test_how_large_a_host_is_counts_the_threads_that_it_has_both_of_a_pipe_and_those_of_all_vcpus(entry, number):
+    case = only(FOUR + entry)
+    assert size_text(case) == f"4 CPUs and {number} threads and vCPUs"
+    assert len(threads(hosted(case)[1])) == number - (3 if "pipe" in entry else 0)  # the second waits for the first
+
 
 FORKING = FOUR + '[threads.make]\nkind = "fork"\ncount = 4\ncompute = "20 us"\nsleep = "100 us"\n'
 
