@@ -36,7 +36,8 @@ def load(directory: str | os.PathLike[str], *, incomplete_ok: bool = False) -> R
     path = Path(directory)
     if not path.is_dir():
         meant = _meant(path)
-        error = InputError(f"{path}: {'not a directory' if path.exists() else 'no such directory'}{meant}")
+        says = meant or " (allowed: the result directory of fpswitch run)"
+        error = InputError(f"{path}: {'not a directory' if path.exists() else 'no such directory'}{says}")
         with nullcontext() if meant else wanted(path, Kind.RESULT):
             raise error
     manifest = manifests.read(path)
