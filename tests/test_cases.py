@@ -233,6 +233,21 @@ def test_a_guest_without_cet_has_no_use_for_an_xss(tmp_path):
     assert boot(case.settings("xstate-guest")).guest_xss == 0x800
 
 
+def test_what_a_guest_has_is_a_mask_or_a_list_of_components(tmp_path):
+    lists = 'guest_xcr0 = ["FP", "SSE", "AVX", "YMM", "OPMASK", "ZMM_Hi256", "Hi16_ZMM"]\nguest_xss = ["CET_U"]\n'
+    scenario = read(written(tmp_path, SMALL + "[kernel]\n" + lists))
+    assert (scenario.kernel.guest_xcr0, scenario.kernel.guest_xss) == (0xE7, 0x800)
+    assert "guest_xcr0 = 0xe7" in toml_text(scenario)
+
+
+@pytest.mark.parametrize("found", ['["FP", "SSE", "PKU"]', "[1, 2]", '"AVX"'])
+def test_a_component_that_there_is_not_is_refused_with_those_that_there_are(tmp_path, found):
+    with pytest.raises(InputError, match=r"kernel\.guest_xcr0: found .*allowed: .*") as error:
+        read(written(tmp_path, SMALL + f"[kernel]\nguest_xcr0 = {found}\n"))
+    assert len(str(error.value)) < 1000
+    assert found == '"AVX"' or "PKRU" in str(error.value)
+
+
 def test_a_guest_without_pku_costs_two_xsetbv_per_exit(tmp_path):
     """The question: linux-kernel, 30 May 2023, "x86/fpu/xstate: clear XSAVE features if DISABLED_MASK set"."""
     text = SMALL.replace("sapphire-rapids", "ice-lake-sp").replace("cpus = 4", 'cpus = 1\nkernel = ["v6.6"]')

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydantic import BaseModel, TypeAdapter
 
 from sim.scenario.distribution import Intervals, Times
-from sim.scenario.host_schema import Host, KernelSettings
+from sim.scenario.host_schema import Host, KernelSettings, Mask
 from sim.scenario.run_schema import Run
 from sim.scenario.schema import Exit, FpuUse, Group, Guest, Interrupt, Lock, Scenario, Thread, Waits
 from sim.scenario.units import Flow, Percent, Rate, Size, Time
@@ -25,7 +25,7 @@ MARKER: Final = "<!-- what follows is made by: make docs -->\n"
 
 _QUANTITIES: Final = {
     "Time": Time, "Rate": Rate, "Size": Size, "Flow": Flow, "Percent": Percent, "Duration": Times,
-    "Interval": Intervals,
+    "Interval": Intervals, "Mask": Mask,
 }  # fmt: skip
 """What the schema has once, under $defs, and the manual by a word."""
 

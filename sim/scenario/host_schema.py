@@ -3,9 +3,9 @@
 See :mod:`sim.scenario.schema`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from sim.kernel import releases
 from sim.kernel.mitigations import IbpbAt, MitigationKind, SpecCtrl, VmscapeBy
@@ -15,12 +15,41 @@ from sim.kernel.vpmu import Vpmu
 from sim.scenario.distribution import Distribution, Times
 from sim.scenario.run_schema import Section, Switch
 from sim.scenario.units import Rate, Size, Time
+from sim.xsave.components import AVX, CET_S, CET_U, COMPONENTS, XTILECFG, XTILEDATA
 
 Count = Annotated[int, Field(ge=1, le=65536, strict=True)]
 Counters = Annotated[int, Field(ge=0, le=8, strict=True)]
 Factor = Annotated[int, Field(ge=0, le=1000, strict=True)]
 Kernel = Annotated[str, AfterValidator(releases.spelled)]
-Mask = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
+
+_BITS: Final = {each.name: each.mask for each in COMPONENTS} | {
+    "AVX": AVX, "CET_U": CET_U, "CET_S": CET_S, "XTILECFG": XTILECFG, "XTILEDATA": XTILEDATA,
+}  # fmt: skip
+"""Components by Linux's names, and by the SDM's where other keys have those."""
+
+
+def _mask(value: Any) -> Any:
+    """The mask of components in a list; anything else as it is."""
+    if not isinstance(value, list | tuple):
+        return value
+    if not all(isinstance(each, str) and each in _BITS for each in value):
+        raise ValueError(f"a mask such as 0xe7, or a list of {', '.join(_BITS)}")
+    return sum({_BITS[each] for each in value})
+
+
+Mask = Annotated[
+    int,
+    BeforeValidator(_mask),
+    Field(ge=0, lt=1 << 63, strict=True),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"exclusiveMaximum": 1 << 63, "minimum": 0, "type": "integer"},
+                {"items": {"enum": list(_BITS), "type": "string"}, "type": "array"},
+            ]
+        }
+    ),
+]
 
 
 def is_mask(path: str) -> bool:
