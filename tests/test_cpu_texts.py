@@ -76,6 +76,9 @@ OBJECTS = {
     "decimal, with leading zeros": lambda leaf, s, r: (
         f"{{ leaf: {leaf:010}, subleaf: {s:02}, {names_and_values(r, 'e{}x: {:010}')} }}"
     ),
+    "a leaf with letters, registers decimal with zeros": lambda leaf, s, r: (
+        f"{{ leaf: {leaf:x}, subleaf: {s:02}, {names_and_values(r, 'e{}x: {:010}')} }}"
+    ),
     "C, upper case": lambda leaf, s, r: (
         f"{{ .Leaf = 0x{leaf:X}, .Index = 0X{s:X}, {names_and_values(r, '.E{}X = 0x{:08X}')} }},"
     ),

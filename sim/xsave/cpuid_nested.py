@@ -39,8 +39,11 @@ _LABEL: Final = re.compile(
 )
 _SEPARATORS: Final = re.compile(r"[\s,.:;/=_+-]+", re.ASCII)
 _NUMBER: Final = re.compile(r"(?:0x)?[0-9a-f]{1,8}h?|\d{1,10}", re.ASCII | re.IGNORECASE)
+_LETTER: Final = re.compile(r".*[a-f]", re.ASCII | re.IGNORECASE)
 _HEXADECIMAL: Final = re.compile(r"0\d|.*[a-f]", re.ASCII | re.IGNORECASE)
-"""A number without 0x or h that shows its base."""
+"""A number without 0x or h that shows its base, unless zeros pad decimal ones."""
+_PADDED: Final = re.compile(r"0\d{8,}", re.ASCII)
+"""A decimal number; a hexadecimal one has 8 digits at most."""
 _SUFFIX: Final = re.compile(r"(?<=[\da-f])_?(?:[ui](?:8|16|32|64|size)|ul{0,2}|ll?)$", re.ASCII | re.IGNORECASE)
 
 _LEAF_NAMES: Final = frozenset(
@@ -255,9 +258,10 @@ def _numbers(key: str) -> tuple[str, ...]:
 
 def _numbered(found: list[_Found]) -> Iterator[Row]:
     """The numbers that are printed as such; each of these roles has one base in the whole text."""
-    leaves = _base([each.path[max(0, len(each.path) - 2)] for each in found])
-    subs = _base([each.path[-1] for each in found if len(each.path) > 1])
-    registers = _base([value for each in found for value in each.registers])
+    shows = _LETTER if any(_PADDED.match(value) for each in found for value in each.registers) else _HEXADECIMAL
+    leaves = _base([each.path[max(0, len(each.path) - 2)] for each in found], shows)
+    subs = _base([each.path[-1] for each in found if len(each.path) > 1], shows)
+    registers = _base([value for each in found for value in each.registers], shows)
     before, sub = -1, -1
     for each in found:
         leaf = _value(each.path[max(0, len(each.path) - 2)], leaves)
@@ -267,10 +271,10 @@ def _numbered(found: list[_Found]) -> Iterator[Row]:
         yield leaf, sub, (a, b, c, d)
 
 
-def _base(numbers: list[str]) -> int:
-    """16 where a number without 0x has a letter or a leading zero, else 10."""
+def _base(numbers: list[str], shows: re.Pattern[str]) -> int:
+    """16 where a number without 0x shows it, else 10."""
     plain = (_SUFFIX.sub("", number) for number in numbers)
-    return 16 if any(_HEXADECIMAL.match(each) for each in plain if not _shows_base(each)) else 10
+    return 16 if any(shows.match(each) for each in plain if not _shows_base(each)) else 10
 
 
 def _shows_base(number: str) -> bool:
