@@ -8,6 +8,7 @@ import sys
 import pytest
 from command import run, run_json
 from perf_reports import REPORT
+from test_categories import SPEC_CTRL
 from test_price import ZEN4, costs, priced
 
 from sim.analysis.price_load import Load
@@ -16,14 +17,6 @@ from sim.errors import InputError
 from sim.kernel import flows
 from sim.kernel.config import Settings
 
-SPEC_CTRL = """
-name = "spec-ctrl"
-title = "IA32_SPEC_CTRL"
-msrs = { SPEC_CTRL = 0x48 }
-size_bytes = 8
-per_task_msr = false
-source = "a test"
-"""
 TOGGLE = """
 name = "toggle"
 title = "written at each exit and entry"
