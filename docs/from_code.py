@@ -1,8 +1,10 @@
 """A Sphinx extension: pages that are made of the code's own data when the site is built."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from textwrap import dedent
+from typing import Any, Final
 
 import click
 
@@ -14,6 +16,15 @@ from sim.xsave.profiles import names, profile
 REFERENCE = Path(__file__).parent / "reference"
 WIDTH = 72
 """Columns of a command's help, which a page of the site and a man page have."""
+_SECTIONS: Final = {
+    "Usage": "Synopsis",
+    "Example": "Examples",
+    "Examples": "Examples",
+    "Commands": "Commands",
+    "Options": "Options",
+}
+"""What click calls a part of a command's help, and what it is called in a man page (man-pages(7))."""
+_BEGINS: Final = re.compile(rf"^ *({'|'.join(_SECTIONS)}):\s", re.MULTILINE)
 HEAD = """\
 # Cost rows and their sources
 
@@ -54,6 +65,22 @@ def _helps(command: click.Command, name: str, parent: click.Context | None = Non
                 yield from _helps(found, each, context)
 
 
+def _sections(text: str, level: int) -> str:
+    """A command's help as Markdown, with the sections of a man page; what follows the usage is the description."""
+    parts: list[str] = []
+    _, *found = _BEGINS.split(text)
+    for name, body in zip(found[::2], found[1::2], strict=True):
+        if name == "Usage":
+            usage, _, description = body.partition("\n\n")
+            sections = [("Synopsis", usage), ("Description", description)]
+        else:
+            sections = [(_SECTIONS[name], body)]
+        for title, content in sections:
+            if shown := dedent(content.strip("\n")).rstrip():
+                parts.append(f"{'#' * level} {title}\n\n```text\n{shown}\n```\n")
+    return "\n".join(parts)
+
+
 def commands() -> dict[str, str]:
     """A page for each command, by its name: what --help prints of it and of the commands below it."""
     pages = {}
@@ -63,8 +90,8 @@ def commands() -> dict[str, str]:
             assert found is not None
             helps = list(_helps(found, name, context))
         (_, first), *below = helps
-        parts = [f"## {path}\n\n```text\n{text}\n```\n" for path, text in below]
-        pages[f"fpswitch-{name}"] = f"# fpswitch {name}\n\n```text\n{first}\n```\n\n" + "\n".join(parts)
+        parts = [f"## {path}\n\n{_sections(text, 3)}" for path, text in below]
+        pages[f"fpswitch-{name}"] = "\n".join([f"# fpswitch {name}\n", _sections(first, 2), *parts])
     return pages
 
 

@@ -2,11 +2,12 @@
 
 import re
 
+import click
 import pytest
 from shown import PAGES, SHOWN, TOP, refreshed
 
 import sim
-from sim.cli import COMMANDS
+from sim.cli import COMMANDS, cli
 
 
 def called(page):
@@ -46,6 +47,23 @@ def test_the_first_screen_and_sequences_are_shown():
 def test_every_command_is_in_the_table():
     table = (TOP / "docs/commands.md").read_text(encoding="utf-8")
     assert {name for name in COMMANDS if f"`fpswitch {name}" not in table} == set()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_s_page_has_all_of_its_help_in_the_sections_of_a_man_page(name, monkeypatch):
+    monkeypatch.syspath_prepend(TOP / "docs")
+    import from_code
+
+    page = from_code.commands()[f"fpswitch-{name}"]
+    own = page.partition(f"## fpswitch {name} ")[0]
+    assert own.index("## Synopsis") < own.index("## Description") < own.index("## Examples") < own.index("## Options")
+    with click.Context(cli, info_name="fpswitch") as group:
+        command = cli.get_command(group, name)
+        context = click.Context(command, group, name, max_content_width=72, terminal_width=72)
+        words = command.get_help(context).split()
+    shown = re.sub(r"^#+ .*|^```.*", "", own, flags=re.MULTILINE).split()
+    titles = {"Usage:", "Example:", "Examples:", "Options:", "Commands:"}
+    assert [word for word in words if word not in titles] == shown
 
 
 def test_every_abbreviation_of_a_first_screen_that_is_shown_is_in_the_glossary():
