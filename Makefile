@@ -90,11 +90,14 @@ site man: .venv/docs
 	$(BIN)/sphinx-build -q -W --keep-going -b $(if $(filter site,$@),html,man) docs build/$@
 
 # A wheel, an sdist and their list of parts (SBOM, CycloneDX) in dist/; the wheel is installed in an environment of its
-# own and tried from another directory.
+# own and tried from another directory. cyclonedx-py knows no dynamic version.
 dist: .venv/release
 	rm -rf dist build/dist
 	$(BIN)/hatchling build
-	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --of JSON \
+	mkdir -p build
+	sed "s/^dynamic = .*/version = \"$$($(BIN)/python -c 'import sim; print(sim.__version__)')\"/" pyproject.toml \
+		> build/pyproject.toml
+	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject build/pyproject.toml --output-reproducible --of JSON \
 		-o dist/fpswitch.cdx.json
 	$(PYTHON) -m venv build/dist
 	build/dist/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
