@@ -1,11 +1,13 @@
 """What a schedule comes to: the numbers, the sentences and the figure."""
 
+from dataclasses import replace
+
 import pytest
 
 import sim
 from sim import experiment
 from sim.analysis.outcomes import Outcome, outcomes
-from sim.report import schedule_answer
+from sim.report import schedule_answer, schedule_figure
 from sim.report.names import titles
 from sim.scenario.reading import read
 
@@ -78,11 +80,18 @@ def test_only_what_there_is_to_compare_is_drawn(comparison):
     assert [line.get_label() for line in left.get_lines()] == ["halt_poll = 0 ns", "halt_poll = 200 us"]
     assert left.get_xlabel().startswith("polling")
     assert right.get_ylabel() or right.texts
+    assert left.figure.get_suptitle().startswith("Polling takes 0 to ")
 
 
 def outcome(vms, p99, how):
     case = {"case": f"{how} {vms}", "sweep": {"host.directed_yield": how, "guests.g.vms": vms}}
     return Outcome(case, work=0, polling=0, spinning=0, steal=0, busy=0, mean=0, p50=0, p99=p99, requests=0)
+
+
+def test_the_title_speaks_of_what_is_drawn():
+    few, many = outcome(1, 4.9, "none"), replace(outcome(8, 3830, "none"), steal=45, spinning=1.7)
+    said = schedule_figure._finding([few, many], ["p99", "steal", "requests"])
+    assert said == "P99 of the wake-up 4.90 to 3830 us; steal 0 to 45.0 % of vCPU time"
 
 
 def test_a_p99_that_has_doubled_is_told_once_for_all_and_else_by_group():

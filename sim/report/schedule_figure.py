@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from sim.analysis.outcomes import Outcome, outcomes
 from sim.report import schedule_answer
+from sim.report.amounts import three_digits
 from sim.report.figure_style import figure_of, nothing, style
 from sim.report.names import key_name, value_text
 from sim.report.schedule_answer import Column
@@ -25,11 +26,11 @@ MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 FIRST: Final = ("p99", "steal", "requests", "work", "spinning", "mean")
 """What is drawn against a key: the first of these that the results have."""
 
-FOUND: Final = (
-    ("polling", "polling takes", " % of vCPU time"), ("spinning", "spinning for locks", " %"), ("steal", "steal", " %"),
-    ("p99", "p99 of the wake-up", " us"),
-)  # fmt: skip
-"""What the title says of each quantity."""
+FOUND: Final = {
+    "polling": ("polling takes", " % of vCPU time"), "spinning": ("spinning for locks", " % of vCPU time"),
+    "steal": ("steal", " % of vCPU time"), "p99": ("p99 of the wake-up", " us"),
+}  # fmt: skip
+"""What the title says of a quantity that a panel has."""
 NEAR: Final = 0.04
 """Labels of points nearer than this, as a share of the axes, would overlap."""
 LABEL: Final = 0.13
@@ -48,7 +49,7 @@ def outcome(comparison: Comparison) -> Figure:
     with style():
         figure, panels = figure_of(
             comparison,
-            _finding(found),
+            _finding(found, ["polling", "p99"] if polls else [each.name for each in columns]),
             f"Means over replications{'' if polls else ', with 95 % intervals'}; latencies of all replications "
             "together, from the event or the wake-up (run.latency_from) to the VM entry. Lines join cases that differ "
             "only in the key named.",
@@ -70,13 +71,14 @@ def outcome(comparison: Comparison) -> Figure:
     return cast("Figure", figure)
 
 
-def _finding(found: Sequence[Outcome]) -> str:
-    """The title: how far polling, steal and the latency go."""
+def _finding(found: Sequence[Outcome], names: Sequence[str]) -> str:
+    """The title: how far the quantities that are drawn go."""
     said = []
-    for name, text, unit in FOUND:
+    for name, (text, unit) in ((name, FOUND[name]) for name in names if name in FOUND):
         values = [value for each in found if math.isfinite(value := getattr(each, name))]
         if values and max(values) > (schedule_answer.ROOM if name in schedule_answer.SHARES else 0):
-            said.append(f"{text} {schedule_answer.cell(min(values))} to {schedule_answer.cell(max(values))}{unit}")
+            low, high = (three_digits(end if end >= schedule_answer.LEAST else 0) for end in (min(values), max(values)))
+            said.append(f"{text} {low} to {high}{unit}")
     text = "; ".join(said) or "nothing waits"
     return text[0].upper() + text[1:]
 
