@@ -320,8 +320,9 @@ class Replication:
         )
 
     def _buckets(self, i: int) -> dict[tuple[int, int], int]:
-        histogram = Histogram()
-        histogram._counts.update({index: int(n) for index, n in enumerate(self.a.histograms[i]) if n})
+        histogram, row = Histogram(), self.a.histograms[i]
+        used = np.flatnonzero(row)
+        histogram._counts.update(dict(zip(used.tolist(), row[used].tolist(), strict=True)))
         return histogram.buckets()
 
 
