@@ -10,7 +10,7 @@ import pytest
 from hosts import changed, only, simulate
 from test_engine_hosts import BUSY, HOST
 
-from sim.engine import blocks, kernel_work, layout, loop, process, simulation, table, vcpus
+from sim.engine import blocks, jit, kernel_work, layout, loop, process, simulation, table, vcpus
 from sim.engine import check as checking
 from sim.engine.fragments import Unsupported
 from sim.engine.transitions import Transitions
@@ -282,6 +282,20 @@ def test_the_garbage_collector_is_on_or_off_afterwards_as_it_was(on):
         assert gc.isenabled() is on
     finally:
         gc.enable()
+
+
+def test_a_replication_leaves_nothing_to_a_later_collection_of_garbage():
+    case = changed(host(POLLING), measure=1e-3, warmup=0.0)
+    simulation.simulate(case, "xstate-guest", (), 0)  # what is new to the tables
+    gc.collect()
+    simulation.simulate(case, "xstate-guest", (), 0)
+    assert gc.collect() < 10
+
+
+def test_the_arrays_of_a_long_replication_go_when_it_ends(monkeypatch):
+    monkeypatch.setattr(simulation, "SLICE", 100)  # between slices garbage is collected, and what stays grows old
+    simulation.simulate(changed(host(POLLING), measure=1e-3, warmup=0.0), "xstate-guest", (), 0)
+    assert not any(isinstance(each, jit.Memory) for each in gc.get_objects())
 
 
 # Tables.

@@ -82,7 +82,7 @@ class Built:
         queues = cpus * (2 + groups) if grouped else cpus
         most = most_queued(self.threads, children, groups)
         self.a = empty(cpus, n, self._count_kinds(), walkers, queues, cpus * groups, most)
-        self._queues = Queues(host, self.a, self.number, n, grouped=grouped)
+        self._queues = Queues(host, self.a, n, grouped=grouped)
         self.most_events, self.has_timeouts = len(self.a.heap), False
         for cpu in host.cpus:
             self._idle(cpu)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -67,11 +67,10 @@ def put_entity(row: NDArray[np.int64], entity: Entity) -> None:
 
 
 class Queues:
-    """Writes the run queues of a host; ``number`` gives the row of a thread, of which there are ``threads``."""
+    """Writes the run queues of a host; there are ``threads`` rows of threads."""
 
-    def __init__(self, host: Host, a: Memory, number: Callable[[Thread], int], threads: int, *, grouped: bool) -> None:
+    def __init__(self, host: Host, a: Memory, threads: int, *, grouped: bool) -> None:
         self._a = a
-        self._number = number
         self._cpus = len(host.cpus)
         self._entities = threads
         groups = groups_of(host)
@@ -88,7 +87,7 @@ class Queues:
 
     def of_thread(self, thread: Thread) -> None:
         """Writes what the queues know of a thread."""
-        row = self._a.t[self._number(thread)]
+        row = self._a.t[self._cpus + thread.number]
         put_entity(row, thread)
         row[at.GROUP] = -1 if thread.group is None else self._index[thread.group]
 
@@ -109,7 +108,7 @@ class Queues:
         if isinstance(entity, GroupEntity):
             return self._entities + self._index[entity.of] * self._cpus + c
         assert isinstance(entity, Thread)
-        return self._number(entity)
+        return self._cpus + entity.number
 
     def _queue(self, q: int, rq: RunQueue) -> None:
         """Nothing runs yet."""
