@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -112,16 +112,10 @@ class Replication:
         a.kc[w, :, at.KC_SHAPE] = shape
         a.kt[w, : len(host.cpus), at.KT_FRAGMENT] = idle
         choices = [guest.choice for guest in self.case.scenario.guests.values() for _ in range(guest.vms * guest.vcpus)]
-        found: dict[Any, int] = {}
         for thread in self.built.threads:
-            if isinstance(thread, VcpuThread):
-                kind: Any = choices[thread.number]
-                make = table.vcpu
-            else:
-                kind, make = thread.task.kind, table.task  # type: ignore[assignment]
-            if kind not in found:
-                found[kind] = make(kind)
-            a.kt[w, self.built.number(thread), at.KT_FRAGMENT] = found[kind]
+            is_vcpu = isinstance(thread, VcpuThread)
+            fragment = table.vcpu(choices[thread.number]) if is_vcpu else table.task(thread.task.kind)
+            a.kt[w, self.built.number(thread), at.KT_FRAGMENT] = fragment
         tokens = a.kt[w, :, at.KT_TOKEN0 :]
         tokens[:] = np.arange(tokens.size).reshape(tokens.shape)
         a.kc[w, :, at.KC_TOKEN0 :] = -1

@@ -110,6 +110,7 @@ class Transitions:
         self.kinds: list[str] = []
         self.fragment_flags: list[tuple[bool, bool]] = []
         self.shape_flags: list[tuple[bool, int]] = []
+        self._new: dict[str | GuestChoice, int] = {}
         self._standing: dict[int, Standing] = {}
         self._changed: dict[tuple[int, tuple[Change, ...]], int] = {}
         self._joined: dict[tuple[int, int, int], tuple[tuple[int, int], ...]] = {}
@@ -164,14 +165,18 @@ class Transitions:
 
     def task(self, kind: str) -> int:
         """The fragment of a new task."""
-        self.kernel.contexts.update(self._created)
-        return self._fragment_number(Entity(self.kernel.new_task("", kind), None))
+        if kind not in self._new:
+            self.kernel.contexts.update(self._created)
+            self._new[kind] = self._fragment_number(Entity(self.kernel.new_task("", kind), None))
+        return self._new[kind]
 
     def vcpu(self, choice: GuestChoice) -> int:
         """The fragment of a new vCPU thread."""
-        self.kernel.contexts.update(self._created)
-        vcpu = self.kernel.new_vcpu("", choice)
-        return self._fragment_number(Entity(vcpu.task, vcpu.context))
+        if choice not in self._new:
+            self.kernel.contexts.update(self._created)
+            vcpu = self.kernel.new_vcpu("", choice)
+            self._new[choice] = self._fragment_number(Entity(vcpu.task, vcpu.context))
+        return self._new[choice]
 
     def _shape_number(self, shape: Shape) -> int:
         """The number of a shape; of a new one it is noted whether a guest runs, and in which slot the registers' owner
