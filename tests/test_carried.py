@@ -6,14 +6,19 @@ import pytest
 from test_integrity import HOST_OFF_SOUND
 from verdicts import nothing_is_wrong, run
 
+import sim
+from sim.engine.simulation import simulate as compiled
 from sim.errors import InputError
-from sim.kernel import flows, strategies
+from sim.kernel import flows, fpu, kvm, process, strategies
 from sim.kernel.config import Settings, boot, strategy_of
+from sim.kernel.kernel import Kernel
+from sim.kernel.scene import GuestUse
 from sim.xsave.components import APX, CET_S, CET_U, LBR, UINTR
 
 STATES = {
     "lbr": ("msrs = { LBR_CTL = 0x14ce, LBR_DEPTH = 0x14cf }", 808, 15, "ARCH_LBR"),
     "uintr": ("msrs = { RR = 0x985, HANDLER = 0x986 }", 48, 14, "UINTR"),
+    "uinv": ("msrs = { RR = 0x985, MISC = 0x988 }", 48, 14, "UINTR"),
     "apx": ("msrs = {}", 128, 19, "APX"),
     "spec-ctrl": ("msrs = { SPEC_CTRL = 0x48 }", 8, None, ""),
 }
@@ -35,7 +40,7 @@ def carried(tmp_path_factory):
 
 
 def config(carried, name, strategy, kernel="v6.18", **more):
-    hypothetical = name in ("apx", "uintr")  # no profile has them
+    hypothetical = name == "apx"  # Sapphire Rapids has the others
     return boot(Settings(kernel=kernel, strategy=strategy, carried=carried[name], hypothetical=hypothetical, **more))
 
 
@@ -134,6 +139,66 @@ def test_a_vcpu_switch_saves_lbr_with_the_guest_fpstate_or_alone(carried, strate
     shown = flows.run("vcpu-switch", Settings(strategy=strategy, carried=carried["lbr"]))
     assert [op.rfbm for op in shown.operations if op.operation == "XSAVES"] == saves * 2
     assert not shown.findings
+
+
+# XSAVES of UINTR clears UINV in IA32_UINTR_MISC (intel/uintr-linux-kernel, switch_uintr_return()).
+
+SKIP_THE_RESTORE = ("kernel-preempt", "halt")
+FLOWS = (*SKIP_THE_RESTORE, "preempt", "vcpu-switch", "migrate", "userspace-exit", "kernel-fpu", "short-ioctl")
+
+
+@pytest.mark.parametrize("strategy", ["xstate-guest", "xstate-all"])
+@pytest.mark.parametrize("flow", FLOWS)
+def test_a_guest_loses_uinv_in_an_fpstate_where_its_restore_is_skipped(carried, flow, strategy):
+    done = flows.run(flow, Settings(strategy=strategy, carried=carried["uinv"]))
+    lost = flow in SKIP_THE_RESTORE
+    assert [(found.kind, found.what) for _, found in done.findings] == [("wrong-value", "UINTR")] * lost
+    if lost:
+        [(_, found)] = done.findings
+        assert found.expected.removesuffix(")").split(", ")[0] == found.got.split(", ")[0]  # RR is as it was
+        assert found.got.endswith(", initial)")
+    assert not flows.run(flow, Settings(strategy=strategy, carried=carried["uintr"])).findings
+    loaded = flows.run(flow, Settings(strategy=strategy, carried=carried["uinv"]), GuestUse(ssp="xrstors"))
+    assert [found.kind for _, found in loaded.findings] == ["wrong-value"] * lost
+
+
+@pytest.mark.parametrize("strategy", ["independent", "manual-load", "manual-exit", "msr-autoload"])
+def test_uinv_is_safe_in_a_buffer_that_is_always_loaded_and_in_msrs(carried, strategy):
+    run([config(carried, "uinv", strategy)], nothing_is_wrong, f"uinv {strategy}", examples=8)
+
+
+@pytest.mark.parametrize("simulate", [None, compiled], ids=["simpy", "compiled"])
+def test_a_run_finds_the_lost_uinv_and_says_why(carried, simulate):
+    chosen = {"host.cpu": ["sapphire-rapids"], "kernel.carried": carried["uinv"], "run.measure": "20 ms"}
+    some = ["free-ssp", "manual-load", "xstate-guest", "independent"]
+    results = sim.run("rfc-question", overrides=chosen, strategies=some, replications=1, simulate=simulate)
+    wrong = results.integrity.query("kind == 'wrong-value'").groupby("strategy")["count"].sum()
+    assert wrong.keys().tolist() == ["xstate-guest"]
+    assert sim.compare(results).unsound("sapphire-rapids v6.18")["xstate-guest"].startswith("XSAVES clears UINV")
+
+
+def test_a_second_save_writes_the_lost_uinv_to_memory(carried):
+    k = Kernel(config(carried, "uinv", "xstate-guest"))
+    cpu, vcpu = k.cpus[0], k.new_vcpu("V")
+    process.schedule(k, cpu, vcpu.task)
+    process.return_to_user(k, cpu)
+    kvm.kvm_run(k, cpu)
+    kvm.kvm_load_guest_fpu(k, cpu)
+    for index, value in enumerate((5, 7)):
+        k.set_carried_value(cpu, index, value)
+    for left in (7, 0):
+        assert k.carried_value(cpu, 1) == left
+        fpu.save_fpregs_to_fpstate(k, cpu, vcpu.fpstate, "switch")
+        assert vcpu.fpstate.area.compacted[14] == (5, left)
+    assert k.carried_value(cpu, 0) == 5
+
+
+def test_the_size_of_a_component_is_that_of_cpuid(carried, tmp_path):
+    path = tmp_path / "uintr.toml"
+    path.write_text(Path(carried["uintr"]).read_text().replace("size_bytes = 48", "size_bytes = 24"))
+    with pytest.raises(InputError, match=r"uintr: size_bytes = 24 \(allowed on sapphire-rapids, by CPUID: 48\)"):
+        boot(Settings(carried=str(path)))
+    assert boot(Settings(cpu="zen4", carried=str(path), hypothetical=True)).masks.guest_size == 2480 + 24
 
 
 # Texts.

@@ -23,6 +23,11 @@ IN_COMPONENTS = {0x6A0: 11, 0x6A4: 12, 0x6A5: 12, 0x6A6: 12, 0x6A7: 11, 0xD93: 1
 SWITCHED_BY_KVM = {0x1C4: "IA32_XFD", 0x1C5: "IA32_XFD_ERR", 0xDA0: "IA32_XSS", 0xC0000102: "IA32_KERNEL_GS_BASE"}
 """MSRs that KVM, and so the model, switches by itself wherever guest and host differ."""
 
+UINTR_NUMBER, UINTR_MISC = 14, 0x988
+"""IA32_UINTR_MISC has UINV in bits 39:32, which XSAVES of UINTR clears, so that no user interrupt is recognized until
+an XRSTORS or a WRMSR sets it again (intel/uintr-linux-kernel @ 2100ffbe5f6d, arch/x86/kernel/uintr_core.c,
+switch_uintr_return())."""
+
 INSTRUCTIONS = ("PUSH2", "POP2", "PUSH", "POP", "MOV", "XOR")
 """Instructions by which software may copy plain registers to memory and back; the cost tables have a row for each."""
 MOST_INSTRUCTIONS = 1024
@@ -128,6 +133,12 @@ class CarriedState:
     def mask(self) -> int:
         """The xfeature as a mask, 0 if there is none."""
         return 0 if self.xfeature is None else 1 << self.xfeature
+
+    @property
+    def cleared_by_xsaves(self) -> int | None:
+        """Which of its MSRs XSAVES clears after it has saved them; only that of UINV is known."""
+        found = self.xfeature == UINTR_NUMBER and UINTR_MISC in self.msrs.values()
+        return list(self.msrs.values()).index(UINTR_MISC) if found else None
 
 
 def carried_state(name: str | CarriedState) -> CarriedState:

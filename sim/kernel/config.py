@@ -225,7 +225,13 @@ def _places(
 
 def _with_component(cpu: CpuProfile, what: CarriedState) -> CpuProfile:
     """The CPU with the carried component added, if it lacks it; the output says that this is hypothetical."""
-    if what.xfeature is None or what.mask & (cpu.xcr0_supported | cpu.xss_supported) or what.mask == CET_S:
+    if what.xfeature is None or what.mask == CET_S:
+        return cpu
+    if what.mask & (cpu.xcr0_supported | cpu.xss_supported):
+        if what.size_bytes != (size := cpu.sizes[what.xfeature]):
+            raise InputError(
+                f"carried state {what.name}: size_bytes = {what.size_bytes} (allowed on {cpu.name}, by CPUID: {size})"
+            )
         return cpu
     return replace(
         cpu,

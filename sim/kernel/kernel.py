@@ -112,6 +112,7 @@ class Kernel:
         carried, strategy = config.carried, config.strategy
         self.carried = carried
         self.carried_mask = carried.mask
+        self.cleared_by_xsaves = 0 if carried.cleared_by_xsaves is None else carried.mask
         self.tests_xcr0 = strategy.mechanism == "instructions" and not strategy.always and bool(carried.mask & USER)
         self.carried_names = tuple(carried.msrs) or (carried.component,)  # without MSRs it is one value, never copied
         self.carried_numbers = tuple(carried.msrs.values())

@@ -135,7 +135,7 @@ class Strategy:
         return next(there, self.unsound)
 
     def about(self, what: CarriedState) -> "Strategy":
-        """The same with texts that name what is carried."""
+        """The same with texts that name what is carried; unsound if an fpstate cannot hold it as Linux uses it."""
         names = {"{carried}": what.called, "{first}": next(iter(what.msrs), what.called), "{xfeature}": what.component}
 
         def named(text: str) -> str:
@@ -144,6 +144,8 @@ class Strategy:
             return text
 
         texts = {key: named(getattr(self, key)) for key in ("title", "hypothetical", "unsound")}
+        if self.mechanism == "fpstate" and what.cleared_by_xsaves is not None:
+            texts["unsound"] = "XSAVES clears UINV, and nothing sets it again where the kernel skips XRSTORS"
         return replace(self, **texts)  # type: ignore[arg-type]  # three texts
 
     @property

@@ -201,8 +201,8 @@ class Walker:
         guest.writes(self.kernel, cpu, components)
 
     def guest_writes_carried(self, cpu: Cpu) -> None:
-        """The guest writes the first of the carried MSRs."""
-        guest.writes_carried(self.kernel, cpu, 0)
+        """The guest writes the first of the carried MSRs, or the one that it would lose by XSAVES."""
+        guest.writes_carried(self.kernel, cpu, self.kernel.carried.cleared_by_xsaves or 0)
 
     def guest_switches_task(self, cpu: Cpu, components: int, carried: int) -> None:
         """The guest's kernel switches to a task with ``components``, and ``carried`` new values of the carried MSRs.

@@ -24,7 +24,17 @@ def os_xsave(k: Kernel, cpu: Cpu, area: Area, mask: int, phase: str) -> int:
     written = cpu.unit.xsaves(area, mask)
     key = (cpu.current.kind, phase, XSAVES, mask, written, mask ^ area.xstate_bv)
     cpu.record((*key, k.buffer_level(cpu, area)) if k.buffer_level else key)
+    if mask & k.cleared_by_xsaves:
+        _clear_what_xsaves_clears(k, cpu)
     return written
+
+
+def _clear_what_xsaves_clears(k: Kernel, cpu: Cpu) -> None:
+    """UINV in IA32_UINTR_MISC; a token stands for the whole MSR."""
+    index = k.carried.cleared_by_xsaves
+    assert index is not None
+    if k.carried_value(cpu, index):
+        k.set_carried_value(cpu, index, 0)
 
 
 def os_xrstor(k: Kernel, cpu: Cpu, area: Area, mask: int, phase: str) -> None:
