@@ -141,6 +141,18 @@ def test_a_vcpu_switch_saves_lbr_with_the_guest_fpstate_or_alone(carried, strate
     assert not shown.findings
 
 
+@pytest.mark.parametrize(("cpu", "instruction"), [("diamond-rapids", "WRMSRNS"), ("granite-rapids", "WRMSR")])
+def test_the_host_writes_fred_rsp0_by_wrmsrns_where_the_cpu_has_it(cpu, instruction):
+    """fred_update_rsp0(), asm/fred.h in v6.12.117, v6.18.2, v7.3.4; wrmsrns(), asm/msr.h."""
+    fred = Settings(cpu=cpu, carried="fred-rsp0", strategy="manual-load-nozero", hypothetical=True)
+    done = [(op.phase, op.operation) for op in flows.run("preempt", fred).operations if "RSP0" in op.operation]
+    assert done == [
+        ("vcpu-put", "RDMSR(FRED_RSP0)"),
+        ("return-to-user", f"{instruction}(FRED_RSP0)"),
+        ("guest-entry", "WRMSR(FRED_RSP0)"),
+    ]
+
+
 # XSAVES of UINTR clears UINV in IA32_UINTR_MISC (intel/uintr-linux-kernel, switch_uintr_return()).
 
 SKIP_THE_RESTORE = ("kernel-preempt", "halt")

@@ -212,10 +212,10 @@ def _run_instructions(k: Kernel, cpu: Cpu, phase: str, instructions: Mapping[str
 
 def update_host_msr(k: Kernel, cpu: Cpu, phase: str) -> None:
     """On return to user mode: the task's value, if the one recorded for the CPU differs (fred_update_rsp0(),
-    asm/fred.h)."""
+    asm/fred.h), by wrmsrns() in v6.12.117, v6.18.2 and v7.3.4."""
     want = cpu.current.host_value
     if cpu.carried_cache != want:
-        k.wrmsr_carried(cpu, 0, want, phase)
+        k.wrmsr_carried(cpu, 0, want, phase, k.host_wrmsr)
         cpu.carried_cache = want
 
 

@@ -125,6 +125,9 @@ class Kernel:
         self.guests_consume = consumed & ~CET_S
         self.cet_guests_consume = consumed & CET_S if carried.mask == CET_S else config.masks.guest_default & CET_S
         self.carried_msrs_per_task = carried.per_task_msr
+        self.wrmsr = "WRMSRNS" if config.settings.msr_access == "wrmsrns" else "WRMSR"
+        # wrmsrns() (asm/msr.h) is WRMSR where the CPU lacks the other.
+        self.host_wrmsr = "WRMSRNS" if carried.per_task_msr and "WRMSRNS" in config.cpu.features else self.wrmsr
         self.host_consumes_carried = config.settings.host_shadow_stacks != "off"
         self.host_writes_at_user_return = carried.per_task_msr or config.settings.host_shadow_stacks == "return-to-user"
 
@@ -261,11 +264,10 @@ class Kernel:
         values[index] = value
         cpu.unit.write(i, tuple(values) if any(values) else INIT)
 
-    def wrmsr_carried(self, cpu: Cpu, index: int, value: int, phase: str) -> None:
-        """Software writes carried MSR number ``index``, by the instruction that the settings name."""
-        instruction = "WRMSRNS" if self.config.settings.msr_access == "wrmsrns" else "WRMSR"
+    def wrmsr_carried(self, cpu: Cpu, index: int, value: int, phase: str, instruction: str = "") -> None:
+        """Software writes carried MSR number ``index``, by ``instruction`` or else the one that the settings name."""
         name = self.carried_names[index]
-        cpu.record((cpu.current.kind, phase, f"{instruction}({name})"))
+        cpu.record((cpu.current.kind, phase, f"{instruction or self.wrmsr}({name})"))
         self.set_carried_value(cpu, index, value)
         self.trace_msr(cpu, "write", name)
 
