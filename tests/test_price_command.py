@@ -87,6 +87,10 @@ def test_rates_that_cannot_be_together_are_one_message(given, message):
         (("--exits", "1/s", "--cpu", "skylake-sp", "--strategies", "xstate-guest"), "no supervisor shadow stacks"),
         (("--exits", "1/s", "--cpu", "zen4", "--strategies", "msr-autoload"), "SVM has no MSR load and store lists"),
         (("--exits", "1/s", "--guest-xss", "0x4000"), "guest IA32_XSS 0x4000: allowed are bits of 0x1800"),
+        (("--exits", "1/s", "--guest-xcr0", "0x602e7"), "guest XCR0 0x602e7 has AMX (bits 17 and 18): allowed with"),
+        (("--exits", "1/s", "--guest-spec-ctrl", "mine"), "guest_spec_ctrl = 'mine' (allowed: host, other, unwritten)"),
+        (("--exits", "1/s", "--no-mitigations", "--mitigations", "ibpb"), "--no-mitigations with --mitigations"),
+        (("--exits", "1/s", "--vpmu", "mediated"), "the mediated vPMU came with v7.0, and this is v6.18"),
         (("--exits", "1/s", "--guest-ssp", "often"), "unknown --guest-ssp 'often'"),
         (("--exits", "1/s", "--buffer", "L3"), "unknown --buffer 'L3'"),
         (("--exits", "1/s", "--registers", "SSE,MMX"), "--registers 'MMX' on sapphire-rapids (allowed: FP, SSE,"),
@@ -174,6 +178,24 @@ def test_what_was_assumed_is_said_with_the_option_that_says_otherwise(capsys):
     assert "invd has no fastpath here" in out
     assert "guests have no CET" in out
     assert "--guest-ssp" not in out
+
+
+def test_what_guests_have_and_how_the_kernel_is_booted_is_priced_as_the_flow_of_the_same_options_has_it(capsys):
+    """An exit's operations by the kernel's rules: an XCR0 without PKU swaps it, the guest's own XFD is read."""
+    options = ("--cpu", "sapphire-rapids", "--guest-xcr0", "0x600e7", "--guest-amx", "--no-mitigations")
+    price = run_json(capsys, "price", "--exits", "1/s", "--strategies", "manual-exit", *options)
+    flow = run_json(capsys, "flow", "in-kernel-exit", "--strategy", "manual-exit", "--cost", *options)
+    assert price["strategies"]["manual-exit"]["cycles"]["value"] == pytest.approx(
+        flow["totals"]["cycles"], abs=0.6 * 20
+    )
+    assert flow["operations"]["XSETBV"] == 2
+    assert flow["operations"]["RDMSR(XFD)"] == 1
+    plain = run_json(capsys, "price", "--exits", "1/s", "--strategies", "manual-exit")
+    assert plain["strategies"]["manual-exit"]["cycles"] != price["strategies"]["manual-exit"]["cycles"]
+    assumed = " ".join(price["assumed"])
+    for said in ("guest XCR0 is 0x600e7", "guests have AMX", "mitigations are off"):
+        assert said in assumed
+        assert said not in " ".join(plain["assumed"])
 
 
 def test_an_own_strategy_of_a_shipped_name_is_shown_with_its_file(capsys, tmp_path):

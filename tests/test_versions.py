@@ -322,6 +322,8 @@ def test_a_release_beyond_the_ends_gets_the_end_and_no_more(wanted, kernel, says
         ("7.4", "newer than v7.3"),
         ("v5.20", "there is no Linux v5.20: the last v5 was v5.19"),
         ("6.20.1-rc1", "there is no Linux v6.20: the last v6 was v6.19"),
+        ("v8", "a release has two numbers, as v7.3 has"),
+        ("6", "a release has two numbers"),
         ("7.21", "there is no Linux v7.21: v7 has not come so far"),
     ],
 )

@@ -9,7 +9,7 @@ rounded to whole cycles: half a cycle is a tenth of what an XSAVES takes for a c
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -140,35 +140,26 @@ def settings_of(
     cpu: str,
     kernel: str,
     strategies: Sequence[str] = (),
-    *,
-    carried: str = "cet-s",
-    guest_xss: int | None = None,
-    guest_amx: bool = False,
-    hypothetical: bool = False,
+    **chosen: Any,
 ) -> tuple[dict[str, Settings], dict[str, str]]:
     """The settings of ``strategies`` by name; and why, of shipped ones that are left out.
 
-    Without ``strategies``: all shipped ones that the CPU and the kernel can have.  Raises
-    :class:`~sim.errors.InputError` for an unknown name, and for a strategy that was named and is not possible.
+    ``chosen`` are other fields of :class:`~sim.kernel.config.Settings`.  Without ``strategies``: all shipped ones that
+    the CPU and the kernel can have.  Raises :class:`~sim.errors.InputError` for an unknown name, and for a strategy
+    that was named and is not possible.
     """
-    for look_up, name in ((profile, cpu), (version, kernel), (carried_state, carried)):
+    for_all = Settings(cpu=cpu, kernel=kernel, **chosen)
+    carried = carried_state(for_all.carried)
+    for look_up, name in ((profile, cpu), (version, kernel)):
         look_up(name)
     found: dict[str, Settings] = {}
     left_out: dict[str, str] = {}
-    for name in strategies or names(carried_state(carried).name):
-        xss = guest_xss if strategy(name).guest_has_cet else None
-        chosen = Settings(
-            cpu=cpu,
-            kernel=kernel,
-            strategy=name,
-            carried=carried,
-            guest_xss=xss,
-            guest_amx=guest_amx,
-            hypothetical=hypothetical,
-        )
-        if (why := _refused(chosen)) is None:
-            found[name] = chosen
-        elif strategies or (xss is not None and _refused(replace(chosen, guest_xss=None)) is None):
+    for name in strategies or names(carried.name):
+        xss = for_all.guest_xss if strategy(name).guest_has_cet else None
+        its = replace(for_all, strategy=name, guest_xss=xss)
+        if (why := _refused(its)) is None:
+            found[name] = its
+        elif strategies or (xss is not None and _refused(replace(its, guest_xss=None)) is None):
             raise why
         else:
             left_out[name] = str(why)

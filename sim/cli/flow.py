@@ -7,16 +7,12 @@ from typing import Any, get_args
 
 import click
 
-from sim.cli.common import by_reason, emit, json_option, kernel_name, parse_mask, table, wrapped
+from sim.cli.common import by_reason, emit, json_option, kernel_name, table, wrapped
+from sim.cli.kernel_options import guest_options, kernel_options, take_mitigations
 from sim.errors import InputError, unknown
 
 ALL_RFC_TESTS = "rfc-tests"
 MASKED = ("XSAVES", "XSAVE", "XRSTORS", "XRSTOR")
-
-
-def mask_option(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """A mask given as 0x1800 or decimal."""
-    return None if value is None else parse_mask(value, parameter.opts[0])
 
 
 def parse_patches(context: click.Context, parameter: click.Parameter, value: str | None) -> frozenset[int] | None:
@@ -39,13 +35,7 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
 @click.option(
     "--patches", callback=parse_patches, metavar="LIST", help="The RFC's patches to apply (kernel rfc): 1-3,5."
 )
-@click.option("--guest-xss", callback=mask_option, metavar="MASK", help="The guest's IA32_XSS; default: all of CET.")
-@click.option(
-    "--guest-xcr0", callback=mask_option, metavar="MASK", help="The guest's XCR0, such as 0xe7 for one without PKU."
-)
-@click.option(
-    "--no-guest-cet", "guest_cet", flag_value=False, default=True, type=bool, help="The guest's CPUID has no CET."
-)
+@guest_options
 @click.option(
     "--guest-ssp",
     type=click.Choice(["none", "wrmsr", "xrstors", "rewritten"]),
@@ -67,21 +57,7 @@ def parse_patches(context: click.Context, parameter: click.Parameter, value: str
 )
 @click.option("--guest-amx", is_flag=True, help="The guest has AMX, and its kernel writes IA32_XFD at boot.")
 @click.option("--guest-tiles", is_flag=True, help="The guest runs a task that uses AMX tiles (with --guest-amx).")
-@click.option("--guest-spec-ctrl", default="host", show_default=True, metavar="VALUE",
-              help="IA32_SPEC_CTRL of the guest: host (the host's), other or unwritten (0).")  # fmt: skip
-@click.option("--host-shadow-stacks", default="off", show_default=True, metavar="MODE",
-              help="off, fpstate or return-to-user; no kernel has the last two.")  # fmt: skip
-@click.option("--msr-access", default="rdmsr-wrmsr", show_default=True, metavar="HOW",
-              help="rdmsr-wrmsr, wrmsrns or msr-list, for strategies that copy MSRs.")  # fmt: skip
-@click.option(
-    "--no-mitigations", is_flag=True, help="No mitigations at VM entry and exit, vCPU switch and return to user mode."
-)
-@click.option("--mitigations", "kinds", metavar="KINDS", help="Only these, such as spec-ctrl,verw: ibpb, vmscape, "
-              "spec-ctrl, verw, rsb, bhb, unret, l1d-flush.")  # fmt: skip
-@click.option("--vpmu", default="none", show_default=True, metavar="HOW", help="none, emulated or mediated.")
-@click.option("--vpmu-in-use", type=int, default=0, show_default=True, metavar="N",
-              help="How many counters the guest uses.")  # fmt: skip
-@click.option("--vpmu-counts-instructions", is_flag=True, help="One of those counts retired instructions.")
+@kernel_options
 @click.option("--no-init-optimisation", is_flag=True, help="A CPU whose XINUSE is always 1.")
 @click.option("--no-modified-optimisation", is_flag=True, help="A CPU whose XMODIFIED is always 1.")
 @click.option(
@@ -165,10 +141,7 @@ def flow(
     off: dict[str, Any] = {
         f"{what}_optimisation": False for what in ("init", "modified") if options.pop(f"no_{what}_optimisation")
     }
-    none, kinds = options.pop("no_mitigations"), options.pop("kinds")
-    if none and kinds:
-        raise InputError("--no-mitigations with --mitigations; allowed: one of the two")
-    settings = Settings(mitigations=tuple(kinds.split(",")) if kinds else not none, **off, **options)
+    settings = Settings(mitigations=take_mitigations(options), **off, **options)  # type: ignore[arg-type]
     if name == ALL_RFC_TESTS and not every_strategy:
         raise InputError(f"{name} are several flows, which --every-strategy runs")
     if every_strategy:

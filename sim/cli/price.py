@@ -6,7 +6,7 @@ import click
 from click.core import ParameterSource
 
 from sim.cli.common import emit, json_option, kernel_name
-from sim.cli.flow import mask_option
+from sim.cli.kernel_options import guest_options, kernel_options, take_mitigations
 from sim.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 RATE = "20000/s"
 """An example for messages."""
+OF_SETTINGS = (
+    "carried", "guest_xss", "guest_xcr0", "guest_cet", "guest_amx", "guest_spec_ctrl", "host_shadow_stacks",
+    "msr_access", "vpmu", "vpmu_in_use", "vpmu_counts_instructions", "hypothetical",
+)  # fmt: skip
 
 
 @click.command()
@@ -56,7 +60,8 @@ RATE = "20000/s"
     help="What guests do with the carried MSRs: none, constant (written once) or rewritten (each time they run).",
 )
 @click.option("--guest-amx", is_flag=True, help="Guests have AMX, like the host.")
-@click.option("--guest-xss", callback=mask_option, metavar="MASK", help="The guest's IA32_XSS; default: all of CET.")
+@guest_options
+@kernel_options
 @click.option(
     "--registers",
     default="SSE,AVX",
@@ -116,10 +121,8 @@ def price(as_json: bool, **options: Any) -> None:
         cpu.name,
         options["kernel"],
         () if named == ["all"] else named,
-        carried=options["carried"],
-        guest_xss=options["guest_xss"],
-        guest_amx=options["guest_amx"],
-        hypothetical=options["hypothetical"],
+        mitigations=take_mitigations(options),
+        **{name: options[name] for name in OF_SETTINGS},
     )
     assumed = Assumptions(
         guest_ssp=options["guest_ssp"],

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from sim.cli.common import by_reason, by_text, emit, json_option, kernel_name, table, wrapped
-from sim.cli.flow import mask_option
+from sim.cli.kernel_options import mask_option
 from sim.kernel.config import Settings
 from sim.kernel.snapshot import VMMS
 from sim.report import snapshots

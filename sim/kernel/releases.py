@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _FILE: Final = "releases.toml"
 _STRICT: Final = ConfigDict(extra="forbid", strict=True)
 _NAME: Final = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?:[.+~-].*)?", re.ASCII)
+_MAJOR: Final = re.compile(r"v?\d{1,4}", re.ASCII)
 
 LAST_MINORS: Final = {2: 6, 3: 19, 4: 20, 5: 19, 6: 19}
 """The last minor version of each major one that has ended (the tags of Linux)."""
@@ -128,10 +129,10 @@ def spelled(name: str) -> str:
 
 
 def never(name: str) -> str:
-    """Why there never was a release of this name, such as v5.20; empty if there was or may be one."""
+    """Why no release has this name, such as v5.20 or v8; empty if one has or may have, and for other kinds of names."""
     match = _NAME.fullmatch(name)
     if match is None:
-        return ""
+        return "a release has two numbers, as v7.3 has" if _MAJOR.fullmatch(name) else ""
     major, minor = int(match[1]), int(match[2])
     if (last := LAST_MINORS.get(major, LAST_MINOR)) >= minor:
         return ""

@@ -7,11 +7,13 @@ from typing import Any, Final
 from sim.analysis.price import NOTHING, Difference, Priced, PricedStrategy, Spread
 from sim.analysis.price_load import Between, count
 from sim.analysis.price_own import GuestSsp, Own
+from sim.kernel.config import Settings
 from sim.kernel.operations import WRMSR_XSS
 from sim.kernel.strategies import names as shipped
 from sim.report.amounts import percent, si
 from sim.xsave.components import names as component_names
 
+DEFAULT: Final = Settings()
 WIDTH: Final = 72
 NAME: Final = 21
 LABEL: Final = 9
@@ -271,8 +273,7 @@ def assumptions(priced: Priced) -> list[str]:
             f"a guest's {carried.name} is {SSPS[assumed.guest_ssp]} (--guest-ssp)",
             f"guest XSS is {max(config.guest_xss for config in configs):#x} (--guest-xss)",
         ]
-    if configs[0].settings.guest_amx:
-        found.append("guests have AMX (--guest-amx)")
+    found += _chosen(configs[0].settings)
     found += [
         f"all use {component_names(assumed.registers).replace('YMM', 'AVX')} (--registers)",
         f"fpstates are in {assumed.buffer} (--buffer)",
@@ -284,6 +285,21 @@ def assumptions(priced: Priced) -> list[str]:
         found.append(f"{count(load.task_switches)}/s switches are between user tasks")
     found += [f"{reason} has no fastpath here" for reason in _slow(priced)]
     return found
+
+
+def _chosen(settings: Settings) -> Iterator[str]:
+    """What was said of the guests and the kernel, where it is not the default."""
+    if settings.guest_amx:
+        yield "guests have AMX (--guest-amx)"
+    if settings.guest_xcr0 is not None:
+        yield f"guest XCR0 is {settings.guest_xcr0:#x} (--guest-xcr0)"
+    for option in ("guest_spec_ctrl", "host_shadow_stacks", "msr_access", "vpmu", "vpmu_in_use"):
+        if (value := getattr(settings, option)) != getattr(DEFAULT, option):
+            yield f"{option} is {value} (--{option.replace('_', '-')})"
+    if settings.vpmu_counts_instructions:
+        yield "a counter counts instructions (--vpmu-counts-instructions)"
+    if settings.mitigations is not True:
+        yield f"mitigations are {', '.join(settings.mitigations or ()) or 'off'}"
 
 
 def _slow(priced: Priced) -> list[str]:

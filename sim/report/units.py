@@ -71,12 +71,11 @@ def command(screen: Shown, case: ShownCase, load: Load) -> str:
     switches = math.ceil(per_cpu * load.switches)
     found = rates(replace(load, exits=exits, kvm_runs=kvm_runs, load_puts=load_puts, switches=switches))
     kernel, use = document["resolved"]["kernel"], guest_ssp(document)
-    xss = kernel.get("guest_xss")
     others = {
         "--strategies": _strategies(document, own),
         "--carried": own.get(kernel["carried"], kernel["carried"]) if kernel["carried"] != DEFAULT.carried else None,
         "--costs": own.get(f"#{table}", table) if (table := document["cost_table"]) != document["cpu"] else None,
-        "--guest-xss": None if xss is None else f"{xss:#x}",
+        **dict(_settings(kernel)),
         "--guest-ssp": use if use != COMMON.guest_ssp else None,
         "--exits": f"{found.exits:.0f}/s",
         "--load-put": f"{found.pairs:.0f}/s",
@@ -84,9 +83,31 @@ def command(screen: Shown, case: ShownCase, load: Load) -> str:
         "--switches": f"{found.all_switches:.0f}/s",
         "--between": _between(found),
     }
-    options = "".join(f" {option} {quote(value)}" for option, value in others.items() if value is not None)
+    given = {option: value for option, value in others.items() if value is not None}
+    options = "".join(f" {option} {quote(value)}" if value else f" {option}" for option, value in given.items())
     profile = own.get(f"CPU {document['cpu']}", document["cpu"])
     return f"fpswitch price --cpu {quote(profile)} --kernel {document['kernel']}{options}"
+
+
+def _settings(kernel: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Settings of a case that are not the default, as options of ``fpswitch price``; "" is a flag that is given."""
+    for name in ("guest_xss", "guest_xcr0"):
+        if (mask := kernel.get(name)) is not None:
+            yield f"--{name.replace('_', '-')}", f"{mask:#x}"
+    for name in ("guest_amx", "vpmu_counts_instructions"):
+        if kernel.get(name):
+            yield f"--{name.replace('_', '-')}", ""
+    for name in ("guest_spec_ctrl", "host_shadow_stacks", "msr_access", "vpmu", "vpmu_in_use"):
+        if (value := kernel.get(name, default := getattr(DEFAULT, name))) != default:
+            yield f"--{name.replace('_', '-')}", str(value)
+    if not kernel["guest_cet"]:
+        yield "--no-guest-cet", ""
+    if kernel["hypothetical"]:
+        yield "--hypothetical", ""
+    if not kernel["mitigations"]:
+        yield "--no-mitigations", ""
+    elif kernel["mitigations"] is not True:
+        yield "--mitigations", ",".join(kernel["mitigations"])
 
 
 def _own_files(screen: Shown) -> dict[str, str]:
