@@ -148,6 +148,20 @@ def test_xfd_goes_with_a_guests_tasks_by_passed_through_writes():
     assert not k.integrity.findings
 
 
+@pytest.mark.parametrize(
+    ("settings", "tiles", "reads"),
+    [(AMX, False, 1), (AMX, True, 0), (replace(AMX, guest_amx=False), False, 0), (Settings(cpu="zen4"), False, 0)],
+)
+def test_a_nm_exit_reads_xfd_err_only_if_the_guests_xfd_is_not_0(settings, tiles, reads):
+    """handle_nm_fault_irqoff(), arch/x86/kvm/vmx/vmx.c in v6.6.0, v6.12.117, v6.18.2 and v7.3.4."""
+    scene = Scene(Kernel(boot(settings), 2), QUIET)
+    scene.start_in_guest()
+    if tiles:
+        guest.writes(scene.k, scene.cpu, XTILE)
+    kvm.vm_exit(scene.k, scene.cpu, "nm")
+    assert scene.cpu.ledger.count("RDMSR(XFD_ERR)") == reads
+
+
 def test_a_guest_that_boots_again_after_an_init_writes_xfd_without_an_exit():
     scene = Scene(Kernel(boot(AMX), 2), QUIET)
     scene.start_in_guest()

@@ -56,8 +56,7 @@ def restore_fpregs_from_fpstate(k: Kernel, cpu: Cpu, fpstate: Fpstate, phase: st
     That is not fpstate->xfeatures: what this fpstate lacks and the last owner used must go to its initial
     configuration.
     """
-    if k.xfd_features:
-        xfd_update_state(k, cpu, fpstate, phase)
+    xfd_update_state(k, cpu, fpstate, phase)
     os_xrstor(k, cpu, fpstate.area, k.restore_mask if fpstate.is_guest else k.restore_mask_normal, phase)
 
 

@@ -237,7 +237,7 @@ def exit_by(k: Kernel, cpu: Cpu, path: ExitPath, reason: str) -> bool:
         vcpu.fpstate.xfd = cpu.xfd_state = cpu.unit.xfd
     if path.pmu:
         vpmu.overflow(k, cpu)
-    if path.nm:
+    if path.nm and vcpu.fpstate.xfd:  # handle_nm_fault_irqoff(); since v6.18 also CR0.TS = 0, which guests have here
         cpu.record((cpu.current.kind, GUEST_EXIT, RDMSR_XFD_ERR))
         k.trace_msr(cpu, "read", "XFD_ERR")
         vcpu.xfd_err = cpu.unit.xfd_err

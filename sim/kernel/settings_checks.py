@@ -195,6 +195,8 @@ def hypothetical(
         notes.append("KVM switches IA32_SPEC_CTRL as a mitigation already, and that runs besides")
     if what.per_task_msr:
         notes.append(f"no KVM up to v7.3 gives {what.name} to guests; the series that would is not merged")
+        if (release(kernel.name) or (0, 0)) < (6, 12):
+            notes.append(f"{kernel.name} has no fred_update_rsp0(), which v6.12 has")
     for option, usual in (("vmscape_by", "ibpb"), ("ibpb_at", "vcpu_load")):
         if (value := getattr(settings, option)) != usual:
             notes.append(f"{option} = {value!r}: no kernel up to v7.3 does that; the series is not merged")
