@@ -101,6 +101,13 @@ def test_what_a_state_cannot_be_carried_by_is_refused(carried, name, strategy, m
         config(carried, name, strategy)
 
 
+@pytest.mark.parametrize("strategy", PLACES)
+def test_that_lbren_is_not_modelled_is_said_where_xsaves_saves_lbr(carried, strategy):
+    notes = "".join(config(carried, "lbr", strategy).hypothetical)
+    assert ("LBREn" in notes) == (strategy in ("xstate-guest", "xstate-all", "xstate-guest-resident", "independent"))
+    assert "LBREn" not in "".join(config(carried, "uintr", strategy).hypothetical)
+
+
 def test_a_component_that_the_cpu_lacks_needs_hypothetical(carried):
     with pytest.raises(InputError, match="--hypothetical overrides"):
         boot(Settings(carried=carried["apx"]))

@@ -15,7 +15,7 @@ from sim.kernel.releases import release
 from sim.kernel.strategies import Strategy
 from sim.kernel.uret import URET_MSRS
 from sim.kernel.versions import KernelVersion
-from sim.xsave.components import ALL, AVX, AVX512, CET, CET_S, FP, MPX, PKRU, SSE, SUPERVISOR, USER, XTILE
+from sim.xsave.components import ALL, AVX, AVX512, CET, CET_S, FP, LBR, MPX, PKRU, SSE, SUPERVISOR, USER, XTILE
 from sim.xsave.profiles import CpuProfile
 
 if TYPE_CHECKING:
@@ -191,6 +191,8 @@ def hypothetical(
         notes.append(f"no KVM up to v7.3 offers {what.component} to guests")
     if what.mask & ~CET & SUPERVISOR and how.mechanism == "fpstate":
         notes.append(f"no kernel up to v7.3 has {what.component} in an fpstate")
+    if what.mask & LBR and how.mechanism in ("fpstate", "independent"):
+        notes.append("what XSAVES of LBR does besides writing memory (LBREn) is not modelled")
     if SPEC_CTRL in what.msrs.values() and "spec-ctrl" in mitigations.chosen(settings.mitigations):
         notes.append("KVM switches IA32_SPEC_CTRL as a mitigation already, and that runs besides")
     if what.per_task_msr:
