@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from command import run, run_json
@@ -11,11 +12,16 @@ from perf_reports import REPORT
 from test_categories import SPEC_CTRL
 from test_price import ZEN4, costs, priced
 
+import sim
+from sim.analysis import answers
 from sim.analysis.price_load import Load
 from sim.costs.price import Prices
 from sim.errors import InputError
 from sim.kernel import flows
 from sim.kernel.config import Settings
+from sim.report import units
+from sim.report.shown import shown
+from sim.results.settings import settings_of
 
 TOGGLE = """
 name = "toggle"
@@ -365,3 +371,37 @@ def test_a_long_result_directory_is_dir_in_the_command(ran, tmp_path, capsys, mo
     _, screen, _ = run(capsys, "compare", out)
     assert "--carried DIR/inputs/spec-ctrl.toml" in " ".join(screen.split())
     assert f"(DIR: {out})" in " ".join(screen.split())
+
+
+# The command that the first screen of a run suggests.
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({"guest_amx": True, "guest_xcr0": 0x600E7}, "--guest-xcr0 0x600e7 --guest-amx"),
+        ({"guest_xss": 0x800, "guest_spec_ctrl": "other"}, "--guest-xss 0x800 --guest-spec-ctrl other"),
+        ({"mitigations": ["ibpb", "verw"]}, "--mitigations ibpb,verw"),
+        ({"vpmu": "emulated", "vpmu_in_use": 2, "vpmu_counts_instructions": True},
+         "--vpmu-counts-instructions --vpmu emulated --vpmu-in-use 2"),
+        ({"mitigations": False, "msr_access": "wrmsrns", "hypothetical": True},
+         "--msr-access wrmsrns --hypothetical --no-mitigations"),
+    ],
+)  # fmt: skip
+def test_the_command_for_ones_own_rates_boots_the_kernel_of_the_case(ran, capsys, monkeypatch, changes, options):
+    """Every setting of the case that is not the default is an option, and the command's settings are the case's."""
+    priced = []
+    monkeypatch.setattr("sim.analysis.price.price", lambda load, settings, *more: priced.append(settings))
+    monkeypatch.setattr("sim.report.price.document", lambda *_: {})
+    monkeypatch.setattr("sim.report.price.text", lambda *_: "")
+    comparison = sim.compare(ran(**{f"kernel.{key}": value for key, value in changes.items()}))
+    screen = shown(comparison, comparison.answers)
+    case = screen.cases[0]
+    command = units.command(screen, case, answers.Load(5000.0, 2000.0, 400.0, 0.0, 800.0, 1.0))
+    assert f" {options} " in command
+    assert run(capsys, *command.split()[1:], "--strategies", "manual-load")[0] == 0
+    [settings] = priced
+    by_the_cpu = ("guest_uret_msrs", "init_optimisation", "modified_optimisation", "vm_transition_clears_xrstor_info",
+                  "legacy_sse_write_marks_avx_in_use")  # fmt: skip
+    found, asked = settings["manual-load"], settings_of(case.document, "manual-load")
+    assert found == replace(asked, **dict.fromkeys(by_the_cpu))
