@@ -171,6 +171,25 @@ def test_a_host_without_amx_refuses_ia32_xfd_that_is_not_0():
         assert ("KVM_SET_MSRS: XFD is refused, this guest is not offered it here" in refused) == refuses
 
 
+@pytest.mark.parametrize("kernel", ["v6.6", "v6.18", "v7.3"])
+@pytest.mark.parametrize("vmm", [ALL, MSRS_FIRST], ids=["all", "msrs-first"])
+def test_ia32_xfd_is_set_in_memory_before_the_cet_msrs_load_the_guest_fpu(kernel, vmm):
+    """__msr_io() loads the fpstate at the first MSR that lives there, so the guest's XFD is the task's by then.
+
+    fpu_update_guest_xfd() writes no MSR for an fpstate that is not in use, and the swap none where both are equal.
+    """
+    strategy = "no-cet" if kernel == "v6.6" else "xstate-guest"
+    settings = Settings(kernel=kernel, strategy=strategy, guest_amx=True)
+    source = ready_to_save(settings, GuestUse(xrstors=True))
+    saved = snapshot.save(source.k, source.cpu, vmm)
+    assert saved.msrs["XFD"] == XTILEDATA
+    there = Kernel(boot(settings))
+    _, refused = snapshot.restore(there, there.cpus[0], "V", saved, vmm)
+    assert refused == ()
+    ran = Counter(op.operation for op, _ in there.cpus[0].ledger.rows())
+    assert (ran["WRMSR(XFD)"], ran["WRMSR(PL3_SSP)"]) == (0, int(kernel != "v6.6"))
+
+
 def test_a_vcpu_that_has_not_run_is_restored_as_one_that_has_not_run():
     config = boot(SPR)
     k = Kernel(config)

@@ -11,7 +11,7 @@ guest's own areas.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -230,12 +230,19 @@ def _set_xcrs(k: Kernel, cpu: Cpu, vcpu: Vcpu, given: _Given) -> Iterator[str]:
 
 
 def _set_msrs(k: Kernel, cpu: Cpu, vcpu: Vcpu, given: _Given) -> Iterator[str]:
-    """KVM_SET_MSRS of the list; the first that KVM refuses ends it."""
+    """KVM_SET_MSRS of the list; the first that KVM refuses ends it.
+
+    __msr_io() loads the guest fpstate at the first MSR that lives there, so that IA32_XFD, which comes before, is set
+    in memory.
+    """
     msrs = dict(given.saved.msrs)
     if given.vmm.msrs_first and "XSS" in msrs:
         msrs["XSS"] = msrs.pop("XSS")
-    with guest_fpu_for_msrs(k, cpu, vcpu) as loaded:
+    with ExitStack() as stack:
+        loaded = False
         for name, content in msrs.items():
+            if not loaded and name not in ("XSS", "XFD"):
+                loaded = stack.enter_context(guest_fpu_for_msrs(k, cpu, vcpu))
             if not _set_msr(k, cpu, vcpu, given, name, content, loaded):
                 yield f"KVM_SET_MSRS: {name} is refused, this guest is not offered it here"
                 return
