@@ -198,6 +198,9 @@ def test_what_guests_have_and_how_the_kernel_is_booted_is_priced_as_the_flow_of_
     assert flow["operations"]["RDMSR(XFD)"] == 1
     plain = run_json(capsys, "price", "--exits", "1/s", "--strategies", "manual-exit")
     assert plain["strategies"]["manual-exit"]["cycles"] != price["strategies"]["manual-exit"]["cycles"]
+    chosen = {"guest_xcr0": 0x600E7, "guest_amx": True, "mitigations": False}
+    in_python = sim.price("sapphire-rapids", strategies=["manual-exit"], exits=1, **chosen).document()
+    assert in_python["strategies"] == price["strategies"]
     assumed = " ".join(price["assumed"])
     for said in ("guest XCR0 is 0x600e7", "guests have AMX", "mitigations are off"):
         assert said in assumed

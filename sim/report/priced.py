@@ -30,6 +30,7 @@ def price(
     guest_ssp: GuestSsp = COMMON.guest_ssp,
     guest_xss: int | None = None,
     costs: str | None = None,
+    **chosen: Any,
 ) -> "Prices":
     """What each strategy costs at these rates, in events per second of one CPU, without a simulation.
 
@@ -37,10 +38,11 @@ def price(
     them that go to user space, ``switches`` all context switches; ``between`` says what runs while a vCPU is switched
     out (:class:`~sim.analysis.price_load.Load`), ``guest_ssp`` what guests do with their SSPs, ``guest_xss`` their
     IA32_XSS. Without ``strategies``: all that are possible on the CPU and the kernel.  ``costs``: another cost table.
+    ``chosen`` are other fields of :class:`~sim.kernel.config.Settings`, such as ``guest_xcr0`` and ``guest_amx``.
     Raises :class:`~sim.errors.InputError` for unknown names and for rates that contradict one another.
     """
     load = Load(exits=exits, load_put=load_put, kvm_run=kvm_run, switches=switches, between=between)
-    settings, left_out = settings_of(cpu, kernel, strategies, guest_xss=guest_xss)
+    settings, left_out = settings_of(cpu, kernel, strategies, guest_xss=guest_xss, **chosen)
     assumed = Assumptions(guest_ssp=guest_ssp)
     return Prices(price_all(load, settings, load_costs(costs or cpu), profile(cpu).tsc_hz, assumed), left_out)
 
