@@ -156,7 +156,8 @@ def test_few_exits_become_rates_that_say_so(tmp_path, capsys):
     [
         ("IO_INSTRUCTION", "io"), ("io", "io"), ("npf", "ept-violation"), ("EPT_VIOLATION", "ept-violation"),
         ("HLT", "hlt"), ("hlt", "hlt"), ("EXCEPTION_NMI", "other"), ("vintr", "other"), ("VMCALL", "vmcall"),
-        ("vmmcall", "vmcall"), ("PREEMPTION_TIMER", "preemption-timer"), ("EXTERNAL_INTERRUPT", "external-interrupt"),
+        ("hypercall", "vmcall"), ("read_cr4", "cr-access"), ("cr0_sel_write", "cr-access"),
+        ("PREEMPTION_TIMER", "preemption-timer"), ("EXTERNAL_INTERRUPT", "external-interrupt"),
     ],
 )  # fmt: skip
 def test_exit_reasons_of_both_vendors_are_those_of_scenarios(reason, name):

@@ -3,11 +3,14 @@
 import io
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trace_texts import CASES, run
 
 from sim.trace.exits import exits
+from sim.trace.fit import of_exits
+from sim.trace.reading.exit_reasons import as_kernel, vendor_of
 
 # KVM's events alone.
 
@@ -67,3 +70,51 @@ def test_the_times_of_exits_add_up_to_the_time_of_the_vcpu(runs):
     assert sum(sum(one.handler_ns) for one in each) == sum(took for _, took, user in runs if not user) * 1000
     assert sum(sum(one.outside_ns) for one in each) == sum(took for _, took, user in runs if user) * 1000
     assert (found.exits, found.round_trips) == (len(runs), sum(user for _, _, user in runs) or 0)
+
+
+def of_reasons(reasons, payload="vcpu 0 reason {} rip 0xfff0 info1 0x0000000000000000 info2 0x0000000000000000"):
+    """Exits for these reasons, 10 us after each entry, as trace-cmd prints them."""
+    rows = []
+    for number, reason in enumerate(reasons):
+        for event, us, fields in (
+            ("kvm_entry", 20 * number, "vcpu 0, rip 0xfff0"),
+            ("kvm_exit", 20 * number + 10, payload.format(reason)),
+        ):
+            rows.append(f"{'CPU 0/KVM':>16}-{4711:<5d} [001] {1 + us * 1e-6:12.6f}: {event + ':':21} {fields}\n")
+    return io.BytesIO("".join(rows).encode())
+
+
+# By number: libtraceevent's plugins/plugin_kvm.c, SVM_EXIT_REASONS; Linux's arch/x86/include/uapi/asm/svm.h, the same.
+SVM = {
+    0x065: ("EXIT_CR0_SEL_WRITE", "cr0_sel_write"), 0x018: ("EXIT_WRITE_CR8", "write_cr8"),
+    0x046: ("EXIT_EXCP_UD", "UD excp"), 0x060: ("EXIT_INTR", "interrupt"), 0x064: ("EXIT_VINTR", "vintr"),
+    0x066: ("EXIT_IDTR_READ", "read_idtr"), 0x06D: ("EXIT_TR_WRITE", "write_rt"), 0x072: ("EXIT_CPUID", "cpuid"),
+    0x078: ("EXIT_HLT", "hlt"), 0x07B: ("EXIT_IOIO", "io"), 0x07C: ("EXIT_MSR", "msr"),
+    0x081: ("EXIT_VMMCALL", "hypercall"), 0x400: ("EXIT_NPF", "npf"), -1: ("EXIT_ERR", "invalid_guest_state"),
+    0x402: ("EXIT_AVIC_UNACCELERATED_ACCESS", "avic_unaccelerated_access"),
+}  # fmt: skip
+
+
+def test_exit_reasons_of_libtraceevent_s_plugin_are_the_kernel_s():
+    of_plugin, of_kernel = zip(*SVM.values(), strict=True)
+    payload = "reason {} rip 0xffffffff81f5d3fb info 0 800000ec"  # the plugin prints no vCPU
+    found = exits(of_reasons(of_plugin, payload), "of the plugin")
+    assert tuple(found.reasons) == of_kernel
+    assert found.reasons == exits(of_reasons(of_kernel), "of the kernel").reasons
+    assert found.halts == 1
+    for reason in ("EXTERNAL_INTERRUPT", "HLT", "EXIT", "EXIT_", "npf", "0x403", "UNKNOWN"):
+        assert as_kernel(reason) == reason
+
+
+@pytest.mark.parametrize(
+    ("reasons", "vendor"),
+    [
+        (("hlt", "UD excp"), "svm"), (("EXIT_HLT", "EXIT_EXCP_UD"), "svm"), (("hlt", "UNKNOWN"), "svm"),
+        (("UNKNOWN[1027]", "npf"), "svm"), (("HLT", "UNKNOWN"), "vmx"), (("0x403", "EPT_VIOLATION"), "vmx"),
+    ],
+)  # fmt: skip
+def test_the_vendor_is_that_of_the_reasons_that_have_a_name(reasons, vendor):
+    found = exits(of_reasons(reasons), "a trace")
+    assert vendor_of(found.reasons) == vendor
+    fitted, _ = of_exits.fit(of_reasons(reasons), "a trace")
+    assert fitted.cpu == {"vmx": "sapphire-rapids", "svm": "zen4"}[vendor]

@@ -17,15 +17,17 @@ from sim.trace.fit.entries import ExitEntry, Times
 from sim.xsave.profiles import CpuProfile, profile
 
 DEFAULT_CPU: Final = {"vmx": "sapphire-rapids", "svm": "zen4"}
-"""By vendor, which the case of exit reasons tells: VMX has capitals."""
+"""By vendor, which exit reasons tell."""
 
 REASONS: Final = {
     "external_interrupt": "external-interrupt", "interrupt": "external-interrupt", "cpuid": "cpuid",
     "io_instruction": "io", "io": "io", "ept_violation": "ept-violation", "npf": "ept-violation",
     "ept_misconfig": "ept-misconfig", "msr_read": "msr-read", "msr_write": "msr-write", "msr": "msr-write",
-    "pause_instruction": "pause", "pause": "pause", "vmcall": "vmcall", "vmmcall": "vmcall",
+    "pause_instruction": "pause", "pause": "pause", "vmcall": "vmcall", "hypercall": "vmcall",
     "apic_access": "apic-access", "apic_write": "apic-access", "avic_unaccelerated_access": "apic-access",
-    "cr_access": "cr-access", "write_cr0": "cr-access", "write_cr4": "cr-access", "write_cr8": "cr-access",
+    "cr_access": "cr-access", "read_cr0": "cr-access", "write_cr0": "cr-access", "cr0_sel_write": "cr-access",
+    "read_cr3": "cr-access", "write_cr3": "cr-access", "read_cr4": "cr-access", "write_cr4": "cr-access",
+    "read_cr8": "cr-access", "write_cr8": "cr-access",
     "preemption_timer": "preemption-timer", "invd": "invd", "hlt": "hlt",
     "idle-halt": "hlt",
 }  # fmt: skip
@@ -45,11 +47,6 @@ LEAST_NS: Final = 100.0
 def reason_of(name: str) -> str:
     """What a scenario calls an exit reason; HLT is ``hlt``, which is not a kind of exit there."""
     return REASONS.get(name.lower(), "other")
-
-
-def vendor_of(reasons: Sequence[str]) -> str:
-    """vmx or svm: VMX has capitals."""
-    return "vmx" if any(each.isupper() for each in reasons) else "svm"
 
 
 @dataclass(frozen=True, slots=True)

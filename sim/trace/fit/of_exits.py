@@ -20,10 +20,10 @@ from sim.trace.fit.guests import (
     spaced,
     taken,
     ticks,
-    vendor_of,
 )
 from sim.trace.following.machine import nearest_kernel
 from sim.trace.following.replay import Progress
+from sim.trace.reading.exit_reasons import vendor_of
 from sim.xsave.profiles import profile
 
 LONGEST_S: Final = 3600.0
@@ -56,7 +56,7 @@ def fit(
             "allowed: a trace with both"
         )
     if cpu is None:
-        cpu = DEFAULT_CPU[vendor_of(list(found.reasons))]
+        cpu = DEFAULT_CPU[vendor_of(found.reasons)]
         notes.append(f"the trace does not name its CPU: {cpu} is assumed, by the vendor of its exit reasons (--cpu)")
     near = nearest_kernel(found.header, None)
     if found.header.kernel is None:

@@ -99,7 +99,7 @@ TABLES: Final = (
     _table("sched_process_exit", "sched_process_exit", "pid:d", rb"comm=.{0,15}? pid=(-?\d+) prio=-?\d+"),
     _table("kvm_fpu", "kvm_fpu", "load:s", rb"(load|unload)\b"),
     _table("kvm_entry", "kvm_entry", "vcpu:d", rb"vcpu (\d+)"),
-    _table("kvm_exit", "kvm_exit", "reason:s", rb"(?:vcpu \d+ )?reason (\S+)"),
+    _table("kvm_exit", "kvm_exit", "reason:s", rb"(?:vcpu \d+ )?reason ([A-Z]{2} excp|\S+)"),
     _table("kvm_userspace_exit", "kvm_userspace_exit", "reason:s", rb"reason (\S+)"),
     _table("kvm_vcpu_wakeup", "kvm_vcpu_wakeup", "how:s ns:d", rb"(wait|poll) time (\d+) ns"),
     _table(

@@ -176,6 +176,8 @@ def _reason(block: Block, start: Places, ends: Places) -> Parsed:
     )
     at = at + 7
     length = block.token(at)
+    behind = at + length
+    ok &= ~((length == 2) & (block.words(behind - 3) >> np.uint64(24) == word(" excp")))  # a name of two words
     return ok & (length > 0) & (length < 32), {}, {"reason": (at, length, 4)}
 
 

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 from sim import mailed, packed
 from sim.errors import InputError
 from sim.kinds import Kind, wanted
+from sim.trace.reading.exit_reasons import UNKNOWN, vendor_of
 
 QUOTE: Final = re.compile(r"^[>| \t]+(?=\S)", re.MULTILINE)
 """Quotation marks and indentation."""
@@ -48,7 +49,6 @@ RECORDED: Final = re.compile(
 )
 """How people write down what the table lacks; the last is the line of ``perf stat``."""
 
-UNKNOWN: Final = "UNKNOWN"
 OF_ARM: Final = frozenset(
     ("IRQ", "TRAP", "WFX", "DABT_LOW", "IABT_LOW", "SYS64", "HVC64", "SMC64", "CP15_32", "CP15_64", "FP_ASIMD", "SVE")
 )
@@ -105,7 +105,7 @@ class KvmStat:
     @property
     def vendor(self) -> str:
         """vmx or svm, by the letters of the exit reasons."""
-        return "vmx" if any(reason.isupper() for reason in self.exits) else "svm"
+        return vendor_of(self.exits)
 
 
 def read(path: str) -> KvmStat:

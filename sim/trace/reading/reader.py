@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sim import packed
 from sim.errors import InputError
 from sim.kinds import LOOKED_AT
-from sim.trace.reading import dialects, embedded, lines
+from sim.trace.reading import dialects, embedded, exit_reasons, lines
 from sim.trace.reading.chunks import Chunk, Gap
 from sim.trace.reading.columns import Interner, Lines
 from sim.trace.reading.dialects import Dialect
@@ -252,6 +252,12 @@ class Reader:
                 columns[name] = np.array(column, dtype=np.uint64 if kind == "hex" else np.int64)
         return columns
 
+    def _as_kernel(self, codes: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Codes of exit reasons, as those of the kernel's names for them."""
+        kinds, at = np.unique(codes, return_inverse=True)
+        known = [self._interner.code(exit_reasons.as_kernel(self._interner.names[code])) for code in kinds.tolist()]
+        return np.array(known, dtype=np.int32)[at]
+
     def _assembled(
         self,
         found: Lines,
@@ -269,6 +275,8 @@ class Reader:
             if len(several) > 1:
                 order = np.argsort(at, kind="stable")
                 at, columns = at[order], {key: values[order] for key, values in columns.items()}
+            if name == "kvm_exit":
+                columns["reason"] = self._as_kernel(columns["reason"])
             tables[name] = (place[at], columns)
         chunk = Chunk(
             line=rows + self._line + 1,
