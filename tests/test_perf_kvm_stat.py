@@ -26,7 +26,9 @@ def test_the_report_of_perf_kvm_stat_is_read():
 
 def old(text):
     """As perf of Linux v3.9 printed it: no Min Time, no Max Time."""
-    return "\n".join(line[:53] + line[77:] if "us (" in line else line for line in text.splitlines())
+    return "\n".join(
+        line[:53] + line[77:] if "us (" in line or "Min Time" in line else line for line in text.splitlines()
+    )
 
 
 MAILED = """On Tuesday somebody wrote (recorded for 5 seconds):
@@ -110,7 +112,12 @@ def test_svm_has_small_letters():
         (REPORT.replace("Samples:866", "Samples:800"), "866 samples in the rows, and 800"),
         (REPORT.replace("MSR_READ", "     HLT"), "HLT is there twice"),
         ("VM-EXIT Samples Samples% Time%\n", "without a row"),
+        ("VM-EXIT Samples Samples% Time%\n\nTotal Samples:0, Total events handled time:0.00us.\n", "Total Samples:0"),
         (REPORT.replace("MSR_READ", "DABT_LOW"), "DABT_LOW is an exit reason of arm64"),
+        (REPORT.replace("       520 ", "     5,200 "), "cannot be read: 'MSR_WRITE 5,200 60.05% 0.07%"),
+        (REPORT.replace("       520 ", "     5 200 "), "cannot be read: 'MSR_WRITE 5 200 60.05% 0.07%"),
+        (REPORT.replace("  10123.40us", "     10.12ms"), "cannot be read: 'HLT 179 20.67% 99.82% 64.53us"),
+        (REPORT[: REPORT.index("8.09us")], "cannot be read: 'EPT_MISCONFIG 68 7.85% 0.03% 5.53us 64.64us'"),
     ],
 )
 def test_other_text_is_called_what_it_is(text, message):

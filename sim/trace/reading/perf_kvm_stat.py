@@ -30,10 +30,15 @@ TUI_ROW: Final = re.compile(
     r"(?<![\w:.+-])(?P<reason>[A-Z]{2} excp|[A-Za-z_][\w:.+-]*)\s+(?P<samples>\d+)\s+\d+\.\d+%\s+(?P<ns>\d+)"
     r"\s+\d+\.\d+%\s+\d+\s+\d+\s+\d+\b"
 )
-ROW: Final = re.compile(
-    r"(?<![\w:.+-])(?P<reason>[A-Z]{2} excp|[A-Za-z_][\w:.+-]*)\s+(?P<samples>\d+)\s+\d+\.\d+%\s+\d+\.\d+%"
-    r"(?:\s+\d+\.\d+us\s+\d+\.\d+us)?\s+(?P<mean>\d+\.\d+)us\b"
+_ROW: Final = r"(?<![\w:.+-])(?P<reason>[A-Z]{2} excp|[A-Za-z_][\w:.+-]*)\s+(?P<samples>\d+)\s+\d+\.\d+%\s+\d+\.\d+%"
+ROW: Final = re.compile(_ROW + r"\s+(?P<mean>\d+\.\d+)us\b")
+RANGE: Final = re.compile(r"\bMin\s+Time\b(?!\s*\(ns)")
+ROW_WITH_RANGE: Final = re.compile(_ROW + r"\s+\d+\.\d+us\s+\d+\.\d+us\s+(?P<mean>\d+\.\d+)us\b")
+"""Where the header has Min Time and Max Time: of a row that is cut off behind the former, that is not the mean."""
+LIKE_A_ROW: Final = re.compile(
+    r"(?<!\S)(?P<reason>[A-Za-z_][\w:.+-]*)\s[^%A-Za-z]{1,40}%\s+[^%\s]{1,20}%(?:[ \t]+[^\s%]{1,20}){0,3}"
 )
+"""What remains of the rows once those that can be read are taken out."""
 COMMA: Final = re.compile(r"(?<=\d),(?=\d{2}(?:us|%))")
 """The decimal mark of other locales."""
 TOTAL: Final = re.compile(
@@ -144,10 +149,14 @@ def parse(text: str, name: str) -> KvmStat:
         told = RECORDED.search(text)
         recorded = float(next(filter(None, told.groups()))) if told else None
         others = table.total - sum(table.exits.values())
+        if not table.total:
+            raise InputError(f"{name}: Total Samples:0 (allowed: VM exits; perf kvm stat record needs root)")
         return KvmStat(table.exits, others, table.handled_s, recorded or None, table.lost, table.took_s)
     return _live(tables, name)
 
 
+HEADING: Final = 160
+"""Characters in which the rest of a table's header is, also where a mail program wrapped it."""
 _OF_STDIO: Final = "VM-EXIT Samples Samples%"
 
 
@@ -159,9 +168,11 @@ def _row_of_stdio(row: re.Match[str]) -> str:
 
 def _table(above: str, below: str, name: str) -> _Table:
     total = TOTAL.search(below)
+    rows = below[: total.start() if total else len(below)]
+    pattern = ROW_WITH_RANGE if RANGE.search(rows[:HEADING]) else ROW
     exits: dict[str, int] = {}
     took_s: dict[str, float] = {}
-    for row in ROW.finditer(below, 0, total.start() if total else len(below)):
+    for row in pattern.finditer(rows):
         reason, samples = row["reason"], int(row["samples"])
         if reason in exits and reason != UNKNOWN:
             raise InputError(f"{name}: {reason} is there twice in one table (allowed: each exit reason once)")
@@ -169,6 +180,11 @@ def _table(above: str, below: str, name: str) -> _Table:
             raise InputError(f"{name}: {reason} is an exit reason of arm64 (allowed: those of x86, VMX's or SVM's)")
         exits[reason] = exits.get(reason, 0) + samples
         took_s[reason] = took_s.get(reason, 0.0) + samples * float(row["mean"]) * 1e-6
+    if unread := LIKE_A_ROW.search(pattern.sub(" ", rows)):
+        raise InputError(
+            f"{name}: a row that cannot be read: {' '.join(unread[0].split())!r} (allowed: whole rows, samples without "
+            "separators and times in us, as perf prints them)"
+        )
     counted = sum(exits.values())
     if total is None and not exits:
         raise InputError(f"{name}: a table of VM exits without a row (allowed: one with exit reasons and samples)")
