@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sim.errors import InputError
 from sim.kernel import flows, guest, kvm, process
 from sim.kernel.config import Settings, boot
-from sim.kernel.cpu_models import FEATURES, MODELS, Offered, components, of_file, of_template, offered
+from sim.kernel.cpu_model_files import of_file, of_json
+from sim.kernel.cpu_models import FEATURES, MODELS, Offered, components, offered
 from sim.kernel.guests import GuestChoice, features
 from sim.kernel.kernel import Kernel
 from sim.scenario.cases import cases
@@ -64,6 +65,7 @@ T2 = {
         ("SapphireRapids-v5,-cet-ss", 0x60AE7), ("SapphireRapids-v5,-cet-ss,-cet-ibt", 0x602E7),
         ("EPYC-Genoa,+cet-ss", 0x1AE7), ("EPYC,+cet-ibt,+xsaves", 0x807), ("Icelake-Server-v5,+arch-lbr", 0x82E7),
         ("EPYC,+cet-ibt", 0x7), ("Icelake-Server,+arch-lbr", 0x2E7),  # no XSAVES, so no IA32_XSS
+        ("max,pku=false", 0x600FF | SUPERVISOR), ("EPYC,pku=yes", 0x207),
         ("EPYC,pku", 0x207), ("EPYC-Milan,pku=off,+pku", 0x207), ("EPYC,-pku,pku=on,+pku", 0x7), ("YongFeng", 0x207),
         ("DiamondRapids", 0x61AE7), ("DiamondRapids-v2,-cet-ss,-cet-ibt", 0x602E7), ("EPYC,xsave", 0x7),
         ("SapphireRapids-v5,xsaves=off", 0x602E7), ("SapphireRapids-v5,-xsave", 0x3),
@@ -88,6 +90,9 @@ def test_a_model_has_the_components_of_its_features(model, mask):
         ("", "CPU model"),
         ("GraniteRapids-v0", "CPU model"),  # QEMU counts versions from 1
         ("DiamondRapids-v0", "CPU model"),
+        ("host,-shstk", "unknown feature of a CPU model 'shstk'"),  # the kernel's name
+        ("EPYC,+invtsk", "unknown feature of a CPU model 'invtsk'"),
+        ("max,pku=1", "found 'pku=1' .allowed: +pku, -pku, pku=on or =off"),
     ],
 )
 def test_what_is_no_model_is_refused(model, message):
@@ -221,7 +226,8 @@ def test_a_model_with_less_than_the_host_makes_kvm_run_xsetbv(tmp_path):
         ("0xd", "0x1", "ecx", 12, "host,-cet-ss"),
         ("0xd", "0x1", "ecx", 11, "host,-cet-ss,-cet-ibt"),
         ("0x7", "0x0", "edx", 19, "host,-arch-lbr"),
-        ("0xd", "0x1", "eax", 3, "host,-cet-ss,-cet-ibt,-arch-lbr"),
+        ("0xd", "0x1", "eax", 3, "host,-xsaves"),
+        ("0x1", "0x0", "ecx", 26, "host,-xsave"),
         ("0xd", "0x1", "eax", 4, "host,-amx-tile"),
         ("0x1", "0x0", "ecx", 28, "host,-avx"),
         ("0x7", "0x0", "ebx", 14, "host,-mpx"),
@@ -239,12 +245,12 @@ def test_a_template_takes_components_away_by_each_bit(leaf, subleaf, register, b
     modifiers = [{"register": register, "bitmap": bitmap}]
     template = {"cpuid_modifiers": [{"leaf": leaf, "subleaf": subleaf, "flags": 0, "modifiers": modifiers}]}
     (tmp_path / "t.json").write_text(json.dumps(template))
-    assert of_template(str(tmp_path / "t.json")) == model
+    assert of_json(str(tmp_path / "t.json")) == model
 
 
 def test_a_template_of_firecracker_takes_components_away(tmp_path):
     (tmp_path / "T2.json").write_text(json.dumps(T2))
-    assert of_template(str(tmp_path / "T2.json")) == "host,-mpx,-avx512f,-pku"
+    assert of_json(str(tmp_path / "T2.json")) == "host,-mpx,-avx512f,-pku"
     (tmp_path / "host.toml").write_text(HOST.replace("Skylake-Server-v5", "T2.json"))
     # What is kept is no file's name any more.
     assert read(tmp_path / "host.toml").guests["vm"].cpu_model == "host,-mpx,-avx512f,-pku"
@@ -252,6 +258,9 @@ def test_a_template_of_firecracker_takes_components_away(tmp_path):
     choice = read(tmp_path / "host.toml").guests["vm"].choice
     assert features(config, choice).xcr0 == 0x7
 
+
+STATIC = "host,-mpx,-avx512f,-pku,-xsaves"
+"""What {c3,t2,t2a,t2cl,t2s}.rs in static_cpu_templates of Firecracker's commit 81b38b9dad60 take away."""
 
 EXPANSION = {
     "return": {
@@ -265,7 +274,13 @@ EXPANSION = {
     ("document", "model"),
     [
         ({"guest_cpu_config": T2, "kernel_version": "6.1"}, "host,-mpx,-avx512f,-pku"),
-        ({"machine-config": {"vcpu_count": 2, "cpu_template": "T2S"}}, "host,-mpx,-avx512f,-pku"),
+        ({"machine-config": {"vcpu_count": 2, "cpu_template": "T2S"}}, STATIC),
+        ({"vcpu_count": 2, "cpu_template": "C3"}, STATIC),  # what is put to /machine-config
+        ({"machine-config": {"vcpu_count": 2, "cpu_template": "None"}}, "host"),
+        ({"machine-config": {"vcpu_count": 2}, "cpu-config": None}, "host"),
+        ({"machine-config": {"vcpu_count": 2}, "cpu-config": T2}, "host,-mpx,-avx512f,-pku"),
+        ({"msr_modifiers": []}, "host"),
+        ({"kvm_capabilities": ["!171"], **T2}, "host,-mpx,-avx512f,-pku"),
         (EXPANSION, "host,-mpx,-avx512f,-amx-tile,-cet-ss,-cet-ibt,-arch-lbr"),
         (EXPANSION["return"], "host,-mpx,-avx512f,-amx-tile,-cet-ss,-cet-ibt,-arch-lbr"),
     ],
@@ -273,6 +288,15 @@ EXPANSION = {
 def test_json_of_firecracker_and_qemu_is_a_model(document, model, tmp_path):
     (tmp_path / "model.json").write_text(json.dumps(document))
     assert of_file(str(tmp_path / "model.json")) == model
+
+
+def test_the_answer_is_found_in_a_session_of_qemu_s_monitor(tmp_path):
+    before = '{"QMP": {"version": {}, "capabilities": []}}\n{"return": {}}\n'
+    (tmp_path / "session.json").write_text(before + json.dumps(EXPANSION, indent=2) + '\r\n{"event": "RESUME"}\n')
+    assert of_json(str(tmp_path / "session.json")) == "host,-mpx,-avx512f,-amx-tile,-cet-ss,-cet-ibt,-arch-lbr"
+    (tmp_path / "session.json").write_text(before)
+    with pytest.raises(InputError, match=r"has no CPU model \(allowed: .*query-cpu-model-expansion"):
+        of_json(str(tmp_path / "session.json"))
 
 
 DOMAIN = """<domain type='kvm' id='1'><name>vm</name>
@@ -369,8 +393,11 @@ def test_a_feature_that_is_taken_away_is_gone_whatever_else_is_said_of_it(name, 
     ("text", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "has no list 'cpuid_modifiers'"),
-        ('{"reg_modifiers": []}', "has no list 'cpuid_modifiers'"),
+        ("[]", "has no CPU model"),
+        ('{"reg_modifiers": []}', "is a CPU template for Arm"),
+        ('{"kvm_capabilities": ["171"], "vcpu_features": []}', "is a CPU template for Arm"),
+        ('{"machine-config": {"cpu_template": "V1N1"}}', "found cpu_template 'V1N1' .allowed: C3, T2,"),
+        ('{"machine-config": {}, "cpu-config": "/etc/t.json"}', "names a CPU template, '/etc/t.json'"),
         ('{"cpuid_modifiers": [{"leaf": "0x7"}]}', "a cpuid_modifier that is none"),
         ('{"cpuid_modifiers": [5]}', "a cpuid_modifier that is none"),
         (
@@ -382,7 +409,7 @@ def test_a_feature_that_is_taken_away_is_gone_whatever_else_is_said_of_it(name, 
 def test_what_is_no_template_is_refused(text, message, tmp_path):
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(InputError, match=message):
-        of_template(str(tmp_path / "t.json"))
+        of_json(str(tmp_path / "t.json"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final, Literal, get_args
 from pydantic import BeforeValidator, Field
 
 from sim.errors import InputError
-from sim.kernel.cpu_models import of_file, offered
+from sim.kernel.cpu_model_files import of_file
+from sim.kernel.cpu_models import offered
 from sim.kernel.guests import GuestChoice
 from sim.kernel.mitigations import SpecCtrl
 from sim.kernel.versions import Exit as FastpathExit
