@@ -191,3 +191,41 @@ def test_a_scenario_that_is_there_is_kept(tmp_path, capsys):
     status, _, err = new(capsys, tmp_path, EXAMPLE)
     assert (status, "exists" in err) == (2, True)
     assert (tmp_path / "mine.toml").read_text() == "precious"
+
+
+def read_tasks(tmp_path, of_tasks):
+    (tmp_path / "w.json").write_text(json.dumps({"tasks": of_tasks}))
+    return {task.name: task for task in tasks(str(tmp_path / "w.json"))}
+
+
+def test_what_begins_like_an_event_is_one(tmp_path):
+    """As in rt-app, which compares as many characters as the event has (obj_is_event())."""
+    events = {"run-first": 10, "sleepy": 5, "runtime2": 7, "timer_a": {"ref": "a", "period": 50}, "memrun": {}}
+    (task,) = read_tasks(tmp_path, {"a": events}).values()
+    assert (task.bursts, task.sleeps) == ([10, 7], [5, 28])
+    assert task.notes == ["memrun is left out"]
+
+
+def test_a_semaphore_wakes_the_task_that_waits_for_it(tmp_path):
+    found = read_tasks(tmp_path, {"a": {"sem_wait": "s", "run": 10}, "b": {"run": 5, "sleep": 95, "sem_post": "s"}})
+    assert found["a"].sleeps == [90]
+    assert "runs every 100 us, as often as others wake it" in found["a"].notes
+
+
+def test_what_a_scenario_does_not_have_of_a_task_is_noted(tmp_path):
+    burst = {"run": 10, "sleep": 5}
+    found = read_tasks(
+        tmp_path,
+        {
+            "plain": {"loop": -1, "delay": 0, "cpus": [1], "priority": 3, **burst},
+            "ends": {"loop": 3, "delay": 5000, "taskgroup": "/tg1", **burst},
+            "moves": {"phases": {"p": {"loop": 2, "cpus": [0], **burst}, "q": {"cpus": [1], "priority": 3, **burst}}},
+        },
+    )
+    assert found["plain"].notes == []
+    assert found["ends"].notes == [
+        "ends after loop = 3; here it goes on",
+        "begins after a delay of 5000 us, which is left out",
+        "taskgroup is left out",
+    ]
+    assert found["moves"].notes == ["cpus of its phases is left out", "priority of its phases is left out"]

@@ -34,11 +34,15 @@ _STRING = r'"(?:\\.|[^"\\])*"'
 _COMMENT: Final = re.compile(rf"{_STRING}|/\*.*?(?:\*/|\Z)|//[^\n]*", re.DOTALL)
 _COMMA: Final = re.compile(rf"{_STRING}|,(?=\s*[}}\]])", re.DOTALL)
 _NO_VALUE: Final = re.compile(rf'{_STRING}(?=\s*:)|:\s*{_STRING}|"(?P<key>suspend|yield)"(?=\s*[,}}])', re.DOTALL)
-_EVENT: Final = re.compile(r"(?P<event>[a-z_]+?)[\d_]*$")
 _OTHERS: Final = (
     "suspend", "resume", "lock", "unlock", "wait", "signal", "broad", "sync", "barrier", "sig_and_wait", "fork",
+    "sem_post", "sem_wait",
 )  # fmt: skip
-_LEFT_OUT: Final = ("mem", "iorun", "yield")
+_LEFT_OUT: Final = ("memrun", "mem", "iorun", "yield")
+_EVENTS: Final = ("runtime", "run", "sleep", "timer", *_OTHERS, *_LEFT_OUT)
+"""A key that begins with one of these is an event, the first that fits (src/rt-app_parse_config.c, obj_is_event())."""
+_OF_PHASES: Final = ("cpus", "policy", "priority", "taskgroup")
+"""What each phase may have of its own."""
 _SETTINGS: Final = (
     "instance", "loop", "delay", "cpus", "priority", "policy", "phases", "nodes_membind", "numa_policy", "taskgroup",
     "util_min", "util_max", "dl-runtime", "dl-period", "dl-deadline", "deadline", "resources",
@@ -133,6 +137,7 @@ def _task(where: str, name: str, entry: Any, policy: Any) -> Task:
     phases = entry.get("phases", {"": entry})
     if not isinstance(phases, dict) or not phases:
         raise InputError(f"{where}.phases: found {phases!r:.60}; allowed: an object of phases")
+    _note_settings(task, entry, phases)
     walk = _Walk(task)
     for phase, events in phases.items():
         place = f"{where}.phases.{phase}" if phase else where
@@ -146,6 +151,19 @@ def _task(where: str, name: str, entry: Any, policy: Any) -> Task:
                 break
     walk.finish()
     return task
+
+
+def _note_settings(task: Task, entry: Mapping[str, Any], phases: Mapping[str, Any]) -> None:
+    """Notes what a task's settings say of its schedule that a scenario does not have."""
+    loop, delay_us = entry.get("loop", -1), entry.get("delay", 0)
+    if isinstance(loop, int) and loop > 0:
+        task.notes.append(f"ends after loop = {loop}; here it goes on")
+    if isinstance(delay_us, int) and delay_us > 0:
+        task.notes.append(f"begins after a delay of {delay_us} us, which is left out")
+    own = {key for phase in phases.values() if phase is not entry and isinstance(phase, dict) for key in phase}
+    for key in _OF_PHASES:
+        if key in own or (key == "taskgroup" and key in entry):
+            task.notes.append(f"{key}{' of its phases' * (key in own)} is left out")
 
 
 def _of_older_grammar(where: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,10 +192,9 @@ class _Walk:
         if "exec" in events:
             events = _of_older_grammar(where, events)
         for key, value in events.items():
-            match = _EVENT.match(key)
-            event = match["event"] if match else key
-            if key in _SETTINGS or event in _SETTINGS:
+            if key in _SETTINGS:
                 continue
+            event = next(filter(key.startswith, _EVENTS), "")
             if event in ("run", "runtime"):
                 us = _us(f"{where}.{key}", value)
                 self.run_us += us

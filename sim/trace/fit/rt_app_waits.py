@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-WAKING: Final = ("resume", "signal", "broad", "sig_and_wait")
-WAITING: Final = ("suspend", "wait", "sync", "sig_and_wait")
+WAKING: Final = ("resume", "signal", "broad", "sig_and_wait", "sem_post")
+WAITING: Final = ("suspend", "wait", "sync", "sig_and_wait", "sem_wait")
 
 
 LONGEST_CHAIN: Final = 100
