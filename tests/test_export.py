@@ -184,3 +184,26 @@ def test_without_comment_lines_each_kvm_run_still_returns_to_user_mode(tmp_path,
     assert runs > 100
     for name in ("IBPB", "WRMSR(TSC_AUX)", "WRMSR(PL0_SSP)", "RDMSR(PL0_SSP)"):
         assert found[bare][name] == pytest.approx(found[exported][name], abs=2)
+
+
+def test_a_fork_on_v6_6_shows_that_its_parent_had_returned_to_user_mode(tmp_path, capsys):
+    """Its first event there is x86_fpu_copy_src, with TIF_NEED_FPU_LOAD clear: fpu_clone() of Linux v6.6."""
+    host = FORKS.partition("[threads.pair]")[0].replace('cpu = ["zen4"]', 'cpu = ["zen4"]\nkernel = ["v6.6"]')
+    host = host.replace('measure = "10 ms"', 'measure = "60 ms"\nstrategies = ["no-cet"]')
+    (tmp_path / "host.toml").write_text(host.replace('kind = "fork"', 'kind = "fork"\ncount = 6'))
+    exported = tmp_path / "run.txt"
+    assert CliRunner().invoke(cli, ["export", str(tmp_path / "host.toml"), "-o", str(exported)]).exit_code == 0
+    rows = [line for line in exported.read_text().splitlines(True) if not line.startswith("#")]
+    exported.write_text("".join(rows))
+    check = run_json(capsys, "replay", str(exported), "--check")
+    assert (check["unexplained"], check["by_kind"]["inferred"]) == ([], {})
+    copies = [row for row, line in enumerate(rows) if "x86_fpu_copy_src" in line]
+    thread = slice(0, 28)  # its name, its ID and its CPU
+    restored = next(
+        row - 1 for row in copies if "_activated" in rows[row - 1] and rows[row - 1][thread] == rows[row][thread]
+    )
+    exported.write_text("".join(rows[:restored] + rows[restored + 1 :]))
+    with pytest.raises(SystemExit):
+        main(["replay", str(exported), "--check", "--json"])
+    found = json.loads(capsys.readouterr().out)["unexplained"]
+    assert [(each["event"], each["rule"]) for each in found] == [("x86_fpu:x86_fpu_copy_src", "restored-before")]

@@ -48,6 +48,8 @@ def on_memory_read(f: Known, place: Place, step: Step) -> None:
         f.is_user(thread)
         xfeatures, xcomp_bv = step.values[2:]
         f.learn_kvm_run(thread, xcomp_bv)
+        if step.event == COPY_SRC and step.values[1] == 0 and f.load_of(thread) is True:
+            clears_load(f, place, step, thread, "forked")  # it had been in user mode, its registers in place
         guest, load = bool(thread.in_kvm_run), f.load_of(thread)
         saved = step.event == AFTER_SAVE and load is not True
         fields(f, place, step, thread, guest, None if load is None else int(load), memory=not saved)
