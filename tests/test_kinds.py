@@ -68,12 +68,18 @@ OURS = ("carried.toml", "strategy.toml", "costs.toml", "cpu.toml", "scenario.tom
 COMMANDS = {
     "a scenario": ("run FILE --out new", ["scenario.toml", "manifest.json"]),
     "a scenario to show": ("show FILE", ["scenario.toml", "manifest.json"]),
+    "a scenario to run in results": ("run FILE", ["scenario.toml", "manifest.json"]),
+    "a scenario to vary": (
+        "run FILE --design lhs:4 --range host.cpus=1..2 --out new",
+        ["scenario.toml", "manifest.json"],
+    ),
     "a carried state": ("flow halt --carried FILE", ["carried.toml"]),
     "a strategy": ("flow halt --strategy FILE", ["strategy.toml"]),
     "a cost table": ("costs show FILE", ["costs.toml"]),
     "a table of perf kvm stat": ("price --perf-kvm-stat FILE", ["exits.txt", "result"]),
     "a dump of CPUID registers": ("cpu import FILE", ["registers.txt"]),
     "a result directory": ("compare FILE", ["result"]),
+    "a result directory to look at": ("status FILE", ["result"]),
     "a configuration of rt-app": ("new new.toml --rt-app FILE", ["rt-app.json"]),
 }
 

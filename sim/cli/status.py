@@ -9,6 +9,7 @@ import click
 from sim.cli.common import emit, json_option
 from sim.cli.design import status as of_design
 from sim.errors import InputError
+from sim.kinds import Kind, wanted
 
 if TYPE_CHECKING:
     from sim.results.progress import Progress
@@ -62,8 +63,10 @@ def _document(directory: str) -> dict[str, Any]:
     from sim.results import progress
 
     path = Path(directory)
-    if not path.is_dir():
-        raise InputError(f"{path}: no such directory (allowed: the result directory of fpswitch run)")
+    with wanted(path, Kind.RESULT):
+        if not path.is_dir():
+            what = "not a directory" if path.exists() else "no such directory"
+            raise InputError(f"{path}: {what} (allowed: the result directory of fpswitch run)")
     manifest, said, process = _read(path)
     running = manifest["status"] == manifests.RUNNING
     alive = process is not None

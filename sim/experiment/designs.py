@@ -73,9 +73,9 @@ def run_design(
             values = ", ".join(f"{key} {value}" for key, value in points[number].items())
             raise InputError(f"point {number + 1} of {design.n} ({values}): {error}") from error
 
+    base = read(scenario, given, options)
     for number in extremes(design, points):
         cases(at(number))
-    base = read(scenario, given, options)
     document = {
         "format": FORMAT,
         "scenario": name_of(source, base.title),

@@ -8,6 +8,7 @@ from typing import Any
 
 from sim.costs import document as cost_documents
 from sim.experiment.inputs import Inputs, placed
+from sim.kinds import Kind, wanted
 from sim.results import manifest as manifests
 from sim.results import settings
 from sim.results.world import NOT_OF_THE_WORLD, WORLDS_VERSIONS
@@ -50,7 +51,8 @@ def document(
 def name_of(source: str, title: str) -> str:
     """The name of the scenario in the file ``source``, or of one called ``title`` that is in no file."""
     if source.endswith(".json"):
-        return str(manifests.read_file(Path(source))["scenario"])
+        with wanted(source, Kind.SCENARIO):
+            return str(manifests.read_file(Path(source))["scenario"])
     return Path(source).stem if is_path(source) else source or title
 
 
