@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -118,3 +119,20 @@ def test_the_vendor_is_that_of_the_reasons_that_have_a_name(reasons, vendor):
     assert vendor_of(found.reasons) == vendor
     fitted, _ = of_exits.fit(of_reasons(reasons), "a trace")
     assert fitted.cpu == {"vmx": "sapphire-rapids", "svm": "zen4"}[vendor]
+
+
+@pytest.mark.parametrize("name", ["kvm-only-trace.txt", "trace-no-xsaves.txt"])
+@pytest.mark.parametrize(("drops", "lacks"), [(r"(?<=\d: )[ ]*(?:\w+:)?\w+: ", "names"), (r"(?<=[a-z]:) .*", "fields")])
+def test_events_without_names_or_fields_are_told_in_one_sentence(capsys, tmp_path, name, drops, lacks):
+    """As perf script -F without event, or without trace, prints them."""
+    path = tmp_path / "trace.txt"
+    lines = [line for line in (CASES / name).read_text().splitlines(True) if not line.startswith("#")]
+    text = re.sub(r"(?<=\]) \S{4,5} ", " ", "".join(lines))  # ftrace's flags
+    path.write_text(re.sub(drops, "", text))
+    for options in (("--check",), ("--exits",), ()):
+        assert run(capsys, "replay", path, *options) == (
+            2,
+            "",
+            f"fpswitch: {path}: this is what perf script prints without the {lacks} of events (perf script -F "
+            "comm,tid,cpu,time,event,trace prints them)\n",
+        )

@@ -174,7 +174,7 @@ def exits(stream: IO[bytes], name: str, progress: Callable[[Iterator[Step]], Ite
         vcpu.settle(None)
     report = reader.report
     if not report.events["kvm_exit"]:
-        if not report.events and (kind := report.is_another_kind):
+        if kind := report.is_another_kind:
             raise InputError(f"{name}: {kind}")
         lacking = (
             f"; {report.headless} lines have an event but not its task, CPU or time (perf script -F "

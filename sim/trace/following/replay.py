@@ -223,6 +223,8 @@ def missing_events(name: str, events: Sequence[str], report: Report) -> InputErr
     listed = ", ".join(map(full_name, events))
     if old := _old_wording(report):
         return InputError(f"{name} has {old}; only those with load: can be read, which Linux prints since v5.2")
+    if kind := report.is_another_kind:
+        return InputError(f"{name}: {kind}" + (f"; this records one:\n  {RECORD}" if SCRIPT in kind else ""))
     unread = ""
     if report.unread:
         shown = next(iter(report.first_unread.values()))
@@ -234,8 +236,6 @@ def missing_events(name: str, events: Sequence[str], report: Report) -> InputErr
         unread = "\nIts KVM events are enough for VM exits: fpswitch replay --exits, fpswitch fit --exits"
         if not report.events["sched_switch"]:
             return KvmAlone(f"{name} has no {listed} events; this records them:\n  {RECORD}{unread}")
-    elif not report.events and (kind := report.is_another_kind):
-        return InputError(f"{name}: {kind}" + (f"; this records one:\n  {RECORD}" if SCRIPT in kind else ""))
     elif not report.events and report.headless:
         return InputError(
             f"{name}: its events lack their task, CPU or time, as in {report.first_foreign!r}; allowed: all of them, "

@@ -7,6 +7,8 @@ from sim import kinds
 
 SCRIPT: Final = "allowed: what perf script prints of a recording"
 """What is said of those that another recording replaces."""
+_FIELDS: Final = "(perf script -F comm,tid,cpu,time,event,trace prints them)"
+WITHOUT_FIELDS: Final = f"this is what perf script prints without the fields of events {_FIELDS}"
 _COUNTS: Final = f"which has counts and no events ({SCRIPT})"
 
 _OPTION: Final = "which leaves the fields out (echo {} > trace_options, and read the file trace again)"
@@ -25,6 +27,10 @@ _KINDS: Final = tuple(
         (r"^(?:sched_switch|x86_fpu_regs_(?:de)?activated|kvm_(?:entry|exit|fpu)): ",
          "what ftrace prints with its option nocontext-info, which leaves task, CPU and time out (echo context-info > "
          "trace_options, and read the file trace again)"),
+        # tools/perf/builtin-script.c, process_event(), without PERF_OUTPUT_EVNAME
+        (r"\[\d{3,5}\] +\d{1,12}\.\d{6,9}: +(?:prev_comm=|comm=[^\n]{0,20}\bpid=|x86/fpu: |"
+         r"vcpu \d+(?:$|,? (?:rip|reason) )|reason \w+ rip )",
+         f"what perf script prints without the names of events {_FIELDS}"),
         (r"\A[^\n]{0,200}: Permission denied$", "what a command prints that may not read a trace (sudo)"),
         # tools/perf/builtin-trace.c, trace__fprintf_entry_head() and trace__event_handler()
         (r"^ *(?:\?|\d{1,12}\.\d{3}) (?:\( *(?:\d+\.\d+ ms)? *\): +)?\S.*/\d{1,10} +"

@@ -39,5 +39,9 @@ class Report:
 
     @property
     def is_another_kind(self) -> str:
-        """What it is if it is no trace, as "this is ..."; empty if that is not known."""
+        """What it is if it is no trace, as "this is ..."; empty if it has events, or if that is not known."""
+        if self.unread and not any(self.first_unread.values()):
+            return others.WITHOUT_FIELDS
+        if self.events:
+            return ""
         return others.told(self.begins) or ("" if self.headless else others.of_another_command(self.begins))
