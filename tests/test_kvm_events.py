@@ -136,3 +136,24 @@ def test_events_without_names_or_fields_are_told_in_one_sentence(capsys, tmp_pat
             f"fpswitch: {path}: this is what perf script prints without the {lacks} of events (perf script -F "
             "comm,tid,cpu,time,event,trace prints them)\n",
         )
+
+
+def test_what_is_amiss_with_a_trace_is_said_beside_its_exits(capsys, tmp_path):
+    path = tmp_path / "trace.txt"
+    rows = of_reasons(["HLT"] * 9).getvalue().decode().splitlines(True)
+    path.write_text("".join([*rows[:4], "CPU:1 [LOST 12 EVENTS]\n", *rows[4:], "some words\n", rows[-1][:40]]))
+    says = [
+        "events were lost 1 times (12 as far as the tool says)",
+        "1 lines are not events; the first: 'some words'",
+        "the end is cut off",
+    ]
+    status, out, _ = run(capsys, "replay", path, "--exits", "--json")
+    assert (status, json.loads(out)["notes"]) == (0, says)
+    assert run(capsys, "replay", path, "--exits")[1].splitlines()[-3:] == says
+    fitted, _ = of_exits.fit(path.open("rb"), "a trace")
+    assert set(says) < set(fitted.notes)
+    path.write_text("".join(f"{name}: {row}" for row in rows for name in ("trace.dat", "trace-vm.dat")))
+    status, out, _ = run(capsys, "replay", path, "--exits", "--json")
+    assert json.loads(out)["notes"] == [
+        "a merged report: the lines of trace.dat are followed; lines left out: 18 of trace-vm.dat"
+    ]

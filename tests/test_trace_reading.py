@@ -232,3 +232,22 @@ def test_columns_are_integers_in_chunks():
         assert columns["xcomp_bv"].dtype == "uint64"
         assert (chunk.event[rows] < CODE["sched_switch"]).all()
         assert len(chunk.line) == len(chunk.time_ns) == len(chunk.comm)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "\tffffffff81f4d6ba __schedule+0x2ba ([kernel.kallsyms])",
+        "\t               0 [unknown] ([unknown])",
+        "\tffffffff81f4d6ba __schedule+0x2ba",
+        "\tffffffff81f4d6ba __schedule (/usr/lib/debug/vmlinux)\n  core.c:5347",
+        "\tffffffff81f4d6ba context_switch\n  sched/core.c:5347 (inlined)",
+        "\t    7f0a1c71a9cf __read (/usr/lib/x86_64-linux-gnu/libc.so.6)\n  ??:0",
+    ],
+)
+def test_a_callchain_is_nothing_amiss(frame):
+    """tools/perf/util/evsel_fprintf.c, sample__fprintf_callchain()."""
+    plain = (FORMATS / "perf.txt").read_text()
+    events, reader = read("".join(f"{line}\n{frame}\n\n" for line in plain.splitlines()).encode())
+    assert [event[1:] for event in events] == [event[1:] for event in read(plain.encode())[0]]
+    assert (reader.report.foreign, reader.report.first_foreign) == (0, "")

@@ -143,7 +143,8 @@ def replay(
 
     With --json and --check: events, explained, inferred, agreement, by_kind, unexplained (line, event, rule, likely),
     notes. With --exits: seconds, vcpus, round_trips, entries, exits, to_user_space, reasons (by name: exits,
-    per_second, to_user_space, guest_ns, handler_ns, outside_ns), user_space_reasons, halts, halted_ns, not_said.
+    per_second, to_user_space, guest_ns, handler_ns, outside_ns), user_space_reasons, halts, halted_ns, not_said,
+    notes.
     Without: trace (what was read), machine, check, per (what, number, and their seconds in all: what the text divides
     by), and strategies (by name: operations, cycles_per_second, difference; per second of the trace).
 
@@ -226,6 +227,7 @@ def _show_exits(trace: str, as_json: bool) -> None:
         f"halts: {found.halts}"
         + "".join(f"; {how}: {_microseconds(times)}" for how, times in document["halted_ns"].items()),
         *(f"not said: {each}" for each in found.unsaid),
+        *found.notes,
     ]
     emit(document, "\n".join(lines), as_json)
 
@@ -325,18 +327,7 @@ def _amiss(result: "Replayed") -> list[str]:
     lines = [f"note: {note}" for note in recorded.notes]
     if recorded.partial:
         lines.append("note: not all CPUs of the machine are in the recording; what ran there is unknown")
-    if report.lost_times:
-        lines.append(f"events were lost {report.lost_times} times ({report.lost_events} as far as the tool says)")
-    if report.recordings > 1:
-        lines.append(f"{report.recordings} recordings follow one another")
-    if report.foreign:
-        lines.append(f"{report.foreign} lines are not events; the first: {report.first_foreign!r}")
-    if report.truncated:
-        lines.append("the end is cut off")
-    if report.steps_back:
-        lines.append(f"the clock of a CPU steps back {report.steps_back} times")
-    if report.out_of_order:
-        lines.append(f"events of different CPUs are out of order {report.out_of_order} times")
+    lines.extend(report.amiss())
     return lines
 
 

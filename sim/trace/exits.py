@@ -16,6 +16,7 @@ import numpy as np
 from sim.errors import InputError
 from sim.trace.following import machine
 from sim.trace.following.known import Step
+from sim.trace.following.replay import of_dialect
 from sim.trace.reading.chunks import steps
 from sim.trace.reading.events import CODE, KVM_ENTRY, KVM_EXIT, KVM_FPU, USERSPACE_EXIT
 from sim.trace.reading.reader import Reader
@@ -116,6 +117,8 @@ class Exits:
     waits_ns: "dict[str, array[int]]"
     """How long a halted vCPU waited, or was polled for, by "wait" and "poll"."""
     unsaid: list[str]
+    notes: list[str]
+    """What was amiss with the text, or done to it before it was read."""
 
     @property
     def round_trips(self) -> int:
@@ -146,6 +149,7 @@ class Exits:
             "halts": self.halts,
             "halted_ns": {how: _times(values) for how, values in self.waits_ns.items()},
             "not_said": self.unsaid,
+            "notes": self.notes,
         }
 
     def by_count(self) -> list[tuple[str, Reason]]:
@@ -196,6 +200,7 @@ def exits(stream: IO[bytes], name: str, progress: Callable[[Iterator[Step]], Ite
         user_reasons=seen.user_reasons,
         waits_ns=seen.waits_ns,
         unsaid=_unsaid(report),
+        notes=[*of_dialect(reader), *report.amiss()],
     )
 
 

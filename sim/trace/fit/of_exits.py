@@ -76,8 +76,9 @@ def fit(
     assert hz is not None
     if len(ran) > len(found.report.cpus):
         notes.append(f"{len(ran)} vCPUs on {len(found.report.cpus)} CPUs: times until entry contain waits for a CPU")
+    notes += found.notes
     if found.report.lost_times:
-        notes.append(f"events were lost {found.report.lost_times} times; what spans that is left out")
+        notes.append("what spans lost events is left out")
     notes.append(ASSUMED)
     return FittedExits(
         name=name,

@@ -130,7 +130,7 @@ class Replay:
             raise missing_events(reader.name, ["kvm_fpu"], report)
         if missing := _missed(follower.verdict, report):
             raise missing_events(reader.name, missing, report)
-        recorded.notes += [*_of_dialect(reader), *_notes(report)]
+        recorded.notes += [*of_dialect(reader), *_notes(report)]
         begun, ended = follower.measured
         measured_ns = max(ended) - min(begun) if begun and ended else 0
         self.result = Replayed(recorded, follower.verdict, report, replicas, measured_ns)
@@ -262,8 +262,8 @@ def _old_wording(report: Report) -> str:
 _OLD_FIELD: Final = re.compile(r"x86/fpu: \S+ (initialized|fpregs_active): ", re.ASCII)
 
 
-def _of_dialect(reader: Reader) -> Iterator[str]:
-    """What was done to the text before it was read."""
+def of_dialect(reader: Reader) -> Iterator[str]:
+    """What was done to the text before it was read, as notes."""
     dialect = reader.dialect
     if dialect.left_out:
         others = ", ".join(f"{count} of {name}" for name, count in dialect.left_out.items())

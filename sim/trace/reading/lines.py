@@ -31,7 +31,9 @@ LOST: Final = re.compile(
 
 FILLER: Final = re.compile(
     rb"\s*$|##### CPU \d+ buffer started ####|version = \d+\s*$|cpus=\d+\s*$|CPU \d+ is empty\s*$"
-    rb"|\s+[0-9a-f]{4,16} \S.*\)\s*$|\s*=> \S|.*: <(?:user )?stack trace>\s*$"  # callchains of perf and of ftrace
+    rb"|\s+[0-9a-f]{1,16} \S.*\)\s*$|\s*=> \S|.*: <(?:user )?stack trace>\s*$"  # callchains of perf and of ftrace
+    rb"|\s+[0-9a-f]{8,16} \S+\s*$|  [^\s:]+:\d+(?: \(inlined\))?\s*$"  # perf script -F -dso, +srcline
+    rb"|\[ perf record: .*\]\s*$"
     rb"|.*: [\w.]+ <-[\w.]+\s*$"  # ftrace's functions
     rb"|.*: +\tmetric: "  # perf script -F +metric
     rb"|.*: PERF_RECORD_(?!LOST)[A-Z]",  # perf script --show-task-events and the like

@@ -1,6 +1,7 @@
 """What reading a trace found, beside its events."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sim.trace.reading import others
@@ -45,3 +46,18 @@ class Report:
         if self.events:
             return ""
         return others.told(self.begins) or ("" if self.headless else others.of_another_command(self.begins))
+
+    def amiss(self) -> Iterator[str]:
+        """What was amiss with the text, a sentence each."""
+        if self.lost_times:
+            yield f"events were lost {self.lost_times} times ({self.lost_events} as far as the tool says)"
+        if self.recordings > 1:
+            yield f"{self.recordings} recordings follow one another"
+        if self.foreign:
+            yield f"{self.foreign} lines are not events; the first: {self.first_foreign!r}"
+        if self.truncated:
+            yield "the end is cut off"
+        if self.steps_back:
+            yield f"the clock of a CPU steps back {self.steps_back} times"
+        if self.out_of_order:
+            yield f"events of different CPUs are out of order {self.out_of_order} times"
