@@ -157,3 +157,14 @@ def test_what_is_amiss_with_a_trace_is_said_beside_its_exits(capsys, tmp_path):
     assert json.loads(out)["notes"] == [
         "a merged report: the lines of trace.dat are followed; lines left out: 18 of trace-vm.dat"
     ]
+
+
+def test_a_thread_that_enters_several_vcpus_is_told(capsys, tmp_path):
+    """perf script -F pid without tid prints the same number for all vCPUs of a VM."""
+    path = tmp_path / "trace.txt"
+    rows = of_reasons(["HLT"] * 4).getvalue().decode().splitlines(True)
+    path.write_text("".join([*rows[:4], *(row.replace("vcpu 0", "vcpu 1") for row in rows[4:])]))
+    (note,) = json.loads(run(capsys, "replay", path, "--exits", "--json")[1])["notes"]
+    assert note.startswith("thread 4711 enters 2 vCPUs, whose times are mixed: process IDs in place of thread IDs?")
+    path.write_text("".join([*rows[:4], *(row.replace("4711", "4712") for row in rows[4:])]))
+    assert json.loads(run(capsys, "replay", path, "--exits", "--json")[1])["notes"] == []

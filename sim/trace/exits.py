@@ -6,7 +6,7 @@ events is listed in :attr:`Exits.unsaid`.
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any
@@ -73,10 +73,12 @@ class Kind:
 class Vcpu:
     """A vCPU thread: its exits by reason and whether they went to user space, and how long its guest has run.
 
-    ``entered_ns`` is when it entered its guest, ``exited_ns`` when the exit came that is being handled.
+    ``entered_ns`` is when it entered, ``exited_ns`` when the exit came that is being handled; ``numbers`` are
+    the vCPUs that it entered, by their number.
     """
 
     name: str
+    numbers: set[int] = field(default_factory=set)
     kinds: dict[tuple[str, bool], Kind] = field(default_factory=dict)
     guest_ns: int = 0
     exits: int = 0
@@ -200,7 +202,7 @@ def exits(stream: IO[bytes], name: str, progress: Callable[[Iterator[Step]], Ite
         user_reasons=seen.user_reasons,
         waits_ns=seen.waits_ns,
         unsaid=_unsaid(report),
-        notes=[*of_dialect(reader), *report.amiss()],
+        notes=[*of_dialect(reader), *report.amiss(), *_of_threads(seen.vcpus)],
     )
 
 
@@ -235,7 +237,9 @@ class _Seen:
     def follow(self, step: Step) -> None:
         if step.event == KVM_ENTRY:
             self.entries_ns.append(step.time_ns)
-            self._entry(self._vcpu(step), step.time_ns)
+            vcpu = self._vcpu(step)
+            vcpu.numbers.add(int(step.values[0]))
+            self._entry(vcpu, step.time_ns)
         elif step.event == KVM_EXIT:
             self._exit(self._vcpu(step), step.time_ns, str(step.values[0]))
         elif step.event == USERSPACE_EXIT:
@@ -276,6 +280,17 @@ class _Seen:
         if vcpu.exited_ns is not None and not vcpu.user:
             vcpu.user = True
             self.reasons[vcpu.reason].to_user += 1
+
+
+def _of_threads(vcpus: Mapping[int, Vcpu]) -> Iterator[str]:
+    """A thread that is several vCPUs: a process, in whose place their threads would be."""
+    several = [(tid, len(vcpu.numbers)) for tid, vcpu in vcpus.items() if len(vcpu.numbers) > 1]
+    if several:
+        tid, number = several[0]
+        yield (
+            f"thread {tid} enters {number} vCPUs, whose times are mixed: process IDs in place of thread IDs? (perf "
+            "script -F comm,tid,cpu,time,event,trace)"
+        )
 
 
 def _unsaid(report: Report) -> list[str]:
