@@ -5,11 +5,12 @@ A metric is there where it means something: a ratio per VM exit is absent, and n
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sim.analysis.categories import CARRYING, CATEGORIES, FPU, MSR, XSS, category, instructions
 from sim.analysis.latency import OF_QUANTILE, quantiles
@@ -62,8 +63,11 @@ COLUMNS: Final = ("case", "strategy", "replication", "metric", "unit", "value")
 OF_OPERATIONS: Final = re.compile(r"cost\b.*|cost_.*|cpu_share.*|(\w+_)?operations_per_\w+|(task|guest)_fpstate_\w+")
 """Metrics that follow from a strategy's own operations; all others only the host shows that it times."""
 
-Column = tuple[str, str, pd.Series]
-"""A metric, its unit, and its values by record, in the order of the records."""
+Array = NDArray[Any]
+"""One value for each record, in the order of the records: arithmetic on a hundred short columns takes pandas long."""
+
+Column = tuple[str, str, Array]
+"""A metric, its unit, and its values."""
 
 
 def is_of_operations(metric: str) -> bool:
@@ -110,122 +114,131 @@ def _of_piece(results: Results) -> pd.DataFrame:
         where = f"{results.directory / 'metrics.parquet'}: " if results.directory else ""
         raise InputError(f"{where}the metrics of the results lack {', '.join(lacking)}")
     raw = raw.reindex(columns=raw.columns.union([*COUNTS, *(f"{part}_cycles" for part in WAITS), STOLEN]))
-    raw = raw.loc[index.droplevel("strategy")].set_axis(index)
+    raw = raw.loc[index.droplevel("strategy")]
     cases = pd.DataFrame([dict(case) for case in results.cases]).set_index("case")
-    host = cases.loc[index.get_level_values("case")].set_axis(index)
-    host["seconds"] = raw["elapsed_cycles"] / (host["cpus"] * host["tsc_hz"])
-    units = (host["vcpus"] == 0).map({True: "cycles/CPU-s", False: "cycles/vCPU-s"})
-    frames = [_long(_columns(results, raw, host), index, units), _latency(results, cases), _bytes(results, index)]
+    host = cases.loc[index.get_level_values("case"), ["cpus", "tsc_hz", "vcpus", "pipes"]]
+    columns = _columns(results, index, _arrays(raw), _arrays(host))
+    units = np.where(host["vcpus"] == 0, "cycles/CPU-s", "cycles/vCPU-s")
+    frames = [_long(columns, index, units), _latency(results, cases), _bytes(results, index)]
     return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
 
 
-def _long(columns: Iterable[Column], index: pd.MultiIndex, cost_units: pd.Series) -> pd.DataFrame:
+def _arrays(frame: pd.DataFrame) -> dict[str, Array]:
+    return {str(name): column.to_numpy() for name, column in frame.items()}
+
+
+def _long(columns: Iterable[Column], index: pd.MultiIndex, cost_units: Array) -> pd.DataFrame:
     """All columns, one below the other, without what means nothing; together, since there are a hundred of them."""
     timing = index.get_level_values("timed_by") == index.get_level_values("strategy")
     at, found = [], []
     names: list[str] = []
     units: list[str] = []
-    for metric, unit, column in columns:
-        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
-        kept = np.flatnonzero(~np.isnan(values) & (timing | is_of_operations(metric)))
-        at.append(kept)
-        found.append(values[kept])
-        names += [metric] * len(kept)
-        units += [unit] * len(kept) if unit else cost_units.iloc[kept].tolist()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for metric, unit, values in columns:
+            kept = np.flatnonzero(~np.isnan(values) & (timing | is_of_operations(metric)))
+            at.append(kept)
+            found.append(values[kept])
+            names += [metric] * len(kept)
+            units += [unit] * len(kept) if unit else cost_units[kept].tolist()
     frame = index.to_frame(index=False).take(np.concatenate(at))
     return frame.assign(metric=names, unit=units, value=np.concatenate(found))[list(COLUMNS)]
 
 
-def _columns(results: Results, raw: pd.DataFrame, host: pd.DataFrame) -> Iterator[Column]:
+def _columns(
+    results: Results, index: pd.MultiIndex, raw: Mapping[str, Array], host: Mapping[str, Array]
+) -> Iterator[Column]:
     """Unit "" is cycles per vCPU-second, or per CPU-second of a host without vCPUs."""
-    seconds = host["seconds"] * host["vcpus"].where(host["vcpus"] > 0, host["cpus"])
-    cycles, counted = _by_category(results, raw.index)
+    elapsed = raw["elapsed_cycles"]
+    host_seconds = elapsed / (host["cpus"] * host["tsc_hz"])
+    seconds = host_seconds * np.where(host["vcpus"] > 0, host["vcpus"], host["cpus"])
+    ledger = _Ledger(results, index)
+    cycles = ledger.by_category(ledger.cycles)
     total = cycles.sum(axis=1)
-    yield COST, "", total / seconds
-    yield COST_WITHOUT_XSS, "", (total - cycles[XSS]) / seconds
-    yield CARRYING_COST, "", cycles[list(CARRYING)].sum(axis=1) / seconds
-    yield CARRYING_COST_WITHOUT_XSS, "", (cycles[FPU] + cycles[MSR]) / seconds
+    yield from _costs(cycles, seconds)
     for name in CATEGORIES:
-        yield f"cost_{name.lower()}", "", cycles[name] / seconds
-    yield "cpu_share", "%", 100 * total / raw["elapsed_cycles"]
-    yield "cpu_share_without_xss", "%", 100 * (total - cycles[XSS]) / raw["elapsed_cycles"]
+        yield f"cost_{name.lower()}", "", _of(cycles, name) / seconds
+    yield "cpu_share", "%", 100 * total / elapsed
+    yield "cpu_share_without_xss", "%", 100 * (total - _of(cycles, XSS)) / elapsed
     for name in CATEGORIES:
-        yield f"cpu_share_{name.lower()}", "%", 100 * cycles[name] / raw["elapsed_cycles"]
-    yield from _repriced(results, raw.index, seconds)
-    yield from _grades(results, total)
+        yield f"cpu_share_{name.lower()}", "%", 100 * _of(cycles, name) / elapsed
+    for level, name in (("L1", "_all_warm"), ("memory", "_all_memory")):
+        yield from _costs(ledger.by_category(repriced(results, level).to_numpy()), seconds, name)
+    yield from _grades(results, index)
     for event, count in EVENTS.items():
-        events = raw[count].where(raw[count] > 0)
-        yield f"operations_per_{event}", "operations", counted[event].sum(axis=1) / events
+        events = _some(raw[count])
+        counted = ledger.by_category(ledger.carrying, PHASES[event])
+        yield f"operations_per_{event}", "operations", counted.sum(axis=1) / events
         for name in CARRYING:
-            yield f"{name.lower()}_operations_per_{event}", "operations", counted[event][name] / events
-    yield from _throughput(raw, host)
+            yield f"{name.lower()}_operations_per_{event}", "operations", _of(counted, name) / events
+    yield from _throughput(raw, host, host_seconds)
     for part in (*PARTS, *WAITS):
-        yield f"time_{part}", "%", 100 * raw[f"{part}_cycles"] / raw["elapsed_cycles"]
+        yield f"time_{part}", "%", 100 * raw[f"{part}_cycles"] / elapsed
     for count in COUNTS:
-        yield f"{count}_per_second", "1/s", raw[count] / host["seconds"]
+        yield f"{count}_per_second", "1/s", raw[count] / host_seconds
 
 
-def _by_category(results: Results, index: pd.Index) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Cycles by category, and by event how many operations of its phases carry state."""
-    ledger = results.ledger
-    pairs = ledger[["phase", "operation"]].drop_duplicates()
-    of: Mapping[Any, str] = {pair: category(*pair) for pair in pairs.itertuples(index=False, name=None)}
-    counts: Mapping[Any, int] = {pair: instructions(*pair) for pair in of}
-    keys = list(zip(ledger["phase"], ledger["operation"], strict=True))
-    frame = ledger[[*RUN_COLUMNS, "phase"]].assign(
-        category=[of[key] for key in keys],
-        cycles=ledger["cycles"],
-        counted=ledger["count"] * pd.Series([counts[key] for key in keys], index=ledger.index, dtype="int64"),
-    )
-
-    def by_category(rows: pd.DataFrame, column: str, columns: tuple[str, ...]) -> pd.DataFrame:
-        summed = rows.groupby([*RUN_COLUMNS, "category"], sort=False)[column].sum().unstack("category", fill_value=0)
-        return summed.reindex(index=index, columns=list(columns), fill_value=0)
-
-    counted = {
-        event: by_category(frame[frame["phase"].isin(phases)], "counted", CARRYING) for event, phases in PHASES.items()
-    }
-    return by_category(frame, "cycles", CATEGORIES), counted
+def _some(values: Array) -> Array:
+    """NaN where there are none."""
+    return np.where(values > 0, values, np.nan)
 
 
-def _repriced(results: Results, index: pd.Index, seconds: pd.Series) -> Iterator[Column]:
-    ledger = results.ledger
-    of = pd.Series(
-        [category(*pair) for pair in zip(ledger["phase"], ledger["operation"], strict=True)],
-        index=ledger.index,
-        dtype=object,
-    )
-    for level, name in (("L1", "all_warm"), ("memory", "all_memory")):
-        again = ledger[list(RUN_COLUMNS)].assign(cycles=repriced(results, level))
-        for metric, rows in (
-            (COST, again),
-            (COST_WITHOUT_XSS, again[of != XSS]),
-            (CARRYING_COST, again[of.isin(CARRYING)]),
-            (CARRYING_COST_WITHOUT_XSS, again[of.isin((FPU, MSR))]),
-        ):
-            cycles = rows.groupby(list(RUN_COLUMNS), sort=False)["cycles"].sum().reindex(index, fill_value=0)
-            yield f"{metric}_{name}", "", cycles / seconds
+def _of(by_category: Array, *names: str) -> Array:
+    """The sum of these columns of a table of :meth:`_Ledger.by_category`."""
+    found: Array = by_category[:, [CATEGORIES.index(name) for name in names]].sum(axis=1)
+    return found
 
 
-def _grades(results: Results, total: pd.Series) -> Iterator[Column]:
+def _costs(cycles: Array, seconds: Array, suffix: str = "") -> Iterator[Column]:
+    total = cycles.sum(axis=1)
+    yield f"{COST}{suffix}", "", total / seconds
+    yield f"{COST_WITHOUT_XSS}{suffix}", "", (total - _of(cycles, XSS)) / seconds
+    yield f"{CARRYING_COST}{suffix}", "", _of(cycles, *CARRYING) / seconds
+    yield f"{CARRYING_COST_WITHOUT_XSS}{suffix}", "", _of(cycles, FPU, MSR) / seconds
+
+
+class _Ledger:
+    """The rows of the ledger: of which record, category and phase they are, cycles, and operations that carry state."""
+
+    def __init__(self, results: Results, index: pd.MultiIndex) -> None:
+        ledger = results.ledger
+        self._shape = len(index), len(CATEGORIES)
+        self._record = index.get_indexer(pd.MultiIndex.from_frame(ledger[list(RUN_COLUMNS)]))
+        self._phase = ledger["phase"].to_numpy()
+        pairs = list(zip(self._phase, ledger["operation"].to_numpy(), strict=True))
+        of = {pair: (CATEGORIES.index(category(*pair)), instructions(*pair)) for pair in dict.fromkeys(pairs)}
+        self._category, carries = np.array([of[pair] for pair in pairs], dtype=np.int64).reshape(-1, 2).T
+        self.cycles = ledger["cycles"].to_numpy()
+        self.carrying = ledger["count"].to_numpy() * carries
+
+    def by_category(self, values: Array, phases: Collection[str] | None = None) -> Array:
+        """Sums of these values of the rows, of all phases or of some: records x :data:`CATEGORIES`."""
+        place = self._record * len(CATEGORIES) + self._category
+        if phases is not None:
+            here = np.isin(self._phase, list(phases))
+            place, values = place[here], values[here]
+        found = np.zeros(self._shape, dtype=np.int64)
+        np.add.at(found.reshape(-1), place, values)
+        return found
+
+
+def _grades(results: Results, index: pd.MultiIndex) -> Iterator[Column]:
     """How much of the operations' cycles rests on rows of each grade, before rounding."""
     rows = by_cost_row(results)
     by_grade = rows.groupby([*RUN_COLUMNS, "grade"], sort=False)["cycles"].sum().unstack("grade")
-    by_grade = by_grade.reindex(index=total.index, columns=list(GRADES)).fillna(0.0)
-    everything = by_grade.sum(axis=1)
+    by_grade = by_grade.reindex(index=index, columns=list(GRADES)).fillna(0.0)
+    everything = _some(by_grade.sum(axis=1).to_numpy())
     for grade in GRADES:
-        yield f"cost_on_{grade}", "%", 100 * by_grade[grade] / everything.where(everything > 0)
+        yield f"cost_on_{grade}", "%", 100 * by_grade[grade].to_numpy() / everything
 
 
-def _throughput(raw: pd.DataFrame, host: pd.DataFrame) -> Iterator[Column]:
-    vcpus, pipes, seconds = host["vcpus"], host["pipes"], host["seconds"]
-    yield "guest_cycles", "cycles/vCPU-s", raw["guest_cycles"] / (seconds * vcpus.where(vcpus > 0))
-    of_vcpus = 100 / (seconds * host["tsc_hz"] * vcpus.where(vcpus > 0))
+def _throughput(raw: Mapping[str, Array], host: Mapping[str, Array], seconds: Array) -> Iterator[Column]:
+    vcpus = _some(host["vcpus"])
+    yield "guest_cycles", "cycles/vCPU-s", raw["guest_cycles"] / (seconds * vcpus)
+    of_vcpus = 100 / (seconds * host["tsc_hz"] * vcpus)
     yield "steal", "%", raw[STOLEN] * of_vcpus
-    yield "polling", "%", (raw["halt_poll_cycles"] + raw["guest_poll_cycles"].fillna(0)) * of_vcpus
+    yield "polling", "%", (raw["halt_poll_cycles"] + np.nan_to_num(raw["guest_poll_cycles"])) * of_vcpus
     yield "spinning", "%", raw["guest_spin_cycles"] * of_vcpus
-    handoffs = raw["handoffs"].where(raw["handoffs"] > 0)
-    yield "us_per_handoff", "us", 1e6 * seconds * pipes.where(pipes > 0) / handoffs
+    yield "us_per_handoff", "us", 1e6 * seconds * _some(host["pipes"]) / _some(raw["handoffs"])
 
 
 def _latency(results: Results, cases: pd.DataFrame) -> pd.DataFrame:

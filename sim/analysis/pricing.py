@@ -52,21 +52,21 @@ def by_cost_row(results: Results) -> pd.DataFrame:
 
     Columns: case, strategy, replication, row, grade, cycles (TSC, not rounded: coefficient x value x count).
     """
-    frames = []
-    for case, table in with_tables(results).items():
-        ledger = results.ledger[results.ledger["case"] == case]
-        keys = ledger[list(KEY_COLUMNS)].drop_duplicates()
-        lines = [
-            (*key, row, table.rows[row].grade, n * table.rows[row].value * table.scale(table.rows[row]))
-            for key in keys.itertuples(index=False, name=None)
-            for row, n in terms(key, table).items()
-        ]
-        worth = pd.DataFrame(lines, columns=[*KEY_COLUMNS, "row", "grade", "worth"])
-        joined = ledger.merge(worth, on=list(KEY_COLUMNS))
-        joined["cycles"] = joined["count"] * joined["worth"]
-        grouped = joined.groupby([*RUN_COLUMNS, "row", "grade"], sort=False)["cycles"].sum()
-        frames.append(grouped.reset_index())
-    return pd.concat(frames, ignore_index=True)
+    ledger, tables = results.ledger, with_tables(results)
+    keys = list(ledger[["case", *KEY_COLUMNS]].itertuples(index=False, name=None))
+    lines: list[tuple[str, str, float]] = []
+    places: dict[tuple[Any, ...], range] = {}
+    for case, *key in dict.fromkeys(keys):
+        table, begin = tables[case], len(lines)
+        for name, n in terms(tuple(key), table).items():
+            row = table.rows[name]
+            lines.append((name, row.grade, n * row.value * table.scale(row)))
+        places[case, *key] = range(begin, len(lines))
+    worth = pd.DataFrame(lines, columns=["row", "grade", "worth"])
+    joined = ledger[[*RUN_COLUMNS, "count"]].take(np.repeat(np.arange(len(keys)), [len(places[key]) for key in keys]))
+    of = worth.take([place for key in keys for place in places[key]]).set_axis(joined.index)
+    joined = joined.assign(row=of["row"], grade=of["grade"], cycles=joined["count"] * of["worth"])
+    return joined.groupby([*RUN_COLUMNS, "row", "grade"], sort=False)["cycles"].sum().reset_index()
 
 
 def grades_of_differences(results: Results, references: Mapping[str, str]) -> pd.DataFrame:

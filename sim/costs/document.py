@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.bounded import content
@@ -64,12 +64,17 @@ def _rows(found: Any, where: str) -> tuple[CostRow, ...]:
     from pydantic import ValidationError  # a tenth of a second, which --help need not wait for
 
     try:
-        return _adapter().validate_json(json.dumps(found))
+        return _parsed(json.dumps(found))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         number, *keys = first["loc"] or ("",)
         at = f"row {number + 1}" if isinstance(number, int) else "rows"
         raise InputError(f"{where}: {', '.join([at, *map(str, keys[:1])])}: {first['msg']}") from error
+
+
+@lru_cache(maxsize=32)  # each statement about results asks for their tables
+def _parsed(rows: str) -> tuple[CostRow, ...]:
+    return _adapter().validate_json(rows)
 
 
 @cache

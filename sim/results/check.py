@@ -70,6 +70,7 @@ def cost_tables(costs: Any, manifest: Mapping[str, Any], where: str) -> dict[str
     if not isinstance(costs, Mapping):
         raise InputError(f"{where}: not the cost tables of a run (allowed: tables by name)")
     tables = {name: cost_documents.from_document(each, f"{where}: {_name(name)}") for name, each in costs.items()}
+    hashes = {name: manifests.sha256(each) for name, each in costs.items()}
     for case in manifest["cases"]:
         if case["cost_table"] not in tables:
             names = ", ".join(map(_name, tables))
@@ -77,7 +78,7 @@ def cost_tables(costs: Any, manifest: Mapping[str, Any], where: str) -> dict[str
                 f"{where}: lacks the cost table {shortened(case['cost_table'])} of case {shortened(case['case'])} "
                 f"(it has {names or 'none'})"
             )
-        if manifests.sha256(costs[case["cost_table"]]) != case["cost_table_sha256"]:
+        if hashes[case["cost_table"]] != case["cost_table_sha256"]:
             raise InputError(
                 f"{where}: {_name(case['cost_table'])}: is not the table of the run (another sha256 than in "
                 f"{manifests.NAME})"
