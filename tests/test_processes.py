@@ -5,7 +5,6 @@ import os
 import random
 import re
 import signal
-import struct
 import sys
 import threading
 import time
@@ -13,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from multiprocessing.context import SpawnProcess
 
 import pytest
+from worker_tasks import dies, dies_twice, doubled, killed_in_an_answer, raises_unsendable
 
 from sim import processes
 from sim.errors import InputError, RunError
@@ -21,21 +21,6 @@ from sim.experiment.processes import Processes
 from sim.processes import Died, Workers, in_processes
 
 PATIENCE_S = 120
-
-
-def doubled(task):
-    """The double of a task; raises for None."""
-    time.sleep(0.002)
-    if task is None:
-        raise InputError("none")
-    return 2 * task
-
-
-def killed_in_an_answer(connection, work, beside, number):
-    """A worker that sends half of an answer of 1 MB, and dies."""
-    connection.recv()
-    os.write(connection.fileno(), struct.pack("!i", 1_000_000) + b"x" * 500_000)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture
@@ -57,18 +42,6 @@ def test_a_task_that_cannot_be_sent_leaves_its_worker_for_others(pool):
     for each in failed:
         assert "pickle" in str(each.exception(PATIENCE_S))
     assert pool.submit(4).result(PATIENCE_S) == 8
-
-
-class Unsendable(InputError):
-    """Has what no other process can have."""
-
-    def __init__(self):
-        super().__init__("of one process")
-        self.lock = threading.Lock()
-
-
-def raises_unsendable(task):
-    raise Unsendable
 
 
 @pytest.mark.parametrize("pool", [raises_unsendable], indirect=True)
@@ -198,23 +171,6 @@ def test_every_task_is_done_though_workers_are_killed_while_they_start_wait_and_
     over.set()
     killer.join()
     assert sorted(found) == [2 * n for n in range(200)]
-
-
-def dies_twice(task):
-    """Kills its worker the first two times that it is done."""
-    number, place = task
-    with open(f"{place}/{number}", "a+") as tries:
-        tries.write("x")
-        if tries.tell() <= 2:
-            tries.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
-def dies(task):
-    if task == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return task
 
 
 def test_work_in_processes_whose_workers_die_is_done_again_and_in_order(tmp_path):
