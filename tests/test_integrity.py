@@ -177,7 +177,9 @@ def test_soundness_does_not_need_the_optimisations_of_the_processor(knob):
     run([config(name, **{knob: False}) for name in names], nothing_is_wrong, knob)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "kernel", ["v6.18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rfc", "v6.19"))]
+)
 def test_sound_strategies_are_sound_for_guests_with_amx(kernel):
     names = [name for name, host, cpu in SOUND_PAIRS if host == OFF and cpu == "sapphire-rapids"]
     run([config(name, kernel=kernel, guest_amx=True) for name in names], nothing_is_wrong, f"amx {kernel}")

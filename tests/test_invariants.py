@@ -1,6 +1,7 @@
 """What holds in every sequence: which operations run, with which masks, and whose registers a CPU holds."""
 
 from dataclasses import replace
+from itertools import product
 from typing import ClassVar
 from zlib import crc32
 
@@ -21,6 +22,8 @@ from sim.xsave.components import APX, AVX, CET_S, CET_U, MPX, PKRU, SSE, SUPERVI
 
 CPUS = ("sapphire-rapids", "zen4")
 KERNELS = ("rfc", "v6.18", "v6.19")
+QUICK = (("sapphire-rapids", "v6.18"), ("sapphire-rapids", "rfc"), ("zen4", "v6.19"))
+PAIRS = [pytest.param(*each, marks=[] if each in QUICK else pytest.mark.slow) for each in product(CPUS, KERNELS)]
 SSPS = ("PL0_SSP", "PL1_SSP", "PL2_SSP")
 
 MORE = settings(FIXED, max_examples=40)
@@ -93,8 +96,7 @@ class ExitToEntry(Logged):
             self.between.pop(c, None)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("cpu", CPUS)
+@pytest.mark.parametrize(("cpu", "kernel"), PAIRS)
 def test_no_operation_on_cet_s_between_a_vm_exit_and_the_next_entry(cpu, kernel):
     names = [name for name in strategies.names() if name not in ("manual-exit", "msr-autoload")]
     configs = [config(name, cpu, kernel) for name in names]
@@ -189,8 +191,7 @@ class SameButForCetS(Logged):
 
 
 @pytest.mark.parametrize("guest_xss", [CET_U | CET_S, CET_U])
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("cpu", CPUS)
+@pytest.mark.parametrize(("cpu", "kernel"), PAIRS)
 def test_xstate_strategies_run_what_free_ssp_runs_but_for_mask_bits_and_wrmsr_xss(cpu, kernel, guest_xss):
     names = ("free-ssp", "xstate-guest", "xstate-all")
     configs = [config(name, cpu, kernel, guest_xss=guest_xss) for name in names]
@@ -245,8 +246,7 @@ class Masks(Logged):
                     assert bool(operation.rfbm & CET_S) == loaded.is_guest
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("cpu", CPUS)
+@pytest.mark.parametrize(("cpu", "kernel"), PAIRS)
 def test_saves_have_the_mask_of_the_fpstate_and_restores_all_but_pkru(cpu, kernel):
     booted = config("xstate-guest", cpu, kernel)
     assert not booted.masks.host_default & CET_S
@@ -281,8 +281,10 @@ class Owners(Sequences):
             world.check_owner()
 
 
-@pytest.mark.parametrize("kernel", [*KERNELS, "v6.6"])
-@pytest.mark.parametrize("cpu", CPUS)
+@pytest.mark.parametrize(
+    ("cpu", "kernel"),
+    [*PAIRS, ("sapphire-rapids", "v6.6"), pytest.param("zen4", "v6.6", marks=pytest.mark.slow)],
+)
 def test_registers_of_a_cpu_are_those_of_the_task_that_it_names(cpu, kernel):
     names = ["no-cet"] if kernel == "v6.6" else ["no-cet", "xstate-guest", "xstate-all", "manual-load", "independent"]
     run(Owners, f"owners {cpu} {kernel}", 25, configs=[config(name, cpu, kernel) for name in names])

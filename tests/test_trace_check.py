@@ -53,10 +53,11 @@ def follow(config, events, partial=False, gaps=()):
     return verdict
 
 
+@pytest.mark.parametrize("number", [8, pytest.param(25, marks=pytest.mark.slow)])
 @by_trace
-def test_a_trace_may_begin_and_end_anywhere(path):
+def test_a_trace_may_begin_and_end_anywhere(path, number):
     trace, rng = Trace.read(path), random.Random(path.name)
-    for _ in range(25):
+    for _ in range(number):
         start = rng.randrange(len(trace.steps))
         verdict = follow(trace.config, trace.steps[start : start + rng.randrange(1, 3000)])
         assert not verdict.found, verdict.contradictions
@@ -244,11 +245,12 @@ def test_a_trace_without_the_events_is_one_error_that_says_how_to_record_them(pa
     assert "perf record -a" in err
 
 
-def test_one_flipped_bit_is_a_contradiction_and_not_a_trace_without_kvm_fpu(tmp_path, capsys):
+@pytest.mark.parametrize("one_of", [48, pytest.param(16, marks=pytest.mark.slow)])
+def test_one_flipped_bit_is_a_contradiction_and_not_a_trace_without_kvm_fpu(tmp_path, capsys, one_of):
     lines = text(next(path for path in TRACES if "host-builds" in path.name)).splitlines(True)
     shown = [i for i, line in enumerate(lines) if "xcomp_bv: 80000000000008e7" in line]
     path, statuses = tmp_path / "t.txt", Counter()
-    for i in shown[::16]:
+    for i in shown[::one_of]:
         broken = lines[i].replace("08e7", "18e7")
         path.write_text("".join([*lines[:i], broken, *lines[i + 1 :]]))
         status, out, _ = run(capsys, "replay", str(path), "--check", "--json")

@@ -5,6 +5,7 @@ import json
 import random
 from collections import Counter
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ INTEL = profile("sapphire-rapids").freedoms
 EVERYTHING = FP | SSE | AVX | AVX512 | XTILE
 
 
+@cache
 def differences(free: Freedoms) -> Counter[str]:
     results = [run(file, free) for file in READ]
     return Counter(each.field for result in results for each in (*result.departures, *result.left_open))
