@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import engine_mode  # first of all: the loop as plain Python  # noqa: F401
 import pytest
 from test_integrity import HOST_OFF_SOUND
 from verdicts import nothing_is_wrong, run
