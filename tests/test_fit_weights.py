@@ -107,7 +107,7 @@ def test_a_control_group_weighs_what_its_cpu_time_comes_to_on_each_cpu(cpus):
     lives = [life("shell", 1, 0.001, burst_ms=20)]
     for cpu in cpus:
         lives += [life(f"in{n}", 10 * cpu + n, 0.1, cpu, parent=1) for n in (2, 3, 4)]
-        lives.append(life(f"root{cpu}", 90 + cpu, 0.7, cpu))
+        lives.append(life("root-" + "ab"[cpu], 90 + cpu, 0.7, cpu))
     found = entries(*lives)
     assert {found[key].weight for key in found if key[0].startswith("root")} == {1024}
     for cpu in cpus:
@@ -141,6 +141,26 @@ def test_whose_parent_is_not_known_belongs_to_the_only_family_that_forks_threads
     assert named([*make, life("cc1", 7, prio=130)]) == {frozenset({1, 2, 3})}
     other = [life("ninja", 11), life("cc1", 12, parent=11)]
     assert named([*make, *other, before]) == {frozenset({1, 2, 3}), frozenset({11, 12})}
+
+
+def test_busy_threads_of_a_series_that_no_family_forks_are_one():
+    """As the compilers of a make that forks nothing while the trace is recorded."""
+    busy, brief = [life("cc1", n) for n in (1, 2)], life("cc1", 3, 0.01, burst_ms=20, prio=120)
+    brief.user = False
+    assert named([*busy, life("cc1", 4, prio=130), life("ld", 5), brief]) == {frozenset({1, 2})}
+    assert named([life("hog0", 1), life("hog1", 2)]) == {frozenset({1, 2})}
+    assert named([life("task-71", 1), life("task-72", 2)]) == set()
+    assert named([life("cc1", n, 0.2, burst_ms=20) for n in (1, 2)]) == set()
+    two_makes = [life("make", 11), life("cc1", 12, parent=11), life("ninja", 21), life("cc1", 22, parent=21)]
+    assert named([*two_makes, *busy]) == {frozenset({11, 12}), frozenset({21, 22})}
+
+
+def test_busy_threads_of_a_series_compete_as_one_control_group_if_the_host_has_groups():
+    compilers = [life("cc1", n, 0.15) for n in (1, 2)]
+    found = entries(*compilers, life("root", 3, 0.6))
+    assert found["cc1", 0].family_weight == pytest.approx(1024 * 0.3 / 0.6, rel=0.02)
+    assert not found["root", 0].family
+    assert not entries(*compilers, life("root", 3, 0.15))["cc1", 0].family
 
 
 def test_a_thread_that_is_always_busy_is_no_entry_with_those_of_its_name_that_come_and_go():

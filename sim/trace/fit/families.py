@@ -4,6 +4,7 @@ A trace does not name groups.  If threads that always have work get other shares
 the kernel schedules by groups; and threads that were forked by one another are probably in one.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeVar
@@ -27,6 +28,15 @@ SHORTEST_NS: Final = 1_000_000_000
 UNLIKE: Final = 1.5
 """Without groups, CPU time per weight differs by less than this factor between threads of a CPU."""
 
+_NUMBERED: Final = re.compile(r"[-_:/.]?\d+$")
+"""What the numbered threads of a series differ in."""
+_ANONYMOUS: Final = re.compile(r"task-\d+$")
+
+
+def series(name: str) -> str:
+    """The name that the numbered threads of a series have in common; one without a name of its own has no series."""
+    return name if _ANONYMOUS.match(name) else _NUMBERED.sub("", name)
+
 
 def by_groups(lives: Iterable[Life], seconds_ns: int) -> bool:
     """Whether the trace is long enough to show that the host schedules by control groups, and shows it."""
@@ -47,13 +57,19 @@ def by_nice(lives: Iterable[Life], seconds_ns: int) -> bool:
     return all(max(each) <= UNLIKE * min(each) for each in per_weight.values())
 
 
+def is_long(life: Life) -> bool:
+    """Whether it is a user thread whose bursts take several slices."""
+    return life.user and life.at_ns.total() >= LONG_NS * len(life.bursts)
+
+
 def families(lives: Iterable[Life], pairs: Iterable[tuple[Life, Life]] = ()) -> list[list[Life]]:
     """Threads that forked one another in the trace, with the thread that forked the first; families of two or more.
 
     Of each of the ``pairs`` both are in one family.
 
     Who forked a thread that was there before the trace is not known.  If only one family has forked threads of its
-    name, it belongs there, with all that it has forked itself: it is another job of the same make.
+    name, it belongs there, with all that it has forked itself: it is another job of the same make.  If none has, long
+    ones of one series and nice value belong together: they are jobs of one make that forked nothing in the trace.
     """
     lives = list(lives)
     parents = {life.tid: life.parent for life in lives if life.parent >= 0}
@@ -71,10 +87,16 @@ def families(lives: Iterable[Life], pairs: Iterable[tuple[Life, Life]] = ()) -> 
             if life.parent >= 0:
                 forked[life.name, life.nice].add(top)
     found: dict[int, list[Life]] = defaultdict(list)
+    alike: dict[tuple[str, int], int] = {}
     for top, tree in trees.items():
         first = min(tree, key=lambda life: life.first_ns)
         others = forked[first.name, first.nice] - {top}
-        found[others.pop() if first.tid == top and len(others) == 1 else top] += tree
+        into = top
+        if first.tid == top and len(others) == 1:
+            (into,) = others
+        elif not others and {life.tid for life in tree} == {top} and any(map(is_long, tree)):
+            into = alike.setdefault((series(first.name), first.nice), top)
+        found[into] += tree
     for one, other in pairs:
         here, there = (next(key for key, family in found.items() if life in family) for life in (one, other))
         if here != there:

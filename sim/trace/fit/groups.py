@@ -1,13 +1,12 @@
 """Threads that are alike, as one entry of a scenario: how many, where, and the samples of what they do."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
 from sim.trace.fit.entries import ENOUGH, FULL_NS, Charges, Group, Key, Kind, key_of
-from sim.trace.fit.families import by_groups, by_nice, family_names
+from sim.trace.fit.families import by_groups, by_nice, family_names, series
 from sim.trace.fit.handled import Waited, exit_wakes, handled_exits
 from sim.trace.fit.handovers import sharing
 from sim.trace.fit.order import order, whole
@@ -29,10 +28,6 @@ LEAST_NS: Final = 100
 GOES_ON_NS: Final = 2000
 """A burst that lasts no longer after a wake-up is over: to go to sleep takes 1 us, in the simulated host, too.  It is
 the median that counts: now and then a timer wakes one of those that the thread wakes, in the middle of its burst."""
-
-_NUMBERED: Final = re.compile(r"[-_:/.]?\d+$")
-"""What the numbered threads of a series differ in."""
-_ANONYMOUS: Final = re.compile(r"task-\d+$")
 
 
 def grouped(
@@ -149,14 +144,13 @@ def _by_key(lives: Sequence[Life], kind: Kind, place: Places, steady_ns: float) 
 
     Those with something to do all the time, in a burst of ``steady_ns`` or more, are not like others of that name.
     """
-    series: dict[str, set[str]] = defaultdict(set)
+    names: dict[str, set[str]] = defaultdict(set)
     for life in lives:
-        series[_NUMBERED.sub("", life.name)].add(life.name)
+        names[series(life.name)].add(life.name)
     found: dict[Key, list[Life]] = defaultdict(list)
     for life in lives:
-        stem = _NUMBERED.sub("", life.name)
-        alike = len(series[stem]) > 1 and not _ANONYMOUS.match(life.name)
-        found[kind, key_of(stem if alike else life.name), life.nice, place[id(life)]].append(life)
+        stem = series(life.name)
+        found[kind, key_of(stem if len(names[stem]) > 1 else life.name), life.nice, place[id(life)]].append(life)
     for key, alike_lives in list(found.items()):
         steady = [life for life in alike_lives if max(each.end_ns - each.ready_ns for each in life.bursts) > steady_ns]
         if 0 < len(steady) < len(alike_lives):

@@ -10,7 +10,7 @@ from itertools import pairwise
 from math import sqrt
 from typing import Final
 
-from sim.trace.fit.families import LEAST_ON, LONG_NS
+from sim.trace.fit.families import LEAST_ON, is_long
 from sim.trace.fit.thread_times import Life
 
 SELDOM: Final = 0.6
@@ -33,9 +33,9 @@ LEAST_OF_SOME: Final = 5
 def sharing(lives: Sequence[Life], seconds_ns: int) -> list[tuple[Life, Life]]:
     """Pairs of threads that are in one group, unlike others on their CPU."""
     found: list[tuple[Life, Life]] = []
-    busy = [life for life in lives if _is_long(life) and life.at_ns.total() >= LEAST_ON * seconds_ns]
+    busy = [life for life in lives if is_long(life) and life.at_ns.total() >= LEAST_ON * seconds_ns]
     for life in lives:
-        if not life.user or _is_long(life) or life.handed.total() < LEAST:
+        if not life.user or is_long(life) or life.handed.total() < LEAST:
             continue
         begin_ns, end_ns = life.bursts[0].ready_ns, life.bursts[-1].end_ns
         always = [each for each in busy if _runnable(each, begin_ns, end_ns) >= ALWAYS * (end_ns - begin_ns)]
@@ -44,10 +44,6 @@ def sharing(lives: Sequence[Life], seconds_ns: int) -> list[tuple[Life, Life]]:
             inside = _inside(life, {each.tid: each.at_ns[cpu] for each in there}, cpu)
             found += pairwise([life, *(each for each in there if each.tid in inside)])
     return found
-
-
-def _is_long(life: Life) -> bool:
-    return life.user and life.at_ns.total() >= LONG_NS * len(life.bursts)
 
 
 def _runnable(life: Life, begin_ns: int, end_ns: int) -> int:
