@@ -72,6 +72,19 @@ def test_a_burst_spans_preemption_and_a_sleep_ends_at_its_wakeup():
     assert group.key[3] == (0,)
 
 
+def test_who_gets_the_cpu_at_a_wake_up_is_known_if_it_is_at_once():
+    trace = Trace()
+    trace.switch(0, 0, "R", 7)
+    trace.switch(100, 7, "S", 8)
+    for begin, soon in ((1000, 5), (2000, 5), (3000, 50)):
+        trace.wakes(begin, 7, by=8)
+        trace.switch(begin + soon, 8, "R", 9)
+        trace.switch(begin + 200, 9, "R", 7)
+        trace.switch(begin + 300, 7, "S", 8)
+    watcher, _ = trace.groups()
+    assert {life.tid: dict(life.took) for life in watcher.lives if life.took} == {7: {(0, 8, 9): 2}}
+
+
 def test_what_the_model_charges_is_taken_from_bursts_by_stint():
     _, groups = periodic().groups(Charges(stint=10 * US))
     (group,) = (each for each in groups if each.names == ["worker7"])

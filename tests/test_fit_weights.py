@@ -8,7 +8,7 @@ from sim.analysis import tuning
 from sim.trace.fit.entries import Charges, Group
 from sim.trace.fit.families import families
 from sim.trace.fit.groups import _threads, grouped
-from sim.trace.fit.handovers import sharing
+from sim.trace.fit.handovers import passed_over, sharing
 from sim.trace.fit.pins import pins
 from sim.trace.fit.thread_times import Burst, Life
 from sim.trace.fit.ticks import Ticks
@@ -232,6 +232,29 @@ def beside_busy_threads(handed, on_ms, wakers=None):
 )
 def test_a_short_burst_leaves_the_cpu_to_threads_of_its_group(handed, on_ms, together):
     assert beside_busy_threads(handed, on_ms) == together
+
+
+@pytest.mark.parametrize(
+    ("took", "handed", "inside"),
+    [
+        ({(2, 3): 30, (3, 2): 10, (2, 1): 40, (3, 1): 50}, {2: 50, 3: 50}, {1, 2}),
+        ({(2, 3): 12, (3, 2): 2, (2, 1): 88, (3, 1): 55}, {2: 50, 3: 50}, set()),
+        ({(2, 3): 30, (3, 2): 25, (2, 1): 40, (3, 1): 50}, {2: 50, 3: 50}, set()),
+        ({(2, 3): 30, (3, 2): 10, (2, 1): 40, (3, 1): 50}, {2: 20, 3: 80}, set()),
+    ],
+    ids=["of its group", "slices that were over", "either way", "it is left the CPU less often than it has it"],
+)
+def test_a_wake_up_by_which_another_group_goes_on_shows_who_shares_a_group(took, handed, inside):
+    """Thread 2 has the CPU for two fifths of the time, 3 for the rest; two threads of short bursts share the counts."""
+    shorts = [life(f"short{tid}", tid, 0.1, burst_ms=20) for tid in (1, 11)]
+    busy = [life("hog", 2, 0.32), life("cc1", 3, 0.48)]
+    for (preempted, next_one), times in took.items():
+        for number, short in enumerate(shorts):
+            short.took[0, preempted, next_one] = (times + number) // 2
+    for tid, times in handed.items():
+        shorts[0].handed[0, tid] = times
+    found = {each.tid for pair in passed_over([*shorts, *busy], SECONDS_NS) for each in pair}
+    assert found == (inside | {11} if inside else set())
 
 
 def test_a_thread_that_comes_and_goes_with_its_waker_shows_no_group():

@@ -8,7 +8,7 @@ from typing import Final
 from sim.trace.fit.entries import ENOUGH, FULL_NS, Charges, Group, Key, Kind, key_of
 from sim.trace.fit.families import by_groups, by_nice, family_names, series
 from sim.trace.fit.handled import Waited, exit_wakes, handled_exits
-from sim.trace.fit.handovers import sharing
+from sim.trace.fit.handovers import passed_over, sharing
 from sim.trace.fit.order import order, whole
 from sim.trace.fit.pins import IDLE, Places, pins
 from sim.trace.fit.stays import parts
@@ -79,13 +79,16 @@ def grouped(
             group.exit_wakes = exit_wakes(own, group.exits, woken)
         elif group.key in waits:
             group.wakes = {keys[number]: mean for number, mean in waits[group.key].wakes.items()}
+    shared = sharing(whole_lives, last_ns - first_ns)
+    host_has_groups = bool(shared) or by_groups(whole_lives, last_ns - first_ns)
+    if host_has_groups:
+        shared += passed_over(whole_lives, last_ns - first_ns)
     pairs = [
         (each, another)
-        for one, other in sharing(whole_lives, last_ns - first_ns)
+        for one, other in shared
         for each in cut.get(id(one), [one])
         for another in cut.get(id(other), [other])
     ]
-    host_has_groups = bool(pairs) or by_groups(whole_lives, last_ns - first_ns)
     as_nice = not pairs and by_nice(whole_lives, last_ns - first_ns)
     most = set_weights(found, LIGHT * (last_ns - first_ns), by_nice=as_nice)
     entries = {key: member.lives for key, member in members.items()}

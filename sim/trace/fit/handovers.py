@@ -3,14 +3,18 @@
 Within a group's turn its own threads follow one another: when one goes to sleep, the scheduler picks the next from the
 same group, whose request is not used up yet (pick_next_task_fair() and RUN_TO_PARITY, kernel/sched/fair.c, Linux
 v6.18).  Without groups a busy thread gets the CPU after a short burst about as often as it has it at all.
+
+And by whom their wake-ups preempt: one that would run before the busy thread of its group ends the slice, but then the
+groups are compared first, and if this one has had its share, a busy thread of another group goes on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import sqrt
 from typing import Final
 
-from sim.trace.fit.families import LEAST_ON, is_long
+from sim.trace.fit.families import LEAST_ON, is_long, series
 from sim.trace.fit.thread_times import Life
 
 SELDOM: Final = 0.6
@@ -28,12 +32,17 @@ LEAST: Final = 20
 """The fewest bursts that say anything."""
 LEAST_OF_SOME: Final = 5
 """The fewest after which one thread got the CPU that say that it is in the group."""
+PASSED: Final = 0.1
+"""Without groups, a busy thread of another series gets the CPU at this share of the wake-ups that preempt, or less: a
+slice that was over is noticed then.  Where the one preempted is in the woken one's group it is a quarter to a half."""
+BACK: Final = 2.0
+"""It does so more often by this factor than the other way round: into the group short ones go first."""
 
 
 def sharing(lives: Sequence[Life], seconds_ns: int) -> list[tuple[Life, Life]]:
     """Pairs of threads that are in one group, unlike others on their CPU."""
     found: list[tuple[Life, Life]] = []
-    busy = [life for life in lives if is_long(life) and life.at_ns.total() >= LEAST_ON * seconds_ns]
+    busy = _busy(lives, seconds_ns)
     for life in lives:
         if not life.user or is_long(life) or life.handed.total() < LEAST:
             continue
@@ -44,6 +53,39 @@ def sharing(lives: Sequence[Life], seconds_ns: int) -> list[tuple[Life, Life]]:
             inside = _inside(life, {each.tid: each.at_ns[cpu] for each in there}, cpu)
             found += pairwise([life, *(each for each in there if each.tid in inside)])
     return found
+
+
+def passed_over(lives: Sequence[Life], seconds_ns: int) -> list[tuple[Life, Life]]:
+    """Pairs of threads that are in one group of a host that has groups: series of short bursts, and who is preempted by
+    their wake-ups while others go on.
+    """
+    busy = _busy(lives, seconds_ns)
+    named = {life.tid: series(life.name) for life in busy}
+    alike: dict[tuple[str, int], list[Life]] = defaultdict(list)
+    for life in lives:
+        if life.user and not is_long(life):
+            alike[series(life.name), life.nice].append(life)
+    found: list[tuple[Life, Life]] = []
+    for short in alike.values():
+        took = sum((life.took for life in short), Counter())
+        handed = sum((life.handed for life in short), Counter())
+        for one in busy:
+            others = [tid for tid, name in named.items() if name != named[one.tid]]
+            for cpu in one.at_ns:
+                there = [each for each in busy if each.at_ns[cpu]]
+                after = sum(handed[cpu, each.tid] for each in there)
+                time = sum(each.at_ns[cpu] for each in there)
+                preempted = sum(times for (at, tid, _), times in took.items() if (at, tid) == (cpu, one.tid))
+                passed = sum(took[cpu, one.tid, tid] for tid in others)
+                more = passed - PASSED * preempted > SIGMAS * sqrt(PASSED * preempted + 1)
+                back = BACK * sum(took[cpu, tid, one.tid] for tid in others)
+                if more and passed > back and handed[cpu, one.tid] * time >= after * one.at_ns[cpu]:
+                    found += pairwise([one, *short])
+    return found
+
+
+def _busy(lives: Iterable[Life], seconds_ns: int) -> list[Life]:
+    return [life for life in lives if is_long(life) and life.at_ns.total() >= LEAST_ON * seconds_ns]
 
 
 def _runnable(life: Life, begin_ns: int, end_ns: int) -> int:
