@@ -300,6 +300,15 @@ def test_threads_that_come_and_go_are_tuned_by_how_long_they_wait_however_few_th
     assert changed < 0.9 if cycles >= tuning.ENOUGH else changed == 1
 
 
+@pytest.mark.parametrize(("cycles", "changes"), [(40, False), (2000, True)])
+def test_a_weight_is_tuned_only_if_waits_differ_by_more_than_chance(cycles, changes):
+    """Waits are 1.2 times as long: of 41 the mean has a standard error of 0.16, of 2,001 one of 0.02."""
+    group = Group(("compute", "a", 0, ()), cycles, 1, Counter(), 5 * MS, 105 * MS, 1024, entry="a")
+    group.compute, group.sleep, group.cycles = [5.0 * MS / cycles] * cycles, [1_900.0 * MS / cycles] * cycles, cycles
+    seen = tuning._Seen({"a": cycles / 2}, {"a": 0.0025}, {"a": 0.0625})
+    assert (tuning._tuned(group, group, seen, 2.0, 0.7).weight != 1024) == changes
+
+
 def test_a_thread_that_hardly_sleeps_is_tuned_by_what_it_gets_of_the_cpu():
     group = Group(("compute", "busy", 0, ()), 1, 1, Counter(), 900 * MS, 1_990 * MS, 1024, entry="busy")
     group.compute, group.sleep, group.cycles = [3.0 * MS] * 300, [0.03 * MS] * 300, 300

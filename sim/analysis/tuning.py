@@ -11,6 +11,7 @@ import io
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import log, sqrt
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,6 +22,7 @@ from sim.processes import in_processes
 from sim.scenario.cases import Case
 from sim.trace.fit.entries import FULL_NS, Group, Key
 from sim.trace.fit.estimate import Fitted
+from sim.trace.fit.families import LONG_NS
 from sim.trace.fit.lives import Watcher
 from sim.trace.fit.weights import LEAST_WEIGHT, MOST_WEIGHT, NICE_0_LOAD
 from sim.trace.fit.writing import write
@@ -50,6 +52,9 @@ LEAST_SHARE: Final = 0.02
 """The share of a CPU from which on the weight of a thread that never sleeps is tuned."""
 LEAST_WAIT: Final = 0.1
 """Waits for a CPU, of the time that a thread was runnable, from which on its weight is tuned by them."""
+SURE: Final = 2.0
+"""Standard errors of the mean wait, as if waits were exponential, from which on a weight is tuned by them.  Threads of
+one weight have exactly that: at a tick, which renews the request of a thread that is alone, it decides who goes on."""
 NICE_STEP: Final = 1.25
 """What one step of nice changes the weight by (sched_prio_to_weight[], kernel/sched/core.c, Linux v6.18)."""
 MOST: Final = NICE_STEP**10
@@ -146,7 +151,8 @@ def _tuned(group: Group, first: Group, seen: _Seen, seconds: float, gain: float)
         share = group.on_ns * 1e-9 / seconds
         return _weighted(group, first, share / on, gain) if share >= LEAST_SHARE else group
     there, here = (group.wanted_ns - group.on_ns) / cycles, 1e9 * (wanted - on) / rate
-    if there > LEAST_WAIT * group.wanted_ns / cycles:
+    waits = cycles + group.on_ns / LONG_NS  # a long burst waits several times
+    if there > LEAST_WAIT * group.wanted_ns / cycles and abs(log(max(here, 1) / there)) > SURE / sqrt(waits):
         group = _weighted(group, first, here / there, gain / 2)
     if not mean or own < LEAST_OWN or cycles < ENOUGH:
         return group
