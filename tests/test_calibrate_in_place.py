@@ -170,12 +170,15 @@ def test_differences_come_out_within_a_cycle_whatever_drifts_and_whatever_is_don
     assert control.number.value == pytest.approx(0, abs=0.5)
     assert found.shows_writing
     assert found.between_runs < 1
+    assert 0 < found.widest <= calls.NARROW
 
 
 def test_what_two_halves_of_the_processes_differ_by_is_told():
     seen = measured()
     seen.values[2, 6:] += 9.0
-    assert calls.of_calls("urandom", SETS, seen).between_runs == pytest.approx(9, abs=1)
+    found = calls.of_calls("urandom", SETS, seen)
+    assert found.between_runs == pytest.approx(9, abs=1)
+    assert found.widest == pytest.approx(4.5, abs=1)
 
 
 def test_a_set_without_a_number_has_no_row_and_leaves_the_others():

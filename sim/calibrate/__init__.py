@@ -54,7 +54,8 @@ Bar = Callable[[float], AbstractContextManager[Progress]]
 class Result:
     """The texts to write, and what to tell the user.
 
-    ``between_runs`` is by how many TSC cycles the two halves of the processes differ at most, by kind of call.
+    By kind of call, in TSC cycles: ``widest`` is half of the widest interval of a difference, and ``between_runs`` by
+    how much the two halves of the processes differ at most.
     """
 
     table: str
@@ -67,6 +68,7 @@ class Result:
     misfit: dict[tuple[str, str], float]
     spans_zero: tuple[int, int]
     left_out: dict[str, str]
+    widest: dict[str, float]
     between_runs: dict[str, float]
 
 
@@ -156,7 +158,7 @@ class _Calibration:
             {name: each.processes for name, each in self.measured.items()},
             {name: each.rejected / each.samples for name, each in self.measured.items()},
             {**xsave.misfit, **(in_guest.misfit if in_guest else {})}, (sum(shown), len(shown)), self.left_out,
-            {each.where: each.between_runs for each in called},
+            {each.where: each.widest for each in called}, {each.where: each.between_runs for each in called},
         )  # fmt: skip
 
     def _called(self, where: str) -> calls.Found | None:

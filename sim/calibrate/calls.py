@@ -122,6 +122,11 @@ class Found:
     noise: float
 
     @property
+    def widest(self) -> float:
+        """Half of the widest interval, in TSC cycles: :data:`NARROW`, or more if the time was up before."""
+        return max((each.high - each.low for some in self.series.values() for each in some.values()), default=0.0) / 2
+
+    @property
     def shows_writing(self) -> bool:
         """Whether writing everything was seen to cost more than skipping it, and there are sets enough for the terms.
 

@@ -47,8 +47,9 @@ def calibrate(
     Leave the machine idle while it runs. Disturbed samples are rejected, but a busy neighbour is not always noticed.
 
     With --json: {"table", "measurements", "cpu", "derived_from", "rows", "processes", "rejected" (a fraction, by
-    stage), "misfit" (by instruction and level), "differences", "spanning_zero", "left_out" (reasons), "between_runs"
-    (TSC cycles by which two halves of the processes differ at most, by kind of call)}.
+    stage), "misfit" (by instruction and level), "differences", "spanning_zero", "left_out" (reasons), "widest" and
+    "between_runs" (by kind of call, in TSC cycles: half of the widest interval, and by how much two halves of the
+    processes differ at most)}.
 
     \b
     Examples:
@@ -113,6 +114,7 @@ def _document(result: "Result", path: Path, beside: Path) -> dict[str, Any]:
         "differences": result.spans_zero[1],
         "spanning_zero": result.spans_zero[0],
         "left_out": result.left_out,
+        "widest": result.widest,
         "between_runs": result.between_runs,
     }
 
@@ -133,8 +135,9 @@ def _text(result: "Result", path: Path, beside: Path) -> str:
         + ", ".join(f"{name} {level or 'L1'} {off:.0%}" for (name, level), off in result.misfit.items()),
         f"differences in ring 0 whose interval spans zero: {result.spans_zero[0]} of {result.spans_zero[1]}",
         *(
-            f"{STAGES[where]}: between two halves of the processes at most {cycles:.1f} TSC cycles"
-            for where, cycles in result.between_runs.items()
+            f"{STAGES[where]}: differences known to +-{widest:.1f} TSC cycles or better within this run; its "
+            f"two halves differ by at most {result.between_runs[where]:.1f}"
+            for where, widest in result.widest.items()
         ),
     ]
     return "\n".join(lines)
