@@ -399,6 +399,7 @@ def test_a_feature_that_is_taken_away_is_gone_whatever_else_is_said_of_it(name, 
         ('{"machine-config": {"cpu_template": "V1N1"}}', "found cpu_template 'V1N1' .allowed: C3, T2,"),
         ('{"machine-config": {}, "cpu-config": "/etc/t.json"}', "names a CPU template, '/etc/t.json'"),
         ('{"cpuid_modifiers": [{"leaf": "0x7"}]}', "a cpuid_modifier that is none"),
+        ('{"name": "vm"}', "has no list 'cpuid_modifiers'"),
         ('{"cpuid_modifiers": [5]}', "a cpuid_modifier that is none"),
         (
             '{"cpuid_modifiers": [{"leaf": "7", "subleaf": "0", "modifiers": [{"register": "eax", "bitmap": "0x1"}]}]}',

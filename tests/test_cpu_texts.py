@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from sim.errors import InputError
-from sim.kernel import cpu_models
+from sim.kernel import cpu_model_files
 from sim.xsave import cpuid, cpuid_bytes, cpuid_rows, imported
 from sim.xsave.profile_data import shipped
 from sim.xsave.profiles import of_data, profile
@@ -284,7 +284,7 @@ def test_what_has_no_registers_is_named_with_what_to_do_instead(kind):
 def test_a_file_that_is_said_to_be_a_guests_model_is_one(kind, tmp_path):
     path = tmp_path / "host.xml"
     path.write_text(OTHERS[kind][0])
-    assert cpu_models.of_domain(str(path)) in ("SapphireRapids", "EPYC-Genoa")
+    assert cpu_model_files.of_domain(str(path)) in ("SapphireRapids", "EPYC-Genoa")
 
 
 def test_a_picture_and_an_archive_are_named():
