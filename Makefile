@@ -6,6 +6,10 @@ COMPILE = $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-ex
 
 .PHONY: run test test-oldest test-all lint coverage mutants verify kill fuzz bench docs site man dist lock kmod clean
 
+# Python keeps its bytecode even where the environment says otherwise: without, each of the hundreds of processes that the
+# tests start compiles all modules that it imports.
+export PYTHONDONTWRITEBYTECODE =
+
 # The flagship, 10 s of each case.
 run: .venv/ready
 	$(BIN)/fpswitch run scenarios/rfc-question.toml --engine auto --set run.measure='1 s'
