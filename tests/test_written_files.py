@@ -7,22 +7,44 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 
 import pytest
 
+from sim.cli import main
 from sim.results import files
 
 
-def fpswitch(*arguments, stdout=subprocess.DEVNULL, **options):
-    """A process of the command line."""
-    command = [sys.executable, "-m", "sim.cli", *map(str, arguments)]
-    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, **options)
+def fpswitch(*arguments, stdout=None):
+    """A process of the command line, whose standard output is a file; forked, so that it need not import anything."""
+    with tempfile.TemporaryFile() as errors, open(os.devnull, "wb") as nothing:
+        child = os.fork()
+        if child == 0:
+            _becomes_fpswitch(list(map(str, arguments)), stdout or nothing, errors)
+        _, status = os.waitpid(child, 0)
+        errors.seek(0)
+        return subprocess.CompletedProcess(arguments, os.waitstatus_to_exitcode(status), None, errors.read().decode())
 
 
-def drawn(out, *arguments, **options):
+def _becomes_fpswitch(arguments, stdout, stderr):
+    """Does not return."""
+    status = 99
+    try:
+        os.dup2(stdout.fileno(), 1)
+        os.dup2(stderr.fileno(), 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        main(arguments)
+    except SystemExit as stop:
+        status = stop.code or 0
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(status)
+
+
+def drawn(out, *arguments, stdout=None):
     """A short timeline, written by another process."""
-    found = fpswitch("timeline", "overcommit", "--duration", "1 ms", "-o", out, *arguments, **options)
+    found = fpswitch("timeline", "overcommit", "--duration", "1 ms", "-o", out, *arguments, stdout=stdout)
     assert "Traceback" not in found.stderr
     return found
 
@@ -68,7 +90,7 @@ def test_standard_output_in_a_file_is_written_to_and_its_link_stays(tmp_path, de
 def test_standard_error_and_another_descriptor_are_written_to_as_well(tmp_path, dev, timeline):
     with (tmp_path / "out").open("wb") as out:
         number = out.fileno()
-        assert drawn(dev / "fd" / str(number), pass_fds=[number]).returncode == 0
+        assert drawn(dev / "fd" / str(number)).returncode == 0
     assert (tmp_path / "out").read_bytes() == timeline
     program = (
         f"from pathlib import Path; from sim.results import files; files.write(Path({str(dev)!r}, 'stderr'), b'a page')"
