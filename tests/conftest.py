@@ -17,6 +17,7 @@ import wrong_scenarios
 import sim
 from sim import experiment
 from sim.analysis import answers
+from sim.calibrate import programs
 from sim.engine import kept_tables
 from sim.results.tables import SCHEMAS
 
@@ -110,6 +111,13 @@ def ran(tmp_path):
         return experiment.run(path, overrides=changes, jobs=1, simulate=simulate, out=out)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def made():
+    """The programs that measure, compiled once for all test files."""
+    with programs.compiled() as compiled:
+        yield compiled
 
 
 @pytest.fixture(scope="session")

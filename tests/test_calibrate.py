@@ -161,16 +161,15 @@ def test_every_variant_of_every_rung_is_in_the_list_beside_the_table(measured):
 
 
 @measures
-def test_the_modified_optimisation_shows_where_the_cpu_has_it(tmp_path):
+def test_the_modified_optimisation_shows_where_the_cpu_has_it(made):
     """XSAVEOPT to the area of the last XRSTOR leaves out what was not touched, on any CPU that has it at all."""
-    with programs.compiled() as made_programs:
-        here = machine.this_machine(made_programs)
-        everything = max(here.sets or ladder(here.xcr0))
-        variants = [Variant("XSAVEOPT", same, touched) for same in (False, True) for touched in (False, True)]
-        lines = "".join(f"{Timing(each, everything).line}\n" for each in variants)
-        cpu = max(os.sched_getaffinity(0))
-        command = [made_programs.xsave, str(cpu), "60", str(here.l1d_bytes)]
-        done = subprocess.run(command, input=lines.encode(), capture_output=True, check=True)
+    here = machine.this_machine(made)
+    everything = max(here.sets or ladder(here.xcr0))
+    variants = [Variant("XSAVEOPT", same, touched) for same in (False, True) for touched in (False, True)]
+    lines = "".join(f"{Timing(each, everything).line}\n" for each in variants)
+    cpu = max(os.sched_getaffinity(0))
+    command = [made.xsave, str(cpu), "60", str(here.l1d_bytes)]
+    done = subprocess.run(command, input=lines.encode(), capture_output=True, check=True)
     found = np.frombuffer(done.stdout, samples.SAMPLE)
     wanted = samples.as_wanted(found, np.array([everything] * 4, np.uint64))
     _, other_touched, same, same_touched = samples.medians_by_row(
@@ -180,26 +179,22 @@ def test_the_modified_optimisation_shows_where_the_cpu_has_it(tmp_path):
 
 
 @measures
-def test_a_plan_that_is_not_understood_is_refused():
-    with programs.compiled() as made_programs:
-        cpu = str(max(os.sched_getaffinity(0)))
-        done = subprocess.run(
-            [made_programs.xsave, cpu, "1", "32768"], input=b"9 0 0 0 0\n", capture_output=True, check=False
-        )
-        assert (done.returncode, done.stdout) == (2, b"")
-        done = subprocess.run([made_programs.switch, cpu, "1"], input=b"7\n", capture_output=True, check=False)
-        assert (done.returncode, done.stdout) == (2, b"")
+def test_a_plan_that_is_not_understood_is_refused(made):
+    cpu = str(max(os.sched_getaffinity(0)))
+    done = subprocess.run([made.xsave, cpu, "1", "32768"], input=b"9 0 0 0 0\n", capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    done = subprocess.run([made.switch, cpu, "1"], input=b"7\n", capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
 
 
 @measures
 @pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="no access to /dev/kvm")
-def test_a_guest_whose_adds_are_slower_than_may_be_is_refused_in_one_sentence():
+def test_a_guest_whose_adds_are_slower_than_may_be_is_refused_in_one_sentence(made):
     def vm(slower):
-        command = [made_programs.vm, str(max(os.sched_getaffinity(0))), "1", str(slower)]
+        command = [made.vm, str(max(os.sched_getaffinity(0))), "1", str(slower)]
         return subprocess.run(command, input=b"0 0 0\n", capture_output=True, check=False)
 
-    with programs.compiled() as made_programs:
-        refused, patient = vm(0), vm(10**9)
+    refused, patient = vm(0), vm(10**9)
     said = refused.stderr.decode()
     assert (refused.returncode, refused.stdout, said.count("\n")) == (3, b"", 1)
     assert re.fullmatch(r"KVM interprets its guests here: an add takes \d+ TSC cycles in a guest, \d+ times .*\n", said)

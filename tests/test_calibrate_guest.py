@@ -227,12 +227,6 @@ def test_the_plan_fits_and_no_row_is_twice_in_it(offered):
 # This machine.
 
 
-@pytest.fixture(scope="module")
-def made():
-    with programs.compiled() as compiled:
-        yield compiled
-
-
 def refusal(made):
     """Why there can be no guest here, or nothing."""
     try:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.calibrate import calls, in_place, machine, programs, rounds, rows, samples, writing
+from sim.calibrate import calls, in_place, machine, rounds, rows, samples, writing
 from sim.calibrate.calls import LOADED, TOUCHED, WRITTEN, CallRow
 from sim.calibrate.samples import Interval
 from sim.costs.check import check
@@ -244,12 +244,6 @@ def test_terms_in_place_take_the_place_of_stand_ins_and_leave_the_rest(tmp_path)
 
 
 # This machine.
-
-
-@pytest.fixture(scope="module")
-def made():
-    with programs.compiled() as compiled:
-        yield compiled
 
 
 @measures
