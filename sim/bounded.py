@@ -14,7 +14,10 @@ MOST_TOML: Final = 4 << 20
 """The largest table that is shipped has 0.15 MB."""
 MOST_DOTTED: Final = 100
 """Parts of a key; tomllib takes time by the square of their number."""
+MOST_LINE: Final = 100
+"""Characters of a line that an error repeats."""
 
+_AT_LINE: Final = re.compile(r"at line (\d+)")
 _DOTTED: Final = re.compile(rb"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){%d}" % MOST_DOTTED)
 
 
@@ -46,12 +49,26 @@ def text(raw: bytes, errors: str = "strict") -> str:
 def toml(raw: bytes) -> dict[str, Any]:
     """The table in a TOML file, also in UTF-16 or with a byte order mark, as some editors write it.
 
-    Raises ValueError (UnicodeDecodeError, TOMLDecodeError) for a file that is not TOML, or is nested more deeply than
+    Raises ValueError for a file that is not TOML, with the line at which it is not, or is nested more deeply than
     anybody would write.
     """
     if _DOTTED.search(raw):
-        raise ValueError(f"a key of {MOST_DOTTED} parts or more")
+        raise ValueError(f"not TOML: a key of {MOST_DOTTED} parts or more")
     try:
-        return tomllib.loads(text(raw))
+        found = text(raw)
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ValueError(f"not UTF-8 text (line {line})") from error
+    try:
+        return tomllib.loads(found)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"not TOML: {error}{_line(found, str(error))}") from error
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError("not TOML: nested too deeply") from None
+
+
+def _line(found: str, error: str) -> str:
+    """The line that an error of tomllib names, as a reader would look it up; nothing if it names none."""
+    at = _AT_LINE.search(error)
+    line = found.split("\n")[int(at[1]) - 1].strip() if at else ""
+    return f": {line if len(line) <= MOST_LINE else line[: MOST_LINE - 3] + '...'}" if line else ""

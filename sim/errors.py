@@ -52,7 +52,11 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     near = _nearest(name[:MOST_COMPARED], names)
     hint = f"; did you mean {near!r}?" if near else ""
     found = repr(name) if len(name) <= MOST_COMPARED else f"{name[:MOST_COMPARED]!r}..."
-    return InputError(f"unknown {kind} {found}{hint} (allowed: {_listed(names)})")
+    return InputError(
+        f"unknown {kind} {found}{hint} (allowed: {_listed(names)})"
+        if names
+        else f"unknown {kind} {found}; there is none"
+    )
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

@@ -80,7 +80,7 @@ def test_a_file_that_cannot_be_read_is_one_line(name, says, folder, capsys):
         (("--set", "guests.wbe.vcpus=2"), "--set guests.wbe.vcpus: unknown name in guests 'wbe'; did you mean 'web'?"),
         (("--set", "guests.web.exits.oi.every=1 ms"), "unknown name in exits 'oi'; did you mean 'io'?"),
         (("--set", "guests.web.vcpu=2"), "--set guests.web.vcpu: unknown key 'vcpu'; did you mean 'vcpus'?"),
-        (("--set", "guest.web.vcpus=2"), "unknown key 'guest'; did you mean 'guests'?"),
+        (("--set", "guest.web.vcpus=2"), "--set guest.web.vcpus: guest: unknown key 'guest'; did you mean 'guests'?"),
         (("--set", "host.cpu=zen4"), "--set host.cpu: found 'zen4'; allowed: a list in [ ], such as ['zen4']"),
         (("--set", "host.cpu=64"), "--set host.cpu: found 64; did you mean 'cpus'? cpu is a list in [ ]"),
         (("--set", "host.kernel=6.10"), "--set host.kernel: found '6.10'; allowed: a list in [ ], such as ['6.10']"),

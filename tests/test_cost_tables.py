@@ -141,8 +141,8 @@ HEAD = 'title = "t"\ndate = "2026"\n'
         (HEAD + "row = []\nrows = []", ["unknown key 'row'", "did you mean 'rows'?", "allowed: "]),
         (HEAD + f"rows = [{ROW.replace('grade', 'garde')}]", ["row 1 (IBPB base)", "'garde'", "did you mean 'grade'?"]),
         (HEAD + f"rows = [{ROW.replace('value = 5, ', '')}]", ["row 1 (IBPB base)", "key 'value' is missing"]),
-        (HEAD + f"rows = [{ROW.replace('= 5', '= true')}]", ["row 1 (IBPB base)", "value", "found True"]),
-        (HEAD + f"rows = [{ROW.replace('= 5', '= ' + repr('5'))}]", ["value: Input should be a number, found '5'"]),
+        (HEAD + f"rows = [{ROW.replace('= 5', '= true')}]", ["row 1 (IBPB base)", "value", "found true"]),
+        (HEAD + f"rows = [{ROW.replace('= 5', '= ' + repr('5'))}]", ["value: found '5'; allowed: a number"]),
         (HEAD + "rows = [3]", ["row 1", "found 3"]),
         (HEAD + f"rows = [{ROW.replace('= 5', '= 50')}]\nderived_from = 'zen4'", ["IBPB/base", "outside its range"]),
         (HEAD + f"rows = [{ROW}, {ROW}]\nderived_from = 'zen4'", ["two rows with the key IBPB/base"]),
@@ -153,6 +153,15 @@ HEAD = 'title = "t"\ndate = "2026"\n'
         (HEAD + "rows = []\nderived_from = 'zen6'", ["derived_from: unknown cost table 'zen6'", "did you mean 'zen"]),
         (HEAD + "rows = []\nderived_from = '{file}'", ["derived from itself"]),
         (HEAD + "rows = []\nderived_from = 'x.toml'", ["derived_from: 'x.toml': there is no such file beside it"]),
+        *(
+            (HEAD + f"rows = []\ninherited_spread = {spread}", [f"inherited_spread: found {spread}; allowed: 0 to 1"])
+            for spread in ("-0.1", "30.0", "nan")
+        ),
+        (
+            HEAD + "rows = []\nstand_ins = { XSAVES = 'XSAVE_C' }",
+            ["stand_ins: unknown operation 'XSAVE_C'", "'XSAVEC'?"],
+        ),
+        (HEAD + "rows = [\n  3;\n]", ["not TOML: ", "at line 4", ": 3;"]),
         (HEAD + f"rows = [{ROW}]", ["no row core cycles per TSC cycle/ratio"]),
     ],
 )

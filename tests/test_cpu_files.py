@@ -95,11 +95,15 @@ def good_profile() -> str:
     ("old", "new", "message"),
     [
         ('vendor = "intel"', 'vendor = "Intel"', "vendor: found 'Intel'; allowed: intel or amd"),
-        ('vendor = "intel"', "", "vendor: found None"),
+        ('vendor = "intel"', "", "vendor: the key is missing"),
         ("bugs = []", 'bugs = ["MELTDOWN"]', "bugs: found .*VMSCAPE"),
         ("bugs = []", 'bug = ["VMSCAPE"]', "unknown key 'bug'; did you mean 'bugs'"),
         ("[freedoms]", "[freedoms]\nxinuse = 1", "freedoms: unknown key 'xinuse'"),
-        ("[freedoms]", "[freedoms]\nzmm_write_group = true", "freedoms.zmm_write_group: found True; allowed: a mask"),
+        (
+            "[freedoms]",
+            "[freedoms]\nzmm_write_group = true",
+            "freedoms.zmm_write_group: found True; allowed: a 64-bit mask",
+        ),
         ("0x000602e7,", "0x1000602e7,", "32 bits each"),
         ("0x000602e7,", "", "32 bits each"),
         ("[cpuid.13]", "[cpuid.xsave]", "the number of a leaf"),
@@ -110,6 +114,17 @@ def good_profile() -> str:
         ("tsc_hz = 2100000000", "tsc_hz = 2.1", "tsc_hz: found 2.1; allowed: cycles per second, from 1e6 to 1e12"),
         ("tsc_hz = 2100000000", "tsc_hz = true", "tsc_hz: found True; allowed: cycles per second"),
         ("tsc_hz = 2100000000", "", "tsc_hz: missing; allowed: cycles per second, or leaves 21 and 22 that say it"),
+        (
+            "[freedoms]",
+            "[cpuid.0xd]\n0 = [0, 0, 0, 0]\n[freedoms]",
+            "cpuid.0xd.0: is cpuid.13.0, too; allowed: each sub-leaf once",
+        ),
+        (
+            "9  = [0x00000008, 0x00000a80",
+            "9  = [0x00000008, 0x00000480",
+            "cpuid.13.6: begins at .*; allowed: .* or more",
+        ),
+        ("[freedoms]", "[freedoms]\nzmm_write_group = -1", "zmm_write_group: found -1; allowed: a 64-bit mask"),
         ("bugs = []", "bugs = []\nsynthetic = 1", "synthetic: found 1; allowed: true or false"),
     ],
 )
@@ -127,8 +142,8 @@ def test_a_wrong_profile_is_one_message_with_what_is_allowed(tmp_path, old, new,
 @pytest.mark.parametrize(
     ("tail", "message"),
     [
-        ("", "cpuid: missing; allowed: tables of registers by leaf"),
-        ("cpuid = 13\n", "cpuid: missing; allowed: tables of registers by leaf"),
+        ("", "cpuid: the key is missing"),
+        ("cpuid = 13\n", "cpuid: found 13; allowed: tables of registers by leaf"),
         ("freedoms = 3\n[cpuid.13]\n0 = [7, 0, 0, 0]\n", "freedoms: found 3; allowed: a table"),
     ],
 )

@@ -160,13 +160,18 @@ def test_an_fpstate_strategy_puts_the_xfeature_into_some_fpstate(tmp_path):
         ({"title": "['" + "x" * 5000 + "']"}, "title: "),
         ({"title": "[" * 3000 + "]" * 3000}, "nested too deeply"),
         ({"title": None}, "mine.toml: missing key 'title'"),
+        ({"title": None, "titel": "''"}, "mine.toml: unknown key 'titel'; did you mean 'title'?"),
+        ({"guard": "'yes'"}, "mine.toml: guard: found 'yes'; allowed: true or false"),
+        ({"needs": "true"}, "mine.toml: needs: found true; allowed: a text in quotes"),
+        ({"save_at": "[3]"}, "mine.toml: save_at[0]: found 3; allowed: a text in quotes"),
+        ({"guard": "True"}, "mine.toml: not TOML: Invalid value (at line "),
         ({"source": None}, "mine.toml: missing key 'source'"),
         ({"sorce": "1"}, "unknown key 'sorce'; did you mean 'source'?"),
         ({"colour": "1"}, "unknown key 'colour' (allowed: "),
         ({"label": '"' + "x" * 500 + '"'}, f"(allowed: one line of {MAX_LABEL} characters at most)"),
         ({"label": r'"a\nb"'}, r"label = 'a\nb' (allowed: one line"),
     ],
-    ids=range(22),
+    ids=range(27),
 )
 def test_a_wrong_strategy_file_is_one_line_that_says_what(tmp_path, changes, says):
     assert says in refusal(strategy, strategy_file(tmp_path, "msr", **changes))

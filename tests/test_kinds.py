@@ -155,7 +155,7 @@ WRONG = {
         "mechanism = 'm",
     ),
     "a cost table": ("costs show FILE", 'derived_from = "zen44"\n', "'title' is missing"),
-    "a CPU profile": ("cpu show FILE", "[cpuid.1]\nten = 1\n", "title: found None"),
+    "a CPU profile": ("cpu show FILE", "[cpuid.1]\nten = 1\n", "title: the key is missing"),
     "a file of no kind": ("show FILE", "name = 1\n", "unknown key 'name'"),
 }  # fmt: skip
 

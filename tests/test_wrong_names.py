@@ -255,6 +255,20 @@ WRONG = {
     # files
     "empty file": ("", "wrong.toml", "the file is empty", "title, run, host"),
     "only comments": ("# nothing\n", "wrong.toml", "the file is empty", "title, run, host"),
+    "a key of two other tables": (
+        also(KERNEL, 'halt_poll = "1 us"'), "kernel.halt_poll", "halt_poll is a key of [host] and [guests.NAME]",
+    ),
+    "extends in a table": (
+        f'{GOOD}\nextends = "x"\n', "interrupts.network.extends", "is a key of the file itself, before its first [",
+    ),
+    "guests without a name": (GOOD.replace("guests.web", "guests"), "guests.vcpus", "vcpus is a key of [guests.NAME]"),
+    "an exit without a name": (
+        GOOD.replace("exits.io", "exits"), "guests.web.exits.every", "every is a key of [guests.web.exits.NAME]",
+    ),
+    "names in one text": (also(RUN, 'strategies = "a, b"'), "run.strategies", "such as ['a', 'b']"),
+    "a text where names are no values": (also(KERNEL, 'mitigations = "off"'), "kernel.mitigations", "a list in [ ]\n"),
+    "no groups": (also(GUEST, 'group = "g"'), "guests.web.group", "unknown group 'g'; there is none"),
+    "a wake of none": (also(EXIT, "wakes = { daemon = 0 }"), "guests.web.exits.io.wakes.daemon", "found 0", "above 0"),
     "not TOML": (instead(HOST, "cpus: 4"), "wrong.toml", "not TOML", "line 8"),
     "a key twice": (also(HOST, "cpus = 5"), "wrong.toml", "not TOML", "line 9"),
     "not text": (b"title = \"\xff\xfe\"", "wrong.toml", "not UTF-8 text", "line 1"),

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from sim.bounded import MOST_TOML, content, toml
-from sim.costs.check import check
+from sim.costs.check import ALL, check, known_terms
 from sim.costs.document import read
 from sim.costs.rows import STRICT, UNPRICED, CostRow, CostTable, Number, usual_distribution
 from sim.errors import InputError, unknown
-from sim.kernel.datafile import shortened
+from sim.kernel.datafile import shortened, wrong
 from sim.kinds import Kind, wanted
 
 MOST_TEXT: Final = 4000
@@ -161,6 +161,9 @@ def _load(name: str) -> CostTable:
     resolved = _resolve(name, ()) if name.endswith(".toml") else _shipped(name)
     rows = dict(resolved.rows)
     for missing, measured in resolved.stand_ins.items():
+        for each in (missing, measured):
+            if not known_terms(each):
+                raise InputError(f"cost table {name}: stand_ins: {unknown('operation', each, ALL)}")
         for row in resolved.rows.values():
             if row.operation == measured and row.priced:
                 stand_in = _stand_in(row, missing)
@@ -186,6 +189,10 @@ def _resolve(name: str, children: tuple[str, ...]) -> _Resolved:
     raw = _read(name)
     rows: dict[str, CostRow] = {}
     stand_ins: dict[str, str] = {}
+    if not 0 <= raw.inherited_spread <= 1:
+        raise InputError(
+            f"cost table {name}: inherited_spread: found {raw.inherited_spread}; allowed: 0 to 1, where 0.3 is 30 %"
+        )
     if raw.derived_from:
         beside = _beside(name, raw.derived_from)
         parent = _resolve(beside, (*children, name)) if beside.endswith(".toml") else _shipped(beside)
@@ -330,5 +337,4 @@ def _explain(error: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         return f"{where}key {last!r} is missing"
     # A number may be an integer or not; pydantic says of which of the two it was told last, or first.
     number = "int" in error["type"] or "float" in error["type"]
-    wanted = "Input should be a number" if number else error["msg"]
-    return f"{where}{last}: {wanted}, found {shortened(error.get('input'))}"
+    return f"{where}{last}: {wrong({**error, 'type': 'float_type'} if number else error)}"

@@ -1,12 +1,12 @@
 """Typed reading of the small TOML files that describe carried states and strategies, shipped or of the user."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sim.bounded import MOST_TOML, content, toml
 from sim.errors import InputError
@@ -17,14 +17,40 @@ STRICT: dict[str, Any] = {"extra": "forbid", "strict": True}
 """For a dataclass that is read by :func:`load`: ``__pydantic_config__ = STRICT``."""
 
 
+TYPES: Final[Mapping[str, str]] = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text in quotes",
+    "tuple_type": "a list in [ ]",
+    "dict_type": "a table",
+}
+"""What TOML calls the type that a value should have, by pydantic's type of error."""
+
 _SHOWN = 60
 """The most characters of a value that an error repeats."""
 
 
 def shortened(value: object) -> str:
-    """A value of the user, shortened for an error message of one line."""
-    text = repr(value)
+    """A value of the user, as TOML has it, shortened for an error message of one line."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def wrong(error: Mapping[str, Any]) -> str:
+    """What one of pydantic's errors found, and what is allowed."""
+    allowed = TYPES.get(error["type"]) or error.get("ctx", {}).get("expected") or error["msg"]
+    return f"found {shortened(error['input'])}; allowed: {allowed}"
+
+
+def path_text(place: Sequence[str | int]) -> str:
+    """The path of a key, as a person would write it; pydantic marks a key that is wrong itself by [key]."""
+    text = ""
+    for each in place:
+        if each != "[key]":
+            text += f"[{each}]" if isinstance(each, int) else f".{each}" if text else each
+    return text if text.isprintable() else repr(text)
 
 
 def is_name(text: str) -> bool:
@@ -81,13 +107,13 @@ def load(kind: type[T], what: str, folder: str, name: str) -> T:
     except InputError as error:
         raise InputError(f"{name}: {error}" if is_path else str(error)) from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        where = where if where.isprintable() else repr(where)
+        # A key that is wrong makes another missing: the wrong one is the one to name.
+        first = min(error.errors(include_url=False), key=lambda each: each["type"] != "unexpected_keyword_argument")
+        where = path_text(first["loc"])
         if first["type"] == "unexpected_keyword_argument":
             raise InputError(f"{name}: {_unknown('key', where, (f.name for f in fields(kind)))}") from error  # type: ignore[arg-type]
         if first["type"] == "missing":
             raise InputError(f"{name}: missing key {where!r}") from error
-        raise InputError(f"{name}: {where}: {first['msg']}, found {shortened(first.get('input'))}") from error
+        raise InputError(f"{name}: {where}: {wrong(dict(first))}") from error
     except (OSError, ValueError) as error:  # not there, not UTF-8, not TOML
         raise InputError(f"{what} file {name}: {getattr(error, 'strerror', None) or error}") from error

@@ -4,31 +4,26 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from types import UnionType
+from types import GenericAlias, UnionType
 from typing import Any, Final, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sim.errors import InputError, one_line, unknown
-from sim.kernel.datafile import shortened
+from sim.kernel.datafile import TYPES, shortened
 from sim.scenario.schema import Scenario
 
 Key = str | int
 
 _ALLOWED: Final = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "a text in quotes",
-    "tuple_type": "a list in [ ]",
-    "dict_type": "a table",
+    **TYPES,
     "model_type": "a table",
     "model_attributes_type": "a table",
     "string_too_short": "a text that is not empty",
     "greater_than_equal": "{ge} or more",
     "less_than_equal": "{le} or less",
     "less_than": "less than {lt}",
+    "greater_than": "above {gt:g}",
     "too_short": "a list of {min_length} or more",
     "too_long": "a list of up to {max_length}",
     "string_too_long": "up to {max_length} characters",
@@ -82,8 +77,6 @@ def keys(path: str) -> tuple[str, ...]:
 
 def shown(value: Any) -> str:
     """A value as the file has it, in short."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
     if isinstance(value, Mapping):
         plain = value and not any(isinstance(each, Mapping | list) for each in value.values())
         text = ", ".join(f"{key} = {shown(each)}" for key, each in value.items()) if plain else ""
@@ -100,7 +93,7 @@ def explain(error: ValidationError, data: Any, model: type[BaseModel] = Scenario
         groups.setdefault(_keys(each, data), []).append(dict(each))
     # Of a value that may be a list, it is the wrong item that is named, and not that the list is no text either.
     deepest = [keys for keys in groups if not any(keys == other[: len(keys)] != other for other in groups)]
-    keys = min(deepest, key=lambda keys: groups[keys][0]["type"] != "extra_forbidden")
+    keys = min(deepest, key=lambda keys: (not _lacks_name(keys, model), groups[keys][0]["type"] != "extra_forbidden"))
     return ScenarioError(path_text(keys), _text(keys, groups[keys], model))
 
 
@@ -128,10 +121,14 @@ def _text(keys: Sequence[Key], errors: Sequence[Mapping[str, Any]], model: type[
     first = errors[0]
     if first["type"] == "extra_forbidden":
         fields = list(_model_at(keys[:-1], model).model_fields)
-        return str(unknown("key", str(keys[-1]), [*fields, "extends"] if len(keys) == 1 else fields))
+        said = str(unknown("key", str(keys[-1]), [*fields, "extends"] if len(keys) == 1 else fields))
+        places = _places(str(keys[-1]), model)
+        return f"{said}; {keys[-1]} is a key of {' and '.join(places)}" if places else said
     if first["type"] == "missing":
         about = _model_at(keys[:-1], model).model_fields[str(keys[-1])].description
         return f"the key is missing; allowed: {about}"
+    if _lacks_name(keys, model):
+        return f"found {shown(first['input'])}; {keys[-1]} is a key of [{path_text(keys[:-1])}.NAME]"
     names: list[str] = []
     pieces: list[str] = []
     for each in errors:
@@ -147,7 +144,9 @@ def _text(keys: Sequence[Key], errors: Sequence[Mapping[str, Any]], model: type[
             meant = _NUMBERS[tuple(keys)]
             return f"found {shown(each['input'])}; did you mean {meant!r}? {keys[-1]} is {_ALLOWED['tuple_type']}"
         elif each["type"] == "tuple_type" and isinstance(each["input"], str | float):
-            pieces.append(f"{_ALLOWED['tuple_type']}, such as [{shortened(str(each['input']))}]")
+            items = [item.strip() for item in str(each["input"]).split(",")]
+            such = f", such as {shortened(items)}" if _fits(keys, items, model) else ""
+            pieces.append(f"{_ALLOWED['tuple_type']}{such}")
         else:
             pieces.append(_ALLOWED.get(each["type"], each["msg"]).format(**each.get("ctx", {})))
     found = f"found {shown(first['input'])}"
@@ -159,6 +158,42 @@ def _text(keys: Sequence[Key], errors: Sequence[Mapping[str, Any]], model: type[
         pieces[-1] += " (without quotes, TOML reads 6.10 as 6.1)"
     allowed = " or ".join([*([", ".join(dict.fromkeys(names))] if names else []), *dict.fromkeys(pieces)])
     return f"{found}{hint}; allowed: {allowed}"
+
+
+def _lacks_name(keys: Sequence[Key], model: type[BaseModel]) -> bool:
+    """Whether a table of named tables, such as [guests], has a key of those tables at this path."""
+    if len(keys) < 2 or isinstance(keys[-1], int) or not isinstance(parent := _kind_at(keys[:-1], model), GenericAlias):
+        return False
+    kind = get_args(parent)[-1]
+    return isinstance(kind, type) and issubclass(kind, BaseModel) and keys[-1] in kind.model_fields
+
+
+def _fits(keys: Sequence[Key], value: list[str], model: type[BaseModel]) -> bool:
+    """Whether a list could stand at this path."""
+    try:
+        TypeAdapter(_kind_at(keys, model)).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def _places(key: str, model: type[BaseModel]) -> list[str]:
+    """The tables of a scenario file that have a key of this name, which may be where it was meant to be."""
+    if model is not Scenario:
+        return []
+    if key in (*Scenario.model_fields, "extends"):
+        return ["the file itself, before its first [table]"]
+    found = []
+    for name, field in Scenario.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            kind, table = field.annotation, f"[{name}]"
+        elif isinstance(kind := (get_args(field.annotation) or (None,))[-1], type) and issubclass(kind, BaseModel):
+            table = f"[{name}.NAME]"
+        else:
+            continue
+        if key in kind.model_fields:
+            found.append(table)
+    return found
 
 
 def _bounds(keys: Sequence[Key], kind: str, model: type[BaseModel]) -> str:
@@ -174,13 +209,24 @@ def _bounds(keys: Sequence[Key], kind: str, model: type[BaseModel]) -> str:
 
 def _model_at(keys: Sequence[Key], model: type[BaseModel]) -> type[BaseModel]:
     """The model of the table at a path; the path exists."""
+    kind = _without_none(_kind_at(keys, model))
+    assert isinstance(kind, type)
+    return kind
+
+
+def _kind_at(keys: Sequence[Key], model: type[BaseModel]) -> Any:
+    """What a value at a path should be."""
     kind: Any = model
     for key in keys:
+        kind = _without_none(kind)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             kind = kind.model_fields[str(key)].annotation
         else:
-            kind = get_args(kind)[-1]  # dict[Name, Guest]
-        if get_origin(kind) in (Union, UnionType):
-            kind = next(each for each in get_args(kind) if each is not type(None))
-    assert isinstance(kind, type)
+            kind = get_args(kind)[0 if get_origin(kind) is tuple else -1]  # dict[Name, Guest], tuple[Pair, ...]
     return kind
+
+
+def _without_none(kind: Any) -> Any:
+    """The first member of a union."""
+    optional = get_origin(kind) in (Union, UnionType)
+    return next(each for each in get_args(kind) if each is not type(None)) if optional else kind

@@ -79,6 +79,10 @@ def _read(path: str | Path, overrides: Mapping[str, Any], options: Mapping[str, 
     except ScenarioError as error:
         if option := _option(error.path, overrides, options):
             raise InputError(f"{option}: {error.text}") from error
+        if not any(_has(raw, error.path) for _, raw in files):
+            for dotted in overrides:
+                if dotted.startswith(f"{error.path}."):
+                    raise InputError(f"{options.get(dotted, dotted)}: {error}") from error
         raise InputError(f"{_whose(error.path, files)}: {error}") from error
 
 
@@ -172,11 +176,8 @@ def _toml(name: str, shown_name: str) -> Table:
         raise InputError(f"{shown_name}: cannot be read: {why}; allowed: a scenario file (TOML)") from error
     try:
         return bounded.toml(content)
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise InputError(f"{shown_name}: not UTF-8 text (line {line}); allowed: a scenario file (TOML)") from error
     except ValueError as error:
-        raise InputError(f"{shown_name}: not TOML: {error}") from error
+        raise InputError(f"{shown_name}: {error}; allowed: a scenario file (TOML)") from error
 
 
 def _settle(raw: Table, folder: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,9 +120,12 @@ def _problems(data: Mapping[str, Any]) -> Iterator[str]:
     for key in data:
         if key not in _KEYS:
             yield str(unknown("key", key, _KEYS))
+    for key in (*_TEXTS, "cpuid"):
+        if key not in data:
+            yield f"{key}: the key is missing"
     for key in _TEXTS:
-        if not isinstance(data.get(key), str):
-            yield f"{key}: found {data.get(key)!r}; allowed: a text"
+        if not isinstance(data[key], str):
+            yield f"{key}: found {data[key]!r}; allowed: a text"
     if data["vendor"] not in VENDORS:
         yield f"vendor: found {data['vendor']!r}; allowed: {' or '.join(VENDORS)}"
     for key, allowed in (("bugs", BUGS), ("mitigations", MITIGATIONS), ("notes", None)):
@@ -135,8 +139,9 @@ def _problems(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"tsc_hz: found {tsc!r}; allowed: cycles per second, from 1e6 to 1e12"
     if not isinstance(data.get("synthetic", False), bool):
         yield f"synthetic: found {data['synthetic']!r}; allowed: true or false"
-    if not isinstance(data.get("cpuid"), dict):
-        yield "cpuid: missing; allowed: tables of registers by leaf"
+    if not isinstance(data["cpuid"], dict):
+        yield f"cpuid: found {data['cpuid']!r}; allowed: tables of registers by leaf"
+    seen: dict[tuple[int, int], str] = {}
     for leaf, subs in data["cpuid"].items():
         where = f"cpuid.{leaf}"
         if not _is_number(leaf) or not isinstance(subs, dict):
@@ -144,6 +149,9 @@ def _problems(data: Mapping[str, Any]) -> Iterator[str]:
         for sub, row in subs.items():
             if not _is_number(sub) or not _is_row(row):
                 yield f"{where}: {sub} = {row!r}; allowed: a sub-leaf's number = [EAX, EBX, ECX, EDX], of 32 bits each"
+            here = f"{where}.{sub}"
+            if (other := seen.setdefault((int(leaf, 0), int(sub, 0)), here)) != here:
+                yield f"{here}: is {other}, too; allowed: each sub-leaf once"
     known = [field.name for field in fields(Freedoms)]
     freedoms = data.get("freedoms", {})
     if not isinstance(freedoms, dict):
@@ -152,8 +160,8 @@ def _problems(data: Mapping[str, Any]) -> Iterator[str]:
         if key not in known:
             yield f"freedoms: {unknown('key', key, known)}"
         wanted = type(getattr(Freedoms(), key))
-        if type(value) is not wanted:
-            yield f"freedoms.{key}: found {value!r}; allowed: {'true or false' if wanted is bool else 'a mask'}"
+        if type(value) is not wanted or not 0 <= value < 1 << 64:
+            yield f"freedoms.{key}: found {value!r}; allowed: {'true or false' if wanted is bool else 'a 64-bit mask'}"
 
 
 def _is_number(text: str) -> bool:
@@ -178,3 +186,14 @@ def _contradictions(data: Mapping[str, Any]) -> Iterator[str]:
     for sub, which in (("0", "L1 data"), ("2", "L2")):
         if sub not in data["cpuid"].get(caches, {}):
             yield f"cpuid.{caches}: sub-leaf {sub}, the {which} cache, is missing"
+    ends = [
+        (row[EBX], row[EBX] + row[EAX], sub) for sub, row in data["cpuid"]["13"].items() if _is_in_standard(row, sub)
+    ]
+    for (_, end, below), (offset, _, sub) in pairwise(sorted(ends)):
+        if offset < end:
+            yield f"cpuid.13.{sub}: begins at {offset}; allowed: {end} or more, where sub-leaf {below} ends"
+
+
+def _is_in_standard(row: Sequence[int], sub: str) -> bool:
+    """Whether a sub-leaf of 0DH says where a component is in the standard format."""
+    return int(sub) > 1 and not row[ECX] & 1
