@@ -56,7 +56,9 @@ T2 = {
         ("Skylake-Server-noTSX-IBRS", 0x2E7), ("Icelake-Server-v5", 0x2E7), ("SapphireRapids-v2", 0x602E7),
         ("SapphireRapids,-amx-tile", 0x2E7), ("Skylake-Server-v5,pku=off,-avx512f", 0x7), ("EPYC,+mpx", 0x1F),
         ("EPYC , pku=on", 0x207), ("Denverton", 0x1B), ("Denverton-v3", 0x3), ("Snowridge-v4", 0x3), ("kvm64", 0x3),
-        ("Opteron_G5-v1", 0x7), ("KnightsMill", 0xE7), ("max,amx_tile=off,xsaves=off", 0x2FF), ("host,-xsave", 0x3),
+        ("Opteron_G5-v1", 0x7), ("KnightsMill", 0xE7), ("host,-xsave", 0x3),
+        ("x86-64-v2-AES", 0x3), ("x86-64-v3", 0x7), ("x86-64-v4,flags=+aes;-pcid", 0xE7),
+        ("EPYC-Genoa,flags=-pku;-avx512f", 0x7), ("max,amx_tile=off,xsaves=off", 0x2FF),
         ("EPYC-Milan,+xsave,xsaves=off,-avx512vl,+amx-int8,avx2=off,hv_spinlocks=0x1fff,kvm=off,model-id=x", 0x207),
         ("host,migratable=on,+invtsc,-vmx,hv-time,topoext,host-phys-bits-limit=0x28,pku=off,-xsaves", 0x600FF),
         ("SapphireRapids", 0x602E7), ("SapphireRapids-v4", 0x602E7), ("SapphireRapids-v5", 0x61AE7),
@@ -90,6 +92,7 @@ def test_a_model_has_the_components_of_its_features(model, mask):
         ("", "CPU model"),
         ("GraniteRapids-v0", "CPU model"),  # QEMU counts versions from 1
         ("DiamondRapids-v0", "CPU model"),
+        ("custom-mine", "the reported-model and the flags that /etc/pve/virtual-guest/cpu-models.conf has"),
         ("host,-shstk", "unknown feature of a CPU model 'shstk'"),  # the kernel's name
         ("EPYC,+invtsk", "unknown feature of a CPU model 'invtsk'"),
         ("max,pku=1", "found 'pku=1' .allowed: +pku, -pku, pku=on or =off"),
@@ -400,6 +403,7 @@ def test_a_feature_that_is_taken_away_is_gone_whatever_else_is_said_of_it(name, 
         ('{"machine-config": {}, "cpu-config": "/etc/t.json"}', "names a CPU template, '/etc/t.json'"),
         ('{"cpuid_modifiers": [{"leaf": "0x7"}]}', "a cpuid_modifier that is none"),
         ('{"name": "vm"}', "has no list 'cpuid_modifiers'"),
+        ('{"cpus": {"boot_vcpus": 4}}', "is a configuration of Cloud Hypervisor, which names no CPU model"),
         ('{"cpuid_modifiers": [5]}', "a cpuid_modifier that is none"),
         (
             '{"cpuid_modifiers": [{"leaf": "7", "subleaf": "0", "modifiers": [{"register": "eax", "bitmap": "0x1"}]}]}',

@@ -242,6 +242,29 @@ OTHERS = {
         "cpucontrol -i",
     ),
     "what dmidecode prints": ("# dmidecode 3.5\nHandle 0x0004, DMI type 4, 48 bytes\n", "", "run cpuid -1 -r"),
+    "what PowerShell or wmic says of a CPU": (
+        "\nName                          : Intel(R) Xeon(R) Platinum 8370C CPU @ 2.80GHz\nNumberOfCores : 4\n",
+        "",
+        "AIDA64's CPUID dump",
+    ),
+    "what esxcli hardware cpu prints": (
+        "Level: 1\n   EAX: 0x000806f8\n   EBX: 0x00200800\n   ECX: 0xfffa3223\n   EDX: 0x1f8bfbff\n",
+        "",
+        "vmware.log of a VM on that host has the registers",
+    ),
+    "what xl info prints": (
+        "machine : x86_64\nnr_cpus                : 16\nhw_caps  : bfebfbff:77fef3ff\n",
+        "",
+        "xen-cpuid -p",
+    ),
+    "the configuration of a VM of Cloud Hypervisor": ('{"cpus": {"boot_vcpus": 4}}\n', "", "run cpuid -1 -r"),
+    "the configuration of a VM of Proxmox": ("cores: 4\ncpu: x86-64-v2-AES\nsockets: 1\n", "", "name its model"),
+    "a list of CPU models, as virsh cpu-models prints it": (
+        "pentium3\nSandyBridge\nHaswell-noTSX\n",
+        "",
+        "name its model",
+    ),
+    "what cpuid prints without -r": ('CPU 0:\n   vendor_id = "GenuineIntel"\n', "", "run cpuid -1 -r"),
     "a list of CPU flags": (FLAGS + "\n", "", "run cpuid -1 -r"),
     "what cpuid -r prints, with lines that are cut off": (
         "CPU 0:\n   0x00000001 0x00: eax=0x000806f8 ebx=0x00800800 ecx=0x7\n   0x0000000d 0x00: eax=0x000602e7\n",

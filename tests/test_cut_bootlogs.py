@@ -78,6 +78,8 @@ NO_LOG = {
     "(XEN) Xen version 4.17\n(XEN) xstate: size: 0xa88 and states: 0x2e7\n": "fpswitch layout 0x2e7 --standard",
     "(XEN) xstate_init: using cntxt_size: 0x340 and states: 0x7\n": "fpswitch layout 0x7 --standard",
     "FreeBSD 14.0-RELEASE\n  XSAVE Features=0xf<XSAVEOPT>\n": "is a boot log of FreeBSD; only Linux",
+    "[    0.000000] Microsoft 4.4.0-19041.1237-Microsoft 4.4.35\n": "the log of WSL 1, in which no Linux runs",
+    "WyAgICAwLjAwMDAwMF0gTGludXggdmVyc2lvbiA2LjEuNzk=\n": "base64 -d unpacks it",
     "[    0.000000] Booting Linux on physical CPU 0x0\n": "another architecture; only x86 has these lines",
     "vendor_id\t: GenuineIntel\nflags\t\t: fpu xsave\n": "as /proc/cpuinfo and lscpu do; dmesg | grep x86/fpu",
     "   0x0000000d 0x00: eax=0x00000007 ebx=0x00000340 ecx=0x00000340 edx=0x0\n": "fpswitch cpu import FILE",

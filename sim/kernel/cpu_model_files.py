@@ -116,6 +116,8 @@ def of_json(path: str) -> str:
     document = documents[0] if len(documents) == 1 else None
     if not isinstance(document, dict):
         raise InputError(f"{path} has no CPU model ({_ALLOWED})")
+    if isinstance(cpus := document.get("cpus"), dict) and "boot_vcpus" in cpus:
+        raise InputError(f"{path} is a configuration of Cloud Hypervisor, which names no CPU model ({_ALLOWED})")
     if document.keys().isdisjoint(_CONFIGURATION):
         return _of_template(path, document)
     template, machine = document.get("cpu-config"), document.get("machine-config", document)

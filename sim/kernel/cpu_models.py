@@ -10,7 +10,10 @@ components, if they are not named, but in XSAVES and in CET, which some have fro
 20/22] i386/cpu: Enable cet-ss & cet-ibt for supported CPU models", 11 Dec 2025,
 20251211060801.3600039-21-zhao1.liu@intel.com, QEMU commit 5cb89cad7f30).  cet-ss is SHSTK, with which QEMU enumerates
 CET_U and CET_S; cet-ibt is IBT, with which it enumerates CET_U (patches 06 and 11 of that series).  No model has
-arch-lbr.  A feature alone switches it on; "+" goes before "=", and "-" before both.
+arch-lbr.  x86-64-v2 to -v4 are Proxmox's: qemu64 with more features, among them avx, avx512f and xsave (its
+qemu-server, PVE/QemuServer/CPUConfig.pm, $builtin_models), and its ``flags=`` are a list with semicolons.
+
+A feature alone switches it on; "+" goes before "=", and "-" before both.
 """
 
 import re
@@ -58,7 +61,7 @@ _SERVER: Final = _OLD | AVX | AVX512 | PKRU
 _HOST_NAMES: Final = "host max host-passthrough host-model maximum"
 _NO_XSAVE: Final = (
     "Nehalem Westmere Penryn Conroe core2duo coreduo n270 kvm64 kvm32 qemu64 qemu32 phenom athlon pentium pentium2 "
-    "pentium3 486 Opteron_G1 Opteron_G2 Opteron_G3"
+    "x86-64-v2 x86-64-v2-AES pentium3 486 Opteron_G1 Opteron_G2 Opteron_G3"
 )
 """Models without xsave, so that a guest's CR4.OSXSAVE stays clear."""
 
@@ -68,8 +71,9 @@ _NAMES: Final = (
     ("Denverton-v2 Denverton-v3 Snowridge-v2 Snowridge-v3 Snowridge-v4", _OLD),
     ("Denverton Snowridge", _OLD | MPX),
     ("SandyBridge IvyBridge Haswell Broadwell Skylake-Client EPYC EPYC-Rome Dhyana Opteron_G4 Opteron_G5", _OLD | AVX),
+    ("x86-64-v3", _OLD | AVX),
     ("EPYC-Milan SierraForest ClearwaterForest Icelake-Client YongFeng", _OLD | AVX | PKRU),
-    ("KnightsMill", _OLD | AVX | AVX512),
+    ("KnightsMill x86-64-v4", _OLD | AVX | AVX512),
     ("Skylake-Server Cascadelake-Server Cooperlake Icelake-Server EPYC-Genoa EPYC-Turin", _SERVER),
     ("SapphireRapids GraniteRapids DiamondRapids", _SERVER | XTILE),
 )
@@ -118,8 +122,14 @@ def offered(model: str) -> Offered:
 
     Raises :class:`~sim.errors.InputError` for a name or a feature that is not known.
     """
-    called, *changes = (part.strip() for part in model.split(","))
+    called, *parts = (part.strip() for part in model.split(","))
+    changes = [each for part in parts for each in part.removeprefix("flags=").split(";")]
     base = called if called in MODELS else _VARIANT.sub("", called)
+    if base.startswith("custom-"):
+        raise InputError(
+            f"CPU model {called!r} is a name of Proxmox (allowed: the reported-model and the flags that "
+            "/etc/pve/virtual-guest/cpu-models.conf has for it)"
+        )
     if base not in MODELS:
         raise unknown("CPU model", called, MODELS)
     found = MODELS[base]

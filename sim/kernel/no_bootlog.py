@@ -15,6 +15,9 @@ _KINDS: Final = tuple(
     for pattern, what in (
         (r"dmesg: read kernel buffer failed: |^No journal files were (?:found|opened)",
          "has what is printed where reading the log is not allowed: sudo dmesg prints it"),
+        (r"\bMicrosoft \d+\.\d+\.\d+-\d+\.\d+-Microsoft\b",
+         "is the log of WSL 1, in which no Linux runs; dmesg under WSL 2 has the lines"),
+        (r"^WyAgICA[wg][A-Za-z0-9+/]", "is packed as base64, as APIs of clouds send a console; base64 -d unpacks it"),
         (r"\(XEN\) .*\b(?:size: (?P<size>0x[0-9a-f]+) and states: |cntxt_size: 0x[0-9a-f]+ and states: )"
          r"(?P<mask>0x[0-9a-f]+)",
          "is the log of Xen itself, which says no more than {mask} (fpswitch layout {mask} --standard shows its "

@@ -11,6 +11,8 @@ _ON_WINDOWS: Final = "save AIDA64's CPUID dump or CPU-Z's report (.txt) there"
 _OF_GUESTS: Final = "for a guest, name its model in guests.NAME.cpu_model of a scenario; for the host, " + TO_RUN
 
 
+_ON_XEN: Final = "run xen-cpuid -p in dom0, or cpuid -1 -r (package cpuid) on that machine without Xen"
+_ON_ESXI: Final = "vmware.log of a VM on that host has the registers (hostCPUID lines)"
 _OF_XML: Final = "for a guest, guests.NAME.cpu_model of a scenario takes the file; for the host, " + TO_RUN
 
 
@@ -61,6 +63,15 @@ KINDS: Final = (
     _kind(r"^CP +F/M/S +Manufacturer", "what WinDbg's !cpuid prints", _ON_WINDOWS),
     _kind(r"^Coreinfo v|www\.sysinternals\.com", "what Coreinfo prints", _ON_WINDOWS),
     _kind(r"\b(?:Intel64|AMD64) Family \d+ Model \d+", "what Windows says of its CPU", _ON_WINDOWS),
+    _kind(r"^ *HyperV\w+\s*:|^VMName +Count\b|^HwThreadCountPerCore\s*:|^Name\s*:?\s.{0,99}\n?.{0,99}\bCPU @ [\d.]+GHz",
+          "what PowerShell or wmic says of a CPU", _ON_WINDOWS),
+    _kind(r"^ *Level: \w{1,10}\s*\n\s*EAX: |^CPU:\d+\s*\n\s*Id: ", "what esxcli hardware cpu prints", _ON_ESXI),
+    _kind(r"^(?:hw_caps|virt_caps|xen_version)\s*:", "what xl info prints", _ON_XEN),
+    _kind(r"\"boot_vcpus\"\s*:", "the configuration of a VM of Cloud Hypervisor"),
+    _kind(r"^(?:sockets|ostype|scsihw): \w", "the configuration of a VM of Proxmox", _OF_GUESTS),
+    _kind(r"^(?:x86_64 +)?(?:pentium3|qemu64|kvm64|Haswell-noTSX|Skylake-Server) *$",
+          "a list of CPU models, as virsh cpu-models prints it", _OF_GUESTS),
+    _kind(r"^CPU(?: \d+)?:\s*\n\s+vendor_id = ", "what cpuid prints without -r"),
     _kind(r"^# dmidecode|DMI type 4\b", "what dmidecode prints"),
     _kind(r"\*-cpu(?::\d+)?\s*$", "what lshw prints"),
     _kind(_BEGIN + r"Features\d?=0x[0-9a-f]+<", "a boot message of FreeBSD",
