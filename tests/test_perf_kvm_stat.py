@@ -116,6 +116,7 @@ def test_svm_has_small_letters():
         (REPORT.replace("MSR_READ", "DABT_LOW"), "DABT_LOW is an exit reason of arm64"),
         (REPORT.replace("       520 ", "     5,200 "), "cannot be read: 'MSR_WRITE 5,200 60.05% 0.07%"),
         (REPORT.replace("       520 ", "     5 200 "), "cannot be read: 'MSR_WRITE 5 200 60.05% 0.07%"),
+        (REPORT.replace("       520 ", f" {'5' * 5000} "), "a number of 5000 digits"),
         (REPORT.replace("  10123.40us", "     10.12ms"), "cannot be read: 'HLT 179 20.67% 99.82% 64.53us"),
         (REPORT[: REPORT.index("8.09us")], "cannot be read: 'EPT_MISCONFIG 68 7.85% 0.03% 5.53us 64.64us'"),
     ],

@@ -139,6 +139,18 @@ def test_numbers_of_trace_clock_counter_are_an_order(name):
     assert not read(mark + b"".join(row + b"\n" for row in rows))[1].dialect.cycles
 
 
+def test_the_next_lines_of_a_text_of_trace_marker_are_no_foreign_lines():
+    rows = as_trace_cmd(short(min(PLAIN)))
+    mark = b"            bash-1       [000]  950.082728: tracing_mark_write: phase 2\n"
+    text = b"  of 3: on\n\nand so on\n"
+    events = b"".join(row + b"\n" for row in rows)
+    found, reader = read(events + mark + text)
+    assert (len(found), reader.report.foreign) == (len(read(events)[0]), 0)
+    assert read(events + text)[1].report.foreign == 2  # without the event that they are a part of
+    cut = next(row for row in rows if b"sched_switch: " in row).partition(b"[")[2] + b"\n"
+    assert read(events + mark + text + cut)[1].report.foreign == 1  # an event that has lost its beginning
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from(sorted(PLAIN)), st.integers(70, 100), st.sampled_from(["", "> ", "> > "]))
 def test_lines_wrapped_by_a_mail_are_the_lines(name, width, quote):

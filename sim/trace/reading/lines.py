@@ -42,6 +42,9 @@ FILLER: Final = re.compile(
 """What the tools print between events: no event of a tracepoint, and nothing amiss."""
 
 
+OF_TEXT: Final = ("tracing_mark_write", "print", "bprint", "bputs")
+"""Events whose text, of trace_marker or trace_printk(), may go on in the next lines."""
+
 NAMES_EVENT: Final = re.compile(rb"\b(?:sched_switch|x86_fpu_regs_(?:de)?activated|kvm_(?:entry|exit|fpu)): ", re.ASCII)
 """An event that is in every trace of use here."""
 

@@ -59,6 +59,9 @@ OF_ARM: Final = frozenset(
 )
 """Exit reasons of arm64 (tools/perf/util/kvm-stat-arch/kvm-stat-arm64.c), in capitals."""
 
+MANY_DIGITS: Final = re.compile(r"\d{21,}", re.ASCII)
+"""No number of 64 bits has as many, and what has is no cell of a table."""
+
 DAY_S: Final = 86_400.0
 MOST_BYTES: Final = 16 << 20
 
@@ -127,6 +130,8 @@ def parse(text: str, name: str) -> KvmStat:
     """The same for text that errors call ``name``."""
     text = QUOTE.sub("", "".join(mailed.undone(text.splitlines(keepends=True))).replace("|", " "))
     text = COMMA.sub(".", text)
+    if long := MANY_DIGITS.search(text):
+        raise InputError(f"{name}: a number of {len(long[0])} digits (allowed: what perf prints, which has 20 at most)")
     text = OF_TUI.sub(_OF_STDIO, TUI_ROW.sub(_row_of_stdio, text))
     headers = list(HEADER.finditer(text))
     if not headers:

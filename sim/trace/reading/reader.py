@@ -54,6 +54,7 @@ class Reader:
         self._line = 0
         self._clock: dict[int, int] = {}
         self._seen_event = False
+        self._in_text = False
         self._dialect: Dialect | None = None
         self._late_cpu: int | None = None
         self._sections = Sections()
@@ -196,6 +197,7 @@ class Reader:
         gaps: list[Gap] = []
         slow: dict[str, tuple[list[int], list[tuple[Any, ...]]]] = {}
         text, report = found.block.text, self.report
+        told = -1 if self._in_text else None
         for row in np.flatnonzero(found.event < 0).tolist():
             line = text[found.starts[row] : found.ends[row]]
             event = lines.parse(line)
@@ -209,11 +211,15 @@ class Reader:
                 values.append(event.values)
             elif isinstance(event, str):
                 report.others[event] += 1
+                told = row if event in lines.OF_TEXT else told
+            elif event is None and told == row - 1 and _goes_on(line):
+                told = row
             else:
                 if isinstance(event, lines.Unread):
                     report.unread[event.name] += 1
                     report.first_unread.setdefault(event.name, event.payload)
                 self._other_line(line, row, found, gaps)
+        self._in_text = told == len(found.event) - 1
         for table in TABLES:
             if table.name in slow:
                 rows, values = slow[table.name]
@@ -340,5 +346,12 @@ _LATE: Final = 0.1
 """The share of the time before a CPU's first event by which that is earlier than the last event before it, if not by
 chance, and at least:"""
 _LATE_NS: Final = 1_000_000
+
+
+def _goes_on(line: bytes) -> bool:
+    """Whether a line may be the next one of a text that somebody wrote to trace_marker."""
+    other = lines.NAMES_EVENT.search(line) or lines.LOST.match(line) or _OF_BOOT.search(line)
+    return not line.startswith(b"#") and other is None
+
 
 _OF_BOOT: Final = re.compile(rb"\bx86/fpu: (?:Supporting|xstate_offset|Enabled)|\bLinux version \d")
