@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
+from sim.analysis import student
 from sim.analysis.between import Between, Side
 from sim.analysis.contrasts import Family, p_value, planned
 from sim.analysis.feedback import Feedback
@@ -343,7 +343,7 @@ def _estimate(by_replication: Array, unit: str) -> Estimate:
     n, mean = len(by_replication), float(by_replication.mean())
     half = np.nan
     if n > 1:
-        half = float(student.ppf((1 + LEVEL) / 2, n - 1) * by_replication.std(ddof=1) / np.sqrt(n))
+        half = float(student.quantile((1 + LEVEL) / 2, n - 1) * by_replication.std(ddof=1) / np.sqrt(n))
     return Estimate(mean, mean - half, mean + half, unit, n)
 
 

@@ -4,8 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from scipy.stats import t as student
-
+from sim.analysis import student
 from sim.results.tables import Results
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def own_costs(results: Results) -> Iterator[dict[str, Any]]:
             costs = cycles[strategy] / per
             difference = costs - cycles[case["reference"]] / per
             n = len(difference)
-            half = student.ppf((1 + LEVEL) / 2, n - 1) * difference.std(ddof=1) / n**0.5 if n > 1 else math.nan
+            half = student.quantile((1 + LEVEL) / 2, n - 1) * difference.std(ddof=1) / n**0.5 if n > 1 else math.nan
             yield {
                 "case": case["case"],
                 "strategy": strategy,

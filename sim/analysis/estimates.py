@@ -7,8 +7,9 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
+from sim.analysis import student
 from sim.analysis.latency import resolution
 
 CONFIDENCE: Final = 0.95
@@ -27,7 +28,7 @@ def with_intervals(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     found = grouped.agg(n="size", mean="mean", sd="std").reset_index()
     found = found.astype({"n": "int64", "mean": "float64", "sd": "float64"})  # also where there is nothing
     with np.errstate(invalid="ignore"):
-        half = stats.t.ppf((1 + CONFIDENCE) / 2, found["n"] - 1) * found["sd"] / np.sqrt(found["n"])
+        half = student.quantile((1 + CONFIDENCE) / 2, found["n"] - 1) * found["sd"] / np.sqrt(found["n"])
     found["low"], found["high"] = found["mean"] - half, found["mean"] + half
     return found[[*by, "n", "mean", "low", "high", "sd"]]
 
@@ -53,7 +54,7 @@ def p_values(mean: NDArray[np.float64], sd: NDArray[np.float64], n: NDArray[np.i
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(mean) / (sd / np.sqrt(n))
-    p: NDArray[np.float64] = np.where(sd > ROUNDING * np.abs(mean), 2 * stats.t.sf(t, n - 1), np.nan)
+    p: NDArray[np.float64] = np.where(sd > ROUNDING * np.abs(mean), 2 * student.upper_tail(t, n - 1), np.nan)
     return np.where(n < 2, np.nan, p)
 
 
@@ -129,7 +130,7 @@ def no_more_than(mean: NDArray[np.float64], sd: NDArray[np.float64], n: NDArray[
     J. Pharmacokin. Biopharm. 15, 1987, pp. 657-680).
     """
     with np.errstate(invalid="ignore"):
-        margin: NDArray[np.float64] = np.abs(mean) + stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * sd / np.sqrt(n)
+        margin: NDArray[np.float64] = np.abs(mean) + student.quantile((1 + CONFIDENCE) / 2, n - 1) * sd / np.sqrt(n)
     return margin
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.analysis import student
 from sim.analysis.recorded_run import RecordedRun
 from sim.costs.price import Prices
 from sim.host.watching import window
@@ -201,9 +202,7 @@ def _within(what: str, unit: str, trace: Counted, blocks: Blocks, simulated: flo
 
 def half_of(blocks: Blocks) -> float:
     """Half of the 95 % interval of the mean of the blocks."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, len(blocks) - 1) * blocks.std(ddof=1) / np.sqrt(len(blocks)))
+    return float(student.quantile(0.975, len(blocks) - 1) * blocks.std(ddof=1) / np.sqrt(len(blocks)))
 
 
 def _share(trace: Counted) -> tuple[float, float]:

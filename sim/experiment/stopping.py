@@ -153,19 +153,20 @@ def _documented(case: Case, name: str) -> bool:
 
 
 def _half_width(differences: Sequence[float]) -> float:
-    from scipy import stats  # here, since not every run needs it
+    from scipy.special import stdtrit  # here, since not every run needs it
 
     n = len(differences)
     if n < 2:
         return math.inf
-    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * stdev(differences) / math.sqrt(n)
+    return float(stdtrit(n - 1, (1 + LEVEL) / 2)) * stdev(differences) / math.sqrt(n)
 
 
 def _limit(n: int, probability: float) -> float:
     """The factor to a standard deviation of n values below which the true one is with this probability."""
-    from scipy import stats
+    from scipy.special import gammaincinv
 
-    return math.sqrt((n - 1) / float(stats.chi2.ppf(1 - probability, n - 1)))
+    chi_squared = float(2 * gammaincinv((n - 1) / 2, 1 - probability))
+    return math.sqrt((n - 1) / chi_squared)
 
 
 def _caution(n: int) -> float:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
 
+from sim.analysis import student
 from sim.analysis.uncertainty.coefficients import Array
 from sim.analysis.uncertainty.draws import quantile
 from sim.analysis.uncertainty.pricing import Pricing
@@ -92,7 +92,7 @@ def _reductions(pricing: Pricing, a: int, b: int) -> Iterator[tuple[str, float]]
         mean = rows @ (seen.mean[a] - seen.mean[b])
         squares = np.einsum("dr,dr->d", rows @ difference.squares, rows)  # of what differs from the mean
         error = np.sqrt(np.maximum(squares, 0) / (n - 1) / n)
-        at = student.ppf(nodes, n - 1)
+        at = student.quantile(nodes, n - 1)
         yield REPLICATIONS, doubt - _left(mean[:, None] + error[:, None] * at)
 
 

@@ -7,8 +7,8 @@ from itertools import combinations
 from typing import Final, NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
 
+from sim.analysis import student
 from sim.analysis.uncertainty.coefficients import Array
 from sim.analysis.uncertainty.counted import Counted
 from sim.analysis.uncertainty.draws import Distributions, Draws, Ranges, draw
@@ -125,7 +125,7 @@ def _intervals(at_values: Array, costs: Array, joint: Array) -> Intervals:
     mean = float(at_values.mean())
     half = 0.0
     if n > 1:
-        half = float(student.ppf((1 + LEVEL) / 2, n - 1) * at_values.std(ddof=1) / np.sqrt(n))
+        half = float(student.quantile((1 + LEVEL) / 2, n - 1) * at_values.std(ddof=1) / np.sqrt(n))
     return Intervals(Interval(mean, mean - half, mean + half), _middle(costs), _middle(joint))
 
 

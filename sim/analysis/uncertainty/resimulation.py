@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
+from sim.analysis import student
 from sim.analysis.uncertainty.coefficients import Array
 from sim.analysis.uncertainty.counted import Counted
 from sim.analysis.uncertainty.draws import Draws, Ranges, draw
@@ -124,7 +124,7 @@ def departure(feedback: Sequence[Feedback]) -> Departure:
 
 def _t_interval(values: Array) -> Interval:
     n, mean = len(values), float(values.mean())
-    half = float(student.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+    half = float(student.quantile((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
     return Interval(mean, mean - half, mean + half)
 
 
