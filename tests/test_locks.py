@@ -357,7 +357,7 @@ def test_under_round_robin_nobody_yields(credit):
 def test_who_yields_to_another_cpu_has_it_reschedule_by_an_ipi_and_one_on_its_own_does_not():
     cpu, its = two_cpus(2, 2)
     assert yield_to(cpu, waiting_on(its), credit=False) == 1
-    assert (cpu.need_resched, its.need_resched, cpu.asked, its.asked) == (True, True, [], [True])
+    assert (cpu.need_resched, cpu.asked, its.asked) == (True, [], [True])
     cpu, _ = two_cpus(2, 1)
     assert yield_to(cpu, waiting_on(cpu), credit=False) == 1
     assert (cpu.need_resched, cpu.asked) == (True, [])

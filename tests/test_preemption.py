@@ -110,6 +110,29 @@ def test_a_request_that_comes_while_an_interrupt_is_served_is_seen_when_that_end
     assert 7.2 * MS * TSC < AT + wait < 7.2 * MS * TSC + SOON
 
 
+@pytest.mark.parametrize("model", ["none", "voluntary", "full"])
+def test_a_flag_that_is_set_already_sends_no_second_ipi(model):
+    """__resched_curr(): cti->flags & ((1 << tif) | _TIF_NEED_RESCHED)."""
+    env, machine, _there = held(USER, model)
+    env.run(until=AT)
+    asker, cpu = machine.cpus
+    cpu.resched_curr_lazy(asker)
+    assert (cpu.need_resched, len(cpu.posted)) == (True, 1)
+    cpu.resched_curr_lazy(asker)
+    cpu.ask_resched()
+    assert len(cpu.posted) == 1
+
+
+def test_who_is_woken_on_an_idle_cpu_that_is_about_to_run_another_one_sends_no_ipi():
+    env, machine, there = held('[threads.busy]\naffinity = [1]\ncompute = "20 us"\nsleep = "10 s"\n')
+    env.run(until=AT)
+    cpu = machine.cpus[1]
+    assert cpu.thread is cpu.idle_thread
+    for each in ("late/0", "busy/0"):
+        machine.wake(there[each], machine.cpus[0])
+    assert (cpu.need_resched, cpu.posted, cpu.rq.nr_running) == (True, [], 2)
+
+
 def test_an_idle_cpu_goes_at_once_whatever_the_model():
     env, machine, there = held("", "lazy")
     wake(env, machine, there["late/0"], AT)

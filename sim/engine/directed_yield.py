@@ -90,7 +90,7 @@ def yield_to(a: Memory, c: int, target: int) -> int:
     if a.c[its, THREAD] == target or a.t[target, BLOCKED] or not nominate(a, its, target):
         return 0
     forfeit(a, c)
-    if its != c:
+    if its != c and not a.c[its, NEED_RESCHED]:
         a.c[its, NEED_RESCHED] = 1
         post(a, its, draw(a, a.g[INTERRUPTS]), 0, NOTHING, 0, -1, False)
     a.c[c, NEED_RESCHED] = 1

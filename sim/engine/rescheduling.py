@@ -47,6 +47,9 @@ from sim.engine.walking import touch
 @compiled
 def resched_curr_lazy(a: Memory, c: int, asker: int) -> None:
     """The fair class requests a reschedule.  A lazy request sends no interrupt; idle is always preempted at once."""
+    if a.c[c, NEED_RESCHED]:
+        kick(a, c)
+        return
     if a.g[LAZY] and a.c[c, THREAD] != a.c[c, IDLE_THREAD]:
         a.c[c, NEED_RESCHED_LAZY] = 1
         kick(a, c)

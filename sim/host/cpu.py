@@ -123,8 +123,12 @@ class HostCpu(CpuTime):
     def resched_curr_lazy(self, asker: "HostCpu") -> None:
         """resched_curr_lazy(): the fair class asks for the CPU, from ``asker``.
 
-        A lazy request is no interrupt, so only the span in progress takes note of it; idle always goes at once.
+        A lazy request is no interrupt, so only the span in progress takes note of it; idle always goes at once.  Where
+        TIF_NEED_RESCHED is set already, no second IPI is sent (__resched_curr()).
         """
+        if self.need_resched:
+            self.kick()
+            return
         if self.preemption.lazy and self.thread is not self.idle_thread:
             self.need_resched_lazy = True
             self.kick()
@@ -134,8 +138,10 @@ class HostCpu(CpuTime):
             self.post(Work(self.host.interrupt_cycles()))
 
     def ask_resched(self) -> None:
-        """resched_curr() by another CPU: the flag is set, and an IPI makes it seen."""
-        self.post(Work(self.host.interrupt_cycles()))
+        """resched_curr() by another CPU: the flag is set, and an IPI makes it seen; one is enough."""
+        if not self.need_resched:
+            self.need_resched = True
+            self.post(Work(self.host.interrupt_cycles()))
 
     def preempts(self) -> bool:
         """Whether TIF_NEED_RESCHED takes the CPU from the running thread where that is now."""

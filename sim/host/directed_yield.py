@@ -106,7 +106,6 @@ def yield_to(cpu: "HostCpu", target: "Thread", *, credit: bool) -> int:
         return 0
     cpu.rq.forfeit(now, force=credit)
     if its is not cpu:
-        its.need_resched = True
         its.ask_resched()
     cpu.need_resched = True
     return 1
