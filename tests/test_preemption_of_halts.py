@@ -87,6 +87,25 @@ def test_a_vcpu_with_a_lazy_request_is_preempted_after_its_exit_of_hlt_and_halts
     assert (vcpu.account, vcpu.blocked, cpu.count_polled) == (POLLING, True, 0)
 
 
+@pytest.mark.parametrize("model", ["none", "voluntary", "full"])
+def test_a_request_that_comes_during_the_exit_of_hlt_preempts_the_vcpu_before_it_halts(model):
+    """vcpu_run() asks __xfer_to_guest_mode_work_pending(), which knows both flags, before it calls vcpu_block()."""
+    env, machine, there = held(HALTS.partition("signalled")[0], model, halt_poll='"0 ns"')
+    vcpu, late, cpu = there["busy/0/vcpu0"], there["late/0"], machine.cpus[1]
+    env.run(until=AT)
+    halts = cpu.count_halts
+    while cpu.count_halts == halts:
+        env.run(until=env.now + 100)
+    assert (vcpu.account, cpu.clock > env.now) == (IN_GUEST, True)
+    wake(env, machine, late, env.now + 1)
+    assert runs_at(env, machine, late) > env.now - SOON
+    assert (vcpu.account, vcpu.place, vcpu.blocked) == (POLLING, TO_USER, False)
+    while not late.blocked:
+        env.run(until=env.now + 100)
+    env.run(until=env.now + SOON)
+    assert (vcpu.account, vcpu.blocked, cpu.count_polled) == (POLLING, True, 0)
+
+
 def test_what_comes_before_the_vcpu_calls_vcpu_block_is_no_halt():
     vcpu, cpu = polling("lazy")
     vcpu._vm_exit(cpu, vcpu._hlt)

@@ -25,6 +25,7 @@ from sim.engine.layout import (
     HALTED_AT,
     INF,
     INTERRUPTS,
+    NEED_RESCHED,
     NEED_RESCHED_LAZY,
     NOTHING,
     NOW,
@@ -149,7 +150,7 @@ def halt(a: Memory, c: int, t: int) -> None:
     """After HLT: polling, or sleep."""
     does(a, t, HALT_POLL)
     a.t[t, REMAINING] = INF
-    if a.c[c, NEED_RESCHED_LAZY]:  # vcpu_run() looks at it before it calls vcpu_block()
+    if a.c[c, NEED_RESCHED] or a.c[c, NEED_RESCHED_LAZY]:  # vcpu_run() looks at both before it calls vcpu_block()
         a.t[t, WHERE] = TO_USER
         return
     begin_polling(a, c, t)

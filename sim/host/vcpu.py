@@ -245,7 +245,7 @@ class VcpuThread(HaltingVcpu):
         self._arm_timer(cpu)
         self._does(POLLING)
         self.left = INF
-        if cpu.need_resched_lazy:  # vcpu_run() looks at it before it calls vcpu_block()
+        if cpu.need_resched or cpu.need_resched_lazy:  # vcpu_run() looks at both before it calls vcpu_block()
             self.place = TO_USER
         elif not self._halt(cpu) and not self._is_pending:
             self._block(cpu)
