@@ -12,10 +12,14 @@ from test_waiting import metrics
 
 from sim.host.directed_yield import ESRCH, Boosted, on_spin, yield_to
 from sim.host.eevdf import EevdfRunQueue
+from sim.host.eevdf_groups import GroupedRunQueue, TaskGroup
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
+from sim.host.guest_span import GUEST as IN_GUEST
+from sim.host.halting import GUEST_SPIN, VMM
 from sim.host.ple import PleParameters, PleWindow
 from sim.host.round_robin import RoundRobinRunQueue
 from sim.host.runqueue import Entity
+from sim.kernel.walker import Walker
 
 PLAIN = FOUR.replace("cpus = 4", "cpus = {cpus}\nhz = 100\n{host}").replace("50 ms", "{measure}")
 GUEST = '[guests.g]\nvcpus = 2\naffinity = "pinned"\nlock = {{ every = {{ constant = "{every}" }}, hold = "{hold}" }}\n'
@@ -123,6 +127,23 @@ def test_the_ple_window_grows_up_to_what_the_vendor_has_by_default(cpu, most):
     assert window.value == most
 
 
+@pytest.mark.parametrize(("account", "left"), [(GUEST_SPIN, 4096), (IN_GUEST, 4096), (VMM, 8192)])
+def test_the_window_is_shrunk_by_being_scheduled_in_only_where_that_was_within_kvm_run(account, left):
+    """vcpu_load asks vcpu->scheduled_out, which kvm_sched_out() sets: a preempt notifier, which the VMM has not."""
+    env, host = hosted(locking("100 us", "10 us"))
+    vcpu = threads(host)["g/0/vcpu0"]
+    env.run(until=1_000_000)
+    assert vcpu.account == IN_GUEST
+    vcpu._ple.grow()
+    vcpu.queued_at += 1
+    vcpu.account = account
+    vcpu.cpu.passes(Walker.vm_exit, "pause", False)
+    if account == VMM:
+        vcpu.cpu.passes(Walker.leave_kvm_run)
+    vcpu.enter(vcpu.cpu)
+    assert vcpu._ple.value == left
+
+
 # kvm_vcpu_on_spin(), against the source.
 
 
@@ -191,6 +212,17 @@ def test_whom_a_spinning_vcpu_yields_to_is_what_the_source_says(data, flags):
         assert not ours[me].dy_eligible
 
 
+@pytest.mark.parametrize("posted", [True, False])
+def test_an_interrupt_is_pending_for_directed_yield_only_where_apicv_is_active(posted):
+    """kvm_arch_dy_has_pending_interrupt(): kvm_vcpu_apicv_active(vcpu) && ..."""
+    text = (PLAIN + GUEST).format(every="10 us", hold="10 us", cpus=2, host="", measure="1 ms")
+    _env, host = hosted(only(f"{text}posted_interrupts = {str(posted).lower()}\n"))
+    vcpu = threads(host)["g/0/vcpu0"]
+    assert not vcpu.has_pending_interrupt
+    vcpu._waiting = 1
+    assert vcpu.has_pending_interrupt is posted
+
+
 def test_after_three_who_say_that_there_is_no_point_nobody_else_is_asked():
     vcpus, asked = [Vcpu(True, False, False, False, False, False) for _ in range(6)], []
 
@@ -246,6 +278,34 @@ def test_who_yields_forfeits_its_request_if_it_is_eligible(kind):
     rq, (current, _) = queue(kind, [5 * UNIT, 0])
     rq.forfeit(0, force=False)
     assert current.vruntime == 5 * UNIT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_yields_beside_a_sleeper_that_is_still_queued_is_not_alone(kind):
+    """rq->nr_running counts delayed sleepers (dequeue_entities() returns before sub_nr_running())."""
+    for others, forfeits in (([5 * UNIT], True), ([], False)):
+        rq, (current, *delayed) = queue(kind, [0, *others])
+        for each in delayed:
+            each.sched_delayed = True
+            rq.nr_running -= 1
+        deadline = current.deadline
+        rq.forfeit(0, force=False)
+        assert (current.vruntime == deadline) is forfeits
+
+
+def test_who_yields_alone_in_its_group_forfeits_its_request_if_others_are_queued_on_the_cpu():
+    for others in (1, 0):
+        group = TaskGroup(1024)
+        rq = GroupedRunQueue(EevdfRunQueue(1000, 100), {group: EevdfRunQueue(1000, 100)})
+        current = Entity()
+        current.group = group
+        rq.enqueue(0, current)
+        assert rq.pick_next(0) is current
+        for _ in range(others):
+            rq.enqueue(0, Entity())
+        deadline = current.deadline
+        rq.forfeit(0, force=False)
+        assert (current.vruntime == deadline) is bool(others)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -330,6 +390,13 @@ def test_there_is_no_point_in_yielding_where_both_are_alone():
     cpu, its = two_cpus(1, 1)
     assert yield_to(cpu, its.thread, credit=False) == ESRCH
     assert not cpu.need_resched
+
+
+def test_beside_a_sleeper_that_is_still_queued_yielding_is_not_pointless():
+    cpu, its = two_cpus(2, 1)
+    waiting_on(cpu).sched_delayed = True
+    cpu.rq.nr_running -= 1
+    assert yield_to(cpu, its.thread, credit=False) == 0
 
 
 def test_nobody_yields_to_one_that_runs_or_sleeps():

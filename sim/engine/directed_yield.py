@@ -20,6 +20,7 @@ from sim.engine.layout import (
     LOCK_HOLDER,
     NEED_RESCHED,
     NOTHING,
+    POSTS,
     RUNNING,
     SLEPT,
     THREAD,
@@ -28,7 +29,7 @@ from sim.engine.layout import (
     VM_SIZE,
 )
 from sim.engine.rescheduling import post
-from sim.engine.run_queue import forfeit, nominate
+from sim.engine.run_queue import alone, forfeit, nominate
 from sim.host.directed_yield import ESRCH, TRIES
 
 
@@ -62,7 +63,8 @@ def on_spin(a: Memory, c: int, me: int) -> bool:
         t = first + number
         if number == a.t[me, VM_INDEX] or not is_ready(a, t):
             continue
-        if not a.t[t, SLEPT] and not is_pending(a, t) and not preempted_in_kernel(a, t):
+        pending = a.t[t, POSTS] and is_pending(a, t)  # without APICv nobody asks
+        if not a.t[t, SLEPT] and not pending and not preempted_in_kernel(a, t):
             continue
         eligible = not a.t[t, IN_SPIN_LOOP] or a.t[t, DY_ELIGIBLE] != 0
         if a.t[t, IN_SPIN_LOOP]:
@@ -85,7 +87,7 @@ def on_spin(a: Memory, c: int, me: int) -> bool:
 def yield_to(a: Memory, c: int, target: int) -> int:
     """yield_to(target, preempt = true) by the thread that runs on the CPU: 1, 0 if it failed, or ESRCH."""
     its = a.t[target, CPU]
-    if a.c[c, RUNNING] == 1 and a.c[its, RUNNING] == 1:
+    if alone(a, c) and a.c[its, RUNNING] == 1:
         return ESRCH
     if a.c[its, THREAD] == target or a.t[target, BLOCKED] or not nominate(a, its, target):
         return 0

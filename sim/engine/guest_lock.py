@@ -42,6 +42,7 @@ from sim.engine.layout import (
     TURN,
     VM_FIRST,
     VM_SIZE,
+    VMM,
     WAITING,
     WHERE,
     YIELDS,
@@ -100,10 +101,11 @@ def set_end(a: Memory, t: int) -> None:
 
 @compiled
 def returns(a: Memory, t: int) -> None:
-    """KVM_RUN goes on, before the span: shrinks the window if the vCPU has been off its CPU."""
+    """The thread goes on, before the span: shrinks the window if the vCPU has been off its CPU within KVM_RUN."""
     if a.t[t, QUEUED_AT] != a.t[t, OUT_SINCE]:
         a.t[t, OUT_SINCE] = a.t[t, QUEUED_AT]
-        shrink(a, t)
+        if a.t[t, ACCOUNT] != VMM:
+            shrink(a, t)
     runs_again(a, t)
 
 

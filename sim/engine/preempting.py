@@ -18,7 +18,6 @@ from sim.engine.layout import (
     QUEUED,
     ROUND_ROBIN,
     RQ_RESCHED,
-    RUNNING,
     SLICE,
     SLICE_END,
     TICK,
@@ -147,7 +146,7 @@ def forfeit(a: Memory, q: int) -> None:
     There is no buddy to clear: a thread that runs is not one.
     """
     t, current, now = a.t, a.c[q, CURRENT_ENTITY], a.g[NOW]
-    if a.g[ROUND_ROBIN] or current < 0 or a.c[q, RUNNING] == 1:
+    if a.g[ROUND_ROBIN] or current < 0:
         return
     update_current(a, q, now)
     if t[current, VRUNTIME] <= avg_vruntime(a, q):

@@ -94,7 +94,9 @@ def nominate(a: Memory, c: int, thread: int) -> bool:
 
 @compiled
 def forfeit(a: Memory, c: int) -> None:
-    """yield_task(): what runs gives up what is left of its request."""
+    """yield_task(): what runs gives up what is left of its request, unless nothing else is queued."""
+    if alone(a, c):
+        return
     if a.g[GROUPED]:
         eevdf_groups.forfeit(wide(a), c)
     else:

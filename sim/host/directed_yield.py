@@ -97,7 +97,7 @@ def yield_to(cpu: "HostCpu", target: "Thread", *, credit: bool) -> int:
     2026) has it: the target gets so much lag that the hint counts, and who yields loses its protection.
     """
     its = target.cpu
-    if cpu.rq.nr_running == 1 and its.rq.nr_running == 1:
+    if cpu.rq.alone and its.rq.nr_running == 1:
         return ESRCH
     if its.thread is target or target.blocked:
         return 0

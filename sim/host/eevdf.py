@@ -273,12 +273,17 @@ class EevdfRunQueue:
         return True
 
     def forfeit(self, now: int, *, force: bool) -> None:
-        """yield_task_fair(); ``force``: the yielding entity loses its protection, once in ``forced_every``.
+        """yield_task_fair(), unless nothing else is queued; rq->nr_running counts delayed sleepers, too."""
+        if not self.alone:
+            self.give_up(now, force=force)
+
+    def give_up(self, now: int, *, force: bool) -> None:
+        """The same in any case; ``force``: the yielding entity loses its protection, once in ``forced_every``.
 
         Linux commit 79104becf42b ("sched/fair: Forfeit vruntime on yield").
         """
         current = self.current
-        if current is None or self.nr_running == 1:
+        if current is None:
             return
         if self._next is current:
             self._next = None

@@ -168,9 +168,10 @@ class GroupedRunQueue:
         return own.queue.nominate(now, entity, credit=credit) and self._root.nominate(now, own, credit=credit)
 
     def forfeit(self, now: int, *, force: bool) -> None:
-        """yield_task_fair(), in the group of who runs."""
+        """yield_task_fair(), in the group of who runs, be it alone in there."""
         *_, queue = self._levels()
-        queue.forfeit(now, force=force)
+        if not self.alone:
+            queue.give_up(now, force=force)
 
     def waiting(self) -> list[Entity]:
         """The threads that another CPU may pull."""

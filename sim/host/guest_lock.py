@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sim.host.directed_yield import Boosted, on_spin, runs_again, yield_to
 from sim.host.exits import INF, ExitKind
 from sim.host.guest_span import GUEST
-from sim.host.halting import GUEST_SPIN
+from sim.host.halting import GUEST_SPIN, VMM
 from sim.host.ple import PleWindow
 from sim.host.preemption import TO_USER
 from sim.host.streams import Draws
@@ -109,8 +109,8 @@ class LockingVcpu(VcpuThread):
 
     @property
     def has_pending_interrupt(self) -> bool:
-        """kvm_arch_dy_has_pending_interrupt()."""
-        return self._is_pending
+        """kvm_arch_dy_has_pending_interrupt(), which asks kvm_vcpu_apicv_active() first."""
+        return self._posted_interrupts and self._is_pending
 
     @property
     def preempted_in_kernel(self) -> bool:
@@ -140,7 +140,8 @@ class LockingVcpu(VcpuThread):
     def enter(self, cpu: "HostCpu") -> None:
         if self.queued_at != self._out_since:  # it has been off its CPU
             self._out_since = self.queued_at
-            self._ple.shrink()
+            if self.account != VMM:  # vcpu->scheduled_out, which is about KVM_RUN
+                self._ple.shrink()
         runs_again(self)
         super().enter(cpu)
         cpu.charge()
