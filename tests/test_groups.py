@@ -7,6 +7,10 @@ from hypothesis import strategies as st
 from test_ticks import watched
 
 from sim.errors import InputError
+from sim.host.eevdf import EevdfRunQueue
+from sim.host.eevdf_groups import GroupedRunQueue, TaskGroup
+from sim.host.eevdf_v7_3 import EevdfRunQueueV73
+from sim.host.runqueue import Entity
 
 HOST = """
 title = "threads in groups"
@@ -149,6 +153,92 @@ def test_vcpus_of_a_group_yield_to_each_other_as_without_and_in_several_groups_a
     assert record(A, B, "[groups.a]\n[groups.b]\n") != flat
     assert record("", A, "[groups.a]\n") != flat
     assert record(A, "", "[groups.a]\n")  # accounts add up, or it raises
+
+
+# The buddy that dequeue_entities() makes of a group (fair.c, v6.18.2); a cycle at nice 0 is UNIT.
+
+UNIT = 1 << 32
+
+
+def in_a_group(kind):
+    """A root queue in which a group of two runs, its protection over, beside two threads: all are eligible but the last
+    of them, and the first of them has the earliest deadline."""
+    group = TaskGroup(1024)
+    root, own = kind(1000, 100), kind(1000, 100)
+    rq = GroupedRunQueue(root, {group: own})
+    first, second, other, late = (Entity() for _ in range(4))
+    first.group = second.group = group
+    for entity in (first, second):
+        rq.enqueue(0, entity)
+    assert rq.pick_next(0) is first
+    for entity, vruntime in ((other, 0), (late, 300 * UNIT)):
+        rq.enqueue(0, entity)
+        root._remove(entity)
+        entity.vruntime, entity.deadline = vruntime, vruntime + 1000 * UNIT
+        root._insert(entity)
+    root.current.vruntime, root.current.vprot, root.current.deadline = 0, 0, 2000 * UNIT
+    return rq, first, second, other
+
+
+@pytest.mark.parametrize(("kind", "goes_on"), [(EevdfRunQueue, True), (EevdfRunQueueV73, False)])
+def test_a_thread_that_sleeps_leaves_the_cpu_to_its_group(kind, goes_on):
+    """set_next_buddy(), which v7.3's flat queue has not; and so it stays where the group is picked again."""
+    rq, first, second, other = in_a_group(kind)
+    rq.dequeue(0, first, sleep=True)
+    for _ in range(2):
+        assert rq.pick_next(0) is (second if goes_on else other)
+
+
+def test_a_thread_that_moves_or_stays_queued_leaves_the_cpu_to_whose_turn_it_is():
+    rq, first, _second, other = in_a_group(EevdfRunQueue)
+    rq.dequeue(0, first, sleep=False)
+    assert rq.pick_next(0) is other
+    rq, first, _second, other = in_a_group(EevdfRunQueue)
+    first.vruntime += 10 * UNIT
+    rq.dequeue(0, first, sleep=True)
+    assert first.sched_delayed
+    assert rq.pick_next(0) is other
+
+
+def test_a_sleeper_that_leaves_late_leaves_the_cpu_to_its_group_too():
+    rq, first, second, other = in_a_group(EevdfRunQueue)
+    rq.dequeue(0, first, sleep=True)
+    assert rq.pick_next(0) is second
+    rq.update_current(1)
+    assert rq.pick_next(1) is other
+    rq, first, second, other = in_a_group(EevdfRunQueue)
+    first.vruntime += 10 * UNIT
+    rq.dequeue(0, first, sleep=True)
+    own = rq._root.current
+    own.deadline = 500 * UNIT  # its turn, and in it that of the sleeper
+    first.vruntime = first.deadline = 0
+    assert rq.pick_next(0) is second
+    assert not first.on_rq
+    own.deadline = 2000 * UNIT
+    assert rq.pick_next(0) is second
+
+
+def test_a_request_that_is_over_ends_what_a_sleeper_has_left_to_its_group():
+    """update_curr(): clear_buddies().  At 50 cycles the group is still eligible: V is (50 + 0 + 300) / 3."""
+    rq, first, second, other = in_a_group(EevdfRunQueue)
+    rq.dequeue(0, first, sleep=True)
+    assert rq.pick_next(0) is second
+    rq._root.current.vprot = 40 * UNIT
+    rq.update_current(39)
+    assert rq.pick_next(39) is second
+    assert rq.pick_next(50) is other
+
+
+def test_a_hint_to_yield_to_one_of_the_same_group_is_used_up_at_both_levels():
+    """set_next_entity() of the thread: clear_buddies() goes up from it."""
+    for moves in (False, True):
+        rq, _first, second, other = in_a_group(EevdfRunQueue)
+        assert rq.nominate(0, second, credit=False)
+        if moves:
+            rq.dequeue(0, second, sleep=False)
+        else:
+            assert rq.pick_next(0) is second
+        assert rq.pick_next(0) is other
 
 
 def test_a_group_that_is_not_there_is_refused():

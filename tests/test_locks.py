@@ -270,6 +270,17 @@ def test_a_buddy_that_is_eligible_runs_next_and_one_that_is_not_does_not(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_buddy_that_has_run_is_none_any_more(kind):
+    rq, (current, other, buddy) = queue(kind, [0, -1 * UNIT, -1 * UNIT])
+    assert rq.nominate(0, buddy, credit=False)
+    current.vprot = current.vruntime
+    assert rq.pick_next(0) is buddy
+    buddy.vprot = buddy.vruntime
+    buddy.deadline = other.deadline + 1
+    assert rq.pick_next(0) is other
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_who_yields_forfeits_its_request_if_it_is_eligible(kind):
     rq, (current, _) = queue(kind, [0, 5 * UNIT])
     deadline = current.deadline

@@ -10,6 +10,7 @@ from __future__ import annotations
 from sim.engine import preempting, scheduler
 from sim.engine.jit import Memory, compiled
 from sim.engine.layout import (
+    BUDDY,
     CPUS,
     CURRENT_ENTITY,
     DEADLINE,
@@ -145,8 +146,12 @@ def dequeue(a: Memory, c: int, now: int, thread: int, sleep: bool) -> None:
         scheduler.dequeue(a, root(a, c), now, thread, sleep)
         return
     q = group_queue(a, entity)
+    if a.c[q, BUDDY] == thread:
+        scheduler.clear_buddy(a, root(a, c), entity)
     scheduler.dequeue(a, q, now, thread, sleep)
     if a.c[q, LOAD]:
+        if sleep and not a.t[thread, ON_RQ]:
+            scheduler.set_next_buddy(a, root(a, c), entity)
         weigh(a, c, now, entity)
     else:
         scheduler.dequeue(a, root(a, c), now, entity, True)
@@ -176,8 +181,14 @@ def pick_next(a: Memory, c: int, now: int) -> int:
             before = -1
         if entity < entities:
             return entity
-        picked = scheduler.pick_next(a, group_queue(a, entity), now)
+        q = group_queue(a, entity)
+        buddy, load = a.c[q, BUDDY], a.c[q, LOAD]
+        picked = scheduler.pick_next(a, q, now)
         if picked >= 0:
+            if entity == before and a.c[q, LOAD] != load:  # a delayed one has left
+                scheduler.set_next_buddy(a, top, entity)
+            if picked == buddy:
+                scheduler.clear_buddy(a, top, entity)
             return picked
         scheduler.dequeue(a, top, now, entity, True)  # all that it had was delayed
 

@@ -79,8 +79,23 @@ def update_current(a: Memory, q: int, now: int) -> None:
         due = False
     if due and a.c[q, QUEUED]:
         a.c[q, RQ_RESCHED] = 1
+        clear_buddy(a, q, current)
     if not -FAR <= vruntime <= FAR:
         rebase(a, q, vruntime)
+
+
+@compiled
+def clear_buddy(a: Memory, q: int, entity: int) -> None:
+    """clear_buddies(): it is not to run next any more."""
+    if a.c[q, BUDDY] == entity:
+        a.c[q, BUDDY] = -1
+
+
+@compiled
+def set_next_buddy(a: Memory, q: int, entity: int) -> None:
+    """dequeue_entities(): a thread of a group sleeps, of which others are queued; v7.3's flat queue has no groups."""
+    if not a.g[V7_3]:
+        a.c[q, BUDDY] = entity
 
 
 @compiled
@@ -221,8 +236,7 @@ def dequeue_delayed(a: Memory, q: int, now: int, entity: int) -> None:
 def dequeue(a: Memory, q: int, now: int, entity: int, sleep: bool) -> None:
     """dequeue_entity(): one that blocks with negative lag stays queued as delayed, except if it exits."""
     t = a.t
-    if a.c[q, BUDDY] == entity:
-        a.c[q, BUDDY] = -1
+    clear_buddy(a, q, entity)
     update_current(a, q, now)
     a.c[q, RUNNING] -= 1
     if not a.g[ROUND_ROBIN]:
@@ -337,11 +351,10 @@ def pick_next(a: Memory, q: int, now: int) -> int:
         return entity
     entity = pick_not_delayed(a, q, now, True)
     a.c[q, RQ_RESCHED] = 0
-    if entity >= 0 and a.c[q, BUDDY] == entity:
-        a.c[q, BUDDY] = -1
     previous = a.c[q, CURRENT_ENTITY]
     if entity < 0 or entity == previous:
         return entity
+    clear_buddy(a, q, entity)
     if previous >= 0:
         insert(a, q, previous)
     remove(a, q, entity)

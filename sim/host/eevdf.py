@@ -18,11 +18,11 @@ class EevdfRunQueue:
 
     ``base_slice`` is the request of an entity without a custom slice, ``tick`` the period of the tick (TICK_NSEC), both
     in TSC cycles; ``forced_every`` is how often a yield may force its CPU (:mod:`sim.host.directed_yield`).
-    ``_next`` is cfs_rq->next, the buddy that is to run next.
+    ``buddy`` is cfs_rq->next, the buddy that is to run next.
     """
 
     __slots__ = (
-        "_base_slice", "_forced_at", "_load", "_next", "_queue", "_tick", "_weighted", "current", "forced_every",
+        "_base_slice", "_forced_at", "_load", "_queue", "_tick", "_weighted", "buddy", "current", "forced_every",
         "need_resched", "nr_running",
     )  # fmt: skip
 
@@ -37,7 +37,7 @@ class EevdfRunQueue:
         self.need_resched = False
         self.forced_every = 0
         self._forced_at: int | None = None
-        self._next: Entity | None = None
+        self.buddy: Entity | None = None
 
     def avg_vruntime(self) -> int:
         """V, the weighted mean of vruntime, rounded down, so that vruntime <= V is entity_eligible().
@@ -74,6 +74,16 @@ class EevdfRunQueue:
             return
         if self._queue:
             self.need_resched = True
+            self.clear_buddy(current)
+
+    def clear_buddy(self, entity: Entity) -> None:
+        """clear_buddies(): it is not to run next any more."""
+        if self.buddy is entity:
+            self.buddy = None
+
+    def set_next_buddy(self, entity: Entity) -> None:
+        """dequeue_entities(): a thread of this group sleeps, of which others are queued, so that the group goes on."""
+        self.buddy = entity
 
     def enqueue(
         self, now: int, entity: Entity, *, wakeup: bool = False, initial: bool = False, migrated: bool = False
@@ -100,8 +110,7 @@ class EevdfRunQueue:
         ``special`` is DEQUEUE_SPECIAL: the task exits, or is stopped, parked or frozen.  A current that is delayed
         stays current, with its protection, until the pick: if it is eligible by then, it goes at last.
         """
-        if self._next is entity:
-            self._next = None
+        self.clear_buddy(entity)
         self.update_current(now)
         self.nr_running -= 1
         average = self.avg_vruntime()
@@ -141,12 +150,11 @@ class EevdfRunQueue:
         while entity is not None and entity.sched_delayed:
             self.dequeue_delayed(now, entity)
             entity = self._pick_next()
-        if self._next is entity:
-            self._next = None
         self.need_resched = False
         previous = self.current
         if entity is None or entity is previous:
             return entity
+        self.clear_buddy(entity)
         if previous is not None:
             self._insert(previous)
         self._remove(entity)
@@ -258,7 +266,7 @@ class EevdfRunQueue:
         """
         if not entity.on_rq or entity.sched_delayed:
             return False
-        self._next = entity
+        self.buddy = entity
         if credit and entity is not self.current:  # as the group of both may be
             self.update_current(now)
             limit = max(2 * entity.slice, self._tick) * entity.inv_weight
@@ -285,8 +293,7 @@ class EevdfRunQueue:
         current = self.current
         if current is None:
             return
-        if self._next is current:
-            self._next = None
+        self.clear_buddy(current)
         self.update_current(now)
         if current.vruntime <= self.avg_vruntime():
             current.vruntime = current.deadline
@@ -301,8 +308,8 @@ class EevdfRunQueue:
 
     def _pick_next(self) -> Entity | None:
         """pick_next_entity(): an eligible buddy first (PICK_BUDDY)."""
-        if self._next is not None and self._queue and self._next.vruntime <= self.avg_vruntime():
-            return self._next
+        if self.buddy is not None and self._queue and self.buddy.vruntime <= self.avg_vruntime():
+            return self.buddy
         return self._pick_eevdf(protect=True)
 
     def _place(self, entity: Entity, initial: bool) -> None:

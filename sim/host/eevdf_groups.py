@@ -101,14 +101,21 @@ class GroupedRunQueue:
             self._root.enqueue(now, own, wakeup=True)
 
     def dequeue(self, now: int, entity: Entity, *, sleep: bool, special: bool = False) -> None:
-        """dequeue_task_fair(): the last one of a group takes its entity with it, which may be delayed, too."""
+        """dequeue_task_fair(): the last one of a group takes its entity with it, which may be delayed, too.
+
+        One that sleeps and leaves others behind makes its group the buddy, so that the group goes on if it is eligible.
+        """
         self.nr_running -= 1
         own = self._of(entity)
         if own is None:
             self._root.dequeue(now, entity, sleep=sleep, special=special)
             return
+        if entity is own.queue.buddy:
+            self._root.clear_buddy(own)
         own.queue.dequeue(now, entity, sleep=sleep, special=special)
         if own.queue.load:
+            if sleep and not entity.on_rq:
+                self._root.set_next_buddy(own)
             self._weigh(now, own)
         else:
             self._root.dequeue(now, own, sleep=True)
@@ -126,8 +133,13 @@ class GroupedRunQueue:
                 before = None
             if not isinstance(entity, GroupEntity):
                 break
+            buddy, load = entity.queue.buddy, entity.queue.load
             picked = entity.queue.pick_next(now)
             if picked is not None:
+                if entity is before and entity.queue.load != load:  # a delayed one has left
+                    self._root.set_next_buddy(entity)
+                if picked is buddy:
+                    self._root.clear_buddy(entity)
                 entity = picked
                 break
             self._root.dequeue(now, entity, sleep=True)  # all that it had was delayed

@@ -27,6 +27,9 @@ class EevdfRunQueueV73(EevdfRunQueue):
         if entity.sched_delayed:
             self._update_lag(entity, self.avg_vruntime(), delayed=False)
 
+    def set_next_buddy(self, entity: Entity) -> None:
+        """Nothing: a flat queue has no entities of groups."""
+
     def wakeup_preempts(self, now: int, entity: Entity, *, fork: bool = False) -> bool:
         """wakeup_preempt_fair().
 
@@ -45,8 +48,8 @@ class EevdfRunQueueV73(EevdfRunQueue):
             self._pick_not_delayed(now, protect=not short) is entity or (short and self._is_eligible(entity))
         ):
             current.vprot = min(current.vprot, current.vruntime)
-            if short and not (self._next is not None and self._next.slice < entity.slice):
-                self._next = entity
+            if short and not (self.buddy is not None and self.buddy.slice < entity.slice):
+                self.buddy = entity
             self.need_resched = True
         else:
             start = min(current.vruntime, self.avg_vruntime())
@@ -66,8 +69,8 @@ class EevdfRunQueueV73(EevdfRunQueue):
 
     def _pick_eevdf(self, protect: bool) -> Entity | None:
         """pick_eevdf(): the buddy first, if it is eligible (PICK_BUDDY)."""
-        if protect and self._next is not None and self._queue and self._is_eligible(self._next):
-            return self._next
+        if protect and self.buddy is not None and self._queue and self._is_eligible(self.buddy):
+            return self.buddy
         return super()._pick_eevdf(protect)
 
     def _is_eligible(self, entity: Entity) -> bool:
