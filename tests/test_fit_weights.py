@@ -150,9 +150,15 @@ def test_busy_threads_of_a_series_that_no_family_forks_are_one():
     assert named([*busy, life("cc1", 4, prio=130), life("ld", 5), brief]) == {frozenset({1, 2})}
     assert named([life("hog0", 1), life("hog1", 2)]) == {frozenset({1, 2})}
     assert named([life("task-71", 1), life("task-72", 2)]) == set()
+    kernel = [life("kcompactd", n) for n in (1, 2)]
+    for each in kernel:
+        each.user = False
+    assert named(kernel) == set()
     assert named([life("cc1", n, 0.2, burst_ms=20) for n in (1, 2)]) == set()
     two_makes = [life("make", 11), life("cc1", 12, parent=11), life("ninja", 21), life("cc1", 22, parent=21)]
     assert named([*two_makes, *busy]) == {frozenset({11, 12}), frozenset({21, 22})}
+    of_one_name = [life("make", 11), life("cc1", 12, parent=11), life("make", 21), life("ld", 22, parent=21)]
+    assert named(of_one_name) == {frozenset({11, 12}), frozenset({21, 22})}
 
 
 def test_busy_threads_of_a_series_compete_as_one_control_group_if_the_host_has_groups():
@@ -257,6 +263,24 @@ def test_a_wake_up_by_which_another_group_goes_on_shows_who_shares_a_group(took,
     assert found == (inside | {11} if inside else set())
 
 
+@pytest.mark.parametrize(("hog", "cc1", "family"), [(0.2, 0.6, True), (0.4, 0.4, False)])
+def test_such_wake_ups_show_a_group_only_on_a_host_that_has_groups(hog, cc1, family):
+    short = life("short", 1, 0.1, burst_ms=20)
+    short.handed.update({(0, 2): 50, (0, 3): 50})
+    short.took.update({(0, 2, 3): 30, (0, 3, 2): 10, (0, 2, 1): 40, (0, 3, 1): 50})
+    found = entries(short, life("hog", 2, hog), life("cc1", 3, cc1))
+    assert [bool(found[name, 0].family) for name in ("short", "hog", "cc1")] == [family, family, False]
+
+
+def test_to_whom_short_bursts_leave_the_cpu_shows_groups_though_all_get_the_same():
+    short = life("short", 1, 0.1, burst_ms=20)
+    for tid, times in {2: 80, 3: 10, 4: 10}.items():
+        short.handed[0, tid] = times
+        short.by_chance[tid] = short.wakers[tid] = 10
+    found = entries(short, *(life(name, tid, 0.25) for tid, name in ((2, "inside"), (3, "out"), (4, "of-it"))))
+    assert {name for (name, _), group in found.items() if group.family} == {"short", "inside"}
+
+
 def test_a_thread_that_comes_and_goes_with_its_waker_shows_no_group():
     handed, on_ms = {2: 45, 3: 45, 4: 10}, {2: 250, 3: 250, 4: 500}
     assert beside_busy_threads(handed, on_ms, {2: 40}) == frozenset()
@@ -300,13 +324,15 @@ def test_threads_that_come_and_go_are_tuned_by_how_long_they_wait_however_few_th
     assert changed < 0.9 if cycles >= tuning.ENOUGH else changed == 1
 
 
+@pytest.mark.parametrize("times_as_long", [0.8, 1.2])
 @pytest.mark.parametrize(("cycles", "changes"), [(40, False), (2000, True)])
-def test_a_weight_is_tuned_only_if_waits_differ_by_more_than_chance(cycles, changes):
-    """Waits are 1.2 times as long: of 41 the mean has a standard error of 0.16, of 2,001 one of 0.02."""
+def test_a_weight_is_tuned_only_if_waits_differ_by_more_than_chance(cycles, changes, times_as_long):
+    """Of 41 waits the mean has a standard error of 0.16, of 2,001 one of 0.02."""
     group = Group(("compute", "a", 0, ()), cycles, 1, Counter(), 5 * MS, 105 * MS, 1024, entry="a")
     group.compute, group.sleep, group.cycles = [5.0 * MS / cycles] * cycles, [1_900.0 * MS / cycles] * cycles, cycles
-    seen = tuning._Seen({"a": cycles / 2}, {"a": 0.0025}, {"a": 0.0625})
-    assert (tuning._tuned(group, group, seen, 2.0, 0.7).weight != 1024) == changes
+    seen = tuning._Seen({"a": cycles / 2}, {"a": 0.0025}, {"a": 0.0025 + 0.05 * times_as_long})
+    weight = tuning._tuned(group, group, seen, 2.0, 0.7).weight
+    assert (weight > 1024, weight < 1024) == (changes and times_as_long > 1, changes and times_as_long < 1)
 
 
 def test_a_thread_that_hardly_sleeps_is_tuned_by_what_it_gets_of_the_cpu():
