@@ -1,11 +1,11 @@
 """Twins of hosts that no rule of ``fpswitch fit`` was made on: simulated ones, halves of traces.
 
-    python benchmarks/twins.py [--only NAME] [--trace FILE ...]
+    python benchmarks/twins.py [--only NAME] [--seconds SECONDS] [--trace FILE ...]
 
-Each host below is simulated, exported as a recording, and fitted; the twin is held against its recording, as a fit
-does, and as strictly against the host itself, simulated with other random numbers: how far the recording is from its
-host is in the second.  Of each FILE the first half is fitted, and held against the second.  Prints a table in Markdown
-of what misses; exit status 1 if anything does.
+Each host below is simulated, exported as a recording (of 0.7 s, or of SECONDS), and fitted; the twin is held against
+its recording, as a fit does, and as strictly against the host itself, simulated with other random numbers: how far the
+recording is from its host is in the second.  Of each FILE the first half is fitted, and held against the second.
+Prints a table in Markdown of what misses; exit status 1 if anything does.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import re
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -26,11 +27,15 @@ from sim.trace.fit import estimate, writing
 from sim.trace.fit.estimate import Fitted
 
 REPLICATIONS = 4
+OTHER_SEED = 2
+"""Of the truth: with that of the recording, which is the default, its first replication would be the recording."""
+WARMUP_MS = 100
+"""Of a host, recorded too."""
 HEAD = """
 title = "{name}"
 [run]
-measure = "600 ms"
-warmup = "100 ms"
+measure = "{measure} ms"
+warmup = "{warmup} ms"
 [host]
 cpus = {cpus}
 cpu = ["zen4"]
@@ -315,20 +320,21 @@ def tuned(file: Path, out: Path, preemption: str) -> Fitted:
     return tuning.tune(fitted, out, 1)
 
 
-def of_a_host(name: str, folder: Path) -> tuple[list[fitness.Compared], list[fitness.Compared]]:
-    """The twin of a simulated host against that host with other random numbers, and against its recording."""
+def of_a_host(name: str, folder: Path, seconds: float) -> tuple[list[fitness.Compared], list[fitness.Compared]]:
+    """The twin of a simulated host against that host with other random numbers, and against its recording of that
+    length.
+    """
     cpus, preemption, host, text = HOSTS[name]
     scenario, run = folder / "host.toml", folder / "run.txt"
-    scenario.write_text(HEAD.format(name=name, cpus=cpus, preemption=preemption, host=host) + text)
+    run_ms = {"measure": round(1000 * seconds) - WARMUP_MS, "warmup": WARMUP_MS}
+    scenario.write_text(HEAD.format(name=name, cpus=cpus, preemption=preemption, host=host, **run_ms) + text)
     command = ["export", str(scenario), "-o", str(run), "--strategy", "xstate-guest", "--force"]
     result = CliRunner().invoke(cli, command)
     assert result.exit_code == 0, result.output
     lines = (line for line in run.open() if not line.startswith("# fpswitch "))
     run.write_text("".join(lines).replace("rcu_preempt/0", "rcu_preempt"))
     fitted = tuned(run, folder / "twin.toml", preemption)
-    (case,) = cases(read(scenario))
-    measured = case.scenario.run.model_copy(update={"measure": 0.6, "warmup": 0.1})
-    truth = replace(case, scenario=case.scenario.model_copy(update={"run": measured}))
+    (truth,) = cases(read(scenario, {"run.seed": OTHER_SEED}))
     there = fitness.recordings(fitted, truth, REPLICATIONS, 1)
     here = fitness.recordings(fitted, fitness.twin(fitted, folder / "twin.toml"), REPLICATIONS, 1)
     recorded = fitness.side_by_side(fitted.counted, here, fitted.unsure)
@@ -367,16 +373,18 @@ def main() -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", choices=HOSTS)
+    parser.add_argument("--seconds", type=float, default=0.7)
     parser.add_argument("--trace", action="append", type=Path, default=[])
     chosen = parser.parse_args()
-    work = [(name, of_a_host, name) for name in chosen.only or ([] if chosen.trace else HOSTS)]
-    work += [(trace.name, of_halves, trace) for trace in chosen.trace]
+    hosts = chosen.only or ([] if chosen.trace else HOSTS)
+    work = [(name, partial(of_a_host, name, seconds=chosen.seconds)) for name in hosts]
+    work += [(trace.name, partial(of_halves, trace)) for trace in chosen.trace]
     missed = 0
     print("| host | compared | miss | of its recording | the largest difference of a rate | what misses |")
     print("|---|---|---|---|---|---|")
-    for name, of, what in work:
+    for name, compared in work:
         with tempfile.TemporaryDirectory() as folder:
-            host, recording = of(what, Path(folder))  # type: ignore[operator]
+            host, recording = compared(folder=Path(folder))
         found = [each for each in host if each.holds is not None]
         own = sum(each.holds is False for each in recording)
         misses = [each for each in found if not each.holds]
