@@ -265,11 +265,12 @@ def test_a_wake_up_by_which_another_group_goes_on_shows_who_shares_a_group(took,
 
 @pytest.mark.parametrize(("hog", "cc1", "family"), [(0.2, 0.6, True), (0.4, 0.4, False)])
 def test_such_wake_ups_show_a_group_only_on_a_host_that_has_groups(hog, cc1, family):
-    short = life("short", 1, 0.1, burst_ms=20)
+    short = life("short", 1, 0.1, burst_ms=20, prio=125)
     short.handed.update({(0, 2): 50, (0, 3): 50})
     short.took.update({(0, 2, 3): 30, (0, 3, 2): 10, (0, 2, 1): 40, (0, 3, 1): 50})
     found = entries(short, life("hog", 2, hog), life("cc1", 3, cc1))
     assert [bool(found[name, 0].family) for name in ("short", "hog", "cc1")] == [family, family, False]
+    assert (found["cc1", 0].weight is None) == (not family)
 
 
 def test_to_whom_short_bursts_leave_the_cpu_shows_groups_though_all_get_the_same():
