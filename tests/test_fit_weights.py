@@ -353,6 +353,16 @@ def test_bursts_go_on_after_a_wake_up_if_half_of_them_do(long):
     assert len(group.after) == (10 if long == 7 else 0)
 
 
+@pytest.mark.parametrize("late_ms", [0, 200])
+def test_a_thread_that_is_runnable_at_both_ends_of_a_trace_has_no_sleep_but_those_that_others_end(late_ms):
+    waits = life("make", 1, 0.5, burst_ms=200)
+    ended = {(id(waits), burst.end_ns) for burst in waits.bursts[:-1]}
+    key = ("compute", "make", 0, ())
+    waiting = Waiting(ended=ended, longest_ns=MS)
+    group = _threads(key, [waits], 0, SECONDS_NS + late_ms * MS, Charges(), None, waiting)
+    assert (group.waits[0], group.sleep) == ((0.9, [late_ms * MS]) if late_ms else (1.0, []))
+
+
 def test_a_vcpu_of_few_halts_is_tuned_by_what_it_gets_of_the_cpu():
     group = Group(("vcpu", "vm", 0, ()), 1, 1, Counter(), 200 * MS, 900 * MS, 1024, entry="vm")
     group.compute, group.demand, group.halt, group.halts = [200.0 * MS], [100.0 * MS], [500.0 * MS] * 2, 2

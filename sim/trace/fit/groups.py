@@ -198,6 +198,8 @@ def _threads(
         around = first.ready_ns - first_ns + last_ns - last.end_ns
         if around > ABSENT * (last_ns - first_ns) or len(bursts) > 1:
             group.sleep.append(around)
+    if waiting.ended and not sum(group.sleep):  # it was runnable at both ends of the trace: others end all its sleeps
+        group.sleep.clear()
     _set_waits(group, len(waiting.ended), len(waiting.ended) + len(group.sleep), waiting)
     if ticks is not None and _at_ticks(key[0], lives, ticks):
         group.at_ticks = True
