@@ -325,6 +325,15 @@ def test_threads_that_come_and_go_are_tuned_by_how_long_they_wait_however_few_th
     assert changed < 0.9 if cycles >= tuning.ENOUGH else changed == 1
 
 
+def test_a_parent_forks_as_often_as_in_the_trace_also_where_its_children_queue_up():
+    """Three children wait for a CPU at any time, on average."""
+    group = Group(("fork", "forks", 0, ()), 300, 1, Counter(), 1_500 * MS, 7_500 * MS, 1024, entry="forks")
+    group.compute, group.sleep, group.cycles = [5.0 * MS] * 300, [6.0 * MS] * 300, 300
+    forks_seldom = tuning._Seen({"forks": 140.0}, {"forks": 0.70}, {"forks": 3.5})
+    late_ns = 1e9 / 140 - 2e9 / 300
+    assert tuning._tuned(group, group, forks_seldom, 2.0, 1.0).sleep[0] == pytest.approx(6.0 * MS - late_ns)
+
+
 @pytest.mark.parametrize("times_as_long", [0.8, 1.2])
 @pytest.mark.parametrize(("cycles", "changes"), [(40, False), (2000, True)])
 def test_a_weight_is_tuned_only_if_waits_differ_by_more_than_chance(cycles, changes, times_as_long):

@@ -146,7 +146,7 @@ def _tuned(group: Group, first: Group, seen: _Seen, seconds: float, gain: float)
     if not rate or not on or kind == "pipe":
         return group
     cycles = _cycles(group)
-    always = group.wanted_ns > ALWAYS * group.rows * seconds * 1e9
+    always = kind != "fork" and group.wanted_ns > ALWAYS * group.rows * seconds * 1e9  # children of a parent queue up
     if not (mean or group.waits) or always or (cycles < ENOUGH and (kind == "vcpu" or seconds * 1e9 < FULL_NS)):
         share = group.on_ns * 1e-9 / seconds
         return _weighted(group, first, share / on, gain) if share >= LEAST_SHARE else group
