@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from corruption import TRACES
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sim.errors import InputError
@@ -154,6 +154,7 @@ def test_broken_lines_are_read_alike_on_both_ways(seed, edits):
                 del line[at:]
     data = b"\n".join(bytes(line) for line in chosen) + b"\n"
     found, reader = read(data)
+    assume(reader.dialect.is_plain)  # an edit may make it look like another, which the slow way does not know
     assert [tuple(step) for step in found] == slowly(data)
     assert reader.report.foreign + reader.report.others.total() + len(found) <= 20
 
