@@ -70,6 +70,7 @@ FORMS = {
     "leaf and sub-leaf in one key": lambda name: json.dumps(
         {f"{leaf:#x}.{sub}": members(row, h8) for leaf, sub, row in rows(name)}
     ),
+    "a leaf before its sub-leaves": lines(lambda leaf, sub, *row: json.dumps([leaf, {str(sub): members(row)}]) + "\n"),
     "four registers in one text": by_key(hex, str, lambda row: " ".join(map(h8, row))),
     "upper case": by_key(h8, str, lambda row: {key.upper(): f"{value:08X}" for key, value in members(row).items()}),
     "values that are objects": by_key(
@@ -149,6 +150,16 @@ def test_registers_in_nested_structures_are_read(form, name):
     one, printed_by = imported_from(FORMS[form](name).encode())
     assert printed_by == "a program"
     assert same_cpu(one, profile(name))
+
+
+@pytest.mark.parametrize("case", [str.lower, str.upper])
+def test_each_register_may_be_on_a_line_of_its_own(case):
+    form = lines(
+        lambda leaf, sub, *row: (
+            f"CPUID {leaf:08x} {sub:02x}\n" + "".join(f"  {case(k)} = {v:#010x}\n" for k, v in members(row).items())
+        )
+    )
+    assert same_cpu(imported_from(form("zen4").encode())[0], profile("zen4"))
 
 
 TABLES = {

@@ -176,6 +176,15 @@ def kind_with(rng, number, drawn, scale, effect, cost, share):
     return ExitKind(str(number), "other", gaps, times, fpu, effect, False, None, None, known)
 
 
+@pytest.mark.parametrize("fastpath", [True, False])
+def test_interrupts_are_off_from_the_begin_of_a_fastpath_exit_on_and_in_others_from_the_entry_on(fastpath):
+    kind = kind_with(np.random.default_rng(0), 0, [([], [], [])], 400, False, 20, 0.0)
+    kind.cost = ExitCost((), 20, 7, fastpath=fastpath)
+    stream = ExitStream([kind], batch=True)
+    for n in range(stream.next, stream.next + 5):
+        assert stream.open_until(n) == (stream.begins(n) - 1 if fastpath else stream.wall[n] - 7)
+
+
 KIND = st.tuples(
     st.integers(2, 400), st.booleans(), st.one_of(st.none(), st.integers(10, 60)), st.sampled_from([0.0, 0.1])
 )
