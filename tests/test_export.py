@@ -1,6 +1,7 @@
 """A simulated run, exported as a trace, is followed without a contradiction and costs what the run costs."""
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -71,6 +72,13 @@ def exported(tmp_path, name, *options):
     result = CliRunner().invoke(cli, ["export", name, "-o", str(out), "--json", *options])
     assert result.exit_code == 0, result.output
     return out, json.loads(result.stdout)
+
+
+def test_the_children_of_a_thread_are_numbered_from_1_on(tmp_path):
+    (tmp_path / "own.toml").write_text(FORKS)
+    out, _ = exported(tmp_path, str(tmp_path / "own.toml"), "--duration", "3 ms")
+    children = re.findall(r" comm=make/0 .*child_comm=(\S+)", out.read_text())
+    assert children == [f"make/0.{n + 1}" for n in range(len(children))] != []
 
 
 @pytest.mark.parametrize(
