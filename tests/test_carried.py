@@ -164,7 +164,7 @@ def test_the_host_writes_fred_rsp0_by_wrmsrns_where_the_cpu_has_it(cpu, instruct
 @pytest.mark.parametrize(("kernel", "notes"), [("v6.6", 1), ("v6.12", 0), ("v7.3", 0)])
 def test_that_a_kernel_does_not_write_fred_rsp0_is_said(kernel, notes):
     fred = Settings(cpu="diamond-rapids", kernel=kernel, carried="fred-rsp0", strategy="manual-load")
-    assert [note.startswith("v6.6 has no fred_update_rsp0") for note in boot(fred).hypothetical].count(True) == notes
+    assert ["has no fred_update_rsp0" in note for note in boot(fred).hypothetical].count(True) == notes
 
 
 # XSAVES of UINTR clears UINV in IA32_UINTR_MISC (intel/uintr-linux-kernel, switch_uintr_return()).

@@ -65,6 +65,7 @@ FORMS = {
     "keys in hexadecimal without 0x, registers too": by_key(bare, bare, lambda row: members(row, bare)),
     "keys in decimal": by_key(str, str, members),
     "sub-leaves in decimal below leaves in hexadecimal": by_key(h8, str, lambda row: [h8(value) for value in row]),
+    "keys in capitals": by_key(lambda leaf: f"LEAF_{leaf:#x}", lambda sub: f"SUBLEAF_{sub}", members),
     "keys with an h": by_key(lambda leaf: f"{leaf:X}H", str, list),
     "keys with their names": by_key(lambda leaf: f"leaf_{leaf:#x}", lambda sub: f"subleaf_{sub}", members),
     "leaf and sub-leaf in one key": lambda name: json.dumps(
