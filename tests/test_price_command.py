@@ -96,6 +96,7 @@ def test_rates_that_cannot_be_together_are_one_message(given, message):
         (("--exits", "1/s", "--guest-xcr0", "0x602e7"), "guest XCR0 0x602e7 has AMX (bits 17 and 18): allowed with"),
         (("--exits", "1/s", "--guest-spec-ctrl", "mine"), "guest_spec_ctrl = 'mine' (allowed: host, other, unwritten)"),
         (("--exits", "1/s", "--no-mitigations", "--mitigations", "ibpb"), "--no-mitigations with --mitigations"),
+        (("--exits", "1/s", "--mitigations", "ibpb,foo"), "fpswitch: unknown mitigation 'foo' (allowed: bhb, ibpb, "),
         (("--exits", "1/s", "--vpmu", "mediated"), "the mediated vPMU came with v7.0, and this is v6.18"),
         (("--exits", "1/s", "--guest-ssp", "often"), "unknown --guest-ssp 'often'"),
         (("--exits", "1/s", "--buffer", "L3"), "unknown --buffer 'L3'"),

@@ -7,6 +7,7 @@ import click
 
 from sim.cli.common import parse_mask
 from sim.errors import InputError
+from sim.kernel import mitigations
 
 Command = Callable[..., Any]
 
@@ -62,8 +63,13 @@ def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -
 
 
 def take_mitigations(options: dict[str, Any]) -> bool | tuple[str, ...]:
-    """What --no-mitigations and --mitigations say together; takes both out of ``options``."""
+    """What --no-mitigations and --mitigations say together; takes both out of ``options``.
+
+    Raises :class:`~sim.errors.InputError` for both at once, and for an unknown kind.
+    """
     none, kinds = options.pop("no_mitigations"), options.pop("kinds")
     if none and kinds:
         raise InputError("--no-mitigations with --mitigations; allowed: one of the two")
-    return tuple(kinds.split(",")) if kinds else not none
+    found = tuple(kinds.split(",")) if kinds else not none
+    mitigations.chosen(found)
+    return found
