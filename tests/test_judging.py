@@ -87,21 +87,36 @@ def test_an_error_that_is_no_message_is_named_with_the_last_place_in_this_packag
     assert wrong.startswith(("TypeError at profile", "AttributeError at profile"))
 
 
-def test_a_command_that_takes_too_long_hangs_even_if_it_catches_every_exception(watch, monkeypatch):
+@pytest.mark.parametrize(
+    ("limit", "number", "timer", "waits_s"),
+    [("HANG_S", signal.SIGPROF, signal.ITIMER_PROF, 0), ("WAITS_S", signal.SIGALRM, signal.ITIMER_REAL, 30)],
+)
+def test_a_command_that_computes_or_waits_too_long_hangs_even_if_it_catches_every_exception(
+    watch, monkeypatch, limit, number, timer, waits_s
+):
     def hangs(command):
         while True:
             try:
-                time.sleep(30)
+                time.sleep(waits_s)
             except Exception:
                 continue
 
-    monkeypatch.setattr(judging, "HANG_S", 0.01)
-    before = signal.signal(signal.SIGALRM, judging._hangs)
+    monkeypatch.setattr(judging, limit, 0.01)
+    before = signal.signal(number, judging._hangs)
     try:
-        assert judged(hangs, (), watch) == ("hangs: over 0.01 s", "")
-        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+        assert judged(hangs, (), watch)[0].startswith("hangs: over ")
+        assert signal.getitimer(timer) == (0.0, 0.0)
     finally:
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(number, before)
+
+
+def test_a_command_hangs_by_its_own_cpu_time_and_not_by_what_others_take(watch, monkeypatch):
+    monkeypatch.setattr(judging, "HANG_S", 0.05)
+    before = signal.signal(signal.SIGPROF, judging._hangs)
+    try:
+        assert "hangs" not in judged(lambda command: time.sleep(0.2), (), watch)[0]
+    finally:
+        signal.signal(signal.SIGPROF, before)
 
 
 def test_a_message_with_its_place_and_status_2_is_how_an_input_is_refused(watch):

@@ -27,10 +27,10 @@ from sim.errors import unknown
 def fuzz(inputs: int, only: tuple[str, ...], seed: int, data: Path, keep: Path | None, as_json: bool) -> None:
     """Damage files of every kind, and check that each is read, or refused in one message.
 
-    What is checked: no traceback; at most 20 s and 1 GiB for an input; nothing written elsewhere, no command run, no
-    pickle loaded; no control character on the terminal; and one message, which names the file, in lines of at most
-    1,000 characters. The files are those of the package and, in a checkout, those of its tests. The exit status is 1 if
-    a check failed.
+    What is checked: no traceback; at most 20 s of CPU time and 1 GiB for an input; nothing written elsewhere, no
+    command run, no pickle loaded; no control character on the terminal; and one message, which names the file, in lines
+    of at most 1,000 characters. The files are those of the package and, in a checkout, those of its tests. The exit
+    status is 1 if a check failed.
 
     With atheris (the extra fuzz), inputs that reached new code are damaged further; without it, those with a new
     message.

@@ -20,6 +20,9 @@ from typing import Any, Final
 from sim.errors import MOST_SAID
 
 HANG_S: Final = 20
+"""Of CPU time, since other processes may take the CPUs."""
+WAITS_S: Final = 600
+"""Of time, for a command that takes no CPU time because it waits."""
 MEMORY: Final = 1 << 30
 """Bytes of address space beyond what the process had when it had read the files that are damaged."""
 FORBIDDEN: Final = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class")
@@ -77,7 +80,8 @@ def watched(place: Path) -> Watch:
     os.environ["TMPDIR"] = str(place)
     watch = Watch(place)
     sys.addaudithook(watch)
-    signal.signal(signal.SIGALRM, _hangs)
+    for hang in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(hang, _hangs)
     sys.dont_write_bytecode = True
     return watch
 
@@ -91,18 +95,20 @@ def judged(main: Main, command: tuple[str, ...], watch: Watch) -> tuple[str, str
     out, err = io.StringIO(), io.StringIO()
     status: Any = None
     watch.seen, watch.is_on = "", True
-    signal.setitimer(signal.ITIMER_REAL, HANG_S)
+    signal.setitimer(signal.ITIMER_PROF, HANG_S)
+    signal.setitimer(signal.ITIMER_REAL, WAITS_S)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             main(list(command))
     except SystemExit as stop:
         status = stop.code or 0
     except Hang:
-        return f"hangs: over {HANG_S} s", ""
+        return f"hangs: over {HANG_S} s of CPU time, or {WAITS_S} s", ""
     except BaseException as error:
         return f"{type(error).__name__} at {_where(error)}", ""
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+            signal.setitimer(timer, 0)
         watch.is_on = False
     if watch.seen:
         return watch.seen, err.getvalue()
