@@ -247,3 +247,79 @@ def test_a_group_that_is_not_there_is_refused():
         only(text)
     with pytest.raises((InputError, ValueError), match="'round-robin'"):
         only(text.replace("cpus = 1", 'cpus = 1\nscheduler = "round-robin"') + "[groups.a]\n")
+
+
+# What a group weighs, and its protection (fair.c, v6.18.2; the protection as since the fix of January 2026).
+
+
+def on_two_cpus(kind):
+    """One group with two threads on the first of two CPUs and one on the second, beside a thread."""
+    group = TaskGroup(1024)
+    roots = [kind(1000, 100), kind(1000, 100)]
+    first, second = (GroupedRunQueue(root, {group: kind(1000, 100)}) for root in roots)
+    one, two, there = (Entity() for _ in range(3))
+    one.group = two.group = there.group = group
+    first.enqueue(0, one)
+    first.enqueue(0, Entity())
+    assert first.pick_next(0) is one
+    return group, first, second, one, two, there
+
+
+KINDS = [EevdfRunQueue, EevdfRunQueueV73]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sleeper_whose_delay_begins_or_ends_leaves_the_weight_of_its_group_as_it_is(kind):
+    """dequeue_entities() returns before update_cfs_group() then, enqueue_task_fair() at ENQUEUE_DELAYED."""
+    group, first, second, one, two, there = on_two_cpus(kind)
+    first.enqueue(0, two)
+    own = group.entities[0]
+    one.vruntime += 10 * UNIT
+    second.enqueue(0, there)
+    assert own.weight == 1024
+    first.dequeue(0, one, sleep=True)
+    assert one.sched_delayed
+    assert own.weight == 1024
+    first.enqueue(0, one, wakeup=True)
+    assert not one.sched_delayed
+    assert own.weight == 1024
+    first.dequeue(0, two, sleep=False)
+    assert own.weight == 1024 // 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("ahead", "enqueued"), [(10, (True, 1024)), (-10, (False, 512))])
+def test_a_delayed_group_is_queued_again_with_the_weight_that_it_left_with(kind, ahead, enqueued, monkeypatch):
+    """requeue_delayed_entity() comes before update_cfs_group(), and that before place_entity() of one that is off."""
+    group, first, second, one, two, there = on_two_cpus(kind)
+    own, seen = group.entities[0], []
+    enqueue = kind.enqueue
+
+    def noted(self, now, entity, **how):
+        if entity is own:
+            seen.append((entity.on_rq, entity.weight))
+        enqueue(self, now, entity, **how)
+
+    monkeypatch.setattr(kind, "enqueue", noted)
+    own.vruntime += ahead * UNIT
+    first.dequeue(0, one, sleep=True, special=True)
+    first.pick_next(0)
+    second.enqueue(0, there)
+    first.enqueue(0, two)
+    assert seen == [enqueued]
+    assert own.weight == 512
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("runs", "left", "after"), [(1, 8, 16), (1, 0, None), (1, -8, None), (0, 8, None)])
+def test_what_is_left_of_a_protection_is_scaled_and_one_that_is_over_stays_where_it_was(kind, runs, left, after):
+    """reweight_entity(): curr && protect_slice()."""
+    root = kind(1000, 100)
+    own, other = Entity(1024), Entity(1024)
+    root.enqueue(0, own)
+    root.enqueue(0, other)
+    if runs:
+        assert root.pick_next(0) is own
+    own.vprot = before = own.vruntime + left * UNIT
+    root.reweight(0, own, 512)
+    assert own.vprot == (before if after is None else own.vruntime + after * UNIT)

@@ -85,7 +85,7 @@ def update_current(a: Memory, c: int, now: int) -> None:
 
 @compiled
 def reweight(a: Memory, q: int, now: int, entity: int, weight: int) -> None:
-    """reweight_entity(): lag, and what is left of the request and of the protection, stay the same in service."""
+    """reweight_entity(): lag, and what is left of the request and of a protection, stay the same in service."""
     t, old, queued = a.t, a.t[entity, WEIGHT], a.t[entity, ON_RQ] != 0
     if weight == old:
         return
@@ -93,7 +93,7 @@ def reweight(a: Memory, q: int, now: int, entity: int, weight: int) -> None:
         scheduler.update_current(a, q, now)
         scheduler.update_lag(a, q, entity, avg_vruntime(a, q), t[entity, DELAYED])
     is_current = entity == a.c[q, CURRENT_ENTITY]
-    deadline, vprot = t[entity, DEADLINE] - t[entity, VRUNTIME], t[entity, VPROT] - t[entity, VRUNTIME]
+    deadline, protected = t[entity, DEADLINE] - t[entity, VRUNTIME], t[entity, VPROT] - t[entity, VRUNTIME]
     if is_current:
         a.c[q, CURRENT_ENTITY] = -1
     elif queued:
@@ -105,7 +105,8 @@ def reweight(a: Memory, q: int, now: int, entity: int, weight: int) -> None:
         t[entity, DEADLINE] = deadline * old // weight
         t[entity, REL_DEADLINE] = 1
         scheduler.place(a, q, entity, False)
-        t[entity, VPROT] = t[entity, VRUNTIME] + vprot * old // weight
+        if is_current and protected > 0:
+            t[entity, VPROT] = t[entity, VRUNTIME] + protected * old // weight
     if is_current:
         a.c[q, CURRENT_ENTITY] = entity
     elif queued:
@@ -125,21 +126,26 @@ def weigh(a: Memory, c: int, now: int, entity: int) -> None:
 
 @compiled
 def enqueue(a: Memory, c: int, now: int, thread: int, initial: bool, migrated: bool) -> None:
-    """enqueue_task_fair()."""
+    """enqueue_task_fair(): what the group weighs is renewed, unless only the thread's delay ends (ENQUEUE_DELAYED)."""
     a.c[c, RUNNING] += 1
     entity = parent(a, thread, c)
     if entity < 0:
         scheduler.enqueue(a, root(a, c), now, thread, initial, migrated)
         return
+    delayed = a.t[thread, DELAYED]
     scheduler.enqueue(a, group_queue(a, entity), now, thread, initial, migrated)
+    if delayed:
+        return
+    if a.t[entity, DELAYED]:
+        scheduler.enqueue(a, root(a, c), now, entity, False, False)
     weigh(a, c, now, entity)
-    if not a.t[entity, ON_RQ] or a.t[entity, DELAYED]:
+    if not a.t[entity, ON_RQ]:
         scheduler.enqueue(a, root(a, c), now, entity, False, False)
 
 
 @compiled
 def dequeue(a: Memory, c: int, now: int, thread: int, sleep: bool) -> None:
-    """dequeue_task_fair(): the last one of a group takes its entity with it, which may be delayed, too."""
+    """dequeue_task_fair(): the last one of a group takes its entity along; one that is delayed does nothing above."""
     a.c[c, RUNNING] -= 1
     entity = parent(a, thread, c)
     if entity < 0:
@@ -149,12 +155,12 @@ def dequeue(a: Memory, c: int, now: int, thread: int, sleep: bool) -> None:
     if a.c[q, BUDDY] == thread:
         scheduler.clear_buddy(a, root(a, c), entity)
     scheduler.dequeue(a, q, now, thread, sleep)
-    if a.c[q, LOAD]:
-        if sleep and not a.t[thread, ON_RQ]:
+    if not a.c[q, LOAD]:
+        scheduler.dequeue(a, root(a, c), now, entity, True)
+    elif not a.t[thread, ON_RQ]:
+        if sleep:
             scheduler.set_next_buddy(a, root(a, c), entity)
         weigh(a, c, now, entity)
-    else:
-        scheduler.dequeue(a, root(a, c), now, entity, True)
 
 
 @compiled

@@ -171,9 +171,10 @@ class EevdfRunQueue:
         self.need_resched = False
 
     def reweight(self, now: int, entity: Entity, weight: int) -> None:
-        """reweight_entity(): lag, and what is left of the request and of the protection, stay the same in service.
+        """reweight_entity(): lag, and what is left of the request and of a protection, stay the same in service.
 
         ``entity`` is a group's, which leaves a queue only to sleep, and so without a request that it goes on with.
+        A protection that is over stays where it was, so that it may come back.
         """
         if weight == entity.weight:
             return
@@ -181,7 +182,7 @@ class EevdfRunQueue:
             self.update_current(now)
             self._update_lag(entity, self.avg_vruntime())
         old, is_current, queued = entity.weight, entity is self.current, entity.on_rq
-        deadline, vprot = entity.deadline - entity.vruntime, entity.vprot - entity.vruntime
+        deadline, protected = entity.deadline - entity.vruntime, entity.vprot - entity.vruntime
         if is_current:
             self.current = None
         elif queued:
@@ -191,7 +192,8 @@ class EevdfRunQueue:
         if queued:
             entity.deadline, entity.rel_deadline = deadline * old // weight, True
             self._place(entity, initial=False)
-            entity.vprot = entity.vruntime + vprot * old // weight
+            if is_current and protected > 0:
+                entity.vprot = entity.vruntime + protected * old // weight
         if is_current:
             self.current = entity
         elif queued:

@@ -89,21 +89,30 @@ class GroupedRunQueue:
     def enqueue(
         self, now: int, entity: Entity, *, wakeup: bool = False, initial: bool = False, migrated: bool = False
     ) -> None:
-        """enqueue_task_fair()."""
+        """enqueue_task_fair(): what the group weighs is renewed, unless only the thread's delay ends (ENQUEUE_DELAYED).
+
+        A group that is delayed is queued again with the weight that it left with; else it has the new one.
+        """
         self.nr_running += 1
         own = self._of(entity)
         if own is None:
             self._root.enqueue(now, entity, wakeup=wakeup, initial=initial, migrated=migrated)
             return
+        delayed = entity.sched_delayed
         own.queue.enqueue(now, entity, wakeup=wakeup, initial=initial, migrated=migrated)
+        if delayed:
+            return
+        if own.sched_delayed:
+            self._root.enqueue(now, own, wakeup=True)
         self._weigh(now, own)
-        if not own.on_rq or own.sched_delayed:
+        if not own.on_rq:
             self._root.enqueue(now, own, wakeup=True)
 
     def dequeue(self, now: int, entity: Entity, *, sleep: bool, special: bool = False) -> None:
         """dequeue_task_fair(): the last one of a group takes its entity with it, which may be delayed, too.
 
         One that sleeps and leaves others behind makes its group the buddy, so that the group goes on if it is eligible.
+        One that stays queued as delayed changes nothing above.
         """
         self.nr_running -= 1
         own = self._of(entity)
@@ -113,12 +122,12 @@ class GroupedRunQueue:
         if entity is own.queue.buddy:
             self._root.clear_buddy(own)
         own.queue.dequeue(now, entity, sleep=sleep, special=special)
-        if own.queue.load:
-            if sleep and not entity.on_rq:
+        if not own.queue.load:
+            self._root.dequeue(now, own, sleep=True)
+        elif not entity.on_rq:
+            if sleep:
                 self._root.set_next_buddy(own)
             self._weigh(now, own)
-        else:
-            self._root.dequeue(now, own, sleep=True)
 
     def pick_next(self, now: int) -> Entity | None:
         """pick_next_task_fair(), from the root down; what the group that has run weighs is renewed, as by a tick."""
