@@ -95,6 +95,7 @@ BROKEN = [
     (threads, "limit_wait", never),
     (waiting, "ends_wait", otherwise),
     (directed_yield, "forfeit", never),
+    (scheduler, "list_first", never),
     (vcpus, "learn", never),
     (guest, "exits", never),
     (eevdf_groups, "weigh", never),

@@ -22,6 +22,7 @@ from sim.engine.layout import (
     GROUPS,
     IDLE_THREAD,
     INV_WEIGHT,
+    LISTED,
     LOAD,
     ON_RQ,
     QUEUED,
@@ -261,10 +262,11 @@ def forfeit(a: Memory, c: int) -> None:
 
 @compiled
 def waiting(a: Memory, c: int, there: int) -> int:
-    """The first thread that CPU ``there`` may pull, -1: any other; -1: none."""
+    """The thread that CPU ``there`` may pull, -1: any other, and that was listed first; -1: none."""
     found, q = -1, root(a, c)
     for _ in range(a.g[GROUPS] + 1):
-        if found < 0:
-            found = scheduler.waiting(a, q, there)
+        thread = scheduler.waiting(a, q, there)
+        if thread >= 0 and (found < 0 or a.t[thread, LISTED] < a.t[found, LISTED]):
+            found = thread
         q += a.g[CPUS]
     return found

@@ -188,7 +188,7 @@ def block(a: Memory, c: int, thread: int) -> None:
 
 @compiled
 def pull_from(a: Memory, other: int, c: int, now: int) -> bool:
-    """Takes the first waiting thread of another CPU that may run here."""
+    """Takes the first waiting thread of another CPU that may run here (detach_tasks())."""
     thread = waiting(a, other, c)
     if thread < 0:
         return False

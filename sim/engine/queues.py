@@ -58,6 +58,7 @@ def put_entity(row: NDArray[np.int64], entity: Entity) -> None:
     """Writes what a run queue knows of an entity."""
     row[at.WEIGHT], row[at.INV_WEIGHT] = entity.weight, entity.inv_weight
     row[at.CUSTOM_SLICE], row[at.SLICE], row[at.EXEC_START] = entity.custom_slice, entity.slice, entity.exec_start
+    row[at.LISTED] = entity.listed
     row[at.DELAYED], row[at.REL_DEADLINE], row[at.ON_RQ] = entity.sched_delayed, entity.rel_deadline, entity.on_rq
     for column, number in (
         (at.VRUNTIME, entity.vruntime), (at.DEADLINE, entity.deadline), (at.VPROT, entity.vprot),
@@ -89,6 +90,7 @@ class Queues:
         """Writes what the queues know of a thread."""
         row = self._a.t[self._cpus + thread.number]
         put_entity(row, thread)
+        self._a.g[at.LISTINGS] = max(self._a.g[at.LISTINGS], thread.listed)
         row[at.GROUP] = -1 if thread.group is None else self._index[thread.group]
 
     def _cpu(self, cpu: HostCpu) -> None:

@@ -105,5 +105,5 @@ def forfeit(a: Memory, c: int) -> None:
 
 @compiled
 def waiting(a: Memory, c: int, there: int) -> int:
-    """The first thread that CPU ``there`` may pull, -1: any other; -1: none."""
+    """The thread that CPU ``there`` may pull first, -1: any other; -1: none."""
     return eevdf_groups.waiting(wide(a), c, there) if a.g[GROUPED] else scheduler.waiting(a, c, there)

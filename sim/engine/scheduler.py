@@ -21,6 +21,8 @@ from sim.engine.layout import (
     FAILED,
     GROUP_LOAD,
     INV_WEIGHT,
+    LISTED,
+    LISTINGS,
     LOAD,
     MOST_QUEUED,
     ON_RQ,
@@ -181,6 +183,13 @@ def requeue_delayed(a: Memory, q: int, entity: int) -> None:
 
 
 @compiled
+def list_first(a: Memory, entity: int) -> None:
+    """An entity comes to the front of its CPU's cfs_tasks."""
+    a.g[LISTINGS] += 1
+    a.t[entity, LISTED] = a.g[LISTINGS]
+
+
+@compiled
 def enqueue(a: Memory, q: int, now: int, entity: int, initial: bool, migrated: bool) -> None:
     """enqueue_task_fair(), or to the tail of a round-robin queue."""
     t = a.t
@@ -192,6 +201,7 @@ def enqueue(a: Memory, q: int, now: int, entity: int, initial: bool, migrated: b
     update_current(a, q, now)
     if not a.g[ROUND_ROBIN]:
         place(a, q, entity, initial)
+        list_first(a, entity)
     if migrated:
         t[entity, EXEC_START] = 0
     insert(a, q, entity)
@@ -277,14 +287,15 @@ def pick_eevdf(a: Memory, q: int, protect: bool) -> int:
 
 @compiled
 def waiting(a: Memory, q: int, there: int) -> int:
-    """The first entity of the list that CPU ``there`` may pull, -1: any other; -1: none.  Nobody pulls a group."""
+    """The entity that CPU ``there`` may pull, -1: any other, and that was listed first; -1: none.  Not a group's."""
+    found = -1
     for i in range(a.c[q, QUEUED]):
         entity = a.queue[q, i]
-        if a.t[entity, DELAYED]:
+        if a.t[entity, DELAYED] or (found >= 0 and a.t[entity, LISTED] >= a.t[found, LISTED]):
             continue
         if a.t[entity, SEVERAL_CPUS] if there < 0 else (a.allowed[entity, there >> 5] >> (there & 31)) & 1:
-            return entity
-    return -1
+            found = entity
+    return found
 
 
 @compiled
@@ -359,6 +370,7 @@ def pick_next(a: Memory, q: int, now: int) -> int:
         insert(a, q, previous)
     remove(a, q, entity)
     set_protect_slice(a, q, entity)
+    list_first(a, entity)
     t[entity, EXEC_START] = now
     a.c[q, CURRENT_ENTITY] = entity
     return entity

@@ -9,6 +9,8 @@ A queue is a plain list in the order of insertion, because it is short; the sums
 
 from __future__ import annotations
 
+from itertools import count
+
 from sim.host.runqueue import Entity
 from sim.host.weights import inverse
 
@@ -18,12 +20,13 @@ class EevdfRunQueue:
 
     ``base_slice`` is the request of an entity without a custom slice, ``tick`` the period of the tick (TICK_NSEC), both
     in TSC cycles; ``forced_every`` is how often a yield may force its CPU (:mod:`sim.host.directed_yield`).
-    ``buddy`` is cfs_rq->next, the buddy that is to run next.
+    ``buddy`` is cfs_rq->next; ``listings`` numbers what comes to the front of cfs_tasks (account_entity_enqueue(),
+    __set_next_task_fair()).
     """
 
     __slots__ = (
         "_base_slice", "_forced_at", "_load", "_queue", "_tick", "_weighted", "buddy", "current", "forced_every",
-        "need_resched", "nr_running",
+        "listings", "need_resched", "nr_running",
     )  # fmt: skip
 
     def __init__(self, base_slice: int, tick: int) -> None:
@@ -37,6 +40,7 @@ class EevdfRunQueue:
         self.need_resched = False
         self.forced_every = 0
         self._forced_at: int | None = None
+        self.listings = count()
         self.buddy: Entity | None = None
 
     def avg_vruntime(self) -> int:
@@ -100,6 +104,7 @@ class EevdfRunQueue:
         if migrated:
             entity.exec_start = 0
         entity.on_rq = True
+        entity.listed = next(self.listings)
         self._insert(entity)
         self.nr_running += 1
 
@@ -160,6 +165,7 @@ class EevdfRunQueue:
         self._remove(entity)
         self._protect(entity)
         entity.exec_start = now
+        entity.listed = next(self.listings)
         self.current = entity
         return entity
 

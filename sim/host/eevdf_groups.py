@@ -56,6 +56,7 @@ class GroupedRunQueue:
         self._root = root
         self._entities: dict[TaskGroup, GroupEntity] = {}
         for group, queue in groups.items():
+            queue.listings = root.listings
             self._entities[group] = entity = GroupEntity(group, queue)
             group.entities.append(entity)
         self.current: Entity | None = None

@@ -6,6 +6,7 @@ scheduling domain.  What is left out is in docs/host.md.
 """
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sim.host.clock import Clock
@@ -175,14 +176,17 @@ class Host:
             self._overloaded &= ~bit
 
     def pull(self, cpu: HostCpu, now: int) -> bool:
-        """sched_balance_newidle(): takes a waiting thread from the next CPU that has one which may run here."""
+        """sched_balance_newidle(): takes a waiting thread from the next CPU that has one which may run here.
+
+        Of several the one that has been on the list longest without running or coming (detach_tasks()).
+        """
         busy = self._overloaded & ~(1 << cpu.id) if self.idle_balancing else 0
         i = cpu.id
         while busy:
             i = _next(busy, i)
             busy &= ~(1 << i)
             other = self.cpus[i]
-            for thread in other.rq.waiting():
+            for thread in sorted(other.rq.waiting(), key=attrgetter("listed")):
                 if thread.allowed >> cpu.id & 1:  # type: ignore[attr-defined]
                     other.rq.dequeue(now, thread, sleep=False)
                     self.note_queue(other)

@@ -20,7 +20,8 @@ class Entity:
     which the running entity is protected from preemption.  ``exec_start`` is when it last was accounted for,
     ``sum_exec_runtime`` its service so far.  ``on_rq`` is true also while ``sched_delayed``: blocked, but not yet
     dequeued.  With ``rel_deadline``, ``deadline`` is relative to ``vruntime``.  The weight is fixed for life,
-    except of what stands for a ``group``.
+    except of what stands for a ``group``.  ``listed`` is greater, the later the entity has come to the front of its
+    CPU's cfs_tasks.
     """
 
     __slots__ = (
@@ -29,6 +30,7 @@ class Entity:
         "exec_start",
         "group",
         "inv_weight",
+        "listed",
         "on_rq",
         "rel_deadline",
         "sched_delayed",
@@ -54,6 +56,7 @@ class Entity:
         self.on_rq = False
         self.sched_delayed = False
         self.rel_deadline = False
+        self.listed = 0
         self.group: TaskGroup | None = None
 
 
