@@ -61,7 +61,7 @@ class _Host:
             (0.15, "idle_balancing", ("false",)),
             (0.15, "wakeup_preemption", ("false",)),
             (0.3, "base_slice", ('"100 us"', '"2 ms"', '"3 ms"')),
-            (0.5, "directed_yield", ('"none"', '"lag-credit"', '"lag-credit"')),
+            (0.5, "directed_yield", ('"none"', '"v6.18"', '"lag-credit"', '"lag-credit"')),
             (0.3, "ple_window", ("500", "2000")),
             (0.2, "ple_window_grow", ("0", "300")),
             (0.2, "wakeup_time", ('"0 ns"',)),

@@ -175,7 +175,7 @@ HOSTS = st.fixed_dictionaries(
         "lock": st.sampled_from(["", *map(LOCK.format, (3, 1), (4, 9))]),
         "vms": st.sampled_from([1, 1, 3]),
         "ple": st.sampled_from([(128, 2000, 2, 0), (128, 1000, 0, 2), (128, 800, 900, 850), (0, 2000, 2, 0)]),
-        "directed": st.sampled_from(["none", "v7.3", "lag-credit"]),
+        "directed": st.sampled_from(["none", "v6.18", "v7.3", "lag-credit"]),
         "timer": st.sampled_from(["hrtimer", "tick"]),
         "posted": st.sampled_from(["true", "false"]),
         "writes": st.sampled_from([5, 50]),

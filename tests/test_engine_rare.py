@@ -63,6 +63,12 @@ demand = { exponential = "100 us" }
 sleep = "300 us"
 lock = { every = "20 us", hold = "30 us" }
 """,
+    "a search for a vCPU to yield to begins where the last one ended in steps": """
+cpus = 2
+ple_window = 500
+directed_yield = "v6.18"
+"""
+    + SPINNERS.format(n=9),
     "more wait on a CPU than the credit of lag counts": """
 cpus = 1
 ple_window = 500

@@ -153,8 +153,8 @@ class Vcpu:
         self.preempted_in_kernel, self.in_spin_loop, self.dy_eligible = in_kernel, in_spin_loop, dy_eligible
 
 
-def c_on_spin(me, vcpus, last, results):
-    """kvm_vcpu_on_spin(me, true) line by line (kvm_main.c, Linux 7.3.4): whom it asked, who is boosted last."""
+def c_on_spin(me, vcpus, last, results, stores):
+    """kvm_vcpu_on_spin(me, true) line by line (kvm_main.c, Linux 7.3.4 and 6.18.2): whom it asked, what is stored."""
     asked, tries, n = [], 3, len(vcpus)
     if n < 2:
         return asked, last
@@ -177,7 +177,7 @@ def c_on_spin(me, vcpus, last, results):
         yielded = results[idx]
         asked.append(idx)
         if yielded > 0:
-            return asked, idx
+            return asked, {"v7.3": idx, "v6.18": i}[stores]
         if yielded < 0:
             tries -= 1
             if not tries:
@@ -188,13 +188,14 @@ def c_on_spin(me, vcpus, last, results):
 FLAGS = st.tuples(*[st.booleans()] * 6)
 
 
+@pytest.mark.parametrize("stores", ["v7.3", "v6.18"])
 @given(st.data(), st.lists(FLAGS, min_size=1, max_size=8))
-def test_whom_a_spinning_vcpu_yields_to_is_what_the_source_says(data, flags):
+def test_whom_a_spinning_vcpu_yields_to_is_what_the_source_says(stores, data, flags):
     n = len(flags)
     me, last = data.draw(st.integers(0, n - 1)), data.draw(st.integers(-1, n - 1))
     results = data.draw(st.lists(st.sampled_from([-1, 0, 1]), min_size=n, max_size=n))
     ours, theirs = ([Vcpu(*each) for each in flags] for _ in range(2))
-    vm, asked = Boosted(), []
+    vm, asked = Boosted(stores == "v6.18"), []
     vm.last = last
 
     def ask(number):
@@ -202,11 +203,11 @@ def test_whom_a_spinning_vcpu_yields_to_is_what_the_source_says(data, flags):
         return results[number]
 
     yielded = on_spin(me, ours, vm, ask)
-    assert (asked, vm.last) == c_on_spin(me, theirs, last, results)
+    assert (asked, vm.last) == c_on_spin(me, theirs, last, results, stores)
     assert [each.dy_eligible for i, each in enumerate(ours) if i != me] == [
         each.dy_eligible for i, each in enumerate(theirs) if i != me
     ]
-    assert yielded == (vm.last == (asked[-1] if asked else None) and results[vm.last] > 0 if asked else False)
+    assert yielded == (results[asked[-1]] > 0 if asked else False)
     if not yielded and n > 1:
         assert not ours[me].in_spin_loop
         assert not ours[me].dy_eligible
@@ -230,8 +231,20 @@ def test_after_three_who_say_that_there_is_no_point_nobody_else_is_asked():
         asked.append(number)
         return ESRCH
 
-    assert not on_spin(0, vcpus, Boosted(), ask)
+    assert not on_spin(0, vcpus, Boosted(False), ask)
     assert asked == [1, 2, 3]
+
+
+SPIN = (PLAIN + GUEST).format(every="10 us", hold="10 us", cpus=2, host="", measure="1 ms")
+
+
+@pytest.mark.parametrize(("kernel", "counts"), [("v6.18", True), ("v6.19", False), ("v7.3", False)])
+@pytest.mark.parametrize("how", [None, "v6.18", "v7.3"])
+def test_where_a_search_begins_is_the_kernels_unless_the_scenario_says_otherwise(kernel, counts, how):
+    """Row 23 of docs/kernel-versions.md."""
+    keys = f'kernel = ["{kernel}"]\n' + (f'directed_yield = "{how}"\n' if how else "")
+    _env, host = hosted(only(SPIN.replace("[host]\n", "[host]\n" + keys)))
+    assert threads(host)["g/0/vcpu0"]._lock.boosted.counts_steps is (counts if how is None else how == "v6.18")
 
 
 # yield_to_task_fair() and yield_task_fair().

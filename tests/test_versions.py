@@ -39,8 +39,8 @@ def test_names_are_the_seven_kernels_in_order():
     assert [versions.version(name).name for name in versions.names()] == list(versions.names())
 
 
-def test_rows_are_the_twenty_one_differences_and_the_ibpb():
-    assert [row.number for row in versions.differences()] == list(range(1, 23))
+def test_rows_are_the_twenty_two_differences_and_the_ibpb():
+    assert [row.number for row in versions.differences()] == list(range(1, 24))
 
 
 @pytest.mark.parametrize("row", versions.differences(), ids=lambda row: str(row.number))
@@ -93,8 +93,8 @@ def test_rfc_cells_that_are_only_inferred_have_the_values_of_v6_6():
             assert row.cells["rfc"].values == row.cells["v6.6"].values, row.number
 
 
-def test_v6_19_differs_from_v6_18_only_in_the_place_of_xcr0_and_xss_and_in_the_xfd_fix():
-    assert fields_that_differ(V618, V619) == {"xfeatures_swapped", "guest_xfd_write_clears_xstate_bv"}
+def test_v6_19_differs_from_v6_18_in_the_place_of_xcr0_and_xss_and_in_two_fixes():
+    assert fields_that_differ(V618, V619) == {"xfeatures_swapped", "guest_xfd_write_clears_xstate_bv", "directed_yield"}
 
 
 def test_v7_3_differs_from_v6_19_in_the_scheduler_alone():
@@ -227,9 +227,9 @@ NEAREST = {
     (6, 8): ("v6.6", [22], []),
     (6, 10): ("v6.6", [9, 15, 22], []),
     (6, 11): ("v6.6", [9, 10, 13, 14, 15, 22], []),
-    (6, 13): ("v6.12", [6, 10, 11, 17, 19, 22], []),
-    (6, 14): ("v6.12", [6, 8, 10, 11, 15, 17, 19, 22], []),
-    (6, 15): ("v6.12", [4, 8, 10, 11, 15, 17, 19, 22], []),  # 1 to 3, 5, 16 and 18 are v6.16's: cells of v6.17 say so
+    (6, 13): ("v6.12", [6, 10, 11, 17, 19, 22, 23], []),
+    (6, 14): ("v6.12", [6, 8, 10, 11, 15, 17, 19, 22, 23], []),
+    (6, 15): ("v6.12", [4, 8, 10, 11, 15, 17, 19, 22, 23], []),  # 1 to 3, 5, 16 and 18 are v6.16's: see v6.17
     (6, 16): ("v6.17", [5, 6, 17, 21], []),
     (7, 0): ("v6.19", [19], []),
     (7, 1): ("v7.3", [21], []),

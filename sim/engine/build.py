@@ -219,7 +219,7 @@ class Built:
         row[at.PAUSE_KIND] = self._kind(thread._pause)
         g[at.PLE_EXITS], g[at.PLE_UNIT], g[at.YIELDS] = pausing.exits, pausing.unit, pausing.yields
         g[at.PLE_BASE], g[at.PLE_GROW], g[at.PLE_SHRINK], g[at.PLE_MOST] = ple._of
-        g[at.LAG_CREDIT] = pausing.credit
+        g[at.LAG_CREDIT], g[at.COUNTS_STEPS] = pausing.credit, thread._lock.boosted.counts_steps
 
     def _kind(self, kind: ExitKind) -> int:
         number = len(self.kinds)

@@ -10,6 +10,7 @@ from sim.engine.layout import (
     ACCOUNT,
     BLOCKED,
     BOOSTED,
+    COUNTS_STEPS,
     CPU,
     DY_ELIGIBLE,
     F_NOTIFIER,
@@ -73,7 +74,7 @@ def on_spin(a: Memory, c: int, me: int) -> bool:
             continue
         yielded = yield_to(a, c, t)
         if yielded > 0:
-            a.t[first, BOOSTED] = number
+            a.t[first, BOOSTED] = i if a.g[COUNTS_STEPS] else number
             return True
         if yielded < 0:
             tries -= 1

@@ -22,8 +22,8 @@ def whole_lines(columns: int) -> int:
     LOG_FROM, LOG_UNTIL, MARK_EVERY, MARKS, FINGERPRINT, V7_3, HRTICK, HRTICK_LEAST, HRTICK_SLACK, LAZY,
     KERNEL_POINTS, IN_KERNEL, BUDGET, PAUSED_CPU, IDLE_EXIT, FROM_EVENT, PLE_EXITS, PLE_UNIT, PLE_BASE, PLE_GROW,
     PLE_SHRINK, PLE_MOST, YIELDS, LAG_CREDIT, FORCED_EVERY, FIRST_FREE, GROUPED, GROUPS, ENTITIES,
-    NOTED, LISTINGS, G_COLUMNS,
-) = range(65)  # fmt: skip
+    NOTED, LISTINGS, COUNTS_STEPS, G_COLUMNS,
+) = range(66)  # fmt: skip
 
 # Of a CPU: its accounts and counts come first, then what is used most; a line here is a cache line.  If run queues are
 # grouped (sim.engine.eevdf_groups), rows of further queues follow those of the CPUs.

@@ -43,11 +43,12 @@ class Candidate(Protocol):
 
 
 class Boosted:
-    """kvm->last_boosted_vcpu of a VM."""
+    """kvm->last_boosted_vcpu of a VM; ``counts_steps``: what is kept is not the vCPU's index, as up to v6.18.2."""
 
-    __slots__ = ("last",)
+    __slots__ = ("counts_steps", "last")
 
-    def __init__(self) -> None:
+    def __init__(self, counts_steps: bool) -> None:
+        self.counts_steps = counts_steps
         self.last = -1
 
 
@@ -75,7 +76,7 @@ def on_spin(me: int, vcpus: Sequence[Candidate], vm: Boosted, yield_to: Callable
             continue
         yielded = yield_to(number)
         if yielded > 0:
-            vm.last = number
+            vm.last = i if vm.counts_steps else number
             return True
         if yielded < 0:
             tries -= 1

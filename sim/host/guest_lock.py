@@ -26,10 +26,10 @@ class GuestLock:
 
     __slots__ = ("boosted", "holder", "vcpus")
 
-    def __init__(self) -> None:
+    def __init__(self, boosted: Boosted) -> None:
         self.holder: LockingVcpu | None = None
         self.vcpus: list[LockingVcpu] = []
-        self.boosted = Boosted()
+        self.boosted = boosted
 
     def release(self) -> None:
         """It goes to the vCPU that spins at this moment, or is free."""

@@ -7,7 +7,7 @@ from sim.costs.price import Prices
 from sim.host.builder import Builder
 from sim.host.caches import L1, MEMORY, Always, Touched
 from sim.host.clock import Clock
-from sim.host.directed_yield import FORCED_EVERY_S
+from sim.host.directed_yield import FORCED_EVERY_S, Boosted
 from sim.host.eevdf import EevdfRunQueue
 from sim.host.eevdf_groups import GroupedRunQueue, TaskGroup
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
@@ -166,7 +166,8 @@ def _add_guests(host: Host, build: Builder, group: str, guest: Guest) -> None:
     n = 0
     for number in range(guest.vms):
         vm: list[VcpuThread] = []
-        lock = None if guest.lock is None else GuestLock()
+        boosted = Boosted(build.case.scenario.host.directed_yield == "v6.18")
+        lock = None if guest.lock is None else GuestLock(boosted)
         for i in range(guest.vcpus):
             vm.append(_vcpu(host, build, guest, (group, number, i), n, vm, lock))
             n += 1

@@ -116,6 +116,9 @@ class KernelVersion:
     mitigations: tuple[str, ...]
     """Row 22: what of :data:`sim.xsave.profile_data.MITIGATIONS` it sets on a CPU that needs it."""
 
+    directed_yield: Literal["v6.18", "v7.3"]
+    """Row 23: the kernel whose kvm_vcpu_on_spin() it has."""
+
     @property
     def gives_cet(self) -> bool:
         """Whether any guest can have CET."""
@@ -336,7 +339,7 @@ def markdown() -> str:
         "The model's flow follows those that change which operations run. Where FPU code may be interrupted (4), exits",
         "that a fastpath handles without re-entry (9), what counts as preempted (13), the poll window (14), tracepoint",
         "formats (15) and the place of struct fpu (16) change none; they serve to compare a trace or a host.",
-        "Preemption (19), HRTICK (20) and slices (21) are the scheduler's of a simulated host; no flow has one.",
+        "Preemption (19), HRTICK (20), slices (21) and directed yield (23) are a simulated host's; no flow has them.",
         "Masks are hexadecimal, bit i is XSAVE component i.",
         "",
         f"| # | difference | value | {' | '.join(table.kernels)} |",

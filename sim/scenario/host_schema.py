@@ -131,10 +131,12 @@ class Host(Section):
         description="kernel time of the handler of such an exit, including kvm_vcpu_on_spin(), beside the listed "
         "operations (assumed)",
     )
-    directed_yield: Literal["none", "v7.3", "lag-credit"] = Field(
-        "v7.3",
+    directed_yield: Literal["none", "v6.18", "v7.3", "lag-credit"] | None = Field(
+        None,
         description="to which vCPU a spinning guest yields: none: to none; v7.3: kvm_vcpu_on_spin() and yield_to(); "
-        "lag-credit: with the scheduler's side of a series that is not merged (docs/questions/overcommit-ratio.md)",
+        "v6.18: the same, but each search begins elsewhere (docs/host.md); lag-credit: v7.3 with the scheduler's side "
+        "of a series that is not merged (docs/questions/overcommit-ratio.md); absent: v6.18 in v6.17 and v6.18, v7.3 "
+        "in all others",
     )
     interrupt_time: Times = Field(
         Distribution(kind="constant", mean=1e-6),
