@@ -107,7 +107,7 @@ class Built:
 
     def _count_kinds(self) -> int:
         return sum(
-            len(each._stream.kinds) + 2 + isinstance(each, LockingVcpu)
+            len(each._stream.kinds) + 3 + isinstance(each, LockingVcpu)
             for each in self.threads
             if isinstance(each, VcpuThread)
         )
@@ -205,6 +205,7 @@ class Built:
             self._kind(kind)
         row[at.INTERRUPT_KIND] = self._kind(thread._interrupt)
         row[at.HLT_KIND] = self._kind(thread._hlt)
+        row[at.TIMER_KIND] = -1 if thread._hv_timer is None else self._kind(thread._hv_timer)
         if isinstance(thread, LockingVcpu):
             self._locking(thread, row)
         self._exits(thread)

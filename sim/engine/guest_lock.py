@@ -38,6 +38,7 @@ from sim.engine.layout import (
     SPINS_FROM,
     SPINS_SINCE,
     THREAD,
+    TIMER_DUE,
     TO_USER,
     TURN,
     VM_FIRST,
@@ -85,7 +86,7 @@ def is_free(a: Memory, t: int) -> bool:
 @compiled
 def spins_until(a: Memory, t: int) -> int:
     """When spinning ends, by the lock or by PLE."""
-    if is_free(a, t):
+    if is_free(a, t) or a.t[t, TIMER_DUE]:
         return a.g[NOW]
     return a.t[t, SPINS_FROM] + window_of(a, t) if a.g[PLE_EXITS] else INF
 

@@ -50,6 +50,8 @@ from sim.engine.layout import (
     SPAN_BEGIN,
     THREAD,
     TIMER,
+    TIMER_DUE,
+    TIMER_KIND,
     TO_USER,
     VMM,
     VMM_POINT,
@@ -110,7 +112,7 @@ def polls_in_guest(a: Memory, c: int, t: int) -> bool:
 @compiled
 def polls_until(a: Memory, t: int) -> int:
     """When the guest's polling ends."""
-    return a.g[NOW] if is_pending(a, t) else a.t[t, POLLS_UNTIL]
+    return a.g[NOW] if is_pending(a, t) or a.t[t, TIMER_DUE] else a.t[t, POLLS_UNTIL]
 
 
 @compiled
@@ -198,7 +200,7 @@ def note_wakeup(a: Memory, t: int) -> None:
 
 @compiled
 def kick_poll(a: Memory, t: int) -> None:
-    """The guest polls, and sees what is pending."""
+    """The guest polls, or has to exit, and sees what is pending."""
     c = a.t[t, CPU]
     if a.c[c, THREAD] == t:
         kick(a, c)
@@ -225,15 +227,34 @@ def deliver(a: Memory, t: int) -> bool:
 @compiled
 def request(a: Memory, t: int) -> None:
     """A request arrives for the guest."""
-    if a.g[FROM_EVENT] and a.t[t, ACCOUNT] in (HALT_POLL, GUEST_POLL):
-        note_wakeup(a, t)
     if a.t[t, POSTS] and in_guest(a, t):
         a.t[t, WAITING_REQUESTS] += 1
         if a.t[t, ACCOUNT] == GUEST_POLL:
             note_wakeup(a, t)
             kick_poll(a, t)
     else:
-        post(a, a.t[t, CPU], draw(a, a.g[INTERRUPTS]), 0, REQUESTED, t, -1, False)
+        interrupts_host(a, t)
+
+
+@compiled
+def interrupts_host(a: Memory, t: int) -> None:
+    """A request comes by an interrupt of the host."""
+    if a.g[FROM_EVENT] and a.t[t, ACCOUNT] in (HALT_POLL, GUEST_POLL):
+        note_wakeup(a, t)
+    post(a, a.t[t, CPU], draw(a, a.g[INTERRUPTS]), 0, REQUESTED, t, -1, False)
+
+
+@compiled
+def guest_timer(a: Memory, t: int) -> None:
+    """The guest's timer has expired: an interrupt of the host's hrtimer, or if the guest runs, an exit (VMX)."""
+    a.t[t, ARMED] = 0
+    if a.t[t, TIMER_KIND] < 0 or not a.t[t, POSTS] or not in_guest(a, t):
+        interrupts_host(a, t)
+        return
+    a.t[t, TIMER_DUE] = 1
+    if a.t[t, ACCOUNT] == GUEST_POLL:
+        note_wakeup(a, t)
+    kick_poll(a, t)
 
 
 @compiled

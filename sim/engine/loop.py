@@ -13,12 +13,11 @@ from sim.engine.cache import complete, making
 from sim.engine.draws import draw
 from sim.engine.events import fill, kick, look_ahead, pop, push
 from sim.engine.exits import lay_out_all
-from sim.engine.halting import request
+from sim.engine.halting import guest_timer, request
 from sim.engine.jit import HAVE_NUMBA, Memory, compile_entry, compiled, entry, memory
 from sim.engine.kernel_table import charge
 from sim.engine.kernel_work import kernel_work
 from sim.engine.layout import (
-    ARMED,
     ARRIVAL,
     ARRIVAL_DRAWS,
     AT_TICKS,
@@ -235,13 +234,11 @@ def run(handle: Any, budget: int) -> int:
         elif what == TIMEOUT:
             if times_out(a, whom, key & ((1 << CREATED_BITS) - 1)):
                 if a.t[whom, KIND] == VCPU:
-                    a.t[whom, ARMED] = 0
-                    request(a, whom)
+                    guest_timer(a, whom)
                 else:
                     expires(a, whom, False)
         elif what == GUEST_TIMER:
-            a.t[whom, ARMED] = 0
-            request(a, whom)
+            guest_timer(a, whom)
         elif what == ARRIVAL:
             request(a, whom)
             push(a, at + draw(a, a.t[whom, ARRIVAL_DRAWS]), TIMER, ARRIVAL, whom)

@@ -29,6 +29,7 @@ from sim.engine.layout import (
     SPAN,
     THREAD,
     TICK,
+    TIMER_DUE,
     TO_USER,
     VCPU,
     WHERE,
@@ -72,6 +73,10 @@ def plan(a: Memory, c: int, begin: int) -> tuple[int, bool, int]:
     if a.c[c, NEED_RESCHED_LAZY]:  # the next interrupt shows it, or in the kernel the next tick promotes it
         limit = min(limit, a.c[c, DUE] if a.t[t, WHERE] == TO_USER else a.c[c, NEXT_TICK])
     a.c[c, PLANNED] = 1
+    if guest and a.t[t, TIMER_DUE]:
+        over = max(begin, a.g[NOW])
+        follow_guest(a, c, begin, min(limit, over), False)
+        return a.c[c, P_UNTIL], a.c[c, P_UNTIL] >= over, longest
     if guest:
         follow_guest(a, c, begin, limit, False)
         return a.c[c, P_UNTIL], a.c[c, P_SELF] != 0, longest

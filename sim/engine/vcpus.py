@@ -79,6 +79,8 @@ from sim.engine.layout import (
     S_NEXT,
     SIGNALLED_DRAWS,
     TARGET,
+    TIMER_DUE,
+    TIMER_KIND,
     TURN,
     USE_CONSTANT,
     VM_FIRST,
@@ -87,6 +89,7 @@ from sim.engine.layout import (
     VMM,
     VMM_POINT,
     VMX,
+    WAITING_REQUESTS,
     WAKES_NOW,
     WAKES_STOP,
     WAKEUP,
@@ -227,6 +230,17 @@ def leave_vcpu(a: Memory, c: int, t: int) -> None:
 
 
 @compiled
+def timer_exits(a: Memory, c: int, t: int) -> bool:
+    """VcpuThread._timer_exits(), and LockingVcpu's."""
+    a.t[t, TIMER_DUE] = 0
+    a.t[t, WAITING_REQUESTS] += 1
+    again = vm_exit(a, c, t, a.t[t, TIMER_KIND])
+    if a.t[t, LOCKS]:
+        spins_from_now(a, c, t)
+    return again
+
+
+@compiled
 def begin_exit(a: Memory, c: int, t: int) -> bool:
     """VcpuThread._exit(), up to what it does to others; True if its handler is a span."""
     n = a.t[t, S_NEXT]
@@ -261,6 +275,8 @@ def vcpu_event(a: Memory, c: int, t: int, place: int) -> int:
     """VcpuThread.event()."""
     if place == EVENT:
         account = a.t[t, ACCOUNT]
+        if a.t[t, TIMER_DUE] and account in (GUEST, GUEST_POLL, GUEST_SPIN):
+            return SPAN_BEGINS if timer_exits(a, c, t) else TOP
         if account == VMM:
             place = RUN_ENTERED
             where = a.kt[0, t, KT_VMCS]

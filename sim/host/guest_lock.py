@@ -128,8 +128,8 @@ class LockingVcpu(VcpuThread):
         """Spinning ends when the lock is seen free, or by PLE; an interrupt for the host is an exit."""
         if self.account != GUEST_SPIN:
             return super().plan(cpu, begin, limit)
-        free = self._lock.holder is None or self._lock.holder is self
-        over = max(begin, cpu.env.now) if free else self._spins_from + self._window if self._pausing.exits else INF
+        ends = self._lock.holder is None or self._lock.holder is self or self._timer_due
+        over = max(begin, cpu.env.now) if ends else self._spins_from + self._window if self._pausing.exits else INF
         end, _ = super().plan(cpu, begin, min(limit, cpu.due, max(begin, over)))
         return end, end >= over
 
@@ -154,6 +154,8 @@ class LockingVcpu(VcpuThread):
             super().leave(cpu)
 
     def event(self, cpu: "HostCpu") -> Steps:
+        if self._timer_ends_span:
+            return self._timer_exits(cpu)
         if self.account == GUEST_SPIN:
             yield from cpu.sync()
             return (yield from self._spun(cpu))
@@ -161,6 +163,12 @@ class LockingVcpu(VcpuThread):
             yield from cpu.sync()
             return self._takes_or_releases(cpu)
         return (yield from super().event(cpu))
+
+    def _timer_exits(self, cpu: "HostCpu") -> bool:
+        again = super()._timer_exits(cpu)
+        cpu.charge()
+        self._spins_from = cpu.clock
+        return again
 
     def _takes_or_releases(self, cpu: "HostCpu") -> bool:
         """The guest stays in the guest, whatever comes of it."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.host.events import Work
-from sim.host.exits import INF
+from sim.host.exits import INF, ExitKind
 from sim.host.guest_span import GUEST, GuestSpan
 from sim.host.halt_polling import GuestPolling, HaltPolling
 from sim.host.preemption import KERNEL, POLLS, TO_USER
@@ -51,27 +51,31 @@ class Requests:
 class HaltingVcpu(GuestSpan):
     """A vCPU thread as far as it waits for something to do.
 
-    ``guest_polling`` is its haltpoll governor, None without one; with one KVM does not poll (MSR_KVM_POLL_CONTROL).
-    ``_polls_until`` is when the guest stops polling, and ``_halted_at`` when KVM began to.
+    ``hv_timer`` is the exit of the VMX preemption timer, which a timer of the guest is while the guest runs; None on
+    SVM, where it is an hrtimer throughout.  ``guest_polling`` is its haltpoll governor, None without one; with one KVM
+    does not poll (MSR_KVM_POLL_CONTROL).  ``_polls_until`` is when the guest stops polling, and ``_halted_at`` when KVM
+    began to.
     """
 
     __slots__ = (
-        "_armed", "_guest_flow", "_guest_polling", "_halted_at", "_ipi_pending", "_poll_over", "_polling",
-        "_polls_until", "_posted_interrupts", "_requests", "_slept", "_vmm_flow", "_wait", "_waiting",
+        "_armed", "_guest_flow", "_guest_polling", "_halted_at", "_hv_timer", "_ipi_pending", "_poll_over",
+        "_polling", "_polls_until", "_posted_interrupts", "_requests", "_slept", "_timer_due", "_vmm_flow", "_wait",
+        "_waiting",
     )  # fmt: skip
 
     def __init__(
         self, *args: Any, requests: Requests, polling: HaltPolling, guest_polling: GuestPolling | None,
-        posted_interrupts: bool, vmm_flow: int, **given: Any,
+        posted_interrupts: bool, vmm_flow: int, hv_timer: ExitKind | None, **given: Any,
     ) -> None:  # fmt: skip
         super().__init__(*args, demand_end=requests.demand.next() if requests.demand else INF, **given)
         self._requests = requests
         self._polling = polling
         self._guest_polling = guest_polling
         self._posted_interrupts = posted_interrupts
+        self._hv_timer = hv_timer
         self._guest_flow = self.flow
         self.kernel_flow = self._vmm_flow = vmm_flow
-        self._slept = self._armed = self._ipi_pending = self._poll_over = False
+        self._slept = self._armed = self._ipi_pending = self._poll_over = self._timer_due = False
         self._waiting = self._wait = 0
         self._halted_at = self._polls_until = 0
         self._does(VMM)
@@ -96,7 +100,10 @@ class HaltingVcpu(GuestSpan):
         if self.account == POLLING:
             over = max(begin, self._halted_at + self._polling.window if cpu.rq.alone else cpu.env.now)
         elif self.account == GUEST_POLL:
-            over, limit = max(begin, cpu.env.now if self._is_pending else self._polls_until), min(limit, cpu.due)
+            ends = self._is_pending or self._timer_due
+            over, limit = max(begin, cpu.env.now if ends else self._polls_until), min(limit, cpu.due)
+        elif self._timer_ends_span:
+            over = max(begin, cpu.env.now)
         else:
             return super().plan(cpu, begin, limit)
         end, _ = super().plan(cpu, begin, min(limit, over))
@@ -160,6 +167,11 @@ class HaltingVcpu(GuestSpan):
         cpu.block(self)
 
     @property
+    def _timer_ends_span(self) -> bool:
+        """The guest runs, and its timer has expired."""
+        return self._timer_due and self.account in (GUEST, GUEST_POLL, GUEST_SPIN)
+
+    @property
     def _is_pending(self) -> bool:
         return self._waiting > 0 or self._ipi_pending
 
@@ -220,15 +232,19 @@ class HaltingVcpu(GuestSpan):
 
     def request(self) -> None:
         """A request arrives for the guest: a device interrupt, which the host need not see while the guest runs."""
-        if self.host.counts_from_event and self.account in (POLLING, GUEST_POLL):
-            self._note_wakeup()
         if self._posted_interrupts and self._in_guest():
             self._waiting += 1
             if self.account == GUEST_POLL:
                 self._note_wakeup()
                 self._kick_poll()
         else:
-            self.cpu.post(Work(self.host.interrupt_cycles(), action=self._requested))
+            self._interrupts_host()
+
+    def _interrupts_host(self) -> None:
+        """A request comes by an interrupt of the host."""
+        if self.host.counts_from_event and self.account in (POLLING, GUEST_POLL):
+            self._note_wakeup()
+        self.cpu.post(Work(self.host.interrupt_cycles(), action=self._requested))
 
     def _requested(self, cpu: "HostCpu") -> Work | None:
         self._waiting += 1
@@ -264,6 +280,17 @@ class HaltingVcpu(GuestSpan):
         return self._deliver()
 
     def _timer(self) -> None:
-        """The guest's timer has expired."""
+        """The guest's timer has expired: an interrupt of the host's hrtimer, or if the guest runs, an exit (VMX).
+
+        kvm_lapic_switch_to_hv_timer(), kvm_lapic_switch_to_sw_timer().  Without posted interrupts it is the hrtimer in
+        any case here.
+        """
         self._armed = False
-        self.request()
+        if self._hv_timer is None or not self._posted_interrupts or not self._in_guest():
+            self._interrupts_host()
+            return
+        self._timer_due = True
+        if self.account == GUEST_POLL:
+            self._note_wakeup()
+        if self.cpu.thread is self:
+            self.cpu.kick()

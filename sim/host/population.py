@@ -219,6 +219,7 @@ def _vcpu(
         vmm_flow=round(guest.vmm_touches),
         interrupt=_plain_exit(EXTERNAL_INTERRUPT, effect=False),
         hlt=_plain_exit("hlt", effect=True),
+        hv_timer=_plain_exit("preemption-timer", effect=True) if host.kernel.vendor == "vmx" else None,
         others=build.below(max(guest.vcpus - 1, 1), *own, "IPI targets"),
         signalled=None if guest.signalled is None else Draws(build.flags(guest.signalled, *own, "signalled")),
         signal_times=build.optional(guest.signal_time, *own, "signal"),

@@ -158,6 +158,8 @@ class VcpuThread(HaltingVcpu):
         return again
 
     def event(self, cpu: "HostCpu") -> Steps:
+        if self._timer_ends_span:
+            return self._timer_exits(cpu)
         if self.account == VMM:
             if cpu.vmcs_is_elsewhere(self.vcpu):
                 yield from cpu.sync()
@@ -178,6 +180,13 @@ class VcpuThread(HaltingVcpu):
         if self._guest_time == self._demand_end:
             return (yield from self._request_done(cpu))
         return (yield from self._exit(cpu))
+
+    def _timer_exits(self, cpu: "HostCpu") -> bool:
+        """handle_fastpath_preemption_timer(): the interrupt is injected, and the guest entered again."""
+        assert self._hv_timer is not None, "else an hrtimer"
+        self._timer_due = False
+        self._waiting += 1
+        return self._vm_exit(cpu, self._hv_timer)
 
     def _exit(self, cpu: "HostCpu") -> Steps:
         """An exit of the stream, for itself."""

@@ -1,0 +1,90 @@
+"""A timer of the guest that expires while it runs is an exit: of the VMX preemption timer, or by the host's hrtimer.
+
+arch/x86/kvm/lapic.c kvm_can_use_hv_timer(), kvm_can_post_timer_interrupt(); arch/x86/kvm/vmx/vmx.c
+handle_fastpath_preemption_timer(); v6.18.2 and v7.3.4.
+"""
+
+import pytest
+from both_engines import assert_the_same, differ
+from hosts import only, simulate, value, with_little
+
+from sim.engine import halting, loop
+
+POLLING = """
+hz = 100
+[guests.g]
+idle = "haltpoll"
+posted_interrupts = {posted}
+guest_halt_poll = "200 us"
+guest_halt_poll_grow_start = "200 us"
+demand = "20 us"
+sleep = "50 us"
+"""
+WOKEN = """
+hz = 1000
+{host}
+[guests.g]
+vcpus = 3
+demand = {{ exponential = "30 us" }}
+sleep = {{ exponential = "20 us" }}
+{lock}
+[guests.g.exits.ipi]
+every = {{ exponential = "10 us" }}
+effect = "ipi"
+target = "random"
+time = "1 us"
+[threads.other]
+count = 2
+compute = {{ exponential = "100 us" }}
+sleep = {{ exponential = "100 us" }}
+"""
+LOCK = 'lock = { every = "20 us", hold = "15 us" }'
+
+
+def polling(cpu, posted="true"):
+    return only(with_little("timers", "7 ms", cpu) + POLLING.format(posted=posted))
+
+
+@pytest.mark.parametrize(
+    ("cpu", "posted", "by_host"),
+    [("sapphire-rapids", "true", 0), ("zen4", "true", 1), ("sapphire-rapids", "false", 1)],
+)
+def test_each_request_of_a_guest_that_polls_for_its_own_timer_is_an_exit(cpu, posted, by_host):
+    """After the first halt the guest polls for longer than it sleeps, so that nothing else exits but for the ticks."""
+    record = simulate(polling(cpu, posted), "xstate-guest", 0)
+    requests, ticks = value(record, "requests"), value(record, "ticks")
+    assert value(record, "halts") == 0
+    assert requests > 90
+    assert abs(value(record, "vm_exits") - requests - ticks) <= 1
+    assert abs(value(record, "interrupts") - by_host * requests) <= 1
+
+
+def test_the_preemption_timer_enters_the_guest_again_from_the_fastpath():
+    """Rows 8 and 9: from v6.19 on, XCR0 and IA32_XSS are left alone."""
+    text = with_little("timers", "7 ms") + 'kernel = ["v6.19"]\n' + POLLING.format(posted="true")
+    record = simulate(only(text), "xstate-guest", 0)
+    counts = {}
+    for key, count, _ in record.ledger:
+        counts[key.operation] = counts.get(key.operation, 0) + count
+    assert counts["VM entry"] == counts["VM exit"] == value(record, "vm_exits") > 90
+    assert not counts.keys() & {"XSETBV", "WRMSR(XSS)"}
+
+
+HOSTS = [
+    with_little("timers", "5 ms", cpu) + WOKEN.format(host=host, lock=lock)
+    for cpu, host, lock in (
+        ("sapphire-rapids", 'kernel = ["v7.3"]\npreemption = "lazy"', ""),
+        ("sapphire-rapids", 'preemption = "full"', LOCK),
+        ("zen4", "", LOCK),
+    )
+]
+
+
+@pytest.mark.parametrize("text", HOSTS)
+def test_vcpus_that_others_wake_before_their_timers_give_the_same_records_in_both_engines(text):
+    assert_the_same(only(text))
+
+
+def test_a_timer_that_is_taken_for_a_device_is_found(monkeypatch):
+    monkeypatch.setattr(loop, "guest_timer", halting.request)
+    assert differ(only(HOSTS[1]))
