@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from sim.analysis.answers import Load as Realised
+from sim.analysis.guest_settings import for_all
 from sim.analysis.metrics import settings_of
 from sim.analysis.price_load import EXIT, TASK_SWITCH, Event, Load
 from sim.analysis.price_own import Assumptions, GuestSsp, Own, own
@@ -41,11 +42,11 @@ def event_costs(case: Mapping[str, Any], a: str, b: str, table: CostTable, load:
     ``case`` is an entry of the manifest, ``load`` its schedule's.
     """
     assumed = Assumptions(guest_ssp=guest_ssp(case))
-    settings = settings_of(case, a), settings_of(case, b)
+    ours, theirs = (for_all(case, each) or each for each in (settings_of(case, a), settings_of(case, b)))
     kinds: dict[str, Mapping[Event, float]] = {"context switch": {TASK_SWITCH: 1.0}}
     if case["vcpus"]:
         kinds = {"vcpu load + put": rates(load).pair_events(), EXIT_AND_ENTRY: {EXIT: 1.0}}
-    found = [EventCost(kind, own(*settings, table, events, assumed)) for kind, events in kinds.items() if events]
+    found = [EventCost(kind, own(ours, theirs, table, events, assumed)) for kind, events in kinds.items() if events]
     # Each pair has an exit of its own: what costs no more than that is told by the exit.
     if len(found) == 2 and abs(found[0].own.cycles - found[1].own.cycles) < NOTHING:
         del found[0]

@@ -17,7 +17,8 @@ RATE = "20000/s"
 """An example for messages."""
 OF_SETTINGS = (
     "carried", "guest_xss", "guest_xcr0", "guest_cet", "guest_amx", "guest_spec_ctrl", "host_shadow_stacks",
-    "msr_access", "vpmu", "vpmu_in_use", "vpmu_counts_instructions", "hypothetical",
+    "msr_access", "vmscape_by", "ibpb_at", "apx", "pasid", "vpmu", "vpmu_in_use", "vpmu_counts_instructions",
+    "hypothetical",
 )  # fmt: skip
 
 

@@ -287,15 +287,24 @@ def assumptions(priced: Priced) -> list[str]:
     return found
 
 
+VALUED: Final = (
+    "guest_spec_ctrl", "host_shadow_stacks", "msr_access", "vmscape_by", "ibpb_at", "vpmu", "vpmu_in_use",
+)  # fmt: skip
+"""Settings that are options with a value, of the same name."""
+
+
 def _chosen(settings: Settings) -> Iterator[str]:
     """What was said of the guests and the kernel, where it is not the default."""
     if settings.guest_amx:
         yield "guests have AMX (--guest-amx)"
     if settings.guest_xcr0 is not None:
         yield f"guest XCR0 is {settings.guest_xcr0:#x} (--guest-xcr0)"
-    for option in ("guest_spec_ctrl", "host_shadow_stacks", "msr_access", "vpmu", "vpmu_in_use"):
+    for option in VALUED:
         if (value := getattr(settings, option)) != getattr(DEFAULT, option):
             yield f"{option} is {value} (--{option.replace('_', '-')})"
+    for option in ("apx", "pasid"):
+        if not getattr(settings, option):
+            yield f"the kernel leaves {option.upper()} off (--no-{option})"
     if settings.vpmu_counts_instructions:
         yield "a counter counts instructions (--vpmu-counts-instructions)"
     if settings.mitigations is not True:

@@ -3,21 +3,24 @@ rates."""
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from shlex import quote
 from typing import Any, Final
 
 from sim.analysis import price_load
 from sim.analysis.answers import Load
 from sim.analysis.event_costs import EXIT_AND_ENTRY, EventCost, event_costs, guest_ssp, rates
+from sim.analysis.guest_settings import for_all, particular
+from sim.analysis.metrics import settings_of
 from sim.analysis.price_own import COMMON
 from sim.costs.table import names as shipped_tables
 from sim.errors import InputError
-from sim.kernel.config import Settings
+from sim.kernel.config import Settings, boot
 from sim.kernel.operations import VMENTRY, VMEXIT
 from sim.report.amounts import three_digits
 from sim.report.layout import Part, item, part, whole
 from sim.report.names import cpu
+from sim.report.price import VALUED
 from sim.report.shown import Shown, ShownCase
 from sim.results.manifest import COSTS
 
@@ -56,10 +59,10 @@ def sentences(screen: Shown) -> list[str]:
     vcpus = case.document["vcpus"]
     here = f"{case.load.load_puts:.0f} load+puts" if vcpus else f"{case.load.switches:.0f} switches"
     found = [f"{'; '.join(said)}{where}.", f"Here{here_is}: {here} per {case.per}-second."]
-    return [
-        *found,
-        *([f"With your own rates in place of these (of one CPU): {command(screen, case, case.load)}"] if vcpus else []),
-    ]
+    if vcpus:
+        given = f"of one CPU{_left_out(case.document)}"
+        found.append(f"With your own rates in place of these ({given}): {command(screen, case, case.load)}")
+    return found
 
 
 def command(screen: Shown, case: ShownCase, load: Load) -> str:
@@ -70,7 +73,7 @@ def command(screen: Shown, case: ShownCase, load: Load) -> str:
     exits, kvm_runs, load_puts = (round(per_cpu * each) for each in (load.exits, load.kvm_runs, load.load_puts))
     switches = math.ceil(per_cpu * load.switches)
     found = rates(replace(load, exits=exits, kvm_runs=kvm_runs, load_puts=load_puts, switches=switches))
-    kernel, use = document["resolved"]["kernel"], guest_ssp(document)
+    kernel, use = _kernel(document), guest_ssp(document)
     others = {
         "--strategies": _strategies(document, own),
         "--carried": own.get(kernel["carried"], kernel["carried"]) if kernel["carried"] != DEFAULT.carried else None,
@@ -89,6 +92,26 @@ def command(screen: Shown, case: ShownCase, load: Load) -> str:
     return f"fpswitch price --cpu {quote(profile)} --kernel {document['kernel']}{options}"
 
 
+def _kernel(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of the kernel, with what all guests have in particular, where settings can say it."""
+    settings = [settings_of(document, name) for name in document["strategies"]]
+    its = max(settings, key=lambda each: boot(each).guest_has_cet)
+    kernel: Mapping[str, Any] = document["resolved"]["kernel"]
+    if (of_guests := for_all(document, its)) is None:
+        return kernel
+    of_each = {field.name: (getattr(of_guests, field.name), getattr(its, field.name)) for field in fields(Settings)}
+    return {**kernel, **{key: value for key, (value, usual) in of_each.items() if value != usual}}
+
+
+def _left_out(document: Mapping[str, Any]) -> str:
+    """The keys of single guests that the command does not have."""
+    its = settings_of(document, document["strategies"][0])
+    if for_all(document, its) is not None:
+        return ""
+    keys = [f"guests.{name}.{key}" for name, kind in particular(document).items() for key in kind]
+    return f"; without {', '.join(keys)}"
+
+
 def _settings(kernel: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Settings of a case that are not the default, as options of ``fpswitch price``; "" is a flag that is given."""
     for name in ("guest_xss", "guest_xcr0"):
@@ -97,7 +120,10 @@ def _settings(kernel: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in ("guest_amx", "vpmu_counts_instructions"):
         if kernel.get(name):
             yield f"--{name.replace('_', '-')}", ""
-    for name in ("guest_spec_ctrl", "host_shadow_stacks", "msr_access", "vpmu", "vpmu_in_use"):
+    for name in ("apx", "pasid"):
+        if not kernel.get(name, True):
+            yield f"--no-{name}", ""
+    for name in VALUED:
         if (value := kernel.get(name, default := getattr(DEFAULT, name))) != default:
             yield f"--{name.replace('_', '-')}", str(value)
     if not kernel["guest_cet"]:
