@@ -88,7 +88,8 @@ def held(request, tmp_path_factory):
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])},
     )
     assert holder.stdout.readline() == "waits\n"
-    while not (place / ".r.lock").exists():  # a replay locks before it reads
+    lock = place / ".r.lock"
+    while not (lock.exists() and lock.read_text()):  # a replay locks before it reads, and then writes who it is
         assert holder.poll() is None
     yield scenario, out, holder.pid
     holder.kill()
