@@ -143,11 +143,9 @@ def nominate(a: Memory, q: int, entity: int) -> bool:
 def forfeit(a: Memory, q: int) -> None:
     """yield_task_fair(); with a credit of lag, the thread that yields loses its protection, once in FORCED_EVERY.
 
-    There is no buddy to clear: a thread that runs is not one.
+    There is no buddy to clear: a thread that runs is not one.  Round robin nominates nobody, so that nobody yields.
     """
     t, current, now = a.t, a.c[q, CURRENT_ENTITY], a.g[NOW]
-    if a.g[ROUND_ROBIN] or current < 0:
-        return
     update_current(a, q, now)
     if t[current, VRUNTIME] <= avg_vruntime(a, q):
         t[current, VRUNTIME] = t[current, DEADLINE]

@@ -299,8 +299,7 @@ class EevdfRunQueue:
         Linux commit 79104becf42b ("sched/fair: Forfeit vruntime on yield").
         """
         current = self.current
-        if current is None:
-            return
+        assert current is not None, "who yields runs"
         self.clear_buddy(current)
         self.update_current(now)
         if current.vruntime <= self.avg_vruntime():
