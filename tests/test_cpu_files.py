@@ -96,6 +96,7 @@ def good_profile() -> str:
     [
         ('vendor = "intel"', 'vendor = "Intel"', "vendor: found 'Intel'; allowed: intel or amd"),
         ('vendor = "intel"', "", "vendor: the key is missing"),
+        ('vendor = "intel"', "vendor = 1", "vendor: found 1; allowed: a text"),
         ("bugs = []", 'bugs = ["MELTDOWN"]', "bugs: found .*VMSCAPE"),
         ("bugs = []", 'bug = ["VMSCAPE"]', "unknown key 'bug'; did you mean 'bugs'"),
         ("[freedoms]", "[freedoms]\nxinuse = 1", "freedoms: unknown key 'xinuse'"),

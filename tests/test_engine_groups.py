@@ -229,6 +229,23 @@ def test_a_stretch_too_long_for_64_bits_matters_where_others_wait(others, wide):
         assert lasts == a.t[current, layout.SLICE] * inv > 0
 
 
+@pytest.mark.parametrize("hinted", [True, False])
+def test_a_hint_to_yield_is_used_up_at_both_levels_when_its_thread_is_pulled_and_not_when_another_is(hinted):
+    """clear_buddies() goes up from the thread, as in the queues of the host (test_groups.py)."""
+    group, root = (LIGHT.format(name=name, count=6, affinity="[0]") for name in ("group", "root"))
+    text = HOST + group + root.replace('group = "a"\n', "") + "[groups.a]\n"
+    run = simulation.Replication(changed(only(text), measure=1e-3), "xstate-guest", (), 0, wide=True)
+    run.run()
+    a = WideMemory(run.a)
+    entity, top = a.g[layout.ENTITIES], eevdf_groups.root(a, 0)
+    q = eevdf_groups.group_queue(a, entity)
+    one, other, *_ = (thread for thread in run.a.queue[q, : a.c[q, layout.QUEUED]] if not a.t[thread, layout.DELAYED])
+    assert entity in run.a.queue[top, : a.c[top, layout.QUEUED]]
+    assert eevdf_groups.nominate(a, 0, one)
+    eevdf_groups.dequeue(a, 0, a.g[layout.NOW], one if hinted else other, False)
+    assert [a.c[queue, layout.BUDDY] for queue in (q, top)] == ([-1, -1] if hinted else [one, entity])
+
+
 MANY_GROUPS = "".join(
     f'[threads.t{i}]\ngroup = "g{i}"\ncompute = "50 us"\nsleep = "9 us"\n[groups.g{i}]\n' for i in range(60)
 )
