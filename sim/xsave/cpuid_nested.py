@@ -262,7 +262,7 @@ def _numbered(found: list[_Found]) -> Iterator[Row]:
     leaves = _base([each.path[max(0, len(each.path) - 2)] for each in found], shows)
     subs = _base([each.path[-1] for each in found if len(each.path) > 1], shows)
     registers = _base([value for each in found for value in each.registers], shows)
-    before, sub = -1, -1
+    before = sub = -1
     for each in found:
         leaf = _value(each.path[max(0, len(each.path) - 2)], leaves)
         sub = _value(each.path[-1], subs) if len(each.path) > 1 else sub + 1 if leaf == before else 0

@@ -49,7 +49,7 @@ def rows(text: str) -> Iterator[Row]:
     """The rows of a table; one without a sub-leaf is the next of its leaf."""
     found = list(_tokens(_NEXT_REGISTER.sub(" ", text)))
     base = _base([row[1] for row in found if len(row) == _WITH_SUB_LEAF])
-    leaf, sub = -1, -1
+    leaf = sub = -1
     for row in found:
         first, *inner = row[:-4]
         number = _value(first)
@@ -72,7 +72,7 @@ def _tokens(text: str) -> Iterator[list[str]]:
 
 
 def _is_register(number: str) -> bool:
-    return len(number) >= _DIGITS or number[:2].lower() == "0x" or number[-1].lower() == "h"
+    return len(number) == _DIGITS or number[:2].lower() == "0x" or number[-1].lower() == "h"
 
 
 def _lacks_one(row: list[str]) -> bool:
@@ -112,7 +112,7 @@ def with_header(text: str) -> Iterator[Row]:
         row for row in rows_of if all(_NUMBER.fullmatch(row[name]) or row[name].isdecimal() for name in row if name)
     ]
     bases = {name: _base([row[name] for row in kept]) for name in named}
-    before, sub = -1, -1
+    before = sub = -1
     for row in kept:
         leaf = _value(row["leaf"], bases["leaf"])
         sub = _value(row["sub"], bases["sub"]) if "sub" in row else sub + 1 if leaf == before else 0

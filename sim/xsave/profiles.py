@@ -85,16 +85,16 @@ def profile(name: str | CpuProfile) -> CpuProfile:
     return name if isinstance(name, CpuProfile) else _read(name, _stamp(name))
 
 
-def _stamp(name: str) -> tuple[int, int] | None:
+def _stamp(name: str) -> tuple[int, ...] | None:
     """What tells whether a file of the user's has changed; None for what is shipped, and for no file."""
     if name in names() or not _is_there(Path(name)):
         return None
     found = Path(name).stat()
-    return (found.st_mtime_ns, found.st_size) if Path(name).is_file() else (0, 0)  # a pipe can be read once
+    return (found.st_mtime_ns, found.st_size) if Path(name).is_file() else ()  # a pipe can be read once
 
 
 @lru_cache(maxsize=64)
-def _read(name: str, stamp: tuple[int, int] | None) -> CpuProfile:
+def _read(name: str, stamp: tuple[int, ...] | None) -> CpuProfile:
     if name in names():
         return of_data(name, shipped(name))
     path = Path(name)

@@ -387,7 +387,7 @@ class Unit:
             for i in bits[by_value & in_use & ~floor]:
                 if regs[i] == INIT:
                     in_use ^= 1 << i
-            if by_value & PKRU and self.pkru:  # a value, and not a content
+            if self.pkru:  # a value, and not a content
                 in_use |= PKRU
         self.xinuse = in_use
         # Memory may hold something else than what was initialised: where XINUSE stays 1, XMODIFIED must be 1 as well.
