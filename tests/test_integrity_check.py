@@ -63,11 +63,12 @@ def test_integrity_catches_a_validity_check_that_ignores_the_last_cpu(monkeypatc
     assert w.findings() == [(WRONG_VALUE, "task0", "YMM")]
 
 
-def test_integrity_catches_a_switch_without_pkru(monkeypatch):
+@pytest.mark.parametrize("value", [0, 0xFFFFFFFC])
+def test_integrity_catches_a_switch_without_pkru(monkeypatch, value):
     monkeypatch.setattr(process, "x86_pkru_load", lambda cpu, next: None)
     w = world("xstate-guest")
     w.to_user(0, 3)
-    w.user_wrpkru(0, 0)
+    w.user_wrpkru(0, value)
     w.enter_kernel(0)
     w.to_user(0, 4)
     assert w.findings() == [(WRONG_VALUE, "task1", "PKRU")]
@@ -142,16 +143,18 @@ def in_guest_with_pkru(value: int) -> World:
     return w
 
 
-def test_integrity_catches_an_exit_that_leaves_the_guest_s_pkru(monkeypatch):
-    w = in_guest_with_pkru(0x1234)
+@pytest.mark.parametrize("value", [0x1234, 0xFFFFFFFC])
+def test_integrity_catches_an_exit_that_leaves_the_guest_s_pkru(monkeypatch, value):
+    w = in_guest_with_pkru(value)
     monkeypatch.setattr(kvm, "kvm_load_host_pkru", lambda k, cpu, vcpu: None)
     for step in (w.exit_guest, w.run_exit, w.put_guest_fpu, w.vcpu_put, w.return_to_user):
         step(0)
     assert w.findings() == [(WRONG_VALUE, "vcpu0", "PKRU")]
 
 
-def test_integrity_catches_an_entry_without_the_guest_s_pkru(monkeypatch):
-    w = in_guest_with_pkru(0x1234)
+@pytest.mark.parametrize("value", [0x1234, 0xFFFFFFFC])
+def test_integrity_catches_an_entry_without_the_guest_s_pkru(monkeypatch, value):
+    w = in_guest_with_pkru(value)
     w.exit_guest(0)
     monkeypatch.setattr(kvm, "kvm_load_guest_pkru", lambda k, cpu, vcpu: None)
     w.enter_guest(0)
@@ -183,8 +186,9 @@ source = "a test"
 """
 
 
+@pytest.mark.parametrize("mxcsr", [0x1F00, 0x9F80])
 @pytest.mark.parametrize("carried", ["cet-s", SPEC_CTRL], ids=["cet-s", "spec-ctrl"])
-def test_integrity_catches_another_mxcsr_once_whatever_is_carried(tmp_path, carried):
+def test_integrity_catches_another_mxcsr_once_whatever_is_carried(tmp_path, carried, mxcsr):
     if carried == SPEC_CTRL:
         path = tmp_path / "carried.toml"
         path.write_text(carried, encoding="utf-8")
@@ -192,10 +196,23 @@ def test_integrity_catches_another_mxcsr_once_whatever_is_carried(tmp_path, carr
     w = world("manual-load", carried=carried)
     w.to_user(0, 3)
     w.enter_kernel(0)
-    w.cpus[0].unit.ldmxcsr(0x1F00)
+    w.cpus[0].unit.ldmxcsr(mxcsr)
     for _ in range(2):
         w.return_to_user(0)
         assert w.findings() == [(WRONG_VALUE, "task0", "MXCSR")]
+        w.enter_kernel(0)
+
+
+@pytest.mark.parametrize("by", [-1, 1])
+def test_integrity_catches_an_msr_of_each_task_that_is_not_written_at_return_to_user_once(monkeypatch, by):
+    w = world("manual-load-nozero", "diamond-rapids", carried="fred-rsp0", hypothetical=True)
+    w.to_user(0, 3)
+    w.enter_kernel(0)
+    monkeypatch.setattr(process, "update_host_msr", lambda k, cpu, phase: None)
+    w.cpus[0].msrs[w.k.carried_numbers[0]] += by
+    for _ in range(2):
+        w.return_to_user(0)
+        assert w.findings() == [(WRONG_VALUE, "task0", "FRED_RSP0")]
         w.enter_kernel(0)
 
 
