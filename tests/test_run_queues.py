@@ -245,6 +245,44 @@ def test_once_a_reschedule_is_due_it_is_due_at_once_and_until_the_pick() -> None
     assert not ticks(queue, SLICE + 5)
 
 
+@pytest.mark.parametrize("nice", [-20, 0, 7, 19])
+@pytest.mark.parametrize("kind", [EevdfRunQueue, EevdfRunQueueV73])
+def test_the_request_of_who_runs_alone_is_renewed_at_the_time_that_is_said_and_no_cycle_earlier(
+    kind: type[EevdfRunQueue], nice: int
+) -> None:
+    """update_deadline()."""
+    queue, current = kind(SLICE, TICK), Entity(weight_of(nice))
+    queue.enqueue(0, current, initial=True)
+    queue.pick_next(0)
+    for now in (0, SLICE // 3):
+        queue.update_current(now)
+        when, deadline = queue.renewal_time(), current.deadline
+        assert when is not None
+    queue.update_current(when - 1)
+    assert current.deadline == deadline
+    queue.update_current(when)
+    assert current.deadline == current.vruntime + SLICE * current.inv_weight > deadline
+
+
+@pytest.mark.parametrize("nice", [-20, 0, 7, 19])
+@pytest.mark.parametrize("kind", [EevdfRunQueue, EevdfRunQueueV73])
+def test_what_is_left_of_a_request_is_left_to_the_cycle_while_somebody_waits(
+    kind: type[EevdfRunQueue], nice: int
+) -> None:
+    """hrtick_start_fair()."""
+    queue, current = kind(SLICE, TICK), Entity(weight_of(nice))
+    queue.enqueue(0, current, initial=True)
+    queue.pick_next(0)
+    assert queue.time_to_deadline() is None
+    queue.enqueue(0, Entity(), initial=True)
+    left, deadline = queue.time_to_deadline(), current.deadline
+    assert left is not None
+    queue.update_current(left - 1)
+    assert (queue.time_to_deadline(), current.deadline) == (1, deadline)
+    queue.update_current(left)
+    assert current.deadline > deadline
+
+
 # All of them.
 
 
