@@ -240,7 +240,10 @@ def test_a_model_with_less_than_the_host_makes_kvm_run_xsetbv(tmp_path):
         ("0xd", "0x0", "eax", 2, "host,-avx"),
         ("0xd", "0x0", "eax", 3, "host,-mpx"),
         ("0xd", "0x0", "eax", 4, "host,-mpx"),
+        *(("0xd", "0x0", "eax", bit, "host,-avx512f") for bit in (5, 6, 7)),
         ("0xd", "0x0", "eax", 9, "host,-pku"),
+        *(("0xd", "0x0", "eax", bit, "host,-amx-tile") for bit in (17, 18)),
+        ("0xd", "0x1", "ecx", 15, "host,-arch-lbr"),
     ],
 )
 def test_a_template_takes_components_away_by_each_bit(leaf, subleaf, register, bit, model, tmp_path):

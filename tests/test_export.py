@@ -74,11 +74,33 @@ def exported(tmp_path, name, *options):
     return out, json.loads(result.stdout)
 
 
-def test_the_children_of_a_thread_are_numbered_from_1_on(tmp_path):
-    (tmp_path / "own.toml").write_text(FORKS)
-    out, _ = exported(tmp_path, str(tmp_path / "own.toml"), "--duration", "3 ms")
-    children = re.findall(r" comm=make/0 .*child_comm=(\S+)", out.read_text())
+@pytest.fixture(scope="module")
+def of_forks(tmp_path_factory):
+    """The text of the export of 3 ms."""
+    place = tmp_path_factory.mktemp("forks")
+    (place / "own.toml").write_text(FORKS)
+    out, _ = exported(place, str(place / "own.toml"), "--duration", "3 ms")
+    return out.read_text()
+
+
+def test_the_children_of_a_thread_are_numbered_from_1_on(of_forks):
+    children = re.findall(r" comm=make/0 .*child_comm=(\S+)", of_forks)
     assert children == [f"make/0.{n + 1}" for n in range(len(children))] != []
+
+
+HALTS = re.compile(
+    r"^ *web/0/(vcpu\d) .* (\S+): +kvm:(?:kvm_exit: .* reason HLT|kvm_vcpu_wakeup: \w+ time (\d+))", re.M
+)
+
+
+def test_a_halt_takes_as_long_as_its_end_says(of_forks):
+    halted, off = {}, []
+    for vcpu, seconds, took in HALTS.findall(of_forks):
+        if took and vcpu in halted:
+            off.append(round(float(seconds) * 1e9) - halted[vcpu] - int(took))
+        halted[vcpu] = round(float(seconds) * 1e9)
+    assert len(off) > 5
+    assert set(off) <= {-1, 0, 1}  # each of the three is rounded
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from sim.errors import InputError
 from sim.kernel.config import Settings, boot
 from sim.kernel.masks import boot_masks
 from sim.kernel.versions import version
+from sim.xsave import components
 from sim.xsave.components import APX, CET_S, CET_U, PKRU
 from sim.xsave.profiles import profile
 
@@ -33,6 +34,22 @@ MASKS = {
 def booted(cpu: str, kernel: str):
     cet = version(kernel).guest_only and "SHSTK" in profile(cpu).features
     return boot(Settings(cpu=cpu, kernel=kernel, strategy="xstate-guest" if cet else "no-cet")).masks
+
+
+BITS = {
+    "FP": [0], "SSE": [1], "AVX": [2], "MPX": [3, 4], "OPMASK": [5], "ZMM_HI256": [6], "HI16_ZMM": [7], "PT": [8],
+    "AVX512": [5, 6, 7], "PKRU": [9], "PASID": [10], "CET_U": [11], "CET_S": [12], "CET": [11, 12], "UINTR": [14],
+    "LBR": [15], "XTILECFG": [17], "XTILEDATA": [18], "XTILE": [17, 18], "APX": [19],
+    "SUPERVISOR": [8, 10, 11, 12, 13, 14, 15, 16], "USER": [0, 1, 2, 3, 4, 5, 6, 7, 9, 17, 18, 19],
+    "EXTENDED": [*range(2, 63)],
+}  # fmt: skip
+"""In XCR0 and IA32_XSS, and those of each of the two: Intel SDM vol. 1, section 13.1, and the APX specification."""
+
+
+def test_a_mask_has_the_bits_of_its_components():
+    assert [each.number for each in components.COMPONENTS] == list(range(20))
+    for name, numbers in BITS.items():
+        assert components.decode(getattr(components, name)) == components.decode(sum(1 << i for i in numbers)), name
 
 
 @pytest.mark.parametrize(("cpu", "kernel"), MASKS)

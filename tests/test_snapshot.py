@@ -216,8 +216,10 @@ def test_a_vmm_that_goes_on_after_kvm_get_xsave_has_failed_loses_the_registers()
     assert not vcpu.fpstate.area.xstate_bv & AVX
     for step in (kvm.kvm_run, kvm.kvm_load_guest_fpu, kvm.kvm_run_entry, kvm.vcpu_enter_guest):
         step(there, there.cpus[0])
+    assert scene.k.integrity is not None
     assert there.integrity is not None
-    assert "YMM" in {finding.what for finding in there.integrity.findings}
+    written = scene.k.integrity.described(saved.vcpu.context.regs[2])
+    assert ("YMM", written) in {(finding.what, finding.expected) for finding in there.integrity.findings}
 
 
 def test_an_msr_ioctl_that_was_preempted_loads_the_guest_s_registers_before_it_reads():

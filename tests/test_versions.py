@@ -398,7 +398,7 @@ def test_a_version_cannot_be_changed_and_can_be_a_key():
         ("signal_opens_pkru = false", "signal_opens_pkru = 0", "v6.6, signal_opens_pkru: 0 is wrong"),
         ("halt_poll_ns_shrink = 0", "halt_poll_ns_shrink = false", "v6.6, halt_poll_ns_shrink: False is wrong"),
         ("kvm_cet = { vmx = false, svm = false }", "kvm_cet = { vmx = false }", "v6.6, kvm_cet.svm"),
-        ("svm = []", 'svm = ["cpuid"]', "v6.6, fastpath.svm.0: 'cpuid' is wrong"),
+        ("svm = []", 'svm = ["cpuid", "io"]', "v6.6, fastpath.svm.0: 'cpuid' is wrong"),
         ("guest_only = 0x0, ", "", "difference 6, rfc, values: unknown key 'guest_only'"),
         ("guest_only = 0x1000, ", "", "difference 6, rfc, values: missing guest_only"),
         ("tracepoints = ", "tracepoint = ", "difference 15, rfc, values: unknown key 'tracepoints'; did you mean"),
