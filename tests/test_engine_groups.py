@@ -12,7 +12,7 @@ from hosts import RICH, changed, from_text, only, with_little
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.engine import choice, eevdf_groups, layout, queues, scheduler, simulation
+from sim.engine import choice, eevdf_groups, layout, preempting, queues, scheduler, simulation
 from sim.engine.arrays import empty
 from sim.engine.wide import WideMemory
 from sim.host.preemption import PREEMPTION
@@ -227,6 +227,21 @@ def test_a_stretch_too_long_for_64_bits_matters_where_others_wait(others, wide):
     elif not others and not wide:
         lasts = a.t[current, layout.DEADLINE] - a.t[current, layout.VRUNTIME]
         assert lasts == a.t[current, layout.SLICE] * inv > 0
+
+
+@pytest.mark.parametrize("nice", [0, 7, 12])
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_request_of_who_runs_alone_is_renewed_at_the_time_that_is_said_and_no_cycle_earlier(wide, nice):
+    """As in the queues of the host (test_run_queues.py); a tick that comes too early changes no record."""
+    case = changed(only(HOST + f'[threads.alone]\nnice = {nice}\ncompute = "9 ms"\naffinity = [0]\n'), measure=1e-3)
+    run = simulation.Replication(case, case.timed_by, (), 0, wide=wide)
+    run.run()
+    a, q = (WideMemory(run.a), eevdf_groups.root(run.a, 0)) if wide else (run.a, 0)
+    current, when = a.c[q, layout.CURRENT_ENTITY], preempting.renewal_time(a, q)
+    inv_weight = a.t[current, layout.INV_WEIGHT]
+    for now, least, most in ((when - 1, 1, inv_weight), (when, 2 * inv_weight, layout.INF)):
+        scheduler.update_current(a, q, now)
+        assert least <= a.t[current, layout.DEADLINE] - a.t[current, layout.VRUNTIME] <= most
 
 
 @pytest.mark.parametrize("hinted", [True, False])
