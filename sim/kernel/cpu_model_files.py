@@ -96,8 +96,7 @@ def _element(opening: re.Pattern[str], closing: str, text: str) -> tuple[str, st
         return None
     if found[1].endswith("/"):
         return found[1], ""
-    end = text.find(closing, found.end())
-    return found[1], text[found.end() : end if end >= 0 else len(text)]
+    return found[1], text[found.end() :].partition(closing)[0]
 
 
 def of_json(path: str) -> str:
