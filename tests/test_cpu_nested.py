@@ -126,6 +126,14 @@ FORMS = {
             f"- leaf: {leaf:#x}\n  subleaf: {sub}\n" + "".join(f"  {key}: {v:#x}\n" for key, v in members(row).items())
         )
     ),
+    "YAML, sub-leaves in one item of a list": lambda name: "".join(
+        f"{leaf:#x}:\n  - "
+        + "    ".join(
+            f"{sub}:\n" + "".join(f"      {key}: {value:#x}\n" for key, value in members(row).items())
+            for sub, row in subs.items()
+        )
+        for leaf, subs in leaves(name).items()
+    ),
     "TOML": lines(
         lambda leaf, sub, *row: (
             f"[[cpuid]]\nfunction = {leaf:#x}\nindex = {sub}\n"

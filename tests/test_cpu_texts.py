@@ -105,6 +105,14 @@ def test_a_line_of_more_than_200_characters_is_no_row_of_a_table(width, read):
     assert bool(list(cpuid_rows.rows(f"{row:{width}}\n"))) == read
 
 
+@pytest.mark.parametrize("number", [0, 2, 3, 4, 5])
+def test_a_row_whose_leaf_or_a_register_has_neither_eight_digits_nor_0x_or_an_h_is_none(number):
+    row = ["0xd", "1", "00000007", "00000340", "00000a88", "00000000"]
+    assert list(cpuid_rows.rows(" ".join(row))) == [(0xD, 1, (7, 0x340, 0xA88, 0))]
+    row[number] = row[number].removeprefix("0x")[-7:]
+    assert not list(cpuid_rows.rows(" ".join(row)))
+
+
 def test_a_memory_dump_is_no_table_of_registers():
     dump = "".join(f"{16 * k:08x}: {k:08x} {k + 1:08x} 0badf00d 00000000\n" for k in range(64))
     with pytest.raises(InputError, match="has no CPUID registers; allowed"):

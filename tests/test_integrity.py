@@ -237,6 +237,9 @@ def test_what_a_host_with_shadow_stacks_misses_is_the_ssp_of_cpl_0():
     w = world("manual-load", host_shadow_stacks=FPSTATE)
     exit_to_the_vmm_and_back(w)
     assert (WRONG_VALUE, "vcpu0", "PL0_SSP") in w.findings()
+    assert w.k.integrity is not None
+    written = {(each.expected, each.got) for each in w.k.integrity.findings if each.what == "CET_KERNEL"}
+    assert written == {("(guest vcpu0 #1, guest vcpu0 #2, guest vcpu0 #3)", "(vcpu0 #1, initial, initial)")}
 
 
 @pytest.mark.parametrize("cpu", CPUS)
