@@ -18,6 +18,8 @@ QUIET = FOUR.replace(
     "cpus = 4", 'cpus = 1\nbuffer_level = "L1"\ninterrupt_time = "0 ns"\nwakeup_time = "0 ns"\n{host}'
 ).replace("50 ms", "{measure}")
 GUEST = '[guests.g]\ndemand = "20 us"\nsleep = {{ {gap} }}\n{guest}\n'
+ASKED = GUEST.replace("sleep", "arrivals")
+"""A guest whose requests come from a device, and not by a timer of its own (test_guest_timers.py)."""
 SIGMAS = 4
 
 
@@ -25,8 +27,8 @@ def metrics(record):
     return {name: value for name, (value, _) in record.metrics.items()}
 
 
-def one_guest(host="", gap='exponential = "100 us"', guest="", measure="500 ms", run=""):
-    text = (QUIET + GUEST).format(host=host, gap=gap, guest=guest, measure=measure)
+def one_guest(host="", gap='exponential = "100 us"', guest="", measure="500 ms", run="", entry=GUEST):
+    text = (QUIET + entry).format(host=host, gap=gap, guest=guest, measure=measure)
     return only(text.replace("[host]", f"{run}\n[host]"))
 
 
@@ -188,8 +190,8 @@ def test_a_guests_window_grows_until_what_is_left_of_a_constant_gap_is_shorter(g
 
 @pytest.mark.parametrize("posted", ["true", "false"])
 def test_a_polling_guest_is_reached_without_an_exit_if_interrupts_are_posted(posted):
-    guest = f'idle = "haltpoll"\nposted_interrupts = {posted}\n'
-    case = one_guest("hz = 100", 'constant = "100 us"', guest, "50 ms", 'latency_from = "event"')
+    guest = f'idle = "haltpoll"\nguest_halt_poll_grow_start = "150 us"\nposted_interrupts = {posted}\n'
+    case = one_guest("hz = 100", 'constant = "120 us"', guest, "50 ms", 'latency_from = "event"', ASKED)
     record = simulate(case, "xstate-guest", 0)
     found = metrics(record)
     assert found["halts"] == 0
@@ -199,21 +201,18 @@ def test_a_polling_guest_is_reached_without_an_exit_if_interrupts_are_posted(pos
 
 
 def test_a_guest_that_polls_sees_what_is_posted_in_the_cycle_in_which_it_comes():
-    text = (QUIET + GUEST).format(
-        host="hz = 100", gap='constant = "30 us"', measure="20 ms",
+    text = (QUIET + ASKED).format(
+        host="hz = 100", gap='constant = "50 us"', measure="50 ms",
         guest='idle = "haltpoll"\nguest_halt_poll = "40 us"\nguest_halt_poll_grow_start = "40 us"',
     )  # fmt: skip
     seen, _ = latencies(text, "vcpu")
     assert set(seen) == {0}
-    assert len(seen) > 1000
+    assert len(seen) > 900
 
 
 def test_who_polls_and_is_preempted_has_been_woken_by_the_first_of_what_comes_meanwhile():
     """A hog has the CPU for a slice of 3 ms at a time, a request comes every 0.93 ms, and none ends a halt."""
-    text = (QUIET + GUEST).replace("sleep = {{ {gap} }}", "arrivals = {{ {gap} }}") + (
-        '[threads.hog]\ncompute = "10 ms"\n'
-    )
-    text = text.format(
+    text = (QUIET + ASKED + '[threads.hog]\ncompute = "10 ms"\n').format(
         host='hz = 1000\nbase_slice = "3 ms"', gap='constant = "930 us"', measure="100 ms",
         guest='idle = "haltpoll"\nguest_halt_poll = "50 ms"\nguest_halt_poll_grow_start = "50 ms"',
     )  # fmt: skip
@@ -246,11 +245,12 @@ def test_an_ipi_to_a_polling_guest_is_an_exit_unless_it_is_posted(posted, monkey
     assert min(exits.values()) > 20
 
 
-def test_each_tick_is_an_exit_of_a_guest_that_polls():
+def test_each_tick_and_each_timer_of_its_own_is_an_exit_of_a_guest_that_polls():
     guest = 'idle = "haltpoll"\nguest_halt_poll = "10 ms"\nguest_halt_poll_grow_start = "10 ms"'
     found = metrics(simulate(one_guest("hz = 1000", 'constant = "5 ms"', guest, "200 ms"), "xstate-guest", 0))
     assert found["guest_poll_cycles"] > 0.98 * found["elapsed_cycles"]
-    assert found["vm_exits"] == found["ticks"] >= 199
+    assert found["ticks"] >= 199
+    assert 0 <= found["vm_exits"] - found["ticks"] - found["requests"] <= 1
 
 
 def test_kvm_stops_polling_when_another_thread_is_queued():
