@@ -92,6 +92,23 @@ def test_an_init_of_the_guest_brings_its_spec_ctrl_back_to_0_until_it_has_booted
     assert vcpu.spec_ctrl == "host"
 
 
+@pytest.mark.parametrize(("spec_ctrl", "read"), [("host", 1), ("other", 1), ("unwritten", 0)])
+def test_after_an_init_spec_ctrl_is_still_passed_through(spec_ctrl, read):
+    """vmx_vcpu_reset() sets vmx->spec_ctrl to 0 and leaves the MSR bitmap alone (v6.6.0, 6.12.117, 6.18.2, 7.3.4)."""
+    settings = Settings(cpu="emerald-rapids", guest_spec_ctrl=spec_ctrl, mitigations=("spec-ctrl",))
+    kernel = Kernel(boot(settings))
+    vcpu, cpu = kernel.new_vcpu("V"), kernel.cpus[0]
+    process.schedule(kernel, cpu, vcpu.task)
+    kvm.kvm_run(kernel, cpu)
+    kvm.kvm_load_guest_fpu(kernel, cpu)
+    kvm.guest_init(kernel, cpu)
+    kvm.vcpu_enter_guest(kernel, cpu)
+    before = cpu.ledger.count("RDMSR(SPEC_CTRL)"), cpu.ledger.count("WRMSR(SPEC_CTRL)")
+    kvm.vm_exit(kernel, cpu, "cr-access")
+    assert cpu.ledger.count("RDMSR(SPEC_CTRL)") - before[0] == read
+    assert cpu.ledger.count("WRMSR(SPEC_CTRL)") - before[1] == 1
+
+
 def test_two_writes_of_spec_ctrl_cost_what_a_toggle_took_on_sapphire_rapids():
     """Jon Kohler, KVM list, 13 September 2024: tscdeadline_immed took 3,878 cycles with a guest whose value differs and
     3,153 with one that has the host's.  The 17-18 % of v2 of that series are a TSX abort (3,294) for the toggle.

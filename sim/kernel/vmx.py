@@ -89,15 +89,15 @@ def vm_entry(k: Kernel, cpu: Cpu) -> None:
 def vm_exit(k: Kernel, cpu: Cpu) -> None:
     """The VM exit itself, and what must come before the first RET; IA32_SPEC_CTRL is read where it is passed through.
 
-    KVM intercepts IA32_SPEC_CTRL until the guest has written another value than 0.  It is accessed in assembly, where
-    there are no tracepoints.
+    KVM intercepts IA32_SPEC_CTRL until the guest has written another value than 0 (vmx_set_msr()), and does not begin
+    again at an INIT (vmx_vcpu_reset(); v6.6.0 to v7.3.4).  It is accessed where there are no tracepoints.
     """
     vcpu = cpu.current.vcpu
     assert vcpu is not None
     cpu.record((cpu.current.kind, TRANSITION, VMEXIT))
     for operation in k.rsb_at_exit:
         cpu.record((cpu.current.kind, MITIGATION, operation))
-    if k.host_spec_ctrl and vcpu.spec_ctrl != "unwritten":
+    if k.host_spec_ctrl and vcpu.boots_with_spec_ctrl != "unwritten":
         cpu.record((cpu.current.kind, MITIGATION, RDMSR_SPEC_CTRL))
     if k.writes_spec_ctrl_at_exit or (k.host_spec_ctrl and vcpu.spec_ctrl != "host"):
         cpu.record((cpu.current.kind, MITIGATION, WRMSR_SPEC_CTRL))

@@ -49,12 +49,12 @@ class Bench:
             guest_xss=setup.guest_xss,
             mitigations=setup.mitigations,
             vpmu=setup.vpmu,
+            guest_spec_ctrl="unwritten",
             hypothetical=True,
         )
         self.k = Kernel(boot(settings), 2)
         self.cpu, self.other = self.k.cpus
         self.vcpu = self.k.new_vcpu("V")
-        self.vcpu.spec_ctrl = "unwritten"
         self.vcpu.cr4_osxsave, self.vcpu.cr4_pke = setup.guest_osxsave, setup.guest_pke
         self.tasks = [self.k.new_task(name) for name in "AB"]
         self.switch_to(self.cpu, self.vcpu.task)
