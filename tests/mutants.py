@@ -6,11 +6,12 @@ that execute its line, the quickest first, until one fails. What survives is pri
 
 Not drawn is what no input can show, since it is the language that makes it equal, or that never looks at it:
 
-- changes within annotations, and within protocols, whose methods nobody calls;
+- changes within annotations, and within protocols, whose methods nobody calls; ``slots=`` of a class;
 - ``/`` and other operators for the ``*`` that begins the keyword-only parameters;
 - ``is`` for ``==`` (and ``is not`` for ``!=``) with a constant of which Python keeps one object: a string that is a
   name, True, False, None, an integer from -5 to 256, a member of an enumeration.  Whether such a comparison sees the
-  difference depends on where the other value was made and not on what the line says.
+  difference depends on where the other value was made and not on what the line says.  The result of ``bool()`` is such
+  a constant, too.
 """
 
 import argparse
@@ -74,10 +75,12 @@ class Mutant:
 
 
 def never_looked_at(tree):
-    """The (line, column) spans of annotations, where a change changes nothing that runs, or all imports fail, and of
-    protocols."""
+    """The (line, column) spans of annotations, where a change changes nothing that runs, or all imports fail, of
+    protocols, and of ``slots=``."""
     for node in ast.walk(tree):
         spans = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        if isinstance(node, ast.keyword) and node.arg == "slots":
+            spans.append(node.value)
         if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases):
             spans += node.body
         for each in spans:
@@ -100,6 +103,8 @@ def compared_with_one_object(tree, module):
                 name = ast.unparse(side)
                 if isinstance(side, ast.Constant):
                     found = is_one_object(side.value)
+                elif isinstance(side, ast.Call):
+                    found = name.startswith("bool(")
                 else:
                     value, *rest = name.split(".")
                     value = vars(module).get(value, module)
