@@ -9,7 +9,8 @@ import pytest
 from cpu_dumps import leaves, run, same_cpu
 
 from sim.errors import InputError
-from sim.xsave import cpuid, cpuid_nested, imported
+from sim.xsave import cpuid, cpuid_nested, cpuid_rows, imported
+from sim.xsave.cpuid_decoded import LOW
 from sim.xsave.profiles import of_data, profile
 
 
@@ -186,6 +187,13 @@ def test_a_table_with_a_header_is_read(form):
     assert same_cpu(one, profile("sapphire-rapids"))
 
 
+@pytest.mark.parametrize("form", [str, h8])
+def test_in_a_table_without_sub_leaves_each_row_is_the_next_of_its_leaf(form):
+    found = [(13, 0, (7, 832, 832, 0)), (13, 1, (15, 0, 0, 0)), (13, 2, (256, 576, 0, 0)), (0, 0, (LOW, 1, 2, 3))]
+    text = "".join(",".join(map(form, (leaf, *registers))) + "\n" for leaf, _, registers in found)
+    assert list(cpuid_rows.with_header("leaf,eax,ebx,ecx,edx\n" + text)) == found
+
+
 def test_rows_that_number_their_entries_and_have_flags_are_read():
     text = lines(
         lambda leaf, sub, *row: (
@@ -199,9 +207,9 @@ def test_rows_that_number_their_entries_and_have_flags_are_read():
 
 
 def test_a_sub_leaf_that_is_not_said_is_the_next_of_its_leaf():
-    text = json.dumps({"0xd": [[7, 0x340, 0x340, 0], [15, 0x340, 0, 0], [0x100, 0x240, 0, 0]], "0": [[13, 1, 2, 3]]})
+    text = json.dumps({"0xd": [[7, 832, 832, 0], [15, 832, 0, 0], [256, 576, 0, 0]], "0": [[LOW, 1, 2, 3]]})
     assert list(cpuid_nested.rows(text)) == [
-        (13, 0, (7, 0x340, 0x340, 0)), (13, 1, (15, 0x340, 0, 0)), (13, 2, (0x100, 0x240, 0, 0)), (0, 0, (13, 1, 2, 3)),
+        (13, 0, (7, 832, 832, 0)), (13, 1, (15, 832, 0, 0)), (13, 2, (256, 576, 0, 0)), (0, 0, (LOW, 1, 2, 3)),
     ]  # fmt: skip
 
 
