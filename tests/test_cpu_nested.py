@@ -187,11 +187,17 @@ def test_a_table_with_a_header_is_read(form):
     assert same_cpu(one, profile("sapphire-rapids"))
 
 
-@pytest.mark.parametrize("form", [str, h8])
-def test_in_a_table_without_sub_leaves_each_row_is_the_next_of_its_leaf(form):
-    found = [(13, 0, (7, 832, 832, 0)), (13, 1, (15, 0, 0, 0)), (13, 2, (256, 576, 0, 0)), (0, 0, (LOW, 1, 2, 3))]
-    text = "".join(",".join(map(form, (leaf, *registers))) + "\n" for leaf, _, registers in found)
-    assert list(cpuid_rows.with_header("leaf,eax,ebx,ecx,edx\n" + text)) == found
+WITHOUT_SUB_LEAVES = [
+    (0, 0, (LOW, 1, 2, 3)), (0x8000001D, 0, (7, 832, 832, 0)), (0x8000001D, 1, (15, 0, 0, 0)),
+    (0x8000001D, 2, (256, 576, 0, 0)), (13, 0, (7, 832, 832, 0)),
+]  # fmt: skip
+
+
+def test_in_a_table_without_sub_leaves_each_row_is_the_next_of_its_leaf():
+    for form in (str, h8):
+        text = "".join(",".join(map(form, (leaf, *row))) + "\n" for leaf, _, row in WITHOUT_SUB_LEAVES)
+        assert list(cpuid_rows.with_header("leaf,eax,ebx,ecx,edx\n" + text)) == WITHOUT_SUB_LEAVES
+    assert list(cpuid_rows.rows(text)) == WITHOUT_SUB_LEAVES
 
 
 def test_rows_that_number_their_entries_and_have_flags_are_read():
@@ -207,10 +213,10 @@ def test_rows_that_number_their_entries_and_have_flags_are_read():
 
 
 def test_a_sub_leaf_that_is_not_said_is_the_next_of_its_leaf():
-    text = json.dumps({"0xd": [[7, 832, 832, 0], [15, 832, 0, 0], [256, 576, 0, 0]], "0": [[LOW, 1, 2, 3]]})
-    assert list(cpuid_nested.rows(text)) == [
-        (13, 0, (7, 832, 832, 0)), (13, 1, (15, 832, 0, 0)), (13, 2, (256, 576, 0, 0)), (0, 0, (LOW, 1, 2, 3)),
-    ]  # fmt: skip
+    tree = {}
+    for leaf, _, row in WITHOUT_SUB_LEAVES:
+        tree.setdefault(hex(leaf), []).append(row)
+    assert list(cpuid_nested.rows(json.dumps(tree))) == WITHOUT_SUB_LEAVES
 
 
 @pytest.mark.parametrize("text", [

@@ -99,9 +99,16 @@ def test_registers_are_read_whatever_stands_between_them(how, name):
     assert one.features == other.features
 
 
-@pytest.mark.parametrize(("width", "read"), [(200, True), (201, False)])
-def test_a_line_of_more_than_200_characters_is_no_row_of_a_table(width, read):
-    row = "0xD 0x0 0x00000007 0x00000340 0x00000340 0x00000000"
+@pytest.mark.parametrize(
+    ("row", "width", "read"),
+    [
+        ("0xD 0x0 0x00000007 0x00000340 0x00000340 0x00000000", 200, True),
+        ("0xD 0x0 0x00000007 0x00000340 0x00000340 0x00000000", 201, False),
+        ("0xD 0x7 0x0 0x0 0x0", 20, True),
+        ("0xD 0x7 0x0 0x0 0x0", 19, False),
+    ],
+)
+def test_a_line_of_less_than_20_or_more_than_200_characters_is_no_row_of_a_table(row, width, read):
     assert bool(list(cpuid_rows.rows(f"{row:{width}}\n"))) == read
 
 
