@@ -216,6 +216,17 @@ def test_integrity_catches_an_msr_of_each_task_that_is_not_written_at_return_to_
         w.enter_kernel(0)
 
 
+@pytest.mark.parametrize("strategy", ["manual-lazy", "manual-load", "manual-exit"])
+def test_an_msr_that_nobody_has_written_is_0_at_each_entry(tmp_path, strategy):
+    (tmp_path / "carried.toml").write_text(SPEC_CTRL, encoding="utf-8")
+    w = world(strategy, carried=str(tmp_path / "carried.toml"))
+    w.to_guest(0, 0)
+    for _ in range(2):
+        w.exit_guest(0)
+        w.enter_guest(0)
+    assert w.findings() == []
+
+
 def test_what_a_freed_task_left_behind_has_no_name_any_more():
     k = Kernel(config("xstate-guest"))
     task = k.new_task("A")
