@@ -120,6 +120,14 @@ def test_a_row_whose_leaf_or_a_register_has_neither_eight_digits_nor_0x_or_an_h_
     assert not list(cpuid_rows.rows(" ".join(row)))
 
 
+@pytest.mark.parametrize("number", [2, 3, 4, 5])
+@pytest.mark.parametrize(("leaf", "read"), [("0x0000000d", False), ("0x000000d", True), ("0x8000001d", True)])
+def test_a_register_has_as_many_digits_as_a_leaf_that_is_padded_to_eight(leaf, read, number):
+    row = [leaf, "1", "0x00000007", "0x00000340", "0x00000a88", "0x00000000"]
+    row[number] = row[number][:-1]
+    assert bool(list(cpuid_rows.rows(" ".join(row)))) == read
+
+
 def test_a_memory_dump_is_no_table_of_registers():
     dump = "".join(f"{16 * k:08x}: {k:08x} {k + 1:08x} 0badf00d 00000000\n" for k in range(64))
     with pytest.raises(InputError, match="has no CPUID registers; allowed"):
