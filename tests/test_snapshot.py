@@ -297,17 +297,18 @@ def test_mxcsr_is_saved_only_where_sse_or_avx_is_in_use():
 
 
 @pytest.mark.parametrize("i", bits[FP | SSE | AVX | OPMASK | PKRU])
-def test_mxcsr_is_restored_where_x87_sse_or_avx_is_in_use(i):
+def test_mxcsr_is_restored_where_x87_sse_or_avx_is_in_use_and_pkru_where_it_is(i):
     # copy_uabi_to_xstate(), arch/x86/kernel/fpu/xstate.c, Linux v6.18: "Validate MXCSR when any of the related features
     # is in use".
     scene = ready_to_save()
     saved = snapshot.save(scene.k, scene.cpu, NO_CARRIED)
     assert saved.xsave is not None
-    saved.xsave.xstate_bv, saved.xsave.mxcsr = 1 << i, MXCSR_INIT | 1
+    saved.xsave.xstate_bv, saved.xsave.mxcsr, saved.xsave.pkru = 1 << i, MXCSR_INIT | 1, 0xC
     there = Kernel(boot(SPR))
     vcpu, refused = snapshot.restore(there, there.cpus[0], "V", saved, NO_CARRIED)
     assert refused == ()
     assert vcpu.fpstate.area.mxcsr == MXCSR_INIT | bool(1 << i & (FP | SSE | AVX))
+    assert vcpu.pkru == (0xC if 1 << i == PKRU else 0)
 
 
 def test_a_guest_that_switches_tasks_loads_all_that_its_ia32_xss_and_xcr0_have():
