@@ -271,6 +271,22 @@ def test_another_machine_in_the_same_mail_is_not_mixed_in():
     assert one.offsets == profile("zen4").offsets
 
 
+@pytest.mark.parametrize(("place", "by"), [(0, -0x200), (0, 0x400), (1, -8), (1, 8), (2, -8), (2, 8)])
+def test_another_machine_of_the_same_kind_is_one_whose_xcr0_or_whole_area_is_not_the_same(place, by):
+    """EBX of leaf 0DH is the size for XCR0 as it is, and may be another on another CPU."""
+    second = leaves("zen4")
+    whole = list(second[13][0])
+    whole[place] += by
+    text = "".join(
+        as_cpuid(leaf, sub, *(whole if each is second and (leaf, sub) == (13, 0) else row)) + "\n"
+        for each in (without(second, 13, 5), second)
+        for leaf, subs in each.items()
+        for sub, row in subs.items()
+    )
+    one, _ = imported_text(text)
+    assert ("5 (OPMASK)" in " ".join(one.notes)) is (place != 1)
+
+
 @pytest.mark.parametrize(
     ("rows", "why"),
     [

@@ -281,6 +281,15 @@ def test_a_vmm_calls_each_ioctl_once_and_the_msrs_where_it_says(vmm, order, monk
     assert called == order
 
 
+def test_sse_and_x87_travel_whatever_the_guest_s_xcr0():
+    scene = ready_to_save()
+    scene.vcpu.fpstate.area.xstate_bv |= FP | SSE | AVX
+    scene.vcpu.xcr0 = FP
+    saved = snapshot.save(scene.k, scene.cpu, ALL)
+    assert saved.xsave is not None
+    assert saved.xsave.xstate_bv == FP | SSE
+
+
 def test_mxcsr_is_saved_only_where_sse_or_avx_is_in_use():
     # SDM vol. 1, 13.4.2: MXCSR is of the legacy region, and is read where XSTATE_BV[1] or [2] is set.
     scene = ready_to_save()
