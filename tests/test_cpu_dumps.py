@@ -263,28 +263,33 @@ def test_bochs_and_macos_print_what_they_know_of_leaf_0dh():
     assert (one.title, one.signature) == ("Some CPU (Kaby Lake, family 6H model 9EH stepping 9)", 591593)
 
 
-def test_another_machine_in_the_same_mail_is_not_mixed_in():
-    registers = without(leaves("zen4"), 13, 5)
+@pytest.mark.parametrize(("name", "other"), [("zen4", "sapphire-rapids"), ("sapphire-rapids", "zen4")])
+def test_another_machine_in_the_same_mail_is_not_mixed_in(name, other):
+    registers = without(leaves(name), 13, 5)
     first = "".join(as_cpuid(leaf, sub, *row) + "\n" for leaf, subs in registers.items() for sub, row in subs.items())
-    one, _ = imported_text(first + "and mine:\n" + dump_text("sapphire-rapids", "cpuid -r"))
+    one, _ = imported_text(first + "and mine:\n" + dump_text(other, "cpuid -r"))
     assert "5 (OPMASK)" in " ".join(one.notes)
-    assert one.offsets == profile("zen4").offsets
+    assert one.offsets == profile(name).offsets
 
 
-@pytest.mark.parametrize(("place", "by"), [(0, -0x200), (0, 0x400), (1, -8), (1, 8), (2, -8), (2, 8)])
-def test_another_machine_of_the_same_kind_is_one_whose_xcr0_or_whole_area_is_not_the_same(place, by):
-    """EBX of leaf 0DH is the size for XCR0 as it is, and may be another on another CPU."""
+@pytest.mark.parametrize("by", [-8, 8])
+@pytest.mark.parametrize(
+    ("leaf", "place", "same"),
+    [(0, 0, True), (0, 1, False), (0, 2, False), (0, 3, False), (13, 0, False), (13, 1, True), (13, 2, False)],
+)
+def test_another_machine_of_the_same_kind_has_another_vendor_xcr0_or_size_of_all_components(leaf, place, same, by):
+    """EBX of leaf 0DH may change, with XCR0."""
     second = leaves("zen4")
-    whole = list(second[13][0])
-    whole[place] += by
+    changed = list(second[leaf][0])
+    changed[place] += by
     text = "".join(
-        as_cpuid(leaf, sub, *(whole if each is second and (leaf, sub) == (13, 0) else row)) + "\n"
+        as_cpuid(number, sub, *(changed if each is second and (number, sub) == (leaf, 0) else row)) + "\n"
         for each in (without(second, 13, 5), second)
-        for leaf, subs in each.items()
+        for number, subs in each.items()
         for sub, row in subs.items()
     )
     one, _ = imported_text(text)
-    assert ("5 (OPMASK)" in " ".join(one.notes)) is (place != 1)
+    assert ("5 (OPMASK)" in " ".join(one.notes)) is not same
 
 
 @pytest.mark.parametrize(

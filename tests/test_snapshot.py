@@ -222,6 +222,11 @@ def test_a_vmm_that_goes_on_after_kvm_get_xsave_has_failed_loses_the_registers()
     assert ("YMM", written) in {(finding.what, finding.expected) for finding in there.integrity.findings}
 
 
+def test_what_the_guest_wrote_and_nothing_else_is_the_new_guest_s():
+    contents = (5 << 32 | 7, 4 << 32 | 7, 6 << 32 | 7, 7, INIT)
+    assert snapshot._moved(contents, 5, 9) == (9 << 32 | 7, *contents[1:])
+
+
 def test_an_msr_ioctl_that_was_preempted_loads_the_guest_s_registers_before_it_reads():
     # kvm_fpu_get(): fpregs_assert_state_consistent(), switch_fpu_return() if TIF_NEED_FPU_LOAD.
     scene = ready_to_save()
