@@ -49,7 +49,7 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     A long name is cut, and a long list of allowed ones ends with their number.
     """
     names = sorted(allowed)
-    near = _nearest(name[:MOST_COMPARED], names)
+    near = _meant(name[:MOST_COMPARED], names)
     hint = f"; did you mean {near!r}?" if near else ""
     found = repr(name) if len(name) <= MOST_COMPARED else f"{name[:MOST_COMPARED]!r}..."
     return InputError(
@@ -59,15 +59,19 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     )
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """Of the names the one that is most like this, in capitals or not; empty if none is, to ``cutoff`` of difflib."""
+    folded = {each.casefold(): each for each in names}
+    near = get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
+    return folded[near[0]] if near else ""
+
+
+def _meant(name: str, names: Sequence[str]) -> str:
     """The name that this may have been meant to be, in whole or as far as it goes; empty if there is none."""
-    if near := get_close_matches(name, names, n=1, cutoff=0.5):
-        return near[0]
-    if not name.strip():
-        return ""
+    if (near := nearest(name, names, cutoff=0.5)) or not name.strip():
+        return near
     begins = {each[: len(name)]: each for each in reversed(names)}
-    near = get_close_matches(name, begins, n=1)
-    return begins[near[0]] if near else ""
+    return begins.get(nearest(name, begins), "")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -47,11 +47,29 @@ def test_what_may_have_been_meant_is_said_where_it_is_there(made, command, says,
     assert err.endswith(f"{says}\n")
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("runn", "run"), ("replays", "replay"), ("latout", "layout")])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("runn", "run"), ("replays", "replay"), ("latout", "layout"), ("RUN", "run")]
+)
 def test_a_command_that_is_not_there_may_have_been_another(typed, meant, capsys):
     status, _, err = run(capsys, typed, "x")
     assert (status, f"No such command {typed!r}. Did you mean {meant!r}?" in err) == (2, True)
     assert "Did you mean" not in run(capsys, "zzz")[2]
+
+
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [
+        (("cpu", "show", "SAPPHIRE-RAPIDS"), "sapphire-rapids"),
+        (("layout", "0x7", "--cpu", "Sapphire-Rapid"), "sapphire-rapids"),
+        (("run", "host.toml", "--strategies", "XSTATE-GUEST"), "xstate-guest"),
+        (("run", "host.toml", "--set", 'host.preemption="FULL"'), "full"),
+        (("flow", "PINGPONG"), "ping-pong"),
+    ],
+)
+def test_a_name_in_capitals_may_have_been_one_in_small_letters(made, command, meant, capsys, monkeypatch):
+    monkeypatch.chdir(made)
+    status, _, err = run(capsys, *command)
+    assert (status, f"did you mean {meant!r}?" in err) == (2, True)
 
 
 def test_a_mask_says_in_which_base_it_was_read(capsys):

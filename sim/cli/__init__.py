@@ -6,13 +6,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from typing import Any
 
 import click
 
 from sim import __version__
-from sim.errors import InputError, Interrupted, RunError
+from sim.errors import InputError, Interrupted, RunError, nearest
 
 COMMANDS = {
     "run": ("sim.cli.run:run", "Simulate a scenario and compare its strategies."),
@@ -65,8 +64,8 @@ class _LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """With the command that may have been meant: click looks among those that are imported."""
         name = args[0]
-        if name not in COMMANDS and not name.startswith("-") and (near := get_close_matches(name, COMMANDS, n=1)):
-            ctx.fail(f"No such command {name!r}. Did you mean {near[0]!r}?")
+        if name not in COMMANDS and not name.startswith("-") and (near := nearest(name, COMMANDS)):
+            ctx.fail(f"No such command {name!r}. Did you mean {near!r}?")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sim.bounded import MOST_TOML, content, toml
-from sim.errors import InputError
+from sim.errors import InputError, nearest
 
 T = TypeVar("T")
 
@@ -76,8 +75,8 @@ def stamp(name: str) -> tuple[int, int] | None:
 
 def _unknown(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     names = sorted(allowed)
-    near = get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, names)
+    hint = f"; did you mean {near!r}?" if near else ""
     return InputError(f"unknown {kind} {shortened(name)}{hint} (allowed: {', '.join(names)})")
 
 

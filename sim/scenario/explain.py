@@ -3,13 +3,12 @@
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from types import GenericAlias, UnionType
 from typing import Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from sim.errors import InputError, one_line, unknown
+from sim.errors import InputError, nearest, one_line, unknown
 from sim.kernel.datafile import TYPES, shortened
 from sim.scenario.schema import Scenario
 
@@ -152,8 +151,8 @@ def _text(keys: Sequence[Key], errors: Sequence[Mapping[str, Any]], model: type[
     found = f"found {shown(first['input'])}"
     if not names and pieces[0].startswith("unknown "):
         return f"{found}; {pieces[0]}"
-    near = get_close_matches(str(first["input"]), names, n=1, cutoff=0.6)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(str(first["input"]), names)
+    hint = f"; did you mean {near!r}?" if near else ""
     if isinstance(first["input"], float) and "kernel" in keys:
         pieces[-1] += " (without quotes, TOML reads 6.10 as 6.1)"
     allowed = " or ".join([*([", ".join(dict.fromkeys(names))] if names else []), *dict.fromkeys(pieces)])
