@@ -197,6 +197,16 @@ def test_on_a_host_that_is_never_idle_threads_that_moved_fill_up_what_the_others
     assert pins([*lives, short], idle=0.0)[id(short)] == (1,)
 
 
+def test_of_threads_of_one_name_that_moved_as_many_stay_on_a_cpu_as_they_had_time_there():
+    came = moved("came", 1, (0, 0.03), (1, 0.13))
+    came.first_ns = SECONDS_NS // 2
+    hog = moved("hog", 2, (0, 0.06), (1, 0.17))
+    vcpus = [moved(f"vcpu{n}", 3 + n, (0, 0.18), (1, 0.07)) for n in range(4)]
+    found = pins([life("a", 7, 0.19, 0), life("b", 8, 0.42, 1), came, hog, *vcpus], idle=0.0)
+    assert sorted(found[id(each)] for each in vcpus) == [(0,), (0,), (0,), (1,)]
+    assert found[id(hog)] == (1,)
+
+
 def test_where_cpus_are_idle_at_times_threads_that_moved_may_move():
     lives = [life("a", 1, 0.5, 0), moved("b", 2, (0, 0.3), (1, 0.01))]
     found = pins(lives, idle=0.1)

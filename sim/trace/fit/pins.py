@@ -1,11 +1,11 @@
 """On which CPU a thread of a trace stays in the simulated host, which moves none between busy CPUs."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from sim.trace.fit.families import LONG_NS
+from sim.trace.fit.families import LONG_NS, series
 from sim.trace.fit.thread_times import Life
 
 Places = dict[int, tuple[int, ...]]
@@ -29,16 +29,19 @@ def pins(lives: Sequence[Life], idle: float) -> Places:
 
     If CPUs are never idle, all threads that ran often enough are pinned: the simulated host moves none between busy
     CPUs, so a thread would stay where it begins.  Threads of short bursts go to the CPU on which they were most often.
-    Busy threads that moved go, the busiest first, where the time that the trace shows of each CPU is not used up.  A
-    thread that came or went within the trace is not pinned: where it goes depends on which CPU is idle then.
+    Busy threads that moved go, the busiest first, where the time that the trace shows of each CPU, and on it of threads
+    of their name, is not used up.  A thread that came or went within the trace is not pinned: where it goes depends on
+    which CPU is idle then.
     """
     found = {id(life): _always(life) for life in lives}
     if idle > IDLE:
         return found
     left: Counter[int] = Counter()
+    of_series: dict[str, Counter[int]] = defaultdict(Counter)
     first, last = min((life.first_ns for life in lives), default=0), max((life.last_ns for life in lives), default=0)
     for life in lives:
         left.update(life.at_ns)
+        of_series[series(life.name)].update(life.at_ns)
     moved = []
     for life in sorted(lives, key=lambda life: -life.at_ns.total()):
         total = life.at_ns.total()
@@ -52,10 +55,13 @@ def pins(lives: Sequence[Life], idle: float) -> Places:
                 moved.append(life)
         for cpu in found[id(life)]:
             left[cpu] -= total
+            of_series[series(life.name)][cpu] -= total
     for life in moved:
-        cpu = max(life.at_ns, key=lambda each: left[each])
+        alike = of_series[series(life.name)]
+        cpu = max(life.at_ns, key=lambda each: left[each] + alike[each])
         found[id(life)] = (cpu,)
         left[cpu] -= life.at_ns.total()
+        alike[cpu] -= life.at_ns.total()
     return found
 
 
