@@ -40,11 +40,17 @@ BACK: Final = 2.0
 
 
 def sharing(lives: Sequence[Life], seconds_ns: int) -> list[tuple[Life, Life]]:
-    """Pairs of threads that are in one group, unlike others on their CPU."""
+    """Pairs of threads that are in one group, unlike others on their CPU.
+
+    Of kernel threads those are looked at that vCPUs wake: a vhost thread is in the control groups of its VMM
+    (cgroup_attach_task_all() in vhost_attach_cgroups_work(), drivers/vhost/vhost.c).
+    """
     found: list[tuple[Life, Life]] = []
     busy = _busy(lives, seconds_ns)
+    vcpus = [life.tid for life in lives if life.vcpu is not None]
     for life in lives:
-        if not life.user or is_long(life) or life.handed.total() < LEAST:
+        of_guests = 2 * sum(life.wakers[tid] for tid in vcpus) > life.wakers.total()
+        if not (life.user or of_guests) or is_long(life) or life.handed.total() < LEAST:
             continue
         begin_ns, end_ns = life.bursts[0].ready_ns, life.bursts[-1].end_ns
         always = [each for each in busy if _runnable(each, begin_ns, end_ns) >= ALWAYS * (end_ns - begin_ns)]
@@ -97,22 +103,33 @@ def _inside(life: Life, on_ns: Mapping[int, int], cpu: int) -> set[int]:
     """Of the busy threads of a CPU, ``on_ns`` for so long, those in the group of a thread of short bursts, if it has
     one.
 
-    A thread that is woken by one of them, or only while they run, leaves the CPU to its waker, group or not.
+    A thread that is woken by one of them, or only while they run, leaves the CPU to its waker, group or not: then only
+    those of its bursts count that others have begun.
     """
+    inside, outside = _unlike({tid: life.handed[cpu, tid] for tid in on_ns}, on_ns)
+    by_others = sum(life.wakers[tid] for tid in outside) >= LEAST_OF_SOME
+    if by_others and not any(_is_woken_by(life, tid) for tid in inside):
+        return inside
+    handed: Counter[int] = Counter()
+    for (at, tid, waker), times in life.handed_after.items():
+        handed[tid] += times * (at == cpu and waker not in inside)
+    return inside & _unlike(handed, on_ns)[0]
+
+
+def _unlike(handed: Mapping[int, int], on_ns: Mapping[int, int]) -> tuple[set[int], set[int]]:
+    """Of busy threads those that get the CPU after short bursts as often as they have it, and those that hardly do;
+    none if they might do so by chance."""
     total = sum(on_ns.values())
-    bursts = sum(life.handed[cpu, tid] for tid in on_ns)
+    bursts = sum(handed[tid] for tid in on_ns)
     if bursts < LEAST or not total:
-        return set()
+        return set(), set()
     as_without = {tid: bursts * ns / total for tid, ns in on_ns.items()}
-    outside = {tid for tid, expected in as_without.items() if life.handed[cpu, tid] <= SELDOM * expected}
+    outside = {tid for tid, expected in as_without.items() if handed[tid] <= SELDOM * expected}
     expected = sum(as_without[tid] for tid in outside)
-    fewer = expected - sum(life.handed[cpu, tid] for tid in outside)
-    inside = {tid for tid in on_ns if life.handed[cpu, tid] >= max(LEAST_OF_SOME, as_without[tid])}
+    fewer = expected - sum(handed[tid] for tid in outside)
     if expected < MOST * bursts or fewer <= SIGMAS * sqrt(expected * (1 - expected / bursts) + 1):
-        return set()
-    if sum(life.wakers[tid] for tid in outside) < LEAST_OF_SOME or any(_is_woken_by(life, tid) for tid in inside):
-        return set()
-    return inside
+        return set(), set()
+    return {tid for tid in on_ns if handed[tid] >= max(LEAST_OF_SOME, as_without[tid])}, outside
 
 
 def _is_woken_by(life: Life, tid: int) -> bool:

@@ -280,6 +280,7 @@ class Watcher:
             return
         life.hand_off()
         life.handed[step.cpu, successor] += 1
+        life.handed_after[step.cpu, successor, life.waker] += 1
         if state in DEAD:
             life.end_burst(now)
             life.ended = True

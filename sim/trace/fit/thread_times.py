@@ -252,7 +252,8 @@ class Life:
     ``woke`` says whom it has woken in the burst under way, when, and after how much time and how many stints on the
     CPU.  ``after_wakes`` has four numbers for each wake-up of another thread in its bursts: the end of the burst, whom,
     and its time and stints on the CPU between the two.  ``handed`` counts who got the CPU when it went to sleep, by
-    CPU and thread; ``took`` who got it when it had just been woken there, by CPU, who was preempted, and who got it.
+    CPU and thread, and ``handed_after`` also by who had woken it; ``took`` who got it when it had just been woken
+    there, by CPU, who was preempted, and who got it.
     ``handoffs`` are times on the CPU, in ns, up to a sleep or to the one that it woke or that wakes
     it.  ``moves`` has four numbers for each time that it got another CPU than the one before: which, when, and its time
     and stints on CPUs before that.
@@ -280,6 +281,7 @@ class Life:
     last_by_chance: dict[int, float] = field(default_factory=dict)
     woke: list[tuple[Life, int, int, int]] = field(default_factory=list)
     handed: Counter[tuple[int, int]] = field(default_factory=Counter)
+    handed_after: Counter[tuple[int, int, int]] = field(default_factory=Counter)
     took: Counter[tuple[int, int, int]] = field(default_factory=Counter)
     handoffs: array[int] = field(default_factory=_integers)
     since_handoff: int = 0
