@@ -344,9 +344,9 @@ def _what_if_text(
         where = f"on {cpu}" + ("" if costs.name == cpu else f", at the prices of {costs.name} ({costs.title})")
     text = _fitted(f"What if, on this schedule {where}, per {over.what}-second ({over.number} {over.what}s):")
     lines = [text, *table(results, reference, over, profile(cpu).tsc_hz if cpu else None)]
-    masks = max(results, key=_enabled).config.masks if results else None
-    if masks and masks.max_features != recorded:
-        lines.append(f"note: {cpu} enables {masks.max_features:#x}, and the recorded machine {recorded:#x}")
+    most = max(results, key=_enabled, default=None)
+    if most and (enabled := most.config.masks.max_features) != recorded:
+        lines.append(f"note: {cpu or most.strategy} enables {enabled:#x}, and the recorded machine {recorded:#x}")
     return "\n".join(lines)
 
 

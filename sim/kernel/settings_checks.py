@@ -158,7 +158,8 @@ def _lacking(settings: Settings, cpu: CpuProfile, how: Strategy, what: CarriedSt
     if what.cpu_feature and what.cpu_feature not in cpu.features:
         return f"CPUID does not enumerate {what.cpu_feature}, which {what.name} belongs to"
     needed = {"wrmsrns": "WRMSRNS", "msr-list": "MSRLIST"}.get(settings.msr_access)
-    if what.xfeature is not None and what.mask != CET_S and not what.mask & (cpu.xcr0_supported | cpu.xss_supported):
+    by_xsave = what.mask != CET_S or how.mechanism in ("fpstate", "independent")  # by MSRs SHSTK is enough
+    if by_xsave and what.xfeature is not None and not what.mask & (cpu.xcr0_supported | cpu.xss_supported):
         return f"CPUID does not enumerate state component {what.xfeature}, {what.component}"
     if how.mechanism in ("msr", "user-return") and needed and needed not in cpu.features:
         return f"CPUID does not enumerate {needed}"

@@ -259,6 +259,8 @@ def _guest(table: Table, fitted: Fitted, group: Group, writer: "Samples") -> Non
             table.add("signalled", round(min(1.0, len(group.signalled) / group.halts), 4))
             table.add("signal_time", writer.times("signal", group.signalled))
     if components := _components(fitted, group.saves):
+        if "XTILEDATA" in components:
+            table.add("amx", True)
         table.add("fpu", inline({"components": components, "every": time_text(1e-3)}))
     if group.vmm_saves:
         table.add("vmm_fpu", _components(fitted, group.vmm_saves))
@@ -373,4 +375,4 @@ def _components(fitted: Fitted, saves: Mapping[int, int]) -> list[str]:
     if not saves:
         return []
     mask = max(saves, key=lambda each: saves[each]) & profile(fitted.cpu).components
-    return [name for name, bit in MASKS.items() if mask & bit and name != "XTILEDATA"]
+    return [name for name, bit in MASKS.items() if mask & bit]

@@ -14,7 +14,7 @@ from sim.kernel.operations import GUEST_ENTRY, Ledger, LedgerFactory
 from sim.kernel.state import IDLE_TASK, KTHREAD, USER_TASK, VCPU_TASK, Cpu, Fpstate, Task, Vcpu
 from sim.kernel.walker import Walker
 from sim.xsave.area import INIT
-from sim.xsave.components import ALL, AVX, CET_S, COMPACTED, PKRU, SSE, bits
+from sim.xsave.components import ALL, AVX, CET_S, PKRU, SSE, XTILEDATA, bits
 
 
 class PassedEvent(NamedTuple):
@@ -189,10 +189,13 @@ class Replica(Walker):
                     fpstate.area.compacted[i] = fpstate.context.token()
 
     def enlarged(self, number: int, guest_fpstate: bool, mask: int) -> None:
-        """The fpstate has more xfeatures than the kernel's default (AMX)."""
+        """The fpstate has grown by what AMX needs, where this CPU has it: IA32_XFD does not disable that any more
+        (fpstate_realloc(), arch/x86/kernel/fpu/xstate.c).  All else is as the strategy has it."""
         fpstate = self._fpstate(self.tasks[number], guest_fpstate)
-        fpstate.xfeatures = mask & self.kernel.config.masks.max_features
-        fpstate.area.xcomp_bv = fpstate.xfeatures | COMPACTED
+        grown = mask & XTILEDATA & self.kernel.config.masks.max_features
+        fpstate.xfeatures |= grown
+        fpstate.xfd &= ~grown
+        fpstate.area.xcomp_bv |= grown
 
     def _fpstate(self, task: Task, guest_fpstate: bool) -> Fpstate:
         if guest_fpstate:
