@@ -213,6 +213,16 @@ def test_where_cpus_are_idle_at_times_threads_that_moved_may_move():
     assert [found[id(each)] for each in lives] == [(0,), ()]
 
 
+def test_a_kernel_thread_is_on_the_cpu_of_its_name_if_it_ran_there():
+    lives = [
+        life(name, tid, 0.001, cpu, stints=1)
+        for tid, (name, cpu) in enumerate((("kworker/1:0", 1), ("irq/25-a", 0)), 1)
+    ]
+    for each in lives:
+        each.user = False
+    assert [pins(lives, idle=0.5)[id(each)] for each in lives] == [(1,), ()]
+
+
 def test_a_thread_that_moved_and_came_or_went_within_the_trace_may_move():
     lives = [life("a", 1, 0.6, 0), life("b", 2, 0.5, 1)]
     for name, first_ns, last_ns in (("came", SECONDS_NS // 5, SECONDS_NS), ("went", 0, SECONDS_NS // 2)):

@@ -22,6 +22,7 @@ IDLE: Final = 0.02
 """The share of idle time below which CPUs count as never idle."""
 
 _ON_A_CPU: Final = re.compile(r"/(\d+)(?!\d)")
+"""Of a per-CPU kernel thread, as ksoftirqd/1 and kworker/1:0; the number in irq/25-nvme is no CPU."""
 
 
 def pins(lives: Sequence[Life], idle: float) -> Places:
@@ -80,6 +81,6 @@ def is_enough(life: Life) -> bool:
 
 
 def _always(life: Life) -> tuple[int, ...]:
-    if not life.user and (match := _ON_A_CPU.search(life.name)):
+    if not life.user and (match := _ON_A_CPU.search(life.name)) and set(life.cpus) == {int(match[1])}:
         return (int(match[1]),)
     return tuple(life.cpus) if len(life.cpus) == 1 and is_enough(life) else ()
