@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from sim.analysis.recorded_run import RecordedRun
 from sim.errors import InputError
+from sim.trace.fit import estimate
 from sim.trace.fit.entries import Charges
 from sim.trace.fit.groups import grouped
-from sim.trace.fit.lives import Watcher
+from sim.trace.fit.lives import Seen, Watcher
+from sim.trace.fit.thread_times import Life
 from sim.trace.fit.ticks import config_hz, ticks
 from sim.trace.reading.chunks import steps
 from sim.trace.reading.reader import Reader
@@ -119,6 +121,20 @@ def test_slices_that_end_at_any_time_tell_no_tick():
     rng = np.random.default_rng(1)
     assert config_hz([np.cumsum(rng.exponential(5e6, 100)) for _ in range(2)]) is None
     assert config_hz([[], [1.0]]) is None
+
+
+@pytest.mark.parametrize("hz", [100, 250, 300])
+def test_ticks_of_cpus_that_are_apart_are_no_faster_ones(hz):
+    """Two CPUs, at half a period from each other, where no slices end."""
+    life, rng = Life(1, "rcu_preempt", 0), np.random.default_rng(1)
+    for number, tick in enumerate(np.cumsum(rng.integers(2, 6, 200))):
+        at = int((tick + number % 2 / 2) * 1e9 / hz + rng.uniform(0, 2000))
+        life.ready_ns = at
+        life.gets(number % 2, at + 1000)
+        life.stints = 1
+        life.runs_until(at + 9000)
+        life.end_burst(at + 9000)
+    assert estimate._hz(Seen(), [life], None, []) == hz
 
 
 def test_no_tick_is_found_where_wake_ups_come_at_any_time():

@@ -1,6 +1,7 @@
 """Estimates the entries of a scenario from a trace, and the figures that the simulated scenario has to show."""
 
-from collections import Counter
+from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import IO, Any, Final
@@ -199,7 +200,7 @@ def fit(
         of_exits = guests.charges(chosen, on_cpu.kernel.config.version.name, costs, tsc_hz)
         charges = replace(charges, exit=of_exits.guest, handler=of_exits.handler)
     tick = _ticks(watcher.lives)
-    hz = _hz(seen, tick, notes)
+    hz = _hz(seen, watcher.lives, tick, notes)
     cpus = tuple(sorted(report.cpus))
     idle = seen.idle_ns / (max(1, seen.last_ns - seen.first_ns) * len(cpus))
     kernel_fpu = _kernel_fpu(replayed, watcher.lives)
@@ -314,9 +315,15 @@ def _ticks(lives: Iterable[Life]) -> Ticks | None:
     return None
 
 
-def _hz(seen: Seen, tick: Ticks | None, notes: list[str]) -> int:
-    """CONFIG_HZ by slices, or else by the kernel's timers, which at several phases look like those of a higher rate."""
-    hz = config_hz(seen.expired_ns.values()) or (None if tick is None else tick.hz)
+def _hz(seen: Seen, lives: Iterable[Life], tick: Ticks | None, notes: list[str]) -> int:
+    """CONFIG_HZ by slices, or else by the kernel's timers on each CPU: ticks of CPUs may be apart (skew_tick=1)."""
+    woken: dict[int, list[int]] = defaultdict(list)
+    for life in lives:
+        if life.name in WITNESSES:
+            cpus, since = life.moves[::4], life.moves[1::4]
+            for burst in life.bursts[1:]:
+                woken[cpus[bisect_right(since, burst.end_ns) - 1]].append(burst.ready_ns)
+    hz = config_hz(seen.expired_ns.values()) or config_hz(woken.values()) or (None if tick is None else tick.hz)
     if hz is None:
         notes.append(f"fewer than {EXPIRED} slices end at a tick, too few to tell CONFIG_HZ: {ASSUMED_HZ} is assumed")
     return hz or ASSUMED_HZ
