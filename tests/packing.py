@@ -6,7 +6,7 @@ from itertools import chain
 from sim.kernel.operations import Operation
 from sim.results import Record, tables
 from sim.results.columns import RUN_COLUMNS, SCHEMAS
-from sim.results.groups import flat, packed
+from sim.results.groups import Gathered
 from sim.results.keys import Keys
 from sim.results.shelf import Shelf
 
@@ -17,7 +17,10 @@ def same_of(record):
 
 
 def group_of(records):
-    return packed(flat(same_of(record), record) for record in records)
+    found = Gathered()
+    for record in records:
+        found.add(same_of(record), record)
+    return found.packed()
 
 
 def shelf_of(records, at_a_time=1000):

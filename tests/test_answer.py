@@ -302,7 +302,12 @@ def _frames(records):
 
     return {
         name: pd.DataFrame(
-            [(*record.part, *row) for record in records for row in sorted(ROWS[name](record))], columns=schema.names
+            [
+                (*record.part, *about, *map(float if name == "metrics" else int, amounts))
+                for record in records
+                for about, *amounts in sorted(zip(*ROWS[name](record), strict=True))
+            ],
+            columns=schema.names,
         )
         for name, schema in SCHEMAS.items()
     }

@@ -17,7 +17,7 @@ from sim.experiment.dispatch import Dispatcher
 from sim.experiment.pools import Given
 from sim.processes import TRIES
 from sim.results import groups, load, parts
-from sim.results.groups import packed
+from sim.results.groups import Gathered
 
 SMALL = worlds.small(cpu=["zen4", "sapphire-rapids"])
 
@@ -72,7 +72,7 @@ def test_a_worker_with_another_version_is_refused_in_one_sentence(run_in, tmp_pa
 # Groups.
 
 
-NOTHING = packed([])
+NOTHING = Gathered().packed()
 
 
 class Timed:

@@ -173,3 +173,21 @@ def test_whatever_bytes_a_file_has_it_is_a_group_or_refused(held):
         except InputError:
             refused += 1
     assert refused > 100
+
+
+def test_a_record_in_whose_middle_somebody_interrupts_is_not_in_the_group(held):
+    class Interrupting(dict):
+        def items(self):
+            raise KeyboardInterrupt
+
+    found = groups.Gathered()
+    for record in held[:4]:
+        found.add(same_of(record), record)
+    for record in held[:4], held[-1:]:  # of a series that is there, and of another
+        with pytest.raises(KeyboardInterrupt):
+            found.add(same_of(record[0]), replace(record[0], integrity=Interrupting()))
+    assert len(found) == 4
+    there = checked(found.packed().content, "a group")
+    assert {each.key for each in chain.from_iterable(summary.finished() for summary in there.summaries())} == {
+        (same_of(record), record.replication) for record in held[:4]
+    }

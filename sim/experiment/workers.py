@@ -16,7 +16,7 @@ from typing import Final
 from sim.errors import InputError, RunError
 from sim.host.elapsed import fraction
 from sim.results import manifest as manifests
-from sim.results.groups import Flat, Group, flat, packed
+from sim.results.groups import Gathered, Group
 from sim.results.keys import Series
 from sim.results.record import Record
 from sim.results.world import WORLDS_VERSIONS
@@ -88,17 +88,17 @@ def work(task: Task) -> Done | Refused:
     if other := differences(versions(), task.versions):
         return Refused(f"the worker {platform.node()}, process {os.getpid()}, is refused: it has {other}")
     model, seconds = task.simulate or simulated(), []
-    found: list[Flat] = []
+    found = Gathered()
     try:
         for case, timed_by, strategies, replication in task.works:
             began = time.perf_counter()
             records = replicate(model, _case(task.cases[case]), timed_by, strategies, replication)
-            found += _flat(records, strategies, task.keys)
+            _gather(found, records, strategies, task.keys)
             seconds.append(time.perf_counter() - began)
             _here.finished += len(strategies)
     finally:
         _here.finished = 0
-    return Done(packed(found), tuple(seconds))
+    return Done(found.packed(), tuple(seconds))
 
 
 def here(
@@ -111,31 +111,32 @@ def here(
     Where one of them raises, or somebody interrupts it, those before it come first.
     """
     by_name, error = {case.name: case for case in cases}, None
-    found: list[Flat] = []
+    found = Gathered()
     began = time.monotonic()
     for case, timed_by, strategies, replication in works:
         try:
-            found += _flat(replicate(simulate, by_name[case], timed_by, strategies, replication), strategies, keys)
+            records = replicate(simulate, by_name[case], timed_by, strategies, replication)
         except BaseException as raised:
             error = raised
             break
+        _gather(found, records, strategies, keys)
         _here.finished = len(found)
         if time.monotonic() - began >= GROUP_S or len(found) >= MOST_OF_GROUP:
-            group, found, _here.finished = packed(found), [], 0
+            group, found, _here.finished = found.packed(), Gathered(), 0
             yield group
             began = time.monotonic()
     _here.finished = 0
     if found:
-        yield packed(found)
+        yield found.packed()
     if error is not None:
         raise error
 
 
-def _flat(records: Iterable[Record], strategies: Container[str], keys: Mapping[Series, str]) -> Iterator[Flat]:
-    """The records of the strategies that were asked for; the one that times a schedule is there in any case."""
+def _gather(found: Gathered, records: Iterable[Record], strategies: Container[str], keys: Mapping[Series, str]) -> None:
+    """Adds the records of the strategies that were asked for; the one that times a schedule is there in any case."""
     for record in records:
         if record.strategy in strategies:
-            yield flat(keys[record.case, record.timed_by, record.strategy], record)
+            found.add(keys[record.case, record.timed_by, record.strategy], record)
 
 
 class _Here:

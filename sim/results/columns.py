@@ -1,6 +1,6 @@
 """The columns of the four tables, and how a record becomes their rows; without pandas, which workers need not have."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -45,31 +45,41 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
 """Columns and types of each table.  Values of metrics are 64-bit floats: whole numbers up to 2^53 are exact."""
 
 
-def _ledger_rows(record: Record) -> Iterator[tuple[Any, ...]]:
-    return ((*operation, count, cycles) for operation, count, cycles in record.ledger)
+AMOUNTS: Final = {"ledger": 2, "metrics": 1, "latency": 1, "integrity": 1}
+"""How many of these columns, the last ones, say how much; those before say of what, and a record says it once."""
+
+Rows = Sequence[Sequence[Any]]
+"""What each row is about, and after that each column of amounts."""
 
 
-def _metric_rows(record: Record) -> Iterator[tuple[Any, ...]]:
-    return ((metric, unit, float(value)) for metric, (value, unit) in record.metrics.items())
+def _ledger_rows(record: Record) -> Rows:
+    return tuple(zip(*record.ledger, strict=True)) or ((), (), ())
 
 
-def _latency_rows(record: Record) -> Iterator[tuple[Any, ...]]:
-    return (
-        (histogram, low, high, count)
+def _metric_rows(record: Record) -> Rows:
+    values, units = zip(*record.metrics.values(), strict=True) if record.metrics else ((), ())
+    return tuple(zip(record.metrics, units, strict=True)), values
+
+
+def _latency_rows(record: Record) -> Rows:
+    found = [
+        ((histogram, low, high), count)
         for histogram, buckets in record.latency.items()
         for (low, high), count in buckets.items()
         if count
-    )
+    ]
+    return [about for about, _ in found], [count for _, count in found]
 
 
-def _integrity_rows(record: Record) -> Iterator[tuple[Any, ...]]:
-    return ((kind, count) for kind, count in record.integrity.items() if count)
+def _integrity_rows(record: Record) -> Rows:
+    found = {kind: count for kind, count in record.integrity.items() if count}
+    return [(kind,) for kind in found], list(found.values())
 
 
-ROWS: Final[Mapping[str, Callable[[Record], Iterator[tuple[Any, ...]]]]] = {
+ROWS: Final[Mapping[str, Callable[[Record], Rows]]] = {
     "ledger": _ledger_rows,
     "metrics": _metric_rows,
     "latency": _latency_rows,
     "integrity": _integrity_rows,
 }
-"""The rows of a record in each table, in no order."""
+"""The rows of a record in each table, in no order, as columns."""

@@ -5,20 +5,22 @@ packs, and says what a run has to know of each record; the driver keeps the byte
 make tables of whole batches.
 """
 
+from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from itertools import accumulate, chain
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from sim.errors import InputError
 from sim.kernel.datafile import shortened
 from sim.kernel.integrity import VIOLATIONS
-from sim.results.columns import ROW_FIELDS, ROWS, RUN_FIELDS, SCHEMAS
+from sim.results.columns import AMOUNTS, ROW_FIELDS, ROWS, RUN_FIELDS, SCHEMAS
 from sim.results.keys import Series
 from sim.results.record import Finished, Record
 from sim.results.unpacked import size
@@ -45,30 +47,102 @@ SCHEMA: Final = pa.schema(
 """``same`` and ``replication`` are the key."""
 _WRITING: Final = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
 _READING: Final = pa.ipc.IpcReadOptions(use_threads=False)
+_CODES: Final = {pa.int64(): "q", pa.float64(): "d"}
+"""Of an amount's type, what :mod:`array` calls it."""
 
 
-Flat = tuple[Finished, Mapping[str, tuple[Any, ...]]]
-"""Of a record what a group has: by table the values of its rows, in the order of the table, one row after another."""
+class Gathered:
+    """Finished records that wait for others until they become a group.
 
-
-def flat(same: str, record: Record) -> Flat:
-    """What waits for others until they become a group.
-
-    A record has hundreds of objects, which the garbage collector would visit again and again; here are two.
+    A record has hundreds of objects, far apart in memory, which the garbage collector would visit again and again.  Of
+    a row are kept what it is about, as a number that stands for the same in all records, and its amounts.
     """
-    rows = {name: tuple(chain.from_iterable(sorted(of(record)))) for name, of in ROWS.items()}
-    return Finished.of(record, same), rows
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, defaultdict[tuple[Any, ...], int]] = {}
+        for name in ROWS:
+            numbers = self._numbers[name] = defaultdict()
+            numbers.default_factory = numbers.__len__
+        self._series: dict[str, _Some] = {}
+        self._number = 0
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self._number
+
+    def add(self, same: str, record: Record) -> None:
+        """One more; ``same`` is what the keys of its series have in common.  Nothing of it is there if this raises."""
+        some = self._series.get(same) or _Some(record.part[:3])
+        some.add(record, self._numbers)
+        self._series[same] = some
+        self._number += 1
+
+    def packed(self) -> "Group":
+        """All of them as a file."""
+        kinds = {name: _kinds(name, numbers) for name, numbers in self._numbers.items()}
+        batches = [some.batch(same, kinds) for same, some in self._series.items()]
+        return Group(written(each.content for each in batches), tuple(each.summary() for each in batches))
 
 
-def packed(records: Iterable[Flat]) -> "Group":
-    """Records as a file."""
-    series: dict[str, list[Flat]] = {}
-    for each in records:
-        series.setdefault(each[0].same, []).append(each)
-    for some in series.values():
-        some.sort(key=lambda each: each[0].replication)
-    content = written(_batch(some) for some in series.values())
-    return Group(content, tuple(Summary.of([each for each, _ in some]) for some in series.values()))
+_Kinds = tuple[NDArray[np.int64], list[pa.Array]]
+"""What rows of a table are about: where each number is among all in order, and their columns in that order."""
+
+
+def _kinds(name: str, numbers: Mapping[tuple[Any, ...], int]) -> _Kinds:
+    about = sorted(numbers)
+    places = np.empty(len(about), np.int64)
+    places[[numbers[each] for each in about]] = np.arange(len(about))
+    fields = ROW_FIELDS[name][: -AMOUNTS[name]]
+    return places, [pa.array([each[i] for each in about], field.type) for i, field in enumerate(fields)]
+
+
+class _Some:
+    """The records of one series among those that are gathered.
+
+    The first ``whole`` ones are: whoever interrupts a process can do so in the middle of another.
+    """
+
+    def __init__(self, series: Series) -> None:
+        self.series, self.whole = series, 0
+        self.replications: list[int] = []
+        self.engines: list[str] = []
+        self.rows: dict[str, list[int]] = {name: [] for name in ROWS}
+        self.columns: dict[str, list[array[Any]]] = {
+            name: [array("q"), *(array(_CODES[field.type]) for field in ROW_FIELDS[name][-AMOUNTS[name] :])]
+            for name in ROWS
+        }
+
+    def add(self, record: Record, numbers: Mapping[str, Mapping[tuple[Any, ...], int]]) -> None:
+        """One more, with the numbers of what its rows are about, by table."""
+        self.replications.append(record.replication)
+        self.engines.append(record.engine)
+        for name, of in ROWS.items():
+            about, *amounts = of(record)
+            self.rows[name].append(len(about))
+            if about:
+                first, *others = self.columns[name]
+                first.extend(map(numbers[name].__getitem__, about))
+                for column, values in zip(others, amounts, strict=True):
+                    column.extend(values)
+        self.whole += 1
+
+    def batch(self, same: str, kinds: Mapping[str, _Kinds]) -> "Batch":
+        """They and their rows, by replication, and in the order of the tables."""
+        order = sorted(range(self.whole), key=self.replications.__getitem__)
+        numbers, engines = [self.replications[i] for i in order], [self.engines[i] for i in order]
+        lists = {name: self._lists(name, np.array(order), *kinds[name]) for name in ROW_FIELDS}
+        return Batch(same, self.series, batch_of(same, self.series, numbers, engines, lists))
+
+    def _lists(
+        self, name: str, order: NDArray[np.int64], places: NDArray[np.int64], kinds: Sequence[pa.Array]
+    ) -> pa.ListArray:
+        rows = np.array(self.rows[name][: self.whole])
+        number, *amounts = (np.array(column)[: rows.sum()] for column in self.columns[name])
+        about, where = places[number], np.empty_like(order)
+        where[order] = np.arange(self.whole)
+        by = np.lexsort((about, np.repeat(where, rows)))
+        columns = [*(kind.take(pa.array(about[by])) for kind in kinds), *(pa.array(each[by]) for each in amounts)]
+        return lists_of(name, columns, np.append(0, np.cumsum(rows[order])))
 
 
 def written(batches: Iterable[pa.RecordBatch]) -> bytes:
@@ -79,21 +153,6 @@ def written(batches: Iterable[pa.RecordBatch]) -> bytes:
             file.write_batch(batch)
     content: bytes = sink.getvalue().to_pybytes()
     return content
-
-
-def _batch(some: Sequence[Flat]) -> pa.RecordBatch:
-    """That of records of one series."""
-    first = some[0][0]
-    lists = {name: _lists(name, [rows[name] for _, rows in some]) for name in ROW_FIELDS}
-    numbers, engines = [each.replication for each, _ in some], [each.engine for each, _ in some]
-    return batch_of(first.same, first.series, numbers, engines, lists)
-
-
-def _lists(name: str, rows: Sequence[tuple[Any, ...]]) -> pa.ListArray:
-    """A table's rows of each record."""
-    fields, values = ROW_FIELDS[name], list(chain.from_iterable(rows))
-    columns = [pa.array(values[i :: len(fields)], field.type) for i, field in enumerate(fields)]
-    return lists_of(name, columns, list(accumulate((len(each) // len(fields) for each in rows), initial=0)))
 
 
 def lists_of(name: str, columns: Sequence[pa.Array], bounds: "Sequence[int] | np.ndarray[Any, Any]") -> pa.ListArray:
@@ -121,18 +180,6 @@ class Summary:
     cycles: Sequence[int]
     caught: Sequence[bool]
     engines: Sequence[str]
-
-    @classmethod
-    def of(cls, some: Sequence[Finished]) -> "Summary":
-        """That of records of one series."""
-        return cls(
-            some[0].same,
-            some[0].series,
-            [each.replication for each in some],
-            [each.cycles for each in some],
-            [each.caught for each in some],
-            [each.engine for each in some],
-        )
 
     def finished(self) -> Iterator[Finished]:
         """The same of each record."""
