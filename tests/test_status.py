@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import fake_host
@@ -18,8 +19,8 @@ from command import run_json
 from sim import experiment
 from sim.cli.status import duration
 from sim.errors import RunError
+from sim.results import lock, progress
 from sim.results import manifest as manifests
-from sim.results import progress
 from sim.results.lock import Lock
 
 SMALL = worlds.small()
@@ -88,6 +89,89 @@ def test_a_run_that_has_just_begun_is_not_told_as_killed(scenario, tmp_path, cap
         (tmp_path / ".r.lock").write_text(json.dumps({"pid": 2**22 + 1, "host": socket.gethostname()}))  # above pid_max
         status, out, _ = run_command(capsys, "status", str(tmp_path / "r"))
     assert (status, "small, killed" in out) == (1, True)
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from sim.results import lock, progress
+from sim.results.lock import Lock
+
+directory = Path(sys.argv[1])
+lock = Lock(directory)
+progress.write(directory, progress.Progress(finished=1, total=12, before=0, elapsed_s=1, at=time.time()))
+print("holds", flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def running(*command):
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def with_number(pid):
+    """Another process with the number of one that has ended, where this one may say which is given next."""
+    for _ in range(50):  # others begin, too
+        try:
+            Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+        except OSError as error:
+            pytest.skip(f"numbers of processes cannot be chosen here: {error}")
+        with running("sleep", "600") as process:
+            if process.pid == pid:
+                yield
+                return
+    pytest.skip(f"number {pid} is taken")
+
+
+@pytest.fixture
+def killed_driver(scenario, tmp_path, capsys):
+    """A directory whose run was killed, and the number of the process."""
+    directory = tmp_path / "r"
+    experiment.run(scenario, jobs=1, simulate=fake_host.simulate, out=directory)
+    begun(directory)
+    with running(sys.executable, "-c", DRIVER, str(directory)) as process:
+        assert process.stdout.readline() == b"holds\n"
+        assert run_json(capsys, "status", str(directory))["process"]["pid"] == process.pid
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its number is not free yet
+        assert is_told_as_killed(directory, capsys)
+    return directory, process.pid
+
+
+def is_told_as_killed(directory, capsys):
+    """By what the driver said, and by the lock alone."""
+    found = [run_command(capsys, "status", str(directory))]
+    said = (directory / progress.NAME).read_bytes()
+    (directory / progress.NAME).unlink()
+    found.append(run_command(capsys, "status", str(directory)))
+    (directory / progress.NAME).write_bytes(said)
+    return all(status == 1 and "small, killed" in out for status, out, _ in found)
+
+
+def test_a_process_that_got_the_number_of_a_killed_driver_is_not_taken_for_it(killed_driver, capsys):
+    directory, pid = killed_driver
+    with with_number(pid):
+        assert is_told_as_killed(directory, capsys)
+
+
+def test_a_process_of_the_same_number_in_another_boot_or_begun_at_another_time_is_not_the_driver(killed_driver, capsys):
+    directory, pid = killed_driver
+    with running("sleep", "600") as other:
+        for path in (directory / progress.NAME, directory.parent / ".r.lock"):
+            text = path.read_text()
+            path.write_text(text.replace(f'"pid": {pid}', f'"pid": {other.pid}'))
+            assert path.read_text() != text
+        assert is_told_as_killed(directory, capsys)
+        boot, ticks = lock.began(other.pid).split()
+        for since, killed in ((f"{boot} {ticks}", False), (f"{'0' + boot[1:]}- {ticks}", True), ("", False)):
+            assert lock.is_alive(other.pid, since, socket.gethostname(), 0) is not killed
 
 
 def test_a_run_that_ends_in_this_moment_is_not_told_as_killed(scenario, tmp_path, capsys, monkeypatch):

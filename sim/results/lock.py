@@ -13,6 +13,7 @@ from typing import Final, Self
 from sim.errors import InputError
 from sim.results import files
 
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 SILENT_S: Final = 600
 """A driver on another host that has written nothing for so long has ended."""
 
@@ -24,13 +25,13 @@ class Lock:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._path = _place(directory)
+        self._path, pid = _place(directory), os.getpid()
+        holder = {"pid": pid, "began": began(pid), "host": socket.gethostname(), "since": _now()}
         try:
             files.make_directory(self._path.parent)
             self._file = self._locked(directory)
         except OSError as error:
             raise InputError(f"{directory}: cannot be locked ({error.strerror})") from error
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, json.dumps(holder).encode(), 0)
 
@@ -69,17 +70,35 @@ class Lock:
         self.release()
 
 
-def is_alive(pid: int, host: str, at: float) -> bool:
-    """Whether a process is running that said something ``at`` this time of day, as far as can be seen from here."""
+def began(pid: int) -> str:
+    """Which boot of this host, and when in it, in clock ticks, process ``pid`` began; empty if there is none, or it has
+    ended and is only waited for, or /proc does not say.
+
+    A number is given to another process when its own has ended; with this it is that of one alone (proc_pid_stat(5):
+    state and starttime; random(4): boot_id).
+    """
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return "" if state in (b"Z", b"X") else f"{BOOT_ID.read_text().strip()} {int(fields[18])}"
+    except (OSError, ValueError, IndexError):
+        return ""
+
+
+def is_alive(pid: int, since: str, host: str, at: float) -> bool:
+    """Whether a process is running that said something ``at`` this time of day, as far as can be seen from here.
+
+    ``since`` is what :func:`began` said of it; empty in what earlier versions wrote, and where there is no /proc.
+    """
     if host != socket.gethostname():
         return time.time() - at < SILENT_S
+    is_hidden = False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        is_hidden = not began(pid)  # hidepid: /proc does not show processes of other users
+    return is_hidden or not since or began(pid) == since
 
 
 def holder(directory: Path) -> tuple[int, str] | None:
@@ -91,7 +110,7 @@ def holder(directory: Path) -> tuple[int, str] | None:
         with _place(directory).open("rb") as file:
             found, at = json.loads(file.read(4096)), os.fstat(file.fileno()).st_mtime
         pid, host = int(found["pid"]), str(found["host"])
-        return (pid, host) if is_alive(pid, host, at) else None
+        return (pid, host) if is_alive(pid, str(found.get("began", "")), host, at) else None
     except (OSError, ValueError, TypeError, KeyError):  # there is none, or one that says nothing yet
         return None
 

@@ -12,7 +12,7 @@ from sim.bounded import content
 from sim.errors import InputError
 from sim.results import manifest as manifests
 from sim.results import parts
-from sim.results.lock import is_alive
+from sim.results.lock import began, is_alive
 
 NAME: Final = "progress.json"
 """The file in the directory, while a run is in progress there."""
@@ -42,6 +42,7 @@ class Progress:
     running: Sequence[Sequence[Any]] = ()
     failed: Sequence[Sequence[Any]] = ()
     pid: int = field(default_factory=os.getpid)
+    began: str = field(default_factory=lambda: began(os.getpid()))
     host: str = field(default_factory=socket.gethostname)
 
     @property
@@ -58,7 +59,7 @@ class Progress:
     @property
     def is_alive(self) -> bool:
         """Whether the process that wrote it is still running, as far as can be seen from here."""
-        return is_alive(self.pid, self.host, self.at)
+        return is_alive(self.pid, self.began, self.host, self.at)
 
 
 def write(directory: Path, progress: Progress) -> None:
