@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 
 import fake_host
 import pandas as pd
@@ -13,7 +14,7 @@ from sim import experiment
 from sim.errors import InputError
 from sim.experiment import workers
 from sim.experiment.design import Design
-from sim.results import load
+from sim.results import load, parts
 from sim.results.directory import ResultDirectory
 from sim.results.replayed import ReplayDirectory
 from sim.results.tables import SCHEMAS
@@ -125,11 +126,15 @@ def is_complete(out, seed):
         return False
 
 
+KINDS = 5
+
+
 def made(cut, place):
-    """What the cut may leave: the worst, files of length 0, and some of what was not synced."""
+    """What the cut may leave: the worst, files of length 0, names out of order, and some of what was not synced."""
     for name, make in (
         ("worst", cut.worst),
         ("empty", cut.empty_files),
+        ("last", cut.last_names),
         *((f"some-{n}", cut.some_of_it) for n in (0, 1)),
     ):
         make(place / name, *([int(name[-1])] if name.startswith("some") else []))
@@ -143,7 +148,7 @@ def check(before, scenario, truth, tmp_path, monkeypatch, first, step):
     monkeypatch.setattr(os, "fsync", lambda file: None)  # there are no more cuts
     for number in range(len(found) - 1 - first, -1, -step):
         for kind, root in enumerate(made(found[number], tmp_path / f"cut-{number}")):
-            if step > 1 and kind != number % 4:
+            if step > 1 and kind != number % KINDS:
                 continue
             try:
                 is_right(scenario, root, found[number], truth, before in (over_a_result, going_on_over_a_result))
@@ -163,6 +168,24 @@ def test_after_a_power_cut_nothing_that_was_kept_is_lost(before, scenario, truth
 def test_after_a_power_cut_at_any_call_nothing_that_was_kept_is_lost(before, scenario, truth, tmp_path, monkeypatch):
     """A quarter of a minute each."""
     check(before, scenario, truth, tmp_path, monkeypatch, 0, 1)
+
+
+def test_what_a_killed_run_had_not_synced_is_there_once_a_later_one_says_that_it_is_kept(
+    scenario, tmp_path, monkeypatch
+):
+    """Kept beside the tables of a run that wants less, and by one that is interrupted."""
+    monkeypatch.setattr(workers, "GROUP_S", 0)
+    for name, options in {"less": {"replications": 1}, "interrupted": {"simulate": stops_after(0)}}.items():
+        root = tmp_path / name
+        out = root / "a" / "r"
+        root.mkdir()
+        going_on(scenario, out)
+        disk = Disk(root, lambda: None, set((out / "parts").iterdir()))
+        with disk.watched(), suppress(experiment.Interrupted):
+            run(scenario, out, 1, **options)
+        assert (kept := set(parts.keys_kept(out)))
+        for place in made(disk.cuts[-1], tmp_path / f"{name}-cut"):
+            assert kept <= set(parts.keys_kept(place / "a" / "r")), name
 
 
 def test_after_a_power_cut_a_replay_is_whole_or_not_complete(tmp_path):
@@ -209,7 +232,7 @@ def test_after_a_power_cut_a_design_goes_on(scenario, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)
     for number in range(len(disk.cuts) - 1, -1, -40):
         for kind, place in enumerate(made(disk.cuts[number], tmp_path / f"cut-{number}")):
-            if kind != number // 40 % 4:
+            if kind != number // 40 % KINDS:
                 continue
             if disk.cuts[number].told:
                 assert pd.read_parquet(place / "a" / "d" / "points.parquet").equals(frame)

@@ -112,6 +112,7 @@ class ResultDirectory:
         }  # fmt: skip
         manifests.write(self.path, self.manifest)
         files.make_directory(self.path / parts.FOLDER)
+        files.sync(self.path / parts.FOLDER)  # a run that was killed need not have done so
         self._write_inputs(contents)
         manifests.write(self.path, self.manifest)
         return notes
@@ -200,7 +201,6 @@ class ResultDirectory:
             files.sync(temporary)
             self.manifest["files"] |= {f"{name}.parquet": files.sha256(temporary)}
             os.replace(temporary, self.path / f"{name}.parquet")
-        files.sync(self.path / parts.FOLDER)
         self.end(manifests.COMPLETE)
         parts.remove_all_but(kept, self.path)
         if self.aside is not None and self.previous.exists():  # somebody may have moved it away, to keep it
