@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import command
 import pytest
 
 from sim.verification.fuzz import judging, trying
 from sim.verification.fuzz.judging import Watch, judged
+from sim.verification.fuzz.readers import READERS
 from sim.xsave.profiles import profile
 
 HOOKS = """
@@ -128,6 +130,18 @@ def test_a_message_with_its_place_and_status_2_is_how_an_input_is_refused(watch)
     assert judged(refuses, ("x",), watch)[0] == "a message without the place"
 
 
+def test_one_message_that_names_a_key_called_fpswitch_is_one_and_two_are_two(watch):
+    def refuses(command):
+        print(*command, sep="\n", file=sys.stderr)
+        sys.exit(2)
+
+    one = "fpswitch: /w/r/manifest.json: damaged: versions.fpswitch: Value should have at most 1000 items"
+    note = f"fpswitch: /r {judging.NOTE}"
+    assert judged(refuses, (one,), watch)[0] == judged(refuses, (note, one), watch)[0] == ""
+    assert judged(refuses, (one, one), watch)[0].startswith("no message, or several")
+    assert judged(refuses, (note,), watch)[0].startswith("no message, or several")
+
+
 def test_memory_is_limited_when_what_the_seeds_import_and_reserve_is_there(monkeypatch, tmp_path):
     done = []
     monkeypatch.setattr(trying, "watched", lambda place: Watch(place))
@@ -152,6 +166,16 @@ def test_the_first_result_directory_is_always_compared(monkeypatch):
     with pytest.raises(SystemExit):
         fuzzed.loaded(["compare", "r"])
     assert compared == [["compare", "r"]]
+
+
+@pytest.mark.parametrize("reader", ["CPU model in JSON", "CPU model in XML", "workload of rt-app"])
+def test_the_files_that_are_damaged_are_read_one_after_the_other(reader, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    how = READERS[reader]
+    found = how.seeds(tmp_path, Path(__file__).parent / "data")
+    assert len(found) > 1
+    for content in found:
+        assert command.run(capsys, *how.put(content, tmp_path))[0] == 0
 
 
 @pytest.mark.parametrize(

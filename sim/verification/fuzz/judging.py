@@ -28,7 +28,7 @@ MEMORY: Final = 1 << 30
 FORBIDDEN: Final = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class")
 CHANGING: Final = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate")
 PREFIX: Final = "fpswitch: "
-PLACES: Final = ("input.", "/r", "fitted.toml", "strategy ", "perf kvm stat ")
+PLACES: Final = ("input.", "/r", "fitted.toml", "strategy ", "perf kvm stat ", "guests.plain.cpu_model ")
 """A message says where: it contains the file, or what in two files does not fit together."""
 NOTE: Final = "is of fpswitch 0.1.0, without hashes"
 """The note on such a result, which may come before the message."""
@@ -132,7 +132,8 @@ def _wrong(status: Any, out: str, err: str) -> Iterator[str]:
     if status == 2:
         if out:
             yield "exit status 2, and something on standard output"
-        if not err.startswith((PREFIX, "Usage: ")) or err.count(PREFIX) - err.count(NOTE) != 1:
+        messages = [line for line in err.splitlines() if line.startswith(PREFIX) and NOTE not in line]
+        if not err.startswith((PREFIX, "Usage: ")) or len(messages) != 1:
             yield f"no message, or several: {err[:60]!r}"
         if not any(place in err for place in PLACES):
             yield "a message without the place"

@@ -13,6 +13,8 @@ from sim.scenario import shipped
 MOST_OF_SEED: Final = 1 << 15
 """Length in bytes to which longer seeds are cut, so that thousands of inputs can be tried."""
 HERE: Final = "INPUT"
+WRITTEN: Final = "fitted.toml"
+"""The scenario that a command writes."""
 RESULT: Final = "results-0.1.0"
 """A result directory of the form without hashes, so that damage is not noticed by these at once."""
 
@@ -46,7 +48,7 @@ class Reader:
         return [(place / "r" / self.inside).read_bytes()]
 
     def _paths(self, data: Path) -> Iterator[Path]:
-        if self.command[0] == "show":
+        if self.command == ("show", HERE):
             yield from map(shipped.file, shipped.names())
         for root, patterns in ((Path(sim.__file__).parent, self.package), (data, self.data)):
             for pattern in patterns:
@@ -56,6 +58,9 @@ class Reader:
         """Writes the input, and gives the command."""
         path = place / "r" / self.inside if self.inside else place / f"input{self.suffix}"
         path.write_bytes(content)
+        if self.command[0] == "new":  # which has no --force
+            (place / WRITTEN).unlink(missing_ok=True)
+            shutil.rmtree(place / Path(WRITTEN).with_suffix(".samples"), ignore_errors=True)
         return tuple(word.replace(HERE, str(place / "r" if self.inside else path)) for word in self.command)
 
 
@@ -74,6 +79,7 @@ EXITS: Final = (
     "price", "--cpu", "sapphire-rapids", "--load-put", "10/s", "--duration", "9 s", "--strategies",
     "free-ssp,manual-load", "--perf-kvm-stat", HERE,
 )  # fmt: skip
+CPU_MODEL: Final = ("show", "rfc-question", "--set", f"guests.plain.cpu_model={HERE}")
 SAMPLES: Final = b'vcpu,sleep,note\n0,12.5,a\n0,7,b\n1,1e3,c\n1,0.25,"d, e"\n'
 
 READERS: Final[Mapping[str, Reader]] = {
@@ -87,11 +93,14 @@ READERS: Final[Mapping[str, Reader]] = {
     ),
     "CPU profile": Reader(("cpu", "show", HERE), ".toml", ("xsave/cpus/*.toml",)),
     "CPUID dump": Reader(("cpu", "import", HERE), ".txt", data=("cases/*cpuid*.txt", "cases/nbsp.txt")),
+    "CPU model in JSON": Reader(CPU_MODEL, ".json", data=("cpu-models/*.json",)),
+    "CPU model in XML": Reader(CPU_MODEL, ".xml", data=("cpu-models/*.xml",)),
     "boot log": Reader(("layout", "--boot-log", HERE), ".txt", data=("bootlogs/*.txt", "cases/*.txt")),
     "vectors": Reader(("verify", "vectors", HERE), ".jsonl", data=("vectors/*.jsonl", "vectors/ring0/*.jsonl")),
     **{f"trace of {name}": Reader(("replay", HERE, "--check"), ".txt", data=files) for name, files in FORMATS.items()},
     "exits of a trace": Reader(("replay", HERE, "--exits"), ".txt", data=TRACES),
-    "fit of a trace": Reader(("fit", HERE, "-o", "fitted.toml", "--no-check", "--force"), ".txt", data=TRACES),
+    "fit of a trace": Reader(("fit", HERE, "-o", WRITTEN, "--no-check", "--force"), ".txt", data=TRACES),
+    "workload of rt-app": Reader(("new", WRITTEN, "--rt-app", HERE), ".json", data=("rt-app/*.json",)),
     "samples": Reader(("show", "rfc-question", "--set", DISTRIBUTION), ".csv", text=SAMPLES),
     "perf kvm stat": Reader(EXITS, ".txt", data=("perf/*.txt",)),
     "manifest": _of_results("manifest.json"),
