@@ -1,6 +1,8 @@
 """Parts of the simulated host by themselves: histograms, streams, exits, interrupts, polling, weights."""
 
+import hashlib
 import itertools
+import struct
 
 import numpy as np
 import pytest
@@ -60,6 +62,16 @@ def test_buckets_do_not_overlap_and_are_at_most_a_sixteenth_of_their_lower_bound
 
 def draw(distribution, name=("a",), seed=1, replication=0):
     return sampler(distribution, HZ, lambda: Streams(seed, replication).generator(*name))
+
+
+@pytest.mark.parametrize("replication", [0, 99_999, 1 << 32])
+@pytest.mark.parametrize("seed", [0, 1, (1 << 32) - 1, 1 << 32, (1 << 64) + 5, (1 << 128) - 1, 1 << 130])
+def test_a_stream_is_seeded_as_numpy_seeds_a_child(seed, replication):
+    digest = hashlib.sha256(b"threads\x1fdaemon/7\x1fsleep").digest()
+    words = struct.unpack("<4I", digest[:16])
+    expected = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(replication, *words)))
+    found = Streams(seed, replication).generator("threads", "daemon/7", "sleep").bit_generator
+    assert found.state == expected.state
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=KINDS)

@@ -20,6 +20,12 @@ Sample = Callable[[int], Cycles]
 FIRST_BLOCK: Final = 16
 LARGEST_BLOCK: Final = 512
 """The most numbers that are drawn ahead; they are Python's, 40 bytes each."""
+POOL_WORDS: Final = np.random.SeedSequence().pool_size
+
+
+def _words(number: int, least: int) -> bytes:
+    """A whole number in words of 32 bits, the lowest first, with zeros up to the ``least`` words."""
+    return number.to_bytes(4 * max(least, -(-number.bit_length() // 32)), "little")
 
 
 class Streams:
@@ -32,10 +38,14 @@ class Streams:
     def generator(self, *name: object) -> np.random.Generator:
         """The stream called ``name``: words like a thread's name and what is drawn."""
         digest = sha256("\x1f".join(map(str, name)).encode()).digest()
-        words = [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]
-        return np.random.Generator(
-            np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(self.replication, *words)))
-        )
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(self._entropy(digest[:16]))))
+
+    def _entropy(self, key: bytes) -> NDArray[np.uint32]:
+        """What numpy makes of SeedSequence(seed, spawn_key=(replication, *words)), which takes it ten times as long.
+
+        It takes whole numbers apart, and puts zeros between a seed shorter than its pool and the spawn key.
+        """
+        return np.frombuffer(_words(self.seed, POOL_WORDS) + _words(self.replication, 1) + key, "<u4")
 
 
 def sampler(
