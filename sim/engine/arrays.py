@@ -39,7 +39,7 @@ def empty(cpus: int, n: int, kinds: int, walkers: int, queues: int, entities: in
             "queue": zeros(queues, most_queued),
             "groups": zeros(1, at.GROUP_COLUMNS),
             "posted": zeros(cpus, at.POSTED_MOST, at.W_COLUMNS),
-            "allowed": zeros(n + entities, words),
+            "allowed": zeros(1, words),
             "idle": zeros(words),
             "overloaded": zeros(words),
             "kw": zeros(walkers, at.KW_COLUMNS),

@@ -70,6 +70,7 @@ class Built:
         self.points = POINTS
         self.kinds: list[ExitKind] = []
         self.queues: dict[WaitQueue, int] = {}
+        self.masks = {0: 0}
         self.wakes: list[tuple[int, int, int]] = []
         self.columns: dict[int, Integers] = {}
         self.drawn: dict[int, Any] = {}
@@ -94,6 +95,7 @@ class Built:
         for cpu in host.cpus:
             self._cpu(cpu)
         waiters = self._wait_queues()
+        self.a.put("allowed", self._allowed())
         self.a.put("d", self.streams.table())
         self.a.put("waiters", waiters)
         self.a.put("wakes", np.array(self.wakes or [(0, 0, 0)], np.int64))
@@ -122,8 +124,8 @@ class Built:
 
     def _thread(self, thread: Thread) -> None:
         row = self.a.t[self.number(thread)]
-        allowed, words = thread.allowed, len(self.a.idle)
-        self.a.allowed[self.number(thread)] = np.frombuffer(allowed.to_bytes(words * BITS // 8, "little"), "<u4")
+        allowed = thread.allowed
+        row[at.MASK] = self.masks.setdefault(allowed, len(self.masks))
         row[at.CPU], row[at.BLOCKED], row[at.WOKEN_AT] = thread.cpu.id, thread.blocked, thread.woken_at
         row[at.REMAINING], row[at.ACCOUNT] = thread.left, ACCOUNT_COLUMNS[thread.account]
         row[at.FLOW], row[at.KERNEL_FLOW] = thread.flow, thread.kernel_flow
@@ -151,6 +153,13 @@ class Built:
         if isinstance(thread, PipeThread):
             row[at.KIND] = at.PIPE
             row[at.OTHER_END] = self.number(thread._pipe.ends[1 - thread._side])
+
+    def _allowed(self) -> Integers:
+        """The masks of CPUs that threads have, each once."""
+        rows = zeros(len(self.masks), len(self.a.idle))
+        for mask, number in self.masks.items():
+            rows[number] = np.frombuffer(mask.to_bytes(len(self.a.idle) * BITS // 8, "little"), "<u4")
+        return rows
 
     def _queue(self, queue: WaitQueue) -> int:
         """The number of a wait queue."""
@@ -298,6 +307,7 @@ class Built:
         for mask, array in ((self.host._idle, a.idle), (self.host._overloaded, a.overloaded)):
             if mask >> c & 1:
                 array[c // BITS] |= 1 << c % BITS
+        a.g[at.IDLE_CPUS] += self.host._idle >> c & 1
 
     def more_devices(self, cpu: int, n: int) -> int:
         """Draws device interrupts of a CPU up to at least the ``n``-th from now; returns when the next one comes."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from sim.engine.jit import Memory, compiled, fetch
 from sim.engine.layout import (
     CLOCK,
+    CPU,
     CPU_FINGERPRINT,
     CPU_INTERRUPTED,
     CPU_WAITS,
     CREATED,
     CREATED_BITS,
-    CURRENT_ENTITY,
     EVENTS,
     FACTOR,
     FAIL_EVENTS,
@@ -19,12 +19,12 @@ from sim.engine.layout import (
     FINGERPRINT,
     FIRST_FREE,
     GUEST_TIME,
-    HALTED_AT,
     HEAP_KEY,
     HEAP_TIME,
     HEAP_WHAT,
     INF,
     KC_SHAPE,
+    KC_STAMP0,
     KC_TOKEN0,
     KIND,
     KT_FRAGMENT,
@@ -42,14 +42,14 @@ from sim.engine.layout import (
     MOST_MARKS,
     NOW,
     OPERATIONS,
-    P_WALL,
-    PLANNED,
+    POSTED_HEAD,
     PRIME,
-    S_EFFECT,
-    SPAN_BEGIN,
+    THEN,
     THREAD,
     URGENT,
+    VCPU,
     VRUNTIME,
+    W_INTERRUPT,
     WAITING,
     WEIGHT,
 )
@@ -148,25 +148,37 @@ def look_ahead(a: Memory, i: int) -> None:
     With 1,024 CPUs that is in no core's own cache.  There always are two: each other CPU waits for an event.
     """
     packed = a.heap[i, HEAP_WHAT]
-    what, thread = packed & 255, packed >> 8
-    if what in (CPU_WAITS, CPU_INTERRUPTED):
-        c = thread
-        thread = a.c[c, THREAD]
-        fetch(a.c, (c, CURRENT_ENTITY))
-        fetch(a.c, (c, SPAN_BEGIN))
-        fetch(a.c, (c, PLANNED))
-        fetch(a.c, (c, P_WALL))
-        fetch(a.c, (c, OPERATIONS))
-        fetch(a.kc, (0, c, KC_SHAPE))
-        fetch(a.kc, (0, c, KC_TOKEN0))
-        fetch(a.queue, (c, 0))
+    what, c = packed & 255, packed >> 8
+    if what not in (CPU_WAITS, CPU_INTERRUPTED):
+        thread = c
+        look_at_thread(a, thread)
+        c = a.t[thread, CPU]
+        fetch(a.posted, (c, 0, W_INTERRUPT))
+    look_at_thread(a, a.c[c, THREAD])
+    for column in range(OPERATIONS, POSTED_HEAD + 1, 8):
+        fetch(a.c, (c, column))
+    fetch(a.kc, (0, c, KC_SHAPE))
+    fetch(a.kc, (0, c, KC_STAMP0 - 4))
+    fetch(a.kc, (0, c, KC_TOKEN0))
+    fetch(a.queue, (c, 0))
+
+
+@compiled
+def look_at_thread(a: Memory, thread: int) -> None:
+    """The same of a thread: three lines, then those of its kind."""
+    vcpu = a.t[thread, KIND] == VCPU
+    first = GUEST_TIME if vcpu else THEN
+    more = GUEST_TIME + 16 if vcpu else VRUNTIME
     fetch(a.t, (thread, VRUNTIME))
-    fetch(a.t, (thread, KIND))
     fetch(a.t, (thread, WEIGHT))
-    fetch(a.t, (thread, GUEST_TIME))
-    fetch(a.t, (thread, S_EFFECT))
-    fetch(a.t, (thread, HALTED_AT))
+    fetch(a.t, (thread, first))
+    fetch(a.t, (thread, first + 8))
+    fetch(a.t, (thread, more))
+    fetch(a.t, (thread, more + 8))
+    fetch(a.t, (thread, more + 16))
     fetch(a.kt, (0, thread, KT_FRAGMENT))
+    fetch(a.used, (0, 3 * thread, 0))
+    fetch(a.used, (0, 3 * thread + 2, 1))
 
 
 @compiled

@@ -26,6 +26,7 @@ from sim.engine.layout import (
     HANDLER,
     HRTICK_TIME,
     IDLE_BALANCING,
+    IDLE_CPUS,
     IDLE_THREAD,
     IN_KERNEL,
     INF,
@@ -36,6 +37,7 @@ from sim.engine.layout import (
     KT_FRAGMENT,
     KT_VMCS,
     LOADS,
+    MASK,
     MIGRATIONS,
     NEED_RESCHED,
     NEED_RESCHED_LAZY,
@@ -87,14 +89,16 @@ def has(mask: int, c: int) -> bool:
 @compiled
 def next_idle(a: Memory, thread: int, after: int) -> int:
     """The next idle CPU after ``after``, by number, on which the thread may run, or else the lowest; -1: none."""
-    words = a.g[WORDS]
+    if a.g[IDLE_CPUS] == 0:
+        return -1
+    words, allowed = a.g[WORDS], a.t[thread, MASK]
     word = after >> 5
-    mask = a.idle[word] & a.allowed[thread, word] & ~((2 << (after & 31)) - 1)
+    mask = a.idle[word] & a.allowed[allowed, word] & ~((2 << (after & 31)) - 1)
     for _ in range(words + 1):
         if mask:
             return word * 32 + trailing_zeros(mask)
         word = word + 1 if word + 1 < words else 0
-        mask = a.idle[word] & a.allowed[thread, word]
+        mask = a.idle[word] & a.allowed[allowed, word]
     return -1
 
 
@@ -105,10 +109,10 @@ def next_idle(a: Memory, thread: int, after: int) -> int:
 def note_queue(a: Memory, c: int) -> None:
     """Keeps the masks of idle CPUs and of those from which a thread could be pulled."""
     word, bit = c >> 5, 1 << (c & 31)
-    if a.c[c, RUNNING]:
-        a.idle[word] &= ~bit
-    else:
-        a.idle[word] |= bit
+    idle = a.idle[word] & ~bit if a.c[c, RUNNING] else a.idle[word] | bit
+    if idle != a.idle[word]:
+        a.g[IDLE_CPUS] += 1 if idle > a.idle[word] else -1
+        a.idle[word] = idle
     if a.c[c, RUNNING] > 1 and waiting(a, c, -1) >= 0:
         a.overloaded[word] |= bit
     else:
@@ -124,7 +128,7 @@ def select(a: Memory, thread: int, target: int) -> int:
     found = next_idle(a, thread, target)
     if found < 0:
         return target
-    if has(a.idle[was >> 5] & a.allowed[thread, was >> 5], was):
+    if has(a.idle[was >> 5] & a.allowed[a.t[thread, MASK], was >> 5], was):
         return was
     return found
 
@@ -160,7 +164,7 @@ def wake(a: Memory, thread: int, waker: int, sync: bool) -> None:
     was = t[thread, CPU]
     if not t[thread, DELAYED] and a.c[was, THREAD] != thread:
         target = was
-        if sync and a.c[waker, RUNNING] == 1 and has(a.allowed[thread, waker >> 5], waker):
+        if sync and a.c[waker, RUNNING] == 1 and has(a.allowed[t[thread, MASK], waker >> 5], waker):
             target = waker
         c = select(a, thread, target)
         if c != was:

@@ -24,6 +24,7 @@ from sim.engine.layout import (
     LISTED,
     LISTINGS,
     LOAD,
+    MASK,
     MOST_QUEUED,
     ON_RQ,
     QUEUED,
@@ -293,7 +294,7 @@ def waiting(a: Memory, q: int, there: int) -> int:
         entity = a.queue[q, i]
         if a.t[entity, DELAYED] or (found >= 0 and a.t[entity, LISTED] >= a.t[found, LISTED]):
             continue
-        if a.t[entity, SEVERAL_CPUS] if there < 0 else (a.allowed[entity, there >> 5] >> (there & 31)) & 1:
+        if a.t[entity, SEVERAL_CPUS] if there < 0 else a.allowed[a.t[entity, MASK], there >> 5] >> (there & 31) & 1:
             found = entity
     return found
 

@@ -72,7 +72,6 @@ from sim.engine.layout import (
     WAKEUPS,
     WHERE,
     WOKEN_AT,
-    WORDS,
     WRITES_POINT,
     WROTE,
 )
@@ -131,8 +130,6 @@ def fork(a: Memory, c: int, t: int) -> None:
         a.t[child, i] = 0
     for i in range(VRUNTIME_HIGH, VPROT_HIGH + 1):
         a.t[child, i] = 0
-    for i in range(a.g[WORDS]):
-        a.allowed[child, i] = a.allowed[t, i]
     a.t[child, KIND] = CHILD
     a.t[child, BLOCKED] = 1
     a.t[child, WOKEN_AT] = -1
