@@ -293,8 +293,6 @@ class Built:
         row[at.NEED_RESCHED], row[at.WAITS_FOR], row[at.BEGUN_AT] = cpu.need_resched, -1, -1
         row[at.NEXT_TICK] = at.INF
         row[at.FIRST_TICK] = self.host.first_tick(c)
-        constant = cpu.tick_times._draws.constant
-        row[at.TICK_CONSTANT] = -1 if constant is None else constant
         row[at.TICK_DRAWS] = self.streams.add(cpu.tick_times._draws)
         row[at.HAS_DEVICES] = bool(cpu.devices._sources)
         row[at.DUE] = at.INF

@@ -7,6 +7,7 @@ from sim.engine.jit import Memory, call, compiled, load
 from sim.engine.layout import (
     ASK_DEVICES,
     CALLBACK,
+    CONSTANT,
     DEVICE_CYCLES,
     DEVICE_FPU,
     DEVICE_INTERRUPTS,
@@ -23,7 +24,6 @@ from sim.engine.layout import (
     NEXT_TICK,
     THREAD,
     TICK,
-    TICK_CONSTANT,
     TICK_DRAWS,
     TICKS,
 )
@@ -55,14 +55,13 @@ def device_fpu(a: Memory, c: int, n: int) -> int:
 @compiled
 def tick_cycles(a: Memory, c: int, n: int) -> int:
     """How long the ``n``-th tick from now is served."""
-    constant = a.c[c, TICK_CONSTANT]
-    return constant if constant >= 0 else peek_at(a, a.c[c, TICK_DRAWS], n)
+    return peek_at(a, a.c[c, TICK_DRAWS], n)
 
 
 @compiled
 def serve_ticks(a: Memory, c: int, n: int) -> None:
     """Notes that ``n`` ticks have been served."""
-    if a.c[c, TICK_CONSTANT] < 0:
+    if a.c[c, TICK_DRAWS] < CONSTANT:
         for _ in range(n):
             draw(a, a.c[c, TICK_DRAWS])
 

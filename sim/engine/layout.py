@@ -45,10 +45,10 @@ TALLIES: Final = len(ACCOUNTS) + len(COUNTS) + len(TIMES)
     SPAN_BEGIN, SPAN_END, SPAN_REACHED, SPAN_LONGEST, BOUNDARY, MEASURING, DUE, HAS_DEVICES,
     PLANNED, P_END, P_UNTIL, P_SELF, P_LEFT, P_TICKS, P_DEVICES, P_SERVED,
     P_WALL, P_LAST, P_ONGOING, P_HITS, EXIT_REQUEST, POSTED_HEAD, HRTICK_TIME, IDLE_THREAD,
-    FIRST_TICK, TICK_DRAWS, TICK_CONSTANT, DEVICES, DEVICE_TIMES, DEVICE_CYCLES, DEVICE_FPU, DEVICES_READY,
+    FIRST_TICK, TICK_DRAWS, DEVICES, DEVICE_TIMES, DEVICE_CYCLES, DEVICE_FPU, DEVICES_READY,
     BEGUN_AT, SLICE_END, AGAIN, TARGET, HRTICK_ASKED, FORCED_AT, CPU_FINGERPRINT, WAKES_NOW,
     WAKES_STOP, WAKES_LEFT, HAS_WOKEN, LOAD, _C_END,
-) = range(TALLIES, TALLIES + 63)  # fmt: skip
+) = range(TALLIES, TALLIES + 62)  # fmt: skip
 C_COLUMNS: Final = whole_lines(_C_END)
 
 P_COLUMNS: Final = P_HITS - PLANNED + 1
@@ -108,8 +108,11 @@ GROUP_WEIGHT, GROUP_LOAD, GROUP_COLUMNS = range(3)
 Q_FIRST, Q_LAST, Q_PLACES, Q_COLUMNS = range(4)
 WK_QUEUE, WK_WHOLE, WK_MORE, WK_COLUMNS = range(4)
 
-# Of a stream of numbers.
-D_ADDRESS, D_POS, D_LEN, D_COLUMNS = 0, 1, 2, 4
+# Of a stream of numbers, a cache line: how many of its next numbers are in the row, at its end; where those after them
+# are, and where these end.
+D_LEFT, D_NEXT, D_END, D_FIRST, D_COLUMNS = 0, 1, 2, 3, 8
+CONSTANT: Final = 1 << 61
+"""In place of a stream's number, plus the number: a stream in which all numbers are the same."""
 
 # Of a strategy: where its table is (sim.engine.table), the number of the next token, and the keys of a row not found.
 (

@@ -81,6 +81,10 @@ class Builder:
         rng = self.streams.generator(*name)
         return lambda n: rng.random(n) < share
 
+    def chances(self, share: float, *name: object) -> Draws:
+        """The same one by one."""
+        return Draws(self.flags(share, *name), int(share) if share in (0.0, 1.0) else None)
+
     def queue(self, entry: str) -> WaitQueue:
         """The wait queue of the threads or vCPUs of an entry."""
         if entry not in self._queues:
@@ -107,12 +111,12 @@ class Builder:
         if waits is None:
             return None
         at_most = None if waits.at_most is None else self.case.cycles(waits.at_most)
-        return Waits(self.queue(entry), Draws(self.flags(waits.share, *name, "waits")), at_most)
+        return Waits(self.queue(entry), self.chances(waits.share, *name, "waits"), at_most)
 
     def wakes(self, wakes: Mapping[str, float], *name: object) -> list[Wakes]:
         """Whom a thread wakes."""
         return [
-            Wakes(self.queue(entry), int(number), Draws(self.flags(number % 1, *name, "wakes", entry)))
+            Wakes(self.queue(entry), int(number), self.chances(number % 1, *name, "wakes", entry))
             for entry, number in wakes.items()
         ]
 

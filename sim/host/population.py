@@ -27,7 +27,6 @@ from sim.host.room import check_room
 from sim.host.round_robin import RoundRobinRunQueue
 from sim.host.runqueue import RunQueue
 from sim.host.schedule import Schedule
-from sim.host.streams import Draws
 from sim.host.thread import ComputeThread, KernelThread, Pipe, PipeThread, Thread
 from sim.host.vcpu import VcpuThread
 from sim.host.weights import load_weight
@@ -133,7 +132,7 @@ def _run_queue(
 def _device(build: Builder, entry: Interrupt, *name: object) -> DeviceSource:
     instants = build.instants(entry.every, *name, "every")
     assert instants is not None
-    uses_fpu = Draws(build.flags(entry.kernel_fpu, *name, "kernel_fpu"))
+    uses_fpu = build.chances(entry.kernel_fpu, *name, "kernel_fpu")
     return DeviceSource(instants, build.draws(entry.time, *name, "time"), uses_fpu, build.mask(entry.components))
 
 
@@ -187,7 +186,7 @@ def _vcpu(
         build.mask(guest.fpu.components),
         build.instants(guest.fpu.every, *own, "fpu"),
         build.instants(guest.task_switch, *own, "task switch"),
-        Draws(build.flags(guest.fpu.share, *own, "fpu tasks")),
+        build.chances(guest.fpu.share, *own, "fpu tasks"),
         guest.shadow_stacks,
     )
     requests = Requests(
@@ -221,7 +220,7 @@ def _vcpu(
         hlt=_plain_exit("hlt", effect=True),
         hv_timer=_plain_exit("preemption-timer", effect=True) if host.kernel.vendor == "vmx" else None,
         others=build.below(max(guest.vcpus - 1, 1), *own, "IPI targets"),
-        signalled=None if guest.signalled is None else Draws(build.flags(guest.signalled, *own, "signalled")),
+        signalled=None if guest.signalled is None else build.chances(guest.signalled, *own, "signalled"),
         signal_times=build.optional(guest.signal_time, *own, "signal"),
         **of_lock,
     )
@@ -336,7 +335,7 @@ def _thread(
         "sleeps": build.optional(entry.sleep, *own, "sleep"),
         "syscalls": build.draws(entry.syscall, *own, "syscall"),
         "components": build.mask(entry.fpu.components),
-        "uses_fpu": Draws(build.flags(entry.fpu.share, *own, "fpu")),
+        "uses_fpu": build.chances(entry.fpu.share, *own, "fpu"),
         "at_ticks": entry.timer == "tick",
         "waits": build.waits(entry.waits, str(name[0]), *own),
         "wakes": build.wakes(entry.wakes, *own),
