@@ -339,7 +339,7 @@ class Built:
                 raise Unsupported("a cache whose bytes, times TSC Hz, do not fit in 61 bits")
             g[at.L1_BYTES], g[at.L2_BYTES] = sizes
         g[at.ROUND_ROBIN] = settings.scheduler == "round-robin"
-        g[at.MOST_EVENTS] = len(self.a.heap)
+        g[at.EVENTS], g[at.MOST_EVENTS] = at.FIRST_EVENT - 1, len(self.a.heap)
         g[at.AREAS] = self.a.used.shape[1]
         g[at.VMX] = host.kernel.vendor == "vmx"
         g[at.FORCED_EVERY] = case.cycles(FORCED_EVERY_S)

@@ -9,6 +9,7 @@ from sim.engine.layout import (
     CPU_FINGERPRINT,
     CPU_INTERRUPTED,
     CPU_WAITS,
+    CPUS,
     CREATED,
     CREATED_BITS,
     EVENTS,
@@ -17,6 +18,7 @@ from sim.engine.layout import (
     FAIL_LOGGED,
     FAILED,
     FINGERPRINT,
+    FIRST_EVENT,
     FIRST_FREE,
     GUEST_TIME,
     HEAP_KEY,
@@ -54,6 +56,9 @@ from sim.engine.layout import (
     WEIGHT,
 )
 
+MANY_CPUS = 256
+"""With this many CPUs, what the next events need is prefetched; with fewer it is mostly in the core's own cache."""
+
 
 @compiled
 def is_before(a: Memory, i: int, at: int, key: int) -> bool:
@@ -77,17 +82,38 @@ def move(a: Memory, i: int, to: int) -> None:
 
 
 @compiled
+def earlier(a: Memory, i: int, j: int) -> int:
+    """The earlier one of two entries."""
+    return j if is_before(a, j, a.heap[i, HEAP_TIME], a.heap[i, HEAP_KEY]) else i
+
+
+@compiled
+def first_child(i: int) -> int:
+    """The first of the four children of an entry."""
+    return 4 * (i - FIRST_EVENT + 1)
+
+
+@compiled
+def parent(i: int) -> int:
+    """The entry whose child one is."""
+    return (i >> 2) + FIRST_EVENT - 1
+
+
+@compiled
 def sink(a: Memory, at: int, key: int, what: int) -> None:
     """Puts an event into the heap, whose first place is free; places after the last have the time INF."""
-    n, i, child = a.g[EVENTS], 1, 2
+    n, i, child, next_but_one = a.g[EVENTS], FIRST_EVENT, first_child(FIRST_EVENT), 0
     while child <= n:
-        child += 1 if is_before(a, child + 1, a.heap[child, HEAP_TIME], a.heap[child, HEAP_KEY]) else 0
+        child = earlier(a, earlier(a, child, child + 1), earlier(a, child + 2, child + 3))
         if not is_before(a, child, at, key):
             break
         move(a, child, i)
+        next_but_one = next_but_one if next_but_one else child
         i = child
-        child = 2 * i
+        child = first_child(i)
     put(a, i, at, key, what)
+    if next_but_one and a.g[CPUS] >= MANY_CPUS:
+        look_ahead(a, next_but_one)
 
 
 @compiled
@@ -101,13 +127,13 @@ def push(a: Memory, at: int, priority: int, what: int, whom: int) -> int:
         sink(a, at, key, packed)
         return created
     n = a.g[EVENTS] + 1
-    if n + 2 > a.g[MOST_EVENTS]:
+    if n + 4 > a.g[MOST_EVENTS]:
         a.g[FAILED] = FAIL_EVENTS
         return -1
     a.g[EVENTS] = n
-    while n > 1 and not is_before(a, n >> 1, at, key):
-        move(a, n >> 1, n)
-        n >>= 1
+    while n > FIRST_EVENT and not is_before(a, parent(n), at, key):
+        move(a, parent(n), n)
+        n = parent(n)
     put(a, n, at, key, packed)
     return created
 
@@ -137,15 +163,16 @@ def fill(a: Memory) -> None:
 def peek(a: Memory) -> int:
     """When the next event is; INF: there is none."""
     if a.g[FIRST_FREE] == 0:
-        return a.heap[1, HEAP_TIME]
-    return min(a.heap[2, HEAP_TIME], a.heap[3, HEAP_TIME])
+        return a.heap[FIRST_EVENT, HEAP_TIME]
+    child = first_child(FIRST_EVENT)
+    return a.heap[earlier(a, earlier(a, child, child + 1), earlier(a, child + 2, child + 3)), HEAP_TIME]
 
 
 @compiled
 def look_ahead(a: Memory, i: int) -> None:
-    """Fetches from memory what entry ``i``, one of the next two events, will need, while this one is handled.
+    """Fetches from memory what entry ``i``, soon the next event, will need, while others are handled.
 
-    With 1,024 CPUs that is in no core's own cache.  There always are two: each other CPU waits for an event.
+    With 1,024 CPUs that is in no core's own cache.
     """
     packed = a.heap[i, HEAP_WHAT]
     what, c = packed & 255, packed >> 8

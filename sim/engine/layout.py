@@ -97,7 +97,9 @@ K_COLUMNS: Final = whole_lines(_K_END)
 USES_FPU: Final = 1 << 16
 """A flag beside the kind of an exit: an interrupt during it runs kernel_fpu_begin()."""
 
-# Of an entry of the event heap; the first is in row 1, so that the two children of an entry share a cache line.
+# Of an entry of the event heap.  The first is in row FIRST_EVENT, so that the four children of an entry are two cache
+# lines which follow each other.
+FIRST_EVENT: Final = 3
 HEAP_TIME, HEAP_KEY, HEAP_WHAT, HEAP_COLUMNS = 0, 1, 2, 4
 
 # Of a control group: its weight, and that of all its threads that are queued.

@@ -11,7 +11,7 @@ from typing import Any
 
 from sim.engine.cache import complete, making
 from sim.engine.draws import draw
-from sim.engine.events import fill, kick, look_ahead, pop, push
+from sim.engine.events import fill, kick, pop, push
 from sim.engine.exits import lay_out_all
 from sim.engine.halting import guest_timer, request
 from sim.engine.jit import HAVE_NUMBA, Memory, compile_entry, compiled, entry, memory
@@ -35,6 +35,7 @@ from sim.engine.layout import (
     DUE,
     EXIT_REQUEST,
     FAILED,
+    FIRST_EVENT,
     FROM_EVENT,
     GUEST_TIMER,
     HEAP_KEY,
@@ -193,10 +194,6 @@ def expires(a: Memory, t: int, at_tick: bool) -> None:
     post(a, c, interrupt, draw(a, a.g[WAKEUPS]), WAKE, t, -1, False)
 
 
-MANY_CPUS = 256
-"""With this many CPUs, what the next events need is prefetched; with fewer it is mostly in the core's own cache."""
-
-
 @entry
 def run(handle: Any, budget: int) -> int:
     """Handles events until one stops the run (STOP, PATIENCE or OVER), and returns that; -1: it cannot go on.
@@ -205,7 +202,7 @@ def run(handle: Any, budget: int) -> int:
     """
     a = memory(handle)
     a.g[BUDGET] = budget
-    c, many = a.g[PAUSED_CPU], a.g[CPUS] >= MANY_CPUS
+    c = a.g[PAUSED_CPU]
     if c >= 0:
         a.g[PAUSED_CPU] = -1
         go_on(a, c, a.c[c, PLACE])
@@ -213,12 +210,10 @@ def run(handle: Any, budget: int) -> int:
         if a.g[BUDGET] < 0:
             return PAUSED
         fill(a)
-        at, key, packed = a.heap[1, HEAP_TIME], a.heap[1, HEAP_KEY], a.heap[1, HEAP_WHAT]
+        at, key = a.heap[FIRST_EVENT, HEAP_TIME], a.heap[FIRST_EVENT, HEAP_KEY]
+        packed = a.heap[FIRST_EVENT, HEAP_WHAT]
         pop(a)
         a.g[NOW] = at
-        if many:
-            look_ahead(a, 2)
-            look_ahead(a, 3)
         what, whom = packed & 255, packed >> 8
         if what == CPU_WAITS:
             if a.c[whom, WAITS_FOR] == key & ((1 << CREATED_BITS) - 1):
