@@ -342,6 +342,7 @@ def test_tables_that_begin_with_one_row_and_grow_give_the_same_records(new_table
 def test_what_is_done_for_hosts_of_many_cpus_and_streams_changes_no_record(monkeypatch):
     """Prefetching, which compiled code does from 256 CPUs on whatever is set here, and streams in one array."""
     monkeypatch.setattr(events, "MANY_CPUS", 1)
+    monkeypatch.setattr(loop, "MANY_CPUS", 1)
     monkeypatch.setattr(blocks, "MANY", 1)
     both_engines.assert_the_same(only(HOST + TOUCHED), ("manual-load", "user-return"))
 

@@ -45,7 +45,7 @@ def empty(cpus: int, n: int, kinds: int, walkers: int, queues: int, entities: in
             "kw": zeros(walkers, at.KW_COLUMNS),
             "kt": kt,
             "kc": zeros(walkers, cpus, at.KC_COLUMNS),
-            "used": zeros(walkers, 3 * n + 1, at.USED_COLUMNS),
+            "used": zeros(walkers, at.USED_OF_TASK * n + 1, at.USED_COLUMNS),
             "exits": zeros(1, 1, 1),
             "noted": zeros(at.MOST_NOTED, at.N_COLUMNS),
             "alike": zeros(at.MOST_POINTS),

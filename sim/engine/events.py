@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sim.engine.jit import Memory, compiled, fetch
+from sim.engine.jit import Memory, compiled, fetch, fetch_number
 from sim.engine.layout import (
+    BURST_DRAWS,
     CLOCK,
     CPU,
     CPU_FINGERPRINT,
@@ -12,6 +13,8 @@ from sim.engine.layout import (
     CPUS,
     CREATED,
     CREATED_BITS,
+    D_LEFT,
+    DEMAND_DRAWS,
     EVENTS,
     FACTOR,
     FAIL_EVENTS,
@@ -25,15 +28,16 @@ from sim.engine.layout import (
     HEAP_TIME,
     HEAP_WHAT,
     INF,
+    INTERRUPT_KIND,
+    K_POINT,
     KC_SHAPE,
-    KC_STAMP0,
-    KC_TOKEN0,
     KIND,
     KT_FRAGMENT,
     L_CLOCK,
     L_CPU,
     L_POINT,
     L_THREAD,
+    LINE,
     LOG_FROM,
     LOG_UNTIL,
     LOGGED,
@@ -46,9 +50,16 @@ from sim.engine.layout import (
     OPERATIONS,
     POSTED_HEAD,
     PRIME,
+    QUEUED,
+    S_GUEST,
+    S_NEXT,
+    S_WALL,
+    SLEEP_DRAWS,
     THEN,
     THREAD,
     URGENT,
+    USE_SWITCHES,
+    USED_OF_TASK,
     VCPU,
     VRUNTIME,
     W_INTERRUPT,
@@ -88,6 +99,13 @@ def earlier(a: Memory, i: int, j: int) -> int:
 
 
 @compiled
+def earliest_child(a: Memory, i: int) -> int:
+    """The earliest of the four children of an entry; where it has none, a place after the last."""
+    child = first_child(i)
+    return earlier(a, earlier(a, child, child + 1), earlier(a, child + 2, child + 3))
+
+
+@compiled
 def first_child(i: int) -> int:
     """The first of the four children of an entry."""
     return 4 * (i - FIRST_EVENT + 1)
@@ -102,18 +120,17 @@ def parent(i: int) -> int:
 @compiled
 def sink(a: Memory, at: int, key: int, what: int) -> None:
     """Puts an event into the heap, whose first place is free; places after the last have the time INF."""
-    n, i, child, next_but_one = a.g[EVENTS], FIRST_EVENT, first_child(FIRST_EVENT), 0
-    while child <= n:
-        child = earlier(a, earlier(a, child, child + 1), earlier(a, child + 2, child + 3))
+    n, i, moved = a.g[EVENTS], FIRST_EVENT, 0
+    while first_child(i) <= n:
+        child = earliest_child(a, i)
         if not is_before(a, child, at, key):
             break
         move(a, child, i)
-        next_but_one = next_but_one if next_but_one else child
+        moved = moved if moved else child
         i = child
-        child = first_child(i)
     put(a, i, at, key, what)
-    if next_but_one and a.g[CPUS] >= MANY_CPUS:
-        look_ahead(a, next_but_one)
+    if moved and a.g[CPUS] >= MANY_CPUS:
+        look_ahead(a, moved)
 
 
 @compiled
@@ -164,8 +181,7 @@ def peek(a: Memory) -> int:
     """When the next event is; INF: there is none."""
     if a.g[FIRST_FREE] == 0:
         return a.heap[FIRST_EVENT, HEAP_TIME]
-    child = first_child(FIRST_EVENT)
-    return a.heap[earlier(a, earlier(a, child, child + 1), earlier(a, child + 2, child + 3)), HEAP_TIME]
+    return a.heap[earliest_child(a, FIRST_EVENT), HEAP_TIME]
 
 
 @compiled
@@ -182,30 +198,49 @@ def look_ahead(a: Memory, i: int) -> None:
         c = a.t[thread, CPU]
         fetch(a.posted, (c, 0, W_INTERRUPT))
     look_at_thread(a, a.c[c, THREAD])
-    for column in range(OPERATIONS, POSTED_HEAD + 1, 8):
+    for column in range(OPERATIONS, POSTED_HEAD + 1, LINE):
         fetch(a.c, (c, column))
     fetch(a.kc, (0, c, KC_SHAPE))
-    fetch(a.kc, (0, c, KC_STAMP0 - 4))
-    fetch(a.kc, (0, c, KC_TOKEN0))
+    fetch(a.kc, (0, c, KC_SHAPE + LINE))
     fetch(a.queue, (c, 0))
 
 
 @compiled
+def look_closer(a: Memory) -> None:
+    """The same of the next event, whose own lines should have come by now: what they say where to find."""
+    packed = a.heap[earliest_child(a, FIRST_EVENT), HEAP_WHAT]
+    what, thread = packed & 255, packed >> 8
+    if what in (CPU_WAITS, CPU_INTERRUPTED):
+        c = thread
+        thread = a.c[c, THREAD]
+        for i in range(min(a.c[c, QUEUED], 2)):  # one of them may be switched to
+            look_at_thread(a, a.queue[c, i])
+    if a.t[thread, KIND] == VCPU:
+        fetch_number(a.t[thread, S_GUEST], a.t[thread, S_NEXT] - 1)
+        fetch_number(a.t[thread, S_WALL], a.t[thread, S_NEXT] - 1)
+        fetch(a.k, (a.t[thread, INTERRUPT_KIND], K_POINT))
+        fetch(a.d, (a.t[thread, USE_SWITCHES], D_LEFT))
+        fetch(a.d, (a.t[thread, DEMAND_DRAWS], D_LEFT))
+    else:
+        fetch(a.d, (a.t[thread, BURST_DRAWS], D_LEFT))
+        fetch(a.d, (a.t[thread, SLEEP_DRAWS], D_LEFT))
+
+
+@compiled
 def look_at_thread(a: Memory, thread: int) -> None:
-    """The same of a thread: three lines, then those of its kind."""
+    """The same of a thread: three lines, then five of a vCPU or two of another thread; a branch would have to wait."""
     vcpu = a.t[thread, KIND] == VCPU
     first = GUEST_TIME if vcpu else THEN
-    more = GUEST_TIME + 16 if vcpu else VRUNTIME
+    more = GUEST_TIME + 2 * LINE if vcpu else VRUNTIME
     fetch(a.t, (thread, VRUNTIME))
     fetch(a.t, (thread, WEIGHT))
     fetch(a.t, (thread, first))
-    fetch(a.t, (thread, first + 8))
+    fetch(a.t, (thread, first + LINE))
     fetch(a.t, (thread, more))
-    fetch(a.t, (thread, more + 8))
-    fetch(a.t, (thread, more + 16))
+    fetch(a.t, (thread, more + LINE))
+    fetch(a.t, (thread, more + 2 * LINE))
     fetch(a.kt, (0, thread, KT_FRAGMENT))
-    fetch(a.used, (0, 3 * thread, 0))
-    fetch(a.used, (0, 3 * thread + 2, 1))
+    fetch(a.used, (0, USED_OF_TASK * thread, 0))
 
 
 @compiled

@@ -10,6 +10,7 @@ from sim.engine.kernel_table import called, charge, flag_of
 from sim.engine.layout import (
     ACCOUNT,
     BLOCKED,
+    CHILD,
     CPU,
     DELAYED,
     ENDED,
@@ -275,7 +276,7 @@ def switch(a: Memory, c: int) -> None:
     a.c[c, LOADS] += flag_of(a, 0, a.kt[0, thread, KT_FRAGMENT], F_NOTIFIER)
     a.c[c, THREAD] = thread
     hrtick_start_fair(a, c)
-    if a.t[prev, ENDED]:
+    if a.t[prev, KIND] == CHILD and a.t[prev, ENDED]:
         a.t[prev, ENDED] = 0
         forget(a, prev)
         a.t[prev, FREE_AFTER] = a.g[FREE_THREAD]

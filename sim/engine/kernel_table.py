@@ -86,6 +86,7 @@ from sim.engine.layout import (
     SHAPE_SHIFT,
     SLOTS,
     TOKENS_IN_WORD,
+    USED_OF_TASK,
 )
 
 LOW = (1 << 31) - 1
@@ -211,7 +212,7 @@ def add_levels(
     price, columns = 0, a.kw[w, KW_LEVEL_COUNTS]
     for i in range(levels >> 8, (levels >> 8) + (levels & 255)):
         whose, operation = load(a.kw[w, KW_LEVELS], 2 * i), load(a.kw[w, KW_LEVELS], 2 * i + 1)
-        area = (current if whose < INIT_AREA // 2 else following) * 3 + whose % 3
+        area = (current if whose < INIT_AREA // 2 else following) * USED_OF_TASK + whose % 3
         if whose == INIT_AREA:
             area = a.g[AREAS] - 1
         level = level_of(a, w, c, area, touched)

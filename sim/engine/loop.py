@@ -11,7 +11,7 @@ from typing import Any
 
 from sim.engine.cache import complete, making
 from sim.engine.draws import draw
-from sim.engine.events import fill, kick, pop, push
+from sim.engine.events import MANY_CPUS, fill, kick, look_closer, pop, push
 from sim.engine.exits import lay_out_all
 from sim.engine.halting import guest_timer, request
 from sim.engine.jit import HAVE_NUMBA, Memory, compile_entry, compiled, entry, memory
@@ -214,6 +214,8 @@ def run(handle: Any, budget: int) -> int:
         packed = a.heap[FIRST_EVENT, HEAP_WHAT]
         pop(a)
         a.g[NOW] = at
+        if a.g[CPUS] >= MANY_CPUS:
+            look_closer(a)
         what, whom = packed & 255, packed >> 8
         if what == CPU_WAITS:
             if a.c[whom, WAITS_FOR] == key & ((1 << CREATED_BITS) - 1):

@@ -252,7 +252,7 @@ def dequeue(a: Memory, q: int, now: int, entity: int, sleep: bool) -> None:
     a.c[q, RUNNING] -= 1
     if not a.g[ROUND_ROBIN]:
         average = avg_vruntime(a, q)
-        if sleep and not t[entity, ENDED] and t[entity, VRUNTIME] > average:
+        if sleep and t[entity, VRUNTIME] > average and not t[entity, ENDED]:
             t[entity, DELAYED] = 1
             if a.g[V7_3]:
                 update_lag(a, q, entity, avg_vruntime(a, q), 0)

@@ -200,7 +200,7 @@ class Replication:
         a, table = self.a, self.tables[w]
         for whose, role in table.renewed[n]:
             assert whose == 0
-            a.used[w, current * 3 + role, 0] = 0
+            a.used[w, current * at.USED_OF_TASK + role, 0] = 0
             for other in range(len(self.built.host.cpus)):
                 if other == c:
                     continue

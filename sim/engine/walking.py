@@ -41,6 +41,7 @@ from sim.engine.layout import (
     POINT_SIGRETURN,
     THREAD,
     TOUCHED,
+    USED_OF_TASK,
     WALKERS,
 )
 
@@ -144,7 +145,7 @@ def forget_in(a: Memory, w: int, task: int) -> None:
         for i in range(a.kc[w, c, KC_SLOTS]):
             if a.kc[w, c, KC_SLOT0 + i] == task:
                 a.kc[w, c, KC_SLOT0 + i] = NOBODY
-    a.used[w, 3 * task, 0] = 0
+    a.used[w, USED_OF_TASK * task, 0] = 0
 
 
 @compiled
