@@ -2,6 +2,7 @@
 
 import gc
 import re
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -302,6 +303,33 @@ def test_the_arrays_of_a_long_replication_go_when_it_ends(monkeypatch):
     monkeypatch.setattr(simulation, "SLICE", 100)  # between slices garbage is collected, and what stays grows old
     simulation.simulate(changed(host(POLLING), measure=1e-3, warmup=0.0), "xstate-guest", (), 0)
     assert not any(isinstance(each, jit.Memory) for each in gc.get_objects())
+
+
+class Knot:
+    """What only the garbage collector can find."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_what_outlived_a_collection_and_became_garbage_is_collected_before_the_replication_ends(monkeypatch):
+    """As another thread may have it, and lets go between two slices."""
+    monkeypatch.setattr(simulation, "SLICE", 5)
+    held = [Knot()]
+    is_there = weakref.ref(held[0])
+    slices = []
+    make_room = simulation.Replication._make_room
+
+    def watching(run):
+        if len(slices) == 3:
+            held.clear()
+        slices.append(is_there() is not None)
+        make_room(run)
+
+    monkeypatch.setattr(simulation.Replication, "_make_room", watching)
+    simulation.simulate(changed(host(POLLING), measure=1e-3, warmup=0.0), "xstate-guest", (), 0)
+    assert slices[4]  # which is why the youngest alone are not enough
+    assert not slices[-1]
 
 
 # Tables.

@@ -71,6 +71,15 @@ def _without_gc() -> Iterator[None]:
             gc.enable()
 
 
+def _collect_young() -> None:
+    """Collects garbage of the kernel model, which has been asked, and of other threads.
+
+    What has outlived one collection is looked at as often as the collector itself would; what has outlived two waits.
+    """
+    is_due = gc.get_count()[1] > gc.get_threshold()[1]
+    gc.collect(1 if is_due else 0)
+
+
 class Replication:
     """A replication that runs: the arrays, the kernels' tables, and what the loop asks of Python.
 
@@ -250,7 +259,7 @@ class Replication:
             ended = loop.run(self.a.handle, SLICE)
             self._signals.pass_on()
             if ended == at.PAUSED:
-                gc.collect(0)  # garbage of the kernel model, which has been asked
+                _collect_young()
         if self.error is not None:
             raise self.error
         failed = int(self.a.g[at.FAILED])
