@@ -219,6 +219,18 @@ def test_a_sub_leaf_that_is_not_said_is_the_next_of_its_leaf():
     assert list(cpuid_nested.rows(json.dumps(tree))) == WITHOUT_SUB_LEAVES
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"0": {"13": {"0": [7, 832, 832, 0]}}}',  # of CPU 0
+        '{"0dh": {"0h": ["7h", "340h", "340h", "0h"]}}',
+        '{"13": {"0": {"eax": 7, "ebx": 832, "ecx": 832, "edx": 0',  # cut off
+    ],
+)
+def test_registers_are_read_below_the_number_of_a_cpu_with_an_h_and_where_a_text_is_cut_off(text):
+    assert list(cpuid_nested.rows(text)) == [(13, 0, (7, 832, 832, 0))]
+
+
 @pytest.mark.parametrize("text", [
     '{"13": {"0": [7, 64, 832, 0]}}',  # no area is that small
     '{"13": {"0": [7, 832, 832, 0], "1": [15, 832, 0, 0], "5": [64, 1088, 0, 0]}}',  # a component that there is not
