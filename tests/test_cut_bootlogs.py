@@ -39,6 +39,11 @@ def test_a_log_cut_off_at_an_edge_agrees_as_far_as_it_goes(text, prefix, edge, d
     assert log.cut or width >= len(last) - len("' format.")
 
 
+def test_offsets_that_both_formats_have_do_not_tell_the_format():
+    with pytest.raises(InputError, match="the offsets that it has fit both formats"):
+        parse_text("x86/fpu: xstate_offset[2]:  576, xstate_sizes[2]:  256\n")
+
+
 def test_a_log_of_offsets_alone_is_one_of_x87_and_sse_too():
     # fpu__init_system_xstate(), arch/x86/kernel/fpu/xstate.c: XFEATURE_MASK_FPSSE has to be there
     log = parse_text("x86/fpu: xstate_offset[2]:  576, xstate_sizes[2]:  256\n" + CET_USER)
