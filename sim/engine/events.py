@@ -181,7 +181,10 @@ def peek(a: Memory) -> int:
     """When the next event is; INF: there is none."""
     if a.g[FIRST_FREE] == 0:
         return a.heap[FIRST_EVENT, HEAP_TIME]
-    return a.heap[earliest_child(a, FIRST_EVENT), HEAP_TIME]
+    i = first_child(FIRST_EVENT)
+    return min(
+        min(a.heap[i, HEAP_TIME], a.heap[i + 1, HEAP_TIME]), min(a.heap[i + 2, HEAP_TIME], a.heap[i + 3, HEAP_TIME])
+    )
 
 
 @compiled
