@@ -115,7 +115,7 @@ def test_two_kernels_are_the_same_world(ran):
     assert found.pairs[0].paired
     assert ("host.kernel", ["v6.18"], ["v6.19"]) in found.pairs[0].differs
     text = text_of(a, b)
-    assert "They differ in host.kernel (v6.18; v6.19)." in text
+    assert "They differ in host.kernel (v6.18; v6.19), host.directed_yield (v6.18; v7.3)." in text
     assert "sapphire-rapids v6.18 (A), sapphire-rapids v6.19 (B)" in text
     moved = one(found, "cost", "free-ssp").difference
     there, back = (each.df_replications() for each in (b, a))
