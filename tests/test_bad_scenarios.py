@@ -120,6 +120,20 @@ def test_a_reference_that_is_named_is_possible_somewhere(folder, capsys):
     assert run(capsys, "show", "both.toml", "--reference", "xstate-all")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ('vpmu = "mediated"', "kernel.vpmu: the mediated vPMU came with v7.0"),
+        ('host_shadow_stacks = "fpstate"', "kernel.host_shadow_stacks: host shadow stacks need a kernel with CET_S"),
+    ],
+)
+def test_a_setting_that_no_strategy_can_have_is_named_not_what_the_others_lack_besides(key, says, folder, capsys):
+    """v6.6 gives no guest CET, so that only no-cet would be possible; the setting is what is left to change."""
+    old = also(TSC, 'kernel = ["v6.6"]').replace("[kernel]", f"[kernel]\n{key}")
+    (folder / "old.toml").write_text(old, encoding="utf-8")
+    assert says in refusal(capsys, "show", "old.toml")
+
+
 def test_what_is_wrong_in_a_base_is_said_of_the_base(folder, capsys):
     (folder / "base.toml").write_text(also(RUN, "sed = 2"), encoding="utf-8")
     (folder / "over.toml").write_text('extends = "base.toml"\ntitle = "over"\n', encoding="utf-8")

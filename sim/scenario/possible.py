@@ -115,6 +115,9 @@ def _possible(scenario: Scenario, cpu: str, kernel: str) -> list[str]:
         else:
             why[refusal.text.replace(f"strategy {name}", "each strategy")] += 1
     if not possible:
+        least = refused(settings(scenario, cpu, kernel, FALLBACK))
+        if least and "strategy" not in least.text:  # a setting that not even a guest without CET can have
+            raise least
         raise ScenarioError("run.strategies", f"none is possible: {why.most_common(1)[0][0]}")
     return possible
 
