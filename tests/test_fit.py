@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from sim.analysis.fitness import holds, side_by_side, unsupported
+from sim.analysis.fitness import Compared, holds, side_by_side, unsupported
 from sim.cli import cli
+from sim.cli.compared import compared_text
 from sim.scenario.reading import read
 from sim.trace.fit.entries import Charges
 from sim.trace.fit.groups import grouped
@@ -275,6 +276,14 @@ def test_figures_of_few_samples_are_not_compared_and_said_before():
     assert f"under 100 {COUNTED[0]} in the trace: not compared" in unsupported(few)
     assert any("0.500 s" in each for each in unsupported(counted(10_000, seconds=0.5)))
     assert unsupported(counted(10_000)) == []
+
+
+def test_what_one_strategy_costs_is_no_range():
+    one, other = (
+        Compared(f"{COST}{name}", "cycles/s", 100.0, now, 90.0, 110.0, 1000) for name, now in (("a", 104), ("b", 101))
+    )
+    assert "what the strategy costs in all is +4.0% off what it is on the trace" in compared_text([one], 5)
+    assert "what 2 strategies cost in all is +1.0% to +4.0% off" in compared_text([one, other], 5)
 
 
 def test_a_clock_that_steps_back_makes_no_burst_shorter_than_its_time_on_the_cpu():

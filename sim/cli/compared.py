@@ -27,10 +27,10 @@ def compared_text(compared: "list[Compared]", replications: int) -> str:
     text += table(rows, ["", "trace", "simulated", "allowed", ""])
     if alike:
         ratios = [each.simulated / each.trace - 1 for each in alike]
-        text += (
-            f"\nwhat {len(alike)} strategies cost in all is {min(ratios):+.1%} to {max(ratios):+.1%} off what it is on "
-            "the trace: holds"
-        )
+        who = "the strategy costs" if len(alike) == 1 else f"{len(alike)} strategies cost"
+        low, high = (f"{ratio:+.1%}" for ratio in (min(ratios), max(ratios)))
+        off = low if low == high else f"{low} to {high}"
+        text += f"\nwhat {who} in all is {off} off what it is on the trace: holds"
     return "\n".join([text, *_likely([each for each in compared if each.holds is False])])
 
 
