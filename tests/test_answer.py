@@ -10,6 +10,7 @@ import fake_host
 import numpy as np
 import pandas as pd
 import pytest
+import worlds
 from command import run as run_command
 from screens import fake, fits, flat
 
@@ -88,6 +89,22 @@ def test_where_it_is_asked_who_survives_the_sound_and_the_unsound_are_named():
 
 def test_a_host_without_vcpus_has_no_guests_in_its_answer():
     assert "guests" not in fits(fake("context-switch1"))
+
+
+def test_the_strategies_that_do_what_the_reference_does_fit_beside_each_case(tmp_path):
+    """Without guests that are most; with v6.6 there is another reference."""
+    path = tmp_path / "threads.toml"
+    host = worlds.web("all").partition("[guests.web]")[0]
+    path.write_text(host.replace("[host]", '[host]\nkernel = ["v7.3", "v6.6"]') + '[threads.t]\ncompute = "1 ms"\n')
+    text = fits(sim.compare(experiment.run(path, jobs=1, simulate=fake_host.simulate)))
+    assert "v7.3, beside carrying nothing (free-ssp = no-cet = " in text
+
+
+def test_one_vcpu_on_one_cpu_is_no_plural(ran):
+    comparison = sim.compare(ran(**{"guests.web.vcpus": 1, "host.cpus": 1}))
+    for text in (fits(comparison), comparison.mail(), comparison.summary()):
+        assert "1 CPU (" in flat(text)
+        assert re.search(r" 1 vCPU\b", flat(text))
 
 
 @pytest.mark.parametrize(

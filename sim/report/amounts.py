@@ -67,3 +67,8 @@ def short_spread(low: float, high: float) -> str:
     if si(low) == si(high):
         return si(low)
     return f"{si(low)}-{si(high)}" if low >= 0 else f"{si(low, 2)}..{si(high, 2)}"
+
+
+def counted(number: int | str, noun: str) -> str:
+    """So many of them; a text may be a range, such as "1 to 4": counted(1, "vCPU") is "1 vCPU"."""
+    return f"{number} {noun}{'s' * (str(number) != '1')}"

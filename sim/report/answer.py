@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sim.report import layout, names, not_shown, schedule_answer, schedule_table, sureness, tables, units, words
-from sim.report.amounts import fixed
+from sim.report.amounts import counted, fixed
 from sim.report.layout import WIDTH, Part, at_most, item, part, whole, wrapped
 from sim.report.names import cpu
 from sim.report.shown import SOME_CASES, Shown
@@ -71,7 +71,7 @@ def warnings(screen: Shown) -> list[str]:
 
 def replications(screen: Shown) -> str:
     """How many there are."""
-    return f"{screen.n} replication{'s' * (screen.n != 1)}"
+    return counted(screen.n, "replication")
 
 
 def host(screen: Shown) -> str:
@@ -83,8 +83,8 @@ def host(screen: Shown) -> str:
     vcpus = [case["vcpus"] for case in documents]
     busy = [100 * case.load.busy for case in screen.cases if case.load]
     parts = [
-        f"{cpus} CPU{'s' * (cpus != '1')}" + (f" ({models[0]})" if len(models) == 1 else ""),
-        f"{_between(vcpus)} vCPUs" if any(vcpus) else "no vCPUs",
+        counted(cpus, "CPU") + (f" ({models[0]})" if len(models) == 1 else ""),
+        counted(_between(vcpus), "vCPU") if any(vcpus) else "no vCPUs",
         *([f"{_between([round(each) for each in busy])} % busy"] if busy else []),
         f"Linux {', '.join(kernels[:3])}" + (", ..." if len(kernels) > 3 else ""),
     ]

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sim.analysis.answers import Estimate, Range
 from sim.report import layout, names, schedule_answer, sureness, words
-from sim.report.amounts import fixed, percent, short_spread, si, three_digits, with_half
+from sim.report.amounts import counted, fixed, percent, short_spread, si, three_digits, with_half
 from sim.report.layout import part, wrapped
 from sim.report.names import carried, config_of, cpu
 from sim.report.shown import XSS, Between, Shown, ShownCase
@@ -68,23 +68,24 @@ def _about(screen: Shown, *, with_load: bool) -> list[str]:
     case = next((case for case in screen.cases if case.lines), screen.cases[0])
     document, load = case.document, case.load
     models = {each.document["cpu"] for each in screen.cases}
-    cpus = f"{document['cpus']} CPUs" + (f" ({cpu(document['cpu'])}), " if len(models) == 1 else ", ")
+    cpus = counted(document["cpus"], "CPU") + (f" ({cpu(document['cpu'])}), " if len(models) == 1 else ", ")
     where = f", {case.title}" if case.one_of_many else ""
+    vcpus = counted(document["vcpus"] or "no", "vCPU")
     if not with_load:
-        host = f"{cpus}{document['vcpus'] or 'no'} vCPUs{where}"
+        host = f"{cpus}{vcpus}{where}"
     elif document["vcpus"] and load:
         exits, switches, pairs = (fixed(each, 0) for each in (load.exits, load.switches, load.load_puts))
         rates = f"{exits} exits, {switches} switches, {pairs} vcpu load/put pairs per vCPU-second{where}"
-        host = f"{cpus}{document['vcpus']} vCPUs ({rates})"
+        host = f"{cpus}{vcpus} ({rates})"
     else:
-        host = f"{cpus}no vCPUs ({fixed(load.switches, 0) if load else '-'} switches per CPU-second{where})"
+        host = f"{cpus}{vcpus} ({fixed(load.switches, 0) if load else '-'} switches per CPU-second{where})"
     kernels = list(dict.fromkeys(each.document["kernel"] for each in screen.cases))
     config = config_of(document, case.reference)
     beside = "beside carrying nothing" if not config.strategy.carries else f"beside {case.labels[case.reference]}"
     what = f"Cycles per {case.per}-second for {carried(config)} alone, {beside}:"
     if words.of_two_cases_alone(screen) or (not case.lines and schedule_answer.is_asked(screen)):
         numbers = sorted({each.document["vcpus"] for each in screen.cases})
-        host = f"{cpus}{' to '.join(dict.fromkeys(map(str, (numbers[0], numbers[-1]))))} vCPUs"
+        host = f"{cpus}{counted(' to '.join(dict.fromkeys(map(str, (numbers[0], numbers[-1])))), 'vCPU')}"
         pair = f"All operations, one case less another, in us per {case.per}-second:"
         what = pair if words.of_two_cases_alone(screen) else "What the schedule comes to:"
     named = ", ".join([*kernels[:MOST_KERNELS], *(["..."] if len(kernels) > MOST_KERNELS else [])])

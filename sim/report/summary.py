@@ -21,6 +21,7 @@ from sim.analysis.metrics import (
 )
 from sim.analysis.rates import MISS, missed_by_law
 from sim.report import endings, not_shown, statements
+from sim.report.amounts import counted
 from sim.report.amounts import si as _si
 from sim.report.names import cut
 
@@ -267,10 +268,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _case_heading(case: Mapping[str, Any]) -> str:
+    cpus, vcpus = counted(case["cpus"], "CPU"), counted(case["vcpus"] or "no", "vCPU")
     line = (
-        f"Case {case['case']}: {case['cpus']} CPUs ({case['cpu']}, TSC {case['tsc_hz'] / 1e9:.4g} GHz), "
-        f"{case['vcpus']} vCPUs, Linux {case['kernel']}, cost table {case['cost_table']}, {case['measure_s']:.4g} s "
-        "measured"
+        f"Case {case['case']}: {cpus} ({case['cpu']}, TSC {case['tsc_hz'] / 1e9:.4g} GHz), {vcpus}, Linux "
+        f"{case['kernel']}, cost table {case['cost_table']}, {case['measure_s']:.4g} s measured"
     )
     return f"{'-' * WIDTH}\n{_wrapped(line)}"
 

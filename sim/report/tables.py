@@ -39,7 +39,8 @@ def _blocks(screen: Shown, most: int) -> Iterator[str]:
     yield from _head(reference_text(first) if one_reference else "", first.per, first)
     for case in screen.cases:
         if len(screen.cases) > 1:
-            yield f"  {case.title}" + ("" if one_reference else f" ({reference_text(case)})")
+            beside = "" if one_reference else f", {reference_text(case)}"
+            yield from at_most(wrapped(f"{case.title}{beside}", "  ", "    "), 2)
         yield from _block(case, most)
     labels = [line.label for case in screen.cases for line in case.in_order(case.lines[:most])]
     yield from by_name(screen, labels)
