@@ -5,6 +5,7 @@ from command import run, run_json
 
 import sim
 from sim.analysis import answers
+from sim.analysis.event_costs import event_costs
 from sim.analysis.guest_settings import for_all
 from sim.kernel.config import boot
 from sim.kernel.guests import features
@@ -76,3 +77,22 @@ def test_what_is_posted_and_not_merged_is_priced_as_flow_has_it(capsys):
         assert said in assumed
     assert run(capsys, "price", *RATES, "--vmscape-by", "lfence")[0] == 2
     assert run(capsys, "flow", "preempt", "--ibpb-at", "vcpu_load()")[0] == 2
+
+
+def test_the_command_has_the_host_s_own_tsc_and_where_its_buffers_are(ran, tmp_path, capsys):
+    """So that `price` has the screen's cycles of a pair, and its share of a CPU."""
+    results = ran(out=tmp_path / "r", **{"host.tsc": "1.25 GHz", "host.buffer_level": "memory"})
+    comparison = sim.compare(results)
+    screen, case = first_case(comparison)
+    load = answers.Load(5000.0, 2000.0, 400.0, 0.0, 800.0, 1.0)
+    command = units.command(screen, case, load).split()[1:]
+    assert command[command.index("--tsc") + 1] == "1.25GHz"
+    priced = run_json(capsys, *command)
+    assert priced["tsc_hz"] == 1.25e9
+    table = screen.answers.table(case.name)
+    (pair,) = (
+        each.own for each in event_costs(case.document, "xstate-guest", "free-ssp", table, load) if "put" in each.event
+    )
+    assert priced["strategies"]["xstate-guest"]["per_load_put"]["cycles"] == pytest.approx(pair.cycles)
+    usual, usual_case = first_case(sim.compare(ran()))
+    assert not {"--tsc", "--buffer"} & set(units.command(usual, usual_case, load).split())

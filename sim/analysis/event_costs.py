@@ -10,7 +10,7 @@ from sim.analysis.answers import Load as Realised
 from sim.analysis.guest_settings import for_all
 from sim.analysis.metrics import settings_of
 from sim.analysis.price_load import EXIT, TASK_SWITCH, Event, Load
-from sim.analysis.price_own import Assumptions, GuestSsp, Own, own
+from sim.analysis.price_own import COMMON, Assumptions, Buffer, GuestSsp, Own, own
 from sim.costs.rows import CostTable
 from sim.errors import InputError
 
@@ -36,12 +36,17 @@ def guest_ssp(case: Mapping[str, Any]) -> GuestSsp:
     return max((guest.get("shadow_stacks", "none") for guest in guests), key=USES.index, default="none")
 
 
+def buffers(case: Mapping[str, Any]) -> Buffer:
+    """Where the fpstates of a case are; L1 where that depends on what ran."""
+    return "memory" if case["resolved"]["host"]["buffer_level"] == "memory" else COMMON.buffer
+
+
 def event_costs(case: Mapping[str, Any], a: str, b: str, table: CostTable, load: Realised) -> list[EventCost]:
     """What ``a`` runs more than ``b`` in each kind of event in which they differ.
 
     ``case`` is an entry of the manifest, ``load`` its schedule's.
     """
-    assumed = Assumptions(guest_ssp=guest_ssp(case))
+    assumed = Assumptions(guest_ssp=guest_ssp(case), buffer=buffers(case))
     ours, theirs = (for_all(case, each) or each for each in (settings_of(case, a), settings_of(case, b)))
     kinds: dict[str, Mapping[Event, float]] = {"context switch": {TASK_SWITCH: 1.0}}
     if case["vcpus"]:

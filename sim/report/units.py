@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sim.analysis import price_load
 from sim.analysis.answers import Load
-from sim.analysis.event_costs import EXIT_AND_ENTRY, EventCost, event_costs, guest_ssp, rates
+from sim.analysis.event_costs import EXIT_AND_ENTRY, EventCost, buffers, event_costs, guest_ssp, rates
 from sim.analysis.guest_settings import for_all, particular
 from sim.analysis.metrics import settings_of
 from sim.analysis.price_own import COMMON
@@ -80,6 +80,8 @@ def command(screen: Shown, case: ShownCase, load: Load) -> str:
         "--costs": own.get(f"#{table}", table) if (table := document["cost_table"]) != document["cpu"] else None,
         **dict(_settings(kernel)),
         "--guest-ssp": use if use != COMMON.guest_ssp else None,
+        "--buffer": level if (level := buffers(document)) != COMMON.buffer else None,
+        "--tsc": _tsc(document),
         "--exits": f"{found.exits:.0f}/s",
         "--load-put": f"{found.pairs:.0f}/s",
         "--kvm-run": f"{found.kvm_run:.0f}/s",
@@ -101,6 +103,13 @@ def _kernel(document: Mapping[str, Any]) -> Mapping[str, Any]:
         return kernel
     of_each = {field.name: (getattr(of_guests, field.name), getattr(its, field.name)) for field in fields(Settings)}
     return {**kernel, **{key: value for key, (value, usual) in of_each.items() if value != usual}}
+
+
+def _tsc(document: Mapping[str, Any]) -> str | None:
+    """The TSC frequency of a case, if it is not that of the CPU profile."""
+    hz = document["tsc_hz"]
+    usual = boot(settings_of(document, document["strategies"][0])).cpu.tsc_hz
+    return None if hz == usual else f"{hz / 1e9:.12g}GHz"
 
 
 def _left_out(document: Mapping[str, Any]) -> str:
