@@ -237,6 +237,21 @@ def test_without_contrasts_the_least_and_the_most_expensive_are_named(ran):
     )
 
 
+def test_what_costs_less_than_the_reference_is_not_said_to_cost_a_negative_amount_more(ran):
+    two = {"run.strategies": ["xstate-guest"], "run.reference": "manual-load"}
+    text = flat(fits(sim.compare(ran(**two))))
+    assert re.search(r"ANSWER XSAVES guest-only cost \d\S* \+- .* less than MSRs load/put \(09/19\)\.", text)
+    three = two | {"run.strategies": ["xstate-guest", "manual-exit"]}
+    text = flat(fits(sim.compare(ran(**three))))
+    beside = r"ANSWER Per vCPU-second, beside MSRs load/put \(09/19\): XSAVES guest-only cost \d"
+    assert re.search(beside + r"[^;]* less, the least; MSRs at each VM exit \d[^;]* more, the most\.", text)
+
+
+def test_the_heading_of_cases_stands_above_those_that_have_one_strategy(ran):
+    alone = {"run.strategies": ["no-cet"], "run.reference": "no-cet", "sweep": {"host.hz": [100, 250]}}
+    assert re.search(r"\n  hz\n  100 .* no-cet alone", fits(sim.compare(ran(**alone))))
+
+
 def test_a_contrast_of_two_that_do_the_same_says_so(ran):
     pairs = [["manual-load", "manual-run-guarded"]]
     text = flat(fits(sim.compare(ran(**{"run.contrasts": pairs}))))

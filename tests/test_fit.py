@@ -283,6 +283,7 @@ def test_what_one_strategy_costs_is_no_range():
         Compared(f"{COST}{name}", "cycles/s", 100.0, now, 90.0, 110.0, 1000) for name, now in (("a", 104), ("b", 101))
     )
     assert "what the strategy costs in all is +4.0% off what it is on the trace" in compared_text([one], 5)
+    assert "and 1 replication of the scenario" in compared_text([one], 1)
     assert "what 2 strategies cost in all is +1.0% to +4.0% off" in compared_text([one, other], 5)
 
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from sim.cli.common import table
+from sim.report.amounts import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,7 +24,7 @@ def compared_text(compared: "list[Compared]", replications: int) -> str:
         unit = "" if each.unit == "share" else "/s"
         rows.append([each.what + unit, show(each.trace), show(each.simulated), allowed, words[each.holds]])
     costs = " (costs in cycles)" if any(each.unit == "cycles/s" for each in compared) else ""
-    text = f"The trace, and {replications} replications of the scenario{costs}:\n"
+    text = f"The trace, and {counted(replications, 'replication')} of the scenario{costs}:\n"
     text += table(rows, ["", "trace", "simulated", "allowed", ""])
     if alike:
         ratios = [each.simulated / each.trace - 1 for each in alike]

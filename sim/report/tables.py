@@ -144,7 +144,7 @@ def _by_case(screen: Shown, most: int) -> Iterator[str]:
     yield from wrapped(f"us per {per}-second, {beside}:", "  ", "  ")
     heads = [_narrow(label, COLUMN - 1)[:3] for label in columns]
     heads += [["IA32_XSS", "(*)"]] if with_xss else []
-    depth = max((len(head) for head in heads), default=0)
+    depth = max((len(head) for head in heads), default=1)
     heads = [[""] * (depth - len(head)) + head for head in heads]
     for i in range(depth):
         label = f"  {screen.heading}"[: width - 1] if i == depth - 1 else ""

@@ -206,19 +206,30 @@ def _extremes(screen: Shown) -> Iterator[str]:
     ordered = sorted(case.lines, key=lambda line: line.found.own_without_xss.mean)
     where = f" ({case.title})" if case.one_of_many else ""
 
-    def amount(found: Difference) -> str:
-        one = told(case, found, CARRYING)
+    def amount(line: Line) -> str:
+        one = told(case, line.found, CARRYING)
         shown = "" if one.is_shown else ", no difference shown"
-        return f"{one.amount()} us ({percent(case.percent(one.found.mean))} % of all CPUs{shown})"
+        share = percent(case.percent(abs(one.found.mean)))
+        return f"{one.amount(-1 if is_less(line) else 1)} us ({share} % of all CPUs{shown})"
 
-    beside = f"more than {case.labels[case.reference]}{where}"
+    def is_less(line: Line) -> bool:
+        return line.found.own_without_xss.mean < 0
+
+    least, most = ordered[0], ordered[-1]
+    more, more_at_most = ("less" if is_less(line) else "more" for line in (least, most))
+    reference = f"{case.labels[case.reference]}{where}"
     if len(ordered) == 1:
-        yield f"{ordered[0].label} cost {amount(ordered[0].found)} per {case.per}-second {beside}."
-        return
-    yield (
-        f"per {case.per}-second {beside}: {ordered[0].label} cost {amount(ordered[0].found)}, the least; "
-        f"{ordered[-1].label} {amount(ordered[-1].found)}, the most."
-    )
+        yield f"{least.label} cost {amount(least)} per {case.per}-second {more} than {reference}."
+    elif is_less(least):
+        yield (
+            f"per {case.per}-second, beside {reference}: {least.label} cost {amount(least)} less, the least; "
+            f"{most.label} {amount(most)} {more_at_most}, the most."
+        )
+    else:
+        yield (
+            f"per {case.per}-second more than {reference}: {least.label} cost {amount(least)}, the least; "
+            f"{most.label} {amount(most)}, the most."
+        )
 
 
 # Which strategies survive.
