@@ -38,15 +38,26 @@ Release = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class ReadTree:
-    """What was read of a release: a repository and its commit, or a source package and its version."""
+class Tree:
+    """A repository in which a kernel was read, or a source package; ``commit`` is then the package's version."""
+
+    repository: str
+    commit: str
+    about: str
+
+    @property
+    def shown_commit(self) -> str:
+        """The commit, abbreviated; of a package the version."""
+        return self.commit[:12] if len(self.commit) == 40 else self.commit
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTree(Tree):
+    """What was read of a release."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     name: str
-    repository: str
-    commit: str
-    about: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,6 @@ class KernelVersion:
     """Row 21: the kernel whose rules of slices and their protection a simulated host has."""
     mitigations: tuple[str, ...]
     """Row 22: what of :data:`sim.xsave.profile_data.MITIGATIONS` it sets on a CPU that needs it."""
-
     directed_yield: Literal["v6.18", "v7.3"]
     """Row 23: the kernel whose kvm_vcpu_on_spin() it has."""
 
@@ -149,20 +148,6 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
-    """A repository in which a kernel was read, or a source package; ``commit`` is then the package's version."""
-
-    repository: str
-    commit: str
-    about: str
-
-    @property
-    def shown_commit(self) -> str:
-        """The commit, abbreviated; of a package the version."""
-        return self.commit[:12] if len(self.commit) == 40 else self.commit
-
-
-@dataclass(frozen=True, slots=True)
 class Note:
     """A section of the page that belongs to no single difference."""
 
@@ -177,7 +162,7 @@ class Table:
     intro: str
     kernels: Mapping[str, KernelVersion]
     about: Mapping[str, str]
-    trees: Mapping[str, Tree]
+    trees: Mapping[str, releases.Tree]
     mails: Mapping[str, str]
     differences: tuple[Difference, ...]
     notes: tuple[Note, ...]
@@ -249,7 +234,7 @@ def parse(text: str) -> Table:
         kernels={name: _kernel(name, table["title"], rows) for name, table in kernels.items()},
         about={name: table["about"] for name, table in kernels.items()},
         trees={
-            name: Tree(**_strings(table, f"trees.{name}", {"repository", "commit", "about"}))
+            name: releases.Tree(**_strings(table, f"trees.{name}", {"repository", "commit", "about"}))
             for name, table in root["trees"].items()
         },
         mails=_strings(root["mails"], "mails", root["mails"]),
@@ -376,8 +361,8 @@ def _other_releases() -> list[str]:
     ]
     for name, each in releases.read_releases().items():
         tree = each.tree
-        at = tree.commit[:12] if len(tree.commit) == 40 else tree.commit
-        lines += ["", f"**{name}**, as {each.like}. Read: {tree.name}, {tree.repository} @ `{at}` ({tree.about})."]
+        at = f"{tree.repository} @ `{tree.shown_commit}`"
+        lines += ["", f"**{name}**, as {each.like}. Read: {tree.name}, {at} ({tree.about})."]
         lines += [f"{each.besides}."] if each.besides else []
         lines += [""]
         lines += [f"- {row.number}: {row.says} *Source:* {row.source}." for row in each.differs]
