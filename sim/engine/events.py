@@ -210,7 +210,7 @@ def look_ahead(a: Memory, i: int) -> None:
 
 @compiled
 def look_closer(a: Memory) -> None:
-    """The same of the next event, whose own lines should have come by now: what they say where to find."""
+    """The same of the next event, and of what its own lines, which should have come by now, lead to."""
     packed = a.heap[earliest_child(a, FIRST_EVENT), HEAP_WHAT]
     what, thread = packed & 255, packed >> 8
     if what in (CPU_WAITS, CPU_INTERRUPTED):
@@ -231,7 +231,7 @@ def look_closer(a: Memory) -> None:
 
 @compiled
 def look_at_thread(a: Memory, thread: int) -> None:
-    """The same of a thread: three lines, then five of a vCPU or two of another thread; a branch would have to wait."""
+    """The same of a thread: three lines, and five of a vCPU or two of another, without a branch, which would wait."""
     vcpu = a.t[thread, KIND] == VCPU
     first = GUEST_TIME if vcpu else THEN
     more = GUEST_TIME + 2 * LINE if vcpu else VRUNTIME
