@@ -261,6 +261,26 @@ def test_a_hint_to_yield_is_used_up_at_both_levels_when_its_thread_is_pulled_and
     assert [a.c[queue, layout.BUDDY] for queue in (q, top)] == ([-1, -1] if hinted else [one, entity])
 
 
+@pytest.mark.parametrize("delayed", [True, False])
+def test_a_sleeper_whose_delay_begins_leaves_the_weight_of_its_group_as_it_is(delayed):
+    """As in the queues of the host (test_groups.py); the group's load has doubled, as by threads on other CPUs."""
+    text = HOST + LIGHT.format(name="t", count=6, affinity="[0]") + "[groups.a]\n"
+    run = simulation.Replication(changed(only(text), measure=1e-3), "xstate-guest", (), 0, wide=True)
+    run.run()
+    a = WideMemory(run.a)
+    entity = a.g[layout.ENTITIES]
+    q = eevdf_groups.group_queue(a, entity)
+    before = a.t[entity, layout.WEIGHT]
+    thread = next(each for each in run.a.queue[q, : a.c[q, layout.QUEUED]] if not a.t[each, layout.DELAYED])
+    a.groups[0, layout.GROUP_LOAD] *= 2
+    scheduler.remove(a, q, thread)
+    a.t[thread, layout.VRUNTIME] = scheduler.avg_vruntime(a, q) + (1 if delayed else -1) * 10**15
+    scheduler.insert(a, q, thread)
+    eevdf_groups.dequeue(a, 0, a.g[layout.NOW], thread, True)
+    assert a.t[thread, layout.DELAYED] == delayed
+    assert (a.t[entity, layout.WEIGHT] == before) is delayed
+
+
 MANY_GROUPS = "".join(
     f'[threads.t{i}]\ngroup = "g{i}"\ncompute = "50 us"\nsleep = "9 us"\n[groups.g{i}]\n' for i in range(60)
 )

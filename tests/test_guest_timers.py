@@ -6,9 +6,11 @@ handle_fastpath_preemption_timer(); v6.18.2 and v7.3.4.
 
 import pytest
 from both_engines import assert_the_same, differ
-from hosts import only, simulate, value, with_little
+from hosts import hosted, only, simulate, threads, value, with_little
 
 from sim.engine import halting, loop
+from sim.host.halting import GUEST_SPIN
+from sim.host.vcpu import VcpuThread
 
 POLLING = """
 hz = 100
@@ -57,6 +59,9 @@ def test_each_request_of_a_guest_that_polls_for_its_own_timer_is_an_exit(cpu, po
     assert requests > 90
     assert abs(value(record, "vm_exits") - requests - ticks) <= 1
     assert abs(value(record, "interrupts") - by_host * requests) <= 1
+    latencies = [(low, count) for (low, _), count in record.latency["vcpu"].items() if count]
+    assert abs(sum(count for _, count in latencies) - (requests if posted == "true" else 0)) <= 1
+    assert all(100 < low < 20_000 for low, _ in latencies)  # from when it expires to the entry, in TSC cycles
 
 
 def test_the_preemption_timer_enters_the_guest_again_from_the_fastpath():
@@ -70,6 +75,54 @@ def test_the_preemption_timer_enters_the_guest_again_from_the_fastpath():
     assert not counts.keys() & {"XSETBV", "WRMSR(XSS)"}
 
 
+SPINNING = """
+hz = 1000
+{host}
+[guests.g]
+vcpus = 3
+demand = {{ exponential = "30 us" }}
+sleep = {{ exponential = "100 us" }}
+lock = {{ every = {{ exponential = "20 us" }}, hold = {{ exponential = "80 us" }} }}
+[guests.g.exits.ipi]
+every = {{ exponential = "25 us" }}
+effect = "ipi"
+target = "random"
+time = "1 us"
+"""
+
+
+def test_a_timer_that_expires_while_the_guest_spins_is_one_exit_and_ple_counts_from_the_entry_after_it(monkeypatch):
+    text = with_little("timers", "7 ms") + "ple_window = 50_000\n[guests.g]\nvcpus = 2\naffinity = 'pinned'\n"
+    env, host = hosted(only(text + 'lock = { every = "10 us", hold = "1 ms" }\n'))
+    vcpus, exits = [threads(host)[f"g/0/vcpu{i}"] for i in range(2)], []
+    exit_ = VcpuThread._vm_exit
+
+    def noted(vcpu, cpu, kind):
+        if vcpu.account == GUEST_SPIN:
+            exits.append((kind.reason, env.now))
+        return exit_(vcpu, cpu, kind)
+
+    monkeypatch.setattr(VcpuThread, "_vm_exit", noted)
+    fired = []
+
+    def expire():
+        while not fired:
+            yield env.timeout(10_000)
+            for vcpu in vcpus:
+                if vcpu.spins_now:
+                    fired.append(vcpu)
+                    exits.append(("expired", env.now))
+                    vcpu._timer()
+
+    env.process(expire())
+    env.run(until=400_000)
+    (first, expired), (second, at), (third, then) = exits[:3]
+    assert (first, second, third) == ("expired", "preemption-timer", "pause")
+    assert at == expired
+    assert 0 < then - at - 50_000 < 20_000
+    assert fired[0]._waiting == 1
+
+
 HOSTS = [
     with_little("timers", "5 ms", cpu) + WOKEN.format(host=host, lock=lock)
     for cpu, host, lock in (
@@ -77,11 +130,19 @@ HOSTS = [
         ("sapphire-rapids", 'preemption = "full"', LOCK),
         ("zen4", "", LOCK),
     )
+] + [
+    with_little("timers", "5 ms").replace("[host]", f"{run}[host]") + text
+    for run, text in (
+        ("", SPINNING.format(host="")),
+        ("", SPINNING.format(host="ple_gap = 0")),
+        ('latency_from = "event"\n', POLLING.format(posted="true")),
+        ('latency_from = "event"\n', POLLING.format(posted="false")),
+    )
 ]
 
 
 @pytest.mark.parametrize("text", HOSTS)
-def test_vcpus_that_others_wake_before_their_timers_give_the_same_records_in_both_engines(text):
+def test_timers_that_expire_while_guests_run_poll_or_spin_give_the_same_records_in_both_engines(text):
     assert_the_same(only(text))
 
 

@@ -12,7 +12,10 @@ from sim.host.eevdf_groups import GroupedRunQueue, TaskGroup
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
 from sim.host.runqueue import Entity
 
-STEPS = st.lists(st.tuples(st.sampled_from(["wake", "sleep", "pick", "later"]), st.integers(0, 5)), max_size=80)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["wake", "sleep", "pick", "later"]), st.integers(0, 5)), min_size=40, max_size=80
+)
+"""So many that threads take turns, which short lists hardly lead to."""
 
 
 @pytest.mark.parametrize("grouped", [False, True])
