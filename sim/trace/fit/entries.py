@@ -39,7 +39,8 @@ class Times:
 class ExitEntry:
     """A kind of VM exit: the guest time between two, and the time of its handler, or of the VMM.
 
-    ``name`` is that of the entry in the scenario, ``counted`` how many exits of this kind there were.
+    ``name`` is that of the entry in the scenario, ``counted`` how many exits of this kind there were; ``ipi``: they
+    interrupt another vCPU.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ExitEntry:
     every: Times
     time: Times
     userspace: bool = False
+    ipi: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from sim.trace.fit.entries import ENOUGH, FULL_NS, Charges, Group, Key, Kind, ke
 from sim.trace.fit.families import by_groups, by_nice, family_names, series
 from sim.trace.fit.handled import Waited, exit_wakes, handled_exits
 from sim.trace.fit.handovers import passed_over, sharing
+from sim.trace.fit.ipis import set_ipis
 from sim.trace.fit.order import order, whole
 from sim.trace.fit.pins import IDLE, Places, pins
 from sim.trace.fit.stays import parts
@@ -77,6 +78,7 @@ def grouped(
             own = [life.vcpu for life in vcpus[group.key] if life.vcpu is not None]
             group.exits = handled_exits(own, charges, interrupts, woken)
             group.exit_wakes = exit_wakes(own, group.exits, woken)
+            set_ipis(group, vcpus[group.key])
         elif group.key in waits:
             group.wakes = {keys[number]: mean for number, mean in waits[group.key].wakes.items()}
     shared = sharing(whole_lives, last_ns - first_ns)

@@ -28,7 +28,7 @@ REASONS: Final = {
     "cr_access": "cr-access", "read_cr0": "cr-access", "write_cr0": "cr-access", "cr0_sel_write": "cr-access",
     "read_cr3": "cr-access", "write_cr3": "cr-access", "read_cr4": "cr-access", "write_cr4": "cr-access",
     "read_cr8": "cr-access", "write_cr8": "cr-access",
-    "preemption_timer": "preemption-timer", "invd": "invd", "hlt": "hlt",
+    "wrmsr_icr": "wrmsr-icr", "preemption_timer": "preemption-timer", "invd": "invd", "hlt": "hlt",
     "idle-halt": "hlt",
 }  # fmt: skip
 """What a scenario calls an exit reason of arch/x86/include/uapi/asm/{vmx,svm}.h, in small letters; else ``other``.

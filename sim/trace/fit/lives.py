@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Final
 
-from sim.trace.fit.thread_times import Life, VcpuTimes
+from sim.trace.fit.thread_times import INTERRUPTS, Life, VcpuTimes
 from sim.trace.following.known import Step
 from sim.trace.reading.events import (
     ACTIVATED,
@@ -328,6 +328,8 @@ class Watcher:
                 return
             waker.runs_until(step.time_ns)
             vcpu.wakes_somebody(tid, inside=waker.inside)
+            if life.vcpu is not None and waker.inside and vcpu.last and vcpu.last.lower() not in INTERRUPTS:
+                life.vcpu.by_ipi.add(slept_ns)
             life.last_acts[running] += vcpu.acts or not waker.inside
             chance = life.last_by_chance.get(running, 0.0) + vcpu.acting / max(1, vcpu.total)
             life.last_by_chance[running] = chance

@@ -117,9 +117,11 @@ class VcpuTimes:
     all; then ``guest_exits`` and ``demand_returns`` count exits, and ``handled`` are those that KVM handled, by reason.
     ``in_guest``: the guest runs; ``acts``: KVM handles an exit that is the guest's own; ``reason`` is that of the exit,
     and ``handling`` how long it has been handled on the CPU. ``halted_ns`` is when HLT came, of a halt that is not
-    over.  ``of_host`` are interrupts for the host that woke a thread or let another one have the CPU, as the exit under
-    way does if ``for_host``.  A signal that ends a halt takes the thread out of KVM_RUN without a VM entry; that is no
-    return of the guest's: ``signalled`` are the times outside KVM_RUN then.
+    over.  ``last`` is the reason of the last exit, "" for HLT: what happens after kvm_entry is part of an exit that was
+    handled in the fastpath, as no code of the host runs in the guest.  ``by_ipi`` are when halts began that exits of
+    other vCPUs ended.  ``of_host`` are interrupts for the host that woke a thread or let another one have the CPU, as
+    the exit under way does if ``for_host``.  A signal that ends a halt takes the thread out of KVM_RUN without a VM
+    entry; that is no return of the guest's: ``signalled`` are the times outside KVM_RUN then.
     ``exit_ns`` and ``put_ns`` are when the guest last exited, and KVM_RUN last returned, and ``returns_ns`` when it did
     so for a reason of the guest's.
     ``returned``: KVM_RUN has, after so many ``restores_at_return``, and ``signals`` were delivered since.
@@ -143,9 +145,11 @@ class VcpuTimes:
     kicks: dict[int, array[int]] = field(default_factory=dict)
     exits: int = 0
     clock: int = 0
+    by_ipi: set[int] = field(default_factory=set)
     in_guest: bool = False
     acts: bool = False
     reason: str = ""
+    last: str = ""
     handling: int = 0
     halted_ns: int = -1
     exit_ns: int = 0
@@ -190,7 +194,7 @@ class VcpuTimes:
         """A thread is woken where this one runs: by an exit of that reason, or outside KVM_RUN."""
         if inside and not self.exits:
             self.kicks.setdefault(tid, _integers()).append(self.clock)
-        self.woke[(self.reason or KICK) if inside else USERSPACE, tid] += 1
+        self.woke[(self.last or KICK) if inside else USERSPACE, tid] += 1
         self.for_host |= inside
 
     def enters_guest(self) -> None:
@@ -210,6 +214,7 @@ class VcpuTimes:
         self.in_guest, self.for_host, self.handling, self.exit_ns = False, False, 0, now_ns
         halts = reason in HALTS
         self.reason, self.halted_ns = ("", now_ns) if halts else (reason, -1)
+        self.last = self.reason
         self.acts = not halts and reason.lower() not in INTERRUPTS
 
     def end_guest(self) -> None:

@@ -348,6 +348,8 @@ def exit_table(exit: ExitEntry, samples: Samples) -> Table:
     table.add(tomlkit.comment(f"{exit.counted} exits"))
     table.add("every", samples.of(f"{exit.name}-every", exit.every, by_chance=True))
     table.add("reason", exit.reason)
+    if exit.ipi:
+        table.add("effect", "ipi")
     time = samples.of(exit.name, exit.time)
     if exit.userspace:
         table.add("handled", "userspace")

@@ -1,0 +1,86 @@
+"""vCPUs that wake each other: a simulated host knows its IPIs, its timers and its guests' work; its recording has to
+show them."""
+
+import io
+
+import numpy as np
+import pytest
+from hosts import only
+
+from sim.analysis.recorded_run import RecordedRun
+from sim.trace.fit.censored import whole_times
+from sim.trace.fit.entries import Charges
+from sim.trace.fit.groups import grouped
+from sim.trace.fit.lives import Watcher
+from sim.trace.following.replay import REGS
+from sim.trace.reading.chunks import steps
+from sim.trace.reading.reader import Reader
+
+EVENTS = frozenset(("sched_switch", "sched_wakeup", "kvm_fpu", "kvm_entry", "kvm_exit", *REGS))
+HOST = """
+title = "vCPUs that wake each other"
+[run]
+measure = "900 ms"
+warmup = "0 ns"
+[host]
+cpus = 4
+cpu = ["sapphire-rapids"]
+preemption = "none"
+halt_poll = "0 ns"
+[guests.vm]
+vcpus = 6
+demand = {{ exponential = "250 us" }}
+sleep = {{ exponential = "1 ms" }}
+[guests.vm.exits.msr]
+every = {{ exponential = "200 us" }}
+reason = "{reason}"
+{effect}
+"""
+
+
+def fitted(reason, effect):
+    """The entry of the vCPUs."""
+    case = only(HOST.format(reason=reason, effect=effect))
+    watcher, text = Watcher(), "\n".join(RecordedRun(case, "free-ssp", 0, only=EVENTS).lines()) + "\n"
+    reader = Reader(io.BytesIO(text.encode()), "recording")
+    for chunk in reader.chunks():
+        for each in steps(chunk, reader.names):
+            watcher.see(each)
+    watcher.finish()
+    (group,) = grouped(watcher.lives, watcher.seen.first_ns, watcher.seen.last_ns, Charges(), idle=0.3)
+    return group
+
+
+@pytest.mark.parametrize("reason", ["wrmsr-icr", "msr-write"])
+def test_exits_that_wake_vcpus_send_ipis_beside_the_guest_s_timers(reason):
+    group = fitted(reason, 'effect = "ipi"')
+    (sends,) = group.exits  # neither those of timers, nor interrupts for the host
+    assert sends.ipi
+    assert sends.reason == "wrmsr-icr"
+    assert np.mean(group.demand) == pytest.approx(250_000, rel=0.15)
+    assert np.mean(group.halt) == pytest.approx(1_000_000, rel=0.25)
+
+
+def test_exits_without_ipis_send_none():
+    group = fitted("msr-write", "")
+    assert not any(each.ipi for each in group.exits)
+    assert np.mean(group.demand) == pytest.approx(250_000, rel=0.1)
+
+
+def test_times_that_are_cut_off_are_as_long_as_they_would_be():
+    rng = np.random.default_rng(1)
+    whole, limit = rng.exponential(1.0, 5000), rng.exponential(0.7, 5000)
+    found = whole_times(whole[whole <= limit].tolist(), limit[whole > limit].tolist())
+    assert len(found) == len(whole)
+    assert np.mean(found) == pytest.approx(1.0, rel=0.05)
+    assert np.quantile(found, [0.25, 0.5, 0.75]) == pytest.approx(-np.log([0.75, 0.5, 0.25]), rel=0.06)
+
+
+def test_of_times_all_of_one_kind_none_changes():
+    assert whole_times([3.0, 1.0], []) == [3.0, 1.0]
+    assert whole_times([], [2.0]) == [2.0]
+
+
+def test_a_time_that_is_cut_off_lengthens_only_those_after_it():
+    # Survival by hand: 3/4 after 1; of the two that are left after the cut at 2, one ends at 3: 3/8; none after 4.
+    assert whole_times([1.0, 3.0, 4.0], [2.0]) == [1.0, 3.0, 3.0, 4.0]
