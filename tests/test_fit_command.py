@@ -65,6 +65,22 @@ def test_a_cpu_without_the_recorded_strategy_is_said(tmp_path, capsys):
     assert "skylake-sp cannot have the recorded strategy, xstate-guest: no-cet instead" in document["notes"]
 
 
+def test_the_nearest_cpu_is_one_that_exists(tmp_path, capsys):
+    """v6.12 leaves CET_S off on every CPU, so that a profile without it is nearest, which is made up."""
+    trace, twin = tmp_path / "run.txt", tmp_path / "mine.toml"
+    host = [
+        "--set",
+        'host.kernel=["v6.12"]',
+        "--set",
+        'host.cpu=["emerald-rapids"]',
+        "--set",
+        'run.strategies=["no-cet"]',
+    ]
+    exported = ["export", "overcommit", "-o", trace, "--duration", "5 ms", "--set", "run.contrasts=[]", *host]
+    run_json(capsys, *exported)
+    assert run_json(capsys, "fit", trace, "-o", twin, "--no-check")["cpu"] == "emerald-rapids"
+
+
 def test_a_kernel_that_is_none_of_the_models_is_said_with_the_nearest_and_what_may_differ(tmp_path, capsys):
     trace, out = tmp_path / "trace.txt", tmp_path / "mine.toml"
     trace.write_text(text(NAMED["vcpu-halt-wakeup"]).replace("kernel 6.18.44 ", "kernel 6.14.3 ", 1))

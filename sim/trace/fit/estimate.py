@@ -259,8 +259,9 @@ def _on(recorded: Recorded, cpu: str) -> Replica:
 
 def _nearest(config: Config) -> str:
     wanted = config.masks.max_features
-    excess = {each: (profile(each).components & ~wanted).bit_count() for each in names()}
-    fitting = [each for each in names() if not wanted & ~profile(each).components & ~(1 << 12)]
+    real = [each for each in names() if not profile(each).synthetic]
+    excess = {each: (profile(each).components & ~wanted).bit_count() for each in real}
+    fitting = [each for each in real if not wanted & ~profile(each).components & ~(1 << 12)]
     # Of CPUs that fit equally well, one with costs of its own.
     return min(fitting or ["zen4"], key=lambda each: (excess[each], bool(load_for(each).derived_from)))
 
