@@ -139,6 +139,19 @@ def test_the_replay_of_an_export_costs_what_the_run_costs_to_the_cycle_for_every
         assert cycles == sum(cycles for *_, cycles in record.ledger), record.strategy
 
 
+def test_where_all_fpstates_have_cet_s_it_tells_no_guest_fpstate(tmp_path, capsys):
+    """A host with shadow stacks of its own, whose guests have another MSR carried, and CET_S as the kernel does."""
+    state = 'name = "s"\ntitle = "s"\nsource = "t"\nmsrs = { SPEC_CTRL = 0x48 }\nsize_bytes = 8\nper_task_msr = false\n'
+    (tmp_path / "state.toml").write_text(state)
+    kernel = '[kernel]\nhost_shadow_stacks = "fpstate"\ncarried = "state.toml"\n'
+    text = FORKS.replace("[threads.make]", f"{kernel}[threads.make]").replace('kind = "fork"\n', "")
+    (tmp_path / "own.toml").write_text(text)
+    trace, _ = exported(tmp_path, str(tmp_path / "own.toml"), "--duration", "2 ms")
+    document = run_json(capsys, "replay", str(trace), "--check")
+    assert document["unexplained"] == []
+    assert document["explained"] == document["events"] > 0
+
+
 def test_a_run_timed_by_another_strategy_shows_that_strategys_fpstates(tmp_path, capsys):
     trace, _ = exported(tmp_path, "rfc-question", "--duration", "2 ms", "--strategy", "xstate-guest")
     masks = {line.split("xcomp_bv: 8")[1].lstrip("0").strip() for line in trace.open() if "xcomp_bv" in line}

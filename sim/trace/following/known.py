@@ -129,7 +129,7 @@ class Known(ABC):
         self.verdict = Verdict()
         self.partial = partial
         self.masks = (masks.host_default, masks.guest_default)
-        self.tells_guest = bool(masks.guest_default & CET_S)
+        self.tells_guest = bool(masks.guest_default & ~masks.host_default & CET_S)
         self.load_at_save = int(config.version.need_fpu_load_set_on == "prev")
         self.drop_needs_registers = not config.version.drop_ignores_need_fpu_load
         self.threads: dict[int, Thread] = {}
