@@ -119,6 +119,58 @@ vcpus = 2
 affinity = "pinned"
 lock = { every = "20 us", hold = "10 us" }
 """,
+    "one CPU is idle at the beginning, ticks take any time, and a thread moves to the idle CPU": """
+cpus = 3
+interrupt_time = { exponential = "1 us" }
+[threads.first]
+affinity = [0]
+compute = "9 ms"
+[threads.stays]
+affinity = [1]
+compute = { exponential = "100 us" }
+sleep = { exponential = "100 us" }
+[threads.moves]
+affinity = [1, 2]
+compute = { exponential = "30 us" }
+sleep = { exponential = "50 us" }
+""",
+    "an idle CPU pulls threads that have waited since the beginning": """
+cpus = 2
+[threads.stays]
+affinity = [1]
+compute = "10 us"
+sleep = "300 us"
+[threads.many]
+count = 9
+compute = { exponential = "40 us" }
+sleep = { exponential = "60 us" }
+""",
+    "children begin with areas that nobody has used, in the places of those that have ended": """
+buffer_level = "touched"
+[threads.forks]
+kind = "fork"
+compute = { exponential = "30 us" }
+sleep = { exponential = "60 us" }
+fpu = { components = ["SSE", "AVX"], share = 0.5 }
+[threads.others]
+count = 3
+compute = { exponential = "30 us" }
+sleep = { exponential = "80 us" }
+fpu = { components = ["SSE", "AVX"], share = 0.5 }
+""",
+    "an area that grows for AMX is one that nobody has used": """
+buffer_level = "touched"
+[threads.grows]
+count = 3
+compute = { exponential = "100 us" }
+sleep = { exponential = "80 us" }
+fpu = { components = ["SSE", "XTILEDATA"], share = 0.3 }
+[threads.kernel]
+kind = "kthread"
+count = 2
+compute = { exponential = "100 us" }
+sleep = { exponential = "80 us" }
+""",
 }
 
 

@@ -109,32 +109,6 @@ waits = { share = 1.0 }
 every = { exponential = "15 us" }
 effect = "ipi"
 """,
-    "one CPU is idle at the beginning, ticks take any time, and a thread moves to the idle CPU": """
-cpus = 3
-interrupt_time = { exponential = "1 us" }
-[threads.first]
-affinity = [0]
-compute = "9 ms"
-[threads.stays]
-affinity = [1]
-compute = { exponential = "100 us" }
-sleep = { exponential = "100 us" }
-[threads.moves]
-affinity = [1, 2]
-compute = { exponential = "30 us" }
-sleep = { exponential = "50 us" }
-""",
-    "an idle CPU pulls threads that have waited since the beginning": """
-cpus = 2
-[threads.stays]
-affinity = [1]
-compute = "10 us"
-sleep = "300 us"
-[threads.many]
-count = 9
-compute = { exponential = "40 us" }
-sleep = { exponential = "60 us" }
-""",
     "the time limit of a wait ends one in the middle of the queue": """
 cpus = 3
 wakeup_time = "15 us"
