@@ -134,6 +134,7 @@ HOSTS = [
     with_little("timers", "5 ms").replace("[host]", f"{run}[host]") + text
     for run, text in (
         ("", SPINNING.format(host="")),
+        ("", SPINNING.format(host="ple_window = 20_000\nple_window_grow = 1").replace("vcpus = 3", "vcpus = 6")),
         ("", SPINNING.format(host="ple_gap = 0")),
         ('latency_from = "event"\n', POLLING.format(posted="true")),
         ('latency_from = "event"\n', POLLING.format(posted="false")),

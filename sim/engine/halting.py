@@ -200,7 +200,7 @@ def note_wakeup(a: Memory, t: int) -> None:
 
 @compiled
 def kick_poll(a: Memory, t: int) -> None:
-    """The guest polls, or has to exit, and sees what is pending."""
+    """The guest, which polls, sees what is pending."""
     c = a.t[t, CPU]
     if a.c[c, THREAD] == t:
         kick(a, c)
@@ -254,7 +254,7 @@ def guest_timer(a: Memory, t: int) -> None:
     a.t[t, TIMER_DUE] = 1
     if a.t[t, ACCOUNT] == GUEST_POLL:
         note_wakeup(a, t)
-    kick_poll(a, t)
+    kick(a, a.t[t, CPU])
 
 
 @compiled

@@ -292,5 +292,4 @@ class HaltingVcpu(GuestSpan):
         self._timer_due = True
         if self.account == GUEST_POLL:
             self._note_wakeup()
-        if self.cpu.thread is self:
-            self.cpu.kick()
+        self.cpu.kick()
