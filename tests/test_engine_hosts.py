@@ -119,7 +119,7 @@ vcpus = 2
 affinity = "pinned"
 lock = { every = "20 us", hold = "10 us" }
 """,
-    "one CPU is idle at the beginning, ticks take any time, and a thread moves to the idle CPU": """
+    "ticks take any time, and a thread moves to an idle CPU": """
 cpus = 3
 interrupt_time = { exponential = "1 us" }
 [threads.first]
@@ -180,6 +180,18 @@ def test_what_few_hosts_have_gives_the_same_records(what):
     host = HOST.replace("cpus = 2\n", "") if body.startswith("\ncpus") else HOST
     case = only(host + body)
     both_engines.assert_the_same(changed(case, measure=0.08) if "60 ms" in body else case)
+
+
+def test_the_loop_counts_idle_cpus_and_listings_on_from_what_there_is_at_the_beginning():
+    body = RARE["ticks take any time, and a thread moves to an idle CPU"]
+    body = body.replace("cpus = 3", "cpus = 4") + '[threads.many]\ncount = 6\ncompute = "9 us"\naffinity = [0]\n'
+    case = changed(only(HOST.replace("cpus = 2\n", "") + body), measure=1e-3)
+    run = simulation.Replication(case, case.timed_by, (), 0)
+    a = run.a
+    assert a.g[layout.IDLE_CPUS] == sum(int(word).bit_count() for word in a.idle) > 0
+    assert a.g[layout.LISTINGS] == a.t[:, layout.LISTED].max() > 0
+    run.run()
+    assert a.g[layout.IDLE_CPUS] == sum(int(word).bit_count() for word in a.idle)
 
 
 def test_what_a_task_left_on_a_cpu_before_it_moved_gives_the_same_records():
