@@ -8,7 +8,6 @@ import pytest
 from hosts import only
 
 from sim.analysis.recorded_run import RecordedRun
-from sim.trace.fit.censored import whole_times
 from sim.trace.fit.entries import Charges
 from sim.trace.fit.groups import grouped
 from sim.trace.fit.lives import Watcher
@@ -65,22 +64,3 @@ def test_exits_without_ipis_send_none():
     group = fitted("msr-write", "")
     assert not any(each.ipi for each in group.exits)
     assert np.mean(group.demand) == pytest.approx(250_000, rel=0.1)
-
-
-def test_times_that_are_cut_off_are_as_long_as_they_would_be():
-    rng = np.random.default_rng(1)
-    whole, limit = rng.exponential(1.0, 5000), rng.exponential(0.7, 5000)
-    found = whole_times(whole[whole <= limit].tolist(), limit[whole > limit].tolist())
-    assert len(found) == len(whole)
-    assert np.mean(found) == pytest.approx(1.0, rel=0.05)
-    assert np.quantile(found, [0.25, 0.5, 0.75]) == pytest.approx(-np.log([0.75, 0.5, 0.25]), rel=0.06)
-
-
-def test_of_times_all_of_one_kind_none_changes():
-    assert whole_times([3.0, 1.0], []) == [3.0, 1.0]
-    assert whole_times([], [2.0]) == [2.0]
-
-
-def test_a_time_that_is_cut_off_lengthens_only_those_after_it():
-    # Survival by hand: 3/4 after 1; of the two that are left after the cut at 2, one ends at 3: 3/8; none after 4.
-    assert whole_times([1.0, 3.0, 4.0], [2.0]) == [1.0, 3.0, 3.0, 4.0]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
+from sim.trace.fit.censored import whole_times
 from sim.trace.fit.entries import ENOUGH, FULL_NS, Charges, Group, Key, Kind, key_of
 from sim.trace.fit.families import by_groups, by_nice, family_names, series
 from sim.trace.fit.handled import Waited, exit_wakes, handled_exits
@@ -317,15 +318,19 @@ def _forks(
     """What children do up to their first sleep (``bursts``, by id()), and the bursts in which parents fork; a row for
     each parent that forks all the time, as after a short sleep its registers are still in its CPU.
 
-    A simulated child ends with its first sleep; what it does later is in the entry of the threads of its name.
+    A child that the end of the trace cuts off had more to do.  A simulated child ends with its first sleep; what it
+    does later is in the entry of the threads of its name.
     """
     rows = _by_parent(children)
     group = Group(("fork", "forks", 0, pinned), len(children), len(rows), _saves(children), names=_names(children))
     group.cycles, group.syscall = len(children), forking
-    for burst in (burst for row in rows for child in row for burst in bursts[id(child)]):
+    is_cut = []
+    for child, burst in ((each, burst) for row in rows for each in row for burst in bursts[id(each)]):
         group.compute.append(_own(burst, charges))
+        is_cut.append(not child.ended and burst.end_ns >= last_ns)
         group.on_ns += burst.on_ns
         group.wanted_ns += burst.end_ns - burst.ready_ns
+    group.compute = whole_times(group.compute, is_cut)
     for row in rows:
         times = [child.forked_ns for child in row]
         group.sleep += [after - before for before, after in pairwise(times)]

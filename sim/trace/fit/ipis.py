@@ -44,11 +44,10 @@ def set_ipis(group: Group, lives: Sequence[Life]) -> None:
         else each
         for each in exits
     ]
-    halts: dict[bool, list[float]] = {True: [], False: []}
-    for vcpu in vcpus.values():
-        for ns, begin in zip(vcpu.halt, vcpu.halt_from, strict=True):
-            halts[begin in vcpu.by_ipi].append(ns)
-    group.halt = whole_times(halts[False], halts[True])
+    group.halt = whole_times(
+        [float(ns) for vcpu in vcpus.values() for ns in vcpu.halt],
+        [begin in vcpu.by_ipi for vcpu in vcpus.values() for begin in vcpu.halt_from],
+    )
     sent = sum(each.counted for each in group.exits if each.ipi)
     share = _of_a_request(sent - woken, len(group.demand))
     group.demand = [each * share for each in group.demand]
