@@ -136,6 +136,38 @@ count = 6
 compute = "1 ms"
 fpu = { components = ["SSE"] }
 """
+POLLED = """
+[guests.vm]
+vcpus = 16
+demand = { exponential = "200 us" }
+sleep = { exponential = "100 us" }
+fpu = { components = ["SSE"], every = "1 ms" }
+"""
+LONG_BURSTS = """
+[threads.batch]
+count = 4
+compute = { lognormal = "40 ms", sigma = 0.7 }
+sleep = { exponential = "30 ms" }
+fpu = { components = ["SSE"] }
+"""
+LOCK = """
+[guests.vm]
+vcpus = 8
+demand = { exponential = "300 us" }
+sleep = { exponential = "300 us" }
+fpu = { components = ["SSE"], every = "1 ms" }
+[guests.vm.lock]
+every = { exponential = "20 us" }
+hold = { exponential = "3 us" }
+"""
+FORKED_TOO_FAST = """
+[threads.make]
+kind = "fork"
+count = 4
+compute = { lognormal = "6 ms", sigma = 0.8 }
+sleep = { exponential = "9 ms" }
+fpu = { components = ["SSE"] }
+"""
 HOSTS = {
     "a vhost thread in its VM's group": Host(
         2, "none", "", GROUPS_OF_VMS.format(handled="", kind=KTHREAD + 'group = "machine"') + RCU,
@@ -159,4 +191,8 @@ HOSTS = {
     "nice levels": Host(2, "full", "", NICE_LEVELS + HOGS.format(n=1) + RCU, cpu="zen3", kernel="v6.6"),
     "vhost threads between two VMs": Host(4, "none", 'halt_poll = "0 ns"', TWO_VMS + HOGS.format(n=2) + RCU),
     "three groups": Host(4, "none", "", THREE_GROUPS + RCU, kernel="v6.12"),
+    "short halts on 16 CPUs": Host(16, "lazy", "", POLLED + HOGS.format(n=2) + RCU, kernel="v7.3"),
+    "long bursts beside spinners": Host(4, "voluntary", "", SPIN.format(n=6) + LONG_BURSTS + RCU),
+    "guests with a lock": Host(4, "voluntary", "", LOCK + HOGS.format(n=2) + RCU, cpu="sapphire-rapids"),
+    "children forked too fast": Host(2, "voluntary", "", FORKED_TOO_FAST + RCU),
 }  # fmt: skip
