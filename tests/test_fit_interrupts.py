@@ -2,6 +2,7 @@
 
 import pytest
 
+from sim.trace.fit import estimate
 from sim.trace.fit.entries import Charges
 from sim.trace.fit.groups import grouped
 from sim.trace.fit.lives import Watcher
@@ -42,3 +43,17 @@ def test_interrupts_that_wake_or_preempt_are_the_host_s_own_whichever_does_which
     (vcpu,) = (group for group in groups if group.key[0] == "vcpu")
     found = {each.name: each.every.mean * 1e-6 for each in vcpu.exits}
     assert found == ({} if every_ms is None else {"external-interrupt": pytest.approx(every_ms, rel=0.03)})
+
+
+@pytest.mark.parametrize(("reason", "says"), [("PAUSE_INSTRUCTION", True), ("pause", True), ("CPUID", False)])
+def test_that_guests_spin_is_said_since_a_fit_does_not_know_for_what(reason, says):
+    watcher = Watcher()
+    exits = (("kvm_exit", (reason,)), ("kvm_entry", ()))
+    begins = ("sched_switch", (0, 120, ord("R"), "vcpu", VCPU, 120))
+    events = [begins, ("kvm_fpu", ("load",)), ("kvm_entry", ()), *(exits * 9)]
+    for number, (event, values) in enumerate(events):
+        watcher.see(Step(number, number * 1000, 0, VCPU, "vcpu", CODE[event], values))
+    watcher.finish()
+    notes = []
+    estimate._say_spins(watcher.lives, notes)
+    assert [note.split(",")[0] for note in notes] == ["guests spin (9 PAUSE exits)"] * says

@@ -52,6 +52,8 @@ FOLLOWED: Final = 20_000
 BY_KERNEL: Final = 0.005
 """The share of x86_fpu events that only kernel_fpu_begin() explains from which on the twin has it, too; in the sample
 traces of more than a thousand events it is 0.002 and less."""
+SPINS: Final = 0.01
+"""The share of PAUSE exits among all from which on guests spin for each other."""
 UNKNOWN: Final = "not known: the kernel's default"
 LONGEST_S: Final = 3600
 """The longest run.measure of a scenario."""
@@ -205,6 +207,7 @@ def fit(
     idle = seen.idle_ns / (max(1, seen.last_ns - seen.first_ns) * len(cpus))
     kernel_fpu = _kernel_fpu(replayed, watcher.lives)
     groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges, tick, idle, hz + kernel_fpu)
+    _say_spins(watcher.lives, notes)
     counted = found["tally"].finish(len(cpus))
     unsure = seen.unknown_idle_ns / 2 / (max(1, seen.last_ns - seen.first_ns) * len(cpus))
     if seen.missing > 0.01 * seen.switches:
@@ -295,6 +298,18 @@ def _charges(ledger: Mapping[tuple[Any, ...], int], prices: Prices, tsc_hz: floa
         vmm=vmm,
         signal=vmm + sum(cycles[SIGNAL, kind] for kind in (False, True)) * ns / max(1, signals),
     )
+
+
+def _say_spins(lives: Iterable[Life], notes: list[str]) -> None:
+    """Says whether guests spin for what a fit does not know: locks, and who holds them."""
+    vcpus = [life.vcpu for life in lives if life.vcpu is not None]
+    handled = [each for vcpu in vcpus for each in vcpu.handled.items()]
+    spins = sum(len(exits.number) for reason, exits in handled if guests.reason_of(reason) == "pause")
+    if spins > SPINS * sum(vcpu.exits for vcpu in vcpus):
+        notes.append(
+            f"guests spin ({spins} PAUSE exits), for what is not fitted: in the twin these exits yield to nobody, so "
+            "that vCPUs leave their CPUs at other times"
+        )
 
 
 def _kernel_fpu(replayed: Replayed, lives: Iterable[Life]) -> float:
