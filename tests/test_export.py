@@ -152,6 +152,18 @@ def test_where_all_fpstates_have_cet_s_it_tells_no_guest_fpstate(tmp_path, capsy
     assert document["explained"] == document["events"] > 0
 
 
+def test_exec_leaves_the_ssp0_of_a_host_with_shadow_stacks_in_fpstates(tmp_path, capsys):
+    """The stack is the task's kernel stack, which execve() keeps: with nothing in use, the restore would clear SSP0."""
+    kernel = '[kernel]\nhost_shadow_stacks = "fpstate"\n'
+    (tmp_path / "own.toml").write_text(FORKS.replace("[threads.make]", f"{kernel}[threads.make]"))
+    trace, _ = exported(tmp_path, str(tmp_path / "own.toml"), "--duration", "2 ms")
+    after = re.findall(r"sched_process_exec:.*\n.*x86_fpu_regs_activated:.* xfeatures: (\w+)", trace.read_text())
+    assert set(after) == {"1000"}
+    document = run_json(capsys, "replay", str(trace), "--check")
+    assert document["unexplained"] == []
+    assert document["explained"] == document["events"] > 0
+
+
 def test_a_run_timed_by_another_strategy_shows_that_strategys_fpstates(tmp_path, capsys):
     trace, _ = exported(tmp_path, "rfc-question", "--duration", "2 ms", "--strategy", "xstate-guest")
     masks = {line.split("xcomp_bv: 8")[1].lstrip("0").strip() for line in trace.open() if "xcomp_bv" in line}

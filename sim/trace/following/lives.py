@@ -139,7 +139,7 @@ def on_exec(f: Known, place: Place, step: Step) -> None:
     for replica in f.replicas:
         replica.execs(thread.number)
     thread.load_known = thread.last_cpu_known = True
-    thread.memory = [0, None]
+    thread.memory = [f.model.tasks[thread.number].fpstate.area.xstate_bv, None]  # a task's own SSP0 stays
     thread.mask = list(f.masks)
     thread.handlers = 0
     thread.signal_due = ""

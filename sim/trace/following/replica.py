@@ -270,6 +270,7 @@ class Replica(Walker):
             self.exec(task.cpu)
         else:
             task.fpstate.area.xstate_bv = 0
+            self.kernel.host_ssp0_into_fpstate(task)
             task.last_cpu = -1
             task.need_fpu_load = True
 
