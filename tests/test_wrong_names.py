@@ -50,6 +50,14 @@ WRONG = {
         also(HOST, 'costs = { zen44 = "zen4" }'),
         "host.costs.zen44", "'zen44'", "'zen4'?",
     ),
+    "cost table of VMX for guests of SVM": (
+        cpu("zen4", also(HOST, 'costs = { zen4 = "intel-amx" }')),
+        "host.costs.zen4", "'intel-amx', which lacks a row 'VMSAVE/base'", "zen2, zen3, zen4, zen5, or a file",
+    ),
+    "cost table of SVM for guests of VMX": (
+        also(HOST, 'costs = { sapphire-rapids = "zen4" }'),
+        "host.costs.sapphire-rapids", "'zen4', which lacks a row 'VMPTRLD/base'", "intel-amx, sapphire-rapids",
+    ),
     "TSC of a CPU that there is not": (
         instead(TSC, 'tsc = { zen6 = "2 GHz" }'), "host.tsc.zen6", "unknown CPU 'zen6'", "did you mean 'zen",
     ),

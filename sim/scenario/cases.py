@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from sim.costs.rows import CostTable
+from sim.costs.rows import CostTable, row_id
 from sim.costs.table import current as current_costs
 from sim.costs.table import names as cost_tables
 from sim.errors import InputError, unknown
@@ -15,6 +15,7 @@ from sim.kernel import guests, versions
 from sim.kernel.carried import CarriedState, carried_state
 from sim.kernel.config import Settings, boot, default_uret_msrs
 from sim.kernel.datafile import is_file
+from sim.kernel.operations import VMPTRLD, VMSAVE
 from sim.kernel.strategies import Strategy, strategy
 from sim.kernel.versions import KernelVersion
 from sim.scenario import pace
@@ -205,7 +206,7 @@ def _case(scenario: Scenario, cpu: str, kernel: str, point: Mapping[str, Value],
     tsc = host.tsc.get(cpu) if isinstance(host.tsc, dict) else host.tsc
     tsc = profile.tsc_hz if tsc is None else tsc
     try:
-        table = _cost_table(scenario, cpu)
+        table = _cost_table(scenario, cpu, profile)
         _check_features(scenario, profile)
         _check_preemption(host.preemption, version)
         for path, text in pace.problems(scenario, tsc):
@@ -289,15 +290,22 @@ def base_slice(cpus: int) -> float:
     return 700_000 * min(cpus, 8).bit_length() / 1e9
 
 
-def _cost_table(scenario: Scenario, cpu: str) -> CostTable:
+def _cost_table(scenario: Scenario, cpu: str, profile: CpuProfile) -> CostTable:
+    """The prices of a CPU, which must be of its virtualization, VMX or SVM, if there are guests."""
     name = scenario.host.costs.get(cpu, cpu)
     if name == cpu and cpu not in cost_tables():
         allowed = f'{{ {json.dumps(cpu)} = "TABLE" }}, a shipped table ({", ".join(cost_tables())}) or a file'
         raise ScenarioError("host.costs", f"{cpu} has no cost table of its own; allowed: {allowed}")
     try:
-        return current_costs(name)
+        table = current_costs(name)
     except InputError as error:
         raise ScenarioError(f"host.costs.{cpu}", str(error)) from error
+    needed = row_id(VMPTRLD if profile.vendor == "intel" else VMSAVE, "base")
+    if scenario.guests and needed not in table.rows:
+        allowed = ", ".join(each for each in cost_tables() if needed in current_costs(each).rows)
+        text = f"found {table.name!r}, which lacks a row {needed!r}, for the guests of {profile.name}"
+        raise ScenarioError(f"host.costs.{cpu}", f"{text}; allowed: a table that has one ({allowed}, or a file)")
+    return table
 
 
 def _check_features(scenario: Scenario, profile: CpuProfile) -> None:
