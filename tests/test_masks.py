@@ -170,6 +170,12 @@ WRONG = {
     "KVM has no CET": {"kernel": "v6.6"},
     r"on v6.12: its KVM has no CET for guests; .*allowed on v6.12: no-cet\)": {"kernel": "v6.12"},
     "no-cet, and xstate-guest, which is what it does": {"kernel": "v6.17", "strategy": "manual-load"},
+    r"\(allowed on v6.17: xstate-guest, which is what it does\)": {
+        "kernel": "v6.17",
+        "strategy": "manual-load",
+        "host_shadow_stacks": "fpstate",
+    },
+    r"\(allowed on v6.12: none, with host shadow stacks\)": {"kernel": "v6.12", "host_shadow_stacks": "return-to-user"},
     "SVM has no MSR load and store lists": {"cpu": "zen4", "strategy": "msr-autoload"},
     "does not enumerate WRMSRNS": {"strategy": "manual-load", "msr_access": "wrmsrns"},
     "does not enumerate MSRLIST": {"strategy": "manual-load", "msr_access": "msr-list"},

@@ -136,10 +136,12 @@ def check_pair(
             "without them only no-cet makes sense"
         )
     if needs_cet and not kernel.gives_cet and not (kernel.guest_only and how.is_merged):
+        possible = ["no-cet"] if settings.host_shadow_stacks == "off" else []
+        possible += ["xstate-guest, which is what it does"] if kernel.guest_only else []
         raise InputError(
             f"strategy {how.name} on {kernel.name}: its KVM has no CET for guests; the first that has is v6.18, and "
-            f"kernel rfc is v6.6-rc1 with the series that adds it (allowed on {kernel.name}: no-cet"
-            f"{', and xstate-guest, which is what it does' if kernel.guest_only else ''})"
+            f"kernel rfc is v6.6-rc1 with the series that adds it (allowed on {kernel.name}: "
+            f"{', and '.join(possible) or 'none, with host shadow stacks'})"
         )
     if settings.host_shadow_stacks != "off" and not how.guest_has_cet:
         raise InputError("host shadow stacks need a kernel with CET_S; no-cet is one without")
