@@ -377,6 +377,24 @@ def test_a_long_result_directory_is_dir_in_the_command(ran, tmp_path, capsys, mo
     assert f"(DIR: {out})" in " ".join(screen.split())
 
 
+def test_where_the_screen_has_no_room_for_the_command_it_says_that_full_has_it(ran, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(units, "MOST_LINES", 5)
+    for name, text in (("spec-ctrl", SPEC_CTRL), ("toggle", TOGGLE)):
+        (tmp_path / f"{name}.toml").write_text(text)
+    own = {"run.strategies": ["free-ssp", "./toggle.toml"], "run.contrasts": [], "kernel.carried": "./spec-ctrl.toml"}
+    ran(out="out", **own)
+    _, screen, _ = run(capsys, "compare", "out")
+    assert "fpswitch price" not in screen
+    assert "With your own rates: --full." in " ".join(screen.split())
+    _, tables, _ = run(capsys, "compare", "out", "--full")
+    assert max(map(len, tables.splitlines())) <= 72
+    said = re.search(r"fpswitch (price .*? --switches \S+)", " ".join(tables.split()))[1]
+    status, out, err = run(capsys, *shlex.split(said))
+    assert (status, err) == (0, ""), said
+    assert "toggle" in out
+
+
 # The command that the first screen of a run suggests.
 
 

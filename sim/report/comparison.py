@@ -23,9 +23,11 @@ from sim.report import (
     rate_figure,
     schedule_figure,
     summary,
+    units,
     words,
 )
 from sim.report import html as page
+from sim.report.layout import item
 from sim.report.markup import element
 from sim.report.shown import SCHEDULE, Shown, shown
 from sim.report.uncertainty import Uncertainty
@@ -98,7 +100,7 @@ class Comparison(comparison.Comparison):
 
     def summary(self) -> str:
         """All tables as plain text, at most 72 columns wide."""
-        return summary.text(self)
+        return summary.text(self, item(units.LABEL, " ".join(units.sentences(self.screen))))
 
     def document(self) -> dict[str, Any]:
         """The comparison as ``fpswitch run --json`` prints it."""

@@ -37,14 +37,15 @@ SHORT: Final = {"FPU": "FPU", "MSR": "MSR", "XSS": "XSS", "virtualisation": "vir
 Cells = Mapping[str, "pd.Series"]
 
 
-def text(comparison: "Comparison") -> str:
-    """The summary; sections of all cases, then what is needed to repeat it."""
+def text(comparison: "Comparison", in_units: Sequence[str]) -> str:
+    """The summary; sections of all cases, the lines ``in_units``, then what is needed to repeat it."""
     manifest = comparison.results.manifest
     parts = [_heading(manifest), _how_to_read(manifest), *map(_wrapped, comparison.notes())]
     for case in comparison.results.cases:
         parts += _case(comparison, case)
     parts += [
         statements.contrasts(comparison),
+        "\n".join(in_units),
         *map(_wrapped, not_shown.sentences(manifest)),
         endings.integrity(comparison),
         endings.hypothetical(comparison),

@@ -25,6 +25,7 @@ from sim.report.shown import Shown, ShownCase
 from sim.results.manifest import COSTS
 
 DEFAULT: Final = Settings()
+LABEL: Final = "IN YOUR UNITS"
 MOST_LINES: Final = 8
 MOST_SHORT: Final = 5
 MOST: Final = 2
@@ -40,7 +41,10 @@ def part_of(screen: Shown) -> Part:
     found = sentences(screen)
     if not found:
         return part([])
-    full, short = item("IN YOUR UNITS", " ".join(found)), whole("IN YOUR UNITS", found[:2], MOST_SHORT)
+    event, here, *own_rates = found
+    all_tables = "--full" if screen.comparison.results.directory is not None else "comparison.summary()"
+    where = [f"With your own rates: {all_tables}."] if own_rates else []
+    full, short = item(LABEL, " ".join(found)), whole(LABEL, [event, *where, here], MOST_SHORT)
     return part(full if len(full) <= MOST_LINES else short, short, losses=[3.0])
 
 
