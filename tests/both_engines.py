@@ -90,6 +90,8 @@ timer = "tick"
 compute = "5 us"
 sleep = { exponential = "1 ms" }
 """
+ASKED = LOCKED.replace('sleep = { exponential = "60 us" }', 'arrivals = { exponential = "60 us" }')
+"""The guest that polls gets requests of devices."""
 
 
 GROUPED = """

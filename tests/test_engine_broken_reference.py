@@ -3,7 +3,7 @@
 
 import both_engines  # first of all: the loop as plain Python
 import pytest
-from both_engines import GROUPED, IN_ORDER, LOCKED, NEWEST, WAKING, differ, later, never, otherwise
+from both_engines import ASKED, GROUPED, IN_ORDER, LOCKED, NEWEST, WAKING, differ, later, never, otherwise
 from hosts import RICH, SHIPPED, changed, from_text, only, shipped
 
 from sim.host.caches import L1, Touched
@@ -32,7 +32,7 @@ def stays(function):
     return lambda host, thread, target: target
 
 
-BUSY, IDLE, GUESTS, LOCKS, WAITS, GROUPS = range(6)
+BUSY, IDLE, GUESTS, LOCKS, REQUESTS, WAITS, GROUPS = range(7)
 BROKEN = [
     (EevdfRunQueue, "avg_vruntime", later, BUSY),
     (EevdfRunQueue, "_min_slice", never, BUSY),
@@ -59,7 +59,7 @@ BROKEN = [
     (HaltingVcpu, "_in_guest", otherwise, BUSY),
     (HaltPolling, "end", never, IDLE),
     (GuestPolling, "has_halted", never, LOCKS),
-    (HaltingVcpu, "_kick_poll", never, LOCKS),
+    (HaltingVcpu, "_kick_poll", never, REQUESTS),
     (LockingVcpu, "_set_end", never, LOCKS),
     (LockingVcpu, "preempted_in_kernel", otherwise, LOCKS),
     (GroupedRunQueue, "_weigh", never, GROUPS),
@@ -76,6 +76,8 @@ def host_with(what):
         return changed(only(NEWEST), measure=8e-3, warmup=1e-3)
     if what == LOCKS:
         return only(LOCKED)
+    if what == REQUESTS:
+        return only(ASKED)
     if what == WAITS:
         return only(WAKING.format(preemption="voluntary", **IN_ORDER))
     return only(GROUPED.format(kernel="v6.18", preemption="voluntary", hrtick="false", directed="lag-credit"))
@@ -89,6 +91,6 @@ def test_a_broken_rule_of_the_reference_is_found(of, name, how, what, monkeypatc
     assert differ(case)
 
 
-@pytest.mark.parametrize("what", [BUSY, IDLE, GUESTS, LOCKS, WAITS, GROUPS])
+@pytest.mark.parametrize("what", [BUSY, IDLE, GUESTS, LOCKS, REQUESTS, WAITS, GROUPS])
 def test_with_no_rule_broken_there_is_nothing_to_find(what):
     assert both_engines.check(host_with(what), "xstate-guest", (), 0).same
