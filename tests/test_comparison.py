@@ -336,5 +336,5 @@ def test_the_fpstate_of_a_task_that_has_used_amx_is_told_before_it_is_rounded_to
     amx = '[threads.t]\ncompute = "1 ms"\nfpu = { components = ["XTILEDATA"] }\n'
     assert fpstate_bytes(amx)["task_amx_fpstate_bytes"] == 64 + 10_752
     assert "task_amx_fpstate_bytes" not in fpstate_bytes('[threads.t]\ncompute = "1 ms"\n')
-    assert "has used AMX" in " ".join(summary.text(compared(amx)).split())
-    assert "AMX" not in summary.text(compared('[threads.t]\ncompute = "1 ms"\n'))
+    assert "has used AMX" in " ".join(summary.text(compared(amx), []).split())
+    assert "AMX" not in summary.text(compared('[threads.t]\ncompute = "1 ms"\n'), [])
