@@ -2,15 +2,18 @@
 show them."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hosts import only
 
 from sim.analysis.recorded_run import RecordedRun
-from sim.trace.fit.entries import Charges
+from sim.trace.fit.entries import Charges, ExitEntry, Times
 from sim.trace.fit.groups import grouped
+from sim.trace.fit.ipis import set_ipis
 from sim.trace.fit.lives import Watcher
+from sim.trace.fit.thread_times import VcpuTimes
 from sim.trace.following.replay import REGS
 from sim.trace.reading.chunks import steps
 from sim.trace.reading.reader import Reader
@@ -64,3 +67,18 @@ def test_exits_without_ipis_send_none():
     group = fitted("msr-write", "")
     assert not any(each.ipi for each in group.exits)
     assert np.mean(group.demand) == pytest.approx(250_000, rel=0.1)
+
+
+def test_vcpus_that_wake_each_other_and_never_halt_in_kvm_send_no_ipis():
+    """Blocked outside KVM_RUN, as in a lock of the VMM's, no halt tells a request's work."""
+    woken, waker = (SimpleNamespace(tid=tid, vcpu=VcpuTimes()) for tid in (7, 8))
+    waker.vcpu.woke["msr_write", woken.tid] = 1000
+    entry = SimpleNamespace(
+        waits=None,
+        halts=0,
+        demand=[],
+        halt=[],
+        exits=[ExitEntry("msr-write", "msr-write", 1000, Times(1.0), Times(1.0))],
+    )
+    set_ipis(entry, [woken, waker])
+    assert not entry.exits[0].ipi

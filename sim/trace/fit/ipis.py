@@ -35,7 +35,7 @@ def set_ipis(group: Group, lives: Sequence[Life]) -> None:
             if tid in vcpus and reason not in (KICK, USERSPACE) and reason.lower() not in INTERRUPTS:
                 sends[reason_of(reason)] += times
     woken = sends.total()
-    if group.waits is not None or woken < max(ENOUGH, SHARE * group.halts):
+    if group.waits is not None or not group.demand or woken < max(ENOUGH, SHARE * group.halts):
         return
     exits = [each for each in group.exits if each.name not in (TIMER, INTERRUPT)]
     group.exits = [
