@@ -1,8 +1,6 @@
 """What hardly any host leads to and some branch of the loop needs: hosts made for it, errors, and arrays that grow."""
 
-import gc
 import re
-import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,11 +9,10 @@ import pytest
 from hosts import changed, only, simulate
 from test_engine_hosts import BUSY, HOST
 
-from sim.engine import blocks, events, jit, kernel_work, layout, loop, process, simulation, table, vcpus
+from sim.engine import blocks, events, kernel_work, layout, loop, process, simulation, table, vcpus
 from sim.engine import check as checking
 from sim.engine.fragments import Unsupported
 from sim.engine.transitions import Transitions
-from sim.kernel.walker import Walker
 
 SPINNERS = """
 [guests.s]
@@ -230,106 +227,6 @@ def test_a_timer_that_a_cpu_has_started_before_the_ipi_that_was_to_start_it_stay
     kernel_work.act(run.a, 1, layout.START_HRTICK, 9_000)
     assert run.a.c[1, layout.HRTICK_TIME] == min(started, 9_000)
     assert not run.a.c[1, layout.HRTICK_ASKED]
-
-
-# Errors, and what has to be as it was.
-
-
-class Fails:
-    """In place of what passes signals on, which is the first that a question does."""
-
-    def pass_on(self):
-        raise ZeroDivisionError("on purpose")
-
-
-def of_exits(run, kind, walker, cpu, point, *rest):
-    """What a strategy that only walks does at a VM exit among others that are counted together."""
-    return kind == layout.ASK_ROW and walker > 0 and run.built.points.all[point].what is Walker.exits
-
-
-STORM = both_engines.STORM + '[interrupts.net]\nevery = { exponential = "8 us" }\ntime = "1 us"\n'
-ASKED = {
-    "a row": (layout.ASK_ROW, STORM),
-    "a row of exits": (of_exits, STORM),
-    "a price": (layout.ASK_PRICE, STORM),
-    "draws": (layout.ASK_DRAWS, STORM),
-    "interrupts": (layout.ASK_DEVICES, STORM),
-    "exits": (layout.ASK_EXITS, STORM),
-    "more exits": (layout.ASK_REFILL, STORM),
-    "what is equal": (layout.ASK_EQUAL, CONSTANT),
-    "an area": (layout.ASK_RENEW, HOST + AMX),
-}
-
-
-@pytest.mark.parametrize("what", ASKED)
-def test_an_error_in_whatever_the_loop_asks_is_that_error(new_tables, monkeypatch, what):
-    (which, text), asked, failed = ASKED[what], simulation.Replication._asked, []
-
-    def fails(run, *question):
-        if not (which(run, *question) if callable(which) else question[0] == which):
-            return asked(run, *question)
-        failed.append(question)
-        before, run._signals = run._signals, Fails()
-        try:
-            return asked(run, *question)
-        finally:
-            run._signals = before
-
-    monkeypatch.setattr(simulation.Replication, "_asked", fails)
-    with pytest.raises(ZeroDivisionError, match="on purpose"):
-        simulation.simulate(only(text), "xstate-guest", ("manual-exit", "user-return"), 0)
-    assert failed
-
-
-@pytest.mark.parametrize("on", [True, False])
-def test_the_garbage_collector_is_on_or_off_afterwards_as_it_was(on):
-    (gc.enable if on else gc.disable)()
-    try:
-        simulation.simulate(changed(host(POLLING), measure=1e-4, warmup=0.0), "xstate-guest", (), 0)
-        assert gc.isenabled() is on
-    finally:
-        gc.enable()
-
-
-def test_a_replication_leaves_nothing_to_a_later_collection_of_garbage():
-    case = changed(host(POLLING), measure=1e-3, warmup=0.0)
-    simulation.simulate(case, "xstate-guest", (), 0)  # what is new to the tables
-    gc.collect()
-    simulation.simulate(case, "xstate-guest", (), 0)
-    assert gc.collect() < 10
-
-
-def test_the_arrays_of_a_long_replication_go_when_it_ends(monkeypatch):
-    monkeypatch.setattr(simulation, "SLICE", 100)  # between slices garbage is collected, and what stays grows old
-    simulation.simulate(changed(host(POLLING), measure=1e-3, warmup=0.0), "xstate-guest", (), 0)
-    assert not any(isinstance(each, jit.Memory) for each in gc.get_objects())
-
-
-class Knot:
-    """What only the garbage collector can find."""
-
-    def __init__(self):
-        self.itself = self
-
-
-def test_what_outlived_a_collection_and_became_garbage_is_collected_before_the_replication_ends(monkeypatch):
-    """As another thread may have it, and lets go between two slices."""
-    monkeypatch.setattr(simulation, "SLICE", 5)
-    held = [Knot()]
-    is_there = weakref.ref(held[0])
-    slices = []
-    make_room = simulation.Replication._make_room
-
-    def watching(run):
-        if len(slices) == 3:
-            held.clear()
-        slices.append(is_there() is not None)
-        make_room(run)
-
-    monkeypatch.setattr(simulation.Replication, "_make_room", watching)
-    simulation.simulate(changed(host(POLLING), measure=1e-3, warmup=0.0), "xstate-guest", (), 0)
-    assert slices[4]  # which is why the youngest alone are not enough
-    assert not slices[-1]
 
 
 # Tables.
