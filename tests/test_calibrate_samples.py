@@ -1,5 +1,6 @@
 """From samples to numbers: which samples count, their intervals, rounds, and the terms of a price."""
 
+import time
 from contextlib import nullcontext
 
 import numpy as np
@@ -158,12 +159,23 @@ def test_stages_take_turns(tmp_path):
 
 def test_a_stage_that_cannot_run_has_its_reason_in_place_of_numbers(tmp_path):
     stages = {
-        "vm": stage(tmp_path, "echo '/dev/kvm: No such file or directory' >&2; exit 3", 5),
+        "vm": stage(tmp_path, "echo '/dev/kvm: No such file or directory' >&2; exit 3", 0.2),
         "moved": stage(tmp_path, emitting(tmp_path), 0.2),
     }
     found = rounds.measure(stages, CPU + 1, Spent())
     assert str(found["vm"]) == "/dev/kvm: No such file or directory"
     assert "every sample was disturbed" in str(found["moved"])
+
+
+def test_what_a_stage_leaves_of_its_time_goes_to_one_that_has_not_settled(tmp_path):
+    stages = {
+        "vm": stage(tmp_path, "exit 3", 0.7),
+        "never": stage(tmp_path, emitting(tmp_path), 0.1, settled=lambda _: False),
+    }
+    spent, begun = Spent(), time.monotonic()
+    rounds.measure(stages, CPU, spent)
+    assert time.monotonic() - begun >= 0.75
+    assert spent.seconds == pytest.approx(0.8, abs=0.05)
 
 
 def test_a_machine_that_is_too_busy_is_one_message():

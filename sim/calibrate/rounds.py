@@ -78,6 +78,7 @@ class _Rounds:
 
     def __init__(self, stage: Stage, cpu: int) -> None:
         self.stage, self.cpu = stage, cpu
+        self.budget_s = stage.budget_s
         self.columns: list[Floats] = []
         self.ratios: list[float] = []
         self.samples = self.rejected = 0
@@ -87,7 +88,7 @@ class _Rounds:
 
     @property
     def done(self) -> bool:
-        over = self.spent_s / self.stage.budget_s
+        over = self.spent_s / self.budget_s
         if self.unavailable or over >= 2 or (over >= 1 and self.run >= FEWEST):
             return True
         return len(self.columns) >= self.stage.least_rounds and self.stage.settled(np.array(self.columns).T)
@@ -120,19 +121,25 @@ def measure(stages: Mapping[str, Stage], cpu: int, progress: Progress) -> "dict[
     """Runs the stages in turns until each has settled or used its budget.
 
     In turns, so that what changes on the machine in the course of a minute (a neighbour, a frequency) meets them all
-    and shows in their intervals.  A stage that cannot run has its reason in place of numbers.
+    and shows in their intervals.  What a stage leaves of its budget goes to those that have not settled, in proportion
+    to theirs.  A stage that cannot run has its reason in place of numbers.
     """
     running = {name: _Rounds(stage, cpu) for name, stage in stages.items()}
     waiting = dict(running)
     while waiting:
-        rounds = min(waiting.values(), key=lambda each: each.spent_s / each.stage.budget_s)
+        name, rounds = min(waiting.items(), key=lambda each: each[1].spent_s / each[1].budget_s)
         before = rounds.spent_s
         rounds.step()
-        progress.update(max(min(rounds.spent_s, rounds.stage.budget_s) - before, 0))
-        done = {name: each for name, each in waiting.items() if each is rounds and each.done}
-        for name, each in done.items():
-            progress.update(max(each.stage.budget_s - each.spent_s, 0))
-            del waiting[name]
+        progress.update(max(min(rounds.spent_s, rounds.budget_s) - before, 0))
+        if not rounds.done:
+            continue
+        del waiting[name]
+        left_s = max(rounds.budget_s - rounds.spent_s, 0)
+        whole_s = sum(each.budget_s for each in waiting.values())
+        for each in waiting.values():
+            each.budget_s += left_s * each.budget_s / whole_s
+        if not waiting:
+            progress.update(left_s)
     return {name: each.result() for name, each in running.items()}
 
 
