@@ -29,6 +29,10 @@ fpu = { components = ["SSE", "AVX"] }
 vcpus = 1
 amx = true
 fpu = { components = ["SSE", "XTILEDATA"], every = "1 ms" }
+[guests.tiles-unused]
+vcpus = 1
+amx = true
+fpu = { components = ["SSE"], every = "1 ms" }
 [guests.plain]
 vcpus = 1
 fpu = { components = ["SSE"], every = "1 ms" }
@@ -59,6 +63,17 @@ def test_a_recording_of_tiles_is_followed_with_the_operations_that_the_host_ran(
         assert here["XSAVES"] == there["XSAVES"]
         assert here["XRSTORS"] == pytest.approx(there["XRSTORS"], abs=2)  # at the recording's end
         assert here["WRMSR(XFD)"] == pytest.approx(there["WRMSR(XFD)"], rel=0.02)
+        # Only the guest without AMX has another XCR0 than the host, and only the other one's IA32_XFD is read at exits.
+        assert here["XSETBV"] == pytest.approx(there["XSETBV"], abs=4)
+        assert here["RDMSR(XFD)"] == pytest.approx(there["RDMSR(XFD)"], abs=4)
+
+
+@pytest.mark.parametrize("part", range(1, 8))
+def test_a_recording_may_begin_while_guests_have_tiles_in_use(part, exported, tmp_path, capsys):
+    lines = exported[1].read_text().splitlines(keepends=True)
+    (tmp_path / "rest.txt").write_text("".join(lines[len(lines) * part // 8 :]))
+    document = run_json(capsys, "replay", str(tmp_path / "rest.txt"), "--cpu", "sapphire-rapids")
+    assert document["check"]["agreement"] == 1.0
 
 
 def test_a_cpu_without_tiles_takes_such_a_recording_without_them(exported, capsys):

@@ -84,8 +84,9 @@ class Group:
     are not in ``sleep`` and ``halt``, and the longest of them in ns; ``any_order``: any of those that wait is woken.
     ``wakes`` says whom it wakes, with means per burst, ``after`` how long these bursts go on then, which is not in
     ``compute``, and ``exit_wakes`` whom a vCPU's exits wake, by their name, per exit.  ``halts`` is the number of
-    halts, and ``exits`` are those that KVM handles itself.  ``order`` None: bursts and sleeps are independent.
-    ``family`` is its control group, if the host has any, and ``family_weight`` that group's weight.
+    halts, and ``exits`` are those that KVM handles itself.  ``amx``: these guests have AMX.  ``order`` None: bursts and
+    sleeps are independent.  ``family`` is its control group, if the host has any, and ``family_weight`` that group's
+    weight.
     """
 
     key: Key
@@ -106,6 +107,7 @@ class Group:
     signalled: list[float] = field(default_factory=list)
     exits: list[ExitEntry] = field(default_factory=list)
     vmm_saves: Counter[int] = field(default_factory=Counter)
+    amx: bool = False
     cycles: int = 0
     halts: int = 0
     order: Order | None = None

@@ -250,6 +250,7 @@ def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges
         ]
         group.signalled += [max(LEAST_NS, each - charges.signal) for each in vcpu.signalled]
         group.vmm_saves += vcpu.vmm_saves
+        group.amx |= vcpu.amx
         if is_away:
             group.halts += 1
             group.halt.append(absent)

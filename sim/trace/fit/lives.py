@@ -25,6 +25,7 @@ from sim.trace.reading.events import (
     SIGNAL_DELIVER,
     SWITCH,
 )
+from sim.xsave.components import XTILEDATA
 
 WAKEUPS: Final = (CODE["sched_wakeup"], CODE["sched_waking"], CODE["sched_wakeup_new"])
 WAKING: Final = CODE["sched_waking"]
@@ -129,6 +130,8 @@ class Watcher:
                 self._inside(step)
             if event == DEACTIVATED and (life.vcpu is None or life.inside):
                 life.saves[step.values[2]] += 1
+                if life.vcpu is not None and step.values[3] & XTILEDATA:
+                    life.vcpu.amx = True
             elif event == ACTIVATED and life.vcpu is not None:
                 life.vcpu.restores += 1
                 life.vcpu.restored = step.values[2]

@@ -125,7 +125,7 @@ class VcpuTimes:
     ``exit_ns`` and ``put_ns`` are when the guest last exited, and KVM_RUN last returned, and ``returns_ns`` when it did
     so for a reason of the guest's.
     ``returned``: KVM_RUN has, after so many ``restores_at_return``, and ``signals`` were delivered since.
-    ``vmm_saves`` are XSTATE_BV of the VMM.
+    ``vmm_saves`` are XSTATE_BV of the VMM.  ``amx``: its guest fpstate has room for tiles, so that its guest has AMX.
     """
 
     guest: array[int] = field(default_factory=_integers)
@@ -140,6 +140,7 @@ class VcpuTimes:
     signalled: array[int] = field(default_factory=_integers)
     returns_ns: array[int] = field(default_factory=_integers)
     vmm_saves: Counter[int] = field(default_factory=Counter)
+    amx: bool = False
     handled: dict[str, Handled] = field(default_factory=dict)
     woke: Counter[tuple[str, int]] = field(default_factory=Counter)
     kicks: dict[int, array[int]] = field(default_factory=dict)

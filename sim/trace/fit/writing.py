@@ -19,6 +19,7 @@ from sim.scenario.units import rate_text, time_text
 from sim.trace.fit.entries import ENOUGH, ExitEntry, Group, Key, Times
 from sim.trace.fit.estimate import Fitted
 from sim.trace.fit.thread_times import USERSPACE
+from sim.xsave.components import XTILEDATA
 from sim.xsave.profiles import profile
 
 MOST_SAMPLES: Final = 2000
@@ -258,9 +259,9 @@ def _guest(table: Table, fitted: Fitted, group: Group, writer: "Samples") -> Non
         if group.signalled:
             table.add("signalled", round(min(1.0, len(group.signalled) / group.halts), 4))
             table.add("signal_time", writer.times("signal", group.signalled))
+    if group.amx and profile(fitted.cpu).components & XTILEDATA:
+        table.add("amx", True)
     if components := _components(fitted, group.saves):
-        if "XTILEDATA" in components:
-            table.add("amx", True)
         table.add("fpu", inline({"components": components, "every": time_text(1e-3)}))
     if group.vmm_saves:
         table.add("vmm_fpu", _components(fitted, group.vmm_saves))

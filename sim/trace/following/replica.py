@@ -14,7 +14,7 @@ from sim.kernel.operations import GUEST_ENTRY, Ledger, LedgerFactory
 from sim.kernel.state import IDLE_TASK, KTHREAD, USER_TASK, VCPU_TASK, Cpu, Fpstate, Task, Vcpu
 from sim.kernel.walker import Walker
 from sim.xsave.area import INIT
-from sim.xsave.components import ALL, AVX, CET_S, PKRU, SSE, XTILEDATA, bits
+from sim.xsave.components import ALL, AVX, CET_S, PKRU, SSE, XTILE, XTILEDATA, bits
 
 
 class PassedEvent(NamedTuple):
@@ -181,6 +181,8 @@ class Replica(Walker):
         """What an event shows of an fpstate in memory."""
         task = self.tasks[number]
         fpstate = self._fpstate(task, guest_fpstate)
+        if guest_fpstate and self._vcpu(task).xfd_passthrough:
+            fpstate.xfd = XTILEDATA & ~xstate_bv
         wanted = xstate_bv & self._shown & fpstate.xfeatures | fpstate.area.xstate_bv & ~self._shown
         if fpstate.area.xstate_bv != wanted:
             fpstate.area.xstate_bv = wanted
@@ -190,12 +192,22 @@ class Replica(Walker):
 
     def enlarged(self, number: int, guest_fpstate: bool, mask: int) -> None:
         """The fpstate has grown by what AMX needs, where this CPU has it: IA32_XFD does not disable that any more
-        (fpstate_realloc(), arch/x86/kernel/fpu/xstate.c).  All else is as the strategy has it."""
+        (fpstate_realloc(), arch/x86/kernel/fpu/xstate.c).  All else is as the strategy has it.
+
+        A guest fpstate grows if the guest's CPUID has AMX, and not before (kvm_check_cpuid(), arch/x86/kvm/cpuid.c).
+        Such a guest counts as a Linux that has booted: AMX in XCR0, and IA32_XFD written, which is not intercepted
+        from then on (vmx_set_msr(), arch/x86/kvm/vmx/vmx.c), and is 0 only for tasks that have tiles.
+        """
         fpstate = self._fpstate(self.tasks[number], guest_fpstate)
         grown = mask & XTILEDATA & self.kernel.config.masks.max_features
         fpstate.xfeatures |= grown
         fpstate.xfd &= ~grown
         fpstate.area.xcomp_bv |= grown
+        if guest_fpstate and grown:
+            vcpu = self._vcpu(self.tasks[number])
+            vcpu.xcr0 |= XTILE & self.kernel.config.offered_xcr0
+            vcpu.xfd_passthrough = True
+            fpstate.xfd = XTILEDATA
 
     def _fpstate(self, task: Task, guest_fpstate: bool) -> Fpstate:
         if guest_fpstate:
@@ -207,6 +219,8 @@ class Replica(Walker):
         here = self.cpu(cpu)
         task, unit = here.current, here.unit
         context = task.fpstate.context
+        if task.fpstate.is_guest and self._vcpu(task).xfd_passthrough:
+            here.xfd_state = unit.xfd = task.fpstate.xfd = XTILEDATA & ~xstate_bv
         enabled = task.fpstate.xfeatures & self._shown & ~PKRU
         before, after = unit.xinuse & enabled, xstate_bv & enabled
         if gone := before & ~after:
