@@ -231,6 +231,8 @@ def test_what_firecracker_dumps_is_a_cpu_and_a_template_with_bits_left_to_the_ho
     one, printed_by = imported_text(text)
     assert same_cpu(one, profile("zen4"))
     assert printed_by == "Firecracker"
+    of_no_leaf = json.dumps({"cpuid_modifiers": [{"modifiers": modifiers[-1]["modifiers"]}]})
+    assert 0 not in cpuid_decoded.decoded(of_no_leaf + json.dumps({"cpuid_modifiers": modifiers[1:]}))[1]
     with pytest.raises(InputError, match="has no CPUID registers"):
         imported_text(text.replace("0b0", "0bx"))
 

@@ -223,11 +223,14 @@ def test_a_sub_leaf_that_is_not_said_is_the_next_of_its_leaf():
     "text",
     [
         '{"0": {"13": {"0": [7, 832, 832, 0]}}}',  # of CPU 0
+        '{"0a": {"13": {"0": [7, 832, 832, 0]}}}',  # of CPU 10, whose base is its own
         '{"0dh": {"0h": ["7h", "340h", "340h", "0h"]}}',
         '{"13": {"0": {"eax": 7, "ebx": 832, "ecx": 832, "edx": 0',  # cut off
+        "{leaf=13 values=7 832 832 0 flags=1}",
+        "cpu:\n\n  # and its leaves\n  13:\n    0: 7 832 832 0\n",
     ],
 )
-def test_registers_are_read_below_the_number_of_a_cpu_with_an_h_and_where_a_text_is_cut_off(text):
+def test_registers_are_read_below_a_cpus_number_with_an_h_without_commas_cut_off_and_behind_comments(text):
     assert list(cpuid_nested.rows(text)) == [(13, 0, (7, 832, 832, 0))]
 
 
@@ -285,7 +288,7 @@ def test_entries_of_kvm_in_binary_are_read():
 
 def test_what_dd_copies_of_the_driver_of_cpuid_has_sub_leaf_0_of_each_leaf():
     found = leaves("zen4")
-    data = b"".join(struct.pack("<4I", *found.get(leaf, {}).get(0, (0, 0, 0, 0))) for leaf in range(0x11))
+    data = b"".join(struct.pack("<4I", *found.get(leaf, {}).get(0, (0, 0, 0, 0))) for leaf in range(0xE))
     one, printed_by = imported_from(data)
     assert (one.xcr0_supported, one.standard_size, printed_by) == (0x207 | 0xE0, 0x988, "/dev/cpu/N/cpuid")
     assert "leaf 0DH, sub-leaf 1 is not in the dump" in " ".join(one.notes)
@@ -294,6 +297,9 @@ def test_what_dd_copies_of_the_driver_of_cpuid_has_sub_leaf_0_of_each_leaf():
 @pytest.mark.parametrize("data", [
     b"".join(struct.pack("<4I", *row) for row in leaves("zen4")[13].values()),
     struct.pack("<2I", 4, 0) + bytes(160),
+    struct.pack("<12I", 1, 0, 13, 0, 1, 7, 832, 832, 0, 0, 0, 0)[:-4],  # cut off
+    struct.pack("<12I", 1, 0, 13, 1, 1, 7, 832, 832, 0, 0, 0, 0),  # sub-leaf 1 alone
+    struct.pack("<12I", 1, 0, 7, 0, 1, 7, 832, 832, 0, 0, 0, 0),  # no leaf 0DH
     struct.pack("<4I", 7, 832, 832, 0),
     b"\1\0\2",
     bytes(16 * 13) + struct.pack("<4I", 7, 832, 832, 0),  # without a vendor in leaf 0

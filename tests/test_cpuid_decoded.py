@@ -113,3 +113,21 @@ def test_a_register_of_which_cpuid_prints_no_field_is_left_out_and_not_taken_for
     )
     assert left == {which: row for which, row in printed.items() if which not in lost}
     assert lost < printed.keys()
+
+
+@pytest.mark.parametrize(
+    ("label", "sub", "place"),
+    [
+        ("bytes required by fields in XCR0", 0, 1),
+        ("bytes required by XSAVE/XRSTOR area", 0, 2),
+        ("SAVE area size in bytes", 1, 1),
+        ("IA32_XSS valid bit field mask", 1, 2),
+        ("save state byte offset", 9, 1),
+    ],
+)
+def test_a_field_that_cpuid_does_not_print_is_0_where_its_register_is_kept(label, sub, place):
+    lines = as_decoded("sapphire-rapids", halves=False).splitlines(keepends=True)
+    _, found = cpuid_decoded.decoded("".join(line for line in lines if label not in line))
+    expected = list(leaves("sapphire-rapids")[13][sub])
+    expected[place] = 0
+    assert found[13][sub] == tuple(expected)
