@@ -316,7 +316,10 @@ if HAVE_NUMBA:
     def _generated_once(name: str) -> Iterator[None]:
         """numba links, optimises and generates each function together with all that it calls, and so the innermost
         ones dozens of times.  Here that is done for the entry of this name only.  A numba in which the patched names
-        do not exist takes longer, and gives the same code."""
+        do not exist takes longer, and gives the same code.
+
+        Nothing is vectorised: loops are over a few tokens or threads, and vectors cost each call of their function.
+        """
         library = getattr(codegen, "JITCodeLibrary", None)
         finalize, executable = getattr(library, "finalize", None), getattr(CPUContext, "get_executable", None)
         if library is None or finalize is None or executable is None:
@@ -345,9 +348,12 @@ if HAVE_NUMBA:
         optimise = library._optimize_final_module
         library._optimize_final_module = only_inside
         library.finalize, CPUContext.get_executable = only_entry, only_of_entry
+        vectorised = config.LOOP_VECTORIZE, config.SLP_VECTORIZE
+        config.LOOP_VECTORIZE = config.SLP_VECTORIZE = False
         try:
             yield
         finally:
+            config.LOOP_VECTORIZE, config.SLP_VECTORIZE = vectorised
             library.finalize = finalize
             library._optimize_final_module = optimise
             CPUContext.get_executable = executable
