@@ -185,7 +185,7 @@ FACTOR: Final = (1 << 22) - 3
 
 # Of a flow point that is noted for the strategies that do not time the host.
 N_CPU, N_POINT, N_CURRENT, N_FOLLOWING, N_TIMES, N_MEASURING, N_TOUCHED, N_COLUMNS = range(8)
-MOST_NOTED: Final = 1024
+MOST_NOTED: Final = 4096
 
 # Points that every replication has, by number.
 (
