@@ -86,7 +86,8 @@ def test_a_run_that_has_just_begun_is_not_told_as_killed(scenario, tmp_path, cap
     with Lock(tmp_path / "r"):
         found = run_json(capsys, "status", str(tmp_path / "r"))
         assert (found["status"], found["process"]["pid"]) == ("running", os.getpid())
-        (tmp_path / ".r.lock").write_text(json.dumps({"pid": 2**22 + 1, "host": socket.gethostname()}))  # above pid_max
+        gone = {"pid": 2**22 + 1, "host": socket.gethostname(), "began": lock.began(os.getpid())}  # above pid_max
+        (tmp_path / ".r.lock").write_text(json.dumps(gone))
         status, out, _ = run_command(capsys, "status", str(tmp_path / "r"))
     assert (status, "small, killed" in out) == (1, True)
 
@@ -161,7 +162,7 @@ def test_a_process_that_got_the_number_of_a_killed_driver_is_not_taken_for_it(ki
         assert is_told_as_killed(directory, capsys)
 
 
-def test_a_process_of_the_same_number_in_another_boot_or_begun_at_another_time_is_not_the_driver(killed_driver, capsys):
+def test_a_process_of_the_same_number_that_began_at_another_time_is_not_the_driver(killed_driver, capsys):
     directory, pid = killed_driver
     with running("sleep", "600") as other:
         for path in (directory / progress.NAME, directory.parent / ".r.lock"):
@@ -169,9 +170,98 @@ def test_a_process_of_the_same_number_in_another_boot_or_begun_at_another_time_i
             path.write_text(text.replace(f'"pid": {pid}', f'"pid": {other.pid}'))
             assert path.read_text() != text
         assert is_told_as_killed(directory, capsys)
-        boot, ticks = lock.began(other.pid).split()
-        for since, killed in ((f"{boot} {ticks}", False), (f"{'0' + boot[1:]}- {ticks}", True), ("", False)):
-            assert lock.is_alive(other.pid, since, socket.gethostname(), 0) is not killed
+
+
+SEEN_FROM_HERE = """
+import sys
+from sim.cli import main
+main(["status", sys.argv[1], "--json"])
+"""
+NAMESPACES = {
+    "PID": ["--pid", "--fork"],  # with the outer /proc
+    "PID with /proc": ["--pid", "--fork", "--mount-proc"],
+    "time": ["--time", "--boottime", "1000"],
+    "UTS": ["--uts", "sh", "-c", 'hostname another && exec "$@"', "sh"],
+}
+
+
+@pytest.fixture
+def driver(scenario, tmp_path):
+    """A directory in which a process runs that says nothing any more, and that process."""
+    directory = tmp_path / "r"
+    experiment.run(scenario, jobs=1, simulate=fake_host.simulate, out=directory)
+    begun(directory)
+    with running(sys.executable, "-c", DRIVER, str(directory)) as process:
+        assert process.stdout.readline() == b"holds\n"
+        yield directory, process
+
+
+def seen(directory, namespace=()):
+    """The status and what `fpswitch status` says in this kind of namespace."""
+    command = ["unshare", *namespace] if namespace else []
+    if command and subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip(f"{' '.join(command)} is not possible here")
+    found = subprocess.run([*command, sys.executable, "-c", SEEN_FROM_HERE, str(directory)], stdout=subprocess.PIPE)
+    document = json.loads(found.stdout)
+    return found.returncode, document["status"], document["process"]
+
+
+def silent(directory):
+    """All that its driver said was said more than ten minutes ago."""
+    long_ago = time.time() - lock.SILENT_S - 60
+    said = json.loads((directory / progress.NAME).read_text())
+    (directory / progress.NAME).write_text(json.dumps({**said, "at": long_ago}))
+    os.utime(directory.parent / ".r.lock", (long_ago, long_ago))
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES.values(), ids=NAMESPACES)
+def test_a_driver_that_cannot_be_seen_is_running_or_silent_but_never_killed(driver, namespace):
+    directory, process = driver
+    who = {"pid": process.pid, "host": socket.gethostname()}
+    is_visible = "--uts" in namespace
+    assert seen(directory, namespace) == (0, "running", who)
+    silent(directory)
+    assert seen(directory, namespace) == ((0, "running", who) if is_visible else (1, "silent", who))
+    assert seen(directory) == (0, "running", who)
+    process.kill()
+    process.wait()
+    assert seen(directory, namespace) == ((1, "killed", None) if is_visible else (1, "silent", who))
+    assert seen(directory) == (1, "killed", None)
+
+
+def test_a_silent_driver_is_named_with_how_long(driver, capsys, monkeypatch):
+    directory, process = driver
+    silent(directory)
+    monkeypatch.setattr(lock, "here", str)
+    status, out, _ = run_command(capsys, "status", str(directory))
+    assert status == 1
+    assert f"small, silent, process {process.pid} on {socket.gethostname()}\n" in out
+    assert "  said last  11 min ago; whether it runs cannot be seen from here\n" in out
+    assert "the same command continues it" not in out
+
+
+HERE, AN_HOUR = socket.gethostname(), 3600
+SINCE_THE_BOOT = time.clock_gettime(time.CLOCK_BOOTTIME)
+OTHER_BOOT = "8d0c4e5b-0000-4000-8000-000000000000 pid:[4026531836] time:[4026531834] 500"
+
+
+@pytest.mark.parametrize(
+    ("host", "since", "ago_s", "state"),
+    [
+        (HERE, OTHER_BOOT, SINCE_THE_BOOT + AN_HOUR, "killed"),  # this host was started again
+        (HERE, OTHER_BOOT, 0, "running"),  # another host of this name
+        ("another", OTHER_BOOT, 0, "running"),
+        ("another", OTHER_BOOT, lock.SILENT_S / 2, "running"),
+        ("another", OTHER_BOOT, lock.SILENT_S + 1, "silent"),
+        ("another", OTHER_BOOT, SINCE_THE_BOOT + AN_HOUR, "silent"),
+        (HERE, "", 0, "running"),  # it had no /proc, or was of fpswitch 0.2.0
+        (HERE, "", SINCE_THE_BOOT + AN_HOUR, "killed"),
+        (HERE, lock.began(os.getpid()), SINCE_THE_BOOT + AN_HOUR, "running"),
+        (HERE, f"{lock.here()} 1", 0, "killed"),
+    ],
+)
+def test_what_is_known_of_a_driver_depends_on_where_it_runs_and_when_it_said_something(host, since, ago_s, state):
+    assert lock.Driver(os.getpid(), host, since, time.time() - ago_s).state == state
 
 
 def test_a_run_that_ends_in_this_moment_is_not_told_as_killed(scenario, tmp_path, capsys, monkeypatch):

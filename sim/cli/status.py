@@ -12,9 +12,11 @@ from sim.errors import InputError
 from sim.kinds import Kind, wanted
 
 if TYPE_CHECKING:
+    from sim.results.lock import Driver
     from sim.results.progress import Progress
 
 LISTED = 4
+ENDED = ("failed", "interrupted", "killed")
 
 
 @click.command()
@@ -24,17 +26,22 @@ def status(directory: str, as_json: bool) -> None:
     """Show what part of the run in DIR is done, running and failed, and how long the rest will take; also while it
     runs.
 
+    Whether the process of a run is there is seen only from the same PID and time namespace, so not from another host
+    or container. From elsewhere the run is "running" if its process said something in the last 10 minutes, as it does
+    each second, and "silent" if not.
+
     The unit is a strategy in a replication of a case. The time left is estimated from what this run took so far; a run
     that goes on until it reaches a precision may need more. The exit status is 0 if the run is complete or still
-    running, and 1 if it ended early.
+    running, and 1 if it ended early or is silent.
 
     For a design: how many points are done, and which one is running; --json has {"directory", "scenario", "points",
     "finished", "last" (as below, of the last point that was begun)}.
 
-    With --json: {"directory", "scenario", "status" ("running", "complete", "failed", "interrupted", or "killed": its
-    process is gone), "finished", "in_flight" (done and not kept yet, those that run in part), "total",
-    "total_is_fixed", "elapsed_s", "left_s", "per_second", "workers", "dashboard" (null where there is none), "process":
-    {"pid", "host"}, "running" and "failed": [{"case", "timed_by", "replication"}], "error"}.
+    With --json: {"directory", "scenario", "status" ("running", "silent", "complete", "failed", "interrupted", or
+    "killed": its process is gone), "silent_s" (since it said something; null if not silent), "finished", "in_flight"
+    (done and not kept yet, those that run in part), "total", "total_is_fixed", "elapsed_s", "left_s", "per_second",
+    "workers", "dashboard" (null where there is none), "process": {"pid", "host"}, "running" and "failed": [{"case",
+    "timed_by", "replication"}], "error"}.
 
     \b
     Example:
@@ -48,7 +55,7 @@ def status(directory: str, as_json: bool) -> None:
         return
     document = _document(directory)
     emit(document, _text(document), as_json)
-    if document["status"] in ("failed", "interrupted", "killed"):
+    if document["status"] in (*ENDED, "silent"):
         click.get_current_context().exit(1)
 
 
@@ -59,8 +66,8 @@ def _text_of_design(document: dict[str, Any]) -> str:
 
 
 def _document(directory: str) -> dict[str, Any]:
+    from sim.results import lock, progress
     from sim.results import manifest as manifests
-    from sim.results import progress
 
     path = Path(directory)
     with wanted(path, Kind.RESULT):
@@ -68,8 +75,11 @@ def _document(directory: str) -> dict[str, Any]:
             what = "not a directory" if path.exists() else "no such directory"
             raise InputError(f"{path}: {what} (allowed: the result directory of fpswitch run)")
     manifest, said, process = _read(path)
-    running = manifest["status"] == manifests.RUNNING
-    alive = process is not None
+    status = manifest["status"]
+    if running := status == manifests.RUNNING:
+        status = process.state if process is not None else lock.KILLED
+    if status == lock.KILLED:
+        process = None
     if said is not None:
         finished, total = said.finished, said.total
     else:
@@ -79,7 +89,8 @@ def _document(directory: str) -> dict[str, Any]:
     return {
         "directory": str(path),
         "scenario": manifest["scenario"],
-        "status": "killed" if running and not alive else manifest["status"],
+        "status": status,
+        "silent_s": round(process.silent_s) if process is not None and status == lock.SILENT else None,
         "finished": finished,
         "in_flight": said.in_flight if said is not None else 0.0,
         "total": total,
@@ -89,15 +100,15 @@ def _document(directory: str) -> dict[str, Any]:
         "per_second": said.per_second if said is not None else None,
         "workers": said.workers if said is not None else None,
         "dashboard": (said.dashboard or None) if said is not None else None,
-        "process": dict(zip(("pid", "host"), process, strict=True)) if process is not None else None,
+        "process": {"pid": process.pid, "host": process.host} if process is not None else None,
         "running": [dict(zip(names, each, strict=True)) for each in (said.running if said else ())],
         "failed": [dict(zip(names, each, strict=True)) for each in (said.failed if said else failed)],
-        "error": None if alive else _last_line(manifest.get("error")),
+        "error": None if process is not None else _last_line(manifest.get("error")),
     }
 
 
-def _read(path: Path) -> tuple[dict[str, Any], "Progress | None", tuple[int, str] | None]:
-    """The manifest, what the driver says, and which process that is; the latter two of one that runs.
+def _read(path: Path) -> tuple[dict[str, Any], "Progress | None", "Driver | None"]:
+    """The manifest; and of a run that has not ended what its driver says while it runs, and which process that is.
 
     A run that begins has said nothing yet, but has the lock; one that ends between two looks has a new manifest.
     """
@@ -108,11 +119,15 @@ def _read(path: Path) -> tuple[dict[str, Any], "Progress | None", tuple[int, str
     if manifest["status"] != manifests.RUNNING:
         return manifest, None, None
     said = progress.read(path)
-    if said is not None and said.is_alive:
-        return manifest, said, (said.pid, said.host)
-    process = lock.holder(Path(os.path.realpath(path)))
+    drivers = [said.driver] if said is not None else []
+    if not drivers or drivers[0].state != lock.RUNNING:
+        drivers += filter(None, [lock.holder(Path(os.path.realpath(path)))])
+    process = max(drivers, key=lambda each: lock.STATES.index(each.state), default=None)
     again = manifests.read(path)
-    return again, None, process if again["status"] == manifests.RUNNING else None
+    if again["status"] != manifests.RUNNING:
+        return again, None, None
+    is_of_it = said is not None and process == said.driver and process.state == lock.RUNNING
+    return again, said if is_of_it else None, process
 
 
 def _last_line(error: str | None) -> str | None:
@@ -142,7 +157,9 @@ def _text(document: dict[str, Any]) -> str:
         lines.append(f"  dashboard  {document['dashboard']}")
     if document["error"]:
         lines.append(f"  error      {document['error']}")
-    if document["status"] in ("failed", "interrupted", "killed"):
+    if document["silent_s"] is not None:
+        lines.append(f"  said last  {duration(document['silent_s'])} ago; whether it runs cannot be seen from here")
+    if document["status"] in ENDED:
         lines.append("  the same command continues it")
     return "\n".join(lines)
 

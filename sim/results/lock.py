@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +15,13 @@ from sim.errors import InputError
 from sim.results import files
 
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+NAMESPACES: Final = ("/proc/self/ns/pid", "/proc/self/ns/time")
+RUNNING: Final = "running"
+KILLED: Final = "killed"
+SILENT: Final = "silent"
+STATES: Final = (KILLED, SILENT, RUNNING)
 SILENT_S: Final = 600
-"""A driver on another host that has written nothing for so long has ended."""
+"""A driver that cannot be seen from here, as one on another host, is taken to run if it wrote something since then."""
 
 
 class Lock:
@@ -70,49 +76,87 @@ class Lock:
         self.release()
 
 
+def here() -> str:
+    """Which processes can be seen, and by which clock: the boot, the PID and the time namespace; empty if not known.
+
+    /proc has the processes of the namespace that it was mounted from, and tells when they began by the clock of who
+    reads it (random(4): boot_id; pid_namespaces(7); time_namespaces(7); before Linux 5.6 there is one time for all).
+    """
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return ""
+        names = [os.readlink(path) for path in NAMESPACES if os.path.lexists(path)]
+        return " ".join([BOOT_ID.read_text().strip(), *names])
+    except OSError:
+        return ""
+
+
 def began(pid: int) -> str:
-    """Which boot of this host, and when in it, in clock ticks, process ``pid`` began; empty if there is none, or it has
-    ended and is only waited for, or /proc does not say.
+    """Where (:func:`here`) and when, in clock ticks, process ``pid`` began; empty if there is none, or it has ended and
+    is only waited for, or /proc does not say.
 
     A number is given to another process when its own has ended; with this it is that of one alone (proc_pid_stat(5):
-    state and starttime; random(4): boot_id).
+    state and starttime).
     """
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        return "" if state in (b"Z", b"X") else f"{BOOT_ID.read_text().strip()} {int(fields[18])}"
+        where = here()
+        return "" if state in (b"Z", b"X") or not where else f"{where} {int(fields[18])}"
     except (OSError, ValueError, IndexError):
         return ""
 
 
-def is_alive(pid: int, since: str, host: str, at: float) -> bool:
-    """Whether a process is running that said something ``at`` this time of day, as far as can be seen from here.
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """A process that said something ``at`` this time of day, in seconds; it runs ``since`` then (:func:`began`)."""
 
-    ``since`` is what :func:`began` said of it; empty in what earlier versions wrote, and where there is no /proc.
-    """
-    if host != socket.gethostname():
-        return time.time() - at < SILENT_S
-    is_hidden = False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        is_hidden = not began(pid)  # hidepid: /proc does not show processes of other users
-    return is_hidden or not since or began(pid) == since
+    pid: int
+    host: str
+    since: str
+    at: float
+
+    @property
+    def state(self) -> str:
+        """RUNNING, KILLED, or SILENT: it cannot be seen from here whether it runs, and it has said nothing for long."""
+        place = self.since.rpartition(" ")[0]
+        if place and place == here():
+            return RUNNING if self._is_there() else KILLED
+        if self.host == socket.gethostname() and place.split(" ")[0] != here().split(" ")[0] and self.at < _booted():
+            return KILLED  # in an earlier boot
+        return RUNNING if self.silent_s < SILENT_S else SILENT
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since it said something, by the clock of this host."""
+        return time.time() - self.at
+
+    def _is_there(self) -> bool:
+        is_hidden = False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            is_hidden = not began(self.pid)  # hidepid: /proc does not show processes of other users
+        return is_hidden or began(self.pid) == self.since
 
 
-def holder(directory: Path) -> tuple[int, str] | None:
-    """The process (its number, its host) that has a run in progress in a directory, as far as can be seen from here.
+def holder(directory: Path) -> Driver | None:
+    """The process that has, or had until it was killed, a run in progress in a directory.
 
     The lock itself is not touched, for a run that begins in this moment would find it taken.
     """
     try:
         with _place(directory).open("rb") as file:
             found, at = json.loads(file.read(4096)), os.fstat(file.fileno()).st_mtime
-        pid, host = int(found["pid"]), str(found["host"])
-        return (pid, host) if is_alive(pid, str(found.get("began", "")), host, at) else None
+        return Driver(int(found["pid"]), str(found["host"]), str(found.get("began", "")), at)
     except (OSError, ValueError, TypeError, KeyError):  # there is none, or one that says nothing yet
         return None
+
+
+def _booted() -> float:
+    """The time of day, in seconds, when this host was started."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _place(directory: Path) -> Path:

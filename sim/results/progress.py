@@ -12,7 +12,7 @@ from sim.bounded import content
 from sim.errors import InputError
 from sim.results import manifest as manifests
 from sim.results import parts
-from sim.results.lock import began, is_alive
+from sim.results.lock import Driver, began
 
 NAME: Final = "progress.json"
 """The file in the directory, while a run is in progress there."""
@@ -57,9 +57,9 @@ class Progress:
         return left / self.per_second if self.per_second else None
 
     @property
-    def is_alive(self) -> bool:
-        """Whether the process that wrote it is still running, as far as can be seen from here."""
-        return is_alive(self.pid, self.began, self.host, self.at)
+    def driver(self) -> Driver:
+        """The process that wrote it."""
+        return Driver(self.pid, self.host, self.began, self.at)
 
 
 def write(directory: Path, progress: Progress) -> None:
