@@ -11,10 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from sim.verification.fuzz.readers import READERS
-
-OF_A_PROCESS: Final = {True: 500, False: 10_000}
-"""How many inputs a process tries, for files of a result directory and for others.
+OF_A_PROCESS: Final = 10_000
+"""How many inputs a process tries.
 
 A process remembers some of what it has read; a new one keeps that from counting against the limit of memory.
 """
@@ -74,7 +72,7 @@ def _some(found: Found, inputs: int, seed: int, data: Path, corpus: Path) -> boo
     with tempfile.TemporaryDirectory(dir=corpus.parent) as folder, (corpus.parent / "stderr").open("w+b") as stderr:
         place, before = Path(folder) / "w", found.inputs
         place.mkdir()
-        number = min(inputs - before, OF_A_PROCESS[bool(READERS[found.reader].inside)])
+        number = min(inputs - before, OF_A_PROCESS)
         request = [found.reader, str(number), str(seed + before), str(data.resolve()), str(place), str(corpus)]
         start = GUIDED if is_guided() else PROCESS
         process = subprocess.Popen([sys.executable, "-c", start, *request], stdout=subprocess.PIPE, stderr=stderr)

@@ -28,7 +28,9 @@ MEMORY: Final = 1 << 30
 FORBIDDEN: Final = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class")
 CHANGING: Final = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate")
 PREFIX: Final = "fpswitch: "
-PLACES: Final = ("input.", "/r", "fitted.toml", "strategy ", "perf kvm stat ", "guests.plain.cpu_model ")
+PLACES: Final = (
+    "input.", "/r", "fitted.toml", "strategy ", "perf kvm stat ", "guests.storm.cpu_model ", ", by CPUID: ",
+)  # fmt: skip
 """A message says where: it contains the file, or what in two files does not fit together."""
 NOTE: Final = "is of fpswitch 0.1.0, without hashes"
 """The note on such a result, which may come before the message."""

@@ -68,7 +68,7 @@ def _of_results(name: str) -> Reader:
     return Reader(("compare", HERE, "--json"), Path(name).suffix, inside=name)
 
 
-DISTRIBUTION: Final = f'threads.worker.sleep={{empirical="{HERE}", column="sleep", unit="us"}}'
+DISTRIBUTION: Final = f'threads.pair.syscall={{empirical="{HERE}", column="sleep", unit="us"}}'
 FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "ftrace": ("traces/formats/ftrace.txt", "cases/trace-[!c]*.txt", "cases/trace-cl*.txt", "cases/kvm-only-trace.txt"),
     "trace-cmd": ("traces/formats/trace-cmd.txt", "cases/trace-cmd*.txt"),
@@ -76,10 +76,12 @@ FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 TRACES: Final = tuple(pattern for patterns in FORMATS.values() for pattern in patterns)
 EXITS: Final = (
-    "price", "--cpu", "sapphire-rapids", "--load-put", "10/s", "--duration", "9 s", "--strategies",
-    "free-ssp,manual-load", "--perf-kvm-stat", HERE,
+    "price", "--cpu", "sapphire-rapids", "--load-put", "10/s", "--duration", "9 s", "--strategies", "free-ssp",
+    "--perf-kvm-stat", HERE,
 )  # fmt: skip
-CPU_MODEL: Final = ("show", "rfc-question", "--set", f"guests.plain.cpu_model={HERE}")
+CPU_MODEL: Final = (
+    "show", "exit-storm", "--set", "guests.storm.shadow_stacks=none", "--set", f"guests.storm.cpu_model={HERE}",
+)  # fmt: skip
 SAMPLES: Final = b'vcpu,sleep,note\n0,12.5,a\n0,7,b\n1,1e3,c\n1,0.25,"d, e"\n'
 
 READERS: Final[Mapping[str, Reader]] = {
@@ -101,7 +103,7 @@ READERS: Final[Mapping[str, Reader]] = {
     "exits of a trace": Reader(("replay", HERE, "--exits"), ".txt", data=TRACES),
     "fit of a trace": Reader(("fit", HERE, "-o", WRITTEN, "--no-check", "--force"), ".txt", data=TRACES),
     "workload of rt-app": Reader(("new", WRITTEN, "--rt-app", HERE), ".json", data=("rt-app/*.json",)),
-    "samples": Reader(("show", "rfc-question", "--set", DISTRIBUTION), ".csv", text=SAMPLES),
+    "samples": Reader(("show", "context-switch1", "--set", DISTRIBUTION), ".csv", text=SAMPLES),
     "perf kvm stat": Reader(EXITS, ".txt", data=("perf/*.txt",)),
     "manifest": _of_results("manifest.json"),
     "costs.json": _of_results("costs.json"),

@@ -47,6 +47,7 @@ class Trying:
             self._watch = watched(place)
             for content in self.seeds[:8]:  # so that time and memory of imports do not count for an input
                 judged(main, self._how.put(content, place), self._watch)
+            gc.freeze()  # what is imported is not looked at again
             limit_memory()
 
     def attempt(self, content: bytes) -> bool:
