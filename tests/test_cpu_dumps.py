@@ -357,6 +357,15 @@ def test_a_vendor_that_is_not_known_is_told_by_where_the_components_are(name, ta
     assert f"leaf 0 is not in the dump: {taken_for} by where its components are" in one.notes
 
 
+@pytest.mark.parametrize("name", DUMPED)
+def test_each_of_opmask_pkru_and_the_leaf_of_amds_caches_tells_a_vendor_that_a_dump_does_not_name(name):
+    registers = leaves(name)
+    xstate, caches = registers[13], {leaf: subs for leaf, subs in registers.items() if leaf == 0x8000001D}
+    alone = {i: {13: {sub: row for sub, row in xstate.items() if sub in (0, 1, 2, i)}} for i in (5, 9) if i in xstate}
+    told = {of_registers(each).vendor for each in (*alone.values(), {13: xstate}, {13: {0: xstate[0]}} | caches)}
+    assert told == {profile(name).vendor}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -234,6 +234,11 @@ def test_registers_are_read_below_a_cpus_number_with_an_h_without_commas_cut_off
     assert list(cpuid_nested.rows(text)) == [(13, 0, (7, 832, 832, 0))]
 
 
+def test_two_leaves_in_one_object_are_two():
+    text = "".join(f"leaf: 13\nsub: {sub}\neax: {eax}\nebx: 832\necx: 832\nedx: 0\n" for sub, eax in ((0, 7), (1, 15)))
+    assert list(cpuid_nested.rows(text)) == [(13, 0, (7, 832, 832, 0)), (13, 1, (15, 832, 832, 0))]
+
+
 @pytest.mark.parametrize("text", [
     '{"13": {"0": [7, 64, 832, 0]}}',  # no area is that small
     '{"13": {"0": [7, 832, 832, 0], "1": [15, 832, 0, 0], "5": [64, 1088, 0, 0]}}',  # a component that there is not
