@@ -9,6 +9,7 @@ from cpu_dumps import (
     DUMPED,
     PRINTED,
     RAW,
+    VENDORS,
     as_cpuid,
     as_instlat,
     dump_text,
@@ -343,6 +344,15 @@ def test_caches_that_a_dump_does_not_have_are_those_of_its_family(name):
     assert f"caches are not in the dump: those of {name}" in found["notes"]
     leaf = {"sapphire-rapids": "4", "zen4": "0x8000001d"}[name]
     assert found["cpuid"][leaf] == shipped(name)["cpuid"][leaf]
+
+
+@pytest.mark.parametrize(("components_of", "vendor"), [("sapphire-rapids", "amd"), ("zen4", "intel")])
+def test_caches_of_a_family_that_is_not_known_are_those_of_a_cpu_of_its_vendor(components_of, vendor):
+    registers = {0: {0: (0x20, *VENDORS[vendor])}, 13: leaves(components_of)[13]}
+    text = "".join(as_cpuid(leaf, sub, *row) + "\n" for leaf, subs in registers.items() for sub, row in subs.items())
+    notes = imported.document(cpuid.parse(text.splitlines(keepends=True), "the dump"), "the dump")["notes"]
+    (like,) = (note.rpartition(" ")[2] for note in notes if note.startswith("caches are not in the dump"))
+    assert shipped(like)["vendor"] == vendor
 
 
 @pytest.mark.parametrize(("name", "taken_for"), [("zen4", "AMD"), ("sapphire-rapids", "Intel")])
