@@ -11,7 +11,10 @@ Not drawn is what no input can show, since it is the language that makes it equa
 - ``is`` for ``==`` (and ``is not`` for ``!=``) with a constant of which Python keeps one object: a string that is a
   name, True, False, None, an integer from -5 to 256, a member of an enumeration.  Whether such a comparison sees the
   difference depends on where the other value was made and not on what the line says.  The result of ``bool()`` is such
-  a constant, too.
+  a constant, too.  ``==`` for ``is`` with one that equals nothing else: None, a member of an enumeration;
+- another operator or number in an expression of constants that has the same value, such as ``+`` for ``|`` between
+  masks without a common bit;
+- ``if TYPE_CHECKING:`` negated; ``not`` where Python's syntax does not allow it.
 """
 
 import argparse
@@ -31,6 +34,9 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
+from inspect import ismodule
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -39,8 +45,12 @@ from coverage import CoverageData
 ROOT = Path(__file__).parent.parent
 MEASURED = ROOT / "build/coverage"
 ROOMS = ("xsave", "kernel", "host")
+OF_CLASSES = [f"tests/test_frozen.py::test_a_data_class_is_frozen[{room}]" for room in ROOMS]
+"""Tests that look at what classes are, and execute no line of them."""
 TESTS_S = 60
 """The tests of one mutant take no longer than this without it, the quickest of those that execute its line."""
+FIRST_S, FIRST_FILES = 3, 8
+"""The first tests, of so few files that pytest has soon read them; most mutants are found by these."""
 LEAST_S, PATIENCE = 30, 4
 """A mutant that takes so many seconds, and then so many times as long, is an endless loop, and found."""
 OUTCOMES = {0: "survived", 1: "killed", 2: "killed", 4: "killed"}
@@ -76,11 +86,13 @@ class Mutant:
 
 def never_looked_at(tree):
     """The (line, column) spans of annotations, where a change changes nothing that runs, or all imports fail, of
-    protocols, and of ``slots=``."""
+    protocols, of ``slots=`` and of ``TYPE_CHECKING``."""
     for node in ast.walk(tree):
         spans = [getattr(node, "annotation", None), getattr(node, "returns", None)]
         if isinstance(node, ast.keyword) and node.arg == "slots":
             spans.append(node.value)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            spans.append(node)
         if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "Protocol" for base in node.bases):
             spans += node.body
         for each in spans:
@@ -95,24 +107,73 @@ def is_one_object(value):
     return value is None or isinstance(value, (bool, Enum)) or (type(value) is int and -5 <= value <= 256)
 
 
-def compared_with_one_object(tree, module):
-    """The (line, column) spans of comparisons with a constant, written out or named, that is one object."""
+def equals_only_itself(value):
+    return value is None or (isinstance(value, Enum) and type(value).__eq__ is object.__eq__)
+
+
+def compared_with(tree, module, is_such):
+    """The (line, column) spans of comparisons with a constant, written out or named, of that kind."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare):
             for side in (node.left, *node.comparators):
                 name = ast.unparse(side)
                 if isinstance(side, ast.Constant):
-                    found = is_one_object(side.value)
+                    found = is_such(side.value)
                 elif isinstance(side, ast.Call):
-                    found = name.startswith("bool(")
+                    found = name.startswith("bool(") and is_such(True)
                 else:
                     value, *rest = name.split(".")
                     value = vars(module).get(value, module)
                     for each in rest:
                         value = getattr(value, each, module)
-                    found = name.rpartition(".")[2].isupper() and is_one_object(value)
+                    found = name.rpartition(".")[2].isupper() and is_such(value)
                 if found:
                     yield (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
+
+
+class Computed(ast.NodeTransformer):
+    """Puts the value for each expression of numbers and of constants of a module, or of one that it imports."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def is_constant(self, node):
+        if isinstance(node, ast.BinOp):  # other powers and shifts may be too large to compute
+            small = not isinstance(node.op, (ast.Pow, ast.LShift)) or getattr(node.right, "value", 64) in range(64)
+            return small and self.is_constant(node.left) and self.is_constant(node.right)
+        if isinstance(node, ast.UnaryOp):
+            return self.is_constant(node.operand)
+        if isinstance(node, ast.Attribute):  # re.ASCII
+            return node.attr.isupper() and ismodule(vars(self.module).get(ast.unparse(node.value)))
+        return isinstance(node, ast.Constant) or (isinstance(node, ast.Name) and node.id.isupper())
+
+    def visit(self, node):
+        if isinstance(node, (ast.BinOp, ast.UnaryOp)) and self.is_constant(node):
+            try:
+                value = eval(ast.unparse(node), dict(vars(self.module)))
+            except (ArithmeticError, NameError, TypeError, ValueError):
+                return node
+            return ast.Constant(value.value if isinstance(value, Enum) else value)
+        return self.generic_visit(node)
+
+
+def module_of(path):
+    return importlib.import_module(".".join(Path(path).with_suffix("").parts))
+
+
+def is_a_change(mutant):
+    """Whether it is Python, and not an expression of constants that has the same value."""
+    if "BinaryOperator" not in mutant.operator and "Unary" not in mutant.operator and "Number" not in mutant.operator:
+        return True
+    computed, shown = Computed(module_of(mutant.path)), []
+    for source in ((ROOT / mutant.path).read_text(encoding="utf-8"), mutant.source()):
+        try:
+            body = ast.parse(source).body
+        except SyntaxError:
+            return False
+        at_line = (node for node in body if node.lineno <= mutant.line <= node.end_lineno)
+        shown.append([ast.dump(computed.visit(node)) for node in at_line])
+    return shown[0] != shown[1]
 
 
 def mutants():
@@ -126,12 +187,17 @@ def mutants():
     for path in sorted(path for room in ROOMS for path in (ROOT / "sim" / room).rglob("*.py")):
         source = path.read_text(encoding="utf-8")
         tree = ast.parse(source)
-        module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        module = module_of(path.relative_to(ROOT))
         unseen = list(never_looked_at(tree))
-        identity = unseen + list(compared_with_one_object(tree, module))
+        identity = unseen + list(compared_with(tree, module, is_one_object))
+        equality = unseen + list(compared_with(tree, module, equals_only_itself))
         nodes = list(ast_nodes(get_ast(source)))
         for name, operator in operators:
-            spans = identity if name.endswith(("_Eq_Is", "_NotEq_IsNot")) else unseen
+            spans = unseen
+            if name.endswith(("_Eq_Is", "_NotEq_IsNot")):
+                spans = identity
+            elif name.endswith(("_Is_Eq", "_IsNot_NotEq")):
+                spans = equality
             places = ((start, node.parent) for node in nodes for start, _ in operator.mutation_positions(node))
             for occurrence, (start, parent) in enumerate(places):
                 if parent is not None and parent.type == "parameters":  # the star of keyword-only parameters
@@ -139,6 +205,13 @@ def mutants():
                 if not any(first <= start < last for first, last in spans):
                     found.append(Mutant(str(path.relative_to(ROOT)), name, occurrence, start[0]))
     return found
+
+
+def drawn(number, seed):
+    """So many mutants, and of how many."""
+    everything = mutants()
+    order = random.Random(seed).sample(everything, len(everything))
+    return list(islice((each for each in order if is_a_change(each)), number)), len(everything)
 
 
 class Tests:
@@ -153,18 +226,50 @@ class Tests:
             self.seconds[name] = float(case.get("time"))
 
     def of(self, mutant):
-        """Names of tests, the quickest first, and their seconds; a module's own line runs with it."""
+        """Names of tests and their seconds, the quickest first, and what differs in its parameters alone later.
+
+        What runs when its module is imported is tested by all tests of the module.
+        """
         lines = self.data.contexts_by_lineno(str(ROOT / mutant.path))
-        found = {name.partition("|")[0] for name in lines.get(mutant.line, ())} - {""}
-        if not found:
-            found = {name.partition("|")[0] for names in lines.values() for name in names} - {""}
+        if mutant.line in in_functions(mutant.path):
+            lines = {mutant.line: lines.get(mutant.line, ())}
+        else:
+            lines[0] = OF_CLASSES
+        found = {name.partition("|")[0] for names in lines.values() for name in names} & set(self.seconds)
+        seen, cost = Counter(), {}
+        for name in sorted(found, key=self.seconds.get):
+            function = name.partition("[")[0]
+            seen[function] += 1
+            cost[name] = self.seconds[name] * seen[function]
         chosen, total = [], 0.0
-        for name in sorted(found & set(self.seconds), key=self.seconds.get):
+        for name in sorted(cost, key=cost.get):
             total += self.seconds[name]
             if chosen and total > TESTS_S:
                 break
-            chosen.append(name)
-        return chosen, total
+            chosen.append((name, self.seconds[name]))
+        return chosen
+
+
+@cache
+def in_functions(path):
+    """The lines that run when a function is called."""
+    return {
+        line
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+        for line in range(node.body[0].lineno, node.end_lineno + 1)
+    }
+
+
+def in_two(tests):
+    """Tests and their seconds: some quick ones of a few files, and the others."""
+    total, files = 0.0, set()
+    for number, (name, seconds) in enumerate(tests):
+        total += seconds
+        files.add(name.partition("::")[0])
+        if number and (total > FIRST_S or len(files) > FIRST_FILES):
+            return tests[:number], tests[number:]
+    return tests, []
 
 
 def run_tests(folder, names):
@@ -220,14 +325,16 @@ def outcome(folder, names, seconds):
 
 def judge(folder, mutant, tests):
     """killed, survived, endless, "no test" or "not run", and the seconds it took."""
-    names, seconds = tests.of(mutant)
-    if not names:
-        return "no test", 0.0
-    path, began = folder / mutant.path, time.monotonic()
+    path, began, found = folder / mutant.path, time.monotonic(), "no test"
     before = path.read_text(encoding="utf-8")
     path.write_text(mutant.source(), encoding="utf-8")
     try:
-        return outcome(folder, names, LEAST_S + PATIENCE * seconds), time.monotonic() - began
+        for some in filter(None, in_two(tests.of(mutant))):
+            names, seconds = zip(*some, strict=True)
+            found = outcome(folder, names, LEAST_S + PATIENCE * sum(seconds))
+            if found != "survived":
+                break
+        return found, time.monotonic() - began
     finally:
         path.write_text(before, encoding="utf-8")
 
@@ -240,8 +347,7 @@ def main():
     parser.add_argument("--most", type=float, default=5.0, help="per cent of them that may survive")
     options = parser.parse_args()
     with ProcessPoolExecutor(1) as elsewhere:
-        everything = elsewhere.submit(mutants).result()
-    drawn = random.Random(options.seed).sample(everything, options.number)
+        chosen, number_of_all = elsewhere.submit(drawn, options.number, options.seed).result()
     tests, folders, found = Tests(), SimpleQueue(), {}
     for name in LIBRARIES:
         importlib.import_module(name)
@@ -260,15 +366,15 @@ def main():
                 flush=True,
             )
 
-        list(pool.map(one, drawn))
+        list(pool.map(one, chosen))
     counts = Counter(found.values())
-    left = [mutant for mutant in drawn if found[mutant] in ("survived", "no test", "not run")]
+    left = [mutant for mutant in chosen if found[mutant] in ("survived", "no test", "not run")]
     for mutant in left:
         print(f"\n{mutant.path}:{mutant.line}: {mutant.operator}, {found[mutant]}", *mutant.difference(), sep="\n")
-    share = 100 * len(left) / len(drawn)
-    print(f"\n{len(drawn)} of {len(everything)} mutants (seed {options.seed}): {dict(counts)}; {share:.1f} % survive")
+    share = 100 * len(left) / len(chosen)
+    print(f"\n{len(chosen)} of {number_of_all} mutants (seed {options.seed}): {dict(counts)}; {share:.1f} % survive")
     (ROOT / "build/mutants.json").write_text(
-        json.dumps([[m.path, m.line, m.operator, m.occurrence, found[m]] for m in drawn])
+        json.dumps([[m.path, m.line, m.operator, m.occurrence, found[m]] for m in chosen])
     )
     return int(share > options.most)
 
