@@ -132,8 +132,7 @@ def fit(
     def make(recorded: Recorded) -> list[Replica]:
         config = recorded.config
         watcher.of_guests = config.masks.guest_default & CET_S
-        if recorded.kernel_note:
-            notes.append(recorded.kernel_note)
+        notes.extend(recorded.notes)
         chosen = found["cpu"] = profile(cpu).name if cpu else _nearest(config)
         if not cpu:
             notes.append(f"the trace does not name its CPU; {chosen} is the nearest by its state components (--cpu)")

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import Final
 
 from sim.errors import InputError
@@ -91,16 +93,24 @@ NO_XSAVES: Final = (
 )
 
 
-def masks(head: Header, seen: Iterable[int], standard: int = 0) -> tuple[Masks, list[str]]:
+def left_out(head: Header, seen: Iterable[int], kernel: str) -> int:
+    """The components of the boot log and of the masks ``seen`` that the model of this kernel puts into no fpstate."""
+    model = version(kernel)
+    enabled = reduce(or_, seen, head.log.mask if head.log else 0)
+    return enabled & ALL & ~(model.user_supported | model.supervisor_supported | CET_S)
+
+
+def masks(head: Header, seen: Iterable[int], standard: int = 0, without: int = 0) -> tuple[Masks, list[str]]:
     """Masks from the boot log, or without one from the xcomp_bv ``seen``; what the two disagree in, and what to know.
 
     ``standard`` are the components in xfeatures of a trace that shows the standard format, in which xcomp_bv is 0.
+    ``without`` are components that count as not enabled.
     A normal fpstate has neither CET_S, which is guest-only since v6.17, nor, before its task has used AMX, XTILEDATA.
     """
-    found = {mask & ~COMPACTED for mask in seen if mask & COMPACTED}
+    found = {mask & ~(COMPACTED | without) for mask in seen if mask & COMPACTED}
     normal = {mask & ~XTILEDATA for mask in found if not mask & CET_S}
     if head.log is not None:
-        maximum = head.log.mask & ALL
+        maximum = head.log.mask & ALL & ~without
         stated = Masks(maximum & ~XTILEDATA & ~CET_S, maximum & ~XTILEDATA, maximum)
         conflicts = [NO_XSAVES] if standard else []
         if normal and stated.normal not in normal:

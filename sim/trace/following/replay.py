@@ -21,7 +21,7 @@ from sim.trace.reading.events import DEACTIVATED, RECORD, full_name
 from sim.trace.reading.others import SCRIPT
 from sim.trace.reading.reader import Reader
 from sim.trace.reading.report import Report
-from sim.xsave.components import CET_S, COMPACTED, FP, SSE
+from sim.xsave.components import CET_S, COMPACTED, FP, SSE, decode
 
 REGS: Final = ("x86_fpu_regs_activated", "x86_fpu_regs_deactivated")
 
@@ -42,12 +42,12 @@ class Recorded:
     config: Config
     partial: bool
     notes: list[str] = field(default_factory=list)
-    kernel_note: str = ""
-    """That of the notes which says what may differ in the recorded kernel, if it is none of the model's."""
     told: Told | None = None
     """What the trace of a simulated run says beside events."""
     standard: int = 0
     """The mask of fpstates that are in the standard format, where xcomp_bv is 0; 0 on a machine with XSAVES."""
+    left_out: int = 0
+    """Components of the trace's fpstates that the model has in none."""
 
 
 @dataclass(slots=True)
@@ -115,6 +115,8 @@ class Replay:
                     recorded.config, replicas, partial=recorded.partial, clock=self._clock, told=recorded.told
                 )
             if "x86_fpu" in chunk.tables:
+                if recorded.left_out:
+                    _leave_out(chunk, recorded.left_out)
                 if recorded.standard:
                     _as_compacted(chunk, recorded.standard)
                 of_guests += int(np.count_nonzero(chunk.tables["x86_fpu"][1]["xcomp_bv"] & np.uint64(CET_S)))
@@ -168,12 +170,15 @@ def replay(stream: IO[bytes], name: str, *, progress: Progress = iter, **options
 
 def _recorded(reader: Reader, chunk: Chunk, *, as_recorded: bool) -> Recorded:
     head = machine.header(reader.comments, reader.name)
-    if not as_recorded and (simulated := told(reader.comments, reader.name)) is not None:
+    without = 0
+    if (simulated := told(reader.comments, reader.name)) is not None:
         try:
             config = boot(simulated.chosen())
         except InputError as error:
             raise InputError(f"{reader.name}: {error}") from error
-        return Recorded(head, config, partial=False, notes=[SIMULATED], told=simulated)
+        if not as_recorded:
+            return Recorded(head, config, partial=False, notes=[SIMULATED], told=simulated)
+        without = config.masks.host_default & CET_S  # where normal fpstates have it, it does not tell those of guests
     rows, columns = chunk.tables["x86_fpu"]
     seen = set(columns["xcomp_bv"].tolist())
     standard = 0
@@ -181,12 +186,18 @@ def _recorded(reader: Reader, chunk: Chunk, *, as_recorded: bool) -> Recorded:
         standard = int(np.bitwise_or.reduce(columns["xfeatures"])) | FP | SSE
     elif head.log is not None and head.log.format == "standard":
         raise InputError(f"{reader.name}: the boot lines say 'standard' format, and events have an xcomp_bv")
-    found, notes = machine.masks(head, seen, standard)
     saves = columns["load"][chunk.event[rows] == DEACTIVATED]
     # A drop shows 0 on every kernel; a save 1 since v6.16.
     near = machine.nearest_kernel(head, int(saves.max()) if len(saves) else None)
-    kernel_note = f"{near.says}; followed as {near.kernel}" if near.says else ""
-    notes += [kernel_note] if kernel_note else []
+    without |= machine.left_out(head, (*seen, standard), near.kernel)
+    found, notes = machine.masks(head, seen, standard, without)
+    if without:
+        notes.append(
+            f"fpstates have {', '.join(decode(without))} where those of the model of Linux {near.kernel} have not: left "
+            "out of all masks, and what it costs is in no figure"
+        )
+    if near.says:
+        notes.append(f"{near.says}; followed as {near.kernel}")
     if head.has_backports:
         notes.append("a distribution's kernel with parts of later releases, which ones is not known here")
     try:
@@ -196,7 +207,13 @@ def _recorded(reader: Reader, chunk: Chunk, *, as_recorded: bool) -> Recorded:
     report = reader.report
     unseen = report.named_cpus - report.cpus
     partial = bool(unseen) or (head.cpus or 0) > len(report.cpus)
-    return Recorded(head, config, partial, notes, kernel_note, standard=found.normal if standard else 0)
+    return Recorded(head, config, partial, notes, standard=found.normal if standard else 0, left_out=without)
+
+
+def _leave_out(chunk: Chunk, components: int) -> None:
+    """Takes components out of the masks of fpstates and of what they hold."""
+    for name in ("xcomp_bv", "xfeatures"):
+        chunk.tables["x86_fpu"][1][name] &= np.uint64(~components & (1 << 64) - 1)
 
 
 def _as_compacted(chunk: Chunk, mask: int) -> None:
