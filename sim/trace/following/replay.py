@@ -193,8 +193,8 @@ def _recorded(reader: Reader, chunk: Chunk, *, as_recorded: bool) -> Recorded:
     found, notes = machine.masks(head, seen, standard, without)
     if without:
         notes.append(
-            f"fpstates have {', '.join(decode(without))} where those of the model of Linux {near.kernel} have not: left "
-            "out of all masks, and what it costs is in no figure"
+            f"fpstates have {', '.join(decode(without))} where those of the model of Linux {near.kernel} have not: "
+            "left out of all masks, and what it costs is in no figure"
         )
     if near.says:
         notes.append(f"{near.says}; followed as {near.kernel}")
