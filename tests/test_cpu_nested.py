@@ -135,6 +135,22 @@ FORMS = {
         )
         for leaf, subs in leaves(name).items()
     ),
+    "YAML, sub-leaves as a list at the indent of its key": lambda name: "cpuid:\n" + "".join(
+        f"  {leaf}:\n"
+        + "".join(f"  - {{{', '.join(f'{k}: {v:#x}' for k, v in members(row).items())}, index: {sub}}}\n"
+                  for sub, row in subs.items())
+        for leaf, subs in leaves(name).items()
+    ),
+    "YAML, a list of named sub-leaves at the indent of its key": lambda name: "".join(
+        f"leaf_{leaf:#x}:\n"
+        + "".join(f"- subleaf_{sub}:\n" + "".join(f"    {k}: {v:#x}\n" for k, v in members(row).items())
+                  for sub, row in subs.items())
+        for leaf, subs in leaves(name).items()
+    ),
+    "sub-leaves as a list beside the registers of the first": lambda name: json.dumps([
+        {"leaf": leaf} | members(first) | {"subleaves": [{"subleaf": sub} | members(row) for sub, row in others]}
+        for leaf, subs in leaves(name).items() for (_, first), *others in [subs.items()]
+    ]),
     "TOML": lines(
         lambda leaf, sub, *row: (
             f"[[cpuid]]\nfunction = {leaf:#x}\nindex = {sub}\n"

@@ -53,6 +53,7 @@ _SUB_NAMES: Final = frozenset(
     ("subleaf", "subleafid", "subleafnumber", "subleafnum", "sub", "subfunction", "subfunc", "index", "idx", "ecxin",
      "inecx", "inputecx", "initialecx")
 )  # fmt: skip
+_SUB_LEAVES: Final = re.compile(r"sub|indices|indexes", re.ASCII | re.IGNORECASE)
 _INPUTS: Final = frozenset(("in", "input", "inputs", "query", "request", "args", "key"))
 _REGISTERS: Final = tuple(tuple(pattern.format(name) for name in "abcd") for pattern in ("e{}x", "r{}x", "{}"))
 _WITH_SUB: Final = 2
@@ -158,24 +159,25 @@ def _tree(text: str) -> _Node:
 def _in_brackets(text: str) -> str:
     """The text with brackets where it shows nodes by indentation (YAML), and a comma behind each line."""
     shown: list[str] = []
-    indents: list[int] = []
+    open_at: list[tuple[int, bool]] = []  # indents, and whether of an item
     for line in text.splitlines():
         body = line.strip()
         indent = len(line) - len(line.lstrip())
         if not body or body.startswith("#"):
             continue
-        while indents and indent <= indents[-1]:
-            shown.append("},")
-            indents.pop()
         items = _ITEMS.match(body)
         assert items is not None
+        # A list may stand at the indent of its key.
+        while open_at and open_at[-1] >= (indent, bool(items[0])):
+            shown.append("},")
+            open_at.pop()
         inner = indent + 2 * items[0].count("-")
         shown += "{" * items[0].count("-")
-        indents += range(indent, inner, 2)
+        open_at += [(each, True) for each in range(indent, inner, 2)]
         indent, body = inner, body[items.end() :]
         if body.endswith(":"):
             shown.append(body + " {")
-            indents.append(indent)
+            open_at.append((indent, False))
         else:
             shown.append(body + ",")
     return "\n".join(shown)
@@ -196,6 +198,9 @@ def _walk(node: _Node, path: tuple[str, ...], depth: int) -> Iterator[_Found]:
     path = _named(node, texts, path)
     if path and (registers := _registers(node, texts, items)):
         yield _Found(path, registers)
+        for key, value in node.members:
+            if isinstance(value, _Node) and _SUB_LEAVES.match(key):  # the others, beside those of sub-leaf 0
+                yield from _walk(value, path[-_WITH_SUB:][:1] + _numbers(key), depth + 1)
         return
     if items and len(items) <= _WITH_SUB and _are_numbers(items):  # [13, 1, {...}]
         path = tuple(items)
