@@ -249,7 +249,7 @@ def test_a_group_that_is_not_there_is_refused():
         only(text.replace("cpus = 1", 'cpus = 1\nscheduler = "round-robin"') + "[groups.a]\n")
 
 
-# What a group weighs, and its protection (fair.c, v6.18.2; the protection as since the fix of January 2026).
+# What a group weighs, and what a new weight does to its entity (fair.c, v6.18.2 and v7.3.4).
 
 
 def on_two_cpus(kind):
@@ -308,6 +308,48 @@ def test_a_delayed_group_is_queued_again_with_the_weight_that_it_left_with(kind,
     first.enqueue(0, two)
     assert seen == [enqueued]
     assert own.weight == 512
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sleeper_that_leaves_late_renews_the_weight_of_its_group(kind):
+    """dequeue_entities(DEQUEUE_SLEEP | DEQUEUE_DELAYED): update_cfs_group()."""
+    group, first, second, one, two, there = on_two_cpus(kind)
+    first.enqueue(0, two)
+    own = group.entities[0]
+    second.enqueue(0, there)
+    one.vruntime += 10 * UNIT
+    first.dequeue(0, one, sleep=True)
+    own.deadline, one.deadline = -UNIT, -2 * UNIT  # its turn, and in it that of the sleeper
+    one.vruntime = 0
+    assert own.weight == 1024
+    assert first.pick_next(0) is two
+    assert not one.on_rq
+    assert own.weight == 1024 // 2
+
+
+def test_who_runs_beside_a_group_of_late_leavers_keeps_its_protection():
+    """pick_task_fair() begins again at the root, and sets next only who goes on."""
+    group = TaskGroup(1024)
+    root = EevdfRunQueue(1000, 100)
+    rq = GroupedRunQueue(root, {group: EevdfRunQueue(1000, 100)})
+    runs, sleeps, stays = Entity(), Entity(), Entity()
+    sleeps.group = stays.group = group
+    for entity in (sleeps, stays):
+        rq.enqueue(0, entity)
+    assert rq.pick_next(0) is sleeps
+    sleeps.vruntime += 10 * UNIT
+    rq.dequeue(0, sleeps, sleep=True)
+    rq.enqueue(0, runs)
+    root.current.deadline, root.current.vprot = 2000 * UNIT, 0
+    assert rq.pick_next(0) is runs
+    rq.dequeue(0, stays, sleep=False)
+    assert sleeps.sched_delayed
+    runs.vprot = 0
+    own = group.entities[0]
+    own.deadline = -UNIT
+    assert rq.pick_next(0) is runs
+    assert not sleeps.on_rq
+    assert runs.vprot == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

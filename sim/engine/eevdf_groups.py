@@ -156,12 +156,28 @@ def dequeue(a: Memory, c: int, now: int, thread: int, sleep: bool) -> None:
     if a.c[q, BUDDY] == thread:
         scheduler.clear_buddy(a, root(a, c), entity)
     scheduler.dequeue(a, q, now, thread, sleep)
-    if not a.c[q, LOAD]:
+    if not a.t[thread, ON_RQ]:
+        left(a, c, now, entity, sleep)
+
+
+@compiled
+def left(a: Memory, c: int, now: int, entity: int, sleep: bool) -> None:
+    """dequeue_entities(), above a thread that has left its group: the last one takes the group's entity along."""
+    if not a.c[group_queue(a, entity), LOAD]:
         scheduler.dequeue(a, root(a, c), now, entity, True)
-    elif not a.t[thread, ON_RQ]:
-        if sleep:
-            scheduler.set_next_buddy(a, root(a, c), entity)
-        weigh(a, c, now, entity)
+        return
+    if sleep:
+        scheduler.set_next_buddy(a, root(a, c), entity)
+    weigh(a, c, now, entity)
+
+
+@compiled
+def dequeue_delayed(a: Memory, c: int, now: int, entity: int) -> None:
+    """dequeue_entities(DEQUEUE_SLEEP | DEQUEUE_DELAYED)."""
+    group = parent(a, entity, c) if entity < a.g[ENTITIES] else -1
+    scheduler.dequeue_delayed(a, root(a, c) if group < 0 else group_queue(a, group), now, entity)
+    if group >= 0:
+        left(a, c, now, group, True)
 
 
 @compiled
@@ -174,30 +190,41 @@ def put_previous(a: Memory, q: int) -> None:
 
 
 @compiled
+def pick_task(a: Memory, c: int, now: int) -> int:
+    """pick_task_fair(): from the root down, and again from there after each delayed one that leaves; -1: none."""
+    while True:
+        entity = scheduler.pick_next_entity(a, root(a, c), True)
+        if entity >= a.g[ENTITIES] and not a.t[entity, DELAYED]:
+            entity = scheduler.pick_next_entity(a, group_queue(a, entity), True)
+        if entity < 0 or not a.t[entity, DELAYED]:
+            return entity
+        dequeue_delayed(a, c, now, entity)
+
+
+@compiled
 def pick_next(a: Memory, c: int, now: int) -> int:
-    """pick_next_task_fair(), from the root down; what the group that has run weighs is renewed, as by a tick."""
+    """pick_next_task_fair(); what the group that has run weighs is renewed, as by a tick."""
     top, entities = root(a, c), a.g[ENTITIES]
     before = a.c[top, CURRENT_ENTITY]
     update_current(a, c, now)
     if before >= entities:
         weigh(a, c, now, before)
-    while True:
-        entity = scheduler.pick_next(a, top, now)
-        if before >= entities and entity != before:
-            put_previous(a, group_queue(a, before))
-            before = -1
-        if entity < entities:
-            return entity
-        q = group_queue(a, entity)
-        buddy, load = a.c[q, BUDDY], a.c[q, LOAD]
-        picked = scheduler.pick_next(a, q, now)
-        if picked >= 0:
-            if entity == before and a.c[q, LOAD] != load:  # a delayed one has left
-                scheduler.set_next_buddy(a, top, entity)
-            if picked == buddy:
-                scheduler.clear_buddy(a, top, entity)
-            return picked
-        scheduler.dequeue(a, top, now, entity, True)  # all that it had was delayed
+    thread = pick_task(a, c, now)
+    a.c[top, RQ_RESCHED] = 0
+    group = parent(a, thread, c) if thread >= 0 else -1
+    if before >= entities and before != group:
+        put_previous(a, group_queue(a, before))
+    upper = group if group >= 0 else thread
+    if upper >= 0 and upper != a.c[top, CURRENT_ENTITY]:
+        scheduler.set_next(a, top, now, upper)
+    if group >= 0:
+        q = group_queue(a, group)
+        a.c[q, RQ_RESCHED] = 0
+        if thread != a.c[q, CURRENT_ENTITY]:
+            if thread == a.c[q, BUDDY]:
+                scheduler.clear_buddy(a, top, group)
+            scheduler.set_next(a, q, now, thread)
+    return thread
 
 
 @compiled
@@ -207,7 +234,11 @@ def wakeup_preempts(a: Memory, c: int, now: int, thread: int, fork: bool) -> boo
     if current == a.c[c, IDLE_THREAD]:
         return True
     if entity >= 0 and entity == parent(a, current, c):
-        preempts = preempting.wakeup_preempts(a, group_queue(a, entity), now, thread, fork)
+        q = group_queue(a, entity)
+        load = a.c[q, LOAD]
+        preempts = preempting.wakeup_preempts(a, q, now, thread, fork)
+        if a.c[q, LOAD] != load:  # v7.3: delayed ones that came up have left
+            weigh(a, c, now, entity)
     else:
         preempts = preempting.wakeup_preempts(a, root(a, c), now, entity if entity >= 0 else thread, fork)
     return preempts or need_resched(a, c)

@@ -342,6 +342,19 @@ def set_protect_slice(a: Memory, q: int, entity: int) -> None:
 
 
 @compiled
+def set_next(a: Memory, q: int, now: int, entity: int) -> None:
+    """put_prev_entity() and set_next_entity()."""
+    clear_buddy(a, q, entity)
+    if a.c[q, CURRENT_ENTITY] >= 0:
+        insert(a, q, a.c[q, CURRENT_ENTITY])
+    remove(a, q, entity)
+    set_protect_slice(a, q, entity)
+    list_first(a, entity)
+    a.t[entity, EXEC_START] = now
+    a.c[q, CURRENT_ENTITY] = entity
+
+
+@compiled
 def pick_next(a: Memory, q: int, now: int) -> int:
     """pick_next_task_fair(), or the head of a round-robin queue; -1: none."""
     update_current(a, q, now)
@@ -363,15 +376,6 @@ def pick_next(a: Memory, q: int, now: int) -> int:
         return entity
     entity = pick_not_delayed(a, q, now, True)
     a.c[q, RQ_RESCHED] = 0
-    previous = a.c[q, CURRENT_ENTITY]
-    if entity < 0 or entity == previous:
-        return entity
-    clear_buddy(a, q, entity)
-    if previous >= 0:
-        insert(a, q, previous)
-    remove(a, q, entity)
-    set_protect_slice(a, q, entity)
-    list_first(a, entity)
-    t[entity, EXEC_START] = now
-    a.c[q, CURRENT_ENTITY] = entity
+    if entity >= 0 and entity != a.c[q, CURRENT_ENTITY]:
+        set_next(a, q, now, entity)
     return entity

@@ -147,27 +147,38 @@ class EevdfRunQueue:
     def pick_next(self, now: int) -> Entity | None:
         """pick_next_task_fair(): delayed entities that come up are dequeued, and the previous current is put back.
 
-        A current that is picked again keeps the protection it has.  set_protect_slice() is Linux commit 052c3d87c82e
-        ("sched/fair: Limit run to parity to the min slice of enqueued entities").
+        A current that is picked again keeps the protection it has.
         """
         self.update_current(now)
-        entity = self._pick_next()
+        entity = self.pick_next_entity()
         while entity is not None and entity.sched_delayed:
             self.dequeue_delayed(now, entity)
-            entity = self._pick_next()
+            entity = self.pick_next_entity()
         self.need_resched = False
-        previous = self.current
-        if entity is None or entity is previous:
-            return entity
+        if entity is not None and entity is not self.current:
+            self.set_next(now, entity)
+        return entity
+
+    def pick_next_entity(self) -> Entity | None:
+        """pick_next_entity(), which may find a delayed one: an eligible buddy first (PICK_BUDDY)."""
+        if self.buddy is not None and self._queue and self.buddy.vruntime <= self.avg_vruntime():
+            return self.buddy
+        return self._pick_eevdf(protect=True)
+
+    def set_next(self, now: int, entity: Entity) -> None:
+        """put_prev_entity() and set_next_entity().
+
+        set_protect_slice() is Linux commit 052c3d87c82e ("sched/fair: Limit run to parity to the min slice of enqueued
+        entities").
+        """
         self.clear_buddy(entity)
-        if previous is not None:
-            self._insert(previous)
+        if self.current is not None:
+            self._insert(self.current)
         self._remove(entity)
         self._protect(entity)
         entity.exec_start = now
         entity.listed = next(self.listings)
         self.current = entity
-        return entity
 
     def put_previous(self) -> None:
         """put_prev_entity() of a group's ``current``, since another group goes on."""
@@ -312,12 +323,6 @@ class EevdfRunQueue:
     def waiting(self) -> list[Entity]:
         """What can_migrate_task() lets another CPU pull: neither the running nor the delayed."""
         return [entity for entity in self._queue if not entity.sched_delayed]
-
-    def _pick_next(self) -> Entity | None:
-        """pick_next_entity(): an eligible buddy first (PICK_BUDDY)."""
-        if self.buddy is not None and self._queue and self.buddy.vruntime <= self.avg_vruntime():
-            return self.buddy
-        return self._pick_eevdf(protect=True)
 
     def _place(self, entity: Entity, initial: bool) -> None:
         """place_entity(): at its lag from V, inflated so that its own weight in V does not eat it up."""

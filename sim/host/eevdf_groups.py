@@ -123,38 +123,64 @@ class GroupedRunQueue:
         if entity is own.queue.buddy:
             self._root.clear_buddy(own)
         own.queue.dequeue(now, entity, sleep=sleep, special=special)
-        if not own.queue.load:
-            self._root.dequeue(now, own, sleep=True)
-        elif not entity.on_rq:
-            if sleep:
-                self._root.set_next_buddy(own)
-            self._weigh(now, own)
+        if not entity.on_rq:
+            self._left(now, own, sleep=sleep)
 
     def pick_next(self, now: int) -> Entity | None:
-        """pick_next_task_fair(), from the root down; what the group that has run weighs is renewed, as by a tick."""
+        """pick_next_task_fair(): only the levels at which another one goes on are touched.
+
+        What the group that has run weighs is renewed, as by a tick.
+        """
         before = self._root.current
         self.update_current(now)
         if isinstance(before, GroupEntity):
             self._weigh(now, before)
-        while True:
-            entity = self._root.pick_next(now)
-            if isinstance(before, GroupEntity) and entity is not before:
-                before.queue.put_previous()
-                before = None
-            if not isinstance(entity, GroupEntity):
-                break
-            buddy, load = entity.queue.buddy, entity.queue.load
-            picked = entity.queue.pick_next(now)
-            if picked is not None:
-                if entity is before and entity.queue.load != load:  # a delayed one has left
-                    self._root.set_next_buddy(entity)
-                if picked is buddy:
-                    self._root.clear_buddy(entity)
-                entity = picked
-                break
-            self._root.dequeue(now, entity, sleep=True)  # all that it had was delayed
-        self.current = entity
+        self.current = entity = self._pick_task(now)
+        self._root.need_resched = False
+        own = None if entity is None else self._of(entity)
+        if isinstance(before, GroupEntity) and before is not own:
+            before.queue.put_previous()
+        if entity is None:
+            return None
+        top = own or entity
+        if top is not self._root.current:
+            self._root.set_next(now, top)
+        if own is not None:
+            own.queue.need_resched = False
+            if entity is not own.queue.current:
+                if entity is own.queue.buddy:
+                    self._root.clear_buddy(own)
+                own.queue.set_next(now, entity)
         return entity
+
+    def _pick_task(self, now: int) -> Entity | None:
+        """pick_task_fair(): from the root down, and again from there after each delayed one that leaves."""
+        while (entity := self._root.pick_next_entity()) is not None:
+            if isinstance(entity, GroupEntity) and not entity.sched_delayed:
+                entity = entity.queue.pick_next_entity()
+                assert entity is not None, "a group that is queued has threads"
+            if not entity.sched_delayed:
+                break
+            self._dequeue_delayed(now, entity)
+        return entity
+
+    def _dequeue_delayed(self, now: int, entity: Entity) -> None:
+        """dequeue_entities(DEQUEUE_SLEEP | DEQUEUE_DELAYED)."""
+        own = self._of(entity)
+        if own is None:
+            self._root.dequeue_delayed(now, entity)
+            return
+        own.queue.dequeue_delayed(now, entity)
+        self._left(now, own, sleep=True)
+
+    def _left(self, now: int, own: GroupEntity, *, sleep: bool) -> None:
+        """dequeue_entities(), above a thread that has left its group: the last one takes the group's entity along."""
+        if not own.queue.load:
+            self._root.dequeue(now, own, sleep=True)
+            return
+        if sleep:
+            self._root.set_next_buddy(own)
+        self._weigh(now, own)
 
     def wakeup_preempts(self, now: int, entity: Entity, *, fork: bool = False) -> bool:
         """check_preempt_wakeup_fair(), at the level at which the two meet."""
@@ -162,7 +188,11 @@ class GroupedRunQueue:
             return True
         own = self._of(entity)
         if own is not None and own is self._of(self.current):
-            return own.queue.wakeup_preempts(now, entity, fork=fork) or self.need_resched
+            load = own.queue.load
+            preempts = own.queue.wakeup_preempts(now, entity, fork=fork)
+            if own.queue.load != load:  # v7.3: delayed ones that came up have left
+                self._weigh(now, own)
+            return preempts or self.need_resched
         return self._root.wakeup_preempts(now, own or entity, fork=fork) or self.need_resched
 
     def preempt_time(self) -> int | None:

@@ -64,7 +64,8 @@ class EevdfRunQueueV73(EevdfRunQueue):
             entity = self._pick_eevdf(protect)
         return entity
 
-    def _pick_next(self) -> Entity | None:
+    def pick_next_entity(self) -> Entity | None:
+        """pick_next_entity()."""
         return self._pick_eevdf(protect=True)
 
     def _pick_eevdf(self, protect: bool) -> Entity | None:
