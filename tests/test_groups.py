@@ -1,5 +1,7 @@
 """Control groups: they share the CPUs by their weights, whatever is in them, and one group alone changes nothing."""
 
+from fractions import Fraction
+
 import pytest
 from hosts import only, simulate
 from hypothesis import given, settings
@@ -353,9 +355,42 @@ def test_who_runs_beside_a_group_of_late_leavers_keeps_its_protection():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("runs", [True, False])
+@pytest.mark.parametrize("ahead", [300, -200, 0])
+@pytest.mark.parametrize("weight", [512, 3000])
+def test_a_new_weight_changes_neither_the_mean_nor_the_lag_in_service_but_of_who_runs_before_v7_3(
+    kind, runs, ahead, weight
+):
+    """reweight_entity(): place_entity() counts curr, with the new weight at the old vruntime (v6.13 to v7.0)."""
+    root = kind(1000, 100)
+    own, other = Entity(1024), Entity(512)
+    for entity in (own, other):
+        root.enqueue(0, entity)
+    if runs:
+        assert root.pick_next(0) is own
+    else:
+        root._remove(own)
+    own.vruntime += ahead * UNIT
+    if not runs:
+        root._insert(own)
+    left = own.deadline - own.vruntime
+    mean = Fraction(1024 * own.vruntime + 512 * other.vruntime, 1536)
+    lag = (mean - own.vruntime) * 1024 / weight
+    expected = mean - lag
+    if kind is EevdfRunQueue and runs:
+        mean = Fraction(weight * own.vruntime + 512 * other.vruntime, weight + 512)
+        expected = mean - lag * (512 + 2 * weight) / (512 + weight)
+    root.reweight(0, own, weight)
+    assert abs(own.vruntime - expected) < 100  # of 2^32 to a cycle
+    assert abs(own.deadline - own.vruntime - Fraction(left * 1024, weight)) < 100
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("runs", "left", "after"), [(1, 8, 16), (1, 0, None), (1, -8, None), (0, 8, None)])
-def test_what_is_left_of_a_protection_is_scaled_and_one_that_is_over_stays_where_it_was(kind, runs, left, after):
-    """reweight_entity(): curr && protect_slice()."""
+def test_what_is_left_of_a_protection_is_scaled_in_v7_3_and_one_that_is_over_stays_where_it_was(
+    kind, runs, left, after
+):
+    """reweight_entity(): curr && protect_slice(), which v6.18.2 does not ask."""
     root = kind(1000, 100)
     own, other = Entity(1024), Entity(1024)
     root.enqueue(0, own)
@@ -364,4 +399,5 @@ def test_what_is_left_of_a_protection_is_scaled_and_one_that_is_over_stays_where
         assert root.pick_next(0) is own
     own.vprot = before = own.vruntime + left * UNIT
     root.reweight(0, own, 512)
-    assert own.vprot == (before if after is None else own.vruntime + after * UNIT)
+    stays = after is None or kind is EevdfRunQueue
+    assert own.vprot == (before if stays else own.vruntime + after * UNIT)

@@ -30,6 +30,7 @@ from sim.engine.layout import (
     RQ_RESCHED,
     RUNNING,
     THREAD,
+    V7_3,
     VLAG,
     VPROT,
     VRUNTIME,
@@ -86,32 +87,34 @@ def update_current(a: Memory, c: int, now: int) -> None:
 
 @compiled
 def reweight(a: Memory, q: int, now: int, entity: int, weight: int) -> None:
-    """reweight_entity(): lag, and what is left of the request and of a protection, stay the same in service."""
+    """reweight_entity(), which finds what runs among those that are queued; v7.3's reweight_eevdf(), around V."""
     t, old, queued = a.t, a.t[entity, WEIGHT], a.t[entity, ON_RQ] != 0
     if weight == old:
         return
+    is_current, average = entity == a.c[q, CURRENT_ENTITY], t[entity, VRUNTIME]
     if queued:
         scheduler.update_current(a, q, now)
-        scheduler.update_lag(a, q, entity, avg_vruntime(a, q), t[entity, DELAYED])
-    is_current = entity == a.c[q, CURRENT_ENTITY]
-    deadline, protected = t[entity, DEADLINE] - t[entity, VRUNTIME], t[entity, VPROT] - t[entity, VRUNTIME]
-    if is_current:
-        a.c[q, CURRENT_ENTITY] = -1
-    elif queued:
-        scheduler.remove(a, q, entity)
+        average = avg_vruntime(a, q)
+        scheduler.update_lag(a, q, entity, average, 0)
+        start = average if a.g[V7_3] else t[entity, VRUNTIME]
+        t[entity, DEADLINE] = (t[entity, DEADLINE] - start) * old // weight
+        if a.g[V7_3]:
+            t[entity, DEADLINE] += average
+            if is_current and t[entity, VRUNTIME] < t[entity, VPROT]:
+                t[entity, VPROT] = average + (t[entity, VPROT] - average) * old // weight
+        if not is_current:
+            scheduler.remove(a, q, entity)
     t[entity, WEIGHT] = weight
     t[entity, INV_WEIGHT] = ONE // weight
     t[entity, VLAG] = t[entity, VLAG] * old // weight
     if queued:
-        t[entity, DEADLINE] = deadline * old // weight
-        t[entity, REL_DEADLINE] = 1
-        scheduler.place(a, q, entity, False)
-        if is_current and protected > 0:
-            t[entity, VPROT] = t[entity, VRUNTIME] + protected * old // weight
-    if is_current:
-        a.c[q, CURRENT_ENTITY] = entity
-    elif queued:
-        scheduler.insert(a, q, entity)
+        if a.g[V7_3]:
+            t[entity, VRUNTIME] = average - t[entity, VLAG]
+        else:
+            t[entity, REL_DEADLINE] = 1
+            scheduler.place(a, q, entity, False)
+        if not is_current:
+            scheduler.insert(a, q, entity)
 
 
 @compiled

@@ -188,32 +188,27 @@ class EevdfRunQueue:
         self.need_resched = False
 
     def reweight(self, now: int, entity: Entity, weight: int) -> None:
-        """reweight_entity(): lag, and what is left of the request and of a protection, stay the same in service.
+        """reweight_entity(): lag, and what is left of the request, stay the same in service, unless it is current.
 
+        place_entity() then finds it among those that are queued, at its old vruntime with its new weight: its lag is
+        counted from that V, and inflated by more than is lost.  And its protection ends where it did (v6.13 to v6.19).
         ``entity`` is a group's, which leaves a queue only to sleep, and so without a request that it goes on with.
-        A protection that is over stays where it was, so that it may come back.
         """
         if weight == entity.weight:
             return
+        in_list = entity.on_rq and entity is not self.current
         if entity.on_rq:
             self.update_current(now)
             self._update_lag(entity, self.avg_vruntime())
-        old, is_current, queued = entity.weight, entity is self.current, entity.on_rq
-        deadline, protected = entity.deadline - entity.vruntime, entity.vprot - entity.vruntime
-        if is_current:
-            self.current = None
-        elif queued:
+            entity.deadline = (entity.deadline - entity.vruntime) * entity.weight // weight
+            entity.rel_deadline = True
+        if in_list:
             self._remove(entity)
+        entity.vlag = entity.vlag * entity.weight // weight
         entity.weight, entity.inv_weight = weight, inverse(weight)
-        entity.vlag = entity.vlag * old // weight
-        if queued:
-            entity.deadline, entity.rel_deadline = deadline * old // weight, True
+        if entity.on_rq:
             self._place(entity, initial=False)
-            if is_current and protected > 0:
-                entity.vprot = entity.vruntime + protected * old // weight
-        if is_current:
-            self.current = entity
-        elif queued:
+        if in_list:
             self._insert(entity)
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sim.host.eevdf import EevdfRunQueue
 from sim.host.runqueue import Entity
+from sim.host.weights import inverse
 
 
 class EevdfRunQueueV73(EevdfRunQueue):
@@ -67,6 +68,31 @@ class EevdfRunQueueV73(EevdfRunQueue):
     def pick_next_entity(self) -> Entity | None:
         """pick_next_entity()."""
         return self._pick_eevdf(protect=True)
+
+    def reweight(self, now: int, entity: Entity, weight: int) -> None:
+        """reweight_eevdf(): V stays; lag, and what is left of the request and of a protection, are scaled around it.
+
+        A protection that is over stays where it was, so that it may come back.
+        """
+        if weight == entity.weight:
+            return
+        average, old = 0, entity.weight
+        if entity.on_rq:
+            self.update_current(now)
+            average = self.avg_vruntime()
+            self._update_lag(entity, average, delayed=False)
+            entity.deadline = average + (entity.deadline - average) * old // weight
+            if entity is self.current and entity.vruntime < entity.vprot:
+                entity.vprot = average + (entity.vprot - average) * old // weight
+        in_list = entity.on_rq and entity is not self.current
+        if in_list:
+            self._remove(entity)
+        entity.vlag = entity.vlag * old // weight
+        entity.weight, entity.inv_weight = weight, inverse(weight)
+        if entity.on_rq:
+            entity.vruntime = average - entity.vlag
+        if in_list:
+            self._insert(entity)
 
     def _pick_eevdf(self, protect: bool) -> Entity | None:
         """pick_eevdf(): the buddy first, if it is eligible (PICK_BUDDY)."""
