@@ -49,7 +49,7 @@ def polling(cpu, posted="true"):
 
 @pytest.mark.parametrize(
     ("cpu", "posted", "by_host"),
-    [("sapphire-rapids", "true", 0), ("zen4", "true", 1), ("sapphire-rapids", "false", 1)],
+    [("sapphire-rapids", "true", 0), ("sapphire-rapids", "false", 0), ("zen4", "true", 1), ("zen4", "false", 1)],
 )
 def test_each_request_of_a_guest_that_polls_for_its_own_timer_is_an_exit(cpu, posted, by_host):
     """After the first halt the guest polls for longer than it sleeps, so that nothing else exits but for the ticks."""
@@ -60,19 +60,43 @@ def test_each_request_of_a_guest_that_polls_for_its_own_timer_is_an_exit(cpu, po
     assert abs(value(record, "vm_exits") - requests - ticks) <= 1
     assert abs(value(record, "interrupts") - by_host * requests) <= 1
     latencies = [(low, count) for (low, _), count in record.latency["vcpu"].items() if count]
-    assert abs(sum(count for _, count in latencies) - (requests if posted == "true" else 0)) <= 1
+    assert abs(sum(count for _, count in latencies) - (0 if by_host and posted == "false" else requests)) <= 1
     assert all(100 < low < 20_000 for low, _ in latencies)  # from when it expires to the entry, in TSC cycles
 
 
-def test_the_preemption_timer_enters_the_guest_again_from_the_fastpath():
-    """Rows 8 and 9: from v6.19 on, XCR0 and IA32_XSS are left alone."""
-    text = with_little("timers", "7 ms") + 'kernel = ["v6.19"]\n' + POLLING.format(posted="true")
+@pytest.mark.parametrize("posted", ["true", "false"])
+def test_the_preemption_timer_enters_the_guest_again_from_the_fastpath_if_interrupts_are_posted(posted):
+    """Rows 8 and 9: from v6.19 on, XCR0 and IA32_XSS are left alone.  Else apic_timer_expired() makes a request."""
+    text = with_little("timers", "7 ms") + 'kernel = ["v6.19"]\n' + POLLING.format(posted=posted)
     record = simulate(only(text), "xstate-guest", 0)
     counts = {}
     for key, count, _ in record.ledger:
         counts[key.operation] = counts.get(key.operation, 0) + count
     assert counts["VM entry"] == counts["VM exit"] == value(record, "vm_exits") > 90
-    assert not counts.keys() & {"XSETBV", "WRMSR(XSS)"}
+    assert counts.get("WRMSR(XSS)", 0) == (0 if posted == "true" else 2 * counts["VM exit"])
+
+
+PREEMPTED = """
+[guests.g]
+posted_interrupts = {posted}
+demand = "5 ms"
+sleep = "1 ms"
+[threads.hog]
+count = 4
+compute = "1 ms"
+"""
+
+
+@pytest.mark.parametrize("posted", ["true", "false"])
+@pytest.mark.parametrize(("cpu", "by_host"), [("sapphire-rapids", False), ("zen4", True)])
+def test_a_timer_that_expires_while_its_vcpu_waits_for_a_cpu_is_found_when_that_is_loaded(cpu, by_host, posted):
+    """The preemption timer counts in the guest only: kvm_arch_vcpu_load(), kvm_lapic_restart_hv_timer()."""
+    env, host = hosted(only(with_little("timers", "7 ms", cpu) + PREEMPTED.format(posted=posted)))
+    vcpu = threads(host)["g/0/vcpu0"]
+    while vcpu.cpu.thread is vcpu or vcpu.blocked or vcpu.account != "guest":
+        env.run(until=env.now + 50_000)
+    vcpu._timer()
+    assert (len(vcpu.cpu.posted), vcpu._waiting) == ((1, 0) if by_host else (0, 1))
 
 
 SPINNING = """
@@ -138,6 +162,7 @@ HOSTS = [
         ("", SPINNING.format(host="ple_gap = 0")),
         ('latency_from = "event"\n', POLLING.format(posted="true")),
         ('latency_from = "event"\n', POLLING.format(posted="false")),
+        ("", WOKEN.format(host="", lock="posted_interrupts = false").replace("count = 2", "count = 5")),
     )
 ]
 

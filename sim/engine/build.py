@@ -237,7 +237,7 @@ class Built:
         if kind.reason not in self.reasons:
             self.reasons.append(kind.reason)
         row = self.a.k[number]
-        row[at.K_POINT] = self.points.of(Point(Walker.vm_exit, (kind.reason, False)))
+        row[at.K_POINT] = self.points.of(Point(Walker.vm_exit, (kind.reason, kind.requests)))
         row[at.K_POINT_REQUEST] = self.points.of(Point(Walker.vm_exit, (kind.reason, True)))
         row[at.K_REASON] = self.reasons.index(kind.reason)
         row[at.K_EFFECT], row[at.K_USERSPACE] = kind.effect, kind.userspace

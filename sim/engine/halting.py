@@ -246,15 +246,17 @@ def interrupts_host(a: Memory, t: int) -> None:
 
 @compiled
 def guest_timer(a: Memory, t: int) -> None:
-    """The guest's timer has expired: an interrupt of the host's hrtimer, or if the guest runs, an exit (VMX)."""
+    """The guest's timer has expired: if it runs, an exit (VMX); if it is halted, or on SVM, the host's hrtimer."""
     a.t[t, ARMED] = 0
-    if a.t[t, TIMER_KIND] < 0 or not a.t[t, POSTS] or not in_guest(a, t):
+    if a.t[t, TIMER_KIND] < 0 or a.t[t, BLOCKED] or a.t[t, WHERE] == POLLS:
         interrupts_host(a, t)
-        return
-    a.t[t, TIMER_DUE] = 1
-    if a.t[t, ACCOUNT] == GUEST_POLL:
-        note_wakeup(a, t)
-    kick(a, a.t[t, CPU])
+    elif in_guest(a, t):
+        a.t[t, TIMER_DUE] = 1
+        if a.t[t, ACCOUNT] == GUEST_POLL:
+            note_wakeup(a, t)
+        kick(a, a.t[t, CPU])
+    else:
+        a.t[t, WAITING_REQUESTS] += 1
 
 
 @compiled

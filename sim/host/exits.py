@@ -50,7 +50,8 @@ class ExitKind:
     ``gaps``, ``times`` and ``uses_fpu`` draw n at once: the guest time between two, the time of KVM's handler beside
     operations, and whether an interrupt in it runs kernel_fpu_begin().  ``userspace`` ones leave KVM_RUN for ``vmm``
     cycles; ``target`` says which other vCPU one wakes or kicks, ``wakes`` which threads.  ``effect``: an exit of
-    this kind is never one of many.  ``cost`` is None until the kernel model has run one.
+    this kind is never one of many.  ``cost`` is None until the kernel model has run one.  ``requests``: its fastpath
+    makes a KVM request, and so does not enter the guest again.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ExitKind:
     target: Literal["next", "random"] | None
     vmm: Draws | None
     wakes: Sequence[Wakes] = ()
+    requests: bool = False
     cost: ExitCost | None = None
     drawn_guest: Cycles = field(default_factory=lambda: np.empty(0, np.int64))
     drawn_time: Cycles = field(default_factory=lambda: np.empty(0, np.int64))

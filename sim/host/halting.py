@@ -280,16 +280,18 @@ class HaltingVcpu(GuestSpan):
         return self._deliver()
 
     def _timer(self) -> None:
-        """The guest's timer has expired: an interrupt of the host's hrtimer, or if the guest runs, an exit (VMX).
+        """The guest's timer has expired: if it runs, an exit (VMX); if it is halted, or on SVM, the host's hrtimer.
 
-        kvm_lapic_switch_to_hv_timer(), kvm_lapic_switch_to_sw_timer().  Without posted interrupts it is the hrtimer in
-        any case here.
+        Else vcpu_load(), before the guest is entered again, finds that it has: kvm_lapic_restart_hv_timer().  See also
+        vcpu_block(), which switches to the hrtimer before it polls (arch/x86/kvm/x86.c, v6.18.2 and v7.3.4).
         """
         self._armed = False
-        if self._hv_timer is None or not self._posted_interrupts or not self._in_guest():
+        if self._hv_timer is None or self.blocked or self.place == POLLS:
             self._interrupts_host()
-            return
-        self._timer_due = True
-        if self.account == GUEST_POLL:
-            self._note_wakeup()
-        self.cpu.kick()
+        elif self._in_guest():
+            self._timer_due = True
+            if self.account == GUEST_POLL:
+                self._note_wakeup()
+            self.cpu.kick()
+        else:
+            self._waiting += 1

@@ -218,7 +218,9 @@ def _vcpu(
         vmm_flow=round(guest.vmm_touches),
         interrupt=_plain_exit(EXTERNAL_INTERRUPT, effect=False),
         hlt=_plain_exit("hlt", effect=True),
-        hv_timer=_plain_exit("preemption-timer", effect=True) if host.kernel.vendor == "vmx" else None,
+        hv_timer=_plain_exit("preemption-timer", effect=True, requests=not guest.posted_interrupts)
+        if host.kernel.vendor == "vmx"
+        else None,
         others=build.below(max(guest.vcpus - 1, 1), *own, "IPI targets"),
         signalled=None if guest.signalled is None else build.chances(guest.signalled, *own, "signalled"),
         signal_times=build.optional(guest.signal_time, *own, "signal"),
@@ -285,13 +287,13 @@ def _exit_kind(build: Builder, name: str, exit: Exit, *stream: object) -> ExitKi
     )
 
 
-def _plain_exit(reason: str, *, effect: bool) -> ExitKind:
+def _plain_exit(reason: str, *, effect: bool, requests: bool = False) -> ExitKind:
     """A kind of exit that is in no stream."""
 
     def none(n: int) -> NoReturn:
         raise AssertionError(f"{reason}: exits of this kind are not drawn")
 
-    return ExitKind(reason, reason, none, none, none, effect, userspace=False, target=None, vmm=None)
+    return ExitKind(reason, reason, none, none, none, effect, userspace=False, target=None, vmm=None, requests=requests)
 
 
 # Threads.

@@ -140,12 +140,12 @@ class VcpuThread(HaltingVcpu):
     def _vm_exit(self, cpu: "HostCpu", kind: ExitKind) -> bool:
         """The VM exit; True if the fastpath has entered the guest again.
 
-        A lazy request is not seen by the fastpath itself, but by the kvm_vcpu_exit_request() before the guest is
-        entered again, so that the exit leaves vcpu_enter_guest()'s loop.
+        A lazy request, or one of KVM's own, is not seen by the fastpath itself, but by the kvm_vcpu_exit_request()
+        before the guest is entered again, so that the exit leaves vcpu_enter_guest()'s loop.
         """
         ledger = cpu.ledger
         before = ledger.mark
-        request = cpu.need_resched_lazy
+        request = cpu.need_resched_lazy or kind.requests
         again: bool = cpu.passes(Walker.vm_exit, kind.reason, request)
         cpu.count_exits += 1
         if kind.cost is None and not kind.effect and cpu.host.batch and not request:
@@ -182,7 +182,10 @@ class VcpuThread(HaltingVcpu):
         return (yield from self._exit(cpu))
 
     def _timer_exits(self, cpu: "HostCpu") -> bool:
-        """handle_fastpath_preemption_timer(): the interrupt is injected, and the guest entered again."""
+        """handle_fastpath_preemption_timer(): the interrupt is pending, and the fastpath enters the guest again.
+
+        Without APICv it does not, since apic_timer_expired() makes a request (KVM_REQ_UNBLOCK).
+        """
         assert self._hv_timer is not None, "else an hrtimer"
         self._timer_due = False
         self._waiting += 1
