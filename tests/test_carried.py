@@ -11,10 +11,12 @@ import sim
 from sim.engine.simulation import simulate as compiled
 from sim.errors import InputError
 from sim.kernel import flows, fpu, kvm, process, strategies
+from sim.kernel.carried import UINTR_NUMBER
 from sim.kernel.config import Settings, boot, strategy_of
 from sim.kernel.kernel import Kernel
 from sim.kernel.scene import GuestUse
 from sim.xsave.components import APX, CET_S, CET_U, LBR, UINTR
+from sim.xsave.unit import NONROOT, Unit
 
 STATES = {
     "lbr": ("msrs = { LBR_CTL = 0x14ce, LBR_DEPTH = 0x14cf }", 808, 15, "ARCH_LBR"),
@@ -201,6 +203,23 @@ def test_a_run_finds_the_lost_uinv_and_says_why(carried, simulate):
     wrong = results.integrity.query("kind == 'wrong-value'").groupby("strategy")["count"].sum()
     assert wrong.keys().tolist() == ["xstate-guest"]
     assert sim.compare(results).unsound("sapphire-rapids v6.18")["xstate-guest"].startswith("XSAVES clears UINV")
+
+
+@pytest.mark.parametrize("strategy", ["xstate-guest", "xstate-all", "independent"])
+def test_linux_restores_uintr_only_where_uinv_has_been_saved(carried, strategy, monkeypatch):
+    """Else XRSTORS causes #GP (SDM volume 1, 13.5.11)."""
+    xrstors, restored = Unit.xrstors, []
+
+    def checked(unit, area, mask, *rest):
+        if mask & UINTR and not unit.mode & NONROOT:
+            restored.append(unit.regs[UINTR_NUMBER])
+        return xrstors(unit, area, mask, *rest)
+
+    monkeypatch.setattr(Unit, "xrstors", checked)
+    for flow in flows.FLOWS:
+        flows.run(flow, Settings(strategy=strategy, carried=carried["uinv"]), GuestUse(ssp="rewritten"))
+    assert len(restored) > 20
+    assert not any(isinstance(each, tuple) and each[1] for each in restored)
 
 
 def test_a_second_save_writes_the_lost_uinv_to_memory(carried):
