@@ -34,3 +34,44 @@ def test_events_of_a_full_queue_come_in_order_and_no_place_beyond_its_end_is_rea
         if kept:
             assert events.peek(a) == kept[0][0]
             events.fill(a)
+
+
+def test_of_a_cpu_that_is_interrupted_only_the_interruption_is_left_in_the_queue():
+    random, kept = Random(1), []
+    a = arrays.empty(cpus=9, n=1, kinds=1, walkers=1, queues=9, entities=0, most_queued=1)
+    a.g[layout.CPUS], a.g[layout.EVENTS], a.g[layout.MOST_EVENTS] = 9, layout.FIRST_EVENT - 1, len(a.heap)
+
+    def schedules(what, whom):
+        time, priority = a.g[layout.NOW] + random.randrange(30), layout.FIRST_CPU + whom
+        kept.append((time, priority, events.push(a, time, priority, what, whom), what, whom))
+
+    schedules(layout.ARRIVAL, 0)
+    interrupted = 0
+    while interrupted < 1000:
+        for c in random.sample(range(9), 3):
+            has = [each for each in kept if each[3:] == (layout.CPU_WAITS, c)]
+            assert a.c[c, layout.WAITING] == len(has)
+            if has:
+                kept.remove(has[0])
+                kept.append((a.g[layout.NOW], layout.URGENT, a.g[layout.CREATED], layout.CPU_INTERRUPTED, c))
+                interrupted += 1
+            events.kick(a, c)
+            if not has and random.random() < 0.7:
+                a.c[c, layout.WAITING] = 1
+                schedules(layout.CPU_WAITS, c)
+        if random.random() < 0.5 or not kept:
+            schedules(layout.ARRIVAL, random.randrange(9))
+        events.fill(a)
+        assert a.g[layout.EVENTS] - layout.FIRST_EVENT + 1 == len(kept)
+        time, priority, created, what, whom = first = min(kept)
+        kept.remove(first)
+        assert list(a.heap[layout.FIRST_EVENT]) == [
+            time,
+            priority << layout.CREATED_BITS | created,
+            whom << 8 | what,
+            0,
+        ]
+        events.pop(a)
+        a.g[layout.NOW] = time
+        if what == layout.CPU_WAITS:
+            a.c[whom, layout.WAITING] = 0

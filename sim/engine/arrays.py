@@ -34,6 +34,7 @@ def empty(cpus: int, n: int, kinds: int, walkers: int, queues: int, entities: in
             "k": zeros(max(kinds, 1), at.K_COLUMNS),
             "d": zeros(1, at.D_COLUMNS),
             "heap": heap,
+            "waits": zeros(cpus + 1),
             "waiters": zeros(1, at.Q_COLUMNS),
             "wakes": zeros(1, at.WK_COLUMNS),
             "queue": zeros(queues, most_queued),

@@ -290,7 +290,7 @@ class Built:
         c, a = cpu.id, self.a
         row = a.c[c]
         row[at.THREAD] = row[at.IDLE_THREAD] = c
-        row[at.NEED_RESCHED], row[at.WAITS_FOR], row[at.BEGUN_AT] = cpu.need_resched, -1, -1
+        row[at.NEED_RESCHED], row[at.BEGUN_AT] = cpu.need_resched, -1
         row[at.NEXT_TICK] = at.INF
         row[at.FIRST_TICK] = self.host.first_tick(c)
         row[at.TICK_DRAWS] = self.streams.add(cpu.tick_times._draws)

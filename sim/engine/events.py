@@ -80,10 +80,11 @@ def is_before(a: Memory, i: int, at: int, key: int) -> bool:
 
 @compiled
 def put(a: Memory, i: int, at: int, key: int, what: int) -> None:
-    """Writes an entry of the heap."""
+    """Writes an entry of the heap; where that of a CPU that waits is gets noted, and of all others in one place."""
     a.heap[i, HEAP_TIME] = at
     a.heap[i, HEAP_KEY] = key
     a.heap[i, HEAP_WHAT] = what
+    a.waits[what >> 8 if what & 255 == CPU_WAITS else a.g[CPUS]] = i
 
 
 @compiled
@@ -134,25 +135,46 @@ def sink(a: Memory, at: int, key: int, what: int) -> None:
 
 
 @compiled
-def push(a: Memory, at: int, priority: int, what: int, whom: int) -> int:
-    """Schedules an event; returns its number, by which a CPU knows what it waits for."""
+def rise(a: Memory, i: int, at: int, key: int, what: int) -> None:
+    """Puts an event into the heap, in which place ``i`` is free, or taken by one that the event replaces.
+
+    It must come before what is behind that place.
+    """
+    while parent(i) >= FIRST_EVENT + a.g[FIRST_FREE] and not is_before(a, parent(i), at, key):
+        move(a, parent(i), i)
+        i = parent(i)
+    put(a, i, at, key, what)
+
+
+@compiled
+def next_key(a: Memory, priority: int) -> int:
+    """The key of an event that is scheduled now, which has the number of it, too."""
     created = a.g[CREATED]
     a.g[CREATED] = created + 1
-    key, packed = priority << CREATED_BITS | created, whom << 8 | what
+    return priority << CREATED_BITS | created
+
+
+@compiled
+def number(key: int) -> int:
+    """The number of an event."""
+    return key & ((1 << CREATED_BITS) - 1)
+
+
+@compiled
+def push(a: Memory, at: int, priority: int, what: int, whom: int) -> int:
+    """Schedules an event; returns its number."""
+    key, packed = next_key(a, priority), whom << 8 | what
     if a.g[FIRST_FREE]:
         a.g[FIRST_FREE] = 0
         sink(a, at, key, packed)
-        return created
+        return number(key)
     n = a.g[EVENTS] + 1
     if n + 4 > a.g[MOST_EVENTS]:
         a.g[FAILED] = FAIL_EVENTS
         return -1
     a.g[EVENTS] = n
-    while n > FIRST_EVENT and not is_before(a, parent(n), at, key):
-        move(a, parent(n), n)
-        n = parent(n)
-    put(a, n, at, key, packed)
-    return created
+    rise(a, n, at, key, packed)
+    return number(key)
 
 
 @compiled
@@ -248,10 +270,10 @@ def look_at_thread(a: Memory, thread: int) -> None:
 
 @compiled
 def kick(a: Memory, c: int) -> None:
-    """Interrupts the span in progress on a CPU: something has changed that it must take note of."""
+    """Interrupts the span in progress on a CPU, instead of its end: something has changed that it must take note of."""
     if a.c[c, WAITING]:
         a.c[c, WAITING] = 0
-        push(a, a.g[NOW], URGENT, CPU_INTERRUPTED, c)
+        rise(a, a.waits[c], a.g[NOW], next_key(a, URGENT), c << 8 | CPU_INTERRUPTED)
 
 
 @compiled

@@ -44,15 +44,15 @@ def whole_lines(columns: int) -> int:
 TALLIES: Final = len(ACCOUNTS) + len(COUNTS) + len(TIMES)
 (
     W_ACTION, W_THREAD,
-    CLOCK, PENDING, THREAD, TOUCHED, WAITS_FOR, PLACE, WAITING, POSTED,
+    CLOCK, PENDING, THREAD, TOUCHED, IDLE_THREAD, PLACE, WAITING, POSTED,
     CURRENT_ENTITY, QUEUED, RUNNING, RQ_RESCHED, NEED_RESCHED, NEED_RESCHED_LAZY, BUDDY, NEXT_TICK,
     SPAN_BEGIN, SPAN_END, SPAN_REACHED, SPAN_LONGEST, BOUNDARY, MEASURING, DUE, HAS_DEVICES,
     PLANNED, P_END, P_UNTIL, P_SELF, P_LEFT, P_TICKS, P_DEVICES, P_SERVED,
-    P_WALL, P_LAST, P_ONGOING, P_HITS, EXIT_REQUEST, POSTED_HEAD, HRTICK_TIME, IDLE_THREAD,
-    FIRST_TICK, TICK_DRAWS, DEVICES, DEVICE_TIMES, DEVICE_CYCLES, DEVICE_FPU, DEVICES_READY,
+    P_WALL, P_LAST, P_ONGOING, P_HITS, EXIT_REQUEST, POSTED_HEAD, HRTICK_TIME, FIRST_TICK,
+    TICK_DRAWS, DEVICES, DEVICE_TIMES, DEVICE_CYCLES, DEVICE_FPU, DEVICES_READY,
     BEGUN_AT, SLICE_END, AGAIN, TARGET, HRTICK_ASKED, FORCED_AT, CPU_FINGERPRINT, WAKES_NOW,
     WAKES_STOP, WAKES_LEFT, HAS_WOKEN, LOAD, _C_END,
-) = range(TALLIES, TALLIES + 62)  # fmt: skip
+) = range(TALLIES, TALLIES + 61)  # fmt: skip
 C_COLUMNS: Final = whole_lines(_C_END)
 
 P_COLUMNS: Final = P_HITS - PLANNED + 1
@@ -231,7 +231,7 @@ USED_OF_TASK: Final = 4
 _ANY: Final = 0
 SHAPES: Final = {
     "g": (G_COLUMNS,), "c": (_ANY, C_COLUMNS), "t": (_ANY, T_COLUMNS), "k": (_ANY, K_COLUMNS), "d": (_ANY, D_COLUMNS),
-    "heap": (_ANY, HEAP_COLUMNS), "waiters": (_ANY, Q_COLUMNS), "wakes": (_ANY, WK_COLUMNS),
+    "heap": (_ANY, HEAP_COLUMNS), "waits": (_ANY,), "waiters": (_ANY, Q_COLUMNS), "wakes": (_ANY, WK_COLUMNS),
     "queue": (_ANY, _ANY), "groups": (_ANY, GROUP_COLUMNS), "posted": (_ANY, POSTED_MOST, W_COLUMNS),
     "allowed": (_ANY, _ANY), "idle": (_ANY,), "overloaded": (_ANY,),
     "kw": (_ANY, KW_COLUMNS), "kt": (_ANY, _ANY, KT_COLUMNS), "kc": (_ANY, _ANY, KC_COLUMNS),
@@ -241,9 +241,9 @@ SHAPES: Final = {
     "histograms": (_ANY, BUCKETS), "totals": (TALLIES,), "plans": (P_COLUMNS,),
 }  # fmt: skip
 """The arrays: ``g`` of the replication; ``c`` by CPU; ``t`` by thread, of which the first are idle; ``k`` kinds of
-exits; ``d`` streams; the event heap; wait queues, and whom threads wake; run queues; posted work; masks of CPUs; and,
-by strategy, its table, what its kernel has of tasks and CPUs, where areas were used last, and the rows of exits that
-are counted together, flow points that are noted, and as which point each is looked up.  A length that is 0 here depends
-on the host.
+exits; ``d`` streams; the event heap, and where in it each CPU's wait is; wait queues, and whom threads wake; run
+queues; posted work; masks of CPUs; and, by strategy, its table, what its kernel has of tasks and CPUs, where areas were
+used last, and the rows of exits that are counted together, flow points that are noted, and as which point each is
+looked up.  A length that is 0 here depends on the host.
 """
 NAMES: Final = tuple(SHAPES)

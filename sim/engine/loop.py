@@ -11,7 +11,7 @@ from typing import Any
 
 from sim.engine.cache import complete, making
 from sim.engine.draws import draw
-from sim.engine.events import MANY_CPUS, fill, kick, look_closer, pop, push
+from sim.engine.events import MANY_CPUS, fill, kick, look_closer, number, pop, push
 from sim.engine.exits import lay_out_all
 from sim.engine.halting import guest_timer, request
 from sim.engine.jit import HAVE_NUMBA, Memory, compile_entry, compiled, entry, memory
@@ -31,7 +31,6 @@ from sim.engine.layout import (
     CPU_STARTS,
     CPU_WAITS,
     CPUS,
-    CREATED_BITS,
     DUE,
     EXIT_REQUEST,
     FAILED,
@@ -60,7 +59,6 @@ from sim.engine.layout import (
     TIMER,
     VCPU,
     WAITING,
-    WAITS_FOR,
     WAKE,
     WAKE_TIMER,
     WAKEUPS,
@@ -217,19 +215,14 @@ def run(handle: Any, budget: int) -> int:
         if a.g[CPUS] >= MANY_CPUS:
             look_closer(a)
         what, whom = packed & 255, packed >> 8
-        if what == CPU_WAITS:
-            if a.c[whom, WAITS_FOR] == key & ((1 << CREATED_BITS) - 1):
-                a.c[whom, WAITS_FOR] = -1
-                resume(a, whom, False)
-        elif what == CPU_INTERRUPTED:
-            a.c[whom, WAITS_FOR] = -1
-            resume(a, whom, True)
-        elif what == CPU_STARTS:
+        if what in (CPU_WAITS, CPU_STARTS):
             resume(a, whom, False)
+        elif what == CPU_INTERRUPTED:
+            resume(a, whom, True)
         elif what == WAKE_TIMER:
             expires(a, whom, a.t[whom, AT_TICKS] != 0)
         elif what == TIMEOUT:
-            if times_out(a, whom, key & ((1 << CREATED_BITS) - 1)):
+            if times_out(a, whom, number(key)):
                 if a.t[whom, KIND] == VCPU:
                     guest_timer(a, whom)
                 else:

@@ -24,7 +24,6 @@ from sim.engine.layout import (
     POINT_BEGIN,
     POINT_END,
     TALLIES,
-    WAITS_FOR,
     WOKEN_AT,
 )
 from sim.engine.walking import passes
@@ -40,7 +39,7 @@ from sim.engine.walking import passes
 @compiled
 def wait_until(a: Memory, c: int, at: int, place: int, late: bool) -> None:
     """The process waits, and continues at ``place``."""
-    a.c[c, WAITS_FOR] = push(a, at, FIRST_CPU + c + (LATE if late else 0), CPU_WAITS, c)
+    push(a, at, FIRST_CPU + c + (LATE if late else 0), CPU_WAITS, c)
     a.c[c, PLACE] = place
 
 
