@@ -8,7 +8,7 @@ import pytest
 
 from sim.errors import InputError
 from sim.kernel import cpu_model_files
-from sim.xsave import cpuid, cpuid_bytes, cpuid_rows, imported
+from sim.xsave import cpuid, cpuid_bytes, cpuid_nested, cpuid_rows, imported, no_registers
 from sim.xsave.profile_data import shipped
 from sim.xsave.profiles import of_data, profile
 
@@ -337,3 +337,15 @@ def test_a_picture_and_an_archive_are_named():
     for begins, what in ((b"\x89PNG\r\n\x1a\n", "a picture"), (b"PK\x03\x04\x14\0", "a zip archive [(]unpack it")):
         with pytest.raises(InputError, match=f"the file is {what}"):
             cpuid.read(io.BytesIO(begins + bytes(300)), "the file")
+
+
+@pytest.mark.parametrize(
+    ("most", "what", "look"),
+    [
+        (1 << 18, "what virsh domcapabilities prints <domainCapabilities>", no_registers.told),
+        (1 << 20, '"13": {"0": [7, 832, 832, 0]}', lambda text: list(cpuid_nested.rows(text))),
+    ],
+)
+def test_so_much_of_a_text_is_looked_at_and_no_more(most, what, look):
+    assert look(" " * (most - len(what)) + what)
+    assert not look(" " * most + what)

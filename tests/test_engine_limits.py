@@ -3,6 +3,7 @@
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from unittest.mock import Mock
 
 import both_engines  # first of all: the loop as plain Python
 import pytest
@@ -399,7 +400,8 @@ SAYS = r"memory ran out in replication 3 of case .*, after its host had been mad
 def test_memory_that_runs_out_was_for_the_state_under_each_strategy(monkeypatch):
     monkeypatch.setattr(reference.Measurement, "finish", no_more)
     monkeypatch.setattr(room, "CPU_STATE_BYTES", 10**9)
-    with pytest.raises(InputError, match=r"1 CPUs and \d+ threads and vCPUs take at least 2\.0 GB"):
+    monkeypatch.setattr(room.resource, "getrusage", lambda _: Mock(ru_maxrss=3 << 20))  # KiB: getrusage(2)
+    with pytest.raises(InputError, match=r"had 3\.2 GB at most .* threads and vCPUs take at least 2\.0 GB"):
         reference.simulate(small("simpy"), "xstate-guest", ("free-ssp",), 3)
 
 

@@ -83,23 +83,6 @@ def test_how_many_are_drawn_at_once_does_not_change_a_stream(distribution):
     assert at_once == in_blocks == [one_by_one.next() for _ in range(3000)]
 
 
-def test_no_more_is_drawn_ahead_the_longer_a_stream_is_used():
-    def asks(n):
-        drawn.append(n)
-        return np.ones(n, np.int64)
-
-    drawn: list[int] = []
-    draws, instants = Draws(asks), Instants(asks)
-    for _ in range(1000):
-        draws.next()
-    instants.upto(1000)
-    most = max(drawn)
-    for _ in range(20_000):
-        draws.next()
-    instants.upto(20_000)
-    assert max(drawn) == most
-
-
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=KINDS)
 def test_draws_have_the_mean_of_their_distribution(distribution):
     drawn = draw(distribution)(200_000)

@@ -76,6 +76,14 @@ def test_fpstate_sizes_are_those_of_the_kernel(cpu, kernel):
     assert (masks.host_size, masks.guest_size, masks.user_size) == SIZES[cpu, kernel]
 
 
+def test_a_task_that_has_used_amx_has_an_fpstate_of_the_size_that_a_boot_log_prints():
+    """xeon-8480c of the boot logs: 10752 bytes with XTILEDATA; pages of it come on top of the task's own."""
+    masks = boot(Settings(cpu="sapphire-rapids", kernel="v6.18")).masks
+    assert (masks.amx_size, masks.amx_task_bytes - masks.task_bytes) == (10752, 3 * 4096)
+    masks = boot(Settings(cpu="zen4", kernel="v6.18")).masks
+    assert masks.amx_size == masks.host_size
+
+
 def test_the_table_of_differences_says_of_rfc_what_the_eight_patches_make_of_v6_6():
     for cpu in ("sapphire-rapids", "zen4", "granite-rapids"):
         table = version("rfc")

@@ -1,0 +1,54 @@
+"""How much a simulated host draws ahead and keeps before it is walked, which no result shows."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_host_parts import kind_with
+
+from sim.host.cpu_time import CpuTime
+from sim.host.exits import ExitStream
+from sim.host.schedule import Schedule
+from sim.host.streams import Draws, Instants
+
+
+def take_draws(asks):
+    draws = Draws(asks)
+    for _ in range(3000):
+        draws.next()
+
+
+def pass_exits(asks):
+    kind = kind_with(np.random.default_rng(0), 0, [([], [], [])], 2, False, 20, 0.0)
+    kind.gaps = asks
+    stream = ExitStream([kind], batch=True)
+    ahead = [len(stream.wall) - 1]
+    for _ in range(9):
+        stream.skip(len(stream.wall) - 1)
+        stream.refill()
+        ahead.append(len(stream.wall) - 1)
+    assert ahead == [16 + 32 + 64 + 128, 256, 512, 1024, 2048, 4096, 8192, 8192, 8192, 8192]
+
+
+@pytest.mark.parametrize(
+    ("largest", "use"), [(512, take_draws), (512, lambda asks: Instants(asks).upto(3000)), (8192, pass_exits)]
+)
+def test_twice_as_many_are_drawn_ahead_each_time_up_to_a_limit(largest, use):
+    drawn = []
+
+    def asks(n):
+        drawn.append(n)
+        return np.ones(n, np.int64)
+
+    use(asks)
+    assert drawn == [min(16 << k, largest) for k in range(len(drawn))]
+    assert drawn[-2:] == [largest, largest]
+
+
+def test_other_strategies_walk_the_points_in_blocks_of_16384():
+    walked = []
+    walker = SimpleNamespace(walk=lambda points: walked.append(len(points)))
+    cpu = SimpleNamespace(schedule=Schedule(None, [walker]), id=0, touched=0)
+    for _ in range(2 * 16384 + 1):
+        CpuTime.tell(cpu, None)
+    assert (walked, len(cpu.schedule.points)) == ([16384, 16384], 1)
