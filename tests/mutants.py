@@ -14,6 +14,8 @@ Not drawn is what no input can show, since it is the language that makes it equa
   a constant, too.  ``==`` for ``is`` with one that equals nothing else: None, a member of an enumeration;
 - another operator or number in an expression of constants that has the same value, such as ``+`` for ``|`` between
   masks without a common bit;
+- an order for ``==`` or ``!=`` with a text, where it has the same result for all texts that its Literal type allows:
+  ``<=`` with ``"amd"`` for one that allows ``"intel"`` besides;
 - ``if TYPE_CHECKING:`` negated; ``not`` where Python's syntax does not allow it.
 """
 
@@ -25,6 +27,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -37,6 +40,7 @@ from enum import Enum
 from functools import cache
 from inspect import ismodule
 from itertools import islice
+from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -161,9 +165,40 @@ def module_of(path):
     return importlib.import_module(".".join(Path(path).with_suffix("").parts))
 
 
+@cache
+def alternatives():
+    """The sets of values that a Literal type of the simulator allows, perhaps with None."""
+    found = []
+    for path in (ROOT / "sim").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            optional = isinstance(node, ast.BinOp) and "None" in ast.unparse(node)
+            of = node.left if optional else node
+            if isinstance(of, ast.Subscript) and ast.unparse(of.value) == "Literal":
+                values = {each.value for each in ast.walk(of.slice) if isinstance(each, ast.Constant)}
+                found.append(values | {None} if optional else values)
+    return found
+
+
+ORDERS = {ast.Eq: eq, ast.NotEq: ne, ast.Lt: lt, ast.LtE: le, ast.Gt: gt, ast.GtE: ge}
+
+
+def is_same_of_all_texts(before, after):
+    """Whether a text's other comparison has the same result for all values that its type allows."""
+    for old, new in zip(ast.walk(before), ast.walk(after), strict=True):
+        if isinstance(old, ast.Compare) and type(old.ops[0]) is not type(new.ops[0]):
+            text = getattr(old.comparators[0], "value", None)
+            one, other = (ORDERS.get(type(each.ops[0])) for each in (old, new))
+            values = [value for values in alternatives() if text in values for value in values]
+            try:
+                return bool(values and isinstance(text, str)) and all(one(x, text) == other(x, text) for x in values)
+            except TypeError:  # None, or another operator
+                return False
+    return False
+
+
 def is_a_change(mutant):
-    """Whether it is Python, and not an expression of constants that has the same value."""
-    if "BinaryOperator" not in mutant.operator and "Unary" not in mutant.operator and "Number" not in mutant.operator:
+    """Whether it is Python, and not the same for all values that there are, as far as this program can tell."""
+    if not any(each in mutant.operator for each in ("BinaryOperator", "Unary", "Number", "_Eq_", "_NotEq_")):
         return True
     computed, shown = Computed(module_of(mutant.path)), []
     for source in ((ROOT / mutant.path).read_text(encoding="utf-8"), mutant.source()):
@@ -171,9 +206,10 @@ def is_a_change(mutant):
             body = ast.parse(source).body
         except SyntaxError:
             return False
-        at_line = (node for node in body if node.lineno <= mutant.line <= node.end_lineno)
-        shown.append([ast.dump(computed.visit(node)) for node in at_line])
-    return shown[0] != shown[1]
+        shown.append([computed.visit(node) for node in body if node.lineno <= mutant.line <= node.end_lineno])
+    if "ComparisonOperator" in mutant.operator:
+        return not any(map(is_same_of_all_texts, *shown))
+    return list(map(ast.dump, shown[0])) != list(map(ast.dump, shown[1]))
 
 
 def mutants():
@@ -228,13 +264,15 @@ class Tests:
     def of(self, mutant):
         """Names of tests and their seconds, the quickest first, and what differs in its parameters alone later.
 
-        What runs when its module is imported is tested by all tests of the module.
+        What runs when its module is imported, or once and is then cached, is tested by all tests of the module, and by
+        those of files that import it, which may look at a constant and execute nothing.
         """
         lines = self.data.contexts_by_lineno(str(ROOT / mutant.path))
-        if mutant.line in in_functions(mutant.path):
+        if mutant.line in in_functions(mutant.path) and set(lines.get(mutant.line, ())) - {""}:
             lines = {mutant.line: lines.get(mutant.line, ())}
         else:
-            lines[0] = OF_CLASSES
+            files = importing(".".join(Path(mutant.path).with_suffix("").parts))
+            lines[0] = OF_CLASSES + [name for name in self.seconds if name.partition("::")[0] in files]
         found = {name.partition("|")[0] for names in lines.values() for name in names} & set(self.seconds)
         seen, cost = Counter(), {}
         for name in sorted(found, key=self.seconds.get):
@@ -259,6 +297,15 @@ def in_functions(path):
         if isinstance(node, ast.FunctionDef)
         for line in range(node.body[0].lineno, node.end_lineno + 1)
     }
+
+
+@cache
+def importing(module):
+    """The test files that import a module."""
+    text = re.compile(
+        rf"^(?:from {module} import |from {module.rpartition('.')[0]} import .*\b{module.rpartition('.')[2]}\b)", re.M
+    )
+    return {f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py") if text.search(path.read_text())}
 
 
 def in_two(tests):
