@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import sim
 from sim.cli import main
 from sim.costs.check import check
 from sim.costs.rows import RATIO, CostTable
@@ -260,3 +262,42 @@ def test_an_unknown_table_ends_the_command_with_status_2_and_one_line(capsys):
     status, out, err = run(capsys, "show", "zen44")
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
+
+
+# Tables that lack rows.
+
+
+HOST = 'title = "t"\n[host]\ncpus = 1\ncpu = ["zen4"]\ncosts = { zen4 = "COSTS" }\n[guests.web]\nvcpus = 1\n'
+SHIPPED = Path(sim.__file__).parent / "costs" / "tables"
+
+
+def run_with(costs, tmp_path, capsys):
+    (tmp_path / "host.toml").write_text(HOST.replace("COSTS", str(costs)))
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(tmp_path / "host.toml"), "--measure", "1 ms", "--replications", "2", "--no-figures",
+              "--out", str(tmp_path / "out")])  # fmt: skip
+    return ended.value.code or 0, capsys.readouterr().err
+
+
+def test_a_run_names_all_rows_that_a_table_of_ones_own_lacks_before_it_begins(tmp_path, capsys):
+    lines = (SHIPPED / "zen4.toml").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if 'operation = "IBPB"' not in line and 'operation = "KVM_RUN"' not in line]
+    (tmp_path / "mine.toml").write_text("".join(kept))
+    status, err = run_with(tmp_path / "mine.toml", tmp_path, capsys)
+    assert status == 2
+    for said in ("host.costs.zen4", "mine.toml", "3 of the rows of zen4", "KVM_RUN/", "IBPB/base", "derived_from"):
+        assert said in err
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "mine.toml").write_text('title = "t"\ndate = "2026"\nderived_from = "zen4"\nrows = []\n')
+    status, err = run_with(tmp_path / "mine.toml", tmp_path, capsys)
+    assert status == 0, err
+
+
+def test_a_table_of_ones_own_may_lack_what_only_some_settings_run(tmp_path, capsys):
+    lines = (SHIPPED / "zen4.toml").read_text().splitlines(keepends=True)
+    some = ("PUSH2", "RDMSRLIST", "VM-exit MSR store(*)", "WRMSR(PMU)", "vPMU sample")
+    kept = [line for line in lines if not any(f'operation = "{each}"' in line for each in some)]
+    assert len(kept) <= len(lines) - 5
+    (tmp_path / "mine.toml").write_text("".join(kept))
+    status, err = run_with(tmp_path / "mine.toml", tmp_path, capsys)
+    assert status == 0, err

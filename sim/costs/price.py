@@ -56,7 +56,8 @@ from sim.costs.check import (
 )
 from sim.costs.rows import ANY, COMPONENT_NAMES, RATIO, CostRow, CostTable, row_id
 from sim.errors import InputError, unknown
-from sim.kernel.operations import XSAVE
+from sim.kernel.carried import INSTRUCTIONS
+from sim.kernel.operations import PERF_CONTEXT, RDPMC, VMREAD, VPMU_SAMPLE, XSAVE
 from sim.xsave.components import bits
 
 if TYPE_CHECKING:
@@ -175,6 +176,31 @@ def _row_names(operation: str) -> list[str]:
 
 def _missing(operation: str, row: str, table: CostTable) -> InputError:
     return InputError(f"cost table {table.name}: no price for {operation!r}, which needs a row {row!r}")
+
+
+_FOR_SOME: Final = re.compile(
+    rf"XSAVEC|XSAVEOPT|WRMSRNS\(.*|VM-\w+ MSR .*|\w+\(PMU\)"
+    rf"|{'|'.join((*LISTS, *INSTRUCTIONS, RDPMC, VMREAD, PERF_CONTEXT, VPMU_SAMPLE))}"
+)
+"""What only some strategies and settings run, or nothing."""
+
+
+def lacking(table: CostTable, like: CostTable, components: int) -> list[str]:
+    """The rows of ``like`` for which ``table`` has nothing, of what every kernel runs on a CPU with ``components``."""
+    names = {COMPONENT_NAMES[number] for number in bits[components]} | {"", ANY}
+    return [
+        row.id
+        for row in like.rows.values()
+        if row.priced and row.component in names and not _FOR_SOME.fullmatch(row.operation) and not _priced(row, table)
+    ]
+
+
+def _priced(row: CostRow, table: CostTable) -> bool:
+    if row.operation in (*SAVES, *RESTORES):
+        each = (row_id(row.operation, row.term, component, row.level) for component in (row.component, ANY))
+        return row.term == "writing" or not table.rows.keys().isdisjoint(each)
+    names = _row_names(row.operation)
+    return any(row_id(name, term) in table.rows for name in names for term in PLAIN_TERMS)
 
 
 def composed(row: CostRow, table: CostTable) -> float:

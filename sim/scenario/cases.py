@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from sim.costs.price import lacking
 from sim.costs.rows import CostTable, row_id
 from sim.costs.table import current as current_costs
 from sim.costs.table import names as cost_tables
@@ -30,8 +31,11 @@ from sim.scenario.schema import Scenario
 from sim.scenario.sweep import Value, at_point, point_text, value_text
 from sim.scenario.sweep import points as sweep_points
 from sim.xsave import profiles
-from sim.xsave.components import XTILE
+from sim.xsave.components import CET, PASID, USER, XTILE
 from sim.xsave.profiles import CpuProfile
+
+SHOWN_ROWS = 8
+"""So many rows that a cost table lacks are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +309,16 @@ def _cost_table(scenario: Scenario, cpu: str, profile: CpuProfile) -> CostTable:
         allowed = ", ".join(each for each in cost_tables() if needed in current_costs(each).rows)
         text = f"found {table.name!r}, which lacks a row {needed!r}, for the guests of {profile.name}"
         raise ScenarioError(f"host.costs.{cpu}", f"{text}; allowed: a table that has one ({allowed}, or a file)")
+    if scenario.guests and name.endswith(".toml"):
+        like = cpu if cpu in cost_tables() else "sapphire-rapids" if profile.vendor == "intel" else "zen4"
+        if missing := lacking(table, current_costs(like), profile.components & (USER | PASID | CET)):
+            more = f" and {len(missing) - SHOWN_ROWS} more" if len(missing) > SHOWN_ROWS else ""
+            raise ScenarioError(
+                f"host.costs.{cpu}",
+                f"found {name!r}, which lacks {len(missing)} of the rows of {like}: "
+                f"{', '.join(missing[:SHOWN_ROWS])}{more}; allowed: a table that has them, also by "
+                f"derived_from = {json.dumps(like)}",
+            )
     return table
 
 
