@@ -81,3 +81,14 @@ def test_the_command_for_ones_own_rates_is_taken_whatever_was_realised(ran, caps
         command = units.command(screen, case, answers.Load(exits, switches, runs, 0.0, puts, 1.0))
         status, _, err = run_command(capsys, *command.split()[1:], "--strategies", "manual-load")
         assert (status, err) == (0, ""), command
+
+
+def test_a_word_of_the_command_that_is_longer_than_a_line_is_never_broken(ran, monkeypatch):
+    word = ",".join(f"./strategies/idea-{n}.toml" for n in range(5))
+    monkeypatch.setattr(units, "command", lambda *_: f"fpswitch price --strategies {word}")
+    comparison = sim.compare(ran())
+    answer = comparison.answer()
+    assert "With your own rates: " in answer
+    assert "fpswitch price" not in answer
+    assert max(map(len, answer.splitlines())) <= 72
+    assert word in comparison.summary()

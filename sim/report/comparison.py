@@ -99,8 +99,8 @@ class Comparison(comparison.Comparison):
         return Uncertainty(self.whole, draws, seed)
 
     def summary(self) -> str:
-        """All tables as plain text, at most 72 columns wide."""
-        return summary.text(self, item(units.LABEL, " ".join(units.sentences(self.screen))))
+        """All tables as plain text, at most 72 columns wide unless a word of a command is longer."""
+        return summary.text(self, item(units.LABEL, " ".join(units.sentences(self.screen)), break_words=False))
 
     def document(self) -> dict[str, Any]:
         """The comparison as ``fpswitch run --json`` prints it."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 WIDTH: Final = 72
+INDENT: Final = "  "
+"""What stands before the second and later lines of a paragraph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +69,19 @@ def fitted(parts: Sequence[Part], most: int) -> list[str]:
     return list(lines())[:most]
 
 
-def wrapped(text: str, first: str = "", rest: str = "") -> list[str]:
-    """A paragraph of at most :data:`WIDTH` columns; ``first`` is before its first line, ``rest`` before the others."""
+def wrapped(text: str, first: str = "", rest: str = "", *, break_words: bool = True) -> list[str]:
+    """A paragraph of at most :data:`WIDTH` columns; ``first`` is before its first line, ``rest`` before the others.
+
+    Without ``break_words`` a word that is longer than a line stays whole, as one of a command must.
+    """
     return textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=True
+        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=break_words
     )
 
 
-def item(label: str, text: str) -> list[str]:
+def item(label: str, text: str, *, break_words: bool = True) -> list[str]:
     """A paragraph that begins with a word in capitals."""
-    return wrapped(text, f"{label}  ", "  ") if text else []
+    return wrapped(text, f"{label}  ", INDENT, break_words=break_words) if text else []
 
 
 def whole(label: str, sentences: Sequence[str], most: int) -> list[str]:

@@ -18,7 +18,7 @@ from sim.errors import InputError
 from sim.kernel.config import Settings, boot
 from sim.kernel.operations import VMENTRY, VMEXIT
 from sim.report.amounts import three_digits
-from sim.report.layout import Part, item, part, whole
+from sim.report.layout import INDENT, WIDTH, Part, item, part, whole
 from sim.report.names import cpu
 from sim.report.price import VALUED
 from sim.report.shown import Shown, ShownCase
@@ -45,7 +45,8 @@ def part_of(screen: Shown) -> Part:
     all_tables = "--full" if screen.comparison.results.directory is not None else "comparison.summary()"
     where = [f"With your own rates: {all_tables}."] if own_rates else []
     full, short = item(LABEL, " ".join(found)), whole(LABEL, [event, *where, here], MOST_SHORT)
-    return part(full if len(full) <= MOST_LINES else short, short, losses=[3.0])
+    is_whole = all(len(INDENT + word) <= WIDTH for word in " ".join(own_rates).split())
+    return part(full if len(full) <= MOST_LINES and is_whole else short, short, losses=[3.0])
 
 
 def sentences(screen: Shown) -> list[str]:
