@@ -133,6 +133,38 @@ def test_neither_the_reference_nor_the_strategies_change_what_times_the_schedule
     assert (case.timed_by, case.strategies) == ("free-ssp", ("no-cet",))
 
 
+STACKS = """
+title = "host shadow stacks before KVM has CET"
+[run]
+measure = "5 ms"
+BESIDE
+[host]
+cpus = 1
+cpu = ["emerald-rapids"]
+kernel = ["v6.17"]
+[kernel]
+host_shadow_stacks = "fpstate"
+[guests.g]
+"""
+
+
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        (
+            'strategies = "all"',
+            "run.reference and run.timed_by: the default is not possible: strategy free-ssp",
+        ),
+        ('strategies = ["xstate-guest"]\nreference = "xstate-guest"', "run.timed_by: the default is not possible"),
+        ('reference = "manual-load"\ntimed_by = "manual-exit"', "run.reference and run.timed_by: strategy manual-load"),
+    ],
+)
+def test_one_message_refuses_the_reference_and_what_times_the_schedule(beside, said, tmp_path):
+    with pytest.raises(InputError, match=said) as refused:
+        read(written(tmp_path, STACKS.replace("BESIDE", beside)))
+    assert str(refused.value).count("v6.17: xstate-guest") == 1
+
+
 def test_a_strategy_that_is_named_times_the_schedule_of_each_case_that_can_have_it(tmp_path):
     found = case_by_name(ERAS, tmp_path, **{"run.timed_by": "manual-load"})
     assert (found[OLD].timed_by, found[NEW].timed_by) == ("no-cet", "manual-load")

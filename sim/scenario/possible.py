@@ -1,6 +1,7 @@
 """Which strategies a case has: those that its CPU, its kernel and its settings allow, of those that are asked for."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Final, NamedTuple
 
@@ -67,21 +68,17 @@ def choose(scenario: Scenario, cpu: str, kernel: str, case: str, own: OwnStrateg
     def why_not(name: str) -> ScenarioError | None:
         return refused(settings(scenario, cpu, kernel, own.value(name)))
 
-    def or_fallback(name: str, path: str) -> str:
-        why = why_not(name)
-        if why and why_not(FALLBACK):
-            raise ScenarioError(path, why.text)
-        return FALLBACK if why else name
-
     named = () if run.strategies == "all" else tuple(map(own.name, run.strategies))
     contrasts = [[_shown(text, own) for text in pair] for pair in run.contrasts]
-    wanted = own.name(run.reference)
     for name in named:
         if why := why_not(name):
             raise why
     chosen = list(named) or _possible(scenario, cpu, kernel)
-    reference = wanted if wanted in chosen else or_fallback(wanted, "run.reference")
-    timed_by = or_fallback(own.name(run.timed_by or TIMED_BY), "run.timed_by")
+    beside = {"run.reference": own.name(run.reference), "run.timed_by": own.name(run.timed_by or TIMED_BY)}
+    refusals = {path: why for path, name in beside.items() if name not in chosen and (why := why_not(name))}
+    if refusals and why_not(FALLBACK):
+        raise _impossible(scenario, refusals)
+    reference, timed_by = (FALLBACK if path in refusals else name for path, name in beside.items())
     there = list(named_for(contrasts, case))
     for name in there:
         if why := why_not(name):
@@ -89,6 +86,13 @@ def choose(scenario: Scenario, cpu: str, kernel: str, case: str, own: OwnStrateg
     pairs = tuple(pair for pair in in_case(contrasts, case) if not any(map(why_not, pair)))
     every = {*chosen, reference, *there, *(name for pair in pairs for name in pair)}
     return Chosen(tuple(sorted(every, key=_rank)), reference, timed_by, pairs)
+
+
+def _impossible(scenario: Scenario, refusals: Mapping[str, ScenarioError]) -> ScenarioError:
+    """One message about strategies beside those that are asked for, by the keys that name them or leave them open."""
+    is_default = all(path.removeprefix("run.") not in scenario.run.model_fields_set for path in refusals)
+    why = next(iter(refusals.values())).text
+    return ScenarioError(" and ".join(refusals), f"the default is not possible: {why}" if is_default else why)
 
 
 def _shown(text: str, own: OwnStrategies) -> Operand:
