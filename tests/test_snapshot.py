@@ -352,3 +352,10 @@ def test_a_state_without_msrs_has_none_that_could_be_left_out():
     titles = {vmm.name: vmm.title for vmm in snapshots.vmms(Settings(carried="apx"))}
     assert titles["no-carried"] == "as all: APX has no MSRs"
     assert "PL0-2_SSP" in {vmm.name: vmm.title for vmm in snapshots.vmms(Settings())}["no-carried"]
+
+
+@pytest.mark.parametrize("options", [[], ["--cost"]])
+def test_the_tables_fit_into_a_hundred_columns(options):
+    lines = CliRunner().invoke(cli, ["snapshot", *options]).output.splitlines()
+    assert any("xstate-guest-resident" in line for line in lines)
+    assert max(map(len, lines)) <= 100

@@ -12,7 +12,7 @@ from compared import SCENARIO
 import sim
 from sim import experiment
 from sim.errors import InputError
-from sim.report import amounts
+from sim.report import amounts, summary
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 
@@ -315,3 +315,12 @@ def test_compare_refuses_what_is_not_a_complete_result(tmp_path, capsys):
     for place in (tmp_path, tmp_path / "nowhere"):
         status, out, err = run_command(capsys, "compare", str(place))
         assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize("value", [-0.001, -0.0, -4e-9])
+def test_what_rounds_to_zero_has_no_minus(value):
+    assert amounts.fixed(value, 2) == "0.00"
+    assert amounts.with_half(value, 0.3) == "0.0 +- 0.3"
+    assert summary._fixed(value, 2) == "0.00"
+    assert summary._fixed(value, 2, "+") == "+0.00"
+    assert amounts.three_digits(-4e-9) == "0.000000"

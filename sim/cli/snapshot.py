@@ -14,6 +14,9 @@ from sim.kernel.snapshot import VMMS
 from sim.report import snapshots
 from sim.report.snapshots import Outcome, SnapshotRow
 
+VERDICT = 13
+"""Columns of a verdict: what five VMMs do fits beside the longest shipped name."""
+
 
 @click.command()
 @click.option("--cpu", default="sapphire-rapids", show_default=True, metavar="NAME|FILE",
@@ -121,10 +124,12 @@ def _text(document: dict[str, Any], rows: list[SnapshotRow], cost: bool) -> str:
     here, there = document["from"], document["to"]
     place = "the same" if here == there else f"{there['cpu']}, Linux {there['kernel']}"
     title = f"A guest saved on {here['cpu']}, Linux {here['kernel']}, and restored on {place}"
-    cells = [_cells(row, entry, cost) for row, entry in zip(rows, document["rows"], strict=True) if row.outcomes]
-    headers = ["strategy", *(vmm.name for vmm in VMMS), *(("cycles to\nsave", "\nrestore") if cost else ())]
+    entries = [(row, entry) for row, entry in zip(rows, document["rows"], strict=True) if row.outcomes]
     parts = [title + "\n" + "=" * len(title)]
-    parts += [table(cells, headers)] if cells else []
+    if entries:
+        parts.append(table([_verdicts(*each) for each in entries], ["strategy", *(vmm.name for vmm in VMMS)]))
+    if entries and cost:
+        parts.append(table([_costs(*each) for each in entries], ["strategy", "cycles to save", "to restore"]))
     parts.append("\n".join(wrapped(f"{vmm['name']}: {vmm['title']}", "  ") for vmm in document["vmms"]))
     for heading, found in (
         ("An ioctl fails, and the guest is not entered:", _by_text(rows, "refused")),
@@ -166,8 +171,13 @@ def _few(who: list[str]) -> str:
     )
 
 
-def _cells(row: SnapshotRow, entry: dict[str, Any], cost: bool) -> list[str]:
-    outcomes = entry["outcomes"]
-    cells = [row.strategy if row.carries else f"{row.strategy} *"]
-    cells += [fill(each["verdict"], 19, break_on_hyphens=False) for each in outcomes]
-    return cells + [str(outcomes[0][f"{what}_cost"]["cycles"]) for what in ("saving", "restoring") if cost]
+def _verdicts(row: SnapshotRow, entry: dict[str, Any]) -> list[str]:
+    return [_name(row), *(fill(each["verdict"], VERDICT) for each in entry["outcomes"])]
+
+
+def _costs(row: SnapshotRow, entry: dict[str, Any]) -> list[str]:
+    return [_name(row), *(str(entry["outcomes"][0][f"{what}_cost"]["cycles"]) for what in ("saving", "restoring"))]
+
+
+def _name(row: SnapshotRow) -> str:
+    return row.strategy if row.carries else f"{row.strategy} *"

@@ -22,8 +22,8 @@ def si(value: float, digits: int = 3, sign: str = "") -> str:
 
 
 def fixed(value: float, decimals: int) -> str:
-    """A number with this many decimals; a missing one is a dash."""
-    return f"{value:.{decimals}f}" if math.isfinite(value) else "-"
+    """A number with this many decimals, of which zero has no sign; a missing one is a dash."""
+    return f"{value:z.{decimals}f}" if math.isfinite(value) else "-"
 
 
 def with_half(mean: float, half: float) -> str:
@@ -36,8 +36,7 @@ def with_half(mean: float, half: float) -> str:
     if half == 0 or not math.isfinite(half):
         return three_digits(mean)
     decimals = max(0, -math.floor(math.log10(half)))
-    shown = f"{mean:.{decimals}f}"
-    return f"{shown.lstrip('-') if not float(shown) else shown} +- {half:.{decimals}f}"
+    return f"{mean:z.{decimals}f} +- {half:.{decimals}f}"
 
 
 def three_digits(value: float) -> str:
@@ -45,7 +44,7 @@ def three_digits(value: float) -> str:
     if value == 0 or not math.isfinite(value):
         return fixed(value, 0)
     decimals = 2 - math.floor(math.log10(abs(value)))
-    return f"{value:.{min(max(decimals, 0), 6)}f}"
+    return f"{value:z.{min(max(decimals, 0), 6)}f}"
 
 
 def percent(value: float) -> str:

@@ -78,7 +78,7 @@ def feedback(comparison: "Comparison", case: str, table: Table) -> list[str]:
 
 
 def _fixed(value: float, decimals: int, sign: str = "") -> str:
-    return f"{value:{sign}.{decimals}f}"
+    return f"{value:{sign}z.{decimals}f}"
 
 
 def contrasts(comparison: "Comparison") -> str:

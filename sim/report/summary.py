@@ -362,7 +362,7 @@ def _signed(value: float) -> str:
 
 
 def _fixed(value: float, decimals: int = 0, sign: str = "") -> str:
-    return "-" if math.isnan(value) else f"{value:{sign}.{decimals}f}"
+    return "-" if math.isnan(value) else f"{value:{sign}z.{decimals}f}"
 
 
 def _us(value: float) -> str:
