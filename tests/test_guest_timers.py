@@ -6,7 +6,7 @@ handle_fastpath_preemption_timer(); v6.18.2 and v7.3.4.
 
 import pytest
 from both_engines import assert_the_same, differ
-from hosts import hosted, only, simulate, threads, value, with_little
+from hosts import changed, hosted, only, simulate, threads, value, with_little
 
 from sim.engine import halting, loop
 from sim.host.halting import GUEST_SPIN
@@ -78,8 +78,9 @@ def test_the_preemption_timer_enters_the_guest_again_from_the_fastpath_if_interr
 
 PREEMPTED = """
 [guests.g]
+affinity = "pinned"
 posted_interrupts = {posted}
-demand = "5 ms"
+demand = "1 s"
 sleep = "1 ms"
 [threads.hog]
 count = 4
@@ -88,15 +89,39 @@ compute = "1 ms"
 
 
 @pytest.mark.parametrize("posted", ["true", "false"])
-@pytest.mark.parametrize(("cpu", "by_host"), [("sapphire-rapids", False), ("zen4", True)])
-def test_a_timer_that_expires_while_its_vcpu_waits_for_a_cpu_is_found_when_that_is_loaded(cpu, by_host, posted):
-    """The preemption timer counts in the guest only: kvm_arch_vcpu_load(), kvm_lapic_restart_hv_timer()."""
+@pytest.mark.parametrize(
+    ("cpu", "moved", "first"),
+    [
+        ("sapphire-rapids", False, "preemption-timer"),
+        ("sapphire-rapids", True, "external-interrupt"),
+        ("zen4", False, "external-interrupt"),
+    ],
+)
+def test_a_timer_that_expires_while_its_vcpu_waits_for_a_cpu_exits_with_the_next_entry_or_is_pending_on_another_cpu(
+    cpu, moved, first, posted, monkeypatch
+):
+    """The preemption timer counts in the guest only: vmx_update_hv_timer(), kvm_arch_vcpu_load()."""
     env, host = hosted(only(with_little("timers", "7 ms", cpu) + PREEMPTED.format(posted=posted)))
-    vcpu = threads(host)["g/0/vcpu0"]
+    vcpu, exits, exit_ = threads(host)["g/0/vcpu0"], [], VcpuThread._vm_exit
     while vcpu.cpu.thread is vcpu or vcpu.blocked or vcpu.account != "guest":
         env.run(until=env.now + 50_000)
+
+    def noted(thread, cpu, kind):
+        if thread is vcpu:
+            exits.append((kind.reason, vcpu._waiting, vcpu._guest_time))
+        return exit_(thread, cpu, kind)
+
+    monkeypatch.setattr(VcpuThread, "_vm_exit", noted)
+    ran = vcpu._guest_time
     vcpu._timer()
-    assert (len(vcpu.cpu.posted), vcpu._waiting) == ((1, 0) if by_host else (0, 1))
+    assert len(vcpu.cpu.posted) == (cpu == "zen4")
+    if moved:
+        (vcpu._timer_due,) = (each for each in host.cpus if each is not vcpu.cpu)
+    while not exits:
+        env.run(until=env.now + 10_000)
+    reason, waiting, time = exits[0]
+    assert (reason, waiting) == (first, 1)
+    assert (time == ran) == (first == "preemption-timer")
 
 
 SPINNING = """
@@ -170,6 +195,52 @@ HOSTS = [
 @pytest.mark.parametrize("text", HOSTS)
 def test_timers_that_expire_while_guests_run_poll_or_spin_give_the_same_records_in_both_engines(text):
     assert_the_same(only(text))
+
+
+HANDLED = """
+preemption = "{preemption}"
+[guests.g]
+vcpus = 2
+affinity = "pinned"
+posted_interrupts = {posted}
+demand = {{ exponential = "40 us" }}
+sleep = {{ exponential = "15 us" }}
+[guests.g.exits.plain]
+every = {{ exponential = "6 us" }}
+time = {{ exponential = "3 us" }}
+[guests.g.exits.ipi]
+every = {{ exponential = "20 us" }}
+effect = "ipi"
+target = "random"
+time = "1 us"
+"""
+
+
+@pytest.mark.parametrize("preemption", ["none", "full"])
+@pytest.mark.parametrize("posted", ["true", "false"])
+def test_a_timer_that_expires_in_a_handler_is_an_exit_after_the_entry_batched_or_not_and_in_both_engines(
+    preemption, posted
+):
+    case = only(with_little("timers", "5 ms") + HANDLED.format(preemption=preemption, posted=posted))
+    assert_the_same(case)
+    assert simulate(case, "free-ssp", 0) == simulate(changed(case, batch=False), "free-ssp", 0)
+
+
+def test_a_timer_that_expires_in_a_handler_exits_after_that_exit(monkeypatch):
+    env, host = hosted(only(with_little("timers", "5 ms") + HANDLED.format(preemption="none", posted="true")))
+    vcpu, exits, exit_ = threads(host)["g/0/vcpu0"], [], VcpuThread._vm_exit
+    while vcpu.account != "guest" or not vcpu.cpu.waiting or vcpu.cpu.thread is not vcpu or vcpu._in_guest():
+        env.run(until=env.now + 500)
+
+    def noted(thread, cpu, kind):
+        if thread is vcpu:
+            exits.append(kind.name)
+        return exit_(thread, cpu, kind)
+
+    monkeypatch.setattr(VcpuThread, "_vm_exit", noted)
+    vcpu._timer()
+    env.run(until=env.now + 50_000)
+    assert exits[:2] == ["plain", "preemption-timer"]
 
 
 def test_a_timer_that_is_taken_for_a_device_is_found(monkeypatch):

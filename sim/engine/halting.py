@@ -18,6 +18,7 @@ from sim.engine.layout import (
     GUEST,
     GUEST_MOST,
     GUEST_POLL,
+    GUEST_SPIN,
     GUEST_START,
     GUEST_TIMER,
     GUEST_WINDOW,
@@ -150,6 +151,7 @@ def arm_timer(a: Memory, t: int) -> None:
 @compiled
 def halt(a: Memory, c: int, t: int) -> None:
     """After HLT: polling, or sleep."""
+    timer_is_pending(a, t)
     does(a, t, HALT_POLL)
     a.t[t, REMAINING] = INF
     if a.c[c, NEED_RESCHED] or a.c[c, NEED_RESCHED_LAZY]:  # vcpu_run() looks at both before it calls vcpu_block()
@@ -246,16 +248,26 @@ def interrupts_host(a: Memory, t: int) -> None:
 
 @compiled
 def guest_timer(a: Memory, t: int) -> None:
-    """The guest's timer has expired: if it runs, an exit (VMX); if it is halted, or on SVM, the host's hrtimer."""
+    """The guest's timer has expired: an exit (VMX); if it is halted, or on SVM, an interrupt of the host's hrtimer."""
+    account = a.t[t, ACCOUNT]
     a.t[t, ARMED] = 0
     if a.t[t, TIMER_KIND] < 0 or a.t[t, BLOCKED] or a.t[t, WHERE] == POLLS:
         interrupts_host(a, t)
-    elif in_guest(a, t):
-        a.t[t, TIMER_DUE] = 1
-        if a.t[t, ACCOUNT] == GUEST_POLL:
-            note_wakeup(a, t)
-        kick(a, a.t[t, CPU])
-    else:
+        return
+    if account == GUEST_POLL and in_guest(a, t):
+        note_wakeup(a, t)
+    a.t[t, TIMER_DUE] = 1 + a.t[t, CPU]
+    if account == HALT_POLL:
+        timer_is_pending(a, t)
+    elif account in (GUEST, GUEST_POLL, GUEST_SPIN):
+        kick_poll(a, t)
+
+
+@compiled
+def timer_is_pending(a: Memory, t: int) -> None:
+    """An expired timer has become an interrupt, without an exit."""
+    if a.t[t, TIMER_DUE]:
+        a.t[t, TIMER_DUE] = 0
         a.t[t, WAITING_REQUESTS] += 1
 
 

@@ -13,7 +13,16 @@ from sim.engine.guest_lock import (
     takes_or_releases,
     yields,
 )
-from sim.engine.halting import arm_timer, deliver, finds_work, halt, handles_signal, has_event, polls_in_guest
+from sim.engine.halting import (
+    arm_timer,
+    deliver,
+    finds_work,
+    halt,
+    handles_signal,
+    has_event,
+    polls_in_guest,
+    timer_is_pending,
+)
 from sim.engine.host import ask_elsewhere, block_vcpu, does, is_pending, take_pending, wake
 from sim.engine.jit import Memory, compiled
 from sim.engine.kernel_table import charge, flag_of, of_row
@@ -89,7 +98,6 @@ from sim.engine.layout import (
     VMM,
     VMM_POINT,
     VMX,
-    WAITING_REQUESTS,
     WAKES_NOW,
     WAKES_STOP,
     WAKEUP,
@@ -155,6 +163,8 @@ def enter_vcpu(a: Memory, c: int, t: int) -> None:
 def enters(a: Memory, c: int, t: int) -> None:
     """VcpuThread.enter()."""
     account = a.t[t, ACCOUNT]
+    if a.t[t, TIMER_DUE] != 1 + c:
+        timer_is_pending(a, t)
     if account == VMM:
         passes(a, c, POINT_RETURN, -1)
         passes(a, c, a.t[t, VMM_POINT], -1)
@@ -232,9 +242,12 @@ def leave_vcpu(a: Memory, c: int, t: int) -> None:
 @compiled
 def timer_exits(a: Memory, c: int, t: int) -> bool:
     """VcpuThread._timer_exits(), and LockingVcpu's."""
-    a.t[t, TIMER_DUE] = 0
-    a.t[t, WAITING_REQUESTS] += 1
-    again = vm_exit(a, c, t, a.t[t, TIMER_KIND])
+    again = False
+    if a.t[t, ONGOING] >= 0:  # one of many exits is being handled, and the timer's follows the entry after it
+        leave_vcpu(a, c, t)
+    else:
+        timer_is_pending(a, t)
+        again = vm_exit(a, c, t, a.t[t, TIMER_KIND])
     if a.t[t, LOCKS]:
         spins_from_now(a, c, t)
     return again

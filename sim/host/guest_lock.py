@@ -128,7 +128,7 @@ class LockingVcpu(VcpuThread):
         """Spinning ends when the lock is seen free, or by PLE; an interrupt for the host is an exit."""
         if self.account != GUEST_SPIN:
             return super().plan(cpu, begin, limit)
-        ends = self._lock.holder is None or self._lock.holder is self or self._timer_due
+        ends = self._lock.holder is None or self._lock.holder is self or self._timer_due is not None
         over = max(begin, cpu.env.now) if ends else self._spins_from + self._window if self._pausing.exits else INF
         end, _ = super().plan(cpu, begin, min(limit, cpu.due, max(begin, over)))
         return end, end >= over

@@ -54,7 +54,7 @@ class HaltingVcpu(GuestSpan):
     ``hv_timer`` is the exit of the VMX preemption timer, which a timer of the guest is while the guest runs; None on
     SVM, where it is an hrtimer throughout.  ``guest_polling`` is its haltpoll governor, None without one; with one KVM
     does not poll (MSR_KVM_POLL_CONTROL).  ``_polls_until`` is when the guest stops polling, and ``_halted_at`` when KVM
-    began to.
+    began to.  ``_timer_due`` is the CPU on which the timer of a guest that is not halted has expired.
     """
 
     __slots__ = (
@@ -75,7 +75,8 @@ class HaltingVcpu(GuestSpan):
         self._hv_timer = hv_timer
         self._guest_flow = self.flow
         self.kernel_flow = self._vmm_flow = vmm_flow
-        self._slept = self._armed = self._ipi_pending = self._poll_over = self._timer_due = False
+        self._slept = self._armed = self._ipi_pending = self._poll_over = False
+        self._timer_due: HostCpu | None = None
         self._waiting = self._wait = 0
         self._halted_at = self._polls_until = 0
         self._does(VMM)
@@ -100,7 +101,7 @@ class HaltingVcpu(GuestSpan):
         if self.account == POLLING:
             over = max(begin, self._halted_at + self._polling.window if cpu.rq.alone else cpu.env.now)
         elif self.account == GUEST_POLL:
-            ends = self._is_pending or self._timer_due
+            ends = self._is_pending or self._timer_due is not None
             over, limit = max(begin, cpu.env.now if ends else self._polls_until), min(limit, cpu.due)
         elif self._timer_ends_span:
             over = max(begin, cpu.env.now)
@@ -169,7 +170,13 @@ class HaltingVcpu(GuestSpan):
     @property
     def _timer_ends_span(self) -> bool:
         """The guest runs, and its timer has expired."""
-        return self._timer_due and self.account in (GUEST, GUEST_POLL, GUEST_SPIN)
+        return self._timer_due is not None and self.account in (GUEST, GUEST_POLL, GUEST_SPIN)
+
+    def _timer_is_pending(self) -> None:
+        """An expired timer has become an interrupt, without an exit."""
+        if self._timer_due is not None:
+            self._timer_due = None
+            self._waiting += 1
 
     @property
     def _is_pending(self) -> bool:
@@ -206,7 +213,7 @@ class HaltingVcpu(GuestSpan):
             self.woken_at = self.host.env.now
 
     def _kick_poll(self) -> None:
-        """The guest, which polls, sees what is pending."""
+        """The guest, which polls or has to exit, sees what is pending."""
         if self.cpu.thread is self:
             self.cpu.kick()
 
@@ -280,18 +287,19 @@ class HaltingVcpu(GuestSpan):
         return self._deliver()
 
     def _timer(self) -> None:
-        """The guest's timer has expired: if it runs, an exit (VMX); if it is halted, or on SVM, the host's hrtimer.
+        """The guest's timer has expired: an exit (VMX), at once or with the next entry; if it is halted, or on SVM, the
+        host's hrtimer.
 
-        Else vcpu_load(), before the guest is entered again, finds that it has: kvm_lapic_restart_hv_timer().  See also
-        vcpu_block(), which switches to the hrtimer before it polls (arch/x86/kvm/x86.c, v6.18.2 and v7.3.4).
+        vmx_update_hv_timer(); vcpu_block(), which switches to the hrtimer before it polls; v6.18.2 and v7.3.4.
         """
         self._armed = False
         if self._hv_timer is None or self.blocked or self.place == POLLS:
             self._interrupts_host()
-        elif self._in_guest():
-            self._timer_due = True
-            if self.account == GUEST_POLL:
-                self._note_wakeup()
-            self.cpu.kick()
-        else:
-            self._waiting += 1
+            return
+        if self.account == GUEST_POLL and self._in_guest():
+            self._note_wakeup()
+        self._timer_due = self.cpu
+        if self.account == POLLING:
+            self._timer_is_pending()
+        elif self._timer_ends_span:
+            self._kick_poll()

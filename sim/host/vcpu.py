@@ -43,6 +43,8 @@ class VcpuThread(HaltingVcpu):
     # Into the span.
 
     def enter(self, cpu: "HostCpu") -> None:
+        if self._timer_due is not cpu:  # kvm_arch_vcpu_load() on another CPU: kvm_lapic_restart_hv_timer()
+            self._timer_is_pending()
         if self.account == VMM:
             super().enter(cpu)
             cpu.passes(Walker.user_writes, self._vmm_components)
@@ -187,8 +189,10 @@ class VcpuThread(HaltingVcpu):
         Without APICv it does not, since apic_timer_expired() makes a request (KVM_REQ_UNBLOCK).
         """
         assert self._hv_timer is not None, "else an hrtimer"
-        self._timer_due = False
-        self._waiting += 1
+        if self._ongoing is not None:  # one of many exits is being handled, and the timer's follows the entry after it
+            self.leave(cpu)
+            return False
+        self._timer_is_pending()
         return self._vm_exit(cpu, self._hv_timer)
 
     def _exit(self, cpu: "HostCpu") -> Steps:
@@ -255,6 +259,7 @@ class VcpuThread(HaltingVcpu):
         cpu.count_halts += 1
         yield from cpu.sync()
         self._arm_timer(cpu)
+        self._timer_is_pending()
         self._does(POLLING)
         self.left = INF
         if cpu.need_resched or cpu.need_resched_lazy:  # vcpu_run() looks at both before it calls vcpu_block()
