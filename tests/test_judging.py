@@ -12,6 +12,7 @@ from pathlib import Path
 import command
 import pytest
 
+from sim import cli, kernel
 from sim.verification.fuzz import judging, trying
 from sim.verification.fuzz.judging import Watch, judged
 from sim.verification.fuzz.readers import READERS
@@ -130,6 +131,14 @@ def test_a_message_with_its_place_and_status_2_is_how_an_input_is_refused(watch)
     assert judged(refuses, ("x",), watch)[0] == "a message without the place"
 
 
+def test_two_files_that_do_not_fit_together_are_a_place(watch, tmp_path):
+    path = tmp_path / "mine.toml"
+    shipped = Path(kernel.__file__).parent / "data/carried/apx.toml"
+    path.write_text(shipped.read_text().replace("xfeature = 19", "xfeature = 14"))
+    wrong, message = judged(cli.main, ("flow", "preempt", "--carried", str(path), "--hypothetical"), watch)
+    assert (wrong, "apx: size_bytes = 128 (allowed on sapphire-rapids, by CPUID: 48)" in message) == ("", True)
+
+
 def test_one_message_that_names_a_key_called_fpswitch_is_one_and_two_are_two(watch):
     def refuses(command):
         print(*command, sep="\n", file=sys.stderr)
@@ -146,12 +155,13 @@ def test_memory_is_limited_when_what_the_seeds_import_and_reserve_is_there(monke
     done = []
     monkeypatch.setattr(trying, "watched", lambda place: Watch(place))
     monkeypatch.setattr(trying, "judged", lambda main, command, watch: done.append(command[0]) or ("", ""))
+    monkeypatch.setattr(trying.gc, "freeze", lambda: done.append("freeze"))
     monkeypatch.setattr(trying, "limit_memory", lambda: done.append("limit"))
     one = trying.Trying(
         lambda arguments: None, "manifest", 1, Path(__file__).parent / "data", tmp_path, lambda said: None
     )
     assert one.seeds
-    assert done == [*["compare"] * len(one.seeds), "limit"]
+    assert done == [*["compare"] * len(one.seeds), "freeze", "limit"]
 
 
 def test_the_first_result_directory_is_always_compared(monkeypatch):
