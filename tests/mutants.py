@@ -11,7 +11,8 @@ Not drawn is what no input can show, since it is the language that makes it equa
 - ``is`` for ``==`` (and ``is not`` for ``!=``) with a constant of which Python keeps one object: a string that is a
   name, True, False, None, an integer from -5 to 256, a member of an enumeration.  Whether such a comparison sees the
   difference depends on where the other value was made and not on what the line says.  The result of ``bool()`` is such
-  a constant, too.  ``==`` for ``is`` with one that equals nothing else: None, a member of an enumeration;
+  a constant, too.  ``==`` for ``is`` with one that equals nothing else: None, a member of an enumeration.  The same
+  between CPUs, threads, tasks, vCPUs, entities of run queues, types and functions, whose classes define no equality;
 - another operator or number in an expression of constants that has the same value, such as ``+`` for ``|`` between
   masks without a common bit;
 - an order for ``==`` or ``!=`` with a text, where it has the same result for all texts that its Literal type allows:
@@ -113,6 +114,15 @@ def is_one_object(value):
 
 def equals_only_itself(value):
     return value is None or (isinstance(value, Enum) and type(value).__eq__ is object.__eq__)
+
+
+def compared_by_identity(tree):
+    """The (line, column) spans of ``is`` between two things, which equal themselves alone, but kinds of exits."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Is, ast.IsNot)):
+            sides = (node.left, *node.comparators)
+            if not any(isinstance(each, ast.Constant) or ast.unparse(each) == "kind" for each in sides):
+                yield (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
 
 
 def compared_with(tree, module, is_such):
@@ -226,7 +236,7 @@ def mutants():
         module = module_of(path.relative_to(ROOT))
         unseen = list(never_looked_at(tree))
         identity = unseen + list(compared_with(tree, module, is_one_object))
-        equality = unseen + list(compared_with(tree, module, equals_only_itself))
+        equality = unseen + list(compared_with(tree, module, equals_only_itself)) + list(compared_by_identity(tree))
         nodes = list(ast_nodes(get_ast(source)))
         for name, operator in operators:
             spans = unseen

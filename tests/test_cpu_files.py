@@ -25,6 +25,8 @@ from sim.xsave.profiles import of_data, profile
         (INTEL, 0x50654, "Skylake-SP"),
         (INTEL, 0x50657, "Cascade Lake"),
         (INTEL, 0x5065B, "Cooper Lake"),
+        (INTEL, 0x50655, "Cascade Lake"),  # its first stepping and that of Cooper Lake, from memory
+        (INTEL, 0x5065A, "Cooper Lake"),
         (INTEL, 0x806F8, "Sapphire Rapids"),
         (INTEL, 0xA06F3, "Sierra Forest"),
         (INTEL, 0x400F10, "Diamond Rapids"),

@@ -8,6 +8,7 @@ from test_host_parts import kind_with
 
 from sim.host.cpu_time import CpuTime
 from sim.host.exits import ExitStream
+from sim.host.interrupts import Devices, DeviceSource, TickTimes
 from sim.host.schedule import Schedule
 from sim.host.streams import Draws, Instants
 
@@ -52,3 +53,17 @@ def test_other_strategies_walk_the_points_in_blocks_of_16384():
     for _ in range(2 * 16384 + 1):
         CpuTime.tell(cpu, None)
     assert (walked, len(cpu.schedule.points)) == ([16384, 16384], 1)
+
+
+@pytest.mark.parametrize("of_devices", [False, True])
+def test_interrupts_that_have_been_served_are_forgotten_when_there_are_more_than_64(of_devices):
+    draws = Draws(np.arange)
+    source = DeviceSource(Instants(np.ones), draws, Draws(np.zeros), 0)
+    ahead = Devices([source]) if of_devices else TickTimes(draws)
+    ahead.cycles(70)
+    kept = []
+    for served in (64, 1, 0):
+        ahead.serve(served)
+        ahead.cycles(0)
+        kept.append(len(ahead._ready))
+    assert kept == [71, 6, 6]

@@ -401,3 +401,14 @@ def test_what_is_left_of_a_protection_is_scaled_in_v7_3_and_one_that_is_over_sta
     root.reweight(0, own, 512)
     stays = after is None or kind is EevdfRunQueue
     assert own.vprot == (before if stays else own.vruntime + after * UNIT)
+
+
+def test_a_group_weighs_min_shares_where_hardly_any_of_its_load_is():
+    """MIN_SHARES is 1UL << 1 (kernel/sched/sched.h, Linux v6.18)."""
+    group = TaskGroup(1024)
+    here, there = (GroupedRunQueue(EevdfRunQueue(1000, 100), {group: EevdfRunQueue(1000, 100)}) for _ in range(2))
+    light, heavy = Entity(15), Entity(88761)
+    light.group = heavy.group = group
+    there.enqueue(0, heavy)
+    here.enqueue(0, light)
+    assert group.entities[0].weight == 2

@@ -238,6 +238,7 @@ def test_twice_the_warm_up_changes_no_metric_beyond_its_standard_error(name):
         ),
         ('[threads.t]\ncompute = "1 ms"\nsleep = "50 ms"', "5 s", 500),
         ('[guests.g]\ndemand = "1 ms"\narrivals = "20 Hz"', "5 s", 500),
+        ("[guests.g]", "5 s", 40),  # which waits for nothing
         ('[threads.t]\ncompute = "1 ms"\nsleep = "50 ms"', "100 ms", 100),
     ],
 )

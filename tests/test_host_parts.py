@@ -10,6 +10,7 @@ from hosts import RICH, from_text, hosted, threads
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sim.host.elapsed import fraction, shown
 from sim.host.exits import ExitCost, ExitKind, ExitStream
 from sim.host.halt_polling import HaltPolling
 from sim.host.histogram import STEPS, Histogram
@@ -382,3 +383,13 @@ def test_exits_come_a_cycle_apart_at_the_least():
     _env, host = hosted(from_text(RICH.replace('every = "20 kHz"', 'every = { exponential = "100 ns" }'))[0])
     (kind,) = (each for each in threads(host)["busy/0/vcpu0"]._stream.kinds if each.name == "msr")
     assert kind.gaps(10_000).min() == 1
+
+
+def test_how_far_a_replication_is_is_read_while_it_runs_and_that_of_the_innermost():
+    assert fraction() == 0.0
+    with shown(lambda: 30, 40):
+        assert fraction() == 0.75
+        with shown(lambda: 50, 40):
+            assert fraction() == 1.0
+        assert fraction() == 0.75
+    assert fraction() == 0.0
