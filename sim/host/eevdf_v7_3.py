@@ -125,7 +125,7 @@ class EevdfRunQueueV73(EevdfRunQueue):
     def _update_lag(self, entity: Entity, average: int, *, delayed: bool | None = None) -> None:
         """update_entity_lag(): clamped to the longest slice in the queue and a tick."""
         before = entity.vlag
-        longest = max(entity.slice, *(each.slice for each in self._queue), self.current.slice if self.current else 0)
+        longest = max(each.slice for each in (entity, self.current, *self._queue) if each is not None)
         limit = (longest + self._tick) * entity.inv_weight
         entity.vlag = max(-limit, min(average - entity.vruntime, limit))
         if entity.sched_delayed if delayed is None else delayed:

@@ -103,11 +103,11 @@ class GuestSpan(Thread):
         self._guest_time = time
         cpu.guest += ran
         cpu.touched += ran * self.flow
-        if last > first:
+        if exits := last - first:
             handled = stream.handled(first, last)
             cpu.handler += handled
             cpu.touched += handled * self.kernel_flow
-            cpu.count_exits += last - first
+            cpu.count_exits += exits
             for kind, n in stream.counts(first, last):
                 cpu.repeat(kind, n)
         if hits:

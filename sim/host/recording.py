@@ -18,6 +18,7 @@ from sim.host.population import populate
 from sim.host.simulation import Measurement, cross, prices_of
 from sim.host.thread import Thread
 from sim.host.watching import STEP_S, window
+from sim.host.weights import NICE_0_LOAD
 from sim.kernel.config import Config
 from sim.kernel.guests import AS_ALL, GuestChoice
 from sim.kernel.state import Task
@@ -170,7 +171,7 @@ class Recorder:
 
     def weight(self, number: int) -> int:
         """The load weight of a thread; that of nice 0 for idle ones."""
-        return self._weights.get(number, 1024)
+        return self._weights.get(number, NICE_0_LOAD)
 
     # What the host tells.
 

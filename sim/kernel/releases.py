@@ -225,8 +225,8 @@ def _between(
     known: dict[int, object] = {}
 
     def brought_by(row: Difference) -> Release | None:
-        own = [each.since for each in read[upper].differs if each.number == row.number] if upper in read else []
-        return release(own[0] if own else row.cells[above].since)
+        differs = read[upper].differs if upper in read else ()
+        return release(next((each.since for each in differs if each.number == row.number), row.cells[above].since))
 
     for row in differences:
         old = _does(row, rows.get(lower), read.get(lower), wanted)

@@ -13,10 +13,7 @@ from itertools import product
 from typing import Final
 
 from sim.xsave.area import EXTENDED_OFFSET
-from sim.xsave.cpuid_decoded import LOW, XSTATE, Registers
-
-Row = tuple[int, int, Registers]
-"""Leaf, sub-leaf and its registers."""
+from sim.xsave.cpuid_decoded import LOW, XSTATE, Registers, Row
 
 _SIZE: Final = 16
 _LINE: Final = re.compile(
@@ -44,7 +41,7 @@ def of_binary(data: bytes) -> tuple[str, list[Row]]:
             return "/dev/cpu/N/cpuid", found
     if len(data) > _KVM_HEAD.size:
         count, _ = _KVM_HEAD.unpack_from(data)
-        if len(data) - _KVM_HEAD.size >= count * _KVM_ENTRY.size > 0:
+        if len(data) - _KVM_HEAD.size >= count * _KVM_ENTRY.size:
             entries = [_KVM_ENTRY.unpack_from(data, _KVM_HEAD.size + k * _KVM_ENTRY.size) for k in range(count)]
             found = [(function, index, (a, b, c, d)) for function, index, _, a, b, c, d, *_ in entries]
             if any((leaf, sub) == (XSTATE, 0) and is_xstate(registers) for leaf, sub, registers in found):

@@ -4,7 +4,8 @@ nothing is printed is left out.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 Registers = tuple[int, int, int, int]
@@ -13,8 +14,22 @@ Registers = tuple[int, int, int, int]
 Found = dict[int, dict[int, Registers]]
 """Registers by leaf and sub-leaf."""
 
+Row = tuple[int, int, Registers]
+"""Leaf, sub-leaf and its registers."""
+
 XSTATE: Final = 0xD
 LOW: Final = 0xFFFFFFFF
+
+
+def numbered(rows: Iterable[tuple[int, int | None, Registers]]) -> Iterator[Row]:
+    """The rows with their sub-leaves; one that is not said is the next of its leaf."""
+    before: int | None = None
+    sub = 0
+    for leaf, said, registers in rows:
+        sub = said if said is not None else sub + 1 if leaf == before else 0
+        before = leaf
+        yield leaf, sub, registers
+
 
 _FEATURES: Final = ("XSAVEOPT", "XSAVEC", "XGETBC1", "XSAVES", "XFD")  # as VirtualBox spells them, from bit 0 of EAX
 
@@ -86,7 +101,7 @@ def _of_cpuid(text: str) -> Found:
         leaf[1] = (eax, _field("SAVE area size in bytes", text) or 0, xss & LOW, xss >> 32)
     for match in _COMPONENT.finditer(text):
         size, offset = (_field(f"save state byte {what}", match["fields"]) for what in ("size", "offset"))
-        if size is not None and int(match["sub"], 0) > 1:
+        if size is not None:
             flags = "IA32_XSS (" in match["fields"]
             aligned = bool(_is_true("64-byte alignment in compacted XSAVE", match["fields"]))
             faults = bool(_is_true("XFD faulting supported", match["fields"]))
@@ -96,8 +111,9 @@ def _of_cpuid(text: str) -> Found:
 
 def _end_of_first(text: str) -> int:
     """Where the second CPU begins."""
-    begins = [match.start() for match in re.finditer(r"^[^\w\n]*CPU(?: \d+)?:[ \t]*$", text, re.MULTILINE)][1:2]
-    return begins[0] if begins else len(text)
+    begins = re.finditer(r"^[^\w\n]*CPU(?: \d+)?:[ \t]*$", text, re.MULTILINE)
+    second = next(islice(begins, 1, None), None)
+    return len(text) if second is None else second.start()
 
 
 def _identity(text: str) -> Found:

@@ -13,10 +13,7 @@ from itertools import islice
 from typing import Final
 
 from sim.xsave.cpuid_bytes import is_xstate
-from sim.xsave.cpuid_decoded import LOW, XSTATE, Registers
-
-Row = tuple[int, int, Registers]
-"""Leaf, sub-leaf and its registers."""
+from sim.xsave.cpuid_decoded import LOW, XSTATE, Registers, Row, numbered
 
 _TOKEN: Final = re.compile(
     r"(?P<open>[{\[(])|(?P<close>[}\])])|(?P<after_key>=>|:|=)|(?P<end>[,;])"
@@ -264,16 +261,16 @@ def _numbers(key: str) -> tuple[str, ...]:
 def _numbered(found: list[_Found]) -> Iterator[Row]:
     """The numbers that are printed as such; each of these roles has one base in the whole text."""
     shows = _LETTER if any(_PADDED.match(value) for each in found for value in each.registers) else _HEXADECIMAL
-    leaves = _base([each.path[max(0, len(each.path) - 2)] for each in found], shows)
+    leaves = _base([each.path[-2:][0] for each in found], shows)
     subs = _base([each.path[-1] for each in found if len(each.path) > 1], shows)
     registers = _base([value for each in found for value in each.registers], shows)
-    before = sub = -1
-    for each in found:
-        leaf = _value(each.path[max(0, len(each.path) - 2)], leaves)
-        sub = _value(each.path[-1], subs) if len(each.path) > 1 else sub + 1 if leaf == before else 0
-        before = leaf
+
+    def read(each: _Found) -> tuple[int, int | None, Registers]:
         a, b, c, d = (_value(value, registers) & LOW for value in islice(each.registers, _FOUR))
-        yield leaf, sub, (a, b, c, d)
+        sub = _value(each.path[-1], subs) if len(each.path) > 1 else None
+        return _value(each.path[-2:][0], leaves), sub, (a, b, c, d)
+
+    return numbered(map(read, found))
 
 
 def _base(numbers: list[str], shows: re.Pattern[str]) -> int:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from sim.xsave.cpuid_decoded import LOW, Registers
+from sim.xsave.cpuid_decoded import LOW, Registers, Row, numbered
 
 _LABELS: Final = re.compile(
     r"\b(?:(?:entry|cpuid)\[? ?\d{1,3}\]?\s*:|flags\s*[:=]?\s*(?:0x)?\d{1,2}\b[:,]?"  # of KVM's entries
@@ -41,22 +41,18 @@ _HEADER_NAMES: Final = (
     | dict.fromkeys(("subleaf", "index", "idx", "sub", "ecxin", "inputecx"), "sub")
 )
 
-Row = tuple[int, int, Registers]
-"""Leaf, sub-leaf and its registers."""
-
 
 def rows(text: str) -> Iterator[Row]:
     """The rows of a table; one without a sub-leaf is the next of its leaf."""
     found = list(_tokens(_NEXT_REGISTER.sub(" ", text)))
     base = _base([row[1] for row in found if len(row) == _WITH_SUB_LEAF])
-    leaf = sub = -1
-    for row in found:
+
+    def read(row: list[str]) -> tuple[int, int | None, Registers]:
         first, *inner = row[:-4]
-        number = _value(first)
-        sub = _value(inner[0], base) if inner else sub + 1 if number == leaf else 0
-        leaf = number
         a, b, c, d = map(_value, row[-4:])
-        yield leaf, sub, (a, b, c, d)
+        return _value(first), _value(inner[0], base) if inner else None, (a, b, c, d)
+
+    return numbered(map(read, found))
 
 
 def _tokens(text: str) -> Iterator[list[str]]:
@@ -112,10 +108,10 @@ def with_header(text: str) -> Iterator[Row]:
         row for row in rows_of if all(_NUMBER.fullmatch(row[name]) or row[name].isdecimal() for name in row if name)
     ]
     bases = {name: _base([row[name] for row in kept]) for name in named}
-    before = sub = -1
-    for row in kept:
-        leaf = _value(row["leaf"], bases["leaf"])
-        sub = _value(row["sub"], bases["sub"]) if "sub" in row else sub + 1 if leaf == before else 0
-        before = leaf
+
+    def read(row: dict[str, str]) -> tuple[int, int | None, Registers]:
         a, b, c, d = (_value(row[name], bases[name]) & LOW for name in _REGISTERS)
-        yield leaf, sub, (a, b, c, d)
+        sub = _value(row["sub"], bases["sub"]) if "sub" in row else None
+        return _value(row["leaf"], bases["leaf"]), sub, (a, b, c, d)
+
+    yield from numbered(map(read, kept))

@@ -44,9 +44,9 @@ def document(found: Dump, source: str) -> dict[str, Any]:
     notes: list[str] = []
     leaves: Leaves = {leaf: dict(subs) for leaf, subs in found.leaves.items() if leaf in KEPT}
     vendor = _vendor(found, leaves, notes)
-    signature = leaves.get(1, {}).get(0, (0, 0, 0, 0))[0]
+    signature = leaves.get(1, {}).get(0, NOTHING)[0]
     known = family(found.vendor, signature) if signature else None
-    in_guest = bool(leaves.get(1, {}).get(0, (0, 0, 0, 0))[ECX] >> 31)
+    in_guest = bool(leaves.get(1, {}).get(0, NOTHING)[ECX] >> 31)
     if in_guest:
         notes.append("taken in a virtual machine: what its hypervisor shows of the CPU")
     if 1 not in leaves[0xD]:
@@ -86,7 +86,7 @@ def _vendor(found: Dump, leaves: Leaves, notes: list[str]) -> str:
     if found.vendor == INTEL:
         return "intel"
     # AMD has no hole for MPX in the standard format, and describes caches in a leaf of its own.
-    opmask, pkru = (leaves[0xD].get(i, (0, 0, 0, 0)) for i in (5, 9))
+    opmask, pkru = (leaves[0xD].get(i, NOTHING) for i in (5, 9))
     by_place = opmask[1] == 0x340 or (pkru[0] and pkru[1] in (0x340, 0x980))
     vendor = "amd" if by_place or any(0x8000001D in each for each in (leaves, found.leaves)) else "intel"
     if found.vendor:
@@ -107,11 +107,11 @@ def _add_features(leaves: Leaves, notes: list[str]) -> None:
     for feature, (leaf, sub, register, bit) in FEATURES.items():
         shown = feature == "XSAVE" or (feature in _OF_COMPONENT and there >> _OF_COMPONENT[feature] & 1)
         if leaf in lacking and shown:
-            row = list(leaves.setdefault(leaf, {}).get(sub, (0, 0, 0, 0)))
+            row = list(leaves.setdefault(leaf, {}).get(sub, NOTHING))
             row[register] |= 1 << bit
             leaves[leaf][sub] = (row[0], row[1], row[2], row[3])
     for leaf in lacking:
-        leaves.setdefault(leaf, {0: (0, 0, 0, 0)})
+        leaves.setdefault(leaf, {0: NOTHING})
         notes.append(f"leaf {leaf:02X}H is not in the dump: features by the components that there are")
 
 

@@ -19,7 +19,7 @@ from sim.xsave.freedoms import Freedoms
 from sim.xsave.geometry import GENERIC as GENERIC
 from sim.xsave.geometry import LEGACY_SIZES
 from sim.xsave.geometry import Geometry as Geometry
-from sim.xsave.profile_data import EAX, EBX, ECX, EDX, shipped
+from sim.xsave.profile_data import EAX, EBX, ECX, EDX, NOTHING, shipped
 from sim.xsave.profile_data import FEATURES as FEATURES
 from sim.xsave.profile_data import names as names
 
@@ -121,7 +121,7 @@ def of_data(name: str, data: Mapping[str, Any]) -> CpuProfile:
     cpuid: Mapping[str, Mapping[str, Sequence[int]]] = data["cpuid"]
 
     def leaf(number: int, sub: int) -> Sequence[int]:
-        return cpuid.get(str(number), {}).get(str(sub), (0, 0, 0, 0))  # a sub-leaf that a CPU lacks reads as zero
+        return cpuid.get(str(number), {}).get(str(sub), NOTHING)  # a sub-leaf that a CPU lacks reads as zero
 
     caches = cpuid["4" if data["vendor"] == "intel" else "0x8000001d"]
     xcr0 = leaf(0xD, 0)[EAX] | leaf(0xD, 0)[EDX] << 32

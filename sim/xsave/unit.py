@@ -97,7 +97,11 @@ class Unit:
         self.pkru = 0
         self.xinuse = self._xinuse_floor
         self.xmodified = ALL
-        self.info_mode = self.info_address = self.info_xcomp_bv = -1  # no restore yet: nothing matches
+        self._forget_restore()
+
+    def _forget_restore(self) -> None:
+        """XRSTOR_INFO is of no restore: nothing matches."""
+        self.info_mode = self.info_address = self.info_xcomp_bv = -1
 
     def xgetbv1(self) -> int:
         """XGETBV with ECX = 1: XCR0 & XINUSE, and bit 1 also while MXCSR is not 1F80H (SDM vol. 1, section 13.6)."""
@@ -194,13 +198,13 @@ class Unit:
     def enter_mode(self, cpl: int, nonroot: bool) -> None:
         """The privilege level and VMX/SVM mode in which the next instructions run."""
         if nonroot != bool(self.mode & NONROOT) and self.freedoms.vm_transition_clears_xrstor_info:
-            self.info_mode = self.info_address = self.info_xcomp_bv = -1
+            self._forget_restore()
         self.mode = cpl | NONROOT * nonroot
 
     def exit_to_outer_hypervisor(self) -> None:
         """The processor is that of a guest, and exits from it to the hypervisor underneath and comes back."""
         if self.freedoms.outer_exit_disturbs:
-            self.info_mode = self.info_address = self.info_xcomp_bv = -1
+            self._forget_restore()
             self.xinuse |= SSE | AVX if self.xinuse & ZMM_HI256 else SSE
 
     # Save instructions.
