@@ -52,6 +52,11 @@ def test_a_cpu_that_never_comes_out_of_the_kernel_ends_the_run_with_a_message():
             pass
 
 
+def test_who_watches_a_run_gets_a_turn_each_simulated_millisecond():
+    case = changed(only(FOUR + '[threads.t]\ncompute = "1 ms"\n'), measure=3 * MS, warmup=2 * MS)
+    assert sum(1 for _ in watch(case, case.reference, 0, Mock())) == 2 + 3 + 1  # and at the end
+
+
 def test_a_run_whose_accounts_do_not_add_up_to_the_time_that_passed_ends_with_the_figures(monkeypatch):
     case = changed(only(FOUR + '[threads.t]\ncompute = "1 ms"\n'), measure=1 * MS, warmup=0.0)
     assert simulate(case, case.reference, 0)
