@@ -291,6 +291,19 @@ def test_counted_from_the_event_a_wake_up_has_the_way_out_of_idle_the_interrupt_
     assert seen - plain == (30_000 + 1_000 + 500) * 2
 
 
+@pytest.mark.parametrize("posted", ["true", "false"])
+def test_a_request_to_a_guest_that_polls_is_counted_from_its_event_alone_unless_it_is_posted(posted):
+    guest = f'[guests.g]\nidle = "haltpoll"\nposted_interrupts = {posted}\ndemand = "20 us"\narrivals = "2 kHz"\n'
+    from_wakeup = latencies(LONE + guest, "vcpu")[0]
+    from_event = latencies((LONE + guest).replace("[host]", 'latency_from = "event"\n[host]'), "vcpu")[0]
+    if posted == "true":
+        assert len(from_event) == len(from_wakeup)
+        assert from_event.count(0) == from_wakeup.count(0) > 2
+    else:
+        assert len(from_event) > len(from_wakeup) + 2
+        assert min(from_event) > 1_000 * 2  # the host's interrupt, in cycles
+
+
 def test_a_way_out_of_idle_is_idle_time():
     text = (
         LONE.replace("cpus = 1", 'cpus = 1\nidle_exit = "30 us"') + '[threads.t]\ncompute = "500 us"\nsleep = "2 ms"\n'
