@@ -45,7 +45,7 @@ def test_of_a_cpu_that_is_interrupted_only_the_interruption_is_left_in_the_queue
         time, priority = a.g[layout.NOW] + random.randrange(30), layout.FIRST_CPU + whom
         kept.append((time, priority, events.push(a, time, priority, what, whom), what, whom))
 
-    schedules(layout.ARRIVAL, 0)
+    schedules(layout.ARRIVAL, 9)
     interrupted = 0
     while interrupted < 1000:
         for c in random.sample(range(9), 3):
@@ -56,11 +56,11 @@ def test_of_a_cpu_that_is_interrupted_only_the_interruption_is_left_in_the_queue
                 kept.append((a.g[layout.NOW], layout.URGENT, a.g[layout.CREATED], layout.CPU_INTERRUPTED, c))
                 interrupted += 1
             events.kick(a, c)
-            if not has and random.random() < 0.7:
+            if random.random() < 0.7 and all(each[4] != c for each in kept):
                 a.c[c, layout.WAITING] = 1
                 schedules(layout.CPU_WAITS, c)
         if random.random() < 0.5 or not kept:
-            schedules(layout.ARRIVAL, random.randrange(9))
+            schedules(layout.ARRIVAL, random.randrange(9, 20))
         events.fill(a)
         assert a.g[layout.EVENTS] - layout.FIRST_EVENT + 1 == len(kept)
         time, priority, created, what, whom = first = min(kept)

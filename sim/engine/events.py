@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.engine.jit import Memory, compiled, fetch, fetch_number
+from sim.engine.jit import Memory, comes_before, compiled, fetch, fetch_number
 from sim.engine.layout import (
     BURST_DRAWS,
     CLOCK,
@@ -73,18 +73,20 @@ MANY_CPUS = 256
 
 @compiled
 def is_before(a: Memory, i: int, at: int, key: int) -> bool:
-    """Whether entry ``i`` of the heap comes before an event; without a branch, which could not be predicted."""
-    time = a.heap[i, HEAP_TIME]
-    return (time < at) | ((time == at) & (a.heap[i, HEAP_KEY] < key))
+    """Whether entry ``i`` of the heap comes before an event."""
+    return comes_before(a.heap[i, HEAP_TIME], a.heap[i, HEAP_KEY], at, key)
 
 
 @compiled
 def put(a: Memory, i: int, at: int, key: int, what: int) -> None:
-    """Writes an entry of the heap; where that of a CPU that waits is gets noted, and of all others in one place."""
+    """Writes an entry of the heap, and notes where that of a CPU is, which has no more than one.
+
+    Threads have larger numbers than CPUs, and all of them one place; a branch could not be predicted.
+    """
     a.heap[i, HEAP_TIME] = at
     a.heap[i, HEAP_KEY] = key
     a.heap[i, HEAP_WHAT] = what
-    a.waits[what >> 8 if what & 255 == CPU_WAITS else a.g[CPUS]] = i
+    a.waits[min(what >> 8, a.g[CPUS])] = i
 
 
 @compiled
@@ -94,16 +96,29 @@ def move(a: Memory, i: int, to: int) -> None:
 
 
 @compiled
-def earlier(a: Memory, i: int, j: int) -> int:
-    """The earlier one of two entries."""
-    return j if is_before(a, j, a.heap[i, HEAP_TIME], a.heap[i, HEAP_KEY]) else i
+def earliest_child(a: Memory, i: int) -> tuple[int, int, int]:
+    """The earliest of the four children of an entry, its time and its key; where it has none, a place after the last.
 
-
-@compiled
-def earliest_child(a: Memory, i: int) -> int:
-    """The earliest of the four children of an entry; where it has none, a place after the last."""
-    child = first_child(i)
-    return earlier(a, earlier(a, child, child + 1), earlier(a, child + 2, child + 3))
+    All four are read at once, and compared without a branch, which could not be predicted.
+    """
+    one, two = first_child(i), first_child(i) + 2
+    time1, key1 = a.heap[one, HEAP_TIME], a.heap[one, HEAP_KEY]
+    time2, key2 = a.heap[one + 1, HEAP_TIME], a.heap[one + 1, HEAP_KEY]
+    time3, key3 = a.heap[one + 2, HEAP_TIME], a.heap[one + 2, HEAP_KEY]
+    time4, key4 = a.heap[one + 3, HEAP_TIME], a.heap[one + 3, HEAP_KEY]
+    second = comes_before(time2, key2, time1, key1)
+    one = one + 1 if second else one
+    time1 = time2 if second else time1
+    key1 = key2 if second else key1
+    second = comes_before(time4, key4, time3, key3)
+    two = two + 1 if second else two
+    time3 = time4 if second else time3
+    key3 = key4 if second else key3
+    second = comes_before(time3, key3, time1, key1)
+    one = two if second else one
+    time1 = time3 if second else time1
+    key1 = key3 if second else key1
+    return one, time1, key1
 
 
 @compiled
@@ -123,8 +138,8 @@ def sink(a: Memory, at: int, key: int, what: int) -> None:
     """Puts an event into the heap, whose first place is free; places after the last have the time INF."""
     n, i, moved = a.g[EVENTS], FIRST_EVENT, 0
     while first_child(i) <= n:
-        child = earliest_child(a, i)
-        if not is_before(a, child, at, key):
+        child, its_time, its_key = earliest_child(a, i)
+        if not comes_before(its_time, its_key, at, key):
             break
         move(a, child, i)
         moved = moved if moved else child
@@ -233,7 +248,7 @@ def look_ahead(a: Memory, i: int) -> None:
 @compiled
 def look_closer(a: Memory) -> None:
     """The same of the next event, and of what its own lines, which should have come by now, lead to."""
-    packed = a.heap[earliest_child(a, FIRST_EVENT), HEAP_WHAT]
+    packed = a.heap[earliest_child(a, FIRST_EVENT)[0], HEAP_WHAT]
     what, thread = packed & 255, packed >> 8
     if what in (CPU_WAITS, CPU_INTERRUPTED):
         c = thread

@@ -293,6 +293,16 @@ if HAVE_NUMBA:
         return types.none(types.int64, types.int64), code
 
     @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
+    def comes_before(typing, time, key, other_time, other_key):  # type: ignore[no-untyped-def]
+        """Whether an event comes before another one: one comparison, of numbers of 128 bits; no key is negative."""
+
+        def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            time, key, other_time, other_key = values
+            return builder.icmp_signed("<", join(builder, key, time), join(builder, other_key, other_time))
+
+        return types.boolean(*[types.int64] * 4), code
+
+    @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
     def trailing_zeros(typing, word):  # type: ignore[no-untyped-def]
         """The number of the lowest bit that is set in a word that is not 0."""
 
@@ -373,6 +383,7 @@ if HAVE_NUMBA:
 else:
     from sim.engine.plain import (  # noqa: F401
         call,
+        comes_before,
         compile_entry,
         compiled,
         cycles,

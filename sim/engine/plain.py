@@ -53,6 +53,11 @@ def call(address: int, kind: int, a: int, b: int, c: int, d: int) -> int:
     return int(Callback(int(address))(int(kind), int(a), int(b), int(c), int(d)))
 
 
+def comes_before(time: int, key: int, other_time: int, other_key: int) -> bool:
+    """Whether an event comes before another one."""
+    return bool((time, key) < (other_time, other_key))
+
+
 def fetch(section: Any, i: Any) -> None:
     """Nothing: Python is slower than memory."""
 

@@ -11,6 +11,7 @@ from sim.engine.layout import (
     BOUNDARY_IS,
     CLOCK,
     CPU_WAITS,
+    CPUS,
     ELAPSED,
     FIRST_CPU,
     KERNEL_FPU,
@@ -91,4 +92,4 @@ def pass_boundary(a: Memory, c: int) -> None:
             a.totals[i] += a.c[c, i]
         a.g[LEFT] -= 1
         if a.g[LEFT] == 0:
-            push(a, a.g[NOW], NORMAL, OVER, 0)
+            push(a, a.g[NOW], NORMAL, OVER, a.g[CPUS])

@@ -231,13 +231,14 @@ class Replication:
 
     def _run(self, warmup: int, end: int) -> None:
         a, case = self.a, self.case
+        nobody = len(self.built.host.cpus)
         for boundary, time in ((1, warmup), (2, end)):
             if time > a.g[at.NOW]:
-                loop.schedule_event(a.handle, time, at.URGENT, at.STOP, 0)
+                loop.schedule_event(a.handle, time, at.URGENT, at.STOP, nobody)
                 self._until(at.STOP)
             loop.cross(a.handle, boundary)
         patience = case.cycles(max(PATIENCE_S, case.scenario.run.measure))
-        loop.schedule_event(a.handle, int(a.g[at.NOW]) + patience, at.NORMAL, at.PATIENCE, 0)
+        loop.schedule_event(a.handle, int(a.g[at.NOW]) + patience, at.NORMAL, at.PATIENCE, nobody)
         self._until(at.OVER)
         if not a.g[at.ELAPSED]:
             raise Unsupported("a measurement during all of which every CPU was in the kernel")
