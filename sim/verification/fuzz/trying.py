@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from sim.verification.fuzz.judging import Main, judged, limit_memory, watched
-from sim.verification.fuzz.mutation import MOST_BYTES, mutated
-from sim.verification.fuzz.readers import READERS
+from sim.verification.fuzz.mutation import mutated
+from sim.verification.fuzz.readers import MOST_OF_SEED, READERS
 
 EVERY: Final = 200
 """Inputs between two reports."""
@@ -25,7 +25,7 @@ COLLECT: Final = 20
 OF_LIBFUZZER: Final = 0.4
 """The share of damage that is libFuzzer's own, which knows what the code compares with; the rest is mutation.py's."""
 LIBFUZZER: Final = (
-    f"-max_len={MOST_BYTES}", "-len_control=0", "-verbosity=0", "-rss_limit_mb=0", "-malloc_limit_mb=0",
+    "-len_control=0", "-verbosity=0", "-rss_limit_mb=0", "-malloc_limit_mb=0",
     "-detect_leaks=0", "-handle_abrt=0", "-handle_int=0", "-handle_term=0",
 )  # fmt: skip
 VARIABLE: Final = re.compile(r"'.*?'|\"[^\"]*\"|\d+|0x[0-9a-f]+|/\S+")
@@ -103,7 +103,9 @@ class Trying:
                 os._exit(0)
 
         _written(self.seeds, corpus)
-        atheris.Setup(["fuzzed", *LIBFUZZER, f"-seed={seed}", str(corpus)], take, custom_mutator=damage)
+        most = max(MOST_OF_SEED, *map(len, self.seeds))  # those that it keeps would grow without end, and take long
+        options = (*LIBFUZZER, f"-max_len={most}", f"-seed={seed}")
+        atheris.Setup(["fuzzed", *options, str(corpus)], take, custom_mutator=damage)
         atheris.Fuzz()
 
 
