@@ -306,6 +306,12 @@ def test_a_damaged_progress_file_is_none(tmp_path, content):
     assert progress.read(tmp_path) is None
 
 
+def test_a_driver_that_does_not_say_when_it_began_is_not_taken_for_one_that_began_with_the_reader(tmp_path):
+    said = {"finished": 1, "total": 2, "before": 0, "elapsed_s": 1, "at": time.time(), "pid": 2**22 + 1, "host": HERE}
+    (tmp_path / progress.NAME).write_text(json.dumps(said))
+    assert progress.read(tmp_path).driver.state == "running"
+
+
 def test_the_time_that_is_left_is_by_what_this_run_took():
     found = progress.Progress(finished=30, total=100, before=10, elapsed_s=40, at=0)
     assert found.per_second == 0.5

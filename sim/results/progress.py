@@ -77,7 +77,7 @@ def remove(directory: Path) -> None:
 def read(directory: Path) -> Progress | None:
     """What the driver said last; None if it said nothing, or nothing that can be read."""
     try:
-        return Progress(**json.loads(content(directory / NAME)))
+        return Progress(**{"began": "", **json.loads(content(directory / NAME))})  # which fpswitch 0.2.0 did not say
     except (OSError, ValueError, TypeError, RecursionError):
         return None
 
