@@ -80,7 +80,7 @@ OBJECTS = {
         f"{{ leaf: {leaf:x}, subleaf: {s:02}, {names_and_values(r, 'e{}x: {:010}')} }}"
     ),
     "C, upper case": lambda leaf, s, r: (
-        f"{{ .Leaf = 0x{leaf:X}, .Index = 0X{s:X}, {names_and_values(r, '.E{}X = 0x{:08X}')} }},"
+        f"{{ .Leaf = 0x{leaf:X}U, .Index = 0X{s:X}, {names_and_values(r, '.E{}X = 0x{:08X}ul')} }},"
     ),
     "C": lambda leaf, s, r: f"{{.function = {leaf:#x}, .index = {s:#x}, {names_and_values(r, '.e{}x = {:#x}')}}},",
 }
@@ -97,6 +97,14 @@ def test_registers_are_read_whatever_stands_between_them(how, name):
     assert (one.xcr0_supported, one.xss_supported) == (other.xcr0_supported, other.xss_supported)
     assert (one.sizes, one.offsets, one.aligned) == (other.sizes, other.offsets, other.aligned)
     assert one.features == other.features
+
+
+@pytest.mark.parametrize("how", [*TABLES, *OBJECTS])
+def test_registers_are_read_in_capitals_and_in_small_letters(how):
+    form = TABLES.get(how) or OBJECTS[how]
+    text = "".join(form(*row) + "\n" for row in rows("sapphire-rapids"))
+    found = [cpuid.parse(each.splitlines(keepends=True), "the text") for each in (text, text.upper(), text.lower())]
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Families of CPUs by family, model and stepping, against the numbers of the kernel and of AMD's guides."""
 
+from itertools import product
+
 import pytest
 
-from sim.xsave.families import AMD, HYGON, INTEL, encoded, family
+from sim.xsave.families import AMD, HYGON, INTEL, decoded, encoded, family
 
 # Linux v7.3.4, arch/x86/include/asm/intel-family.h: family, model and name there, of those that have XSAVE.
 INTEL_MODELS = """
@@ -93,3 +95,11 @@ def test_l1tf_is_a_bug_of_the_models_whose_cache_bits_the_kernel_overrides_for_i
 )  # fmt: skip
 def test_amds_models_are_in_the_ranges_of_the_kernel_and_of_its_guides(number, first, last, name):
     assert {family(AMD, encoded(number, model, 2)).name for model in range(first, last + 1)} == {name}
+
+
+def test_a_signature_is_encoded_as_it_is_decoded_and_as_tools_print_it():
+    """Intel SDM vol. 2, CPUID, leaf 01H, figure 3-6: the extended family is added to FH alone."""
+    for family_, model, stepping in product((5, 6, 0xF, 0x19, 0x10E), (0, 7, 0xF), range(16)):
+        for extended in range(0, 0x100 if family_ >= 6 else 1, 0x10):
+            assert decoded(encoded(family_, extended + model, stepping)) == (family_, extended + model, stepping)
+    assert (encoded(6, 0x8F, 8), encoded(0x19, 0x11, 1), encoded(0x13, 1, 0)) == (0x806F8, 0xA10F11, 0x400F10)

@@ -137,6 +137,18 @@ def test_the_time_from_one_fork_to_the_next_is_that_after_the_same_child(tmp_pat
     assert np.abs(between - sleeps[rows[:-1]]).max() < 50
 
 
+def test_threads_begin_in_the_middle_of_bursts_and_of_sleeps_by_how_long_these_are(tmp_path):
+    case = only(scenario(tmp_path, "blocks = 10\ncount = 200", [100] * 10, [900] * 10))
+    whole_burst, whole_sleep = case.cycles(100e-6), case.cycles(900e-6)
+    in_bursts = 0
+    for number in range(200):
+        bursts, sleeps = Builder(case, 0).recorded(case.scenario.threads["phased"], "phased", number)
+        burst, sleep = bursts.next(), sleeps.next()
+        in_bursts += burst > 0
+        assert (0 < burst <= whole_burst and sleep == whole_sleep) if burst else 0 <= sleep <= whole_sleep
+    assert in_bursts == 200 * 100 / (100 + 900)
+
+
 def test_a_parent_that_forks_at_once_each_time_begins_with_the_first_row_behind_the_last(tmp_path):
     """All rows together take no time, in which it could be anywhere else."""
     case = only(scenario(tmp_path, 'blocks = 3\nkind = "fork"', (1, 2, 3), (0, 0, 0)))
