@@ -105,3 +105,12 @@ def dump_text(name: str, how: str) -> str:
 def imported_text(text):
     found = cpuid.parse(text.splitlines(keepends=True), "the dump")
     return of_data("x", imported.document(found, "the dump")), found.printed_by
+
+
+def of_registers(registers):
+    text = "".join(as_cpuid(leaf, sub, *row) + "\n" for leaf, subs in registers.items() for sub, row in subs.items())
+    return of_data("x", imported.document(cpuid.parse(text.splitlines(keepends=True), "the dump"), "the dump"))
+
+
+def without(registers, leaf, sub):
+    return {number: {s: r for s, r in subs.items() if (number, s) != (leaf, sub)} for number, subs in registers.items()}

@@ -178,6 +178,12 @@ def test_registers_in_nested_structures_are_read(form, name):
     assert same_cpu(one, profile(name))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_nested_structures_are_read_in_capitals_too(form):
+    text = FORMS[form]("zen4")
+    assert list(cpuid_nested.rows(text.upper())) == list(cpuid_nested.rows(text))
+
+
 @pytest.mark.parametrize("case", [str.lower, str.upper])
 def test_each_register_may_be_on_a_line_of_its_own(case):
     form = lines(
