@@ -71,6 +71,7 @@ T2 = {
         ("EPYC,pku", 0x207), ("EPYC-Milan,pku=off,+pku", 0x207), ("EPYC,-pku,pku=on,+pku", 0x7), ("YongFeng", 0x207),
         ("DiamondRapids", 0x61AE7), ("DiamondRapids-v2,-cet-ss,-cet-ibt", 0x602E7), ("EPYC,xsave", 0x7),
         ("SapphireRapids-v5,xsaves=off", 0x602E7), ("SapphireRapids-v5,-xsave", 0x3),
+        ("-cpu EPYC-Milan,model-id=AMD EPYC 7713 64-Core,-pku", 0x7),
         ("SapphireRapids-v5,-xsaves,+xsaves", 0x602E7), ("SapphireRapids,-xfd", 0x2E7), ("EPYC,+xfd", 0x7),
     ],
 )  # fmt: skip

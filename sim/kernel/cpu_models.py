@@ -97,7 +97,7 @@ XSAVES_UNTIL: Final = {"EPYC-Rome": 3}
 
 _VERSION: Final = re.compile(r"-v([1-9]\d{0,2})$")
 _VARIANT: Final = re.compile(r"(?:-v[1-9]\d{0,2}|-noTSX|-IBRS|-IBPB)+$")
-_CHANGE: Final = re.compile(r"([+-]?)([a-z0-9][a-z0-9_.-]{0,40})(?:=(\S*))?")
+_CHANGE: Final = re.compile(r"([+-]?)([a-z0-9][a-z0-9_.-]{0,40})(?:=(.*))?")
 _ON: Final = ("on", "yes", "true", "y")
 _OFF: Final = ("off", "no", "false", "n")
 """What QEMU takes for a boolean (qapi/qapi-util.c, qapi_bool_parse())."""
@@ -118,11 +118,11 @@ def components(model: str) -> int:
 
 
 def offered(model: str) -> Offered:
-    """What a model offers, such as ``"Skylake-Server-v5"`` or ``"EPYC-Milan,-pku,+avx512f"``.
+    """What a model offers, such as ``"Skylake-Server-v5"`` or ``"EPYC-Milan,-pku,+avx512f"``, also behind QEMU's -cpu.
 
     Raises :class:`~sim.errors.InputError` for a name or a feature that is not known.
     """
-    called, *parts = (part.strip() for part in model.split(","))
+    called, *parts = (part.strip() for part in model.removeprefix("-cpu ").split(","))
     changes = [each for part in parts for each in part.removeprefix("flags=").split(";")]
     base = called if called in MODELS else _VARIANT.sub("", called)
     if base.startswith("custom-"):
