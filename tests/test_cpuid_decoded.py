@@ -93,6 +93,15 @@ def test_what_cpuid_prints_without_r_has_the_registers_of_leaf_0xd_that_it_print
     assert cpuid_decoded.decoded(more)[1][13][1][2:] == (registers[13][1][2], 5)
 
 
+def test_an_excerpt_without_the_features_of_leaf_1_is_of_a_cpu_with_xsave():
+    text = as_decoded("sapphire-rapids", halves=False)
+    excerpt = "".join(
+        line for line in text.splitlines(keepends=True) if "XSAVE/XSTOR" not in line and "AVX:" not in line
+    )
+    assert components_of(imported_text(excerpt)[0]) == components_of(profile("sapphire-rapids"))
+    assert cpuid_decoded.decoded(excerpt)[1][1] == cpuid_decoded.decoded(text)[1][1]
+
+
 @pytest.mark.parametrize(
     ("label", "lost"),
     [

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
 
+from sim.xsave.components import AVX, FP
+
 Registers = tuple[int, int, int, int]
 """EAX, EBX, ECX, EDX."""
 
@@ -80,7 +82,12 @@ _INSTRUCTIONS: Final = (
     "XSAVEOPT instruction", "XSAVEC instruction", "XGETBV instruction", "XSAVES/XRSTORS instructions",
     "XFD: extended feature disable supported",
 )  # fmt: skip
-_OF_LEAF_1: Final = {"XSAVE/XSTOR states": 26, "AVX: advanced vector extensions": 28, "hypervisor guest status": 31}
+_OF_LEAF_1: Final = (
+    ("XSAVE/XSTOR states", 26, FP),
+    ("AVX: advanced vector extensions", 28, AVX),
+    ("hypervisor guest status", 31, 0),
+)
+"""Features, their bits of ECX, and the components by which they are there if an excerpt leaves them out."""
 _OF_SIGNATURE: Final = {
     r"(?<!extended )family": 8, r"(?<!extended )model": 4, "stepping id": 0,
     "extended family": 20, "extended model": 16,
@@ -106,7 +113,7 @@ def _of_cpuid(text: str) -> Found:
             aligned = bool(_is_true("64-byte alignment in compacted XSAVE", match["fields"]))
             faults = bool(_is_true("XFD faulting supported", match["fields"]))
             leaf[int(match["sub"], 0)] = (size, offset or 0, flags | aligned << 1 | faults << 2, 0)
-    return {XSTATE: leaf} | _identity(text)
+    return {XSTATE: leaf} | _identity(text, xcr0)
 
 
 def _end_of_first(text: str) -> int:
@@ -116,7 +123,7 @@ def _end_of_first(text: str) -> int:
     return len(text) if second is None else second.start()
 
 
-def _identity(text: str) -> Found:
+def _identity(text: str, xcr0: int) -> Found:
     """What else is kept of a dump: vendor, signature, and the brand string."""
     found: Found = {}
     if vendor := re.search(r'vendor_id\s*=\s*"([ -~]{12})"', text):
@@ -125,7 +132,8 @@ def _identity(text: str) -> Found:
     parts = {shift: re.search(label + r"\s*=[^\n]*?\((\d{1,3})\)", text) for label, shift in _OF_SIGNATURE.items()}
     if all(parts.values()):
         signature = sum(int(part[1]) << shift for shift, part in parts.items() if part)
-        ecx = sum(bool(_is_true(label, text)) << bit for label, bit in _OF_LEAF_1.items())
+        said = [(_is_true(label, text), bit, xcr0 & component) for label, bit, component in _OF_LEAF_1]
+        ecx = sum(bool(implied if each is None else each) << bit for each, bit, implied in said)
         found[1] = {0: (signature & LOW, 0, ecx, 0)}
     if brand := re.search(r'\bbrand\s*=\s*"([ -~]{1,48})"', text):
         raw = brand[1].encode().ljust(48, b"\0")
@@ -186,7 +194,7 @@ def _of_sysctl(text: str) -> Found:
     said = {name: value.strip() for name, value in re.findall(r"machdep\.cpu\.(\w+)\s*[:=]\s*([^\n]{1,80})", text)}
     signature = said.get("signature", "")
     shown = f'vendor_id = "{said.get("vendor", "")}"\nbrand = "{said.get("brand_string", "")[:48]}"'
-    found: Found = {XSTATE: leaf} | _identity(shown)
+    found: Found = {XSTATE: leaf} | _identity(shown, leaf[0][0])
     if re.fullmatch(r"\d{1,10}", signature):
         found[1] = {0: (int(signature) & LOW, 0, 1 << 26 | (leaf[0][0] >> 2 & 1) << 28, 0)}
     return found
