@@ -343,8 +343,8 @@ def test_the_cpu_that_perf_prints_without_brackets_is_the_cpu(both):
 
 
 def test_an_address_behind_the_fields_is_no_part_of_them():
-    """perf script -F +addr."""
-    for behind in ("                0 ", "  ffff888102e2bac0 ", "  0x0"):
+    """perf script -F +addr; -F +insnlen."""
+    for behind in (" ilen: 0", "                0 ", "  ffff888102e2bac0 ", "  0x0"):
         assert same(read("".join(perf(row, behind=behind) + "\n" for row in ROWS))[0]) == EVENTS
 
 
@@ -380,6 +380,12 @@ def test_a_byte_order_mark_is_no_part_of_a_name():
             " 0)               |  /* sched_switch: prev_comm=a */\n",
             "ftrace's tracer function_graph prints without time",
         ),
+        (
+            "# RTLA timerlat histogram\n# Time unit is microseconds (us)\nIndex   IRQ-000   Thr-000\n",
+            "what rtla prints",
+        ),
+        ("                          Timer Latency\n  0 00:00:05   |   IRQ Timer Latency (us)\n", "what rtla prints"),
+        ("[ perf record: Woken up 1 times to write data ]\n", "what perf record says"),
         ('{"traceEvents":[{"name":"a","ph":"X","ts":1}]}', "a trace in Chrome's JSON"),
     ],
 )

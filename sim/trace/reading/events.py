@@ -64,7 +64,7 @@ TABLES: Final = (
         rb"(?=\s*(?:$|[^\s\w.,;])|\s+[0-9a-f]{8,16}\s|\s+\S+\+0x|\s+(?:insn:|unknown)"
         rb"|\s{2,}(?:0x)?[0-9a-f]{1,16}\s*$"  # perf script -F +ip,+cgroup,+addr
         rb"|\s{2,}(?:[0-9a-f]{1,16}\s|0x[0-9a-f]+/)|\s+(?:ABI:\d|\d+[KMG]\s*$)"  # -F +data_src,+brstack,+iregs,...
-        rb"|\s{3}[a-z]+(?: [a-z]+)*\s*$)",  # -F +flags
+        rb"|\s+ilen:|\s{3}[a-z]+(?: [a-z]+)*\s*$)",  # -F +insnlen, -F +flags
     ),
     _table(
         "sched_switch",

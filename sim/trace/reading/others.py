@@ -48,6 +48,9 @@ _KINDS: Final = tuple(
          "what ftrace's tracer function_graph prints without time and task (echo 1 > options/funcgraph-abstime and > "
          "options/funcgraph-proc add them)"),
         (r"^# Overhead\b", f"what perf report prints, {_COUNTS}"),
+        (r"^ *(?:Timer Latency|Operating System Noise)$|^# RTLA (?:timerlat|osnoise) histogram$",
+         "what rtla prints, which has sums and no events (trace-cmd record and report print events)"),
+        (r"^\[ perf record: ", "what perf record says (perf script prints its recording, perf.data)"),
         (r"^ *time +cpu +task name\b|\bRuntime ms +\| +Switches\b|\bsecs \S+ => ",
          "what perf sched timehist, latency or map prints, which leaves the FPU's events out (perf sched script prints "
          "the events)"),
