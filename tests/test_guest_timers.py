@@ -64,6 +64,29 @@ def test_each_request_of_a_guest_that_polls_for_its_own_timer_is_an_exit(cpu, po
     assert all(100 < low < 20_000 for low, _ in latencies)  # from when it expires to the entry, in TSC cycles
 
 
+INTERRUPTED = """
+[interrupts.device]
+every = { exponential = "15 us" }
+time = { exponential = "4 us" }
+[threads.other]
+count = 4
+compute = { exponential = "30 us" }
+sleep = { exponential = "300 us" }
+"""
+
+
+@pytest.mark.parametrize("posted", ["true", "false"])
+@pytest.mark.parametrize("latency_from", ["wakeup", "event"])
+def test_a_timer_that_expires_while_a_polling_guest_is_interrupted_or_preempted_counts_from_then(latency_from, posted):
+    text = with_little("timers", "7 ms").replace("[host]", f'latency_from = "{latency_from}"\n[host]')
+    case = only(text + POLLING.format(posted=posted) + INTERRUPTED)
+    record = simulate(case, "xstate-guest", 0)
+    latencies = [low for (low, _), count in record.latency["vcpu"].items() if count]
+    assert min(latencies) < 5_000
+    assert max(latencies) < 1_000_000  # TSC cycles: 0.5 ms, and not the 7 ms since time 0
+    assert_the_same(case)
+
+
 @pytest.mark.parametrize("posted", ["true", "false"])
 def test_the_preemption_timer_enters_the_guest_again_from_the_fastpath_if_interrupts_are_posted(posted):
     """Rows 8 and 9: from v6.19 on, XCR0 and IA32_XSS are left alone.  Else apic_timer_expired() makes a request."""

@@ -254,7 +254,7 @@ def guest_timer(a: Memory, t: int) -> None:
     if a.t[t, TIMER_KIND] < 0 or a.t[t, BLOCKED] or a.t[t, WHERE] == POLLS:
         interrupts_host(a, t)
         return
-    if account == GUEST_POLL and in_guest(a, t):
+    if account == GUEST_POLL:
         note_wakeup(a, t)
     a.t[t, TIMER_DUE] = 1 + a.t[t, CPU]
     if account == HALT_POLL:

@@ -185,7 +185,7 @@ def enters(a: Memory, c: int, t: int) -> None:
         a.t[t, LEARNING] = -1
         if clean:
             learn(a, t, learning, a.t[t, EXIT_ROW], row)
-    if a.t[t, WOKEN_AT] >= 0:
+    if a.t[t, WOKEN_AT] >= 0 and a.t[t, ACCOUNT] != GUEST_POLL:
         has_woken(a, c, t, 0)
     if not a.t[t, BEGUN]:
         a.t[t, BEGUN] = 1

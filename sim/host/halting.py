@@ -124,7 +124,7 @@ class HaltingVcpu(GuestSpan):
         if not self._take_pending():
             return False
         self._does(GUEST)
-        self._has_woken(cpu, "vcpu")  # only what is posted comes meanwhile, and that has been noted
+        self._has_woken(cpu, "vcpu")  # what comes meanwhile is posted or the timer's, and has been noted
         return True
 
     def _has_event(self, cpu: "HostCpu") -> bool:
@@ -296,7 +296,7 @@ class HaltingVcpu(GuestSpan):
         if self._hv_timer is None or self.blocked or self.place == POLLS:
             self._interrupts_host()
             return
-        if self.account == GUEST_POLL and self._in_guest():
+        if self.account == GUEST_POLL:
             self._note_wakeup()
         self._timer_due = self.cpu
         if self.account == POLLING:

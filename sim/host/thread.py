@@ -86,6 +86,7 @@ class Thread(Entity):
             self._has_woken(cpu, "thread")
 
     def _has_woken(self, cpu: "HostCpu", histogram: str) -> None:
+        assert self.woken_at >= 0
         cpu.charge()
         if cpu.measuring:
             self.host.latency[histogram].add(cpu.clock - self.woken_at)

@@ -66,7 +66,7 @@ class VcpuThread(HaltingVcpu):
             self._learning = None
             if clean:
                 self._learn(cpu, learning, cpu.ledger.recorded_since(before))
-        if self.woken_at >= 0:
+        if self.woken_at >= 0 and self.account != GUEST_POLL:  # else the timer's exit comes first
             self._has_woken(cpu, "vcpu")
         if not self._begun:
             self._begin(cpu)
