@@ -318,3 +318,13 @@ def test_a_list_of_any_length_is_read_once_and_written_twice_at_a_preemption(how
     assert sum(op.startswith("RDMSR(M") for op in operations) == how_many
     assert sum(op.startswith("WRMSR(M") for op in operations) == how_many + 1
     assert done.findings == ()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "loads"), [("xstate-guest", True), ("independent", False), ("manual-load", False)]
+)
+def test_the_ioctl_of_msrs_loads_the_fpu_for_a_state_other_than_cet_only_where_that_is_in_the_fpstate(
+    carried, strategy, loads
+):
+    k = Kernel(config(carried, "uintr", strategy, guest_cet=False))
+    assert kvm.msr_ioctl_loads_fpu(k, k.new_vcpu("V")) == loads

@@ -1,5 +1,6 @@
 """Boot-time masks and sizes, against numbers worked out from fpu__init_system_xstate() and CPUID dumps by hand."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -159,6 +160,8 @@ def test_a_guest_fpstate_is_whole_pages_of_its_size_and_64_bytes_before_it(size,
     """struct fpstate has its regs at offset 64, and fpu_alloc_guest_fpstate() takes both by vzalloc() (Linux v6.18)."""
     masks = boot(Settings(cpu="sapphire-rapids")).masks
     assert replace(masks, guest_allocated=size).guest_bytes == 4096 * pages
+    assert replace(masks, amx_size=size).amx_fpstate_bytes == 64 + size
+    assert replace(masks, host_size=size).task_bytes == 64 + 64 * math.ceil(size / 64)
 
 
 def test_an_independent_feature_that_cpuid_lacks_is_not_in_ia32_xss():

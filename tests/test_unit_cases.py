@@ -249,3 +249,13 @@ def test_where_components_lie_on_sapphire_rapids(xcomp_bv, offsets, size):
     assert {i: layout.offsets[i] for i in offsets} == offsets
     sizes = {2: 256, 5: 64, 6: 512, 7: 1024, 9: 8, 10: 8, 11: 16, 12: 24, 17: 64, 18: 8192}
     assert compacted_layout(xcomp_bv, sizes, 0x60000) == layout
+
+
+@pytest.mark.parametrize(("rfbm", "checked"), [(0x1, 0x1), (0x3, 0x3), (0x5, 0x3), (0x7, 0x3)])
+def test_xrstor_of_the_standard_format_checks_mxcsr_with_sse_or_avx_in_rfbm_whatever_xstate_bv_says(rfbm, checked):
+    """SDM, section 13.8.1: MXCSR is loaded if RFBM[1] or RFBM[2] is 1."""
+    seen = []
+    memory = area(0x1)
+    memory.check = lambda cpu, loaded: seen.append(loaded)
+    unit().xrstor(memory, rfbm)
+    assert seen[0] == checked
