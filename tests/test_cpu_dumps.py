@@ -65,6 +65,13 @@ def test_a_shipped_cpu_that_is_printed_and_imported_is_that_cpu(name, how):
     assert same_cpu(of_data("x", imported.document(found, "the dump")), profile(name))
 
 
+@pytest.mark.parametrize("how", sorted(PRINTED.keys() - {"libvirt"}))  # XML is in small letters
+def test_a_dump_in_capitals_is_the_same(how):
+    text = dump_text("zen4", how)
+    plain, other = (cpuid.parse(each.splitlines(keepends=True), "the dump") for each in (text, text.upper()))
+    assert plain == other
+
+
 @pytest.mark.parametrize("name", DUMPED)
 def test_a_dump_keeps_its_rows_and_what_it_says_of_the_clock_but_no_leaf_that_no_profile_has(name):
     rows = dump_text(name, "InstLatx64") + "".join(
@@ -89,6 +96,7 @@ def test_an_intel_dump_tells_the_clock_by_leaf_15h_or_16h(row, told):
     without = {number: subs for number, subs in leaves("sapphire-rapids").items() if number not in (0x15, 0x16)}
     one = of_registers(without | {leaf: {0: [*registers, 0]}})
     assert ("the TSC's frequency is not in the dump" in " ".join(one.notes)) == (not told)
+    assert one.tsc_hz == (2.2e9 if told else profile("sapphire-rapids").tsc_hz)
 
 
 def test_components_that_neither_a_dump_nor_its_family_places_have_the_bits_of_the_sdm():
@@ -123,7 +131,10 @@ def test_sub_leaves_without_numbers_stand_one_behind_the_other():
         f"CPUID 0000000D  \t{a:08X}-{b:08X}-{c:08X}-00000000\n"
         for a, b, c in ((7, 0x340, 0x340), (1, 0x340, 0), (0x100, 0x240, 0))
     )
+    lines += "CPUID 00000002: 00FEFF01-000000F0-00000000-00000000\n"
     found = cpuid.parse(lines.splitlines(keepends=True), "the dump")
+    assert found.printed_by == "InstLatx64"
+    assert found.leaves[2] == {0: (0xFEFF01, 0xF0, 0, 0)}
     assert found.leaves[13] == {0: (7, 0x340, 0x340, 0), 1: (1, 0x340, 0, 0), 2: (0x100, 0x240, 0, 0)}
 
 
@@ -244,6 +255,9 @@ def test_libcpuids_raw_dump_has_sub_leaf_0_alone():
         f"intel_fn4[{sub}]=" + " ".join(hexadecimal(row, "")) + "\n" for sub, row in leaves("ice-lake-sp")[4].items()
     )
     one, printed_by = imported_text(text)
+    assert cpuid.parse(text.upper().splitlines(keepends=True), "the dump") == cpuid.parse(
+        text.splitlines(keepends=True), "the dump"
+    )
     real = profile("ice-lake-sp")
     assert (one.xcr0_supported, one.sizes[9], one.l2_size) == (real.xcr0_supported, 8, real.l2_size)
     assert printed_by == "libcpuid"

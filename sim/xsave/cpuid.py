@@ -190,9 +190,9 @@ def _matches(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, int, in
     for match in pattern.finditer(text):
         groups = match.groupdict()
         values = tuple((groups["a"] and groups[name]) or groups.get(f"sub_{name}") for name in "abcd")
-        if groups.get("table"):
-            first, row = _TABLES[groups["table"]], int(groups["row"])
-            leaf, sub = (first + row, 0) if groups["table"] in _OF_MANY_LEAVES else (first, row)
+        if table := (groups.get("table") or "").lower():
+            first, row = _TABLES[table], int(groups["row"])
+            leaf, sub = (first + row, 0) if table in _OF_MANY_LEAVES else (first, row)
         elif groups.get("leaf"):
             number = int(groups["leaf"], 16)
             # Without its number, one stands behind the other.
@@ -205,7 +205,7 @@ def _matches(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, int, in
             continue
         sub = 0 if sub == 0xFFFFFFFF else sub  # Xen: a leaf without sub-leaves
         a, b, c, d = (int(value or "", 16) for value in values)
-        yield groups.get("who") or "", leaf, sub, (a, b, c, d)
+        yield (groups.get("who") or "").lower(), leaf, sub, (a, b, c, d)
 
 
 def _first_cpu(rows: Iterable[tuple[str, int, int, Registers]]) -> dict[int, dict[int, Registers]]:
@@ -216,7 +216,7 @@ def _first_cpu(rows: Iterable[tuple[str, int, int, Registers]]) -> dict[int, dic
         if _is_another(leaf, sub, of_one, registers):
             break
         of_one.setdefault(leaf, {}).setdefault(sub, registers)
-    return of_whom.get("Hst") or next(iter(of_whom.values()), {})
+    return of_whom.get("hst") or next(iter(of_whom.values()), {})
 
 
 def _is_another(leaf: int, sub: int, found: Leaves, registers: Registers) -> bool:
