@@ -109,6 +109,7 @@ def good_profile() -> str:
         ),
         ("0x000602e7,", "0x1000602e7,", "32 bits each"),
         ("0x000602e7,", "", "32 bits each"),
+        ("0x000602e7,", "0x000602e7, 0,", "32 bits each"),
         ("[cpuid.13]", "[cpuid.xsave]", "the number of a leaf"),
         ("[cpuid.13]", "[cpuid.14]", "cpuid.13: sub-leaf 0 is missing"),
         ("[cpuid.4]", "[cpuid.5]", "cpuid.4: sub-leaf 0, the L1 data cache, is missing"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sim.host.elapsed import fraction, shown
 from sim.host.exits import ExitCost, ExitKind, ExitStream
+from sim.host.guest_span import GuestUse
 from sim.host.halt_polling import HaltPolling
 from sim.host.histogram import STEPS, Histogram
 from sim.host.interrupts import Devices, DeviceSource, TickTimes
@@ -393,3 +394,8 @@ def test_how_far_a_replication_is_is_read_while_it_runs_and_that_of_the_innermos
             assert fraction() == 1.0
         assert fraction() == 0.75
     assert fraction() == 0.0
+
+
+def test_a_guest_gives_one_carried_msr_a_new_value_where_its_kernel_rewrites_it():
+    uses = [GuestUse(0, None, None, None, shadow_stacks) for shadow_stacks in ("none", "constant", "rewritten")]
+    assert [(use.constant, use.carried) for use in uses] == [(False, 0), (True, 0), (True, 1)]

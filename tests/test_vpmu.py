@@ -18,6 +18,7 @@ from sim.kernel.guests import GuestChoice
 from sim.kernel.kernel import Kernel
 from sim.kernel.operations import GUEST_ENTRY, GUEST_EXIT, TRANSITION, VPMU
 from sim.kernel.scene import QUIET_GUEST, GuestUse, Scene
+from sim.kernel.vpmu import check
 from sim.verification.anchors.data import Setup
 from sim.verification.anchors.experiments import operations
 
@@ -353,3 +354,13 @@ def test_the_page_has_what_a_timers_exit_costs_a_guest_that_counts_instructions(
     ]
     page = " ".join(PAGE.read_text(encoding="utf-8").split())
     assert f"{costs[0]:,} TSC cycles in place of {costs[1]}" in page
+
+
+def test_svm_needs_perfmonv2_alone_and_vmx_the_saving_of_global_ctrl():
+    """Told by features that came with it: AVX-512 with Zen 4, shadow stacks with Sapphire Rapids."""
+    check("mediated", "v7.3", "svm", frozenset({"AVX512F"}), "a CPU", 1, False)
+    with pytest.raises(InputError, match="PerfMonV2"):
+        check("mediated", "v7.3", "svm", frozenset({"SHSTK"}), "a CPU", 1, False)
+    check("mediated", "v7.3", "vmx", frozenset({"SHSTK"}), "a CPU", 1, False)
+    with pytest.raises(InputError, match="GLOBAL_CTRL"):
+        check("mediated", "v7.3", "vmx", frozenset({"AVX512F"}), "a CPU", 1, False)

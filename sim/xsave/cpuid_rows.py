@@ -45,7 +45,7 @@ _HEADER_NAMES: Final = (
 def rows(text: str) -> Iterator[Row]:
     """The rows of a table; one without a sub-leaf is the next of its leaf."""
     found = list(_tokens(_NEXT_REGISTER.sub(" ", text)))
-    base = _base([row[1] for row in found if len(row) == _WITH_SUB_LEAF])
+    base = _base([number for row in found for number in row[1:-4]])
 
     def read(row: list[str]) -> tuple[int, int | None, Registers]:
         first, *inner = row[:-4]

@@ -111,7 +111,7 @@ def _add_features(leaves: Leaves, notes: list[str]) -> None:
             row[register] |= 1 << bit
             leaves[leaf][sub] = (row[0], row[1], row[2], row[3])
     for leaf in lacking:
-        leaves.setdefault(leaf, {0: NOTHING})
+        leaves.setdefault(leaf, {})
         notes.append(f"leaf {leaf:02X}H is not in the dump: features by the components that there are")
 
 
