@@ -259,6 +259,7 @@ OTHER_BOOT = "8d0c4e5b-0000-4000-8000-000000000000 pid:[4026531836] time:[402653
         (HERE, lock.began(os.getpid()), SINCE_THE_BOOT + AN_HOUR, "running"),
         (HERE, f"{lock.here()} 1", 0, "killed"),
     ],
+    ids=range(10),  # since the values differ from process to process
 )
 def test_what_is_known_of_a_driver_depends_on_where_it_runs_and_when_it_said_something(host, since, ago_s, state):
     assert lock.Driver(os.getpid(), host, since, time.time() - ago_s).state == state
