@@ -195,6 +195,9 @@ def test_what_is_amiss_is_counted_and_survived():
     ):
         _, reader = read(line + b"\n" + PERF)
         assert (reader.report.lost_times, reader.report.lost_events, reader.report.foreign) == (1, lost, 0)
+    for line in (b"CPU:1 [LOST %s EVENTS]", b"LOST %s events", b"a 1 [000] 9.5: PERF_RECORD_LOST lost %s"):
+        _, reader = read(line % (b"9" * 5000) + b"\n" + PERF)  # more digits than Python takes
+        assert reader.report.lost_events == 0
     _, reader = read(PERF + b"            perf 5 [003]   952.596187: irq:irq_handler_entry: irq=1 name=x\n")
     assert reader.report.others == {"irq_handler_entry": 1}
 

@@ -22,9 +22,9 @@ HEADER: Final = re.compile(
 )
 
 LOST: Final = re.compile(
-    rb"CPU:(?P<cpu>\d+) \[(?:LOST )?(?P<number>\d+)? ?EVENTS(?: DROPPED)?\]"
-    rb"|.*\bPERF_RECORD_LOST(?:_SAMPLES)?\b:? lost (?P<perf>\d+)"
-    rb"|[^:]*\b(?:LOST|lost) (?P<plain>\d+) (?:EVENTS|events|chunks)\b",
+    rb"CPU:(?P<cpu>\d+) \[(?:LOST )?(?P<number>\d{1,18})? ?EVENTS(?: DROPPED)?\]"
+    rb"|.*\bPERF_RECORD_LOST(?:_SAMPLES)?\b:? lost (?P<perf>\d{1,18}\b)"
+    rb"|[^:]*\b(?:LOST|lost) (?P<plain>\d{1,18}) (?:EVENTS|events|chunks)\b",
     re.ASCII,
 )
 """Lost events: ftrace, trace-cmd, ``perf script --show-lost-events``, and perf's warning."""

@@ -44,7 +44,7 @@ COMMA: Final = re.compile(r"(?<=\d),(?=\d{2}(?:us|%))")
 TOTAL: Final = re.compile(
     r"Total\s+Samples:\s*(?P<samples>\d+),\s*Total\s+events\s+handled\s+time:\s*(?P<us>\d+\.\d+)us"
 )
-LOST: Final = re.compile(r"Lost\s+events:\s*(?P<events>\d+)")
+LOST: Final = re.compile(r"Lost\s+events:\s*(?P<events>\d{1,18}\b)")
 TIME_OF_DAY: Final = re.compile(r"(?<!\d)(\d\d):(\d\d):(\d\d)\.(\d{6})(?!\d)")
 RECORDED: Final = re.compile(
     r"duration\s*[:=]?\s*(\d+(?:\.\d+)?)\s*s(?:ec(?:ond)?s?)?\b"
