@@ -83,6 +83,21 @@ def test_the_arrays_of_a_long_replication_go_when_it_ends(monkeypatch):
     assert not any(isinstance(each, jit.Memory) for each in gc.get_objects())
 
 
+def test_a_host_is_not_looked_at_for_garbage_until_the_loop_has_made_as_many_objects(monkeypatch):
+    monkeypatch.setattr(simulation, "SLICE", 50)
+    collections = []
+    gc.callbacks.append(lambda phase, info: collections.append(phase))
+    try:
+        case = changed(host(POLLING), measure=1e-3, warmup=0.0)
+        simulation.simulate(case, "xstate-guest", (), 0)  # what is new to the tables
+        gc.collect()
+        collections.clear()
+        simulation.simulate(case, "xstate-guest", (), 0)
+    finally:
+        gc.callbacks.pop()
+    assert collections == ["start", "stop"]  # at the end
+
+
 class Knot:
     """What only the garbage collector can find."""
 
@@ -91,14 +106,15 @@ class Knot:
 
 
 def test_what_outlived_a_collection_and_became_garbage_is_collected_before_the_replication_ends(monkeypatch):
-    """As another thread may have it, and lets go between two slices."""
+    """As another thread may have it, which makes many objects, and lets go between two slices."""
     monkeypatch.setattr(simulation, "SLICE", 5)
     held = [Knot()]
     is_there = weakref.ref(held[0])
-    slices = []
+    slices, made = [], []
     make_room = simulation.Replication._make_room
 
     def watching(run):
+        made.append([[] for _ in range(10_000)])
         if len(slices) == 3:
             held.clear()
         slices.append(is_there() is not None)

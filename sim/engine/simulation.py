@@ -71,13 +71,17 @@ def _without_gc() -> Iterator[None]:
             gc.enable()
 
 
-def _collect_young() -> None:
-    """Collects garbage of the kernel model, which has been asked, and of other threads.
+def _collect_young(most: int) -> bool:
+    """If more than ``most`` objects are young, collects garbage of the kernel model, which has been asked, and of other
+    threads; returns whether it did.
 
     What has outlived one collection is looked at as often as the collector itself would; what has outlived two waits.
     """
-    is_due = gc.get_count()[1] > gc.get_threshold()[1]
-    gc.collect(1 if is_due else 0)
+    (young, old, _), (_, most_old, _) = gc.get_count(), gc.get_threshold()
+    if young <= most:
+        return False
+    gc.collect(1 if old > most_old else 0)
+    return True
 
 
 class Replication:
@@ -114,6 +118,7 @@ class Replication:
         self.a.g[at.CALLBACK] = ctypes.c_void_p.from_address(ctypes.addressof(self.callback)).value
         for w, table in enumerate(self.tables):
             self._populate_kernel(w, table)
+        self._most_young = 2 * gc.get_count()[0]  # the host's objects stay, and a collection would visit them all
 
     def _populate_kernel(self, w: int, table: Table) -> None:
         a, host = self.a, self.built.host
@@ -259,8 +264,8 @@ class Replication:
             self._make_room()
             ended = loop.run(self.a.handle, SLICE)
             self._signals.pass_on()
-            if ended == at.PAUSED:
-                _collect_young()
+            if ended == at.PAUSED and _collect_young(self._most_young):
+                self._most_young = gc.get_threshold()[0]
         if self.error is not None:
             raise self.error
         failed = int(self.a.g[at.FAILED])
