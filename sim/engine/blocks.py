@@ -33,6 +33,7 @@ class Streams:
         self.blocks: list[Integers] = []
         self._sizes: list[int] = []
         self._places: Integers | None = None
+        self._first = 0
 
     def add(self, source: Draws | Instants | None) -> int:
         """Adds a stream from which nobody else draws; returns what the loop draws from, or -1 for None."""
@@ -52,6 +53,7 @@ class Streams:
             self._put(table[i], block)
         if len(self.sources) >= MANY:
             self._places = np.empty((len(self.sources), ROOM), np.int64)
+            self._first = address(self._places)
         return table
 
     @staticmethod
@@ -60,16 +62,19 @@ class Streams:
 
     def refill(self, table: Integers, stream: int, n: int) -> None:
         """Draws more of a stream until its block has the ``n``-th number after those in its row."""
-        source, row, block = self.sources[stream], table[stream], self.blocks[stream]
-        block = block[len(block) - (int(row[at.D_END]) - int(row[at.D_NEXT])) // block.itemsize :]
-        place = None if self._places is None or n >= ROOM else self._places[stream]
+        source, row = self.sources[stream], table[stream]
+        left = (int(row[at.D_END]) - int(row[at.D_NEXT])) // row.itemsize
+        block = self.blocks[stream]
+        block = block[len(block) - left :]
+        if self._places is not None and n < ROOM:
+            place = self.blocks[stream] = self._places[stream]
+            place[:left], place[left:] = block, source.block(ROOM - left)
+            row[at.D_NEXT] = self._first + stream * place.nbytes
+            row[at.D_END] = row[at.D_NEXT] + place.nbytes
+            return
         while len(block) <= n:
-            more = source.block(self._sizes[stream] if place is None else ROOM - len(block))
-            more = more.astype(np.int64, copy=False)
+            more = source.block(self._sizes[stream]).astype(np.int64, copy=False)
             block = np.concatenate([block, more]) if len(block) else more
             self._sizes[stream] = min(2 * self._sizes[stream], LARGEST_BLOCK)
-        if place is not None:
-            place[: len(block)] = block
-            block = place[: len(block)]
         self.blocks[stream] = block
         self._put(row, block)
