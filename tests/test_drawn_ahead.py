@@ -23,6 +23,7 @@ def pass_exits(asks):
     kind = kind_with(np.random.default_rng(0), 0, [([], [], [])], 2, False, 20, 0.0)
     kind.gaps = asks
     stream = ExitStream([kind], batch=True)
+    stream.begin()
     ahead = [len(stream.wall) - 1]
     for _ in range(9):
         stream.skip(len(stream.wall) - 1)

@@ -178,6 +178,7 @@ def test_interrupts_are_off_from_the_begin_of_a_fastpath_exit_on_and_in_others_f
     kind = kind_with(np.random.default_rng(0), 0, [([], [], [])], 400, False, 20, 0.0)
     kind.cost = ExitCost((), 20, 7, fastpath=fastpath)
     stream = ExitStream([kind], batch=True)
+    stream.begin()
     for n in range(stream.next, stream.next + 5):
         assert stream.open_until(n) == (stream.begins(n) - 1 if fastpath else stream.wall[n] - 7)
 
@@ -195,6 +196,7 @@ def test_what_a_span_of_wall_time_holds_is_what_a_list_of_all_exits_says(seed, g
     drawn = [([], [], []) for _ in given_kinds]
     kinds = [kind_with(rng, i, drawn, *each) for i, each in enumerate(given_kinds)]
     stream = ExitStream(kinds, batch=True)
+    stream.begin()
     brute = Brute(kinds, drawn)
     count = wall = 0  # of the exits that are over, and the place on the wall clock
     for step in steps:
@@ -251,6 +253,7 @@ def guests_exits(strategy):
     _env, host = hosted(from_text(RICH)[0], strategy)
     found = {}
     for vcpu in vcpus(host):
+        vcpu._stream.begin()
         found[vcpu.name] = vcpu._stream.guest[:100]
     return found
 

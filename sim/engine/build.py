@@ -21,7 +21,7 @@ from sim.engine.transitions import handles_signal
 from sim.engine.walking import MUCH
 from sim.host.cpu import HostCpu
 from sim.host.directed_yield import FORCED_EVERY_S
-from sim.host.exits import ExitKind, ExitStream
+from sim.host.exits import ExitKind
 from sim.host.fork_thread import ForkThread
 from sim.host.guest_lock import LockingVcpu
 from sim.host.host import TIMER, Host
@@ -248,14 +248,14 @@ class Built:
         return number
 
     def _exits(self, thread: VcpuThread) -> None:
-        """The exits that have been drawn when the simulation begins."""
-        stream: ExitStream = thread._stream
-        n = len(stream.guest)
-        columns = self._columns(thread, n)
-        columns[0, :n], columns[1, 0], columns[3, :n] = stream.guest, stream.wall[0], stream._time
-        columns[2, :n] = np.maximum(stream._kind, 0) + np.asarray(stream._fpu) * at.USES_FPU
+        """The first exits, which the loop merges when it begins; without kinds there is one, which never comes."""
+        n = self.more_exits(thread) if thread._stream.kinds else 1
+        columns = self._columns(thread, n + 1)
+        columns[:, 0] = 0
+        if not thread._stream.kinds:
+            columns[:4, 1] = at.INF, 0, 0, 0
         row = self.a.t[self.number(thread)]
-        row[at.S_NEXT], row[at.S_LEN] = stream.next, n
+        row[at.S_NEXT], row[at.S_LEN] = 1, n + 1
 
     def _columns(self, thread: VcpuThread, length: int) -> Integers:
         """Allocates room for ``length`` exits, and tells the loop where it is."""

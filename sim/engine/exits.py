@@ -119,6 +119,8 @@ def lay_out_all(a: Memory) -> None:
     """The same for all vCPUs, when the simulation begins."""
     for t in range(a.g[THREADS]):
         if a.t[t, KIND] == VCPU:
+            if a.t[t, KINDS]:
+                merge(a, t)
             lay_out(a, t)
 
 

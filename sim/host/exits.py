@@ -85,7 +85,7 @@ class ExitStream:
     """The exits of one vCPU from its first instruction on.
 
     ``next`` is the number of the next exit in the columns, whose entry 0 is the last one before them; ``batch`` False
-    makes every exit end a span.
+    makes every exit end a span.  There are no columns before the guest begins.
     """
 
     def __init__(self, kinds: list[ExitKind], batch: bool) -> None:
@@ -93,10 +93,13 @@ class ExitStream:
         self.batch = batch
         self.next = 1
         self._block = FIRST_BLOCK
-        self._lay_out(0, 0, np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.bool_), np.empty(0, np.int64))
-        self._fill()
 
     # Drawing ahead.
+
+    def begin(self) -> None:
+        """Draws the first exits."""
+        self._lay_out(0, 0, np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.bool_), np.empty(0, np.int64))
+        self._fill()
 
     def _fill(self) -> None:
         """Keeps what lies ahead and draws more; positions on the wall clock stay what they are up to ``next``."""

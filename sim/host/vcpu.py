@@ -94,6 +94,7 @@ class VcpuThread(HaltingVcpu):
     def _begin(self, cpu: "HostCpu") -> None:
         """The guest's first instructions."""
         self._begun = True
+        self._stream.begin()
         cpu.passes(Walker.guest_boots)
         if self._use.constant:
             cpu.passes(Walker.guest_writes_carried)
