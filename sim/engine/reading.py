@@ -36,19 +36,28 @@ OLD: Final = 1 << 30
 """Numbers of contexts, and versions of contents, far enough apart that none is used twice in one world."""
 
 
-def _maker(names: tuple[str, ...]) -> Callable[[Any, Callable[[Any], Any], tuple[Any, ...]], None]:
-    """A function that sets these fields of an object, given what makes a value, and the object as a tuple."""
+_Maker = Callable[[Any, Callable[[Any], Any], tuple[Any, ...]], None]
+
+
+def _maker(names: tuple[str, ...], make_unit: _Maker | None = None) -> _Maker:
+    """A function that sets these fields of an object, given what makes a value, and the object as a tuple.
+
+    A CPU's unit is there already; ``make_unit`` sets its fields in its turn.
+    """
     fields = [f"f{i}" for i in range(len(names))]
     lines = [f"def make(made, value, written):\n (_, {', '.join(fields)},) = written"]
     for each, name in zip(fields, names, strict=True):
-        lines.append(f" made.{name} = value({each}) if {each}.__class__ is tuple else {each}")
-    made: dict[str, Any] = {}
+        is_there = name == "unit"
+        made_of = f"value({each}) if {each}.__class__ is tuple else {each}"
+        lines.append(f" make_unit(made.unit, value, {each})" if is_there else f" made.{name} = {made_of}")
+    made: dict[str, Any] = {"make_unit": make_unit}
     exec("\n".join(lines), made)
     return made["make"]
 
 
 _IS_GUEST: Final = 1 + FIELDS[Fpstate].index("is_guest")
 _MAKERS: Final = {cls: _maker(names) for cls, names in FIELDS.items()}
+_MAKERS[Cpu] = _maker(FIELDS[Cpu], _MAKERS[Unit])
 
 
 def _bystander(number: int) -> Bystander:
@@ -72,7 +81,8 @@ class Reading:
     """Makes the objects of one world: entities from fragments, and a CPU from a shape."""
 
     def __init__(self, k: Kernel) -> None:
-        k.contexts = {k.kernel_context.id: k.kernel_context, **_CONTEXTS}
+        k.contexts = _CONTEXTS.copy()
+        k.contexts[k.kernel_context.id] = k.kernel_context
         k.kernel_context.version = WRITTEN
         k._contexts_made = k._areas = OLD  # so that what a flow point makes has numbers of its own
         self._k = k
@@ -136,11 +146,7 @@ class Reading:
         self._made, self.tokens, self._given = [], {}, {}
         self._slots, self._known = slots, known
         self._number = 0
-        for name, value in zip(FIELDS[Cpu], shape[1:], strict=True):
-            if name == "unit":
-                _MAKERS[Unit](cpu.unit, self._value, value)
-            else:
-                setattr(cpu, name, self._value(value))
+        _MAKERS[Cpu](cpu, self._value, shape)
 
     # Values.
 

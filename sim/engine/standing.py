@@ -7,7 +7,8 @@ and to write them all down.
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import attrgetter, is_
+from functools import cache, partial
+from operator import is_
 from typing import Any, Final
 
 from sim.engine.fragments import FIELDS, TOKEN, Entity
@@ -20,54 +21,66 @@ _SLOTS: Final[dict[Any, tuple[str, ...]]] = {
     cls: tuple(name for name in cls.__slots__ if name not in PLACES)
     for cls in (Area, Context, Fpstate, SignalFrame, Task, Vcpu)
 }
-_VALUES: Final[dict[Any, Callable[[Any], tuple[Any, ...]]]] = {cls: attrgetter(*names) for cls, names in _SLOTS.items()}
 
 Change = tuple[int, str, Any]
 """The number of an object, a field, and its new value."""
 
 
+@cache
+def _reader(names: tuple[str, ...], kinds: tuple[type, ...]) -> Callable[..., tuple[Any, ...]]:
+    """A function that gives these fields of an object, then what is in lists and dicts, given both.
+
+    It is generated: to ask for each field by name takes several times as long.
+    """
+    containers = [f"c{i}" for i in range(len(kinds))]
+    values = [f"made.{name}" for name in names]
+    for each, kind in zip(containers, kinds, strict=True):
+        values += [f"len({each})", f"*{each}"] + [f"*{each}.values()"] * (kind is dict)
+    made: dict[str, Any] = {}
+    exec(f"def read({', '.join(['made', *containers])}):\n return ({', '.join(values)},)", made)
+    return made["read"]
+
+
 class _Part:
     """One object as it was made: the values of its fields, and what its lists and dicts held."""
 
-    __slots__ = ("_containers", "_names", "_read", "_values", "contents_are_the_same", "made")
+    __slots__ = ("_before", "_containers", "_names", "_read", "contents_are_the_same", "made")
 
     def __init__(self, made: Any) -> None:
         self.made = made
-        self._names, self._read = _SLOTS[type(made)], _VALUES[type(made)]
-        self._values = self._read(made)
-        containers = {id(each): each for each in self._values if type(each) in (dict, list)}
+        self._names = _SLOTS[type(made)]
+        fields = [getattr(made, name) for name in self._names]
+        containers = {id(each): each for each in fields if type(each) in (dict, list)}
         self._containers = [(each, each.copy()) for each in containers.values()]
+        read = _reader(self._names, tuple(map(type, containers.values())))
+        self._read = partial(read, made, *containers.values())
+        self._before = self._read()
         self.contents_are_the_same = True
 
     def changes(self) -> list[tuple[str, Any, Any]]:
-        """Fields that are not what they were, with values now and before; notes whether other contents count, too."""
-        now, before = self._read(self.made), self._values
-        found: list[tuple[str, Any, Any]] = []
-        if not all(map(is_, now, before)):
-            found = [each for each in zip(self._names, now, before, strict=True) if each[1] is not each[2]]
-        self.contents_are_the_same = all(_same(*each) for each in self._containers)
+        """Fields that are not what they were, with values now and before; notes whether other contents count, too.
+
+        By identity: contents that nothing may look at refuse to be compared.
+        """
+        now, before = self._read(), self._before
+        if len(now) == len(before) and all(map(is_, now, before)):
+            return []
+        found = [each for each in zip(self._names, now, before, strict=False) if each[1] is not each[2]]
+        contents, held = now[len(self._names) :], before[len(self._names) :]
+        self.contents_are_the_same = len(contents) == len(held) and all(map(is_, contents, held))
         if not self.contents_are_the_same:
             found.append(("", None, None))
-        elif found and type(self.made) is Area:  # XSTATE_BV says which contents count
+        elif type(self.made) is Area:  # XSTATE_BV says which contents count
             self.contents_are_the_same = "xstate_bv" not in [name for name, _, _ in found]
         return found
 
     def put_back(self) -> None:
         """Makes the object what it was."""
-        for name, value in zip(self._names, self._values, strict=True):
+        for name, value in zip(self._names, self._before, strict=False):
             setattr(self.made, name, value)
         for container, held in self._containers:
             container.clear()
             container.extend(held) if isinstance(container, list) else container.update(held)
-
-
-def _same(container: Any, held: Any) -> bool:
-    """By identity: contents that nothing may look at refuse to be compared."""
-    if len(container) != len(held):
-        return False
-    if isinstance(container, dict):
-        return all(map(is_, container, held)) and all(map(is_, container.values(), held.values()))
-    return all(map(is_, container, held))
 
 
 class Standing(Entity):

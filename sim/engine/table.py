@@ -5,7 +5,9 @@ A table lives as long as the process, so that replications and cases with the sa
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
+from struct import Struct
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +25,7 @@ from sim.kernel.operations import VCPU_LOAD, VMCLEAR, Key
 from sim.kernel.walker import Walker
 
 Integers = NDArray[np.int64]
+Tokens = tuple[int, ...] | None
 
 LEVELS: Final = ("L1", "L2", "memory")
 PART, LEAST = 32, 16
@@ -30,9 +33,12 @@ PART, LEAST = 32, 16
 MOST: Final = 1 << 20
 """The most rows, fragments and shapes of a table: what a key of the hash has room for."""
 
+_ROW: Final = Struct(f"{at.R_COLUMNS}q")
+"""A row as bytes: to write them takes a third of the time that the assignment of a list takes."""
 
-def _mixed(key1: int, key2: int) -> int:
-    """Where a search for these keys begins; the same as in the loop (sim.engine.kernel_table.find)."""
+
+def _mixed(key1: Any, key2: Any) -> Any:
+    """Where a search for these keys, or for each of two arrays of them, begins; as sim.engine.kernel_table.find."""
     half = (1 << 31) - 1
     return (((key1 ^ key1 >> 31) & half) * 0x5E3779B1 ^ ((key2 ^ key2 >> 31) & half) * 0x3F58476D) >> 16
 
@@ -44,13 +50,30 @@ def zeros(*shape: int) -> Integers:
     return numbers[first : first + prod(shape)].reshape(shape)
 
 
-def _counted(sources: list[int]) -> int:
-    """R_NEW: how many contents are new, and how many old ones of current, next and the CPU are needed."""
-    most = [0, 0, 0, 0]  # of current, next, the CPU and new ones
-    for source in sources:
-        whose, number = divmod(source, at.FROM_NEXT)
-        most[whose] = max(most[whose], number + 1)
-    return most[3] | most[0] << 8 | most[1] << 16 | most[2] << 24
+@lru_cache(maxsize=1 << 12)
+def _packed_tokens(tokens: tuple[Tokens, Tokens, Tokens]) -> tuple[int, ...]:
+    """From R_TOKENS to R_NEW: where contents come from, then how many are new, and how many old ones of current, next
+    and the CPU are needed."""
+    words, most = [0] * (at.R_NEW - at.R_TOKENS), [0, 0, 0, 0]  # of current, next, the CPU and new ones
+    for of, column in zip(tokens, (at.R_TOKENS, at.R_TOKENS2, at.R_CPU_TOKENS), strict=True):
+        if of is None:
+            continue
+        for i, each in enumerate((len(of) + 1, *of)):
+            words[column - at.R_TOKENS + i // at.TOKENS_IN_WORD] |= each << 6 * (i % at.TOKENS_IN_WORD)
+        for source in of:
+            whose, number = divmod(source, at.FROM_NEXT)
+            most[whose] = max(most[whose], number + 1)
+    return *words, most[3] | most[0] << 8 | most[1] << 16 | most[2] << 24
+
+
+@lru_cache(maxsize=1 << 12)
+def _packed_slots(slots: tuple[int, ...], whom: tuple[int, ...]) -> tuple[int, int]:
+    """R_SLOTS, and the flag that says whether slots change; ``whom`` they stood for before."""
+    word = len(slots)
+    for i, slot in enumerate(slots, 1):
+        word |= (slot & 15) << 4 * i
+    stays = slots == tuple([i if each == OTHER else ~each for i, each in enumerate(whom)])
+    return word, 0 if stays else at.HAS_SLOTS
 
 
 class Points:
@@ -153,9 +176,7 @@ class Table:
         self.count = self._kept = n = len(rows)
         self.rows = zeros(max(512, 1 << n.bit_length()), at.R_COLUMNS)
         self.rows[:n] = rows
-        self.hash = np.zeros(2 * len(self.rows), np.int64)
-        for i, (first, second) in enumerate(rows[:, [at.R_KEY1, at.R_KEY2]].tolist()):
-            self._enter(first, second, i)
+        self._hash(2 * len(self.rows))
         self._levels = len(levels)
         self.levels = np.zeros((max(1024, 1 << len(levels).bit_length()), 2), np.int64)
         self.levels[: len(levels)] = levels
@@ -183,13 +204,11 @@ class Table:
             self.rows[:n] = rows
             self.moved = True
         values[at.R_KEY1], values[at.R_KEY2] = key1, key2
-        self.rows[n] = values
+        _ROW.pack_into(self.rows.data, n * _ROW.size, *values)
         if 2 * n > len(self.hash):
-            self.hash = np.zeros(2 * len(self.hash), np.int64)
-            self.moved = True
-            for i, (first, second) in enumerate(self.rows[:n, [at.R_KEY1, at.R_KEY2]].tolist()):
-                self._enter(first, second, i)
-        self._enter(key1, key2, n)
+            self._hash(2 * len(self.hash))
+        else:
+            self._enter(key1, key2, n)
         self._note_flags()
         return n
 
@@ -200,9 +219,22 @@ class Table:
             i = (i + 1) & mask
         self.hash[i] = row + 1
 
+    def _hash(self, size: int) -> None:
+        """Makes a hash of this size, with all rows in it: a list at first, whose items are read faster."""
+        mask, places = size - 1, [0] * size
+        rows = self.rows[: self.count]
+        for n, i in enumerate((_mixed(rows[:, at.R_KEY1], rows[:, at.R_KEY2]) & mask).tolist(), 1):
+            while places[i]:
+                i = (i + 1) & mask
+            places[i] = n
+        self.hash = np.array(places, np.int64)
+        self.moved = True
+
     def _note_flags(self) -> None:
         """What the loop needs to know about fragments and shapes."""
         model = self.model
+        if [len(model.fragment_flags), len(model.shape_flags)] == self._flagged:
+            return
         most = max(len(model.fragment_flags), len(model.shape_flags))
         if most > MOST:
             raise Unsupported("a kernel model with too many states")
@@ -290,22 +322,15 @@ class Table:
         values = [0] * at.R_COLUMNS
         values[at.R_PRICE], values[at.R_LEVELS] = -1, levels
         values[at.R_RESULT], values[at.R_CALLED] = answer.result, len(answer.called)
-        values[at.R_SHAPE], slots, flags = answer.shape, len(answer.slots), 0
-        for i, slot in enumerate(answer.slots, 1):
-            slots |= (slot & 15) << 4 * i
-        values[at.R_SLOTS] = slots
-        if answer.slots != tuple([i if whom == OTHER else ~whom for i, whom in enumerate(asked.slots)]):
-            flags |= at.HAS_SLOTS
+        values[at.R_SHAPE] = answer.shape
+        values[at.R_SLOTS], flags = _packed_slots(answer.slots, asked.slots)
         for side, fragment, shift in ((answer.current, at.R_FRAGMENT, 4), (answer.next, at.R_FRAGMENT2, 0)):
             if side is not None:
                 values[fragment] = side.fragment
                 values[at.R_PLACES] |= (side.last << 2 | side.vmcs) << shift
-        for tokens, column in zip(answer.tokens, (at.R_TOKENS, at.R_TOKENS2, at.R_CPU_TOKENS), strict=True):
-            if tokens is not None:
-                flags |= at.HAS_TOKENS
-                for i, each in enumerate((len(tokens) + 1, *tokens)):
-                    values[column + i // at.TOKENS_IN_WORD] |= each << 6 * (i % at.TOKENS_IN_WORD)
-        values[at.R_NEW] = _counted([source for tokens in answer.tokens for source in tokens or ()])
+        if answer.tokens != (None, None, None):
+            values[at.R_TOKENS : at.R_NEW + 1] = _packed_tokens(answer.tokens)
+            flags |= at.HAS_TOKENS
         if levels & 255:
             flags |= at.HAS_LEVELS
         if answer.found:
