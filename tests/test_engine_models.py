@@ -81,7 +81,7 @@ def test_a_switch_has_what_both_of_its_halves_find_and_write():
     came = Answer(
         7, (0,), side, None, ((new, 0), None, (new + 1, layout.FROM_CPU)), (), (), (("lost", 2), ("old", 1)), (), False
     )
-    both = switches._together(left, came, 3)
+    both = switches._together(left, came)
     assert both.found == (("lost", 3), ("old", 1))
-    assert both.next == Side(3, 1, 0)
+    assert both.next == side
     assert both.tokens == ((new,), (new + 2, layout.FROM_NEXT), (new + 3, new))  # the CPU's first is what left wrote

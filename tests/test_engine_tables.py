@@ -6,8 +6,8 @@ import engine_mode  # first of all: the loop as plain Python  # noqa: F401
 import pytest
 from hosts import RICH, changed, from_text
 
-from sim.engine import simulation, table, transitions
-from sim.engine.asked import CURRENT, OTHER, Asked, Point, Side
+from sim.engine import layout, simulation, table, transitions
+from sim.engine.asked import CURRENT, NEXT, OTHER, UNCHANGED, Answer, Asked, Point, Side
 from sim.engine.fragments import SLOTS, Entity, Unsupported, with_fields, write_fragment, write_shape
 from sim.engine.reading import Reading
 from sim.engine.standing import Standing
@@ -15,6 +15,7 @@ from sim.engine.switches import LEAVES, Switches
 from sim.host import simulation as reference
 from sim.kernel import fpu, process
 from sim.kernel.walker import Walker
+from sim.xsave.components import AVX
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +48,8 @@ def test_a_context_switch_put_together_from_two_halves_is_the_one_that_is_asked_
     put_together = Switches.answer
 
     def both(self, asked):
-        found, wanted = put_together(self, asked), at_once(self._model, asked)
-        for name in ("shape", "slots", "current", "next", "called", "found", "renewed", "result"):
-            assert getattr(found, name) == getattr(wanted, name)
-        assert sorted(map(str, found.uses)) == sorted(map(str, wanted.uses))
+        found = put_together(self, asked)
+        assert_the_same(found, at_once(self._model, asked), asked.next.fragment)
         compared.append(asked)
         return found
 
@@ -59,12 +58,56 @@ def test_a_context_switch_put_together_from_two_halves_is_the_one_that_is_asked_
     assert len(compared) > 20
 
 
+@pytest.mark.parametrize("strategy", ["xstate-guest", "manual-load", "user-return", "independent"])
+def test_an_answer_that_does_not_name_the_fragment_of_the_task_that_comes_is_that_of_all_that_are_like_it(
+    monkeypatch, strategy
+):
+    compared = set()
+    put_together = Switches.answer
+
+    def all_alike(self, asked):
+        found, model = put_together(self, asked), self._model
+        if found.next.fragment != UNCHANGED:
+            return found
+        for number, tokens in enumerate(model.fragment_tokens):
+            # The CPU knows contents of a task in a slot by their numbers, so not every fragment can be there.
+            fits = NEXT not in asked.slots or tokens == model.fragment_tokens[asked.next.fragment]
+            if fits and model.alike(number) == model.alike(asked.next.fragment):
+                other = asked._replace(next=asked.next._replace(fragment=number))
+                assert_the_same(found, at_once(model, other), number)
+                compared.add((asked.next.fragment, number))
+        return found
+
+    monkeypatch.setattr(Switches, "answer", all_alike)
+    simulated(rich(10e-3), strategy)
+    assert len([first for first, second in compared if first != second]) >= 10
+
+
+def assert_the_same(found, wanted, fragment):
+    """The answer put together from halves is the other one; ``fragment`` is that of the task that comes."""
+    assert wanted.next.fragment == (fragment if found.next.fragment == UNCHANGED else found.next.fragment)
+    assert found.next[1:] == wanted.next[1:]
+    for name in ("shape", "slots", "current", "called", "found", "renewed", "result"):
+        assert getattr(found, name) == getattr(wanted, name)
+    assert sorted(map(str, found.uses)) == sorted(map(str, wanted.uses))
+
+
+def test_a_switch_is_asked_once_for_all_fragments_that_are_alike():
+    """As long as the outline of none has been too little."""
+    simulated(rich(10e-3), "xstate-guest")
+    (of,) = table._tables.values()
+    assert not of.model.apart
+    looked_for = {row >> layout.NEXT_SHIFT for row in of.rows[: of.count, layout.R_KEY2].tolist()} - {0}
+    assert looked_for <= {1 + of.model.alike(number) for number in range(len(of.model.fragments.values))}
+    assert 2 * len(looked_for) < len(of.model.fragments.values)
+
+
 def test_halves_are_fewer_than_pairs():
     simulated(rich(10e-3), "xstate-guest")
     (of,) = table._tables.values()
     switches = of.model._switches
     pairs = sum(1 for row in of.rows[: of.count, 0].tolist() if row >> 48 == 0)
-    assert 2 * len(switches._left) < pairs
+    assert len(switches._left) < pairs
     assert len(switches._came) < pairs
 
 
@@ -83,6 +126,45 @@ def test_a_task_whose_contents_are_looked_at_when_it_comes_is_asked_in_full(monk
     assert simulated(case, "xstate-guest") == wanted
     (of,) = table._tables.values()
     assert None in of.model._switches._came.values()
+    assert of.model.apart
+
+
+def test_fragments_with_one_outline_that_differ_when_they_come_have_rows_of_their_own(monkeypatch):
+    comes = process.switch_in
+
+    def reads_twice(k, cpu, task):
+        if task.fpstate.area.xstate_bv & AVX:
+            cpu.record(process.RDPKRU_BY[task.kind])
+        comes(k, cpu, task)
+
+    monkeypatch.setattr(process, "switch_in", reads_twice)
+    assert simulated(rich(), "xstate-guest") == reference.simulate(rich(), "xstate-guest", ("xstate-guest",), 0)
+    (of,) = table._tables.values()
+    assert of.model.apart
+
+
+@pytest.mark.parametrize(("becomes", "entered"), [(UNCHANGED, 2), (5, 5), (7, 5)])
+def test_an_answer_of_one_fragment_only_is_entered_under_its_number(monkeypatch, becomes, entered):
+    """The loop has looked for 2, which fragment 5 is like."""
+    simulated(rich(), "xstate-guest")
+    (of,) = table._tables.values()
+    here, places = Side(0, 2, 2), (1 << layout.NEXT_SHIFT) - 1
+    answer = Answer(0, (), here, Side(becomes, 2, 2), (None, None, None), (), (), (), (), False)
+    monkeypatch.setattr(of.model, "answer", lambda asked: answer)
+    row = of.add(Asked(Point(Walker.schedule), 0, (), here, Side(5, 3, 3)), 0, 2 + 1 << layout.NEXT_SHIFT | places)
+    assert of.rows[row, layout.R_KEY2] == entered + 1 << layout.NEXT_SHIFT | places
+    assert of.rows[row, layout.R_FRAGMENT2] == becomes
+
+
+@pytest.mark.parametrize("strategy", ["xstate-guest", "manual-load"])
+def test_nothing_is_asked_twice(strategy):
+    """Forks give tasks contents in common, which are asked with the fragment of the one that comes."""
+    text = RICH.replace('kind = "fork"', 'kind = "fork"\nfpu = { components = ["SSE", "AVX"] }')
+    simulated(changed(from_text(text)[0], measure=10e-3, warmup=1e-3), strategy)
+    (of,) = table._tables.values()
+    assert any(joined for *_, joined in of.model.shape_flags)
+    keys = of.rows[: of.count, [layout.R_KEY1, layout.R_KEY2]].tolist()
+    assert len(set(map(tuple, keys))) == of.count
 
 
 def test_a_task_that_changes_when_it_comes_is_asked_in_full(monkeypatch):

@@ -339,6 +339,15 @@ def joined(shape: Shape, first: int, second: int) -> Iterator[tuple[int, int]]:
             yield from joined(each, first, second)
 
 
+def is_joined(shape: Shape) -> bool:
+    """Whether a shape has a token that two tasks have."""
+    return any(
+        len(each) > 2 and len(each[3]) > 1 if each[:1] == ("token",) else is_joined(each)
+        for each in shape
+        if isinstance(each, tuple)
+    )
+
+
 def tokens_of(tree: Any) -> int:
     """How many tokens a fragment or a shape tells apart."""
     if not isinstance(tree, tuple):

@@ -18,6 +18,8 @@ from sim.engine.layout import (
     F_COLUMNS,
     F_CPU_TOKENS,
     F_IN_GUEST,
+    F_JOINED,
+    F_LIKE,
     F_NOTIFIER,
     F_OWNER,
     F_TASK_TOKENS,
@@ -172,17 +174,20 @@ def row_of(a: Memory, w: int, c: int, point: int, current: int, following: int) 
     if following >= 0:
         fragment = a.kt[w, following, KT_FRAGMENT]
         loads = flag_of(a, w, fragment, F_NOTIFIER) != 0
+        if not flag_of(a, w, shape, F_JOINED):
+            fragment = flag_of(a, w, fragment, F_LIKE)
         places = place_of(owner == following, c, a.kt[w, following, KT_LAST]) << 2
         places |= place_of(loads, c, a.kt[w, following, KT_VMCS])
         key2 |= (fragment + 1) << NEXT_SHIFT | places << NEXT_PLACES_SHIFT
     n = find(a, w, key1, key2)
-    return n if n >= 0 else call(a.g[CALLBACK], ASK_ROW, w, c, point, 0)
+    return n if n >= 0 else call(a.g[CALLBACK], ASK_ROW, w, c, point, following)
 
 
 @compiled
 def settle_task(a: Memory, w: int, c: int, task: int, fragment: int, places: int) -> None:
-    """What has become of a task."""
-    a.kt[w, task, KT_FRAGMENT] = fragment
+    """What has become of a task; a fragment below 0 is what it was."""
+    if fragment >= 0:
+        a.kt[w, task, KT_FRAGMENT] = fragment
     last, vmcs = places >> 2, places & 3
     if last != 2:
         a.kt[w, task, KT_LAST] = c if last else -1

@@ -158,8 +158,12 @@ R_NEW has, in a byte each, how many are new, and how many old ones of current, n
 
 # Of an operation whose price depends on a level, and of a fragment and a shape.
 LEVEL_COUNT0, LEVEL_PRICE0, LEVEL_COLUMNS = 0, 3, 6
-F_NOTIFIER, F_CLEAN, F_TASK_TOKENS, F_IN_GUEST, F_CPU_TOKENS, F_OWNER, F_COLUMNS = range(7)
-"""F_OWNER is 1 + the slot of the task whose registers they are (fpregs_owner), 0: nobody's."""
+(
+    F_NOTIFIER, F_CLEAN, F_TASK_TOKENS, F_LIKE, F_IN_GUEST, F_CPU_TOKENS, F_OWNER, F_JOINED, F_COLUMNS,
+) = range(9)  # fmt: skip
+"""F_LIKE is the first of the fragments that do the same when they come, F_OWNER 1 + the slot of the task whose
+registers they are (fpregs_owner), 0: nobody's, F_JOINED whether two tasks have contents in common.
+"""
 
 INIT_AREA: Final = 6
 """In place of a task's area: init_fpstate."""
@@ -168,8 +172,8 @@ POINT_SHIFT, SHAPE_SHIFT = 48, 28
 """Where the point and the shape are in the first key of a row; below, whom its slots stand for, a digit of base 3 each.
 """
 FRAGMENT_SHIFT, NEXT_SHIFT, NEXT_PLACES_SHIFT = 8, 32, 4
-"""Where the current task's fragment and the next task's, plus 1, are in the second key; places, 2 bits each, are those
-where a task ran last and where its VMCS is: the current task's come first.
+"""Where the current task's fragment and the next task's (F_LIKE), plus 1, are in the second key; places, 2 bits each,
+are those where a task ran last and where its VMCS is: the current task's come first.
 """
 
 NOBODY: Final = -2

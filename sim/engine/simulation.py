@@ -152,7 +152,7 @@ class Replication:
             self._signals.pass_on()
             match kind:
                 case at.ASK_ROW:
-                    return self._row(first, second, third)
+                    return self._row(first, second, third, fourth)
                 case at.ASK_EQUAL:
                     return self._equal(first, second, third, fourth)
                 case at.ASK_PRICE:
@@ -179,7 +179,7 @@ class Replication:
             return -1
         return 0
 
-    def _row(self, w: int, c: int, point: int) -> int:
+    def _row(self, w: int, c: int, point: int, following: int) -> int:
         """A combination of states that is new, in the keys that the loop has looked for."""
         kw, table = self.a.kw[w], self.tables[w]
         key1, key2 = kw[at.KW_KEY1 : at.KW_KEY2 + 1].tolist()
@@ -187,13 +187,13 @@ class Replication:
         for _ in range(int(self.a.kc[w, c, at.KC_SLOTS])):
             pattern, digit = divmod(pattern, 3)
             whom.append(digit)
-        shape, following = key1 >> at.SHAPE_SHIFT & MOST - 1, key2 >> at.NEXT_SHIFT
+        shape = key1 >> at.SHAPE_SHIFT & MOST - 1
         asked = Asked(
             self.built.points.all[point],
             shape,
             tuple(reversed(whom)),
             Side(key2 >> at.FRAGMENT_SHIFT & MOST - 1, key2 >> 2 & 3, key2 & 3),
-            Side(following - 1, key2 >> 6 & 3, key2 >> 4 & 3) if following else None,
+            None if following < 0 else Side(int(self.a.kt[w, following, at.KT_FRAGMENT]), key2 >> 6 & 3, key2 >> 4 & 3),
         )
         row = table.add(asked, key1, key2)
         if table.moved:

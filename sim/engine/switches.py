@@ -170,7 +170,7 @@ class Switches:
     def __init__(self, model: Transitions) -> None:
         self._model = model
         self._outlines: list[tuple[Outline, int]] = []
-        self._alike: dict[Any, int] = {}
+        self._first: dict[Any, int] = {}
         self._left: dict[tuple[int, tuple[int, ...], Side], Answer] = {}
         self._came: dict[tuple[Any, ...], Answer | None] = {}
         self._seen: dict[tuple[Any, ...], Coming | None] = {}
@@ -179,7 +179,8 @@ class Switches:
         self._glimpse = Glimpse(model.kernel.cpus[0])
 
     def answer(self, asked: Asked) -> Answer:
-        """What happens, for two tasks that have no contents in common, as far as the CPU knows."""
+        """What happens, for two tasks that have no contents in common, as far as the CPU knows; to all fragments that
+        are :meth:`like` the one that comes, if it stays UNCHANGED."""
         assert asked.next is not None
         whom = tuple([CURRENT if each == CURRENT else OTHER for each in asked.slots])
         key = asked.shape, whom, asked.current
@@ -188,7 +189,7 @@ class Switches:
             left = self._left[key] = self._model.answer(Asked(LEAVES, asked.shape, whom, asked.current, None))
         whom = tuple([CURRENT if each >= 0 and asked.slots[each] == NEXT else OTHER for each in left.slots])
         kind = self._model.kinds[asked.current.fragment]
-        return _together(left, self._comes(kind, left.shape, whom, asked.next), asked.next.fragment)
+        return _together(left, self._comes(kind, left.shape, whom, asked.next))
 
     def _comes(self, kind: str, shape: int, whom: tuple[int, ...], side: Side) -> Answer:
         outline, alike = self._outline(side.fragment)
@@ -200,18 +201,26 @@ class Switches:
         came = self._came[key]
         if came is not None:
             return came
+        if alike not in self._model.apart:
+            self._model.apart.append(alike)
         key = kind, shape, whom, side
         came = self._came.get(key)
         if came is None:
             came = self._came[key] = self._model.answer(Asked(Point(comes, (kind,)), shape, whom, side, None))
         return came
 
+    def like(self, fragment: int) -> int:
+        """The first of the fragments with the same outline; if that has not been enough once, the fragment itself."""
+        _, first = self._outline(fragment)
+        return fragment if first in self._model.apart else first
+
     def _outline(self, fragment: int) -> tuple[Outline, int]:
-        """The outline of a fragment, and the number of all that are equal to it."""
+        """The outline of a fragment, and the first fragment that has it."""
         fragments = self._model.fragments.values
         while len(self._outlines) <= fragment:
-            outline = Outline(fragments[len(self._outlines)])
-            self._outlines.append((outline, self._alike.setdefault(outline.key, len(self._alike))))
+            number = len(self._outlines)
+            outline = Outline(fragments[number])
+            self._outlines.append((outline, self._first.setdefault(outline.key, number)))
         return self._outlines[fragment]
 
     def _glimpsed(
@@ -267,8 +276,8 @@ class Switches:
         return None if changed else answer
 
 
-def _together(left: Answer, came: Answer, fragment: int) -> Answer:
-    """One half after the other; ``fragment`` is that of the task that comes, where it stays what it was."""
+def _together(left: Answer, came: Answer) -> Answer:
+    """One half after the other."""
     of_cpu, of_current = left.tokens[2], left.tokens[0]
     made = 1 + max((each - NEW_TOKEN for each in (*(of_cpu or ()), *(of_current or ()))), default=-1)
     made = max(made, 0)
@@ -282,14 +291,14 @@ def _together(left: Answer, came: Answer, fragment: int) -> Answer:
 
     of_next = None if came.tokens[0] is None else tuple(map(source, came.tokens[0]))
     uses = [use if use.task in (-1, INIT_AREA) else Use(use.key, use.task + 1, use.role) for use in came.uses]
-    side, found = came.current, dict(left.found)
+    found = dict(left.found)
     for kind, times in came.found:
         found[kind] = found.get(kind, 0) + times
     return Answer(
         shape=came.shape,
         slots=tuple([~NEXT if each < 0 else left.slots[each] for each in came.slots]),
         current=left.current,
-        next=Side(fragment if side.fragment == UNCHANGED else side.fragment, side.last, side.vmcs),
+        next=came.current,
         tokens=(of_current, of_next, of_cpu if came.tokens[2] is None else tuple(map(source, came.tokens[2]))),
         uses=(*left.uses, *uses),
         called=(*left.called, *came.called),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sim.costs.price import Prices
 from sim.engine import kept_tables
 from sim.engine import layout as at
-from sim.engine.asked import INIT_AREA, OTHER, Answer, Asked, Point
+from sim.engine.asked import INIT_AREA, OTHER, UNCHANGED, Answer, Asked, Point
 from sim.engine.fragments import Unsupported
 from sim.engine.numbers import Numbers
 from sim.engine.transitions import Transitions
@@ -119,7 +119,7 @@ class Table:
         self.levels = np.zeros((1024, 2), np.int64)
         self.level_counts = np.zeros((64, at.LEVEL_COLUMNS), np.int64)
         self.flags = np.zeros((256, at.F_COLUMNS), np.int64)
-        self._flagged = [0, 0]
+        self._flagged = [0, 0, 0]
         self.moved = True
         """Whether an array has moved since the loop was told its address."""
         if pieces := kept_tables.read(self._name):
@@ -233,7 +233,8 @@ class Table:
     def _note_flags(self) -> None:
         """What the loop needs to know about fragments and shapes."""
         model = self.model
-        if [len(model.fragment_flags), len(model.shape_flags)] == self._flagged:
+        noted = [len(model.fragment_flags), len(model.shape_flags), len(model.apart)]
+        if noted == self._flagged:
             return
         most = max(len(model.fragment_flags), len(model.shape_flags))
         if most > MOST:
@@ -245,10 +246,12 @@ class Table:
             notifier, clean = model.fragment_flags[i]
             self.flags[i, at.F_NOTIFIER], self.flags[i, at.F_CLEAN] = notifier, clean
             self.flags[i, at.F_TASK_TOKENS] = model.fragment_tokens[i]
+        for i in range(self._flagged[0] if noted[2] == self._flagged[2] else 0, len(model.fragment_flags)):
+            self.flags[i, at.F_LIKE] = model.alike(i)
         for i in range(self._flagged[1], len(model.shape_flags)):
-            self.flags[i, at.F_IN_GUEST], self.flags[i, at.F_OWNER] = model.shape_flags[i]
+            self.flags[i, [at.F_IN_GUEST, at.F_OWNER, at.F_JOINED]] = model.shape_flags[i]
             self.flags[i, at.F_CPU_TOKENS] = model.shape_tokens[i]
-        self._flagged = [len(model.fragment_flags), len(model.shape_flags)]
+        self._flagged = noted
 
     def task(self, kind: str) -> int:
         """The fragment of a new task."""
@@ -279,6 +282,9 @@ class Table:
     def add(self, asked: Asked, key1: int, key2: int) -> int:
         """Adds the row of a flow point in a combination of states that is new."""
         answer = self.model.answer(asked)
+        if asked.next is not None and answer.next is not None and answer.next.fragment != UNCHANGED:
+            # The answer is of this fragment only; the loop has looked for the first of those that are like it.
+            key2 += asked.next.fragment + 1 - (key2 >> at.NEXT_SHIFT) << at.NEXT_SHIFT
         uses: list[int] = []
         first, counted = self._levels, 0
         for use in answer.uses:

@@ -34,6 +34,7 @@ from sim.engine.fragments import (
     Entity,
     Shape,
     Unsupported,
+    is_joined,
     joined,
     tokens_of,
     unused_component,
@@ -60,8 +61,8 @@ from sim.xsave.area import Area
 _GUEST, _OWNER = (1 + FIELDS[Cpu].index(name) for name in ("guest", "fpregs_owner"))
 """Where they are in a shape."""
 
-KEPT: Final = ("fragment_flags", "fragment_tokens", "kinds", "shape_flags", "shape_tokens")
-"""Lists by the number of a fragment, or of a shape."""
+KEPT: Final = ("apart", "fragment_flags", "fragment_tokens", "kinds", "shape_flags", "shape_tokens")
+"""Lists by the number of a fragment, or of a shape; and the fragments whose outlines are not enough."""
 
 MOST_STANDING: Final = 1024
 """The most fragments whose objects are kept; they take some kilobytes each."""
@@ -109,7 +110,8 @@ class Transitions:
         self.shape_tokens: list[int] = []
         self.kinds: list[str] = []
         self.fragment_flags: list[tuple[bool, bool]] = []
-        self.shape_flags: list[tuple[bool, int]] = []
+        self.shape_flags: list[tuple[bool, int, bool]] = []
+        self.apart: list[int] = []
         self._new: dict[str | GuestChoice, int] = {}
         self._standing: dict[int, Standing] = {}
         self._changed: dict[tuple[int, tuple[Change, ...]], int] = {}
@@ -179,12 +181,13 @@ class Transitions:
         return self._new[choice]
 
     def _shape_number(self, shape: Shape) -> int:
-        """The number of a shape; of a new one it is noted whether a guest runs, and in which slot the registers' owner
-        is, counted from 1."""
+        """The number of a shape; of a new one it is noted whether a guest runs, in which slot the registers' owner is,
+        counted from 1, and whether two tasks have contents in common."""
         number = self.shapes.of(shape)
         if number == len(self.shape_flags):
             guest, owner = shape[_GUEST], shape[_OWNER]
-            self.shape_flags.append((guest is not None, 0 if owner is None else owner[1] + 1))
+            slot = 0 if owner is None else owner[1] + 1
+            self.shape_flags.append((guest is not None, slot, is_joined(shape)))
             self.shape_tokens.append(tokens_of(shape))
         return number
 
@@ -205,6 +208,10 @@ class Transitions:
         return self._shape_number(tree)
 
     # Asking.
+
+    def alike(self, fragment: int) -> int:
+        """The first of the fragments that are the same to a CPU on which a task comes (:class:`Switches`)."""
+        return self._switches.like(fragment)
 
     def like(self, point: Point) -> Point:
         """One name for all points that do the same here: of an exit's reason, only the path that it takes counts."""
