@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sim.errors import InputError
 from sim.kernel.datafile import shortened
 from sim.kernel.integrity import VIOLATIONS
+from sim.results.arrow import numbers, repeated, texts, values
 from sim.results.columns import AMOUNTS, ROW_FIELDS, ROWS, RUN_FIELDS, SCHEMAS
 from sim.results.keys import Series
 from sim.results.record import Finished, Record
@@ -93,7 +94,11 @@ def _kinds(name: str, numbers: Mapping[tuple[Any, ...], int]) -> _Kinds:
     places = np.empty(len(about), np.int64)
     places[[numbers[each] for each in about]] = np.arange(len(about))
     fields = ROW_FIELDS[name][: -AMOUNTS[name]]
-    return places, [pa.array([each[i] for each in about], field.type) for i, field in enumerate(fields)]
+    return places, [_array(field.type, [each[i] for each in about]) for i, field in enumerate(fields)]
+
+
+def _array(kind: pa.DataType, column: Sequence[Any]) -> pa.Array:
+    return texts(column) if kind == pa.string() else numbers(np.array(column, np.int64), kind)
 
 
 class _Some:
@@ -129,9 +134,9 @@ class _Some:
     def batch(self, same: str, kinds: Mapping[str, _Kinds]) -> "Batch":
         """They and their rows, by replication, and in the order of the tables."""
         order = sorted(range(self.whole), key=self.replications.__getitem__)
-        numbers, engines = [self.replications[i] for i in order], [self.engines[i] for i in order]
+        replications, engines = [self.replications[i] for i in order], [self.engines[i] for i in order]
         lists = {name: self._lists(name, np.array(order), *kinds[name]) for name in ROW_FIELDS}
-        return Batch(same, self.series, batch_of(same, self.series, numbers, engines, lists))
+        return Batch(same, self.series, batch_of(same, self.series, replications, engines, lists))
 
     def _lists(
         self, name: str, order: NDArray[np.int64], places: NDArray[np.int64], kinds: Sequence[pa.Array]
@@ -141,8 +146,9 @@ class _Some:
         about, where = places[number], np.empty_like(order)
         where[order] = np.arange(self.whole)
         by = np.lexsort((about, np.repeat(where, rows)))
-        columns = [*(kind.take(pa.array(about[by])) for kind in kinds), *(pa.array(each[by]) for each in amounts)]
-        return lists_of(name, columns, np.append(0, np.cumsum(rows[order])))
+        wanted, types = numbers(about[by], pa.int64()), [field.type for field in ROW_FIELDS[name][-AMOUNTS[name] :]]
+        sizes = [numbers(each[by], kind) for each, kind in zip(amounts, types, strict=True)]
+        return lists_of(name, [*(kind.take(wanted) for kind in kinds), *sizes], np.append(0, np.cumsum(rows[order])))
 
 
 def written(batches: Iterable[pa.RecordBatch]) -> bytes:
@@ -155,18 +161,18 @@ def written(batches: Iterable[pa.RecordBatch]) -> bytes:
     return content
 
 
-def lists_of(name: str, columns: Sequence[pa.Array], bounds: "Sequence[int] | np.ndarray[Any, Any]") -> pa.ListArray:
+def lists_of(name: str, columns: Sequence[pa.Array], bounds: NDArray[np.int64]) -> pa.ListArray:
     """Rows of a table as a list for each record; the first of its rows is at its bound, the first bound is 0."""
-    values = pa.StructArray.from_arrays(columns, fields=ROW_FIELDS[name])
-    return pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), values, type=SCHEMA.field(name).type)
+    rows = pa.StructArray.from_arrays(columns, fields=ROW_FIELDS[name])
+    return pa.ListArray.from_arrays(numbers(bounds.astype(np.int32), pa.int32()), rows, type=SCHEMA.field(name).type)
 
 
 def batch_of(
     same: str, series: Series, replications: Sequence[int], engines: Sequence[str], lists: Mapping[str, pa.ListArray]
 ) -> pa.RecordBatch:
     """Records of one series, with their rows in each table (:func:`lists_of`)."""
-    texts = [pa.array([text] * len(replications), pa.string()) for text in (same, *series)]
-    plain = [*texts, pa.array(replications, pa.int64()), pa.array(engines, pa.string())]
+    of_all = [repeated(text, len(replications)) for text in (same, *series)]
+    plain = [*of_all, numbers(np.array(replications, np.int64), pa.int64()), texts(engines)]
     return pa.RecordBatch.from_arrays([*plain, *(lists[name] for name in ROW_FIELDS)], schema=SCHEMA)
 
 
@@ -218,8 +224,8 @@ class Batch:
     def _sums(self, name: str, column: str) -> list[int]:
         """The sum of a column over the rows of each record."""
         lists = self.content.column(name)
-        values = lists.flatten().field(column).to_numpy()
-        sums: list[int] = np.diff(np.cumsum(np.append(0, values))[_offsets(lists)]).tolist()
+        summed = np.cumsum(np.append(0, values(lists.flatten().field(column))))
+        sums: list[int] = np.diff(summed[_offsets(lists)]).tolist()
         return sums
 
     def tables(self, begin: int, end: int) -> dict[str, pa.Table]:
@@ -228,16 +234,17 @@ class Batch:
         found = {}
         for name, schema in SCHEMAS.items():
             lists = some.column(name)
-            numbers = np.repeat(some.column("replication").to_numpy(), np.diff(_offsets(lists)))
-            run = [*(pa.repeat(pa.scalar(each, pa.string()), len(numbers)) for each in self.series), pa.array(numbers)]
+            of_rows = np.repeat(values(some.column("replication")), np.diff(_offsets(lists)))
+            run = [*(repeated(each, len(of_rows)) for each in self.series), numbers(of_rows, pa.int64())]
             found[name] = pa.Table.from_arrays([*run, *lists.flatten().flatten()], schema=schema)
         return found
 
 
-def _offsets(lists: pa.ListArray) -> "np.ndarray[Any, np.dtype[np.int32]]":
+def _offsets(lists: pa.ListArray) -> NDArray[Any]:
     """Where the rows of each record begin in those of all, which begin at 0."""
-    offsets: np.ndarray[Any, np.dtype[np.int32]] = lists.offsets.to_numpy()
-    return offsets - offsets[:1]
+    offsets = values(lists.offsets)
+    found: NDArray[Any] = offsets - offsets[:1]
+    return found
 
 
 def _violates(found: Mapping[str, Any]) -> bool:

@@ -22,7 +22,8 @@ class _Writer:
     """
 
     def __init__(self, name: str, path: Path) -> None:
-        self._path, self._waiting, self._rows, self._is_empty = path, [SCHEMAS[name].empty_table()], 0, True
+        self._path, self._rows, self._is_empty = path, 0, True
+        self._waiting = [pa.Table.from_batches([], SCHEMAS[name])]  # empty_table() imports pandas
         with self._named():
             self._writer = pq.ParquetWriter(path, SCHEMAS[name], compression="zstd")
 
