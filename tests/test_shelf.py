@@ -98,9 +98,9 @@ def test_what_lies_beside_some_keys_is_found_with_its_groups(held):
     assert list(shelf.groups_beside(Keys(series, 13))) == []
 
 
-def written(content, schema):
+def written(content, schema, packing=None):
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema) as file:
+    with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression=packing)) as file:
         file.write(content)
     return sink.getvalue().to_pybytes()
 
@@ -155,7 +155,7 @@ def test_a_group_that_would_fill_the_memory_is_refused_before_it_is_unpacked(hel
     }
     bombs[r"\d{8} bytes, unpacked"] = [row | {"integrity": [{"kind": RESIDUE, "count": 0}] * 1_000_000}]
     for why, rows in bombs.items():
-        content = groups.written(pa.Table.from_pylist(rows, SCHEMA).to_batches())
+        content = written(pa.Table.from_pylist(rows, SCHEMA), SCHEMA, "zstd")
         assert len(content) < 3_000_000
         with pytest.raises(InputError, match=f"^x: not replications that can be read .*{why}"):
             checked(content, "x")
@@ -175,7 +175,9 @@ def test_whatever_bytes_a_file_has_it_is_a_group_or_refused(held):
     assert refused > 100
 
 
-def test_a_record_in_whose_middle_somebody_interrupts_is_not_in_the_group(held):
+def test_a_record_in_whose_middle_somebody_interrupts_is_not_in_the_group(held, monkeypatch):
+    monkeypatch.setattr(groups, "APART_TOGETHER", 1)
+
     class Interrupting(dict):
         def items(self):
             raise KeyboardInterrupt
@@ -185,7 +187,7 @@ def test_a_record_in_whose_middle_somebody_interrupts_is_not_in_the_group(held):
         found.add(same_of(record), record)
     for record in held[:4], held[-1:]:  # of a series that is there, and of another
         with pytest.raises(KeyboardInterrupt):
-            found.add(same_of(record[0]), replace(record[0], integrity=Interrupting()))
+            found.add(same_of(record[0]), replace(record[0], integrity=Interrupting({RESIDUE: 1})))
     assert len(found) == 4
     there = checked(found.packed().content, "a group")
     assert {each.key for each in chain.from_iterable(summary.finished() for summary in there.summaries())} == {

@@ -1,6 +1,6 @@
 """The columns of the four tables, and how a record becomes their rows; without pandas, which workers need not have."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import pyarrow as pa
@@ -48,7 +48,7 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
 AMOUNTS: Final = {"ledger": 2, "metrics": 1, "latency": 1, "integrity": 1}
 """How many of these columns, the last ones, say how much; those before say of what, and a record says it once."""
 
-Rows = Sequence[Sequence[Any]]
+Rows = tuple[tuple[Any, ...], ...]
 """What each row is about, and after that each column of amounts."""
 
 
@@ -68,12 +68,12 @@ def _latency_rows(record: Record) -> Rows:
         for (low, high), count in buckets.items()
         if count
     ]
-    return [about for about, _ in found], [count for _, count in found]
+    return tuple([about for about, _ in found]), tuple([count for _, count in found])
 
 
 def _integrity_rows(record: Record) -> Rows:
     found = {kind: count for kind, count in record.integrity.items() if count}
-    return [(kind,) for kind in found], list(found.values())
+    return tuple([(kind,) for kind in found]), tuple(found.values())
 
 
 ROWS: Final[Mapping[str, Callable[[Record], Rows]]] = {

@@ -6,7 +6,7 @@ make tables of whole batches.
 """
 
 from array import array
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +29,10 @@ from sim.results.unpacked import size
 MOST_REPLICATIONS: Final = 10**7
 MOST_RECORDS: Final = 100_000
 """In a group: those that are run together are 10,000, or the strategies of one replication."""
+APART_TOGETHER: Final = 32
+"""Records that are taken apart together."""
+MOST_REMEMBERED: Final = 100
+"""Of how many records it is remembered what all their rows are about."""
 MOST_OF_RECORD: Final = 1_000_000
 """Bytes of a record, unpacked; with shipped scenarios and all strategies up to 8,800."""
 MOST_OF_GROUP: Final = 256 << 20
@@ -56,31 +60,38 @@ class Gathered:
     """Finished records that wait for others until they become a group.
 
     A record has hundreds of objects, far apart in memory, which the garbage collector would visit again and again.  Of
-    a row are kept what it is about, as a number that stands for the same in all records, and its amounts.
+    a row are kept what it is about, as a number that stands for the same in all records, and its amounts.  Some records
+    are taken apart together: after a replication none of the code and tables for that are in the processor's caches.
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[str, defaultdict[tuple[Any, ...], int]] = {}
-        for name in ROWS:
-            numbers = self._numbers[name] = defaultdict()
-            numbers.default_factory = numbers.__len__
+        self._waiting: deque[tuple[str, Record]] = deque()
+        self._about = {name: _About() for name in ROWS}
         self._series: dict[str, _Some] = {}
-        self._number = 0
+        self._apart = 0
 
     def __len__(self) -> int:
         """How many there are."""
-        return self._number
+        return len(self._waiting) + self._apart
 
     def add(self, same: str, record: Record) -> None:
-        """One more; ``same`` is what the keys of its series have in common.  Nothing of it is there if this raises."""
-        some = self._series.get(same) or _Some(record.part[:3])
-        some.add(record, self._numbers)
-        self._series[same] = some
-        self._number += 1
+        """One more; ``same`` is what the keys of its series have in common."""
+        self._waiting.append((same, record))
+        if len(self._waiting) >= APART_TOGETHER:
+            self._take_apart()
+
+    def _take_apart(self) -> None:
+        while self._waiting:
+            same, record = self._waiting.popleft()
+            some = self._series.get(same) or _Some(record.part[:3])
+            some.add(record, self._about)
+            self._series[same] = some
+            self._apart += 1
 
     def packed(self) -> "Group":
         """All of them as a file."""
-        kinds = {name: _kinds(name, numbers) for name, numbers in self._numbers.items()}
+        self._take_apart()
+        kinds = {name: about.kinds(name) for name, about in self._about.items()}
         batches = [some.batch(same, kinds) for same, some in self._series.items()]
         return Group(written(each.content for each in batches), tuple(each.summary() for each in batches))
 
@@ -89,12 +100,29 @@ _Kinds = tuple[NDArray[np.int64], list[pa.Array]]
 """What rows of a table are about: where each number is among all in order, and their columns in that order."""
 
 
-def _kinds(name: str, numbers: Mapping[tuple[Any, ...], int]) -> _Kinds:
-    about = sorted(numbers)
-    places = np.empty(len(about), np.int64)
-    places[[numbers[each] for each in about]] = np.arange(len(about))
-    fields = ROW_FIELDS[name][: -AMOUNTS[name]]
-    return places, [_array(field.type, [each[i] for each in about]) for i, field in enumerate(fields)]
+class _About:
+    """What rows of a table are about, each as a number."""
+
+    def __init__(self) -> None:
+        self._numbers: defaultdict[tuple[Any, ...], int] = defaultdict()
+        self._numbers.default_factory = self._numbers.__len__
+        self._of_records: dict[tuple[tuple[Any, ...], ...], array[int]] = {}
+
+    def numbers(self, rows: tuple[tuple[Any, ...], ...]) -> "array[int]":
+        """Those of a record's rows, which many records have in common."""
+        if (found := self._of_records.get(rows)) is None:
+            found = array("q", [self._numbers[row] for row in rows])
+            if len(self._of_records) < MOST_REMEMBERED:
+                self._of_records[rows] = found
+        return found
+
+    def kinds(self, name: str) -> _Kinds:
+        """All of them, for table ``name``."""
+        about = sorted(self._numbers)
+        places = np.empty(len(about), np.int64)
+        places[[self._numbers[each] for each in about]] = np.arange(len(about))
+        fields = ROW_FIELDS[name][: -AMOUNTS[name]]
+        return places, [_array(field.type, [each[i] for each in about]) for i, field in enumerate(fields)]
 
 
 def _array(kind: pa.DataType, column: Sequence[Any]) -> pa.Array:
@@ -117,18 +145,18 @@ class _Some:
             for name in ROWS
         }
 
-    def add(self, record: Record, numbers: Mapping[str, Mapping[tuple[Any, ...], int]]) -> None:
+    def add(self, record: Record, all_about: Mapping[str, _About]) -> None:
         """One more, with the numbers of what its rows are about, by table."""
         self.replications.append(record.replication)
         self.engines.append(record.engine)
         for name, of in ROWS.items():
-            about, *amounts = of(record)
+            about, *amounts = of(record) if getattr(record, name) else ((),)
             self.rows[name].append(len(about))
             if about:
                 first, *others = self.columns[name]
-                first.extend(map(numbers[name].__getitem__, about))
-                for column, values in zip(others, amounts, strict=True):
-                    column.extend(values)
+                first += all_about[name].numbers(about)
+                for column, amount in zip(others, amounts, strict=True):
+                    column += array(column.typecode, amount)
         self.whole += 1
 
     def batch(self, same: str, kinds: Mapping[str, _Kinds]) -> "Batch":
