@@ -124,7 +124,8 @@ class Running:
         new = self._there.add(group)
         for finished in new:
             self._rule.take(finished)
-            self._note_engine(finished.case, finished.engine)
+        for case, engine in dict.fromkeys((finished.case, finished.engine) for finished in new):
+            self._note_engine(case, engine)
         self._count += len(new)
         self._told.step(len(new))
 

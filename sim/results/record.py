@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sim.kernel.integrity import VIOLATIONS
 from sim.kernel.operations import Operation
@@ -40,8 +41,7 @@ class Record:
         return (self.case, self.timed_by, self.strategy, self.replication)
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """What a run has to know of a record that it no longer has in memory.
 
     ``same``: what the keys of its series have in common, where it has one.  ``cycles``: TSC cycles of all its
