@@ -3,7 +3,8 @@
 There are many more pairs of tasks and their states than tasks that leave and tasks that come.  The half in which a task
 comes hardly looks at its state, nor at the CPU's; fields that it is not expected to look at do not exist when it is
 asked, so no answer can depend on them.  Where it does look at one, it is asked with the whole CPU, then with all of
-both.
+both.  What may be looked at of the task is its outline: fragments with the same one have the same answer, and the loop
+looks for the first of them (F_LIKE in sim.engine.layout).
 """
 
 from __future__ import annotations
