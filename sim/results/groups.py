@@ -51,7 +51,7 @@ SCHEMA: Final = pa.schema(
 )
 """``same`` and ``replication`` are the key."""
 _WRITING: Final = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-"""Groups are unpacked soon: with zstd they are smaller by two fifths, and take four times as long for both."""
+"""Groups are unpacked soon: with zstd they are smaller by a third or more, and take four times as long for both."""
 _READING: Final = pa.ipc.IpcReadOptions(use_threads=False)
 _CODES: Final = {pa.int64(): "q", pa.float64(): "d"}
 """Of an amount's type, what :mod:`array` calls it."""
