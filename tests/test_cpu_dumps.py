@@ -9,6 +9,7 @@ from cpu_dumps import (
     DUMPED,
     PRINTED,
     RAW,
+    VENDORS,
     as_cpuid,
     as_instlat,
     dump_text,
@@ -27,7 +28,7 @@ from hypothesis import strategies as st
 from sim.errors import InputError
 from sim.kernel.config import Settings, boot
 from sim.xsave import cpuid, cpuid_decoded, imported
-from sim.xsave.components import EXTENDED, XTILE, XTILEDATA, bits
+from sim.xsave.components import ALL, EXTENDED, SUPERVISOR, XTILE, XTILEDATA, bits
 from sim.xsave.profiles import GENERIC, of_data, profile
 
 # The case: a raw dump with few sub-leaves.
@@ -77,7 +78,8 @@ def test_a_dump_keeps_its_rows_and_what_it_says_of_the_clock_but_no_leaf_that_no
     rows = dump_text(name, "InstLatx64") + "".join(
         as_instlat(leaf, sub, 1, 2, 3, 4) + "\n" for leaf, sub in ((2, 0), (5, 0), (0x17, 0), (0x80000001, 0))
     )
-    rows += as_instlat(7, 9, 0, 0, 0, 0) + "\n"  # says nothing, unlike zeros of leaf 0DH
+    for leaf in leaves(name).keys() - {13}:  # zeros say nothing, unlike those of leaf 0DH
+        rows += as_instlat(leaf, 9, 0, 0, 0, 0) + "\n"
     found = imported.document(cpuid.parse(rows.splitlines(keepends=True), "the dump"), "the dump")
     assert {int(leaf, 0): subs for leaf, subs in found["cpuid"].items()} == {
         leaf: {str(sub): list(row) for sub, row in subs.items()} for leaf, subs in leaves(name).items()
@@ -99,14 +101,23 @@ def test_an_intel_dump_tells_the_clock_by_leaf_15h_or_16h(row, told):
     assert one.tsc_hz == (2.2e9 if told else profile("sapphire-rapids").tsc_hz)
 
 
-def test_components_that_neither_a_dump_nor_its_family_places_have_the_bits_of_the_sdm():
-    """SDM Vol. 2A, CPUID.(0DH,i):ECX: bit 0, IA32_XSS; bit 1, aligned to 64 bytes when compacted; bit 2, XFD."""
-    registers = leaves("sapphire-rapids")
+@pytest.mark.parametrize("name", [name for name in DUMPED if name != "zen2"])  # which has a PKRU of its own
+def test_components_that_neither_a_dump_nor_its_family_places_are_as_those_of_the_vendors_cpus(name):
+    registers = leaves(name)
     text = "".join(as_instlat(leaf, sub, *registers[leaf][sub]) + "\n" for leaf, sub in ((0, 0), (13, 0), (13, 1)))
     found = imported.document(cpuid.parse(text.splitlines(keepends=True), "the dump"), "the dump")
+    places = {int(sub): row for sub, row in found["cpuid"]["13"].items() if int(sub) > 1}
+    assert places == {sub: row for sub, row in registers[13].items() if sub > 1}
+
+
+def test_components_that_are_placed_without_a_dump_have_the_bits_of_the_sdm():
+    """SDM Vol. 2A, CPUID.(0DH,i):ECX: bit 0, IA32_XSS; bit 1, aligned to 64 bytes when compacted; bit 2, XFD."""
+    user = ALL & ~SUPERVISOR
+    rows = ((0, 0, 0xD, *VENDORS["intel"]), (13, 0, user, 576, 576, 0), (13, 1, 15, 0, SUPERVISOR, 0))
+    text = "".join(as_instlat(*row) + "\n" for row in rows)
+    found = imported.document(cpuid.parse(text.splitlines(keepends=True), "the dump"), "the dump")
     flags = {int(sub): row[2] for sub, row in found["cpuid"]["13"].items() if int(sub) > 1}
-    assert flags == {sub: row[2] for sub, row in registers[13].items() if sub > 1}
-    assert set(flags.values()) == {0b000, 0b001, 0b010, 0b110}
+    assert flags == {i: {17: 0b010, 18: 0b110}.get(i, int(1 << i & SUPERVISOR != 0)) for i in range(2, 20)}
 
 
 def test_zeros_of_leaf_0dh_are_kept_and_say_that_there_is_no_xsaveopt():

@@ -5,7 +5,7 @@ from cpu_dumps import DUMPED, VENDORS, as_cpuid, leaves, of_registers, without
 
 from sim.xsave import cpuid, imported
 from sim.xsave.components import ALL, EXTENDED, SUPERVISOR, USER, bits
-from sim.xsave.profile_data import shipped
+from sim.xsave.profile_data import names, shipped
 from sim.xsave.profiles import profile
 
 
@@ -42,6 +42,29 @@ def test_caches_that_a_dump_does_not_have_are_those_of_its_family(name):
     assert found["cpuid"][leaf] == shipped(name)["cpuid"][leaf]
 
 
+@pytest.mark.parametrize("sub", [0, 2])
+@pytest.mark.parametrize(("name", "leaf"), [("sapphire-rapids", 4), ("zen4", 0x8000001D)])
+def test_both_caches_are_those_of_the_family_if_a_dump_lacks_one(name, leaf, sub):
+    registers = leaves(name)
+    del registers[leaf][sub]
+    one = of_registers(registers)
+    assert f"caches are not in the dump: those of {name}" in one.notes
+    assert (one.l1d_size, one.l2_size) == (profile(name).l1d_size, profile(name).l2_size)
+
+
+@pytest.mark.parametrize("name", DUMPED)
+def test_bugs_and_mitigations_of_the_family_are_those_of_a_dump_unless_a_virtual_machine_shows_it(name):
+    """CPUID.01H:ECX[31] is set by hypervisors alone (AMD APM vol. 3; always 0 on a CPU of Intel, as Linux says)."""
+    for in_guest in (False, True):
+        registers = leaves(name)
+        a, b, c, d = registers[1][0]
+        registers[1][0] = [a, b, c | in_guest << 31, d]
+        one = of_registers(registers)
+        assert ("taken in a virtual machine" in " ".join(one.notes)) == in_guest
+        assert one.bugs == (() if in_guest else profile(name).bugs)
+        assert one.mitigations == (() if in_guest else profile(name).mitigations)
+
+
 @pytest.mark.parametrize(("name", "leaf"), [("sapphire-rapids", 4), ("zen4", 0x8000001D)])
 def test_caches_of_a_dump_are_its_own_and_not_those_of_its_family(name, leaf):
     registers = leaves(name)
@@ -59,12 +82,45 @@ def test_caches_of_a_family_that_is_not_known_are_those_of_a_cpu_of_its_vendor(c
     assert shipped(like)["vendor"] == vendor
 
 
+def document(registers):
+    text = "".join(as_cpuid(leaf, sub, *row) + "\n" for leaf, subs in registers.items() for sub, row in subs.items())
+    return imported.document(cpuid.parse(text.splitlines(keepends=True), "the dump"), "the dump")
+
+
+@pytest.mark.parametrize("name", DUMPED)
+def test_a_cpu_of_a_family_that_is_not_known_is_like_the_one_of_its_vendor_that_differs_in_the_fewest_components(name):
+    found = document({leaf: subs for leaf, subs in leaves(name).items() if leaf in (0, 13)})
+    (like,) = (note.rpartition(" ")[2] for note in found["notes"] if note.startswith("caches are not in the dump"))
+    of_vendor = [each for each in map(profile, names()) if each.vendor == found["vendor"] and not each.synthetic]
+    differing = {each.name: len(each.sizes.keys() ^ profile(name).sizes.keys()) for each in of_vendor}
+    assert differing[like] == min(differing.values()) == 0
+    assert like in differing
+
+
+@pytest.mark.parametrize("name", DUMPED)
+def test_what_the_architecture_leaves_to_the_cpu_is_that_of_the_family_on_amd_and_the_default_on_intel(name):
+    found = document(leaves(name))
+    assert found["freedoms"] == (shipped(name)["freedoms"] if profile(name).vendor == "amd" else {})
+    assert any(note.startswith("freedoms") for note in found["notes"]) == (profile(name).vendor == "amd")
+
+
+def test_a_component_that_both_masks_have_is_one_and_those_that_are_not_known_here_are_none():
+    """As in Linux, which takes XCR0 | IA32_XSS (fpu__init_system_xstate())."""
+    registers = leaves("sapphire-rapids")
+    xcr0, xss = registers[13][0], registers[13][1]
+    both = {13: {0: [xcr0[0] | 1 << 20 | 1 << 30, *xcr0[1:]], 1: [*xss[:2], xss[2] | 1 << 9, xss[3]]}}
+    one = of_registers({0: registers[0]} | both)
+    assert set(one.sizes) == set(profile("sapphire-rapids").sizes)
+
+
+@pytest.mark.parametrize("vendor", ["CentaurHauls", "VIA VIA VIA ", "  Shanghai  ", "KVMKVMKVM..."])
 @pytest.mark.parametrize(("name", "taken_for"), [("zen4", "AMD"), ("sapphire-rapids", "Intel")])
-def test_a_vendor_that_is_not_known_is_told_by_where_the_components_are(name, taken_for):
+def test_a_vendor_that_is_not_known_is_told_by_where_the_components_are(name, taken_for, vendor):
     registers = leaves(name)
-    registers[0][0][1:] = (int.from_bytes(part, "little") for part in (b"Cent", b"auls", b"aurH"))
+    words = (vendor[:4], vendor[8:], vendor[4:8])  # EBX, ECX, EDX
+    registers[0][0][1:] = (int.from_bytes(part.encode(), "little") for part in words)
     one = of_registers(registers)
-    assert f"vendor 'CentaurHauls' is not known here: taken for {taken_for}" in one.notes
+    assert f"vendor {vendor!r} is not known here: taken for {taken_for}" in one.notes
     assert one.vendor == taken_for.lower()
     assert one.offsets == profile(name).offsets
     one = of_registers({leaf: subs for leaf, subs in registers.items() if leaf})

@@ -1,7 +1,9 @@
 """Registers of CPUID in a profile: which bit is which feature, the high halves of XCR0 and IA32_XSS, and bit 62."""
 
+import re
+
 import pytest
-from cpu_dumps import PRINTED, dump_text
+from cpu_dumps import PRINTED, as_instlat, dump_text, leaves
 
 from sim.kernel.config import Settings, boot
 from sim.xsave import cpuid, imported
@@ -88,3 +90,15 @@ def test_a_profile_that_is_written_names_each_component():
         2: "YMM", 5: "OPMASK", 6: "ZMM_Hi256", 7: "Hi16_ZMM", 8: "PT_UNIMPLEMENTED_SO_FAR", 9: "PKRU", 10: "PASID",
         11: "CET_USER", 12: "CET_KERNEL", 14: "UINTR", 15: "LBR", 17: "XTILE_CFG", 18: "XTILE_DATA",
     }  # fmt: skip
+
+
+def test_no_other_leaf_of_a_profile_that_is_written_has_names_of_components():
+    registers = leaves("sapphire-rapids")
+    registers[13][20] = [64, 0x4000, 0, 0]  # which has no name yet
+    for leaf in (0, 1, 7, 0x15, 0x16, 0x8000001D):
+        registers.setdefault(leaf, {})[2] = [1, 1, 1, 1]
+    text = "".join(as_instlat(leaf, sub, *row) + "\n" for leaf, subs in registers.items() for sub, row in subs.items())
+    written = imported.text(imported.document(cpuid.parse(text.splitlines(), "the dump"), "the dump"))
+    named = [part for part in written.split("[cpuid.") if re.search(r"^ *\d+ = .*#", part, re.MULTILINE)]
+    assert [part.partition("]")[0] for part in named] == ["13"]
+    assert components_in(written)[20] == ""

@@ -10,12 +10,12 @@ from typing import Any, Final
 from sim.errors import InputError
 from sim.kinds import Kind, wanted
 from sim.xsave import cpuid
-from sim.xsave.components import ALL, COMPONENTS, EXTENDED, SUPERVISOR, XTILE, XTILEDATA, bits
+from sim.xsave.components import ALL, COMPONENTS, EXTENDED, SUPERVISOR, bits
 from sim.xsave.cpuid import Dump
 from sim.xsave.cpuid_decoded import Registers
 from sim.xsave.families import AMD, HYGON, INTEL, Family, decoded, family
 from sim.xsave.geometry import GENERIC
-from sim.xsave.profile_data import CACHES, EAX, ECX, FEATURES, NOTHING, names, shipped, tsc_hz
+from sim.xsave.profile_data import CACHES, EAX, ECX, FEATURES, NOTHING, names, shipped, spelt, tsc_hz
 
 Leaves = dict[int, dict[int, Registers]]
 
@@ -23,10 +23,13 @@ KEPT: Final = (0, 1, 4, 7, 0xD, 0x15, 0x16, 0x8000001D)
 """The leaves of a dump that a profile keeps, beside the brand string."""
 
 _OF_COMPONENT: Final = {
-    "AVX": 2, "MPX": 3, "AVX512F": 5, "INTEL_PT": 8, "PKU": 9, "ENQCMD": 10, "SHSTK": 12, "UINTR": 14, "ARCH_LBR": 15,
-    "AMX_TILE": 17, "APX": 19,
+    "XSAVE": 0, "AVX": 2, "MPX": 3, "AVX512F": 5, "INTEL_PT": 8, "PKU": 9, "ENQCMD": 10, "SHSTK": 12, "UINTR": 14,
+    "ARCH_LBR": 15, "AMX_TILE": 17, "APX": 19,
 }  # fmt: skip
 """The component that implies a feature, if leaf 1 or 7 is not in the dump."""
+
+_FLAGS: Final = {17: 0b010, 18: 0b110}
+"""ECX of the sub-leaves of user components: bit 1, aligned to 64 bytes when compacted; bit 2, IA32_XFD."""
 
 
 def dump(path: Path) -> Dump:
@@ -55,7 +58,7 @@ def document(found: Dump, source: str) -> dict[str, Any]:
     like = (known.like if known else "") or _nearest(leaves, vendor)
     _add_places(leaves, vendor, known.like if known else "", notes)
     _add_caches(leaves, vendor, like, notes)
-    tsc_hz = _tsc_hz(leaves, vendor, like, notes)
+    tsc_hz = _tsc_hz(leaves, like, notes)
     freedoms = {}
     if vendor == "amd":
         freedoms = dict(shipped(like)["freedoms"])
@@ -69,7 +72,7 @@ def document(found: Dump, source: str) -> dict[str, Any]:
         "source": f"{source}, as {found.printed_by} prints it",
         "notes": notes,
         "cpuid": {
-            str(leaf) if leaf < 0x80000000 else f"{leaf:#x}": {
+            spelt(leaf): {
                 str(sub): list(registers)
                 for sub, registers in sorted(leaves[leaf].items())
                 if leaf == 0xD or any(registers)
@@ -87,7 +90,7 @@ def _vendor(found: Dump, leaves: Leaves, notes: list[str]) -> str:
         return "intel"
     # AMD has no hole for MPX in the standard format, and describes caches in a leaf of its own.
     opmask, pkru = (leaves[0xD].get(i, NOTHING) for i in (5, 9))
-    by_place = opmask[1] == 0x340 or (pkru[0] and pkru[1] in (0x340, 0x980))
+    by_place = opmask[1] == 0x340 or pkru[1] in (0x340, 0x980)
     vendor = "amd" if by_place or any(0x8000001D in each for each in (leaves, found.leaves)) else "intel"
     if found.vendor:
         notes.append(
@@ -104,15 +107,20 @@ def _add_features(leaves: Leaves, notes: list[str]) -> None:
     if not lacking:
         return
     there = _supported(leaves)
-    for feature, (leaf, sub, register, bit) in FEATURES.items():
-        shown = feature == "XSAVE" or (feature in _OF_COMPONENT and there >> _OF_COMPONENT[feature] & 1)
-        if leaf in lacking and shown:
+    for feature, component in _OF_COMPONENT.items():
+        leaf, sub, register, bit = FEATURES[feature]
+        if leaf in lacking and there >> component & 1:
             row = list(leaves.setdefault(leaf, {}).get(sub, NOTHING))
             row[register] |= 1 << bit
-            leaves[leaf][sub] = (row[0], row[1], row[2], row[3])
+            leaves[leaf][sub] = _registers(row)
     for leaf in lacking:
         leaves.setdefault(leaf, {})
         notes.append(f"leaf {leaf:02X}H is not in the dump: features by the components that there are")
+
+
+def _registers(row: list[int]) -> Registers:
+    a, b, c, d = row
+    return a, b, c, d
 
 
 def _supported(leaves: Leaves) -> int:
@@ -129,10 +137,10 @@ def _add_places(leaves: Leaves, vendor: str, like: str, notes: list[str]) -> Non
         if not leaves[0xD].get(i, (0,))[0]:
             added.append(f"{i} ({COMPONENTS[i].name})")
             if row := of_family.get(str(i)):  # Zen 2 has 64 bytes of PKRU, all others 8
-                leaves[0xD][i] = (row[0], row[1], row[2], row[3])
+                leaves[0xD][i] = _registers(row)
                 continue
             offset = usual[str(i)][1] if str(i) in usual else GENERIC.offsets.get(i, 0)
-            flags = bool(1 << i & SUPERVISOR) | bool(1 << i & XTILE) << 1 | (1 << i == XTILEDATA) << 2
+            flags = 1 if 1 << i & SUPERVISOR else _FLAGS.get(i, 0)
             leaves[0xD][i] = (GENERIC.sizes[i], offset, flags, 0)
     if added:
         notes.append(f"sub-leaves of leaf 0DH that are not in the dump, and as on other CPUs here: {', '.join(added)}")
@@ -143,14 +151,14 @@ def _add_caches(leaves: Leaves, vendor: str, like: str, notes: list[str]) -> Non
     there = leaves.get(leaf, {})
     if 0 not in there or 2 not in there:
         rows: Mapping[str, list[int]] = shipped(like)["cpuid"][CACHES[vendor]]
-        leaves[leaf] = {int(sub): (row[0], row[1], row[2], row[3]) for sub, row in rows.items()}
+        leaves[leaf] = {int(sub): _registers(row) for sub, row in rows.items()}
         notes.append(f"caches are not in the dump: those of {like}")
 
 
-def _tsc_hz(leaves: Leaves, vendor: str, like: str, notes: list[str]) -> int | None:
-    """The TSC frequency of a similar CPU, if the leaves do not give it; AMD has no leaf for it."""
+def _tsc_hz(leaves: Leaves, like: str, notes: list[str]) -> int | None:
+    """The TSC frequency of a similar CPU, if the leaves do not give it; those of AMD's CPUs do not."""
     ratio, base = (leaves.get(leaf, {}).get(0, NOTHING) for leaf in (0x15, 0x16))
-    if vendor == "intel" and ((ratio[0] and ratio[ECX]) or base[0]):
+    if (ratio[EAX] and ratio[ECX]) or base[EAX]:
         return None
     data = shipped(like)
     rows = (data["cpuid"].get(leaf, {}).get("0", NOTHING) for leaf in ("21", "22"))

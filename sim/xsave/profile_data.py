@@ -92,7 +92,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     for problem in _problems(data):
         raise InputError(f"CPU profile {path}: {problem}")
     leaves = {
-        _spelt(int(leaf, 0)): {str(int(sub, 0)): row for sub, row in subs.items()}
+        spelt(int(leaf, 0)): {str(int(sub, 0)): row for sub, row in subs.items()}
         for leaf, subs in data["cpuid"].items()
     }
     complete = {"bugs": [], "mitigations": [], "freedoms": {}, **data, "cpuid": leaves}
@@ -110,7 +110,7 @@ def tsc_hz(ratio: Sequence[int], base: Sequence[int]) -> float:
     return ratio[ECX] * ratio[EBX] / ratio[EAX] if ratio[ECX] else base[EAX] * 1e6
 
 
-def _spelt(leaf: int) -> str:
+def spelt(leaf: int) -> str:
     """As the shipped files write a leaf."""
     return str(leaf) if leaf < 0x80000000 else f"{leaf:#x}"
 
