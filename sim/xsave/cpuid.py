@@ -151,9 +151,8 @@ def parse(lines: Iterable[str], name: str) -> Dump:
     if put_together:
         return _with_xsave(Dump(put_together, who), name)
     found = [Dump(_first_cpu(("", *row) for row in form(text)), who) for who, form in _OF_NO_TOOL.items()]
-    most = max(found, key=lambda dump: sum(map(len, dump.leaves.values())) if 0 in dump.leaves.get(_XSTATE, {}) else 0)
-    if most.leaves.get(_XSTATE):
-        return _with_xsave(most, name)
+    if with_xstate := [dump for dump in found if dump.registers(_XSTATE)]:
+        return _with_xsave(max(with_xstate, key=lambda dump: sum(map(len, dump.leaves.values()))), name)
     if some is not None:
         why = _why_no_xsave(some)
         raise InputError(
@@ -186,10 +185,12 @@ def _why_no_xsave(dump: Dump) -> str:
 
 def _matches(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, int, int, Registers]]:
     """Whose registers they are, if the text says it, leaf, sub-leaf and registers of each match."""
-    leaf = sub = -1
+    leaf: int | None = None
+    sub = 0
     for match in pattern.finditer(text):
         groups = match.groupdict()
         values = tuple((groups["a"] and groups[name]) or groups.get(f"sub_{name}") for name in "abcd")
+        is_complete = all(values)
         if table := (groups.get("table") or "").lower():
             first, row = _TABLES[table], int(groups["row"])
             leaf, sub = (first + row, 0) if table in _OF_MANY_LEAVES else (first, row)
@@ -197,11 +198,11 @@ def _matches(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, int, in
             number = int(groups["leaf"], 16)
             # Without its number, one stands behind the other.
             said = groups.get("sub") or groups.get("index")
-            sub = int(said, 16) if said else sub + 1 if number == leaf and values[0] else 0
+            sub = int(said, 16) if said else sub + 1 if number == leaf and is_complete else 0
             leaf = number
         if groups.get("number"):
             sub = int(groups["number"])
-        if leaf < 0 or not all(values):
+        if leaf is None or not is_complete:
             continue
         sub = 0 if sub == 0xFFFFFFFF else sub  # Xen: a leaf without sub-leaves
         a, b, c, d = (int(value or "", 16) for value in values)
@@ -224,7 +225,7 @@ def _is_another(leaf: int, sub: int, found: Leaves, registers: Registers) -> boo
     if sub or leaf not in (0, _XSTATE) or _XSTATE not in found or 0 not in found.get(leaf, {}):
         return False
     first = found[leaf][0]
-    return first[1:] != registers[1:] if leaf == 0 else (first[0], first[2]) != (registers[0], registers[2])
+    return (first[0], first[2]) != (registers[0], registers[2]) if leaf else first[1:] != registers[1:]
 
 
 def _characters(*registers: int) -> str:
