@@ -136,6 +136,30 @@ def test_a_register_has_as_many_digits_as_a_leaf_that_is_padded_to_eight(leaf, r
     assert bool(list(cpuid_rows.rows(" ".join(row)))) == read
 
 
+@pytest.mark.parametrize(
+    ("shown", "read"),
+    [(("0", "12"), (0, 12)), (("00", "12"), (0, 0x12)), (("0", "b", "12"), (0, 0xB, 0x12)), (("1", "02"), (1, 2))],
+)
+def test_sub_leaves_are_decimal_unless_a_letter_or_a_leading_zero_shows_the_base(shown, read):
+    text = "".join(f"0x0000000d {sub} 00000007 00000340 00000a88 00000000\n" for sub in shown)
+    assert tuple(sub for _, sub, _ in cpuid_rows.rows(text)) == read
+
+
+@pytest.mark.parametrize(
+    "between", ["", "AMX:", "0x0000000d 3 00000040 000003c0 00000000", "a line of other things, " * 9]
+)
+def test_rows_go_on_behind_a_line_that_is_none(between):
+    rows = [f"0x0000000d {sub} 00000007 00000340 00000a88 00000000" for sub in (0, 1)]
+    assert [sub for _, sub, _ in cpuid_rows.rows(f"\n{between}\n".join(rows))] == [0, 1]
+
+
+@pytest.mark.parametrize("cell", [3, 6])
+def test_a_row_of_a_table_that_is_cut_short_or_has_more_cells_than_the_header_is_left_out(cell):
+    rows = ["13,0,7,832,2696,0", "13,1,15,0,0,0,0,0"[: 2 * cell + 3], "13,2,256,576,0,0"]
+    found = list(cpuid_rows.with_header("leaf,subleaf,eax,ebx,ecx,edx\n" + "\n".join(rows)))
+    assert found == [(13, 0, (7, 832, 2696, 0)), (13, 2, (256, 576, 0, 0))]
+
+
 def test_a_memory_dump_is_no_table_of_registers():
     dump = "".join(f"{16 * k:08x}: {k:08x} {k + 1:08x} 0badf00d 00000000\n" for k in range(64))
     with pytest.raises(InputError, match="has no CPUID registers; allowed"):

@@ -18,6 +18,9 @@ _LABELS: Final = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _NUMBER: Final = re.compile(r"(?:0x)?[0-9a-f]{1,8}h?", re.ASCII | re.IGNORECASE)
+_REGISTER: Final = re.compile(r"[0-9a-f]{8}|0x.+|.+h", re.ASCII | re.IGNORECASE)
+"""A number that may be a register or a leaf, and not a sub-leaf alone."""
+_DECIMAL: Final = re.compile(r"0|[1-9]\d*", re.ASCII)
 _BETWEEN: Final = re.compile(r"[\s,;:|/\\()\[\]{}=>\"'`._#*+-]+", re.ASCII)
 _LEAST_OF_ROW: Final = 20
 _MOST_OF_ROW: Final = 200
@@ -63,12 +66,12 @@ def _tokens(text: str) -> Iterator[list[str]]:
         row = [part for part in _BETWEEN.split(_LABELS.sub(" ", line)) if part]
         if len(row) not in (_WITH_SUB_LEAF - 1, _WITH_SUB_LEAF):
             continue
-        if all(map(_NUMBER.fullmatch, row)) and all(map(_is_register, (row[0], *row[-4:]))) and not _lacks_one(row):
+        if (
+            all(map(_NUMBER.fullmatch, row))
+            and all(map(_REGISTER.fullmatch, (row[0], *row[-4:])))
+            and not _lacks_one(row)
+        ):
             yield row
-
-
-def _is_register(number: str) -> bool:
-    return len(number) == _DIGITS or number[:2].lower() == "0x" or number[-1].lower() == "h"
 
 
 def _lacks_one(row: list[str]) -> bool:
@@ -79,8 +82,7 @@ def _lacks_one(row: list[str]) -> bool:
 
 def _base(sub_leaves: list[str]) -> int:
     """10 where no sub-leaf looks like a hexadecimal number, by 0x, a letter or a leading zero."""
-    decimal = all(each.isdigit() and (len(each) == 1 or each[0] != "0") for each in sub_leaves)
-    return 10 if decimal else 16
+    return 10 if all(map(_DECIMAL.fullmatch, sub_leaves)) else 16
 
 
 def _value(number: str, base: int = 16) -> int:
