@@ -12,7 +12,7 @@ from cpu_dumps import DUMPED, RAW, dump_text, leaves, run, run_json, same_cpu
 
 from sim.calibrate import cpuid as machine
 from sim.errors import InputError
-from sim.xsave import cpuid, imported
+from sim.xsave import cpuid, imported, profile_data
 from sim.xsave.families import AMD, FAMILIES, INTEL, decoded, family
 from sim.xsave.profiles import of_data, profile
 
@@ -124,6 +124,22 @@ def good_profile() -> str:
             "cpuid.0xd.0: is cpuid.13.0, too; allowed: each sub-leaf once",
         ),
         (
+            "[cpuid.13]",
+            "[cpuid.0xd]\n0 = [0, 0, 0, 0]\n[cpuid.13]",
+            "cpuid.13.0: is cpuid.0xd.0, too; allowed: each sub-leaf once",
+        ),
+        (
+            "5  = [0x00000040, 0x00000440",
+            "5  = [0x00000040, 0x0000033f",
+            "cpuid.13.5: begins at 831; allowed: 832 or more, where sub-leaf 2 ends",
+        ),
+        # Ends at 480H, where the bits of its offset and its size make 3C0H.
+        (
+            "5  = [0x00000040, 0x00000440",
+            "3 = [0xc0, 0x3c0, 0, 0]\n5  = [0x00000040, 0x00000440",
+            "cpuid.13.5: begins at 1088; allowed: 1152 or more, where sub-leaf 3 ends",
+        ),
+        (
             "9  = [0x00000008, 0x00000a80",
             "9  = [0x00000008, 0x00000480",
             "cpuid.13.6: begins at .*; allowed: .* or more",
@@ -141,6 +157,57 @@ def test_a_wrong_profile_is_one_message_with_what_is_allowed(tmp_path, old, new,
         profile(str(path))
     assert "mine.toml" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "first", "last"),
+    [
+        ("tsc_hz = 2100000000", "tsc_hz = {}", 10**6, 10**12),
+        ("[freedoms]", "[freedoms]\nzmm_write_group = {}", 0, (1 << 64) - 1),
+        ("[cpuid.1]", "[cpuid.{}]\n0 = [0, 0, 0, 0]\n[cpuid.1]", 2, (1 << 32) - 1),
+        ("[cpuid.1]\n", "[cpuid.1]\n{} = [0, 0, 0, 0]\n", 1, (1 << 32) - 1),
+        *(("[cpuid.1]\n", f"[cpuid.2]\n0 = [{'0, ' * place}{{}}{', 0' * (3 - place)}]\n[cpuid.1]\n", 0, (1 << 32) - 1)
+          for place in range(4)),
+    ],
+)  # fmt: skip
+def test_numbers_of_a_profile_are_allowed_from_the_first_to_the_last_that_its_message_says(
+    tmp_path, old, new, first, last
+):
+    path, text = tmp_path / "mine.toml", good_profile()
+    assert text.count(old) == 1
+    for number in (first, last):
+        path.write_text(text.replace(old, new.format(number)))
+        profile_data.read(path)
+    for number in (min(first, 0) - 1, last + 1):
+        path.write_text(text.replace(old, new.format(number)))
+        with pytest.raises(InputError, match="allowed: "):
+            profile_data.read(path)
+
+
+@pytest.mark.parametrize("ratio", [(2, 168, 0, 0), (0, 168, 25_000_000, 0)])
+def test_a_profile_says_the_clock_if_leaves_21_and_22_do_not(tmp_path, ratio):
+    """Intel SDM vol. 2, CPUID, leaf 15H: neither a ratio of 0 nor a crystal clock of 0 is enumerated."""
+    path, text = tmp_path / "mine.toml", good_profile().replace("tsc_hz = 2100000000\n", "")
+    leaves_of = "[cpuid.21]\n0 = {}\n[cpuid.22]\n0 = [{}, 2100, 2100, 0]\n[cpuid.1]"
+    path.write_text(text.replace("[cpuid.1]", leaves_of.format(list(ratio), 0)))
+    with pytest.raises(
+        InputError, match="tsc_hz: missing; allowed: cycles per second, or leaves 21 and 22 that say it"
+    ):
+        profile_data.read(path)
+    path.write_text(text.replace("[cpuid.1]", leaves_of.format(list(ratio), 2100)))
+    profile_data.read(path)
+
+
+@pytest.mark.parametrize(("shown", "written"), [
+    ("0xd", "13"), ("0x7fffffff", "2147483647"), ("2147483648", "0x80000000"), ("0x8000001D", "0x8000001d"),
+])  # fmt: skip
+def test_a_leaf_may_be_written_in_any_base_and_is_known_by_one(tmp_path, shown, written):
+    text = good_profile().replace("[cpuid.13]", "[cpuid.0x0d]")
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        text if shown == "0xd" else text.replace("[cpuid.1]", f"[cpuid.{shown}]\n0 = [1, 2, 3, 4]\n[cpuid.1]")
+    )
+    assert written in profile_data.read(path)["cpuid"]
 
 
 @pytest.mark.parametrize(
