@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 # Before numpy is imported: BLAS threads wait in loops, and the tests are spread over the CPUs already.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -36,6 +37,14 @@ def pytest_collection():
         gc.collect()
         gc.freeze()
         gc.enable()
+
+
+def pytest_runtest_setup(item):
+    """Under ``make coverage`` a test executes all that it uses, also what an earlier one has left in a cache."""
+    if item.config.getoption("cov_context", None):
+        modules = [module for name, module in sys.modules.items() if name.startswith("sim.")]
+        for each in {each for module in modules for each in vars(module).values() if hasattr(each, "cache_clear")}:
+            each.cache_clear()
 
 
 @pytest.fixture(autouse=True)
