@@ -111,7 +111,8 @@ def _may_be_of_a_cpu(found: list[Row]) -> bool:
     if 0 not in leaf or not is_xstate(leaf[0]):
         return False
     there = leaf[0][0] | leaf[1][2] if 1 in leaf else LOW
-    return all(there >> sub & 1 for sub, registers in leaf.items() if 1 < sub < 32 and registers[0])
+    # Sub-leaves 0 and 1 are of all components; bits 0 and 1 are there, too.
+    return all(there >> sub & 1 for sub, registers in leaf.items() if sub < 32 and registers[0])
 
 
 def _tree(text: str) -> _Node:

@@ -1,0 +1,108 @@
+"""Registers in nested structures: what is none, how deep they may lie, and what stands around them."""
+
+import json
+
+import pytest
+
+from sim.errors import InputError
+from sim.xsave import cpuid
+from sim.xsave.cpuid_nested import rows
+
+XSTATE = {0: [7, 832, 2696, 0], 1: [15, 960, 0x100, 0], 2: [256, 576, 0, 0], 8: [128, 0, 1, 0]}
+"""Leaf 0DH of a CPU with AVX in XCR0 and PT in IA32_XSS."""
+
+
+def entries(leaf, subs):
+    return [{"leaf": leaf, "subleaf": sub} | dict(zip(("eax", "ebx", "ecx", "edx"), row, strict=True))
+            for sub, row in subs.items()]  # fmt: skip
+
+
+def found(tree):
+    return {(leaf, sub): list(registers) for leaf, sub, registers in rows(json.dumps(tree))}
+
+
+def of(leaf, subs):
+    return {(leaf, sub): row for sub, row in subs.items()}
+
+
+@pytest.mark.parametrize("other", [{3: [0x1C0, 1, 2, 3]}, {0: [7, 7, 7, 7], 5: [1, 1, 1, 1]}])
+@pytest.mark.parametrize("leaf", [4, 0x14, 0x8000001D])
+def test_sub_leaves_of_another_leaf_are_no_components(leaf, other):
+    for tree in (entries(13, XSTATE) + entries(leaf, other), entries(leaf, other) + entries(13, XSTATE)):
+        assert found(tree) == of(13, XSTATE) | of(leaf, other)
+
+
+@pytest.mark.parametrize("sub", [3, 5, 7, 17, 31])
+def test_a_component_that_neither_mask_has_makes_it_no_cpu(sub):
+    assert not found(entries(13, XSTATE | {sub: [64, 1024, 0, 0]}))
+    assert found(entries(13, XSTATE | {sub: [0, 0, 0, 0]}))
+    for place, mask in ((0, 0), (1, 2)):
+        row = list(XSTATE[place])
+        row[mask] |= 1 << sub
+        assert found(entries(13, XSTATE | {place: row, sub: [64, 1024, 0, 0]}))
+
+
+def test_lwp_of_the_high_half_of_xcr0_is_a_component():
+    """AMD Family 15h Models 00h-0Fh: XCR0[62], CPUID.0DH sub-leaf 62."""
+    leaf = XSTATE | {0: [7, 832, 960, 1 << 30], 62: [128, 832, 0, 0]}
+    assert found(entries(13, leaf)) == of(13, leaf)
+
+
+@pytest.mark.parametrize(("depth", "read"), [(1, True), (30, True), (40, False), (900, False)])
+@pytest.mark.parametrize("around", ["[{}]", '{{"a": {}}}'])
+def test_what_lies_deeper_than_any_program_writes_is_not_looked_at(depth, read, around):
+    text = json.dumps(entries(13, XSTATE))
+    for _ in range(depth):
+        text = around.format(text)
+    assert bool(list(rows(text))) == read
+
+
+@pytest.mark.parametrize("row", [[13, 0, 7, 832, 2696], [13, 0, 7, 832, 2696, 0, 0], [0, 13, 0, 7, 832, 2696, 0]])
+def test_a_list_of_five_numbers_or_of_seven_is_no_row(row):
+    assert found([[13, sub, *registers] for sub, registers in XSTATE.items()]) == of(13, XSTATE)
+    assert not found([row])
+
+
+@pytest.mark.parametrize("more", ["0", "0 0 0"])
+def test_a_text_of_four_numbers_is_registers_and_of_three_or_five_none(more):
+    tree = {"13": {str(sub): " ".join(map(str, row)) for sub, row in XSTATE.items()}}
+    assert found(tree) == of(13, XSTATE)
+    tree["13"]["0"] = "7 832 2696 0 0" if more == "0" else "7 832 2696"
+    assert (13, 0) not in found(tree)
+
+
+def test_an_object_with_one_number_is_that_number_and_with_two_none():
+    tree = [{"leaf": 13, "subleaf": 0} | {name: {"value": value} for name, value in zip(
+        ("eax", "ebx", "ecx", "edx"), XSTATE[0], strict=True)}]  # fmt: skip
+    assert found(tree) == of(13, {0: XSTATE[0]})
+    tree[0]["edx"]["mask"] = 1
+    assert not found(tree)
+
+
+@pytest.mark.parametrize("padded", [range(40), range(40, 0, -1), [7] * 40])
+def test_lines_of_yaml_are_as_deep_as_they_are_indented_whatever_their_length(padded):
+    rows_of = [("0x0000000d:", 0)]
+    for sub, row in XSTATE.items():
+        rows_of.append((f"0x{sub:02x}:", 2))
+        rows_of += [(f"e{n}x: 0x{value:08x}", 4) for n, value in zip("abcd", row, strict=True)]
+    text = "".join(
+        " " * depth + line + " " * length + "\n" for (line, depth), length in zip(rows_of, padded, strict=False)
+    )
+    leaf = cpuid.parse(text.splitlines(keepends=True), "the text").leaves[13]
+    assert {sub: list(row) for sub, row in leaf.items()} == XSTATE
+
+
+@pytest.mark.parametrize("leaf_only", [False, True])
+def test_a_leaf_alone_before_an_object_numbers_its_sub_leaves_by_their_order(leaf_only):
+    subs = {sub: XSTATE[sub] for sub in (0, 1, 2)}
+    tree = [[13, *([] if leaf_only else [sub]), dict(zip(("eax", "ebx", "ecx", "edx"), row, strict=True))]
+            for sub, row in subs.items()]  # fmt: skip
+    assert found(tree) == of(13, subs)
+    tree = [{"input": [13] if leaf_only else [13, sub], "eax": row[0], "ebx": row[1], "ecx": row[2], "edx": row[3]}
+            for sub, row in subs.items()]  # fmt: skip
+    assert found(tree) == of(13, subs)
+
+
+def test_registers_of_no_leaf_0dh_are_no_cpu():
+    with pytest.raises(InputError):
+        cpuid.parse([json.dumps(entries(14, XSTATE))], "the text")
