@@ -128,6 +128,12 @@ def test_a_cpu_without_a_component_or_its_msrs_cannot_carry_them():
         assert ("no supervisor shadow stacks" in refusal(of(name, "cet-s", cpu="skylake-sp"))) == (name != "no-cet")
 
 
+def test_apx_that_is_off_cannot_be_carried_and_nothing_else_minds():
+    for name, one in every_pair() - set().union(*REFUSED.values()):
+        said = refusal(of(name, one, apx=False, guest_uret_msrs=()))
+        assert ("which apx = false leaves off" in said) == (one == "apx" and name in CARRIES), (name, one)
+
+
 def test_a_component_that_is_not_enumerated_can_be_carried_by_its_msrs_alone_if_it_is_cet_s():
     without = {"cet-s": 12, "lbr": 15}
     for name, one in pairs(names(), without) - set().union(*REFUSED.values()):
