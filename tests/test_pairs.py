@@ -8,6 +8,7 @@ from sim.errors import InputError
 from sim.kernel.carried import CarriedState
 from sim.kernel.config import Settings, boot
 from sim.kernel.strategies import names, strategy
+from sim.kernel.uret import URET_MSRS
 from sim.kernel.versions import names as kernels
 from sim.xsave.profiles import profile
 
@@ -74,7 +75,9 @@ def test_a_strategy_takes_all_states_but_those_that_its_mechanism_cannot_carry()
 CARRIES = set(names()) - WITH["none"]
 SAID = {
     "nothing carries the state": pairs({"free-ssp"}, set(STATES)),
+    "no KVM up to v7.3 offers": pairs(WITH["fpstate"] | WITH["independent"], {"apx"}),
     "no KVM up to v7.3 offers APX to guests": pairs(WITH["fpstate"] | WITH["independent"], {"apx"}),
+    "no kernel up to v7.3 has": pairs(WITH["fpstate"], {"lbr", "uintr"}),
     "has LBR in an fpstate": pairs(WITH["fpstate"], {"lbr"}),
     "has UINTR in an fpstate": pairs(WITH["fpstate"], {"uintr"}),
     "what XSAVES of LBR does besides": pairs(WITH["fpstate"] | WITH["independent"], {"lbr"}),
@@ -126,6 +129,25 @@ def test_a_cpu_without_a_component_or_its_msrs_cannot_carry_them():
             assert not refusal(of(name, one, cpu="skylake-sp", hypothetical=True)), name
     for name in names():
         assert ("no supervisor shadow stacks" in refusal(of(name, "cet-s", cpu="skylake-sp"))) == (name != "no-cet")
+
+
+@pytest.mark.parametrize("kernel", kernels())
+def test_patches_can_be_chosen_of_the_rfc_alone_and_of_what_it_does(kernel):
+    for name in names():
+        said = refusal(of(name, "cet-s", kernel=kernel, cpu="sapphire-rapids", patches=frozenset(range(1, 9))))
+        is_rfc = (kernel, name) == ("rfc", "xstate-guest")
+        assert ("needs kernel rfc and strategy xstate-guest" in said) == (not is_rfc), name
+
+
+@pytest.mark.parametrize(("number", "refused"), [
+    (0xC0000081, "STAR"), (0xC0000082, "LSTAR"), (0xC0000083, "CSTAR"), (0xC0000084, "SYSCALL_MASK"),
+    (0xC0000103, "TSC_AUX"), (0xC0010015, ""), (0x122, "TSX_CTRL"), (0x100, ""),
+])  # fmt: skip
+def test_an_msr_is_not_carried_beside_kvms_user_return_msrs(number, refused):
+    """kvm_uret_msrs_list[] and MSR_* of arch/x86/include/asm/msr-index.h, Linux v6.18."""
+    one = state("one", (number,), 8)
+    said = refusal(replace(of("manual-load", "cet-s"), carried=one, guest_uret_msrs=tuple(URET_MSRS)))
+    assert (f"allowed: guest_uret_msrs without {refused})" in said) if refused else not said
 
 
 def test_apx_that_is_off_cannot_be_carried_and_nothing_else_minds():
