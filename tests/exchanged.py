@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from types import CodeType, FunctionType
 
@@ -92,27 +93,31 @@ class Waiting:
                     os.setsid()
                     # What a mutant writes is not kept, nor found by another.
                     os.environ |= {"PYTEST_DEBUG_TEMPROOT": scratch, "XDG_CACHE_HOME": scratch, "HOME": scratch}
-                    for old, new in pairs:
-                        for function in functions[old]:
-                            function.__code__ = new
-                    for each in cached:
-                        each.cache_clear()
-                    run(session, chosen)
+                    session.items[:] = chosen
+                    run(session, [(function, new) for old, new in pairs for function in functions[old]], cached)
                 self.pipe.send(ended(child, seconds))
                 if self.note.exists():
                     self.has_found[self.note.read_text()] += 1
         return True
 
 
-def run(session, items):
-    """Runs the tests in this process, which ends with 0 where all pass."""
+def run(session, changes, cached):
+    """Runs the tests in this process, which ends with 0 where all pass, and with 2 where none has run."""
     from _pytest.main import pytest_runtestloop
 
-    session.items[:] = items
+    has_changed = False
     try:
+        for function, code in changes:
+            function.__code__ = code  # ValueError: with other variables of an outer function
+        for each in cached:
+            each.cache_clear()
+        has_changed = True
         pytest_runtestloop(session)
     finally:
-        os._exit(1 if session.testsfailed else 0)
+        os._exit((1 if session.testsfailed else 0) if has_changed else 2)
+
+
+OUTCOMES = {0: "survived", 1: "killed"}
 
 
 def ended(child, seconds):
@@ -121,9 +126,11 @@ def ended(child, seconds):
     while time.monotonic() < until:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
-            return "survived" if status == 0 else "killed"
+            return OUTCOMES.get(os.waitstatus_to_exitcode(status), "not here")
         time.sleep(0.01)
-    os.killpg(child, signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)  # and what it has started, if it came so far as to lead a group
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return "endless"
 
