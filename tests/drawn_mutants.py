@@ -194,14 +194,15 @@ def is_same_of_all_texts(before, after):
 
 def is_a_change(mutant):
     """Whether it is Python, and not the same for all values that there are, as far as this program can tell."""
+    try:
+        compile(mutant.source(), mutant.path, "exec", dont_inherit=True)
+    except SyntaxError:
+        return False
     if not any(each in mutant.operator for each in ("BinaryOperator", "Unary", "Number", "_Eq_", "_NotEq_")):
         return True
     computed, shown = Computed(module_of(mutant.path)), []
     for source in ((ROOT / mutant.path).read_text(encoding="utf-8"), mutant.source()):
-        try:
-            body = ast.parse(source).body
-        except SyntaxError:
-            return False
+        body = ast.parse(source).body
         shown.append([computed.visit(node) for node in body if node.lineno <= mutant.line <= node.end_lineno])
     if "ComparisonOperator" in mutant.operator:
         return not any(map(is_same_of_all_texts, *shown)) and not any(map(is_same_of_all_masks, *shown))
