@@ -208,3 +208,20 @@ def test_host_shadow_stacks_need_cet_s_in_the_kernel_and_a_place_for_it(stacks):
         if not said:
             notes = boot(of(name, one, host_shadow_stacks=stacks, guest_uret_msrs=())).hypothetical
             assert any("no kernel uses supervisor shadow stacks" in each for each in notes) == on
+
+
+@pytest.mark.parametrize(("option", "values"), [
+    ("host_shadow_stacks", ("off", "fpstate", "return-to-user")),
+    ("msr_access", ("rdmsr-wrmsr", "wrmsrns", "msr-list")),
+    ("vmscape_by", ("ibpb", "bhb-clear")), ("guest_spec_ctrl", ("host", "other", "unwritten")),
+    ("ibpb_at", ("vcpu_load", "vcpu_enter_guest")),
+])  # fmt: skip
+def test_an_option_has_one_of_its_values_and_what_no_kernel_does_by_it_is_said(option, values):
+    said = refusal(of("no-cet", "cet-s", **{option: "wrong"}))
+    assert f"{option} = 'wrong' (allowed: {', '.join(values)})" in said
+    for value in values:
+        notes = boot(
+            of("manual-load", "cet-s", cpu="sapphire-rapids", hypothetical=True, **{option: value})
+        ).hypothetical
+        not_merged = value in ("bhb-clear", "vcpu_enter_guest")
+        assert (f"{option} = {value!r}: no kernel up to v7.3 does that" in " ".join(notes)) == not_merged
