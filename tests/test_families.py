@@ -103,3 +103,10 @@ def test_a_signature_is_encoded_as_it_is_decoded_and_as_tools_print_it():
         for extended in range(0, 0x100 if family_ >= 6 else 1, 0x10):
             assert decoded(encoded(family_, extended + model, stepping)) == (family_, extended + model, stepping)
     assert (encoded(6, 0x8F, 8), encoded(0x19, 0x11, 1), encoded(0x13, 1, 0)) == (0x806F8, 0xA10F11, 0x400F10)
+
+
+@pytest.mark.parametrize("bit", [12, 13, 14, 15, 28, 29, 30, 31])
+def test_the_type_and_reserved_bits_of_a_signature_are_no_part_of_family_and_model(bit):
+    """Intel SDM vol. 2, CPUID, leaf 01H, EAX: 13:12 is the processor type, 15:14 and 31:28 are reserved."""
+    for signature in (0x806F8, 0xA10F11, 0x6FB, 0xF41, 0x400F10):
+        assert decoded(signature | 1 << bit) == decoded(signature)
