@@ -19,17 +19,17 @@ def _steps(of_devices):
     yield 0, 0, "sched_switch", (0, 120, ord("R"), "vcpu", VCPU, 120)
     yield 0, VCPU, "kvm_fpu", ("load",)
     for begin in range(0, PERIODS * 4000, 4000):
-        yield begin, VCPU, "kvm_entry", ()
+        yield begin, VCPU, "kvm_entry", (0,)
         yield begin + 1000, VCPU, "kvm_exit", ("external_interrupt",)
         yield begin + 1000, VCPU, "sched_wakeup", (WORKER, 120, 0)
-        yield begin + 1000, VCPU, "kvm_entry", ()
+        yield begin + 1000, VCPU, "kvm_entry", (0,)
         yield begin + 2000, VCPU, "kvm_exit", ("external_interrupt",)
         yield begin + 2000, VCPU, "sched_switch", (VCPU, 120, ord("R"), "worker", WORKER, 120)
         yield begin + 2040, WORKER, "sched_switch", (WORKER, 120, ord("S"), "vcpu", VCPU, 120)
-        yield begin + 2040, VCPU, "kvm_entry", ()
+        yield begin + 2040, VCPU, "kvm_entry", (0,)
         for number in range(1 + of_devices):
             yield begin + 3000 + 100 * number, VCPU, "kvm_exit", ("external_interrupt",)
-            yield begin + 3000 + 100 * number, VCPU, "kvm_entry", ()
+            yield begin + 3000 + 100 * number, VCPU, "kvm_entry", (0,)
 
 
 @pytest.mark.parametrize(("of_devices", "every_ms"), [(0, None), (2, 1.98), (6, 0.66)])
@@ -48,12 +48,13 @@ def test_interrupts_that_wake_or_preempt_are_the_host_s_own_whichever_does_which
 @pytest.mark.parametrize(("reason", "says"), [("PAUSE_INSTRUCTION", True), ("pause", True), ("CPUID", False)])
 def test_that_guests_spin_is_said_since_a_fit_does_not_know_for_what(reason, says):
     watcher = Watcher()
-    exits = (("kvm_exit", (reason,)), ("kvm_entry", ()))
+    exits = (("kvm_exit", (reason,)), ("kvm_entry", (0,)))
     begins = ("sched_switch", (0, 120, ord("R"), "vcpu", VCPU, 120))
-    events = [begins, ("kvm_fpu", ("load",)), ("kvm_entry", ()), *(exits * 9)]
+    events = [begins, ("kvm_fpu", ("load",)), ("kvm_entry", (0,)), *(exits * 9)]
     for number, (event, values) in enumerate(events):
         watcher.see(Step(number, number * 1000, 0, VCPU, "vcpu", CODE[event], values))
     watcher.finish()
     notes = []
-    estimate._say_spins(watcher.lives, notes)
+    seen = watcher.seen
+    estimate._say_spins(watcher.lives, grouped(watcher.lives, seen.first_ns, seen.last_ns, Charges()), notes)
     assert [note.split(",")[0] for note in notes] == ["guests spin (9 PAUSE exits)"] * says

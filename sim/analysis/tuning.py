@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import log, sqrt
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from sim.analysis.fitness import twin
@@ -24,6 +25,8 @@ from sim.trace.fit.entries import FULL_NS, Group, Key
 from sim.trace.fit.estimate import Fitted
 from sim.trace.fit.families import LONG_NS
 from sim.trace.fit.lives import Watcher
+from sim.trace.fit.locks import tuned, waited
+from sim.trace.fit.thread_times import VcpuTimes
 from sim.trace.fit.weights import LEAST_WEIGHT, MOST_WEIGHT, NICE_0_LOAD
 from sim.trace.fit.writing import write
 from sim.trace.reading.chunks import steps as events_of
@@ -33,6 +36,8 @@ ROUNDS: Final = 5
 GAIN: Final = (0.7, 0.5, 0.4, 0.3, 0.2)
 """The part of each correction that is applied in a round, as a power: long bursts, and where threads happen to be, make
 replications differ by tenths, and how long a thread waits for a CPU depends on how often it comes round."""
+LOCK_GAIN: Final = (1.0, 1.0, 0.8, 0.6, 0.4)
+"""The same of a lock, which begins farther from what it becomes."""
 REPLICATIONS: Final = 3
 """Of each round."""
 FIRST_REPLICATION: Final = 1000
@@ -61,13 +66,21 @@ MOST: Final = NICE_STEP**10
 """By what factor a weight may change in all: as nice 10 does."""
 
 
+NONE: Final[Mapping[str, float]] = MappingProxyType({})
+
+
 class _Seen(NamedTuple):
     """By entry and second: how often its threads went to sleep, or its vCPUs halted, whether KVM polled or not; how
-    long they were on a CPU, and runnable."""
+    long they were on a CPU, and runnable; of vCPUs that spin, exits by PAUSE that are the first of a wait and those
+    again in it, and the guest time in ns and the number of other exits."""
 
     cycles: dict[str, float]
     on: dict[str, float]
     wanted: dict[str, float]
+    first: Mapping[str, float] = NONE
+    again: Mapping[str, float] = NONE
+    guest: Mapping[str, float] = NONE
+    acts: Mapping[str, float] = NONE
 
 
 def tune(fitted: Fitted, out: Path, jobs: int, step: Callable[[], None] = lambda: None) -> Fitted:
@@ -85,17 +98,18 @@ def tune(fitted: Fitted, out: Path, jobs: int, step: Callable[[], None] = lambda
         groups = tuple(_tuned(group, first[group.entry], seen, seconds, GAIN[number]) for group in fitted.groups)
         groups = _families_tuned(groups, first, seen, seconds, GAIN[number])
         groups = _wakers_tuned(groups, first, seen, seconds, GAIN[number])
+        groups = tuple(_lock_tuned(group, first[group.entry], seen, LOCK_GAIN[number]) for group in groups)
         fitted = replace(fitted, groups=groups)
         write(fitted, out, force=True)
     return fitted
 
 
 def _mean(several: Sequence[_Seen]) -> _Seen:
-    def mean(columns: Sequence[dict[str, float]]) -> dict[str, float]:
+    def mean(columns: Sequence[Mapping[str, float]]) -> dict[str, float]:
         names = {name for column in columns for name in column}
         return {name: sum(column.get(name, 0.0) for column in columns) / len(columns) for name in names}
 
-    return _Seen(*(mean([each[i] for each in several]) for i in range(3)))
+    return _Seen(*(mean([each[i] for each in several]) for i in range(len(_Seen._fields))))
 
 
 def _simulated(work: tuple[Case, str, frozenset[str], int]) -> _Seen:
@@ -110,12 +124,15 @@ def _simulated(work: tuple[Case, str, frozenset[str], int]) -> _Seen:
     begin, end = (round(cycles * 1e9 / case.tsc_hz) for cycles in window(case))
     seconds = (end - begin) * 1e-9
     found = _Seen(defaultdict(float), defaultdict(float), defaultdict(float))
+    spinning: dict[str, list[VcpuTimes]] = defaultdict(list)
     for life in watcher.lives:
         entry = run.entries.get(life.tid, run.entries.get(life.parent))
         if entry is None:
             continue
         forks = entry in case.scenario.threads and case.scenario.threads[entry].kind == "fork"
         counts = not forks or life.tid not in run.entries  # of a parent the children are counted
+        if life.vcpu is not None and case.scenario.guests[entry].lock is not None:
+            spinning[entry].append(life.vcpu)
         halts = [] if life.vcpu is None else life.vcpu.halt_from
         found.cycles[entry] += sum(begin < ns < end for ns in halts) / seconds
         for burst in life.bursts:
@@ -125,7 +142,13 @@ def _simulated(work: tuple[Case, str, frozenset[str], int]) -> _Seen:
                 share = within / max(1, burst.end_ns - burst.ready_ns)
                 found.on[entry] += share * burst.on_ns * 1e-9 / seconds
                 found.wanted[entry] += within * 1e-9 / seconds
-    return found
+    waits = {entry: waited([each.spins for each in vcpus], begin, end) for entry, vcpus in spinning.items()}
+    return found._replace(
+        first={entry: each.first / seconds for entry, each in waits.items()},
+        again={entry: each.again / seconds for entry, each in waits.items()},
+        guest={entry: sum(each.clock for each in vcpus) for entry, vcpus in spinning.items()},
+        acts={entry: sum(each.spins.acts for each in vcpus) for entry, vcpus in spinning.items()},
+    )
 
 
 def _cycles(group: Group) -> int:
@@ -216,6 +239,18 @@ def _wakers_tuned(
         )
         for group in groups
     )
+
+
+def _lock_tuned(group: Group, first: Group, seen: _Seen, gain: float) -> Group:
+    """The lock, until its waits show as often and for as long; and the guest's own work, which spinning is not."""
+    if group.lock is None or first.lock is None:
+        return group
+    firsts, again = seen.first.get(group.entry, 0.0), seen.again.get(group.entry, 0.0)
+    found = replace(group, lock=tuned(group.lock, first.lock, firsts, again, gain))
+    acts = seen.acts.get(group.entry, 0.0)
+    if not group.lock.act_ns or not acts:
+        return found
+    return found.works((group.lock.act_ns * acts / seen.guest[group.entry]) ** gain)
 
 
 def _weighted(group: Group, first: Group, factor: float, gain: float) -> Group:

@@ -3,13 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.trace.fit.families import LONG_NS
+from sim.trace.fit.locks import Lock
 from sim.trace.fit.order import Order
 
 Kind = Literal["compute", "kthread", "pipe", "fork", "vcpu"]
@@ -33,6 +34,10 @@ class Times:
         """The same mean with these samples, scaled to it, if there are enough of them."""
         total = float(ns.sum())
         return Times(self.mean, (ns * (self.mean * len(ns) / total)).tolist() if len(ns) >= ENOUGH and total else ())
+
+    def times(self, factor: float) -> "Times":
+        """All of them so many times as long."""
+        return Times(self.mean * factor, [ns * factor for ns in self.samples])
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +89,9 @@ class Group:
     are not in ``sleep`` and ``halt``, and the longest of them in ns; ``any_order``: any of those that wait is woken.
     ``wakes`` says whom it wakes, with means per burst, ``after`` how long these bursts go on then, which is not in
     ``compute``, and ``exit_wakes`` whom a vCPU's exits wake, by their name, per exit.  ``halts`` is the number of
-    halts, and ``exits`` are those that KVM handles itself.  ``amx``: these guests have AMX.  ``order`` None: bursts and
-    sleeps are independent.  ``family`` is its control group, if the host has any, and ``family_weight`` that group's
-    weight.
+    halts, ``exits`` are those that KVM handles itself, and ``lock`` is that of the guest, if its vCPUs spin for one.
+    ``amx``: these guests have AMX.  ``order`` None: bursts and sleeps are independent.  ``family`` is its control
+    group, if the host has any, and ``family_weight`` that group's weight.
     """
 
     key: Key
@@ -106,6 +111,7 @@ class Group:
     halt: list[float] = field(default_factory=list)
     signalled: list[float] = field(default_factory=list)
     exits: list[ExitEntry] = field(default_factory=list)
+    lock: Lock | None = None
     vmm_saves: Counter[int] = field(default_factory=Counter)
     amx: bool = False
     cycles: int = 0
@@ -120,6 +126,15 @@ class Group:
     entry: str = ""
     names: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def works(self, factor: float) -> "Group":
+        """With so many times as much guest time between halts, exits and returns to user space."""
+        return replace(
+            self,
+            demand=[ns * factor for ns in self.demand],
+            compute=[ns * factor for ns in self.compute],
+            exits=[replace(each, every=each.every.times(factor)) for each in self.exits],
+        )
 
     @property
     def is_long(self) -> bool:

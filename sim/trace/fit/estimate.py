@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any, Final
 
@@ -54,6 +54,8 @@ BY_KERNEL: Final = 0.005
 traces of more than a thousand events it is 0.002 and less."""
 SPINS: Final = 0.01
 """The share of PAUSE exits among all from which on guests spin for each other."""
+WAITS: Final = 200
+"""Waits below which a lock is known roughly."""
 UNKNOWN: Final = "not known: the kernel's default"
 LONGEST_S: Final = 3600
 """The longest run.measure of a scenario."""
@@ -206,7 +208,7 @@ def fit(
     idle = seen.idle_ns / (max(1, seen.last_ns - seen.first_ns) * len(cpus))
     kernel_fpu = _kernel_fpu(replayed, watcher.lives)
     groups = grouped(watcher.lives, seen.first_ns, seen.last_ns, charges, tick, idle, hz + kernel_fpu)
-    _say_spins(watcher.lives, notes)
+    _say_spins(watcher.lives, groups, notes)
     counted = found["tally"].finish(len(cpus))
     unsure = seen.unknown_idle_ns / 2 / (max(1, seen.last_ns - seen.first_ns) * len(cpus))
     if seen.missing > 0.01 * seen.switches:
@@ -299,16 +301,21 @@ def _charges(ledger: Mapping[tuple[Any, ...], int], prices: Prices, tsc_hz: floa
     )
 
 
-def _say_spins(lives: Iterable[Life], notes: list[str]) -> None:
-    """Says whether guests spin for what a fit does not know: locks, and who holds them."""
-    vcpus = [life.vcpu for life in lives if life.vcpu is not None]
-    handled = [each for vcpu in vcpus for each in vcpu.handled.items()]
-    spins = sum(len(exits.number) for reason, exits in handled if guests.reason_of(reason) == "pause")
-    if spins > SPINS * sum(vcpu.exits for vcpu in vcpus):
+def _say_spins(lives: Iterable[Life], groups: Sequence[Group], notes: list[str]) -> None:
+    """Says whether guests spin for what is not fitted, or for a lock that few waits show."""
+    exits = sum(life.vcpu.exits for life in lives if life.vcpu is not None)
+    spins = sum(each.counted for group in groups for each in group.exits if each.reason == "pause")
+    if spins > SPINS * exits:
         notes.append(
             f"guests spin ({spins} PAUSE exits), for what is not fitted: in the twin these exits yield to nobody, so "
             "that vCPUs leave their CPUs at other times"
         )
+    for group in groups:
+        if group.lock is not None and group.lock.waits < WAITS:
+            notes.append(
+                f"{group.key[1]}: {group.lock.waits} waits for its guest's lock last longer than a PLE window, which "
+                "leaves open how long it is held: switches, and the costs with them, may be a quarter off"
+            )
 
 
 def _kernel_fpu(replayed: Replayed, lives: Iterable[Life]) -> float:

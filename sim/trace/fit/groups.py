@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
@@ -11,6 +12,7 @@ from sim.trace.fit.families import by_groups, by_nice, family_names, series
 from sim.trace.fit.handled import Waited, exit_wakes, handled_exits
 from sim.trace.fit.handovers import passed_over, sharing
 from sim.trace.fit.ipis import set_ipis
+from sim.trace.fit.locks import lock_of, spinning
 from sim.trace.fit.order import order, whole
 from sim.trace.fit.pins import IDLE, Places, pins
 from sim.trace.fit.stays import parts
@@ -60,7 +62,11 @@ def grouped(
             members[found[-1].key] = Member(there, bursts, waits=False)
         rest = [life for life in rest if life.bursts]
     steady_ns = (1 - ABSENT) * (last_ns - first_ns)
-    vcpus = _by_key([life for life in lives if life.vcpu is not None], "vcpu", place, steady_ns)
+    locked = _with_locks(lives, place)
+    spin = {id(life) for alike in locked.values() for life in alike}
+    vcpus = locked | _by_key(
+        [life for life in lives if life.vcpu is not None and id(life) not in spin], "vcpu", place, steady_ns
+    )
     threads = _thread_groups(rest, LIGHT * (last_ns - first_ns), place, steady_ns, ticks)
     members |= {
         key: Member(alike, {id(life): life.bursts for life in alike}, is_vcpu=True) for key, alike in vcpus.items()
@@ -77,11 +83,12 @@ def grouped(
                 for key in (keys[number] for number in waits[group.key].wakes)
             }
             own = [life.vcpu for life in vcpus[group.key] if life.vcpu is not None]
-            group.exits = handled_exits(own, charges, interrupts, woken)
+            group.exits = handled_exits(own, charges, interrupts, woken, spin=group.key in locked)
             group.exit_wakes = exit_wakes(own, group.exits, woken)
             set_ipis(group, vcpus[group.key])
         elif group.key in waits:
             group.wakes = {keys[number]: mean for number, mean in waits[group.key].wakes.items()}
+    found = [_locked(each, vcpus, last_ns - first_ns, charges) if each.key in locked else each for each in found]
     shared = sharing(whole_lives, last_ns - first_ns)
     host_has_groups = bool(shared) or by_groups(whole_lives, last_ns - first_ns)
     if host_has_groups:
@@ -163,6 +170,33 @@ def _by_key(lives: Sequence[Life], kind: Kind, place: Places, steady_ns: float) 
             found[kind, f"{key[1]}-busy", *key[2:]] = steady
             found[key] = [life for life in alike_lives if life not in steady]
     return found
+
+
+def _with_locks(lives: Iterable[Life], place: Places) -> dict[Key, list[Life]]:
+    """The VMs whose vCPUs spin for each other, each an entry of its own.
+
+    Where threads stay on a CPU, these stay on those that their VM was on: they move among them when they wake.
+    """
+    found: dict[Key, list[Life]] = {}
+    names: Counter[str] = Counter()
+    for vm in spinning(lives):
+        stems = {key_of(series(life.name)) for life in vm}
+        stem = stems.pop() if len(stems) == 1 else "vm"
+        names[stem] += 1
+        name = stem if names[stem] == 1 else f"{stem}-vm{names[stem]}"
+        at_ns = sum((life.at_ns for life in vm), Counter[int]())
+        on = {cpu for cpu, ns in at_ns.items() if ns >= ABSENT * at_ns.total()} if all(place[id(x)] for x in vm) else ()
+        found["vcpu", name, min(life.nice for life in vm), tuple(sorted(on))] = vm
+    return found
+
+
+def _locked(group: Group, vcpus: Mapping[Key, Sequence[Life]], ns: int, charges: Charges) -> Group:
+    """With the lock for which its vCPUs spin, and their own work, which is less than their guest time."""
+    own = [life.vcpu for life in vcpus[group.key] if life.vcpu is not None]
+    lock, working = lock_of(own, ns * 1e-9, charges)
+    pauses = sum(len(vcpu.spins.spans) for vcpu in own)
+    group.notes.append(f"{pauses} PAUSE exits, as of a lock with exponential times")
+    return replace(group.works(working), lock=lock)
 
 
 def _own(burst: Burst, charges: Charges) -> float:

@@ -18,6 +18,7 @@ from sim.trace.fit.thread_times import KICK, USERSPACE, Handled, VcpuTimes
 
 LEAST: Final = 0.05
 """A kind of exit with this share of a vCPU's wake-ups of others, or more, is one that wakes."""
+PAUSE: Final = "pause"
 BEYOND: Final = 0.1
 """External interrupts are an entry if at least this share of them are not the host's own."""
 
@@ -36,11 +37,12 @@ class Waited(NamedTuple):
 
 
 def handled_exits(
-    vcpus: Sequence[VcpuTimes], charges: Charges, interrupts: float, woken: Mapping[Key, Waited]
+    vcpus: Sequence[VcpuTimes], charges: Charges, interrupts: float, woken: Mapping[Key, Waited], *, spin: bool = False
 ) -> list[ExitEntry]:
     """The kinds of exits, by their names; a host CPU has so many ``interrupts`` a second that the twin makes
     itself: ticks, and those that use the FPU.
 
+    If they ``spin`` for a lock that the twin has, it makes PAUSE exits itself, and interrupts by yields and migrations.
     Without kvm_exit there are only those that wake threads: ``woken``, by entry.
     """
     found: dict[str, list[list[Handled]]] = defaultdict(list)
@@ -52,7 +54,8 @@ def handled_exits(
             n = len(at)
             of_vcpu[KICK].append(Handled(array("q", at), array("q", range(n)), array("q", [0]) * n))
         for reason, several in of_vcpu.items():
-            found[reason].append(several)
+            if not (spin and reason == PAUSE):
+                found[reason].append(several)
     guest_ns = max(1.0, sum(vcpu.clock - vcpu.exits * charges.exit for vcpu in vcpus))
     entries = []
     for reason, parts in sorted(found.items()):
@@ -60,6 +63,7 @@ def handled_exits(
         kept = float(count)
         if reason == INTERRUPT:
             kept -= interrupts * guest_ns * 1e-9 + sum(vcpu.of_host for vcpu in vcpus)
+            kept -= sum(vcpu.spins.by_host for vcpu in vcpus) if spin else 0
             if kept < BEYOND * count:
                 continue
         gaps = [ns for several in parts for ns in spaced(several, guest_ns, charges.exit).samples]

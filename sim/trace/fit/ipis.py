@@ -13,7 +13,8 @@ from sim.trace.fit.censored import whole_times
 from sim.trace.fit.entries import ENOUGH, Group
 from sim.trace.fit.guests import INTERRUPT, reason_of
 from sim.trace.fit.handled import LEAST
-from sim.trace.fit.thread_times import INTERRUPTS, KICK, USERSPACE, Life
+from sim.trace.fit.spins import INTERRUPTS
+from sim.trace.fit.thread_times import KICK, USERSPACE, Life
 
 SHARE: Final = 0.1
 """vCPUs send each other IPIs if at least this share of their halts end in exits of others that are the guest's own."""

@@ -8,7 +8,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Final
 
-from sim.trace.fit.thread_times import INTERRUPTS, Life, VcpuTimes
+from sim.trace.fit.spins import INTERRUPTS, SOON_NS
+from sim.trace.fit.thread_times import Life, VcpuTimes
 from sim.trace.following.known import Step
 from sim.trace.reading.events import (
     ACTIVATED,
@@ -105,6 +106,7 @@ class Watcher:
         self.seen = Seen()
         self._running: dict[int, tuple[int, int]] = {}
         self._signals = False
+        self._moved_ns = -SOON_NS - 1
         self._ran: dict[int, Ran] = defaultdict(Ran)
         self._woken: dict[int, Life] = {}  # the last one on each CPU
 
@@ -140,9 +142,12 @@ class Watcher:
             self._wakes(step)
         elif event == KVM_ENTRY:
             seen.entries += 1
-            self._inside(step).enters_guest()
+            vcpu = self._inside(step)
+            vcpu.number = step.values[0]
+            vcpu.enters_guest()
         elif event == KVM_EXIT:
-            self._inside(step).leaves_guest(step.values[0], now)
+            if self._inside(step).leaves_guest(step.values[0], now, self._moved_ns):
+                self._moved_ns = now
         elif event == SIGNAL_DELIVER:
             thread = self.alive.get(step.tid)
             if thread is not None and thread.vcpu is not None:
@@ -150,6 +155,7 @@ class Watcher:
                 thread.vcpu.signals += 1
         elif event == MIGRATED:
             seen.migrations += 1
+            self._moved_ns = now
         elif event == FORK:
             seen.forks += 1
             child = self._life(step.values[2], step.values[1], now, new=True)
@@ -308,6 +314,8 @@ class Watcher:
         life.gets(cpu, now)
         life.stints += 1
         life.cpus[cpu] += 1
+        if life.vcpu is not None:
+            life.vcpu.spins.since_switch = 0
         self.seen.loads += life.inside
 
     def _wakes(self, step: Step) -> None:

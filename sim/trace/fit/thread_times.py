@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, overload
 
 from sim.trace.exits import HALTS
+from sim.trace.fit.spins import INTERRUPTS, Spins
 
 NICE_0_PRIO: Final = 120
 """MAX_RT_PRIO + NICE_WIDTH / 2, include/linux/sched/prio.h, Linux v6.18."""
@@ -21,8 +22,6 @@ def _integers() -> array[int]:
     return array("q")
 
 
-INTERRUPTS: Final = ("external_interrupt", "interrupt")
-"""Exit reasons of an interrupt for the host, in small letters, on Intel and on AMD."""
 KICK: Final = "kick"
 """Stands for the reason of exits that KVM handles by waking somebody, where kvm_exit is not recorded."""
 USERSPACE: Final = "userspace"
@@ -113,6 +112,7 @@ class VcpuTimes:
     those inside KVM_RUN came that no kvm_exit shows.  Of its ``total`` time on the CPU it has been ``acting`` outside
     KVM_RUN, or in exits that are not interrupts for the host.
 
+    ``number`` is the vCPU's in its VM, -1 if kvm_entry is not recorded.
     Where kvm_exit is recorded, ``exits`` of them, guest time is that from kvm_entry to kvm_exit alone, ``clock`` in
     all; then ``guest_exits`` and ``demand_returns`` count exits, and ``handled`` are those that KVM handled, by reason.
     ``in_guest``: the guest runs; ``acts``: KVM handles an exit that is the guest's own; ``reason`` is that of the exit,
@@ -144,6 +144,8 @@ class VcpuTimes:
     handled: dict[str, Handled] = field(default_factory=dict)
     woke: Counter[tuple[str, int]] = field(default_factory=Counter)
     kicks: dict[int, array[int]] = field(default_factory=dict)
+    number: int = -1
+    spins: Spins = field(default_factory=Spins)
     exits: int = 0
     clock: int = 0
     by_ipi: set[int] = field(default_factory=set)
@@ -207,16 +209,19 @@ class VcpuTimes:
             handled.after_ns.append(self.handling)
             handled.at_ns.append(self.exit_ns)
             self.of_host += self.for_host and self.reason.lower() in INTERRUPTS
+            self.spins.enters(self.reason, self.handling, for_host=self.for_host)
+        self.spins.entered = self.clock
         self.in_guest, self.acts, self.reason, self.halted = True, False, "", None
 
-    def leaves_guest(self, reason: str, now_ns: int) -> None:
-        """kvm_exit; that of HLT begins a halt."""
+    def leaves_guest(self, reason: str, now_ns: int, moved_ns: int) -> bool:
+        """kvm_exit; that of HLT begins a halt.  Whether it is by PAUSE; ``moved_ns`` as for :meth:`Spins.exits`."""
         self.exits += 1
         self.in_guest, self.for_host, self.handling, self.exit_ns = False, False, 0, now_ns
         halts = reason in HALTS
         self.reason, self.halted_ns = ("", now_ns) if halts else (reason, -1)
         self.last = self.reason
         self.acts = not halts and reason.lower() not in INTERRUPTS
+        return self.spins.exits(reason, self.clock, now_ns, moved_ns)
 
     def end_guest(self) -> None:
         """KVM_RUN has returned to user space for a reason of the guest's."""

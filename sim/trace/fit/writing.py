@@ -135,6 +135,8 @@ def scenario_text(fitted: Fitted, folder: str) -> tuple[str, Columns]:
         )
         if not fitted.seen.polled:
             host.add("halt_poll", "0 ns")
+    if handlers := [group.lock.handler for group in fitted.groups if group.lock is not None and group.lock.handler]:
+        host.add("ple_time", ns_text(sum(handlers) / len(handlers)))
     document.add("host", host)
     used: set[str] = set()
     for group in sorted(fitted.groups, key=lambda each: each.key[0] != "vcpu"):
@@ -259,6 +261,11 @@ def _guest(table: Table, fitted: Fitted, group: Group, writer: "Samples") -> Non
         if group.signalled:
             table.add("signalled", round(min(1.0, len(group.signalled) / group.halts), 4))
             table.add("signal_time", writer.times("signal", group.signalled))
+    if group.lock is not None:
+        lock = tomlkit.table()
+        lock.add("every", inline({"exponential": ns_text(group.lock.every)}))
+        lock.add("hold", inline({"exponential": ns_text(group.lock.hold)}))
+        table.add("lock", lock)
     if group.amx and profile(fitted.cpu).components & XTILEDATA:
         table.add("amx", True)
     if components := _components(fitted, group.saves):
