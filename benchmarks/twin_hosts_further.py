@@ -1,4 +1,4 @@
-"""Further simulated hosts for ``twins.py``: more CPUs, other kernels, vhost threads in groups, IPIs, tiles."""
+"""Further simulated hosts for ``twins.py``: more CPUs, other kernels, vhost threads in groups, IPIs, tiles, locks."""
 
 from twin_hosts import HOGS, RCU, SLEEPERS, SPIN, SSE, Host
 
@@ -160,6 +160,68 @@ fpu = { components = ["SSE"], every = "1 ms" }
 every = { exponential = "20 us" }
 hold = { exponential = "3 us" }
 """
+TWO_LOCKS = """
+[guests.vm]
+vms = 2
+vcpus = 4
+demand = { exponential = "500 us" }
+sleep = { exponential = "400 us" }
+fpu = { components = ["SSE", "AVX"], every = "1 ms" }
+[guests.vm.lock]
+every = { exponential = "100 us" }
+hold = { exponential = "10 us" }
+"""
+BUSY_LOCK = """
+[guests.vm]
+vcpus = 6
+fpu = { components = ["SSE"], every = "1 ms" }
+[guests.vm.lock]
+every = { exponential = "15 us" }
+hold = { exponential = "1 us" }
+"""
+EVEN_LOCK = """
+[guests.vm]
+vcpus = 4
+demand = { exponential = "300 us" }
+sleep = { exponential = "300 us" }
+fpu = { components = ["SSE"], every = "1 ms" }
+[guests.vm.lock]
+every = { exponential = "30 us" }
+hold = { exponential = "8 us" }
+"""
+SHORT_HOLDS = """
+[guests.vm]
+vcpus = 8
+demand = { exponential = "200 us" }
+sleep = { exponential = "500 us" }
+fpu = { components = ["SSE"], every = "1 ms" }
+[guests.vm.lock]
+every = { exponential = "5 us" }
+hold = { exponential = "500 ns" }
+"""
+OTHER_LOCK = """
+[guests.big]
+vcpus = 6
+demand = { lognormal = "400 us", sigma = 0.7 }
+sleep = { exponential = "600 us" }
+fpu = { components = ["SSE", "AVX"], every = "1 ms" }
+[guests.big.lock]
+every = { lognormal = "40 us", sigma = 1.0 }
+hold = "6 us"
+[guests.big.exits.msr]
+every = { exponential = "150 us" }
+reason = "msr-write"
+[guests.big.exits.io]
+every = { exponential = "700 us" }
+reason = "io"
+handled = "userspace"
+vmm = { exponential = "15 us" }
+[guests.small]
+vcpus = 2
+demand = { exponential = "300 us" }
+sleep = { exponential = "800 us" }
+fpu = { components = ["SSE"], every = "1 ms" }
+"""
 FORKED_TOO_FAST = """
 [threads.make]
 kind = "fork"
@@ -194,5 +256,14 @@ HOSTS = {
     "short halts on 16 CPUs": Host(16, "lazy", "", POLLED + HOGS.format(n=2) + RCU, kernel="v7.3"),
     "long bursts beside spinners": Host(4, "voluntary", "", SPIN.format(n=6) + LONG_BURSTS + RCU),
     "guests with a lock": Host(4, "voluntary", "", LOCK + HOGS.format(n=2) + RCU, cpu="sapphire-rapids"),
+    "two VMs with locks": Host(
+        4, "lazy", "", TWO_LOCKS + HOGS.format(n=1) + RCU, cpu="sapphire-rapids", kernel="v7.3",
+    ),
+    "busy guests with a lock": Host(2, "none", "", BUSY_LOCK + RCU),
+    "short holds": Host(
+        2, "full", "", SHORT_HOLDS + SLEEPERS.format(n=3) + RCU, cpu="sapphire-rapids", kernel="v7.3",
+    ),
+    "a lock without overcommitment": Host(4, "voluntary", "", EVEN_LOCK + RCU, cpu="sapphire-rapids"),
+    "a lock of other times": Host(4, "voluntary", "", OTHER_LOCK + HOGS.format(n=1) + RCU, cpu="sapphire-rapids"),
     "children forked too fast": Host(2, "voluntary", "", FORKED_TOO_FAST + RCU),
 }  # fmt: skip

@@ -98,6 +98,13 @@ def test_pause_exits_of_a_vcpu_that_has_no_other_to_wait_for_are_exits_as_any():
     assert "pause" in [each.name for each in vcpu.exits]
 
 
+@pytest.mark.parametrize(("ms", "says"), [(60, True), (300, False)])
+def test_a_lock_that_few_waits_show_is_said_to_be_known_roughly(ms, says):
+    text = recorded(every=40, hold=3, ms=ms)
+    notes = estimate.fit(io.BytesIO(text.encode()), "run.txt", cpu="sapphire-rapids", preemption="voluntary").notes
+    assert any("hardly says how long it is held" in note for note in notes) is says
+
+
 def rates(text):
     """Events per second of the time that a recording covers, by what they are."""
     counts = Counter()

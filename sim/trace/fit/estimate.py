@@ -314,7 +314,7 @@ def _say_spins(lives: Iterable[Life], groups: Sequence[Group], notes: list[str])
         if group.lock is not None and group.lock.waits < WAITS:
             notes.append(
                 f"{group.key[1]}: {group.lock.waits} waits for its guest's lock last longer than a PLE window, which "
-                "leaves open how long it is held: switches, and the costs with them, may be a quarter off"
+                "hardly says how long it is held at once"
             )
 
 

@@ -29,9 +29,11 @@ MOST_GROWN: Final = 20
 """How often a window grows: KVM's limit is 2^32 - 1 cycles, or 65535 PAUSEs."""
 FEW: Final = 10
 """The fewest exits that tell how long KVM takes for one."""
-LONGEST: Final = 20.0
-"""Windows that a lock may be held for at first."""
+LONGEST_NS: Final = 50_000.0
+"""The most that a lock is held for at once on average (assumed).  Rows of exits are also long where the holder has been
+preempted, above all with the long windows of AMD."""
 SHORTEST: Final = 0.3
+"""Windows that a lock is held for at first, or longer."""
 MOST_LOADED: Final = 0.8
 """Of a vCPU's time, for which it may hold the lock at first."""
 STEP: Final = 4.0
@@ -121,7 +123,7 @@ def lock_of(vcpus: Sequence[VcpuTimes], seconds: float, charges: Charges) -> tup
     clock, acts = sum(each.clock for each in vcpus), sum(each.acts for each in spins)
     own = max(1.0, clock - seen.spinning)
     window = max(1.0, seen.window - charges.exit)
-    hold = window * max(SHORTEST, min(LONGEST, 2 * seen.again / max(1, seen.first)))
+    hold = min(LONGEST_NS, window * max(SHORTEST, 2 * seen.again / max(1, seen.first)))
     others = max(1.0, clock * 1e-9 / seconds - 1)
     load = min(MOST_LOADED, sqrt(max(1, seen.first) / own * hold * exp(window / hold) / others))
     handled = [ns for each in spins for ns in each.handled]
@@ -136,13 +138,14 @@ def tuned(lock: Lock, begun: Lock, first: float, again: float, gain: float) -> L
     """After a simulation that has so many first exits, and exits again, per second; ``begun`` is the lock as fitted.
 
     How they follow from the lock was measured, with holds of one to six windows: of the share of the time for which it
-    is held, twice as much makes 2.3 times as many first ones; twice the hold at the same share makes 1.7 times as many
-    again for each of these.
+    is held, twice as much makes 2.3 times as many exits; twice the hold at the same share hardly makes more, but 1.7
+    times as many again for each first one.
     """
     more_first, more_again = (lock.first + 1) / (first + 1), (lock.again + 1) / (again + 1)
+    more = (lock.first + lock.again + 1) / (first + again + 1)
     hold = lock.hold * _bounded((more_again / more_first) ** 1.2, STEP) ** gain
-    hold = begun.hold * _bounded(hold / begun.hold, MOST)
-    load = lock.hold / lock.every * _bounded(more_first**0.54 * more_again**0.32, STEP) ** gain
+    hold = min(LONGEST_NS, begun.hold * _bounded(hold / begun.hold, MOST))
+    load = lock.hold / lock.every * _bounded(more**0.87, STEP) ** gain
     load = begun.hold / begun.every * _bounded(load * begun.every / begun.hold, MOST)
     return replace(lock, hold=hold, every=hold / load)
 
