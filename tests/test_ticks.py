@@ -125,12 +125,13 @@ def test_slices_that_end_at_any_time_tell_no_tick():
 
 @pytest.mark.parametrize("hz", [100, 250, 300])
 def test_ticks_of_cpus_that_are_apart_are_no_faster_ones(hz):
-    """Two CPUs, at half a period from each other, where no slices end."""
-    life, rng = Life(1, "rcu_preempt", 0), np.random.default_rng(1)
-    for number, tick in enumerate(np.cumsum(rng.integers(2, 6, 200))):
-        at = int((tick + number % 2 / 2) * 1e9 / hz + rng.uniform(0, 2000))
+    """Two CPUs, at half a period from each other, where no slices end; a timer is on the CPU where the thread slept."""
+    life, rng, cpu = Life(1, "rcu_preempt", 0), np.random.default_rng(1), 0
+    for tick in np.cumsum(rng.integers(2, 6, 200)):
+        at = int((tick + cpu / 2) * 1e9 / hz + rng.uniform(0, 2000))
+        cpu = int(rng.integers(2))
         life.ready_ns = at
-        life.gets(number % 2, at + 1000)
+        life.gets(cpu, at + 1000)
         life.stints = 1
         life.runs_until(at + 9000)
         life.end_burst(at + 9000)

@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import IO, Any, Final
 
 from sim.costs.price import Prices
@@ -343,8 +344,8 @@ def _hz(seen: Seen, lives: Iterable[Life], tick: Ticks | None, notes: list[str])
     for life in lives:
         if life.name in WITNESSES:
             cpus, since = life.moves[::4], life.moves[1::4]
-            for burst in life.bursts[1:]:
-                woken[cpus[bisect_right(since, burst.end_ns) - 1]].append(burst.ready_ns)
+            for before, burst in pairwise(life.bursts):  # its timer is on the CPU on which it went to sleep
+                woken[cpus[bisect_right(since, before.end_ns) - 1]].append(burst.ready_ns)
     hz = config_hz(seen.expired_ns.values()) or config_hz(woken.values()) or (None if tick is None else tick.hz)
     if hz is None:
         notes.append(f"fewer than {EXPIRED} slices end at a tick, too few to tell CONFIG_HZ: {ASSUMED_HZ} is assumed")
