@@ -189,7 +189,7 @@ def guest_goes_on(us, what):
         trace.wakes(now + 1000, 5)
         trace.switch(now + 1000, 0, "R", 5)
         if what == "entries":
-            trace.add(now + 1002, "kvm_entry", 5, ())
+            trace.add(now + 1002, "kvm_entry", 5, (0,))
         trace.restores(now + 1000 + us, 5, 0xA6)
         trace.kvm(now + 1000 + us, 5, "unload")
         if what == "signals":
@@ -231,7 +231,7 @@ def test_a_vcpu_that_has_been_in_its_guest_since_before_the_trace_is_one(shown_b
     trace = Trace()
     trace.switch(0, 0, "R", 5)
     for n in range(1, 31):
-        trace.add(500 * n - 300, shown_by, 5, () if shown_by == "kvm_entry" else (0, 1, 2, CET_S))
+        trace.add(500 * n - 300, shown_by, 5, (0,) if shown_by == "kvm_entry" else (0, 1, 2, CET_S))
         trace.switch(500 * n - 200, 5, "R", 9)
         trace.switch(500 * n, 9, "S", 5)
     watcher, groups = trace.groups(of_guests=CET_S)

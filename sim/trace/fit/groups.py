@@ -193,7 +193,7 @@ def _with_locks(lives: Iterable[Life], place: Places) -> dict[Key, list[Life]]:
 def _locked(group: Group, vcpus: Mapping[Key, Sequence[Life]], ns: int, charges: Charges) -> Group:
     """With the lock for which its vCPUs spin, and their own work, which is less than their guest time."""
     own = [life.vcpu for life in vcpus[group.key] if life.vcpu is not None]
-    lock, working = lock_of(own, ns * 1e-9, charges)
+    lock, working = lock_of(own, ns * 1e-9, charges.exit, charges.handler)
     pauses = sum(len(vcpu.spins.spans) for vcpu in own)
     group.notes.append(f"{pauses} PAUSE exits, as of a lock with exponential times")
     return replace(group.works(working), lock=lock)

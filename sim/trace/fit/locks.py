@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from sim.trace.fit.spins import Spins
 
 if TYPE_CHECKING:
-    from sim.trace.fit.entries import Charges
     from sim.trace.fit.thread_times import Life, VcpuTimes
 
 SHARE: Final = 0.01
@@ -112,22 +111,23 @@ def _vms(lives: Iterable[Life]) -> list[list[Life]]:
     return found
 
 
-def lock_of(vcpus: Sequence[VcpuTimes], seconds: float, charges: Charges) -> tuple[Lock, float]:
+def lock_of(vcpus: Sequence[VcpuTimes], seconds: float, exit_ns: float, handler_ns: float) -> tuple[Lock, float]:
     """The lock of a VM, to begin with, and the share of the vCPUs' guest time in which they do not spin.
 
     Times count as exponential.  Each first exit is followed by half as many again as the hold has windows; and they
-    come as often as a vCPU finds the lock held by another one that runs, and for longer than a window.
+    come as often as a vCPU finds the lock held by another one that runs, and for longer than a window.  ``exit_ns`` and
+    ``handler_ns`` are what the simulated host itself charges for a VM exit, outside of its handler and in it.
     """
     spins = [each.spins for each in vcpus]
     seen = waited(spins, 0, 1 << 62)
     clock, acts = sum(each.clock for each in vcpus), sum(each.acts for each in spins)
     own = max(1.0, clock - seen.spinning)
-    window = max(1.0, seen.window - charges.exit)
+    window = max(1.0, seen.window - exit_ns)
     hold = min(LONGEST_NS, window * max(SHORTEST, 2 * seen.again / max(1, seen.first)))
     others = max(1.0, clock * 1e-9 / seconds - 1)
     load = min(MOST_LOADED, sqrt(max(1, seen.first) / own * hold * exp(window / hold) / others))
     handled = [ns for each in spins for ns in each.handled]
-    handler = max(0.0, median(handled) - charges.handler) if len(handled) >= FEW else 0.0
+    handler = max(0.0, median(handled) - handler_ns) if len(handled) >= FEW else 0.0
     act_ns = clock / acts if acts else 0.0
     return Lock(hold / load, hold, seen.first, seen.first / seconds, seen.again / seconds, act_ns, handler), own / max(
         1, clock
