@@ -76,7 +76,10 @@ class Gathered:
         return len(self._waiting) + self._apart
 
     def add(self, same: str, record: Record) -> None:
-        """One more; ``same`` is what the keys of its series have in common."""
+        """One more; ``same`` is what the keys of its series have in common.
+
+        This, and :meth:`packed`, may raise for one that waits; nothing of that is there then, and all others are.
+        """
         self._waiting.append((same, record))
         if len(self._waiting) >= APART_TOGETHER:
             self._take_apart()
@@ -148,6 +151,8 @@ class _Some:
 
     def add(self, record: Record, all_about: Mapping[str, _About]) -> None:
         """One more, with the numbers of what its rows are about, by table."""
+        if len(self.replications) > self.whole:
+            self._drop_rest()
         self.replications.append(record.replication)
         self.engines.append(record.engine)
         for name, of in ROWS.items():
@@ -159,6 +164,14 @@ class _Some:
                 for column, amount in zip(others, amounts, strict=True):
                     column += array(column.typecode, amount)
         self.whole += 1
+
+    def _drop_rest(self) -> None:
+        """What is there of a record in whose middle somebody interrupted, or that could not be taken apart."""
+        del self.replications[self.whole :], self.engines[self.whole :]
+        for name, rows in self.rows.items():
+            del rows[self.whole :]
+            for column in self.columns[name]:
+                del column[sum(rows) :]
 
     def batch(self, same: str, kinds: Mapping[str, _Kinds]) -> "Batch":
         """They and their rows, by replication, and in the order of the tables."""
