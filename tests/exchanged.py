@@ -135,15 +135,20 @@ def ended(child, seconds):
     return "endless"
 
 
-def serve(pipe, folder, files, modules):
-    import pytest
-
+def enter(folder):
+    """Makes this process one of a copy of the checkout, which prints nothing."""
     os.chdir(folder)
     sys.path[:0] = [str(folder), str(folder / "tests")]
     os.environ |= {"PYTHONPATH": f"{folder}:{folder / 'tests'}", "NUMBA_DISABLE_JIT": "1"}
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
+
+
+def serve(pipe, folder, files, modules):
+    import pytest
+
+    enter(folder)
     pytest.main([*OPTIONS, *files], plugins=[Waiting(pipe, modules)])
 
 

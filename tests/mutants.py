@@ -120,12 +120,7 @@ def run_tests(folder, names):
     import pytest
 
     os.setsid()
-    os.chdir(folder)
-    sys.path[:0] = [str(folder), str(folder / "tests")]
-    os.environ |= {"PYTHONPATH": f"{folder}:{folder / 'tests'}", "NUMBA_DISABLE_JIT": "1"}
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
+    exchanged.enter(folder)
     listed = folder / "build" / "listed.txt"
     listed.parent.mkdir(exist_ok=True)
     listed.write_text("\n".join(names))

@@ -21,7 +21,7 @@ from packing import frames_of
 
 from sim import experiment
 from sim.errors import InputError, RunError
-from sim.results import Record, files, load
+from sim.results import files, load
 from sim.results import manifest as manifests
 from sim.results.replayed import ReplayDirectory
 from sim.results.tables import SCHEMAS
@@ -421,27 +421,6 @@ def test_a_script_without_a_main_guard_can_run_in_parallel(scenario, tmp_path):
         [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
-
-
-def test_a_run_in_a_directory_does_not_wait_for_pandas(tmp_path):
-    path = tmp_path / "small.toml"
-    path.write_text(worlds.small(replications=2, measure="1 ms"))
-    code = (
-        f"import sys, sim; sim.run({str(path)!r}, out={str(tmp_path / 'r')!r}, jobs=1); print('pandas' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent
-    )
-    assert done.stdout == "False\n", done.stderr
-
-
-def test_importing_the_package_or_a_record_does_not_wait_for_pandas():
-    code = "import sys, sim; from sim.results import Record; print('pandas' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent
-    )
-    assert done.stdout == "False\n", done.stderr
-    assert Record.__module__ == "sim.results.record"
 
 
 def test_the_source_hash_is_of_this_package():

@@ -33,7 +33,9 @@ from sim.kernel.operations import (
 from sim.trace.fit import guests
 from sim.trace.fit.entries import ENOUGH, Charges, Group
 from sim.trace.fit.groups import grouped
+from sim.trace.fit.handled import PAUSE
 from sim.trace.fit.lives import Seen, Watcher
+from sim.trace.fit.locks import SHARE
 from sim.trace.fit.tally import Counted, Tally
 from sim.trace.fit.thread_times import Life
 from sim.trace.fit.ticks import EXPIRED, WITNESSES, Ticks, config_hz, ticks
@@ -53,8 +55,6 @@ FOLLOWED: Final = 20_000
 BY_KERNEL: Final = 0.005
 """The share of x86_fpu events that only kernel_fpu_begin() explains from which on the twin has it, too; in the sample
 traces of more than a thousand events it is 0.002 and less."""
-SPINS: Final = 0.01
-"""The share of PAUSE exits among all from which on guests spin for each other."""
 WAITS: Final = 200
 """Waits below which a lock is known roughly."""
 UNKNOWN: Final = "not known: the kernel's default"
@@ -305,8 +305,8 @@ def _charges(ledger: Mapping[tuple[Any, ...], int], prices: Prices, tsc_hz: floa
 def _say_spins(lives: Iterable[Life], groups: Sequence[Group], notes: list[str]) -> None:
     """Says whether guests spin for what is not fitted, or for a lock that few waits show."""
     exits = sum(life.vcpu.exits for life in lives if life.vcpu is not None)
-    spins = sum(each.counted for group in groups for each in group.exits if each.reason == "pause")
-    if spins > SPINS * exits:
+    spins = sum(each.counted for group in groups for each in group.exits if each.reason == PAUSE)
+    if spins > SHARE * exits:
         notes.append(
             f"guests spin ({spins} PAUSE exits), for what is not fitted: in the twin these exits yield to nobody, so "
             "that vCPUs leave their CPUs at other times"
