@@ -13,9 +13,10 @@ from hosts import only
 from sim.analysis import tuning
 from sim.analysis.recorded_run import RecordedRun
 from sim.trace.fit import estimate, writing
-from sim.trace.fit.entries import Charges
+from sim.trace.fit.entries import Charges, Group
 from sim.trace.fit.groups import grouped
 from sim.trace.fit.lives import Watcher
+from sim.trace.fit.locks import Lock
 from sim.trace.following.replay import REGS
 from sim.trace.reading.chunks import steps
 from sim.trace.reading.reader import Reader
@@ -112,6 +113,16 @@ def rates(text):
     for name in ("sched_switch", "kvm_entry", "reason PAUSE"):
         counts[name] = text.count(f" {name}") + text.count(f":{name}:")
     return {name: count / (times[-1] - times[0]) for name, count in counts.items()}
+
+
+def test_a_guest_that_acts_half_as_often_as_in_the_trace_works_half_as_long_between_its_acts():
+    lock = Lock(every=20e3, hold=3e3, waits=500, first=99.0, again=49.0, act_ns=1000.0, handler=0.0)
+    vm = Group(("vcpu", "vm", 0, ()), 8, 8, Counter(), demand=[4e5, 8e5], lock=lock, entry="vm")
+    found = tuning._lock_tuned(
+        vm, vm, tuning._Seen({}, {}, {}, {"vm": 99.0}, {"vm": 49.0}, guest={"vm": 6e6}, acts={"vm": 3000}), 1.0
+    )
+    assert found.demand == [2e5, 4e5]
+    assert found.lock == lock  # whose waits are those of the trace
 
 
 @pytest.mark.slow
