@@ -3,7 +3,7 @@
 import time
 from typing import Final
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 
 IMPORTED_AT: Final = time.time()
 """No other module of the package was imported before, in seconds since the epoch."""

@@ -151,11 +151,14 @@ def test_a_mask_is_decoded_into_the_names_of_its_components():
             sim.decode(wrong)
 
 
-def test_the_licence_and_the_version_are_the_same_in_all_that_says_them(unpacked):
+def test_the_licence_is_the_same_in_all_that_says_it_and_the_last_release_is_cited(unpacked):
     (metadata,) = unpacked.glob("*.dist-info/METADATA")
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert "\nLicense-Expression: MIT\n" in metadata.read_text(encoding="utf-8")
-    assert {"license: MIT", f"version: {sim.__version__}", "cff-version: 1.2.0"} <= set(citation.splitlines())
+    released = re.findall(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert {"license: MIT", f"version: {released[0]}", "cff-version: 1.2.0"} <= set(citation.splitlines())
+    assert sim.__version__ not in released[1:]
+    assert sim.__version__ == released[0] or sim.__version__.endswith(".dev0")
     (text,) = unpacked.glob("*.dist-info/licenses/LICENSE")
     assert text.read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert text.read_text(encoding="utf-8").startswith("MIT License\n")
