@@ -101,6 +101,42 @@ def test_an_idle_cpu_pulls_threads_of_groups_and_others(monkeypatch):
     assert both_engines.differ(case)
 
 
+LEAVERS = """
+kernel = ["v7.3"]
+preemption = "full"
+base_slice = "200 us"
+[threads.hog]
+count = 3
+compute = "2 ms"
+sleep = { exponential = "20 us" }
+group = "a"
+[threads.short]
+count = 10
+compute = { exponential = "20 us" }
+sleep = { exponential = "80 us" }
+group = "a"
+[threads.root]
+compute = { exponential = "100 us" }
+sleep = { exponential = "100 us" }
+[groups.a]
+weight = 3000
+"""
+
+
+def test_who_leaves_late_when_another_of_its_group_wakes_changes_the_weight_of_the_group_in_both_engines(monkeypatch):
+    case = changed(only(HOST + LEAVERS), measure=20e-3)
+    assert not both_engines.differ(case)
+    wakeup_preempts = eevdf_groups.wakeup_preempts
+
+    def as_it_was(*arguments):
+        with monkeypatch.context() as broken:
+            broken.setattr(eevdf_groups, "weigh", both_engines.never(None))
+            return wakeup_preempts(*arguments)
+
+    monkeypatch.setattr(eevdf_groups, "wakeup_preempts", as_it_was)
+    assert both_engines.differ(case)
+
+
 LIGHT = """
 [threads.{name}]
 count = {count}

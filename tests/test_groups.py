@@ -329,6 +329,31 @@ def test_a_sleeper_that_leaves_late_renews_the_weight_of_its_group(kind):
     assert own.weight == 1024 // 2
 
 
+def test_a_sleeper_that_leaves_when_another_of_its_group_wakes_renews_the_weight_of_the_group():
+    """v7.3's wakeup_preempt_fair() picks, and so dequeues the delayed ones that come up before the woken one."""
+    group, first, second, one, two, there = on_two_cpus(EevdfRunQueueV73)
+    woken = Entity()
+    woken.group = group
+    own = group.entities[0]
+    for entity in (two, woken):
+        first.enqueue(0, entity)
+    second.enqueue(0, there)
+    assert own.weight == 1024
+    one.vruntime += 10 * UNIT
+    first.dequeue(0, one, sleep=True)
+    assert first.pick_next(0) is two
+    assert one.sched_delayed
+    two.vruntime += 10 * UNIT
+    two.vprot = 0
+    queue = own.queue
+    queue._remove(one)
+    one.vruntime = one.deadline = 0
+    queue._insert(one)
+    first.wakeup_preempts(0, woken)
+    assert not one.on_rq
+    assert own.weight == 1024 * 2 // 3
+
+
 def test_who_runs_beside_a_group_of_late_leavers_keeps_its_protection():
     """pick_task_fair() begins again at the root, and sets next only who goes on."""
     group = TaskGroup(1024)
