@@ -241,7 +241,7 @@ def access_copy(k: Kernel, vcpu: Vcpu, index: int, value: int | None) -> int:
     i = k.carried.xfeature
     if area is not None:
         assert i is not None
-        held = area.compacted[i] if area.xstate_bv & k.carried_mask else 0
+        held = area.compacted[i] if area.xstate_bv & k.carried_mask else INIT
         values = list(held if isinstance(held, tuple) else (0,) * len(k.carried_names))
     else:
         values = list(vcpu.carried)

@@ -161,7 +161,8 @@ def boot(settings: Settings, cpu: CpuProfile | None = None) -> Config:
     most = (kernel.guest_xss[vendor] & masks.xss if kvm_rule else CET) if has_cet else 0
     guest_xss = _guest_xss(settings, most | what.mask & ~CET & masks.xss, has_cet)
     guest_default = masks.guest_default & ~(what.mask if how.mechanism == "instructions" else 0)
-    offered = masks.xcr0 & (KVM_SUPPORTED_XCR0 | (what.mask if how.carries else 0))
+    kvm_supports = KVM_SUPPORTED_XCR0 | what.mask if how.carries else KVM_SUPPORTED_XCR0
+    offered = masks.xcr0 & kvm_supports
     guest_xcr0 = offered if settings.guest_amx else offered & ~XTILE
     if settings.guest_xcr0 is not None:
         check_guest_xcr0(settings.guest_xcr0, offered, settings.guest_amx)

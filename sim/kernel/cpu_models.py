@@ -140,7 +140,7 @@ def offered(model: str) -> Offered:
         has |= {"cet-ss", "cet-ibt"}
     if base not in _NO_XSAVE.split():
         has.add("xsave")
-    if base in _HOST_NAMES.split() or XSAVES_SINCE.get(stem, 999) <= version <= XSAVES_UNTIL.get(stem, version):
+    if base in _HOST_NAMES.split() or XSAVES_SINCE.get(stem, version + 1) <= version <= XSAVES_UNTIL.get(stem, version):
         has.add("xsaves")
     plus: set[str] = set()
     minus: set[str] = set()

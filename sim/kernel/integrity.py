@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from sim.kernel.state import Context, Cpu, Task, Vcpu
 from sim.xsave.area import INIT
-from sim.xsave.components import CET_U, COMPONENTS, PASID, PKRU, SSE, USER, bits
+from sim.xsave.components import CET_U, COMPONENTS, PASID, PKRU, USER, bits
 
 if TYPE_CHECKING:
     from sim.kernel.kernel import Kernel
@@ -107,7 +107,7 @@ class Integrity:
             if got != context.regs[i]:
                 self._report(self._kind(context, got), context.name, COMPONENTS[i].name, cpu, context.regs[i], got)
                 context.regs[i] = got
-        if consumed & SSE and unit.mxcsr != context.mxcsr:
+        if unit.mxcsr != context.mxcsr:
             self._report(WRONG_VALUE, context.name, "MXCSR", cpu, context.mxcsr, unit.mxcsr)
             context.mxcsr = unit.mxcsr
 

@@ -26,9 +26,6 @@ XSAVE_CPUID_FEATURES: Final = (
 )
 """xsave_cpuid_features[]: components that are dropped if the CPU feature is off; CET_U is a difference of versions."""
 
-NEVER: Final = sum(1 << i for i in (13, 14, 15, 16))
-"""Components without an entry in xsave_cpuid_features[], which are dropped unless a strategy carries them."""
-
 ALIGN_STRUCT: Final = 64
 PAGE: Final = 4096
 
@@ -107,7 +104,7 @@ def boot_masks(
             f"{cpu.name}: RFC patch 1 sets IA32_XSS[11], which CPUID.(0DH,1) does not have there, so that the write "
             "faults (#GP)"
         )
-    maximum = supported & ~(NEVER & ~enabled)
+    maximum = supported
     for components, feature in XSAVE_CPUID_FEATURES:
         if feature not in cpu.features:
             maximum &= ~components

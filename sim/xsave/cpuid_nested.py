@@ -263,7 +263,7 @@ def _numbered(found: list[_Found]) -> Iterator[Row]:
     """The numbers that are printed as such; each of these roles has one base in the whole text."""
     shows = _LETTER if any(_PADDED.match(value) for each in found for value in each.registers) else _HEXADECIMAL
     leaves = _base([each.path[-2:][0] for each in found], shows)
-    subs = _base([each.path[-1] for each in found if len(each.path) > 1], shows)
+    subs = _base([sub for each in found for sub in each.path[1:]], shows)
     registers = _base([value for each in found for value in each.registers], shows)
 
     def read(each: _Found) -> tuple[int, int | None, Registers]:

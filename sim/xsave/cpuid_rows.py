@@ -20,6 +20,7 @@ _LABELS: Final = re.compile(
 _NUMBER: Final = re.compile(r"(?:0x)?[0-9a-f]{1,8}h?", re.ASCII | re.IGNORECASE)
 _REGISTER: Final = re.compile(r"[0-9a-f]{8}|0x.+|.+h", re.ASCII | re.IGNORECASE)
 """A number that may be a register or a leaf, and not a sub-leaf alone."""
+_PADDED_LEAF: Final = re.compile(r"(?:0x)?0[0-9a-f]{7}h?", re.ASCII | re.IGNORECASE)
 _DECIMAL: Final = re.compile(r"0|[1-9]\d*", re.ASCII)
 _BETWEEN: Final = re.compile(r"[\s,;:|/\\()\[\]{}=>\"'`._#*+-]+", re.ASCII)
 _LEAST_OF_ROW: Final = 20
@@ -76,8 +77,8 @@ def _tokens(text: str) -> Iterator[list[str]]:
 
 def _lacks_one(row: list[str]) -> bool:
     """Whether the line is cut off: its leaf has all eight digits, and what must be a register has fewer."""
-    digits = [len(each.lower().removeprefix("0x").removesuffix("h")) for each in (row[0], *row[-4:])]
-    return digits[0] == _DIGITS and row[0].lower().removeprefix("0x").startswith("0") and min(digits) < _DIGITS
+    digits = [len(each.lower().removeprefix("0x").removesuffix("h")) for each in row[-4:]]
+    return _PADDED_LEAF.fullmatch(row[0]) is not None and min(digits) < _DIGITS
 
 
 def _base(sub_leaves: list[str]) -> int:

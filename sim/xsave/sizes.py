@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import product
 from typing import Final
 
 from sim.xsave.area import compacted_layout, standard_layout
@@ -66,9 +66,8 @@ def _masks(geometry: Geometry) -> Iterator[int]:
     there = geometry.components & ALL
     groups = [group for group in TOGETHER if group & there == group]
     single = [1 << i for i in bits[there & ~sum(TOGETHER) & ~(FP | SSE)]]
-    for number in range(len(groups) + len(single) + 1):
-        for chosen in combinations((*groups, *single), number):
-            mask = FP | SSE | sum(chosen)
-            if (mask & AVX512 and not mask & AVX) or (mask & APX and mask & MPX):
-                continue
-            yield mask
+    for chosen in product(*((0, part) for part in (*groups, *single))):
+        mask = FP | SSE | sum(chosen)
+        if (mask & AVX512 and not mask & AVX) or (mask & APX and mask & MPX):
+            continue
+        yield mask
