@@ -1,11 +1,12 @@
 """Carried states that are not CET_S: other xfeatures, and texts that name what is carried."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import engine_mode  # first of all: the loop as plain Python  # noqa: F401
 import pytest
 from test_integrity import HOST_OFF_SOUND
-from verdicts import nothing_is_wrong, run
+from verdicts import nothing_is_wrong, run, world
 
 import sim
 from sim.engine.simulation import simulate as compiled
@@ -15,7 +16,8 @@ from sim.kernel.carried import UINTR_NUMBER
 from sim.kernel.config import Settings, boot, strategy_of
 from sim.kernel.kernel import Kernel
 from sim.kernel.scene import GuestUse
-from sim.xsave.components import APX, CET_S, CET_U, LBR, UINTR
+from sim.xsave.components import APX, AVX, CET_S, CET_U, LBR, UINTR
+from sim.xsave.profiles import profile
 from sim.xsave.unit import NONROOT, Unit
 
 STATES = {
@@ -161,6 +163,29 @@ def test_the_host_writes_fred_rsp0_by_wrmsrns_where_the_cpu_has_it(cpu, instruct
         ("return-to-user", f"{instruction}(FRED_RSP0)"),
         ("guest-entry", "WRMSR(FRED_RSP0)"),
     ]
+
+
+def test_the_host_writes_fred_rsp0_only_where_another_task_or_a_guest_has_run():
+    """fred_update_rsp0(): nothing where the value recorded for the CPU is the task's, whatever XRSTORS has loaded."""
+    w = world("manual-load-nozero", "diamond-rapids", carried="fred-rsp0", hypothetical=True)
+    (cpu, _), counts = w.cpus, []
+    for task, kernel_fpu in ((3, False), (3, True), (4, False), (4, True), (3, False)):
+        w.to_user(0, task)
+        w.enter_kernel(0)
+        if kernel_fpu:
+            w.kernel_fpu(0, AVX)
+        w.return_to_user(0)
+        counts.append((cpu.ledger.count("XRSTORS"), cpu.ledger.count("WRMSRNS(FRED_RSP0)")))
+        w.enter_kernel(0)
+    assert counts == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)]
+
+
+def test_a_cpu_without_cet_gives_guests_none_whatever_is_carried(carried):
+    """kvm_cpu_caps of SHSTK and IBT: arch/x86/kvm/cpuid.c, Linux v6.18."""
+    spr = profile("sapphire-rapids")
+    for cpu, has in ((spr, True), (replace(spr, features=spr.features - {"SHSTK"}), False)):
+        for name in ("lbr", "uintr", "spec-ctrl"):
+            assert boot(Settings(strategy="manual-load", carried=carried[name]), cpu).guest_has_cet == has
 
 
 @pytest.mark.parametrize(("kernel", "notes"), [("v6.6", 1), ("v6.12", 0), ("v7.3", 0)])

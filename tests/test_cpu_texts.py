@@ -356,6 +356,8 @@ def test_what_has_no_registers_is_named_with_what_to_do_instead(kind):
     assert ("--cpu" in message) == bool(like)
     assert instead in message
     assert "\n" not in message
+    for other in (text.upper(), text.lower()):
+        assert no_registers.told(other).startswith(f"it is {kind.removesuffix(', as JSON')}, without sizes")
 
 
 @pytest.mark.parametrize("kind", ["what virsh capabilities prints", "what virsh domcapabilities prints"])

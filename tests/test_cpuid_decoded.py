@@ -100,6 +100,8 @@ def test_an_excerpt_without_the_features_of_leaf_1_is_of_a_cpu_with_xsave():
     )
     assert components_of(imported_text(excerpt)[0]) == components_of(profile("sapphire-rapids"))
     assert cpuid_decoded.decoded(excerpt)[1][1] == cpuid_decoded.decoded(text)[1][1]
+    without_avx = excerpt.replace("= 0x00000000000602e7", "= 0x0000000000000003")
+    assert cpuid_decoded.decoded(without_avx)[1][1][0][2] == 1 << 26
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.errors import InputError
+from sim.kernel import bootlog_cut
 from sim.kernel.bootlog import absent, check
 from sim.kernel.bootlog_reading import parse_all
 from sim.xsave.components import SUPERVISOR
@@ -159,3 +160,46 @@ def test_an_enabled_line_that_a_terminal_broke_within_words_is_joined_in_six_pla
     else:
         with pytest.raises(InputError):
             parse_text(broken)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("0x2e7, context size is 2696 bytes, using 'com", (0x2E7, 2696, "compacted")),
+        ("0x2e7, context size is 2696 bytes, using 's>", (0x2E7, 2696, "standard")),
+        ("0x2e7, context size is 2696 bytes, using '", (0x2E7, 2696, "")),
+        ("0x2e7, context size is 2696 b", (0x2E7, 2696, "")),
+        ("0x2e7, context size is 2696", (0x2E7, 0, "")),  # or the first digits of 26960
+        ("0x2e7, cont", (0x2E7, 0, "")),
+        ("0x2e7, contact", None),
+        ("0x2e", None),
+    ],
+)
+def test_what_is_left_of_an_enabled_line_is_told_as_far_as_it_goes(line, told):
+    """pr_info() in fpu__init_system_xstate(), arch/x86/kernel/fpu/xstate.c."""
+    found = bootlog_cut.told(f"Enabled xstate features {line}")
+    assert (found and found.enabled) == told
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "padded", "lacks"),
+    [
+        # "%4d", since Linux v4.4
+        ("  576", "  256", True, False),
+        ("  576", "   64", True, False),
+        ("  576", "  25", True, True),
+        ("  576", " 2", True, True),
+        (" 12800", " 10000", True, False),
+        (" 576", " 25", True, False),  # a blank too few: it may be that the size has lost one, too
+        ("  576", "  25", False, False),  # of a web page, which makes one blank of several
+        # "%04x", before it
+        (" 0240", " 0100", False, False),
+        (" 0240", " 1000", False, False),
+        (" 0240", " 010", False, True),
+        (" 0240", " 01", False, True),
+        (" 0240", " 0", False, False),  # may be a decimal number
+        (" 0240", " 0", True, True),
+    ],
+)
+def test_a_size_in_fewer_columns_than_the_kernel_prints_lacks_digits(offset, size, padded, lacks):
+    assert bootlog_cut.lacks_digits(f"xstate_offset[2]:{offset}, xstate_sizes[2]:{size}", padded) == lacks

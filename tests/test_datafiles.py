@@ -306,3 +306,10 @@ def test_a_user_return_msr_that_there_is_not_is_refused_and_all_others_run():
     with pytest.raises(InputError, match="unknown user-return MSR 'LSTARS'; did you mean 'LSTAR'"):
         boot(Settings(guest_uret_msrs=("LSTARS",)))
     assert flows.run("preempt", Settings(guest_uret_msrs=URET_MSRS)).operations
+
+
+def test_a_users_file_that_has_changed_is_read_again(tmp_path):
+    for load, file in ((strategy, lambda **keys: strategy_file(tmp_path, "msr", **keys)),
+                       (carried_state, lambda **keys: carried_file(tmp_path, **keys))):  # fmt: skip
+        for title in ("before", "afterwards"):
+            assert load(file(title=f'"{title}"')).title == title

@@ -110,3 +110,12 @@ def test_the_type_and_reserved_bits_of_a_signature_are_no_part_of_family_and_mod
     """Intel SDM vol. 2, CPUID, leaf 01H, EAX: 13:12 is the processor type, 15:14 and 31:28 are reserved."""
     for signature in (0x806F8, 0xA10F11, 0x6FB, 0xF41, 0x400F10):
         assert decoded(signature | 1 << bit) == decoded(signature)
+
+
+@pytest.mark.parametrize("number", range(15))
+def test_the_extended_family_counts_for_family_0fh_alone_and_the_extended_model_from_6_on(number):
+    """Linux, arch/x86/lib/cpu.c, x86_family() and x86_model(); AMD reads a model of family 6 in the same way."""
+    low = number << 8 | 0x51
+    assert decoded(0xFF << 20 | low) == (number, 5, 1)
+    assert decoded(0xA << 16 | low) == (number, 0xA5 if number >= 6 else 5, 1)
+    assert decoded(0xFF << 20 | 0xA << 16 | 0xF51) == (0xF + 0xFF, 0xA5, 1)

@@ -220,3 +220,10 @@ def test_since_v6_19_the_disabled_component_is_initial_in_memory():
     assert not k.integrity.findings
     cpu.unit.xfd = 0
     assert not cpu.unit.regs[18]
+
+
+@pytest.mark.parametrize("has", [*({i} for i in range(20)), {0, 1, 2}, {0, 1, 11, 12}, set(range(20))])
+def test_a_guest_lacks_the_supervisor_components_that_its_model_does_not_have(has):
+    """Those of IA32_XSS: Intel SDM vol. 1, section 13.1."""
+    lacks = features(boot(SPR), GuestChoice(components=sum(1 << i for i in has))).lacks
+    assert lacks == sum(1 << i for i in {8, 10, 11, 12, 13, 14, 15, 16} - has)

@@ -84,6 +84,16 @@ def test_an_area_without_extended_components_ends_with_its_header(mask):
     assert GENERIC.compacted(mask).size == GENERIC.standard(mask).size == 576
 
 
+def test_a_component_is_as_large_without_a_cpu_as_on_those_that_have_it():
+    """HDC, which none of them has: InstLatx64/InstLatx64, GenuineIntel00706E5_IceLakeY_CPUID.txt, sub-leaf 0DH."""
+    sizes = {13: {8}}
+    for name in names():
+        if name != "zen2":  # whose PKRU state is larger
+            for i, size in profile(name).sizes.items():
+                sizes.setdefault(i, set()).add(size)
+    assert {i: {size} for i, size in GENERIC.sizes.items()} == sizes
+
+
 def test_tile_data_follows_tile_config_on_the_next_cache_line():
     layout = GENERIC.compacted(0x61EE7)
     assert (layout.offsets[17], layout.offsets[18], layout.size) == (2496, 2560, 10752)

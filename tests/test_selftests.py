@@ -88,7 +88,9 @@ def test_a_child_inherits_no_tiles_and_each_task_with_tiles_has_its_own():
 
 
 def test_the_amx_test_gives_its_guest_amx_and_needs_a_cpu_with_it():
-    assert flows.run("amx-test", Settings()).kernel.config.settings.guest_amx
+    run = flows.run("amx-test", Settings())
+    assert run.kernel.config.settings.guest_amx
+    assert any(op.components & XTILEDATA for op in run.operations if op.operation == "XSAVES")
     done = CliRunner().invoke(cli, ["flow", "amx-64", "--cpu", "zen4"])
     assert "amx-64 is about AMX, and zen4 has none" in str(done.exception)
 

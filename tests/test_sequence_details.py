@@ -9,7 +9,7 @@ from flow_lines import QUIET, SPR, sequence, written
 from sim.errors import InputError
 from sim.kernel import flows, fpu, guest, kvm, process, signal
 from sim.kernel.config import Settings, boot
-from sim.kernel.kernel import Kernel
+from sim.kernel.kernel import MSRS, Kernel
 from sim.kernel.operations import Log, Operation, TracePoint
 from sim.kernel.scene import GuestUse, Scene
 from sim.xsave.area import INIT
@@ -321,3 +321,12 @@ def test_ptrace_is_traced_before_and_after_its_save_also_where_there_is_none_to_
         scene.a.need_fpu_load = True
     traced = ["x86_fpu:x86_fpu_before_save", "x86_fpu:x86_fpu_after_save"]
     assert seen == [[traced[0], "XSAVES", traced[1]], traced]
+
+
+def test_an_msr_has_its_number_in_tracepoints():
+    """arch/x86/include/asm/msr-index.h."""
+    assert {name: f"{number:x}" for name, number in MSRS.items()} == {
+        "EFER": "c0000080", "STAR": "c0000081", "LSTAR": "c0000082", "CSTAR": "c0000083", "SYSCALL_MASK": "c0000084",
+        "KERNEL_GS_BASE": "c0000102", "TSC_AUX": "c0000103", "TSX_CTRL": "122", "XFD": "1c4", "XFD_ERR": "1c5",
+        "XSS": "da0", "U_CET": "6a0", "PL3_SSP": "6a7",
+    }  # fmt: skip

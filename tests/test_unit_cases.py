@@ -259,3 +259,22 @@ def test_xrstor_of_the_standard_format_checks_mxcsr_with_sse_or_avx_in_rfbm_what
     memory.check = lambda cpu, loaded: seen.append(loaded)
     unit().xrstor(memory, rfbm)
     assert seen[0] == checked
+
+
+# What a save leaves as it was (13.7, 13.9-13.11): only components that it writes, and MXCSR by its own rule.
+
+
+@pytest.mark.parametrize("rfbm", [0, 0x1, 0x4, 0x200, 0xE5, 0xE7, 0x2E7, 0x1AE7 & ~0x200, 0x1AE7])
+@pytest.mark.parametrize("instruction", ["xsave", "xsaveopt", "xsavec", "xsaves"])
+def test_a_save_leaves_in_memory_what_it_does_not_write(instruction, rfbm):
+    standard = instruction in ("xsave", "xsaveopt")
+    cpu, memory = unit(0x18E7), area()
+    cpu.write_pkru(4)
+    cpu.ldmxcsr(0x3F80)
+    memory.pkru, memory.mxcsr = 8, 0x5F80
+    written = getattr(cpu, instruction)(memory, rfbm)
+    assert written == rfbm & (0x1AE7 if instruction == "xsaves" else 0x2E7)
+    expected = [cpu.regs[i] if written >> i & 1 else f"old {i}" for i in range(len(memory.standard))]
+    assert memory.standard == expected
+    assert memory.pkru == (4 if rfbm & 0x200 else 8)
+    assert memory.mxcsr == (0x3F80 if rfbm & (0x6 if standard else 0x2) else 0x5F80)
