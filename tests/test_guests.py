@@ -227,3 +227,18 @@ def test_a_guest_lacks_the_supervisor_components_that_its_model_does_not_have(ha
     """Those of IA32_XSS: Intel SDM vol. 1, section 13.1."""
     lacks = features(boot(SPR), GuestChoice(components=sum(1 << i for i in has))).lacks
     assert lacks == sum(1 << i for i in {8, 10, 11, 12, 13, 14, 15, 16} - has)
+    assert features(boot(SPR)).lacks == 0
+
+
+@pytest.mark.parametrize("xss", [0, 0x800, 0x1000, 0x1800])
+def test_a_guest_may_be_given_a_part_of_what_guests_are_offered_in_ia32_xss(xss):
+    assert features(boot(SPR), GuestChoice(xss=xss)).xss == xss
+
+
+@pytest.mark.parametrize(("settings", "most"), [(SPR, 8), (Settings(cpu="zen5"), 6)])
+def test_a_guest_may_use_any_number_of_the_counters_that_there_are(settings, most):
+    used = [features(boot(settings), GuestChoice(vpmu_in_use=number)).vpmu_in_use for number in range(most + 1)]
+    assert used == list(range(most + 1))
+    for number in (-1, most + 1):
+        with pytest.raises(InputError, match=f"found {number}; allowed"):
+            features(boot(settings), GuestChoice(vpmu_in_use=number))

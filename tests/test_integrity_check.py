@@ -262,3 +262,26 @@ def test_a_deep_c_state_releases_tiles_that_are_in_use_and_nothing_else():
     w.idle_c6(0)
     assert (cpu.fpregs_owner, cpu.ledger.count("TILERELEASE"), cpu.unit.xinuse & XTILE) == (None, 1, 0)
     assert cpu.ledger.count("XGETBV(1)") == 2
+
+
+@pytest.mark.parametrize("mxcsr", [0x1F00, 0x9F80])
+def test_integrity_catches_an_entry_with_another_mxcsr(mxcsr):
+    w = world("xstate-guest")
+    w.to_guest(0, 0)
+    w.exit_guest(0)
+    w.cpus[0].unit.ldmxcsr(mxcsr)
+    w.enter_guest(0)
+    assert w.findings() == [(WRONG_VALUE, "guest vcpu0", "MXCSR")]
+
+
+@pytest.mark.parametrize("more", [{}, {"cpu": "diamond-rapids", "carried": "fred-rsp0", "hypothetical": True}])
+def test_an_equal_value_is_none_of_another_task_or_guest_whatever_object_it_is(more):
+    w = world("manual-load-nozero", **more)
+    unit = w.cpus[0].unit
+    w.to_guest(0, 0)
+    w.guest_wrpkru(0, 0x1234)
+    for step in (w.exit_guest, w.enter_guest, w.exit_guest, w.run_exit, w.put_guest_fpu, w.vcpu_put, w.return_to_user):
+        unit.pkru, unit.mxcsr = int(str(unit.pkru)), int(str(unit.mxcsr))
+        unit.regs = [int(str(each)) if isinstance(each, int) else each for each in unit.regs]
+        step(0)
+    assert w.findings() == []

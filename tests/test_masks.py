@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sim.errors import InputError
+from sim.kernel.carried import CarriedState
 from sim.kernel.config import Settings, boot
 from sim.kernel.masks import boot_masks
 from sim.kernel.versions import version
@@ -227,3 +228,56 @@ def test_pairs_that_make_no_sense_are_one_clear_error(message):
 def test_what_a_cpu_lacks_is_allowed_as_hypothetical_and_said(settings):
     notes = boot(Settings(**settings, hypothetical=True)).hypothetical
     assert any(note.startswith(settings.get("cpu", "sapphire-rapids")) for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("size", "pages"), [(576, 1), (4032, 1), (4033, 2), (4096, 2), (8128, 2), (8129, 3), (11008, 3)]
+)
+def test_the_fpstate_of_a_guest_with_amx_is_whole_pages_of_the_larger_size(size, pages):
+    """fpstate_realloc(), arch/x86/kernel/fpu/xstate.c, Linux v6.18."""
+    config = boot(Settings(cpu="zen4", strategy="no-cet"))
+    small = replace(config, masks=replace(config.masks, guest_allocated=576))
+    assert replace(small, guest_fpstate_size=size).guest_fpstate_bytes == 4096 * pages
+    assert (
+        replace(config, masks=replace(config.masks, guest_allocated=size), guest_fpstate_size=576).guest_fpstate_bytes
+        == 4096 * pages
+    )
+
+
+@pytest.mark.parametrize("cpu", ["skylake-sp", "sapphire-rapids", "zen4", "diamond-rapids"])
+def test_apx_that_is_off_is_no_feature_and_changes_nothing_on_a_cpu_without_it(cpu):
+    on, off = (boot(Settings(cpu=cpu, strategy="no-cet", apx=apx)) for apx in (True, False))
+    assert off.cpu.features == profile(cpu).features - {"APX"}
+    assert (off.masks == on.masks) == (cpu != "diamond-rapids")
+
+
+@pytest.mark.parametrize(
+    ("xfeature", "feature", "xcr0", "xss"),
+    [(14, "UINTR", 0, 1 << 14), (15, "ARCH_LBR", 0, 1 << 15), (19, "APX", 1 << 19, 0)],
+)
+def test_a_component_that_a_cpu_lacks_is_added_where_it_belongs(xfeature, feature, xcr0, xss):
+    """User components to XCR0, supervisor components to IA32_XSS: Intel SDM vol. 1, section 13.1."""
+    state = CarriedState("mine", "t", {"A": 0x100}, 48, False, "a test", xfeature, feature)
+    cpu = profile("zen4")
+    found = boot(Settings(cpu="zen4", carried=state, hypothetical=True)).cpu
+    assert (found.xcr0_supported, found.xss_supported) == (cpu.xcr0_supported | xcr0, cpu.xss_supported | xss)
+    assert (found.sizes[xfeature], {**found.sizes, xfeature: 0}) == (48, {**cpu.sizes, xfeature: 0})
+
+
+@pytest.mark.parametrize("cpu", ["alder-lake", "sapphire-rapids", "granite-rapids", "diamond-rapids"])
+@pytest.mark.parametrize(("xfeature", "size"), [(14, 48), (15, 808), (19, 128)])
+def test_a_component_that_a_cpu_has_stays_as_it_is_and_has_the_size_that_cpuid_says(cpu, xfeature, size):
+    has = profile(cpu)
+    if xfeature not in has.sizes:
+        return
+    for wrong in (size - 8, size + 8):
+        state = CarriedState("mine", "t", {"A": 0x100}, wrong, False, "a test", xfeature)
+        with pytest.raises(InputError, match=f"by CPUID: {size}"):
+            boot(Settings(cpu=cpu, strategy="free-ssp", carried=state))
+    found = boot(Settings(cpu=cpu, strategy="free-ssp", carried=replace(state, size_bytes=size))).cpu
+    assert (found.xcr0_supported, found.xss_supported) == (has.xcr0_supported, has.xss_supported)
+
+
+def test_cet_s_is_added_to_no_cpu():
+    found, has = boot(Settings(cpu="skylake-sp", strategy="no-cet")).cpu, profile("skylake-sp")
+    assert (found.xcr0_supported, found.xss_supported) == (has.xcr0_supported, has.xss_supported)

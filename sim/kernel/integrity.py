@@ -122,10 +122,10 @@ class Integrity:
             self._report(WRONG_VALUE, context.name, "PKRU", cpu, context.pkru, unit.pkru)
             context.pkru = unit.pkru
         if kernel.carried_msrs_per_task:
-            want, got = task.host_value, cpu.msrs.get(kernel.carried_numbers[0], 0)
+            want, got = task.host_value, kernel.carried_value(cpu, 0)
             if got != want:
                 self._report(WRONG_VALUE, context.name, kernel.carried_names[0], cpu, want, got)
-                cpu.msrs[kernel.carried_numbers[0]] = want
+                kernel.set_carried_value(cpu, 0, want)
 
     def _carried_at_user_return(self, cpu: Cpu, task: Task) -> None:
         """The component of the carried state: consumed if the host uses shadow stacks, otherwise only looked at."""

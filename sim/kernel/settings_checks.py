@@ -15,7 +15,7 @@ from sim.kernel.releases import release
 from sim.kernel.strategies import Strategy
 from sim.kernel.uret import URET_MSRS
 from sim.kernel.versions import KernelVersion
-from sim.xsave.components import ALL, AVX, AVX512, CET, CET_S, FP, LBR, MPX, PKRU, SSE, SUPERVISOR, USER, XTILE
+from sim.xsave.components import ALL, APX, AVX, AVX512, CET, CET_S, FP, LBR, MPX, PKRU, SSE, UINTR, USER, XTILE
 from sim.xsave.profiles import CpuProfile
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ v6.19.0, v7.2.13 and v7.3.4.  On a CPU with APX every guest's XCR0 then differs 
 there."""
 
 SPEC_CTRL: Final = 0x48
+
+NOT_MERGED: Final = ("bhb-clear", "vcpu_enter_guest")
+"""Values of ``vmscape_by`` and ``ibpb_at`` that no kernel up to v7.3 has."""
 
 HostShadowStacks = Literal["off", "fpstate", "return-to-user"]
 MsrAccess = Literal["rdmsr-wrmsr", "wrmsrns", "msr-list"]
@@ -122,8 +125,8 @@ def check_pair(
         raise InputError(f"strategy {how.name} copies MSRs, and {what.name} has none")
     if what.mask & USER and how.mechanism == "independent":
         raise InputError(f"strategy {how.name}: {what.component} is a user component, and independent features are not")
-    for count, key in ((how.zero, "zero"), (how.restore if how.mechanism == "user-return" else 0, "restore")):
-        if count > len(what.msrs):
+    for count, key in ((how.zero, "zero"), (how.restore, "restore")):
+        if what.msrs and count > len(what.msrs):
             raise InputError(f"strategy {how.name}: {key} = {count}, and {what.name} has {len(what.msrs)} MSRs")
     if what.per_task_msr and not how.carries:
         raise InputError(f"strategy {how.name} leaves a guest's {what.name} to the host, which needs its own")
@@ -160,7 +163,7 @@ def _lacking(settings: Settings, cpu: CpuProfile, how: Strategy, what: CarriedSt
     if what.cpu_feature and what.cpu_feature not in cpu.features:
         return f"CPUID does not enumerate {what.cpu_feature}, which {what.name} belongs to"
     needed = {"wrmsrns": "WRMSRNS", "msr-list": "MSRLIST"}.get(settings.msr_access)
-    by_xsave = what.mask != CET_S or how.mechanism in ("fpstate", "independent")  # by MSRs SHSTK is enough
+    by_xsave = not what.mask & CET_S or how.mechanism in ("fpstate", "independent")  # by MSRs SHSTK is enough
     if by_xsave and what.xfeature is not None and not what.mask & (cpu.xcr0_supported | cpu.xss_supported):
         return f"CPUID does not enumerate state component {what.xfeature}, {what.component}"
     if how.mechanism in ("msr", "user-return") and needed and needed not in cpu.features:
@@ -190,9 +193,9 @@ def hypothetical(
             notes.append(f"KVM of {kernel.name} gives no CET to guests on {vendor.upper()}; overridden here")
     if settings.host_shadow_stacks != "off":
         notes.append("no kernel uses supervisor shadow stacks for itself")
-    if what.mask & USER & ~KVM_SUPPORTED_XCR0 and how.carries:
+    if what.mask & APX and how.carries:
         notes.append(f"no KVM up to v7.3 offers {what.component} to guests")
-    if what.mask & ~CET & SUPERVISOR and how.mechanism == "fpstate":
+    if what.mask & (UINTR | LBR) and how.mechanism == "fpstate":
         notes.append(f"no kernel up to v7.3 has {what.component} in an fpstate")
     if what.mask & LBR and how.mechanism in ("fpstate", "independent"):
         notes.append("what XSAVES of LBR does besides writing memory (LBREn) is not modelled")
@@ -200,10 +203,11 @@ def hypothetical(
         notes.append("KVM switches IA32_SPEC_CTRL as a mitigation already, and that runs besides")
     if what.per_task_msr:
         notes.append(f"no KVM up to v7.3 gives {what.name} to guests; the series that would is not merged")
-        if (release(kernel.name) or (0, 0)) < (6, 12):
+        since = release(kernel.name)
+        if since is None or since < (6, 12):
             notes.append(f"{kernel.name} has no fred_update_rsp0(), which v6.12 has")
-    for option, usual in (("vmscape_by", "ibpb"), ("ibpb_at", "vcpu_load")):
-        if (value := getattr(settings, option)) != usual:
+    for option in ("vmscape_by", "ibpb_at"):
+        if (value := getattr(settings, option)) in NOT_MERGED:
             notes.append(f"{option} = {value!r}: no kernel up to v7.3 does that; the series is not merged")
     if lacking := _lacking(settings, cpu, how, what):
         notes.append(f"{cpu.name}: {lacking}")
