@@ -11,7 +11,7 @@ from verdicts import nothing_is_wrong, run, world
 import sim
 from sim.engine.simulation import simulate as compiled
 from sim.errors import InputError
-from sim.kernel import flows, fpu, kvm, process, strategies
+from sim.kernel import carriers, flows, fpu, kvm, process, strategies
 from sim.kernel.carried import UINTR_NUMBER
 from sim.kernel.config import Settings, boot, strategy_of
 from sim.kernel.kernel import Kernel
@@ -353,3 +353,23 @@ def test_the_ioctl_of_msrs_loads_the_fpu_for_a_state_other_than_cet_only_where_t
 ):
     k = Kernel(config(carried, "uintr", strategy, guest_cet=False))
     assert kvm.msr_ioctl_loads_fpu(k, k.new_vcpu("V")) == loads
+
+
+@pytest.mark.parametrize("patches", [(3,), (1, 2, 3), (1, 2, 3, 4, 5), (3, 5)])
+def test_the_series_of_the_rfc_moves_cet_s_and_no_other_component(carried, patches):
+    masks = config(carried, "uintr", "xstate-guest", "rfc", patches=frozenset(patches)).masks
+    assert (masks.host_default & UINTR, masks.guest_default & UINTR) == (0, UINTR)
+
+
+def test_kvm_s_copy_of_a_component_is_initial_where_xstate_bv_lacks_it(carried):
+    """XRSTORS initialises what XSTATE_BV lacks, whatever the bytes hold (Intel SDM vol. 1, section 13.12)."""
+    k = Kernel(config(carried, "lbr", "independent"))
+    vcpu = k.new_vcpu("V")
+    assert [carriers.access_copy(k, vcpu, index, None) for index in (0, 1)] == [0, 0]
+    assert [carriers.access_copy(k, vcpu, index, value) for index, value in enumerate((7, 8))] == [7, 8]
+    area = vcpu.carried_area
+    assert (area.compacted[15], area.xstate_bv) == ((7, 8), LBR)
+    area.xstate_bv = 0
+    assert [carriers.access_copy(k, vcpu, index, None) for index in (0, 1)] == [0, 0]
+    assert carriers.access_copy(k, vcpu, 1, 9) == 9
+    assert (area.compacted[15], area.xstate_bv) == ((0, 9), LBR)

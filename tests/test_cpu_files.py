@@ -93,6 +93,13 @@ def good_profile() -> str:
     return imported.text(imported.document(imported.dump(RAW), "a dump"))
 
 
+def test_a_users_profile_that_has_changed_is_read_again(tmp_path):
+    path, text = tmp_path / "mine.toml", good_profile()
+    for bugs in ([], ["VMSCAPE"]):
+        path.write_text(text.replace("bugs = []", f"bugs = {json.dumps(bugs)}"))
+        assert list(profile(str(path)).bugs) == bugs
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

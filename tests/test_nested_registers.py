@@ -48,13 +48,49 @@ def test_lwp_of_the_high_half_of_xcr0_is_a_component():
     assert found(entries(13, leaf)) == of(13, leaf)
 
 
-@pytest.mark.parametrize(("depth", "read"), [(1, True), (30, True), (40, False), (900, False)])
+@pytest.mark.parametrize(("depth", "read"), [(1, True), (30, True), (31, False), (900, False)])
 @pytest.mark.parametrize("around", ["[{}]", '{{"a": {}}}'])
 def test_what_lies_deeper_than_any_program_writes_is_not_looked_at(depth, read, around):
     text = json.dumps(entries(13, XSTATE))
     for _ in range(depth):
         text = around.format(text)
     assert bool(list(rows(text))) == read
+
+
+def test_sub_leaves_within_sub_leaves_are_as_deep_as_other_objects():
+    tree = {}
+    for sub in range(40, 0, -1):
+        tree = {"leaf": 4, "subleaf": sub, "eax": 1, "ebx": 2, "ecx": 3, "edx": 4} | (
+            {"subleaves": tree} if tree else {}
+        )
+    read = {sub for leaf, sub in found([*entries(13, XSTATE), tree]) if leaf == 4}
+    assert read == set(range(1, max(read) + 1))
+    assert max(read) == 31  # the list is around them, and 32 objects one in another are looked at
+
+
+def test_records_of_one_object_are_no_deeper_than_it_is():
+    """Members of one object with a leaf each, as a program prints them that knows no lists."""
+    records = [json.dumps(each)[1:-1] for each in entries(13, XSTATE)]
+    text = "{" + ", ".join(records) + "}"
+    for depth, read in ((29, True), (30, True), (31, True), (32, False)):
+        assert bool(list(rows('{"a": ' * depth + text + "}" * depth))) == read, depth
+
+
+@pytest.mark.parametrize(
+    "members", [[7, 832, 2696], [7, 832, 2696, {}], [7, 832, 2696, 0, {"a": 1}], [7, 832, 2696, 0, 0], [{"a": 1}] * 4]
+)
+def test_four_numbers_are_registers_where_they_are_all_that_a_list_has(members):
+    tree = {"13": {str(sub): row for sub, row in XSTATE.items()}}
+    assert found(tree) == of(13, XSTATE)
+    tree["13"]["0"] = members
+    assert (13, 0) not in found(tree)
+
+
+def test_the_number_of_a_leaf_alone_does_not_show_the_base_of_sub_leaves():
+    rows_of = dict(XSTATE) | {1: [15, 960, 0x500, 0], 10: [8, 0, 1, 0]}
+    tree = {"a": dict(zip(("eax", "ebx", "ecx", "edx"), (1, 2, 3, 4), strict=True)),
+            "d": {str(sub): row for sub, row in rows_of.items()}}  # fmt: skip
+    assert found(tree) == of(13, rows_of) | {(10, 0): [1, 2, 3, 4]}
 
 
 @pytest.mark.parametrize("row", [[13, 0, 7, 832, 2696], [13, 0, 7, 832, 2696, 0, 0], [0, 13, 0, 7, 832, 2696, 0]])

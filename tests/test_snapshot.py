@@ -359,3 +359,19 @@ def test_the_tables_fit_into_a_hundred_columns(options):
     lines = CliRunner().invoke(cli, ["snapshot", *options]).output.splitlines()
     assert any("xstate-guest-resident" in line for line in lines)
     assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strategy", "loads"),
+    [
+        ("v6.12", "no-cet", False),
+        ("rfc", "no-cet", False),  # kvm_caps.supported_xss = 0
+        ("rfc", "manual-load", True),
+        ("v6.18", "no-cet", False),
+        ("v6.18", "manual-load", True),
+    ],
+)
+def test_an_ioctl_of_the_cet_msrs_loads_the_guest_fpu_where_kvm_supports_ia32_xss(kernel, strategy, loads):
+    """KVM v6 14/25 of 2023; arch/x86/kvm/x86.c, __msr_io(), Linux v6.18."""
+    k = Kernel(boot(Settings(kernel=kernel, strategy=strategy)))
+    assert kvm.msr_ioctl_loads_fpu(k, k.new_vcpu("V")) == loads

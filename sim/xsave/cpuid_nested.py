@@ -187,7 +187,7 @@ def _walk(node: _Node, path: tuple[str, ...], depth: int) -> Iterator[_Found]:
     several = node.records()
     if len(several) > 1:
         for each in several:
-            yield from _walk(each, path, depth + 1)
+            yield from _walk(each, path, depth)
         return
     texts, items = node.texts(), node.items()
     if len(items) == _ROW and _are_numbers(items):
@@ -263,12 +263,12 @@ def _numbered(found: list[_Found]) -> Iterator[Row]:
     """The numbers that are printed as such; each of these roles has one base in the whole text."""
     shows = _LETTER if any(_PADDED.match(value) for each in found for value in each.registers) else _HEXADECIMAL
     leaves = _base([each.path[-2:][0] for each in found], shows)
-    subs = _base([sub for each in found for sub in each.path[1:]], shows)
+    subs = _base([each.path[-1] for each in found if each.path[1:]], shows)
     registers = _base([value for each in found for value in each.registers], shows)
 
     def read(each: _Found) -> tuple[int, int | None, Registers]:
         a, b, c, d = (_value(value, registers) & LOW for value in islice(each.registers, _FOUR))
-        sub = _value(each.path[-1], subs) if len(each.path) > 1 else None
+        sub = _value(each.path[-1], subs) if each.path[1:] else None
         return _value(each.path[-2:][0], leaves), sub, (a, b, c, d)
 
     return numbered(map(read, found))
