@@ -12,9 +12,12 @@ XSTATE = {0: [7, 832, 2696, 0], 1: [15, 960, 0x100, 0], 2: [256, 576, 0, 0], 8: 
 """Leaf 0DH of a CPU with AVX in XCR0 and PT in IA32_XSS."""
 
 
+def row_of(registers):
+    return dict(zip(("eax", "ebx", "ecx", "edx"), registers, strict=True))
+
+
 def entries(leaf, subs):
-    return [{"leaf": leaf, "subleaf": sub} | dict(zip(("eax", "ebx", "ecx", "edx"), row, strict=True))
-            for sub, row in subs.items()]  # fmt: skip
+    return [{"leaf": leaf, "subleaf": sub} | row_of(row) for sub, row in subs.items()]
 
 
 def found(tree):
@@ -88,9 +91,20 @@ def test_four_numbers_are_registers_where_they_are_all_that_a_list_has(members):
 
 def test_the_number_of_a_leaf_alone_does_not_show_the_base_of_sub_leaves():
     rows_of = dict(XSTATE) | {1: [15, 960, 0x500, 0], 10: [8, 0, 1, 0]}
-    tree = {"a": dict(zip(("eax", "ebx", "ecx", "edx"), (1, 2, 3, 4), strict=True)),
-            "d": {str(sub): row for sub, row in rows_of.items()}}  # fmt: skip
+    tree = {"a": row_of((1, 2, 3, 4)), "d": {str(sub): row for sub, row in rows_of.items()}}
     assert found(tree) == of(13, rows_of) | {(10, 0): [1, 2, 3, 4]}
+
+
+def test_the_last_numbers_around_registers_are_their_leaf_and_sub_leaf():
+    """Of keys by CPU, by leaf and by sub-leaf, however the last of them is said; its base is that of sub-leaves."""
+    rows_of = dict(XSTATE) | {1: [15, 960, 0x500, 0], 10: [8, 0, 1, 0]}
+    by_key = {str(sub): row_of(row) for sub, row in rows_of.items()}
+    by_name = {f"entry {chr(97 + sub)}": {"subleaf": sub} | row_of(row) for sub, row in rows_of.items()}
+    others = {key: row for key, row in by_key.items() if key != "0"}
+    beside = {"0": by_key["0"] | {"subleaves": others}}
+    for subs in (by_key, by_name, beside):
+        for tree in ({"d": subs}, {"0": {"d": subs}}):
+            assert found(tree) == of(13, rows_of)
 
 
 @pytest.mark.parametrize("row", [[13, 0, 7, 832, 2696], [13, 0, 7, 832, 2696, 0, 0], [0, 13, 0, 7, 832, 2696, 0]])
@@ -131,8 +145,7 @@ def test_lines_of_yaml_are_as_deep_as_they_are_indented_whatever_their_length(pa
 @pytest.mark.parametrize("leaf_only", [False, True])
 def test_a_leaf_alone_before_an_object_numbers_its_sub_leaves_by_their_order(leaf_only):
     subs = {sub: XSTATE[sub] for sub in (0, 1, 2)}
-    tree = [[13, *([] if leaf_only else [sub]), dict(zip(("eax", "ebx", "ecx", "edx"), row, strict=True))]
-            for sub, row in subs.items()]  # fmt: skip
+    tree = [[13, *([] if leaf_only else [sub]), row_of(row)] for sub, row in subs.items()]
     assert found(tree) == of(13, subs)
     tree = [{"input": [13] if leaf_only else [13, sub], "eax": row[0], "ebx": row[1], "ecx": row[2], "edx": row[3]}
             for sub, row in subs.items()]  # fmt: skip

@@ -226,7 +226,7 @@ def _named(node: _Node, texts: dict[str, str], path: tuple[str, ...]) -> tuple[s
     sub = next((value for name, value in said.items() if name in _SUB_NAMES and _are_numbers([value])), None)
     if leaf is not None:
         path = (leaf,)
-    return path if sub is None or not path else (path[0] if leaf is not None else path[-1], sub)
+    return path if sub is None or not path else (path[-1], sub)
 
 
 def _registers(node: _Node, texts: dict[str, str], items: list[str]) -> Sequence[str]:
@@ -234,15 +234,15 @@ def _registers(node: _Node, texts: dict[str, str], items: list[str]) -> Sequence
     inner = {_plain(key): value for key, value in node.members if isinstance(value, _Node)}
     for names in _REGISTERS:
         found = [texts.get(name) or _only_number(inner.get(name)) for name in names]
-        if all(found) and _are_numbers([value or "" for value in found]):
-            return [value or "" for value in found]
-    return items if len(items) == _FOUR and len(node.members) == _FOUR and _are_numbers(items) else ()
+        if _are_numbers(found):
+            return found
+    return items if len(items) == len(node.members) == _FOUR and _are_numbers(items) else ()
 
 
 def _only_number(node: _Node | None) -> str:
     """The number of an object such as ``{"value": 7}``."""
     found = [] if node is None else [value for _, value in node.members if isinstance(value, str)]
-    return found[0] if len(found) == 1 else ""
+    return found.pop() if len(found) == 1 else ""
 
 
 def _plain(key: str) -> str:
@@ -281,7 +281,7 @@ def _base(numbers: list[str], shows: re.Pattern[str]) -> int:
 
 
 def _shows_base(number: str) -> bool:
-    return number[:2].lower() == "0x" or number[-1:].lower() == "h"
+    return number.lower().startswith("0x") or number.lower().endswith("h")
 
 
 def _value(number: str, base: int) -> int:
