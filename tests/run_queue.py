@@ -55,7 +55,7 @@ class Host:
         self.see()
 
     def wake(self, entity: Entity, initial: bool = False) -> None:
-        self.queue.enqueue(self.now, entity, wakeup=not initial, initial=initial)
+        self.queue.enqueue(self.now, entity, initial=initial)
         if self.queue.wakeup_preempts(self.now, entity, fork=initial):
             self.queue.pick_next(self.now)
         self.see()
@@ -96,7 +96,7 @@ def live(host: Host, entities: list[Entity], steps: list[tuple[str, int, int]]) 
         elif step == "move" and (waiting := queue.waiting()):
             moved = waiting[which % len(waiting)]
             queue.dequeue(host.now, moved, sleep=False)
-            queue.enqueue(host.now, moved, migrated=True)
+            queue.enqueue(host.now, moved)
         elif step in ("block", "exit") and queue.current:
             host.block(special=step == "exit")
         host.see()

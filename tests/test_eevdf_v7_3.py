@@ -144,5 +144,5 @@ def test_in_v7_3_negative_lag_does_not_grow_while_a_sleeper_is_still_queued() ->
         owed = min(0, floor(mean(queue)) - sleeper.vruntime)
         late.vlag = 2 * SLICE * late.inv_weight
         queue.enqueue(MS, late)
-        queue.enqueue(MS, sleeper, wakeup=True)
+        queue.enqueue(MS, sleeper)
         assert (floor(mean(queue)) - sleeper.vruntime < owed - sleeper.inv_weight) is grows

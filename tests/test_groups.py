@@ -282,7 +282,7 @@ def test_a_sleeper_whose_delay_begins_or_ends_leaves_the_weight_of_its_group_as_
     first.dequeue(0, one, sleep=True)
     assert one.sched_delayed
     assert own.weight == 1024
-    first.enqueue(0, one, wakeup=True)
+    first.enqueue(0, one)
     assert not one.sched_delayed
     assert own.weight == 1024
     first.dequeue(0, two, sleep=False)

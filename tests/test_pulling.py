@@ -38,7 +38,7 @@ def test_threads_are_pulled_in_the_order_of_an_mru_list(kind, grouped, steps):
         if step == "wake" and (entity.sched_delayed or not entity.on_rq):
             if not entity.on_rq:
                 tasks.insert(0, entity)
-            rq.enqueue(now, entity, wakeup=True)
+            rq.enqueue(now, entity)
         elif step == "sleep" and current is not None:
             rq.dequeue(now, current, sleep=True)
         if step in ("sleep", "pick") and (picked := rq.pick_next(now)) is not None and picked is not current:

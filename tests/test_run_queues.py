@@ -100,7 +100,7 @@ def test_who_is_woken_before_it_has_left_its_cpu_preempts_nobody_and_goes_on(rul
     assert running.sched_delayed
     assert queue.current is running
     before = running.vruntime, running.deadline, running.vprot
-    queue.enqueue(MS, running, wakeup=True)
+    queue.enqueue(MS, running)
     assert not queue.wakeup_preempts(MS, running)
     assert (running.vruntime, running.deadline, running.vprot) == before
     assert (queue.nr_running, running.sched_delayed, queue.waiting()) == (2, False, [other])
@@ -123,7 +123,7 @@ def test_who_is_woken_before_it_has_left_its_cpu_is_placed_anew_if_its_lag_is_no
     queue.enqueue(MS, late)
     average, load = queue.avg_vruntime(), 2 * running.weight + late.weight
     assert (average > running.vruntime) is (lag < 0)
-    queue.enqueue(MS, running, wakeup=True)
+    queue.enqueue(MS, running)
     kept = 0 if lag < 0 else owed * (load + running.weight) // load
     assert running.vruntime == average - kept
     assert (queue.current, queue.nr_running, running.sched_delayed) == (running, 3, False)
@@ -157,7 +157,7 @@ def test_a_move_to_another_queue_preserves_lag_and_relative_deadline(ticks: int)
         before = lag(here, moved), moved.deadline - moved.vruntime
         here.dequeue(100 * TICK, moved, sleep=False)
         owed = moved.vlag * moved.weight / (1 << WMULT_SHIFT)
-        there.enqueue(host.now, moved, migrated=True)
+        there.enqueue(host.now, moved)
         assert lag(there, moved) == pytest.approx(owed, abs=1)
         assert moved.deadline - moved.vruntime == before[1]
 
@@ -185,7 +185,7 @@ def test_a_wake_up_with_the_same_slice_does_not_preempt_within_the_protection() 
     assert current is not None
     current.vruntime -= 10 * MS * current.inv_weight  # eligible whatever comes
     woken = Entity()
-    queue.enqueue(host.now, woken, wakeup=True)
+    queue.enqueue(host.now, woken)
     assert not queue.wakeup_preempts(host.now, woken)
 
 
@@ -197,7 +197,7 @@ def test_a_wake_up_with_a_shorter_slice_and_an_earlier_deadline_preempts(
     host = Host(queue)
     host.wake(Entity(NICE_0_LOAD, request_of_current))
     woken = Entity(NICE_0_LOAD, 2 * MS)
-    queue.enqueue(0, woken, wakeup=True)
+    queue.enqueue(0, woken)
     assert queue.wakeup_preempts(0, woken) is preempts
 
 
@@ -209,7 +209,7 @@ def test_a_shorter_slice_that_is_not_eligible_shortens_the_protection_of_current
     host.wake(current)
     woken = Entity(NICE_0_LOAD, MS)
     woken.vlag = -MS * woken.inv_weight
-    queue.enqueue(0, woken, wakeup=True)
+    queue.enqueue(0, woken)
     assert not queue.wakeup_preempts(0, woken)
     assert queue.preempt_time() == MS
 
@@ -239,7 +239,7 @@ def test_once_a_reschedule_is_due_it_is_due_at_once_and_until_the_pick() -> None
     assert queue.preempt_time() == SLICE
     assert ticks(queue, SLICE)
     woken = Entity()
-    queue.enqueue(SLICE + 5, woken, wakeup=True)
+    queue.enqueue(SLICE + 5, woken)
     assert queue.wakeup_preempts(SLICE + 5, woken)
     assert queue.pick_next(SLICE + 5) is not current
     assert not ticks(queue, SLICE + 5)

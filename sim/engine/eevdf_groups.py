@@ -129,22 +129,22 @@ def weigh(a: Memory, c: int, now: int, entity: int) -> None:
 
 
 @compiled
-def enqueue(a: Memory, c: int, now: int, thread: int, initial: bool, migrated: bool) -> None:
+def enqueue(a: Memory, c: int, now: int, thread: int, initial: bool) -> None:
     """enqueue_task_fair(): what the group weighs is renewed, unless only the thread's delay ends (ENQUEUE_DELAYED)."""
     a.c[c, RUNNING] += 1
     entity = parent(a, thread, c)
     if entity < 0:
-        scheduler.enqueue(a, root(a, c), now, thread, initial, migrated)
+        scheduler.enqueue(a, root(a, c), now, thread, initial)
         return
     delayed = a.t[thread, DELAYED]
-    scheduler.enqueue(a, group_queue(a, entity), now, thread, initial, migrated)
+    scheduler.enqueue(a, group_queue(a, entity), now, thread, initial)
     if delayed:
         return
     if a.t[entity, DELAYED]:
-        scheduler.enqueue(a, root(a, c), now, entity, False, False)
+        scheduler.enqueue(a, root(a, c), now, entity, False)
     weigh(a, c, now, entity)
     if not a.t[entity, ON_RQ]:
-        scheduler.enqueue(a, root(a, c), now, entity, False, False)
+        scheduler.enqueue(a, root(a, c), now, entity, False)
 
 
 @compiled

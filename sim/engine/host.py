@@ -141,7 +141,7 @@ def enqueue_on(a: Memory, thread: int, waker: int, initial: bool) -> None:
     a.t[thread, QUEUED_AT] = now
     was_idle = a.c[c, THREAD] == a.c[c, IDLE_THREAD] and a.c[c, RUNNING] == 0
     catch_up_ticks(a, c, now)
-    enqueue(a, c, now, thread, initial, False)
+    enqueue(a, c, now, thread, initial)
     note_queue(a, c)
     if was_idle:
         a.c[c, NEED_RESCHED] = 1
@@ -204,7 +204,7 @@ def pull_from(a: Memory, other: int, c: int, now: int) -> bool:
     kick(a, other)
     a.t[thread, CPU] = c
     a.c[c, MIGRATIONS] += 1
-    enqueue(a, c, now, thread, False, True)
+    enqueue(a, c, now, thread, False)
     return True
 
 

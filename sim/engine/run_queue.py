@@ -24,12 +24,12 @@ def update_current(a: Memory, c: int, now: int) -> None:
 
 
 @compiled
-def enqueue(a: Memory, c: int, now: int, thread: int, initial: bool, migrated: bool) -> None:
+def enqueue(a: Memory, c: int, now: int, thread: int, initial: bool) -> None:
     """Makes a thread runnable on the CPU."""
     if a.g[GROUPED]:
-        eevdf_groups.enqueue(wide(a), c, now, thread, initial, migrated)
+        eevdf_groups.enqueue(wide(a), c, now, thread, initial)
     else:
-        scheduler.enqueue(a, c, now, thread, initial, migrated)
+        scheduler.enqueue(a, c, now, thread, initial)
 
 
 @compiled

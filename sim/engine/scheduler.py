@@ -191,7 +191,7 @@ def list_first(a: Memory, entity: int) -> None:
 
 
 @compiled
-def enqueue(a: Memory, q: int, now: int, entity: int, initial: bool, migrated: bool) -> None:
+def enqueue(a: Memory, q: int, now: int, entity: int, initial: bool) -> None:
     """enqueue_task_fair(), or to the tail of a round-robin queue."""
     t = a.t
     if a.g[V7_3]:
@@ -203,8 +203,6 @@ def enqueue(a: Memory, q: int, now: int, entity: int, initial: bool, migrated: b
     if not a.g[ROUND_ROBIN]:
         place(a, q, entity, initial)
         list_first(a, entity)
-    if migrated:
-        t[entity, EXEC_START] = 0
     insert(a, q, entity)
     a.c[q, RUNNING] += 1
     if is_wide(a):

@@ -89,20 +89,16 @@ class EevdfRunQueue:
         """dequeue_entities(): a thread of this group sleeps, of which others are queued, so that the group goes on."""
         self.buddy = entity
 
-    def enqueue(
-        self, now: int, entity: Entity, *, wakeup: bool = False, initial: bool = False, migrated: bool = False
-    ) -> None:
+    def enqueue(self, now: int, entity: Entity, *, initial: bool = False) -> None:
         """enqueue_task_fair(): the wake-up of one that is still queued here as delayed ends its delay.
 
-        ``migrated`` makes it cache-cold: exec_start becomes 0.  Placement does not ask whether it is a wake-up.
+        Placement does not ask whether it is a wake-up.
         """
         if entity.sched_delayed:
             self._requeue_delayed(entity)
             return
         self.update_current(now)
         self._place(entity, initial)
-        if migrated:
-            entity.exec_start = 0
         entity.on_rq = True
         entity.listed = next(self.listings)
         self._insert(entity)

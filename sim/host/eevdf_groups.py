@@ -87,9 +87,7 @@ class GroupedRunQueue:
         if load := own.queue.load:
             self._root.reweight(now, own, max(LEAST_SHARES, own.of.weight * load // own.of.load))
 
-    def enqueue(
-        self, now: int, entity: Entity, *, wakeup: bool = False, initial: bool = False, migrated: bool = False
-    ) -> None:
+    def enqueue(self, now: int, entity: Entity, *, initial: bool = False) -> None:
         """enqueue_task_fair(): what the group weighs is renewed, unless only the thread's delay ends (ENQUEUE_DELAYED).
 
         A group that is delayed is queued again with the weight that it left with; else it has the new one.
@@ -97,17 +95,17 @@ class GroupedRunQueue:
         self.nr_running += 1
         own = self._of(entity)
         if own is None:
-            self._root.enqueue(now, entity, wakeup=wakeup, initial=initial, migrated=migrated)
+            self._root.enqueue(now, entity, initial=initial)
             return
         delayed = entity.sched_delayed
-        own.queue.enqueue(now, entity, wakeup=wakeup, initial=initial, migrated=migrated)
+        own.queue.enqueue(now, entity, initial=initial)
         if delayed:
             return
         if own.sched_delayed:
-            self._root.enqueue(now, own, wakeup=True)
+            self._root.enqueue(now, own)
         self._weigh(now, own)
         if not own.on_rq:
-            self._root.enqueue(now, own, wakeup=True)
+            self._root.enqueue(now, own)
 
     def dequeue(self, now: int, entity: Entity, *, sleep: bool, special: bool = False) -> None:
         """dequeue_task_fair(): the last one of a group takes its entity with it, which may be delayed, too.

@@ -15,12 +15,10 @@ class EevdfRunQueueV73(EevdfRunQueue):
 
     __slots__ = ()
 
-    def enqueue(
-        self, now: int, entity: Entity, *, wakeup: bool = False, initial: bool = False, migrated: bool = False
-    ) -> None:
+    def enqueue(self, now: int, entity: Entity, *, initial: bool = False) -> None:
         """enqueue_task_fair(): accounts for current before a delayed entity is put back, too."""
         self.update_current(now)
-        super().enqueue(now, entity, wakeup=wakeup, initial=initial, migrated=migrated)
+        super().enqueue(now, entity, initial=initial)
 
     def dequeue(self, now: int, entity: Entity, *, sleep: bool, special: bool = False) -> None:
         """__dequeue_task(): the lag of one that is delayed is noted when it blocks, and grows no more negative."""

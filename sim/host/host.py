@@ -149,7 +149,7 @@ class Host:
         thread.queued_at = now
         was_idle = cpu.thread is cpu.idle_thread and cpu.rq.nr_running == 0
         cpu.catch_up_ticks(now)
-        cpu.rq.enqueue(now, thread, wakeup=not initial, initial=initial)
+        cpu.rq.enqueue(now, thread, initial=initial)
         self.note_queue(cpu)
         if was_idle:
             cpu.need_resched = True
@@ -197,7 +197,7 @@ class Host:
                     cpu.count_migrations += 1
                     if self.listener is not None:
                         self.listener.migrated(thread, cpu, other)  # type: ignore[arg-type]
-                    cpu.rq.enqueue(now, thread, migrated=True)
+                    cpu.rq.enqueue(now, thread)
                     return True
         return False
 

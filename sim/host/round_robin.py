@@ -34,13 +34,9 @@ class RoundRobinRunQueue:
         if now >= self._slice_end and self._queue:
             self.need_resched = True
 
-    def enqueue(
-        self, now: int, entity: Entity, *, wakeup: bool = False, initial: bool = False, migrated: bool = False
-    ) -> None:
+    def enqueue(self, now: int, entity: Entity, *, initial: bool = False) -> None:
         """To the tail, however it comes."""
         self.update_current(now)
-        if migrated:
-            entity.exec_start = 0
         entity.on_rq = True
         self._queue.append(entity)
         self.nr_running += 1

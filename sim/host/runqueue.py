@@ -77,9 +77,7 @@ class RunQueue(Protocol):
     def update_current(self, now: int) -> None:
         """Account the wall time since the last accounting to ``current``."""
 
-    def enqueue(
-        self, now: int, entity: Entity, *, wakeup: bool = False, initial: bool = False, migrated: bool = False
-    ) -> None:
+    def enqueue(self, now: int, entity: Entity, *, initial: bool = False) -> None:
         """Make ``entity`` runnable here: after a sleep, for the first time (fork), or coming from another queue."""
 
     def dequeue(self, now: int, entity: Entity, *, sleep: bool, special: bool = False) -> None:
