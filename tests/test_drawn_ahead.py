@@ -57,7 +57,7 @@ def test_other_strategies_walk_the_points_in_blocks_of_16384():
 
 
 @pytest.mark.parametrize("of_devices", [False, True])
-def test_interrupts_that_have_been_served_are_forgotten_when_there_are_more_than_64(of_devices):
+def test_interrupts_that_have_been_served_are_forgotten(of_devices):
     draws = Draws(np.arange)
     source = DeviceSource(Instants(np.ones), draws, Draws(np.zeros), 0)
     ahead = Devices([source]) if of_devices else TickTimes(draws)

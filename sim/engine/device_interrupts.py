@@ -68,7 +68,7 @@ class DeviceInterrupts:
         self._sources = [_Source(each, point_of(each.components)) for each in devices._sources]
         ready = [
             (time, cycles, -1 if components is None else point_of(components))
-            for time, cycles, components in devices._ready[devices._first :]
+            for time, cycles, components in devices._ready
         ]
         self._columns = np.array(ready, np.int64).reshape(-1, 3).T.copy()
 

@@ -1,13 +1,9 @@
 """Interrupts that come to a CPU in wall time: devices, drawn ahead, and the scheduler's tick."""
 
 import heapq
-from typing import Final
 
 from sim.host.exits import INF
 from sim.host.streams import Draws, Instants
-
-AHEAD: Final = 64
-"""How many device interrupts are kept ready."""
 
 
 class DeviceSource:
@@ -25,27 +21,23 @@ class DeviceSource:
 class Devices:
     """The device interrupts of one CPU in order; number 0 is the next that has not been served."""
 
-    __slots__ = ("_first", "_heap", "_ready", "_sources")
+    __slots__ = ("_heap", "_ready", "_sources")
 
     def __init__(self, sources: list[DeviceSource]) -> None:
         self._sources = sources
         self._heap = [(source.instants.next, i) for i, source in enumerate(sources)]
         heapq.heapify(self._heap)
         self._ready: list[tuple[int, int, int | None]] = []
-        self._first = 0
 
     def _get(self, n: int) -> tuple[int, int, int | None]:
-        if self._first > AHEAD:
-            del self._ready[: self._first]
-            self._first = 0
-        while len(self._ready) <= self._first + n:
+        while len(self._ready) <= n:
             time, i = self._heap[0]
             source = self._sources[i]
             source.instants.upto(time)
             heapq.heapreplace(self._heap, (source.instants.next, i))
             components = source.components if source.uses_fpu.next() else None
             self._ready.append((time, source.cycles.next(), components))
-        return self._ready[self._first + n]
+        return self._ready[n]
 
     def time(self, n: int) -> int:
         """When number ``n`` comes; far beyond every simulation if there are none."""
@@ -61,31 +53,26 @@ class Devices:
 
     def serve(self, n: int) -> None:
         """The first ``n`` have been served."""
-        self._first += n
+        del self._ready[:n]
 
 
 class TickTimes:
     """How long each tick of one CPU is served, drawn ahead."""
 
-    __slots__ = ("_draws", "_first", "_ready")
+    __slots__ = ("_draws", "_ready")
 
     def __init__(self, draws: Draws) -> None:
         self._draws = draws
         self._ready: list[int] = []
-        self._first = 0
 
     def cycles(self, n: int) -> int:
         """Cycles of the ``n``-th tick that has not been served."""
         if self._draws.constant is not None:
             return self._draws.constant
-        while len(self._ready) <= self._first + n:
+        while len(self._ready) <= n:
             self._ready.append(self._draws.next())
-        return self._ready[self._first + n]
+        return self._ready[n]
 
     def serve(self, n: int) -> None:
         """The first ``n`` have been served."""
-        if self._draws.constant is None:
-            self._first += n
-            if self._first > AHEAD:
-                del self._ready[: self._first]
-                self._first = 0
+        del self._ready[:n]
