@@ -197,7 +197,7 @@ def follow_guest(a: Memory, c: int, begin: int, until: int, soft: bool) -> None:
         over = at + a.k[interrupt, K_CYCLES] + cycles
         free = over - a.k[interrupt, K_ENTRY]
         after = min(tick + period, device) if is_tick else min(tick, device_time(a, c, n + 1))
-        if at < now or (last + 1 < stop and there >= begins(a, t, last + 1)) or min(until, after) <= free:
+        if at < now or there >= begins(a, t, last + 1) or min(until, after) <= free:
             stopped(a, c, now, wall, at, stop, soft)
             break
         hits += 1

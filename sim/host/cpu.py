@@ -17,7 +17,6 @@ from sim.host.hrtick import Hrtick
 from sim.host.interrupts import Devices, TickTimes
 from sim.host.ledger import PricedLedger
 from sim.host.preemption import TO_USER
-from sim.kernel.kernel import Kernel
 from sim.kernel.state import Cpu, Vcpu
 from sim.kernel.walker import Walker
 
@@ -43,7 +42,7 @@ class HostCpu(CpuTime):
     """
 
     __slots__ = (
-        "boundary", "env", "exit_request", "host", "idle_thread", "kernel", "measuring", "need_resched",
+        "boundary", "env", "exit_request", "host", "idle_thread", "measuring", "need_resched",
         "need_resched_lazy", "on_boundary", "posted", "preemption", "priority", "process", "rq", "span_begin",
         "waiting",
     )  # fmt: skip
@@ -55,7 +54,6 @@ class HostCpu(CpuTime):
         super().__init__()
         self.host = host
         self.env = host.env
-        self.kernel: Kernel = host.kernel
         self.schedule = host.schedule
         self.walker = host.schedule.timing
         self.cpu = cpu
@@ -356,7 +354,7 @@ class HostCpu(CpuTime):
 
     def vmcs_is_elsewhere(self, vcpu: Vcpu) -> bool:
         """Whether a vCPU's VMCS is still current on another CPU, which vcpu_load then asks for VMCLEAR."""
-        return vcpu.vmcs_cpu not in (None, self.cpu) and self.kernel.vendor == "vmx"
+        return vcpu.vmcs_cpu not in (None, self.cpu)
 
     def tick_after(self, time: int) -> int:
         """The first tick of the CPU's period that is not before ``time``."""

@@ -161,7 +161,7 @@ class GuestSpan(Thread):
             after = min(tick + cpu.tick_period, device) if is_tick else min(tick, devices.time(n + 1))
             if (
                 at < now  # during the entry after the one before
-                or (last + 1 < stop and there >= stream.begins(last + 1))
+                or there >= stream.begins(last + 1)
                 or min(until, after) <= free
             ):
                 return self._stopped(now, wall, at, stop, soft, hits, n, served)
