@@ -1,5 +1,6 @@
 """How much a simulated host draws ahead and keeps before it is walked, which no result shows."""
 
+import functools
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,6 +48,25 @@ def test_twice_as_many_are_drawn_ahead_each_time_up_to_a_limit(largest, use):
     assert drawn[-2:] == [largest, largest]
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_kind_of_exit_that_comes_most_often_is_drawn_ahead_the_farthest_and_twice_as_far_each_time(which):
+    """The other one, of which fewer are drawn, says how many of them are laid out."""
+    kinds = [kind_with(np.random.default_rng(0), i, [([], [], [])] * 2, 2, False, 20, 0.0) for i in range(2)]
+    for i, kind in enumerate(kinds):
+        kind.gaps = functools.partial(np.full, fill_value=2 if i == which else 3)
+    stream = ExitStream(kinds, batch=True)
+    stream.begin()
+    for fillings in range(6):
+        ahead = [
+            len(kind.drawn_guest) + np.count_nonzero(np.asarray(stream._kind[stream.next :]) == i)
+            for i, kind in enumerate(kinds)
+        ]
+        assert 128 << fillings <= ahead[which] < 512 << fillings
+        assert ahead[1 - which] < ahead[which]
+        stream.skip(len(stream.wall) - 1)
+        stream.refill()
+
+
 def test_other_strategies_walk_the_points_in_blocks_of_16384():
     walked = []
     walker = SimpleNamespace(walk=lambda points: walked.append(len(points)))
@@ -67,4 +87,4 @@ def test_interrupts_that_have_been_served_are_forgotten(of_devices):
         ahead.serve(served)
         ahead.cycles(0)
         kept.append(len(ahead._ready))
-    assert kept == [71, 6, 6]
+    assert kept == [7, 6, 6]

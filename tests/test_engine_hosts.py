@@ -12,8 +12,8 @@ from sim.host import population
 from sim.host import simulation as reference
 from sim.host.fork_thread import ForkThread
 
-QUICK = (6, 19, 23, 65, 75, 81, 86, 88, 94, 96, 99, 103, 115, 121, 134, 145, 151, 152, 154, 161, 164, 185)
-"""Few hosts that lead nearly everywhere in the loop that all lead to."""
+QUICK = (6, 19, 23, 65, 75, 81, 86, 88, 94, 96, 99, 103, 115, 121, 124, 134, 145, 151, 152, 154, 161, 164, 185)
+"""Few hosts that lead nearly everywhere in the loop that all lead to; and 124, where timers expire at one tick."""
 DRAWN = GROUPED + 40
 BYTES = "more bytes through a CPU's caches at once"
 REFUSED = {254: BYTES}

@@ -71,3 +71,20 @@ def test_an_idle_cpu_takes_who_began_to_run_longest_ago_of_those_that_may_go(ker
         assert host.pull(there, 10**8)
         assert expected.cpu is there
     assert not host.pull(there, 10**8)
+
+
+def test_an_idle_cpu_looks_on_all_cpus_until_it_finds_who_may_come():
+    """sched_balance_newidle() goes on where can_migrate_task() has refused all that it was offered."""
+    text = with_little("pulling", "4 ms").replace("cpus = 2", "cpus = 4")
+    _, host = hosted(only(text + '[threads.t]\ncount = 8\ncompute = "1 ms"\n'))
+    idle, *others = host.cpus
+    for thread in idle.rq.waiting():
+        idle.rq.dequeue(0, thread, sleep=False)
+    for cpu in others:
+        for thread in cpu.rq.waiting():
+            thread.allowed = 0b1111 if cpu is others[-1] else 0b1110
+        host.note_queue(cpu)
+    assert host.pull(idle, 0)
+    (pulled,) = idle.rq.waiting()
+    assert pulled.allowed == 0b1111
+    assert [cpu.rq.nr_running for cpu in others] == [2, 2, 1]

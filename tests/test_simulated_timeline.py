@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from command import run, run_json
@@ -351,3 +352,13 @@ def test_a_vcpu_is_seen_woken_as_often_as_its_record_says():
     record = simulate(changed(case, warmup=0.0, measure=2 * MS), case.reference, 0)
     assert seen > 20
     assert seen == pytest.approx(value(record, "wakeups"), abs=2)  # two CPUs: their windows end later
+
+
+def test_what_is_recorded_comes_at_the_nearest_nanosecond():
+    recorder = Recorder(only(FOUR.replace("2 GHz", "3 GHz") + '[threads.t]\ncompute = "1 ms"\n'), "xstate-guest", 0)
+    cpu, halted = recorder._host.cpus[0], SimpleNamespace(number=7)
+    for cycles, ns in ((3001, 1000), (3002, 1001), (3004, 1001)):
+        cpu.clock = cycles
+        assert recorder._note(cpu, "x", {}).ns == ns
+        recorder.halt_is_over(halted, cpu, cycles, polled=True)
+        assert recorder._out[-1].fields["ns"] == ns
