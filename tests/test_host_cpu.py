@@ -1,5 +1,6 @@
 """One CPU of the simulated host: when it goes on without waiting for others, and in which order things are done."""
 
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from preempted import AT, held, wake
 
+from sim.host.cpu import HostCpu
 from sim.host.events import Until, Work
+from sim.host.host import TIMER
 from sim.host.thread import Thread
 
 LONELY = with_little("a CPU with one thread", "1 ms") + '[threads.t]\naffinity = [0]\ncompute = "1 ms"\n'
@@ -87,7 +90,21 @@ def test_of_spans_that_end_at_the_same_time_that_of_the_first_cpu_ends_first():
     priorities = {event: priority for _, priority, _, event in env._queue}
     ends = [priorities[cpu.process.target] for cpu in host.cpus]
     assert ends == sorted(set(ends))
-    assert min(ends) > max(cpu.priority for cpu in host.cpus)
+    own = [cpu.priority for cpu in host.cpus]
+    assert own == sorted(set(own))
+    assert TIMER < min(own) <= max(own) < min(ends)  # a timer comes before all CPUs
+
+
+@given(st.integers(1, 50), st.integers(0, 60), st.integers(0, 400))
+def test_a_slice_ends_at_the_first_tick_that_finds_it_over(period, tick, over):
+    cpu = SimpleNamespace(rq=SimpleNamespace(preempt_time=lambda: over), next_tick=tick, tick_period=period)
+    assert HostCpu._resched_tick(cpu) == next(at for at in count(tick, period) if at >= over)
+
+
+@given(st.integers(1, 50), st.integers(1, 100), st.integers(0, 400))
+def test_ticks_go_on_where_the_period_has_them_however_long_there_were_none(period, first, time):
+    cpu = SimpleNamespace(host=SimpleNamespace(first_tick=lambda number: first + number), id=3, tick_period=period)
+    assert HostCpu.tick_after(cpu, time) == next(at for at in count(first + 3, period) if at >= time)
 
 
 @pytest.mark.parametrize(("of", "elsewhere"), [(None, False), (0, False), (1, True)])
