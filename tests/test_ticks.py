@@ -121,6 +121,8 @@ def test_slices_that_end_at_any_time_tell_no_tick():
     rng = np.random.default_rng(1)
     assert config_hz([np.cumsum(rng.exponential(5e6, 100)) for _ in range(2)]) is None
     assert config_hz([[], [1.0]]) is None
+    for cpus, slices in ((4, 65), (4, 300), (64, 40)):  # of many windows the fullest has more than its share
+        assert config_hz([np.cumsum(rng.exponential(5e6, slices)) for _ in range(cpus)]) is None
 
 
 @pytest.mark.parametrize("hz", [100, 250, 300])

@@ -54,7 +54,7 @@ class Seen:
     switched to.  ``unknown_idle_ns``: the same of idle CPUs; the switch was somewhere within this time, half of which
     counts as idle.  ``loads`` are calls of vcpu_load(), at KVM_RUN and where a thread inside it gets a CPU;
     ``entries`` are kvm_entry.  ``expired_ns`` are, by CPU, the times when it went on with another thread that had
-    been runnable for a while.
+    been runnable for a while, and not right after a PAUSE exit, whose directed yield ends a slice at any time.
     """
 
     first_ns: int = -1
@@ -281,7 +281,9 @@ class Watcher:
             if life.wakers.get(successor) or (successor in self.alive and self.alive[successor].wakers.get(tid)):
                 life.hand_off()
             other = self.alive.get(successor)
-            if other is not None and other.ready_ns is not None and now - other.ready_ns > JUST_WOKEN_NS:
+            is_yield = now - self._moved_ns <= SOON_NS
+            waited = other is not None and other.ready_ns is not None and now - other.ready_ns > JUST_WOKEN_NS
+            if waited and not is_yield:
                 self.seen.expired_ns[step.cpu].append(now)
             woken = self._woken.pop(step.cpu, None)
             if woken is not None and woken.ready_ns is not None and now - woken.ready_ns <= AT_ONCE_NS:

@@ -6,6 +6,7 @@ thread's slice ends at ticks, too: which of the two threads has the registers af
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import sqrt
 from typing import Final
 
 import numpy as np
@@ -23,8 +24,10 @@ WITNESSES: Final = ("rcu_preempt", "rcu_sched")
 """Kernel threads whose sleeps are timers of the timer wheel: rcu_gp_fqs_loop(), kernel/rcu/tree.c, Linux v6.18."""
 
 
-EXPIRED: Final = 20
-"""Slices that end at ticks from which on these tell CONFIG_HZ."""
+EXPIRED: Final = 15
+"""Slices that end at ticks, beyond those that do so by chance, from which on these tell CONFIG_HZ."""
+FULLEST: Final = 3.0
+"""Standard deviations by which the fullest window exceeds the mean if all is chance: 2.7 to 3.1 with 5 to 2,000."""
 SPAN_NS: Final = 5_000_000_000
 """For longer, the clock of a trace and the one by which ticks are set may part by a window."""
 
@@ -54,9 +57,9 @@ def config_hz(expired_ns: Iterable[ArrayLike]) -> int | None:
     """
     ends = [np.asarray(each, np.float64) for each in expired_ns]
     ends = [each[each < each[0] + SPAN_NS] for each in ends if len(each)]
+    by_chance = sum(WINDOW * len(each) + FULLEST * sqrt(WINDOW * len(each)) for each in ends)
     beyond_chance = {
-        hz: sum(int(_inside(each % (1e9 / hz), 1e9 / hz)[2].max()) - WINDOW * len(each) for each in ends)
-        for hz in TICKS_HZ
+        hz: sum(int(_inside(each % (1e9 / hz), 1e9 / hz)[2].max()) for each in ends) - by_chance for hz in TICKS_HZ
     }
     most = max(beyond_chance.values())
     return None if most < EXPIRED else next(hz for hz in TICKS_HZ if beyond_chance[hz] >= most / 2)
