@@ -17,6 +17,7 @@ from sim.trace.fit.entries import Charges, Group
 from sim.trace.fit.groups import grouped
 from sim.trace.fit.lives import Watcher
 from sim.trace.fit.locks import Lock
+from sim.trace.fit.ticks import config_hz
 from sim.trace.following.replay import REGS
 from sim.trace.reading.chunks import steps
 from sim.trace.reading.reader import Reader
@@ -42,20 +43,32 @@ sleep = {{ exponential = "300 us" }}
 [guests.vm.lock]
 every = {{ exponential = "{every} us" }}
 hold = {{ exponential = "{hold} us" }}
+{more}
+"""
+OTHER = """
+[guests.other]
+vcpus = 2
+demand = { exponential = "300 us" }
+sleep = { exponential = "600 us" }
 """
 
 
-def recorded(*, vms=1, every=20, hold=3, cpu="sapphire-rapids", handler=500, ms=300, seed=""):
-    case = only(HOST.format(vms=vms, every=every, hold=hold, cpu=cpu, handler=handler, ms=ms, seed=seed))
+def recorded(*, vms=1, every=20, hold=3, cpu="sapphire-rapids", handler=500, ms=300, seed="", more=""):
+    case = only(HOST.format(vms=vms, every=every, hold=hold, cpu=cpu, handler=handler, ms=ms, seed=seed, more=more))
     return "\n".join(RecordedRun(case, "free-ssp", 0, only=EVENTS).lines()) + "\n"
 
 
-def vms(text):
+def watched(text):
     watcher, reader = Watcher(), Reader(io.BytesIO(text.encode()), "recording")
     for chunk in reader.chunks():
         for each in steps(chunk, reader.names):
             watcher.see(each)
     watcher.finish()
+    return watcher
+
+
+def vms(text):
+    watcher = watched(text)
     found = grouped(watcher.lives, watcher.seen.first_ns, watcher.seen.last_ns, Charges(), interrupts=250.0)
     return [group for group in found if group.key[0] == "vcpu"]
 
@@ -104,6 +117,19 @@ def test_a_lock_that_few_waits_show_is_said_to_be_known_roughly(ms, says):
     text = recorded(every=40, hold=3, ms=ms)
     notes = estimate.fit(io.BytesIO(text.encode()), "run.txt", cpu="sapphire-rapids", preemption="voluntary").notes
     assert any("hardly says how long it is held" in note for note in notes) is says
+
+
+def test_yields_of_a_vm_that_spins_are_no_exits_of_another_vm_s_own():
+    """They and pulls interrupt all CPUs; the twin's host makes them itself, as it makes ticks."""
+    others = [vm for vm in vms(recorded(more=OTHER, hold=6)) if vm.lock is None]
+    assert sum(vm.rows for vm in others) == 2
+    assert not any(vm.exits for vm in others)
+
+
+def test_yields_of_vcpus_that_spin_are_no_ticks():
+    """They end many more slices than ticks do, and several in a row, as ticks of a lower CONFIG_HZ would."""
+    watcher = watched(recorded(vms=2, every=30, hold=6, ms=1000))
+    assert config_hz(watcher.seen.expired_ns.values()) in (None, 250)
 
 
 def rates(text):

@@ -83,7 +83,7 @@ def grouped(
                 for key in (keys[number] for number in waits[group.key].wakes)
             }
             own = [life.vcpu for life in vcpus[group.key] if life.vcpu is not None]
-            group.exits = handled_exits(own, charges, interrupts, woken, spin=group.key in locked)
+            group.exits = handled_exits(own, charges, interrupts, woken, spin=group.key in locked, yields=bool(locked))
             group.exit_wakes = exit_wakes(own, group.exits, woken)
             set_ipis(group, vcpus[group.key])
         elif group.key in waits:

@@ -37,12 +37,14 @@ class Waited(NamedTuple):
 
 
 def handled_exits(
-    vcpus: Sequence[VcpuTimes], charges: Charges, interrupts: float, woken: Mapping[Key, Waited], *, spin: bool = False
-) -> list[ExitEntry]:
+    vcpus: Sequence[VcpuTimes], charges: Charges, interrupts: float, woken: Mapping[Key, Waited],
+    *, spin: bool = False, yields: bool = False,
+) -> list[ExitEntry]:  # fmt: skip
     """The kinds of exits, by their names; a host CPU has so many ``interrupts`` a second that the twin makes
     itself: ticks, and those that use the FPU.
 
-    If they ``spin`` for a lock that the twin has, it makes PAUSE exits itself, and interrupts by yields and migrations.
+    If they ``spin`` for a lock that the twin has, it makes PAUSE exits itself; it ``yields`` if any VM's do, and makes
+    interrupts by yields and migrations itself.
     Without kvm_exit there are only those that wake threads: ``woken``, by entry.
     """
     found: dict[str, list[list[Handled]]] = defaultdict(list)
@@ -63,7 +65,7 @@ def handled_exits(
         kept = float(count)
         if reason == INTERRUPT:
             kept -= interrupts * guest_ns * 1e-9 + sum(vcpu.of_host for vcpu in vcpus)
-            kept -= sum(vcpu.spins.by_host for vcpu in vcpus) if spin else 0
+            kept -= sum(vcpu.spins.by_host for vcpu in vcpus) if yields else 0
             if kept < BEYOND * count:
                 continue
         gaps = [ns for several in parts for ns in spaced(several, guest_ns, charges.exit).samples]
