@@ -50,6 +50,15 @@ def test_a_short_burst_has_the_weight_of_those_with_which_it_shares_its_cpu():
     assert found["short", 1].weight == found["alone", 1].weight == 1024
 
 
+def test_a_thread_that_never_sleeps_shows_its_weight_however_little_it_gets():
+    """As one of SCHED_IDLE does: among those that do little it would have the weight of the others, and as much."""
+    brief = life("brief", 3, 0.001, burst_ms=500)
+    brief.bursts = brief.bursts[:1]
+    found = entries(life("busy", 1, 0.99), life("idle-prio", 2, 0.008), brief)
+    assert (found["busy", 0].weight, found["idle-prio", 0].weight) == (1024, 15)
+    assert found["others",].weight is None
+
+
 def test_where_nice_values_differ_and_busy_threads_share_cpus_by_them_they_are_the_weights():
     short = life("short", 9, 0.05, burst_ms=2, prio=130)
     assert all(group.weight is None for group in entries(life("a", 1, 0.5), life("b", 2, 0.45), short).values())
@@ -127,7 +136,7 @@ def test_a_group_of_one_thread_weighs_what_its_share_was_while_it_was_there():
 def test_a_thread_that_hardly_ever_leaves_its_cpu_is_pinned_by_the_time_that_it_was_there():
     found = entries(life("hog", 1, 1.0, 1, stints=1), life("brief", 2, 0.002, 1, stints=1))
     assert ("hog", 1) in found
-    assert ("others",) in found
+    assert ("brief",) in found
 
 
 def named(lives):

@@ -100,7 +100,7 @@ def grouped(
         for another in cut.get(id(other), [other])
     ]
     as_nice = not pairs and by_nice(whole_lives, last_ns - first_ns)
-    most = set_weights(found, LIGHT * (last_ns - first_ns), by_nice=as_nice)
+    most = set_weights(found, LIGHT * (last_ns - first_ns), steady_ns, by_nice=as_nice)
     entries = {key: member.lives for key, member in members.items()}
     if host_has_groups:
         set_families(found, family_names(lives, entries, pairs), most, last_ns - first_ns)
@@ -112,6 +112,7 @@ def _thread_groups(
 ) -> dict[Key, list[Life]]:
     """Threads that are alike; those that do too little for an entry of their own are put together.
 
+    One that has something to do all the time does little because others get the CPU (SCHED_IDLE).
     Those of them that ticks wake are apart: a tick is where the slice under way ends, too.
     """
     groups: dict[Key, list[Life]] = defaultdict(list)
@@ -121,7 +122,8 @@ def _thread_groups(
     )
     for kind, others, members in kinds:
         for key, alike in _by_key(members, kind, place, steady_ns).items():
-            if sum(len(life.bursts) for life in alike) >= ENOUGH or _on_ns(alike) > enough_ns:
+            always = any(burst.end_ns - burst.ready_ns > steady_ns for life in alike for burst in life.bursts)
+            if always or sum(len(life.bursts) for life in alike) >= ENOUGH or _on_ns(alike) > enough_ns:
                 groups[key] += alike
                 continue
             for life in alike:

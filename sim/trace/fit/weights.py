@@ -16,16 +16,20 @@ ANY: Final = -1
 """Stands for all CPUs where no thread is pinned."""
 
 
-def set_weights(groups: Sequence[Group], least_ns: float, *, by_nice: bool) -> dict[int, float]:
+def set_weights(groups: Sequence[Group], least_ns: float, steady_ns: float, *, by_nice: bool) -> dict[int, float]:
     """Sets the weights with which threads that had to wait would have shared the CPU as they did.
 
     A thread's own nice value says little on a host that schedules by control groups.  Bursts of several slices show
     how much of the CPU a thread gets.  A shorter burst waits for the slice under way, whatever its weight, and so gets
     the average weight of those on its CPU.  But if nice values differ, and CPUs are shared ``by_nice``, all have those
-    weights.  Weights of different CPUs cannot be compared.  Returns the largest share on each CPU, which is that of
-    NICE_0_LOAD.
+    weights.  Weights of different CPUs cannot be compared.  Threads with less than ``least_ns`` on a CPU show none,
+    unless they were runnable for ``steady_ns``.  Returns the largest share on each CPU, which is that of NICE_0_LOAD.
     """
+    always = [group for group in groups if group.wanted_ns >= group.rows * steady_ns]
+    starved = [group for group in always if group.on_ns < least_ns]
     contended = [group for group in groups if group.on_ns >= least_ns and group.share < CONTENDED]
+    if starved:  # whoever has their CPU hardly waits for it
+        contended += [group for group in always if group not in contended]
     long = [group for group in contended if group.is_long]
     cpus = {cpu for group in contended for cpu in group.key[3]} or {ANY}
     most = {cpu: max(each.share for each in there) for cpu in cpus if (there := _there(long, cpu))}
