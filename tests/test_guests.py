@@ -1,6 +1,7 @@
 """Guests as they are: what their CPUID lacks or has beside the host's, in operations per exit."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hosts import only, simulate
@@ -242,3 +243,14 @@ def test_a_guest_may_use_any_number_of_the_counters_that_there_are(settings, mos
     for number in (-1, most + 1):
         with pytest.raises(InputError, match=f"found {number}; allowed"):
             features(boot(settings), GuestChoice(vpmu_in_use=number))
+
+
+@pytest.mark.parametrize("pku", [True, False])
+@pytest.mark.parametrize("xcr0", [0x7, 0xE7, 0x207, 0x2E7])
+@pytest.mark.parametrize("cr4_pke", [True, False])
+def test_kvm_switches_pkru_where_xcr0_or_cr4_lets_the_guest_use_it(pku, xcr0, cr4_pke):
+    """kvm_load_guest_pkru(), arch/x86/kvm/x86.c, Linux v6.18."""
+    k = Kernel(boot(replace(SPR, cpu="sapphire-rapids" if pku else "zen2", strategy="no-cet")))
+    vcpu = k.new_vcpu("V")
+    vcpu.xcr0, vcpu.cr4_pke = xcr0, cr4_pke
+    assert k.pkru_switched(vcpu) == (pku and (cr4_pke or xcr0 in (0x207, 0x2E7)))

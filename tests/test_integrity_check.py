@@ -285,3 +285,20 @@ def test_an_equal_value_is_none_of_another_task_or_guest_whatever_object_it_is(m
         unit.regs = [int(str(each)) if isinstance(each, int) else each for each in unit.regs]
         step(0)
     assert w.findings() == []
+
+
+@pytest.mark.parametrize(
+    ("strategy", "left_out"), [("free-ssp", [8, 12, 13, 14, 15, 16]), ("xstate-guest", [8, 13, 14])]
+)
+def test_a_component_that_nothing_carries_is_left_out_of_the_check_at_a_vm_entry(strategy, left_out):
+    w = world(strategy)
+    w.to_guest(0, 0)
+    w.exit_guest(0)
+    for i in left_out:
+        w.cpus[0].unit.regs[i] = w.tasks[4].context.token()
+    w.enter_guest(0)
+    assert w.findings() == []
+    w.exit_guest(0)
+    w.cpus[0].unit.regs[2] = w.tasks[4].context.token()
+    w.enter_guest(0)
+    assert w.findings() == [(WRONG_VALUE, "guest vcpu0", "YMM")]

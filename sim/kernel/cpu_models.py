@@ -136,11 +136,12 @@ def offered(model: str) -> Offered:
     has = {"xfd", *(feature for feature, mask in FEATURES.items() if not mask & ~found)}
     number, stem = _VERSION.search(called), _VARIANT.sub("", called)
     version = int(number[1]) if number else 1
-    if version >= CET_SINCE.get(stem, version + 1):
+    if stem in CET_SINCE and version >= CET_SINCE[stem]:
         has |= {"cet-ss", "cet-ibt"}
     if base not in _NO_XSAVE.split():
         has.add("xsave")
-    if base in _HOST_NAMES.split() or XSAVES_SINCE.get(stem, version + 1) <= version <= XSAVES_UNTIL.get(stem, version):
+    has_xsaves = stem in XSAVES_SINCE and XSAVES_SINCE[stem] <= version <= XSAVES_UNTIL.get(stem, version)
+    if base in _HOST_NAMES.split() or has_xsaves:
         has.add("xsaves")
     plus: set[str] = set()
     minus: set[str] = set()
