@@ -203,3 +203,12 @@ def test_what_is_left_of_an_enabled_line_is_told_as_far_as_it_goes(line, told):
 )
 def test_a_size_in_fewer_columns_than_the_kernel_prints_lacks_digits(offset, size, padded, lacks):
     assert bootlog_cut.lacks_digits(f"xstate_offset[2]:{offset}, xstate_sizes[2]:{size}", padded) == lacks
+
+
+def test_a_line_before_an_enabled_line_that_stands_twice_is_of_the_last_boot():
+    first, last = (text_of(name) for name in ("xeon-8480c", "ryzen-9-7945hx"))
+    (line,) = (line for line in last.splitlines(keepends=True) if "Enabled" in line)
+    log = first + last + "x86/fpu: xstate_offset[12]: -2456, xstate_sizes[12]:   24\n" + line
+    one, other = parse_all(log.splitlines(keepends=True), "the log")
+    assert one.mask == 0x602E7
+    assert "not as a kernel prints it" in other.why

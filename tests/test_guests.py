@@ -254,3 +254,12 @@ def test_kvm_switches_pkru_where_xcr0_or_cr4_lets_the_guest_use_it(pku, xcr0, cr
     vcpu = k.new_vcpu("V")
     vcpu.xcr0, vcpu.cr4_pke = xcr0, cr4_pke
     assert k.pkru_switched(vcpu) == (pku and (cr4_pke or xcr0 in (0x207, 0x2E7)))
+
+
+@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize("cpu", ["sapphire-rapids", "diamond-rapids"])
+def test_a_guest_writes_ia32_xfd_as_it_boots_where_it_has_amx(cpu, amx):
+    """fpu__init_cpu_xstate(), arch/x86/kernel/fpu/xstate.c, Linux v6.18; Diamond Rapids has APX above AMX."""
+    _, on = in_guest(Settings(cpu=cpu, kernel="v6.18", mitigations=False), GuestChoice(amx=amx))
+    assert (on.unit.xfd, on.guest.xfd_passthrough) == ((XTILEDATA, True) if amx else (0, False))
+    assert on.ledger.count("VM exit") == amx  # that write is intercepted

@@ -5,10 +5,11 @@ from machine import World
 from verdicts import config, exit_to_the_vmm_and_back, finds, world
 
 from sim.kernel import fpu, kvm, process
+from sim.kernel.carried import CarriedState
 from sim.kernel.integrity import CONSUMED, FOREIGN_IN_FPSTATE, WRONG_VALUE
 from sim.kernel.kernel import Kernel
 from sim.kernel.state import Cpu, Task
-from sim.xsave.components import AVX, CET_S, CET_U, SSE, USER, XTILE, XTILEDATA, ZMM_HI256, bits
+from sim.xsave.components import AVX, CET_S, CET_U, LBR, SSE, USER, XTILE, XTILEDATA, ZMM_HI256, bits
 
 # The check itself: kernels that are broken on purpose.
 
@@ -302,3 +303,43 @@ def test_a_component_that_nothing_carries_is_left_out_of_the_check_at_a_vm_entry
     w.cpus[0].unit.regs[2] = w.tasks[4].context.token()
     w.enter_guest(0)
     assert w.findings() == [(WRONG_VALUE, "guest vcpu0", "YMM")]
+
+
+@pytest.mark.parametrize(("value", "written"), [(0x55555554, 0), (0, 1), (0x55555550, 1), (0xFFFFFFFC, 1)])
+def test_a_switch_writes_pkru_where_the_next_task_has_another_value(value, written):
+    """x86_pkru_load(), arch/x86/kernel/process_64.c; init_pkru_value is 0x55555554 (arch/x86/mm/pkeys.c)."""
+    w = world("xstate-guest")
+    for task in (3, 4):
+        w.to_user(0, task)
+        w.user_wrpkru(0, value if task == 3 else int("55555554", 16))  # another object of the same value
+        w.enter_kernel(0)
+    ledger = w.cpus[0].ledger
+    before = ledger.count("WRPKRU")
+    for switches, task in enumerate((3, 4, 3), 1):
+        w.to_user(0, task)
+        w.enter_kernel(0)
+        assert ledger.count("WRPKRU") - before == switches * written
+    assert w.findings() == []
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kernel", "carried", "guests", "of_cet"),
+    [
+        ("free-ssp", "v6.18", "cet-s", 0, 0),
+        ("manual-load", "v6.18", "cet-s", 0, CET_S),
+        ("xstate-guest", "v6.18", "cet-s", 0, CET_S),
+        ("xstate-guest", "v6.18", "lbr", LBR, CET_S),  # CET_S is in its guests' fpstates besides
+        ("xstate-guest", "v6.6", "lbr", LBR, 0),
+        ("free-ssp", "v6.18", "lbr", 0, CET_S),
+        ("manual-load", "v6.6", "spec-ctrl", 0, 0),
+    ],
+)
+def test_a_guest_consumes_what_the_strategy_carries_and_cet_s_where_the_kernel_has_it(
+    strategy, kernel, carried, guests, of_cet
+):
+    state = {
+        "lbr": CarriedState("lbr", "t", {"LBR_CTL": 0x14CE, "LBR_DEPTH": 0x14CF}, 808, False, "a test", 15),
+        "spec-ctrl": CarriedState("spec-ctrl", "t", {"SPEC_CTRL": 0x48}, 8, False, "a test"),
+    }.get(carried, carried)
+    k = Kernel(config(strategy, kernel=kernel, carried=state))
+    assert (k.guests_consume, k.cet_guests_consume) == (guests, of_cet)
