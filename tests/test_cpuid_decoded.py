@@ -142,3 +142,23 @@ def test_a_field_that_cpuid_does_not_print_is_0_where_its_register_is_kept(label
     expected = list(leaves("sapphire-rapids")[13][sub])
     expected[place] = 0
     assert found[13][sub] == tuple(expected)
+
+
+def test_a_brand_of_48_characters_is_in_leaves_80000002h_to_80000004h():
+    """Intel SDM vol. 2, CPUID: 16 characters each, in EAX, EBX, ECX and EDX."""
+    brand = "".join(map(chr, range(ord("A"), ord("A") + 48)))
+    text = re.sub(r'brand = ".*"', lambda _: f'brand = "{brand}"', as_decoded("zen4", halves=False))
+    found = cpuid_decoded.decoded(text)[1]
+    registers = [word for leaf in (0x80000002, 0x80000003, 0x80000004) for word in found[leaf][0]]
+    assert b"".join(word.to_bytes(4, "little") for word in registers).decode() == brand
+
+
+def test_sysctl_of_an_intel_mac_prints_registers_of_32_bits():
+    """In decimal: those of sub-leaves 0 and 1 of leaf 0DH, and leaf 1's EAX."""
+    rows = (0xFFFFFFFF, 832, 1088, 0), (15, 832, 0x100, 0xFFFFFFFF)
+    text = "".join(
+        f"machdep.cpu.xsave.extended_state{sub or ''}: {' '.join(map(str, row))}\n" for sub, row in enumerate(rows)
+    )
+    for signature in (591594, 0xFFFFFFFF):
+        _, found = cpuid_decoded.decoded(text + f"machdep.cpu.signature: {signature}\n")
+        assert found == {13: dict(enumerate(rows)), 1: {0: (signature, 0, 1 << 26 | 1 << 28, 0)}}

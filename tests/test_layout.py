@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sim.cli import main
 from sim.xsave.components import ALL, COMPACTED, EXTENDED, SUPERVISOR, XTILE, bits
 from sim.xsave.profiles import GENERIC, names, profile
+from sim.xsave.sizes import masks_of
 
 LOGS = Path(__file__).parent / "data" / "bootlogs"
 GEOMETRIES = [GENERIC, *map(profile, names())]
@@ -92,6 +93,22 @@ def test_a_component_is_as_large_without_a_cpu_as_on_those_that_have_it():
             for i, size in profile(name).sizes.items():
                 sizes.setdefault(i, set()).add(size)
     assert {i: {size} for i, size in GENERIC.sizes.items()} == sizes
+
+
+@pytest.mark.parametrize("name", ["skylake-sp", "zen4", "sapphire-rapids", "diamond-rapids"])
+def test_every_mask_of_a_size_is_found_and_no_other(name):
+    """AVX-512 comes whole and with AVX, MPX and AMX whole, APX without MPX: Intel SDM vol. 1, section 13.3."""
+    cpu, every, found = profile(name), [0x3], {}
+    for i in bits[cpu.components & EXTENDED]:
+        every += [mask | 1 << i for mask in every]
+    for mask in every:
+        whole = all(mask & group in (0, group) for group in (0x18, 0xE0, 0x60000))
+        if whole and not (mask & 0xE0 and not mask & 0x4) and not (mask & 0x80000 and mask & 0x18):
+            found.setdefault(cpu.compacted(mask).size, set()).add(mask)
+    for size in (min(found), max(found), *list(found)[::7]):
+        masks = [each.mask for each in masks_of(size, cpu) if each.format == "compacted"]
+        assert len(masks) == len(set(masks))
+        assert set(masks) == found[size]
 
 
 def test_tile_data_follows_tile_config_on_the_next_cache_line():

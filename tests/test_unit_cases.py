@@ -251,14 +251,26 @@ def test_where_components_lie_on_sapphire_rapids(xcomp_bv, offsets, size):
     assert compacted_layout(xcomp_bv, sizes, 0x60000) == layout
 
 
-@pytest.mark.parametrize(("rfbm", "checked"), [(0x1, 0x1), (0x3, 0x3), (0x5, 0x3), (0x7, 0x3)])
-def test_xrstor_of_the_standard_format_checks_mxcsr_with_sse_or_avx_in_rfbm_whatever_xstate_bv_says(rfbm, checked):
+@pytest.mark.parametrize("xstate_bv", [0, 0x1, 0x2, 0x3, 0x4, 0x7])
+@pytest.mark.parametrize("rfbm", [0x1, 0x2, 0x3, 0x4, 0x5, 0x7])
+def test_xrstor_of_the_standard_format_checks_mxcsr_with_sse_or_avx_in_rfbm_whatever_xstate_bv_says(xstate_bv, rfbm):
     """SDM, section 13.8.1: MXCSR is loaded if RFBM[1] or RFBM[2] is 1."""
     seen = []
-    memory = area(0x1)
+    memory = area(xstate_bv)
     memory.check = lambda cpu, loaded: seen.append(loaded)
     unit().xrstor(memory, rfbm)
-    assert seen[0] == checked
+    assert seen[0] == rfbm & xstate_bv | (0x2 if rfbm & 0x6 else 0)
+
+
+@pytest.mark.parametrize("mxcsr", [0x0, 0x1F00, 0x1F7F, 0x1F81, 0x9F80, 0xFFFF])
+def test_mxcsr_is_initial_at_1f80h_and_at_no_other_value(mxcsr):
+    """SDM, sections 13.10 and 13.11, and XGETBV with ECX = 1 (13.6)."""
+    for value, sse in ((mxcsr, 0x2), (int("1f80", 16), 0)):  # an equal number, and not the same object
+        for instruction in ("xsavec", "xsaves"):
+            cpu, memory = unit(), area(0xFF, 0x7)
+            cpu.ldmxcsr(value)
+            assert cpu.xgetbv1() == sse
+            assert (getattr(cpu, instruction)(memory, 0x7), memory.xstate_bv) == (sse, sse)
 
 
 # What a save leaves as it was (13.7, 13.9-13.11): only components that it writes, and MXCSR by its own rule.
