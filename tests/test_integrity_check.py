@@ -343,3 +343,21 @@ def test_a_guest_consumes_what_the_strategy_carries_and_cet_s_where_the_kernel_h
     }.get(carried, carried)
     k = Kernel(config(strategy, kernel=kernel, carried=state))
     assert (k.guests_consume, k.cet_guests_consume) == (guests, of_cet)
+
+
+def test_the_check_keeps_the_first_hundred_findings_and_counts_all():
+    w = world("xstate-guest")
+    w.to_user(0, 3)
+    (cpu, _), integrity = w.cpus, w.k.integrity
+    for _ in range(150):
+        cpu.unit.regs[2] = w.tasks[4].context.token()
+        integrity.consume(cpu, w.tasks[3].context, CONSUMED)
+    assert (len(integrity.findings), integrity.violations) == (100, 150)
+    assert [each.got for each in integrity.findings] == [f"task1 #{k}" for k in range(1, 101)]
+
+
+def test_pkru_of_a_new_task_forbids_access_by_all_keys_but_key_0():
+    """init_pkru_value: PKRU_AD_KEY(1) | ... | PKRU_AD_KEY(15), two bits each (arch/x86/mm/pkeys.c)."""
+    w = world("xstate-guest")
+    w.to_user(0, 3)
+    assert w.cpus[0].unit.pkru == w.tasks[3].pkru == sum(1 << 2 * key for key in range(1, 16))

@@ -95,6 +95,12 @@ def test_the_number_of_a_leaf_alone_does_not_show_the_base_of_sub_leaves():
     assert found(tree) == of(13, rows_of) | {(10, 0): [1, 2, 3, 4]}
 
 
+@pytest.mark.parametrize("leaf", ["d", "D"])
+def test_beside_decimal_numbers_that_zeros_pad_a_letter_shows_the_base_of_leaves(leaf):
+    padded = {str(sub): [f"{value:010}" for value in row] for sub, row in XSTATE.items()}
+    assert found({leaf: padded}) == of(13, XSTATE)
+
+
 def test_the_last_numbers_around_registers_are_their_leaf_and_sub_leaf():
     """Of keys by CPU, by leaf and by sub-leaf, however the last of them is said; its base is that of sub-leaves."""
     rows_of = dict(XSTATE) | {1: [15, 960, 0x500, 0], 10: [8, 0, 1, 0]}

@@ -330,3 +330,10 @@ def test_an_msr_has_its_number_in_tracepoints():
         "KERNEL_GS_BASE": "c0000102", "TSC_AUX": "c0000103", "TSX_CTRL": "122", "XFD": "1c4", "XFD_ERR": "1c5",
         "XSS": "da0", "U_CET": "6a0", "PL3_SSP": "6a7",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", ["wrmsr-icr", "preemption-timer"])
+def test_an_exit_is_handled_in_the_fastpath_unless_there_is_a_request(reason):
+    k = Kernel(boot(Settings(kernel="v6.18")))
+    assert kvm.exit_path(k, reason).fastpath
+    assert not kvm.exit_path(k, reason, exit_request=True).fastpath

@@ -3,10 +3,13 @@
 Each case says what it does, step by step, and what the text makes of it.  Masks are hexadecimal.
 """
 
+from dataclasses import asdict
+
 import pytest
 
 from sim.xsave.area import Area, compacted_layout
 from sim.xsave.components import COMPACTED, MXCSR_INIT
+from sim.xsave.freedoms import Freedoms
 from sim.xsave.profiles import profile
 from sim.xsave.unit import Fault, Unit
 
@@ -290,3 +293,10 @@ def test_a_save_leaves_in_memory_what_it_does_not_write(instruction, rfbm):
     assert memory.standard == expected
     assert memory.pkru == (4 if rfbm & 0x200 else 8)
     assert memory.mxcsr == (0x3F80 if rfbm & (0x6 if standard else 0x2) else 0x5F80)
+
+
+def test_a_processor_of_which_nothing_is_known_does_what_the_text_says():
+    """SDM vol. 1, section 13.6, and the Operation of XSAVES: XINUSE of PKRU, PASID and CET follows their values."""
+    settings = asdict(Freedoms())
+    said = {"init_optimisation": True, "modified_optimisation": True, "loading_initial_values_sets_xinuse": True}
+    assert settings == dict.fromkeys(settings, False) | said | {"xinuse_by_value": 0x1E00}

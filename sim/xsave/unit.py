@@ -192,8 +192,7 @@ class Unit:
         written = components & self.freedoms.zeroing_idioms_set_xinuse
         for i in bits[written]:
             self.write(i, INIT)
-        if components & ~written:
-            self.initialise(components & ~written)
+        self.initialise(components & ~written)
 
     def enter_mode(self, cpl: int, nonroot: bool) -> None:
         """The privilege level and VMX/SVM mode in which the next instructions run."""
