@@ -129,7 +129,9 @@ def test_a_row_whose_leaf_or_a_register_has_neither_eight_digits_nor_0x_or_an_h_
 
 
 @pytest.mark.parametrize("number", [2, 3, 4, 5])
-@pytest.mark.parametrize(("leaf", "read"), [("0x0000000d", False), ("0x000000d", True), ("0x8000001d", True)])
+@pytest.mark.parametrize(("leaf", "read"), [
+    ("0x0000000d", False), ("0X0000000D", False), ("0000000Dh", False), ("0x000000d", True), ("0x8000001d", True),
+])  # fmt: skip
 def test_a_register_has_as_many_digits_as_a_leaf_that_is_padded_to_eight(leaf, read, number):
     row = [leaf, "1", "0x00000007", "0x00000340", "0x00000a88", "0x00000000"]
     row[number] = row[number][:-1]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.errors import InputError
-from sim.kernel import bootlog_cut
+from sim.kernel import bootlog_cut, no_bootlog
 from sim.kernel.bootlog import absent, check
 from sim.kernel.bootlog_reading import parse_all
 from sim.xsave.components import SUPERVISOR
@@ -101,6 +101,11 @@ def test_what_has_no_line_to_compare_is_named_with_what_prints_them(capsys, tmp_
     path = tmp_path / "log"
     path.write_text(text)
     assert NO_LOG[text] in refused(capsys, "--boot-log", path)
+
+
+@pytest.mark.parametrize("text", [text for text in NO_LOG if text and text != "something else\n"])
+def test_what_has_no_line_to_compare_is_told_wherever_it_begins(text):
+    assert no_bootlog.told("a note\n" + text) == no_bootlog.told(text) != ""
 
 
 @pytest.mark.parametrize(

@@ -313,3 +313,9 @@ def test_a_users_file_that_has_changed_is_read_again(tmp_path):
                        (carried_state, lambda **keys: carried_file(tmp_path, **keys))):  # fmt: skip
         for title in ("before", "afterwards"):
             assert load(file(title=f'"{title}"')).title == title
+
+
+def test_a_label_has_the_characters_that_the_page_allows_and_no_more(tmp_path):
+    (most,) = map(int, re.findall(r"`label` \| .* of at most (\d+) characters", DOCUMENT.read_text(encoding="utf-8")))
+    assert strategy(strategy_file(tmp_path, "none", label=f'"{"x" * most}"')).label == "x" * most
+    assert "label = " in refusal(strategy, strategy_file(tmp_path, "none", label=f'"{"x" * (most + 1)}"'))

@@ -85,6 +85,16 @@ def test_an_area_without_extended_components_ends_with_its_header(mask):
     assert GENERIC.compacted(mask).size == GENERIC.standard(mask).size == 576
 
 
+def test_without_a_cpu_the_standard_format_is_that_of_intels():
+    places = {}
+    for cpu in map(profile, names()):
+        if cpu.vendor == "intel":
+            for i, offset in cpu.offsets.items():
+                places.setdefault(i, set()).add(offset)
+    of_all = {i: offset for i, (offset, *others) in places.items() if not others}
+    assert {**GENERIC.offsets} == of_all | {9: 2688}  # which lies lower on those without AVX-512
+
+
 def test_a_component_is_as_large_without_a_cpu_as_on_those_that_have_it():
     """HDC, which none of them has: InstLatx64/InstLatx64, GenuineIntel00706E5_IceLakeY_CPUID.txt, sub-leaf 0DH."""
     sizes = {13: {8}}

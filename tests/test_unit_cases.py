@@ -74,6 +74,18 @@ def test_a_header_is_refused_whatever_rfbm_asks_for(instruction, memory, rfbm):
     assert fault(instruction, memory, rfbm) == "#GP(0)"
 
 
+@pytest.mark.parametrize("bit", [0, 7, 8, 62, 63, 64, 65, 127, 383])
+def test_bytes_16_to_23_of_a_header_are_0_in_the_standard_form_and_all_to_63_in_the_compacted_one(bit):
+    """Bits of a number that begins with byte 16 (13.8.1, 13.8.2)."""
+    assert fault("xrstor", area(0x3, 0x3, header_rest=1 << bit), 0x3) == "#GP(0)"
+    assert fault("xrstors", area(0x3, 0x3, header_rest=1 << bit), 0x3) == "#GP(0)"
+    standard = area(0x3, header_rest=1 << bit)
+    if bit < 64:
+        assert fault("xrstor", standard, 0x3) == "#GP(0)"
+    else:
+        assert unit().xrstor(standard, 0x3) == 0x3
+
+
 def test_the_standard_form_does_not_look_at_header_bytes_24_to_63():
     cpu, memory = unit(), area(0x1, header_rest=HEADER_HIGH)
     assert cpu.xrstor(memory, 0x1) == 0x1

@@ -342,7 +342,7 @@ def test_an_empty_name_is_like_no_other(name):
 
 
 def test_the_release_before_one_that_never_was_is_a_release():
-    for major, minor in releases.LAST_MINORS.items():
+    for major, minor in ((2, 6), (3, 19), (4, 20), (5, 19), (6, 19)):  # the tags of Linux
         assert releases.release(f"v{major}.{minor}") == (major, minor)
         assert releases.release(f"v{major}.{minor + 1}") is None
 
