@@ -103,6 +103,14 @@ def test_what_has_no_line_to_compare_is_named_with_what_prints_them(capsys, tmp_
     assert NO_LOG[text] in refused(capsys, "--boot-log", path)
 
 
+@pytest.mark.parametrize(("lines", "told"), [(1, True), (4095, True), (4096, False)])
+def test_the_first_256_ki_characters_tell_what_a_text_is(lines, told):
+    text = ["x" * 63 + "\n"] * lines + ["dmesg: read kernel buffer failed: Operation not permitted\n"]
+    with pytest.raises(InputError) as error:
+        parse_all(text, "the log")
+    assert ("sudo dmesg" in str(error.value)) == told
+
+
 @pytest.mark.parametrize("text", [text for text in NO_LOG if text and text != "something else\n"])
 def test_what_has_no_line_to_compare_is_told_wherever_it_begins(text):
     assert no_bootlog.told("a note\n" + text) == no_bootlog.told(text) != ""

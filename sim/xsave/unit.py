@@ -210,7 +210,7 @@ class Unit:
 
     def xsave(self, area: Area, mask: int) -> int:
         """XSAVE: standard format, no optimisation (SDM vol. 1, section 13.7)."""
-        self._check(area, "XSAVE")
+        self._check(area, "XSAVE", mask)
         rfbm = self.xcr0 & mask
         self._store(area.standard, area, rfbm, mxcsr=rfbm & (SSE | AVX))
         for i in bits[rfbm & self.xfd]:
@@ -220,7 +220,7 @@ class Unit:
 
     def xsaveopt(self, area: Area, mask: int) -> int:
         """XSAVEOPT: standard format, init and modified optimisation; neither applies to MXCSR (section 13.9)."""
-        self._check(area, "XSAVEOPT")
+        self._check(area, "XSAVEOPT", mask)
         rfbm = self.xcr0 & mask
         written = rfbm & self.xinuse & ~self.xfd
         if self._restored_from(area, 0):
@@ -231,7 +231,7 @@ class Unit:
 
     def xsavec(self, area: Area, mask: int) -> int:
         """XSAVEC: compacted format, init optimisation only (section 13.10)."""
-        self._check(area, "XSAVEC")
+        self._check(area, "XSAVEC", mask)
         rfbm = self.xcr0 & mask
         written = rfbm & self.xinuse & ~self.xfd
         if self.mxcsr != MXCSR_INIT:
@@ -281,7 +281,7 @@ class Unit:
 
     def xrstor(self, area: Area, mask: int) -> int:
         """XRSTOR: either format, user components only (section 13.8)."""
-        self._check(area, "XRSTOR")
+        self._check(area, "XRSTOR", mask)
         rfbm = self.xcr0 & mask
         loaded = rfbm & area.xstate_bv
         if area.xcomp_bv >= COMPACTED:
@@ -315,7 +315,7 @@ class Unit:
 
     # What the instructions share.
 
-    def _check(self, area: Area, instruction: str, mask: int = 0) -> None:
+    def _check(self, area: Area, instruction: str, mask: int) -> None:
         """Raises the fault that comes before any access to memory (SDM vol. 2, exceptions of each instruction)."""
         supervisor = instruction in ("XSAVES", "XRSTORS")
         nonroot = self.mode & NONROOT
