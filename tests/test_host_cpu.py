@@ -7,12 +7,15 @@ import pytest
 from hosts import hosted, only, with_little
 from hypothesis import given
 from hypothesis import strategies as st
-from preempted import AT, held, wake
+from preempted import AT, GUEST, held, wake
+from test_preemption import next_exit
 
 from sim.host.cpu import HostCpu
 from sim.host.events import Until, Work
+from sim.host.exits import INF
 from sim.host.host import TIMER
 from sim.host.thread import Thread
+from sim.host.vcpu import VcpuThread
 
 LONELY = with_little("a CPU with one thread", "1 ms") + '[threads.t]\naffinity = [0]\ncompute = "1 ms"\n'
 
@@ -93,6 +96,65 @@ def test_of_spans_that_end_at_the_same_time_that_of_the_first_cpu_ends_first():
     own = [cpu.priority for cpu in host.cpus]
     assert own == sorted(set(own))
     assert TIMER < min(own) <= max(own) < min(ends)  # a timer comes before all CPUs
+
+
+@pytest.mark.parametrize(
+    ("tick", "device", "hrtick", "served"),
+    [
+        (10, 20, 5, "hrtick"), (10, 20, 10, "tick"), (10, 10, 11, "tick"), (10, 9, 9, "device"), (10, 9, 8, "hrtick"),
+        (11, 10, INF, "device"), (10, 11, INF, "tick"),
+    ],
+)  # fmt: skip
+def test_of_interrupts_at_one_time_the_tick_is_served_first_and_hrtick_last(tick, device, hrtick, served):
+    """As in both engines; the hardware has its own order, that of the vectors."""
+    _env, cpu = lonely()
+    cpu.next_tick, cpu.hrtick.time = tick, hrtick
+    cpu.devices = SimpleNamespace(time=lambda n: device, components=lambda n: None, cycles=lambda n: 7, serve=id)
+    before = cpu.count_ticks, cpu.count_interrupts
+    cpu._serve_due()
+    counted = cpu.count_ticks - before[0], cpu.count_interrupts - before[1]
+    assert counted == ((1, 0) if served == "tick" else (0, 1))
+    assert (cpu.need_resched, cpu.hrtick.time == INF) == (served == "hrtick", served == "hrtick" or hrtick == INF)
+
+
+@pytest.mark.parametrize(("over", "asks"), [(None, False), (99, True), (100, True), (101, False)])
+@pytest.mark.parametrize("goes_at_once", [False, True])
+def test_a_tick_asks_for_the_cpu_if_the_slice_is_over_by_then_and_accounts_for_it_unless_a_pick_follows(
+    over, asks, goes_at_once
+):
+    asked, accounted = [], []
+    cpu = SimpleNamespace(
+        rq=SimpleNamespace(preempt_time=lambda: over, update_current=accounted.append), next_tick=100,
+        need_resched=False, need_resched_lazy=False, resched_curr_lazy=asked.append, must_schedule=lambda: goes_at_once,
+    )  # fmt: skip
+    HostCpu._sched_tick(cpu)
+    assert asked == [cpu] * asks
+    assert accounted == [100] * (asks and not goes_at_once)
+    assert not cpu.need_resched
+    cpu.need_resched_lazy = True
+    HostCpu._sched_tick(cpu)
+    assert cpu.need_resched
+
+
+def test_of_two_busy_vcpus_on_one_cpu_one_is_stolen_from_at_any_time():
+    text = with_little("two guests", "1 ms").replace("cpus = 2\n", 'cpus = 1\ntsc = "2 GHz"\n')
+    env, host = hosted(only(text + "[guests.g]\nvms = 2\n"))
+    cpu = host.cpus[0]
+    env.run(until=400_000_000)
+    assert cpu.count_preemptions > 10
+    waits = next(iter(cpu.rq.waiting()))
+    assert cpu.steal + (env.now - waits.queued_at) == pytest.approx(env.now, rel=1e-3)
+
+
+def test_an_exit_in_the_cycle_of_a_tick_is_one_of_its_own_kind_and_not_for_the_tick(monkeypatch):
+    env, machine, there = held(GUEST.format(reason="other"))
+    cpu, vcpu, seen, exits = machine.cpus[1], there["busy/0/vcpu0"], [], VcpuThread._vm_exit
+    cpu.next_tick = cpu.due = at = next_exit(env, machine, vcpu)
+    cpu.kick()
+    ticks = cpu.count_ticks
+    monkeypatch.setattr(VcpuThread, "_vm_exit", lambda *which: seen.append(which[2].reason) or exits(*which))
+    env.run(until=at + 10_000)
+    assert (cpu.count_ticks - ticks, seen) == (1, ["other"])
 
 
 @given(st.integers(1, 50), st.integers(0, 60), st.integers(0, 400))

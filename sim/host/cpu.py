@@ -238,10 +238,7 @@ class HostCpu(CpuTime):
     def _resched_tick(self) -> int:
         """The first tick that finds the thread's slice over."""
         time = self.rq.preempt_time()
-        if time is None:
-            return INF
-        late = time - self.next_tick
-        return self.next_tick if late <= 0 else self.next_tick + -(-late // self.tick_period) * self.tick_period
+        return INF if time is None else _tick_after(time, self.next_tick, self.tick_period)
 
     def _can_go_on(self) -> bool:
         """Whether there is nothing to do in the kernel, not even to wait for what others may ask meanwhile."""
@@ -358,8 +355,7 @@ class HostCpu(CpuTime):
 
     def tick_after(self, time: int) -> int:
         """The first tick of the CPU's period that is not before ``time``."""
-        first = self.host.first_tick(self.id)
-        return first + max(0, -(-(time - first) // self.tick_period)) * self.tick_period
+        return _tick_after(time, self.host.first_tick(self.id), self.tick_period)
 
     def _end_tickless(self, now: int) -> None:
         """The tick goes on where its period has it."""
@@ -370,3 +366,8 @@ class HostCpu(CpuTime):
         """Warm-up or measurement is over on this CPU."""
         self.boundary = False
         self.on_boundary(self)
+
+
+def _tick_after(time: int, tick: int, period: int) -> int:
+    """The first of the ticks from ``tick`` on that is not before ``time``."""
+    return tick + max(0, -(-(time - tick) // period)) * period
