@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_host_cpu import a_cpu
 
@@ -49,6 +49,7 @@ DEVICES = st.lists(
 ).map(lambda found: sorted(found, key=lambda each: each[0]))
 
 
+@example(400, 100, 100, [3, 7, 19], [(10, 0, None), (150, 0, None)])
 @given(
     st.integers(1, 400), st.integers(0, 150), st.integers(40, 150),
     st.lists(st.integers(0, 40), min_size=1, max_size=3), DEVICES,
@@ -104,3 +105,31 @@ def test_an_interrupt_in_an_exit_ends_the_span_before_it_and_one_at_the_entry_co
     else:
         assert (found.until, found.hits, found.devices) == (at, 0, 0)
         assert (found.end, found.last, found.ongoing is None) == ((100, 0, False) if at <= 120 else (125, 1, True))
+
+
+@pytest.mark.parametrize(("device", "until"), [(INF, 100), (100, 1000), (INF, 1000)])
+def test_an_exit_with_an_effect_ends_the_span_also_in_the_cycle_of_an_interrupt_or_of_its_limit(device, until):
+    (kind,) = exits_every(100, 5)
+    kind.effect = True
+    found = follow(a_guest([kind]), a_cpu(INF, 1, [0], [(device, 9, None)]), until)
+    assert (found.end, found.until, found.by_itself, found.wall, found.last) == (100, 100, True, 100, 0)
+    assert not follow(a_guest([kind]), a_cpu(INF, 1, [0], []), 99).by_itself
+
+
+def test_the_end_of_a_request_ends_the_span_and_before_an_exit_that_comes_with_it():
+    for demand in (99, 100):
+        guest = a_guest(exits_every(100, 5))
+        guest._demand_end = demand
+        found = follow(guest, a_cpu(INF, 1, [0], []), 1000)
+        assert (found.end, found.by_itself, found.wall, found.last) == (demand, True, demand, 0)
+
+
+@pytest.mark.parametrize(("at", "under_way"), [(-1, False), (0, True)])
+def test_an_exit_is_under_way_if_its_interrupt_comes_with_it_and_not_if_that_came_during_the_entry_before(
+    at, under_way
+):
+    guest = a_guest(exits_every(100, 5))
+    guest._wall = 100
+    found = follow(guest, a_cpu(INF, 1, [0], [(at, 9, None)]), 1000)
+    assert (found.end, found.until, found.wall, found.hits) == (0, at, 100, 0)
+    assert (found.ongoing is not None) is under_way
