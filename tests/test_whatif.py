@@ -7,14 +7,33 @@ import pandas as pd
 import pytest
 from command import run, run_json
 from corruption import ACTIVATED, KVM_FPU, TRACES, Trace, text
+from hosts import only
 
+from sim.analysis.recorded_run import RecordedRun
 from sim.kernel import strategies
+from sim.trace.following.replay import REGS
 from sim.xsave.components import CET_S
 
 by_trace = pytest.mark.parametrize("path", TRACES, ids=lambda path: path.name.split(".")[0])
 HALTS, PIPE, SPINS = (
     next(path for path in TRACES if name in path.name) for name in ("halt-wakeup", "host-pipe", "spin-overcommit")
 )
+
+
+ALONE = """
+title = "one vCPU that halts"
+[run]
+measure = "50 ms"
+warmup = "0 ns"
+[host]
+cpus = 1
+cpu = ["zen4"]
+kernel = ["v6.18"]
+[guests.vm]
+demand = "100 us"
+sleep = "400 us"
+fpu = { components = ["SSE"], every = "1 ms" }
+"""
 
 
 def counts(document, strategy):
@@ -244,3 +263,18 @@ def test_cet_s_is_in_use_where_guests_write_it_whatever_the_recorded_guests_did(
     number, loaded = loads["count"].sum(), loads[loads.components & CET_S > 0]["count"].sum()
     assert number > 1000
     assert loaded == 0 if without is None else number - without <= loaded <= number  # each vCPU's first load
+
+
+@pytest.mark.parametrize(("use", "share"), [("constant", 0.0), ("rewritten", 1.0)])
+def test_saves_write_again_only_what_a_guest_has_written_since_the_recording_began(use, share, tmp_path, capsys):
+    """This vCPU is alone on its CPU, and never restored: what it wrote once, memory has had for long."""
+    case = only(ALONE)
+    events = frozenset(("sched_switch", "sched_wakeup", "kvm_fpu", "kvm_entry", "kvm_exit", *REGS))
+    trace, out = tmp_path / "alone.txt", tmp_path / "out"
+    trace.write_text("\n".join(RecordedRun(case, "xstate-guest", 0, only=events).lines()) + "\n")
+    options = ("--strategies", "xstate-guest", "--cpu", "zen4", "--guest-ssp", use, "--out", str(out))
+    run_json(capsys, "replay", str(trace), *options)
+    rows = pd.read_parquet(out / "ledger.parquet")
+    saves = rows[(rows.strategy == "xstate-guest") & (rows.operation == "XSAVES") & (rows.rfbm & CET_S > 0)]
+    assert saves["count"].sum() > 50
+    assert saves[saves.components & CET_S > 0]["count"].sum() == share * saves["count"].sum()

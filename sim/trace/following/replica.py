@@ -336,6 +336,16 @@ class Replica(Walker):
             self._has_written.add(vcpu.context.id)
             for index in range(len(self.kernel.carried_names)):
                 guest.writes_carried(self.kernel, here, index)
+            if self._ssp == "constant":
+                self._long_ago(here)
+
+    def _long_ago(self, here: Cpu) -> None:
+        """What it has written once it wrote before the trace: memory has it, and registers are as restored."""
+        fpstate = here.current.fpstate
+        if carried := here.unit.xinuse & fpstate.xfeatures & CET_S:
+            for i in bits[carried]:
+                fpstate.area.compacted[i] = here.unit.regs[i]
+            here.unit.xmodified &= ~carried
 
     def _leave_guest(self, here: Cpu) -> None:
         reason = self._in_fastpath.pop(here.id, None)
