@@ -1,5 +1,7 @@
 """Boot logs of which something is missing: the ends of lines, or all lines that are compared."""
 
+import re
+
 import pytest
 from boot_logs import PRINTED, TEXTS, parse_text, refused, text_of
 from hypothesis import given
@@ -225,3 +227,11 @@ def test_a_line_before_an_enabled_line_that_stands_twice_is_of_the_last_boot():
     one, other = parse_all(log.splitlines(keepends=True), "the log")
     assert one.mask == 0x602E7
     assert "not as a kernel prints it" in other.why
+
+
+@pytest.mark.parametrize("length", [159, 160, 161, 300])
+def test_an_error_repeats_160_characters_of_a_garbled_line_at_most(length):
+    line = "x86/fpu: xstate_offset[2]: -576, xstate_sizes[2]: 256 ".ljust(length, "y")
+    shown = line if length <= 160 else line[:157] + "..."
+    with pytest.raises(InputError, match=re.escape(f"not as a kernel prints it: {shown!r}")):
+        parse_text(line + "\n")

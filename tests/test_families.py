@@ -97,6 +97,11 @@ def test_amds_models_are_in_the_ranges_of_the_kernel_and_of_its_guides(number, f
     assert {family(AMD, encoded(number, model, 2)).name for model in range(first, last + 1)} == {name}
 
 
+def test_amds_models_between_those_of_the_guides_are_not_known():
+    for number, models in ((0x15, (*range(0x03, 0x10), *range(0x20, 0x30), *range(0x50, 0x60))), (0x16, (0x40, 0x50))):
+        assert {family(AMD, encoded(number, model, 2)) for model in models} == {None}
+
+
 def test_a_signature_is_encoded_as_it_is_decoded_and_as_tools_print_it():
     """Intel SDM vol. 2, CPUID, leaf 01H, figure 3-6: the extended family is added to FH alone."""
     for family_, model, stepping in product((5, 6, 0xF, 0x19, 0x10E), (0, 7, 0xF), range(16)):

@@ -337,3 +337,10 @@ def test_an_exit_is_handled_in_the_fastpath_unless_there_is_a_request(reason):
     k = Kernel(boot(Settings(kernel="v6.18")))
     assert kvm.exit_path(k, reason).fastpath
     assert not kvm.exit_path(k, reason, exit_request=True).fastpath
+
+
+def test_what_is_no_save_or_restore_has_no_masks_in_the_ledger():
+    others = [op for op in flows.run("preempt", SPR).operations if op.operation not in ("XSAVES", "XRSTORS")]
+    assert len(others) > 10
+    assert {op[3:] for op in others} == {(0, 0, 0, "")}
+    assert Operation(*others[0][:3]) == others[0]
