@@ -65,3 +65,17 @@ def test_a_table_needs_no_other_row_than_leaf_0dh_sub_leaf_0(rows):
     registers = leaves("zen4")
     lines = [f"{leaf:08x} {sub:x} " + " ".join(f"{each:08x}" for each in registers[leaf][sub]) for leaf, sub in rows]
     assert cpuid.parse([line + "\n" for line in lines], "the table").leaves[13].keys() == {sub for _, sub in rows}
+
+
+def test_each_table_of_libcpuid_is_of_its_leaves():
+    """Rows are leaves in two of them, and sub-leaves of one leaf in the others."""
+    tables = {
+        "basic_cpuid": lambda row: (row, 0), "ext_cpuid": lambda row: (0x80000000 + row, 0),
+        "intel_fn4": lambda row: (4, row), "intel_fn11": lambda row: (11, row),
+        "amd_fn8000001dh": lambda row: (0x8000001D, row),
+    }  # fmt: skip
+    (form,) = (pattern for what, pattern in cpuid.FORMS if what == "libcpuid")
+    for table, place in tables.items():
+        text = "".join(f"{table}[{row}]=0000000{row} 00000002 00000003 00000004\n" for row in range(4))
+        found = [(leaf, sub, registers) for _, leaf, sub, registers in cpuid._matches(form, text)]
+        assert found == [(*place(row), (row, 2, 3, 4)) for row in range(4)], table

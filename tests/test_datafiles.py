@@ -1,6 +1,7 @@
 """Strategy and carried-state files of the user's own: what is refused, and in which words."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -319,3 +320,16 @@ def test_a_label_has_the_characters_that_the_page_allows_and_no_more(tmp_path):
     (most,) = map(int, re.findall(r"`label` \| .* of at most (\d+) characters", DOCUMENT.read_text(encoding="utf-8")))
     assert strategy(strategy_file(tmp_path, "none", label=f'"{"x" * most}"')).label == "x" * most
     assert "label = " in refusal(strategy, strategy_file(tmp_path, "none", label=f'"{"x" * (most + 1)}"'))
+
+
+def test_what_a_strategy_file_leaves_out_has_the_default_that_the_page_gives(tmp_path):
+    """Switches are `false` unless the table gives another default; texts and lists are empty."""
+    read = asdict(strategy(strategy_file(tmp_path, "none")))
+    for required in ("name", "title", "source", "mechanism"):
+        read.pop(required)
+    on = {key for key, default in read.items() if default}
+    assert {key: read[key] for key in on} == {"sets_cache": True, "restore": 1, "guest_has_cet": True}
+    rows = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    for key in on:
+        (row,) = (line for line in rows if line.startswith(f"| `{key}`"))
+        assert f"default: {str(read[key]).lower()} |" in row.replace("`true`", "true")
