@@ -10,8 +10,9 @@ from sim.costs.price import Prices, price
 from sim.costs.table import current
 from sim.errors import InputError
 from sim.kernel import flows, strategies
-from sim.kernel.carried import INSTRUCTIONS, carried_state
+from sim.kernel.carried import INSTRUCTIONS, CarriedState, carried_state
 from sim.kernel.config import Settings, boot
+from sim.kernel.kernel import PLAIN_REGISTERS, Kernel
 from sim.kernel.scene import GuestUse
 from sim.xsave.components import APX, AVX, SSE
 
@@ -214,3 +215,23 @@ def test_the_outer_loop_costs_less_than_the_fpstate_only_below_one_exit_in_a_swi
     initial = table.rows["XRSTORS/initialised/*"].value
     assert switch == pytest.approx((rows - initial) / table.ratio, abs=2)
     assert switch < per_exit
+
+
+@pytest.mark.parametrize(
+    ("state", "strategy", "numbers", "kept"),
+    [
+        ({"msrs": {"A": 0x100, "B": 0x101}}, "manual-load-nozero", (0x100, 0x101), (0, 0)),
+        ({"msrs": {"A": 0x100}}, "manual-load-nozero", (0x100,), (0,)),
+        ({"msrs": {}, "xfeature": 19, "cpu_feature": "APX"}, "xstate-guest", (), ()),
+        ({"msrs": {}, "save_by": {"MOV": 4}, "load_by": {"MOV": 4}}, "no-cet", (PLAIN_REGISTERS,), (0,)),
+    ],
+)
+def test_kvm_keeps_a_value_for_each_msr_one_for_plain_registers_and_none_for_a_component_alone(
+    state, strategy, numbers, kept
+):
+    named = {"name": "mine", "title": "t", "size_bytes": 128, "per_task_msr": False, "source": "a test"}
+    carried = CarriedState(**named | state)
+    settings = replace(DIAMOND, carried=carried, strategy=strategy)
+    k = Kernel(boot(settings))
+    vcpu = k.new_vcpu("V")
+    assert (k.carried_numbers, vcpu.carried, vcpu.context.carried) == (numbers, kept, kept)
