@@ -263,3 +263,15 @@ def test_a_guest_writes_ia32_xfd_as_it_boots_where_it_has_amx(cpu, amx):
     _, on = in_guest(Settings(cpu=cpu, kernel="v6.18", mitigations=False), GuestChoice(amx=amx))
     assert (on.unit.xfd, on.guest.xfd_passthrough) == ((XTILEDATA, True) if amx else (0, False))
     assert on.ledger.count("VM exit") == amx  # that write is intercepted
+
+
+def test_after_an_init_a_guest_writes_x87_and_sse_at_once_and_sets_cr4_osxsave_before_avx():
+    k, cpu = in_guest(ICE_LAKE, GuestChoice())
+    kvm.vm_exit(k, cpu, "external-interrupt")
+    kvm.guest_init(k, cpu)
+    kvm.vcpu_enter_guest(k, cpu)
+    for components in (FP, SSE, FP | SSE):
+        guest.writes(k, cpu, components)
+        assert not cpu.guest.cr4_osxsave
+    guest.writes(k, cpu, AVX)
+    assert cpu.guest.cr4_osxsave
