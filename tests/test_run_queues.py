@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from run_queue import MS, SLICE, TICK, Host, eevdf, lag, live, mean, people, steps, ticks
 
 from sim.host.eevdf import EevdfRunQueue
+from sim.host.eevdf_groups import GroupedRunQueue, TaskGroup
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
 from sim.host.round_robin import RoundRobinRunQueue
 from sim.host.runqueue import Entity, RunQueue
@@ -347,3 +348,25 @@ def test_what_is_left_of_a_quantum_is_asked_for_only_while_somebody_waits() -> N
     for now, left in ((10, SLICE - 10), (SLICE // 2, SLICE - SLICE // 2), (SLICE, 0), (SLICE + 5, 0)):
         queue.update_current(now)
         assert queue.time_to_deadline() == left
+
+
+@pytest.mark.parametrize("rules", [EevdfRunQueue, EevdfRunQueueV73])
+def test_a_pick_clears_the_flag_that_a_group_or_the_root_has_set_and_threads_are_counted_once(
+    rules: type[EevdfRunQueue],
+) -> None:
+    """__schedule(): clear_tsk_need_resched(), one flag for all levels; rq->nr_running."""
+    group = TaskGroup(NICE_0_LOAD)
+    rq = GroupedRunQueue(rules(SLICE, TICK), {group: rules(SLICE, TICK)})
+    entities = [Entity() for _ in range(3)]
+    for number, entity in enumerate(entities):
+        entity.group = group if number else None
+        rq.enqueue(0, entity)
+        assert rq.nr_running == number + 1
+    for now in (0, 30 * SLICE, 60 * SLICE, 90 * SLICE):
+        rq.update_current(now)
+        assert rq.need_resched is (now > 0)
+        picked = rq.pick_next(now)
+        assert not rq.need_resched
+    assert picked is not None
+    rq.dequeue(90 * SLICE, picked, sleep=False)
+    assert rq.nr_running == 2
