@@ -3,6 +3,7 @@
 import pytest
 from hosts import hosted, only, with_little
 
+from sim.host import population
 from sim.host.eevdf import EevdfRunQueue
 from sim.host.eevdf_v7_3 import EevdfRunQueueV73
 
@@ -25,3 +26,30 @@ def test_each_run_queue_has_its_kernels_rules_and_lets_a_yield_force_its_cpu_onc
         assert {(each.forced_every, each._base_slice, each._tick) for each in found} == {
             (12_000_000, 6_000_000, 2_000_000)
         }
+
+
+@pytest.mark.parametrize("cpus", [1, 3, 4])
+def test_the_first_ticks_of_the_cpus_are_spread_over_the_second_period(cpus):
+    text = with_little("a host", "1 ms").replace("cpus = 2\n", f'cpus = {cpus}\nhz = 1000\ntsc = "2 GHz"\n')
+    _env, host = hosted(only(text + PLAIN))
+    assert [host.first_tick(cpu) for cpu in range(cpus)] == [2_000_000 * (cpus + cpu) // cpus for cpu in range(cpus)]
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "others", "queued"),
+    [("[1]", 3, 4, [2, 3, 2]), ("[0, 2]", 3, 5, [3, 3, 2]), ("[2]", 1, 0, [0, 0, 1])],
+)
+def test_a_thread_begins_on_the_cpu_with_the_fewest_of_those_on_which_it_may_run(first, count, others, queued):
+    text = with_little("a host", "1 ms").replace("cpus = 2\n", "cpus = 3\n")
+    text += f'[threads.a]\ncount = {count}\naffinity = {first}\ncompute = "1 ms"\n'
+    text += f'[threads.b]\ncount = {others}\ncompute = "1 ms"\n' if others else ""
+    _env, host = hosted(only(text))
+    assert [cpu.rq.nr_running for cpu in host.cpus] == queued
+
+
+@pytest.mark.parametrize("others", [(), ("no-cet",), ("no-cet", "xstate-all")])
+def test_a_host_has_to_have_room_for_its_state_under_all_strategies(others, monkeypatch):
+    asked = []
+    monkeypatch.setattr(population, "check_room", lambda case, strategies: asked.append(strategies))
+    hosted(only(with_little("a host", "1 ms") + PLAIN), others=others)
+    assert asked == [1 + len(others)]
