@@ -53,3 +53,46 @@ def test_a_host_has_to_have_room_for_its_state_under_all_strategies(others, monk
     monkeypatch.setattr(population, "check_room", lambda case, strategies: asked.append(strategies))
     hosted(only(with_little("a host", "1 ms") + PLAIN), others=others)
     assert asked == [1 + len(others)]
+
+
+@pytest.mark.parametrize("gap", [0, 128])
+@pytest.mark.parametrize(
+    ("directed", "yields", "credit", "counts_steps"),
+    [
+        ("none", False, False, False), ("v6.18", True, False, True), ("v7.3", True, False, False),
+        ("lag-credit", True, True, False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(("cpu", "pause_cycles"), [("sapphire-rapids", 1), ("zen4", 65)])
+def test_what_a_host_does_with_guests_that_spin_is_what_its_keys_say(
+    cpu, pause_cycles, directed, yields, credit, counts_steps, gap
+):
+    """ple_gap 0 turns PLE off (vmx.c, svm.c); PAUSE_CYCLES is the unit of each vendor's window."""
+    text = with_little("a host", "1 ms", cpu) + f'directed_yield = "{directed}"\nple_gap = {gap}\n'
+    _env, host = hosted(only(text + '[guests.g]\nlock = { every = "100 us", hold = "10 us" }\n'))
+    (vcpu,) = (each for cpu in host.cpus for each in cpu.rq.waiting())
+    pausing = vcpu._pausing
+    assert (pausing.exits, pausing.yields, pausing.credit) == (gap > 0, yields, credit)
+    assert (pausing.unit, vcpu._lock.boosted.counts_steps) == (pause_cycles, counts_steps)
+
+
+def test_which_exits_have_an_effect_on_others_and_which_only_take_time():
+    text = (
+        with_little("a host", "1 ms")
+        + '[threads.t]\nwaits = { share = 1.0 }\ncompute = "1 ms"\n[guests.g]\nvcpus = 2\n'
+    )
+    for name, more in (
+        ("plain", ""), ("user", 'handled = "userspace"\nvmm = "1 us"\n'), ("ipi", 'effect = "ipi"\n'),
+        ("waking", 'wakes = { t = 1 }\n'),
+    ):  # fmt: skip
+        text += f'[guests.g.exits.{name}]\nevery = "1 ms"\n{more}'
+    _env, host = hosted(only(text))
+    vcpu, _ = (each for cpu in host.cpus for each in cpu.rq.waiting() if each.task.vcpu)
+    found = {kind.name: (kind.effect, kind.userspace, kind.vmm is not None) for kind in vcpu._stream.kinds}
+    assert found == {
+        "plain": (False, False, False), "user": (True, True, True), "ipi": (True, False, False),
+        "waking": (True, False, False),
+    }  # fmt: skip
+    assert {kind.reason: kind.effect for kind in (vcpu._interrupt, vcpu._hlt, vcpu._hv_timer)} == {
+        "external-interrupt": False, "hlt": True, "preemption-timer": True,
+    }  # fmt: skip
