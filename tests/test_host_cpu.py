@@ -11,11 +11,13 @@ from preempted import AT, GUEST, held, wake
 from test_preemption import next_exit
 
 from sim.host.cpu import HostCpu
+from sim.host.cpu_time import CpuTime
 from sim.host.events import Until, Work
 from sim.host.exits import INF
 from sim.host.host import TIMER
 from sim.host.thread import Thread
 from sim.host.vcpu import VcpuThread
+from sim.kernel.walker import Walker
 
 LONELY = with_little("a CPU with one thread", "1 ms") + '[threads.t]\naffinity = [0]\ncompute = "1 ms"\n'
 
@@ -175,6 +177,29 @@ def test_a_vmcs_is_asked_for_only_where_it_is_current_on_another_cpu(of, elsewhe
     _env, host = hosted(only(LONELY))
     vcpu = SimpleNamespace(vmcs_cpu=None if of is None else host.cpus[of].cpu)
     assert host.cpus[0].vmcs_is_elsewhere(vcpu) is elsewhere
+
+
+@pytest.mark.parametrize("preemption", ["voluntary", "full"])
+@pytest.mark.parametrize(
+    "thread",
+    [
+        'kind = "pipe"\ncompute = "1 us"\n', 'compute = "1 us"\nsyscall = "1 us"\n',
+        'compute = "1 us"\nsleep = "5 us"\n', 'compute = "1 us"\nwaits = { share = 1.0, at_most = "5 us" }\n'
+        '[threads.waker]\nkind = "kthread"\ncompute = "1 ns"\nsleep = "10 s"\nwakes = { t = 1 }\n',
+    ],
+)  # fmt: skip
+def test_each_burst_begins_with_one_return_to_user_mode(thread, preemption, monkeypatch):
+    """Before the first tick, at 4 ms, nothing else leads there."""
+    text = with_little("bursts", "1 ms").replace(
+        "cpus = 2\n", f'cpus = 1\npreemption = "{preemption}"\ntsc = "2 GHz"\n'
+    )
+    env, host = hosted(only(text + "[threads.t]\n" + thread))
+    passed, passes = [], CpuTime.passes
+    monkeypatch.setattr(CpuTime, "passes", lambda cpu, what, *of: passed.append(what) or passes(cpu, what, *of))
+    env.run(until=6_000_000)
+    (cpu,) = host.cpus
+    assert cpu.count_bursts + cpu.count_handoffs > 100
+    assert cpu.count_bursts + cpu.count_handoffs == pytest.approx(passed.count(Walker.return_to_user), abs=3)
 
 
 # A span of a thread, against one that is followed cycle by cycle.
