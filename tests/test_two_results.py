@@ -202,7 +202,7 @@ def test_cases_go_together_by_what_both_results_have_several_of():
 def test_many_cases_fit_and_full_has_them_all(ran):
     sweep = {"guests.web.vms": [1, 2, 3, 4, 5, 6, 7]}
     a, b = ran(sweep=sweep), ran(sweep=sweep, **{"run.seed": 2})
-    assert "1 more pairs of cases: --full" in text_of(a, b)
+    assert "1 more pair of cases: --full" in text_of(a, b)
     full = text_of(a, b, full=True)
     assert all(f"guests.web.vms={n}" in full for n in range(1, 8))
     json.dumps(report.document(two_results(a, b), a, b), allow_nan=False)

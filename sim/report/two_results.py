@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sim.analysis.answers import Answers, Estimate, Load
 from sim.analysis.two_results import CasePair, Compared, TwoResults
 from sim.report import names
-from sim.report.amounts import fixed, with_half
+from sim.report.amounts import counted, fixed, with_half
 from sim.report.layout import WIDTH, fitted, item, part, wrapped
 from sim.report.sureness import is_shared
 
@@ -38,10 +38,11 @@ def text(found: TwoResults, a: "Comparison", b: "Comparison", *, full: bool) -> 
     sizes = [max(len(pair.found) for pair in pairs)] if full else range(MOST, 0, -1)
     tables = [list(_table(a, pairs, size)) for size in sizes]
     hidden = len(found.pairs) - len(pairs)
+    more = [f"  {counted(hidden, 'more pair')} of cases: --full"] if hidden else []
     parts = [
         part([*_results(a, b), *_paired(found), *_differs(found), "=" * WIDTH], gap=False),
         part(
-            *([*item("ANSWER", _answer(found, a)), *each] for each in tables),
+            *([*item("ANSWER", _answer(found, a)), *each, *more] for each in tables),
             losses=[5.0] * (len(tables) - 1),
             gap=False,
         ),
@@ -49,7 +50,6 @@ def text(found: TwoResults, a: "Comparison", b: "Comparison", *, full: bool) -> 
         part(item("COSTS", _shared(a, b, pairs)), gap=False),
         part(item("UNSOUND", ", ".join(sorted({name for pair in pairs for name in pair.unsound}))), gap=False),
         part(item("ALONE", _alone(found)), gap=False),
-        part([f"  {hidden} more pairs of cases: --full"] if hidden else [], gap=False),
     ]
     return "\n".join(fitted(parts, 10**6 if full else LINES))
 
@@ -213,7 +213,7 @@ def _table(a: "Comparison", pairs: Sequence[CasePair], most: int) -> Iterator[st
             yield from line(f"   {label}", row)
     own = max(sum(each.what == "own_without_xss" for each in pair.found) for pair in pairs)
     if own > most:
-        yield f"  {own - most} more strategies: --full"
+        yield f"  {own - most} more {'strategy' if own - most == 1 else 'strategies'}: --full"
     yield "  +-: 95 % over replications; adj. p: Holm's, over all lines of a kind"
 
 
@@ -276,7 +276,7 @@ def _load(a: "Comparison", pairs: Sequence[CasePair]) -> list[str]:
             label = names.cut(f"{letter}{where}", 16)
             lines.append(f"  {label:16}" + "".join(cell.rjust(9) for cell in _rates(load)))
     if len(pairs) > MOST_LOADS:
-        lines.append(f"  {len(pairs) - MOST_LOADS} more pairs of cases: --json")
+        lines.append(f"  {counted(len(pairs) - MOST_LOADS, 'more pair')} of cases: --json")
     return lines
 
 
