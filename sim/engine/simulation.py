@@ -32,7 +32,7 @@ from sim.host.room import ran_out, size_text
 from sim.host.simulation import PATIENCE_S, prices_of
 from sim.host.vcpu import VcpuThread
 from sim.host.warmup import warmup_seconds
-from sim.kernel.operations import VCPU_LOAD, VMCLEAR, Key, Operation
+from sim.kernel.operations import VCPU_LOAD, VMCLEAR, Key, operation
 from sim.kernel.state import TASK_KINDS
 from sim.kernel.walker import Walker
 from sim.results import Record
@@ -307,7 +307,7 @@ class Replication:
             timed_by=self.names[0],
             strategy=self.names[w],
             replication=self.replication,
-            ledger=tuple(sorted((Operation(*key), n, n * self.prices[key]) for key, n in self.ledger(w).items())),
+            ledger=tuple(sorted((operation(key), n, n * self.prices[key]) for key, n in self.ledger(w).items())),
             metrics={},
             latency={},
             integrity=self.tables[w].findings(),

@@ -17,7 +17,7 @@ from sim.host.host import Host
 from sim.host.population import populate
 from sim.host.room import ran_out, too_large
 from sim.host.warmup import warmup_seconds
-from sim.kernel.operations import Operation
+from sim.kernel.operations import operation
 from sim.kernel.walker import Walker
 from sim.results import Record
 from sim.scenario.cases import Case
@@ -182,7 +182,7 @@ def _record(case: Case, timed_by: str, strategy: str, replication: int, walker: 
         timed_by=timed_by,
         strategy=strategy,
         replication=replication,
-        ledger=tuple(sorted((Operation(*key), n, n * prices[key]) for key, n in walker.measured.items())),
+        ledger=tuple(sorted((operation(key), n, n * prices[key]) for key, n in walker.measured.items())),
         metrics={},
         latency={},
         integrity=dict(sorted(integrity.counts.items())) if integrity else {},

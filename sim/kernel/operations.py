@@ -6,6 +6,7 @@ makes operations; it hands them to the :class:`Ledger` of the CPU on which they 
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, Final, NamedTuple, Protocol
 
 XSAVES: Final = "XSAVES"
@@ -109,6 +110,13 @@ class Operation(NamedTuple):
 Key = tuple[Any, ...]
 """The fields of an :class:`Operation` without those that have their default: what a ledger counts by."""
 Keys = tuple[Key, ...]
+
+
+@cache
+def operation(key: Key) -> Operation:
+    """What a key stands for: one object in all records, which is compared and freed in less time than many."""
+    return Operation(*key)
+
 
 FOLD_AT: Final = 256
 """How many operations may be pending in a :class:`Ledger` before a context switch folds them."""
