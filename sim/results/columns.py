@@ -1,5 +1,6 @@
 """The columns of the four tables, and how a record becomes their rows; without pandas, which workers need not have."""
 
+from array import array
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -48,32 +49,45 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
 AMOUNTS: Final = {"ledger": 2, "metrics": 1, "latency": 1, "integrity": 1}
 """How many of these columns, the last ones, say how much; those before say of what, and a record says it once."""
 
-Rows = tuple[tuple[Any, ...], ...]
+Rows = tuple[tuple[Any, ...], *tuple["array[Any]", ...]]
 """What each row is about, and after that each column of amounts."""
+
+NO_LEDGER: Final[Rows] = (), array("q"), array("q")
+NO_METRICS: Final[Rows] = (), array("d")
+NO_COUNTS: Final[Rows] = (), array("q")
 
 
 def _ledger_rows(record: Record) -> Rows:
-    return tuple(zip(*record.ledger, strict=True)) or ((), (), ())
+    if not record.ledger:
+        return NO_LEDGER
+    operations, counts, cycles = zip(*record.ledger, strict=True)
+    return operations, array("q", counts), array("q", cycles)
 
 
 def _metric_rows(record: Record) -> Rows:
-    values, units = zip(*record.metrics.values(), strict=True) if record.metrics else ((), ())
-    return tuple(zip(record.metrics, units, strict=True)), values
+    if not record.metrics:
+        return NO_METRICS
+    values, units = zip(*record.metrics.values(), strict=True)
+    return tuple(zip(record.metrics, units, strict=True)), array("d", values)
 
 
 def _latency_rows(record: Record) -> Rows:
-    found = [
-        ((histogram, low, high), count)
+    if not record.latency:
+        return NO_COUNTS
+    found = {
+        (histogram, low, high): count
         for histogram, buckets in record.latency.items()
         for (low, high), count in buckets.items()
         if count
-    ]
-    return tuple([about for about, _ in found]), tuple([count for _, count in found])
+    }
+    return tuple(found), array("q", found.values())
 
 
 def _integrity_rows(record: Record) -> Rows:
+    if not record.integrity:
+        return NO_COUNTS
     found = {kind: count for kind, count in record.integrity.items() if count}
-    return tuple([(kind,) for kind in found]), tuple(found.values())
+    return tuple([(kind,) for kind in found]), array("q", found.values())
 
 
 ROWS: Final[Mapping[str, Callable[[Record], Rows]]] = {

@@ -6,11 +6,12 @@ make tables of whole batches.
 """
 
 from array import array
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -31,8 +32,6 @@ MOST_RECORDS: Final = 100_000
 """In a group: those that are run together are 10,000, or the strategies of one replication."""
 APART_TOGETHER: Final = 32
 """Records that are taken apart together."""
-MOST_REMEMBERED: Final = 100
-"""Of how many records it is remembered what all their rows are about."""
 MOST_OF_RECORD: Final = 1_000_000
 """Bytes of a record, unpacked; with shipped scenarios and all strategies up to 8,800."""
 MOST_OF_GROUP: Final = 256 << 20
@@ -53,27 +52,27 @@ SCHEMA: Final = pa.schema(
 _WRITING: Final = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 """Groups are unpacked soon: with zstd they are smaller by a third or more, and take four times as long for both."""
 _READING: Final = pa.ipc.IpcReadOptions(use_threads=False)
-_CODES: Final = {pa.int64(): "q", pa.float64(): "d"}
-"""Of an amount's type, what :mod:`array` calls it."""
+_NUMBERS: Final = {pa.int64(): np.int64, pa.float64(): np.float64}
+"""Of an amount's type, what numpy calls it."""
 
 
 class Gathered:
     """Finished records that wait for others until they become a group.
 
     A record has hundreds of objects, far apart in memory, which the garbage collector would visit again and again.  Of
-    a row are kept what it is about, as a number that stands for the same in all records, and its amounts.  Some records
-    are taken apart together: after a replication none of the code and tables for that are in the processor's caches.
+    its rows are kept what they are about, as a number that stands for the same in all records, and their amounts.  Some
+    records are taken apart together: after a replication none of the code and tables for that are in the processor's
+    caches.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[str, Record]] = deque()
-        self._about = {name: _About() for name in ROWS}
-        self._series: dict[str, _Some] = {}
-        self._apart = 0
+        self._about: dict[str, dict[tuple[Any, ...], int]] = {name: {} for name in ROWS}
+        self._series: dict[str, tuple[Series, list[_Apart]]] = {}
 
     def __len__(self) -> int:
         """How many there are."""
-        return len(self._waiting) + self._apart
+        return len(self._waiting) + sum(len(apart) for _, apart in self._series.values())
 
     def add(self, same: str, record: Record) -> None:
         """One more; ``same`` is what the keys of its series have in common.
@@ -87,110 +86,66 @@ class Gathered:
     def _take_apart(self) -> None:
         while self._waiting:
             same, record = self._waiting.popleft()
-            some = self._series.get(same) or _Some(record.part[:3])
-            some.add(record, self._about)
-            self._series[same] = some
-            self._apart += 1
+            columns: list[_Columns] = []
+            for numbered, of in zip(self._about.values(), ROWS.values(), strict=True):
+                about, *amounts = of(record)
+                columns.append((numbered.setdefault(about, len(numbered)), *amounts))
+            apart = record.replication, record.engine, columns
+            self._series.setdefault(same, (record.part[:3], []))[1].append(apart)
 
     def packed(self) -> "Group":
         """All of them as a file."""
         self._take_apart()
-        kinds = {name: about.kinds(name) for name, about in self._about.items()}
-        batches = [some.batch(same, kinds) for same, some in self._series.items()]
+        kinds = {name: _kinds(name, about) for name, about in self._about.items()}
+        batches = [_batch(same, *series, kinds) for same, series in self._series.items()]
         return Group(written(each.content for each in batches), tuple(each.summary() for each in batches))
 
 
-_Kinds = tuple[NDArray[np.int64], list[pa.Array]]
-"""What rows of a table are about: where each number is among all in order, and their columns in that order."""
+_Columns = tuple[int, *tuple["array[Any]", ...]]
+"""Of a record's rows in a table what they are about, as a number, and each column of amounts."""
+
+_Apart = tuple[int, str, list[_Columns]]
+"""Of a record its replication, its engine, and its rows in each table."""
+
+_Kinds = tuple[list[pa.Array], list[NDArray[np.int64]]]
+"""What rows of a table are about, in their order, as columns; and where among these the rows of a record are, by the
+number of what they are about."""
 
 
-class _About:
-    """What rows of a table are about, each as a number."""
+def _kinds(name: str, about: Iterable[tuple[Any, ...]]) -> _Kinds:
+    """That of table ``name``, of what the rows of records are about."""
+    found = sorted({kind for rows in about for kind in rows})
+    places = {kind: place for place, kind in enumerate(found)}
+    fields = ROW_FIELDS[name][: -AMOUNTS[name]]
+    columns = [_array(field.type, [kind[i] for kind in found]) for i, field in enumerate(fields)]
+    return columns, [np.array([places[kind] for kind in rows], np.int64) for rows in about]
 
-    def __init__(self) -> None:
-        self._numbers: defaultdict[tuple[Any, ...], int] = defaultdict()
-        self._numbers.default_factory = self._numbers.__len__
-        self._of_records: dict[tuple[tuple[Any, ...], ...], array[int]] = {}
 
-    def numbers(self, rows: tuple[tuple[Any, ...], ...]) -> "array[int]":
-        """Those of a record's rows, which many records have in common."""
-        if (found := self._of_records.get(rows)) is None:
-            found = array("q", [self._numbers[row] for row in rows])
-            if len(self._of_records) < MOST_REMEMBERED:
-                self._of_records[rows] = found
-        return found
+def _batch(same: str, series: Series, apart: Iterable[_Apart], kinds: Mapping[str, _Kinds]) -> "Batch":
+    """Records of one series and their rows, by replication, and in the order of the tables."""
+    replications, engines, columns = zip(*sorted(apart, key=itemgetter(0)), strict=True)
+    of_tables = zip(ROWS, zip(*columns, strict=True), strict=True)
+    lists = {name: _lists(name, zip(*of_records, strict=True), kinds[name]) for name, of_records in of_tables}
+    return Batch(same, series, batch_of(same, series, replications, engines, lists))
 
-    def kinds(self, name: str) -> _Kinds:
-        """All of them, for table ``name``."""
-        about = sorted(self._numbers)
-        places = np.empty(len(about), np.int64)
-        places[[self._numbers[each] for each in about]] = np.arange(len(about))
-        fields = ROW_FIELDS[name][: -AMOUNTS[name]]
-        return places, [_array(field.type, [each[i] for each in about]) for i, field in enumerate(fields)]
+
+def _lists(name: str, columns: Iterable[Sequence[Any]], kinds: _Kinds) -> pa.ListArray:
+    """Rows of a table as a list for each record; ``columns`` are those of :data:`_Columns`."""
+    about, *amounts = columns
+    found = [kinds[1][number] for number in about]
+    sizes = np.array([len(rows) for rows in found])
+    places = np.concatenate(found)
+    by = np.argsort(places + len(kinds[0][0]) * np.repeat(np.arange(len(sizes)), sizes), kind="stable")
+    wanted = numbers(places[by], pa.int64())
+    sized = [
+        numbers(np.frombuffer(b"".join(amount), _NUMBERS[field.type])[by], field.type)
+        for field, amount in zip(ROW_FIELDS[name][-AMOUNTS[name] :], amounts, strict=True)
+    ]
+    return lists_of(name, [*(kind.take(wanted) for kind in kinds[0]), *sized], np.append(0, np.cumsum(sizes)))
 
 
 def _array(kind: pa.DataType, column: Sequence[Any]) -> pa.Array:
     return texts(column) if kind == pa.string() else numbers(np.array(column, np.int64), kind)
-
-
-class _Some:
-    """The records of one series among those that are gathered.
-
-    The first ``whole`` ones are: whoever interrupts a process can do so in the middle of another.
-    """
-
-    def __init__(self, series: Series) -> None:
-        self.series, self.whole = series, 0
-        self.replications: list[int] = []
-        self.engines: list[str] = []
-        self.rows: dict[str, list[int]] = {name: [] for name in ROWS}
-        self.columns: dict[str, list[array[Any]]] = {
-            name: [array("q"), *(array(_CODES[field.type]) for field in ROW_FIELDS[name][-AMOUNTS[name] :])]
-            for name in ROWS
-        }
-
-    def add(self, record: Record, all_about: Mapping[str, _About]) -> None:
-        """One more, with the numbers of what its rows are about, by table."""
-        if len(self.replications) > self.whole:
-            self._drop_rest()
-        self.replications.append(record.replication)
-        self.engines.append(record.engine)
-        for name, of in ROWS.items():
-            about, *amounts = of(record) if getattr(record, name) else ((),)
-            self.rows[name].append(len(about))
-            if about:
-                first, *others = self.columns[name]
-                first += all_about[name].numbers(about)
-                for column, amount in zip(others, amounts, strict=True):
-                    column += array(column.typecode, amount)
-        self.whole += 1
-
-    def _drop_rest(self) -> None:
-        """What is there of a record in whose middle somebody interrupted, or that could not be taken apart."""
-        del self.replications[self.whole :], self.engines[self.whole :]
-        for name, rows in self.rows.items():
-            del rows[self.whole :]
-            for column in self.columns[name]:
-                del column[sum(rows) :]
-
-    def batch(self, same: str, kinds: Mapping[str, _Kinds]) -> "Batch":
-        """They and their rows, by replication, and in the order of the tables."""
-        order = sorted(range(self.whole), key=self.replications.__getitem__)
-        replications, engines = [self.replications[i] for i in order], [self.engines[i] for i in order]
-        lists = {name: self._lists(name, np.array(order), *kinds[name]) for name in ROW_FIELDS}
-        return Batch(same, self.series, batch_of(same, self.series, replications, engines, lists))
-
-    def _lists(
-        self, name: str, order: NDArray[np.int64], places: NDArray[np.int64], kinds: Sequence[pa.Array]
-    ) -> pa.ListArray:
-        rows = np.array(self.rows[name][: self.whole])
-        number, *amounts = (np.array(column)[: rows.sum()] for column in self.columns[name])
-        about, where = places[number], np.empty_like(order)
-        where[order] = np.arange(self.whole)
-        by = np.lexsort((about, np.repeat(where, rows)))
-        wanted, types = numbers(about[by], pa.int64()), [field.type for field in ROW_FIELDS[name][-AMOUNTS[name] :]]
-        sizes = [numbers(each[by], kind) for each, kind in zip(amounts, types, strict=True)]
-        return lists_of(name, [*(kind.take(wanted) for kind in kinds), *sizes], np.append(0, np.cumsum(rows[order])))
 
 
 def written(batches: Iterable[pa.RecordBatch]) -> bytes:
