@@ -85,7 +85,7 @@ def test_a_table_that_is_kept_again_has_a_piece_with_the_new_rows_and_is_read_as
         found = Table(boot(key[0]), build.POINTS, integrity=key[1])
         counted = [each for each in range(24) if each not in (2, 17, 18)]  # how often, and prices
         assert (found.rows[: found.count, counted] == of.rows[: of.count, counted]).all()
-        for name in ("_uses", "keys", "level_keys", "found", "renewed"):
+        for name in ("uses", "keys", "level_keys", "found", "renewed"):
             assert getattr(found, name) == getattr(of, name)
         assert (found.levels[: found._levels] == of.levels[: of._levels]).all()
         assert found.model.kept() == of.model.kept()

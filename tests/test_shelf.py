@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import chain
 
 import fake_host
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +19,7 @@ from sim.kernel.integrity import RESIDUE, VIOLATIONS
 from sim.results import groups, parts, tables, unpacked
 from sim.results.groups import SCHEMA, Group, checked
 from sim.results.keys import Keys
-from sim.results.record import Finished
+from sim.results.record import Columns, Finished
 from sim.results.shelf import Shelf
 from sim.results.stored import Stored
 from sim.results.tables import SCHEMAS
@@ -196,3 +197,15 @@ def test_a_record_in_whose_middle_somebody_interrupts_is_not_in_the_group_and_al
             found.packed()
     assert len(found) == 4
     assert found.packed().content == group_of(held[:4]).content
+
+
+def test_a_ledger_of_columns_is_that_of_its_rows(held):
+    rows = held[0].ledger
+    operations, counts, cycles = zip(*rows, strict=True)
+    columns = Columns(operations, np.array(counts), np.array(cycles))
+    assert columns == rows
+    assert rows == columns
+    assert columns[1:3] == rows[1:3]
+    assert columns != Columns(operations, np.array(counts), 1 + np.array(cycles))
+    of_columns = [replace(record, ledger=columns if record is held[0] else record.ledger) for record in held]
+    assert group_of(of_columns).content == group_of(held).content

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,7 +31,7 @@ from sim.host.room import ran_out, size_text
 from sim.host.simulation import PATIENCE_S, prices_of
 from sim.host.vcpu import VcpuThread
 from sim.host.warmup import warmup_seconds
-from sim.kernel.operations import VCPU_LOAD, VMCLEAR, Key, operation
+from sim.kernel.operations import VCPU_LOAD, VMCLEAR
 from sim.kernel.state import TASK_KINDS
 from sim.kernel.walker import Walker
 from sim.results import Record
@@ -289,25 +288,18 @@ class Replication:
 
     # What came of it.
 
-    def ledger(self, w: int) -> Counter[Key]:
-        """The operations of a strategy in the measurement."""
-        a, counts = self.a, Counter(self.tables[w].ledger())
-        for i, kind in enumerate(TASK_KINDS):
-            if n := int(a.calls[i]):
-                counts[kind, VCPU_LOAD, VMCLEAR] += n
-        return counts
-
     def records(self) -> list[Record]:
         """The records of all strategies, the one that timed the host first."""
         return [self._timing_record(), *(self._record(w) for w in range(1, len(self.tables)))]
 
     def _record(self, w: int) -> Record:
+        calls = {(kind, VCPU_LOAD, VMCLEAR): n for kind, n in zip(TASK_KINDS, self.a.calls.tolist(), strict=True) if n}
         return Record(
             case=self.case.name,
             timed_by=self.names[0],
             strategy=self.names[w],
             replication=self.replication,
-            ledger=tuple(sorted((operation(key), n, n * self.prices[key]) for key, n in self.ledger(w).items())),
+            ledger=self.tables[w].counted.ledger(calls),
             metrics={},
             latency={},
             integrity=self.tables[w].findings(),

@@ -17,6 +17,7 @@ from sim.costs.price import Prices
 from sim.engine import kept_tables
 from sim.engine import layout as at
 from sim.engine.asked import INIT_AREA, OTHER, UNCHANGED, Answer, Asked, Point
+from sim.engine.counted import LEVELS, Counted
 from sim.engine.fragments import Unsupported
 from sim.engine.numbers import Numbers
 from sim.engine.transitions import Transitions
@@ -27,7 +28,6 @@ from sim.kernel.walker import Walker
 Integers = NDArray[np.int64]
 Tokens = tuple[int, ...] | None
 
-LEVELS: Final = ("L1", "L2", "memory")
 PART, LEAST = 32, 16
 """A table is written again when it has grown by this share of its rows, and by at least this many."""
 MOST: Final = 1 << 20
@@ -109,7 +109,7 @@ class Table:
         self.count = 0
         self.renewed: dict[int, tuple[tuple[int, int], ...]] = {}
         self.keys = Numbers()
-        self._uses: list[tuple[int, ...]] = []
+        self.uses: list[tuple[int, ...]] = []
         self.level_keys = Numbers()
         self.found: dict[int, tuple[tuple[str, int], ...]] = {}
         self._levels = 0
@@ -136,7 +136,7 @@ class Table:
             return
         self._kept = self.count
         whole: dict[str, Any] = {
-            "rows": self.rows[: self.count], "levels": self.levels[: self._levels], "uses": self._uses,
+            "rows": self.rows[: self.count], "levels": self.levels[: self._levels], "uses": self.uses,
             "keys": self.keys.values, "level_keys": self.level_keys.values, "found": list(self.found.items()),
             "renewed": list(self.renewed.items()), **self.model.kept(),
         }  # fmt: skip
@@ -180,7 +180,7 @@ class Table:
         self._levels = len(levels)
         self.levels = np.zeros((max(1024, 1 << len(levels).bit_length()), 2), np.int64)
         self.levels[: len(levels)] = levels
-        self._uses, self.found, self.renewed = kept["uses"], dict(kept["found"]), dict(kept["renewed"])
+        self.uses, self.found, self.renewed = kept["uses"], dict(kept["found"]), dict(kept["renewed"])
         self.keys = Numbers(kept["keys"])
         for key in kept["level_keys"]:
             self._level_number(key)
@@ -277,6 +277,7 @@ class Table:
         self.level_counts[:, at.LEVEL_COUNT0 : at.LEVEL_COUNT0 + 3] = 0
         if self._priced_for != (prices, level):
             self._priced_for = prices, level
+            self.counted = Counted(self, prices)
             self.rows[:, at.R_PRICE] = -1
 
     def add(self, asked: Asked, key1: int, key2: int) -> int:
@@ -302,7 +303,7 @@ class Table:
             counted += 1
         assert answer.called in ((), (("", VCPU_LOAD, VMCLEAR),))
         n = self._new_row(key1, key2, self._values(asked, answer, first << 8 | counted))
-        self._uses.append(tuple(uses))
+        self.uses.append(tuple(uses))
         if answer.found:
             self.found[n] = answer.found
         if answer.renewed:
@@ -313,7 +314,7 @@ class Table:
         """Adds the row that says what a CPU's shape becomes when a task's contents have changed."""
         values = [0] * at.R_COLUMNS
         values[at.R_SHAPE] = self.model.with_equal(shape, slot, equal)
-        self._uses.append(())
+        self.uses.append(())
         return self._new_row(key1, key2, values)
 
     def _level_number(self, key: Key) -> int:
@@ -354,25 +355,9 @@ class Table:
         for _, number in self.levels[first : first + counted].tolist():
             for i in range(3) if level < 0 else (level,):
                 self.level_counts[number, at.LEVEL_PRICE0 + i] = prices[*self.level_keys.values[number], LEVELS[i]]
-        self.rows[n, at.R_PRICE] = sum(prices[self.keys.values[key]] for key in self._uses[n])
+        self.rows[n, at.R_PRICE] = sum(prices[self.keys.values[key]] for key in self.uses[n])
 
     # What came of it.
-
-    def ledger(self) -> dict[Key, int]:
-        """How often each operation ran in the measurement."""
-        counted = self.rows[: self.count, at.R_COUNT]
-        totals = [0] * len(self.keys.values)
-        for n in np.flatnonzero(counted).tolist():
-            times = int(counted[n])
-            for key in self._uses[n]:
-                totals[key] += times
-        counts: dict[Key, int] = {key: times for key, times in zip(self.keys.values, totals, strict=True) if times}
-        at_levels = self.level_counts[:, at.LEVEL_COUNT0 : at.LEVEL_COUNT0 + 3].tolist()
-        for operation, of_levels in zip(self.level_keys.values, at_levels, strict=False):
-            for level, times in zip(LEVELS, of_levels, strict=True):
-                if times:
-                    counts[*operation, level] = times
-        return counts
 
     def findings(self) -> dict[str, int]:
         """What the integrity check has found, warm-up included."""

@@ -2,11 +2,12 @@
 
 from array import array
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from sim.results.record import Record
+from sim.results.record import Columns, Record
 
 RUN_COLUMNS: Final = ("case", "timed_by", "strategy", "replication")
 """What identifies a record: a case, the strategy that timed its schedule, the one that walked it, the replication; the
@@ -49,7 +50,9 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
 AMOUNTS: Final = {"ledger": 2, "metrics": 1, "latency": 1, "integrity": 1}
 """How many of these columns, the last ones, say how much; those before say of what, and a record says it once."""
 
-Rows = tuple[tuple[Any, ...], *tuple["array[Any]", ...]]
+Amounts: TypeAlias = "array[Any] | NDArray[Any]"
+
+Rows = tuple[tuple[Any, ...], *tuple[Amounts, ...]]
 """What each row is about, and after that each column of amounts."""
 
 NO_LEDGER: Final[Rows] = (), array("q"), array("q")
@@ -60,6 +63,8 @@ NO_COUNTS: Final[Rows] = (), array("q")
 def _ledger_rows(record: Record) -> Rows:
     if not record.ledger:
         return NO_LEDGER
+    if isinstance(record.ledger, Columns):
+        return record.ledger.operations, record.ledger.counts, record.ledger.cycles
     operations, counts, cycles = zip(*record.ledger, strict=True)
     return operations, array("q", counts), array("q", cycles)
 

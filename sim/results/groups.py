@@ -5,7 +5,6 @@ packs, and says what a run has to know of each record; the driver keeps the byte
 make tables of whole batches.
 """
 
-from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from sim.errors import InputError
 from sim.kernel.datafile import shortened
 from sim.kernel.integrity import VIOLATIONS
 from sim.results.arrow import numbers, repeated, texts, values
-from sim.results.columns import AMOUNTS, ROW_FIELDS, ROWS, RUN_FIELDS, SCHEMAS
+from sim.results.columns import AMOUNTS, ROW_FIELDS, ROWS, RUN_FIELDS, SCHEMAS, Amounts
 from sim.results.keys import Series
 from sim.results.record import Finished, Record
 from sim.results.unpacked import size
@@ -101,7 +100,7 @@ class Gathered:
         return Group(written(each.content for each in batches), tuple(each.summary() for each in batches))
 
 
-_Columns = tuple[int, *tuple["array[Any]", ...]]
+_Columns = tuple[int, *tuple[Amounts, ...]]
 """Of a record's rows in a table what they are about, as a number, and each column of amounts."""
 
 _Apart = tuple[int, str, list[_Columns]]

@@ -1,14 +1,44 @@
 """One strategy on one replication's schedule of one case, as the simulated host gives it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sim.kernel.integrity import VIOLATIONS
 from sim.kernel.operations import Operation
 
 Part = tuple[str, str, str, int]
 """What is one record: case, the strategy that times the schedule, the strategy that walks it, replication."""
+
+
+Row = tuple[Operation, int, int]
+"""An operation, its count, and the TSC cycles that it took."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns(Sequence[Row]):
+    """Rows of a ledger that are made when they are read; equal to a tuple of them."""
+
+    operations: tuple[Operation, ...]
+    counts: NDArray[np.int64]
+    cycles: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.operations)
+
+    def __iter__(self) -> Iterator[Row]:
+        return zip(self.operations, self.counts.tolist(), self.cycles.tolist(), strict=True)
+
+    def __getitem__(self, which: Any) -> Any:
+        return tuple(self)[which]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +59,7 @@ class Record:
     timed_by: str
     strategy: str
     replication: int
-    ledger: tuple[tuple[Operation, int, int], ...]
+    ledger: Sequence[Row]
     metrics: Mapping[str, tuple[int | float, str]]
     latency: Mapping[str, Mapping[tuple[int, int], int]]
     integrity: Mapping[str, int]
