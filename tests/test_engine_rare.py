@@ -2,6 +2,7 @@
 
 import re
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import both_engines  # first of all: the loop as plain Python
@@ -9,7 +10,7 @@ import pytest
 from hosts import changed, only, simulate
 from test_engine_hosts import BUSY, HOST
 
-from sim.engine import blocks, events, kernel_work, layout, loop, process, simulation, table, vcpus
+from sim.engine import blocks, events, kept_tables, kernel_work, layout, loop, process, simulation, table, vcpus
 from sim.engine import check as checking
 from sim.engine.fragments import Unsupported
 from sim.engine.transitions import Transitions
@@ -295,6 +296,27 @@ def test_tables_that_move_whenever_something_is_noted_give_the_same_records(new_
         monkeypatch.setattr(table.Table, name, moves(getattr(table.Table, name)))
     both_engines.assert_the_same(only(text), ("manual-load", "user-return"))
     assert len(left) > 100
+
+
+def test_after_a_row_for_which_there_was_no_memory_a_table_gives_the_same_records(new_tables, monkeypatch):
+    add, added = table.Table._new_row, count()
+
+    def no_memory(self):
+        raise MemoryError
+
+    def adding(self, *given):
+        with monkeypatch.context() as here:
+            if next(added) == 10:
+                here.setattr(table.Table, "_note_flags", no_memory)
+            return add(self, *given)
+
+    monkeypatch.setattr(kept_tables, "read", lambda name: [])
+    monkeypatch.setattr(table.Table, "_new_row", adding)
+    case, strategies = only(HOST + TOUCHED), ("manual-load", "user-return")
+    with pytest.raises(Unsupported, match="memory"):
+        simulation.simulate(case, *strategies[:1], strategies, 0)
+    both_engines.assert_the_same(case, strategies)
+    assert next(added) > 20
 
 
 @pytest.mark.parametrize("most", [1, 40])

@@ -194,22 +194,23 @@ class Table:
         row[at.KW_ROWS], row[at.KW_LEVELS] = self.rows.ctypes.data, self.levels.ctypes.data
         row[at.KW_LEVEL_COUNTS], row[at.KW_FLAGS] = self.level_counts.ctypes.data, self.flags.ctypes.data
 
-    def _new_row(self, key1: int, key2: int, values: list[int]) -> int:
+    def _new_row(self, key1: int, key2: int, values: list[int], uses: tuple[int, ...]) -> int:
+        """Adds a row; what may find no memory comes before there is any of it."""
         n = self.count
         if n == MOST:
             raise Unsupported("a kernel model with too many states")
-        self.count += 1
         if n == len(self.rows):
             rows, self.rows = self.rows, zeros(2 * n, at.R_COLUMNS)
             self.rows[:n] = rows
             self.moved = True
-        values[at.R_KEY1], values[at.R_KEY2] = key1, key2
-        _ROW.pack_into(self.rows.data, n * _ROW.size, *values)
         if 2 * n > len(self.hash):
             self._hash(2 * len(self.hash))
-        else:
-            self._enter(key1, key2, n)
         self._note_flags()
+        values[at.R_KEY1], values[at.R_KEY2] = key1, key2
+        _ROW.pack_into(self.rows.data, n * _ROW.size, *values)
+        self.uses.append(uses)
+        self.count += 1
+        self._enter(key1, key2, n)
         return n
 
     def _enter(self, key1: int, key2: int, row: int) -> None:
@@ -302,8 +303,7 @@ class Table:
             self._levels += 1
             counted += 1
         assert answer.called in ((), (("", VCPU_LOAD, VMCLEAR),))
-        n = self._new_row(key1, key2, self._values(asked, answer, first << 8 | counted))
-        self.uses.append(tuple(uses))
+        n = self._new_row(key1, key2, self._values(asked, answer, first << 8 | counted), tuple(uses))
         if answer.found:
             self.found[n] = answer.found
         if answer.renewed:
@@ -314,8 +314,7 @@ class Table:
         """Adds the row that says what a CPU's shape becomes when a task's contents have changed."""
         values = [0] * at.R_COLUMNS
         values[at.R_SHAPE] = self.model.with_equal(shape, slot, equal)
-        self.uses.append(())
-        return self._new_row(key1, key2, values)
+        return self._new_row(key1, key2, values, ())
 
     def _level_number(self, key: Key) -> int:
         number = self.level_keys.of(key)
