@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sim.errors import InputError
+from sim.errors import InputError, RunError
 from sim.kernel.datafile import shortened
 from sim.kernel.integrity import VIOLATIONS
 from sim.results.arrow import numbers, repeated, texts, values
@@ -77,6 +77,7 @@ class Gathered:
         """One more; ``same`` is what the keys of its series have in common.
 
         This, and :meth:`packed`, may raise for one that waits; nothing of that is there then, and all others are.
+        :class:`RunError` says which one it is that has a number too large for a table.
         """
         self._waiting.append((same, record))
         if len(self._waiting) >= APART_TOGETHER:
@@ -85,12 +86,21 @@ class Gathered:
     def _take_apart(self) -> None:
         while self._waiting:
             same, record = self._waiting.popleft()
-            columns: list[_Columns] = []
-            for numbered, of in zip(self._about.values(), ROWS.values(), strict=True):
-                about, *amounts = of(record)
-                columns.append((numbered.setdefault(about, len(numbered)), *amounts))
+            try:
+                columns = self._columns(record)
+            except Exception as error:  # a number of more than 64 bits
+                case, timed_by, strategy, replication = record.part
+                which = f"case {case}, timed by {timed_by}, replication {replication}, strategy {strategy}"
+                raise RunError(f"{which}: {type(error).__name__}: {error}") from error
             apart = record.replication, record.engine, columns
             self._series.setdefault(same, (record.part[:3], []))[1].append(apart)
+
+    def _columns(self, record: Record) -> "list[_Columns]":
+        found: list[_Columns] = []
+        for numbered, of in zip(self._about.values(), ROWS.values(), strict=True):
+            about, *amounts = of(record)
+            found.append((numbered.setdefault(about, len(numbered)), *amounts))
+        return found
 
     def packed(self) -> "Group":
         """All of them as a file."""
