@@ -17,6 +17,7 @@ from sim.host.exits import INF
 from sim.host.host import TIMER
 from sim.host.thread import Thread
 from sim.host.vcpu import VcpuThread
+from sim.kernel import kvm
 from sim.kernel.walker import Walker
 
 LONELY = with_little("a CPU with one thread", "1 ms") + '[threads.t]\naffinity = [0]\ncompute = "1 ms"\n'
@@ -177,6 +178,18 @@ def test_a_vmcs_is_asked_for_only_where_it_is_current_on_another_cpu(of, elsewhe
     _env, host = hosted(only(LONELY))
     vcpu = SimpleNamespace(vmcs_cpu=None if of is None else host.cpus[of].cpu)
     assert host.cpus[0].vmcs_is_elsewhere(vcpu) is elsewhere
+
+
+@pytest.mark.parametrize(("profile", "elsewhere"), [("sapphire-rapids", True), ("zen4", False)])
+def test_a_vcpu_that_moves_leaves_a_vmcs_behind_and_no_vmcb(profile, elsewhere):
+    """svm_vcpu_load() asks no other CPU: AMD has no VMCLEAR."""
+    _env, host = hosted(only(with_little("a guest", "1 ms", profile) + "[guests.g]\n"))
+    (vcpu,) = (task.vcpu for task in host.schedule.timing.tasks.values() if task.vcpu is not None)
+    here, there = host.cpus
+    here.cpu.current = vcpu.task
+    kvm.vcpu_load(host.kernel, here.cpu)
+    assert not here.vmcs_is_elsewhere(vcpu)
+    assert there.vmcs_is_elsewhere(vcpu) is elsewhere
 
 
 @pytest.mark.parametrize("preemption", ["voluntary", "full"])

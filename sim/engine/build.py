@@ -341,7 +341,6 @@ class Built:
         g[at.ROUND_ROBIN] = settings.scheduler == "round-robin"
         g[at.EVENTS], g[at.MOST_EVENTS] = at.FIRST_EVENT - 1, len(self.a.heap)
         g[at.AREAS] = self.a.used.shape[1]
-        g[at.VMX] = host.kernel.vendor == "vmx"
         g[at.FORCED_EVERY] = case.cycles(FORCED_EVERY_S)
         g[at.HRTICK] = host.cpus[0].hrtick.enabled
         g[at.HRTICK_LEAST], g[at.HRTICK_SLACK] = case.cycles(LEAST_S), case.cycles(SLACK_S)

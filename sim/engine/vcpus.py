@@ -97,7 +97,6 @@ from sim.engine.layout import (
     VM_SIZE,
     VMM,
     VMM_POINT,
-    VMX,
     WAKES_NOW,
     WAKES_STOP,
     WAKEUP,
@@ -293,7 +292,7 @@ def vcpu_event(a: Memory, c: int, t: int, place: int) -> int:
         if account == VMM:
             place = RUN_ENTERED
             where = a.kt[0, t, KT_VMCS]
-            if where >= 0 and where != c and a.g[VMX] and not synced(a, c, place):
+            if where >= 0 and where != c and not synced(a, c, place):
                 return -1
         elif account == HALT_POLL:
             place = POLLED_OUT

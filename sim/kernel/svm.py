@@ -15,7 +15,6 @@ from sim.kernel.uret import load_user_return_msrs
 
 def vcpu_load(k: Kernel, cpu: Cpu, vcpu: Vcpu) -> None:
     """Before v6.16, the IBPB if another VMCB was current here; nothing else."""
-    vcpu.vmcs_cpu = cpu
     if cpu.current_vmcs is not vcpu:
         cpu.current_vmcs = vcpu
         if "ibpb" in k.config.mitigations and k.version.vcpu_switch_ibpb == "vendor vcpu_load":
