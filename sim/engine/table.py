@@ -276,7 +276,8 @@ class Table:
         """A replication begins: nothing is counted yet, and prices are those of its cost table."""
         self.rows[:, [at.R_COUNT, at.R_TIMES]] = 0
         self.level_counts[:, at.LEVEL_COUNT0 : at.LEVEL_COUNT0 + 3] = 0
-        if self._priced_for != (prices, level):
+        before = self._priced_for
+        if before is None or before[0] is not prices or before[1] != level:  # equal ones may differ in what comes later
             self._priced_for = prices, level
             self.counted = Counted(self, prices)
             self.rows[:, at.R_PRICE] = -1
