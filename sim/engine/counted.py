@@ -34,7 +34,10 @@ class Counted:
         self._alike: dict[tuple[int, bytes], tuple[tuple[Operation, ...], Integers, Integers]] = {}
 
     def ledger(self, beside: Mapping[Key, int]) -> Columns:
-        """The operations of the measurement, in order; ``beside`` ran beside those of the rows."""
+        """The operations of the measurement, in order; ``beside`` ran beside those of the rows.
+
+        Raises :class:`OverflowError` where one's cycles take more than 64 bits.
+        """
         others = [(self._table.keys.of(key), times) for key, times in beside.items()]
         totals = self._totals()
         for number, times in others:
@@ -42,7 +45,10 @@ class Counted:
         ran = np.flatnonzero(totals)
         operations, order, prices = self._priced(ran)
         counts = totals[ran[order]]
-        return Columns(operations, counts, counts * prices)
+        cycles = counts * prices
+        if (cycles // counts != prices).any():
+            raise OverflowError("cycles of an operation take more than 64 bits")
+        return Columns(operations, counts, cycles)
 
     def _totals(self) -> Integers:
         """By the number of the operation; after those without a level each of the others at each level."""
