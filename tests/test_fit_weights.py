@@ -13,6 +13,7 @@ from sim.trace.fit.pins import pins
 from sim.trace.fit.thread_times import Burst, Life
 from sim.trace.fit.ticks import Ticks
 from sim.trace.fit.waking import Waiting
+from sim.trace.fit.weights import set_weights
 
 MS = 1_000_000
 SECONDS_NS = 2_000 * MS
@@ -57,6 +58,25 @@ def test_a_thread_that_never_sleeps_shows_its_weight_however_little_it_gets():
     found = entries(life("busy", 1, 0.99), life("idle-prio", 2, 0.008), brief)
     assert (found["busy", 0].weight, found["idle-prio", 0].weight) == (1024, 15)
     assert found["others",].weight is None
+
+
+def test_a_thread_that_gets_hardly_any_time_changes_no_weights_on_other_cpus():
+    """Nor does a thread on any CPU that never waits: it has not the time of that one."""
+
+    def busy(name, share, *cpus):
+        on_ns = round(share * SECONDS_NS)
+        return Group(("compute", name, 0, cpus), 1, 1, Counter(), on_ns, SECONDS_NS, compute=[on_ns])
+
+    groups = [
+        busy("a", 0.5, 0),
+        busy("b", 0.5, 0),
+        busy("anywhere", 0.99),
+        busy("c", 0.99, 1),
+        busy("starved", 0.008, 1),
+    ]
+    most = set_weights(groups, 0.01 * SECONDS_NS, 0.9 * SECONDS_NS, by_nice=False)
+    assert most == {0: 0.5, 1: 0.99}
+    assert [group.weight for group in groups] == [1024, 1024, None, 1024, 15]
 
 
 def test_where_nice_values_differ_and_busy_threads_share_cpus_by_them_they_are_the_weights():

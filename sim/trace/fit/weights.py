@@ -28,8 +28,8 @@ def set_weights(groups: Sequence[Group], least_ns: float, steady_ns: float, *, b
     always = [group for group in groups if group.wanted_ns >= group.rows * steady_ns]
     starved = [group for group in always if group.on_ns < least_ns]
     contended = [group for group in groups if group.on_ns >= least_ns and group.share < CONTENDED]
-    if starved:  # whoever has their CPU hardly waits for it
-        contended += [group for group in always if group not in contended]
+    # Whoever has the CPU of a starved one hardly waits for it.
+    contended += [group for group in always if group not in contended and any(_meet(group, each) for each in starved)]
     long = [group for group in contended if group.is_long]
     cpus = {cpu for group in contended for cpu in group.key[3]} or {ANY}
     most = {cpu: max(each.share for each in there) for cpu in cpus if (there := _there(long, cpu))}
@@ -44,6 +44,11 @@ def set_weights(groups: Sequence[Group], least_ns: float, steady_ns: float, *, b
             on = sum(each.on_ns for each in rivals)
             group.weight = round(sum(each.on_ns * (each.weight or 0) for each in rivals) / on) if on else NICE_0_LOAD
     return most
+
+
+def _meet(one: Group, other: Group) -> bool:
+    """Whether two groups have a CPU in common, or both may be on any."""
+    return not set(one.key[3]).isdisjoint(other.key[3]) or one.key[3] == other.key[3]
 
 
 def _there(groups: Iterable[Group], cpu: int) -> list[Group]:
