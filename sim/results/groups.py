@@ -59,9 +59,9 @@ class Gathered:
     """Finished records that wait for others until they become a group.
 
     A record has hundreds of objects, far apart in memory, which the garbage collector would visit again and again.  Of
-    its rows are kept what they are about, as a number that stands for the same in all records, and their amounts.  Some
-    records are taken apart together: after a replication none of the code and tables for that are in the processor's
-    caches.
+    its rows are kept what they are about, as a number that stands for the same in all records (few share their buckets
+    of latency), and their amounts.  Some records are taken apart together: after a replication none of the code and
+    tables for that are in the processor's caches.
     """
 
     def __init__(self) -> None:
