@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hosts import only, with_little
 
-from sim.engine import layout, simulation, table
+from sim.engine import counted, layout, simulation, table
 from sim.engine.counted import Counted
 from sim.engine.numbers import Numbers
 from sim.host import simulation as reference
+from sim.kernel.operations import operation
 
 OTHER = """
 title = "an LDMXCSR of another price"
@@ -37,7 +38,7 @@ def test_prices_that_were_equal_so_far_are_not_those_of_another_cost_table(tmp_p
     assert reference.prices_of(shipped.table) == reference.prices_of(other.table)
     case = only(USES_FPU.replace("COSTS", ""))
     found = simulation.simulate(case, case.timed_by, case.strategies, 0)
-    assert "LDMXCSR" in {operation.operation for operation, _, _ in found[0].ledger}
+    assert "LDMXCSR" in {of.operation for of, _, _ in found[0].ledger}
     reference.prices_of.cache_clear()
     assert found == reference.simulate(case, case.timed_by, case.strategies, 0)
 
@@ -53,13 +54,29 @@ def test_cycles_beyond_64_bits_are_an_error_and_no_other_number(price):
         passed(2**23, price)
 
 
+@pytest.mark.parametrize("remembered", [1, 100])
+def test_a_ledger_has_what_ran_in_this_replication_whatever_ran_in_those_before(remembered, monkeypatch):
+    monkeypatch.setattr(counted, "MOST_ALIKE", remembered)
+    load, put = ("vCPU", "vcpu-load", "VMPTRLD"), ("vCPU", "vcpu-put", "VMREAD")
+    rows = table_of(load, put)
+    of = Counted(rows, {load: 3, put: 5})
+    for times in ([1, 0], [0, 2], [1, 3], [4, 0], [1, 3]):
+        rows.rows[:, layout.R_COUNT] = times
+        ran = [(operation(load), times[0], 3 * times[0]), (operation(put), times[1], 5 * times[1])]
+        assert list(of.ledger({})) == [row for row in ran if row[1]]
+
+
+def table_of(*keys):
+    """A table with a row for each operation."""
+    n = len(keys)
+    rows, levels = np.zeros((n, layout.R_COLUMNS), np.int64), np.zeros((1, layout.LEVEL_COLUMNS), np.int64)
+    uses = [(i,) for i in range(n)]
+    return SimpleNamespace(keys=Numbers(keys), level_keys=Numbers(), uses=uses, rows=rows, count=n, level_counts=levels)
+
+
 def passed(times, price):
     """The ledger of one row of a table, passed so many times, with an operation of that price."""
     key = ("vCPU", "vcpu-load", "VMPTRLD")
-    rows = np.zeros((1, layout.R_COLUMNS), np.int64)
-    rows[0, layout.R_COUNT] = times
-    levels = np.zeros((1, layout.LEVEL_COLUMNS), np.int64)
-    of = SimpleNamespace(
-        keys=Numbers([key]), level_keys=Numbers(), uses=[(0,)], rows=rows, count=1, level_counts=levels
-    )
+    of = table_of(key)
+    of.rows[0, layout.R_COUNT] = times
     return Counted(of, {key: price}).ledger({})
