@@ -18,7 +18,16 @@ MOST_LINE: Final = 100
 """Characters of a line that an error repeats."""
 
 _AT_LINE: Final = re.compile(r"at line (\d+)")
-_DOTTED: Final = re.compile(rb"(?<![\w\"'-])(?:[\w\"'-]++[ \t]*+\.[ \t]*+){%d}" % MOST_DOTTED)
+_STRING: Final = r'"[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+"?+|\'[^\'\n]*+\'?+'
+_PIECES: Final = re.compile(
+    rf"(?P<key>(?:(?:{_STRING}|[\w-]++)[ \t]*+\.[ \t]*+){{{MOST_DOTTED}}})"
+    r'|"""[^"\\]*+(?:(?:\\.|"(?!""))[^"\\]*+)*+(?:"{3,5}|\Z)'
+    r"|'''[^']*+(?:'(?!'')[^']*+)*+(?:'{3,5}|\Z)"
+    rf"|{_STRING}|\#[^\n]*+|[\w-]++",
+    re.ASCII | re.DOTALL,
+)
+"""Keys that are too long, and what is none: strings, comments and other words.  A string that does not end takes the
+rest of its line or file, of which the parser reads no more than that, so that none of it is looked at twice."""
 
 
 def content(path: str | Path, most: int = MOST) -> bytes:
@@ -52,19 +61,25 @@ def toml(raw: bytes) -> dict[str, Any]:
     Raises ValueError for a file that is not TOML, with the line at which it is not, or is nested more deeply than
     anybody would write.
     """
-    if _DOTTED.search(raw):
-        raise ValueError(f"not TOML: a key of {MOST_DOTTED} parts or more")
     try:
         found = text(raw)
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise ValueError(f"not UTF-8 text (line {line})") from error
+    if _has_long_key(found):
+        raise ValueError(f"not TOML: a key of {MOST_DOTTED} parts or more")
     try:
         return tomllib.loads(found)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"not TOML: {error}{_line(found, str(error))}") from error
     except RecursionError:
         raise ValueError("not TOML: nested too deeply") from None
+
+
+def _has_long_key(found: str) -> bool:
+    if all(line.count(".") < MOST_DOTTED for line in found.split("\n")):
+        return False
+    return any(piece["key"] for piece in _PIECES.finditer(found))
 
 
 def _line(found: str, error: str) -> str:

@@ -1,5 +1,6 @@
 """Inputs that do not end, or grow when they are read, are one short message at once; so are disks that are full."""
 
+import contextlib
 import errno
 import gzip
 import os
@@ -66,9 +67,13 @@ def test_a_file_without_end_is_refused(tmp_path, capsys, suffix):
 
 @pytest.mark.parametrize(
     "content",
-    [b"a = " + b"[" * 50_000, b"a." * 50_000 + b"b = 1", b"[" + b"a." * 50_000 + b"b]", b'"a" . ' * 50_000 + b"b = 1"],
-    ids=["brackets", "key", "table", "quoted"],
-)
+    [
+        b"a = " + b"[" * 50_000, b"a." * 50_000 + b"b = 1", b"[" + b"a." * 50_000 + b"b]",
+        b'"a" . ' * 50_000 + b"b = 1", b"'a b'.\"c\\\" d\"." * 50_000 + b"b = 1",
+        ("a." * 50_000 + "b = 1").encode("utf-16"),
+    ],
+    ids=["brackets", "key", "table", "quoted", "quoted words", "UTF-16"],
+)  # fmt: skip
 def test_toml_that_nobody_wrote_is_refused(tmp_path, capsys, content):
     (tmp_path / "deep.toml").write_bytes(content)
     for command in readers(str(tmp_path / "deep.toml")):
@@ -78,6 +83,21 @@ def test_toml_that_nobody_wrote_is_refused(tmp_path, capsys, content):
 def test_long_words_and_numbers_are_no_deep_key():
     text = b'a = "' + b"x" * 100_000 + b'"\nb = [' + b"1.5, " * 5000 + b"]\n" + b'c = "one. two. three. "\n'
     assert len(bounded.toml(text)["b"]) == 5000
+
+
+@pytest.mark.parametrize("around", ['"{}"', "'{}'", '"""\n{}""""', "'''\n{}\n'''", '"\\"{}"', "1  # {}"])
+def test_words_with_many_dots_are_no_deep_key_where_they_are_no_key(around):
+    text = f"a = {around}\nb = {around}\n".replace("{}", "a." * 50_000)
+    assert bounded.toml(text.encode()).keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize("content", ['"', "'", '"\\"', '"""\\"', '\\"', '"""""\\', "'''''\\", "#", "a.", '"a".'])
+def test_toml_that_never_ends_is_looked_at_once(content):
+    for dots in ("", "." * bounded.MOST_DOTTED):
+        began = time.process_time()
+        with contextlib.suppress(ValueError):
+            bounded.toml((content * (bounded.MOST_TOML // len(content)) + dots).encode())
+        assert time.process_time() - began < 10
 
 
 @pytest.mark.parametrize("command", [("cpu", "import"), ("layout", "--boot-log"), ("verify", "vectors")])

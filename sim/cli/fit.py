@@ -116,12 +116,12 @@ def fit(
     from sim.analysis.fitness import unsupported as unsupported_by
 
     unsupported = unsupported_by(fitted.counted)
-    if not as_json:
-        for each in unsupported:
-            click.echo(f"note: {each}")
     if other:
         _refuse(fitted, kernel, preemption)
     writing.write(fitted, out, force=force)
+    if not as_json:
+        for each in unsupported:
+            click.echo(f"note: {each}")
     compared: list[Compared] | None = None
     changed: list[tuple[str, str, float, float]] = []
     if not no_check:
