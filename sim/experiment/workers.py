@@ -98,7 +98,10 @@ def work(task: Task) -> Done | Refused:
             _here.finished += len(strategies)
     finally:
         _here.finished = 0
-    return Done(found.packed(), tuple(seconds))
+    group = found.packed()
+    if found.wrong is not None:
+        raise found.wrong
+    return Done(group, tuple(seconds))
 
 
 def here(
@@ -116,19 +119,27 @@ def here(
     for case, timed_by, strategies, replication in works:
         try:
             records = replicate(simulate, by_name[case], timed_by, strategies, replication)
+            _gather(found, records, strategies, keys)
+            _here.finished = finished = len(found)
+            is_due = time.monotonic() - began >= GROUP_S or finished >= MOST_OF_GROUP
+            group = found.packed() if is_due or found.wrong else None
         except BaseException as raised:
             error = raised
             break
-        _gather(found, records, strategies, keys)
-        _here.finished = len(found)
-        if time.monotonic() - began >= GROUP_S or len(found) >= MOST_OF_GROUP:
-            group, found, _here.finished = found.packed(), Gathered(), 0
+        if group is not None:
+            error, found, _here.finished = found.wrong, Gathered(), 0
             yield group
+            if error is not None:
+                break
             began = time.monotonic()
     _here.finished = 0
-    if found:
-        yield found.packed()
-    if error is not None:
+    try:
+        group = found.packed()
+    except KeyboardInterrupt as raised:
+        group, error = found.packed(), error or raised
+    if len(group):
+        yield group
+    if error := error or found.wrong:
         raise error
 
 

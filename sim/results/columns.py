@@ -72,20 +72,20 @@ def _ledger_rows(record: Record) -> Rows:
 def _metric_rows(record: Record) -> Rows:
     if not record.metrics:
         return NO_METRICS
-    values, units = zip(*record.metrics.values(), strict=True)
-    return tuple(zip(record.metrics, units, strict=True)), array("d", values)
+    about = [(name, unit) for name, (_, unit) in record.metrics.items()]
+    return tuple(about), array("d", [value for value, _ in record.metrics.values()])
 
 
 def _latency_rows(record: Record) -> Rows:
     if not record.latency:
         return NO_COUNTS
-    found = {
-        (histogram, low, high): count
+    found = [
+        (histogram, low, high, count)
         for histogram, buckets in record.latency.items()
         for (low, high), count in buckets.items()
         if count
-    }
-    return tuple(found), array("q", found.values())
+    ]
+    return tuple([each[:3] for each in found]), array("q", [each[3] for each in found])
 
 
 def _integrity_rows(record: Record) -> Rows:

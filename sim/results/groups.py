@@ -21,7 +21,7 @@ from sim.errors import InputError, RunError
 from sim.kernel.datafile import shortened
 from sim.kernel.integrity import VIOLATIONS
 from sim.results.arrow import numbers, repeated, texts, values
-from sim.results.columns import AMOUNTS, ROW_FIELDS, ROWS, RUN_FIELDS, SCHEMAS, Amounts
+from sim.results.columns import AMOUNTS, ROW_FIELDS, ROWS, RUN_FIELDS, SCHEMAS
 from sim.results.keys import Series
 from sim.results.record import Finished, Record
 from sim.results.unpacked import size
@@ -62,95 +62,116 @@ class Gathered:
     its rows are kept what they are about, as a number that stands for the same in all records (few share their buckets
     of latency), and their amounts.  Some records are taken apart together: after a replication none of the code and
     tables for that are in the processor's caches.
+
+    ``wrong`` is the error of the first record that cannot become rows, since a number is too large for a table.
+    Nothing of such a record is there, and all others are.
     """
 
     def __init__(self) -> None:
+        self.wrong: RunError | None = None
         self._waiting: deque[tuple[str, Record]] = deque()
-        self._about: dict[str, dict[tuple[Any, ...], int]] = {name: {} for name in ROWS}
+        self._about: list[dict[tuple[Any, ...], int]] = [{} for _ in ROWS]
         self._series: dict[str, tuple[Series, list[_Apart]]] = {}
+        self._number = 0
 
     def __len__(self) -> int:
         """How many there are."""
-        return len(self._waiting) + sum(len(apart) for _, apart in self._series.values())
+        return self._number
 
     def add(self, same: str, record: Record) -> None:
-        """One more; ``same`` is what the keys of its series have in common.
-
-        This, and :meth:`packed`, may raise for one that waits; nothing of that is there then, and all others are.
-        :class:`RunError` says which one it is that has a number too large for a table.
-        """
+        """One more; ``same`` is what the keys of its series have in common."""
         self._waiting.append((same, record))
+        self._number += 1
         if len(self._waiting) >= APART_TOGETHER:
             self._take_apart()
 
     def _take_apart(self) -> None:
         while self._waiting:
             same, record = self._waiting.popleft()
+            self._number -= 1
             try:
-                columns = self._columns(record)
-            except Exception as error:  # a number of more than 64 bits
-                case, timed_by, strategy, replication = record.part
-                which = f"case {case}, timed by {timed_by}, replication {replication}, strategy {strategy}"
-                raise RunError(f"{which}: {type(error).__name__}: {error}") from error
-            apart = record.replication, record.engine, columns
+                rows = [of(record) for of in ROWS.values()]
+            except (ArithmeticError, TypeError, ValueError) as error:  # a number of more than 64 bits
+                self.wrong = self.wrong or _wrong(record, error)
+                continue
+            of_rows = zip(self._about, rows, strict=True)
+            about = tuple([numbered.setdefault(each, len(numbered)) for numbered, (each, *_) in of_rows])
+            amounts = b"".join([amount.tobytes() for _, *of_table in rows for amount in of_table])
+            apart = record.replication, record.engine, about, amounts
             self._series.setdefault(same, (record.part[:3], []))[1].append(apart)
-
-    def _columns(self, record: Record) -> "list[_Columns]":
-        found: list[_Columns] = []
-        for numbered, of in zip(self._about.values(), ROWS.values(), strict=True):
-            about, *amounts = of(record)
-            found.append((numbered.setdefault(about, len(numbered)), *amounts))
-        return found
+            self._number += 1
 
     def packed(self) -> "Group":
         """All of them as a file."""
         self._take_apart()
-        kinds = {name: _kinds(name, about) for name, about in self._about.items()}
+        kinds = [_kinds(name, about) for name, about in zip(ROWS, self._about, strict=True)]
         batches = [_batch(same, *series, kinds) for same, series in self._series.items()]
         return Group(written(each.content for each in batches), tuple(each.summary() for each in batches))
 
 
-_Columns = tuple[int, *tuple[Amounts, ...]]
-"""Of a record's rows in a table what they are about, as a number, and each column of amounts."""
+_Apart = tuple[int, str, tuple[int, ...], bytes]
+"""Of a record its replication, its engine, for each table the number of what its rows are about, and the amounts of
+these: column by column, table by table, 8 bytes each."""
 
-_Apart = tuple[int, str, list[_Columns]]
-"""Of a record its replication, its engine, and its rows in each table."""
 
-_Kinds = tuple[list[pa.Array], list[NDArray[np.int64]]]
-"""What rows of a table are about, in their order, as columns; and where among these the rows of a record are, by the
-number of what they are about."""
+def _wrong(record: Record, error: Exception) -> RunError:
+    case, timed_by, strategy, replication = record.part
+    which = f"case {case}, timed by {timed_by}, replication {replication}, strategy {strategy}"
+    return RunError(f"{which}: {type(error).__name__}: {error}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kinds:
+    """What rows of a table are about, in their order, as ``columns``.
+
+    By the number of what the rows of a record are about: how many they are (``sizes``), which of them is the first,
+    the second and so on (``orders``), and where in the columns that is (``places``).
+    """
+
+    columns: list[pa.Array]
+    sizes: NDArray[np.int64]
+    orders: list[NDArray[np.int64]]
+    places: list[NDArray[np.int64]]
 
 
 def _kinds(name: str, about: Iterable[tuple[Any, ...]]) -> _Kinds:
-    """That of table ``name``, of what the rows of records are about."""
+    """That of table ``name``, of what the rows of records are about, by its number."""
     found = sorted({kind for rows in about for kind in rows})
-    places = {kind: place for place, kind in enumerate(found)}
+    place = {kind: n for n, kind in enumerate(found)}
     fields = ROW_FIELDS[name][: -AMOUNTS[name]]
     columns = [_array(field.type, [kind[i] for kind in found]) for i, field in enumerate(fields)]
-    return columns, [np.array([places[kind] for kind in rows], np.int64) for rows in about]
+    places = [np.array([place[kind] for kind in rows], np.int64) for rows in about]
+    orders = [np.argsort(each, kind="stable") for each in places]
+    in_order = [each[order] for each, order in zip(places, orders, strict=True)]
+    return _Kinds(columns, np.array([len(each) for each in orders], np.int64), orders, in_order)
 
 
-def _batch(same: str, series: Series, apart: Iterable[_Apart], kinds: Mapping[str, _Kinds]) -> "Batch":
+def _batch(same: str, series: Series, apart: Iterable[_Apart], kinds: Sequence[_Kinds]) -> "Batch":
     """Records of one series and their rows, by replication, and in the order of the tables."""
-    replications, engines, columns = zip(*sorted(apart, key=itemgetter(0)), strict=True)
-    of_tables = zip(ROWS, zip(*columns, strict=True), strict=True)
-    lists = {name: _lists(name, zip(*of_records, strict=True), kinds[name]) for name, of_records in of_tables}
+    replications, engines, about, joined = zip(*sorted(apart, key=itemgetter(0)), strict=True)
+    amounts = np.frombuffer(b"".join(joined), np.int64)
+    of_tables = list(zip(ROWS, kinds, np.array(about).T, strict=True))
+    sizes = {name: of_table.sizes[numbered] for name, of_table, numbered in of_tables}
+    words = sum(AMOUNTS[name] * rows for name, rows in sizes.items())
+    begins, lists = np.cumsum(words) - words, {}
+    for name, of_table, numbered in of_tables:
+        lists[name] = _lists(name, of_table, numbered, amounts, begins)
+        begins = begins + AMOUNTS[name] * sizes[name]
     return Batch(same, series, batch_of(same, series, replications, engines, lists))
 
 
-def _lists(name: str, columns: Iterable[Sequence[Any]], kinds: _Kinds) -> pa.ListArray:
-    """Rows of a table as a list for each record; ``columns`` are those of :data:`_Columns`."""
-    about, *amounts = columns
-    found = [kinds[1][number] for number in about]
-    sizes = np.array([len(rows) for rows in found])
-    places = np.concatenate(found)
-    by = np.argsort(places + len(kinds[0][0]) * np.repeat(np.arange(len(sizes)), sizes), kind="stable")
-    wanted = numbers(places[by], pa.int64())
-    sized = [
-        numbers(np.frombuffer(b"".join(amount), _NUMBERS[field.type])[by], field.type)
-        for field, amount in zip(ROW_FIELDS[name][-AMOUNTS[name] :], amounts, strict=True)
-    ]
-    return lists_of(name, [*(kind.take(wanted) for kind in kinds[0]), *sized], np.append(0, np.cumsum(sizes)))
+def _lists(
+    name: str, kinds: _Kinds, about: NDArray[np.int64], amounts: NDArray[np.int64], begins: NDArray[np.int64]
+) -> pa.ListArray:
+    """Rows of a table as a list for each record; ``begins``: where in ``amounts`` those of its first column are."""
+    sizes = kinds.sizes[about]
+    rows = np.concatenate([kinds.orders[number] for number in about]) + np.repeat(begins, sizes)
+    wanted = numbers(np.concatenate([kinds.places[number] for number in about]), pa.int64())
+    columns = [kind.take(wanted) for kind in kinds.columns]
+    for n, field in enumerate(ROW_FIELDS[name][-AMOUNTS[name] :]):
+        of_column = amounts[rows + np.repeat(n * sizes, sizes)]
+        columns.append(numbers(of_column.view(_NUMBERS[field.type]), field.type))
+    return lists_of(name, columns, np.append(0, np.cumsum(sizes)))
 
 
 def _array(kind: pa.DataType, column: Sequence[Any]) -> pa.Array:
