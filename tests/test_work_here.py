@@ -1,5 +1,6 @@
 """Replications in the run's own process: whatever ends it, what was finished before comes out."""
 
+import gc
 from dataclasses import replace
 from itertools import chain
 
@@ -108,3 +109,25 @@ def test_want_of_memory_is_not_told_as_a_records_own(done, monkeypatch):
     monkeypatch.setitem(groups.ROWS, "ledger", full)
     found, error = done(3)
     assert (found, type(error)) == ([], MemoryError)
+
+
+@pytest.fixture
+def thawed():
+    """The tests put objects aside, too (conftest.py)."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+def test_the_garbage_collector_does_not_visit_what_was_there_before_a_run_and_does_after_it(done, thawed):
+    frozen = []
+    done(1, lambda *arguments: frozen.append(gc.get_freeze_count()) or fake_host.simulate(*arguments))
+    assert frozen[0] > 10_000
+    done(1, fake_host.breaks_at(0))
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_somebody_else_put_aside_stays_so(done, thawed):
+    gc.freeze()
+    done(1)
+    assert gc.get_freeze_count() > 10_000

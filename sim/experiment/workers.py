@@ -4,11 +4,13 @@ A replication is a pure function of its arguments, so that neither the number of
 order in which they end can be seen in the results.
 """
 
+import gc
 import os
 import pickle
 import platform
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Final
@@ -90,12 +92,13 @@ def work(task: Task) -> Done | Refused:
     model, seconds = task.simulate or simulated(), []
     found = Gathered()
     try:
-        for case, timed_by, strategies, replication in task.works:
-            began = time.perf_counter()
-            records = replicate(model, _case(task.cases[case]), timed_by, strategies, replication)
-            _gather(found, records, strategies, task.keys)
-            seconds.append(time.perf_counter() - began)
-            _here.finished += len(strategies)
+        with _old_objects_aside():
+            for case, timed_by, strategies, replication in task.works:
+                began = time.perf_counter()
+                records = replicate(model, _case(task.cases[case]), timed_by, strategies, replication)
+                _gather(found, records, strategies, task.keys)
+                seconds.append(time.perf_counter() - began)
+                _here.finished += len(strategies)
     finally:
         _here.finished = 0
     group = found.packed()
@@ -116,22 +119,23 @@ def here(
     by_name, error = {case.name: case for case in cases}, None
     found = Gathered()
     began = time.monotonic()
-    for case, timed_by, strategies, replication in works:
-        try:
-            records = replicate(simulate, by_name[case], timed_by, strategies, replication)
-            _gather(found, records, strategies, keys)
-            _here.finished = finished = len(found)
-            is_due = time.monotonic() - began >= GROUP_S or finished >= MOST_OF_GROUP
-            group = found.packed() if is_due or found.wrong else None
-        except BaseException as raised:
-            error = raised
-            break
-        if group is not None:
-            error, found, _here.finished = found.wrong, Gathered(), 0
-            yield group
-            if error is not None:
+    with _old_objects_aside():
+        for case, timed_by, strategies, replication in works:
+            try:
+                records = replicate(simulate, by_name[case], timed_by, strategies, replication)
+                _gather(found, records, strategies, keys)
+                _here.finished = finished = len(found)
+                is_due = time.monotonic() - began >= GROUP_S or finished >= MOST_OF_GROUP
+                group = found.packed() if is_due or found.wrong else None
+            except BaseException as raised:
+                error = raised
                 break
-            began = time.monotonic()
+            if group is not None:
+                error, found, _here.finished = found.wrong, Gathered(), 0
+                yield group
+                if error is not None:
+                    break
+                began = time.monotonic()
     _here.finished = 0
     try:
         group = found.packed()
@@ -141,6 +145,19 @@ def here(
         yield group
     if error := error or found.wrong:
         raise error
+
+
+@contextmanager
+def _old_objects_aside() -> Iterator[None]:
+    """Meanwhile the garbage collector does not visit what is there already: half a million objects of libraries."""
+    if gc.get_freeze_count():  # somebody else has put some aside
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _gather(found: Gathered, records: Iterable[Record], strategies: Container[str], keys: Mapping[Series, str]) -> None:
