@@ -5,11 +5,12 @@ import weakref
 
 import both_engines  # first of all: the loop as plain Python
 import pytest
-from hosts import changed, only
+from hosts import RICH, changed, from_text, only
 from test_engine_hosts import HOST
 from test_engine_rare import AMX, CONSTANT, POLLING, host
 
-from sim.engine import jit, layout, simulation
+from sim.engine import jit, kept_tables, layout, simulation, table
+from sim.engine.fragments import Unsupported
 from sim.kernel.walker import Walker
 
 
@@ -127,3 +128,28 @@ def test_what_outlived_a_collection_and_became_garbage_is_collected_before_the_r
     simulation.simulate(changed(host(POLLING), measure=1e-3, warmup=0.0), "xstate-guest", (), 0)
     assert slices[4]  # which is why the youngest alone are not enough
     assert not slices[-1]
+
+
+def test_what_the_check_found_in_a_row_for_which_there_was_no_memory_is_in_no_other(new_tables, monkeypatch):
+    add, new_row, left = table.Table.add, table.Table._new_row, []
+
+    def adding(self, *given):
+        try:
+            return add(self, *given)
+        except MemoryError:
+            left.append(self.count in self.found)
+            raise
+
+    def without_memory(self, *given):
+        if not left and self.count in self.found:
+            raise MemoryError
+        return new_row(self, *given)
+
+    monkeypatch.setattr(kept_tables, "read", lambda name: [])
+    monkeypatch.setattr(table.Table, "add", adding)
+    monkeypatch.setattr(table.Table, "_new_row", without_memory)
+    case = changed(from_text(RICH)[0], measure=2e-3, warmup=0.0)
+    with pytest.raises(Unsupported, match="memory"):
+        simulation.simulate(case, "xstate-all-resident", (), 0)
+    assert left == [False]
+    both_engines.assert_the_same(case, ("xstate-all-resident",))

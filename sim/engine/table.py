@@ -304,12 +304,17 @@ class Table:
             self._levels += 1
             counted += 1
         assert answer.called in ((), (("", VCPU_LOAD, VMCLEAR),))
-        n = self._new_row(key1, key2, self._values(asked, answer, first << 8 | counted), tuple(uses))
-        if answer.found:
-            self.found[n] = answer.found
-        if answer.renewed:
-            self.renewed[n] = answer.renewed
-        return n
+        n = self.count
+        try:  # before the row, which is never there without them
+            if answer.found:
+                self.found[n] = answer.found
+            if answer.renewed:
+                self.renewed[n] = answer.renewed
+            return self._new_row(key1, key2, self._values(asked, answer, first << 8 | counted), tuple(uses))
+        except BaseException:
+            self.found.pop(n, None)
+            self.renewed.pop(n, None)
+            raise
 
     def add_equal(self, shape: int, slot: int, equal: tuple[int, ...], key1: int, key2: int) -> int:
         """Adds the row that says what a CPU's shape becomes when a task's contents have changed."""
