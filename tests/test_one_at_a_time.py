@@ -1,5 +1,6 @@
 """One at a time writes to a directory of results: all others are told who does, and change nothing."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -145,3 +146,35 @@ def test_a_run_sets_nothing_aside_where_another_writes(tmp_path):
         experiment.run(scenario, seed=2, out=tmp_path / "r", simulate=fake_host.simulate, jobs=1)
     assert contents(tmp_path / "r") == before
     assert not list(tmp_path.glob(".*"))
+
+
+def refuses(reason, name=""):
+    """Stands for a call of the system that fails for a path that ends so, or for a descriptor."""
+
+    def call(what, *_, **__):
+        if str(what).endswith(name):
+            raise OSError(reason, os.strerror(reason), str(what))
+
+    return call
+
+
+def test_a_full_disk_at_the_lock_is_one_message_that_names_its_file_and_leaves_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "pwrite", refuses(errno.ENOSPC))
+    with pytest.raises(InputError) as caught:
+        Lock(tmp_path / "r")
+    where = f"{tmp_path / 'r'}: cannot be locked ({tmp_path / '.r.lock'}: No space left on device)"
+    assert str(caught.value) == where
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    with Lock(tmp_path / "r"):  # by this process, which holds nothing of the lock that it did not get
+        pass
+
+
+def test_a_run_whose_lock_files_cannot_be_deleted_any_more_is_complete_and_leaves_no_lock_held(tmp_path, monkeypatch):
+    scenario = tmp_path / "small.toml"
+    scenario.write_text(worlds.small(replications=3))
+    monkeypatch.setattr(Path, "unlink", refuses(errno.EACCES, ".lock"))
+    for seed in (1, 2):
+        results = experiment.run(scenario, seed=seed, out=tmp_path / "r", simulate=fake_host.simulate, jobs=1)
+        assert results.manifest["seed"] == seed
+        assert {each.name for each in tmp_path.glob(".*")} == {".r.lock", ".r.previous.lock"}

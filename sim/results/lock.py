@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,19 +28,20 @@ SILENT_S: Final = 600
 class Lock:
     """An exclusive lock (flock) on a file beside ``directory``, which need not be there and may be renamed.
 
-    Raises :class:`InputError`, which says who holds it, if it is taken; it never waits.
+    Raises :class:`InputError`, which says who holds it, if it is taken, or why it cannot be had; it never waits.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._path, pid = _place(directory), os.getpid()
+        self._path, self._file, pid = _place(directory), -1, os.getpid()
         holder = {"pid": pid, "began": began(pid), "host": socket.gethostname(), "since": _now()}
         try:
             files.make_directory(self._path.parent)
             self._file = self._locked(directory)
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, json.dumps(holder).encode(), 0)
         except OSError as error:
-            raise InputError(f"{directory}: cannot be locked ({error.strerror})") from error
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, json.dumps(holder).encode(), 0)
+            self.release()
+            raise InputError(f"{directory}: cannot be locked ({self._path}: {error.strerror})") from error
 
     def _locked(self, directory: Path) -> int:
         while True:
@@ -61,9 +63,10 @@ class Lock:
             os.close(file)  # whoever had it has just ended, and took the file along
 
     def release(self) -> None:
-        """Ends the lock; the file goes, too."""
+        """Ends the lock; the file goes, too, unless the directory has become read-only."""
         if self._file >= 0:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # the lock ends with the descriptor
+                self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = -1
 
