@@ -59,10 +59,15 @@ def test_what_is_no_runs_stays_among_the_parts(rerun, tmp_path, tables):
     (folder / f"{'1' * 32}.arrow").mkdir()
     (folder / "mine").mkdir()
     (folder / "mine" / "notes.txt").write_text("mine")
-    (folder / "notes.txt").write_text("mine")
+    own = {"notes.txt", "mine.arrow", "mine.json", ".mine.arrow.x1y2z3", f"{'3' * 32}.arrow.mine"}
+    for name in own:
+        (folder / name).write_text("mine")
+    (folder / f"{'4' * 32}.arrow").symlink_to(next(each for each in folder.glob("*.arrow") if each.is_file()))
+    (folder / "link.arrow").symlink_to(tmp_path / "nowhere")
     (folder / f".{'2' * 32}.arrow.x1y2z3").write_bytes(b"what a kill left")
     rerun(replications=4)
-    assert {path.name for path in folder.iterdir()} == {f"{'1' * 32}.arrow", "mine", "notes.txt"}
+    links = {f"{'4' * 32}.arrow", "link.arrow"}
+    assert {path.name for path in folder.iterdir()} == {f"{'1' * 32}.arrow", "mine", *own, *links}
     assert (folder / "mine" / "notes.txt").read_text() == "mine"
     rerun(out="fresh", replications=4)
     assert tables("r") == tables("fresh")

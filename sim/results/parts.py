@@ -1,6 +1,7 @@
 """Finished replications as files, from which a later run continues."""
 
 import os
+import re
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,8 @@ FOLDER: Final = "parts"
 SUFFIX: Final = ".arrow"
 WITHOUT_HASH: Final = ".json"
 """A strategy in a replication, as fpswitch 0.2.0 kept it: nothing tells whether it is what the run wrote."""
-SUFFIXES: Final = (SUFFIX, WITHOUT_HASH)
+_OURS: Final = re.compile(r"(?P<left>\.)?[0-9a-f]{32}(\.arrow|-\d+\.json)(?(left)\.\w+)")
+"""The names of the files that runs write, and of those that a kill leaves of writing them."""
 
 
 def schedules(case: Mapping[str, Any], *, feedback: bool) -> list[tuple[str, tuple[str, ...]]]:
@@ -81,7 +83,7 @@ def kept(directory: Path, problems: list[str]) -> Iterator[Group]:
     """
     without = 0
     for path in _files(directory / FOLDER):
-        if path.suffix not in SUFFIXES or path.name.startswith("."):
+        if path.name.startswith("."):
             continue
         if path.suffix == WITHOUT_HASH:
             without += 1
@@ -118,22 +120,22 @@ def keys_kept(directory: Path) -> Iterator[Key]:
 def remove_all_but(wanted: Container[str], directory: Path) -> None:
     """Removes the files of all groups but those of these names, and the folder if nothing is left.
 
-    Anything that no run wrote, such as a folder, stays.
+    Anything that no run wrote stays: a folder, a link, a file with another name.
     """
     folder = directory / FOLDER
     for path in _files(folder):
-        left_by_a_kill = path.name.startswith(".") and Path(path.stem).suffix in SUFFIXES
-        if left_by_a_kill or (path.suffix in SUFFIXES and (path.suffix != SUFFIX or path.stem not in wanted)):
+        if not path.is_symlink() and path.name.removesuffix(SUFFIX) not in wanted:
             path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """The files in a folder, which may be a hundred thousand, one by one."""
+    """The files in a folder with names that runs give, which may be a hundred thousand, one by one."""
     try:
         with os.scandir(folder) as found:
-            yield from (Path(each.path) for each in found if not each.is_dir(follow_symlinks=False))
+            ours = (each for each in found if _OURS.fullmatch(each.name))
+            yield from (Path(each.path) for each in ours if not each.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return
 
