@@ -10,6 +10,7 @@ from pathlib import Path
 import fake_host
 import pytest
 import worlds
+from command import run as run_command
 
 from sim.errors import InputError, RunError
 from sim.experiment import workers
@@ -146,7 +147,7 @@ def kills(case, timed_by, strategies, replication):
 
 @pytest.mark.slow
 def test_a_replication_that_kills_its_workers_is_tried_three_times_and_named_and_the_rest_finish(
-    run_in, tmp_path, tables, alone
+    run_in, tmp_path, tables, alone, capsys
 ):
     with pytest.raises(RunError) as caught:
         run_in("r", jobs=2, simulate=kills)
@@ -157,6 +158,7 @@ def test_a_replication_that_kills_its_workers_is_tried_three_times_and_named_and
     manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
     failed = {"case": "zen4 v6.18", "timed_by": "free-ssp", "strategies": ["free-ssp", "manual-load"], "replication": 3}
     assert (manifest["status"], manifest["failed"]) == ("failed", [failed])
+    assert run_command(capsys, "status", str(tmp_path / "r"))[1].count("the same command continues") == 1
     assert len(set(parts.keys_kept(tmp_path / "r"))) == 22
     again = run_in("r", jobs=1)
     assert any(note.startswith("22 of 24 replications were finished already") for note in again.notes)

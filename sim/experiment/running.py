@@ -54,6 +54,10 @@ class Where:
     """One that is there already, and stays."""
 
 
+class _Died(RunError):
+    """Replications of which workers died; everything else is finished."""
+
+
 class Running:
     """A run of ``asked``, in memory or in the directory ``out``, whose finished replications are used again."""
 
@@ -97,7 +101,7 @@ class Running:
         except KeyboardInterrupt:
             self._fails(manifests.INTERRUPTED)
             raise Interrupted(f"interrupted after {self._how_far()}") from None
-        except Gone as error:
+        except (Gone, _Died) as error:
             self._fails(manifests.FAILED, str(error))
             raise RunError(f"{error}, after {self._how_far()}") from error
         except OSError as error:  # the disk is full, read-only, or gone
@@ -196,7 +200,7 @@ class Running:
             stopped = self._rule.look(stopped)
         return isinstance(stopped, int)
 
-    def _died(self, works: Sequence[Work]) -> RunError:
+    def _died(self, works: Sequence[Work]) -> _Died:
         """What is said of replications of which workers died, when everything else is finished."""
         if self._directory is not None:
             keys = ("case", "timed_by", "strategies", "replication")
@@ -204,9 +208,7 @@ class Running:
         case, timed_by, _, replication = works[0]
         first = named(case, timed_by, replication)
         more = f" and {len(works) - 1} more" if len(works) > 1 else ""
-        return RunError(
-            f"a worker process died {TRIES} times in {first}{more} (killed, or out of memory?) after {self._how_far()}"
-        )
+        return _Died(f"a worker process died {TRIES} times in {first}{more} (killed, or out of memory?)")
 
     def _works(self) -> Iterator[Missing]:
         """What is to be run next, until the rule stops."""
