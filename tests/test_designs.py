@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 
 import fake_host
 import numpy as np
@@ -75,6 +76,38 @@ def test_a_whole_value_is_in_its_range_and_both_ends_are(share, low, width):
     assert isinstance(found.value(share), int)
     assert low <= found.value(share) <= low + width
     assert (found.value(0), found.value(1)) == (low, low + width)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_whole"),
+    [
+        ("host.cpus=1..4", True),
+        ("run.max_replications=1e1..1e3 log", True),
+        ("threads.a.nice=-5..5", True),
+        ("guests.g.fpu.share=0..1", False),
+        ("guests.g.exits.io.kernel_fpu=0..1", False),
+        ("host.cpus=1.5..4", False),
+        ("host.cups=1..4", False),
+    ],
+)
+def test_values_are_whole_only_where_the_key_takes_no_others(text, is_whole):
+    found = [Range.parsed(text).value(share) for share in (0, 0.3, 0.7, 1)]
+    assert all(isinstance(value, int) for value in found) is is_whole
+    assert is_whole or any(value % 1 for value in found)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "overrides", "options", "message"),
+    [
+        (("host.cpus=1..4",), {"host.cpus": 3}, {"host.cpus": "--set host.cpus"}, "found beside --set host.cpus"),
+        (("run.seed=1..4",), {"run.seed": 3}, {"run.seed": "--seed"}, "range run.seed: found beside --seed"),
+        (("host.cpus=1..4",), {"host.cpus": 3}, None, "found beside an override"),
+        (("guests.g.vcpus=1..4",), {"sweep": {"guests.g.vcpus": [1, 2]}}, None, "found beside .sweep. guests.g.vcpus"),
+    ],
+)
+def test_a_key_that_has_a_range_is_refused_where_it_is_given_beside_it(run, ranges, overrides, options, message):
+    with pytest.raises(InputError, match=message):
+        run(design=("lhs:2", ranges), overrides=overrides, options=options)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +227,44 @@ def test_quarters_are_of_the_points_and_their_means_are_of_their_rows():
     assert found["mean"].tolist() == [2.25, 7.25, 12.25, 17.25]
 
 
+def quarters_of(values):
+    """The lowest and highest value of each quarter, and of how many points it is."""
+    points = pd.DataFrame(
+        {"point": point, "x": x, "case": "c", "strategy": s, "reference": "r", "difference_us": 0.0}
+        for point, x in enumerate(values, 1)
+        for s in ("r", "a")
+    )
+    return by_value(points, "x")[["low", "high", "points"]].to_numpy().tolist()
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=40))
+def test_points_of_one_value_are_in_one_quarter(values):
+    found = quarters_of(values)
+    assert sum(n for *_, n in found) == len(values)
+    assert all(high < low for (_, high, _), (low, *_) in pairwise(found))
+
+
+@pytest.mark.parametrize("n", range(1, 30))
+def test_quarters_of_different_values_are_those_of_pandas(n):
+    values = np.random.default_rng(n).permutation(n)
+    bins = pd.qcut(values, min(4, n), labels=False) if n > 1 else np.zeros(1)
+    parts = [values[bins == quarter] for quarter in sorted(set(bins))]
+    assert quarters_of(values) == [[part.min(), part.max(), len(part)] for part in parts]
+
+
+def test_two_values_are_two_rows(capsys):
+    from sim.cli import design as shown
+
+    points = pd.DataFrame(
+        {"point": point, "host.cpus": x, "case": "c", "strategy": s, "reference": "r", "difference_us": 0.0}
+        for point, x in enumerate([1, 1, 2, 2, 2, 1, 1, 2], 1)
+        for s in ("r", "a")
+    )
+    shown.show(points, Design.parsed("lhs:8", ("host.cpus=1..2",)), "d", as_json=False)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if " c " in line]
+    assert [row[:3] for row in rows] == [["1", "c", "a"], ["2", "c", "a"]]
+
+
 def test_the_command_prints_a_table_for_each_range_and_status_counts_points(scenario, tmp_path, capsys, monkeypatch):
     original = experiment.run_design
     faked = {"simulate": fake_host.simulate, "jobs": 1}
@@ -203,7 +274,7 @@ def test_the_command_prints_a_table_for_each_range_and_status_counts_points(scen
     status, text, _ = run_command(capsys, "run", str(scenario), "--design", "lhs:5", *ranges, "--out", out)
     assert (status, text.count("own operations less the reference's")) == (0, 1)
     assert "guests.g.demand (ms)" in text
-    assert text.count("manual-load") == 8
+    assert text.count("manual-load") == 3 + 4  # of five points two have the same host.cpus
     status, text, _ = run_command(capsys, "status", out)
     assert (status, text) == (0, f"{out}: a design of small: 5 of 5 points (100%)\n")
     status, text, _ = run_command(capsys, "status", out, "--json")

@@ -37,7 +37,7 @@ def show(points: "pd.DataFrame", design: "Design", out: str, as_json: bool) -> N
     for each in design.ranges:
         found = by_value(points, each.path)
         rows = [
-            (f"{row['low']:g} to {row['high']:g}", row["case"], row["strategy"], *map(_us, (row[x] for x in SHOWN)))
+            (_span(row["low"], row["high"]), row["case"], row["strategy"], *map(_us, (row[x] for x in SHOWN)))
             for row in found.to_dict("records")
         ]
         head = (f"{each.path}{f' ({each.unit})' if each.unit else ''}", "case", "strategy", "mean", "least", "most")
@@ -49,6 +49,10 @@ def show(points: "pd.DataFrame", design: "Design", out: str, as_json: bool) -> N
     )
     where = f"{Path(out) / 'points.parquet'} has all points, {Path(out) / 'dataset'} all tables"
     emit({"out": out, "points": design.n, "ranges": documents}, "\n\n".join((first, *parts, where)), as_json)
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def _us(value: float) -> str:

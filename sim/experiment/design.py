@@ -6,13 +6,13 @@ Phys. 7, 1967, pp. 86-112, scrambled by A. B. Owen's method, both as :mod:`scipy
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any, Final
 
 from sim.errors import InputError, unknown
-from sim.scenario.explain import keys, path_text
+from sim.scenario.explain import keys, path_text, takes_whole
 from sim.scenario.units import exchanged
 
 KINDS: Final = ("lhs", "sobol")
@@ -28,7 +28,7 @@ DIGITS: Final = 6
 class Range:
     """Values of the key at ``path`` from ``low`` to ``high``, evenly or by their logarithm; ``unit`` may be empty.
 
-    ``whole``: both ends are whole numbers, and so are all values.
+    ``whole``: both ends are whole numbers, the key takes no others, and so all values are.
     """
 
     path: str
@@ -66,7 +66,8 @@ class Range:
         log = ends.endswith(LOG)
         if log and float(a) <= 0:
             raise InputError(f"range {text!r}: log from {a} (allowed: from above 0)")
-        return cls(path, float(a), last, unit, log, not unit and a.isdecimal() and b.isdecimal())
+        whole = not unit and float(a).is_integer() and last.is_integer() and takes_whole(path)
+        return cls(path, float(a), last, unit, log, whole)
 
     def value(self, share: float) -> Any:
         """The value at this fraction (0 to 1) of the range."""
@@ -115,6 +116,18 @@ class Design:
         if twice := [path for path in paths if paths.count(path) > 1]:
             raise InputError(f"range {twice[0]}: found {paths.count(twice[0])} times (allowed: once)")
         return cls(kind, n, found, seed)
+
+    def check_alone(self, options: Mapping[str, str], given: Iterable[str], sweep: Iterable[str]) -> None:
+        """Raises :class:`InputError` for a key that has a range, and is given or swept beside that.
+
+        ``options`` are what the user calls keys that are given.
+        """
+        beside = {path: f"[sweep] {path}" for path in sweep} | {
+            path: options.get(path, "an override") for path in given
+        }
+        for each in self.ranges:
+            if each.path in beside:
+                raise InputError(f"range {each.path}: found beside {beside[each.path]} (allowed: one of them)")
 
     def document(self) -> dict[str, Any]:
         """Everything that determines the points."""

@@ -74,6 +74,7 @@ def run_design(
             raise InputError(f"point {number + 1} of {design.n} ({values}): {error}") from error
 
     base = read(scenario, given, options)
+    design.check_alone(options or {}, given, base.sweep)
     for number in extremes(design, points):
         cases(at(number))
     document = {

@@ -2,9 +2,9 @@
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import GenericAlias, UnionType
-from typing import Any, Final, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -223,6 +223,24 @@ def _kind_at(keys: Sequence[Key], model: type[BaseModel]) -> Any:
         else:
             kind = get_args(kind)[0 if get_origin(kind) is tuple else -1]  # dict[Name, Guest], tuple[Pair, ...]
     return kind
+
+
+def takes_whole(path: str) -> bool:
+    """Whether the key at this path takes whole numbers, and no others; False where there is no such key."""
+    try:
+        kinds = set(_members(_kind_at(keys(path), Scenario)))
+    except (AttributeError, IndexError, KeyError, ValueError):
+        return False
+    return int in kinds and float not in kinds
+
+
+def _members(kind: Any) -> Iterator[Any]:
+    """The types of which a value may be, without what pydantic wants of them."""
+    if get_origin(kind) in (Union, UnionType):
+        for each in get_args(kind):
+            yield from _members(each)
+    else:
+        yield get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _without_none(kind: Any) -> Any:
