@@ -27,6 +27,8 @@ from sim.errors import InputError, RunError
 TRIES: Final = 3
 """How often a piece of work is tried whose workers die."""
 
+MOST_JOBS: Final = 1024
+
 _STARTING: Final = threading.Lock()
 """Of two threads that hide ``__main__`` at the same time, one would leave it hidden."""
 
@@ -44,6 +46,12 @@ class Died(RunError):
 
 class NotStarted(RunError):
     """A worker that cannot be started."""
+
+
+def check_jobs(jobs: int | None) -> None:
+    """Raises :class:`~sim.errors.InputError` for a number of processes that nobody can want; None is one per CPU."""
+    if jobs is not None and not 1 <= jobs <= MOST_JOBS:
+        raise InputError(f"jobs {jobs} (allowed: 1 to {MOST_JOBS})")
 
 
 def in_processes(

@@ -288,6 +288,25 @@ def test_the_command_prints_a_table_for_each_range_and_status_counts_points(scen
         assert (status, err.count("\n")) == (2, 1)
 
 
+OF_A_RUN = ("--full", "--mail", "--no-figures", "--check-engine")
+
+
+@pytest.mark.parametrize("option", OF_A_RUN)
+def test_an_option_without_effect_on_a_design_is_refused(scenario, tmp_path, capsys, option):
+    words = ("--design", "lhs:2", "--range", "host.cpus=1..4", "--out", str(tmp_path / "d"), option)
+    status, out, err = run_command(capsys, "run", str(scenario), *words)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"--design beside {option} (allowed" in err
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_number_of_processes_that_a_run_refuses_is_refused_by_a_design(run, tmp_path):
+    for jobs in (-3, 0, 1025):
+        with pytest.raises(InputError, match=f"jobs {jobs} .allowed: 1 to 1024"):
+            run(jobs=jobs)
+    assert not (tmp_path / "d").exists()
+
+
 def test_a_strategy_without_operations_costs_nothing(run, tmp_path):
     run(design=("lhs:1", ("host.cpus=2..9",)))
     results = load(tmp_path / "d" / "points" / point_name(0))

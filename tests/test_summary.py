@@ -291,6 +291,25 @@ def test_wrong_options_are_one_message_and_status_2(small, tmp_path, capsys, arg
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "rfc-question", "--design", "lhs:2", "--range", "host.cpus=2..4", "--out", "r"),
+        ("fit", "trace", "-o", "fitted.toml"),
+        ("uncertainty", "r"),
+        ("verify", "statistics"),
+        ("verify", "theory"),
+    ],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize("jobs", ["-3", "0", "1025"])
+def test_a_wrong_number_of_processes_is_one_message_of_every_command(tmp_path, capsys, monkeypatch, command, jobs):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run_command(capsys, *command, "--jobs", jobs)
+    assert (status, out, err) == (2, "", f"fpswitch: jobs {jobs} (allowed: 1 to 1024)\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_interrupted_run_exits_with_130(small, tmp_path, capsys, monkeypatch):
     def interrupted(*work):
         raise KeyboardInterrupt

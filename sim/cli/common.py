@@ -43,6 +43,19 @@ def counting_events(steps: Iterator[_Item]) -> Iterable[_Item]:
     return tqdm(steps, desc="events", unit="", unit_scale=True, disable=None, file=sys.stderr, ncols=72)
 
 
+def jobs_option(of: str = "Processes") -> Callable[[_Command], _Command]:
+    """The --jobs option."""
+    return click.option("--jobs", type=int, metavar="N", callback=_jobs, help=f"{of}; by default one per CPU.")
+
+
+def _jobs(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
+    if value is not None:
+        from sim.processes import check_jobs
+
+        check_jobs(value)
+    return value
+
+
 class Overrides(NamedTuple):
     """What :func:`sim.scenario.reading.read` takes: values by the path of the key, and what the user calls each."""
 

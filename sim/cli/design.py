@@ -1,6 +1,6 @@
 """What `fpswitch run --design` prints: each range, and how the strategies' own operations go with its values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 SHOWN = ("mean", "least", "most")
 
 
-def asked(design: str | None, ranges: Sequence[str], out: str | None) -> "Design | None":
-    """The design that was asked for; :class:`InputError` for a part of one, or none at all of a directory."""
+def asked(
+    design: str | None, ranges: Sequence[str], out: str | None, without_effect: Mapping[str, bool]
+) -> "Design | None":
+    """The design that was asked for; :class:`InputError` for a part of one, or none at all of a directory.
+
+    ``without_effect``: which options were given that a design has no use for.
+    """
     if design is None:
         if ranges:
             raise InputError(f"--range {ranges[0]} without --design (allowed: --design lhs:N or sobol:N)")
@@ -26,6 +31,11 @@ def asked(design: str | None, ranges: Sequence[str], out: str | None) -> "Design
 
     if out is None:
         raise InputError("--design without --out (allowed: a directory of its own)")
+    if beside := [name for name, is_given in without_effect.items() if is_given]:
+        raise InputError(
+            f"--design beside {', '.join(beside)} (allowed: without; fpswitch compare and report show a point of it, a "
+            "directory in DIR/points)"
+        )
     return Design.parsed(design, ranges)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sim.cli.common import counting_events, emit, json_option, kernel_name, table
+from sim.cli.common import counting_events, emit, jobs_option, json_option, kernel_name, table
 from sim.cli.compared import compared_text
 from sim.cli.fit_exits import fit_exits
 from sim.cli.replay import costs_option, opened
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--no-check", is_flag=True, help="Do not simulate the scenario.")
 @click.option("--replications", default=5, show_default=True, type=click.IntRange(1, 1000), metavar="N",
               help="Of the check.")  # fmt: skip
-@click.option("--jobs", type=int, metavar="N", help="Processes; by default one per CPU.")
+@jobs_option()
 @json_option
 def fit(
     trace: str,

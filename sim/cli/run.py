@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sim.cli.common import emit, json_option, overrides, say, scenario_options
+from sim.cli.common import emit, jobs_option, json_option, overrides, say, scenario_options
 from sim.cli.design import asked, show
 from sim.errors import InputError
 
@@ -31,7 +31,7 @@ def shown_options(command: _Command) -> _Command:
 @click.command()
 @click.argument("scenario", metavar="SCENARIO")
 @scenario_options
-@click.option("--jobs", type=int, metavar="N", help="Processes; by default one per CPU.")
+@jobs_option()
 @click.option("--cluster", metavar="ADDRESS", help="Dask workers: tcp://HOST:PORT, or local:N to start N here.")
 @click.option("--design", metavar="KIND:N", help="N points in ranges: lhs:N, or sobol:N with a power of two.")
 @click.option("--range", "ranges", metavar="KEY=LOW..HIGH", multiple=True, help="A range of --design; may be repeated.")
@@ -92,7 +92,8 @@ def run(
         raise InputError("--cluster beside --jobs (allowed: one of them)")
     from sim import experiment
 
-    plan = asked(design, ranges, out)
+    of_a_run = {"--full": full, "--mail": mail, "--no-figures": no_figures, "--check-engine": check_engine}
+    plan = asked(design, ranges, out, of_a_run)
     given = overrides(options)
     how: dict[str, Any] = {
         "overrides": given.values,

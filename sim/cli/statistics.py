@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sim.cli.common import emit, json_option, table, wrapped
+from sim.cli.common import emit, jobs_option, json_option, table, wrapped
 
 if TYPE_CHECKING:
     from sim.verification.statistics.coverage import Coverage
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Check how often printed intervals have the true value.")
 @click.option("--repetitions", metavar="N", type=click.IntRange(min=2), help="Runs behind the coverage; 2000.")
 @click.option("--replications", metavar="N", type=click.IntRange(min=3), help="Of each strategy and case; 12.")
-@click.option("--jobs", metavar="N", type=click.IntRange(1, 1024), help="Processes; by default one per CPU.")
+@jobs_option()
 @json_option
 def statistics(repetitions: int | None, replications: int | None, jobs: int | None, as_json: bool) -> None:
     """Check the statistics of an answer with many runs; this takes a quarter of an hour (docs/statistics.md).

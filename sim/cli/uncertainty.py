@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sim.cli.common import emit, json_option, say
+from sim.cli.common import emit, jobs_option, json_option, say
 from sim.errors import InputError, unknown
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ MOST_AGAIN = 1000
     "--pair", "pairs", multiple=True, metavar="A,B", help="Print the break-even value of each row for A and B."
 )
 @click.option("--resimulate", type=int, default=0, metavar="N", help="Simulate N draws again, and compare.")
-@click.option("--jobs", type=int, metavar="N", help="Processes for --resimulate; by default one per CPU.")
+@jobs_option("Processes for --resimulate")
 @click.option("--out", metavar="DIR", help="Write the report, its JSON and a figure for each part of it there.")
 @json_option
 def uncertainty(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import emit, json_option, table, wrapped
+from sim.cli.common import emit, jobs_option, json_option, table, wrapped
 
 if TYPE_CHECKING:
     from sim.verification.theory.study import Finding
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Compare simulated hosts with queueing theory.")
 @click.option("--replications", metavar="N", type=click.IntRange(min=2), help="Of each host; 20.")
-@click.option("--jobs", metavar="N", type=click.IntRange(1, 1024), help="Processes; by default one per CPU.")
+@jobs_option()
 @click.option("--figure", metavar="FILE", type=click.Path(path_type=Path), help="Draw it as well: .png or .svg.")
 @json_option
 def theory(replications: int | None, jobs: int | None, figure: Path | None, as_json: bool) -> None:

@@ -23,6 +23,7 @@ from sim.experiment.progress import Progress
 from sim.experiment.provenance import name_of
 from sim.experiment.runs import run_cases
 from sim.experiment.workers import Simulate
+from sim.processes import check_jobs
 from sim.results import files
 from sim.results import manifest as manifests
 from sim.results.lock import Lock
@@ -62,6 +63,7 @@ def run_design(
     another point (when its turn comes), and for a directory that holds something else; otherwise what
     :func:`sim.experiment.run` raises.
     """
+    check_jobs(jobs)
     path, given = Path(out), dict(overrides or {})
     source = str(scenario)
     points = list(design.points())

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sim.errors import InputError
 from sim.experiment.inputs import gathered
@@ -17,14 +17,13 @@ from sim.experiment.progress import Progress
 from sim.experiment.provenance import name_of, other_versions
 from sim.experiment.running import Running, Where
 from sim.experiment.workers import Simulate
+from sim.processes import check_jobs
 from sim.scenario.cases import Case, cases
 from sim.scenario.reading import read, vary
 from sim.scenario.schema import Scenario
 
 if TYPE_CHECKING:
     from sim.results.tables import Results
-
-MOST_JOBS: Final = 1024
 
 
 def run(
@@ -107,8 +106,7 @@ def run_cases(
 
     ``pool`` runs replications instead of ``jobs``, and stays open.
     """
-    if jobs is not None and not 1 <= jobs <= MOST_JOBS:
-        raise InputError(f"jobs {jobs} (allowed: 1 to {MOST_JOBS})")
+    check_jobs(jobs)
     if executor is not None and cluster is not None:
         raise InputError(f"cluster {cluster!r} beside an executor (allowed: one of them)")
     name = name_of(source, scenario.title)
