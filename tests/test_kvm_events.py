@@ -143,8 +143,8 @@ def test_what_is_amiss_with_a_trace_is_said_beside_its_exits(capsys, tmp_path):
     rows = of_reasons(["HLT"] * 9).getvalue().decode().splitlines(True)
     path.write_text("".join([*rows[:4], "CPU:1 [LOST 12 EVENTS]\n", *rows[4:], "some words\n", rows[-1][:40]]))
     says = [
-        "events were lost 1 times (12 as far as the tool says)",
-        "1 lines are not events; the first: 'some words'",
+        "events were lost once (12 as far as the tool says)",
+        "1 line is not an event; the first: 'some words'",
         "the end is cut off",
     ]
     status, out, _ = run(capsys, "replay", path, "--exits", "--json")

@@ -83,6 +83,15 @@ def test_events_without_readable_fields_are_not_events(capsys, tmp_path, line):
     assert "mask" not in err
 
 
+@pytest.mark.parametrize(("number", "says"), [(1, "On 1 line x86_fpu"), (2, "On 2 lines x86_fpu")])
+def test_lines_without_fields_are_counted_in_english(capsys, tmp_path, number, says):
+    broken = tmp_path / "broken.txt"
+    lines = re.findall("[^\n]* x86_fpu_regs_activated: x86/fpu: 0x[0-9a-f]{5}", (CASES / "host-only.txt").read_text())
+    broken.write_text("\n".join(lines[:number]) + "\n")
+    _, _, err = run(capsys, "replay", broken, "--check")
+    assert says in err
+
+
 def test_without_boot_lines_the_standard_format_is_followed_by_what_was_in_use(capsys, tmp_path):
     trace = tmp_path / "trace.txt"
     trace.write_text("".join(re.findall("(?m)^[^#].*\n", (CASES / "trace-no-xsaves.txt").read_text())))

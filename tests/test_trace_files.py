@@ -71,7 +71,7 @@ def test_a_thread_that_calls_itself_by_an_escape_sequence_is_shown_escaped(capsy
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("2.167150", "2.067150"), "the clock of a CPU steps back 1 times"),
+        (lambda text: text.replace("2.167150", "2.067150"), "the clock of a CPU steps back once, and"),
         (lambda text: re.sub(r"2\.\d{6}", "2.167100", text), "covers 0 s; allowed: more than 0 and at most 3600 s"),
         (lambda text: text.replace("2.16716", "4002.16716"), "covers 4000 s"),
     ],

@@ -133,4 +133,4 @@ def test_a_delivery_without_its_fields_is_unread_and_said(tmp_path, capsys):
     text = gzip.decompress(SAMPLE.read_bytes()).decode().replace(" sa_handler=5636184039c0", "", 1)
     (tmp_path / "trace.txt").write_text(text)
     _, out, _ = run(capsys, "replay", str(tmp_path / "trace.txt"), "--check")
-    assert "1 lines are not events" in out
+    assert "1 line is not an event" in out

@@ -42,6 +42,7 @@ from sim.trace.fit.ticks import EXPIRED, WITNESSES, Ticks, config_hz, ticks
 from sim.trace.following.replay import TELLING, Progress, Recorded, Replay, Replayed, missing_events
 from sim.trace.following.replica import Replica
 from sim.trace.following.verdict import ELSEWHERE
+from sim.trace.reading.report import times
 from sim.trace.whatif import Choices, replicas
 from sim.xsave.components import CET_S
 from sim.xsave.profiles import names, profile
@@ -167,7 +168,7 @@ def fit(
         raise InputError(f"{name} holds {report.recordings} recordings, one after the other; allowed: one")
     if report.steps_back:
         raise InputError(
-            f"{name}: the clock of a CPU steps back {report.steps_back} times, and a fit needs the order of events; "
+            f"{name}: the clock of a CPU steps back {times(report.steps_back)}, and a fit needs the order of events; "
             "allowed: events in order on each CPU, as the tools print them"
         )
     seconds = (seen.last_ns - seen.first_ns) * 1e-9
@@ -189,7 +190,7 @@ def fit(
             f"{replayed.verdict.found} contradictions (fpswitch replay --check): shares of restores may be wrong"
         )
     if report.lost_times:
-        notes.append(f"events were lost {report.lost_times} times; bursts and sleeps across them are wrong")
+        notes.append(f"events were lost {times(report.lost_times)}; bursts and sleeps across them are wrong")
     if report.truncated:
         notes.append("the end of the trace is cut off; what comes before it is fitted")
     on_cpu, chosen = found["on cpu"], found["cpu"]

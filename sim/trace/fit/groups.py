@@ -20,6 +20,7 @@ from sim.trace.fit.thread_times import Burst, Life, slots
 from sim.trace.fit.ticks import MAINLY, Ticks
 from sim.trace.fit.waking import Member, Waiting, waiting
 from sim.trace.fit.weights import set_families, set_weights
+from sim.trace.reading.report import times
 
 ENOUGH_HANDOFFS: Final = 50
 ABSENT: Final = 0.05
@@ -298,7 +299,7 @@ def _vcpus(key: Key, lives: Sequence[Life], first_ns: int, last_ns: int, charges
 
 def slept_outside(name: str, number: int) -> str:
     """The note on the sleeps of a vCPU thread that were neither halts nor in the guest."""
-    return f"{name} slept {'once' if number == 1 else f'{number} times'} outside KVM_RUN, which is left out"
+    return f"{name} slept {times(number)} outside KVM_RUN, which is left out"
 
 
 def _pairs(lives: Sequence[Life]) -> list[tuple[Life, Life]]:

@@ -244,9 +244,9 @@ def missing_events(name: str, events: Sequence[str], report: Report) -> InputErr
         return InputError(f"{name}: {kind}" + (f"; this records one:\n  {RECORD}" if SCRIPT in kind else ""))
     unread = ""
     if report.unread:
-        shown = next(iter(report.first_unread.values()))
+        shown, number = next(iter(report.first_unread.values())), report.unread.total()
         unread = (
-            f"\nOn {report.unread.total()} lines {', '.join(report.unread)} is without the fields that the kernel "
+            f"\nOn {number} line{'s' * (number != 1)} {', '.join(report.unread)} is without the fields that the kernel "
             f"prints (wrapped, or cut off?), the first: {shown!r}" + ("" if shown else " (perf script -F +trace)")
         )
     elif not any(report.events[event] for event in REGS) and report.events["kvm_exit"]:

@@ -50,14 +50,20 @@ class Report:
     def amiss(self) -> Iterator[str]:
         """What was amiss with the text, a sentence each."""
         if self.lost_times:
-            yield f"events were lost {self.lost_times} times ({self.lost_events} as far as the tool says)"
+            yield f"events were lost {times(self.lost_times)} ({self.lost_events} as far as the tool says)"
         if self.recordings > 1:
             yield f"{self.recordings} recordings follow one another"
         if self.foreign:
-            yield f"{self.foreign} lines are not events; the first: {self.first_foreign!r}"
+            what = "1 line is not an event" if self.foreign == 1 else f"{self.foreign} lines are not events"
+            yield f"{what}; the first: {self.first_foreign!r}"
         if self.truncated:
             yield "the end is cut off"
         if self.steps_back:
-            yield f"the clock of a CPU steps back {self.steps_back} times"
+            yield f"the clock of a CPU steps back {times(self.steps_back)}"
         if self.out_of_order:
-            yield f"events of different CPUs are out of order {self.out_of_order} times"
+            yield f"events of different CPUs are out of order {times(self.out_of_order)}"
+
+
+def times(number: int) -> str:
+    """How often something happened, in words."""
+    return "once" if number == 1 else f"{number} times"
