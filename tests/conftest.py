@@ -39,6 +39,11 @@ def pytest_collection():
         gc.enable()
 
 
+def pytest_collection_modifyitems(items):
+    """Slow tests come first, so that at the end no process has one to do while the others have nothing."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_runtest_setup(item):
     """Under ``make coverage`` a test executes all that it uses, also what an earlier one has left in a cache."""
     if item.config.getoption("cov_context", None):
