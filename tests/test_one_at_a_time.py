@@ -148,18 +148,19 @@ def test_a_run_sets_nothing_aside_where_another_writes(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def refuses(reason, name=""):
-    """Stands for a call of the system that fails for a path that ends so, or for a descriptor."""
+def refuses(call, reason, name=""):
+    """The same call, which fails for a path that ends so, or for any."""
 
-    def call(what, *_, **__):
+    def called(what, *arguments, **options):
         if str(what).endswith(name):
             raise OSError(reason, os.strerror(reason), str(what))
+        return call(what, *arguments, **options)
 
-    return call
+    return called
 
 
 def test_a_full_disk_at_the_lock_is_one_message_that_names_its_file_and_leaves_no_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "pwrite", refuses(errno.ENOSPC))
+    monkeypatch.setattr(os, "pwrite", refuses(os.pwrite, errno.ENOSPC))
     with pytest.raises(InputError) as caught:
         Lock(tmp_path / "r")
     where = f"{tmp_path / 'r'}: cannot be locked ({tmp_path / '.r.lock'}: No space left on device)"
@@ -173,7 +174,7 @@ def test_a_full_disk_at_the_lock_is_one_message_that_names_its_file_and_leaves_n
 def test_a_run_whose_lock_files_cannot_be_deleted_any_more_is_complete_and_leaves_no_lock_held(tmp_path, monkeypatch):
     scenario = tmp_path / "small.toml"
     scenario.write_text(worlds.small(replications=3))
-    monkeypatch.setattr(Path, "unlink", refuses(errno.EACCES, ".lock"))
+    monkeypatch.setattr(Path, "unlink", refuses(Path.unlink, errno.EACCES, ".lock"))
     for seed in (1, 2):
         results = experiment.run(scenario, seed=seed, out=tmp_path / "r", simulate=fake_host.simulate, jobs=1)
         assert results.manifest["seed"] == seed

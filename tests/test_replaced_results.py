@@ -1,6 +1,8 @@
 """Results of another scenario, seed or program are replaced when the new ones are complete, which is said."""
 
+import errno
 import re
+import shutil
 from dataclasses import replace
 
 import fake_host
@@ -8,8 +10,8 @@ import pytest
 import worlds
 
 from sim import experiment
-from sim.errors import RunError
-from sim.results import files, load
+from sim.errors import InputError, RunError
+from sim.results import files, load, parts
 from sim.results import manifest as manifests
 
 pytestmark = pytest.mark.usefixtures("few_draws")
@@ -120,16 +122,128 @@ def test_a_deletion_that_was_interrupted_is_finished_by_the_next_one(tmp_path, m
     assert [each.name for each in tmp_path.iterdir()] == ["r1"]
 
 
-def test_the_earlier_scenario_goes_on_after_another_one_failed_over_it(rerun, scenario, tmp_path, tables):
+def there(place):
+    return {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def test_the_earlier_scenario_goes_on_after_another_one_failed_over_it_before_it_kept_anything(rerun, tmp_path, tables):
+    rerun()
+    before = tables("r")
+    with pytest.raises(RunError):
+        rerun(seed=2, simulate=fake_host.breaks_at(0))
+    results, counted = rerun()
+    assert (counted.works, tables("r")) == ([], before)
+    (note,) = [note for note in results.notes if note.startswith(f"the contents of {tmp_path / 'r'} are deleted: ")]
+    assert "scenario small, seed 2" in note
+    assert note.endswith("not complete; nothing was kept of it")
+
+
+OTHERS = {"earlier": {}, "third": {"seed": 3}, "longer": {"replications": 3}}
+
+
+@pytest.mark.parametrize("was_complete", [True, False])
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_an_unfinished_run_kept_over_another_one_is_lost_to_no_third_run(
+    rerun, tmp_path, tables, other, was_complete
+):
+    """The third run is refused, whatever it is, until the user has moved one of the two away."""
+    out, aside = tmp_path / "r", tmp_path / "r.previous"
+    if was_complete:
+        rerun()
+    else:
+        with pytest.raises(RunError):
+            rerun(simulate=fake_host.breaks_at(1))
+    with pytest.raises(RunError):
+        rerun(seed=2, simulate=fake_host.breaks_at(1))
+    before = there(tmp_path)
+    kept = set(parts.keys_kept(out))
+    assert kept
+    with pytest.raises(InputError) as caught:
+        rerun(**OTHERS[other])
+    for words in (
+        f"{out}: holds an unfinished run (scenario small, seed 2",
+        f"{aside} what it was to replace (scenario",
+    ):
+        assert words in str(caught.value)
+    assert there(tmp_path) == before
+    out.rename(tmp_path / "moved")
+    rerun(**OTHERS[other])
+    assert not aside.exists()
+    assert set(parts.keys_kept(tmp_path / "moved")) == kept
+    _, counted = rerun(seed=2, out="moved")
+    assert len(counted.walked) == WALKED - len(kept)
+    rerun(seed=2, out="fresh")
+    assert tables("moved") == tables("fresh")
+
+
+@pytest.mark.parametrize("is_copy", [True, False])
+def test_what_somebody_calls_as_runs_call_what_they_set_aside_is_left_and_runs_are_refused(rerun, tmp_path, is_copy):
+    """A copy of the result, and another result."""
+    out, aside = tmp_path / "r", tmp_path / "r.previous"
+    rerun()
+    if is_copy:
+        shutil.copytree(out, aside)
+    else:
+        rerun(out="r.previous", seed=5)
+    before = there(tmp_path)
+    for change in ({"seed": 2}, {"replications": 3}, {}):
+        with pytest.raises(InputError, match=r"r\.previous: was not set aside by a run in .* is not overwritten"):
+            rerun(**change)
+    assert there(tmp_path) == before
+    shutil.rmtree(out)
+    before = there(tmp_path)
+    with pytest.raises(InputError, match=r"r\.previous: was not set aside by a run in .* is not overwritten"):
+        rerun(seed=2)
+    assert there(tmp_path) == before
+
+
+def test_what_was_set_aside_and_moved_away_is_its_owners_also_when_it_comes_back(rerun, tmp_path, tables):
+    """As long as another run is to replace it, it is what that set aside; when that is complete, it is no longer."""
+    aside = tmp_path / "r.previous"
     rerun()
     before = tables("r")
     with pytest.raises(RunError):
         rerun(seed=2, simulate=fake_host.breaks_at(1))
-    results, counted = rerun()
-    assert (counted.works, tables("r")) == ([], before)
-    assert any(
-        f"the contents of {tmp_path / 'r'} are deleted: scenario small, seed 2" in note for note in results.notes
-    )
+    aside.rename(tmp_path / "kept")
+    rerun(seed=2)
+    shutil.copytree(tmp_path / "kept", aside)
+    with pytest.raises(InputError, match="was not set aside by a run in"):
+        rerun(seed=3)
+    assert tables("r.previous") == before == tables("kept")
+    shutil.rmtree(tmp_path / "r")
+    aside.rename(tmp_path / "r")
+    shutil.copytree(tmp_path / "r", aside)
+    with pytest.raises(InputError, match="was not set aside by a run in"):
+        rerun(seed=3)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_copy_of_a_result_beside_it_is_not_what_a_run_set_aside_though_a_mark_names_it(rerun, tmp_path):
+    """A kill came before the result got its other name, or somebody gave it its own name again."""
+    rerun()
+    (tmp_path / ".r.previous.mark").write_text(files.sha256(tmp_path / "r" / "manifest.json"))
+    shutil.copytree(tmp_path / "r", tmp_path / "r.previous")
+    with pytest.raises(InputError, match="was not set aside by a run in"):
+        rerun(seed=3)
+    shutil.rmtree(tmp_path / "r.previous")
+    rerun()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_where_what_was_set_aside_cannot_be_deleted_the_run_is_complete_and_the_next_one_deletes_it(
+    rerun, tmp_path, monkeypatch
+):
+    def denied(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    rerun()
+    monkeypatch.setattr(files, "remove", denied)
+    results, _ = rerun(seed=2)
+    assert f"{tmp_path / 'r.previous'} cannot be deleted (Permission denied)" in results.notes[-1]
+    assert load(tmp_path / "r").manifest["seed"] == 2
+    monkeypatch.undo()
+    rerun(seed=3)
+    assert not list(tmp_path.glob("*previous*"))
 
 
 def by_engine(engine):

@@ -277,7 +277,7 @@ class Running:
         if not directory.begun:
             self._begin(shown.experiment)
         tables = partial(write, self._pieces(shown.keys, manifest["cases"]))
-        directory.complete(tables, manifest, contents, self._there.groups_beside(shown.keys))
+        self._told.say(*directory.complete(tables, manifest, contents, self._there.groups_beside(shown.keys)))
         self._told.say(*filter(None, [keeping.words(exact, self._there, directory.path)]))
         return is_asked
 

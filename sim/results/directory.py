@@ -18,6 +18,7 @@ from typing import Any
 from sim.errors import InputError
 from sim.results import files, parts, progress, reading
 from sim.results import manifest as manifests
+from sim.results.aside import Aside
 from sim.results.columns import SCHEMAS
 from sim.results.groups import Group
 from sim.results.lock import Lock
@@ -35,8 +36,8 @@ class ResultDirectory:
     ``previous`` was replaced by it, and a kill interrupted its deletion.
 
     Raises :class:`InputError` if ``directory`` is empty, the current directory or one above it, something else than a
-    directory, or holds files and is not one of ours; if that holds of ``previous``; or if another run goes on in one of
-    the two, until :meth:`close`.
+    directory, or holds files and is not one of ours; if ``previous`` holds what no run has set aside; if the one would
+    have to be set aside where the other is; or if another run goes on in one of the two, until :meth:`close`.
     """
 
     def __init__(self, directory: str | os.PathLike[str], worlds: Container[str]) -> None:
@@ -47,19 +48,31 @@ class ResultDirectory:
         path = self.path = Path(os.path.realpath(directory)) if os.path.islink(directory) else Path(directory)
         if Path.cwd().is_relative_to(os.path.realpath(path)):
             raise InputError(f"{path}: the current directory, or one above it, cannot be a result directory")
-        whole = Path(os.path.normpath(path))
-        self.previous = whole.with_name(f"{whole.name}.previous")
+        self._place = Aside(path)
+        self.previous = self._place.path
         self.begun = False
         self._worlds = worlds
         self.manifest: dict[str, Any] = {}
         self._locks = [Lock(path)]
         try:
             self._locks.append(Lock(self.previous))
-            aside, self.found = _set_aside(path, self.previous), _found(path)
+            aside, self.found = self._place.found(), _found(path)
             self.aside = None if is_complete(self.found) else aside
+            self._check_room()
         except BaseException:
             self.close()
             raise
+
+    def _check_room(self) -> None:
+        """There is one place to set something aside: what it holds, or what a run kept since then, would be lost."""
+        found, aside = self.found, self.aside
+        if found is None or aside is None or self._is_related(found) or not parts.has_any(self.path):
+            return
+        raise InputError(
+            f"{self.path}: holds an unfinished run ({_words(found)}), and {self.previous} what it was to replace "
+            f"({_words(aside)}); any other run would lose one of them (allowed: another directory, the command that "
+            f"continues {self.path}, or this one when {self.path} or {self.previous} has been moved away or deleted)"
+        )
 
     def close(self) -> None:
         """Lets others run in it."""
@@ -134,8 +147,8 @@ class ResultDirectory:
         for place in (manifests.NAME, progress.NAME, *(f"{name}.parquet" for name in SCHEMAS), *contents):
             files.remove_left(self.path / place, but=own)
         with suppress(OSError):
-            for each in (self.path, self.previous):
-                files.remove_deleted(each)
+            files.remove_deleted(self.path)
+            self._place.tidy()
             if not self.begun:
                 progress.remove(self.path)
 
@@ -144,24 +157,24 @@ class ResultDirectory:
         found, aside, notes = self.found, self.aside, []
         until = "until this run is complete, and then deleted"
         try:
-            if found is not None:
-                of_same, complete = self._is_related(found), is_complete(found)
-                if aside is not None and not complete and not of_same:
-                    notes.append(f"the contents of {self.path} are deleted: {_words(found)}{_why(found, manifest)}")
+            if found is not None and (is_complete(found) or not self._is_related(found)):
+                if not is_complete(found) and not parts.has_any(self.path):
+                    notes.append(f"the contents of {self.path} are deleted: {_words(found)}; nothing was kept of it")
                     files.remove(self.path)
-                elif complete or not of_same:
-                    if not of_same:
+                else:
+                    if not self._is_related(found):
                         notes.append(
                             f"the contents of {self.path} are kept in {self.previous} {until}: {_words(found)}"
                             f"{_why(found, manifest)}; to keep them longer, move {self.previous} away before that"
                         )
-                    if self.previous.exists():
-                        files.remove(self.previous)
-                    self.path.rename(self.previous)
-                    files.sync(self.previous.parent)
-                    self.aside, aside, self.found = found, None, None
+                    self._place.put()
+                    self.aside = found
+                self.found = None
             if aside is not None and not self._is_related(aside):
-                notes.append(f"{self.previous} is kept {until}: {_words(aside)}{_why(aside, manifest)}")
+                notes.append(
+                    f"{self.previous} is kept {until}: {_words(aside)}{_why(aside, manifest)}; to keep it longer, move "
+                    "it away before that"
+                )
             files.make_directory(self.path)
             files.sync(self.path.parent)  # who made it before need not have done so
         except OSError as error:
@@ -183,10 +196,11 @@ class ResultDirectory:
         manifest: Mapping[str, Any],
         contents: Mapping[str, bytes],
         others: Iterable[Group],
-    ) -> None:
+    ) -> list[str]:
         """Writes the tables, and then says in the manifest that they are there; what was set aside is deleted.
 
         ``write_tables`` writes those of ``manifest`` to files; ``others`` have what is finished, too, and not in them.
+        Gives a sentence if what was set aside cannot be deleted.
         """
         kept = set()
         for group in others:
@@ -203,8 +217,11 @@ class ResultDirectory:
             os.replace(temporary, self.path / f"{name}.parquet")
         self.end(manifests.COMPLETE)
         parts.remove_all_but(kept, self.path)
-        if self.aside is not None and self.previous.exists():  # somebody may have moved it away, to keep it
-            files.remove(self.previous)
+        try:
+            self._place.delete()
+        except OSError as error:
+            return [f"{self.previous} cannot be deleted ({error.strerror}); it is no longer needed"]
+        return []
 
     def restate(self, manifest: Mapping[str, Any]) -> None:
         """Another manifest for the tables that are there."""
@@ -266,18 +283,3 @@ def _found(path: Path) -> dict[str, Any] | None:
         raise InputError(f"{error}; it is not empty, and nothing in it is overwritten") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be made a result directory ({error.strerror})") from error
-
-
-def _set_aside(path: Path, aside: Path) -> dict[str, Any] | None:
-    """What an earlier run set aside; :class:`InputError` if something lies there that no run can have put there."""
-    if not os.path.lexists(aside):
-        return None
-    try:
-        if aside.is_symlink():
-            raise InputError(f"{aside}: a symbolic link")
-        return manifests.read(aside)
-    except InputError as error:
-        raise InputError(
-            f"{error}; earlier results in {path} would be set aside as {aside}, and what is there is not overwritten: "
-            "move it, or give another directory"
-        ) from error

@@ -108,6 +108,14 @@ def has(group: Group, directory: Path) -> bool:
         return False
 
 
+def has_any(directory: Path) -> bool:
+    """Whether anything is kept there, damaged or not, by a run of any version."""
+    try:
+        return any(not path.name.startswith(".") for path in (directory / FOLDER).iterdir())
+    except FileNotFoundError:
+        return False
+
+
 def _path(group: Group, directory: Path) -> Path:
     return directory / FOLDER / f"{group.name}{SUFFIX}"
 
