@@ -30,3 +30,12 @@ def test_it_finds_other_bytes_and_damaged_results(result):
     assert list(here._other(result, {**truth, "ledger": b""}, "it")) == ["it: ledger.parquet has other bytes"]
     (result / "metrics.parquet").write_bytes(truth["metrics"][:-1])
     assert "metrics.parquet: is not what the run wrote" in "".join(here._other(result, truth, "it"))
+
+
+def test_it_finds_what_is_lost_of_either_run():
+    kept = {1: {("a", 0), ("a", 1)}, 2: {("b", 0)}}
+    assert list(here._lost(kept, kept, "it", (1, 2))) == []
+    there = {1: {("a", 1)}, 2: set()}
+    lost = ["it: 1 parts of seed 1 are lost", "it: 1 parts of seed 2 are lost"]
+    assert list(here._lost(kept, there, "it", (1, 2))) == lost
+    assert list(here._lost(kept, there, "it", (1,))) == lost[:1]

@@ -18,12 +18,14 @@ def kill(kills: int, seed: int, cluster: bool, as_json: bool) -> None:
     """Kill runs at random moments, and check that nothing that was kept is lost and that the tables are byte-identical.
 
     Drivers and their processes get SIGKILL while they start, simulate, write, set an earlier result aside and delete
-    it; then the same command continues. A kill takes three seconds. With --cluster, a scheduler, a driver and workers
-    are killed, one worker is slow, one is late, and one loses its network (as root, in a network namespace). The exit
-    status is 1 if anything was lost, or differs from a run without kills.
+    it; then the same command continues, or one with another seed follows in the same directory. A kill takes three
+    seconds. With --cluster, a scheduler, a driver and workers are killed, one worker is slow, one is late, and one
+    loses its network (as root, in a network namespace). The exit status is 1 if anything was lost, or differs from a
+    run without kills.
 
-    With --json: {"kills": {WHAT: N}, "too_late", "complete", "continued", "problems", "cluster": [{"event", "how",
-    "problems"}]}.
+    With --json: {"kills": {WHAT: N}, "too_late", "complete", "continued", "early" (how often a run of another seed came
+    before one was complete), "refused" (such runs that would have lost something), "problems", "cluster": [{"event",
+    "how", "problems"}]}.
 
     \b
     Example:
@@ -49,6 +51,8 @@ def kill(kills: int, seed: int, cluster: bool, as_json: bool) -> None:
         "too_late": found.too_late,
         "complete": found.complete,
         "continued": found.continued,
+        "early": found.early,
+        "refused": found.refused,
         "problems": found.problems,
         "cluster": [{"event": each.name, "how": each.how, "problems": each.problems} for each in happened],
     }
@@ -56,6 +60,7 @@ def kill(kills: int, seed: int, cluster: bool, as_json: bool) -> None:
         f"{found.kills.total()} kills (and {found.too_late} that came too late):",
         *(f"  {n:>5}  {what}" for what, n in kinds.items()),
         f"{found.complete} runs were complete in the end, {found.continued} times a run went on from what was kept",
+        f"{found.early} times another run came before one was complete, and {found.refused} such runs were refused",
         *(f"{each.name}: {'; '.join(each.problems) or each.how}" for each in happened),
         *(found.problems or ["nothing was lost, and all tables are byte-identical to those of runs without kills"]),
     ]

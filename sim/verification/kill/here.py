@@ -1,7 +1,9 @@
 """Kills at random moments on this machine: of the driver, or of one of its processes, with SIGKILL.
 
 The run of one seed and that of another take turns in one directory, so that kills also come while an earlier result is
-set aside, replaced and deleted.  After each kill the directory must be what it says, and hold all that it held.
+set aside, replaced and deleted.  A turn ends when its run is complete, and now and then before: the other run then sets
+an unfinished one aside, or is refused, since what is set aside already would be lost.  After each kill the directory
+must be what it says, and hold all that it held of either seed.
 """
 
 import os
@@ -12,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -22,10 +24,12 @@ from sim.results import load, parts
 from sim.results import manifest as manifests
 from sim.results.columns import SCHEMAS
 from sim.results.keys import Key
-from sim.verification.kill.victim import killed
+from sim.verification.kill.victim import REFUSED, killed
 
 SEEDS: Final = (1, 2)
 JOBS: Final = ("1", "2", "3")
+EARLY: Final = 0.25
+"""How often the other run has its turn after one that was killed."""
 TIMEOUT_S: Final = 300
 TIMED_EVERY: Final = 20
 """After so many kills it is measured again how long a run takes."""
@@ -36,13 +40,16 @@ class Campaign:
     """What was done, and what went wrong: sentences, none if all is well.
 
     ``kills`` are by what was killed and what the manifest said then; ``too_late`` came when the run had ended;
-    ``complete`` runs were compared with one that nobody killed, byte for byte.
+    ``complete`` runs were compared with one that nobody killed, byte for byte; ``early`` turns began after a run that
+    was not complete, and ``refused`` runs would have lost something.
     """
 
     kills: Counter[str] = field(default_factory=Counter)
     too_late: int = 0
     complete: int = 0
     continued: int = 0
+    early: int = 0
+    refused: int = 0
     problems: list[str] = field(default_factory=list)
 
 
@@ -51,32 +58,53 @@ def campaign(kills: int, seed: int, place: Path) -> Iterator[Campaign]:
     chosen, found = random.Random(seed), Campaign()
     truth = {each: _tables_of(each, place / f"alone-{each}") for each in SEEDS}
     out, turn, length, timed_at = place / "r", 0, _length(place), 0
-    kept: set[Key] = set()
+    kept: dict[int, set[Key]] = {each: set() for each in SEEDS}
     while found.kills.total() < kills:
         if found.kills.total() >= timed_at + TIMED_EVERY:  # a machine that others use may be slower by now
             length, timed_at = _length(place), found.kills.total()
         which, jobs = SEEDS[turn % len(SEEDS)], chosen.choice(JOBS)
         moment = chosen.uniform(0, length * 1.2)
-        before = found.kills.total()
+        what = f"seed {which}, {jobs} jobs, after {moment:.3f} s"
+        before, has_no_room = found.kills.total(), all(kept.values()) and _seed(out) not in (which, None)
         status = _run(which, out, jobs, moment, chosen, found)
-        there = _finished(out, which)
-        if lost := kept - there:
-            found.problems.append(f"seed {which}, {jobs} jobs, after {moment:.3f} s: {len(lost)} parts are lost")
-        found.continued += bool(there - kept)
-        kept = there
-        if status == 0 or _is_complete(out, which):
+        is_complete = _is_complete(out, which)
+        there = {each: _finished(out, each) for each in SEEDS}
+        found.problems += _lost(kept, there, what, (which,) if is_complete and not has_no_room else SEEDS)
+        found.continued += bool(there[which] - kept[which])
+        if status == 0 or is_complete:
             found.complete += 1
             found.problems += _other(out, truth[which], f"seed {which}, {jobs} jobs")
             turn += 1
-            kept = _finished(out, SEEDS[turn % len(SEEDS)])
+        elif status == REFUSED:
+            found.refused += 1
+            if not has_no_room:
+                found.problems.append(f"{what}: it was refused, though nothing would have been lost")
+            turn += 1
         elif status not in (-signal.SIGKILL, 1):
-            found.problems.append(f"seed {which}, {jobs} jobs, after {moment:.3f} s: exit status {status}")
+            found.problems.append(f"{what}: exit status {status}")
+        elif chosen.random() < EARLY:
+            found.early += 1
+            turn += 1
+        kept = there
         if found.kills.total() > before:
             yield found
-    if status := _run(SEEDS[turn % len(SEEDS)], out, "2", TIMEOUT_S, chosen, found):
+    status = _run(SEEDS[turn % len(SEEDS)], out, "2", TIMEOUT_S, chosen, found)
+    if status == REFUSED:
+        turn += 1
+        status = _run(SEEDS[turn % len(SEEDS)], out, "2", TIMEOUT_S, chosen, found)
+    if status:
         found.problems.append(f"the last run ended with status {status}")
     found.problems += _other(out, truth[SEEDS[turn % len(SEEDS)]], "the last run")
     yield found
+
+
+def _lost(
+    kept: Mapping[int, set[Key]], there: Mapping[int, set[Key]], what: str, seeds: Sequence[int]
+) -> Iterator[str]:
+    """What was kept of these seeds, and is not there any more."""
+    for each in seeds:
+        if lost := kept[each] - there[each]:
+            yield f"{what}: {len(lost)} parts of seed {each} are lost"
 
 
 def _tables_of(seed: int, out: Path) -> dict[str, bytes]:
@@ -155,6 +183,13 @@ def _finished(out: Path, seed: int) -> set[Key]:
             complete = manifest["status"] == manifests.COMPLETE
             found |= keys if complete else keys & set(parts.keys_kept(place))
     return found
+
+
+def _seed(out: Path) -> int | None:
+    try:
+        return int(manifests.read(out)["seed"])
+    except InputError:
+        return None
 
 
 def _is_complete(out: Path, seed: int) -> bool:

@@ -3,6 +3,7 @@
 import sys
 from typing import Final
 
+from sim.errors import InputError
 from sim.experiment import run
 from sim.results.tables import Results
 
@@ -17,6 +18,8 @@ OVERRIDES: Final = {
 """What reduces rfc-question to a second or two of work."""
 REPLICATIONS: Final = 40
 """Enough for more than one group of replications, even in one process."""
+REFUSED: Final = 2
+"""The exit status of a run that is refused, as that of the command."""
 
 
 def killed(seed: int, out: str, where: str, replications: int = REPLICATIONS) -> Results:
@@ -34,4 +37,8 @@ def killed(seed: int, out: str, where: str, replications: int = REPLICATIONS) ->
 
 
 if __name__ == "__main__":
-    killed(int(sys.argv[1]), sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
+    try:
+        killed(int(sys.argv[1]), sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(REFUSED)
