@@ -276,7 +276,10 @@ def test_the_command_prints_a_table_for_each_range_and_status_counts_points(scen
     assert "guests.g.demand (ms)" in text
     assert text.count("manual-load") == 3 + 4  # of five points two have the same host.cpus
     status, text, _ = run_command(capsys, "status", out)
-    assert (status, text) == (0, f"{out}: a design of small: 5 of 5 points (100%)\n")
+    assert (status, text) == (
+        0,
+        f"{out}: a design of small, complete\n  done       5 of 5 points (100%)\n  failed     none\n",
+    )
     status, text, _ = run_command(capsys, "status", out, "--json")
     assert json.loads(text)["finished"] == 5
     for wrong in (
@@ -322,11 +325,3 @@ def test_points_at_which_nothing_has_operations_cost_nothing(tmp_path):
     assert load(tmp_path / "d" / "points" / point_name(0)).ledger.empty
     assert set(points["strategy"]) == {"free-ssp", "manual-load"}
     assert (points[["own_us", "difference_us", "difference_half_us"]] == 0).all(axis=None)
-
-
-def test_status_of_a_point_that_begins_just_now_is_that_of_the_one_before(run, tmp_path, capsys):
-    run(design=("lhs:3", ("host.cpus=2..9",)))
-    (tmp_path / "d" / "points" / point_name(2) / "manifest.json").unlink()
-    status, text, err = run_command(capsys, "status", tmp_path / "d")
-    assert (status, err) == (0, "")
-    assert "2 of 3 points" in text

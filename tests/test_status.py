@@ -18,7 +18,7 @@ from command import run_json
 
 from sim import experiment
 from sim.cli.status import duration
-from sim.errors import RunError
+from sim.errors import InputError, RunError
 from sim.results import lock, progress
 from sim.results import manifest as manifests
 from sim.results.lock import Lock
@@ -302,9 +302,56 @@ def test_a_replication_that_failed_is_named(scenario, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"finished": 1}', "null", '{"more": 1}'])
-def test_a_damaged_progress_file_is_none(tmp_path, content):
+def test_a_progress_file_that_says_nothing_is_refused(tmp_path, content):
     (tmp_path / progress.NAME).write_text(content)
-    assert progress.read(tmp_path) is None
+    with pytest.raises(InputError, match=f"{tmp_path / progress.NAME}: "):
+        progress.read(tmp_path)
+
+
+def saying(**changed):
+    """What the process of this test would say of a run."""
+    said = progress.Progress(finished=1, total=12, before=0, elapsed_s=1, at=time.time())
+    return {name: getattr(said, name) for name in said.__slots__} | changed
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"pid": "me"}, {"pid": 10**30}, {"pid": -1}, {"began": 3}, {"at": "now"}, {"at": 1e300}, {"host": "a\nb"},
+     {"running": 3}, {"running": [["a"]]}, {"failed": [["a", "b", "c"]]}, {"finished": -1}, {"total": 1.5}],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_progress_file_is_ignored_with_one_sentence(scenario, tmp_path, capsys, changed):
+    experiment.run(scenario, jobs=1, simulate=fake_host.simulate, out=tmp_path / "r")
+    begun(tmp_path / "r")
+    (tmp_path / "r" / progress.NAME).write_text(json.dumps(saying()))
+    assert run_json(capsys, "status", str(tmp_path / "r"))["finished"] == 1
+    (tmp_path / "r" / progress.NAME).write_text(json.dumps(saying(**changed)))
+    status, out, err = run_command(capsys, "status", str(tmp_path / "r"))
+    assert (status, "small, killed" in out) == (1, True)
+    assert err.startswith(f"fpswitch: {tmp_path / 'r' / progress.NAME}: damaged: {next(iter(changed))}")
+    assert err.endswith("; it is ignored\n")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", ['{"pid": 1e400, "host": "a"}', f'{{"pid": {10**30}, "host": "a"}}', "[" * 4000])
+def test_a_damaged_lock_is_that_of_nobody(tmp_path, content):
+    (tmp_path / ".r.lock").write_text(content)
+    assert lock.holder(tmp_path / "r") is None
+
+
+def test_a_continued_run_does_not_say_that_all_of_it_took_the_time_of_the_rest(driver, scenario, capsys):
+    directory, _ = driver
+    said = json.loads((directory / progress.NAME).read_text())
+    said |= {"finished": 10, "before": 8, "elapsed_s": 4.0}
+    (directory / progress.NAME).write_text(json.dumps(said))
+    _, out, _ = run_command(capsys, "status", str(directory))
+    assert "  done       10 of 12 (83%); 8 were there 4 s ago, when this run began\n" in out
+    (directory / progress.NAME).write_text(json.dumps({**said, "before": 0}))
+    _, out, _ = run_command(capsys, "status", str(directory))
+    assert "  done       10 of 12 (83%) in 4 s\n" in out
+    manifests.write(directory, {**manifests.read(directory), "status": manifests.COMPLETE, "wall_s": 4.0})
+    _, out, _ = run_command(capsys, "status", str(directory))
+    assert "  done       12 of 12 (100%); the last run took 4 s\n" in out
 
 
 def test_a_driver_that_does_not_say_when_it_began_is_not_taken_for_one_that_began_with_the_reader(tmp_path):

@@ -1,8 +1,8 @@
 """What `fpswitch run --design` prints: each range, and how the strategies' own operations go with its values."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sim.cli.common import emit, table
 from sim.errors import InputError
@@ -67,20 +67,3 @@ def _span(low: float, high: float) -> str:
 
 def _us(value: float) -> str:
     return f"{value:+.1f}"
-
-
-def status(path: Path, of_point: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    """How far a design is; ``of_point`` gives the document of one result directory."""
-    from sim.experiment.designs import POINTS, described, point_name
-    from sim.results import manifest as manifests
-
-    document = described(path)
-    n = int(document["design"]["n"])
-    finished, last = 0, None
-    for number in range(n):
-        place = path / POINTS / point_name(number)
-        if not (place / manifests.NAME).exists():  # the directory of a point that begins just now is empty
-            break
-        last = of_point(str(place))
-        finished += last["status"] == manifests.COMPLETE
-    return {"directory": str(path), "scenario": document["scenario"], "points": n, "finished": finished, "last": last}

@@ -14,8 +14,8 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sim.bounded import content
 from sim.errors import InputError
+from sim.experiment.described import FORMAT, NAME, described
 from sim.experiment.design import Design, extremes
 from sim.experiment.pool import Pool
 from sim.experiment.pools import cpus, pool_of
@@ -34,8 +34,6 @@ from sim.scenario.schema import Scenario
 if TYPE_CHECKING:
     import pandas as pd
 
-NAME: Final = "design.json"
-FORMAT: Final = "fpswitch design 1"
 POINTS: Final = "points"
 POINTS_TABLE: Final = "points.parquet"
 DATASET: Final = "dataset"
@@ -127,20 +125,6 @@ def _begin(path: Path, document: Mapping[str, Any]) -> None:
         files.remove_left(path / name)
     files.write_kept(path / NAME, (json.dumps(document, indent=1) + "\n").encode())
     files.sync(path)
-
-
-def described(path: Path) -> dict[str, Any]:
-    """What ``design.json`` says; :class:`InputError` for a directory that is not that of a design."""
-    try:
-        found = json.loads(content(path / NAME))
-        if found["format"] != FORMAT or not all(key in found for key in ("scenario", "scenario_sha256", "design")):
-            raise ValueError("not a design of this version")
-        int(found["design"]["n"])
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: holds something other than a design; nothing in it is overwritten") from error
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(f"{path / NAME}: cannot be read ({error})") from error
-    return dict(found)
 
 
 def _run_point(

@@ -21,6 +21,7 @@ RUNNING: Final = "running"
 KILLED: Final = "killed"
 SILENT: Final = "silent"
 STATES: Final = (KILLED, SILENT, RUNNING)
+MOST_PID: Final = (1 << 31) - 1
 SILENT_S: Final = 600
 """A driver that cannot be seen from here, as one on another host, is taken to run if it wrote something since then."""
 
@@ -152,9 +153,10 @@ def holder(directory: Path) -> Driver | None:
     try:
         with _place(directory).open("rb") as file:
             found, at = json.loads(file.read(4096)), os.fstat(file.fileno()).st_mtime
-        return Driver(int(found["pid"]), str(found["host"]), str(found.get("began", "")), at)
-    except (OSError, ValueError, TypeError, KeyError):  # there is none, or one that says nothing yet
-        return None
+        pid = int(found["pid"])
+        return Driver(pid, str(found["host"]), str(found.get("began", "")), at) if 0 < pid <= MOST_PID else None
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None  # there is none, or one that says nothing yet, or nothing that can be read
 
 
 def _booted() -> float:

@@ -75,11 +75,18 @@ def remove(directory: Path) -> None:
 
 
 def read(directory: Path) -> Progress | None:
-    """What the driver said last; None if it said nothing, or nothing that can be read."""
+    """What the driver said last; None if it said nothing, and :class:`InputError` if that cannot be read."""
+    from sim.results import schema  # pydantic: a tenth of a second, for which only readers have to wait
+
+    path = directory / NAME
     try:
-        return Progress(**{"began": "", **json.loads(content(directory / NAME))})  # which fpswitch 0.2.0 did not say
-    except (OSError, ValueError, TypeError, RecursionError):
+        found = schema.parsed(content(path))
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({schema.shorter(error)})") from error
+    schema.fits(schema.ProgressFile, found, str(path))
+    return Progress(**{"began": "", **found})  # which fpswitch 0.2.0 did not say
 
 
 def on_disk(directory: Path, manifest: Mapping[str, Any]) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from sim.errors import InputError, unknown
 from sim.kernel.config import boot
 from sim.kernel.datafile import shortened
+from sim.results.lock import MOST_PID
 from sim.results.settings import settings_of
 
 
@@ -33,16 +34,18 @@ Number = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]
 FileName = Annotated[Name, AfterValidator(_below)]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A table of a JSON document of ours."""
+
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-class _Run(_Part):
+class _Run(Part):
     integrity: bool = True
     feedback: bool = False
 
 
-class _Resolved(_Part):
+class _Resolved(Part):
     title: Annotated[str, Field(min_length=1)]
     question: str = ""
     run: _Run
@@ -58,7 +61,7 @@ class _OfCase(_Resolved):
     interrupts: dict[Name, dict[str, Any]]
 
 
-class _Case(_Part):
+class _Case(Part):
     case: Name
     cpu: Name
     kernel: Name
@@ -76,14 +79,14 @@ class _Case(_Part):
     settings: dict[Name, dict[str, Any]]
 
 
-class _Versions(_Part):
+class _Versions(Part):
     fpswitch: Name
     source_sha256: Sha256
     python: Name
     numpy: Name
 
 
-class _Manifest(_Part):
+class _Manifest(Part):
     status: Literal["running", "complete", "failed", "interrupted"]
     scenario: Text
     scenario_sha256: Sha256
@@ -94,6 +97,31 @@ class _Manifest(_Part):
     cases: Annotated[list[_Case], Field(min_length=1)]
     versions: _Versions
     error: str | None = None
+
+
+_Count = Annotated[int, Field(ge=0, le=1 << 53)]
+_Seconds = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+_Works = list[Annotated[tuple[Text, Text | None, _Count], Field(strict=False)]]
+
+
+class ProgressFile(Part):
+    """What a driver says while it runs; see :class:`sim.results.progress.Progress`."""
+
+    model_config = ConfigDict(extra="forbid")
+    finished: _Count
+    total: _Count
+    before: _Count
+    elapsed_s: _Seconds
+    at: _Seconds
+    in_flight: _Seconds = 0.0
+    fixed: bool = True
+    workers: _Count = 1
+    dashboard: Text = ""
+    running: _Works = []
+    failed: _Works = []
+    pid: Annotated[int, Field(ge=1, le=MOST_PID)]
+    began: Text = ""
+    host: Text
 
 
 class _CaseWithFingerprint(_Case):
@@ -112,17 +140,22 @@ def check(document: Mapping[str, Any], where: str, *, hashes: bool) -> None:
 
     ``hashes``: whether it is of a form that has those of its files.
     """
+    fits(_ManifestWithHashes if hashes else _Manifest, document, where)
+    for problem in _problems(document):
+        raise InputError(f"{where}: damaged: {problem}")
+
+
+def fits(model: type[BaseModel], document: Any, where: str) -> None:
+    """Raises :class:`InputError` with ``where`` for the first key that is not as the model has it."""
     try:
-        (_ManifestWithHashes if hashes else _Manifest).model_validate(document)
+        model.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{_short(part)}" for part in first["loc"]).strip(
             "."
         )
         found = "" if first["type"] == "missing" else f", found {shortened(first['input'])}"
-        raise InputError(f"{where}: damaged: {place}: {_plain(first['msg'])}{found}") from error
-    for problem in _problems(document):
-        raise InputError(f"{where}: damaged: {problem}")
+        raise InputError(f"{where}: damaged: {f'{place}: ' if place else ''}{_plain(first['msg'])}{found}") from error
 
 
 def _plain(message: str) -> str:
