@@ -26,7 +26,8 @@ from sim.results.keys import Series
 from sim.results.record import Finished, Record
 from sim.results.unpacked import size
 
-MOST_REPLICATIONS: Final = 10**7
+MOST_REPLICATIONS: Final = 100_000
+"""Of a scenario: what a run has in memory of a series grows with the number of its last one."""
 MOST_RECORDS: Final = 100_000
 """In a group: those that are run together are 10,000, or the strategies of one replication."""
 APART_TOGETHER: Final = 32

@@ -91,6 +91,9 @@ def read(directory: Path) -> Progress | None:
 
 def on_disk(directory: Path, manifest: Mapping[str, Any]) -> tuple[int, int]:
     """How many parts of a run are finished, including those of earlier runs, and how many it needs."""
+    if manifest["format"] == manifests.FORMAT_OF_0_1:  # whose parts have no keys, and cannot be read any more
+        total = parts.number(manifest)
+        return total if manifest["status"] == manifests.COMPLETE else 0, total
     wanted = parts.keys(manifest, manifest["replications"])
     if manifest["status"] == manifests.COMPLETE:
         return wanted.distinct, wanted.distinct

@@ -1,13 +1,23 @@
 """The readers: how each is given a file, and files that it can read, from which damaged ones are made."""
 
+import json
 import shutil
 import tarfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import pyarrow as pa
 
 import sim
+from sim.experiment.described import FORMAT
+from sim.experiment.described import NAME as DESIGN
+from sim.kernel.operations import Operation
+from sim.results import manifest, parts, progress
+from sim.results.groups import Gathered, name_of
+from sim.results.record import Record
 from sim.scenario import shipped
 
 MOST_OF_SEED: Final = 1 << 15
@@ -17,6 +27,8 @@ WRITTEN: Final = "fitted.toml"
 """The scenario that a command writes."""
 RESULT: Final = "results-0.1.0"
 """A result directory of the form without hashes, so that damage is not noticed by these at once."""
+GROUP: Final = f"{parts.FOLDER}/*{parts.SUFFIX}"
+"""A group of replications, which is named by its contents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +36,8 @@ class Reader:
     """A command with the name of a file in it, :data:`HERE`, and the suffix of that.
 
     ``package`` and ``data``: patterns of such files in this package and below a directory of test data.  ``inside``:
-    the file is one of a result directory, and the command gets the directory.  ``text`` is one more file.
+    the file is one of a result directory, and the command gets the directory, in which a run goes on if ``running``.
+    ``texts`` are more files, in a result directory the only ones.
     """
 
     command: tuple[str, ...]
@@ -32,20 +45,25 @@ class Reader:
     package: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
     inside: str = ""
-    text: bytes = b""
+    texts: tuple[bytes, ...] = ()
+    running: bool = False
 
     def seeds(self, place: Path, data: Path) -> list[bytes]:
         """Files that it can read and that exist; puts into ``place`` what belongs around an input."""
         if not self.inside:
             found = [path.read_bytes()[:MOST_OF_SEED] for path in self._paths(data)]
-            return [*found, self.text] if self.text else found
+            return [*found, *self.texts]
         archive = data / f"{RESULT}.tar.xz"
         if not archive.exists():
             return []
         with tarfile.open(archive) as packed:
             packed.extractall(place, filter="data")
         shutil.move(place / RESULT, place / "r")
-        return [(place / "r" / self.inside).read_bytes()]
+        (place / "r" / parts.FOLDER).mkdir()
+        if self.running:
+            path = place / "r" / manifest.NAME
+            path.write_text(json.dumps(json.loads(path.read_bytes()) | {"status": manifest.RUNNING}))
+        return list(self.texts) or [(place / "r" / self.inside).read_bytes()]
 
     def _paths(self, data: Path) -> Iterator[Path]:
         if self.command == ("show", HERE):
@@ -57,6 +75,10 @@ class Reader:
     def put(self, content: bytes, place: Path) -> tuple[str, ...]:
         """Writes the input, and gives the command."""
         path = place / "r" / self.inside if self.inside else place / f"input{self.suffix}"
+        if self.inside == GROUP:
+            for earlier in (place / "r").glob(GROUP):
+                earlier.unlink()
+            path = path.with_name(f"{name_of(content)}{parts.SUFFIX}")
         path.write_bytes(content)
         if self.command[0] == "new":  # which has no --force
             (place / WRITTEN).unlink(missing_ok=True)
@@ -66,6 +88,46 @@ class Reader:
 
 def _of_results(name: str) -> Reader:
     return Reader(("compare", HERE, "--json"), Path(name).suffix, inside=name)
+
+
+def _a_design() -> dict[str, Any]:
+    found = {"path": "host.cpus", "low": 2.0, "high": 64.0, "unit": "", "log": True, "whole": True}
+    about = {"kind": "sobol", "n": 8, "ranges": [found], "seed": 1}
+    return {
+        "format": FORMAT,
+        "scenario": "a",
+        "scenario_sha256": "0" * 64,
+        "design": about,
+        "failed": [3, {"point": 4}],
+    }
+
+
+def _progress() -> dict[str, Any]:
+    works = [["a", "free-ssp", 3], ["a", "free-ssp", 4]]
+    said = progress.Progress(3, 12, 1, 2.5, time.time(), 0.25, running=works[:1], failed=works[1:])
+    return {name: getattr(said, name) for name in said.__slots__}
+
+
+def _groups() -> tuple[bytes, bytes]:
+    """Two replications of two strategies, packed and plain: of a packed one most damage is found by its decoder."""
+    found = Gathered()
+    for n in range(2):
+        for name in ("free-ssp", "manual-load"):
+            ledger = [
+                (Operation("vcpu", "load", "WRMSR", 0x1800, 3, level="L1"), 7 + n, 900),
+                (Operation("a", "b", "c"), 1, 9),
+            ]
+            latency = {"wakeup": {(0, 8): 3, (8, 16): 1}}
+            record = Record(
+                "a", "free-ssp", name, n, ledger, {"rate": (1.5, "/s")}, latency, {"wrong-value": n}, "simpy"
+            )
+            found.add(name, record)
+    packed = found.packed().content
+    plain = pa.BufferOutputStream()
+    with pa.ipc.open_file(packed) as file, pa.ipc.new_file(plain, file.schema) as copy:
+        for number in range(file.num_record_batches):
+            copy.write_batch(file.get_batch(number))
+    return packed, plain.getvalue().to_pybytes()
 
 
 DISTRIBUTION: Final = f'threads.pair.syscall={{empirical="{HERE}", column="sleep", unit="us"}}'
@@ -103,7 +165,7 @@ READERS: Final[Mapping[str, Reader]] = {
     "exits of a trace": Reader(("replay", HERE, "--exits"), ".txt", data=TRACES),
     "fit of a trace": Reader(("fit", HERE, "-o", WRITTEN, "--no-check", "--force"), ".txt", data=TRACES),
     "workload of rt-app": Reader(("new", WRITTEN, "--rt-app", HERE), ".json", data=("rt-app/*.json",)),
-    "samples": Reader(("show", "context-switch1", "--set", DISTRIBUTION), ".csv", text=SAMPLES),
+    "samples": Reader(("show", "context-switch1", "--set", DISTRIBUTION), ".csv", texts=(SAMPLES,)),
     "perf kvm stat": Reader(EXITS, ".txt", data=("perf/*.txt",)),
     "manifest": _of_results("manifest.json"),
     "costs.json": _of_results("costs.json"),
@@ -111,4 +173,9 @@ READERS: Final[Mapping[str, Reader]] = {
     "metrics": _of_results("metrics.parquet"),
     "latency": _of_results("latency.parquet"),
     "integrity": _of_results("integrity.parquet"),
+    "design.json": Reader(("status", HERE), ".json", inside=DESIGN, texts=(json.dumps(_a_design()).encode(),)),
+    "progress.json": Reader(
+        ("status", HERE), ".json", inside=progress.NAME, texts=(json.dumps(_progress()).encode(),), running=True
+    ),
+    "replications": Reader(("kept", HERE), parts.SUFFIX, inside=GROUP, texts=_groups()),
 }
