@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError, Executor, Future
 from typing import Any, Final
 
 from sim.errors import InputError
+from sim.experiment.dashboard import page_at
 from sim.experiment.pool import Gone, Outcome, Say, deaths_by_dask
 from sim.experiment.workers import Task, differences, versions, work
 
@@ -52,6 +53,10 @@ def _why_not(error: BaseException) -> str:
             return f"somebody answers there, but TLS fails ({each.reason or each})"
         if "cannot convert to SSL" in str(each):  # Tornado's words where the scheduler's plain text came first
             return "somebody answers there, but not with TLS"
+    if any(isinstance(each, ConnectionResetError) for each in causes):
+        return (
+            "somebody answers there, and ends the connection (of a scheduler with TLS the address is tls://HOST:PORT)"
+        )
     return f"nobody answers ({str(error) or type(error).__name__})"
 
 
@@ -95,7 +100,7 @@ class Cluster:
             raise InputError(f"cluster {address}: {error}") from error
         except (OSError, TimeoutError, ValueError) as error:
             raise InputError(f"cluster {address}: {_why_not(error)}") from error
-        self.dashboard = str(self._client.dashboard_link or "")  # the page is there if bokeh is
+        self.dashboard = page_at(str(self._client.dashboard_link or ""))
         self._look()
         if self._refused and not self._accepted:
             why = next(iter(self._refused.values()))
