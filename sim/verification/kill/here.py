@@ -28,7 +28,7 @@ from sim.verification.kill.victim import REFUSED, killed
 
 SEEDS: Final = (1, 2)
 JOBS: Final = ("1", "2", "3")
-EARLY: Final = 0.25
+EARLY: Final = 0.5
 """How often the other run has its turn after one that was killed."""
 TIMEOUT_S: Final = 300
 TIMED_EVERY: Final = 20
