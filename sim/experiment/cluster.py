@@ -1,16 +1,20 @@
 """Workers on other machines, or started here, by Dask distributed (the extra ``cluster``)."""
 
+import asyncio
 import logging
 import re
+import signal
 import ssl
 import time
 from collections.abc import Mapping
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing.resource_tracker import ensure_running
 from typing import Any, Final
 
 from sim.errors import InputError
 from sim.experiment.dashboard import page_at
-from sim.experiment.pool import Gone, Outcome, Say, deaths_by_dask
+from sim.experiment.pool import Gone, Outcome, Say, deaths_by_dask, quietly
 from sim.experiment.workers import Task, differences, versions, work
 
 LOCAL: Final = re.compile(r"local:([1-9]\d{0,3})", re.ASCII)
@@ -33,6 +37,34 @@ def _connected(kind: Any, where: Any) -> Any:
         client.status = "closed"  # or the end of the process would wait for a connection that never was
         raise
     return client
+
+
+def _started(n: int) -> Any:
+    """A scheduler here with ``n`` workers, which get no Ctrl-C: it is for this process, and they would say a traceback.
+
+    The threads that start processes, also later, inherit the mask of the one that begins.
+    """
+    import dask
+    import distributed
+
+    about = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-ttl": f"{TTL_S} s"}
+    ensure_running()  # or the thread of the first worker would begin it, and take SIGINT again afterwards
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with dask.config.set(about):
+        return distributed.LocalCluster(
+            n_workers=n, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+        )
+
+
+async def _stopped(cluster: Any, limit_s: float) -> None:
+    """Ends the workers that were started here; those that take longer are killed, also if they are stopped."""
+    await asyncio.gather(*(nanny.close(timeout=limit_s) for nanny in cluster.workers.values()))
+
+
+def _end(starting: "Future[Any]") -> None:
+    """Ends what nobody waits for any more, once it has started."""
+    with suppress(Exception):
+        starting.result().close()
 
 
 def _why_not(error: BaseException) -> str:
@@ -72,7 +104,6 @@ class Cluster:
         if not (local and int(local[1]) <= MOST_LOCAL) and not REMOTE.fullmatch(address):
             raise InputError(f"cluster {address!r} (allowed: tcp://HOST:PORT, tls://HOST:PORT, local:N with N to 1024)")
         try:
-            import dask
             import distributed
         except ImportError as error:
             raise InputError(f"cluster {address}: needs Dask: pip install 'fpswitch[cluster]'") from error
@@ -81,31 +112,49 @@ class Cluster:
         for name in LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters there is said here, in a sentence
         self._cluster: Any = None
+        self._client: Any = None
         self._accepted: dict[str, int] = {}
         self._refused: dict[str, str] = {}
         self._looked = 0.0
         self._executor: Executor | None = None
         self._begun: set[Future[Outcome]] = set()
-        if local:
-            about = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-ttl": f"{TTL_S} s"}
-            with dask.config.set(about):
-                self._cluster = distributed.LocalCluster(
-                    n_workers=int(local[1]), threads_per_worker=1, dashboard_address=None, silence_logs=50
-                )
         try:
-            self._client = _connected(distributed.Client, self._cluster or address)
-        except TypeError as error:  # which Dask says of TLS without certificates in its configuration
-            raise InputError(f"cluster {address}: no certificates for it (needed: those of docs/cluster.md)") from error
-        except RuntimeError as error:  # of tcp:// where the configuration asks for TLS
-            raise InputError(f"cluster {address}: {error}") from error
-        except (OSError, TimeoutError, ValueError) as error:
-            raise InputError(f"cluster {address}: {_why_not(error)}") from error
-        self.dashboard = page_at(str(self._client.dashboard_link or ""))
-        self._look()
-        if self._refused and not self._accepted:
-            why = next(iter(self._refused.values()))
+            if local:
+                self._start(int(local[1]))
+            self._connect(distributed.Client)
+            self._look()
+            if self._refused and not self._accepted:
+                raise InputError(f"cluster {address}: {next(iter(self._refused.values()))}")
+        except BaseException:
             self.close(at_once=True)
-            raise InputError(f"cluster {address}: {why}")
+            raise
+
+    def _start(self, n: int) -> None:
+        """Starts ``n`` workers here; an interrupt does not wait for that."""
+        with_no_interrupts = ThreadPoolExecutor(1)
+        starting = with_no_interrupts.submit(_started, n)
+        with_no_interrupts.shutdown(wait=False)
+        try:
+            self._cluster = starting.result()
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"cluster {self.address}: cannot be started ({error})") from error
+        except KeyboardInterrupt:
+            starting.add_done_callback(_end)
+            raise
+
+    def _connect(self, kind: Any) -> None:
+        """Becomes a client of the scheduler."""
+        try:
+            self._client = _connected(kind, self._cluster or self.address)
+        except TypeError as error:  # which Dask says of TLS without certificates in its configuration
+            raise InputError(
+                f"cluster {self.address}: no certificates for it (needed: those of docs/cluster.md)"
+            ) from error
+        except RuntimeError as error:  # of tcp:// where the configuration asks for TLS
+            raise InputError(f"cluster {self.address}: {error}") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"cluster {self.address}: {_why_not(error)}") from error
+        self.dashboard = page_at(str(self._client.dashboard_link or ""))
 
     def _look(self) -> None:
         """Which workers there are, and which of them may work for this driver."""
@@ -167,10 +216,18 @@ class Cluster:
         return Gone(f"the scheduler at {self.address} is gone ({str(error) or type(error).__name__})")
 
     def close(self, *, at_once: bool) -> None:
-        for future in list(self._begun):
-            future.cancel()
-        self._client.close(timeout=1 if at_once else 10)
+        limit_s = 1 if at_once else 10
+        with quietly(at_once=at_once):
+            for future in list(self._begun):
+                future.cancel()
+        if self._client is not None:
+            with quietly(at_once=at_once):
+                self._client.close(timeout=limit_s)
+            self._client.status = "closed"  # or the end of the process would wait for it once more
         if self._cluster is not None:
-            self._cluster.close(timeout=1 if at_once else 10)
+            with quietly(at_once=at_once):
+                self._cluster.sync(_stopped, self._cluster, limit_s / 2)
+            with quietly(at_once=at_once):
+                self._cluster.close(timeout=10)
         for name, level in self._levels.items():
             logging.getLogger(name).setLevel(level)

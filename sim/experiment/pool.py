@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Protocol
 
 from sim.errors import RunError
@@ -38,7 +39,15 @@ class Pool(Protocol):
         """A worker has refused a task; raises :class:`Gone` if there is none that would do it."""
 
     def close(self, *, at_once: bool) -> None:
-        """Ends what it began; ``at_once`` without waiting for tasks, which may take minutes."""
+        """Ends what it began; ``at_once`` without waiting for tasks, which may take minutes.
+
+        Raises nothing (:func:`quietly`), but an interrupt if not ``at_once``.
+        """
+
+
+def quietly(*, at_once: bool) -> "suppress":
+    """What goes wrong while a pool ends is no news: there is a result, or, ``at_once``, an error that says more."""
+    return suppress(BaseException if at_once else Exception)
 
 
 def deaths_by_dask(error: BaseException) -> int:

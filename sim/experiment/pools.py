@@ -4,7 +4,7 @@ import os
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 
 from sim.experiment.cluster import Cluster
-from sim.experiment.pool import Gone, Outcome, Pool, Say, deaths_by_dask
+from sim.experiment.pool import Gone, Outcome, Pool, Say, deaths_by_dask, quietly
 from sim.experiment.processes import Processes
 from sim.experiment.workers import Task, work
 
@@ -58,5 +58,6 @@ class Given:
         raise Gone(why)
 
     def close(self, *, at_once: bool) -> None:
-        for future in list(self._begun):
-            future.cancel()
+        with quietly(at_once=at_once):
+            for future in list(self._begun):
+                future.cancel()

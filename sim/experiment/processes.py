@@ -6,7 +6,7 @@ from collections.abc import MutableSequence
 from concurrent.futures import Future
 from functools import partial
 
-from sim.experiment.pool import Gone, Outcome
+from sim.experiment.pool import Gone, Outcome, quietly
 from sim.experiment.workers import Task, in_flight, work
 from sim.processes import Died, NotStarted, Workers
 from sim.results.progress import EVERY_S
@@ -48,7 +48,8 @@ class Processes:
         raise Gone(f"{why}: it has changed since this run began")
 
     def close(self, *, at_once: bool) -> None:
-        self._workers.close(at_once=at_once)
+        with quietly(at_once=at_once):
+            self._workers.close(at_once=at_once)
 
 
 def _tell(far: MutableSequence[float], number: int) -> None:

@@ -105,8 +105,7 @@ class Running:
             self._fails(manifests.FAILED, str(error))
             raise RunError(f"{error}, after {self._how_far()}") from error
         except OSError as error:  # the disk is full, read-only, or gone
-            with suppress(OSError):
-                self._fails(manifests.FAILED, str(error))
+            self._fails(manifests.FAILED, str(error))
             file = f"{error.filename}: " if error.filename else ""
             raise RunError(f"{file}cannot be written ({error.strerror or error}) after {self._how_far()}") from error
         except BaseException as error:
@@ -300,7 +299,8 @@ class Running:
     def _fails(self, status: str, error: str | None = None) -> None:
         self._told.close()
         if self._directory is not None and self._directory.begun:
-            self._directory.end(status, error)
+            with suppress(OSError):  # the disk is full, read-only, or gone: what ended the run says more
+                self._directory.end(status, error)
 
     def _how_far(self) -> str:
         finished = self._finished()
