@@ -7,8 +7,9 @@ import signal
 import ssl
 import time
 from collections.abc import Mapping
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing.resource_tracker import ensure_running
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ MOST_LOCAL: Final = 1024
 CONNECT_S: Final = 20
 LOOK_S: Final = 1.0
 """How often the scheduler is asked which workers it has."""
+ANSWER_S: Final = 10.0
+"""Seconds after which it is told that the scheduler, or a worker, does not answer; nothing waits longer for them."""
 LOGGERS: Final = ("distributed", "distributed.client")
 TTL_S: Final = 60
 """Seconds without a sign of life after which a worker started here counts as dead; Dask's own are 300."""
@@ -92,11 +95,25 @@ def _why_not(error: BaseException) -> str:
     return f"nobody answers ({str(error) or type(error).__name__})"
 
 
+@dataclass(slots=True)
+class _Asked:
+    """A worker that has not said yet what it is."""
+
+    answer: "Future[Any] | None" = None
+    at: float = field(default_factory=time.monotonic)
+    is_told: bool = False
+
+    def cancel(self) -> None:
+        if self.answer is not None:
+            self.answer.cancel()
+
+
 class Cluster:
     """The workers of a Dask scheduler at ``tcp://HOST:PORT`` (or tls), or of one that is started here (``local:N``).
 
     Raises :class:`InputError` for another address, without Dask, if nobody answers, and if all workers that are there
-    have another version of what numbers depend on; those that have are given nothing to do, and ``say`` tells which.
+    have another version of what numbers depend on; those that have, or do not answer, are given nothing to do, and
+    ``say`` tells which.
     """
 
     def __init__(self, address: str, say: Say) -> None:
@@ -115,16 +132,17 @@ class Cluster:
         self._client: Any = None
         self._accepted: dict[str, int] = {}
         self._refused: dict[str, str] = {}
-        self._looked = 0.0
+        self._asked: dict[str, _Asked] = {}
+        self._looked, self._is_silent = 0.0, False
         self._executor: Executor | None = None
-        self._begun: set[Future[Outcome]] = set()
+        self._only: frozenset[str] = frozenset()
+        self._begun: dict[Future[Outcome], frozenset[str]] = {}
+        self._stranded = 0
         try:
             if local:
                 self._start(int(local[1]))
             self._connect(distributed.Client)
-            self._look()
-            if self._refused and not self._accepted:
-                raise InputError(f"cluster {address}: {next(iter(self._refused.values()))}")
+            self._look_first()
         except BaseException:
             self.close(at_once=True)
             raise
@@ -156,60 +174,118 @@ class Cluster:
             raise InputError(f"cluster {self.address}: {_why_not(error)}") from error
         self.dashboard = page_at(str(self._client.dashboard_link or ""))
 
-    def _look(self) -> None:
-        """Which workers there are, and which of them may work for this driver."""
+    def _look_first(self) -> None:
+        try:
+            self._look(wait_s=ANSWER_S)
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"cluster {self.address}: {_why_not(error)}") from error
+        if self._accepted:
+            return
+        if self._refused and not self._asked:
+            raise InputError(f"cluster {self.address}: {next(iter(self._refused.values()))}")
+        self._say(f"{self.address} has no worker yet; this waits for one")
+
+    def _look(self, wait_s: float = 0.0) -> None:
+        """Which workers there are, and which of them may work for this driver.
+
+        A worker is asked, and its answer is taken when it is there: one that hangs holds up nobody.
+        """
+        try:
+            there: Mapping[str, int] = self._client.nthreads(callback_timeout=ANSWER_S)
+        except TimeoutError:
+            if not self._is_silent:
+                self._say(f"the scheduler at {self.address} has not answered for {ANSWER_S:g} s; this waits for it")
+            self._is_silent, self._looked = True, time.monotonic()
+            return
+        self._is_silent = False
+        for address in self._asked.keys() - there.keys():
+            self._asked.pop(address).cancel()
+        self._refused = {address: why for address, why in self._refused.items() if address in there}
+        for address in there.keys() - self._accepted.keys() - self._refused.keys():
+            asked = self._asked.setdefault(address, _Asked())
+            if asked.answer is None:
+                asked.answer = self._ask(address)
+        wait([asked.answer for asked in self._asked.values() if asked.answer], timeout=wait_s)
+        answered = {address for address, asked in list(self._asked.items()) if self._has_answered(address, asked)}
+        self._take(
+            {address: n for address, n in there.items() if address in answered or address in self._accepted},
+            all_of_them=not self._refused and not self._asked,
+        )
         self._looked = time.monotonic()
-        there: Mapping[str, int] = self._client.nthreads()
-        before = self._accepted.keys() | self._refused.keys()
-        new = [address for address in there if address not in before]
-        theirs: Mapping[str, Any] = self._client.run(versions, workers=new, on_error="return") if new else {}
-        for address, found in theirs.items():
-            if isinstance(found, Mapping):
-                other = differences(found, versions())
-                why = f"the worker {address} is refused: it has {other}" if other else ""
-            else:
-                why = f"the worker {address} is refused: it has no fpswitch ({found})"
-            if why:
-                self._refused[address] = why
-                self._say(why)
-        accepted = {address: n for address, n in there.items() if address not in self._refused}
-        if accepted.keys() != self._accepted.keys() and self._executor is not None and self._refused:
-            self._executor = None
+
+    def _ask(self, address: str) -> "Future[Any]":
+        question = self._client.run(versions, workers=[address], on_error="return", asynchronous=True)
+        return asyncio.run_coroutine_threadsafe(question, self._client.loop.asyncio_loop)
+
+    def _has_answered(self, address: str, asked: _Asked) -> bool:
+        """Whether a worker has said that it has what this driver has; one that has something else is refused."""
+        why = ""
+        if asked.answer is not None and asked.answer.done():
+            found = asked.answer.exception() or asked.answer.result().get(address)
+            if not isinstance(found, OSError):
+                del self._asked[address]
+                if not isinstance(found, Mapping):
+                    why = f"it has no fpswitch ({found})"
+                elif other := differences(found, versions()):
+                    why = f"it has {other}"
+                if why:
+                    self._refused[address] = f"the worker {address} is refused: {why}"
+                    self._say(self._refused[address])
+                return not why
+            asked.answer, why = None, f" ({found})"  # it is asked again
+        if not asked.is_told and time.monotonic() - asked.at >= ANSWER_S:
+            asked.is_told = True
+            self._say(
+                f"the worker {address} has not answered for {ANSWER_S:g} s{why}; it gets nothing to do until it does"
+            )
+        return False
+
+    def _take(self, accepted: dict[str, int], *, all_of_them: bool) -> None:
+        """Uses these workers; where there are others, tasks are for these alone, lest Dask move them to the others."""
+        only = frozenset() if all_of_them else frozenset(accepted)
+        if only != self._only:
+            self._executor, self._only = None, only
         if not accepted and self._accepted:
             self._say(f"{self.address} has no worker left; this waits for one")
         self._accepted = accepted
+        for future, allowed in list(self._begun.items()):
+            if allowed and not allowed & accepted.keys() and future.cancel():
+                self._stranded += 1
 
     def workers(self) -> int:
         if time.monotonic() - self._looked > LOOK_S:
             try:
                 self._look()
-            except (OSError, RuntimeError, TimeoutError) as error:
+            except (OSError, RuntimeError) as error:
                 raise self._gone(error) from error
         return sum(self._accepted.values())
 
     def submit(self, task: Task) -> "Future[Outcome]":
         if self._executor is None:
-            only: dict[str, Any] = {"workers": list(self._accepted), "allow_other_workers": True}
-            self._executor = self._client.get_executor(pure=False, retries=0, **(only if self._refused else {}))
+            only: dict[str, Any] = {"workers": list(self._only), "allow_other_workers": False}
+            self._executor = self._client.get_executor(pure=False, retries=0, **(only if self._only else {}))
         try:
             future: Future[Outcome] = self._executor.submit(work, task)
         except (OSError, RuntimeError) as error:
             raise self._gone(error) from error
-        self._begun.add(future)
-        future.add_done_callback(self._begun.discard)
+        self._begun[future] = self._only
+        future.add_done_callback(lambda done: self._begun.pop(done, None))
         return future
 
     def in_flight(self) -> float:
         return 0.0
 
     def deaths(self, error: BaseException) -> int:
+        if isinstance(error, CancelledError) and self._stranded:  # all workers that it was for are gone
+            self._stranded -= 1
+            return 1
         if isinstance(error, CancelledError | OSError) or type(error).__name__ == "FutureCancelledError":
             raise self._gone(error) from error
         return deaths_by_dask(error)
 
     def refuse(self, why: str) -> None:
         self._looked = 0.0
-        if not self.workers():
+        if not self.workers() and not self._asked:
             raise Gone(why)
 
     def _gone(self, error: BaseException) -> Gone:
@@ -220,6 +296,8 @@ class Cluster:
         with quietly(at_once=at_once):
             for future in list(self._begun):
                 future.cancel()
+            for asked in self._asked.values():
+                asked.cancel()
         if self._client is not None:
             with quietly(at_once=at_once):
                 self._client.close(timeout=limit_s)

@@ -4,6 +4,7 @@ A group takes a second or more, by what replications of its case took so far, so
 what is in flight, and would be lost with the driver, is two groups for each worker.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -76,11 +77,13 @@ class Dispatcher:
         """The records of all works, in any order, and as they come; those that fail are left out."""
         waiting, suspects = _Waiting(works), deque[Work]()
         while waiting or suspects or self._flying:
-            if suspects and not self._flying:
+            if suspects and not self._flying and self.pool.workers():
                 self._send((suspects.popleft(),))
-            while waiting and not suspects and len(self._flying) < IN_FLIGHT * max(1, self.pool.workers()):
+            while waiting and not suspects and len(self._flying) < IN_FLIGHT * self.pool.workers():
                 self._send(self._group(waiting))
             self.tick()
+            if not self._flying and (waiting or suspects):  # there is no worker
+                time.sleep(LOOK_S)
             alone = len(self._flying) == 1
             done, _ = wait(self._flying, timeout=LOOK_S, return_when=FIRST_COMPLETED)
             for future in [each for each in self._flying if each in done]:  # in the order in which they were sent
