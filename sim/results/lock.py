@@ -50,6 +50,7 @@ class Lock:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.exists(self._path) and os.path.samestat(os.fstat(file), os.stat(self._path)):
+                    _held[file] = self
                     return file
             except BlockingIOError:
                 holder = _holder(file)
@@ -68,8 +69,14 @@ class Lock:
         if self._file >= 0:
             with suppress(OSError):  # the lock ends with the descriptor
                 self._path.unlink(missing_ok=True)
+            del _held[self._file]
             os.close(self._file)
             self._file = -1
+
+    def leave(self) -> None:
+        """Leaves it to the process that this one was forked from: a lock lasts until all have closed it (flock(2))."""
+        os.close(self._file)
+        self._file = -1
 
     def __enter__(self) -> Self:
         return self
@@ -78,6 +85,18 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+_held: Final[dict[int, Lock]] = {}
+"""By their descriptors."""
+
+
+def _leave_all() -> None:
+    while _held:
+        _held.popitem()[1].leave()
+
+
+os.register_at_fork(after_in_child=_leave_all)
 
 
 def here() -> str:
