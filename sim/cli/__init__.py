@@ -99,13 +99,36 @@ def main(arguments: list[str] | None = None) -> Any:
     """Runs the command line; a wrong input is one message on standard error and exit status 2.
 
     A broken pipe ends it quietly (click sees to that); if the output cannot be written for another reason, that is one
-    message and exit status 1.
+    message and exit status 1.  What cannot be written to standard error changes nothing.
     """
+    if sys.stderr is sys.__stderr__:  # as it is without a test or a notebook around
+        sys.stderr = _standard_error()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what a terminal's encoding lacks is no reason to end
     with messages():
         return cli.main(args=arguments, prog_name="fpswitch")
+
+
+class _Lossy(io.FileIO):
+    """What cannot be written to it is lost."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def _standard_error() -> io.TextIOWrapper:
+    """Standard error, which may have been closed from the start, or may be a pipe that nobody reads any more."""
+    before = sys.stderr
+    if before is None:
+        return open(os.devnull, "w")
+    with suppress(OSError):
+        before.flush()
+    buffer = io.BufferedWriter(_Lossy(before.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(buffer, encoding=before.encoding, errors="backslashreplace", line_buffering=True)
 
 
 @contextmanager

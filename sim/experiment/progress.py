@@ -39,12 +39,12 @@ def every(seconds: float, what: Callable[[], None]) -> Iterator[None]:
 class Progress:
     """A bar of replications on standard error, where that is a terminal, and sentences there.
 
-    Nothing is written where it is not ``shown``; ``notes`` has the sentences all the same.
+    Nothing is written where it is not ``shown``, or nobody reads it any more; ``notes`` has the sentences all the same.
     """
 
     def __init__(self, *, shown: bool) -> None:
         self.notes: list[str] = []
-        self._shown = shown
+        self._shown = shown and sys.stderr is not None  # which it is where it was closed from the start
         self._bar: tqdm[Any] | None = None
         self._total = self._done = 0
         self._moving = Lock()
@@ -104,7 +104,8 @@ class Progress:
                 self._write(f"fpswitch: {note}")
 
     def _write(self, text: str) -> None:
-        if self._bar is None or self._bar.disable:
-            print(text, file=sys.stderr)
-        else:
-            self._bar.write(text, file=sys.stderr)
+        with suppress(OSError, ValueError):  # a pipe or a terminal that is gone, a full disk, a closed file
+            if self._bar is None or self._bar.disable:
+                print(text, file=sys.stderr)
+            else:
+                self._bar.write(text, file=sys.stderr)
