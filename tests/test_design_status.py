@@ -13,7 +13,7 @@ from command import run_json
 
 from sim import experiment
 from sim.experiment.design import Design
-from sim.experiment.designs import point_name
+from sim.experiment.points import point_name
 from sim.results import manifest as manifests
 from sim.results import progress, schema
 from sim.results.lock import Lock

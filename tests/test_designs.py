@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from sim import experiment
 from sim.analysis.by_point import by_value, own_costs
-from sim.errors import InputError, RunError
+from sim.errors import InputError
 from sim.experiment.design import Design, Range
-from sim.experiment.designs import point_name
+from sim.experiment.points import point_name
 from sim.results import load
 
 SMALL = """
@@ -179,14 +179,14 @@ def test_a_design_that_was_interrupted_goes_on_and_leaves_the_same_bytes(run, tm
     run("whole")
     calls = []
 
-    def fails(*work):
+    def interrupts(*work):
         calls.append(work)
         if len(calls) == 14:
-            raise ZeroDivisionError("no")
+            raise KeyboardInterrupt
         return fake_host.simulate(*work)
 
-    with pytest.raises(RunError):
-        run("d", simulate=fails)
+    with pytest.raises(experiment.Interrupted, match="after 4 of 8 points"):
+        run("d", simulate=interrupts)
     assert not (tmp_path / "d" / "points.parquet").exists()
     before = len(calls)
     run("d", simulate=lambda *work: calls.append(work) or fake_host.simulate(*work))

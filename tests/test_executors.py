@@ -14,7 +14,7 @@ from command import run as run_command
 
 from sim.errors import InputError, RunError
 from sim.experiment import workers
-from sim.experiment.dispatch import Dispatcher
+from sim.experiment.dispatch import Dispatcher, Lane
 from sim.experiment.pools import Given
 from sim.processes import TRIES
 from sim.results import groups, load, parts
@@ -94,6 +94,11 @@ class Timed:
         return future
 
 
+def sent(pool, *lanes):
+    """What comes back of each."""
+    return Dispatcher(pool, print, list).groups(iter(lanes))
+
+
 @pytest.mark.parametrize(("seconds", "least"), [(0.001, 900), (0.05, 20), (0.4, 3), (3, 1)])
 def test_replications_go_out_in_groups_of_a_second_or_more_and_each_once(scenario, seconds, least):
     from sim.scenario.cases import cases
@@ -103,7 +108,7 @@ def test_replications_go_out_in_groups_of_a_second_or_more_and_each_once(scenari
     of_scenario = cases(read(scenario))
     works = [(case.name, "free-ssp", ("free-ssp",), n) for case in of_scenario for n in range(2500)]
     keys = {(case.name, "free-ssp", "free-ssp"): "0" * 32 for case in of_scenario}
-    found = list(Dispatcher(of_scenario, keys, pool, print, list).groups(works))
+    found = list(sent(pool, Lane(of_scenario, keys, iter([works]), list)))
     assert len(found) == len(pool.groups)
     assert sorted(work for group in pool.groups for work in group) == sorted(works)
     assert max(map(len, pool.groups)) >= least
@@ -129,7 +134,7 @@ def test_however_little_replications_take_no_more_records_come_together_than_are
         found = list(workers.here(works, [case], keys, fake_host.simulate))
         numbers = [sum(len(batch.replications) for batch in group.batches()) for group in found]
     else:
-        list(Dispatcher([case], keys, pool := Timed(0.0001), print, list).groups(works))
+        list(sent(pool := Timed(0.0001), Lane([case], keys, iter([works]), list)))
         numbers = [2 * len(group) for group in pool.groups]
     assert (sum(numbers), max(numbers)) == (80, 10)
     assert 10 * workers.MOST_OF_GROUP <= groups.MOST_RECORDS
@@ -206,6 +211,7 @@ def test_few_tasks_are_with_an_executor_at_a_time(scenario):
 
     with ThreadPoolExecutor(2) as executor:
         keys = {(of_scenario[0].name, "free-ssp", "free-ssp"): "0" * 32}
-        dispatcher = Dispatcher(of_scenario, keys, Given(executor, 1), print, list, slow)
-        most = max(len(dispatcher._flying) for _ in dispatcher.groups(works))
+        dispatcher = Dispatcher(Given(executor, 1), print, list)
+        lane = Lane(of_scenario, keys, iter([works]), list, slow)
+        most = max(len(dispatcher._flying) for _ in dispatcher.groups(iter([lane])))
     assert most <= 4

@@ -140,12 +140,3 @@ class Design:
         sampler = qmc.Sobol if self.kind == "sobol" else qmc.LatinHypercube
         for shares in sampler(len(self.ranges), rng=self.seed).random(self.n).tolist():
             yield {each.path: each.value(share) for each, share in zip(self.ranges, shares, strict=True)}
-
-
-def extremes(design: Design, points: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The points in which a range has its least or its greatest value: where a scenario becomes impossible first."""
-    found: dict[int, None] = {0: None}
-    for each in design.ranges:
-        numbers = [each.number(point[each.path]) for point in points]
-        found[numbers.index(min(numbers))] = found[numbers.index(max(numbers))] = None
-    return list(found)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from sim.bounded import content
 from sim.errors import InputError
 from sim.experiment.described import described
-from sim.experiment.designs import POINTS, POINTS_TABLE, point_name
+from sim.experiment.points import POINTS, POINTS_TABLE, point_name
 from sim.results import lock, progress
 from sim.results import manifest as manifests
 from sim.results.lock import Driver

@@ -1,13 +1,14 @@
 """Which replications go out when: in groups that are worth a message, and alone once a worker has died of one.
 
 A group takes a second or more, by what replications of its case took so far, so that messages cost little beside it;
-what is in flight, and would be lost with the driver, is two groups for each worker.
+what is in flight, and would be lost with the driver, is two groups for each worker.  Several runs share a pool: the
+first one goes first, and what it leaves of the workers the next one has.
 """
 
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, Protocol
@@ -23,6 +24,8 @@ IN_FLIGHT: Final = 2
 """Groups for each worker: one that runs, and one that waits."""
 LOOK_S: Final = 1.0
 """How often it is looked whether there are more workers."""
+MOST_LANES: Final = 128
+"""Runs that share a pool at a time: each has files open."""
 
 
 class Works(Protocol):
@@ -55,91 +58,175 @@ class _Waiting:
         self._works = chain(works, self._works)
 
 
-@dataclass(slots=True)
-class Dispatcher:
-    """Sends replications of ``cases`` to a pool; ``failed`` are those of which workers died :data:`TRIES` times."""
+@dataclass(slots=True, eq=False)
+class Lane:
+    """What one run sends to a pool: replications of ``cases``; ``failed`` are those of which workers died
+    :data:`TRIES` times.
+
+    ``works`` gives what is to be run, and more when all of that has been taken.  What a replication raises is raised
+    there.
+    """
 
     cases: Sequence[Case]
     keys: Mapping[Series, str]
-    pool: Pool
-    say: Say
-    tick: Callable[[], None]
-    """Called every second or so, whatever happens."""
+    works: Generator[Works, None, object]
+    take: Callable[[Group], None]
+    """What keeps the records that come back."""
     simulate: Simulate | None = None
     failed: list[Work] = field(default_factory=list)
+    out: int = 0
+    """Groups that are with workers."""
+    has_ended: bool = False
+    _waiting: _Waiting = field(default_factory=lambda: _Waiting(()))
     _contents: dict[str, bytes] = field(default_factory=dict)
-    _seconds: dict[str, float] = field(default_factory=dict)
-    _refusals: set[str] = field(default_factory=set)
-    _tries: dict[Work, int] = field(default_factory=dict)
-    _flying: "dict[Future[Outcome], tuple[Work, ...]]" = field(default_factory=dict)
 
-    def groups(self, works: Works) -> Iterator[Group]:
-        """The records of all works, in any order, and as they come; those that fail are left out."""
-        waiting, suspects = _Waiting(works), deque[Work]()
-        while waiting or suspects or self._flying:
-            if suspects and not self._flying and self.pool.workers():
-                self._send((suspects.popleft(),))
-            while waiting and not suspects and len(self._flying) < IN_FLIGHT * self.pool.workers():
-                self._send(self._group(waiting))
-            self.tick()
-            if not self._flying and (waiting or suspects):  # there is no worker
-                time.sleep(LOOK_S)
-            alone = len(self._flying) == 1
-            done, _ = wait(self._flying, timeout=LOOK_S, return_when=FIRST_COMPLETED)
-            for future in [each for each in self._flying if each in done]:  # in the order in which they were sent
-                group = self._flying.pop(future)
-                error = None if future.cancelled() else future.exception()
-                if error is not None or future.cancelled():
-                    suspects.extend(self._again(future, group, alone=alone))
-                elif isinstance(outcome := future.result(), Refused):
-                    self.pool.refuse(outcome.why)
-                    if outcome.why not in self._refusals:  # a pool may ask such a worker again and again
-                        self._refusals.add(outcome.why)
-                        self.say(outcome.why)
-                    waiting.put_back(group)
-                else:
-                    for (case, *_), seconds in zip(group, outcome.seconds, strict=True):
-                        self._seconds[case] = (self._seconds.get(case, seconds) + seconds) / 2
-                    yield outcome.group
+    def goes_on(self) -> bool:
+        """Whether there is something to send at present."""
+        while not (self._waiting or self.out or self.has_ended):
+            self.has_ended = True  # also if that raises
+            if (works := next(self.works, None)) is not None:
+                self.has_ended, self._waiting = False, _Waiting(works)
+        return bool(self._waiting)
 
-    def in_flight(self) -> Iterator[Work]:
-        """What is with the workers."""
-        return chain.from_iterable(self._flying.values())
+    def fail(self, error: BaseException) -> None:
+        """Ends it; raises the error, or what its ``works`` make of it, if they do."""
+        self.has_ended, self._waiting = True, _Waiting(())
+        with suppress(StopIteration):
+            self.works.throw(error)
 
-    def _group(self, waiting: "_Waiting") -> tuple[Work, ...]:
-        """What goes out next, without leaving other workers idle at the end."""
-        most = max(1, len(waiting) // (IN_FLIGHT * max(1, self.pool.workers())))
+    def put_back(self, works: Sequence[Work]) -> None:
+        """These go out again."""
+        self._waiting.put_back(works)
+
+    def group(self, workers: int, seconds: Mapping[str, float]) -> tuple[Work, ...]:
+        """What goes out next, without leaving other workers idle at the end; ``seconds`` are what a replication of a
+        case takes, as far as that is known.
+        """
+        most = max(1, len(self._waiting) // (IN_FLIGHT * workers))
         group: list[Work] = []
-        seconds, records = 0.0, 0
-        while waiting and len(group) < most and seconds < GROUP_S and records < MOST_OF_GROUP:
-            for work in waiting.take():
+        taken, records = 0.0, 0
+        while self._waiting and len(group) < most and taken < GROUP_S and records < MOST_OF_GROUP:
+            for work in self._waiting.take():
                 group.append(work)
                 records += len(work[2])
-                seconds += self._seconds.get(work[0], GROUP_S)
+                taken += seconds.get(work[0], GROUP_S)
         return tuple(group)
 
-    def _send(self, group: tuple[Work, ...]) -> None:
-        if not group:
-            return
+    def task(self, group: tuple[Work, ...]) -> Task:
+        """These replications as a worker gets them."""
         if not self._contents:
             self._contents = pickled(self.cases)
         cases = {case: self._contents[case] for case, *_ in group}
         series = {(case, by, name) for case, by, names, _ in group for name in names}
-        keys = {each: self.keys[each] for each in series}
-        self._flying[self.pool.submit(Task(group, cases, keys, versions(), self.simulate))] = group
+        return Task(group, cases, {each: self.keys[each] for each in series}, versions(), self.simulate)
 
-    def _again(self, future: "Future[Outcome]", group: tuple[Work, ...], *, alone: bool) -> Iterator[Work]:
-        """What of a group that failed is tried again; raises what it raised if no worker died of it."""
+
+@dataclass(slots=True)
+class Dispatcher:
+    """Sends replications to a pool."""
+
+    pool: Pool
+    say: Say
+    tick: Callable[[], None]
+    """Called every second or so, whatever happens."""
+    _seconds: MutableMapping[str, float] = field(default_factory=dict)
+    _refusals: set[str] = field(default_factory=set)
+    _tries: dict[tuple[Lane, Work], int] = field(default_factory=dict)
+    _lanes: list[Lane] = field(default_factory=list)
+    _suspects: deque[tuple[Lane, Work]] = field(default_factory=deque)
+    _flying: "dict[Future[Outcome], tuple[Lane, tuple[Work, ...]]]" = field(default_factory=dict)
+
+    def groups(self, lanes: Iterator[Lane]) -> Iterator[tuple[Lane, Group]]:
+        """The records of all works of all lanes, in any order, and as they come; those that fail are left out.
+
+        A lane is asked for when the earlier ones have nothing to send at present.
+        """
+        while True:
+            self._send_some(lanes)
+            if not self._flying:
+                return
+            self.tick()
+            alone = len(self._flying) == 1
+            done, _ = wait(self._flying, timeout=LOOK_S, return_when=FIRST_COMPLETED)
+            for future in [each for each in self._flying if each in done]:  # in the order in which they were sent
+                lane, group = self._flying.pop(future)
+                lane.out -= 1
+                if (found := self._found(future, lane, group, alone=alone)) is not None:
+                    yield lane, found
+
+    def _found(self, future: "Future[Outcome]", lane: Lane, group: tuple[Work, ...], *, alone: bool) -> Group | None:
+        """The records that a worker has sent, if it has, and anybody wants them."""
+        error = None if future.cancelled() else future.exception()
+        if error is not None or future.cancelled():
+            self._again(future, lane, group, alone=alone)
+        elif isinstance(outcome := future.result(), Refused):
+            self.pool.refuse(outcome.why)
+            if outcome.why not in self._refusals:  # a pool may ask such a worker again and again
+                self._refusals.add(outcome.why)
+                self.say(outcome.why)
+            lane.put_back(() if lane.has_ended else group)
+        elif not lane.has_ended:
+            for (case, *_), seconds in zip(group, outcome.seconds, strict=True):
+                self._seconds[case] = (self._seconds.get(case, seconds) + seconds) / 2
+            return outcome.group
+        return None
+
+    def fail(self, error: BaseException) -> None:
+        """Ends all lanes."""
+        for lane in self._lanes:
+            if not lane.has_ended:
+                with suppress(Exception):
+                    lane.fail(error)
+
+    def in_flight(self) -> Iterator[Work]:
+        """What is with the workers."""
+        return chain.from_iterable(group for _, group in self._flying.values())
+
+    def _send_some(self, lanes: Iterator[Lane]) -> None:
+        """As much as workers need; a suspect only if nothing else is with them."""
+        while self._suspects:
+            if self._flying:
+                return
+            lane, work = self._suspects.popleft()
+            if not lane.has_ended:
+                self._send(lane, (work,))
+        while len(self._flying) < IN_FLIGHT * (workers := max(1, self.pool.workers())):
+            if (following := self._next(lanes)) is None:
+                return
+            if group := following.group(workers, self._seconds):
+                self._send(following, group)
+
+    def _next(self, lanes: Iterator[Lane]) -> Lane | None:
+        """The first lane that has something to send."""
+        for lane in self._lanes:
+            if lane.goes_on():
+                return lane
+        self._lanes = [lane for lane in self._lanes if not lane.has_ended]
+        while len(self._lanes) < MOST_LANES and (new := next(lanes, None)) is not None:
+            self._lanes.append(new)
+            if new.goes_on():
+                return new
+            if new.has_ended:
+                self._lanes.pop()
+        return None
+
+    def _send(self, lane: Lane, group: tuple[Work, ...]) -> None:
+        self._flying[self.pool.submit(lane.task(group))] = lane, group
+        lane.out += 1
+
+    def _again(self, future: "Future[Outcome]", lane: Lane, group: tuple[Work, ...], *, alone: bool) -> None:
+        """What of a group that failed is tried again; its lane fails if no worker died of it."""
         try:
             future.result()
         except BaseException as error:
-            deaths = self.pool.deaths(error)
-            if not deaths:
-                raise
-        for work in group:
+            if not (deaths := self.pool.deaths(error)):
+                if not lane.has_ended:
+                    lane.fail(error)
+                return
+        for work in () if lane.has_ended else group:
             sure = alone and len(group) == 1
-            self._tries[work] = self._tries.get(work, 0) + (deaths if sure else 1)
-            if sure and self._tries[work] >= TRIES:
-                self.failed.append(work)
+            self._tries[lane, work] = self._tries.get((lane, work), 0) + (deaths if sure else 1)
+            if sure and self._tries[lane, work] >= TRIES:
+                lane.failed.append(work)
             else:
-                yield work
+                self._suspects.append((lane, work))

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, compress, islice
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from sim.engine.choice import prepare
 from sim.errors import Interrupted, RunError
 from sim.experiment import keeping, stopping
-from sim.experiment.dispatch import Dispatcher
+from sim.experiment.dispatch import Dispatcher, Lane, Works
 from sim.experiment.keeping import Experiment
-from sim.experiment.pool import Gone, Pool
+from sim.experiment.pool import Gone
 from sim.experiment.pools import pool_of
 from sim.experiment.progress import Progress, every
 from sim.experiment.workers import Simulate, Work, here, in_flight, named, simulated
@@ -50,8 +50,10 @@ class Where:
     executor: Executor | None = None
     cluster: str | None = None
     simulate: Simulate | None = None
-    pool: Pool | None = None
-    """One that is there already, and stays."""
+
+
+class Unwritten(RunError):
+    """A run whose results cannot be kept, through no fault of a replication."""
 
 
 class _Died(RunError):
@@ -69,6 +71,7 @@ class Running:
         self._there = Shelf()
         self._ran: dict[str, set[str]] = {}
         self._dispatcher: Dispatcher | None = None
+        self._failed: list[Work] = []
         self._telling = Lock()
         self._began, self._told_at, self._count, self._before = time.monotonic(), 0.0, 0, 0
         self._directory = _opened(out, self._manifest) if out is not None else None
@@ -95,33 +98,51 @@ class Running:
     def results(self, where: Where) -> Results:
         """Runs what is missing, and gives what was asked for."""
         before = self._there.end
-        try:
-            self._simulate(where)
+        with self._ending():
+            self._start()
+            with closing(self._groups(where)) as groups:
+                for group in groups:
+                    self.take(group)
+                    self._tell()
             return self._ended(before)
+
+    def lane(self, works: Generator[Works, None, object], simulate: Simulate | None) -> Lane:
+        """Its replications, for a pool."""
+        return Lane(self._asked.cases, self._keys.series, works, self.take, simulate, self._failed)
+
+    def works(self) -> Generator[Missing, None, Results]:
+        """The same as :meth:`results` where others run what is missing: what that is, for its :meth:`lane`."""
+        before = self._there.end
+        with self._ending():
+            self._start()
+            yield from self._sent()
+            return self._ended(before)
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """An error meanwhile ends the run, of which the directory says so, and the message how far it is."""
+        try:
+            yield
         except KeyboardInterrupt:
             self._fails(manifests.INTERRUPTED)
             raise Interrupted(f"interrupted after {self._how_far()}") from None
         except (Gone, _Died) as error:
             self._fails(manifests.FAILED, str(error))
-            raise RunError(f"{error}, after {self._how_far()}") from error
+            raise Gone(f"{error}, after {self._how_far()}") from error
         except OSError as error:  # the disk is full, read-only, or gone
             self._fails(manifests.FAILED, str(error))
             file = f"{error.filename}: " if error.filename else ""
-            raise RunError(f"{file}cannot be written ({error.strerror or error}) after {self._how_far()}") from error
+            raise Unwritten(f"{file}cannot be written ({error.strerror or error}) after {self._how_far()}") from error
         except BaseException as error:
             self._fails(manifests.FAILED, "".join(traceback.format_exception(error)))
             raise
 
-    def _simulate(self, where: Where) -> None:
+    def _start(self) -> None:
         self._count = self._before = self._finished()
         self._told.start(len(self._keys.up_to(self._rule.looks[0])), self._count)
-        with closing(self._groups(where)) as groups:
-            for group in groups:
-                self._take(group)
-                self._tell()
-        self._told.close()
 
-    def _take(self, group: Group) -> None:
+    def take(self, group: Group) -> None:
+        """Keeps what has been run."""
         if self._directory is not None:
             self._directory.keep(group)
         new = self._there.add(group)
@@ -159,38 +180,37 @@ class Running:
                 workers=pool.workers() if pool else 1,
                 dashboard=pool.dashboard if pool else "",
                 running=[(case, by, n) for case, by, _, n in islice(sent.in_flight() if sent else (), MOST_LISTED)],
-                failed=[(case, by, n) for case, by, _, n in (sent.failed if sent else ())],
+                failed=[(case, by, n) for case, by, _, n in self._failed],
             )
         )
 
     def _groups(self, where: Where) -> Generator[Group, None, None]:
         """The records of all replications, in any order; those of the next look come when all before are taken."""
         jobs = min(where.jobs, len(Missing(self._keys, self._there)))
-        pool = where.pool
         elsewhere = where.executor is not None or (where.cluster is not None and self._lacks_some())
-        alone = pool is None and jobs <= 1 and not elsewhere
+        alone = jobs <= 1 and not elsewhere
         if where.simulate is None:
             prepare(self._asked.cases, self._told.say, here=alone)
-        if pool is None and not alone:
-            pool = pool_of(where.executor, where.cluster, jobs, self._told.say)
-        if pool is None:
+        if alone:
             with every(EVERY_S / 2, self._tell):
                 for works in self._works():
                     yield from here(works, self._asked.cases, self._keys.series, where.simulate or simulated())
             return
-        at_once = True
+        pool, at_once = pool_of(where.executor, where.cluster, jobs, self._told.say), True
         try:
-            dispatcher = self._dispatcher = Dispatcher(
-                self._asked.cases, self._keys.series, pool, self._told.say, self._tell, where.simulate
-            )
-            for works in self._works():
-                yield from dispatcher.groups(works)
-                if dispatcher.failed:
-                    raise self._died(dispatcher.failed)
+            self._dispatcher = Dispatcher(pool, self._told.say, self._tell)
+            lane = self.lane(self._sent(), where.simulate)
+            yield from (group for _, group in self._dispatcher.groups(iter([lane])))
             at_once = False
         finally:
-            if where.pool is None:
-                pool.close(at_once=at_once)
+            pool.close(at_once=at_once)
+
+    def _sent(self) -> Generator[Missing, None, None]:
+        """What is to be run by a pool, next."""
+        for works in self._works():
+            yield works
+            if self._failed:
+                raise self._died(self._failed)
 
     def _lacks_some(self) -> bool:
         """Whether anything has to be simulated."""
@@ -235,6 +255,7 @@ class Running:
     def _ended(self, before: int) -> Results:
         from sim.results.tables import Results, frames
 
+        self._told.close()
         n = self._stopped.replications
         exact = self._asked.exactly(n)
         stopped = {"stopping": stopping.document(self._asked.scenario.run, self._stopped), "engines": self._engines()}

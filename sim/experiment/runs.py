@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from sim.errors import InputError
 from sim.experiment.inputs import gathered
 from sim.experiment.keeping import Experiment
-from sim.experiment.pool import Pool
 from sim.experiment.pools import cpus
 from sim.experiment.progress import Progress
 from sim.experiment.provenance import name_of, other_versions
@@ -100,22 +99,23 @@ def run_cases(
     progress: bool = False,
     command: Sequence[str] = (),
     simulate: Simulate | None = None,
-    pool: Pool | None = None,
 ) -> Results:
-    """Runs the cases ``of_scenario``; the rest is as in :func:`run`.
-
-    ``pool`` runs replications instead of ``jobs``, and stays open.
-    """
+    """Runs the cases ``of_scenario``; the rest is as in :func:`run`."""
     check_jobs(jobs)
     if executor is not None and cluster is not None:
         raise InputError(f"cluster {cluster!r} beside an executor (allowed: one of them)")
-    name = name_of(source, scenario.title)
-    asked = Experiment(scenario, of_scenario, gathered(scenario, of_scenario), name, source, command)
+    asked = experiment_of(scenario, of_scenario, source, command)
     told = Progress(shown=progress)
     if note := other_versions(source):
         told.say(note)
     running = Running(asked, out, told)
     try:
-        return running.results(Where(jobs or cpus(), executor, cluster, simulate, pool))
+        return running.results(Where(jobs or cpus(), executor, cluster, simulate))
     finally:
         running.close()
+
+
+def experiment_of(scenario: Scenario, of_scenario: Sequence[Case], source: str, command: Sequence[str]) -> Experiment:
+    """The scenario with its cases, and its files as they are now."""
+    name = name_of(source, scenario.title)
+    return Experiment(scenario, of_scenario, gathered(scenario, of_scenario), name, source, command)

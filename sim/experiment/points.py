@@ -1,0 +1,267 @@
+"""The points of a design, as they are run: side by side as far as there are workers for them, and each kept when it
+is finished.
+
+A point that fails is noted, and the others run.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sim.errors import InputError, Interrupted, RunError
+from sim.experiment.described import NAME
+from sim.experiment.design import Design
+from sim.experiment.dispatch import Dispatcher, Lane, Works
+from sim.experiment.finished import Finished
+from sim.experiment.keeping import Experiment
+from sim.experiment.pool import Gone, Pool
+from sim.experiment.progress import Progress
+from sim.experiment.running import Running, Unwritten, Where
+from sim.experiment.runs import experiment_of
+from sim.experiment.workers import Simulate
+from sim.results import files
+from sim.results import manifest as manifests
+from sim.scenario.cases import cases
+from sim.scenario.schema import Scenario
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sim.results.tables import Results
+
+POINTS: Final = "points"
+POINTS_TABLE: Final = "points.parquet"
+FINISHED: Final = "finished"
+DATASET: Final = "dataset"
+TABLES: Final = ("ledger", "metrics", "latency", "integrity")
+MOST_LISTED: Final = 100
+"""Failed points that design.json names."""
+
+
+def point_name(number: int) -> str:
+    """The folder of a point, from 0."""
+    return f"{number + 1:06d}"
+
+
+@dataclass(slots=True)
+class Points:
+    """The points of a design in the directory ``path``, by their number from 0.
+
+    ``document`` becomes ``design.json``; ``read`` gives the scenario at values of the ranges.
+    """
+
+    path: Path
+    design: Design
+    values: Sequence[Mapping[str, Any]]
+    read: Callable[[Mapping[str, Any]], Scenario]
+    source: str
+    command: Sequence[str]
+    simulate: Simulate | None
+    told: Progress
+    document: dict[str, Any] = field(default_factory=dict)
+    _done: int = 0
+    _failed: dict[int, Exception] = field(default_factory=dict)
+
+    def experiment(self, number: int) -> Experiment:
+        """What is run at a point; :class:`InputError`, which names it, if that cannot be."""
+        with self._naming(number):
+            scenario = self.read(self.values[number])
+            return experiment_of(scenario, cases(scenario), self.source, self.command)
+
+    def cases(self, number: int) -> None:
+        """Raises :class:`InputError` if the scenario is wrong at a point."""
+        with self._naming(number):
+            cases(self.read(self.values[number]))
+
+    @contextmanager
+    def _naming(self, number: int) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"{self._name(number)}: {error}") from error
+
+    def _name(self, number: int) -> str:
+        values = ", ".join(f"{key} {value}" for key, value in self.values[number].items())
+        return f"point {number + 1} of {self.design.n} ({values})"
+
+    def _directory(self, number: int) -> Path:
+        return self.path / POINTS / point_name(number)
+
+    @property
+    def _finished(self) -> Finished:
+        """Files of the same points: of the same inputs, with the same strategies and replications."""
+        of = {key: self.document[key] for key in ("design", "seed", "resolved", "inputs", "cases")}
+        return Finished(self.path / FINISHED, manifests.sha256(of))
+
+    def missing(self) -> list[int]:
+        """The points that are not finished."""
+        finished = self._finished
+        return [n for n in range(self.design.n) if finished.rows(self._directory(n)) is None]
+
+    def begin(self, missing: Sequence[int]) -> None:
+        """Makes the directory that of the design; what points have already is told."""
+        files.make_directory(self.path)
+        for name in (NAME, POINTS_TABLE):
+            files.remove_left(self.path / name)
+        self._finished.tidy()
+        self._write(manifests.RUNNING)
+        for number in sorted(set(range(self.design.n)) - set(missing)):
+            self._link(number)
+        self._done = self.design.n - len(missing)
+        if self._done:
+            self.told.say(f"{self._done} of {self.design.n} points were finished already, and are used again")
+
+    def _write(self, status: str) -> None:
+        """Writes ``design.json``."""
+        failed = sorted(self._failed.items())[:MOST_LISTED]
+        self.document |= {
+            "status": status,
+            "failed_points": len(self._failed),
+            "failed": [{"point": number + 1, "error": str(error)} for number, error in failed],
+        }
+        files.write_kept(self.path / NAME, (json.dumps(self.document, indent=1) + "\n").encode())
+        files.sync(self.path)
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Says in ``design.json`` how the design ended, and in an error how far it is."""
+        try:
+            yield
+        except (KeyboardInterrupt, Interrupted):
+            self._write(manifests.INTERRUPTED)
+            raise Interrupted(f"interrupted after {self._how_far()}") from None
+        except (Gone, Unwritten) as error:
+            with suppress(OSError):
+                self._write(manifests.FAILED)
+            raise type(error)(f"{error}; {self._how_far()}") from error
+        except OSError as error:
+            with suppress(OSError):
+                self._write(manifests.FAILED)
+            file = f"{error.filename}: " if error.filename else ""
+            why = error.strerror or error
+            raise Unwritten(f"{file}cannot be written ({why}) after {self._how_far()}") from error
+        except BaseException:
+            self._write(manifests.FAILED)
+            raise
+        self._write(manifests.FAILED if self._failed else manifests.COMPLETE)
+        if self._failed:
+            raise self._error()
+
+    def _how_far(self) -> str:
+        return f"{self._done} of {self.design.n} points; {self.path} keeps them, and the same command continues"
+
+    def _error(self) -> Exception:
+        """What is said at the end of points that failed."""
+        (first, error), *others = sorted(self._failed.items())
+        more = f"; and {len(others)} more, of which {NAME} has the errors" if others else ""
+        left = self.design.n - len(self._failed)
+        kind = InputError if all(isinstance(each, InputError) for each in self._failed.values()) else RunError
+        return kind(
+            f"{len(self._failed)} of {self.design.n} points failed, which the same command tries again; {POINTS_TABLE} "
+            f"has {f'the other {left}' if left else 'none'}: {self._name(first)}: {error}{more}"
+        )
+
+    def run(self, missing: Sequence[int], pool: Pool | None) -> None:
+        """Runs points: at once as far as a pool has workers for them, or else one after the other."""
+        if pool is None:
+            for number in missing:
+                with self._noting(number), closing(self._running(number)) as running:
+                    self._keep(number, running.results(Where(1, simulate=self.simulate)))
+            return
+        dispatcher = Dispatcher(pool, self.told.say, lambda: None)
+        try:
+            for lane, group in dispatcher.groups(self._lanes(missing)):
+                try:
+                    lane.take(group)
+                except Exception as error:
+                    lane.fail(error)
+        except BaseException as error:
+            dispatcher.fail(error)
+            raise
+
+    def _lanes(self, missing: Sequence[int]) -> Iterator[Lane]:
+        for number in missing:
+            running: Running | None = None
+            with self._noting(number):
+                running = self._running(number)
+            if running is not None:
+                yield running.lane(self._works(number, running), self.simulate)
+
+    def _works(self, number: int, running: Running) -> Generator[Works, None, None]:
+        """What is to be run at a point, which is kept at the end."""
+        with self._noting(number), closing(running):
+            self._keep(number, (yield from running.works()))
+
+    def _running(self, number: int) -> Running:
+        return Running(self.experiment(number), self._directory(number), Progress(shown=False))
+
+    @contextmanager
+    def _noting(self, number: int) -> Iterator[None]:
+        """An error of this point alone is noted, so that the others run."""
+        try:
+            yield
+        except (Interrupted, Gone, Unwritten):
+            raise
+        except (InputError, RunError) as error:
+            self._failed[number] = error
+            if len(self._failed) <= MOST_LISTED:
+                self._write(manifests.RUNNING)
+
+    def _keep(self, number: int, results: "Results") -> None:
+        """A point is finished."""
+        from sim.analysis.by_point import own_costs
+
+        self.told.say(*(note for note in results.notes if note not in self.told.notes))
+        self._link(number)
+        point = self.values[number]
+        values = {each.path: each.number(point[each.path]) for each in self.design.ranges}
+        rows = [{"point": number + 1, **values, **row} for row in own_costs(results)]
+        self._finished.keep(self._directory(number), rows)
+        self._done += 1
+        self.told.step()
+
+    def _link(self, number: int) -> None:
+        """The tables of a point are in the dataset, too."""
+        name, out = point_name(number), self._directory(number)
+        for table in TABLES:
+            _link(out / f"{table}.parquet", self.path / DATASET / table / f"point={name}" / "part.parquet")
+
+    def table(self) -> "pd.DataFrame":
+        """A row for each point, case and strategy, of the points that are finished."""
+        import pandas as pd
+
+        finished = self._finished
+        frame = pd.DataFrame(
+            row
+            for n in range(self.design.n)
+            for row in finished.rows(self._directory(n)) or ()
+            if n not in self._failed
+        )
+        if len(frame):
+            temporary = self.path / f".{POINTS_TABLE}"
+            frame.to_parquet(temporary, index=False)
+            files.sync(temporary)
+            os.replace(temporary, self.path / POINTS_TABLE)
+            files.sync(self.path)
+        return frame
+
+
+def _link(file: Path, place: Path) -> None:
+    """Puts a file in a second place, if it is not there already."""
+    if place.exists() and (place.samefile(file) or files.sha256(place) == files.sha256(file)):
+        return
+    files.make_directory(place.parent)
+    temporary = place.with_name(f".{place.name}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(file, temporary)
+    except OSError:  # a file system without links
+        shutil.copyfile(file, temporary)
+        files.sync(temporary)
+    os.replace(temporary, place)
+    files.sync(place.parent)
