@@ -5,6 +5,7 @@ what is in flight, and would be lost with the driver, is two groups for each wor
 first one goes first, and what it leaves of the workers the next one has.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -141,11 +142,10 @@ class Dispatcher:
 
         A lane is asked for when the earlier ones have nothing to send at present.
         """
-        while True:
-            self._send_some(lanes)
-            if not self._flying:
-                return
+        while not (self._send_some(lanes) and not self._flying):
             self.tick()
+            if not self._flying:  # there is no worker
+                time.sleep(LOOK_S)
             alone = len(self._flying) == 1
             done, _ = wait(self._flying, timeout=LOOK_S, return_when=FIRST_COMPLETED)
             for future in [each for each in self._flying if each in done]:  # in the order in which they were sent
@@ -182,19 +182,21 @@ class Dispatcher:
         """What is with the workers."""
         return chain.from_iterable(group for _, group in self._flying.values())
 
-    def _send_some(self, lanes: Iterator[Lane]) -> None:
-        """As much as workers need; a suspect only if nothing else is with them."""
+    def _send_some(self, lanes: Iterator[Lane]) -> bool:
+        """Sends as much as workers need, a suspect only if nothing else is with them; whether that is all there is."""
         while self._suspects:
-            if self._flying:
-                return
+            if self._flying or not self.pool.workers():
+                return False
             lane, work = self._suspects.popleft()
             if not lane.has_ended:
                 self._send(lane, (work,))
-        while len(self._flying) < IN_FLIGHT * (workers := max(1, self.pool.workers())):
-            if (following := self._next(lanes)) is None:
-                return
+        while (following := self._next(lanes)) is not None:
+            workers = self.pool.workers()
+            if len(self._flying) >= IN_FLIGHT * workers:
+                return False
             if group := following.group(workers, self._seconds):
                 self._send(following, group)
+        return True
 
     def _next(self, lanes: Iterator[Lane]) -> Lane | None:
         """The first lane that has something to send."""

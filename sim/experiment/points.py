@@ -133,24 +133,26 @@ class Points:
         try:
             yield
         except (KeyboardInterrupt, Interrupted):
-            self._write(manifests.INTERRUPTED)
+            self._fails(manifests.INTERRUPTED)
             raise Interrupted(f"interrupted after {self._how_far()}") from None
         except (Gone, Unwritten) as error:
-            with suppress(OSError):
-                self._write(manifests.FAILED)
+            self._fails(manifests.FAILED)
             raise type(error)(f"{error}; {self._how_far()}") from error
         except OSError as error:
-            with suppress(OSError):
-                self._write(manifests.FAILED)
+            self._fails(manifests.FAILED)
             file = f"{error.filename}: " if error.filename else ""
             why = error.strerror or error
             raise Unwritten(f"{file}cannot be written ({why}) after {self._how_far()}") from error
         except BaseException:
-            self._write(manifests.FAILED)
+            self._fails(manifests.FAILED)
             raise
         self._write(manifests.FAILED if self._failed else manifests.COMPLETE)
         if self._failed:
             raise self._error()
+
+    def _fails(self, status: str) -> None:
+        with suppress(OSError):  # the disk is full, read-only, or gone: what ended the design says more
+            self._write(status)
 
     def _how_far(self) -> str:
         return f"{self._done} of {self.design.n} points; {self.path} keeps them, and the same command continues"
@@ -170,8 +172,10 @@ class Points:
         """Runs points: at once as far as a pool has workers for them, or else one after the other."""
         if pool is None:
             for number in missing:
-                with self._noting(number), closing(self._running(number)) as running:
-                    self._keep(number, running.results(Where(1, simulate=self.simulate)))
+                with self._noting(number):
+                    with closing(self._running(number)) as running:
+                        results = running.results(Where(1, simulate=self.simulate))
+                    self._keep(number, results)
             return
         dispatcher = Dispatcher(pool, self.told.say, lambda: None)
         try:
@@ -194,8 +198,10 @@ class Points:
 
     def _works(self, number: int, running: Running) -> Generator[Works, None, None]:
         """What is to be run at a point, which is kept at the end."""
-        with self._noting(number), closing(running):
-            self._keep(number, (yield from running.works()))
+        with self._noting(number):
+            with closing(running):
+                results = yield from running.works()
+            self._keep(number, results)
 
     def _running(self, number: int) -> Running:
         return Running(self.experiment(number), self._directory(number), Progress(shown=False))
