@@ -133,5 +133,3 @@ def _check(path: Path, document: Mapping[str, Any]) -> None:
             f"{path}: holds another design or scenario: other than here are {', '.join(other)}; points of both are not "
             "mixed (allowed: another directory, or in this one the same with more replications or strategies)"
         )
-
-
