@@ -123,13 +123,13 @@ def test_a_point_that_begins_just_now_is_none(running, capsys):
     [
         (lambda d: None, "complete"),
         (lambda d: (d / "points.parquet").unlink(), "killed"),
+        (lambda d: said_of_the_design(d, status="interrupted"), "interrupted"),
         (lambda d: (d / "points.parquet").write_bytes(b"PAR1"), "killed"),
         (lambda d: without(d, 3), "killed"),
         (lambda d: changed(d, 3, status="running"), "killed"),
         (lambda d: changed(d, 3, status="interrupted"), "interrupted"),
         (lambda d: changed(d, 3, status="failed", error="Traceback\n  ZeroDivisionError: no"), "failed"),
         (lambda d: (point(d, 3) / manifests.NAME).write_text("{"), "failed"),
-        (lambda d: named_as_failed(d, 3), "failed"),
         (lambda d: named_as_failed(d, {"point": 3, "error": "no"}), "failed"),
     ],
 )
@@ -142,10 +142,31 @@ def test_the_exit_status_is_that_of_a_run(directory, capsys, change, says):
     assert f"  failed     {'point 3' if says == 'failed' else 'none'}\n" in out
 
 
-def named_as_failed(directory, which):
+def said_of_the_design(directory, **values):
     without(directory, 3)
     path = directory / "design.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"failed": [which]}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def named_as_failed(directory, which):
+    said_of_the_design(directory, failed=[which])
+
+
+def test_what_design_json_says_of_a_failed_point_is_told(directory, capsys):
+    named_as_failed(directory, {"point": 3, "error": "a worker died"})
+    assert "  error      point 3: a worker died\n" in run_command(capsys, "status", directory)[1]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"replications": 3, "strategies": ["free-ssp"]}, {"replications": 2, "strategies": ["free-ssp", "no-cet"]}],
+)
+def test_points_that_have_less_than_is_asked_for_now_are_not_counted(running, capsys, asked):
+    said_of_the_design(running, resolved={"run": {"replications": 2, "strategies": ["free-ssp"]}})
+    assert run_json(capsys, "status", str(running))["finished"] == 7
+    path = running / "design.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"resolved": {"run": asked}}))
+    assert run_json(capsys, "status", str(running))["finished"] == 0
 
 
 def test_a_table_of_fewer_points_does_not_make_a_design_complete(directory, capsys):

@@ -34,11 +34,27 @@ class _Design(Part):
     seed: int
 
 
+class _Run(Part):
+    replications: int | None = None
+    strategies: str | list[str] = ""
+
+
+class _Resolved(Part):
+    run: _Run
+
+
+class _Failed(Part):
+    point: Annotated[int, Field(ge=1, le=MOST_POINTS)]
+    error: str = ""
+
+
 class _Document(Part):
     scenario: Text
-    scenario_sha256: Sha256
+    scenario_sha256: Sha256 | None = None
     design: _Design
-    failed: list[Any] = Field(default_factory=list)
+    resolved: _Resolved | None = None
+    status: Literal["running", "complete", "failed", "interrupted"] | None = None
+    failed: list[_Failed] = Field(default_factory=list)
 
 
 def described(path: Path) -> dict[str, Any]:

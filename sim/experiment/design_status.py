@@ -46,18 +46,20 @@ def document(path: Path, of_result: OfResult, notes: list[str]) -> dict[str, Any
     n = about["design"]["n"]
     holder = lock.holder(Path(os.path.realpath(path)))
     is_seen = holder is not None and holder.state == lock.RUNNING  # before points are looked at, which it finishes
-    points = list(_points(path, n))
+    points = list(_points(path, n, (about.get("resolved") or {}).get("run", {})))
     of = {status: [each for each in points if each.status == status] for status in manifests.STATUSES}
     finished = len(of[manifests.COMPLETE])
     said = dict(_said(path, of[manifests.RUNNING], notes))
     process = holder if is_seen else _driver(holder, points, said.values())
-    failed = sorted({each.number for each in of[manifests.FAILED]} | _named(about.get("failed", ()), n))
+    why = {each.number: each.error for each in of[manifests.FAILED]}
+    why |= {each["point"]: each.get("error", "") for each in about.get("failed", ())}
+    failed = sorted(why)
     if finished == n and _has_table(path, n):
         status, process = manifests.COMPLETE, None
     elif process is not None:
         status = process.state
     else:
-        status = _how_it_ended(of, failed)
+        status = _how_it_ended(of, failed, about.get("status"))
     running = said if process is not None else {}
     in_flight = sum(_share(each, each.finished + each.in_flight) for each in running.values() if each)
     elapsed_s = max(0.0, time.time() - holder.at) if holder is not None and process is not None else None
@@ -77,7 +79,7 @@ def document(path: Path, of_result: OfResult, notes: list[str]) -> dict[str, Any
             for number, each in running.items()
         ],
         "failed": failed,
-        "error": next((f"point {each.number}: {each.error}" for each in of[manifests.FAILED] if each.error), None),
+        "error": next((f"point {number}: {why[number]}" for number in failed if why[number]), None),
         "last": _last(path, points, of_result, notes),
     }
 
@@ -89,8 +91,8 @@ def _last(path: Path, points: Sequence[_Point], of_result: OfResult, notes: list
         return None
 
 
-def _points(path: Path, n: int) -> Iterator[_Point]:
-    """Those that have begun.
+def _points(path: Path, n: int, asked: Mapping[str, Any]) -> Iterator[_Point]:
+    """Those that have begun; a complete one with less than is ``asked`` for now has not.
 
     Reading a manifest as JSON takes 0.06 ms, and checking it 0.9 ms, which is left to those that use its numbers.
     """
@@ -108,12 +110,21 @@ def _points(path: Path, n: int) -> Iterator[_Point]:
             ended = datetime.fromisoformat(found["started"]).timestamp() + float(found["wall_s"] or 0)
             if status not in manifests.STATUSES or not math.isfinite(ended):
                 raise ValueError("not the manifest of a run")
+            if status == manifests.COMPLETE and not _is_enough(found["resolved"]["run"], asked):
+                continue
         except FileNotFoundError:
             continue
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             yield _Point(number + 1, manifests.FAILED, error=f"{file}: cannot be read")
         else:
             yield _Point(number + 1, status, ended, error.rpartition("\n")[2].strip())
+
+
+def _is_enough(run: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether a run has the replications and strategies that are asked for."""
+    n, strategies = asked.get("replications"), asked.get("strategies", ())
+    enough = n is None or (run.get("replications") or n) >= n
+    return enough and (run["strategies"] == strategies or {*strategies} <= {*run["strategies"]})
 
 
 def _said(path: Path, running: Iterable[_Point], notes: list[str]) -> Iterator[tuple[int, Progress | None]]:
@@ -135,12 +146,6 @@ def _driver(holder: Driver | None, points: Iterable[_Point], said: Iterable[Prog
     return max(there, key=lambda each: lock.STATES.index(each.state), default=None)
 
 
-def _named(failed: Iterable[Any], n: int) -> set[int]:
-    """The points that ``design.json`` names as failed: by their numbers, or each in a table."""
-    numbers = (each.get("point") if isinstance(each, Mapping) else each for each in failed)
-    return {number for number in numbers if isinstance(number, int) and 1 <= number <= n}
-
-
 def _has_table(path: Path, n: int) -> bool:
     """Whether the table of all points is there, and has the last one: an earlier one may have fewer."""
     import pyarrow as pa
@@ -154,9 +159,11 @@ def _has_table(path: Path, n: int) -> bool:
     return any(each is not None and each.has_min_max and each.max == n for each in ends)
 
 
-def _how_it_ended(of: Mapping[str, list[_Point]], failed: list[int]) -> str:
-    """Without a process: it was killed if nothing says otherwise."""
-    if of[manifests.RUNNING]:
+def _how_it_ended(of: Mapping[str, list[_Point]], failed: list[int], said: str | None) -> str:
+    """Without a process: it was killed if nothing says otherwise, which ``design.json`` does of late."""
+    if said in (manifests.FAILED, manifests.INTERRUPTED):
+        return said
+    if said == manifests.RUNNING or of[manifests.RUNNING]:
         return lock.KILLED
     if failed:
         return manifests.FAILED

@@ -98,7 +98,9 @@ def _a_design() -> dict[str, Any]:
         "scenario": "a",
         "scenario_sha256": "0" * 64,
         "design": about,
-        "failed": [3, {"point": 4}],
+        "resolved": {"run": {"replications": 3, "strategies": ["free-ssp"]}},
+        "status": "failed",
+        "failed": [{"point": 3, "error": "no"}, {"point": 4}],
     }
 
 
