@@ -67,6 +67,11 @@ def over_a_result(scenario, out):
     run(scenario, out, 2)
 
 
+def over_an_unfinished_run(scenario, out):
+    with pytest.raises(experiment.Interrupted):
+        run(scenario, out, 2, simulate=stops_after(2))
+
+
 def going_on(scenario, out):
     with pytest.raises(experiment.Interrupted):
         run(scenario, out, 1, simulate=stops_after(2))
@@ -77,7 +82,7 @@ def going_on_over_a_result(scenario, out):
     going_on(scenario, out)
 
 
-BEFORE = [from_nothing, over_a_result, going_on, going_on_over_a_result]
+BEFORE = [from_nothing, over_a_result, over_an_unfinished_run, going_on, going_on_over_a_result]
 
 
 def cuts(before, scenario, root, monkeypatch):
@@ -103,11 +108,13 @@ def cuts(before, scenario, root, monkeypatch):
     return disk.cuts
 
 
-def is_right(scenario, root, cut, truth, had_result):
+def is_right(scenario, root, cut, truth, before):
     """What lies there has all that was reported as kept, and a run goes on from there to the same bytes."""
     out, (kept, over) = root / "a" / "r", cut.told
     assert kept <= here._finished(out, 1)
-    if had_result and not is_complete(out, 1):
+    if before == over_an_unfinished_run and not is_complete(out, 1):
+        assert len(here._finished(out, 2)) == 4
+    if before in (over_a_result, going_on_over_a_result) and not is_complete(out, 1):
         where = out if is_complete(out, 2) else out.with_name("r.previous")
         assert load(where).manifest["seed"] == 2
         assert contents(where) == truth[2]
@@ -151,7 +158,7 @@ def check(before, scenario, truth, tmp_path, monkeypatch, first, step):
             if step > 1 and kind != number % KINDS:
                 continue
             try:
-                is_right(scenario, root, found[number], truth, before in (over_a_result, going_on_over_a_result))
+                is_right(scenario, root, found[number], truth, before)
             except BaseException as error:
                 error.add_note(f"cut {number} of {len(found)}, before {found[number].call}: {root.name}")
                 raise
