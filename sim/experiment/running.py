@@ -123,12 +123,12 @@ class Running:
         """An error meanwhile ends the run, of which the directory says so, and the message how far it is."""
         try:
             yield
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Interrupted):  # or of another run that shares the pool
             self._fails(manifests.INTERRUPTED)
             raise Interrupted(f"interrupted after {self._how_far()}") from None
         except (Gone, _Died) as error:
             self._fails(manifests.FAILED, str(error))
-            raise Gone(f"{error}, after {self._how_far()}") from error
+            raise type(error)(f"{error}, after {self._how_far()}") from error
         except OSError as error:  # the disk is full, read-only, or gone
             self._fails(manifests.FAILED, str(error))
             file = f"{error.filename}: " if error.filename else ""
