@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.resource_tracker import ensure_running
 from os import _exit
 from queue import LifoQueue
 from typing import Any, Final, Generic, TypeVar
@@ -125,6 +126,7 @@ class Workers(Generic[Task, Answer]):
     def start_again(self, number: int) -> None:
         """Starts a worker in the place of one that has died; raises :class:`NotStarted`."""
         try:
+            ensure_running()  # it takes SIGINT again afterwards, which nobody may while a worker is started
             ours, theirs = self._context.Pipe()
             process = self._context.Process(target=_serve, args=(theirs, self._work, self._beside, number), daemon=True)
             with theirs, _without_main(), _without_interrupts():

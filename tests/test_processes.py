@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -85,6 +86,17 @@ def test_a_pool_that_ends_at_once_does_not_wait_for_a_worker_that_is_stopped(poo
     finally:
         if ends.is_alive():
             os.kill(pool._all[0].process.pid, signal.SIGCONT)
+
+
+def test_the_first_worker_too_is_started_without_interrupts():
+    """In a process that has started none: multiprocessing begins another one beside the first."""
+    program = (
+        "import worker_tasks; from sim.processes import Workers; pool = Workers(2, worker_tasks.blocked)\n"
+        "print([each.result() for each in [pool.submit(0.5), pool.submit(0.5)]]); pool.close(at_once=False)"
+    )
+    here = os.path.dirname(__file__)
+    found = subprocess.run([sys.executable, "-c", program], cwd=here, capture_output=True, text=True, check=True)
+    assert found.stdout == "[True, True]\n"
 
 
 def test_ctrl_c_while_a_later_worker_starts_comes_when_it_has_started(pool, monkeypatch):

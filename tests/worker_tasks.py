@@ -17,6 +17,12 @@ def doubled(task):
     return 2 * task
 
 
+def blocked(task):
+    """Whether SIGINT has been blocked in this worker since it was started; ``task`` keeps it busy for so long, in s."""
+    time.sleep(task)
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 def killed_in_an_answer(connection, work, beside, number):
     """A worker that sends half of an answer of 1 MB, and dies."""
     connection.recv()
