@@ -4,6 +4,7 @@ import _thread
 import json
 import os
 import random
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -141,11 +142,15 @@ def test_an_interrupt_loses_what_is_in_flight_and_ends_all_points_that_are_open(
         done.append(work)
         return fake_host.simulate(*work)
 
-    with (
-        ThreadPoolExecutor(1) as executor,
-        pytest.raises(experiment.Interrupted, match=r"after \d of 4 points; .*d kee"),
-    ):
-        run(executor=executor, simulate=interrupts)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs of a shell ignore it
+    try:
+        with (
+            ThreadPoolExecutor(1) as executor,
+            pytest.raises(experiment.Interrupted, match=r"after \d of 4 points; .*d kee"),
+        ):
+            run(executor=executor, simulate=interrupts)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert document(tmp_path / "d")["status"] == "interrupted"
     ends = {
         path.parent.name: json.loads(path.read_text())["status"] for path in tmp_path.glob("d/points/*/manifest.json")

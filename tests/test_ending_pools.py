@@ -18,7 +18,7 @@ from sim.results import parts
 
 SMALL = worlds.small(replications=40)
 DRIVER = """
-import sys, time
+import signal, sys, time
 import fake_host
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -33,6 +33,7 @@ def executor(method):
     return ProcessPoolExecutor(2, mp_context=get_context(method))
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs of a shell ignore it
     from driver import slow  # of a module that workers can import
     with messages():
         experiment.run(sys.argv[1], out=sys.argv[2], simulate=slow, **eval(sys.argv[3]))
@@ -142,7 +143,7 @@ def test_a_pool_that_cannot_be_closed_neither_fails_a_finished_run_nor_hides_wha
     assert tables("r") == tables("alone")
     with pytest.raises(RunError, match="ZeroDivisionError"):
         run_in("wrong", simulate=wrong, **where)
-    monkeypatch.setattr("sim.experiment.running.Running._take", interrupted)
+    monkeypatch.setattr("sim.experiment.running.Running.take", interrupted)
     with pytest.raises(Interrupted):
         run_in("interrupted", **where)
 
