@@ -1,13 +1,16 @@
 """A Dask cluster gives the same bytes; what cannot take part is told in a sentence."""
 
+import contextlib
 import gc
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import pytest
 import worlds
@@ -143,6 +146,16 @@ def certificates(tmp_path_factory):
 def others(tmp_path):
     """Certificates of another CA, which has the same name."""
     return certified(tmp_path)
+
+
+def test_a_second_cluster_on_a_machine_says_nothing_of_dasks_port(run_in):
+    pytest.importorskip("distributed")
+    with socket.socket() as other, warnings.catch_warnings():
+        with contextlib.suppress(OSError):  # somebody has it
+            other.bind(("", 8787))
+            other.listen()
+        warnings.filterwarnings("error", "Port 8787")
+        run_in("r", cluster="local:1")
 
 
 @pytest.mark.slow
