@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import fake_host
 import pytest
+import test_designs
 from command import run as run_command
 from command import run_json
 
@@ -18,21 +19,7 @@ from sim.results import manifest as manifests
 from sim.results import progress, schema
 from sim.results.lock import Lock
 
-SMALL = """
-title = "Small"
-[run]
-measure = "20 ms"
-replications = 2
-strategies = ["free-ssp", "manual-load"]
-[host]
-cpus = 4
-cpu = ["zen4"]
-tsc = "2 GHz"
-[guests.g]
-vcpus = 2
-sleep = "10 ms"
-demand = "1 ms"
-"""
+SMALL = test_designs.SMALL.replace("replications = 3", "replications = 2")
 POINTS = 8
 AGO_S = 40.0
 

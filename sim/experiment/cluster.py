@@ -55,7 +55,11 @@ def _started(n: int) -> Any:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     with dask.config.set(about):
         return distributed.LocalCluster(
-            n_workers=n, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL
+            n_workers=n,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",  # None is port 8787, and a warning where that is taken
+            scheduler_kwargs={"dashboard": False},
+            silence_logs=logging.CRITICAL,
         )
 
 
