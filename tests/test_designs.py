@@ -82,7 +82,7 @@ def test_a_whole_value_is_in_its_range_and_both_ends_are(share, low, width):
     ("text", "is_whole"),
     [
         ("host.cpus=1..4", True),
-        ("run.max_replications=1e1..1e3 log", True),
+        ("guests.g.vms=1e1..1e3 log", True),
         ("threads.a.nice=-5..5", True),
         ("guests.g.fpu.share=0..1", False),
         ("guests.g.exits.io.kernel_fpu=0..1", False),
@@ -100,7 +100,12 @@ def test_values_are_whole_only_where_the_key_takes_no_others(text, is_whole):
     ("ranges", "overrides", "options", "message"),
     [
         (("host.cpus=1..4",), {"host.cpus": 3}, {"host.cpus": "--set host.cpus"}, "found beside --set host.cpus"),
-        (("run.seed=1..4",), {"run.seed": 3}, {"run.seed": "--seed"}, "range run.seed: found beside --seed"),
+        (
+            ("run.measure=1..4 ms",),
+            {"run.measure": "3 ms"},
+            {"run.measure": "--x"},
+            "range run.measure: found beside --x",
+        ),
         (("host.cpus=1..4",), {"host.cpus": 3}, None, "found beside an override"),
         (("guests.g.vcpus=1..4",), {"sweep": {"guests.g.vcpus": [1, 2]}}, None, "found beside .sweep. guests.g.vcpus"),
     ],
@@ -128,6 +133,8 @@ def test_a_key_that_has_a_range_is_refused_where_it_is_given_beside_it(run, rang
         ("lhs:4", ("host.cpus=0..4 log",), "from above 0"),
         ("lhs:4", ("host.cpus=1..nan",), "allowed: PATH=LOW..HIGH"),
         ("lhs:4", ("host.cpus=1..1e999",), "low < high"),
+        ("lhs:4", ("run.replications=2..6",), "run.replications is the same at all points"),
+        ("lhs:4", ("run.seed=1..6",), "run.seed is the same at all points"),
     ],
 )
 def test_what_is_no_design_is_refused(design, ranges, message):

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sim.errors import InputError, unknown
 from sim.scenario.explain import keys, path_text, takes_whole
+from sim.scenario.sweep import NOT_SWEPT, is_swept
 from sim.scenario.units import exchanged
 
 KINDS: Final = ("lhs", "sobol")
@@ -55,6 +56,8 @@ class Range:
             raise wrong from None
         if not (path and dots and found[0] and found[1]):
             raise wrong
+        if not is_swept(path):
+            raise InputError(f"range {text!r}: {path} is the same at all points (as are {', '.join(NOT_SWEPT)})")
         (a, unit_a), (b, unit_b) = found[0].groups(), found[1].groups()
         unit = unit_a or unit_b
         worth = exchanged(unit_b or unit, unit)

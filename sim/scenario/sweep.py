@@ -43,6 +43,11 @@ def points(scenario: Scenario) -> Iterator[dict[str, Value]]:
         yield dict(zip(scenario.sweep, values, strict=True))
 
 
+def is_swept(path: str) -> bool:
+    """Whether a key may differ between the points of a sweep or a design."""
+    return not any(path == each or path.startswith(f"{each}.") for each in NOT_SWEPT)
+
+
 def _swept(path: str) -> str:
     return path_text(("sweep", path))
 
@@ -69,7 +74,7 @@ def at_point(scenario: Scenario, point: Mapping[str, Value]) -> Scenario:
 
 def _set(written: dict[str, Any], path: str, value: Value) -> None:
     """Puts a value where the path says; a last key that there is not is found when the scenario is checked."""
-    if any(path == each or path.startswith(f"{each}.") for each in NOT_SWEPT):
+    if not is_swept(path):
         raise ScenarioError(_swept(path), f"{path} cannot be swept (nor can {', '.join(NOT_SWEPT)})")
     *parents, last = path.split(".")
     at: Any = written
