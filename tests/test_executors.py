@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -45,6 +45,44 @@ def test_an_executor_that_is_shut_down_is_one_message_and_the_run_continues_else
         run_in("r", executor=executor)
     run_in("r", jobs=1)
     assert tables("r") == alone
+
+
+class Odd:
+    """An executor whose submit() raises what it is given, or returns it."""
+
+    def __init__(self, outcome):
+        self._outcome = outcome
+
+    def submit(self, function, *arguments):
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+
+def failed(error):
+    future = Future()
+    future.set_exception(error)
+    return future
+
+
+@pytest.mark.parametrize(
+    ("outcome", "message"),
+    [
+        (OSError(111, "Connection refused"), "the executor takes no tasks (.*Connection refused"),
+        (failed(OSError(32, "Broken pipe")), "the executor is broken (.*Broken pipe"),
+        (7, "gives int, which is no concurrent.futures.Future"),
+    ],
+)
+def test_what_an_executor_says_is_not_taken_for_a_fault_of_the_directory(run_in, outcome, message):
+    with pytest.raises(RunError, match=message.replace("(", "[(]")):
+        run_in("r", executor=Odd(outcome))
+
+
+@pytest.mark.parametrize("executor", [ThreadPoolExecutor, 4, "loky"])
+def test_what_is_no_executor_is_refused_before_anything_is_written(run_in, tmp_path, executor):
+    with pytest.raises(InputError, match="allowed: an object with submit"):
+        run_in("r", executor=executor)
+    assert not (tmp_path / "r").exists()
 
 
 def test_an_executor_and_a_cluster_are_too_much(run_in):

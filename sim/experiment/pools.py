@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 
+from sim.errors import InputError
 from sim.experiment.cluster import Cluster
 from sim.experiment.pool import Gone, Outcome, Pool, Say, deaths_by_dask, quietly
 from sim.experiment.processes import Processes
@@ -26,11 +27,18 @@ def cpus() -> int:
 
 class Given:
     """An executor of the caller, who shuts it down; at most ``jobs`` tasks run at a time if it does not say how many
-    may."""
+    may.
+
+    Raises :class:`InputError` for something else.
+    """
 
     dashboard = ""
 
     def __init__(self, executor: Executor, jobs: int) -> None:
+        if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
+            raise InputError(
+                f"executor {executor!r} (allowed: an object with submit(), as in concurrent.futures)"
+            )
         self._executor, self._jobs = executor, jobs
         self._begun: set[Future[Outcome]] = set()
 
@@ -40,8 +48,10 @@ class Given:
     def submit(self, task: Task) -> "Future[Outcome]":
         try:
             future = self._executor.submit(work, task)
-        except RuntimeError as error:  # broken, or shut down
-            raise Gone(f"the executor takes no tasks ({error})") from error
+        except Exception as error:  # broken, or shut down, or whatever others say of that
+            raise Gone(f"the executor takes no tasks ({str(error) or type(error).__name__})") from error
+        if not isinstance(future, Future):  # as of a Dask client, which is none; its get_executor() is one
+            raise Gone(f"submit() of the executor gives {type(future).__name__}, which is no concurrent.futures.Future")
         self._begun.add(future)
         future.add_done_callback(self._begun.discard)
         return future
@@ -50,7 +60,7 @@ class Given:
         return 0.0
 
     def deaths(self, error: BaseException) -> int:
-        if isinstance(error, BrokenExecutor | CancelledError):
+        if isinstance(error, BrokenExecutor | CancelledError | OSError):  # a replication raises none of these
             raise Gone(f"the executor is broken ({str(error) or type(error).__name__})") from error
         return deaths_by_dask(error)
 
