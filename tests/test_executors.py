@@ -13,7 +13,7 @@ import worlds
 from command import run as run_command
 
 from sim.errors import InputError, RunError
-from sim.experiment import workers
+from sim.experiment import pools, workers
 from sim.experiment.dispatch import Dispatcher, Lane
 from sim.experiment.pools import Given
 from sim.processes import TRIES
@@ -153,6 +153,31 @@ def test_replications_go_out_in_groups_of_a_second_or_more_and_each_once(scenari
     whole = [len(group) for group in pool.groups[4:] if len(group) > 1]
     assert all(n * seconds < 2 for n in whole)
     assert max(len(group) for group in pool.groups[-5:]) <= max(1, least // 2 if least > 3 else least)
+
+
+def late(case, timed_by, strategies, replication):
+    """From replication 40 on takes a hundred times as long."""
+    time.sleep(0.2 if replication >= 40 else 0.002)
+    return fake_host.simulate(case, timed_by, strategies, replication)
+
+
+def test_a_group_that_takes_far_longer_than_was_thought_comes_back_in_parts(run_in, monkeypatch, tables):
+    monkeypatch.setattr(workers, "LONGEST_S", 0.5)
+    longest, original = [], workers.work
+
+    def timed(task):
+        began = time.monotonic()
+        done = original(task)
+        longest.append(time.monotonic() - began)
+        return done
+
+    monkeypatch.setattr(pools, "work", timed)
+    options = {"overrides": {"run.replications": 60}}
+    with ThreadPoolExecutor(1) as executor:
+        run_in("parts", executor=executor, simulate=late, **options)
+    run_in("whole", jobs=1, **options)
+    assert tables("parts") == tables("whole")
+    assert max(longest) < 1.5
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

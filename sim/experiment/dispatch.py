@@ -166,8 +166,9 @@ class Dispatcher:
                 self.say(outcome.why)
             lane.put_back(() if lane.has_ended else group)
         elif not lane.has_ended:
-            for (case, *_), seconds in zip(group, outcome.seconds, strict=True):
+            for (case, *_), seconds in zip(group, outcome.seconds, strict=False):
                 self._seconds[case] = (self._seconds.get(case, seconds) + seconds) / 2
+            lane.put_back(group[len(outcome.seconds) :])
             return outcome.group
         return None
 

@@ -36,9 +36,7 @@ class Given:
 
     def __init__(self, executor: Executor, jobs: int) -> None:
         if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
-            raise InputError(
-                f"executor {executor!r} (allowed: an object with submit(), as in concurrent.futures)"
-            )
+            raise InputError(f"executor {executor!r} (allowed: an object with submit(), as in concurrent.futures)")
         self._executor, self._jobs = executor, jobs
         self._begun: set[Future[Outcome]] = set()
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import pairwise
 from typing import Final
 
 from sim.errors import InputError, RunError
@@ -32,6 +33,8 @@ Work = tuple[str, str, tuple[str, ...], int]
 
 GROUP_S: Final = 1.0
 """Seconds of work that are sent and kept together."""
+LONGEST_S: Final = 2 * GROUP_S
+"""Seconds after which a worker sends what it has of a group whose replications take longer than others did."""
 MOST_OF_GROUP: Final = 10_000
 """Records that are sent and kept together, however little they take; up to ten times as many are read again."""
 
@@ -56,7 +59,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The records of a task, packed (:mod:`sim.results.groups`), and the seconds that each work took, in its order."""
+    """The records of a task, packed (:mod:`sim.results.groups`), and the seconds that each work took, in its order.
+
+    If it took longer than was thought, this is the beginning of it, and the rest has not been done.
+    """
 
     group: Group
     seconds: tuple[float, ...]
@@ -89,22 +95,23 @@ def work(task: Task) -> Done | Refused:
     """Does a task; :class:`RunError` names the replication that failed."""
     if other := differences(versions(), task.versions):
         return Refused(f"the worker {platform.node()}, process {os.getpid()}, is refused: it has {other}")
-    model, seconds = task.simulate or simulated(), []
-    found = Gathered()
+    model, found = task.simulate or simulated(), Gathered()
+    ends = [time.perf_counter()]
     try:
         with _old_objects_aside():
             for case, timed_by, strategies, replication in task.works:
-                began = time.perf_counter()
                 records = replicate(model, _case(task.cases[case]), timed_by, strategies, replication)
                 _gather(found, records, strategies, task.keys)
-                seconds.append(time.perf_counter() - began)
+                ends.append(time.perf_counter())
                 _here.finished += len(strategies)
+                if ends[-1] - ends[0] >= LONGEST_S:
+                    break
     finally:
         _here.finished = 0
     group = found.packed()
     if found.wrong is not None:
         raise found.wrong
-    return Done(group, tuple(seconds))
+    return Done(group, tuple(end - begin for begin, end in pairwise(ends)))
 
 
 def here(
