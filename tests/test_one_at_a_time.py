@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import fake_host
@@ -33,6 +34,7 @@ def waits(*work):
 
 scenario, out, options = sys.argv[1], sys.argv[2], {"simulate": waits, "jobs": 1}
 """
+SMALL = worlds.small(cpu=["zen4"])
 DESIGN = ("lhs:2", ["host.cpus=2..9"])
 HOLDERS = {
     "run": "experiment.run(scenario, seed=2, out=out, **options)",
@@ -179,3 +181,76 @@ def test_a_run_whose_lock_files_cannot_be_deleted_any_more_is_complete_and_leave
         results = experiment.run(scenario, seed=seed, out=tmp_path / "r", simulate=fake_host.simulate, jobs=1)
         assert results.manifest["seed"] == seed
         assert {each.name for each in tmp_path.glob(".*")} == {".r.lock", ".r.previous.lock"}
+
+
+def as_somebody_else(function):
+    """What it returns, as text, of a user who may not write what is root's; of this user, if that is not root."""
+    if os.geteuid():
+        return str(function())
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setuid(65534)
+            os.write(writing, str(function()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with os.fdopen(reading) as answer:
+        return answer.read()
+
+
+def what_is_said_of(directory):
+    def ask():
+        try:
+            Lock(directory).release()
+        except InputError as error:
+            return error
+        return "nothing"
+
+    return ask
+
+
+@pytest.fixture
+def for_all():
+    """A directory in which everybody may make files, as /tmp."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o1777)
+        yield Path(made)
+
+
+def test_another_user_is_told_who_has_a_directory(for_all):
+    with Lock(for_all / "r"):
+        (for_all / ".r.lock").chmod(0o444)
+        assert f"process {os.getpid()} on " in as_somebody_else(what_is_said_of(for_all / "r"))
+
+
+def test_what_another_user_has_left_is_not_taken_for_a_run_in_progress(for_all):
+    (for_all / ".r.lock").touch(mode=0o444)
+    said = as_somebody_else(what_is_said_of(for_all / "r"))
+    assert said == f"{for_all / 'r'}: cannot be locked ({for_all / '.r.lock'}: Permission denied)"
+
+
+def test_a_directory_that_cannot_be_set_aside_leaves_no_mark_in_the_way_of_its_owner(scenario, for_all, monkeypatch):
+    def refused(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    earlier_run(scenario, for_all / "r")
+    before = sorted(for_all.iterdir())
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(InputError, match="Operation not permitted"):
+        experiment.run(scenario, seed=2, out=for_all / "r", simulate=fake_host.simulate, jobs=1)
+    assert sorted(for_all.iterdir()) == before
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o002])
+def test_files_of_a_result_have_the_mode_that_the_user_wants(scenario, tmp_path, mask):
+    earlier = os.umask(mask)
+    try:
+        earlier_run(scenario, tmp_path / "r")
+    finally:
+        os.umask(earlier)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "r").rglob("*") if path.is_file()}
+    assert set(modes.values()) == {0o666 & ~mask}, modes

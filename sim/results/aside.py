@@ -53,7 +53,11 @@ class Aside:
             files.remove(self.path)
         files.write_kept(self._mark, files.sha256(self._directory / manifests.NAME).encode())
         files.sync(self._mark.parent)
-        self._directory.rename(self.path)
+        try:
+            self._directory.rename(self.path)
+        except OSError:  # somebody else's, in a directory like /tmp, where the mark would be in the owner's way
+            self._mark.unlink()
+            raise
         files.sync(self.path.parent)
 
     def delete(self) -> None:

@@ -34,7 +34,7 @@ def write_kept(path: Path, content: bytes) -> None:
     A link there is itself replaced, for in a copy made of links it leads to the file of the original.  Raises OSError
     with the name of the file.
     """
-    with _naming(path), _replaced(path, 0o644) as file:
+    with _naming(path), _replaced(path) as file:
         file.write(content)
 
 
@@ -51,7 +51,7 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
     elif _is_special(place):
         opened = place.open("wb")
     else:
-        opened = _replaced(place, 0o666 & ~_umask())
+        opened = _replaced(place)
     with opened as file:
         yield file
 
@@ -80,14 +80,14 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(path: Path, mode: int) -> Iterator[IO[bytes]]:
+def _replaced(path: Path) -> Iterator[IO[bytes]]:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(mode)
+        Path(temporary).chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -116,7 +116,7 @@ def _is_special(path: Path) -> bool:
 
 
 def _umask() -> int:
-    mask = os.umask(0o022)
+    mask = os.umask(0o077)  # there is no other way to read it; another thread's files would be private meanwhile
     os.umask(mask)
     return mask
 

@@ -46,23 +46,24 @@ class Lock:
 
     def _locked(self, directory: Path) -> int:
         while True:
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            file = self._opened(directory)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _take(file, directory)
                 if os.path.exists(self._path) and os.path.samestat(os.fstat(file), os.stat(self._path)):
                     _held[file] = self
                     return file
-            except BlockingIOError:
-                holder = _holder(file)
-                os.close(file)
-                raise InputError(
-                    f"{directory}: {holder} has a run in progress there (allowed: another directory, or this one when "
-                    "that run has ended)"
-                ) from None
             except BaseException:
                 os.close(file)
                 raise
             os.close(file)  # whoever had it has just ended, and took the file along
+
+    def _opened(self, directory: Path) -> int:
+        try:
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except PermissionError:
+            with suppress(OSError), self._path.open("rb") as of_somebody_else:
+                _take(of_somebody_else.fileno(), directory)
+            raise
 
     def release(self) -> None:
         """Ends the lock; the file goes, too, unless the directory has become read-only."""
@@ -89,6 +90,16 @@ class Lock:
 
 _held: Final[dict[int, Lock]] = {}
 """By their descriptors."""
+
+
+def _take(file: int, directory: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"{directory}: {_holder(file)} has a run in progress there (allowed: another directory, or this one when "
+            "that run has ended)"
+        ) from None
 
 
 def _leave_all() -> None:
