@@ -371,6 +371,15 @@ def test_a_link_or_a_file_where_results_are_set_aside_is_left_alone(scenario, tm
     assert (tmp_path / "link").is_symlink()
 
 
+def test_a_current_directory_that_is_gone_is_one_message(scenario, tmp_path, capsys, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    said = run_command(capsys, "run", scenario, "--out", tmp_path / "r")
+    assert said == (2, "", "fpswitch: the current directory is gone (allowed: one that exists)\n")
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.parametrize(
     ("out", "message"),
     [("", "a path is empty"), (".", "the current directory"), ("..", "the current directory"), ("below/..", "current")],

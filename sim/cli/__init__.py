@@ -143,6 +143,9 @@ def messages() -> Iterator[None]:
         click.echo(f"fpswitch: {error}", err=True)
         sys.exit(INTERRUPTED_STATUS if isinstance(error, Interrupted) else 1)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd()
+            click.echo("fpswitch: the current directory is gone (allowed: one that exists)", err=True)
+            sys.exit(2)
         what = "cannot write the output" if error.filename is None else error.filename
         click.echo(f"fpswitch: {what}: {error.strerror or error}", err=True)
         if error.filename is None:
