@@ -128,6 +128,20 @@ def test_whatever_writes_to_a_directory_shuts_out_all_that_would_and_they_change
     assert contents(out.parent) == before
 
 
+@pytest.mark.parametrize("name", ["link", "link/", "link/.", "elsewhere/../r", "elsewhere/../r/"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_whatever_a_directory_is_called_it_is_one(held, command, name, capsys):
+    scenario, out, pid = held
+    for link, target in (("link", out), ("elsewhere", out)):
+        if not (out.parent / link).is_symlink():
+            (out.parent / link).symlink_to(target)
+    before = contents(out.parent)
+    words = [str(scenario) if each == "SCENARIO" else each for each in COMMANDS[command]]
+    status, _, error = run_command(capsys, *words, "--out", f"{out.parent}/{name}")
+    assert (status, f"process {pid} on " in error) == (2, True)
+    assert contents(out.parent) == before
+
+
 @pytest.mark.parametrize("held", ["run"], indirect=True)
 def test_nobody_writes_to_what_a_run_has_set_aside(held, capsys):
     scenario, out, pid = held

@@ -371,31 +371,6 @@ def test_a_link_or_a_file_where_results_are_set_aside_is_left_alone(scenario, tm
     assert (tmp_path / "link").is_symlink()
 
 
-def test_a_current_directory_that_is_gone_is_one_message(scenario, tmp_path, capsys, monkeypatch):
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    said = run_command(capsys, "run", scenario, "--out", tmp_path / "r")
-    assert said == (2, "", "fpswitch: the current directory is gone (allowed: one that exists)\n")
-    assert not (tmp_path / "r").exists()
-
-
-@pytest.mark.parametrize(
-    ("out", "message"),
-    [("", "a path is empty"), (".", "the current directory"), ("..", "the current directory"), ("below/..", "current")],
-)
-def test_the_current_directory_and_those_above_are_no_result_directory(scenario, tmp_path, monkeypatch, out, message):
-    place = tmp_path / "place"
-    (place / "below").mkdir(parents=True)
-    monkeypatch.chdir(place)
-    with pytest.raises(InputError, match=message):
-        run(scenario, out=out)
-    assert [p.name for p in place.iterdir()] == ["below"]
-    run(scenario, out="below/../below/")
-    run(scenario, seed=2, out="below/../below/")
-    assert load("below").manifest["seed"] == 2
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -62,7 +62,7 @@ def run_design(
     if nothing but input is wrong.  Otherwise it raises what :func:`sim.experiment.run` does.
     """
     check_jobs(jobs)
-    path = Path(os.path.realpath(out)) if os.path.islink(out) else Path(out)  # the lock is beside what it leads to
+    path = files.resolved(out)  # the lock is beside what it leads to
     given, values = dict(overrides or {}), list(design.points())
     base = read(scenario, given, options)
     design.check_alone(options or {}, given, base.sweep)

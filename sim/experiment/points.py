@@ -250,7 +250,8 @@ class Points:
         )
         if len(frame):
             temporary = self.path / f".{POINTS_TABLE}"
-            frame.to_parquet(temporary, index=False)
+            with temporary.open("wb") as file:  # of a path pandas would take "~" for somebody's home
+                frame.to_parquet(file, index=False)
             files.sync(temporary)
             os.replace(temporary, self.path / POINTS_TABLE)
             files.sync(self.path)

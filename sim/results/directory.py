@@ -45,7 +45,7 @@ class ResultDirectory:
             raise InputError(
                 "result directory '': a path is empty (allowed: a directory that is empty or not yet there)"
             )
-        path = self.path = Path(os.path.realpath(directory)) if os.path.islink(directory) else Path(directory)
+        path = self.path = files.resolved(directory)
         if Path.cwd().is_relative_to(os.path.realpath(path)):
             raise InputError(f"{path}: the current directory, or one above it, cannot be a result directory")
         self._place = Aside(path)

@@ -19,6 +19,12 @@ _MOST_LINKS: Final = 40
 """As many as Linux follows."""
 
 
+def resolved(path: str | os.PathLike[str]) -> Path:
+    """A path as it was written; or, if there are links on its way, where these lead, so that one file has one path."""
+    real = os.path.realpath(path)
+    return Path(path) if real == os.path.abspath(path) else Path(real)
+
+
 def write(path: Path, content: bytes) -> None:
     """Writes a file that a user names, as :func:`whole` does.
 

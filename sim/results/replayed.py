@@ -27,7 +27,7 @@ class ReplayDirectory:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        path = self.path = files.resolved(path)
         if path.exists() and not path.is_dir():
             raise InputError(f"--out {path}: not a directory")
         self._lock = Lock(path)
@@ -48,7 +48,8 @@ class ReplayDirectory:
             (self.path / LEDGER).unlink(missing_ok=True)
             files.write_kept(self.path / DOCUMENT, (json.dumps(document, indent=1) + "\n").encode())
             temporary = self.path / f".{LEDGER}"
-            ledger.to_parquet(temporary, index=False)
+            with temporary.open("wb") as file:  # of a path pandas would take "~" for somebody's home
+                ledger.to_parquet(file, index=False)
             files.sync(temporary)
             temporary.replace(self.path / LEDGER)
             self._manifest("complete", about)

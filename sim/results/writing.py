@@ -24,8 +24,9 @@ class _Writer:
     def __init__(self, name: str, path: Path) -> None:
         self._path, self._rows, self._is_empty = path, 0, True
         self._waiting = [pa.Table.from_batches([], SCHEMAS[name])]  # empty_table() imports pandas
-        with self._named():
-            self._writer = pq.ParquetWriter(path, SCHEMAS[name], compression="zstd")
+        with self._named():  # of a path pyarrow would take "~" for somebody's home and "a:b" for an address
+            self._file = path.open("wb")
+            self._writer = pq.ParquetWriter(self._file, SCHEMAS[name], compression="zstd")
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -53,10 +54,11 @@ class _Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and (self._rows or self._is_empty):
-            self._write(pa.concat_tables(self._waiting))
-        with self._named():
-            self._writer.close()
+        with self._file:
+            if kind is None and (self._rows or self._is_empty):
+                self._write(pa.concat_tables(self._waiting))
+            with self._named():
+                self._writer.close()
 
 
 def write(pieces: Iterable[Mapping[str, pa.Table]], paths: Mapping[str, Path]) -> None:

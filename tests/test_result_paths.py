@@ -1,0 +1,60 @@
+"""Where a result directory is, whatever it is called."""
+
+import fake_host
+import pytest
+import worlds
+from command import run as run_command
+
+from sim import experiment
+from sim.errors import InputError
+from sim.results import load
+
+SMALL = worlds.small(cpu=["zen4"])
+
+
+def run(scenario, **options):
+    return experiment.run(scenario, **{"jobs": 1, "simulate": fake_host.simulate} | options)
+
+
+@pytest.mark.parametrize("name", ["~/r", "~", "a:b/r", "file:r", "s3://r", "r%20", "r\n"])
+def test_a_result_is_where_its_name_says_and_nowhere_else(scenario, tmp_path, monkeypatch, name):
+    place, home = tmp_path / "place", tmp_path / "home"
+    home.mkdir(), (home / "r").mkdir(), place.mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("HOME", str(home))
+    run(scenario, out=name)
+    assert load(place / name).manifest["status"] == "complete"
+    assert [path for path in home.rglob("*") if path.is_file()] == []
+
+
+def test_a_link_to_a_result_stays_where_another_run_replaces_that(scenario, tmp_path):
+    run(scenario, out=tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    run(scenario, seed=3, out=f"{tmp_path / 'link'}/")
+    assert (tmp_path / "link").is_symlink()
+    assert load(tmp_path / "real").manifest["seed"] == 3
+
+
+def test_a_current_directory_that_is_gone_is_one_message(scenario, tmp_path, capsys, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    said = run_command(capsys, "run", scenario, "--out", tmp_path / "r")
+    assert said == (2, "", "fpswitch: the current directory is gone (allowed: one that exists)\n")
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("", "a path is empty"), (".", "the current directory"), ("..", "the current directory"), ("below/..", "current")],
+)
+def test_the_current_directory_and_those_above_are_no_result_directory(scenario, tmp_path, monkeypatch, out, message):
+    place = tmp_path / "place"
+    (place / "below").mkdir(parents=True)
+    monkeypatch.chdir(place)
+    with pytest.raises(InputError, match=message):
+        run(scenario, out=out)
+    assert [p.name for p in place.iterdir()] == ["below"]
+    run(scenario, out="below/../below/")
+    run(scenario, seed=2, out="below/../below/")
+    assert load("below").manifest["seed"] == 2
