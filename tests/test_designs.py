@@ -1,5 +1,6 @@
 """A design spreads points over ranges, and what it leaves is read without loading all."""
 
+import itertools
 import json
 import math
 from itertools import pairwise
@@ -19,6 +20,7 @@ from sim.errors import InputError
 from sim.experiment.design import Design, Range
 from sim.experiment.points import point_name
 from sim.results import load
+from sim.scenario.sweep import MOST_CASES
 
 SMALL = """
 title = "Small"
@@ -57,6 +59,24 @@ def test_each_range_has_one_point_in_each_of_n_parts_of_it(kind):
     assert sorted(point["host.cpus"] for point in points) == list(range(64))
     shares = [math.log(float(point["run.measure"].split()[0]) / 1e-3) / math.log(1e3) for point in points]
     assert sorted(math.floor(min(share, 0.999999) * 64 + 1e-6) for share in shares) == list(range(64))
+
+
+def test_a_factorial_design_has_every_combination_of_the_levels_of_its_ranges():
+    text = ["host.cpus=1..4", "run.measure=1..100 ms log", "guests.g.fpu.share=0..1"]
+    design = Design.parsed("factorial:5", text)
+    cpus, measures, shares = [1, 2, 3, 4], [1, 3.16228, 10, 31.6228, 100], [0, 0.25, 0.5, 0.75, 1]
+    points = [
+        (point["host.cpus"], float(point["run.measure"].removesuffix(" ms")), point["guests.g.fpu.share"])
+        for point in design.points()
+    ]
+    assert points == list(itertools.product(cpus, measures, shares))
+    assert design.n == len(points) == 100
+    assert all(type(cpu) is int for cpu, *_ in points)
+
+
+def test_a_factorial_design_may_have_more_points_than_a_sweep_has_cases():
+    design = Design.parsed("factorial:40", ["host.cpus=1..64", "guests.g.vms=1..64"])
+    assert len(list(design.points())) == design.n == 1600 > MOST_CASES
 
 
 def test_the_points_are_those_of_the_seed():
@@ -133,6 +153,9 @@ def test_a_key_that_has_a_range_is_refused_where_it_is_given_beside_it(run, rang
         ("lhs:4", ("host.cpus=0..4 log",), "from above 0"),
         ("lhs:4", ("host.cpus=1..nan",), "allowed: PATH=LOW..HIGH"),
         ("lhs:4", ("host.cpus=1..1e999",), "low < high"),
+        ("lhs:4", ("host.cpus=1..4 LOG",), "unit 'LOG' .allowed: ns, us, "),
+        ("factorial:1", RANGES, "1 levels .allowed: 2 to 100000"),
+        ("factorial:20000", RANGES, "points .allowed: up to 100000"),
         ("lhs:4", ("run.replications=2..6",), "run.replications is the same at all points"),
         ("lhs:4", ("run.seed=1..6",), "run.seed is the same at all points"),
     ],

@@ -25,7 +25,7 @@ def asked(
     """
     if design is None:
         if ranges:
-            raise InputError(f"--range {ranges[0]} without --design (allowed: --design lhs:N or sobol:N)")
+            raise InputError(f"--range {ranges[0]} without --design (allowed: --design lhs:N, sobol:N or factorial:L)")
         return None
     from sim.experiment import Design
 

@@ -33,7 +33,9 @@ def shown_options(command: _Command) -> _Command:
 @scenario_options
 @jobs_option()
 @click.option("--cluster", metavar="ADDRESS", help="Dask workers: tcp://HOST:PORT, or local:N to start N here.")
-@click.option("--design", metavar="KIND:N", help="N points in ranges: lhs:N, or sobol:N with a power of two.")
+@click.option(
+    "--design", metavar="KIND:N", help="Points in ranges: lhs:N, sobol:N (a power of two) or factorial:N (levels)."
+)
 @click.option("--range", "ranges", metavar="KEY=LOW..HIGH", multiple=True, help="A range of --design; may be repeated.")
 @click.option("--out", metavar="DIR", help="Result directory; by default results/ and the name of the scenario.")
 @click.option("--check-engine", is_flag=True, help="First compare both engines, event for event, on replication 0.")

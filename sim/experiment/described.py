@@ -28,10 +28,11 @@ class _Range(Part):
 
 
 class _Design(Part):
-    kind: Literal["lhs", "sobol"]
+    kind: Literal["lhs", "sobol", "factorial"]
     n: Annotated[int, Field(ge=1, le=MOST_POINTS)]
     ranges: Annotated[list[_Range], Field(min_length=1)]
     seed: int
+    levels: Annotated[int, Field(ge=0, le=MOST_POINTS)] = 0
 
 
 class _Run(Part):

@@ -1,7 +1,8 @@
-"""Designs: points in ranges of a scenario's keys, spread evenly by Latin hypercube or Sobol sampling.
+"""Designs: points in ranges of a scenario's keys, every combination of levels or spread evenly over all at once.
 
 M. D. McKay, R. J. Beckman, W. J. Conover, Technometrics 21, 1979, pp. 239-245; I. M. Sobol, USSR Comput. Math. Math.
-Phys. 7, 1967, pp. 86-112, scrambled by A. B. Owen's method, both as :mod:`scipy.stats.qmc` has them.
+Phys. 7, 1967, pp. 86-112, scrambled by A. B. Owen's method: Latin hypercube and Sobol sampling, both as
+:mod:`scipy.stats.qmc` has them.
 """
 
 import math
@@ -9,14 +10,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from itertools import chain, product
 from typing import Any, Final
 
 from sim.errors import InputError, unknown
 from sim.scenario.explain import keys, path_text, takes_whole
 from sim.scenario.sweep import NOT_SWEPT, is_swept
+from sim.scenario.units import KINDS as UNITS
 from sim.scenario.units import exchanged
 
-KINDS: Final = ("lhs", "sobol")
+LHS: Final = "lhs"
+SOBOL: Final = "sobol"
+FACTORIAL: Final = "factorial"
+KINDS: Final = (LHS, SOBOL, FACTORIAL)
 MOST_POINTS: Final = 100_000
 _DESIGN: Final = re.compile(r"(\w+):([1-9]\d{0,8})", re.ASCII)
 _END: Final = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z/%]*)", re.ASCII)
@@ -60,6 +66,9 @@ class Range:
             raise InputError(f"range {text!r}: {path} is the same at all points (as are {', '.join(NOT_SWEPT)})")
         (a, unit_a), (b, unit_b) = found[0].groups(), found[1].groups()
         unit = unit_a or unit_b
+        if others := [each for each in (unit_a, unit_b) if each and not any(each in units for units in UNITS)]:
+            known = ", ".join(dict.fromkeys(chain.from_iterable(UNITS)))
+            raise InputError(f"range {text!r}: unit {others[0]!r} (allowed: {known}, or none)")
         worth = exchanged(unit_b or unit, unit)
         last = float(Decimal(b) * worth) if worth else math.nan
         if not float(a) < last or not math.isfinite(last):
@@ -77,6 +86,16 @@ class Range:
         if self.whole:
             n = math.floor(self._at(share, self.low, self.high + 1))
             return min(n, int(self.high))
+        return self._written(share)
+
+    def levels(self, number: int) -> list[Any]:
+        """So many values, both ends among them; fewer if there are no more whole ones."""
+        shares = [n / (number - 1) for n in range(number)]
+        if not self.whole:
+            return [self._written(share) for share in shares]
+        return list(dict.fromkeys(round(self._at(share, self.low, self.high)) for share in shares))
+
+    def _written(self, share: float) -> Any:
         found = float(f"{self._at(share, self.low, self.high):.{DIGITS}g}")
         return f"{found!r} {self.unit}" if self.unit else found
 
@@ -90,35 +109,47 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """``n`` points by ``kind`` in all ``ranges`` at once; ``seed`` is that of the points, not of the runs."""
+    """``n`` points by ``kind`` in all ``ranges`` at once; ``seed`` is that of the points, not of the runs.
+
+    A factorial design has this many ``levels`` of each range, which take no seed.
+    """
 
     kind: str
     n: int
     ranges: tuple[Range, ...]
     seed: int = 1
+    levels: int = 0
 
     @classmethod
     def parsed(cls, text: str, ranges: Sequence[str], seed: int = 1) -> "Design":
-        """``lhs:N`` or ``sobol:N``, N a power of two for the latter; else :class:`InputError`."""
+        """``lhs:N`` or ``sobol:N`` with N points, a power of two for the latter, or ``factorial:L`` with L levels of
+        each range; else :class:`InputError`."""
         match = _DESIGN.fullmatch(text)
         if match is None:
-            raise InputError(f"design {text!r} (allowed: lhs:N, sobol:N with N points)")
-        kind, n = match[1], int(match[2])
+            raise InputError(
+                f"design {text!r} (allowed: lhs:N, sobol:N with N points, factorial:L with L levels of each range)"
+            )
+        kind, n, levels = match[1], int(match[2]), 0
         if kind not in KINDS:
             raise unknown("design", kind, KINDS)
-        if n > MOST_POINTS:
-            raise InputError(f"design {text!r}: {n} points (allowed: up to {MOST_POINTS})")
-        if kind == "sobol" and n & (n - 1):
-            raise InputError(
-                f"design {text!r}: {n} points (allowed: a power of two, for which the points are balanced)"
-            )
         found = tuple(map(Range.parsed, ranges))
         if not found:
             raise InputError(f"design {text!r} without a range (allowed: one --range PATH=LOW..HIGH or more)")
+        if kind == FACTORIAL:
+            levels = n
+            if not 2 <= levels <= MOST_POINTS:
+                raise InputError(f"design {text!r}: {levels} levels (allowed: 2 to {MOST_POINTS})")
+            n = math.prod(len(each.levels(levels)) for each in found)
+        if n > MOST_POINTS:
+            raise InputError(f"design {text!r}: {n} points (allowed: up to {MOST_POINTS})")
+        if kind == SOBOL and n & (n - 1):
+            raise InputError(
+                f"design {text!r}: {n} points (allowed: a power of two, for which the points are balanced)"
+            )
         paths = [each.path for each in found]
         if twice := [path for path in paths if paths.count(path) > 1]:
             raise InputError(f"range {twice[0]}: found {paths.count(twice[0])} times (allowed: once)")
-        return cls(kind, n, found, seed)
+        return cls(kind, n, found, seed, levels)
 
     def check_alone(self, options: Mapping[str, str], given: Iterable[str], sweep: Iterable[str]) -> None:
         """Raises :class:`InputError` for a key that has a range, and is given or swept beside that.
@@ -137,9 +168,14 @@ class Design:
         return {**asdict(self), "ranges": [asdict(each) for each in self.ranges]}
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """The values at each point, by path."""
+        """The values at each point, by path; of a factorial design those of the last range change fastest."""
+        if self.kind == FACTORIAL:
+            paths = [each.path for each in self.ranges]
+            for values in product(*(each.levels(self.levels) for each in self.ranges)):
+                yield dict(zip(paths, values, strict=True))
+            return
         from scipy.stats import qmc  # half a second
 
-        sampler = qmc.Sobol if self.kind == "sobol" else qmc.LatinHypercube
+        sampler = qmc.Sobol if self.kind == SOBOL else qmc.LatinHypercube
         for shares in sampler(len(self.ranges), rng=self.seed).random(self.n).tolist():
             yield {each.path: each.value(share) for each, share in zip(self.ranges, shares, strict=True)}
