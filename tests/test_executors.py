@@ -78,6 +78,15 @@ def test_what_an_executor_says_is_not_taken_for_a_fault_of_the_directory(run_in,
         run_in("r", executor=Odd(outcome))
 
 
+@pytest.mark.parametrize("number", [-2, 0, "many", None])
+def test_what_an_executor_says_of_its_workers_is_taken_if_it_can_be(run_in, tables, alone, number):
+    odd = Odd(None)
+    with ThreadPoolExecutor(1) as executor:
+        odd._max_workers, odd.submit = number, executor.submit
+        run_in("odd", executor=odd, jobs=1)
+    assert tables("odd") == alone
+
+
 @pytest.mark.parametrize("executor", [ThreadPoolExecutor, 4, "loky"])
 def test_what_is_no_executor_is_refused_before_anything_is_written(run_in, tmp_path, executor):
     with pytest.raises(InputError, match="allowed: an object with submit"):

@@ -58,3 +58,10 @@ def test_the_current_directory_and_those_above_are_no_result_directory(scenario,
     run(scenario, out="below/../below/")
     run(scenario, seed=2, out="below/../below/")
     assert load("below").manifest["seed"] == 2
+
+
+@pytest.mark.parametrize("below", ["file/r", "file/deep/r"])
+def test_a_result_directory_below_a_file_is_one_message(scenario, tmp_path, below):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is no directory, or below a file"):
+        run(scenario, out=tmp_path / below)

@@ -211,3 +211,20 @@ def test_the_mode_of_a_new_file_is_that_of_any_other(tmp_path):
     files.write(tmp_path / "file", b"a page")
     (tmp_path / "other").write_bytes(b"a page")
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+AFTERWARDS = """
+import os
+from sim.cli import main
+try:
+    main(["scenarios"])
+finally:
+    os._exit(os.open(os.devnull, os.O_RDONLY) <= 2)
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_no_file_or_socket_gets_the_number_of_a_stream_that_was_closed_from_the_start(closed):
+    """It would be written to, or be closed, in the place of that."""
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, AFTERWARDS]
+    assert subprocess.run(command, capture_output=True).returncode == 0

@@ -41,6 +41,9 @@ COMMANDS = {
 """Each command's place, and its line in the help, for which nothing is imported."""
 
 
+STDERR = 2
+"""The number of standard error."""
+
 INTERRUPTED_STATUS = 130
 """128 + SIGINT, as a shell has it."""
 
@@ -101,6 +104,7 @@ def main(arguments: list[str] | None = None) -> Any:
     A broken pipe ends it quietly (click sees to that); if the output cannot be written for another reason, that is one
     message and exit status 1.  What cannot be written to standard error changes nothing.
     """
+    _open_standard_streams()
     if sys.stderr is sys.__stderr__:  # as it is without a test or a notebook around
         sys.stderr = _standard_error()
     for stream in (sys.stdout, sys.stderr):
@@ -108,6 +112,13 @@ def main(arguments: list[str] | None = None) -> Any:
             stream.reconfigure(errors="backslashreplace")  # what a terminal's encoding lacks is no reason to end
     with messages():
         return cli.main(args=arguments, prog_name="fpswitch")
+
+
+def _open_standard_streams() -> None:
+    """A socket or a file that got the number of a stream that was closed would be taken for that stream."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(opened, True)
+    os.close(opened)
 
 
 class _Lossy(io.FileIO):

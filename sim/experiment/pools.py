@@ -41,7 +41,8 @@ class Given:
         self._begun: set[Future[Outcome]] = set()
 
     def workers(self) -> int:
-        return int(getattr(self._executor, "_max_workers", None) or self._jobs)
+        said = getattr(self._executor, "_max_workers", None)  # which no interface promises
+        return said if isinstance(said, int) and said > 0 else self._jobs
 
     def submit(self, task: Task) -> "Future[Outcome]":
         try:

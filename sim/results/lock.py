@@ -40,6 +40,8 @@ class Lock:
             self._file = self._locked(directory)
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, json.dumps(holder).encode(), 0)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(f"{directory}: {self._path.parent} is no directory, or below a file") from error
         except OSError as error:
             self.release()
             raise InputError(f"{directory}: cannot be locked ({self._path}: {error.strerror})") from error

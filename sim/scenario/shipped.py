@@ -12,7 +12,8 @@ from sim.errors import InputError, unknown
 PATHS_END_IN: Final = (".toml", ".json")
 
 _HERE: Final = Path(__file__).parent
-_FOLDER: Final = next(each for each in (_HERE / "data", _HERE.parents[1] / "scenarios") if each.is_dir())
+_PACKED: Final = _HERE / "data"
+_FOLDER: Final = _PACKED if _PACKED.is_dir() else _HERE.parents[1] / "scenarios"
 """In a wheel they are package data; in a checkout they lie at its top."""
 
 DURATIONS: Final = _FOLDER / "seconds.json"
