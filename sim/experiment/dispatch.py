@@ -2,7 +2,8 @@
 
 A group takes a second or more, by what replications of its case took so far, so that messages cost little beside it;
 what is in flight, and would be lost with the driver, is two groups for each worker.  Several runs share a pool: the
-first one goes first, and what it leaves of the workers the next one has.
+first one goes first, and what it leaves of the workers the next one has.  So only the last one has to be cut into small
+groups at its end.
 """
 
 import time
@@ -15,7 +16,7 @@ from itertools import chain
 from typing import Final, Protocol
 
 from sim.experiment.pool import Outcome, Pool, Say
-from sim.experiment.workers import GROUP_S, MOST_OF_GROUP, Refused, Simulate, Task, Work, pickled, versions
+from sim.experiment.workers import GROUP_S, MOST_OF_GROUP, Packed, Refused, Simulate, Task, Work, packed, versions
 from sim.processes import TRIES
 from sim.results.groups import Group
 from sim.results.keys import Series
@@ -79,7 +80,7 @@ class Lane:
     """Groups that are with workers."""
     has_ended: bool = False
     _waiting: _Waiting = field(default_factory=lambda: _Waiting(()))
-    _contents: dict[str, bytes] = field(default_factory=dict)
+    _contents: dict[str, Packed] = field(default_factory=dict)
 
     def goes_on(self) -> bool:
         """Whether there is something to send at present."""
@@ -99,11 +100,11 @@ class Lane:
         """These go out again."""
         self._waiting.put_back(works)
 
-    def group(self, workers: int, seconds: Mapping[str, float]) -> tuple[Work, ...]:
-        """What goes out next, without leaving other workers idle at the end; ``seconds`` are what a replication of a
-        case takes, as far as that is known.
+    def group(self, workers: int, seconds: Mapping[str, float], *, is_last: bool) -> tuple[Work, ...]:
+        """What goes out next, if this is the last lane without leaving other workers idle at the end; ``seconds`` are
+        what a replication of a case takes, as far as that is known.
         """
-        most = max(1, len(self._waiting) // (IN_FLIGHT * workers))
+        most = max(1, len(self._waiting) // (IN_FLIGHT * workers)) if is_last else len(self._waiting)
         group: list[Work] = []
         taken, records = 0.0, 0
         while self._waiting and len(group) < most and taken < GROUP_S and records < MOST_OF_GROUP:
@@ -116,7 +117,7 @@ class Lane:
     def task(self, group: tuple[Work, ...]) -> Task:
         """These replications as a worker gets them."""
         if not self._contents:
-            self._contents = pickled(self.cases)
+            self._contents = packed(self.cases)
         cases = {case: self._contents[case] for case, *_ in group}
         series = {(case, by, name) for case, by, names, _ in group for name in names}
         return Task(group, cases, {each: self.keys[each] for each in series}, versions(), self.simulate)
@@ -134,14 +135,16 @@ class Dispatcher:
     _refusals: set[str] = field(default_factory=set)
     _tries: dict[tuple[Lane, Work], int] = field(default_factory=dict)
     _lanes: list[Lane] = field(default_factory=list)
+    _follow: int = 0
     _suspects: deque[tuple[Lane, Work]] = field(default_factory=deque)
     _flying: "dict[Future[Outcome], tuple[Lane, tuple[Work, ...]]]" = field(default_factory=dict)
 
-    def groups(self, lanes: Iterator[Lane]) -> Iterator[tuple[Lane, Group]]:
+    def groups(self, lanes: Iterator[Lane], most: int = 1) -> Iterator[tuple[Lane, Group]]:
         """The records of all works of all lanes, in any order, and as they come; those that fail are left out.
 
-        A lane is asked for when the earlier ones have nothing to send at present.
+        A lane is asked for when the earlier ones have nothing to send at present; there are up to ``most``.
         """
+        self._follow = most
         while not (self._send_some(lanes) and not self._flying):
             self.tick()
             if not self._flying:  # there is no worker
@@ -195,7 +198,7 @@ class Dispatcher:
             workers = self.pool.workers()
             if len(self._flying) >= IN_FLIGHT * workers:
                 return False
-            if group := following.group(workers, self._seconds):
+            if group := following.group(workers, self._seconds, is_last=self._follow <= 0):
                 self._send(following, group)
         return True
 
@@ -206,6 +209,7 @@ class Dispatcher:
                 return lane
         self._lanes = [lane for lane in self._lanes if not lane.has_ended]
         while len(self._lanes) < MOST_LANES and (new := next(lanes, None)) is not None:
+            self._follow -= 1
             self._lanes.append(new)
             if new.goes_on():
                 return new

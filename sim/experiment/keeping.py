@@ -5,7 +5,6 @@ the earlier scenario with all strategies of both, where that is finished; otherw
 kept beside the tables.
 """
 
-import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +15,7 @@ from typing import Any, Literal
 from sim.errors import InputError
 from sim.experiment import stopping
 from sim.experiment.inputs import Inputs, gathered
-from sim.experiment.provenance import costs_of, document
+from sim.experiment.provenance import costs_json, costs_of, document
 from sim.results import manifest as manifests
 from sim.results import parts
 from sim.results.keys import Key, Keys
@@ -54,7 +53,7 @@ class Experiment:
     @cached_property
     def contents(self) -> Mapping[str, bytes]:
         """The files of a run that are there before its tables, by their place in the directory."""
-        return {manifests.COSTS: (json.dumps(self.costs, indent=1) + "\n").encode(), **self.inputs.contents}
+        return {manifests.COSTS: costs_json(self.cases), **self.inputs.contents}
 
     def exactly(self, replications: int) -> "Experiment":
         """The same with exactly this many replications."""

@@ -1,12 +1,15 @@
 """What was run, with what: the manifest of an experiment as a document."""
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sim.costs import document as cost_documents
+from sim.costs.rows import CostTable
 from sim.experiment.inputs import Inputs, placed
 from sim.kinds import Kind, wanted
 from sim.results import manifest as manifests
@@ -16,10 +19,33 @@ from sim.scenario.cases import Case, contrasts
 from sim.scenario.schema import Scenario
 from sim.scenario.shipped import is_path
 
+TABLES_KEPT: Final = 8
+"""Cost tables whose documents stay in memory: all points of a design have the same ones."""
+
 
 def costs_of(cases: Sequence[Case]) -> dict[str, Any]:
-    """The cost tables of the cases by name, as costs.json has them."""
-    return {case.costs: cost_documents.document(case.table) for case in cases}
+    """The cost tables of the cases by name, as costs.json has them; nobody may change them."""
+    return {case.costs: _cost_document(case.table) for case in cases}
+
+
+def costs_json(cases: Sequence[Case]) -> bytes:
+    """The same as a file."""
+    return _costs_json(tuple({case.costs: case.table for case in cases}.values()))
+
+
+@lru_cache(maxsize=TABLES_KEPT)
+def _costs_json(tables: tuple[CostTable, ...]) -> bytes:
+    return (json.dumps({table.name: _cost_document(table) for table in tables}, indent=1) + "\n").encode()
+
+
+@lru_cache(maxsize=TABLES_KEPT)
+def _cost_document(table: CostTable) -> dict[str, Any]:
+    return cost_documents.document(table)
+
+
+@lru_cache(maxsize=TABLES_KEPT)
+def _cost_sha256(table: CostTable) -> str:
+    return manifests.sha256(_cost_document(table))
 
 
 def document(
@@ -27,9 +53,8 @@ def document(
 ) -> dict[str, Any]:
     """The manifest of a run of ``cases``; ``name`` is the scenario's, ``source`` its file."""
     resolved = inputs.placed(scenario)
-    hashes = {name: manifests.sha256(costs) for name, costs in costs_of(cases).items()}
     versions = manifests.versions()
-    documents = [_case_document(case, inputs, hashes[case.costs], versions) for case in cases]
+    documents = [_case_document(case, inputs, versions) for case in cases]
     return {
         "scenario": name,
         "scenario_file": source or None,
@@ -77,8 +102,8 @@ def other_versions(source: str) -> str:
     return f"{source} was made with {', '.join(words)}, so the numbers here may differ"
 
 
-def _case_document(case: Case, inputs: Inputs, cost_table_sha256: str, versions: Mapping[str, str]) -> dict[str, Any]:
-    scenario = case.scenario
+def _case_document(case: Case, inputs: Inputs, versions: Mapping[str, str]) -> dict[str, Any]:
+    scenario, cost_table_sha256 = case.scenario, _cost_sha256(case.table)
     names = dict.fromkeys((case.timed_by, *case.strategies))
     return {
         "case": case.name,

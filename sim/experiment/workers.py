@@ -13,9 +13,11 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from io import BytesIO
 from itertools import pairwise
 from typing import Final
 
+from sim.costs.rows import CostTable
 from sim.errors import InputError, RunError
 from sim.host.elapsed import fraction
 from sim.results import manifest as manifests
@@ -46,12 +48,12 @@ SAME = (*WORLDS_VERSIONS, "pyarrow")
 class Task:
     """Some replications for one worker.
 
-    ``cases`` are pickled, by name; ``keys`` are what the keys of each series have in common, and ``versions`` those of
-    the driver.
+    ``cases`` are by name, each packed; ``keys`` are what the keys of each series have in common, and ``versions`` are
+    those of the driver.
     """
 
     works: tuple[Work, ...]
-    cases: Mapping[str, bytes]
+    cases: Mapping[str, "Packed"]
     keys: Mapping[Series, str]
     versions: Mapping[str, str]
     simulate: Simulate | None = None
@@ -189,15 +191,53 @@ def in_flight() -> float:
     return _here.finished + _here.running * fraction()
 
 
-def pickled(cases: Iterable[Case]) -> dict[str, bytes]:
+Packed = tuple[bytes, bytes]
+"""The pickles of a case without its cost table, and of that, which is fifty times as large and has many cases."""
+
+
+def packed(cases: Iterable[Case]) -> dict[str, Packed]:
     """The cases as tasks carry them."""
-    return {case.name: pickle.dumps(case) for case in cases}
+    found: dict[str, Packed] = {}
+    for case in cases:
+        content = BytesIO()
+        _Packer(content).dump(case)
+        found[case.name] = content.getvalue(), _packed_table(case.table)
+    return found
+
+
+class _Packer(pickle.Pickler):
+    """Leaves cost tables out."""
+
+    def persistent_id(self, found: object) -> str | None:
+        return "costs" if isinstance(found, CostTable) else None
+
+
+class _Unpacker(pickle.Unpickler):
+    """Puts a cost table in."""
+
+    def __init__(self, content: bytes, table: CostTable) -> None:
+        super().__init__(BytesIO(content))
+        self._table = table
+
+    def persistent_load(self, _: object) -> CostTable:
+        return self._table
+
+
+@lru_cache(maxsize=8)
+def _packed_table(table: CostTable) -> bytes:
+    return pickle.dumps(table)
 
 
 @lru_cache(maxsize=64)
-def _case(content: bytes) -> Case:
-    case: Case = pickle.loads(content)
+def _case(content: Packed) -> Case:
+    case: Case = _Unpacker(content[0], _table(content[1])).load()
     return case
+
+
+@lru_cache(maxsize=8)
+def _table(content: bytes) -> CostTable:
+    table: CostTable = pickle.loads(content)
+    return table
 
 
 def simulated() -> Simulate:
