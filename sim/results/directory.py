@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from sim.results.aside import Aside
 from sim.results.columns import SCHEMAS
 from sim.results.groups import Group
 from sim.results.lock import Lock
+from sim.results.siblings import Siblings
 from sim.results.world import differences
 
 FROM_THE_FIRST_RUN = ("started", "wall_s", "error", "versions", "commit", "platform", "files")
@@ -31,16 +33,19 @@ FROM_THE_FIRST_RUN = ("started", "wall_s", "error", "versions", "commit", "platf
 class ResultDirectory:
     """A directory for a run; nothing in it is touched before :meth:`begin`.
 
-    ``worlds`` are the fingerprints of the run's cases.  ``found`` is the manifest of what lies there, ``aside`` that of
-    what an earlier run set aside, in ``previous``.  Beside a complete result nothing is aside: what lies in
-    ``previous`` was replaced by it, and a kill interrupted its deletion.
+    ``worlds`` are the fingerprints of the run's cases, ``siblings`` those that the same command makes beside it.
+    ``found`` is the manifest of what lies there, ``aside`` that of what an earlier run set aside, in ``previous``.
+    Beside a complete result nothing is aside: what lies in ``previous`` was replaced by it, and a kill interrupted its
+    deletion.
 
     Raises :class:`InputError` if ``directory`` is empty, the current directory or one above it, something else than a
     directory, or holds files and is not one of ours; if ``previous`` holds what no run has set aside; if the one would
     have to be set aside where the other is; or if another run goes on in one of the two, until :meth:`close`.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], worlds: Container[str]) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], worlds: Container[str], siblings: Siblings | None = None
+    ) -> None:
         if not os.fspath(directory):
             raise InputError(
                 "result directory '': a path is empty (allowed: a directory that is empty or not yet there)"
@@ -51,7 +56,8 @@ class ResultDirectory:
         self._place = Aside(path)
         self.previous = self._place.path
         self.begun = False
-        self._worlds = worlds
+        self._worlds, self._siblings = worlds, siblings
+        self._written: Mapping[str, bytes] = {}
         self.manifest: dict[str, Any] = {}
         self._locks = [Lock(path)]
         try:
@@ -116,44 +122,63 @@ class ResultDirectory:
         ``contents`` are the files that are there before its tables, by their place.
         """
         self._started = time.monotonic()
-        notes = self._make_room(manifest)
-        self.tidy(contents)
+        notes, is_new = self._make_room(manifest)
+        if not is_new:
+            self._tidy_inside(contents)
+        self._tidy_beside()
         self.begun = True
         self.manifest = {
             "format": manifests.FORMAT, "status": manifests.RUNNING, **manifest, "started": _now(), "wall_s": None,
             "error": None, "files": {},
         }  # fmt: skip
         manifests.write(self.path, self.manifest)
-        files.make_directory(self.path / parts.FOLDER)
-        files.sync(self.path / parts.FOLDER)  # a run that was killed need not have done so
+        if not files.make_directory(self.path / parts.FOLDER):
+            files.sync(self.path / parts.FOLDER)  # a run that was killed need not have done so
         self._write_inputs(contents)
         manifests.write(self.path, self.manifest)
         return notes
 
     def _write_inputs(self, contents: Mapping[str, bytes]) -> None:
+        """Writes them, unless this run has; their names here are on the disk with those of what comes next."""
+        if contents == self._written:
+            return
         for place, content in contents.items():
             path = self.path / place
             files.make_directory(path.parent)
-            files.write_kept(path, content)
-            files.sync(path.parent)
+            if self._siblings is None:
+                files.write_kept(path, content)
+            else:
+                self._siblings.write(self.path, place, content)
+            if path.parent != self.path:
+                files.sync(path.parent)
         for place in self.manifest["files"].keys() - contents:
             (self.path / place).unlink()
-        self.manifest["files"] = hashes_of(contents)
+        self.manifest["files"], self._written = hashes_of(contents), contents
 
     def tidy(self, contents: Iterable[str]) -> None:
         """Removes what commands that were killed left here and beside, of tables and of files with these places."""
+        self._tidy_inside(contents)
+        self._tidy_beside()
+        if not self.begun:
+            with suppress(OSError):
+                progress.remove(self.path)
+
+    def _tidy_inside(self, contents: Iterable[str]) -> None:
         inputs = {*contents, *(self.found or {}).get("files", ())}  # of which .mine.toml may be one, beside mine.toml
         own = {self.path / place for place in inputs}
         for place in (manifests.NAME, progress.NAME, *(f"{name}.parquet" for name in SCHEMAS), *contents):
             files.remove_left(self.path / place, but=own)
-        with suppress(OSError):
-            files.remove_deleted(self.path)
-            self._place.tidy()
-            if not self.begun:
-                progress.remove(self.path)
 
-    def _make_room(self, manifest: Mapping[str, Any]) -> list[str]:
-        """Sets aside what is there, unless it is an unfinished run of the same world, which is continued."""
+    def _tidy_beside(self) -> None:
+        if self._siblings is None or self._siblings.is_left:
+            with suppress(OSError):
+                files.remove_deleted(self.path)
+                self._place.tidy()
+
+    def _make_room(self, manifest: Mapping[str, Any]) -> tuple[list[str], bool]:
+        """Sets aside what is there, unless it is an unfinished run of the same world, which is continued.  Gives
+        sentences, and whether the directory is new.
+        """
         found, aside, notes = self.found, self.aside, []
         until = "until this run is complete, and then deleted"
         try:
@@ -175,11 +200,12 @@ class ResultDirectory:
                     f"{self.previous} is kept {until}: {_words(aside)}{_why(aside, manifest)}; to keep it longer, move "
                     "it away before that"
                 )
-            files.make_directory(self.path)
-            files.sync(self.path.parent)  # who made it before need not have done so
+            is_new = files.make_directory(self.path)
+            if not is_new:
+                files.sync(self.path.parent)  # who made it before need not have done so
         except OSError as error:
             raise InputError(f"{self.path}: cannot be made a result directory ({error.strerror})") from error
-        return notes
+        return notes, is_new
 
     @property
     def has_set_aside(self) -> bool:
@@ -251,7 +277,12 @@ def is_complete(manifest: Mapping[str, Any] | None) -> bool:
 
 def hashes_of(contents: Mapping[str, bytes]) -> dict[str, str]:
     """The sha256 of each."""
-    return {place: sha256(content).hexdigest() for place, content in contents.items()}
+    return {place: _sha256(content) for place, content in contents.items()}
+
+
+@lru_cache(maxsize=4)  # the points of a design have the same cost tables
+def _sha256(content: bytes) -> str:
+    return sha256(content).hexdigest()
 
 
 def _now() -> str:

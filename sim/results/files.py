@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Container, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Final
 
@@ -136,14 +137,15 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def make_directory(path: Path) -> None:
+def make_directory(path: Path) -> bool:
     """Makes a directory and those above it, if they are not there; when this returns the names of new ones are on the
-    disk.
+    disk.  Says whether it was not there.
     """
-    new = [each for each in (path, *path.parents) if not each.exists()]
+    new = list(takewhile(lambda each: not each.exists(), (path, *path.parents)))
     path.mkdir(parents=True, exist_ok=True)
     for each in new:
         sync(each.parent)  # of others, such as /home, it need not be possible
+    return bool(new)
 
 
 def has_contents(directory: Path, first: str) -> bool:

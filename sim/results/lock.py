@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -34,7 +35,7 @@ class Lock:
 
     def __init__(self, directory: Path) -> None:
         self._path, self._file, pid = _place(directory), -1, os.getpid()
-        holder = {"pid": pid, "began": began(pid), "host": socket.gethostname(), "since": _now()}
+        holder = {"pid": pid, "began": _own(pid), "host": socket.gethostname(), "since": _now()}
         try:
             files.make_directory(self._path.parent)
             self._file = self._locked(directory)
@@ -140,6 +141,10 @@ def began(pid: int) -> str:
         return "" if state in (b"Z", b"X") or not where else f"{where} {int(fields[18])}"
     except (OSError, ValueError, IndexError):
         return ""
+
+
+_own: Final = lru_cache(maxsize=1)(began)
+"""The same of this process, which does not change."""
 
 
 @dataclass(frozen=True, slots=True)
