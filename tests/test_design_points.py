@@ -219,17 +219,17 @@ def test_the_exit_status_of_a_point_that_fails_is_that_of_its_error(
 
 def test_an_input_that_is_wrong_inside_of_a_range_is_found_before_anything_runs(run, tmp_path, monkeypatch):
     """At the point that is neither the first nor has an end of the range."""
-    from sim.experiment import points
+    from sim.scenario import reading
 
     inner = next(n for n in range(1, 4) if cpus()[n] not in (min(cpus()), max(cpus())))
-    original = points.cases
+    original = reading.cases
 
     def checked(scenario):
         if scenario.host.cpus == cpus()[inner]:
             raise InputError("so many CPUs cannot be")
         return original(scenario)
 
-    monkeypatch.setattr(points, "cases", checked)
+    monkeypatch.setattr(reading, "cases", checked)
     with pytest.raises(InputError, match=rf"^point {inner + 1} of 4 .*so many CPUs cannot be"):
         run()
     assert not (tmp_path / "d").exists()

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim import experiment
-from sim.analysis.by_point import by_value, own_costs
+from sim.analysis import student
+from sim.analysis.by_point import by_value
 from sim.errors import InputError
 from sim.experiment.design import Design, Range
 from sim.experiment.points import point_name
@@ -340,11 +341,23 @@ def test_a_number_of_processes_that_a_run_refuses_is_refused_by_a_design(run, tm
     assert not (tmp_path / "d").exists()
 
 
-def test_a_strategy_without_operations_costs_nothing(run, tmp_path):
-    run(design=("lhs:1", ("host.cpus=2..9",)))
-    results = load(tmp_path / "d" / "points" / point_name(0))
-    rows = {row["strategy"]: row for row in own_costs(results)}
-    assert rows["free-ssp"]["difference_us"] == 0
+@pytest.mark.parametrize("earlier", [(), (2,), (1, 2)])
+def test_own_operations_at_a_point_are_those_of_its_tables(run, tmp_path, earlier):
+    """Also of replications that an earlier command has run."""
+    for replications in (*earlier, 3):
+        points = run(design=("lhs:2", ("host.cpus=2..9",)), overrides={"run.replications": replications})
+    for number, rows in points.set_index("strategy").groupby("point"):
+        results = load(tmp_path / "d" / "points" / point_name(number - 1))
+        (case,) = results.cases
+        ledger = results.ledger[results.ledger["timed_by"] == case["timed_by"]]
+        cycles = ledger.pivot_table(index="replication", columns="strategy", values="cycles", aggfunc="sum")
+        us = cycles / (case["vcpus"] * case["measure_s"] * case["tsc_hz"] / 1e6)
+        more = us.sub(us[case["reference"]], axis=0)
+        assert len(us) == 3
+        assert rows["own_us"].to_dict() == us.mean().to_dict()
+        assert rows["difference_us"].to_dict() == more.mean().to_dict()
+        half = student.quantile(0.975, 2) * more.std() / 3**0.5
+        assert rows["difference_half_us"].to_dict() == pytest.approx(half.to_dict(), rel=1e-12)
 
 
 def test_points_at_which_nothing_has_operations_cost_nothing(tmp_path):

@@ -1,38 +1,38 @@
 """Own operations at a point of a design, and how they go with the values of a range."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from sim.analysis import student
-from sim.results.tables import Results
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Cycles = Callable[[str, str], Sequence[int]]
+"""The cycles of all operations of a strategy on the schedule of a case, by replication."""
 
 LEVEL: Final = 0.95
 BINS: Final = 4
 DIFFERENCE: Final = "difference_us"
 
 
-def own_costs(results: Results) -> Iterator[dict[str, Any]]:
+def own_costs(cases: Iterable[Mapping[str, Any]], n: int, cycles: Cycles) -> Iterator[dict[str, Any]]:
     """For each case and strategy: what its operations cost on the case's schedule, and how much more than the
     reference's.
 
-    In microseconds per vCPU-second (CPU-second, on a host without vCPUs): means over the replications, and half of the
-    95 % t interval of the difference, which is paired; NaN with one replication.
+    In microseconds per vCPU-second (CPU-second, on a host without vCPUs): means over ``n`` replications, and half of
+    the 95 % t interval of the difference, which is paired; NaN with one replication.  ``cases`` are entries of the
+    manifest.
     """
-    ledger = results.ledger
-    for case in results.cases:
+    for case in cases:
         per = (case["vcpus"] or case["cpus"]) * case["measure_s"] * case["tsc_hz"] / 1e6
-        own = ledger[(ledger["case"] == case["case"]) & (ledger["timed_by"] == case["timed_by"])]
-        cycles = own.pivot_table(index="replication", columns="strategy", values="cycles", aggfunc="sum", fill_value=0)
-        strategies = list(dict.fromkeys([*case["strategies"], case["reference"]]))  # some, or all, without operations
-        cycles = cycles.reindex(index=range(results.manifest["replications"]), columns=strategies, fill_value=0)
+        names = dict.fromkeys([*case["strategies"], case["reference"]])
+        of = {name: np.array(cycles(case["case"], name)[:n], np.int64) / per for name in names}
         for strategy in case["strategies"]:
-            costs = cycles[strategy] / per
-            difference = costs - cycles[case["reference"]] / per
-            n = len(difference)
+            costs, difference = of[strategy], of[strategy] - of[case["reference"]]
             half = student.quantile((1 + LEVEL) / 2, n - 1) * difference.std(ddof=1) / n**0.5 if n > 1 else math.nan
             yield {
                 "case": case["case"],

@@ -31,7 +31,7 @@ from sim.processes import check_jobs
 from sim.results import files
 from sim.results import manifest as manifests
 from sim.results.lock import Lock
-from sim.scenario.reading import read
+from sim.scenario.reading import Source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,14 +64,16 @@ def run_design(
     check_jobs(jobs)
     path = files.resolved(out)  # the lock is beside what it leads to
     given, values = dict(overrides or {}), list(design.points())
-    base = read(scenario, given, options)
-    design.check_alone(options or {}, given, base.sweep)
-    told = Progress(shown=progress)
+    source, named = Source.of(scenario), options or {}
+    base, _ = source.read(given, named)
+    design.check_alone(named, given, base.sweep)
+    told, name = Progress(shown=progress), name_of(str(scenario), base.title)
     points = Points(
         path,
         design,
         values,
-        lambda point: read(scenario, {**given, **point}, options),
+        lambda point: source.read({**given, **point}, named),
+        name,
         str(scenario),
         command,
         simulate,
@@ -83,7 +85,7 @@ def run_design(
             {
                 "format": FORMAT,
                 "status": manifests.RUNNING,
-                "scenario": name_of(str(scenario), base.title),
+                "scenario": name,
                 "design": design.document(),
                 **made,
                 "command": list(command),
@@ -92,11 +94,11 @@ def run_design(
     )
     told.say(*filter(None, [other_versions(str(scenario))]))
     with Lock(path):
-        _check(path, points.document)
+        status = _status(path, points.document)
         missing = points.missing()
         for number in missing:
-            points.cases(number)
-        points.begin(missing)
+            points.check(number)
+        points.begin(missing, status)
         pool: Pool | None = None
         at_once = True
         with points.ending():
@@ -117,12 +119,15 @@ def run_design(
             return points.table()
 
 
-def _check(path: Path, document: Mapping[str, Any]) -> None:
-    """Raises :class:`InputError` for a directory that is not that of the design, or of other inputs or versions."""
+def _status(path: Path, document: Mapping[str, Any]) -> str | None:
+    """How an earlier command of the same design has ended there, if there was one.
+
+    Raises :class:`InputError` for a directory that is not that of the design, or of other inputs or versions.
+    """
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: not a directory")
     if not path.is_dir() or not files.has_contents(path, NAME):
-        return
+        return None
     there = described(path)
     try:
         other = ["the design"] if there["design"] != document["design"] else other_than(there, document)
@@ -133,3 +138,5 @@ def _check(path: Path, document: Mapping[str, Any]) -> None:
             f"{path}: holds another design or scenario: other than here are {', '.join(other)}; points of both are not "
             "mixed (allowed: another directory, or in this one the same with more replications or strategies)"
         )
+    status: str | None = there.get("status")
+    return status

@@ -6,7 +6,6 @@ A point that fails is noted, and the others run.
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,31 +13,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sim.errors import InputError, Interrupted, RunError
+from sim.experiment.dataset import Dataset
 from sim.experiment.described import NAME
 from sim.experiment.design import Design
 from sim.experiment.dispatch import Dispatcher, Lane, Works
 from sim.experiment.finished import Finished
+from sim.experiment.inputs import gathered
 from sim.experiment.keeping import Experiment
 from sim.experiment.pool import Gone, Pool
 from sim.experiment.progress import Progress
 from sim.experiment.running import Running, Unwritten, Where
-from sim.experiment.runs import experiment_of
 from sim.experiment.workers import Simulate
 from sim.results import files
 from sim.results import manifest as manifests
-from sim.scenario.cases import cases
+from sim.results.siblings import Siblings
+from sim.scenario.cases import Case
 from sim.scenario.schema import Scenario
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sim.analysis.by_point import Cycles
     from sim.results.tables import Results
 
 POINTS: Final = "points"
 POINTS_TABLE: Final = "points.parquet"
+POINT: Final = "point"
+"""The column with the number of a point, from 1."""
 FINISHED: Final = "finished"
-DATASET: Final = "dataset"
-TABLES: Final = ("ledger", "metrics", "latency", "integrity")
 MOST_LISTED: Final = 100
 """Failed points that design.json names."""
 
@@ -52,31 +54,38 @@ def point_name(number: int) -> str:
 class Points:
     """The points of a design in the directory ``path``, by their number from 0.
 
-    ``document`` becomes ``design.json``; ``read`` gives the scenario at values of the ranges.
+    ``document`` becomes ``design.json``; ``read`` gives the scenario at values of the ranges, and its cases; ``name``
+    is the scenario's, ``source`` its file.
     """
 
     path: Path
     design: Design
     values: Sequence[Mapping[str, Any]]
-    read: Callable[[Mapping[str, Any]], Scenario]
+    read: Callable[[Mapping[str, Any]], tuple[Scenario, Sequence[Case]]]
+    name: str
     source: str
     command: Sequence[str]
     simulate: Simulate | None
     told: Progress
     document: dict[str, Any] = field(default_factory=dict)
+    _dataset: Dataset = field(init=False)
+    _siblings: Siblings = field(init=False)
     _done: int = 0
     _failed: dict[int, Exception] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._dataset = Dataset(self.path)
 
     def experiment(self, number: int) -> Experiment:
         """What is run at a point; :class:`InputError`, which names it, if that cannot be."""
         with self._naming(number):
-            scenario = self.read(self.values[number])
-            return experiment_of(scenario, cases(scenario), self.source, self.command)
+            scenario, cases = self.read(self.values[number])
+            return Experiment(scenario, cases, gathered(scenario, cases), self.name, self.source, self.command)
 
-    def cases(self, number: int) -> None:
+    def check(self, number: int) -> None:
         """Raises :class:`InputError` if the scenario is wrong at a point."""
         with self._naming(number):
-            cases(self.read(self.values[number]))
+            self.read(self.values[number])
 
     @contextmanager
     def _naming(self, number: int) -> Iterator[None]:
@@ -103,15 +112,19 @@ class Points:
         finished = self._finished
         return [n for n in range(self.design.n) if finished.rows(self._directory(n)) is None]
 
-    def begin(self, missing: Sequence[int]) -> None:
-        """Makes the directory that of the design; what points have already is told."""
+    def begin(self, missing: Sequence[int], status: str | None) -> None:
+        """Makes the directory that of the design; what points have already is told.
+
+        ``status`` is that of an earlier command there.
+        """
         files.make_directory(self.path)
         for name in (NAME, POINTS_TABLE):
             files.remove_left(self.path / name)
         self._finished.tidy()
         self._write(manifests.RUNNING)
         for number in sorted(set(range(self.design.n)) - set(missing)):
-            self._link(number)
+            self._dataset.add(self._directory(number), is_synced=status == manifests.COMPLETE)
+        self._siblings = Siblings(self.path / POINTS)
         self._done = self.design.n - len(missing)
         if self._done:
             self.told.say(f"{self._done} of {self.design.n} points were finished already, and are used again")
@@ -175,11 +188,11 @@ class Points:
                 with self._noting(number):
                     with closing(self._running(number)) as running:
                         results = running.results(Where(1, simulate=self.simulate))
-                    self._keep(number, results)
+                    self._keep(number, results, running.cycles)
             return
         dispatcher = Dispatcher(pool, self.told.say, lambda: None)
         try:
-            for lane, group in dispatcher.groups(self._lanes(missing)):
+            for lane, group in dispatcher.groups(self._lanes(missing), len(missing)):
                 try:
                     lane.take(group)
                 except Exception as error:
@@ -201,10 +214,13 @@ class Points:
         with self._noting(number):
             with closing(running):
                 results = yield from running.works()
-            self._keep(number, results)
+            self._keep(number, results, running.cycles)
 
     def _running(self, number: int) -> Running:
-        return Running(self.experiment(number), self._directory(number), Progress(shown=False))
+        experiment = self.experiment(number)
+        if _files(experiment.manifest) != _files(self.document):
+            raise InputError(f"{self._name(number)}: files that the scenario names have changed since the design began")
+        return Running(experiment, self._directory(number), Progress(shown=False), self._siblings)
 
     @contextmanager
     def _noting(self, number: int) -> Iterator[None]:
@@ -218,24 +234,18 @@ class Points:
             if len(self._failed) <= MOST_LISTED:
                 self._write(manifests.RUNNING)
 
-    def _keep(self, number: int, results: "Results") -> None:
+    def _keep(self, number: int, results: "Results", cycles: "Cycles") -> None:
         """A point is finished."""
         from sim.analysis.by_point import own_costs
 
         self.told.say(*(note for note in results.notes if note not in self.told.notes))
-        self._link(number)
-        point = self.values[number]
+        directory, point = self._directory(number), self.values[number]
+        self._dataset.add(directory)
         values = {each.path: each.number(point[each.path]) for each in self.design.ranges}
-        rows = [{"point": number + 1, **values, **row} for row in own_costs(results)]
-        self._finished.keep(self._directory(number), rows)
+        own = own_costs(results.cases, results.manifest["replications"], cycles)
+        self._finished.keep(directory, [{POINT: number + 1, **values, **row} for row in own])
         self._done += 1
         self.told.step()
-
-    def _link(self, number: int) -> None:
-        """The tables of a point are in the dataset, too."""
-        name, out = point_name(number), self._directory(number)
-        for table in TABLES:
-            _link(out / f"{table}.parquet", self.path / DATASET / table / f"point={name}" / "part.parquet")
 
     def table(self) -> "pd.DataFrame":
         """A row for each point, case and strategy, of the points that are finished."""
@@ -255,20 +265,10 @@ class Points:
             files.sync(temporary)
             os.replace(temporary, self.path / POINTS_TABLE)
             files.sync(self.path)
+        self._dataset.sync()
         return frame
 
 
-def _link(file: Path, place: Path) -> None:
-    """Puts a file in a second place, if it is not there already."""
-    if place.exists() and (place.samefile(file) or files.sha256(place) == files.sha256(file)):
-        return
-    files.make_directory(place.parent)
-    temporary = place.with_name(f".{place.name}")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(file, temporary)
-    except OSError:  # a file system without links
-        shutil.copyfile(file, temporary)
-        files.sync(temporary)
-    os.replace(temporary, place)
-    files.sync(place.parent)
+def _files(made: Mapping[str, Any]) -> list[str]:
+    """The hashes of what a scenario has from files."""
+    return [*(each["sha256"] for each in made["inputs"]), *(case["cost_table_sha256"] for case in made["cases"])]

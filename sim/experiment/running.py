@@ -34,6 +34,7 @@ from sim.results.keys import Keys
 from sim.results.progress import EVERY_S, MOST_LISTED
 from sim.results.progress import Progress as How
 from sim.results.shelf import Shelf
+from sim.results.siblings import Siblings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,9 +62,18 @@ class _Died(RunError):
 
 
 class Running:
-    """A run of ``asked``, in memory or in the directory ``out``, whose finished replications are used again."""
+    """A run of ``asked``, in memory or in the directory ``out``, whose finished replications are used again.
 
-    def __init__(self, asked: Experiment, out: str | os.PathLike[str] | None, told: Progress) -> None:
+    ``siblings`` is what that has in common with the directories of other runs.
+    """
+
+    def __init__(
+        self,
+        asked: Experiment,
+        out: str | os.PathLike[str] | None,
+        told: Progress,
+        siblings: Siblings | None = None,
+    ) -> None:
         self._asked, self._told = asked, told
         self._manifest = asked.manifest
         self._rule = stopping.Rule(asked.scenario, asked.cases)
@@ -74,7 +84,7 @@ class Running:
         self._failed: list[Work] = []
         self._telling = Lock()
         self._began, self._told_at, self._count, self._before = time.monotonic(), 0.0, 0, 0
-        self._directory = _opened(out, self._manifest) if out is not None else None
+        self._directory = _opened(out, self._manifest, siblings) if out is not None else None
         if self._directory is not None:
             try:
                 self._ran = self._directory.engines()
@@ -105,6 +115,10 @@ class Running:
                     self.take(group)
                     self._tell()
             return self._ended(before)
+
+    def cycles(self, case: str, strategy: str) -> Sequence[int]:
+        """Of a strategy's operations on the schedule of a case: in each of its replications that are finished."""
+        return self._rule.cycles(case, strategy)
 
     def lane(self, works: Generator[Works, None, object], simulate: Simulate | None) -> Lane:
         """Its replications, for a pool."""
@@ -337,11 +351,11 @@ class Running:
         return f"{text}; {self._directory.path} keeps them, and the same command continues from there{aside}"
 
 
-def _opened(out: str | os.PathLike[str], manifest: Mapping[str, Any]) -> ResultDirectory:
+def _opened(out: str | os.PathLike[str], manifest: Mapping[str, Any], siblings: Siblings | None) -> ResultDirectory:
     from sim.results.directory import ResultDirectory  # here, since workers import this module and need no pandas
 
     worlds = {case["fingerprint"] for case in manifest["cases"]}
-    return ResultDirectory(out, worlds)
+    return ResultDirectory(out, worlds, siblings)
 
 
 class Missing:

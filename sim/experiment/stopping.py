@@ -74,6 +74,10 @@ class Rule:
         if finished.caught:
             self._caught[of] = min(n, self._caught.get(of, n))
 
+    def cycles(self, case: str, strategy: str) -> Sequence[int]:
+        """What has been taken of a strategy, by replication."""
+        return self._cycles[case, strategy]
+
     def look(self, there: int) -> Stopped | int:
         """Where the rule stops within replications 0 to ``there`` - 1, all of which have been taken.
 

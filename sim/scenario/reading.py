@@ -2,6 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +17,7 @@ from sim.kernel.datafile import is_file
 from sim.kinds import Kind, wanted
 from sim.results import manifest as manifests
 from sim.scenario import shipped
-from sim.scenario.cases import cases
+from sim.scenario.cases import Case, cases
 from sim.scenario.contrasts import operand
 from sim.scenario.distribution import is_distribution
 from sim.scenario.explain import ScenarioError, explain, keys, missing, shown
@@ -56,24 +59,47 @@ def read(
 
     Raises :class:`InputError` with one line: the file, the path in it, what was found and what is allowed.
     """
-    if path in shipped.names():
-        return _read(path, overrides or {}, options or {})
-    with wanted(path, Kind.SCENARIO):
-        return _read(path, overrides or {}, options or {})
+    return Source.of(path).read(overrides or {}, options or {})[0]
 
 
-def _read(path: str | Path, overrides: Mapping[str, Any], options: Mapping[str, str]) -> Scenario:
-    if str(path).endswith(".json"):
-        files = _of_run(str(path))
-    else:
-        files = _files(str(path), isinstance(path, Path) or is_path(path), ())
-    data: Table = {}
-    for _, raw in reversed(files):
-        data = _varied(data, raw)
-    if not data:
-        raise InputError(
-            f"{files[0][0]}: the file is empty; allowed: a scenario with title, run, host and guests or threads"
-        )
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A scenario as its files were when this was made, from which others are made with other values."""
+
+    path: str | Path
+    _files: Files
+    _data: Table
+
+    @classmethod
+    def of(cls, path: str | Path) -> "Source":
+        """What is at ``path``, as :func:`read` takes it; :class:`InputError` if that cannot be read."""
+        with _wanted(path):
+            if str(path).endswith(".json"):
+                files = _of_run(str(path))
+            else:
+                files = _files(str(path), isinstance(path, Path) or is_path(path), ())
+            data: Table = {}
+            for _, raw in reversed(files):
+                data = _varied(data, raw)
+            if not data:
+                raise InputError(
+                    f"{files[0][0]}: the file is empty; allowed: a scenario with title, run, host and guests or threads"
+                )
+        return cls(path, files, data)
+
+    def read(self, overrides: Mapping[str, Any], options: Mapping[str, str]) -> tuple[Scenario, tuple[Case, ...]]:
+        """What :func:`read` gives, and the cases of that."""
+        with _wanted(self.path):
+            return _read(deepcopy(self._data), self._files, overrides, options)
+
+
+def _wanted(path: str | Path) -> AbstractContextManager[None]:
+    return nullcontext() if path in shipped.names() else wanted(path, Kind.SCENARIO)
+
+
+def _read(
+    data: Table, files: Files, overrides: Mapping[str, Any], options: Mapping[str, str]
+) -> tuple[Scenario, tuple[Case, ...]]:
     try:
         return _checked(_overridden(data, overrides))
     except ScenarioError as error:
@@ -89,22 +115,21 @@ def _read(path: str | Path, overrides: Mapping[str, Any], options: Mapping[str, 
 def vary(scenario: Scenario, overrides: Mapping[str, Any], options: Mapping[str, str] | None = None) -> Scenario:
     """The scenario with other values at these paths, as :func:`read` would have read it with them."""
     try:
-        return _checked(_overridden(scenario.written(), overrides))
+        return _checked(_overridden(scenario.written(), overrides))[0]
     except ScenarioError as error:
         if option := _option(error.path, overrides, options or {}):
             raise InputError(f"{option}: {error.text}") from error
         raise
 
 
-def _checked(data: Table) -> Scenario:
+def _checked(data: Table) -> tuple[Scenario, tuple[Case, ...]]:
     try:
         scenario = Scenario.model_validate(data, context={FROM_FILE: True})
     except ValidationError as error:
         if not _swept_only(data, missing(error, data)):
             raise explain(error, data) from error
         return _checked(data)
-    cases(scenario)
-    return scenario
+    return scenario, cases(scenario)
 
 
 def _swept_only(data: Table, paths: Iterable[str]) -> bool:
