@@ -1,6 +1,8 @@
 """The readers of `fpswitch verify fuzz` that are files of a run in progress: each really reads what is damaged."""
 
 import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -35,6 +37,36 @@ def test_the_file_that_is_damaged_is_read_by_status(reader, status, says, tmp_pa
     assert (found, says in out, err) == (status, True, "")
     found, out, err = run(capsys, *put(reader, seed[:-1], tmp_path))
     assert f"{reader}: cannot be read" in err
+
+
+def test_the_table_of_all_points_is_read_by_status(tmp_path, capsys):
+    """It alone says that a design whose points are finished is complete."""
+    (seed,) = READERS["points.parquet"].seeds(tmp_path, DATA)
+    for content, status in ((seed, "complete"), (seed[:-1], "failed")):
+        _, out, err = run(capsys, *put("points.parquet", content, tmp_path))
+        assert (f"r: a design of a, {status}\n  done       2 of 2 points (100%)" in out, err) == (True, "")
+
+
+DAMAGED = """
+import sys
+from pathlib import Path
+from sim.experiment.design_status import _has_table
+path = Path(sys.argv[1])
+seed = path.read_bytes()
+begin = len(seed) - 8 - int.from_bytes(seed[-8:-4], "little")
+for n in range(begin, len(seed) - 8):
+    path.write_bytes(seed[:n] + bytes(1) + seed[n + 1 :])
+    _has_table(path.parent, 2)
+print("ended")
+"""
+
+
+def test_no_damage_to_what_the_table_of_all_points_says_of_itself_ends_the_process(tmp_path):
+    """With each byte of its footer 0; statistics of a column that are damaged so do."""
+    (seed,) = READERS["points.parquet"].seeds(tmp_path, DATA)
+    put("points.parquet", seed, tmp_path)
+    done = subprocess.run([sys.executable, "-c", DAMAGED, tmp_path / "r" / "points.parquet"], capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"ended\n", b"")
 
 
 def test_progress_is_that_of_a_process_that_runs(tmp_path, capsys):

@@ -5,15 +5,17 @@ import shutil
 import tarfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+from pyarrow import parquet
 
 import sim
 from sim.experiment.described import FORMAT
 from sim.experiment.described import NAME as DESIGN
+from sim.experiment.points import POINTS, POINTS_TABLE, point_name
 from sim.kernel.operations import Operation
 from sim.results import manifest, parts, progress
 from sim.results.groups import Gathered, name_of
@@ -37,7 +39,8 @@ class Reader:
 
     ``package`` and ``data``: patterns of such files in this package and below a directory of test data.  ``inside``:
     the file is one of a result directory, and the command gets the directory, in which a run goes on if ``running``.
-    ``texts`` are more files, in a result directory the only ones.
+    ``around`` are other files of that directory, by their place.  ``texts`` are more files, in a result directory the
+    only ones.
     """
 
     command: tuple[str, ...]
@@ -47,6 +50,7 @@ class Reader:
     inside: str = ""
     texts: tuple[bytes, ...] = ()
     running: bool = False
+    around: Mapping[str, bytes] = field(default_factory=dict)
 
     def seeds(self, place: Path, data: Path) -> list[bytes]:
         """Files that it can read and that exist; puts into ``place`` what belongs around an input."""
@@ -63,6 +67,9 @@ class Reader:
         if self.running:
             path = place / "r" / manifest.NAME
             path.write_text(json.dumps(json.loads(path.read_bytes()) | {"status": manifest.RUNNING}))
+        for name, content in self.around.items():
+            (place / "r" / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / "r" / name).write_bytes(content)
         return list(self.texts) or [(place / "r" / self.inside).read_bytes()]
 
     def _paths(self, data: Path) -> Iterator[Path]:
@@ -90,18 +97,37 @@ def _of_results(name: str) -> Reader:
     return Reader(("compare", HERE, "--json"), Path(name).suffix, inside=name)
 
 
-def _a_design() -> dict[str, Any]:
+RUN: Final = {"replications": 3, "strategies": ["free-ssp"]}
+
+
+def _a_design(points: int = 8) -> dict[str, Any]:
     found = {"path": "host.cpus", "low": 2.0, "high": 64.0, "unit": "", "log": True, "whole": True}
-    about = {"kind": "sobol", "n": 8, "ranges": [found], "seed": 1}
+    about = {"kind": "sobol", "n": points, "ranges": [found], "seed": 1}
     return {
         "format": FORMAT,
         "scenario": "a",
         "scenario_sha256": "0" * 64,
         "design": about,
-        "resolved": {"run": {"replications": 3, "strategies": ["free-ssp"]}},
+        "resolved": {"run": RUN},
         "status": "failed",
         "failed": [{"point": 3, "error": "no"}, {"point": 4}],
     }
+
+
+def _finished() -> dict[str, bytes]:
+    """A design whose two points are finished, so that only its table can say that all is done."""
+    point = {"status": "complete", "started": "2026-11-30T00:00:00+00:00", "wall_s": 1.0, "resolved": {"run": RUN}}
+    files = {f"{POINTS}/{point_name(n)}/{manifest.NAME}": point for n in range(2)} | {DESIGN: _a_design(2)}
+    return {name: json.dumps(found).encode() for name, found in files.items()}
+
+
+def _points_table() -> bytes:
+    """A row for each of two points."""
+    rows = {"point": [1, 2], "host.cpus": [5, 40], "case": ["a", "a"], "strategy": ["b", "b"], "own_us": [0.5, 7.25]}
+    content = pa.BufferOutputStream()
+    parquet.write_table(pa.table(rows), content)
+    packed: bytes = content.getvalue().to_pybytes()
+    return packed
 
 
 def _progress() -> dict[str, Any]:
@@ -176,6 +202,9 @@ READERS: Final[Mapping[str, Reader]] = {
     "latency": _of_results("latency.parquet"),
     "integrity": _of_results("integrity.parquet"),
     "design.json": Reader(("status", HERE), ".json", inside=DESIGN, texts=(json.dumps(_a_design()).encode(),)),
+    "points.parquet": Reader(
+        ("status", HERE), ".parquet", inside=POINTS_TABLE, texts=(_points_table(),), around=_finished()
+    ),
     "progress.json": Reader(
         ("status", HERE), ".json", inside=progress.NAME, texts=(json.dumps(_progress()).encode(),), running=True
     ),
