@@ -16,7 +16,7 @@ from scenario_files import SCHEMA, SMALL, names, schema_errors, times, written
 from sim.errors import InputError
 from sim.kernel.config import boot
 from sim.kernel.strategies import ORDER
-from sim.scenario import document
+from sim.scenario import document, units
 from sim.scenario.cases import cases, contrasts
 from sim.scenario.distribution import Distribution, Intervals
 from sim.scenario.reading import read
@@ -296,3 +296,13 @@ def test_each_key_has_a_meaning_in_the_manual():
     for definition in [SCHEMA, *SCHEMA["$defs"].values()]:
         for key, each in definition.get("properties", {}).items():
             assert each.get("description"), key
+
+
+def test_an_interrupt_while_a_scenario_is_written_down_is_not_lost(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    scenario = read("rfc-question")
+    monkeypatch.setattr(units, "written", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scenario.written()

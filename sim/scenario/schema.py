@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticSerializationError
 
 from sim.errors import InputError
 from sim.kernel.cpu_model_files import of_file
@@ -349,7 +350,12 @@ class Scenario(Section):
 
         Keys added after 0.2.0 appear only if they are used: the hash of this seeds the draws of costs.
         """
-        found = self.model_dump(mode="json", exclude_none=True)
+        try:
+            found = self.model_dump(mode="json", exclude_none=True, warnings="error")
+        except PydanticSerializationError as error:  # which pydantic also makes of an interrupt
+            if KeyboardInterrupt.__name__ in str(error):
+                raise KeyboardInterrupt from error
+            raise
         exits = (exit for guest in found["guests"].values() for exit in guest["exits"].values())
         wakes = ((each, "wakes") for each in (*found["threads"].values(), *exits))
         for holder, key in ((found, "groups"), (found["kernel"], "vpmu_counts_instructions"), *wakes):
