@@ -35,9 +35,9 @@ def status(directory: str, as_json: bool) -> None:
 
     For a design the unit is a point, whatever the order in which they are run, and the time left is that of all points,
     by what those took that this driver has finished. --json has {"directory", "scenario", "status", "silent_s",
-    "points", "finished", "in_flight", "elapsed_s", "left_s", "process", "error" (as below), "running": [{"point",
-    "finished", "total" (null if it says nothing)}], "failed" (numbers of points), "last" (as below, of the last point
-    that was begun; null if that cannot be read)}.
+    "points", "finished", "in_flight", "elapsed_s", "left_s", "workers", "dashboard", "process", "error" (as below),
+    "running": [{"point", "finished", "total" (null if it says nothing)}], "failed" (numbers of points), "last" (as
+    below, of the last point that was begun; null if that cannot be read)}.
 
     With --json: {"directory", "scenario", "status" ("running", "silent", "complete", "failed", "interrupted", or
     "killed": its process is gone), "silent_s" (since it said something; null if not silent), "finished", "in_flight"
@@ -151,9 +151,7 @@ def _text(document: dict[str, Any]) -> str:
         *_listed("failed", [_name(each) for each in document["failed"]]),
     ]
     if document["workers"]:
-        lines += [f"  workers    {document['workers']}", _left(document)]
-    if document["dashboard"]:
-        lines.append(f"  dashboard  {document['dashboard']}")
+        lines += [*_workers(document), _left(document)]
     return "\n".join([*lines, *_last(document)])
 
 
@@ -171,7 +169,7 @@ def _text_of_design(document: dict[str, Any]) -> str:
         *_listed("failed", [f"point {number}" for number in document["failed"]]),
     ]
     if document["process"]:
-        lines.append(_left(document))
+        lines += [*_workers(document), _left(document)]
     return "\n".join([*lines, *_last(document)])
 
 
@@ -203,6 +201,11 @@ def _name(work: dict[str, Any]) -> str:
 def _listed(what: str, names: list[str]) -> list[str]:
     shown = "; ".join(names[:LISTED]) + (f"; and {len(names) - LISTED} more" if len(names) > LISTED else "")
     return [f"  {what:<10} {shown or 'none'}"] if names or what == "failed" else []
+
+
+def _workers(document: dict[str, Any]) -> list[str]:
+    page = [f"  dashboard  {document['dashboard']}"] if document["dashboard"] else []
+    return [f"  workers    {document['workers']}", *page] if document["workers"] else page
 
 
 def _left(document: dict[str, Any]) -> str:

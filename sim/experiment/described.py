@@ -1,5 +1,6 @@
 """``design.json``: what a directory of a design says of it."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -9,11 +10,13 @@ from sim.bounded import content
 from sim.errors import InputError
 from sim.experiment.design import MOST_POINTS
 from sim.kernel.datafile import shortened
-from sim.results import schema
+from sim.results import files, schema
 from sim.results.schema import Name, Part, Sha256, Text
 
 NAME: Final = "design.json"
 FORMAT: Final = "fpswitch design 1"
+POINTS: Final = "points"
+"""The folder of the points' directories."""
 
 _End = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -72,3 +75,9 @@ def described(path: Path) -> dict[str, Any]:
         raise InputError(f"{file}: not a design of this version (format {shortened(found)}, allowed: {FORMAT})")
     schema.fits(_Document, found, str(file))
     return found
+
+
+def design_of(point: str | os.PathLike[str]) -> Path | None:
+    """The directory of the design to which that of a point belongs; None of anything else."""
+    folder = files.resolved(point).parent
+    return folder.parent if folder.name == POINTS and (folder.parent / NAME).exists() else None

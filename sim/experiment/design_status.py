@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from sim.bounded import content
 from sim.errors import InputError
-from sim.experiment.described import described
-from sim.experiment.points import POINT, POINTS, POINTS_TABLE, point_name
+from sim.experiment.described import POINTS, described
+from sim.experiment.points import POINT, POINTS_TABLE, point_name
 from sim.results import lock, progress
 from sim.results import manifest as manifests
 from sim.results.lock import Driver
@@ -73,6 +73,8 @@ def document(path: Path, of_result: OfResult, notes: list[str]) -> dict[str, Any
         "in_flight": in_flight,
         "elapsed_s": elapsed_s,
         "left_s": _left_s(n, of, running, in_flight, elapsed_s),
+        "workers": max((each.workers for each in running.values() if each), default=None),
+        "dashboard": next((each.dashboard for each in running.values() if each and each.dashboard), None),
         "process": {"pid": process.pid, "host": process.host} if process is not None else None,
         "running": [
             {"point": number, "finished": each.finished if each else None, "total": each.total if each else None}

@@ -136,7 +136,7 @@ def _status(path: Path, document: Mapping[str, Any]) -> str | None:
     if other:
         raise InputError(
             f"{path}: holds another design or scenario: other than here are {', '.join(other)}; points of both are not "
-            "mixed (allowed: another directory, or in this one the same with more replications or strategies)"
+            "mixed (allowed: another directory, or in this one the same with other replications or strategies)"
         )
     status: str | None = there.get("status")
     return status

@@ -182,9 +182,13 @@ class Dispatcher:
                 with suppress(Exception):
                     lane.fail(error)
 
-    def in_flight(self) -> Iterator[Work]:
-        """What is with the workers."""
-        return chain.from_iterable(group for _, group in self._flying.values())
+    def in_flight(self, lane: Lane) -> Iterator[Work]:
+        """What of a lane is with the workers."""
+        return chain.from_iterable(group for of, group in self._flying.values() if of is lane)
+
+    def done(self, lane: Lane) -> float:
+        """How many parts of a lane workers have done that the driver has not taken yet, as far as that is known."""
+        return self.pool.in_flight() * lane.out / max(len(self._flying), 1)
 
     def _send_some(self, lanes: Iterator[Lane]) -> bool:
         """Sends as much as workers need, a suspect only if nothing else is with them; whether that is all there is."""

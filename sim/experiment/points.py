@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sim.errors import InputError, Interrupted, RunError
 from sim.experiment.dataset import Dataset
-from sim.experiment.described import NAME
+from sim.experiment.described import NAME, POINTS
 from sim.experiment.design import Design
 from sim.experiment.dispatch import Dispatcher, Lane, Works
 from sim.experiment.finished import Finished
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from sim.analysis.by_point import Cycles
     from sim.results.tables import Results
 
-POINTS: Final = "points"
 POINTS_TABLE: Final = "points.parquet"
 POINT: Final = "point"
 """The column with the number of a point, from 1."""
@@ -71,6 +70,7 @@ class Points:
     _dataset: Dataset = field(init=False)
     _siblings: Siblings = field(init=False)
     _done: int = 0
+    _at_once: list[Running] = field(default_factory=list)
     _failed: dict[int, Exception] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -190,9 +190,9 @@ class Points:
                         results = running.results(Where(1, simulate=self.simulate))
                     self._keep(number, results, running.cycles)
             return
-        dispatcher = Dispatcher(pool, self.told.say, lambda: None)
+        dispatcher = Dispatcher(pool, self.told.say, self._tell)
         try:
-            for lane, group in dispatcher.groups(self._lanes(missing), len(missing)):
+            for lane, group in dispatcher.groups(self._lanes(missing, dispatcher), len(missing)):
                 try:
                     lane.take(group)
                 except Exception as error:
@@ -201,19 +201,28 @@ class Points:
             dispatcher.fail(error)
             raise
 
-    def _lanes(self, missing: Sequence[int]) -> Iterator[Lane]:
+    def _tell(self) -> None:
+        for running in self._at_once:
+            with suppress(OSError):  # as what a run without a pool says of itself
+                running.tell()
+
+    def _lanes(self, missing: Sequence[int], dispatcher: Dispatcher) -> Iterator[Lane]:
         for number in missing:
             running: Running | None = None
             with self._noting(number):
                 running = self._running(number)
             if running is not None:
-                yield running.lane(self._works(number, running), self.simulate)
+                yield running.lane(self._works(number, running), self.simulate, dispatcher)
 
     def _works(self, number: int, running: Running) -> Generator[Works, None, None]:
         """What is to be run at a point, which is kept at the end."""
         with self._noting(number):
+            self._at_once.append(running)
             with closing(running):
-                results = yield from running.works()
+                try:
+                    results = yield from running.works()
+                finally:
+                    self._at_once.remove(running)
             self._keep(number, results, running.cycles)
 
     def _running(self, number: int) -> Running:

@@ -80,7 +80,7 @@ class Running:
         self._keys = parts.keys(self._manifest, self._rule.looks[-1])
         self._there = Shelf()
         self._ran: dict[str, set[str]] = {}
-        self._dispatcher: Dispatcher | None = None
+        self._sent_by: tuple[Dispatcher, Lane] | None = None
         self._failed: list[Work] = []
         self._telling = Lock()
         self._began, self._told_at, self._count, self._before = time.monotonic(), 0.0, 0, 0
@@ -113,16 +113,18 @@ class Running:
             with closing(self._groups(where)) as groups:
                 for group in groups:
                     self.take(group)
-                    self._tell()
+                    self.tell()
             return self._ended(before)
 
     def cycles(self, case: str, strategy: str) -> Sequence[int]:
         """Of a strategy's operations on the schedule of a case: in each of its replications that are finished."""
         return self._rule.cycles(case, strategy)
 
-    def lane(self, works: Generator[Works, None, object], simulate: Simulate | None) -> Lane:
-        """Its replications, for a pool."""
-        return Lane(self._asked.cases, self._keys.series, works, self.take, simulate, self._failed)
+    def lane(self, works: Generator[Works, None, object], simulate: Simulate | None, dispatcher: Dispatcher) -> Lane:
+        """Its replications, for the dispatcher."""
+        lane = Lane(self._asked.cases, self._keys.series, works, self.take, simulate, self._failed)
+        self._sent_by = dispatcher, lane
+        return lane
 
     def works(self) -> Generator[Missing, None, Results]:
         """The same as :meth:`results` where others run what is missing: what that is, for its :meth:`lane`."""
@@ -167,7 +169,7 @@ class Running:
         self._count += len(new)
         self._told.step(len(new))
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
         """Says on the bar and in the directory how far the run is, but not all the time, nor in two threads at once."""
         with self._telling:
             now = time.monotonic()
@@ -177,8 +179,9 @@ class Running:
             self._tell_now(now)
 
     def _tell_now(self, now: float) -> None:
-        sent, pool = self._dispatcher, self._dispatcher.pool if self._dispatcher else None
-        done = pool.in_flight() if pool else in_flight()
+        sent, lane = self._sent_by or (None, None)
+        done = sent.done(lane) if sent and lane else in_flight()
+        works = sent.in_flight(lane) if sent and lane else ()
         self._told.move(done)
         if self._directory is None or not self._directory.begun:
             return
@@ -191,9 +194,9 @@ class Running:
                 at=time.time(),
                 in_flight=round(done, 6),
                 fixed=self._asked.scenario.run.replications is not None,
-                workers=pool.workers() if pool else 1,
-                dashboard=pool.dashboard if pool else "",
-                running=[(case, by, n) for case, by, _, n in islice(sent.in_flight() if sent else (), MOST_LISTED)],
+                workers=sent.pool.workers() if sent else 1,
+                dashboard=sent.pool.dashboard if sent else "",
+                running=[(case, by, n) for case, by, _, n in islice(works, MOST_LISTED)],
                 failed=[(case, by, n) for case, by, _, n in self._failed],
             )
         )
@@ -206,15 +209,15 @@ class Running:
         if where.simulate is None:
             prepare(self._asked.cases, self._told.say, here=alone)
         if alone:
-            with every(EVERY_S / 2, self._tell):
+            with every(EVERY_S / 2, self.tell):
                 for works in self._works():
                     yield from here(works, self._asked.cases, self._keys.series, where.simulate or simulated())
             return
         pool, at_once = pool_of(where.executor, where.cluster, jobs, self._told.say), True
         try:
-            self._dispatcher = Dispatcher(pool, self._told.say, self._tell)
-            lane = self.lane(self._sent(), where.simulate)
-            yield from (group for _, group in self._dispatcher.groups(iter([lane])))
+            dispatcher = Dispatcher(pool, self._told.say, self.tell)
+            lane = self.lane(self._sent(), where.simulate, dispatcher)
+            yield from (group for _, group in dispatcher.groups(iter([lane])))
             at_once = False
         finally:
             pool.close(at_once=at_once)

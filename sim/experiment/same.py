@@ -7,8 +7,8 @@ from sim.experiment.keeping import Experiment
 from sim.results import manifest as manifests
 from sim.results.world import NOT_OF_THE_WORLD, differences
 
-MAY_GROW: Final = ("replications", "strategies")
-"""Settings of run of which a design may be given more later."""
+MAY_CHANGE: Final = ("replications", "strategies")
+"""Settings of run of which a design may be given more or fewer later: what is finished stays, and is used again."""
 KEYS: Final = ("scenario_sha256", "seed", "resolved", "inputs", "versions")
 
 
@@ -25,16 +25,16 @@ def made_of(first: Experiment) -> dict[str, Any]:
 
 
 def other_than(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """In what a design differs from the one that is there, in words; more replications or strategies are no
-    difference.
+    """In what a design differs from the one that is there, in words; the number of replications and which strategies
+    are asked for are no difference.
     """
     found = differences(there, here)
     before, now = there["resolved"]["run"], here["resolved"]["run"]
     for key in NOT_OF_THE_WORLD:
-        if key not in MAY_GROW and before.get(key) != now.get(key):
+        if key not in MAY_CHANGE and before.get(key) != now.get(key):
             found.append(f"run.{key}")
     n, of_now = (run.get("replications") for run in (before, now))
-    if n != of_now and (n is None or of_now is None or of_now < n):
+    if (n is None) != (of_now is None):
         found.append(f"replications ({n or 'by precision'}, here {of_now or 'by precision'})")
     found += _of_strategies(there, here)
     if not found and _fingerprints(there) != _fingerprints(here):
@@ -44,9 +44,8 @@ def other_than(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 def _of_strategies(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
     before, now = _settings(there), _settings(here)
-    for name in sorted({name for (case, name), sha256 in before.items() if now.get((case, name)) != sha256}):
-        lacks = all(each != name for _, each in now)
-        yield f"the strategies (without {name})" if lacks else f"the strategy {name}"
+    for name in sorted({name for (case, name), sha256 in before.items() if now.get((case, name), sha256) != sha256}):
+        yield f"the strategy {name}"
 
 
 def _settings(made: Mapping[str, Any]) -> dict[tuple[str, str], str]:

@@ -13,9 +13,9 @@ import pyarrow as pa
 from pyarrow import parquet
 
 import sim
-from sim.experiment.described import FORMAT
+from sim.experiment.described import FORMAT, POINTS
 from sim.experiment.described import NAME as DESIGN
-from sim.experiment.points import POINTS, POINTS_TABLE, point_name
+from sim.experiment.points import POINTS_TABLE, point_name
 from sim.kernel.operations import Operation
 from sim.results import manifest, parts, progress
 from sim.results.groups import Gathered, name_of
