@@ -23,7 +23,7 @@ from sim.experiment.keeping import Experiment
 from sim.experiment.pool import Gone, Pool
 from sim.experiment.progress import Progress
 from sim.experiment.running import Running, Unwritten, Where
-from sim.experiment.workers import Simulate
+from sim.experiment.workers import Simulate, old_objects_aside
 from sim.results import files
 from sim.results import manifest as manifests
 from sim.results.siblings import Siblings
@@ -192,11 +192,12 @@ class Points:
             return
         dispatcher = Dispatcher(pool, self.told.say, self._tell)
         try:
-            for lane, group in dispatcher.groups(self._lanes(missing, dispatcher), len(missing)):
-                try:
-                    lane.take(group)
-                except Exception as error:
-                    lane.fail(error)
+            with old_objects_aside():
+                for lane, group in dispatcher.groups(self._lanes(missing, dispatcher), len(missing)):
+                    try:
+                        lane.take(group)
+                    except Exception as error:
+                        lane.fail(error)
         except BaseException as error:
             dispatcher.fail(error)
             raise

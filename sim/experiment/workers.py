@@ -100,7 +100,7 @@ def work(task: Task) -> Done | Refused:
     model, found = task.simulate or simulated(), Gathered()
     ends = [time.perf_counter()]
     try:
-        with _old_objects_aside():
+        with old_objects_aside():
             for case, timed_by, strategies, replication in task.works:
                 records = replicate(model, _case(task.cases[case]), timed_by, strategies, replication)
                 _gather(found, records, strategies, task.keys)
@@ -128,7 +128,7 @@ def here(
     by_name, error = {case.name: case for case in cases}, None
     found = Gathered()
     began = time.monotonic()
-    with _old_objects_aside():
+    with old_objects_aside():
         for case, timed_by, strategies, replication in works:
             try:
                 records = replicate(simulate, by_name[case], timed_by, strategies, replication)
@@ -157,7 +157,7 @@ def here(
 
 
 @contextmanager
-def _old_objects_aside() -> Iterator[None]:
+def old_objects_aside() -> Iterator[None]:
     """Meanwhile the garbage collector does not visit what is there already: half a million objects of libraries."""
     if gc.get_freeze_count():  # somebody else has put some aside
         yield

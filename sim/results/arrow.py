@@ -3,6 +3,7 @@ CPU time in each process that packs or unpacks.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -25,7 +26,12 @@ def texts(values: Sequence[str]) -> pa.StringArray:
 
 def repeated(text: str, number: int) -> pa.StringArray:
     """A text so many times."""
-    return pa.repeat(texts([text])[0], number)
+    return pa.repeat(_one(text), number)
+
+
+@lru_cache(maxsize=64)
+def _one(text: str) -> pa.StringScalar:
+    return texts([text])[0]
 
 
 def values(array: pa.Array) -> NDArray[Any]:

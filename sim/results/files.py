@@ -141,8 +141,9 @@ def make_directory(path: Path) -> bool:
     """Makes a directory and those above it, if they are not there; when this returns the names of new ones are on the
     disk.  Says whether it was not there.
     """
-    new = list(takewhile(lambda each: not each.exists(), (path, *path.parents)))
-    path.mkdir(parents=True, exist_ok=True)
+    new = list(takewhile(lambda each: not each.is_dir(), (path, *path.parents)))
+    if new:
+        path.mkdir(parents=True, exist_ok=True)
     for each in new:
         sync(each.parent)  # of others, such as /home, it need not be possible
     return bool(new)
