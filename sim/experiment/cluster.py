@@ -7,10 +7,11 @@ import signal
 import ssl
 import time
 from collections.abc import Mapping
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.resource_tracker import ensure_running
+from threading import Thread
 from typing import Any, Final
 
 from sim.errors import InputError
@@ -22,6 +23,7 @@ LOCAL: Final = re.compile(r"local:([1-9]\d{0,3})", re.ASCII)
 REMOTE: Final = re.compile(r"(tcp|tls)://\S+:\d{1,5}", re.ASCII)
 MOST_LOCAL: Final = 1024
 CONNECT_S: Final = 20
+"""Seconds in which there must be a connection, at first, or again where one is lost."""
 LOOK_S: Final = 1.0
 """How often the scheduler is asked which workers it has."""
 ANSWER_S: Final = 10.0
@@ -29,17 +31,34 @@ ANSWER_S: Final = 10.0
 LOGGERS: Final = ("distributed", "distributed.client")
 TTL_S: Final = 60
 """Seconds without a sign of life after which a worker started here counts as dead; Dask's own are 300."""
+LOST: Final = "scheduler-connection-lost"
+"""Dask's reason where it has cancelled a future and is connecting again."""
 
 
 def _connected(kind: Any, where: Any) -> Any:
-    """A client of the scheduler there."""
+    """A client of the scheduler there; Dask itself has no limit for one that takes the connection and says nothing."""
     client = kind.__new__(kind)
+    connecting: Future[Any] = Future()
+
+    def connect() -> None:
+        try:
+            client.__init__(where, timeout=CONNECT_S, set_as_default=False)
+        except BaseException as error:
+            connecting.set_exception(error)
+        else:
+            connecting.set_result(client)
+
+    Thread(target=connect, daemon=True).start()
+    limit_s = CONNECT_S + ANSWER_S
     try:
-        client.__init__(where, timeout=CONNECT_S, set_as_default=False)
+        wait([connecting], limit_s)
+        if not connecting.done():
+            raise TimeoutError(f"no word for {limit_s:g} s from what takes connections there")
+        return connecting.result()
     except BaseException:
         client.status = "closed"  # or the end of the process would wait for a connection that never was
+        connecting.add_done_callback(_end)
         raise
-    return client
 
 
 def _started(n: int) -> Any:
@@ -138,7 +157,6 @@ class Cluster:
         self._refused: dict[str, str] = {}
         self._asked: dict[str, _Asked] = {}
         self._looked, self._is_silent = 0.0, False
-        self._executor: Executor | None = None
         self._only: frozenset[str] = frozenset()
         self._begun: dict[Future[Outcome], frozenset[str]] = {}
         self._stranded = 0
@@ -194,11 +212,16 @@ class Cluster:
 
         A worker is asked, and its answer is taken when it is there: one that hangs holds up nobody.
         """
+        if self._client.status in ("closing", "closed"):
+            raise ConnectionError
         try:
             there: Mapping[str, int] = self._client.nthreads(callback_timeout=ANSWER_S)
-        except TimeoutError:
+        except OSError as error:
+            how = f"has not answered for {ANSWER_S:g} s; this waits for it"
+            if not isinstance(error, TimeoutError):  # Dask is connecting again
+                how = f"has ended the connection; this tries for {CONNECT_S} s to connect again"
             if not self._is_silent:
-                self._say(f"the scheduler at {self.address} has not answered for {ANSWER_S:g} s; this waits for it")
+                self._say(f"the scheduler at {self.address} {how}")
             self._is_silent, self._looked = True, time.monotonic()
             return
         self._is_silent = False
@@ -247,8 +270,7 @@ class Cluster:
     def _take(self, accepted: dict[str, int], *, all_of_them: bool) -> None:
         """Uses these workers; where there are others, tasks are for these alone, lest Dask move them to the others."""
         only = frozenset() if all_of_them else frozenset(accepted)
-        if only != self._only:
-            self._executor, self._only = None, only
+        self._only = only
         if not accepted and self._accepted:
             self._say(f"{self.address} has no worker left; this waits for one")
         self._accepted = accepted
@@ -265,16 +287,26 @@ class Cluster:
         return sum(self._accepted.values())
 
     def submit(self, task: Task) -> "Future[Outcome]":
-        if self._executor is None:
-            only: dict[str, Any] = {"workers": list(self._only), "allow_other_workers": False}
-            self._executor = self._client.get_executor(pure=False, retries=0, **(only if self._only else {}))
-        try:
-            future: Future[Outcome] = self._executor.submit(work, task)
-        except (OSError, RuntimeError) as error:
-            raise self._gone(error) from error
+        only = {"workers": list(self._only), "allow_other_workers": False} if self._only else {}
+        future = asyncio.run_coroutine_threadsafe(self._done(task, only), self._client.loop.asyncio_loop)
         self._begun[future] = self._only
         future.add_done_callback(lambda done: self._begun.pop(done, None))
         return future
+
+    async def _done(self, task: Task, only: Mapping[str, Any]) -> Outcome:
+        """What a worker makes of a task; it goes out again where the connection was lost.
+
+        The futures of Dask's own executor never end where a worker dies between its last word and its answer.
+        """
+        while True:
+            sent = self._client.submit(work, task, pure=False, retries=0, **only)
+            answer: asyncio.Future[Outcome] = asyncio.ensure_future(self._client.gather(sent, asynchronous=True))
+            answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio says a traceback
+            try:
+                return await asyncio.shield(answer)  # Dask fetches answers together, and would cancel all with one
+            except CancelledError as error:
+                if getattr(error, "reason", "") != LOST:
+                    raise
 
     def in_flight(self) -> float:
         return 0.0
@@ -283,7 +315,7 @@ class Cluster:
         if isinstance(error, CancelledError) and self._stranded:  # all workers that it was for are gone
             self._stranded -= 1
             return 1
-        if isinstance(error, CancelledError | OSError) or type(error).__name__ == "FutureCancelledError":
+        if isinstance(error, CancelledError | OSError) or type(error).__name__ == "ClosedClientError":
             raise self._gone(error) from error
         return deaths_by_dask(error)
 
@@ -293,7 +325,10 @@ class Cluster:
             raise Gone(why)
 
     def _gone(self, error: BaseException) -> Gone:
-        return Gone(f"the scheduler at {self.address} is gone ({str(error) or type(error).__name__})")
+        why = str(error) or type(error).__name__
+        if self._client.status in ("closing", "closed"):  # as Dask leaves it
+            why = f"no connection for {CONNECT_S} s"
+        return Gone(f"the scheduler at {self.address} is gone ({why})")
 
     def close(self, *, at_once: bool) -> None:
         limit_s = 1 if at_once else 10

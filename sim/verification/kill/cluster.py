@@ -102,8 +102,10 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _scheduler(stack: ExitStack, host: str = "127.0.0.1") -> "tuple[str, subprocess.Popen[bytes]]":
-    port = _free_port()
+def _scheduler(
+    stack: ExitStack, host: str = "127.0.0.1", port: int | None = None
+) -> "tuple[str, subprocess.Popen[bytes]]":
+    port = port or _free_port()
     process = stack.enter_context(
         _process("-m", "distributed.cli.dask_scheduler", "--host", host, "--port", str(port), "--no-dashboard")
     )
@@ -116,9 +118,11 @@ def _answers(host: str, port: int) -> bool:
         return found.connect_ex((host, port)) == 0
 
 
-def _worker(stack: ExitStack, address: str, *options: str, prefix: tuple[str, ...] = ()) -> "subprocess.Popen[bytes]":
+def _worker(
+    stack: ExitStack, address: str, *options: str, nanny: str = "--no-nanny", prefix: tuple[str, ...] = ()
+) -> "subprocess.Popen[bytes]":
     """A worker with one thread, without a nanny, so that it is not restarted."""
-    command = ("-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
+    command = ("-m", "distributed.cli.dask_worker", address, "--nthreads", "1", nanny, "--no-dashboard")
     return stack.enter_context(_process(*command, *options, prefix=prefix))
 
 
@@ -194,6 +198,32 @@ def _scheduler_killed(out: Path) -> str:
         if (status := driver.wait(60)) != 1:
             raise RuntimeError(f"the driver ended with status {status}")
     return _continued(out)
+
+
+def _scheduler_killed_and_another_starts(out: Path) -> str:
+    with ExitStack() as stack:
+        address, scheduler = _scheduler(stack)
+        _worker(stack, address)
+        driver = _driver(stack, out, address)
+        _in_the_middle(out)
+        scheduler.kill()
+        time.sleep(1)
+        _scheduler(stack, port=int(address.rpartition(":")[2]))
+        _worker(stack, address)
+        return _ended(driver)
+
+
+def _scheduler_stopped(out: Path) -> str:
+    """Until it takes all workers for dead, whose nannies start others."""
+    with ExitStack() as stack:
+        address, scheduler = _scheduler(stack)
+        _worker(stack, address, nanny="--nanny")
+        driver = _driver(stack, out, address)
+        _in_the_middle(out)
+        scheduler.send_signal(signal.SIGSTOP)
+        time.sleep(2 * TTL_S)
+        scheduler.send_signal(signal.SIGCONT)
+        return _ended(driver)
 
 
 def _driver_killed(out: Path) -> str:
@@ -284,6 +314,8 @@ EVENTS: Final[dict[str, Callable[[Path], str]]] = {
     "worker killed": _worker_killed,
     "all workers killed, another joins": _all_workers_killed_and_another_joins,
     "scheduler killed": _scheduler_killed,
+    "scheduler killed, another starts": _scheduler_killed_and_another_starts,
+    "scheduler stopped": _scheduler_stopped,
     "driver killed": _driver_killed,
     "driver of a local cluster killed": _driver_of_a_local_cluster_killed,
     CUT: _network_of_a_worker_cut,

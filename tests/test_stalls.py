@@ -1,0 +1,85 @@
+"""What stands still, or dies at a bad moment, holds up no run: another one does it, or there is one message."""
+
+import os
+import signal
+import socket
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+import worlds
+
+from sim.errors import InputError
+from sim.experiment.cluster import Cluster
+from sim.experiment.pool import Gone
+from sim.experiment.workers import Task
+from sim.verification.kill import cluster as processes
+
+pytest.importorskip("distributed")
+
+SMALL = worlds.small(replications=40)
+WAIT_S = 60
+"""The longest that something may take on a machine that is shared."""
+
+
+def test_what_takes_connections_and_says_nothing_as_a_stopped_scheduler_does_is_one_message(run_in, monkeypatch):
+    monkeypatch.setattr("sim.experiment.cluster.CONNECT_S", 0.5)
+    monkeypatch.setattr("sim.experiment.cluster.ANSWER_S", 0.5)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(InputError, match=r"nobody answers \(no word for 1 s"),
+    ):
+        run_in("r", cluster=f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+
+
+def looks(found):
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        found.workers()
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_does_not_come_back_is_one_message(monkeypatch):
+    monkeypatch.setattr("sim.experiment.cluster.CONNECT_S", 5)
+    with ExitStack() as stack:
+        address, scheduler = processes._scheduler(stack)
+        said = []
+        found = Cluster(address, said.append)
+        stack.callback(found.close, at_once=True)
+        scheduler.kill()
+        with pytest.raises(Gone, match=rf"the scheduler at {address} is gone \(no connection for 5 s\)"):
+            looks(found)
+
+
+class Deadly:
+    """An answer that kills who sends it."""
+
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def deadly(task):
+    """Has an answer the first time, and then kills its worker at once."""
+    with suppress(FileExistsError):
+        Path(os.environ["ANSWERED"]).touch(exist_ok=False)
+        return Deadly()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture
+def local():
+    found = Cluster("local:1", print)
+    yield found
+    found.close(at_once=True)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_between_its_last_word_and_its_answer_leaves_no_task_without_an_end(
+    tmp_path, monkeypatch, request
+):
+    monkeypatch.setenv("ANSWERED", str(tmp_path / "answered"))
+    monkeypatch.setattr("sim.experiment.cluster.work", deadly)
+    local = request.getfixturevalue("local")
+    assert local.deaths(local.submit(Task((), {}, {}, {})).exception(WAIT_S)) == 1
