@@ -138,9 +138,9 @@ class Workers(Generic[Task, Answer]):
             raise NotStarted(f"{why}: take fewer jobs, or raise the limit (ulimit -n, ulimit -u)") from error
 
     def close(self, *, at_once: bool) -> None:
-        """Ends them; ``at_once`` without waiting for tasks, which may take minutes."""
-        if at_once:
-            for worker in self._all.values():
+        """Ends them; ``at_once`` also drops the tasks that are in line.  Nobody wants what is being done any more."""
+        for worker in self._all.values():
+            if at_once or worker.is_busy:
                 worker.process.kill()  # SIGTERM would wait in one that is stopped
                 self._idle.put(worker)  # nobody waits for one that has died
         self._threads.shutdown(wait=True, cancel_futures=at_once)
@@ -164,10 +164,11 @@ class _Worker:
 
     def __init__(self, number: int, process: Any, connection: "Connection[Any, Any]") -> None:
         self._number, self.process, self._connection = number, process, connection
-        self.has_ended = False
+        self.has_ended = self.is_busy = False
 
     def ask(self, task: object) -> Any:
         """Its answer, or what it :class:`_Raised`; :class:`Died` where it has ended, be it in the middle of one."""
+        self.is_busy = True
         try:
             self._connection.send(task)
             return self._connection.recv()
@@ -175,6 +176,8 @@ class _Worker:
             self.process.kill()  # it is of no use without its pipe
             self.end()
             raise Died(self._number) from error
+        finally:
+            self.is_busy = False
 
     def end(self) -> None:
         """Lets it end, which it does when nobody can send it tasks any more."""

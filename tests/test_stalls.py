@@ -3,10 +3,12 @@
 import os
 import signal
 import socket
+import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import fake_host
 import pytest
 import worlds
 
@@ -83,3 +85,46 @@ def test_a_worker_that_dies_between_its_last_word_and_its_answer_leaves_no_task_
     monkeypatch.setattr("sim.experiment.cluster.work", deadly)
     local = request.getfixturevalue("local")
     assert local.deaths(local.submit(Task((), {}, {}, {})).exception(WAIT_S)) == 1
+
+
+@pytest.mark.slow
+def test_a_driver_that_was_stopped_takes_none_of_its_own_workers_for_dead(local):
+    """Its scheduler has heard of none meanwhile."""
+    assert local._cluster.scheduler.worker_ttl is None
+
+
+def stops(case, timed_by, strategies, replication):
+    """The first one that comes so far stops."""
+    if replication >= 20:
+        with suppress(FileExistsError), open(os.environ["STOPPED"], "x") as file:
+            print(os.getpid(), file=file, flush=True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(0.05)
+    return fake_host.simulate(case, timed_by, strategies, replication)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["processes", "cluster"])
+def test_another_worker_does_what_one_that_hangs_has(where, run_in, tables, tmp_path, monkeypatch):
+    stopped = tmp_path / "stopped"
+    monkeypatch.setenv("STOPPED", str(stopped))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    monkeypatch.setattr("sim.experiment.dispatch.LATE_S", 1.0)
+    monkeypatch.setattr("sim.experiment.dispatch.LATE", 1)
+    killed = threading.Timer(WAIT_S, lambda: os.kill(int(stopped.read_text()), signal.SIGKILL))
+    with ExitStack() as stack:
+        how = {"jobs": 2}
+        if where == "cluster":
+            monkeypatch.setitem(processes.SETTINGS, "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL", "300s")
+            address, _ = processes._scheduler(stack)
+            for _ in range(2):
+                processes._worker(stack, address)
+            how = {"cluster": address}
+        killed.start()
+        stack.callback(killed.cancel)
+        found = run_in("r", simulate=stops, **how)
+        assert killed.is_alive(), "the run waited for the worker"
+    assert stopped.exists()
+    assert [note for note in found.notes if "has not answered for" in note and "another one does it, too" in note]
+    run_in("alone", jobs=1)
+    assert tables("r") == tables("alone")

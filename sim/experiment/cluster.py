@@ -29,8 +29,6 @@ LOOK_S: Final = 1.0
 ANSWER_S: Final = 10.0
 """Seconds after which it is told that the scheduler, or a worker, does not answer; nothing waits longer for them."""
 LOGGERS: Final = ("distributed", "distributed.client")
-TTL_S: Final = 60
-"""Seconds without a sign of life after which a worker started here counts as dead; Dask's own are 300."""
 LOST: Final = "scheduler-connection-lost"
 """Dask's reason where it has cancelled a future and is connecting again."""
 
@@ -69,7 +67,8 @@ def _started(n: int) -> Any:
     import dask
     import distributed
 
-    about = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-ttl": f"{TTL_S} s"}
+    # without a TTL: after a driver was stopped, as by a laptop that sleeps, its scheduler would take all for dead
+    about = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-ttl": None}
     ensure_running()  # or the thread of the first worker would begin it, and take SIGINT again afterwards
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     with dask.config.set(about):

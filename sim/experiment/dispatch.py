@@ -4,6 +4,9 @@ A group takes a second or more, by what replications of its case took so far, so
 what is in flight, and would be lost with the driver, is two groups for each worker.  Several runs share a pool: the
 first one goes first, and what it leaves of the workers the next one has.  So only the last one has to be cut into small
 groups at its end.
+
+A worker may hang for reasons that nobody sees (stopped, or waiting for a file system that is gone).  So where workers
+have nothing else to do, one does what another has had for much too long, and the first answer counts: they are equal.
 """
 
 import time
@@ -13,10 +16,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
+from math import inf
 from typing import Final, Protocol
 
 from sim.experiment.pool import Outcome, Pool, Say
-from sim.experiment.workers import GROUP_S, MOST_OF_GROUP, Packed, Refused, Simulate, Task, Work, packed, versions
+from sim.experiment.workers import GROUP_S, MOST_OF_GROUP, Packed, Refused, Simulate, Task, Work, named, packed, versions
 from sim.processes import TRIES
 from sim.results.groups import Group
 from sim.results.keys import Series
@@ -26,6 +30,9 @@ IN_FLIGHT: Final = 2
 """Groups for each worker: one that runs, and one that waits."""
 LOOK_S: Final = 1.0
 """How often it is looked whether there are more workers."""
+LATE_S: Final = 60.0
+LATE: Final = 10
+"""A group is late after so many seconds, and so many times what it takes, behind the one before it."""
 MOST_LANES: Final = 128
 """Runs that share a pool at a time: each has files open."""
 
@@ -123,6 +130,16 @@ class Lane:
         return Task(group, cases, {each: self.keys[each] for each in series}, versions(), self.simulate)
 
 
+@dataclass(slots=True, eq=False)
+class _Sent:
+    """A group that is with a worker, or with two where the first one is late."""
+
+    lane: Lane
+    group: tuple[Work, ...]
+    futures: "list[Future[Outcome]]"
+    at: float = field(default_factory=time.monotonic)
+
+
 @dataclass(slots=True)
 class Dispatcher:
     """Sends replications to a pool."""
@@ -137,7 +154,10 @@ class Dispatcher:
     _lanes: list[Lane] = field(default_factory=list)
     _follow: int = 0
     _suspects: deque[tuple[Lane, Work]] = field(default_factory=deque)
-    _flying: "dict[Future[Outcome], tuple[Lane, tuple[Work, ...]]]" = field(default_factory=dict)
+    _flying: "dict[Future[Outcome], _Sent]" = field(default_factory=dict)
+    _left: "set[Future[Outcome]]" = field(default_factory=set)
+    """Groups of which another worker was quicker, and which cannot be taken from the one that has them."""
+    _has_told: bool = False
 
     def groups(self, lanes: Iterator[Lane], most: int = 1) -> Iterator[tuple[Lane, Group]]:
         """The records of all works of all lanes, in any order, and as they come; those that fail are left out.
@@ -150,12 +170,19 @@ class Dispatcher:
             if not self._flying:  # there is no worker
                 time.sleep(LOOK_S)
             alone = len(self._flying) == 1
-            done, _ = wait(self._flying, timeout=LOOK_S, return_when=FIRST_COMPLETED)
+            done, _ = wait([*self._flying, *self._left], timeout=LOOK_S, return_when=FIRST_COMPLETED)
+            for future in self._left & done:
+                self._left.remove(future)
+                if (error := future.exception()) is not None:
+                    self.pool.deaths(error)
             for future in [each for each in self._flying if each in done]:  # in the order in which they were sent
-                lane, group = self._flying.pop(future)
-                lane.out -= 1
-                if (found := self._found(future, lane, group, alone=alone)) is not None:
-                    yield lane, found
+                if (sent := self._flying.get(future)) is None:  # the other one that had it has answered
+                    continue
+                self._has_come(sent, future)
+                if (found := self._found(future, sent.lane, sent.group, alone=alone)) is not None:
+                    yield sent.lane, found
+            if not done:
+                self._send_late_again()
 
     def _found(self, future: "Future[Outcome]", lane: Lane, group: tuple[Work, ...], *, alone: bool) -> Group | None:
         """The records that a worker has sent, if it has, and anybody wants them."""
@@ -184,7 +211,7 @@ class Dispatcher:
 
     def in_flight(self, lane: Lane) -> Iterator[Work]:
         """What of a lane is with the workers."""
-        return chain.from_iterable(group for of, group in self._flying.values() if of is lane)
+        return chain.from_iterable(sent.group for sent in dict.fromkeys(self._flying.values()) if sent.lane is lane)
 
     def done(self, lane: Lane) -> float:
         """How many parts of a lane workers have done that the driver has not taken yet, as far as that is known."""
@@ -222,8 +249,38 @@ class Dispatcher:
         return None
 
     def _send(self, lane: Lane, group: tuple[Work, ...]) -> None:
-        self._flying[self.pool.submit(lane.task(group))] = lane, group
+        future = self.pool.submit(lane.task(group))
+        self._flying[future] = _Sent(lane, group, [future])
         lane.out += 1
+
+    def _send_late_again(self) -> None:
+        """Sends groups that are late once more, as far as there is room for them beside one worker that hangs."""
+        if len(self._flying) > (room := IN_FLIGHT * (self.pool.workers() - 1)):
+            return
+        for sent in list(self._flying.values()):
+            if len(sent.futures) == 1 and self._is_late(sent) and len(self._flying) <= room:
+                sent.futures.append(self.pool.submit(sent.lane.task(sent.group)))
+                self._flying[sent.futures[-1]] = sent
+                if not self._has_told:
+                    self._has_told = True
+                    case, timed_by, _, replication = sent.group[0]
+                    self.say(
+                        f"the worker that has {named(case, timed_by, replication)} has not answered for "
+                        f"{time.monotonic() - sent.at:.0f} s; another one does it, too"
+                    )
+
+    def _is_late(self, sent: _Sent) -> bool:
+        """Whether a group is out for much longer than others of its cases were."""
+        seconds = sum(self._seconds.get(case, inf) for case, *_ in sent.group)
+        return time.monotonic() - sent.at > max(LATE_S, LATE * IN_FLIGHT * seconds)
+
+    def _has_come(self, sent: _Sent, future: "Future[Outcome]") -> None:
+        """Nobody waits for the other one that has it."""
+        sent.lane.out -= 1
+        for each in sent.futures:
+            del self._flying[each]
+            if each is not future and not each.cancel():
+                self._left.add(each)
 
     def _again(self, future: "Future[Outcome]", lane: Lane, group: tuple[Work, ...], *, alone: bool) -> None:
         """What of a group that failed is tried again; its lane fails if no worker died of it."""

@@ -39,7 +39,7 @@ class Pool(Protocol):
         """A worker has refused a task; raises :class:`Gone` if there is none that would do it."""
 
     def close(self, *, at_once: bool) -> None:
-        """Ends what it began; ``at_once`` without waiting for tasks, which may take minutes.
+        """Ends what it began; nobody waits for tasks that are left, ``at_once`` for anything.
 
         Raises nothing (:func:`quietly`), but an interrupt if not ``at_once``.
         """
