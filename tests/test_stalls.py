@@ -11,6 +11,7 @@ from pathlib import Path
 import fake_host
 import pytest
 import worlds
+from command import run as run_command
 
 from sim.errors import InputError
 from sim.experiment.cluster import Cluster
@@ -53,6 +54,18 @@ def test_a_scheduler_that_does_not_come_back_is_one_message(monkeypatch):
         scheduler.kill()
         with pytest.raises(Gone, match=rf"the scheduler at {address} is gone \(no connection for 5 s\)"):
             looks(found)
+
+
+@pytest.mark.slow
+def test_status_says_that_a_run_waits_for_a_worker(tmp_path, capsys):
+    with ExitStack() as stack:
+        address, _ = processes._scheduler(stack)
+        processes._driver(stack, tmp_path / "r", address)
+        deadline, said = time.monotonic() + WAIT_S, ""
+        while "workers" not in said and time.monotonic() < deadline:
+            time.sleep(0.2)
+            said = run_command(capsys, "status", str(tmp_path / "r"))[1]
+        assert "  workers    none: it waits for one\n" in said
 
 
 class Deadly:

@@ -150,7 +150,7 @@ def _text(document: dict[str, Any]) -> str:
         *_listed("running", [_name(each) for each in document["running"]]),
         *_listed("failed", [_name(each) for each in document["failed"]]),
     ]
-    if document["workers"]:
+    if document["workers"] is not None:
         lines += [*_workers(document), _left(document)]
     return "\n".join([*lines, *_last(document)])
 
@@ -205,7 +205,9 @@ def _listed(what: str, names: list[str]) -> list[str]:
 
 def _workers(document: dict[str, Any]) -> list[str]:
     page = [f"  dashboard  {document['dashboard']}"] if document["dashboard"] else []
-    return [f"  workers    {document['workers']}", *page] if document["workers"] else page
+    if document["workers"] is None:
+        return page
+    return [f"  workers    {document['workers'] or 'none: it waits for one'}", *page]
 
 
 def _left(document: dict[str, Any]) -> str:
