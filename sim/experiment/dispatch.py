@@ -20,7 +20,18 @@ from math import inf
 from typing import Final, Protocol
 
 from sim.experiment.pool import Outcome, Pool, Say
-from sim.experiment.workers import GROUP_S, MOST_OF_GROUP, Packed, Refused, Simulate, Task, Work, named, packed, versions
+from sim.experiment.workers import (
+    GROUP_S,
+    MOST_OF_GROUP,
+    Packed,
+    Refused,
+    Simulate,
+    Task,
+    Work,
+    named,
+    packed,
+    versions,
+)
 from sim.processes import TRIES
 from sim.results.groups import Group
 from sim.results.keys import Series
