@@ -13,6 +13,7 @@ from command import run as run_command
 from command import run_json
 
 from sim import experiment
+from sim.experiment import described
 from sim.experiment.design import Design
 from sim.experiment.points import point_name
 from sim.results import manifest as manifests
@@ -154,6 +155,15 @@ def test_points_that_have_less_than_is_asked_for_now_are_not_counted(running, ca
     path = running / "design.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"resolved": {"run": asked}}))
     assert run_json(capsys, "status", str(running))["finished"] == 0
+
+
+@pytest.mark.parametrize(("said", "status"), [("running", "killed"), ("failed", "failed"), ("complete", "complete")])
+def test_a_design_is_complete_when_its_command_has_said_so(directory, capsys, said, status):
+    """One that asks for less than is there has a table of all points, of the command before it."""
+    path = directory / described.NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"status": said}))
+    code, out, _ = run_command(capsys, "status", str(directory), "--json")
+    assert (code, json.loads(out)["status"]) == (int(status != "complete"), status)
 
 
 def test_a_table_of_fewer_points_does_not_make_a_design_complete(directory, capsys):

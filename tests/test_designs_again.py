@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import worlds
 from command import run as run_command
-from design_runs import only_at, run_four, tables, there, wrong
+from design_runs import FOUR, only_at, run_four, tables, there, wrong
 
 from sim import experiment, kernel
 from sim.errors import InputError, RunError
+from sim.experiment.design import Design
 from sim.results import files
 from sim.results import manifest as manifests
 from sim.results.lock import Lock
@@ -186,10 +187,39 @@ def test_a_design_that_was_given_too_many_replications_goes_back_to_what_it_had(
     assert " complete" in run_command(capsys, "status", tmp_path / "d")[1]
 
 
-@pytest.mark.parametrize("name", ["points/000001", "points/000001/", "points/000009"])
-def test_a_point_of_a_design_is_no_directory_for_another_run(run, scenario, tmp_path, name):
+@pytest.mark.parametrize("name", ["points/000001", "points/000001/", "points/000009", "points/000001/../000002"])
+@pytest.mark.parametrize("here", ["", "points"])
+def test_a_point_of_a_design_is_no_directory_for_another_run_or_design(
+    run, scenario, tmp_path, monkeypatch, name, here
+):
     run()
     before = there(tmp_path / "d")
+    monkeypatch.chdir(tmp_path / "d" / here)
+    out = name.removeprefix("points/") if here else tmp_path / "d" / name
     with pytest.raises(InputError, match=r"a point of the design in .*/d, whose tables"):
-        experiment.run(scenario, seed=3, out=tmp_path / "d" / name, simulate=fake_host.simulate, jobs=1)
+        experiment.run(scenario, seed=3, out=out, simulate=fake_host.simulate, jobs=1)
+    with pytest.raises(InputError, match=r"a point of the design in .*/d, whose tables"):
+        experiment.run_design(scenario, Design.parsed(*FOUR), out, simulate=fake_host.simulate, jobs=1)
+    assert there(tmp_path / "d") == before
+
+
+def test_a_strategy_whose_file_was_edited_while_it_was_not_asked_for_is_refused(run, tmp_path):
+    mine, both = tmp_path / "mine.toml", tmp_path / "both.toml"
+    mine.write_bytes((Path(kernel.__file__).parent / "data" / "strategies" / "manual-load.toml").read_bytes())
+    both.write_text(SMALL.replace('"manual-load"', '"./mine.toml"'))
+    run(scenario=both)
+    run(scenario=both, overrides={"run.strategies": ["free-ssp"]})
+    before = there(tmp_path / "d")
+    mine.write_text(mine.read_text().replace("guard = true", "guard = false"))
+    with pytest.raises(InputError, match=r"other than here are the strategy manual-load \(mine.toml\); points"):
+        run(scenario=both)
+    assert there(tmp_path / "d") == before
+
+
+def test_a_cluster_that_cannot_be_used_leaves_a_finished_design_as_it_is(run, tmp_path):
+    pytest.importorskip("distributed")
+    run()
+    before = there(tmp_path / "d")
+    with pytest.raises(InputError, match="nobody answers"):
+        run(overrides={"run.replications": 3}, cluster="tcp://127.0.0.1:9")
     assert there(tmp_path / "d") == before

@@ -1,5 +1,7 @@
 """Where a result directory is, whatever it is called."""
 
+from pathlib import Path
+
 import fake_host
 import pytest
 import worlds
@@ -7,7 +9,9 @@ from command import run as run_command
 
 from sim import experiment
 from sim.errors import InputError
+from sim.experiment.design import Design
 from sim.results import load
+from sim.results.replayed import ReplayDirectory
 
 SMALL = worlds.small(cpu=["zen4"])
 
@@ -65,3 +69,17 @@ def test_a_result_directory_below_a_file_is_one_message(scenario, tmp_path, belo
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is no directory, or below a file"):
         run(scenario, out=tmp_path / below)
+
+
+def test_a_way_over_what_is_not_there_leads_to_the_same_result(scenario, tmp_path):
+    run(scenario, out=tmp_path / "r")
+    roundabout = f"{tmp_path}/missing/../r"
+    found = run(scenario, seed=3, out=roundabout)
+    assert any("are kept in" in note for note in found.notes)
+    assert not (tmp_path / "missing").exists()
+    with pytest.raises(InputError, match="holds no earlier replay"):
+        ReplayDirectory(Path(roundabout))
+    with pytest.raises(InputError, match="something other than a design"):
+        experiment.run_design(
+            scenario, Design.parsed("lhs:2", ["host.cpus=2..9"]), roundabout, simulate=fake_host.simulate, jobs=1
+        )

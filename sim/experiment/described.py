@@ -10,7 +10,7 @@ from sim.bounded import content
 from sim.errors import InputError
 from sim.experiment.design import MOST_POINTS
 from sim.kernel.datafile import shortened
-from sim.results import files, schema
+from sim.results import schema
 from sim.results.schema import Name, Part, Sha256, Text
 
 NAME: Final = "design.json"
@@ -77,7 +77,11 @@ def described(path: Path) -> dict[str, Any]:
     return found
 
 
-def design_of(point: str | os.PathLike[str]) -> Path | None:
-    """The directory of the design to which that of a point belongs; None of anything else."""
-    folder = files.resolved(point).parent
-    return folder.parent if folder.name == POINTS and (folder.parent / NAME).exists() else None
+def check_no_point(directory: str | os.PathLike[str]) -> None:
+    """Raises :class:`InputError` for the directory of a point of a design: its tables are those of its design."""
+    folder = Path(os.path.realpath(directory)).parent
+    if folder.name == POINTS and (folder.parent / NAME).exists():
+        raise InputError(
+            f"{directory}: a point of the design in {folder.parent}, whose tables would no longer be those of its "
+            "points (allowed: another directory, also a copy of the point, or the command of the design)"
+        )

@@ -54,7 +54,7 @@ def document(path: Path, of_result: OfResult, notes: list[str]) -> dict[str, Any
     why = {each.number: each.error for each in of[manifests.FAILED]}
     why |= {each["point"]: each.get("error", "") for each in about.get("failed", ())}
     failed = sorted(why)
-    if finished == n and _has_table(path, n):
+    if about.get("status") == manifests.COMPLETE and finished == n and _has_table(path, n):
         status, process = manifests.COMPLETE, None
     elif process is not None:
         status = process.state

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from sim.engine.choice import prepare
 from sim.errors import InputError
-from sim.experiment.described import FORMAT, NAME, described
+from sim.experiment.described import FORMAT, NAME, check_no_point, described
 from sim.experiment.design import Design
 from sim.experiment.points import Points
 from sim.experiment.pool import Pool
 from sim.experiment.pools import cpus, pool_of
 from sim.experiment.progress import Progress
 from sim.experiment.provenance import name_of, other_versions
-from sim.experiment.same import made_of, other_than
+from sim.experiment.same import had_by, made_of, other_than
 from sim.experiment.workers import Simulate
 from sim.processes import check_jobs
 from sim.results import files
@@ -62,6 +62,7 @@ def run_design(
     if nothing but input is wrong.  Otherwise it raises what :func:`sim.experiment.run` does.
     """
     check_jobs(jobs)
+    check_no_point(out)
     path = files.resolved(out)  # the lock is beside what it leads to
     given, values = dict(overrides or {}), list(design.points())
     source, named = Source.of(scenario), options or {}
@@ -98,29 +99,27 @@ def run_design(
         missing = points.missing()
         for number in missing:
             points.check(number)
-        points.begin(missing, status)
         pool: Pool | None = None
+        if missing and (executor is not None or cluster is not None or jobs != 1):
+            pool = pool_of(executor, cluster, jobs or cpus(), told.say)
         at_once = True
-        with points.ending():
-            try:
-                if missing:
-                    elsewhere = executor is not None or cluster is not None or jobs != 1
-                    if simulate is None:
-                        prepare(points.experiment(missing[0]).cases, told.say, here=not elsewhere)
-                    if elsewhere:
-                        pool = pool_of(executor, cluster, jobs or cpus(), told.say)
+        try:
+            points.begin(missing, status)
+            with points.ending():
+                if missing and simulate is None:
+                    prepare(points.experiment(missing[0]).cases, told.say, here=pool is None)
                 told.start(design.n, design.n - len(missing), unit="point")
                 points.run(missing, pool)
                 at_once = False
-            finally:
-                told.close()
-                if pool is not None:
-                    pool.close(at_once=at_once)
-            return points.table()
+                return points.table()
+        finally:
+            told.close()
+            if pool is not None:
+                pool.close(at_once=at_once)
 
 
-def _status(path: Path, document: Mapping[str, Any]) -> str | None:
-    """How an earlier command of the same design has ended there, if there was one.
+def _status(path: Path, document: dict[str, Any]) -> str | None:
+    """How an earlier command of the same design has ended there, if there was one, whose strategies ``document`` gets.
 
     Raises :class:`InputError` for a directory that is not that of the design, or of other inputs or versions.
     """
@@ -138,5 +137,6 @@ def _status(path: Path, document: Mapping[str, Any]) -> str | None:
             f"{path}: holds another design or scenario: other than here are {', '.join(other)}; points of both are not "
             "mixed (allowed: another directory, or in this one the same with other replications or strategies)"
         )
+    document["had"] = had_by(there, document)
     status: str | None = there.get("status")
     return status

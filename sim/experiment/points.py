@@ -26,6 +26,7 @@ from sim.experiment.running import Running, Unwritten, Where
 from sim.experiment.workers import Simulate, old_objects_aside
 from sim.results import files
 from sim.results import manifest as manifests
+from sim.results.progress import EVERY_S
 from sim.results.siblings import Siblings
 from sim.scenario.cases import Case
 from sim.scenario.schema import Scenario
@@ -40,6 +41,8 @@ POINTS_TABLE: Final = "points.parquet"
 POINT: Final = "point"
 """The column with the number of a point, from 1."""
 FINISHED: Final = "finished"
+MOST_TOLD: Final = 8
+"""Points of which it is written in each second how far they are."""
 MOST_LISTED: Final = 100
 """Failed points that design.json names."""
 
@@ -117,7 +120,8 @@ class Points:
 
         ``status`` is that of an earlier command there.
         """
-        files.make_directory(self.path)
+        if not files.make_directory(self.path):
+            files.sync(self.path.parent)  # who made it before need not have done so
         for name in (NAME, POINTS_TABLE):
             files.remove_left(self.path / name)
         self._finished.tidy()
@@ -203,9 +207,11 @@ class Points:
             raise
 
     def _tell(self) -> None:
+        """All together write a few files a second."""
+        every_s = EVERY_S * max(1.0, len(self._at_once) / MOST_TOLD)
         for running in self._at_once:
             with suppress(OSError):  # as what a run without a pool says of itself
-                running.tell()
+                running.tell(every_s)
 
     def _lanes(self, missing: Sequence[int], dispatcher: Dispatcher) -> Iterator[Lane]:
         for number in missing:

@@ -169,11 +169,11 @@ class Running:
         self._count += len(new)
         self._told.step(len(new))
 
-    def tell(self) -> None:
+    def tell(self, every_s: float = EVERY_S) -> None:
         """Says on the bar and in the directory how far the run is, but not all the time, nor in two threads at once."""
         with self._telling:
             now = time.monotonic()
-            if now - self._told_at < EVERY_S:
+            if now - self._told_at < every_s:
                 return
             self._told_at = now
             self._tell_now(now)

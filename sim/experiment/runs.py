@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.errors import InputError
-from sim.experiment.described import design_of
+from sim.experiment.described import check_no_point
 from sim.experiment.inputs import gathered
 from sim.experiment.keeping import Experiment
 from sim.experiment.pools import cpus
@@ -105,11 +105,8 @@ def run_cases(
     check_jobs(jobs)
     if executor is not None and cluster is not None:
         raise InputError(f"cluster {cluster!r} beside an executor (allowed: one of them)")
-    if out is not None and (design := design_of(out)) is not None:
-        raise InputError(
-            f"{out}: a point of the design in {design}, whose tables would no longer be those of its points (allowed: "
-            "another directory; a point can be copied, and the command of the design takes more replications)"
-        )
+    if out is not None:
+        check_no_point(out)
     asked = experiment_of(scenario, of_scenario, source, command)
     told = Progress(shown=progress)
     if note := other_versions(source):

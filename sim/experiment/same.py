@@ -13,7 +13,10 @@ KEYS: Final = ("scenario_sha256", "seed", "resolved", "inputs", "versions")
 
 
 def made_of(first: Experiment) -> dict[str, Any]:
-    """All that decides what is at the points, but for the design: that of its first point, as manifests have it."""
+    """All that decides what is at the points, but for the design: that of its first point, as manifests have it.
+
+    "had" are hashes of strategies by case and name, also of those that are not asked for any more.
+    """
     cases = [
         {
             **{key: case[key] for key in ("case", "cpu", "cost_table_sha256", "fingerprint")},
@@ -21,7 +24,14 @@ def made_of(first: Experiment) -> dict[str, Any]:
         }
         for case in first.manifest["cases"]
     ]
-    return {**{key: first.manifest[key] for key in KEYS}, "cases": cases}
+    had = {case["case"]: case["settings_sha256"] for case in cases}
+    return {**{key: first.manifest[key] for key in KEYS}, "cases": cases, "had": had}
+
+
+def had_by(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The strategies that points may have, by case: those of now, and those that were asked for at any time."""
+    cases = dict.fromkeys([*there["had"], *here["had"]])
+    return {case: {**there["had"].get(case, {}), **here["had"].get(case, {})} for case in cases}
 
 
 def other_than(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -50,7 +60,7 @@ def _of_strategies(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterato
 
 def _settings(made: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     """Hashes of strategies, as each case has them."""
-    return {(case["case"], name): each for case in made["cases"] for name, each in case["settings_sha256"].items()}
+    return {(case, name): each for case, of_case in made["had"].items() for name, each in of_case.items()}
 
 
 def _fingerprints(made: Mapping[str, Any]) -> dict[str, str]:

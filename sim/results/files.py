@@ -21,9 +21,9 @@ _MOST_LINKS: Final = 40
 
 
 def resolved(path: str | os.PathLike[str]) -> Path:
-    """A path as it was written; or, if there are links on its way, where these lead, so that one file has one path."""
-    real = os.path.realpath(path)
-    return Path(path) if real == os.path.abspath(path) else Path(real)
+    """A path as it was written; or where it leads, if there are links or ".." on its way: one file has one path."""
+    real, written = os.path.realpath(path), Path(path)
+    return written if real == os.path.abspath(path) and os.pardir not in written.parts else Path(real)
 
 
 def write(path: Path, content: bytes) -> None:

@@ -35,7 +35,7 @@ class Lock:
 
     def __init__(self, directory: Path) -> None:
         self._path, self._file, pid = _place(directory), -1, os.getpid()
-        holder = {"pid": pid, "began": _own(pid), "host": socket.gethostname(), "since": _now()}
+        holder = {"pid": pid, "began": own(pid), "host": socket.gethostname(), "since": _now()}
         try:
             files.make_directory(self._path.parent)
             self._file = self._locked(directory)
@@ -143,7 +143,7 @@ def began(pid: int) -> str:
         return ""
 
 
-_own: Final = lru_cache(maxsize=1)(began)
+own: Final = lru_cache(maxsize=1)(began)
 """The same of this process, which does not change."""
 
 

@@ -12,7 +12,7 @@ from sim.bounded import content
 from sim.errors import InputError
 from sim.results import manifest as manifests
 from sim.results import parts
-from sim.results.lock import Driver, began
+from sim.results.lock import Driver, own
 
 NAME: Final = "progress.json"
 """The file in the directory, while a run is in progress there."""
@@ -42,7 +42,7 @@ class Progress:
     running: Sequence[Sequence[Any]] = ()
     failed: Sequence[Sequence[Any]] = ()
     pid: int = field(default_factory=os.getpid)
-    began: str = field(default_factory=lambda: began(os.getpid()))
+    began: str = field(default_factory=lambda: own(os.getpid()))
     host: str = field(default_factory=socket.gethostname)
 
     @property
