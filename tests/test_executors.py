@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -14,7 +15,7 @@ from command import run as run_command
 
 from sim.errors import InputError, RunError
 from sim.experiment import pools, workers
-from sim.experiment.dispatch import Dispatcher, Lane
+from sim.experiment.dispatch import Dispatcher, Lane, _Waiting
 from sim.experiment.pools import Given
 from sim.processes import TRIES
 from sim.results import groups, load, parts
@@ -162,6 +163,34 @@ def test_replications_go_out_in_groups_of_a_second_or_more_and_each_once(scenari
     whole = [len(group) for group in pool.groups[4:] if len(group) > 1]
     assert all(n * seconds < 2 for n in whole)
     assert max(len(group) for group in pool.groups[-5:]) <= max(1, least // 2 if least > 3 else least)
+
+
+class Forgetful(Timed):
+    """Keeps no groups."""
+
+    def submit(self, task):
+        self.groups.clear()
+        return super().submit(task)
+
+
+def test_what_the_driver_keeps_does_not_grow_with_the_answers_that_have_come(scenario):
+    from sim.scenario.cases import cases
+    from sim.scenario.reading import read
+
+    case = cases(read(scenario))[0]
+    works = [(case.name, "free-ssp", ("free-ssp",), n) for n in range(20_000)]
+    lane = Lane([case], {(case.name, "free-ssp", "free-ssp"): "0" * 32}, iter([works]), list)
+    blocks = {n: sys.getallocatedblocks() for n, _ in enumerate(sent(Forgetful(3), lane)) if n in {1000, 19_000}}
+    assert blocks[19_000] - blocks[1000] < 1000
+
+
+def test_what_comes_back_undone_goes_out_before_all_others_in_its_order():
+    waiting = _Waiting(range(6))
+    waiting.put_back(())
+    taken = [waiting.take() for _ in range(4)]
+    waiting.put_back(taken[2:])
+    waiting.put_back(taken[:1])
+    assert (len(waiting), [waiting.take() for _ in range(6)], len(waiting)) == (5, [0, 2, 3, 4, 5, None], 0)
 
 
 def late(case, timed_by, strategies, replication):

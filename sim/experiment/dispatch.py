@@ -61,21 +61,21 @@ class _Waiting:
 
     def __init__(self, works: Works) -> None:
         self._works, self._left = iter(works), len(works)
+        self._back: deque[Work] = deque()
 
     def __len__(self) -> int:
         return self._left
 
-    def take(self) -> Iterator[Work]:
-        """The next one; none where all that are left have been finished meanwhile."""
-        for work in self._works:
-            self._left -= 1
-            yield work
-            return
-        self._left = 0
+    def take(self) -> Work | None:
+        """The next one; None where all that are left have been finished meanwhile."""
+        work = self._back.popleft() if self._back else next(self._works, None)
+        self._left = 0 if work is None else self._left - 1
+        return work
 
     def put_back(self, works: Sequence[Work]) -> None:
+        """These are the next ones."""
         self._left += len(works)
-        self._works = chain(works, self._works)
+        self._back.extendleft(reversed(works))
 
 
 @dataclass(slots=True, eq=False)
@@ -126,7 +126,7 @@ class Lane:
         group: list[Work] = []
         taken, records = 0.0, 0
         while self._waiting and len(group) < most and taken < GROUP_S and records < MOST_OF_GROUP:
-            for work in self._waiting.take():
+            if (work := self._waiting.take()) is not None:
                 group.append(work)
                 records += len(work[2])
                 taken += seconds.get(work[0], GROUP_S)
