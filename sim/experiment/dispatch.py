@@ -43,7 +43,8 @@ LOOK_S: Final = 1.0
 """How often it is looked whether there are more workers."""
 LATE_S: Final = 60.0
 LATE: Final = 10
-"""A group is late after so many seconds, and so many times what it takes, behind the one before it."""
+"""A group is late when no answer has come for this many seconds, and for this many times what was expected: the time of
+two groups, since it may have waited for another one."""
 MOST_LANES: Final = 128
 """Runs that share a pool at a time: each has files open."""
 
@@ -143,11 +144,14 @@ class Lane:
 
 @dataclass(slots=True, eq=False)
 class _Sent:
-    """A group that is with a worker, or with two where the first one is late."""
+    """A group that is with a worker, or with two where the first one is late; ``alone`` if nothing may go out beside
+    it.
+    """
 
     lane: Lane
     group: tuple[Work, ...]
     futures: "list[Future[Outcome]]"
+    alone: bool = False
     at: float = field(default_factory=time.monotonic)
 
 
@@ -167,7 +171,7 @@ class Dispatcher:
     _suspects: deque[tuple[Lane, Work]] = field(default_factory=deque)
     _flying: "dict[Future[Outcome], _Sent]" = field(default_factory=dict)
     _left: "set[Future[Outcome]]" = field(default_factory=set)
-    """Groups of which another worker was quicker, and which cannot be taken from the one that has them."""
+    """Groups that nobody wants any more, and which cannot be taken from the worker that has them."""
     _has_told: bool = False
 
     def groups(self, lanes: Iterator[Lane], most: int = 1) -> Iterator[tuple[Lane, Group]]:
@@ -180,27 +184,32 @@ class Dispatcher:
             self.tick()
             if not self._flying:  # there is no worker
                 time.sleep(LOOK_S)
-            alone = len(self._flying) == 1
+            alone = len(set(self._flying.values())) == 1
             done, _ = wait([*self._flying, *self._left], timeout=LOOK_S, return_when=FIRST_COMPLETED)
             for future in self._left & done:
                 self._left.remove(future)
-                if (error := future.exception()) is not None:
+                if not future.cancelled() and (error := future.exception()) is not None:
                     self.pool.deaths(error)
             for future in [each for each in self._flying if each in done]:  # in the order in which they were sent
-                if (sent := self._flying.get(future)) is None:  # the other one that had it has answered
+                if (sent := self._flying.pop(future, None)) is None:  # the other one that had it has answered
                     continue
-                self._has_come(sent, future)
-                if (found := self._found(future, sent.lane, sent.group, alone=alone)) is not None:
+                sent.futures.remove(future)
+                if (found := self._found(future, sent, alone=alone)) is not None:
                     yield sent.lane, found
+            for sent in set(self._flying.values()):
+                if sent.lane.has_ended:
+                    self._forget(sent)
             if not done:
                 self._send_late_again()
 
-    def _found(self, future: "Future[Outcome]", lane: Lane, group: tuple[Work, ...], *, alone: bool) -> Group | None:
+    def _found(self, future: "Future[Outcome]", sent: _Sent, *, alone: bool) -> Group | None:
         """The records that a worker has sent, if it has, and anybody wants them."""
-        error = None if future.cancelled() else future.exception()
-        if error is not None or future.cancelled():
-            self._again(future, lane, group, alone=alone)
-        elif isinstance(outcome := future.result(), Refused):
+        lane, group = sent.lane, sent.group
+        if future.cancelled() or future.exception() is not None:
+            self._has_failed(future, sent, alone=alone)
+            return None
+        self._forget(sent)
+        if isinstance(outcome := future.result(), Refused):
             self.pool.refuse(outcome.why)
             if outcome.why not in self._refusals:  # a pool may ask such a worker again and again
                 self._refusals.add(outcome.why)
@@ -229,13 +238,15 @@ class Dispatcher:
         return self.pool.in_flight() * lane.out / max(len(self._flying), 1)
 
     def _send_some(self, lanes: Iterator[Lane]) -> bool:
-        """Sends as much as workers need, a suspect only if nothing else is with them; whether that is all there is."""
-        while self._suspects:
-            if self._flying or not self.pool.workers():
-                return False
+        """Sends as much as workers need, a suspect only if nothing else is with them, and nothing beside one that has
+        its last try; whether that is all there is.
+        """
+        while self._suspects and not self._flying and self.pool.workers():
             lane, work = self._suspects.popleft()
             if not lane.has_ended:
-                self._send(lane, (work,))
+                self._send(lane, (work,), alone=self._tries[lane, work] >= TRIES - 1)
+        if self._suspects or any(sent.alone for sent in self._flying.values()):
+            return False
         while (following := self._next(lanes)) is not None:
             workers = self.pool.workers()
             if len(self._flying) >= IN_FLIGHT * workers:
@@ -259,9 +270,9 @@ class Dispatcher:
                 self._lanes.pop()
         return None
 
-    def _send(self, lane: Lane, group: tuple[Work, ...]) -> None:
+    def _send(self, lane: Lane, group: tuple[Work, ...], *, alone: bool = False) -> None:
         future = self.pool.submit(lane.task(group))
-        self._flying[future] = _Sent(lane, group, [future])
+        self._flying[future] = _Sent(lane, group, [future], alone)
         lane.out += 1
 
     def _send_late_again(self) -> None:
@@ -279,32 +290,41 @@ class Dispatcher:
                         f"the worker that has {named(case, timed_by, replication)} has not answered for "
                         f"{time.monotonic() - sent.at:.0f} s; another one does it, too"
                     )
+                sent.at = time.monotonic()
 
     def _is_late(self, sent: _Sent) -> bool:
         """Whether a group is out for much longer than others of its cases were."""
         seconds = sum(self._seconds.get(case, inf) for case, *_ in sent.group)
         return time.monotonic() - sent.at > max(LATE_S, LATE * IN_FLIGHT * seconds)
 
-    def _has_come(self, sent: _Sent, future: "Future[Outcome]") -> None:
-        """Nobody waits for the other one that has it."""
+    def _forget(self, sent: _Sent) -> None:
+        """Nobody waits for those that still have it."""
         sent.lane.out -= 1
         for each in sent.futures:
             del self._flying[each]
-            if each is not future and not each.cancel():
+            if not each.cancel():
                 self._left.add(each)
 
-    def _again(self, future: "Future[Outcome]", lane: Lane, group: tuple[Work, ...], *, alone: bool) -> None:
-        """What of a group that failed is tried again; its lane fails if no worker died of it."""
+    def _has_failed(self, future: "Future[Outcome]", sent: _Sent, *, alone: bool) -> None:
+        """What of a group that failed is tried again, if the other one that has it, if any, does not answer; its lane
+        fails if no worker died of it.
+        """
+        lane, group = sent.lane, sent.group
         try:
             future.result()
         except BaseException as error:
             if not (deaths := self.pool.deaths(error)):
+                self._forget(sent)
                 if not lane.has_ended:
                     lane.fail(error)
                 return
-        for work in () if lane.has_ended else group:
-            sure = alone and len(group) == 1
+        sure = alone and len(group) == 1
+        for work in group:
             self._tries[lane, work] = self._tries.get((lane, work), 0) + (deaths if sure else 1)
+        if sent.futures and self._tries[lane, group[0]] < TRIES:
+            return
+        self._forget(sent)
+        for work in () if lane.has_ended else group:
             if sure and self._tries[lane, work] >= TRIES:
                 lane.failed.append(work)
             else:
