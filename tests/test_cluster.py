@@ -1,5 +1,6 @@
 """A Dask cluster gives the same bytes; what cannot take part is told in a sentence."""
 
+import asyncio
 import contextlib
 import gc
 import os
@@ -68,6 +69,86 @@ def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(dask, run_in, 
     run_in("r", cluster=dask.scheduler_address)
     killer.join()
     assert tables("r") == tables("alone")
+
+
+@pytest.fixture
+def found(dask):
+    found = Cluster(dask.scheduler_address, print)
+    yield found
+    found.close(at_once=True)
+
+
+def holds(condition):
+    """Whether something comes to hold in time."""
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def answer(found, future):
+    """What has come of a task, while the driver looks for workers as it does all the time."""
+    assert holds(lambda: found.workers() < 0 or future.done())
+    return future.result()
+
+
+NOTHING = workers.Task((), {}, {}, {})
+
+
+def test_a_connection_that_breaks_while_an_answer_is_fetched_is_not_the_end(found, monkeypatch):
+    from distributed.comm import CommClosedError
+
+    gather, calls = found._client.gather, []
+
+    async def breaks():
+        raise CommClosedError("in <TCP (closed) ConnectionPool.gather>: Stream is closed")
+
+    def breaks_once(*given, **named):
+        calls.append(given)
+        return breaks() if len(calls) == 1 else gather(*given, **named)
+
+    monkeypatch.setattr(found._client, "gather", breaks_once)
+    assert isinstance(answer(found, found.submit(NOTHING)), workers.Done)
+    assert len(calls) == 2
+
+
+def unwritable(task):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_what_a_task_itself_raises_is_not_taken_for_a_broken_connection(found, monkeypatch):
+    monkeypatch.setattr("sim.experiment.cluster.work", unwritable)
+    with pytest.raises(PermissionError):
+        answer(found, found.submit(NOTHING))
+
+
+def test_what_goes_out_again_is_for_workers_that_are_there_then(found):
+    """As after another scheduler has started, whose workers have other addresses."""
+
+    async def breaks():
+        found._client.scheduler_comm.comm.abort()
+        await asyncio.sleep(0.5)
+
+    found._only = frozenset({"tcp://127.0.0.1:1"})
+    future = found.submit(NOTHING)
+    found._client.sync(breaks)
+    assert isinstance(answer(found, future), workers.Done)
+
+
+def waits(path):
+    while not os.path.exists(path):
+        time.sleep(0.05)
+
+
+def test_what_nobody_wants_any_more_is_taken_from_the_scheduler(dask, found, tmp_path, monkeypatch):
+    monkeypatch.setattr("sim.experiment.cluster.work", waits)
+    futures = [found.submit(str(tmp_path / "go")) for _ in range(6)]
+    try:
+        assert holds(lambda: len(dask.scheduler.tasks) == len(futures))
+        assert all(future.cancel() for future in futures)
+        assert holds(lambda: not dask.scheduler.tasks)
+    finally:
+        (tmp_path / "go").touch()
 
 
 def test_the_executor_of_a_client_does_too(dask, run_in, tables):

@@ -130,6 +130,13 @@ class _Asked:
             self.answer.cancel()
 
 
+@dataclass(slots=True, eq=False)
+class _Begun:
+    """A task that has begun, and the workers that it is for; empty for all."""
+
+    only: frozenset[str]
+
+
 class Cluster:
     """The workers of a Dask scheduler at ``tcp://HOST:PORT`` (or tls), or of one that is started here (``local:N``).
 
@@ -157,7 +164,7 @@ class Cluster:
         self._asked: dict[str, _Asked] = {}
         self._looked, self._is_silent = 0.0, False
         self._only: frozenset[str] = frozenset()
-        self._begun: dict[Future[Outcome], frozenset[str]] = {}
+        self._begun: dict[Future[Outcome], _Begun] = {}
         self._stranded = 0
         try:
             if local:
@@ -223,7 +230,6 @@ class Cluster:
                 self._say(f"the scheduler at {self.address} {how}")
             self._is_silent, self._looked = True, time.monotonic()
             return
-        self._is_silent = False
         for address in self._asked.keys() - there.keys():
             self._asked.pop(address).cancel()
         self._refused = {address: why for address, why in self._refused.items() if address in there}
@@ -237,7 +243,7 @@ class Cluster:
             {address: n for address, n in there.items() if address in answered or address in self._accepted},
             all_of_them=not self._refused and not self._asked,
         )
-        self._looked = time.monotonic()
+        self._is_silent, self._looked = False, time.monotonic()
 
     def _ask(self, address: str) -> "Future[Any]":
         question = self._client.run(versions, workers=[address], on_error="return", asynchronous=True)
@@ -273,8 +279,8 @@ class Cluster:
         if not accepted and self._accepted:
             self._say(f"{self.address} has no worker left; this waits for one")
         self._accepted = accepted
-        for future, allowed in list(self._begun.items()):
-            if allowed and not allowed & accepted.keys() and future.cancel():
+        for future, begun in list(self._begun.items()):
+            if begun.only and not begun.only & accepted.keys() and future.cancel():
                 self._stranded += 1
 
     def workers(self) -> int:
@@ -286,26 +292,40 @@ class Cluster:
         return sum(self._accepted.values())
 
     def submit(self, task: Task) -> "Future[Outcome]":
-        only = {"workers": list(self._only), "allow_other_workers": False} if self._only else {}
-        future = asyncio.run_coroutine_threadsafe(self._done(task, only), self._client.loop.asyncio_loop)
-        self._begun[future] = self._only
+        begun = _Begun(self._only)
+        future = asyncio.run_coroutine_threadsafe(self._done(task, begun), self._client.loop.asyncio_loop)
+        self._begun[future] = begun
         future.add_done_callback(lambda done: self._begun.pop(done, None))
         return future
 
-    async def _done(self, task: Task, only: Mapping[str, Any]) -> Outcome:
-        """What a worker makes of a task; it goes out again where the connection was lost.
+    async def _done(self, task: Task, begun: _Begun) -> Outcome:
+        """What a worker makes of a task; it goes out again where the connection was lost, to workers that are there
+        then.
 
         The futures of Dask's own executor never end where a worker dies between its last word and its answer.
         """
         while True:
+            begun.only = self._only
+            only = {"workers": list(begun.only), "allow_other_workers": False} if begun.only else {}
             sent = self._client.submit(work, task, pure=False, retries=0, **only)
             answer: asyncio.Future[Outcome] = asyncio.ensure_future(self._client.gather(sent, asynchronous=True))
             answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio says a traceback
             try:
                 return await asyncio.shield(answer)  # Dask fetches answers together, and would cancel all with one
+            except asyncio.CancelledError:
+                with suppress(Exception):  # the client is closed
+                    await self._client.cancel([sent], asynchronous=True)
+                raise
             except CancelledError as error:
                 if getattr(error, "reason", "") != LOST:
                     raise
+            except OSError:  # of the connection, while the answer was fetched, or of the task
+                if sent.status == "error" or self._client.status in ("closing", "closed"):
+                    raise
+            begun.only = frozenset()
+            lost = time.monotonic()
+            while self._is_silent or self._looked < lost or not self._accepted:  # _look() ends what takes too long
+                await asyncio.sleep(LOOK_S / 10)
 
     def in_flight(self) -> float:
         return 0.0
