@@ -26,7 +26,11 @@ class _Writer:
         self._waiting = [pa.Table.from_batches([], SCHEMAS[name])]  # empty_table() imports pandas
         with self._named():  # of a path pyarrow would take "~" for somebody's home and "a:b" for an address
             self._file = path.open("wb")
-            self._writer = pq.ParquetWriter(self._file, SCHEMAS[name], compression="zstd")
+            try:
+                self._writer = pq.ParquetWriter(self._file, SCHEMAS[name], compression="zstd")
+            except BaseException:
+                self._file.close()
+                raise
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -54,11 +58,10 @@ class _Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._file:
+        with self._named(), self._file:  # whose buffer holds all of a small table until it is closed
             if kind is None and (self._rows or self._is_empty):
                 self._write(pa.concat_tables(self._waiting))
-            with self._named():
-                self._writer.close()
+            self._writer.close()
 
 
 def write(pieces: Iterable[Mapping[str, pa.Table]], paths: Mapping[str, Path]) -> None:
