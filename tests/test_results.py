@@ -1,5 +1,6 @@
 """What a result directory promises: the same bytes for the same seed, and never complete before it is."""
 
+import copy
 import json
 import os
 import random
@@ -87,6 +88,23 @@ def test_a_manifest_is_enough_to_repeat_its_run(scenario, tmp_path):
     for key in ("fingerprint", "scenario_sha256", "seed", "replications", "cases", "resolved", "versions"):
         assert repeated[key] == manifest[key], key
     assert (manifest["status"], manifest["seed"], manifest["replications"]) == ("complete", 5, 2)
+
+
+def spoil(document):
+    """Empties a JSON document, and all that is in it."""
+    if isinstance(document, dict | list):
+        for each in list(document.values()) if isinstance(document, dict) else list(document):
+            spoil(each)
+        document.clear()
+
+
+def test_what_is_done_to_the_documents_of_results_reaches_no_later_run(scenario, tmp_path):
+    results = run(scenario)
+    costs, manifest = copy.deepcopy((results.costs, results.manifest))
+    spoil(results.costs), spoil(results.manifest)
+    again = run(scenario, out=tmp_path / "r")
+    assert (again.costs, again.manifest) == (costs, manifest)
+    assert load(tmp_path / "r").costs == costs
 
 
 def test_the_manifest_is_the_first_file_and_says_running(scenario, tmp_path):

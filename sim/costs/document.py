@@ -28,6 +28,11 @@ def document(table: CostTable) -> dict[str, Any]:
     }
 
 
+def copied(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of what :func:`document` gives, of which nothing is shared; :mod:`copy` takes a hundred times as long."""
+    return {**document, "rows": [{**row, "origin": [*row["origin"]]} for row in document["rows"]]}
+
+
 def _row(row: CostRow) -> dict[str, Any]:
     return {name: getattr(row, name) for name in COLUMNS} | {"origin": list(row.origin)}
 

@@ -45,9 +45,9 @@ class Experiment:
         """What the manifest says of it."""
         return document(self.scenario, self.cases, self.inputs, self.name, self.source, self.command)
 
-    @cached_property
+    @property
     def costs(self) -> Mapping[str, Any]:
-        """Its cost tables."""
+        """Its cost tables, which are the caller's own."""
         return costs_of(self.cases)
 
     @cached_property

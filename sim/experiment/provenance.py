@@ -24,8 +24,8 @@ TABLES_KEPT: Final = 8
 
 
 def costs_of(cases: Sequence[Case]) -> dict[str, Any]:
-    """The cost tables of the cases by name, as costs.json has them; nobody may change them."""
-    return {case.costs: _cost_document(case.table) for case in cases}
+    """The cost tables of the cases by name, as costs.json has them; they are the caller's own."""
+    return {case.costs: cost_documents.copied(_cost_document(case.table)) for case in cases}
 
 
 def costs_json(cases: Sequence[Case]) -> bytes:
@@ -40,6 +40,7 @@ def _costs_json(tables: tuple[CostTable, ...]) -> bytes:
 
 @lru_cache(maxsize=TABLES_KEPT)
 def _cost_document(table: CostTable) -> dict[str, Any]:
+    """The table as it is written and hashed, which leaves this module only as a copy."""
     return cost_documents.document(table)
 
 

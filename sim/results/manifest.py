@@ -96,12 +96,12 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
-@cache
 def platform_document() -> dict[str, Any]:
     """The machine on which this runs: architecture, operating system, model of the CPU, and how many there are."""
     return {"machine": platform.machine(), "os": platform.platform(), "cpu": _cpu_model(), "cpus": os.cpu_count()}
 
 
+@cache
 def _cpu_model() -> str | None:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
