@@ -101,8 +101,8 @@ def test_a_worker_that_dies_between_its_last_word_and_its_answer_leaves_no_task_
 
 
 @pytest.mark.slow
-def test_a_driver_that_was_stopped_takes_none_of_its_own_workers_for_dead(local):
-    """Its scheduler has heard of none meanwhile."""
+def test_for_the_workers_that_it_has_started_a_scheduler_has_no_worker_ttl(local):
+    """After a driver was stopped it has heard of none meanwhile."""
     assert local._cluster.scheduler.worker_ttl is None
 
 

@@ -43,8 +43,8 @@ LOOK_S: Final = 1.0
 """How often it is looked whether there are more workers."""
 LATE_S: Final = 60.0
 LATE: Final = 10
-"""A group is late when no answer has come for this many seconds, and for this many times what was expected: the time of
-two groups, since it may have waited for another one."""
+"""A group is late if both have passed since it was sent: LATE_S, and LATE times what IN_FLIGHT such groups take, since
+it may have waited for another one."""
 MOST_LANES: Final = 128
 """Runs that share a pool at a time: each has files open."""
 
