@@ -1,5 +1,10 @@
 """A run that failed is continued with what it had finished, as far as that is undamaged."""
 
+import errno
+import os
+import shutil
+from pathlib import Path
+
 import fake_host
 import pytest
 import worlds
@@ -7,11 +12,12 @@ from command import run as run_command
 
 from sim.errors import InputError, RunError
 from sim.experiment import workers
-from sim.results import load
+from sim.results import files, load
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 
 SMALL = worlds.small(["free-ssp", "manual-load", "xstate-guest"], ["sapphire-rapids", "zen4"], 2)
+STRATEGIES = Path(files.__file__).parents[1] / "kernel" / "data" / "strategies"
 WALKED = 2 * 3 * 2
 """Cases x strategies x replications of it."""
 
@@ -91,6 +97,67 @@ def test_what_0_2_0_kept_one_by_one_without_hashes_is_not_used_but_simulated_aga
     rerun(out="fresh", replications=6)
     assert tables("r") == tables("fresh")
     assert not folder.exists()
+
+
+WRITTEN_AGAIN = " was not what the run wrote, and was written again"
+
+
+@pytest.mark.parametrize("content", [b"{}", b"", None])
+@pytest.mark.parametrize("options", [{}, {"replications": 3}])
+def test_cost_tables_that_were_damaged_are_written_again_and_one_note_says_so(
+    rerun, tmp_path, tables, content, options
+):
+    rerun()
+    path = tmp_path / "r" / "costs.json"
+    before = path.read_bytes()
+    os.link(path, tmp_path / "other")  # as of another point of a design
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    results, counted = rerun(**options)
+    assert [note for note in results.notes if "costs.json" in note] == [f"costs.json{WRITTEN_AGAIN}"]
+    assert len(counted.walked) == (WALKED // 2 if options else 0)
+    assert path.read_bytes() == before
+    assert (tmp_path / "other").read_bytes() == (before if content is None else content)
+    rerun(out="fresh", **options)
+    assert tables("r") == tables("fresh")
+    load(tmp_path / "r")
+    results, _ = rerun(**options)
+    assert not [note for note in results.notes if "costs.json" in note]
+
+
+def test_an_input_that_was_damaged_is_written_again_with_its_folder(rerun, scenario, tmp_path):
+    (tmp_path / "mine.toml").write_text((STRATEGIES / "manual-load.toml").read_text().replace("manual-load", "mine"))
+    scenario.write_text(scenario.read_text().replace('"xstate-guest"', '"./mine.toml"'))
+    rerun()
+    shutil.rmtree(tmp_path / "r" / "inputs")
+    results, counted = rerun()
+    assert [note for note in results.notes if "mine" in note] == [f"inputs/mine.toml{WRITTEN_AGAIN}"]
+    assert not counted.works
+    load(tmp_path / "r")
+
+
+def test_cost_tables_that_were_damaged_and_that_the_command_has_not_are_named_and_left(rerun, scenario, tmp_path):
+    rerun()
+    (tmp_path / "r" / "costs.json").write_bytes(b"{}")
+    scenario.write_text(scenario.read_text().replace(', "zen4"', ""))
+    with pytest.raises(InputError, match=r"costs\.json: is not what the run wrote"):
+        rerun()
+    assert (tmp_path / "r" / "costs.json").read_bytes() == b"{}"
+
+
+def test_a_damaged_file_that_cannot_be_written_again_is_one_message(rerun, tmp_path, monkeypatch):
+    rerun()
+    (tmp_path / "r" / "costs.json").write_bytes(b"{}")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "write_kept", full)
+    says = r"costs\.json: is not what the run wrote, and cannot be written again \(No space left on device\)"
+    with pytest.raises(InputError, match=says):
+        rerun()
 
 
 def test_tables_that_were_damaged_are_named_and_left(rerun, tmp_path):

@@ -73,6 +73,22 @@ def test_without_links_each_point_has_the_same_bytes(run, tmp_path, monkeypatch)
     assert tables(tmp_path / "linked") == tables(tmp_path / "copied")
 
 
+@pytest.mark.parametrize("options", [{}, {"overrides": {"run.replications": 4}}])
+def test_cost_tables_of_all_points_that_somebody_changed_are_written_again_by_the_same_command(
+    run, tmp_path, capsys, options
+):
+    run(3)
+    with (points(tmp_path / "d")[0] / "costs.json").open("a") as file:
+        file.write(" ")
+    for point in points(tmp_path / "d"):
+        with pytest.raises(InputError, match=r"costs.json: is not what the run wrote"):
+            load(point)
+    run(3, progress=True, **options)
+    assert capsys.readouterr().err.count("costs.json was not what the run wrote, and was written again") == 1
+    for point in points(tmp_path / "d"):
+        load(point)
+
+
 def test_a_file_that_somebody_changed_is_not_that_of_the_next_point(run, tmp_path):
     done = []
 

@@ -88,7 +88,7 @@ class Running:
         if self._directory is not None:
             try:
                 self._ran = self._directory.engines()
-                notes: list[str] = []
+                notes = self._directory.mend(asked.contents)
                 for group in self._directory.finished(notes):
                     for finished in self._there.add(group):
                         self._ran.setdefault(finished.case, set()).add(finished.engine)

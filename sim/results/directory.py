@@ -31,7 +31,7 @@ FROM_THE_FIRST_RUN = ("started", "wall_s", "error", "versions", "commit", "platf
 
 
 class ResultDirectory:
-    """A directory for a run; nothing in it is touched before :meth:`begin`.
+    """A directory for a run; before :meth:`begin` nothing in it is touched, but by :meth:`mend`.
 
     ``worlds`` are the fingerprints of the run's cases, ``siblings`` those that the same command makes beside it.
     ``found`` is the manifest of what lies there, ``aside`` that of what an earlier run set aside, in ``previous``.
@@ -84,6 +84,22 @@ class ResultDirectory:
         """Lets others run in it."""
         for lock in self._locks:
             lock.release()
+
+    def mend(self, contents: Mapping[str, bytes]) -> list[str]:
+        """Writes files of complete results again that are not what the run wrote, where ``contents`` has that by their
+        place, and says which.  They get inodes of their own: all points of a design may have the damaged one.
+        """
+        mended: dict[str, None] = {}
+        for manifest, where in ((self.aside, self.previous), (self.found, self.path)):
+            if manifest is None or not (self._is_related(manifest) and is_complete(manifest)):
+                continue
+            wanted = manifest.get("files", {})
+            ours = [place for place, sha256 in hashes_of(contents).items() if sha256 == wanted.get(place)]
+            for place in (place for place in ours if not _has(where / place, wanted[place])):
+                _write_again(where / place, contents[place])
+                mended[place] = None
+        were = "was" if len(mended) == 1 else "were"
+        return [f"{', '.join(mended)} {were} not what the run wrote, and {were} written again"] if mended else []
 
     def finished(self, notes: list[str]) -> Iterator[Group]:
         """What is finished of the run's cases, and what lies beside that.
@@ -283,6 +299,25 @@ def hashes_of(contents: Mapping[str, bytes]) -> dict[str, str]:
 @lru_cache(maxsize=4)  # the points of a design have the same cost tables
 def _sha256(content: bytes) -> str:
     return sha256(content).hexdigest()
+
+
+def _has(path: Path, sha256: str) -> bool:
+    """Whether this is the hash of a file, which can be read."""
+    try:
+        return files.sha256(path) == sha256
+    except OSError:
+        return False
+
+
+def _write_again(path: Path, content: bytes) -> None:
+    try:
+        files.make_directory(path.parent)
+        files.write_kept(path, content)
+        files.sync(path.parent)
+    except OSError as error:
+        raise InputError(
+            f"{path}: is not what the run wrote, and cannot be written again ({error.strerror})"
+        ) from error
 
 
 def _now() -> str:
