@@ -70,6 +70,17 @@ def test_a_note_of_a_command_is_lost_and_its_answer_is_not(without):
     assert without("layout", "6144") == (0, expected.stdout)
 
 
+@pytest.mark.parametrize("closed", ["", "2>&-"])
+def test_without_dev_null_a_command_answers_as_with_it(closed):
+    """As in a root directory that has nothing but the program."""
+    program = "import os; os.devnull = '/none/null'; from sim.cli import main; main(['layout', '6144'])"
+    expected = subprocess.run([*PROGRAM, "layout", "6144"], capture_output=True, text=True, check=False)
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", program]
+    done = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, expected.stdout)
+    assert done.stderr == ("" if closed else expected.stderr)
+
+
 class Lost:
     """A stream as :mod:`tqdm` and print() see it, of a terminal that has gone."""
 

@@ -116,9 +116,10 @@ def main(arguments: list[str] | None = None) -> Any:
 
 def _open_standard_streams() -> None:
     """A socket or a file that got the number of a stream that was closed would be taken for that stream."""
-    while (opened := os.open(os.devnull, os.O_RDWR)) <= STDERR:
-        os.set_inheritable(opened, True)
-    os.close(opened)
+    with suppress(OSError):  # a bare container need not have the device
+        while (opened := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+            os.set_inheritable(opened, True)
+        os.close(opened)
 
 
 class _Lossy(io.FileIO):
@@ -135,7 +136,9 @@ def _standard_error() -> io.TextIOWrapper:
     """Standard error, which may have been closed from the start, or may be a pipe that nobody reads any more."""
     before = sys.stderr
     if before is None:
-        return open(os.devnull, "w")
+        with suppress(OSError):
+            return open(os.devnull, "w")
+        return io.TextIOWrapper(io.BytesIO())
     with suppress(OSError):
         before.flush()
     buffer = io.BufferedWriter(_Lossy(before.fileno(), "w", closefd=False))
