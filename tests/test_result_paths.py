@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import fake_host
+import pyarrow
 import pytest
 import worlds
 from command import run as run_command
 
 from sim import experiment
+from sim.cli import messages
 from sim.errors import InputError
 from sim.experiment.design import Design
 from sim.results import load
@@ -46,6 +48,15 @@ def test_a_current_directory_that_is_gone_is_one_message(scenario, tmp_path, cap
     said = run_command(capsys, "run", scenario, "--out", tmp_path / "r")
     assert said == (2, "", "fpswitch: the current directory is gone (allowed: one that exists)\n")
     assert not (tmp_path / "r").exists()
+
+
+def test_a_file_that_a_library_does_not_find_is_told_as_that_where_the_current_directory_is_there(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop, messages():
+        pyarrow.OSFile(str(tmp_path / "gone.parquet"))
+    err = capsys.readouterr().err
+    assert (stop.value.code, err.count("\n")) == (1, 1)
+    assert "gone.parquet" in err
+    assert "current directory" not in err
 
 
 @pytest.mark.parametrize(

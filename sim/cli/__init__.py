@@ -157,14 +157,27 @@ def messages() -> Iterator[None]:
         click.echo(f"fpswitch: {error}", err=True)
         sys.exit(INTERRUPTED_STATUS if isinstance(error, Interrupted) else 1)
     except OSError as error:
-        if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd()
+        why = error.strerror or str(error)
+        if error.filename is not None:
+            click.echo(f"fpswitch: {error.filename}: {why}", err=True)
+        elif not isinstance(error, FileNotFoundError):
+            click.echo(f"fpswitch: cannot write the output: {why}", err=True)
+            _drop_output()
+        elif _is_nowhere():
             click.echo("fpswitch: the current directory is gone (allowed: one that exists)", err=True)
             sys.exit(2)
-        what = "cannot write the output" if error.filename is None else error.filename
-        click.echo(f"fpswitch: {what}: {error.strerror or error}", err=True)
-        if error.filename is None:
-            _drop_output()
+        else:  # of a library, which has the name of the file in its text
+            click.echo(f"fpswitch: {why}", err=True)
         sys.exit(1)
+
+
+def _is_nowhere() -> bool:
+    """Whether the current directory is gone."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _drop_output() -> None:
