@@ -223,3 +223,14 @@ def test_a_cluster_that_cannot_be_used_leaves_a_finished_design_as_it_is(run, tm
     with pytest.raises(InputError, match="nobody answers"):
         run(overrides={"run.replications": 3}, cluster="tcp://127.0.0.1:9")
     assert there(tmp_path / "d") == before
+
+
+def test_what_many_points_say_is_said_ten_times(scenario, tmp_path, capsys):
+    twelve = Design.parsed("factorial:6", ("host.cpus=2..7", "guests.g.vcpus=1..2"))
+    options = {"simulate": fake_host.simulate, "jobs": 1, "out": tmp_path / "d", "design": twelve, "progress": True}
+    experiment.run_design(scenario, **options)
+    capsys.readouterr()
+    experiment.run_design(scenario, overrides={"run.replications": 1}, **options)
+    said = capsys.readouterr().err
+    assert said.count("also keeps what was not asked for") in (9, 10)
+    assert said.count("more such notes on points are left out") == 1

@@ -43,6 +43,7 @@ POINT: Final = "point"
 FINISHED: Final = "finished"
 MOST_TOLD: Final = 8
 """Points of which it is written in each second how far they are."""
+MOST_NOTES: Final = 10
 MOST_LISTED: Final = 100
 """Failed points that design.json names."""
 
@@ -73,6 +74,7 @@ class Points:
     _dataset: Dataset = field(init=False)
     _siblings: Siblings = field(init=False)
     _done: int = 0
+    _said: int = 0
     _at_once: list[Running] = field(default_factory=list)
     _failed: dict[int, Exception] = field(default_factory=dict)
 
@@ -254,7 +256,7 @@ class Points:
         """A point is finished."""
         from sim.analysis.by_point import own_costs
 
-        self.told.say(*(note for note in results.notes if note not in self.told.notes))
+        self._say(results.notes)
         directory, point = self._directory(number), self.values[number]
         self._dataset.add(directory)
         values = {each.path: each.number(point[each.path]) for each in self.design.ranges}
@@ -262,6 +264,14 @@ class Points:
         self._finished.keep(directory, [{POINT: number + 1, **values, **row} for row in own])
         self._done += 1
         self.told.step()
+
+    def _say(self, notes: Sequence[str]) -> None:
+        """Sentences on points, of which thousands may say the same."""
+        new = [note for note in notes if note not in self.told.notes]
+        self.told.say(*new[: max(0, MOST_NOTES - self._said)])
+        if self._said < MOST_NOTES <= self._said + len(new):
+            self.told.say("more such notes on points are left out")
+        self._said += len(new)
 
     def table(self) -> "pd.DataFrame":
         """A row for each point, case and strategy, of the points that are finished."""
@@ -276,7 +286,10 @@ class Points:
         )
         if len(frame):
             temporary = self.path / f".{POINTS_TABLE}"
-            with temporary.open("wb") as file:  # of a path pandas would take "~" for somebody's home
+            with (
+                files.naming(temporary),
+                temporary.open("wb") as file,
+            ):  # pandas would take "~" for a home
                 frame.to_parquet(file, index=False)
             files.sync(temporary)
             os.replace(temporary, self.path / POINTS_TABLE)

@@ -31,7 +31,7 @@ def write(path: Path, content: bytes) -> None:
 
     Raises OSError with the name of the file.
     """
-    with _naming(path), whole(path) as file:
+    with naming(path), whole(path) as file:
         file.write(content)
 
 
@@ -41,7 +41,7 @@ def write_kept(path: Path, content: bytes) -> None:
     A link there is itself replaced, for in a copy made of links it leads to the file of the original.  Raises OSError
     with the name of the file.
     """
-    with _naming(path), _replaced(path) as file:
+    with naming(path), _replaced(path) as file:
         file.write(content)
 
 
@@ -78,7 +78,7 @@ def try_directory(path: Path) -> None:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """An error names the temporary file, or none where the disk is full."""
     try:
         yield
