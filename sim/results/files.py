@@ -129,12 +129,13 @@ def _umask() -> int:
 
 
 def sync(path: Path) -> None:
-    """Returns when a file's contents, or the names in a directory, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Returns when a file's contents, or the names in a directory, are on the disk; OSError with its name."""
+    with naming(path):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def make_directory(path: Path) -> bool:
