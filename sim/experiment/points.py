@@ -286,10 +286,8 @@ class Points:
         )
         if len(frame):
             temporary = self.path / f".{POINTS_TABLE}"
-            with (
-                files.naming(temporary),
-                temporary.open("wb") as file,
-            ):  # pandas would take "~" for a home
+            # of a path pandas would take "~" for a home
+            with files.naming(temporary), temporary.open("wb") as file:
                 frame.to_parquet(file, index=False)
             files.sync(temporary)
             os.replace(temporary, self.path / POINTS_TABLE)

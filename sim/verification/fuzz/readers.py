@@ -117,9 +117,8 @@ def _a_design(points: int = 8) -> dict[str, Any]:
 def _finished() -> dict[str, bytes]:
     """A design whose two points are finished, so that only its table can say that all is done."""
     point = {"status": "complete", "started": "2026-11-30T00:00:00+00:00", "wall_s": 1.0, "resolved": {"run": RUN}}
-    files = {f"{POINTS}/{point_name(n)}/{manifest.NAME}": point for n in range(2)} | {
-        DESIGN: _a_design(2) | {"status": "complete"}
-    }
+    files = {f"{POINTS}/{point_name(n)}/{manifest.NAME}": point for n in range(2)}
+    files[DESIGN] = _a_design(2) | {"status": "complete"}
     return {name: json.dumps(found).encode() for name, found in files.items()}
 
 

@@ -188,12 +188,21 @@ def _all_workers_killed_and_another_joins(out: Path) -> str:
         return _ended(driver)
 
 
-def _scheduler_killed(out: Path) -> str:
+@contextmanager
+def _with_one_worker(
+    out: Path, nanny: str = "--no-nanny"
+) -> "Iterator[tuple[ExitStack, str, subprocess.Popen[bytes], subprocess.Popen[bytes]]]":
+    """A run in its middle: the stack that ends its processes, the scheduler's address, the scheduler and the driver."""
     with ExitStack() as stack:
         address, scheduler = _scheduler(stack)
-        _worker(stack, address)
+        _worker(stack, address, nanny=nanny)
         driver = _driver(stack, out, address)
         _in_the_middle(out)
+        yield stack, address, scheduler, driver
+
+
+def _scheduler_killed(out: Path) -> str:
+    with _with_one_worker(out) as (_, _, scheduler, driver):
         scheduler.kill()
         if (status := driver.wait(60)) != 1:
             raise RuntimeError(f"the driver ended with status {status}")
@@ -201,11 +210,7 @@ def _scheduler_killed(out: Path) -> str:
 
 
 def _scheduler_killed_and_another_starts(out: Path) -> str:
-    with ExitStack() as stack:
-        address, scheduler = _scheduler(stack)
-        _worker(stack, address)
-        driver = _driver(stack, out, address)
-        _in_the_middle(out)
+    with _with_one_worker(out) as (stack, address, scheduler, driver):
         scheduler.kill()
         time.sleep(1)
         _scheduler(stack, port=int(address.rpartition(":")[2]))
@@ -215,11 +220,7 @@ def _scheduler_killed_and_another_starts(out: Path) -> str:
 
 def _scheduler_stopped(out: Path) -> str:
     """Until it takes all workers for dead, whose nannies start others."""
-    with ExitStack() as stack:
-        address, scheduler = _scheduler(stack)
-        _worker(stack, address, nanny="--nanny")
-        driver = _driver(stack, out, address)
-        _in_the_middle(out)
+    with _with_one_worker(out, nanny="--nanny") as (_, _, scheduler, driver):
         scheduler.send_signal(signal.SIGSTOP)
         time.sleep(2 * TTL_S)
         scheduler.send_signal(signal.SIGCONT)
@@ -227,11 +228,7 @@ def _scheduler_stopped(out: Path) -> str:
 
 
 def _driver_killed(out: Path) -> str:
-    with ExitStack() as stack:
-        address, _ = _scheduler(stack)
-        _worker(stack, address)
-        driver = _driver(stack, out, address)
-        _in_the_middle(out)
+    with _with_one_worker(out) as (stack, address, _, driver):
         driver.kill()
         driver.wait()
         before = _parts(out)
