@@ -68,8 +68,9 @@ def run(
     scenario are replaced when the new run is complete. The same seed gives the same tables with any number of jobs, and
     on a cluster (docs/cluster.md).
 
-    With --design the scenario runs at N points, spread over all ranges at once, and the output is a table for each
-    range. DIR then has the points, each as a result directory, and a dataset of all tables (docs/scenarios.md).
+    With --design the scenario runs at N points, spread over all ranges at once, or (factorial:N) at every combination
+    of N values of each, and the output is a table for each range. DIR then has the points, each as a result directory,
+    and a dataset of all tables (docs/scenarios.md).
 
     Exit status 1 if a strategy that is not documented as unsound violates integrity, or the run fails; 130 if it is
     interrupted.
