@@ -164,6 +164,7 @@ def test_a_full_disk_is_one_message_that_names_the_file_and_the_same_command_con
         experiment.run(path, jobs=1, simulate=fake_host.simulate, out=out)
     assert str(caught.value).count("\n") == 0
     assert str(out) in str(caught.value)
+    assert "is gone" not in str(caught.value)
     monkeypatch.undo()
     again = experiment.run(path, jobs=1, simulate=fake_host.simulate, out=out)
     assert again.ledger.equals(whole.ledger)

@@ -343,14 +343,16 @@ class Running:
     def _how_far(self) -> str:
         finished = self._finished()
         text = f"{finished} of {max(self._told.total, finished)} replications"
-        if self._directory is None or not self._directory.begun:
+        if self._directory is None:
             return text
+        aside = f"; what was there before is in {self._directory.previous}" if self._directory.has_set_aside else ""
+        if not self._directory.begun:
+            return f"{text}{aside}"
         path, is_complete = self._directory.path, self._directory.manifest["status"] == manifests.COMPLETE
         whole = (path / manifests.NAME).exists()
         folder = path / parts.FOLDER  # which a complete result need not have
         if not whole or not (is_complete or folder.exists()):
             return f"{text}; {folder if whole else path} is gone, with everything that it kept"
-        aside = f"; what was there before is in {self._directory.previous}" if self._directory.has_set_aside else ""
         return f"{text}; {self._directory.path} keeps them, and the same command continues from there{aside}"
 
 

@@ -142,12 +142,12 @@ class ResultDirectory:
         if not is_new:
             self._tidy_inside(contents)
         self._tidy_beside()
-        self.begun = True
         self.manifest = {
             "format": manifests.FORMAT, "status": manifests.RUNNING, **manifest, "started": _now(), "wall_s": None,
             "error": None, "files": {},
         }  # fmt: skip
         manifests.write(self.path, self.manifest)
+        self.begun = True
         if not files.make_directory(self.path / parts.FOLDER):
             files.sync(self.path / parts.FOLDER)  # a run that was killed need not have done so
         self._write_inputs(contents)
