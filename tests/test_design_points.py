@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import fake_host
 import pytest
@@ -91,30 +90,21 @@ def test_no_more_points_are_open_at_a_time_than_files_can_be(run, monkeypatch):
 
 def test_status_shows_how_far_points_are_that_share_the_workers(run, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "EVERY_S", 0.0)
-    seen, over = [], threading.Event()
+    seen, deadline = [], time.monotonic() + 60
 
-    def slow(*work):
-        time.sleep(0.02)
-        return fake_host.simulate(*work)
+    def looks(case, timed_by, strategies, replication):
+        while replication == 8 and not seen and time.monotonic() < deadline:
+            found = design_status.document(tmp_path / "d", lambda *_: {}, [])
+            if any(each["total"] and each["finished"] > 0 for each in found["running"]):
+                seen.append(found)
+        return fake_host.simulate(case, timed_by, strategies, replication)
 
-    def look():
-        while not over.wait(0.02):
-            with suppress(InputError):  # before there is anything
-                seen.append(design_status.document(tmp_path / "d", lambda *_: {}, []))
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
-        with ThreadPoolExecutor(2) as executor:
-            run(executor=executor, simulate=slow, overrides={"run.replications": 12})
-    finally:
-        over.set()
-        looking.join()
-    parts = [each for found in seen for each in found["running"] if each["total"]]
-    assert {each["total"] for each in parts} == {24}
-    assert any(0 < each["finished"] < 24 for each in parts)
-    assert {found["workers"] for found in seen} == {None, 2}
-    assert any(found["in_flight"] > 0 for found in seen)
+    with ThreadPoolExecutor(2) as executor:
+        run(executor=executor, simulate=looks, overrides={"run.replications": 12})
+    found = seen[0]
+    assert {each["total"] for each in found["running"] if each["total"]} == {24}
+    assert all(each["finished"] < 24 for each in found["running"] if each["total"])
+    assert (found["workers"], found["in_flight"] > 0) == (2, True)
 
 
 def test_an_interrupt_loses_what_is_in_flight_and_ends_all_points_that_are_open(run, tmp_path):
